@@ -1,0 +1,67 @@
+# The commands of this repository. Each sets up what it needs in .venv (no torch) or .venv-models (torch).
+PYTHON ?= python3
+UV ?= uv
+BIN := .venv/bin
+MODELS_BIN := .venv-models/bin
+PIP := -m pip --disable-pip-version-check --quiet install
+
+.PHONY: serve install test test-faults test-models check lock photos clean
+
+serve: install ## Serve on http://127.0.0.1:8000
+	$(BIN)/weighin serve
+
+install: .venv/installed ## Make .venv with what the service needs, pinned
+
+test: .venv/installed-tests ## The tests that need no torch, in under two minutes
+	$(BIN)/pytest tests -m "not fault and not photos and not torch"
+
+test-faults: .venv/installed-tests ## The slow ones: kills, full disks, dropped privileges
+	$(BIN)/pytest tests -m fault
+
+test-models: .venv-models/installed photos ## Blocks, export and quantization, with torch and real photos
+	$(MODELS_BIN)/pytest tests -m "torch or photos"
+
+check: .venv/installed-tests ## Lint, types and dependency rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+photos: .cache/photos/complete ## Large photographs from Debian's wallpaper packages
+
+lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
+	$(UV) pip compile pyproject.toml $(LOCK_OPTIONS) -o requirements.lock
+	$(UV) pip compile pyproject.toml --extra test -c requirements.lock $(LOCK_OPTIONS) -o tests/requirements.lock
+
+LOCK_OPTIONS := --upgrade --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock"
+
+clean: ## Remove everything that these commands made, except the data directory
+	rm -rf .venv .venv-models .cache
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "Weigh-in needs Python 3.11 or newer as '$(PYTHON)'; name another with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "'$(PYTHON)' has no venv module; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: requirements.lock pyproject.toml | .venv/bin/python
+	$(BIN)/python $(PIP) --require-hashes -r requirements.lock
+	$(BIN)/python $(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/installed-tests: .venv/installed tests/requirements.lock
+	$(BIN)/python $(PIP) --require-hashes -r tests/requirements.lock
+	@touch $@
+
+.venv-models/installed: models/requirements.txt tests/requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv-models
+	$(MODELS_BIN)/python $(PIP) --require-hashes -r tests/requirements.lock
+	$(MODELS_BIN)/python $(PIP) -r models/requirements.txt
+	$(MODELS_BIN)/python $(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+.cache/photos/complete:
+	tests/photos .cache/photos
+	@touch $@

@@ -1,0 +1,1 @@
+"""Lightweight image classifiers: blocks, networks, compression and export to the zoo."""

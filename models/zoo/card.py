@@ -1,0 +1,156 @@
+"""`card.json`: the frozen, validated description of one model of the zoo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InputSpec(_Frozen):
+    """How an image becomes the network's input `image`, float32 (N, channels, height, width).
+
+    The shorter side is resized to `resize` pixels, the centre `height` x `width` is cut out, and each
+    channel becomes `(value - mean) / std` on pixel values 0 to 255. Channels are RGB, or one grey channel.
+    """
+
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+    channels: Literal[1, 3] = 3
+    resize: int = Field(gt=0, description="Pixels of the shorter side before the centre crop")
+    crop: Literal["center"] = "center"
+    mean: tuple[float, ...] = Field(description="Per channel, in pixel values 0 to 255")
+    std: tuple[Annotated[float, Field(gt=0)], ...] = Field(description="Per channel, in pixel values 0 to 255")
+    interpolation: Literal["bilinear", "bicubic"]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for field in ("mean", "std"):
+            if len(getattr(self, field)) != self.channels:
+                raise ValueError(f"{field} has {len(getattr(self, field))} values for {self.channels} channels")
+        if self.resize < max(self.height, self.width):
+            raise ValueError(f"resize {self.resize} is smaller than the crop {self.height}x{self.width}")
+        return self
+
+
+class File(_Frozen):
+    """Facts of a file in the model's folder."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    bytes: int = Field(gt=0)
+    sha256: Sha256
+
+
+class ModelFile(File):
+    """Facts of the ONNX file that anyone can recompute from it."""
+
+    opset: int = Field(gt=0)
+    initializer_elements: int = Field(ge=0)
+
+
+class Classifier(_Frozen):
+    """The final linear layer, stored apart: `weight` float32 (classes, embedding) and `bias` (classes,)."""
+
+    model: Name = Field(description="The model whose folder holds the file; an int8 variant names its parent")
+    file: File
+
+
+class Interval(_Frozen):
+    """An interval for a proportion."""
+
+    low: Fraction
+    high: Fraction
+    confidence: Fraction = 0.95
+    method: str = "Wilson"
+
+
+class Accuracy(_Frozen):
+    """Top-1 accuracy, and where the figure comes from.
+
+    `measured`: by this project on `dataset`; `reported`: by the publisher of the weights (`how` cites it);
+    `inherited`: the parent's, to be read beside the card's `agreement`.
+    """
+
+    value: Fraction
+    kind: Literal["measured", "reported", "inherited"]
+    dataset: str
+    n: int = Field(gt=0)
+    interval: Interval | None = None
+    how: str
+
+
+class Agreement(_Frozen):
+    """How often this model and its parent name the same top-1 class."""
+
+    parent: Name
+    value: Fraction
+    n: int = Field(gt=0)
+    interval: Interval
+    how: str
+
+
+class Source(_Frozen):
+    """Where the weights come from and under which licence."""
+
+    weights: str
+    licence: str
+
+
+class Card(_Frozen):
+    """One model: what it is, how to feed it, what it costs on paper, how good it is, where it came from."""
+
+    schema_version: Literal[1] = 1
+    name: Name
+    task: Literal["image-classification"] = "image-classification"
+    labels: Name = Field(description="The label set, e.g. imagenet-1k; models that share one are comparable")
+    classes: int = Field(gt=1)
+    architecture: str
+    block: str = Field(description="Block family, e.g. inverted-residual")
+    precision: Literal["fp32", "int8"]
+    input: InputSpec
+    outputs: dict[Literal["logits", "embedding", "features"], tuple[int, ...]] = Field(
+        description="Shape of each output without the batch dimension"
+    )
+    parameters: int = Field(gt=0, description="Trainable parameters, batch norm unfolded, as papers count them")
+    macs: int = Field(gt=0, description="Multiply-accumulates of one image, batch norm left out")
+    file: ModelFile
+    classifier: Classifier | None = None
+    accuracy: Accuracy | None = None
+    agreement: Agreement | None = None
+    derived_from: Name | None = None
+    source: Source
+    notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.outputs.get("logits") != (self.classes,):
+            raise ValueError(f"outputs.logits is {self.outputs.get('logits')} for {self.classes} classes")
+        if (self.agreement is not None) and self.agreement.parent != self.derived_from:
+            raise ValueError("agreement.parent differs from derived_from")
+        if self.accuracy is not None and self.accuracy.kind == "inherited" and self.agreement is None:
+            raise ValueError("an inherited accuracy needs the agreement with the parent beside it")
+        return self
+
+
+def read_card(folder: Path) -> Card:
+    """Read and validate `folder/card.json`.
+
+    Raises FileNotFoundError when there is none and pydantic.ValidationError when it is not a valid card.
+    """
+    return Card.model_validate_json((folder / "card.json").read_bytes())
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """Write `folder/card.json` whole or not at all."""
+    temporary = folder / "card.json.tmp"
+    temporary.write_text(card.model_dump_json(indent=2, exclude_none=True) + "\n")
+    temporary.replace(folder / "card.json")

@@ -1,0 +1,1 @@
+"""Weigh-in: serves the zoo's models over HTTP and records what each one costs."""

@@ -1,0 +1,1 @@
+"""HTTP: one router per endpoint family, schemas, and the mapping of errors to responses."""

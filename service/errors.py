@@ -1,0 +1,106 @@
+"""What can go wrong, as plain exceptions; `service.api.problems` turns them into HTTP responses."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class WeighinError(Exception):
+    """An expected failure. `slug` is stable and names the kind; the message is safe to show to a client."""
+
+    slug: ClassVar[str]
+
+    @property
+    def detail(self) -> str:
+        """What was given and what is allowed, in words; never a path or an internal name."""
+        return str(self)
+
+
+class MalformedRequest(WeighinError):
+    """The request's body is not what its headers say, or lacks the `image` part."""
+
+    slug = "malformed-request"
+
+
+class UnknownModel(WeighinError):
+    """No model of that name is served."""
+
+    slug = "unknown-model"
+
+
+class ModelUnavailable(WeighinError):
+    """The model is known but could not be loaded."""
+
+    slug = "model-unavailable"
+
+
+class BodyTooLarge(WeighinError):
+    """The body has more bytes than the service reads."""
+
+    slug = "body-too-large"
+
+
+class TooManyPixels(WeighinError):
+    """The image's header declares more pixels than the service decodes."""
+
+    slug = "too-many-pixels"
+
+
+class UnknownImageType(WeighinError):
+    """The bytes are of no known image type."""
+
+    slug = "unknown-image-type"
+
+
+class EmptyBody(WeighinError):
+    """There are no bytes."""
+
+    slug = "empty-body"
+
+
+class UndecodableImage(WeighinError):
+    """The bytes are of a known image type, but broken."""
+
+    slug = "undecodable-image"
+
+
+class InvalidParameter(WeighinError):
+    """A parameter is outside of what is allowed."""
+
+    slug = "invalid-parameter"
+
+
+class QueueFull(WeighinError):
+    """As many requests wait as may."""
+
+    slug = "queue-full"
+
+
+class Busy(WeighinError):
+    """The one place for this kind of work is taken."""
+
+    slug = "busy"
+
+
+class NotReady(WeighinError):
+    """Models are still being loaded, or the service is stopping."""
+
+    slug = "not-ready"
+
+
+class DeadlineExceeded(WeighinError):
+    """The answer would come too late to be of use."""
+
+    slug = "deadline-exceeded"
+
+
+class ClientGone(WeighinError):
+    """The client hung up before its request was worked on."""
+
+    slug = "client-gone"
+
+
+class StorageUnavailable(WeighinError):
+    """State cannot be written."""
+
+    slug = "storage-unavailable"
