@@ -1,0 +1,118 @@
+"""A tiny real ONNX classifier in a zoo folder of its own, and real photographs, for every test."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.zoo.card import Card, InputSpec, ModelFile, Source, write_card
+
+TINY_CLASSES = 10
+TINY_CHANNELS = 8
+TINY_SIZE = 32
+
+
+def make_tiny_model(folder: Path, name: str = "tiny", *, seed: int = 0, labels: str = "tiny-10") -> Path:
+    """Write a real convolutional classifier with its card and labels to `folder/name` and return that folder.
+
+    3x3 convolution of stride 2 (3 -> 8 channels), ReLU (`features`), global average pooling (`embedding`),
+    one linear layer (`logits`, 10 classes), on (N, 3, 32, 32), with fixed random weights.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    random = np.random.default_rng(seed)
+    weights = {
+        "conv.weight": random.normal(0, 0.3, (TINY_CHANNELS, 3, 3, 3)).astype(np.float32),
+        "conv.bias": random.normal(0, 0.1, (TINY_CHANNELS,)).astype(np.float32),
+        "head.weight": random.normal(0, 1, (TINY_CLASSES, TINY_CHANNELS)).astype(np.float32),
+        "head.bias": random.normal(0, 0.1, (TINY_CLASSES,)).astype(np.float32),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node(
+                "Conv", ["image", "conv.weight", "conv.bias"], ["conv"], strides=[2, 2], pads=[1, 1, 1, 1]
+            ),
+            helper.make_node("Relu", ["conv"], ["features"]),
+            helper.make_node("GlobalAveragePool", ["features"], ["pooled"]),
+            helper.make_node("Flatten", ["pooled"], ["embedding"]),
+            helper.make_node("Gemm", ["embedding", "head.weight", "head.bias"], ["logits"], transB=1),
+        ],
+        "tiny",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, TINY_SIZE, TINY_SIZE])],
+        [
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", TINY_CLASSES]),
+            helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", TINY_CHANNELS]),
+            helper.make_tensor_value_info(
+                "features", TensorProto.FLOAT, ["N", TINY_CHANNELS, TINY_SIZE // 2, TINY_SIZE // 2]
+            ),
+        ],
+        [numpy_helper.from_array(array, key) for key, array in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    target = folder / name
+    target.mkdir(parents=True)
+    content = model.SerializeToString()
+    (target / "model.onnx").write_bytes(content)
+    (target / "labels.txt").write_text("".join(f"thing {i}\n" for i in range(TINY_CLASSES)))
+    elements = sum(array.size for array in weights.values())
+    write_card(
+        target,
+        Card(
+            name=name,
+            labels=labels,
+            classes=TINY_CLASSES,
+            architecture="tiny",
+            block="standard",
+            precision="fp32",
+            input=InputSpec(
+                height=TINY_SIZE,
+                width=TINY_SIZE,
+                resize=TINY_SIZE + 4,
+                mean=(127.0,) * 3,
+                std=(128.0,) * 3,
+                interpolation="bicubic",
+            ),
+            outputs={
+                "logits": (TINY_CLASSES,),
+                "embedding": (TINY_CHANNELS,),
+                "features": (TINY_CHANNELS, TINY_SIZE // 2, TINY_SIZE // 2),
+            },
+            parameters=elements,
+            macs=TINY_CHANNELS * 27 * (TINY_SIZE // 2) ** 2 + TINY_CLASSES * TINY_CHANNELS,
+            file=ModelFile(
+                name="model.onnx",
+                bytes=len(content),
+                sha256=hashlib.sha256(content).hexdigest(),
+                opset=17,
+                initializer_elements=elements,
+            ),
+            source=Source(weights=f"random, seed {seed}", licence="Apache-2.0"),
+        ),
+    )
+    return target
+
+
+@pytest.fixture(scope="session")
+def tiny_models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zoo folder with two tiny models of the same label set: `tiny` and `tiny-b`. Do not change it."""
+    folder = tmp_path_factory.mktemp("zoo")
+    make_tiny_model(folder, "tiny", seed=0)
+    make_tiny_model(folder, "tiny-b", seed=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cat_jpeg() -> bytes:
+    """A photograph of a cat, 451 x 300, as a JPEG of quality 90."""
+    import skimage.data
+
+    buffer = io.BytesIO()
+    Image.fromarray(skimage.data.cat()).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
