@@ -102,7 +102,7 @@ def test_equals_the_reference(height: int, width: int, interpolation: str) -> No
     # Pillow rounds to whole pixel values after each of its two passes: half a value each, more where a
     # cubic's negative weights overshoot and the first pass cuts at 0 or 255.
     assert difference.mean() < 0.4
-    assert np.quantile(difference, 0.999) < 2
+    assert np.quantile(difference, 0.999) < 3
 
 
 def test_without_resizing_only_the_crop_and_the_arithmetic_are_left() -> None:

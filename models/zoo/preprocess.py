@@ -1,0 +1,85 @@
+"""Pixels to the network's input: the one preprocessing of training, calibration, evaluation and serving."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.zoo.card import InputSpec
+
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+"""Weights of red, green and blue in a grey value (ITU-R BT.601)."""
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_SUPPORT = {"bilinear": 1, "bicubic": 2}
+"""How far a filter reaches, in pixels of the coarser of the two images."""
+
+
+def shorter_side(*specs: InputSpec) -> int:
+    """How many pixels the shorter side of an image must keep so that no network of `specs` loses detail.
+
+    A decoder may shrink what it decodes down to this, and no further.
+    """
+    return max(spec.resize for spec in specs)
+
+
+def preprocess(
+    pixels: NDArray[np.uint8], spec: InputSpec, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Resize, crop and normalise one image as `spec` says; return float32 (1, channels, height, width).
+
+    `pixels` is uint8 RGB (H, W, 3), of any size from 1 x 1. The result is written to `out` where given
+    (float32, the result's shape), so that a caller can reuse its memory.
+
+    Raises ValueError when `pixels` or `out` has another shape or type.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+        raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}; uint8 (H, W, 3) is needed")
+    shape = (1, spec.channels, spec.height, spec.width)
+    if out is None:
+        out = np.empty(shape, dtype=np.float32)
+    elif out.dtype != np.float32 or out.shape != shape:
+        raise ValueError(f"out is {out.dtype} {out.shape}; float32 {shape} is needed")
+
+    region = _resized_centre(pixels, spec)
+    if spec.channels == 3:
+        out[0] = region.transpose(2, 0, 1)
+    else:
+        np.matmul(region, _LUMA, out=out[0, 0])
+    std = np.array(spec.std, dtype=np.float64)
+    # In place, in two passes over memory that is still in the cache: (value - mean) / std.
+    out[0] *= (1 / std).astype(np.float32)[:, None, None]
+    out[0] -= (np.array(spec.mean) / std).astype(np.float32)[:, None, None]
+    return out
+
+
+def _resized_centre(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
+    """The centre crop of the resized image, uint8 (spec.height, spec.width, 3), without resizing the rest.
+
+    Resizing the shorter side to `spec.resize` and cropping afterwards would compute pixels that the crop
+    throws away, so the source region that becomes the crop is resized alone.
+    """
+    height, width = pixels.shape[:2]
+    scale = min(height, width) / spec.resize
+    if scale == 1:
+        top, left = (height - spec.height) // 2, (width - spec.width) // 2
+        return pixels[top : top + spec.height, left : left + spec.width]
+
+    top, bottom = (height - spec.height * scale) / 2, (height + spec.height * scale) / 2
+    left, right = (width - spec.width * scale) / 2, (width + spec.width * scale) / 2
+    # The filter also reads pixels around the region; what lies beyond them need not be handed to Pillow.
+    margin = math.ceil(_SUPPORT[spec.interpolation] * max(scale, 1)) + 1
+    first_row, last_row = max(0, math.floor(top) - margin), min(height, math.ceil(bottom) + margin)
+    first_column, last_column = max(0, math.floor(left) - margin), min(width, math.ceil(right) + margin)
+    window = np.ascontiguousarray(pixels[first_row:last_row, first_column:last_column])
+    box = (
+        max(0.0, left - first_column),
+        max(0.0, top - first_row),
+        min(float(window.shape[1]), right - first_column),
+        min(float(window.shape[0]), bottom - first_row),
+    )
+    resized = Image.fromarray(window).resize((spec.width, spec.height), _FILTERS[spec.interpolation], box=box)
+    return np.asarray(resized)
