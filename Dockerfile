@@ -1,0 +1,33 @@
+# The service in a container: no torch, no compiler, no pip, and a user without rights.
+
+FROM python:3.13-slim AS build
+# pip of the base image installs into the environment, so that none has to be removed from it again
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+RUN python -m venv --without-pip /opt/venv
+COPY requirements.lock /app/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip --python /opt/venv/bin/python install --quiet --require-hashes -r /app/requirements.lock
+COPY . /app
+# setuptools only puts the project into the environment; the wheels' own tests are never run here
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip --python /opt/venv/bin/python install --quiet --no-deps --no-build-isolation -e /app \
+    && pip --python /opt/venv/bin/python uninstall --quiet --yes setuptools \
+    && rm -rf /app/*.egg-info /app/build \
+    && find /opt/venv -type d -name tests -prune -exec rm -rf {} + \
+    # compiled here because the root file system is read-only when it runs
+    && python -m compileall -q /app/service /app/models
+
+FROM python:3.13-slim
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent weighin \
+    && install -d -o weighin -g weighin -m 0750 /data
+COPY --from=build /opt/venv /opt/venv
+COPY --from=build /app /app
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    WEIGHIN_HOST=0.0.0.0 WEIGHIN_PORT=8000 WEIGHIN_DATA_DIR=/data
+USER weighin
+WORKDIR /app
+VOLUME /data
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
+    CMD ["python", "-I", "-S", "docker/healthcheck.py"]
+CMD ["weighin", "serve"]
