@@ -5,7 +5,10 @@ BIN := .venv/bin
 MODELS_BIN := .venv-models/bin
 PIP := -m pip --disable-pip-version-check --quiet install
 
-.PHONY: serve install test test-faults test-models check lock photos clean
+.PHONY: help serve install test test-faults test-models check lock photos clean
+
+help: ## List these commands
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 serve: install ## Serve on http://127.0.0.1:8000
 	$(BIN)/weighin serve
@@ -39,12 +42,12 @@ LOCK_OPTIONS := --upgrade --quiet --universal --python-version 3.11 --fork-strat
 clean: ## Remove everything that these commands made, except the data directory
 	rm -rf .venv .venv-models .cache
 
-.venv/bin/python:
+.venv/bin/python .venv-models/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "Weigh-in needs Python 3.11 or newer as '$(PYTHON)'; name another with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
 		{ echo "'$(PYTHON)' has no venv module; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(@:/bin/python=)
 
 .venv/installed: requirements.lock pyproject.toml | .venv/bin/python
 	$(BIN)/python $(PIP) --require-hashes -r requirements.lock
@@ -55,8 +58,7 @@ clean: ## Remove everything that these commands made, except the data directory
 	$(BIN)/python $(PIP) --require-hashes -r tests/requirements.lock
 	@touch $@
 
-.venv-models/installed: models/requirements.txt tests/requirements.lock pyproject.toml
-	$(PYTHON) -m venv .venv-models
+.venv-models/installed: models/requirements.txt tests/requirements.lock pyproject.toml | .venv-models/bin/python
 	$(MODELS_BIN)/python $(PIP) --require-hashes -r tests/requirements.lock
 	$(MODELS_BIN)/python $(PIP) -r models/requirements.txt
 	$(MODELS_BIN)/python $(PIP) --no-deps --no-build-isolation -e .
