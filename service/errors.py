@@ -22,6 +22,12 @@ class MalformedRequest(WeighinError):
     slug = "malformed-request"
 
 
+class CrossSiteRequest(WeighinError):
+    """A page of another site tried to change something or to spend this machine's time."""
+
+    slug = "cross-site-request"
+
+
 class UnknownModel(WeighinError):
     """No model of that name is served."""
 

@@ -1,0 +1,59 @@
+"""How many cores this process may use: the CPU affinity and the cgroup's quota, whichever is smaller."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def core_budget(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int:
+    """The number of cores that this process can keep busy, at least 1.
+
+    The quota is the smallest that the process's own cgroup or one above it sets (cgroup v2 `cpu.max`, else
+    v1 `cpu.cfs_quota_us`); a fraction of a core counts as nothing unless it is all there is, since a thread
+    more than the quota carries would be throttled.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    quota = _quota_cores(cgroups, own)
+    return max(1, affinity if quota is None else min(affinity, int(quota)))
+
+
+def _quota_cores(cgroups: Path, own: Path) -> float | None:
+    quotas = [
+        cores
+        for folder in _folders(cgroups, own)
+        if (cores := _v2_quota(folder) or _v1_quota(folder)) is not None
+    ]
+    return min(quotas, default=None)
+
+
+def _folders(cgroups: Path, own: Path) -> list[Path]:
+    """The cgroup folders that limit this process, its own first, up to the root."""
+    folders = [cgroups, cgroups / "cpu"]
+    for line in _read(own).splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        root = cgroups if controllers == "" else cgroups / "cpu"
+        if controllers == "" or "cpu" in controllers.split(","):
+            relative = Path(path.strip("/"))
+            folders += [root / part for part in (relative, *relative.parents)]
+    return folders
+
+
+def _v2_quota(folder: Path) -> float | None:
+    quota, _, period = _read(folder / "cpu.max").strip().partition(" ")
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) else None
+
+
+def _v1_quota(folder: Path) -> float | None:
+    quota, period = (_read(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

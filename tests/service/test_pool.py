@@ -1,0 +1,183 @@
+"""The pool: order, bounds, deadlines, and jobs that run alone."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from service.errors import ClientGone, DeadlineExceeded, QueueFull
+from service.pool import CorePool, Patience
+
+
+def patient(seconds: float = 30.0, gone: Callable[[], asyncio.Future[None]] | None = None) -> Patience:
+    return Patience(asyncio.get_running_loop().time() + seconds, seconds, gone)
+
+
+class Gate:
+    """Jobs that hold a thread until they are let go, and remember the order in which they started."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self._release = threading.Event()
+        self._changed = threading.Condition()
+
+    def job(self, name: str) -> Callable[[], str]:
+        def run() -> str:
+            with self._changed:
+                self.started.append(name)
+                self._changed.notify_all()
+            self._release.wait(30)
+            return name
+
+        return run
+
+    def open(self) -> None:
+        self._release.set()
+
+    async def until_started(self, count: int) -> None:
+        def wait() -> bool:
+            with self._changed:
+                return self._changed.wait_for(lambda: len(self.started) >= count, 30)
+
+        assert await asyncio.to_thread(wait)
+
+
+async def settle() -> None:
+    """Let the tasks that are ready take their steps."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def test_jobs_run_in_the_order_in_which_they_came_and_return_their_results() -> None:
+    async def scenario() -> None:
+        pool, gate = CorePool(1, 10), Gate()
+        tasks = []
+        for name in "abc":
+            tasks.append(asyncio.create_task(pool.run(gate.job(name), patient())))
+            await settle()
+        assert (pool.running, pool.waiting) == (1, 2)
+        gate.open()
+        assert await asyncio.gather(*tasks) == ["a", "b", "c"]
+        assert gate.started == ["a", "b", "c"]
+        assert (pool.running, pool.waiting) == (0, 0)
+        pool.close()
+
+    asyncio.run(scenario())
+
+
+def test_one_more_than_may_wait_is_refused_and_nothing_else_is_lost() -> None:
+    async def scenario() -> None:
+        pool, gate = CorePool(1, 1), Gate()
+        tasks = [asyncio.create_task(pool.run(gate.job(name), patient())) for name in "ab"]
+        await settle()
+        with pytest.raises(QueueFull, match="1 requests are waiting already, 1 may"):
+            pool.check_room()
+        with pytest.raises(QueueFull):
+            await pool.run(gate.job("c"), patient())
+        gate.open()
+        assert await asyncio.gather(*tasks) == ["a", "b"]
+        pool.check_room()
+        pool.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_deadline_that_passes_before_or_during_the_wait_is_an_error_and_frees_the_place() -> None:
+    async def scenario() -> None:
+        pool, gate = CorePool(1, 10), Gate()
+        with pytest.raises(DeadlineExceeded):
+            await pool.run(gate.job("late"), patient(-1))
+        first = asyncio.create_task(pool.run(gate.job("first"), patient()))
+        await gate.until_started(1)
+        with pytest.raises(DeadlineExceeded):
+            await pool.run(gate.job("second"), patient(0.01))
+        assert pool.waiting == 0
+        gate.open()
+        assert await first == "first"
+        assert gate.started == ["first"]
+        pool.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_hangs_up_while_waiting_is_dropped_and_its_job_never_runs() -> None:
+    async def scenario() -> None:
+        pool, gate = CorePool(1, 10), Gate()
+        first = asyncio.create_task(pool.run(gate.job("first"), patient()))
+        await gate.until_started(1)
+        hung_up = asyncio.get_running_loop().create_future()
+
+        async def gone() -> None:
+            await hung_up
+
+        second = asyncio.create_task(pool.run(gate.job("second"), patient(gone=gone)))
+        third = asyncio.create_task(pool.run(gate.job("third"), patient()))
+        await settle()
+        hung_up.set_result(None)
+        with pytest.raises(ClientGone):
+            await second
+        gate.open()
+        assert await asyncio.gather(first, third) == ["first", "third"]
+        assert gate.started == ["first", "third"]
+        pool.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_job_alone_waits_for_the_others_and_keeps_later_ones_out() -> None:
+    async def scenario() -> None:
+        pool, gate = CorePool(2, 10), Gate()
+        alone_gate = Gate()
+        before = asyncio.create_task(pool.run(gate.job("before"), patient()))
+        await gate.until_started(1)
+        alone = asyncio.create_task(pool.run(alone_gate.job("alone"), patient(), alone=True))
+        await settle()
+        after = asyncio.create_task(pool.run(gate.job("after"), patient()))
+        await settle()
+        assert gate.started == ["before"]
+        assert alone_gate.started == []
+        gate.open()
+        await before
+        await alone_gate.until_started(1)
+        assert gate.started == ["before"]
+        alone_gate.open()
+        assert await asyncio.gather(alone, after) == ["alone", "after"]
+        pool.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_cancelled_caller_leaves_its_thread_taken_until_the_job_ends() -> None:
+    async def scenario() -> None:
+        pool, gate = CorePool(1, 10), Gate()
+        first = asyncio.create_task(pool.run(gate.job("first"), patient()))
+        await gate.until_started(1)
+        first.cancel()
+        second = asyncio.create_task(pool.run(gate.job("second"), patient()))
+        await settle()
+        assert (pool.running, pool.waiting) == (1, 1)
+        gate.open()
+        assert await second == "second"
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        pool.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_job_that_fails_gives_its_thread_back() -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    async def scenario() -> None:
+        pool = CorePool(1, 0)
+        for _ in range(3):
+            with pytest.raises(ZeroDivisionError):
+                await pool.run(fail, patient())
+        assert await pool.run(lambda: 7, patient()) == 7
+        pool.close()
+
+    asyncio.run(scenario())

@@ -1,0 +1,40 @@
+"""Logits to predictions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from service.postprocess import top_predictions
+
+LABELS = [f"thing {i}" for i in range(10)]
+
+
+@given(
+    arrays(np.float32, 10, elements=st.floats(-1e4, 1e4, width=32)),
+    st.integers(1, 10),
+)
+def test_the_k_largest_come_first_with_probabilities_that_sum_to_one(
+    logits: np.ndarray, k: int
+) -> None:
+    predictions = top_predictions(logits, LABELS, k)
+    assert len(predictions) == k
+    expected = sorted(range(10), key=lambda i: (-float(logits[i]), i))
+    assert [p.class_id for p in predictions] == expected[:k]
+    assert [p.label for p in predictions] == [LABELS[i] for i in expected[:k]]
+    assert [p.probability for p in predictions] == sorted((p.probability for p in predictions), reverse=True)
+    assert sum(p.probability for p in top_predictions(logits, LABELS, 10)) == pytest.approx(1)
+
+
+def test_ties_are_ordered_by_class_even_at_the_border() -> None:
+    logits = np.zeros(10, np.float32)
+    assert [p.class_id for p in top_predictions(logits, LABELS, 3)] == [0, 1, 2]
+
+
+def test_huge_logits_do_not_overflow() -> None:
+    logits = np.array([3e38, -3e38] + [0.0] * 8, np.float32)
+    first = top_predictions(logits, LABELS, 1)[0]
+    assert (first.class_id, first.probability) == (0, 1.0)
