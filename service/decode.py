@@ -1,0 +1,211 @@
+"""Bytes to RGB pixels: the type is told from the bytes, and a JPEG is decoded at the scale that is needed."""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from service.errors import EmptyBody, TooManyPixels, UndecodableImage, UnknownImageType
+from service.jpeg_header import JpegHeader, read_jpeg_header
+from service.rgb import to_rgb, upright
+
+Format = Literal["jpeg", "png", "webp", "gif", "bmp", "tiff", "avif"]
+
+# The classes are called directly: `Image.open` would try formats by turns and apply its own pixel limit.
+_PILLOW: dict[Format, type[ImageFile]] = {
+    "png": PngImageFile,
+    "webp": WebPImageFile,
+    "gif": GifImageFile,
+    "bmp": BmpImageFile,
+    "tiff": TiffImageFile,
+    "avif": AvifImageFile,
+}
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+
+# The only reductions for which libjpeg-turbo has vector code; 3/4 and 3/8 are slower than decoding in full.
+_SCALES = (8, 4, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """A picture as it is displayed: upright, without transparency.
+
+    `pixels` is uint8 RGB (H, W, 3), C-contiguous; `width` and `height` are those of the picture before any
+    scaling; `bytes` is the length of what was given; a JPEG was decoded at 1/`scale` (1, 2, 4 or 8).
+    """
+
+    pixels: NDArray[np.uint8]
+    width: int
+    height: int
+    format: Format
+    bytes: int
+    scale: int
+
+
+def decode(data: bytes, *, shorter_side: int, max_pixels: int) -> DecodedImage:
+    """Decode the first frame of a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF.
+
+    A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4 and 1/8 whose shorter side still has
+    `shorter_side` pixels. Releases the interpreter lock while it decodes.
+
+    Raises EmptyBody, UnknownImageType, TooManyPixels (the header declares more than `max_pixels`; nothing
+    has been decoded then) and UndecodableImage (truncated or corrupt, or of a kind that nothing here reads).
+    """
+    if not data:
+        raise EmptyBody("The body is empty; the bytes of an image are needed.")
+    kind = image_format(data)
+    if kind is None:
+        raise UnknownImageType(
+            f"The {len(data)} bytes start with {data[:8]!r}, which is no known image type; "
+            "JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF are."
+        )
+    if kind == "jpeg":
+        return _decode_jpeg(data, shorter_side, max_pixels)
+    pixels = _decode_with_pillow(data, kind, max_pixels)
+    return DecodedImage(pixels, pixels.shape[1], pixels.shape[0], kind, len(data), 1)
+
+
+def image_format(data: bytes) -> Format | None:
+    """The type of image that `data` starts like, whatever its name or content type says; None if none."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "webp"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "gif"
+    if data.startswith(_TIFF):
+        return "tiff"
+    # A text may well start with BM: the size of the header that follows tells a picture from it.
+    if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in _BMP_HEADER_SIZES:
+        return "bmp"
+    if data[4:8] == b"ftyp":
+        end = min(int.from_bytes(data[:4]), 256)
+        brands = {data[8:12], *(data[at : at + 4] for at in range(16, end, 4))}
+        if brands & _AVIF_BRANDS:
+            return "avif"
+    return None
+
+
+def _decode_jpeg(data: bytes, shorter_side: int, max_pixels: int) -> DecodedImage:
+    header = read_jpeg_header(data)
+    _check_pixels("jpeg", header.width, header.height, max_pixels)
+    shorter = min(header.width, header.height)
+    scale = next((scale for scale in _SCALES if shorter >= scale * shorter_side), 1)
+    if header.bits != 8:
+        raise UndecodableImage(f"The JPEG has {header.bits} bits per sample; only 8 are read.")
+    if header.components == 4:  # CMYK or YCCK
+        pixels = _decode_jpeg_with_pillow(data, header, scale)
+    else:
+        pixels = _decode_jpeg_with_turbo(data, header, scale)
+    pixels = upright(pixels, header.orientation)
+    turned = header.orientation >= 5
+    width, height = (header.height, header.width) if turned else (header.width, header.height)
+    return DecodedImage(pixels, width, height, "jpeg", len(data), scale)
+
+
+def _decode_jpeg_with_turbo(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint8]:
+    # The library takes the smallest of its scales that reaches both minimums; 0 means unscaled.
+    rows, columns = (0, 0) if scale == 1 else (-(-header.height // scale), -(-header.width // scale))
+    pixels: NDArray[np.uint8]
+    try:
+        try:
+            # Strict: what libjpeg merely warns of (a truncated picture filled up with grey) is an error.
+            pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=rows, min_width=columns)
+        except ValueError as error:
+            # One warning is harmless and real cameras cause it: padding between coded data and a marker.
+            if "extraneous bytes" in str(error):
+                pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=rows, min_width=columns, strict=False)
+            # The colour resolution is one that TurboJPEG's interface has no name for; libjpeg reads it.
+            elif "subsampling" in str(error):
+                pixels = _decode_jpeg_with_pillow(data, header, scale)
+            else:
+                raise
+    except (ValueError, MemoryError):
+        raise _undecodable("jpeg", data) from None
+    return pixels
+
+
+def _decode_jpeg_with_pillow(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint8]:
+    try:
+        image = JpegImageFile(io.BytesIO(data))
+        # The scale is what the sizes' ratio, rounded down to a power of two, comes to.
+        image.draft(None, (max(1, header.width // scale), max(1, header.height // scale)))
+        image.load()
+        return np.asarray(image.convert("RGB"))
+    except Exception:  # see _decode_with_pillow
+        raise _undecodable("jpeg", data) from None
+
+
+def _decode_with_pillow(data: bytes, kind: Format, max_pixels: int) -> NDArray[np.uint8]:
+    for width, height in _declared_early(data, kind):
+        _check_pixels(kind, width, height, max_pixels)
+    try:
+        image = _PILLOW[kind](io.BytesIO(data))
+        _check_pixels(kind, *image.size, max_pixels)
+        if isinstance(image, TiffImageFile):
+            # Tiles are decoded whole, so a small picture must not be made of one huge tile.
+            tile_width, tile_height = image.tag_v2.get(TILEWIDTH, 1), image.tag_v2.get(TILELENGTH, 1)
+            _check_pixels(kind, int(tile_width), int(tile_height), max_pixels)
+        return to_rgb(image)
+    except (TooManyPixels, UndecodableImage):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise TooManyPixels(f"The {_name(kind)} declares more pixels than can be decoded.") from None
+    # Pillow's plugins raise nearly any type for malformed bytes (struct.error, KeyError, SyntaxError,
+    # ZeroDivisionError, MemoryError for absurd sizes, ...): whatever it is, these bytes are no picture.
+    except Exception:
+        raise _undecodable(kind, data) from None
+
+
+def _declared_early(data: bytes, kind: Format) -> list[tuple[int, int]]:
+    """Sizes (width, height) that must be checked before Pillow's plugin sees the data.
+
+    On being constructed, the GIF plugin may allocate a frame and the WebP plugin a canvas.
+    """
+    try:
+        if kind == "gif":
+            return [struct.unpack_from("<HH", data, 6)]
+        if kind == "webp" and data[12:16] == b"VP8X":
+            return [(int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1)]
+    except struct.error:
+        raise _undecodable(kind, data) from None
+    return []
+
+
+def _check_pixels(kind: Format, width: int, height: int, max_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise UndecodableImage(f"The {_name(kind)} says that it is {width} x {height} pixels large.")
+    if width * height > max_pixels:
+        raise TooManyPixels(
+            f"The {_name(kind)} declares {width} x {height} = {width * height} pixels; "
+            f"at most {max_pixels} are decoded."
+        )
+
+
+def _undecodable(kind: Format, data: bytes) -> UndecodableImage:
+    return UndecodableImage(
+        f"The {_name(kind)} is truncated, corrupt or of a rare kind: its {len(data)} bytes cannot be decoded."
+    )
+
+
+def _name(kind: Format) -> str:
+    return "WebP" if kind == "webp" else kind.upper()

@@ -1,0 +1,83 @@
+"""Any picture that Pillow can open to 8-bit RGB: alpha over white, high bit depths scaled, not clipped."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+_ORIENTATION = 0x0112
+
+
+def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """The current frame of `image` as uint8 (H, W, 3), upright.
+
+    Colour profiles are left alone. Raises whatever Pillow raises for pixels that it cannot decode or convert.
+    """
+    image.load()
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # EXIF is advice; broken advice is no reason to refuse the picture
+        orientation = 1
+    return upright(_pixels(image), orientation)
+
+
+def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Undo an EXIF orientation (1 to 8; anything else is taken as 1) on (H, W, 3); C-contiguous."""
+    match orientation:
+        case 2:
+            turned = pixels[:, ::-1]
+        case 3:
+            turned = pixels[::-1, ::-1]
+        case 4:
+            turned = pixels[::-1]
+        case 5:
+            turned = pixels.swapaxes(0, 1)
+        case 6:
+            turned = pixels.swapaxes(0, 1)[:, ::-1]
+        case 7:
+            turned = pixels[::-1, ::-1].swapaxes(0, 1)
+        case 8:
+            turned = pixels.swapaxes(0, 1)[::-1]
+        case _:
+            return np.ascontiguousarray(pixels)
+    result = np.empty(turned.shape, dtype=np.uint8)
+    for channel in range(3):  # three times as fast as one copy, whose innermost loop would have three steps
+        result[:, :, channel] = turned[:, :, channel]
+    return result
+
+
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        grey = _eight_bits(np.asarray(image))
+        if isinstance(transparent := image.info.get("transparency"), int):
+            grey = np.where(np.asarray(image) == transparent, np.uint8(255), grey)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.has_transparency_data:
+        if image.mode == "La":
+            image = image.convert("LA")
+        image = image.convert("RGBA")
+        canvas = Image.new("RGB", image.size, "white")
+        canvas.paste(image, mask=image.getchannel("A"))
+        return np.asarray(canvas)
+    return np.asarray(image.convert("RGB"))
+
+
+def _eight_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Map grey values of 16 or 32 bits, whole or floating point, onto 0 to 255.
+
+    Unsigned 16-bit values use their type's whole range. Wider types do not say what white is, so the
+    smallest customary range that holds the values is taken: 0 to 1 (floating point only), 0 to 255,
+    0 to 65535, else from the smallest to the largest value.
+    """
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
+        return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    levels = np.nan_to_num(values.astype(np.float64))
+    low, high = float(levels.min()), float(levels.max())
+    if low >= 0 and high <= 65535:
+        low = 0.0
+        customary = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 65535.0)
+        high = next(limit for limit in customary if high <= limit)
+    # Halved first: the distance between the extremes of float64 would overflow.
+    span = high / 2 - low / 2
+    return ((levels / 2 - low / 2) * (255 / span) + 0.5).astype(np.uint8)
