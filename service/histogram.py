@@ -1,0 +1,169 @@
+"""Distributions of durations: an HDR histogram to record into, and a sparse copy to merge and read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from hdrh.codec import HdrPayload
+from hdrh.histogram import HdrHistogram
+from numpy.typing import NDArray
+
+from service.percentiles import MIN_SAMPLES
+from service.stages import milliseconds
+
+HIGHEST_US = 2**26 - 1
+"""Longest duration that is told apart (67.1 s); longer ones count as this long, their maximum stays exact."""
+
+SIGNIFICANT_DIGITS = 3
+_COUNTER_BYTES = 8
+
+
+def _empty() -> HdrHistogram:
+    return HdrHistogram(
+        1, HIGHEST_US, SIGNIFICANT_DIGITS, word_size=_COUNTER_BYTES, b64_wrap=False
+    )  # base64 would add a third to every row
+
+
+_LAYOUT = _empty()
+_SLOTS: int = _LAYOUT.counts_len
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What is told of a distribution, in milliseconds; None where there are too few samples."""
+
+    count: int
+    mean_ms: float | None
+    p50_ms: float | None
+    p90_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    max_ms: float | None
+
+
+EMPTY_SUMMARY = Summary(0, None, None, None, None, None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """Counts of durations by HDR slot, only the slots that are in use; count, sum and maximum are exact.
+
+    `slots` uint16 (n,) ascending, `counts` int64 (n,).
+    """
+
+    count: int
+    sum_ns: int
+    max_ns: int
+    slots: NDArray[np.uint16]
+    counts: NDArray[np.int64]
+
+    def encode(self) -> bytes:
+        """The distribution as a compressed HDR histogram (V2, without base64), for any HDR tool to read."""
+        histogram = _empty()
+        if self.count:
+            np.frombuffer(histogram.counts, dtype=np.int64)[self.slots] = self.counts
+            histogram.set_internal_tacking_values(int(self.slots[0]), int(self.slots[-1]), self.count)
+        encoded: bytes = histogram.encode()
+        return encoded
+
+    @staticmethod
+    def decode(encoded: bytes, count: int, sum_ns: int, max_ns: int) -> Distribution:
+        """Undo `encode`; count, sum and maximum are kept beside the histogram.
+
+        The library's payload is read as such: building its histogram object around it costs twice as much.
+        Raises ValueError for bytes that are no histogram.
+        """
+        try:
+            payload = HdrPayload(_COUNTER_BYTES, compressed_payload=encoded)
+            found = payload.init_counts(_SLOTS)
+        except Exception as error:  # zlib's, three of the library's own, and some that its C code raises
+            raise ValueError(f"no HDR histogram in these {len(encoded)} bytes") from error
+        if not found["total"]:
+            return Distribution(count, sum_ns, max_ns, np.empty(0, np.uint16), np.empty(0, np.int64))
+        return _sparse(
+            payload.get_counts(),
+            found["min_nonzero_index"],
+            found["max_nonzero_index"],
+            count,
+            sum_ns,
+            max_ns,
+        )
+
+    def summary(self) -> Summary:
+        """Mean, percentiles (nearest rank, at the slot's upper end) and maximum, to the microsecond."""
+        if not self.count:
+            return EMPTY_SUMMARY
+        ranks = np.cumsum(self.counts)
+        wanted = [math.ceil(self.count * fraction) for fraction in MIN_SAMPLES]
+        positions = np.searchsorted(ranks, wanted)
+        p50, p90, p95, p99 = (
+            milliseconds(min(_upper_end_us(int(self.slots[position])) * 1000, self.max_ns))
+            if self.count >= needed
+            else None
+            for position, needed in zip(positions, MIN_SAMPLES.values(), strict=True)
+        )
+        mean = milliseconds(round(self.sum_ns / self.count))
+        return Summary(self.count, mean, p50, p90, p95, p99, milliseconds(self.max_ns))
+
+
+def merge(parts: Sequence[Distribution]) -> Distribution:
+    """The distribution of all samples together."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return Distribution(0, 0, 0, np.empty(0, np.uint16), np.empty(0, np.int64))
+    # float64 sums are exact up to 2**53 samples
+    dense = np.bincount(
+        np.concatenate([part.slots for part in parts]),
+        weights=np.concatenate([part.counts for part in parts]),
+    )
+    slots = np.flatnonzero(dense)
+    return Distribution(
+        count=sum(part.count for part in parts),
+        sum_ns=sum(part.sum_ns for part in parts),
+        max_ns=max(part.max_ns for part in parts),
+        slots=slots.astype(np.uint16),
+        counts=dense[slots].astype(np.int64),
+    )
+
+
+class DurationHistogram:
+    """Records durations. Not thread safe: who shares it guards it."""
+
+    __slots__ = ("_histogram", "count", "max_ns", "sum_ns")
+
+    def __init__(self) -> None:
+        self._histogram = _empty()
+        self.count = 0
+        self.sum_ns = 0
+        self.max_ns = 0
+
+    def record(self, duration_ns: int) -> None:
+        """Add one duration in nanoseconds; a negative one counts as 0."""
+        duration_ns = max(duration_ns, 0)
+        self._histogram.record_value(min((duration_ns + 500) // 1000, HIGHEST_US))
+        self.count += 1
+        self.sum_ns += duration_ns
+        if duration_ns > self.max_ns:
+            self.max_ns = duration_ns
+
+    def snapshot(self) -> Distribution:
+        """A copy that later recordings do not change."""
+        histogram = self._histogram
+        low = histogram.get_counts_array_index(min(histogram.min_value, histogram.max_value))
+        high = histogram.get_counts_array_index(histogram.max_value)
+        return _sparse(histogram.counts, low, high, self.count, self.sum_ns, self.max_ns)
+
+
+def _sparse(counters: object, low: int, high: int, count: int, sum_ns: int, max_ns: int) -> Distribution:
+    dense = np.frombuffer(counters, dtype=np.int64)[low : high + 1]  # type: ignore[call-overload]
+    used = np.flatnonzero(dense)
+    return Distribution(count, sum_ns, max_ns, (used + low).astype(np.uint16), dense[used])
+
+
+def _upper_end_us(slot: int) -> int:
+    value: int = _LAYOUT.get_highest_equivalent_value(_LAYOUT.get_value_from_index(slot))
+    return value

@@ -1,0 +1,88 @@
+"""Rows of the latency tables to plain types and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Table, text
+from sqlalchemy.dialects import postgresql, sqlite
+
+from service.errors import StorageUnavailable
+from service.histogram import Distribution
+from service.stages import Regime
+from service.storage.database import DAMAGED
+from service.storage.recorded import Bucket, ErrorSeries, Recorded, Series
+from service.storage.tables import latency_errors, latency_histograms
+
+
+def write_rows(connection: Connection, recorded: Sequence[Recorded]) -> None:
+    """Write all series given, over those of the same bucket and instance."""
+    upsert(
+        connection,
+        latency_histograms,
+        [
+            {
+                **part.bucket._asdict(),
+                "instance": part.instance,
+                **series._asdict(),
+                "count": distribution.count,
+                "sum_ns": distribution.sum_ns,
+                "max_ns": distribution.max_ns,
+                "histogram": distribution.encode(),
+            }
+            for part in recorded
+            for series, distribution in part.distributions.items()
+        ],
+    )
+    upsert(
+        connection,
+        latency_errors,
+        [
+            {**part.bucket._asdict(), "instance": part.instance, **series._asdict(), "count": count}
+            for part in recorded
+            for series, count in part.errors.items()
+        ],
+    )
+
+
+def read_rows(connection: Connection, regime: Regime, first: Bucket, end: int) -> list[Recorded]:
+    """What is kept of a regime in the buckets as long as `first`, from `first` to before `end` (seconds)."""
+    distributions: dict[tuple[int, str], dict[Series, Distribution]] = {}
+    errors: dict[tuple[int, str], dict[ErrorSeries, int]] = {}
+    where = {"resolution_s": first.resolution_s, "regime": regime, "start": first.start, "end": end}
+    for start, instance, model, stage, *encoded in connection.execute(_HISTOGRAMS, where):
+        part = distributions.setdefault((start, instance), {})
+        try:
+            part[Series(regime, model, stage)] = Distribution.decode(*encoded)
+        except ValueError as error:
+            raise StorageUnavailable(DAMAGED) from error
+    for start, instance, model, slug, count in connection.execute(_ERRORS, where):
+        errors.setdefault((start, instance), {})[ErrorSeries(regime, model, slug)] = count
+    return [
+        Recorded(
+            Bucket(first.resolution_s, start),
+            instance,
+            distributions.get((start, instance), {}),
+            errors.get((start, instance), {}),
+        )
+        for start, instance in sorted(distributions.keys() | errors.keys())
+    ]
+
+
+_WHERE = "WHERE resolution_s = :resolution_s AND regime = :regime AND start >= :start AND start < :end"
+_HISTOGRAMS = text(
+    f"SELECT start, instance, model, stage, histogram, count, sum_ns, max_ns FROM latency_histograms {_WHERE}"
+)
+_ERRORS = text(f"SELECT start, instance, model, slug, count FROM latency_errors {_WHERE}")
+
+
+def upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert rows, or overwrite those that have the same key. SQLite and PostgreSQL spell it alike."""
+    if not rows:
+        return
+    dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table)
+    keys = [column.name for column in table.primary_key]
+    replaced = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
+    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=replaced), rows)

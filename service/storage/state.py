@@ -1,0 +1,51 @@
+"""What the service keeps on disk, opened together: the data directory and the database in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from service.storage.database import open_database
+from service.storage.directory import DataDirectory
+from service.storage.latency import LatencyStore
+
+
+class State:
+    """The directory's lock and the stores; a context, or closed with `close`."""
+
+    def __init__(self, directory: DataDirectory, latencies: LatencyStore) -> None:
+        self.directory = directory
+        self.latencies = latencies
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing can be written to the data directory, in words for a client; None when it can."""
+        return self.directory.problem
+
+    def close(self) -> None:
+        """Close the database, then let the directory go."""
+        self.latencies.close()
+        self.directory.__exit__(None, None, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_state(data_dir: Path, database_url: str | None, *, address: str | None = None) -> State:
+    """Take the data directory and name the database; `Recorder.start` opens that.
+
+    Raises DataDirectoryInUse when another process has the directory, and StorageUnavailable for a database
+    URL that cannot be used. A directory that cannot be written is no error but the state's `problem`.
+    """
+    directory = DataDirectory(data_dir, address).__enter__()
+    try:
+        return State(directory, LatencyStore(open_database(database_url, directory.path)))
+    except BaseException:
+        directory.__exit__(None, None, None)
+        raise

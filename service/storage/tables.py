@@ -1,0 +1,54 @@
+"""The tables as SQLAlchemy sees them; `migrations` makes them."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+)
+
+metadata = MetaData()
+
+# The key's order is that of the questions: one resolution and regime, a range of time, then all series of it.
+# A day in a range of 30 is then one stretch of the index.
+latency_histograms = Table(
+    "latency_histograms",
+    metadata,
+    Column("resolution_s", Integer, nullable=False, comment="Length of the bucket: 60, 3600 or 86400"),
+    Column("regime", String(16), nullable=False),
+    Column("start", BigInteger, nullable=False, comment="First second of the bucket since 1970, UTC"),
+    Column("model", String(64), nullable=False),
+    Column("stage", String(16), nullable=False),
+    Column("instance", String(32), nullable=False, comment="Process that recorded it; empty for a roll-up"),
+    Column("count", BigInteger, nullable=False),
+    Column("sum_ns", BigInteger, nullable=False),
+    Column("max_ns", BigInteger, nullable=False),
+    Column("histogram", LargeBinary, nullable=False, comment="HDR histogram of microseconds, V2, compressed"),
+    PrimaryKeyConstraint("resolution_s", "regime", "start", "model", "stage", "instance"),
+)
+
+latency_errors = Table(
+    "latency_errors",
+    metadata,
+    Column("resolution_s", Integer, nullable=False),
+    Column("regime", String(16), nullable=False),
+    Column("start", BigInteger, nullable=False),
+    Column("model", String(64), nullable=False, comment="Empty when the request failed before one was known"),
+    Column("slug", String(64), nullable=False, comment="Kind of the error"),
+    Column("instance", String(32), nullable=False),
+    Column("count", BigInteger, nullable=False),
+    PrimaryKeyConstraint("resolution_s", "regime", "start", "model", "slug", "instance"),
+)
+
+latency_progress = Table(
+    "latency_progress",
+    metadata,
+    Column("name", String(32), primary_key=True, comment="A field of service.storage.rollup.Progress"),
+    Column("until", BigInteger, nullable=False, comment="Seconds since 1970, UTC"),
+)
