@@ -110,3 +110,9 @@ class StorageUnavailable(WeighinError):
     """State cannot be written."""
 
     slug = "storage-unavailable"
+
+
+class DataDirectoryInUse(WeighinError):
+    """Another process has the data directory."""
+
+    slug = "data-directory-in-use"

@@ -87,11 +87,12 @@ class Recorder:
         with self._lock:
             return self._revision
 
-    def memory(self) -> list[Recorded]:
-        """A copy of what may not be in the store yet. To merge with the store, read this first: what is
-        dropped here in between is in the store, and what is in both is the same instance and bucket."""
+    def memory(self, regime: Regime | None = None) -> list[Recorded]:
+        """A copy of what may not be in the store yet, of one regime or all. To merge it with the store, read
+        this first: what is dropped here in between is in the store, and what is in both has the same instance
+        and bucket, with more in this one."""
         with self._lock:
-            return [recording.contents() for recording in self._recordings()]
+            return [recording.contents(regime) for recording in self._recordings()]
 
     def start(self) -> None:
         """Open the store, so that `problem` is known, and begin to flush."""

@@ -86,13 +86,15 @@ class Recording:
         }
         self._open = {}
 
-    def contents(self) -> Recorded:
-        """A copy of everything in it."""
-        distributions = dict(self._frozen)
+    def contents(self, regime: Regime | None = None) -> Recorded:
+        """A copy of everything in it, or of one regime."""
+        distributions = {s: each for s, each in self._frozen.items() if regime in (None, s.regime)}
         for group, histograms in self._open.items():
-            for stage, histogram in histograms.items():
-                distributions[Series(*group, stage)] = histogram.snapshot()
-        return Recorded(self.bucket, self.instance, distributions, dict(self._errors))
+            if regime in (None, group[0]):
+                for stage, histogram in histograms.items():
+                    distributions[Series(*group, stage)] = histogram.snapshot()
+        errors = {s: count for s, count in self._errors.items() if regime in (None, s.regime)}
+        return Recorded(self.bucket, self.instance, distributions, errors)
 
     def absorb(self, other: Recording) -> None:
         """Add what a frozen recording holds, of which nothing may have been saved."""

@@ -56,3 +56,7 @@ class Recorded:
     instance: str
     distributions: Mapping[Series, Distribution]
     errors: Mapping[ErrorSeries, int]
+
+    def models(self) -> set[str]:
+        """The models that anything was recorded of."""
+        return {series.model for series in self.distributions} | {series.model for series in self.errors}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -10,6 +11,8 @@ from service.storage.database import open_database
 from service.storage.directory import DataDirectory
 from service.storage.latency import LatencyStore
 
+_TRY_EVERY_S = 5.0
+
 
 class State:
     """The directory's lock and the stores; a context, or closed with `close`."""
@@ -17,11 +20,18 @@ class State:
     def __init__(self, directory: DataDirectory, latencies: LatencyStore) -> None:
         self.directory = directory
         self.latencies = latencies
+        self._problem: str | None = None
+        self._try_again = 0.0
 
     @property
     def problem(self) -> str | None:
-        """Why nothing can be written to the data directory, in words for a client; None when it can."""
-        return self.directory.problem
+        """Why nothing could be written to the data directory at the last try, in words for a client; None when
+        something could. It is tried every few seconds at most, since it waits for the disk."""
+        now = time.monotonic()
+        if now >= self._try_again:
+            self._problem = self.directory.problem
+            self._try_again = now + _TRY_EVERY_S
+        return self._problem
 
     def close(self) -> None:
         """Close the database, then let the directory go."""

@@ -1,0 +1,199 @@
+"""GET /latency and /latency/history: what each model and stage has cost here."""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Query, Response
+
+from service import errors
+from service.api.latency_schemas import HistoryResponse, LatencyResponse
+from service.api.periods import format_moment, parse_since, parse_step
+from service.api.problems import documented
+from service.figures import Figures
+from service.histogram import EMPTY_SUMMARY
+from service.latency import Latencies, Window
+from service.recorder import Recorder
+from service.stages import STAGES, Regime, Stage
+
+MAX_ROWS = 50_000
+"""Most points of a history over all models and stages (some 10 MB)."""
+
+SHARED_FOR_S = 1.0
+"""For so long equal questions get the same answer, unless something was recorded since."""
+
+ModelName = Annotated[
+    str | None,
+    Query(
+        description="One model; by default all that anything was recorded of", examples=["efficientnet-lite0"]
+    ),
+]
+StageName = Annotated[Stage | None, Query(description="One stage; by default all")]
+RegimeName = Annotated[Regime, Query(description="How the samples came about; regimes are never pooled")]
+Since = Annotated[
+    str,
+    Query(
+        description="A length of time (`15m`, `24h`, `30d`) or a moment in ISO 8601 (UTC unless it says so)",
+        examples=["24h", "2026-01-31T12:00:00Z"],
+    ),
+]
+Step = Annotated[
+    str | None,
+    Query(
+        description="Length of a step in whole minutes (`60s`, `5m`, `1h`, `1d`); by default minutes for an "
+        "hour, hours for a week, else days",
+        examples=["5m"],
+    ),
+]
+
+
+def latency_router(recorder: Recorder, model_names: Callable[[], Collection[str]]) -> APIRouter:
+    """The routes that tell recorded latencies. `model_names`: of the models that are served."""
+    router = APIRouter(tags=["latency"])
+    latencies = Latencies(recorder)
+    # One thread beside the event loop and the pool: answers are merged one at a time, requests go first.
+    reader = ThreadPoolExecutor(1, thread_name_prefix="weighin-latency")
+    shared = _Shared(recorder.revision)
+
+    async def answer(key: tuple[object, ...], work: Callable[[], Any]) -> Response:
+        asked = time.monotonic()
+        body = await asyncio.get_running_loop().run_in_executor(reader, shared.answer, key, asked, work)
+        return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
+
+    def check(model: str | None) -> None:
+        if model is not None and model not in model_names() and not latencies.knows(model):
+            known = ", ".join(sorted(model_names())) or "none"
+            raise errors.UnknownModel(
+                f"no model {model[:64]!r}, and nothing recorded of one; served are: {known}"
+            )
+
+    @router.get(
+        "/latency",
+        summary="What has each model cost here?",
+        response_model=LatencyResponse,
+        responses=documented(errors.UnknownModel, errors.InvalidParameter),
+    )
+    async def latency(
+        model: ModelName = None, stage: StageName = None, regime: RegimeName = "live", since: Since = "24h"
+    ) -> Response:
+        """Counts, mean, percentiles and maximum of each model and stage, from the moment asked for until now.
+
+        What this service has just answered is in it. A percentile with too few samples behind it is null. A
+        model or stage that nothing was recorded of has no row, unless it was asked for by the model's name.
+        """
+
+        def work() -> dict[str, object]:
+            check(model)
+            window, figures = latencies.window(regime, parse_since(since, recorder.now()))
+            return {
+                "window": _window(window),
+                "latencies": list(_rows(figures, regime, model, stage, empty_too=True)),
+                "errors_without_model": figures.errors.get("", {}),
+                "degraded": window.lacking,
+            }
+
+        return await answer(("latency", model, stage, regime, since), work)
+
+    @router.get(
+        "/latency/history",
+        summary="And how did that change?",
+        response_model=HistoryResponse,
+        responses=documented(errors.UnknownModel, errors.InvalidParameter),
+    )
+    async def history(
+        model: ModelName = None,
+        stage: StageName = None,
+        regime: RegimeName = "live",
+        since: Since = "24h",
+        step: Step = None,
+    ) -> Response:
+        """The same figures step by step, oldest first; steps in which nothing was recorded are left out.
+
+        The step is rounded up to what is kept of the time asked for: minutes for 48 hours, hours for 7 days,
+        days for a year.
+        """
+
+        def work() -> dict[str, object]:
+            check(model)
+            step_s = None if step is None else parse_step(step)
+            window, steps = latencies.history(regime, parse_since(since, recorder.now()), step_s)
+            points: list[dict[str, object]] = []
+            for at, figures in steps:
+                moment = format_moment(at)
+                points += ({"at": moment, **row} for row in _rows(figures, regime, model, stage))
+                if len(points) > MAX_ROWS:
+                    raise errors.InvalidParameter(
+                        f"step: these are more than {MAX_ROWS} points: ask for one model or stage, take a "
+                        "longer step or a later since"
+                    )
+            return {"window": _window(window), "points": points, "degraded": window.lacking}
+
+        return await answer(("history", model, stage, regime, since, step), work)
+
+    return router
+
+
+class _Shared:
+    """Answers that serve more than one equal question; used by one thread.
+
+    An answer serves every question that was asked before its working out began, so a crowd of dashboards
+    costs no more than a few, and for a second all others as long as nothing was recorded.
+    """
+
+    def __init__(self, revision: Callable[[], int]) -> None:
+        self._revision = revision
+        self._answers: dict[tuple[object, ...], tuple[float, int, bytes]] = {}
+
+    def answer(self, key: tuple[object, ...], asked: float, work: Callable[[], Any]) -> bytes:
+        """The JSON of `work()`, now or lately."""
+        begun, revision = time.monotonic(), self._revision()
+        earlier = self._answers.get(key)
+        if earlier is not None and (
+            earlier[0] >= asked or (earlier[0] > begun - SHARED_FOR_S and earlier[1] == revision)
+        ):
+            return earlier[2]
+        body = orjson.dumps(work())
+        self._answers = {k: v for k, v in self._answers.items() if v[0] > begun - SHARED_FOR_S}
+        self._answers[key] = (begun, revision, body)
+        return body
+
+
+def _window(window: Window) -> dict[str, object]:
+    return {
+        "from": format_moment(window.start),
+        "to": format_moment(window.end),
+        "resolution_s": window.resolution_s,
+    }
+
+
+def _rows(
+    figures: Figures, regime: Regime, model: str | None, stage: Stage | None, *, empty_too: bool = False
+) -> Iterator[dict[str, object]]:
+    """The rows of the models and stages asked for, by model and in the order of the stages."""
+    names = {name for name, _ in figures.summaries} | figures.errors.keys() - {""}
+    if model is not None:
+        names = names & {model} | ({model} if empty_too else set())
+    for name in sorted(names):
+        failures = figures.errors.get(name, {})
+        for each in STAGES if stage is None else (stage,):
+            summary = figures.summaries.get((name, each))
+            told = failures if each == "total" else {}
+            if summary is None and not told and not (empty_too and model is not None):
+                continue
+            summary = summary or EMPTY_SUMMARY
+            yield {
+                "model": name,
+                "stage": each,
+                "regime": regime,
+                "count": summary.count,
+                "errors": told,
+                "mean_ms": summary.mean_ms,
+                "p50_ms": summary.p50_ms,
+                "p90_ms": summary.p90_ms,
+                "p95_ms": summary.p95_ms,
+                "p99_ms": summary.p99_ms,
+                "max_ms": summary.max_ms,
+            }

@@ -1,0 +1,190 @@
+"""What buckets add up to: closed ones are read and merged once, open ones for every question."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from service.bounded_cache import BoundedCache
+from service.figures import Figures, Merged, combine, figures, of_one_regime
+from service.recorder import Recorder
+from service.stages import Regime
+from service.storage.cover import cover, late, resolution_kept, stretches
+from service.storage.latency import GRACE_S, Reading
+from service.storage.recorded import MERGED, MINUTE_S, Bucket, Recorded, bucket_of
+from service.storage.rollup import Progress
+
+TAIL_FOR_S = 1.0
+"""For so long the open buckets of the store are not read again; this process's own are in memory besides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One regime at one moment: what is in memory of it, and one view of the store (None: there is none)."""
+
+    regime: Regime
+    now: float
+    memory: list[Recorded]
+    view: Reading | None
+
+    @property
+    def progress(self) -> Progress:
+        """How far the store has summed up."""
+        return Progress() if self.view is None else self.view.progress
+
+    def resolution_at(self, since: float) -> int:
+        """Seconds of the finest buckets that are kept of everything from `since` on."""
+        return resolution_kept(since, self.now, self.progress)
+
+    def is_closed(self, bucket: Bucket) -> bool:
+        """Whether the store has all of it, and will not change it any more."""
+        return bucket.end <= self.now - GRACE_S and not any(
+            bucket.start <= part.bucket.start < bucket.end for part in self.memory
+        )
+
+    def read(self, buckets: Iterable[Bucket]) -> list[Recorded]:
+        """What the store has in these buckets."""
+        if self.view is None:
+            return []
+        return [
+            part
+            for stretch in stretches(buckets)
+            for part in self.view.read(self.regime, stretch[0], stretch[-1].end)
+        ]
+
+    def read_parts(self, start: int, end: float) -> list[Recorded]:
+        """What single instances have in hours and days that are not summed up."""
+        return [part for part in self.read(late(start, end, self.progress)) if part.instance != MERGED]
+
+
+class Buckets:
+    """Remembers distributions of closed buckets, figures of closed steps, and sums of runs of closed buckets.
+
+    Not thread safe.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._rewritten = -1
+        # Weights count distributions, about 1 kB each, and summaries, about 0.3 kB.
+        self._merged: BoundedCache[tuple[Regime, Bucket], Merged] = BoundedCache(30_000)
+        self._sums: BoundedCache[tuple[Regime, tuple[Bucket, ...]], tuple[Merged, Figures]] = BoundedCache(
+            2_000
+        )
+        self._steps: BoundedCache[tuple[Regime, Bucket], Figures] = BoundedCache(40_000)
+        self._tails: dict[Hashable, tuple[float, list[Recorded]]] = {}
+
+    @contextlib.contextmanager
+    def ask(self, regime: Regime) -> Iterator[Question]:
+        """A question about memory and store; raises StorageUnavailable when that cannot be read."""
+        memory = self._recorder.memory(regime)  # before the store: see there
+        store = self._recorder.store
+        if store is None:
+            yield Question(regime, self._recorder.now(), memory, None)
+            return
+        if store.rewritten != self._rewritten:
+            self._rewritten = store.rewritten
+            self._forget()
+        with store.view() as view:
+            yield Question(regime, self._recorder.now(), memory, view)
+
+    def ask_memory(self, regime: Regime) -> Question:
+        """A question about memory alone."""
+        return Question(regime, self._recorder.now(), self._recorder.memory(regime), None)
+
+    def figures(self, question: Question, start: int, end: float) -> Figures:
+        """The figures of what was recorded from `start` to `end`, which may be infinite."""
+        buckets = cover(start, min(end, question.now), question.progress) if question.view else []
+        closed = tuple(bucket for bucket in buckets if question.is_closed(bucket))
+        base, base_figures = self._sum(question, closed)
+        known_closed = set(closed)
+        open_buckets = [bucket for bucket in buckets if bucket not in known_closed]
+        fresh = combine(
+            of_one_regime(part)
+            for part in [
+                *self._tail(question, open_buckets, start, min(end, question.now)),
+                *(part for part in question.memory if start <= part.bucket.start < end),
+            ]
+        )
+        # Only what changed is worked out anew; most series of most answers did not.
+        touched = base.distributions.keys() & fresh.distributions.keys()
+        changed = combine(
+            [Merged({series: base.distributions[series] for series in touched}, base.errors), fresh]
+        )
+        return Figures({**base_figures.summaries, **figures(changed).summaries}, changed.errors)
+
+    def step(self, question: Question, step: Bucket) -> Figures | None:
+        """The figures of a closed step that `sum_up` has seen to; None for an open one."""
+        return self._steps.get((question.regime, step))
+
+    def sum_up(self, question: Question, steps: Sequence[Bucket]) -> None:
+        """Work the figures of closed steps out, as far as they are not known."""
+        if question.view is None:
+            return
+        missing = [
+            step for step in steps if (question.regime, step) not in self._steps and question.is_closed(step)
+        ]
+        for run in stretches(missing):
+            # In portions, because the distributions of a long run by minutes take much memory.
+            for portion in (run[at : at + 64] for at in range(0, len(run), 64)):
+                start, end, step_s = portion[0].start, portion[-1].end, portion[0].resolution_s
+                parts: dict[Bucket, list[Recorded]] = {step: [] for step in portion}
+                for part in [
+                    *question.read(cover(start, end, question.progress, coarsest_s=step_s)),
+                    *question.read_parts(start, end),
+                ]:
+                    parts[bucket_of(step_s, part.bucket.start)].append(part)
+                for step, recorded in parts.items():
+                    found = figures(combine(of_one_regime(part) for part in recorded))
+                    self._steps.put((question.regime, step), found, 1 + len(found.summaries))
+
+    def _sum(self, question: Question, closed: tuple[Bucket, ...]) -> tuple[Merged, Figures]:
+        key = (question.regime, closed)
+        found = self._sums.get(key)
+        if found is None:
+            coarse = tuple(bucket for bucket in closed if bucket.resolution_s != MINUTE_S)
+            if coarse and len(coarse) < len(closed):
+                # Hours and days change once an hour, so their sum is worth remembering by itself.
+                minutes = [bucket for bucket in closed if bucket.resolution_s == MINUTE_S]
+                merged = combine([self._sum(question, coarse)[0], *self._closed(question, minutes)])
+            else:
+                merged = combine(self._closed(question, closed))
+            found = (merged, figures(merged))
+            self._sums.put(key, found, 1 + len(merged.distributions))
+        return found
+
+    def _closed(self, question: Question, buckets: Sequence[Bucket]) -> list[Merged]:
+        regime = question.regime
+        missing = [bucket for bucket in buckets if (regime, bucket) not in self._merged]
+        parts: dict[Bucket, list[Recorded]] = {bucket: [] for bucket in missing}
+        for part in question.read(missing):
+            parts[part.bucket].append(part)
+        loaded = {
+            bucket: combine(of_one_regime(part) for part in recorded) for bucket, recorded in parts.items()
+        }
+        # Both taken before anything is put: that may drop what was there.
+        found = [loaded.get(bucket) or self._merged.get((regime, bucket)) or Merged() for bucket in buckets]
+        for bucket, merged in loaded.items():
+            self._merged.put((regime, bucket), merged, 1 + len(merged.distributions))
+        return found
+
+    def _tail(self, question: Question, buckets: list[Bucket], start: int, end: float) -> list[Recorded]:
+        """What the store has of open buckets and is not in memory."""
+        in_memory = frozenset((part.bucket, part.instance) for part in question.memory)
+        key = (question.regime, start, tuple(buckets), in_memory)
+        until, found = self._tails.get(key, (-math.inf, []))
+        if time.monotonic() >= until:
+            parts = question.read(buckets) + question.read_parts(start, end)
+            found = [part for part in parts if (part.bucket, part.instance) not in in_memory]
+            if len(self._tails) >= 64:
+                self._tails.clear()
+            self._tails[key] = (time.monotonic() + TAIL_FOR_S, found)
+        return found
+
+    def _forget(self) -> None:
+        for cache in (self._merged, self._sums, self._steps):
+            cache.clear()
+        self._tails.clear()

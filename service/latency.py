@@ -1,0 +1,130 @@
+"""Answers what latency was: in one window, or step by step."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+
+from service.buckets import Buckets, Question
+from service.errors import InvalidParameter, StorageUnavailable
+from service.figures import Figures
+from service.recorder import Recorder
+from service.stages import Regime
+from service.storage.recorded import DAY_S, HOUR_S, MINUTE_S, Bucket, bucket_of
+from service.storage.rollup import KEEP_DAYS_S
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+MAX_STEPS = 1500
+"""Most steps of a history: a day by minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The stretch of time that an answer really covers, in seconds since 1970.
+
+    `resolution_s`: its start is a multiple of this many seconds; in a history also the length of its steps.
+    `lacking`: why only what is in memory is in the answer, in words for a client; None when all of it is.
+    """
+
+    start: int
+    end: float
+    resolution_s: int
+    lacking: str | None = None
+
+
+class Latencies:
+    """Merges the recorder's memory with its store; thread safe, one question at a time."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._buckets = Buckets(recorder)
+        self._lock = threading.Lock()
+
+    def now(self) -> float:
+        """Seconds since 1970 by the recorder's clock."""
+        return self._recorder.now()
+
+    def revision(self) -> int:
+        """A number that changes whenever this process records something."""
+        return self._recorder.revision()
+
+    def window(self, regime: Regime, since: float) -> tuple[Window, Figures]:
+        """The figures of everything recorded since that moment (seconds since 1970)."""
+
+        def answer(question: Question, lacking: str | None) -> tuple[Window, Figures]:
+            begin = max(since, question.now - KEEP_DAYS_S)
+            resolution_s = question.resolution_at(begin)
+            start = bucket_of(resolution_s, begin).start
+            found = self._buckets.figures(question, start, math.inf)
+            return Window(start, question.now, resolution_s, lacking), found
+
+        return self._answer(regime, answer)
+
+    def history(
+        self, regime: Regime, since: float, step_s: int | None = None
+    ) -> tuple[Window, list[tuple[int, Figures]]]:
+        """The figures of each step in which something was recorded, with the step's first second.
+
+        `step_s`, a multiple of 60, is rounded up to a multiple of the resolution that is kept of `since`.
+        None chooses minutes for an hour, hours for a week, else days. Raises InvalidParameter for more than
+        MAX_STEPS steps.
+        """
+
+        def answer(question: Question, lacking: str | None) -> tuple[Window, list[tuple[int, Figures]]]:
+            steps = _steps(question, max(since, question.now - KEEP_DAYS_S), step_s)
+            self._buckets.sum_up(question, steps)
+            points = []
+            for step in steps:
+                found = self._buckets.step(question, step) if question.is_closed(step) else None
+                if found is None:
+                    # The last step ends when the window does: never.
+                    end = math.inf if step is steps[-1] else step.end
+                    found = self._buckets.figures(question, step.start, end)
+                if found.summaries or found.errors:
+                    points.append((step.start, found))
+            return Window(steps[0].start, question.now, steps[0].resolution_s, lacking), points
+
+        return self._answer(regime, answer)
+
+    def knows(self, model: str) -> bool:
+        """Whether anything was ever recorded of this model, as far as that can be told now."""
+        if any(model in part.models() for part in self._recorder.memory()):
+            return True
+        try:
+            return self._recorder.store is not None and self._recorder.store.knows(model)
+        except StorageUnavailable:
+            return False
+
+    def _answer(self, regime: Regime, answer: Callable[[Question, str | None], T]) -> T:
+        with self._lock:
+            try:
+                with self._buckets.ask(regime) as question:
+                    return answer(question, None)
+            except StorageUnavailable as error:
+                if self._recorder.problem is None:  # else the recorder has said so
+                    _log.warning("latencies cannot be read; answering from memory", reason=error.detail)
+                return answer(self._buckets.ask_memory(regime), self._recorder.problem or error.detail)
+
+
+def _steps(question: Question, since: float, step_s: int | None) -> list[Bucket]:
+    if step_s is None:
+        length_s = question.now - since
+        step_s = MINUTE_S if length_s <= HOUR_S else HOUR_S if length_s <= 7 * DAY_S else DAY_S
+    kept_s = question.resolution_at(since)
+    step_s = math.ceil(step_s / kept_s) * kept_s
+    first = bucket_of(step_s, since)
+    count = max(1, math.ceil((question.now - first.start) / step_s))
+    if count > MAX_STEPS:
+        raise InvalidParameter(
+            f"step: {step_s} s make {count} points in time, at most {MAX_STEPS} are given: "
+            "take a longer step or a later since"
+        )
+    return [Bucket(step_s, first.start + at * step_s) for at in range(count)]
