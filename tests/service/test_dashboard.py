@@ -1,0 +1,316 @@
+"""The dashboard: what it shows of what was recorded, that a URL shares it, that it runs no foreign code."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import httpx
+import jinja2.meta
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from service.api import problems
+from service.api.middleware import RequestContext
+from service.latency import Latencies
+from service.metrics import Metrics
+from service.percentiles import MIN_SAMPLES
+from service.recorder import Recorder
+from service.stages import Durations
+from service.storage.state import open_state
+from service.web import dashboard
+from service.web.dashboard import TEMPLATES, WINDOWS, dashboard_router
+from service.web.page import DashboardPage, errors_text, milliseconds_text
+
+NOON = 1_772_366_400.0  # 2026-03-01 12:00 UTC
+RUN: Durations = {"queue": 20_000, "decode": 600_000, "inference": 1_900_000, "total": 2_600_000}
+EVIL = "\"'><script>alert(1)</script>&amp;"
+
+
+class Instrument:
+    """A recorder on a real database with a clock that the test sets, and the dashboard on a real socket."""
+
+    def __init__(self, folder: Path) -> None:
+        self.at = NOON
+        self.degraded: str | None = None
+        self.state = open_state(folder, None)
+        self.recorder = Recorder(self.state.latencies, Metrics({}), clock=lambda: self.at)
+        self.recorder.flush()
+        app = FastAPI()
+        problems.install(app)
+        names = ("tiny", "tiny-b")
+        app.include_router(
+            dashboard_router(Latencies(self.recorder), lambda: names, "tiny", lambda: self.degraded)
+        )
+        app.add_middleware(RequestContext, allowed_origins=(), log_requests=False)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, ws="none"))
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]})
+        self.thread.start()
+        self.client = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.listener.getsockname()[1]}", timeout=30, trust_env=False
+        )
+
+    def close(self) -> None:
+        self.client.close()
+        self.server.should_exit = True
+        self.thread.join()
+        self.listener.close()
+        self.recorder.close()
+        self.state.close()
+
+    def record(self, count: int, model: str = "tiny", durations: Durations = RUN) -> None:
+        for _ in range(count):
+            self.recorder.record(model, "live", durations)
+
+    def page(self, **query: str) -> str:
+        response = self.client.get("/dashboard", params=query)
+        assert response.status_code == 200, response.text
+        assert response.headers["content-type"] == "text/html; charset=utf-8"
+        return response.text
+
+
+@pytest.fixture
+def instrument(tmp_path: Path) -> Iterator[Instrument]:
+    one = Instrument(tmp_path / "data")
+    try:
+        yield one
+    finally:
+        one.close()
+
+
+def rows(page: str) -> list[list[str]]:
+    """The cells' text of each row of the table's body."""
+    body = page.partition("<tbody>")[2].partition("</tbody>")[0]
+    return [
+        [
+            html.unescape(re.sub(r"<[^>]+>", "", cell))
+            for cell in re.findall(r"<t[hd][^>]*>.*?</t[hd]>", row, re.S)
+        ]
+        for row in body.split("</tr>")
+        if "<td" in row
+    ]
+
+
+def test_the_template_uses_exactly_the_fields_of_the_page() -> None:
+    source = (dashboard.HERE / "templates/dashboard.html").read_text()
+    used = jinja2.meta.find_undeclared_variables(TEMPLATES.parse(source))
+    assert used == {field.name for field in dataclasses.fields(DashboardPage)}
+
+
+def test_every_field_of_the_page_is_explained() -> None:
+    for field in dataclasses.fields(DashboardPage):
+        assert len(field.metadata["help"]) > 8, field.name
+
+
+def test_the_root_leads_to_the_dashboard(instrument: Instrument) -> None:
+    response = instrument.client.get("/")
+    assert (response.status_code, response.headers["location"]) == (307, "/dashboard")
+
+
+def test_an_empty_window_says_how_to_fill_it(instrument: Instrument) -> None:
+    page = instrument.page()
+    assert f"curl -F image=@photo.jpg {instrument.client.base_url}".rstrip("/") + "/classify" in page
+    assert "<table" not in page
+    assert "<polyline" not in page
+
+
+def test_what_was_recorded_is_shown_and_percentiles_need_enough_samples(instrument: Instrument) -> None:
+    instrument.record(MIN_SAMPLES[0.90])
+    instrument.record(1, "tiny-b")
+    instrument.recorder.record_error("tiny", "live", "queue-full")
+    instrument.recorder.record_error(None, "live", "unknown-model")
+    shown = rows(instrument.page())
+    few = ["n too small (needs 64)", "n too small (needs 130)", "n too small (needs 662)"]
+    assert shown == [
+        ["tiny", "queue", "64", "0.020", "0.020", *few[1:], "1 queue-full"],
+        ["decode", "64", "0.600", "0.600", *few[1:]],
+        ["inference", "64", "1.900", "1.900", *few[1:]],
+        ["total", "64", "2.600", "2.600", *few[1:]],
+        ["tiny-b", "queue", "1", "0.020", *few, ""],
+        ["decode", "1", "0.600", *few],
+        ["inference", "1", "1.900", *few],
+        ["total", "1", "2.600", *few],
+        ["(no model)", "", "0", "", "", "", "", "1 unknown-model"],
+    ]
+
+
+def test_with_enough_samples_nothing_is_withheld(instrument: Instrument) -> None:
+    instrument.record(MIN_SAMPLES[0.99], durations={"total": 12_345_000})
+    assert rows(instrument.page()) == [["tiny", "total", "662", "12.35", "12.35", "12.35", "12.35", ""]]
+
+
+def test_the_form_chooses_and_the_url_keeps_it(instrument: Instrument) -> None:
+    instrument.record(3)
+    instrument.record(2, "tiny-b")
+    instrument.recorder.record("tiny", "compare", {"inference": 5_000_000})
+    page = instrument.page(regime="live", model="tiny-b", stage="decode", since="1h")
+    assert [row[:3] for row in rows(page)] == [["tiny-b", "decode", "2"]]
+    assert set(re.findall(r'<option value="([^"]*)" selected>', page)) == {"live", "tiny-b", "decode", "1h"}
+    assert "tiny-b, decode, live, last 1 hour" in page
+    assert 'href="/latency?model=tiny-b&amp;stage=decode&amp;regime=live&amp;since=1h"' in page
+    assert [row[:3] for row in rows(instrument.page(regime="compare"))] == [["tiny", "inference", "1"]]
+
+
+def test_only_the_window_is_shown(instrument: Instrument) -> None:
+    instrument.record(3)
+    instrument.at += 2 * 3600
+    instrument.record(4)
+    assert [row[2] for row in rows(instrument.page(since="1h", stage="total"))] == ["4"]
+    assert [row[2] for row in rows(instrument.page(since="6h", stage="total"))] == ["7"]
+
+
+def test_the_chart_breaks_where_nothing_was_recorded(instrument: Instrument) -> None:
+    instrument.record(MIN_SAMPLES[0.95])
+    instrument.at += 60
+    instrument.record(5, durations={"total": 5_200_000})
+    instrument.at += 600
+    instrument.record(5)
+    page = instrument.page(since="1h")
+    assert 'aria-label="tiny, total, live, last 1 hour over time' in page
+    lines = re.findall(r'<polyline class="line (p\d\d)" points="([^"]*)"', page)
+    # p95 has enough samples in the first minute only; a lone point is drawn as a dot
+    assert [(name, len(points.split())) for name, points in lines] == [("p50", 2), ("p50", 2), ("p95", 2)]
+    first, second = (point.split(",") for point in lines[0][1].split())
+    assert int(first[0]) < int(second[0])
+    assert int(first[1]) > int(second[1]), "5.2 ms is drawn above 2.6 ms"
+    lone = lines[1][1].split()
+    assert lone[0] == lone[1]
+    assert [html.unescape(label) for label in re.findall(r"<li>([\d.]+)</li>", page)] == ["6", "4", "2", "0"]
+
+
+@pytest.mark.parametrize("since", WINDOWS)
+def test_every_window_has_a_chart(instrument: Instrument, since: str) -> None:
+    instrument.record(2)
+    assert "<polyline" in instrument.page(since=since)
+
+
+def test_a_model_that_is_gone_is_still_shown(instrument: Instrument) -> None:
+    instrument.record(2, "gone")
+    assert [row[:3] for row in rows(instrument.page(model="gone", stage="total"))] == [["gone", "total", "2"]]
+    assert '<option value="gone">' in instrument.page()
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "word"),
+    [
+        ({"model": "resnet"}, 404, "tiny, tiny-b"),
+        ({"regime": "dead"}, 422, "live"),
+        ({"stage": "lunch"}, 422, "decode"),
+        ({"since": "1 fortnight"}, 422, "24h"),
+    ],
+)
+def test_a_wrong_choice_is_refused(
+    instrument: Instrument, query: dict[str, str], status: int, word: str
+) -> None:
+    response = instrument.client.get("/dashboard", params=query)
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert word in response.json()["detail"]
+
+
+def test_state_that_cannot_be_written_is_shown(instrument: Instrument) -> None:
+    instrument.degraded = f"the disk is full {EVIL}"
+    page = instrument.page()
+    assert (
+        f"the disk is full {html.escape(EVIL)}".replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in page
+    )
+
+
+class Code(HTMLParser):
+    """Collects whatever in a page the policy would have to allow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.links: list[str] = []
+        self.inside = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.inside = tag
+        if tag in ("style", "base", "iframe", "object", "embed"):
+            self.found.append(tag)
+        for name, value in attrs:
+            if name == "style" or name.startswith("on"):
+                self.found.append(f"{tag} {name}={value}")
+            if name in ("href", "src", "action"):
+                self.links.append(value or "")
+
+    def handle_data(self, data: str) -> None:
+        if self.inside == "script" and data.strip():
+            self.found.append(f"script {data}")
+
+    def handle_endtag(self, _tag: str) -> None:
+        self.inside = ""
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_the_page_needs_nothing_inline_and_nothing_from_elsewhere(
+    instrument: Instrument, recorded: bool
+) -> None:
+    if recorded:
+        instrument.record(200, EVIL)
+        instrument.recorder.record_error(EVIL, "live", "queue-full")
+    response = instrument.client.get("/dashboard", params={"model": EVIL} if recorded else {})
+    assert response.headers["content-security-policy"].split("; ")[0] == "default-src 'self'"
+    assert "unsafe" not in response.headers["content-security-policy"]
+    code = Code()
+    code.feed(response.text)
+    assert code.found == []
+    assert "<script>" not in response.text
+    assert len(code.links) >= 5
+    assert [link for link in code.links if not re.match(r"/(?!/)", link)] == []
+    for link in code.links:
+        if link.startswith("/static/"):
+            assert instrument.client.get(link).status_code == 200, link
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("dashboard.css", "text/css"), ("dashboard.js", "javascript"), ("icon.svg", "image/svg+xml")],
+)
+def test_static_files_are_served_and_load_nothing_themselves(
+    instrument: Instrument, name: str, kind: str
+) -> None:
+    response = instrument.client.get(f"/static/{name}")
+    assert response.status_code == 200
+    assert kind in response.headers["content-type"]
+    assert not re.search(r"@import|url\(|https?:(?!//www\.w3\.org/2000/svg)|innerHTML|eval\(", response.text)
+
+
+def test_nothing_but_the_static_files_is_served_there(instrument: Instrument) -> None:
+    for path in ("/static/../page.py", "/static/%2e%2e/page.py", "/static/missing.css"):
+        response = instrument.client.get(path)
+        assert response.status_code == 404
+        assert response.json()["type"] == "not-found"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0.000"), (0.0412, "0.041"), (9.9994, "9.999"), (12.3456, "12.35"), (1234.56, "1234.6")],
+)
+def test_milliseconds_have_about_four_digits(value: float, text: str) -> None:
+    assert milliseconds_text(value) == text
+
+
+def test_errors_are_listed_by_how_often_they_happened() -> None:
+    assert errors_text({"busy": 2, "queue-full": 11, "a": 2}) == "11 queue-full, 2 a, 2 busy"
+    assert errors_text({}) == ""
+
+
+def test_the_service_shows_its_own_traffic_at_once(
+    serve: Callable[..., httpx.Client], cat_jpeg: bytes
+) -> None:
+    """The whole way: a photograph is classified, and the page that follows counts it."""
+    client = serve()
+    assert client.post("/classify", content=cat_jpeg).status_code == 200
+    page = client.get("/dashboard", params={"stage": "total"}).text
+    assert [row[:3] for row in rows(page)] == [["tiny", "total", "1"]]
+    assert client.get("/dashboard", params={"modell": "tiny"}).status_code == 422
