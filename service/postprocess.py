@@ -24,7 +24,9 @@ def top_predictions(logits: NDArray[np.float32], labels: Sequence[str], k: int) 
     Probabilities are the softmax over all classes, in float64; equal logits are ordered by class id.
     """
     border = np.partition(logits, -k)[-k]
-    chosen = np.flatnonzero(logits >= border)  # all that tie at the border, so that the order decides, not chance
+    chosen = np.flatnonzero(
+        logits >= border
+    )  # all that tie at the border, so that the order decides, not chance
     top = chosen[np.argsort(-logits[chosen], kind="stable")][:k]
     scores = np.exp(logits.astype(np.float64) - float(logits.max()))
     probabilities = scores[top] / scores.sum()

@@ -61,7 +61,7 @@ class UnusableModel(Exception):
 class Registry:
     """The models found in some zoo folders.
 
-    Cards are read at construction; `load` then makes the sessions. Safe to read from any thread while it does.
+    Cards are read at construction; `load` then makes the sessions. Safe to read from any thread meanwhile.
     """
 
     def __init__(self, directories: Iterable[Path], default_model: str) -> None:
@@ -196,5 +196,3 @@ def _timed(session: OnnxSession, image: np.ndarray[tuple[int, ...], np.dtype[np.
     start = time.perf_counter_ns()
     session.run(image)
     return time.perf_counter_ns() - start
-
-

@@ -29,7 +29,7 @@ class OnnxSession:
     """
 
     def __init__(self, content: bytes, card: Card) -> None:
-        """Load an ONNX file's `content` and check its input and outputs against `card`; SessionError when they differ."""
+        """Load an ONNX file's `content`. SessionError when it does not load or differs from `card`."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -56,7 +56,9 @@ class OnnxSession:
         shape or dtype.
         """
         if image.dtype != np.float32 or image.shape[1:] != self._shape:
-            raise ValueError(f"image is {image.dtype} {image.shape}, the network takes float32 (N, {self._shape})")
+            raise ValueError(
+                f"image is {image.dtype} {image.shape}, the network takes float32 (N, {self._shape})"
+            )
         values = self._session.run(list(outputs), {INPUT: image}, self._run_options)
         return dict(zip(outputs, values, strict=True))
 

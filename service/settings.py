@@ -32,7 +32,7 @@ class Settings(BaseSettings):
     database_url: str | None = None
     """SQLAlchemy URL; by default an SQLite file in the data directory."""
     threads: int | None = Field(None, ge=1, le=256)
-    """Threads that decode and run networks; by default the cores this process may use (affinity and cgroup)."""
+    """Threads that decode and run networks; by default the cores that affinity and cgroup leave."""
     max_waiting: int = Field(64, ge=0)
     """Requests that may wait for a thread; one more gets 503."""
     deadline_s: float = Field(10.0, gt=0)

@@ -116,3 +116,12 @@ def cat_jpeg() -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(skimage.data.cat()).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def png() -> bytes:
+    """A small PNG of a gradient."""
+    ramp = np.linspace(0, 255, 48 * 64 * 3).reshape(48, 64, 3).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(ramp).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -16,7 +16,6 @@ from service.api.problems import documented
 from service.figures import Figures
 from service.histogram import EMPTY_SUMMARY
 from service.latency import Latencies, Window
-from service.recorder import Recorder
 from service.stages import STAGES, Regime, Stage
 
 MAX_ROWS = 50_000
@@ -50,13 +49,12 @@ Step = Annotated[
 ]
 
 
-def latency_router(recorder: Recorder, model_names: Callable[[], Collection[str]]) -> APIRouter:
+def latency_router(latencies: Latencies, model_names: Callable[[], Collection[str]]) -> APIRouter:
     """The routes that tell recorded latencies. `model_names`: of the models that are served."""
     router = APIRouter(tags=["latency"])
-    latencies = Latencies(recorder)
     # One thread beside the event loop and the pool: answers are merged one at a time, requests go first.
     reader = ThreadPoolExecutor(1, thread_name_prefix="weighin-latency")
-    shared = _Shared(recorder.revision)
+    shared = _Shared(latencies.revision)
 
     async def answer(key: tuple[object, ...], work: Callable[[], Any]) -> Response:
         asked = time.monotonic()
@@ -87,7 +85,7 @@ def latency_router(recorder: Recorder, model_names: Callable[[], Collection[str]
 
         def work() -> dict[str, object]:
             check(model)
-            window, figures = latencies.window(regime, parse_since(since, recorder.now()))
+            window, figures = latencies.window(regime, parse_since(since, latencies.now()))
             return {
                 "window": _window(window),
                 "latencies": list(_rows(figures, regime, model, stage, empty_too=True)),
@@ -119,7 +117,7 @@ def latency_router(recorder: Recorder, model_names: Callable[[], Collection[str]
         def work() -> dict[str, object]:
             check(model)
             step_s = None if step is None else parse_step(step)
-            window, steps = latencies.history(regime, parse_since(since, recorder.now()), step_s)
+            window, steps = latencies.history(regime, parse_since(since, latencies.now()), step_s)
             points: list[dict[str, object]] = []
             for at, figures in steps:
                 moment = format_moment(at)

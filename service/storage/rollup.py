@@ -62,7 +62,7 @@ def read_progress(connection: Connection, *, for_update: bool = False) -> Progre
     statement = select(latency_progress.c.name, latency_progress.c.until)
     if for_update:
         statement = statement.with_for_update()
-    return Progress(**dict(connection.execute(statement).tuples().all()))
+    return Progress(**dict(connection.execute(statement).all()))
 
 
 def reopen(connection: Connection, progress: Progress, written: Iterable[Bucket]) -> Progress:

@@ -25,8 +25,8 @@ class State:
 
     @property
     def problem(self) -> str | None:
-        """Why nothing could be written to the data directory at the last try, in words for a client; None when
-        something could. It is tried every few seconds at most, since it waits for the disk."""
+        """Why nothing could be written to the data directory at the last try, in words for a client; None
+        when something could. Tried every few seconds at most, since it waits for the disk."""
         now = time.monotonic()
         if now >= self._try_again:
             self._problem = self.directory.problem

@@ -17,9 +17,7 @@ LABELS = [f"thing {i}" for i in range(10)]
     arrays(np.float32, 10, elements=st.floats(-1e4, 1e4, width=32)),
     st.integers(1, 10),
 )
-def test_the_k_largest_come_first_with_probabilities_that_sum_to_one(
-    logits: np.ndarray, k: int
-) -> None:
+def test_the_k_largest_come_first_with_probabilities_that_sum_to_one(logits: np.ndarray, k: int) -> None:
     predictions = top_predictions(logits, LABELS, k)
     assert len(predictions) == k
     expected = sorted(range(10), key=lambda i: (-float(logits[i]), i))

@@ -1,0 +1,65 @@
+"""GET /healthz, /readyz and /metrics: for orchestrators and monitors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, Field
+
+from service.metrics import CONTENT_TYPE, Metrics
+from service.registry import Registry
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(BaseModel):
+    """Whether requests will be answered."""
+
+    status: Literal["ready", "loading", "no-models"]
+    degraded: str | None = Field(description="Why state cannot be written at the moment; inference goes on")
+    models_loaded: int
+    models_broken: int = Field(description="GET /models says why")
+
+
+def health_router(registry: Registry, metrics: Metrics, state_problem: Callable[[], str | None]) -> APIRouter:
+    """The routes for machines that watch over this one."""
+    router = APIRouter(tags=["operations"])
+
+    @router.get("/healthz", summary="Is the process alive?")
+    async def healthz() -> Health:
+        """Answers as long as the event loop does."""
+        return Health()
+
+    @router.get(
+        "/readyz",
+        summary="Are the models loaded and warm?",
+        responses={503: {"model": Readiness, "description": "Not yet, or there is no model to serve"}},
+    )
+    def readyz(
+        response: Response,
+    ) -> Readiness:  # not async: finding out whether the disk takes data waits for it
+        """200 once every model is loaded and warm (or has said why it is not), 503 before and without any."""
+        loaded = len(registry.loaded)
+        status: Literal["ready", "loading", "no-models"] = "ready"
+        if not registry.ready:
+            status = "loading"
+        elif not loaded:
+            status = "no-models"
+        if status != "ready":
+            response.status_code = 503
+            response.headers["Retry-After"] = "1"
+        broken = sum(1 for entry in registry.entries if entry.model is None) if registry.ready else 0
+        return Readiness(status=status, degraded=state_problem(), models_loaded=loaded, models_broken=broken)
+
+    @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    def render() -> Response:  # not async, as above
+        """Counters, gauges and histograms in Prometheus' exposition format; times in seconds."""
+        return Response(metrics.render(), media_type=CONTENT_TYPE)
+
+    return router

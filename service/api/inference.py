@@ -1,0 +1,203 @@
+"""POST /classify and POST /compare: read the image, hand it on, shape the answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Query, Request, Response
+
+from service import errors
+from service.api.body import OPENAPI_BODY, read_image
+from service.api.problems import documented
+from service.api.schemas import ClassifyResponse, CompareResponse
+from service.classify import Classification, Classifier, check_top_k
+from service.compare import ComparedModel, Comparer, Comparison
+from service.decode import DecodedImage
+from service.pool import CorePool, Patience
+from service.postprocess import Prediction
+from service.recorder import Recorder
+from service.registry import Registry
+from service.stages import Durations, milliseconds
+
+_IMAGE_ERRORS = (
+    errors.MalformedRequest,
+    errors.CrossSiteRequest,
+    errors.UnknownModel,
+    errors.BodyTooLarge,
+    errors.TooManyPixels,
+    errors.UnknownImageType,
+    errors.EmptyBody,
+    errors.UndecodableImage,
+    errors.InvalidParameter,
+    errors.QueueFull,
+    errors.NotReady,
+    errors.ModelUnavailable,
+    errors.DeadlineExceeded,
+)
+
+Model = Annotated[str | None, Query(description="A model's name; by default the service's default model")]
+TopK = Annotated[int, Query(description="How many classes: 1 to the number of classes")]
+
+
+def inference_router(
+    registry: Registry,
+    pool: CorePool,
+    recorder: Recorder,
+    classifier: Classifier,
+    comparer: Comparer,
+    *,
+    max_body_bytes: int,
+    deadline_s: float,
+) -> APIRouter:
+    """The routes that run networks."""
+    router = APIRouter(tags=["inference"])
+
+    def patience(request: Request) -> Patience:
+        loop = asyncio.get_running_loop()
+        return Patience(loop.time() + deadline_s, deadline_s, _until_gone(request))
+
+    @contextmanager
+    def errors_counted(model: str) -> Iterator[None]:
+        try:
+            yield
+        except errors.WeighinError as error:
+            recorder.record_error(model, "live", error.slug)
+            raise
+
+    @router.post(
+        "/classify",
+        summary="What is in this image?",
+        response_model=ClassifyResponse,
+        responses=documented(*_IMAGE_ERRORS),
+        openapi_extra=OPENAPI_BODY,
+    )
+    async def classify(request: Request, model: Model = None, top_k: TopK = 5) -> Response:
+        """Classify the posted image with one model.
+
+        The image is decoded at the scale that the model needs, its EXIF orientation applied.
+        """
+        limits = patience(request)
+        chosen = registry.get(model)
+        with errors_counted(chosen.name):
+            check_top_k(top_k, chosen)
+            pool.check_room()
+            data = await read_image(request, max_body_bytes, limits)
+            result = await classifier.classify(data, chosen, top_k=top_k, patience=limits)
+        return _answer(_classification(request, result), result.durations)
+
+    @router.post(
+        "/compare",
+        summary="What does each model say of this image, and what does it cost?",
+        response_model=CompareResponse,
+        responses=documented(*_IMAGE_ERRORS, errors.Busy),
+        openapi_extra=OPENAPI_BODY,
+    )
+    async def compare(
+        request: Request,
+        models: Annotated[
+            str | None,
+            Query(
+                description="Names, separated by commas; by default all with the default model's label set"
+            ),
+        ] = None,
+        top_k: TopK = 5,
+        repeat: Annotated[int, Query(description="Measured runs of each model, 1 to 50")] = 1,
+        baseline: Annotated[str | None, Query(description="The model that `speedup` refers to")] = None,
+        mix_labels: Annotated[bool, Query(description="Compare models of different label sets")] = False,
+    ) -> Response:
+        """Run the posted image through several models, alone on the cores, in rotating order.
+
+        It is decoded once; each model runs once unrecorded and then `repeat` times. One comparison runs at a
+        time and takes at most the service's budget of seconds.
+        """
+        limits = patience(request)
+        names = None if models is None else [name.strip() for name in models.split(",") if name.strip()]
+        if names == []:
+            raise errors.InvalidParameter("models is empty; leave it out to compare all")
+        chosen, chosen_baseline = comparer.choose(names, baseline, mix_labels=mix_labels)
+        comparer.check_cost(chosen, top_k, repeat)
+        comparer.check_free()
+        pool.check_room()
+        data = await read_image(request, max_body_bytes, limits)
+        result = await comparer.compare(
+            data, chosen, chosen_baseline, top_k=top_k, repeat=repeat, patience=limits
+        )
+        return _answer(_comparison(request, result), result.durations)
+
+    return router
+
+
+def _until_gone(request: Request) -> Callable[[], Any]:
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    return gone
+
+
+def _answer(body: dict[str, Any], durations: Durations) -> Response:
+    timing = ", ".join(f"{stage};dur={nanoseconds / 1e6:.3f}" for stage, nanoseconds in durations.items())
+    return Response(orjson.dumps(body), headers={"Server-Timing": timing}, media_type="application/json")
+
+
+def _classification(request: Request, result: Classification) -> dict[str, Any]:
+    return {
+        "request_id": request.state.request_id,
+        "model": result.model,
+        "image": _image(result.image),
+        "predictions": _predictions(result.predictions),
+        "timings_ms": _timings(result.durations),
+    }
+
+
+def _comparison(request: Request, result: Comparison) -> dict[str, Any]:
+    return {
+        "request_id": request.state.request_id,
+        "image": _image(result.image),
+        "timings_ms": _timings(result.durations),
+        "results": [_compared(one) for one in result.results],
+        "baseline": result.baseline,
+        "agreement": {"top1": round(result.agreement.top1, 4), "labels": result.agreement.labels},
+        "fastest": result.fastest,
+        "order": result.order,
+    }
+
+
+def _compared(one: ComparedModel) -> dict[str, Any]:
+    card, latency = one.model.card, one.latency
+    return {
+        "model": card.name,
+        "predictions": _predictions(one.predictions),
+        "timings_ms": _timings(one.durations),
+        "latency_ms": {
+            "count": latency.count,
+            "min": milliseconds(latency.min_ns),
+            "p50": milliseconds(latency.p50_ns),
+            "p90": None if latency.p90_ns is None else milliseconds(latency.p90_ns),
+            "p95": None if latency.p95_ns is None else milliseconds(latency.p95_ns),
+        },
+        "speedup": round(one.speedup, 3),
+        "parameters": card.parameters,
+        "macs": card.macs,
+        "file_bytes": card.file.bytes,
+        "accuracy": None if card.accuracy is None else card.accuracy.model_dump(mode="json"),
+    }
+
+
+def _image(image: DecodedImage) -> dict[str, Any]:
+    return {"width": image.width, "height": image.height, "format": image.format, "bytes": image.bytes}
+
+
+def _predictions(predictions: tuple[Prediction, ...]) -> list[dict[str, Any]]:
+    return [
+        {"class_id": one.class_id, "label": one.label, "probability": round(one.probability, 6)}
+        for one in predictions
+    ]
+
+
+def _timings(durations: Durations) -> dict[str, float]:
+    return {stage: milliseconds(nanoseconds) for stage, nanoseconds in durations.items()}

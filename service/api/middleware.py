@@ -1,0 +1,98 @@
+"""What holds for every request: an id, safe headers, refusal of other sites, a log line when asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.problems import problem, problem_of
+from service.errors import CrossSiteRequest, NotReady
+
+log = structlog.get_logger("service.request")
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class RequestContext:
+    """Pure ASGI middleware around the whole application.
+
+    Every request gets `scope["state"]["request_id"]` (the client's X-Request-ID if it is sane, else a random
+    one), and every response carries it. An exception that nothing else handled is logged with it and becomes
+    a problem document that tells the client nothing more; a request that the stopping server cancels is told
+    so.
+    """
+
+    def __init__(self, app: ASGIApp, *, allowed_origins: Collection[str], log_requests: bool) -> None:
+        self._app = app
+        self._allowed_origins = frozenset(allowed_origins)
+        self._log_requests = log_requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if _SANE_ID.fullmatch(given) else secrets.token_hex(8)
+        scope.setdefault("state", {})["request_id"] = request_id
+        started = time.perf_counter_ns()
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                response_headers = MutableHeaders(scope=message)
+                response_headers["X-Request-ID"] = request_id
+                response_headers["X-Content-Type-Options"] = "nosniff"
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                refusal = self._refusal(scope["method"], headers)
+                if refusal is None:
+                    await self._app(scope, receive, send_with_headers)
+                else:
+                    await problem_of(request_id, refusal)(scope, receive, send_with_headers)
+            except asyncio.CancelledError:
+                # only the server cancels requests: those that outlast its grace when it stops
+                if status:
+                    raise
+                stopping = NotReady("the service is stopping")
+                await problem_of(request_id, stopping)(scope, receive, send_with_headers)
+            except Exception as error:
+                log.error("unexpected error", path=scope["path"], exc_info=error)
+                if status:
+                    raise
+                detail = "something went wrong here; the request id finds it in the log"
+                response = problem(request_id, 500, "internal-error", "Internal error", detail)
+                await response(scope, receive, send_with_headers)
+            if self._log_requests:
+                elapsed = round((time.perf_counter_ns() - started) / 1e6, 3)
+                log.info("request", method=scope["method"], path=scope["path"], status=status, ms=elapsed)
+
+    def _refusal(self, method: str, headers: Headers) -> CrossSiteRequest | None:
+        """Refuse what a browser sends for another site's page; other clients send neither of the headers."""
+        if method in _SAFE_METHODS:
+            return None
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+        if origin is None and site is None:
+            return None
+        if origin in self._allowed_origins:
+            return None
+        if site is not None:
+            same = site in ("same-origin", "none")
+        else:
+            same = urlsplit(origin or "").netloc == headers.get("host")
+        if same:
+            return None
+        return CrossSiteRequest(f"a page of {(origin or 'another site')[:100]} may not {method} here")

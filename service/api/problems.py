@@ -1,0 +1,149 @@
+"""Errors as RFC 9457 problem documents, FastAPI's own included."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from service import errors
+
+MEDIA_TYPE = "application/problem+json"
+
+STATUS: dict[type[errors.WeighinError], tuple[int, str]] = {
+    errors.MalformedRequest: (400, "Malformed request"),
+    errors.CrossSiteRequest: (403, "Request from another site"),
+    errors.UnknownModel: (404, "Unknown model"),
+    errors.BodyTooLarge: (413, "Body too large"),
+    errors.TooManyPixels: (413, "Too many pixels"),
+    errors.UnknownImageType: (415, "Unknown image type"),
+    errors.EmptyBody: (422, "Empty body"),
+    errors.UndecodableImage: (422, "Undecodable image"),
+    errors.InvalidParameter: (422, "Invalid parameter"),
+    errors.ClientGone: (499, "Client closed the connection"),
+    errors.QueueFull: (503, "Queue full"),
+    errors.Busy: (503, "Busy"),
+    errors.NotReady: (503, "Not ready"),
+    errors.ModelUnavailable: (503, "Model unavailable"),
+    errors.DeadlineExceeded: (504, "Deadline exceeded"),
+    errors.StorageUnavailable: (507, "State cannot be written"),
+}
+"""HTTP status and title of every expected failure."""
+
+_BODY_UNREAD = (errors.BodyTooLarge, errors.DeadlineExceeded)
+
+RETRY_AFTER_S = 1
+"""Seconds after which a refused request may find room: a full queue empties well within one."""
+
+
+class Problem(BaseModel):
+    """An error, in the shape of RFC 9457."""
+
+    type: str = Field(description="Stable name of the kind of error", examples=["unknown-model"])
+    title: str = Field(description="The kind of error in words", examples=["Unknown model"])
+    status: int = Field(description="HTTP status", examples=[404])
+    detail: str = Field(
+        description="What was given and what is allowed",
+        examples=["no model 'resnet'; there are: efficientnet-lite0, efficientnet-lite0-int8"],
+    )
+    request_id: str = Field(description="Also in X-Request-ID and in the log", examples=["01J9ZQ5T3M"])
+
+
+def problem(request_id: str, status: int, slug: str, title: str, detail: str) -> Response:
+    """A problem document as a response; 503 carries Retry-After."""
+    body = {"type": slug, "title": title, "status": status, "detail": detail, "request_id": request_id}
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    return Response(orjson.dumps(body), status, headers, MEDIA_TYPE)
+
+
+def problem_of(request_id: str, error: errors.WeighinError) -> Response:
+    """The problem document of an expected failure."""
+    status, title = STATUS[type(error)]
+    response = problem(request_id, status, error.slug, title, error.detail)
+    if isinstance(error, _BODY_UNREAD):
+        # else the server would read the rest of the body, however long, only to throw it away
+        response.headers["Connection"] = "close"
+    return response
+
+
+def documented(*kinds: type[errors.WeighinError]) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's `responses` for the failures that an endpoint can answer with."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for kind in kinds:
+        status, title = STATUS[kind]
+        entry = responses.setdefault(
+            status, {"model": Problem, "description": "", "content": {MEDIA_TYPE: {"examples": {}}}}
+        )
+        entry["description"] = "; ".join(filter(None, [entry["description"], f"{title} (`{kind.slug}`)"]))
+        entry["content"][MEDIA_TYPE]["examples"][kind.slug] = {
+            "summary": (kind.__doc__ or title).strip(),
+            "value": {
+                "type": kind.slug,
+                "title": title,
+                "status": status,
+                "detail": (kind.__doc__ or title).strip(),
+                "request_id": "7f9c2ba4e88f827d",
+            },
+        }
+    return responses
+
+
+def install(app: FastAPI) -> None:
+    """Make every expected error of `app` a problem document, and say so in its OpenAPI document.
+
+    `RequestContext` sees to the unexpected ones.
+    """
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            _as_problems(generate())
+        return generate()
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+    @app.exception_handler(errors.WeighinError)
+    async def expected(request: Request, error: errors.WeighinError) -> Response:
+        return problem_of(request.state.request_id, error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return problem_of(request.state.request_id, errors.InvalidParameter(_in_words(error)))
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        phrase = HTTPStatus(error.status_code).phrase
+        slug = phrase.lower().replace(" ", "-")
+        detail = {
+            404: f"there is nothing at {request.url.path[:200]}",
+            405: f"{request.method} is not possible at {request.url.path[:200]}",
+        }.get(error.status_code, str(error.detail))
+        response = problem(request.state.request_id, error.status_code, slug, phrase, detail)
+        response.headers.update(error.headers or {})
+        return response
+
+
+def _as_problems(document: dict[str, Any]) -> None:
+    """Move the schemas of error responses to the media type that they have, not the route's own."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                content = response.get("content", {})
+                if int(status) >= 400 and MEDIA_TYPE in content:
+                    schema = {"$ref": f"#/components/schemas/{Problem.__name__}"}
+                    response["content"] = {MEDIA_TYPE: content[MEDIA_TYPE] | {"schema": schema}}
+
+
+def _in_words(error: RequestValidationError) -> str:
+    def sentence(one: dict[str, Any]) -> str:
+        name = ".".join(str(part) for part in one["loc"] if part not in ("query", "body", "path"))
+        given = one.get("input")
+        told = f" (given: {str(given)[:100]!r})" if isinstance(given, str | int | float) else ""
+        return f"{name}: {one['msg'][:1].lower()}{one['msg'][1:]}{told}"
+
+    return "; ".join(sentence(one) for one in error.errors())

@@ -1,0 +1,122 @@
+"""`create_app(settings)`: the one place where the parts are put together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+
+import structlog
+from fastapi import Depends, FastAPI
+from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
+
+from service.api import problems
+from service.api.catalogue import catalogue_router
+from service.api.health import health_router
+from service.api.inference import inference_router
+from service.api.latency import latency_router
+from service.api.middleware import RequestContext
+from service.api.parameters import refuse_unknown_parameters
+from service.classify import Classifier
+from service.compare import Comparer
+from service.cpu import core_budget
+from service.errors import InvalidParameter
+from service.latency import Latencies
+from service.metrics import Metrics
+from service.pool import CorePool
+from service.recorder import Recorder
+from service.registry import Registry
+from service.session import RUNTIME_VERSION
+from service.settings import Settings
+from service.storage.state import open_state
+from service.web.dashboard import dashboard_router
+
+log = structlog.get_logger(__name__)
+
+DESCRIPTION = """
+Classifies images with lightweight networks, runs one image through all of them side by side, and records
+what each costs on this machine. Every error is an RFC 9457 problem document whose `type` is a stable name.
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service as an ASGI application; its state is open from here to the end of its lifespan.
+
+    Raises DataDirectoryInUse when another process has the data directory, and FileNotFoundError for a folder
+    of models that does not exist.
+    """
+    registry = Registry(settings.model_dirs, settings.default_model)
+    pool = CorePool(settings.threads or core_budget(), settings.max_waiting)
+    metrics = Metrics({"version": version("weighin"), "onnxruntime": RUNTIME_VERSION})
+    state = open_state(settings.data_dir, settings.database_url)
+    recorder = Recorder(state.latencies, metrics)
+    latencies = Latencies(recorder)
+    classifier = Classifier(pool, recorder, max_pixels=settings.max_pixels)
+    comparer = Comparer(
+        registry, pool, recorder, max_pixels=settings.max_pixels, budget_s=settings.compare_budget_s
+    )
+
+    def state_problem() -> str | None:
+        return state.problem or recorder.problem
+
+    metrics.watch(
+        waiting=lambda: pool.waiting,
+        running=lambda: pool.running,
+        models_loaded=lambda: len(registry.loaded),
+        degraded=lambda: state_problem() is not None,
+    )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        recorder.start()
+        loading = asyncio.create_task(asyncio.to_thread(registry.load))
+        loading.add_done_callback(_loaded)
+        try:
+            yield
+        finally:
+            await asyncio.gather(loading, return_exceptions=True)
+            await asyncio.to_thread(pool.close)
+            await asyncio.to_thread(recorder.close)
+            state.close()
+
+    def _loaded(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            log.error("loading the models failed", exc_info=task.exception())
+        else:
+            log.info("ready", models=len(registry.loaded), threads=pool.threads)
+
+    app = FastAPIOffline(
+        title="Weigh-in",
+        version=version("weighin"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+        dependencies=[Depends(refuse_unknown_parameters)],
+        responses=problems.documented(InvalidParameter),
+    )
+    problems.install(app)
+    app.include_router(
+        inference_router(
+            registry,
+            pool,
+            recorder,
+            classifier,
+            comparer,
+            max_body_bytes=settings.max_body_bytes,
+            deadline_s=settings.deadline_s,
+        )
+    )
+    app.include_router(catalogue_router(registry))
+    app.include_router(latency_router(latencies, registry.names))
+    app.include_router(health_router(registry, metrics, state_problem))
+    app.include_router(dashboard_router(latencies, registry.names, settings.default_model, state_problem))
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=sorted(settings.allowed_origins), allow_methods=["GET", "POST"]
+        )
+    app.add_middleware(
+        RequestContext, allowed_origins=settings.allowed_origins, log_requests=settings.log_requests
+    )
+    return app

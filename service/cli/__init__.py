@@ -1,0 +1,31 @@
+"""`weighin ...`: the command line, a file per command."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from service.cli.compare import compare_photos
+from service.cli.models import list_models
+from service.cli.serve import serve
+from service.errors import WeighinError
+
+app = typer.Typer(
+    help="Put lightweight image classifiers on the scale.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("serve")(serve)
+app.command("models")(list_models)
+app.command("compare")(compare_photos)
+
+
+def main() -> None:
+    """Run the command line; an expected failure is one line on standard error and exit code 1."""
+    try:
+        app()
+    except (WeighinError, FileNotFoundError) as error:
+        print(f"weighin: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -1,0 +1,97 @@
+"""`weighin compare PHOTO ...`: photos through several models, side by side, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from service.cli.settings import settings_with
+from service.compare import Comparer, Comparison
+from service.cpu import core_budget
+from service.errors import WeighinError
+from service.metrics import Metrics
+from service.pool import CorePool, Patience
+from service.recorder import Recorder
+from service.registry import Registry
+
+
+def compare_photos(
+    photos: Annotated[list[Path], typer.Argument(help="Image files", metavar="PHOTO...")],
+    names: Annotated[
+        str | None, typer.Option("--models", help="Names, separated by commas [default: all comparable]")
+    ] = None,
+    baseline: Annotated[str | None, typer.Option(help="The model that the speed-up refers to")] = None,
+    repeat: Annotated[int, typer.Option(help="Measured runs of each model, 1 to 50")] = 20,
+) -> None:
+    """Run photos through several models, side by side, without a server."""
+
+    console = Console()
+    settings = settings_with()
+    registry = Registry(settings.model_dirs, settings.default_model)
+    registry.load()
+    pool = CorePool(settings.threads or core_budget(), settings.max_waiting)
+    comparer = Comparer(
+        registry,
+        pool,
+        Recorder(None, Metrics({})),
+        max_pixels=settings.max_pixels,
+        budget_s=settings.compare_budget_s,
+    )
+    chosen, chosen_baseline = comparer.choose(
+        names.split(",") if names else None, baseline, mix_labels=names is not None
+    )
+    comparer.check_cost(chosen, 1, repeat)
+
+    async def one(data: bytes) -> Comparison:
+        patience = Patience(asyncio.get_running_loop().time() + 60, 60)
+        return await comparer.compare(
+            data, chosen, chosen_baseline, top_k=1, repeat=repeat, patience=patience
+        )
+
+    failed = False
+    for photo in photos:
+        try:
+            comparison = asyncio.run(one(photo.read_bytes()))
+        except (WeighinError, OSError) as error:
+            failed = True
+            reason = error.detail if isinstance(error, WeighinError) else error.strerror
+            print(f"{photo}: {reason}", file=sys.stderr)
+            continue
+        console.print(_table(photo, comparison))
+    pool.close()
+    if failed:
+        raise typer.Exit(1)
+
+
+def _table(photo: Path, comparison: Comparison) -> Table:
+    image = comparison.image
+    table = Table(
+        title=f"{photo.name}: {image.width} x {image.height} {image.format}, "
+        f"{comparison.results[0].latency.count} runs each, one thread",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    table.add_column("model")
+    table.add_column("top-1")
+    for heading in ("probability", "p50 ms", "speed-up", "MB", "accuracy"):
+        table.add_column(heading, justify="right")
+    for result in comparison.results:
+        card = result.model.card
+        mark = " (baseline)" if card.name == comparison.baseline else ""
+        table.add_row(
+            card.name + mark,
+            result.predictions[0].label,
+            f"{result.predictions[0].probability:.1%}",
+            f"{result.latency.p50_ns / 1e6:.2f}",
+            f"{result.speedup:.2f}x",
+            f"{card.file.bytes / 1e6:.1f}",
+            "" if card.accuracy is None else f"{card.accuracy.value:.1%}",
+        )
+    return table

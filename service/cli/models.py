@@ -1,0 +1,38 @@
+"""`weighin models`: the zoo as a table."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from service.cli.settings import settings_with
+from service.registry import Registry
+
+
+def list_models() -> None:
+    """List the models that would be served, and why one would not be."""
+    console = Console()
+    settings = settings_with()
+    registry = Registry(settings.model_dirs, settings.default_model)
+    registry.load()
+    table = Table("model", "labels", "precision", box=None, pad_edge=False)
+    for heading in ("parameters", "MACs", "bytes", "top-1"):
+        table.add_column(heading, justify="right")
+    table.add_column("accuracy is")
+    for entry in registry.entries:
+        card = entry.card
+        if card is None or entry.model is None:
+            table.add_row(entry.name, f"[red]not served:[/red] {entry.reason}")
+            continue
+        table.add_row(
+            card.name + (" *" if card.name == settings.default_model else ""),
+            card.labels,
+            card.precision,
+            f"{card.parameters / 1e6:.2f} M",
+            f"{card.macs / 1e6:.0f} M",
+            f"{card.file.bytes / 1e6:.1f} MB",
+            "" if card.accuracy is None else f"{card.accuracy.value:.1%}",
+            "" if card.accuracy is None else card.accuracy.kind,
+        )
+    console.print(table)
+    console.print("* default model", style="dim")

@@ -1,0 +1,25 @@
+"""`weighin serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.cli.settings import settings_with
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one [default: 8000]")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where state is kept [default: data]")] = None,
+) -> None:
+    """Serve over HTTP. Every setting can also be given as an environment variable, WEIGHIN_<NAME>."""
+    # here, so that the other commands do not wait half a second for a web framework
+    from service.logs import configure_logging
+    from service.server import serve as run_server
+
+    settings = settings_with(host=host, port=port, data_dir=data_dir)
+    configure_logging(settings.log_format, settings.log_level)
+    run_server(settings)

@@ -1,0 +1,79 @@
+"""The HTTP server process: binds, serves, and ends cleanly on SIGTERM."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from types import FrameType
+
+import structlog
+import uvicorn
+
+from service.app import create_app
+from service.errors import WeighinError
+from service.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+class CannotListen(WeighinError):
+    """The address does not exist here, or something else listens there already."""
+
+    slug = "cannot-listen"
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then give requests `shutdown_grace_s`, flush the state and return.
+
+    Raises CannotListen, DataDirectoryInUse, and FileNotFoundError for a missing folder of models.
+    """
+    listener = _bind(settings.host, settings.port)
+    with listener:
+        app = create_app(settings)
+        host, port = listener.getsockname()[:2]
+        log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        config = uvicorn.Config(
+            app,
+            loop="auto",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            log_level=logging_level(settings),
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=int(settings.shutdown_grace_s),
+        )
+        _Server(config).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but a signal that it has obeyed is not raised again: a clean stop exits with 0."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+
+
+def logging_level(settings: Settings) -> str:
+    """uvicorn's own lines (process started, connection details) matter only when someone debugs."""
+    return "debug" if settings.log_level == "debug" else "warning"
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(2048)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise CannotListen(
+            f"cannot listen on {host} port {port}: {(error.strerror or str(error)).lower()}; "
+            "choose another with --host and --port, or WEIGHIN_HOST and WEIGHIN_PORT"
+        ) from None
+    return listener

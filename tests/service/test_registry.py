@@ -1,0 +1,119 @@
+"""The registry: broken models say why and leave the others alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from service.errors import ModelUnavailable, NotReady, UnknownModel
+from service.registry import Registry
+from tests.conftest import make_tiny_model
+
+
+def edit_card(folder: Path, **changes: Any) -> None:
+    card = json.loads((folder / "card.json").read_text())
+    for path, value in changes.items():
+        target = card
+        *parents, last = path.split("__")
+        for parent in parents:
+            target = target[parent]
+        target[last] = value
+    (folder / "card.json").write_text(json.dumps(card))
+
+
+def rename_io(folder: Path, old: str, new: str) -> None:
+    """Rename an input or output of the model and keep the card's sha256 true."""
+    import hashlib
+
+    model = onnx.load(folder / "model.onnx")
+    for value in (*model.graph.input, *model.graph.output):
+        if value.name == old:
+            value.name = new
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                if name == old:
+                    names[i] = new
+    content = model.SerializeToString()
+    (folder / "model.onnx").write_bytes(content)
+    edit_card(folder, file__sha256=hashlib.sha256(content).hexdigest(), file__bytes=len(content))
+
+
+BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "sha256": (lambda f: edit_card(f, file__sha256="0" * 64), "sha256 .*, the card says 000000000000"),
+    "missing file": (lambda f: (f / "model.onnx").unlink(), "its file model.onnx is missing"),
+    "missing card": (lambda f: (f / "card.json").unlink(), "it has no card.json"),
+    "card is no JSON": (lambda f: (f / "card.json").write_text("{"), "card.json is not valid"),
+    "unknown field": (lambda f: edit_card(f, flavour="sour"), "flavour: Extra inputs are not permitted"),
+    "missing label": (lambda f: (f / "labels.txt").write_text("one\ntwo\n"), "labels 'tiny-10'.*2.*10"),
+    "no labels": (lambda f: (f / "labels.txt").unlink(), "labels 'tiny-10' cannot be used"),
+    "other name": (lambda f: edit_card(f, name="other"), "its card names it 'other', its folder 'broken'"),
+    "input shape": (
+        lambda f: edit_card(f, input__height=16),
+        r"input is .*the card says float \(N, \[3, 16, 32\]\)",
+    ),
+    "input name": (lambda f: rename_io(f, "image", "data"), r"inputs are \['data'\]"),
+    "output name": (lambda f: rename_io(f, "logits", "scores"), "no output 'logits'"),
+    "output shape": (lambda f: edit_card(f, outputs__embedding=[9]), "output 'embedding' is"),
+    "no ONNX": (
+        lambda f: (
+            (f / "model.onnx").write_bytes(b"no"),
+            edit_card(f, file__sha256="9390298f3fb0c5b160498935d79cb139aef28e1c47358b4bbba61862b9c26e59"),
+        ),
+        "cannot load the model",
+    ),
+}
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES)
+def test_a_broken_model_says_why_and_the_others_are_served(tmp_path: Path, breakage: str) -> None:
+    make_tiny_model(tmp_path, "good")
+    folder = make_tiny_model(tmp_path, "broken")
+    break_it, reason = BREAKAGES[breakage]
+    break_it(folder)
+    registry = Registry([tmp_path], "good")
+    registry.load()
+    assert registry.ready
+    assert registry.get().name == "good"
+    entry = registry.entry("broken")
+    assert entry.model is None
+    with pytest.raises(ModelUnavailable, match=reason) as caught:
+        registry.get("broken")
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_before_it_is_loaded_a_model_is_not_ready(tiny_models_dir: Path) -> None:
+    registry = Registry([tiny_models_dir], "tiny")
+    with pytest.raises(NotReady, match="'tiny' is still being loaded"):
+        registry.get()
+    with pytest.raises(UnknownModel, match="no model 'x'; there are: tiny, tiny-b"):
+        registry.get("x")
+    registry.load()
+    assert [model.name for model in registry.loaded] == ["tiny", "tiny-b"]
+    assert all(model.typical_ns > 0 for model in registry.loaded)
+
+
+def test_of_two_models_with_one_name_the_first_folder_wins(tmp_path: Path) -> None:
+    make_tiny_model(tmp_path / "own", "tiny", labels="own-10")
+    make_tiny_model(tmp_path / "zoo", "tiny", labels="zoo-10")
+    registry = Registry([tmp_path / "own", tmp_path / "zoo"], "tiny")
+    registry.load()
+    assert registry.get().card.labels == "own-10"
+
+
+def test_a_folder_of_models_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such folder of models"):
+        Registry([tmp_path / "nowhere"], "tiny")
+
+
+def test_no_models_at_all_is_an_empty_registry(tmp_path: Path) -> None:
+    registry = Registry([tmp_path], "tiny")
+    registry.load()
+    assert registry.entries == ()
+    with pytest.raises(UnknownModel, match="there are: none"):
+        registry.get()

@@ -1,0 +1,98 @@
+"""The process: how it starts, what stops it from starting, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.service.process import service_process
+
+
+def send_part_of_a_body(url_host: str, url_port: int) -> socket.socket:
+    connection = socket.create_connection((url_host, url_port), timeout=30)
+    connection.sendall(b"POST /classify HTTP/1.1\r\nHost: test\r\nContent-Length: 1000\r\n\r\nabc")
+    return connection
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_0_and_the_latencies_are_kept(
+    tiny_models_dir: Path, tmp_path: Path, png: bytes, stop: signal.Signals
+) -> None:
+    with service_process(tiny_models_dir, tmp_path) as process, process.client() as client:
+        for _ in range(5):
+            assert client.post("/classify", content=png).status_code == 200
+        process.popen.send_signal(stop)
+        assert process.wait() == 0
+    with service_process(tiny_models_dir, tmp_path) as process, process.client() as client:
+        rows = client.get("/latency?model=tiny&stage=total").json()["latencies"]
+        assert [row["count"] for row in rows] == [5]
+
+
+def test_a_slow_upload_does_not_hold_it_beyond_the_grace(tiny_models_dir: Path, tmp_path: Path) -> None:
+    settings = {"shutdown_grace_s": 1}
+    with (
+        service_process(tiny_models_dir, tmp_path, **settings) as process,
+        process.client() as client,
+        send_part_of_a_body(client.base_url.host, client.base_url.port or 0),
+    ):
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    assert "Traceback" not in process.log
+
+
+def test_a_port_in_use_is_one_line_and_exit_code_1(tiny_models_dir: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with service_process(tiny_models_dir, tmp_path, port=port) as process:
+            assert process.wait() == 1
+    assert process.lines == [
+        f"weighin: cannot listen on 127.0.0.1 port {port}: address already in use; "
+        "choose another with --host and --port, or WEIGHIN_HOST and WEIGHIN_PORT\n"
+    ]
+
+
+def test_a_second_one_on_the_same_data_directory_names_the_first(
+    tiny_models_dir: Path, tmp_path: Path
+) -> None:
+    with service_process(tiny_models_dir, tmp_path) as first, first.client() as client:
+        with service_process(tiny_models_dir, tmp_path) as second:
+            assert second.wait() == 1
+        assert str(first.popen.pid) in second.log
+        assert len(second.lines) == 1
+        assert client.get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "word"),
+    [
+        ("port", "many", "WEIGHIN_PORT"),
+        ("deadline_s", "-1", "WEIGHIN_DEADLINE_S"),
+        ("model_dirs", "nowhere", "no such folder of models: nowhere"),
+        ("host", "256.1.1.1", "256.1.1.1"),
+    ],
+)
+def test_a_bad_setting_is_named_and_nothing_starts(
+    tiny_models_dir: Path, tmp_path: Path, setting: str, value: str, word: str
+) -> None:
+    with service_process(tiny_models_dir, tmp_path, **{setting: value}) as process:
+        assert process.wait() in (1, 2)
+    assert word in process.log
+    assert "Traceback" not in process.log
+
+
+def test_logs_are_json_off_a_terminal_with_a_line_per_request_when_asked_for(
+    tiny_models_dir: Path, tmp_path: Path, png: bytes
+) -> None:
+    with service_process(tiny_models_dir, tmp_path, log_requests="true") as process:
+        with process.client() as client:
+            client.post("/classify", content=png, headers={"X-Request-ID": "find-me"})
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.wait() == 0
+    records = [json.loads(line) for line in process.lines]
+    [mine] = [record for record in records if record.get("request_id") == "find-me"]
+    assert (mine["method"], mine["path"], mine["status"]) == ("POST", "/classify", 200)
+    assert {"listening", "ready"} <= {record["event"] for record in records}
