@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Table, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.errors import StorageUnavailable
-from service.histogram import Distribution
+from service.histogram import Decoder, Distribution
 from service.stages import Regime
 from service.storage.database import DAMAGED
 from service.storage.recorded import Bucket, ErrorSeries, Recorded, Series
@@ -50,11 +50,12 @@ def read_rows(connection: Connection, regime: Regime, first: Bucket, end: int) -
     """What is kept of a regime in the buckets as long as `first`, from `first` to before `end` (seconds)."""
     distributions: dict[tuple[int, str], dict[Series, Distribution]] = {}
     errors: dict[tuple[int, str], dict[ErrorSeries, int]] = {}
+    decoder = Decoder()
     where = {"resolution_s": first.resolution_s, "regime": regime, "start": first.start, "end": end}
     for start, instance, model, stage, *encoded in connection.execute(_HISTOGRAMS, where):
         part = distributions.setdefault((start, instance), {})
         try:
-            part[Series(regime, model, stage)] = Distribution.decode(*encoded)
+            part[Series(regime, model, stage)] = decoder.decode(*encoded)
         except ValueError as error:
             raise StorageUnavailable(DAMAGED) from error
     for start, instance, model, slug, count in connection.execute(_ERRORS, where):

@@ -1,0 +1,170 @@
+"""How long /latency and /latency/history take over 30 days of 20 models.
+
+Fills a database of its own as if 20 models had been busy in every minute of 30 days (by default 300 runs a
+minute each), lets the store roll it up and asks through the HTTP router, in this process and without sockets.
+`first`: nothing is cached; `again`: closed buckets are, and one model has recorded a run since; `idle`: nothing
+was recorded since; `minute`: a minute has closed since. Medians of several rounds.
+
+    python benchmarks/latency_queries.py [--models 20] [--runs-per-minute 300]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+from fastapi import FastAPI
+
+from service.api.latency import latency_router
+from service.histogram import Distribution, DurationHistogram, merge
+from service.latency import Latencies
+from service.metrics import Metrics
+from service.recorder import Recorder
+from service.stages import STAGES
+from service.storage.database import open_database
+from service.storage.latency import LatencyStore
+from service.storage.recorded import DAY_S, HOUR_S, MERGED, MINUTE_S, Bucket, Recorded, Series
+
+QUESTIONS = (
+    "/latency?since=15m",
+    "/latency?since=24h",
+    "/latency?since=7d",
+    "/latency?since=30d",
+    "/latency/history?since=1h",
+    "/latency/history?since=24h",
+    "/latency/history?since=7d",
+    "/latency/history?since=30d",
+    "/latency/history?since=24h&step=15m&model=model-00&stage=total",
+)
+ROUNDS = 15
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def sample(runs: int, seed: int) -> Distribution:
+    """A plausible distribution of so many runs: log-normal around 1 to 8 ms."""
+    random = np.random.default_rng(seed)
+    histogram = DurationHistogram()
+    for duration in random.lognormal(np.log(random.uniform(1e6, 8e6)), 0.3, runs):
+        histogram.record(int(duration))
+    return histogram.snapshot()
+
+
+def fill(store: LatencyStore, now: float, models: list[str], runs_per_minute: int) -> None:
+    """Minutes of the last 47 hours, hours of the 5 days before, days before that."""
+    minutes = [sample(runs_per_minute, seed) for seed in range(40)]
+    hours = [merge([minutes[(first + n) % 40] for n in range(60)]) for first in range(7)]
+    days = [merge(hours * 3) for _ in range(2)]
+    random = np.random.default_rng(0)
+    today = int(now) // DAY_S * DAY_S
+    minutes_from = int(now - 47 * HOUR_S) // HOUR_S * HOUR_S
+    hours_from = today - 6 * DAY_S
+    for resolution_s, start, end, pool, instance in (
+        (DAY_S, today - 30 * DAY_S, hours_from, days, MERGED),
+        (HOUR_S, hours_from, minutes_from, hours, MERGED),
+        (MINUTE_S, minutes_from, int(now) // MINUTE_S * MINUTE_S, minutes, "earlier"),
+    ):
+        buckets = [Bucket(resolution_s, at) for at in range(start, end, resolution_s)]
+        for at in range(0, len(buckets), 60):
+            store.write(
+                [
+                    Recorded(
+                        bucket,
+                        instance,
+                        {
+                            Series("live", model, stage): pool[random.integers(len(pool))]
+                            for model in models
+                            for stage in STAGES
+                        },
+                        {},
+                    )
+                    for bucket in buckets[at : at + 60]
+                ]
+            )
+
+
+async def measure(models: list[str], runs_per_minute: int, folder: Path) -> None:
+    """Fill, ask and print."""
+    clock = Clock(time.time() // MINUTE_S * MINUTE_S + 30)
+    engine = open_database(None, folder)
+    store = LatencyStore(engine)
+    store.ensure_open()
+    begun = time.perf_counter()
+    fill(store, clock(), models, runs_per_minute)
+    print(f"filled in {time.perf_counter() - begun:.0f} s, {size_of(folder):.0f} MB")
+    begun = time.perf_counter()
+    store.maintain(clock(), None)
+    print(f"rolled up in {time.perf_counter() - begun:.1f} s (47 hours, 7 days), {size_of(folder):.0f} MB")
+
+    run = dict.fromkeys(STAGES, 2_000_000)
+    print(f"\n{'milliseconds':64} {'first':>7} {'again':>7} {'idle':>7} {'minute':>7} {'kB':>6}")
+    for question in QUESTIONS:
+        first = []
+        for _ in range(3):
+            recorder = Recorder(store, Metrics({}), clock=clock)
+            client = client_of(recorder, models)
+            first.append(await timed(client, question))
+        again, idle, minute = [], [], []
+        for _ in range(ROUNDS):
+            recorder.record(models[0], "live", run)
+            again.append(await timed(client, question))
+            idle.append(await timed(client, question))
+        for _ in range(5):
+            clock.now += MINUTE_S
+            recorder.record(models[0], "live", run)
+            recorder.flush()
+            minute.append(await timed(client, question))
+        size = len((await client.get(question)).content) / 1000
+        figures = " ".join(f"{statistics.median(each):7.1f}" for each in (first, again, idle, minute))
+        print(f"{question:64} {figures} {size:6.0f}")
+        await client.aclose()
+
+
+def client_of(recorder: Recorder, models: list[str]) -> httpx.AsyncClient:
+    """A client of an application with nothing but the latency routes."""
+    app = FastAPI()
+    app.include_router(latency_router(Latencies(recorder), lambda: models))
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+
+
+async def timed(client: httpx.AsyncClient, question: str) -> float:
+    """Milliseconds until the answer is there."""
+    begun = time.perf_counter()
+    (await client.get(question)).raise_for_status()
+    return (time.perf_counter() - begun) * 1000
+
+
+def size_of(folder: Path) -> float:
+    """Megabytes of the files in it."""
+    return sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+
+
+def main() -> None:
+    """Read the arguments and measure."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", type=int, default=20)
+    parser.add_argument("--runs-per-minute", type=int, default=300)
+    arguments = parser.parse_args()
+    models = [f"model-{number:02}" for number in range(arguments.models)]
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(measure(models, arguments.runs_per_minute, Path(folder)))
+
+
+if __name__ == "__main__":
+    main()

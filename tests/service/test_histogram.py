@@ -1,0 +1,114 @@
+"""Distributions: as exact as they say, the same merged as recorded together, the same after storage."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hdrh.histogram import HdrHistogram
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.histogram import HIGHEST_US, Decoder, Distribution, DurationHistogram, merge
+
+durations = st.lists(st.integers(0, 60_000_000_000), min_size=1, max_size=300)
+
+
+def record(samples_ns: list[int]) -> Distribution:
+    histogram = DurationHistogram()
+    for sample in samples_ns:
+        histogram.record(sample)
+    return histogram.snapshot()
+
+
+def same(one: Distribution, other: Distribution) -> bool:
+    return (
+        (one.count, one.sum_ns, one.max_ns) == (other.count, other.sum_ns, other.max_ns)
+        and one.slots.tolist() == other.slots.tolist()
+        and one.counts.tolist() == other.counts.tolist()
+    )
+
+
+@given(durations)
+def test_figures_are_those_of_the_samples(samples: list[int]) -> None:
+    summary = record(samples).summary()
+    ordered = sorted(samples)
+    assert summary.count == len(samples)
+    assert summary.mean_ms == pytest.approx(sum(samples) / len(samples) / 1e6, abs=0.0006)
+    assert summary.max_ms == pytest.approx(max(samples) / 1e6, abs=0.0006)
+    for told, fraction, needed in (
+        (summary.p50_ms, 0.5, 1),
+        (summary.p90_ms, 0.9, 64),
+        (summary.p95_ms, 0.95, 130),
+        (summary.p99_ms, 0.99, 662),
+    ):
+        if len(samples) < needed:
+            assert told is None
+        else:
+            exact_ms = ordered[math.ceil(fraction * len(samples)) - 1] / 1e6
+            assert told == pytest.approx(exact_ms, rel=0.001, abs=0.0011)
+
+
+@given(st.lists(durations, max_size=5))
+def test_merged_is_the_same_as_recorded_together(parts: list[list[int]]) -> None:
+    together = record([sample for part in parts for sample in part]) if parts else merge([])
+    assert same(merge([record(part) for part in parts]), together)
+
+
+@given(st.lists(durations, min_size=1, max_size=3))
+def test_what_was_encoded_is_decoded(parts: list[list[int]]) -> None:
+    decoder = Decoder()
+    for part in parts:
+        original = record(part)
+        decoded = decoder.decode(original.encode(), original.count, original.sum_ns, original.max_ns)
+        assert same(decoded, original)
+
+
+def test_other_programs_can_read_the_encoding() -> None:
+    samples = [1_000_000 + 7_000 * n for n in range(1000)]
+    histogram = HdrHistogram.decode(record(samples).encode(), False)
+    assert histogram.get_total_count() == 1000
+    assert histogram.get_value_at_percentile(50) == pytest.approx(4_493, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("n", "p90", "p95", "p99"), [(63, 0, 0, 0), (64, 1, 0, 0), (130, 1, 1, 0), (662, 1, 1, 1)]
+)
+def test_percentiles_need_samples(n: int, p90: bool, p95: bool, p99: bool) -> None:
+    summary = record([2_000_000] * n).summary()
+    assert summary.p50_ms == 2.0
+    assert (summary.p90_ms, summary.p95_ms, summary.p99_ms) == (
+        2.0 if p90 else None,
+        2.0 if p95 else None,
+        2.0 if p99 else None,
+    )
+
+
+def test_nothing_gives_no_figures() -> None:
+    summary = merge([]).summary()
+    assert summary.count == 0
+    assert summary.mean_ms is summary.p50_ms is summary.max_ms is None
+
+
+def test_extremes_are_kept() -> None:
+    summary = record([-5, 0, 400, 100_000_000_000]).summary()
+    assert summary.count == 4
+    assert summary.max_ms == 100_000.0
+    assert summary.p50_ms == 0.0
+    assert record([100_000_000_000]).summary().p50_ms == pytest.approx(HIGHEST_US / 1000, rel=0.001)
+
+
+@pytest.mark.parametrize("garbage", [b"", b"x" * 40, record([1000]).encode()[:-3]])
+def test_other_bytes_are_refused_and_leave_no_trace(garbage: bytes) -> None:
+    decoder = Decoder()
+    with pytest.raises(ValueError, match="no HDR histogram"):
+        decoder.decode(garbage, 1, 1000, 1000)
+    original = record([1000, 5_000_000])
+    assert same(decoder.decode(original.encode(), 2, 5_001_000, 5_000_000), original)
+
+
+def test_histograms_with_other_slots_are_refused() -> None:
+    other = HdrHistogram(1, 1_000_000, 2, b64_wrap=False)
+    other.record_value(1000)
+    with pytest.raises(ValueError, match="no HDR histogram"):
+        Decoder().decode(other.encode(), 1, 1_000_000, 1_000_000)

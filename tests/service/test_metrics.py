@@ -1,0 +1,91 @@
+"""What Prometheus is shown."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.metrics import BUCKETS_S, Metrics
+
+
+def scrape(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(metrics.render().decode())
+        for sample in family.samples
+    }
+
+
+def key(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
+    return name, frozenset(labels.items())
+
+
+def test_durations_fall_into_buckets_in_seconds() -> None:
+    metrics = Metrics({"version": "1"})
+    for milliseconds in (0.4, 0.5, 0.6, 20_000):
+        metrics.observe("tiny", "live", {"inference": round(milliseconds * 1e6)})
+    shown = scrape(metrics)
+    series = {"model": "tiny", "regime": "live", "stage": "inference"}
+    name = "weighin_stage_duration_seconds"
+    assert shown[key(f"{name}_bucket", le="0.0005", **series)] == 2
+    assert shown[key(f"{name}_bucket", le="0.001", **series)] == 3
+    assert shown[key(f"{name}_bucket", le="10.0", **series)] == 3
+    assert shown[key(f"{name}_bucket", le="+Inf", **series)] == 4
+    assert shown[key(f"{name}_count", **series)] == 4
+    assert shown[key(f"{name}_sum", **series)] == pytest.approx(20.0015)
+    assert min(BUCKETS_S) == 0.0005
+
+
+def test_errors_are_counted_with_and_without_a_model() -> None:
+    metrics = Metrics({})
+    metrics.count_error("tiny", "queue-full")
+    metrics.count_error("tiny", "queue-full")
+    metrics.count_error(None, "unknown-model")
+    shown = scrape(metrics)
+    assert shown[key("weighin_errors_total", model="tiny", kind="queue-full")] == 2
+    assert shown[key("weighin_errors_total", model="", kind="unknown-model")] == 1
+
+
+def test_gauges_are_read_when_shown() -> None:
+    metrics = Metrics({"version": "1.2", "onnxruntime": "1.32"})
+    waiting = [0]
+    metrics.watch(
+        waiting=lambda: waiting[0], running=lambda: 2, models_loaded=lambda: 6, degraded=lambda: True
+    )
+    waiting[0] = 7
+    shown = scrape(metrics)
+    assert shown[key("weighin_requests_waiting")] == 7
+    assert shown[key("weighin_requests_running")] == 2
+    assert shown[key("weighin_models_loaded")] == 6
+    assert shown[key("weighin_state_degraded")] == 1
+    assert shown[key("weighin_build_info", version="1.2", onnxruntime="1.32")] == 1
+
+
+def test_every_name_is_ours_and_two_do_not_share() -> None:
+    one, other = Metrics({}), Metrics({})
+    one.observe("tiny", "compare", {"total": 1})
+    one.count_error("tiny", "busy")
+    assert all(name.startswith("weighin_") for name, _ in scrape(one))
+    assert not any("tiny" in dict(labels).values() for _, labels in scrape(other))
+
+
+def test_threads_lose_nothing() -> None:
+    metrics = Metrics({})
+
+    def work() -> None:
+        for _ in range(2000):
+            metrics.observe("tiny", "live", {"total": 1_000_000})
+            metrics.count_error("tiny", "busy")
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    shown = scrape(metrics)
+    assert (
+        shown[key("weighin_stage_duration_seconds_count", model="tiny", regime="live", stage="total")] == 8000
+    )
+    assert shown[key("weighin_errors_total", model="tiny", kind="busy")] == 8000
