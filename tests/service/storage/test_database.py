@@ -1,0 +1,114 @@
+"""The database opens as it should, is migrated once, and is left alone when it cannot be used."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sqlite3
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+from service.errors import StorageUnavailable
+from service.storage import migrations
+from service.storage.database import FILE_NAME, SCHEMA, open_database, prepare
+from service.storage.tables import metadata
+
+
+def prepare_in(folder: str) -> None:
+    prepare(open_database(None, Path(folder)))
+
+
+def test_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> None:
+    engine = open_database(None, tmp_path)
+    prepare(engine)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
+
+
+def test_the_newest_migration_is_the_one_that_the_code_asks_for() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    assert ScriptDirectory.from_config(config).get_current_head() == SCHEMA
+
+
+def test_sqlite_survives_power_loss(tmp_path: Path) -> None:
+    engine = open_database(None, tmp_path)
+    prepare(engine)
+    with engine.connect() as connection:
+        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+        assert connection.execute(text("PRAGMA synchronous")).scalar() == 2
+        assert connection.execute(text("PRAGMA busy_timeout")).scalar() == 5000
+    engine.dispose()
+
+
+def test_processes_that_start_together_migrate_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=prepare_in, args=(str(tmp_path),)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+
+
+def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
+    engine = open_database(None, tmp_path)
+    prepare(engine)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(
+        StorageUnavailable, match=f"schema 9999, this version of Weigh-in knows up to {SCHEMA}"
+    ):
+        prepare(engine)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
+    engine.dispose()
+
+
+def test_a_damaged_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+    content = b"this is no database, but it is mine" * 1000
+    (tmp_path / FILE_NAME).write_bytes(content)
+    engine = open_database(None, tmp_path)
+    with pytest.raises(StorageUnavailable, match="damaged: move it away") as caught:
+        prepare(engine)
+    assert str(tmp_path) not in caught.value.detail
+    engine.dispose()
+    assert (tmp_path / FILE_NAME).read_bytes() == content
+
+
+def test_a_missing_directory_is_said(tmp_path: Path) -> None:
+    engine = open_database(None, tmp_path / "nowhere")
+    with pytest.raises(StorageUnavailable, match="the data directory is missing") as caught:
+        prepare(engine)
+    assert str(tmp_path) not in caught.value.detail
+
+
+def test_another_program_that_holds_the_database_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.storage.database._BUSY_TIMEOUT_MS", 10)
+    engine = open_database(None, tmp_path)
+    prepare(engine)
+    other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
+    other.execute("UPDATE alembic_version SET version_num = ''")
+    other.execute("BEGIN EXCLUSIVE")
+    engine.dispose()
+    with pytest.raises(StorageUnavailable, match="another program holds the database"):
+        prepare(engine)
+    other.execute("ROLLBACK")
+    other.close()
+    engine.dispose()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "nonsense://host/db", "postgresql://user:secret@host/db"])
+def test_a_url_that_cannot_be_used_is_said_without_its_password(tmp_path: Path, url: str) -> None:
+    with pytest.raises(StorageUnavailable) as caught:
+        open_database(url, tmp_path)
+    assert "WEIGHIN_DATABASE_URL" in caught.value.detail
+    assert "secret" not in caught.value.detail

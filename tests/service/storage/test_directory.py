@@ -1,0 +1,82 @@
+"""The data directory belongs to one process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.errors import DataDirectoryInUse, StorageUnavailable
+from service.storage.directory import DataDirectory
+from service.storage.state import open_state
+
+HOLD = """
+import sys
+from pathlib import Path
+from service.storage.directory import DataDirectory
+with DataDirectory(Path(sys.argv[1])) as directory:
+    directory.serves_at("http://127.0.0.1:8123")
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_it_is_made_with_its_parents(tmp_path: Path) -> None:
+    with DataDirectory(tmp_path / "a" / "b") as directory:
+        assert directory.path.is_dir()
+        assert directory.problem is None
+
+
+def test_a_second_process_is_told_who_has_it(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(DataDirectoryInUse) as caught, DataDirectory(tmp_path):
+            pass
+        assert f"process {holder.pid}, since 2" in caught.value.detail
+        assert "serving at http://127.0.0.1:8123" in caught.value.detail
+        assert str(tmp_path) not in caught.value.detail
+        holder.communicate("")
+    with DataDirectory(tmp_path) as directory:
+        assert directory.problem is None
+
+
+def test_it_is_taken_even_when_the_owner_left_no_note(tmp_path: Path) -> None:
+    with DataDirectory(tmp_path):
+        (tmp_path / "weighin.owner.json").write_text("{")
+        with pytest.raises(DataDirectoryInUse, match="in use by another process"):
+            DataDirectory(tmp_path).__enter__()
+
+
+def test_a_killed_owner_is_no_owner(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        os.kill(holder.pid, 9)
+        holder.wait()
+    with DataDirectory(tmp_path) as directory:
+        assert directory.problem is None
+
+
+def test_a_path_that_cannot_be_a_directory_is_a_problem_and_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with DataDirectory(tmp_path / "file") as directory:
+        assert directory.problem is not None
+        assert "cannot be written" in directory.problem
+        assert str(tmp_path) not in directory.problem
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_state_lets_the_directory_go_when_the_database_url_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(StorageUnavailable, match="WEIGHIN_DATABASE_URL") as caught:
+        open_state(tmp_path, "nonsense://user:secret@host/db")
+    assert "secret" not in caught.value.detail
+    with open_state(tmp_path, None) as state:
+        assert state.problem is None
