@@ -97,7 +97,8 @@ class Buckets:
 
     def figures(self, question: Question, start: int, end: float) -> Figures:
         """The figures of what was recorded from `start` to `end`, which may be infinite."""
-        buckets = cover(start, min(end, question.now), question.progress) if question.view else []
+        until = min(end, math.floor(question.now) + 1)  # this second is in it
+        buckets = cover(start, until, question.progress) if question.view else []
         closed = tuple(bucket for bucket in buckets if question.is_closed(bucket))
         base, base_figures = self._sum(question, closed)
         known_closed = set(closed)
@@ -105,7 +106,7 @@ class Buckets:
         fresh = combine(
             of_one_regime(part)
             for part in [
-                *self._tail(question, open_buckets, start, min(end, question.now)),
+                *self._tail(question, open_buckets, start, until),
                 *(part for part in question.memory if start <= part.bucket.start < end),
             ]
         )

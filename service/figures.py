@@ -50,7 +50,10 @@ def combine(parts: Iterable[Merged]) -> Merged:
         for model, counts in part.errors.items():
             for slug, count in counts.items():
                 errors[model][slug] += count
-    return Merged({series: merge(each) for series, each in distributions.items()}, errors)
+    return Merged(
+        {series: merge(each) for series, each in distributions.items()},
+        {model: dict(counts) for model, counts in errors.items()},
+    )
 
 
 def figures(merged: Merged) -> Figures:

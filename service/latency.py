@@ -121,7 +121,7 @@ def _steps(question: Question, since: float, step_s: int | None) -> list[Bucket]
     kept_s = question.resolution_at(since)
     step_s = math.ceil(step_s / kept_s) * kept_s
     first = bucket_of(step_s, since)
-    count = max(1, math.ceil((question.now - first.start) / step_s))
+    count = math.floor((question.now - first.start) / step_s) + 1
     if count > MAX_STEPS:
         raise InvalidParameter(
             f"step: {step_s} s make {count} points in time, at most {MAX_STEPS} are given: "

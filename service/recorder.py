@@ -44,6 +44,7 @@ class Recorder:
         self._clock = clock
         self._lock = threading.Lock()  # guards all that follows; never held while the store is at work
         self._instance = uuid.uuid4().hex
+        self._instance_until = 0  # end of the last bucket that this instance recorded into
         self._open: Recording | None = None
         self._closed: list[Recording] = []
         self._revision = 0
@@ -137,9 +138,11 @@ class Recorder:
             if current.bucket.start <= now < current.bucket.end:
                 return current
             self._closed.append(current)
-            if now < current.bucket.start:
-                self._instance = uuid.uuid4().hex
         bucket = bucket_of(MINUTE_S, now) if self._store is None else self._store.bucket_for(now)
+        if bucket.start < self._instance_until:
+            # The clock was set back, and this instance may have written this bucket before.
+            self._instance = uuid.uuid4().hex
+        self._instance_until = bucket.end
         self._open = Recording(bucket, self._instance)
         return self._open
 
@@ -169,7 +172,6 @@ class Recorder:
         store.maintain(self._clock(), unsaved_from)
 
     def _close_if_over(self) -> None:
-        # Only forward: when the clock went back, `_recording` has to see what was open to notice.
         if self._open is not None and self._clock() >= self._open.bucket.end:
             self._closed.append(self._open)
             self._open = None

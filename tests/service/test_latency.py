@@ -1,0 +1,224 @@
+"""Windows and histories tell exactly what was recorded in them, whatever is rolled up and where it lies."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.errors import InvalidParameter
+from service.histogram import DurationHistogram, Summary
+from service.latency import MAX_STEPS, Latencies
+from service.metrics import Metrics
+from service.recorder import Recorder
+from service.storage.database import open_database
+from service.storage.latency import LatencyStore
+from service.storage.recorded import DAY_S, HOUR_S, MINUTE_S
+from service.storage.tables import latency_histograms
+
+START = 20_000 * DAY_S + 5 * HOUR_S
+MODELS = ("one", "two")
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = float(START)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class World:
+    """A service that is restarted now and then, and a plain list of all that it ever recorded."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.clock = Clock()
+        self.store = LatencyStore(open_database(None, folder))
+        self.samples: list[tuple[float, str, int]] = []
+        self.errors: list[tuple[float, str]] = []
+        self.restart()
+
+    def restart(self) -> None:
+        self.recorder = Recorder(self.store, Metrics({}), clock=self.clock)
+        self.recorder.flush()
+        self.latencies = Latencies(self.recorder)
+
+    def record(self) -> None:
+        for _ in range(self.random.randrange(4)):
+            model, duration = self.random.choice(MODELS), self.random.randrange(1_000_000, 90_000_000)
+            self.samples.append((self.clock(), model, duration))
+            self.recorder.record(model, "live", {"total": duration})
+        if self.random.random() < 0.2:
+            self.errors.append((self.clock(), "one"))
+            self.recorder.record_error("one", "live", "queue-full")
+        if self.random.random() < 0.2:
+            self.recorder.record("one", "compare", {"total": 1})
+
+    def expected(self, start: float, end: float = float("inf")) -> dict[str, Summary]:
+        histograms: dict[str, DurationHistogram] = defaultdict(DurationHistogram)
+        for at, model, duration in self.samples:
+            if start <= at < end:
+                histograms[model].record(duration)
+        return {model: histogram.snapshot().summary() for model, histogram in histograms.items()}
+
+    def check(self) -> None:
+        now = self.clock()
+        for length_s in (MINUTE_S, HOUR_S, DAY_S, 3 * DAY_S, 20 * DAY_S):
+            window, figures = self.latencies.window("live", now - length_s)
+            assert window.lacking is None
+            assert window.end == now
+            assert now - length_s - window.resolution_s < window.start <= now - length_s
+            assert {model: s for (model, _), s in figures.summaries.items()} == self.expected(window.start)
+            told = sum(n for counts in figures.errors.values() for n in counts.values())
+            assert told == sum(1 for at, _ in self.errors if at >= window.start)
+        for length_s, step_s in (
+            (HOUR_S, None),
+            (HOUR_S, 300),
+            (DAY_S, 900),
+            (3 * DAY_S, 7200),
+            (20 * DAY_S, None),
+        ):
+            window, points = self.latencies.history("live", now - length_s, step_s)
+            step_s = window.resolution_s
+            for at, figures in points:
+                found = {model: s for (model, _), s in figures.summaries.items()}
+                assert found == self.expected(at, at + step_s)
+            assert [at for at, _ in points] == sorted(
+                {
+                    int(at // step_s) * step_s
+                    for at in [*(at for at, *_ in self.samples), *(at for at, _ in self.errors)]
+                    if at >= window.start
+                }
+            )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[LatencyStore]:
+    store = LatencyStore(open_database(None, tmp_path))
+    yield store
+    store.close()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_answer_is_that_of_a_plain_list(tmp_path: Path, seed: int) -> None:
+    world = World(tmp_path, seed)
+    for step in range(240):
+        world.record()
+        world.clock.now += world.random.choice((1, 20, 60, 600, 3600, 4 * HOUR_S))
+        if world.random.random() < 0.7:
+            world.recorder.flush()
+        if world.random.random() < 0.05:
+            world.recorder.flush()
+            world.restart()
+        if step % 12 == 0:
+            world.check()
+    world.recorder.flush()
+    world.check()
+    assert world.clock.now - START > 7 * DAY_S
+    world.store.close()
+
+
+def test_a_clock_that_is_set_back_is_in_the_answers(tmp_path: Path) -> None:
+    world = World(tmp_path, 0)
+    for _ in range(60):
+        world.record()
+        world.clock.now += 20 * MINUTE_S
+        world.recorder.flush()
+    world.check()
+    world.clock.now -= 5 * HOUR_S  # what was recorded by the wrong clock is yet to come
+    future = world.clock.now + MINUTE_S
+    world.samples = [sample for sample in world.samples if sample[0] < future]
+    world.errors = [error for error in world.errors if error[0] < future]
+    for _ in range(5):
+        world.record()
+        world.check()
+        world.recorder.flush()
+        world.check()
+        world.clock.now += 5
+    world.store.close()
+
+
+def test_closed_buckets_are_read_once(store: LatencyStore) -> None:
+    clock = Clock()
+    recorder = Recorder(store, Metrics({}), clock=clock)
+    for _ in range(5):
+        recorder.record("one", "live", {"total": 1_000_000})
+        recorder.flush()
+        clock.now += HOUR_S
+    recorder.flush()
+    latencies = Latencies(recorder)
+    before = latencies.window("live", START)[1], latencies.history("live", START)[1]
+    with store._engine.begin() as connection:
+        connection.execute(latency_histograms.delete())
+    assert (latencies.window("live", START)[1], latencies.history("live", START)[1]) == before
+    assert latencies.window("live", START)[1].summaries[("one", "total")].count == 5
+
+
+def test_rows_of_other_instances_are_merged(store: LatencyStore) -> None:
+    clock = Clock()
+    one, other = (Recorder(store, Metrics({}), clock=clock) for _ in range(2))
+    for recorder, milliseconds in ((one, 2), (other, 4)):
+        recorder.record("one", "live", {"total": milliseconds * 1_000_000})
+        recorder.flush()
+    for recorder in (one, other):
+        summary = Latencies(recorder).window("live", START)[1].summaries[("one", "total")]
+        assert (summary.count, summary.mean_ms, summary.max_ms) == (2, 3.0, 4.0)
+
+
+def test_memory_answers_where_the_store_cannot(tmp_path: Path) -> None:
+    clock = Clock()
+    recorder = Recorder(LatencyStore(open_database(None, tmp_path / "nowhere")), Metrics({}), clock=clock)
+    latencies = Latencies(recorder)
+    for _ in range(90):
+        recorder.record("one", "live", {"total": 1_000_000})
+        clock.now += 2 * MINUTE_S
+        recorder.flush()
+    window, figures = latencies.window("live", START - MINUTE_S)
+    assert window.lacking is not None
+    assert "missing" in window.lacking
+    assert figures.summaries[("one", "total")].count == 90
+    _, points = latencies.history("live", START - MINUTE_S, HOUR_S)
+    assert sum(figures.summaries[("one", "total")].count for _, figures in points) == 90
+    assert latencies.knows("one")
+    assert not latencies.knows("two")
+    # What was answered meanwhile is not taken for the truth once the store is back.
+    (tmp_path / "nowhere").mkdir()
+    recorder.flush()
+    assert recorder.problem is None
+    window, points = latencies.history("live", START - MINUTE_S, HOUR_S)
+    assert window.lacking is None
+    assert sum(figures.summaries[("one", "total")].count for _, figures in points) == 90
+
+
+def test_too_many_steps_are_refused(store: LatencyStore) -> None:
+    recorder = Recorder(store, Metrics({}), clock=Clock())
+    recorder.flush()
+    latencies = Latencies(recorder)
+    latencies.history("live", START - (MAX_STEPS - 1) * MINUTE_S, MINUTE_S)
+    with pytest.raises(InvalidParameter, match=f"at most {MAX_STEPS}"):
+        latencies.history("live", START - (MAX_STEPS + 1) * MINUTE_S, MINUTE_S)
+
+
+def test_steps_are_as_long_as_what_is_kept(store: LatencyStore) -> None:
+    recorder = Recorder(store, Metrics({}), clock=Clock())
+    recorder.flush()
+    latencies = Latencies(recorder)
+    for since_s, step_s, given_s in (
+        (HOUR_S, None, MINUTE_S),
+        (DAY_S, None, HOUR_S),
+        (30 * DAY_S, None, DAY_S),
+        (3 * DAY_S, 300, HOUR_S),
+        (3 * DAY_S, 5000, 2 * HOUR_S),
+        (30 * DAY_S, HOUR_S, DAY_S),
+        (9999 * DAY_S, None, DAY_S),
+    ):
+        window, points = latencies.history("live", START - since_s, step_s)
+        assert (window.resolution_s, points) == (given_s, [])
+        assert window.start % given_s == 0
+        assert window.start >= START - 367 * DAY_S
