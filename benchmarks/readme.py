@@ -1,0 +1,87 @@
+"""Runs the commands that README.md shows and puts what they really print below them.
+
+    .venv/bin/python benchmarks/readme.py
+
+Needs the test requirements (its photographs are scikit-image's), jq and a free port 8000; run it on a machine
+that does nothing else. It starts a service with a data directory of its own, and sends it photographs to
+have latencies to show.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import skimage.data
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+SERVICE = "http://127.0.0.1:8000"
+CLASSIFIED_FIRST = 700
+"""Enough for a p99."""
+
+
+def main() -> None:
+    """Rewrite README.md."""
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for photo in ("cat", "coffee", "rocket"):
+            Image.fromarray(getattr(skimage.data, photo)()).save(folder / f"{photo}.jpg", quality=90)
+        (folder / ".venv").symlink_to(ROOT / ".venv")
+        environment = {**os.environ, "WEIGHIN_DATA_DIR": str(folder / "data"), "COLUMNS": "110"}
+        service = subprocess.Popen([ROOT / ".venv/bin/weighin", "serve"], env=environment)
+        try:
+            wait_until_ready(service)
+            cat = (folder / "cat.jpg").read_bytes()
+            for _ in range(CLASSIFIED_FIRST):
+                urllib.request.urlopen(urllib.request.Request(f"{SERVICE}/classify", data=cat)).read()
+            text = re.sub(
+                r"(?<=```console\n)\$ .*?(?=^```$)",
+                lambda block: run_all(block.group(), folder, environment),
+                text,
+                flags=re.DOTALL | re.MULTILINE,
+            )
+        finally:
+            service.terminate()
+            service.wait()
+    readme.write_text(text)
+
+
+def wait_until_ready(service: subprocess.Popen[bytes]) -> None:
+    for _ in range(300):
+        try:
+            urllib.request.urlopen(f"{SERVICE}/readyz")
+            return
+        except (urllib.error.URLError, ConnectionError):
+            if service.poll() is not None:
+                break
+            time.sleep(0.1)
+    raise SystemExit("the service did not get ready")
+
+
+def run_all(block: str, folder: Path, environment: dict[str, str]) -> str:
+    """The block's commands (the lines that begin with `$ `), each followed by what it prints."""
+    shown = ""
+    for command in re.findall(r"^\$ (.+)$", block, re.MULTILINE):
+        print(command, file=sys.stderr)
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True
+        )
+        if done.returncode or done.stderr:
+            raise SystemExit(f"exit code {done.returncode}: {done.stderr}")
+        output = "\n".join(line.rstrip() for line in done.stdout.rstrip().splitlines())
+        shown += f"$ {command}\n{output}\n"
+    return shown
+
+
+if __name__ == "__main__":
+    main()

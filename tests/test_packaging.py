@@ -1,0 +1,121 @@
+"""What is pinned, shipped and documented agrees with what the code needs."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCKS = [ROOT / "requirements.lock", ROOT / "tests/requirements.lock"]
+
+# Registry hosts must not be pinned; spelled in pieces so that this file names none itself.
+URL = re.compile(r"https?:" + r"//|--(extra-)?index-url|--find-links", re.IGNORECASE)
+
+
+def pinned(lock: Path) -> dict[str, str]:
+    """Normalised name to version of each requirement in `lock`."""
+    found = re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", lock.read_text(), re.MULTILINE)
+    return {normalised(name): version for name, version in found}
+
+
+def normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def required(requirement: str) -> str:
+    match = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert match is not None, requirement
+    return normalised(match.group())
+
+
+RUNTIME = sorted(required(requirement) for requirement in PROJECT["dependencies"])
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.parent.name + "/" + path.name)
+def test_a_lock_names_no_index(lock: Path) -> None:
+    assert not URL.findall(lock.read_text())
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.parent.name + "/" + path.name)
+def test_every_pinned_package_has_hashes(lock: Path) -> None:
+    entries = re.split(r"^(?=\S)", lock.read_text(), flags=re.MULTILINE)
+    entries = [entry for entry in entries if entry.strip() and not entry.startswith("#")]
+    assert len(entries) == len(pinned(lock)) > 20
+    assert not [entry.split()[0] for entry in entries if "--hash=sha256:" not in entry]
+
+
+def test_the_lock_pins_every_runtime_dependency_and_no_torch() -> None:
+    names = pinned(LOCKS[0]).keys()
+    assert set(RUNTIME) <= names
+    assert not names & {"torch", "onnx", "opencv-python-headless", "opencv-python", "scipy", "pytest"}
+
+
+def test_the_tests_run_what_is_served() -> None:
+    """A package in both locks has one version."""
+    served, tested = pinned(LOCKS[0]), pinned(LOCKS[1])
+    assert {name: tested.get(name) for name in served} == served
+
+
+@pytest.mark.parametrize("name", RUNTIME)
+def test_the_map_says_why_a_dependency_is_there(name: str) -> None:
+    """docs/architecture.md has a line `| name | why |` for each, with a reason."""
+    lines = (ROOT / "docs/architecture.md").read_text().splitlines()
+    rows = [line for line in lines if re.match(rf"\| `?{re.escape(name)}`? \|", line, re.IGNORECASE)]
+    assert len(rows) == 1, f"docs/architecture.md needs one line '| `{name}` | why |'"
+    assert len(rows[0].split("|")[2].strip()) > 10
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields))
+def test_every_setting_is_documented(name: str) -> None:
+    """README.md has a line `| WEIGHIN_NAME | default | what |` for each."""
+    variable = f"WEIGHIN_{name.upper()}"
+    rows = re.findall(rf"^\| `{variable}` \|(.+)\|(.+)\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(rows) == 1, f"README.md needs one line '| `{variable}` | default | what |'"
+    written, meaning = (cell.strip() for cell in rows[0])
+    default = Settings.model_fields[name].default
+    if isinstance(default, str | int | float) and not isinstance(default, bool):
+        assert written == f"`{default}`"
+    assert written
+    assert len(meaning) > 10
+
+
+def test_the_readme_names_no_setting_that_does_not_exist() -> None:
+    """A setting that was renamed is not left behind in the documents or the compose file."""
+    known = {f"WEIGHIN_{name.upper()}" for name in Settings.model_fields}
+    for name in ("README.md", "compose.yaml", "Dockerfile", "Makefile", ".ci/run"):
+        assert set(re.findall(r"WEIGHIN_[A-Z0-9_]+", (ROOT / name).read_text())) <= known, name
+
+
+def test_only_settings_reads_the_environment() -> None:
+    readers = []
+    for path in sorted((ROOT / "service").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+            if name in ("environ", "getenv", "environb", "getenvb"):
+                readers.append(path.relative_to(ROOT).as_posix())
+    assert set(readers) <= {"service/settings.py"}
+
+
+def test_serving_needs_neither_torch_nor_onnx() -> None:
+    """Every module of the service can be imported where neither is installed."""
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for folder in ("service", "models/zoo")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if "migrations" not in path.parts and path.stem not in ("__init__", "__main__")
+    ]
+    assert len(modules) > 20
+    program = "import importlib, sys\nsys.modules.update(torch=None, onnx=None)\n" + "".join(
+        f"importlib.import_module({module!r})\n" for module in modules
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
