@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from service.cli.output import console
 from service.cli.settings import settings_with
 from service.compare import Comparer, Comparison
 from service.cpu import core_budget
@@ -30,8 +30,7 @@ def compare_photos(
     repeat: Annotated[int, typer.Option(help="Measured runs of each model, 1 to 50")] = 20,
 ) -> None:
     """Run photos through several models, side by side, without a server."""
-
-    console = Console()
+    out = console()
     settings = settings_with()
     registry = Registry(settings.model_dirs, settings.default_model)
     registry.load()
@@ -63,7 +62,7 @@ def compare_photos(
             reason = error.detail if isinstance(error, WeighinError) else error.strerror
             print(f"{photo}: {reason}", file=sys.stderr)
             continue
-        console.print(_table(photo, comparison))
+        out.print(_table(photo, comparison))
     pool.close()
     if failed:
         raise typer.Exit(1)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
+from service.cli.output import console
 from service.cli.settings import settings_with
 from service.registry import Registry
 
 
 def list_models() -> None:
     """List the models that would be served, and why one would not be."""
-    console = Console()
+    out = console()
     settings = settings_with()
     registry = Registry(settings.model_dirs, settings.default_model)
     registry.load()
@@ -34,5 +34,5 @@ def list_models() -> None:
             "" if card.accuracy is None else f"{card.accuracy.value:.1%}",
             "" if card.accuracy is None else card.accuracy.kind,
         )
-    console.print(table)
-    console.print("* default model", style="dim")
+    out.print(table)
+    out.print("* default model", style="dim")

@@ -10,7 +10,7 @@ from tests.service.process import environment
 
 
 def weighin(models_dir: Path, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    env = environment(models_dir, tmp_path) | {"COLUMNS": "200"}
+    env = environment(models_dir, tmp_path)
     command = [sys.executable, "-m", "service", *arguments]
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
