@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from models.zoo.preprocess import Box
 from service.errors import EmptyBody, TooManyPixels, UndecodableImage, UnknownImageType
 from service.jpeg_header import JpegHeader, read_jpeg_header
 from service.rgb import to_rgb, upright
@@ -40,18 +41,25 @@ _BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 
 # The only reductions for which libjpeg-turbo has vector code; 3/4 and 3/8 are slower than decoding in full.
-_SCALES = (8, 4, 2)
+# Each with how much larger than needed its result must be: reducing in the frequency domain filters otherwise
+# than resizing does, which tips a network that is undecided between two classes, the less often the more is
+# left to the resizing (measured in tests/service/test_scaled_decoding.py). At 1/2 speed wins: decoding and
+# resizing 512 pixels in full for a network that wants 256 takes three times as long.
+_SCALES = ((8, 1.25), (4, 1.25), (2, 1.0))
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
     """A picture as it is displayed: upright, without transparency.
 
-    `pixels` is uint8 RGB (H, W, 3), C-contiguous; `width` and `height` are those of the picture before any
-    scaling; `bytes` is the length of what was given; a JPEG was decoded at 1/`scale` (1, 2, 4 or 8).
+    `pixels` is uint8 RGB (H, W, 3), C-contiguous, and `box` the part of them that the picture fills: scaling
+    rounds up, so the outermost row and column of a scaled JPEG may be covered in part. `width` and `height`
+    are those of the picture before any scaling; `bytes` is the length of what was given; a JPEG was decoded
+    at 1/`scale` (1, 2, 4 or 8).
     """
 
     pixels: NDArray[np.uint8]
+    box: Box
     width: int
     height: int
     format: Format
@@ -63,7 +71,7 @@ def decode(data: bytes, *, shorter_side: int, max_pixels: int) -> DecodedImage:
     """Decode the first frame of a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF.
 
     A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4 and 1/8 whose shorter side still has
-    `shorter_side` pixels. Releases the interpreter lock while it decodes.
+    `shorter_side` pixels (at 1/4 and 1/8, a quarter more). Releases the interpreter lock while it decodes.
 
     Raises EmptyBody, UnknownImageType, TooManyPixels (the header declares more than `max_pixels`; nothing
     has been decoded then) and UndecodableImage (truncated or corrupt, or of a kind that nothing here reads).
@@ -79,7 +87,8 @@ def decode(data: bytes, *, shorter_side: int, max_pixels: int) -> DecodedImage:
     if kind == "jpeg":
         return _decode_jpeg(data, shorter_side, max_pixels)
     pixels = _decode_with_pillow(data, kind, max_pixels)
-    return DecodedImage(pixels, pixels.shape[1], pixels.shape[0], kind, len(data), 1)
+    height, width = pixels.shape[:2]
+    return DecodedImage(pixels, (0, 0, width, height), width, height, kind, len(data), 1)
 
 
 def image_format(data: bytes) -> Format | None:
@@ -109,7 +118,7 @@ def _decode_jpeg(data: bytes, shorter_side: int, max_pixels: int) -> DecodedImag
     header = read_jpeg_header(data)
     _check_pixels("jpeg", header.width, header.height, max_pixels)
     shorter = min(header.width, header.height)
-    scale = next((scale for scale in _SCALES if shorter >= scale * shorter_side), 1)
+    scale = next((scale for scale, margin in _SCALES if shorter >= scale * margin * shorter_side), 1)
     if header.bits != 8:
         raise UndecodableImage(f"The JPEG has {header.bits} bits per sample; only 8 are read.")
     if header.components == 4:  # CMYK or YCCK
@@ -119,7 +128,15 @@ def _decode_jpeg(data: bytes, shorter_side: int, max_pixels: int) -> DecodedImag
     pixels = upright(pixels, header.orientation)
     turned = header.orientation >= 5
     width, height = (header.height, header.width) if turned else (header.width, header.height)
-    return DecodedImage(pixels, width, height, "jpeg", len(data), scale)
+    box = _filled(pixels, width / scale, height / scale, header.orientation)
+    return DecodedImage(pixels, box, width, height, "jpeg", len(data), scale)
+
+
+def _filled(pixels: NDArray[np.uint8], width: float, height: float, orientation: int) -> Box:
+    """Where in `pixels`, upright by now, the `width` x `height` lie that began at the top left as stored."""
+    left = pixels.shape[1] - width if orientation in (2, 3, 6, 7) else 0.0
+    top = pixels.shape[0] - height if orientation in (3, 4, 7, 8) else 0.0
+    return (left, top, left + width, top + height)
 
 
 def _decode_jpeg_with_turbo(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint8]:
