@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -20,10 +21,10 @@ _OWNER_NAME = "weighin.owner.json"
 
 
 class DataDirectory:
-    """A context: the directory and its lock are held between enter and exit.
+    """A context: the directory's lock is held between enter and exit.
 
-    A directory that cannot be made or written stops nobody: `problem` says why, and nothing is locked,
-    because nothing will be written.
+    A directory that cannot be made or written stops nobody: `problem` says why, and since nothing can be
+    locked there, nothing may be written. `claim` tries again.
     """
 
     def __init__(self, path: Path, address: str | None = None) -> None:
@@ -31,19 +32,12 @@ class DataDirectory:
         self.path = path.absolute()
         self._address = address
         self._lock = FileLock(self.path / _LOCK_NAME, thread_local=False)
-        self._problem: str | None = None
+        self._claiming = threading.Lock()
 
     def __enter__(self) -> Self:
-        """Take the lock. Raises DataDirectoryInUse, naming the process that has it."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(blocking=False)
-        except Timeout:
-            raise DataDirectoryInUse(self._describe_owner()) from None
-        except (OSError, NotImplementedError) as error:
-            self._problem = _explain(error)
-        else:
-            self._introduce()
+        """Take the lock if that can be. Raises DataDirectoryInUse, naming the process that has it."""
+        with contextlib.suppress(OSError):  # `problem` tells
+            self._claim()
         return self
 
     def __exit__(
@@ -55,6 +49,16 @@ class DataDirectory:
                 (self.path / _OWNER_NAME).unlink(missing_ok=True)
             self._lock.release()
 
+    def claim(self) -> str | None:
+        """Take the lock if it is not held yet. None when it is held, else why not, in words for a client."""
+        try:
+            self._claim()
+        except OSError as error:
+            return _explain(error)
+        except DataDirectoryInUse as error:
+            return error.detail
+        return None
+
     @property
     def problem(self) -> str | None:
         """Why nothing can be written here, in words for a client; None when it can.
@@ -62,8 +66,9 @@ class DataDirectory:
         Tries it, because neither permissions nor free space tell: the superuser passes the first, quotas and
         reserved blocks belie the second.
         """
-        if self._problem is not None:
-            return self._problem
+        problem = self.claim()
+        if problem is not None:
+            return problem
         try:
             with tempfile.TemporaryFile(dir=self.path, prefix="weighin.") as file:
                 file.write(b"\0" * 4096)
@@ -77,6 +82,19 @@ class DataDirectory:
         """Tell where this process serves, once that is known."""
         self._address = address
         self._introduce()
+
+    def _claim(self) -> None:
+        with self._claiming:
+            if self._lock.is_locked:
+                return
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(blocking=False)
+            except Timeout:
+                raise DataDirectoryInUse(self._describe_owner()) from None
+            except NotImplementedError as error:
+                raise OSError("locks do not work there") from error
+            self._introduce()
 
     def _introduce(self) -> None:
         # Beside the lock and not in it: the lock's file may be opened by others at any time.
@@ -103,6 +121,6 @@ class DataDirectory:
         return f"the data directory is in use by {known}: stop that one, or set another WEIGHIN_DATA_DIR"
 
 
-def _explain(error: Exception) -> str:
-    reason = (error.strerror if isinstance(error, OSError) else None) or "locks do not work there"
+def _explain(error: OSError) -> str:
+    reason = error.strerror or str(error)
     return f"the data directory cannot be written: {reason[0].lower()}{reason[1:]}"

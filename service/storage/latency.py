@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, literal, select
@@ -39,9 +39,13 @@ class LatencyStore:
     One thread writes (`ensure_open`, `write`, `maintain`); others may read meanwhile.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        """Does not connect: `ensure_open` does, so that a service without its database still starts."""
+    def __init__(self, engine: Engine, obstacle: Callable[[], str | None] = lambda: None) -> None:
+        """Does not connect: `ensure_open` does, so that a service without its database still starts.
+
+        `obstacle`: why the database must not be opened now, in words for a client; None when it may.
+        """
         self._engine = engine
+        self._obstacle = obstacle
         self._file = database_file(engine)
         self._opened: int | None = None
         self._progress = Progress()
@@ -57,6 +61,9 @@ class LatencyStore:
         if self._opened is not None and self._opened == self._inode():
             return False
         self._opened = None
+        obstacle = self._obstacle()
+        if obstacle is not None:
+            raise StorageUnavailable(obstacle)
         self._engine.dispose()  # connections to a file that was deleted or replaced would write to nowhere
         prepare(self._engine)
         with storage_errors(), self._view() as view:

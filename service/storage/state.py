@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from service.storage.database import open_database
+from service.storage.database import database_file, open_database
 from service.storage.directory import DataDirectory
 from service.storage.latency import LatencyStore
 
@@ -55,7 +55,11 @@ def open_state(data_dir: Path, database_url: str | None, *, address: str | None 
     """
     directory = DataDirectory(data_dir, address).__enter__()
     try:
-        return State(directory, LatencyStore(open_database(database_url, directory.path)))
+        engine = open_database(database_url, directory.path)
+        # A file may only be written by the process that has the directory; a server looks after itself.
+        in_file = database_file(engine) is not None
+        store = LatencyStore(engine, directory.claim) if in_file else LatencyStore(engine)
+        return State(directory, store)
     except BaseException:
         directory.__exit__(None, None, None)
         raise

@@ -74,6 +74,27 @@ def test_a_path_that_cannot_be_a_directory_is_a_problem_and_no_error(tmp_path: P
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_it_is_taken_as_soon_as_it_can_be(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("in the way")
+    with open_state(tmp_path / "data", None) as state:
+        with pytest.raises(StorageUnavailable, match="the data directory cannot be written"):
+            state.latencies.ensure_open()
+        (tmp_path / "data").unlink()
+        assert state.latencies.ensure_open()
+        with pytest.raises(DataDirectoryInUse):
+            DataDirectory(tmp_path / "data").__enter__()
+
+
+def test_nothing_is_written_to_a_directory_that_another_process_took_meanwhile(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("in the way")
+    with open_state(tmp_path / "data", None) as state:
+        (tmp_path / "data").unlink()
+        with DataDirectory(tmp_path / "data"):
+            with pytest.raises(StorageUnavailable, match="in use by process"):
+                state.latencies.ensure_open()
+            assert "in use by process" in str(state.problem)
+
+
 def test_state_lets_the_directory_go_when_the_database_url_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(StorageUnavailable, match="WEIGHIN_DATABASE_URL") as caught:
         open_state(tmp_path, "nonsense://user:secret@host/db")

@@ -1,0 +1,286 @@
+"""Kills, disks that are full or read-only, databases that are gone or damaged: latencies outlive them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.storage.database import FILE_NAME
+from tests.service.process import service_process
+
+pytestmark = pytest.mark.fault
+
+RECORD = """
+import sys, time
+from pathlib import Path
+from service.metrics import Metrics
+from service.recorder import Recorder
+from service.stages import STAGES
+from service.storage.state import open_state
+
+with open_state(Path(sys.argv[1]), None) as state:
+    recorder = Recorder(state.latencies, Metrics({}))
+    recorder.start()
+    recorded = 0
+    while True:
+        recorder.record("tiny", "live", dict.fromkeys(STAGES, 1_000_000))
+        recorded += 1
+        if recorded % 20 == 0:
+            print(recorded, time.monotonic(), flush=True)
+            time.sleep(0.01)
+"""
+
+WITHOUT_OVERRIDE = ("setpriv", "--bounding-set=-dac_override")
+"""Runs a command as root without root's right to write whatever the permissions say."""
+
+
+def needs_root(*commands: str) -> None:
+    """Fail, not skip: these faults can only be made by root, and CI is root."""
+    assert os.geteuid() == 0, "this test needs root: run `sudo make test-faults`"
+    for command in commands:
+        assert shutil.which(command), f"this test needs `{command}` (util-linux)"
+
+
+def saved(data_dir: Path) -> int:
+    """Answered requests in the database's minutes, read by SQLite alone; 0 while there is no such table."""
+    question = "SELECT sum(count) FROM latency_histograms WHERE resolution_s = 60 AND stage = 'total'"
+    try:
+        with closing(sqlite3.connect(f"file:{data_dir / FILE_NAME}?mode=rw", uri=True)) as connection:
+            return int(connection.execute(question).fetchone()[0] or 0)
+    except sqlite3.OperationalError as error:
+        if "no such table" not in str(error) and "unable to open" not in str(error):
+            raise
+        return 0
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Ask again and again, for a minute at most."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, f"a minute has passed and not: {what}"
+        time.sleep(0.05)
+
+
+def degraded(client: httpx.Client) -> str | None:
+    response = client.get("/readyz")
+    assert response.status_code == 200, response.text
+    problem: str | None = response.json()["degraded"]
+    return problem
+
+
+def total(client: httpx.Client) -> dict[str, Any]:
+    """The row of all answered requests of the model `tiny`."""
+    (row,) = client.get("/latency?model=tiny&stage=total").json()["latencies"]
+    found: dict[str, Any] = row
+    return found
+
+
+def classify(client: httpx.Client, png: bytes, times: int) -> None:
+    for _ in range(times):
+        assert client.post("/classify", content=png).status_code == 200
+
+
+@contextmanager
+def small_disk(folder: Path, size: str = "4m") -> Iterator[Path]:
+    """A file system of its own that is soon full."""
+    needs_root("mount", "umount")
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True
+    )
+    assert made.returncode == 0, f"this test needs to mount a small tmpfs: {made.stderr}"
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(file: Path) -> None:
+    """Write until there is no room left."""
+    with file.open("wb", buffering=0) as out:
+        try:
+            while True:
+                out.write(b"\0" * 4096)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+
+
+def test_kill_9_loses_at_most_two_seconds(tmp_path: Path) -> None:
+    for _ in range(3):
+        before = saved(tmp_path)
+        with subprocess.Popen(
+            [sys.executable, "-c", RECORD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            log: list[tuple[int, float]] = []
+            for line in process.stdout:
+                recorded, at = line.split()
+                log.append((int(recorded), float(at)))
+                if log[-1][1] > log[0][1] + 4.2:
+                    break
+            killed = time.monotonic()
+            os.kill(process.pid, signal.SIGKILL)
+        two_seconds_before = max(recorded for recorded, at in log if at <= killed - 2)
+        found = saved(tmp_path) - before
+        assert found >= two_seconds_before > 0
+        assert found <= log[-1][0] + 1000  # what it did after its last line here, not twice as much
+
+
+def test_a_killed_service_knows_what_it_served(tiny_models_dir: Path, tmp_path: Path, png: bytes) -> None:
+    with service_process(tiny_models_dir, tmp_path) as process, process.client() as client:
+        classify(client, png, 20)
+        client.post("/classify", content=b"")
+        longest = total(client)["max_ms"]
+        until(lambda: saved(tmp_path) == 20, "all requests in the database")
+        # The error came after them, so it may be a flush later.
+        with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
+            until(
+                lambda: connection.execute("SELECT sum(count) FROM latency_errors").fetchone() == (1,),
+                "the error in the database",
+            )
+        os.kill(process.popen.pid, signal.SIGKILL)
+        process.wait()
+    with service_process(tiny_models_dir, tmp_path) as process, process.client() as client:
+        row = total(client)
+        assert (row["count"], row["errors"], row["max_ms"]) == (20, {"empty-body": 1}, longest)
+        classify(client, png, 1)
+        assert total(client)["count"] == 21
+
+
+def test_a_directory_that_may_not_be_written_stops_nothing(
+    tiny_models_dir: Path, tmp_path: Path, png: bytes
+) -> None:
+    needs_root("setpriv")
+    data_dir = tmp_path / "data"
+    data_dir.mkdir(mode=0o555)
+    with (
+        service_process(tiny_models_dir, data_dir, prefix=WITHOUT_OVERRIDE) as process,
+        process.client() as client,
+    ):
+        problem = degraded(client)
+        assert problem is not None
+        assert "permission denied" in problem
+        assert str(tmp_path) not in problem
+        classify(client, png, 3)
+        assert total(client)["count"] == 3
+        assert client.get("/latency").json()["degraded"] == problem
+        assert list(data_dir.iterdir()) == []
+        # And when it may be written again, nothing is lost.
+        data_dir.chmod(0o755)
+        until(lambda: degraded(client) is None, "the service finds the directory writable")
+        until(lambda: saved(data_dir) == 3, "what was held in memory is saved")
+        assert client.get("/latency").json()["degraded"] is None
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.wait() == 0
+
+
+def test_a_database_that_becomes_read_only_stops_nothing(
+    tiny_models_dir: Path, tmp_path: Path, png: bytes
+) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        with service_process(tiny_models_dir, disk) as process, process.client() as client:
+            classify(client, png, 2)
+            until(lambda: saved(disk) == 2, "the first requests are saved")
+            process.popen.send_signal(signal.SIGTERM)
+            assert process.wait() == 0
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with service_process(tiny_models_dir, disk) as process, process.client() as client:
+            assert "read-only" in str(degraded(client))
+            classify(client, png, 3)
+            assert total(client)["count"] == 3
+            subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+            until(lambda: degraded(client) is None, "the service finds the disk writable")
+            until(lambda: total(client)["count"] == 5, "memory and database are told together")
+
+
+def test_a_full_disk_stops_nothing_and_loses_nothing(
+    tiny_models_dir: Path, tmp_path: Path, png: bytes
+) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        with service_process(tiny_models_dir, disk) as process, process.client() as client:
+            classify(client, png, 5)
+            until(lambda: saved(disk) == 5, "the first requests are saved")
+            fill(disk / "filling")
+            classify(client, png, 5)
+            until(lambda: degraded(client) is not None, "the service finds the disk full")
+            assert any(word in str(degraded(client)) for word in ("full", "no space left")), degraded(client)
+            classify(client, png, 5)
+            assert total(client)["count"] == 15
+            (disk / "filling").unlink()
+            until(lambda: degraded(client) is None, "the service finds room again")
+            until(lambda: saved(disk) == 15, "everything is saved")
+            process.popen.send_signal(signal.SIGTERM)
+            assert process.wait() == 0
+        with service_process(tiny_models_dir, disk) as process, process.client() as client:
+            assert total(client)["count"] == 15
+
+
+def test_a_service_can_start_and_stop_on_a_full_disk(
+    tiny_models_dir: Path, tmp_path: Path, png: bytes
+) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        fill(disk / "filling")
+        with service_process(tiny_models_dir, disk) as process, process.client() as client:
+            assert degraded(client) is not None
+            classify(client, png, 2)
+            assert total(client)["count"] == 2
+            process.popen.send_signal(signal.SIGTERM)
+            assert process.wait() == 0
+        assert "Traceback" not in process.log
+
+
+def test_a_deleted_database_is_made_anew_and_told(tiny_models_dir: Path, tmp_path: Path, png: bytes) -> None:
+    with service_process(tiny_models_dir, tmp_path) as process, process.client() as client:
+        classify(client, png, 2)
+        until(lambda: saved(tmp_path) == 2, "the first requests are saved")
+        for file in tmp_path.glob(f"{FILE_NAME}*"):
+            file.unlink()
+        classify(client, png, 2)
+        until(lambda: (tmp_path / FILE_NAME).exists(), "there is a database again")
+        until(lambda: saved(tmp_path) >= 2, "it holds what was recorded since, and what was in memory")
+        assert degraded(client) is None
+
+
+@pytest.mark.parametrize("damage", ["text", "torn"])
+def test_a_damaged_database_is_left_alone(
+    tiny_models_dir: Path, tmp_path: Path, png: bytes, damage: str
+) -> None:
+    file = tmp_path / FILE_NAME
+    if damage == "text":
+        file.write_text("not a database, but precious to somebody\n" * 500)
+    else:
+        with service_process(tiny_models_dir, tmp_path) as process, process.client() as client:
+            classify(client, png, 2)
+            process.popen.send_signal(signal.SIGTERM)
+            assert process.wait() == 0
+        content = bytearray(file.read_bytes())
+        content[4096:] = os.urandom(len(content) - 4096)  # all but the first page
+        file.write_bytes(content)
+    content = bytearray(file.read_bytes())
+    with service_process(tiny_models_dir, tmp_path) as process, process.client() as client:
+        assert "damaged: move it away" in str(degraded(client))
+        classify(client, png, 2)
+        assert total(client)["count"] == 2
+        assert "damaged" in client.get("/latency").json()["degraded"]
+        assert file.read_bytes() == content
+        # As the message says:
+        file.rename(tmp_path / "damaged.db")
+        until(lambda: degraded(client) is None, "a new database takes its place")
+        until(lambda: saved(tmp_path) == 2, "with what was held in memory")
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.wait() == 0
+    assert (tmp_path / "damaged.db").read_bytes() == content
