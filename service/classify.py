@@ -46,7 +46,7 @@ class Classifier:
             stopwatch.lap("queue")
             image = decode(data, shorter_side=model.card.input.resize, max_pixels=self._max_pixels)
             stopwatch.lap("decode")
-            tensor = preprocess(image.pixels, model.card.input)
+            tensor = preprocess(image.pixels, model.card.input, box=image.box)
             stopwatch.lap("preprocess")
             logits = model.session.run(tensor)["logits"][0]
             stopwatch.lap("inference")

@@ -205,7 +205,7 @@ def _run(
     model: ServedModel, image: DecodedImage, top_k: int
 ) -> tuple[tuple[Prediction, ...], dict[Stage, int]]:
     stopwatch = Stopwatch()
-    tensor = preprocess(image.pixels, model.card.input)
+    tensor = preprocess(image.pixels, model.card.input, box=image.box)
     stopwatch.lap("preprocess")
     logits = model.session.run(tensor)["logits"][0]
     stopwatch.lap("inference")

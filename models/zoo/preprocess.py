@@ -26,25 +26,38 @@ def shorter_side(*specs: InputSpec) -> int:
     return max(spec.resize for spec in specs)
 
 
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom of a part of an image, in pixels, fractions allowed."""
+
+
 def preprocess(
-    pixels: NDArray[np.uint8], spec: InputSpec, out: NDArray[np.float32] | None = None
+    pixels: NDArray[np.uint8],
+    spec: InputSpec,
+    out: NDArray[np.float32] | None = None,
+    *,
+    box: Box | None = None,
 ) -> NDArray[np.float32]:
     """Resize, crop and normalise one image as `spec` says; return float32 (1, channels, height, width).
 
-    `pixels` is uint8 RGB (H, W, 3), of any size from 1 x 1. The result is written to `out` where given
-    (float32, the result's shape), so that a caller can reuse its memory.
+    `pixels` is uint8 RGB (H, W, 3), of any size from 1 x 1. The picture fills them all, or only `box`: a
+    JPEG of 1001 columns decoded at 1/8 has 126, of which it fills 125.125. The result is written to `out`
+    where given (float32, the result's shape), so that a caller can reuse its memory.
 
-    Raises ValueError when `pixels` or `out` has another shape or type.
+    Raises ValueError when `pixels` or `out` has another shape or type, or `box` does not lie within.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
         raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}; uint8 (H, W, 3) is needed")
+    if box is None:
+        box = (0, 0, pixels.shape[1], pixels.shape[0])
+    elif not (0 <= box[0] < box[2] <= pixels.shape[1] and 0 <= box[1] < box[3] <= pixels.shape[0]):
+        raise ValueError(f"box {box} does not lie within {pixels.shape[1]} x {pixels.shape[0]} pixels")
     shape = (1, spec.channels, spec.height, spec.width)
     if out is None:
         out = np.empty(shape, dtype=np.float32)
     elif out.dtype != np.float32 or out.shape != shape:
         raise ValueError(f"out is {out.dtype} {out.shape}; float32 {shape} is needed")
 
-    region = _resized_centre(pixels, spec)
+    region = _resized_centre(pixels, spec, box)
     if spec.channels == 3:
         out[0] = region.transpose(2, 0, 1)
     else:
@@ -56,30 +69,33 @@ def preprocess(
     return out
 
 
-def _resized_centre(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
+def _resized_centre(pixels: NDArray[np.uint8], spec: InputSpec, box: Box) -> NDArray[np.uint8]:
     """The centre crop of the resized image, uint8 (spec.height, spec.width, 3), without resizing the rest.
 
     Resizing the shorter side to `spec.resize` and cropping afterwards would compute pixels that the crop
     throws away, so the source region that becomes the crop is resized alone.
     """
     height, width = pixels.shape[:2]
-    scale = min(height, width) / spec.resize
+    scale = min(box[2] - box[0], box[3] - box[1]) / spec.resize
+    left = (box[0] + box[2] - spec.width * scale) / 2
+    top = (box[1] + box[3] - spec.height * scale) / 2
     if scale == 1:
-        top, left = (height - spec.height) // 2, (width - spec.width) // 2
-        return pixels[top : top + spec.height, left : left + spec.width]
+        row, column = math.floor(top), math.floor(left)
+        return pixels[row : row + spec.height, column : column + spec.width]
 
-    top, bottom = (height - spec.height * scale) / 2, (height + spec.height * scale) / 2
-    left, right = (width - spec.width * scale) / 2, (width + spec.width * scale) / 2
+    right, bottom = left + spec.width * scale, top + spec.height * scale
     # The filter also reads pixels around the region; what lies beyond them need not be handed to Pillow.
     margin = math.ceil(_SUPPORT[spec.interpolation] * max(scale, 1)) + 1
     first_row, last_row = max(0, math.floor(top) - margin), min(height, math.ceil(bottom) + margin)
     first_column, last_column = max(0, math.floor(left) - margin), min(width, math.ceil(right) + margin)
     window = np.ascontiguousarray(pixels[first_row:last_row, first_column:last_column])
-    box = (
+    region = (
         max(0.0, left - first_column),
         max(0.0, top - first_row),
         min(float(window.shape[1]), right - first_column),
         min(float(window.shape[0]), bottom - first_row),
     )
-    resized = Image.fromarray(window).resize((spec.width, spec.height), _FILTERS[spec.interpolation], box=box)
+    resized = Image.fromarray(window).resize(
+        (spec.width, spec.height), _FILTERS[spec.interpolation], box=region
+    )
     return np.asarray(resized)

@@ -105,6 +105,35 @@ def test_equals_the_reference(height: int, width: int, interpolation: str) -> No
     assert np.quantile(difference, 0.999) < 3
 
 
+@pytest.mark.parametrize("scale", [2, 4, 8])
+@pytest.mark.parametrize(("height", "width"), [(2401, 3001), (2407, 2401), (2400, 3207)])
+def test_a_box_that_ends_within_a_pixel(height: int, width: int, scale: int) -> None:
+    spec = spec_of()
+    picture = photo(height, width)
+    # As a JPEG decoder scales: each pixel is the mean of a square, those on the edge repeat it.
+    padded = np.pad(picture, ((0, -height % scale), (0, -width % scale), (0, 0)), mode="edge")
+    blocks = padded.reshape(padded.shape[0] // scale, scale, padded.shape[1] // scale, scale, 3)
+    small = np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
+    exact = reference(picture, spec)
+    with_box = preprocess(small, spec, box=(0, 0, width / scale, height / scale))[0]
+    without = preprocess(small, spec)[0]
+    assert np.abs(with_box - exact).mean() * 128 < 4
+    if min(width, height) % scale:
+        assert np.abs(with_box - exact).mean() < np.abs(without - exact).mean()
+    # Turned upside down, the picture ends at the other side of the pixels.
+    left, top = small.shape[1] - width / scale, small.shape[0] - height / scale
+    turned = preprocess(small[::-1, ::-1], spec, box=(left, top, small.shape[1], small.shape[0]))[0]
+    assert np.abs(turned[:, ::-1, ::-1] - with_box).mean() * 128 < 0.1
+
+
+@pytest.mark.parametrize(
+    "box", [(-0.1, 0, 5, 5), (0, 0, 10.1, 5), (3, 0, 3, 5), (0, 4, 5, 3), (0, 0, 5, 5.5)]
+)
+def test_refuses_a_box_that_is_not_within(box: tuple[float, float, float, float]) -> None:
+    with pytest.raises(ValueError, match="does not lie within 10 x 5 pixels"):
+        preprocess(photo(5, 10), spec_of(), box=box)
+
+
 def test_without_resizing_only_the_crop_and_the_arithmetic_are_left() -> None:
     pixels = photo(256, 300)
     spec = spec_of(mean=(120.0, 110.0, 100.0), std=(60.0, 59.0, 58.0))
