@@ -35,9 +35,9 @@ def test_the_raw_body_and_the_form_give_the_models_own_answer(
 ) -> None:
     folder = tiny_models_dir / "tiny"
     card = read_card(folder)
-    pixels = decode(cat_jpeg, shorter_side=card.input.resize, max_pixels=10**6).pixels
+    image = decode(cat_jpeg, shorter_side=card.input.resize, max_pixels=10**6)
     session = OnnxSession((folder / "model.onnx").read_bytes(), card)
-    logits = session.run(preprocess(pixels, card.input))["logits"][0].astype(np.float64)
+    logits = session.run(preprocess(image.pixels, card.input, box=image.box))["logits"][0].astype(np.float64)
     expected = np.exp(logits) / np.exp(logits).sum()
 
     raw = client.post("/classify?top_k=10", content=cat_jpeg)
