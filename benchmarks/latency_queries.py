@@ -2,8 +2,9 @@
 
 Fills a database of its own as if 20 models had been busy in every minute of 30 days (by default 300 runs a
 minute each), lets the store roll it up and asks through the HTTP router, in this process and without sockets.
-`first`: nothing is cached; `again`: closed buckets are, and one model has recorded a run since; `idle`: nothing
-was recorded since; `minute`: a minute has closed since. Medians of several rounds.
+`first`: nothing is cached; `again`: closed buckets are, and every model has recorded a run since; `idle`:
+nothing was recorded since; `minute`: a minute has closed since. Wall-clock medians of several rounds, in
+milliseconds, and the processor's share of `first`.
 
     python benchmarks/latency_queries.py [--models 20] [--runs-per-minute 300]
 """
@@ -111,25 +112,29 @@ async def measure(models: list[str], runs_per_minute: int, folder: Path) -> None
     print(f"rolled up in {time.perf_counter() - begun:.1f} s (47 hours, 7 days), {size_of(folder):.0f} MB")
 
     run = dict.fromkeys(STAGES, 2_000_000)
-    print(f"\n{'milliseconds':64} {'first':>7} {'again':>7} {'idle':>7} {'minute':>7} {'kB':>6}")
+    columns = ("first", "(cpu)", "again", "idle", "minute")
+    print(f"\n{'milliseconds':64} {' '.join(f'{each:>7}' for each in columns)} {'kB':>6}")
     for question in QUESTIONS:
-        first = []
+        first, cpu, again, idle, minute = [], [], [], [], []
         for _ in range(3):
             recorder = Recorder(store, Metrics({}), clock=clock)
             client = client_of(recorder, models)
+            begun_cpu = time.process_time()
             first.append(await timed(client, question))
-        again, idle, minute = [], [], []
-        for _ in range(ROUNDS):
-            recorder.record(models[0], "live", run)
-            again.append(await timed(client, question))
-            idle.append(await timed(client, question))
+            cpu.append((time.process_time() - begun_cpu) * 1000)
         for _ in range(5):
             clock.now += MINUTE_S
-            recorder.record(models[0], "live", run)
+            for model in models:
+                recorder.record(model, "live", run)
             recorder.flush()
             minute.append(await timed(client, question))
+        for _ in range(ROUNDS):
+            for model in models:
+                recorder.record(model, "live", run)
+            again.append(await timed(client, question))
+            idle.append(await timed(client, question))
         size = len((await client.get(question)).content) / 1000
-        figures = " ".join(f"{statistics.median(each):7.1f}" for each in (first, again, idle, minute))
+        figures = " ".join(f"{statistics.median(each):7.1f}" for each in (first, cpu, again, idle, minute))
         print(f"{question:64} {figures} {size:6.0f}")
         await client.aclose()
 

@@ -1,0 +1,61 @@
+"""What recording one run with all its stages costs, in microseconds.
+
+`alone`: one thread; `flushing`: while the flush thread writes to a real database once a second; `crowded`:
+four threads at once, wall-clock time over runs. The target is 30 us.
+
+    python benchmarks/recording.py [--runs 200000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from service.metrics import Metrics
+from service.recorder import Recorder
+from service.stages import STAGES
+from service.storage.state import open_state
+
+
+def microseconds_per_run(recorder: Recorder, runs: int) -> float:
+    """Record that many runs with durations that differ from run to run."""
+    pool = [
+        {stage: 100_000 * (place + 1) + 977 * n for place, stage in enumerate(STAGES)} for n in range(1000)
+    ]
+    begun = time.perf_counter()
+    for n in range(runs):
+        recorder.record("efficientnet-lite0", "live", pool[n % 1000])
+    return (time.perf_counter() - begun) / runs * 1e6
+
+
+def main() -> None:
+    """Read the arguments and measure."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=200_000)
+    runs = parser.parse_args().runs
+    print(f"alone     {microseconds_per_run(Recorder(None, Metrics({})), runs):6.2f}")
+    with tempfile.TemporaryDirectory() as folder, open_state(Path(folder), None) as state:
+        recorder = Recorder(state.latencies, Metrics({}))
+        recorder.start()
+        print(f"flushing  {microseconds_per_run(recorder, runs):6.2f}")
+        threads = [
+            threading.Thread(target=microseconds_per_run, args=(recorder, runs // 4)) for _ in range(4)
+        ]
+        begun = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        print(f"crowded   {(time.perf_counter() - begun) / (runs // 4 * 4) * 1e6:6.2f}")
+        begun = time.perf_counter()
+        recorder.close()
+        print(f"last flush {(time.perf_counter() - begun) * 1000:.1f} ms")
+
+
+if __name__ == "__main__":
+    main()
