@@ -1,0 +1,98 @@
+"""More requests than cores: the queue is bounded, in order, and forgets clients that hang up."""
+
+from __future__ import annotations
+
+import io
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.service.problems import assert_problem
+
+
+@pytest.fixture(scope="module")
+def slow_png() -> bytes:
+    """64 M pixels in few bytes: it holds a core for as long as a machine needs to unpack them."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8000, 8000), "green").save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def gauge(client: httpx.Client, name: str) -> int:
+    found = re.search(rf"^weighin_requests_{name} (\d+)", client.get("/metrics").text, re.MULTILINE)
+    assert found is not None
+    return int(found.group(1))
+
+
+def until(client: httpx.Client, *, running: int, waiting: int) -> None:
+    for _ in range(5000):
+        if (gauge(client, "running"), gauge(client, "waiting")) == (running, waiting):
+            return
+    raise AssertionError(f"never {running} running and {waiting} waiting")
+
+
+@contextmanager
+def posting(client: httpx.Client, data: bytes) -> Iterator[list[httpx.Response]]:
+    """Post `data` from a thread of its own; the answer is in the list afterwards."""
+    answers: list[httpx.Response] = []
+
+    def post() -> None:
+        answers.append(httpx.post(f"{client.base_url}/classify", content=data, timeout=60, trust_env=False))
+
+    thread = threading.Thread(target=post)
+    thread.start()
+    try:
+        yield answers
+    finally:
+        thread.join()
+
+
+def test_one_more_than_may_wait_gets_503_at_once_and_the_others_are_answered(
+    serve: Callable[..., httpx.Client], slow_png: bytes, png: bytes
+) -> None:
+    client = serve(threads=1, max_waiting=1)
+    with posting(client, slow_png) as first:
+        until(client, running=1, waiting=0)
+        with posting(client, png) as second:
+            until(client, running=1, waiting=1)
+            assert_problem(client.post("/classify", content=png), 503, "queue-full", "1 may")
+            assert_problem(client.post("/compare", content=png), 503, "queue-full")
+    assert [answer.status_code for answer in (*first, *second)] == [200, 200]
+    assert second[0].json()["timings_ms"]["queue"] > 1
+    errors = client.get("/latency?model=tiny&stage=total").json()["latencies"][0]["errors"]
+    assert errors == {"queue-full": 1}
+
+
+def test_a_client_that_hangs_up_while_it_waits_gives_its_place_to_the_next(
+    serve: Callable[..., httpx.Client], slow_png: bytes, png: bytes
+) -> None:
+    client = serve(threads=1, max_waiting=1)
+    with posting(client, slow_png) as first:
+        until(client, running=1, waiting=0)
+        address = (client.base_url.host, client.base_url.port or 0)
+        with socket.create_connection(address, timeout=30) as impatient:
+            head = f"POST /classify HTTP/1.1\r\nHost: test\r\nContent-Length: {len(png)}\r\n\r\n"
+            impatient.sendall(head.encode() + png)
+            until(client, running=1, waiting=1)
+        until(client, running=1, waiting=0)
+        with posting(client, png) as next_one:
+            pass
+    assert [answer.status_code for answer in (*first, *next_one)] == [200, 200]
+    row = client.get("/latency?model=tiny&stage=total").json()["latencies"][0]
+    assert (row["count"], row["errors"]) == (2, {"client-gone": 1})
+
+
+def test_what_waits_beyond_its_deadline_gets_504(
+    serve: Callable[..., httpx.Client], slow_png: bytes, png: bytes
+) -> None:
+    client = serve(threads=1, deadline_s=0.1)
+    with posting(client, slow_png) as first:
+        until(client, running=1, waiting=0)
+        assert_problem(client.post("/classify", content=png), 504, "deadline-exceeded", "0.1 s")
+    assert first[0].status_code == 200
