@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from service.bounded_cache import BoundedCache
 from service.figures import Figures, Merged, combine, figures, of_one_regime
 from service.recorder import Recorder
-from service.stages import Regime
 from service.storage.cover import cover, late, resolution_kept, stretches
 from service.storage.latency import GRACE_S, Reading
-from service.storage.recorded import MERGED, MINUTE_S, Bucket, Recorded, bucket_of
+from service.storage.recorded import MERGED, MINUTE_S, Bucket, Recorded, Scope, bucket_of
 from service.storage.rollup import Progress
 
 TAIL_FOR_S = 1.0
@@ -23,9 +22,9 @@ TAIL_FOR_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One regime at one moment: what is in memory of it, and one view of the store (None: there is none)."""
+    """What it is about and when, what is in memory of it, and one view of the store (None: there is none)."""
 
-    regime: Regime
+    scope: Scope
     now: float
     memory: list[Recorded]
     view: Reading | None
@@ -52,7 +51,7 @@ class Question:
         return [
             part
             for stretch in stretches(buckets)
-            for part in self.view.read(self.regime, stretch[0], stretch[-1].end)
+            for part in self.view.read(self.scope, stretch[0], stretch[-1].end)
         ]
 
     def read_parts(self, start: int, end: float) -> list[Recorded]:
@@ -70,30 +69,30 @@ class Buckets:
         self._recorder = recorder
         self._rewritten = -1
         # Weights count distributions, about 1 kB each, and summaries, about 0.3 kB.
-        self._merged: BoundedCache[tuple[Regime, Bucket], Merged] = BoundedCache(30_000)
-        self._sums: BoundedCache[tuple[Regime, tuple[Bucket, ...]], tuple[Merged, Figures]] = BoundedCache(
+        self._merged: BoundedCache[tuple[Scope, Bucket], Merged] = BoundedCache(30_000)
+        self._sums: BoundedCache[tuple[Scope, tuple[Bucket, ...]], tuple[Merged, Figures]] = BoundedCache(
             2_000
         )
-        self._steps: BoundedCache[tuple[Regime, Bucket], Figures] = BoundedCache(40_000)
+        self._steps: BoundedCache[tuple[Scope, Bucket], Figures] = BoundedCache(40_000)
         self._tails: dict[Hashable, tuple[float, list[Recorded]]] = {}
 
     @contextlib.contextmanager
-    def ask(self, regime: Regime) -> Iterator[Question]:
+    def ask(self, scope: Scope) -> Iterator[Question]:
         """A question about memory and store; raises StorageUnavailable when that cannot be read."""
-        memory = self._recorder.memory(regime)  # before the store: see there
+        memory = self._memory(scope)  # before the store, as the recorder says
         store = self._recorder.store
         if store is None:
-            yield Question(regime, self._recorder.now(), memory, None)
+            yield Question(scope, self._recorder.now(), memory, None)
             return
         if store.rewritten != self._rewritten:
             self._rewritten = store.rewritten
             self._forget()
         with store.view() as view:
-            yield Question(regime, self._recorder.now(), memory, view)
+            yield Question(scope, self._recorder.now(), memory, view)
 
-    def ask_memory(self, regime: Regime) -> Question:
+    def ask_memory(self, scope: Scope) -> Question:
         """A question about memory alone."""
-        return Question(regime, self._recorder.now(), self._recorder.memory(regime), None)
+        return Question(scope, self._recorder.now(), self._memory(scope), None)
 
     def figures(self, question: Question, start: int, end: float) -> Figures:
         """The figures of what was recorded from `start` to `end`, which may be infinite."""
@@ -119,14 +118,14 @@ class Buckets:
 
     def step(self, question: Question, step: Bucket) -> Figures | None:
         """The figures of a closed step that `sum_up` has seen to; None for an open one."""
-        return self._steps.get((question.regime, step))
+        return self._steps.get((question.scope, step))
 
     def sum_up(self, question: Question, steps: Sequence[Bucket]) -> None:
         """Work the figures of closed steps out, as far as they are not known."""
         if question.view is None:
             return
         missing = [
-            step for step in steps if (question.regime, step) not in self._steps and question.is_closed(step)
+            step for step in steps if (question.scope, step) not in self._steps and question.is_closed(step)
         ]
         for run in stretches(missing):
             # In portions, because the distributions of a long run by minutes take much memory.
@@ -140,10 +139,10 @@ class Buckets:
                     parts[bucket_of(step_s, part.bucket.start)].append(part)
                 for step, recorded in parts.items():
                     found = figures(combine(of_one_regime(part) for part in recorded))
-                    self._steps.put((question.regime, step), found, 1 + len(found.summaries))
+                    self._steps.put((question.scope, step), found, 1 + len(found.summaries))
 
     def _sum(self, question: Question, closed: tuple[Bucket, ...]) -> tuple[Merged, Figures]:
-        key = (question.regime, closed)
+        key = (question.scope, closed)
         found = self._sums.get(key)
         if found is None:
             coarse = tuple(bucket for bucket in closed if bucket.resolution_s != MINUTE_S)
@@ -158,8 +157,8 @@ class Buckets:
         return found
 
     def _closed(self, question: Question, buckets: Sequence[Bucket]) -> list[Merged]:
-        regime = question.regime
-        missing = [bucket for bucket in buckets if (regime, bucket) not in self._merged]
+        scope = question.scope
+        missing = [bucket for bucket in buckets if (scope, bucket) not in self._merged]
         parts: dict[Bucket, list[Recorded]] = {bucket: [] for bucket in missing}
         for part in question.read(missing):
             parts[part.bucket].append(part)
@@ -167,15 +166,15 @@ class Buckets:
             bucket: combine(of_one_regime(part) for part in recorded) for bucket, recorded in parts.items()
         }
         # Both taken before anything is put: that may drop what was there.
-        found = [loaded.get(bucket) or self._merged.get((regime, bucket)) or Merged() for bucket in buckets]
+        found = [loaded.get(bucket) or self._merged.get((scope, bucket)) or Merged() for bucket in buckets]
         for bucket, merged in loaded.items():
-            self._merged.put((regime, bucket), merged, 1 + len(merged.distributions))
+            self._merged.put((scope, bucket), merged, 1 + len(merged.distributions))
         return found
 
     def _tail(self, question: Question, buckets: list[Bucket], start: int, end: float) -> list[Recorded]:
         """What the store has of open buckets and is not in memory."""
         in_memory = frozenset((part.bucket, part.instance) for part in question.memory)
-        key = (question.regime, start, tuple(buckets), in_memory)
+        key = (question.scope, start, tuple(buckets), in_memory)
         until, found = self._tails.get(key, (-math.inf, []))
         if time.monotonic() >= until:
             parts = question.read(buckets) + question.read_parts(start, end)
@@ -184,6 +183,9 @@ class Buckets:
                 self._tails.clear()
             self._tails[key] = (time.monotonic() + TAIL_FOR_S, found)
         return found
+
+    def _memory(self, scope: Scope) -> list[Recorded]:
+        return [part.within(scope) for part in self._recorder.memory(scope.regime)]
 
     def _forget(self) -> None:
         for cache in (self._merged, self._sums, self._steps):

@@ -14,8 +14,8 @@ from service.buckets import Buckets, Question
 from service.errors import InvalidParameter, StorageUnavailable
 from service.figures import Figures
 from service.recorder import Recorder
-from service.stages import Regime
-from service.storage.recorded import DAY_S, HOUR_S, MINUTE_S, Bucket, bucket_of
+from service.stages import Regime, Stage
+from service.storage.recorded import DAY_S, HOUR_S, MINUTE_S, Bucket, Scope, bucket_of
 from service.storage.rollup import KEEP_DAYS_S
 
 T = TypeVar("T")
@@ -56,8 +56,10 @@ class Latencies:
         """A number that changes whenever this process records something."""
         return self._recorder.revision()
 
-    def window(self, regime: Regime, since: float) -> tuple[Window, Figures]:
-        """The figures of everything recorded since that moment (seconds since 1970)."""
+    def window(
+        self, regime: Regime, since: float, *, model: str | None = None, stage: Stage | None = None
+    ) -> tuple[Window, Figures]:
+        """The figures of what was recorded since that moment (seconds since 1970)."""
 
         def answer(question: Question, lacking: str | None) -> tuple[Window, Figures]:
             begin = max(since, question.now - KEEP_DAYS_S)
@@ -66,10 +68,16 @@ class Latencies:
             found = self._buckets.figures(question, start, math.inf)
             return Window(start, question.now, resolution_s, lacking), found
 
-        return self._answer(regime, answer)
+        return self._answer(Scope(regime, model, stage), answer)
 
     def history(
-        self, regime: Regime, since: float, step_s: int | None = None
+        self,
+        regime: Regime,
+        since: float,
+        step_s: int | None = None,
+        *,
+        model: str | None = None,
+        stage: Stage | None = None,
     ) -> tuple[Window, list[tuple[int, Figures]]]:
         """The figures of each step in which something was recorded, with the step's first second.
 
@@ -92,7 +100,7 @@ class Latencies:
                     points.append((step.start, found))
             return Window(steps[0].start, question.now, steps[0].resolution_s, lacking), points
 
-        return self._answer(regime, answer)
+        return self._answer(Scope(regime, model, stage), answer)
 
     def knows(self, model: str) -> bool:
         """Whether anything was ever recorded of this model, as far as that can be told now."""
@@ -103,15 +111,15 @@ class Latencies:
         except StorageUnavailable:
             return False
 
-    def _answer(self, regime: Regime, answer: Callable[[Question, str | None], T]) -> T:
+    def _answer(self, scope: Scope, answer: Callable[[Question, str | None], T]) -> T:
         with self._lock:
             try:
-                with self._buckets.ask(regime) as question:
+                with self._buckets.ask(scope) as question:
                     return answer(question, None)
             except StorageUnavailable as error:
                 if self._recorder.problem is None:  # else the recorder has said so
                     _log.warning("latencies cannot be read; answering from memory", reason=error.detail)
-                return answer(self._buckets.ask_memory(regime), self._recorder.problem or error.detail)
+                return answer(self._buckets.ask_memory(scope), self._recorder.problem or error.detail)
 
 
 def _steps(question: Question, since: float, step_s: int | None) -> list[Bucket]:

@@ -85,7 +85,9 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
 
         def work() -> dict[str, object]:
             check(model)
-            window, figures = latencies.window(regime, parse_since(since, latencies.now()))
+            window, figures = latencies.window(
+                regime, parse_since(since, latencies.now()), model=model, stage=stage
+            )
             return {
                 "window": _window(window),
                 "latencies": list(_rows(figures, regime, model, stage, empty_too=True)),
@@ -117,7 +119,9 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
         def work() -> dict[str, object]:
             check(model)
             step_s = None if step is None else parse_step(step)
-            window, steps = latencies.history(regime, parse_since(since, latencies.now()), step_s)
+            window, steps = latencies.history(
+                regime, parse_since(since, latencies.now()), step_s, model=model, stage=stage
+            )
             points: list[dict[str, object]] = []
             for at, figures in steps:
                 moment = format_moment(at)

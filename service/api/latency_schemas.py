@@ -79,7 +79,8 @@ class LatencyResponse(BaseModel):
     window: LatencyWindow
     latencies: list[Latency]
     errors_without_model: dict[str, int] = Field(
-        description="Requests that failed before a model was known, by kind", examples=[{"unknown-model": 1}]
+        description="Requests that failed before a model was known, by kind; empty when one is asked for",
+        examples=[{"unknown-model": 1}],
     )
     degraded: str | None = _DEGRADED
 

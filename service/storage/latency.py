@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Engine, literal, select
 
 from service.errors import StorageUnavailable
-from service.stages import Regime
 from service.storage.database import READING, database_file, prepare, storage_errors
-from service.storage.recorded import MINUTE_S, Bucket, Recorded
+from service.storage.recorded import MINUTE_S, Bucket, Recorded, Scope
 from service.storage.rollup import Progress, drop_old, read_progress, reopen, roll_up
 from service.storage.rows import read_rows, write_rows
 from service.storage.tables import latency_errors, latency_histograms
@@ -28,9 +27,9 @@ class Reading:
     connection: Connection
     progress: Progress
 
-    def read(self, regime: Regime, first: Bucket, end: int) -> list[Recorded]:
-        """What is kept in the buckets as long as `first`, from `first` to before `end` (seconds)."""
-        return read_rows(self.connection, regime, first, end)
+    def read(self, scope: Scope, first: Bucket, end: int) -> list[Recorded]:
+        """What is kept of it in the buckets as long as `first`, from `first` to before `end` (seconds)."""
+        return read_rows(self.connection, scope, first, end)
 
 
 class LatencyStore:

@@ -32,6 +32,14 @@ def bucket_of(resolution_s: int, moment: float) -> Bucket:
     return Bucket(resolution_s, int(moment // resolution_s) * resolution_s)
 
 
+class Scope(NamedTuple):
+    """What a question is about; None: all of them."""
+
+    regime: Regime
+    model: str | None = None
+    stage: Stage | None = None
+
+
 class Series(NamedTuple):
     """What a distribution is of."""
 
@@ -56,6 +64,24 @@ class Recorded:
     instance: str
     distributions: Mapping[Series, Distribution]
     errors: Mapping[ErrorSeries, int]
+
+    def within(self, scope: Scope) -> Recorded:
+        """The part that the question is about."""
+        regime, model, stage = scope
+        return Recorded(
+            self.bucket,
+            self.instance,
+            {
+                series: each
+                for series, each in self.distributions.items()
+                if series.regime == regime and model in (None, series.model) and stage in (None, series.stage)
+            },
+            {
+                series: count
+                for series, count in self.errors.items()
+                if series.regime == regime and model in (None, series.model)
+            },
+        )
 
     def models(self) -> set[str]:
         """The models that anything was recorded of."""

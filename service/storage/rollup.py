@@ -18,6 +18,7 @@ from service.storage.recorded import (
     Bucket,
     ErrorSeries,
     Recorded,
+    Scope,
     Series,
     bucket_of,
 )
@@ -144,7 +145,7 @@ def _sum(connection: Connection, part_s: int, whole: Bucket) -> None:
     for regime in REGIMES:
         distributions: defaultdict[Series, list[Distribution]] = defaultdict(list)
         errors: defaultdict[ErrorSeries, int] = defaultdict(int)
-        for part in read_rows(connection, regime, Bucket(part_s, whole.start), whole.end):
+        for part in read_rows(connection, Scope(regime), Bucket(part_s, whole.start), whole.end):
             for series, distribution in part.distributions.items():
                 distributions[series].append(distribution)
             for error, count in part.errors.items():

@@ -10,9 +10,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from service.errors import StorageUnavailable
 from service.histogram import Decoder, Distribution
-from service.stages import Regime
 from service.storage.database import DAMAGED
-from service.storage.recorded import Bucket, ErrorSeries, Recorded, Series
+from service.storage.recorded import Bucket, ErrorSeries, Recorded, Scope, Series
 from service.storage.tables import latency_errors, latency_histograms
 
 
@@ -46,19 +45,25 @@ def write_rows(connection: Connection, recorded: Sequence[Recorded]) -> None:
     )
 
 
-def read_rows(connection: Connection, regime: Regime, first: Bucket, end: int) -> list[Recorded]:
-    """What is kept of a regime in the buckets as long as `first`, from `first` to before `end` (seconds)."""
+def read_rows(connection: Connection, scope: Scope, first: Bucket, end: int) -> list[Recorded]:
+    """What is kept of it in the buckets as long as `first`, from `first` to before `end` (seconds).
+
+    Raises StorageUnavailable for a histogram that cannot be decoded.
+    """
     distributions: dict[tuple[int, str], dict[Series, Distribution]] = {}
     errors: dict[tuple[int, str], dict[ErrorSeries, int]] = {}
     decoder = Decoder()
-    where = {"resolution_s": first.resolution_s, "regime": regime, "start": first.start, "end": end}
-    for start, instance, model, stage, *encoded in connection.execute(_HISTOGRAMS, where):
+    regime, one_model, one_stage = scope
+    where = {**scope._asdict(), "resolution_s": first.resolution_s, "start": first.start, "end": end}
+    histograms = text(_HISTOGRAMS + (_OF_MODEL if one_model else "") + (_OF_STAGE if one_stage else ""))
+    for start, instance, model, stage, *encoded in connection.execute(histograms, where):
         part = distributions.setdefault((start, instance), {})
         try:
             part[Series(regime, model, stage)] = decoder.decode(*encoded)
         except ValueError as error:
             raise StorageUnavailable(DAMAGED) from error
-    for start, instance, model, slug, count in connection.execute(_ERRORS, where):
+    counts = text(_ERRORS + (_OF_MODEL if one_model else ""))
+    for start, instance, model, slug, count in connection.execute(counts, where):
         errors.setdefault((start, instance), {})[ErrorSeries(regime, model, slug)] = count
     return [
         Recorded(
@@ -71,11 +76,14 @@ def read_rows(connection: Connection, regime: Regime, first: Bucket, end: int) -
     ]
 
 
-_WHERE = "WHERE resolution_s = :resolution_s AND regime = :regime AND start >= :start AND start < :end"
-_HISTOGRAMS = text(
-    f"SELECT start, instance, model, stage, histogram, count, sum_ns, max_ns FROM latency_histograms {_WHERE}"
+# Written out: at ten thousand rows an answer, SQLAlchemy's typed rows would cost as much as SQLite.
+_WHERE = " WHERE resolution_s = :resolution_s AND regime = :regime AND start >= :start AND start < :end"
+_OF_MODEL = " AND model = :model"
+_OF_STAGE = " AND stage = :stage"
+_HISTOGRAMS = (
+    "SELECT start, instance, model, stage, histogram, count, sum_ns, max_ns FROM latency_histograms" + _WHERE
 )
-_ERRORS = text(f"SELECT start, instance, model, slug, count FROM latency_errors {_WHERE}")
+_ERRORS = "SELECT start, instance, model, slug, count FROM latency_errors" + _WHERE
 
 
 def upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:

@@ -75,6 +75,9 @@ class World:
             assert window.end == now
             assert now - length_s - window.resolution_s < window.start <= now - length_s
             assert {model: s for (model, _), s in figures.summaries.items()} == self.expected(window.start)
+            _, of_one = self.latencies.window("live", now - length_s, model="one", stage="total")
+            assert of_one.summaries == {k: s for k, s in figures.summaries.items() if k[0] == "one"}
+            assert of_one.errors == {model: e for model, e in figures.errors.items() if model == "one"}
             told = sum(n for counts in figures.errors.values() for n in counts.values())
             assert told == sum(1 for at, _ in self.errors if at >= window.start)
         for length_s, step_s in (
@@ -86,6 +89,10 @@ class World:
         ):
             window, points = self.latencies.history("live", now - length_s, step_s)
             step_s = window.resolution_s
+            _, of_two = self.latencies.history("live", now - length_s, step_s, model="two")
+            assert [(at, figures.summaries) for at, figures in of_two] == [
+                (at, {k: s}) for at, figures in points for k, s in figures.summaries.items() if k[0] == "two"
+            ]
             for at, figures in points:
                 found = {model: s for (model, _), s in figures.summaries.items()}
                 assert found == self.expected(at, at + step_s)

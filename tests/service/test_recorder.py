@@ -13,7 +13,7 @@ from service.recorder import Recorder
 from service.stages import STAGES
 from service.storage.database import FILE_NAME, open_database
 from service.storage.latency import LatencyStore
-from service.storage.recorded import DAY_S, HOUR_S, MINUTE_S, Bucket, Recorded, Series
+from service.storage.recorded import DAY_S, HOUR_S, MINUTE_S, Bucket, Recorded, Scope, Series
 
 NOON = 20_000 * DAY_S + 12 * HOUR_S
 RUN = dict.fromkeys(STAGES, 1_500_000)
@@ -50,7 +50,7 @@ def recorder(store: LatencyStore, clock: Clock, tmp_path: Path) -> Recorder:
 
 def kept(store: LatencyStore, resolution_s: int = MINUTE_S) -> list[Recorded]:
     with store.view() as view:
-        return view.read("live", Bucket(resolution_s, 0), 1 << 40)
+        return view.read(Scope("live"), Bucket(resolution_s, 0), 1 << 40)
 
 
 def count(parts: list[Recorded]) -> int:

@@ -21,6 +21,7 @@ from service.storage.recorded import (
     Bucket,
     ErrorSeries,
     Recorded,
+    Scope,
     Series,
     bucket_of,
 )
@@ -57,7 +58,7 @@ def recorded(at: float, *milliseconds: int, instance: str = "one", errors: int =
 
 def rows(store: LatencyStore, resolution_s: int) -> list[Recorded]:
     with store.view() as view:
-        return view.read("live", Bucket(resolution_s, 0), 1 << 40)
+        return view.read(Scope("live"), Bucket(resolution_s, 0), 1 << 40)
 
 
 def counts(store: LatencyStore, resolution_s: int) -> Counter[int]:
