@@ -82,7 +82,10 @@ def dashboard_router(
         shown, length_s, step_text, step_s = WINDOWS[since]
         window, figures = latencies.window(regime, latencies.now() - length_s)
         names += sorted({name for name, _ in figures.summaries} - set(names))
-        charted = (model or default_model, stage or "total")
+        charted: tuple[str, Stage] = (model or default_model, stage or "total")
+        history = latencies.history(
+            regime, latencies.now() - length_s, step_s, model=charted[0], stage=charted[1]
+        )
         asked = {"model": model, "stage": stage, "regime": regime, "since": since}
         page = DashboardPage(
             version=release,
@@ -99,7 +102,7 @@ def dashboard_router(
             begin=_utc(window.start).strftime("%Y-%m-%d %H:%M"),
             end=_utc(window.end).strftime("%Y-%m-%d %H:%M:%S"),
             groups=table(figures, names, model, stage),
-            chart=_chart(*latencies.history(regime, latencies.now() - length_s, step_s), charted),
+            chart=_chart(*history, charted),
             chart_title=f"{charted[0]}, {charted[1]}, {regime}, last {shown}",
             chart_step=step_text,
             chart_side=SIDE,
@@ -125,7 +128,7 @@ def _chart(window: Window, points: Sequence[tuple[int, Figures]], charted: tuple
     """p50 and p95 of one model and stage; a step in which nothing was recorded breaks the lines."""
     found = {start: summary for start, figures in points if (summary := figures.summaries.get(charted))}
     step_s = window.resolution_s
-    starts = range(window.start, math.ceil(window.end), step_s)
+    starts = range(window.start, math.floor(window.end) + 1, step_s)
     times = [_utc(start + step_s / 2) for start in starts]
     series = {
         "p50": [found[start].p50_ms if start in found else None for start in starts],
