@@ -42,6 +42,9 @@ class OnnxSession:
             )
         except Exception as error:  # onnxruntime raises a dozen types of its own, all meaning the same here
             raise SessionError(f"ONNX Runtime {RUNTIME_VERSION} cannot load the model") from error
+        # onnxruntime's Python wrapper keeps the file's content to make the session anew on other hardware,
+        # which never happens here: 93 MB for the six models of the zoo.
+        self._session._model_bytes = None
         self._check(card)
         self._run_options = onnxruntime.RunOptions()
         self._run_options.log_severity_level = _ERRORS_ONLY
