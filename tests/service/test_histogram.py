@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import os
+import weakref
+from pathlib import Path
 
 import pytest
 from hdrh.histogram import HdrHistogram
@@ -12,6 +16,10 @@ from hypothesis import strategies as st
 from service.histogram import HIGHEST_US, Decoder, Distribution, DurationHistogram, merge
 
 durations = st.lists(st.integers(0, 60_000_000_000), min_size=1, max_size=300)
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def record(samples_ns: list[int]) -> Distribution:
@@ -88,6 +96,22 @@ def test_nothing_gives_no_figures() -> None:
     summary = merge([]).summary()
     assert summary.count == 0
     assert summary.mean_ms is summary.p50_ms is summary.max_ms is None
+
+
+def test_counters_are_freed_without_the_garbage_collector() -> None:
+    gc.disable()
+    try:
+        histogram = DurationHistogram()
+        histogram.record(1000)
+        inner = weakref.ref(histogram._histogram)
+        del histogram
+        assert inner() is None
+        before = resident_bytes()
+        for _ in range(1000):
+            record([1000]).encode()
+        assert resident_bytes() - before < 50e6  # it would be 280 MB
+    finally:
+        gc.enable()
 
 
 def test_extremes_are_kept() -> None:
