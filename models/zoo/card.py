@@ -29,14 +29,18 @@ class InputSpec(_Frozen):
     resize: int = Field(gt=0, description="Pixels of the shorter side before the centre crop")
     crop: Literal["center"] = "center"
     mean: tuple[float, ...] = Field(description="Per channel, in pixel values 0 to 255")
-    std: tuple[Annotated[float, Field(gt=0)], ...] = Field(description="Per channel, in pixel values 0 to 255")
+    std: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        description="Per channel, in pixel values 0 to 255"
+    )
     interpolation: Literal["bilinear", "bicubic"]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for field in ("mean", "std"):
             if len(getattr(self, field)) != self.channels:
-                raise ValueError(f"{field} has {len(getattr(self, field))} values for {self.channels} channels")
+                raise ValueError(
+                    f"{field} has {len(getattr(self, field))} values for {self.channels} channels"
+                )
         if self.resize < max(self.height, self.width):
             raise ValueError(f"resize {self.resize} is smaller than the crop {self.height}x{self.width}")
         return self
@@ -120,7 +124,9 @@ class Card(_Frozen):
     outputs: dict[Literal["logits", "embedding", "features"], tuple[int, ...]] = Field(
         description="Shape of each output without the batch dimension"
     )
-    parameters: int = Field(gt=0, description="Trainable parameters, batch norm unfolded, as papers count them")
+    parameters: int = Field(
+        gt=0, description="Trainable parameters, batch norm unfolded, as papers count them"
+    )
     macs: int = Field(gt=0, description="Multiply-accumulates of one image, batch norm left out")
     file: ModelFile
     classifier: Classifier | None = None

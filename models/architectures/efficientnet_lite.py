@@ -1,0 +1,131 @@
+"""EfficientNet-Lite 0 to 2: EfficientNet without squeeze-and-excitation, with ReLU6, made to be quantized."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.blocks.conv_norm_act import ConvNormAct
+from models.blocks.inverted_residual import InvertedResidual
+from models.blocks.padded_conv import same_pads
+
+STEM_CHANNELS = 32
+EMBEDDING = 1280
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How one member of the family is scaled: channels, layers, input height and width in pixels, dropout."""
+
+    width_multiplier: float
+    depth_multiplier: float
+    input_size: int
+    dropout: float
+
+
+VARIANTS = {
+    "efficientnet-lite0": Variant(1.0, 1.0, 224, 0.2),
+    "efficientnet-lite1": Variant(1.0, 1.1, 240, 0.2),
+    "efficientnet-lite2": Variant(1.1, 1.2, 260, 0.3),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Blocks of equal shape; only the first has the stride and changes the number of channels."""
+
+    repeats: int
+    kernel_size: int
+    stride: int
+    expansion_ratio: int
+    channels: int
+
+
+STAGES = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+    Stage(4, 5, 2, 6, 192),
+    Stage(1, 3, 1, 6, 320),
+)
+
+
+def scaled_channels(channels: int, multiplier: float, divisor: int = 8) -> int:
+    """`channels * multiplier`, to the nearest multiple of `divisor` that is not over 10 % less."""
+    wanted = channels * multiplier
+    rounded = max(divisor, int(wanted + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * wanted else rounded
+
+
+class EfficientNetLite(nn.Module):
+    """Images (N, 3, input_size, input_size) -> logits (N, classes).
+
+    Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks",
+    https://arxiv.org/abs/1905.11946; the Lite variants: TensorFlow's TPU repository, efficientnet/lite. They
+    keep the stem, the head and the depth of the first and the last stage unscaled. The padding is
+    TensorFlow's "same", fixed for the variant's input size.
+    """
+
+    def __init__(self, variant: Variant, classes: int = 1000) -> None:
+        super().__init__()
+        self.input_size = size = variant.input_size
+        self.stem = ConvNormAct(3, STEM_CHANNELS, 3, stride=2, pads=same_pads(size, 3, 2))
+        size = math.ceil(size / 2)
+        channels = STEM_CHANNELS
+        blocks = []
+        for index, stage in enumerate(STAGES):
+            scaled = index not in (0, len(STAGES) - 1)
+            repeats = math.ceil(stage.repeats * variant.depth_multiplier) if scaled else stage.repeats
+            for repeat in range(repeats):
+                stride = stage.stride if repeat == 0 else 1
+                out_channels = scaled_channels(stage.channels, variant.width_multiplier)
+                blocks.append(
+                    InvertedResidual(
+                        channels,
+                        out_channels,
+                        stage.kernel_size,
+                        same_pads(size, stage.kernel_size, stride),
+                        stride=stride,
+                        expansion_ratio=stage.expansion_ratio,
+                    )
+                )
+                channels = out_channels
+                size = math.ceil(size / stride)
+        self.blocks = nn.Sequential(*blocks)
+        self.head = ConvNormAct(channels, EMBEDDING, 1)
+        self.dropout = nn.Dropout(variant.dropout)
+        self.classifier = nn.Linear(EMBEDDING, classes)
+        self.apply(_initialise)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last feature map, (N, 1280, input_size / 32 rounded up, the same)."""
+        y: Tensor = self.head(self.blocks(self.stem(x)))
+        return y
+
+    def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """Logits (N, classes), or with `pre_logits` the embedding (N, 1280) that the classifier gets."""
+        embedding = F.adaptive_avg_pool2d(features, 1).flatten(1)
+        if pre_logits:
+            return embedding
+        logits: Tensor = self.classifier(self.dropout(embedding))
+        return logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+def _initialise(module: nn.Module) -> None:
+    """Random weights that keep the size of activations from layer to layer (He et al., arXiv 1502.01852)."""
+    if isinstance(module, nn.Conv2d):
+        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+        nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, 0.0, 0.01)
+        with torch.no_grad():
+            module.bias.zero_()

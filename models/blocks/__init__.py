@@ -1,0 +1,1 @@
+"""What networks are built of: one file per block."""
