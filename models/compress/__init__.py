@@ -1,0 +1,1 @@
+"""Smaller and faster variants of a model, and how much of it they keep."""

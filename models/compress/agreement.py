@@ -1,0 +1,65 @@
+"""How far two models of the same classes agree on the same images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.zoo.card import Interval
+
+
+@dataclass(frozen=True)
+class Compared:
+    """`top_1_agreement`: share of `n` images for which both name the same class, with its interval.
+
+    `divergence`: mean Kullback-Leibler divergence of the second's probabilities from the first's, in nats; it
+    changes with every probability, so it tells two close variants apart where the few flips do not.
+    """
+
+    n: int
+    top_1_agreement: float
+    interval: Interval
+    divergence: float
+
+
+def compare_logits(first: NDArray[np.float32], second: NDArray[np.float32]) -> Compared:
+    """Compare logits (n, classes) of two models for the same images.
+
+    Raises ValueError when the shapes differ or there are no images.
+    """
+    if first.shape != second.shape or first.ndim != 2 or len(first) == 0:
+        raise ValueError(f"logits of shapes {first.shape} and {second.shape} cannot be compared")
+    same = int((first.argmax(1) == second.argmax(1)).sum())
+    p, q = _log_softmax(first), _log_softmax(second)
+    return Compared(
+        n=len(first),
+        top_1_agreement=same / len(first),
+        interval=wilson(same, len(first)),
+        divergence=float((np.exp(p) * (p - q)).sum(1).mean()),
+    )
+
+
+def wilson(successes: int, n: int) -> Interval:
+    """Wilson's 95 % score interval of a proportion (JASA 22, 1927): sensible near 0 and 1 and for small n.
+
+    Raises ValueError unless 0 <= successes <= n and n > 0.
+    """
+    if not 0 <= successes <= n or n == 0:
+        raise ValueError(f"{successes} of {n} is no proportion")
+    z = 1.959963984540054
+    share = successes / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    # At 0 and n the exact bounds are 0 and 1, which rounding would miss by a hair.
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == n else centre + half
+    return Interval(low=round(low, 4), high=round(high, 4))
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return result

@@ -1,0 +1,61 @@
+"""What each choice of the quantization brings, measured on photographs that neither calibrate nor judge."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+
+from models.compress.agreement import Compared, compare_logits
+from models.compress.plan import Plan
+from models.compress.quantize import quantize
+from models.export import open_session, run
+from models.photos import crops
+from models.zoo.card import read_card
+from models.zoo.preprocess import preprocess
+
+CALIBRATED_ON = ("plasma-workspace-wallpapers",)
+COMPARED_ON = ("mate-backgrounds",)
+KEPT = ("stem", "blocks.0")
+
+
+def plans(blocks: int) -> Iterator[tuple[str, Plan]]:
+    """The variants to measure, each with its description, for a network of so many blocks."""
+    yield "everything in int8, biases not corrected", Plan(correct_biases=False)
+    yield "everything in int8", Plan()
+    yield "stem in float", Plan(("stem",))
+    yield "stem and first block in float: the choice", Plan(KEPT)
+    yield "the choice, biases not corrected", Plan(KEPT, correct_biases=False)
+    yield "the choice, ranges by entropy", Plan(KEPT, method="entropy")
+    for percentile in (99.9, 99.99):
+        yield (
+            f"the choice, ranges holding {percentile} % of the values",
+            Plan(KEPT, method="percentile", percentile=percentile),
+        )
+    for block in range(1, blocks):
+        yield f"the choice, block {block} in float too", Plan((*KEPT, f"blocks.{block}"))
+
+
+def measure(folder: Path, photos: Path) -> Iterator[tuple[str, Compared]]:
+    """Compare the floating-point model in `folder` with each variant of it, one at a time.
+
+    The photographs that an int8 model of the zoo is judged on play no part, so choosing by these figures does
+    not flatter the agreement on its card.
+    """
+    card = read_card(folder)
+    source = folder / card.file.name
+    calibration = [preprocess(pixels, card.input) for pixels in crops(photos, CALIBRATED_ON, 8)]
+    images = [preprocess(pixels, card.input) for pixels in crops(photos, COMPARED_ON, 10)]
+    expected = run(open_session(source), images)
+    with tempfile.TemporaryDirectory() as temporary:
+        target = Path(temporary) / "model.onnx"
+        for choice, plan in plans(_blocks(source)):
+            quantize(source, target, calibration, plan)
+            yield choice, compare_logits(expected, run(open_session(target), images))
+
+
+def _blocks(source: Path) -> int:
+    names = [node.name.split(".") for node in onnx.load(source).graph.node]
+    return 1 + max(int(parts[1]) for parts in names if parts[0] == "blocks")

@@ -1,0 +1,125 @@
+"""Static int8 quantization of an exported network, calibrated on real images."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
+from models.compress.bias_correction import correct_biases
+from models.compress.plan import Plan
+from models.export import open_session, write_whole
+
+QUANTIZED = ("Conv", "Add", "Clip")
+"""Operators that get integer inputs and outputs. Pooling and the classifier are not among them, so the
+embedding is float and the parent's classifier fits it."""
+
+BIAS_IMAGES = 64
+"""At most so many of the calibration images, evenly spread, correct biases: means settle with some dozens."""
+
+
+class _Images(CalibrationDataReader):  # type: ignore[misc]
+    """Hands the calibration images to onnxruntime one at a time."""
+
+    def __init__(self, images: Sequence[NDArray[np.float32]]) -> None:
+        self._images: Iterator[NDArray[np.float32]] = iter(images)
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        image = next(self._images, None)
+        return None if image is None else {"image": image}
+
+
+def quantize(source: Path, target: Path, images: Sequence[NDArray[np.float32]], plan: Plan) -> None:
+    """Write the int8 variant of the exported network `source` to `target`, whole or not at all.
+
+    Activations are unsigned with a zero point of their own, weights signed and symmetric per output channel:
+    the pair that x86 multiplies in one instruction (VNNI), with all 8 bits. ReLU6 becomes the range of the
+    quantized activation and is no step of its own. `images`, each (1, 3, H, W) float32, set the ranges and
+    correct the biases.
+
+    Raises ValueError when there are no images, or `plan` keeps a module that the network does not have or a
+    single convolution between quantized ones.
+    """
+    if not images:
+        raise ValueError("quantization needs at least one image to calibrate on")
+    model = onnx.load(source)
+    nodes = [node.name for node in model.graph.node]
+    for module in plan.keep_float:
+        if not any(Plan((module,)).keeps(node) for node in nodes):
+            raise ValueError(f"the network has no module {module!r} to keep in floating point")
+    # Tells the quantizer that batch norm is folded and shapes are known, which models.export saw to.
+    add_pre_process_metadata(model)
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        path = Path(folder) / "model.onnx"
+        quantize_static(
+            model,
+            path,
+            _Images(images),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(QUANTIZED),
+            nodes_to_exclude=[node for node in nodes if plan.keeps(node)],
+            per_channel=True,
+            reduce_range=False,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=_METHODS[plan.method],
+            extra_options={"CalibPercentile": plan.percentile},
+        )
+        quantized = onnx.load(path)
+    _refuse_lone_convolutions(quantized.graph)
+    if plan.correct_biases:
+        # Read again, for the quantizer moves the weights of the model that it is given to a file of its own.
+        step = -(-len(images) // BIAS_IMAGES)
+        correct_biases(onnx.load(source), quantized, images[::step])
+    del quantized.metadata_props[:]
+    onnx.checker.check_model(quantized, full_check=True)
+    content = quantized.SerializeToString()
+    open_session(content)
+    write_whole(target, content)
+
+
+def _refuse_lone_convolutions(graph: onnx.GraphProto) -> None:
+    """Raise ValueError where onnxruntime would quantize a convolution that was kept in floating point.
+
+    It does so, when it loads the model, with every one that has integers before and behind it, and with one
+    scale for all channels: the convolution would lose more precision than any other.
+    """
+    sources = {value: node for node in graph.node for value in node.output}
+    followers: dict[str, set[str]] = {}
+    for node in graph.node:
+        for value in node.input:
+            followers.setdefault(value, set()).add(node.op_type)
+    for node in graph.node:
+        if node.op_type != "Conv" or node.input[1] in sources:
+            continue
+        source = sources.get(node.input[0])
+        after = followers.get(node.output[0], set())
+        if after == {"Clip"}:
+            clip = next(n for n in graph.node if n.op_type == "Clip" and n.input[0] == node.output[0])
+            after = followers.get(clip.output[0], set())
+        if source is not None and source.op_type == "DequantizeLinear" and after == {"QuantizeLinear"}:
+            raise ValueError(
+                f"{node.name} is kept in floating point alone between quantized layers, and onnxruntime "
+                f"would quantize it when it loads the model; keep a neighbour of it too"
+            )
+
+
+_METHODS = {
+    "minmax": CalibrationMethod.MinMax,
+    "percentile": CalibrationMethod.Percentile,
+    "entropy": CalibrationMethod.Entropy,
+}

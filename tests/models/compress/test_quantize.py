@@ -1,0 +1,142 @@
+"""Quantization: integers where they were wanted, floats where they were kept, means as they were."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+
+torch = pytest.importorskip("torch")
+
+from models.compress.agreement import compare_logits  # noqa: E402
+from models.compress.bias_correction import channel_means, correct_biases  # noqa: E402
+from models.compress.plan import Plan  # noqa: E402
+from models.compress.quantize import quantize  # noqa: E402
+from models.export import export, open_session, run  # noqa: E402
+from tests.models.small_network import noise, small_network  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("float") / "model.onnx"
+    export(small_network(), path, noise(2))
+    return path
+
+
+@pytest.fixture(scope="module")
+def images() -> list[NDArray[np.float32]]:
+    return list(np.split(noise(12), 12))
+
+
+def fused_operators(path: Path, folder: Path) -> Counter[str]:
+    """What ONNX Runtime makes of a model when it loads it, without what depends on the processor."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
+def test_the_int8_variant_stays_close(
+    source: Path, images: list[NDArray[np.float32]], tmp_path: Path, method: str
+) -> None:
+    quantize(source, tmp_path / "model.onnx", images, Plan(method=method))  # type: ignore[arg-type]
+    seen = list(np.split(noise(40, seed=5), 40))
+    expected = run(open_session(source), seen)
+    compared = compare_logits(expected, run(open_session(tmp_path / "model.onnx"), seen))
+    assert expected.std() > 0.1
+    assert compared.top_1_agreement >= 0.8
+    assert compared.divergence < 0.05
+    assert (tmp_path / "model.onnx").stat().st_size < 0.5 * source.stat().st_size
+
+
+def test_convolutions_are_integers_and_pooling_and_classifier_float(
+    source: Path, images: list[NDArray[np.float32]], tmp_path: Path
+) -> None:
+    quantize(source, tmp_path / "model.onnx", images, Plan())
+    found = fused_operators(tmp_path / "model.onnx", tmp_path)
+    convolutions = sum(node.op_type == "Conv" for node in onnx.load(source).graph.node)
+    additions = sum(node.op_type == "Add" for node in onnx.load(source).graph.node)
+    assert found["QLinearConv"] == convolutions
+    assert found["QLinearAdd"] == additions
+    assert (found["Conv"], found["Clip"], found["Add"]) == (0, 0, 0)
+    assert (found["GlobalAveragePool"], found["Gemm"]) == (1, 1)
+
+
+def test_weights_have_all_eight_bits_and_a_scale_per_channel(
+    source: Path, images: list[NDArray[np.float32]], tmp_path: Path
+) -> None:
+    quantize(source, tmp_path / "model.onnx", images, Plan())
+    tensors = {
+        tensor.name: onnx.numpy_helper.to_array(tensor)
+        for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer
+    }
+    weight = tensors["head.conv.weight_quantized"]
+    assert weight.dtype == np.int8
+    assert np.abs(weight.astype(int)).max((1, 2, 3)).min() >= 126
+    assert tensors["head.conv.weight_scale"].shape == (1280,)
+    assert tensors["features_zero_point"].dtype == np.uint8
+
+
+def test_what_the_plan_keeps_stays_float(
+    source: Path, images: list[NDArray[np.float32]], tmp_path: Path
+) -> None:
+    plan = Plan(keep_float=("stem", "blocks.0"))
+    quantize(source, tmp_path / "model.onnx", images, plan)
+    found = fused_operators(tmp_path / "model.onnx", tmp_path)
+    assert found["Conv"] + found["FusedConv"] == 3
+    tensors = {tensor.name for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer}
+    assert {"stem.conv.weight", "blocks.0.conv_dw.weight", "blocks.0.conv_pwl.weight"} <= tensors
+    assert "blocks.1.conv_pw.weight" not in tensors
+    # `blocks.1` is a name of its own, not the beginning of `blocks.10`.
+    assert Plan(("blocks.1",)).keeps("blocks.1.conv_pw")
+    assert not Plan(("blocks.1",)).keeps("blocks.10.conv_pw")
+
+
+def test_a_lone_float_convolution_is_refused(
+    source: Path, images: list[NDArray[np.float32]], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"blocks\.1\.conv_dw is kept in floating point alone"):
+        quantize(source, tmp_path / "model.onnx", images, Plan(("blocks.1.conv_dw",)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_module_that_is_not_there_is_refused(
+    source: Path, images: list[NDArray[np.float32]], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"no module 'blocks\.99'"):
+        quantize(source, tmp_path / "model.onnx", images, Plan(("blocks.99",)))
+    with pytest.raises(ValueError, match="at least one image"):
+        quantize(source, tmp_path / "model.onnx", [], Plan())
+    assert not list(tmp_path.iterdir())
+
+
+def test_bias_correction_brings_shifted_means_back(
+    source: Path, images: list[NDArray[np.float32]], tmp_path: Path
+) -> None:
+    quantize(source, tmp_path / "model.onnx", images, Plan(correct_biases=False))
+    quantized = onnx.load(tmp_path / "model.onnx")
+    expected = channel_means(onnx.load(source), ["features"], images)["features"]
+
+    def shift() -> float:
+        found = channel_means(quantized, ["features"], images)["features"]
+        return float(np.abs(found - expected).mean())
+
+    before = shift()
+    # A bias that is wrong by a fixed amount is what rounded weights do, only larger.
+    for tensor in quantized.graph.initializer:
+        if tensor.name == "blocks.2.conv_pw.bias_quantized":
+            stored = onnx.numpy_helper.to_array(tensor)
+            tensor.CopyFrom(onnx.numpy_helper.from_array((stored + 3000).astype(np.int32), tensor.name))
+    disturbed = shift()
+    correct_biases(onnx.load(source), quantized, images)
+    assert disturbed > 2 * before
+    assert shift() < 0.5 * before

@@ -1,0 +1,89 @@
+"""Building the zoo: what is committed can be built again, and a failed build changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from models.__main__ import main
+from models.build import JUDGED_ON, build, judge, names, replaced_whole
+from models.photos import MissingPhotosError
+from models.recipes import RECIPES
+from models.zoo.card import read_card
+from tests.models.zoo.card_facts import untrue_facts
+
+pytestmark = [pytest.mark.torch, pytest.mark.photos]
+
+
+def test_a_network_and_its_int8_variant_are_built_as_they_are_in_the_zoo(
+    photos: Path, zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("efficientnet-lite0", "efficientnet-lite0-int8"):
+        assert main(["build", name, "--photos", str(photos), "--output", str(tmp_path)]) == 0
+        assert untrue_facts(tmp_path / name) == []
+        built, committed = read_card(tmp_path / name), read_card(zoo / name)
+        assert built.file.bytes == committed.file.bytes
+        volatile = {"file": built.file, "agreement": built.agreement}
+        assert built == committed.model_copy(update=volatile)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].endswith("efficientnet-lite0: 18.5 MB")
+    assert "top-1 agreement with efficientnet-lite0 9" in printed[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names()[:2]
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_the_stated_agreement_is_what_one_finds(name: str, photos: Path, zoo: Path) -> None:
+    card = read_card(zoo / f"{name}-int8")
+    stated = card.agreement
+    assert stated is not None
+    assert all(package in stated.how for package in JUDGED_ON)
+    found = judge(zoo / name / "model.onnx", zoo / f"{name}-int8" / "model.onnx", RECIPES[name].input, photos)
+    assert found.n == stated.n
+    # Processors sum in different orders, which turns a few of the closest calls.
+    assert found.top_1_agreement == pytest.approx(stated.value, abs=0.015)
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no recipe for 'resnet-9000'; known: efficientnet-lite0, "):
+        build("resnet-9000", photos, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_int8_model_without_its_parent_is_refused(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build", "efficientnet-lite0-int8", "--photos", str(photos), "--output", str(tmp_path)]) == 1
+    assert "efficientnet-lite0/card.json" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_photographs_leave_the_model_as_it_was(tmp_path: Path) -> None:
+    folder = tmp_path / "zoo" / "efficientnet-lite0"
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(b"as it was")
+    with pytest.raises(MissingPhotosError, match="make photos"):
+        build("efficientnet-lite0", tmp_path / "nowhere", tmp_path / "zoo")
+    assert [path.name for path in (tmp_path / "zoo").iterdir()] == ["efficientnet-lite0"]
+    assert (folder / "model.onnx").read_bytes() == b"as it was"
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    with replaced_whole(target) as fresh:
+        (fresh / "a").write_text("first")
+
+    def fail_half_way() -> None:
+        with replaced_whole(target) as fresh:
+            (fresh / "b").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
+    assert [(path.name, path.read_text()) for path in target.iterdir()] == [("a", "first")]
+    with replaced_whole(target) as fresh:
+        (fresh / "c").write_text("second")
+    assert [path.name for path in target.iterdir()] == ["c"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
