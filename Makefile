@@ -5,7 +5,7 @@ BIN := .venv/bin
 MODELS_BIN := .venv-models/bin
 PIP := -m pip --disable-pip-version-check --quiet install
 
-.PHONY: help serve install test test-faults test-models check lock photos clean
+.PHONY: help serve install test test-faults test-models check bench lock photos clean
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -30,6 +30,9 @@ check: .venv/installed-tests ## Lint, types and dependency rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+bench: .venv-bench/installed photos ## The service's figures against their targets, in about five minutes
+	.venv-bench/bin/python -m benchmarks.http
+
 photos: .cache/photos/complete ## Large photographs from Debian's wallpaper packages
 
 lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
@@ -40,9 +43,9 @@ LOCK_OPTIONS := --upgrade --quiet --universal --python-version 3.11 --fork-strat
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock"
 
 clean: ## Remove everything that these commands made, except the data directory
-	rm -rf .venv .venv-models .cache
+	rm -rf .venv .venv-models .venv-bench .cache
 
-.venv/bin/python .venv-models/bin/python:
+.venv/bin/python .venv-models/bin/python .venv-bench/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "Weigh-in needs Python 3.11 or newer as '$(PYTHON)'; name another with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
@@ -62,6 +65,12 @@ clean: ## Remove everything that these commands made, except the data directory
 	$(MODELS_BIN)/python $(PIP) --require-hashes -r tests/requirements.lock
 	$(MODELS_BIN)/python $(PIP) -r models/requirements.txt
 	$(MODELS_BIN)/python $(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv-bench/installed: benchmarks/requirements.txt tests/requirements.lock pyproject.toml | .venv-bench/bin/python
+	.venv-bench/bin/python $(PIP) --require-hashes -r tests/requirements.lock
+	.venv-bench/bin/python $(PIP) -r benchmarks/requirements.txt
+	.venv-bench/bin/python $(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 .cache/photos/complete:

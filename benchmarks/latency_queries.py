@@ -6,7 +6,7 @@ minute each), lets the store roll it up and asks through the HTTP router, in thi
 nothing was recorded since; `minute`: a minute has closed since. Wall-clock medians of several rounds, in
 milliseconds, and the processor's share of `first`.
 
-    python benchmarks/latency_queries.py [--models 20] [--runs-per-minute 300]
+    python -m benchmarks.latency_queries [--models 20] [--runs-per-minute 300]
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fastapi import FastAPI
 
 from service.api.latency import latency_router
 from service.histogram import Distribution, DurationHistogram, merge
-from service.latency import Latencies
+from service.latency.answers import Latencies
 from service.metrics import Metrics
 from service.recorder import Recorder
 from service.stages import STAGES

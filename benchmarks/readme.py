@@ -1,6 +1,6 @@
 """Runs the commands that README.md shows and puts what they really print below them.
 
-    .venv/bin/python benchmarks/readme.py
+    .venv/bin/python -m benchmarks.readme
 
 Needs the test requirements (its photographs are scikit-image's), jq and a free port 8000; run it on a machine
 that does nothing else. It starts a service with a data directory of its own, and sends it photographs to

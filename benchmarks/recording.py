@@ -3,7 +3,7 @@
 `alone`: one thread; `flushing`: while the flush thread writes to a real database once a second; `crowded`:
 four threads at once, wall-clock time over runs. The target is 30 us.
 
-    python benchmarks/recording.py [--runs 200000]
+    python -m benchmarks.recording [--runs 200000]
 """
 
 from __future__ import annotations

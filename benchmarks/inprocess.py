@@ -1,0 +1,152 @@
+"""What is measured without HTTP: decoding and preprocessing, int8 against fp32, the cost of recording.
+
+`python -m benchmarks.inprocess PART ...` runs one part in this process and prints its rounds as JSON. Within
+a part everything compared runs by turns, in a new random order in every round.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from models.zoo.card import read_card
+from models.zoo.preprocess import preprocess
+from service.decode import decode
+from service.metrics import Metrics
+from service.recorder import Recorder
+from service.session import OnnxSession
+from service.stages import Stopwatch
+from service.storage.state import open_state
+
+Rounds = dict[str, list[float]]
+
+
+def interleaved(
+    work: Mapping[str, Callable[[], object]], rounds: int, repeats: Mapping[str, int], seed: int = 0
+) -> Rounds:
+    """Per round the median milliseconds of each piece of work, run as a block of `repeats`."""
+    order = list(work)
+    shuffle = random.Random(seed).shuffle
+    for name in order:  # warm-up, not measured
+        for _ in range(repeats[name]):
+            work[name]()
+    results: Rounds = {name: [] for name in order}
+    for _ in range(rounds):
+        shuffle(order)
+        for name in order:
+            durations = []
+            for _ in range(repeats[name]):
+                start = time.perf_counter_ns()
+                work[name]()
+                durations.append(time.perf_counter_ns() - start)
+            results[name].append(statistics.median(durations) / 1e6)
+    return results
+
+
+def preparation(small: Path, large: Path, model: Path) -> Rounds:
+    """Decode and preprocess: the service's for a small and a large JPEG, simplejpeg with OpenCV's resize and
+    a fused normalise for the small one, and Pillow's full decoding of the large one."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    spec = read_card(model).input
+    small_data, large_data = small.read_bytes(), large.read_bytes()
+
+    def ours(data: bytes) -> object:
+        image = decode(data, shorter_side=spec.resize, max_pixels=10**8)
+        return preprocess(image.pixels, spec, box=image.box)
+
+    def opencv(interpolation: int) -> object:
+        pixels = simplejpeg.decode_jpeg(small_data, "RGB", min_height=spec.resize, min_width=spec.resize)
+        height, width = pixels.shape[:2]
+        scale = spec.resize / min(height, width)
+        if scale != 1:
+            pixels = cv2.resize(
+                pixels, (round(width * scale), round(height * scale)), interpolation=interpolation
+            )
+        top, left = (pixels.shape[0] - spec.height) // 2, (pixels.shape[1] - spec.width) // 2
+        crop = pixels[top : top + spec.height, left : left + spec.width]
+        return cv2.dnn.blobFromImage(crop, 1 / spec.std[0], mean=spec.mean)
+
+    def pillow_full() -> object:
+        image = Image.open(io.BytesIO(large_data))
+        image.load()
+        return image
+
+    return interleaved(
+        {
+            "small": lambda: ours(small_data),
+            "small opencv linear": lambda: opencv(cv2.INTER_LINEAR),
+            "small opencv area": lambda: opencv(cv2.INTER_AREA),
+            "large": lambda: ours(large_data),
+            "large pillow": pillow_full,
+        },
+        rounds=9,
+        repeats={
+            "small": 60,
+            "small opencv linear": 60,
+            "small opencv area": 60,
+            "large": 8,
+            "large pillow": 3,
+        },
+    )
+
+
+def inference(zoo: Path, names: list[str]) -> Rounds:
+    """Each network alone on one thread, all of them resident."""
+    work: dict[str, Callable[[], object]] = {}
+    for name in names:
+        card = read_card(zoo / name)
+        session = OnnxSession((zoo / name / card.file.name).read_bytes(), card)
+        shape = (1, card.input.channels, card.input.height, card.input.width)
+        image = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+        work[name] = lambda session=session, image=image: session.run(image)  # type: ignore[misc]
+    return interleaved(work, rounds=12, repeats=dict.fromkeys(work, 24))
+
+
+def recording() -> Rounds:
+    """Microseconds that a request spends on being timed and recorded, and milliseconds of each flush."""
+    per_request, flushes = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        state = open_state(Path(folder), None)
+        recorder = Recorder(state.latencies, Metrics({"version": "benchmark"}))
+        recorder.flush()
+        for _ in range(9):
+            start = time.perf_counter_ns()
+            for _ in range(1000):
+                stopwatch = Stopwatch()
+                stopwatch.lap("queue")
+                stopwatch.lap("decode")
+                stopwatch.lap("preprocess")
+                stopwatch.lap("inference")
+                stopwatch.lap("postprocess")
+                recorder.record("efficientnet-lite0-int8", "live", stopwatch.stop())
+            per_request.append((time.perf_counter_ns() - start) / 1e6)
+            start = time.perf_counter_ns()
+            recorder.flush()
+            flushes.append((time.perf_counter_ns() - start) / 1e6)
+        recorder.close()
+        state.close()
+    return {"request_us": per_request[1:], "flush_ms": flushes[1:]}
+
+
+if __name__ == "__main__":
+    part, *arguments = sys.argv[1:]
+    if part == "preparation":
+        result = preparation(*(Path(argument) for argument in arguments))
+    elif part == "inference":
+        result = inference(Path(arguments[0]), arguments[1:])
+    else:
+        result = recording()
+    print(json.dumps(result))

@@ -1,0 +1,1 @@
+"""What people write instead: the same network behind other servers, for comparison."""

@@ -1,0 +1,177 @@
+"""What is measured over HTTP: throughput, overhead, start, memory, overload."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from statistics import median, quantiles
+from typing import Any
+
+from benchmarks.photos import MODEL, Photos
+from benchmarks.report import Figure, figure
+from benchmarks.servers import ROOT, Server, rival, weighin
+from service.cpu import core_budget
+
+ZOO = ROOT / "models" / "zoo"
+NETWORKS = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
+SIX = [name + suffix for name in NETWORKS for suffix in ("", "-int8")]
+DEADLINE_MS = 10_000
+ONE_COMMAND_S = 90
+SECONDS = 3.0
+"""How long each measurement of a round lasts."""
+
+
+def run_json(module: str, *arguments: object, stdin: str | None = None) -> Any:
+    """What `python -m benchmarks.MODULE ARGUMENTS`, a process of its own, prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=ONE_COMMAND_S,
+    )
+    if done.returncode:
+        raise RuntimeError(f"benchmarks.{module} failed: {done.stderr.strip().splitlines()[-1:]}")
+    return json.loads(done.stdout)
+
+
+def load(server: Server, requests: list[list[str]], **plan: object) -> dict[str, Any]:
+    """The Outcome of a Plan (benchmarks/load.py) against `server`."""
+    outcome: dict[str, Any] = run_json(
+        "load", stdin=json.dumps({"port": server.port, "requests": requests} | plan)
+    )
+    return outcome
+
+
+def completed(outcome: dict[str, Any]) -> list[float]:
+    """Latencies, in ms, of the requests answered with 200; RuntimeError where there are none."""
+    latencies: list[float] = outcome["latencies_ms"].get("200", [])
+    if not latencies:
+        counts = {status: len(each) for status, each in outcome["latencies_ms"].items()}
+        raise RuntimeError(f"no request was answered with 200: {counts}")
+    return latencies
+
+
+def per_s(outcome: dict[str, Any]) -> float:
+    """Requests answered with 200, per second."""
+    return len(completed(outcome)) / float(outcome["seconds"])
+
+
+def throughput(photos: Photos, rounds: int) -> list[Figure]:
+    """One and eight clients against the floor, and against what people write instead."""
+    model, cores = ZOO / MODEL, core_budget()
+    with ExitStack() as stack:
+        ours = stack.enter_context(weighin())
+        ours.wait_until("/readyz")
+        ours.pause()
+        rivals = {}
+        for name in ("plain_fastapi", "lit"):
+            rivals[name] = stack.enter_context(rival(name, model))
+            rivals[name].wait_until("/health")
+            rivals[name].pause()
+
+        def loaded(server: Server, request: list[str], clients: int) -> dict[str, float]:
+            server.resume()
+            try:
+                outcome = load(server, [request], clients=clients, seconds=SECONDS, warm_up_s=0.7)
+            finally:
+                server.pause()
+            return {"per_s": per_s(outcome), "p50_ms": median(completed(outcome))}
+
+        work: dict[str, Callable[[], dict[str, float]]] = {
+            "floor 1": lambda: run_json("floor", photos.small, model, SECONDS, 1),
+            "floor": lambda: run_json("floor", photos.small, model, SECONDS, cores),
+            "raw 1": lambda: loaded(ours, photos.raw(), 1),
+            "form 1": lambda: loaded(ours, photos.multipart(), 1),
+            "raw 8": lambda: loaded(ours, photos.raw(), 8),
+            "form 8": lambda: loaded(ours, photos.multipart(), 8),
+            "plain 8": lambda: loaded(rivals["plain_fastapi"], photos.multipart("/classify"), 8),
+            "lit 8": lambda: loaded(rivals["lit"], photos.multipart("/classify"), 8),
+        }
+        found: dict[str, list[dict[str, float]]] = {name: [] for name in work}
+        order = list(work)
+        for _ in range(rounds):
+            random.shuffle(order)
+            for name in order:
+                found[name].append(work[name]())
+
+    def values(name: str, key: str) -> list[float]:
+        return [result[key] for result in found[name]]
+
+    def ratio(one: str, other: str, key: str) -> list[float]:
+        return [a / b for a, b in zip(values(one, key), values(other, key), strict=True)]
+
+    return [
+        figure("floor: bare loop, 1 thread, p50", "ms", values("floor 1", "p50_ms")),
+        figure("1 client, raw body, p50", "ms", values("raw 1", "p50_ms")),
+        figure("1 client, raw body, p50 / floor", "×", ratio("raw 1", "floor 1", "p50_ms"), 1.20),
+        figure("1 client, multipart, p50 / floor", "×", ratio("form 1", "floor 1", "p50_ms"), 1.35),
+        figure(f"floor: bare loop, {cores} threads", "images/s", values("floor", "per_s")),
+        figure("8 clients, raw body", "images/s", values("raw 8", "per_s")),
+        figure("8 clients, raw body / floor", "×", ratio("raw 8", "floor", "per_s"), 0.82, at_least=True),
+        figure("8 clients, multipart", "images/s", values("form 8", "per_s")),
+        figure("8 clients, plain FastAPI", "images/s", values("plain 8", "per_s")),
+        figure("8 clients, LitServe", "images/s", values("lit 8", "per_s")),
+        figure("multipart / plain FastAPI", "×", ratio("form 8", "plain 8", "per_s"), 1.7, at_least=True),
+        figure("multipart / LitServe", "×", ratio("form 8", "lit 8", "per_s"), 1.3, at_least=True),
+    ]
+
+
+def startup() -> list[Figure]:
+    """From the start of the process until six models are ready."""
+    ready = []
+    for _ in range(3):
+        with weighin() as server:
+            ready.append(server.wait_until("/readyz"))
+    return [figure("process start to ready, six models", "s", ready, 3.0)]
+
+
+def memory(photos: Photos) -> list[Figure]:
+    """Resident memory over 10 000 requests to six models by turns."""
+    resident = {}
+    with weighin() as server:
+        server.wait_until("/readyz")
+        resident[0] = server.resident_mb()
+        requests = [photos.raw(model) for model in SIX]
+        done = 0
+        for until in (2_000, 6_000, 10_000):
+            outcome = load(server, requests, clients=8, seconds=60, warm_up_s=0, count=until - done)
+            done += len(completed(outcome))
+            if done < until:
+                raise RuntimeError(f"only {done} of {until} requests were answered within the time")
+            resident[until] = server.resident_mb()
+    steps = ", ".join(f"{count}: {value:.0f}" for count, value in resident.items())
+    return [
+        figure("resident after 10 000 requests", "MB", [resident[10_000]], 450, note=f"(after {steps})"),
+        figure("  growth from 6 000 to 10 000", "MB", [resident[10_000] - resident[6_000]], 5),
+    ]
+
+
+def overload(photos: Photos, rounds: int) -> list[Figure]:
+    """Poisson arrivals at three times what eight waiting clients get through."""
+    peak, carried, accepted, refused, unexplained, strange = [], [], [], [], [], []
+    with weighin() as server:
+        server.wait_until("/readyz")
+        for seed in range(rounds):
+            peak.append(per_s(load(server, [photos.raw()], clients=8, seconds=SECONDS, warm_up_s=0.7)))
+            outcome = load(server, [photos.raw()], rate=3 * peak[-1], seconds=6, seed=seed)
+            refusals = outcome["latencies_ms"].get("503", [])
+            carried.append(per_s(outcome) / peak[-1])
+            accepted.append(max(completed(outcome)))
+            refused.append(quantiles(refusals, n=100)[98] if len(refusals) > 1 else 0.0)
+            unexplained.append(len(refusals) - outcome["retry_after"])
+            others = {k: len(v) for k, v in outcome["latencies_ms"].items() if k not in ("200", "503")}
+            strange.append(sum(others.values()) + outcome["unanswered"])
+    return [
+        figure("peak, 8 clients", "images/s", peak),
+        figure("3 × that, open loop: completed / peak", "×", carried, 0.9, at_least=True),
+        figure("  slowest accepted request", "ms", accepted, DEADLINE_MS),
+        figure("  p99 of refusals", "ms", refused, 50),
+        figure("  503 without Retry-After", "", unexplained, 0),
+        figure("  neither 200 nor 503", "", strange, 0),
+    ]
