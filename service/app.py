@@ -23,7 +23,7 @@ from service.classify import Classifier
 from service.compare import Comparer
 from service.cpu import core_budget
 from service.errors import InvalidParameter
-from service.latency import Latencies
+from service.latency.answers import Latencies
 from service.metrics import Metrics
 from service.pool import CorePool
 from service.recorder import Recorder
@@ -41,8 +41,10 @@ what each costs on this machine. Every error is an RFC 9457 problem document who
 """
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     """The service as an ASGI application; its state is open from here to the end of its lifespan.
+
+    `address` is where it will serve, for the message that a second one on the same data directory gets.
 
     Raises DataDirectoryInUse when another process has the data directory, and FileNotFoundError for a folder
     of models that does not exist.
@@ -50,7 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
     registry = Registry(settings.model_dirs, settings.default_model)
     pool = CorePool(settings.threads or core_budget(), settings.max_waiting)
     metrics = Metrics({"version": version("weighin"), "onnxruntime": RUNTIME_VERSION})
-    state = open_state(settings.data_dir, settings.database_url)
+    state = open_state(settings.data_dir, settings.database_url, address=address)
     recorder = Recorder(state.latencies, metrics)
     latencies = Latencies(recorder)
     classifier = Classifier(pool, recorder, max_pixels=settings.max_pixels)

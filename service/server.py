@@ -29,9 +29,10 @@ def serve(settings: Settings) -> None:
     """
     listener = _bind(settings.host, settings.port)
     with listener:
-        app = create_app(settings)
         host, port = listener.getsockname()[:2]
-        log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        app = create_app(settings, address=url)
+        log.info("listening", url=url)
         config = uvicorn.Config(
             app,
             loop="auto",

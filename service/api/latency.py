@@ -13,9 +13,9 @@ from service import errors
 from service.api.latency_schemas import HistoryResponse, LatencyResponse
 from service.api.periods import format_moment, parse_since, parse_step
 from service.api.problems import documented
-from service.figures import Figures
 from service.histogram import EMPTY_SUMMARY
-from service.latency import Latencies, Window
+from service.latency.answers import Latencies, Window
+from service.latency.figures import Figures
 from service.stages import STAGES, Regime, Stage
 
 MAX_ROWS = 50_000

@@ -15,8 +15,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from service.api.problems import documented
 from service.errors import InvalidParameter, UnknownModel
-from service.figures import Figures
-from service.latency import Latencies, Window
+from service.latency.answers import Latencies, Window
+from service.latency.figures import Figures
 from service.stages import REGIMES, STAGES, Regime, Stage
 from service.web.chart import SIDE, Chart, line_chart
 from service.web.page import Choice, DashboardPage, page_fields, table

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
-from service.figures import Figures
 from service.histogram import Summary
+from service.latency.figures import Figures
 from service.percentiles import MIN_SAMPLES
 from service.stages import STAGES
 from service.web.chart import Chart

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 
 from service.api import problems
 from service.api.middleware import RequestContext
-from service.latency import Latencies
+from service.latency.answers import Latencies
 from service.metrics import Metrics
 from service.percentiles import MIN_SAMPLES
 from service.recorder import Recorder

@@ -61,7 +61,8 @@ def test_a_second_one_on_the_same_data_directory_names_the_first(
     with service_process(tiny_models_dir, tmp_path) as first, first.client() as client:
         with service_process(tiny_models_dir, tmp_path) as second:
             assert second.wait() == 1
-        assert str(first.popen.pid) in second.log
+        assert f"process {first.popen.pid}, since" in second.log
+        assert f"serving at {client.base_url}" in second.log
         assert len(second.lines) == 1
         assert client.get("/readyz").status_code == 200
 

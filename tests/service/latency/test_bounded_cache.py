@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.bounded_cache import BoundedCache
+from service.latency.bounded_cache import BoundedCache
 
 
 def test_what_was_used_longest_ago_goes_first() -> None:

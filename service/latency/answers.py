@@ -10,9 +10,9 @@ from typing import TypeVar
 
 import structlog
 
-from service.buckets import Buckets, Question
 from service.errors import InvalidParameter, StorageUnavailable
-from service.figures import Figures
+from service.latency.buckets import Buckets, Question
+from service.latency.figures import Figures
 from service.recorder import Recorder
 from service.stages import Regime, Stage
 from service.storage.recorded import DAY_S, HOUR_S, MINUTE_S, Bucket, Scope, bucket_of

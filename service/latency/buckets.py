@@ -8,8 +8,8 @@ import time
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from service.bounded_cache import BoundedCache
-from service.figures import Figures, Merged, combine, figures, of_one_regime
+from service.latency.bounded_cache import BoundedCache
+from service.latency.figures import Figures, Merged, combine, figures, of_one_regime
 from service.recorder import Recorder
 from service.storage.cover import cover, late, resolution_kept, stretches
 from service.storage.latency import GRACE_S, Reading

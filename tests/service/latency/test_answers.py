@@ -11,7 +11,7 @@ import pytest
 
 from service.errors import InvalidParameter
 from service.histogram import DurationHistogram, Summary
-from service.latency import MAX_STEPS, Latencies
+from service.latency.answers import MAX_STEPS, Latencies
 from service.metrics import Metrics
 from service.recorder import Recorder
 from service.storage.database import open_database
