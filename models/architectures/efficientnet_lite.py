@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from models.blocks.conv_norm_act import ConvNormAct
 from models.blocks.inverted_residual import InvertedResidual
+from models.blocks.norm import TENSORFLOW
 from models.blocks.padded_conv import same_pads
 
 STEM_CHANNELS = 32
@@ -75,7 +76,7 @@ class EfficientNetLite(nn.Module):
     def __init__(self, variant: Variant, classes: int = 1000) -> None:
         super().__init__()
         self.input_size = size = variant.input_size
-        self.stem = ConvNormAct(3, STEM_CHANNELS, 3, stride=2, pads=same_pads(size, 3, 2))
+        self.stem = ConvNormAct(3, STEM_CHANNELS, 3, stride=2, pads=same_pads(size, 3, 2), norm=TENSORFLOW)
         size = math.ceil(size / 2)
         channels = STEM_CHANNELS
         blocks = []
@@ -93,12 +94,13 @@ class EfficientNetLite(nn.Module):
                         same_pads(size, stage.kernel_size, stride),
                         stride=stride,
                         expansion_ratio=stage.expansion_ratio,
+                        norm=TENSORFLOW,
                     )
                 )
                 channels = out_channels
                 size = math.ceil(size / stride)
         self.blocks = nn.Sequential(*blocks)
-        self.head = ConvNormAct(channels, EMBEDDING, 1)
+        self.head = ConvNormAct(channels, EMBEDDING, 1, norm=TENSORFLOW)
         self.dropout = nn.Dropout(variant.dropout)
         self.classifier = nn.Linear(EMBEDDING, classes)
         self.apply(_initialise)
