@@ -16,9 +16,9 @@ class GroupedConv(nn.Module):
     Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks", 2012; as a way to
     save, Xie et al., "Aggregated Residual Transformations", https://arxiv.org/abs/1611.05431. With G groups
     it costs D_K² M N / G per output place. It is one `nn.Conv2d(groups=G)`, the same as to split the
-    channels, convolve each part and concatenate. What one group learned never reaches another; `shuffle` interleaves
-    the output's channels, so that the next grouped convolution gets some of each (Zhang et al., "ShuffleNet",
-    https://arxiv.org/abs/1707.01083). Without `pads` the output has ceil(H / stride) rows.
+    channels, convolve each part and concatenate. What one group learned never reaches another; `shuffle`
+    interleaves the output's channels, so that the next grouped convolution gets some of each (Zhang et al.,
+    "ShuffleNet", https://arxiv.org/abs/1707.01083). Without `pads` the output has ceil(H / stride) rows.
     Raises ValueError as `PaddedConv2d` does.
     """
 
