@@ -40,7 +40,7 @@ SPEC = InputSpec(
 """Mean and deviation are the 60 000 training images', to two digits."""
 
 
-class DataError(Exception):
+class DataError(ValueError):
     """The data set is missing or is not what it should be; the message says what, where and what to do."""
 
 
