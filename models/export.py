@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from models.architectures.registry import Network
 from models.onnx_graph import tidy
 
+RUNTIME = f"ONNX Runtime {ort.__version__}"
 OUTPUTS = ("logits", "embedding", "features")
 OPSET = 20
 TOLERANCE = 1e-4
