@@ -11,6 +11,7 @@ import torch
 
 from models import checkpoint
 from models.architectures.designed import Design, DesignedNetwork
+from models.architectures.resized import resize
 from models.checkpoint import CheckpointError
 from models.data import FASHION_MNIST, Images, load_train, split
 from models.train import CHECKPOINT, Job, Prepared
@@ -95,6 +96,8 @@ def trained(folder: Path, design: Design | None = None) -> tuple[DesignedNetwork
             f"{path} is at epoch {epochs} of {identity['recipe']['epochs']}; train it to the end"
         )
     network = DesignedNetwork(Design.model_validate(identity["design"]), FASHION_MNIST.classes)
+    if identity.get("pruned"):
+        resize(network, identity["pruned"])
     problems = checkpoint.misfits(state["average"], network.state_dict())
     if problems:
         raise CheckpointError(f"{path} does not fit its own design: {'; '.join(problems[:8])}")
