@@ -16,7 +16,7 @@ from models.formulas import FORMULAS, total
 
 pytestmark = pytest.mark.torch
 
-QUICK = ["--rounds", "2", "--runs", "5"]
+QUICK = ["--rounds", "1", "--runs", "5"]
 
 
 def explained(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
