@@ -29,9 +29,9 @@ def randomise(network: nn.Module, seed: int, images: Tensor) -> None:
     """Weights that are used like trained ones: He-scaled, with batch norms and biases that all do something.
 
     A freshly initialised network gives logits of the order of 1e-8, on which a comparison "within 1e-4"
-    proves nothing, and may compute with denormal numbers. Batch norms take their means and variances from `images`
-    (N, channels, H, W), as training would have them, and then have them shifted and scaled at random, with
-    weights and biases of their own; so activations keep their size through any number of layers.
+    proves nothing, and may compute with denormal numbers. Batch norms take their means and variances from
+    `images` (N, channels, H, W), as training would have them, and then have them shifted and scaled at
+    random, with weights and biases of their own; so activations keep their size through any number of layers.
     """
     random = torch.Generator().manual_seed(seed)
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
