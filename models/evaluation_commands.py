@@ -71,7 +71,8 @@ def _line(card: Any) -> str:
     interval = accuracy.interval
     return (
         f"{card.name}: {accuracy.value:.2%} ({interval.low:.2%} to {interval.high:.2%}), "
-        f"{accuracy.correct} of {accuracy.n}; {card.macs / 1e6:.2f} M MACs, {card.parameters} parameters, {card.file.bytes} bytes"
+        f"{accuracy.correct} of {accuracy.n}; "
+        f"{card.macs / 1e6:.2f} M MACs, {card.parameters} parameters, {card.file.bytes} bytes"
     )
 
 

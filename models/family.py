@@ -11,6 +11,7 @@ import torch
 
 from models import checkpoint
 from models.architectures.designed import Design, DesignedNetwork
+from models.architectures.folded import fold_batch_norms
 from models.architectures.resized import resize
 from models.checkpoint import CheckpointError
 from models.data import FASHION_MNIST, Images, load_train, split
@@ -96,6 +97,8 @@ def trained(folder: Path, design: Design | None = None) -> tuple[DesignedNetwork
             f"{path} is at epoch {epochs} of {identity['recipe']['epochs']}; train it to the end"
         )
     network = DesignedNetwork(Design.model_validate(identity["design"]), FASHION_MNIST.classes)
+    if identity.get("folded"):
+        fold_batch_norms(network.eval())
     if identity.get("pruned"):
         resize(network, identity["pruned"])
     problems = checkpoint.misfits(state["average"], network.state_dict())

@@ -14,7 +14,8 @@ def add(commands: Any) -> None:
     _add_train(commands)
 
 
-def _with_data(parser: argparse.ArgumentParser) -> None:
+def with_data(parser: argparse.ArgumentParser) -> None:
+    """Add the options that all commands which train have."""
     parser.add_argument("--data-dir", type=Path, help="the folder with Fashion-MNIST's four .gz files")
     parser.add_argument(
         "--runs", type=Path, default=RUNS, help="where trainings are kept; default: %(default)s"
@@ -25,7 +26,8 @@ def _with_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="learn from so many images only, to try things out")
 
 
-def _setting(options: argparse.Namespace) -> Any:
+def setting_of(options: argparse.Namespace) -> Any:
+    """The `models.family.Setting` of those options."""
     import torch
 
     from models.data import default_folder
@@ -45,7 +47,7 @@ def _add_train(commands: Any) -> None:
     parser = commands.add_parser("train", help="train networks of the family; goes on where it was stopped")
     parser.add_argument("names", metavar="NAME", nargs="+", help="e.g. fashion-ghost, or all")
     parser.add_argument("--seed", type=int, default=0)
-    _with_data(parser)
+    with_data(parser)
     parser.set_defaults(run=_train)
 
 
@@ -56,7 +58,7 @@ def _train(options: argparse.Namespace) -> None:
 
     names = list(DESIGNS) if options.names == ["all"] else options.names
     designs = {name: design_of(name) for name in names}
-    setting = _setting(options)
+    setting = setting_of(options)
     for name, design in designs.items():
         outcome = train(fresh(design, options.seed), job_of(setting, name, design, options.seed))
         print(f"{name}: {shown(outcome.accuracy)} on validation, {outcome.seconds / 60:.1f} min", flush=True)
