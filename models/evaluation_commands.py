@@ -42,6 +42,13 @@ def add(commands: Any) -> None:
     evaluate.add_argument("--zoo", type=Path, default=ZOO)
     evaluate.set_defaults(run=_evaluate)
 
+    gain = commands.add_parser("gain", help="what the teacher brought its students, over images and seeds")
+    gain.add_argument("name", metavar="NAME", help="the student that `distill` trained with and without")
+    gain.add_argument("--seeds", type=int, default=5, help="how many, from 0; default 5")
+    gain.add_argument("--runs", type=Path, default=RUNS)
+    gain.add_argument("--data-dir", type=Path, help="the folder with Fashion-MNIST's four .gz files")
+    gain.set_defaults(run=_gain)
+
 
 def _publish(options: argparse.Namespace) -> None:
     from models.compress.plan import Plan
@@ -147,6 +154,34 @@ def _print_ensemble(answers: dict[str, Any], classes: Any) -> None:
     mean = np.mean([probabilities(logits) for logits in answers.values()], axis=0)
     found = accuracy_of(mean.argmax(1) == classes)
     print(f"\nall {len(answers)} averaged: {found.value:.2%}, {found.correct} of {found.n}")
+
+
+def _gain(options: argparse.Namespace) -> None:
+    import numpy as np
+
+    from models.data import default_folder, load_test
+    from models.family import run_folder, trained
+    from models.paired import gain
+    from models.train import Prepared, predict
+
+    test = Prepared.of(load_test(options.data_dir or default_folder()))
+    right = {}
+    for kind in ("distilled", "alone"):
+        networks = [
+            trained(run_folder(options.runs, f"{options.name}-{kind}", seed))[0]
+            for seed in range(options.seeds)
+        ]
+        right[kind] = np.stack(
+            [(predict(network, test.inputs).argmax(1) == test.classes).numpy() for network in networks]
+        )
+        each = ", ".join(f"{share:.2%}" for share in right[kind].mean(1))
+        print(f"{options.name} {kind}: {right[kind].mean():.2%} on average ({each})")
+    found = gain(right["distilled"], right["alone"])
+    real = "real" if found.low > 0 and found.p < 0.05 else "not shown to be real"
+    print(
+        f"the teacher brings {100 * found.difference:+.2f} points ({100 * found.low:+.2f} to "
+        f"{100 * found.high:+.2f} over images and seeds; p over {found.seeds} seeds {found.p:.2g}): {real}"
+    )
 
 
 def _corruptions(robustness: Any) -> str:

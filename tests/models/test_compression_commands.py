@@ -39,7 +39,9 @@ def test_each_technique_leaves_a_training_that_is_found_again(
     assert "points less: " in capsys.readouterr().out
 
     teachers = ["--teacher", NAME, "--teacher", f"{NAME}-pruned-50"]
-    assert main(["distill", NAME, *teachers, "--seeds", "1", *few]) == 0
+    assert main(["distill", NAME, *teachers, "--seeds", "2", *few]) == 0
+    assert main(["gain", NAME, "--seeds", "2", "--runs", str(tmp_path), "--data-dir", str(fashion)]) == 0
+    assert "the teacher brings " in capsys.readouterr().out
     taught, _ = trained(run_folder(tmp_path, f"{NAME}-distilled", 0))
     alone, _ = trained(run_folder(tmp_path, f"{NAME}-alone", 0))
     assert not torch.equal(taught.classifier.weight, alone.classifier.weight)

@@ -87,3 +87,12 @@ def test_a_fresh_measurement_is_written_with_its_pictures(zoo: Path) -> None:
         "zoo.md",
     ]
     assert main([*command, "--check"]) == 0
+
+
+COMMITTED = Path(__file__).resolve().parents[2] / "docs" / "zoo.md"
+
+
+@pytest.mark.skipif(not COMMITTED.exists(), reason="docs/zoo.md is made when the family is trained")
+def test_the_committed_page_is_what_the_cards_say() -> None:
+    root = COMMITTED.parents[1]
+    assert COMMITTED.read_text() == page(root / "models/zoo", Figures.read(COMMITTED.with_name(FIGURES)))
