@@ -18,10 +18,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+if not __package__:  # run as a script: this folder must not be searched, its http.py hides Python's own
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
 from benchmarks.photos import MODEL, Photos
 from benchmarks.report import Figure, figure, guarded, has_vnni, machine, table
 from benchmarks.served import NETWORKS, SIX, ZOO, memory, overload, run_json, startup, throughput
 
+PARTS = ("throughput", "preparation", "precision", "recording", "startup", "memory", "overload")
 STARTS_NO_PART_AFTER_S = 6.5 * 60
 
 
@@ -70,7 +74,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.http", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, choices=range(1, 6), default=3, help="of what goes over HTTP")
     parser.add_argument("--json", type=Path, help="also write everything to this file")
-    parser.add_argument("--only", action="append", help="measure only this part (repeatable)")
+    parser.add_argument("--only", action="append", choices=PARTS, help="measure only this part (repeatable)")
     arguments = parser.parse_args()
 
     began = time.monotonic()
@@ -79,16 +83,16 @@ def main() -> int:
     failures: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         photos = Photos(Path(folder))
-        parts: dict[str, Callable[[], list[Figure]]] = {
-            "throughput": lambda: throughput(photos, arguments.rounds),
-            "preparation": lambda: preparation(photos),
-            "precision": precision,
-            "recording": recording,
-            "startup": startup,
-            "memory": lambda: memory(photos),
-            "overload": lambda: overload(photos, arguments.rounds),
-        }
-        for name, measure in parts.items():
+        measures: tuple[Callable[[], list[Figure]], ...] = (
+            lambda: throughput(photos, arguments.rounds),
+            lambda: preparation(photos),
+            precision,
+            recording,
+            startup,
+            lambda: memory(photos),
+            lambda: overload(photos, arguments.rounds),
+        )
+        for name, measure in zip(PARTS, measures, strict=True):
             if arguments.only and name not in arguments.only:
                 continue
             if time.monotonic() - began > STARTS_NO_PART_AFTER_S:
