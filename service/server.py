@@ -42,6 +42,7 @@ def serve(settings: Settings) -> None:
             log_config=None,
             log_level=logging_level(settings),
             access_log=False,
+            proxy_headers=False,
             server_header=False,
             timeout_graceful_shutdown=int(settings.shutdown_grace_s),
         )
