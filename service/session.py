@@ -39,17 +39,13 @@ class OnnxSession:
         *,
         threads: int = 1,
         spinning: bool = False,
-        flush_denormals: bool = False,
     ) -> None:
         """Load an ONNX file's `content`. SessionError when it does not load or differs from `card`.
 
-        What differs from the defaults is there to be measured: `threads` per run, `spinning` (they wait for
-        work without giving their core back), `flush_denormals` (denormal numbers count as zero).
+        What differs from the defaults is there to be measured: `threads` per run, and `spinning`: whether
+        threads wait for work without giving their core back.
         """
-        options = _options(threads=threads, spinning=spinning)
-        if flush_denormals:
-            options.add_session_config_entry("session.set_denormal_as_zero", "1")
-        self._session = _load(content, options)
+        self._session = _load(content, _options(threads=threads, spinning=spinning))
         self._check(card)
         self._run_options = onnxruntime.RunOptions()
         self._run_options.log_severity_level = _ERRORS_ONLY
@@ -89,7 +85,8 @@ class OnnxSession:
 def optimized_graph(content: bytes) -> bytes:
     """The model as ONNX Runtime runs it, as an ONNX file: constants folded, batch norm and QDQ pairs fused.
 
-    Without the last level, which only lays the same graph out for this CPU. SessionError when it does not load.
+    Without the last level, which only lays the same graph out for this CPU. SessionError when it does not
+    load.
     """
     with tempfile.TemporaryDirectory(prefix="weighin-") as folder:
         path = Path(folder, "optimized.onnx")
@@ -101,7 +98,7 @@ def optimized_graph(content: bytes) -> bytes:
 
 
 def profiled_runs(content: bytes, runs: int) -> list[dict[str, Any]]:
-    """Run the model `runs` times on noise, one image, and return ONNX Runtime's profile of it, event by event.
+    """Run the model `runs` times on noise, one image, and return ONNX Runtime's profile, event by event.
 
     Each event of category `Node` is one run of one operator: `name`, `dur` in whole microseconds, and in
     `args` its `op_name`, `node_index`, `input_type_shape` and `output_type_shape`. Only tensors of float and
