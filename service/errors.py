@@ -116,3 +116,9 @@ class DataDirectoryInUse(WeighinError):
     """Another process has the data directory."""
 
     slug = "data-directory-in-use"
+
+
+class InvalidBundle(WeighinError):
+    """A file of measurements cannot be used: not a bundle, another schema version, or edited by hand."""
+
+    slug = "invalid-bundle"

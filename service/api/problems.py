@@ -25,6 +25,7 @@ STATUS: dict[type[errors.WeighinError], tuple[int, str]] = {
     errors.EmptyBody: (422, "Empty body"),
     errors.UndecodableImage: (422, "Undecodable image"),
     errors.InvalidParameter: (422, "Invalid parameter"),
+    errors.InvalidBundle: (422, "Invalid bundle"),
     errors.ClientGone: (499, "Client closed the connection"),
     errors.QueueFull: (503, "Queue full"),
     errors.Busy: (503, "Busy"),
