@@ -89,11 +89,6 @@ class Entry(_Frozen):
     via: Literal["session", "http"] = Field("session", description="Called directly, or through a service")
     control: bool = False
 
-    @property
-    def stage(self) -> BenchStage:
-        """The stage that this entry's figures are about."""
-        return "round_trip" if self.via == "http" else "inference"
-
 
 class Inputs(_Frozen):
     """What the networks were fed with."""
@@ -172,9 +167,10 @@ class Memory(_Frozen):
 
 
 class GateReading(_Frozen):
-    """What the machine did beside the measurement during one launch; null where it does not say."""
+    """What the machine did beside the measurement for some time; null where it does not say."""
 
-    launch: int = Field(ge=0)
+    when: Literal["before", "during", "after"]
+    launch: int = Field(ge=0, description="The launch that it concerns")
     started_at: AwareDatetime
     seconds: float = Field(ge=0)
     steal_fraction: float | None = Field(description="Share of the CPUs' time that the hypervisor took")
@@ -226,9 +222,18 @@ class Bundle(_Frozen):
         """The blocks of an entry, by launch and round."""
         return tuple(block for block in self.blocks if block.entry == entry)
 
+    def stage_of(self, entry: str) -> BenchStage:
+        """The stage that the entry's figures are about: the network's own time, unless that is not all.
+
+        Through a service it is what the client waited, offline the time for all images of a block.
+        """
+        if self.entry(entry).via == "http":
+            return "round_trip"
+        return "total" if self.configuration.scenario == "offline" else "inference"
+
     def samples(self, entry: str, stage: BenchStage | None = None) -> tuple[int, ...]:
-        """Every duration of the entry's stage (by default the one it is about), in nanoseconds, in order."""
-        stage = stage or self.entry(entry).stage
+        """Every duration of the entry's stage (by default `stage_of`), in nanoseconds, in order."""
+        stage = stage or self.stage_of(entry)
         return tuple(
             duration for block in self.blocks_of(entry) for duration in block.durations_ns.get(stage, ())
         )

@@ -1,0 +1,172 @@
+"""The one rule by which a model is called faster or slower than another: paired, interleaved, with doubt.
+
+Per round, the log-ratio of the two entries' medians. Their mean is the point estimate; its interval and p
+come from a hierarchical bootstrap, launches first and rounds within them, because one launch is one draw. Over
+the entries of a run the p values are adjusted after Holm. A verdict needs both an adjusted p below LEVEL and a
+difference of at least MIN_DIFFERENCE. LEVEL is calibrated by benchmarks/instrument.py so that no more than one
+in twenty comparisons of a model with itself gets a verdict (docs/instrument.md has the figures).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bench.bundle import BenchStage, Block, Bundle
+
+LEVEL = 0.01
+MIN_DIFFERENCE = 0.01
+RESAMPLES = 10_000
+_INTERVAL = 0.95
+
+Verdict = Literal["faster", "slower", "indistinguishable"]
+LogRatios = Mapping[int, Sequence[float]]
+"""Launch to the log-ratio of medians of each of its rounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One entry against another. `ratio` is its time over the other's (above 1: slower), `low` to `high` its
+    95 % interval; `p` is two-sided, `adjusted_p` after Holm over all entries compared with it."""
+
+    entry: str
+    reference: str
+    rounds: int
+    ratio: float
+    low: float
+    high: float
+    p: float
+    adjusted_p: float
+    verdict: Verdict
+
+    @property
+    def speedup(self) -> tuple[float, float, float]:
+        """How many times faster than the reference, with its interval: estimate, low, high."""
+        return 1 / self.ratio, 1 / self.high, 1 / self.low
+
+
+def compare_entries(bundle: Bundle, reference: str, entries: Sequence[str] | None = None) -> list[Comparison]:
+    """Compare `entries` (by default all others) with `reference`; those without a common round are left out.
+
+    The p values of the entries are adjusted together, except those of controls, which are no discovery.
+    """
+    names = entries if entries is not None else [e.name for e in bundle.entries if e.name != reference]
+    ratios = {name: found for name in names if (found := log_ratios(bundle, name, reference))}
+    estimates = {name: bootstrap(found) for name, found in ratios.items()}
+    family = [name for name in estimates if not bundle.entry(name).control]
+    adjusted = dict(zip(family, holm([estimates[name].p for name in family]), strict=True))
+    comparisons = []
+    for name, estimate in estimates.items():
+        adjusted_p = adjusted.get(name, estimate.p)
+        comparisons.append(
+            Comparison(
+                entry=name,
+                reference=reference,
+                rounds=sum(map(len, ratios[name].values())),
+                ratio=math.exp(estimate.mean),
+                low=math.exp(estimate.low),
+                high=math.exp(estimate.high),
+                p=estimate.p,
+                adjusted_p=adjusted_p,
+                verdict=verdict(estimate.mean, adjusted_p),
+            )
+        )
+    return comparisons
+
+
+def verdict(log_ratio: float, adjusted_p: float, level: float = LEVEL) -> Verdict:
+    """The rule: what a mean log-ratio with this adjusted p amounts to."""
+    if adjusted_p >= level or abs(math.expm1(log_ratio)) < MIN_DIFFERENCE:
+        return "indistinguishable"
+    return "slower" if log_ratio > 0 else "faster"
+
+
+def log_ratios(bundle: Bundle, entry: str, reference: str) -> LogRatios:
+    """The log-ratio of the medians of `entry` and `reference` in every round that has both."""
+    mine = round_medians(bundle, entry)
+    theirs = round_medians(bundle, reference)
+    ratios: dict[int, list[float]] = {}
+    for at in sorted(mine.keys() & theirs.keys()):
+        ratios.setdefault(at[0], []).append(math.log(mine[at] / theirs[at]))
+    return ratios
+
+
+def round_medians(bundle: Bundle, entry: str) -> dict[tuple[int, int], float]:
+    """Median nanoseconds per image of the entry in each (launch, round)."""
+    stage = bundle.stage_of(entry)
+    return {
+        (block.launch, block.round): max(_median(block, stage), 1.0)
+        for block in bundle.blocks_of(entry)
+        if block.durations_ns.get(stage)
+    }
+
+
+def _median(block: Block, stage: BenchStage) -> float:
+    return float(np.median(np.array(block.durations_ns[stage]))) / block.images
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean with its 95 % interval and the two-sided p of being zero."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def bootstrap(values: LogRatios, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+    """Hierarchical bootstrap of the mean over launches of the mean over rounds.
+
+    The same values give the same answer. One launch alone carries no spread between launches: only its rounds
+    are resampled then. ValueError without values.
+    """
+    launches = [np.asarray(rounds, dtype=np.float64) for rounds in values.values() if len(rounds)]
+    if not launches:
+        raise ValueError("there is nothing to resample")
+    mean = float(np.mean([rounds.mean() for rounds in launches]))
+    means = resampled_means(launches, resamples, np.random.default_rng(seed))
+    low, high = np.quantile(means, [(1 - _INTERVAL) / 2, (1 + _INTERVAL) / 2])
+    return Estimate(mean, float(low), float(high), two_sided_p(means))
+
+
+def resampled_means(
+    launches: Sequence[NDArray[np.float64]], resamples: int, random: np.random.Generator
+) -> NDArray[np.float64]:
+    """`resamples` means, float64 (resamples,), of launches and their rounds drawn with replacement."""
+    count, longest = len(launches), max(map(len, launches))
+    lengths = np.array([len(rounds) for rounds in launches])
+    padded = np.zeros((count, longest))
+    for at, rounds in enumerate(launches):
+        padded[at, : len(rounds)] = rounds
+    drawn = random.integers(0, count, (resamples, count))
+    size = lengths[drawn]  # (resamples, count)
+    means = np.zeros((resamples, count))
+    for slot in range(longest):
+        inside = slot < size
+        pick = (random.random((resamples, count)) * size).astype(np.int64)
+        means += np.where(inside, padded[drawn, pick], 0.0)
+    result: NDArray[np.float64] = (means / size).mean(axis=1)
+    return result
+
+
+def two_sided_p(means: NDArray[np.float64]) -> float:
+    """Twice the share of resampled means on the rarer side of zero, never quite 0."""
+    count = len(means)
+    rarer = min(int((means <= 0).sum()), int((means >= 0).sum()))
+    return min(1.0, 2 * (rarer + 1) / (count + 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p values adjusted for there being several (Holm's step-down), in the order given."""
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, at in enumerate(sorted(range(len(p_values)), key=lambda each: p_values[each])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[at]))
+        adjusted[at] = highest
+    return adjusted
