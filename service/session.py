@@ -16,6 +16,12 @@ from models.zoo.card import Card
 
 RUNTIME_VERSION: str = onnxruntime.__version__
 INPUT = "image"
+SESSION_OPTIONS: dict[str, str] = {
+    "execution_mode": "sequential",
+    "allow_spinning": "0",
+    "provider": "CPUExecutionProvider",
+}
+"""What every session is opened with, as measurements record it."""
 
 # ONNX Runtime's own warnings (e.g. about unused initializers of a user's model) say nothing to our users.
 _ERRORS_ONLY = 3
@@ -97,7 +103,7 @@ def optimized_graph(content: bytes) -> bytes:
         return path.read_bytes()
 
 
-def profiled_runs(content: bytes, runs: int) -> list[dict[str, Any]]:
+def profiled_runs(content: bytes, runs: int, *, as_written: bool = False) -> list[dict[str, Any]]:
     """Run the model `runs` times on noise, one image, and return ONNX Runtime's profile, event by event.
 
     Each event of category `Node` is one run of one operator: `name`, `dur` in whole microseconds, and in
@@ -108,6 +114,9 @@ def profiled_runs(content: bytes, runs: int) -> list[dict[str, Any]]:
         options = _options()
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder, "profile"))
+        if as_written:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+            options.add_session_config_entry("session.disable_prepacking", "1")
         session = _load(content, options)
         random = np.random.default_rng(0)
         feed = {

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from service.cli.compare import compare_photos
+from service.cli.doctor import doctor
 from service.cli.models import list_models
 from service.cli.serve import serve
 from service.errors import WeighinError
@@ -20,6 +21,7 @@ app = typer.Typer(
 app.command("serve")(serve)
 app.command("models")(list_models)
 app.command("compare")(compare_photos)
+app.command("doctor")(doctor)
 
 
 def main() -> None:
