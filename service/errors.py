@@ -122,3 +122,9 @@ class InvalidBundle(WeighinError):
     """A file of measurements cannot be used: not a bundle, another schema version, or edited by hand."""
 
     slug = "invalid-bundle"
+
+
+class MeasurementFailed(WeighinError):
+    """A controlled measurement could not be carried through."""
+
+    slug = "measurement-failed"

@@ -27,6 +27,7 @@ STATUS: dict[type[errors.WeighinError], tuple[int, str]] = {
     errors.InvalidParameter: (422, "Invalid parameter"),
     errors.InvalidBundle: (422, "Invalid bundle"),
     errors.ClientGone: (499, "Client closed the connection"),
+    errors.MeasurementFailed: (500, "Measurement failed"),
     errors.QueueFull: (503, "Queue full"),
     errors.Busy: (503, "Busy"),
     errors.NotReady: (503, "Not ready"),

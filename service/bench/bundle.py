@@ -86,7 +86,7 @@ class Entry(_Frozen):
     model: Name
     runtime: RuntimeName
     threads: int = Field(ge=1)
-    via: Literal["session", "http"] = Field("session", description="Called directly, or through a service")
+    via: Literal["session", "http"] = Field(default="session", description="Called directly or over HTTP")
     control: bool = False
 
 
@@ -108,10 +108,10 @@ class Configuration(_Frozen):
     rounds: int = Field(ge=1, description="Per launch")
     block_runs: int = Field(ge=1, description="Least runs of an entry in a round")
     block_s: float = Field(ge=0, description="Least seconds of an entry in a round")
-    budget_ms: float | None = Field(None, gt=0, description="Server: the p99 that a rate must keep")
+    budget_ms: float | None = Field(default=None, gt=0, description="Server: the p99 that a rate must keep")
     seed: int = Field(description="Of the order of entries and of arrival times")
     inputs: Inputs
-    http: bool = Field(False, description="Whether a running service was measured too")
+    http: bool = Field(default=False, description="Whether a running service was measured too")
 
 
 class Block(_Frozen):
@@ -124,7 +124,7 @@ class Block(_Frozen):
     round: int = Field(ge=0)
     position: int = Field(ge=0, description="Place in the round's random order")
     entry: EntryName
-    images: int = Field(1, ge=1)
+    images: int = Field(default=1, ge=1)
     durations_ns: dict[BenchStage, tuple[Nanoseconds, ...]]
 
 
@@ -136,7 +136,7 @@ class RateTrial(_Frozen):
     rate_per_s: float = Field(gt=0)
     latencies_ns: tuple[Nanoseconds, ...] = Field(description="From the intended send time to the answer")
     inference_ns: tuple[Nanoseconds, ...]
-    abandoned: int = Field(0, ge=0, description="Queries that were not answered: the backlog grew too long")
+    abandoned: int = Field(default=0, ge=0, description="Queries given up: the backlog grew too long")
 
 
 class WarmUp(_Frozen):
@@ -183,7 +183,7 @@ class Flag(_Frozen):
     """A reason to doubt the measurement, or an entry of it."""
 
     kind: FlagKind
-    entry: EntryName | None = Field(None, description="null: all of it")
+    entry: EntryName | None = Field(default=None, description="null: all of it")
     reason: str
 
 
@@ -205,7 +205,7 @@ class Bundle(_Frozen):
     blocks: tuple[Block, ...]
     trials: tuple[RateTrial, ...] = ()
     flags: tuple[Flag, ...]
-    confidence: Fraction = Field(0.99, description="Of percentile bounds")
+    confidence: Fraction = Field(default=0.99, description="Of percentile bounds")
 
     def model_of(self, entry: Entry) -> ModelFacts:
         """The facts of the model that `entry` ran."""

@@ -1,10 +1,10 @@
 """The one rule by which a model is called faster or slower than another: paired, interleaved, with doubt.
 
 Per round, the log-ratio of the two entries' medians. Their mean is the point estimate; its interval and p
-come from a hierarchical bootstrap, launches first and rounds within them, because one launch is one draw. Over
-the entries of a run the p values are adjusted after Holm. A verdict needs both an adjusted p below LEVEL and a
-difference of at least MIN_DIFFERENCE. LEVEL is calibrated by benchmarks/instrument.py so that no more than one
-in twenty comparisons of a model with itself gets a verdict (docs/instrument.md has the figures).
+come from a hierarchical bootstrap, launches first and rounds within them, because one launch is one draw.
+Over the entries of a run the p values are adjusted after Holm. A verdict needs both an adjusted p below LEVEL
+and a difference of at least MIN_DIFFERENCE. LEVEL is calibrated by benchmarks/instrument.py so that no more
+than one in twenty comparisons of a model with itself gets a verdict (docs/instrument.md has the figures).
 """
 
 from __future__ import annotations
