@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from service.storage.benchmarks import BenchmarkStore
 from service.storage.database import open_database
 from service.storage.directory import DataDirectory
 from service.storage.latency import LatencyStore
@@ -17,9 +18,10 @@ _TRY_EVERY_S = 5.0
 class State:
     """The directory's lock and the stores; a context, or closed with `close`."""
 
-    def __init__(self, directory: DataDirectory, latencies: LatencyStore) -> None:
+    def __init__(self, directory: DataDirectory, latencies: LatencyStore, benchmarks: BenchmarkStore) -> None:
         self.directory = directory
         self.latencies = latencies
+        self.benchmarks = benchmarks
         self._problem: str | None = None
         self._try_again = 0.0
 
@@ -55,7 +57,8 @@ def open_state(data_dir: Path, database_url: str | None, *, address: str | None 
     """
     directory = DataDirectory(data_dir, address).__enter__()
     try:
-        return State(directory, LatencyStore(open_database(database_url, directory.path)))
+        engine = open_database(database_url, directory.path)
+        return State(directory, LatencyStore(engine), BenchmarkStore(engine))
     except BaseException:
         directory.__exit__(None, None, None)
         raise
