@@ -130,9 +130,13 @@ def bootstrap(values: LogRatios, resamples: int = RESAMPLES, seed: int = 0) -> E
     if not launches:
         raise ValueError("there is nothing to resample")
     mean = float(np.mean([rounds.mean() for rounds in launches]))
-    means = resampled_means(launches, resamples, np.random.default_rng(seed))
-    low, high = np.quantile(means, [(1 - _INTERVAL) / 2, (1 + _INTERVAL) / 2])
-    return Estimate(mean, float(low), float(high), two_sided_p(means))
+    return estimate_from(mean, resampled_means(launches, resamples, np.random.default_rng(seed)))
+
+
+def estimate_from(mean: float, resampled: NDArray[np.float64]) -> Estimate:
+    """The estimate that resampled means, float64 (resamples,), give around the mean of what was measured."""
+    low, high = np.quantile(resampled, [(1 - _INTERVAL) / 2, (1 + _INTERVAL) / 2])
+    return Estimate(mean, float(low), float(high), two_sided_p(resampled))
 
 
 def resampled_means(

@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from service.cli.bench import bench_app
 from service.cli.compare import compare_photos
 from service.cli.doctor import doctor
 from service.cli.models import list_models
@@ -21,6 +22,7 @@ app = typer.Typer(
 app.command("serve")(serve)
 app.command("models")(list_models)
 app.command("compare")(compare_photos)
+app.add_typer(bench_app, name="bench")
 app.command("doctor")(doctor)
 
 
