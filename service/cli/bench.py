@@ -12,14 +12,17 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from service.bench import progress as progress_of
+from service.bench.archive import BenchmarkArchive
 from service.bench.bundle import Bundle, write_bundle
 from service.bench.plan import Plan, Request, make_plan
 from service.bench.runner import Runner
 from service.cli.bench_compare import compare_files
 from service.cli.bench_table import print_bundle
 from service.cli.settings import settings_with
-from service.errors import InvalidParameter
+from service.errors import DataDirectoryInUse, InvalidParameter, StorageUnavailable
 from service.registry import Registry
+from service.settings import Settings
+from service.storage.state import open_state
 
 bench_app = typer.Typer(
     help="Measure models on this machine, controlled and interleaved.",
@@ -85,8 +88,19 @@ def bench(
     print_bundle(Console(), bundle)
     if json_file is not None:
         print(f"written to {json_file}", file=sys.stderr)
+    if bundle.blocks or bundle.trials:
+        _keep(settings, bundle)
     if bundle.flags_of("partial"):
         raise typer.Exit(CANCELLED)
+
+
+def _keep(settings: Settings, bundle: Bundle) -> None:
+    """In the data directory, where `weighin recommend` looks; only one process at a time may."""
+    try:
+        with open_state(settings.data_dir, settings.database_url) as state:
+            BenchmarkArchive(state.benchmarks).save(bundle)
+    except (DataDirectoryInUse, StorageUnavailable) as error:
+        print(f"not kept for `weighin recommend`: {error.detail}", file=sys.stderr)
 
 
 def _run(plan: Plan) -> Bundle:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from service.bench.archive import BenchmarkArchive
 from service.bench.bundle import Flag, read_bundle, write_bundle
+from service.storage.state import open_state
 from tests.service.bench.bundles import bundle, fingerprint
 from tests.service.process import environment
 
@@ -36,6 +38,10 @@ def test_a_quick_run_of_one_model_is_a_measurement_without_comparison(
     assert "untrained: tiny has random weights" in done.stdout
     measured = read_bundle(file)
     assert len(measured.samples("tiny")) == 576
+    with open_state(tmp_path / "data", None) as state:
+        (kept,), unreadable = BenchmarkArchive(state.benchmarks).kept()
+    assert kept.bundle == measured
+    assert not unreadable
     assert not measured.flags_of("partial")
 
 
