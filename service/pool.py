@@ -45,6 +45,7 @@ class CorePool:
         self.max_waiting = max_waiting
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="core")
         self._free = threads
+        self._begun = 0
         self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @property
@@ -56,6 +57,11 @@ class CorePool:
     def running(self) -> int:
         """Threads that are taken."""
         return self.threads - self._free
+
+    @property
+    def begun(self) -> int:
+        """Jobs that have come so far, those included that still wait or run, or gave up waiting."""
+        return self._begun
 
     def check_room(self) -> None:
         """Raise QueueFull when a job that came now would be refused: before its body is even read."""
@@ -70,6 +76,7 @@ class CorePool:
         taken until it ends, even if the caller is cancelled.
         """
         patience.check()
+        self._begun += 1
         width = self.threads if alone else 1
         if not await self._wait_for_turn(width, patience):
             raise DeadlineExceeded(f"waited for a free core until the deadline of {patience.deadline_s:g} s")

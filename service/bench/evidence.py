@@ -62,6 +62,11 @@ class Measured:
         """How many runs there are."""
         return len(self.samples_ns)
 
+    @property
+    def p50_ms(self) -> float:
+        """The median, with microsecond resolution."""
+        return round(float(np.median(self.samples_ns)) / 1e6, 3)
+
     def percentile(self, fraction: float) -> PercentileBound | None:
         """The percentile with its 99 % bound; None where too few runs (or quick ones) stand behind it."""
         if self.quick and fraction >= 0.99:

@@ -19,33 +19,33 @@ class Dominated:
     reason: str
 
 
-def front(models: Sequence[tuple[Measured, Claim | None]]) -> tuple[list[str], list[Dominated]]:
-    """The names of the models that no other surely beats, and the rest with what beats them.
+@dataclass(frozen=True)
+class Candidate:
+    """A model that was measured, and what may be claimed of its accuracy."""
+
+    measured: Measured
+    claim: Claim | None
+
+
+def front(models: Sequence[Candidate]) -> tuple[list[Candidate], list[Dominated]]:
+    """The models that no other surely beats, and the rest with what beats them.
 
     One beats another when it is not larger, its accuracy's interval lies above the other's, and it is
     faster: by the paired comparison of rounds where both were measured together, else when the 95 % intervals
     of their medians are apart. A model whose accuracy is not known neither beats nor is beaten.
     """
     on_front, dominated = [], []
-    for mine, my_claim in models:
-        by = next(
-            (
-                found
-                for theirs, their_claim in models
-                if (found := _dominated(mine, my_claim, theirs, their_claim)) is not None
-            ),
-            None,
-        )
+    for mine in models:
+        by = next((found for theirs in models if (found := _dominated(mine, theirs)) is not None), None)
         if by is None:
-            on_front.append(mine.name)
+            on_front.append(mine)
         else:
             dominated.append(by)
     return on_front, dominated
 
 
-def _dominated(
-    mine: Measured, my_claim: Claim | None, theirs: Measured, their_claim: Claim | None
-) -> Dominated | None:
+def _dominated(me: Candidate, them: Candidate) -> Dominated | None:
+    mine, my_claim, theirs, their_claim = me.measured, me.claim, them.measured, them.claim
     if my_claim is None or their_claim is None or mine.name == theirs.name:
         return None
     if theirs.facts.bytes > mine.facts.bytes or their_claim.low < my_claim.high:

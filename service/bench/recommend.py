@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from service.bench.accuracy import Claim, claim_of
 from service.bench.bundle import ModelFacts
 from service.bench.evidence import Evidence, Measured
-from service.bench.pareto import Dominated, front
+from service.bench.pareto import Candidate, Dominated, front
 from service.bench.percentile_bounds import CONFIDENCE
 from service.errors import InvalidParameter
 from service.percentiles import MIN_SAMPLES
@@ -72,7 +72,7 @@ class Recommendation:
     why: str
     labels: str
     fits: tuple[Fit, ...]
-    pareto: tuple[str, ...]
+    pareto: tuple[Candidate, ...]
     dominated: tuple[Dominated, ...]
     rejected: tuple[Rejected, ...]
     run: str | None
@@ -98,7 +98,7 @@ def recommend(
     fits: list[Fit] = []
     rejected = [Rejected(name, f"it cannot be served: {why}") for name, why in (broken or {}).items()]
     lacking: list[str] = []
-    comparable: list[tuple[Measured, Claim | None]] = []
+    comparable: list[Candidate] = []
     for facts in known.values():
         claim = claim_of(facts)
         if facts.labels != labels:
@@ -106,7 +106,7 @@ def recommend(
             continue
         measured = evidence.best(facts.name, _highest(wish))
         if measured is not None:
-            comparable.append((measured, claim))
+            comparable.append(Candidate(measured, claim))
         reasons = _size_and_accuracy(wish, facts, claim)
         latency, missing = _latency(wish, facts.name, measured, evidence)
         if missing and not reasons:
@@ -199,7 +199,7 @@ def _fit(wish: Wish, facts: ModelFacts, claim: Claim | None, measured: Measured 
 
 def _rank(fit: Fit) -> tuple[float, float, int]:
     """Most accurate first; of equals the faster, then the smaller."""
-    median = math.inf if fit.measured is None else float(fit.measured.samples_ns[fit.measured.count // 2])
+    median = math.inf if fit.measured is None else fit.measured.p50_ms
     return (1.0 if fit.claim is None else -fit.claim.value, median, fit.facts.bytes)
 
 

@@ -10,6 +10,7 @@ from service.cli.bench import bench_app
 from service.cli.compare import compare_photos
 from service.cli.doctor import doctor
 from service.cli.models import list_models
+from service.cli.recommend import recommend
 from service.cli.serve import serve
 from service.errors import WeighinError
 
@@ -24,6 +25,7 @@ app.command("models")(list_models)
 app.command("compare")(compare_photos)
 app.add_typer(bench_app, name="bench")
 app.command("doctor")(doctor)
+app.command("recommend")(recommend)
 
 
 def main() -> None:
