@@ -5,26 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import structlog
-from pydantic import ValidationError
 
 from service.bench.archive import new_id
 from service.bench.bundle import Bundle, Flag, from_json, to_json
-from service.bench.job import (
-    CANCEL,
-    JOB_REPORT,
-    BundleReport,
-    FailureReport,
-    JobOrders,
-    JobReport,
-    ProgressReport,
-)
+from service.bench.job import BundleReport, FailureReport, JobOrders, JobReport, ProgressReport
+from service.bench.job_process import JobProcess
 from service.bench.plan import Repetitions, Request, make_plan
 from service.bench.progress import Progress
 from service.bench.records import records
@@ -34,11 +25,7 @@ from service.recorder import Recorder
 from service.registry import Registry
 from service.storage.benchmarks import BenchmarkRow, BenchmarkState, BenchmarkStore
 
-JOB = "service.bench.job"
-CANCEL_GRACE_S = 4.0
-"""How long a cancelled job may take to report what it has; then it is killed."""
 _HEARD_EVERY_S = 10.0
-_LONGEST_LINE = 1 << 30
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +45,7 @@ class Benchmark:
 
 
 class _Running:
-    def __init__(self, row: BenchmarkRow, process: asyncio.subprocess.Process, jobs_before: int) -> None:
+    def __init__(self, row: BenchmarkRow, process: JobProcess, jobs_before: int) -> None:
         self.row = row
         self.process = process
         self.jobs_before = jobs_before
@@ -116,22 +103,20 @@ class BenchmarkJobs:
             row = BenchmarkRow(identifier, "running", now, None, asked, None, measured=False)
             # Jobs that are in the pool now will disturb it, as will all that come.
             before = self._pool.begun - self._pool.running - self._pool.waiting
+            orders = JobOrders(
+                model_dirs=self._model_dirs,
+                default_model=self._registry.default_model,
+                request=request,
+                repetitions=self._repetitions,
+            )
             try:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-m",
-                    JOB,
-                    stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.PIPE,
-                    limit=_LONGEST_LINE,
-                    start_new_session=True,  # Ctrl-C on the terminal is for the service, which then ends it
-                )
+                process = await JobProcess.start(orders)
             except OSError as error:
                 detail = f"its process could not be started: {error.strerror}"
                 await asyncio.to_thread(self._store.finish, identifier, "failed", time.time(), detail=detail)
                 raise
             self._running = _Running(row, process, before)
-            self._task = asyncio.create_task(self._watch(self._running, request))
+            self._task = asyncio.create_task(self._watch(self._running))
         finally:
             self._starting = False
         return self._now(row)
@@ -208,17 +193,15 @@ class BenchmarkJobs:
             return
         running.cancelled = True
         running.why_cancelled = why
-        if running.process.stdin is not None:
-            running.process.stdin.write(CANCEL)
-        asyncio.get_running_loop().call_later(CANCEL_GRACE_S, _kill, running.process)
+        running.process.cancel()
         self._notify()
 
-    async def _watch(self, running: _Running, request: Request) -> None:
+    async def _watch(self, running: _Running) -> None:
         state: BenchmarkState = "failed"
         detail: str | None = "it failed unexpectedly, see the log"
         bundle: bytes | None = None
         try:
-            last = await self._listen(running, request)
+            last = await self._listen(running)
             state, detail = "failed", "the process that measured it ended early"
             if isinstance(last, BundleReport):
                 bundle = await asyncio.to_thread(self._finished, last.bundle, running)
@@ -230,8 +213,7 @@ class BenchmarkJobs:
         except Exception:
             log.exception("a benchmark failed", benchmark=running.row.id)
         finally:
-            _kill(running.process)
-            await running.process.wait()
+            await running.process.end()
         try:
             await asyncio.to_thread(
                 self._store.finish, running.row.id, state, time.time(), detail=detail, bundle=bundle
@@ -241,25 +223,11 @@ class BenchmarkJobs:
         self._running = None
         self._notify()
 
-    async def _listen(self, running: _Running, request: Request) -> JobReport | None:
-        """Give the orders and take reports until the process ends; the last one that is not of progress."""
-        process = running.process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        orders = JobOrders(
-            model_dirs=self._model_dirs,
-            default_model=self._registry.default_model,
-            request=request,
-            repetitions=self._repetitions,
-        )
-        process.stdin.write(orders.model_dump_json().encode() + b"\n")
+    async def _listen(self, running: _Running) -> JobReport | None:
+        """Take reports until the process ends; the last one that is not of progress."""
         last: JobReport | None = None
         heard = time.monotonic()
-        async for line in process.stdout:
-            try:
-                report = await asyncio.to_thread(JOB_REPORT.validate_json, line)
-            except ValidationError:
-                continue  # killed in the middle of a line
+        async for report in running.process.reports():
             if not isinstance(report, ProgressReport):
                 last = report
                 continue
@@ -298,8 +266,3 @@ def _told(request: Request) -> dict[str, object]:
     """What is told of a request: not where its files lie."""
     told = {name: value for name, value in asdict(request).items() if name not in ("photos", "url")}
     return told | {"photos": len(request.photos)}
-
-
-def _kill(process: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()

@@ -34,7 +34,7 @@ def doctor(
 
     Takes about ten seconds per model, on one core. It is no benchmark: for figures, `weighin bench`.
     """
-    console = Console()
+    console = Console(soft_wrap=True)
     settings = settings_with()
     registry = Registry(settings.model_dirs, settings.default_model)
     names = registry.names() if model is None else (registry.entry(model).name,)

@@ -50,7 +50,7 @@ def recommend(
         finally:
             engine.dispose()
         advice = advise_here(wish, registry, kept, unreadable, this_machine())
-    _show(Console(), advice)
+    _show(Console(soft_wrap=True), advice)
     if advice.recommendation.recommended is None:
         raise typer.Exit(2)
 
