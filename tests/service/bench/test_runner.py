@@ -5,18 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
+from models.zoo.preprocess import preprocess
 from service.bench.bundle import from_json, to_json
+from service.bench.inputs import natural_picture
 from service.bench.plan import Plan
 from service.bench.progress import Progress
 from service.bench.records import records
 from service.bench.runner import Runner
+from service.bench.runtimes import open_model
 from service.bench.summary import summarise
 from service.errors import MeasurementFailed
+from service.registry import Registry
 
 
 def children() -> set[int]:
@@ -87,8 +93,8 @@ def test_photos_bring_the_stages_before_the_network(
     for block in bundle.blocks:
         times = block.durations_ns
         assert list(times) == ["decode", "preprocess", "inference", "total"]
-        for decode, preprocess, inference, total in zip(*times.values(), strict=True):
-            assert decode + preprocess + inference == total
+        for *parts, total in zip(*times.values(), strict=True):
+            assert sum(parts) == total
     assert set(next(iter(records(bundle)))[2]) == {"decode", "preprocess", "inference", "total"}
 
 
@@ -195,3 +201,28 @@ def test_a_model_that_changes_meanwhile_is_an_error(short_plan: Callable[..., Pl
     moved = [job.model_copy(update={"folder": str(tmp_path / "gone")}) for job in plan.jobs]
     with pytest.raises(MeasurementFailed, match="model 'gone' cannot be read any more"):
         Runner(replace(plan, jobs=tuple(moved))).run()
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+def test_openvino_is_a_second_runtime_of_the_same_run(
+    short_plan: Callable[..., Plan], registry: Registry
+) -> None:
+    plan = short_plan(models=("tiny",), runtimes=("onnxruntime", "openvino"), threads=(1, 2))
+    bundle = Runner(plan).run()
+    summaries = {summary.entry.name: summary for summary in summarise(bundle)}
+    assert set(summaries) == {
+        "tiny",
+        "tiny#again",
+        "tiny@2-threads",
+        "tiny@openvino",
+        "tiny@openvino@2-threads",
+    }
+    assert all(summary.count == 128 for summary in summaries.values())
+    assert set(bundle.fingerprint.software.runtimes) == {"onnxruntime", "openvino"}
+    # only what is run as the service runs it is recorded beside the service's own
+    assert len(list(records(bundle))) == 128
+
+    card, content = registry.content("tiny")
+    tensor = preprocess(natural_picture(), card.input)
+    runs = [open_model(name, content, card, 1) for name in ("onnxruntime", "openvino")]
+    assert np.allclose(runs[0](tensor), runs[1](tensor), atol=1e-4)
