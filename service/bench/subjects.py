@@ -97,6 +97,12 @@ class ThroughService:
         self._path = f"{parts.path.rstrip('/')}/classify?top_k=1&model={quote(model)}"
         self._images = images
         self._own = threading.local()
+        self._opened: list[http.client.HTTPConnection] = []
+
+    def close(self) -> None:
+        """Close every connection; nothing may run meanwhile."""
+        for connection in self._opened:
+            connection.close()
 
     def run(self, number: int) -> StageTimes:
         """Post one image. MeasurementFailed when the answer is not a classification."""
@@ -129,4 +135,5 @@ class ThroughService:
         if connection is None:
             kind = http.client.HTTPSConnection if self._https else http.client.HTTPConnection
             connection = self._own.connection = kind(self._address, timeout=30)
+            self._opened.append(connection)
         return connection

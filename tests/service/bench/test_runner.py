@@ -226,3 +226,15 @@ def test_openvino_is_a_second_runtime_of_the_same_run(
     tensor = preprocess(natural_picture(), card.input)
     runs = [open_model(name, content, card, 1) for name in ("onnxruntime", "openvino")]
     assert np.allclose(runs[0](tensor), runs[1](tensor), atol=1e-4)
+
+
+def test_one_core_is_enough(short_plan: Callable[..., Plan]) -> None:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        plan = short_plan(models=("tiny",), scenario="offline")
+        bundle = Runner(plan).run()
+    finally:
+        os.sched_setaffinity(0, before)
+    assert plan.cores == bundle.fingerprint.machine.cores == 1
+    assert all(block.images == 32 for block in bundle.blocks)
