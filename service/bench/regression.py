@@ -19,6 +19,7 @@ from service.bench.verdicts import (
     Verdict,
     estimate_from,
     holm,
+    interquartile_mean,
     resampled_means,
     round_medians,
     verdict,
@@ -119,7 +120,7 @@ def _compare(then: Bundle, now: Bundle, threshold: float, labels: tuple[str, ...
         random = np.random.default_rng(0)
         one, other = _by_launch(before[name]), _by_launch(after[name])
         difference = resampled_means(other, RESAMPLES, random) - resampled_means(one, RESAMPLES, random)
-        mean = float(np.mean([r.mean() for r in other]) - np.mean([r.mean() for r in one]))
+        mean = float(interquartile_mean(np.concatenate(other)) - interquartile_mean(np.concatenate(one)))
         estimates[name] = estimate_from(mean, difference)
     adjusted = dict(zip(common, holm([estimates[name].p for name in common]), strict=True))
     changes = []

@@ -1,10 +1,12 @@
 """The one rule by which a model is called faster or slower than another: paired, interleaved, with doubt.
 
-Per round, the log-ratio of the two entries' medians. Their mean is the point estimate; its interval and p
-come from a hierarchical bootstrap, launches first and rounds within them, because one launch is one draw.
-Over the entries of a run the p values are adjusted after Holm. A verdict needs both an adjusted p below LEVEL
-and a difference of at least MIN_DIFFERENCE. LEVEL is calibrated by benchmarks/instrument.py so that no more
-than one in twenty comparisons of a model with itself gets a verdict (docs/instrument.md has the figures).
+Per round, the log-ratio of the two entries' medians; where the reference was measured twice, as a baseline
+is, against the mean of both. The point estimate is the interquartile mean of all rounds, since a round in
+which the machine did something else says nothing of the models. Its interval and p come from a hierarchical
+bootstrap, launches first and rounds within them, because one launch is one draw. Over the entries of a run
+the p values are adjusted after Holm. A verdict needs both an adjusted p below LEVEL and a difference of at
+least MIN_DIFFERENCE. LEVEL is calibrated by benchmarks/instrument.py so that no more than one in twenty comparisons
+of a model with itself gets a verdict (docs/instrument.md has the figures).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 
 from service.bench.bundle import BenchStage, Block, Bundle
 
-LEVEL = 0.01
+LEVEL = 0.02
 MIN_DIFFERENCE = 0.01
 RESAMPLES = 10_000
 _INTERVAL = 0.95
@@ -87,13 +89,30 @@ def verdict(log_ratio: float, adjusted_p: float, level: float = LEVEL) -> Verdic
 
 
 def log_ratios(bundle: Bundle, entry: str, reference: str) -> LogRatios:
-    """The log-ratio of the medians of `entry` and `reference` in every round that has both."""
+    """The log-ratio of the medians of `entry` and `reference` in every round that has both.
+
+    A reference that has a control is the geometric mean of the two: it is the same thing measured twice.
+    """
     mine = round_medians(bundle, entry)
-    theirs = round_medians(bundle, reference)
+    twins = [reference, *(twin for twin in _twins(bundle, reference) if twin != entry)]
+    theirs = [round_medians(bundle, twin) for twin in twins]
     ratios: dict[int, list[float]] = {}
-    for at in sorted(mine.keys() & theirs.keys()):
-        ratios.setdefault(at[0], []).append(math.log(mine[at] / theirs[at]))
+    for at in sorted(mine.keys() & set.intersection(*(set(each) for each in theirs))):
+        log_reference = sum(math.log(each[at]) for each in theirs) / len(theirs)
+        ratios.setdefault(at[0], []).append(math.log(mine[at]) - log_reference)
     return ratios
+
+
+def _twins(bundle: Bundle, reference: str) -> list[str]:
+    """The controls of that entry: the same model in the same runtime with as many threads."""
+    found = bundle.entry(reference)
+    return [
+        each.name
+        for each in bundle.entries
+        if each.control != found.control
+        and (each.model, each.runtime, each.threads, each.via)
+        == (found.model, found.runtime, found.threads, found.via)
+    ]
 
 
 def round_medians(bundle: Bundle, entry: str) -> dict[tuple[int, int], float]:
@@ -112,7 +131,7 @@ def _median(block: Block, stage: BenchStage) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean with its 95 % interval and the two-sided p of being zero."""
+    """An interquartile mean with its 95 % interval and the two-sided p of being zero."""
 
     mean: float
     low: float
@@ -121,7 +140,7 @@ class Estimate:
 
 
 def bootstrap(values: LogRatios, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """Hierarchical bootstrap of the mean over launches of the mean over rounds.
+    """Hierarchical bootstrap of the interquartile mean of all rounds.
 
     The same values give the same answer. One launch alone carries no spread between launches: only its rounds
     are resampled then. ValueError without values.
@@ -129,7 +148,7 @@ def bootstrap(values: LogRatios, resamples: int = RESAMPLES, seed: int = 0) -> E
     launches = [np.asarray(rounds, dtype=np.float64) for rounds in values.values() if len(rounds)]
     if not launches:
         raise ValueError("there is nothing to resample")
-    mean = float(np.mean([rounds.mean() for rounds in launches]))
+    mean = float(interquartile_mean(np.concatenate(launches)))
     return estimate_from(mean, resampled_means(launches, resamples, np.random.default_rng(seed)))
 
 
@@ -139,24 +158,30 @@ def estimate_from(mean: float, resampled: NDArray[np.float64]) -> Estimate:
     return Estimate(mean, float(low), float(high), two_sided_p(resampled))
 
 
+def interquartile_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean of the middle half of the last axis."""
+    count = values.shape[-1]
+    drop = count // 4
+    means: NDArray[np.float64] = np.sort(values, axis=-1)[..., drop : count - drop].mean(axis=-1)
+    return means
+
+
 def resampled_means(
     launches: Sequence[NDArray[np.float64]], resamples: int, random: np.random.Generator
 ) -> NDArray[np.float64]:
-    """`resamples` means, float64 (resamples,), of launches and their rounds drawn with replacement."""
-    count, longest = len(launches), max(map(len, launches))
+    """Interquartile means, float64 (resamples,), of launches and their rounds drawn with replacement.
+
+    Every launch that is drawn gives as many rounds, the average number, however many it has.
+    """
+    count = len(launches)
     lengths = np.array([len(rounds) for rounds in launches])
-    padded = np.zeros((count, longest))
+    padded = np.zeros((count, int(lengths.max())))
     for at, rounds in enumerate(launches):
         padded[at, : len(rounds)] = rounds
-    drawn = random.integers(0, count, (resamples, count))
-    size = lengths[drawn]  # (resamples, count)
-    means = np.zeros((resamples, count))
-    for slot in range(longest):
-        inside = slot < size
-        pick = (random.random((resamples, count)) * size).astype(np.int64)
-        means += np.where(inside, padded[drawn, pick], 0.0)
-    result: NDArray[np.float64] = (means / size).mean(axis=1)
-    return result
+    each = max(1, round(float(lengths.mean())))
+    drawn = random.integers(0, count, (resamples, count, 1))
+    picked = (random.random((resamples, count, each)) * lengths[drawn]).astype(np.int64)
+    return interquartile_mean(padded[drawn, picked].reshape(resamples, count * each))
 
 
 def two_sided_p(means: NDArray[np.float64]) -> float:
