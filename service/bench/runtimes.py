@@ -31,6 +31,12 @@ def check_runtime(name: RuntimeName) -> None:
         raise InvalidParameter(f"runtime 'openvino' is not installed; install it with: {INSTALL_OPENVINO}")
 
 
+def import_runtime(name: RuntimeName) -> None:
+    """Import the runtime, which otherwise happens when a model is opened."""
+    if name == "openvino":
+        importlib.import_module("openvino")
+
+
 def runtime_version(name: RuntimeName) -> str:
     """The installed version."""
     return RUNTIME_VERSION if name == "onnxruntime" else importlib.metadata.version(name)

@@ -16,13 +16,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
 from models.zoo.card import Card, read_card
 from models.zoo.preprocess import preprocess, shorter_side
 from service.bench import measure
-from service.bench.bundle import BenchStage, Block, Cold, Memory, RateTrial, WarmUp
+from service.bench.bundle import BenchStage, Block, Cold, RateTrial, WarmUp
 from service.bench.inputs import MAX_PIXELS, as_jpeg, natural_picture
+from service.bench.memory import weigh
 from service.bench.orders import (
     BlockReport,
     ColdReport,
@@ -35,14 +34,13 @@ from service.bench.orders import (
     TrialReport,
     WarmUpReport,
 )
-from service.bench.runtimes import open_model
+from service.bench.runtimes import Run, import_runtime, open_model
 from service.bench.subjects import BareSession, FromBytes, Subject, ThroughService
 from service.decode import decode
 from service.errors import MeasurementFailed, WeighinError
 from service.session import SessionError
 
 Emit = Callable[[Report], None]
-_MEMORY_RUNS = 5
 
 
 def main() -> int:
@@ -226,38 +224,17 @@ def _read_model(folder: Path) -> tuple[Card, bytes]:
 
 
 def _weigh_memory(orders: Orders, emit: Emit) -> None:
-    """What a process takes that loads this model alone; its picture is made before, to count for nothing."""
     (job,) = orders.jobs
-    folder = Path(job.folder)
-    spec = _read_card(folder).input
-    tensor = np.full((1, spec.channels, spec.height, spec.width), 0.5, np.float32)
-    before = _resident("VmRSS")
-    card, content = _read_model(folder)
-    run = open_model(job.entry.runtime, content, card, job.entry.threads)
-    del content
-    for _ in range(_MEMORY_RUNS):
-        run(tensor)
-    peak = _resident("VmHWM")
-    if before is not None and peak is not None:
-        emit(
-            MemoryReport(
-                memory=Memory(entry=job.entry.name, before_bytes=before, peak_bytes=max(peak, before))
-            )
-        )
+    entry, folder = job.entry, Path(job.folder)
 
+    def load() -> Run:
+        card, content = _read_model(folder)
+        return open_model(entry.runtime, content, card, entry.threads)
 
-def _resident(field: str) -> int | None:
-    """VmRSS or VmHWM of this process in bytes; None where the system does not say (it is Linux's).
-
-    `getrusage` would not do: its maximum includes what the parent held when it started this process.
-    """
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(f"{field}:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
+    import_runtime(entry.runtime)
+    memory = weigh(entry.name, _read_card(folder).input, load)
+    if memory is not None:
+        emit(MemoryReport(memory=memory))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
@@ -120,12 +121,12 @@ def _about(bundle: Bundle, summaries: list[EntrySummary]) -> list[str]:
 
 
 def _notes(bundle: Bundle, summaries: list[EntrySummary]) -> list[str]:
-    notes = [
-        f"[bold red]{flag.kind}[/bold red]: {f'{flag.entry}: ' if flag.entry else ''}{flag.reason}"
-        for kind in (*_LOUD, "unstable", "drift")
-        for flag in bundle.flags
-        if flag.kind == kind
-    ]
+    notes = []
+    for kind in (*_LOUD, "unstable", "drift"):
+        for flag in bundle.flags:
+            if flag.kind == kind:
+                whose = f"{flag.entry}: " if flag.entry else ""
+                notes.append(f"[bold red]{kind}[/bold red]: {escape(whose + flag.reason)}")
     if bundle.configuration.profile == "quick" and bundle.configuration.scenario == "single-stream":
         notes.append("[yellow]quick[/yellow]: too few runs for a p99; --profile standard has enough")
     notes += [
