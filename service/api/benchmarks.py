@@ -17,7 +17,7 @@ from service.api.benchmark_schemas import (
     BenchmarksResponse,
 )
 from service.api.problems import documented
-from service.bench.bundle import from_json
+from service.bench.bundle_file import from_json
 from service.bench.jobs import Benchmark, BenchmarkJobs
 
 TELL_EVERY_S = 10.0

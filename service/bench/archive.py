@@ -6,7 +6,8 @@ import json
 import threading
 import uuid
 
-from service.bench.bundle import Bundle, from_json, to_json
+from service.bench.bundle import Bundle
+from service.bench.bundle_file import from_json, to_json
 from service.bench.evidence import Kept
 from service.errors import InvalidBundle
 from service.storage.benchmarks import BenchmarkStore

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from service.bench.bundle import to_json
+from service.bench.bundle_file import to_json
 from service.bench.plan import Repetitions, Request, make_plan
 from service.bench.progress import Progress
 from service.bench.runner import Runner

@@ -13,7 +13,8 @@ from pathlib import Path
 import structlog
 
 from service.bench.archive import new_id
-from service.bench.bundle import Bundle, Flag, from_json, to_json
+from service.bench.bundle import Bundle, Flag
+from service.bench.bundle_file import from_json, to_json
 from service.bench.job import BundleReport, FailureReport, JobOrders, JobReport, ProgressReport
 from service.bench.job_process import JobProcess
 from service.bench.plan import Repetitions, Request, make_plan

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from service.bench import progress as progress_of
 from service.bench.archive import BenchmarkArchive
-from service.bench.bundle import Bundle, write_bundle
+from service.bench.bundle import Bundle
+from service.bench.bundle_file import write_bundle
 from service.bench.plan import Plan, Request, make_plan
 from service.bench.runner import Runner
 from service.cli.bench_compare import compare_files

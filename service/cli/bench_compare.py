@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from service.bench.bundle import read_bundle
+from service.bench.bundle_file import read_bundle
 from service.bench.regression import DEFAULT_THRESHOLD, Regression, compare_bundles
 from service.cli.bench_table import print_whole
 from service.errors import WeighinError

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from service.bench.advice import Advice, advise_from, advise_here, this_machine
 from service.bench.archive import BenchmarkArchive
-from service.bench.bundle import read_bundle
+from service.bench.bundle_file import read_bundle
 from service.bench.evidence import Kept
 from service.bench.recommend import Fit, Wish
 from service.cli.settings import settings_with

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.bench.bundle import from_json
+from service.bench.bundle_file import from_json
 from tests.service.bench.test_benchmarks_api import events, start
 from tests.service.process import service_process
 

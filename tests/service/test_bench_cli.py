@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from service.bench.archive import BenchmarkArchive
-from service.bench.bundle import Flag, read_bundle, write_bundle
+from service.bench.bundle import Flag
+from service.bench.bundle_file import read_bundle, write_bundle
 from service.storage.state import open_state
 from tests.service.bench.bundles import bundle, fingerprint
 from tests.service.process import environment

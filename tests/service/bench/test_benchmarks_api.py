@@ -11,7 +11,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from service.bench.bundle import from_json
+from service.bench.bundle_file import from_json
 from service.settings import Settings
 from tests.service.conftest import running
 from tests.service.problems import assert_problem

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from service.bench.bundle import Bundle, Flag, from_json, json_schema, read_bundle, to_json, write_bundle
+from service.bench.bundle import Bundle, Flag
+from service.bench.bundle_file import from_json, json_schema, read_bundle, to_json, write_bundle
 from service.errors import InvalidBundle
 from tests.service.bench.bundles import bundle
 
@@ -35,7 +36,9 @@ def test_samples_come_in_order_and_flags_by_entry(measured: Bundle) -> None:
 
 
 def test_the_schema_in_docs_is_the_code_s() -> None:
-    assert SCHEMA.read_text() == json_schema(), "python -m service.bench.bundle > docs/bundle.schema.json"
+    assert SCHEMA.read_text() == json_schema(), (
+        "python -m service.bench.bundle_file > docs/bundle.schema.json"
+    )
 
 
 def test_a_hand_edit_is_revealed(measured: Bundle, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 from models.zoo.card import read_card
 from service.bench.advice import this_machine
 from service.bench.archive import BenchmarkArchive
-from service.bench.bundle import Bundle, ModelFacts, write_bundle
+from service.bench.bundle import Bundle, ModelFacts
+from service.bench.bundle_file import write_bundle
 from service.bench.fingerprint import Fingerprint
 from service.storage.benchmarks import BenchmarkStore
 from service.storage.database import open_database

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from models.zoo.preprocess import preprocess
-from service.bench.bundle import from_json, to_json
+from service.bench.bundle_file import from_json, to_json
 from service.bench.inputs import natural_picture
 from service.bench.plan import Plan
 from service.bench.progress import Progress
