@@ -3,6 +3,7 @@
     .venv/bin/python -m benchmarks.instrument traces --seconds 280   # again: it goes on where it was
     .venv/bin/python -m benchmarks.instrument traces --model separable-81m  # a network that it makes itself
     .venv/bin/python -m benchmarks.instrument order | noise | stalls | simulation
+    .venv/bin/python -m benchmarks.instrument choose                 # later traces are unseen by the rule
     .venv/bin/python -m benchmarks.instrument page                   # writes docs/instrument.md
     .venv/bin/python -m benchmarks.loadgen                           # needs mlcommons-loadgen
 
@@ -26,6 +27,7 @@ from service.registry import Registry
 
 PAGE = Path(__file__).parent.parent / "docs" / "instrument.md"
 ZOO = Path(__file__).parent / "results" / "zoo"
+EXPERIMENTS = ("traces", "order", "noise", "stalls", "simulation", "choose", "page")
 NOISE_RUNS = 8
 ORDER_RUNS = 2
 
@@ -35,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("experiment", choices=["traces", "order", "noise", "stalls", "simulation", "page"])
+    parser.add_argument("experiment", choices=EXPERIMENTS)
     parser.add_argument("--models", type=Path, default=Path("models/zoo"), help="a folder of the zoo")
     parser.add_argument("--model", default="efficientnet-lite0-int8", help="the model of all but `order`")
     parser.add_argument("--seconds", type=float, default=280, help="start nothing more after that")
@@ -45,6 +47,9 @@ def main() -> None:
     results = Results()
     if arguments.experiment == "page":
         PAGE.write_text(page.page(results))
+        return
+    if arguments.experiment == "choose":
+        results.append("rule-chosen", at=time.time())
         return
     if results.last("machine") is None:
         machine = take_fingerprint({}, {}).machine

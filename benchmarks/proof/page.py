@@ -59,6 +59,8 @@ def _verdicts(results: Results) -> list[str]:
         f"{len(every) - len(quiet)} of {len(every)} launches were left out: the machine was not quiet.",
         "",
     ]
+    chosen = results.last("rule-chosen")
+    chosen_at = 0.0 if chosen is None else chosen["at"]
     by_model = {model: [launch for launch in quiet if launch["model"] == model] for model in models}
     for model, launches in by_model.items():
         slowdowns = ", ".join(
@@ -91,6 +93,17 @@ def _verdicts(results: Results) -> list[str]:
             lines += [
                 _row(f"in use, `{model}` alone", rates(some, LEVEL)) for model, some in judged.items() if some
             ]
+        unseen = [
+            judge(each)
+            for launches in by_model.values()
+            for each in segments(
+                [launch for launch in launches if launch["at"] > chosen_at],
+                repetitions.launches,
+                repetitions.rounds,
+            )
+        ]
+        if chosen_at and unseen:
+            lines.append(_row("in use, launches after the rule was chosen", rates(unseen, LEVEL)))
         lines += ["", *_met(rates(together, LEVEL))]
     return [
         *lines,
@@ -111,6 +124,9 @@ def _met(found: dict[str, tuple[int, int, float, float]]) -> list[str]:
         hits, n, _, high = found[name]
         if name == "alike":
             met = high <= wanted
+            if not met and wilson(0, n)[1] > wanted:
+                words.append(f"equal sessions told apart: {n} verdicts are too few to show {wanted:.0%}")
+                continue
             words.append(f"equal sessions told apart in at most {wanted:.0%} (upper bound {high:.1%})")
         else:
             met = hits / n >= wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ def launch(number: int, rounds: int = 18, noise: float = 0.01) -> Record:
     return {
         "model": "made-up",
         "quiet": True,
+        "at": float(number),
         "medians_ns": {
             name: (1e6 * factor * np.exp(random.normal(0, noise, rounds))).tolist()
             for name, factor in factors.items()
@@ -74,6 +76,9 @@ def test_the_page_says_what_is_missing_and_what_was_missed(tmp_path: Path) -> No
     text = page(results)
     assert "within 5 %: **missed**" in text
     assert "6 launches" in text
+    assert "after the rule was chosen" not in text
+    results.append("rule-chosen", at=2.0)
+    assert re.search(r"launches after the rule was chosen \| \d/6 = ", page(results))
     assert "10 % found in at least 99% (100.0%): met" in text
 
 
