@@ -23,8 +23,9 @@ class Results:
     def append(self, kind: str, **fields: Any) -> None:
         """Add a record and make sure that it is on the disk."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        cut_off = self._path.exists() and not self._path.read_bytes().endswith(b"\n")
         with self._path.open("a") as file:
-            file.write(json.dumps({"kind": kind, **fields}) + "\n")
+            file.write("\n" * cut_off + json.dumps({"kind": kind, **fields}) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
