@@ -17,6 +17,8 @@ from service.storage.state import open_state
 from tests.service.bench.bundles import bundle, fingerprint
 from tests.service.process import environment
 
+pytestmark = pytest.mark.fault  # whole measurements in processes of their own: seconds each
+
 
 def weighin(models_dir: Path, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     env = environment(models_dir, tmp_path / "data") | {"COLUMNS": "80"}

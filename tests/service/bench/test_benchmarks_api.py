@@ -16,6 +16,8 @@ from service.settings import Settings
 from tests.service.conftest import running
 from tests.service.problems import assert_problem
 
+pytestmark = pytest.mark.fault  # whole measurements in processes of their own: seconds each
+
 Serve = Callable[..., httpx.Client]
 
 

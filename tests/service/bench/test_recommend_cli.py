@@ -21,6 +21,8 @@ from service.storage.database import open_database
 from tests.service.bench import bundles
 from tests.service.process import environment
 
+pytestmark = pytest.mark.fault  # whole measurements in processes of their own: seconds each
+
 
 def weighin(models: Path, data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     env = environment(models, data) | {"COLUMNS": "300"}

@@ -24,6 +24,8 @@ from service.bench.summary import summarise
 from service.errors import MeasurementFailed
 from service.registry import Registry
 
+pytestmark = pytest.mark.fault  # whole measurements in processes of their own: seconds each
+
 
 def children() -> set[int]:
     """Processes whose parent this one is."""
