@@ -71,7 +71,7 @@ def decode(data: bytes, *, shorter_side: int, max_pixels: int) -> DecodedImage:
     """Decode the first frame of a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF.
 
     A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4 and 1/8 whose shorter side still has
-    `shorter_side` pixels (at 1/4 and 1/8, half as many again). Releases the interpreter lock while it decodes.
+    `shorter_side` pixels (at 1/4 and 1/8, half as many again). Releases the interpreter lock meanwhile.
 
     Raises EmptyBody, UnknownImageType, TooManyPixels (the header declares more than `max_pixels`; nothing
     has been decoded then) and UndecodableImage (truncated or corrupt, or of a kind that nothing here reads).

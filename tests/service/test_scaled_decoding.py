@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from service.decode import decode
 from service.session import OnnxSession
 
 pytestmark = pytest.mark.photos
+log = logging.getLogger(__name__)
 
 PHOTOS = Path(__file__).parents[2] / ".cache/photos"
 ZOO = Path(models.zoo.__file__).parent
@@ -32,7 +34,7 @@ PER_PHOTO = {2: 6, 4: 6, 8: 12}
 NO_SCALING = 10**6
 """A shorter side that no photograph has, so that it is decoded in full."""
 DRAW = b"2"
-"""Which crops are drawn. The margins in `service.decode` were chosen on another draw; this one judges them."""
+"""Which crops are drawn. The margins in `service.decode` were chosen on another; this judges them."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +122,14 @@ def test_each_scale_is_really_used(comparisons: list[Comparison]) -> None:
     assert all(used[scale] >= 20 for scale in SIZES), used
 
 
-def test_top_1_agrees(comparisons: list[Comparison]) -> None:
+def test_top_1_agrees(comparisons: list[Comparison], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     # All of them, skies and blurred backgrounds included, which a network sees as hardly anything at all.
-    # 0.97 is the aim; docs/measurement.md has what this draw gave, which `pytest -rP` prints.
+    # 0.97 is the aim; docs/measurement.md has what this draw gave, which `pytest -rP` shows.
     for scale in SIZES:
         at_scale = [comparison for comparison in comparisons if comparison.scale == scale]
-        print(f"1/{scale}: {sum(c.same for c in at_scale)} of {len(at_scale)}")
-    print(f"all: {sum(c.same for c in comparisons)} of {len(comparisons)}")
+        log.info("1/%d: %d of %d", scale, sum(c.same for c in at_scale), len(at_scale))
+    log.info("all: %d of %d", sum(c.same for c in comparisons), len(comparisons))
     assert share_of_agreement(comparisons) >= 0.95, [c.name for c in comparisons if not c.same]
 
 
