@@ -21,6 +21,7 @@ from service.api.latency import latency_router
 from service.api.middleware import RequestContext
 from service.api.parameters import refuse_unknown_parameters
 from service.api.recommend import recommend_router
+from service.api.shedding import LoadShedding
 from service.bench.archive import BenchmarkArchive
 from service.bench.jobs import BenchmarkJobs
 from service.classify import Classifier
@@ -126,6 +127,14 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     app.include_router(recommend_router(registry, archive))
     app.include_router(health_router(registry, metrics, state_problem))
     app.include_router(dashboard_router(latencies, registry.names, settings.default_model, state_problem))
+    app.add_middleware(
+        LoadShedding,
+        pool=pool,
+        registry=registry,
+        recorder=recorder,
+        paths=("/classify", "/compare"),
+        counted=("/classify",),
+    )
     if settings.allowed_origins:
         app.add_middleware(
             CORSMiddleware,
