@@ -18,7 +18,7 @@ install: .venv/installed ## Make .venv with what the service needs, pinned
 test: .venv/installed-tests ## The tests that need no torch, in under two minutes
 	$(BIN)/pytest tests -m "not fault and not photos and not torch"
 
-test-faults: .venv/installed-tests ## The slow ones: kills, full disks, dropped privileges
+test-faults: .venv/installed-tests ## The slow ones: kills, full disks, dropped privileges, whole benchmarks
 	$(BIN)/pytest tests -m fault
 
 test-models: .venv-models/installed photos fashion ## Blocks, export and quantization, with torch and real photos

@@ -13,12 +13,17 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from service.api import problems
+from service.api.benchmarks import benchmarks_router
 from service.api.catalogue import catalogue_router
 from service.api.health import health_router
 from service.api.inference import inference_router
 from service.api.latency import latency_router
 from service.api.middleware import RequestContext
 from service.api.parameters import refuse_unknown_parameters
+from service.api.recommend import recommend_router
+from service.api.shedding import LoadShedding
+from service.bench.archive import BenchmarkArchive
+from service.bench.jobs import BenchmarkJobs
 from service.classify import Classifier
 from service.compare import Comparer
 from service.cpu import core_budget
@@ -60,6 +65,9 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
         registry, pool, recorder, max_pixels=settings.max_pixels, budget_s=settings.compare_budget_s
     )
 
+    archive = BenchmarkArchive(state.benchmarks)
+    jobs = BenchmarkJobs(registry, pool, recorder, state.benchmarks, settings.model_dirs)
+
     def state_problem() -> str | None:
         return state.problem or recorder.problem
 
@@ -73,12 +81,14 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         recorder.start()
+        await jobs.open()
         loading = asyncio.create_task(asyncio.to_thread(registry.load))
         loading.add_done_callback(_loaded)
         try:
             yield
         finally:
             await asyncio.gather(loading, return_exceptions=True)
+            await jobs.close()
             await asyncio.to_thread(pool.close)
             await asyncio.to_thread(recorder.close)
             state.close()
@@ -98,6 +108,7 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
         dependencies=[Depends(refuse_unknown_parameters)],
         responses=problems.documented(InvalidParameter),
     )
+    app.state.stopping = jobs.stop  # what would outlast the server's grace: see service/server.py
     problems.install(app)
     app.include_router(
         inference_router(
@@ -112,11 +123,23 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     )
     app.include_router(catalogue_router(registry))
     app.include_router(latency_router(latencies, registry.names))
+    app.include_router(benchmarks_router(jobs, settings.api_key))
+    app.include_router(recommend_router(registry, archive))
     app.include_router(health_router(registry, metrics, state_problem))
     app.include_router(dashboard_router(latencies, registry.names, settings.default_model, state_problem))
+    app.add_middleware(
+        LoadShedding,
+        pool=pool,
+        registry=registry,
+        recorder=recorder,
+        paths=("/classify", "/compare"),
+        counted=("/classify",),
+    )
     if settings.allowed_origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=sorted(settings.allowed_origins), allow_methods=["GET", "POST"]
+            CORSMiddleware,
+            allow_origins=sorted(settings.allowed_origins),
+            allow_methods=["GET", "POST", "DELETE"],
         )
     app.add_middleware(
         RequestContext, allowed_origins=settings.allowed_origins, log_requests=settings.log_requests

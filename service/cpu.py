@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
+OWN = Path("/proc/self/cgroup")
 
 
-def core_budget(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int:
+def core_budget(cgroups: Path = CGROUPS, own: Path = OWN) -> int:
     """The number of cores that this process can keep busy, at least 1.
 
     The quota is the smallest that the process's own cgroup or one above it sets (cgroup v2 `cpu.max`, else
@@ -16,22 +17,23 @@ def core_budget(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) 
     more than the quota carries would be throttled.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    quota = _quota_cores(cgroups, own)
+    quota = quota_cores(cgroups, own)
     return max(1, affinity if quota is None else min(affinity, int(quota)))
 
 
-def _quota_cores(cgroups: Path, own: Path) -> float | None:
+def quota_cores(cgroups: Path = CGROUPS, own: Path = OWN) -> float | None:
+    """The cores that the cgroup's quota carries, fractions included; None without a quota."""
     quotas = [
         cores
-        for folder in _folders(cgroups, own)
+        for folder in cgroup_folders(cgroups, own)
         if (cores := _v2_quota(folder) or _v1_quota(folder)) is not None
     ]
     return min(quotas, default=None)
 
 
-def _folders(cgroups: Path, own: Path) -> list[Path]:
+def cgroup_folders(cgroups: Path = CGROUPS, own: Path = OWN) -> list[Path]:
     """The cgroup folders that limit this process, its own first, up to the root."""
-    folders = [cgroups, cgroups / "cpu"]
+    folders = []
     for line in _read(own).splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
@@ -39,7 +41,7 @@ def _folders(cgroups: Path, own: Path) -> list[Path]:
         if controllers == "" or "cpu" in controllers.split(","):
             relative = Path(path.strip("/"))
             folders += [root / part for part in (relative, *relative.parents)]
-    return folders
+    return [*folders, cgroups, cgroups / "cpu"]
 
 
 def _v2_quota(folder: Path) -> float | None:

@@ -43,9 +43,9 @@ _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 # The only reductions for which libjpeg-turbo has vector code; 3/4 and 3/8 are slower than decoding in full.
 # Each with how much larger than needed its result must be: reducing in the frequency domain filters otherwise
 # than resizing does, which tips a network that is undecided between two classes, the less often the more is
-# left to the resizing (measured in tests/service/test_scaled_decoding.py). At 1/2 speed wins: decoding and
+# left to the resizing (judged in tests/service/test_scaled_decoding.py). At 1/2 speed wins: decoding and
 # resizing 512 pixels in full for a network that wants 256 takes three times as long.
-_SCALES = ((8, 1.25), (4, 1.25), (2, 1.0))
+_SCALES = ((8, 1.5), (4, 1.5), (2, 1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def decode(data: bytes, *, shorter_side: int, max_pixels: int) -> DecodedImage:
     """Decode the first frame of a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF.
 
     A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4 and 1/8 whose shorter side still has
-    `shorter_side` pixels (at 1/4 and 1/8, a quarter more). Releases the interpreter lock while it decodes.
+    `shorter_side` pixels (at 1/4 and 1/8, half as many again). Releases the interpreter lock meanwhile.
 
     Raises EmptyBody, UnknownImageType, TooManyPixels (the header declares more than `max_pixels`; nothing
     has been decoded then) and UndecodableImage (truncated or corrupt, or of a kind that nothing here reads).

@@ -112,7 +112,37 @@ class StorageUnavailable(WeighinError):
     slug = "storage-unavailable"
 
 
+class Unauthorized(WeighinError):
+    """The request needs the key that WEIGHIN_API_KEY sets."""
+
+    slug = "unauthorized"
+
+
+class UnknownBenchmark(WeighinError):
+    """No benchmark has that id."""
+
+    slug = "unknown-benchmark"
+
+
+class BenchmarkEnded(WeighinError):
+    """The benchmark has ended, so it cannot be cancelled any more."""
+
+    slug = "benchmark-ended"
+
+
 class DataDirectoryInUse(WeighinError):
     """Another process has the data directory."""
 
     slug = "data-directory-in-use"
+
+
+class InvalidBundle(WeighinError):
+    """A file of measurements cannot be used: not a bundle, another schema version, or edited by hand."""
+
+    slug = "invalid-bundle"
+
+
+class MeasurementFailed(WeighinError):
+    """A controlled measurement could not be carried through."""
+
+    slug = "measurement-failed"

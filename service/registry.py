@@ -126,6 +126,16 @@ class Registry:
             raise ModelUnavailable(f"model '{entry.name}' cannot be served: {entry.reason}")
         return entry.model
 
+    def content(self, name: str) -> tuple[Card, bytes]:
+        """The card and the verified file of a model, loaded or not. UnknownModel or ModelUnavailable."""
+        entry = self.entry(name)
+        if entry.card is None:
+            raise ModelUnavailable(f"model '{entry.name}' cannot be used: {entry.reason}")
+        try:
+            return entry.card, _verified(entry.folder, entry.card)
+        except UnusableModel as error:
+            raise ModelUnavailable(f"model '{entry.name}' cannot be used: {error}") from None
+
     def comparable(self) -> tuple[ServedModel, ...]:
         """The models that share the default model's label set."""
         labels = self.get().card.labels
@@ -162,7 +172,8 @@ def _open(entry: ModelEntry) -> ModelEntry:
     return replace(entry, model=model, reason=None)
 
 
-def _served(folder: Path, card: Card) -> ServedModel:
+def _verified(folder: Path, card: Card) -> bytes:
+    """The content of the model's file, if it is the one that the card describes."""
     path = folder / card.file.name
     try:
         content = path.read_bytes()
@@ -174,6 +185,11 @@ def _served(folder: Path, card: Card) -> ServedModel:
             f"its file {card.file.name} is not the one that the card describes: "
             f"sha256 {digest[:12]}..., the card says {card.file.sha256[:12]}..."
         )
+    return content
+
+
+def _served(folder: Path, card: Card) -> ServedModel:
+    content = _verified(folder, card)
     try:
         labels = read_labels(card, folder)
     except (OSError, ValueError) as error:

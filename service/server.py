@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
+from collections.abc import Callable
 from types import FrameType
 
 import structlog
@@ -42,16 +44,32 @@ def serve(settings: Settings) -> None:
             log_config=None,
             log_level=logging_level(settings),
             access_log=False,
+            proxy_headers=False,
             server_header=False,
             timeout_graceful_shutdown=int(settings.shutdown_grace_s),
         )
-        _Server(config).run(sockets=[listener])
+        _Server(config, app.state.stopping).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, but a signal that it has obeyed is not raised again: a clean stop exits with 0."""
+    """uvicorn, but a signal that it has obeyed is not raised again: a clean stop exits with 0.
+
+    `stopping` is called on the event loop as soon as a signal comes: streams that would never end have to end
+    before the server waits for them.
+    """
+
+    def __init__(self, config: uvicorn.Config, stopping: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stopping)
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
@@ -48,6 +48,8 @@ class Settings(BaseSettings):
     """Seconds that requests in flight have to end after SIGTERM."""
     allowed_origins: Annotated[frozenset[str], NoDecode] = frozenset()
     """Other origins, separated by commas, whose pages may POST here, e.g. `https://example.org`."""
+    api_key: SecretStr | None = None
+    """When set, whoever changes state has to send it: `Authorization: Bearer <key>`, else 401."""
     log_format: Literal["auto", "text", "json"] = "auto"
     """`text` for people, `json` for machines, `auto`: text on a terminal."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -61,6 +63,12 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(Path(part) for part in value.split(os.pathsep) if part)
         return value
+
+    @field_validator("api_key")
+    @classmethod
+    def _not_empty(cls, value: SecretStr | None) -> SecretStr | None:
+        # An empty key would look like protection and be none: a variable that is set but empty means unset.
+        return value if value is not None and value.get_secret_value().strip() else None
 
     @field_validator("allowed_origins", mode="before")
     @classmethod

@@ -17,15 +17,20 @@ MEDIA_TYPE = "application/problem+json"
 
 STATUS: dict[type[errors.WeighinError], tuple[int, str]] = {
     errors.MalformedRequest: (400, "Malformed request"),
+    errors.Unauthorized: (401, "Key needed"),
     errors.CrossSiteRequest: (403, "Request from another site"),
     errors.UnknownModel: (404, "Unknown model"),
+    errors.UnknownBenchmark: (404, "Unknown benchmark"),
+    errors.BenchmarkEnded: (409, "Benchmark has ended"),
     errors.BodyTooLarge: (413, "Body too large"),
     errors.TooManyPixels: (413, "Too many pixels"),
     errors.UnknownImageType: (415, "Unknown image type"),
     errors.EmptyBody: (422, "Empty body"),
     errors.UndecodableImage: (422, "Undecodable image"),
     errors.InvalidParameter: (422, "Invalid parameter"),
+    errors.InvalidBundle: (422, "Invalid bundle"),
     errors.ClientGone: (499, "Client closed the connection"),
+    errors.MeasurementFailed: (500, "Measurement failed"),
     errors.QueueFull: (503, "Queue full"),
     errors.Busy: (503, "Busy"),
     errors.NotReady: (503, "Not ready"),
@@ -65,6 +70,8 @@ def problem_of(request_id: str, error: errors.WeighinError) -> Response:
     """The problem document of an expected failure."""
     status, title = STATUS[type(error)]
     response = problem(request_id, status, error.slug, title, error.detail)
+    if isinstance(error, errors.Unauthorized):
+        response.headers["WWW-Authenticate"] = 'Bearer realm="weighin"'
     if isinstance(error, _BODY_UNREAD):
         # else the server would read the rest of the body, however long, only to throw it away
         response.headers["Connection"] = "close"

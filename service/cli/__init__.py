@@ -6,8 +6,11 @@ import sys
 
 import typer
 
+from service.cli.bench import bench_app
 from service.cli.compare import compare_photos
+from service.cli.doctor import doctor
 from service.cli.models import list_models
+from service.cli.recommend import recommend
 from service.cli.serve import serve
 from service.errors import WeighinError
 
@@ -20,6 +23,9 @@ app = typer.Typer(
 app.command("serve")(serve)
 app.command("models")(list_models)
 app.command("compare")(compare_photos)
+app.add_typer(bench_app, name="bench")
+app.command("doctor")(doctor)
+app.command("recommend")(recommend)
 
 
 def main() -> None:

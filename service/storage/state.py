@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from service.storage.benchmarks import BenchmarkStore
 from service.storage.database import database_file, open_database
 from service.storage.directory import DataDirectory
 from service.storage.latency import LatencyStore
@@ -17,9 +18,10 @@ _TRY_EVERY_S = 5.0
 class State:
     """The directory's lock and the stores; a context, or closed with `close`."""
 
-    def __init__(self, directory: DataDirectory, latencies: LatencyStore) -> None:
+    def __init__(self, directory: DataDirectory, latencies: LatencyStore, benchmarks: BenchmarkStore) -> None:
         self.directory = directory
         self.latencies = latencies
+        self.benchmarks = benchmarks
         self._problem: str | None = None
         self._try_again = 0.0
 
@@ -58,8 +60,11 @@ def open_state(data_dir: Path, database_url: str | None, *, address: str | None 
         engine = open_database(database_url, directory.path)
         # A file may only be written by the process that has the directory; a server looks after itself.
         in_file = database_file(engine) is not None
-        store = LatencyStore(engine, directory.claim) if in_file else LatencyStore(engine)
-        return State(directory, store)
+        if in_file:
+            stores = LatencyStore(engine, directory.claim), BenchmarkStore(engine, directory.claim)
+        else:
+            stores = LatencyStore(engine), BenchmarkStore(engine)
+        return State(directory, *stores)
     except BaseException:
         directory.__exit__(None, None, None)
         raise

@@ -5,12 +5,14 @@ from __future__ import annotations
 from sqlalchemy import (
     BigInteger,
     Column,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     String,
     Table,
+    Text,
 )
 
 metadata = MetaData()
@@ -51,4 +53,18 @@ latency_progress = Table(
     metadata,
     Column("name", String(32), primary_key=True, comment="A field of service.storage.rollup.Progress"),
     Column("until", BigInteger, nullable=False, comment="Seconds since 1970, UTC"),
+)
+
+benchmarks = Table(
+    "benchmarks",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("created_ms", BigInteger, nullable=False, comment="Milliseconds since 1970, UTC"),
+    Column("alive_ms", BigInteger, nullable=False, comment="When its process was last heard of"),
+    Column("finished_ms", BigInteger, nullable=True),
+    Column("request", Text, nullable=False, comment="JSON of what was asked"),
+    Column("detail", Text, nullable=True, comment="Why it ended as it did, in words"),
+    Column("bundle", LargeBinary, nullable=True, comment="The measurement's JSON, zlib"),
+    Index("benchmarks_by_time", "created_ms"),
 )

@@ -36,7 +36,10 @@ def test_each_model_answers_as_it_does_alone(client: httpx.Client, cat_jpeg: byt
     p50 = {result.model: result.latency_ms.p50 for result in body.results}
     assert body.results[0].speedup == 1.0
     assert body.results[1].speedup == pytest.approx(p50["tiny"] / p50["tiny-b"], rel=0.05)
-    assert body.fastest == min(p50, key=lambda name: p50[name])
+    assert body.fastest is not None
+    assert p50[body.fastest] == min(
+        p50.values()
+    )  # which of two equal ones, the answer decides by nanoseconds
     assert body.image.bytes == len(cat_jpeg)
 
 

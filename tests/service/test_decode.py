@@ -159,7 +159,7 @@ def test_cmyk(kind: str) -> None:
 
 
 def test_cmyk_jpeg_is_decoded_at_scale() -> None:
-    image = read(encode(photo(800, 600).convert("CMYK"), "JPEG", quality=95), shorter_side=120)
+    image = read(encode(photo(800, 600).convert("CMYK"), "JPEG", quality=95), shorter_side=100)
     assert (image.scale, image.width, image.height, image.pixels.shape) == (4, 800, 600, (150, 200, 3))
     assert difference(image.pixels, np.asarray(photo(800, 600).reduce(4))) < 4
 
@@ -294,11 +294,11 @@ def test_broken_exif_does_not_spoil_the_picture(tiff: bytes) -> None:
         (511, 700, 256, 1),
         (513, 700, 256, 2),
         (1023, 1400, 256, 2),
-        (1279, 2000, 256, 2),
-        (1280, 1280, 256, 4),
-        (2559, 3000, 256, 4),
-        (2561, 2560, 256, 8),
-        (2561, 2560, 257, 4),
+        (1535, 2000, 256, 2),
+        (1536, 1536, 256, 4),
+        (3071, 3100, 256, 4),
+        (3073, 3072, 256, 8),
+        (3073, 3072, 257, 4),
         (100, 3000, 256, 1),
         (1000, 50, 64, 1),
         (17, 16, 8, 2),
@@ -333,7 +333,7 @@ def test_where_the_picture_ends_within_a_pixel(
     orientation: int, box: tuple[float, float, float, float]
 ) -> None:
     data = encode(photo(641, 483), "JPEG", exif=oriented(orientation))
-    image = read(data, shorter_side=48)
+    image = read(data, shorter_side=40)
     assert image.scale == 8
     assert image.box == box
 
@@ -341,7 +341,7 @@ def test_where_the_picture_ends_within_a_pixel(
 def test_scaled_decoding_looks_like_the_picture() -> None:
     source = photo(1600, 1200)
     data = encode(source, "JPEG", quality=95)
-    for shorter_side, scale in ((1200, 1), (600, 2), (240, 4), (120, 8)):
+    for shorter_side, scale in ((1200, 1), (600, 2), (200, 4), (100, 8)):
         image = read(data, shorter_side=shorter_side, max_pixels=10_000_000)
         assert image.scale == scale
         assert difference(image.pixels, np.asarray(source.reduce(scale))) < 3

@@ -63,6 +63,8 @@ def test_one_more_than_may_wait_gets_503_at_once_and_the_others_are_answered(
             until(client, running=1, waiting=1)
             assert_problem(client.post("/classify", content=png), 503, "queue-full", "1 may")
             assert_problem(client.post("/compare", content=png), 503, "queue-full")
+            assert_problem(client.post("/classify?model=none", content=png), 404, "unknown-model")
+            assert_problem(client.get("/classify"), 405, "method-not-allowed")
     assert [answer.status_code for answer in (*first, *second)] == [200, 200]
     assert second[0].json()["timings_ms"]["queue"] > 1
     errors = client.get("/latency?model=tiny&stage=total").json()["latencies"][0]["errors"]

@@ -63,12 +63,14 @@ def test_the_links_lead_somewhere() -> None:
 
 
 def method_of(command: str) -> str:
-    return "post" if re.search(r" (-F|--data-binary) ", command) else "get"
+    if " -X DELETE " in command:
+        return "delete"
+    return "post" if re.search(r" (-F|--data-binary|--json) ", command) else "get"
 
 
 def url_of(command: str) -> tuple[str, dict[str, str]]:
     """Path and query of the command's URL."""
-    match = re.search(r"localhost:8000(/[^\s']*)", command)
+    match = re.search(r"localhost:8000(/[^\s'\"]*)", command)
     assert match is not None, command
     url = urlsplit(match.group(1))
     return url.path, dict(parse_qsl(url.query, keep_blank_values=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -21,18 +22,19 @@ from service.decode import decode
 from service.session import OnnxSession
 
 pytestmark = pytest.mark.photos
+log = logging.getLogger(__name__)
 
 PHOTOS = Path(__file__).parents[2] / ".cache/photos"
 ZOO = Path(models.zoo.__file__).parent
 
-SIZES = {2: (512, 1279), 4: (1280, 2559), 8: (2560, 10_000)}
+SIZES = {2: (512, 1535), 4: (1536, 3071), 8: (3072, 10_000)}
 """For each scale, the shorter sides, in pixels, of the JPEGs made to be decoded at it."""
-PER_PHOTO = {2: 6, 4: 6, 8: 10}
-"""Fewer photographs are large enough for 1/8."""
+PER_PHOTO = {2: 6, 4: 6, 8: 12}
+"""Only two photographs are large enough for 1/8."""
 NO_SCALING = 10**6
 """A shorter side that no photograph has, so that it is decoded in full."""
-DECIDED = 0.2
-"""Probability from which on the network is taken to have an opinion: 200 times that of chance."""
+DRAW = b"2"
+"""Which crops are drawn. The margins in `service.decode` were chosen on another; this judges them."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,6 @@ class Comparison:
         scaled, full = np.argsort(self.scaled)[::-1], np.argsort(self.full)[::-1]
         return scaled[0] in full[:5] and full[0] in scaled[:5]
 
-    @property
-    def decided(self) -> bool:
-        probabilities = np.exp(self.full - self.full.max())
-        return bool(probabilities.max() / probabilities.sum() >= DECIDED)
-
 
 def jpegs(path: Path) -> Iterator[tuple[int, bytes]]:
     """Crops of a photograph in several sizes, as cameras and editors write them, each with the scale meant.
@@ -67,7 +64,7 @@ def jpegs(path: Path) -> Iterator[tuple[int, bytes]]:
     """
     with Image.open(path) as image:
         photo = image.convert("RGB")
-    random = np.random.default_rng(list(path.name.encode()))
+    random = np.random.default_rng(list(DRAW + path.name.encode()))
     for scale, (least, most) in SIZES.items():
         if min(photo.size) < least:
             continue
@@ -120,19 +117,20 @@ def share_of_agreement(comparisons: list[Comparison]) -> float:
 
 
 def test_each_scale_is_really_used(comparisons: list[Comparison]) -> None:
-    used = Counter(comparison.scale for comparison in comparisons if comparison.decided)
+    used = Counter(comparison.scale for comparison in comparisons)
     assert used.total() >= 200
     assert all(used[scale] >= 20 for scale in SIZES), used
 
 
-def test_top_1_agrees_where_the_network_has_an_opinion(comparisons: list[Comparison]) -> None:
-    decided = [comparison for comparison in comparisons if comparison.decided]
-    assert share_of_agreement(decided) >= 0.97, [c.name for c in decided if not c.same]
-
-
-def test_top_1_mostly_agrees_where_it_has_none(comparisons: list[Comparison]) -> None:
-    # Skies and blurred backgrounds, where saving the JPEG anew with quality 85 changes one answer in twenty.
-    assert share_of_agreement(comparisons) >= 0.93, [c.name for c in comparisons if not c.same]
+def test_top_1_agrees(comparisons: list[Comparison], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    # All of them, skies and blurred backgrounds included, which a network sees as hardly anything at all.
+    # 0.97 is the aim; docs/measurement.md has what this draw gave, which `pytest -rP` shows.
+    for scale in SIZES:
+        at_scale = [comparison for comparison in comparisons if comparison.scale == scale]
+        log.info("1/%d: %d of %d", scale, sum(c.same for c in at_scale), len(at_scale))
+    log.info("all: %d of %d", sum(c.same for c in comparisons), len(comparisons))
+    assert share_of_agreement(comparisons) >= 0.95, [c.name for c in comparisons if not c.same]
 
 
 def test_where_it_does_not_agree_both_are_among_the_others_five(comparisons: list[Comparison]) -> None:

@@ -1,0 +1,102 @@
+"""Proof that the instrument is right: experiments whose right answer is known.
+
+    .venv/bin/python -m benchmarks.instrument traces --seconds 280   # again: it goes on where it was
+    .venv/bin/python -m benchmarks.instrument traces --model separable-81m  # a network that it makes itself
+    .venv/bin/python -m benchmarks.instrument order | noise | stalls | simulation
+    .venv/bin/python -m benchmarks.instrument choose                 # later traces are unseen by the rule
+    .venv/bin/python -m benchmarks.instrument page                   # writes docs/instrument.md
+    .venv/bin/python -m benchmarks.loadgen                           # needs mlcommons-loadgen
+
+Each step appends to benchmarks/results/instrument.jsonl, so that nothing that was measured is measured again.
+The machine must be otherwise idle: what was measured while it was not is kept, marked, and left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from pathlib import Path
+
+from benchmarks.proof import network, noise, order, page, simulation, stalls, traces
+from benchmarks.proof.network import make_network
+from benchmarks.proof.results import Results
+from service.bench.fingerprint import take_fingerprint
+from service.bench.runtimes import runtime_version
+from service.registry import Registry
+
+PAGE = Path(__file__).parent.parent / "docs" / "instrument.md"
+ZOO = Path(__file__).parent / "results" / "zoo"
+EXPERIMENTS = ("traces", "order", "noise", "stalls", "simulation", "choose", "page")
+NOISE_RUNS = 8
+ORDER_RUNS = 2
+
+
+def main() -> None:
+    """Run one experiment as far as it goes in the time given."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("experiment", choices=EXPERIMENTS)
+    parser.add_argument("--models", type=Path, default=Path("models/zoo"), help="a folder of the zoo")
+    parser.add_argument("--model", default="efficientnet-lite0-int8", help="the model of all but `order`")
+    parser.add_argument("--seconds", type=float, default=280, help="start nothing more after that")
+    parser.add_argument("--launches", type=int, default=24, help="traces: quiet launches wanted of the model")
+    parser.add_argument("--rounds", type=int, default=84, help="traces: rounds of a launch")
+    arguments = parser.parse_args()
+    results = Results()
+    if arguments.experiment == "page":
+        PAGE.write_text(page.page(results))
+        return
+    if arguments.experiment == "choose":
+        results.append("rule-chosen", at=time.time())
+        return
+    if results.last("machine") is None:
+        machine = take_fingerprint({}, {}).machine
+        results.append(
+            "machine",
+            cpu=machine.cpu_model,
+            cores=machine.cores,
+            onnxruntime=runtime_version("onnxruntime"),
+            python=platform.python_version(),
+        )
+    folder: Path = arguments.models / arguments.model
+    if arguments.model == network.NAME:
+        folder = make_network(ZOO)
+    registry = Registry([folder.parent, arguments.models], arguments.model)
+    start = time.monotonic()
+    slowest = 0.0
+
+    def time_for_more() -> bool:
+        return time.monotonic() - start + slowest <= arguments.seconds
+
+    def missing() -> bool:
+        if arguments.experiment == "traces":
+            mine = [each for each in results.of("trace-launch") if each["model"] == folder.name]
+            return sum(launch["quiet"] for launch in mine) < arguments.launches
+        if arguments.experiment == "order":
+            return len(results.of("standard-run")) < ORDER_RUNS
+        if arguments.experiment == "noise":
+            return len(results.of("noise-run")) < NOISE_RUNS
+        kind = "stall-run" if arguments.experiment == "stalls" else "percentile-simulation"
+        return results.last(kind) is None
+
+    while missing() and time_for_more():
+        began = time.monotonic()
+        if arguments.experiment == "traces":
+            traces.record_launch(results, folder, arguments.rounds)
+        elif arguments.experiment == "order":
+            order.record_run(results, registry, None)
+        elif arguments.experiment == "noise":
+            done = len(results.of("noise-run"))
+            noise.record_run(results, registry, arguments.model, noise=done % 4 != 3)
+        elif arguments.experiment == "stalls":
+            stalls.record(results, folder)
+        else:
+            simulation.record(results)
+        slowest = max(slowest, time.monotonic() - began)
+        print(f"{arguments.experiment}: {time.monotonic() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""A busy loop on one core during half of a run: is it marked, or silently published?"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.proof.results import Results
+from service.bench.plan import Request, make_plan
+from service.bench.progress import Progress
+from service.bench.runner import Runner
+from service.registry import Registry
+
+_BUSY = "while True: pass"
+WARM_UP_S = 0.3
+
+
+def record_run(results: Results, registry: Registry, model: str, *, noise: bool) -> None:
+    """A quick run of one model; with `noise`, from the middle of it on one core is busy."""
+    plan = replace(make_plan(registry, Request(models=(model,))), warm_up_s=WARM_UP_S)
+    middle = plan.configuration.launches * plan.configuration.rounds // 2
+    loops: list[subprocess.Popen[bytes]] = []
+
+    def watch(now: Progress) -> None:
+        if not noise or loops or not now.round:
+            return
+        if (now.launch - 1) * now.rounds + now.round > middle:
+            loop = subprocess.Popen([sys.executable, "-c", _BUSY])
+            os.sched_setaffinity(loop.pid, {min(os.sched_getaffinity(0))})
+            loops.append(loop)
+
+    try:
+        bundle = Runner(plan, watch).run()
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+    results.append(
+        "noise-run",
+        noise=noise,
+        flags=[flag.model_dump() for flag in bundle.flags],
+        marked=bool(bundle.flags_of("dirty")) or any(flag.kind == "drift" for flag in bundle.flags),
+    )
+
+
+def registry_of(folders: list[Path], default: str) -> Registry:
+    """The models of some zoo folders, not loaded."""
+    return Registry(folders, default)

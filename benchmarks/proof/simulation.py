@@ -1,0 +1,90 @@
+"""The percentile rule against runs whose true percentile is known: independent samples, and bursty ones."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.proof.results import Results, wilson
+from service.bench.percentile_bounds import slowest_allowed
+
+RUNS = 10_000
+_QUANTILES = {0.90: 1.2815516, 0.95: 1.6448536, 0.99: 2.3263479}
+_LEAST = {0.90: 64, 0.95: 130, 0.99: 662}
+
+
+def record(results: Results) -> None:
+    """Simulate every percentile at its least n and at more; then the p99 on traces with bursts."""
+    for fraction, z in _QUANTILES.items():
+        for n in (_LEAST[fraction], 1600, 6400):
+            held = _held(_Independent(n), n, fraction, math.exp(0.25 * z))
+            results.append(
+                "percentile-simulation", samples="independent", fraction=fraction, n=n, held=held, runs=RUNS
+            )
+    for mean_burst in (3, 10, 30, 100):
+        truth = _bursty_p99(mean_burst)
+        for n in (662, 1600, 6400):
+            held = _held(_Bursty(mean_burst), n, 0.99, truth)
+            results.append(
+                "percentile-simulation",
+                samples=f"bursts of {mean_burst}",
+                fraction=0.99,
+                n=n,
+                held=held,
+                runs=RUNS,
+            )
+
+
+class _Independent:
+    """Log-normal latencies."""
+
+    def __init__(self, n: int) -> None:
+        self._random = np.random.default_rng(n)
+
+    def draw(self, runs: int, n: int) -> NDArray[np.float64]:
+        """float64 (runs, n)."""
+        return np.exp(0.25 * self._random.standard_normal((runs, n)))
+
+
+class _Bursty:
+    """Two states: calm, and bursts of geometric length in which runs take half as long again; bursts take up
+    2 % of the runs, so that they decide the p99."""
+
+    def __init__(self, mean_burst: int) -> None:
+        self._random = np.random.default_rng(mean_burst)
+        self._leave = 1 / mean_burst
+        self._enter = 0.02 / 0.98 * self._leave
+
+    def draw(self, runs: int, n: int) -> NDArray[np.float64]:
+        """float64 (runs, n)."""
+        in_burst = np.empty((runs, n), dtype=bool)
+        state = self._random.random(runs) < 0.02
+        chance = self._random.random((n, runs))
+        for at in range(n):
+            in_burst[:, at] = state
+            state = np.where(state, chance[at] >= self._leave, chance[at] < self._enter)
+        return np.exp(0.05 * self._random.standard_normal((runs, n))) * np.where(in_burst, 1.5, 1.0)
+
+
+def _bursty_p99(mean_burst: int) -> float:
+    """The true p99: half of the 2 % in bursts lie above it, so it is the bursts' median (bursts and calm
+    hardly overlap)."""
+    del mean_burst  # how long they are does not change how many there are
+    return 1.5
+
+
+def _held(source: _Independent | _Bursty, n: int, fraction: float, truth: float) -> int:
+    allowed = slowest_allowed(n, fraction)
+    held = 0
+    for _ in range(RUNS // 500):
+        drawn = source.draw(500, n)
+        bounds = np.partition(drawn, n - allowed, axis=1)[:, n - allowed]
+        held += int((bounds >= truth).sum())
+    return held
+
+
+def interval(record: dict[str, object]) -> tuple[float, float]:
+    """The 95 % interval of the share of runs whose bound held."""
+    return wilson(int(record["held"]), int(record["runs"]))  # type: ignore[call-overload]

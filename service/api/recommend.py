@@ -1,0 +1,181 @@
+"""GET /recommend: which network fits, by what was measured on this machine."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+
+from service import errors
+from service.api.benchmark_schemas import BoundOut, LatencyOut
+from service.api.problems import documented
+from service.bench.accuracy import Claim
+from service.bench.advice import Advice, advise_here, this_machine
+from service.bench.archive import BenchmarkArchive
+from service.bench.evidence import Measured
+from service.bench.recommend import Wish
+from service.registry import Registry
+
+
+class ClaimOut(BaseModel):
+    """An accuracy that may be counted on: if inherited, the parent's minus the measured disagreement."""
+
+    value: float
+    low: float = Field(description="95 % interval")
+    high: float
+    kind: Literal["measured", "reported", "inherited"]
+    how: str
+
+    @classmethod
+    def of(cls, claim: Claim | None) -> "ClaimOut | None":
+        """None stays None: not known."""
+        return None if claim is None else cls(**vars(claim))
+
+
+class FitOut(BaseModel):
+    """A model that keeps to every bound."""
+
+    model: str
+    confidence: float | None = Field(
+        description="That its latency keeps to the bounds, at least 0.99; null where none was given"
+    )
+    accuracy: ClaimOut | None
+    latency_ms: LatencyOut | None = Field(description="Inference on one thread; null where not measured")
+    file_bytes: int
+    parameters: int
+    macs: int
+    benchmark: str | None = Field(description="The measurement that this rests on")
+    notes: list[str]
+
+
+class ParetoOut(BaseModel):
+    """A model that no other surely beats in accuracy, median latency and bytes together."""
+
+    model: str
+    accuracy: ClaimOut | None
+    p50_ms: float
+    file_bytes: int
+
+
+class DominatedOut(BaseModel):
+    """A model that another surely beats in all three."""
+
+    model: str
+    by: str
+    reason: str
+
+
+class RejectedOut(BaseModel):
+    """A model that does not fit, and why."""
+
+    model: str
+    reason: str = Field(examples=["p99 12.3 ms > 10 ms", "quick runs give no p99: run `weighin bench ...`"])
+
+
+class UnusedOut(BaseModel):
+    """A measurement that counts for nothing here."""
+
+    benchmark: str
+    reason: str = Field(examples=["dirty: 3.1 % steal"])
+
+
+class EvidenceOut(BaseModel):
+    """What the answer rests on."""
+
+    machine: str
+    runtime: dict[str, str]
+    benchmarks: list[str] = Field(description="Measurements that count")
+    unused: list[UnusedOut]
+    run: str | None = Field(description="The command that would measure what is missing")
+
+
+class RecommendResponse(BaseModel):
+    """The model to take, the others that fit, and why each other one is out."""
+
+    recommended: str | None
+    why: str
+    labels: str
+    fits: list[FitOut] = Field(description="Most accurate first")
+    pareto: list[ParetoOut]
+    dominated: list[DominatedOut]
+    rejected: list[RejectedOut]
+    evidence: EvidenceOut
+
+
+def recommend_router(registry: Registry, archive: BenchmarkArchive) -> APIRouter:
+    """The route that recommends."""
+    router = APIRouter(tags=["benchmarks"])
+
+    @router.get(
+        "/recommend",
+        summary="Which network fits my budget on this machine?",
+        responses=documented(errors.InvalidParameter, errors.StorageUnavailable),
+    )
+    def recommend(  # not async: reads the database, and compares models
+        p99_ms: Annotated[float | None, Query(description="Most milliseconds at the 99th percentile")] = None,
+        p90_ms: Annotated[float | None, Query(description="At the 90th")] = None,
+        p50_ms: Annotated[float | None, Query(description="At the median")] = None,
+        max_bytes: Annotated[int | None, Query(description="Most bytes of the model's file")] = None,
+        min_accuracy: Annotated[float | None, Query(description="Least top-1 accuracy, 0 to 1")] = None,
+        labels: Annotated[str | None, Query(description="Label set; by default the default model's")] = None,
+    ) -> RecommendResponse:
+        """Models held against the bounds, by the latency of inference on one thread measured here.
+
+        Only clean measurements on this very machine, with this ONNX Runtime and these files, count.
+        """
+        wish = Wish(p50_ms, p90_ms, p99_ms, max_bytes, min_accuracy, labels)
+        kept, unreadable = archive.kept()
+        return answer(advise_here(wish, registry, kept, unreadable, this_machine()))
+
+    return router
+
+
+def answer(advice: Advice) -> RecommendResponse:
+    """The advice as JSON has it."""
+    found, machine = advice.recommendation, advice.machine
+    return RecommendResponse(
+        recommended=found.recommended,
+        why=found.why,
+        labels=found.labels,
+        fits=[
+            FitOut(
+                model=fit.facts.name,
+                confidence=None if fit.confidence is None else round(fit.confidence, 6),
+                accuracy=ClaimOut.of(fit.claim),
+                latency_ms=None if fit.measured is None else _latency(fit.measured),
+                file_bytes=fit.facts.bytes,
+                parameters=fit.facts.parameters,
+                macs=fit.facts.macs,
+                benchmark=None if fit.measured is None else fit.measured.kept.id,
+                notes=list(fit.notes),
+            )
+            for fit in found.fits
+        ],
+        pareto=[
+            ParetoOut(
+                model=each.measured.name,
+                accuracy=ClaimOut.of(each.claim),
+                p50_ms=each.measured.p50_ms,
+                file_bytes=each.measured.facts.bytes,
+            )
+            for each in found.pareto
+        ],
+        dominated=[DominatedOut(**vars(each)) for each in found.dominated],
+        rejected=[RejectedOut(**vars(each)) for each in found.rejected],
+        evidence=EvidenceOut(
+            machine=machine.machine.cpu_model,
+            runtime=machine.software.runtimes,
+            benchmarks=advice.evidence.used,
+            unused=[UnusedOut(benchmark=name, reason=why) for name, why in advice.evidence.unused.items()],
+            run=found.run,
+        ),
+    )
+
+
+def _latency(measured: Measured) -> LatencyOut:
+    return LatencyOut(
+        count=measured.count,
+        p50=measured.p50_ms,
+        p90=BoundOut.of(measured.percentile(0.90)),
+        p95=BoundOut.of(measured.percentile(0.95)),
+        p99=BoundOut.of(measured.percentile(0.99)),
+    )

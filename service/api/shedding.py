@@ -1,0 +1,66 @@
+"""Refuses work that there is no room for before anything else is spent on it.
+
+At several times the load that a machine can carry, most requests are refusals, and what each costs is taken
+from those that are answered. So a full queue is looked for here, ahead of routing and of the parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from urllib.parse import parse_qs
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.api.problems import problem_of
+from service.errors import QueueFull, WeighinError
+from service.pool import CorePool
+from service.recorder import Recorder
+from service.registry import Registry
+
+
+class LoadShedding:
+    """Pure ASGI middleware: a POST to one of `paths` gets 503 at once while the queue of `pool` is full.
+
+    The paths in `counted` name one model in their query; the refusal is counted as that model's. A request
+    for a model that is not there passes, to be told so.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        pool: CorePool,
+        registry: Registry,
+        recorder: Recorder,
+        paths: Collection[str],
+        counted: Collection[str],
+    ) -> None:
+        self._app = app
+        self._pool = pool
+        self._registry = registry
+        self._recorder = recorder
+        self._paths = frozenset(paths)
+        self._counted = frozenset(counted)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = self._refusal(scope) if scope["type"] == "http" else None
+        if refusal is None:
+            await self._app(scope, receive, send)
+        else:
+            await problem_of(scope["state"]["request_id"], refusal)(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> QueueFull | None:
+        if scope["method"] != "POST" or scope["path"] not in self._paths:
+            return None
+        try:
+            self._pool.check_room()
+        except QueueFull as full:
+            if scope["path"] in self._counted:
+                named = parse_qs(scope["query_string"].decode("latin-1")).get("model", [None])[-1]
+                try:
+                    model = self._registry.get(named)
+                except WeighinError:
+                    return None
+                self._recorder.record_error(model.name, "live", full.slug)
+            return full
+        return None

@@ -1,0 +1,1 @@
+"""Controlled measurement: what each model costs on this machine, with evidence that can be carried away."""

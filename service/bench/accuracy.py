@@ -1,0 +1,59 @@
+"""What may be claimed of a model's accuracy, with its doubt: inherited figures less what was lost since."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from service.bench.bundle import ModelFacts
+
+_Z = 1.959964  # two-sided 95 %
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An accuracy that holds up: `value`, in a 95 % interval, of that kind, and how it came about."""
+
+    value: float
+    low: float
+    high: float
+    kind: Literal["measured", "reported", "inherited"]
+    how: str
+
+
+def claim_of(facts: ModelFacts) -> Claim | None:
+    """The accuracy that counts; None where none is known.
+
+    An inherited one is the parent's minus the measured disagreement: at worst every image on which the two
+    differ is one that the parent got right. Its interval reaches up to the parent's.
+    """
+    accuracy = facts.accuracy
+    if accuracy is None:
+        return None
+    if accuracy.interval is not None:
+        low, high = accuracy.interval.low, accuracy.interval.high
+    else:
+        low, high = wilson(accuracy.value, accuracy.n)
+    if accuracy.kind != "inherited":
+        how = f"{accuracy.kind} on {accuracy.dataset}, n = {accuracy.n}"
+        return Claim(accuracy.value, low, high, accuracy.kind, how)
+    agreement = facts.agreement
+    if agreement is None:  # a card without it is refused, but a bundle may come from elsewhere
+        return None
+    lost = 1 - agreement.value
+    return Claim(
+        value=max(0.0, accuracy.value - lost),
+        low=max(0.0, low - (1 - agreement.interval.low)),
+        high=high,
+        kind="inherited",
+        how=f"inherited: {accuracy.value:.1%} of its parent '{agreement.parent}' minus {lost:.1%} measured "
+        f"disagreement (n = {agreement.n})",
+    )
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a proportion."""
+    middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+    return max(0.0, middle - half), min(1.0, middle + half)

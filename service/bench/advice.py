@@ -1,0 +1,79 @@
+"""From zoo and measurements to a recommendation: for this machine, or for the one a bundle comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from service.bench.bundle import ModelFacts
+from service.bench.evidence import Evidence, Kept, weigh_evidence
+from service.bench.fingerprint import Fingerprint, same_machine, take_fingerprint
+from service.bench.recommend import Recommendation, Wish, recommend
+from service.bench.runtimes import runtime_version, session_options
+from service.errors import InvalidBundle
+from service.registry import LOADING, Registry
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A recommendation with what it rests on. `machine`: the one it is for."""
+
+    recommendation: Recommendation
+    evidence: Evidence
+    machine: Fingerprint
+
+
+def this_machine() -> Fingerprint:
+    """The fingerprint that measurements of ONNX Runtime must have to count here."""
+    return take_fingerprint({"onnxruntime": runtime_version("onnxruntime")}, session_options("onnxruntime"))
+
+
+def advise_here(
+    wish: Wish, registry: Registry, kept: Sequence[Kept], unreadable: dict[str, str], here: Fingerprint
+) -> Advice:
+    """What to serve on this machine, of the models in the zoo, by what was measured here."""
+    facts = [ModelFacts.of(entry.card) for entry in registry.entries if entry.card is not None]
+    broken = {
+        entry.name: entry.reason
+        for entry in registry.entries
+        if entry.model is None and entry.reason is not None and entry.reason != LOADING
+    }
+    evidence = weigh_evidence(kept, here, {each.name: each.sha256 for each in facts})
+    evidence.unused |= unreadable
+    usable = [each for each in facts if each.name not in broken]
+    return Advice(
+        recommend(wish, usable, evidence, _default_labels(registry), broken), evidence, machine=here
+    )
+
+
+def advise_from(wish: Wish, bundles: Sequence[Kept], registry: Registry) -> Advice:
+    """What to serve on the machine that the bundles were carried from, of the models that they hold.
+
+    InvalidBundle when they come from more than one machine. Where the zoo here has another file of a model,
+    that is said: what was measured is not what would be deployed.
+    """
+    first = bundles[0]
+    for other in bundles[1:]:
+        differences = same_machine(first.bundle.fingerprint, other.bundle.fingerprint)
+        if differences:
+            raise InvalidBundle(
+                f"{first.id} and {other.id} come from different machines: {'; '.join(differences)}."
+            )
+    facts = {each.name: each for kept in reversed(bundles) for each in kept.bundle.models}
+    hashes = {
+        entry.name: entry.card.file.sha256
+        for entry in registry.entries
+        if entry.card is not None and entry.name in facts
+    }
+    evidence = weigh_evidence(bundles, None, hashes)
+    sets = {each.labels for each in facts.values()}
+    labels = sets.pop() if len(sets) == 1 else _default_labels(registry)
+    found = recommend(wish, list(facts.values()), evidence, labels)
+    return Advice(found, evidence, machine=first.bundle.fingerprint)
+
+
+def _default_labels(registry: Registry) -> str:
+    for entry in registry.entries:
+        if entry.name == registry.default_model and entry.card is not None:
+            return entry.card.labels
+    return ""

@@ -1,0 +1,214 @@
+"""What a measurement was taken on: what identifies the machine, what ran on it, and the state it was in."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.cpu import CGROUPS, OWN, cgroup_folders, core_budget, quota_cores
+
+PROC = Path("/proc")
+SYS = Path("/sys")
+
+_FLAGS_THAT_MATTER = (
+    "avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16",
+    "avx_vnni", "avx_vnni_int8", "amx_tile", "amx_int8", "amx_bf16",
+    "asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2",
+)  # fmt: skip
+"""Instruction sets that decide how fast float and 8-bit kernels run, on x86-64 and on Arm."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Machine(_Frozen):
+    """What identifies a machine: two measurements are of one machine when all of this is equal."""
+
+    architecture: str = Field(description="e.g. x86_64, aarch64")
+    cpu_model: str = Field(description="What the CPU calls itself")
+    cpu_id: str = Field(description="Vendor, family, model and stepping; empty where the system says none")
+    isa: tuple[str, ...] = Field(description="Instruction sets that matter to inference, sorted")
+    cpus: int = Field(ge=1, description="Logical CPUs that the process may run on (affinity)")
+    quota_cores: float | None = Field(description="Cores that the cgroup's cpu.max allows; null: no limit")
+    cores: int = Field(ge=1, description="Whole cores that the process can keep busy")
+
+
+class Software(_Frozen):
+    """What ran: a runtime of another version is another thing to measure."""
+
+    runtimes: dict[str, str] = Field(description="Runtime to its version, e.g. onnxruntime")
+    session_options: dict[str, str] = Field(description="What every session was opened with, threads apart")
+    python: str
+    weighin: str
+    system: str = Field(description="Operating system and kernel release")
+
+
+class State(_Frozen):
+    """What the machine was like when the run began; null where the system does not say, or may not."""
+
+    governor: str | None = Field(description="Frequency governor of the first CPU")
+    frequency_mhz: float | None = Field(description="Current frequency of the first CPU")
+    max_frequency_mhz: float | None = None
+    load_1m: float | None = Field(description="Load average over one minute")
+    steal_fraction: float | None = Field(
+        description="Share of the CPUs' time since boot that the hypervisor took"
+    )
+    throttled_periods: int | None = Field(description="The cgroup's nr_throttled")
+    memory_bytes: int | None = Field(description="Memory of the machine")
+
+
+class Fingerprint(_Frozen):
+    """Machine, software and state of one run."""
+
+    machine: Machine
+    software: Software
+    state: State
+
+
+def take_fingerprint(
+    runtimes: Mapping[str, str], session_options: Mapping[str, str], *, proc: Path = PROC, system: Path = SYS
+) -> Fingerprint:
+    """The fingerprint of this machine now. What cannot be read is None, never an error."""
+    cgroups = system / "fs/cgroup"
+    own = proc / "self/cgroup"
+    cores = core_budget(cgroups, own)
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    info = _cpuinfo(proc)
+    return Fingerprint(
+        machine=Machine(
+            architecture=platform.machine(),
+            cpu_model=_cpu_model(info),
+            cpu_id=" ".join(
+                info[key]
+                for key in ("vendor_id", "cpu family", "model", "stepping", "CPU implementer", "CPU part")
+                if key in info
+            ),
+            isa=tuple(sorted(set(_FLAGS_THAT_MATTER) & set(_flags(info)))),
+            cpus=cpus,
+            quota_cores=None if (quota := quota_cores(cgroups, own)) is None else round(quota, 3),
+            cores=cores,
+        ),
+        software=Software(
+            runtimes=dict(runtimes),
+            session_options=dict(session_options),
+            python=platform.python_version(),
+            weighin=version("weighin"),
+            system=f"{platform.system()} {platform.release()}",
+        ),
+        state=State(
+            governor=_read(system / "devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+            frequency_mhz=_kilohertz(system / "devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
+            or _number(info.get("cpu MHz")),
+            max_frequency_mhz=_kilohertz(system / "devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq"),
+            load_1m=_number((_read(proc / "loadavg") or "").partition(" ")[0]),
+            steal_fraction=_steal_since_boot(proc),
+            throttled_periods=throttled_periods(cgroups, own),
+            memory_bytes=_memory(proc),
+        ),
+    )
+
+
+def same_machine(one: Fingerprint, other: Fingerprint) -> list[str]:
+    """What tells the two machines apart, in words, the values of `one` first; empty for one machine."""
+    return _differences(one.machine, other.machine)
+
+
+def same_software(one: Fingerprint, other: Fingerprint) -> list[str]:
+    """What differs in the software that decides latency: runtimes' versions and session options.
+
+    A runtime that only one of the two used is no difference. Python, kernel and the project's own version
+    are recorded but do not make two measurements incomparable.
+    """
+    differences = []
+    for field in ("runtimes", "session_options"):
+        mine, theirs = getattr(one.software, field), getattr(other.software, field)
+        for key in sorted(mine.keys() & theirs.keys()):
+            if mine[key] != theirs[key]:
+                differences.append(f"{key}: {mine[key]}, there {theirs[key]}")
+    return differences
+
+
+def throttled_periods(cgroups: Path = CGROUPS, own: Path = OWN) -> int | None:
+    """How often the quota stopped this process's cgroup so far (`nr_throttled`); None where there is none."""
+    for folder in cgroup_folders(cgroups, own):
+        for line in (_read(folder / "cpu.stat") or "").splitlines():
+            name, _, value = line.partition(" ")
+            if name == "nr_throttled":
+                return int(value)
+    return None
+
+
+def _differences(one: BaseModel, other: BaseModel) -> list[str]:
+    mine, theirs = one.model_dump(), other.model_dump()
+    return [
+        f"{name.replace('_', ' ')}: {_words(mine[name])}, there {_words(theirs[name])}"
+        for name in mine
+        if mine[name] != theirs[name]
+    ]
+
+
+def _words(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+def _cpuinfo(proc: Path) -> dict[str, str]:
+    """The first processor's entry of /proc/cpuinfo."""
+    entries: dict[str, str] = {}
+    for line in (_read(proc / "cpuinfo") or "").splitlines():
+        if not line.strip():
+            break
+        key, _, value = line.partition(":")
+        entries[key.strip()] = value.strip()
+    return entries
+
+
+def _cpu_model(info: Mapping[str, str]) -> str:
+    return info.get("model name") or info.get("Model") or platform.processor() or platform.machine()
+
+
+def _flags(info: Mapping[str, str]) -> list[str]:
+    return (info.get("flags") or info.get("Features") or "").split()
+
+
+def _steal_since_boot(proc: Path) -> float | None:
+    fields = (_read(proc / "stat") or "").partition("\n")[0].split()
+    # cpu user nice system idle iowait irq softirq steal (guest times are part of user)
+    if len(fields) < 9 or fields[0] != "cpu":
+        return None
+    ticks = list(map(int, fields[1:9]))
+    return round(ticks[7] / sum(ticks), 5) if sum(ticks) else None
+
+
+def _memory(proc: Path) -> int | None:
+    for line in (_read(proc / "meminfo") or "").splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _kilohertz(path: Path) -> float | None:
+    value = _number(_read(path))
+    return None if value is None else value / 1000
+
+
+def _number(text: str | None) -> float | None:
+    with contextlib.suppress(ValueError):
+        return float(text) if text else None
+    return None
+
+
+def _read(path: Path) -> str | None:
+    """The file's text; None where it does not exist or may not be read: a guest's governor, say."""
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None

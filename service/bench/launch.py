@@ -1,0 +1,95 @@
+"""One worker process: started with its orders, listened to, and gone at the end whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import IO
+
+from pydantic import ValidationError
+
+from service.bench.orders import REPORT, Done, Failure, Orders, Report
+from service.errors import MeasurementFailed
+
+WORKER = "service.bench.worker"
+_LOOK_UP_EVERY_S = 0.25
+
+
+class Cancelled(Exception):
+    """Whoever asked for the measurement does not want it any more."""
+
+
+def run_worker(orders: Orders, cancelled: Callable[[], bool], worker: str = WORKER) -> Iterator[Report]:
+    """Start a worker and yield its reports, `Done` last.
+
+    Raises MeasurementFailed when it fails or dies, and Cancelled soon after `cancelled` says so. However this
+    ends, by an exception or by the caller's leaving the loop, the process is gone then.
+    """
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", worker],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            # Ctrl-C on the terminal is for the parent, which then ends the worker.
+            start_new_session=True,
+        )
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(orders.model_dump_json().encode() + b"\n")
+                process.stdin.flush()
+            for line in _lines(process.stdout, cancelled):
+                report = _report(line)
+                if isinstance(report, Failure):
+                    raise MeasurementFailed(report.message)
+                yield report
+                if isinstance(report, Done):
+                    return
+            raise MeasurementFailed(f"the measuring process ended early ({_ending(process, errors)})")
+        finally:
+            process.kill()
+            process.wait()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()  # type: ignore[union-attr]
+            process.stdout.close()  # type: ignore[union-attr]
+
+
+def _lines(pipe: IO[bytes], cancelled: Callable[[], bool]) -> Iterator[bytes]:
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        pending = b""
+        while True:
+            if cancelled():
+                raise Cancelled
+            if not selector.select(_LOOK_UP_EVERY_S):
+                continue
+            chunk = pipe.read1(1 << 20)  # type: ignore[attr-defined]
+            if not chunk:
+                return
+            *lines, pending = (pending + chunk).split(b"\n")
+            for line in lines:
+                if cancelled():
+                    raise Cancelled
+                yield line
+
+
+def _report(line: bytes) -> Report:
+    try:
+        return REPORT.validate_json(line)
+    except ValidationError as error:
+        raise MeasurementFailed(f"the measuring process reported nonsense: {line[:100]!r}") from error
+
+
+def _ending(process: subprocess.Popen[bytes], errors: IO[bytes]) -> str:
+    code = process.wait()
+    errors.seek(0)
+    last = errors.read().decode(errors="replace").strip().rpartition("\n")[2]
+    if code < 0:
+        return f"signal {-code}: it was killed, for want of memory perhaps"
+    return f"exit code {code}{': ' + last[:200] if last else ''}"

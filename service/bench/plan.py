@@ -1,0 +1,228 @@
+"""What a benchmark will do, decided and checked before anything runs."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from models.zoo.card import Card
+from service.bench.bundle import Configuration, Entry, ModelFacts, Profile, RuntimeName, Scenario
+from service.bench.inputs import describe_inputs
+from service.bench.orders import Job
+from service.bench.runtimes import check_runtime
+from service.cpu import core_budget
+from service.errors import InvalidParameter, ModelUnavailable
+from service.registry import Registry
+
+MAX_THREADS = 256
+
+S = TypeVar("S", bound=str)
+T = TypeVar("T", int, str)
+
+
+@dataclass(frozen=True)
+class Repetitions:
+    """How often a profile repeats things; see Configuration. The server scenario has launches of its own."""
+
+    launches: int
+    rounds: int
+    block_runs: int
+    block_s: float
+    server_launches: int
+    trial_queries: int
+
+
+PROFILES: dict[Profile, Repetitions] = {
+    # exactly 3 x 6 x 32 = 576 runs, too few for a p99
+    "quick": Repetitions(3, 6, 32, 0.0, 1, 700),
+    "standard": Repetitions(5, 10, 32, 0.1, 2, 1000),
+    # 200 blocks of 0.3 s: a minute of every model
+    "publish": Repetitions(10, 20, 32, 0.3, 3, 2000),
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What someone asks for. Without `models`: all that share the default model's label set."""
+
+    models: tuple[str, ...] | None = None
+    profile: str = "quick"
+    scenario: str = "single-stream"
+    baseline: str | None = None
+    threads: tuple[int, ...] = (1,)
+    runtimes: tuple[str, ...] = ("onnxruntime",)
+    photos: tuple[Path, ...] = ()
+    url: str | None = None
+    budget_ms: float | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done. `jobs` has the baseline twice; `orders[launch][round]` names the entries in turn."""
+
+    configuration: Configuration
+    jobs: tuple[Job, ...]
+    models: tuple[ModelFacts, ...]
+    orders: tuple[tuple[tuple[str, ...], ...], ...]
+    cores: int
+    photos: tuple[str, ...]
+    stages: bool
+    url: str | None
+    trial_queries: int
+    warm_up_s: float = 1.0
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """What is measured, the control included."""
+        return tuple(job.entry for job in self.jobs)
+
+
+def make_plan(registry: Registry, request: Request, *, repetitions: Repetitions | None = None) -> Plan:
+    """Check the request and plan it. `repetitions` replaces those of the profile.
+
+    Raises UnknownModel, ModelUnavailable, and InvalidParameter, which say what was given and what may be.
+    """
+    profile = _one_of("profile", request.profile, tuple(PROFILES))
+    scenario: Scenario = _one_of("scenario", request.scenario, ("single-stream", "offline", "server"))
+    runtimes: list[RuntimeName] = [
+        _one_of("runtime", name, ("onnxruntime", "openvino")) for name in _unique("runtime", request.runtimes)
+    ]
+    for runtime in runtimes:
+        check_runtime(runtime)
+    cores = core_budget()
+    threads = _unique("threads", request.threads)
+    for number in threads:
+        if not 1 <= number <= MAX_THREADS:
+            raise InvalidParameter(f"threads is {number}; it may be 1 to {MAX_THREADS}")
+    _check_budget(scenario, request.budget_ms)
+    if request.url is not None:
+        _check_url(request.url)
+    cards = _cards(registry, request.models)
+    baseline = _baseline(registry, request.baseline, [card.name for card, _ in cards])
+
+    jobs = [
+        Job(entry=entry, folder=str(folder))
+        for card, folder in cards
+        for entry in _entries(card.name, runtimes, threads, request.url is not None)
+    ]
+    first = next(job for job in jobs if job.entry.model == baseline)
+    again = first.entry.model_copy(update={"name": f"{first.entry.name}#again", "control": True})
+    jobs.insert(jobs.index(first) + 1, Job(entry=again, folder=first.folder))
+
+    chosen = repetitions or PROFILES[profile]
+    launches = chosen.server_launches if scenario == "server" else chosen.launches
+    rounds = 1 if scenario == "server" else chosen.rounds
+    seed = request.seed if request.seed is not None else random.SystemRandom().randrange(2**31)
+    inputs = describe_inputs(request.photos)
+    return Plan(
+        configuration=Configuration(
+            profile=profile,
+            scenario=scenario,
+            baseline=first.entry.name,
+            launches=launches,
+            rounds=rounds,
+            block_runs=chosen.block_runs,
+            block_s=chosen.block_s,
+            budget_ms=request.budget_ms if scenario == "server" else None,
+            seed=seed,
+            inputs=inputs,
+            http=request.url is not None,
+        ),
+        jobs=tuple(jobs),
+        models=tuple(ModelFacts.of(card) for card, _ in cards),
+        orders=_orders([job.entry.name for job in jobs], launches, rounds, seed),
+        cores=cores,
+        photos=tuple(str(photo.resolve()) for photo in request.photos),
+        # a service decodes and preprocesses, so the session it is compared with does too
+        stages=bool(request.photos) or request.url is not None,
+        url=request.url,
+        trial_queries=chosen.trial_queries,
+    )
+
+
+def _entries(
+    model: str, runtimes: Sequence[RuntimeName], threads: Sequence[int], through_service: bool
+) -> list[Entry]:
+    entries = []
+    for runtime in runtimes:
+        for number in threads:
+            name = model
+            if runtime != "onnxruntime":
+                name += f"@{runtime}"
+            if number != 1:
+                name += f"@{number}-threads"
+            entries.append(Entry(name=name, model=model, runtime=runtime, threads=number))
+    if through_service:
+        entries.append(Entry(name=f"{model}@http", model=model, runtime="onnxruntime", threads=1, via="http"))
+    return entries
+
+
+def _orders(
+    names: Sequence[str], launches: int, rounds: int, seed: int
+) -> tuple[tuple[tuple[str, ...], ...], ...]:
+    shuffle = random.Random(seed)
+    return tuple(
+        tuple(tuple(shuffle.sample(names, len(names))) for _ in range(rounds)) for _ in range(launches)
+    )
+
+
+def _cards(registry: Registry, names: Sequence[str] | None) -> list[tuple[Card, Path]]:
+    if names is None:
+        default, _ = registry.content(registry.default_model)
+        found = []
+        for entry in registry.entries:
+            if entry.card is None or entry.card.labels != default.labels:
+                continue
+            try:
+                found.append((registry.content(entry.name)[0], entry.folder))
+            except ModelUnavailable:
+                continue  # what cannot be served is not what someone who names nothing asks for
+        return found
+    if not names:
+        raise InvalidParameter("models names none; at least one is needed")
+    return [(registry.content(name)[0], registry.entry(name).folder) for name in _unique("models", names)]
+
+
+def _baseline(registry: Registry, given: str | None, names: Sequence[str]) -> str:
+    if given is None:
+        return registry.default_model if registry.default_model in names else names[0]
+    if given not in names:
+        registry.entry(given)
+        raise InvalidParameter(f"baseline '{given}' is not measured; it may be {', '.join(names)}")
+    return given
+
+
+def _check_budget(scenario: Scenario, budget_ms: float | None) -> None:
+    if budget_ms is None:
+        if scenario == "server":
+            raise InvalidParameter(
+                "scenario server needs a budget: the p99 in milliseconds that a rate must keep"
+            )
+    elif not 0 < budget_ms < 60_000:
+        raise InvalidParameter(f"budget is {budget_ms:g} ms; it may be more than 0 and less than 60000")
+
+
+def _check_url(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise InvalidParameter(f"'{url[:200]}' is no address of a service; one is http://127.0.0.1:8000")
+
+
+def _unique(what: str, values: Sequence[T]) -> list[T]:
+    twice = [str(value) for value, count in Counter(values).items() if count > 1]
+    if twice:
+        raise InvalidParameter(f"{what} names {', '.join(twice)} more than once")
+    return list(values)
+
+
+def _one_of(what: str, given: str, allowed: Sequence[S]) -> S:
+    for each in allowed:
+        if each == given:
+            return each
+    raise InvalidParameter(f"{what} is '{given[:100]}'; it may be {', '.join(allowed)}")

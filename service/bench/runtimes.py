@@ -1,0 +1,91 @@
+"""The runtimes that a model can be measured in, behind one function; OpenVINO is imported nowhere else."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import threading
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.zoo.card import Card
+from service.bench.bundle import RuntimeName
+from service.errors import InvalidParameter, ModelUnavailable
+from service.session import RUNTIME_VERSION, SESSION_OPTIONS, OnnxSession
+
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""One image, float32 (1, C, H, W), to its logits, float32 (1, classes); calls may overlap."""
+
+OPENVINO_OPTIONS = {"NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+"""f32: left to itself OpenVINO computes in bf16 where the CPU can, which makes another network of it."""
+
+INSTALL_OPENVINO = ".venv/bin/pip install 'openvino>=2026.4'"
+
+
+def check_runtime(name: RuntimeName) -> None:
+    """Raise InvalidParameter, naming the command that installs it, when the runtime is not there."""
+    if name == "openvino" and importlib.util.find_spec("openvino") is None:
+        raise InvalidParameter(f"runtime 'openvino' is not installed; install it with: {INSTALL_OPENVINO}")
+
+
+def import_runtime(name: RuntimeName) -> None:
+    """Import the runtime, which otherwise happens when a model is opened."""
+    if name == "openvino":
+        importlib.import_module("openvino")
+
+
+def runtime_version(name: RuntimeName) -> str:
+    """The installed version."""
+    return RUNTIME_VERSION if name == "onnxruntime" else importlib.metadata.version(name)
+
+
+def session_options(name: RuntimeName) -> dict[str, str]:
+    """What the runtime's sessions are opened with, threads apart, each key prefixed with the runtime."""
+    options = SESSION_OPTIONS if name == "onnxruntime" else OPENVINO_OPTIONS
+    return {f"{name}.{key}": value for key, value in options.items()}
+
+
+def open_model(name: RuntimeName, content: bytes, card: Card, threads: int) -> Run:
+    """Load an ONNX file's `content` for runs of `threads` threads each.
+
+    Raises SessionError or ModelUnavailable when the runtime cannot load it, InvalidParameter when the runtime
+    is not installed.
+    """
+    check_runtime(name)
+    if name == "openvino":
+        return _open_in_openvino(content, card, threads)
+    session = OnnxSession(content, card, threads=threads)
+
+    def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        return session.run(image)["logits"]
+
+    return run
+
+
+def _open_in_openvino(content: bytes, card: Card, threads: int) -> Run:
+    openvino = importlib.import_module("openvino")
+    shape = [1, card.input.channels, card.input.height, card.input.width]
+    try:
+        core = openvino.Core()
+        model = core.read_model(content, b"")
+        # Of one image and with the logits alone, as the other runtime runs it.
+        network = openvino.Model([model.output("logits")], model.get_parameters(), card.name)
+        network.reshape(shape)
+        options = OPENVINO_OPTIONS | {"INFERENCE_NUM_THREADS": threads}
+        compiled = core.compile_model(network, "CPU", options)
+    except RuntimeError as error:
+        raise ModelUnavailable(f"OpenVINO cannot load model '{card.name}'") from error
+    own = threading.local()  # an inference request serves one thread at a time
+
+    def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        request = getattr(own, "request", None)
+        if request is None:
+            request = own.request = compiled.create_infer_request()
+        request.infer([image], share_inputs=True, share_outputs=True)
+        logits: NDArray[np.float32] = request.get_output_tensor().data.copy()
+        return logits
+
+    return run

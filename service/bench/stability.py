@@ -1,0 +1,32 @@
+"""Whether what is measured stands still: before the first run that counts, and from first to last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+WINDOWS_IN_A_ROW = 3
+MAX_WINDOWS = 10
+STABLE_WITHIN = 1.05
+DRIFT_BEYOND = 1.05
+
+
+def is_stable(window_p50_ns: Sequence[float]) -> bool:
+    """Whether the last three windows' medians lie within 5 % of each other."""
+    last = window_p50_ns[-WINDOWS_IN_A_ROW:]
+    return len(last) == WINDOWS_IN_A_ROW and max(last) <= STABLE_WITHIN * min(last)
+
+
+def drift(samples_ns: Sequence[float]) -> float | None:
+    """Median of the last third over the median of the first, of samples in order; None below 3 samples."""
+    third = len(samples_ns) // 3
+    if third == 0:
+        return None
+    first, last = np.median(samples_ns[:third]), np.median(samples_ns[-third:])
+    return float(last / first) if first else None
+
+
+def drifted(ratio: float) -> bool:
+    """Whether such a drift is more than 5 % either way."""
+    return not 1 / DRIFT_BEYOND <= ratio <= DRIFT_BEYOND

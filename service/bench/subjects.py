@@ -1,0 +1,139 @@
+"""One entry, ready to be run: directly or through a service, each run split into its stages."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Sequence
+from typing import Protocol
+from urllib.parse import quote, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.zoo.card import Card
+from models.zoo.preprocess import preprocess
+from service.bench.bundle import BenchStage
+from service.bench.runtimes import Run
+from service.decode import decode
+from service.errors import MeasurementFailed
+
+StageTimes = dict[BenchStage, int]
+_SERVICE_STAGES: tuple[BenchStage, ...] = (
+    "queue",
+    "decode",
+    "preprocess",
+    "inference",
+    "postprocess",
+    "total",
+)
+
+
+class Subject(Protocol):
+    """What is measured. Calls of `run` may overlap."""
+
+    def run(self, number: int) -> StageTimes:
+        """Run once on input `number` (modulo how many there are); nanoseconds of each stage."""
+
+
+class BareSession:
+    """The network alone, on tensors made beforehand: every run has one stage, `inference`."""
+
+    def __init__(self, run: Run, tensors: Sequence[NDArray[np.float32]], extra_work: int = 0) -> None:
+        self._run = run
+        self._tensors = tensors
+        self._extra_work = extra_work
+        self._vector = np.ones(8192, np.float32)
+
+    def run(self, number: int) -> StageTimes:
+        """Run the network."""
+        tensor = self._tensors[number % len(self._tensors)]
+        start = time.perf_counter_ns()
+        self._run(tensor)
+        for _ in range(self._extra_work):
+            np.dot(self._vector, self._vector)
+        return {"inference": time.perf_counter_ns() - start}
+
+
+class FromBytes:
+    """The whole way from an image's bytes to logits, as the service goes it, without the service."""
+
+    def __init__(self, run: Run, card: Card, images: Sequence[bytes], max_pixels: int) -> None:
+        self._run = run
+        self._spec = card.input
+        self._images = images
+        self._max_pixels = max_pixels
+
+    def run(self, number: int) -> StageTimes:
+        """Decode, preprocess, run the network."""
+        data = self._images[number % len(self._images)]
+        start = time.perf_counter_ns()
+        image = decode(data, shorter_side=self._spec.resize, max_pixels=self._max_pixels)
+        decoded = time.perf_counter_ns()
+        tensor = preprocess(image.pixels, self._spec, box=image.box)
+        preprocessed = time.perf_counter_ns()
+        self._run(tensor)
+        end = time.perf_counter_ns()
+        return {
+            "decode": decoded - start,
+            "preprocess": preprocessed - decoded,
+            "inference": end - preprocessed,
+            "total": end - start,
+        }
+
+
+class ThroughService:
+    """A model of a running service, over one kept-alive connection per thread.
+
+    `round_trip` is what the client waited; the other stages are what the service says they took.
+    """
+
+    def __init__(self, url: str, model: str, images: Sequence[bytes]) -> None:
+        parts = urlsplit(url)
+        self._https = parts.scheme == "https"
+        self._address = parts.netloc
+        self._path = f"{parts.path.rstrip('/')}/classify?top_k=1&model={quote(model)}"
+        self._images = images
+        self._own = threading.local()
+        self._opened: list[http.client.HTTPConnection] = []
+
+    def close(self) -> None:
+        """Close every connection; nothing may run meanwhile."""
+        for connection in self._opened:
+            connection.close()
+
+    def run(self, number: int) -> StageTimes:
+        """Post one image. MeasurementFailed when the answer is not a classification."""
+        data = self._images[number % len(self._images)]
+        connection = self._connection()
+        start = time.perf_counter_ns()
+        try:
+            connection.request("POST", self._path, data, {"Content-Type": "application/octet-stream"})
+            response = connection.getresponse()
+            body = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise MeasurementFailed(f"the service at {self._address} does not answer: {error}") from None
+        round_trip = time.perf_counter_ns() - start
+        try:
+            answer = json.loads(body)
+            if response.status != http.client.OK:
+                raise MeasurementFailed(
+                    f"the service at {self._address} answers {response.status}: {str(answer['detail'])[:300]}"
+                )
+            timings = answer["timings_ms"]
+            times: StageTimes = {stage: int(timings[stage] * 1e6) for stage in _SERVICE_STAGES}
+        except (ValueError, KeyError, TypeError):
+            raise MeasurementFailed(
+                f"what answers at {self._address} (status {response.status}) is no Weigh-in service"
+            ) from None
+        return times | {"round_trip": round_trip}
+
+    def _connection(self) -> http.client.HTTPConnection:
+        connection: http.client.HTTPConnection | None = getattr(self._own, "connection", None)
+        if connection is None:
+            kind = http.client.HTTPSConnection if self._https else http.client.HTTPConnection
+            connection = self._own.connection = kind(self._address, timeout=30)
+            self._opened.append(connection)
+        return connection

@@ -1,0 +1,117 @@
+"""A bundle boiled down to what a table or a recommendation says of each entry."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.bench.bundle import BenchStage, Bundle, Entry, Flag, ModelFacts, RateTrial
+from service.bench.percentile_bounds import PercentileBound, percentile_bound
+from service.bench.verdicts import Comparison, compare_entries
+
+
+@dataclass(frozen=True)
+class EntrySummary:
+    """One entry's figures.
+
+    Latencies are of `stage`, one image at a time; `count` runs stand behind them, and percentiles are None
+    where those are too few. Offline there are no latencies but `images_per_s`. `rate_per_s`: server, the
+    highest rate that kept the budget, the median over launches; 0 when none did. `comparison` is with the
+    baseline.
+    """
+
+    entry: Entry
+    model: ModelFacts
+    stage: BenchStage
+    count: int
+    p50_ns: float | None
+    p90: PercentileBound | None
+    p95: PercentileBound | None
+    p99: PercentileBound | None
+    stages_p50_ns: dict[BenchStage, float]
+    images_per_s: float | None
+    rate_per_s: float | None
+    peak_memory_bytes: int | None
+    model_memory_bytes: int | None
+    load_ns: float | None
+    first_run_ns: float | None
+    gmacs_per_s: float | None
+    comparison: Comparison | None
+    flags: tuple[Flag, ...]
+
+
+def summarise(bundle: Bundle) -> list[EntrySummary]:
+    """A summary of every entry, controls included, in the bundle's order."""
+    compared = {each.entry: each for each in compare_entries(bundle, bundle.configuration.baseline)}
+    return [_summarise(bundle, entry, compared.get(entry.name)) for entry in bundle.entries]
+
+
+def kept_rate(trials: Iterable[RateTrial], budget_ms: float) -> float:
+    """The highest rate whose p99, bounded with confidence, kept the budget, the median over launches."""
+    best: dict[int, float] = {}
+    for trial in trials:
+        best.setdefault(trial.launch, 0.0)
+        if keeps_budget(trial, budget_ms):
+            best[trial.launch] = max(best[trial.launch], trial.rate_per_s)
+    return statistics.median(best.values()) if best else 0.0
+
+
+def keeps_budget(trial: RateTrial, budget_ms: float) -> bool:
+    """Whether every query was answered and the p99's bound is within the budget."""
+    bound = percentile_bound(trial.latencies_ns, 0.99)
+    return not trial.abandoned and bound is not None and bound.bound_ns <= budget_ms * 1e6
+
+
+def _summarise(bundle: Bundle, entry: Entry, comparison: Comparison | None) -> EntrySummary:
+    model, stage = bundle.model_of(entry), bundle.stage_of(entry.name)
+    blocks = bundle.blocks_of(entry.name)
+    offline = bundle.configuration.scenario == "offline"
+    samples = () if offline else bundle.samples(entry.name)
+    p50 = float(np.median(samples)) if samples else None
+    throughput = None
+    if blocks and offline:
+        totals = [(block.images, sum(block.durations_ns[stage])) for block in blocks]
+        throughput = sum(images for images, _ in totals) / (sum(ns for _, ns in totals) / 1e9)
+    elif p50:
+        throughput = 1e9 / float(np.mean(samples))
+    trials = [trial for trial in bundle.trials if trial.entry == entry.name]
+    budget = bundle.configuration.budget_ms
+    cold = [each for each in bundle.cold if each.entry == entry.name]
+    memory = next((each for each in bundle.memory if each.entry == entry.name), None)
+    return EntrySummary(
+        entry=entry,
+        model=model,
+        stage=stage,
+        count=len(samples),
+        p50_ns=p50,
+        p90=percentile_bound(samples, 0.90),
+        p95=percentile_bound(samples, 0.95),
+        p99=percentile_bound(samples, 0.99),
+        stages_p50_ns={
+            each: float(np.median(bundle.samples(entry.name, each))) for each in _stages(bundle, entry.name)
+        },
+        images_per_s=throughput,
+        rate_per_s=kept_rate(trials, budget) if trials and budget else None,
+        peak_memory_bytes=memory.peak_bytes if memory else None,
+        model_memory_bytes=memory.peak_bytes - memory.before_bytes if memory else None,
+        load_ns=statistics.median(each.load_ns for each in cold) if cold else None,
+        first_run_ns=statistics.median(each.first_run_ns for each in cold) if cold else None,
+        gmacs_per_s=_gmacs(bundle, model, p50, throughput),
+        comparison=comparison,
+        flags=tuple(flag for flag in bundle.flags if flag.entry in (None, entry.name)),
+    )
+
+
+def _gmacs(bundle: Bundle, model: ModelFacts, p50_ns: float | None, throughput: float | None) -> float | None:
+    """Billions of multiply-accumulates per second: of one run, or offline of all cores."""
+    if bundle.configuration.scenario == "offline":
+        return None if throughput is None else model.macs * throughput / 1e9
+    return model.macs / p50_ns if p50_ns else None
+
+
+def _stages(bundle: Bundle, entry: str) -> list[BenchStage]:
+    blocks = bundle.blocks_of(entry)
+    return list(blocks[0].durations_ns) if blocks else []

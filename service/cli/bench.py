@@ -1,0 +1,149 @@
+"""`weighin bench`: a controlled measurement of models on this machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from service.bench import progress as progress_of
+from service.bench.archive import BenchmarkArchive
+from service.bench.bundle import Bundle
+from service.bench.bundle_file import write_bundle
+from service.bench.plan import Plan, Request, make_plan
+from service.bench.runner import Runner
+from service.cli.bench_compare import compare_files
+from service.cli.bench_table import print_bundle
+from service.cli.settings import settings_with
+from service.errors import DataDirectoryInUse, InvalidParameter, StorageUnavailable
+from service.registry import Registry
+from service.settings import Settings
+from service.storage.state import open_state
+
+bench_app = typer.Typer(
+    help="Measure models on this machine, controlled and interleaved.",
+    invoke_without_command=True,
+    no_args_is_help=False,
+    pretty_exceptions_enable=False,
+)
+bench_app.command("compare")(compare_files)
+
+CANCELLED = 130
+"""Exit code after Ctrl-C, as shells count it."""
+
+
+@bench_app.callback()
+def bench(
+    context: typer.Context,
+    models: Annotated[
+        str | None, typer.Option(help="Names, separated by commas [default: all comparable]")
+    ] = None,
+    profile: Annotated[str, typer.Option(help="quick, standard or publish")] = "quick",
+    scenario: Annotated[str, typer.Option(help="single-stream, offline or server")] = "single-stream",
+    baseline: Annotated[
+        str | None, typer.Option(help="What the others are compared with [default: the default model]")
+    ] = None,
+    threads: Annotated[str, typer.Option(help="Threads of one run, several separated by commas")] = "1",
+    runtime: Annotated[str, typer.Option(help="onnxruntime, openvino or both, by comma")] = "onnxruntime",
+    photos: Annotated[
+        list[Path] | None,
+        typer.Option("--input", help="A photo to run on, can be repeated [default: one fixed picture]"),
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option("--http", help="Also measure through the service at this address")
+    ] = None,
+    budget_ms: Annotated[float | None, typer.Option(help="Server: the p99 that a rate must keep")] = None,
+    seed: Annotated[int | None, typer.Option(help="Repeats the random order of an earlier run")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the bundle to this file")] = None,
+) -> None:
+    """Measure models here: fresh processes, stable warm-up, interleaved rounds, honest verdicts."""
+    if context.invoked_subcommand is not None:
+        return
+    if json_file is not None:
+        _check_place(json_file)
+    settings = settings_with()
+    registry = Registry(settings.model_dirs, settings.default_model)
+    plan = make_plan(
+        registry,
+        Request(
+            models=None if models is None else tuple(filter(None, models.split(","))),
+            profile=profile,
+            scenario=scenario,
+            baseline=baseline,
+            threads=_numbers(threads),
+            runtimes=tuple(runtime.split(",")),
+            photos=tuple(photos or ()),
+            url=url,
+            budget_ms=budget_ms,
+            seed=seed,
+        ),
+    )
+    bundle = _run(plan)
+    if json_file is not None:
+        write_bundle(json_file, bundle)
+    print_bundle(Console(), bundle)
+    if json_file is not None:
+        print(f"written to {json_file}", file=sys.stderr)
+    if bundle.blocks or bundle.trials:
+        _keep(settings, bundle)
+    if bundle.flags_of("partial"):
+        raise typer.Exit(CANCELLED)
+
+
+def _keep(settings: Settings, bundle: Bundle) -> None:
+    """In the data directory, where `weighin recommend` looks; only one process at a time may."""
+    try:
+        with open_state(settings.data_dir, settings.database_url) as state:
+            BenchmarkArchive(state.benchmarks).save(bundle)
+    except (DataDirectoryInUse, StorageUnavailable) as error:
+        print(f"not kept for `weighin recommend`: {error.detail}", file=sys.stderr)
+
+
+def _run(plan: Plan) -> Bundle:
+    """Measure with a live display on standard error; Ctrl-C ends it with what there is."""
+    display = Progress(
+        TextColumn("{task.fields[where]}"),
+        BarColumn(),
+        _TimeLeft(),
+        TextColumn("{task.description}"),
+        console=Console(stderr=True),
+        transient=True,
+        refresh_per_second=2,  # every refresh takes time from the cores that are measured
+    )
+    with display:
+        task = display.add_task("starting", total=1.0, where="", left_s=None)
+
+        def tell(now: progress_of.Progress) -> None:
+            where = f"launch {now.launch}/{now.launches}" if now.launch else "preparing"
+            if now.round:
+                where += f", round {now.round}/{now.rounds}"
+            display.update(task, description=now.doing, completed=now.done, where=where, left_s=now.left_s)
+
+        return Runner(plan, tell).run()
+
+
+class _TimeLeft(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        left = task.fields["left_s"]
+        if left is None:
+            return Text("")
+        minutes, seconds = divmod(round(left), 60)
+        return Text(f"{minutes}:{seconds:02d} left")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InvalidParameter(f"threads is '{text[:100]}'; it may be numbers, separated by commas") from None
+
+
+def _check_place(path: Path) -> None:
+    """Better now than after minutes of measuring."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise InvalidParameter(f"--json {path}: there is no folder for it, or it is one itself")

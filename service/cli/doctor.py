@@ -1,0 +1,99 @@
+"""`weighin doctor [MODEL]`: why is it slow?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from service.bench.doctor.ceiling import measure_ceiling
+from service.bench.doctor.examine import Diagnosis, examine
+from service.bench.doctor.patient import Patient
+from service.bench.doctor.running import RunSettings
+from service.bench.doctor.wire import Malformed
+from service.bench.fingerprint import take_fingerprint
+from service.cli.settings import settings_with
+from service.errors import ModelUnavailable, UnknownModel
+from service.registry import Registry
+from service.session import SessionError
+
+
+def doctor(
+    model: Annotated[str | None, typer.Argument(help="A model's name [default: all]")] = None,
+    threads: Annotated[
+        int, typer.Option(min=1, max=256, help="Threads per image where it is slow; 1 here")
+    ] = 1,
+    spinning: Annotated[
+        bool, typer.Option("--spinning", help="Threads spin there, as is ONNX Runtime's default")
+    ] = False,
+) -> None:
+    """Find out why a model is slow on this machine: faults with evidence and remedy, costly operators.
+
+    Takes about ten seconds per model, on one core. It is no benchmark: for figures, `weighin bench`.
+    """
+    console = Console(soft_wrap=True)
+    settings = settings_with()
+    registry = Registry(settings.model_dirs, settings.default_model)
+    names = registry.names() if model is None else (registry.entry(model).name,)
+    machine = take_fingerprint({}, {}).machine
+    run_settings = RunSettings(threads, spinning, settings.threads)
+    ceiling = measure_ceiling()
+    failed = False
+    for name in names:
+        try:
+            patient = Patient(*registry.content(name))
+            parent = _parent(registry, patient)
+            diagnosis = examine(patient, parent, machine, run_settings, ceiling)
+        except (ModelUnavailable, SessionError, Malformed) as error:
+            failed = True
+            console.print(f"[bold]{name}[/bold]: cannot be examined: {escape(str(error))}\n")
+            continue
+        _show(console, diagnosis)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _parent(registry: Registry, patient: Patient) -> Patient | None:
+    parent = patient.card.derived_from
+    if patient.card.precision != "int8" or parent is None:
+        return None
+    try:
+        return Patient(*registry.content(parent))
+    except (UnknownModel, ModelUnavailable):
+        return None
+
+
+def _show(console: Console, diagnosis: Diagnosis) -> None:
+    found = f"{len(diagnosis.findings)} found" if diagnosis.findings else "nothing found that slows it down"
+    console.print(f"[bold]{diagnosis.model}[/bold]: {found}")
+    for finding in diagnosis.findings:
+        console.print(f"  [bold]{finding.title}[/bold] ({finding.slug})")
+        console.print(f"    evidence: {escape(finding.evidence)}")
+        console.print(f"    remedy: {escape(finding.remedy)}")
+    ceiling = ", ".join(f"{kind} {reached:.0f}" for kind, reached in diagnosis.ceiling_gmacs_per_s.items())
+    console.print(
+        f"  The {len(diagnosis.operators)} most expensive of {diagnosis.operators_in_all} operators, "
+        f"{diagnosis.total_us / 1e3:.2f} ms in all on one thread; GMAC/s of a large 1x1 convolution here: "
+        f"{ceiling}"
+    )
+    table = Table(box=None, pad_edge=False)
+    table.add_column("operator")
+    table.add_column("kind")
+    for heading in ("ms", "share", "M MACs", "GMAC/s", "of ceiling"):
+        table.add_column(heading, justify="right")
+    for operator in diagnosis.operators:
+        reached, share = operator.gmacs_per_s, diagnosis.of_ceiling(operator)
+        table.add_row(
+            escape(operator.name),
+            f"{operator.op} {operator.arithmetic}",
+            f"{operator.typical_us / 1e3:.3f}",
+            f"{operator.share:.1%}",
+            f"{operator.macs / 1e6:.2f}" if operator.macs else "",
+            "" if reached is None else f"{reached:.1f}",
+            "" if share is None else f"{share:.0%}",
+        )
+    console.print(table)
+    console.print()

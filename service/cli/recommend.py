@@ -1,0 +1,115 @@
+"""`weighin recommend`: which network fits, here or on the machine that a bundle was carried from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from service.bench.advice import Advice, advise_from, advise_here, this_machine
+from service.bench.archive import BenchmarkArchive
+from service.bench.bundle_file import read_bundle
+from service.bench.evidence import Kept
+from service.bench.recommend import Fit, Wish
+from service.cli.settings import settings_with
+from service.registry import Registry
+from service.storage.benchmarks import BenchmarkStore
+from service.storage.database import open_database
+
+
+def recommend(
+    p99_ms: Annotated[float | None, typer.Option(help="Most milliseconds at the 99th percentile")] = None,
+    p90_ms: Annotated[float | None, typer.Option(help="Most milliseconds at the 90th percentile")] = None,
+    p50_ms: Annotated[float | None, typer.Option(help="Most milliseconds at the median")] = None,
+    max_mb: Annotated[float | None, typer.Option(help="Most megabytes (10^6) of the model's file")] = None,
+    min_accuracy: Annotated[float | None, typer.Option(help="Least top-1 accuracy, 0 to 1")] = None,
+    labels: Annotated[str | None, typer.Option(help="Label set [default: the default model's]")] = None,
+    bundles: Annotated[
+        list[Path] | None,
+        typer.Option("--bundle", help="Measurements carried from the device that will run it; repeatable"),
+    ] = None,
+) -> None:
+    """Say which network fits a budget, by what `weighin bench` measured on this machine or wrote to bundles.
+
+    Exit code 2 when none fits or nothing was measured.
+    """
+    max_bytes = None if max_mb is None else _bytes(max_mb)
+    wish = Wish(p50_ms, p90_ms, p99_ms, max_bytes, min_accuracy, labels)
+    settings = settings_with()
+    registry = Registry(settings.model_dirs, settings.default_model)
+    if bundles:
+        advice = advise_from(wish, [Kept(path.name, read_bundle(path)) for path in bundles], registry)
+    else:
+        engine = open_database(settings.database_url, settings.data_dir)
+        try:
+            kept, unreadable = BenchmarkArchive(BenchmarkStore(engine)).kept()
+        finally:
+            engine.dispose()
+        advice = advise_here(wish, registry, kept, unreadable, this_machine())
+    _show(Console(soft_wrap=True), advice)
+    if advice.recommendation.recommended is None:
+        raise typer.Exit(2)
+
+
+def _bytes(megabytes: float) -> int:
+    """Bytes of so many megabytes; what is no number of them is left for Wish to refuse."""
+    try:
+        return int(megabytes * 1e6)
+    except (OverflowError, ValueError):  # inf and nan
+        return 0
+
+
+def _show(console: Console, advice: Advice) -> None:
+    found = advice.recommendation
+    machine = advice.machine
+    console.print(
+        f"For {escape(machine.machine.cpu_model)}, {machine.machine.cores} cores, "
+        f"onnxruntime {machine.software.runtimes.get('onnxruntime', '?')}, labels {found.labels}:"
+    )
+    console.print(f"[bold]{found.recommended or 'no recommendation'}[/bold]: {escape(found.why)}")
+    if found.fits:
+        console.print(_fits(found.fits))
+        for fit in found.fits:
+            for note in fit.notes:
+                console.print(f"  {fit.facts.name}: {escape(note)}")
+    if found.pareto:
+        names = ", ".join(each.measured.name for each in found.pareto)
+        console.print(f"Not surely beaten in accuracy, latency and bytes together: {names}")
+    for out in found.dominated:
+        console.print(f"  {out.model}: {escape(out.reason)}")
+    if found.rejected:
+        console.print("Out:")
+        for rejected in found.rejected:
+            console.print(f"  {rejected.model}: {escape(rejected.reason)}")
+    for name, why in advice.evidence.unused.items():
+        console.print(f"Measurement {name} does not count: {escape(why)}")
+    if found.run is not None:
+        console.print(f"To measure what is missing: {found.run}")
+
+
+def _fits(fits: tuple[Fit, ...]) -> Table:
+    table = Table("fits", box=None, pad_edge=False)
+    for heading in ("accuracy", "p50 ms", "p90 ms", "p99 ms", "runs", "MB", "confidence"):
+        table.add_column(heading, justify="right")
+    for fit in fits:
+        measured = fit.measured
+        bounds = [None if measured is None else measured.percentile(each) for each in (0.90, 0.99)]
+        table.add_row(
+            fit.facts.name,
+            "?" if fit.claim is None else f"{fit.claim.value:.1%}",
+            "" if measured is None else f"{measured.p50_ms:.2f}",
+            *("" if bound is None else f"<= {bound.bound_ns / 1e6:.2f}" for bound in bounds),
+            "" if measured is None else str(measured.count),
+            f"{fit.facts.bytes / 1e6:.1f}",
+            "" if fit.confidence is None else _percent(fit.confidence),
+        )
+    return table
+
+
+def _percent(confidence: float) -> str:
+    """Never rounded up to certainty."""
+    return "> 99.99%" if confidence > 0.9999 else f"{confidence:.2%}"

@@ -1,0 +1,188 @@
+"""Benchmarks in the database: what was asked, how it ended, and the measurement's JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Engine, RowMapping, insert, inspect, select, update
+
+from service.errors import StorageUnavailable
+from service.storage.database import DAMAGED, READING, database_file, prepare, storage_errors
+from service.storage.tables import benchmarks
+
+BenchmarkState = Literal["running", "done", "cancelled", "failed", "interrupted"]
+
+SILENT_AFTER_S = 30.0
+"""A running benchmark that was not heard of for this long has lost its process."""
+
+_FACTS = [column for column in benchmarks.c if column.name != "bundle"]
+
+
+@dataclass(frozen=True)
+class BenchmarkRow:
+    """One benchmark without its measurement. Times are seconds since 1970; `request` is JSON."""
+
+    id: str
+    state: BenchmarkState
+    created_at: float
+    finished_at: float | None
+    request: str
+    detail: str | None
+    measured: bool
+
+
+class BenchmarkStore:
+    """Methods raise StorageUnavailable when the database cannot be used; they may be called by any thread."""
+
+    def __init__(self, engine: Engine, obstacle: Callable[[], str | None] = lambda: None) -> None:
+        """Does not connect. `obstacle`: why nothing may be written now, in words for a client; None when it
+        may."""
+        self._engine = engine
+        self._obstacle = obstacle
+
+    def begin(self, identifier: str, request: str, now: float) -> None:
+        """A benchmark begins to run."""
+        with self._writing() as connection:
+            moment = _ms(now)
+            connection.execute(
+                insert(benchmarks).values(
+                    id=identifier, state="running", created_ms=moment, alive_ms=moment, request=request
+                )
+            )
+
+    def heard(self, identifier: str, now: float) -> None:
+        """Its process is alive."""
+        with self._writing() as connection:
+            connection.execute(
+                update(benchmarks)
+                .where(benchmarks.c.id == identifier, benchmarks.c.state == "running")
+                .values(alive_ms=_ms(now))
+            )
+
+    def finish(
+        self,
+        identifier: str,
+        state: BenchmarkState,
+        now: float,
+        *,
+        detail: str | None = None,
+        bundle: bytes | None = None,
+    ) -> None:
+        """It has ended; `bundle` is the measurement's JSON where there is one."""
+        with self._writing() as connection:
+            connection.execute(
+                update(benchmarks)
+                .where(benchmarks.c.id == identifier)
+                .values(state=state, finished_ms=_ms(now), detail=detail, bundle=_packed(bundle))
+            )
+
+    def add(
+        self, identifier: str, request: str, started_at: float, finished_at: float, bundle: bytes
+    ) -> None:
+        """Keep a measurement that was taken elsewhere, e.g. by the command line."""
+        with self._writing() as connection:
+            connection.execute(
+                insert(benchmarks).values(
+                    id=identifier,
+                    state="done",
+                    created_ms=_ms(started_at),
+                    alive_ms=_ms(finished_at),
+                    finished_ms=_ms(finished_at),
+                    request=request,
+                    bundle=_packed(bundle),
+                )
+            )
+
+    def rows(self, limit: int, *, measured: bool = False) -> list[BenchmarkRow]:
+        """The newest benchmarks first, at most `limit`; only those with a measurement if `measured`."""
+        query = select(*_FACTS, benchmarks.c.bundle.is_not(None).label("measured"))
+        if measured:
+            query = query.where(benchmarks.c.bundle.is_not(None))
+        query = query.order_by(benchmarks.c.created_ms.desc(), benchmarks.c.id).limit(limit)
+        with self._reading() as connection:
+            return [] if connection is None else [_row(row) for row in connection.execute(query).mappings()]
+
+    def row(self, identifier: str) -> BenchmarkRow | None:
+        """The benchmark of that id."""
+        query = select(*_FACTS, benchmarks.c.bundle.is_not(None).label("measured"))
+        with self._reading() as connection:
+            if connection is None:
+                return None
+            found = connection.execute(query.where(benchmarks.c.id == identifier)).mappings().first()
+            return None if found is None else _row(found)
+
+    def bundle(self, identifier: str) -> bytes | None:
+        """The measurement's JSON; None where there is none."""
+        query = select(benchmarks.c.bundle).where(benchmarks.c.id == identifier)
+        with self._reading() as connection:
+            packed = None if connection is None else connection.execute(query).scalar()
+        try:
+            return None if packed is None else zlib.decompress(packed)
+        except zlib.error as error:
+            raise StorageUnavailable(DAMAGED) from error
+
+    def interrupt_lost(self, now: float, *, detail: str) -> None:
+        """Mark as interrupted what is said to run but has no process any more.
+
+        With an SQLite file that is everything: the data directory is this process's own, and nothing of its
+        predecessor's outlives that. Where several share a database, only what has fallen silent.
+        """
+        lost = [benchmarks.c.state == "running"]
+        if database_file(self._engine) is None:
+            lost.append(benchmarks.c.alive_ms < _ms(now - SILENT_AFTER_S))
+        with self._writing() as connection:
+            connection.execute(
+                update(benchmarks)
+                .where(*lost)
+                .values(state="interrupted", finished_ms=_ms(now), detail=detail)
+            )
+
+    def check_writable(self) -> None:
+        """Raise StorageUnavailable when nothing could be kept."""
+        with self._writing():
+            pass
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        obstacle = self._obstacle()
+        if obstacle is not None:
+            raise StorageUnavailable(obstacle)
+        prepare(self._engine)
+        with storage_errors(), self._engine.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Connection | None]:
+        """A connection, or None where there is no table yet: reading never makes or migrates a database."""
+        file = database_file(self._engine)
+        if file is not None and not file.exists():
+            yield None
+            return
+        with storage_errors(), self._engine.connect().execution_options(**READING) as connection:
+            yield connection if inspect(connection).has_table(benchmarks.name) else None
+
+
+def _row(row: RowMapping) -> BenchmarkRow:
+    finished: int | None = row["finished_ms"]
+    state: Any = row["state"]
+    return BenchmarkRow(
+        id=row["id"],
+        state=state,
+        created_at=row["created_ms"] / 1000,
+        finished_at=None if finished is None else finished / 1000,
+        request=row["request"],
+        detail=row["detail"],
+        measured=bool(row["measured"]),
+    )
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+def _packed(bundle: bytes | None) -> bytes | None:
+    return None if bundle is None else zlib.compress(bundle, 6)

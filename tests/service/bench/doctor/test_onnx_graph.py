@@ -1,0 +1,110 @@
+"""The reader of ONNX files agrees with the onnx package, and survives files that are none."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from onnx import TensorProto, helper, numpy_helper
+
+from service.bench.doctor.onnx_graph import OnnxGraph, read_graph
+from service.bench.doctor.wire import Malformed
+from tests.service.bench.doctor.networks import Network, small
+
+
+def of(initializers: list[TensorProto], nodes: list[onnx.NodeProto] | None = None) -> OnnxGraph:
+    graph = helper.make_graph(nodes or [], "g", [], [], initializers)
+    return read_graph(helper.make_model(graph).SerializeToString())
+
+
+ARRAYS = st.sampled_from(["<f4", "<f8", "<f2", "u1", "i1", "<i4", "<i8"]).flatmap(
+    lambda kind: hnp.arrays(kind, hnp.array_shapes(min_dims=0, max_dims=4, min_side=1))
+)
+
+
+@given(ARRAYS)
+def test_weights_are_what_numpy_helper_reads(array: np.ndarray) -> None:
+    weight = of([numpy_helper.from_array(array, "w")]).weights["w"]
+    assert weight.shape == array.shape
+    assert weight.values is not None
+    assert weight.values.dtype == array.dtype
+    assert weight.values.tobytes() == array.tobytes()
+
+
+def test_float_data_that_is_not_raw_is_read_too() -> None:
+    tensor = helper.make_tensor("w", TensorProto.FLOAT, [2, 2], [1.0, -2.5, 0.0, 1e-40])
+    assert not tensor.raw_data
+    values = of([tensor]).weights["w"].values
+    assert values is not None
+    np.testing.assert_array_equal(values, np.array([[1.0, -2.5], [0.0, 1e-40]], np.float32))
+
+
+def test_a_type_of_no_interest_and_values_elsewhere_have_no_values() -> None:
+    text = helper.make_tensor("t", TensorProto.STRING, [1], [b"x"])
+    elsewhere = TensorProto(
+        name="e", dims=[3], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL
+    )
+    graph = of([text, elsewhere])
+    assert graph.weights["t"].values is None
+    assert graph.weights["e"].values is None
+    assert graph.weights["e"].shape == (3,)
+
+
+def test_a_constant_node_is_a_weight() -> None:
+    value = numpy_helper.from_array(np.arange(3, dtype=np.float32), "inner")
+    graph = of([], [helper.make_node("Constant", [], ["c"], value=value)])
+    values = graph.weights["c"].values
+    assert values is not None
+    assert values.tolist() == [0, 1, 2]
+
+
+def test_nodes_have_their_names_links_and_whole_numbers(tmp_path: Path) -> None:
+    content = (small().save(tmp_path, "small") / "model.onnx").read_bytes()
+    graph = read_graph(content)
+    theirs = onnx.load_from_string(content).graph
+    assert [
+        (node.name, node.op, node.domain, list(node.inputs), list(node.outputs)) for node in graph.nodes
+    ] == [(n.name, n.op_type, n.domain, list(n.input), list(n.output)) for n in theirs.node]
+    assert graph.producers["dw"].ints["group"] == 32
+    assert [node.name for node in graph.consumers["dw"]] == ["dw.relu"]
+
+
+def test_values_of_a_bytearray_can_be_changed_in_place(tmp_path: Path) -> None:
+    folder = small().save(tmp_path, "small")
+    content = bytearray((folder / "model.onnx").read_bytes())
+    values = read_graph(content).weights["pw1.weight"].values
+    assert values is not None
+    values[...] = 0
+    changed = onnx.load_from_string(bytes(content))
+    [tensor] = [each for each in changed.graph.initializer if each.name == "pw1.weight"]
+    assert not numpy_helper.to_array(tensor).any()
+
+
+@given(st.data())
+def test_a_damaged_file_is_malformed_or_read_never_worse(data: st.DataObject) -> None:
+    network = Network(input=8)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"], group=1)],
+        "g",
+        [],
+        [],
+        [numpy_helper.from_array(network.random.normal(size=(4, 3, 1, 1)).astype(np.float32), "w")],
+    )
+    content = bytearray(helper.make_model(graph).SerializeToString())
+    content = content[: data.draw(st.integers(0, len(content)))]
+    for _ in range(data.draw(st.integers(0, 3))):
+        if content:
+            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(Malformed):
+        read_graph(content)
+
+
+def test_no_graph_is_malformed() -> None:
+    with pytest.raises(Malformed, match="no graph"):
+        read_graph(b"")

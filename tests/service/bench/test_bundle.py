@@ -1,0 +1,90 @@
+"""The portable bundle: it comes back as it was, and every way of spoiling one is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from service.bench.bundle import Bundle, Flag
+from service.bench.bundle_file import from_json, json_schema, read_bundle, to_json, write_bundle
+from service.errors import InvalidBundle
+from tests.service.bench.bundles import bundle
+
+SCHEMA = Path(__file__).parents[3] / "docs/bundle.schema.json"
+
+
+@pytest.fixture
+def measured() -> Bundle:
+    return bundle({"a": [[[1000, 1001], [1002, 1003]]], "a#2": [[[990, 991], [992, 993]]]}, control="a#2")
+
+
+def test_what_is_written_is_read_again(measured: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    write_bundle(path, measured)
+    assert read_bundle(path) == measured
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_samples_come_in_order_and_flags_by_entry(measured: Bundle) -> None:
+    assert measured.samples("a") == (1000, 1001, 1002, 1003)
+    flagged = measured.with_flag(Flag(kind="drift", entry="a", reason="it drifted"))
+    assert flagged.flags_of("drift", "a")
+    assert not flagged.flags_of("drift", "a#2")
+    assert measured.model_of(measured.entry("a#2")).name == "a"
+
+
+def test_the_schema_in_docs_is_the_code_s() -> None:
+    assert SCHEMA.read_text() == json_schema(), (
+        "python -m service.bench.bundle_file > docs/bundle.schema.json"
+    )
+
+
+def test_a_hand_edit_is_revealed(measured: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(to_json(measured).replace("1003", "1004"))
+    with pytest.raises(InvalidBundle, match=r"run\.json was changed after it was written"):
+        read_bundle(path)
+
+
+def test_reformatting_is_no_edit(measured: Bundle) -> None:
+    assert from_json(json.dumps(json.loads(to_json(measured)), indent=4)) == measured
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"\xff\xfe", "is not JSON"),
+        (b"", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"[1]", "has no schema_version"),
+        (b'{"schema_version": 2}', "has schema version 2; this version of Weigh-in reads 1"),
+        (b'{"schema_version": true}', "has schema version True"),
+        (b'{"schema_version": 1}', "has no digest"),
+    ],
+)
+def test_what_is_no_bundle_is_told_so(tmp_path: Path, text: bytes, words: str) -> None:
+    path = tmp_path / "run.json"
+    path.write_bytes(text)
+    with pytest.raises(InvalidBundle, match=words):
+        read_bundle(path)
+
+
+def test_a_right_digest_over_wrong_content_names_the_field(measured: Bundle) -> None:
+    wrong = measured.model_copy(update={"confidence": 1.5})
+    with pytest.raises(InvalidBundle, match="not a valid bundle: confidence: "):
+        from_json(to_json(wrong))
+
+
+def test_a_file_that_is_not_there_is_named_without_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(InvalidBundle, match=r"^gone\.json cannot be read: No such file"):
+        read_bundle(tmp_path / "gone.json")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(measured: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.mkdir()  # os.replace cannot put a file there
+    with pytest.raises(OSError, match="directory"):
+        write_bundle(path, measured)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run.json"]

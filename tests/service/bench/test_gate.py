@@ -1,0 +1,70 @@
+"""The gate: what spoils a run is said in words, what cannot be read is no complaint."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from service.bench.bundle import GateReading
+from service.bench.gate import Gate, complaints, cpu_times
+
+CLEAN = GateReading(
+    when="during",
+    launch=1,
+    started_at=datetime(2026, 1, 1, tzinfo=UTC),
+    seconds=10,
+    steal_fraction=0.01,
+    outside_load=0.3,
+    throttled_periods=0,
+    clock_jump_s=0.5,
+)
+
+
+def test_a_clean_run_has_no_complaints() -> None:
+    unknown = {"steal_fraction": None, "outside_load": None, "throttled_periods": None}
+    assert complaints([CLEAN, CLEAN.model_copy(update=unknown)]) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"steal_fraction": 0.02}, "launch 2: the hypervisor took 2.0% of the CPUs' time"),
+        ({"outside_load": 0.5}, "launch 2: other processes kept each core busy for 50%"),
+        ({"throttled_periods": 3}, "launch 2: the cgroup's CPU quota stopped it 3 times"),
+        ({"clock_jump_s": -3600.0}, "launch 2: the clock jumped by -3600.0 s"),
+    ],
+)
+def test_each_disturbance_is_named(change: dict[str, float], words: str) -> None:
+    (found,) = complaints([CLEAN.model_copy(update=change)])
+    assert found.startswith(words)
+
+
+def test_the_load_of_a_measured_service_is_no_disturbance() -> None:
+    loaded = CLEAN.model_copy(update={"outside_load": 0.9, "when": "before"})
+    assert complaints([loaded], judge_load=False) == []
+    assert complaints([loaded])[0].startswith("before the run: ")
+
+
+def test_only_the_cpus_that_may_be_used_count(tmp_path: Path) -> None:
+    stat = tmp_path / "stat"
+    # fields: user nice system idle iowait irq softirq steal guest guest_nice
+    stat.write_text("cpu  9 9 9 9 9 9 9 9 9 9\ncpu0 10 0 5 80 1 0 1 3 10 0\ncpu99999 1 1 1 1 1 1 1 1 1 1\n")
+    found = cpu_times(stat)
+    assert found is not None
+    assert (found.total, found.busy, found.steal) == (100, 16, 3)
+    assert cpu_times(tmp_path / "none") is None
+    stat.write_text("nothing of use\n")
+    assert cpu_times(stat) is None
+
+
+def test_its_own_work_is_not_outside_load() -> None:
+    gate = Gate("during", 0)
+    total = 0
+    for number in range(3_000_000):
+        total += number
+    reading = gate.read(measured_cpu_s=1000.0)
+    assert reading.outside_load == 0
+    assert reading.clock_jump_s == pytest.approx(0, abs=0.2)
+    assert reading.seconds > 0

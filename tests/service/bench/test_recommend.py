@@ -1,0 +1,346 @@
+"""Recommendations: bounds against intervals, reasons for every model that is out, and what is no evidence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.zoo.card import Accuracy, Agreement, Interval
+from service.bench.accuracy import claim_of
+from service.bench.bundle import Bundle, Flag, FlagKind, ModelFacts
+from service.bench.evidence import Evidence, Kept, binomial_cdf, weigh_evidence
+from service.bench.percentile_bounds import percentile_bound, slowest_allowed
+from service.bench.recommend import Recommendation, Wish, recommend
+from service.errors import InvalidParameter
+from tests.service.bench import bundles
+
+LAUNCHES, ROUNDS, RUNS = 5, 5, 40  # 1 000 runs: enough for a p99
+
+
+def facts(name: str, *, accuracy: float | None = 0.75, megabytes: float = 4, **changes: Any) -> ModelFacts:
+    own = bundles.facts(name).model_copy(update={"bytes": int(megabytes * 1e6)} | changes)
+    if accuracy is None:
+        return own.model_copy(update={"accuracy": None})
+    reported = Accuracy(value=accuracy, kind="reported", dataset="imagenet-1k", n=50_000, how="test")
+    return own.model_copy(update={"accuracy": reported})
+
+
+def measured(
+    models: dict[ModelFacts, float] | list[tuple[ModelFacts, float]],
+    *,
+    profile: str = "standard",
+    runs: int = RUNS,
+    flags: Sequence[Flag] = (),
+    later_days: int = 0,
+    seed: int = 0,
+    **on: str,
+) -> Bundle:
+    """A bundle in which each model takes that many milliseconds, give or take 2 %."""
+    random = np.random.default_rng(seed)
+    pairs = list(models.items()) if isinstance(models, dict) else models
+    samples = {
+        each.name: [
+            [(random.normal(ms, 0.02 * ms, runs) * 1e6).astype(int).tolist() for _ in range(ROUNDS)]
+            for _ in range(LAUNCHES)
+        ]
+        for each, ms in pairs
+    }
+    made = bundles.bundle(samples, flags=flags, on=bundles.fingerprint(**on))
+    moment = bundles.MOMENT + timedelta(days=later_days)
+    configuration = made.configuration.model_copy(update={"profile": profile})
+    update = {
+        "models": tuple(each for each, _ in pairs),
+        "configuration": configuration,
+        "started_at": moment,
+        "finished_at": moment,
+    }
+    return made.model_copy(update=update)
+
+
+def weigh(*made: Bundle, hashes: dict[str, str] | None = None, carried: bool = False) -> Evidence:
+    kept = [Kept(f"run{number}", bundle) for number, bundle in enumerate(made)]
+    return weigh_evidence(kept, None if carried else bundles.fingerprint(), hashes or {})
+
+
+def ask(models: Sequence[ModelFacts], evidence: Evidence, **wish: Any) -> Recommendation:
+    return recommend(Wish(**wish), models, evidence, "imagenet-1k")
+
+
+def reasons(found: Recommendation) -> dict[str, str]:
+    return {each.model: each.reason for each in found.rejected}
+
+
+def on_front(found: Recommendation) -> set[str]:
+    return {each.measured.name for each in found.pareto}
+
+
+SMALL, GOOD, LARGE = facts("small", accuracy=0.68, megabytes=2), facts("good"), facts("large", accuracy=0.78)
+
+
+def test_the_most_accurate_that_fits_is_recommended_and_the_rest_says_why_not() -> None:
+    big = facts("big", accuracy=0.80, megabytes=13.1)
+    models = [(SMALL, 2.0), (GOOD, 6.0), (LARGE, 12.3), (big, 7.0)]
+    evidence = weigh(measured(models))
+    found = ask([each for each, _ in models], evidence, p99_ms=10, max_bytes=6_000_000, min_accuracy=0.7)
+    assert found.recommended == "good"
+    assert [fit.facts.name for fit in found.fits] == ["good"]
+    told = reasons(found)
+    assert told["small"] == "accuracy 68.0% < 70.0%"
+    assert told["big"] == "13.1 MB > 6 MB"
+    assert told["large"].startswith("p99 12.")
+    assert told["large"].endswith(" ms > 10 ms")
+    assert "the only one that fits, accuracy 75.0%, p99 at most 6." in found.why
+    assert "n = 1000" in found.why
+    assert found.run is None
+
+
+def test_fits_are_ranked_by_accuracy_then_speed_and_carry_their_confidence() -> None:
+    twin = facts("twin", accuracy=0.75)
+    models = [(SMALL, 2.0), (GOOD, 6.0), (twin, 5.0), (LARGE, 8.0)]
+    found = ask([each for each, _ in models], weigh(measured(models)), p99_ms=10)
+    assert [fit.facts.name for fit in found.fits] == ["large", "twin", "good", "small"]
+    for fit in found.fits:
+        assert fit.confidence is not None
+        assert fit.confidence >= 0.99
+
+
+def test_a_bound_above_the_limit_is_no_fit_even_if_the_estimate_is_below() -> None:
+    bundle = measured([(GOOD, 6.0)])
+    samples = np.array(bundle.samples("good"))
+    bound = percentile_bound(samples.tolist(), 0.99)
+    assert bound is not None
+    between = (bound.estimate_ns + bound.bound_ns) / 2e6
+    found = ask([GOOD], weigh(bundle), p99_ms=between)
+    assert found.recommended is None
+    assert (
+        f"ms but may be up to {bound.bound_ns / 1e6:.2f} ms > {between:g} ms (99% confidence, n = 1000)"
+        in (reasons(found)["good"])
+    )
+
+
+def test_confidence_is_the_rule_of_the_bounds() -> None:
+    evidence = weigh(measured([(GOOD, 6.0)]))
+    one = evidence.usable["good"][0]
+    bound = one.percentile(0.99)
+    assert bound is not None
+    assert one.confidence(0.99, bound.bound_ns) >= 0.99
+    assert one.confidence(0.99, bound.bound_ns - 1) < 0.99
+    assert one.confidence(0.99, 0) == pytest.approx(0)
+    assert one.confidence(0.99, one.samples_ns[-1]) == pytest.approx(1 - binomial_cdf(1, 1000, 0.01))
+
+
+@pytest.mark.parametrize(("n", "p"), [(5, 0.5), (64, 0.1), (1000, 0.01)])
+def test_binomial_cdf_agrees_with_the_sum_of_its_terms(n: int, p: float) -> None:
+    for k in (0, 1, n // 2, n - 1):
+        exact = math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k + 1))
+        assert binomial_cdf(k, n, p) == pytest.approx(exact, rel=1e-9)
+    assert binomial_cdf(n, n, p) == 1
+    allowed = slowest_allowed(n, 1 - p)
+    if allowed >= 0:
+        assert binomial_cdf(allowed, n, p) <= 0.01 < binomial_cdf(allowed + 1, n, p)
+
+
+def test_inherited_accuracy_is_the_parents_less_the_measured_disagreement_and_says_so() -> None:
+    interval = Interval(low=0.95, high=0.98)
+    child = facts("child").model_copy(
+        update={
+            "accuracy": Accuracy(value=0.75, kind="inherited", dataset="imagenet-1k", n=50_000, how="test"),
+            "agreement": Agreement(parent="good", value=0.97, n=400, interval=interval, how="test"),
+            "derived_from": "good",
+        }
+    )
+    claim = claim_of(child)
+    assert claim is not None
+    assert claim.value == pytest.approx(0.72)
+    assert claim.low == pytest.approx(0.7462 - 0.05, abs=1e-3)
+    assert claim.high == pytest.approx(0.7538, abs=1e-3)
+    models = [(GOOD, 6.0), (child, 3.0)]
+    found = ask([GOOD, child], weigh(measured(models)), p99_ms=10)
+    assert [fit.facts.name for fit in found.fits] == ["good", "child"]
+    told = "inherited: 75.0% of its parent 'good' minus 3.0% measured disagreement (n = 400)"
+    assert f"accuracy {told}" in found.fits[1].notes
+    refused = ask([GOOD, child], weigh(measured(models)), p99_ms=10, min_accuracy=0.73)
+    assert reasons(refused)["child"] == f"accuracy 72.0% < 73.0% ({told})"
+
+
+def test_without_any_measurement_it_says_what_to_run() -> None:
+    found = ask([SMALL, GOOD], weigh(), p99_ms=10)
+    assert found.recommended is None
+    assert found.why == "nothing that counts has been measured here"
+    assert reasons(found)["good"] == "not measured here: run `weighin bench --profile standard --models good`"
+    assert found.run == "weighin bench --profile standard --models good,small"
+
+
+def test_what_would_be_out_anyway_need_not_be_measured() -> None:
+    found = ask([SMALL, GOOD], weigh(), p99_ms=10, min_accuracy=0.7)
+    assert found.run == "weighin bench --profile standard --models good"
+
+
+def test_quick_runs_give_no_p99_but_a_p90() -> None:
+    evidence = weigh(measured([(GOOD, 6.0)], profile="quick"))
+    assert reasons(ask([GOOD], evidence, p99_ms=10))["good"] == (
+        "quick runs give no p99: run `weighin bench --profile standard --models good`"
+    )
+    assert ask([GOOD], evidence, p90_ms=10).recommended == "good"
+
+
+def test_too_few_runs_are_named() -> None:
+    evidence = weigh(measured([(GOOD, 6.0)], runs=2))
+    assert reasons(ask([GOOD], evidence, p99_ms=10))["good"].startswith(
+        "50 runs are too few for a p99 (662): run "
+    )
+
+
+@pytest.mark.parametrize("kind", ["dirty", "void", "partial", "contaminated"])
+def test_flagged_runs_are_no_evidence(kind: FlagKind) -> None:
+    flagged = measured([(GOOD, 6.0)], flags=[Flag(kind=kind, reason="something happened")])
+    evidence = weigh(flagged)
+    found = ask([GOOD], evidence, p99_ms=10)
+    assert found.recommended is None
+    assert (
+        f"no usable measurement: standard run of 2026-11-24 12:00: {kind}: something happened"
+        in (reasons(found)["good"])
+    )
+    assert found.run is not None
+    assert evidence.unused == {"run0": f"{kind}: something happened"}
+
+
+def test_a_flag_on_one_entry_spares_the_others() -> None:
+    flags = [Flag(kind="dirty", entry="good", reason="something happened")]
+    evidence = weigh(measured([(GOOD, 6.0), (SMALL, 2.0)], flags=flags))
+    assert set(evidence.usable) == {"small"}
+    assert "dirty" in evidence.unusable["good"][0]
+
+
+def test_drift_is_a_note_not_hidden() -> None:
+    flags = [Flag(kind="drift", entry="good", reason="the last third took +7 %")]
+    found = ask([GOOD], weigh(measured([(GOOD, 6.0)], flags=flags)), p99_ms=10)
+    assert found.recommended == "good"
+    assert "drift: the last third took +7 %" in found.fits[0].notes
+
+
+def test_another_machine_another_runtime_and_another_file_are_stale_and_say_so() -> None:
+    evidence = weigh(
+        measured([(GOOD, 6.0)], cpu="Old CPU"),
+        measured([(GOOD, 6.0)], onnxruntime="1.20.0", later_days=1),
+    )
+    assert evidence.usable == {}
+    assert "measured on another machine (cpu model: Test CPU, there Old CPU)" in evidence.unused["run0"]
+    assert "onnxruntime: 1.32.0, there 1.20.0" in evidence.unused["run1"]
+    told = reasons(ask([GOOD], evidence, p99_ms=10))["good"]
+    assert "standard run of 2026-11-25" in told
+    assert "(and 1 older)" in told
+    changed = weigh(measured([(GOOD, 6.0)]), hashes={"good": "1" * 64})
+    assert "stale: the model's file is another now" in reasons(ask([GOOD], changed, p99_ms=10))["good"]
+
+
+def test_a_bundle_carried_from_the_device_counts_whatever_runs_here() -> None:
+    evidence = weigh(measured([(GOOD, 6.0)], cpu="Pi"), carried=True)
+    assert ask([GOOD], evidence, p99_ms=10).recommended == "good"
+
+
+def test_the_newest_run_that_carries_the_percentile_counts() -> None:
+    evidence = weigh(
+        measured([(GOOD, 6.0)]),
+        measured([(GOOD, 8.0)], later_days=1),
+        measured([(GOOD, 9.0)], later_days=2, profile="quick"),
+    )
+    for fraction, run in ((0.99, "run1"), (0.5, "run2")):
+        best = evidence.best("good", fraction)
+        assert best is not None
+        assert best.kept.id == run
+
+
+def test_other_label_sets_are_out_and_an_unknown_one_is_refused() -> None:
+    clothes = facts("clothes", accuracy=0.9, labels="fashion-mnist")
+    models = [(GOOD, 6.0), (clothes, 1.0)]
+    evidence = weigh(measured(models))
+    assert reasons(ask([GOOD, clothes], evidence, p99_ms=10))["clothes"] == (
+        "its labels are fashion-mnist, not imagenet-1k"
+    )
+    assert ask([GOOD, clothes], evidence, p99_ms=10, labels="fashion-mnist").recommended == "clothes"
+    with pytest.raises(
+        InvalidParameter, match="labels is 'pets'; the models have fashion-mnist, imagenet-1k"
+    ):
+        ask([GOOD, clothes], evidence, labels="pets")
+
+
+def test_a_model_without_known_accuracy_ranks_last_and_fails_a_bound_on_it() -> None:
+    mystery = facts("mystery", accuracy=None)
+    models = [(mystery, 1.0), (SMALL, 2.0)]
+    evidence = weigh(measured(models))
+    found = ask([mystery, SMALL], evidence, p99_ms=10)
+    assert [fit.facts.name for fit in found.fits] == ["small", "mystery"]
+    assert "its accuracy is not known" in found.fits[1].notes
+    assert reasons(ask([mystery, SMALL], evidence, min_accuracy=0.1))["mystery"] == (
+        "its accuracy is not known"
+    )
+
+
+def test_broken_models_are_told_and_untrained_ones_noted() -> None:
+    untrained = facts("untrained", trained=False)
+    evidence = weigh(measured([(untrained, 1.0)]))
+    found = recommend(Wish(p99_ms=10), [untrained], evidence, "imagenet-1k", {"torn": "its file is missing"})
+    assert reasons(found) == {"torn": "it cannot be served: its file is missing"}
+    assert any("untrained" in note for note in found.fits[0].notes)
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"p99_ms": 0},
+        {"p90_ms": -1},
+        {"p50_ms": math.nan},
+        {"p99_ms": math.inf},
+        {"max_bytes": 0},
+        {"min_accuracy": 70},
+        {"min_accuracy": math.nan},
+    ],
+)
+def test_bounds_that_mean_nothing_are_refused(wish: dict[str, float]) -> None:
+    with pytest.raises(InvalidParameter, match=next(iter(wish))):
+        Wish(**wish)  # type: ignore[arg-type]
+
+
+class TestPareto:
+    def test_a_model_that_another_surely_beats_in_everything_is_out(self) -> None:
+        worse = facts("worse", accuracy=0.70, megabytes=5)
+        found = ask([GOOD, worse], weigh(measured([(GOOD, 5.0), (worse, 6.0)])))
+        assert on_front(found) == {"good"}
+        [out] = found.dominated
+        assert (out.model, out.by) == ("worse", "good")
+        assert "more accurate (75.0% against 70.0%), 1.2" in out.reason
+        assert "not larger (4 MB against 5 MB)" in out.reason
+
+    def test_accuracies_whose_intervals_overlap_keep_both(self) -> None:
+        near = facts("near", accuracy=0.748, megabytes=5)
+        found = ask([GOOD, near], weigh(measured([(GOOD, 5.0), (near, 6.0)])))
+        assert on_front(found) == {"good", "near"}
+
+    def test_latencies_that_cannot_be_told_apart_keep_both(self) -> None:
+        near = facts("near", accuracy=0.70, megabytes=5)
+        found = ask([GOOD, near], weigh(measured([(GOOD, 5.0), (near, 5.001)])))
+        assert on_front(found) == {"good", "near"}
+
+    def test_a_smaller_one_is_never_out(self) -> None:
+        tiny = facts("tiny", accuracy=0.5, megabytes=1)
+        found = ask([GOOD, tiny], weigh(measured([(GOOD, 5.0), (tiny, 6.0)])))
+        assert on_front(found) == {"good", "tiny"}
+
+    def test_models_measured_apart_are_told_apart_by_their_medians_intervals(self) -> None:
+        worse = facts("worse", accuracy=0.70, megabytes=5)
+        apart = weigh(measured([(GOOD, 5.0)]), measured([(worse, 6.0)]))
+        [out] = ask([GOOD, worse], apart).dominated
+        assert "faster (median at most 5" in out.reason
+        close = weigh(measured([(GOOD, 5.0)]), measured([(worse, 5.0)], seed=1))
+        assert ask([GOOD, worse], close).dominated == ()
+
+    def test_an_unknown_accuracy_neither_beats_nor_is_beaten(self) -> None:
+        mystery = facts("mystery", accuracy=None, megabytes=9)
+        found = ask([GOOD, mystery], weigh(measured([(GOOD, 5.0), (mystery, 9.0)])))
+        assert on_front(found) == {"good", "mystery"}

@@ -1,0 +1,242 @@
+"""Whole measurements in real processes: complete, cancelled, failing, through a service; every scenario."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from models.zoo.preprocess import preprocess
+from service.bench.bundle_file import from_json, to_json
+from service.bench.inputs import natural_picture
+from service.bench.plan import Plan
+from service.bench.progress import Progress
+from service.bench.records import records
+from service.bench.runner import Runner
+from service.bench.runtimes import open_model
+from service.bench.summary import summarise
+from service.errors import MeasurementFailed
+from service.registry import Registry
+
+pytestmark = pytest.mark.fault  # whole measurements in processes of their own: seconds each
+
+
+def children() -> set[int]:
+    """Processes whose parent this one is."""
+    found = set()
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            text = status.read_text()
+        except OSError:
+            continue
+        if f"PPid:\t{os.getpid()}\n" in text:
+            found.add(int(status.parent.name))
+    return found
+
+
+def test_a_single_stream_run_holds_every_sample_and_figure(short_plan: Callable[..., Plan]) -> None:
+    plan = short_plan()
+    seen: list[Progress] = []
+    bundle = Runner(plan, seen.append).run()
+
+    assert not children()
+    assert from_json(to_json(bundle)) == bundle
+    assert bundle.regime == "isolated"
+    assert not bundle.flags_of("partial")
+    for name in ("tiny", "tiny#again", "tiny-b"):
+        assert len(bundle.samples(name)) == 2 * 2 * 32
+        assert min(bundle.samples(name)) > 0
+    # the order is the plan's
+    for launch, rounds in enumerate(plan.orders):
+        for number, order in enumerate(rounds):
+            blocks = [b for b in bundle.blocks if (b.launch, b.round) == (launch, number)]
+            assert tuple(block.entry for block in sorted(blocks, key=lambda b: b.position)) == order
+    assert len(bundle.cold) == len(bundle.warm_ups) == 2 * 3
+    assert all(cold.load_ns > 0 and cold.first_run_ns > 0 for cold in bundle.cold)
+    assert {memory.entry for memory in bundle.memory} == {"tiny", "tiny-b"}
+    assert all(0 < memory.before_bytes <= memory.peak_bytes for memory in bundle.memory)
+    assert [gate.when for gate in bundle.gates] == ["before", "during", "during", "after"]
+
+    summaries = {summary.entry.name: summary for summary in summarise(bundle)}
+    tiny = summaries["tiny-b"]
+    assert tiny.count == 128
+    assert tiny.p90 is not None
+    assert tiny.p90.estimate_ns <= tiny.p90.bound_ns
+    assert tiny.p99 is None
+    assert tiny.comparison is not None
+    assert tiny.comparison.rounds == 4
+    assert tiny.gmacs_per_s is not None
+    assert summaries["tiny"].comparison is None
+
+    done = [progress.done for progress in seen]
+    assert done == sorted(done)
+    assert done[-1] > 0.9
+    recorded = list(records(bundle))
+    assert {(model, regime) for model, regime, _ in recorded} == {
+        ("tiny", "isolated"),
+        ("tiny-b", "isolated"),
+    }
+    assert len(recorded) == 2 * 128  # the control is not counted over again
+
+
+def test_photos_bring_the_stages_before_the_network(
+    short_plan: Callable[..., Plan], tmp_path: Path, cat_jpeg: bytes, png: bytes
+) -> None:
+    photos = (tmp_path / "cat.jpg", tmp_path / "ramp.png")
+    for photo, data in zip(photos, (cat_jpeg, png), strict=True):
+        photo.write_bytes(data)
+    bundle = Runner(short_plan(models=("tiny",), photos=photos)).run()
+    for block in bundle.blocks:
+        times = block.durations_ns
+        assert list(times) == ["decode", "preprocess", "inference", "total"]
+        for *parts, total in zip(*times.values(), strict=True):
+            assert sum(parts) == total
+    assert set(next(iter(records(bundle)))[2]) == {"decode", "preprocess", "inference", "total"}
+
+
+def test_offline_counts_images_on_all_cores(short_plan: Callable[..., Plan]) -> None:
+    bundle = Runner(short_plan(scenario="offline")).run()
+    assert bundle.regime == "load"
+    assert all(block.images >= 32 * len(os.sched_getaffinity(0)) for block in bundle.blocks)
+    for summary in summarise(bundle):
+        assert summary.p50_ns is None
+        assert summary.images_per_s is not None
+        assert summary.images_per_s > 100
+    assert list(records(bundle)) == []
+
+
+def test_server_finds_a_rate_that_keeps_the_budget(short_plan: Callable[..., Plan]) -> None:
+    bundle = Runner(short_plan(models=("tiny",), scenario="server", budget_ms=500.0)).run()
+    trials = [trial for trial in bundle.trials if trial.entry == "tiny"]
+    assert [trial.rate_per_s for trial in trials[:2]] == sorted(trial.rate_per_s for trial in trials[:2])
+    assert all(len(trial.latencies_ns) + trial.abandoned == 700 for trial in trials)
+    summary = summarise(bundle)[0]
+    assert summary.rate_per_s
+    recorded = list(records(bundle))
+    assert {(model, regime) for model, regime, _ in recorded} == {("tiny", "load")}
+    assert len(recorded) == 700
+
+
+def test_a_budget_that_nothing_keeps_is_a_rate_of_zero(short_plan: Callable[..., Plan]) -> None:
+    bundle = Runner(short_plan(models=("tiny",), scenario="server", budget_ms=0.001)).run()
+    assert summarise(bundle)[0].rate_per_s == 0
+    assert list(records(bundle)) == []
+
+
+def test_through_a_service_the_overhead_is_a_figure(
+    short_plan: Callable[..., Plan], client: httpx.Client
+) -> None:
+    bundle = Runner(short_plan(models=("tiny",), url=str(client.base_url))).run()
+    summaries = {summary.entry.name: summary for summary in summarise(bundle)}
+    http = summaries["tiny@http"]
+    assert http.stage == "round_trip"
+    assert (
+        http.stages_p50_ns["round_trip"] > http.stages_p50_ns["total"] > http.stages_p50_ns["inference"] > 0
+    )
+    assert summaries["tiny"].stages_p50_ns["total"] > summaries["tiny"].stages_p50_ns["inference"]
+    assert not any("other processes" in flag.reason for flag in bundle.flags_of("dirty"))
+
+
+def test_a_service_that_does_not_answer_is_an_error_before_anything_is_written(
+    short_plan: Callable[..., Plan],
+) -> None:
+    with pytest.raises(MeasurementFailed, match=r"the service at 127\.0\.0\.1:9 does not answer"):
+        Runner(short_plan(models=("tiny",), url="http://127.0.0.1:9")).run()
+    assert not children()
+
+
+def test_a_service_without_the_model_says_so(short_plan: Callable[..., Plan], client: httpx.Client) -> None:
+    plan = short_plan(models=("tiny",), url=f"{client.base_url}/nowhere")
+    with pytest.raises(MeasurementFailed, match="answers 404"):
+        Runner(plan).run()
+
+
+def test_cancelling_twice_leaves_a_partial_bundle_and_no_process(short_plan: Callable[..., Plan]) -> None:
+    plan = short_plan()
+
+    def cancel_in_the_second_launch(progress: Progress) -> None:
+        if progress.launch == 2 and progress.round == 1:
+            runner.cancel()
+            runner.cancel()
+
+    runner = Runner(plan, cancel_in_the_second_launch)
+    bundle = runner.run()
+    assert not children()
+    (flag,) = bundle.flags_of("partial")
+    assert flag.reason == "it was cancelled; 1 of 2 launches are complete"
+    assert len([block for block in bundle.blocks if block.launch == 0]) == 6
+    assert from_json(to_json(bundle)) == bundle
+    assert summarise(bundle)
+
+
+def test_a_keyboard_interrupt_is_a_cancellation(short_plan: Callable[..., Plan]) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.launch == 1:
+            raise KeyboardInterrupt
+
+    bundle = Runner(short_plan(), interrupt).run()
+    assert bundle.flags_of("partial")
+    assert bundle.blocks == ()
+    assert not children()
+
+
+def test_a_worker_that_is_killed_leaves_what_it_had_measured(short_plan: Callable[..., Plan]) -> None:
+    def kill(progress: Progress) -> None:
+        if progress.round == 1:
+            for pid in children():
+                os.kill(pid, 9)
+
+    bundle = Runner(short_plan(), kill).run()
+    (flag,) = bundle.flags_of("partial")
+    assert "signal 9" in flag.reason
+    assert bundle.blocks
+
+
+def test_a_model_that_changes_meanwhile_is_an_error(short_plan: Callable[..., Plan], tmp_path: Path) -> None:
+    plan = short_plan(models=("tiny",))
+    moved = [job.model_copy(update={"folder": str(tmp_path / "gone")}) for job in plan.jobs]
+    with pytest.raises(MeasurementFailed, match="model 'gone' cannot be read any more"):
+        Runner(replace(plan, jobs=tuple(moved))).run()
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+def test_openvino_is_a_second_runtime_of_the_same_run(
+    short_plan: Callable[..., Plan], registry: Registry
+) -> None:
+    plan = short_plan(models=("tiny",), runtimes=("onnxruntime", "openvino"), threads=(1, 2))
+    bundle = Runner(plan).run()
+    summaries = {summary.entry.name: summary for summary in summarise(bundle)}
+    assert set(summaries) == {
+        "tiny",
+        "tiny#again",
+        "tiny@2-threads",
+        "tiny@openvino",
+        "tiny@openvino@2-threads",
+    }
+    assert all(summary.count == 128 for summary in summaries.values())
+    assert set(bundle.fingerprint.software.runtimes) == {"onnxruntime", "openvino"}
+    # only what is run as the service runs it is recorded beside the service's own
+    assert len(list(records(bundle))) == 128
+
+    card, content = registry.content("tiny")
+    tensor = preprocess(natural_picture(), card.input)
+    runs = [open_model(name, content, card, 1) for name in ("onnxruntime", "openvino")]
+    assert np.allclose(runs[0](tensor), runs[1](tensor), atol=1e-4)
+
+
+def test_one_core_is_enough(short_plan: Callable[..., Plan]) -> None:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        plan = short_plan(models=("tiny",), scenario="offline")
+        bundle = Runner(plan).run()
+    finally:
+        os.sched_setaffinity(0, before)
+    assert plan.cores == bundle.fingerprint.machine.cores == 1
+    assert all(block.images == 32 for block in bundle.blocks)

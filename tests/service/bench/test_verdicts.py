@@ -1,0 +1,134 @@
+"""The one verdict rule, on samples of known difference."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from service.bench.bundle import Bundle
+from service.bench.verdicts import (
+    bootstrap,
+    compare_entries,
+    holm,
+    interquartile_mean,
+    log_ratios,
+    verdict,
+)
+from tests.service.bench.bundles import bundle
+
+
+def simulated(seed: int, factors: dict[str, float], *, launches: int = 5, rounds: int = 10) -> Bundle:
+    """A run whose entries take `factors` times a millisecond: noise per launch, round and run."""
+    random = np.random.default_rng(seed)
+    weather = random.normal(0, 0.02, (launches, rounds))  # shared by the entries of a round
+    samples = {}
+    for name, factor in factors.items():
+        layout = random.normal(0, 0.002, launches)  # each launch places this entry's memory otherwise
+        samples[name] = [
+            [
+                np.rint(
+                    1e6 * factor * np.exp(weather[at, r] + layout[at] + random.normal(0, 0.02, 32))
+                ).astype(int)
+                for r in range(rounds)
+            ]
+            for at in range(launches)
+        ]
+    return bundle(
+        {n: [[list(map(int, b)) for b in launch] for launch in each] for n, each in samples.items()},
+        control="a#2",
+    )
+
+
+def test_a_known_difference_is_found_with_an_interval_around_it() -> None:
+    found = {
+        each.entry: each
+        for each in compare_entries(simulated(1, {"a": 1, "a#2": 1, "b": 1.05, "c": 0.5}), "a")
+    }
+    assert found["a#2"].verdict == "indistinguishable"
+    assert found["b"].verdict == "slower"
+    assert found["b"].low < 1.05 < found["b"].high
+    assert found["c"].verdict == "faster"
+    speedup, low, high = found["c"].speedup
+    assert low < 2.0 < high
+    assert low < speedup < high
+    assert found["b"].rounds == 50
+
+
+def test_less_than_one_percent_is_no_verdict_however_sure() -> None:
+    found = compare_entries(simulated(2, {"a": 1, "a#2": 1, "b": 1.006}, launches=20, rounds=20), "a", ["b"])
+    assert found[0].p < 0.01
+    assert found[0].verdict == "indistinguishable"
+    assert verdict(math.log(1.02), 0.0) == "slower"
+    assert verdict(math.log(0.98), 0.0) == "faster"
+    assert verdict(math.log(1.02), 0.5) == "indistinguishable"
+
+
+def test_a_model_is_rarely_told_from_itself_and_five_percent_are_nearly_always_found() -> None:
+    wrong = found = 0
+    for seed in range(60):
+        run = simulated(seed, {"a": 1, "a#2": 1, "b": 1.05}, launches=3, rounds=6)
+        verdicts = {each.entry: each.verdict for each in compare_entries(run, "a")}
+        wrong += verdicts["a#2"] != "indistinguishable"
+        found += verdicts["b"] == "slower"
+    assert wrong <= 3
+    assert found >= 57
+
+
+def test_only_rounds_that_have_both_are_compared() -> None:
+    run = bundle({"a": [[[100], [200]]], "b": [[[110], [440]]]})
+    cut = run.model_copy(update={"blocks": run.blocks[:-1]})
+    assert log_ratios(cut, "b", "a") == {0: [pytest.approx(math.log(1.1))]}
+    nothing = run.model_copy(update={"blocks": run.blocks[:2]})
+    assert compare_entries(nothing, "a") == []
+
+
+def test_offline_blocks_are_compared_per_image() -> None:
+    run = bundle({"a": [[[0]]], "b": [[[0]]]})
+    blocks = [
+        block.model_copy(update={"images": images, "durations_ns": {"total": (total,)}})
+        for block, images, total in zip(run.blocks, (10, 20), (1000, 4000), strict=True)
+    ]
+    configuration = run.configuration.model_copy(update={"scenario": "offline"})
+    run = run.model_copy(update={"blocks": tuple(blocks), "configuration": configuration})
+    assert compare_entries(run, "a")[0].ratio == pytest.approx(2)
+
+
+def test_the_bootstrap_resamples_launches_first() -> None:
+    """Two launches that disagree make a wide interval, however many rounds each has."""
+    found = bootstrap({0: [0.10] * 50, 1: [-0.10] * 50})
+    assert (found.low, found.high) == pytest.approx((-0.10, 0.10))
+    assert found.mean == pytest.approx(0)
+    assert found.p > 0.4
+    ragged = bootstrap({0: [0.1, 0.2], 1: [0.3]})
+    assert ragged.mean == pytest.approx(0.2)
+    assert 0.1 <= ragged.low <= ragged.high <= 0.3
+    assert bootstrap({0: [0.1, 0.2], 1: [0.3]}) == ragged
+
+
+def test_a_round_in_which_the_machine_did_something_else_decides_nothing() -> None:
+    steady = [0.02 + 0.001 * (at % 3 - 1) for at in range(20)]
+    disturbed = [*steady[:17], 0.9, -0.9, 1.5]
+    found = bootstrap({0: disturbed, 1: steady, 2: steady})
+    assert found.mean == pytest.approx(0.02, abs=0.001)
+    assert (found.low, found.high) == pytest.approx((0.02, 0.02), abs=0.002)
+    assert interquartile_mean(np.array([[1.0, 2.0, 3.0, 100.0]])) == pytest.approx([2.5])
+
+
+def test_a_reference_that_was_measured_twice_is_the_mean_of_both() -> None:
+    run = bundle({"a": [[[100]]], "a#2": [[[121]]], "b": [[[110]]]}, control="a#2")
+    assert log_ratios(run, "b", "a") == {0: [pytest.approx(0.0)]}
+    assert log_ratios(run, "a#2", "a") == {0: [pytest.approx(math.log(1.21))]}
+    assert log_ratios(run, "a", "b") == {0: [pytest.approx(math.log(100 / 110))]}
+
+
+def test_nothing_to_resample_is_an_error() -> None:
+    with pytest.raises(ValueError, match="nothing"):
+        bootstrap({})
+
+
+def test_holm() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]

@@ -1,0 +1,67 @@
+"""The worker process outlives neither its parent nor its orders."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+from service.bench.launch import WORKER
+from service.bench.orders import REPORT, Orders
+from service.bench.plan import Plan
+
+PARENT = """
+import subprocess, sys
+worker = subprocess.Popen([sys.executable, "-m", sys.argv[1]], stdin=subprocess.PIPE)
+worker.stdin.write(sys.stdin.buffer.readline())
+worker.stdin.flush()
+print(worker.pid, file=sys.stderr, flush=True)
+worker.wait()
+"""
+
+
+def long_orders(plan: Plan) -> Orders:
+    return Orders(
+        launch=0,
+        scenario="single-stream",
+        jobs=plan.jobs[:1],
+        order=(("tiny",),) * 1000,
+        block_runs=10,
+        block_s=60.0,
+        warm_up_s=0.0,
+        cores=1,
+    )
+
+
+def test_it_dies_with_a_parent_that_is_killed(short_plan: Callable[..., Plan]) -> None:
+    orders = long_orders(short_plan(models=("tiny",)))
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, WORKER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert parent.stdin is not None
+    assert parent.stdout is not None
+    assert parent.stderr is not None
+    with parent.stdin, parent.stdout, parent.stderr:
+        parent.stdin.write(orders.model_dump_json().encode() + b"\n")
+        parent.stdin.flush()
+        worker = int(parent.stderr.readline())
+        first = REPORT.validate_json(parent.stdout.readline())  # it is at work
+        assert first.kind == "cold"
+        os.kill(parent.pid, signal.SIGKILL)
+        parent.wait()
+        # The worker holds the other end of this pipe: it ends when the worker does.
+        parent.stdout.read()
+    assert worker > 0
+
+
+def test_orders_that_are_none_are_no_endless_wait() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", WORKER], input=b"nonsense\n", capture_output=True, check=False
+    )
+    assert done.returncode != 0
+    assert done.stdout == b""

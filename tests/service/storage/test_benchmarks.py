@@ -1,0 +1,151 @@
+"""Benchmarks kept in real databases: states, measurements, lost processes, places that refuse."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, inspect
+
+from service.bench.archive import BenchmarkArchive
+from service.errors import StorageUnavailable
+from service.storage.benchmarks import BenchmarkStore
+from service.storage.database import FILE_NAME, SCHEMA, open_database, prepare
+from tests.service.bench import bundles
+
+SAMPLES = {"good": [[[5, 6, 7]]]}
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = open_database(None, tmp_path)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def store(engine: Engine) -> BenchmarkStore:
+    return BenchmarkStore(engine)
+
+
+def test_a_benchmark_runs_and_ends_with_its_measurement(store: BenchmarkStore) -> None:
+    store.begin("a", '{"profile": "quick"}', 100.25)
+    [row] = store.rows(10)
+    assert (row.id, row.state, row.created_at, row.finished_at, row.measured) == (
+        "a",
+        "running",
+        100.25,
+        None,
+        False,
+    )
+    assert store.bundle("a") is None
+    store.finish("a", "done", 160.5, bundle=b'{"some": "json"}')
+    row = store.row("a")
+    assert row is not None
+    assert (row.state, row.finished_at, row.request, row.measured) == (
+        "done",
+        160.5,
+        '{"profile": "quick"}',
+        True,
+    )
+    assert store.bundle("a") == b'{"some": "json"}'
+
+
+def test_the_newest_come_first_and_those_without_a_measurement_can_be_left_out(store: BenchmarkStore) -> None:
+    for number in range(3):
+        store.begin(f"b{number}", "{}", number)
+    store.finish("b1", "done", 9, bundle=b"{}")
+    assert [row.id for row in store.rows(2)] == ["b2", "b1"]
+    assert [row.id for row in store.rows(9, measured=True)] == ["b1"]
+    assert store.row("none") is None
+    assert store.bundle("none") is None
+
+
+def test_what_ran_when_its_process_ended_is_interrupted_at_the_next_start(store: BenchmarkStore) -> None:
+    store.begin("lost", "{}", 1)
+    store.begin("over", "{}", 2)
+    store.finish("over", "failed", 3, detail="it broke")
+    store.interrupt_lost(50, detail="the service ended")
+    lost, over = store.row("lost"), store.row("over")
+    assert lost is not None
+    assert over is not None
+    assert (lost.state, lost.detail, lost.finished_at) == ("interrupted", "the service ended", 50)
+    assert (over.state, over.detail) == ("failed", "it broke")
+
+
+def test_a_bundle_is_kept_and_read_once(store: BenchmarkStore, engine: Engine) -> None:
+    archive = BenchmarkArchive(store)
+    made = bundles.bundle(SAMPLES)
+    identifier = archive.save(made)
+    kept, problems = archive.kept()
+    assert problems == {}
+    assert [(each.id, each.bundle) for each in kept] == [(identifier, made)]
+    row = store.row(identifier)
+    assert row is not None
+    assert '"models": ["good"]' in row.request
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE benchmarks SET bundle = x'00'")
+    assert archive.kept()[0][0] is kept[0]
+    with pytest.raises(StorageUnavailable, match="damaged"):
+        BenchmarkArchive(store).kept()
+
+
+def test_a_measurement_of_another_version_is_named_and_the_others_are_read(store: BenchmarkStore) -> None:
+    archive = BenchmarkArchive(store)
+    good = archive.save(bundles.bundle(SAMPLES))
+    store.add("newer", "{}", 1, 2, b'{"schema_version": 99}')
+    kept, problems = archive.kept()
+    assert [each.id for each in kept] == [good]
+    assert "schema version 99" in problems["newer"]
+
+
+def test_the_schema_of_before_is_migrated_and_keeps_what_is_in_it(tmp_path: Path, engine: Engine) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    import service.storage.migrations as migrations
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.exec_driver_sql("INSERT INTO latency_progress VALUES ('hours_until', 7200)")
+        assert not inspect(connection).has_table("benchmarks")
+    prepare(engine)
+    BenchmarkStore(engine).begin("a", "{}", 1)
+    with sqlite3.connect(tmp_path / FILE_NAME) as plain:
+        assert plain.execute("SELECT version_num FROM alembic_version").fetchall() == [(SCHEMA,)]
+        assert plain.execute("SELECT until FROM latency_progress").fetchall() == [(7200,)]
+        assert plain.execute("SELECT id FROM benchmarks").fetchall() == [("a",)]
+    plain.close()
+
+
+def test_the_migration_makes_the_table_that_the_code_expects(engine: Engine) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    from service.storage.tables import metadata
+
+    prepare(engine)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_an_obstacle_and_a_place_that_is_none_are_said(tmp_path: Path, engine: Engine) -> None:
+    barred = BenchmarkStore(engine, lambda: "someone else has it")
+    with pytest.raises(StorageUnavailable, match="someone else has it"):
+        barred.begin("a", "{}", 1)
+    assert not (tmp_path / FILE_NAME).exists()
+    nowhere = BenchmarkStore(open_database(None, tmp_path / "missing"))
+    with pytest.raises(StorageUnavailable, match="missing or may not be written"):
+        nowhere.check_writable()
+
+
+def test_a_database_that_was_never_made_holds_nothing(tmp_path: Path, store: BenchmarkStore) -> None:
+    assert store.rows(10) == []
+    assert store.row("a") is None
+    assert store.bundle("a") is None
+    assert not (tmp_path / FILE_NAME).exists(), "reading made a database"
