@@ -5,7 +5,7 @@ BIN := .venv/bin
 MODELS_BIN := .venv-models/bin
 PIP := -m pip --disable-pip-version-check --quiet install
 
-.PHONY: help serve install test test-faults test-models check bench lock photos clean
+.PHONY: help serve install test test-faults test-models check bench lock photos fashion clean
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -21,7 +21,7 @@ test: .venv/installed-tests ## The tests that need no torch, in under two minute
 test-faults: .venv/installed-tests ## The slow ones: kills, full disks, dropped privileges, whole benchmarks
 	$(BIN)/pytest tests -m fault
 
-test-models: .venv-models/installed photos ## Blocks, export and quantization, with torch and real photos
+test-models: .venv-models/installed photos fashion ## Blocks, export and quantization, with torch and real photos
 	$(MODELS_BIN)/pytest tests -m "torch or photos"
 
 check: .venv/installed-tests ## Lint, types and dependency rules
@@ -34,6 +34,8 @@ bench: .venv-bench/installed photos ## The service's figures against their targe
 	.venv-bench/bin/python -m benchmarks.http
 
 photos: .cache/photos/complete ## Large photographs from Debian's wallpaper packages
+
+fashion: .cache/fashion-mnist ## Fashion-MNIST from Debian's package
 
 lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
 	$(UV) pip compile pyproject.toml $(LOCK_OPTIONS) -o requirements.lock
@@ -76,3 +78,6 @@ clean: ## Remove everything that these commands made, except the data directory
 .cache/photos/complete:
 	tests/photos .cache/photos
 	@touch $@
+
+.cache/fashion-mnist:
+	tests/fashion $@

@@ -7,6 +7,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from models import (
+    compression_commands,
+    evaluation_commands,
+    reference_commands,
+    report_commands,
+    training_commands,
+)
 from models.zoo.card import Card, read_card
 
 ZOO = Path(__file__).parent / "zoo"
@@ -46,6 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     choices.add_argument("--photos", type=Path, default=PHOTOS, help="where `make photos` put them")
     choices.add_argument("--zoo", type=Path, default=ZOO)
     choices.set_defaults(run=_choices)
+    training_commands.add(commands)
+    compression_commands.add(commands)
+    evaluation_commands.add(commands)
+    report_commands.add(commands)
+    reference_commands.add(commands)
     table = commands.add_parser("table", help="print what the cards say as a Markdown table; needs no torch")
     table.add_argument("zoo", type=Path, nargs="?", default=ZOO)
     table.set_defaults(run=lambda options: print(card_table(options.zoo), end=""))

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.architectures.registry import Network
+from models.onnx_graph import tidy
 
+RUNTIME = f"ONNX Runtime {ort.__version__}"
 OUTPUTS = ("logits", "embedding", "features")
 OPSET = 20
 TOLERANCE = 1e-4
@@ -38,14 +40,28 @@ class _Outputs(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         features = self.network.forward_features(image)
         embedding = self.network.forward_head(features, pre_logits=True)
-        return self.network.classifier(embedding), embedding, features
+        if isinstance(self.network.classifier, nn.Linear):
+            return self.network.classifier(embedding), embedding, features
+        return self.network.forward_head(features), embedding, features
+
+
+class _Alone(nn.Module):
+    """A block under the name that the graph's tidying takes off its modules."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.network = block
+
+    def forward(self, image: Tensor) -> Tensor:
+        output: Tensor = self.network(image)
+        return output
 
 
 def export(network: nn.Module, path: Path, samples: NDArray[np.float32]) -> None:
     """Write `network` to `path`, whole or not at all.
 
-    The file takes `image`, float32 (N, 3, input_size, input_size), and offers `logits` (N, classes),
-    `embedding` and `features`. Batch norm and padding are folded into the convolutions.
+    The file takes `image`, float32 (N, input_channels, input_size, input_size), and offers `logits`
+    (N, classes), `embedding` and `features`. Batch norm and padding are folded into the convolutions.
     Raises ExportMismatchError, and writes nothing, where its outputs for `samples` together, or for the first
     of them alone, are not the network's within TOLERANCE.
     """
@@ -59,98 +75,43 @@ def export(network: nn.Module, path: Path, samples: NDArray[np.float32]) -> None
 def to_onnx(network: nn.Module) -> onnx.ModelProto:
     """The network in evaluation mode as a checked ONNX model, its tensors named after its modules."""
     size = network.input_size
-    training = network.training
+    model = _converted(_Outputs(network), (network.input_channels, size, size), OUTPUTS)
+    _refuse_leftovers(model.graph)
+    return model
+
+
+def block_to_onnx(block: nn.Module, channels: int, size: int) -> onnx.ModelProto:
+    """A block by itself in evaluation mode: `image` (N, channels, size, size) to `output`."""
+    return _converted(_Alone(block), (channels, size, size), ("output",))
+
+
+def _converted(
+    network: _Outputs | _Alone, shape: tuple[int, int, int], outputs: Sequence[str]
+) -> onnx.ModelProto:
+    training = network.network.training
     try:
         with warnings.catch_warnings():
             # torch's exporter warns about its own use of a name that it deprecated.
             warnings.simplefilter("ignore", FutureWarning)
             program = torch.onnx.export(
-                _Outputs(network).eval(),
-                (torch.zeros(2, 3, size, size),),
+                network.eval(),
+                (torch.zeros(2, *shape),),
                 dynamo=True,
                 optimize=True,
                 verbose=False,
                 input_names=["image"],
-                output_names=list(OUTPUTS),
+                output_names=list(outputs),
                 dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
                 opset_version=OPSET,
             )
     finally:
-        network.train(training)
+        network.network.train(training)
     if program is None:
         raise ExportMismatchError("torch.onnx.export returned nothing")
     model = program.model_proto
-    _pool_globally(model.graph)
-    _rename(model.graph)
-    _forget_origins(model)
+    tidy(model)
     onnx.checker.check_model(model, full_check=True)
-    _refuse_leftovers(model.graph)
     return model
-
-
-def _pool_globally(graph: onnx.GraphProto) -> None:
-    """Give the pooling the operator that runtimes keep in the convolutions' own memory layout.
-
-    The exporter writes a mean over height and width and a reshape; ONNX Runtime would first reorder the
-    whole feature map for that mean.
-    """
-    nodes = list(graph.node)
-    mean = next((node for node in nodes if node.op_type == "ReduceMean"), None)
-    if mean is None:
-        return
-    shape = next(node for node in nodes if node.op_type == "Reshape" and node.input[0] == mean.output[0])
-    pool = onnx.helper.make_node("GlobalAveragePool", [mean.input[0]], ["pooled"], name="pool")
-    flatten = onnx.helper.make_node("Flatten", ["pooled"], [shape.output[0]], name="flatten")
-    replaced = {id(mean): pool, id(shape): flatten}
-    kept = [replaced.get(id(node), node) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(kept)
-    used = {name for node in graph.node for name in node.input}
-    constants = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(constants)
-
-
-def _rename(graph: onnx.GraphProto) -> None:
-    """Name weights after their modules, and nodes and values after the weights that they use."""
-    names = {"min_val_cast": "act.min", "max_val_cast": "act.max"}
-    for tensor in graph.initializer:
-        plain = names.get(tensor.name, tensor.name).removeprefix("network.")
-        names[tensor.name] = plain.replace(".weight_bias", ".bias")
-    outputs = {value.name for value in graph.output}
-    for position, node in enumerate(graph.node):
-        weight = next((names[name] for name in node.input if names.get(name, "").endswith(".weight")), None)
-        previous = names.get(node.input[0], node.input[0])
-        if weight is not None:
-            node.name = weight.removesuffix(".weight")
-        elif node.op_type == "Clip":
-            node.name = f"{previous}.act"
-        elif node.op_type == "Add":
-            node.name = f"{previous}.add"
-        elif not node.name:
-            node.name = f"{node.op_type}.{position}"
-        for output in node.output:
-            if output not in outputs and output != "pooled":
-                names[output] = node.name
-    for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
-    for tensor in graph.initializer:
-        tensor.name = names[tensor.name]
-    del graph.value_info[:]
-
-
-def _forget_origins(model: onnx.ModelProto) -> None:
-    """Drop what the exporter notes about Python source lines: it is large and names local folders."""
-    del model.metadata_props[:]
-    del model.functions[:]
-    model.graph.name = "network"
-    for part in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output):
-        del part.metadata_props[:]
-        part.doc_string = ""
-    for tensor in model.graph.initializer:
-        del tensor.metadata_props[:]
-        tensor.doc_string = ""
 
 
 def _refuse_leftovers(graph: onnx.GraphProto) -> None:

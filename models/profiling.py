@@ -1,27 +1,28 @@
-"""What a network costs on paper: parameters and multiply-accumulates, counted on the module itself."""
+"""What a block or network costs on paper, two ways: by its formula, and counted on the module itself."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from models.blocks.shape import Shape
+from models.formulas import FORMULAS, Cost, total
 
-@dataclass(frozen=True)
-class Cost:
-    """`parameters`: trainable, batch norm unfolded. `macs`: multiply-accumulates of one image.
 
-    `macs` counts convolutions and linear layers, as papers do: not batch norm, bias, activation or pooling.
+def analytic(block: str, shape: Shape) -> Cost:
+    """What a block of that shape costs by its formula, without building it.
+
+    Raises ValueError, with the known names, for others, and where the block cannot have that shape.
     """
-
-    parameters: int
-    macs: int
+    if block not in FORMULAS:
+        raise ValueError(f"there is no block named {block!r}; known: {', '.join(FORMULAS)}")
+    return total(FORMULAS[block](shape))
 
 
 def profile(network: nn.Module, input_size: int, channels: int = 3) -> Cost:
-    """Count `network` on one image of `channels` x `input_size` x `input_size`, whatever its weights are."""
+    """Count a network or block on one image of `channels` x `input_size` x `input_size` pixels."""
     macs = 0
 
     def count(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.architectures.initialise import initialise
+from models.architectures.width import scaled_channels
 from models.blocks.conv_norm_act import ConvNormAct
 from models.blocks.inverted_residual import InvertedResidual
+from models.blocks.norm import TENSORFLOW
 from models.blocks.padded_conv import same_pads
 
 STEM_CHANNELS = 32
@@ -56,13 +58,6 @@ STAGES = (
 )
 
 
-def scaled_channels(channels: int, multiplier: float, divisor: int = 8) -> int:
-    """`channels * multiplier`, to the nearest multiple of `divisor` that is not over 10 % less."""
-    wanted = channels * multiplier
-    rounded = max(divisor, int(wanted + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * wanted else rounded
-
-
 class EfficientNetLite(nn.Module):
     """Images (N, 3, input_size, input_size) -> logits (N, classes).
 
@@ -72,10 +67,12 @@ class EfficientNetLite(nn.Module):
     TensorFlow's "same", fixed for the variant's input size.
     """
 
+    input_channels = 3
+
     def __init__(self, variant: Variant, classes: int = 1000) -> None:
         super().__init__()
         self.input_size = size = variant.input_size
-        self.stem = ConvNormAct(3, STEM_CHANNELS, 3, stride=2, pads=same_pads(size, 3, 2))
+        self.stem = ConvNormAct(3, STEM_CHANNELS, 3, stride=2, pads=same_pads(size, 3, 2), norm=TENSORFLOW)
         size = math.ceil(size / 2)
         channels = STEM_CHANNELS
         blocks = []
@@ -93,15 +90,16 @@ class EfficientNetLite(nn.Module):
                         same_pads(size, stage.kernel_size, stride),
                         stride=stride,
                         expansion_ratio=stage.expansion_ratio,
+                        norm=TENSORFLOW,
                     )
                 )
                 channels = out_channels
                 size = math.ceil(size / stride)
         self.blocks = nn.Sequential(*blocks)
-        self.head = ConvNormAct(channels, EMBEDDING, 1)
+        self.head = ConvNormAct(channels, EMBEDDING, 1, norm=TENSORFLOW)
         self.dropout = nn.Dropout(variant.dropout)
         self.classifier = nn.Linear(EMBEDDING, classes)
-        self.apply(_initialise)
+        initialise(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last feature map, (N, 1280, input_size / 32 rounded up, the same)."""
@@ -118,14 +116,3 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
-
-
-def _initialise(module: nn.Module) -> None:
-    """Random weights that keep the size of activations from layer to layer (He et al., arXiv 1502.01852)."""
-    if isinstance(module, nn.Conv2d):
-        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
-        nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
-    elif isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, 0.0, 0.01)
-        with torch.no_grad():
-            module.bias.zero_()

@@ -14,11 +14,15 @@ class Network(Protocol):
     input_size: int
     """Height and width of the images that it takes, in pixels."""
 
-    classifier: nn.Linear
-    """The last layer, from the embedding to the logits."""
+    input_channels: int
+    """Channels of those images: 3, or 1 for grey ones."""
+
+    classifier: nn.Module
+    """The last layer with weights: linear, from the embedding to the logits; or, in a network that classifies
+    each place of the features before it averages (SqueezeNet), the pointwise convolution that does."""
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images (N, 3, input_size, input_size) to the last feature map (N, embedding, h, w)."""
+        """Images (N, input_channels, input_size, input_size) to the last feature map (N, channels, h, w)."""
         ...
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
@@ -26,8 +30,8 @@ class Network(Protocol):
         ...
 
 
-Build = Callable[[int], nn.Module]
-"""Makes a network with freshly initialised weights for so many classes."""
+Build = Callable[[int, float], nn.Module]
+"""Makes a network with freshly initialised weights for so many classes and a width multiplier."""
 
 
 class Registry:
@@ -42,14 +46,17 @@ class Registry:
             raise ValueError(f"there is an architecture named {name!r} already")
         self._builds[name] = build
 
-    def create(self, name: str, classes: int = 1000) -> nn.Module:
-        """A network with freshly initialised weights. Raises ValueError, with the known names, for others."""
+    def create(self, name: str, classes: int = 1000, width_multiplier: float = 1.0) -> nn.Module:
+        """A network with freshly initialised weights, its channels scaled in multiples of 8.
+
+        Raises ValueError, with the known names, for others, and for a multiplier that leaves no channel.
+        """
         try:
             build = self._builds[name]
         except KeyError:
             known = ", ".join(self._builds) or "none"
             raise ValueError(f"there is no architecture named {name!r}; known: {known}") from None
-        return build(classes)
+        return build(classes, width_multiplier)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._builds)

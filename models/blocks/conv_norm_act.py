@@ -1,37 +1,52 @@
-"""Convolution, batch normalisation, activation: the plain unit that stems and heads are made of."""
+"""The standard convolution with batch norm and activation: the baseline that all other blocks save on."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.blocks.padded_conv import NO_PADS, PaddedConv2d, Pads
+from models.blocks.arguments import Activation, made
+from models.blocks.norm import Norm
+from models.blocks.padded_conv import PaddedConv2d, Pads
 
 
 class ConvNormAct(nn.Module):
     """(N, in, H, W) -> (N, out, H', W'), H' = (H + pads.top + pads.bottom - kernel_size) // stride + 1.
 
-    Batch normalisation: Ioffe and Szegedy, https://arxiv.org/abs/1502.03167. ReLU6, which bounds what a
-    quantized activation must hold: Krizhevsky, "Convolutional deep belief networks on CIFAR-10", 2010.
+    Every output channel looks at every input channel, at every place of the kernel: LeCun et al., "Gradient-
+    based learning applied to document recognition", 1998, with batch normalisation (Ioffe and Szegedy,
+    https://arxiv.org/abs/1502.03167). With kernel size 1 it is the pointwise convolution, with as many
+    groups as channels the depthwise one. Stems and heads are made of it.
+
+    Without `pads` the output has ceil(H / stride) rows. Without `norm` the convolution has a bias instead;
+    without `activation` the block is linear. ReLU6, the default, bounds what a quantized activation must hold
+    (Krizhevsky, "Convolutional deep belief networks on CIFAR-10", 2010).
+    Raises ValueError as `PaddedConv2d` does.
     """
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int,
+        kernel_size: int = 3,
         *,
         stride: int = 1,
-        pads: Pads = NO_PADS,
+        pads: Pads | None = None,
         groups: int = 1,
-        norm_eps: float = 1e-3,
-        norm_momentum: float = 0.01,
+        norm: Norm | None = Norm(),  # noqa: B008 -- frozen
+        activation: Activation | None = nn.ReLU6,
     ) -> None:
         super().__init__()
         self.conv = PaddedConv2d(
-            in_channels, out_channels, kernel_size, stride=stride, pads=pads, groups=groups
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            pads=pads,
+            groups=groups,
+            bias=norm is None,
         )
-        self.bn = nn.BatchNorm2d(out_channels, eps=norm_eps, momentum=norm_momentum)
-        self.act = nn.ReLU6()
+        self.bn = nn.Identity() if norm is None else norm.over(out_channels)
+        self.act = made(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.act(self.bn(self.conv(x)))

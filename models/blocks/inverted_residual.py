@@ -4,52 +4,58 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from models.blocks.arguments import Activation, check_positive, made, share_of
+from models.blocks.norm import Norm
 from models.blocks.padded_conv import PaddedConv2d, Pads
+from models.blocks.squeeze_excitation import SqueezeExcitation
 
 
 class InvertedResidual(nn.Module):
     """(N, in, H, W) -> (N, out, H', W'), H' = (H + pads.top + pads.bottom - kernel_size) // stride + 1.
 
-    Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", https://arxiv.org/abs/1801.04381.
+    Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", https://arxiv.org/abs/1801.04381;
+    with squeeze-and-excitation Howard et al., "Searching for MobileNetV3", https://arxiv.org/abs/1905.02244.
     Inside, the map has `in_channels * expansion_ratio` channels; with a ratio of 1 nothing is widened and
-    there is no `conv_pw`. The narrowing convolution `conv_pwl` has no activation. The input is added to the
-    output where the shapes allow it (`has_skip`: stride 1 and as many channels out as in).
+    there is no `conv_pw`. `squeezed`, where given, is how many channels the squeeze-and-excitation behind the
+    depthwise convolution has in its middle. The narrowing convolution `conv_pwl` has no activation. The input
+    is added to the output where the shapes allow it (`has_skip`: stride 1 and as many channels out as in).
+    Without `pads` the output has ceil(H / stride) rows.
+    Raises ValueError as `PaddedConv2d` does, and for an expansion ratio that leaves no channel.
     """
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int,
-        pads: Pads,
+        kernel_size: int = 3,
+        pads: Pads | None = None,
         *,
         stride: int = 1,
-        expansion_ratio: int = 6,
-        norm_eps: float = 1e-3,
-        norm_momentum: float = 0.01,
+        expansion_ratio: float = 6,
+        squeezed: int | None = None,
+        norm: Norm = Norm(),  # noqa: B008 -- frozen
+        activation: Activation | None = nn.ReLU6,
     ) -> None:
         super().__init__()
-
-        def norm(channels: int) -> nn.BatchNorm2d:
-            return nn.BatchNorm2d(channels, eps=norm_eps, momentum=norm_momentum)
-
-        width = in_channels * expansion_ratio
+        check_positive(in_channels=in_channels, out_channels=out_channels)
+        width = share_of(in_channels, expansion_ratio, name="expansion_ratio", of="in_channels")
         self.has_skip = stride == 1 and in_channels == out_channels
-        self.has_expansion = expansion_ratio != 1
+        self.has_expansion = width != in_channels
         if self.has_expansion:
             self.conv_pw = PaddedConv2d(in_channels, width, 1)
-            self.bn1 = norm(width)
-            self.act1 = nn.ReLU6()
+            self.bn1 = norm.over(width)
+            self.act1 = made(activation)
         self.conv_dw = PaddedConv2d(width, width, kernel_size, stride=stride, pads=pads, groups=width)
-        self.bn2 = norm(width)
-        self.act2 = nn.ReLU6()
+        self.bn2 = norm.over(width)
+        self.act2 = made(activation)
+        self.se = nn.Identity() if squeezed is None else SqueezeExcitation(width, squeezed)
         self.conv_pwl = PaddedConv2d(width, out_channels, 1)
-        self.bn3 = norm(out_channels)
+        self.bn3 = norm.over(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
         if self.has_expansion:
             y = self.act1(self.bn1(self.conv_pw(y)))
-        y = self.act2(self.bn2(self.conv_dw(y)))
+        y = self.se(self.act2(self.bn2(self.conv_dw(y))))
         y = self.bn3(self.conv_pwl(y))
         return y + x if self.has_skip else y

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.blocks.arguments import check_groups, check_positive
+
 
 class Pads(NamedTuple):
     """Rows and columns of zeros added around a feature map."""
@@ -25,17 +27,31 @@ def same_pads(size: int, kernel_size: int, stride: int) -> Pads:
 
     Where the total is odd, the bottom and right sides get the extra row and column.
     """
+    check_positive(size=size, kernel_size=kernel_size, stride=stride)
     output = -(-size // stride)
     total = max((output - 1) * stride + kernel_size - size, 0)
     before = total // 2
     return Pads(before, before, total - before, total - before)
 
 
-class PaddedConv2d(nn.Conv2d):
-    """Convolution without bias: (N, in, H, W) -> (N, out, H', W').
+def centred_pads(kernel_size: int) -> Pads:
+    """Equal padding on all sides: the output has ceil(size / stride), whatever the size.
 
-    Padding that is equal on all sides is the convolution's own; otherwise the zeros are added first, which
-    `models.export` folds into the convolution again (ONNX knows four separate pads, PyTorch does not).
+    Raises ValueError for an even kernel, which has no centre.
+    """
+    check_positive(kernel_size=kernel_size)
+    if kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size is {kernel_size}; without pads an odd number is needed")
+    return Pads(*[kernel_size // 2] * 4)
+
+
+class PaddedConv2d(nn.Conv2d):
+    """(N, in, H, W) -> (N, out, H', W'), H' = (H + pads.top + pads.bottom - kernel_size) // stride + 1.
+
+    Without `pads` they are `centred_pads`. Padding that is equal on all sides is the convolution's own;
+    otherwise the zeros are added first, which `models.export` folds into the convolution again (ONNX knows
+    four separate pads, PyTorch does not).
+    Raises ValueError for numbers below 1, negative pads, or groups that do not divide both channel counts.
     """
 
     def __init__(
@@ -45,9 +61,15 @@ class PaddedConv2d(nn.Conv2d):
         kernel_size: int,
         *,
         stride: int = 1,
-        pads: Pads = NO_PADS,
+        pads: Pads | None = None,
         groups: int = 1,
+        bias: bool = False,
     ) -> None:
+        check_positive(kernel_size=kernel_size, stride=stride)
+        check_groups(groups, in_channels=in_channels, out_channels=out_channels)
+        pads = centred_pads(kernel_size) if pads is None else pads
+        if min(pads) < 0:
+            raise ValueError(f"pads are {tuple(pads)}; none may be below 0")
         self.pads = pads
         self.even = len(set(pads)) == 1
         super().__init__(
@@ -57,7 +79,7 @@ class PaddedConv2d(nn.Conv2d):
             stride=stride,
             padding=pads.top if self.even else 0,
             groups=groups,
-            bias=False,
+            bias=bias,
         )
 
     def forward(self, x: Tensor) -> Tensor:

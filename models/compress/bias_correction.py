@@ -81,7 +81,8 @@ def _followers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
 def _behind_activation(node: onnx.NodeProto, followers: dict[str, list[onnx.NodeProto]]) -> str:
     """The value that quantization rounds: the convolution's own, or its activation's where it has one."""
     after = followers[node.output[0]]
-    return after[0].output[0] if [n.op_type for n in after] == ["Clip"] else node.output[0]
+    rounded_behind = len(after) == 1 and after[0].op_type in ("Clip", "Relu")
+    return after[0].output[0] if rounded_behind else node.output[0]
 
 
 def _quantized_bias(graph: onnx.GraphProto, name: str) -> tuple[str, str, str] | None:

@@ -24,9 +24,12 @@ from models.compress.bias_correction import correct_biases
 from models.compress.plan import Plan
 from models.export import open_session, write_whole
 
-QUANTIZED = ("Conv", "Add", "Clip")
-"""Operators that get integer inputs and outputs. Pooling and the classifier are not among them, so the
-embedding is float and the parent's classifier fits it."""
+ARITHMETIC = ("Conv", "Add", "Mul", "Clip", "Relu", "GlobalAveragePool")
+"""Operators that compute with integers. The last pooling is excepted and a linear classifier not among them,
+so the embedding is float and the parent's classifier fits it. ONNX Runtime has no integer kernels for hard
+swish and hard sigmoid: they compute in floating point between two conversions."""
+MOVEMENT = ("MaxPool", "Concat", "Split", "Reshape", "Transpose")
+"""Operators that only choose or move values and would otherwise force conversions around them."""
 
 BIAS_IMAGES = 64
 """At most so many of the calibration images, evenly spread, correct biases: means settle with some dozens."""
@@ -48,8 +51,8 @@ def quantize(source: Path, target: Path, images: Sequence[NDArray[np.float32]], 
 
     Activations are unsigned with a zero point of their own, weights signed and symmetric per output channel:
     the pair that x86 multiplies in one instruction (VNNI), with all 8 bits. ReLU6 becomes the range of the
-    quantized activation and is no step of its own. `images`, each (1, 3, H, W) float32, set the ranges and
-    correct the biases.
+    quantized activation and is no step of its own, and so does ReLU. `images`, each (1, 3, H, W) float32, set
+    the ranges and correct the biases.
 
     Raises ValueError when there are no images, or `plan` keeps a module that the network does not have or a
     single convolution between quantized ones.
@@ -70,8 +73,8 @@ def quantize(source: Path, target: Path, images: Sequence[NDArray[np.float32]], 
             path,
             _Images(images),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(QUANTIZED),
-            nodes_to_exclude=[node for node in nodes if plan.keeps(node)],
+            op_types_to_quantize=[*ARITHMETIC, *MOVEMENT],
+            nodes_to_exclude=[*_last_pools(model.graph), *(node for node in nodes if plan.keeps(node))],
             per_channel=True,
             reduce_range=False,
             activation_type=QuantType.QUInt8,
@@ -92,6 +95,12 @@ def quantize(source: Path, target: Path, images: Sequence[NDArray[np.float32]], 
     write_whole(target, content)
 
 
+def _last_pools(graph: onnx.GraphProto) -> list[str]:
+    """Names of the poolings that are flattened, for a classifier or as an output."""
+    flattened = {node.input[0] for node in graph.node if node.op_type == "Flatten"}
+    return [node.name for node in graph.node if flattened.intersection(node.output)]
+
+
 def _refuse_lone_convolutions(graph: onnx.GraphProto) -> None:
     """Raise ValueError where onnxruntime would quantize a convolution that was kept in floating point.
 
@@ -108,9 +117,9 @@ def _refuse_lone_convolutions(graph: onnx.GraphProto) -> None:
             continue
         source = sources.get(node.input[0])
         after = followers.get(node.output[0], set())
-        if after == {"Clip"}:
-            clip = next(n for n in graph.node if n.op_type == "Clip" and n.input[0] == node.output[0])
-            after = followers.get(clip.output[0], set())
+        if after in ({"Clip"}, {"Relu"}):
+            activation = next(n for n in graph.node if n.input[0] == node.output[0])
+            after = followers.get(activation.output[0], set())
         if source is not None and source.op_type == "DequantizeLinear" and after == {"QuantizeLinear"}:
             raise ValueError(
                 f"{node.name} is kept in floating point alone between quantized layers, and onnxruntime "

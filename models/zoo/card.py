@@ -21,6 +21,11 @@ class InputSpec(_Frozen):
 
     The shorter side is resized to `resize` pixels, the centre `height` x `width` is cut out, and each
     channel becomes `(value - mean) / std` on pixel values 0 to 255. Channels are RGB, or one grey channel.
+
+    `polarity` says what the network learned from. With `light-on-dark` (grey only) it saw light things on a
+    dark ground, so a picture whose ground is light is turned into its negative, value to 255 - value, before
+    it is normalised. Its ground is light where more than half of the pixels in the four corners of the crop,
+    squares of a ninth of its shorter side, are over 127.5.
     """
 
     height: int = Field(gt=0)
@@ -33,6 +38,7 @@ class InputSpec(_Frozen):
         description="Per channel, in pixel values 0 to 255"
     )
     interpolation: Literal["bilinear", "bicubic"]
+    polarity: Literal["as-is", "light-on-dark"] = "as-is"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -43,6 +49,8 @@ class InputSpec(_Frozen):
                 )
         if self.resize < max(self.height, self.width):
             raise ValueError(f"resize {self.resize} is smaller than the crop {self.height}x{self.width}")
+        if self.polarity == "light-on-dark" and self.channels != 1:
+            raise ValueError("polarity light-on-dark is for one grey channel")
         return self
 
 
@@ -89,7 +97,45 @@ class Accuracy(_Frozen):
     dataset: str
     n: int = Field(gt=0)
     interval: Interval | None = None
+    correct: int | None = Field(
+        default=None, ge=0, description="Images named right, of the n; where it was measured by this project"
+    )
+    instruction_set: str | None = Field(
+        default=None, description="What the measuring CPU computed with: others round differently"
+    )
     how: str
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.correct is not None and abs(self.correct / self.n - self.value) > 5e-5:
+            raise ValueError(f"{self.correct} of {self.n} right is not an accuracy of {self.value}")
+        return self
+
+
+class Robustness(_Frozen):
+    """What is left of a model's answers when its images are corrupted, each corruption at five severities.
+
+    `accuracy`: share of `n` labelled images named right; `stability`: share of `n` images, labelled or not,
+    whose top-1 class is that of the clean image.
+    """
+
+    measure: Literal["accuracy", "stability"]
+    dataset: str
+    n: int = Field(gt=0, description="Images of each corruption at each severity")
+    mean: Fraction = Field(description="Over all corruptions and severities")
+    corruptions: dict[str, tuple[Fraction, Fraction, Fraction, Fraction, Fraction]] = Field(
+        min_length=1, description="Severities 1 to 5 of each corruption"
+    )
+    how: str
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        shares = [share for severities in self.corruptions.values() for share in severities]
+        if abs(sum(shares) / len(shares) - self.mean) > 1e-4:
+            raise ValueError(
+                f"mean {self.mean} is not the mean of the corruptions, {sum(shares) / len(shares):.4f}"
+            )
+        return self
 
 
 class Agreement(_Frozen):
@@ -131,6 +177,7 @@ class Card(_Frozen):
     file: ModelFile
     classifier: Classifier | None = None
     accuracy: Accuracy | None = None
+    robustness: Robustness | None = None
     agreement: Agreement | None = None
     derived_from: Name | None = None
     source: Source

@@ -13,6 +13,9 @@ from models.zoo.card import InputSpec
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Weights of red, green and blue in a grey value (ITU-R BT.601)."""
 
+CORNER = 9
+"""The corners that tell a picture's polarity are squares of this part of its shorter side."""
+
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _SUPPORT = {"bilinear": 1, "bicubic": 2}
 """How far a filter reaches, in pixels of the coarser of the two images."""
@@ -62,11 +65,24 @@ def preprocess(
         out[0] = region.transpose(2, 0, 1)
     else:
         np.matmul(region, _LUMA, out=out[0, 0])
+        if spec.polarity == "light-on-dark" and _has_light_ground(out[0, 0]):
+            np.subtract(255, out[0, 0], out=out[0, 0])
     std = np.array(spec.std, dtype=np.float64)
     # In place, in two passes over memory that is still in the cache: (value - mean) / std.
     out[0] *= (1 / std).astype(np.float32)[:, None, None]
     out[0] -= (np.array(spec.mean) / std).astype(np.float32)[:, None, None]
     return out
+
+
+def _has_light_ground(grey: NDArray[np.float32]) -> bool:
+    """Whether most of the pixels in the corners of `grey` (H, W), 0 to 255, are in the lighter half.
+
+    Clothes reach the edges of their pictures, sometimes all along one, but hardly ever the corners.
+    """
+    side = max(1, min(grey.shape) // CORNER)
+    bands = np.concatenate((grey[:side], grey[-side:]))
+    light = np.count_nonzero(bands[:, :side] > 127.5) + np.count_nonzero(bands[:, -side:] > 127.5)
+    return bool(light > 2 * side * side)
 
 
 def _resized_centre(pixels: NDArray[np.uint8], spec: InputSpec, box: Box) -> NDArray[np.uint8]:

@@ -22,3 +22,12 @@ def photos() -> Path:
     if not folder.is_dir():
         pytest.fail("the photographs are missing; fetch them with: make photos", pytrace=False)
     return folder
+
+
+@pytest.fixture(scope="session")
+def fashion() -> Path:
+    """The files of `make fashion`; tests that ask for them fail without, and say what to do."""
+    folder = ROOT / ".cache" / "fashion-mnist"
+    if not folder.is_dir():
+        pytest.fail("Fashion-MNIST is missing; fetch it with: make fashion", pytrace=False)
+    return folder

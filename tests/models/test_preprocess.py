@@ -233,3 +233,50 @@ def test_refuses_another_out(out: NDArray[np.float32]) -> None:
 def test_shorter_side_serves_the_most_demanding() -> None:
     assert shorter_side(spec_of()) == 256
     assert shorter_side(spec_of(), spec_of(resize=292), spec_of(resize=272)) == 292
+
+
+def grey_spec(polarity: str, side: int = 28) -> InputSpec:
+    fields = {"channels": 1, "height": side, "width": side, "resize": side, "mean": (0.0,), "std": (1.0,)}
+    return spec_of(polarity=polarity, interpolation="bilinear", **fields)
+
+
+def shirt(ground: int, cloth: int, height: int = 300, width: int = 240) -> NDArray[np.uint8]:
+    """A thing as wide as the picture but not in its corners, RGB."""
+    pixels = np.full((height, width, 3), ground, dtype=np.uint8)
+    pixels[height // 4 : height * 3 // 4] = cloth
+    pixels[:, width // 3 : width * 2 // 3] = cloth
+    return pixels
+
+
+@pytest.mark.parametrize(("ground", "cloth"), [(0, 180), (10, 255), (60, 20), (127, 255)])
+def test_a_picture_on_a_dark_ground_stays_and_its_negative_is_turned(ground: int, cloth: int) -> None:
+    pixels = shirt(ground, cloth)
+    expected = preprocess(pixels, grey_spec("as-is"))
+    np.testing.assert_array_equal(preprocess(pixels, grey_spec("light-on-dark")), expected)
+    turned = preprocess(255 - pixels, grey_spec("light-on-dark"))
+    # Resizing rounds to whole values, a half now up and now down.
+    np.testing.assert_allclose(turned, expected, atol=1.001)
+    assert expected.std() > 10
+
+
+@pytest.mark.parametrize("side", [1, 5, 28, 64])
+def test_polarity_is_told_by_the_corners_of_any_size(side: int) -> None:
+    spec = grey_spec("light-on-dark", side)
+    assert preprocess(np.full((90, 70, 3), 250, dtype=np.uint8), spec).max() == pytest.approx(5, abs=1e-3)
+    assert preprocess(np.full((90, 70, 3), 5, dtype=np.uint8), spec).max() == pytest.approx(5, abs=1e-3)
+
+
+def test_two_light_corners_of_four_are_not_a_light_ground() -> None:
+    pixels = np.zeros((28, 28, 3), dtype=np.uint8)
+    pixels[:, :10] = 255
+    found = preprocess(pixels, grey_spec("light-on-dark"))
+    assert (found[0, 0, 0, 0], found[0, 0, 0, 27]) == (pytest.approx(255), 0)
+    pixels[25:, 25:] = 255
+    found = preprocess(pixels, grey_spec("light-on-dark"))
+    assert (found[0, 0, 0, 0], found[0, 0, 0, 27]) == (pytest.approx(0, abs=1e-3), 255)
+
+
+def test_polarity_is_for_grey_pictures_and_a_card_without_it_leaves_them_alone() -> None:
+    with pytest.raises(ValueError, match="polarity light-on-dark is for one grey channel"):
+        spec_of(polarity="light-on-dark")
+    assert spec_of().polarity == "as-is"

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from models.architectures import ARCHITECTURES  # noqa: E402
-from models.profiling import Cost, profile  # noqa: E402
+from models.blocks.catalogue import BLOCKS, build  # noqa: E402
+from models.blocks.shape import Shape  # noqa: E402
+from models.profiling import Cost, analytic, profile  # noqa: E402
 from models.recipes import RECIPES  # noqa: E402
 from models.zoo.card import read_card  # noqa: E402
 
@@ -45,3 +51,63 @@ def test_the_cards_costs_are_the_networks(name: str, zoo: Path) -> None:
     for folder in (zoo / name, zoo / f"{name}-int8"):
         card = read_card(folder)
         assert (card.parameters, card.macs) == (cost.parameters, cost.macs)
+
+
+CHOICES: dict[str, list[dict[str, Any]]] = {
+    "standard": [{}],
+    "depthwise-separable": [{}],
+    "grouped": [{"groups": 4}, {"groups": 8}, {"groups": "depthwise"}],
+    "bottleneck": [{}, {"ratio": 0.5, "groups": 4}, {"groups": "depthwise"}],
+    "inverted-residual": [{}, {"ratio": 1}, {"ratio": 3.5}, {"ratio": 4, "squeezed": 8}],
+    "shuffle": [{}],
+    "fire": [{}, {"ratio": 0.25}],
+    "ghost": [{}, {"ratio": 3}, {"ratio": 2.5, "squeezed": 8}],
+}
+
+
+def shapes(block: str) -> Iterator[Shape]:
+    """A grid of sizes, without those that the block cannot have."""
+    for choice, (inputs, outputs), kernel, size, stride in product(
+        CHOICES[block], ((16, 16), (16, 32), (32, 16), (48, 64)), (1, 3, 5), (7, 14, 15), (1, 2)
+    ):
+        keeps = inputs == outputs or stride != 1
+        divides = choice.get("groups") != "depthwise" or block == "bottleneck" or outputs % inputs == 0
+        if (keeps or block != "shuffle") and divides:
+            yield Shape(inputs, outputs, kernel, size, stride, **choice)
+
+
+@pytest.mark.parametrize("block", list(BLOCKS))
+def test_formulas_and_modules_agree_over_a_grid(block: str) -> None:
+    grid = list(shapes(block))
+    assert len(grid) >= 45
+    for shape in grid:
+        counted = profile(build(block, shape), shape.size, shape.inputs)
+        assert analytic(block, shape) == counted, shape
+
+
+def test_formulas_by_hand() -> None:
+    shape = Shape(64, 128, kernel=3, size=56)
+    places = 56 * 56
+    assert analytic("standard", shape) == Cost(9 * 64 * 128 + 2 * 128, 9 * 64 * 128 * places)
+    assert analytic("depthwise-separable", shape) == Cost(
+        9 * 64 + 64 * 128 + 2 * 64 + 2 * 128, (9 * 64 + 64 * 128) * places
+    )
+    assert analytic("grouped", replace(shape, groups=4)).macs == 9 * 64 * 128 * places // 4
+    share = analytic("depthwise-separable", shape).macs / analytic("standard", shape).macs
+    assert share == pytest.approx(1 / 128 + 1 / 9)
+
+
+def test_formulas_refuse_what_the_blocks_refuse() -> None:
+    for block, shape, message in (
+        ("grouped", Shape(64, 96, groups=5), "5 groups do not divide"),
+        ("bottleneck", Shape(64, 64, ratio=0.001), "leaves no channel"),
+        ("inverted-residual", Shape(64, 64, ratio=0), "leaves no channel"),
+    ):
+        for make in (analytic, build):
+            with pytest.raises(ValueError, match=message):
+                make(block, shape)
+    for make in (analytic, build):
+        with pytest.raises(ValueError, match="no block named 'dense'; known: standard, depthwise-separable"):
+            make("dense", Shape(8, 8))
+    with pytest.raises(ValueError, match="kernel is 4; an odd number"):
+        Shape(8, 8, kernel=4)

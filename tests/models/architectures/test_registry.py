@@ -11,14 +11,15 @@ from models.architectures.registry import Registry  # noqa: E402
 pytestmark = pytest.mark.torch
 
 
-def linear(classes: int) -> torch.nn.Module:
-    return torch.nn.Linear(3, classes)
+def linear(classes: int, width_multiplier: float) -> torch.nn.Module:
+    return torch.nn.Linear(round(8 * width_multiplier), classes)
 
 
 def test_a_network_is_made_for_so_many_classes() -> None:
     registry = Registry()
     registry.add("linear", linear)
     assert registry.create("linear", classes=7).out_features == 7
+    assert registry.create("linear", width_multiplier=0.5).in_features == 4
     assert list(registry) == ["linear"]
 
 
@@ -26,7 +27,7 @@ def test_a_name_is_given_once() -> None:
     registry = Registry()
     registry.add("linear", linear)
     with pytest.raises(ValueError, match="'linear' already"):
-        registry.add("linear", lambda classes: torch.nn.Identity(classes))
+        registry.add("linear", lambda classes, _width: torch.nn.Identity(classes))
     assert registry.create("linear").out_features == 1000
 
 

@@ -13,6 +13,16 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
+from models.architectures.image_classifier import ImageClassifier  # noqa: E402
+from models.architectures.initialise import randomise  # noqa: E402
+from models.blocks.bottleneck import Bottleneck  # noqa: E402
+from models.blocks.conv_norm_act import ConvNormAct  # noqa: E402
+from models.blocks.depthwise_separable import DepthwiseSeparable  # noqa: E402
+from models.blocks.fire import Fire  # noqa: E402
+from models.blocks.ghost import GhostBottleneck  # noqa: E402
+from models.blocks.inverted_residual import InvertedResidual  # noqa: E402
+from models.blocks.norm import Norm  # noqa: E402
+from models.blocks.shuffle import ShuffleUnit  # noqa: E402
 from models.compress.agreement import compare_logits  # noqa: E402
 from models.compress.bias_correction import channel_means, correct_biases  # noqa: E402
 from models.compress.plan import Plan  # noqa: E402
@@ -140,3 +150,59 @@ def test_bias_correction_brings_shifted_means_back(
     correct_biases(onnx.load(source), quantized, images)
     assert disturbed > 2 * before
     assert shift() < 0.5 * before
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network with every kind of block, exported."""
+    torch.manual_seed(0)
+    network = ImageClassifier(
+        ConvNormAct(3, 16, 3, stride=2, activation=torch.nn.ReLU),
+        torch.nn.Sequential(
+            torch.nn.MaxPool2d(3, stride=2, padding=1),
+            ShuffleUnit(16, 16),
+            GhostBottleneck(16, 16, squeezed=8),
+            InvertedResidual(16, 24, squeezed=8, activation=torch.nn.Hardswish),
+            Fire(24, 32, norm=Norm()),
+            Bottleneck(32, 32, groups=2, bottleneck_ratio=0.5),
+        ),
+        DepthwiseSeparable(32, 32),
+        embedding=32,
+        classes=10,
+        dropout=0.0,
+        input_size=64,
+    ).eval()
+    randomise(network, 0, torch.from_numpy(noise(8)))
+    path = tmp_path_factory.mktemp("mixed") / "model.onnx"
+    export(network, path, noise(2))
+    return path
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+def test_every_block_computes_with_integers(
+    mixed: Path, images: list[NDArray[np.float32]], tmp_path: Path, corrected: bool
+) -> None:
+    quantize(mixed, tmp_path / "model.onnx", images, Plan(correct_biases=corrected))
+    before = Counter(node.op_type for node in onnx.load(mixed).graph.node)
+    found = fused_operators(tmp_path / "model.onnx", tmp_path)
+    assert {"Relu", "HardSwish", "Split", "Transpose", "Mul", "Concat", "MaxPool"} <= set(before)
+    assert found["QLinearConv"] == before["Conv"]
+    assert (found["Conv"], found["FusedConv"], found["Relu"], found["Clip"]) == (0, 0, 0, 0)
+    assert (found["Concat"], found["Add"]) == (0, 0)
+    assert found["QLinearConcat"] == before["Concat"]
+    # Of the poolings the gates' are integer; the one before the classifier is not.
+    assert (found["QLinearGlobalAveragePool"], found["GlobalAveragePool"]) == (2, 1)
+    # To float for two hard swishes, the two gates of the hard sigmoids, the features and the embedding.
+    assert found["DequantizeLinear"] <= 6
+
+    seen = list(np.split(noise(20, seed=5), 20))
+    expected, got = (run(open_session(path), seen) for path in (mixed, tmp_path / "model.onnx"))
+    assert expected.std(0).min() > 0.01
+    assert np.corrcoef(expected.ravel(), got.ravel())[0, 1] > 0.95
+
+
+def test_a_lone_float_convolution_behind_relu_is_refused_too(
+    mixed: Path, images: list[NDArray[np.float32]], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"blocks\.5\.conv2 is kept in floating point alone"):
+        quantize(mixed, tmp_path / "model.onnx", images, Plan(("blocks.5.conv2",)))

@@ -103,7 +103,11 @@ def _untrue_parent(folder: Path, card: Card) -> Iterator[str]:
     except FileNotFoundError:
         yield f"derived_from {card.derived_from}, which is not there"
         return
-    for field in ("labels", "classes", "architecture", "input", "parameters", "macs", "source"):
+    # An int8 variant is the same network; a pruned or distilled one has less of it, or other weights.
+    same = ("labels", "classes", "input")
+    if card.precision == "int8":
+        same += ("architecture", "parameters", "macs", "source")
+    for field in same:
         if getattr(card, field) != getattr(parent, field):
             yield f"{field} differs from {parent.name}'s"
     inherited = card.accuracy is not None and card.accuracy.kind == "inherited"

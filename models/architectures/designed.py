@@ -1,0 +1,214 @@
+"""A network from its description: a stem, stages of equal blocks, a head; small enough for 28 x 28 images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.blocks.arguments import check_groups
+from models.blocks.bottleneck import Bottleneck
+from models.blocks.conv_norm_act import ConvNormAct
+from models.blocks.depthwise_separable import DepthwiseSeparable
+from models.blocks.fire import Fire
+from models.blocks.ghost import GhostBottleneck
+from models.blocks.grouped import GroupedConv
+from models.blocks.inverted_residual import InvertedResidual
+from models.blocks.norm import Norm
+from models.blocks.shuffle import ShuffleUnit
+
+Channels = Annotated[int, Field(gt=0, multiple_of=8)]
+"""Off multiples of 8 the runtime's vectors are half empty: a narrower network can be the slower one."""
+
+DROPOUT = 0.1
+
+BlockName = Literal[
+    "standard",
+    "depthwise-separable",
+    "grouped",
+    "bottleneck",
+    "inverted-residual",
+    "inverted-residual-se",
+    "shuffle",
+    "fire",
+    "ghost",
+]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Stage(_Frozen):
+    """`repeats` blocks of `channels`; the first has the stride and changes the channels.
+
+    `ratio` is what its block makes of it: how much an inverted residual or Ghost block widens, or to what
+    share of its channels a bottleneck or Fire block narrows. `group_width`: channels of each group.
+    """
+
+    block: BlockName
+    channels: Channels
+    repeats: int = Field(gt=0)
+    stride: Literal[1, 2] = 2
+    kernel_size: Literal[3, 5, 7] = 3
+    ratio: float | None = Field(default=None, gt=0)
+    group_width: int = Field(default=16, gt=0, multiple_of=8)
+
+
+class Design(_Frozen):
+    """A whole network: channels of the stem, a 3 x 3 convolution; stages; channels of a pointwise head."""
+
+    stem: Channels
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    head: Channels | None = None
+
+    def block(self) -> str:
+        """The block family, as a card names it: that of all stages, or all of them in order."""
+        return "+".join(dict.fromkeys(stage.block for stage in self.stages))
+
+
+def rounded(channels: float, divisor: int = 8) -> int:
+    """The nearest multiple of `divisor`, at least one of it."""
+    return max(divisor, int(channels / divisor + 0.5) * divisor)
+
+
+def _standard(channels: int, stage: Stage, stride: int) -> nn.Module:
+    return ConvNormAct(channels, stage.channels, stage.kernel_size, stride=stride)
+
+
+def _depthwise_separable(channels: int, stage: Stage, stride: int) -> nn.Module:
+    return DepthwiseSeparable(channels, stage.channels, stage.kernel_size, stride=stride)
+
+
+def _grouped(channels: int, stage: Stage, stride: int) -> nn.Module:
+    groups = max(1, min(channels, stage.channels) // stage.group_width)
+    check_groups(groups, in_channels=channels, out_channels=stage.channels)
+    return GroupedConv(
+        channels, stage.channels, stage.kernel_size, groups=groups, stride=stride, shuffle=groups > 1
+    )
+
+
+def _bottleneck(channels: int, stage: Stage, stride: int) -> nn.Module:
+    width = rounded(stage.channels * (stage.ratio or 0.25))
+    return Bottleneck(
+        channels,
+        stage.channels,
+        stage.kernel_size,
+        stride=stride,
+        bottleneck_ratio=width / stage.channels,
+        activation=nn.ReLU6,
+    )
+
+
+def _inverted_residual(channels: int, stage: Stage, stride: int, *, squeeze: bool = False) -> nn.Module:
+    width = rounded(channels * (stage.ratio or 4))
+    return InvertedResidual(
+        channels,
+        stage.channels,
+        stage.kernel_size,
+        stride=stride,
+        expansion_ratio=width / channels,
+        squeezed=rounded(width / 4) if squeeze else None,
+    )
+
+
+def _inverted_residual_se(channels: int, stage: Stage, stride: int) -> nn.Module:
+    return _inverted_residual(channels, stage, stride, squeeze=True)
+
+
+def _shuffle(channels: int, stage: Stage, stride: int) -> nn.Module:
+    return ShuffleUnit(channels, stage.channels, stage.kernel_size, stride=stride, activation=nn.ReLU6)
+
+
+def _fire(channels: int, stage: Stage, stride: int) -> nn.Module:
+    squeezed = rounded(stage.channels * (stage.ratio or 0.25))
+    return Fire(
+        channels,
+        stage.channels,
+        stage.kernel_size,
+        stride=stride,
+        squeeze_ratio=squeezed / stage.channels,
+        norm=Norm(),
+        activation=nn.ReLU6,
+    )
+
+
+def _ghost(channels: int, stage: Stage, stride: int) -> nn.Module:
+    width = rounded(channels * (stage.ratio or 2), 16)
+    return GhostBottleneck(
+        channels,
+        stage.channels,
+        stage.kernel_size,
+        stride=stride,
+        expansion_ratio=width / channels,
+        activation=nn.ReLU6,
+    )
+
+
+BLOCKS: dict[str, Callable[[int, Stage, int], nn.Module]] = {
+    "standard": _standard,
+    "depthwise-separable": _depthwise_separable,
+    "grouped": _grouped,
+    "bottleneck": _bottleneck,
+    "inverted-residual": _inverted_residual,
+    "inverted-residual-se": _inverted_residual_se,
+    "shuffle": _shuffle,
+    "fire": _fire,
+    "ghost": _ghost,
+}
+
+
+class DesignedNetwork(nn.Module):
+    """Grey images (N, 1, 28, 28) -> logits (N, classes).
+
+    Raises ValueError where a block cannot be made with the design's channels, e.g. groups that do not divide.
+    """
+
+    input_size = 28
+    input_channels = 1
+
+    def __init__(self, design: Design, classes: int) -> None:
+        super().__init__()
+        self.design = design
+        self.stem = ConvNormAct(1, design.stem, 3)
+        channels = design.stem
+        blocks = []
+        for stage in design.stages:
+            for repeat in range(stage.repeats):
+                blocks.append(BLOCKS[stage.block](channels, stage, stage.stride if repeat == 0 else 1))
+                channels = stage.channels
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Identity() if design.head is None else ConvNormAct(channels, design.head, 1)
+        self.dropout = nn.Dropout(DROPOUT)
+        self.classifier = nn.Linear(design.head or channels, classes)
+        self.apply(_initialise)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last feature map, (N, embedding, h, w)."""
+        y: Tensor = self.head(self.blocks(self.stem(x)))
+        return y
+
+    def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """Logits (N, classes), or with `pre_logits` the embedding (N, embedding) that the classifier gets."""
+        embedding = F.adaptive_avg_pool2d(features, 1).flatten(1)
+        if pre_logits:
+            return embedding
+        logits: Tensor = self.classifier(self.dropout(embedding))
+        return logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+def _initialise(module: nn.Module) -> None:
+    """Random weights that keep the size of activations from layer to layer (He et al., arXiv 1502.01852)."""
+    if isinstance(module, nn.Conv2d):
+        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+        nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, 0.0, 0.01)
+        nn.init.zeros_(module.bias)

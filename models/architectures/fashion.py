@@ -1,0 +1,63 @@
+"""The Fashion-MNIST family: one network for each block at up to 5 M MACs, and plain ones to measure it by."""
+
+from __future__ import annotations
+
+from models.architectures.designed import BlockName, Design, DesignedNetwork, Stage
+
+BUDGET = 5_000_000
+"""Multiply-accumulates of one image that a network of the family may cost."""
+PREFIX = "fashion-"
+
+
+def _three_stages(
+    block: BlockName,
+    stem: int,
+    *stages: tuple[int, int],
+    ratios: tuple[float, float, float] | None = None,
+) -> Design:
+    """Stages of (channels, repeats) at 14 x 14, 7 x 7 and 4 x 4 places."""
+    return Design(
+        stem=stem,
+        stages=tuple(
+            Stage(block=block, channels=channels, repeats=repeats, ratio=ratios[index] if ratios else None)
+            for index, (channels, repeats) in enumerate(stages)
+        ),
+    )
+
+
+_DEPTHWISE_SEPARABLE = _three_stages("depthwise-separable", 24, (48, 2), (128, 3), (256, 2))
+
+DESIGNS: dict[str, Design] = {
+    "fashion-depthwise-separable": _DEPTHWISE_SEPARABLE,
+    "fashion-grouped": _three_stages("grouped", 16, (32, 2), (96, 3), (192, 2)),
+    "fashion-bottleneck": _three_stages("bottleneck", 16, (48, 2), (96, 2), (192, 2)),
+    "fashion-inverted-residual": _three_stages(
+        "inverted-residual", 16, (24, 2), (40, 3), (80, 3), ratios=(2, 3, 3)
+    ),
+    "fashion-inverted-residual-se": _three_stages(
+        "inverted-residual-se", 16, (24, 2), (40, 3), (80, 3), ratios=(2, 3, 3)
+    ),
+    "fashion-shuffle": _three_stages("shuffle", 16, (48, 3), (112, 4), (224, 3)),
+    "fashion-fire": _three_stages("fire", 16, (32, 2), (80, 3), (160, 3)),
+    "fashion-ghost": _three_stages("ghost", 16, (24, 2), (64, 3), (112, 3), ratios=(2, 3, 3)),
+    # What the others are measured by: no narrower than the depthwise separable one, and no dearer than any.
+    "fashion-standard-equal-macs": _three_stages("standard", 16, (24, 2), (48, 2), (80, 2)),
+    "fashion-standard-equal-width": Design(
+        stem=_DEPTHWISE_SEPARABLE.stem,
+        stages=tuple(stage.model_copy(update={"block": "standard"}) for stage in _DEPTHWISE_SEPARABLE.stages),
+    ),
+}
+BASELINES = ("fashion-standard-equal-macs", "fashion-standard-equal-width")
+
+
+def design_of(name: str) -> Design:
+    """The design of a network of the family. Raises ValueError, with the known names, for others."""
+    try:
+        return DESIGNS[name]
+    except KeyError:
+        raise ValueError(f"there is no network named {name!r}; known: {', '.join(DESIGNS)}") from None
+
+
+def create(name: str, classes: int = 10) -> DesignedNetwork:
+    """A network of the family with freshly initialised weights. Raises ValueError for an unknown name."""
+    return DesignedNetwork(design_of(name), classes)

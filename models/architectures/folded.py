@@ -1,0 +1,30 @@
+"""A network without batch norms: each is folded into the convolution before it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+
+def fold_batch_norms(network: nn.Module) -> None:
+    """Fold each batch norm into the convolution before it, in place; the network computes the same.
+
+    Blocks keep a convolution and its batch norm side by side, in that order. The network must be in
+    evaluation mode.
+    """
+    for parent in list(network.modules()):
+        children = list(parent.named_children())
+        for (_, convolution), (name, norm) in pairwise(children):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                _fold(convolution, norm)
+                setattr(parent, name, nn.Identity())
+
+
+@torch.no_grad()
+def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    bias = 0 if convolution.bias is None else convolution.bias
+    convolution.weight.mul_(scale[:, None, None, None])
+    convolution.bias = nn.Parameter(norm.bias + (bias - norm.running_mean) * scale)

@@ -1,0 +1,56 @@
+"""What nearly all networks here are: stem, blocks and head, pooling, perhaps a hidden layer, a classifier."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.architectures.initialise import initialise
+
+
+class ImageClassifier(nn.Module):
+    """Images (N, 3, input_size, input_size) -> logits (N, classes).
+
+    `stem`, `blocks` and `head` make the last feature map, which is averaged over its places. `hidden`, where
+    a network has it, is one more layer before the classifier, with as many outputs as `embedding` says.
+    """
+
+    input_channels = 3
+
+    def __init__(
+        self,
+        stem: nn.Module,
+        blocks: nn.Sequential,
+        head: nn.Module,
+        *,
+        embedding: int,
+        classes: int,
+        dropout: float,
+        hidden: nn.Module | None = None,
+        input_size: int = 224,
+    ) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.stem = stem
+        self.blocks = blocks
+        self.head = head
+        self.hidden = nn.Identity() if hidden is None else hidden
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(embedding, classes)
+        initialise(self)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last feature map, (N, channels, h, w)."""
+        y: Tensor = self.head(self.blocks(self.stem(x)))
+        return y
+
+    def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """Logits (N, classes), or with `pre_logits` the embedding (N, embedding) that the classifier gets."""
+        embedding: Tensor = self.hidden(F.adaptive_avg_pool2d(features, 1).flatten(1))
+        if pre_logits:
+            return embedding
+        logits: Tensor = self.classifier(self.dropout(embedding))
+        return logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))

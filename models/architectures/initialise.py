@@ -1,0 +1,66 @@
+"""Random weights: those that training starts from, and those that stand in for trained ones."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def initialise(network: nn.Module) -> None:
+    """Fresh weights that keep the size of activations from layer to layer (He et al., arXiv 1502.01852).
+
+    Linear layers get small weights and no bias; batch norms start as PyTorch makes them.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+            nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0.0, 0.01)
+            nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def randomise(network: nn.Module, seed: int, images: Tensor) -> None:
+    """Weights that are used like trained ones: He-scaled, with batch norms and biases that all do something.
+
+    A freshly initialised network gives logits of the order of 1e-8, on which a comparison "within 1e-4"
+    proves nothing, and may compute with denormal numbers. Batch norms take their means and variances from
+    `images` (N, channels, H, W), as training would have them, and then have them shifted and scaled at
+    random, with weights and biases of their own; so activations keep their size through any number of layers.
+    """
+    random = torch.Generator().manual_seed(seed)
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            fan_in = module.weight[0].numel()
+            module.weight.normal_(0.0, math.sqrt(2.0 / fan_in), generator=random)
+            if module.bias is not None:
+                module.bias.normal_(0.0, 0.1, generator=random)
+    for norm in norms:
+        norm.weight.uniform_(0.7, 1.3, generator=random)
+        norm.bias.normal_(0.0, 0.2, generator=random)
+    _observe(network, norms, images)
+    for norm in norms:
+        mean, variance = norm.running_mean, norm.running_var
+        if mean is not None and variance is not None:
+            mean += 0.2 * variance.sqrt() * torch.randn(mean.shape, generator=random)
+            variance *= torch.empty_like(variance).uniform_(0.7, 1.4, generator=random)
+
+
+def _observe(network: nn.Module, norms: list[nn.BatchNorm2d], images: Tensor) -> None:
+    """Set the running means and variances of `norms` to those of `images`, and leave all else as it was."""
+    training = network.training
+    momenta = [norm.momentum for norm in norms]
+    network.eval()
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    network(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    network.train(training)

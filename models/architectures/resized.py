@@ -1,0 +1,60 @@
+"""A network whose layers are narrower than its design says, made anew from the shapes that pruning left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+Shapes = Mapping[str, Sequence[int]]
+"""The shape of each entry of a state dict."""
+
+
+def shapes_of(network: nn.Module) -> dict[str, list[int]]:
+    """The shapes that `resize` gives another network of the same design."""
+    return {key: list(tensor.shape) for key, tensor in network.state_dict().items()}
+
+
+def resize(network: nn.Module, shapes: Shapes) -> None:
+    """Give the layers of `network` these shapes, with weights of zero to be loaded over.
+
+    Depthwise convolutions stay depthwise; others keep their number of groups.
+    Raises ValueError where the shapes are not those of such a network.
+    """
+    if shapes.keys() != network.state_dict().keys():
+        differing = sorted(shapes.keys() ^ network.state_dict().keys())
+        raise ValueError(f"the shapes are of another network: {', '.join(differing[:8])}")
+    for name, module in network.named_modules():
+        wanted = {
+            key: shapes[f"{name}.{key}" if name else key] for key in module.state_dict() if "." not in key
+        }
+        if isinstance(module, nn.Conv2d):
+            _resize_convolution(name, module, wanted)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.num_features = wanted["weight"][0]
+            _replace(module, wanted)
+        elif isinstance(module, nn.Linear):
+            module.out_features, module.in_features = wanted["weight"]
+            _replace(module, wanted)
+
+
+def _resize_convolution(name: str, module: nn.Conv2d, shapes: Shapes) -> None:
+    outputs, inputs, *kernel = shapes["weight"]
+    if tuple(kernel) != module.kernel_size:
+        raise ValueError(f"{name} has a kernel of {module.kernel_size}, the shapes say {tuple(kernel)}")
+    if module.groups == module.in_channels and module.groups > 1:
+        if inputs != 1:
+            raise ValueError(f"{name} is depthwise, the shapes say {inputs} channels a group")
+        module.groups = outputs
+    module.in_channels, module.out_channels = inputs * module.groups, outputs
+    _replace(module, shapes)
+
+
+def _replace(module: nn.Module, shapes: Shapes) -> None:
+    for key, shape in shapes.items():
+        old = getattr(module, key)
+        if isinstance(old, nn.Parameter):
+            setattr(module, key, nn.Parameter(torch.zeros(tuple(shape), dtype=old.dtype)))
+        else:
+            setattr(module, key, torch.zeros(tuple(shape), dtype=old.dtype))

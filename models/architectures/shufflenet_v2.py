@@ -1,0 +1,42 @@
+"""ShuffleNetV2: channel shuffle units, designed by memory traffic rather than by multiply-accumulates."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import nn
+
+from models.architectures.image_classifier import ImageClassifier
+from models.architectures.width import scaled_channels
+from models.blocks.conv_norm_act import ConvNormAct
+from models.blocks.shuffle import ShuffleUnit
+
+STEM_CHANNELS = 24
+STAGES = ((116, 4), (232, 8), (464, 4))
+"""Output channels and number of units of each stage; the first unit halves the map."""
+EMBEDDING = 1024
+
+
+def shufflenet_v2(classes: int = 1000, width_multiplier: float = 1.0) -> ImageClassifier:
+    """Ma et al., "ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design",
+    https://arxiv.org/abs/1807.11164; with a width multiplier of 1 its "x1.0".
+
+    Other widths are multiples of 16, so that half of them, which is what convolutions see, are multiples of 8
+    (the paper's x1.0 itself has 58 channels there).
+    Raises ValueError for a width multiplier that leaves no channel.
+    """
+    scaled = partial(scaled_channels, multiplier=width_multiplier, divisor=16)
+    channels = scaled_channels(STEM_CHANNELS, width_multiplier)
+    stem = nn.Sequential(
+        ConvNormAct(3, channels, 3, stride=2, activation=nn.ReLU), nn.MaxPool2d(3, stride=2, padding=1)
+    )
+    units = []
+    for out, repeats in STAGES:
+        for repeat in range(repeats):
+            units.append(ShuffleUnit(channels, scaled(out), stride=2 if repeat == 0 else 1))
+            channels = scaled(out)
+    embedding = scaled_channels(EMBEDDING, max(1.0, width_multiplier))
+    head = ConvNormAct(channels, embedding, 1, activation=nn.ReLU)
+    return ImageClassifier(
+        stem, nn.Sequential(*units), head, embedding=embedding, classes=classes, dropout=0.0
+    )

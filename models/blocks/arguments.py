@@ -1,0 +1,63 @@
+"""What every block demands of its arguments; an error names what was given and what is allowed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from torch import nn
+
+Activation = Callable[[], nn.Module]
+"""Makes an activation, e.g. `nn.ReLU6`; each place in a network gets a fresh one."""
+
+
+def check_positive(**values: int) -> None:
+    """Raise ValueError unless each value is a whole number of at least 1."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}; a whole number of at least 1 is needed")
+
+
+def check_groups(groups: int, **channels: int) -> None:
+    """Raise ValueError, with the numbers that would do, unless `groups` divides each number of channels."""
+    check_positive(groups=groups, **channels)
+    common = math.gcd(*channels.values())
+    if common % groups:
+        given = " and ".join(f"{name} {value}" for name, value in channels.items())
+        allowed = ", ".join(str(number) for number in range(1, common + 1) if common % number == 0)
+        raise ValueError(f"{groups} groups do not divide {given}; allowed: {allowed}")
+
+
+def check_even(**channels: int) -> None:
+    """Raise ValueError unless each number of channels can be halved."""
+    check_positive(**channels)
+    for name, value in channels.items():
+        if value % 2:
+            raise ValueError(f"{name} is {value}; an even number is needed, for half of it goes each way")
+
+
+def share_of(channels: int, share: float, *, name: str, of: str) -> int:
+    """`channels * share` to the nearest whole number, at least 1.
+
+    Raises ValueError, with the smallest share that would do, where that leaves no channel.
+    """
+    check_positive(**{of: channels})
+    width = round(channels * share) if math.isfinite(share) else 0
+    if width < 1:
+        raise ValueError(
+            f"{name} {share:g} leaves no channel of {of} {channels}; at least {1 / channels:.3g} is needed"
+        )
+    return width
+
+
+def made(activation: Activation | None) -> nn.Module:
+    """A fresh activation; the identity for None. Raises ValueError for what makes no module."""
+    if activation is None:
+        return nn.Identity()
+    makes = callable(activation) and not isinstance(activation, nn.Module)
+    module = activation() if makes else None
+    if not isinstance(module, nn.Module):
+        raise ValueError(
+            f"activation is {activation!r}; what makes a module is needed, e.g. nn.ReLU, or None"
+        )
+    return module

@@ -1,0 +1,48 @@
+"""The grouped convolution: channels are dealt into groups that do not see each other."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from models.blocks.arguments import Activation, made
+from models.blocks.norm import Norm
+from models.blocks.padded_conv import PaddedConv2d, Pads
+from models.blocks.shuffle import channel_shuffle
+
+
+class GroupedConv(nn.Module):
+    """(N, in, H, W) -> (N, out, H', W'), H' = (H + pads.top + pads.bottom - kernel_size) // stride + 1.
+
+    Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks", 2012; as a way to
+    save, Xie et al., "Aggregated Residual Transformations", https://arxiv.org/abs/1611.05431. With G groups
+    it costs D_K² M N / G per output place. It is one `nn.Conv2d(groups=G)`, the same as to split the
+    channels, convolve each part and concatenate. What one group learned never reaches another; `shuffle`
+    interleaves the output's channels, so that the next grouped convolution gets some of each (Zhang et al.,
+    "ShuffleNet", https://arxiv.org/abs/1707.01083). Without `pads` the output has ceil(H / stride) rows.
+    Raises ValueError as `PaddedConv2d` does.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        *,
+        groups: int,
+        stride: int = 1,
+        pads: Pads | None = None,
+        shuffle: bool = False,
+        norm: Norm = Norm(),  # noqa: B008 -- frozen
+        activation: Activation | None = nn.ReLU6,
+    ) -> None:
+        super().__init__()
+        self.conv = PaddedConv2d(
+            in_channels, out_channels, kernel_size, stride=stride, pads=pads, groups=groups
+        )
+        self.bn = norm.over(out_channels)
+        self.act = made(activation)
+        self.shuffle = shuffle
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.act(self.bn(self.conv(x)))
+        return channel_shuffle(y, self.conv.groups) if self.shuffle else y

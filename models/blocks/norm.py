@@ -1,0 +1,33 @@
+"""Batch normalisation's two settings, which networks and frameworks disagree on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Batch normalisation: Ioffe and Szegedy, https://arxiv.org/abs/1502.03167.
+
+    `eps` is added to the variance; `momentum` is the share of a batch in the running mean and variance.
+    The defaults are PyTorch's. Raises ValueError where `eps` is not over 0 or `momentum` not over 0 up to 1.
+    """
+
+    eps: float = 1e-5
+    momentum: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.eps > 0:
+            raise ValueError(f"eps is {self.eps}; more than 0 is needed")
+        if not 0 < self.momentum <= 1:
+            raise ValueError(f"momentum is {self.momentum}; more than 0 and at most 1 is needed")
+
+    def over(self, channels: int) -> nn.BatchNorm2d:
+        """A fresh normalisation of maps (N, channels, H, W)."""
+        return nn.BatchNorm2d(channels, eps=self.eps, momentum=self.momentum)
+
+
+TENSORFLOW = Norm(eps=1e-3, momentum=0.01)
+"""What networks that were made with TensorFlow have."""

@@ -1,0 +1,82 @@
+"""The channel shuffle unit: half of the channels passes untouched, the other half works, then both mix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.blocks.arguments import Activation, check_even, check_groups
+from models.blocks.conv_norm_act import ConvNormAct
+from models.blocks.norm import Norm
+
+
+def channel_shuffle(x: Tensor, groups: int) -> Tensor:
+    """(N, C, H, W) with its channels interleaved: the first of each group, then the second of each, ...
+
+    Zhang et al., "ShuffleNet", https://arxiv.org/abs/1707.01083. It costs no arithmetic, but memory traffic.
+    Raises ValueError where `groups` does not divide the channels.
+    """
+    _, channels, height, width = x.shape
+    check_groups(groups, channels=int(channels))
+    # The number of images is what follows from the rest, so that an exported graph holds constants only.
+    dealt = x.reshape(-1, groups, channels // groups, height, width)
+    return dealt.transpose(1, 2).reshape(-1, channels, height, width)
+
+
+class ShuffleUnit(nn.Module):
+    """(N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)).
+
+    Ma et al., "ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design",
+    https://arxiv.org/abs/1807.11164. With stride 1 the input is split; one half goes through a pointwise, a
+    depthwise and a pointwise convolution of equal widths. With stride 2 nothing is split: the whole input
+    goes through both branches (`shortcut`: depthwise, pointwise), so channels can change. Then the branches
+    are concatenated and their channels interleaved.
+    Raises ValueError for odd channel counts, and with stride 1 for `out_channels` other than `in_channels`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        *,
+        stride: int = 1,
+        norm: Norm = Norm(),  # noqa: B008 -- frozen
+        activation: Activation | None = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        check_even(out_channels=out_channels)
+        if stride == 1:
+            check_even(in_channels=in_channels)
+        self.splits = stride == 1
+        if self.splits and in_channels != out_channels:
+            raise ValueError(
+                f"a shuffle unit of stride 1 keeps its channels; given: {in_channels} in, {out_channels} out"
+            )
+        half = out_channels // 2
+        entering = half if self.splits else in_channels
+        self.shortcut = (
+            nn.Identity()
+            if self.splits
+            else nn.Sequential(
+                ConvNormAct(
+                    entering,
+                    entering,
+                    kernel_size,
+                    stride=stride,
+                    groups=entering,
+                    norm=norm,
+                    activation=None,
+                ),
+                ConvNormAct(entering, half, 1, norm=norm, activation=activation),
+            )
+        )
+        self.branch = nn.Sequential(
+            ConvNormAct(entering, half, 1, norm=norm, activation=activation),
+            ConvNormAct(half, half, kernel_size, stride=stride, groups=half, norm=norm, activation=None),
+            ConvNormAct(half, half, 1, norm=norm, activation=activation),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        passing, working = x.chunk(2, dim=1) if self.splits else (x, x)
+        return channel_shuffle(torch.cat((self.shortcut(passing), self.branch(working)), dim=1), 2)

@@ -1,0 +1,73 @@
+"""Quantization-aware training: a network is trained on while its weights and activations are rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Hardswish)
+
+
+class _Rounding:
+    """Rounds an activation to 256 steps between the least and greatest value seen, which drift along."""
+
+    def __init__(self) -> None:
+        self.low, self.high = 0.0, 0.0
+
+    def __call__(self, _module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        low, high = min(0.0, float(output.detach().min())), max(0.0, float(output.detach().max()))
+        drift = 1.0 if self.high == self.low else 0.05
+        self.low += drift * (low - self.low)
+        self.high += drift * (high - self.high)
+        scale = max((self.high - self.low) / 255, 1e-8)
+        zero = round(min(255.0, max(0.0, -self.low / scale)))
+        return torch.fake_quantize_per_tensor_affine(output, scale, zero, 0, 255)
+
+
+@contextmanager
+def rounded(network: nn.Module) -> Iterator[None]:
+    """Within, `network` computes as its static int8 variant will.
+
+    Weights are rounded per output channel, activations to unsigned values with a zero point of their own.
+    Gradients pass the rounding unchanged: Jacob et al., "Quantization and Training of Neural Networks for
+    Efficient Integer-Arithmetic-Only Inference", https://arxiv.org/abs/1712.05877. Batch norms must be folded
+    (`models.architectures.folded`).
+    """
+    hooks = []
+    for parent in network.modules():
+        children = list(parent.children())
+        for index, module in enumerate(children):
+            following = children[index + 1 : index + 3]
+            if isinstance(module, nn.Conv2d):
+                hooks.append(module.register_forward_pre_hook(_round_weights))
+                hooks.append(module.register_forward_hook(_restore_weights))
+                if not any(isinstance(after, ACTIVATIONS) for after in following):
+                    hooks.append(module.register_forward_hook(_Rounding()))
+            elif isinstance(module, ACTIVATIONS):
+                hooks.append(module.register_forward_hook(_Rounding()))
+    blocks = getattr(network, "blocks", None)
+    for block in blocks.children() if blocks is not None else ():
+        hooks.append(block.register_forward_hook(_Rounding()))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _round_weights(module: nn.Module, _inputs: tuple[Tensor, ...]) -> None:
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    scale = weight.detach().abs().amax((1, 2, 3)).clamp_min(1e-8) / 127
+    zeros = torch.zeros(len(scale), dtype=torch.int32)
+    rounded_weight = torch.fake_quantize_per_channel_affine(weight, scale, zeros, 0, -127, 127)
+    # Kept aside under another name: the optimizer goes on with the parameter itself.
+    module.__dict__["exact_weight"] = module._parameters.pop("weight")
+    module.__dict__["weight"] = rounded_weight
+
+
+def _restore_weights(module: nn.Module, _inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+    del module.__dict__["weight"]
+    module._parameters["weight"] = module.__dict__.pop("exact_weight")

@@ -1,0 +1,206 @@
+"""The commands of `python -m models` that compress the student of the family; a killed one goes on."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from models.training_commands import setting_of, shown, with_data
+
+
+def add(commands: Any) -> None:
+    """Add the commands to those of `python -m models`."""
+    prune = commands.add_parser("prune", help="take channels out of a trained network and train it on")
+    prune.add_argument("name", metavar="RUN", help="a training's name, e.g. fashion-inverted-residual-se")
+    prune.add_argument("--seed", type=int, default=0)
+    prune.add_argument("--share", type=float, action="append", help="of the MACs; default: 0.3, 0.5 and 0.7")
+    with_data(prune)
+    prune.set_defaults(run=_prune)
+
+    distill = commands.add_parser("distill", help="train a student with a teacher, and without, seed by seed")
+    distill.add_argument("name", metavar="NAME", help="the student, a network of the family")
+    distill.add_argument(
+        "--teacher", action="append", required=True, metavar="RUN", help="repeat for several"
+    )
+    distill.add_argument("--seeds", type=int, default=5, help="how many, from 0; default 5")
+    distill.add_argument("--only", choices=("with", "without"), help="only one of the two")
+    with_data(distill)
+    distill.set_defaults(run=_distill)
+
+    aware = commands.add_parser(
+        "train-int8", help="train on while weights and activations are rounded to int8"
+    )
+    aware.add_argument("name", metavar="RUN", help="a training's name")
+    aware.add_argument("--seed", type=int, default=0)
+    with_data(aware)
+    aware.set_defaults(run=_train_int8)
+
+    check = commands.add_parser(
+        "check-int8", help="what static int8 loses on the images kept back to choose on"
+    )
+    check.add_argument("name", metavar="RUN", help="a training's name")
+    check.add_argument("--seed", type=int, default=0)
+    with_data(check)
+    check.set_defaults(run=_check_int8)
+
+    search = commands.add_parser("search", help="search designs by accuracy and measured latency")
+    search.add_argument("--candidates", type=int, help="how many in all; default: compression.toml's")
+    search.add_argument("--plot", type=Path, help="where the picture of the front goes, .svg")
+    search.add_argument("--json", type=Path, help="where all candidates go")
+    with_data(search)
+    search.set_defaults(run=_search)
+
+
+def _prune(options: argparse.Namespace) -> None:
+    from models.architectures.resized import shapes_of
+    from models.compress.compression import read_compression
+    from models.compress.prune import pruned
+    from models.family import job_of, run_folder, trained
+    from models.train import train
+
+    settings = read_compression().pruning
+    if options.epochs is not None:
+        settings = settings.model_copy(update={"epochs": options.epochs})
+    network, identity = trained(run_folder(options.runs, options.name, options.seed))
+    setting = setting_of(options)
+    for share in options.share or settings.shares:
+        smaller = pruned(network, share)
+        name = f"{options.name}-pruned-{round(100 * share)}"
+        job = job_of(setting, name, network.design, options.seed)
+        job = job.with_recipe(
+            settings.of(setting.config), pruned=shapes_of(smaller), parent=_digest(identity, options.name)
+        )
+        outcome = train(smaller, job)
+        print(f"{name}: {shown(outcome.accuracy)} on validation, {outcome.seconds / 60:.1f} min", flush=True)
+
+
+def _digest(identity: Any, name: str) -> str:
+    return f"{name}, seed {identity['seed']}, {identity['recipe']['epochs']} epochs"
+
+
+def _distill(options: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    from models.architectures.fashion import design_of
+    from models.compress.compression import read_compression
+    from models.compress.distill import TeacherCache, distilling
+    from models.family import fresh, job_of, run_folder, trained
+    from models.train import train
+
+    design = design_of(options.name)
+    settings = read_compression().distillation
+    setting = setting_of(options)
+    teachers = [trained(run_folder(options.runs, name, 0)) for name in options.teacher]
+    identities = [
+        _digest(identity, name) for name, (_, identity) in zip(options.teacher, teachers, strict=True)
+    ]
+    cache = TeacherCache(
+        options.runs / f"teacher-of-{options.name}",
+        [network for network, _ in teachers],
+        identities,
+        setting.learn,
+        setting.config,
+        settings,
+    )
+    for seed in range(options.seeds):
+        for kind in ("with", "without"):
+            if options.only not in (None, kind):
+                continue
+            name = f"{options.name}-{'distilled' if kind == 'with' else 'alone'}"
+            job = replace(job_of(setting, name, design, seed), passes=cache.passes)
+            if kind == "with":
+                job = replace(
+                    job,
+                    identity=job.identity | {"teacher": identities, "distillation": settings.model_dump()},
+                    objective=distilling(cache, setting.config, settings),
+                )
+            outcome = train(fresh(design, seed), job)
+            print(f"{job.folder.name}: {shown(outcome.accuracy)} on validation", flush=True)
+
+
+def _train_int8(options: argparse.Namespace) -> None:
+    from models.architectures.folded import fold_batch_norms
+    from models.compress.compression import read_compression
+    from models.compress.quantization_aware import rounded
+    from models.family import job_of, run_folder, trained
+    from models.train import train
+
+    settings = read_compression().quantization_aware
+    if options.epochs is not None:
+        settings = settings.model_copy(update={"epochs": options.epochs})
+    network, identity = trained(run_folder(options.runs, options.name, options.seed))
+    setting = setting_of(options)
+    fold_batch_norms(network)
+    name = f"{options.name}-rounded"
+    job = job_of(setting, name, network.design, options.seed)
+    job = job.with_recipe(
+        settings.of(setting.config),
+        folded=True,
+        pruned=identity.get("pruned"),
+        parent=_digest(identity, options.name),
+    )
+    with rounded(network):
+        outcome = train(network, job)
+    print(f"{name}: {shown(outcome.accuracy)} on validation, rounded", flush=True)
+
+
+def _check_int8(options: argparse.Namespace) -> None:
+    import tempfile
+
+    import numpy as np
+
+    from models.compress.plan import Plan
+    from models.compress.quantize import quantize
+    from models.export import export, open_session, run
+    from models.family import run_folder, trained
+
+    network, _ = trained(run_folder(options.runs, options.name, options.seed))
+    setting = setting_of(options)
+    classes = setting.choose.classes.numpy()
+    images = list(setting.choose.inputs.numpy()[:, None])
+    with tempfile.TemporaryDirectory() as temporary:
+        floating, integer = Path(temporary) / "model.onnx", Path(temporary) / "int8.onnx"
+        export(network, floating, setting.learn.inputs[:64].numpy())
+        spread = np.linspace(0, len(setting.learn) - 1, min(512, len(setting.learn))).astype(int)
+        quantize(floating, integer, list(setting.learn.inputs[spread].numpy()[:, None]), Plan())
+        before, after = (
+            float((run(open_session(path), images).argmax(1) == classes).mean())
+            for path in (floating, integer)
+        )
+    loss = 100 * (before - after)
+    advice = "train-int8 is called for" if loss > 0.5 else "static int8 will do"
+    print(
+        f"{options.name}: {before:.2%} in fp32, {after:.2%} in static int8, {loss:.2f} points less: {advice}"
+    )
+
+
+def _search(options: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    from models.compress.compression import read_compression
+    from models.compress.search import found, search, write_candidates
+    from models.compress.search_picture import draw_front
+    from models.family import fresh
+    from models.train import Job, Prepared, train_without_keeping
+
+    settings = read_compression().search
+    setting = setting_of(options)
+    config = setting.config.model_copy(update={"epochs": options.epochs or settings.epochs})
+    learn = Prepared(setting.learn.inputs[: settings.images], setting.learn.classes[: settings.images])
+
+    def judge(design: Any) -> float:
+        job = Job(options.runs / "search", {}, learn, setting.choose, config)
+        return train_without_keeping(fresh(design, 0), replace(job, seed=0))
+
+    folder = options.runs / "search"
+    search(folder, options.candidates or settings.candidates, judge)
+    candidates = found(folder)
+    for candidate in sorted((c for c in candidates if c.best), key=lambda c: c.p50_ms):
+        print(
+            f"{candidate.p50_ms * 1000:.0f} µs {candidate.accuracy:.2%} {candidate.design.model_dump_json()}"
+        )
+    if options.json:
+        write_candidates(candidates, options.json)
+    if options.plot:
+        draw_front(candidates, options.plot)

@@ -1,0 +1,213 @@
+"""The commands of `python -m models` that put trained networks into the zoo and judge what is there."""
+
+from __future__ import annotations
+
+import argparse
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+ZOO = Path(__file__).parent / "zoo"
+RUNS = Path(".cache/runs")
+PHOTOS = Path(".cache/photos")
+
+
+def add(commands: Any) -> None:
+    """Add the commands to those of `python -m models`."""
+    publish = commands.add_parser("publish", help="export a trained network, judge it, put it into the zoo")
+    publish.add_argument("names", metavar="NAME", nargs="+", help="e.g. fashion-ghost")
+    publish.add_argument(
+        "--run", dest="run_folder", type=Path, help="the training's folder; default: RUNS/NAME-seedSEED"
+    )
+    publish.add_argument("--seed", type=int, default=0)
+    publish.add_argument("--as", dest="published_as", help="another name in the zoo (for a single NAME)")
+    publish.add_argument("--derived-from", help="the zoo's model that it was made from")
+    publish.add_argument("--note", action="append", default=[], help="a note for the card; may be repeated")
+    publish.add_argument("--int8", action="store_true", help="its int8 variant, from the zoo's NAME, instead")
+    publish.add_argument("--calibrate", type=int, default=512, help="training images for that; default 512")
+    publish.add_argument("--runs", type=Path, default=RUNS)
+    publish.add_argument("--data-dir", type=Path, help="the folder with Fashion-MNIST's four .gz files")
+    publish.add_argument(
+        "--output", type=Path, default=ZOO, help="the zoo to write to; default: the project's"
+    )
+    publish.set_defaults(run=_publish)
+
+    evaluate = commands.add_parser("evaluate", help="reproduce what cards say of accuracy; compare in pairs")
+    evaluate.add_argument("names", metavar="NAME", nargs="+", help="models of the zoo")
+    evaluate.add_argument("--corruptions", action="store_true", help="under corruptions too")
+    evaluate.add_argument("--ensemble", action="store_true", help="the mean of all their probabilities too")
+    evaluate.add_argument("--write", action="store_true", help="write what is found into the cards")
+    evaluate.add_argument("--data-dir", type=Path, help="the folder with Fashion-MNIST's four .gz files")
+    evaluate.add_argument("--photos", type=Path, default=PHOTOS, help="where `make photos` put them")
+    evaluate.add_argument("--zoo", type=Path, default=ZOO)
+    evaluate.set_defaults(run=_evaluate)
+
+    gain = commands.add_parser("gain", help="what the teacher brought its students, over images and seeds")
+    gain.add_argument("name", metavar="NAME", help="the student that `distill` trained with and without")
+    gain.add_argument("--seeds", type=int, default=5, help="how many, from 0; default 5")
+    gain.add_argument("--runs", type=Path, default=RUNS)
+    gain.add_argument("--data-dir", type=Path, help="the folder with Fashion-MNIST's four .gz files")
+    gain.set_defaults(run=_gain)
+
+
+def _publish(options: argparse.Namespace) -> None:
+    from models.compress.plan import Plan
+    from models.data import default_folder, load_test, load_train
+    from models.family import run_folder, trained
+    from models.publish import Origin, first, publish, publish_int8
+
+    if len(options.names) > 1 and (options.run_folder or options.published_as):
+        raise ValueError("--run and --as are for a single NAME")
+    data = options.data_dir or default_folder()
+    learned, test = load_train(data), load_test(data)
+    for name in options.names:
+        if options.int8:
+            card = publish_int8(name, options.output, Plan(), first(learned, options.calibrate), test)
+        else:
+            folder = options.run_folder or run_folder(options.runs, name, options.seed)
+            network, identity = trained(folder)
+            how = f"run {folder.name} of docs/training.md"
+            origin = Origin(how, options.derived_from, tuple(options.note))
+            target = options.published_as or name
+            card = publish(target, network, identity, origin, options.output, learned, test)
+        print(_line(card), flush=True)
+
+
+def _line(card: Any) -> str:
+    accuracy = card.accuracy
+    interval = accuracy.interval
+    return (
+        f"{card.name}: {accuracy.value:.2%} ({interval.low:.2%} to {interval.high:.2%}), "
+        f"{accuracy.correct} of {accuracy.n}; "
+        f"{card.macs / 1e6:.2f} M MACs, {card.parameters} parameters, {card.file.bytes} bytes"
+    )
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from models.zoo.card import read_card
+
+    unknown = [name for name in options.names if not (options.zoo / name / "card.json").exists()]
+    if unknown:
+        known = ", ".join(sorted(path.parent.name for path in options.zoo.glob("*/card.json")))
+        raise ValueError(f"there is no model named {', '.join(unknown)} in {options.zoo}; known: {known}")
+    sets = {name: read_card(options.zoo / name).labels for name in options.names}
+    others = sorted(set(sets.values()) - {"fashion-mnist", "imagenet-1k"})
+    if others:
+        known = "fashion-mnist, imagenet-1k"
+        raise ValueError(f"there are no labelled images for {', '.join(others)}; known: {known}")
+    wrong = _evaluate_fashion([name for name in sets if sets[name] == "fashion-mnist"], options)
+    wrong += _evaluate_photos([name for name in sets if sets[name] == "imagenet-1k"], options)
+    if wrong:
+        raise RuntimeError(f"the cards say otherwise: {'; '.join(wrong)}")
+
+
+def _evaluate_fashion(names: list[str], options: argparse.Namespace) -> list[str]:
+    from models.data import default_folder, load_test
+    from models.evaluate import Classes, accuracy_of, corrupted_accuracy, disagreement
+    from models.zoo.card import write_card
+
+    if not names:
+        return []
+    test = load_test(options.data_dir or default_folder())
+    wrong, answers = [], {}
+    for name in names:
+        classes = Classes(options.zoo / name)
+        logits = classes.logits(test.pixels)
+        answers[name] = logits
+        found = accuracy_of(logits.argmax(1) == test.classes)
+        card = classes.card.model_copy(update={"accuracy": found})
+        print(_line(card), flush=True)
+        if options.corruptions:
+            card = card.model_copy(update={"robustness": corrupted_accuracy(classes, test)})
+            print(_corruptions(card.robustness), flush=True)
+        if options.write:
+            write_card(options.zoo / name, card)
+        else:
+            wrong += disagreement(classes.card, card)
+    _print_pairs(answers, test.classes)
+    if options.ensemble and len(names) > 1:
+        _print_ensemble(answers, test.classes)
+    return wrong
+
+
+def _print_pairs(answers: dict[str, Any], classes: Any) -> None:
+    from models.paired import compare, holm
+
+    pairs = list(combinations(answers, 2))
+    if not pairs:
+        return
+    found = [compare(*(answers[name].argmax(1) == classes for name in pair)) for pair in pairs]
+    print("\n| first | second | difference | 95 % interval | only first right | only second | p (Holm) |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for (first, second), pair, p in zip(pairs, found, holm([pair.p for pair in found]), strict=True):
+        print(
+            f"| {first} | {second} | {pair.difference:+.2%} | {pair.low:+.2%} to {pair.high:+.2%} "
+            f"| {pair.only_first} | {pair.only_second} | {p:.2g} |"
+        )
+
+
+def _print_ensemble(answers: dict[str, Any], classes: Any) -> None:
+    import numpy as np
+
+    from models.evaluate import accuracy_of, probabilities
+
+    mean = np.mean([probabilities(logits) for logits in answers.values()], axis=0)
+    found = accuracy_of(mean.argmax(1) == classes)
+    print(f"\nall {len(answers)} averaged: {found.value:.2%}, {found.correct} of {found.n}")
+
+
+def _gain(options: argparse.Namespace) -> None:
+    import numpy as np
+
+    from models.data import default_folder, load_test
+    from models.family import run_folder, trained
+    from models.paired import gain
+    from models.train import Prepared, predict
+
+    test = Prepared.of(load_test(options.data_dir or default_folder()))
+    right = {}
+    for kind in ("distilled", "alone"):
+        networks = [
+            trained(run_folder(options.runs, f"{options.name}-{kind}", seed))[0]
+            for seed in range(options.seeds)
+        ]
+        right[kind] = np.stack(
+            [(predict(network, test.inputs).argmax(1) == test.classes).numpy() for network in networks]
+        )
+        each = ", ".join(f"{share:.2%}" for share in right[kind].mean(1))
+        print(f"{options.name} {kind}: {right[kind].mean():.2%} on average ({each})")
+    found = gain(right["distilled"], right["alone"])
+    real = "real" if found.low > 0 and found.p < 0.05 else "not shown to be real"
+    print(
+        f"the teacher brings {100 * found.difference:+.2f} points ({100 * found.low:+.2f} to "
+        f"{100 * found.high:+.2f} over images and seeds; p over {found.seeds} seeds {found.p:.2g}): {real}"
+    )
+
+
+def _corruptions(robustness: Any) -> str:
+    each = ", ".join(
+        f"{corruption} {sum(severities) / len(severities):.1%}"
+        for corruption, severities in robustness.corruptions.items()
+    )
+    return f"  {robustness.measure} under corruption {robustness.mean:.1%}: {each}"
+
+
+def _evaluate_photos(names: list[str], options: argparse.Namespace) -> list[str]:
+    from models.build import JUDGED_ON, JUDGING_CROPS
+    from models.evaluate import Classes, disagreement, stability
+    from models.zoo.card import write_card
+
+    wrong = []
+    for name in names:
+        if not options.corruptions:
+            print(f"{name}: nothing labelled to judge on; --corruptions tells how stable its answers are")
+            continue
+        classes = Classes(options.zoo / name)
+        found = stability(classes, options.photos, JUDGED_ON, JUDGING_CROPS)
+        card = classes.card.model_copy(update={"robustness": found})
+        print(f"{name}:\n{_corruptions(found)}", flush=True)
+        if options.write:
+            write_card(options.zoo / name, card)
+        else:
+            wrong += disagreement(classes.card, card)
+    return wrong

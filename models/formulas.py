@@ -1,0 +1,220 @@
+"""What blocks cost by the formulas of their papers, without building them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from models.blocks.arguments import check_groups, check_positive, share_of
+from models.blocks.shape import Shape
+
+
+@dataclass(frozen=True)
+class Cost:
+    """`parameters`: trainable, batch norm unfolded. `macs`: multiply-accumulates of one image.
+
+    `macs` counts convolutions and linear layers, as papers do: not batch norm, bias, activation or pooling.
+    """
+
+    parameters: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """One convolution of `kernel`² from `inputs` to `outputs` channels, whose output is `size` x `size`.
+
+    It costs D_K² M N / G multiply-accumulates per output place; the standard convolution has one group G, the
+    depthwise one as many as channels (D_K² M), the pointwise one D_K = 1 (M N). `normalised`: batch norm
+    follows, which has two parameters per channel, and no multiply-accumulates of its own, for it is folded
+    into the weights. `biased`: one parameter per channel.
+    """
+
+    role: str
+    kernel: int
+    inputs: int
+    outputs: int
+    size: int
+    groups: int = 1
+    normalised: bool = True
+    biased: bool = False
+
+    def __post_init__(self) -> None:
+        check_positive(kernel=self.kernel, size=self.size)
+        check_groups(self.groups, inputs=self.inputs, outputs=self.outputs)
+
+    @property
+    def weights(self) -> int:
+        return self.kernel**2 * self.inputs * self.outputs // self.groups
+
+    @property
+    def macs(self) -> int:
+        return self.weights * self.size**2
+
+    @property
+    def parameters(self) -> int:
+        return self.weights + self.outputs * (2 * self.normalised + self.biased)
+
+    def formula(self) -> str:
+        """The multiply-accumulates as a product, e.g. `3² · 64 · 56²` for a depthwise convolution."""
+        factors = [f"{self.kernel}²"] if self.kernel > 1 else []
+        factors += [str(self.inputs)]
+        # Depthwise, the outputs and the groups cancel.
+        if self.groups != self.outputs:
+            factors += [str(self.outputs)]
+        product = " · ".join([*factors, f"{self.size}²"])
+        return product if self.groups in (1, self.outputs) else f"{product} / {self.groups}"
+
+
+def total(convolutions: tuple[Convolution, ...]) -> Cost:
+    """What several convolutions cost together."""
+    return Cost(
+        sum(convolution.parameters for convolution in convolutions),
+        sum(convolution.macs for convolution in convolutions),
+    )
+
+
+def standard(shape: Shape) -> tuple[Convolution, ...]:
+    """D_K² M N: the baseline."""
+    return (Convolution("standard", shape.kernel, shape.inputs, shape.outputs, shape.output_size),)
+
+
+def depthwise_separable(shape: Shape) -> tuple[Convolution, ...]:
+    """D_K² M + M N."""
+    return (
+        _depthwise("depthwise", shape, shape.inputs),
+        _pointwise("pointwise", shape.inputs, shape.outputs, shape.output_size),
+    )
+
+
+def grouped(shape: Shape) -> tuple[Convolution, ...]:
+    """D_K² M N / G."""
+    (whole,) = standard(shape)
+    return (replace(whole, role="grouped", groups=shape.groups_of(shape.inputs)),)
+
+
+def bottleneck(shape: Shape) -> tuple[Convolution, ...]:
+    """Pointwise to W, D_K² W² / G there, pointwise from W; a pointwise shortcut where the shape changes."""
+    width = share_of(shape.outputs, shape.ratio_or(0.25), name="ratio", of="outputs")
+    groups = shape.groups_of(width)
+    parts = [
+        _pointwise("reduce", shape.inputs, width, shape.size),
+        Convolution("middle", shape.kernel, width, width, shape.output_size, groups=groups),
+        _pointwise("expand", width, shape.outputs, shape.output_size),
+    ]
+    if _changes(shape):
+        parts.append(_pointwise("shortcut", shape.inputs, shape.outputs, shape.output_size))
+    return tuple(parts)
+
+
+def inverted_residual(shape: Shape) -> tuple[Convolution, ...]:
+    """Pointwise to W (none where W is the input's), D_K² W depthwise, gates, pointwise from W."""
+    width = share_of(shape.inputs, shape.ratio_or(6), name="ratio", of="inputs")
+    widening = () if width == shape.inputs else (_pointwise("expand", shape.inputs, width, shape.size),)
+    return (
+        *widening,
+        _depthwise("depthwise", shape, width),
+        *_gates(width, shape.squeezed),
+        _pointwise("project", width, shape.outputs, shape.output_size),
+    )
+
+
+def shuffle(shape: Shape) -> tuple[Convolution, ...]:
+    """Half of the channels through pointwise, depthwise, pointwise; with a stride all, on two branches."""
+    half = shape.outputs // 2
+    entering = half if shape.stride == 1 else shape.inputs
+    shortcut = (
+        ()
+        if shape.stride == 1
+        else (
+            _depthwise("shortcut depthwise", shape, entering),
+            _pointwise("shortcut pointwise", entering, half, shape.output_size),
+        )
+    )
+    return (
+        *shortcut,
+        _pointwise("first pointwise", entering, half, shape.size),
+        _depthwise("depthwise", shape, half),
+        _pointwise("second pointwise", half, half, shape.output_size),
+    )
+
+
+def fire(shape: Shape) -> tuple[Convolution, ...]:
+    """Pointwise to S; from S half of the outputs pointwise, half D_K² S N/2; biases, no batch norm."""
+    squeezed = share_of(shape.outputs, shape.ratio_or(0.125), name="ratio", of="outputs")
+    half, size = shape.outputs // 2, shape.output_size
+    return tuple(
+        replace(convolution, normalised=False, biased=True)
+        for convolution in (
+            _pointwise("squeeze", shape.inputs, squeezed, shape.size),
+            _pointwise("expand pointwise", squeezed, half, size),
+            Convolution("expand", shape.kernel, squeezed, half, size),
+        )
+    )
+
+
+def ghost(shape: Shape) -> tuple[Convolution, ...]:
+    """Two Ghost modules, half of each pointwise (M N/2), half depthwise 3 x 3 from that (9 N/2)."""
+    width = share_of(shape.inputs, shape.ratio_or(2), name="ratio", of="inputs")
+    striding = () if shape.stride == 1 else (_depthwise("depthwise", shape, width),)
+    shortcut = (
+        (
+            _depthwise("shortcut depthwise", shape, shape.inputs),
+            _pointwise("shortcut pointwise", shape.inputs, shape.outputs, shape.output_size),
+        )
+        if _changes(shape)
+        else ()
+    )
+    return (
+        *_ghost_module("widen", shape.inputs, width, shape.size),
+        *striding,
+        *_gates(width, shape.squeezed),
+        *_ghost_module("narrow", width, shape.outputs, shape.output_size),
+        *shortcut,
+    )
+
+
+def _changes(shape: Shape) -> bool:
+    return shape.stride != 1 or shape.inputs != shape.outputs
+
+
+def _pointwise(role: str, inputs: int, outputs: int, size: int) -> Convolution:
+    return Convolution(role, 1, inputs, outputs, size)
+
+
+def _depthwise(role: str, shape: Shape, channels: int) -> Convolution:
+    return Convolution(role, shape.kernel, channels, channels, shape.output_size, groups=channels)
+
+
+def _gates(width: int, squeezed: int | None) -> tuple[Convolution, ...]:
+    """Squeeze-and-excitation: two pointwise convolutions with biases on the one place that is left."""
+    if squeezed is None:
+        return ()
+    return tuple(
+        replace(convolution, normalised=False, biased=True)
+        for convolution in (
+            _pointwise("gates squeeze", width, squeezed, 1),
+            _pointwise("gates excite", squeezed, width, 1),
+        )
+    )
+
+
+def _ghost_module(role: str, inputs: int, outputs: int, size: int) -> tuple[Convolution, ...]:
+    half = outputs // 2
+    return (
+        _pointwise(f"{role} primary", inputs, half, size),
+        Convolution(f"{role} cheap", 3, half, half, size, groups=half),
+    )
+
+
+FORMULAS: dict[str, Callable[[Shape], tuple[Convolution, ...]]] = {
+    "standard": standard,
+    "depthwise-separable": depthwise_separable,
+    "grouped": grouped,
+    "bottleneck": bottleneck,
+    "inverted-residual": inverted_residual,
+    "shuffle": shuffle,
+    "fire": fire,
+    "ghost": ghost,
+}
+"""By the block's name."""

@@ -1,0 +1,291 @@
+"""Trains one network by the recipe: an epoch at a time, resumable after a kill as if nothing had happened."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from models import augment, checkpoint
+from models.data import Images, tensors
+from models.export import write_whole
+from models.train_config import TrainConfig
+
+CHECKPOINT = "checkpoint.pt"
+LOG = "log.jsonl"
+
+Objective = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+"""Logits (B, classes), classes (B,), indices of the images (B,) and the epoch to the loss of each (B,)."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Images as the network's input, float32 (N, 1, 28, 28), and their classes, int64 (N,)."""
+
+    inputs: Tensor
+    classes: Tensor
+
+    @classmethod
+    def of(cls, images: Images) -> Prepared:
+        """What a network gets to see of `images`."""
+        return cls(torch.from_numpy(tensors(images.pixels)), torch.from_numpy(images.classes))
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Which random changes the images get in each epoch.
+
+    With `count` 0 every epoch has new ones, by the training's own seed. Otherwise the same `count` passes
+    come round again, by `seed`, so that what a teacher says of them can be kept.
+    """
+
+    count: int = 0
+    seed: int = 0
+
+    def of(self, training_seed: int, epoch: int) -> tuple[int, int, int]:
+        """The seed of the changes in `epoch`."""
+        return (1, self.seed, epoch % self.count) if self.count else (0, training_seed, epoch)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: where it is kept, what it is, what it learns from.
+
+    `identity` says in plain values what a checkpoint must belong to: the network, the data, the objective.
+    Recipe, seed and passes are added to it. `choose` may be empty.
+    """
+
+    folder: Path
+    identity: Mapping[str, Any]
+    learn: Prepared
+    choose: Prepared
+    config: TrainConfig
+    seed: int = 0
+    passes: Passes = Passes()
+    objective: Objective | None = None
+    after_step: Callable[[nn.Module], None] | None = None
+
+    def with_recipe(self, config: TrainConfig, **identity: Any) -> Job:
+        """The same by another recipe, with more that a checkpoint must belong to."""
+        return replace(self, config=config, identity={**self.identity, **identity})
+
+    def full_identity(self) -> dict[str, Any]:
+        """Everything that decides what comes out."""
+        return {
+            **self.identity,
+            "seed": self.seed,
+            "passes": [self.passes.count, self.passes.seed],
+            "images": [len(self.learn), len(self.choose)],
+            "recipe": self.config.model_dump(),
+        }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training came to. `state`: the averaged weights, as a state dict of the network.
+
+    `accuracy`: theirs on the images kept back to choose on, `None` without such images.
+    """
+
+    state: dict[str, Tensor]
+    accuracy: float | None
+    seconds: float
+
+
+def train(network: nn.Module, job: Job, *, bar: bool = True) -> Outcome:
+    """Train `network` to the recipe's last epoch, from the folder's checkpoint where there is one.
+
+    After each epoch the checkpoint is replaced and the log, one line of JSON for each epoch, written. A run
+    that was killed goes on after its last whole epoch and ends in the same weights, bit for bit on the same
+    machine with as many threads. The network is left with the averaged weights, in evaluation mode.
+    Raises CheckpointError for a checkpoint of something else, and RuntimeError where another process trains
+    in the folder or the loss is no longer finite.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(job.folder / "lock", blocking=False):
+            return _train(network, job, bar)
+    except filelock.Timeout:
+        raise RuntimeError(f"another process is training in {job.folder}") from None
+
+
+def _train(network: nn.Module, job: Job, bar: bool) -> Outcome:
+    state = _State(network, job)
+    state.resume()
+    for epoch in range(len(state.history), job.config.epochs):
+        started = time.perf_counter_ns()
+        loss = _epoch(state, job, epoch, bar)
+        chosen = accuracy(state.average, job.choose) if len(job.choose) else None
+        state.history.append(
+            {
+                "epoch": epoch + 1,
+                "loss": loss,
+                "validation_accuracy": chosen,
+                "seconds": round((time.perf_counter_ns() - started) / 1e9, 2),
+                "threads": torch.get_num_threads(),
+            }
+        )
+        state.save()
+    network.load_state_dict(state.average.state_dict())
+    network.eval()
+    last = state.history[-1]
+    return Outcome(
+        state=network.state_dict(),
+        accuracy=last["validation_accuracy"],
+        seconds=sum(entry["seconds"] for entry in state.history),
+    )
+
+
+def train_without_keeping(network: nn.Module, job: Job, *, bar: bool = True) -> float:
+    """Train `network` as `train` does, but leave nothing behind; return its accuracy on the kept-back images.
+
+    For trainings of seconds, of which there are many. The job's folder is not touched.
+    """
+    state = _State(network, job)
+    for epoch in range(job.config.epochs):
+        _epoch(state, job, epoch, bar)
+    return accuracy(state.average, job.choose)
+
+
+class _State:
+    """What changes during a training, and its way to the disk and back."""
+
+    def __init__(self, network: nn.Module, job: Job) -> None:
+        self.network = network.train().to(memory_format=torch.channels_last)
+        self.average = _copy(network)
+        self.history: list[dict[str, Any]] = []
+        self._job = job
+        self._path = job.folder / CHECKPOINT
+        config = job.config.optimizer
+        decays = [p for p in network.parameters() if p.ndim > 1]
+        stays = [p for p in network.parameters() if p.ndim <= 1]
+        groups = [
+            {"params": decays, "weight_decay": config.weight_decay},
+            {"params": stays, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, foreach=True)
+
+    def resume(self) -> None:
+        if not self._path.exists():
+            return
+        identity, state = checkpoint.load(self._path)
+        checkpoint.require_same(self._path, identity, self._job.full_identity())
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history = json.loads(state["history"])
+        self._write_log()
+
+    def save(self) -> None:
+        state = {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": json.dumps(self.history),
+        }
+        checkpoint.save(self._path, self._job.full_identity(), state)
+        self._write_log()
+
+    def _write_log(self) -> None:
+        lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
+        write_whole(self._job.folder / LOG, lines.encode())
+
+
+def _copy(network: nn.Module) -> nn.Module:
+    average = copy.deepcopy(network).eval()
+    for parameter in average.parameters():
+        parameter.requires_grad_(False)
+    return average
+
+
+def _epoch(state: _State, job: Job, epoch: int, bar: bool) -> float:
+    """One pass over the images; everything random in it comes from the seed and the epoch."""
+    config = job.config
+    torch.manual_seed(int(np.random.default_rng([2, job.seed, epoch]).integers(1 << 62)))
+    order = torch.from_numpy(np.random.default_rng([3, job.seed, epoch]).permutation(len(job.learn)))
+    size = job.learn.inputs.shape[-1]
+    drawn = augment.draw(len(job.learn), size, config.augmentation, job.passes.of(job.seed, epoch))
+    ground = float(job.learn.inputs.min())
+    batches = order.split(config.batch_size)
+    total = 0.0
+    state.network.train()
+    for index, indices in enumerate(_shown(batches, f"epoch {epoch + 1}/{config.epochs}", bar)):
+        step = epoch * len(batches) + index
+        rate = config.optimizer.learning_rate * _share(step, len(batches), config)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        images = augment.apply(job.learn.inputs[indices], drawn, indices, ground)
+        logits = state.network(images.contiguous(memory_format=torch.channels_last))
+        loss = _losses(job, logits, indices, epoch).mean()
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        state.optimizer.step()
+        if job.after_step is not None:
+            job.after_step(state.network)
+        _follow(state.average, state.network, min(config.ema_decay, (1 + step) / (10 + step)))
+        total += float(loss.detach()) * len(indices)
+    if not math.isfinite(total):
+        raise RuntimeError(
+            f"the loss in epoch {epoch + 1} of {job.folder.name} is {total}; lower the learning rate"
+        )
+    return total / len(job.learn)
+
+
+def _shown(batches: tuple[Tensor, ...], title: str, bar: bool) -> Iterator[Tensor]:
+    # None shows the bar on terminals only.
+    yield from tqdm(batches, desc=title, leave=False, disable=None if bar else True)
+
+
+def _losses(job: Job, logits: Tensor, indices: Tensor, epoch: int) -> Tensor:
+    classes = job.learn.classes[indices]
+    if job.objective is not None:
+        return job.objective(logits, classes, indices, epoch)
+    return F.cross_entropy(logits, classes, reduction="none", label_smoothing=job.config.label_smoothing)
+
+
+def _share(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
+    """The learning rate's share in a step: a linear warm-up, then a cosine down to nothing at the end."""
+    warm_up = config.optimizer.warm_up_epochs * steps_per_epoch
+    if step < warm_up:
+        return (step + 1) / (warm_up + 1)
+    left = (step - warm_up) / max(1.0, config.epochs * steps_per_epoch - warm_up)
+    return (1 + math.cos(math.pi * left)) / 2
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move the average's weights and batch-norm statistics towards the network's."""
+    ours, theirs = average.state_dict(keep_vars=False), network.state_dict(keep_vars=False)
+    floats = [key for key, tensor in ours.items() if tensor.is_floating_point()]
+    torch._foreach_lerp_([ours[k] for k in floats], [theirs[k] for k in floats], 1 - decay)
+    for key in ours.keys() - set(floats):
+        ours[key].copy_(theirs[key])
+
+
+@torch.no_grad()
+def predict(network: nn.Module, inputs: Tensor, batch_size: int = 500) -> Tensor:
+    """Logits (N, classes) of a network in evaluation mode."""
+    return torch.cat(
+        [network(x.contiguous(memory_format=torch.channels_last)) for x in inputs.split(batch_size)]
+    )
+
+
+def accuracy(network: nn.Module, images: Prepared) -> float:
+    """Share of the images that a network in evaluation mode names right."""
+    right = predict(network, images.inputs).argmax(1) == images.classes
+    return float(right.double().mean())

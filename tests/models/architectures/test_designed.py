@@ -1,0 +1,118 @@
+"""The Fashion-MNIST family: every network computes, learns everywhere, exports, and keeps to its budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from models.architectures.designed import BLOCKS, Design, DesignedNetwork, Stage, rounded  # noqa: E402
+from models.architectures.fashion import BASELINES, BUDGET, DESIGNS, create, design_of  # noqa: E402
+from models.export import export, open_session  # noqa: E402
+from models.profiling import profile  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+WIDER, DEARER = "fashion-depthwise-separable", "fashion-standard-equal-width"
+
+
+def used(name: str) -> DesignedNetwork:
+    """A network whose batch norms do something, in evaluation mode."""
+    torch.manual_seed(0)
+    network = create(name)
+    network.classifier.weight.data.normal_(0, 0.5)
+    with torch.no_grad():
+        for _ in range(20):
+            network(torch.randn(16, 1, 28, 28))
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.uniform_(0.7, 1.3)
+                module.bias.normal_(0, 0.2)
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", list(DESIGNS))
+def test_outputs_and_gradients(name: str) -> None:
+    torch.manual_seed(0)
+    network = create(name).train()
+    images = torch.randn(4, 1, 28, 28)
+    features = network.forward_features(images)
+    embedding = network.forward_head(features, pre_logits=True)
+    logits = network.forward_head(features)
+    assert embedding.shape == (4, features.shape[1]) == (4, network.classifier.in_features)
+    assert logits.shape == (4, 10)
+    assert torch.isfinite(logits).all()
+    (logits * torch.randn_like(logits)).sum().backward()
+    for key, parameter in network.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.abs().sum() > 0, key
+
+
+@pytest.mark.parametrize("name", list(DESIGNS))
+def test_the_exported_file_gives_the_same_logits(name: str, tmp_path: Path) -> None:
+    network = used(name)
+    images = np.random.default_rng(0).normal(0, 1, (6, 1, 28, 28)).astype(np.float32)
+    export(network, tmp_path / "model.onnx", images)
+    session = open_session(tmp_path / "model.onnx")
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images)).numpy()
+    assert expected.std() > 0.1
+    for batch in (1, 6):
+        found = session.run(["logits"], {"image": images[:batch]})[0]
+        assert np.abs(found - expected[:batch]).max() <= 1e-4 * max(1, np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", list(DESIGNS))
+def test_the_budget_is_kept_and_used(name: str) -> None:
+    macs = profile(create(name), 28, 1).macs
+    if name == DEARER:
+        assert macs > 5 * BUDGET
+    else:
+        assert 0.85 * BUDGET < macs <= BUDGET
+
+
+def test_there_is_a_network_for_every_block_and_two_plain_ones() -> None:
+    assert {stage.block for design in DESIGNS.values() for stage in design.stages} == BLOCKS.keys()
+    assert len(DESIGNS) == len(BLOCKS) + 1
+    assert all(design_of(name).block() == "standard" for name in BASELINES)
+    widths = [[stage.channels for stage in design_of(name).stages] for name in (WIDER, DEARER)]
+    assert widths[0] == widths[1]
+
+
+def test_an_unknown_network_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="no network named 'x'; known: fashion-depthwise-separable, "):
+        create("x")
+
+
+def test_a_design_survives_json() -> None:
+    for design in DESIGNS.values():
+        assert Design.model_validate_json(design.model_dump_json()) == design
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "complaint"),
+    [
+        ("channels", 20, "channels\n.*multiple of 8"),
+        ("channels", 0, "channels\n.*greater than 0"),
+        ("block", "transformer", "block\n.*'standard', 'depthwise-separable'"),
+        ("kernel_size", 4, "kernel_size\n.*3, 5 or 7"),
+    ],
+)
+def test_an_impossible_stage_is_refused(entry: str, value: object, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        Stage.model_validate({"block": "standard", "channels": 16, "repeats": 1} | {entry: value})
+
+
+def test_groups_that_do_not_divide_are_refused() -> None:
+    design = Design(stem=40, stages=(Stage(block="grouped", channels=48, repeats=1),))
+    with pytest.raises(ValueError, match="3 groups do not divide in_channels 56 and out_channels 72"):
+        DesignedNetwork(Design(stem=56, stages=(Stage(block="grouped", channels=72, repeats=1),)), 10)
+    assert DesignedNetwork(design, 10).blocks[0].conv.groups == 2
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(1, 8), (11.9, 8), (12, 16), (20, 24), (33, 32)])
+def test_channels_are_rounded_to_multiples_of_eight(channels: float, expected: int) -> None:
+    assert rounded(channels) == expected

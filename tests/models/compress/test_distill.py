@@ -1,0 +1,106 @@
+"""The teacher is asked once, its answers are kept, and the student's loss is what the paper says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from models.compress.compression import Distillation, FineTuning, read_compression  # noqa: E402
+from models.compress.distill import TeacherCache, distilling  # noqa: E402
+from models.train import Job, train  # noqa: E402
+from tests.models.test_train import CLASSES, fresh, same, tiny_job  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+SETTINGS = Distillation(passes=2, pass_seed=1, temperature=2, weight=0.8)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+class Counted(torch.nn.Module):
+    """A teacher that counts how many images it was asked about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = fresh().eval()
+        self.asked = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.asked += len(x)
+        return self.network(x)
+
+
+def cache_of(job: Job, folder: Path, *teachers: Any, identity: Any = "a") -> TeacherCache:
+    return TeacherCache(folder, teachers, identity, job.learn, job.config, SETTINGS)
+
+
+def test_each_pass_is_asked_for_once_even_by_another_process(tmp_path: Path) -> None:
+    job, teacher = tiny_job(tmp_path), Counted()
+    cache = cache_of(job, tmp_path / "teacher", teacher)
+    first = [cache.log_probabilities(number) for number in range(2)]
+    assert teacher.asked == 2 * len(job.learn)
+    assert not torch.equal(first[0], first[1])
+    again = cache_of(job, tmp_path / "teacher", teacher).log_probabilities(0)
+    assert torch.equal(again, first[0])
+    assert teacher.asked == 2 * len(job.learn)
+    assert first[0].exp().sum(1).numpy() == pytest.approx(np.ones(len(job.learn)), abs=2e-3)
+
+
+def test_another_teachers_answers_are_refused(tmp_path: Path) -> None:
+    job = tiny_job(tmp_path)
+    cache_of(job, tmp_path / "teacher", Counted())
+    with pytest.raises(ValueError, match="holds another teacher's answers"):
+        cache_of(job, tmp_path / "teacher", Counted(), identity="b")
+
+
+def test_several_teachers_are_averaged(tmp_path: Path) -> None:
+    job = tiny_job(tmp_path)
+    sure, unsure = Counted(), Counted()
+    sure.network.classifier.bias.data[1] += 8
+    apart = [
+        cache_of(job, tmp_path / str(i), t).log_probabilities(0).exp() for i, t in enumerate((sure, unsure))
+    ]
+    both = cache_of(job, tmp_path / "both", sure, unsure).log_probabilities(0).exp()
+    assert torch.allclose(both, (apart[0] + apart[1]) / 2, atol=2e-3)
+
+
+def test_the_loss_is_least_where_the_student_says_what_the_teacher_says(tmp_path: Path) -> None:
+    job = tiny_job(tmp_path)
+    cache = cache_of(job, tmp_path / "teacher", Counted())
+    objective = distilling(cache, job.config, SETTINGS.model_copy(update={"weight": 1.0}))
+    indices = torch.arange(20)
+    teacher = cache.log_probabilities(1)[indices]
+    assert objective(teacher, job.learn.classes[indices], indices, 3).abs().max() < 1e-5
+    other = teacher + torch.randn_like(teacher)
+    softened = [(x / 2).softmax(1) for x in (teacher, other)]
+    expected = 4 * (softened[0] * (softened[0] / softened[1]).log()).sum(1)
+    found = objective(other, job.learn.classes[indices], indices, 1)
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_a_student_is_trained_by_it_and_resumes(tmp_path: Path) -> None:
+    job = tiny_job(tmp_path)
+    cache = cache_of(job, tmp_path / "teacher", Counted())
+    job = replace(job, passes=cache.passes, objective=distilling(cache, job.config, SETTINGS))
+    with_it = train(fresh(), replace(job, folder=tmp_path / "with"), bar=False).state
+    without = train(fresh(), replace(job, folder=tmp_path / "without", objective=None), bar=False).state
+    assert not same(with_it, without)
+    assert with_it["classifier.weight"].shape[0] == CLASSES
+
+
+def test_the_settings_are_valid_and_fine_tuning_keeps_the_rest_of_the_recipe(tmp_path: Path) -> None:
+    settings = read_compression()
+    assert settings.search.candidates >= 60
+    config = tiny_job(tmp_path).config
+    tuned = FineTuning(epochs=2, learning_rate=1e-3).of(config)
+    assert (tuned.epochs, tuned.optimizer.learning_rate, tuned.optimizer.warm_up_epochs) == (2, 1e-3, 0)
+    assert tuned.augmentation == config.augmentation

@@ -1,0 +1,71 @@
+"""The search stays within the budget, measures latency itself, and goes on after it was cut off."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("optuna")
+
+from models.architectures.designed import Design
+from models.architectures.fashion import BUDGET, design_of
+from models.compress.search import found, macs_of, p50_ms, search, write_candidates
+from models.compress.search_picture import draw_front
+
+pytestmark = pytest.mark.torch
+
+
+def by_width(design: Design) -> float:
+    """An accuracy that costs no training: the wider the better."""
+    return min(0.99, sum(stage.channels for stage in design.stages) / 600)
+
+
+def test_it_resumes_after_being_cut_off_and_draws_its_front(tmp_path: Path) -> None:
+    judged: list[Design] = []
+
+    def cut_off(design: Design) -> float:
+        if len(judged) == 2:
+            raise KeyboardInterrupt
+        judged.append(design)
+        return by_width(design)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, 4, cut_off, say=lambda _line: None)
+    assert len(found(tmp_path)) == 2
+    lines: list[str] = []
+    candidates = search(tmp_path, 4, by_width, say=lines.append)
+    assert len(candidates) == 4
+    assert len(lines) == 2
+    assert [c.design for c in candidates][:2] == judged
+    assert all(0 < c.macs <= BUDGET and c.p50_ms > 0 for c in candidates)
+    best = [c for c in candidates if c.best]
+    assert best
+    for one in best:
+        assert not any(o.accuracy > one.accuracy and o.p50_ms < one.p50_ms for o in candidates)
+    assert search(tmp_path, 4, cut_off, say=lines.append) == candidates
+
+    draw_front(candidates, tmp_path / "front.svg")
+    text = (tmp_path / "front.svg").read_text()
+    assert text.startswith("<?xml")
+    assert str(tmp_path) not in text
+    write_candidates(candidates, tmp_path / "all.json")
+    entries = json.loads((tmp_path / "all.json").read_text())
+    assert [Design.model_validate(entry["design"]) for entry in entries] == [
+        c.design for c in sorted(candidates, key=lambda c: c.p50_ms)
+    ]
+
+
+def test_latency_is_measured_and_macs_are_counted() -> None:
+    small, large = design_of("fashion-depthwise-separable"), design_of("fashion-standard-equal-width")
+    assert macs_of(small) < BUDGET < macs_of(large)
+    assert 0.005 < p50_ms(small, runs=30) < p50_ms(large, runs=30)
+
+
+def test_no_search_is_said() -> None:
+    with pytest.raises(FileNotFoundError, match="no search in nowhere"):
+        found(Path("nowhere"))
+    with pytest.raises(ValueError, match="no candidates"):
+        draw_front([], Path("front.svg"))

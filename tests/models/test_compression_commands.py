@@ -1,0 +1,57 @@
+"""From a trained network to a pruned, a rounded, a distilled one and a search, each through its command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from models.__main__ import main  # noqa: E402
+from models.compress.search import found  # noqa: E402
+from models.family import run_folder, trained  # noqa: E402
+from models.profiling import profile  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+NAME = "fashion-standard-equal-macs"
+
+
+def test_each_technique_leaves_a_training_that_is_found_again(
+    fashion: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--limit", "256", "--epochs", "1", "--threads", "1", "--data-dir", str(fashion)]
+    few += ["--runs", str(tmp_path)]
+    assert main(["train", NAME, *few]) == 0
+    parent, _ = trained(run_folder(tmp_path, NAME, 0))
+
+    assert main(["prune", NAME, "--share", "0.5", *few]) == 0
+    smaller, identity = trained(run_folder(tmp_path, f"{NAME}-pruned-50", 0))
+    assert identity["parent"] == f"{NAME}, seed 0, 1 epochs"
+    assert profile(smaller, 28, 1).macs <= 0.5 * profile(parent, 28, 1).macs
+
+    assert main(["train-int8", NAME, *few]) == 0
+    rounded, identity = trained(run_folder(tmp_path, f"{NAME}-rounded", 0))
+    assert identity["folded"]
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in rounded.modules())
+    assert main(["check-int8", NAME, *few]) == 0
+    assert "points less: " in capsys.readouterr().out
+
+    teachers = ["--teacher", NAME, "--teacher", f"{NAME}-pruned-50"]
+    assert main(["distill", NAME, *teachers, "--seeds", "2", *few]) == 0
+    assert main(["gain", NAME, "--seeds", "2", "--runs", str(tmp_path), "--data-dir", str(fashion)]) == 0
+    assert "the teacher brings " in capsys.readouterr().out
+    taught, _ = trained(run_folder(tmp_path, f"{NAME}-distilled", 0))
+    alone, _ = trained(run_folder(tmp_path, f"{NAME}-alone", 0))
+    assert not torch.equal(taught.classifier.weight, alone.classifier.weight)
+
+    pictures = ["--plot", str(tmp_path / "front.svg"), "--json", str(tmp_path / "all.json")]
+    assert main(["search", "--candidates", "1", *pictures, *few]) == 0
+    assert len(found(tmp_path / "search")) == 1
+    assert (tmp_path / "front.svg").exists()
+    assert (tmp_path / "all.json").exists()
+    capsys.readouterr()
+
+    assert main(["prune", "fashion-shuffle", *few]) == 1
+    assert "nothing is trained in" in capsys.readouterr().err

@@ -1,0 +1,72 @@
+"""Corruptions against scikit-image's and their definitions; stronger with every severity; always the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import skimage.color
+import skimage.data
+import skimage.filters
+from numpy.typing import NDArray
+
+from models.corruptions import CORRUPTIONS, LARGE, SEVERITIES, SMALL, Scale, corrupt
+
+
+@pytest.fixture(params=["grey", "rgb"])
+def image(request: pytest.FixtureRequest) -> NDArray[np.uint8]:
+    cat = skimage.data.cat()[40:168, 100:228]
+    return cat if request.param == "rgb" else np.ascontiguousarray(cat[..., 1])
+
+
+@pytest.mark.parametrize("scale", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("corruption", list(CORRUPTIONS))
+def test_each_severity_does_more_than_the_one_before(
+    image: NDArray[np.uint8], corruption: str, scale: Scale
+) -> None:
+    found = [corrupt(image, corruption, severity, scale) for severity in SEVERITIES]
+    assert all(x.shape == image.shape and x.dtype == np.uint8 for x in found)
+    changes = [np.abs(x.astype(int) - image).mean() for x in found]
+    assert changes == sorted(changes)
+    assert 0 < changes[0] < changes[4]
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_blur_is_scikit_images(image: NDArray[np.uint8], severity: int) -> None:
+    axis = 2 if image.ndim == 3 else None
+    sigma = SMALL.blur[severity - 1]
+    expected = skimage.filters.gaussian(image / 255, sigma=sigma, mode="nearest", channel_axis=axis) * 255
+    assert np.abs(corrupt(image, "blur", severity, SMALL) - expected).max() <= 1.0001
+
+
+def test_brightness_is_hsvs_value() -> None:
+    image = skimage.data.cat()[40:168, 100:228].copy()
+    image[0, 0] = 0
+    hsv = skimage.color.rgb2hsv(image)
+    hsv[..., 2] = np.clip(hsv[..., 2] + LARGE.brightness[2], 0, 1)
+    expected = skimage.color.hsv2rgb(hsv) * 255
+    assert np.abs(corrupt(image, "brightness", 3, LARGE) - expected).max() <= 1.0001
+    assert corrupt(image, "brightness", 3, LARGE)[0, 0].tolist() == [76, 76, 76]
+
+
+def test_contrast_keeps_the_mean_and_shrinks_the_deviation(image: NDArray[np.uint8]) -> None:
+    found = corrupt(image, "contrast", 2, SMALL)
+    assert found.mean((0, 1)) == pytest.approx(image.mean((0, 1)), abs=1)
+    assert found.std((0, 1)) == pytest.approx(image.std((0, 1)) * 0.5, rel=0.05)
+
+
+def test_noise_has_its_deviation_and_is_drawn_from_the_seed() -> None:
+    grey = np.full((200, 200), 128, dtype=np.uint8)
+    found = corrupt(grey, "noise", 1, SMALL, seed=3)
+    assert (found - 128.0).std() == pytest.approx(255 * 0.04, rel=0.03)
+    np.testing.assert_array_equal(found, corrupt(grey, "noise", 1, SMALL, seed=3))
+    assert (found != corrupt(grey, "noise", 1, SMALL, seed=4)).any()
+
+
+def test_unknown_ones_are_answered_with_the_known() -> None:
+    grey = np.zeros((28, 28), dtype=np.uint8)
+    with pytest.raises(
+        ValueError, match="no corruption 'fog'; known: noise, blur, contrast, brightness, jpeg"
+    ):
+        corrupt(grey, "fog", 1, SMALL)
+    with pytest.raises(ValueError, match="severity is 6; 1 to 5"):
+        corrupt(grey, "noise", 6, SMALL)

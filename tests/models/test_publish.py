@@ -1,0 +1,119 @@
+"""A trained network's way into the zoo: what the card states is what is found again, in int8 too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from models.architectures.fashion import create  # noqa: E402
+from models.compress.plan import Plan  # noqa: E402
+from models.data import Images, load_test, load_train  # noqa: E402
+from models.evaluate import Classes, accuracy_of, corrupted_accuracy, disagreement, probabilities, stability  # noqa: E402
+from models.family import fresh  # noqa: E402
+from models.publish import Origin, first, publish, publish_int8  # noqa: E402
+from models.train import Prepared, accuracy  # noqa: E402
+from models.zoo.card import Card, read_card  # noqa: E402
+from models.zoo.labels import read_labels  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+NAME = "fashion-depthwise-separable"
+IDENTITY: dict[str, Any] = {"recipe": {"epochs": 3}, "images": [55_000, 5000], "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def test_images(fashion: Path) -> Images:
+    return first(load_test(fashion), 200)
+
+
+@pytest.fixture(scope="module")
+def learned(fashion: Path) -> Images:
+    return first(load_train(fashion), 1000)
+
+
+@pytest.fixture(scope="module")
+def network(learned: Images) -> Any:
+    """A network that learned a little: enough that its answers are not chance."""
+    torch.set_num_threads(1)
+    network = fresh(create(NAME).design, seed=0)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3)
+    images = Prepared.of(learned)
+    for indices in torch.arange(1000).repeat(3).split(50):
+        loss = torch.nn.functional.cross_entropy(network(images.inputs[indices]), images.classes[indices])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def zoo_of_two(
+    network: Any, learned: Images, test_images: Images, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("zoo")
+    publish(NAME, network, IDENTITY, Origin("a test"), folder, learned, test_images)
+    publish_int8(NAME, folder, Plan(), first(learned, 64), test_images)
+    return folder
+
+
+def test_the_card_states_what_the_network_does(zoo_of_two: Path, network: Any, test_images: Images) -> None:
+    card = read_card(zoo_of_two / NAME)
+    assert card.accuracy is not None
+    assert card.robustness is not None
+    assert card.accuracy.correct == round(accuracy(network, Prepared.of(test_images)) * 200)
+    assert 0.5 < card.accuracy.value < 1
+    assert card.robustness.mean < card.accuracy.value
+    assert card.input.polarity == "light-on-dark"
+    assert any("polarity" in note for note in card.notes)
+    assert any(note.startswith("3 epochs on 55000 of the 60 000") for note in card.notes)
+    assert len(read_labels(card, zoo_of_two / NAME)) == 10
+    found = card.model_copy(update={"accuracy": accuracy_of(_right(zoo_of_two / NAME, test_images))})
+    assert disagreement(card, found) == []
+
+
+def _right(folder: Path, images: Images) -> Any:
+    return Classes(folder).of(images.pixels) == images.classes
+
+
+def test_a_photograph_on_white_gets_the_same_answers(zoo_of_two: Path, test_images: Images) -> None:
+    classes = Classes(zoo_of_two / NAME)
+    assert (classes.of(255 - test_images.pixels) == classes.of(test_images.pixels)).mean() > 0.99
+
+
+def test_the_int8_variant_is_judged_itself(zoo_of_two: Path) -> None:
+    card, parent = read_card(zoo_of_two / f"{NAME}-int8"), read_card(zoo_of_two / NAME)
+    assert card.accuracy is not None
+    assert card.accuracy.kind == "measured"
+    assert card.agreement is not None
+    assert card.agreement.value > 0.85
+    assert (card.derived_from, card.precision) == (NAME, "int8")
+    assert card.file.bytes < parent.file.bytes
+    assert card.classifier == parent.classifier
+
+
+def test_a_card_that_says_otherwise_is_found_out(zoo_of_two: Path, test_images: Images) -> None:
+    card = read_card(zoo_of_two / NAME)
+    assert card.accuracy is not None
+    off = card.accuracy.model_copy(update={"value": card.accuracy.value - 0.02, "correct": None})
+    words = disagreement(Card.model_validate(card.model_dump() | {"accuracy": off.model_dump()}), card)
+    assert len(words) == 1
+    assert words[0].startswith(f"{NAME}: the card says ")
+    again = corrupted_accuracy(Classes(zoo_of_two / NAME), test_images)
+    assert again == card.robustness
+
+
+def test_probabilities_sum_to_one_even_of_huge_logits() -> None:
+    found = probabilities(np.array([[1e4, 0, -1e4], [1, 1, 1]], dtype=np.float32))
+    np.testing.assert_allclose(found, [[1, 0, 0], [1 / 3] * 3])
+
+
+@pytest.mark.photos
+def test_imagenet_networks_are_judged_by_their_own_clean_answers(photos: Path, tiny_models_dir: Path) -> None:
+    found = stability(Classes(tiny_models_dir / "tiny"), photos, ("lomiri-wallpapers-20.04",), 2)
+    assert (found.measure, found.n) == ("stability", 2)
+    assert set(found.corruptions) == {"noise", "blur", "contrast", "brightness", "jpeg"}

@@ -1,0 +1,44 @@
+"""Cards refuse figures that contradict each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from models.zoo.card import Accuracy, Robustness
+
+ACCURACY: dict[str, Any] = {
+    "value": 0.9431,
+    "kind": "measured",
+    "dataset": "Fashion-MNIST test",
+    "n": 10_000,
+    "correct": 9431,
+    "how": "python -m models evaluate",
+}
+ROBUSTNESS: dict[str, Any] = {
+    "measure": "accuracy",
+    "dataset": "Fashion-MNIST test",
+    "n": 10_000,
+    "mean": 0.7,
+    "corruptions": {"noise": (0.9, 0.8, 0.7, 0.6, 0.5), "blur": (0.9, 0.8, 0.7, 0.6, 0.5)},
+    "how": "python -m models evaluate",
+}
+
+
+def test_a_measured_accuracy_is_its_counts() -> None:
+    assert Accuracy.model_validate(ACCURACY).correct == 9431
+    with pytest.raises(ValueError, match="9430 of 10000 right is not an accuracy"):
+        Accuracy.model_validate(ACCURACY | {"correct": 9430})
+
+
+def test_a_mean_is_that_of_its_corruptions() -> None:
+    assert Robustness.model_validate(ROBUSTNESS).corruptions["blur"][4] == 0.5
+    with pytest.raises(ValueError, match=r"mean 0.8 is not the mean of the corruptions, 0.7000"):
+        Robustness.model_validate(ROBUSTNESS | {"mean": 0.8})
+
+
+@pytest.mark.parametrize("corruptions", [{}, {"noise": (0.9, 0.8)}, {"noise": (0.9, 0.8, 0.7, 0.6, 1.5)}])
+def test_five_severities_of_at_least_one_corruption(corruptions: dict[str, tuple[float, ...]]) -> None:
+    with pytest.raises(ValueError, match="corruptions"):
+        Robustness.model_validate(ROBUSTNESS | {"corruptions": corruptions})
