@@ -34,6 +34,7 @@ STATUS: dict[type[errors.WeighinError], tuple[int, str]] = {
     errors.QueueFull: (503, "Queue full"),
     errors.Busy: (503, "Busy"),
     errors.NotReady: (503, "Not ready"),
+    errors.DatabaseUnreachable: (503, "Database unreachable"),
     errors.ModelUnavailable: (503, "Model unavailable"),
     errors.DeadlineExceeded: (504, "Deadline exceeded"),
     errors.StorageUnavailable: (507, "State cannot be written"),
@@ -81,6 +82,8 @@ def problem_of(request_id: str, error: errors.WeighinError) -> Response:
 def documented(*kinds: type[errors.WeighinError]) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's `responses` for the failures that an endpoint can answer with."""
     responses: dict[int | str, dict[str, Any]] = {}
+    if errors.StorageUnavailable in kinds:
+        kinds = (*kinds, errors.DatabaseUnreachable)
     for kind in kinds:
         status, title = STATUS[kind]
         entry = responses.setdefault(

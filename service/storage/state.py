@@ -1,4 +1,4 @@
-"""What the service keeps on disk, opened together: the data directory and the database in it."""
+"""What the service keeps, opened together: the data directory and the database in it, or one on a server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from service.storage.benchmarks import BenchmarkStore
-from service.storage.database import database_file, open_database
+from service.storage.database import on_server, open_database
 from service.storage.directory import DataDirectory
 from service.storage.latency import LatencyStore
 
@@ -18,7 +18,10 @@ _TRY_EVERY_S = 5.0
 class State:
     """The directory's lock and the stores; a context, or closed with `close`."""
 
-    def __init__(self, directory: DataDirectory, latencies: LatencyStore, benchmarks: BenchmarkStore) -> None:
+    def __init__(
+        self, directory: DataDirectory | None, latencies: LatencyStore, benchmarks: BenchmarkStore
+    ) -> None:
+        """`directory`: None where nothing is kept in one, because a server keeps it."""
         self.directory = directory
         self.latencies = latencies
         self.benchmarks = benchmarks
@@ -31,14 +34,15 @@ class State:
         when something could. Tried every few seconds at most, since it waits for the disk."""
         now = time.monotonic()
         if now >= self._try_again:
-            self._problem = self.directory.problem
+            self._problem = None if self.directory is None else self.directory.problem
             self._try_again = now + _TRY_EVERY_S
         return self._problem
 
     def close(self) -> None:
         """Close the database, then let the directory go."""
         self.latencies.close()
-        self.directory.__exit__(None, None, None)
+        if self.directory is not None:
+            self.directory.__exit__(None, None, None)
 
     def __enter__(self) -> Self:
         return self
@@ -50,21 +54,16 @@ class State:
 
 
 def open_state(data_dir: Path, database_url: str | None, *, address: str | None = None) -> State:
-    """Take the data directory and name the database; `Recorder.start` opens that.
+    """Take the data directory and name the database; `Recorder.start` opens that. A database on a server is
+    shared by many processes, which then neither make nor lock a directory.
 
     Raises DataDirectoryInUse when another process has the directory, and StorageUnavailable for a database
     URL that cannot be used. A directory that cannot be written is no error but the state's `problem`.
     """
+    engine = open_database(database_url, data_dir.absolute())
+    if on_server(engine):
+        return State(None, LatencyStore(engine), BenchmarkStore(engine))
     directory = DataDirectory(data_dir, address).__enter__()
-    try:
-        engine = open_database(database_url, directory.path)
-        # A file may only be written by the process that has the directory; a server looks after itself.
-        in_file = database_file(engine) is not None
-        if in_file:
-            stores = LatencyStore(engine, directory.claim), BenchmarkStore(engine, directory.claim)
-        else:
-            stores = LatencyStore(engine), BenchmarkStore(engine)
-        return State(directory, *stores)
-    except BaseException:
-        directory.__exit__(None, None, None)
-        raise
+    # A file may only be written by the process that has the directory.
+    obstacle = directory.claim
+    return State(directory, LatencyStore(engine, obstacle), BenchmarkStore(engine, obstacle))

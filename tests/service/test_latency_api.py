@@ -22,6 +22,8 @@ from tests.conftest import make_tiny_model
 from tests.service.conftest import running
 from tests.service.problems import assert_problem
 
+pytestmark = pytest.mark.databases("sqlite", "postgresql")
+
 NOW = 1_800_000_000.0
 
 
