@@ -94,6 +94,10 @@ class GalleryStore:
             )
             return True
 
+    def check_room(self, state: GalleryState) -> None:
+        """Raise GalleryFull when not even one more byte fits: before an image is embedded for nothing."""
+        self._check_quota(state.images + 1, state.bytes + 1)
+
     def get(self, id: str) -> StoredImage | None:
         """The image of this id."""
         with self.database.reading() as connection:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, delete, insert, intersect, select
@@ -32,9 +32,13 @@ def remove_fields(connection: Connection, key: int) -> None:
     connection.execute(delete(gallery_fields).where(gallery_fields.c.key == key))
 
 
-def matching_keys(where: Iterable[Condition]) -> Select[int]:
-    """The keys of the images that meet all conditions (one at least), as a query that can be nested."""
-    each = [select(gallery_fields.c.key).where(*_meets(condition)) for condition in where]
+def matching_keys(where: Iterable[Condition], *, among: Sequence[int] | None = None) -> Select[int]:
+    """The keys of the images that meet all conditions (one at least), as a query that can be nested.
+
+    `among`: only those of these keys.
+    """
+    within = [] if among is None else [gallery_fields.c.key.in_(among)]
+    each = [select(gallery_fields.c.key).where(*_meets(condition), *within) for condition in where]
     if len(each) == 1:
         return each[0]
     together = intersect(*each).subquery()

@@ -14,7 +14,9 @@ from service.storage.gallery_records import Change, Condition, Embeddings, Exten
 from service.storage.rows import upsert
 from service.storage.tables import gallery_embeddings, gallery_images, gallery_tombstones
 
-_STORED = np.dtype("<f4")
+_IN_ONE_QUERY = 500
+_WORTH_NAMING = 5_000
+"""So many images are asked about by name; about more, the whole gallery is asked at once."""
 
 
 class GalleryVectors:
@@ -44,7 +46,7 @@ class GalleryVectors:
         with self.database.reading() as connection:
             if connection is None:
                 return []
-            changes = [Change(key, key, _vector(kept)) for key, kept in connection.execute(put)]
+            changes = [Change(key, key, vector) for key, vector in connection.execute(put)]
             changes += [Change(number, key, None) for number, key in connection.execute(gone)]
         return sorted(changes, key=lambda change: change.sequence)[:limit]
 
@@ -61,7 +63,7 @@ class GalleryVectors:
             rows = [] if connection is None else connection.execute(query).all()
         if not rows:
             return np.empty(0, np.int64), np.empty((0, 0), np.float32)
-        return np.array([key for key, _ in rows], np.int64), np.stack([_vector(kept) for _, kept in rows])
+        return np.array([key for key, _ in rows], np.int64), np.stack([vector for _, vector in rows])
 
     def extent(self, embedder: str) -> Extent:
         """The last change, and how many images have an embedding of this embedder, in one view."""
@@ -71,13 +73,19 @@ class GalleryVectors:
                 return Extent(0, 0)
             return Extent(read_state(connection).sequence, connection.execute(count).scalar_one())
 
-    def keys(self, where: Sequence[Condition]) -> NDArray[np.int64]:
-        """The keys of the images that meet all conditions, ascending."""
-        query = matching_keys(where) if where else select(gallery_images.c.key)
+    def meeting(self, keys: NDArray[np.int64], where: Sequence[Condition]) -> NDArray[np.bool_]:
+        """Which of the images of these keys meet all conditions (one at least), bool (N,)."""
+        found: list[int] = []
         with self.database.reading() as connection:
             if connection is None:
-                return np.empty(0, np.int64)
-            return np.sort(np.array(connection.execute(query).scalars().all(), np.int64))
+                return np.zeros(len(keys), np.bool_)
+            if len(keys) > _WORTH_NAMING:
+                found += connection.execute(matching_keys(where)).scalars().all()
+            else:
+                for start in range(0, len(keys), _IN_ONE_QUERY):
+                    some = keys[start : start + _IN_ONE_QUERY].tolist()
+                    found += connection.execute(matching_keys(where, among=some)).scalars().all()
+        return np.isin(keys, np.array(found, np.int64))
 
     def lacking(self, embedder: str, after: int, limit: int) -> list[int]:
         """The next `limit` keys greater than `after`, ascending, that have no embedding of this embedder."""
@@ -136,7 +144,7 @@ def write_vectors(connection: Connection, key: int, embeddings: Embeddings) -> N
         connection,
         gallery_embeddings,
         [
-            {"embedder": embedder, "key": key, "vector": np.asarray(vector, _STORED).tobytes()}
+            {"embedder": embedder, "key": key, "vector": np.asarray(vector, np.float32)}
             for embedder, vector in embeddings.items()
         ],
     )
@@ -152,7 +160,3 @@ def _lacking(embedder: str) -> Select[int]:
         gallery_embeddings.c.embedder == embedder, gallery_embeddings.c.key == gallery_images.c.key
     )
     return select(gallery_images.c.key).where(~there.exists())
-
-
-def _vector(kept: bytes) -> Vector:
-    return np.frombuffer(kept, _STORED).astype(np.float32, copy=False)

@@ -10,6 +10,7 @@ from typing import Self
 from service.storage.benchmarks import BenchmarkStore
 from service.storage.database import on_server, open_database
 from service.storage.directory import DataDirectory
+from service.storage.gallery_database import GalleryDatabase
 from service.storage.latency import LatencyStore
 
 _TRY_EVERY_S = 5.0
@@ -19,12 +20,17 @@ class State:
     """The directory's lock and the stores; a context, or closed with `close`."""
 
     def __init__(
-        self, directory: DataDirectory | None, latencies: LatencyStore, benchmarks: BenchmarkStore
+        self,
+        directory: DataDirectory | None,
+        latencies: LatencyStore,
+        benchmarks: BenchmarkStore,
+        gallery: GalleryDatabase,
     ) -> None:
         """`directory`: None where nothing is kept in one, because a server keeps it."""
         self.directory = directory
         self.latencies = latencies
         self.benchmarks = benchmarks
+        self.gallery = gallery
         self._problem: str | None = None
         self._try_again = 0.0
 
@@ -62,8 +68,13 @@ def open_state(data_dir: Path, database_url: str | None, *, address: str | None 
     """
     engine = open_database(database_url, data_dir.absolute())
     if on_server(engine):
-        return State(None, LatencyStore(engine), BenchmarkStore(engine))
+        return State(None, LatencyStore(engine), BenchmarkStore(engine), GalleryDatabase(engine))
     directory = DataDirectory(data_dir, address).__enter__()
     # A file may only be written by the process that has the directory.
     obstacle = directory.claim
-    return State(directory, LatencyStore(engine, obstacle), BenchmarkStore(engine, obstacle))
+    return State(
+        directory,
+        LatencyStore(engine, obstacle),
+        BenchmarkStore(engine, obstacle),
+        GalleryDatabase(engine, obstacle),
+    )

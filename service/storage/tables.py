@@ -16,6 +16,8 @@ from sqlalchemy import (
     Text,
 )
 
+from service.storage.vector_type import EmbeddingVector
+
 metadata = MetaData()
 
 BYTEWISE = Text().with_variant(Text(collation="C"), "postgresql")
@@ -119,7 +121,7 @@ gallery_embeddings = Table(
     metadata,
     Column("embedder", String(80), nullable=False),
     Column("key", BigInteger, nullable=False),
-    Column("vector", LargeBinary, nullable=False, comment="float32, little-endian, of length 1"),
+    Column("vector", EmbeddingVector, nullable=False, comment="float32, of length 1"),
     PrimaryKeyConstraint("embedder", "key"),
 )
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
+from pgvector.sqlalchemy import VECTOR
 
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
 depends_on = None
 
+_VECTOR = sa.LargeBinary().with_variant(VECTOR(), "postgresql")
 _BYTEWISE = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 _BYTEWISE_255 = sa.String(255).with_variant(sa.String(255, collation="C"), "postgresql")
 
 
 def upgrade() -> None:
     """Make the tables, and the one row of the gallery's state."""
+    on_postgresql = op.get_bind().dialect.name == "postgresql"
+    if on_postgresql:
+        op.execute("CREATE EXTENSION IF NOT EXISTS vector")
     state = op.create_table(
         "gallery_state",
         sa.Column("name", sa.String(16), primary_key=True, comment="There is one row, named gallery"),
@@ -57,11 +62,14 @@ def upgrade() -> None:
         sa.Column("original", sa.LargeBinary, nullable=False),
         sa.Column("thumbnail", sa.LargeBinary, nullable=False, comment="JPEG"),
     )
+    if on_postgresql:  # do not try to compress what is JPEG
+        for column in ("original", "thumbnail"):
+            op.execute(f"ALTER TABLE gallery_contents ALTER COLUMN {column} SET STORAGE EXTERNAL")
     op.create_table(
         "gallery_embeddings",
         sa.Column("embedder", sa.String(80), nullable=False),
         sa.Column("key", sa.BigInteger, nullable=False),
-        sa.Column("vector", sa.LargeBinary, nullable=False, comment="float32, little-endian, of length 1"),
+        sa.Column("vector", _VECTOR, nullable=False, comment="float32, of length 1"),
         sa.PrimaryKeyConstraint("embedder", "key"),
     )
     op.create_table(
