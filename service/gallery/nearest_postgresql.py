@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from pgvector.sqlalchemy import HALFVEC, VECTOR
 from sqlalchemy import ColumnElement, Connection, Double, Select, bindparam, cast, func, literal, select, text
 
 from service.errors import StorageUnavailable
+from service.gallery.nearest import SearchStatus
 from service.storage.explain import storage_errors
 from service.storage.gallery_database import GalleryDatabase, read_state
 from service.storage.gallery_fields import matching_keys
@@ -70,6 +71,7 @@ class PostgresqlNearest:
         self._exact_up_to = exact_up_to
         self._index = index_name(embedder)
         self._indexed = False
+        self._seen = 0
         self._look = threading.Event()
         self._closing = False
         self._keeper = threading.Thread(target=self._keep, name="weighin-hnsw", daemon=True)
@@ -83,7 +85,7 @@ class PostgresqlNearest:
         with self._database.reading() as connection:
             if connection is None:
                 return np.empty(0, np.int64), np.empty(0, np.float32)
-            images = read_state(connection).images
+            images = self._seen = read_state(connection).images
             if images > self._exact_up_to and not self._indexed:
                 self._look.set()
             rows = None
@@ -102,9 +104,10 @@ class PostgresqlNearest:
         if not self._indexed:
             self._look.set()
 
-    def status(self) -> Mapping[str, Any]:
-        """How searches go at the moment, and among how many images."""
-        return {"mode": "hnsw" if self._indexed else "exact", "count": self._database.state().images}
+    @property
+    def status(self) -> SearchStatus:
+        """How searches go at the moment: without an index every image is looked at."""
+        return SearchStatus("hnsw", self._seen) if self._indexed else SearchStatus("exact", 0)
 
     def close(self) -> None:
         """End the thread; an index that is being built is waited for."""
@@ -183,6 +186,7 @@ class PostgresqlNearest:
     def _see_to_the_index(self) -> bool:
         """Make the index if there ought to be one; True where that has to be looked after again."""
         state = self._database.state()
+        self._seen = state.images
         if state.images <= self._exact_up_to or self._dimensions > MOST_DIMENSIONS:
             return False
         with self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from sqlalchemy import text
 
+from service.gallery.nearest import SearchStatus
 from service.gallery.nearest_postgresql import PostgresqlNearest, index_name
 from service.storage.database import open_database
 from service.storage.gallery import GalleryStore
@@ -89,7 +90,7 @@ def test_exact_answers_are_those_of_numpy(database: GalleryDatabase, store: Gall
     few = {key: vector for key, vector in kept.items() if key <= 5}
     assert search.nearest(query, 10, [Condition("n", "lt", 5)])[0].tolist() == ranked(few, query, 10)
     assert search.nearest(query, 10, [Condition("n", "eq", "5")])[0].tolist() == []
-    assert search.status() == {"mode": "exact", "count": 40}
+    assert search.status == SearchStatus("exact", 0)
     search.close()
 
 
@@ -109,7 +110,7 @@ def test_above_a_number_of_images_there_is_an_index_and_it_is_used(
     queries = vectors(20, seed=1)
     assert recall(search, kept, queries) == 1.0
     search.changed()
-    until(lambda: search.status()["mode"] == "hnsw", "the index is built")
+    until(lambda: search.status.mode == "hnsw", "the index is built")
     assert recall(search, kept, queries) >= 0.99
     database.engine.dispose()  # a connection that ends says what it did
     with postgres.connect() as connection:
@@ -134,7 +135,7 @@ def test_with_an_index_writes_are_seen_at_once_by_every_replica(
     for search in replicas:
         search.changed()
     for search in replicas:
-        until(lambda search=search: search.status()["mode"] == "hnsw", "both know of the index")
+        until(lambda search=search: search.status.mode == "hnsw", "both know of the index")
     new = vectors(1, seed=9)[0]
     key = put(store, "new", new)
     assert [search.nearest(new, 1)[0].tolist() for search in replicas] == [[key], [key]]
@@ -164,7 +165,7 @@ def test_a_build_that_failed_is_made_good(database: GalleryDatabase, store: Gall
         connection.execute(text(f"CREATE INDEX {index_name('gone@1')} ON gallery_embeddings (key)"))
     search = PostgresqlNearest(database, EMBEDDER, DIMENSIONS, exact_up_to=100)
     search.nearest(vectors(1)[0], 1)  # finds the index missing
-    until(lambda: search.status()["mode"] == "hnsw", "the index is built anew")
+    until(lambda: search.status.mode == "hnsw", "the index is built anew")
     with database.engine.connect() as connection:
         found = text("SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = current_schema()")
         indexes = dict(connection.execute(found).all())
