@@ -51,12 +51,14 @@ def open_nearest(
 ) -> NearestImages:
     """The search that fits the database. Blocks while an index file in `folder` is read.
 
+    `folder` and `exact_up_to` are for the index of this process; one on a server looks after itself.
+
     Imported only here: who has no gallery loads no index library.
     """
     if on_server(vectors.database.engine):
         from service.gallery.nearest_postgresql import PostgresqlNearest
 
-        return PostgresqlNearest(vectors.database, embedder, dimensions, exact_up_to=exact_up_to)
+        return PostgresqlNearest(vectors.database, embedder, dimensions)
     return EmbeddedNearest(vectors, embedder, dimensions, folder=folder, exact_up_to=exact_up_to)
 
 
