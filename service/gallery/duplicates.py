@@ -8,10 +8,10 @@ from service.gallery.perceptual_hash import differing_bits
 
 Duplicate = Literal["exact", "near"]
 
-NEAR_HASH_BITS = 10
+NEAR_HASH_BITS = 6
 """Most bits of 64 in which the perceptual hashes of near duplicates differ."""
 
-NEAR_COSINE = 0.9
+NEAR_COSINE = 0.85
 """The least cosine of their embeddings."""
 
 
