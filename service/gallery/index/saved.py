@@ -83,7 +83,7 @@ def read(folder: Path, *, model: str, dimensions: int) -> tuple[Graph, int] | No
         checksum = described.pop("checksum")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise UnusableIndex(f"{DESCRIPTION} cannot be read: {error}") from None
     if checksum != _checksum(described) or described["format"] != FORMAT:
         raise UnusableIndex(f"{DESCRIPTION} is damaged, or of another version")
