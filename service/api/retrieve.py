@@ -82,22 +82,22 @@ def retrieve_router(retriever: Retriever, pool: CorePool, recorder: Recorder, bo
         try:
             pool.check_room()
             data = await read_image(request, bounds.body_bytes, patience)
-            found = await retriever.retrieve(data, wish, patience)
+            found = await retriever.retrieve(data, wish, patience, answering)
         except errors.WeighinError as error:
-            recorder.record_error(answering.name, "live", error.slug)
+            recorder.record_error(answering.model.name, "live", error.slug)
             raise
-        return timed_answer(_retrieval(request, found), found.durations)
+        return timed_answer(_retrieval(request, found, answering.images), found.durations)
 
     return router
 
 
-def _retrieval(request: Request, found: Retrieval) -> dict[str, Any]:
+def _retrieval(request: Request, found: Retrieval, images: int) -> dict[str, Any]:
     assert found.asked is not None
     return {
         "request_id": request.state.request_id,
         "model": found.model,
         "image": image_facts(found.asked),
         "matches": [match_out(match) for match in found.matches],
-        "hint": HINT if found.gallery_images == 0 else None,
+        "hint": HINT if images == 0 else None,
         "timings_ms": timings(found.durations),
     }

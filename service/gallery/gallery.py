@@ -24,7 +24,7 @@ from service.recorder import Recorder
 from service.registry import Registry
 from service.storage.gallery import GalleryStore
 from service.storage.gallery_database import GalleryDatabase
-from service.storage.gallery_records import GalleryState, Quota
+from service.storage.gallery_records import EmbeddersChanged, GalleryState, Quota
 from service.storage.gallery_vectors import GalleryVectors
 
 log = structlog.get_logger(__name__)
@@ -71,7 +71,8 @@ class Gallery:
         store = GalleryStore(database, quota)
         vectors = GalleryVectors(database)
         self._searches = Searches(
-            partial(open_nearest, vectors, folder=data_dir / INDEX_FOLDER, exact_up_to=exact_up_to)
+            partial(open_nearest, vectors, folder=data_dir / INDEX_FOLDER, exact_up_to=exact_up_to),
+            lambda: database.state().embedder,
         )
         self.keeper = Keeper(
             self._networks, pool, self._threads, store, self._searches, max_pixels=max_pixels
@@ -86,7 +87,7 @@ class Gallery:
             self._searches,
             max_pixels=max_pixels,
         )
-        self.reindexer = Reindexer(self._networks, pool, self._threads, store, vectors)
+        self.reindexer = Reindexer(self._networks, pool, self._threads, store, vectors, self._searches)
         self._opening: asyncio.Task[None] | None = None
 
     def open(self, models_loaded: asyncio.Future[None]) -> None:
@@ -127,6 +128,8 @@ class Gallery:
             try:
                 model = self._networks.of(state.embedder)
                 await self._threads.read(self._searches.by, embedder_of(model), dimensions_of(model))
+            except EmbeddersChanged:
+                pass  # another process let another one answer: the first search opens its index
             except WeighinError as error:
                 log.warning("the gallery does not answer", reason=error.detail)
         if state.target is not None:

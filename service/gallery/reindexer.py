@@ -21,6 +21,7 @@ from service.errors import (
 )
 from service.gallery.embedder import decode_for, embed, embedder_of, model_name
 from service.gallery.networks import Networks
+from service.gallery.searches import Searches
 from service.gallery.threads import GalleryThreads
 from service.pool import CorePool, Patience
 from service.registry import ServedModel
@@ -63,12 +64,14 @@ class Reindexer:
         threads: GalleryThreads,
         store: GalleryStore,
         vectors: GalleryVectors,
+        searches: Searches,
     ) -> None:
         self._networks = networks
         self._pool = pool
         self._threads = threads
         self._store = store
         self._vectors = vectors
+        self._searches = searches
         self._task: asyncio.Task[None] | None = None
         self._again = asyncio.Event()
         self._problem: str | None = None
@@ -80,7 +83,8 @@ class Reindexer:
         InvalidParameter for a model that gives no embeddings, and StorageUnavailable.
         """
         model = self._networks.named(name)
-        await self._threads.write(self._vectors.aim, embedder_of(model))
+        aim = partial(self._vectors.aim, embedder_of(model))
+        await self._threads.write(self._searches.changing, aim)
         log.info("reindexing", model=name)
         self.go_on()
 
@@ -134,7 +138,8 @@ class Reindexer:
                 self._problem = None
                 if (await self._state()).target != target:
                     break
-            if await self._threads.write(self._vectors.switch, target):
+            switch = partial(self._vectors.switch, target)
+            if await self._threads.write(self._searches.changing, switch):
                 log.info("reindexed", model=model.name)
         while await self._threads.write(self._vectors.drop_unused, _DROPPED_AT_ONCE):
             pass
@@ -168,8 +173,8 @@ class Reindexer:
         except (QueueFull, DeadlineExceeded):
             raise
         except WeighinError as error:
-            image = (await self._read(partial(self._store.by_key, [key]))).get(key)
-            name = "an image" if image is None else f"image '{image.id}'"
+            images, _ = await self._read(partial(self._store.by_key, [key]))
+            name = f"image '{images[key].id}'" if key in images else "an image"
             raise ModelUnavailable(f"{name} cannot be embedded: {error.detail}") from error
 
     async def _state(self) -> GalleryState:

@@ -21,7 +21,7 @@ from service.recorder import Recorder
 from service.registry import ServedModel
 from service.stages import Durations, Stopwatch
 from service.storage.gallery import GalleryStore
-from service.storage.gallery_records import Condition, EmbeddersChanged, GalleryState, StoredImage, Vector
+from service.storage.gallery_records import Condition, EmbeddersChanged, StoredImage, Vector
 from service.storage.gallery_vectors import GalleryVectors
 
 MAX_K = 100
@@ -52,15 +52,22 @@ class Wish:
 
 
 @dataclass(frozen=True)
+class Answering:
+    """By which model the gallery answers, and how many images it has."""
+
+    model: ServedModel
+    images: int
+
+
+@dataclass(frozen=True)
 class Retrieval:
-    """The matches, best first and equal ones by id, by which model, from how many images in the gallery.
+    """The matches, best first and equal ones by id, and by which model.
 
     `asked` is the posted image; None when a kept one was asked with.
     """
 
     model: str
     matches: tuple[Match, ...]
-    gallery_images: int
     durations: Durations
     asked: DecodedImage | None = None
 
@@ -98,39 +105,40 @@ class Retriever:
         self._searches = searches
         self._max_pixels = max_pixels
 
-    async def network(self, asked: str | None = None) -> ServedModel:
-        """The model by which the gallery answers at the moment.
+    async def network(self, asked: str | None = None) -> Answering:
+        """By which model the gallery answers at the moment.
 
         Raises OtherModel when `asked` is another, UnknownModel when there is none of that name, and those of
         `Networks.answering`.
         """
-        state = await self._state()
+        state = await self._threads.read(self._store.database.state)
         name = self._networks.name_of(state)
         if asked is not None and asked != name:
             self._networks.named(asked)
             raise OtherModel(f"the gallery is embedded by '{name}', not by '{asked}': leave `model` out")
-        return self._networks.answering(state)
+        return Answering(self._networks.answering(state), state.images)
 
-    async def retrieve(self, data: bytes, wish: Wish, patience: Patience) -> Retrieval:
+    async def retrieve(self, data: bytes, wish: Wish, patience: Patience, answering: Answering) -> Retrieval:
         """The kept images that are most like the one in `data`; what it took is recorded as `live`.
 
-        Raises the errors of `decode`, those of `CorePool.run`, and those of `Networks.answering`.
+        `answering` is what `network` said at the request's beginning. Raises the errors of `decode`, those of
+        `CorePool.run`, and those of `Networks.answering`.
         """
         for _ in range(_ATTEMPTS):
-            state = await self._state()
-            model = self._networks.answering(state)
+            model = answering.model
             stopwatch = Stopwatch()
             image, seen = await self._pool.run(partial(self._see, data, model, stopwatch), patience)
             try:
-                matches, images = await self._threads.read(self._find, seen, model, wish, None)
+                matches = await self._threads.read(self._find, seen, answering, wish, None)
             except EmbeddersChanged:
+                answering = await self.network()
                 continue
             stopwatch.lap("search")
             durations = stopwatch.stop()
             # Its total is not that of a classification, and the two must not be pooled.
             stages: Durations = {stage: spent for stage, spent in durations.items() if stage != "total"}
             self._recorder.record(model.name, "live", stages)
-            return Retrieval(model.name, matches, images, durations, image)
+            return Retrieval(model.name, matches, durations, image)
         raise Busy("the gallery changes its network: try again")
 
     async def similar(self, image: StoredImage, wish: Wish) -> Retrieval:
@@ -139,18 +147,15 @@ class Retriever:
         Raises UnknownImage when it is gone by now, and those of `Networks.answering`.
         """
         for _ in range(_ATTEMPTS):
-            model = self._networks.answering(await self._state())
+            answering = await self.network()
             stopwatch = Stopwatch()
             try:
-                matches, images = await self._threads.read(self._find_similar, image, model, wish)
+                matches = await self._threads.read(self._find_similar, image, answering, wish)
             except EmbeddersChanged:
                 continue
             stopwatch.lap("search")
-            return Retrieval(model.name, matches, images, stopwatch.stop())
+            return Retrieval(answering.model.name, matches, stopwatch.stop())
         raise Busy("the gallery changes its network: try again")
-
-    async def _state(self) -> GalleryState:
-        return await self._threads.read(self._store.database.state)
 
     def _see(self, data: bytes, model: ServedModel, stopwatch: Stopwatch) -> tuple[DecodedImage, _Seen]:
         """On a core: the image as it is compared."""
@@ -166,42 +171,36 @@ class Retriever:
         stopwatch.lap("postprocess")
         return image, seen
 
-    def _find_similar(
-        self, image: StoredImage, model: ServedModel, wish: Wish
-    ) -> tuple[tuple[Match, ...], int]:
-        keys, vectors = self._vectors.vectors(embedder_of(model), [image.key])
+    def _find_similar(self, image: StoredImage, answering: Answering, wish: Wish) -> tuple[Match, ...]:
+        embedder = embedder_of(answering.model)
+        keys, vectors = self._vectors.vectors(embedder, [image.key])
         if not len(keys):
-            self._check_still(model)
+            if self._store.database.state().embedder != embedder:
+                raise EmbeddersChanged
             raise UnknownImage(f"there is no image '{image.id}' in the gallery any more")
-        return self._find(_Seen(image.sha256, image.perceptual_hash, vectors[0]), model, wish, image.key)
+        return self._find(_Seen(image.sha256, image.perceptual_hash, vectors[0]), answering, wish, image.key)
 
-    def _find(
-        self, seen: _Seen, model: ServedModel, wish: Wish, without: int | None
-    ) -> tuple[tuple[Match, ...], int]:
-        """On a thread that may wait for the database: the matches, and how many images there are.
+    def _find(self, seen: _Seen, answering: Answering, wish: Wish, without: int | None) -> tuple[Match, ...]:
+        """On a thread that may wait for the database.
 
         Raises EmbeddersChanged when another network answers by now.
         """
-        if self._store.database.state().images == 0:
-            return (), 0
-        nearest = self._searches.by(embedder_of(model), dimensions_of(model))
-        keys, cosines = nearest.nearest(seen.vector, wish.k + _TIES, wish.where)
-        kept = self._store.by_key([int(key) for key in keys])
+        if answering.images == 0:
+            return ()
+        embedder = embedder_of(answering.model)
+        nearest = self._searches.by(embedder, dimensions_of(answering.model))
+        found, cosines = nearest.nearest(seen.vector, wish.k + _TIES, wish.where)
+        keys: list[int] = found.tolist()
+        kept, state = self._store.by_key(keys)
+        if state.images and state.embedder != embedder:
+            raise EmbeddersChanged
         scored = [
-            (round(min(1.0, max(-1.0, float(cosine))), _DIGITS), kept[int(key)])
+            (round(min(1.0, max(-1.0, float(cosine))), _DIGITS), kept[key])
             for key, cosine in zip(keys, cosines, strict=True)
-            if int(key) in kept and int(key) != without
+            if key in kept and key != without
         ]
         scored.sort(key=lambda each: (-each[0], each[1].id))
-        images = self._check_still(model)
-        return _matches(seen, scored[: wish.k], wish.min_score), images
-
-    def _check_still(self, model: ServedModel) -> int:
-        """EmbeddersChanged when another network answers by now; else how many images there are."""
-        state = self._store.database.state()
-        if state.images and state.embedder != embedder_of(model):
-            raise EmbeddersChanged
-        return state.images
+        return _matches(seen, scored[: wish.k], wish.min_score)
 
 
 def _matches(seen: _Seen, scored: Sequence[tuple[float, StoredImage]], min_score: float) -> tuple[Match, ...]:

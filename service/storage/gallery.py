@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 
 from service.errors import GalleryFull
-from service.storage.gallery_database import GalleryDatabase, change_state
+from service.storage.gallery_database import GalleryDatabase, change_state, read_state
 from service.storage.gallery_fields import matching_keys, remove_fields, to_json, write_fields
 from service.storage.gallery_records import (
     Condition,
@@ -28,9 +28,6 @@ from service.storage.tables import (
     gallery_images,
     gallery_tombstones,
 )
-
-_IN_ONE_QUERY = 500
-"""Keys that a query names: databases have a limit, SQLite's oldest is 999."""
 
 
 class GalleryStore:
@@ -108,17 +105,13 @@ class GalleryStore:
         with self.database.reading() as connection:
             return None if connection is None else _find_by_sha256(connection, sha256)
 
-    def by_key(self, keys: Sequence[int]) -> Mapping[int, StoredImage]:
-        """The images of these keys that are (still) there."""
-        found: dict[int, StoredImage] = {}
+    def by_key(self, keys: Sequence[int]) -> tuple[Mapping[int, StoredImage], GalleryState]:
+        """The images of these keys (at most some hundreds) that are there, and the state, in one view."""
         with self.database.reading() as connection:
             if connection is None:
-                return found
-            for start in range(0, len(keys), _IN_ONE_QUERY):
-                some = [int(key) for key in keys[start : start + _IN_ONE_QUERY]]
-                rows = connection.execute(select(gallery_images).where(gallery_images.c.key.in_(some)))
-                found |= {row["key"]: _image(row) for row in rows.mappings()}
-        return found
+                return {}, GalleryState()
+            rows = connection.execute(select(gallery_images).where(gallery_images.c.key.in_(keys)))
+            return {row["key"]: _image(row) for row in rows.mappings()}, read_state(connection)
 
     def page(
         self, after: str | None, limit: int, where: Sequence[Condition] = ()

@@ -109,6 +109,30 @@ def test_what_was_begun_goes_on_after_a_restart_and_the_old_model_answers_meanwh
         assert [best(client, seed)[1:] for seed in (0, 19)] == [("i00", 1.0), ("i19", 1.0)]
 
 
+def test_going_to_and_fro_between_models_loses_no_image(
+    serve: Callable[..., httpx.Client],
+) -> None:
+    """An index that followed its network's embeddings while they were dropped and made again missed some."""
+    client = serve()
+    there = {f"i{seed:02}": seed for seed in range(IMAGES)}
+    fill(client)
+    for turn, model in enumerate(("tiny-b", "tiny", "tiny-b", "tiny")):
+        assert best(client, 5)[1:] == ("i05", 1.0)
+        assert client.post(f"/gallery/reindex?model={model}").status_code == 202
+        for number in range(4):
+            seed = 100 + 10 * turn + number
+            client.put(f"/gallery/images/n{seed}", content=blobs(seed))
+            there[f"n{seed}"] = seed
+            client.post("/retrieve-similar", content=blobs(seed))
+        client.delete(f"/gallery/images/i{10 + turn}")
+        del there[f"i{10 + turn}"]
+        reindexed(client, model)
+        for _ in range(2):  # as the database streams them, then as the index has them
+            found = client.post("/retrieve-similar?k=100", content=blobs(5)).json()["matches"]
+            assert {match["id"] for match in found} == set(there)
+            until(lambda: client.get("/gallery").json()["search"]["mode"] == "exact", "the index is there")
+
+
 def test_naming_the_model_that_answers_gives_it_up(serve: Callable[..., httpx.Client]) -> None:
     client = serve()
     fill(client)

@@ -79,7 +79,7 @@ def test_nothing_is_made_by_reading(store: GalleryStore, vectors: GalleryVectors
     assert store.get("a") is None
     assert store.page(None, 10) == ([], 0)
     assert store.find_by_sha256("0" * 64) is None
-    assert store.by_key([1]) == {}
+    assert store.by_key([1]) == ({}, store.database.state())
     assert vectors.changes_after(NET, 0, 10) == []
     assert store.database.state().images == 0
     assert list(tmp_path.iterdir()) == []
@@ -248,7 +248,7 @@ def test_where_compares_by_type_and_value(
     keys = np.array([5, 1, 2, 3, 4, 99])
     found = keys[vectors.meeting(keys, conditions)].tolist()
     assert sorted(found) == sorted(each.key for each in images)
-    assert store.by_key(found) == {each.key: each for each in images}
+    assert store.by_key(found) == ({each.key: each for each in images}, store.database.state())
     many = np.arange(10_000)
     assert many[vectors.meeting(many, conditions)].tolist() == sorted(found)
 
