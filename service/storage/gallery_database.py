@@ -60,6 +60,15 @@ class GalleryDatabase:
         with self.reading() as connection:
             return GalleryState() if connection is None else read_state(connection)
 
+    @property
+    def problem(self) -> str | None:
+        """Why the database cannot be reached, in words for a client; None when it can. Tries it."""
+        try:
+            with storage_errors(), self.engine.connect():
+                return None
+        except StorageUnavailable as error:
+            return error.detail
+
     def _prepare(self) -> None:
         if self._prepared is None or self._prepared != self._inode():
             prepare(self.engine)

@@ -66,7 +66,8 @@ class LatencyStore:
         obstacle = self._obstacle()
         if obstacle is not None:
             raise StorageUnavailable(obstacle)
-        self._engine.dispose()  # connections to a file that was deleted or replaced would write to nowhere
+        if self._file is not None:
+            self._engine.dispose()  # connections to a file that was deleted or replaced would write to nowhere
         prepare(self._engine)
         with storage_errors(), self._view() as view:
             self._progress = view.progress

@@ -36,12 +36,12 @@ class State:
 
     @property
     def problem(self) -> str | None:
-        """Why nothing could be written to the data directory at the last try, in words for a client; None
-        when something could. Tried every few seconds at most, since it waits for the disk."""
+        """Why nothing could be written to the data directory, or its server's database not be reached, at the
+        last try, in words for a client; None when it could. Tried every few seconds at most, since it waits."""
         now = time.monotonic()
         if now >= self._try_again:
-            self._problem = None if self.directory is None else self.directory.problem
-            self._try_again = now + _TRY_EVERY_S
+            self._try_again = now + _TRY_EVERY_S  # before, so that others need not wait for a server too
+            self._problem = self.gallery.problem if self.directory is None else self.directory.problem
         return self._problem
 
     def close(self) -> None:

