@@ -116,17 +116,16 @@ def test_going_to_and_fro_between_models_loses_no_image(
     client = serve()
     there = {f"i{seed:02}": seed for seed in range(IMAGES)}
     fill(client)
-    for turn, model in enumerate(("tiny-b", "tiny", "tiny-b", "tiny")):
-        assert best(client, 5)[1:] == ("i05", 1.0)
-        assert client.post(f"/gallery/reindex?model={model}").status_code == 202
-        for number in range(4):
+    for turn in range(2):
+        assert best(client, 5)[1:] == ("i05", 1.0)  # opens the index of the model that answers
+        for number, model in enumerate(("tiny-b", "tiny")):  # without a search in between
             seed = 100 + 10 * turn + number
+            assert client.post(f"/gallery/reindex?model={model}").status_code == 202
             client.put(f"/gallery/images/n{seed}", content=blobs(seed))
             there[f"n{seed}"] = seed
-            client.post("/retrieve-similar", content=blobs(seed))
+            reindexed(client, model)
         client.delete(f"/gallery/images/i{10 + turn}")
         del there[f"i{10 + turn}"]
-        reindexed(client, model)
         for _ in range(2):  # as the database streams them, then as the index has them
             found = client.post("/retrieve-similar?k=100", content=blobs(5)).json()["matches"]
             assert {match["id"] for match in found} == set(there)
