@@ -118,11 +118,11 @@ def test_a_large_gallery_is_searched_by_the_graph(open_search: Open, rows: Rows)
 @pytest.mark.parametrize("share", [0.002, 0.01, 0.1, 0.5])
 @pytest.mark.parametrize("exact_up_to", [0, 10_000])
 def test_a_filter_still_gives_as_many(open_search: Open, rows: Rows, share: float, exact_up_to: int) -> None:
-    for vector in unit_vectors(3000):
+    for vector in unit_vectors(1500):
         rows.put(vector)
     search = open_search(exact_up_to=exact_up_to)
     assert search.wait_until_settled(LONG_S)
-    kept = {int(key) for key in np.random.default_rng(0).permutation(3000)[: round(share * 3000)] + 1}
+    kept = {int(key) for key in np.random.default_rng(0).permutation(1500)[: round(share * 1500)] + 1}
     passing = np.array(sorted(kept))
     shares = []
     for query in unit_vectors(20, seed=1):
