@@ -67,7 +67,7 @@ class LatencyStore:
         if obstacle is not None:
             raise StorageUnavailable(obstacle)
         if self._file is not None:
-            self._engine.dispose()  # connections to a file that was deleted or replaced would write to nowhere
+            self._engine.dispose()  # connections to a file that was deleted or replaced write to nowhere
         prepare(self._engine)
         with storage_errors(), self._view() as view:
             self._progress = view.progress

@@ -36,8 +36,8 @@ class State:
 
     @property
     def problem(self) -> str | None:
-        """Why nothing could be written to the data directory, or its server's database not be reached, at the
-        last try, in words for a client; None when it could. Tried every few seconds at most, since it waits."""
+        """Why nothing could be written to the data directory, or the database's server not be reached, at the
+        last try, in words for a client; None when all was well. Tried every few seconds, since it waits."""
         now = time.monotonic()
         if now >= self._try_again:
             self._try_again = now + _TRY_EVERY_S  # before, so that others need not wait for a server too
