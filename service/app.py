@@ -83,6 +83,7 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
         data_dir=settings.data_dir,
         exact_up_to=settings.gallery_exact_up_to,
         max_pixels=settings.max_pixels,
+        deadline_s=settings.deadline_s,
     )
 
     def state_problem() -> str | None:

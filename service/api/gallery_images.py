@@ -111,6 +111,7 @@ def gallery_images_router(
         patience = patience_of(request, bounds.deadline_s)
         check_id(id)
         fields = parse_metadata(metadata or "")
+        pool.check_room()
         if is_form(request):
             if metadata is not None:
                 raise errors.InvalidParameter("metadata of a form are a part of it, not a parameter")
@@ -118,7 +119,6 @@ def gallery_images_router(
             fields = parse_metadata(text)
         else:
             data = await read_image(request, bounds.body_bytes, patience)
-        pool.check_room()
         done = await keeper.put(id, data, fields, patience)
         response.status_code = 201 if done.status == "added" else 200
         return PutOut.after(done)

@@ -62,10 +62,12 @@ class Gallery:
         data_dir: Path,
         exact_up_to: int,
         max_pixels: int,
+        deadline_s: float,
     ) -> None:
-        """`model`: by which a gallery without images embeds. Opens nothing."""
+        """`model`: by which a gallery without images embeds. `deadline_s`: how long a request waits for its
+        turn at the database. Opens nothing."""
         self._quota = quota
-        self._threads = GalleryThreads()
+        self._threads = GalleryThreads(deadline_s)
         self._networks = Networks(registry, model)
         self._database = database
         store = GalleryStore(database, quota)

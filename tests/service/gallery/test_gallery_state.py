@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.settings import Settings
 from tests.service.gallery.pictures import blobs
 from tests.service.problems import assert_problem
 
@@ -50,6 +51,12 @@ def test_a_damaged_database_is_507_and_inference_goes_on(
     ):
         assert_problem(response, 507, "storage-unavailable", "damaged")
     assert client.post("/classify", content=cat_jpeg).status_code == 200
+
+
+def test_the_default_threshold_is_the_one_that_was_measured() -> None:
+    from service.gallery.index.embedded import EXACT_UP_TO
+
+    assert Settings.model_fields["gallery_exact_up_to"].default == EXACT_UP_TO
 
 
 SERVED_WITHOUT_A_GALLERY = """
