@@ -5,7 +5,7 @@ BIN := .venv/bin
 MODELS_BIN := .venv-models/bin
 PIP := -m pip --disable-pip-version-check --quiet install
 
-.PHONY: help serve install test test-faults test-models check bench lock photos fashion clean
+.PHONY: help serve install test test-faults test-models check bench bench-retrieval lock photos fashion clean
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -32,6 +32,12 @@ check: .venv/installed-tests ## Lint, types and dependency rules
 
 bench: .venv-bench/installed photos ## The service's figures against their targets, in about five minutes
 	.venv-bench/bin/python -m benchmarks.http
+
+bench-retrieval: .venv-bench/installed photos ## Similar images beside other libraries, in about fifteen minutes
+	.venv-bench/bin/python -m benchmarks.retrieval embed
+	.venv-bench/bin/python -m benchmarks.retrieval search
+	.venv-bench/bin/python -m benchmarks.retrieval edited
+	.venv-bench/bin/python -m benchmarks.retrieval page
 
 photos: .cache/photos/complete ## Large photographs from Debian's wallpaper packages
 

@@ -12,7 +12,10 @@ from pathlib import Path
 
 from service.cpu import core_budget
 
-PACKAGES = ("weighin", "onnxruntime", "numpy", "pillow", "simplejpeg", "uvicorn", "fastapi", "litserve")
+PACKAGES = (
+    *("weighin", "onnxruntime", "numpy", "pillow", "simplejpeg", "uvicorn", "fastapi", "litserve"),
+    *("usearch", "faiss-cpu", "hnswlib", "qdrant-client"),
+)
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,18 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from service.api import problems
+from service.api.answers import Bounds
 from service.api.benchmarks import benchmarks_router
 from service.api.catalogue import catalogue_router
+from service.api.gallery import gallery_router
+from service.api.gallery_images import gallery_images_router
 from service.api.health import health_router
 from service.api.inference import inference_router
 from service.api.latency import latency_router
 from service.api.middleware import RequestContext
 from service.api.parameters import refuse_unknown_parameters
 from service.api.recommend import recommend_router
+from service.api.retrieve import retrieve_router
 from service.api.shedding import LoadShedding
 from service.bench.archive import BenchmarkArchive
 from service.bench.jobs import BenchmarkJobs
@@ -28,6 +32,7 @@ from service.classify import Classifier
 from service.compare import Comparer
 from service.cpu import core_budget
 from service.errors import InvalidParameter
+from service.gallery.gallery import Gallery
 from service.latency.answers import Latencies
 from service.metrics import Metrics
 from service.pool import CorePool
@@ -35,14 +40,16 @@ from service.recorder import Recorder
 from service.registry import Registry
 from service.session import RUNTIME_VERSION
 from service.settings import Settings
+from service.storage.gallery_records import Quota
 from service.storage.state import open_state
 from service.web.dashboard import dashboard_router
 
 log = structlog.get_logger(__name__)
 
 DESCRIPTION = """
-Classifies images with lightweight networks, runs one image through all of them side by side, and records
-what each costs on this machine. Every error is an RFC 9457 problem document whose `type` is a stable name.
+Classifies images with lightweight networks, finds their likes in a gallery, runs one image through all
+networks side by side, and records what each costs on this machine. Every error is an RFC 9457 problem
+document whose `type` is a stable name.
 """
 
 
@@ -67,6 +74,18 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
 
     archive = BenchmarkArchive(state.benchmarks)
     jobs = BenchmarkJobs(registry, pool, recorder, state.benchmarks, settings.model_dirs)
+    gallery = Gallery(
+        registry,
+        pool,
+        recorder,
+        state.gallery,
+        model=settings.gallery_model or settings.default_model,
+        quota=Quota(settings.gallery_max_images, settings.gallery_max_bytes),
+        data_dir=settings.data_dir,
+        exact_up_to=settings.gallery_exact_up_to,
+        max_pixels=settings.max_pixels,
+        deadline_s=settings.deadline_s,
+    )
 
     def state_problem() -> str | None:
         return state.problem or recorder.problem
@@ -84,11 +103,13 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
         await jobs.open()
         loading = asyncio.create_task(asyncio.to_thread(registry.load))
         loading.add_done_callback(_loaded)
+        gallery.open(loading)
         try:
             yield
         finally:
             await asyncio.gather(loading, return_exceptions=True)
             await jobs.close()
+            await gallery.close()
             await asyncio.to_thread(pool.close)
             await asyncio.to_thread(recorder.close)
             state.close()
@@ -121,6 +142,10 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
             deadline_s=settings.deadline_s,
         )
     )
+    bounds = Bounds(settings.max_body_bytes, settings.deadline_s)
+    app.include_router(retrieve_router(gallery.retriever, pool, recorder, bounds))
+    app.include_router(gallery_router(gallery, settings.api_key, bounds, width=pool.threads))
+    app.include_router(gallery_images_router(gallery, pool, settings.api_key, bounds))
     app.include_router(catalogue_router(registry))
     app.include_router(latency_router(latencies, registry.names))
     app.include_router(benchmarks_router(jobs, settings.api_key))
@@ -139,7 +164,7 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=sorted(settings.allowed_origins),
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
         )
     app.add_middleware(
         RequestContext, allowed_origins=settings.allowed_origins, log_requests=settings.log_requests

@@ -112,6 +112,30 @@ class StorageUnavailable(WeighinError):
     slug = "storage-unavailable"
 
 
+class DatabaseUnreachable(StorageUnavailable):
+    """The database server does not answer, or takes no more connections; it may again in a moment."""
+
+    slug = "database-unreachable"
+
+
+class GalleryFull(WeighinError):
+    """The gallery holds as many images or bytes as it may."""
+
+    slug = "gallery-full"
+
+
+class UnknownImage(WeighinError):
+    """No image of the gallery has that id."""
+
+    slug = "unknown-image"
+
+
+class OtherModel(WeighinError):
+    """The gallery's embeddings are of another model than the one that was asked for."""
+
+    slug = "other-model"
+
+
 class Unauthorized(WeighinError):
     """The request needs the key that WEIGHIN_API_KEY sets."""
 

@@ -31,6 +31,16 @@ class Settings(BaseSettings):
     """Where state is kept. One process at a time."""
     database_url: str | None = None
     """SQLAlchemy URL; by default an SQLite file in the data directory."""
+    gallery_model: str | None = None
+    """The model that embeds a new gallery's images; by default the default model. One that has images keeps
+    its own until it is reindexed."""
+    gallery_max_images: int = Field(100_000, ge=0)
+    """Images that the gallery may hold; one more gets 507."""
+    gallery_max_bytes: int = Field(10_000_000_000, ge=0)
+    """Bytes that the originals of all images may have together; more gets 507."""
+    gallery_exact_up_to: int = Field(20_000, ge=0)
+    """Images up to which a search of the embedded gallery looks at every one; above, an HNSW index finds
+    candidates."""
     threads: int | None = Field(None, ge=1, le=256)
     """Threads that decode and run networks; by default the cores that affinity and cgroup leave."""
     max_waiting: int = Field(64, ge=0)

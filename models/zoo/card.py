@@ -148,6 +148,22 @@ class Agreement(_Frozen):
     how: str
 
 
+class Retrieval(_Frozen):
+    """How often what is nearest by the model's embeddings is of the same class.
+
+    Each of `n` images that the model has not learned from is searched for among `gallery` others; `mean` is
+    the average share of the `k` nearest that are of its class.
+    """
+
+    dataset: str
+    k: int = Field(gt=0)
+    n: int = Field(gt=0)
+    gallery: int = Field(gt=0)
+    mean: Fraction
+    classes: dict[str, Fraction] = Field(min_length=1, description="The same for the images of each class")
+    how: str
+
+
 class Source(_Frozen):
     """Where the weights come from and under which licence."""
 
@@ -180,6 +196,7 @@ class Card(_Frozen):
     robustness: Robustness | None = None
     agreement: Agreement | None = None
     derived_from: Name | None = None
+    retrieval: Retrieval | None = None
     source: Source
     notes: tuple[str, ...] = ()
 

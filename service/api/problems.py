@@ -21,7 +21,9 @@ STATUS: dict[type[errors.WeighinError], tuple[int, str]] = {
     errors.CrossSiteRequest: (403, "Request from another site"),
     errors.UnknownModel: (404, "Unknown model"),
     errors.UnknownBenchmark: (404, "Unknown benchmark"),
+    errors.UnknownImage: (404, "Unknown image"),
     errors.BenchmarkEnded: (409, "Benchmark has ended"),
+    errors.OtherModel: (409, "Other model"),
     errors.BodyTooLarge: (413, "Body too large"),
     errors.TooManyPixels: (413, "Too many pixels"),
     errors.UnknownImageType: (415, "Unknown image type"),
@@ -34,9 +36,11 @@ STATUS: dict[type[errors.WeighinError], tuple[int, str]] = {
     errors.QueueFull: (503, "Queue full"),
     errors.Busy: (503, "Busy"),
     errors.NotReady: (503, "Not ready"),
+    errors.DatabaseUnreachable: (503, "Database unreachable"),
     errors.ModelUnavailable: (503, "Model unavailable"),
     errors.DeadlineExceeded: (504, "Deadline exceeded"),
     errors.StorageUnavailable: (507, "State cannot be written"),
+    errors.GalleryFull: (507, "Gallery full"),
 }
 """HTTP status and title of every expected failure."""
 
@@ -81,6 +85,8 @@ def problem_of(request_id: str, error: errors.WeighinError) -> Response:
 def documented(*kinds: type[errors.WeighinError]) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's `responses` for the failures that an endpoint can answer with."""
     responses: dict[int | str, dict[str, Any]] = {}
+    if errors.StorageUnavailable in kinds and errors.DatabaseUnreachable not in kinds:
+        kinds = (*kinds, errors.DatabaseUnreachable)
     for kind in kinds:
         status, title = STATUS[kind]
         entry = responses.setdefault(

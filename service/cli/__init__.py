@@ -9,6 +9,7 @@ import typer
 from service.cli.bench import bench_app
 from service.cli.compare import compare_photos
 from service.cli.doctor import doctor
+from service.cli.gallery import gallery_app
 from service.cli.models import list_models
 from service.cli.recommend import recommend
 from service.cli.serve import serve
@@ -24,6 +25,7 @@ app.command("serve")(serve)
 app.command("models")(list_models)
 app.command("compare")(compare_photos)
 app.add_typer(bench_app, name="bench")
+app.add_typer(gallery_app, name="gallery")
 app.command("doctor")(doctor)
 app.command("recommend")(recommend)
 

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Engine, RowMapping, insert, inspect, select, update
 
 from service.errors import StorageUnavailable
-from service.storage.database import DAMAGED, READING, database_file, prepare, storage_errors
+from service.storage.database import READING, database_file, prepare
+from service.storage.explain import DAMAGED, storage_errors
 from service.storage.tables import benchmarks
 
 BenchmarkState = Literal["running", "done", "cancelled", "failed", "interrupted"]

@@ -5,25 +5,39 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
-from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError
 
 from service.errors import StorageUnavailable
+from service.storage.explain import storage_errors
 
-SCHEMA = "0002"
+SCHEMA = "0003"
 """Revision of the newest migration; the scripts are only loaded when the database has another."""
 
 FILE_NAME = "weighin.db"
 
-DAMAGED = "the database file is damaged: move it away to start a new one"
-
 READING = {"weighin_reading": True}
-"""Execution option of connections that only read, so that they need not wait for a writer."""
+"""Execution option of connections that only read: they need not wait for a writer, and see one state."""
 
 _BUSY_TIMEOUT_MS = 5000
 _MIGRATION_LOCK = 0x7765_6967  # any number will do that nothing else in that PostgreSQL takes
+_POSTGRESQL: dict[str, Any] = {
+    "pool_pre_ping": True,  # a server that was restarted costs no request
+    "pool_size": 10,
+    "max_overflow": 10,
+    "pool_timeout": 5.0,
+}
+_POSTGRESQL_CONNECTION = {  # in seconds: a server that vanished without a word is given up within ten
+    "connect_timeout": "5",
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "2",
+    "tcp_user_timeout": "10000",
+    "application_name": "weighin",
+}
 
 
 def open_database(url: str | None, data_dir: Path) -> Engine:
@@ -34,7 +48,12 @@ def open_database(url: str | None, data_dir: Path) -> Engine:
     if url is None:
         url = f"sqlite:///{(data_dir / FILE_NAME).absolute()}"
     try:
-        engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+        parsed = make_url(url)
+        server = parsed.get_backend_name() == "postgresql"
+        if server:
+            parsed = parsed.set(drivername="postgresql+psycopg")
+            parsed = parsed.set(query={**_POSTGRESQL_CONNECTION, **parsed.query})
+        engine = create_engine(parsed, **(_POSTGRESQL if server else {}))
     except (ArgumentError, ImportError) as error:
         # The URL may hold a password, so it is not repeated.
         raise StorageUnavailable(
@@ -43,6 +62,8 @@ def open_database(url: str | None, data_dir: Path) -> Engine:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
+    elif server:
+        event.listen(engine, "begin", _begin_postgresql)
     return engine
 
 
@@ -50,6 +71,11 @@ def database_file(engine: Engine) -> Path | None:
     """The file of an SQLite database; None for one in memory or on a server."""
     name = engine.url.database if engine.dialect.name == "sqlite" else None
     return Path(name) if name and name != ":memory:" else None
+
+
+def on_server(engine: Engine) -> bool:
+    """Whether the database is one that several processes share."""
+    return engine.dialect.name != "sqlite"
 
 
 def prepare(engine: Engine) -> None:
@@ -69,43 +95,6 @@ def prepare(engine: Engine) -> None:
             _migrate(connection, found)
 
 
-@contextlib.contextmanager
-def storage_errors() -> Iterator[None]:
-    """Turn errors of the database and the file system into StorageUnavailable, in words for a client."""
-    try:
-        yield
-    except (SQLAlchemyError, OSError) as error:
-        raise StorageUnavailable(_explain(error)) from error
-
-
-def _explain(error: Exception) -> str:
-    message = str(error.orig if isinstance(error, DatabaseError) else error).lower()
-    if isinstance(error, OSError):
-        message = (error.strerror or "").lower()
-    for part, explanation in (
-        ("full", "the disk is full"),
-        ("no space", "the disk is full"),
-        ("quota", "the disk quota is used up"),
-        ("readonly", "the data directory is read-only"),
-        ("read-only", "the data directory is read-only"),
-        ("permission", "the data directory may not be written"),
-        (
-            "unable to open",
-            "the database cannot be opened: the data directory is missing or may not be written",
-        ),
-        ("no such file", "the data directory is missing"),
-        ("not a database", DAMAGED),
-        ("malformed", DAMAGED),
-        ("no such table", DAMAGED),
-        ("locked", "another program holds the database"),
-        ("i/o error", "the disk reports errors"),
-        ("connect", "the database server cannot be reached"),
-    ):
-        if part in message:
-            return explanation
-    return "the database cannot be used, see the log"
-
-
 def _configure_sqlite(connection: object, _: object) -> None:
     connection.isolation_level = None  # type: ignore[attr-defined]  # BEGIN is ours, see _begin_sqlite
     cursor = connection.cursor()  # type: ignore[attr-defined]
@@ -123,6 +112,12 @@ def _begin_sqlite(connection: Connection) -> None:
     # Writers take their turn at once: a reader that becomes a writer halfway is refused without waiting.
     reading = connection.get_execution_options().get("weighin_reading", False)
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    if connection.get_execution_options().get("weighin_reading", False):
+        # As in SQLite: what is read in one transaction is one state, whatever is committed meanwhile.
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 
 
 def _schema(connection: Connection) -> str:
@@ -161,6 +156,6 @@ def _migrate(connection: Connection, found: str) -> None:
     if found and found not in known:
         raise StorageUnavailable(
             f"the database has schema {found}, this version of Weigh-in knows up to {SCHEMA}: "
-            "run the newer version again, or name another data directory"
+            "run the newer version again, or name another database or data directory"
         )
     command.upgrade(config, SCHEMA)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Engine, literal, select
 
 from service.errors import StorageUnavailable
-from service.storage.database import READING, database_file, prepare, storage_errors
+from service.storage.database import READING, database_file, prepare
+from service.storage.explain import storage_errors
 from service.storage.recorded import MINUTE_S, Bucket, Recorded, Scope
 from service.storage.rollup import Progress, drop_old, read_progress, reopen, roll_up
 from service.storage.rows import read_rows, write_rows
@@ -47,6 +48,7 @@ class LatencyStore:
         self._obstacle = obstacle
         self._file = database_file(engine)
         self._opened: int | None = None
+        self._doubtful = False
         self._progress = Progress()
         self._rewritten = 0
 
@@ -56,18 +58,21 @@ class LatencyStore:
         return self._rewritten
 
     def ensure_open(self) -> bool:
-        """Open the database unless it is open. True when it was opened now, as when its file was gone."""
-        if self._opened is not None and self._opened == self._inode():
+        """Open the database unless it is open. True when it was opened now, as when its file was gone or a
+        server refused something."""
+        if self._opened is not None and self._opened == self._inode() and not self._doubtful:
             return False
         self._opened = None
         obstacle = self._obstacle()
         if obstacle is not None:
             raise StorageUnavailable(obstacle)
-        self._engine.dispose()  # connections to a file that was deleted or replaced would write to nowhere
+        if self._file is not None:
+            self._engine.dispose()  # connections to a file that was deleted or replaced write to nowhere
         prepare(self._engine)
         with storage_errors(), self._view() as view:
             self._progress = view.progress
         self._opened = self._inode()
+        self._doubtful = False
         self._rewritten += 1
         return True
 
@@ -79,7 +84,7 @@ class LatencyStore:
         """Write the series given, over what the same instance wrote of that bucket before; all or nothing."""
         if not recorded:
             return
-        with storage_errors(), self._engine.begin() as connection:
+        with self._doubting_after_errors(), storage_errors(), self._engine.begin() as connection:
             before = read_progress(connection, for_update=True)
             after = reopen(connection, before, [part.bucket for part in recorded])
             write_rows(connection, recorded)
@@ -129,6 +134,15 @@ class LatencyStore:
     def _view(self) -> Iterator[Reading]:
         with self._engine.connect().execution_options(**READING) as connection:
             yield Reading(connection, read_progress(connection))
+
+    @contextlib.contextmanager
+    def _doubting_after_errors(self) -> Iterator[None]:
+        """Open a server's database anew after an error: it may come back with less in it, or with nothing."""
+        try:
+            yield
+        except StorageUnavailable:
+            self._doubtful = self._file is None
+            raise
 
     def _inode(self) -> int | None:
         if self._file is None:

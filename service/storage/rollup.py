@@ -30,6 +30,7 @@ KEEP_HOURS_S = 7 * DAY_S
 KEEP_DAYS_S = 366 * DAY_S
 
 _TABLES = (latency_histograms, latency_errors)
+_PROGRESS_LOCK = 0x7765_6968  # any number that nothing else in that PostgreSQL takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,10 @@ class Progress:
 
 def read_progress(connection: Connection, *, for_update: bool = False) -> Progress:
     """The progress that the database holds. `for_update` makes other instances wait for this transaction."""
+    if for_update and connection.dialect.name == "postgresql":  # in SQLite the transaction itself waited
+        # Not FOR UPDATE: in a new database there is no row that could be locked.
+        connection.execute(select(func.pg_advisory_xact_lock(_PROGRESS_LOCK)))
     statement = select(latency_progress.c.name, latency_progress.c.until)
-    if for_update:
-        statement = statement.with_for_update()
     return Progress(**dict(connection.execute(statement).all()))
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from service.errors import StorageUnavailable
 from service.histogram import Decoder, Distribution
-from service.storage.database import DAMAGED
+from service.storage.explain import DAMAGED
 from service.storage.recorded import Bucket, ErrorSeries, Recorded, Scope, Series
 from service.storage.tables import latency_errors, latency_histograms
 

@@ -1,4 +1,4 @@
-"""What the service keeps on disk, opened together: the data directory and the database in it."""
+"""What the service keeps, opened together: the data directory and the database in it, or one on a server."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from types import TracebackType
 from typing import Self
 
 from service.storage.benchmarks import BenchmarkStore
-from service.storage.database import database_file, open_database
+from service.storage.database import on_server, open_database
 from service.storage.directory import DataDirectory
+from service.storage.gallery_database import GalleryDatabase
 from service.storage.latency import LatencyStore
 
 _TRY_EVERY_S = 5.0
@@ -18,27 +19,36 @@ _TRY_EVERY_S = 5.0
 class State:
     """The directory's lock and the stores; a context, or closed with `close`."""
 
-    def __init__(self, directory: DataDirectory, latencies: LatencyStore, benchmarks: BenchmarkStore) -> None:
+    def __init__(
+        self,
+        directory: DataDirectory | None,
+        latencies: LatencyStore,
+        benchmarks: BenchmarkStore,
+        gallery: GalleryDatabase,
+    ) -> None:
+        """`directory`: None where nothing is kept in one, because a server keeps it."""
         self.directory = directory
         self.latencies = latencies
         self.benchmarks = benchmarks
+        self.gallery = gallery
         self._problem: str | None = None
         self._try_again = 0.0
 
     @property
     def problem(self) -> str | None:
-        """Why nothing could be written to the data directory at the last try, in words for a client; None
-        when something could. Tried every few seconds at most, since it waits for the disk."""
+        """Why nothing could be written to the data directory, or the database's server not be reached, at the
+        last try, in words for a client; None when all was well. Tried every few seconds, since it waits."""
         now = time.monotonic()
         if now >= self._try_again:
-            self._problem = self.directory.problem
-            self._try_again = now + _TRY_EVERY_S
+            self._try_again = now + _TRY_EVERY_S  # before, so that others need not wait for a server too
+            self._problem = self.gallery.problem if self.directory is None else self.directory.problem
         return self._problem
 
     def close(self) -> None:
         """Close the database, then let the directory go."""
         self.latencies.close()
-        self.directory.__exit__(None, None, None)
+        if self.directory is not None:
+            self.directory.__exit__(None, None, None)
 
     def __enter__(self) -> Self:
         return self
@@ -50,21 +60,21 @@ class State:
 
 
 def open_state(data_dir: Path, database_url: str | None, *, address: str | None = None) -> State:
-    """Take the data directory and name the database; `Recorder.start` opens that.
+    """Take the data directory and name the database; `Recorder.start` opens that. A database on a server is
+    shared by many processes, which then neither make nor lock a directory.
 
     Raises DataDirectoryInUse when another process has the directory, and StorageUnavailable for a database
     URL that cannot be used. A directory that cannot be written is no error but the state's `problem`.
     """
+    engine = open_database(database_url, data_dir.absolute())
+    if on_server(engine):
+        return State(None, LatencyStore(engine), BenchmarkStore(engine), GalleryDatabase(engine))
     directory = DataDirectory(data_dir, address).__enter__()
-    try:
-        engine = open_database(database_url, directory.path)
-        # A file may only be written by the process that has the directory; a server looks after itself.
-        in_file = database_file(engine) is not None
-        if in_file:
-            stores = LatencyStore(engine, directory.claim), BenchmarkStore(engine, directory.claim)
-        else:
-            stores = LatencyStore(engine), BenchmarkStore(engine)
-        return State(directory, *stores)
-    except BaseException:
-        directory.__exit__(None, None, None)
-        raise
+    # A file may only be written by the process that has the directory.
+    obstacle = directory.claim
+    return State(
+        directory,
+        LatencyStore(engine, obstacle),
+        BenchmarkStore(engine, obstacle),
+        GalleryDatabase(engine, obstacle),
+    )

@@ -1,4 +1,4 @@
-"""The service on a real socket, with the tiny models."""
+"""The service on a real socket, with the tiny models, its state in SQLite and in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -14,6 +14,38 @@ import uvicorn
 
 from service.app import create_app
 from service.settings import Settings
+from tests.service.postgres import PostgresServer, postgres_server
+
+NewDatabase = Callable[[], str | None]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests with `@pytest.mark.databases("sqlite", "postgresql")` once with each; others with SQLite."""
+    mark = metafunc.definition.get_closest_marker("databases")
+    if mark is not None and "new_database" in metafunc.fixturenames:
+        metafunc.parametrize("new_database", mark.args, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server, started for the first test that wants one."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def new_database(request: pytest.FixtureRequest) -> NewDatabase:
+    """Makes an empty database and gives its URL; None stands for a file in the data directory."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        return lambda: None
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_schema
+
+
+@pytest.fixture
+def database_url(new_database: NewDatabase) -> str | None:
+    """The URL of an empty database of this test's own; None stands for a file in the data directory."""
+    return new_database()
 
 
 @contextmanager
@@ -37,9 +69,14 @@ def running(settings: Settings) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def tiny_settings(tiny_models_dir: Path, tmp_path: Path) -> Settings:
-    """Settings for the tiny models with a data directory of their own."""
-    return Settings(model_dirs=(tiny_models_dir,), default_model="tiny", data_dir=tmp_path / "data")
+def tiny_settings(tiny_models_dir: Path, tmp_path: Path, database_url: str | None) -> Settings:
+    """Settings for the tiny models with a data directory and a database of their own."""
+    return Settings(
+        model_dirs=(tiny_models_dir,),
+        default_model="tiny",
+        data_dir=tmp_path / "data",
+        database_url=database_url,
+    )
 
 
 @pytest.fixture
@@ -54,9 +91,15 @@ def serve(tiny_settings: Settings) -> Iterator[Callable[..., httpx.Client]]:
 
 
 @pytest.fixture(scope="module")
-def client(tiny_models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def client(
+    tiny_models_dir: Path, tmp_path_factory: pytest.TempPathFactory, new_database: NewDatabase
+) -> Iterator[httpx.Client]:
     """A client of one service with the tiny models, shared by a module's tests."""
-    data_dir = tmp_path_factory.mktemp("data")
-    settings = Settings(model_dirs=(tiny_models_dir,), default_model="tiny", data_dir=data_dir)
+    settings = Settings(
+        model_dirs=(tiny_models_dir,),
+        default_model="tiny",
+        data_dir=tmp_path_factory.mktemp("data"),
+        database_url=new_database(),
+    )
     with running(settings) as client:
         yield client

@@ -63,9 +63,11 @@ def test_the_stages_add_up_and_stand_in_the_server_timing_header(
 ) -> None:
     response = client.post("/classify", content=cat_jpeg)
     timings = response.json()["timings_ms"]
-    assert tuple(timings) == STAGES
+    assert tuple(timings) == tuple(stage for stage in STAGES if stage != "search")
     assert all(value > 0 for value in timings.values())
-    assert timings["total"] == pytest.approx(sum(timings[s] for s in STAGES if s != "total"), abs=0.01)
+    assert timings["total"] == pytest.approx(
+        sum(spent for stage, spent in timings.items() if stage != "total"), abs=0.01
+    )
     header = dict(re.findall(r"(\w+);dur=([\d.]+)", response.headers["server-timing"]))
     assert {stage: float(value) for stage, value in header.items()} == timings
 

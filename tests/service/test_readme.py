@@ -63,8 +63,9 @@ def test_the_links_lead_somewhere() -> None:
 
 
 def method_of(command: str) -> str:
-    if " -X DELETE " in command:
-        return "delete"
+    said = re.search(r" -X (\w+) ", command)
+    if said is not None:
+        return said.group(1).lower()
     return "post" if re.search(r" (-F|--data-binary|--json) ", command) else "get"
 
 

@@ -19,6 +19,8 @@ from service.storage.latency import LatencyStore
 from service.storage.recorded import DAY_S, HOUR_S, MINUTE_S
 from service.storage.tables import latency_histograms
 
+pytestmark = pytest.mark.databases("sqlite", "postgresql")
+
 START = 20_000 * DAY_S + 5 * HOUR_S
 MODELS = ("one", "two")
 
@@ -36,10 +38,10 @@ class Clock:
 class World:
     """A service that is restarted now and then, and a plain list of all that it ever recorded."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, database_url: str | None, seed: int) -> None:
         self.random = random.Random(seed)
         self.clock = Clock()
-        self.store = LatencyStore(open_database(None, folder))
+        self.store = LatencyStore(open_database(database_url, folder))
         self.samples: list[tuple[float, str, int]] = []
         self.errors: list[tuple[float, str]] = []
         self.restart()
@@ -106,15 +108,16 @@ class World:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[LatencyStore]:
-    store = LatencyStore(open_database(None, tmp_path))
+def store(tmp_path: Path, database_url: str | None) -> Iterator[LatencyStore]:
+    store = LatencyStore(open_database(database_url, tmp_path))
     yield store
     store.close()
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_every_answer_is_that_of_a_plain_list(tmp_path: Path, seed: int) -> None:
-    world = World(tmp_path, seed)
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.databases("sqlite")
+def test_every_answer_is_that_of_a_plain_list(tmp_path: Path, database_url: str | None, seed: int) -> None:
+    world = World(tmp_path, database_url, seed)
     for step in range(240):
         world.record()
         world.clock.now += world.random.choice((1, 20, 60, 600, 3600, 4 * HOUR_S))
@@ -131,8 +134,13 @@ def test_every_answer_is_that_of_a_plain_list(tmp_path: Path, seed: int) -> None
     world.store.close()
 
 
-def test_a_clock_that_is_set_back_is_in_the_answers(tmp_path: Path) -> None:
-    world = World(tmp_path, 0)
+@pytest.mark.databases("postgresql")
+def test_every_answer_from_a_server_is_that_of_a_plain_list(tmp_path: Path, database_url: str | None) -> None:
+    test_every_answer_is_that_of_a_plain_list(tmp_path, database_url, 3)
+
+
+def test_a_clock_that_is_set_back_is_in_the_answers(tmp_path: Path, database_url: str | None) -> None:
+    world = World(tmp_path, database_url, 0)
     for _ in range(60):
         world.record()
         world.clock.now += 20 * MINUTE_S

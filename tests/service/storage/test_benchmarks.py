@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,14 +12,17 @@ from service.bench.archive import BenchmarkArchive
 from service.errors import StorageUnavailable
 from service.storage.benchmarks import BenchmarkStore
 from service.storage.database import FILE_NAME, SCHEMA, open_database, prepare
+from service.storage.tables import benchmarks
 from tests.service.bench import bundles
+
+pytestmark = pytest.mark.databases("sqlite", "postgresql")
 
 SAMPLES = {"good": [[[5, 6, 7]]]}
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_database(None, tmp_path)
+def engine(tmp_path: Path, database_url: str | None) -> Iterator[Engine]:
+    engine = open_database(database_url, tmp_path)
     yield engine
     engine.dispose()
 
@@ -86,7 +88,7 @@ def test_a_bundle_is_kept_and_read_once(store: BenchmarkStore, engine: Engine) -
     assert row is not None
     assert '"models": ["good"]' in row.request
     with engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE benchmarks SET bundle = x'00'")
+        connection.execute(benchmarks.update().values(bundle=b"\0"))
     assert archive.kept()[0][0] is kept[0]
     with pytest.raises(StorageUnavailable, match="damaged"):
         BenchmarkArchive(store).kept()
@@ -101,7 +103,7 @@ def test_a_measurement_of_another_version_is_named_and_the_others_are_read(store
     assert "schema version 99" in problems["newer"]
 
 
-def test_the_schema_of_before_is_migrated_and_keeps_what_is_in_it(tmp_path: Path, engine: Engine) -> None:
+def test_the_schema_of_before_is_migrated_and_keeps_what_is_in_it(engine: Engine) -> None:
     from alembic import command
     from alembic.config import Config
 
@@ -116,11 +118,10 @@ def test_the_schema_of_before_is_migrated_and_keeps_what_is_in_it(tmp_path: Path
         assert not inspect(connection).has_table("benchmarks")
     prepare(engine)
     BenchmarkStore(engine).begin("a", "{}", 1)
-    with sqlite3.connect(tmp_path / FILE_NAME) as plain:
-        assert plain.execute("SELECT version_num FROM alembic_version").fetchall() == [(SCHEMA,)]
-        assert plain.execute("SELECT until FROM latency_progress").fetchall() == [(7200,)]
-        assert plain.execute("SELECT id FROM benchmarks").fetchall() == [("a",)]
-    plain.close()
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").all() == [(SCHEMA,)]
+        assert connection.exec_driver_sql("SELECT until FROM latency_progress").all() == [(7200,)]
+        assert connection.exec_driver_sql("SELECT id FROM benchmarks").all() == [("a",)]
 
 
 def test_the_migration_makes_the_table_that_the_code_expects(engine: Engine) -> None:

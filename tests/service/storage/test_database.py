@@ -106,7 +106,7 @@ def test_another_program_that_holds_the_database_is_said(
     engine.dispose()
 
 
-@pytest.mark.parametrize("url", ["nonsense", "nonsense://host/db", "postgresql://user:secret@host/db"])
+@pytest.mark.parametrize("url", ["nonsense", "nonsense://host/db", "postgres://user:secret@host/db"])
 def test_a_url_that_cannot_be_used_is_said_without_its_password(tmp_path: Path, url: str) -> None:
     with pytest.raises(StorageUnavailable) as caught:
         open_database(url, tmp_path)

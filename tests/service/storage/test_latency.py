@@ -27,14 +27,16 @@ from service.storage.recorded import (
 )
 from service.storage.tables import latency_errors, latency_histograms
 
+pytestmark = pytest.mark.databases("sqlite", "postgresql")
+
 DAY = 20_000 * DAY_S
 TOTAL = Series("live", "tiny", "total")
 FULL = ErrorSeries("live", "tiny", "queue-full")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[LatencyStore]:
-    store = LatencyStore(open_database(None, tmp_path))
+def store(tmp_path: Path, database_url: str | None) -> Iterator[LatencyStore]:
+    store = LatencyStore(open_database(database_url, tmp_path))
     store.ensure_open()
     yield store
     store.close()
@@ -169,6 +171,7 @@ def test_minutes_are_recorded_where_their_hour_can_still_be_summed_up_anew(store
     assert store.bucket_for(DAY + 3600) == Bucket(HOUR_S, DAY + 3600)
 
 
+@pytest.mark.databases("sqlite")
 def test_the_database_is_made_anew_when_its_file_is_gone(store: LatencyStore, tmp_path: Path) -> None:
     store.write([recorded(DAY, 1)])
     assert not store.ensure_open()
@@ -210,6 +213,7 @@ def test_models_are_known_by_what_was_recorded(store: LatencyStore) -> None:
     assert not store.knows("other")
 
 
+@pytest.mark.databases("sqlite")
 def test_questions_use_the_index(store: LatencyStore) -> None:
     with store.view() as view:
         plan = view.connection.execute(

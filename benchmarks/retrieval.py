@@ -1,0 +1,153 @@
+"""Similar images against their targets, beside other libraries, on real embeddings.
+
+    .venv-bench/bin/python -m benchmarks.retrieval embed [--seconds 60]  # 101 000 pictures; again: it goes on
+    .venv-bench/bin/python -m benchmarks.retrieval search [--only hnsw]  # what is measured is kept
+    .venv-bench/bin/python -m benchmarks.retrieval edited                # edited copies, and the near rule
+    .venv-bench/bin/python -m benchmarks.retrieval precision NAME [--zoo FOLDER] [--write-card]
+    .venv-bench/bin/python -m benchmarks.retrieval page                  # writes docs/retrieval.md's tables
+
+`make bench-retrieval` does all but the precision of one network. Needs `make photos` and `make fashion`, 4 GB
+of memory and 2 GB of disk below .cache. Each way to search is measured in a process of its own; its figures
+go to benchmarks/results/retrieval.jsonl. Run it on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.proof.results import Results
+from benchmarks.report import machine
+from benchmarks.similar import edited, near, page, precision
+from benchmarks.similar.corpus import CACHE, MissingDataError
+from benchmarks.similar.rivals import RIVALS
+from benchmarks.similar.vectors import MODEL, ZOO, embed
+from service.registry import Registry
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "retrieval.jsonl"
+WORK = CACHE / "retrieval"
+SEARCHES = (
+    ("exact", 10_000),
+    ("hnsw", 10_000),
+    *((rival, 10_000) for rival in RIVALS),
+    ("exact", 20_000),
+    ("no index", 100_000),
+    ("hnsw", 100_000),
+    ("restart", 100_000),
+    *((rival, 100_000) for rival in RIVALS),
+    ("churn", 10_000),
+    ("churn", 100_000),
+)
+EDITED_WITH = (
+    "efficientnet-lite0",
+    "efficientnet-lite0-int8",
+    "efficientnet-lite1-int8",
+    "efficientnet-lite2-int8",
+)
+
+
+def main() -> None:
+    """Run one command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", choices=("embed", "search", "edited", "precision", "page"))
+    parser.add_argument("name", nargs="?", help="precision: a model of the zoo")
+    parser.add_argument("--zoo", type=Path, default=ZOO, help="precision: a folder of models")
+    parser.add_argument("--write-card", action="store_true", help="precision: state it in the model's card")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="embed: stop after so long")
+    parser.add_argument("--only", help="search: only this way")
+    parser.add_argument("--count", type=int, help="search: only in a gallery of so many")
+    parser.add_argument("--again", action="store_true", help="search: also what was measured already")
+    arguments = parser.parse_args()
+    results = Results(RESULTS)
+    try:
+        if arguments.command == "embed":
+            embed(arguments.seconds)
+        elif arguments.command == "search":
+            measure_searches(results, arguments.only, arguments.count, arguments.again)
+        elif arguments.command == "edited":
+            measure_edited(results)
+        elif arguments.command == "precision":
+            if arguments.name is None:
+                parser.error("precision needs the name of a model")
+            measure_precision(arguments.zoo / arguments.name, arguments.write_card)
+        else:
+            page.write(results)
+    except (MissingDataError, TimeoutError, FileNotFoundError) as error:
+        sys.exit(str(error))
+
+
+def measure_searches(results: Results, only: str | None, count: int | None, again: bool) -> None:
+    """Measure every way to search that was not measured yet."""
+    embed()
+    done = {(record["way"], record["images"]) for record in results.of("search")}
+    for way, images in SEARCHES:
+        if only not in (None, way) or count not in (None, images) or ((way, images) in done and not again):
+            continue
+        folder = WORK / (f"churn-{images}" if way == "churn" else str(images))
+        ended = subprocess.run(
+            [sys.executable, "-m", "benchmarks.similar.worker", way, str(images), str(folder)],
+            stdout=subprocess.PIPE,
+            check=False,
+            cwd=ROOT,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        )
+        if ended.returncode:
+            print(f"{way} of {images}: failed with {ended.returncode}", file=sys.stderr)
+            continue
+        figures = json.loads(ended.stdout)
+        results.append(
+            "search",
+            way=way,
+            images=images,
+            at=time.time(),
+            machine=machine(),
+            load=os.getloadavg(),
+            **figures,
+        )
+        print(way, images, json.dumps(figures))
+
+
+def measure_edited(results: Results) -> None:
+    """Search for edited copies, and judge the rules of what is near."""
+    garments, _ = embed()
+    registry = Registry((ZOO,), MODEL)
+    registry.load()
+    models = [registry.get(name) for name in EDITED_WITH]
+    originals = edited.pictures()
+    copies = {edit: edited.looks(images, models) for edit, images in edited.edited(originals).items()}
+    kept = edited.looks(originals, models)
+    first = {
+        model.name: {
+            edit: edited.found_first(looks.embeddings[model.name], kept.embeddings[model.name])
+            for edit, looks in copies.items()
+        }
+        for model in models
+    }
+    results.append(
+        "edited",
+        at=time.time(),
+        pictures=len(originals),
+        found_first=first,
+        rules=near.judged(kept, copies, MODEL, garments),
+    )
+    print(json.dumps(first, indent=2))
+
+
+def measure_precision(folder: Path, write_card: bool) -> None:
+    """Print a network's precision at ten by class, and put it into its card if that is wanted."""
+    found = precision.precision(folder)
+    print(found.model_dump_json(indent=2))
+    if write_card:
+        precision.write_to_card(folder, found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Similar images, measured: the parts of benchmarks/retrieval.py."""

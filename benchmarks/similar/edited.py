@@ -1,0 +1,86 @@
+"""Edited copies: is the original of a cropped, recompressed, resized, flipped or darkened photograph found?
+
+200 pictures are cut from the large photographs, no two of which overlap; each is edited in five ways, and the
+copies are searched for among the originals, through the service's own decoding and embedding. The same
+embeddings and perceptual hashes then say which thresholds tell edited copies from other pictures.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
+
+from benchmarks.similar.corpus import photographs, read_photograph
+from service.gallery.embedder import embedder_of, prepare
+from service.registry import ServedModel
+
+PICTURES = 200
+COLUMNS, ROWS = 3, 2
+READ_AT = 1600
+"""Pixels of a photograph's shorter side before it is cut: the pieces then have some 800."""
+MAX_PIXELS = 10**8
+
+EDITS: dict[str, Callable[[Image.Image], bytes]] = {
+    "cropped to 80 %": lambda image: _jpeg(image.crop(_centre(image, 0.8))),
+    "JPEG quality 30": lambda image: _jpeg(image, 30),
+    "resized to half": lambda image: _jpeg(image.resize((image.width // 2, image.height // 2))),
+    "flipped": lambda image: _jpeg(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
+    "darkened to 60 %": lambda image: _jpeg(ImageEnhance.Brightness(image).enhance(0.6)),
+}
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What pictures look like: per model their embeddings, float32 (N, D), and their perceptual hashes."""
+
+    embeddings: dict[str, NDArray[np.float32]]
+    hashes: NDArray[np.uint64]
+
+
+def pictures() -> list[bytes]:
+    """The originals, as JPEGs of quality 90: PICTURES pieces of a grid over each photograph."""
+    pieces = []
+    for path in photographs():
+        image = Image.fromarray(read_photograph(path, READ_AT))
+        width, height = image.width // COLUMNS, image.height // ROWS
+        for number in range(COLUMNS * ROWS):
+            left, top = number % COLUMNS * width, number // COLUMNS * height
+            pieces.append(_jpeg(image.crop((left, top, left + width, top + height))))
+    chosen = np.random.default_rng(0).permutation(len(pieces))[:PICTURES]
+    return [pieces[number] for number in sorted(chosen)]
+
+
+def edited(originals: Sequence[bytes]) -> dict[str, list[bytes]]:
+    """The copies by edit, each of the decoded original."""
+    images = [Image.open(io.BytesIO(original)) for original in originals]
+    return {name: [edit(image) for image in images] for name, edit in EDITS.items()}
+
+
+def looks(images: Sequence[bytes], models: Sequence[ServedModel]) -> Looks:
+    """What the gallery would keep of these images."""
+    kept = [prepare(image, models, max_pixels=MAX_PIXELS) for image in images]
+    return Looks(
+        {model.name: np.stack([each.embeddings[embedder_of(model)] for each in kept]) for model in models},
+        np.array([each.perceptual_hash for each in kept], np.uint64),
+    )
+
+
+def found_first(copies: NDArray[np.float32], originals: NDArray[np.float32]) -> int:
+    """How many of the copies, float32 (N, D), have their own original as the nearest."""
+    return int((np.argmax(copies @ originals.T, axis=1) == np.arange(len(copies))).sum())
+
+
+def _centre(image: Image.Image, share: float) -> tuple[int, int, int, int]:
+    left, top = round(image.width * (1 - share) / 2), round(image.height * (1 - share) / 2)
+    return left, top, image.width - left, image.height - top
+
+
+def _jpeg(image: Image.Image, quality: int = 90) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()

@@ -1,0 +1,72 @@
+"""A gallery's embeddings in a real SQLite database, without their images, for the index to follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, delete, insert, update
+
+from service.storage.database import open_database
+from service.storage.gallery_database import GalleryDatabase
+from service.storage.gallery_records import Change, Extent
+from service.storage.gallery_vectors import GalleryVectors
+from service.storage.tables import gallery_embeddings, gallery_state, gallery_tombstones
+
+EMBEDDER = "benchmark@0"
+AT_ONCE = 5_000
+
+
+class Kept:
+    """The store as the index sees it. Keys are numbers of changes, as in the service."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._engine = open_database(None, folder)
+        self._database = GalleryDatabase(self._engine)
+        self._vectors = GalleryVectors(self._database)
+        with self._database.writing() as (_, state):
+            self.sequence = state.sequence
+
+    def put(self, vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Add embeddings (N, D) and return their keys."""
+        keys = np.arange(self.sequence + 1, self.sequence + 1 + len(vectors))
+        for start in range(0, len(keys), AT_ONCE):
+            some = [
+                {"embedder": EMBEDDER, "key": int(key), "vector": vector}
+                for key, vector in zip(
+                    keys[start : start + AT_ONCE], vectors[start : start + AT_ONCE], strict=True
+                )
+            ]
+            with self._database.writing() as (connection, _):
+                connection.execute(insert(gallery_embeddings), some)
+                self._advance(connection, int(some[-1]["key"]))
+        return keys
+
+    def delete(self, keys: NDArray[np.int64]) -> None:
+        """Remove embeddings, each leaving its tombstone."""
+        with self._database.writing() as (connection, _):
+            gone = [{"sequence": self.sequence + n, "key": int(key)} for n, key in enumerate(keys, 1)]
+            connection.execute(insert(gallery_tombstones), gone)
+            for start in range(0, len(keys), 500):
+                some = gallery_embeddings.c.key.in_([int(key) for key in keys[start : start + 500]])
+                connection.execute(delete(gallery_embeddings).where(some))
+            self._advance(connection, self.sequence + len(keys))
+
+    def changes_after(self, sequence: int, limit: int) -> Sequence[Change]:
+        """See VectorSource."""
+        return self._vectors.changes_after(EMBEDDER, sequence, limit)
+
+    def vectors(self, keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """See VectorSource."""
+        return self._vectors.vectors(EMBEDDER, keys)
+
+    def extent(self) -> Extent:
+        """See VectorSource."""
+        return self._vectors.extent(EMBEDDER)
+
+    def _advance(self, connection: Connection, sequence: int) -> None:
+        connection.execute(update(gallery_state).values(sequence=sequence))
+        self.sequence = sequence

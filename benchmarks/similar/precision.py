@@ -1,0 +1,77 @@
+"""Precision at ten: how many of a test image's ten nearest training images are of its class.
+
+The embeddings of any model of the zoo do; those that were trained on Fashion-MNIST should do best.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.similar.corpus import FashionMnist
+from benchmarks.similar.embeddings import Embedder, embeddings
+from models.zoo.card import Retrieval, read_card, write_card
+
+K = 10
+AT_ONCE = 250
+CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+DATASET = "Fashion-MNIST test"
+
+
+def precision(folder: Path) -> Retrieval:
+    """Of the model in `folder`, over the 10 000 test images among the 60 000 training images."""
+    data = FashionMnist()
+    embedder = Embedder(folder)
+    vectors = embeddings(embedder, "fashion-mnist", data)
+    shares = same_class(
+        np.array(vectors[: data.train]),
+        data.classes[: data.train],
+        np.array(vectors[data.train :]),
+        data.classes[data.train :],
+    )
+    of = data.classes[data.train :]
+    by_class = {name: float(shares[of == number].mean()) for number, name in enumerate(CLASSES)}
+    return Retrieval(
+        dataset=DATASET,
+        k=K,
+        n=len(shares),
+        gallery=data.train,
+        mean=round(float(shares.mean()), 4),
+        classes={name: round(share, 4) for name, share in by_class.items()},
+        how=f"python -m benchmarks.retrieval precision {embedder.card.name}: cosines of embeddings, exact "
+        "search among the training images",
+    )
+
+
+def same_class(
+    gallery: NDArray[np.float32],
+    gallery_classes: NDArray[np.int64],
+    queries: NDArray[np.float32],
+    query_classes: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Of each query (Q, D), the share of its K nearest in the gallery (N, D) that are of its class, (Q,)."""
+    shares = []
+    for start in range(0, len(queries), AT_ONCE):
+        cosines = queries[start : start + AT_ONCE] @ gallery.T
+        nearest = np.argpartition(-cosines, K, axis=1)[:, :K]
+        classes = query_classes[start : start + AT_ONCE, None]
+        shares.append((gallery_classes[nearest] == classes).mean(axis=1))
+    return np.concatenate(shares)
+
+
+def write_to_card(folder: Path, found: Retrieval) -> None:
+    """State it in the model's card."""
+    write_card(folder, read_card(folder).model_copy(update={"retrieval": found}))

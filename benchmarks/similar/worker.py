@@ -1,0 +1,204 @@
+"""One way to search, measured in a process of its own: `python -m benchmarks.similar.worker`.
+
+Prints its figures as JSON. FOLDER keeps our database and index file between the ways of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.similar.kept import EMBEDDER, Kept
+from benchmarks.similar.rivals import RIVALS
+from benchmarks.similar.timing import own_memory, timed_searches
+from benchmarks.similar.vectors import DIMENSIONS, K, Searched, searched
+from service.gallery.index.embedded import EmbeddedSearch
+
+SHARES = (0.01, 0.1, 0.5)
+CHURN_ROUNDS = 10
+CHURN_SHARE = 0.2
+A_LONG_TIME_S = 1_000.0
+WHILE_BUILDING = 20
+"""Queries that are answered from the database while there is no index yet."""
+
+Figures = dict[str, Any]
+
+
+def rival(way: str, count: int) -> Figures:
+    """Build and search with another library."""
+    data = searched(count)
+    before, begun, begun_cpu = own_memory(), time.perf_counter(), time.process_time()
+    search = RIVALS[way](data.gallery)
+    built, cpu, used = time.perf_counter() - begun, time.process_time() - begun_cpu, own_memory() - before
+    found, figures = timed_searches(search, data.queries)
+    return {
+        "recall": float(data.recall(found).mean()),
+        "build_s": built,
+        "build_cpu_s": cpu,
+        "bytes_per_vector": used / count,
+        **figures,
+    }
+
+
+def ours(count: int, folder: Path, *, exact: bool) -> Figures:
+    """Build from the database, answering meanwhile; search; filter; end and start again from the file."""
+    data, kept = searched(count), filled(count, folder)
+    shutil.rmtree(folder / "index", ignore_errors=True)
+    before, begun, begun_cpu = own_memory(), time.perf_counter(), time.process_time()
+    search = opened(kept, folder, count if exact else 0)
+    settled(search)
+    built, cpu, used = time.perf_counter() - begun, time.process_time() - begun_cpu, own_memory() - before
+    figures: Figures = {
+        "mode": search.status.mode,
+        "build_s": built,
+        "build_cpu_s": cpu,
+        "bytes_per_vector": used / count,
+    }
+    found, times = timed_searches(lambda query: search.search(query, K)[0] - 1, data.queries)
+    figures |= {"recall": float(data.recall(found).mean()), **times, "filters": filters(search, data)}
+    begun = time.perf_counter()
+    search.close()
+    figures["save_s"] = time.perf_counter() - begun
+    return figures
+
+
+def unindexed(count: int, folder: Path) -> Figures:
+    """Start without an index file: the first answers, streamed from the database while the index is built."""
+    data, kept = searched(count), filled(count, folder)
+    shutil.rmtree(folder / "index", ignore_errors=True)
+    before = own_memory()
+    begun = time.perf_counter()
+    search = opened(kept, folder, 0)
+    found: list[NDArray[np.int64]] = []
+    seconds = []
+    for query in data.queries[:WHILE_BUILDING]:
+        found.append(search.search(query, K)[0] - 1)
+        seconds.append(time.perf_counter() - begun)
+    status = search.status
+    recall = Searched(data.gallery, data.queries[:WHILE_BUILDING]).recall(found)
+    figures = {
+        "mode": status.mode,
+        "indexed_by_then": status.count,
+        "recall": float(recall.mean()),
+        "first_answer_s": seconds[0],
+        "slowest_s": float(np.diff([0.0, *seconds]).max()),
+        "bytes_of_memory": own_memory() - before,
+    }
+    search.close()
+    return figures
+
+
+def restarted(count: int, folder: Path) -> Figures:
+    """Start from the file that `ours` left, until the first answer; the memory that takes."""
+    data, kept = searched(count), filled(count, folder)
+    before, begun = own_memory(), time.perf_counter()
+    search = opened(kept, folder, 0)
+    rows = search.search(data.queries[0], K)[0] - 1
+    first_s = time.perf_counter() - begun
+    settled(search)
+    figures = {
+        "first_answer_s": first_s,
+        "recall": float(data.recall([rows])[0]),
+        "mode": search.status.mode,
+        "bytes_per_vector": (own_memory() - before) / count,
+    }
+    search.close()
+    return figures
+
+
+def churned(count: int, folder: Path) -> Figures:
+    """Recall after each of ten rounds of deleting a fifth and adding it again, in a database of its own."""
+    data = searched(count)
+    shutil.rmtree(folder, ignore_errors=True)
+    kept = filled(count, folder)
+    search = opened(kept, folder, 0)
+    settled(search)
+    rows = np.arange(count)
+    keys = rows + 1  # of each row of the gallery, at present
+    random = np.random.default_rng(0)
+    recalls, dead, seconds = [], [], []
+    for _ in range(CHURN_ROUNDS):
+        some = random.choice(count, round(CHURN_SHARE * count), replace=False)
+        begun = time.perf_counter()
+        kept.delete(keys[some])
+        keys[some] = kept.put(data.gallery[some])
+        search.changed()
+        settled(search)
+        seconds.append(time.perf_counter() - begun)
+        row_of = dict(zip(keys.tolist(), rows.tolist(), strict=True))
+        found = [np.array([row_of[int(key)] for key in search.search(query, K)[0]]) for query in data.queries]
+        recalls.append(float(data.recall(found).mean()))
+        dead.append(search.status.dead)
+    search.close()
+    return {"mode": search.status.mode, "recalls": recalls, "dead": dead, "seconds": seconds}
+
+
+def filters(search: EmbeddedSearch, data: Searched) -> list[Figures]:
+    """Searches that only a random share of the gallery may be found by."""
+    results = []
+    for share in SHARES:
+        kept = np.random.default_rng(int(1000 * share)).random(len(data.gallery)) < share
+        found, times = timed_searches(
+            lambda query, kept=kept: search.search(query, K, lambda keys: kept[keys - 1])[0] - 1,
+            data.queries[::5],
+        )
+        narrowed = Searched(data.gallery, data.queries[::5])
+        results.append(
+            {
+                "share": share,
+                "kept": int(kept.sum()),
+                "fewest": min(len(rows) for rows in found),
+                "recall": float(narrowed.recall(found, kept).mean()),
+                **times,
+            }
+        )
+    return results
+
+
+def filled(count: int, folder: Path) -> Kept:
+    """The database with the vectors of `searched(count)`: the key of a row is its number plus one."""
+    kept = Kept(folder)
+    if kept.sequence == 0:
+        kept.put(searched(count).gallery)
+    if kept.sequence != count:
+        raise SystemExit(f"{folder} holds {kept.sequence} changes, not {count}: remove it")
+    return kept
+
+
+def opened(kept: Kept, folder: Path, exact_up_to: int) -> EmbeddedSearch:
+    """Our search over the database in `folder`."""
+    return EmbeddedSearch(kept, DIMENSIONS, model=EMBEDDER, folder=folder / "index", exact_up_to=exact_up_to)
+
+
+def settled(search: EmbeddedSearch) -> None:
+    """Wait until the index has everything."""
+    if not search.wait_until_settled(A_LONG_TIME_S):
+        raise SystemExit("the index does not get ready")
+
+
+WAYS: dict[str, Callable[[int, Path], Figures]] = {
+    "exact": lambda count, folder: ours(count, folder, exact=True),
+    "hnsw": lambda count, folder: ours(count, folder, exact=False),
+    "no index": unindexed,
+    "restart": restarted,
+    "churn": churned,
+    **{name: lambda count, _, name=name: rival(name, count) for name in RIVALS},  # type: ignore[misc]
+}
+
+
+def main() -> None:
+    """Measure one way."""
+    way, count, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+    print(json.dumps(WAYS[way](count, folder)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""/gallery/images/{id}: one image of the gallery, its bytes, and its likes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from pydantic import SecretStr
+
+from service import errors
+from service.api.access import key_needed
+from service.api.answers import Bounds, patience_of, timed_answer, timings
+from service.api.body import OPENAPI_BODY, read_image
+from service.api.gallery_bulk import IMAGE, METADATA
+from service.api.gallery_schemas import ImageOut, PutOut, SimilarResponse, match_out
+from service.api.parts import is_form, stream_parts
+from service.api.problems import documented
+from service.api.retrieve import K, MinScore, Where
+from service.gallery.fields import MAX_METADATA_BYTES, check_id, parse_metadata, parse_where
+from service.gallery.gallery import Gallery
+from service.gallery.retriever import Wish
+from service.pool import CorePool
+
+_FORM_BYTES = 10_000
+"""What a form may have beside its image and metadata."""
+
+Id = Annotated[str, Path(description="1 to 255 letters, digits, `_`, `.` and `-`", examples=["tabby-1.jpg"])]
+
+_PUT_BODY: dict[str, Any] = {
+    "requestBody": {
+        **OPENAPI_BODY["requestBody"],
+        "description": "The image: as the raw body (any content type), or as a file part named `image`, "
+        "then with its metadata as a part named `metadata`.",
+        "content": {
+            **OPENAPI_BODY["requestBody"]["content"],  # type: ignore[dict-item]
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": [IMAGE],
+                    "properties": {
+                        IMAGE: {"type": "string", "format": "binary"},
+                        METADATA: {"type": "string", "description": "A flat JSON object"},
+                    },
+                }
+            },
+        },
+    }
+}
+
+_UNKNOWN = (
+    errors.UnknownImage,
+    errors.InvalidParameter,
+    errors.DatabaseUnreachable,
+    errors.StorageUnavailable,
+)
+
+
+def gallery_images_router(
+    gallery: Gallery, pool: CorePool, api_key: SecretStr | None, bounds: Bounds
+) -> APIRouter:
+    """The routes of one image. `api_key` guards those that change something."""
+    router = APIRouter(prefix="/gallery/images/{id}", tags=["gallery"])
+    guarded = [Depends(key_needed(api_key))]
+    keeper = gallery.keeper
+
+    @router.put(
+        "",
+        summary="Keep an image",
+        dependencies=guarded,
+        responses={
+            200: {"model": PutOut, "description": "Replaced, or there already"},
+            201: {"model": PutOut, "description": "New"},
+            **documented(
+                errors.MalformedRequest,
+                errors.Unauthorized,
+                errors.CrossSiteRequest,
+                errors.BodyTooLarge,
+                errors.TooManyPixels,
+                errors.UnknownImageType,
+                errors.EmptyBody,
+                errors.UndecodableImage,
+                errors.InvalidParameter,
+                errors.QueueFull,
+                errors.Busy,
+                errors.NotReady,
+                errors.ModelUnavailable,
+                errors.DatabaseUnreachable,
+                errors.DeadlineExceeded,
+                errors.GalleryFull,
+                errors.StorageUnavailable,
+            ),
+        },
+        openapi_extra=_PUT_BODY,
+    )
+    async def put(
+        request: Request,
+        response: Response,
+        id: Id,
+        metadata: Annotated[
+            str | None,
+            Query(
+                description="A flat JSON object, for an image that is the raw body",
+                examples=['{"label": "cat", "year": 2024}'],
+            ),
+        ] = None,
+    ) -> PutOut:
+        """Keep the image and its metadata under this id, over what was there: the same again changes nothing.
+
+        It is on the disk, and found, when this answers.
+        """
+        patience = patience_of(request, bounds.deadline_s)
+        check_id(id)
+        fields = parse_metadata(metadata or "")
+        pool.check_room()
+        if is_form(request):
+            if metadata is not None:
+                raise errors.InvalidParameter("metadata of a form are a part of it, not a parameter")
+            data, text = await _read_form(request, bounds)
+            fields = parse_metadata(text)
+        else:
+            data = await read_image(request, bounds.body_bytes, patience)
+        done = await keeper.put(id, data, fields, patience)
+        response.status_code = 201 if done.status == "added" else 200
+        return PutOut.after(done)
+
+    @router.get("", summary="What is known of an image", responses=documented(*_UNKNOWN))
+    async def one(id: Id) -> ImageOut:
+        """Its metadata, size and when it came."""
+        return ImageOut.of(await keeper.get(id))
+
+    @router.delete(
+        "",
+        summary="Remove an image",
+        status_code=204,
+        dependencies=guarded,
+        responses=documented(errors.Unauthorized, errors.CrossSiteRequest, *_UNKNOWN),
+    )
+    async def delete(id: Id) -> None:
+        """Gone for good, and not found any more, when this answers; once more, and it is a 404."""
+        await keeper.delete(id)
+
+    @router.get(
+        "/content",
+        summary="The image itself",
+        response_class=Response,
+        responses={
+            200: {"content": {"image/*": {}}, "description": "The bytes as they came"},
+            304: {"description": "The client has it"},
+            **documented(*_UNKNOWN),
+        },
+    )
+    async def content(request: Request, id: Id) -> Response:
+        """Its original bytes, with the type that they are of."""
+        image = await keeper.get(id)
+        known = _known(request, image.sha256)
+        if known is not None:
+            return known
+        return _file(await keeper.original(image), f"image/{image.format}", image.sha256)
+
+    @router.get(
+        "/thumbnail",
+        summary="The image, small",
+        response_class=Response,
+        responses={
+            200: {"content": {"image/jpeg": {}}, "description": "A JPEG of at most 256 x 256 pixels"},
+            304: {"description": "The client has it"},
+            **documented(*_UNKNOWN),
+        },
+    )
+    async def thumbnail(request: Request, id: Id) -> Response:
+        """A small JPEG of it, upright, made when the image came."""
+        image = await keeper.get(id)
+        tag = f"{image.sha256}-thumbnail"
+        known = _known(request, tag)
+        if known is not None:
+            return known
+        return _file(await keeper.thumbnail(image), "image/jpeg", tag)
+
+    @router.get(
+        "/similar",
+        summary="Which other images are like this one?",
+        response_model=SimilarResponse,
+        responses=documented(*_UNKNOWN, errors.Busy, errors.NotReady, errors.ModelUnavailable),
+    )
+    async def similar(
+        request: Request, id: Id, k: K = 10, min_score: MinScore = -1.0, where: Where = None
+    ) -> Response:
+        """As /retrieve-similar, with a kept image, which is left out of the answer."""
+        wish = Wish(k, min_score, parse_where(where))
+        found = await gallery.retriever.similar(await keeper.get(id), wish)
+        body = {
+            "request_id": request.state.request_id,
+            "model": found.model,
+            "matches": [match_out(match) for match in found.matches],
+            "timings_ms": timings(found.durations),
+        }
+        return timed_answer(body, found.durations)
+
+    return router
+
+
+async def _read_form(request: Request, bounds: Bounds) -> tuple[bytes, bytes]:
+    """The image and the metadata of a form; empty metadata where there is no such part."""
+    limits = {IMAGE: bounds.body_bytes, METADATA: MAX_METADATA_BYTES}
+    found: dict[str, list[bytes]] = {IMAGE: [], METADATA: []}
+    names: list[str] = []
+    whole = bounds.body_bytes + MAX_METADATA_BYTES + _FORM_BYTES
+    async for part in stream_parts(request, limits, wait_s=bounds.deadline_s, max_bytes=whole):
+        names.append(part.name)
+        if part.name in limits and part.data is None:
+            kind = errors.BodyTooLarge if part.name == IMAGE else errors.InvalidParameter
+            raise kind(f"{part.name} has {part.size} bytes; {limits[part.name]} are allowed")
+        if part.data is not None:
+            found[part.name].append(part.data)
+    if len(found[IMAGE]) != 1 or len(found[METADATA]) > 1:
+        told = ", ".join(f"'{name[:50]}'" for name in names[:10]) or "none"
+        raise errors.MalformedRequest(
+            f"the form needs one part named '{IMAGE}', and may have one named '{METADATA}'; "
+            f"its parts are: {told}"
+        )
+    return found[IMAGE][0], b"".join(found[METADATA])
+
+
+def _headers(tag: str) -> dict[str, str]:
+    # An id may get other bytes, so a cache has to ask each time; the answer is then short.
+    return {
+        "ETag": f'"{tag}"',
+        "Cache-Control": "private, no-cache",
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+    }
+
+
+def _known(request: Request, tag: str) -> Response | None:
+    """What to answer a client that has these bytes already."""
+    given = request.headers.get("if-none-match", "")
+    tags = {each.strip().removeprefix("W/") for each in given.split(",")}
+    return Response(status_code=304, headers=_headers(tag)) if tags & {f'"{tag}"', "*"} else None
+
+
+def _file(content: bytes, media_type: str, tag: str) -> Response:
+    return Response(content, media_type=media_type, headers=_headers(tag))

@@ -1,0 +1,69 @@
+"""`weighin gallery list` and `weighin gallery remove`."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from service.cli.gallery.client import Refused
+from service.cli.gallery.target import Url, open_gallery
+from service.cli.output import console
+
+Where = Annotated[
+    str | None,
+    typer.Option(help='Conditions on metadata, as JSON: \'{"label": "cat", "year": {"gte": 2019}}\''),
+]
+
+
+def list_images(
+    where: Where = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="So many at most [default: all]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON per image")] = False,
+    url: Url = None,
+) -> None:
+    """List the images by id, with their metadata."""
+    with open_gallery(url) as client:
+        images = itertools.islice(client.images(where), limit)
+        if as_json:
+            for image in images:
+                print(json.dumps(image, ensure_ascii=False))
+            return
+        state = client.state()
+        table = Table("id", box=None, pad_edge=False)
+        table.add_column("pixels", justify="right")
+        table.add_column("bytes", justify="right")
+        table.add_column("metadata")
+        for image in images:
+            described = ", ".join(f"{name}={value}" for name, value in image["metadata"].items())
+            table.add_row(
+                image["id"], f"{image['width']} x {image['height']}", str(image["bytes"]), described
+            )
+    out = console()
+    out.print(table, markup=False)
+    told = f"{state['images']} images of {state['bytes'] / 1e6:.1f} MB in all, embedded by {state['model']}"
+    out.print(told, style="dim", markup=False, highlight=False)
+
+
+def remove(
+    ids: Annotated[list[str], typer.Argument(help="Ids, as `list` shows them", metavar="ID...")],
+    url: Url = None,
+) -> None:
+    """Remove images. Those that are not there are named, and the others removed all the same."""
+    missing = 0
+    with open_gallery(url) as client:
+        for id in ids:
+            try:
+                client.remove(id)
+            except Refused as error:
+                if error.status not in (404, 422):
+                    raise
+                print(f"weighin: {error.detail}", file=sys.stderr)
+                missing += 1
+    print(f"{len(ids) - missing} removed")
+    if missing:
+        raise typer.Exit(1)

@@ -1,0 +1,138 @@
+"""The gallery as a whole: its parts put together, opened beside the service's start, and told of."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from service.errors import StorageUnavailable, WeighinError
+from service.gallery.embedder import dimensions_of, embedder_of
+from service.gallery.keeper import Keeper
+from service.gallery.nearest import SearchStatus, open_nearest
+from service.gallery.networks import Networks
+from service.gallery.reindexer import Progress, Reindexer
+from service.gallery.retriever import Retriever
+from service.gallery.searches import Searches
+from service.gallery.threads import GalleryThreads
+from service.pool import CorePool
+from service.recorder import Recorder
+from service.registry import Registry
+from service.storage.gallery import GalleryStore
+from service.storage.gallery_database import GalleryDatabase
+from service.storage.gallery_records import EmbeddersChanged, GalleryState, Quota
+from service.storage.gallery_vectors import GalleryVectors
+
+log = structlog.get_logger(__name__)
+
+INDEX_FOLDER = "gallery-index"
+_RETRY_S = 5.0
+
+
+@dataclass(frozen=True)
+class GalleryStatus:
+    """What there is: `model` answers, `search` tells how once something was searched for."""
+
+    model: str
+    state: GalleryState
+    quota: Quota
+    search: SearchStatus | None
+    reindexing: Progress | None
+
+
+class Gallery:
+    """`keeper` keeps images, `retriever` finds them, `reindexer` changes the network.
+
+    Costs nothing until there is an image: then its index is opened when the service starts.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        pool: CorePool,
+        recorder: Recorder,
+        database: GalleryDatabase,
+        *,
+        model: str,
+        quota: Quota,
+        data_dir: Path,
+        exact_up_to: int,
+        max_pixels: int,
+        deadline_s: float,
+    ) -> None:
+        """`model`: by which a gallery without images embeds. `deadline_s`: how long a request waits for its
+        turn at the database. Opens nothing."""
+        self._quota = quota
+        self._threads = GalleryThreads(deadline_s)
+        self._networks = Networks(registry, model)
+        self._database = database
+        store = GalleryStore(database, quota)
+        vectors = GalleryVectors(database)
+        self._searches = Searches(
+            partial(open_nearest, vectors, folder=data_dir / INDEX_FOLDER, exact_up_to=exact_up_to),
+            lambda: database.state().embedder,
+        )
+        self.keeper = Keeper(
+            self._networks, pool, self._threads, store, self._searches, max_pixels=max_pixels
+        )
+        self.retriever = Retriever(
+            self._networks,
+            pool,
+            recorder,
+            self._threads,
+            store,
+            vectors,
+            self._searches,
+            max_pixels=max_pixels,
+        )
+        self.reindexer = Reindexer(self._networks, pool, self._threads, store, vectors, self._searches)
+        self._opening: asyncio.Task[None] | None = None
+
+    def open(self, models_loaded: asyncio.Future[None]) -> None:
+        """In the background, once the models are there: open the index of a gallery that has images, and go
+        on with a change of network that was not finished."""
+        self._opening = asyncio.create_task(self._open(models_loaded))
+
+    async def status(self) -> GalleryStatus:
+        """The gallery at the moment. StorageUnavailable where the database does not answer."""
+        state = await self._threads.read(self._database.state)
+        return GalleryStatus(
+            model=self._networks.name_of(state),
+            state=state,
+            quota=self._quota,
+            search=self._searches.status,
+            reindexing=await self.reindexer.progress(state),
+        )
+
+    async def close(self) -> None:
+        """Stop what runs in the background, and save the index."""
+        if self._opening is not None:
+            self._opening.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._opening
+        await self.reindexer.close()
+        await asyncio.to_thread(self._threads.close)
+        await asyncio.to_thread(self._searches.close)
+
+    async def _open(self, models_loaded: asyncio.Future[None]) -> None:
+        await asyncio.wait({models_loaded})
+        while True:
+            try:
+                state = await self._threads.read(self._database.state)
+                break
+            except StorageUnavailable:
+                await asyncio.sleep(_RETRY_S)
+        if state.images and state.embedder is not None:
+            try:
+                model = self._networks.of(state.embedder)
+                await self._threads.read(self._searches.by, embedder_of(model), dimensions_of(model))
+            except EmbeddersChanged:
+                pass  # another process let another one answer: the first search opens its index
+            except WeighinError as error:
+                log.warning("the gallery does not answer", reason=error.detail)
+        if state.target is not None:
+            self.reindexer.go_on()

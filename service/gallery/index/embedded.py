@@ -1,0 +1,269 @@
+"""The search of an embedded gallery: exact while it is small, by an HNSW graph above, never out of date.
+
+The graph is a cache that follows the store's changes on a thread of its own. Whatever it has not taken in yet
+is read from the store by the search itself, so an answer never misses an image that was acknowledged, and
+never has one that was deleted, even while a large graph is still being built.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import structlog
+
+from service.gallery.index import saved
+from service.gallery.index.changes import Keep, Keys, Scores, VectorSource
+from service.gallery.index.graph import Graph
+from service.gallery.index.ranking import STREAM_ROWS, Looked, best, nearest, with_tail
+from service.storage.gallery_records import Change, Vector
+
+log = structlog.get_logger(__name__)
+
+EXACT_UP_TO = 20_000
+"""Images up to which every vector is looked at; docs/retrieval.md has what that costs."""
+REBUILD_DEAD_SHARE = 0.2
+"""Dead nodes, as a share of all, above which a graph is built anew, if there are REBUILD_DEAD_NODES."""
+REBUILD_DEAD_NODES = 256
+ADD_AT_ONCE = 16
+"""Vectors that are added while searches wait: some 8 ms at 100 000."""
+SAVE_AFTER_CHANGES = 1_000
+SAVE_EVERY_S = 30.0
+"""The graph is saved after so many changes and so long; what a crash loses of it is added again at start."""
+IDLE_S = 30.0
+"""Without a change for so long, the store is asked whether it is still the one that the graph is of."""
+RETRY_S = 5.0
+NICENESS = 10
+
+Mode = Literal["streaming", "exact", "hnsw"]
+
+
+@dataclass(frozen=True)
+class IndexStatus:
+    """`count` images are in the index, up to change `sequence`; `dead` nodes wait for it to be built anew.
+
+    `mode` is how a search goes: "streaming" while the index does not have all images yet (and exact then).
+    """
+
+    mode: Mode
+    count: int
+    dead: int
+    sequence: int
+
+
+class EmbeddedSearch:
+    """Finds the nearest images of one gallery by the embeddings of one network.
+
+    All methods may be called from any thread. `close` ends the thread that keeps the index up to date.
+    """
+
+    def __init__(
+        self,
+        source: VectorSource,
+        dimensions: int,
+        *,
+        model: str,
+        folder: Path | None,
+        exact_up_to: int = EXACT_UP_TO,
+    ) -> None:
+        """Read the index in `folder`, which belongs to this instance alone; start anew where it does not fit.
+
+        Without a folder nothing is saved. Blocks for as long as reading takes, not for building.
+        """
+        self._source = source
+        self._dimensions = dimensions
+        self._model = model
+        self._folder = folder
+        self._exact_up_to = exact_up_to
+        self._lock = threading.Lock()  # of the graph and the sequence up to which it goes
+        self._graph = Graph(dimensions)
+        self._sequence = 0
+        self._complete = False  # has been up to date once; before, the graph has too little to be relied on
+        self._saved = (0, time.monotonic())  # up to which change, and when
+        self._told_lock = threading.Lock()
+        self._told = 1  # how often changes were announced,
+        self._followed = 0  # how many of these announcements are in the graph,
+        self._settled = 0  # and up to which everything else was seen to as well
+        self._pass_ended = threading.Condition()
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        if folder is not None:
+            self._read(folder)
+        self._thread = threading.Thread(target=self._follow, name="gallery-index", daemon=True)
+        self._thread.start()
+
+    @property
+    def sequence(self) -> int:
+        """The last change that is in the index."""
+        return self._sequence
+
+    @property
+    def status(self) -> IndexStatus:
+        """Where the index stands."""
+        with self._lock:
+            mode: Mode = "exact" if self._graph.nodes <= self._exact_up_to else "hnsw"
+            return IndexStatus(
+                mode=mode if self._complete else "streaming",
+                count=len(self._graph),
+                dead=len(self._graph.dead),
+                sequence=self._sequence,
+            )
+
+    def changed(self) -> None:
+        """The store has committed a change: searches that begin from now on take it into account."""
+        with self._told_lock:
+            self._told += 1
+        self._wake.set()
+
+    def search(self, query: Vector, k: int, keep: Keep | None = None) -> tuple[Keys, Scores]:
+        """The keys of the `k` nearest images that `keep` lets pass, int64, and their cosines, float32.
+
+        Best first, equal ones by key; fewer where there are no more. `query` has length 1 and is float32
+        (D,), else ValueError. Raises what reading the store raises.
+        """
+        if query.dtype != np.float32 or query.shape != (self._dimensions,):
+            raise ValueError(f"query is {query.dtype} {query.shape}; float32 ({self._dimensions},) is needed")
+
+        def look(count: int | None, wide: bool) -> Looked:
+            with self._lock:
+                nodes = self._graph.nodes
+                exact = wide or not self._complete or nodes <= self._exact_up_to
+                count = nodes if count is None else count
+                keys, rough = self._graph.nearest(query, count, exact=exact)
+                return Looked(keys, rough, exact, exact and count >= nodes, self._sequence)
+
+        behind = self._followed != self._told  # asked before the graph, which may catch up at any moment
+        keys, scores, sequence = nearest(look, self._source, query, k, keep)
+        if behind:
+            keys, scores = with_tail(self._source, query, keep, sequence, (keys, scores), k)
+        return best(keys, scores, k)
+
+    def wait_until_settled(self, timeout_s: float) -> bool:
+        """Wait until all that was announced is in the index and nothing is being built; whether that came."""
+        with self._pass_ended:
+            return self._pass_ended.wait_for(lambda: self._settled == self._told, timeout_s)
+
+    def close(self) -> None:
+        """End the thread, and save what it has changed."""
+        self._closing.set()
+        self._wake.set()
+        self._thread.join()
+        try:
+            self._save()
+        except OSError as error:
+            log.warning("the gallery's index cannot be saved", error=str(error))
+
+    def _read(self, folder: Path) -> None:
+        try:
+            kept = saved.read(folder, model=self._model, dimensions=self._dimensions)
+        except saved.UnusableIndex as error:
+            log.warning("the gallery's index cannot be used and is built anew", reason=str(error))
+            return
+        if kept is not None:
+            self._graph, self._sequence = kept
+            self._saved = (self._sequence, time.monotonic())
+
+    def _follow(self) -> None:
+        """What the thread does: take in changes, build anew what has too many dead nodes, save."""
+        if sys.platform == "linux":  # requests go first; on Linux each thread has a niceness of its own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        idle = False
+        while not self._closing.is_set():
+            try:
+                self._take_in()
+                if idle or not self._complete:
+                    self._check()
+                self._rebuild_if_due()
+                self._save_if_due()
+            except Exception as error:  # the store is away, or the disk is full: searches do without
+                log.warning("the gallery's index cannot follow", error=str(error))
+                self._closing.wait(RETRY_S)
+                continue
+            with self._pass_ended:
+                self._settled = self._followed
+                self._pass_ended.notify_all()
+            idle = not self._wake.wait(IDLE_S)
+
+    def _take_in(self) -> None:
+        """Take in changes until there are no more."""
+        while not self._closing.is_set():
+            self._wake.clear()
+            told = self._told
+            changes = self._source.changes_after(self._sequence, STREAM_ROWS)
+            if not changes:
+                self._followed = told
+                return
+            for start in range(0, len(changes), ADD_AT_ONCE):
+                with self._lock:
+                    self._sequence = apply(self._graph, changes[start : start + ADD_AT_ONCE])
+                if self._closing.is_set():
+                    return
+
+    def _check(self) -> None:
+        """Start anew where the graph, which is up to date, cannot be the store's."""
+        extent = self._source.extent()
+        if self._closing.is_set() or extent.sequence > self._sequence:
+            return  # it is not up to date any more; next time
+        if extent.sequence == self._sequence and extent.count == len(self._graph):
+            self._complete = True
+            return
+        log.warning(
+            "the gallery's index is not of this database and is built anew",
+            images=extent.count,
+            indexed=len(self._graph),
+            sequence=extent.sequence,
+            indexed_sequence=self._sequence,
+        )
+        if self._folder is not None:
+            saved.discard(self._folder)
+        with self._lock:
+            self._graph, self._sequence, self._complete = Graph(self._dimensions), 0, False
+        self._saved = (0, time.monotonic())
+        self.changed()
+
+    def _rebuild_if_due(self) -> None:
+        """Build the graph anew where too much of it is dead, while the old one answers and follows."""
+        if len(self._graph.dead) < max(REBUILD_DEAD_NODES, REBUILD_DEAD_SHARE * self._graph.nodes):
+            return
+        graph, sequence = Graph(self._dimensions), 0
+        while changes := self._source.changes_after(sequence, STREAM_ROWS):
+            for start in range(0, len(changes), ADD_AT_ONCE):
+                sequence = apply(graph, changes[start : start + ADD_AT_ONCE])
+                if self._closing.is_set():
+                    return
+            self._take_in()
+        with self._lock:
+            self._graph, self._sequence = graph, sequence
+        self._saved = (0, self._saved[1])
+        self.changed()
+
+    def _save_if_due(self) -> None:
+        sequence, when = self._saved
+        if self._sequence - sequence >= SAVE_AFTER_CHANGES and time.monotonic() - when >= SAVE_EVERY_S:
+            self._save()
+
+    def _save(self) -> None:
+        if self._folder is None or self._sequence == self._saved[0]:
+            return
+        with self._lock:  # for as long as writing to the page cache takes; syncing goes on without it
+            aside, sequence = saved.write_aside(self._graph, self._folder), self._sequence
+        saved.put_in_force(aside, model=self._model, sequence=sequence)
+        self._saved = (sequence, time.monotonic())
+
+
+def apply(graph: Graph, changes: Sequence[Change]) -> int:
+    """Bring changes, of which there is at least one, into a graph; the sequence up to which it then goes."""
+    latest = {change.key: change.vector for change in changes}
+    added = {key: vector for key, vector in latest.items() if vector is not None}
+    if added:
+        graph.add(list(added), list(added.values()))
+    for key in latest.keys() - added.keys():
+        graph.remove(key)
+    return changes[-1].sequence

@@ -1,0 +1,130 @@
+"""The graph as files: written aside, synced and renamed, and read back only if every byte is as written.
+
+`<name>.graph` holds usearch's file; `index.json` beside it names it and says what it must be: its SHA-256,
+the sequence up to which it goes, the network whose embeddings these are, and which nodes are dead. That file
+has a checksum of its own. Renaming it is what puts a new pair in force, so whenever the machine stops, one
+whole pair is there, or none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from service.gallery.index.graph import Graph
+
+FORMAT = 1
+DESCRIPTION = "index.json"
+ASIDE = "aside.tmp"
+DESCRIPTION_ASIDE = "index.json.tmp"
+
+
+class UnusableIndex(Exception):
+    """The files are not a whole index of this gallery; the message says why."""
+
+
+@dataclass(frozen=True)
+class Aside:
+    """A graph that was written beside the one in force, and what it was then."""
+
+    path: Path
+    dimensions: int
+    nodes: int
+    dead: tuple[int, ...]
+
+
+def write_aside(graph: Graph, folder: Path) -> Aside:
+    """Write `graph` to `folder`, not yet in force nor safe on the disk. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ASIDE
+    graph.write(path)
+    return Aside(path, graph.dimensions, graph.nodes, tuple(sorted(graph.dead)))
+
+
+def put_in_force(aside: Aside, *, model: str, sequence: int) -> None:
+    """Make it the index up to `sequence`. Raises OSError; what was in force stays so then."""
+    folder = aside.path.parent
+    _sync(aside.path)
+    digest = _sha256(aside.path)
+    name = f"{sequence}-{digest[:16]}.graph"
+    described: dict[str, Any] = {
+        "format": FORMAT,
+        "model": model,
+        "dimensions": aside.dimensions,
+        "sequence": sequence,
+        "nodes": aside.nodes,
+        "dead": aside.dead,
+        "file": name,
+        "bytes": aside.path.stat().st_size,
+        "sha256": digest,
+    }
+    aside.path.replace(folder / name)
+    description = folder / DESCRIPTION_ASIDE
+    description.write_text(json.dumps({**described, "checksum": _checksum(described)}))
+    _sync(description)
+    description.replace(folder / DESCRIPTION)
+    _sync(folder)
+    for old in folder.glob("*.graph"):
+        if old.name != name:
+            old.unlink(missing_ok=True)
+
+
+def read(folder: Path, *, model: str, dimensions: int) -> tuple[Graph, int] | None:
+    """The graph in force, and the sequence up to which it goes; None where there is none.
+
+    Raises UnusableIndex where it is damaged in any way, or of another network.
+    """
+    try:
+        described = json.loads((folder / DESCRIPTION).read_bytes())
+        checksum = described.pop("checksum")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise UnusableIndex(f"{DESCRIPTION} cannot be read: {error}") from None
+    if checksum != _checksum(described) or described["format"] != FORMAT:
+        raise UnusableIndex(f"{DESCRIPTION} is damaged, or of another version")
+    if (described["model"], described["dimensions"]) != (model, dimensions):
+        raise UnusableIndex(
+            f"it is of {described['model']} with {described['dimensions']} dimensions, "
+            f"not of {model} with {dimensions}"
+        )
+    path = folder / described["file"]
+    try:
+        if path.stat().st_size != described["bytes"] or _sha256(path) != described["sha256"]:
+            raise UnusableIndex(f"{path.name} is not as it was written")
+        graph = Graph.read(path, dimensions, described["dead"])
+    except (OSError, ValueError) as error:
+        raise UnusableIndex(f"{path.name} cannot be read: {error}") from None
+    if graph.nodes != described["nodes"]:
+        raise UnusableIndex(f"{path.name} has {graph.nodes} nodes, not {described['nodes']}")
+    return graph, described["sequence"]
+
+
+def discard(folder: Path) -> None:
+    """Remove the index and whatever was left of another, as far as the file system lets us."""
+    for path in (folder / DESCRIPTION, folder / DESCRIPTION_ASIDE, folder / ASIDE, *folder.glob("*.graph")):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError:
+            return
+
+
+def _checksum(described: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,233 @@
+"""The search of a gallery in PostgreSQL: exact where few vectors are in question, else by pgvector's HNSW."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+from pgvector.sqlalchemy import HALFVEC, VECTOR
+from sqlalchemy import ColumnElement, Connection, Double, Select, bindparam, cast, func, literal, select, text
+
+from service.errors import StorageUnavailable
+from service.gallery.nearest import SearchStatus
+from service.storage.explain import storage_errors
+from service.storage.gallery_database import GalleryDatabase, read_state
+from service.storage.gallery_fields import matching_keys
+from service.storage.gallery_records import Condition, Vector
+from service.storage.tables import gallery_embeddings
+
+log = structlog.get_logger(__name__)
+
+Keys = NDArray[np.int64]
+Cosines = NDArray[np.float32]
+
+EXACT_UP_TO = 2_000
+"""So many vectors are looked at one by one: some 8 ms at 1280 dimensions."""
+CANDIDATES = 300
+"""HNSW's `ef_search` at least: how many of the nearest it keeps in sight."""
+RERANKED = 4
+"""Times `k` candidates of the 16-bit index are ranked anew by their 32-bit vectors."""
+MOST_DIMENSIONS = 4_000
+"""pgvector's HNSW takes no more of 16 bits; above, every search is exact."""
+LOOK_EVERY_S = 1.0
+
+_PREFIX = "gallery_hnsw_"
+_BUILDING_LOCK = 0x7765_6969  # any number that nothing else in that PostgreSQL takes
+_READY = text(
+    "SELECT i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
+    " WHERE c.relname = :name AND pg_table_is_visible(c.oid)"
+)
+_OURS = text(
+    "SELECT c.relname FROM pg_class c WHERE c.relkind = 'i' AND starts_with(c.relname, :prefix)"
+    " AND pg_table_is_visible(c.oid)"
+)
+
+
+class PostgresqlNearest:
+    """Finds the nearest images by the embeddings of one network; any thread may call.
+
+    Every replica searches the same rows, so it sees what the others wrote as soon as that is committed. The
+    HNSW index is made by one of them, in the background, when there are so many images that it pays; until
+    then every search is exact. `close` ends the thread that sees to it.
+    """
+
+    def __init__(
+        self,
+        database: GalleryDatabase,
+        embedder: str,
+        dimensions: int,
+        *,
+        exact_up_to: int = EXACT_UP_TO,
+    ) -> None:
+        """Does not connect."""
+        self._database = database
+        self._embedder = embedder
+        self._dimensions = dimensions
+        self._exact_up_to = exact_up_to
+        self._index = index_name(embedder)
+        self._indexed = False
+        self._seen = 0
+        self._look = threading.Event()
+        self._closing = False
+        self._keeper = threading.Thread(target=self._keep, name="weighin-hnsw", daemon=True)
+        self._keeper.start()
+
+    def nearest(self, query: Vector, k: int, where: Sequence[Condition] = ()) -> tuple[Keys, Cosines]:
+        """The keys, int64 (K,), and cosines, float32 (K,), of the up to `k` nearest images, best first.
+
+        `query` is float32 (D,) of length 1. Raises StorageUnavailable when the database cannot be used.
+        """
+        with self._database.reading() as connection:
+            if connection is None:
+                return np.empty(0, np.int64), np.empty(0, np.float32)
+            images = self._seen = read_state(connection).images
+            if images > self._exact_up_to and not self._indexed:
+                self._look.set()
+            rows = None
+            asked = self._asked(connection, where, images)
+            if self._indexed and asked > self._exact_up_to:
+                rows = self._by_index(connection, query, k, where)
+                if len(rows) < min(k, self._exact_up_to):  # the filter let too few through on the way
+                    rows = None
+            if rows is None:
+                rows = connection.execute(self._exactly(query, k, where)).all()
+        keys = np.array([key for key, _ in rows], np.int64)
+        return keys, np.array([cosine for _, cosine in rows], np.float32)
+
+    def changed(self) -> None:
+        """Something was added or removed."""
+        if not self._indexed:
+            self._look.set()
+
+    @property
+    def status(self) -> SearchStatus:
+        """How searches go at the moment: without an index every image is looked at."""
+        return SearchStatus("hnsw", self._seen) if self._indexed else SearchStatus("exact", 0)
+
+    def close(self) -> None:
+        """End the thread; an index that is being built is waited for."""
+        self._closing = True
+        self._look.set()
+        self._keeper.join()
+
+    def _asked(self, connection: Connection, where: Sequence[Condition], images: int) -> int:
+        """How many images meet the conditions; not counted further than it matters."""
+        if not where:
+            return images
+        some = matching_keys(where).limit(self._exact_up_to + 1).subquery()
+        return connection.execute(select(func.count()).select_from(some)).scalar_one()
+
+    def _exactly(self, query: Vector, k: int, where: Sequence[Condition]) -> Select[Any]:
+        # Ordered by what the index is not of, so that it cannot be used.
+        cosine = _cosine(gallery_embeddings.c.vector, query)
+        return (
+            self._rows(where, gallery_embeddings.c.key, cosine)
+            .order_by(cosine.desc(), gallery_embeddings.c.key)
+            .limit(k)
+        )
+
+    def _by_index(
+        self, connection: Connection, query: Vector, k: int, where: Sequence[Condition]
+    ) -> Sequence[Any]:
+        candidates = max(k * RERANKED, 40)
+        connection.execute(
+            select(
+                func.set_config("hnsw.ef_search", str(min(max(CANDIDATES, candidates), 1000)), True),
+                func.set_config("hnsw.iterative_scan", "strict_order", True),
+                func.set_config("hnsw.max_scan_tuples", "100000", True),
+                # The planner takes looking at all for cheap: it does not see that vectors lie elsewhere.
+                func.set_config("enable_sort", "on" if where else "off", True),
+            )
+        )
+        half = HALFVEC(self._dimensions)
+        distance = cast(gallery_embeddings.c.vector, half).op("<#>", return_type=Double)(
+            cast(bindparam("rough", query, VECTOR()), half)
+        )
+        near = (
+            self._rows(where, gallery_embeddings.c.key, gallery_embeddings.c.vector)
+            .order_by(distance)
+            .limit(candidates)
+            .cte("near")
+            .prefix_with("MATERIALIZED")
+        )
+        cosine = _cosine(near.c.vector, query)
+        return connection.execute(
+            select(near.c.key, cosine).order_by(cosine.desc(), near.c.key).limit(k)
+        ).all()
+
+    def _rows(self, where: Sequence[Condition], *columns: ColumnElement[Any]) -> Select[Any]:
+        # The embedder is written into the statement: a parameter would hide that the index is of this one.
+        embedder = literal(self._embedder, literal_execute=True)
+        rows = select(*columns).where(gallery_embeddings.c.embedder == embedder)
+        return rows.where(gallery_embeddings.c.key.in_(matching_keys(where))) if where else rows
+
+    def _keep(self) -> None:
+        waiting = False  # for an index that there ought to be
+        problem = None
+        while True:
+            self._look.wait(LOOK_EVERY_S if waiting else None)
+            if self._closing:
+                return
+            self._look.clear()
+            try:
+                with storage_errors():
+                    waiting = self._see_to_the_index()
+                problem = None
+            except StorageUnavailable as error:
+                if problem != error.detail:
+                    log.warning("the gallery's index cannot be seen to for now", reason=error.detail)
+                waiting, problem = True, error.detail
+
+    def _see_to_the_index(self) -> bool:
+        """Make the index if there ought to be one; True where that has to be looked after again."""
+        state = self._database.state()
+        self._seen = state.images
+        if state.images <= self._exact_up_to or self._dimensions > MOST_DIMENSIONS:
+            return False
+        with self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            ready = self._ready(connection)
+            if not ready and _alone(connection):
+                try:
+                    ready = self._ready(connection)  # another replica may just have made it
+                    if not ready:
+                        self._make(connection, keep={index_name(each) for each in state.embedders})
+                        ready = True
+                finally:
+                    connection.execute(select(func.pg_advisory_unlock(_BUILDING_LOCK)))
+        self._indexed = bool(ready)
+        return not self._indexed
+
+    def _ready(self, connection: Connection) -> bool | None:
+        """None where there is no index, False for what a build that failed has left."""
+        return connection.execute(_READY, {"name": self._index}).scalar()
+
+    def _make(self, connection: Connection, keep: set[str]) -> None:
+        for name in connection.execute(_OURS, {"prefix": _PREFIX}).scalars().all():
+            if name == self._index or name not in keep:
+                connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+        log.info("building the gallery's index", embedder=self._embedder)
+        quoted = self._embedder.replace("'", "''").replace("%", "%%")
+        connection.exec_driver_sql(
+            f"CREATE INDEX CONCURRENTLY {self._index} ON {gallery_embeddings.name} USING hnsw"
+            f" ((CAST(vector AS halfvec({self._dimensions}))) halfvec_ip_ops) WHERE embedder = '{quoted}'"
+        )
+        log.info("the gallery's index is ready", embedder=self._embedder)
+
+
+def index_name(embedder: str) -> str:
+    """The name of the HNSW index of one embedder's vectors."""
+    return _PREFIX + hashlib.sha256(embedder.encode()).hexdigest()[:16]
+
+
+def _cosine(vector: ColumnElement[Any], query: Vector) -> ColumnElement[float]:
+    # pgvector's <#> is the inner product with its sign turned, and that of vectors of length 1 is the cosine.
+    return -vector.op("<#>", return_type=Double)(cast(bindparam("query", query, VECTOR()), VECTOR()))
+
+
+def _alone(connection: Connection) -> bool:
+    return bool(connection.execute(select(func.pg_try_advisory_lock(_BUILDING_LOCK))).scalar())

@@ -1,0 +1,105 @@
+"""Errors of databases and file systems, in words for a client."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
+
+from service.errors import DatabaseUnreachable, StorageUnavailable
+
+DAMAGED = "the database file is damaged: move it away to start a new one"
+
+_UNREACHABLE = "the database server cannot be reached"
+
+_TOO_OLD = "the database server lacks something: Weigh-in needs PostgreSQL 15 with pgvector 0.8, or newer"
+
+_IN_WORDS = (
+    ("full", "the disk is full"),
+    ("no space", "the disk is full"),
+    ("quota", "the disk quota is used up"),
+    ("readonly", "the data directory is read-only"),
+    ("read-only", "the data directory is read-only"),
+    ("permission", "the data directory may not be written"),
+    ("unable to open", "the database cannot be opened: the data directory is missing or may not be written"),
+    ("no such file", "the data directory is missing"),
+    ("not a database", DAMAGED),
+    ("malformed", DAMAGED),
+    ("no such table", DAMAGED),
+    ("locked", "another program holds the database"),
+    ("i/o error", "the disk reports errors"),
+)
+
+# PostgreSQL's codes of conditions by how they begin, the longer before the shorter.
+_PASSING = (
+    ("08", _UNREACHABLE),
+    ("57P", "the database server is starting or stopping"),
+    ("53300", "the database server takes no more connections"),
+    ("40", "the database server was busy with a conflicting change: try again"),
+    ("55P03", "the database server was busy with a conflicting change: try again"),
+    ("57014", "the database server took too long"),
+)
+_WHILE_CONNECTING = (
+    ("authentication failed", "the database server refuses the user or the password"),
+    ("does not exist", "the database server has no database or no user of that name"),
+    ("too many clients", "the database server takes no more connections"),
+    ("starting up", "the database server is starting or stopping"),
+    ("shutting down", "the database server is starting or stopping"),
+)
+_LASTING = (
+    ("53100", "the database server's disk is full"),
+    ("53", "the database server is out of resources"),
+    ("25006", "the database server is read-only"),
+    ("42501", "the database server's user may not do that"),
+    (
+        "0A000",
+        _TOO_OLD,
+    ),
+    (
+        "58P01",
+        _TOO_OLD,
+    ),
+    ("42P01", "the database lacks a table: was it changed by another program?"),
+    ("XX001", "the database server reports damaged data"),
+    ("XX002", "the database server reports damaged data"),
+)
+
+
+@contextlib.contextmanager
+def storage_errors() -> Iterator[None]:
+    """Turn errors of the database and the file system into StorageUnavailable, in words for a client;
+    DatabaseUnreachable where waiting may help."""
+    try:
+        yield
+    except (SQLAlchemyError, OSError) as error:
+        raise _explained(error) from error
+
+
+def _explained(error: SQLAlchemyError | OSError) -> StorageUnavailable:
+    if isinstance(error, NoConnectionFree):
+        return DatabaseUnreachable("all connections to the database are in use")
+    if isinstance(error, DBAPIError) and hasattr(error.orig, "sqlstate"):
+        return _explained_by_code(error, getattr(error.orig, "sqlstate", None))
+    message = str(error.orig if isinstance(error, DBAPIError) else error).lower()
+    if isinstance(error, OSError):
+        message = (error.strerror or "").lower()
+    for part, explanation in _IN_WORDS:
+        if part in message:
+            return StorageUnavailable(explanation)
+    return StorageUnavailable("the database cannot be used, see the log")
+
+
+def _explained_by_code(error: DBAPIError, code: str | None) -> StorageUnavailable:
+    if code is None:  # the driver speaks; of a refused connection it repeats the words, not the code
+        if type(error.orig).__name__ == "OperationalError" or error.connection_invalidated:
+            message = str(error.orig)
+            refusals = (told for part, told in _WHILE_CONNECTING if part in message)
+            return DatabaseUnreachable(next(refusals, _UNREACHABLE))
+        return StorageUnavailable("the database cannot be used, see the log")
+    for kind, explanations in ((DatabaseUnreachable, _PASSING), (StorageUnavailable, _LASTING)):
+        for start, explanation in explanations:
+            if code.startswith(start):
+                return kind(explanation)
+    return StorageUnavailable(f"the database refuses that (PostgreSQL's code {code}), see the log")

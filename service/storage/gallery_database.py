@@ -1,0 +1,97 @@
+"""Transactions on the gallery's tables: writers take their turn, readers never make a database."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sqlalchemy import Connection, Engine, inspect, select, update
+
+from service.errors import StorageUnavailable
+from service.storage.database import READING, database_file, prepare
+from service.storage.explain import DAMAGED, storage_errors
+from service.storage.gallery_records import GalleryState
+from service.storage.tables import gallery_state
+
+_NAME = "gallery"
+
+
+class GalleryDatabase:
+    """Opens the database when it is first needed, and anew when its file was exchanged meanwhile.
+
+    Methods raise StorageUnavailable when the database cannot be used; they may be called by any thread.
+    """
+
+    def __init__(self, engine: Engine, obstacle: Callable[[], str | None] = lambda: None) -> None:
+        """Does not connect. `obstacle`: why nothing may be written now, in words for a client; None when it
+        may."""
+        self.engine = engine
+        self._obstacle = obstacle
+        self._file = database_file(engine)
+        self._prepared: int | None = None
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[tuple[Connection, GalleryState]]:
+        """A transaction that no other writer's overlaps, in any process, and the state it begins with.
+
+        It is committed when this returns without an exception, and undone else. The writers of all processes
+        queue for the one row of the state, so changes become visible in the order of their numbers.
+        """
+        obstacle = self._obstacle()
+        if obstacle is not None:
+            raise StorageUnavailable(obstacle)
+        self._prepare()
+        with storage_errors(), self.engine.begin() as connection:
+            yield connection, read_state(connection, for_update=True)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Connection | None]:
+        """One view of the database, or None where there is no gallery in it yet."""
+        if self._inode() is None:
+            yield None
+            return
+        with storage_errors(), self.engine.connect().execution_options(**READING) as connection:
+            known = self._prepared == self._inode() or inspect(connection).has_table(gallery_state.name)
+            yield connection if known else None
+
+    def state(self) -> GalleryState:
+        """The gallery as a whole."""
+        with self.reading() as connection:
+            return GalleryState() if connection is None else read_state(connection)
+
+    @property
+    def problem(self) -> str | None:
+        """Why the database cannot be reached, in words for a client; None when it can. Tries it."""
+        try:
+            with storage_errors(), self.engine.connect():
+                return None
+        except StorageUnavailable as error:
+            return error.detail
+
+    def _prepare(self) -> None:
+        if self._prepared is None or self._prepared != self._inode():
+            prepare(self.engine)
+            self._prepared = self._inode()
+
+    def _inode(self) -> int | None:
+        if self._file is None:
+            return 0
+        try:
+            return self._file.stat().st_ino
+        except OSError:
+            return None
+
+
+def change_state(connection: Connection, **values: Any) -> None:
+    """Set columns of the state's row, from within `GalleryDatabase.writing`."""
+    connection.execute(update(gallery_state).where(gallery_state.c.name == _NAME).values(**values))
+
+
+def read_state(connection: Connection, *, for_update: bool = False) -> GalleryState:
+    """The gallery's state as this transaction sees it, or as it stays until its end."""
+    query = select(gallery_state).where(gallery_state.c.name == _NAME)
+    row = connection.execute(query.with_for_update() if for_update else query).mappings().first()
+    if row is None:
+        raise StorageUnavailable(DAMAGED)
+    return GalleryState(**{name: value for name, value in row.items() if name != "name"})

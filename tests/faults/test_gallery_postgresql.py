@@ -1,0 +1,181 @@
+"""PostgreSQL goes away under load, or cuts a connection in a transaction: 503 meanwhile, and nothing lost."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.settings import Settings
+from tests.faults.gallery_truth import Truth
+from tests.service.conftest import running
+from tests.service.gallery.pictures import blobs
+from tests.service.postgres import PostgresServer, postgres_server
+from tests.service.problems import assert_problem
+from tests.service.until import until
+
+pytestmark = pytest.mark.fault
+
+CLIENTS = 4
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """A server of this module's own, to be killed."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def replicas(server: PostgresServer, tiny_models_dir: Path, tmp_path: Path) -> Iterator[list[httpx.Client]]:
+    """Two services on one database."""
+    settings = Settings(
+        model_dirs=(tiny_models_dir,),
+        default_model="tiny",
+        data_dir=tmp_path,
+        database_url=server.new_schema(),
+    )
+    with running(settings) as one, running(settings) as other:
+        yield [one, other]
+
+
+class Load:
+    """Clients that change a gallery until told to stop; what is answered is kept in `truth`."""
+
+    def __init__(self, replicas: list[httpx.Client], truth: Truth) -> None:
+        self.truth = truth
+        self.problems: list[dict[str, Any]] = []
+        self._stop = threading.Event()
+        ids = list(truth.possible)
+        self._threads = [
+            threading.Thread(
+                target=self._work, args=(replicas[number % 2].base_url, ids[number::CLIENTS], number)
+            )
+            for number in range(CLIENTS)
+        ]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self, url: httpx.URL, ids: list[str], seed: int) -> None:
+        chance = random.Random(seed)
+        with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
+            while not self._stop.is_set():
+                response = self.truth.change(client, chance.choice(ids), chance)
+                if response.is_server_error:
+                    self.problems.append(assert_problem(response, 503, "database-unreachable"))
+
+    def go_on(self, count: int) -> None:
+        """Wait until so many more changes are acknowledged."""
+        enough = self.truth.acknowledged + count
+        until(lambda: self.truth.acknowledged >= enough, f"{count} more changes are acknowledged")
+
+
+def degraded(client: httpx.Client) -> Callable[[], bool]:
+    return lambda: client.get("/readyz").json()["degraded"] is not None
+
+
+def test_a_server_that_is_killed_under_load_is_503_until_it_is_back(
+    server: PostgresServer, replicas: list[httpx.Client], png: bytes
+) -> None:
+    truth = Truth(32)
+    with Load(replicas, truth) as load:
+        load.go_on(50)
+        for _ in range(2):
+            server.kill()
+            refused = len(load.problems)
+            until(lambda refused=refused: len(load.problems) > refused + CLIENTS, "changes are refused")
+            for client in replicas:
+                until(degraded(client), "the service says that it is degraded")
+                assert client.get("/readyz").status_code == 200
+                # Inference goes on; what needs the database says so, and when to ask again.
+                assert client.post("/classify", content=png).status_code == 200
+                assert_problem(client.post("/retrieve-similar", content=png), 503, "database-unreachable")
+                assert_problem(client.get("/gallery/images"), 503, "database-unreachable")
+                assert client.get("/latency?model=tiny&stage=total").json()["degraded"] is not None
+            server.start()
+            load.go_on(50)
+            for client in replicas:
+                until(lambda client=client: not degraded(client)(), "the service has recovered")
+    assert {problem["detail"] for problem in load.problems} <= {
+        "the database server cannot be reached",
+        "the database server is starting or stopping",
+    }
+    # What was refused may have been committed just before its connection broke, so both are possible there.
+    count = truth.check(replicas[0])
+    assert truth.check(replicas[1]) == count > 0
+    until(
+        lambda: all(
+            client.get("/latency?model=tiny&stage=total").json()["latencies"][0]["count"] == 4
+            for client in replicas
+        ),
+        "both tell the four classifications, those during the outage too",
+    )
+
+
+def test_connections_that_are_cut_in_a_transaction_lose_nothing(
+    server: PostgresServer, replicas: list[httpx.Client]
+) -> None:
+    truth = Truth(32)
+    cut = 0
+    with Load(replicas, truth) as load, server.connect() as administrator:
+        for _ in range(40):
+            load.go_on(5)
+            cut += administrator.execute(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                " WHERE application_name = 'weighin' AND state LIKE '%in transaction%'"
+            ).fetchone()[0]
+    assert cut > 5
+    count = truth.check(replicas[0])
+    assert truth.check(replicas[1]) == count
+    for client in replicas:
+        until(lambda client=client: not degraded(client)(), "the service has recovered")
+
+
+def test_a_service_that_starts_without_its_server_waits_for_it(
+    server: PostgresServer, tiny_models_dir: Path, tmp_path: Path, png: bytes
+) -> None:
+    settings = Settings(
+        model_dirs=(tiny_models_dir,),
+        default_model="tiny",
+        data_dir=tmp_path,
+        database_url=server.new_schema(),
+    )
+    server.kill()
+    try:
+        with running(settings) as client:
+            assert degraded(client)()
+            assert client.post("/classify", content=png).status_code == 200
+            response = client.put("/gallery/images/early", content=blobs(1))
+            assert_problem(response, 503, "database-unreachable", "cannot be reached")
+            server.start()
+            until(lambda: not degraded(client)(), "the service has found its server")
+            assert client.put("/gallery/images/early", content=blobs(1)).status_code == 201
+            assert client.get("/latency?model=tiny&stage=total").json()["latencies"][0]["count"] == 1
+    finally:
+        server.start()
+
+
+def test_replicas_see_each_others_writes_at_once(replicas: list[httpx.Client]) -> None:
+    one, other = replicas
+    for number in range(20):
+        id, content = f"shared-{number}", blobs(number)
+        assert one.put(f"/gallery/images/{id}", content=content).status_code == 201
+        found = other.post("/retrieve-similar?k=1", content=content).json()["matches"]
+        assert [(match["id"], match["duplicate"]) for match in found] == [(id, "exact")]
+        assert other.put(f"/gallery/images/{id}", content=content).status_code == 200
+        assert other.delete(f"/gallery/images/{id}").status_code == 204
+        assert one.get(f"/gallery/images/{id}").status_code == 404
+        assert one.post("/retrieve-similar?k=1", content=content).json()["matches"] == []

@@ -1,0 +1,97 @@
+"""The gallery where state cannot be written, and where there is none: nothing else is disturbed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.settings import Settings
+from tests.service.gallery.pictures import blobs
+from tests.service.problems import assert_problem
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_where_nothing_can_be_written_changes_are_507_and_the_rest_goes_on(
+    serve: Callable[..., httpx.Client], tmp_path: Path, cat_jpeg: bytes
+) -> None:
+    (tmp_path / "file").write_text("a directory cannot be made below this")
+    client = serve(data_dir=tmp_path / "file" / "data")
+    files = [("image", ("a.png", blobs(1))), ("image", ("b.png", blobs(2)))]
+    for response in (
+        client.put("/gallery/images/a", content=blobs(1)),
+        client.delete("/gallery/images/a"),
+        client.post("/gallery/images", files=files),
+        client.post("/gallery/reindex?model=tiny-b"),
+    ):
+        assert_problem(response, 507, "storage-unavailable", "cannot be written")
+    assert client.post("/classify", content=cat_jpeg).status_code == 200
+    body = client.post("/retrieve-similar", content=cat_jpeg).json()
+    assert (body["matches"], body["hint"] is None) == ([], False)
+    assert client.get("/gallery").json()["images"] == 0
+    assert client.get("/readyz").json()["degraded"] is not None
+
+
+def test_a_damaged_database_is_507_and_inference_goes_on(
+    serve: Callable[..., httpx.Client], tmp_path: Path, cat_jpeg: bytes
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "weighin.db").write_bytes(b"mine, and no database " * 1000)
+    client = serve()
+    for response in (
+        client.put("/gallery/images/a", content=blobs(1)),
+        client.get("/gallery/images"),
+        client.post("/retrieve-similar", content=cat_jpeg),
+    ):
+        assert_problem(response, 507, "storage-unavailable", "damaged")
+    assert client.post("/classify", content=cat_jpeg).status_code == 200
+
+
+def test_the_default_threshold_is_the_one_that_was_measured() -> None:
+    from service.gallery.index.embedded import EXACT_UP_TO
+
+    assert Settings.model_fields["gallery_exact_up_to"].default == EXACT_UP_TO
+
+
+SERVED_WITHOUT_A_GALLERY = """
+import json, sys
+from pathlib import Path
+from service.settings import Settings
+from tests.service.conftest import running
+
+settings = Settings(model_dirs=(Path(sys.argv[1]),), default_model="tiny", data_dir=Path(sys.argv[2]))
+with running(settings) as client:
+    assert client.post("/classify", content=Path(sys.argv[3]).read_bytes()).status_code == 200
+    assert client.get("/gallery").json()["images"] == 0
+    threads = [thread.name for thread in __import__("threading").enumerate()]
+print(json.dumps({"modules": sorted(sys.modules), "threads": threads}))
+"""
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_who_has_no_gallery_loads_no_index_library(
+    tiny_models_dir: Path, tmp_path: Path, cat_jpeg: bytes, used: bool
+) -> None:
+    """And who has one does, so the test would notice if the library had another name."""
+    (tmp_path / "cat.jpg").write_bytes(cat_jpeg)
+    program = SERVED_WITHOUT_A_GALLERY
+    if used:
+        program = program.replace(
+            '    assert client.get("/gallery").json()["images"] == 0\n',
+            '    client.put("/gallery/images/a", content=Path(sys.argv[3]).read_bytes())\n'
+            '    client.get("/gallery/images/a/similar")\n',
+        )
+    arguments = [str(tiny_models_dir), str(tmp_path / "data"), str(tmp_path / "cat.jpg")]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert ("usearch" in told["modules"]) == used
+    assert any(name.startswith("gallery-index") for name in told["threads"]) == used

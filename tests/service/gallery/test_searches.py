@@ -1,0 +1,92 @@
+"""One search is open at a time, and only by the network that answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.errors import StorageUnavailable
+from service.gallery.nearest import open_nearest
+from service.gallery.searches import Searches
+from service.storage.database import open_database
+from service.storage.gallery import GalleryStore
+from service.storage.gallery_database import GalleryDatabase
+from service.storage.gallery_records import EmbeddersChanged, NewImage, Quota
+from service.storage.gallery_vectors import GalleryVectors
+
+ONE, OTHER = "one@0123456789ab", "other@ba9876543210"
+
+pytestmark = pytest.mark.databases("sqlite", "postgresql")
+
+
+@pytest.fixture
+def database(tmp_path: Path, database_url: str | None) -> Iterator[GalleryDatabase]:
+    engine = open_database(database_url, tmp_path)
+    yield GalleryDatabase(engine)
+    engine.dispose()
+
+
+@pytest.fixture
+def vectors(database: GalleryDatabase) -> GalleryVectors:
+    """Of three images, whose embeddings by ONE are the axes."""
+    store = GalleryStore(database, Quota(10, 1000))
+    for axis in range(3):
+        embeddings = {ONE: np.eye(3, dtype=np.float32)[axis]}
+        store.put(f"i{axis}", NewImage(bytes([axis]), str(axis), "png", 1, 1, 0, b"", embeddings), {})
+    return GalleryVectors(database)
+
+
+@pytest.fixture
+def searches(vectors: GalleryVectors, tmp_path: Path) -> Iterator[Searches]:
+    opened = partial(open_nearest, vectors, folder=tmp_path / "index", exact_up_to=100)
+    searches = Searches(opened, lambda: vectors.database.state().embedder)
+    yield searches
+    searches.close()
+
+
+def nearest(searches: Searches, embedder: str, axis: int) -> int:
+    keys, cosines = searches.by(embedder, 3).nearest(np.eye(3, dtype=np.float32)[axis], 1, ())
+    assert cosines.tolist() == [1.0]
+    return int(keys[0])
+
+
+def test_it_is_opened_once_and_told_of(searches: Searches) -> None:
+    assert searches.status is None
+    assert [nearest(searches, ONE, axis) for axis in range(3)] == [1, 2, 3]
+    assert searches.by(ONE, 3) is searches.by(ONE, 3)
+    assert searches.status is not None
+    searches.close()
+    assert searches.status is None
+
+
+def test_when_another_network_answers_the_search_is_closed_before_its_embeddings_go(
+    searches: Searches, vectors: GalleryVectors
+) -> None:
+    assert nearest(searches, ONE, 0) == 1
+    with pytest.raises(EmbeddersChanged):
+        searches.by(OTHER, 3)
+    searches.changing(partial(vectors.aim, OTHER))
+    assert searches.status is not None
+    vectors.fill(OTHER, {key: np.eye(3, dtype=np.float32)[3 - key] for key in (1, 2, 3)})
+    assert searches.changing(partial(vectors.switch, OTHER))
+    assert searches.status is None
+    with pytest.raises(EmbeddersChanged):
+        searches.by(ONE, 3)
+    assert [nearest(searches, OTHER, axis) for axis in range(3)] == [3, 2, 1]
+
+
+def test_a_change_that_failed_closes_it_too(searches: Searches) -> None:
+    """Whether it was done is not known then."""
+    assert nearest(searches, ONE, 0) == 1
+
+    def fails() -> None:
+        raise StorageUnavailable("the connection was lost")
+
+    with pytest.raises(StorageUnavailable):
+        searches.changing(fails)
+    assert searches.status is None
+    assert nearest(searches, ONE, 1) == 2

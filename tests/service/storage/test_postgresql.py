@@ -1,0 +1,208 @@
+"""What is particular to a database on a server: its migrations, its errors, and several who share it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Engine, text
+
+from service.errors import DatabaseUnreachable, StorageUnavailable
+from service.storage.database import READING, SCHEMA, open_database, prepare
+from service.storage.explain import storage_errors
+from service.storage.latency import GRACE_S, LatencyStore
+from service.storage.recorded import DAY_S, HOUR_S, MINUTE_S, Bucket, Scope
+from service.storage.state import open_state
+from service.storage.tables import metadata
+from tests.service.postgres import PostgresServer
+from tests.service.storage.test_latency import DAY, TOTAL, recorded, rows
+
+pytestmark = pytest.mark.databases("postgresql")
+
+
+@pytest.fixture
+def engine(tmp_path: Path, database_url: str | None) -> Iterator[Engine]:
+    engine = open_database(database_url, tmp_path)
+    yield engine
+    engine.dispose()
+
+
+def prepare_at(url: str) -> None:
+    prepare(open_database(url, Path("unused")))
+
+
+def test_migrations_make_the_tables_that_the_code_uses(engine: Engine) -> None:
+    prepare(engine)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_processes_that_start_together_migrate_once(database_url: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=prepare_at, args=(database_url,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+
+
+def test_a_newer_schema_is_refused_and_left_alone(engine: Engine) -> None:
+    prepare(engine)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(
+        StorageUnavailable, match=f"schema 9999, .* knows up to {SCHEMA}: .* another database"
+    ):
+        prepare(engine)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
+
+
+def test_a_whole_new_database_will_do(postgres: PostgresServer, tmp_path: Path) -> None:
+    engine = open_database(postgres.new_database(), tmp_path)
+    prepare(engine)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
+
+
+def test_the_driver_need_not_be_named(postgres: PostgresServer, tmp_path: Path) -> None:
+    engine = open_database(postgres.url().replace("+psycopg", ""), tmp_path)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT 1")).scalar() == 1
+    engine.dispose()
+
+
+def test_state_on_a_server_makes_no_data_directory(tmp_path: Path, database_url: str) -> None:
+    with (
+        open_state(tmp_path / "data", database_url) as one,
+        open_state(tmp_path / "data", database_url) as two,
+    ):
+        assert one.problem is two.problem is None
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_server_that_is_not_there_is_said_without_its_address(tmp_path: Path) -> None:
+    engine = open_database(f"postgresql+psycopg://user:secret@/db?host={tmp_path}", tmp_path)
+    with pytest.raises(DatabaseUnreachable, match="cannot be reached") as caught:
+        prepare(engine)
+    assert str(tmp_path) not in caught.value.detail
+    assert "secret" not in caught.value.detail
+
+
+def test_a_database_that_does_not_exist_is_said(postgres: PostgresServer, tmp_path: Path) -> None:
+    engine = open_database(postgres.url("nowhere"), tmp_path)
+    with pytest.raises(DatabaseUnreachable, match="no database or no user of that name"):
+        prepare(engine)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "words"),
+    [
+        ("57P01", DatabaseUnreachable, "starting or stopping"),
+        ("53300", DatabaseUnreachable, "no more connections"),
+        ("40P01", DatabaseUnreachable, "try again"),
+        ("53100", StorageUnavailable, "disk is full"),
+        ("25006", StorageUnavailable, "read-only"),
+        ("42501", StorageUnavailable, "may not do that"),
+        ("42P01", StorageUnavailable, "lacks a table"),
+        ("22012", StorageUnavailable, "code 22012"),
+    ],
+)
+def test_the_servers_conditions_are_said_in_words(
+    engine: Engine, code: str, kind: type[StorageUnavailable], words: str
+) -> None:
+    raising = text(f"DO $$ BEGIN RAISE EXCEPTION 'internals' USING ERRCODE = '{code}'; END $$")
+    with (
+        pytest.raises(StorageUnavailable, match=words) as caught,
+        storage_errors(),
+        engine.begin() as connection,
+    ):
+        connection.execute(raising)
+    assert type(caught.value) is kind
+    assert "internals" not in caught.value.detail
+
+
+def test_a_connection_that_was_cut_costs_one_transaction_and_no_more(
+    engine: Engine, postgres: PostgresServer
+) -> None:
+    prepare(engine)
+
+    def cut_off_halfway() -> None:
+        with storage_errors(), engine.begin() as connection:
+            connection.execute(text("INSERT INTO latency_progress VALUES ('half', 1)"))
+            process = connection.execute(text("SELECT pg_backend_pid()")).scalar()
+            with postgres.connect() as other:
+                other.execute("SELECT pg_terminate_backend(%s, 5000)", (process,))
+            connection.execute(text("INSERT INTO latency_progress VALUES ('other half', 1)"))
+
+    with pytest.raises(DatabaseUnreachable):
+        cut_off_halfway()
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM latency_progress")).scalar() == 0
+
+
+def test_what_is_read_in_one_view_is_one_state(engine: Engine) -> None:
+    prepare(engine)
+    with engine.connect().execution_options(**READING) as reader:
+        assert reader.execute(text("SELECT count(*) FROM latency_progress")).scalar() == 0
+        with engine.begin() as writer:
+            writer.execute(text("INSERT INTO latency_progress VALUES ('days_until', 1)"))
+        assert reader.execute(text("SELECT count(*) FROM latency_progress")).scalar() == 0
+    with engine.connect() as reader:
+        assert reader.execute(text("SELECT count(*) FROM latency_progress")).scalar() == 1
+
+
+def test_instances_that_sum_up_at_once_count_nothing_twice(database_url: str, tmp_path: Path) -> None:
+    stores = [LatencyStore(open_database(database_url, tmp_path)) for _ in range(4)]
+    for number, store in enumerate(stores):
+        store.ensure_open()
+        store.write([recorded(DAY + hour * HOUR_S, 1, instance=str(number)) for hour in range(30)])
+    problems: list[BaseException] = []
+
+    def sum_up(store: LatencyStore) -> None:
+        try:
+            store.maintain(DAY + 30 * HOUR_S + GRACE_S, None)
+        except BaseException as error:
+            problems.append(error)
+            raise
+
+    threads = [threading.Thread(target=sum_up, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    with stores[0].view() as view:
+        (day,) = view.read(Scope("live"), Bucket(DAY_S, 0), 1 << 40)
+        hours = view.read(Scope("live"), Bucket(HOUR_S, 0), 1 << 40)
+    assert day.distributions[TOTAL].count == 4 * 24
+    assert [hour.distributions[TOTAL].count for hour in hours] == [4] * 30
+    assert len(rows(stores[1], MINUTE_S)) == 4 * 30
+    for store in stores:
+        store.close()
+
+
+def test_a_database_that_comes_back_empty_is_made_anew(
+    engine: Engine, database_url: str, tmp_path: Path
+) -> None:
+    store = LatencyStore(open_database(database_url, tmp_path))
+    assert store.ensure_open()
+    store.write([recorded(DAY, 1)])
+    assert not store.ensure_open()
+    with engine.begin() as connection:
+        for table in ("alembic_version", *metadata.tables):
+            connection.execute(text(f"DROP TABLE {table} CASCADE"))
+    with pytest.raises(StorageUnavailable, match="lacks a table"):
+        store.write([recorded(DAY, 1, 2)])
+    assert store.ensure_open()
+    store.write([recorded(DAY, 1, 2)])
+    (row,) = rows(store, MINUTE_S)
+    assert row.distributions[TOTAL].count == 2
+    store.close()
