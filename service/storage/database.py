@@ -12,7 +12,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
 
 from service.errors import StorageUnavailable
 
-SCHEMA = "0002"
+SCHEMA = "0004"
 """Revision of the newest migration; the scripts are only loaded when the database has another."""
 
 FILE_NAME = "weighin.db"
