@@ -36,6 +36,7 @@ from service.session import RUNTIME_VERSION
 from service.settings import Settings
 from service.storage.state import open_state
 from service.web.dashboard import dashboard_router
+from service.web.site import Site
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +65,7 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
         registry, pool, recorder, max_pixels=settings.max_pixels, budget_s=settings.compare_budget_s
     )
 
+    site = Site()
     archive = BenchmarkArchive(state.benchmarks)
     jobs = BenchmarkJobs(registry, pool, recorder, state.benchmarks, settings.model_dirs)
 
@@ -125,7 +127,10 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     app.include_router(benchmarks_router(jobs, settings.api_key))
     app.include_router(recommend_router(registry, archive))
     app.include_router(health_router(registry, metrics, state_problem))
-    app.include_router(dashboard_router(latencies, registry.names, settings.default_model, state_problem))
+    app.include_router(site.router())
+    app.include_router(
+        dashboard_router(site, latencies, registry.names, settings.default_model, state_problem)
+    )
     if settings.allowed_origins:
         app.add_middleware(
             CORSMiddleware,

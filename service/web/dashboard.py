@@ -1,17 +1,13 @@
-"""GET /dashboard: what each model costs on this machine, as a page; GET / leads there."""
+"""GET /dashboard: what each model costs on this machine, as a page."""
 
 import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
-from fastapi.staticfiles import StaticFiles
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from fastapi.responses import HTMLResponse
 
 from service.api.problems import documented
 from service.errors import InvalidParameter, UnknownModel
@@ -19,12 +15,8 @@ from service.latency.answers import Latencies, Window
 from service.latency.figures import Figures
 from service.stages import REGIMES, STAGES, Regime, Stage
 from service.web.chart import SIDE, Chart, line_chart
-from service.web.page import Choice, DashboardPage, page_fields, table
-
-HERE = Path(__file__).resolve().parent
-
-POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-"""Content-Security-Policy of the page: nothing from elsewhere, nothing inline."""
+from service.web.page import Choice, DashboardPage, table
+from service.web.site import Site
 
 Since = Literal["15m", "1h", "6h", "24h", "7d", "30d", "365d"]
 
@@ -39,25 +31,16 @@ WINDOWS: dict[Since, tuple[str, int, str, int]] = {
 }
 """What is shown, seconds, and the step of the chart as the API writes it and in seconds."""
 
-TEMPLATES = Environment(
-    loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined
-)
-
 
 def dashboard_router(
+    site: Site,
     latencies: Latencies,
     model_names: Callable[[], Sequence[str]],
     default_model: str,
     state_problem: Callable[[], str | None],
 ) -> APIRouter:
-    """The page and its static files. `model_names` are those of the zoo; `default_model` is charted first."""
+    """The page. `model_names` are those of the zoo; `default_model` is charted first."""
     router = APIRouter(tags=["pages"])
-    template = TEMPLATES.get_template("dashboard.html")
-    release = version("weighin")
-
-    @router.get("/", include_in_schema=False)
-    async def root() -> Response:
-        return RedirectResponse("/dashboard")
 
     # Not async: the database is read, which must not hold up the event loop.
     @router.get(
@@ -88,7 +71,6 @@ def dashboard_router(
         )
         asked = {"model": model, "stage": stage, "regime": regime, "since": since}
         page = DashboardPage(
-            version=release,
             base_url=str(request.base_url).rstrip("/"),
             degraded=state_problem() or window.lacking,
             regimes=[Choice(name, name) for name in REGIMES],
@@ -111,16 +93,8 @@ def dashboard_router(
                 "/latency/history", {**asked, "model": charted[0], "stage": charted[1], "step": step_text}
             ),
         )
-        return HTMLResponse(
-            template.render(page_fields(page)),
-            headers={
-                "Content-Security-Policy": POLICY,
-                "Referrer-Policy": "no-referrer",
-                "Cache-Control": "no-store",
-            },
-        )
+        return site.page("dashboard.html", page, here="/dashboard")
 
-    router.mount("/static", StaticFiles(directory=HERE / "static"))
     return router
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from service.histogram import Summary
 from service.latency.figures import Figures
 from service.percentiles import MIN_SAMPLES
 from service.stages import STAGES
 from service.web.chart import Chart
+from service.web.site import explained
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,39 +47,29 @@ class Group:
     errors: str
 
 
-def _help(text: str) -> Mapping[str, str]:
-    return {"help": text}
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DashboardPage:
     """Everything that `dashboard.html` refers to, and nothing else (a test compares the two)."""
 
-    version: str = field(metadata=_help("Version of Weigh-in"))
-    base_url: str = field(metadata=_help("Where this service is reached, without a slash at the end"))
-    degraded: str | None = field(metadata=_help("Why state cannot be written or not all of it be read"))
-    regimes: Sequence[Choice] = field(metadata=_help("What the form offers as regime"))
-    models: Sequence[Choice] = field(metadata=_help("What it offers as model; the empty value means all"))
-    stages: Sequence[Choice] = field(metadata=_help("What it offers as stage; the empty value means all"))
-    windows: Sequence[Choice] = field(metadata=_help("What it offers as window"))
-    regime: str = field(metadata=_help("The regime shown"))
-    model: str = field(metadata=_help("The model asked for, empty for all"))
-    stage: str = field(metadata=_help("The stage asked for, empty for all"))
-    since: str = field(metadata=_help("The window asked for, as in `GET /latency`"))
-    begin: str = field(metadata=_help("Begin of the window, UTC"))
-    end: str = field(metadata=_help("End of the window, UTC"))
-    groups: Sequence[Group] = field(metadata=_help("The table, by model"))
-    chart: Chart | None = field(metadata=_help("p50 and p95 over time; None when nothing was recorded"))
-    chart_title: str = field(metadata=_help("Model, stage and regime of the chart"))
-    chart_step: str = field(metadata=_help("How much time one point of the chart stands for"))
-    chart_side: int = field(metadata=_help("Width and height of the chart in its own units"))
-    latency_url: str = field(metadata=_help("The table's figures as JSON"))
-    history_url: str = field(metadata=_help("The chart's points as JSON"))
-
-
-def page_fields(page: DashboardPage) -> dict[str, object]:
-    """The page as the template's variables."""
-    return {one.name: getattr(page, one.name) for one in fields(page)}
+    base_url: str = field(metadata=explained("Where this service is reached, without a slash at the end"))
+    degraded: str | None = field(metadata=explained("Why state cannot be written or not all of it be read"))
+    regimes: Sequence[Choice] = field(metadata=explained("What the form offers as regime"))
+    models: Sequence[Choice] = field(metadata=explained("What it offers as model; the empty value means all"))
+    stages: Sequence[Choice] = field(metadata=explained("What it offers as stage; the empty value means all"))
+    windows: Sequence[Choice] = field(metadata=explained("What it offers as window"))
+    regime: str = field(metadata=explained("The regime shown"))
+    model: str = field(metadata=explained("The model asked for, empty for all"))
+    stage: str = field(metadata=explained("The stage asked for, empty for all"))
+    since: str = field(metadata=explained("The window asked for, as in `GET /latency`"))
+    begin: str = field(metadata=explained("Begin of the window, UTC"))
+    end: str = field(metadata=explained("End of the window, UTC"))
+    groups: Sequence[Group] = field(metadata=explained("The table, by model"))
+    chart: Chart | None = field(metadata=explained("p50 and p95 over time; None when nothing was recorded"))
+    chart_title: str = field(metadata=explained("Model, stage and regime of the chart"))
+    chart_step: str = field(metadata=explained("How much time one point of the chart stands for"))
+    chart_side: int = field(metadata=explained("Width and height of the chart in its own units"))
+    latency_url: str = field(metadata=explained("The table's figures as JSON"))
+    history_url: str = field(metadata=explained("The chart's points as JSON"))
 
 
 def table(figures: Figures, names: Sequence[str], model: str, stage: str) -> list[Group]:
