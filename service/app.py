@@ -18,6 +18,7 @@ from service.api.catalogue import catalogue_router
 from service.api.health import health_router
 from service.api.inference import inference_router
 from service.api.latency import latency_router
+from service.api.latency_distribution import distribution_router
 from service.api.middleware import RequestContext
 from service.api.parameters import refuse_unknown_parameters
 from service.api.recommend import recommend_router
@@ -124,6 +125,7 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     )
     app.include_router(catalogue_router(registry))
     app.include_router(latency_router(latencies, registry.names))
+    app.include_router(distribution_router(latencies, registry.names))
     app.include_router(benchmarks_router(jobs, settings.api_key))
     app.include_router(recommend_router(registry, archive))
     app.include_router(health_router(registry, metrics, state_problem))

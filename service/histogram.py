@@ -90,7 +90,7 @@ class Distribution:
         ranks = np.cumsum(self.counts)
         wanted = [math.ceil(self.count * fraction) for fraction in MIN_SAMPLES]
         p50, p90, p95, p99 = (
-            min(_upper_end_us(slot) * 1000, self.max_ns)
+            min(slot_end_us(slot) * 1000, self.max_ns)
             for slot in self.slots.take(np.searchsorted(ranks, wanted)).tolist()
         )
         return p50, p90, p95, p99
@@ -206,6 +206,19 @@ def _sparse(
 
 
 @functools.cache  # at most one for each slot
-def _upper_end_us(slot: int) -> int:
+def slot_end_us(slot: int) -> int:
+    """The longest duration in a slot, microseconds."""
     value: int = _LAYOUT.get_highest_equivalent_value(_LAYOUT.get_value_from_index(slot))
     return value
+
+
+def slot_start_us(slot: int) -> int:
+    """The shortest duration in a slot, microseconds."""
+    value: int = _LAYOUT.get_value_from_index(slot)
+    return value
+
+
+def slot_of_us(microseconds: int) -> int:
+    """The slot of a duration."""
+    slot: int = _LAYOUT.get_counts_array_index(min(microseconds, HIGHEST_US))
+    return slot

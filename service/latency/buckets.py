@@ -112,6 +112,21 @@ class Buckets:
 
     def figures(self, question: Question, start: int, end: float) -> Figures:
         """The figures of what was recorded from `start` to `end`, which may be infinite."""
+        base, base_figures, fresh = self._parts(question, start, end)
+        # Only what changed is worked out anew; most series of most answers did not.
+        touched = base.distributions.keys() & fresh.distributions.keys()
+        changed = combine(
+            [Merged({series: base.distributions[series] for series in touched}, base.errors), fresh]
+        )
+        return Figures({**base_figures.summaries, **figures(changed).summaries}, changed.errors)
+
+    def merged(self, question: Question, start: int) -> Merged:
+        """The distributions of what was recorded from `start` on."""
+        base, _, fresh = self._parts(question, start, math.inf)
+        return combine([base, fresh])
+
+    def _parts(self, question: Question, start: int, end: float) -> tuple[Merged, Figures, Merged]:
+        """What closed buckets add up to, with its figures, and what open ones and memory add to that."""
         until = min(end, math.floor(question.now) + 1)  # this second is in it
         buckets = cover(start, until, question.progress) if question.view else []
         closed = tuple(bucket for bucket in buckets if question.is_closed(bucket))
@@ -125,12 +140,7 @@ class Buckets:
                 *(part for part in question.memory if start <= part.bucket.start < end),
             ]
         )
-        # Only what changed is worked out anew; most series of most answers did not.
-        touched = base.distributions.keys() & fresh.distributions.keys()
-        changed = combine(
-            [Merged({series: base.distributions[series] for series in touched}, base.errors), fresh]
-        )
-        return Figures({**base_figures.summaries, **figures(changed).summaries}, changed.errors)
+        return base, base_figures, fresh
 
     def step(self, question: Question, step: Bucket) -> Figures | None:
         """The figures of a closed step that `sum_up` has seen to; None for an open one."""
