@@ -15,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from service.api import problems
 from service.api.benchmarks import benchmarks_router
 from service.api.catalogue import catalogue_router
+from service.api.explain import explain_router
 from service.api.health import health_router
 from service.api.inference import inference_router
 from service.api.latency import latency_router
@@ -28,6 +29,7 @@ from service.classify import Classifier
 from service.compare import Comparer
 from service.cpu import core_budget
 from service.errors import InvalidParameter
+from service.explain import Explainer
 from service.latency.answers import Latencies
 from service.metrics import Metrics
 from service.pool import CorePool
@@ -119,6 +121,15 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
             recorder,
             classifier,
             comparer,
+            max_body_bytes=settings.max_body_bytes,
+            deadline_s=settings.deadline_s,
+        )
+    )
+    app.include_router(
+        explain_router(
+            registry,
+            pool,
+            Explainer(registry, pool, max_pixels=settings.max_pixels),
             max_body_bytes=settings.max_body_bytes,
             deadline_s=settings.deadline_s,
         )

@@ -23,7 +23,7 @@ from service.recorder import Recorder
 from service.registry import Registry
 from service.stages import Durations, milliseconds
 
-_IMAGE_ERRORS = (
+IMAGE_ERRORS = (
     errors.MalformedRequest,
     errors.CrossSiteRequest,
     errors.UnknownModel,
@@ -58,7 +58,7 @@ def inference_router(
 
     def patience(request: Request) -> Patience:
         loop = asyncio.get_running_loop()
-        return Patience(loop.time() + deadline_s, deadline_s, _until_gone(request))
+        return Patience(loop.time() + deadline_s, deadline_s, until_gone(request))
 
     @contextmanager
     def errors_counted(model: str) -> Iterator[None]:
@@ -72,7 +72,7 @@ def inference_router(
         "/classify",
         summary="What is in this image?",
         response_model=ClassifyResponse,
-        responses=documented(*_IMAGE_ERRORS),
+        responses=documented(*IMAGE_ERRORS),
         openapi_extra=OPENAPI_BODY,
     )
     async def classify(request: Request, model: Model = None, top_k: TopK = 5) -> Response:
@@ -93,7 +93,7 @@ def inference_router(
         "/compare",
         summary="What does each model say of this image, and what does it cost?",
         response_model=CompareResponse,
-        responses=documented(*_IMAGE_ERRORS, errors.Busy),
+        responses=documented(*IMAGE_ERRORS, errors.Busy),
         openapi_extra=OPENAPI_BODY,
     )
     async def compare(
@@ -131,7 +131,9 @@ def inference_router(
     return router
 
 
-def _until_gone(request: Request) -> Callable[[], Any]:
+def until_gone(request: Request) -> Callable[[], Any]:
+    """For `Patience`: a function that returns when the request's client has hung up."""
+
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
@@ -140,25 +142,30 @@ def _until_gone(request: Request) -> Callable[[], Any]:
 
 
 def _answer(body: dict[str, Any], durations: Durations) -> Response:
-    timing = ", ".join(f"{stage};dur={nanoseconds / 1e6:.3f}" for stage, nanoseconds in durations.items())
-    return Response(orjson.dumps(body), headers={"Server-Timing": timing}, media_type="application/json")
+    headers = {"Server-Timing": server_timing(durations)}
+    return Response(orjson.dumps(body), headers=headers, media_type="application/json")
+
+
+def server_timing(durations: Durations) -> str:
+    """The header `Server-Timing`, which browsers show in their network panel."""
+    return ", ".join(f"{stage};dur={nanoseconds / 1e6:.3f}" for stage, nanoseconds in durations.items())
 
 
 def _classification(request: Request, result: Classification) -> dict[str, Any]:
     return {
         "request_id": request.state.request_id,
         "model": result.model,
-        "image": _image(result.image),
+        "image": image_facts(result.image),
         "predictions": _predictions(result.predictions),
-        "timings_ms": _timings(result.durations),
+        "timings_ms": timings_ms(result.durations),
     }
 
 
 def _comparison(request: Request, result: Comparison) -> dict[str, Any]:
     return {
         "request_id": request.state.request_id,
-        "image": _image(result.image),
-        "timings_ms": _timings(result.durations),
+        "image": image_facts(result.image),
+        "timings_ms": timings_ms(result.durations),
         "results": [_compared(one) for one in result.results],
         "baseline": result.baseline,
         "agreement": {"top1": round(result.agreement.top1, 4), "labels": result.agreement.labels},
@@ -172,7 +179,7 @@ def _compared(one: ComparedModel) -> dict[str, Any]:
     return {
         "model": card.name,
         "predictions": _predictions(one.predictions),
-        "timings_ms": _timings(one.durations),
+        "timings_ms": timings_ms(one.durations),
         "latency_ms": {
             "count": latency.count,
             "min": milliseconds(latency.min_ns),
@@ -188,7 +195,8 @@ def _compared(one: ComparedModel) -> dict[str, Any]:
     }
 
 
-def _image(image: DecodedImage) -> dict[str, Any]:
+def image_facts(image: DecodedImage) -> dict[str, Any]:
+    """The image as `ImageFacts` describes it."""
     return {"width": image.width, "height": image.height, "format": image.format, "bytes": image.bytes}
 
 
@@ -199,5 +207,6 @@ def _predictions(predictions: tuple[Prediction, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def _timings(durations: Durations) -> dict[str, float]:
+def timings_ms(durations: Durations) -> dict[str, float]:
+    """Milliseconds of each stage that there was."""
     return {stage: milliseconds(nanoseconds) for stage, nanoseconds in durations.items()}

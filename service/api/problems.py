@@ -22,6 +22,7 @@ STATUS: dict[type[errors.WeighinError], tuple[int, str]] = {
     errors.UnknownModel: (404, "Unknown model"),
     errors.UnknownBenchmark: (404, "Unknown benchmark"),
     errors.BenchmarkEnded: (409, "Benchmark has ended"),
+    errors.NoExactMap: (409, "No exact map"),
     errors.BodyTooLarge: (413, "Body too large"),
     errors.TooManyPixels: (413, "Too many pixels"),
     errors.UnknownImageType: (415, "Unknown image type"),
