@@ -142,7 +142,9 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     app.include_router(health_router(registry, metrics, state_problem))
     app.include_router(site.router())
     app.include_router(
-        dashboard_router(site, latencies, registry.names, settings.default_model, state_problem)
+        dashboard_router(
+            site, latencies, registry.names, settings.default_model, state_problem, archive.newest
+        )
     )
     if settings.allowed_origins:
         app.add_middleware(

@@ -66,8 +66,8 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """`why` explains `recommended`; `measured` are all that `pareto` was taken from; `run` is the command that
-    would add the evidence that is missing."""
+    """`why` explains `recommended`; `measured` are all that `pareto` was taken from; `run` is the command
+    that would add the evidence that is missing."""
 
     recommended: str | None
     why: str

@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from service.web.assets import Assets, ChartLibrary
 
@@ -67,6 +68,10 @@ class Site:
         for mount in self._assets.mounts:
             router.mount(mount.path, mount.app)
         return router
+
+    def render(self, template: str, content: Any) -> Markup:
+        """A part of a page: `template` with the fields of `content`, a dataclass."""
+        return Markup(self.templates.get_template(template).render(_fields(content)))
 
     def page(self, template: str, content: Any, *, here: str, charts: bool = False) -> HTMLResponse:
         """The page at the path `here`: `template` with the fields of `content`, a dataclass.
