@@ -38,6 +38,7 @@ from service.registry import Registry
 from service.session import RUNTIME_VERSION
 from service.settings import Settings
 from service.storage.state import open_state
+from service.web.benchmarks import benchmark_page_router
 from service.web.dashboard import dashboard_router
 from service.web.site import Site
 
@@ -146,6 +147,7 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
             site, latencies, registry.names, settings.default_model, state_problem, archive.newest
         )
     )
+    app.include_router(benchmark_page_router(site, jobs, registry.names, settings.api_key is not None))
     if settings.allowed_origins:
         app.add_middleware(
             CORSMiddleware,

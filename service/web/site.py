@@ -31,7 +31,11 @@ class Link:
     text: str
 
 
-NAVIGATION = (Link("/", "Playground"), Link("/dashboard", "Dashboard"))
+NAVIGATION = (
+    Link("/", "Playground"),
+    Link("/dashboard", "Dashboard"),
+    Link("/dashboard/benchmarks", "Benchmarks"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
