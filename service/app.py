@@ -40,6 +40,7 @@ from service.settings import Settings
 from service.storage.state import open_state
 from service.web.benchmarks import benchmark_page_router
 from service.web.dashboard import dashboard_router
+from service.web.playground import playground_router
 from service.web.site import Site
 
 log = structlog.get_logger(__name__)
@@ -142,6 +143,7 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     app.include_router(recommend_router(registry, archive))
     app.include_router(health_router(registry, metrics, state_problem))
     app.include_router(site.router())
+    app.include_router(playground_router(site, registry))
     app.include_router(
         dashboard_router(
             site, latencies, registry.names, settings.default_model, state_problem, archive.newest

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -64,10 +64,6 @@ class Site:
     def router(self) -> APIRouter:
         """The static files."""
         router = APIRouter()
-
-        @router.get("/", include_in_schema=False)
-        async def root() -> RedirectResponse:
-            return RedirectResponse("/dashboard")
 
         for mount in self._assets.mounts:
             router.mount(mount.path, mount.app)

@@ -24,16 +24,18 @@ if TYPE_CHECKING:
 # `make test` has no Playwright, and selects none of these tests.
 collect_ignore_glob = [] if find_spec("playwright") else ["test_*.py"]
 
+FAKE_CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Chromium without a window."""
+    """Chromium without a window, with a camera that sees a moving test picture."""
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium")
     assert chromium is not None, "there is no chromium; install it with: make .cache/web/complete"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium)
+        browser = playwright.chromium.launch(executable_path=chromium, args=FAKE_CAMERA)
         yield browser
         browser.close()
 
