@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from service import errors
+from service.api.answers import image_facts, patience_of, timed_answer, timings
 from service.api.body import OPENAPI_BODY, read_image
 from service.api.explain_schemas import ExplainResponse
-from service.api.inference import IMAGE_ERRORS, Model, image_facts, server_timing, timings_ms, until_gone
+from service.api.inference import Model
 from service.api.problems import documented
 from service.explain import Explainer, Explanation
-from service.pool import CorePool, Patience
+from service.pool import CorePool
 from service.registry import Registry
+
+_ERRORS = (
+    errors.MalformedRequest,
+    errors.CrossSiteRequest,
+    errors.UnknownModel,
+    errors.NoExactMap,
+    errors.BodyTooLarge,
+    errors.TooManyPixels,
+    errors.UnknownImageType,
+    errors.EmptyBody,
+    errors.UndecodableImage,
+    errors.InvalidParameter,
+    errors.QueueFull,
+    errors.NotReady,
+    errors.ModelUnavailable,
+    errors.DeadlineExceeded,
+)
 
 PNG = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
 
@@ -32,7 +48,7 @@ def explain_router(
         response_model=ExplainResponse,
         responses={
             200: {"description": "The map as a picture, or as numbers", "content": PNG},
-            **documented(*IMAGE_ERRORS, errors.NoExactMap),
+            **documented(*_ERRORS),
         },
         openapi_extra=OPENAPI_BODY,
     )
@@ -54,7 +70,7 @@ def explain_router(
         It is exact, not an estimate: its mean plus the bias is the logit that the network gave, for networks
         that end in average pooling and one linear layer. Others get 409.
         """
-        limits = Patience(asyncio.get_running_loop().time() + deadline_s, deadline_s, until_gone(request))
+        limits = patience_of(request, deadline_s)
         chosen = registry.get(model)
         explainer.check(chosen, class_id)
         pool.check_room()
@@ -63,11 +79,16 @@ def explain_router(
         found = await explainer.explain(
             data, chosen, class_id=class_id, picture=not numbers, over_image=over_image, patience=limits
         )
-        headers = {"Server-Timing": server_timing(found.durations), "Vary": "Accept"}
-        if numbers:
-            return Response(orjson.dumps(_numbers(request, found)), 200, headers, "application/json")
-        headers["Content-Disposition"] = f'inline; filename="{found.model}-{found.class_id}.png"'
-        return Response(found.png, 200, headers, "image/png")
+        answer = timed_answer(_numbers(request, found), found.durations)
+        if found.png is not None:
+            name = f"{found.model}-{found.class_id}.png"
+            headers = {
+                "Content-Disposition": f'inline; filename="{name}"',
+                "Server-Timing": answer.headers["Server-Timing"],
+            }
+            answer = Response(found.png, headers=headers, media_type="image/png")
+        answer.headers["Vary"] = "Accept"
+        return answer
 
     return router
 
@@ -84,5 +105,5 @@ def _numbers(request: Request, found: Explanation) -> dict[str, Any]:
         "bias": found.bias,
         "region": {"left": left, "top": top, "right": right, "bottom": bottom},
         "map": found.values.tolist(),
-        "timings_ms": timings_ms(found.durations),
+        "timings_ms": timings(found.durations),
     }

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Query, Request, Response
 
 from service import errors
+from service.api.answers import image_facts, patience_of, timed_answer, timings
 from service.api.body import OPENAPI_BODY, read_image
 from service.api.problems import documented
 from service.api.schemas import ClassifyResponse, CompareResponse
 from service.classify import Classification, Classifier, check_top_k
 from service.compare import ComparedModel, Comparer, Comparison
-from service.decode import DecodedImage
-from service.pool import CorePool, Patience
+from service.pool import CorePool
 from service.postprocess import Prediction
 from service.recorder import Recorder
 from service.registry import Registry
-from service.stages import Durations, milliseconds
+from service.stages import milliseconds
 
-IMAGE_ERRORS = (
+_IMAGE_ERRORS = (
     errors.MalformedRequest,
     errors.CrossSiteRequest,
     errors.UnknownModel,
@@ -56,10 +54,6 @@ def inference_router(
     """The routes that run networks."""
     router = APIRouter(tags=["inference"])
 
-    def patience(request: Request) -> Patience:
-        loop = asyncio.get_running_loop()
-        return Patience(loop.time() + deadline_s, deadline_s, until_gone(request))
-
     @contextmanager
     def errors_counted(model: str) -> Iterator[None]:
         try:
@@ -72,7 +66,7 @@ def inference_router(
         "/classify",
         summary="What is in this image?",
         response_model=ClassifyResponse,
-        responses=documented(*IMAGE_ERRORS),
+        responses=documented(*_IMAGE_ERRORS),
         openapi_extra=OPENAPI_BODY,
     )
     async def classify(request: Request, model: Model = None, top_k: TopK = 5) -> Response:
@@ -80,20 +74,20 @@ def inference_router(
 
         The image is decoded at the scale that the model needs, its EXIF orientation applied.
         """
-        limits = patience(request)
+        limits = patience_of(request, deadline_s)
         chosen = registry.get(model)
         with errors_counted(chosen.name):
             check_top_k(top_k, chosen)
             pool.check_room()
             data = await read_image(request, max_body_bytes, limits)
             result = await classifier.classify(data, chosen, top_k=top_k, patience=limits)
-        return _answer(_classification(request, result), result.durations)
+        return timed_answer(_classification(request, result), result.durations)
 
     @router.post(
         "/compare",
         summary="What does each model say of this image, and what does it cost?",
         response_model=CompareResponse,
-        responses=documented(*IMAGE_ERRORS, errors.Busy),
+        responses=documented(*_IMAGE_ERRORS, errors.Busy),
         openapi_extra=OPENAPI_BODY,
     )
     async def compare(
@@ -114,7 +108,7 @@ def inference_router(
         It is decoded once; each model runs once unrecorded and then `repeat` times. One comparison runs at a
         time and takes at most the service's budget of seconds.
         """
-        limits = patience(request)
+        limits = patience_of(request, deadline_s)
         names = None if models is None else [name.strip() for name in models.split(",") if name.strip()]
         if names == []:
             raise errors.InvalidParameter("models is empty; leave it out to compare all")
@@ -126,29 +120,9 @@ def inference_router(
         result = await comparer.compare(
             data, chosen, chosen_baseline, top_k=top_k, repeat=repeat, patience=limits
         )
-        return _answer(_comparison(request, result), result.durations)
+        return timed_answer(_comparison(request, result), result.durations)
 
     return router
-
-
-def until_gone(request: Request) -> Callable[[], Any]:
-    """For `Patience`: a function that returns when the request's client has hung up."""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    return gone
-
-
-def _answer(body: dict[str, Any], durations: Durations) -> Response:
-    headers = {"Server-Timing": server_timing(durations)}
-    return Response(orjson.dumps(body), headers=headers, media_type="application/json")
-
-
-def server_timing(durations: Durations) -> str:
-    """The header `Server-Timing`, which browsers show in their network panel."""
-    return ", ".join(f"{stage};dur={nanoseconds / 1e6:.3f}" for stage, nanoseconds in durations.items())
 
 
 def _classification(request: Request, result: Classification) -> dict[str, Any]:
@@ -157,7 +131,7 @@ def _classification(request: Request, result: Classification) -> dict[str, Any]:
         "model": result.model,
         "image": image_facts(result.image),
         "predictions": _predictions(result.predictions),
-        "timings_ms": timings_ms(result.durations),
+        "timings_ms": timings(result.durations),
     }
 
 
@@ -165,7 +139,7 @@ def _comparison(request: Request, result: Comparison) -> dict[str, Any]:
     return {
         "request_id": request.state.request_id,
         "image": image_facts(result.image),
-        "timings_ms": timings_ms(result.durations),
+        "timings_ms": timings(result.durations),
         "results": [_compared(one) for one in result.results],
         "baseline": result.baseline,
         "agreement": {"top1": round(result.agreement.top1, 4), "labels": result.agreement.labels},
@@ -179,7 +153,7 @@ def _compared(one: ComparedModel) -> dict[str, Any]:
     return {
         "model": card.name,
         "predictions": _predictions(one.predictions),
-        "timings_ms": timings_ms(one.durations),
+        "timings_ms": timings(one.durations),
         "latency_ms": {
             "count": latency.count,
             "min": milliseconds(latency.min_ns),
@@ -195,18 +169,8 @@ def _compared(one: ComparedModel) -> dict[str, Any]:
     }
 
 
-def image_facts(image: DecodedImage) -> dict[str, Any]:
-    """The image as `ImageFacts` describes it."""
-    return {"width": image.width, "height": image.height, "format": image.format, "bytes": image.bytes}
-
-
 def _predictions(predictions: tuple[Prediction, ...]) -> list[dict[str, Any]]:
     return [
         {"class_id": one.class_id, "label": one.label, "probability": round(one.probability, 6)}
         for one in predictions
     ]
-
-
-def timings_ms(durations: Durations) -> dict[str, float]:
-    """Milliseconds of each stage that there was."""
-    return {stage: milliseconds(nanoseconds) for stage, nanoseconds in durations.items()}

@@ -1,0 +1,48 @@
+"""What the answers to posted images share: how long they may take, and what is told of image and times."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from fastapi import Request, Response
+
+from service.decode import DecodedImage
+from service.pool import Patience
+from service.stages import Durations, milliseconds
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a posted image may have: so many bytes, and seconds from the request's arrival to its turn."""
+
+    body_bytes: int
+    deadline_s: float
+
+
+def patience_of(request: Request, deadline_s: float) -> Patience:
+    """The request may wait for so many seconds from now, and no longer than its client does."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    return Patience(asyncio.get_running_loop().time() + deadline_s, deadline_s, gone)
+
+
+def timed_answer(body: dict[str, Any], durations: Durations) -> Response:
+    """The body as JSON, with its times in the header Server-Timing too."""
+    timing = ", ".join(f"{stage};dur={nanoseconds / 1e6:.3f}" for stage, nanoseconds in durations.items())
+    return Response(orjson.dumps(body), headers={"Server-Timing": timing}, media_type="application/json")
+
+
+def image_facts(image: DecodedImage) -> dict[str, Any]:
+    """What was posted."""
+    return {"width": image.width, "height": image.height, "format": image.format, "bytes": image.bytes}
+
+
+def timings(durations: Durations) -> dict[str, float]:
+    """Milliseconds of each stage."""
+    return {stage: milliseconds(nanoseconds) for stage, nanoseconds in durations.items()}
