@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from PIL import Image
 
 from service.settings import ZOO
 from tests.service.process import service_process
+from tests.web.photographs import write_photographs
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -78,13 +77,4 @@ def zoo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Photographs as JPEG files, by what they show: cat, coffee, rocket."""
-    import skimage.data
-
-    folder = tmp_path_factory.mktemp("photographs")
-    found = {}
-    for name in ("cat", "coffee", "rocket"):
-        buffer = io.BytesIO()
-        Image.fromarray(getattr(skimage.data, name)()).save(buffer, "JPEG", quality=90)
-        found[name] = folder / f"{name}.jpg"
-        found[name].write_bytes(buffer.getvalue())
-    return found
+    return write_photographs(tmp_path_factory.mktemp("photographs"), ("cat", "coffee", "rocket"))

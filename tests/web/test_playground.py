@@ -200,7 +200,6 @@ def test_a_model_without_an_exact_map_says_so(visit: Visit, tmp_path: Path, phot
         page.set_input_files("#file", photographs["cat"])
         expect(page.locator("figcaption")).to_contain_text("no exact map exists for model 'tiny'")
         expect(page.locator("#progress")).to_have_text("1 model looked at cat.jpg.")
-        expect(page.locator("#similar-problem")).to_have_text("there is nothing at /retrieve-similar")
 
 
 def test_a_pasted_picture_replaces_the_one_before(playground: Watched, photographs: Photographs) -> None:
