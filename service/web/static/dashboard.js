@@ -71,9 +71,9 @@ async function refresh() {
   const late = setTimeout(() => mine.abort(), PATIENCE_MS);
   try {
     const text = await fetchFigures(mine.signal);
-    const fresh = document.createElement("div");
-    fresh.append(...new DOMParser().parseFromString(text, "text/html").body.childNodes);
-    morph(figures, fresh);
+    // In an element of its own, as in the page: bare in a body, it would lose the blanks that it begins with.
+    const page = new DOMParser().parseFromString(`<!doctype html><body><div>${text}</div>`, "text/html");
+    morph(figures, page.body.firstElementChild);
     draw();
     lastGood = new Date();
     tell(null);
