@@ -1,7 +1,7 @@
 """GET /dashboard: what each model costs on this machine, as a page that keeps itself current."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import HTMLResponse
@@ -10,10 +10,10 @@ from service.api.latency import check_model
 from service.api.problems import documented
 from service.errors import InvalidParameter, UnknownModel
 from service.latency.answers import Latencies
-from service.stages import Regime, Stage
+from service.stages import Regime
 from service.web.figures import SHARED_FOR_S, FiguresDesk
 from service.web.site import Site
-from service.web.view import Since, View, dashboard_page
+from service.web.view import Since, StageChoice, View, dashboard_page
 
 
 def dashboard_router(
@@ -31,7 +31,7 @@ def dashboard_router(
     def asked(
         regime: Annotated[Regime, Query(description="Under which load it was measured")] = "live",
         model: Annotated[str, Query(description="A model's name; empty for all")] = "",
-        stage: Annotated[Stage | Literal[""], Query(description="A stage; empty for all")] = "",
+        stage: Annotated[StageChoice, Query(description="A stage, or all; the charts show one")] = "total",
         since: Annotated[Since, Query(description="How far back")] = "24h",
     ) -> View:
         # Not async: whether a model is known is asked of the database.

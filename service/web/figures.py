@@ -19,7 +19,7 @@ from service.stages import Stage
 from service.web.chart_data import as_json, medians, over_time, shape, traffic
 from service.web.site import Site, explained
 from service.web.table import Group, table
-from service.web.view import WINDOWS, View, span_for
+from service.web.view import WINDOWS, StageChoice, View, span_for
 
 SHARED_FOR_S = 2.0
 """So old may be what a page that refreshes itself gets: a wall of dashboards costs little more than one."""
@@ -100,7 +100,7 @@ class FiguresDesk:
         self, view: View, base_url: str, names: Sequence[str], window: Window, recorded: Recorded
     ) -> Figures:
         span, now = WINDOWS[view.since], self._latencies.now()
-        charted, stage = view.model or self._busiest(recorded), view.stage or _most_telling(recorded)
+        charted, stage = view.model or self._busiest(recorded), _charted_stage(view.stage, recorded)
         since = now - span.length_s
         of_all = self._latencies.history(view.regime, since, span.overview_s, stage=stage)
         if of_all[1]:
@@ -129,7 +129,9 @@ class FiguresDesk:
             degraded=self._state_problem() or window.lacking,
             begin=_utc(window.start).strftime("%Y-%m-%d %H:%M"),
             end=_utc(window.end).strftime("%Y-%m-%d %H:%M:%S"),
-            groups=table(recorded, names, view.model, view.stage, medians(of_all, stage)),
+            groups=table(
+                recorded, names, view.model, "" if view.stage == "all" else stage, medians(of_all, stage)
+            ),
             needed=max(MIN_SAMPLES.values()),
             charted=charted,
             charts=orjson.dumps(charts).decode(),
@@ -149,8 +151,11 @@ class FiguresDesk:
         return max(counts, key=lambda name: counts[name])
 
 
-def _most_telling(recorded: Recorded) -> Stage:
-    """The stage that stands for the whole: a comparison's runs have no total."""
+def _charted_stage(asked: StageChoice, recorded: Recorded) -> Stage:
+    """What stands for the whole where all is asked for, and for a total where there is none: the runs of a
+    comparison have no total."""
+    if asked != "all" and asked != "total":
+        return asked
     stages = {stage for _, stage in recorded.summaries}
     return "inference" if stages and "total" not in stages else "total"
 

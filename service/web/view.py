@@ -14,6 +14,8 @@ from service.web.site import explained
 
 Since = Literal["15m", "1h", "6h", "24h", "7d", "30d", "365d"]
 
+StageChoice = Stage | Literal["all"]
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -48,16 +50,17 @@ def span_for(length_s: float, most: Span) -> Span:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is looked at; an empty model or stage means all."""
+    """What is looked at; an empty model means all."""
 
     regime: Regime
     model: str
-    stage: Stage | Literal[""]
+    stage: StageChoice
     since: Since
 
     def url(self, path: str, **more: str) -> str:
         """The path with this view as its query, and `more`; what is empty is left out."""
-        asked = {"model": self.model, "stage": self.stage, "regime": self.regime, "since": self.since} | more
+        stage = "" if self.stage == "all" else self.stage
+        asked = {"model": self.model, "stage": stage, "regime": self.regime, "since": self.since} | more
         return f"{path}?{urlencode({name: value for name, value in asked.items() if value})}"
 
 
@@ -75,11 +78,11 @@ class DashboardPage:
 
     regimes: Sequence[Choice] = field(metadata=explained("What the form offers as regime"))
     models: Sequence[Choice] = field(metadata=explained("What it offers as model; the empty value means all"))
-    stages: Sequence[Choice] = field(metadata=explained("What it offers as stage; the empty value means all"))
+    stages: Sequence[Choice] = field(metadata=explained("What it offers as stage, all of them too"))
     windows: Sequence[Choice] = field(metadata=explained("What it offers as window"))
     regime: str = field(metadata=explained("The regime shown"))
     model: str = field(metadata=explained("The model asked for, empty for all"))
-    stage: str = field(metadata=explained("The stage asked for, empty for all"))
+    stage: str = field(metadata=explained("The stage asked for, or `all`"))
     since: str = field(metadata=explained("The window asked for, as in `GET /latency`"))
     figures: Markup = field(metadata=explained("`figures.html`; the page fetches it every few seconds"))
 
@@ -91,7 +94,7 @@ def dashboard_page(view: View, names: Sequence[str], figures: Markup) -> Dashboa
     return DashboardPage(
         regimes=[Choice(name, name) for name in REGIMES],
         models=[Choice("", "all"), *(Choice(name, name) for name in names)],
-        stages=[Choice("", "all"), *(Choice(name, name) for name in STAGES)],
+        stages=[Choice(name, name) for name in ("all", *STAGES)],
         windows=[Choice(name, span.text) for name, span in WINDOWS.items()],
         regime=view.regime,
         model=view.model,

@@ -151,7 +151,7 @@ def test_what_was_recorded_is_shown_and_percentiles_need_enough_samples(instrume
     instrument.record(1, "tiny-b")
     instrument.recorder.record_error("tiny", "live", "queue-full")
     instrument.recorder.record_error(None, "live", "unknown-model")
-    shown = rows(instrument.page())
+    shown = rows(instrument.page(stage="all"))
     few = ["n too small (needs 64)", "n too small (needs 130)", "n too small (needs 662)"]
     assert shown == [
         ["tiny", "queue", "64", "0.020", "0.020", *few[1:], "1 queue-full"],
@@ -180,7 +180,10 @@ def test_the_form_chooses_and_the_url_keeps_it(instrument: Instrument) -> None:
     assert set(re.findall(r'<option value="([^"]*)" selected>', page)) == {"live", "tiny-b", "decode", "1h"}
     assert (charts(page)["model"], charts(page)["stage"]) == ("tiny-b", "decode")
     assert 'href="/latency?model=tiny-b&amp;stage=decode&amp;regime=live&amp;since=1h"' in page
-    assert [row[:3] for row in rows(instrument.page(regime="compare"))] == [["tiny", "inference", "1"]]
+    compared = instrument.page(regime="compare")
+    assert [row[:3] for row in rows(compared)] == [["tiny", "inference", "1"]]
+    assert 'href="/latency?stage=total&amp;regime=compare&amp;since=24h"' in compared
+    assert 'href="/latency?regime=live&amp;since=24h"' in instrument.page(stage="all")
 
 
 def test_only_the_window_is_shown(instrument: Instrument) -> None:
@@ -279,7 +282,7 @@ def test_a_page_that_refreshes_itself_shares_what_is_a_moment_old(instrument: In
     again, whole = refreshed(), instrument.page(since="1h")
     if time.monotonic() - begun < SHARED_FOR_S:
         assert again == first
-    assert rows(whole)[-1][:2] == ["total", "2"], "who opens the page sees all of it at once"
+    assert rows(whole)[-1][1:3] == ["total", "2"], "who opens the page sees all of it at once"
     assert rows(refreshed()) == rows(whole)
     other = instrument.client.get("/dashboard/figures", params={"since": "1h", "model": "tiny-b"})
     assert rows(other.text) == []

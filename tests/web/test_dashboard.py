@@ -87,7 +87,7 @@ def drawn(page: Page) -> None:
 
 
 def test_the_figures_are_those_of_the_api(visit: Visit, served: Served) -> None:
-    page = visit(f"{served.url}/dashboard").page
+    page = visit(f"{served.url}/dashboard?stage=all").page
     rows = served.client.get("/latency").json()["latencies"]
     assert len(rows) == 12
     for row in rows:

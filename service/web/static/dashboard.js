@@ -119,7 +119,7 @@ form.addEventListener("submit", (event) => {
 addEventListener("popstate", () => {
   const asked = new URLSearchParams(location.search);
   for (const select of form.querySelectorAll("select")) {
-    const standard = { regime: "live", since: "24h" }[select.name] ?? "";
+    const standard = { regime: "live", stage: "total", since: "24h" }[select.name] ?? "";
     select.value = asked.get(select.name) ?? standard;
   }
   refresh();
