@@ -5,7 +5,7 @@ BIN := .venv/bin
 MODELS_BIN := .venv-models/bin
 PIP := -m pip --disable-pip-version-check --quiet install
 
-.PHONY: help serve install test test-faults test-models check bench bench-retrieval lock photos fashion clean
+.PHONY: help serve install test test-faults test-models test-web screenshots check bench bench-retrieval lock photos fashion clean
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -16,13 +16,19 @@ serve: install ## Serve on http://127.0.0.1:8000
 install: .venv/installed ## Make .venv with what the service needs, pinned
 
 test: .venv/installed-tests ## The tests that need no torch, in under two minutes
-	$(BIN)/pytest tests -m "not fault and not photos and not torch"
+	$(BIN)/pytest tests -m "not fault and not photos and not torch and not web"
 
 test-faults: .venv/installed-tests ## The slow ones: kills, full disks, dropped privileges, whole benchmarks
 	$(BIN)/pytest tests -m fault
 
 test-models: .venv-models/installed photos fashion ## Blocks, export and quantization, with torch and real photos
 	$(MODELS_BIN)/pytest tests -m "torch or photos"
+
+test-web: .venv/installed-web .cache/web/complete ## The pages in a real browser: Debian's Chromium
+	$(BIN)/pytest tests/web -m web
+
+screenshots: .venv/installed-web .cache/web/complete ## docs/screenshots, of both pages with live data
+	$(BIN)/python -m tests.web.screenshots
 
 check: .venv/installed-tests ## Lint, types and dependency rules
 	$(BIN)/ruff check .
@@ -69,6 +75,10 @@ clean: ## Remove everything that these commands made, except the data directory
 	$(BIN)/python $(PIP) --require-hashes -r tests/requirements.lock
 	@touch $@
 
+.venv/installed-web: .venv/installed-tests tests/web/requirements.txt
+	$(BIN)/python $(PIP) -r tests/web/requirements.txt
+	@touch $@
+
 .venv-models/installed: models/requirements.txt tests/requirements.lock pyproject.toml | .venv-models/bin/python
 	$(MODELS_BIN)/python $(PIP) --require-hashes -r tests/requirements.lock
 	$(MODELS_BIN)/python $(PIP) -r models/requirements.txt
@@ -87,3 +97,7 @@ clean: ## Remove everything that these commands made, except the data directory
 
 .cache/fashion-mnist:
 	tests/fashion $@
+
+.cache/web/complete: tests/browser
+	tests/browser .cache/web
+	@touch $@

@@ -18,9 +18,11 @@ from service.api.benchmarks import benchmarks_router
 from service.api.catalogue import catalogue_router
 from service.api.gallery import gallery_router
 from service.api.gallery_images import gallery_images_router
+from service.api.explain import explain_router
 from service.api.health import health_router
 from service.api.inference import inference_router
 from service.api.latency import latency_router
+from service.api.latency_distribution import distribution_router
 from service.api.middleware import RequestContext
 from service.api.parameters import refuse_unknown_parameters
 from service.api.recommend import recommend_router
@@ -33,6 +35,7 @@ from service.compare import Comparer
 from service.cpu import core_budget
 from service.errors import InvalidParameter
 from service.gallery.gallery import Gallery
+from service.explain import Explainer
 from service.latency.answers import Latencies
 from service.metrics import Metrics
 from service.pool import CorePool
@@ -42,7 +45,10 @@ from service.session import RUNTIME_VERSION
 from service.settings import Settings
 from service.storage.gallery_records import Quota
 from service.storage.state import open_state
+from service.web.benchmarks import benchmark_page_router
 from service.web.dashboard import dashboard_router
+from service.web.playground import playground_router
+from service.web.site import Site
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +78,7 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
         registry, pool, recorder, max_pixels=settings.max_pixels, budget_s=settings.compare_budget_s
     )
 
+    site = Site()
     archive = BenchmarkArchive(state.benchmarks)
     jobs = BenchmarkJobs(registry, pool, recorder, state.benchmarks, settings.model_dirs)
     gallery = Gallery(
@@ -146,12 +153,29 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     app.include_router(retrieve_router(gallery.retriever, pool, recorder, bounds))
     app.include_router(gallery_router(gallery, settings.api_key, bounds, width=pool.threads))
     app.include_router(gallery_images_router(gallery, pool, settings.api_key, bounds))
+    app.include_router(
+        explain_router(
+            registry,
+            pool,
+            Explainer(registry, pool, max_pixels=settings.max_pixels),
+            max_body_bytes=settings.max_body_bytes,
+            deadline_s=settings.deadline_s,
+        )
+    )
     app.include_router(catalogue_router(registry))
     app.include_router(latency_router(latencies, registry.names))
+    app.include_router(distribution_router(latencies, registry.names))
     app.include_router(benchmarks_router(jobs, settings.api_key))
     app.include_router(recommend_router(registry, archive))
     app.include_router(health_router(registry, metrics, state_problem))
-    app.include_router(dashboard_router(latencies, registry.names, settings.default_model, state_problem))
+    app.include_router(site.router())
+    app.include_router(playground_router(site, registry))
+    app.include_router(
+        dashboard_router(
+            site, latencies, registry.names, settings.default_model, state_problem, archive.newest
+        )
+    )
+    app.include_router(benchmark_page_router(site, jobs, registry.names, settings.api_key is not None))
     app.add_middleware(
         LoadShedding,
         pool=pool,

@@ -142,6 +142,12 @@ class Unauthorized(WeighinError):
     slug = "unauthorized"
 
 
+class NoExactMap(WeighinError):
+    """The model's logits are no sums over the places of its last feature map, as far as is known here."""
+
+    slug = "no-exact-map"
+
+
 class UnknownBenchmark(WeighinError):
     """No benchmark has that id."""
 

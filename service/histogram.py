@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import weakref
 import zlib
@@ -54,6 +55,9 @@ class Summary:
     max_ms: float | None
 
 
+Percentiles = tuple[int, int, int, int]
+"""p50, p90, p95 and p99 in nanoseconds, however few samples there are."""
+
 EMPTY_SUMMARY = Summary(0, None, None, None, None, None, None)
 
 
@@ -79,21 +83,32 @@ class Distribution:
         encoded: bytes = histogram.encode()
         return encoded
 
-    def summary(self) -> Summary:
-        """Mean, percentiles (nearest rank, at the slot's upper end) and maximum, to the microsecond."""
+    def percentiles_ns(self) -> Percentiles:
+        """The percentiles, nearest rank, at the slot's upper end; zeros without samples."""
         if not self.count:
-            return EMPTY_SUMMARY
+            return (0, 0, 0, 0)
         ranks = np.cumsum(self.counts)
         wanted = [math.ceil(self.count * fraction) for fraction in MIN_SAMPLES]
-        positions = np.searchsorted(ranks, wanted)
         p50, p90, p95, p99 = (
-            milliseconds(min(_upper_end_us(int(self.slots[position])) * 1000, self.max_ns))
-            if self.count >= needed
-            else None
-            for position, needed in zip(positions, MIN_SAMPLES.values(), strict=True)
+            min(slot_end_us(slot) * 1000, self.max_ns)
+            for slot in self.slots.take(np.searchsorted(ranks, wanted)).tolist()
         )
-        mean = milliseconds(round(self.sum_ns / self.count))
-        return Summary(self.count, mean, p50, p90, p95, p99, milliseconds(self.max_ns))
+        return p50, p90, p95, p99
+
+    def summary(self) -> Summary:
+        """Mean, percentiles and maximum, to the microsecond."""
+        return summarise(self.count, self.sum_ns, self.max_ns, self.percentiles_ns())
+
+
+def summarise(count: int, sum_ns: int, max_ns: int, percentiles_ns: Percentiles) -> Summary:
+    """What is told of a distribution with these figures: percentiles with too few samples are withheld."""
+    if not count:
+        return EMPTY_SUMMARY
+    p50, p90, p95, p99 = (
+        milliseconds(each) if count >= needed else None
+        for each, needed in zip(percentiles_ns, MIN_SAMPLES.values(), strict=True)
+    )
+    return Summary(count, milliseconds(round(sum_ns / count)), p50, p90, p95, p99, milliseconds(max_ns))
 
 
 class Decoder:
@@ -135,10 +150,10 @@ def merge(parts: Sequence[Distribution]) -> Distribution:
         return parts[0]
     if not parts:
         return Distribution(0, 0, 0, np.empty(0, np.uint16), np.empty(0, np.int64))
-    # float64 sums are exact up to 2**53 samples
+    # float64 sums are exact up to 2**53 samples; bincount's own conversions would take twice as long
     dense = np.bincount(
-        np.concatenate([part.slots for part in parts]),
-        weights=np.concatenate([part.counts for part in parts]),
+        np.concatenate([part.slots for part in parts], dtype=np.intp),
+        weights=np.concatenate([part.counts for part in parts], dtype=np.float64),
     )
     slots = np.flatnonzero(dense)
     return Distribution(
@@ -185,9 +200,25 @@ def _sparse(
     """A copy of the slots from `low` to `high` that are in use."""
     part = dense[low : high + 1]
     used = (part != 0).nonzero()[0]  # of bool: twice as fast as of the counts
-    return Distribution(count, sum_ns, max_ns, (used + low).astype(np.uint16), part[used])
+    slots = used.astype(np.uint16)
+    slots += np.uint16(low)
+    return Distribution(count, sum_ns, max_ns, slots, part.take(used))
 
 
-def _upper_end_us(slot: int) -> int:
+@functools.cache  # at most one for each slot
+def slot_end_us(slot: int) -> int:
+    """The longest duration in a slot, microseconds."""
     value: int = _LAYOUT.get_highest_equivalent_value(_LAYOUT.get_value_from_index(slot))
     return value
+
+
+def slot_start_us(slot: int) -> int:
+    """The shortest duration in a slot, microseconds."""
+    value: int = _LAYOUT.get_value_from_index(slot)
+    return value
+
+
+def slot_of_us(microseconds: int) -> int:
+    """The slot of a duration."""
+    slot: int = _LAYOUT.get_counts_array_index(min(microseconds, HIGHEST_US))
+    return slot

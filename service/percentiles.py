@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -19,3 +20,21 @@ def percentile(samples: Sequence[int], fraction: float) -> int | None:
     if len(samples) < MIN_SAMPLES[fraction]:
         return None
     return sorted(samples)[math.ceil(fraction * len(samples)) - 1]
+
+
+@functools.cache
+def samples_needed(fraction: float) -> int:
+    """Samples below which any percentile is withheld, by the rule of MIN_SAMPLES; `fraction` below 1."""
+    if fraction <= 0.5:
+        return 1
+
+    def too_few(n: int) -> bool:
+        return fraction**n + n * (1 - fraction) * fraction ** (n - 1) > 0.01
+
+    low, high = 1, 2
+    while too_few(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if too_few(middle) else (low, middle)
+    return high

@@ -85,6 +85,14 @@ def _has_light_ground(grey: NDArray[np.float32]) -> bool:
     return bool(light > 2 * side * side)
 
 
+def crop_box(spec: InputSpec, box: Box) -> Box:
+    """The part of a picture that the network sees, its centre; the picture fills `box` (see `preprocess`)."""
+    scale = min(box[2] - box[0], box[3] - box[1]) / spec.resize
+    left = (box[0] + box[2] - spec.width * scale) / 2
+    top = (box[1] + box[3] - spec.height * scale) / 2
+    return (left, top, left + spec.width * scale, top + spec.height * scale)
+
+
 def _resized_centre(pixels: NDArray[np.uint8], spec: InputSpec, box: Box) -> NDArray[np.uint8]:
     """The centre crop of the resized image, uint8 (spec.height, spec.width, 3), without resizing the rest.
 
@@ -93,13 +101,11 @@ def _resized_centre(pixels: NDArray[np.uint8], spec: InputSpec, box: Box) -> NDA
     """
     height, width = pixels.shape[:2]
     scale = min(box[2] - box[0], box[3] - box[1]) / spec.resize
-    left = (box[0] + box[2] - spec.width * scale) / 2
-    top = (box[1] + box[3] - spec.height * scale) / 2
+    left, top, right, bottom = crop_box(spec, box)
     if scale == 1:
         row, column = math.floor(top), math.floor(left)
         return pixels[row : row + spec.height, column : column + spec.width]
 
-    right, bottom = left + spec.width * scale, top + spec.height * scale
     # The filter also reads pixels around the region; what lies beyond them need not be handed to Pillow.
     margin = math.ceil(_SUPPORT[spec.interpolation] * max(scale, 1)) + 1
     first_row, last_row = max(0, math.floor(top) - margin), min(height, math.ceil(bottom) + margin)

@@ -62,11 +62,8 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
         return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
 
     def check(model: str | None) -> None:
-        if model is not None and model not in model_names() and not latencies.knows(model):
-            known = ", ".join(sorted(model_names())) or "none"
-            raise errors.UnknownModel(
-                f"no model {model[:64]!r}, and nothing recorded of one; served are: {known}"
-            )
+        if model is not None:
+            check_model(latencies, model_names(), model)
 
     @router.get(
         "/latency",
@@ -89,7 +86,7 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
                 regime, parse_since(since, latencies.now()), model=model, stage=stage
             )
             return {
-                "window": _window(window),
+                "window": window_out(window),
                 "latencies": list(_rows(figures, regime, model, stage, empty_too=True)),
                 "errors_without_model": figures.errors.get("", {}),
                 "degraded": window.lacking,
@@ -131,11 +128,20 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
                         f"step: these are more than {MAX_ROWS} points: ask for one model or stage, take a "
                         "longer step or a later since"
                     )
-            return {"window": _window(window), "points": points, "degraded": window.lacking}
+            return {"window": window_out(window), "points": points, "degraded": window.lacking}
 
         return await answer(("history", model, stage, regime, since, step), work)
 
     return router
+
+
+def check_model(latencies: Latencies, names: Collection[str], model: str) -> None:
+    """Raise UnknownModel for one that is not served (`names` are) and that nothing was recorded of."""
+    if model not in names and not latencies.knows(model):
+        known = ", ".join(sorted(names)) or "none"
+        raise errors.UnknownModel(
+            f"no model {model[:64]!r}, and nothing recorded of one; served are: {known}"
+        )
 
 
 class _Shared:
@@ -163,7 +169,8 @@ class _Shared:
         return body
 
 
-def _window(window: Window) -> dict[str, object]:
+def window_out(window: Window) -> dict[str, object]:
+    """The window as JSON has it."""
     return {
         "from": format_moment(window.start),
         "to": format_moment(window.end),

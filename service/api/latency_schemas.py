@@ -93,3 +93,39 @@ class HistoryResponse(BaseModel):
     window: LatencyWindow
     points: list[LatencyPoint]
     degraded: str | None = _DEGRADED
+
+
+class CurvePoint(BaseModel):
+    """One percentile."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"fraction": 0.99, "ms": 4.1}})
+
+    fraction: float = Field(description="0 to below 1; 0 is the fastest run")
+    ms: float
+
+
+class BinOut(BaseModel):
+    """How many runs took from `from_ms` to before `to_ms`."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"example": {"from_ms": 2.5, "to_ms": 2.6, "count": 31}}
+    )
+
+    from_ms: float
+    to_ms: float
+    count: int
+
+
+class DistributionResponse(BaseModel):
+    """How the runs of one model and stage are distributed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    window: LatencyWindow
+    model: str
+    stage: Stage
+    regime: Regime
+    count: int
+    curve: list[CurvePoint] = Field(description="Percentiles that so many samples can carry, rising")
+    histogram: list[BinOut] = Field(description="At most 60 bins without gaps, even in the logarithm")
+    degraded: str | None = _DEGRADED

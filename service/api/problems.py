@@ -24,6 +24,7 @@ STATUS: dict[type[errors.WeighinError], tuple[int, str]] = {
     errors.UnknownImage: (404, "Unknown image"),
     errors.BenchmarkEnded: (409, "Benchmark has ended"),
     errors.OtherModel: (409, "Other model"),
+    errors.NoExactMap: (409, "No exact map"),
     errors.BodyTooLarge: (413, "Body too large"),
     errors.TooManyPixels: (413, "Too many pixels"),
     errors.UnknownImageType: (415, "Unknown image type"),

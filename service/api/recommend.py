@@ -1,6 +1,6 @@
 """GET /recommend: which network fits, by what was measured on this machine."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
@@ -12,6 +12,7 @@ from service.bench.accuracy import Claim
 from service.bench.advice import Advice, advise_here, this_machine
 from service.bench.archive import BenchmarkArchive
 from service.bench.evidence import Measured
+from service.bench.pareto import Candidate
 from service.bench.recommend import Wish
 from service.registry import Registry
 
@@ -56,6 +57,16 @@ class ParetoOut(BaseModel):
     file_bytes: int
 
 
+class WeighedOut(ParetoOut):
+    """A model that was measured here, with what its figures may be."""
+
+    p50_low_ms: float = Field(description="95 % interval of the median")
+    p50_high_ms: float
+    parameters: int
+    macs: int
+    benchmark: str = Field(description="The measurement that this rests on")
+
+
 class DominatedOut(BaseModel):
     """A model that another surely beats in all three."""
 
@@ -95,6 +106,7 @@ class RecommendResponse(BaseModel):
     why: str
     labels: str
     fits: list[FitOut] = Field(description="Most accurate first")
+    measured: list[WeighedOut] = Field(description="All that the front was taken from")
     pareto: list[ParetoOut]
     dominated: list[DominatedOut]
     rejected: list[RejectedOut]
@@ -150,15 +162,8 @@ def answer(advice: Advice) -> RecommendResponse:
             )
             for fit in found.fits
         ],
-        pareto=[
-            ParetoOut(
-                model=each.measured.name,
-                accuracy=ClaimOut.of(each.claim),
-                p50_ms=each.measured.p50_ms,
-                file_bytes=each.measured.facts.bytes,
-            )
-            for each in found.pareto
-        ],
+        measured=[_weighed(each) for each in found.measured],
+        pareto=[ParetoOut(**_point(each)) for each in found.pareto],
         dominated=[DominatedOut(**vars(each)) for each in found.dominated],
         rejected=[RejectedOut(**vars(each)) for each in found.rejected],
         evidence=EvidenceOut(
@@ -168,6 +173,28 @@ def answer(advice: Advice) -> RecommendResponse:
             unused=[UnusedOut(benchmark=name, reason=why) for name, why in advice.evidence.unused.items()],
             run=found.run,
         ),
+    )
+
+
+def _point(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "model": candidate.measured.name,
+        "accuracy": ClaimOut.of(candidate.claim),
+        "p50_ms": candidate.measured.p50_ms,
+        "file_bytes": candidate.measured.facts.bytes,
+    }
+
+
+def _weighed(candidate: Candidate) -> WeighedOut:
+    measured = candidate.measured
+    low, high = measured.median_interval_ns
+    return WeighedOut(
+        **_point(candidate),
+        p50_low_ms=round(low / 1e6, 3),
+        p50_high_ms=round(high / 1e6, 3),
+        parameters=measured.facts.parameters,
+        macs=measured.facts.macs,
+        benchmark=measured.kept.id,
     )
 
 

@@ -9,7 +9,7 @@ import uuid
 from service.bench.bundle import Bundle
 from service.bench.bundle_file import from_json, to_json
 from service.bench.evidence import Kept
-from service.errors import InvalidBundle
+from service.errors import InvalidBundle, StorageUnavailable
 from service.storage.benchmarks import BenchmarkStore
 
 MOST = 50
@@ -71,6 +71,13 @@ class BenchmarkArchive:
             self._read = known
         kept = [each for each in known.values() if isinstance(each, Kept)]
         return kept, {name: why for name, why in known.items() if isinstance(why, str)}
+
+    def newest(self) -> str | None:
+        """The id of the newest measurement; None where there is none, or it cannot be told now."""
+        try:
+            return next((row.id for row in self._store.rows(1, measured=True)), None)
+        except StorageUnavailable:
+            return None
 
     def _load(self, identifier: str) -> Kept | str:
         content = self._store.bundle(identifier)

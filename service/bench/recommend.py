@@ -66,12 +66,14 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """`why` explains `recommended`; `run` is the command that would add the evidence that is missing."""
+    """`why` explains `recommended`; `measured` are all that `pareto` was taken from; `run` is the command
+    that would add the evidence that is missing."""
 
     recommended: str | None
     why: str
     labels: str
     fits: tuple[Fit, ...]
+    measured: tuple[Candidate, ...]
     pareto: tuple[Candidate, ...]
     dominated: tuple[Dominated, ...]
     rejected: tuple[Rejected, ...]
@@ -123,6 +125,7 @@ def recommend(
         why=_why(wish, fits, evidence),
         labels=labels,
         fits=tuple(fits),
+        measured=tuple(comparable),
         pareto=tuple(on_front),
         dominated=tuple(dominated),
         rejected=tuple(sorted(rejected, key=lambda each: each.model)),

@@ -11,6 +11,7 @@ from typing import TypeVar
 import structlog
 
 from service.errors import InvalidParameter, StorageUnavailable
+from service.histogram import Distribution, merge
 from service.latency.buckets import Buckets, Question
 from service.latency.figures import Figures
 from service.recorder import Recorder
@@ -67,6 +68,20 @@ class Latencies:
             start = bucket_of(resolution_s, begin).start
             found = self._buckets.figures(question, start, math.inf)
             return Window(start, question.now, resolution_s, lacking), found
+
+        return self._answer(Scope(regime, model, stage), answer)
+
+    def distribution(
+        self, regime: Regime, since: float, model: str, stage: Stage
+    ) -> tuple[Window, Distribution]:
+        """What was recorded of one model and stage since that moment, as it lies; empty without samples."""
+
+        def answer(question: Question, lacking: str | None) -> tuple[Window, Distribution]:
+            begin = max(since, question.now - KEEP_DAYS_S)
+            resolution_s = question.resolution_at(begin)
+            start = bucket_of(resolution_s, begin).start
+            found = self._buckets.merged(question, start).distributions.get((model, stage))
+            return Window(start, question.now, resolution_s, lacking), found or merge([])
 
         return self._answer(Scope(regime, model, stage), answer)
 

@@ -9,11 +9,11 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from service.latency.bounded_cache import BoundedCache
-from service.latency.figures import Figures, Merged, combine, figures, of_one_regime
+from service.latency.figures import Figures, Merged, as_figures, combine, figures, of_one_regime
 from service.recorder import Recorder
 from service.storage.cover import cover, late, resolution_kept, stretches
 from service.storage.latency import GRACE_S, Reading
-from service.storage.recorded import MERGED, MINUTE_S, Bucket, Recorded, Scope, bucket_of
+from service.storage.recorded import DAY_S, HOUR_S, MERGED, MINUTE_S, Bucket, Recorded, Scope, Told, bucket_of
 from service.storage.rollup import Progress
 
 TAIL_FOR_S = 1.0
@@ -53,6 +53,22 @@ class Question:
             for stretch in stretches(buckets)
             for part in self.view.read(self.scope, stretch[0], stretch[-1].end)
         ]
+
+    def told(self, steps: Sequence[Bucket]) -> dict[Bucket, Figures]:
+        """The figures of those steps that are summed up in a row per series, without reading histograms."""
+        if self.view is None:
+            return {}
+        summed_until = {HOUR_S: self.progress.hours_until, DAY_S: self.progress.days_until}
+        whole = [step for step in steps if step.end <= summed_until.get(step.resolution_s, 0)]
+        found: dict[Bucket, Figures] = {}
+        for stretch in stretches(whole):
+            told = self.view.read_summaries(self.scope, stretch[0], stretch[-1].end)
+            found |= {
+                step: as_figures(each)
+                for step in stretch
+                if (each := told.get(step.start, Told({}, {}))) is not None
+            }
+        return found
 
     def read_parts(self, start: int, end: float) -> list[Recorded]:
         """What single instances have in hours and days that are not summed up."""
@@ -96,6 +112,21 @@ class Buckets:
 
     def figures(self, question: Question, start: int, end: float) -> Figures:
         """The figures of what was recorded from `start` to `end`, which may be infinite."""
+        base, base_figures, fresh = self._parts(question, start, end)
+        # Only what changed is worked out anew; most series of most answers did not.
+        touched = base.distributions.keys() & fresh.distributions.keys()
+        changed = combine(
+            [Merged({series: base.distributions[series] for series in touched}, base.errors), fresh]
+        )
+        return Figures({**base_figures.summaries, **figures(changed).summaries}, changed.errors)
+
+    def merged(self, question: Question, start: int) -> Merged:
+        """The distributions of what was recorded from `start` on."""
+        base, _, fresh = self._parts(question, start, math.inf)
+        return combine([base, fresh])
+
+    def _parts(self, question: Question, start: int, end: float) -> tuple[Merged, Figures, Merged]:
+        """What closed buckets add up to, with its figures, and what open ones and memory add to that."""
         until = min(end, math.floor(question.now) + 1)  # this second is in it
         buckets = cover(start, until, question.progress) if question.view else []
         closed = tuple(bucket for bucket in buckets if question.is_closed(bucket))
@@ -109,12 +140,7 @@ class Buckets:
                 *(part for part in question.memory if start <= part.bucket.start < end),
             ]
         )
-        # Only what changed is worked out anew; most series of most answers did not.
-        touched = base.distributions.keys() & fresh.distributions.keys()
-        changed = combine(
-            [Merged({series: base.distributions[series] for series in touched}, base.errors), fresh]
-        )
-        return Figures({**base_figures.summaries, **figures(changed).summaries}, changed.errors)
+        return base, base_figures, fresh
 
     def step(self, question: Question, step: Bucket) -> Figures | None:
         """The figures of a closed step that `sum_up` has seen to; None for an open one."""
@@ -127,7 +153,9 @@ class Buckets:
         missing = [
             step for step in steps if (question.scope, step) not in self._steps and question.is_closed(step)
         ]
-        for run in stretches(missing):
+        for step, found in question.told(missing).items():
+            self._put(question, step, found)
+        for run in stretches(step for step in missing if (question.scope, step) not in self._steps):
             # In portions, because the distributions of a long run by minutes take much memory.
             for portion in (run[at : at + 64] for at in range(0, len(run), 64)):
                 start, end, step_s = portion[0].start, portion[-1].end, portion[0].resolution_s
@@ -138,8 +166,10 @@ class Buckets:
                 ]:
                     parts[bucket_of(step_s, part.bucket.start)].append(part)
                 for step, recorded in parts.items():
-                    found = figures(combine(of_one_regime(part) for part in recorded))
-                    self._steps.put((question.scope, step), found, 1 + len(found.summaries))
+                    self._put(question, step, figures(combine(of_one_regime(part) for part in recorded)))
+
+    def _put(self, question: Question, step: Bucket, found: Figures) -> None:
+        self._steps.put((question.scope, step), found, 1 + len(found.summaries))
 
     def _sum(self, question: Question, closed: tuple[Bucket, ...]) -> tuple[Merged, Figures]:
         key = (question.scope, closed)

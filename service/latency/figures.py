@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from service.histogram import Distribution, Summary, merge
 from service.stages import Stage
-from service.storage.recorded import Recorded
+from service.storage.recorded import ErrorSeries, Recorded, Told
 
 Series = tuple[str, Stage]
 """Model and stage; the regime is the same in all that is ever merged."""
@@ -32,12 +32,25 @@ class Figures:
 
 def of_one_regime(recorded: Recorded) -> Merged:
     """What one instance recorded in one bucket, of one regime, in the shape of the rest."""
-    errors: dict[str, dict[str, int]] = {}
-    for series, count in recorded.errors.items():
-        errors.setdefault(series.model, {})[series.slug] = count
     return Merged(
-        {(series.model, series.stage): part for series, part in recorded.distributions.items()}, errors
+        {(series.model, series.stage): part for series, part in recorded.distributions.items()},
+        _by_model(recorded.errors),
     )
+
+
+def as_figures(told: Told) -> Figures:
+    """What the store tells of one bucket, of one regime, in the shape of the rest."""
+    return Figures(
+        {(series.model, series.stage): summary for series, summary in told.summaries.items()},
+        _by_model(told.errors),
+    )
+
+
+def _by_model(counts: Mapping[ErrorSeries, int]) -> dict[str, dict[str, int]]:
+    errors: dict[str, dict[str, int]] = {}
+    for series, count in counts.items():
+        errors.setdefault(series.model, {})[series.slug] = count
+    return errors
 
 
 def combine(parts: Iterable[Merged]) -> Merged:

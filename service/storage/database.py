@@ -14,7 +14,7 @@ from sqlalchemy.exc import ArgumentError
 from service.errors import StorageUnavailable
 from service.storage.explain import storage_errors
 
-SCHEMA = "0003"
+SCHEMA = "0004"
 """Revision of the newest migration; the scripts are only loaded when the database has another."""
 
 FILE_NAME = "weighin.db"

@@ -11,9 +11,9 @@ from sqlalchemy import Connection, Engine, literal, select
 from service.errors import StorageUnavailable
 from service.storage.database import READING, database_file, prepare
 from service.storage.explain import storage_errors
-from service.storage.recorded import MINUTE_S, Bucket, Recorded, Scope
+from service.storage.recorded import MINUTE_S, Bucket, Recorded, Scope, Told
 from service.storage.rollup import Progress, drop_old, read_progress, reopen, roll_up
-from service.storage.rows import read_rows, write_rows
+from service.storage.rows import read_rows, read_summaries, write_rows
 from service.storage.tables import latency_errors, latency_histograms
 
 GRACE_S = 120
@@ -31,6 +31,10 @@ class Reading:
     def read(self, scope: Scope, first: Bucket, end: int) -> list[Recorded]:
         """What is kept of it in the buckets as long as `first`, from `first` to before `end` (seconds)."""
         return read_rows(self.connection, scope, first, end)
+
+    def read_summaries(self, scope: Scope, first: Bucket, end: int) -> dict[int, Told | None]:
+        """The same as figures, by the start of the bucket; None where the histograms have to be merged."""
+        return read_summaries(self.connection, scope, first, end)
 
 
 class LatencyStore:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from service.histogram import Distribution
+from service.histogram import Distribution, Summary
 from service.stages import Regime, Stage
 
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86400
@@ -86,3 +86,11 @@ class Recorded:
     def models(self) -> set[str]:
         """The models that anything was recorded of."""
         return {series.model for series in self.distributions} | {series.model for series in self.errors}
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What all instances together recorded in one bucket, as figures without their distributions."""
+
+    summaries: dict[Series, Summary]
+    errors: dict[ErrorSeries, int]

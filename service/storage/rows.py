@@ -9,9 +9,9 @@ from sqlalchemy import Connection, Table, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.errors import StorageUnavailable
-from service.histogram import Decoder, Distribution
+from service.histogram import Decoder, Distribution, Percentiles, summarise
 from service.storage.explain import DAMAGED
-from service.storage.recorded import Bucket, ErrorSeries, Recorded, Scope, Series
+from service.storage.recorded import MERGED, Bucket, ErrorSeries, Recorded, Scope, Series, Told
 from service.storage.tables import latency_errors, latency_histograms
 
 
@@ -29,6 +29,7 @@ def write_rows(connection: Connection, recorded: Sequence[Recorded]) -> None:
                 "sum_ns": distribution.sum_ns,
                 "max_ns": distribution.max_ns,
                 "histogram": distribution.encode(),
+                **dict(zip(_PERCENTILES, _kept_percentiles(part.instance, distribution), strict=True)),
             }
             for part in recorded
             for series, distribution in part.distributions.items()
@@ -43,6 +44,11 @@ def write_rows(connection: Connection, recorded: Sequence[Recorded]) -> None:
             for series, count in part.errors.items()
         ],
     )
+
+
+def _kept_percentiles(instance: str, distribution: Distribution) -> Percentiles | tuple[None, ...]:
+    # Rows of single instances are written every second and read together with others: not worth it.
+    return distribution.percentiles_ns() if instance == MERGED else (None,) * len(_PERCENTILES)
 
 
 def read_rows(connection: Connection, scope: Scope, first: Bucket, end: int) -> list[Recorded]:
@@ -76,12 +82,43 @@ def read_rows(connection: Connection, scope: Scope, first: Bucket, end: int) -> 
     ]
 
 
+def read_summaries(connection: Connection, scope: Scope, first: Bucket, end: int) -> dict[int, Told | None]:
+    """What is told of each bucket, by its start, from the percentiles that are kept beside the histograms.
+
+    The buckets are those of `read_rows`. None where these do not tell: a row without percentiles, or several
+    of one series. Buckets without rows are absent.
+    """
+    told: dict[int, Told | None] = {}
+    regime, one_model, one_stage = scope
+    where = {**scope._asdict(), "resolution_s": first.resolution_s, "start": first.start, "end": end}
+    rows = text(_SUMMARIES + (_OF_MODEL if one_model else "") + (_OF_STAGE if one_stage else ""))
+    for start, model, stage, count, sum_ns, max_ns, *percentiles in connection.execute(rows, where):
+        bucket = told.setdefault(start, Told({}, {}))
+        series = Series(regime, model, stage)
+        if bucket is None or None in percentiles or series in bucket.summaries:
+            told[start] = None
+        else:
+            p50, p90, p95, p99 = percentiles
+            bucket.summaries[series] = summarise(count, sum_ns, max_ns, (p50, p90, p95, p99))
+    counts = text(_ERRORS + (_OF_MODEL if one_model else ""))
+    for start, _, model, slug, count in connection.execute(counts, where):
+        if (bucket := told.setdefault(start, Told({}, {}))) is not None:
+            error = ErrorSeries(regime, model, slug)
+            bucket.errors[error] = bucket.errors.get(error, 0) + count
+    return told
+
+
 # Written out: at ten thousand rows an answer, SQLAlchemy's typed rows would cost as much as SQLite.
 _WHERE = " WHERE resolution_s = :resolution_s AND regime = :regime AND start >= :start AND start < :end"
 _OF_MODEL = " AND model = :model"
 _OF_STAGE = " AND stage = :stage"
 _HISTOGRAMS = (
     "SELECT start, instance, model, stage, histogram, count, sum_ns, max_ns FROM latency_histograms" + _WHERE
+)
+_PERCENTILES = ("p50_ns", "p90_ns", "p95_ns", "p99_ns")
+_SUMMARIES = (
+    f"SELECT start, model, stage, count, sum_ns, max_ns, {', '.join(_PERCENTILES)} FROM latency_histograms"
+    + _WHERE
 )
 _ERRORS = "SELECT start, instance, model, slug, count FROM latency_errors" + _WHERE
 

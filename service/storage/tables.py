@@ -39,6 +39,10 @@ latency_histograms = Table(
     Column("sum_ns", BigInteger, nullable=False),
     Column("max_ns", BigInteger, nullable=False),
     Column("histogram", LargeBinary, nullable=False, comment="HDR histogram of microseconds, V2, compressed"),
+    *(
+        Column(name, BigInteger, nullable=True, comment="Of a roll-up; null: only the histogram knows")
+        for name in ("p50_ns", "p90_ns", "p95_ns", "p99_ns")
+    ),
     PrimaryKeyConstraint("resolution_s", "regime", "start", "model", "stage", "instance"),
 )
 

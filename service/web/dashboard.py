@@ -1,145 +1,72 @@
-"""GET /dashboard: what each model costs on this machine, as a page; GET / leads there."""
+"""GET /dashboard: what each model costs on this machine, as a page that keeps itself current."""
 
-import math
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
-from typing import Annotated, Literal
-from urllib.parse import urlencode
+from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
-from fastapi.staticfiles import StaticFiles
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import HTMLResponse
 
+from service.api.latency import check_model
 from service.api.problems import documented
 from service.errors import InvalidParameter, UnknownModel
-from service.latency.answers import Latencies, Window
-from service.latency.figures import Figures
-from service.stages import REGIMES, STAGES, Regime, Stage
-from service.web.chart import SIDE, Chart, line_chart
-from service.web.page import Choice, DashboardPage, page_fields, table
-
-HERE = Path(__file__).resolve().parent
-
-POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-"""Content-Security-Policy of the page: nothing from elsewhere, nothing inline."""
-
-Since = Literal["15m", "1h", "6h", "24h", "7d", "30d", "365d"]
-
-WINDOWS: dict[Since, tuple[str, int, str, int]] = {
-    "15m": ("15 minutes", 900, "1m", 60),
-    "1h": ("1 hour", 3600, "1m", 60),
-    "6h": ("6 hours", 6 * 3600, "5m", 300),
-    "24h": ("24 hours", 24 * 3600, "15m", 900),
-    "7d": ("7 days", 7 * 86400, "3h", 3 * 3600),
-    "30d": ("30 days", 30 * 86400, "1d", 86400),
-    "365d": ("1 year", 365 * 86400, "1d", 86400),
-}
-"""What is shown, seconds, and the step of the chart as the API writes it and in seconds."""
-
-TEMPLATES = Environment(
-    loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined
-)
+from service.latency.answers import Latencies
+from service.stages import Regime
+from service.web.figures import SHARED_FOR_S, FiguresDesk
+from service.web.site import Site
+from service.web.view import Since, StageChoice, View, dashboard_page
 
 
 def dashboard_router(
+    site: Site,
     latencies: Latencies,
     model_names: Callable[[], Sequence[str]],
     default_model: str,
     state_problem: Callable[[], str | None],
+    newest_benchmark: Callable[[], str | None],
 ) -> APIRouter:
-    """The page and its static files. `model_names` are those of the zoo; `default_model` is charted first."""
+    """The page. `model_names` are those of the zoo; `default_model` is charted first."""
     router = APIRouter(tags=["pages"])
-    template = TEMPLATES.get_template("dashboard.html")
-    release = version("weighin")
+    desk = FiguresDesk(site, latencies, model_names, default_model, state_problem, newest_benchmark)
 
-    @router.get("/", include_in_schema=False)
-    async def root() -> Response:
-        return RedirectResponse("/dashboard")
+    def asked(
+        regime: Annotated[Regime, Query(description="Under which load it was measured")] = "live",
+        model: Annotated[str, Query(description="A model's name; empty for all")] = "",
+        stage: Annotated[StageChoice, Query(description="A stage, or all; the charts show one")] = "total",
+        since: Annotated[Since, Query(description="How far back")] = "24h",
+    ) -> View:
+        # Not async: whether a model is known is asked of the database.
+        if model:
+            check_model(latencies, model_names(), model)
+        return View(regime, model, stage, since)
 
-    # Not async: the database is read, which must not hold up the event loop.
     @router.get(
         "/dashboard",
         summary="What does each model cost, as a page?",
         response_class=HTMLResponse,
         responses=documented(UnknownModel, InvalidParameter),
     )
-    def dashboard(
-        request: Request,
-        regime: Annotated[Regime, Query(description="Under which load it was measured")] = "live",
-        model: Annotated[str, Query(description="A model's name; empty for all")] = "",
-        stage: Annotated[Stage | Literal[""], Query(description="A stage; empty for all")] = "",
-        since: Annotated[Since, Query(description="How far back")] = "24h",
-    ) -> Response:
-        """The figures of `GET /latency` as a table and those of `GET /latency/history` as a chart."""
-        names = list(model_names())
-        if model and model not in names and not latencies.knows(model):
-            raise UnknownModel(
-                f"no model {model[:100]!r} is served or recorded; there are: {', '.join(names)}"
-            )
-        shown, length_s, step_text, step_s = WINDOWS[since]
-        window, figures = latencies.window(regime, latencies.now() - length_s)
-        names += sorted({name for name, _ in figures.summaries} - set(names))
-        charted: tuple[str, Stage] = (model or default_model, stage or "total")
-        history = latencies.history(
-            regime, latencies.now() - length_s, step_s, model=charted[0], stage=charted[1]
-        )
-        asked = {"model": model, "stage": stage, "regime": regime, "since": since}
-        page = DashboardPage(
-            version=release,
-            base_url=str(request.base_url).rstrip("/"),
-            degraded=state_problem() or window.lacking,
-            regimes=[Choice(name, name) for name in REGIMES],
-            models=[Choice("", "all"), *(Choice(name, name) for name in names)],
-            stages=[Choice("", "all"), *(Choice(name, name) for name in STAGES)],
-            windows=[Choice(name, text) for name, (text, *_) in WINDOWS.items()],
-            regime=regime,
-            model=model,
-            stage=stage,
-            since=since,
-            begin=_utc(window.start).strftime("%Y-%m-%d %H:%M"),
-            end=_utc(window.end).strftime("%Y-%m-%d %H:%M:%S"),
-            groups=table(figures, names, model, stage),
-            chart=_chart(*history, charted),
-            chart_title=f"{charted[0]}, {charted[1]}, {regime}, last {shown}",
-            chart_step=step_text,
-            chart_side=SIDE,
-            latency_url=_url("/latency", asked),
-            history_url=_url(
-                "/latency/history", {**asked, "model": charted[0], "stage": charted[1], "step": step_text}
-            ),
-        )
-        return HTMLResponse(
-            template.render(page_fields(page)),
-            headers={
-                "Content-Security-Policy": POLICY,
-                "Referrer-Policy": "no-referrer",
-                "Cache-Control": "no-store",
-            },
-        )
+    async def dashboard(request: Request, view: Annotated[View, Depends(asked)]) -> Response:
+        """The figures of `GET /latency` as a table, and charts of `GET /latency/history`,
+        `GET /latency/distribution` and `GET /recommend`. The query is the view, so that it can be shared.
+        """
+        found = await desk.rendered(view, _base_url(request))
+        page = dashboard_page(view, found.models, found.html)
+        return site.page("dashboard.html", page, here="/dashboard", charts=True)
 
-    router.mount("/static", StaticFiles(directory=HERE / "static"))
+    @router.get(
+        "/dashboard/figures",
+        summary="The part of the dashboard that changes",
+        response_class=HTMLResponse,
+        responses=documented(UnknownModel, InvalidParameter),
+    )
+    async def figures(request: Request, view: Annotated[View, Depends(asked)]) -> Response:
+        """For the page alone, which fetches it every few seconds: up to two seconds old, so that all who look
+        at the same share it. Programs ask `GET /latency`."""
+        found = await desk.rendered(view, _base_url(request), at_most_old_s=SHARED_FOR_S)
+        return HTMLResponse(found.html, headers={"Cache-Control": "no-store"})
+
     return router
 
 
-def _chart(window: Window, points: Sequence[tuple[int, Figures]], charted: tuple[str, Stage]) -> Chart | None:
-    """p50 and p95 of one model and stage; a step in which nothing was recorded breaks the lines."""
-    found = {start: summary for start, figures in points if (summary := figures.summaries.get(charted))}
-    step_s = window.resolution_s
-    starts = range(window.start, math.floor(window.end) + 1, step_s)
-    times = [_utc(start + step_s / 2) for start in starts]
-    series = {
-        "p50": [found[start].p50_ms if start in found else None for start in starts],
-        "p95": [found[start].p95_ms if start in found else None for start in starts],
-    }
-    return line_chart(times, series, _utc(window.start), _utc(window.end))
-
-
-def _utc(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
-
-
-def _url(path: str, query: dict[str, str]) -> str:
-    return f"{path}?{urlencode({name: value for name, value in query.items() if value})}"
+def _base_url(request: Request) -> str:
+    return str(request.base_url).rstrip("/")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
-from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import httpx
-import jinja2.meta
 import pytest
 import uvicorn
 from fastapi import FastAPI
@@ -25,9 +26,12 @@ from service.percentiles import MIN_SAMPLES
 from service.recorder import Recorder
 from service.stages import Durations
 from service.storage.state import open_state
-from service.web import dashboard
-from service.web.dashboard import TEMPLATES, WINDOWS, dashboard_router
-from service.web.page import DashboardPage, errors_text, milliseconds_text
+from service.web.dashboard import dashboard_router
+from service.web.figures import SHARED_FOR_S, Figures
+from service.web.site import Site
+from service.web.table import errors_text, milliseconds_text
+from service.web.view import WINDOWS, DashboardPage, Span, span_for
+from tests.service.pages import Code, names_in
 
 NOON = 1_772_366_400.0  # 2026-03-01 12:00 UTC
 RUN: Durations = {"queue": 20_000, "decode": 600_000, "inference": 1_900_000, "total": 2_600_000}
@@ -40,14 +44,24 @@ class Instrument:
     def __init__(self, folder: Path) -> None:
         self.at = NOON
         self.degraded: str | None = None
+        self.benchmark: str | None = None
         self.state = open_state(folder, None)
         self.recorder = Recorder(self.state.latencies, Metrics({}), clock=lambda: self.at)
         self.recorder.flush()
         app = FastAPI()
         problems.install(app)
         names = ("tiny", "tiny-b")
+        site = Site()
+        app.include_router(site.router())
         app.include_router(
-            dashboard_router(Latencies(self.recorder), lambda: names, "tiny", lambda: self.degraded)
+            dashboard_router(
+                site,
+                Latencies(self.recorder),
+                lambda: names,
+                "tiny",
+                lambda: self.degraded,
+                lambda: self.benchmark,
+            )
         )
         app.add_middleware(RequestContext, allowed_origins=(), log_requests=False)
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -109,20 +123,20 @@ def rows(page: str) -> list[list[str]]:
     ]
 
 
-def test_the_template_uses_exactly_the_fields_of_the_page() -> None:
-    source = (dashboard.HERE / "templates/dashboard.html").read_text()
-    used = jinja2.meta.find_undeclared_variables(TEMPLATES.parse(source))
-    assert used == {field.name for field in dataclasses.fields(DashboardPage)}
+def charts(page: str) -> dict[str, Any]:
+    """What the charts draw."""
+    (found,) = re.findall(r'data-charts="([^"]*)"', page)
+    drawn: dict[str, Any] = json.loads(html.unescape(found))
+    return drawn
 
 
-def test_every_field_of_the_page_is_explained() -> None:
-    for field in dataclasses.fields(DashboardPage):
+@pytest.mark.parametrize(
+    ("template", "content"), [("dashboard.html", DashboardPage), ("figures.html", Figures)]
+)
+def test_a_template_uses_exactly_the_fields_of_its_dataclass(template: str, content: type) -> None:
+    assert names_in(template) == {field.name for field in dataclasses.fields(content)}
+    for field in dataclasses.fields(content):
         assert len(field.metadata["help"]) > 8, field.name
-
-
-def test_the_root_leads_to_the_dashboard(idle: Instrument) -> None:
-    response = idle.client.get("/")
-    assert (response.status_code, response.headers["location"]) == (307, "/dashboard")
 
 
 def test_an_empty_window_says_how_to_fill_it(idle: Instrument) -> None:
@@ -137,7 +151,7 @@ def test_what_was_recorded_is_shown_and_percentiles_need_enough_samples(instrume
     instrument.record(1, "tiny-b")
     instrument.recorder.record_error("tiny", "live", "queue-full")
     instrument.recorder.record_error(None, "live", "unknown-model")
-    shown = rows(instrument.page())
+    shown = rows(instrument.page(stage="all"))
     few = ["n too small (needs 64)", "n too small (needs 130)", "n too small (needs 662)"]
     assert shown == [
         ["tiny", "queue", "64", "0.020", "0.020", *few[1:], "1 queue-full"],
@@ -164,9 +178,12 @@ def test_the_form_chooses_and_the_url_keeps_it(instrument: Instrument) -> None:
     page = instrument.page(regime="live", model="tiny-b", stage="decode", since="1h")
     assert [row[:3] for row in rows(page)] == [["tiny-b", "decode", "2"]]
     assert set(re.findall(r'<option value="([^"]*)" selected>', page)) == {"live", "tiny-b", "decode", "1h"}
-    assert "tiny-b, decode, live, last 1 hour" in page
+    assert (charts(page)["model"], charts(page)["stage"]) == ("tiny-b", "decode")
     assert 'href="/latency?model=tiny-b&amp;stage=decode&amp;regime=live&amp;since=1h"' in page
-    assert [row[:3] for row in rows(instrument.page(regime="compare"))] == [["tiny", "inference", "1"]]
+    compared = instrument.page(regime="compare")
+    assert [row[:3] for row in rows(compared)] == [["tiny", "inference", "1"]]
+    assert 'href="/latency?stage=total&amp;regime=compare&amp;since=24h"' in compared
+    assert 'href="/latency?regime=live&amp;since=24h"' in instrument.page(stage="all")
 
 
 def test_only_the_window_is_shown(instrument: Instrument) -> None:
@@ -177,29 +194,104 @@ def test_only_the_window_is_shown(instrument: Instrument) -> None:
     assert [row[2] for row in rows(instrument.page(since="6h", stage="total"))] == ["7"]
 
 
-def test_the_chart_breaks_where_nothing_was_recorded(instrument: Instrument) -> None:
+def test_the_charts_have_every_step_and_gaps_where_nothing_was_recorded(instrument: Instrument) -> None:
     instrument.record(MIN_SAMPLES[0.95])
     instrument.at += 60
-    instrument.record(5, durations={"total": 5_200_000})
+    instrument.record(30, durations={"total": 5_200_000})
+    instrument.recorder.record_error("tiny", "live", "queue-full")
     instrument.at += 600
     instrument.record(5)
-    page = instrument.page(since="1h")
-    assert 'aria-label="tiny, total, live, last 1 hour over time' in page
-    lines = re.findall(r'<polyline class="line (p\d\d)" points="([^"]*)"', page)
-    # p95 has enough samples in the first minute only; a lone point is drawn as a dot
-    assert [(name, len(points.split())) for name, points in lines] == [("p50", 2), ("p50", 2), ("p95", 2)]
-    first, second = (point.split(",") for point in lines[0][1].split())
-    assert int(first[0]) < int(second[0])
-    assert int(first[1]) > int(second[1]), "5.2 ms is drawn above 2.6 ms"
-    lone = lines[1][1].split()
-    assert lone[0] == lone[1]
-    assert [html.unescape(label) for label in re.findall(r"<li>([\d.]+)</li>", page)] == ["6", "4", "2", "0"]
+    instrument.record(15, "tiny-b")
+    instrument.recorder.record_error(None, "live", "unknown-model")
+    instrument.at += 20
+    drawn = charts(instrument.page(since="1h"))
+    steps, traffic = drawn["over_time"], drawn["traffic"]
+    assert (drawn["model"], drawn["stage"], drawn["window"]) == ("tiny", "total", "1 hour")
+    assert steps["at"] == traffic["at"] == [int(NOON) + 60 * step for step in range(12)]
+    gap = [None] * 9
+    assert steps["percentiles"]["p50"] == [2.6, 5.2, *gap, 2.6]
+    assert steps["percentiles"]["p95"] == [2.6, None, *gap, None]
+    assert steps["stages"] == {
+        "queue": [0.02, None, *gap, 0.02],
+        "decode": [0.6, None, *gap, 0.6],
+        "inference": [1.9, None, *gap, 1.9],
+    }
+    assert steps["queue"]["p50"] == [0.02, None, *gap, 0.02]
+    # 130 runs in a minute, and 5 in the 20 seconds that the last one has lasted
+    assert traffic["per_second"]["tiny"] == [round(130 / 60, 4), 0.5, *[0] * 9, 0.25]
+    assert traffic["per_second"]["tiny-b"] == [0] * 11 + [0.75]
+    assert traffic["errors"] == {"queue-full": [0, 1, *[0] * 10], "unknown-model": [0] * 11 + [1]}
+    assert drawn["shape"]["count"] == 165
+    assert dict(drawn["shape"]["curve"])[0.5] == 2.601, "the slot's upper end"
+    assert sum(count for *_, count in drawn["shape"]["bins"]) == 165
+
+    of_one = charts(instrument.page(since="1h", model="tiny-b", stage="decode"))
+    assert (of_one["model"], of_one["stage"]) == ("tiny-b", "decode")
+    assert list(of_one["traffic"]["per_second"]) == ["tiny-b"]
+    assert of_one["traffic"]["errors"] == {}
+    assert of_one["over_time"]["percentiles"]["p50"][-1] == 0.6
 
 
-def test_every_window_has_a_chart(instrument: Instrument) -> None:
+def test_a_young_service_has_fine_steps_in_every_window(instrument: Instrument) -> None:
     instrument.record(2)
     for since in WINDOWS:
-        assert "<polyline" in instrument.page(since=since), since
+        assert charts(instrument.page(since=since))["over_time"]["at"] == [int(NOON)], since
+    instrument.at += 5 * 3600
+    instrument.record(2)
+    assert charts(instrument.page(since="24h"))["over_time"]["step_s"] == 300
+    assert charts(instrument.page(since="1h"))["over_time"]["step_s"] == 60
+
+
+def test_the_steps_are_those_of_the_shortest_window_that_holds_all() -> None:
+    day, hour = WINDOWS["24h"], WINDOWS["1h"]
+    assert span_for(10, day) == WINDOWS["15m"]
+    assert span_for(901, day) == hour
+    assert span_for(86_401, day) == day
+    assert span_for(7 * 3600, Span("odd", 3, 1, 1)) == Span("odd", 3, 1, 1)
+
+
+def test_every_model_has_a_line(instrument: Instrument) -> None:
+    for _ in range(3):
+        instrument.record(2)
+        instrument.record(1, "tiny-b")
+        instrument.at += 60
+    page = instrument.page(since="1h")
+    assert len(re.findall('<polyline points="[^"]+"', page)) == 2
+
+
+def test_a_comparison_has_no_total_and_is_charted_by_its_inference(instrument: Instrument) -> None:
+    for _ in range(4):
+        instrument.recorder.record("tiny-b", "compare", {"inference": 5_000_000, "preprocess": 1_000_000})
+    drawn = charts(instrument.page(regime="compare"))
+    assert (drawn["model"], drawn["stage"]) == ("tiny-b", "inference"), "the default model has nothing"
+    assert drawn["over_time"]["percentiles"]["p50"] == [5.0]
+    assert drawn["over_time"]["stages"] == {"preprocess": [1.0], "inference": [5.0]}
+
+
+def test_a_page_that_refreshes_itself_shares_what_is_a_moment_old(instrument: Instrument) -> None:
+    def refreshed() -> str:
+        response = instrument.client.get("/dashboard/figures", params={"since": "1h"})
+        assert response.status_code == 200
+        assert "<html" not in response.text
+        return response.text
+
+    begun = time.monotonic()
+    instrument.record(1)
+    first = refreshed()
+    instrument.record(1)
+    again, whole = refreshed(), instrument.page(since="1h")
+    if time.monotonic() - begun < SHARED_FOR_S:
+        assert again == first
+    assert rows(whole)[-1][1:3] == ["total", "2"], "who opens the page sees all of it at once"
+    assert rows(refreshed()) == rows(whole)
+    other = instrument.client.get("/dashboard/figures", params={"since": "1h", "model": "tiny-b"})
+    assert rows(other.text) == []
+
+
+def test_a_new_benchmark_is_told(instrument: Instrument) -> None:
+    assert charts(instrument.page())["benchmark"] is None
+    instrument.benchmark = "b1"
+    assert charts(instrument.page())["benchmark"] == "b1"
 
 
 def test_a_model_that_is_gone_is_still_shown(instrument: Instrument) -> None:
@@ -232,33 +324,6 @@ def test_state_that_cannot_be_written_is_shown(instrument: Instrument) -> None:
     )
 
 
-class Code(HTMLParser):
-    """Collects whatever in a page the policy would have to allow."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.links: list[str] = []
-        self.inside = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.inside = tag
-        if tag in ("style", "base", "iframe", "object", "embed"):
-            self.found.append(tag)
-        for name, value in attrs:
-            if name == "style" or name.startswith("on"):
-                self.found.append(f"{tag} {name}={value}")
-            if name in ("href", "src", "action"):
-                self.links.append(value or "")
-
-    def handle_data(self, data: str) -> None:
-        if self.inside == "script" and data.strip():
-            self.found.append(f"script {data}")
-
-    def handle_endtag(self, _tag: str) -> None:
-        self.inside = ""
-
-
 @pytest.mark.parametrize("recorded", [False, True])
 def test_the_page_needs_nothing_inline_and_nothing_from_elsewhere(
     instrument: Instrument, recorded: bool
@@ -274,28 +339,10 @@ def test_the_page_needs_nothing_inline_and_nothing_from_elsewhere(
     assert code.found == []
     assert "<script>" not in response.text
     assert len(code.links) >= 5
-    assert [link for link in code.links if not re.match(r"/(?!/)", link)] == []
+    assert [link for link in code.links if not re.match(r"#\w|/(?!/)", link)] == []
     for link in code.links:
         if link.startswith("/static/"):
             assert instrument.client.get(link).status_code == 200, link
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [("dashboard.css", "text/css"), ("dashboard.js", "javascript"), ("icon.svg", "image/svg+xml")],
-)
-def test_static_files_are_served_and_load_nothing_themselves(idle: Instrument, name: str, kind: str) -> None:
-    response = idle.client.get(f"/static/{name}")
-    assert response.status_code == 200
-    assert kind in response.headers["content-type"]
-    assert not re.search(r"@import|url\(|https?:(?!//www\.w3\.org/2000/svg)|innerHTML|eval\(", response.text)
-
-
-def test_nothing_but_the_static_files_is_served_there(idle: Instrument) -> None:
-    for path in ("/static/../page.py", "/static/%2e%2e/page.py", "/static/missing.css"):
-        response = idle.client.get(path)
-        assert response.status_code == 404
-        assert response.json()["type"] == "not-found"
 
 
 @pytest.mark.parametrize(

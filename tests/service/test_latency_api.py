@@ -13,7 +13,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.api.latency_schemas import HistoryResponse, LatencyResponse
+from service.api.latency_schemas import DistributionResponse, HistoryResponse, LatencyResponse
 from service.api.periods import format_moment, parse_since, parse_step
 from service.errors import InvalidParameter
 from service.settings import Settings
@@ -74,6 +74,27 @@ def test_own_traffic_is_seen_at_once_and_percentiles_need_samples(
     assert sum(point["count"] for point in by_hour) == 64
     assert all(datetime.fromisoformat(point["at"]).minute == 0 for point in by_hour)
     assert sum(point["count"] for point in points(client, "?stage=inference&since=1h")) == 64
+
+
+def test_the_distribution_is_of_the_same_runs(serve: Callable[..., httpx.Client], png: bytes) -> None:
+    client = serve()
+    for _ in range(64):
+        assert client.post("/classify", content=png).status_code == 200
+    (row,) = latencies(client, "?model=tiny&stage=total")
+    body = client.get("/latency/distribution?model=tiny").json()
+    DistributionResponse.model_validate(body)
+    told = {point["fraction"]: point["ms"] for point in body["curve"]}
+    assert (body["count"], body["stage"], body["regime"]) == (64, "total", "live")
+    assert (told[0.5], told[0.9], told.get(0.95)) == (row["p50_ms"], row["p90_ms"], None)
+    assert sum(each["count"] for each in body["histogram"]) == 64
+    assert body["histogram"][-1]["to_ms"] >= row["max_ms"] - 0.001
+    empty = client.get("/latency/distribution?model=tiny-b&stage=queue&regime=load&since=30d").json()
+    assert (empty["count"], empty["curve"], empty["histogram"]) == (0, [], [])
+    assert_problem(client.get("/latency/distribution?model=x"), 404, "unknown-model", "'x'", "tiny-b")
+    assert_problem(client.get("/latency/distribution"), 422, "invalid-parameter", "model")
+    assert_problem(
+        client.get("/latency/distribution?model=tiny&since=now"), 422, "invalid-parameter", "'now'"
+    )
 
 
 def test_regimes_are_never_pooled(serve: Callable[..., httpx.Client], png: bytes) -> None:

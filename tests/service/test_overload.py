@@ -38,12 +38,12 @@ def until(client: httpx.Client, *, running: int, waiting: int) -> None:
 
 
 @contextmanager
-def posting(client: httpx.Client, data: bytes) -> Iterator[list[httpx.Response]]:
-    """Post `data` from a thread of its own; the answer is in the list afterwards."""
+def posting(client: httpx.Client, data: bytes, path: str = "/classify") -> Iterator[list[httpx.Response]]:
+    """Post `data` to `path` from a thread of its own; the answer is in the list afterwards."""
     answers: list[httpx.Response] = []
 
     def post() -> None:
-        answers.append(httpx.post(f"{client.base_url}/classify", content=data, timeout=60, trust_env=False))
+        answers.append(httpx.post(f"{client.base_url}{path}", content=data, timeout=60, trust_env=False))
 
     thread = threading.Thread(target=post)
     thread.start()

@@ -58,8 +58,8 @@ def test_the_make_targets_exist() -> None:
 
 
 def test_the_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+    for target in re.findall(r"\]\(([^)#]+)\)|src(?:set)?=\"([^\"]+)\"", README):
+        assert (ROOT / "".join(target)).exists(), target
 
 
 def method_of(command: str) -> str:

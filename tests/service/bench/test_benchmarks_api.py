@@ -134,6 +134,9 @@ def test_it_is_listed_and_recommend_names_it(measured: Measured) -> None:
         assert fits["fits"][0]["benchmark"] == identifier
         assert fits["fits"][0]["confidence"] >= 0.99
         assert [each["model"] for each in fits["pareto"]] == ["tiny"]
+        (weighed,) = fits["measured"]
+        assert (weighed["model"], weighed["benchmark"]) == ("tiny", identifier)
+        assert weighed["p50_low_ms"] <= weighed["p50_ms"] <= weighed["p50_high_ms"]
 
 
 def test_a_benchmark_that_is_done_cannot_be_cancelled_and_stays(measured: Measured) -> None:
@@ -205,7 +208,7 @@ def test_recommend_without_bounds_ranks_and_tells_what_is_not_measured(serve: Se
     assert all(fit["confidence"] is None and fit["latency_ms"] is None for fit in body["fits"])
     assert all("not measured here" in note for fit in body["fits"] for note in fit["notes"][-1:])
     assert set(body) == {
-        "recommended", "why", "labels", "fits", "pareto", "dominated", "rejected", "evidence",
+        "recommended", "why", "labels", "fits", "measured", "pareto", "dominated", "rejected", "evidence",
     }  # fmt: skip
 
 

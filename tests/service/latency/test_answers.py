@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from service.errors import InvalidParameter
 from service.histogram import DurationHistogram, Summary
@@ -86,6 +87,7 @@ class World:
             (HOUR_S, None),
             (HOUR_S, 300),
             (DAY_S, 900),
+            (3 * DAY_S, HOUR_S),
             (3 * DAY_S, 7200),
             (20 * DAY_S, None),
         ):
@@ -173,6 +175,35 @@ def test_closed_buckets_are_read_once(store: LatencyStore) -> None:
         connection.execute(latency_histograms.delete())
     assert (latencies.window("live", START)[1], latencies.history("live", START)[1]) == before
     assert latencies.window("live", START)[1].summaries[("one", "total")].count == 5
+
+
+@pytest.mark.parametrize("forgotten", ["every percentile", "one percentile"])
+def test_a_history_is_the_same_with_and_without_kept_percentiles(store: LatencyStore, forgotten: str) -> None:
+    clock = Clock()
+    recorder = Recorder(store, Metrics({}), clock=clock)
+    for hour in range(60):
+        for run in range(70):
+            recorder.record("one", "live", {"total": (1 + run) * 100_000 * (1 + hour % 7)})
+        recorder.record_error("one", "live", "queue-full")
+        recorder.record("two", "live", {"total": 5_000_000, "decode": 3_000_000})
+        recorder.flush()
+        clock.now += HOUR_S
+    recorder.flush()
+
+    def histories() -> list[object]:
+        latencies = Latencies(recorder)
+        return [latencies.history("live", START, step_s) for step_s in (HOUR_S, 2 * HOUR_S, DAY_S)]
+
+    told = histories()
+    whole = update(latency_histograms).where(latency_histograms.c.p50_ns.is_not(None))
+    if forgotten == "one percentile":
+        whole = whole.where(latency_histograms.c.model == "two", latency_histograms.c.stage == "decode")
+    with store._engine.begin() as connection:
+        assert connection.execute(whole.values(p50_ns=None)).rowcount >= 59
+    assert histories() == told
+    hourly = told[0]
+    assert isinstance(hourly, tuple)
+    assert hourly[1][0][1].errors == {"one": {"queue-full": 1}}
 
 
 def test_rows_of_other_instances_are_merged(store: LatencyStore) -> None:

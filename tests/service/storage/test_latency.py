@@ -23,8 +23,10 @@ from service.storage.recorded import (
     Recorded,
     Scope,
     Series,
+    Told,
     bucket_of,
 )
+from service.storage.rows import write_rows
 from service.storage.tables import latency_errors, latency_histograms
 
 pytestmark = pytest.mark.databases("sqlite", "postgresql")
@@ -93,6 +95,29 @@ def test_closed_hours_and_days_are_the_sum_of_all_instances(store: LatencyStore)
     assert day.errors == {FULL: 24 * 6}
     assert day.distributions[TOTAL].max_ns == (24 * 60 - 10) * 1_000_000
     assert day.distributions[TOTAL].sum_ns == sum((m + 14) * 1_000_000 for m in range(0, 24 * 60, 10))
+
+
+def test_sums_tell_their_figures_without_their_histograms(store: LatencyStore) -> None:
+    for minute in range(0, 60, 10):
+        at = DAY + minute * MINUTE_S
+        store.write([recorded(at, *range(minute + 1, minute + 150), errors=2)])
+    store.maintain(DAY + HOUR_S + GRACE_S, None)
+    hour = Bucket(HOUR_S, DAY)
+
+    def told() -> dict[int, Told | None]:
+        with store.view() as view:
+            return view.read_summaries(Scope("live"), hour, hour.end)
+
+    (whole,) = rows(store, HOUR_S)
+    assert told() == {DAY: Told({TOTAL: whole.distributions[TOTAL].summary()}, {FULL: 12})}
+    assert whole.distributions[TOTAL].summary().p99_ms is not None
+    with store.view() as view:
+        assert view.read_summaries(Scope("live"), Bucket(HOUR_S, DAY + HOUR_S), DAY + 9 * HOUR_S) == {}
+        minute = bucket_of(MINUTE_S, DAY)
+        assert view.read_summaries(Scope("live"), minute, minute.end) == {DAY: None}, "read with others"
+    with store._engine.begin() as connection:  # as a clock that is set back far would write
+        write_rows(connection, [Recorded(hour, "late", {TOTAL: distribution(7)}, {FULL: 1})])
+    assert told() == {DAY: None}
 
 
 def test_an_hour_is_not_summed_up_before_its_grace_is_over_nor_while_a_part_is_missing(

@@ -1,0 +1,109 @@
+"""POST /explain: which places of the image speak for a class, as a picture or as numbers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+
+from service import errors
+from service.api.answers import image_facts, patience_of, timed_answer, timings
+from service.api.body import OPENAPI_BODY, read_image
+from service.api.explain_schemas import ExplainResponse
+from service.api.inference import Model
+from service.api.problems import documented
+from service.explain import Explainer, Explanation
+from service.pool import CorePool
+from service.registry import Registry
+
+_ERRORS = (
+    errors.MalformedRequest,
+    errors.CrossSiteRequest,
+    errors.UnknownModel,
+    errors.NoExactMap,
+    errors.BodyTooLarge,
+    errors.TooManyPixels,
+    errors.UnknownImageType,
+    errors.EmptyBody,
+    errors.UndecodableImage,
+    errors.InvalidParameter,
+    errors.QueueFull,
+    errors.NotReady,
+    errors.ModelUnavailable,
+    errors.DeadlineExceeded,
+)
+
+PNG = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
+
+
+def explain_router(
+    registry: Registry, pool: CorePool, explainer: Explainer, *, max_body_bytes: int, deadline_s: float
+) -> APIRouter:
+    """The route that explains a classification."""
+    router = APIRouter(tags=["inference"])
+
+    @router.post(
+        "/explain",
+        summary="Why this class?",
+        response_model=ExplainResponse,
+        responses={
+            200: {"description": "The map as a picture, or as numbers", "content": PNG},
+            **documented(*_ERRORS),
+        },
+        openapi_extra=OPENAPI_BODY,
+    )
+    async def explain(
+        request: Request,
+        model: Model = None,
+        class_id: Annotated[
+            int | None, Query(description="A class of the model; by default the one it names")
+        ] = None,
+        over_image: Annotated[
+            bool, Query(description="Whether the picture shows the image below the map, or the map alone")
+        ] = True,
+        accept: Annotated[
+            str, Header(description="`application/json` for the numbers; else a PNG is sent")
+        ] = "image/png",
+    ) -> Response:
+        """The class activation map: what each place of the last feature map adds to the class's logit.
+
+        It is exact, not an estimate: its mean plus the bias is the logit that the network gave, for networks
+        that end in average pooling and one linear layer. Others get 409.
+        """
+        limits = patience_of(request, deadline_s)
+        chosen = registry.get(model)
+        explainer.check(chosen, class_id)
+        pool.check_room()
+        data = await read_image(request, max_body_bytes, limits)
+        numbers = "application/json" in accept.lower()
+        found = await explainer.explain(
+            data, chosen, class_id=class_id, picture=not numbers, over_image=over_image, patience=limits
+        )
+        answer = timed_answer(_numbers(request, found), found.durations)
+        if found.png is not None:
+            name = f"{found.model}-{found.class_id}.png"
+            headers = {
+                "Content-Disposition": f'inline; filename="{name}"',
+                "Server-Timing": answer.headers["Server-Timing"],
+            }
+            answer = Response(found.png, headers=headers, media_type="image/png")
+        answer.headers["Vary"] = "Accept"
+        return answer
+
+    return router
+
+
+def _numbers(request: Request, found: Explanation) -> dict[str, Any]:
+    left, top, right, bottom = (round(edge, 2) for edge in found.region)
+    return {
+        "request_id": request.state.request_id,
+        "model": found.model,
+        "image": image_facts(found.image),
+        "class_id": found.class_id,
+        "label": found.label,
+        "logit": found.logit,
+        "bias": found.bias,
+        "region": {"left": left, "top": top, "right": right, "bottom": bottom},
+        "map": found.values.tolist(),
+        "timings_ms": timings(found.durations),
+    }

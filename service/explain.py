@@ -1,0 +1,142 @@
+"""Why a model names a class: its class activation map, exact where the head is one linear layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.zoo.preprocess import Box, crop_box, preprocess
+from service.decode import DecodedImage, decode
+from service.errors import InvalidParameter, NoExactMap
+from service.heatmap import heatmap_png
+from service.linear_head import LinearHead, UnusableHead, read_linear_head
+from service.pool import CorePool, Patience
+from service.registry import Registry, ServedModel
+from service.stages import Durations, Stopwatch
+
+TOLERANCE = 1e-3
+"""How far map and logit may lie apart, relative to the logit where that is larger than 1."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What each place of an image adds to the logit of one class.
+
+    `values` is float64 (H, W): their mean plus `bias` is `logit`, as the network itself gave it. They cover
+    `region` of the image: left, top, right, bottom in its pixels, which is what the network saw. `png` is the
+    map as a picture, where one was asked for.
+    """
+
+    model: str
+    image: DecodedImage
+    class_id: int
+    label: str
+    logit: float
+    bias: float
+    values: NDArray[np.float64]
+    region: Box
+    png: bytes | None
+    durations: Durations
+
+
+class Explainer:
+    """Explains classifications on the cores of the pool; nothing of it is recorded as latency.
+
+    Classifiers are read when they are first needed, about 5 MB for 1000 classes, and kept.
+    """
+
+    def __init__(self, registry: Registry, pool: CorePool, *, max_pixels: int) -> None:
+        self._registry = registry
+        self._pool = pool
+        self._max_pixels = max_pixels
+        self._heads: dict[tuple[str, str], LinearHead] = {}
+
+    def check(self, model: ServedModel, class_id: int | None) -> None:
+        """Raise NoExactMap when the card already says that there is none, InvalidParameter for `class_id`."""
+        card = model.card
+        if class_id is not None and not 0 <= class_id < card.classes:
+            raise InvalidParameter(f"class_id is {class_id}; model '{card.name}' has 0 to {card.classes - 1}")
+        if card.classifier is None or "features" not in card.outputs:
+            raise NoExactMap(
+                f"no exact map exists for model '{card.name}': its card names no linear classifier over its "
+                "last feature map"
+            )
+
+    async def explain(
+        self,
+        data: bytes,
+        model: ServedModel,
+        *,
+        class_id: int | None,
+        picture: bool,
+        over_image: bool,
+        patience: Patience,
+    ) -> Explanation:
+        """The map of `class_id`, by default the model's top class, as one job on the pool.
+
+        With `picture` as a PNG too, `over_image` or alone. Raises the errors of `check`, `decode` and
+        `CorePool.run`, and NoExactMap when map and logit of this very run do not agree: the head is another.
+        """
+        self.check(model, class_id)
+        stopwatch = Stopwatch()
+
+        def job() -> Explanation:
+            stopwatch.lap("queue")
+            image = decode(data, shorter_side=model.card.input.resize, max_pixels=self._max_pixels)
+            stopwatch.lap("decode")
+            tensor = preprocess(image.pixels, model.card.input, box=image.box)
+            stopwatch.lap("preprocess")
+            outputs = model.session.run(tensor, ("logits", "features"))
+            stopwatch.lap("inference")
+            logits = outputs["logits"][0]
+            chosen = int(logits.argmax()) if class_id is None else class_id
+            logit = float(logits[chosen])
+            head = self._head(model)
+            values = head.class_map(outputs["features"][0], chosen)
+            bias = float(head.bias[chosen])
+            if not abs(values.mean() + bias - logit) <= TOLERANCE * max(1.0, abs(logit)):
+                raise NoExactMap(
+                    f"no exact map exists for model '{model.name}': the logit is {logit:.4f}, pooling and "
+                    f"stored classifier give {values.mean() + bias:.4f}; its head is another"
+                )
+            region = _region(image, model)
+            png = heatmap_png(values, region, image, over_image=over_image) if picture else None
+            stopwatch.lap("postprocess")
+            label = model.labels[chosen]
+            return Explanation(
+                model.name, image, chosen, label, logit, bias, values, region, png, stopwatch.stop()
+            )
+
+        return await self._pool.run(job, patience)
+
+    def _head(self, model: ServedModel) -> LinearHead:
+        """The model's classifier. Two threads may read the same one at once: they get equal ones."""
+        stored = model.card.classifier
+        assert stored is not None
+        key = (stored.model, stored.file.sha256)
+        if key not in self._heads:
+            folder = self._registry.entry(stored.model).folder
+            shape = (model.card.classes, model.card.outputs["features"][0])
+            try:
+                self._heads[key] = read_linear_head(folder / stored.file.name, stored.file, shape)
+            except UnusableHead as error:
+                raise NoExactMap(
+                    f"no exact map can be made for model '{model.name}', whose classifier is that of "
+                    f"'{stored.model}': {error}"
+                ) from None
+        return self._heads[key]
+
+
+def _region(image: DecodedImage, model: ServedModel) -> Box:
+    """What the network saw, in pixels of the image as it is displayed, whatever scale it was decoded at."""
+    left, top, right, bottom = image.box
+    across, down = image.width / (right - left), image.height / (bottom - top)
+    cut = crop_box(model.card.input, image.box)
+    return (
+        (cut[0] - left) * across,
+        (cut[1] - top) * down,
+        (cut[2] - left) * across,
+        (cut[3] - top) * down,
+    )

@@ -1,0 +1,56 @@
+"""The stored classifier of a model: the linear layer between pooling and logits."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.zoo.card import File
+
+
+class UnusableHead(Exception):
+    """The file cannot be used; the message says why, without paths."""
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """`logits = weight @ pooled + bias`: weight float32 (classes, channels), bias float32 (classes,)."""
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+    def class_map(self, features: NDArray[np.float32], class_id: int) -> NDArray[np.float64]:
+        """What each place of `features`, float32 (channels, H, W), adds to the class's logit, float64 (H, W).
+
+        The mean over all places plus the class's bias is the logit, where the network pools by averaging.
+        """
+        weight = self.weight[class_id].astype(np.float64)
+        values: NDArray[np.float64] = np.einsum("c,chw->hw", weight, features.astype(np.float64))
+        return values
+
+
+def read_linear_head(path: Path, file: File, shape: tuple[int, int]) -> LinearHead:
+    """The classifier in `path`, if it is the file that a card describes and its weight has that `shape`.
+
+    Raises UnusableHead.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError:
+        raise UnusableHead(f"its file {file.name} is missing or cannot be read") from None
+    if hashlib.sha256(content).hexdigest() != file.sha256:
+        raise UnusableHead(f"its file {file.name} is not the one that the card describes")
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            head = LinearHead(arrays["weight"].astype(np.float32), arrays["bias"].astype(np.float32))
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile):
+        raise UnusableHead(f"its file {file.name} does not hold a weight and a bias") from None
+    if head.weight.shape != shape or head.bias.shape != shape[:1]:
+        raise UnusableHead(f"the weight in {file.name} is {head.weight.shape}, {shape} is needed")
+    return head

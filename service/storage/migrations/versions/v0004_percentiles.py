@@ -1,0 +1,30 @@
+"""Percentiles beside the histograms of hours and days, so that a history need not decode them."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+_COLUMNS = ("p50_ns", "p90_ns", "p95_ns", "p99_ns")
+
+
+def upgrade() -> None:
+    """Add the columns. Rows that are there keep nulls, and are decoded as before until they are dropped."""
+    for name in _COLUMNS:
+        op.add_column(
+            "latency_histograms",
+            sa.Column(
+                name, sa.BigInteger, nullable=True, comment="Of a roll-up; null: only the histogram knows"
+            ),
+        )
+
+
+def downgrade() -> None:
+    """Drop them."""
+    for name in _COLUMNS:
+        op.drop_column("latency_histograms", name)

@@ -1,0 +1,93 @@
+"""GET /dashboard/benchmarks: controlled measurements listed, watched, started and compared, as a page."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import HTMLResponse
+
+from service.api.problems import documented
+from service.bench.bundle import Bundle
+from service.bench.bundle_file import from_json
+from service.bench.jobs import BenchmarkJobs
+from service.bench.regression import compare_bundles
+from service.bench.summary import summarise
+from service.errors import InvalidBundle, InvalidParameter, StorageUnavailable, UnknownBenchmark
+from service.web.benchmark_page import (
+    BenchmarksPage,
+    Comparison,
+    Results,
+    comparison_rows,
+    result_rows,
+    run_rows,
+)
+from service.web.site import Site
+
+SHOWN = 50
+"""So many of the newest runs are listed."""
+
+Id = Annotated[str, Query(description="A benchmark's id; empty for none", max_length=64)]
+
+
+def benchmark_page_router(
+    site: Site, jobs: BenchmarkJobs, model_names: Callable[[], Sequence[str]], key_needed: bool
+) -> APIRouter:
+    """The page. `key_needed`: whether starting and cancelling needs WEIGHIN_API_KEY."""
+    router = APIRouter(tags=["pages"])
+
+    @router.get(
+        "/dashboard/benchmarks",
+        summary="Controlled benchmarks, as a page",
+        response_class=HTMLResponse,
+        responses=documented(InvalidParameter),
+    )
+    async def benchmarks(first: Id = "", second: Id = "") -> HTMLResponse:
+        """The newest runs; with `first` its results, with `second` too the two compared. It is followed by
+        `GET /benchmarks/{id}/events` and started by `POST /benchmarks`.
+        """
+        problem, results, comparison = None, None, None
+        try:
+            runs = await jobs.newest(SHOWN)
+            if first and second:
+                comparison = await _compare(jobs, first, second)
+            elif first or second:
+                results = await _results(jobs, first or second)
+        except (UnknownBenchmark, InvalidBundle) as error:
+            problem = error.detail
+        except StorageUnavailable as error:
+            problem, runs = f"What was measured cannot be read: {error.detail}.", []
+        page = BenchmarksPage(
+            models=list(model_names()),
+            key_needed=key_needed,
+            runs=run_rows(runs),
+            running=next((run.row.id for run in runs if not run.ended), None),
+            first=first,
+            second=second,
+            problem=problem,
+            results=results,
+            comparison=comparison,
+        )
+        return site.page("benchmarks.html", page, here="/dashboard/benchmarks")
+
+    return router
+
+
+async def _results(jobs: BenchmarkJobs, identifier: str) -> Results:
+    bundle = await _bundle(jobs, identifier)
+    rows = result_rows(await asyncio.to_thread(summarise, bundle))
+    return Results(identifier, rows, [f"{flag.kind}: {flag.reason}" for flag in bundle.flags])
+
+
+async def _compare(jobs: BenchmarkJobs, first: str, second: str) -> Comparison:
+    then, now = await _bundle(jobs, first), await _bundle(jobs, second)
+    found = await asyncio.to_thread(compare_bundles, then, now)
+    return Comparison(comparison_rows(found), list(found.labels), list(found.only_then), list(found.only_now))
+
+
+async def _bundle(jobs: BenchmarkJobs, identifier: str) -> Bundle:
+    """Raises UnknownBenchmark for one that is unknown or has no measurement."""
+    content = await jobs.bundle(identifier)
+    if content is None:
+        raise UnknownBenchmark(f"benchmark '{identifier[:64]}' has no measurement")
+    return await asyncio.to_thread(from_json, content, f"Benchmark '{identifier[:64]}'")

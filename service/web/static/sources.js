@@ -1,0 +1,85 @@
+// Where pictures come from: dropped, pasted, chosen, or taken with the camera.
+import { byId } from "./dom.js";
+
+// `take(blob, name)` gets each picture; `refuse(message)` gets what to tell the reader instead.
+export function listen(take, refuse) {
+  const drop = byId("drop");
+  const file = byId("file");
+
+  const takeFirst = (files, otherwise) => {
+    if (files.length) take(files[0], files[0].name);
+    else if (otherwise) refuse(otherwise);
+  };
+
+  byId("choose").addEventListener("click", () => file.click());
+  file.addEventListener("change", () => {
+    takeFirst(file.files);
+    file.value = ""; // so that choosing the same file again is a change
+  });
+
+  // anywhere on the page: a picture that misses the field would replace the page
+  addEventListener("dragover", (event) => {
+    event.preventDefault();
+    drop.classList.add("over");
+  });
+  addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) drop.classList.remove("over");
+  });
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    drop.classList.remove("over");
+    takeFirst(event.dataTransfer.files, "What was dropped is no file. Save the picture first, then drop the file.");
+  });
+
+  addEventListener("paste", (event) => {
+    if (event.target.matches?.("input:not([type=file]), textarea")) return;
+    takeFirst(event.clipboardData.files, "There is no picture on the clipboard.");
+  });
+
+  camera(take, refuse);
+}
+
+function camera(take, refuse) {
+  const finder = byId("viewfinder");
+  const video = byId("video");
+  const open = byId("camera");
+  let stream = null;
+
+  open.addEventListener("click", async () => {
+    if (!navigator.mediaDevices) {
+      refuse("This browser gives a camera only to pages of this machine or over HTTPS.");
+      return;
+    }
+    try {
+      stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1280 } } });
+    } catch (error) {
+      refuse(
+        error.name === "NotAllowedError"
+          ? "The camera was not allowed. Allow it for this page, then try again."
+          : "No camera was found.",
+      );
+      return;
+    }
+    video.srcObject = stream;
+    finder.hidden = false;
+    open.disabled = true;
+    await video.play();
+    byId("shoot").focus();
+  });
+
+  byId("shoot").addEventListener("click", () => {
+    const canvas = document.createElement("canvas");
+    canvas.width = video.videoWidth;
+    canvas.height = video.videoHeight;
+    canvas.getContext("2d").drawImage(video, 0, 0);
+    canvas.toBlob((blob) => blob && take(blob, "camera.jpg"), "image/jpeg", 0.92);
+  });
+
+  byId("stop").addEventListener("click", () => {
+    for (const track of stream.getTracks()) track.stop();
+    video.srcObject = null;
+    finder.hidden = true;
+    open.disabled = false;
+    open.focus();
+  });
+}
