@@ -16,9 +16,9 @@ from service.api import problems
 from service.api.answers import Bounds
 from service.api.benchmarks import benchmarks_router
 from service.api.catalogue import catalogue_router
+from service.api.explain import explain_router
 from service.api.gallery import gallery_router
 from service.api.gallery_images import gallery_images_router
-from service.api.explain import explain_router
 from service.api.health import health_router
 from service.api.inference import inference_router
 from service.api.latency import latency_router
@@ -34,8 +34,8 @@ from service.classify import Classifier
 from service.compare import Comparer
 from service.cpu import core_budget
 from service.errors import InvalidParameter
-from service.gallery.gallery import Gallery
 from service.explain import Explainer
+from service.gallery.gallery import Gallery
 from service.latency.answers import Latencies
 from service.metrics import Metrics
 from service.pool import CorePool
