@@ -170,7 +170,8 @@ def _search(options: argparse.Namespace) -> None:
     from models.compress.search import found, search, winner, write_candidates
     from models.compress.search_picture import draw_front
     from models.family import fresh
-    from models.train import Job, Prepared, train_without_keeping
+    from models.job import Job, Prepared
+    from models.train import train_without_keeping
 
     settings = read_compression().search
     setting = setting_of(options)

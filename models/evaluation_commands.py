@@ -164,8 +164,9 @@ def _gain(options: argparse.Namespace) -> None:
 
     from models.data import default_folder, load_test
     from models.family import run_folder, trained
+    from models.job import Prepared
     from models.paired import gain
-    from models.train import Prepared, predict
+    from models.predict import predict
 
     test = Prepared.of(load_test(options.data_dir or default_folder()))
     right = {}

@@ -15,8 +15,9 @@ from models.compress.plan import Plan  # noqa: E402
 from models.data import Images, load_test, load_train  # noqa: E402
 from models.evaluate import Classes, accuracy_of, corrupted_accuracy, disagreement, probabilities, stability  # noqa: E402
 from models.family import fresh  # noqa: E402
+from models.job import Prepared  # noqa: E402
+from models.predict import accuracy  # noqa: E402
 from models.publish import Origin, first, publish, publish_int8  # noqa: E402
-from models.train import Prepared, accuracy  # noqa: E402
 from models.zoo.card import Card, read_card  # noqa: E402
 from models.zoo.labels import read_labels  # noqa: E402
 
