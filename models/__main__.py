@@ -14,6 +14,7 @@ from models import (
     report_commands,
     training_commands,
 )
+from models.errors import ModelsError
 from models.zoo.card import Card, read_card
 
 ZOO = Path(__file__).parent / "zoo"
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"python -m models: {error.name} is not installed; install it with: {INSTALL}", file=sys.stderr)
         return 1
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ModelsError, ValueError, OSError, RuntimeError) as error:
         print(f"python -m models: {error}", file=sys.stderr)
         return 1
     return 0
@@ -60,7 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     reference_commands.add(commands)
     table = commands.add_parser("table", help="print what the cards say as a Markdown table; needs no torch")
     table.add_argument("zoo", type=Path, nargs="?", default=ZOO)
-    table.set_defaults(run=lambda options: print(card_table(options.zoo), end=""))
+    table.add_argument("--labels", help="only models with this label set, e.g. imagenet-1k")
+    table.set_defaults(run=lambda options: print(card_table(options.zoo, options.labels), end=""))
     return parser
 
 
@@ -90,12 +92,14 @@ def _agreement(card: Card) -> str:
     )
 
 
-def card_table(zoo: Path) -> str:
-    """The cards of a zoo as a Markdown table, one row each, sorted by name."""
+def card_table(zoo: Path, labels: str | None = None) -> str:
+    """The cards of a zoo, or those with this label set, as a Markdown table, one row each, sorted by name."""
     columns = ("model", "input", "parameters", "MACs", "file", "top-1 accuracy", "agreement with parent")
     rows = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
     for path in sorted(zoo.glob("*/card.json")):
         card = read_card(path.parent)
+        if labels not in (None, card.labels):
+            continue
         accuracy = "" if card.accuracy is None else f"{card.accuracy.value:.1%} {card.accuracy.kind}"
         agreement = ""
         if card.agreement is not None:

@@ -146,43 +146,32 @@ def _train_int8(options: argparse.Namespace) -> None:
 
 
 def _check_int8(options: argparse.Namespace) -> None:
-    import tempfile
-
     import numpy as np
 
-    from models.compress.plan import Plan
-    from models.compress.quantize import quantize
-    from models.export import export, open_session, run
+    from models.compress.int8_check import check
     from models.family import run_folder, trained
 
-    network, _ = trained(run_folder(options.runs, options.name, options.seed))
+    folder = run_folder(options.runs, options.name, options.seed)
+    network, _ = trained(folder)
     setting = setting_of(options)
-    classes = setting.choose.classes.numpy()
+    spread = np.linspace(0, len(setting.learn) - 1, min(512, len(setting.learn))).astype(int)
+    calibration = list(setting.learn.inputs[spread].numpy()[:, None])
     images = list(setting.choose.inputs.numpy()[:, None])
-    with tempfile.TemporaryDirectory() as temporary:
-        floating, integer = Path(temporary) / "model.onnx", Path(temporary) / "int8.onnx"
-        export(network, floating, setting.learn.inputs[:64].numpy())
-        spread = np.linspace(0, len(setting.learn) - 1, min(512, len(setting.learn))).astype(int)
-        quantize(floating, integer, list(setting.learn.inputs[spread].numpy()[:, None]), Plan())
-        before, after = (
-            float((run(open_session(path), images).argmax(1) == classes).mean())
-            for path in (floating, integer)
-        )
-    loss = 100 * (before - after)
-    advice = "train-int8 is called for" if loss > 0.5 else "static int8 will do"
-    print(
-        f"{options.name}: {before:.2%} in fp32, {after:.2%} in static int8, {loss:.2f} points less: {advice}"
-    )
+    found = check(network, calibration, images, setting.choose.classes.numpy())
+    found.keep(folder)
+    print(f"{options.name}: {found}")
 
 
 def _search(options: argparse.Namespace) -> None:
     from dataclasses import replace
 
+    from models.architectures.fashion import SEARCHED
     from models.compress.compression import read_compression
-    from models.compress.search import found, search, write_candidates
+    from models.compress.search import found, search, winner, write_candidates
     from models.compress.search_picture import draw_front
     from models.family import fresh
-    from models.train import Job, Prepared, train_without_keeping
+    from models.job import Job, Prepared
+    from models.train import train_without_keeping
 
     settings = read_compression().search
     setting = setting_of(options)
@@ -198,8 +187,11 @@ def _search(options: argparse.Namespace) -> None:
     candidates = found(folder)
     for candidate in sorted((c for c in candidates if c.best), key=lambda c: c.p50_ms):
         print(
-            f"{candidate.p50_ms * 1000:.0f} µs {candidate.accuracy:.2%} {candidate.design.model_dump_json()}"
+            f"candidate {candidate.number}: {candidate.p50_ms * 1000:.0f} µs {candidate.accuracy:.2%} "
+            f"{candidate.design.model_dump_json()}"
         )
+    chosen = winner(candidates)
+    print(f"the winner is candidate {chosen.number}; for DESIGNS:\n    {SEARCHED!r}: {chosen.design!r},")
     if options.json:
         write_candidates(candidates, options.json)
     if options.plot:

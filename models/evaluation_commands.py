@@ -51,6 +51,7 @@ def add(commands: Any) -> None:
 
 
 def _publish(options: argparse.Namespace) -> None:
+    from models.compress.int8_check import Int8Check
     from models.compress.plan import Plan
     from models.data import default_folder, load_test, load_train
     from models.family import run_folder, trained
@@ -61,10 +62,12 @@ def _publish(options: argparse.Namespace) -> None:
     data = options.data_dir or default_folder()
     learned, test = load_train(data), load_test(data)
     for name in options.names:
+        folder = options.run_folder or run_folder(options.runs, name, options.seed)
         if options.int8:
-            card = publish_int8(name, options.output, Plan(), first(learned, options.calibrate), test)
+            decided = Int8Check.kept(folder)
+            notes = (*options.note, *([] if decided is None else [f"check-int8: {decided}"]))
+            card = publish_int8(name, options.output, Plan(), first(learned, options.calibrate), test, notes)
         else:
-            folder = options.run_folder or run_folder(options.runs, name, options.seed)
             network, identity = trained(folder)
             how = f"run {folder.name} of docs/training.md"
             origin = Origin(how, options.derived_from, tuple(options.note))
@@ -161,8 +164,9 @@ def _gain(options: argparse.Namespace) -> None:
 
     from models.data import default_folder, load_test
     from models.family import run_folder, trained
+    from models.job import Prepared
     from models.paired import gain
-    from models.train import Prepared, predict
+    from models.predict import predict
 
     test = Prepared.of(load_test(options.data_dir or default_folder()))
     right = {}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.architectures.registry import Network
+from models.errors import ModelsError
 from models.onnx_graph import tidy
 
 RUNTIME = f"ONNX Runtime {ort.__version__}"
@@ -26,7 +27,7 @@ TOLERANCE = 1e-4
 that is over 1. Both sum the same products in another order, and nothing else may differ."""
 
 
-class ExportMismatchError(Exception):
+class ExportMismatchError(ModelsError):
     """The exported file computes something else than the network."""
 
 

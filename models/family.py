@@ -15,7 +15,8 @@ from models.architectures.folded import fold_batch_norms
 from models.architectures.resized import resize
 from models.checkpoint import CheckpointError
 from models.data import FASHION_MNIST, Images, load_train, split
-from models.train import CHECKPOINT, Job, Prepared
+from models.job import Job, Prepared
+from models.train import CHECKPOINT
 from models.train_config import TrainConfig, read_config
 
 RUNS = Path(".cache/runs")

@@ -9,13 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from models.errors import ModelsError
+
 SHARES = (1.0, 0.75, 0.5, 0.35)
 """Sides of the crops, as shares of the photograph's shorter side; they take turns."""
 SMALLEST = 320
 """Pixels below which a crop is no longer larger than what the networks look at."""
 
 
-class MissingPhotosError(Exception):
+class MissingPhotosError(ModelsError):
     """There are no photographs where they were looked for."""
 
 

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from models.architectures import ARCHITECTURES
 from models.architectures.efficientnet_lite import EfficientNetLite
+from models.errors import ModelsError
 
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 """The entries that a batch normalisation has in a state dict."""
 
 
-class WeightsMismatchError(Exception):
+class WeightsMismatchError(ModelsError):
     """Trained weights do not fit the network: keys are missing or left over, or shapes differ."""
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.architectures.designed import DesignedNetwork
+from models.architectures.fashion import name_of
 from models.build import model_file, plain_file, replaced_whole
 from models.compress.agreement import wilson
 from models.compress.plan import Plan
@@ -62,7 +63,7 @@ def publish(
             name=name,
             labels=FASHION_MNIST.labels,
             classes=FASHION_MNIST.classes,
-            architecture=name if origin.derived_from is None else origin.derived_from,
+            architecture=name_of(network.design) or name,
             block=network.design.block(),
             precision="fp32",
             input=SPEC,

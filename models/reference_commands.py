@@ -33,7 +33,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     weigh.add_argument("--rounds", type=int, default=20, help="rounds in all; default 20")
     weigh.add_argument("--runs", type=int, default=32, help="measured runs of each model in a round")
     weigh.add_argument("--networks", help="names, separated by commas; default: all of them")
-    weigh.add_argument("--output", type=Path, help="where the figures go as JSON; default: WORK/figures.json")
+    weigh.add_argument("--json", type=Path, help="where the figures go; default: WORK/figures.json")
     weigh.set_defaults(run=_weigh)
 
     pull = commands.add_parser("pull", help="put a pretrained network of a hub into the zoo, e.g. timm/NAME")
@@ -95,7 +95,7 @@ def _weigh(options: argparse.Namespace) -> None:
 
     networks = options.networks.split(",") if options.networks else list(ARCHITECTURES)
     plan = Plan(tuple(networks), options.rounds, options.runs)
-    table = weigh(plan, options.work, options.output or options.work / "figures.json", _progress)
+    table = weigh(plan, options.work, options.json or options.work / "figures.json", _progress)
     print(table, end="")
 
 

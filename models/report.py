@@ -1,105 +1,45 @@
-"""`docs/zoo.md`: what the cards of a zoo and a measurement say, in tables; needs no torch."""
+"""`docs/zoo.md`: what the cards of a zoo and measurements say, in tables; needs no torch."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.zoo.card import Card, read_card
+from models.reference_table import markdown, read_figures
+from models.techniques import paragraphs
+from models.weighed import FIGURES, Figures, Row, front, inversions, rows
+from models.zoo.card import Card
 
-FIGURES = "zoo-latency.json"
-"""The measurement that the page was made with, beside it."""
+REFERENCE = "zoo-reference.json"
+"""The reference networks' figures, beside the page where `weigh-reference --json` has written them."""
 TITLES = {"fashion-mnist": "Fashion-MNIST, 28 × 28", "imagenet-1k": "ImageNet, 224 × 224 and more"}
 PLAIN = ("fashion-standard-equal-width", "fashion-standard-equal-macs")
-TECHNIQUES = (
-    ("-pruned-", "Pruned", "channels taken out whole, then trained on"),
-    ("-int8", "Quantized", "static int8"),
-    ("-distilled", "Distilled", "taught by the averaged family"),
-    ("-searched", "Searched", "a design found by search"),
-)
 
 
-@dataclass(frozen=True)
-class Figures:
-    """A measurement: the machine in words, `p50_ms` by model, and the file hashes that were measured."""
+def page(zoo: Path, figures: Figures, reference: Mapping[str, Any] | None = None) -> str:
+    """The whole page as Markdown, with the reference networks' table where there are figures of it.
 
-    machine: str
-    rounds: int
-    runs: int
-    p50_ms: Mapping[str, float]
-    sha256: Mapping[str, str]
-
-    @classmethod
-    def read(cls, path: Path) -> Figures:
-        """Raises FileNotFoundError, and ValueError for a file that is none."""
-        try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except TypeError as error:
-            raise ValueError(f"{path} is no measurement of a zoo: {error}") from None
-
-
-@dataclass(frozen=True)
-class Row:
-    """One model: its card and its measured p50."""
-
-    card: Card
-    p50_ms: float
-
-
-def rows(zoo: Path, figures: Figures) -> list[Row]:
-    """Every model of the zoo with its measurement, the fastest first.
-
-    Raises ValueError, with their names, where a model was not measured or has changed since.
+    Raises ValueError as `rows` does.
     """
-    cards = [read_card(path.parent) for path in sorted(zoo.glob("*/card.json"))]
-    stale = [card.name for card in cards if figures.sha256.get(card.name) != card.file.sha256]
-    if stale:
-        raise ValueError(f"not measured as they are now: {', '.join(stale)}; run: python -m models report")
-    found = [Row(card, figures.p50_ms[card.name]) for card in cards]
-    return sorted(found, key=lambda row: (row.card.labels, row.p50_ms, row.card.name))
+    return "\n".join(_page(rows(zoo, figures), figures, reference)) + "\n"
 
 
-def front(found: Sequence[Row], cost: str) -> list[str]:
-    """Names of the models that none beats in accuracy at as little `p50_ms` or `macs`, cheapest first."""
-    judged = [row for row in found if row.card.accuracy is not None]
-    ordered = sorted(judged, key=lambda row: (_cost(row, cost), -_accuracy(row)))
-    best, names = -1.0, []
-    for row in ordered:
-        if _accuracy(row) > best:
-            best = _accuracy(row)
-            names.append(row.card.name)
-    return names
+def page_beside(output: Path, zoo: Path) -> str:
+    """The page as the measurements beside `output` say, to be compared with what stands there.
+
+    Raises FileNotFoundError without a measurement, and ValueError for a damaged one or as `rows` does.
+    """
+    return page(zoo, Figures.read(output.with_name(FIGURES)), reference_beside(output))
 
 
-def _cost(row: Row, cost: str) -> float:
-    return row.p50_ms if cost == "p50_ms" else float(row.card.macs)
+def reference_beside(output: Path) -> dict[str, Any] | None:
+    """The reference networks' figures beside `output`; None where there are none. Raises ValueError."""
+    path = output.with_name(REFERENCE)
+    return read_figures(path) if path.exists() else None
 
 
-def _accuracy(row: Row) -> float:
-    assert row.card.accuracy is not None
-    return row.card.accuracy.value
-
-
-def inversions(found: Sequence[Row]) -> list[tuple[str, str]]:
-    """Pairs of fp32 models: the first has at least 5 % fewer MACs and yet takes at least 5 % longer."""
-    floats = [row for row in found if row.card.precision == "fp32"]
-    return [
-        (a.card.name, b.card.name)
-        for a in floats
-        for b in floats
-        if a.card.macs < 0.95 * b.card.macs and a.p50_ms > 1.05 * b.p50_ms
-    ]
-
-
-def page(zoo: Path, figures: Figures) -> str:
-    """The whole page as Markdown. Raises ValueError as `rows` does."""
-    return "\n".join(_page(rows(zoo, figures), figures)) + "\n"
-
-
-def _page(everything: Sequence[Row], figures: Figures) -> Iterator[str]:
+def _page(everything: Sequence[Row], figures: Figures, reference: Mapping[str, Any] | None) -> Iterator[str]:
     yield "# The zoo, weighed"
     yield ""
     yield (
@@ -119,8 +59,12 @@ def _page(everything: Sequence[Row], figures: Figures) -> Iterator[str]:
             yield f"![accuracy over multiply-accumulates](zoo-{labels}-macs.svg)"
             yield ""
         yield from _lessons(found)
-        if labels == "fashion-mnist":
-            yield from _techniques(found)
+        yield from paragraphs(found)
+    if reference is not None:
+        yield ""
+        yield "## Reference networks at ImageNet's size, untrained"
+        yield ""
+        yield markdown(reference).rstrip("\n")
 
 
 def _table(found: Sequence[Row]) -> Iterator[str]:
@@ -175,36 +119,3 @@ def _lessons(found: Sequence[Row]) -> Iterator[str]:
 
 def _named(names: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
-
-
-def _techniques(found: Sequence[Row]) -> Iterator[str]:
-    by_name = {row.card.name: row for row in found}
-    for mark, title, what in TECHNIQUES:
-        derived = [row for row in found if mark in row.card.name and row.card.derived_from in by_name]
-        if not derived:
-            continue
-        yield ""
-        parts = [_bought(row, by_name[row.card.derived_from or ""]) for row in derived]
-        yield f"**{title}** ({what}): {'; '.join(parts)}."
-
-
-def _bought(row: Row, parent: Row) -> str:
-    gained = 100 * (_accuracy(row) - _accuracy(parent))
-    return (
-        f"`{row.card.name}` takes {row.p50_ms / parent.p50_ms:.2f} × the time, "
-        f"{row.card.macs / parent.card.macs:.2f} × the MACs and "
-        f"{row.card.file.bytes / parent.card.file.bytes:.2f} × the bytes of `{parent.card.name}`, accuracy "
-        f"{gained:+.2f} points"
-    )
-
-
-def as_json(figures: Figures) -> str:
-    """The measurement as it is kept beside the page."""
-    content: dict[str, Any] = {
-        "machine": figures.machine,
-        "rounds": figures.rounds,
-        "runs": figures.runs,
-        "p50_ms": dict(sorted(figures.p50_ms.items())),
-        "sha256": dict(sorted(figures.sha256.items())),
-    }
-    return json.dumps(content, indent=1) + "\n"

@@ -24,16 +24,14 @@ def add(commands: Any) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from models.report import FIGURES, Figures, page
+    from models.report import page_beside
 
-    kept = options.output.with_name(FIGURES)
     if options.check:
-        if options.output.read_text(encoding="utf-8") != page(options.zoo, Figures.read(kept)):
+        if options.output.read_text(encoding="utf-8") != page_beside(options.output, options.zoo):
             raise ValueError(f"{options.output} is not what the cards say; run: python -m models report")
         print(f"{options.output} says what the cards say")
         return
-    figures = _measure(options)
-    _write(options, figures, kept)
+    _write(options, _measure(options))
 
 
 def _measure(options: argparse.Namespace) -> Any:
@@ -42,7 +40,7 @@ def _measure(options: argparse.Namespace) -> Any:
     from models.export import RUNTIME
     from models.latency import interleaved
     from models.machine import this_machine
-    from models.report import Figures
+    from models.weighed import Figures
     from models.zoo.card import read_card
 
     folders = [path.parent for path in sorted(options.zoo.glob("*/card.json"))]
@@ -66,18 +64,19 @@ def _measure(options: argparse.Namespace) -> Any:
     )
 
 
-def _write(options: argparse.Namespace, figures: Any, kept: Path) -> None:
+def _write(options: argparse.Namespace, figures: Any) -> None:
     from models.export import write_whole
-    from models.report import as_json, page, rows
+    from models.report import page, reference_beside
     from models.report_pictures import draw
+    from models.weighed import FIGURES, as_json, rows
 
-    text = page(options.zoo, figures)
+    text = page(options.zoo, figures, reference_beside(options.output))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     found = rows(options.zoo, figures)
     for labels in dict.fromkeys(row.card.labels for row in found):
         judged = [row for row in found if row.card.labels == labels and row.card.accuracy is not None]
         for cost in ("p50_ms", "macs") if judged else ():
             draw(judged, cost, options.output.with_name(f"zoo-{labels}-{cost.removesuffix('_ms')}.svg"))
-    write_whole(kept, as_json(figures).encode())
+    write_whole(options.output.with_name(FIGURES), as_json(figures).encode())
     write_whole(options.output, text.encode())
     print(f"{options.output}: {len(found)} models")

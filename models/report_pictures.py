@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from models.export import write_whole
-from models.report import Row, front
+from models.weighed import Row, front
 
 AXES = {"p50_ms": "p50 latency, ms (measured, one thread)", "macs": "multiply-accumulates, M"}
 

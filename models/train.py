@@ -6,9 +6,8 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import filelock
@@ -19,80 +18,13 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from models import augment, checkpoint
-from models.data import Images, tensors
 from models.export import write_whole
+from models.job import Job
+from models.predict import accuracy
 from models.train_config import TrainConfig
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
-
-Objective = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""Logits (B, classes), classes (B,), indices of the images (B,) and the epoch to the loss of each (B,)."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Images as the network's input, float32 (N, 1, 28, 28), and their classes, int64 (N,)."""
-
-    inputs: Tensor
-    classes: Tensor
-
-    @classmethod
-    def of(cls, images: Images) -> Prepared:
-        """What a network gets to see of `images`."""
-        return cls(torch.from_numpy(tensors(images.pixels)), torch.from_numpy(images.classes))
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-
-@dataclass(frozen=True)
-class Passes:
-    """Which random changes the images get in each epoch.
-
-    With `count` 0 every epoch has new ones, by the training's own seed. Otherwise the same `count` passes
-    come round again, by `seed`, so that what a teacher says of them can be kept.
-    """
-
-    count: int = 0
-    seed: int = 0
-
-    def of(self, training_seed: int, epoch: int) -> tuple[int, int, int]:
-        """The seed of the changes in `epoch`."""
-        return (1, self.seed, epoch % self.count) if self.count else (0, training_seed, epoch)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training: where it is kept, what it is, what it learns from.
-
-    `identity` says in plain values what a checkpoint must belong to: the network, the data, the objective.
-    Recipe, seed and passes are added to it. `choose` may be empty.
-    """
-
-    folder: Path
-    identity: Mapping[str, Any]
-    learn: Prepared
-    choose: Prepared
-    config: TrainConfig
-    seed: int = 0
-    passes: Passes = Passes()
-    objective: Objective | None = None
-    after_step: Callable[[nn.Module], None] | None = None
-
-    def with_recipe(self, config: TrainConfig, **identity: Any) -> Job:
-        """The same by another recipe, with more that a checkpoint must belong to."""
-        return replace(self, config=config, identity={**self.identity, **identity})
-
-    def full_identity(self) -> dict[str, Any]:
-        """Everything that decides what comes out."""
-        return {
-            **self.identity,
-            "seed": self.seed,
-            "passes": [self.passes.count, self.passes.seed],
-            "images": [len(self.learn), len(self.choose)],
-            "recipe": self.config.model_dump(),
-        }
 
 
 @dataclass(frozen=True)
@@ -275,17 +207,3 @@ def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
     torch._foreach_lerp_([ours[k] for k in floats], [theirs[k] for k in floats], 1 - decay)
     for key in ours.keys() - set(floats):
         ours[key].copy_(theirs[key])
-
-
-@torch.no_grad()
-def predict(network: nn.Module, inputs: Tensor, batch_size: int = 500) -> Tensor:
-    """Logits (N, classes) of a network in evaluation mode."""
-    return torch.cat(
-        [network(x.contiguous(memory_format=torch.channels_last)) for x in inputs.split(batch_size)]
-    )
-
-
-def accuracy(network: nn.Module, images: Prepared) -> float:
-    """Share of the images that a network in evaluation mode names right."""
-    right = predict(network, images.inputs).argmax(1) == images.classes
-    return float(right.double().mean())

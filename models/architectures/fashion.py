@@ -6,7 +6,8 @@ from models.architectures.designed import BlockName, Design, DesignedNetwork, St
 
 BUDGET = 5_000_000
 """Multiply-accumulates of one image that a network of the family may cost."""
-PREFIX = "fashion-"
+SEARCHED = "fashion-searched"
+"""The name of the search's winner, which joins DESIGNS once it is found; all others were made by hand."""
 
 
 def _three_stages(
@@ -56,6 +57,11 @@ def design_of(name: str) -> Design:
         return DESIGNS[name]
     except KeyError:
         raise ValueError(f"there is no network named {name!r}; known: {', '.join(DESIGNS)}") from None
+
+
+def name_of(design: Design) -> str | None:
+    """The network of the family that has this design; None for a design of no network."""
+    return next((name for name, known in DESIGNS.items() if known == design), None)
 
 
 def create(name: str, classes: int = 10) -> DesignedNetwork:

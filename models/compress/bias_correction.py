@@ -86,10 +86,15 @@ def _behind_activation(node: onnx.NodeProto, followers: dict[str, list[onnx.Node
 
 
 def _quantized_bias(graph: onnx.GraphProto, name: str) -> tuple[str, str, str] | None:
-    """Names of a convolution's int32 bias, of its scale and of the rounded output; None where it is float."""
+    """Names of a convolution's int32 bias, of its scale and of the rounded output.
+
+    None where the bias is float, or where there is none, as when all of it is zero.
+    """
     sources = {value: node for node in graph.node for value in node.output}
     followers = _followers(graph)
     convolution = next(node for node in graph.node if node.name == name)
+    if len(convolution.input) < 3:
+        return None
     dequantize = sources.get(convolution.input[2])
     rounding = [node for node in followers[convolution.output[0]] if node.op_type == "QuantizeLinear"]
     if dequantize is None or dequantize.op_type != "DequantizeLinear" or not rounding:

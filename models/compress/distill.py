@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from models import augment
 from models.compress.compression import Distillation
 from models.export import write_whole
-from models.train import Objective, Passes, Prepared, predict
+from models.job import Objective, Passes, Prepared
+from models.predict import predict
 from models.train_config import TrainConfig
 
 

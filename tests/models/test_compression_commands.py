@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from models.__main__ import main  # noqa: E402
+from models.compress.int8_check import Int8Check  # noqa: E402
 from models.compress.search import found  # noqa: E402
 from models.family import run_folder, trained  # noqa: E402
 from models.profiling import profile  # noqa: E402
@@ -36,7 +37,10 @@ def test_each_technique_leaves_a_training_that_is_found_again(
     assert identity["folded"]
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in rounded.modules())
     assert main(["check-int8", NAME, *few]) == 0
-    assert "points less: " in capsys.readouterr().out
+    assert "validation images, " in capsys.readouterr().out
+    decided = Int8Check.kept(run_folder(tmp_path, NAME, 0))
+    assert decided is not None
+    assert decided.n == 256
 
     teachers = ["--teacher", NAME, "--teacher", f"{NAME}-pruned-50"]
     assert main(["distill", NAME, *teachers, "--seeds", "2", *few]) == 0

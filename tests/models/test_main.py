@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from pathlib import Path
 
 import pytest
 
 from models.__main__ import main
+from models.errors import ModelsError
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is installed here")
@@ -24,6 +26,34 @@ def test_the_table_needs_no_torch(tiny_models_dir: Path, capsys: pytest.CaptureF
     assert main(["table", str(tiny_models_dir)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[0] for line in lines] == ["| model", "| ---", "| `tiny`", "| `tiny-b`"]
+
+
+def test_the_table_of_one_label_set(tiny_models_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["table", str(tiny_models_dir), "--labels", "imagenet-1k"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    "error", ["photos.MissingPhotosError", "export.ExportMismatchError", "pretrained.WeightsMismatchError"]
+)
+def test_what_a_user_can_put_right_is_an_error_of_the_models(error: str) -> None:
+    pytest.importorskip("torch")
+    module, name = error.split(".")
+    assert issubclass(getattr(importlib.import_module(f"models.{module}"), name), ModelsError)
+
+
+@pytest.mark.torch
+def test_missing_photographs_are_one_line(
+    zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    command = ["evaluate", "efficientnet-lite0", "--corruptions", "--zoo", str(zoo)]
+    assert main([*command, "--photos", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("python -m models: no photographs of ")
+    assert error.endswith("fetch them: make photos\n")
+    assert error.count("\n") == 1
 
 
 def test_a_broken_card_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,14 +15,16 @@ from models.compress.plan import Plan  # noqa: E402
 from models.data import Images, load_test, load_train  # noqa: E402
 from models.evaluate import Classes, accuracy_of, corrupted_accuracy, disagreement, probabilities, stability  # noqa: E402
 from models.family import fresh  # noqa: E402
+from models.job import Prepared  # noqa: E402
+from models.predict import accuracy  # noqa: E402
 from models.publish import Origin, first, publish, publish_int8  # noqa: E402
-from models.train import Prepared, accuracy  # noqa: E402
 from models.zoo.card import Card, read_card  # noqa: E402
 from models.zoo.labels import read_labels  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
 NAME = "fashion-depthwise-separable"
+ONE = np.zeros(1, dtype=np.int64)
 IDENTITY: dict[str, Any] = {"recipe": {"epochs": 3}, "images": [55_000, 5000], "seed": 0}
 
 
@@ -94,6 +96,14 @@ def test_the_int8_variant_is_judged_itself(zoo_of_two: Path) -> None:
     assert (card.derived_from, card.precision) == (NAME, "int8")
     assert card.file.bytes < parent.file.bytes
     assert card.classifier == parent.classifier
+
+
+def test_what_is_made_from_another_has_its_architecture(
+    network: Any, learned: Images, test_images: Images, tmp_path: Path
+) -> None:
+    origin = Origin("a test", derived_from=NAME)
+    card = publish(f"{NAME}-distilled", network, IDENTITY, origin, tmp_path, learned, test_images.take(ONE))
+    assert (card.architecture, card.derived_from, card.block) == (NAME, NAME, "depthwise-separable")
 
 
 def test_a_card_that_says_otherwise_is_found_out(zoo_of_two: Path, test_images: Images) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from models.__main__ import main
-from models.report import FIGURES, Figures, Row, as_json, front, inversions, page, rows
+from models.report import REFERENCE, page, page_beside
+from models.weighed import FIGURES, Figures, Row, as_json, front, inversions, rows
 from models.zoo.card import Accuracy, Card, read_card, write_card
 
 
@@ -72,6 +74,33 @@ def test_a_card_that_changed_is_found_by_the_check(zoo: Path, capsys: pytest.Cap
     assert "no measurement of a zoo" in capsys.readouterr().err
 
 
+def test_the_reference_networks_are_told_of_where_they_were_measured(zoo: Path) -> None:
+    output = zoo.parent / "zoo.md"
+    (zoo.parent / FIGURES).write_text(as_json(figures_of(zoo)))
+    assert "Reference networks" not in page_beside(output, zoo)
+    latency = {"p50_ms": 2.5, "low_ms": 2.4, "high_ms": 2.75}
+    published = {"top_1": 58.2, "parameters": 1.24, "macs": 349, "source": "somebody's table"}
+    network = {"network": "squeezenet", "input_size": 224, "parameters": 1235496, "macs": 349151936}
+    network |= {"published": published, "fp32": latency, "int8": latency, "int8_speedup": 1.5}
+    figures = {
+        "networks": [network],
+        "machine": {"cpu": "a CPU", "instruction_set": ["avx2"]},
+        "dirty": False,
+    }
+    figures |= {"runtime": "a runtime", "rounds": 20, "runs": 32, "control_ratio": 1.004}
+    (zoo.parent / REFERENCE).write_text(json.dumps(figures))
+    text = page_beside(output, zoo)
+    assert "## Reference networks at ImageNet's size, untrained" in text
+    assert (
+        "| squeezenet | 224 | 1.24 M | 349 M | 2.50 (2.40 to 2.75) | 2.50 (2.40 to 2.75) | 1.50 | 58.2 %"
+        in text
+    )
+    assert "20 rounds of 32 runs" in text
+    (zoo.parent / REFERENCE).write_text('{"networks": [{}]}')
+    with pytest.raises(ValueError, match="no measurement of the reference networks"):
+        page_beside(output, zoo)
+
+
 @pytest.mark.torch
 def test_a_fresh_measurement_is_written_with_its_pictures(zoo: Path) -> None:
     pytest.importorskip("torch")
@@ -95,4 +124,4 @@ COMMITTED = Path(__file__).resolve().parents[2] / "docs" / "zoo.md"
 @pytest.mark.skipif(not COMMITTED.exists(), reason="docs/zoo.md is made when the family is trained")
 def test_the_committed_page_is_what_the_cards_say() -> None:
     root = COMMITTED.parents[1]
-    assert COMMITTED.read_text() == page(root / "models/zoo", Figures.read(COMMITTED.with_name(FIGURES)))
+    assert COMMITTED.read_text() == page_beside(COMMITTED, root / "models" / "zoo")

@@ -18,7 +18,9 @@ from models import checkpoint  # noqa: E402
 from models.architectures.designed import Design, DesignedNetwork, Stage  # noqa: E402
 from models.checkpoint import CheckpointError  # noqa: E402
 from models.data import load_train, split  # noqa: E402
-from models.train import CHECKPOINT, LOG, Job, Passes, Prepared, accuracy, train  # noqa: E402
+from models.job import Job, Passes, Prepared  # noqa: E402
+from models.predict import accuracy  # noqa: E402
+from models.train import CHECKPOINT, LOG, train  # noqa: E402
 from models.train_config import TrainConfig, read_config  # noqa: E402
 from tests.models.tiny_fashion import CLASSES, make_tiny_fashion  # noqa: E402
 

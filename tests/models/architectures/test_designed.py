@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from models.architectures.designed import BLOCKS, Design, DesignedNetwork, Stage, rounded  # noqa: E402
-from models.architectures.fashion import BASELINES, BUDGET, DESIGNS, create, design_of  # noqa: E402
+from models.architectures.fashion import BASELINES, BUDGET, DESIGNS, SEARCHED, create, design_of  # noqa: E402
 from models.export import export, open_session  # noqa: E402
 from models.profiling import profile  # noqa: E402
 
@@ -70,13 +70,16 @@ def test_the_budget_is_kept_and_used(name: str) -> None:
     macs = profile(create(name), 28, 1).macs
     if name == DEARER:
         assert macs > 5 * BUDGET
+    elif name == SEARCHED:
+        assert macs <= BUDGET  # the search may find that less is better
     else:
         assert 0.85 * BUDGET < macs <= BUDGET
 
 
 def test_there_is_a_network_for_every_block_and_two_plain_ones() -> None:
-    assert {stage.block for design in DESIGNS.values() for stage in design.stages} == BLOCKS.keys()
-    assert len(DESIGNS) == len(BLOCKS) + 1
+    by_hand = {name: design for name, design in DESIGNS.items() if name != SEARCHED}
+    assert {stage.block for design in by_hand.values() for stage in design.stages} == BLOCKS.keys()
+    assert len(by_hand) == len(BLOCKS) + 1
     assert all(design_of(name).block() == "standard" for name in BASELINES)
     widths = [[stage.channels for stage in design_of(name).stages] for name in (WIDER, DEARER)]
     assert widths[0] == widths[1]

@@ -10,9 +10,9 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("optuna")
 
-from models.architectures.designed import Design
+from models.architectures.designed import Design, Stage
 from models.architectures.fashion import BUDGET, design_of
-from models.compress.search import found, macs_of, p50_ms, search, write_candidates
+from models.compress.search import CLOSE, Candidate, found, macs_of, p50_ms, search, winner, write_candidates
 from models.compress.search_picture import draw_front
 
 pytestmark = pytest.mark.torch
@@ -62,6 +62,19 @@ def test_latency_is_measured_and_macs_are_counted() -> None:
     small, large = design_of("fashion-depthwise-separable"), design_of("fashion-standard-equal-width")
     assert macs_of(small) < BUDGET < macs_of(large)
     assert 0.005 < p50_ms(small, runs=30) < p50_ms(large, runs=30)
+
+
+def test_the_winner_is_the_fastest_of_those_that_are_as_good() -> None:
+    design = design_of("fashion-ghost")
+    assert eval(repr(design), {"Design": Design, "Stage": Stage}) == design  # what `search` prints to paste
+    accuracies_and_times = [(0.93, 9.0), (0.93 - 0.9 * CLOSE, 5.0), (0.93 - 1.1 * CLOSE, 1.0)]
+    candidates = [
+        Candidate(number, design, accuracy, p50, 1, True)
+        for number, (accuracy, p50) in enumerate(accuracies_and_times)
+    ]
+    assert winner(candidates).number == 1
+    with pytest.raises(ValueError, match="no candidates to choose from"):
+        winner([])
 
 
 def test_no_search_is_said() -> None:

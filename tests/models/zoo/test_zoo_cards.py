@@ -14,13 +14,19 @@ from models.__main__ import card_table
 from models.zoo.card import read_card
 from tests.models.zoo.card_facts import untrue_facts
 
-NAMES = [f"efficientnet-lite{digit}{suffix}" for digit in range(3) for suffix in ("", "-int8")]
+ZOO = Path(__file__).resolve().parents[3] / "models" / "zoo"
+NAMES = sorted(path.parent.name for path in ZOO.glob("*/card.json"))
+IMAGENET = [f"efficientnet-lite{digit}{suffix}" for digit in range(3) for suffix in ("", "-int8")]
+FASHION = [name for name in NAMES if name.startswith("fashion-")]
+FAMILY_BYTES = 30_000_000
+"""What the whole Fashion-MNIST family may take."""
 INT8 = "efficientnet-lite0-int8"
 PARENT = "efficientnet-lite0"
 
 
-def test_the_zoo_has_the_six_networks(zoo: Path) -> None:
-    assert sorted(path.parent.name for path in zoo.glob("*/card.json")) == sorted(NAMES)
+def test_the_zoo_has_the_six_imagenet_networks_and_the_family() -> None:
+    assert set(IMAGENET) <= set(NAMES)
+    assert set(NAMES) == {*IMAGENET, *FASHION}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -28,7 +34,7 @@ def test_what_the_card_states_can_be_found_in_the_files(zoo: Path, name: str) ->
     assert untrue_facts(zoo / name) == []
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", IMAGENET)
 def test_what_the_card_reports_says_where_it_comes_from(zoo: Path, name: str) -> None:
     card = read_card(zoo / name)
     assert card.labels == "imagenet-1k"
@@ -47,6 +53,29 @@ def test_what_the_card_reports_says_where_it_comes_from(zoo: Path, name: str) ->
         assert card.agreement.n >= 200
         assert card.agreement.value >= 0.92
         assert card.agreement.interval.low < card.agreement.value < card.agreement.interval.high
+
+
+@pytest.mark.parametrize("name", FASHION)
+def test_the_family_was_measured_on_the_whole_test_set(zoo: Path, name: str) -> None:
+    card = read_card(zoo / name)
+    assert card.labels == "fashion-mnist"
+    assert card.input.polarity == "light-on-dark"
+    assert any("polarity" in note for note in card.notes)
+    assert card.accuracy is not None
+    assert (card.accuracy.kind, card.accuracy.n) == ("measured", 10_000)
+    assert card.accuracy.correct is not None
+    assert card.accuracy.interval is not None
+    assert card.accuracy.interval.low < card.accuracy.value < card.accuracy.interval.high
+    assert card.accuracy.instruction_set
+    assert card.robustness is not None
+    assert card.robustness.mean < card.accuracy.value
+    if card.precision == "int8":
+        assert card.agreement is not None
+
+
+def test_the_family_is_small(zoo: Path) -> None:
+    files = (file for name in FASHION for file in (zoo / name).iterdir())
+    assert sum(file.stat().st_size for file in files) < FAMILY_BYTES
 
 
 @pytest.fixture
@@ -116,4 +145,4 @@ def test_another_classifier_than_the_files_is_found_out(copied: Callable[[dict[s
 
 def test_the_documented_table_is_the_cards(zoo: Path) -> None:
     page = (zoo.parents[1] / "docs" / "models.md").read_text()
-    assert card_table(zoo) in page
+    assert card_table(zoo, "imagenet-1k") in page

@@ -1,0 +1,86 @@
+"""Whether static int8 will do for a trained network, judged on validation images, kept with the training."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.architectures.designed import DesignedNetwork
+from models.compress.plan import Plan
+from models.compress.quantize import quantize
+from models.export import export, open_session, run, write_whole
+
+FILE = "int8-check.json"
+ALLOWED_POINTS = 0.5
+"""What static int8 may lose on the validation images before a network is trained with rounding."""
+
+
+@dataclass(frozen=True)
+class Int8Check:
+    """Share of `n` validation images named right in `fp32` and in static `int8`."""
+
+    fp32: float
+    int8: float
+    n: int
+
+    @property
+    def lost_points(self) -> float:
+        """Percentage points that int8 loses; negative where it gains."""
+        return 100 * (self.fp32 - self.int8)
+
+    @property
+    def will_do(self) -> bool:
+        """Whether static int8 loses no more than ALLOWED_POINTS."""
+        return self.lost_points <= ALLOWED_POINTS
+
+    def __str__(self) -> str:
+        decision = "static int8 will do" if self.will_do else "train-int8 is called for"
+        return (
+            f"{self.fp32:.2%} in fp32, {self.int8:.2%} in static int8 on {self.n} validation images, "
+            f"{self.lost_points:.2f} points less where {ALLOWED_POINTS} are allowed: {decision}"
+        )
+
+    def keep(self, folder: Path) -> None:
+        """Write it into a training's folder, whole or not at all."""
+        write_whole(folder / FILE, (json.dumps(asdict(self)) + "\n").encode())
+
+    @classmethod
+    def kept(cls, folder: Path) -> Int8Check | None:
+        """What was decided for the training in `folder`; None where nothing was.
+
+        Raises ValueError for a damaged file.
+        """
+        path = folder / FILE
+        if not path.exists():
+            return None
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error}); make it again: check-int8") from None
+
+
+def check(
+    network: DesignedNetwork,
+    calibration: Sequence[NDArray[np.float32]],
+    images: Sequence[NDArray[np.float32]],
+    classes: NDArray[np.int64],
+) -> Int8Check:
+    """Quantize `network`, in evaluation mode, by `calibration`, and hold it against itself on `images`.
+
+    Inputs are float32 (1, channels, height, width) each, `classes` (len(images),).
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        floating, integer = Path(temporary) / "model.onnx", Path(temporary) / "int8.onnx"
+        export(network, floating, np.concatenate(calibration[:64]))
+        quantize(floating, integer, list(calibration), Plan())
+        before, after = (
+            float((run(open_session(path), images).argmax(1) == classes).mean())
+            for path in (floating, integer)
+        )
+    return Int8Check(round(before, 6), round(after, 6), len(images))
