@@ -37,6 +37,7 @@ _POSTGRESQL_CONNECTION = {  # in seconds: a server that vanished without a word 
     "keepalives_count": "2",
     "tcp_user_timeout": "10000",
     "application_name": "weighin",
+    "client_encoding": "utf8",  # a database made in the C locale would hand out bytes for text
 }
 
 
