@@ -96,6 +96,17 @@ def prepare(engine: Engine) -> None:
             _migrate(connection, found)
 
 
+def has_current_schema(connection: Connection) -> bool:
+    """Whether the tables are as this version knows them: False where they are yet to be made or migrated.
+
+    Raises StorageUnavailable for the schema of a newer version.
+    """
+    found = _schema(connection)
+    if found > SCHEMA:
+        raise _too_new(found)
+    return found == SCHEMA
+
+
 def _configure_sqlite(connection: object, _: object) -> None:
     connection.isolation_level = None  # type: ignore[attr-defined]  # BEGIN is ours, see _begin_sqlite
     cursor = connection.cursor()  # type: ignore[attr-defined]
@@ -155,8 +166,12 @@ def _migrate(connection: Connection, found: str) -> None:
     config.attributes["connection"] = connection
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if found and found not in known:
-        raise StorageUnavailable(
-            f"the database has schema {found}, this version of Weigh-in knows up to {SCHEMA}: "
-            "run the newer version again, or name another database or data directory"
-        )
+        raise _too_new(found)
     command.upgrade(config, SCHEMA)
+
+
+def _too_new(found: str) -> StorageUnavailable:
+    return StorageUnavailable(
+        f"the database has schema {found}, this version of Weigh-in knows up to {SCHEMA}: "
+        "run the newer version again, or name another database or data directory"
+    )
