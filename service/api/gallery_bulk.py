@@ -20,6 +20,7 @@ from service.errors import (
 from service.gallery.fields import MAX_METADATA_BYTES, parse_metadata
 from service.gallery.keeper import Keeper
 from service.pool import Patience
+from service.storage.gallery_fields import to_json
 
 IMAGE, METADATA = "image", "metadata"
 
@@ -69,6 +70,7 @@ class _Adding:
         try:
             async for part in parts:
                 if part.name == METADATA:
+                    _check_used(metadata)
                     metadata = part
                 elif part.name == IMAGE:
                     await self._begin(part, metadata)
@@ -80,6 +82,7 @@ class _Adding:
         for error in ended:
             if isinstance(error, BaseException):
                 raise error
+        _check_used(metadata)
         if not self._results:
             found = ", ".join(f"'{name[:50]}'" for name in names) or "none"
             raise MalformedRequest(f"the form needs parts named '{IMAGE}'; its other parts are: {found}")
@@ -130,5 +133,16 @@ class _Adding:
                 # The single requests that wait go first; this one ends when its patience does.
                 await asyncio.sleep(_TRY_AGAIN_S)
                 continue
-            status = "exists" if put.status == "exists" else "added"
-            return AddedOut.model_construct(id=put.image.id, status=status, detail=None)
+            if put.status != "exists":
+                return AddedOut(id=put.image.id, status="added", detail=None)
+            kept = metadata is None or to_json(fields) == to_json(put.image.metadata)
+            detail = None if kept else "it is there with other metadata, which were left as they are"
+            return AddedOut(id=put.image.id, status="exists", detail=detail)
+
+
+def _check_used(metadata: Part | None) -> None:
+    if metadata is not None:
+        raise MalformedRequest(
+            f"a part named '{METADATA}' stands before the image that it describes, and no image follows; "
+            "the images before it were kept"
+        )

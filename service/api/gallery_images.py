@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -115,7 +116,13 @@ def gallery_images_router(
         if is_form(request):
             if metadata is not None:
                 raise errors.InvalidParameter("metadata of a form are a part of it, not a parameter")
-            data, text = await _read_form(request, bounds)
+            try:
+                async with asyncio.timeout_at(patience.deadline):
+                    data, text = await _read_form(request, bounds)
+            except TimeoutError:
+                raise errors.DeadlineExceeded(
+                    f"the body did not arrive within {bounds.deadline_s:g} s"
+                ) from None
             fields = parse_metadata(text)
         else:
             data = await read_image(request, bounds.body_bytes, patience)

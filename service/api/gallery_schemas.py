@@ -63,7 +63,7 @@ class AddedOut(BaseModel):
         description="null where it was rejected", examples=["9f86d081884c7d659a2feaa0c55ad015"]
     )
     status: Literal["added", "exists", "rejected"]
-    detail: str | None = Field(description="Why it was rejected")
+    detail: str | None = Field(description="Why it was rejected, or what was not done")
 
 
 class AddedResponse(BaseModel):

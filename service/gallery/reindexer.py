@@ -19,14 +19,14 @@ from service.errors import (
     StorageUnavailable,
     WeighinError,
 )
-from service.gallery.embedder import decode_for, embed, embedder_of, model_name
+from service.gallery.embedder import decode_for, dimensions_of, embed, embedder_of, model_name
 from service.gallery.networks import Networks
 from service.gallery.searches import Searches
 from service.gallery.threads import GalleryThreads
 from service.pool import CorePool, Patience
 from service.registry import ServedModel
 from service.storage.gallery import GalleryStore
-from service.storage.gallery_records import GalleryState, Vector
+from service.storage.gallery_records import EmbeddersChanged, GalleryState, Vector
 from service.storage.gallery_vectors import GalleryVectors
 
 log = structlog.get_logger(__name__)
@@ -141,6 +141,9 @@ class Reindexer:
             switch = partial(self._vectors.switch, target)
             if await self._threads.write(self._searches.changing, switch):
                 log.info("reindexed", model=model.name)
+                # Its index is built from now on, not from the first search on.
+                with contextlib.suppress(EmbeddersChanged):
+                    await self._read(partial(self._searches.by, target, dimensions_of(model)))
         while await self._threads.write(self._vectors.drop_unused, _DROPPED_AT_ONCE):
             pass
 

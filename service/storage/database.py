@@ -37,6 +37,7 @@ _POSTGRESQL_CONNECTION = {  # in seconds: a server that vanished without a word 
     "keepalives_count": "2",
     "tcp_user_timeout": "10000",
     "application_name": "weighin",
+    "client_encoding": "utf8",  # a database made in the C locale would hand out bytes for text
 }
 
 
@@ -93,6 +94,17 @@ def prepare(engine: Engine) -> None:
             if found == SCHEMA:
                 return  # another process was faster
             _migrate(connection, found)
+
+
+def has_current_schema(connection: Connection) -> bool:
+    """Whether the tables are as this version knows them: False where they are yet to be made or migrated.
+
+    Raises StorageUnavailable for the schema of a newer version.
+    """
+    found = _schema(connection)
+    if found > SCHEMA:
+        raise _too_new(found)
+    return found == SCHEMA
 
 
 def _configure_sqlite(connection: object, _: object) -> None:
@@ -154,8 +166,12 @@ def _migrate(connection: Connection, found: str) -> None:
     config.attributes["connection"] = connection
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if found and found not in known:
-        raise StorageUnavailable(
-            f"the database has schema {found}, this version of Weigh-in knows up to {SCHEMA}: "
-            "run the newer version again, or name another database or data directory"
-        )
+        raise _too_new(found)
     command.upgrade(config, SCHEMA)
+
+
+def _too_new(found: str) -> StorageUnavailable:
+    return StorageUnavailable(
+        f"the database has schema {found}, this version of Weigh-in knows up to {SCHEMA}: "
+        "run the newer version again, or name another database or data directory"
+    )

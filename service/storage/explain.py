@@ -14,7 +14,7 @@ DAMAGED = "the database file is damaged: move it away to start a new one"
 
 _UNREACHABLE = "the database server cannot be reached"
 
-_TOO_OLD = "the database server lacks something: Weigh-in needs PostgreSQL 15 with pgvector 0.8, or newer"
+_TOO_OLD = "the database server lacks something: Weigh-in needs pgvector 0.8 or newer"
 
 _IN_WORDS = (
     ("full", "the disk is full"),
@@ -61,6 +61,7 @@ _LASTING = (
         "58P01",
         _TOO_OLD,
     ),
+    ("42704", _TOO_OLD),
     ("42P01", "the database lacks a table: was it changed by another program?"),
     ("XX001", "the database server reports damaged data"),
     ("XX002", "the database server reports damaged data"),

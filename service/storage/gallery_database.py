@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sqlalchemy import Connection, Engine, inspect, select, update
+from sqlalchemy import Connection, Engine, select, update
 
 from service.errors import StorageUnavailable
-from service.storage.database import READING, database_file, prepare
+from service.storage.database import READING, database_file, has_current_schema, prepare
 from service.storage.explain import DAMAGED, storage_errors
 from service.storage.gallery_records import GalleryState
 from service.storage.tables import gallery_state
@@ -52,8 +52,9 @@ class GalleryDatabase:
             yield None
             return
         with storage_errors(), self.engine.connect().execution_options(**READING) as connection:
-            known = self._prepared == self._inode() or inspect(connection).has_table(gallery_state.name)
-            yield connection if known else None
+            if self._prepared != self._inode() and has_current_schema(connection):
+                self._prepared = self._inode()
+            yield connection if self._prepared == self._inode() else None
 
     def state(self) -> GalleryState:
         """The gallery as a whole."""

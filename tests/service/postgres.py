@@ -43,10 +43,11 @@ class PostgresServer:
         return f"{self.url()}&options={quote(f'-csearch_path={name},public')}"
 
     def new_database(self) -> str:
-        """A database URL for a database of its own, without pgvector."""
+        """A database URL for a database of its own, without pgvector, and in the C locale's encoding."""
         name = f"database_{next(self._numbers)}"
+        how = "TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'"
         with self.connect() as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")  # type: ignore[arg-type, unused-ignore]
+            connection.execute(f"CREATE DATABASE {name} {how}")  # type: ignore[arg-type, unused-ignore]
         return self.url(name)
 
     def url(self, database: str = "postgres") -> str:

@@ -114,6 +114,20 @@ def test_a_stream_of_images_is_kept_while_it_comes(serve: Callable[..., httpx.Cl
     assert [entry["status"] for entry in entries] == ["added"] * 3
 
 
+def test_metadata_stand_before_their_image(client: httpx.Client) -> None:
+    """After it they would be lost, or be another image's, without a word."""
+    image, metadata = ("image", ("a.png", blobs(210))), ("metadata", (None, '{"n": 1}'))
+    for files in ([image, metadata], [metadata, metadata, image], [metadata]):
+        response = client.post("/gallery/images", files=files)
+        assert_problem(response, 400, "malformed-request", "before the image", "were kept")
+    [entry] = client.post("/gallery/images", files=[metadata, image]).json()["images"]
+    assert (entry["status"], entry["detail"]) == (
+        "exists",
+        "it is there with other metadata, which were left as they are",
+    )
+    assert client.get(f"/gallery/images/{entry['id']}").json()["metadata"] == {}
+
+
 @pytest.mark.databases("sqlite")
 def test_as_many_images_are_in_memory_as_are_worked_on(tiny_settings: Settings) -> None:
     """However many the form has: the next is only read when there is room."""

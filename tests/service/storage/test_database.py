@@ -71,6 +71,28 @@ def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
     engine.dispose()
 
 
+def test_an_older_database_is_brought_up_to_date_with_all_that_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_database(None, tmp_path)
+    with monkeypatch.context() as before:
+        before.setattr("service.storage.database.SCHEMA", "0002")
+        prepare(engine)
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO benchmarks (id, state, created_ms, alive_ms, request) "
+                "VALUES ('mine', 'done', 1, 1, '{}')"
+            )
+        )
+    prepare(engine)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == SCHEMA
+        assert connection.execute(text("SELECT id FROM benchmarks")).scalars().all() == ["mine"]
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
+
+
 def test_a_damaged_file_is_refused_and_left_alone(tmp_path: Path) -> None:
     content = b"this is no database, but it is mine" * 1000
     (tmp_path / FILE_NAME).write_bytes(content)

@@ -324,6 +324,18 @@ def test_where_nothing_may_be_written_nothing_is(engine: Engine, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_gallery_of_a_newer_version_is_neither_read_nor_written(
+    store: GalleryStore, engine: Engine
+) -> None:
+    store.put("a", image(1), {})
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    fresh = GalleryStore(GalleryDatabase(engine), QUOTA)
+    for attempt in (lambda: fresh.get("a"), lambda: fresh.page(None, 1), lambda: fresh.delete("a")):
+        with pytest.raises(StorageUnavailable, match="schema 9999, this version"):
+            attempt()
+
+
 @pytest.mark.databases("sqlite")
 def test_a_file_that_was_taken_away_is_made_anew(store: GalleryStore, engine: Engine, tmp_path: Path) -> None:
     store.put("a", image(1), {})

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, select, text
 
 from service.errors import DatabaseUnreachable, StorageUnavailable
 from service.storage.database import READING, SCHEMA, open_database, prepare
@@ -18,7 +18,7 @@ from service.storage.explain import storage_errors
 from service.storage.latency import GRACE_S, LatencyStore
 from service.storage.recorded import DAY_S, HOUR_S, MINUTE_S, Bucket, Scope
 from service.storage.state import open_state
-from service.storage.tables import metadata
+from service.storage.tables import benchmarks, metadata
 from tests.service.postgres import PostgresServer
 from tests.service.storage.test_latency import DAY, TOTAL, recorded, rows
 
@@ -69,6 +69,11 @@ def test_a_whole_new_database_will_do(postgres: PostgresServer, tmp_path: Path) 
     prepare(engine)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    with engine.begin() as connection:
+        connection.execute(
+            benchmarks.insert().values(id="a", state="ä", created_ms=1, alive_ms=1, request="→")
+        )
+        assert connection.execute(select(benchmarks.c.state, benchmarks.c.request)).one() == ("ä", "→")
     engine.dispose()
 
 
