@@ -37,6 +37,9 @@ export function listen(take, refuse) {
   });
 
   camera(take, refuse);
+  // until now a click would have done nothing
+  byId("choose").disabled = false;
+  byId("camera").disabled = false;
 }
 
 function camera(take, refuse) {
