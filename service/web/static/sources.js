@@ -46,6 +46,7 @@ function camera(take, refuse) {
   const finder = byId("viewfinder");
   const video = byId("video");
   const open = byId("camera");
+  const shoot = byId("shoot");
   let stream = null;
 
   open.addEventListener("click", async () => {
@@ -67,10 +68,11 @@ function camera(take, refuse) {
     finder.hidden = false;
     open.disabled = true;
     await video.play();
-    byId("shoot").focus();
+    shoot.disabled = false; // there is a picture to take now
+    shoot.focus();
   });
 
-  byId("shoot").addEventListener("click", () => {
+  shoot.addEventListener("click", () => {
     const canvas = document.createElement("canvas");
     canvas.width = video.videoWidth;
     canvas.height = video.videoHeight;
@@ -82,6 +84,7 @@ function camera(take, refuse) {
     for (const track of stream.getTracks()) track.stop();
     video.srcObject = null;
     finder.hidden = true;
+    shoot.disabled = true;
     open.disabled = false;
     open.focus();
   });
