@@ -67,20 +67,20 @@ function drawOne(id) {
 }
 
 export function drawFigures(data) {
-  const { over_time: steps, traffic, shape } = data;
+  const { over_time: steps, parts, traffic, shape } = data;
   const view = [data.model, data.stage, data.regime, data.window].join(" ");
   const of = `${data.model}, ${data.stage}, ${data.regime}, last ${data.window}`;
   const one = `${data.model}, ${data.regime}, last ${data.window}`;
-  const x = steps.at.map((second) => (second + steps.step_s / 2) * 1000);
+  const middles = ({ at, step_s }) => at.map((second) => (second + step_s / 2) * 1000);
   const milliseconds = { yaxis: { title: { text: "ms" } } };
   const range = [
-    Math.min(steps.at[0], traffic.at[0]) * 1000,
-    Math.max(steps.at.at(-1) + steps.step_s, traffic.at.at(-1) + traffic.step_s) * 1000,
+    Math.min(...[steps, parts, traffic].map(({ at }) => at[0])) * 1000,
+    Math.max(...[steps, parts, traffic].map(({ at, step_s }) => at.at(-1) + step_s)) * 1000,
   ];
   const overTime = { xaxis: { type: "date", range } };
 
   const lines = PERCENTILES.map((name) => ({
-    name, x, y: steps.percentiles[name], mode: "lines+markers", marker: { size: 3 },
+    name, x: middles(steps), y: steps.percentiles[name], mode: "lines+markers", marker: { size: 3 },
     line: { color: colour(`--${name}`), dash: DASHES[name], width: 2 }, hovertemplate: "%{y:.3f} ms",
   }));
   plot("over-time", lines, view, { ...overTime, ...milliseconds }, `${of}, by ${length(steps.step_s)} (UTC)`);
@@ -110,10 +110,10 @@ export function drawFigures(data) {
   plot("bins", [histogram], view, { xaxis: { type: "log", title: { text: "ms" } }, yaxis: { title: { text: "runs" } }, showlegend: false, hovermode: "closest" }, `${of}, n = ${shape.count}`);
 
   const bars = (at, step) => ({ type: "bar", x: at.map((second) => second * 1000), offset: 0, width: step * 1000 });
-  const stages = Object.entries(steps.stages).map(([name, y]) => ({
-    ...bars(steps.at, steps.step_s), name, y, marker: { color: colour(`--${name}`) }, hovertemplate: "%{y:.3f} ms",
+  const stages = Object.entries(parts.means).map(([name, y]) => ({
+    ...bars(parts.at, parts.step_s), name, y, marker: { color: colour(`--${name}`) }, hovertemplate: "%{y:.3f} ms",
   }));
-  plot("stages", stages, view, { ...overTime, ...milliseconds, barmode: "stack" }, `${one}: means, by ${length(steps.step_s)}`);
+  plot("stages", stages, view, { ...overTime, ...milliseconds, barmode: "stack" }, `${one}: means, by ${length(parts.step_s)}`);
 
   const rates = Object.entries(traffic.per_second).map(([name, y]) => ({
     ...bars(traffic.at, traffic.step_s), name: plain(name), y, hovertemplate: "%{y:.3f} per second",
@@ -122,7 +122,7 @@ export function drawFigures(data) {
   plot("rates", rates, view, { ...overTime, barmode: "stack", yaxis: { title: { text: "per second" } } }, all);
 
   const queue = ["p50", "p95"].map((name) => ({
-    name: `queue ${name}`, x, y: steps.queue[name], mode: "lines+markers", marker: { size: 3 },
+    name: `queue ${name}`, x: middles(parts), y: parts.queue[name], mode: "lines+markers", marker: { size: 3 },
     line: { color: colour(`--${name}`), dash: DASHES[name] }, hovertemplate: "%{y:.3f} ms",
   }));
   const errors = Object.entries(traffic.errors).map(([kind, y], index) => ({
