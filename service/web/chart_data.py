@@ -28,16 +28,21 @@ PERCENTILES: dict[str, Callable[[Summary], float | None]] = {
 
 @dataclass(frozen=True, slots=True)
 class OverTime:
-    """One model step by step. `at`: the first second of each step, since 1970; the columns are as long.
-
-    Latencies in milliseconds, None where there were too few runs; `stages` are means, which add up as
-    percentiles do not.
-    """
+    """The percentiles of one model and stage, step by step. `at`: the first second of each step, since 1970;
+    the columns are as long, in milliseconds, None where there were too few runs."""
 
     at: list[int]
     step_s: int
     percentiles: dict[str, Column]
-    stages: dict[str, Column]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The stages of one model, step by step: means, which add up as percentiles do not; and its queue."""
+
+    at: list[int]
+    step_s: int
+    means: dict[str, Column]
     queue: dict[str, Column]
 
 
@@ -61,20 +66,24 @@ class Shape:
 
 
 def over_time(history: History, model: str, stage: Stage) -> OverTime:
-    """The charts of one model; the percentiles are of one of its stages."""
+    """The percentiles of one model and stage."""
     at, found = _steps(history)
-
-    def column(of: Stage, value: Callable[[Summary], float | None]) -> Column:
-        summaries = (None if one is None else one.summaries.get((model, of)) for one in found)
-        return [None if summary is None else value(summary) for summary in summaries]
-
-    stages = {one: column(one, lambda summary: summary.mean_ms) for one in PARTS}
     return OverTime(
         at=at,
         step_s=history[0].resolution_s,
-        percentiles={name: column(stage, value) for name, value in PERCENTILES.items()},
-        stages={one: values for one, values in stages.items() if any(each is not None for each in values)},
-        queue={name: column("queue", PERCENTILES[name]) for name in ("p50", "p95")},
+        percentiles={name: _column(found, model, stage, value) for name, value in PERCENTILES.items()},
+    )
+
+
+def parts(history: History, model: str) -> Parts:
+    """The stages of one model."""
+    at, found = _steps(history)
+    means = {one: _column(found, model, one, lambda summary: summary.mean_ms) for one in PARTS}
+    return Parts(
+        at=at,
+        step_s=history[0].resolution_s,
+        means={one: values for one, values in means.items() if any(each is not None for each in values)},
+        queue={name: _column(found, model, "queue", PERCENTILES[name]) for name in ("p50", "p95")},
     )
 
 
@@ -104,13 +113,7 @@ def medians(history: History, stage: Stage) -> dict[str, Column]:
     """The median of a stage step by step, by model."""
     _, found = _steps(history)
     names = {name for one in found if one is not None for name, _ in one.summaries}
-    return {
-        name: [
-            None if one is None or (summary := one.summaries.get((name, stage))) is None else summary.p50_ms
-            for one in found
-        ]
-        for name in names
-    }
+    return {name: _column(found, name, stage, PERCENTILES["p50"]) for name in names}
 
 
 def shape(distribution: Distribution) -> Shape:
@@ -122,9 +125,9 @@ def shape(distribution: Distribution) -> Shape:
     )
 
 
-def as_json(*parts: tuple[str, OverTime | Traffic | Shape]) -> Mapping[str, object]:
+def as_json(*drawn: tuple[str, OverTime | Parts | Traffic | Shape]) -> Mapping[str, object]:
     """The parts by name."""
-    return {name: asdict(part) for name, part in parts}
+    return {name: asdict(part) for name, part in drawn}
 
 
 def _steps(history: History) -> tuple[list[int], list[Figures | None]]:
@@ -134,6 +137,13 @@ def _steps(history: History) -> tuple[list[int], list[Figures | None]]:
     first = points[0][0] if points else window.start
     at = list(range(first, math.floor(window.end) + 1, window.resolution_s))
     return at, [found.get(start) for start in at]
+
+
+def _column(
+    found: Sequence[Figures | None], model: str, stage: Stage, value: Callable[[Summary], float | None]
+) -> Column:
+    summaries = (None if one is None else one.summaries.get((model, stage)) for one in found)
+    return [None if summary is None else value(summary) for summary in summaries]
 
 
 def _count(figures: Figures, model: str, stage: Stage) -> int:

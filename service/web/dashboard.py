@@ -53,15 +53,11 @@ def dashboard_router(
         page = dashboard_page(view, found.models, found.html)
         return site.page("dashboard.html", page, here="/dashboard", charts=True)
 
-    @router.get(
-        "/dashboard/figures",
-        summary="The part of the dashboard that changes",
-        response_class=HTMLResponse,
-        responses=documented(UnknownModel, InvalidParameter),
-    )
+    # For the page alone: programs ask GET /latency.
+    @router.get("/dashboard/figures", include_in_schema=False)
     async def figures(request: Request, view: Annotated[View, Depends(asked)]) -> Response:
-        """For the page alone, which fetches it every few seconds: up to two seconds old, so that all who look
-        at the same share it. Programs ask `GET /latency`."""
+        """The part that changes, which the page fetches every few seconds: up to two seconds old, so that all
+        who look at the same share it."""
         found = await desk.rendered(view, _base_url(request), at_most_old_s=SHARED_FOR_S)
         return HTMLResponse(found.html, headers={"Cache-Control": "no-store"})
 

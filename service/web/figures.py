@@ -16,7 +16,7 @@ from service.latency.answers import Latencies, Window
 from service.latency.figures import Figures as Recorded
 from service.percentiles import MIN_SAMPLES
 from service.stages import Stage
-from service.web.chart_data import as_json, medians, over_time, shape, traffic
+from service.web.chart_data import as_json, medians, over_time, parts, shape, traffic
 from service.web.site import Site, explained
 from service.web.table import Group, table
 from service.web.view import WINDOWS, StageChoice, View, span_for
@@ -109,11 +109,13 @@ class FiguresDesk:
             if fitting != span:
                 span = fitting
                 of_all = self._latencies.history(view.regime, since, span.overview_s, stage=stage)
-        of_one = self._latencies.history(view.regime, since, span.step_s, model=charted)
+        of_one = self._latencies.history(view.regime, since, span.step_s, model=charted, stage=stage)
+        of_parts = self._latencies.history(view.regime, since, span.overview_s, model=charted)
         _, distribution = self._latencies.distribution(view.regime, since, charted, stage)
         charts = {
             **as_json(
                 ("over_time", over_time(of_one, charted, stage)),
+                ("parts", parts(of_parts, charted)),
                 ("traffic", traffic(of_all, view.model, stage)),
                 ("shape", shape(distribution)),
             ),

@@ -21,8 +21,8 @@ StageChoice = Stage | Literal["all"]
 class Span:
     """A window: how it is called, and its length in seconds.
 
-    `step_s` is that of the charts of one model; `overview_s` of what is shown of all models, coarser where
-    finer steps of so many would have to be merged from minutes.
+    `step_s` is that of the percentiles of one model and stage; `overview_s` of what is shown of several,
+    coarser where finer steps of so many would have to be merged from minutes.
     """
 
     text: str

@@ -205,18 +205,18 @@ def test_the_charts_have_every_step_and_gaps_where_nothing_was_recorded(instrume
     instrument.recorder.record_error(None, "live", "unknown-model")
     instrument.at += 20
     drawn = charts(instrument.page(since="1h"))
-    steps, traffic = drawn["over_time"], drawn["traffic"]
+    steps, stages, traffic = drawn["over_time"], drawn["parts"], drawn["traffic"]
     assert (drawn["model"], drawn["stage"], drawn["window"]) == ("tiny", "total", "1 hour")
-    assert steps["at"] == traffic["at"] == [int(NOON) + 60 * step for step in range(12)]
+    assert steps["at"] == stages["at"] == traffic["at"] == [int(NOON) + 60 * step for step in range(12)]
     gap = [None] * 9
     assert steps["percentiles"]["p50"] == [2.6, 5.2, *gap, 2.6]
     assert steps["percentiles"]["p95"] == [2.6, None, *gap, None]
-    assert steps["stages"] == {
+    assert stages["means"] == {
         "queue": [0.02, None, *gap, 0.02],
         "decode": [0.6, None, *gap, 0.6],
         "inference": [1.9, None, *gap, 1.9],
     }
-    assert steps["queue"]["p50"] == [0.02, None, *gap, 0.02]
+    assert stages["queue"]["p50"] == [0.02, None, *gap, 0.02]
     # 130 runs in a minute, and 5 in the 20 seconds that the last one has lasted
     assert traffic["per_second"]["tiny"] == [round(130 / 60, 4), 0.5, *[0] * 9, 0.25]
     assert traffic["per_second"]["tiny-b"] == [0] * 11 + [0.75]
@@ -265,7 +265,7 @@ def test_a_comparison_has_no_total_and_is_charted_by_its_inference(instrument: I
     drawn = charts(instrument.page(regime="compare"))
     assert (drawn["model"], drawn["stage"]) == ("tiny-b", "inference"), "the default model has nothing"
     assert drawn["over_time"]["percentiles"]["p50"] == [5.0]
-    assert drawn["over_time"]["stages"] == {"preprocess": [1.0], "inference": [5.0]}
+    assert drawn["parts"]["means"] == {"preprocess": [1.0], "inference": [5.0]}
 
 
 def test_a_page_that_refreshes_itself_shares_what_is_a_moment_old(instrument: Instrument) -> None:

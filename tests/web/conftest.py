@@ -23,14 +23,17 @@ if TYPE_CHECKING:
 # `make test` has no Playwright, and selects none of these tests.
 collect_ignore_glob = [] if find_spec("playwright") else ["test_*.py"]
 
+PATIENCE_MS = 60_000
+"""How long an expectation may take to come true on a machine that has other things to do."""
 FAKE_CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Chromium without a window, with a camera that sees a moving test picture."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=PATIENCE_MS)
     chromium = shutil.which("chromium")
     assert chromium is not None, "there is no chromium; install it with: make .cache/web/complete"
     with sync_playwright() as playwright:

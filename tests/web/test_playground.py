@@ -23,8 +23,6 @@ pytestmark = pytest.mark.web
 Visit = Callable[..., Watched]
 Photographs = dict[str, Path]
 
-WAIT_MS = 60_000
-"""For what the machine needs to compute, which may be slow; nothing sleeps that long."""
 ZOO = {f"efficientnet-lite{size}{suffix}" for size in (0, 1, 2) for suffix in ("", "-int8")}
 NO_GALLERY = r"status of 404.*/retrieve-similar"
 EVIL = '<img src=x onerror="window.injected=1"><script>window.injected=1</script>'
@@ -54,7 +52,7 @@ def looked(page: Page, path: Path) -> None:
 
 def choose(page: Page, path: Path) -> None:
     page.set_input_files("#file", path)
-    expect(page.locator("#progress")).to_contain_text(f"looked at {path.name}", timeout=WAIT_MS)
+    expect(page.locator("#progress")).to_contain_text(f"looked at {path.name}")
     looked(page, path)
 
 
@@ -108,7 +106,7 @@ def playground(visit: Visit, zoo_url: str) -> Watched:
 def test_a_dropped_photograph_is_seen_by_six_models(playground: Watched, photographs: Photographs) -> None:
     page = playground.page
     give(page, "drop", photographs["cat"])
-    expect(rows(page)).to_have_count(6, timeout=WAIT_MS)
+    expect(rows(page)).to_have_count(6)
     looked(page, photographs["cat"])
     assert set(column(page, "Model")) == ZOO
     assert all("cat" in label or "Mau" in label for label in column(page, "Sees"))
@@ -206,7 +204,7 @@ def test_a_pasted_picture_replaces_the_one_before(playground: Watched, photograp
     page = playground.page
     choose(page, photographs["cat"])
     give(page, "paste", photographs["rocket"])
-    expect(page.locator("#progress")).to_contain_text("looked at rocket.jpg", timeout=WAIT_MS)
+    expect(page.locator("#progress")).to_contain_text("looked at rocket.jpg")
     looked(page, photographs["rocket"])
     assert not any("cat" in label for label in column(page, "Sees"))
 
@@ -217,7 +215,7 @@ def test_a_picture_from_the_camera(visit: Visit, zoo_url: str) -> None:
     page = one.page
     page.get_by_role("button", name="Use the camera").click()
     page.get_by_role("button", name="Take the picture").click()
-    expect(page.locator("#progress")).to_contain_text("models looked at camera.jpg", timeout=WAIT_MS)
+    expect(page.locator("#progress")).to_contain_text("models looked at camera.jpg")
     page.get_by_role("button", name="Stop the camera").click()
     expect(page.locator("#viewfinder")).to_be_hidden()
     assert page.evaluate("document.getElementById('video').srcObject") is None
@@ -244,7 +242,7 @@ def test_the_baseline_is_the_readers_choice(playground: Watched, photographs: Ph
     choose(page, photographs["cat"])
     page.get_by_label("Baseline").select_option("efficientnet-lite2")
     row = page.locator("#rows tr", has=page.locator("th", has_text="efficientnet-lite2 baseline"))
-    expect(row.locator("td[data-name='Speed-up']")).to_have_text("1.00 ×", timeout=WAIT_MS)
+    expect(row.locator("td[data-name='Speed-up']")).to_have_text("1.00 ×")
     expect(page.locator("#facts")).to_contain_text("over efficientnet-lite2.")
 
 
@@ -294,7 +292,7 @@ def test_it_waits_for_another_comparison(visit: Visit, tmp_path: Path, photograp
                 pass
             one.page.set_input_files("#file", photographs["cat"])
             expect(one.page.locator("#progress")).to_contain_text("another comparison is running")
-        expect(one.page.locator("#progress")).to_have_text("1 model looked at cat.jpg.", timeout=WAIT_MS)
+        expect(one.page.locator("#progress")).to_have_text("1 model looked at cat.jpg.")
     assert answers[0].status_code == 200
 
 
@@ -327,7 +325,7 @@ def test_what_the_browser_cannot_show_the_service_shows(playground: Watched, tmp
     Image.fromarray(skimage.data.cat()).save(tiff)
     page = playground.page
     page.set_input_files("#file", tiff)
-    expect(page.locator(".card.no-photo .map")).to_have_count(6, timeout=WAIT_MS)
+    expect(page.locator(".card.no-photo .map")).to_have_count(6)
     looked(page, tiff)
     card = page.locator(".card").first
     expect(card.locator("figcaption")).to_contain_text("What speaks for")
@@ -344,11 +342,11 @@ def test_with_the_keyboard_alone(playground: Watched, photographs: Photographs) 
                 return
         raise AssertionError(f"the tab key never leads to {name}")
 
+    page.on("filechooser", lambda chooser: chooser.set_files(photographs["cat"]))
+    expect(page.get_by_role("button", name="Choose a picture")).to_be_enabled()
     tab_to("Choose a picture")
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
-    chooser.value.set_files(photographs["cat"])
-    expect(page.locator("#progress")).to_contain_text("6 models looked", timeout=WAIT_MS)
+    page.keyboard.press("Enter")
+    expect(page.locator("#progress")).to_contain_text("6 models looked")
     looked(page, photographs["cat"])
     tab_to("Size")
     page.keyboard.press("Space")

@@ -67,16 +67,20 @@ function drawOne(id) {
 }
 
 export function drawFigures(data) {
-  const { over_time: steps, traffic, shape } = data;
+  const { over_time: steps, parts, traffic, shape } = data;
   const view = [data.model, data.stage, data.regime, data.window].join(" ");
   const of = `${data.model}, ${data.stage}, ${data.regime}, last ${data.window}`;
   const one = `${data.model}, ${data.regime}, last ${data.window}`;
-  const x = steps.at.map((second) => (second + steps.step_s / 2) * 1000);
+  const middles = ({ at, step_s }) => at.map((second) => (second + step_s / 2) * 1000);
   const milliseconds = { yaxis: { title: { text: "ms" } } };
-  const overTime = { xaxis: { type: "date" } };
+  const range = [
+    Math.min(...[steps, parts, traffic].map(({ at }) => at[0])) * 1000,
+    Math.max(...[steps, parts, traffic].map(({ at, step_s }) => at.at(-1) + step_s)) * 1000,
+  ];
+  const overTime = { xaxis: { type: "date", range } };
 
   const lines = PERCENTILES.map((name) => ({
-    name, x, y: steps.percentiles[name], mode: "lines+markers", marker: { size: 3 },
+    name, x: middles(steps), y: steps.percentiles[name], mode: "lines+markers", marker: { size: 3 },
     line: { color: colour(`--${name}`), dash: DASHES[name], width: 2 }, hovertemplate: "%{y:.3f} ms",
   }));
   plot("over-time", lines, view, { ...overTime, ...milliseconds }, `${of}, by ${length(steps.step_s)} (UTC)`);
@@ -106,10 +110,10 @@ export function drawFigures(data) {
   plot("bins", [histogram], view, { xaxis: { type: "log", title: { text: "ms" } }, yaxis: { title: { text: "runs" } }, showlegend: false, hovermode: "closest" }, `${of}, n = ${shape.count}`);
 
   const bars = (at, step) => ({ type: "bar", x: at.map((second) => second * 1000), offset: 0, width: step * 1000 });
-  const stages = Object.entries(steps.stages).map(([name, y]) => ({
-    ...bars(steps.at, steps.step_s), name, y, marker: { color: colour(`--${name}`) }, hovertemplate: "%{y:.3f} ms",
+  const stages = Object.entries(parts.means).map(([name, y]) => ({
+    ...bars(parts.at, parts.step_s), name, y, marker: { color: colour(`--${name}`) }, hovertemplate: "%{y:.3f} ms",
   }));
-  plot("stages", stages, view, { ...overTime, ...milliseconds, barmode: "stack" }, `${one}: means, by ${length(steps.step_s)}`);
+  plot("stages", stages, view, { ...overTime, ...milliseconds, barmode: "stack" }, `${one}: means, by ${length(parts.step_s)}`);
 
   const rates = Object.entries(traffic.per_second).map(([name, y]) => ({
     ...bars(traffic.at, traffic.step_s), name: plain(name), y, hovertemplate: "%{y:.3f} per second",
@@ -118,7 +122,7 @@ export function drawFigures(data) {
   plot("rates", rates, view, { ...overTime, barmode: "stack", yaxis: { title: { text: "per second" } } }, all);
 
   const queue = ["p50", "p95"].map((name) => ({
-    name: `queue ${name}`, x, y: steps.queue[name], mode: "lines+markers", marker: { size: 3 },
+    name: `queue ${name}`, x: middles(parts), y: parts.queue[name], mode: "lines+markers", marker: { size: 3 },
     line: { color: colour(`--${name}`), dash: DASHES[name] }, hovertemplate: "%{y:.3f} ms",
   }));
   const errors = Object.entries(traffic.errors).map(([kind, y], index) => ({
@@ -142,11 +146,15 @@ export function drawPareto(found) {
   box.hidden = shown.length === 0;
   if (!shown.length) {
     Plotly.purge(box);
-    return found.measured.length ? "no accuracy is known of what was measured here" : "nothing that counts was measured on this machine yet: start a benchmark";
+    if (found.measured.length) return "no accuracy is known of what was measured here";
+    const [unused] = found.evidence.unused;
+    if (unused === undefined) return "nothing was measured on this machine yet: start a benchmark";
+    return `nothing that counts was measured on this machine yet: ${unused.benchmark} is left out, ${unused.reason}`;
   }
   const largest = Math.max(...shown.map((each) => each.file_bytes));
+  const narrow = box.clientWidth < 600; // there names beside the marks would lie on one another
   const trace = (models, name, tone, symbol) => ({
-    name, mode: "markers+text", textposition: "top center",
+    name, mode: narrow ? "markers" : "markers+text", textposition: "top center",
     x: models.map((each) => each.p50_ms),
     y: models.map((each) => each.accuracy.value * 100),
     text: models.map((each) => plain(each.model)),
@@ -158,17 +166,17 @@ export function drawPareto(found) {
     marker: { color: tone, symbol, opacity: 0.75, size: models.map((each) => 8 + 24 * Math.sqrt(each.file_bytes / largest)) },
     hovertemplate: "%{text}<br>p50 %{x:.3f} ms (%{customdata[0]:.3f} to %{customdata[1]:.3f})<br>top-1 %{y:.1f} % (%{customdata[2]:.1f} to %{customdata[3]:.1f}, %{customdata[5]})<br>%{customdata[4]:.1f} MB<extra></extra>",
   });
-  const traces = [
-    trace(shown.filter((each) => front.has(each.model)), "no other is surely better", colour("--accent"), "circle"),
-    trace(shown.filter((each) => !front.has(each.model)), "another is surely better", colour("--quiet"), "diamond"),
-  ].filter((each) => each.x.length);
-  Plotly.react(box, traces, layout("pareto", {
+  const [best, rest] = [true, false].map((wanted) => shown.filter((each) => front.has(each.model) === wanted));
+  const traces = narrow
+    ? shown.map((each, index) => trace([each], plain(each.model), colour(PALETTE[index % PALETTE.length]), front.has(each.model) ? "circle" : "diamond"))
+    : [trace(best, "no other is surely better", colour("--accent"), "circle"), trace(rest, "another is surely better", colour("--quiet"), "diamond")];
+  Plotly.react(box, traces.filter((each) => each.x.length), layout("pareto", {
     hovermode: "closest",
     xaxis: { title: { text: "median of inference on one thread, ms" }, rangemode: "tozero" },
     yaxis: { title: { text: "top-1 accuracy, %" }, rangemode: "normal" },
     margin: { l: 44, r: 24, t: 24, b: 40 },
   }), CONFIG);
-  return `${found.labels}, controlled benchmarks on this machine, bars are 95 % intervals, larger marks are larger files`;
+  return `${found.labels}, controlled benchmarks on this machine, bars are 95 % intervals, larger marks are larger files${front.size < shown.length ? ", diamonds are surely beaten by another" : ""}`;
 }
 
 function interval(values, color) {

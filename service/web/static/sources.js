@@ -37,12 +37,16 @@ export function listen(take, refuse) {
   });
 
   camera(take, refuse);
+  // until now a click would have done nothing
+  byId("choose").disabled = false;
+  byId("camera").disabled = false;
 }
 
 function camera(take, refuse) {
   const finder = byId("viewfinder");
   const video = byId("video");
   const open = byId("camera");
+  const shoot = byId("shoot");
   let stream = null;
 
   open.addEventListener("click", async () => {
@@ -64,10 +68,11 @@ function camera(take, refuse) {
     finder.hidden = false;
     open.disabled = true;
     await video.play();
-    byId("shoot").focus();
+    shoot.disabled = false; // there is a picture to take now
+    shoot.focus();
   });
 
-  byId("shoot").addEventListener("click", () => {
+  shoot.addEventListener("click", () => {
     const canvas = document.createElement("canvas");
     canvas.width = video.videoWidth;
     canvas.height = video.videoHeight;
@@ -79,6 +84,7 @@ function camera(take, refuse) {
     for (const track of stream.getTracks()) track.stop();
     video.srcObject = null;
     finder.hidden = true;
+    shoot.disabled = true;
     open.disabled = false;
     open.focus();
   });
