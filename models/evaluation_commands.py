@@ -36,6 +36,7 @@ def add(commands: Any) -> None:
     evaluate.add_argument("names", metavar="NAME", nargs="+", help="models of the zoo")
     evaluate.add_argument("--corruptions", action="store_true", help="under corruptions too")
     evaluate.add_argument("--ensemble", action="store_true", help="the mean of all their probabilities too")
+    evaluate.add_argument("--json", type=Path, help="where the pairs go, for the report")
     evaluate.add_argument("--write", action="store_true", help="write what is found into the cards")
     evaluate.add_argument("--data-dir", type=Path, help="the folder with Fashion-MNIST's four .gz files")
     evaluate.add_argument("--photos", type=Path, default=PHOTOS, help="where `make photos` put them")
@@ -45,6 +46,7 @@ def add(commands: Any) -> None:
     gain = commands.add_parser("gain", help="what the teacher brought its students, over images and seeds")
     gain.add_argument("name", metavar="NAME", help="the student that `distill` trained with and without")
     gain.add_argument("--seeds", type=int, default=5, help="how many, from 0; default 5")
+    gain.add_argument("--json", type=Path, help="where the judgement goes, for the report")
     gain.add_argument("--runs", type=Path, default=RUNS)
     gain.add_argument("--data-dir", type=Path, help="the folder with Fashion-MNIST's four .gz files")
     gain.set_defaults(run=_gain)
@@ -127,26 +129,37 @@ def _evaluate_fashion(names: list[str], options: argparse.Namespace) -> list[str
             write_card(options.zoo / name, card)
         else:
             wrong += disagreement(classes.card, card)
-    _print_pairs(answers, test.classes)
+    _judge_pairs(answers, test.classes, options)
     if options.ensemble and len(names) > 1:
         _print_ensemble(answers, test.classes)
     return wrong
 
 
-def _print_pairs(answers: dict[str, Any], classes: Any) -> None:
+def _judge_pairs(answers: dict[str, Any], classes: Any, options: argparse.Namespace) -> None:
+    from models.export import write_whole
+    from models.judgements import pairs_of
     from models.paired import compare, holm
+    from models.zoo.card import read_card
 
-    pairs = list(combinations(answers, 2))
-    if not pairs:
+    names = list(combinations(answers, 2))
+    if not names:
         return
-    found = [compare(*(answers[name].argmax(1) == classes for name in pair)) for pair in pairs]
+    found = [
+        (first, second, compare(*(answers[name].argmax(1) == classes for name in (first, second))))
+        for first, second in names
+    ]
+    adjusted = holm([pair.p for _, _, pair in found])
     print("\n| first | second | difference | 95 % interval | only first right | only second | p (Holm) |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for (first, second), pair, p in zip(pairs, found, holm([pair.p for pair in found]), strict=True):
+    for (first, second, pair), p in zip(found, adjusted, strict=True):
         print(
             f"| {first} | {second} | {pair.difference:+.2%} | {pair.low:+.2%} to {pair.high:+.2%} "
             f"| {pair.only_first} | {pair.only_second} | {p:.2g} |"
         )
+    if options.json:
+        sha256 = {name: read_card(options.zoo / name).file.sha256 for name in answers}
+        judged = pairs_of(len(classes), sha256, found, adjusted)
+        write_whole(options.json, (judged.model_dump_json(indent=1) + "\n").encode())
 
 
 def _print_ensemble(answers: dict[str, Any], classes: Any) -> None:
@@ -163,8 +176,10 @@ def _gain(options: argparse.Namespace) -> None:
     import numpy as np
 
     from models.data import default_folder, load_test
+    from models.export import write_whole
     from models.family import run_folder, trained
     from models.job import Prepared
+    from models.judgements import JudgedGain
     from models.paired import gain
     from models.predict import predict
 
@@ -181,11 +196,20 @@ def _gain(options: argparse.Namespace) -> None:
         each = ", ".join(f"{share:.2%}" for share in right[kind].mean(1))
         print(f"{options.name} {kind}: {right[kind].mean():.2%} on average ({each})")
     found = gain(right["distilled"], right["alone"])
-    real = "real" if found.low > 0 and found.p < 0.05 else "not shown to be real"
-    print(
-        f"the teacher brings {100 * found.difference:+.2f} points ({100 * found.low:+.2f} to "
-        f"{100 * found.high:+.2f} over images and seeds; p over {found.seeds} seeds {found.p:.2g}): {real}"
+    judged = JudgedGain(
+        student=options.name,
+        seeds=found.seeds,
+        n=found.n,
+        distilled=float(right["distilled"].mean()),
+        alone=float(right["alone"].mean()),
+        difference=found.difference,
+        low=found.low,
+        high=found.high,
+        p=found.p,
     )
+    print(judged)
+    if options.json:
+        write_whole(options.json, (judged.model_dump_json(indent=1) + "\n").encode())
 
 
 def _corruptions(robustness: Any) -> str:

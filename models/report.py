@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models import judgements, techniques
+from models.judgements import JudgedGain, Pairs, judged_beside
 from models.reference_table import markdown, read_figures
-from models.techniques import paragraphs
 from models.weighed import FIGURES, Figures, Row, front, inversions, rows
 from models.zoo.card import Card
 
@@ -17,12 +19,27 @@ TITLES = {"fashion-mnist": "Fashion-MNIST, 28 × 28", "imagenet-1k": "ImageNet, 
 PLAIN = ("fashion-standard-equal-width", "fashion-standard-equal-macs")
 
 
-def page(zoo: Path, figures: Figures, reference: Mapping[str, Any] | None = None) -> str:
-    """The whole page as Markdown, with the reference networks' table where there are figures of it.
+@dataclass(frozen=True)
+class Beside:
+    """What else was measured and judged, each where there is a file of it beside the page."""
 
-    Raises ValueError as `rows` does.
+    reference: Mapping[str, Any] | None = None
+    pairs: Pairs | None = None
+    gain: JudgedGain | None = None
+
+    @classmethod
+    def of(cls, output: Path) -> Beside:
+        """As the files beside `output` have it. Raises ValueError for a damaged one."""
+        path = output.with_name(REFERENCE)
+        return cls(read_figures(path) if path.exists() else None, *judged_beside(output))
+
+
+def page(zoo: Path, figures: Figures, beside: Beside = Beside()) -> str:
+    """The whole page as Markdown.
+
+    Raises ValueError as `rows` does, and where a model has changed since it was judged.
     """
-    return "\n".join(_page(rows(zoo, figures), figures, reference)) + "\n"
+    return "\n".join(_page(rows(zoo, figures), figures, beside)) + "\n"
 
 
 def page_beside(output: Path, zoo: Path) -> str:
@@ -30,16 +47,10 @@ def page_beside(output: Path, zoo: Path) -> str:
 
     Raises FileNotFoundError without a measurement, and ValueError for a damaged one or as `rows` does.
     """
-    return page(zoo, Figures.read(output.with_name(FIGURES)), reference_beside(output))
+    return page(zoo, Figures.read(output.with_name(FIGURES)), Beside.of(output))
 
 
-def reference_beside(output: Path) -> dict[str, Any] | None:
-    """The reference networks' figures beside `output`; None where there are none. Raises ValueError."""
-    path = output.with_name(REFERENCE)
-    return read_figures(path) if path.exists() else None
-
-
-def _page(everything: Sequence[Row], figures: Figures, reference: Mapping[str, Any] | None) -> Iterator[str]:
+def _page(everything: Sequence[Row], figures: Figures, beside: Beside) -> Iterator[str]:
     yield "# The zoo, weighed"
     yield ""
     yield (
@@ -59,12 +70,15 @@ def _page(everything: Sequence[Row], figures: Figures, reference: Mapping[str, A
             yield f"![accuracy over multiply-accumulates](zoo-{labels}-macs.svg)"
             yield ""
         yield from _lessons(found)
-        yield from paragraphs(found)
-    if reference is not None:
+        yield from techniques.paragraphs(found)
+        if labels == "fashion-mnist":
+            digests = {row.card.name: row.card.file.sha256 for row in found}
+            yield from judgements.paragraphs(beside.pairs, beside.gain, digests)
+    if beside.reference is not None:
         yield ""
         yield "## Reference networks at ImageNet's size, untrained"
         yield ""
-        yield markdown(reference).rstrip("\n")
+        yield markdown(beside.reference).rstrip("\n")
 
 
 def _table(found: Sequence[Row]) -> Iterator[str]:

@@ -66,11 +66,11 @@ def _measure(options: argparse.Namespace) -> Any:
 
 def _write(options: argparse.Namespace, figures: Any) -> None:
     from models.export import write_whole
-    from models.report import page, reference_beside
+    from models.report import Beside, page
     from models.report_pictures import draw
     from models.weighed import FIGURES, as_json, rows
 
-    text = page(options.zoo, figures, reference_beside(options.output))
+    text = page(options.zoo, figures, Beside.of(options.output))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     found = rows(options.zoo, figures)
     for labels in dict.fromkeys(row.card.labels for row in found):

@@ -12,6 +12,7 @@ from models.__main__ import main  # noqa: E402
 from models.compress.int8_check import Int8Check  # noqa: E402
 from models.compress.search import found  # noqa: E402
 from models.family import run_folder, trained  # noqa: E402
+from models.judgements import GAIN, judged_beside  # noqa: E402
 from models.profiling import profile  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -44,8 +45,12 @@ def test_each_technique_leaves_a_training_that_is_found_again(
 
     teachers = ["--teacher", NAME, "--teacher", f"{NAME}-pruned-50"]
     assert main(["distill", NAME, *teachers, "--seeds", "2", *few]) == 0
-    assert main(["gain", NAME, "--seeds", "2", "--runs", str(tmp_path), "--data-dir", str(fashion)]) == 0
+    gain = ["gain", NAME, "--seeds", "2", "--json", str(tmp_path / GAIN)]
+    assert main([*gain, "--runs", str(tmp_path), "--data-dir", str(fashion)]) == 0
     assert "the teacher brings " in capsys.readouterr().out
+    _, judged = judged_beside(tmp_path / "zoo.md")
+    assert judged is not None
+    assert (judged.student, judged.seeds, judged.n) == (NAME, 2, 10_000)
     taught, _ = trained(run_folder(tmp_path, f"{NAME}-distilled", 0))
     alone, _ = trained(run_folder(tmp_path, f"{NAME}-alone", 0))
     assert not torch.equal(taught.classifier.weight, alone.classifier.weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from models.__main__ import main  # noqa: E402
 from models.architectures.fashion import create  # noqa: E402
 from models.compress.plan import Plan  # noqa: E402
 from models.data import Images, load_test, load_train  # noqa: E402
 from models.evaluate import Classes, accuracy_of, corrupted_accuracy, disagreement, probabilities, stability  # noqa: E402
 from models.family import fresh  # noqa: E402
 from models.job import Prepared  # noqa: E402
+from models.judgements import PAIRS, judged_beside  # noqa: E402
 from models.predict import accuracy  # noqa: E402
 from models.publish import Origin, first, publish, publish_int8  # noqa: E402
-from models.zoo.card import Card, read_card  # noqa: E402
+from models.zoo.card import Card, read_card, write_card  # noqa: E402
 from models.zoo.labels import read_labels  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -115,6 +118,30 @@ def test_a_card_that_says_otherwise_is_found_out(zoo_of_two: Path, test_images: 
     assert words[0].startswith(f"{NAME}: the card says ")
     again = corrupted_accuracy(Classes(zoo_of_two / NAME), test_images)
     assert again == card.robustness
+
+
+def test_cards_are_judged_again_and_in_pairs(
+    zoo_of_two: Path, fashion: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zoo = Path(shutil.copytree(zoo_of_two, tmp_path / "zoo"))
+    common = ["--zoo", str(zoo), "--data-dir", str(fashion)]
+    pairs = ["--write", "--json", str(tmp_path / PAIRS)]
+    assert main(["evaluate", NAME, f"{NAME}-int8", *pairs, *common]) == 0
+    judged, _ = judged_beside(tmp_path / "zoo.md")
+    assert judged is not None
+    assert (judged.n, len(judged.pairs)) == (10_000, 1)
+    cards = {name: read_card(zoo / name) for name in (NAME, f"{NAME}-int8")}
+    assert judged.sha256 == {name: card.file.sha256 for name, card in cards.items()}
+    floating, integer = (card.accuracy for card in cards.values())
+    assert floating is not None
+    assert integer is not None
+    assert judged.pairs[0].difference == pytest.approx(floating.value - integer.value)
+    assert main(["evaluate", NAME, *common]) == 0
+    wrong = floating.model_copy(update={"value": 0.99, "correct": None})
+    write_card(zoo / NAME, cards[NAME].model_copy(update={"accuracy": wrong}))
+    capsys.readouterr()
+    assert main(["evaluate", NAME, *common]) == 1
+    assert "the cards say otherwise: " in capsys.readouterr().err
 
 
 def test_probabilities_sum_to_one_even_of_huge_logits() -> None:

@@ -1,0 +1,131 @@
+"""Which differences between networks are real: what `evaluate` and `gain` found, in words; needs no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+PAIRS = "zoo-pairs.json"
+GAIN = "zoo-gain.json"
+"""Beside docs/zoo.md, where they have been written."""
+LEVEL = 0.05
+
+Kind = TypeVar("Kind", bound=BaseModel)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class JudgedPair(_Frozen):
+    """Two networks on the same images: `difference` in accuracy, first less second; `p` after Holm."""
+
+    first: str
+    second: str
+    difference: float
+    low: float
+    high: float
+    p: float = Field(ge=0, le=1)
+
+
+class Pairs(_Frozen):
+    """All pairs of some networks on `n` images, and the SHA-256 of the files that were judged."""
+
+    n: int = Field(gt=0)
+    sha256: dict[str, str]
+    pairs: tuple[JudgedPair, ...]
+
+
+class JudgedGain(_Frozen):
+    """What a teacher brought `student`, over `seeds` pairs of trainings and `n` images (models/paired.py)."""
+
+    student: str
+    seeds: int = Field(gt=1)
+    n: int = Field(gt=0)
+    distilled: float
+    alone: float
+    difference: float
+    low: float
+    high: float
+    p: float = Field(ge=0, le=1)
+
+    @property
+    def real(self) -> bool:
+        """Whether the teacher is shown to help: over images and seeds, and over seeds alone."""
+        return self.low > 0 and self.p < LEVEL
+
+    def __str__(self) -> str:
+        return (
+            f"the teacher brings {100 * self.difference:+.2f} points ({100 * self.low:+.2f} to "
+            f"{100 * self.high:+.2f} over images and seeds; p over {self.seeds} seeds {self.p:.2g}): "
+            f"{'real' if self.real else 'not shown to be real'}"
+        )
+
+
+def judged_beside(page: Path) -> tuple[Pairs | None, JudgedGain | None]:
+    """What was judged, as the files beside the page have it; None for each that is not there.
+
+    Raises ValueError for a damaged file.
+    """
+    return _read(page.with_name(PAIRS), Pairs), _read(page.with_name(GAIN), JudgedGain)
+
+
+def _read(path: Path, kind: type[Kind]) -> Kind | None:
+    if not path.exists():
+        return None
+    try:
+        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (ValidationError, ValueError) as error:
+        raise ValueError(f"{path} is no judgement of networks: {str(error).splitlines()[0]}") from None
+
+
+def paragraphs(pairs: Pairs | None, gain: JudgedGain | None, sha256: Mapping[str, str]) -> Iterator[str]:
+    """Lines of Markdown. Raises ValueError where a model, by its `sha256`, is not the one that was judged."""
+    if pairs is not None:
+        changed = sorted(name for name, digest in pairs.sha256.items() if sha256.get(name) != digest)
+        if changed:
+            raise ValueError(
+                f"not judged in pairs as they are now: {', '.join(changed)}; run: python -m models evaluate"
+            )
+        yield ""
+        yield _paired(pairs)
+    if gain is not None:
+        yield ""
+        yield (
+            f"**With and without a teacher**, {gain.seeds} trainings each of `{gain.student}`: "
+            f"{gain.distilled:.2%} and {gain.alone:.2%} on average; {gain}."
+        )
+
+
+def _paired(pairs: Pairs) -> str:
+    same = [pair for pair in pairs.pairs if pair.p >= LEVEL]
+    told = f"**In pairs**, on the same {pairs.n} images (McNemar's test, Holm's correction at {LEVEL:.0%}): "
+    if not same:
+        return f"{told}all {len(pairs.pairs)} pairs of {len(pairs.sha256)} networks are told apart."
+    names = "; ".join(
+        f"`{pair.first}` and `{pair.second}` ({100 * pair.difference:+.2f} points, "
+        f"{100 * pair.low:+.2f} to {100 * pair.high:+.2f})"
+        for pair in same
+    )
+    apart = len(pairs.pairs) - len(same)
+    return f"{told}{apart} of {len(pairs.pairs)} pairs are told apart; not so {names}."
+
+
+def pairs_of(
+    n: int, sha256: Mapping[str, str], found: Sequence[tuple[str, str, Any]], p: Sequence[float]
+) -> Pairs:
+    """What `models.paired.compare` found of pairs of networks, with the `p` that Holm's correction left."""
+    return Pairs(
+        n=n,
+        sha256=dict(sha256),
+        pairs=tuple(
+            JudgedPair(
+                first=first, second=second, difference=pair.difference, low=pair.low, high=pair.high, p=each
+            )
+            for (first, second, pair), each in zip(found, p, strict=True)
+        ),
+    )
