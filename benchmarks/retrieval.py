@@ -34,12 +34,13 @@ RESULTS = ROOT / "benchmarks" / "results" / "retrieval.jsonl"
 WORK = CACHE / "retrieval"
 SEARCHES = (
     ("exact", 10_000),
+    ("build", 10_000),
     ("hnsw", 10_000),
     *((rival, 10_000) for rival in RIVALS),
     ("exact", 20_000),
     ("no index", 100_000),
+    ("build", 100_000),
     ("hnsw", 100_000),
-    ("restart", 100_000),
     *((rival, 100_000) for rival in RIVALS),
     ("churn", 10_000),
     ("churn", 100_000),

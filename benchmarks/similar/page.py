@@ -47,14 +47,15 @@ def searched(searches: dict[tuple[str, int], Record], images: int) -> str:
     rows = []
     for way, name in {**OURS, **{rival: rival for rival in RIVALS}}.items():
         record = searches.get((way, images))
-        if record is not None:
+        built = searches.get(("build", images)) if way == "hnsw" else record
+        if record is not None and built is not None:
             rows.append(
                 (
                     name,
                     f"{record['recall']:.4f}",
                     *(_spread(record[key]) for key in ("p50_ms", "p99_ms", "cpu_p50_ms", "cpu_p99_ms")),
-                    f"{record['build_s']:.1f}",
-                    f"{record['build_cpu_s']:.1f}",
+                    f"{built['build_s']:.1f}",
+                    f"{built['build_cpu_s']:.1f}",
                     f"{record['bytes_per_vector'] / KB:.2f}",
                 )
             )
@@ -100,10 +101,10 @@ def targets(searches: dict[tuple[str, int], Record]) -> str:
             "1.0",
             record["recall"] == 1,
         )
-    if (record := searches.get(("hnsw", 100_000))) is not None:
+    if (record := searches.get(("build", 100_000))) is not None:
         kb = record["bytes_per_vector"] / KB
         row("memory per vector, once built, 100 000", f"{kb:.2f} KB", f"≤ {INDEX_KB:g} KB", kb <= INDEX_KB)
-    if (record := searches.get(("restart", 100_000))) is not None:
+    if (record := searches.get(("hnsw", 100_000))) is not None:
         kb = record["bytes_per_vector"] / KB
         row("memory per vector, once read, 100 000", f"{kb:.2f} KB", f"≤ {INDEX_KB:g} KB", kb <= INDEX_KB)
         seconds = record["first_answer_s"]

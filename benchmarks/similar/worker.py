@@ -48,26 +48,55 @@ def rival(way: str, count: int) -> Figures:
     }
 
 
-def ours(count: int, folder: Path, *, exact: bool) -> Figures:
-    """Build from the database, answering meanwhile; search; filter; end and start again from the file."""
+def exact(count: int, folder: Path) -> Figures:
+    """Build from the database; search by comparing all."""
     data, kept = searched(count), filled(count, folder)
-    shutil.rmtree(folder / "index", ignore_errors=True)
-    before, begun, begun_cpu = own_memory(), time.perf_counter(), time.process_time()
-    search = opened(kept, folder, count if exact else 0)
-    settled(search)
-    built, cpu, used = time.perf_counter() - begun, time.process_time() - begun_cpu, own_memory() - before
-    figures: Figures = {
-        "mode": search.status.mode,
-        "build_s": built,
-        "build_cpu_s": cpu,
-        "bytes_per_vector": used / count,
-    }
-    found, times = timed_searches(lambda query: search.search(query, K)[0] - 1, data.queries)
-    figures |= {"recall": float(data.recall(found).mean()), **times, "filters": filters(search, data)}
+    figures, search = built(count, folder, kept, exact_up_to=count)
+    figures |= searches(search, data)
+    search.close()
+    return figures
+
+
+def build(count: int, folder: Path) -> Figures:
+    """Build the graph from the database, and leave its file."""
+    figures, search = built(count, folder, filled(count, folder), exact_up_to=0)
     begun = time.perf_counter()
     search.close()
-    figures["save_s"] = time.perf_counter() - begun
+    return {**figures, "save_s": time.perf_counter() - begun}
+
+
+def hnsw(count: int, folder: Path) -> Figures:
+    """Start from the file that `build` left, until the first answer; then search by the graph."""
+    data, kept = searched(count), filled(count, folder)
+    before, begun = own_memory(), time.perf_counter()
+    search = opened(kept, folder, 0)
+    if search.sequence != count:
+        raise SystemExit(f"{folder} has no index of {count}: measure build first")
+    search.search(data.queries[0], K)
+    first_s = time.perf_counter() - begun
+    settled(search)
+    figures = {"first_answer_s": first_s, "bytes_per_vector": (own_memory() - before) / count}
+    figures |= searches(search, data)
+    search.close()
     return figures
+
+
+def built(count: int, folder: Path, kept: Kept, exact_up_to: int) -> tuple[Figures, EmbeddedSearch]:
+    """What building takes, and the search that was built."""
+    shutil.rmtree(folder / "index", ignore_errors=True)
+    before, begun, begun_cpu = own_memory(), time.perf_counter(), time.process_time()
+    search = opened(kept, folder, exact_up_to)
+    settled(search)
+    seconds, cpu = time.perf_counter() - begun, time.process_time() - begun_cpu
+    memory = (own_memory() - before) / count
+    return {"build_s": seconds, "build_cpu_s": cpu, "bytes_per_vector": memory}, search
+
+
+def searches(search: EmbeddedSearch, data: Searched) -> Figures:
+    """Recall and times, without a filter and with some."""
+    found, times = timed_searches(lambda query: search.search(query, K)[0] - 1, data.queries)
+    recall = float(data.recall(found).mean())
+    return {"mode": search.status.mode, "recall": recall, **times, "filters": filters(search, data)}
 
 
 def unindexed(count: int, folder: Path) -> Figures:
@@ -91,24 +120,6 @@ def unindexed(count: int, folder: Path) -> Figures:
         "first_answer_s": seconds[0],
         "slowest_s": float(np.diff([0.0, *seconds]).max()),
         "bytes_of_memory": own_memory() - before,
-    }
-    search.close()
-    return figures
-
-
-def restarted(count: int, folder: Path) -> Figures:
-    """Start from the file that `ours` left, until the first answer; the memory that takes."""
-    data, kept = searched(count), filled(count, folder)
-    before, begun = own_memory(), time.perf_counter()
-    search = opened(kept, folder, 0)
-    rows = search.search(data.queries[0], K)[0] - 1
-    first_s = time.perf_counter() - begun
-    settled(search)
-    figures = {
-        "first_answer_s": first_s,
-        "recall": float(data.recall([rows])[0]),
-        "mode": search.status.mode,
-        "bytes_per_vector": (own_memory() - before) / count,
     }
     search.close()
     return figures
@@ -185,10 +196,10 @@ def settled(search: EmbeddedSearch) -> None:
 
 
 WAYS: dict[str, Callable[[int, Path], Figures]] = {
-    "exact": lambda count, folder: ours(count, folder, exact=True),
-    "hnsw": lambda count, folder: ours(count, folder, exact=False),
+    "exact": exact,
+    "build": build,
+    "hnsw": hnsw,
     "no index": unindexed,
-    "restart": restarted,
     "churn": churned,
     **{name: lambda count, _, name=name: rival(name, count) for name in RIVALS},  # type: ignore[misc]
 }

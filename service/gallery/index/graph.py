@@ -14,7 +14,7 @@ from service.storage.gallery_records import Vector
 
 CONNECTIVITY = 16
 EXPANSION_ADD = 96
-EXPANSION_SEARCH = 128
+EXPANSION_SEARCH = 192
 """With these, docs/retrieval.md measures the recall."""
 
 ROUNDING = 1e-3

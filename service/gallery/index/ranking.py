@@ -15,6 +15,9 @@ CANDIDATES = 64
 """Neighbours that are looked at first; at least four for each that is wanted."""
 WIDER = (1, 8, 32, 256)
 """How many times as many are looked at by turns, while too few of them may be found; at last all are."""
+FEWEST_SPARE = 16
+"""Neighbours whose vectors are read first, besides the wanted ones; at least as many as are wanted. Float16
+misplaces a few by some places."""
 MOST_RERANKED = 32
 """How many times CANDIDATES are read from the store at most, even if more are equal but for rounding."""
 SPARE = 64
@@ -52,6 +55,7 @@ def nearest(
     rounding cannot have hidden it (unless MOST_RERANKED are that close).
     """
     first = max(CANDIDATES, 4 * k)
+    most = first * MOST_RERANKED
     wanted = k if keep is None else 2 * k
     for step in (*WIDER, None):
         wide = step in (WIDER[-1], None)
@@ -60,13 +64,12 @@ def nearest(
         keys, rough = looked.keys[passing], looked.rough[passing]
         if len(keys) < wanted and not looked.all:
             continue
-        most = first * min(MOST_RERANKED, step or MOST_RERANKED)
-        there, scores = best(*reranked(source, query, keys[:most]), k + SPARE)
-        if not looked.exact or most >= first * MOST_RERANKED:
-            break
-        unread = rough[most] if len(keys) > most else None if looked.all else looked.rough[-1]
-        if unread is None or (len(scores) >= k and scores[k - 1] >= unread + ROUNDING):
-            break
+        for read in (max(2 * k, k + FEWEST_SPARE), min(len(keys), most)):
+            there, scores = best(*reranked(source, query, keys[:read]), k + SPARE)
+            unread = rough[read] if len(keys) > read else None if looked.all else looked.rough[-1]
+            certain = unread is None or (len(scores) >= k and scores[k - 1] >= unread + ROUNDING)
+            if certain or read >= most or (not looked.exact and len(scores) >= min(k, len(keys))):
+                return there, scores, looked.sequence
     return there, scores, looked.sequence
 
 
