@@ -23,11 +23,12 @@ _RESAMPLES = 1000
 @dataclass(frozen=True)
 class Kept:
     """A bundle under the name by which it can be found again. `compared`: pairs of its entries that were
-    compared before, and by how much the first is faster, in words."""
+    compared before, and by how much the first is faster, in words. `intervals`: of medians, by entry."""
 
     id: str
     bundle: Bundle
     compared: dict[tuple[str, str], str | None] = field(default_factory=dict, compare=False, repr=False)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,15 @@ class Measured:
         over = int(self.count - np.searchsorted(self.samples_ns, limit_ns, side="right"))
         return 1 - binomial_cdf(over + 1, self.count, 1 - fraction)
 
-    @cached_property
+    @property
     def median_interval_ns(self) -> tuple[float, float]:
         """The 95 % interval of the median, launches resampled first and rounds within them."""
+        known = self.kept.intervals.get(self.entry.name)
+        if known is None:
+            known = self.kept.intervals[self.entry.name] = self._resampled_median()
+        return known
+
+    def _resampled_median(self) -> tuple[float, float]:
         blocks = self.kept.bundle.blocks_of(self.entry.name)
         launches: dict[int, list[float]] = {}
         for block in blocks:

@@ -344,3 +344,20 @@ class TestPareto:
         mystery = facts("mystery", accuracy=None, megabytes=9)
         found = ask([GOOD, mystery], weigh(measured([(GOOD, 5.0), (mystery, 9.0)])))
         assert on_front(found) == {"good", "mystery"}
+
+
+def test_all_that_was_measured_is_told_with_intervals_that_are_worked_out_once() -> None:
+    kept = [Kept("run", measured({SMALL: 2.0, LARGE: 9.0}))]
+
+    def found() -> dict[str, tuple[float, float]]:
+        evidence = weigh_evidence(kept, bundles.fingerprint(), {})
+        weighed = ask([SMALL, GOOD, LARGE], evidence).measured
+        return {each.measured.name: each.measured.median_interval_ns for each in weighed}
+
+    first = found()
+    assert list(first) == ["small", "large"], "the third was not measured"
+    for name, milliseconds in (("small", 2.0), ("large", 9.0)):
+        low, high = first[name]
+        assert 0.98 * milliseconds < low / 1e6 < high / 1e6 < 1.02 * milliseconds
+    assert kept[0].intervals == first
+    assert found() == first
