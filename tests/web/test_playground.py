@@ -24,7 +24,6 @@ Visit = Callable[..., Watched]
 Photographs = dict[str, Path]
 
 ZOO = {f"efficientnet-lite{size}{suffix}" for size in (0, 1, 2) for suffix in ("", "-int8")}
-NO_GALLERY = r"status of 404.*/retrieve-similar"
 EVIL = '<img src=x onerror="window.injected=1"><script>window.injected=1</script>'
 GIVE = """([type, content, name, kind]) => {
   const bytes = Uint8Array.from(atob(content), (one) => one.charCodeAt(0));
@@ -97,10 +96,8 @@ def tiny(name: str = "tiny", seed: int = 0) -> Callable[[Path], object]:
 
 @pytest.fixture
 def playground(visit: Visit, zoo_url: str) -> Watched:
-    """The page of a service with the project's models, which may not have a gallery."""
-    one = visit(f"{zoo_url}/")
-    one.allow(NO_GALLERY)
-    return one
+    """The page of a service with the project's models."""
+    return visit(f"{zoo_url}/")
 
 
 def test_a_dropped_photograph_is_seen_by_six_models(playground: Watched, photographs: Photographs) -> None:
@@ -153,7 +150,7 @@ def test_who_disagrees_is_marked(visit: Visit, tmp_path: Path, photographs: Phot
     """Two models with the same weights against one with others."""
     with tiny_service(tmp_path, tiny(), tiny("twin"), tiny("other", seed=1)) as url:
         one = visit(f"{url}/")
-        one.allow(r"status of 404.*/retrieve-similar|status of 409.*/explain")
+        one.allow(r"status of 409.*/explain")
         choose(one.page, photographs["cat"])
         assert one.page.locator("#rows tr:has(.mark)").all_inner_texts()[0].startswith("other")
         expect(one.page.locator("#rows .mark")).to_have_text(["disagrees"])
@@ -164,7 +161,7 @@ def test_who_disagrees_is_marked(visit: Visit, tmp_path: Path, photographs: Phot
 def test_no_majority_is_marked_as_split(visit: Visit, tmp_path: Path, photographs: Photographs) -> None:
     with tiny_service(tmp_path, tiny(), tiny("other", seed=1)) as url:
         one = visit(f"{url}/")
-        one.allow(r"status of 404.*/retrieve-similar|status of 409.*/explain")
+        one.allow(r"status of 409.*/explain")
         choose(one.page, photographs["cat"])
         expect(one.page.locator("#rows .mark")).to_have_text(["split", "split"])
         expect(one.page.locator("#verdict")).to_contain_text("They are split")
@@ -193,7 +190,7 @@ def test_the_map_changes_with_the_class(playground: Watched, photographs: Photog
 def test_a_model_without_an_exact_map_says_so(visit: Visit, tmp_path: Path, photographs: Photographs) -> None:
     with tiny_service(tmp_path, tiny()) as url:
         one = visit(f"{url}/")
-        one.allow(r"status of 404.*/retrieve-similar|status of 409.*/explain")
+        one.allow(r"status of 409.*/explain")
         page = one.page
         page.set_input_files("#file", photographs["cat"])
         expect(page.locator("figcaption")).to_contain_text("no exact map exists for model 'tiny'")
@@ -211,7 +208,6 @@ def test_a_pasted_picture_replaces_the_one_before(playground: Watched, photograp
 
 def test_a_picture_from_the_camera(visit: Visit, zoo_url: str) -> None:
     one = visit(f"{zoo_url}/", permissions=["camera"])
-    one.allow(NO_GALLERY)
     page = one.page
     page.get_by_role("button", name="Use the camera").click()
     page.get_by_role("button", name="Take the picture").click()
@@ -286,7 +282,7 @@ def test_it_waits_for_another_comparison(visit: Visit, tmp_path: Path, photograp
     Image.new("RGB", (8000, 8000), "green").save(held, compress_level=1)
     with tiny_service(tmp_path, tiny()) as url, httpx.Client(base_url=url, trust_env=False) as client:
         one = visit(f"{url}/")
-        one.allow(r"status of 404.*/retrieve-similar|status of 409.*/explain|status of 503.*/compare")
+        one.allow(r"status of 409.*/explain|status of 503.*/compare")
         with posting(client, held.read_bytes(), "/compare") as answers:
             while client.get("/metrics").text.count("weighin_requests_running 0"):
                 pass
@@ -307,7 +303,7 @@ def test_what_a_file_says_is_shown_and_not_run(
 
     with tiny_service(tmp_path, evil) as url:
         one = visit(f"{url}/")
-        one.allow(r"status of 404.*/retrieve-similar|status of 409.*/explain")
+        one.allow(r"status of 409.*/explain")
         page = one.page
         page.set_input_files(
             "#file", {"name": "<b>x.jpg", "mimeType": "image/jpeg", "buffer": photographs["cat"].read_bytes()}
@@ -364,7 +360,6 @@ def test_a_full_page_is_in_order(
     visit: Visit, zoo_url: str, photographs: Photographs, scheme: str, width: int
 ) -> None:
     one = visit(f"{zoo_url}/", width=width, color_scheme=scheme)
-    one.allow(NO_GALLERY)
     choose(one.page, photographs["cat"])
     assert one.overflow() == 0
     assert one.violations() == []

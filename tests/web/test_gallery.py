@@ -1,0 +1,144 @@
+"""The gallery on the playground: pictures are added, found again, and lead to one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Page, expect
+
+from service.settings import ZOO
+from tests.service.process import service_process
+from tests.web.photographs import write_photographs
+from tests.web.watched import Watched
+
+pytestmark = pytest.mark.web
+
+Visit = Callable[..., Watched]
+
+KEPT = ("coffee", "rocket", "astronaut", "chelsea")
+EVIL = "<script>window.injected=1</script><b>markup</b>"
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> dict[str, Path]:
+    return write_photographs(tmp_path, ("cat", *KEPT))
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[httpx.Client]:
+    """A service with the project's models and a gallery of its own, which is empty."""
+    with (
+        service_process(ZOO, tmp_path / "data", default_model="efficientnet-lite0-int8") as process,
+        process.client() as client,
+    ):
+        yield client
+
+
+def look_at(page: Page, path: Path) -> None:
+    page.set_input_files("#file", path)
+    expect(page.locator("#progress")).to_contain_text(f"looked at {path.name}")
+
+
+def keep(client: httpx.Client, photographs: dict[str, Path]) -> None:
+    for name in KEPT:
+        response = client.put(f"/gallery/images/{name}", content=photographs[name].read_bytes())
+        assert response.status_code == 201, response.text
+
+
+def test_an_empty_gallery_is_told_in_words_and_a_picture_can_be_added(
+    visit: Visit, service: httpx.Client, photographs: dict[str, Path]
+) -> None:
+    one = visit(f"{service.base_url}/")
+    page = one.page
+    look_at(page, photographs["cat"])
+    expect(page.locator("#similar-news")).to_have_text("The gallery has no image to compare with yet.")
+    expect(page.locator("#similar-problem")).to_have_text("")
+    assert page.get_by_label("Name").input_value() == "cat.jpg"
+    page.get_by_label("Name").fill("my-cat")
+    page.get_by_role("button", name="Add the picture to the gallery").click()
+    match = page.locator(".match")
+    expect(match).to_have_count(1)
+    expect(match).to_contain_text("my-cat")
+    expect(match).to_contain_text("the same file")
+    expect(match.locator(".score")).to_have_text("1.000")
+    kept = service.get("/gallery/images/my-cat").json()
+    assert kept["metadata"] == {"file": "cat.jpg"}
+    assert match.locator("img").evaluate("(image) => image.decode().then(() => image.naturalWidth)") > 0
+
+
+def test_similar_images_are_shown_best_first_and_a_click_makes_one_the_picture(
+    visit: Visit, service: httpx.Client, photographs: dict[str, Path]
+) -> None:
+    keep(service, photographs)
+    one = visit(f"{service.base_url}/")
+    page = one.page
+    look_at(page, photographs["cat"])
+    expect(page.locator(".match")).to_have_count(len(KEPT))
+    scores = [float(text) for text in page.locator(".match .score").all_inner_texts()]
+    assert scores == sorted(scores, reverse=True)
+    # chelsea is the cat itself
+    expect(page.locator(".match").first).to_have_attribute("data-id", "chelsea")
+    found = service.post("/retrieve-similar", content=photographs["cat"].read_bytes()).json()["matches"]
+    assert [match["id"] for match in found] == [
+        match.get_attribute("data-id") for match in page.locator(".match").all()
+    ]
+    page.locator(".match[data-id=rocket]").click()
+    expect(page.locator("#progress")).to_contain_text("looked at rocket")
+    expect(page.locator(".match").first).to_have_attribute("data-id", "rocket")
+    assert one.violations() == []
+    assert one.overflow() == 0
+
+
+def test_metadata_is_shown_and_not_run(
+    visit: Visit, service: httpx.Client, photographs: dict[str, Path]
+) -> None:
+    response = service.put(
+        "/gallery/images/evil",
+        content=photographs["coffee"].read_bytes(),
+        params={"metadata": f'{{"label": "{EVIL}"}}'},
+    )
+    assert response.status_code == 201, response.text
+    page = visit(f"{service.base_url}/").page
+    look_at(page, photographs["cat"])
+    expect(page.locator(".match .name")).to_have_text(EVIL)
+    assert page.evaluate("window.injected") is None
+
+
+def test_where_a_key_is_needed_it_is_asked_for(
+    visit: Visit, tmp_path: Path, photographs: dict[str, Path]
+) -> None:
+    with (
+        service_process(
+            ZOO, tmp_path / "guarded", default_model="efficientnet-lite0-int8", api_key="open-sesame"
+        ) as process,
+        process.client() as client,
+    ):
+        one = visit(f"{client.base_url}/")
+        one.allow("status of 401")
+        page = one.page
+        look_at(page, photographs["cat"])
+        expect(page.get_by_label("Key")).to_be_hidden()
+        page.get_by_role("button", name="Add the picture to the gallery").click()
+        expect(page.locator("#similar-problem")).to_contain_text("this needs a key")
+        page.get_by_label("Key").fill("wrong")
+        page.get_by_role("button", name="Add the picture to the gallery").click()
+        expect(page.locator("#similar-problem")).to_have_text("the key is not the right one")
+        page.get_by_label("Key").fill("open-sesame")
+        page.get_by_role("button", name="Add the picture to the gallery").click()
+        expect(page.locator(".match")).to_have_attribute("data-id", "cat.jpg")
+        expect(page.locator("#similar-problem")).to_have_text("")
+
+
+def test_a_name_that_cannot_be_is_refused_before_it_is_sent(
+    visit: Visit, service: httpx.Client, photographs: dict[str, Path]
+) -> None:
+    one = visit(f"{service.base_url}/")
+    page = one.page
+    look_at(page, photographs["cat"])
+    page.get_by_label("Name").fill("<script>")
+    page.get_by_role("button", name="Add the picture to the gallery").click()
+    assert page.get_by_label("Name").evaluate("(input) => input.validity.patternMismatch")
+    assert not [url for url in one.requests if "/gallery/images/" in url]
