@@ -70,7 +70,13 @@ def searched(searches: dict[tuple[str, int], Record], images: int) -> str:
         "its CPU s",
         "KB a vector",
     )
-    return f"### {_number(images)} vectors of 1 280 dimensions\n\n" + _table(head, rows)
+    loads = [
+        record["machine"]["load_average"][0]
+        for (_, measured), record in searches.items()
+        if measured == images and "machine" in record
+    ]
+    load = f"\nLoad average of the machine meanwhile: {min(loads)} to {max(loads)}.\n" if loads else ""
+    return f"### {_number(images)} vectors of 1 280 dimensions\n\n" + _table(head, rows) + load
 
 
 def targets(searches: dict[tuple[str, int], Record]) -> str:

@@ -22,8 +22,6 @@ from service.cli.gallery import gallery_app
 from tests.service.postgres import PostgresServer
 from tests.service.process import environment, service_process
 
-pytestmark = pytest.mark.databases("sqlite", "postgresql")
-
 Serve = Callable[..., httpx.Client]
 
 
@@ -56,6 +54,7 @@ def listed(client: httpx.Client, *arguments: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.databases("sqlite", "postgresql")
 def test_a_folder_is_added_once_with_what_its_paths_say(serve: Serve, photos: Path) -> None:
     client = serve()
     done = gallery(client, "add", photos, "--metadata-from-path")
@@ -106,7 +105,6 @@ def test_images_are_removed_and_those_that_are_not_there_are_named(serve: Serve,
     assert gallery(client, "remove", ids[2]).exit_code == 0
 
 
-@pytest.mark.databases("sqlite")
 def test_a_gallery_moves_to_postgresql_and_back(
     serve: Serve, photos: Path, tmp_path: Path, postgres: PostgresServer
 ) -> None:
@@ -138,7 +136,6 @@ def test_a_gallery_moves_to_postgresql_and_back(
     assert kept(back) == kept(here)
 
 
-@pytest.mark.databases("sqlite")
 def test_a_file_that_is_no_export_is_refused_and_a_damaged_one_told(
     serve: Serve, photos: Path, tmp_path: Path
 ) -> None:
@@ -167,6 +164,7 @@ def test_a_file_that_is_no_export_is_refused_and_a_damaged_one_told(
     assert list(tmp_path.glob(".*")) == [], "an export left something behind"
 
 
+@pytest.mark.databases("sqlite", "postgresql")
 def test_reindex_lets_another_model_answer(serve: Serve, photos: Path) -> None:
     client = serve()
     gallery(client, "add", photos)
@@ -177,7 +175,6 @@ def test_reindex_lets_another_model_answer(serve: Serve, photos: Path) -> None:
     assert "no model 'none'" in str(gallery(client, "reindex", "--model", "none").exception)
 
 
-@pytest.mark.databases("sqlite")
 def test_a_full_gallery_stops_the_command_and_says_so(serve: Serve, photos: Path) -> None:
     client = serve(gallery_max_images=3)
     done = gallery(client, "add", photos)
@@ -187,7 +184,6 @@ def test_a_full_gallery_stops_the_command_and_says_so(serve: Serve, photos: Path
     assert len(listed(client)) == 3
 
 
-@pytest.mark.databases("sqlite")
 def test_a_key_is_sent_when_it_is_set(serve: Serve, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = serve(api_key=SecretStr("sesame"))
     assert "401" not in str(gallery(client, "list").exception)
@@ -197,7 +193,6 @@ def test_a_key_is_sent_when_it_is_set(serve: Serve, photos: Path, monkeypatch: p
     assert gallery(client, "add", photos).exit_code == 0
 
 
-@pytest.mark.databases("sqlite")
 def test_a_service_that_is_not_there_is_said() -> None:
     for url, words in (("http://127.0.0.1:9", "no answer from"), ("nonsense", "no answer from")):
         done = CliRunner().invoke(gallery_app, ["list", "--url", url])
@@ -215,7 +210,7 @@ def weighin(models_dir: Path, data_dir: Path, *arguments: object) -> subprocess.
     )
 
 
-@pytest.mark.databases("sqlite")
+@pytest.mark.fault
 def test_without_a_service_the_data_directory_is_used(
     tiny_models_dir: Path, tmp_path: Path, photos: Path
 ) -> None:
@@ -231,7 +226,6 @@ def test_without_a_service_the_data_directory_is_used(
 
 
 @pytest.mark.fault
-@pytest.mark.databases("sqlite")
 def test_ctrl_c_keeps_what_is_done_and_the_next_time_goes_on(tiny_models_dir: Path, tmp_path: Path) -> None:
     folder, data_dir = tmp_path / "many", tmp_path / "data"
     folder.mkdir()

@@ -32,15 +32,16 @@ EXACT_UP_TO = 20_000
 REBUILD_DEAD_SHARE = 0.2
 """Dead nodes, as a share of all, above which a graph is built anew, if there are REBUILD_DEAD_NODES."""
 REBUILD_DEAD_NODES = 256
-ADD_AT_ONCE = 16
-"""Vectors that are added while searches wait: some 8 ms at 100 000."""
+ADD_AT_ONCE = 8
+"""Vectors that are added while searches wait: some 5 ms at 100 000."""
 SAVE_AFTER_CHANGES = 1_000
 SAVE_EVERY_S = 30.0
 """The graph is saved after so many changes and so long; what a crash loses of it is added again at start."""
 IDLE_S = 30.0
 """Without a change for so long, the store is asked whether it is still the one that the graph is of."""
 RETRY_S = 5.0
-NICENESS = 10
+NICENESS = 5
+"""Requests go before the index, but not by much: searches wait for whatever it is adding at the moment."""
 
 Mode = Literal["streaming", "exact", "hnsw"]
 
@@ -172,7 +173,7 @@ class EmbeddedSearch:
 
     def _follow(self) -> None:
         """What the thread does: take in changes, build anew what has too many dead nodes, save."""
-        if sys.platform == "linux":  # requests go first; on Linux each thread has a niceness of its own
+        if sys.platform == "linux":  # where each thread has a niceness of its own
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         idle = False
         while not self._closing.is_set():

@@ -15,9 +15,9 @@ CANDIDATES = 64
 """Neighbours that are looked at first; at least four for each that is wanted."""
 WIDER = (1, 8, 32, 256)
 """How many times as many are looked at by turns, while too few of them may be found; at last all are."""
-FEWEST_SPARE = 16
-"""Neighbours whose vectors are read first, besides the wanted ones; at least as many as are wanted. Float16
-misplaces a few by some places."""
+FEWEST_SPARE = 8
+"""Neighbours whose vectors are read first, besides the wanted ones; at least a quarter of those. Float16
+misplaces a few by a place or two."""
 MOST_RERANKED = 32
 """How many times CANDIDATES are read from the store at most, even if more are equal but for rounding."""
 SPARE = 64
@@ -64,7 +64,7 @@ def nearest(
         keys, rough = looked.keys[passing], looked.rough[passing]
         if len(keys) < wanted and not looked.all:
             continue
-        for read in (max(2 * k, k + FEWEST_SPARE), min(len(keys), most)):
+        for read in (k + max(FEWEST_SPARE, k // 4), min(len(keys), most)):
             there, scores = best(*reranked(source, query, keys[:read]), k + SPARE)
             unread = rough[read] if len(keys) > read else None if looked.all else looked.rough[-1]
             certain = unread is None or (len(scores) >= k and scores[k - 1] >= unread + ROUNDING)

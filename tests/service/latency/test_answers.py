@@ -116,7 +116,7 @@ def store(tmp_path: Path, database_url: str | None) -> Iterator[LatencyStore]:
     store.close()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.databases("sqlite")
 def test_every_answer_is_that_of_a_plain_list(tmp_path: Path, database_url: str | None, seed: int) -> None:
     world = World(tmp_path, database_url, seed)
