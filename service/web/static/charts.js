@@ -44,19 +44,19 @@ function plot(id, traces, view, more, words) {
   waiting.set(id, () => Plotly.react(document.getElementById(id), traces, layout(view, more), CONFIG));
 }
 
-// Those in sight are drawn at once, the others one by one when there is nothing else to do.
+// Those in sight are drawn at once, the others one by one, with room for the reader's hand in between.
 function drawWaiting() {
   for (const id of [...waiting.keys()]) {
     const { top, bottom } = document.getElementById(id).getBoundingClientRect();
     if (bottom > 0 && top < innerHeight) drawOne(id);
   }
-  requestIdleCallback(drawNext, { timeout: 500 });
+  setTimeout(drawNext);
 }
 
 function drawNext() {
   const [id] = waiting.keys();
   if (id !== undefined) drawOne(id);
-  if (waiting.size) requestIdleCallback(drawNext, { timeout: 500 });
+  if (waiting.size) setTimeout(drawNext);
   else document.body.dataset.drawn = "yes"; // for whoever measures how long that took
 }
 

@@ -26,6 +26,7 @@ function draw() {
   shown = data.dataset.recorded ? JSON.parse(data.dataset.charts) : null;
   charts.hidden = shown === null;
   if (shown !== null) drawFigures(shown);
+  else document.body.dataset.drawn = "yes";
   const newest = JSON.parse(data.dataset.charts).benchmark;
   if (newest !== benchmark) {
     benchmark = newest;
