@@ -6,8 +6,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
+
+# isort: off
+import service.session  # noqa: F401  onnxruntime first: loaded after usearch, it crashes the process
 from usearch.compiled import MetricKind, ScalarKind
 from usearch.index import Index
+# isort: on
 
 from service.gallery.index.changes import Keys, Scores, Vectors
 from service.storage.gallery_records import Vector
