@@ -22,7 +22,7 @@ test-faults: .venv/installed-tests ## The slow ones: kills, full disks, dropped 
 	$(BIN)/pytest tests -m fault
 
 test-models: .venv-models/installed photos fashion ## Blocks, export and quantization, with torch and real photos
-	$(MODELS_BIN)/pytest tests -m "torch or photos"
+	OMP_NUM_THREADS=1 $(MODELS_BIN)/pytest tests -m "torch or photos" -n auto --dist loadfile
 
 test-web: .venv/installed-web .cache/web/complete ## The pages in a real browser: Debian's Chromium
 	$(BIN)/pytest tests/web -m web
