@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Select, delete, func, select
+from sqlalchemy import Connection, Select, bindparam, delete, func, select
 
 from service.storage.gallery_database import GalleryDatabase, change_state, read_state
 from service.storage.gallery_fields import matching_keys
@@ -17,6 +17,13 @@ from service.storage.tables import gallery_embeddings, gallery_images, gallery_t
 _IN_ONE_QUERY = 500
 _WORTH_NAMING = 5_000
 """So many images are asked about by name; about more, the whole gallery is asked at once."""
+
+
+# Made once: making it took as long as asking it, and every search does.
+_BY_KEYS = select(gallery_embeddings.c.key, gallery_embeddings.c.vector).where(
+    gallery_embeddings.c.embedder == bindparam("embedder"),
+    gallery_embeddings.c.key.in_(bindparam("keys", expanding=True)),
+)
 
 
 class GalleryVectors:
@@ -55,12 +62,9 @@ class GalleryVectors:
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Those of `keys` (at most some hundreds) that have an embedding, int64 (M,), and these, float32
         (M, D), in the same order, which need not be that of `keys`."""
-        query = select(gallery_embeddings.c.key, gallery_embeddings.c.vector).where(
-            gallery_embeddings.c.embedder == embedder,
-            gallery_embeddings.c.key.in_([int(key) for key in keys]),
-        )
+        wanted = {"embedder": embedder, "keys": [int(key) for key in keys]}
         with self.database.reading() as connection:
-            rows = [] if connection is None else connection.execute(query).all()
+            rows = [] if connection is None else connection.execute(_BY_KEYS, wanted).all()
         if not rows:
             return np.empty(0, np.int64), np.empty((0, 0), np.float32)
         return np.array([key for key, _ in rows], np.int64), np.stack([vector for _, vector in rows])
