@@ -22,10 +22,11 @@ def registry(tiny_models_dir: Path) -> Registry:
 
 @pytest.fixture
 def short_plan(registry: Registry) -> Callable[..., Plan]:
-    """Make a short plan for a request with these fields."""
+    """Make a short plan for a request with these fields; `rounds` makes it longer."""
 
-    def make(**fields: object) -> Plan:
+    def make(*, rounds: int = SHORT.rounds, **fields: object) -> Plan:
         request = Request(seed=1, **fields)  # type: ignore[arg-type]
-        return replace(make_plan(registry, request, repetitions=SHORT), warm_up_s=0.0)
+        repetitions = replace(SHORT, rounds=rounds)
+        return replace(make_plan(registry, request, repetitions=repetitions), warm_up_s=0.0)
 
     return make

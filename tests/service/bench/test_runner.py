@@ -27,20 +27,28 @@ from service.registry import Registry
 pytestmark = pytest.mark.fault  # whole measurements in processes of their own: seconds each
 
 
-def children() -> set[int]:
-    """Processes whose parent this one is."""
-    found = set()
-    for status in Path("/proc").glob("[0-9]*/status"):
-        try:
-            text = status.read_text()
-        except OSError:
-            continue
-        if f"PPid:\t{os.getpid()}\n" in text:
-            found.add(int(status.parent.name))
-    return found
+@pytest.fixture
+def children() -> Callable[[], set[int]]:
+    """Tells the processes whose parent this one is, but for those that were there before the test."""
+
+    def alive() -> set[int]:
+        found = set()
+        for status in Path("/proc").glob("[0-9]*/status"):
+            try:
+                text = status.read_text()
+            except OSError:
+                continue
+            if f"PPid:\t{os.getpid()}\n" in text:
+                found.add(int(status.parent.name))
+        return found
+
+    before = alive()  # other tests' database server
+    return lambda: alive() - before
 
 
-def test_a_single_stream_run_holds_every_sample_and_figure(short_plan: Callable[..., Plan]) -> None:
+def test_a_single_stream_run_holds_every_sample_and_figure(
+    short_plan: Callable[..., Plan], children: Callable[[], set[int]]
+) -> None:
     plan = short_plan()
     seen: list[Progress] = []
     bundle = Runner(plan, seen.append).run()
@@ -145,6 +153,7 @@ def test_through_a_service_the_overhead_is_a_figure(
 
 def test_a_service_that_does_not_answer_is_an_error_before_anything_is_written(
     short_plan: Callable[..., Plan],
+    children: Callable[[], set[int]],
 ) -> None:
     with pytest.raises(MeasurementFailed, match=r"the service at 127\.0\.0\.1:9 does not answer"):
         Runner(short_plan(models=("tiny",), url="http://127.0.0.1:9")).run()
@@ -157,7 +166,9 @@ def test_a_service_without_the_model_says_so(short_plan: Callable[..., Plan], cl
         Runner(plan).run()
 
 
-def test_cancelling_twice_leaves_a_partial_bundle_and_no_process(short_plan: Callable[..., Plan]) -> None:
+def test_cancelling_twice_leaves_a_partial_bundle_and_no_process(
+    short_plan: Callable[..., Plan], children: Callable[[], set[int]]
+) -> None:
     plan = short_plan()
 
     def cancel_in_the_second_launch(progress: Progress) -> None:
@@ -175,7 +186,9 @@ def test_cancelling_twice_leaves_a_partial_bundle_and_no_process(short_plan: Cal
     assert summarise(bundle)
 
 
-def test_a_keyboard_interrupt_is_a_cancellation(short_plan: Callable[..., Plan]) -> None:
+def test_a_keyboard_interrupt_is_a_cancellation(
+    short_plan: Callable[..., Plan], children: Callable[[], set[int]]
+) -> None:
     def interrupt(progress: Progress) -> None:
         if progress.launch == 1:
             raise KeyboardInterrupt
@@ -186,13 +199,16 @@ def test_a_keyboard_interrupt_is_a_cancellation(short_plan: Callable[..., Plan])
     assert not children()
 
 
-def test_a_worker_that_is_killed_leaves_what_it_had_measured(short_plan: Callable[..., Plan]) -> None:
+def test_a_worker_that_is_killed_leaves_what_it_had_measured(
+    short_plan: Callable[..., Plan], children: Callable[[], set[int]]
+) -> None:
     def kill(progress: Progress) -> None:
         if progress.round == 1:
             for pid in children():
                 os.kill(pid, 9)
 
-    bundle = Runner(short_plan(), kill).run()
+    # so many rounds that it cannot have ended before it is killed
+    bundle = Runner(short_plan(rounds=1000), kill).run()
     (flag,) = bundle.flags_of("partial")
     assert "signal 9" in flag.reason
     assert bundle.blocks
