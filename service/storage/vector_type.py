@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pgvector.sqlalchemy import VECTOR
 from sqlalchemy import Dialect, LargeBinary
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -21,7 +20,11 @@ class EmbeddingVector(TypeDecorator[NDArray[np.float32]]):
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """The type that the database knows."""
-        return dialect.type_descriptor(VECTOR() if dialect.name == "postgresql" else LargeBinary())
+        if dialect.name != "postgresql":
+            return dialect.type_descriptor(LargeBinary())
+        from pgvector.sqlalchemy import VECTOR  # brings PostgreSQL's dialects, which few need
+
+        return dialect.type_descriptor(VECTOR())
 
     def process_bind_param(self, value: NDArray[np.float32] | None, dialect: Dialect) -> Any:
         """What is sent."""
