@@ -17,6 +17,10 @@ from service.settings import Settings
 
 log = structlog.get_logger(__name__)
 
+_KEEP_ALIVE_S = 75
+"""How long a connection may idle. A dashboard asks every 5 s, uvicorn's own limit: each time a connection
+would be closed just when it is needed."""
+
 
 class CannotListen(WeighinError):
     """The address does not exist here, or something else listens there already."""
@@ -46,6 +50,7 @@ def serve(settings: Settings) -> None:
             access_log=False,
             proxy_headers=False,
             server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=int(settings.shutdown_grace_s),
         )
         _Server(config, app.state.stopping).run(sockets=[listener])
