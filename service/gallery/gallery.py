@@ -120,7 +120,7 @@ class Gallery:
 
     async def _open(self, models_loaded: asyncio.Future[None]) -> None:
         # A thread that starts now has a heap of its own. Later it would take over one that the loaders leave,
-        # and the core threads another one beside it: 18 MB of resident memory with six models.
+        # and the core threads would need another one beside it.
         await self._threads.read(bool)
         await asyncio.wait({models_loaded})
         while True:
