@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse
 
 from service.api.latency import check_model
@@ -18,25 +19,21 @@ from service.web.view import Since, StageChoice, View, dashboard_page
 
 def dashboard_router(
     site: Site,
+    desk: FiguresDesk,
     latencies: Latencies,
     model_names: Callable[[], Sequence[str]],
-    default_model: str,
-    state_problem: Callable[[], str | None],
-    newest_benchmark: Callable[[], str | None],
 ) -> APIRouter:
-    """The page. `model_names` are those of the zoo; `default_model` is charted first."""
+    """The page. `model_names` are those of the zoo."""
     router = APIRouter(tags=["pages"])
-    desk = FiguresDesk(site, latencies, model_names, default_model, state_problem, newest_benchmark)
 
-    def asked(
+    async def asked(
         regime: Annotated[Regime, Query(description="Under which load it was measured")] = "live",
         model: Annotated[str, Query(description="A model's name; empty for all")] = "",
         stage: Annotated[StageChoice, Query(description="A stage, or all; the charts show one")] = "total",
         since: Annotated[Since, Query(description="How far back")] = "24h",
     ) -> View:
-        # Not async: whether a model is known is asked of the database.
-        if model:
-            check_model(latencies, model_names(), model)
+        if model:  # whether it is known is asked of the database
+            await run_in_threadpool(check_model, latencies, model_names(), model)
         return View(regime, model, stage, since)
 
     @router.get(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import orjson
+import structlog
 from markupsafe import Markup
 
 from service.latency.answers import Latencies, Window
@@ -21,8 +22,13 @@ from service.web.site import Site, explained
 from service.web.table import Group, table
 from service.web.view import WINDOWS, StageChoice, View, span_for
 
+_log = structlog.get_logger(__name__)
+
 SHARED_FOR_S = 2.0
 """So old may be what a page that refreshes itself gets: a wall of dashboards costs little more than one."""
+
+FIRST_VIEWS = tuple(View("live", "", "total", since) for since in ("24h", "7d", "30d"))
+"""What is likely to be looked at first after a start, the page's own default before the others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,19 +78,44 @@ class FiguresDesk:
         # One thread beside the event loop and the pool: requests go first.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="weighin-figures")
         self._known: dict[tuple[View, str], tuple[float, Rendered]] = {}
+        self._ahead: list[Future[Rendered]] = []
 
     async def rendered(self, view: View, base_url: str, *, at_most_old_s: float = 0.0) -> Rendered:
         """The figures of a view, at most so old."""
         since = time.monotonic() - at_most_old_s
+        known = self._fresh(view, base_url, since)
+        if known is not None:  # without a way to the thread and back
+            return known
+        for rendering in self._ahead:
+            rendering.cancel()
         return await asyncio.get_running_loop().run_in_executor(
             self._thread, self._rendered, view, base_url, since
         )
 
+    def warm_up(self) -> Sequence[Future[Rendered]]:
+        """Render what is likely to be looked at first, in the background, so that the closed buckets of a
+        long history are merged before somebody waits for them. Returns at once; who asks goes first: what has
+        not begun by then is cancelled."""
+        self._ahead = [
+            self._thread.submit(self._rendered, view, "", time.monotonic()) for view in FIRST_VIEWS
+        ]
+        for rendering in self._ahead:
+            rendering.add_done_callback(_tell)
+        return self._ahead
+
+    def close(self) -> None:
+        """Finish the rendering under way, drop those that wait."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def _fresh(self, view: View, base_url: str, since: float) -> Rendered | None:
+        known = self._known.get((view, base_url))
+        return known[1] if known is not None and known[0] >= since else None
+
     def _rendered(self, view: View, base_url: str, since: float) -> Rendered:
         begun = time.monotonic()
-        known = self._known.get((view, base_url))
-        if known is not None and known[0] >= since:
-            return known[1]
+        known = self._fresh(view, base_url, since)
+        if known is not None:
+            return known
         names = list(self._model_names())
         window, recorded = self._latencies.window(
             view.regime, self._latencies.now() - WINDOWS[view.since].length_s
@@ -160,6 +191,11 @@ def _charted_stage(asked: StageChoice, recorded: Recorded) -> Stage:
         return asked
     stages = {stage for _, stage in recorded.summaries}
     return "inference" if stages and "total" not in stages else "total"
+
+
+def _tell(warming: Future[Rendered]) -> None:
+    if not warming.cancelled() and (error := warming.exception()) is not None:
+        _log.warning("the dashboard could not be rendered ahead", exc_info=error)
 
 
 def _utc(seconds: float) -> datetime:

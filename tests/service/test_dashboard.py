@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import dataclasses
 import html
 import json
@@ -27,10 +29,10 @@ from service.recorder import Recorder
 from service.stages import Durations
 from service.storage.state import open_state
 from service.web.dashboard import dashboard_router
-from service.web.figures import SHARED_FOR_S, Figures
+from service.web.figures import FIRST_VIEWS, SHARED_FOR_S, Figures, FiguresDesk
 from service.web.site import Site
 from service.web.table import errors_text, milliseconds_text
-from service.web.view import WINDOWS, DashboardPage, Span, span_for
+from service.web.view import WINDOWS, DashboardPage, Span, View, span_for
 from tests.service.pages import Code, names_in
 
 NOON = 1_772_366_400.0  # 2026-03-01 12:00 UTC
@@ -51,18 +53,12 @@ class Instrument:
         app = FastAPI()
         problems.install(app)
         names = ("tiny", "tiny-b")
-        site = Site()
-        app.include_router(site.router())
-        app.include_router(
-            dashboard_router(
-                site,
-                Latencies(self.recorder),
-                lambda: names,
-                "tiny",
-                lambda: self.degraded,
-                lambda: self.benchmark,
-            )
+        site, latencies = Site(), Latencies(self.recorder)
+        self.desk = FiguresDesk(
+            site, latencies, lambda: names, "tiny", lambda: self.degraded, lambda: self.benchmark
         )
+        app.include_router(site.router())
+        app.include_router(dashboard_router(site, self.desk, latencies, lambda: names))
         app.add_middleware(RequestContext, allowed_origins=(), log_requests=False)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, ws="none"))
@@ -77,6 +73,7 @@ class Instrument:
         self.server.should_exit = True
         self.thread.join()
         self.listener.close()
+        self.desk.close()
         self.recorder.close()
         self.state.close()
 
@@ -286,6 +283,39 @@ def test_a_page_that_refreshes_itself_shares_what_is_a_moment_old(instrument: In
     assert rows(refreshed()) == rows(whole)
     other = instrument.client.get("/dashboard/figures", params={"since": "1h", "model": "tiny-b"})
     assert rows(other.text) == []
+
+
+def test_a_start_renders_ahead_what_is_looked_at_first(instrument: Instrument) -> None:
+    instrument.record(1)
+    begun = time.monotonic()
+    concurrent.futures.wait(instrument.desk.warm_up())
+    instrument.record(1)
+    known = instrument.desk.rendered(FIRST_VIEWS[-1], "", at_most_old_s=time.monotonic() - begun)
+    assert rows(asyncio.run(known).html)[-1][1:3] == ["total", "1"], "rendered before the second run"
+    assert FIRST_VIEWS[0] == View("live", "", "total", "24h"), "what /dashboard without a query shows"
+
+
+def test_who_asks_goes_before_what_is_rendered_ahead(instrument: Instrument) -> None:
+    instrument.record(1)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        begun.set()
+        assert go_on.wait(30)
+
+    desk = FiguresDesk(Site(), Latencies(instrument.recorder), lambda: ("tiny",), "tiny", hold, lambda: None)
+    ahead = desk.warm_up()
+    assert begun.wait(30)
+
+    async def ask() -> str:
+        asked = asyncio.create_task(desk.rendered(View("live", "", "total", "1h"), ""))
+        await asyncio.sleep(0)  # until it waits for the rendering under way
+        go_on.set()
+        return (await asked).html
+
+    assert rows(asyncio.run(ask()))[-1][1:3] == ["total", "1"]
+    desk.close()
+    assert [rendering.cancelled() for rendering in ahead] == [False, True, True]
 
 
 def test_a_new_benchmark_is_told(instrument: Instrument) -> None:
