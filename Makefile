@@ -39,7 +39,7 @@ check: .venv/installed-tests ## Lint, types and dependency rules
 bench: .venv-bench/installed photos ## The service's figures against their targets, in about five minutes
 	.venv-bench/bin/python -m benchmarks.http
 
-bench-retrieval: .venv-bench/installed photos ## Similar images beside other libraries, in about fifteen minutes
+bench-retrieval: .venv-bench/installed photos fashion ## Similar images beside other libraries, in about fifteen minutes
 	.venv-bench/bin/python -m benchmarks.retrieval embed
 	.venv-bench/bin/python -m benchmarks.retrieval search
 	.venv-bench/bin/python -m benchmarks.retrieval edited

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -24,9 +25,14 @@ class Part:
     size: int
 
 
+def content_type_of(request: Request) -> str:
+    """What the body says that it is; empty where it does not."""
+    return request.headers.get("content-type", "")
+
+
 def is_form(request: Request) -> bool:
     """Whether the body says that it is a multipart form."""
-    return request.headers.get("content-type", "")[:19].lower() == "multipart/form-data"
+    return content_type_of(request)[:19].lower() == "multipart/form-data"
 
 
 async def stream_parts(
@@ -39,12 +45,9 @@ async def stream_parts(
 
     Raises MalformedRequest, BodyTooLarge for the whole, DeadlineExceeded, and ClientGone.
     """
-    boundary = parse_options_header(request.headers.get("content-type", ""))[1].get(b"boundary")
-    if not boundary:
-        raise MalformedRequest("the content type multipart/form-data names no boundary")
+    form = Parts(content_type_of(request), limits)
     size = 0
     try:
-        form = _Parts(boundary, limits)
         chunks = request.stream().__aiter__()
         while True:
             try:
@@ -63,14 +66,16 @@ async def stream_parts(
         form.check_complete()
     except ClientDisconnect:
         raise ClientGone("the client hung up while sending") from None
-    except FormParserError:
-        raise MalformedRequest("the body is not the multipart form that its content type announces") from None
 
 
-class _Parts:
-    """Takes a form's bytes and gives its finished parts."""
+class Parts:
+    """Takes a form's bytes and gives its finished parts; all methods raise MalformedRequest."""
 
-    def __init__(self, boundary: bytes, limits: Mapping[str, int]) -> None:
+    def __init__(self, content_type: str, limits: Mapping[str, int]) -> None:
+        """`content_type` names the boundary; `limits`: the most bytes that parts of a name may have."""
+        boundary = parse_options_header(content_type)[1].get(b"boundary")
+        if not boundary:
+            raise MalformedRequest("the content type multipart/form-data names no boundary")
         self._limits = limits
         self._finished: list[Part] = []
         self._name = ""
@@ -79,28 +84,33 @@ class _Parts:
         self._header = [b"", b""]
         self._disposition = b""
         self._complete = False
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._begin,
-                "on_header_field": lambda data, start, end: self._header_piece(0, data[start:end]),
-                "on_header_value": lambda data, start, end: self._header_piece(1, data[start:end]),
-                "on_header_end": self._header_end,
-                "on_headers_finished": self._headers_finished,
-                "on_part_data": self._data,
-                "on_part_end": self._end,
-                "on_end": self._all,
-            },
-        )
+        with _malformed():
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._begin,
+                    "on_header_field": lambda data, start, end: self._header_piece(0, data[start:end]),
+                    "on_header_value": lambda data, start, end: self._header_piece(1, data[start:end]),
+                    "on_header_end": self._header_end,
+                    "on_headers_finished": self._headers_finished,
+                    "on_part_data": self._data,
+                    "on_part_end": self._end,
+                    "on_end": self._all,
+                },
+            )
 
     def feed(self, chunk: bytes) -> None:
-        self._parser.write(chunk)
+        """Read on."""
+        with _malformed():
+            self._parser.write(chunk)
 
     def finished(self) -> list[Part]:
+        """The parts that ended since this was last asked."""
         parts, self._finished = self._finished, []
         return parts
 
     def check_complete(self) -> None:
+        """Whether that was all of the form."""
         if not self._complete:
             raise MalformedRequest("the multipart form ends before its closing boundary")
 
@@ -135,3 +145,11 @@ class _Parts:
 
     def _all(self) -> None:
         self._complete = True
+
+
+@contextlib.contextmanager
+def _malformed() -> Iterator[None]:
+    try:
+        yield
+    except FormParserError:
+        raise MalformedRequest("the body is not the multipart form that its content type announces") from None
