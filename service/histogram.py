@@ -9,6 +9,7 @@ import weakref
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyhdrh
@@ -65,14 +66,15 @@ EMPTY_SUMMARY = Summary(0, None, None, None, None, None, None)
 class Distribution:
     """Counts of durations by HDR slot, only the slots that are in use; count, sum and maximum are exact.
 
-    `slots` uint16 (n,) ascending, `counts` int64 (n,).
+    `slots` uint16 (n,) ascending, `counts` (n,) uint32, or int64 where they could be too large for that: an
+    answer about a month holds ten thousand distributions.
     """
 
     count: int
     sum_ns: int
     max_ns: int
     slots: NDArray[np.uint16]
-    counts: NDArray[np.int64]
+    counts: NDArray[np.uint32] | NDArray[np.int64]
 
     def encode(self) -> bytes:
         """The distribution as a compressed HDR histogram (V2, without base64), for any HDR tool to read."""
@@ -87,7 +89,7 @@ class Distribution:
         """The percentiles, nearest rank, at the slot's upper end; zeros without samples."""
         if not self.count:
             return (0, 0, 0, 0)
-        ranks = np.cumsum(self.counts)
+        ranks = np.cumsum(self.counts, dtype=np.int64)
         wanted = [math.ceil(self.count * fraction) for fraction in MIN_SAMPLES]
         p50, p90, p95, p99 = (
             min(slot_end_us(slot) * 1000, self.max_ns)
@@ -149,19 +151,20 @@ def merge(parts: Sequence[Distribution]) -> Distribution:
     if len(parts) == 1:
         return parts[0]
     if not parts:
-        return Distribution(0, 0, 0, np.empty(0, np.uint16), np.empty(0, np.int64))
+        return Distribution(0, 0, 0, np.empty(0, np.uint16), np.empty(0, np.uint32))
     # float64 sums are exact up to 2**53 samples; bincount's own conversions would take twice as long
     dense = np.bincount(
         np.concatenate([part.slots for part in parts], dtype=np.intp),
         weights=np.concatenate([part.counts for part in parts], dtype=np.float64),
     )
     slots = np.flatnonzero(dense)
+    count = sum(part.count for part in parts)
     return Distribution(
-        count=sum(part.count for part in parts),
+        count=count,
         sum_ns=sum(part.sum_ns for part in parts),
         max_ns=max(part.max_ns for part in parts),
         slots=slots.astype(np.uint16),
-        counts=dense[slots].astype(np.int64),
+        counts=_narrow(dense[slots], count),
     )
 
 
@@ -202,7 +205,12 @@ def _sparse(
     used = (part != 0).nonzero()[0]  # of bool: twice as fast as of the counts
     slots = used.astype(np.uint16)
     slots += np.uint16(low)
-    return Distribution(count, sum_ns, max_ns, slots, part.take(used))
+    return Distribution(count, sum_ns, max_ns, slots, _narrow(part[used], count))
+
+
+def _narrow(counts: NDArray[Any], count: int) -> NDArray[np.uint32] | NDArray[np.int64]:
+    """Slots' shares of `count` samples, in the smaller type that holds them."""
+    return counts.astype(np.uint32) if count < 2**32 else counts.astype(np.int64)
 
 
 @functools.cache  # at most one for each slot

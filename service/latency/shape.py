@@ -38,7 +38,7 @@ def curve(distribution: Distribution) -> list[tuple[float, float]]:
     carried = [each for each in fractions() if distribution.count >= samples_needed(each)]
     if not distribution.count:
         return []
-    ranks = np.cumsum(distribution.counts)
+    ranks = np.cumsum(distribution.counts, dtype=np.int64)
     wanted = [max(1, math.ceil(distribution.count * fraction)) for fraction in carried]
     slots = distribution.slots.take(np.searchsorted(ranks, wanted)).tolist()
     return [
@@ -59,7 +59,7 @@ def histogram(distribution: Distribution, most: int = MOST_BINS) -> Sequence[Bin
     start_us, end_us = max(1, slot_start_us(first)), slot_end_us(last) + 1
     between = (slot_of_us(int(edge)) for edge in np.geomspace(start_us, end_us, most + 1)[1:-1])
     edges = sorted({first, last + 1, *(edge for edge in between if first < edge <= last)})
-    below = np.concatenate([[0], np.cumsum(distribution.counts)])
+    below = np.concatenate([[0], np.cumsum(distribution.counts, dtype=np.int64)])
     positions = below[np.searchsorted(distribution.slots, edges)]
     return [
         Bin(slot_start_us(low) / 1000, slot_start_us(high) / 1000, int(count))

@@ -8,6 +8,7 @@ import os
 import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hdrh.histogram import HdrHistogram
 from hypothesis import given
@@ -112,6 +113,15 @@ def test_counters_are_freed_without_the_garbage_collector() -> None:
         assert resident_bytes() - before < 50e6  # it would be 280 MB
     finally:
         gc.enable()
+
+
+def test_counts_beyond_32_bits_stay_exact() -> None:
+    slots = record([1_000_000]).slots
+    many = Distribution(2**32 - 1, 5, 1_000_000, slots, np.array([2**32 - 1], np.uint32))
+    all_of_them = merge([many, many, many])
+    assert all_of_them.counts.tolist() == [3 * (2**32 - 1)]
+    assert all_of_them.percentiles_ns() == many.percentiles_ns()
+    assert same(Decoder().decode(all_of_them.encode(), 3 * (2**32 - 1), 15, 1_000_000), all_of_them)
 
 
 def test_extremes_are_kept() -> None:
