@@ -110,7 +110,7 @@ class Parts:
         return parts
 
     def check_complete(self) -> None:
-        """Whether that was all of the form."""
+        """Raise unless that was all of the form."""
         if not self._complete:
             raise MalformedRequest("the multipart form ends before its closing boundary")
 
