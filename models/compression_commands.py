@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from models.evaluation_commands import ZOO
 from models.training_commands import setting_of, shown, with_data
 
 
@@ -21,8 +22,9 @@ def add(commands: Any) -> None:
     distill = commands.add_parser("distill", help="train a student with a teacher, and without, seed by seed")
     distill.add_argument("name", metavar="NAME", help="the student, a network of the family")
     distill.add_argument(
-        "--teacher", action="append", required=True, metavar="RUN", help="repeat for several"
+        "--teacher", action="append", required=True, metavar="MODEL", help="of the zoo; repeat for several"
     )
+    distill.add_argument("--zoo", type=Path, default=ZOO, help="where the teachers are")
     distill.add_argument("--seeds", type=int, default=5, help="how many, from 0; default 5")
     distill.add_argument("--only", choices=("with", "without"), help="only one of the two")
     with_data(distill)
@@ -84,20 +86,19 @@ def _distill(options: argparse.Namespace) -> None:
 
     from models.architectures.fashion import design_of
     from models.compress.compression import read_compression
-    from models.compress.distill import TeacherCache, distilling
-    from models.family import fresh, job_of, run_folder, trained
+    from models.compress.distill import TeacherCache, distilling, published
+    from models.family import fresh, job_of
     from models.train import train
+    from models.zoo.card import read_cards
 
     design = design_of(options.name)
     settings = read_compression().distillation
     setting = setting_of(options)
-    teachers = [trained(run_folder(options.runs, name, 0)) for name in options.teacher]
-    identities = [
-        _digest(identity, name) for name, (_, identity) in zip(options.teacher, teachers, strict=True)
-    ]
+    teachers = read_cards(options.zoo, options.teacher).values()
+    identities = [f"{card.name} {card.file.sha256[:16]}" for card in teachers]
     cache = TeacherCache(
         options.runs / f"teacher-of-{options.name}",
-        [network for network, _ in teachers],
+        [published(options.zoo, card, options.threads) for card in teachers],
         identities,
         setting.learn,
         setting.config,

@@ -89,13 +89,9 @@ def _line(card: Any) -> str:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from models.zoo.card import read_card
+    from models.zoo.card import read_cards
 
-    unknown = [name for name in options.names if not (options.zoo / name / "card.json").exists()]
-    if unknown:
-        known = ", ".join(sorted(path.parent.name for path in options.zoo.glob("*/card.json")))
-        raise ValueError(f"there is no model named {', '.join(unknown)} in {options.zoo}; known: {known}")
-    sets = {name: read_card(options.zoo / name).labels for name in options.names}
+    sets = {name: card.labels for name, card in read_cards(options.zoo, options.names).items()}
     others = sorted(set(sets.values()) - {"fashion-mnist", "imagenet-1k"})
     if others:
         known = "fashion-mnist, imagenet-1k"

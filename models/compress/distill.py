@@ -4,27 +4,46 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from models import augment
 from models.compress.compression import Distillation
-from models.export import write_whole
+from models.data import FASHION_MNIST, SPEC
+from models.export import open_session, write_whole
 from models.job import Objective, Passes, Prepared
-from models.predict import predict
 from models.train_config import TrainConfig
+from models.zoo.card import Card
+
+Teacher = Callable[[Tensor], Tensor]
+"""Inputs, float32 (N, 1, 28, 28), to logits, float32 (N, classes)."""
+
+
+def published(zoo: Path, card: Card, threads: int) -> Teacher:
+    """A model of a zoo as a teacher, run by ONNX Runtime.
+
+    Raises ValueError where it is not for the data that the student learns from.
+    """
+    if (card.labels, card.input) != (FASHION_MNIST.labels, SPEC):
+        raise ValueError(f"{card.name} is for {card.labels}; a teacher must be for {FASHION_MNIST.labels}")
+    session = open_session(zoo / card.name / card.file.name, threads)
+
+    def teacher(inputs: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(["logits"], {"image": inputs.numpy()})[0])
+
+    return teacher
 
 
 class TeacherCache:
     """What the teacher says of every training image under each of some fixed random changes.
 
-    The teacher is the mean of the networks' probabilities. A file for each pass lies in `folder`, written
+    The teacher is the mean of the teachers' probabilities. A file for each pass lies in `folder`, written
     whole, so that a killed run goes on with the next pass; `identity` says which teacher it is.
     Raises ValueError where the folder holds another teacher's answers.
     """
@@ -32,7 +51,7 @@ class TeacherCache:
     def __init__(
         self,
         folder: Path,
-        teachers: Sequence[nn.Module],
+        teachers: Sequence[Teacher],
         identity: Any,
         learn: Prepared,
         config: TrainConfig,
@@ -78,7 +97,7 @@ class TeacherCache:
         answers = []
         for indices in torch.arange(len(learn)).split(500):
             images = augment.apply(learn.inputs[indices], drawn, indices, ground)
-            shares = [predict(teacher, images).softmax(1) for teacher in self._teachers]
+            shares = [teacher(images).softmax(1) for teacher in self._teachers]
             answers.append(torch.stack(shares).mean(0).clamp_min(1e-7).log())
         return torch.cat(answers)
 

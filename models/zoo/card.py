@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -217,6 +218,15 @@ def read_card(folder: Path) -> Card:
     Raises FileNotFoundError when there is none and pydantic.ValidationError when it is not a valid card.
     """
     return Card.model_validate_json((folder / "card.json").read_bytes())
+
+
+def read_cards(zoo: Path, names: Sequence[str]) -> dict[str, Card]:
+    """The cards of models of a zoo by name. Raises ValueError, with what is there, where one is not."""
+    unknown = [name for name in names if not (zoo / name / "card.json").exists()]
+    if unknown:
+        known = ", ".join(sorted(path.parent.name for path in zoo.glob("*/card.json")))
+        raise ValueError(f"there is no model named {', '.join(unknown)} in {zoo}; known: {known}")
+    return {name: read_card(zoo / name) for name in names}
 
 
 def write_card(folder: Path, card: Card) -> None:

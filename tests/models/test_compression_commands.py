@@ -11,13 +11,23 @@ torch = pytest.importorskip("torch")
 from models.__main__ import main  # noqa: E402
 from models.compress.int8_check import Int8Check  # noqa: E402
 from models.compress.search import found  # noqa: E402
+from models.data import load_test, load_train  # noqa: E402
 from models.family import run_folder, trained  # noqa: E402
 from models.judgements import GAIN, judged_beside  # noqa: E402
 from models.profiling import profile  # noqa: E402
+from models.publish import Origin, first, publish  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
 NAME = "fashion-standard-equal-macs"
+
+
+def zoo_of(zoo: Path, *names: str, runs: Path, fashion: Path) -> Path:
+    """A zoo of those trainings, judged on a few images only."""
+    learned, test = first(load_train(fashion), 64), first(load_test(fashion), 20)
+    for name in names:
+        publish(name, *trained(run_folder(runs, name, 0)), Origin("a test"), zoo, learned, test)
+    return zoo
 
 
 def test_each_technique_leaves_a_training_that_is_found_again(
@@ -43,7 +53,8 @@ def test_each_technique_leaves_a_training_that_is_found_again(
     assert decided is not None
     assert decided.n == 256
 
-    teachers = ["--teacher", NAME, "--teacher", f"{NAME}-pruned-50"]
+    zoo = zoo_of(tmp_path / "zoo", NAME, f"{NAME}-pruned-50", runs=tmp_path, fashion=fashion)
+    teachers = ["--teacher", NAME, "--teacher", f"{NAME}-pruned-50", "--zoo", str(zoo)]
     assert main(["distill", NAME, *teachers, "--seeds", "2", *few]) == 0
     gain = ["gain", NAME, "--seeds", "2", "--json", str(tmp_path / GAIN)]
     assert main([*gain, "--runs", str(tmp_path), "--data-dir", str(fashion)]) == 0
@@ -54,6 +65,13 @@ def test_each_technique_leaves_a_training_that_is_found_again(
     taught, _ = trained(run_folder(tmp_path, f"{NAME}-distilled", 0))
     alone, _ = trained(run_folder(tmp_path, f"{NAME}-alone", 0))
     assert not torch.equal(taught.classifier.weight, alone.classifier.weight)
+
+    assert main(["distill", NAME, "--teacher", "nobody", "--zoo", str(zoo), *few]) == 1
+    assert f"no model named nobody in {zoo}; known: {NAME}, {NAME}-pruned-50" in capsys.readouterr().err
+    assert main(["distill", NAME, "--teacher", "efficientnet-lite0", *few]) == 1
+    assert "efficientnet-lite0 is for imagenet-1k; a teacher must be for fashion-mnist" in (
+        capsys.readouterr().err
+    )
 
     pictures = ["--plot", str(tmp_path / "front.svg"), "--json", str(tmp_path / "all.json")]
     assert main(["search", "--candidates", "1", *pictures, *few]) == 0
