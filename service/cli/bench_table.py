@@ -10,6 +10,7 @@ from rich.table import Table
 from service.bench.bundle import BenchStage, Bundle
 from service.bench.percentile_bounds import PercentileBound
 from service.bench.summary import EntrySummary, summarise
+from service.cli.output import millions
 from service.percentiles import MIN_SAMPLES
 
 _WITHIN_SERVICE: tuple[BenchStage, ...] = ("queue", "decode", "preprocess", "inference", "postprocess")
@@ -54,7 +55,7 @@ def _table(bundle: Bundle, summaries: list[EntrySummary]) -> Table:
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for each in summaries:
-        cells = [_accuracy(each), f"{each.model.bytes / 1e6:.1f} MB", f"{each.model.macs / 1e6:.0f} M"]
+        cells = [_accuracy(each), f"{each.model.bytes / 1e6:.1f} MB", millions(each.model.macs)]
         if server:
             cells += ["" if each.rate_per_s is None else f"{each.rate_per_s:.0f}"]
         elif not offline:

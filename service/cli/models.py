@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from service.cli.output import console
+from service.cli.output import console, millions
 from service.cli.settings import settings_with
 from service.registry import Registry
 
@@ -29,7 +29,7 @@ def list_models() -> None:
             card.labels,
             card.precision,
             f"{card.parameters / 1e6:.2f} M",
-            f"{card.macs / 1e6:.0f} M",
+            millions(card.macs),
             f"{card.file.bytes / 1e6:.1f} MB",
             "" if card.accuracy is None else f"{card.accuracy.value:.1%}",
             "" if card.accuracy is None else card.accuracy.kind,

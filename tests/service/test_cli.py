@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from service.cli.output import millions
 from tests.service.process import environment
 
 
@@ -13,6 +16,20 @@ def weighin(models_dir: Path, tmp_path: Path, *arguments: str) -> subprocess.Com
     env = environment(models_dir, tmp_path)
     command = [sys.executable, "-m", "service", *arguments]
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [
+        (860_200_000, "860 M"),
+        (2_113_000_000, "2113 M"),
+        (37_584_256, "37.6 M"),
+        (4_520_536, "4.52 M"),
+        (1200, "0.0012 M"),
+    ],
+)
+def test_small_networks_are_told_apart(count: int, told: str) -> None:
+    assert millions(count) == told
 
 
 def test_models_lists_them_and_marks_the_default(tiny_models_dir: Path, tmp_path: Path) -> None:
