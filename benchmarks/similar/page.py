@@ -70,13 +70,17 @@ def searched(searches: dict[tuple[str, int], Record], images: int) -> str:
         "its CPU s",
         "KB a vector",
     )
-    loads = [
-        record["machine"]["load_average"][0]
+    machines = [
+        record["machine"]
         for (_, measured), record in searches.items()
         if measured == images and "machine" in record
     ]
-    load = f"\nLoad average of the machine meanwhile: {min(loads)} to {max(loads)}.\n" if loads else ""
-    return f"### {_number(images)} vectors of 1 280 dimensions\n\n" + _table(head, rows) + load
+    where = ""
+    if machines:
+        loads = [each["load_average"][0] for each in machines]
+        kinds = sorted({f"{each['cores']} cores of {each['cpu']}" for each in machines})
+        where = f"\nOn {', '.join(kinds)}; load average meanwhile {min(loads)} to {max(loads)}.\n"
+    return f"### {_number(images)} vectors of 1 280 dimensions\n\n" + _table(head, rows) + where
 
 
 def targets(searches: dict[tuple[str, int], Record]) -> str:

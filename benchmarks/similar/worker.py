@@ -27,7 +27,7 @@ CHURN_ROUNDS = 10
 CHURN_SHARE = 0.2
 A_LONG_TIME_S = 1_000.0
 EVERY = {"qdrant local": 5}
-"""Ways so slow that a thousand queries would take most of an hour are asked only every fifth, say."""
+"""Slow ways, and that they are asked only every so-manyth query: at 100 000 vectors one takes 0.2 s."""
 WHILE_BUILDING = 20
 """Queries that are answered from the database while there is no index yet."""
 
