@@ -16,11 +16,17 @@ from models.train_config import Augmentation
 @dataclass(frozen=True)
 class Draw:
     """What happens to each of N images. `mirrored` bool (N,); `shift` int64 (N, 2), rows and columns down and
-    right; `erased` int64 (N, 4), top, left, bottom and right of the rectangle, empty for most."""
+    right, at most `furthest`; `erased` int64 (N, 4), top, left, bottom and right of the rectangle, empty for
+    most."""
 
     mirrored: Tensor
     shift: Tensor
+    furthest: int
     erased: Tensor
+
+    def to(self, device: torch.device) -> Draw:
+        """The same on a device, for images that are there."""
+        return Draw(self.mirrored.to(device), self.shift.to(device), self.furthest, self.erased.to(device))
 
 
 def draw(count: int, size: int, config: Augmentation, seed: Sequence[int]) -> Draw:
@@ -38,19 +44,23 @@ def draw(count: int, size: int, config: Augmentation, seed: Sequence[int]) -> Dr
     sides[random.random(count) >= config.erase] = 0
     corner = (random.random((count, 2)) * (size + 1 - sides)).astype(np.int64)
     erased = np.concatenate([corner, corner + sides.astype(np.int64)], axis=1)
-    return Draw(torch.from_numpy(mirrored), torch.from_numpy(shift), torch.from_numpy(erased))
+    return Draw(torch.from_numpy(mirrored), torch.from_numpy(shift), config.shift, torch.from_numpy(erased))
 
 
 def apply(images: Tensor, drawn: Draw, indices: Tensor, ground: float) -> Tensor:
-    """The `images` (B, 1, S, S) changed as drawn for those `indices` (B,); what is empty becomes `ground`."""
+    """The `images` (B, 1, S, S) changed as drawn for those `indices` (B,); what is empty becomes `ground`.
+
+    All tensors are on one device.
+    """
     size = images.shape[-1]
-    places = torch.arange(size)
+    places = torch.arange(size, device=images.device)
     shift = drawn.shift[indices]
-    border = int(drawn.shift.abs().max()) if len(drawn.shift) else 0
+    border = drawn.furthest
     rows = places - shift[:, :1] + border
     columns = torch.where(drawn.mirrored[indices, None], size - 1 - places, places) - shift[:, 1:] + border
     padded = F.pad(images[:, 0], (border,) * 4, value=ground)
-    moved = padded[torch.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]]
+    each = torch.arange(len(images), device=images.device)
+    moved = padded[each[:, None, None], rows[:, :, None], columns[:, None, :]]
     top, left, bottom, right = drawn.erased[indices].T[:, :, None]
     down = (places >= top) & (places < bottom)
     across = (places >= left) & (places < right)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from models.evaluation_commands import ZOO
-from models.training_commands import setting_of, shown, with_data
+from models.training_commands import setting_of, shown, with_data, with_device
 
 
 def add(commands: Any) -> None:
@@ -17,6 +17,7 @@ def add(commands: Any) -> None:
     prune.add_argument("--seed", type=int, default=0)
     prune.add_argument("--share", type=float, action="append", help="of the MACs; default: 0.3, 0.5 and 0.7")
     with_data(prune)
+    with_device(prune)
     prune.set_defaults(run=_prune)
 
     distill = commands.add_parser("distill", help="train a student with a teacher, and without, seed by seed")
@@ -25,9 +26,10 @@ def add(commands: Any) -> None:
         "--teacher", action="append", required=True, metavar="MODEL", help="of the zoo; repeat for several"
     )
     distill.add_argument("--zoo", type=Path, default=ZOO, help="where the teachers are")
-    distill.add_argument("--seeds", type=int, default=5, help="how many, from 0; default 5")
+    distill.add_argument("--seed", type=int, action="append", help="may be repeated; default: 0 to 4")
     distill.add_argument("--only", choices=("with", "without"), help="only one of the two")
     with_data(distill)
+    with_device(distill)
     distill.set_defaults(run=_distill)
 
     aware = commands.add_parser(
@@ -36,6 +38,7 @@ def add(commands: Any) -> None:
     aware.add_argument("name", metavar="RUN", help="a training's name")
     aware.add_argument("--seed", type=int, default=0)
     with_data(aware)
+    with_device(aware)
     aware.set_defaults(run=_train_int8)
 
     check = commands.add_parser(
@@ -104,7 +107,7 @@ def _distill(options: argparse.Namespace) -> None:
         setting.config,
         settings,
     )
-    for seed in range(options.seeds):
+    for seed in options.seed or range(5):
         for kind in ("with", "without"):
             if options.only not in (None, kind):
                 continue

@@ -34,17 +34,24 @@ class Setting:
 
     @classmethod
     def of(
-        cls, data: Path, runs: Path, config: TrainConfig | None = None, limit: int | None = None
+        cls,
+        data: Path,
+        runs: Path,
+        config: TrainConfig | None = None,
+        limit: int | None = None,
+        device: torch.device | None = None,
     ) -> Setting:
         """The training images split by the recipe; with `limit` only the first so many, to try things out.
 
+        They are put on `device`, the processor by default, and whatever learns from them is trained there.
         Raises DataError, and ValueError for a recipe that does not fit the data.
         """
         config = config or read_config()
         learn, choose = split(load_train(data, FASHION_MNIST), config.data.validation, config.data.split_seed)
         if limit is not None:
             learn, choose = _first(learn, limit), _first(choose, limit)
-        return cls(Prepared.of(learn), Prepared.of(choose), config, runs)
+        device = device or torch.device("cpu")
+        return cls(Prepared.of(learn).to(device), Prepared.of(choose).to(device), config, runs)
 
 
 def _first(images: Images, count: int) -> Images:

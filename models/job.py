@@ -29,6 +29,10 @@ class Prepared:
         """What a network gets to see of `images`."""
         return cls(torch.from_numpy(tensors(images.pixels)), torch.from_numpy(images.classes))
 
+    def to(self, device: torch.device) -> Prepared:
+        """The same on a device, where the training then is."""
+        return Prepared(self.inputs.to(device), self.classes.to(device))
+
     def __len__(self) -> int:
         return len(self.inputs)
 

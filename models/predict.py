@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from models.device import layout
 from models.job import Prepared
 
 
 @torch.no_grad()
 def predict(network: nn.Module, inputs: Tensor, batch_size: int = 500) -> Tensor:
-    """Logits (N, classes) of a network in evaluation mode."""
-    return torch.cat(
-        [network(x.contiguous(memory_format=torch.channels_last)) for x in inputs.split(batch_size)]
-    )
+    """Logits (N, classes) of a network in evaluation mode, which is where the inputs are."""
+    order = layout(inputs.device)
+    return torch.cat([network(x.contiguous(memory_format=order)) for x in inputs.split(batch_size)])
 
 
 def accuracy(network: nn.Module, images: Prepared) -> float:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from models import augment, checkpoint
+from models.device import Forward, layout, recorded
 from models.export import write_whole
 from models.job import Job
 from models.predict import accuracy
@@ -44,7 +45,8 @@ def train(network: nn.Module, job: Job, *, bar: bool = True) -> Outcome:
 
     After each epoch the checkpoint is replaced and the log, one line of JSON for each epoch, written. A run
     that was killed goes on after its last whole epoch and ends in the same weights, bit for bit on the same
-    machine with as many threads. The network is left with the averaged weights, in evaluation mode.
+    processor with as many threads; a GPU adds in any order. It trains where the job's images are. The network
+    is left with the averaged weights, in evaluation mode, on the processor.
     Raises CheckpointError for a checkpoint of something else, and RuntimeError where another process trains
     in the folder or the loss is no longer finite.
     """
@@ -59,9 +61,11 @@ def train(network: nn.Module, job: Job, *, bar: bool = True) -> Outcome:
 def _train(network: nn.Module, job: Job, bar: bool) -> Outcome:
     state = _State(network, job)
     state.resume()
-    for epoch in range(len(state.history), job.config.epochs):
+    left = range(len(state.history), job.config.epochs)
+    forward = state.forward() if left else network
+    for epoch in left:
         started = time.perf_counter_ns()
-        loss = _epoch(state, job, epoch, bar)
+        loss = _epoch(state, forward, job, epoch, bar)
         chosen = accuracy(state.average, job.choose) if len(job.choose) else None
         state.history.append(
             {
@@ -69,12 +73,13 @@ def _train(network: nn.Module, job: Job, bar: bool) -> Outcome:
                 "loss": loss,
                 "validation_accuracy": chosen,
                 "seconds": round((time.perf_counter_ns() - started) / 1e9, 2),
+                "device": state.device.type,
                 "threads": torch.get_num_threads(),
             }
         )
         state.save()
     network.load_state_dict(state.average.state_dict())
-    network.eval()
+    network.to("cpu").eval()
     last = state.history[-1]
     return Outcome(
         state=network.state_dict(),
@@ -89,8 +94,9 @@ def train_without_keeping(network: nn.Module, job: Job, *, bar: bool = True) -> 
     For trainings of seconds, of which there are many. The job's folder is not touched.
     """
     state = _State(network, job)
+    forward = state.forward()
     for epoch in range(job.config.epochs):
-        _epoch(state, job, epoch, bar)
+        _epoch(state, forward, job, epoch, bar)
     return accuracy(state.average, job.choose)
 
 
@@ -98,7 +104,8 @@ class _State:
     """What changes during a training, and its way to the disk and back."""
 
     def __init__(self, network: nn.Module, job: Job) -> None:
-        self.network = network.train().to(memory_format=torch.channels_last)
+        self.device = job.learn.inputs.device
+        self.network = network.train().to(self.device, memory_format=layout(self.device))
         self.average = _copy(network)
         self.history: list[dict[str, Any]] = []
         self._job = job
@@ -110,7 +117,13 @@ class _State:
             {"params": decays, "weight_decay": config.weight_decay},
             {"params": stays, "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, foreach=True)
+        fused = self.device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, foreach=not fused, fused=fused)
+
+    def forward(self) -> Forward:
+        """The network in training, the quickest way that the device has."""
+        size = min(self._job.config.batch_size, len(self._job.learn))
+        return recorded(self.network, self._job.learn.inputs[:size])
 
     def resume(self) -> None:
         if not self._path.exists():
@@ -145,16 +158,18 @@ def _copy(network: nn.Module) -> nn.Module:
     return average
 
 
-def _epoch(state: _State, job: Job, epoch: int, bar: bool) -> float:
+def _epoch(state: _State, forward: Forward, job: Job, epoch: int, bar: bool) -> float:
     """One pass over the images; everything random in it comes from the seed and the epoch."""
     config = job.config
     torch.manual_seed(int(np.random.default_rng([2, job.seed, epoch]).integers(1 << 62)))
     order = torch.from_numpy(np.random.default_rng([3, job.seed, epoch]).permutation(len(job.learn)))
+    order = order.to(state.device)
     size = job.learn.inputs.shape[-1]
     drawn = augment.draw(len(job.learn), size, config.augmentation, job.passes.of(job.seed, epoch))
+    drawn = drawn.to(state.device)
     ground = float(job.learn.inputs.min())
     batches = order.split(config.batch_size)
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64, device=state.device)  # read once: a GPU must not wait for us
     state.network.train()
     for index, indices in enumerate(_shown(batches, f"epoch {epoch + 1}/{config.epochs}", bar)):
         step = epoch * len(batches) + index
@@ -162,7 +177,7 @@ def _epoch(state: _State, job: Job, epoch: int, bar: bool) -> float:
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         images = augment.apply(job.learn.inputs[indices], drawn, indices, ground)
-        logits = state.network(images.contiguous(memory_format=torch.channels_last))
+        logits = forward(images.contiguous(memory_format=layout(state.device)))
         loss = _losses(job, logits, indices, epoch).mean()
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -170,12 +185,13 @@ def _epoch(state: _State, job: Job, epoch: int, bar: bool) -> float:
         if job.after_step is not None:
             job.after_step(state.network)
         _follow(state.average, state.network, min(config.ema_decay, (1 + step) / (10 + step)))
-        total += float(loss.detach()) * len(indices)
-    if not math.isfinite(total):
+        total += loss.detach().double() * len(indices)
+    mean = float(total) / len(job.learn)
+    if not math.isfinite(mean):
         raise RuntimeError(
-            f"the loss in epoch {epoch + 1} of {job.folder.name} is {total}; lower the learning rate"
+            f"the loss in epoch {epoch + 1} of {job.folder.name} is {mean}; lower the learning rate"
         )
-    return total / len(job.learn)
+    return mean
 
 
 def _shown(batches: tuple[Tensor, ...], title: str, bar: bool) -> Iterator[Tensor]:
@@ -205,5 +221,6 @@ def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
     ours, theirs = average.state_dict(keep_vars=False), network.state_dict(keep_vars=False)
     floats = [key for key, tensor in ours.items() if tensor.is_floating_point()]
     torch._foreach_lerp_([ours[k] for k in floats], [theirs[k] for k in floats], 1 - decay)
-    for key in ours.keys() - set(floats):
-        ours[key].copy_(theirs[key])
+    counts = [key for key, tensor in ours.items() if not tensor.is_floating_point()]
+    if counts:  # of batches; a network whose batch norms are folded has none
+        torch._foreach_copy_([ours[k] for k in counts], [theirs[k] for k in counts])

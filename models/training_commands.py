@@ -26,11 +26,19 @@ def with_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="learn from so many images only, to try things out")
 
 
+def with_device(parser: argparse.ArgumentParser) -> None:
+    """Add the option of commands that can train on a GPU."""
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where to train; default: %(default)s"
+    )
+
+
 def setting_of(options: argparse.Namespace) -> Any:
-    """The `models.family.Setting` of those options."""
+    """The `models.family.Setting` of those options. Raises ValueError for a device that is not there."""
     import torch
 
     from models.data import default_folder
+    from models.device import device_of
     from models.family import Setting
     from models.train_config import RECIPE, read_config
 
@@ -40,7 +48,8 @@ def setting_of(options: argparse.Namespace) -> Any:
         if options.epochs < 1:
             raise ValueError(f"--epochs is {options.epochs}; at least 1 is needed")
         config = config.model_copy(update={"epochs": options.epochs})
-    return Setting.of(options.data_dir or default_folder(), options.runs, config, options.limit)
+    device = device_of(getattr(options, "device", "cpu"))
+    return Setting.of(options.data_dir or default_folder(), options.runs, config, options.limit, device)
 
 
 def _add_train(commands: Any) -> None:
@@ -48,6 +57,7 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("names", metavar="NAME", nargs="+", help="e.g. fashion-ghost, or all")
     parser.add_argument("--seed", type=int, default=0)
     with_data(parser)
+    with_device(parser)
     parser.set_defaults(run=_train)
 
 

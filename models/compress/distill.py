@@ -22,7 +22,7 @@ from models.train_config import TrainConfig
 from models.zoo.card import Card
 
 Teacher = Callable[[Tensor], Tensor]
-"""Inputs, float32 (N, 1, 28, 28), to logits, float32 (N, classes)."""
+"""Inputs, float32 (N, 1, 28, 28), wherever they are, to logits, float32 (N, classes), on the processor."""
 
 
 def published(zoo: Path, card: Card, threads: int) -> Teacher:
@@ -35,7 +35,7 @@ def published(zoo: Path, card: Card, threads: int) -> Teacher:
     session = open_session(zoo / card.name / card.file.name, threads)
 
     def teacher(inputs: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(["logits"], {"image": inputs.numpy()})[0])
+        return torch.from_numpy(session.run(["logits"], {"image": inputs.cpu().numpy()})[0])
 
     return teacher
 
@@ -76,7 +76,7 @@ class TeacherCache:
         write_whole(path, text.encode())
 
     def log_probabilities(self, number: int) -> Tensor:
-        """Of pass `number`, float32 (images, classes); asked for now where they are not kept yet."""
+        """Of pass `number`, float32 (images, classes), on the processor; asked for now where not kept yet."""
         path = self._folder / f"pass-{number}.npy"
         if not path.exists():
             buffer = io.BytesIO()
@@ -90,12 +90,12 @@ class TeacherCache:
     @torch.no_grad()
     def _ask(self, number: int) -> Tensor:
         learn = self._learn
-        drawn = augment.draw(
-            len(learn), learn.inputs.shape[-1], self._config.augmentation, self.passes.of(0, number)
-        )
+        device, size = learn.inputs.device, learn.inputs.shape[-1]
+        drawn = augment.draw(len(learn), size, self._config.augmentation, self.passes.of(0, number))
+        drawn = drawn.to(device)
         ground = float(learn.inputs.min())
         answers = []
-        for indices in torch.arange(len(learn)).split(500):
+        for indices in torch.arange(len(learn), device=device).split(500):
             images = augment.apply(learn.inputs[indices], drawn, indices, ground)
             shares = [teacher(images).softmax(1) for teacher in self._teachers]
             answers.append(torch.stack(shares).mean(0).clamp_min(1e-7).log())
@@ -115,7 +115,7 @@ def distilling(cache: TeacherCache, config: TrainConfig, settings: Distillation)
         number = epoch % settings.passes
         if number not in kept:
             kept.clear()
-            kept[number] = cache.log_probabilities(number)
+            kept[number] = cache.log_probabilities(number).to(logits.device)
         teacher = (kept[number][indices] / temperature).log_softmax(1)
         student = (logits / temperature).log_softmax(1)
         divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(1)

@@ -61,7 +61,7 @@ def rounded(network: nn.Module) -> Iterator[None]:
 def _round_weights(module: nn.Module, _inputs: tuple[Tensor, ...]) -> None:
     weight: Tensor = module.weight  # type: ignore[assignment]
     scale = weight.detach().abs().amax((1, 2, 3)).clamp_min(1e-8) / 127
-    zeros = torch.zeros(len(scale), dtype=torch.int32)
+    zeros = torch.zeros(len(scale), dtype=torch.int32, device=weight.device)
     rounded_weight = torch.fake_quantize_per_channel_affine(weight, scale, zeros, 0, -127, 127)
     # Kept aside under another name: the optimizer goes on with the parameter itself.
     module.__dict__["exact_weight"] = module._parameters.pop("weight")

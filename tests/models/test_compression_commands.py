@@ -55,7 +55,7 @@ def test_each_technique_leaves_a_training_that_is_found_again(
 
     zoo = zoo_of(tmp_path / "zoo", NAME, f"{NAME}-pruned-50", runs=tmp_path, fashion=fashion)
     teachers = ["--teacher", NAME, "--teacher", f"{NAME}-pruned-50", "--zoo", str(zoo)]
-    assert main(["distill", NAME, *teachers, "--seeds", "2", *few]) == 0
+    assert main(["distill", NAME, *teachers, "--seed", "0", "--seed", "1", *few]) == 0
     gain = ["gain", NAME, "--seeds", "2", "--json", str(tmp_path / GAIN)]
     assert main([*gain, "--runs", str(tmp_path), "--data-dir", str(fashion)]) == 0
     assert "the teacher brings " in capsys.readouterr().out
