@@ -14,7 +14,7 @@ import optuna
 import torch
 from optuna.trial import TrialState
 
-from models.architectures.designed import Design, DesignedNetwork, Stage
+from models.architectures.designed import Design, DesignedNetwork, Stage, rounded
 from models.architectures.fashion import BUDGET
 from models.export import to_onnx, write_whole
 from models.latency import measure
@@ -33,6 +33,8 @@ BLOCKS = (
 )
 STORAGE = "search.db"
 STUDY = "fashion"
+NARROWER = 0.95
+"""By so much a design that is over the budget is narrowed, again and again until it is within."""
 CLOSE = 0.003
 """So much less validation accuracy than the best candidate's is taken for as good: 15 of 5 000 images."""
 
@@ -40,8 +42,8 @@ Judge = Callable[[Design], float]
 """Trains a design a little and returns its accuracy on the images kept back to choose on."""
 
 
-class TooDearError(Exception):
-    """A design costs more multiply-accumulates than the budget, or cannot be built."""
+class CannotBeBuiltError(Exception):
+    """A block cannot be made with a design's channels."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,31 @@ def p50_ms(design: Design, runs: int = 200) -> float:
 
 
 def macs_of(design: Design) -> int:
-    """Multiply-accumulates of one image. Raises TooDearError for a design that cannot be built."""
+    """Multiply-accumulates of one image. Raises CannotBeBuiltError for a design that cannot be built."""
     try:
         return profile(DesignedNetwork(design, 10), 28, 1).macs
     except ValueError as error:
-        raise TooDearError(str(error)) from None
+        raise CannotBeBuiltError(str(error)) from None
+
+
+def within(design: Design, budget: int) -> Design:
+    """The design, all of it made narrower alike where it costs more multiply-accumulates than the budget.
+
+    So each suggestion comes to something: of those drawn freely few are within, and of wide blocks none.
+    Raises CannotBeBuiltError where it cannot be built, or not so narrow.
+    """
+    width = 1.0
+    fitting = design
+    while macs_of(fitting) > budget:
+        width *= NARROWER
+        stages = tuple(
+            stage.model_copy(update={"channels": rounded(width * stage.channels, 16)})
+            for stage in design.stages
+        )
+        if width < 0.01:
+            raise CannotBeBuiltError(f"not within {budget} multiply-accumulates at any width: {design}")
+        fitting = Design(stem=rounded(width * design.stem), stages=stages)
+    return fitting
 
 
 def search(
@@ -95,7 +117,7 @@ def search(
 ) -> list[Candidate]:
     """Go on searching until `candidates` were judged, and return them; a killed search loses one candidate.
 
-    Everything is kept in `folder`; a design over the budget is dropped before it costs anything.
+    Everything is kept in `folder`; a design over the budget is narrowed until it is within.
     Nothing else should train meanwhile: latency is measured here.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,10 +126,8 @@ def search(
         study.tell(trial.number, state=TrialState.FAIL)  # what was running when it was killed
 
     def objective(trial: optuna.Trial) -> tuple[float, float]:
-        design = suggest(trial)
+        design = within(suggest(trial), BUDGET)
         macs = macs_of(design)
-        if macs > BUDGET:
-            raise TooDearError(f"{macs} multiply-accumulates")
         trial.set_user_attr("design", design.model_dump(mode="json"))
         trial.set_user_attr("macs", macs)
         latency = p50_ms(design)
@@ -121,9 +141,9 @@ def search(
     while (done := len(_judged(study))) < candidates:
         # Seeded by what is there, so that a resumed search does not propose the same designs again.
         study.sampler = optuna.samplers.TPESampler(seed=len(study.trials), n_startup_trials=20)
-        study.optimize(objective, n_trials=1, catch=(TooDearError,))
+        study.optimize(objective, n_trials=1, catch=(CannotBeBuiltError,))
         if len(study.trials) > 200 * candidates:
-            raise RuntimeError(f"of {len(study.trials)} designs only {done} are within the budget")
+            raise RuntimeError(f"of {len(study.trials)} designs only {done} can be built")
     return found(folder)
 
 

@@ -12,7 +12,18 @@ pytest.importorskip("optuna")
 
 from models.architectures.designed import Design, Stage
 from models.architectures.fashion import BUDGET, design_of
-from models.compress.search import CLOSE, Candidate, found, macs_of, p50_ms, search, winner, write_candidates
+from models.compress.search import (
+    CLOSE,
+    Candidate,
+    CannotBeBuiltError,
+    found,
+    macs_of,
+    p50_ms,
+    search,
+    winner,
+    within,
+    write_candidates,
+)
 from models.compress.search_picture import draw_front
 
 pytestmark = pytest.mark.torch
@@ -62,6 +73,16 @@ def test_latency_is_measured_and_macs_are_counted() -> None:
     small, large = design_of("fashion-depthwise-separable"), design_of("fashion-standard-equal-width")
     assert macs_of(small) < BUDGET < macs_of(large)
     assert 0.005 < p50_ms(small, runs=30) < p50_ms(large, runs=30)
+
+
+def test_a_design_over_the_budget_is_made_narrower_and_no_more_than_it_must() -> None:
+    small, large = design_of("fashion-depthwise-separable"), design_of("fashion-standard-equal-width")
+    assert within(small, BUDGET) == small
+    narrowed = within(large, BUDGET)
+    assert 0.8 * BUDGET < macs_of(narrowed) <= BUDGET
+    assert [stage.repeats for stage in narrowed.stages] == [stage.repeats for stage in large.stages]
+    with pytest.raises(CannotBeBuiltError, match="not within 1000 multiply-accumulates at any width"):
+        within(large, 1000)
 
 
 def test_the_winner_is_the_fastest_of_those_that_are_as_good() -> None:
