@@ -93,6 +93,12 @@ def epochs_done(state: Mapping[str, Any]) -> int:
     return len(json.loads(state["history"]))
 
 
+def made_with(state: Mapping[str, Any]) -> str:
+    """On which devices, and with which torch, the epochs behind a training's state were trained."""
+    epochs = json.loads(state["history"])
+    return " and ".join(dict.fromkeys(f"{epoch['device']}, torch {epoch['torch']}" for epoch in epochs))
+
+
 def misfits(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
     """What keeps one state dict from taking the place of another, in words; empty where nothing does."""
     problems = [f"{key} is missing" for key in wanted.keys() - found.keys()]

@@ -9,6 +9,9 @@ from typing import Any
 from models.evaluation_commands import ZOO
 from models.training_commands import setting_of, shown, with_data, with_device
 
+TRAINED_ON = "-on"
+"""Ends the name of a training that went on from a finished network, with a teacher or without."""
+
 
 def add(commands: Any) -> None:
     """Add the commands to those of `python -m models`."""
@@ -27,6 +30,9 @@ def add(commands: Any) -> None:
     )
     distill.add_argument("--zoo", type=Path, default=ZOO, help="where the teachers are")
     distill.add_argument("--seed", type=int, action="append", help="may be repeated; default: 0 to 4")
+    distill.add_argument(
+        "--trained", action="store_true", help="train the finished network on, not a new one"
+    )
     distill.add_argument("--only", choices=("with", "without"), help="only one of the two")
     with_data(distill)
     with_device(distill)
@@ -89,38 +95,48 @@ def _distill(options: argparse.Namespace) -> None:
 
     from models.architectures.fashion import design_of
     from models.compress.compression import read_compression
-    from models.compress.distill import TeacherCache, distilling, published
-    from models.family import fresh, job_of
+    from models.compress.distill import distilling
+    from models.family import fresh, job_of, run_folder, trained
     from models.train import train
-    from models.zoo.card import read_cards
 
     design = design_of(options.name)
-    settings = read_compression().distillation
+    compression = read_compression()
+    settings, further = compression.distillation, compression.distillation_of_trained
+    if options.epochs is not None:
+        further = further.model_copy(update={"epochs": options.epochs})
     setting = setting_of(options)
-    teachers = read_cards(options.zoo, options.teacher).values()
-    identities = [f"{card.name} {card.file.sha256[:16]}" for card in teachers]
-    cache = TeacherCache(
-        options.runs / f"teacher-of-{options.name}",
-        [published(options.zoo, card, options.threads) for card in teachers],
-        identities,
-        setting.learn,
-        setting.config,
-        settings,
-    )
+    cache, teachers = _asked(options, setting, settings)
     for seed in options.seed or range(5):
-        for kind in ("with", "without"):
-            if options.only not in (None, kind):
-                continue
+        for kind in ("with", "without") if options.only is None else (options.only,):
             name = f"{options.name}-{'distilled' if kind == 'with' else 'alone'}"
-            job = replace(job_of(setting, name, design, seed), passes=cache.passes)
+            if options.trained:
+                network, identity = trained(run_folder(options.runs, options.name, seed), design)
+                job = job_of(setting, name + TRAINED_ON, design, seed)
+                job = job.with_recipe(further.of(setting.config), parent=_digest(identity, options.name))
+            else:
+                network, job = fresh(design, seed), job_of(setting, name, design, seed)
+            job = replace(job, passes=cache.passes)
             if kind == "with":
                 job = replace(
                     job,
-                    identity=job.identity | {"teacher": identities, "distillation": settings.model_dump()},
+                    identity={**job.identity, "teacher": teachers, "distillation": settings.model_dump()},
                     objective=distilling(cache, setting.config, settings),
                 )
-            outcome = train(fresh(design, seed), job)
+            outcome = train(network, job)
             print(f"{job.folder.name}: {shown(outcome.accuracy)} on validation", flush=True)
+
+
+def _asked(options: argparse.Namespace, setting: Any, settings: Any) -> tuple[Any, list[str]]:
+    """What the teachers of those options say, and which they are."""
+    from models.compress.distill import TeacherCache, published
+    from models.zoo.card import read_cards
+
+    cards = read_cards(options.zoo, options.teacher).values()
+    identities = [f"{card.name} {card.file.sha256[:16]}" for card in cards]
+    teachers = [published(options.zoo, card, options.threads) for card in cards]
+    folder = options.runs / f"teacher-of-{options.name}"
+    cache = TeacherCache(folder, teachers, identities, setting.learn, setting.config, settings)
+    return cache, identities
 
 
 def _train_int8(options: argparse.Namespace) -> None:

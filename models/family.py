@@ -89,6 +89,7 @@ def fresh(design: Design, seed: int, classes: int = FASHION_MNIST.classes) -> De
 def trained(folder: Path, design: Design | None = None) -> tuple[DesignedNetwork, Mapping[str, Any]]:
     """The averaged weights of a training in their network, in evaluation mode, and the checkpoint's identity.
 
+    `made_with` in it says on which device and by which torch it was trained.
     Raises FileNotFoundError where nothing was trained, and CheckpointError where the checkpoint is damaged,
     unfinished or, with `design`, of another network.
     """
@@ -113,4 +114,4 @@ def trained(folder: Path, design: Design | None = None) -> tuple[DesignedNetwork
     if problems:
         raise CheckpointError(f"{path} does not fit its own design: {'; '.join(problems[:8])}")
     network.load_state_dict(state["average"])
-    return network.eval(), identity
+    return network.eval(), {**identity, "made_with": checkpoint.made_with(state)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,8 +143,7 @@ def _training_note(identity: Mapping[str, Any]) -> str:
     recipe = identity["recipe"]
     return (
         f"{recipe['epochs']} epochs on {identity['images'][0]} of the 60 000 training images, the other "
-        f"{identity['images'][1]} to choose on, seed {identity['seed']}, "
-        f"torch {importlib.metadata.version('torch')}"
+        f"{identity['images'][1]} to choose on, seed {identity['seed']}, on {identity['made_with']}"
     )
 
 

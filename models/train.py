@@ -75,6 +75,7 @@ def _train(network: nn.Module, job: Job, bar: bool) -> Outcome:
                 "seconds": round((time.perf_counter_ns() - started) / 1e9, 2),
                 "device": state.device.type,
                 "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
             }
         )
         state.save()

@@ -62,6 +62,7 @@ class Compression(_Table):
 
     pruning: Pruning
     distillation: Distillation
+    distillation_of_trained: FineTuning
     quantization_aware: FineTuning
     search: Search
 

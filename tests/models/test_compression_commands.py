@@ -46,6 +46,7 @@ def test_each_technique_leaves_a_training_that_is_found_again(
     assert main(["train-int8", NAME, *few]) == 0
     rounded, identity = trained(run_folder(tmp_path, f"{NAME}-rounded", 0))
     assert identity["folded"]
+    assert identity["made_with"] == f"cpu, torch {torch.__version__}"
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in rounded.modules())
     assert main(["check-int8", NAME, *few]) == 0
     assert "validation images, " in capsys.readouterr().out
@@ -65,6 +66,10 @@ def test_each_technique_leaves_a_training_that_is_found_again(
     taught, _ = trained(run_folder(tmp_path, f"{NAME}-distilled", 0))
     alone, _ = trained(run_folder(tmp_path, f"{NAME}-alone", 0))
     assert not torch.equal(taught.classifier.weight, alone.classifier.weight)
+    assert main(["distill", NAME, *teachers, "--seed", "0", "--only", "with", "--trained", *few]) == 0
+    _, identity = trained(run_folder(tmp_path, f"{NAME}-distilled-on", 0))
+    assert identity["parent"] == f"{NAME}, seed 0, 1 epochs"
+    assert identity["recipe"]["optimizer"]["warm_up_epochs"] == 0
 
     assert main(["distill", NAME, "--teacher", "nobody", "--zoo", str(zoo), *few]) == 1
     assert f"no model named nobody in {zoo}; known: {NAME}, {NAME}-pruned-50" in capsys.readouterr().err

@@ -28,7 +28,12 @@ pytestmark = pytest.mark.torch
 
 NAME = "fashion-depthwise-separable"
 ONE = np.zeros(1, dtype=np.int64)
-IDENTITY: dict[str, Any] = {"recipe": {"epochs": 3}, "images": [55_000, 5000], "seed": 0}
+IDENTITY: dict[str, Any] = {
+    "recipe": {"epochs": 3},
+    "images": [55_000, 5000],
+    "seed": 0,
+    "made_with": "cpu, torch 9",
+}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +80,8 @@ def test_the_card_states_what_the_network_does(zoo_of_two: Path, network: Any, t
     assert card.robustness.mean < card.accuracy.value
     assert card.input.polarity == "light-on-dark"
     assert any("polarity" in note for note in card.notes)
-    assert any(note.startswith("3 epochs on 55000 of the 60 000") for note in card.notes)
+    (note,) = (note for note in card.notes if note.startswith("3 epochs on 55000 of the 60 000"))
+    assert note.endswith(", seed 0, on cpu, torch 9")
     assert len(read_labels(card, zoo_of_two / NAME)) == 10
     found = card.model_copy(update={"accuracy": accuracy_of(_right(zoo_of_two / NAME, test_images))})
     assert disagreement(card, found) == []
