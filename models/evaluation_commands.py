@@ -125,24 +125,23 @@ def _evaluate_fashion(names: list[str], options: argparse.Namespace) -> list[str
             write_card(options.zoo / name, card)
         else:
             wrong += disagreement(classes.card, card)
-    _judge_pairs(answers, test.classes, options)
-    if options.ensemble and len(names) > 1:
-        _print_ensemble(answers, test.classes)
+    if len(names) > 1:
+        averaged = _averaged(answers, test.classes) if options.ensemble else None
+        _judge_pairs(answers, test.classes, averaged, options)
     return wrong
 
 
-def _judge_pairs(answers: dict[str, Any], classes: Any, options: argparse.Namespace) -> None:
+def _judge_pairs(
+    answers: dict[str, Any], classes: Any, averaged: float | None, options: argparse.Namespace
+) -> None:
     from models.export import write_whole
     from models.judgements import pairs_of
     from models.paired import compare, holm
     from models.zoo.card import read_card
 
-    names = list(combinations(answers, 2))
-    if not names:
-        return
     found = [
         (first, second, compare(*(answers[name].argmax(1) == classes for name in (first, second))))
-        for first, second in names
+        for first, second in combinations(answers, 2)
     ]
     adjusted = holm([pair.p for _, _, pair in found])
     print("\n| first | second | difference | 95 % interval | only first right | only second | p (Holm) |")
@@ -154,11 +153,11 @@ def _judge_pairs(answers: dict[str, Any], classes: Any, options: argparse.Namesp
         )
     if options.json:
         sha256 = {name: read_card(options.zoo / name).file.sha256 for name in answers}
-        judged = pairs_of(len(classes), sha256, found, adjusted)
+        judged = pairs_of(len(classes), sha256, found, adjusted, averaged)
         write_whole(options.json, (judged.model_dump_json(indent=1) + "\n").encode())
 
 
-def _print_ensemble(answers: dict[str, Any], classes: Any) -> None:
+def _averaged(answers: dict[str, Any], classes: Any) -> float:
     import numpy as np
 
     from models.evaluate import accuracy_of, probabilities
@@ -166,6 +165,7 @@ def _print_ensemble(answers: dict[str, Any], classes: Any) -> None:
     mean = np.mean([probabilities(logits) for logits in answers.values()], axis=0)
     found = accuracy_of(mean.argmax(1) == classes)
     print(f"\nall {len(answers)} averaged: {found.value:.2%}, {found.correct} of {found.n}")
+    return found.value
 
 
 def _gain(options: argparse.Namespace) -> None:
@@ -180,20 +180,24 @@ def _gain(options: argparse.Namespace) -> None:
     from models.predict import predict
 
     test = Prepared.of(load_test(options.data_dir or default_folder()))
-    right = {}
+    right, epochs = {}, set()
     for kind in ("distilled", "alone"):
-        networks = [
-            trained(run_folder(options.runs, f"{options.name}-{kind}", seed))[0]
-            for seed in range(options.seeds)
-        ]
+        networks = []
+        for seed in range(options.seeds):
+            network, identity = trained(run_folder(options.runs, f"{options.name}-{kind}", seed))
+            networks.append(network)
+            epochs.add(identity["recipe"]["epochs"])
         right[kind] = np.stack(
             [(predict(network, test.inputs).argmax(1) == test.classes).numpy() for network in networks]
         )
         each = ", ".join(f"{share:.2%}" for share in right[kind].mean(1))
         print(f"{options.name} {kind}: {right[kind].mean():.2%} on average ({each})")
+    if len(epochs) > 1:
+        raise ValueError(f"trainings of {' and '.join(map(str, sorted(epochs)))} epochs are not comparable")
     found = gain(right["distilled"], right["alone"])
     judged = JudgedGain(
         student=options.name,
+        epochs=epochs.pop(),
         seeds=found.seeds,
         n=found.n,
         distilled=float(right["distilled"].mean()),

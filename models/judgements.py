@@ -33,17 +33,23 @@ class JudgedPair(_Frozen):
 
 
 class Pairs(_Frozen):
-    """All pairs of some networks on `n` images, and the SHA-256 of the files that were judged."""
+    """All pairs of some networks on `n` images, and the SHA-256 of the files that were judged.
+
+    `averaged`: the accuracy of the mean of all their probabilities, where that was asked for.
+    """
 
     n: int = Field(gt=0)
     sha256: dict[str, str]
     pairs: tuple[JudgedPair, ...]
+    averaged: float | None = Field(default=None, ge=0, le=1)
 
 
 class JudgedGain(_Frozen):
-    """What a teacher brought `student`, over `seeds` pairs of trainings and `n` images (models/paired.py)."""
+    """What a teacher brought `student`, over `seeds` pairs of trainings of `epochs` from random weights, and
+    `n` images (models/paired.py)."""
 
     student: str
+    epochs: int = Field(gt=0)
     seeds: int = Field(gt=1)
     n: int = Field(gt=0)
     distilled: float
@@ -91,36 +97,62 @@ def paragraphs(pairs: Pairs | None, gain: JudgedGain | None, sha256: Mapping[str
             raise ValueError(
                 f"not judged in pairs as they are now: {', '.join(changed)}; run: python -m models evaluate"
             )
-        yield ""
-        yield _paired(pairs)
+        yield from _paired(pairs)
     if gain is not None:
         yield ""
         yield (
-            f"**With and without a teacher**, {gain.seeds} trainings each of `{gain.student}`: "
-            f"{gain.distilled:.2%} and {gain.alone:.2%} on average; {gain}."
+            f"**With and without a teacher**, {gain.seeds} trainings each of `{gain.student}` from random "
+            f"weights, {gain.epochs} epochs: {gain.distilled:.2%} and {gain.alone:.2%} on average; {gain}."
         )
 
 
-def _paired(pairs: Pairs) -> str:
-    same = [pair for pair in pairs.pairs if pair.p >= LEVEL]
-    told = f"**In pairs**, on the same {pairs.n} images (McNemar's test, Holm's correction at {LEVEL:.0%}): "
-    if not same:
-        return f"{told}all {len(pairs.pairs)} pairs of {len(pairs.sha256)} networks are told apart."
-    names = "; ".join(
-        f"`{pair.first}` and `{pair.second}` ({100 * pair.difference:+.2f} points, "
-        f"{100 * pair.low:+.2f} to {100 * pair.high:+.2f})"
-        for pair in same
+def _paired(pairs: Pairs) -> Iterator[str]:
+    apart = sum(pair.p < LEVEL for pair in pairs.pairs)
+    yield ""
+    yield (
+        f"**In pairs**, on the same {pairs.n} images (McNemar's test, Holm's correction at {LEVEL:.0%}), "
+        f"{apart} of {len(pairs.pairs)} pairs are told apart. By how many points the row's network is ahead "
+        f"of the column's, where that is shown, and a dot where it is not; [{PAIRS}]({PAIRS}) has all "
+        f"intervals."
     )
-    apart = len(pairs.pairs) - len(same)
-    return f"{told}{apart} of {len(pairs.pairs)} pairs are told apart; not so {names}."
+    yield ""
+    yield from _matrix(pairs)
+    if pairs.averaged is not None:
+        yield ""
+        yield (
+            f"The probabilities of all {len(pairs.sha256)} averaged name {pairs.averaged:.2%} of them right."
+        )
+
+
+def _matrix(pairs: Pairs) -> Iterator[str]:
+    """A row for each network, the most accurate first; columns are numbered in the same order."""
+    ahead: dict[str, float] = dict.fromkeys(pairs.sha256, 0.0)
+    cells = {}
+    for pair in pairs.pairs:
+        ahead[pair.first] += pair.difference
+        ahead[pair.second] -= pair.difference
+        points = f"{100 * abs(pair.difference):.2f}" if pair.p < LEVEL else "·"
+        cells[pair.first, pair.second] = cells[pair.second, pair.first] = points
+    names = sorted(ahead, key=lambda name: -ahead[name])
+    yield "| " + " | ".join(["network", *(str(number) for number in range(2, len(names) + 1))]) + " |"
+    yield "|" + " --- |" * len(names)
+    for row, name in enumerate(names[:-1]):
+        found = [cells.get((name, other), "·") if row < column else "" for column, other in enumerate(names)]
+        yield f"| {row + 1}. `{name}` | " + " | ".join(found[1:]) + " |"
+    yield f"| {len(names)}. `{names[-1]}` | " + " | ".join([""] * (len(names) - 1)) + " |"
 
 
 def pairs_of(
-    n: int, sha256: Mapping[str, str], found: Sequence[tuple[str, str, Any]], p: Sequence[float]
+    n: int,
+    sha256: Mapping[str, str],
+    found: Sequence[tuple[str, str, Any]],
+    p: Sequence[float],
+    averaged: float | None,
 ) -> Pairs:
     """What `models.paired.compare` found of pairs of networks, with the `p` that Holm's correction left."""
     return Pairs(
         n=n,
+        averaged=averaged,
         sha256=dict(sha256),
         pairs=tuple(
             JudgedPair(

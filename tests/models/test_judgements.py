@@ -1,4 +1,4 @@
-"""Pairs that are not told apart are named, a teacher's gain is real or not, and what changed is refused."""
+"""Pairs told apart are shown with their points, a teacher's gain is real or not, what changed is refused."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from models.judgements import GAIN, PAIRS, JudgedGain, JudgedPair, Pairs, judged
 DIGESTS = {"a": "1", "b": "2", "c": "3"}
 GAINED: dict[str, Any] = {
     "student": "a",
+    "epochs": 6,
     "seeds": 5,
     "n": 10_000,
     "distilled": 0.945,
@@ -24,18 +25,24 @@ GAINED: dict[str, Any] = {
 }
 
 
-def pair(first: str, second: str, p: float) -> JudgedPair:
-    return JudgedPair(first=first, second=second, difference=0.002, low=-0.001, high=0.005, p=p)
+def pair(first: str, second: str, difference: float, p: float) -> JudgedPair:
+    return JudgedPair(first=first, second=second, difference=difference, low=-0.1, high=0.1, p=p)
 
 
-def test_what_is_not_told_apart_is_named() -> None:
-    pairs = Pairs(
-        n=10_000, sha256=DIGESTS, pairs=(pair("a", "b", 0.3), pair("a", "c", 1e-9), pair("b", "c", 0.01))
-    )
-    (_, text) = paragraphs(pairs, None, DIGESTS)
-    assert "2 of 3 pairs are told apart; not so `a` and `b` (+0.20 points, -0.10 to +0.50)." in text
-    (_, text) = paragraphs(Pairs(n=9, sha256=DIGESTS, pairs=(pair("a", "c", 0.01),)), None, DIGESTS)
-    assert "all 1 pairs of 3 networks are told apart" in text
+def test_points_are_given_where_networks_are_told_apart() -> None:
+    judged = (pair("a", "b", -0.002, 0.3), pair("a", "c", 0.01, 1e-9), pair("c", "b", -0.012, 0.01))
+    pairs = Pairs(n=10_000, sha256=DIGESTS, pairs=judged, averaged=0.95)
+    text = "\n".join(paragraphs(pairs, None, DIGESTS))
+    assert "2 of 3 pairs are told apart." in text
+    table = """\
+| network | 2 | 3 |
+| --- | --- | --- |
+| 1. `b` | · | 1.20 |
+| 2. `a` |  | 1.00 |
+| 3. `c` |  |  |
+"""
+    assert table in text
+    assert text.endswith("The probabilities of all 3 averaged name 95.00% of them right.")
     with pytest.raises(ValueError, match="not judged in pairs as they are now: b; run: python -m models"):
         list(paragraphs(pairs, None, DIGESTS | {"b": "9"}))
 
@@ -48,7 +55,8 @@ def test_a_gain_is_real_over_images_and_over_seeds_or_it_is_not(
     changes: dict[str, float], verdict: str
 ) -> None:
     (_, text) = paragraphs(None, JudgedGain.model_validate(GAINED | changes), {})
-    assert "5 trainings each of `a`: 94.50% and 94.20% on average; the teacher brings +0.30 points" in text
+    assert "5 trainings each of `a` from random weights, 6 epochs: 94.50% and 94.20% on average; " in text
+    assert "the teacher brings +0.30 points" in text
     assert text.endswith(f"): {verdict}.")
 
 
