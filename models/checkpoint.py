@@ -96,7 +96,8 @@ def epochs_done(state: Mapping[str, Any]) -> int:
 def made_with(state: Mapping[str, Any]) -> str:
     """On which devices, and with which torch, the epochs behind a training's state were trained."""
     epochs = json.loads(state["history"])
-    return " and ".join(dict.fromkeys(f"{epoch['device']}, torch {epoch['torch']}" for epoch in epochs))
+    each = (f"{e.get('device', 'cpu')}, torch {e.get('torch', 'of a version not kept')}" for e in epochs)
+    return " and ".join(dict.fromkeys(each))
 
 
 def misfits(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:

@@ -7,7 +7,7 @@ from models.architectures.designed import BlockName, Design, DesignedNetwork, St
 BUDGET = 5_000_000
 """Multiply-accumulates of one image that a network of the family may cost."""
 SEARCHED = "fashion-searched"
-"""The name of the search's winner, which joins DESIGNS once it is found; all others were made by hand."""
+"""The name of the search's winner (models/compress/search.py); all others were made by hand."""
 
 
 def _three_stages(
@@ -46,6 +46,15 @@ DESIGNS: dict[str, Design] = {
     "fashion-standard-equal-width": Design(
         stem=_DEPTHWISE_SEPARABLE.stem,
         stages=tuple(stage.model_copy(update={"block": "standard"}) for stage in _DEPTHWISE_SEPARABLE.stages),
+    ),
+    # Candidate 585 of docs/search.json.
+    SEARCHED: Design(
+        stem=32,
+        stages=(
+            Stage(block="depthwise-separable", channels=48, repeats=1),
+            Stage(block="depthwise-separable", channels=96, repeats=1, kernel_size=5),
+            Stage(block="depthwise-separable", channels=208, repeats=3, kernel_size=5),
+        ),
     ),
 }
 BASELINES = ("fashion-standard-equal-macs", "fashion-standard-equal-width")
