@@ -18,6 +18,7 @@ def send_part_of_a_body(url_host: str, url_port: int) -> socket.socket:
     return connection
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_with_0_and_the_latencies_are_kept(
     tiny_models_dir: Path, tmp_path: Path, png: bytes, stop: signal.Signals
@@ -32,6 +33,7 @@ def test_a_signal_ends_it_with_0_and_the_latencies_are_kept(
         assert [row["count"] for row in rows] == [5]
 
 
+@pytest.mark.fault
 def test_a_slow_upload_does_not_hold_it_beyond_the_grace(tiny_models_dir: Path, tmp_path: Path) -> None:
     settings = {"shutdown_grace_s": 1}
     with (
