@@ -112,8 +112,8 @@ def _paired(pairs: Pairs) -> Iterator[str]:
     yield (
         f"**In pairs**, on the same {pairs.n} images (McNemar's test, Holm's correction at {LEVEL:.0%}), "
         f"{apart} of {len(pairs.pairs)} pairs are told apart. By how many points the row's network is ahead "
-        f"of the column's, where that is shown, and a dot where it is not; [{PAIRS}]({PAIRS}) has all "
-        f"intervals."
+        f"of the column's, where that is shown, and a dot where it is not; [{PAIRS}]({PAIRS}) has "
+        f"all 95 % intervals, uncorrected. These are single trainings: other seeds may come out otherwise."
     )
     yield ""
     yield from _matrix(pairs)

@@ -135,6 +135,11 @@ class _State:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.history = json.loads(state["history"])
+        began = self.history[-1].get("device", "cpu")
+        if began != self.device.type:  # the optimizer's state is laid out for it
+            raise checkpoint.CheckpointError(
+                f"{self._path} was begun on {began}; go on with --device {began}"
+            )
         self._write_log()
 
     def save(self) -> None:

@@ -10,9 +10,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from models import checkpoint  # noqa: E402
 from models.__main__ import main  # noqa: E402
+from models.checkpoint import CheckpointError  # noqa: E402
 from models.device import device_of, recorded  # noqa: E402
-from models.train import train  # noqa: E402
+from models.train import CHECKPOINT, train  # noqa: E402
 from tests.models.test_train import fresh, tiny_job  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -71,3 +73,13 @@ def test_a_record_computes_what_the_network_does_and_leaves_it_as_it_was() -> No
         theirs.square().sum().backward()
         for mine, other in zip(network.parameters(), before.parameters(), strict=True):
             assert torch.allclose(mine.grad, other.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_a_training_goes_on_where_it_began(tmp_path: Path) -> None:
+    job = tiny_job(tmp_path, epochs=1)
+    train(fresh(), job, bar=False)
+    path = job.folder / CHECKPOINT
+    identity, state = checkpoint.load(path)
+    checkpoint.save(path, identity, {**state, "history": state["history"].replace('"cpu"', '"cuda"')})
+    with pytest.raises(CheckpointError, match="was begun on cuda; go on with --device cuda"):
+        train(fresh(), job, bar=False)
