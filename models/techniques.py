@@ -11,8 +11,8 @@ SEARCHED = "fashion-searched"
 TECHNIQUES = {
     "Pruned": "channels taken out whole, then trained on",
     "Quantized": "static int8",
-    "Distilled": "the finished network, trained on with the average of several as its teacher; what the further epochs "
-    "alone would bring is not measured",
+    "Distilled": "the finished network, trained on with the average of several as its teacher; "
+    "what the further epochs alone would bring is not measured",
     "Combined": "taught, then pruned",
 }
 
