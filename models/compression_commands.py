@@ -9,9 +9,6 @@ from typing import Any
 from models.evaluation_commands import ZOO
 from models.training_commands import setting_of, shown, with_data, with_device
 
-TRAINED_ON = "-on"
-"""Ends the name of a training that went on from a finished network, with a teacher or without."""
-
 
 def add(commands: Any) -> None:
     """Add the commands to those of `python -m models`."""
@@ -29,7 +26,9 @@ def add(commands: Any) -> None:
         "--teacher", action="append", required=True, metavar="MODEL", help="of the zoo; repeat for several"
     )
     distill.add_argument("--zoo", type=Path, default=ZOO, help="where the teachers are")
-    distill.add_argument("--seed", type=int, action="append", help="may be repeated; default: 0 to 4")
+    distill.add_argument(
+        "--seed", type=int, action="append", help="may be repeated; default: 0 to 4, with --trained 0"
+    )
     distill.add_argument(
         "--trained", action="store_true", help="train the finished network on, not a new one"
     )
@@ -80,14 +79,20 @@ def _prune(options: argparse.Namespace) -> None:
         name = f"{options.name}-pruned-{round(100 * share)}"
         job = job_of(setting, name, network.design, options.seed)
         job = job.with_recipe(
-            settings.of(setting.config), pruned=shapes_of(smaller), parent=_digest(identity, options.name)
+            settings.of(setting.config),
+            pruned=shapes_of(smaller),
+            parent=_parent(network, identity, options.name),
         )
         outcome = train(smaller, job)
         print(f"{name}: {shown(outcome.accuracy)} on validation, {outcome.seconds / 60:.1f} min", flush=True)
 
 
-def _digest(identity: Any, name: str) -> str:
-    return f"{name}, seed {identity['seed']}, {identity['recipe']['epochs']} epochs"
+def _parent(network: Any, identity: Any, name: str) -> str:
+    """A training that is gone on from, and its weights, so that no other takes its place."""
+    from models.family import weights_digest
+
+    digest = weights_digest(network)
+    return f"{name}, seed {identity['seed']}, {identity['recipe']['epochs']} epochs, weights {digest}"
 
 
 def _distill(options: argparse.Namespace) -> None:
@@ -97,6 +102,7 @@ def _distill(options: argparse.Namespace) -> None:
     from models.compress.compression import read_compression
     from models.compress.distill import distilling
     from models.family import fresh, job_of, run_folder, trained
+    from models.teaching import ALONE, TAUGHT, TRAINED_ON
     from models.train import train
 
     design = design_of(options.name)
@@ -106,13 +112,15 @@ def _distill(options: argparse.Namespace) -> None:
         further = further.model_copy(update={"epochs": options.epochs})
     setting = setting_of(options)
     cache, teachers = _asked(options, setting, settings)
-    for seed in options.seed or range(5):
+    for seed in options.seed or ([0] if options.trained else range(5)):
         for kind in ("with", "without") if options.only is None else (options.only,):
-            name = f"{options.name}-{'distilled' if kind == 'with' else 'alone'}"
+            name = f"{options.name}-{TAUGHT if kind == 'with' else ALONE}"
             if options.trained:
                 network, identity = trained(run_folder(options.runs, options.name, seed), design)
                 job = job_of(setting, name + TRAINED_ON, design, seed)
-                job = job.with_recipe(further.of(setting.config), parent=_digest(identity, options.name))
+                job = job.with_recipe(
+                    further.of(setting.config), parent=_parent(network, identity, options.name)
+                )
             else:
                 network, job = fresh(design, seed), job_of(setting, name, design, seed)
             job = replace(job, passes=cache.passes)
@@ -151,6 +159,7 @@ def _train_int8(options: argparse.Namespace) -> None:
         settings = settings.model_copy(update={"epochs": options.epochs})
     network, identity = trained(run_folder(options.runs, options.name, options.seed))
     setting = setting_of(options)
+    parent = _parent(network, identity, options.name)
     fold_batch_norms(network)
     name = f"{options.name}-rounded"
     job = job_of(setting, name, network.design, options.seed)
@@ -158,7 +167,7 @@ def _train_int8(options: argparse.Namespace) -> None:
         settings.of(setting.config),
         folded=True,
         pruned=identity.get("pruned"),
-        parent=_digest(identity, options.name),
+        parent=parent,
     )
     with rounded(network):
         outcome = train(network, job)
@@ -185,9 +194,9 @@ def _check_int8(options: argparse.Namespace) -> None:
 def _search(options: argparse.Namespace) -> None:
     from dataclasses import replace
 
-    from models.architectures.fashion import SEARCHED
+    from models.architectures.fashion import SEARCHED, design_of
     from models.compress.compression import read_compression
-    from models.compress.search import found, search, winner, write_candidates
+    from models.compress.search import p50_ms, search, winner, write_candidates
     from models.compress.search_picture import draw_front
     from models.family import fresh
     from models.job import Job, Prepared
@@ -203,16 +212,19 @@ def _search(options: argparse.Namespace) -> None:
         return train_without_keeping(fresh(design, 0), replace(job, seed=0))
 
     folder = options.runs / "search"
-    search(folder, options.candidates or settings.candidates, judge)
-    candidates = found(folder)
+    candidates = search(folder, options.candidates or settings.candidates, judge)
+    if options.json:
+        write_candidates(candidates, options.json)
+    if options.plot:
+        draw_front(candidates, options.plot)
     for candidate in sorted((c for c in candidates if c.best), key=lambda c: c.p50_ms):
         print(
             f"candidate {candidate.number}: {candidate.p50_ms * 1000:.0f} µs {candidate.accuracy:.2%} "
             f"{candidate.design.model_dump_json()}"
         )
-    chosen = winner(candidates)
-    print(f"the winner is candidate {chosen.number}; for DESIGNS:\n    {SEARCHED!r}: {chosen.design!r},")
-    if options.json:
-        write_candidates(candidates, options.json)
-    if options.plot:
-        draw_front(candidates, options.plot)
+    limit = p50_ms(design_of(settings.no_slower_than))
+    chosen = winner(candidates, limit)
+    print(
+        f"the winner, the best that is no slower than {settings.no_slower_than} ({limit * 1000:.0f} µs), "
+        f"is candidate {chosen.number}; for DESIGNS:\n    {SEARCHED!r}: {chosen.design!r},"
+    )

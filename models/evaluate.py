@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +70,12 @@ def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     exponents = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
     result: NDArray[np.float64] = exponents / exponents.sum(1, keepdims=True)
     return result
+
+
+def mean_probabilities(logits: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """What several networks say together: the mean of their softmax, float64 (n, classes)."""
+    mean: NDArray[np.float64] = np.mean([probabilities(each) for each in logits], axis=0)
+    return mean
 
 
 def disagreement(stated: Card, found: Card) -> list[str]:

@@ -35,7 +35,9 @@ def add(commands: Any) -> None:
     evaluate = commands.add_parser("evaluate", help="reproduce what cards say of accuracy; compare in pairs")
     evaluate.add_argument("names", metavar="NAME", nargs="+", help="models of the zoo")
     evaluate.add_argument("--corruptions", action="store_true", help="under corruptions too")
-    evaluate.add_argument("--ensemble", action="store_true", help="the mean of all their probabilities too")
+    evaluate.add_argument(
+        "--ensemble", action="store_true", help="the mean of those that were made from no other too"
+    )
     evaluate.add_argument("--json", type=Path, help="where the pairs go, for the report")
     evaluate.add_argument("--write", action="store_true", help="write what is found into the cards")
     evaluate.add_argument("--data-dir", type=Path, help="the folder with Fashion-MNIST's four .gz files")
@@ -47,6 +49,7 @@ def add(commands: Any) -> None:
     gain.add_argument("name", metavar="NAME", help="the student that `distill` trained with and without")
     gain.add_argument("--seeds", type=int, default=5, help="how many, from 0; default 5")
     gain.add_argument("--json", type=Path, help="where the judgement goes, for the report")
+    gain.add_argument("--zoo", type=Path, default=ZOO, help="where the teachers are")
     gain.add_argument("--runs", type=Path, default=RUNS)
     gain.add_argument("--data-dir", type=Path, help="the folder with Fashion-MNIST's four .gz files")
     gain.set_defaults(run=_gain)
@@ -126,14 +129,12 @@ def _evaluate_fashion(names: list[str], options: argparse.Namespace) -> list[str
         else:
             wrong += disagreement(classes.card, card)
     if len(names) > 1:
-        averaged = _averaged(answers, test.classes) if options.ensemble else None
+        averaged = _averaged(answers, test.classes, options.zoo) if options.ensemble else None
         _judge_pairs(answers, test.classes, averaged, options)
     return wrong
 
 
-def _judge_pairs(
-    answers: dict[str, Any], classes: Any, averaged: float | None, options: argparse.Namespace
-) -> None:
+def _judge_pairs(answers: dict[str, Any], classes: Any, averaged: Any, options: argparse.Namespace) -> None:
     from models.export import write_whole
     from models.judgements import pairs_of
     from models.paired import compare, holm
@@ -157,57 +158,29 @@ def _judge_pairs(
         write_whole(options.json, (judged.model_dump_json(indent=1) + "\n").encode())
 
 
-def _averaged(answers: dict[str, Any], classes: Any) -> float:
-    import numpy as np
+def _averaged(answers: dict[str, Any], classes: Any, zoo: Path) -> Any:
+    from models.evaluate import accuracy_of, mean_probabilities
+    from models.judgements import JudgedMean
+    from models.zoo.card import read_card
 
-    from models.evaluate import accuracy_of, probabilities
-
-    mean = np.mean([probabilities(logits) for logits in answers.values()], axis=0)
-    found = accuracy_of(mean.argmax(1) == classes)
-    print(f"\nall {len(answers)} averaged: {found.value:.2%}, {found.correct} of {found.n}")
-    return found.value
+    names = tuple(name for name in answers if read_card(zoo / name).derived_from is None)
+    if not names:
+        raise ValueError("--ensemble needs networks that were made from no other")
+    found = accuracy_of(mean_probabilities([answers[name] for name in names]).argmax(1) == classes)
+    print(f"\nthe mean of {', '.join(names)}: {found.value:.2%}, {found.correct} of {found.n}")
+    return JudgedMean(networks=names, accuracy=found.value)
 
 
 def _gain(options: argparse.Namespace) -> None:
-    import numpy as np
-
     from models.data import default_folder, load_test
     from models.export import write_whole
-    from models.family import run_folder, trained
-    from models.job import Prepared
-    from models.judgements import JudgedGain
-    from models.paired import gain
-    from models.predict import predict
+    from models.teaching import judge
 
-    test = Prepared.of(load_test(options.data_dir or default_folder()))
-    right, epochs = {}, set()
-    for kind in ("distilled", "alone"):
-        networks = []
-        for seed in range(options.seeds):
-            network, identity = trained(run_folder(options.runs, f"{options.name}-{kind}", seed))
-            networks.append(network)
-            epochs.add(identity["recipe"]["epochs"])
-        right[kind] = np.stack(
-            [(predict(network, test.inputs).argmax(1) == test.classes).numpy() for network in networks]
-        )
-        each = ", ".join(f"{share:.2%}" for share in right[kind].mean(1))
-        print(f"{options.name} {kind}: {right[kind].mean():.2%} on average ({each})")
-    if len(epochs) > 1:
-        raise ValueError(f"trainings of {' and '.join(map(str, sorted(epochs)))} epochs are not comparable")
-    found = gain(right["distilled"], right["alone"])
-    judged = JudgedGain(
-        student=options.name,
-        epochs=epochs.pop(),
-        seeds=found.seeds,
-        n=found.n,
-        distilled=float(right["distilled"].mean()),
-        alone=float(right["alone"].mean()),
-        difference=found.difference,
-        low=found.low,
-        high=found.high,
-        p=found.p,
-    )
+    test = load_test(options.data_dir or default_folder())
+    judged = judge(options.name, options.runs, options.seeds, options.zoo, test)
     print(judged)
+    if judged.further is not None:
+        print(judged.further)
     if options.json:
         write_whole(options.json, (judged.model_dump_json(indent=1) + "\n").encode())
 

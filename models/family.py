@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,15 @@ def fresh(design: Design, seed: int, classes: int = FASHION_MNIST.classes) -> De
     """A network with the weights that every training by this seed begins with."""
     torch.manual_seed(seed)
     return DesignedNetwork(design, classes)
+
+
+def weights_digest(network: torch.nn.Module) -> str:
+    """Sixteen hex digits that say which weights a network has."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(network.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(tensor.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def trained(folder: Path, design: Design | None = None) -> tuple[DesignedNetwork, Mapping[str, Any]]:

@@ -32,23 +32,62 @@ class JudgedPair(_Frozen):
     p: float = Field(ge=0, le=1)
 
 
+class JudgedMean(_Frozen):
+    """How accurate the mean of the probabilities of some networks is."""
+
+    networks: tuple[str, ...]
+    accuracy: float = Field(ge=0, le=1)
+
+
 class Pairs(_Frozen):
     """All pairs of some networks on `n` images, and the SHA-256 of the files that were judged.
 
-    `averaged`: the accuracy of the mean of all their probabilities, where that was asked for.
+    `averaged`: those of them that were made from no other, where that was asked for.
     """
 
     n: int = Field(gt=0)
     sha256: dict[str, str]
     pairs: tuple[JudgedPair, ...]
-    averaged: float | None = Field(default=None, ge=0, le=1)
+    averaged: JudgedMean | None = None
+
+
+class JudgedFurther(_Frozen):
+    """The finished student trained on for `epochs` with the teacher and without, judged on the same images.
+
+    One training each; `p` of McNemar's test (models/paired.py).
+    """
+
+    epochs: int = Field(gt=0)
+    distilled: float
+    alone: float
+    difference: float
+    low: float
+    high: float
+    p: float = Field(ge=0, le=1)
+
+    @property
+    def real(self) -> bool:
+        """Whether the two are told apart."""
+        return self.p < LEVEL
+
+    def __str__(self) -> str:
+        points = f"{100 * self.difference:+.2f} points ({100 * self.low:+.2f} to {100 * self.high:+.2f}"
+        return (
+            f"trained on from the finished network for {self.epochs} epochs, one training each: "
+            f"{self.distilled:.2%} with the teacher and {self.alone:.2%} without, {points}; "
+            f"McNemar's p {self.p:.2g}): {'told apart' if self.real else 'not told apart'}"
+        )
 
 
 class JudgedGain(_Frozen):
-    """What a teacher brought `student`, over `seeds` pairs of trainings of `epochs` from random weights, and
-    `n` images (models/paired.py)."""
+    """What the mean of `teachers`, itself right in the share `teacher` of the images, brought `student`.
+
+    Over `seeds` pairs of trainings of `epochs` from random weights, and `n` images (models/paired.py).
+    """
 
     student: str
+    teachers: tuple[str, ...]
+    teacher: float
     epochs: int = Field(gt=0)
     seeds: int = Field(gt=1)
     n: int = Field(gt=0)
@@ -58,6 +97,7 @@ class JudgedGain(_Frozen):
     low: float
     high: float
     p: float = Field(ge=0, le=1)
+    further: JudgedFurther | None = None
 
     @property
     def real(self) -> bool:
@@ -101,8 +141,9 @@ def paragraphs(pairs: Pairs | None, gain: JudgedGain | None, sha256: Mapping[str
     if gain is not None:
         yield ""
         yield (
-            f"**With and without a teacher**, {gain.seeds} trainings each of `{gain.student}` from random "
-            f"weights, {gain.epochs} epochs: {gain.distilled:.2%} and {gain.alone:.2%} on average; {gain}."
+            f"**With and without a teacher**, the mean of {', '.join(f'`{name}`' for name in gain.teachers)} "
+            f"({gain.teacher:.2%}): {gain.seeds} trainings each of `{gain.student}` from random "
+            f"weights, {gain.epochs} epochs, {gain.distilled:.2%} and {gain.alone:.2%} on average; {gain}."
         )
 
 
@@ -120,7 +161,8 @@ def _paired(pairs: Pairs) -> Iterator[str]:
     if pairs.averaged is not None:
         yield ""
         yield (
-            f"The probabilities of all {len(pairs.sha256)} averaged name {pairs.averaged:.2%} of them right."
+            f"The mean of the probabilities of the {len(pairs.averaged.networks)} that were made from no "
+            f"other names {pairs.averaged.accuracy:.2%} of them right."
         )
 
 
@@ -147,7 +189,7 @@ def pairs_of(
     sha256: Mapping[str, str],
     found: Sequence[tuple[str, str, Any]],
     p: Sequence[float],
-    averaged: float | None,
+    averaged: JudgedMean | None,
 ) -> Pairs:
     """What `models.paired.compare` found of pairs of networks, with the `p` that Holm's correction left."""
     return Pairs(

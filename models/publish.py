@@ -141,10 +141,15 @@ def _last_map(network: DesignedNetwork) -> tuple[int, int]:
 
 def _training_note(identity: Mapping[str, Any]) -> str:
     recipe = identity["recipe"]
-    return (
+    note = (
         f"{recipe['epochs']} epochs on {identity['images'][0]} of the 60 000 training images, the other "
         f"{identity['images'][1]} to choose on, seed {identity['seed']}, on {identity['made_with']}"
     )
+    if "parent" in identity:
+        note += f"; trained on from {identity['parent']}"
+    if "teacher" in identity:
+        note += f"; taught by the mean of {' and '.join(identity['teacher'])}"
+    return note
 
 
 def first(images: Images, count: int) -> Images:

@@ -70,7 +70,8 @@ def _page(everything: Sequence[Row], figures: Figures, beside: Beside) -> Iterat
             yield f"![accuracy over multiply-accumulates](zoo-{labels}-macs.svg)"
             yield ""
         yield from _lessons(found)
-        yield from techniques.paragraphs(found)
+        further = beside.gain.further if beside.gain is not None and labels == "fashion-mnist" else None
+        yield from techniques.paragraphs(found, further)
         if labels == "fashion-mnist":
             digests = {row.card.name: row.card.file.sha256 for row in found}
             yield from judgements.paragraphs(beside.pairs, beside.gain, digests)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from models.judgements import JudgedFurther
 from models.weighed import Row, accuracy
 from models.zoo.card import Card
 
@@ -11,8 +12,7 @@ SEARCHED = "fashion-searched"
 TECHNIQUES = {
     "Pruned": "channels taken out whole, then trained on",
     "Quantized": "static int8",
-    "Distilled": "the finished network, trained on with the average of several as its teacher; "
-    "what the further epochs alone would bring is not measured",
+    "Distilled": "the finished network, trained on with the average of several as its teacher",
     "Combined": "taught, then pruned",
 }
 
@@ -28,8 +28,11 @@ def technique(card: Card) -> str | None:
     return "Distilled" if "-distilled" in card.name else None
 
 
-def paragraphs(found: Sequence[Row]) -> Iterator[str]:
-    """Lines of Markdown: a paragraph for each technique that these models, of one label set, show."""
+def paragraphs(found: Sequence[Row], further: JudgedFurther | None = None) -> Iterator[str]:
+    """Lines of Markdown: a paragraph for each technique that these models, of one label set, show.
+
+    `further`: what the epochs of a distilled network bring without its teacher.
+    """
     by_name = {row.card.name: row for row in found}
     for title, what in TECHNIQUES.items():
         derived = [row for row in found if technique(row.card) == title and row.card.derived_from in by_name]
@@ -38,6 +41,8 @@ def paragraphs(found: Sequence[Row]) -> Iterator[str]:
         pairs = [(row, by_name[row.card.derived_from or ""]) for row in derived]
         yield ""
         yield f"**{title}** ({what}): {'; '.join(_bought(*pair) for pair in pairs)}."
+        if title == "Distilled" and further is not None:
+            yield f"What of that is the teacher's: {further}."
         slower = [row.card.name for row, parent in pairs if row.p50_ms > parent.p50_ms]
         if title == "Quantized" and slower:
             yield (
@@ -74,11 +79,12 @@ def _searched(row: Row, found: Sequence[Row]) -> str:
         for other in found
         if other.card.derived_from is None and other is not row and other.card.accuracy is not None
     ]
-    beaten = [
-        other.card.name for other in by_hand if accuracy(row) > accuracy(other) and row.p50_ms < other.p50_ms
-    ]
+    beaten = [other for other in by_hand if accuracy(row) > accuracy(other) and row.p50_ms < other.p50_ms]
+    by_points = (
+        f"`{other.card.name}` ({100 * (accuracy(row) - accuracy(other)):+.2f} points)" for other in beaten
+    )
     verdict = (
-        f"more accurate and faster than {_named(beaten)}"
+        f"more accurate and faster than {', '.join(by_points)}"
         if beaten
         else "in both accuracy and latency it beats none of those made by hand"
     )

@@ -76,6 +76,11 @@ def rounded(channels: float, divisor: int = 8) -> int:
     return max(divisor, int(channels / divisor + 0.5) * divisor)
 
 
+def groups_of(channels: int, out_channels: int, group_width: int) -> int:
+    """How many groups a grouped convolution has: the narrower side in groups of `group_width`, or one."""
+    return max(1, min(channels, out_channels) // group_width)
+
+
 def _standard(channels: int, stage: Stage, stride: int) -> nn.Module:
     return ConvNormAct(channels, stage.channels, stage.kernel_size, stride=stride)
 
@@ -85,7 +90,7 @@ def _depthwise_separable(channels: int, stage: Stage, stride: int) -> nn.Module:
 
 
 def _grouped(channels: int, stage: Stage, stride: int) -> nn.Module:
-    groups = max(1, min(channels, stage.channels) // stage.group_width)
+    groups = groups_of(channels, stage.channels, stage.group_width)
     check_groups(groups, in_channels=channels, out_channels=stage.channels)
     return GroupedConv(
         channels, stage.channels, stage.kernel_size, groups=groups, stride=stride, shuffle=groups > 1

@@ -47,13 +47,13 @@ DESIGNS: dict[str, Design] = {
         stem=_DEPTHWISE_SEPARABLE.stem,
         stages=tuple(stage.model_copy(update={"block": "standard"}) for stage in _DEPTHWISE_SEPARABLE.stages),
     ),
-    # Candidate 585 of docs/search.json.
+    # Candidate 39 of docs/search.json.
     SEARCHED: Design(
-        stem=32,
+        stem=24,
         stages=(
-            Stage(block="depthwise-separable", channels=48, repeats=1),
-            Stage(block="depthwise-separable", channels=96, repeats=1, kernel_size=5),
-            Stage(block="depthwise-separable", channels=208, repeats=3, kernel_size=5),
+            Stage(block="inverted-residual", channels=32, repeats=1, ratio=2.0),
+            Stage(block="inverted-residual", channels=72, repeats=1, ratio=2.0),
+            Stage(block="inverted-residual", channels=160, repeats=2, kernel_size=5, ratio=2.0),
         ),
     ),
 }

@@ -50,11 +50,15 @@ class Distillation(_Table):
 
 
 class Search(_Table):
-    """`candidates`, each trained for `epochs` on `images`, before it is judged and its latency measured."""
+    """`candidates`, each trained for `epochs` on `images`, to judge it, and its latency measured.
+
+    The winner is the most accurate that takes no longer than the network `no_slower_than`.
+    """
 
     candidates: int = Field(gt=0)
     epochs: int = Field(gt=0)
     images: int = Field(gt=0)
+    no_slower_than: str
 
 
 class Compression(_Table):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from models.architectures.designed import Design, DesignedNetwork, Stage, rounded
+from models.architectures.designed import Design, DesignedNetwork, Stage, groups_of, rounded
 from models.architectures.fashion import BUDGET
 from models.export import to_onnx, write_whole
 from models.latency import measure
@@ -33,17 +32,25 @@ BLOCKS = (
 )
 STORAGE = "search.db"
 STUDY = "fashion"
+WIDENING = ("inverted-residual", "inverted-residual-se", "ghost")
+NARROWING = ("bottleneck", "fire")
+"""The blocks that a ratio means something to, and which way."""
+RATIOS = (2.0, 3.0, 4.0, 6.0)
 NARROWER = 0.95
 """By so much a design that is over the budget is narrowed, again and again until it is within."""
-CLOSE = 0.003
-"""So much less validation accuracy than the best candidate's is taken for as good: 15 of 5 000 images."""
+NARROWEST = 0.01
+"""The least share of its width at which a design is tried."""
+RANDOM = 20
+"""So many trials are drawn by chance before the sampler learns from them."""
+SAME = "same_as"
+"""A trial's attribute: the earlier trial that had the same design, whose values it took over."""
 
 Judge = Callable[[Design], float]
 """Trains a design a little and returns its accuracy on the images kept back to choose on."""
 
 
-class CannotBeBuiltError(Exception):
-    """A block cannot be made with a design's channels."""
+class OverBudgetError(Exception):
+    """No width brings a design within the budget."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +68,14 @@ class Candidate:
 def suggest(trial: optuna.Trial) -> Design:
     """A design of the search space: one block, and for each stage width, depth and kernel."""
     block = trial.suggest_categorical("block", BLOCKS)
-    ratio = trial.suggest_categorical("ratio", (2.0, 3.0, 4.0, 6.0))
-    narrowing = block in ("bottleneck", "fire")
+    ratio = trial.suggest_categorical("ratio", RATIOS) if block in WIDENING + NARROWING else None
     stages = tuple(
         Stage(
             block=block,
-            channels=trial.suggest_int(f"channels_{index}", low, high, step=16),
+            channels=trial.suggest_int(f"channels_{index}", low, high, step=8),
             repeats=trial.suggest_int(f"repeats_{index}", 1, 4),
             kernel_size=trial.suggest_categorical(f"kernel_{index}", (3, 5)),
-            ratio=1 / ratio if narrowing else ratio,
+            ratio=1 / ratio if ratio and block in NARROWING else ratio,
         )
         for index, (low, high) in enumerate(((16, 80), (32, 160), (64, 320)))
     )
@@ -85,31 +91,44 @@ def p50_ms(design: Design, runs: int = 200) -> float:
 
 
 def macs_of(design: Design) -> int:
-    """Multiply-accumulates of one image. Raises CannotBeBuiltError for a design that cannot be built."""
-    try:
-        return profile(DesignedNetwork(design, 10), 28, 1).macs
-    except ValueError as error:
-        raise CannotBeBuiltError(str(error)) from None
+    """Multiply-accumulates of one image. Raises ValueError for a design that cannot be built."""
+    return profile(DesignedNetwork(design, 10), 28, 1).macs
 
 
 def within(design: Design, budget: int) -> Design:
-    """The design, all of it made narrower alike where it costs more multiply-accumulates than the budget.
+    """The design with channels that its blocks can have, all narrowed alike where it is over the budget.
 
     So each suggestion comes to something: of those drawn freely few are within, and of wide blocks none.
-    Raises CannotBeBuiltError where it cannot be built, or not so narrow.
+    A pointwise head keeps its channels. Raises OverBudgetError for a design that is too deep at any width.
     """
     width = 1.0
-    fitting = design
+    fitting = _of_width(design, width)
     while macs_of(fitting) > budget:
         width *= NARROWER
-        stages = tuple(
-            stage.model_copy(update={"channels": rounded(width * stage.channels, 16)})
-            for stage in design.stages
-        )
-        if width < 0.01:
-            raise CannotBeBuiltError(f"not within {budget} multiply-accumulates at any width: {design}")
-        fitting = Design(stem=rounded(width * design.stem), stages=stages)
+        if width < NARROWEST:
+            raise OverBudgetError(f"not within {budget} multiply-accumulates at any width: {design}")
+        fitting = _of_width(design, width)
     return fitting
+
+
+def _of_width(design: Design, width: float) -> Design:
+    """At about a share of its channels: the nearest that its blocks can have."""
+    channels = stem = rounded(width * design.stem)
+    stages = []
+    for stage in design.stages:
+        if stage.block == "grouped":
+            channels = _dividing(channels, width * stage.channels, stage.group_width)
+        else:
+            channels = rounded(width * stage.channels, 16 if stage.block == "shuffle" else 8)
+        stages.append(stage.model_copy(update={"channels": channels}))
+    return design.model_copy(update={"stem": stem, "stages": tuple(stages)})
+
+
+def _dividing(channels: int, wanted: float, group_width: int) -> int:
+    """The channels nearest to those wanted that grouped convolutions can have after a layer's `channels`."""
+    possible = range(group_width, round(wanted) + channels + group_width, group_width)
+    fitting = [each for each in possible if each % groups_of(channels, each, group_width) == 0]
+    return min(fitting, key=lambda each: abs(each - wanted))
 
 
 def search(
@@ -117,8 +136,10 @@ def search(
 ) -> list[Candidate]:
     """Go on searching until `candidates` were judged, and return them; a killed search loses one candidate.
 
-    Everything is kept in `folder`; a design over the budget is narrowed until it is within.
-    Nothing else should train meanwhile: latency is measured here.
+    Everything is kept in `folder`. A design over the budget is narrowed until it is within; one that was
+    judged before takes over its values, and is no further candidate.
+    Nothing else should train meanwhile: latency is measured here. Raises RuntimeError where the sampler keeps
+    coming back to the same designs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     study = _study(folder)
@@ -127,8 +148,13 @@ def search(
 
     def objective(trial: optuna.Trial) -> tuple[float, float]:
         design = within(suggest(trial), BUDGET)
+        described = design.model_dump(mode="json")
+        trial.set_user_attr("design", described)
+        for earlier in _judged(study):
+            if earlier.user_attrs["design"] == described:
+                trial.set_user_attr(SAME, earlier.number)
+                return earlier.values[0], earlier.values[1]
         macs = macs_of(design)
-        trial.set_user_attr("design", design.model_dump(mode="json"))
         trial.set_user_attr("macs", macs)
         latency = p50_ms(design)
         accuracy = judge(design)
@@ -140,10 +166,10 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     while (done := len(_judged(study))) < candidates:
         # Seeded by what is there, so that a resumed search does not propose the same designs again.
-        study.sampler = optuna.samplers.TPESampler(seed=len(study.trials), n_startup_trials=20)
-        study.optimize(objective, n_trials=1, catch=(CannotBeBuiltError,))
-        if len(study.trials) > 200 * candidates:
-            raise RuntimeError(f"of {len(study.trials)} designs only {done} can be built")
+        study.sampler = optuna.samplers.TPESampler(seed=len(study.trials), n_startup_trials=RANDOM)
+        study.optimize(objective, n_trials=1, catch=(OverBudgetError,))
+        if len(study.trials) > 20 * candidates:
+            raise RuntimeError(f"of {len(study.trials)} suggestions only {done} are designs of their own")
     return found(folder)
 
 
@@ -151,8 +177,7 @@ def found(folder: Path) -> list[Candidate]:
     """All candidates that were judged so far. Raises FileNotFoundError where there was no search."""
     if not (folder / STORAGE).exists():
         raise FileNotFoundError(f"there was no search in {folder}")
-    study = _study(folder)
-    best = {trial.number for trial in study.best_trials}
+    judged = _judged(_study(folder))
     return [
         Candidate(
             number=trial.number,
@@ -160,27 +185,34 @@ def found(folder: Path) -> list[Candidate]:
             accuracy=trial.values[0],
             p50_ms=trial.values[1],
             macs=trial.user_attrs["macs"],
-            best=trial.number in best,
+            best=not any(_beats(other, trial) for other in judged),
         )
-        for trial in _judged(study)
+        for trial in judged
     ]
 
 
-def winner(candidates: Sequence[Candidate]) -> Candidate:
-    """The fastest whose accuracy is at most CLOSE below the best: what gets the whole training.
+def _beats(one: FrozenTrial, other: FrozenTrial) -> bool:
+    """In one of accuracy and latency, and is as good in the other."""
+    (accuracy, p50), (others_accuracy, others_p50) = one.values, other.values
+    return accuracy >= others_accuracy and p50 <= others_p50 and one.values != other.values
 
-    After so short a training smaller differences say nothing. Raises ValueError where there is no candidate.
+
+def winner(candidates: Sequence[Candidate], limit_ms: float) -> Candidate:
+    """The most accurate that takes at most `limit_ms`: what gets the whole training.
+
+    So MnasNet's search treats latency (Tan et al., arXiv 1807.11626): as a target. Raises ValueError where no
+    candidate is so fast.
     """
-    if not candidates:
-        raise ValueError("there are no candidates to choose from")
-    best = max(candidate.accuracy for candidate in candidates)
-    close = [candidate for candidate in candidates if candidate.accuracy >= best - CLOSE]
-    return min(close, key=lambda candidate: candidate.p50_ms)
+    fast = [candidate for candidate in candidates if candidate.p50_ms <= limit_ms]
+    if not fast:
+        raise ValueError(f"none of {len(candidates)} candidates takes at most {limit_ms:.3f} ms")
+    return max(fast, key=lambda candidate: (candidate.accuracy, -candidate.p50_ms))
 
 
-def _judged(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+def _judged(study: optuna.Study) -> list[FrozenTrial]:
+    """Those that were trained and measured themselves."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return [trial for trial in trials if trial.values and all(map(math.isfinite, trial.values))]
+    return [trial for trial in trials if SAME not in trial.user_attrs]
 
 
 def _study(folder: Path) -> optuna.Study:

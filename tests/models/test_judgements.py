@@ -8,11 +8,22 @@ from typing import Any
 
 import pytest
 
-from models.judgements import GAIN, PAIRS, JudgedGain, JudgedPair, Pairs, judged_beside, paragraphs
+from models.judgements import (
+    GAIN,
+    PAIRS,
+    JudgedGain,
+    JudgedMean,
+    JudgedPair,
+    Pairs,
+    judged_beside,
+    paragraphs,
+)
 
 DIGESTS = {"a": "1", "b": "2", "c": "3"}
 GAINED: dict[str, Any] = {
     "student": "a",
+    "teachers": ["b", "c"],
+    "teacher": 0.95,
     "epochs": 6,
     "seeds": 5,
     "n": 10_000,
@@ -30,8 +41,9 @@ def pair(first: str, second: str, difference: float, p: float) -> JudgedPair:
 
 
 def test_points_are_given_where_networks_are_told_apart() -> None:
+    mean = JudgedMean(networks=("a", "b"), accuracy=0.95)
     judged = (pair("a", "b", -0.002, 0.3), pair("a", "c", 0.01, 1e-9), pair("c", "b", -0.012, 0.01))
-    pairs = Pairs(n=10_000, sha256=DIGESTS, pairs=judged, averaged=0.95)
+    pairs = Pairs(n=10_000, sha256=DIGESTS, pairs=judged, averaged=mean)
     text = "\n".join(paragraphs(pairs, None, DIGESTS))
     assert "2 of 3 pairs are told apart." in text
     table = """\
@@ -42,7 +54,9 @@ def test_points_are_given_where_networks_are_told_apart() -> None:
 | 3. `c` |  |  |
 """
     assert table in text
-    assert text.endswith("The probabilities of all 3 averaged name 95.00% of them right.")
+    assert text.endswith(
+        "The mean of the probabilities of the 2 that were made from no other names 95.00% of them right."
+    )
     with pytest.raises(ValueError, match="not judged in pairs as they are now: b; run: python -m models"):
         list(paragraphs(pairs, None, DIGESTS | {"b": "9"}))
 
@@ -55,7 +69,8 @@ def test_a_gain_is_real_over_images_and_over_seeds_or_it_is_not(
     changes: dict[str, float], verdict: str
 ) -> None:
     (_, text) = paragraphs(None, JudgedGain.model_validate(GAINED | changes), {})
-    assert "5 trainings each of `a` from random weights, 6 epochs: 94.50% and 94.20% on average; " in text
+    assert "**With and without a teacher**, the mean of `b`, `c` (95.00%): 5 trainings each of `a`" in text
+    assert "from random weights, 6 epochs, 94.50% and 94.20% on average; " in text
     assert "the teacher brings +0.30 points" in text
     assert text.endswith(f"): {verdict}.")
 

@@ -15,7 +15,15 @@ from models.__main__ import main  # noqa: E402
 from models.architectures.fashion import create  # noqa: E402
 from models.compress.plan import Plan  # noqa: E402
 from models.data import Images, load_test, load_train  # noqa: E402
-from models.evaluate import Classes, accuracy_of, corrupted_accuracy, disagreement, probabilities, stability  # noqa: E402
+from models.evaluate import (  # noqa: E402  # noqa: E402
+    Classes,
+    accuracy_of,
+    corrupted_accuracy,
+    disagreement,
+    mean_probabilities,
+    probabilities,
+    stability,
+)
 from models.family import fresh  # noqa: E402
 from models.job import Prepared  # noqa: E402
 from models.judgements import PAIRS, judged_beside  # noqa: E402
@@ -111,8 +119,11 @@ def test_what_is_made_from_another_has_its_architecture(
     network: Any, learned: Images, test_images: Images, tmp_path: Path
 ) -> None:
     origin = Origin("a test", derived_from=NAME)
-    card = publish(f"{NAME}-distilled", network, IDENTITY, origin, tmp_path, learned, test_images.take(ONE))
+    identity = IDENTITY | {"parent": "p, seed 0, 3 epochs, weights 12", "teacher": ["b 34", "c 56"]}
+    card = publish(f"{NAME}-distilled", network, identity, origin, tmp_path, learned, test_images.take(ONE))
     assert (card.architecture, card.derived_from, card.block) == (NAME, NAME, "depthwise-separable")
+    (note,) = (note for note in card.notes if note.startswith("3 epochs on "))
+    assert "; trained on from p, seed 0, 3 epochs, weights 12; taught by the mean of b 34 and c 56" in note
 
 
 def test_a_card_that_says_otherwise_is_found_out(zoo_of_two: Path, test_images: Images) -> None:
@@ -131,7 +142,7 @@ def test_cards_are_judged_again_and_in_pairs(
 ) -> None:
     zoo = Path(shutil.copytree(zoo_of_two, tmp_path / "zoo"))
     common = ["--zoo", str(zoo), "--data-dir", str(fashion)]
-    pairs = ["--write", "--json", str(tmp_path / PAIRS)]
+    pairs = ["--write", "--ensemble", "--json", str(tmp_path / PAIRS)]
     assert main(["evaluate", NAME, f"{NAME}-int8", *pairs, *common]) == 0
     judged, _ = judged_beside(tmp_path / "zoo.md")
     assert judged is not None
@@ -142,6 +153,8 @@ def test_cards_are_judged_again_and_in_pairs(
     assert floating is not None
     assert integer is not None
     assert judged.pairs[0].difference == pytest.approx(floating.value - integer.value)
+    assert judged.averaged is not None
+    assert (judged.averaged.networks, judged.averaged.accuracy) == ((NAME,), floating.value)
     assert main(["evaluate", NAME, *common]) == 0
     wrong = floating.model_copy(update={"value": 0.99, "correct": None})
     write_card(zoo / NAME, cards[NAME].model_copy(update={"accuracy": wrong}))
@@ -153,6 +166,12 @@ def test_cards_are_judged_again_and_in_pairs(
 def test_probabilities_sum_to_one_even_of_huge_logits() -> None:
     found = probabilities(np.array([[1e4, 0, -1e4], [1, 1, 1]], dtype=np.float32))
     np.testing.assert_allclose(found, [[1, 0, 0], [1 / 3] * 3])
+
+
+def test_networks_are_averaged_by_their_probabilities_not_their_logits() -> None:
+    sure, unsure = np.array([[9, 0]], dtype=np.float32), np.array([[0, 8]], dtype=np.float32)
+    found = mean_probabilities([sure, unsure, unsure])
+    np.testing.assert_allclose(found, [[1 / 3, 2 / 3]], atol=1e-3)
 
 
 @pytest.mark.photos

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from models.judgements import JudgedFurther
 from models.techniques import SEARCHED, paragraphs, technique
 from models.weighed import Row
 from models.zoo.card import Accuracy, Agreement, Card, Interval, read_card
@@ -50,6 +51,20 @@ def test_what_was_bought_is_a_share_of_the_parent(tiny: Card) -> None:
     )
 
 
+@pytest.mark.parametrize(("p", "verdict"), [(0.01, "told apart"), (0.4, "not told apart")])
+def test_a_taught_network_is_told_of_beside_one_trained_on_alone(tiny: Card, p: float, verdict: str) -> None:
+    taught = [row(tiny, "a", 2.0, 0.942), row(tiny, "a-distilled", 2.0, 0.944, derived_from="a")]
+    further = JudgedFurther(
+        epochs=8, distilled=0.944, alone=0.943, difference=0.001, low=-0.001, high=0.003, p=p
+    )
+    text = "\n".join(paragraphs(taught, further))
+    assert "accuracy +0.20 points" in text
+    assert text.endswith(
+        "trained on from the finished network for 8 epochs, one training each: 94.40% with the teacher and "
+        f"94.30% without, +0.10 points (-0.10 to +0.30; McNemar's p {p}): {verdict}."
+    )
+
+
 def test_int8_that_is_slower_is_said_to_be_and_why(tiny: Card) -> None:
     interval = Interval(low=0.9, high=0.99, confidence=0.95, method="Wilson")
     agreement = Agreement(parent="a", value=0.97, n=100, interval=interval, how="h")
@@ -66,7 +81,7 @@ def test_the_search_is_held_against_what_was_made_by_hand(tiny: Card) -> None:
     searched = row(tiny, SEARCHED, 1.0, 0.93)
     slow, good = row(tiny, "slow", 2.0, 0.92), row(tiny, "good", 2.0, 0.94)
     pruned = row(tiny, "good-pruned-50", 3.0, 0.9, derived_from="good")
-    assert "in 1.000 ms, more accurate and faster than `slow`." in "\n".join(
+    assert "in 1.000 ms, more accurate and faster than `slow` (+1.00 points)." in "\n".join(
         paragraphs([searched, slow, good, pruned])
     )
     assert "it beats none of those made by hand" in "\n".join(paragraphs([searched, good]))

@@ -1,0 +1,87 @@
+"""What a teacher brought is judged over trainings that differ in nothing but the teacher, or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from models.__main__ import main
+from models.data import load_test, load_train
+from models.family import run_folder, trained
+from models.judgements import GAIN, judged_beside
+from models.publish import Origin, first, publish
+from models.zoo.card import read_card, write_card
+
+pytestmark = pytest.mark.torch
+
+STUDENT = "fashion-standard-equal-macs"
+OTHER = "fashion-depthwise-separable"
+
+
+@pytest.fixture
+def few(fashion: Path, tmp_path: Path) -> list[str]:
+    limits = ["--limit", "128", "--epochs", "1", "--threads", "1"]
+    return [*limits, "--data-dir", str(fashion), "--runs", str(tmp_path)]
+
+
+@pytest.fixture
+def distill(few: list[str], fashion: Path, tmp_path: Path) -> list[str]:
+    """The command with two teachers, both published on a few images, all but seeds and limits."""
+    zoo = tmp_path / "zoo"
+    learned, test = first(load_train(fashion), 64), first(load_test(fashion), 20)
+    for name in (STUDENT, OTHER):
+        assert main(["train", name, *few]) == 0
+        publish(name, *trained(run_folder(tmp_path, name, 0)), Origin("a test"), zoo, learned, test)
+    return ["distill", STUDENT, "--teacher", STUDENT, "--teacher", OTHER, "--zoo", str(zoo)]
+
+
+def test_it_is_judged_over_seeds_and_for_the_network_trained_on(
+    distill: list[str], few: list[str], fashion: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zoo = tmp_path / "zoo"
+    gain = ["gain", STUDENT, "--seeds", "2", "--json", str(tmp_path / GAIN), "--zoo", str(zoo)]
+    gain += ["--runs", str(tmp_path), "--data-dir", str(fashion)]
+    assert main([*distill, "--seed", "0", "--seed", "1", *few]) == 0
+    assert main(gain) == 0
+    assert "the teacher brings " in capsys.readouterr().out
+    _, judged = judged_beside(tmp_path / "zoo.md")
+    assert judged is not None
+    assert (judged.student, judged.seeds, judged.n) == (STUDENT, 2, 10_000)
+    assert judged.teachers == (STUDENT, OTHER)
+    assert 0 < judged.teacher < 1
+    assert judged.further is None
+
+    assert main([*distill, "--trained", "--only", "without", *few]) == 0
+    assert main([*distill, "--trained", *few]) == 0
+    assert main(gain) == 0
+    assert f"{STUDENT}-alone-on: " in capsys.readouterr().out
+    _, judged = judged_beside(tmp_path / "zoo.md")
+    assert judged is not None
+    assert judged.further is not None
+    assert judged.further.epochs == 1
+
+    shutil.rmtree(run_folder(tmp_path, f"{STUDENT}-alone", 1))
+    longer = ["2" if before == "--epochs" else each for before, each in zip(["", *few], few, strict=False)]
+    assert main([*distill, "--seed", "1", "--only", "without", *longer]) == 0
+    capsys.readouterr()
+    assert main(gain) == 1
+    assert "is of another training: recipe.epochs is 2, wanted is 1" in capsys.readouterr().err
+    assert main([*gain, "--seeds", "1"]) == 1
+    assert "two seeds or more are needed" in capsys.readouterr().err
+
+
+def test_a_zoo_without_the_teachers_is_refused(
+    distill: list[str], few: list[str], fashion: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zoo = tmp_path / "zoo"
+    assert main([*distill, "--seed", "0", "--seed", "1", *few]) == 0
+    changed = read_card(zoo / OTHER)
+    write_card(zoo / STUDENT, read_card(zoo / STUDENT).model_copy(update={"file": changed.file}))
+    gain = ["gain", STUDENT, "--seeds", "2", "--zoo", str(zoo), "--runs", str(tmp_path)]
+    capsys.readouterr()
+    assert main([*gain, "--data-dir", str(fashion)]) == 1
+    assert f"{zoo} has other models than those that taught: {STUDENT} " in capsys.readouterr().err
