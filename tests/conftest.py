@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,12 @@ from models.zoo.card import Card, InputSpec, ModelFile, Source, write_card
 TINY_CLASSES = 10
 TINY_CHANNELS = 8
 TINY_SIZE = 32
+
+
+def pytest_sessionstart() -> None:
+    """Let Ctrl-C reach what tests start, also where the tests were started with it ignored, as by `&`."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def make_tiny_model(folder: Path, name: str = "tiny", *, seed: int = 0, labels: str = "tiny-10") -> Path:
