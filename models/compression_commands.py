@@ -212,7 +212,8 @@ def _search(options: argparse.Namespace) -> None:
         return train_without_keeping(fresh(design, 0), replace(job, seed=0))
 
     folder = options.runs / "search"
-    candidates = search(folder, options.candidates or settings.candidates, judge)
+    training = f"{config.epochs} epochs on {len(learn)} images, {len(setting.choose)} to judge"
+    candidates = search(folder, options.candidates or settings.candidates, judge, training)
     if options.json:
         write_candidates(candidates, options.json)
     if options.plot:

@@ -42,6 +42,8 @@ NARROWEST = 0.01
 """The least share of its width at which a design is tried."""
 RANDOM = 20
 """So many trials are drawn by chance before the sampler learns from them."""
+TRAINING = "training"
+"""The study's attribute: what its candidates are judged by, in words."""
 SAME = "same_as"
 """A trial's attribute: the earlier trial that had the same design, whose values it took over."""
 
@@ -132,17 +134,25 @@ def _dividing(channels: int, wanted: float, group_width: int) -> int:
 
 
 def search(
-    folder: Path, candidates: int, judge: Judge, say: Callable[[str], None] = print
+    folder: Path,
+    candidates: int,
+    judge: Judge,
+    training: str = "",
+    say: Callable[[str], None] = print,
 ) -> list[Candidate]:
     """Go on searching until `candidates` were judged, and return them; a killed search loses one candidate.
 
     Everything is kept in `folder`. A design over the budget is narrowed until it is within; one that was
     judged before takes over its values, and is no further candidate.
-    Nothing else should train meanwhile: latency is measured here. Raises RuntimeError where the sampler keeps
-    coming back to the same designs.
+    Nothing else should train meanwhile: latency is measured here. Raises ValueError where the folder's search
+    judges by another `training`, and RuntimeError where the sampler keeps coming back to the same designs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     study = _study(folder)
+    before = study.user_attrs.get(TRAINING, training)
+    if before != training:
+        raise ValueError(f"the search in {folder} judges by {before}, not by {training}; give another --runs")
+    study.set_user_attr(TRAINING, training)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)  # what was running when it was killed
 

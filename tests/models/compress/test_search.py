@@ -76,6 +76,12 @@ def test_it_resumes_after_being_cut_off_and_draws_its_front(tmp_path: Path) -> N
     ]
 
 
+def test_candidates_of_another_training_are_not_added(tmp_path: Path) -> None:
+    search(tmp_path, 1, by_width, "3 epochs", say=lambda _line: None)
+    with pytest.raises(ValueError, match="judges by 3 epochs, not by 4 epochs; give another --runs"):
+        search(tmp_path, 1, by_width, "4 epochs", say=lambda _line: None)
+
+
 def test_latency_is_measured_and_macs_are_counted() -> None:
     small, large = design_of("fashion-depthwise-separable"), design_of("fashion-standard-equal-width")
     assert macs_of(small) < BUDGET < macs_of(large)
