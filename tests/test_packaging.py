@@ -10,6 +10,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import simplejpeg
+from PIL import features
 
 from service.settings import Settings
 
@@ -119,3 +121,23 @@ def test_serving_needs_neither_torch_nor_onnx() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_decoders_are_those_of_the_documentation() -> None:
+    """When this fails, read the change log of what changed before writing its version into the table."""
+    rows = re.findall(
+        r"^\| ([\w-]+) \| ([\d.]+) \| `(\w+)` \|", (ROOT / "docs/decoding.md").read_text(), re.MULTILINE
+    )
+    library = next(Path(simplejpeg.__file__).parent.glob("_jpeg.*.so"))
+    builds = set(re.findall(rb"libjpeg-turbo version ([\d.]+)", library.read_bytes()))
+    assert [version for name, version, package in rows if package == "simplejpeg"] == [
+        build.decode() for build in builds
+    ]
+    pillow = {name: version for name, version, package in rows if package == "pillow"}
+    assert pillow == {
+        "libjpeg-turbo": features.version("libjpeg_turbo"),
+        "libwebp": features.version("webp"),
+        "libavif": features.version("avif"),
+        "libtiff": features.version("libtiff"),
+        "zlib-ng": features.version("zlib_ng"),
+    }

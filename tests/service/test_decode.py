@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
@@ -17,6 +18,7 @@ from PIL import Image, features
 
 from service.decode import DecodedImage, decode, image_format
 from service.errors import EmptyBody, TooManyPixels, UndecodableImage, UnknownImageType
+from tests.service import jpegs
 
 ORIENTATION = 0x0112
 LIMIT = 1_000_000
@@ -587,6 +589,35 @@ def test_twelve_bits_per_sample() -> None:
     data[data.index(b"\xff\xc0") + 4] = 12
     with pytest.raises(UndecodableImage, match="The JPEG has 12 bits per sample; only 8 are read"):
         read(bytes(data))
+
+
+@pytest.mark.parametrize("marker", jpegs.FRAMES, ids=lambda marker: f"SOF{marker - 0xC0}")
+@pytest.mark.parametrize("shorter_side", [1, 64, 128, 256, 512])
+def test_only_frames_that_scale_are_decoded(marker: int, shorter_side: int) -> None:
+    data = jpegs.lossless(512, 512, marker=marker)
+    if marker not in (0xC0, 0xC1, 0xC2, 0xC9, 0xCA):
+        kind = "lossless" if marker in (0xC3, 0xCB) else "hierarchical"
+        with pytest.raises(UndecodableImage, match=rf"is {kind} \(frame type SOF{marker - 0xC0}\)"):
+            read(data, shorter_side)
+    else:  # the marker says what the rest is not: libjpeg-turbo refuses it, or fills what is missing
+        with contextlib.suppress(UndecodableImage):
+            read(data, shorter_side)
+
+
+@pytest.mark.parametrize("components", [1, 3, 4])
+@pytest.mark.parametrize("before", [b"", b"\xff\xff\xff", b"\0\0", b"\xff\xd0", b"\xff\x01\xff\0\xff\xff"])
+def test_a_lossless_frame_behind_anything_is_found(components: int, before: bytes) -> None:
+    data = jpegs.lossless(1024, 1024, components=components)
+    comment = jpegs.segment(0xFE, b"a baseline frame? " + jpegs.segment(0xC0, bytes(15)))
+    with pytest.raises(UndecodableImage, match="lossless"):
+        read(data[:2] + comment + before + data[2:], shorter_side=64, max_pixels=2**20)
+
+
+def test_an_extended_frame_is_decoded_like_a_baseline_one() -> None:
+    data = bytearray(encode(photo(640, 480), "JPEG"))
+    baseline = read(bytes(data), shorter_side=100).pixels
+    data[jpegs.offset_of(data, 0xC0) + 1] = 0xC1
+    np.testing.assert_array_equal(read(bytes(data), shorter_side=100).pixels, baseline)
 
 
 def test_a_jpeg_of_endless_segments() -> None:
