@@ -8,21 +8,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from models.zoo.preprocess import Box
 from service.errors import EmptyBody, TooManyPixels, UndecodableImage, UnknownImageType
-from service.jpeg_header import JpegHeader, read_jpeg_header
+from service.jpeg import DamagedJpeg, jpeg_pixels
+from service.jpeg_header import read_jpeg_header
 from service.rgb import to_rgb, upright
 
 Format = Literal["jpeg", "png", "webp", "gif", "bmp", "tiff", "avif"]
@@ -121,11 +120,10 @@ def _decode_jpeg(data: bytes, shorter_side: int, max_pixels: int) -> DecodedImag
     scale = next((scale for scale, margin in _SCALES if shorter >= scale * margin * shorter_side), 1)
     if header.bits != 8:
         raise UndecodableImage(f"The JPEG has {header.bits} bits per sample; only 8 are read.")
-    if header.components == 4:  # CMYK or YCCK
-        pixels = _decode_jpeg_with_pillow(data, header, scale)
-    else:
-        pixels = _decode_jpeg_with_turbo(data, header, scale)
-    pixels = upright(pixels, header.orientation)
+    try:
+        pixels = upright(jpeg_pixels(data, header, scale), header.orientation)
+    except (DamagedJpeg, MemoryError):
+        raise _undecodable("jpeg", data) from None
     turned = header.orientation >= 5
     width, height = (header.height, header.width) if turned else (header.width, header.height)
     box = _filled(pixels, width / scale, height / scale, header.orientation)
@@ -137,39 +135,6 @@ def _filled(pixels: NDArray[np.uint8], width: float, height: float, orientation:
     left = pixels.shape[1] - width if orientation in (2, 3, 6, 7) else 0.0
     top = pixels.shape[0] - height if orientation in (3, 4, 7, 8) else 0.0
     return (left, top, left + width, top + height)
-
-
-def _decode_jpeg_with_turbo(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint8]:
-    # The library takes the smallest of its scales that reaches both minimums; 0 means unscaled.
-    rows, columns = (0, 0) if scale == 1 else (-(-header.height // scale), -(-header.width // scale))
-    pixels: NDArray[np.uint8]
-    try:
-        try:
-            # Strict: what libjpeg merely warns of (a truncated picture filled up with grey) is an error.
-            pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=rows, min_width=columns)
-        except ValueError as error:
-            # One warning is harmless and real cameras cause it: padding between coded data and a marker.
-            if "extraneous bytes" in str(error):
-                pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=rows, min_width=columns, strict=False)
-            # The colour resolution is one that TurboJPEG's interface has no name for; libjpeg reads it.
-            elif "subsampling" in str(error):
-                pixels = _decode_jpeg_with_pillow(data, header, scale)
-            else:
-                raise
-    except (ValueError, MemoryError):
-        raise _undecodable("jpeg", data) from None
-    return pixels
-
-
-def _decode_jpeg_with_pillow(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint8]:
-    try:
-        image = JpegImageFile(io.BytesIO(data))
-        # The scale is what the sizes' ratio, rounded down to a power of two, comes to.
-        image.draft(None, (max(1, header.width // scale), max(1, header.height // scale)))
-        image.load()
-        return np.asarray(image.convert("RGB"))
-    except Exception:  # see _decode_with_pillow
-        raise _undecodable("jpeg", data) from None
 
 
 def _decode_with_pillow(data: bytes, kind: Format, max_pixels: int) -> NDArray[np.uint8]:

@@ -1,28 +1,37 @@
-"""What a JPEG's header says, orientation included, read without decoding anything."""
+"""What a JPEG's segments say, orientation included, read without decoding anything."""
 
 from __future__ import annotations
 
+import itertools
+import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 from service.errors import UndecodableImage
+from service.rgb import exif_orientation
 
-_EXIF = b"Exif\0\0"
-_ORIENTATION = 0x0112
-_SHORT = 3
-_START_OF_SCAN = 0xDA
-_END_OF_IMAGE = 0xD9
-_APP1 = 0xE1
+EXIF = b"Exif\0\0"
+APP1 = 0xE1
+START_OF_SCAN = 0xDA
+END_OF_IMAGE = 0xD9
+
 # Frame headers are C0 to CF but for these three (Huffman tables, reserved, arithmetic conditioning).
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_PROGRESSIVE = frozenset({0xC2, 0xCA})
-_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+PROGRESSIVE = frozenset({0xC2, 0xCA})
+WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 
 # libjpeg-turbo scales what a discrete cosine transform coded: baseline, extended and progressive frames, with
 # Huffman or arithmetic codes. A lossless frame (C3) has no transform: decoded at a scale, libjpeg-turbo
 # before 3.1.4 writes its full size into the scaled one's buffer. It decodes no hierarchical frames.
 _DECODED_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 _FRAME_KINDS = {0xC3: "lossless", 0xCB: "lossless"}
+
+# FF is followed by the marker; further FFs before it are fill bytes, and FF 00 is no marker.
+_MARKER = re.compile(rb"\xff[^\x00\xff]")
 
 # Far above what cameras and editors write; below what would keep a core busy for the sake of a small body.
 _MOST_SEGMENTS = 4096
@@ -33,7 +42,8 @@ _MOST_SCANS = 100
 class JpegHeader:
     """The frame header of a JPEG and its EXIF orientation.
 
-    `width` and `height` are as stored, before the orientation is applied; `orientation` is 1 to 8.
+    `width` and `height` are as stored, before the orientation is applied; `orientation` is 1 to 8. `frame` is
+    the marker of the frame header, C0 to CF; `first_scan` the offset of the first scan's marker.
     """
 
     width: int
@@ -41,6 +51,17 @@ class JpegHeader:
     components: int
     bits: int
     orientation: int
+    frame: int
+    first_scan: int
+
+
+class Segment(NamedTuple):
+    """A marker and its content, `data[start:end]`; `at` is the offset of the FF before the marker."""
+
+    marker: int
+    at: int
+    start: int
+    end: int
 
 
 def read_jpeg_header(data: bytes) -> JpegHeader:
@@ -50,36 +71,22 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
     lossless or hierarchical, when the picture has no pixels, or when its segments or scans are so many that
     it can only be meant to cost time.
     """
-    orientation = 1
+    exif: list[bytes] = []
     frame: tuple[int, int, int, int] | None = None
     frame_marker = 0
-    position = 2
-    for _ in range(_MOST_SEGMENTS):
-        # Stray bytes between segments are skipped, as libjpeg and every browser do.
-        position = data.find(b"\xff", position)
-        if position < 0 or position + 4 > len(data):
-            break
-        marker = data[position + 1]
-        if marker in (0x00, 0xFF):
-            position += 1
-            continue
-        if marker in _WITHOUT_LENGTH:
-            position += 2
-            continue
-        if marker in (_START_OF_SCAN, _END_OF_IMAGE):
-            break
-        start, length = position + 4, int.from_bytes(data[position + 2 : position + 4]) - 2
-        if marker in _FRAMES and frame is None:
-            if start + 6 > len(data) or length < 6:
+    first_scan = len(data)
+    for segment in segments(data, 2):
+        marker = segment.marker
+        if marker == START_OF_SCAN:
+            first_scan = segment.at
+        elif marker in FRAMES and frame is None:
+            if segment.start + 6 > len(data) or segment.end - segment.start < 6:
                 break
-            frame = struct.unpack_from(">BHHB", data, start)
+            frame = struct.unpack_from(">BHHB", data, segment.start)
             frame_marker = marker
-        elif marker == _APP1 and data.startswith(_EXIF, start):
-            orientation = _exif_orientation(data[start + len(_EXIF) : start + length])
-        position = start + max(length, 0)
-    else:
-        raise UndecodableImage(f"The JPEG has more than {_MOST_SEGMENTS} segments before its first scan.")
-
+        elif marker == APP1 and data.startswith(EXIF, segment.start):
+            # A block of more than 64 KB goes on in further segments, each with the same signature.
+            exif.append(data[segment.start + len(EXIF) : segment.end])
     if frame is None:
         raise UndecodableImage(f"The JPEG ends before its size is told: {len(data)} bytes were given.")
     if frame_marker not in _DECODED_FRAMES:
@@ -91,25 +98,79 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
     bits, height, width, components = frame
     if not width or not height:
         raise UndecodableImage(f"The JPEG says that it is {width} x {height} pixels large.")
-    # Every scan of a progressive picture visits all of it. In coded data FF is followed by 00, so this
-    # counts scans and nothing else (and those of an embedded thumbnail).
-    if frame_marker in _PROGRESSIVE and (scans := data.count(b"\xff\xda")) > _MOST_SCANS:
-        raise UndecodableImage(f"The progressive JPEG has {scans} scans; at most {_MOST_SCANS} are decoded.")
-    return JpegHeader(width, height, components, bits, orientation)
+    # Every scan visits the whole picture, unless the first one of a sequential picture holds all components.
+    if frame_marker in PROGRESSIVE or data[first_scan + 4 : first_scan + 5] != bytes([components]):
+        scans = (segment for segment in scan_segments(data, first_scan) if segment.marker == START_OF_SCAN)
+        if next(itertools.islice(scans, _MOST_SCANS, None), None) is not None:
+            raise UndecodableImage(
+                f"the JPEG has more than {_MOST_SCANS} scans; at most {_MOST_SCANS} are decoded"
+            )
+    orientation = exif_orientation(b"".join(exif)) if exif else 1
+    return JpegHeader(width, height, components, bits, orientation, frame_marker, first_scan)
 
 
-def _exif_orientation(tiff: bytes) -> int:
-    """The orientation tag of an EXIF block's first directory; 1 where it is absent or senseless."""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
-    if order is None:
-        return 1
-    try:
-        (directory,) = struct.unpack_from(order + "I", tiff, 4)
-        (count,) = struct.unpack_from(order + "H", tiff, directory)
-        for entry in range(directory + 2, directory + 2 + 12 * count, 12):
-            tag, kind, _, value = struct.unpack_from(order + "HHIH", tiff, entry)
-            if tag == _ORIENTATION:
-                return value if kind == _SHORT and 1 <= value <= 8 else 1
-    except struct.error:  # the block ends early: no reason to refuse the picture
-        pass
-    return 1
+def segments(data: bytes, position: int) -> Iterator[Segment]:
+    """The segments from `position` up to and including the next start of a scan or the end of the image.
+
+    Reads as libjpeg does: fill bytes, stray bytes and markers without a length are skipped. Ends before a
+    marker whose length is cut off; the content of the last segment may be.
+    Raises UndecodableImage when there are too many.
+    """
+    for _ in range(_MOST_SEGMENTS):
+        at = data.find(b"\xff", position)
+        if at < 0:
+            return
+        if data[at + 1 : at + 2] in (b"\0", b"\xff", b""):
+            marker_found = _MARKER.search(data, at)
+            if marker_found is None:
+                return
+            at = marker_found.start()
+        marker = data[at + 1]
+        if marker in WITHOUT_LENGTH:
+            position = at + 2
+            continue
+        if marker == END_OF_IMAGE:
+            yield Segment(marker, at, at + 2, at + 2)
+            return
+        if at + 4 > len(data):
+            return
+        start = at + 4
+        end = start + max(0, int.from_bytes(data[at + 2 : start]) - 2)
+        yield Segment(marker, at, start, end)
+        if marker == START_OF_SCAN:
+            return
+        position = end
+    raise UndecodableImage(f"The JPEG has more than {_MOST_SEGMENTS} segments before a scan.")
+
+
+def scan_segments(data: bytes, first_scan: int) -> Iterator[Segment]:
+    """The segments from the first scan's header to the end of the image: coded data are skipped.
+
+    What follows the end of the image (a video, a second picture) is never looked at.
+    """
+    position = first_scan
+    ends = ends_of_coded_data(data, first_scan)
+    while True:
+        scan: Segment | None = None
+        for segment in segments(data, position):
+            yield segment
+            scan = segment if segment.marker == START_OF_SCAN else None
+        if scan is None:
+            return
+        after = int(np.searchsorted(ends, scan.end))
+        if after == len(ends):
+            return
+        position = int(ends[after])
+
+
+def ends_of_coded_data(data: bytes, position: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Offsets, from `position` on, of each FF that begins a marker other than a restart marker.
+
+    In coded data FF is followed by 00 or a restart marker, so the first offset behind a scan's header is
+    where its coded data end.
+    """
+    values = np.frombuffer(data, np.uint8)[position:]
+    following = values[1:]
+    marker = (values[:-1] == 0xFF) & (following != 0x00) & (following != 0xFF)
+    marker &= (following < 0xD0) | (following > 0xD7)
+    return np.flatnonzero(marker) + position

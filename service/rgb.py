@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
+_EXIF = b"Exif\0\0"
 _ORIENTATION = 0x0112
+# Codes of TIFF's integer types, as struct reads them; 13 is an offset to a directory.
+_INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I"}
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
@@ -14,12 +20,50 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
 
     Colour profiles are left alone. Raises whatever Pillow raises for pixels that it cannot decode or convert.
     """
+    # Pillow turns a TIFF itself when it loads it, and would take the orientation of XMP where EXIF has none:
+    # that counts here for no format.
+    for xmp in ("xmp", "XML:com.adobe.xmp"):
+        image.info.pop(xmp, None)
+    tiff_orientation = image.tag_v2.get(_ORIENTATION) if isinstance(image, TiffImageFile) else None
     image.load()
-    try:
-        orientation = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # EXIF is advice; broken advice is no reason to refuse the picture
-        orientation = 1
+    orientation = 1
+    if isinstance(image, TiffImageFile):
+        if (
+            isinstance(byte := tiff_orientation, bytes) and len(byte) == 1
+        ):  # a type that Pillow does not turn by
+            orientation = byte[0]
+    elif isinstance(exif := image.info.get("exif"), bytes):
+        orientation = exif_orientation(exif)
     return upright(_pixels(image), orientation)
+
+
+def exif_orientation(exif: bytes) -> int:
+    """Return the orientation, 1 to 8, in an EXIF block's first directory; 1 where it is absent or senseless.
+
+    The block may begin with its signature. The tag may have any of TIFF's integer types: the standard says
+    SHORT, cameras and editors write others (EXIF 2.32, 4.6.4; TIFF 6.0, section 2).
+    """
+    while exif.startswith(_EXIF):
+        exif = exif[len(_EXIF) :]
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        return 1
+    try:
+        (directory,) = struct.unpack_from(order + "I", exif, 4)
+        (count,) = struct.unpack_from(order + "H", exif, directory)
+        for entry in range(directory + 2, directory + 2 + 12 * count, 12):
+            tag, kind, values = struct.unpack_from(order + "HHI", exif, entry)
+            if tag == _ORIENTATION:
+                code = _INTEGERS.get(kind)
+                if code is None or not values:
+                    return 1
+                inline = struct.calcsize(order + code) * values <= 4
+                at = entry + 8 if inline else struct.unpack_from(order + "I", exif, entry + 8)[0]
+                (value,) = struct.unpack_from(order + code, exif, at)
+                return value if 1 <= value <= 8 else 1
+    except struct.error:  # the block ends early: no reason to refuse the picture
+        pass
+    return 1
 
 
 def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ import simplejpeg
 import skimage.data
 from numpy.typing import NDArray
 from PIL import Image, features
+from PIL.PngImagePlugin import PngInfo
 
 from service.decode import DecodedImage, decode, image_format
 from service.errors import EmptyBody, TooManyPixels, UndecodableImage, UnknownImageType
@@ -269,6 +270,47 @@ def test_orientation_in_both_byte_orders(order: str) -> None:
     assert read(data).pixels.shape == (120, 80, 3)
 
 
+INTEGER_TYPES = {"BYTE": (1, "B"), "SHORT": (3, "H"), "LONG": (4, "I"), "SBYTE": (6, "b"), "SSHORT": (8, "h")}
+INTEGER_TYPES |= {"SLONG": (9, "i"), "IFD": (13, "I")}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("type_name", INTEGER_TYPES)
+def test_orientation_of_any_integer_type(type_name: str, order: str, kind: str) -> None:
+    code, packing = INTEGER_TYPES[type_name]
+    value = struct.pack(order + packing, 6).ljust(4, b"\0")
+    start = {"<": b"II*\0", ">": b"MM\0*"}[order]
+    tiff = start + struct.pack(order + "IHHHI", 8, 1, ORIENTATION, code, 1) + value + bytes(4)
+    assert read(encode(photo(), kind, exif=b"Exif\0\0" + tiff)).pixels.shape == (120, 80, 3)
+
+
+@pytest.mark.parametrize(("type_name", "code"), [("BYTE", 1), ("SHORT", 3), ("LONG", 4)])
+def test_orientation_of_a_tiff_of_any_integer_type(type_name: str, code: int) -> None:
+    data = bytearray(encode(photo(), "TIFF", exif=oriented(6)))
+    tag = data.index(struct.pack("<HHI", ORIENTATION, 3, 1))
+    data[tag + 2] = code
+    assert read(bytes(data)).pixels.shape == (120, 80, 3), type_name
+
+
+def test_orientation_of_several_values_at_an_offset() -> None:
+    tiff = b"II*\0" + struct.pack("<IHHHIIIHHH", 8, 1, ORIENTATION, 3, 3, 26, 0, 6, 1, 1)
+    assert read(encode(photo(), "JPEG", exif=b"Exif\0\0" + tiff)).pixels.shape == (120, 80, 3)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_orientation_is_read_from_exif_alone(kind: str) -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    options: dict[str, object] = {"tiffinfo": {700: xmp}} if kind == "TIFF" else {"xmp": xmp}
+    if kind == "PNG":
+        text = PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        options = {"pnginfo": text}
+    data = encode(photo(), kind, **options)
+    assert xmp in data
+    assert read(data).pixels.shape == (80, 120, 3)
+
+
 @pytest.mark.parametrize(
     "tiff",
     [
@@ -277,7 +319,9 @@ def test_orientation_in_both_byte_orders(order: str) -> None:
         b"II*\0\xff\xff\xff\xff",
         b"MM\0*\0\0\0\x08\xff\xff" + b"\x01\x00" * 30,
         b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, ORIENTATION, 3, 1, 9, 0, 0),
-        b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, ORIENTATION, 4, 1, 6, 0, 0),
+        b"II*\0" + struct.pack("<IHHHIIII", 8, 1, ORIENTATION, 5, 1, 26, 0, 6),
+        b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, ORIENTATION, 3, 0, 6, 0, 0),
+        b"II*\0" + struct.pack("<IHHHIII", 8, 1, ORIENTATION, 4, 9, 2**31, 0),
         b"neither byte order",
     ],
 )
