@@ -15,7 +15,7 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH
 from PIL.WebPImagePlugin import WebPImageFile
 
 from models.zoo.preprocess import Box
@@ -23,6 +23,7 @@ from service.errors import EmptyBody, TooManyPixels, UndecodableImage, UnknownIm
 from service.jpeg import DamagedJpeg, jpeg_pixels
 from service.jpeg_header import read_jpeg_header
 from service.rgb import to_rgb, upright
+from service.tiff import CheckedTiff
 
 Format = Literal["jpeg", "png", "webp", "gif", "bmp", "tiff", "avif"]
 
@@ -32,7 +33,7 @@ _PILLOW: dict[Format, type[ImageFile]] = {
     "webp": WebPImageFile,
     "gif": GifImageFile,
     "bmp": BmpImageFile,
-    "tiff": TiffImageFile,
+    "tiff": CheckedTiff,
     "avif": AvifImageFile,
 }
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -143,7 +144,7 @@ def _decode_with_pillow(data: bytes, kind: Format, max_pixels: int) -> NDArray[n
     try:
         image = _PILLOW[kind](io.BytesIO(data))
         _check_pixels(kind, *image.size, max_pixels)
-        if isinstance(image, TiffImageFile):
+        if isinstance(image, CheckedTiff):
             # Tiles are decoded whole, so a small picture must not be made of one huge tile.
             tile_width, tile_height = image.tag_v2.get(TILEWIDTH, 1), image.tag_v2.get(TILELENGTH, 1)
             _check_pixels(kind, int(tile_width), int(tile_height), max_pixels)

@@ -7,7 +7,8 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.TiffImagePlugin import TiffImageFile
+
+from service.tiff import CheckedTiff
 
 _EXIF = b"Exif\0\0"
 _ORIENTATION = 0x0112
@@ -24,10 +25,10 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     # that counts here for no format.
     for xmp in ("xmp", "XML:com.adobe.xmp"):
         image.info.pop(xmp, None)
-    tiff_orientation = image.tag_v2.get(_ORIENTATION) if isinstance(image, TiffImageFile) else None
+    tiff_orientation = image.tag_v2.get(_ORIENTATION) if isinstance(image, CheckedTiff) else None
     image.load()
     orientation = 1
-    if isinstance(image, TiffImageFile):
+    if isinstance(image, CheckedTiff):
         if (
             isinstance(byte := tiff_orientation, bytes) and len(byte) == 1
         ):  # a type that Pillow does not turn by
@@ -93,7 +94,10 @@ def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        grey = _eight_bits(np.asarray(image))
+        levels = image.levels() if isinstance(image, CheckedTiff) else np.asarray(image)
+        grey = _eight_bits(levels)
+        if isinstance(image, CheckedTiff) and image.white_is_zero:
+            grey = 255 - grey
         if isinstance(transparent := image.info.get("transparency"), int):
             grey = np.where(np.asarray(image) == transparent, np.uint8(255), grey)
         return np.repeat(grey[:, :, None], 3, axis=2)

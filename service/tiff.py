@@ -1,0 +1,79 @@
+"""TIFF: samples that Pillow would read wrongly without a word are put right, or the file is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.TiffImagePlugin import TiffImageFile
+
+from service.errors import UndecodableImage
+
+_BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _SAMPLES, _PLANAR = 258, 259, 262, 266, 277, 284
+_COLOUR_MAP, _INK_SET, _SAMPLE_FORMAT, _SUBSAMPLING = 320, 332, 339, 530
+_WHITE_IS_ZERO, _PALETTE, _INKS, _YCBCR = 0, 3, 5, 6
+_UNSIGNED, _SIGNED = 1, 2
+_CONTIGUOUS, _SEPARATE = 1, 2
+_UNCOMPRESSED = 1
+_CMYK = 1
+_BIG_ENDIAN = b"MM"
+
+
+class CheckedTiff(TiffImageFile):
+    """A TIFF as Pillow opens it. UndecodableImage for what Pillow 13 opens but reads wrongly.
+
+    tests/service/test_tiff_samples.py holds every photometric interpretation, depth, sample format, fill
+    order and planar configuration against the definitions of TIFF 6.0.
+    """
+
+    def _setup(self) -> None:
+        tags = self.tag_v2
+        if tags.get(_SAMPLES, 1) == 1 and tags.get(_PLANAR) == _SEPARATE:
+            tags[_PLANAR] = _CONTIGUOUS  # one plane is one plane
+        self._refuse_misread()
+        colour_map = tags.get(_COLOUR_MAP, ())
+        if tags.get(_PHOTOMETRIC) == _PALETTE and colour_map and max(colour_map) < 256:
+            # written with 8 bits instead of 16, as libtiff too takes it
+            tags[_COLOUR_MAP] = tuple(value * 257 for value in colour_map)
+        super()._setup()
+
+    def levels(self) -> NDArray[np.generic]:
+        """Grey values of more than 8 bits, (H, W): black is the least, white the greatest of their type.
+
+        Only for the modes I, F and I;16 of a loaded picture.
+        """
+        values: NDArray[np.generic] = np.asarray(self)
+        bits = self._bits()
+        if self.mode == "I" and bits == 32 and self._sample_format() == _UNSIGNED:
+            values = values.view(np.uint32)
+        if bits == 12:
+            values = (values.astype(np.uint32) * 65535 // 4095).astype(np.uint16)
+        return values
+
+    @property
+    def white_is_zero(self) -> bool:
+        """Whether `levels` are those of a negative: Pillow inverts up to 8 bits only."""
+        return self.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+
+    def _refuse_misread(self) -> None:
+        tags = self.tag_v2
+        photometric, bits = tags.get(_PHOTOMETRIC), self._bits()
+        uncompressed = tags.get(_COMPRESSION, _UNCOMPRESSED) == _UNCOMPRESSED
+        if not uncompressed and tags.prefix == _BIG_ENDIAN and self._sample_format() != _UNSIGNED:
+            raise UndecodableImage("the TIFF is compressed with big-endian signed or floating-point samples")
+        if self._sample_format() == _SIGNED and bits <= 8:
+            raise UndecodableImage(f"the TIFF has signed samples of {bits} bits (allowed: 16 or 32 bits)")
+        if tags.get(_PLANAR, _CONTIGUOUS) == _SEPARATE and (bits != 8 or tags.get(_FILL_ORDER, 1) != 1):
+            raise UndecodableImage(f"the TIFF has separate planes of {bits}-bit samples (allowed: 8 bits)")
+        if photometric == _INKS and tags.get(_INK_SET, _CMYK) != _CMYK:
+            raise UndecodableImage("the TIFF has inks other than cyan, magenta, yellow and black")
+        subsampling = tags.get(_SUBSAMPLING, (2, 2))
+        if photometric == _YCBCR and uncompressed and tuple(subsampling) != (1, 1):
+            raise UndecodableImage("the TIFF is uncompressed with subsampled colours, which is not read")
+
+    def _bits(self) -> int:
+        bits = self.tag_v2.get(_BITS, (1,))
+        return int(max(bits, default=1))
+
+    def _sample_format(self) -> int:
+        formats = self.tag_v2.get(_SAMPLE_FORMAT, (_UNSIGNED,))
+        return int(max(formats, default=_UNSIGNED))
