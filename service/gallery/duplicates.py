@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from service.gallery.perceptual_hash import differing_bits
+from service.gallery.perceptual_hash import differing_bits, has_content
 
 Duplicate = Literal["exact", "near"]
 
@@ -19,9 +19,10 @@ def duplicate(sha256: tuple[str, str], perceptual_hash: tuple[int, int], cosine:
     """What two images are to each other, by their SHA-256 and perceptual hashes and their cosine.
 
     Both the picture's coarse shape and what the network sees must agree for "near": different pictures of one
-    kind have near embeddings, plain ones near hashes (docs/retrieval.md measures both mistakes).
+    kind have near embeddings, plain ones near hashes (docs/retrieval.md measures both mistakes). Flat
+    pictures have no shape and are never near.
     """
     if sha256[0] == sha256[1]:
         return "exact"
-    near = cosine >= NEAR_COSINE and differing_bits(*perceptual_hash) <= NEAR_HASH_BITS
-    return "near" if near else None
+    alike = differing_bits(*perceptual_hash) <= NEAR_HASH_BITS and all(map(has_content, perceptual_hash))
+    return "near" if alike and cosine >= NEAR_COSINE else None

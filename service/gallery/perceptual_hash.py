@@ -12,6 +12,7 @@ from models.zoo.preprocess import Box
 
 _SIDE = 32
 _LOW = 8
+_CONTENT_BITS = 8
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 
@@ -31,6 +32,14 @@ def perceptual_hash(pixels: NDArray[np.uint8], box: Box) -> int:
     frequencies[np.abs(frequencies) < 1e-6] = 0
     bits = np.packbits(frequencies > np.median(frequencies))
     return int.from_bytes(bits.tobytes(), "big")
+
+
+def has_content(perceptual_hash: int) -> bool:
+    """Whether the hash tells pictures apart: a flat picture's or a gradient's has next to no bits set.
+
+    Where all frequencies differ, 31 bits are set; where most are zero, their median is, and few are above it.
+    """
+    return perceptual_hash.bit_count() >= _CONTENT_BITS
 
 
 def differing_bits(one: int, other: int) -> int:

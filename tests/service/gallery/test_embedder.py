@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -119,4 +120,37 @@ def test_a_flat_picture_has_a_hash_that_rounding_does_not_decide() -> None:
 def test_near_takes_both_hash_and_cosine(
     sha256: tuple[str, str], bits: int, cosine: float, expected: str | None
 ) -> None:
-    assert duplicate(sha256, (0, (1 << bits) - 1), cosine) == expected
+    shape = 0x5555_5555_5555_5555
+    assert duplicate(sha256, (shape, shape ^ ((1 << bits) - 1)), cosine) == expected
+
+
+def flat(*colour: int) -> Image.Image:
+    return Image.new("RGB", (300, 300), colour)
+
+
+def ramp(turned: int) -> Image.Image:
+    return Image.linear_gradient("L").rotate(90 * turned).convert("RGB")
+
+
+EMPTY = {
+    "white": flat(255, 255, 255),
+    "black": flat(0, 0, 0),
+    "blue": flat(0, 0, 254),
+    "red": flat(220, 0, 0),
+    "grey": flat(127, 127, 127),
+    **{f"ramp turned {turned} times": ramp(turned) for turned in range(4)},
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+@pytest.mark.parametrize("other", EMPTY)
+def test_pictures_without_shape_are_never_near(name: str, other: str) -> None:
+    hashes = hash_of(EMPTY[name]), hash_of(EMPTY[other])
+    assert duplicate(("a", "b"), hashes, 1.0) is None
+    assert duplicate(("a", "a"), hashes, 1.0) == "exact"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "AVIF"])
+def test_flat_pictures_are_not_near_after_encoding(kind: str) -> None:
+    hashes = [hash_of(Image.open(io.BytesIO(encoded(image, kind, quality=80)))) for image in EMPTY.values()]
+    assert {duplicate(("a", "b"), pair, 1.0) for pair in itertools.combinations(hashes, 2)} == {None}
