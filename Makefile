@@ -16,13 +16,13 @@ serve: install ## Serve on http://127.0.0.1:8000
 install: .venv/installed ## Make .venv with what the service needs, pinned
 
 test: .venv/installed-tests ## The tests that need no torch, in under two minutes
-	$(BIN)/pytest tests -m "not fault and not photos and not torch and not web" -n auto
+	$(BIN)/pytest tests -m "not fault and not heif and not photos and not torch and not web" -n auto
 
 test-faults: .venv/installed-tests ## The slow ones: kills, full disks, dropped privileges, whole benchmarks
 	$(BIN)/pytest tests -m fault
 
-test-models: .venv-models/installed photos fashion ## Blocks, export and quantization, with torch and real photos
-	OMP_NUM_THREADS=1 $(MODELS_BIN)/pytest tests -m "torch or photos" -n auto --dist loadfile
+test-models: .venv-models/installed photos fashion ## Blocks, export and quantization, with torch, real photos and HEIC
+	OMP_NUM_THREADS=1 $(MODELS_BIN)/pytest tests -m "torch or photos or heif" -n auto --dist loadfile
 
 test-web: .venv/installed-web .cache/web/complete ## The pages in a real browser: Debian's Chromium
 	$(BIN)/pytest tests/web -m web

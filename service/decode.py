@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +23,10 @@ from models.zoo.preprocess import Box
 from service.errors import EmptyBody, TooManyPixels, UndecodableImage, UnknownImageType
 from service.jpeg import DamagedJpeg, jpeg_pixels
 from service.jpeg_header import read_jpeg_header
+from service.metadata import png_without_metadata, webp_without_metadata
 from service.rgb import to_rgb, upright
+from service.signatures import Format, described, image_format
 from service.tiff import CheckedTiff
-
-Format = Literal["jpeg", "png", "webp", "gif", "bmp", "tiff", "avif"]
 
 # The classes are called directly: `Image.open` would try formats by turns and apply its own pixel limit.
 _PILLOW: dict[Format, type[ImageFile]] = {
@@ -36,10 +37,12 @@ _PILLOW: dict[Format, type[ImageFile]] = {
     "tiff": CheckedTiff,
     "avif": AvifImageFile,
 }
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
-_AVIF_BRANDS = frozenset({b"avif", b"avis"})
-
+_READ = "JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF"
+# Chunks that change no pixel must not spoil the picture.
+_WITHOUT_METADATA: dict[Format, Callable[[bytes], bytes]] = {
+    "png": png_without_metadata,
+    "webp": webp_without_metadata,
+}
 # The only reductions for which libjpeg-turbo has vector code; 3/4 and 3/8 are slower than decoding in full.
 # Each with how much larger than needed its result must be: reducing in the frequency domain filters otherwise
 # than resizing does, which tips a network that is undecided between two classes, the less often the more is
@@ -79,39 +82,13 @@ def decode(data: bytes, *, shorter_side: int, max_pixels: int) -> DecodedImage:
     if not data:
         raise EmptyBody("The body is empty; the bytes of an image are needed.")
     kind = image_format(data)
-    if kind is None:
-        raise UnknownImageType(
-            f"The {len(data)} bytes start with {data[:8]!r}, which is no known image type; "
-            "JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF are."
-        )
+    if kind is None or (kind == "heif" and _heif_plugin() is None):
+        raise UnknownImageType(_unknown(data))
     if kind == "jpeg":
         return _decode_jpeg(data, shorter_side, max_pixels)
     pixels = _decode_with_pillow(data, kind, max_pixels)
     height, width = pixels.shape[:2]
     return DecodedImage(pixels, (0, 0, width, height), width, height, kind, len(data), 1)
-
-
-def image_format(data: bytes) -> Format | None:
-    """The type of image that `data` starts like, whatever its name or content type says; None if none."""
-    if data.startswith(b"\xff\xd8\xff"):
-        return "jpeg"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return "webp"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "gif"
-    if data.startswith(_TIFF):
-        return "tiff"
-    # A text may well start with BM: the size of the header that follows tells a picture from it.
-    if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in _BMP_HEADER_SIZES:
-        return "bmp"
-    if data[4:8] == b"ftyp":
-        end = min(int.from_bytes(data[:4]), 256)
-        brands = {data[8:12], *(data[at : at + 4] for at in range(16, end, 4))}
-        if brands & _AVIF_BRANDS:
-            return "avif"
-    return None
 
 
 def _decode_jpeg(data: bytes, shorter_side: int, max_pixels: int) -> DecodedImage:
@@ -139,10 +116,14 @@ def _filled(pixels: NDArray[np.uint8], width: float, height: float, orientation:
 
 
 def _decode_with_pillow(data: bytes, kind: Format, max_pixels: int) -> NDArray[np.uint8]:
+    if kind in _WITHOUT_METADATA:
+        data = _WITHOUT_METADATA[kind](data)
     for width, height in _declared_early(data, kind):
         _check_pixels(kind, width, height, max_pixels)
     try:
-        image = _PILLOW[kind](io.BytesIO(data))
+        plugin = _heif_plugin() if kind == "heif" else _PILLOW[kind]
+        assert plugin is not None
+        image = plugin(io.BytesIO(data))
         _check_pixels(kind, *image.size, max_pixels)
         if isinstance(image, CheckedTiff):
             # Tiles are decoded whole, so a small picture must not be made of one huge tile.
@@ -169,6 +150,12 @@ def _declared_early(data: bytes, kind: Format) -> list[tuple[int, int]]:
             return [struct.unpack_from("<HH", data, 6)]
         if kind == "webp" and data[12:16] == b"VP8X":
             return [(int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1)]
+        if kind == "webp" and data[12:16] == b"VP8 ":
+            width, height = struct.unpack_from("<HH", data, 26)
+            return [(width & 0x3FFF, height & 0x3FFF)]
+        if kind == "webp" and data[12:16] == b"VP8L":
+            (sizes,) = struct.unpack_from("<I", data, 21)
+            return [((sizes & 0x3FFF) + 1, (sizes >> 14 & 0x3FFF) + 1)]
     except struct.error:
         raise _undecodable(kind, data) from None
     return []
@@ -182,6 +169,26 @@ def _check_pixels(kind: Format, width: int, height: int, max_pixels: int) -> Non
             f"The {_name(kind)} declares {width} x {height} = {width * height} pixels; "
             f"at most {max_pixels} are decoded."
         )
+
+
+@functools.cache
+def _heif_plugin() -> type[ImageFile] | None:
+    """Pillow's plugin for HEIF where the extra `heif` is installed; loaded with the first such picture."""
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        return None
+    plugin: type[ImageFile] = HeifImageFile
+    return plugin
+
+
+def _unknown(data: bytes) -> str:
+    start = f"The {len(data)} bytes start with {data[:8]!r}"
+    known = described(data)
+    if known is None:
+        return f"{start}, which is no known image type; {_READ} are."
+    name, advice = known
+    return f"{start}: they are {name}, which is not decoded; {advice}. {_READ} are decoded."
 
 
 def _undecodable(kind: Format, data: bytes) -> UndecodableImage:

@@ -7,6 +7,7 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
 
 from service.tiff import CheckedTiff
 
@@ -104,6 +105,9 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
     if image.has_transparency_data:
         if image.mode == "La":
             image = image.convert("LA")
+        if isinstance(image, BmpImageFile) and image.getchannel("A").getextrema() == (0, 0):
+            # Screenshots and editors declare an alpha channel and leave it empty; viewers show the colours.
+            return np.asarray(image.convert("RGB"))
         image = image.convert("RGBA")
         canvas = Image.new("RGB", image.size, "white")
         canvas.paste(image, mask=image.getchannel("A"))

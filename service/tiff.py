@@ -10,7 +10,7 @@ from service.errors import UndecodableImage
 
 _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _SAMPLES, _PLANAR = 258, 259, 262, 266, 277, 284
 _COLOUR_MAP, _INK_SET, _SAMPLE_FORMAT, _SUBSAMPLING = 320, 332, 339, 530
-_WHITE_IS_ZERO, _PALETTE, _INKS, _YCBCR = 0, 3, 5, 6
+_WHITE_IS_ZERO, _RGB, _PALETTE, _INKS, _YCBCR = 0, 2, 3, 5, 6
 _UNSIGNED, _SIGNED = 1, 2
 _CONTIGUOUS, _SEPARATE = 1, 2
 _UNCOMPRESSED = 1
@@ -62,8 +62,9 @@ class CheckedTiff(TiffImageFile):
             raise UndecodableImage("the TIFF is compressed with big-endian signed or floating-point samples")
         if self._sample_format() == _SIGNED and bits <= 8:
             raise UndecodableImage(f"the TIFF has signed samples of {bits} bits (allowed: 16 or 32 bits)")
-        if tags.get(_PLANAR, _CONTIGUOUS) == _SEPARATE and (bits != 8 or tags.get(_FILL_ORDER, 1) != 1):
-            raise UndecodableImage(f"the TIFF has separate planes of {bits}-bit samples (allowed: 8 bits)")
+        plain = bits == 8 and tags.get(_FILL_ORDER, 1) == 1 and photometric in (_RGB, _INKS)
+        if tags.get(_PLANAR, _CONTIGUOUS) == _SEPARATE and not plain:
+            raise UndecodableImage("the TIFF has separate planes (allowed: of 8-bit RGB or CMYK)")
         if photometric == _INKS and tags.get(_INK_SET, _CMYK) != _CMYK:
             raise UndecodableImage("the TIFF has inks other than cyan, magenta, yellow and black")
         subsampling = tags.get(_SUBSAMPLING, (2, 2))

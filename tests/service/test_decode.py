@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image, features
 from PIL.PngImagePlugin import PngInfo
 
-from service.decode import DecodedImage, decode, image_format
+from service.decode import DecodedImage, decode
 from service.errors import EmptyBody, TooManyPixels, UndecodableImage, UnknownImageType
+from service.signatures import image_format
 from tests.service import jpegs
 
 ORIENTATION = 0x0112
@@ -488,7 +489,6 @@ def test_no_bytes() -> None:
         b"\0",
         b"\xff\xd8",
         b"RIFF\x24\0\0\0WAVEfmt ",
-        b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
         b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom",
         b"%!PS-Adobe-3.0 EPSF-3.0\n",
         b"P6 1 1 255 \0\0\0",
@@ -503,7 +503,7 @@ def test_no_image_at_all(data: bytes) -> None:
 
 def test_avif_is_known_by_any_of_its_brands() -> None:
     assert image_format(b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif") == "avif"
-    assert image_format(b"\0\0\0\x14ftypmif1\0\0\0\0mif1avif") is None
+    assert image_format(b"\0\0\0\x14ftypmif1\0\0\0\0mif1avif") == "heif"
 
 
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
@@ -616,10 +616,10 @@ def test_a_tiff_that_makes_no_sense(extra: dict[int, int]) -> None:
         read(tiff(1000, 100, extra))
 
 
-def test_a_text_chunk_that_unpacks_to_a_hundred_megabytes() -> None:
+def test_a_text_chunk_that_would_unpack_to_a_hundred_megabytes_is_passed_over() -> None:
     bomb = b"Comment\0\0" + zlib.compress(b"\0" * 100_000_000, 9)
-    with pytest.raises(UndecodableImage):
-        read(png(1, 1, rows=[b"\1\2\3"], before=[(b"zTXt", bomb)]))
+    data = png(1, 1, rows=[b"\1\2\3"], before=[(b"zTXt", bomb)])
+    assert read(data).pixels.tolist() == [[[1, 2, 3]]]
 
 
 def test_no_pixels() -> None:

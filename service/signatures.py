@@ -1,0 +1,125 @@
+"""What bytes begin like: an image format that is read here, or the name of something else."""
+
+from __future__ import annotations
+
+import binascii
+import re
+from typing import Literal
+
+Format = Literal["jpeg", "png", "webp", "gif", "bmp", "tiff", "avif", "heif"]
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_HEIF_BRANDS = frozenset(
+    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+)
+_BRANDS_BYTES = 256
+"""How much of the first box is searched for brands."""
+
+_CONVERT = "convert it to JPEG, PNG or WebP"
+_SEND_BYTES = "send the bytes of the image itself"
+_SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
+    (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL picture", _CONVERT),
+    (b"\xff\x0a", "a JPEG XL picture", _CONVERT),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 picture", _CONVERT),
+    (b"\xff\x4f\xff\x51", "a JPEG 2000 picture", _CONVERT),
+    (b"8BPS", "a Photoshop document", _CONVERT),
+    (b"FUJIFILMCCD-RAW", "a camera's raw file", _CONVERT),
+    (b"IIU\0", "a camera's raw file", _CONVERT),
+    (b"IIRO", "a camera's raw file", _CONVERT),
+    (b"\x76\x2f\x31\x01", "an OpenEXR picture", _CONVERT),
+    (b"qoif", "a QOI picture", _CONVERT),
+    (b"DDS ", "a DirectDraw surface", _CONVERT),
+    (b"\0\0\1\0", "a Windows icon", _CONVERT),
+    (b"\0\0\2\0", "a Windows cursor", _CONVERT),
+    (b"icns", "a macOS icon", _CONVERT),
+    (b"%PDF-", "a PDF document", "convert the page to JPEG, PNG or WebP"),
+    (b"%!PS", "a PostScript document", _CONVERT),
+    (b"PK\3\4", "a ZIP archive (or an Office document)", "unpack it, and send one image"),
+    (b"\x1f\x8b", "compressed with gzip", f"{_SEND_BYTES}, unpacked"),
+    (b"\x1aE\xdf\xa3", "a Matroska or WebM video", "send one frame of it as an image"),
+    (b"\0\0\1\xba", "an MPEG video", "send one frame of it as an image"),
+    (b"\0\0\1\xb3", "an MPEG video", "send one frame of it as an image"),
+    (b"\x93NUMPY", "a NumPy array", "encode it as PNG"),
+)
+_VIDEO = ("a video (MP4 or QuickTime)", "send one frame of it as an image")
+_HEIC = (
+    "a HEIC or HEIF picture, as iPhones take them",
+    "convert it to JPEG, or install this service's extra 'heif' (pillow-heif)",
+)
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{16,}")
+
+
+def image_format(data: bytes) -> Format | None:
+    """The image format that `data` begins like, whatever its name or content type says; None if none."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "webp"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "gif"
+    if data.startswith(_TIFF):
+        return "tiff"
+    # A text may well start with BM: the size of the header that follows tells a picture from it.
+    if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in _BMP_HEADER_SIZES:
+        return "bmp"
+    brands = _brands(data)
+    if brands & _AVIF_BRANDS:
+        return "avif"
+    if brands & _HEIF_BRANDS:
+        return "heif"
+    return None
+
+
+def described(data: bytes) -> tuple[str, str] | None:
+    """What bytes of no known image format are, and what to do instead; None if that cannot be told."""
+    for signature, name, advice in _SIGNATURES:
+        if data.startswith(signature):
+            return name, advice
+    if image_format(data) == "heif":
+        return _HEIC
+    brands = _brands(data)
+    if b"crx " in brands:
+        return "a camera's raw file", _CONVERT
+    if brands:
+        return _VIDEO
+    return _text(data[:1000].removeprefix(b"\xef\xbb\xbf").lstrip())
+
+
+def _brands(data: bytes) -> set[bytes]:
+    """The brands of an ISO media file; empty for anything else."""
+    if data[4:8] != b"ftyp":
+        return set()
+    end = min(int.from_bytes(data[:4]), _BRANDS_BYTES)
+    return {data[8:12], *(data[at : at + 4] for at in range(16, end, 4))}
+
+
+def _text(start: bytes) -> tuple[str, str] | None:
+    lower = start[:200].lower()
+    if lower.startswith(b"data:"):
+        return "a data URL, probably base64", f"{_SEND_BYTES}, decoded"
+    if lower.startswith((b"{", b"[")):
+        return "JSON", f"{_SEND_BYTES}, and not base64 within JSON"
+    if lower.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer", "fetch the file itself with 'git lfs pull'"
+    if b"<svg" in lower:
+        return "an SVG drawing", _CONVERT
+    if lower.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+        return "an HTML page", f"{_SEND_BYTES}: the address may have answered with a page"
+    if lower.startswith(b"<"):
+        return "XML", _SEND_BYTES
+    if lower.startswith(b"--") and b"content-disposition" in start.lower():
+        return "a multipart form", "send it with the content type multipart/form-data and its boundary"
+    if lower.startswith((b"http://", b"https://", b"file://")):
+        return "an address", f"{_SEND_BYTES}: addresses are not fetched"
+    encoded = _BASE64.match(start)
+    if encoded is not None:
+        text = encoded[0].translate(_URL_SAFE)
+        decoded = binascii.a2b_base64(text[: len(text) // 4 * 4])
+        if image_format(decoded) is not None:
+            return "an image in base64", f"{_SEND_BYTES}, decoded"
+    return None
