@@ -5,7 +5,11 @@ BIN := .venv/bin
 MODELS_BIN := .venv-models/bin
 PIP := -m pip --disable-pip-version-check --quiet install
 
-.PHONY: help serve install test test-faults test-models test-web screenshots check bench bench-retrieval lock photos fashion clean
+# Inputs of `make fuzz`, and the seed they are made from.
+FUZZ_INPUTS ?= 100000
+FUZZ_SEED ?= 1
+
+.PHONY: help serve install test test-faults test-models test-web fuzz screenshots check bench bench-retrieval lock photos fashion clean
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -26,6 +30,9 @@ test-models: .venv-models/installed photos fashion ## Blocks, export and quantiz
 
 test-web: .venv/installed-web .cache/web/complete ## The pages in a real browser: Debian's Chromium
 	$(BIN)/pytest tests/web -m web
+
+fuzz: .venv/installed-tests ## Decoders, forms and cards under 100 000 broken files: FUZZ_INPUTS=, FUZZ_SEED=
+	$(BIN)/python -m tests.fuzz --inputs $(FUZZ_INPUTS) --seed $(FUZZ_SEED)
 
 screenshots: .venv/installed-web .cache/web/complete ## docs/screenshots, of both pages with live data
 	$(BIN)/python -m tests.web.screenshots
