@@ -78,7 +78,7 @@ def _transparency(chunk: bytes, header: bytes) -> bytes:
         raise UndecodableImage(
             "the PNG has 16-bit colours with a transparent one (allowed: 8 bits, or alpha)"
         )
-    if colour == _GREY and depth < 8 and len(chunk) == _FRAME_BYTES + 2:
+    if colour == _GREY and depth in (1, 2, 4) and len(chunk) == _FRAME_BYTES + 2:
         level = int.from_bytes(chunk[8:10]) & (2**depth - 1)
         content = b"tRNS" + struct.pack(">H", level * 255 // (2**depth - 1))
         return chunk[:4] + content + zlib.crc32(content).to_bytes(4)

@@ -14,7 +14,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class InputSpec(_Frozen):
@@ -108,7 +108,9 @@ class Accuracy(_Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.correct is not None and abs(self.correct / self.n - self.value) > 5e-5:
+        if self.correct is not None and (
+            self.correct > self.n or abs(self.correct / self.n - self.value) > 5e-5
+        ):
             raise ValueError(f"{self.correct} of {self.n} right is not an accuracy of {self.value}")
         return self
 

@@ -28,7 +28,7 @@ class Bound:
 
 
 # Bytes of resident memory and seconds of CPU; docs/fuzzing.md has the reasons.
-MEMORY = Bound(constant=2e6, per_pixel=60, per_byte=3)
+MEMORY = Bound(constant=5e6, per_pixel=60, per_byte=3)
 CPU = Bound(constant=0.03, per_pixel=0.4e-6, per_byte=0.1e-6)
 
 

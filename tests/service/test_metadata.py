@@ -133,6 +133,12 @@ def test_a_transparent_colour_of_16_bits_is_refused() -> None:
         read(png_of(16, 2, row, struct.pack(">3H", 0, 1000, 2000)))
 
 
+@pytest.mark.parametrize("depth", [0, 3, 7, 32])
+def test_a_transparent_grey_of_a_depth_that_png_does_not_have(depth: int) -> None:
+    with pytest.raises(UndecodableImage):
+        read(png_of(depth, 0, b"\0", b"\0\1"))
+
+
 # WebP
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -30,6 +31,19 @@ def test_a_measured_accuracy_is_its_counts() -> None:
     assert Accuracy.model_validate(ACCURACY).correct == 9431
     with pytest.raises(ValueError, match="9430 of 10000 right is not an accuracy"):
         Accuracy.model_validate(ACCURACY | {"correct": 9430})
+
+
+@pytest.mark.parametrize("correct", [10_001, 10**400])
+def test_more_right_answers_than_images(correct: int) -> None:
+    with pytest.raises(ValueError, match="right is not an accuracy"):
+        Accuracy.model_validate(ACCURACY | {"correct": correct})
+
+
+@pytest.mark.parametrize("value", ["Infinity", "-Infinity", "NaN", "1e999"])
+def test_numbers_are_finite(value: str) -> None:
+    text = json.dumps(ROBUSTNESS).replace('"mean": 0.7', f'"mean": {value}')
+    with pytest.raises(ValueError, match="finite"):
+        Robustness.model_validate_json(text)
 
 
 def test_a_mean_is_that_of_its_corruptions() -> None:
