@@ -126,9 +126,11 @@ def _decode_with_pillow(data: bytes, kind: Format, max_pixels: int) -> NDArray[n
         image = plugin(io.BytesIO(data))
         _check_pixels(kind, *image.size, max_pixels)
         if isinstance(image, CheckedTiff):
-            # Tiles are decoded whole, so a small picture must not be made of one huge tile.
-            tile_width, tile_height = image.tag_v2.get(TILEWIDTH, 1), image.tag_v2.get(TILELENGTH, 1)
-            _check_pixels(kind, int(tile_width), int(tile_height), max_pixels)
+            # Tiles are decoded whole, so a small picture must not be made of one huge tile; libtiff takes a
+            # tile of which one side is given to be as long as the picture on the other.
+            tags = image.tag_v2
+            tile = int(tags.get(TILEWIDTH, image.width)), int(tags.get(TILELENGTH, image.height))
+            _check_pixels(kind, *tile, max_pixels)
         return to_rgb(image)
     except (TooManyPixels, UndecodableImage):
         raise

@@ -15,6 +15,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from service.jpeg_header import (
     END_OF_IMAGE,
     FRAMES,
+    MOST_SCANS,
     PROGRESSIVE,
     START_OF_SCAN,
     JpegHeader,
@@ -94,6 +95,8 @@ def _turbo(data: bytes, header: JpegHeader, scale: int, *, strict: bool) -> NDAr
 def _with_pillow(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint8]:
     try:
         image = JpegImageFile(io.BytesIO(data))
+        if image.size != (header.width, header.height):
+            raise DamagedJpeg(f"Pillow reads a size of {image.size}")
         # The scale is what the sizes' ratio, rounded down to a power of two, comes to.
         image.draft(None, (max(1, header.width // scale), max(1, header.height // scale)))
         image.load()
@@ -112,7 +115,7 @@ def _without_oddities(data: bytes, header: JpegHeader) -> bytes:
     received = _Received(header.frame in PROGRESSIVE)
     ends = ends_of_coded_data(data, header.first_scan)
     position, ended = 2, False
-    while not ended:
+    for _ in range(MOST_SCANS + 1):
         scan: Segment | None = None
         for segment in segments(data, position):
             if segment.end > len(data):
@@ -133,6 +136,8 @@ def _without_oddities(data: bytes, header: JpegHeader) -> bytes:
         after = int(np.searchsorted(ends, scan.end))
         position = int(ends[after]) if after < len(ends) else len(data)
         pieces.append(data[scan.end : position].rstrip(b"\xff"))
+    else:
+        raise DamagedJpeg(f"more than {MOST_SCANS} scans")
     if not ended and not received.all:
         raise DamagedJpeg("the end marker is missing, and scans before it")
     return b"".join([*pieces, b"\xff\xd9"])

@@ -35,7 +35,7 @@ _MARKER = re.compile(rb"\xff[^\x00\xff]")
 
 # Far above what cameras and editors write; below what would keep a core busy for the sake of a small body.
 _MOST_SEGMENTS = 4096
-_MOST_SCANS = 100
+MOST_SCANS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,9 @@ class Segment(NamedTuple):
 def read_jpeg_header(data: bytes) -> JpegHeader:
     """Walk the segments of `data`, a JPEG, up to its first scan; microseconds, whatever the picture's size.
 
-    Raises UndecodableImage when there is no complete frame header before the first scan, when the frame is
-    lossless or hierarchical, when the picture has no pixels, or when its segments or scans are so many that
-    it can only be meant to cost time.
+    Raises UndecodableImage when there is not one complete frame header before the first scan, when the frame
+    is lossless or hierarchical, when the picture has no pixels, or when its segments or scans are so many
+    that it can only be meant to cost time.
     """
     exif: list[bytes] = []
     frame: tuple[int, int, int, int] | None = None
@@ -79,7 +79,9 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
         marker = segment.marker
         if marker == START_OF_SCAN:
             first_scan = segment.at
-        elif marker in FRAMES and frame is None:
+        elif marker in FRAMES:
+            if frame is not None:
+                raise UndecodableImage("the JPEG has two frame headers")
             if segment.start + 6 > len(data) or segment.end - segment.start < 6:
                 break
             frame = struct.unpack_from(">BHHB", data, segment.start)
@@ -101,9 +103,9 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
     # Every scan visits the whole picture, unless the first one of a sequential picture holds all components.
     if frame_marker in PROGRESSIVE or data[first_scan + 4 : first_scan + 5] != bytes([components]):
         scans = (segment for segment in scan_segments(data, first_scan) if segment.marker == START_OF_SCAN)
-        if next(itertools.islice(scans, _MOST_SCANS, None), None) is not None:
+        if next(itertools.islice(scans, MOST_SCANS, None), None) is not None:
             raise UndecodableImage(
-                f"the JPEG has more than {_MOST_SCANS} scans; at most {_MOST_SCANS} are decoded"
+                f"the JPEG has more than {MOST_SCANS} scans; at most {MOST_SCANS} are decoded"
             )
     orientation = exif_orientation(b"".join(exif)) if exif else 1
     return JpegHeader(width, height, components, bits, orientation, frame_marker, first_scan)

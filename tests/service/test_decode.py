@@ -608,6 +608,12 @@ def test_a_small_tiff_made_of_one_huge_tile() -> None:
         read(tiff(10, 10, {322: 60000, 323: 60000, 324: 8, 325: 10}), max_pixels=64_000_000)
 
 
+@pytest.mark.parametrize("side", [322, 323])
+def test_a_tiff_whose_tiles_have_one_side_only(side: int) -> None:
+    with pytest.raises(TooManyPixels):
+        read(tiff(1000, 1000, {side: 60000, 324: 8, 325: 10}), max_pixels=50_000_000)
+
+
 @pytest.mark.parametrize(
     "extra", [{278: 0}, {278: 2**32 - 1}, {273: 2**31}, {277: 60000}, {258: 77}, {259: 9999}]
 )

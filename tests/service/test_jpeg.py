@@ -232,3 +232,29 @@ def test_endless_scans_are_refused(kind: str) -> None:
     data = data[:scan] if kind == "baseline" else data[:-2]
     with pytest.raises(UndecodableImage, match="more than 100 scans"):
         read(data + header * 2000 + b"\xff\xd9")
+
+
+def test_a_second_frame_header_is_refused() -> None:
+    data = bytearray(picture("grey"))
+    frame = jpegs.offset_of(bytes(data), 0xC0)
+    second = jpegs.segment(0xCF, struct.pack(">BHHB", 8, 65535, 65535, 1) + b"\x01\x14\0")
+    for at in (frame, frame + 13):  # before the other, behind it
+        assert data[frame + 13] == 0xFF
+        with pytest.raises(UndecodableImage):
+            read(bytes(data[:at] + second + data[at:]))
+
+
+def test_what_only_pillow_reads_has_the_size_of_its_header() -> None:
+    data = bytearray(picture("full colour"))
+    data[jpegs.offset_of(bytes(data), 0xC0) + 11] = 0x31  # a subsampling that TurboJPEG has no name for
+    scan = jpegs.offset_of(bytes(data), 0xDA)
+    larger = jpegs.segment(0xC0, struct.pack(">BHHB", 8, 65535, 65535, 1) + b"\x01\x11\0")
+    with pytest.raises(UndecodableImage):
+        read(bytes(data[:scan] + larger + data[scan:]))
+
+
+def test_scans_behind_a_whole_sequential_picture_cost_nothing() -> None:
+    data = picture("baseline")[:-2]
+    assert len(data) < 20_000
+    with pytest.raises(UndecodableImage):
+        read(data + b"\xff\xda\0\x0c\x03\x01\0\x02\x11\x03\x11\0\x3f\0" * 100_000)
