@@ -25,8 +25,8 @@ from service.jpeg_header import (
 )
 
 _APP0, _APP14, _APP15, _COMMENT = 0xE0, 0xEE, 0xEF, 0xFE
-_SCAN_BYTES = 6
-"""Of a scan header's content for one component: the least there is."""
+_MOST_COMPONENTS = 4
+"""Of a scan."""
 _SEQUENTIAL_SCAN = b"\x00\x3f\x00"
 _JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
 _ADOBE = b"Adobe"
@@ -170,8 +170,8 @@ class _Received:
 
     def add(self, scan: bytes) -> None:
         """Take a scan header's content: number of components, each with its tables, then three parameters."""
-        if len(scan) < _SCAN_BYTES:
-            return
+        if not scan or scan[0] > _MOST_COMPONENTS or len(scan) != 1 + 2 * scan[0] + 3:
+            return  # libjpeg refuses it
         first, last, precision = scan[-3:] if self._progressive else _SEQUENTIAL_SCAN
         for component in scan[1:-3:2]:
             for coefficient in range(first, min(last, _BLOCK - 1) + 1):
