@@ -17,9 +17,21 @@ class WeighinError(Exception):
 
 
 class MalformedRequest(WeighinError):
-    """The request's body is not what its headers say, or lacks the `image` part."""
+    """The request is not valid HTTP/1.1, or its body is not what its headers say, or lacks a part."""
 
     slug = "malformed-request"
+
+
+class RequestTimeout(WeighinError):
+    """The request head did not arrive in time."""
+
+    slug = "request-timeout"
+
+
+class HeadersTooLarge(WeighinError):
+    """The request head has too many bytes or header fields."""
+
+    slug = "headers-too-large"
 
 
 class CrossSiteRequest(WeighinError):

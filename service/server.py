@@ -7,12 +7,14 @@ import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import structlog
 import uvicorn
 
 from service.app import create_app
 from service.errors import WeighinError
+from service.http_protocol import http_protocol
 from service.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -39,21 +41,25 @@ def serve(settings: Settings) -> None:
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         app = create_app(settings, address=url)
         log.info("listening", url=url)
-        config = uvicorn.Config(
-            app,
-            loop="auto",
-            http="httptools",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            log_level=logging_level(settings),
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=int(settings.shutdown_grace_s),
-        )
-        _Server(config, app.state.stopping).run(sockets=[listener])
+        _Server(server_config(app, settings), app.state.stopping).run(sockets=[listener])
+
+
+def server_config(app: Callable[..., Any], settings: Settings) -> uvicorn.Config:
+    """How uvicorn runs the application."""
+    return uvicorn.Config(
+        app,
+        loop="auto",
+        http=http_protocol(settings.max_body_bytes),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level=logging_level(settings),
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(settings.shutdown_grace_s),
+    )
 
 
 class _Server(uvicorn.Server):

@@ -23,6 +23,16 @@ _LOOKED_AT = frozenset({b"x-request-id", b"origin", b"sec-fetch-site", b"host"})
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 
 
+def new_request_id() -> str:
+    """A random request id. It is no secret, and asking the kernel for one would let a busy thread in."""
+    return f"{random.getrandbits(64):016x}"
+
+
+def identifying_headers(request_id: str) -> list[tuple[bytes, bytes]]:
+    """The header fields that every response carries."""
+    return [(b"x-request-id", request_id.encode("latin-1")), _NO_SNIFFING]
+
+
 class RequestContext:
     """Pure ASGI middleware around the whole application.
 
@@ -43,8 +53,7 @@ class RequestContext:
             return
         headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in _LOOKED_AT}
         given = headers.get(b"x-request-id", "")
-        # An id is no secret, and asking the kernel for a random one would let a busy thread of the pool in.
-        request_id = given if _SANE_ID.fullmatch(given) else f"{random.getrandbits(64):016x}"
+        request_id = given if _SANE_ID.fullmatch(given) else new_request_id()
         scope.setdefault("state", {})["request_id"] = request_id
         started = time.perf_counter_ns()
         status = 0
@@ -53,8 +62,7 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"].append((b"x-request-id", request_id.encode("latin-1")))
-                message["headers"].append(_NO_SNIFFING)
+                message["headers"] += identifying_headers(request_id)
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):

@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 
 from service.app import create_app
+from service.server import server_config
 from service.settings import Settings
 from tests.service.postgres import PostgresServer, postgres_server
 
@@ -52,7 +53,7 @@ def database_url(new_database: NewDatabase) -> str | None:
 def running(settings: Settings) -> Iterator[httpx.Client]:
     """The service in a thread of this process, on a free port; yields a client that talks to it."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), lifespan="on", log_config=None, ws="none"))
+    server = uvicorn.Server(server_config(create_app(settings), settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="service")
     thread.start()
     try:

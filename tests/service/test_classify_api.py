@@ -197,12 +197,13 @@ def test_a_body_announced_too_large_is_413_before_it_is_sent(client: httpx.Clien
     assert "body-too-large" in answer
 
 
-def test_a_chunked_body_of_100_mb_is_cut_off_while_it_is_read(client: httpx.Client) -> None:
+def test_a_chunked_body_of_600_mb_is_cut_off_while_it_is_read(client: httpx.Client) -> None:
+    """It is refused at 20 MB, and ten times as much is thrown away for clients that read only at the end."""
     sent = 0
 
     def flood() -> Iterator[bytes]:
         nonlocal sent
-        for _ in range(100):
+        for _ in range(600):
             sent += 1_000_000
             yield bytes(1_000_000)
 
@@ -212,7 +213,7 @@ def test_a_chunked_body_of_100_mb_is_cut_off_while_it_is_read(client: httpx.Clie
         pass  # the server closed the connection while more was being sent
     else:
         assert_problem(response, 413, "body-too-large", "20000000")
-    assert sent < 60_000_000
+    assert sent < 260_000_000
     assert client.get("/healthz").status_code == 200
 
 

@@ -1,0 +1,196 @@
+"""Strict framing of HTTP/1.1 requests (RFC 9112): where a head and a chunked body end.
+
+The parser (llhttp) reads the same bytes; what either of the two refuses is refused. No network in here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from service.errors import HeadersTooLarge, MalformedRequest
+
+MAX_HEAD_BYTES = 65_536
+"""Bytes of a request head, and of the trailer section of a chunked body."""
+
+MAX_FIELDS = 100
+"""Header fields of a request, and trailer fields of a chunked body."""
+
+MAX_EXTENSION_BYTES = 16_384
+"""Bytes of all chunk extensions of a body together; none is used, so a client has no reason to send more."""
+
+FRAMING_FIELDS = frozenset({b"content-length", b"transfer-encoding", b"host"})
+"""Header fields that decide where a request ends or which site it is for."""
+
+_BLANK_LINES = re.compile(rb"(?:\r\n)*")
+_REQUEST_LINE = re.compile(rb"([A-Z][A-Z-]{0,31}) ([!-~]+) HTTP/([0-9])\.([0-9])\r\n")
+_TARGET = re.compile(rb"(?:https?://([^/?#@]+))?(/[^?#]*)?(?:\?([^#]*))?", re.IGNORECASE)
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+(?:%25[\w.~-]+)?\]|[\w.~!$&'()*+,;=%-]*)(?::[0-9]{0,5})?", re.ASCII)
+_UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
+_CHUNK_LINE = re.compile(rb"0*([0-9A-Fa-f]{1,16})(;[^\r\n]*)?\r\n")
+
+
+@dataclass(slots=True)
+class Head:
+    """A request line, and the whole head as the parser is to read it: without an offer to upgrade."""
+
+    method: str
+    authority: bytes | None
+    path: bytes
+    query: bytes
+    version: str
+    raw: bytes
+
+
+def skip_blank_lines(data: bytes) -> bytes:
+    """`data` without the empty lines that a client may send ahead of a request line."""
+    if data[:1] != b"\r":
+        return data
+    end = _BLANK_LINES.match(data).end()  # type: ignore[union-attr]  # matches the empty string too
+    return data[end:]
+
+
+def head_length(data: bytes) -> int:
+    """Length of the request head at the start of `data`; 0 while its end has not arrived.
+
+    Raises HeadersTooLarge, and MalformedRequest as soon as what has arrived cannot become a head.
+    """
+    end = data.find(b"\r\n\r\n") + 4
+    if (end if end >= 4 else len(data)) > MAX_HEAD_BYTES:
+        raise HeadersTooLarge(f"request head: more than {MAX_HEAD_BYTES} bytes")
+    if end >= 4:
+        return end
+    if not (data[:1].isupper() or data in (b"", b"\r")) or data.count(b"\n") != data.count(b"\r\n"):
+        raise MalformedRequest("request head: not HTTP/1.1 (lines end in CR LF)")
+    return 0
+
+
+def read_head(raw: bytes) -> Head:
+    """Read the request line of a complete head. Raises MalformedRequest, HeadersTooLarge.
+
+    An `Upgrade` field is dropped: a server may ignore the offer (RFC 9110 7.8), and the parser would take
+    the rest of the connection for another protocol.
+    """
+    line = _REQUEST_LINE.match(raw)
+    if line is None:
+        shown = _shown(raw.partition(b"\r\n")[0])
+        raise MalformedRequest(f"request line: malformed (given: {shown}; allowed: METHOD TARGET HTTP/1.1)")
+    method, target, major, minor = line.groups()
+    if major != b"1" or minor not in b"01":
+        given = f"HTTP/{major.decode()}.{minor.decode()}"
+        raise MalformedRequest(f"HTTP version: unsupported (given: {given}; allowed: HTTP/1.0, HTTP/1.1)")
+    if method == b"CONNECT":
+        raise MalformedRequest("method: CONNECT is for proxies")
+    fields = raw.count(b"\r\n") - 2
+    if fields > MAX_FIELDS:
+        raise HeadersTooLarge(f"request head: {fields} header fields (limit: {MAX_FIELDS})")
+    if b"\r\nupgrade:" in raw.lower():
+        raw = _UPGRADE.sub(b"", raw)
+    version = f"1.{minor.decode()}"
+    if target == b"*" and method == b"OPTIONS":
+        return Head("OPTIONS", None, target, b"", version, raw)
+    parts = _TARGET.fullmatch(target)
+    if parts is None or (parts[1] is None and parts[2] is None):
+        raise MalformedRequest(f"request target: malformed (given: {_shown(target)}; example: /path?query)")
+    return Head(method.decode(), parts[1], parts[2] or b"/", parts[3] or b"", version, raw)
+
+
+def check_framing(head: Head, fields: list[tuple[bytes, bytes]]) -> bool:
+    """Whether the body is chunked, from the framing fields of the head as the parser read them.
+
+    Raises MalformedRequest where RFC 9112 6 says so, and for every transfer coding but `chunked`: this
+    service decodes no other.
+    """
+    values: dict[bytes, bytes] = {}
+    for name, value in fields:
+        if name in values:
+            raise MalformedRequest(f"header {name.decode()}: sent twice")
+        values[name] = value
+    host = values.get(b"host")
+    if host is None:
+        if head.version != "1.0":
+            raise MalformedRequest("header host: missing")
+    elif _HOST.fullmatch(host) is None:
+        raise MalformedRequest(f"header host: malformed (given: {_shown(host)})")
+    if head.authority is not None and host is not None and head.authority.lower() != host.lower():
+        raise MalformedRequest(
+            f"header host: differs from the request target (given: {_shown(host)}; "
+            f"target: {_shown(head.authority)})"
+        )
+    coding = values.get(b"transfer-encoding")
+    if coding is None:
+        return False
+    if b"content-length" in values:
+        raise MalformedRequest("header transfer-encoding: sent beside content-length")
+    if coding.lower() != b"chunked" or head.version == "1.0":
+        raise MalformedRequest(
+            f"header transfer-encoding: unsupported (given: {_shown(coding)} in HTTP/{head.version}; "
+            "allowed: chunked in HTTP/1.1)"
+        )
+    return True
+
+
+class ChunkedBody:
+    """Finds the end of a chunked body, in pieces of any size."""
+
+    def __init__(self) -> None:
+        self.complete = False
+        """Whether the last byte of the body has been seen."""
+        self._data_left = 0  # of the chunk at hand, with the line end behind its data
+        self._line = b""
+        self._extension_bytes = 0
+        self._trailers: int | None = None  # fields so far, once the last chunk has been seen
+        self._trailer_bytes = 0
+
+    def take(self, data: bytes) -> int:
+        """How many bytes at the start of `data` belong to the body.
+
+        Raises MalformedRequest, HeadersTooLarge.
+        """
+        position = 0
+        while position < len(data) and not self.complete:
+            if self._data_left:
+                taken = min(self._data_left, len(data) - position)
+                self._data_left -= taken
+                position += taken
+                continue
+            end = data.find(b"\n", position) + 1 or len(data)
+            self._line += data[position:end]
+            position = end
+            if self._line.endswith(b"\n"):
+                line, self._line = self._line, b""
+                self._read_line(line)
+            elif len(self._line) > MAX_EXTENSION_BYTES:
+                raise HeadersTooLarge(f"chunked body: a line of more than {MAX_EXTENSION_BYTES} bytes")
+        return position
+
+    def _read_line(self, line: bytes) -> None:
+        if self._trailers is not None:
+            self._read_trailer(line)
+            return
+        match = _CHUNK_LINE.fullmatch(line)
+        if match is None:
+            raise MalformedRequest(f"chunked body: malformed chunk size (given: {_shown(line.rstrip())})")
+        size = int(match[1], 16)
+        if match[2] is not None:
+            self._extension_bytes += len(match[2])
+            if self._extension_bytes > MAX_EXTENSION_BYTES:
+                raise HeadersTooLarge(f"chunked body: more than {MAX_EXTENSION_BYTES} bytes of extensions")
+        if size:
+            self._data_left = size + 2
+        else:
+            self._trailers = 0
+
+    def _read_trailer(self, line: bytes) -> None:
+        if line == b"\r\n":
+            self.complete = True
+            return
+        self._trailers = (self._trailers or 0) + 1
+        self._trailer_bytes += len(line)
+        if self._trailers > MAX_FIELDS or self._trailer_bytes > MAX_HEAD_BYTES:
+            limits = f"{MAX_FIELDS} fields, {MAX_HEAD_BYTES} bytes"
+            raise HeadersTooLarge(f"chunked body: trailer section too large (limits: {limits})")
+
+
+def _shown(value: bytes) -> str:
+    return repr(value[:60].decode("latin-1"))

@@ -1,0 +1,372 @@
+"""HTTP/1.1 connections: uvicorn's httptools protocol with strict framing, bounds and a lingering close.
+
+Differences from uvicorn's `HttpToolsProtocol`:
+
+- The parser is given one request at a time, and never the bytes behind it: those wait until the response is
+  complete. Parser and application therefore agree on where a request ends, and nothing behind a request
+  that closes the connection, or behind one that is refused, is ever read as a request.
+- Offers to upgrade are ignored, trailer fields are dropped.
+- Size, number of fields and duration of a request head are bounded.
+- A refused request is answered by a problem document.
+- Where a response was sent before its request had arrived completely, the rest is read and thrown away for a
+  bounded time, so that the client reads the response instead of a connection reset (RFC 9112 9.6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.parse
+from typing import Any
+
+import httptools
+import structlog
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from service.api.middleware import identifying_headers, new_request_id
+from service.api.problems import problem_of
+from service.errors import MalformedRequest, RequestTimeout, WeighinError
+from service.http_framing import (
+    FRAMING_FIELDS,
+    ChunkedBody,
+    Head,
+    check_framing,
+    head_length,
+    read_head,
+    skip_blank_lines,
+)
+
+log = structlog.get_logger(__name__)
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection. A request is read, answered, and only then followed by the next."""
+
+    head_s = 10.0
+    """Seconds from the first byte of a request head to its last."""
+    drain_s = 10.0
+    """Seconds for which the rest of an answered request is read and thrown away."""
+    drain_idle_s = 5.0
+    """Seconds without a byte after which a client has nothing more to send."""
+    drain_bytes = 100_000_000
+    """Bytes of an answered request that are read and thrown away."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._unread = b""  # bytes behind the request at hand, or the start of a head
+        self._ignoring = False  # whatever arrives from now on is not looked at
+        self._head_complete = False
+        self._message_complete = False
+        self._keep_alive = False
+        self._framing: list[tuple[bytes, bytes]] = []  # fields of the head that decide about framing
+        self._receiving = False  # the body of `cycle` has not arrived completely
+        self._chunked: ChunkedBody | None = None
+        self._length_left = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._drain_timer: asyncio.TimerHandle | None = None
+        self._drain_until = 0.0
+        self._drained = 0
+        self._drained_before = 0
+
+    # The connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the idle timer: uvicorn lets a connection that never sends anything stay for ever."""
+        super().connection_made(transport)
+        self._response_transport: Any = _ResponseTransport(transport, self)
+        self._await_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the timers, and tell the application."""
+        self._ignoring = True
+        self._unread = b""
+        self._unset_keepalive_if_required()
+        self._stop_head_timer()
+        self._stop_draining()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on."""
+        if self._drain_timer is not None:
+            self._drained += len(data)
+            if self._drained > self.drain_bytes:
+                self.transport.abort()
+                return
+        if self._ignoring:
+            return
+        if self._unread:
+            data, self._unread = self._unread + data, b""
+        self._read(data)
+
+    def shutdown(self) -> None:
+        """End the connection after the response at hand; at once where there is none."""
+        if self._ignoring and (self.cycle is None or self.cycle.disconnected):
+            self.transport.close()
+        else:
+            super().shutdown()
+
+    # Requests
+
+    def _read(self, data: bytes) -> None:
+        try:
+            while data:
+                if self._receiving:
+                    taken = self._read_body(data)
+                elif self.cycle is not None and not self.cycle.response_complete:
+                    self._unread = data
+                    self.flow.pause_reading()
+                    return
+                else:
+                    data = skip_blank_lines(data)
+                    taken = head_length(data)
+                    if not taken:
+                        self._await_head(data)
+                        return
+                    self._begin(data if taken == len(data) else data[:taken])
+                data = data[taken:]
+        except WeighinError as error:
+            self._refuse(error)
+
+    def _await_request(self) -> None:
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def _await_head(self, start: bytes) -> None:
+        self._unread = start
+        if start and self._head_timer is None:
+            self._unset_keepalive_if_required()
+            self._head_timer = self.loop.call_later(self.head_s, self._refuse_slow_head)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse_slow_head(self) -> None:
+        self._refuse(RequestTimeout(f"request head: not complete within {self.head_s:g} s"))
+
+    def _begin(self, raw: bytes) -> None:
+        """Parse a complete head, and start the application."""
+        self._unset_keepalive_if_required()
+        self._stop_head_timer()
+        head = read_head(raw)
+        self._framing = []
+        self._head_complete = self._message_complete = False
+        self._feed(head.raw)
+        chunked = check_framing(head, self._framing)
+        if not self._head_complete:
+            raise MalformedRequest("request head: its end is ambiguous")
+        if not self._message_complete:
+            self._chunked = ChunkedBody() if chunked else None
+            self._length_left = 0 if chunked else int(dict(self._framing)[b"content-length"])
+        self._start(head)
+
+    def _start(self, head: Head) -> None:
+        path = head.path.decode("ascii")
+        scope = self.scope
+        scope["method"] = head.method
+        scope["http_version"] = head.version
+        scope["path"] = self.root_path + (urllib.parse.unquote(path) if "%" in path else path)
+        scope["raw_path"] = self.root_path.encode("ascii") + head.path
+        scope["query_string"] = head.query
+        expects = self.expect_100_continue and head.version != "1.0" and not self._message_complete
+        kind = _ExpectingCycle if expects else RequestResponseCycle
+        self.cycle = kind(
+            scope=scope,
+            transport=self._response_transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=expects,
+            keep_alive=self._keep_alive,
+            on_response=self.on_response_complete,
+        )
+        self._receiving = not self._message_complete
+        if self._message_complete:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
+        self._start_asgi_task(self.cycle, self.app)
+
+    def _read_body(self, data: bytes) -> int:
+        """Hand on the body of the request at hand, and return how much of `data` belongs to it."""
+        if self._chunked is not None:
+            taken = self._chunked.take(data)
+            complete = self._chunked.complete
+        else:
+            taken = min(self._length_left, len(data))
+            self._length_left -= taken
+            complete = not self._length_left
+        self._feed(data if taken == len(data) else data[:taken])
+        if complete != self._message_complete:
+            raise MalformedRequest("request body: its end is ambiguous")
+        if complete:
+            self._end_body()
+        return taken
+
+    def _end_body(self) -> None:
+        self._receiving = False
+        if self._chunked is not None:
+            self.parser = httptools.HttpRequestParser(self)  # trailer fields may have changed its state
+        if not self.cycle.response_complete:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
+        else:
+            self._stop_draining()
+            self._await_request()
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            raise MalformedRequest(f"request: {error}") from None
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header field; drop a trailer field."""
+        if self._head_complete:
+            return
+        name = name.lower()
+        value = value.rstrip(b" \t")
+        if name in FRAMING_FIELDS:
+            self._framing.append((name, value))
+        elif name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Note what the parser forgets once the message is complete."""
+        self._head_complete = True
+        self._keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
+
+    def on_message_complete(self) -> None:
+        """Note that the parser has seen the request's last byte."""
+        self._message_complete = True
+
+    def _refuse(self, error: WeighinError) -> None:
+        """Answer a request that cannot be read, unless its response was begun, and end the connection."""
+        self._unread = b""
+        self._ignoring = True
+        if self._receiving:
+            cycle = self.cycle
+            if cycle.response_started and not cycle.response_complete:
+                cycle.keep_alive = False  # the response is valid; `end` follows it
+                self.flow.pause_reading()
+                return
+            answered = cycle.response_complete
+            cycle.disconnected = True
+            cycle.waiting_for_100_continue = False
+            cycle.message_event.set()
+        else:
+            answered = False
+        if not answered:
+            self._write_problem(error)
+        self.end(lingering=True)
+
+    def _write_problem(self, error: WeighinError) -> None:
+        request_id = new_request_id()
+        response = problem_of(request_id, error)
+        response.headers["Connection"] = "close"
+        content = [STATUS_LINE[response.status_code]]
+        for name, value in (
+            *self.server_state.default_headers,
+            *response.raw_headers,
+            *identifying_headers(request_id),
+        ):
+            content += [name, b": ", value, b"\r\n"]
+        self.transport.write(b"".join([*content, b"\r\n", bytes(response.body)]))
+        log.info("request refused", request_id=request_id, status=response.status_code, detail=error.detail)
+
+    # The end of a response and of the connection
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, once the rest of this one has arrived."""
+        self.server_state.total_requests += 1
+        if self._ignoring or self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self._receiving:
+            self._start_draining()
+            return
+        self._await_request()
+        if self._unread:
+            data, self._unread = self._unread, b""
+            self._read(data)
+
+    def end(self, *, lingering: bool = False) -> None:
+        """Close the connection after what has been written.
+
+        Where the client may still be sending (`lingering`, or something is unread), or closes the connection
+        itself as it asked for that, only this side is closed, and what arrives is thrown away: closing both
+        would reset the connection, and the client might lose the response.
+        """
+        lingering = lingering or self._receiving or bool(self._unread) or not self._keep_alive
+        self._ignoring = True
+        self._unread = b""
+        self._unset_keepalive_if_required()
+        self._stop_head_timer()
+        if self.transport.is_closing():
+            return
+        if lingering and self.transport.can_write_eof():
+            self.transport.write_eof()
+            self._start_draining()
+        else:
+            self.transport.close()
+
+    def _start_draining(self) -> None:
+        self.flow.resume_reading()
+        self._drained = self._drained_before = 0
+        self._drain_until = self.loop.time() + self.drain_s
+        self._drain_timer = self.loop.call_later(min(self.drain_idle_s, self.drain_s), self._check_draining)
+
+    def _stop_draining(self) -> None:
+        if self._drain_timer is not None:
+            self._drain_timer.cancel()
+            self._drain_timer = None
+
+    def _check_draining(self) -> None:
+        left = self._drain_until - self.loop.time()
+        if left <= 0 or self._drained == self._drained_before:
+            if self.transport.get_write_buffer_size():
+                self.transport.abort()
+            else:
+                self.transport.close()
+            return
+        self._drained_before = self._drained
+        self._drain_timer = self.loop.call_later(min(self.drain_idle_s, left), self._check_draining)
+
+
+def http_protocol(max_body_bytes: int) -> type[HttpProtocol]:
+    """The protocol of a service whose bodies may have `max_body_bytes`: ten times as many are thrown away.
+
+    A client sees the refusal of a body once it has sent all of it, so a body that is too large by a factor
+    of ten still gets its answer, while one without an end does not go on.
+    """
+
+    class Bounded(HttpProtocol):
+        drain_bytes = max(HttpProtocol.drain_bytes, 10 * max_body_bytes)
+
+    return Bounded
+
+
+class _ExpectingCycle(RequestResponseCycle):
+    """A request whose client waits for `100 Continue` before it sends the body.
+
+    A final response instead leaves open whether the body follows, so the connection ends with it.
+    """
+
+    async def send(self, message: Any) -> None:
+        if self.waiting_for_100_continue:
+            self.keep_alive = False
+        await super().send(message)
+
+
+class _ResponseTransport:
+    """The connection as a response may use it: `close` leaves it to the protocol how that is done."""
+
+    def __init__(self, transport: asyncio.Transport, protocol: HttpProtocol) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = protocol.end
