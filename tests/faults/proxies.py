@@ -1,0 +1,119 @@
+"""nginx and haproxy in front of a service, each a process of its own on the loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.service.until import until
+
+Address = tuple[str, int]
+
+_NGINX = """
+daemon off;
+master_process off;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    client_max_body_size 100m;
+    map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
+    upstream service {{ server {upstream}; keepalive 4; }}
+    server {{
+        listen 127.0.0.1:{port}{tls};
+        proxy_http_version 1.1;
+        proxy_request_buffering off;
+        proxy_set_header Host $http_host;
+        proxy_set_header Upgrade $http_upgrade;
+        proxy_set_header Connection $connection_upgrade;
+{server}
+    }}
+}}
+"""
+
+_HAPROXY = """
+global
+    maxconn 100
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+    option http-keep-alive
+frontend in
+    bind 127.0.0.1:{port}
+    default_backend service
+backend service
+    http-reuse always
+    server one {upstream}
+"""
+
+
+@contextlib.contextmanager
+def nginx(
+    folder: Path, upstream: Address, server: str, *, tls: tuple[Path, Path] | None = None
+) -> Iterator[Address]:
+    """nginx that passes Upgrade and Connection on; `server` is its `location`s, `tls` certificate and key."""
+    port = _free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    if tls is not None:
+        server += f"\nssl_certificate {tls[0]};\nssl_certificate_key {tls[1]};\n"
+    text = _NGINX.format(
+        folder=folder, port=port, server=server, upstream="{}:{}".format(*upstream), tls=" ssl" if tls else ""
+    )
+    (folder / "nginx.conf").write_text(text)
+    command = ["nginx", "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
+    with _running(command, port):
+        yield ("127.0.0.1", port)
+
+
+@contextlib.contextmanager
+def haproxy(folder: Path, upstream: Address) -> Iterator[Address]:
+    """haproxy that keeps its connections to the service and shares them among clients."""
+    port = _free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "haproxy.cfg").write_text(_HAPROXY.format(port=port, upstream="{}:{}".format(*upstream)))
+    with _running(["haproxy", "-q", "-db", "-f", str(folder / "haproxy.cfg")], port):
+        yield ("127.0.0.1", port)
+
+
+def needs(*commands: str) -> None:
+    """Fail, not skip, where a program is missing: what it tests would go untested unnoticed."""
+    for command in commands:
+        assert shutil.which(command), f"this test needs `{command}`: apt install {command}"
+
+
+@contextlib.contextmanager
+def _running(command: list[str], port: int) -> Iterator[None]:
+    needs(command[0])
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        until(lambda: process.poll() is not None or _accepts(port), f"{command[0]} listens")
+        assert process.poll() is None, process.communicate()[0]
+        yield
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
