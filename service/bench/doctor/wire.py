@@ -1,7 +1,7 @@
 """The wire format of protocol buffers: numbered fields in and out, nothing of any schema.
 
-ONNX files are protocol buffers, and ONNX Runtime does not show a model's weights. The onnx package does, but
-it is 35 MB with what it needs, for the dozen fields that the doctor looks at.
+ONNX files are protocol buffers, and ONNX Runtime does not show a model's weights. The onnx package copies
+them; here they are views into the file's bytes, which the doctor changes in place.
 """
 
 from __future__ import annotations

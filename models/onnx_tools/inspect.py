@@ -1,0 +1,65 @@
+"""Read what an ONNX file says of itself, without running it or reading any other file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import onnx
+
+IN_MEMORY = "_ORT_MEM_ADDR_"
+"""ONNX Runtime takes a tensor whose location holds this as an address in its own memory."""
+
+
+class UnreadableModel(ValueError):
+    """The bytes are not an ONNX file, or a damaged one."""
+
+
+def external_files(content: bytes) -> tuple[str, ...]:
+    """Return the base names of the files that hold tensors of the ONNX file `content`, sorted; () for none.
+
+    Covers every tensor of the file: initializers, sparse ones, attributes, subgraphs, functions, training.
+    Raises UnreadableModel when that cannot be told.
+    """
+    if b"location" not in content:  # the key that every external tensor must have
+        return ()
+    return tuple(sorted({_base_name(tensor) for tensor in _tensors(_parse(content)) if _is_external(tensor)}))
+
+
+def _parse(content: bytes) -> onnx.ModelProto:
+    import onnx
+
+    try:
+        model = onnx.ModelProto()
+        model.ParseFromString(content)
+        return model
+    except Exception:  # protobuf's DecodeError, and what nested or huge messages raise in its place
+        raise UnreadableModel("it is not an ONNX file, or a damaged one: it cannot be parsed") from None
+
+
+def _tensors(root: Any) -> Iterator[onnx.TensorProto]:
+    """Every tensor of a message, whatever holds it: fields that later versions of ONNX add are included."""
+    import onnx
+
+    pending = [root]
+    while pending:
+        message = pending.pop()
+        if isinstance(message, onnx.TensorProto):
+            yield message
+            continue
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                pending.extend(value if field.is_repeated else (value,))
+
+
+def _is_external(tensor: onnx.TensorProto) -> bool:
+    return bool(tensor.external_data) or tensor.data_location == tensor.EXTERNAL
+
+
+def _base_name(tensor: onnx.TensorProto) -> str:
+    location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+    if IN_MEMORY in location:
+        return IN_MEMORY
+    return re.split(r"[/\\]", location.rstrip("/\\"))[-1][:80] or "(no name)"

@@ -1,0 +1,44 @@
+"""The words of a runtime's exception, fit for clients: one line, without paths and C++ signatures."""
+
+from __future__ import annotations
+
+import os
+import re
+
+LONGEST = 300
+"""Characters of a message that are kept."""
+
+_LONGEST_READ = 5000  # a file's own names, of any length, are part of messages
+
+_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
+_FILE_AND_LINE = r"\S+\.(?:cc|cpp|h|hpp|inc|cu):\d+"
+_SIGNATURE = re.compile(
+    _FILE_AND_LINE + r" (?:[\w:<>,*&~ ]+\((?:[^()]|\([^()]*\))*\)(?: const)?(?: \[with [^\]]*\])? )?"
+)
+_PLACE = re.compile(r"(?:Exception from )?" + _FILE_AND_LINE + r"[:,]? ?")
+_PATH = re.compile(r"(?<![\w./:~-])(?:~|/[\w.+@~-]+|[A-Za-z]:\\[\w.+@~ -]+)(?:[/\\][\w.+@~-]+)*")
+
+
+def runtime_words(error: BaseException) -> str:
+    """Return what the runtime says of `error` in at most 300 characters, or the exception's type if nothing.
+
+    Paths of this machine become their base names; names of nodes that look like paths, such as
+    `/layer1/Conv`, stay.
+    """
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    text = " ".join(_PREFIX.sub("", str(error)[:_LONGEST_READ]).split())
+    text = _PLACE.sub("", _SIGNATURE.sub("", text + " "))
+    text = _PATH.sub(_without_folders, text).strip(" .")
+    text = "".join(character if character.isprintable() else "?" for character in text)
+    if len(text) > LONGEST:
+        text = text[: LONGEST - 3] + "..."
+    return text or type(error).__name__
+
+
+def _without_folders(match: re.Match[str]) -> str:
+    path = match.group()
+    first = re.split(r"[/\\]", path)[1] if "/" in path or "\\" in path else ""
+    if path.startswith("/") and not os.path.lexists(f"/{first}"):
+        return path
+    return re.split(r"[/\\]", path)[-1]

@@ -1,0 +1,148 @@
+"""External data is found wherever an ONNX file can hold a tensor."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from models.onnx_tools.inspect import UnreadableModel, external_files
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def outside(location: str = "weights/model.onnx.data", name: str = "w") -> TensorProto:
+    """A tensor of ten floats that are kept in another file."""
+    tensor = TensorProto(
+        name=name, data_type=TensorProto.FLOAT, dims=[10], data_location=TensorProto.EXTERNAL
+    )
+    for key, value in (("location", location), ("offset", "0"), ("length", "40")):
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+def inside(name: str = "w") -> TensorProto:
+    return numpy_helper.from_array(np.zeros(10, np.float32), name)
+
+
+def graph(*tensors: TensorProto, nodes: list[onnx.NodeProto] | None = None) -> onnx.GraphProto:
+    value = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [10])
+    return helper.make_graph(nodes or [], "location", [], [value], list(tensors))
+
+
+def sparse(tensor: TensorProto) -> onnx.SparseTensorProto:
+    return onnx.SparseTensorProto(values=tensor, indices=inside("indices"), dims=[10])
+
+
+def initializer(tensor: TensorProto) -> onnx.ModelProto:
+    return helper.make_model(graph(tensor))
+
+
+def sparse_initializer(tensor: TensorProto) -> onnx.ModelProto:
+    model = helper.make_model(graph())
+    model.graph.sparse_initializer.append(sparse(tensor))
+    return model
+
+
+def attribute(tensor: TensorProto) -> onnx.ModelProto:
+    return helper.make_model(graph(nodes=[helper.make_node("Constant", [], ["logits"], value=tensor)]))
+
+
+def sparse_attribute(tensor: TensorProto) -> onnx.ModelProto:
+    node = helper.make_node("Constant", [], ["logits"], sparse_value=sparse(tensor))
+    return helper.make_model(graph(nodes=[node]))
+
+
+def list_of_tensors(tensor: TensorProto) -> onnx.ModelProto:
+    node = helper.make_node("Custom", [], ["logits"], many=[inside(), tensor])
+    return helper.make_model(graph(nodes=[node]))
+
+
+def subgraph(tensor: TensorProto) -> onnx.ModelProto:
+    inner = helper.make_node("If", ["c"], ["x"], then_branch=graph(tensor), else_branch=graph(inside()))
+    outer = helper.make_node("If", ["c"], ["y"], then_branch=graph(nodes=[inner]), else_branch=graph())
+    return helper.make_model(graph(nodes=[outer]))
+
+
+def function(tensor: TensorProto) -> onnx.ModelProto:
+    node = helper.make_node("Constant", [], ["y"], value=tensor)
+    own = helper.make_function("local", "F", [], ["y"], [node], [helper.make_opsetid("", 18)])
+    return helper.make_model(graph(), functions=[own])
+
+
+def training(tensor: TensorProto) -> onnx.ModelProto:
+    model = helper.make_model(graph())
+    model.training_info.add().initialization.CopyFrom(graph(tensor))
+    return model
+
+
+HOLDERS = [
+    initializer,
+    sparse_initializer,
+    attribute,
+    sparse_attribute,
+    list_of_tensors,
+    subgraph,
+    function,
+    training,
+]
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_external_data_is_found_wherever_it_is_used(holder: Callable[[TensorProto], onnx.ModelProto]) -> None:
+    assert external_files(holder(outside()).SerializeToString()) == ("model.onnx.data",)
+    assert external_files(holder(inside()).SerializeToString()) == ()
+
+
+@pytest.mark.parametrize(
+    ("location", "name"),
+    [
+        ("w.bin", "w.bin"),
+        ("/etc/passwd", "passwd"),
+        ("../../w.bin", "w.bin"),
+        ("C:\\models\\w.bin", "w.bin"),
+        ("folder/", "folder"),
+        ("", "(no name)"),
+        ("*/_ORT_MEM_ADDR_/*", "_ORT_MEM_ADDR_"),
+        ("x" * 300, "x" * 80),
+    ],
+)
+def test_external_files_go_by_their_base_names(location: str, name: str) -> None:
+    assert external_files(initializer(outside(location)).SerializeToString()) == (name,)
+
+
+def test_each_file_is_named_once_in_order() -> None:
+    model = helper.make_model(graph(outside("b", "1"), outside("a", "2"), outside("b", "3")))
+    assert external_files(model.SerializeToString()) == ("a", "b")
+
+
+def test_a_location_without_the_mark_counts_too() -> None:
+    """Readers differ in what they take for external."""
+    tensor = outside()
+    tensor.ClearField("data_location")
+    assert external_files(initializer(tensor).SerializeToString()) == ("model.onnx.data",)
+
+
+def test_bytes_that_cannot_be_parsed_are_refused() -> None:
+    content = initializer(outside()).SerializeToString()
+    with pytest.raises(UnreadableModel, match="cannot be parsed"):
+        external_files(content[:-3])
+    with pytest.raises(UnreadableModel, match="cannot be parsed"):
+        external_files(b"<script>window.location = '/'</script>")
+
+
+def test_a_file_without_external_data_is_not_parsed() -> None:
+    """The onnx package, 12 MB in memory, is imported when a file may have some."""
+    program = (
+        "import sys\nfrom models.onnx_tools.inspect import external_files\n"
+        "external_files(b'no such word')\nassert 'onnx' not in sys.modules\n"
+        "import service.session\nassert not {'onnx', 'torch'} & sys.modules.keys()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
