@@ -47,7 +47,7 @@ class UnknownModel(WeighinError):
 
 
 class ModelUnavailable(WeighinError):
-    """The model is known but could not be loaded."""
+    """The model is known but could not be loaded, or this run of it failed."""
 
     slug = "model-unavailable"
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from models.zoo.preprocess import Box, crop_box, preprocess
 from service.decode import DecodedImage, decode
-from service.errors import InvalidParameter, NoExactMap
+from service.errors import InvalidParameter, NoExactMap, UnknownModel
 from service.heatmap import heatmap_png
 from service.linear_head import LinearHead, UnusableHead, read_linear_head
 from service.pool import CorePool, Patience
@@ -117,11 +117,11 @@ class Explainer:
         assert stored is not None
         key = (stored.model, stored.file.sha256)
         if key not in self._heads:
-            folder = self._registry.entry(stored.model).folder
             shape = (model.card.classes, model.card.outputs["features"][0])
             try:
+                folder = self._registry.entry(stored.model).folder
                 self._heads[key] = read_linear_head(folder / stored.file.name, stored.file, shape)
-            except UnusableHead as error:
+            except (UnknownModel, UnusableHead) as error:
                 raise NoExactMap(
                     f"no exact map can be made for model '{model.name}', whose classifier is that of "
                     f"'{stored.model}': {error}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.zoo.card import File
+from models.zoo.files import read_regular
 
 
 class UnusableHead(Exception):
@@ -41,16 +41,18 @@ def read_linear_head(path: Path, file: File, shape: tuple[int, int]) -> LinearHe
     Raises UnusableHead.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError:
         raise UnusableHead(f"its file {file.name} is missing or cannot be read") from None
     if hashlib.sha256(content).hexdigest() != file.sha256:
         raise UnusableHead(f"its file {file.name} is not the one that the card describes")
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays, np.errstate(over="ignore"):
             head = LinearHead(arrays["weight"].astype(np.float32), arrays["bias"].astype(np.float32))
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile):
+    except Exception:  # NumPy, zipfile and zlib raise a dozen types, all meaning the same here
         raise UnusableHead(f"its file {file.name} does not hold a weight and a bias") from None
     if head.weight.shape != shape or head.bias.shape != shape[:1]:
         raise UnusableHead(f"the weight in {file.name} is {head.weight.shape}, {shape} is needed")
+    if not (np.isfinite(head.weight).all() and np.isfinite(head.bias).all()):
+        raise UnusableHead(f"the numbers in {file.name} are not all finite")
     return head

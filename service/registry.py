@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from models.zoo.card import Card, read_card
+from models.zoo.card import Card, InputSpec, read_card
+from models.zoo.files import read_regular
 from models.zoo.labels import read_labels
-from service.errors import ModelUnavailable, NotReady, UnknownModel
+from service.errors import ModelUnavailable, NotReady, UnknownModel, WeighinError
 from service.session import OnnxSession, SessionError
 
 LOADING = "it is still being loaded"
@@ -53,6 +57,20 @@ class ModelEntry:
     model: ServedModel | None = None
     reason: str | None = LOADING
 
+    @property
+    def problem(self) -> str | None:
+        """Why there is no model, or why its latest run failed; None where all is well."""
+        if self.model is None:
+            return self.reason
+        failure = self.model.session.failure
+        return None if failure is None else f"its latest run failed: {failure}"
+
+
+class UnreadableModels(WeighinError):
+    """A folder of models cannot be listed."""
+
+    slug = "unreadable-models"
+
 
 class UnusableModel(Exception):
     """A folder of the zoo cannot be served; the message says why, without paths."""
@@ -65,35 +83,41 @@ class Registry:
     """
 
     def __init__(self, directories: Iterable[Path], default_model: str) -> None:
-        """Find the models. FileNotFoundError names a directory that does not exist."""
+        """Find the models. FileNotFoundError names a directory that does not exist, UnreadableModels one that
+        cannot be listed; a folder in it that cannot be looked into is left out, with a line in the log.
+        """
         self.default_model = default_model
         self._entries: dict[str, ModelEntry] = {}
         self.ready = False
         for directory in directories:
-            if not directory.is_dir():
-                raise FileNotFoundError(f"no such folder of models: {directory}")
-            for folder in sorted(directory.iterdir()):
-                if (folder / "card.json").is_file() or (folder / "model.onnx").is_file():
-                    self._entries.setdefault(folder.name, _describe(folder))
+            for folder in _model_folders(directory):
+                if folder.name not in self._entries:
+                    self._entries[folder.name] = _describe(folder)
 
     def load(self) -> None:
         """Load and warm up every model that has a valid card; a broken one keeps its reason.
 
-        Warming up runs one model at a time: its time is an estimate of what the model costs alone.
+        Warming up runs one model at a time: its time is an estimate of what the model costs alone. Whatever
+        happens, `ready` is true afterwards and every model has a session or a reason.
         """
         pending = [entry for entry in self._entries.values() if entry.card is not None]
-        with ThreadPoolExecutor(max_workers=2, thread_name_prefix="load") as executor:
-            for entry, opened in zip(pending, executor.map(_open, pending), strict=True):
-                self._entries[entry.name] = opened
-        for entry in self._entries.values():
+        try:
+            with ThreadPoolExecutor(max_workers=2, thread_name_prefix="load") as executor:
+                opened = list(executor.map(_open, pending))
+            for entry in opened:
+                self._entries[entry.name] = _warmed_up(entry)
+        finally:
+            for entry in self.entries:
+                if entry.model is None and entry.reason == LOADING:
+                    self._entries[entry.name] = replace(
+                        entry, reason="loading it was interrupted: see the log"
+                    )
+            self.ready = True
+        for entry in self.entries:
             if entry.model is None:
                 log.error("model not served", model=entry.name, reason=entry.reason)
-            else:
-                model = replace(entry.model, typical_ns=_warm_up(entry.model))
-                self._entries[entry.name] = replace(entry, model=model)
         if self.default_model not in self._entries:
             log.warning("the default model does not exist", default_model=self.default_model)
-        self.ready = True
 
     @property
     def entries(self) -> tuple[ModelEntry, ...]:
@@ -137,9 +161,43 @@ class Registry:
             raise ModelUnavailable(f"model '{entry.name}' cannot be used: {error}") from None
 
     def comparable(self) -> tuple[ServedModel, ...]:
-        """The models that share the default model's label set."""
-        labels = self.get().card.labels
-        return tuple(model for model in self.loaded if model.card.labels == labels)
+        """The models that share the default model's label set, whether that one is served or not.
+
+        Raises as `get` does when there is none, or the default model's card cannot be read.
+        """
+        entry = self.entry(self.default_model)
+        if entry.card is None or (entry.model is None and entry.reason == LOADING):
+            self.get()
+            raise AssertionError("a model without card or session is never returned")
+        labels = entry.card.labels
+        models = tuple(model for model in self.loaded if model.card.labels == labels)
+        return models or (self.get(),)
+
+
+def _model_folders(directory: Path) -> Iterator[Path]:
+    """The folders in `directory` that hold a card or a model, by name."""
+    try:
+        folders = sorted(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"no such folder of models: {directory}") from None
+    except OSError as error:
+        raise UnreadableModels(f"folder of models {directory} cannot be read: {_words(error)}") from None
+    for folder in folders:
+        try:
+            os.stat(folder)  # of a link: what it leads to
+            if _exists(folder / "card.json") or _exists(folder / "model.onnx"):
+                yield folder
+        except OSError as error:
+            log.warning("folder skipped", folder=str(folder), reason=_words(error))
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is something of that name, a broken link included. OSError where that cannot be told."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _describe(folder: Path) -> ModelEntry:
@@ -147,42 +205,47 @@ def _describe(folder: Path) -> ModelEntry:
         card = read_card(folder)
     except FileNotFoundError:
         return ModelEntry(folder.name, folder, None, reason="it has no card.json")
-    except (ValidationError, OSError) as error:
-        return ModelEntry(folder.name, folder, None, reason=f"its card.json is not valid: {_first(error)}")
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        reason = f"its card.json is not valid: {where}: {first['msg']}"
+        return ModelEntry(folder.name, folder, None, reason=reason)
+    except OSError as error:
+        reason = f"its card.json cannot be read: {_words(error)}"
+        return ModelEntry(folder.name, folder, None, reason=reason)
+    except Exception as error:
+        log.exception("card cannot be read", model=folder.name)
+        return ModelEntry(folder.name, folder, None, reason=f"its card.json cannot be read: {_kind(error)}")
     if card.name != folder.name:
         reason = f"its card names it '{card.name}', its folder '{folder.name}'"
         return ModelEntry(folder.name, folder, None, reason=reason)
     return ModelEntry(card.name, folder, card)
 
 
-def _first(error: Exception) -> str:
-    if not isinstance(error, ValidationError):
-        return "it cannot be read"
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"])) or "the file"
-    return f"{where}: {first['msg']}"
-
-
 def _open(entry: ModelEntry) -> ModelEntry:
     assert entry.card is not None
     try:
-        model = _served(entry.folder, entry.card)
+        return replace(entry, model=_served(entry.folder, entry.card), reason=None)
     except (UnusableModel, SessionError) as error:
         return replace(entry, reason=str(error))
-    return replace(entry, model=model, reason=None)
+    except Exception as error:
+        log.exception("model cannot be loaded", model=entry.name)
+        return replace(entry, reason=f"it cannot be loaded: {_kind(error)}")
 
 
 def _verified(folder: Path, card: Card) -> bytes:
     """The content of the model's file, if it is the one that the card describes."""
-    path = folder / card.file.name
+    name = card.file.name
     try:
-        content = path.read_bytes()
-    except OSError:
-        raise UnusableModel(f"its file {card.file.name} is missing or cannot be read") from None
+        content = read_regular(folder / name)
+    except FileNotFoundError:
+        raise UnusableModel(f"its file {name} is missing") from None
+    except OSError as error:
+        raise UnusableModel(f"its file {name} cannot be read: {_words(error)}") from None
     digest = hashlib.sha256(content).hexdigest()
     if digest != card.file.sha256:
         raise UnusableModel(
-            f"its file {card.file.name} is not the one that the card describes: "
+            f"its file {name} is not the one that the card describes: "
             f"sha256 {digest[:12]}..., the card says {card.file.sha256[:12]}..."
         )
     return content
@@ -192,23 +255,56 @@ def _served(folder: Path, card: Card) -> ServedModel:
     content = _verified(folder, card)
     try:
         labels = read_labels(card, folder)
-    except (OSError, ValueError) as error:
-        raise UnusableModel(f"its labels '{card.labels}' cannot be used: {_without_paths(error)}") from None
+    except OSError as error:
+        raise UnusableModel(f"its labels '{card.labels}' cannot be read: {_words(error)}") from None
+    except ValueError as error:
+        raise UnusableModel(f"its labels '{card.labels}' cannot be used: {error}") from None
     return ServedModel(card, labels, OnnxSession(content, card), typical_ns=0)
 
 
-def _without_paths(error: Exception) -> str:
-    return "there is no such file" if isinstance(error, OSError) else str(error)
+def _words(error: OSError) -> str:
+    """What the operating system says, in lower case and without paths."""
+    return (error.strerror or os.strerror(error.errno or errno.EIO)).lower()
+
+
+def _kind(error: Exception) -> str:
+    """What kind of an error nobody expected; its message may hold anything, so that is only logged."""
+    return "not enough memory" if isinstance(error, MemoryError) else f"unexpected {type(error).__name__}"
+
+
+def _warmed_up(entry: ModelEntry) -> ModelEntry:
+    """The entry with its model's typical time, or with the reason why the model does not run."""
+    model = entry.model
+    if model is None:
+        return entry
+    try:
+        return replace(entry, model=replace(model, typical_ns=_warm_up(model)))
+    except ModelUnavailable as error:
+        return replace(entry, model=None, reason=model.session.failure or str(error))
+    except Exception as error:
+        log.exception("model cannot be run", model=entry.name)
+        return replace(entry, model=None, reason=f"it cannot be run: {_kind(error)}")
 
 
 def _warm_up(model: ServedModel) -> int:
-    spec = model.card.input
-    image = np.zeros((1, spec.channels, spec.height, spec.width), np.float32)
-    model.session.run(image)
+    image = _noise(model.card.input)
+    model.session.run(image, tuple(model.card.outputs))
     return int(statistics.median(_timed(model.session, image) for _ in range(_WARM_UP_RUNS)))
 
 
-def _timed(session: OnnxSession, image: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> int:
+def _noise(spec: InputSpec) -> NDArray[np.float32]:
+    """A picture of noise as the network gets it, float32 (1, channels, height, width).
+
+    Not zeros: a network may be right on pictures and give NaN for a flat input, or the other way round.
+    """
+    shape = (1, spec.channels, spec.height, spec.width)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    mean, std = (np.array(values, np.float64)[:, None, None] for values in (spec.mean, spec.std))
+    with np.errstate(all="ignore"):  # what comes of an absurd `std` is seen in the network's outputs
+        return ((pixels - mean) / std).astype(np.float32)
+
+
+def _timed(session: OnnxSession, image: NDArray[np.float32]) -> int:
     start = time.perf_counter_ns()
     session.run(image)
     return time.perf_counter_ns() - start

@@ -33,7 +33,7 @@ class CannotListen(WeighinError):
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then give requests `shutdown_grace_s`, flush the state and return.
 
-    Raises CannotListen, DataDirectoryInUse, and FileNotFoundError for a missing folder of models.
+    Raises CannotListen, DataDirectoryInUse, and FileNotFoundError or UnreadableModels for a folder of models.
     """
     listener = _bind(settings.host, settings.port)
     with listener:

@@ -10,9 +10,13 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import structlog
 from numpy.typing import NDArray
 
+from models.onnx_tools.inspect import UnreadableModel, external_files
 from models.zoo.card import Card
+from service.errors import ModelUnavailable
+from service.runtime_errors import runtime_words
 
 RUNTIME_VERSION: str = onnxruntime.__version__
 INPUT = "image"
@@ -23,8 +27,10 @@ SESSION_OPTIONS: dict[str, str] = {
 }
 """What every session is opened with, as measurements record it."""
 
-# ONNX Runtime's own warnings (e.g. about unused initializers of a user's model) say nothing to our users.
-_ERRORS_ONLY = 3
+log = structlog.get_logger(__name__)
+
+# ONNX Runtime's own lines on standard error are not of the log's format; what failed is logged here.
+_FATAL_ONLY = 4
 
 
 class SessionError(Exception):
@@ -52,9 +58,12 @@ class OnnxSession:
         threads wait for work without giving their core back.
         """
         self._session = _load(content, _options(threads=threads, spinning=spinning))
+        self._card = card
         self._check(card)
+        self.failure: str | None = None
+        """Why the latest run failed; None once one succeeds. Read and set without a lock, as a whole."""
         self._run_options = onnxruntime.RunOptions()
-        self._run_options.log_severity_level = _ERRORS_ONLY
+        self._run_options.log_severity_level = _FATAL_ONLY
         self._shape = (card.input.channels, card.input.height, card.input.width)
 
     def run(
@@ -62,15 +71,33 @@ class OnnxSession:
     ) -> Mapping[str, NDArray[np.float32]]:
         """Run the network on `image`, float32 (N, C, H, W), and return the `outputs` asked for, batch first.
 
-        Outputs that are not asked for are neither computed nor copied. ValueError for an image of another
-        shape or dtype.
+        Outputs that are not asked for are neither computed nor copied. All are checked: shape as the card
+        says, float32, every number finite. Raises ModelUnavailable where they are not, or the runtime fails,
+        and ValueError for an image of another shape or dtype.
         """
         if image.dtype != np.float32 or image.shape[1:] != self._shape:
             raise ValueError(
                 f"image is {image.dtype} {image.shape}, the network takes float32 (N, {self._shape})"
             )
-        values = self._session.run(list(outputs), {INPUT: image}, self._run_options)
+        try:
+            values = self._session.run(list(outputs), {INPUT: image}, self._run_options)
+        except Exception as error:  # a dozen types of onnxruntime's own, and MemoryError
+            raise self._failed(
+                f"ONNX Runtime {RUNTIME_VERSION} cannot run it: {runtime_words(error)}"
+            ) from error
+        for name, value in zip(outputs, values, strict=True):
+            problem = output_problem(self._card, name, value, len(image))
+            if problem is not None:
+                raise self._failed(problem)
+        if self.failure is not None:
+            self.failure = None
         return dict(zip(outputs, values, strict=True))
+
+    def _failed(self, problem: str) -> ModelUnavailable:
+        if self.failure != problem:  # not once per request
+            log.warning("model run failed", model=self._card.name, reason=problem)
+        self.failure = problem
+        return ModelUnavailable(f"model '{self._card.name}' failed: {problem}")
 
     def _check(self, card: Card) -> None:
         inputs = {node.name: (node.type, node.shape) for node in self._session.get_inputs()}
@@ -80,12 +107,35 @@ class OnnxSession:
         kind, shape = inputs[INPUT]
         if kind != "tensor(float)" or list(shape[1:]) != expected:
             raise SessionError(f"the model's input is {kind} {shape}, the card says float (N, {expected})")
+        if isinstance(shape[0], int) and shape[0] != 1:
+            raise SessionError(
+                f"the model's input has a fixed batch of {shape[0]}, it is given one image at a time: "
+                "export it with a dynamic batch dimension, or a batch of 1"
+            )
         found = {node.name: (node.type, tuple(node.shape[1:])) for node in self._session.get_outputs()}
         for name, output_shape in card.outputs.items():
             if name not in found:
                 raise SessionError(f"the model has no output '{name}'; its outputs are {sorted(found)}")
             if found[name] != ("tensor(float)", output_shape):
                 raise SessionError(f"output '{name}' is {found[name]}, the card says float {output_shape}")
+
+
+def output_problem(card: Card, name: str, value: object, batch: int) -> str | None:
+    """Return what is wrong with one output of a run of `batch` images, None if nothing is.
+
+    Right is what the card says: float32 (batch, *shape), every number finite.
+    """
+    if not isinstance(value, np.ndarray):
+        return f"output '{name}' is a {type(value).__name__}, the card says one tensor"
+    expected = (batch, *card.outputs[name])  # type: ignore[index]
+    if value.dtype != np.float32 or value.shape != expected:
+        return f"output '{name}' is {value.dtype} {value.shape}, the card says float32 {expected}"
+    finite = np.isfinite(value)
+    if not finite.all():
+        return (
+            f"output '{name}' is not finite: {value.size - np.count_nonzero(finite)} of {value.size} values"
+        )
+    return None
 
 
 def optimized_graph(content: bytes) -> bytes:
@@ -108,7 +158,7 @@ def profiled_runs(content: bytes, runs: int, *, as_written: bool = False) -> lis
 
     Each event of category `Node` is one run of one operator: `name`, `dur` in whole microseconds, and in
     `args` its `op_name`, `node_index`, `input_type_shape` and `output_type_shape`. Only tensors of float and
-    fixed shape (but for the batch) can be fed. SessionError when the model does not load.
+    fixed shape (but for the batch) can be fed. SessionError when the model does not load or run.
     """
     with tempfile.TemporaryDirectory(prefix="weighin-") as folder:
         options = _options()
@@ -124,8 +174,13 @@ def profiled_runs(content: bytes, runs: int, *, as_written: bool = False) -> lis
             for node in session.get_inputs()
         }
         wanted = [session.get_outputs()[0].name]
-        for _ in range(runs):
-            session.run(wanted, feed)
+        try:
+            for _ in range(runs):
+                session.run(wanted, feed)
+        except Exception as error:
+            raise SessionError(
+                f"ONNX Runtime {RUNTIME_VERSION} cannot run the model: {runtime_words(error)}"
+            ) from error
         events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_bytes())
         return events
 
@@ -136,17 +191,39 @@ def _options(*, threads: int = 1, spinning: bool = False) -> onnxruntime.Session
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
-    options.log_severity_level = _ERRORS_ONLY
+    # A file in ONNX Runtime's own format would be loaded without a look at what it refers to.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    options.log_severity_level = _FATAL_ONLY
     return options
 
 
+def check_self_contained(content: bytes) -> None:
+    """Raise SessionError, naming the files, for an ONNX file that keeps tensors in others.
+
+    The card's checksum does not cover those, and a runtime that is given bytes looks for them in the working
+    directory.
+    """
+    try:
+        files = external_files(content)
+    except UnreadableModel as error:
+        raise SessionError(str(error)) from None
+    if files:
+        named = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+        raise SessionError(
+            f"the model has external data ({named}), which its checksum does not cover: save it as one file"
+        )
+
+
 def _load(content: bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    check_self_contained(content)
     try:
         session = onnxruntime.InferenceSession(
             content, sess_options=options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # onnxruntime raises a dozen types of its own, all meaning the same here
-        raise SessionError(f"ONNX Runtime {RUNTIME_VERSION} cannot load the model") from error
+        raise SessionError(
+            f"ONNX Runtime {RUNTIME_VERSION} cannot load the model: {runtime_words(error)}"
+        ) from error
     # onnxruntime's Python wrapper keeps the file's content to make the session anew on other hardware,
     # which never happens here: 93 MB for the six models of the zoo.
     session._model_bytes = None

@@ -8,6 +8,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from models.zoo.files import read_regular
+
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -217,9 +219,10 @@ class Card(_Frozen):
 def read_card(folder: Path) -> Card:
     """Read and validate `folder/card.json`.
 
-    Raises FileNotFoundError when there is none and pydantic.ValidationError when it is not a valid card.
+    Raises FileNotFoundError when there is none, OSError when it cannot be read, and pydantic.ValidationError
+    when it is not a valid card.
     """
-    return Card.model_validate_json((folder / "card.json").read_bytes())
+    return Card.model_validate_json(read_regular(folder / "card.json"))
 
 
 def read_cards(zoo: Path, names: Sequence[str]) -> dict[str, Card]:

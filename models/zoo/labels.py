@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from models.zoo.card import Card
+from models.zoo.files import read_regular
 
 BUILT_IN = Path(__file__).parent / "labels"
 """One `<label set>.txt` for each label set that comes with the project, e.g. `imagenet-1k.txt`."""
@@ -15,13 +17,16 @@ def read_labels(card: Card, folder: Path) -> tuple[str, ...]:
 
     `folder` is the model's: its own `labels.txt` (UTF-8, one class a line, in the order of the logits) comes
     before the built-in list of the card's label set.
-    Raises ValueError when there is neither, when a line is blank, or when they are not `card.classes` lines.
+    Raises OSError when the file cannot be read, and ValueError when there is neither, when a line is blank,
+    or when they are not `card.classes` lines.
     """
     own = folder / "labels.txt"
-    path = own if own.exists() else BUILT_IN / f"{card.labels}.txt"
+    path = own if os.path.lexists(own) else BUILT_IN / f"{card.labels}.txt"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path).decode("utf-8")
     except FileNotFoundError:
+        if path == own:
+            raise
         built_in = ", ".join(sorted(file.stem for file in BUILT_IN.glob("*.txt")))
         raise ValueError(
             f"label set {card.labels!r} is not built in ({built_in}) and the model's folder has no labels.txt"

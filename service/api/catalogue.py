@@ -16,16 +16,16 @@ def catalogue_router(registry: Registry) -> APIRouter:
 
     @router.get("/models", summary="Which models are there?")
     async def models() -> ModelsResponse:
-        """Every model of the zoo folders; one that could not be loaded says why."""
+        """List every model of the zoo folders; `reason` says why one is not loaded or why its run failed."""
         return ModelsResponse(models=[_out(entry) for entry in registry.entries])
 
     @router.get("/models/{name}", summary="One model", responses=documented(errors.UnknownModel))
     async def model(name: str) -> ModelOut:
-        """A model's card, and why it is not loaded if it is not."""
+        """Return a model's card, and why it is not loaded or its latest run failed."""
         return _out(registry.entry(name))
 
     return router
 
 
 def _out(entry: ModelEntry) -> ModelOut:
-    return ModelOut(name=entry.name, loaded=entry.model is not None, reason=entry.reason, card=entry.card)
+    return ModelOut(name=entry.name, loaded=entry.model is not None, reason=entry.problem, card=entry.card)

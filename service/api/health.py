@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from service.metrics import CONTENT_TYPE, Metrics
-from service.registry import Registry
+from service.registry import ModelEntry, Registry
 
 
 class Health(BaseModel):
@@ -18,13 +18,22 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
 
 
+class Broken(BaseModel):
+    """A model, and what is wrong with it."""
+
+    model: str
+    reason: str
+
+
 class Readiness(BaseModel):
     """Whether requests will be answered."""
 
     status: Literal["ready", "loading", "no-models"]
     degraded: str | None = Field(description="Why state cannot be written at the moment; inference goes on")
     models_loaded: int
-    models_broken: int = Field(description="GET /models says why")
+    models_broken: int
+    broken: list[Broken] = Field(description="The models that are not served")
+    failing: list[Broken] = Field(description="Models that are served, but whose latest run failed")
 
 
 def health_router(registry: Registry, metrics: Metrics, state_problem: Callable[[], str | None]) -> APIRouter:
@@ -54,8 +63,18 @@ def health_router(registry: Registry, metrics: Metrics, state_problem: Callable[
         if status != "ready":
             response.status_code = 503
             response.headers["Retry-After"] = "1"
-        broken = sum(1 for entry in registry.entries if entry.model is None) if registry.ready else 0
-        return Readiness(status=status, degraded=state_problem(), models_loaded=loaded, models_broken=broken)
+        problems = (
+            [entry for entry in registry.entries if entry.problem is not None] if registry.ready else []
+        )
+        broken = [_broken(entry) for entry in problems if entry.model is None]
+        return Readiness(
+            status=status,
+            degraded=state_problem(),
+            models_loaded=loaded,
+            models_broken=len(broken),
+            broken=broken,
+            failing=[_broken(entry) for entry in problems if entry.model is not None],
+        )
 
     @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
     def render() -> Response:  # not async, as above
@@ -63,3 +82,7 @@ def health_router(registry: Registry, metrics: Metrics, state_problem: Callable[
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
     return router
+
+
+def _broken(entry: ModelEntry) -> Broken:
+    return Broken(model=entry.name, reason=entry.problem or "")

@@ -114,7 +114,7 @@ class ModelOut(BaseModel):
 
     name: str
     loaded: bool
-    reason: str | None = Field(description="Why it is not loaded")
+    reason: str | None = Field(description="Why it is not loaded, or why its latest run failed")
     card: Card | None = Field(description="null where the card itself is not valid")
 
 

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from models.zoo.card import Card
 from service.bench.bundle import RuntimeName
 from service.errors import InvalidParameter, ModelUnavailable
-from service.session import RUNTIME_VERSION, SESSION_OPTIONS, OnnxSession
+from service.runtime_errors import runtime_words
+from service.session import (
+    RUNTIME_VERSION,
+    SESSION_OPTIONS,
+    OnnxSession,
+    check_self_contained,
+    output_problem,
+)
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """One image, float32 (1, C, H, W), to its logits, float32 (1, classes); calls may overlap."""
@@ -52,7 +59,7 @@ def open_model(name: RuntimeName, content: bytes, card: Card, threads: int) -> R
     """Load an ONNX file's `content` for runs of `threads` threads each.
 
     Raises SessionError or ModelUnavailable when the runtime cannot load it, InvalidParameter when the runtime
-    is not installed.
+    is not installed. Runs raise ModelUnavailable where they fail or give something else than the card says.
     """
     check_runtime(name)
     if name == "openvino":
@@ -67,6 +74,7 @@ def open_model(name: RuntimeName, content: bytes, card: Card, threads: int) -> R
 
 def _open_in_openvino(content: bytes, card: Card, threads: int) -> Run:
     openvino = importlib.import_module("openvino")
+    check_self_contained(content)
     shape = [1, card.input.channels, card.input.height, card.input.width]
     try:
         core = openvino.Core()
@@ -76,16 +84,24 @@ def _open_in_openvino(content: bytes, card: Card, threads: int) -> Run:
         network.reshape(shape)
         options = OPENVINO_OPTIONS | {"INFERENCE_NUM_THREADS": threads}
         compiled = core.compile_model(network, "CPU", options)
-    except RuntimeError as error:
-        raise ModelUnavailable(f"OpenVINO cannot load model '{card.name}'") from error
+    except Exception as error:
+        raise ModelUnavailable(f"OpenVINO cannot load model '{card.name}': {runtime_words(error)}") from error
     own = threading.local()  # an inference request serves one thread at a time
 
     def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
         request = getattr(own, "request", None)
         if request is None:
             request = own.request = compiled.create_infer_request()
-        request.infer([image], share_inputs=True, share_outputs=True)
-        logits: NDArray[np.float32] = request.get_output_tensor().data.copy()
+        try:
+            request.infer([image], share_inputs=True, share_outputs=True)
+            logits: NDArray[np.float32] = request.get_output_tensor().data.copy()
+        except Exception as error:
+            raise ModelUnavailable(
+                f"OpenVINO cannot run model '{card.name}': {runtime_words(error)}"
+            ) from error
+        problem = output_problem(card, "logits", logits, len(image))
+        if problem is not None:
+            raise ModelUnavailable(f"model '{card.name}' failed: {problem}")
         return logits
 
     return run

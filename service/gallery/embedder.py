@@ -13,7 +13,7 @@ from PIL import Image
 
 from models.zoo.preprocess import preprocess
 from service.decode import DecodedImage, decode
-from service.errors import InvalidParameter, ModelUnavailable
+from service.errors import InvalidParameter
 from service.gallery.perceptual_hash import perceptual_hash
 from service.registry import ServedModel
 from service.storage.gallery_records import NewImage, Vector
@@ -54,18 +54,16 @@ def decode_for(model: ServedModel, data: bytes, *, max_pixels: int) -> DecodedIm
     return decode(data, shorter_side=shorter_side, max_pixels=max_pixels)
 
 
-def normalised(embedding: NDArray[np.float32], model: ServedModel) -> Vector:
-    """The embedding at length 1; one of zeros stays so. ModelUnavailable for one that is not finite."""
+def normalised(embedding: NDArray[np.float32]) -> Vector:
+    """The finite embedding at length 1; one of zeros stays so."""
     length = float(np.linalg.norm(embedding.astype(np.float64)))
-    if not np.isfinite(length):
-        raise ModelUnavailable(f"model '{model.name}' gives numbers that are not finite for this image")
     return (embedding / max(length, 1e-12)).astype(np.float32)
 
 
 def embed(image: DecodedImage, model: ServedModel) -> Vector:
     """The image's embedding by `model`, at length 1."""
     tensor = preprocess(image.pixels, model.card.input, box=image.box)
-    return normalised(model.session.run(tensor, (OUTPUT,))[OUTPUT][0], model)
+    return normalised(model.session.run(tensor, (OUTPUT,))[OUTPUT][0])
 
 
 def prepare(data: bytes, models: Sequence[ServedModel], *, max_pixels: int) -> NewImage:

@@ -167,7 +167,7 @@ class Retriever:
         embedding = model.session.run(tensor, (OUTPUT,))[OUTPUT][0]
         stopwatch.lap("inference")
         digest = hashlib.sha256(data).hexdigest()
-        seen = _Seen(digest, perceptual_hash(image.pixels, image.box), normalised(embedding, model))
+        seen = _Seen(digest, perceptual_hash(image.pixels, image.box), normalised(embedding))
         stopwatch.lap("postprocess")
         return image, seen
 

@@ -35,7 +35,7 @@ def test_a_broken_model_is_listed_with_its_reason_and_answers_503(tmp_path: Path
         broken, good = client.get("/models").json()["models"]
         assert (good["loaded"], good["reason"]) == (True, None)
         assert broken["loaded"] is False
-        assert broken["reason"] == "its file model.onnx is missing or cannot be read"
+        assert broken["reason"] == "its file model.onnx is missing"
         answer = client.post("/classify?model=broken", content=png)
         assert_problem(answer, 503, "model-unavailable", "model.onnx is missing")
         assert client.post("/classify", content=png).status_code == 200
@@ -46,6 +46,8 @@ def test_a_broken_model_is_listed_with_its_reason_and_answers_503(tmp_path: Path
             "degraded": None,
             "models_loaded": 1,
             "models_broken": 1,
+            "broken": [{"model": "broken", "reason": "its file model.onnx is missing"}],
+            "failing": [],
         }
 
 

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
+from service.decode import decode
 from service.errors import InvalidParameter, ModelUnavailable, UndecodableImage
 from service.gallery.duplicates import NEAR_COSINE, NEAR_HASH_BITS, duplicate
-from service.gallery.embedder import dimensions_of, embedder_of, model_name, normalised, prepare
+from service.gallery.embedder import dimensions_of, embed, embedder_of, model_name, normalised, prepare
 from service.gallery.perceptual_hash import differing_bits, perceptual_hash
 from service.registry import Registry, ServedModel
 from tests.service.gallery.pictures import PHOTOS, blobs, encoded, jpeg, photo
+from tests.service.networks import LIGHT, save_network, served
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +56,16 @@ def test_another_file_of_the_same_name_is_another_embedder(models: dict[str, Ser
     assert embedder_of(replace(models["tiny"], card=changed)) != embedder_of(models["tiny"])
 
 
-def test_an_embedding_of_zeros_stays_and_one_of_nans_is_refused(models: dict[str, ServedModel]) -> None:
-    assert not normalised(np.zeros(8, np.float32), models["tiny"]).any()
-    with pytest.raises(ModelUnavailable, match="not finite"):
-        normalised(np.full(8, np.nan, np.float32), models["tiny"])
+def test_an_embedding_of_zeros_stays_and_one_of_nans_is_refused(tmp_path: Path) -> None:
+    assert not normalised(np.zeros(8, np.float32)).any()
+    model = served(save_network(tmp_path, "dark-fails", [("Log", [LIGHT], {})], embedding=True))
+    white, black = (
+        decode(encoded(Image.new("RGB", (64, 64), colour), "PNG"), shorter_side=32, max_pixels=10**7)
+        for colour in ("white", "black")
+    )
+    embed(white, model)
+    with pytest.raises(ModelUnavailable, match="output 'embedding' is not finite"):
+        embed(black, model)
 
 
 def test_a_model_without_embeddings_is_said(models: dict[str, ServedModel]) -> None:

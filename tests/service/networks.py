@@ -1,0 +1,140 @@
+"""Small real networks for the service's tests: right, or with one fault."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from models.zoo.card import read_card
+from models.zoo.labels import read_labels
+from service.registry import ServedModel
+from service.session import OnnxSession
+
+SIDE = 16
+LIGHT = "light"
+"""The mean of each channel plus 0.5: below zero for dark pictures, above for light ones and for noise."""
+CONTRAST = "contrast"
+"""The norm of the input: zero for a picture of one grey, 127."""
+
+Tail = Sequence[tuple[str, Sequence[str], dict[str, Any]]]
+"""Operators after the linear layer: name, further inputs (or `LIGHT` as the only one), attributes."""
+
+
+def save_network(
+    zoo: Path,
+    name: str,
+    tail: Tail = (),
+    *,
+    classes: int = 10,
+    batch: int | str = "N",
+    weights: dict[str, NDArray[Any]] | None = None,
+    bias: NDArray[np.float32] | None = None,
+    declared: Sequence[int | str] | None = None,
+    kind: int = TensorProto.FLOAT,
+    embedding: bool = False,
+    names: Sequence[str] | None = None,
+    **card: Any,
+) -> Path:
+    """Write `zoo/name` with a card and labels: average pooling, one linear layer, then `tail`; return it.
+
+    `tail` runs on the scores of the linear layer, or on LIGHT alone where that is its input, and gives
+    `logits` of `kind`, declared as `declared`. `embedding`: `embedding` is the tail of LIGHT instead and
+    `logits` are the scores. `card` changes fields of the card.
+    """
+    random = np.random.default_rng(0)
+    tensors: dict[str, NDArray[Any]] = {
+        "head.weight": random.normal(0, 1, (3, classes)).astype(np.float32),
+        "head.bias": np.zeros(classes, np.float32) if bias is None else bias,
+        "half": np.array(0.5, np.float32),
+        **(weights or {}),
+    }
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["image"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["means"]),
+        helper.make_node("Gemm", ["means", "head.weight", "head.bias"], ["scores"]),
+        helper.make_node("Add", ["means", "half"], [LIGHT]),
+        helper.make_node("ReduceL2", ["image"], [CONTRAST], keepdims=0),
+    ]
+    last = "scores"
+    for number, (op, inputs, attributes) in enumerate(tail):
+        taken = list(inputs) if LIGHT in inputs else [last, *inputs]
+        last = f"tail{number}"
+        nodes.append(helper.make_node(op, taken, [last], **attributes))
+    nodes.append(helper.make_node("Identity", ["scores" if embedding else last], ["logits"]))
+    outputs = {"logits": [classes]}
+    values = [_value("logits", kind, [batch, classes] if declared is None else declared)]
+    if embedding:
+        nodes.append(helper.make_node("Identity", [last], ["embedding"]))
+        outputs["embedding"] = [3]
+        values.append(_value("embedding", TensorProto.FLOAT, [batch, 3]))
+    graph = helper.make_graph(
+        nodes,
+        name,
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, SIDE, SIDE])],
+        values,
+        [numpy_helper.from_array(value, key) for key, value in tensors.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    folder = zoo / name
+    folder.mkdir(parents=True)
+    names = names or [f"class {number}" for number in range(classes)]
+    (folder / "labels.txt").write_text("".join(f"{label}\n" for label in names))
+    facts = {
+        "name": name,
+        "labels": f"{name}-labels",
+        "classes": classes,
+        "architecture": "linear",
+        "block": "none",
+        "precision": "fp32",
+        "input": {
+            "height": SIDE,
+            "width": SIDE,
+            "resize": SIDE,
+            "mean": [127.0] * 3,
+            "std": [127.0] * 3,
+            "interpolation": "bilinear",
+        },
+        "outputs": outputs,
+        "parameters": 4 * classes,
+        "macs": 3 * classes,
+        "source": {"weights": "random", "licence": "CC0-1.0"},
+    }
+    (folder / "card.json").write_text(json.dumps(facts | card))
+    put_file(folder, model)
+    return folder
+
+
+def put_file(folder: Path, model: onnx.ModelProto | bytes) -> None:
+    """Write `model.onnx` and its facts into the card."""
+    content = model if isinstance(model, bytes) else model.SerializeToString()
+    (folder / "model.onnx").write_bytes(content)
+    card = json.loads((folder / "card.json").read_text())
+    card["file"] = {
+        "name": "model.onnx",
+        "bytes": max(1, len(content)),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "opset": 18,
+        "initializer_elements": 44,
+    }
+    (folder / "card.json").write_text(json.dumps(card))
+
+
+def served(folder: Path) -> ServedModel:
+    """The model in `folder` without a registry, not warmed up."""
+    card = read_card(folder)
+    content = (folder / card.file.name).read_bytes()
+    return ServedModel(card, read_labels(card, folder), OnnxSession(content, card), typical_ns=0)
+
+
+def _value(name: str, kind: int, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
+    if kind == -1:
+        return helper.make_tensor_sequence_value_info(name, TensorProto.FLOAT, shape)
+    return helper.make_tensor_value_info(name, kind, shape)
