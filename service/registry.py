@@ -117,7 +117,7 @@ class Registry:
             if entry.model is None:
                 log.error("model not served", model=entry.name, reason=entry.reason)
         if self.default_model not in self._entries:
-            log.warning("the default model does not exist", default_model=self.default_model)
+            log.warning("WEIGHIN_DEFAULT_MODEL: no such model", default_model=self.default_model)
 
     @property
     def entries(self) -> tuple[ModelEntry, ...]:
@@ -179,9 +179,11 @@ def _model_folders(directory: Path) -> Iterator[Path]:
     try:
         folders = sorted(directory.iterdir())
     except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"no such folder of models: {directory}") from None
+        raise FileNotFoundError(f"WEIGHIN_MODEL_DIRS: no such folder of models: {directory}") from None
     except OSError as error:
-        raise UnreadableModels(f"folder of models {directory} cannot be read: {_words(error)}") from None
+        raise UnreadableModels(
+            f"WEIGHIN_MODEL_DIRS: folder of models {directory} cannot be read: {_words(error)}"
+        ) from None
     for folder in folders:
         try:
             os.stat(folder)  # of a link: what it leads to

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from types import FrameType
 from typing import Any
 
@@ -23,6 +25,11 @@ _KEEP_ALIVE_S = 75
 """How long a connection may idle. A dashboard asks every 5 s, uvicorn's own limit: each time a connection
 would be closed just when it is needed."""
 
+_TRIES = 20
+"""Free ports to try until one is free at every address."""
+
+_NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
+
 
 class CannotListen(WeighinError):
     """The address does not exist here, or something else listens there already."""
@@ -35,13 +42,13 @@ def serve(settings: Settings) -> None:
 
     Raises CannotListen, DataDirectoryInUse, and FileNotFoundError or UnreadableModels for a folder of models.
     """
-    listener = _bind(settings.host, settings.port)
-    with listener:
-        host, port = listener.getsockname()[:2]
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        app = create_app(settings, address=url)
-        log.info("listening", url=url)
-        _Server(server_config(app, settings), app.state.stopping).run(sockets=[listener])
+    with ExitStack() as stack:
+        listeners = listen(settings.host, settings.port)
+        urls = [_url(stack.enter_context(listener)) for listener in listeners]
+        app = create_app(settings, address=" and ".join(urls))
+        for url in urls:
+            log.info("listening", url=url)
+        _Server(server_config(app, settings), app.state.stopping).run(sockets=listeners)
 
 
 def server_config(app: Callable[..., Any], settings: Settings) -> uvicorn.Config:
@@ -90,20 +97,73 @@ def logging_level(settings: Settings) -> str:
     return "debug" if settings.log_level == "debug" else "warning"
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Listen at every address of `host`, on one port; 0 takes one that is free at all of them.
+
+    `::` takes IPv4 too, and IPv4 alone where there is no IPv6. An address that this machine does not have is
+    left out as long as another is left.
+    Raises CannotListen.
+    """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(2048)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as error:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+        for attempt in range(_TRIES if port == 0 else 1, 0, -1):
+            try:
+                return listen_at_all(addresses, port)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or attempt == 1:
+                    raise
+    except (OSError, UnicodeError) as error:
+        if host == "::" and getattr(error, "errno", None) in _NO_SUCH_ADDRESS:
+            return listen("0.0.0.0", port)
+        reason = getattr(error, "strerror", None) or str(error)
         raise CannotListen(
-            f"cannot listen on {host} port {port}: {(error.strerror or str(error)).lower()}; "
+            f"cannot listen on {host} port {port}: {reason.lower()}; "
             "choose another with --host and --port, or WEIGHIN_HOST and WEIGHIN_PORT"
         ) from None
+    raise AssertionError
+
+
+def listen_at_all(
+    addresses: Sequence[tuple[socket.AddressFamily, tuple[Any, ...]]], port: int
+) -> list[socket.socket]:
+    """Listen at these addresses of sockets, all on one port; leave out those that this machine does not have.
+
+    Raises OSError when none is left or the port is taken at one.
+    """
+    listeners: list[socket.socket] = []
+    absent: OSError | None = None
+    with ExitStack() as opened:  # closes those that are open when one fails
+        for family, (host, _, *scope) in addresses:
+            try:
+                listener = _listen_at(family, (host, port, *scope))
+            except OSError as error:
+                if error.errno not in _NO_SUCH_ADDRESS:
+                    raise
+                absent = error
+                continue
+            listeners.append(opened.enter_context(listener))
+            port = listener.getsockname()[1]
+        if absent is not None and not listeners:
+            raise absent
+        opened.pop_all()
+    return listeners
+
+
+def _listen_at(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:  # the system's default differs
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != "::"))
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError:
+        listener.close()
+        raise
     return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

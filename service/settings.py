@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from service.environment import PREFIX, read_environment
+from service.urls import database_url, redacted
 
 ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
 """The models that come with the project."""
 
 
 class Settings(BaseSettings):
-    """Settings of one process; each is read from the environment as `WEIGHIN_<NAME>`."""
+    """Settings of one process; each is read from the environment as `WEIGHIN_<NAME>`.
 
-    model_config = SettingsConfigDict(env_prefix="WEIGHIN_", frozen=True, extra="forbid")
+    A variable that is empty or blank counts as unset. Raises ValidationError with all that is wrong;
+    `setting_problems` puts it into words.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
+    )
 
     host: str = "127.0.0.1"
-    """Address to listen on. Loopback by default: nothing here asks who is calling."""
+    """Address or name to listen on, at every address of a name; `::` is all addresses, IPv6 and IPv4.
+    Loopback by default, because reads are unauthenticated."""
     port: int = Field(8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one and logs it."""
     model_dirs: Annotated[tuple[Path, ...], NoDecode] = (ZOO,)
@@ -30,7 +47,7 @@ class Settings(BaseSettings):
     data_dir: Path = Path("data")
     """Where state is kept. One process at a time."""
     database_url: str | None = None
-    """SQLAlchemy URL; by default an SQLite file in the data directory."""
+    """`postgresql://...` or `sqlite:///FILE`; by default an SQLite file in the data directory."""
     gallery_model: str | None = None
     """The model that embeds a new gallery's images; by default the default model. One that has images keeps
     its own until it is reindexed."""
@@ -71,8 +88,32 @@ class Settings(BaseSettings):
     @classmethod
     def _split_paths(cls, value: object) -> object:
         if isinstance(value, str):
-            return tuple(Path(part) for part in value.split(os.pathsep) if part)
+            return tuple(Path(part.strip()) for part in value.split(os.pathsep) if part.strip()) or (ZOO,)
         return value
+
+    @field_validator("model_dirs")
+    @classmethod
+    def _expand_dirs(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(_expanded(path) for path in value)
+
+    @field_validator("data_dir")
+    @classmethod
+    def _expand_dir(cls, value: Path) -> Path:
+        return _expanded(value)
+
+    @field_validator("host")
+    @classmethod
+    def _check_host(cls, value: str) -> str:
+        host = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+        port = host.count(":") == 1 or "]" in host
+        if port or "/" in host or "*" in host or any(char.isspace() for char in host):
+            raise ValueError("should be a host (allowed: a name or an address; 0.0.0.0 or :: for all)")
+        return host
+
+    @field_validator("database_url")
+    @classmethod
+    def _spell_database_url(cls, value: str | None) -> str | None:
+        return None if value is None else database_url(value)
 
     @field_validator("api_key")
     @classmethod
@@ -80,9 +121,74 @@ class Settings(BaseSettings):
         # An empty key would look like protection and be none: a variable that is set but empty means unset.
         return value if value is not None and value.get_secret_value().strip() else None
 
+    @field_validator("log_level", "log_format", mode="before")
+    @classmethod
+    def _any_case(cls, value: object) -> object:
+        lower = value.lower() if isinstance(value, str) else value
+        return "warning" if lower == "warn" else lower
+
     @field_validator("allowed_origins", mode="before")
     @classmethod
     def _split_origins(cls, value: object) -> object:
         if isinstance(value, str):
             return frozenset(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_quotes(cls, value: object) -> object:  # the last of them, so that it runs first
+        if isinstance(value, str) and len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+            raise ValueError(
+                "is in quotes (allowed: without them; `docker --env-file` does not remove quotes)"
+            )
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read variables the way `service.environment` does."""
+        assert isinstance(env_settings, EnvSettingsSource)
+        values, _ = read_environment(os.environ, settings_cls.model_fields)
+        env_settings.env_vars = {f"{PREFIX}{name}".lower(): text for name, text in values.items()}
+        return init_settings, env_settings
+
+
+def environment_warnings() -> list[str]:
+    """A line for each WEIGHIN_* variable that is set but ignored."""
+    return read_environment(os.environ, Settings.model_fields)[1]
+
+
+def setting_problems(error: ValidationError, given: Mapping[str, object]) -> list[str]:
+    """A line for each setting that is wrong: its variable, what it holds, what is allowed; never a secret.
+
+    `given`: the settings that come from the command line, which are named as options.
+    """
+    lines = []
+    for problem in error.errors(include_url=False):
+        name = str(problem["loc"][0])
+        value = problem["input"]
+        source = f"--{name.replace('_', '-')}" if name in given else f"{PREFIX}{name.upper()}"
+        shown = f"'{str(value)[:200]}'"
+        if name == "api_key":
+            shown = "(not shown)"
+        elif name == "database_url":
+            shown = f"'{redacted(str(value))[:200]}'"
+        cause = problem.get("ctx", {}).get("error")
+        words = str(cause) if cause is not None else problem["msg"].removeprefix("Input ")
+        if problem["type"].startswith("bool"):
+            words += " (allowed: true, false, yes, no, on, off, 1, 0)"
+        lines.append(f"{source} {shown}: {words}")
+    return lines
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError("has no home directory for its '~'") from None

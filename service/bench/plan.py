@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from models.zoo.card import Card
 from service.bench.bundle import Configuration, Entry, ModelFacts, Profile, RuntimeName, Scenario
@@ -18,6 +17,7 @@ from service.bench.runtimes import check_runtime
 from service.cpu import core_budget
 from service.errors import InvalidParameter, ModelUnavailable
 from service.registry import Registry
+from service.urls import service_url
 
 MAX_THREADS = 256
 
@@ -101,15 +101,14 @@ def make_plan(registry: Registry, request: Request, *, repetitions: Repetitions 
         if not 1 <= number <= MAX_THREADS:
             raise InvalidParameter(f"threads is {number}; it may be 1 to {MAX_THREADS}")
     _check_budget(scenario, request.budget_ms)
-    if request.url is not None:
-        _check_url(request.url)
+    url = None if request.url is None else _service_url(request.url)
     cards = _cards(registry, request.models)
     baseline = _baseline(registry, request.baseline, [card.name for card, _ in cards])
 
     jobs = [
         Job(entry=entry, folder=str(folder))
         for card, folder in cards
-        for entry in _entries(card.name, runtimes, threads, request.url is not None)
+        for entry in _entries(card.name, runtimes, threads, url is not None)
     ]
     first = next(job for job in jobs if job.entry.model == baseline)
     again = first.entry.model_copy(update={"name": f"{first.entry.name}#again", "control": True})
@@ -132,7 +131,7 @@ def make_plan(registry: Registry, request: Request, *, repetitions: Repetitions 
             budget_ms=request.budget_ms if scenario == "server" else None,
             seed=seed,
             inputs=inputs,
-            http=request.url is not None,
+            http=url is not None,
         ),
         jobs=tuple(jobs),
         models=tuple(ModelFacts.of(card) for card, _ in cards),
@@ -140,8 +139,8 @@ def make_plan(registry: Registry, request: Request, *, repetitions: Repetitions 
         cores=cores,
         photos=tuple(str(photo.resolve()) for photo in request.photos),
         # a service decodes and preprocesses, so the session it is compared with does too
-        stages=bool(request.photos) or request.url is not None,
-        url=request.url,
+        stages=bool(request.photos) or url is not None,
+        url=url,
         trial_queries=chosen.trial_queries,
     )
 
@@ -208,10 +207,11 @@ def _check_budget(scenario: Scenario, budget_ms: float | None) -> None:
         raise InvalidParameter(f"budget is {budget_ms:g} ms; it may be more than 0 and less than 60000")
 
 
-def _check_url(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise InvalidParameter(f"'{url[:200]}' is no address of a service; one is http://127.0.0.1:8000")
+def _service_url(text: str) -> str:
+    try:
+        return service_url(text)
+    except ValueError as error:
+        raise InvalidParameter(str(error)) from None
 
 
 def _unique(what: str, values: Sequence[T]) -> list[T]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from service.cli.settings import settings_with
+from service.settings import environment_warnings
 
 
 def serve(
@@ -17,9 +18,14 @@ def serve(
 ) -> None:
     """Serve over HTTP. Every setting can also be given as an environment variable, WEIGHIN_<NAME>."""
     # here, so that the other commands do not wait half a second for a web framework
+    import structlog
+
     from service.logs import configure_logging
     from service.server import serve as run_server
 
-    settings = settings_with(host=host, port=port, data_dir=data_dir)
+    settings = settings_with(warn=False, host=host, port=port, data_dir=data_dir)
     configure_logging(settings.log_format, settings.log_level)
+    log = structlog.get_logger(__name__)
+    for warning in environment_warnings():
+        log.warning(warning)
     run_server(settings)

@@ -1,4 +1,4 @@
-"""The environment's settings, overridden by the command line; a bad one is named and ends the command."""
+"""Settings from the environment and the command line, for every command."""
 
 from __future__ import annotations
 
@@ -7,14 +7,22 @@ import sys
 import typer
 from pydantic import ValidationError
 
-from service.settings import Settings
+from service.settings import Settings, environment_warnings, setting_problems
 
 
-def settings_with(**given: object) -> Settings:
-    """The environment's settings, overridden by what was given on the command line."""
+def settings_with(*, warn: bool = True, **options: object) -> Settings:
+    """Return the environment's settings, overridden by the options of the command line that were given.
+
+    Wrong settings are all named on standard error and end the command with exit code 2. `warn`: also name
+    the variables that are ignored.
+    """
+    given = {name: value for name, value in options.items() if value not in (None, "")}
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        settings = Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
-        lines = [f"WEIGHIN_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
-        print("\n".join(lines), file=sys.stderr)
+        print(*environment_warnings(), *setting_problems(error, given), sep="\n", file=sys.stderr)
         raise typer.Exit(2) from None
+    if warn:
+        for line in environment_warnings():
+            print(f"weighin: {line}", file=sys.stderr)
+    return settings

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError
 
 from service.errors import StorageUnavailable
 from service.storage.explain import storage_errors
+from service.urls import database_url, redacted
 
 SCHEMA = "0004"
 """Revision of the newest migration; the scripts are only loaded when the database has another."""
@@ -44,28 +45,37 @@ _POSTGRESQL_CONNECTION = {  # in seconds: a server that vanished without a word 
 def open_database(url: str | None, data_dir: Path) -> Engine:
     """An engine for `url`, by default for an SQLite file in `data_dir`. Does not connect: `prepare` does.
 
-    Raises StorageUnavailable for a URL that SQLAlchemy does not understand or has no driver for.
+    Raises StorageUnavailable, with no more of the URL than is no secret, when it cannot be used.
     """
     if url is None:
         url = f"sqlite:///{(data_dir / FILE_NAME).absolute()}"
     try:
-        parsed = make_url(url)
+        parsed = make_url(database_url(url))
         server = parsed.get_backend_name() == "postgresql"
         if server:
-            parsed = parsed.set(drivername="postgresql+psycopg")
+            _check_parameters(parsed)
             parsed = parsed.set(query={**_POSTGRESQL_CONNECTION, **parsed.query})
         engine = create_engine(parsed, **(_POSTGRESQL if server else {}))
-    except (ArgumentError, ImportError) as error:
-        # The URL may hold a password, so it is not repeated.
-        raise StorageUnavailable(
-            "WEIGHIN_DATABASE_URL is not a database URL that can be used here"
-        ) from error
+    except (ArgumentError, ImportError, ValueError) as error:
+        reason = str(error) if type(error) is ValueError else "cannot be used"
+        raise StorageUnavailable(f"WEIGHIN_DATABASE_URL '{redacted(url)}': {reason}") from error
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     elif server:
         event.listen(engine, "begin", _begin_postgresql)
     return engine
+
+
+def _check_parameters(url: URL) -> None:
+    """Raise ValueError for a query parameter that libpq does not know."""
+    import psycopg
+
+    for name in url.query:
+        try:
+            psycopg.conninfo.make_conninfo(**{name: ""})
+        except psycopg.ProgrammingError:
+            raise ValueError(f"unknown parameter '{name}' (allowed: those of libpq, as sslmode)") from None
 
 
 def database_file(engine: Engine) -> Path | None:

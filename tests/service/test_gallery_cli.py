@@ -200,6 +200,22 @@ def test_a_service_that_is_not_there_is_said() -> None:
         assert words in str(done.exception)
 
 
+@pytest.mark.parametrize("form", ["{host}:{port}", "http://{host}:{port}/", " HTTP://{host}:{port}"])
+def test_the_spelling_of_a_service(client: httpx.Client, form: str) -> None:
+    url = form.format(host=client.base_url.host, port=client.base_url.port)
+    assert CliRunner().invoke(gallery_app, ["list", "--url", url]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "url", ["", "ws://localhost:8000", "http:/localhost", "http://u:secret@localhost:port"]
+)
+def test_a_url_that_is_none_says_what_to_write(url: str) -> None:
+    done = CliRunner().invoke(gallery_app, ["list", "--url", url])
+    assert done.exit_code == 1
+    assert str(done.exception).endswith("no URL of a service (example: http://127.0.0.1:8000)")
+    assert "secret" not in str(done.exception)
+
+
 def weighin(models_dir: Path, data_dir: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "service", "gallery", *map(str, arguments)],

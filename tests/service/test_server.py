@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 from pathlib import Path
 
 import pytest
 
+from service.server import CannotListen, listen, listen_at_all
+from tests.service.addresses import IPV6
 from tests.service.process import service_process
 
 
@@ -72,7 +75,8 @@ def test_a_second_one_on_the_same_data_directory_names_the_first(
 @pytest.mark.parametrize(
     ("setting", "value", "word"),
     [
-        ("port", "many", "WEIGHIN_PORT"),
+        ("port", "many", "WEIGHIN_PORT 'many'"),
+        ("database_url", "jdbc:postgresql://u:secret@h/db", "WEIGHIN_DATABASE_URL '***': no database URL"),
         ("deadline_s", "-1", "WEIGHIN_DEADLINE_S"),
         ("model_dirs", "nowhere", "no such folder of models: nowhere"),
         ("host", "256.1.1.1", "256.1.1.1"),
@@ -99,3 +103,80 @@ def test_logs_are_json_off_a_terminal_with_a_line_per_request_when_asked_for(
     [mine] = [record for record in records if record.get("request_id") == "find-me"]
     assert (mine["method"], mine["path"], mine["status"]) == ("POST", "/classify", 200)
     assert {"listening", "ready"} <= {record["event"] for record in records}
+
+
+def test_it_starts_beside_a_kubernetes_service_of_its_name(tiny_models_dir: Path, tmp_path: Path) -> None:
+    # an address that is nobody's: the default port may be taken where this test runs
+    links = {"port": "tcp://10.96.12.34:8000", "service_host": "10.96.12.34", "prot": "1"}
+    with service_process(tiny_models_dir, tmp_path, host="192.0.2.1", log_format="text", **links) as process:
+        assert process.wait() == 1
+    warnings = [line for line in process.lines if "warning" in line]
+    assert [name for line in warnings for name in re.findall("WEIGHIN_[A-Z_]+:", line)] == [
+        *("WEIGHIN_PROT:", "WEIGHIN_PORT:")
+    ]
+    assert "enableServiceLinks: false" in process.log
+    assert "cannot listen on 192.0.2.1 port 8000" in process.log
+
+
+def test_a_name_is_listened_at_on_every_address(tiny_models_dir: Path, tmp_path: Path) -> None:
+    found = socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)
+    with (
+        service_process(tiny_models_dir, tmp_path, host="localhost") as process,
+        process.client() as client,
+    ):
+        for _, _, _, _, address in found:
+            with socket.create_connection((address[0], client.base_url.port), timeout=10):
+                pass
+
+
+def accepts(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=10):
+            return True
+    except OSError:
+        return False
+
+
+def test_both_families_get_one_port() -> None:
+    addresses = [(socket.AF_INET6, ("::1", 0, 0, 0)), (socket.AF_INET, ("127.0.0.1", 0))]
+    listeners = listen_at_all(addresses, 0)
+    try:
+        [port] = {listener.getsockname()[1] for listener in listeners}
+        assert accepts("127.0.0.1", port)
+        assert accepts("::1", port) is IPV6
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+def test_an_address_that_is_not_here_is_left_out() -> None:
+    addresses = [(socket.AF_INET6, ("2001:db8::1", 0, 0, 0)), (socket.AF_INET, ("127.0.0.1", 0))]
+    [listener] = listen_at_all(addresses, 0)
+    with listener:
+        assert accepts("127.0.0.1", listener.getsockname()[1])
+    with pytest.raises(OSError, match="assign"):
+        listen_at_all(addresses[:1], 0)
+
+
+def test_a_port_taken_in_one_family_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        addresses = [(socket.AF_INET6, ("::1", 0, 0, 0)), (socket.AF_INET, ("127.0.0.1", 0))]
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match="in use"):
+            listen_at_all(addresses, port)
+        assert not accepts("::1", port)
+
+
+@pytest.mark.parametrize(("host", "four", "six"), [("::", True, IPV6), ("0.0.0.0", True, False)])
+def test_all_addresses(host: str, four: bool, six: bool) -> None:
+    [listener] = listen(host, 0)
+    with listener:
+        port = listener.getsockname()[1]
+        assert (accepts("127.0.0.1", port), accepts("::1", port)) == (four, six)
+
+
+@pytest.mark.parametrize("host", ["256.1.1.1", "no-such-host.invalid", "a" * 300, "\udcff", "192.0.2.1"])
+def test_a_host_that_is_none_is_named(host: str) -> None:
+    with pytest.raises(CannotListen, match="WEIGHIN_HOST") as caught:
+        listen(host, 0)
+    assert caught.value.detail.startswith(f"cannot listen on {host} port 0: ")

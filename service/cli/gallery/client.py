@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from service.errors import WeighinError
+from service.urls import redacted, service_url
 
 if TYPE_CHECKING:
     import httpx  # takes a tenth of a second, which other commands need not wait for
@@ -44,12 +45,16 @@ class GalleryClient:
     def __init__(self, url: str, api_key: str | None = None) -> None:
         import httpx
 
+        try:
+            base_url = service_url(url)
+        except ValueError as error:
+            raise Refused(f"--url {error}") from None
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         try:
-            self._http = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT_S)
-        except (httpx.InvalidURL, ValueError) as error:
-            raise Refused(f"--url {url[:100]!r} is no address: {error}") from None
-        self._url = url
+            self._http = httpx.Client(base_url=base_url, headers=headers, timeout=_TIMEOUT_S)
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise Refused(f"--url '{redacted(url[:200])}': {str(error).lower()}") from None
+        self._url = redacted(base_url)
 
     def state(self) -> dict[str, Any]:
         """What GET /gallery says."""

@@ -35,7 +35,7 @@ def open_gallery(url: str | None) -> Iterator[GalleryClient]:
     settings = settings_with()
     key = None if settings.api_key is None else settings.api_key.get_secret_value()
     if url is not None:
-        with GalleryClient(url.rstrip("/"), key) as client:
+        with GalleryClient(url, key) as client:
             client.wait_until_ready()
             yield client
         return

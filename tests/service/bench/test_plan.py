@@ -84,12 +84,17 @@ def test_a_missing_runtime_names_the_command_that_installs_it(
         ({"models": ()}, "models names none"),
         ({"models": ("tiny", "tiny")}, "models names tiny more than once"),
         ({"models": ("tiny",), "baseline": "tiny-b"}, "baseline 'tiny-b' is not measured; it may be tiny"),
-        ({"url": "localhost:8000"}, "'localhost:8000' is no address of a service"),
+        ({"url": "http:/localhost"}, "'http:/localhost': no URL of a service (example: "),
     ],
 )
 def test_what_makes_no_sense_is_refused(registry: Registry, fields: dict[str, object], words: str) -> None:
     with pytest.raises(InvalidParameter, match=words.replace("(", r"\(")):
         make_plan(registry, Request(**fields))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "http://localhost:8000/", " http://localhost:8000\n"])
+def test_the_spelling_of_a_service(registry: Registry, url: str) -> None:
+    assert make_plan(registry, Request(url=url)).url == "http://localhost:8000"
 
 
 @pytest.mark.parametrize("fields", [{"models": ("resnet",)}, {"baseline": "resnet"}])

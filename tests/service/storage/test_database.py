@@ -128,9 +128,23 @@ def test_another_program_that_holds_the_database_is_said(
     engine.dispose()
 
 
-@pytest.mark.parametrize("url", ["nonsense", "nonsense://host/db", "postgres://user:secret@host/db"])
+@pytest.mark.parametrize("url", ["nonsense", "nonsense://host/db", "jdbc:postgresql://user:secret@host/db"])
 def test_a_url_that_cannot_be_used_is_said_without_its_password(tmp_path: Path, url: str) -> None:
     with pytest.raises(StorageUnavailable) as caught:
         open_database(url, tmp_path)
     assert "WEIGHIN_DATABASE_URL" in caught.value.detail
+    assert "secret" not in caught.value.detail
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql+psycopg2", "postgresql+asyncpg"])
+def test_any_spelling_of_postgresql_is_opened(tmp_path: Path, scheme: str) -> None:
+    engine = open_database(f"{scheme}://user:secret@host/db", tmp_path)
+    assert engine.url.drivername == "postgresql+psycopg"
+    engine.dispose()
+
+
+def test_a_parameter_that_libpq_does_not_know_is_named(tmp_path: Path) -> None:
+    url = "postgresql://user:secret@host/db?sslmode=require&schema=public"
+    with pytest.raises(StorageUnavailable, match="unknown parameter 'schema'") as caught:
+        open_database(url, tmp_path)
     assert "secret" not in caught.value.detail

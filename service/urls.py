@@ -1,0 +1,102 @@
+"""URLs of databases and services in the spellings that people use, brought to one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+DATABASE_URLS = "sqlite:///FILE, postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+"""The forms of a database URL, for messages."""
+
+_SCHEME = re.compile(r"([a-z][a-z0-9]*)(\+[a-z0-9_]+)?://(.*)", re.IGNORECASE | re.DOTALL)
+_SQLITE_FILE = re.compile(r"(~|\.{0,2}/|[A-Za-z]:[\\/]).*|[^:=@\s]+\.(db|sqlite3?)")
+_HOST = re.compile(r"(\[[^\]@/]*\]|[^:@/,]*)(:\d*)?")
+_EXAMPLE = "(example: http://127.0.0.1:8000)"
+
+
+def database_url(text: str) -> str:
+    """Return a database URL as SQLAlchemy understands it, from common spellings of one.
+
+    `postgres://`, and `postgresql` with any driver, become `postgresql+psycopg`; the path of a file becomes
+    an SQLite URL. Raises ValueError with what may be written; its message repeats nothing but the scheme.
+    """
+    match = _SCHEME.fullmatch(text)
+    if match is None:
+        if _SQLITE_FILE.fullmatch(text) and not text.startswith("//"):
+            return f"sqlite:///{_file(text)}"
+        raise ValueError(f"no database URL (allowed: {DATABASE_URLS})")
+    scheme, driver, rest = match[1].lower(), (match[2] or "").lower(), match[3]
+    if scheme in ("sqlite", "sqlite3"):
+        return _sqlite_url(rest)
+    if scheme in ("postgres", "postgresql"):
+        return _postgresql_url(rest, driver)
+    raise ValueError(f"'{scheme}://' is not supported (allowed: {DATABASE_URLS})")
+
+
+def _sqlite_url(rest: str) -> str:
+    if rest and not rest.startswith("/"):
+        raise ValueError("two slashes name a host, and SQLite has none (allowed: sqlite:///FILE)")
+    path = rest[1:]
+    return f"sqlite:///{_file(path)}" if path.startswith("~") else f"sqlite://{rest}"
+
+
+def _file(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError("no home directory for '~'") from None
+
+
+def _postgresql_url(rest: str, driver: str) -> str:
+    address, has_query, query = rest.partition("?")
+    authority, slash, path = address.partition("/")
+    user, at, host = authority.rpartition("@")
+    if "@" in user or "@" in path or (at and not slash and "@" in query):
+        raise ValueError("'@', '/' or '?' in the user's name or password (allowed: %40, %2F, %3F)")
+    if not _HOST.fullmatch(host):
+        raise ValueError(
+            "no single HOST:PORT (allowed: ?host=A:5432&host=B:5432 for several; %2F and %3F in a password)"
+        )
+    if driver in ("+asyncpg", "+pg8000") and has_query:
+        query = urlencode([_for_libpq(*pair) for pair in parse_qsl(query, keep_blank_values=True)])
+    return f"postgresql+psycopg://{authority}{slash}{path}{has_query}{query}"
+
+
+def _for_libpq(key: str, value: str) -> tuple[str, str]:
+    if key != "ssl":
+        return key, value
+    return "sslmode", {"true": "require", "false": "disable"}.get(value, value)
+
+
+def redacted(url: str) -> str:
+    """Return a URL for a message: without password and query, `***` for what may hold one."""
+    match = _SCHEME.fullmatch(url)
+    if match is None:
+        return url if _SQLITE_FILE.fullmatch(url) else "***"
+    userinfo, at, address = match[3].rpartition("@")
+    start = f"{match[1]}{match[2] or ''}://"
+    address, query, _ = address.partition("?")
+    if match[1].lower() not in ("sqlite", "sqlite3") and not _HOST.fullmatch(address.partition("/")[0]):
+        return f"{start}***"
+    user, password, _ = userinfo.partition(":")
+    return f"{start}{user}{':***' if password else ''}{at}{address}{'?***' if query else ''}"
+
+
+def service_url(text: str) -> str:
+    """Return the base URL of a service without a trailing slash; without a scheme, `http://` is meant.
+
+    Raises ValueError with what may be written.
+    """
+    url = text.strip()
+    if "://" not in url and not re.match(r"https?[:/]", url, re.IGNORECASE):
+        url = f"http://{url}"
+    wrong = ValueError(f"'{redacted(url) if '@' in url else text[:200]}': no URL of a service {_EXAMPLE}")
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port)
+    except ValueError:
+        raise wrong from None
+    if not usable or parts.query or parts.fragment or re.search(r"[\s\\]", url):
+        raise wrong
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"

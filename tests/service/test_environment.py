@@ -1,0 +1,79 @@
+"""Variables as env files, shells and Kubernetes write them."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.environment import read_environment
+
+SETTINGS = ("host", "port", "data_dir", "database_url", "gallery_model", "api_key")
+LINKS = {
+    "WEIGHIN_SERVICE_HOST": "10.96.12.34",
+    "WEIGHIN_SERVICE_PORT": "8000",
+    "WEIGHIN_SERVICE_PORT_HTTP": "8000",
+    "WEIGHIN_PORT_8000_TCP": "tcp://10.96.12.34:8000",
+    "WEIGHIN_PORT_8000_TCP_PROTO": "tcp",
+    "WEIGHIN_PORT_8000_TCP_PORT": "8000",
+    "WEIGHIN_PORT_8000_TCP_ADDR": "10.96.12.34",
+    "WEIGHIN_DB_PORT": "tcp://10.96.12.35:5432",  # of a Service named weighin-db
+    "WEIGHIN_DB_SERVICE_HOST": "10.96.12.35",
+    "WEIGHIN_DB_PORT_5432_TCP_ADDR": "10.96.12.35",
+}
+
+
+@pytest.mark.parametrize(
+    "text", ["9000", " 9000 ", "9000\r", "9000\n", "\t9000\r\n", "\ufeff9000", "9000\u00a0"]
+)
+def test_blanks_around_a_value(text: str) -> None:
+    assert read_environment({"WEIGHIN_PORT": text}, SETTINGS) == ({"port": "9000"}, [])
+
+
+@pytest.mark.parametrize("text", ["", " ", "\r", "\r\n", "\t", "\ufeff"])
+@pytest.mark.parametrize("name", [*SETTINGS, "prot"])
+def test_a_blank_variable_is_unset(text: str, name: str) -> None:
+    assert read_environment({f"WEIGHIN_{name.upper()}": text}, SETTINGS) == ({}, [])
+
+
+@pytest.mark.parametrize("name", ["weighin_port", "Weighin_Port", "\ufeffWEIGHIN_PORT", "WEIGHIN_PORT "])
+def test_the_spelling_of_a_name(name: str) -> None:
+    assert read_environment({name: "9000"}, SETTINGS)[0] == {"port": "9000"}
+
+
+def test_upper_case_wins() -> None:
+    assert read_environment({"weighin_port": "1", "WEIGHIN_PORT": "2", "Weighin_port": "3"}, SETTINGS)[0] == {
+        "port": "2"
+    }
+
+
+@pytest.mark.parametrize("link", ["tcp://10.96.12.34:8000", "udp://10.0.0.1:53", "tcp://[fd00::1]:8000"])
+def test_a_service_link_of_kubernetes(link: str) -> None:
+    values, [warning] = read_environment({"WEIGHIN_PORT": link, **LINKS}, SETTINGS)
+    assert values == {}
+    assert warning.startswith(f"WEIGHIN_PORT: '{link}' is a Kubernetes service link, ignored")
+    assert "enableServiceLinks: false" in warning
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("WEIGHIN_PROT", "WEIGHIN_PORT"),
+        ("WEIGHIN_DATADIR", "WEIGHIN_DATA_DIR"),
+        ("weighin_data_dirs", "WEIGHIN_DATA_DIR"),
+        ("WEIGH_IN_PORT", "WEIGHIN_PORT"),
+        ("WEIGHINPORT", "WEIGHIN_PORT"),
+        ("WEIGHIN_DATABASE_URI", "WEIGHIN_DATABASE_URL"),
+    ],
+)
+def test_a_misspelt_name_is_warned_of(name: str, nearest: str) -> None:
+    values, warnings = read_environment({name: "x"}, SETTINGS)
+    assert values == {}
+    assert warnings == [f"{name}: unknown setting, ignored (did you mean {nearest}?)"]
+
+
+def test_a_warning_tells_no_value() -> None:
+    assert read_environment({"WEIGHIN_API_KEYS": "secret", "WEIGHTS": "x", "PORT": "1"}, SETTINGS)[1] == [
+        "WEIGHIN_API_KEYS: unknown setting, ignored (did you mean WEIGHIN_API_KEY?)"
+    ]
+    assert read_environment({"WEIGHIN_ZZZZZZZZ": "1"}, SETTINGS)[1] == [
+        "WEIGHIN_ZZZZZZZZ: unknown setting, ignored"
+    ]

@@ -1,0 +1,105 @@
+"""The container's health check asks where the service listens."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.service.addresses import IPV6
+
+CHECK = Path(__file__).resolve().parent.parent / "docker/healthcheck.py"
+SPELLINGS = ["{}", " {}\r", "{}\n"]
+
+
+def run(**variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WEIGHIN_")}
+    environment |= {f"WEIGHIN_{key.upper()}": value for key, value in variables.items()}
+    command = [sys.executable, "-I", "-S", str(CHECK)]
+    return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=30)
+
+
+@contextmanager
+def answering(host: str, status: bytes = b"200 OK") -> Iterator[int]:
+    """A listener that gives each connection this status; yields its port."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    assert connection.recv(1000).startswith(b"GET /readyz ")
+                    connection.sendall(b"HTTP/1.0 " + status + b"\r\n\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_the_port_is_read_as_the_service_reads_it(spelling: str) -> None:
+    with answering("127.0.0.1") as port:
+        done = run(port=spelling.format(port), host="")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "localhost", "127.0.0.1", ""])
+def test_a_service_at_any_address_is_asked(host: str) -> None:
+    with answering("127.0.0.1") as port:
+        assert run(port=str(port), host=host).returncode == 0
+
+
+@pytest.mark.parametrize("host", ["::", "::1", "[::1]"] if IPV6 else ["::ffff:127.0.0.1"])
+def test_a_service_at_ipv6_is_asked(host: str) -> None:
+    with answering("::1" if IPV6 else "127.0.0.1") as port:
+        assert run(port=str(port), host=host).returncode == 0
+
+
+@pytest.mark.parametrize("port", ["", " ", "tcp://10.96.12.34:9999"])
+def test_no_port_of_its_own_means_8000(port: str) -> None:
+    done = run(port=port, host="127.0.0.254")  # where nothing listens
+    assert done.returncode == 1
+    assert done.stderr.startswith("127.0.0.254 port 8000: ")
+
+
+def test_not_ready_is_unhealthy() -> None:
+    with answering("127.0.0.1", b"503 Service Unavailable") as port:
+        assert run(port=str(port)).returncode == 1
+
+
+@pytest.mark.parametrize("port", ["many", "0", "99999999999"])
+def test_a_bad_port_is_unhealthy(port: str) -> None:
+    done = run(port=port)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("python\0/opt/venv/bin/weighin\0serve\0--port\09000\0", {"port": "9000"}),
+        ("weighin\0serve\0--port=9000\0--host=::\0", {"port": "9000", "host": "::"}),
+        ("docker-init\0--\0weighin\0serve\0", {}),
+        ("init\0--port\09000\0", {}),
+        ("weighin\0serve\0--port\0", {"port": ""}),
+    ],
+)
+def test_options_of_the_command_come_first(command: str, options: dict[str, str]) -> None:
+    program = f"import runpy; print(runpy.run_path({str(CHECK)!r})['options_of']({command.encode()!r}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(options)
