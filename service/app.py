@@ -16,6 +16,7 @@ from service.api import problems
 from service.api.answers import Bounds
 from service.api.benchmarks import benchmarks_router
 from service.api.catalogue import catalogue_router
+from service.api.error_counting import ErrorCounting, series_to_show
 from service.api.explain import explain_router
 from service.api.gallery import gallery_router
 from service.api.gallery_images import gallery_images_router
@@ -104,6 +105,7 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
         running=lambda: pool.running,
         models_loaded=lambda: len(registry.loaded),
         degraded=lambda: state_problem() is not None,
+        errors=lambda: series_to_show(registry.names()),
     )
 
     @contextlib.asynccontextmanager
@@ -146,7 +148,6 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
         inference_router(
             registry,
             pool,
-            recorder,
             classifier,
             comparer,
             max_body_bytes=settings.max_body_bytes,
@@ -154,7 +155,7 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
         )
     )
     bounds = Bounds(settings.max_body_bytes, settings.deadline_s)
-    app.include_router(retrieve_router(gallery.retriever, pool, recorder, bounds))
+    app.include_router(retrieve_router(gallery.retriever, pool, bounds))
     app.include_router(gallery_router(gallery, settings.api_key, bounds, width=pool.threads))
     app.include_router(gallery_images_router(gallery, pool, settings.api_key, bounds))
     app.include_router(
@@ -180,7 +181,6 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
         LoadShedding,
         pool=pool,
         registry=registry,
-        recorder=recorder,
         paths=("/classify", "/compare"),
         counted=("/classify",),
     )
@@ -193,4 +193,5 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     app.add_middleware(
         RequestContext, allowed_origins=settings.allowed_origins, log_requests=settings.log_requests
     )
+    app.add_middleware(ErrorCounting, registry=registry, recorder=recorder, metrics=metrics)
     return app

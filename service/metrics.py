@@ -48,6 +48,7 @@ class Metrics(Collector):
         self._durations: dict[tuple[str, Regime], dict[Stage, _Observed]] = {}
         self._errors: dict[tuple[str, str], int] = {}
         self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
+        self._expected_errors: Callable[[], Iterable[tuple[str, str]]] | None = None
         self._registry = CollectorRegistry(auto_describe=False) if registry is None else registry
         ProcessCollector(namespace="weighin", registry=self._registry)
         self._registry.register(self)
@@ -76,8 +77,13 @@ class Metrics(Collector):
         running: Callable[[], int],
         models_loaded: Callable[[], int] | None = None,
         degraded: Callable[[], bool] | None = None,
+        errors: Callable[[], Iterable[tuple[str, str]]] | None = None,
     ) -> None:
-        """Give the gauges that are read whenever metrics are shown."""
+        """Give the gauges that are read whenever metrics are shown.
+
+        `errors`: model and kind of each error that is shown before it happens, as 0.
+        """
+        self._expected_errors = errors
         self._gauges["weighin_requests_waiting"] = ("Requests in the queue in front of the pool", waiting)
         self._gauges["weighin_requests_running"] = ("Requests being worked on", running)
         if models_loaded is not None:
@@ -100,6 +106,9 @@ class Metrics(Collector):
             ]
             errors = dict(self._errors)
 
+        expected = () if self._expected_errors is None else self._expected_errors()
+        errors = dict.fromkeys(expected, 0) | errors
+
         yield InfoMetricFamily("weighin_build", "Versions in use", value=self._build)
         for name, (explanation, read) in self._gauges.items():
             yield GaugeMetricFamily(name, explanation, value=float(read()))
@@ -114,7 +123,8 @@ class Metrics(Collector):
 
         counter = CounterMetricFamily(
             "weighin_errors",
-            "Requests that failed, by kind; model is empty if none was known",
+            "Failed requests, each counted once, by kind (the problem's type); model is empty if none was "
+            "known or the route runs none; paths without a route are not counted",
             labels=("model", "kind"),
         )
         for (name, slug), count in errors.items():

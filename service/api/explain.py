@@ -9,6 +9,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from service import errors
 from service.api.answers import image_facts, patience_of, timed_answer, timings
 from service.api.body import OPENAPI_BODY, read_image
+from service.api.error_counting import find_model
 from service.api.explain_schemas import ExplainResponse
 from service.api.inference import Model
 from service.api.problems import documented
@@ -71,7 +72,7 @@ def explain_router(
         that end in average pooling and one linear layer. Others get 409.
         """
         limits = patience_of(request, deadline_s)
-        chosen = registry.get(model)
+        chosen = find_model(request, registry, model)
         explainer.check(chosen, class_id)
         pool.check_room()
         data = await read_image(request, max_body_bytes, limits)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -11,13 +9,13 @@ from fastapi import APIRouter, Query, Request, Response
 from service import errors
 from service.api.answers import image_facts, patience_of, timed_answer, timings
 from service.api.body import OPENAPI_BODY, read_image
+from service.api.error_counting import find_model
 from service.api.problems import documented
 from service.api.schemas import ClassifyResponse, CompareResponse
 from service.classify import Classification, Classifier, check_top_k
 from service.compare import ComparedModel, Comparer, Comparison
 from service.pool import CorePool
 from service.postprocess import Prediction
-from service.recorder import Recorder
 from service.registry import Registry
 from service.stages import milliseconds
 
@@ -44,7 +42,6 @@ TopK = Annotated[int, Query(description="How many classes: 1 to the number of cl
 def inference_router(
     registry: Registry,
     pool: CorePool,
-    recorder: Recorder,
     classifier: Classifier,
     comparer: Comparer,
     *,
@@ -53,14 +50,6 @@ def inference_router(
 ) -> APIRouter:
     """The routes that run networks."""
     router = APIRouter(tags=["inference"])
-
-    @contextmanager
-    def errors_counted(model: str) -> Iterator[None]:
-        try:
-            yield
-        except errors.WeighinError as error:
-            recorder.record_error(model, "live", error.slug)
-            raise
 
     @router.post(
         "/classify",
@@ -75,12 +64,11 @@ def inference_router(
         The image is decoded at the scale that the model needs, its EXIF orientation applied.
         """
         limits = patience_of(request, deadline_s)
-        chosen = registry.get(model)
-        with errors_counted(chosen.name):
-            check_top_k(top_k, chosen)
-            pool.check_room()
-            data = await read_image(request, max_body_bytes, limits)
-            result = await classifier.classify(data, chosen, top_k=top_k, patience=limits)
+        chosen = find_model(request, registry, model)
+        check_top_k(top_k, chosen)
+        pool.check_room()
+        data = await read_image(request, max_body_bytes, limits)
+        result = await classifier.classify(data, chosen, top_k=top_k, patience=limits)
         return timed_answer(_classification(request, result), result.durations)
 
     @router.post(

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import problem, problem_of
+from service.api.problems import INTERNAL_ERROR, problem, problem_of
 from service.errors import CrossSiteRequest, NotReady
 
 log = structlog.get_logger("service.request")
@@ -83,7 +83,7 @@ class RequestContext:
                 if status:
                     raise
                 detail = "something went wrong here; the request id finds it in the log"
-                response = problem(request_id, 500, "internal-error", "Internal error", detail)
+                response = problem(request_id, 500, INTERNAL_ERROR, "Internal error", detail)
                 await response(scope, receive, send_with_headers)
             if self._log_requests:
                 elapsed = round((time.perf_counter_ns() - started) / 1e6, 3)

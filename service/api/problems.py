@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from service import errors
 
@@ -47,6 +48,9 @@ STATUS: dict[type[errors.WeighinError], tuple[int, str]] = {
 }
 """HTTP status and title of every expected failure."""
 
+INTERNAL_ERROR = "internal-error"
+"""Slug of a failure that nobody expected."""
+
 _BODY_UNREAD = (errors.BodyTooLarge, errors.DeadlineExceeded)
 
 RETRY_AFTER_S = 1
@@ -66,11 +70,29 @@ class Problem(BaseModel):
     request_id: str = Field(description="Also in X-Request-ID and in the log", examples=["01J9ZQ5T3M"])
 
 
+class ProblemResponse(Response):
+    """A problem document; when it is sent, its slug stays in the request's state for `slug_of`."""
+
+    def __init__(self, slug: str, content: bytes, status: int, headers: dict[str, str] | None) -> None:
+        super().__init__(content, status, headers, MEDIA_TYPE)
+        self._slug = slug
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})["problem"] = self._slug
+        await super().__call__(scope, receive, send)
+
+
+def slug_of(scope: Scope) -> str | None:
+    """Return the slug of the problem document that answered this request, None when none did."""
+    slug: str | None = scope["state"].get("problem")
+    return slug
+
+
 def problem(request_id: str, status: int, slug: str, title: str, detail: str) -> Response:
     """A problem document as a response; 503 carries Retry-After."""
     body = {"type": slug, "title": title, "status": status, "detail": detail, "request_id": request_id}
     headers = {"Retry-After": str(RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
-    return Response(orjson.dumps(body), status, headers, MEDIA_TYPE)
+    return ProblemResponse(slug, orjson.dumps(body), status, headers)
 
 
 def problem_of(request_id: str, error: errors.WeighinError) -> Response:

@@ -9,12 +9,12 @@ from fastapi import APIRouter, Query, Request, Response
 from service import errors
 from service.api.answers import Bounds, image_facts, patience_of, timed_answer, timings
 from service.api.body import OPENAPI_BODY, read_image
+from service.api.error_counting import note_model
 from service.api.gallery_schemas import RetrievalResponse, match_out
 from service.api.problems import documented
 from service.gallery.fields import parse_where
 from service.gallery.retriever import MAX_K, Retrieval, Retriever, Wish
 from service.pool import CorePool
-from service.recorder import Recorder
 
 HINT = (
     "the gallery has no images yet: add some with PUT /gallery/images/{id}, with POST /gallery/images, "
@@ -34,7 +34,7 @@ Where = Annotated[
 ]
 
 
-def retrieve_router(retriever: Retriever, pool: CorePool, recorder: Recorder, bounds: Bounds) -> APIRouter:
+def retrieve_router(retriever: Retriever, pool: CorePool, bounds: Bounds) -> APIRouter:
     """The route that finds images by their likes."""
     router = APIRouter(tags=["gallery"])
 
@@ -79,13 +79,10 @@ def retrieve_router(retriever: Retriever, pool: CorePool, recorder: Recorder, bo
         patience = patience_of(request, bounds.deadline_s)
         wish = Wish(k, min_score, parse_where(where))
         answering = await retriever.network(model)
-        try:
-            pool.check_room()
-            data = await read_image(request, bounds.body_bytes, patience)
-            found = await retriever.retrieve(data, wish, patience, answering)
-        except errors.WeighinError as error:
-            recorder.record_error(answering.model.name, "live", error.slug)
-            raise
+        note_model(request, answering.model.name)
+        pool.check_room()
+        data = await read_image(request, bounds.body_bytes, patience)
+        found = await retriever.retrieve(data, wish, patience, answering)
         return timed_answer(_retrieval(request, found, answering.images), found.durations)
 
     return router

@@ -14,7 +14,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.api.problems import problem_of
 from service.errors import QueueFull, WeighinError
 from service.pool import CorePool
-from service.recorder import Recorder
 from service.registry import Registry
 
 
@@ -31,14 +30,12 @@ class LoadShedding:
         *,
         pool: CorePool,
         registry: Registry,
-        recorder: Recorder,
         paths: Collection[str],
         counted: Collection[str],
     ) -> None:
         self._app = app
         self._pool = pool
         self._registry = registry
-        self._recorder = recorder
         self._paths = frozenset(paths)
         self._counted = frozenset(counted)
 
@@ -61,6 +58,6 @@ class LoadShedding:
                     model = self._registry.get(named)
                 except WeighinError:
                     return None
-                self._recorder.record_error(model.name, "live", full.slug)
+                scope["state"]["model"] = model.name
             return full
         return None

@@ -69,6 +69,9 @@ def test_one_more_than_may_wait_gets_503_at_once_and_the_others_are_answered(
     assert second[0].json()["timings_ms"]["queue"] > 1
     errors = client.get("/latency?model=tiny&stage=total").json()["latencies"][0]["errors"]
     assert errors == {"queue-full": 1}
+    shown = client.get("/metrics").text
+    assert 'weighin_errors_total{kind="queue-full",model="tiny"} 1.0' in shown
+    assert 'weighin_errors_total{kind="queue-full",model=""} 1.0' in shown, "the comparison"
 
 
 def test_a_client_that_hangs_up_while_it_waits_gives_its_place_to_the_next(
