@@ -28,6 +28,20 @@ from service.rgb import to_rgb, upright
 from service.signatures import Format, described, image_format
 from service.tiff import CheckedTiff
 
+SUFFIXES_OF: dict[Format, tuple[str, ...]] = {
+    "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "png": (".png", ".apng"),
+    "webp": (".webp",),
+    "gif": (".gif",),
+    "bmp": (".bmp", ".dib"),
+    "tiff": (".tif", ".tiff"),
+    "avif": (".avif", ".avifs"),
+}
+"""Suffixes of file names, in lower case, that mark images in a folder; `decode` never looks at one."""
+
+SUFFIXES = frozenset(suffix for suffixes in SUFFIXES_OF.values() for suffix in suffixes)
+"""All of them."""
+
 # The classes are called directly: `Image.open` would try formats by turns and apply its own pixel limit.
 _PILLOW: dict[Format, type[ImageFile]] = {
     "png": PngImageFile,

@@ -7,7 +7,9 @@ import sys
 from typing import Literal
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
+
+from service.text import shown
 
 
 def configure_logging(format: Literal["auto", "text", "json"], level: str) -> None:
@@ -24,9 +26,10 @@ def configure_logging(format: Literal["auto", "text", "json"], level: str) -> No
         if as_json
         # the default would print every local variable, what clients sent included
         else [
+            _escape_controls,
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            )
+            ),
         ]
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -49,3 +52,11 @@ def configure_logging(format: Literal["auto", "text", "json"], level: str) -> No
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def _escape_controls(_: object, __: str, event: EventDict) -> EventDict:
+    """Escape control characters in what is logged: a path that a client sent must not reach the terminal."""
+    return {
+        key: shown(value, keep="\n") if isinstance(value, str) and key != "exception" else value
+        for key, value in event.items()
+    }

@@ -22,6 +22,7 @@ from models.zoo.files import read_regular
 from models.zoo.labels import read_labels
 from service.errors import ModelUnavailable, NotReady, UnknownModel, WeighinError
 from service.session import OnnxSession, SessionError
+from service.text import encodable, shown
 
 LOADING = "it is still being loaded"
 _WARM_UP_RUNS = 5
@@ -185,12 +186,15 @@ def _model_folders(directory: Path) -> Iterator[Path]:
             f"WEIGHIN_MODEL_DIRS: folder of models {directory} cannot be read: {_words(error)}"
         ) from None
     for folder in folders:
+        if not encodable(folder.name):
+            log.warning("model folder skipped: name is not UTF-8", folder=shown(folder.name))
+            continue
         try:
             os.stat(folder)  # of a link: what it leads to
             if _exists(folder / "card.json") or _exists(folder / "model.onnx"):
                 yield folder
         except OSError as error:
-            log.warning("folder skipped", folder=str(folder), reason=_words(error))
+            log.warning("folder skipped", folder=shown(str(folder)), reason=_words(error))
 
 
 def _exists(path: Path) -> bool:

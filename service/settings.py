@@ -17,6 +17,7 @@ from pydantic_settings import (
 )
 
 from service.environment import PREFIX, read_environment
+from service.text import comma_list
 from service.urls import database_url, redacted
 
 ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
@@ -117,9 +118,12 @@ class Settings(BaseSettings):
 
     @field_validator("api_key")
     @classmethod
-    def _not_empty(cls, value: SecretStr | None) -> SecretStr | None:
+    def _check_key(cls, value: SecretStr | None) -> SecretStr | None:
         # An empty key would look like protection and be none: a variable that is set but empty means unset.
-        return value if value is not None and value.get_secret_value().strip() else None
+        key = "" if value is None else value.get_secret_value()
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError("cannot be sent in a header (allowed: printable ASCII characters)")
+        return value if key.strip() else None
 
     @field_validator("log_level", "log_format", mode="before")
     @classmethod
@@ -131,7 +135,7 @@ class Settings(BaseSettings):
     @classmethod
     def _split_origins(cls, value: object) -> object:
         if isinstance(value, str):
-            return frozenset(part.strip() for part in value.split(",") if part.strip())
+            return frozenset(comma_list(value))
         return value
 
     @field_validator("*", mode="before")

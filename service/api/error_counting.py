@@ -18,7 +18,7 @@ MODEL_PATHS = frozenset({"classify", "compare", "explain", "retrieve-similar", "
 """First segments of the paths that run networks: their errors are also recorded beside latency."""
 
 _NO_ROUTE = "not-found"
-_WITHOUT_MODEL = frozenset({kind.slug for kind in STATUS} | {INTERNAL_ERROR})
+_WITHOUT_MODEL = frozenset({kind.slug for kind in STATUS} | {INTERNAL_ERROR, "method-not-allowed"})
 _WITH_MODEL = frozenset(
     {
         *(kind.slug for kind in (errors.MalformedRequest, errors.BodyTooLarge, errors.TooManyPixels)),

@@ -18,6 +18,7 @@ from service.pool import CorePool
 from service.postprocess import Prediction
 from service.registry import Registry
 from service.stages import milliseconds
+from service.text import comma_list
 
 _IMAGE_ERRORS = (
     errors.MalformedRequest,
@@ -97,7 +98,7 @@ def inference_router(
         time and takes at most the service's budget of seconds.
         """
         limits = patience_of(request, deadline_s)
-        names = None if models is None else [name.strip() for name in models.split(",") if name.strip()]
+        names = None if models is None else comma_list(models)
         if names == []:
             raise errors.InvalidParameter("models is empty; leave it out to compare all")
         chosen, chosen_baseline = comparer.choose(names, baseline, mix_labels=mix_labels)

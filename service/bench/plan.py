@@ -17,6 +17,7 @@ from service.bench.runtimes import check_runtime
 from service.cpu import core_budget
 from service.errors import InvalidParameter, ModelUnavailable
 from service.registry import Registry
+from service.text import encodable, shown
 from service.urls import service_url
 
 MAX_THREADS = 256
@@ -118,6 +119,7 @@ def make_plan(registry: Registry, request: Request, *, repetitions: Repetitions 
     launches = chosen.server_launches if scenario == "server" else chosen.launches
     rounds = 1 if scenario == "server" else chosen.rounds
     seed = request.seed if request.seed is not None else random.SystemRandom().randrange(2**31)
+    _check_paths([*request.photos, *(folder for _, folder in cards)])
     inputs = describe_inputs(request.photos)
     return Plan(
         configuration=Configuration(
@@ -205,6 +207,13 @@ def _check_budget(scenario: Scenario, budget_ms: float | None) -> None:
             )
     elif not 0 < budget_ms < 60_000:
         raise InvalidParameter(f"budget is {budget_ms:g} ms; it may be more than 0 and less than 60000")
+
+
+def _check_paths(paths: Sequence[Path]) -> None:
+    """Raise InvalidParameter for a path that is no UTF-8: it cannot be sent to the measuring process."""
+    for path in paths:
+        if not encodable(str(path.resolve())):
+            raise InvalidParameter(f"'{shown(path)}': path is not UTF-8 (allowed: rename or link it)")
 
 
 def _service_url(text: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
 from service.cli.bench import bench_app
@@ -11,9 +9,11 @@ from service.cli.compare import compare_photos
 from service.cli.doctor import doctor
 from service.cli.gallery import gallery_app
 from service.cli.models import list_models
+from service.cli.output import print_anything, say
 from service.cli.recommend import recommend
 from service.cli.serve import serve
 from service.errors import WeighinError
+from service.logs import configure_logging
 
 app = typer.Typer(
     help="Put lightweight image classifiers on the scale.",
@@ -32,8 +32,10 @@ app.command("recommend")(recommend)
 
 def main() -> None:
     """Run the command line; an expected failure is one line on standard error and exit code 1."""
+    print_anything()
+    configure_logging("text", "warning")  # on standard error; `serve` does it anew as its settings say
     try:
         app()
     except (WeighinError, FileNotFoundError) as error:
-        print(f"weighin: {error}", file=sys.stderr)
+        say(f"weighin: {error}", error=True)
         raise SystemExit(1) from None

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
@@ -19,11 +17,13 @@ from service.bench.plan import Plan, Request, make_plan
 from service.bench.runner import Runner
 from service.cli.bench_compare import compare_files
 from service.cli.bench_table import print_bundle
+from service.cli.output import LiteralConsole, say
 from service.cli.settings import settings_with
 from service.errors import DataDirectoryInUse, InvalidParameter, StorageUnavailable
 from service.registry import Registry
 from service.settings import Settings
 from service.storage.state import open_state
+from service.text import comma_list, shown
 
 bench_app = typer.Typer(
     help="Measure models on this machine, controlled and interleaved.",
@@ -71,12 +71,12 @@ def bench(
     plan = make_plan(
         registry,
         Request(
-            models=None if models is None else tuple(filter(None, models.split(","))),
+            models=None if models is None else tuple(comma_list(models)),
             profile=profile,
             scenario=scenario,
             baseline=baseline,
             threads=_numbers(threads),
-            runtimes=tuple(runtime.split(",")),
+            runtimes=tuple(comma_list(runtime)),
             photos=tuple(photos or ()),
             url=url,
             budget_ms=budget_ms,
@@ -86,9 +86,9 @@ def bench(
     bundle = _run(plan)
     if json_file is not None:
         write_bundle(json_file, bundle)
-    print_bundle(Console(), bundle)
+    print_bundle(LiteralConsole(), bundle)
     if json_file is not None:
-        print(f"written to {json_file}", file=sys.stderr)
+        say(f"written to {json_file}", error=True)
     if bundle.blocks or bundle.trials:
         _keep(settings, bundle)
     if bundle.flags_of("partial"):
@@ -101,17 +101,17 @@ def _keep(settings: Settings, bundle: Bundle) -> None:
         with open_state(settings.data_dir, settings.database_url) as state:
             BenchmarkArchive(state.benchmarks).save(bundle)
     except (DataDirectoryInUse, StorageUnavailable) as error:
-        print(f"not kept for `weighin recommend`: {error.detail}", file=sys.stderr)
+        say(f"not kept for `weighin recommend`: {error.detail}", error=True)
 
 
 def _run(plan: Plan) -> Bundle:
     """Measure with a live display on standard error; Ctrl-C ends it with what there is."""
     display = Progress(
-        TextColumn("{task.fields[where]}"),
+        TextColumn("{task.fields[where]}", markup=False),
         BarColumn(),
         _TimeLeft(),
-        TextColumn("{task.description}"),
-        console=Console(stderr=True),
+        TextColumn("{task.description}", markup=False),
+        console=LiteralConsole(stderr=True),
         transient=True,
         refresh_per_second=2,  # every refresh takes time from the cores that are measured
     )
@@ -122,7 +122,9 @@ def _run(plan: Plan) -> Bundle:
             where = f"launch {now.launch}/{now.launches}" if now.launch else "preparing"
             if now.round:
                 where += f", round {now.round}/{now.rounds}"
-            display.update(task, description=now.doing, completed=now.done, where=where, left_s=now.left_s)
+            display.update(
+                task, description=shown(now.doing), completed=now.done, where=where, left_s=now.left_s
+            )
 
         return Runner(plan, tell).run()
 
@@ -138,7 +140,7 @@ class _TimeLeft(ProgressColumn):
 
 def _numbers(text: str) -> tuple[int, ...]:
     try:
-        return tuple(int(part) for part in text.split(","))
+        return tuple(int(part) for part in comma_list(text))
     except ValueError:
         raise InvalidParameter(f"threads is '{text[:100]}'; it may be numbers, separated by commas") from None
 

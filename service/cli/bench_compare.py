@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from service.bench.bundle_file import read_bundle
 from service.bench.regression import DEFAULT_THRESHOLD, Regression, compare_bundles
 from service.cli.bench_table import print_whole
+from service.cli.output import LiteralConsole, say, styled
 from service.errors import WeighinError
+from service.text import shown
 
 REGRESSED, REFUSED = 1, 2
 
@@ -34,15 +34,15 @@ def compare_files(
             read_bundle(then), read_bundle(now), threshold=threshold, across_machines=across_machines
         )
     except WeighinError as error:
-        print(f"weighin: {error.detail}", file=sys.stderr)
+        say(f"weighin: {error.detail}", error=True)
         raise typer.Exit(REFUSED) from None
-    console = Console()
+    console = LiteralConsole()
     for label in found.labels:
-        console.print(f"[bold red]{label}[/bold red]", soft_wrap=True, highlight=False)
+        console.print(styled((label, "bold red")), soft_wrap=True, highlight=False)
     print_whole(console, _table(found))
     for names, where in ((found.only_then, then), (found.only_now, now)):
         if names:
-            console.print(f"only in {where.name}: {', '.join(names)}", soft_wrap=True)
+            console.print(f"only in {shown(where.name)}: {shown(', '.join(names))}", soft_wrap=True)
     if found.regressed and not across_machines:
         raise typer.Exit(REGRESSED)
 
@@ -52,18 +52,19 @@ def _table(found: Regression) -> Table:
     for heading in ("then p50 ms", "now p50 ms", "change", "95 %", "verdict", ""):
         table.add_column(heading, justify="right", no_wrap=True)
     for change in found.changes:
-        remarks = []
-        if change.regressed:
-            remarks.append("[bold red]REGRESSED[/bold red]")
-        if change.other_file:
-            remarks.append("another file")
+        regressed = ("REGRESSED" if change.regressed else "", "bold red")
+        remarks = styled(
+            regressed,
+            ", " if change.regressed and change.other_file else "",
+            "another file" * change.other_file,
+        )
         table.add_row(
-            change.entry,
+            shown(change.entry),
             f"{change.then_ns / 1e6:.3f}",
             f"{change.now_ns / 1e6:.3f}",
             f"{change.ratio - 1:+.1%}",
             f"{change.low - 1:+.1%} to {change.high - 1:+.1%}",
             change.verdict,
-            ", ".join(remarks),
+            remarks,
         )
     return table

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from service.bench.bundle import BenchStage, Bundle
 from service.bench.percentile_bounds import PercentileBound
 from service.bench.summary import EntrySummary, summarise
-from service.cli.output import millions
+from service.cli.output import millions, styled
 from service.percentiles import MIN_SAMPLES
+from service.text import shown
 
 _WITHIN_SERVICE: tuple[BenchStage, ...] = ("queue", "decode", "preprocess", "inference", "postprocess")
 _LOUD = ("void", "partial", "dirty", "contaminated")
@@ -23,8 +24,8 @@ def print_bundle(console: Console, bundle: Bundle) -> None:
     print_whole(console, _table(bundle, summaries))
     for line in _about(bundle, summaries):
         console.print(line, style="dim", soft_wrap=True, highlight=False)
-    for line in _notes(bundle, summaries):
-        console.print(line, soft_wrap=True, highlight=False)
+    for note in _notes(bundle, summaries):
+        console.print(note, soft_wrap=True, highlight=False)
 
 
 def print_whole(console: Console, table: Table) -> None:
@@ -70,7 +71,7 @@ def _table(bundle: Bundle, summaries: list[EntrySummary]) -> Table:
         cells += ["" if memory is None else f"{memory / 1e6:.0f} MB"]
         if not server:
             cells += ["" if each.gmacs_per_s is None else f"{each.gmacs_per_s:.1f}", *_speedup(bundle, each)]
-        table.add_row(each.entry.name, *cells)
+        table.add_row(shown(each.entry.name), *cells)
     return table
 
 
@@ -94,7 +95,7 @@ def _speedup(bundle: Bundle, each: EntrySummary) -> tuple[str, str]:
     if each.comparison is None:
         return "", ""
     speedup, low, high = each.comparison.speedup
-    return f"{speedup:.2f}x [{low:.2f}, {high:.2f}]".replace("[", r"\["), each.comparison.verdict
+    return f"{speedup:.2f}x [{low:.2f}, {high:.2f}]", each.comparison.verdict
 
 
 def _about(bundle: Bundle, summaries: list[EntrySummary]) -> list[str]:
@@ -121,21 +122,21 @@ def _about(bundle: Bundle, summaries: list[EntrySummary]) -> list[str]:
     return lines
 
 
-def _notes(bundle: Bundle, summaries: list[EntrySummary]) -> list[str]:
+def _notes(bundle: Bundle, summaries: list[EntrySummary]) -> list[Text]:
     notes = []
     for kind in (*_LOUD, "unstable", "drift"):
         for flag in bundle.flags:
             if flag.kind == kind:
                 whose = f"{flag.entry}: " if flag.entry else ""
-                notes.append(f"[bold red]{kind}[/bold red]: {escape(whose + flag.reason)}")
+                notes.append(styled((kind, "bold red"), f": {whose}{flag.reason}"))
     if bundle.configuration.profile == "quick" and bundle.configuration.scenario == "single-stream":
-        notes.append("[yellow]quick[/yellow]: too few runs for a p99; --profile standard has enough")
+        notes.append(styled(("quick", "yellow"), ": too few runs for a p99; --profile standard has enough"))
     notes += [
-        f"[yellow]untrained[/yellow]: {model.name} has random weights, whose latency may mislead"
+        styled(("untrained", "yellow"), f": {model.name} has random weights, whose latency may mislead")
         for model in bundle.models
         if not model.trained
     ]
-    return notes + _overheads(summaries)
+    return notes + [styled(line) for line in _overheads(summaries)]
 
 
 def _overheads(summaries: list[EntrySummary]) -> list[str]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from service.cli.output import console
+from service.cli.output import console, say
 from service.cli.settings import settings_with
 from service.compare import Comparer, Comparison
 from service.cpu import core_budget
@@ -19,6 +18,7 @@ from service.metrics import Metrics
 from service.pool import CorePool, Patience
 from service.recorder import Recorder
 from service.registry import Registry
+from service.text import comma_list, shown
 
 
 def compare_photos(
@@ -43,7 +43,7 @@ def compare_photos(
         budget_s=settings.compare_budget_s,
     )
     chosen, chosen_baseline = comparer.choose(
-        names.split(",") if names else None, baseline, mix_labels=names is not None
+        comma_list(names) if names and names.strip() else None, baseline, mix_labels=names is not None
     )
     comparer.check_cost(chosen, 1, repeat)
 
@@ -60,7 +60,7 @@ def compare_photos(
         except (WeighinError, OSError) as error:
             failed = True
             reason = error.detail if isinstance(error, WeighinError) else error.strerror
-            print(f"{photo}: {reason}", file=sys.stderr)
+            say(f"{photo}: {reason}", error=True)
             continue
         out.print(_table(photo, comparison))
     pool.close()
@@ -71,7 +71,7 @@ def compare_photos(
 def _table(photo: Path, comparison: Comparison) -> Table:
     image = comparison.image
     table = Table(
-        title=f"{photo.name}: {image.width} x {image.height} {image.format}, "
+        title=f"{shown(photo.name)}: {image.width} x {image.height} {image.format}, "
         f"{comparison.results[0].latency.count} runs each, one thread",
         title_justify="left",
         box=None,
@@ -86,7 +86,7 @@ def _table(photo: Path, comparison: Comparison) -> Table:
         mark = " (baseline)" if card.name == comparison.baseline else ""
         table.add_row(
             card.name + mark,
-            result.predictions[0].label,
+            shown(result.predictions[0].label),
             f"{result.predictions[0].probability:.1%}",
             f"{result.latency.p50_ns / 1e6:.2f}",
             f"{result.speedup:.2f}x",

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from service.bench.doctor.ceiling import measure_ceiling
@@ -15,10 +14,12 @@ from service.bench.doctor.patient import Patient
 from service.bench.doctor.running import RunSettings
 from service.bench.doctor.wire import Malformed
 from service.bench.fingerprint import take_fingerprint
+from service.cli.output import LiteralConsole, styled
 from service.cli.settings import settings_with
 from service.errors import ModelUnavailable, UnknownModel
 from service.registry import Registry
 from service.session import SessionError
+from service.text import shown
 
 
 def doctor(
@@ -34,7 +35,7 @@ def doctor(
 
     Takes about ten seconds per model, on one core. It is no benchmark: for figures, `weighin bench`.
     """
-    console = Console(soft_wrap=True)
+    console = LiteralConsole(soft_wrap=True)
     settings = settings_with()
     registry = Registry(settings.model_dirs, settings.default_model)
     names = registry.names() if model is None else (registry.entry(model).name,)
@@ -49,7 +50,7 @@ def doctor(
             diagnosis = examine(patient, parent, machine, run_settings, ceiling)
         except (ModelUnavailable, SessionError, Malformed) as error:
             failed = True
-            console.print(f"[bold]{name}[/bold]: cannot be examined: {escape(str(error))}\n")
+            console.print(styled((name, "bold"), f": cannot be examined: {error}"), end="\n\n")
             continue
         _show(console, diagnosis)
     if failed:
@@ -68,11 +69,11 @@ def _parent(registry: Registry, patient: Patient) -> Patient | None:
 
 def _show(console: Console, diagnosis: Diagnosis) -> None:
     found = f"{len(diagnosis.findings)} found" if diagnosis.findings else "nothing found that slows it down"
-    console.print(f"[bold]{diagnosis.model}[/bold]: {found}")
+    console.print(styled((diagnosis.model, "bold"), f": {found}"))
     for finding in diagnosis.findings:
-        console.print(f"  [bold]{finding.title}[/bold] ({finding.slug})")
-        console.print(f"    evidence: {escape(finding.evidence)}")
-        console.print(f"    remedy: {escape(finding.remedy)}")
+        console.print(styled("  ", (finding.title, "bold"), f" ({finding.slug})"))
+        console.print(f"    evidence: {shown(finding.evidence)}")
+        console.print(f"    remedy: {shown(finding.remedy)}")
     ceiling = ", ".join(f"{kind} {reached:.0f}" for kind, reached in diagnosis.ceiling_gmacs_per_s.items())
     console.print(
         f"  The {len(diagnosis.operators)} most expensive of {diagnosis.operators_in_all} operators, "
@@ -87,7 +88,7 @@ def _show(console: Console, diagnosis: Diagnosis) -> None:
     for operator in diagnosis.operators:
         reached, share = operator.gmacs_per_s, diagnosis.of_ceiling(operator)
         table.add_row(
-            escape(operator.name),
+            shown(operator.name),
             f"{operator.op} {operator.arithmetic}",
             f"{operator.typical_us / 1e3:.3f}",
             f"{operator.share:.1%}",

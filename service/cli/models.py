@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from service.cli.output import console, millions
+from service.cli.output import console, millions, styled
 from service.cli.settings import settings_with
 from service.registry import Registry
+from service.text import shown
 
 
 def list_models() -> None:
@@ -22,7 +23,7 @@ def list_models() -> None:
     for entry in registry.entries:
         card = entry.card
         if card is None or entry.model is None:
-            table.add_row(entry.name, f"[red]not served:[/red] {entry.reason}")
+            table.add_row(shown(entry.name), styled(("not served:", "red"), f" {entry.reason}"))
             continue
         table.add_row(
             card.name + (" *" if card.name == settings.default_model else ""),

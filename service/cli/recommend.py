@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from service.bench.advice import Advice, advise_from, advise_here, this_machine
@@ -15,10 +14,12 @@ from service.bench.archive import BenchmarkArchive
 from service.bench.bundle_file import read_bundle
 from service.bench.evidence import Kept
 from service.bench.recommend import Fit, Wish
+from service.cli.output import LiteralConsole, styled
 from service.cli.settings import settings_with
 from service.registry import Registry
 from service.storage.benchmarks import BenchmarkStore
 from service.storage.database import open_database
+from service.text import shown
 
 
 def recommend(
@@ -50,7 +51,7 @@ def recommend(
         finally:
             engine.dispose()
         advice = advise_here(wish, registry, kept, unreadable, this_machine())
-    _show(Console(soft_wrap=True), advice)
+    _show(LiteralConsole(soft_wrap=True), advice)
     if advice.recommendation.recommended is None:
         raise typer.Exit(2)
 
@@ -67,26 +68,26 @@ def _show(console: Console, advice: Advice) -> None:
     found = advice.recommendation
     machine = advice.machine
     console.print(
-        f"For {escape(machine.machine.cpu_model)}, {machine.machine.cores} cores, "
+        f"For {shown(machine.machine.cpu_model)}, {machine.machine.cores} cores, "
         f"onnxruntime {machine.software.runtimes.get('onnxruntime', '?')}, labels {found.labels}:"
     )
-    console.print(f"[bold]{found.recommended or 'no recommendation'}[/bold]: {escape(found.why)}")
+    console.print(styled((found.recommended or "no recommendation", "bold"), f": {found.why}"))
     if found.fits:
         console.print(_fits(found.fits))
         for fit in found.fits:
             for note in fit.notes:
-                console.print(f"  {fit.facts.name}: {escape(note)}")
+                console.print(f"  {fit.facts.name}: {shown(note)}")
     if found.pareto:
         names = ", ".join(each.measured.name for each in found.pareto)
         console.print(f"Not surely beaten in accuracy, latency and bytes together: {names}")
     for out in found.dominated:
-        console.print(f"  {out.model}: {escape(out.reason)}")
+        console.print(f"  {out.model}: {shown(out.reason)}")
     if found.rejected:
         console.print("Out:")
         for rejected in found.rejected:
-            console.print(f"  {rejected.model}: {escape(rejected.reason)}")
+            console.print(f"  {rejected.model}: {shown(rejected.reason)}")
     for name, why in advice.evidence.unused.items():
-        console.print(f"Measurement {name} does not count: {escape(why)}")
+        console.print(f"Measurement {name} does not count: {shown(why)}")
     if found.run is not None:
         console.print(f"To measure what is missing: {found.run}")
 

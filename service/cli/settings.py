@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
 from pydantic import ValidationError
 
+from service.cli.output import say
 from service.settings import Settings, environment_warnings, setting_problems
 
 
@@ -20,9 +19,10 @@ def settings_with(*, warn: bool = True, **options: object) -> Settings:
     try:
         settings = Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
-        print(*environment_warnings(), *setting_problems(error, given), sep="\n", file=sys.stderr)
+        for line in (*environment_warnings(), *setting_problems(error, given)):
+            say(line, error=True)
         raise typer.Exit(2) from None
     if warn:
         for line in environment_warnings():
-            print(f"weighin: {line}", file=sys.stderr)
+            say(f"weighin: {line}", error=True)
     return settings

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import service.cli
 from service.cli.output import millions
+from service.text import shown
+from tests.conftest import make_tiny_model
 from tests.service.process import environment
 
 
@@ -72,3 +77,84 @@ def test_an_unknown_model_is_one_line(tiny_models_dir: Path, tmp_path: Path, png
     done = weighin(tiny_models_dir, tmp_path, "compare", str(tmp_path / "ramp.png"), "--models", "resnet")
     assert done.returncode == 1
     assert done.stderr == "weighin: no model 'resnet'; there are: tiny, tiny-b\n"
+
+
+HOSTILE = [
+    b"holiday [edited].png",
+    b"scan[/final].png",
+    b"[red]:smile:[/red].png",
+    b"100 %s {x} $HOME.png",
+    b"a\x1b[31mb\x07.png",
+    b"two\nlines.png",
+    b"caf\xe9.png",
+    "\u732b\u202egnp.png".encode(),
+    b"-dash.png",
+    b"l" * 251 + b".png",
+]
+"""Names of files, as the file system has them."""
+
+ENCODINGS = [{}, {"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}]
+
+
+def unmarked(text: str) -> str:
+    """The text without line breaks of tables and their padding."""
+    return re.sub(r"\s+", "", text)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose classes all have names that a terminal, rich or a table would act upon."""
+    folder = make_tiny_model(tmp_path_factory.mktemp("labelled"), "tiny")
+    (folder / "labels.txt").write_text("".join(f"[/b]:cat: \x1b[2J{n}\n" for n in range(10)))
+    return folder.parent
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
+def test_hostile_names_and_labels_are_shown_as_they_are(
+    labelled: Path, tmp_path: Path, png: bytes, encoding: dict[str, str]
+) -> None:
+    photos = [tmp_path / os.fsdecode(name) for name in HOSTILE]
+    for photo in photos:
+        photo.parent.mkdir(exist_ok=True)
+        photo.write_bytes(png)
+    env = environment(labelled, tmp_path / "data") | encoding
+    command = [sys.executable, "-m", "service", "compare", "--repeat", "1", *map(str, photos), "gone[/b]\x1b"]
+    done = subprocess.run(command, env=env, capture_output=True, check=False)
+    out, err = done.stdout.decode("latin-1"), done.stderr.decode("latin-1")
+    assert (done.returncode, err.count("\n")) == (1, 1)
+    assert "gone[/b]\\x1b: " in err
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f]", out + err)
+    assert unmarked(out).count("[/b]:cat:\\x1b[2J") == len(photos)
+    for name in HOSTILE:
+        if name.isascii():
+            assert unmarked(shown(Path(name.decode()).name)) in unmarked(out)
+    assert "caf\\xe9.png" in out
+
+
+def test_lists_may_have_blanks(tiny_models_dir: Path, tmp_path: Path, png: bytes) -> None:
+    (tmp_path / "ramp.png").write_bytes(png)
+    arguments = ["compare", str(tmp_path / "ramp.png"), "--repeat", "1", "--models"]
+    done = weighin(tiny_models_dir, tmp_path, *arguments, " tiny-b , tiny,")
+    assert done.returncode == 0, done.stderr
+    assert "tiny-b" in done.stdout
+    done = weighin(tiny_models_dir, tmp_path, *arguments, " ")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_broken_model_with_a_hostile_name_is_listed(tmp_path: Path) -> None:
+    for name in (b"[b]\x1b[2J", b"caf\xe9"):
+        folder = tmp_path / "zoo" / os.fsdecode(name)
+        folder.mkdir(parents=True)
+        (folder / "card.json").write_text("{}")
+    done = weighin(tmp_path / "zoo", tmp_path, "models")
+    assert done.returncode == 0, done.stderr
+    assert "[b]\\x1b[2J" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert "caf\\xe9" in done.stderr, "skipped with a line in the log"
+
+
+def test_only_one_module_makes_consoles() -> None:
+    """A console of rich's own would take names for markup; so does `escape` with emoji codes."""
+    for path in (Path(service.cli.__file__).parent).rglob("*.py"):
+        if path.name != "output.py":
+            assert not re.search(r"rich\.markup import|(?<!Literal)Console\(", path.read_text()), path

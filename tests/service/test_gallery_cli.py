@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import httpx
 import numpy as np
@@ -19,6 +21,8 @@ from pydantic import SecretStr
 from typer.testing import CliRunner, Result
 
 from service.cli.gallery import gallery_app
+from service.decode import SUFFIXES, SUFFIXES_OF, Format, decode
+from service.errors import WeighinError
 from tests.service.postgres import PostgresServer
 from tests.service.process import environment, service_process
 
@@ -198,6 +202,73 @@ def test_a_service_that_is_not_there_is_said() -> None:
         done = CliRunner().invoke(gallery_app, ["list", "--url", url])
         assert done.exit_code == 1
         assert words in str(done.exception)
+
+
+HOSTILE = [
+    b"cats [edited]/a[/b].png",
+    b":cat:/a\x1b[31m\nb.png",
+    b"caf\xe9/\xff.JPG",
+    "\u732b/\u202egnp.png".encode(),
+    b"-/--url.png",
+    b"q\"u;o't=e/100 %41\\x.png",
+    b"l" * 255 + b"/" + b"n" * 251 + b".png",
+]
+
+
+def test_any_name_of_a_file_is_shown_sent_and_kept(serve: Serve, tmp_path: Path) -> None:
+    client = serve()
+    for number, name in enumerate(HOSTILE):
+        file = tmp_path / "photos" / os.fsdecode(name)
+        file.parent.mkdir(parents=True)
+        file.write_bytes(picture(number))
+    done = gallery(client, "add", tmp_path / "photos", "--metadata-from-path")
+    assert (done.exit_code, done.stdout) == (0, f"{len(HOSTILE)} added\n"), done.output
+    paths = {str(image["metadata"]["path"]) for image in listed(client)}  # type: ignore[index]
+    assert paths == {name.decode("utf-8", "backslashreplace") for name in HOSTILE}
+    table = gallery(client, "list").stdout
+    assert "\x1b" not in table
+    assert r"path=:cat:/a\x1b[31m\nb.png" in "".join(table.split("  "))
+    assert gallery(client, "export", tmp_path / os.fsdecode(b"out[b]\xff.tar")).exit_code == 0
+
+
+def test_a_hostile_name_is_refused_by_name(serve: Serve, tmp_path: Path) -> None:
+    client = serve()
+    broken = tmp_path / "photos" / os.fsdecode(b"[b]/[/b]\x1b\xe9.png")
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n not really")
+    deep = tmp_path / "photos" / "/".join("d" * 200 for _ in range(11))
+    deep.mkdir(parents=True)
+    (deep / "a.png").write_bytes(picture(1))
+    done = gallery(client, "add", tmp_path / "photos", "--metadata-from-path")
+    assert (done.exit_code, done.stdout) == (1, "2 rejected\n")
+    assert r"[/b]\x1b\xe9.png: " in done.stderr
+    assert "a.png: metadata: field 'path' has 2216 bytes; 2000 are allowed" in done.stderr
+    done = gallery(client, "remove", os.fsdecode(b"\xff"))
+    assert done.exit_code == 1
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+    done = gallery(client, "list", "--where", os.fsdecode(b"\xff"))
+    assert isinstance(done.exception, WeighinError)
+
+
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+def test_what_a_folder_offers_can_be_decoded(suffix: str) -> None:
+    kind = next(kind for kind, suffixes in SUFFIXES_OF.items() if suffix in suffixes)
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), "green").save(buffer, kind)
+    assert decode(buffer.getvalue(), shorter_side=8, max_pixels=64).format == kind
+
+
+def test_every_format_has_suffixes_and_their_case_does_not_matter(serve: Serve, tmp_path: Path) -> None:
+    assert SUFFIXES_OF.keys() == set(get_args(Format))
+    client = serve()
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, suffix in enumerate(sorted(SUFFIXES)):
+        (folder / f"{number}{suffix.upper() if number % 2 else suffix}").write_bytes(picture(number))
+    for suffix in (".ppm", ".pgm", ".svg", ".txt", ".heic"):  # which decode does not read
+        (folder / f"other{suffix}").write_bytes(picture(0))
+    done = gallery(client, "add", folder)
+    assert done.stdout == f"{len(SUFFIXES)} added, 5 other files passed over\n", done.output
 
 
 @pytest.mark.parametrize("form", ["{host}:{port}", "http://{host}:{port}/", " HTTP://{host}:{port}"])

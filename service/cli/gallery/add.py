@@ -16,11 +16,9 @@ import typer
 from service.cli.gallery.client import GalleryClient, Refused
 from service.cli.gallery.display import CANCELLED, progress_bar
 from service.cli.gallery.target import Url, open_gallery
-
-SUFFIXES = frozenset(
-    ".avif .bmp .dib .gif .jfif .jpe .jpeg .jpg .png .ppm .pgm .tif .tiff .webp".split()  # noqa: SIM905
-)
-"""Files in folders that are taken for images; a file that is named itself is tried whatever it is called."""
+from service.cli.output import styled
+from service.decode import SUFFIXES
+from service.text import without_surrogates
 
 _AT_ONCE = 8
 """Images on their way, so that all cores of the service have work."""
@@ -56,7 +54,7 @@ def add(
                 done[status] += 1
                 bar.advance(task)
                 if status == "rejected":
-                    bar.console.print(f"{found.file}: {detail}", highlight=False, soft_wrap=True)
+                    bar.console.print(styled(f"{found.file}: {detail}"), soft_wrap=True)
         except KeyboardInterrupt:
             _tell(done, others)
             print("interrupted: the same command again goes on from here", file=sys.stderr)
@@ -95,10 +93,13 @@ def _find(places: list[Path]) -> tuple[list[Found], int]:
 
 
 def metadata_of(found: Found) -> dict[str, str]:
-    """What a file's place says: `path` from the folder that was named, `label` for the folder it lies in."""
+    """Metadata from a file's place: `path` from the folder that was named, `label` for the folder it lies in.
+
+    A byte of a name that is no UTF-8 is written as `\x80`.
+    """
     path = found.file.relative_to(found.root)
     label = {"label": path.parent.name} if path.parent.name else {}
-    return {"path": path.as_posix(), **label}
+    return {name: without_surrogates(value) for name, value in {"path": path.as_posix(), **label}.items()}
 
 
 def _added(

@@ -122,6 +122,8 @@ class GalleryClient:
         for attempt in range(_ATTEMPTS):
             try:
                 response = self._http.request(method, path, **what)
+            except UnicodeError:
+                raise Refused("an argument is not UTF-8, and cannot be sent") from None
             except httpx.HTTPError as error:
                 raise Refused(f"no answer from {self._url}: {error or type(error).__name__}") from None
             if response.status_code != 503 or attempt == _ATTEMPTS - 1:
@@ -135,7 +137,7 @@ class GalleryClient:
 
 
 def _image(id: str) -> str:
-    return f"/gallery/images/{quote(id, safe='')}"
+    return f"/gallery/images/{quote(id, safe='', errors='surrogateescape')}"
 
 
 def _detail(response: httpx.Response) -> str:

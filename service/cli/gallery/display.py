@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from service.cli.output import LiteralConsole
 
 CANCELLED = 130
 """Exit code after Ctrl-C, as shells count it."""
@@ -11,9 +12,9 @@ CANCELLED = 130
 
 def progress_bar() -> Progress:
     """A bar with how many of how many, the time left, and a word on what is happening; on terminals only."""
-    console = Console(stderr=True)
+    console = LiteralConsole(stderr=True)
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

@@ -13,6 +13,7 @@ from service.cli.gallery.archive import Archive, write_archive
 from service.cli.gallery.client import Refused
 from service.cli.gallery.display import CANCELLED, progress_bar
 from service.cli.gallery.target import Url, open_gallery
+from service.cli.output import say, styled
 
 
 def export_gallery(
@@ -42,7 +43,7 @@ def export_gallery(
         except KeyboardInterrupt:
             print("interrupted: nothing was written", file=sys.stderr)
             raise typer.Exit(CANCELLED) from None
-    print(f"{number - len(gone)} images written to {file}")
+    say(f"{number - len(gone)} images written to {file}")
     if gone:
         print(f"{len(gone)} were removed meanwhile and are not in it", file=sys.stderr)
 
@@ -63,7 +64,7 @@ def import_gallery(
                     if error.hopeless:
                         raise
                     done["rejected"] += 1
-                    bar.console.print(f"{image.id}: {error.detail}", highlight=False, soft_wrap=True)
+                    bar.console.print(styled(f"{image.id}: {error.detail}"), soft_wrap=True)
                 else:
                     done["added" if new else "there before"] += 1
                 bar.advance(task)

@@ -11,6 +11,8 @@ import typer
 from service.cli.gallery.client import Refused
 from service.cli.gallery.display import CANCELLED, progress_bar
 from service.cli.gallery.target import Url, open_gallery
+from service.cli.output import say
+from service.text import shown
 
 _LOOK_EVERY_S = 0.2
 
@@ -28,7 +30,7 @@ def reindex(
             while (running := state["reindexing"]) is not None:
                 bar.update(task, completed=running["done"], total=running["total"])
                 if running["problem"] is not None:
-                    bar.update(task, description=f"waiting: {running['problem']}")
+                    bar.update(task, description=shown(f"waiting: {running['problem']}"))
                 else:
                     bar.update(task, description="embedding")
                 time.sleep(_LOOK_EVERY_S)
@@ -39,4 +41,4 @@ def reindex(
             raise typer.Exit(CANCELLED) from None
     if state["model"] != model:
         raise Refused(f"the gallery is embedded by {state['model']}: someone else changed it meanwhile")
-    print(f"{state['images']} images are embedded by {model}")
+    say(f"{state['images']} images are embedded by {model}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 from typing import Annotated
 
 import typer
@@ -12,7 +11,8 @@ from rich.table import Table
 
 from service.cli.gallery.client import Refused
 from service.cli.gallery.target import Url, open_gallery
-from service.cli.output import console
+from service.cli.output import console, say
+from service.text import shown
 
 Where = Annotated[
     str | None,
@@ -31,7 +31,7 @@ def list_images(
         images = itertools.islice(client.images(where), limit)
         if as_json:
             for image in images:
-                print(json.dumps(image, ensure_ascii=False))
+                print(json.dumps(image))  # ASCII, whatever standard output can encode
             return
         state = client.state()
         table = Table("id", box=None, pad_edge=False)
@@ -40,13 +40,12 @@ def list_images(
         table.add_column("metadata")
         for image in images:
             described = ", ".join(f"{name}={value}" for name, value in image["metadata"].items())
-            table.add_row(
-                image["id"], f"{image['width']} x {image['height']}", str(image["bytes"]), described
-            )
+            pixels = f"{image['width']} x {image['height']}"
+            table.add_row(shown(image["id"]), pixels, str(image["bytes"]), shown(described))
     out = console()
-    out.print(table, markup=False)
+    out.print(table)
     told = f"{state['images']} images of {state['bytes'] / 1e6:.1f} MB in all, embedded by {state['model']}"
-    out.print(told, style="dim", markup=False, highlight=False)
+    out.print(told, style="dim", highlight=False)
 
 
 def remove(
@@ -62,7 +61,7 @@ def remove(
             except Refused as error:
                 if error.status not in (404, 422):
                     raise
-                print(f"weighin: {error.detail}", file=sys.stderr)
+                say(f"weighin: {error.detail}", error=True)
                 missing += 1
     print(f"{len(ids) - missing} removed")
     if missing:

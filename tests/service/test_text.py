@@ -1,0 +1,55 @@
+"""Text from outside: what is escaped, and how lists are split."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from service.text import comma_list, encodable, shown, without_surrogates
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("plain café 猫 [b] 100 % \\", "plain café 猫 [b] 100 % \\"),
+        ("\x1b[31mred\x1b[0m", r"\x1b[31mred\x1b[0m"),
+        ("\x1b]0;title\x07", r"\x1b]0;title\x07"),
+        ("\x9b31m", r"\x9b31m"),
+        ("a\nb\r\tc\0d\x7f", r"a\nb\r\tc\x00d\x7f"),
+        ("abc\u202etxt.exe\u2066\u200e", r"abc\u202etxt.exe\u2066\u200e"),
+        ("a\u2028b\u2029c\ufeff", r"a\u2028b\u2029c\ufeff"),
+        (os.fsdecode(b"caf\xe9.jpg"), r"caf\xe9.jpg"),
+        ("\ud800", r"\ud800"),
+        ("👩‍🔬", "👩‍🔬"),  # joined by U+200D
+    ],
+)
+def test_what_would_have_an_effect_is_escaped(text: str, escaped: str) -> None:
+    assert shown(text) == escaped
+    assert shown(shown(text)) == shown(text)
+    assert encodable(shown(text))
+
+
+def test_what_is_kept_is_kept() -> None:
+    assert shown("a\nb\x1b", keep="\n") == "a\nb\\x1b"
+
+
+def test_the_name_of_a_file_as_unicode() -> None:
+    name = os.fsdecode(b"a\xff\n\xc3\xa9")
+    assert not encodable(name)
+    assert without_surrogates(name) == "a\\xff\né"
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        ("a,b", ["a", "b"]),
+        (" a , b ", ["a", "b"]),
+        ("a,,b,", ["a", "b"]),
+        ("a\n", ["a"]),
+        (" , ", []),
+        ("", []),
+    ],
+)
+def test_a_list_with_blanks(text: str, items: list[str]) -> None:
+    assert comma_list(text) == items
