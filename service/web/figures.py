@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import orjson
@@ -16,11 +16,11 @@ from markupsafe import Markup
 from service.latency.answers import Latencies, Window
 from service.latency.figures import Figures as Recorded
 from service.percentiles import MIN_SAMPLES
-from service.stages import Stage
+from service.stages import STAGES, Stage
 from service.web.chart_data import as_json, medians, over_time, parts, shape, traffic
 from service.web.site import Site, explained
 from service.web.table import Group, table
-from service.web.view import WINDOWS, StageChoice, View, span_for
+from service.web.view import WINDOWS, Choice, StageChoice, View, span_for
 
 _log = structlog.get_logger(__name__)
 
@@ -39,6 +39,9 @@ class Figures:
     begin: str = field(metadata=explained("Begin of the window, UTC"))
     end: str = field(metadata=explained("End of the window, UTC"))
     groups: Sequence[Group] = field(metadata=explained("The table, by model"))
+    other_stages: Sequence[Choice] = field(
+        metadata=explained("Where the stage asked for has no runs: the stages that have, each with its URL")
+    )
     needed: int = field(metadata=explained("Samples from which on no percentile is withheld"))
     charted: str = field(metadata=explained("The model that the charts of one model are of"))
     charts: str = field(metadata=explained("What the charts draw, as JSON"))
@@ -163,8 +166,13 @@ class FiguresDesk:
             begin=_utc(window.start).strftime("%Y-%m-%d %H:%M"),
             end=_utc(window.end).strftime("%Y-%m-%d %H:%M:%S"),
             groups=table(
-                recorded, names, view.model, "" if view.stage == "all" else stage, medians(of_all, stage)
+                recorded,
+                names,
+                view.model,
+                "" if view.stage == "all" else view.stage,
+                medians(of_all, stage) if view.stage in ("all", stage) else {},
             ),
+            other_stages=_other_stages(view, recorded),
             needed=max(MIN_SAMPLES.values()),
             charted=charted,
             charts=orjson.dumps(charts).decode(),
@@ -184,9 +192,19 @@ class FiguresDesk:
         return max(counts, key=lambda name: counts[name])
 
 
+def _other_stages(view: View, recorded: Recorded) -> list[Choice]:
+    """The stages to offer where the one asked for has no runs: comparisons and searches have no total."""
+    counts = {stage for name, stage in recorded.summaries if view.model in ("", name)}
+    if view.stage == "all" or view.stage in counts:
+        return []
+    offered: list[StageChoice] = [stage for stage in STAGES if stage in counts]
+    if offered:
+        offered.append("all")
+    return [Choice(replace(view, stage=stage).page_url(), stage) for stage in offered]
+
+
 def _charted_stage(asked: StageChoice, recorded: Recorded) -> Stage:
-    """What stands for the whole where all is asked for, and for a total where there is none: the runs of a
-    comparison have no total."""
+    """The stage that the charts are of and name: inference where no total was recorded."""
     if asked != "all" and asked != "total":
         return asked
     stages = {stage for _, stage in recorded.summaries}

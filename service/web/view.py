@@ -63,6 +63,10 @@ class View:
         asked = {"model": self.model, "stage": stage, "regime": self.regime, "since": self.since} | more
         return f"{path}?{urlencode({name: value for name, value in asked.items() if value})}"
 
+    def page_url(self) -> str:
+        """The page's URL with this view, relative to the page and with `stage=all` where that is chosen."""
+        return self.url("", stage=self.stage)
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:

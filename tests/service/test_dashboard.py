@@ -178,7 +178,10 @@ def test_the_form_chooses_and_the_url_keeps_it(instrument: Instrument) -> None:
     assert (charts(page)["model"], charts(page)["stage"]) == ("tiny-b", "decode")
     assert 'href="/latency?model=tiny-b&amp;stage=decode&amp;regime=live&amp;since=1h"' in page
     compared = instrument.page(regime="compare")
-    assert [row[:3] for row in rows(compared)] == [["tiny", "inference", "1"]]
+    assert rows(compared) == [], "a comparison has no total, and no other stage is shown for it"
+    assert 'href="?stage=inference&amp;regime=compare&amp;since=24h"' in compared
+    inference = instrument.page(regime="compare", stage="inference")
+    assert [row[:3] for row in rows(inference)] == [["tiny", "inference", "1"]]
     assert 'href="/latency?stage=total&amp;regime=compare&amp;since=24h"' in compared
     assert 'href="/latency?regime=live&amp;since=24h"' in instrument.page(stage="all")
 
@@ -254,6 +257,25 @@ def test_every_model_has_a_line(instrument: Instrument) -> None:
         instrument.at += 60
     page = instrument.page(since="1h")
     assert len(re.findall('<polyline points="[^"]+"', page)) == 2
+
+
+def test_no_row_shows_another_stage_than_is_asked_for(instrument: Instrument) -> None:
+    search = {"queue": 20_000, "inference": 1_900_000, "search": 300_000}
+    instrument.recorder.record("tiny", "live", search)  # type: ignore[arg-type]
+    instrument.recorder.record_error("tiny", "live", "queue-full")
+    page = instrument.page(stage="total")
+    assert [row[:3] for row in rows(page)] == [["tiny", "", "0"]], "its errors"
+    assert "<polyline" not in page
+    links = re.findall(r'<a href="([?][^"]*)">(\w+)</a>', page)
+    assert [name for _, name in links] == ["queue", "inference", "search", "all"]
+    for url, name in links:
+        shown = rows(instrument.client.get("/dashboard" + url.replace("&amp;", "&")).text)
+        stages = [row[1 if number == 0 else 0] for number, row in enumerate(shown)]
+        assert stages == (["queue", "inference", "search"] if name == "all" else [name])
+    instrument.record(1, "tiny-b")
+    assert [row[:3] for row in rows(instrument.page())] == [["tiny", "", "0"], ["tiny-b", "total", "1"]]
+    assert "No runs of this stage" in instrument.page(model="tiny")
+    assert "No runs of this stage" not in instrument.page(model="tiny", stage="all")
 
 
 def test_a_comparison_has_no_total_and_is_charted_by_its_inference(instrument: Instrument) -> None:
