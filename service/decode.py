@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import io
 import struct
 from collections.abc import Callable
@@ -38,6 +39,9 @@ SUFFIXES_OF: dict[Format, tuple[str, ...]] = {
     "avif": (".avif", ".avifs"),
 }
 """Suffixes of file names, in lower case, that mark images in a folder; `decode` never looks at one."""
+
+if importlib.util.find_spec("pillow_heif") is not None:
+    SUFFIXES_OF["heif"] = (".heic", ".heif", ".hif")
 
 SUFFIXES = frozenset(suffix for suffixes in SUFFIXES_OF.values() for suffix in suffixes)
 """All of them."""

@@ -259,7 +259,7 @@ def test_what_a_folder_offers_can_be_decoded(suffix: str) -> None:
 
 
 def test_every_format_has_suffixes_and_their_case_does_not_matter(serve: Serve, tmp_path: Path) -> None:
-    assert SUFFIXES_OF.keys() == set(get_args(Format))
+    assert SUFFIXES_OF.keys() == set(get_args(Format)) - {"heif"}  # which is an extra
     client = serve()
     folder = tmp_path / "photos"
     folder.mkdir()
