@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from importlib.metadata import version
 
 import structlog
@@ -73,6 +74,9 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     pool = CorePool(settings.threads or core_budget(), settings.max_waiting)
     metrics = Metrics({"version": version("weighin"), "onnxruntime": RUNTIME_VERSION})
     state = open_state(settings.data_dir, settings.database_url, address=address)
+    problem = None if state.directory is None else state.directory.claim()
+    if problem is not None:  # inference goes on without state
+        log.warning(f"WEIGHIN_DATA_DIR '{settings.data_dir}': {problem}")
     recorder = Recorder(state.latencies, metrics)
     latencies = Latencies(recorder)
     classifier = Classifier(pool, recorder, max_pixels=settings.max_pixels)
@@ -131,6 +135,8 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
         if not task.cancelled() and task.exception() is not None:
             log.error("loading the models failed", exc_info=task.exception())
         else:
+            if settings.gallery_model not in (None, *registry.names()):
+                log.warning("WEIGHIN_GALLERY_MODEL: no such model", gallery_model=settings.gallery_model)
             log.info("ready", models=len(registry.loaded), threads=pool.threads)
 
     app = FastAPIOffline(
@@ -143,6 +149,7 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
         responses=problems.documented(InvalidParameter),
     )
     app.state.stopping = jobs.stop  # what would outlast the server's grace: see service/server.py
+    app.state.refused = partial(metrics.count_error, None)  # what never reaches the application
     problems.install(app)
     app.include_router(
         inference_router(

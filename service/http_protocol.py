@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import urllib.parse
+from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -38,6 +39,10 @@ from service.http_framing import (
 log = structlog.get_logger(__name__)
 
 
+def _uncounted(_: str) -> None:
+    pass
+
+
 class HttpProtocol(HttpToolsProtocol):
     """One connection. A request is read, answered, and only then followed by the next."""
 
@@ -49,6 +54,8 @@ class HttpProtocol(HttpToolsProtocol):
     """Seconds without a byte after which a client has nothing more to send."""
     drain_bytes = 100_000_000
     """Bytes of an answered request that are read and thrown away."""
+    refused: Callable[[str], None] = staticmethod(_uncounted)
+    """Called with the kind of error of a request that the application never sees."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -263,6 +270,10 @@ class HttpProtocol(HttpToolsProtocol):
             answered = False
         if not answered:
             self._write_problem(error)
+            if self._receiving:
+                self.cycle.scope["state"]["refused"] = error.slug  # the application counts it
+            else:
+                self.refused(error.slug)
         self.end(lingering=True)
 
     def _write_problem(self, error: WeighinError) -> None:
@@ -338,15 +349,18 @@ class HttpProtocol(HttpToolsProtocol):
         self._drain_timer = self.loop.call_later(min(self.drain_idle_s, left), self._check_draining)
 
 
-def http_protocol(max_body_bytes: int) -> type[HttpProtocol]:
+def http_protocol(max_body_bytes: int, refused: Callable[[str], None] = _uncounted) -> type[HttpProtocol]:
     """The protocol of a service whose bodies may have `max_body_bytes`: ten times as many are thrown away.
 
     A client sees the refusal of a body once it has sent all of it, so a body that is too large by a factor
-    of ten still gets its answer, while one without an end does not go on.
+    of ten still gets its answer, while one without an end does not go on. `refused` is called with the kind
+    of error of each request that the application never sees.
     """
 
     class Bounded(HttpProtocol):
         drain_bytes = max(HttpProtocol.drain_bytes, 10 * max_body_bytes)
+
+    Bounded.refused = staticmethod(refused)
 
     return Bounded
 

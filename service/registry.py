@@ -84,12 +84,18 @@ class Registry:
     """
 
     def __init__(self, directories: Iterable[Path], default_model: str) -> None:
-        """Find the models. FileNotFoundError names a directory that does not exist, UnreadableModels one that
-        cannot be listed; a folder in it that cannot be looked into is left out, with a line in the log.
+        """Find the models; a folder that cannot be looked into is left out, with a line in the log.
+
+        Raises FileNotFoundError, which names the directories that do not exist, and UnreadableModels for one
+        that cannot be listed.
         """
         self.default_model = default_model
         self._entries: dict[str, ModelEntry] = {}
         self.ready = False
+        directories = tuple(directories)
+        missing = [str(directory) for directory in directories if not directory.exists()]
+        if missing:
+            raise FileNotFoundError(f"WEIGHIN_MODEL_DIRS: no such folder of models: {', '.join(missing)}")
         for directory in directories:
             for folder in _model_folders(directory):
                 if folder.name not in self._entries:
@@ -182,9 +188,8 @@ def _model_folders(directory: Path) -> Iterator[Path]:
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"WEIGHIN_MODEL_DIRS: no such folder of models: {directory}") from None
     except OSError as error:
-        raise UnreadableModels(
-            f"WEIGHIN_MODEL_DIRS: folder of models {directory} cannot be read: {_words(error)}"
-        ) from None
+        reason = f"folder of models {directory} cannot be read: {_words(error)}"
+        raise UnreadableModels(f"WEIGHIN_MODEL_DIRS: {reason}") from None
     for folder in folders:
         if not encodable(folder.name):
             log.warning("model folder skipped: name is not UTF-8", folder=shown(folder.name))

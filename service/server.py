@@ -51,12 +51,12 @@ def serve(settings: Settings) -> None:
         _Server(server_config(app, settings), app.state.stopping).run(sockets=listeners)
 
 
-def server_config(app: Callable[..., Any], settings: Settings) -> uvicorn.Config:
-    """How uvicorn runs the application."""
+def server_config(app: Any, settings: Settings) -> uvicorn.Config:
+    """How uvicorn runs an application that `create_app` made."""
     return uvicorn.Config(
         app,
         loop="auto",
-        http=http_protocol(settings.max_body_bytes),
+        http=http_protocol(settings.max_body_bytes, app.state.refused),
         ws="none",
         lifespan="on",
         log_config=None,

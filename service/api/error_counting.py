@@ -56,7 +56,8 @@ def find_model(request: Request, registry: Registry, name: str | None) -> Served
 class ErrorCounting:
     """Pure ASGI middleware around all others: counts each problem document that is sent, once.
 
-    Counted under the model that a route noted (`note_model`), else under the one that the query names if
+    A request that the connection refused while its body came in counts by that refusal. Counted under the
+    model that a route noted (`note_model`), else under the one that the query names if
     there is one of that name, else under none. A path that no route has is not counted.
     """
 
@@ -76,7 +77,7 @@ class ErrorCounting:
         except Exception:  # after the response began, or the server's own
             self._count(scope, INTERNAL_ERROR)
             raise
-        slug = slug_of(scope)
+        slug = scope["state"].get("refused") or slug_of(scope)
         if slug is not None and slug != _NO_ROUTE:
             self._count(scope, slug)
 

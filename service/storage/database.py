@@ -47,6 +47,7 @@ def open_database(url: str | None, data_dir: Path) -> Engine:
 
     Raises StorageUnavailable, with no more of the URL than is no secret, when it cannot be used.
     """
+    given = url is not None
     if url is None:
         url = f"sqlite:///{(data_dir / FILE_NAME).absolute()}"
     try:
@@ -55,6 +56,8 @@ def open_database(url: str | None, data_dir: Path) -> Engine:
         if server:
             _check_parameters(parsed)
             parsed = parsed.set(query={**_POSTGRESQL_CONNECTION, **parsed.query})
+        elif parsed.database and not Path(parsed.database).parent.is_dir() and given:
+            raise ValueError("no such folder for the file")
         engine = create_engine(parsed, **(_POSTGRESQL if server else {}))
     except (ArgumentError, ImportError, ValueError) as error:
         reason = str(error) if type(error) is ValueError else "cannot be used"

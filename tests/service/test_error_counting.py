@@ -146,6 +146,31 @@ def test_a_client_that_hangs_up_is_counted(client: httpx.Client) -> None:
     assert counted(client) - before == {("tiny", "client-gone"): 1}
 
 
+@pytest.mark.parametrize(
+    ("request_bytes", "status", "series"),
+    [
+        (b"no HTTP\r\n\r\n", 400, ("", "malformed-request")),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 100_000, 431, ("", "headers-too-large")),
+        (
+            b"POST /classify?model=tiny-b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            400,
+            ("tiny-b", "malformed-request"),
+        ),
+    ],
+)
+def test_what_the_connection_refuses_is_counted_once(
+    client: httpx.Client, request_bytes: bytes, status: int, series: Series
+) -> None:
+    before = counted(client)
+    with socket.create_connection(
+        (client.base_url.host, client.base_url.port or 0), timeout=30
+    ) as connection:
+        connection.sendall(request_bytes)
+        assert connection.recv(100).startswith(b"HTTP/1.1 %d " % status)
+    until(lambda: counted(client) != before, "the request is counted")
+    assert counted(client) - before == {series: 1}
+
+
 @pytest.mark.parametrize("begun", [False, True])
 def test_a_failure_that_nobody_expected_is_counted(tiny_models_dir: Path, begun: bool) -> None:
     async def fails(_: Scope, __: Receive, send: Send) -> None:

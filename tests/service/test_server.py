@@ -13,6 +13,7 @@ import pytest
 from service.server import CannotListen, listen, listen_at_all
 from tests.service.addresses import IPV6
 from tests.service.process import service_process
+from tests.service.until import until
 
 
 def send_part_of_a_body(url_host: str, url_port: int) -> socket.socket:
@@ -79,7 +80,13 @@ def test_a_second_one_on_the_same_data_directory_names_the_first(
         ("database_url", "jdbc:postgresql://u:secret@h/db", "WEIGHIN_DATABASE_URL '***': no database URL"),
         ("deadline_s", "-1", "WEIGHIN_DEADLINE_S"),
         ("model_dirs", "nowhere", "no such folder of models: nowhere"),
+        (
+            "model_dirs",
+            "nowhere:elsewhere",
+            "WEIGHIN_MODEL_DIRS: no such folder of models: nowhere, elsewhere",
+        ),
         ("host", "256.1.1.1", "256.1.1.1"),
+        ("database_url", "sqlite:////no/such/folder/x.db", "no such folder for the file"),
     ],
 )
 def test_a_bad_setting_is_named_and_nothing_starts(
@@ -116,6 +123,20 @@ def test_it_starts_beside_a_kubernetes_service_of_its_name(tiny_models_dir: Path
     ]
     assert "enableServiceLinks: false" in process.log
     assert "cannot listen on 192.0.2.1 port 8000" in process.log
+
+
+def test_a_data_directory_that_cannot_be_is_named_with_its_variable(
+    tiny_models_dir: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with (
+        service_process(tiny_models_dir, file, log_format="text", gallery_model="none") as process,
+        process.client(),
+    ):
+        until(lambda: "ready" in process.log, "the models are loaded")
+        assert f"WEIGHIN_DATA_DIR '{file}': the data directory cannot be written" in process.log
+        assert "WEIGHIN_GALLERY_MODEL: no such model" in process.log
 
 
 def test_a_name_is_listened_at_on_every_address(tiny_models_dir: Path, tmp_path: Path) -> None:
