@@ -132,7 +132,8 @@ def _conclude(
     findings = [json.loads(path.read_text()) for path in sorted((folder / "findings").glob("*.json"))]
     alike: dict[str, list[dict[str, str]]] = {}
     for facts in findings:
-        alike.setdefault(_kind_of(facts["reason"]), []).append(facts)
+        origin = facts["origin"].split()[0]
+        alike.setdefault(f"{origin}: {_kind_of(facts['reason'])}", []).append(facts)
     for kind, members in sorted(alike.items(), key=lambda item: -len(item[1])):
         print(f"\n{len(members)} x {kind}")
         for facts in members[:_SHOWN]:
@@ -147,7 +148,7 @@ def _kind_of(reason: str) -> str:
     lines = [line.strip() for line in reason.splitlines()]
     places = [re.sub(r".*/", "", line) for line in lines if line.startswith("File ")]
     place = next((line for line in places if not line.startswith(("guard.py", "checks.py"))), "")
-    error = lines[-1] if lines[0].startswith("undocumented") else ""
+    error = next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception)\b", line)), "")
     return " | ".join(part for part in (re.sub(r"\d+(\.\d+)?", "N", lines[0])[:120], error, place) if part)
 
 

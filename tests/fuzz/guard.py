@@ -103,7 +103,8 @@ class GuardedSimplejpeg:
     def _buffer_size(self, data: NDArray[np.uint8], colorspace: str, options: dict[str, Any]) -> int:
         """Return the bytes of the result: simplejpeg names them when it refuses too small a buffer.
 
-        Its `decode_jpeg_header` tells the size too, but fails for sampling factors that it can decode.
+        Its `decode_jpeg_header` tells the size too, but fails for sampling factors that it can decode. A
+        refusal leaks 4 KB, which is nothing to a child that runs 2000 inputs.
         """
         try:
             self._decode(data, colorspace, buffer=bytearray(1), **options)
