@@ -83,6 +83,7 @@ class Parts:
         self._size = 0
         self._header = [b"", b""]
         self._disposition = b""
+        self._begun = False
         self._complete = False
         with _malformed():
             self._parser = MultipartParser(
@@ -101,6 +102,10 @@ class Parts:
 
     def feed(self, chunk: bytes) -> None:
         """Read on."""
+        if not self._begun:
+            # Behind a newline the parser would skip whatever comes before the next hyphen of the same chunk.
+            chunk = chunk.lstrip(b"\r\n")
+            self._begun = bool(chunk)
         with _malformed():
             self._parser.write(chunk)
 

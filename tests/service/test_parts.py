@@ -1,0 +1,34 @@
+"""The parts of a form do not depend on how its body is cut into chunks."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.api.parts import Part, Parts
+from service.errors import MalformedRequest
+
+PART = b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\nbytes\r\n--b--\r\n'
+
+
+def parsed(body: bytes, size: int) -> list[tuple[str, bytes | None]]:
+    """Return name and content of the parts of a body that arrives in chunks of `size` bytes."""
+    form = Parts("multipart/form-data; boundary=b", {"image": 100})
+    parts: list[Part] = []
+    for start in range(0, len(body), size):
+        form.feed(body[start : start + size])
+        parts += form.finished()
+    form.check_complete()
+    return [(part.name, part.data) for part in parts]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+@pytest.mark.parametrize("start", [b"", b"\r\n", b"\n\r\r\n\r\n"])
+def test_newlines_before_the_first_boundary(start: bytes, size: int) -> None:
+    assert parsed(start + PART, size) == [("image", b"bytes")]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+@pytest.mark.parametrize("start", [b"text\r\n", b"\r\n\r\x0b", b"\rtext\r\n", b"\n-\r\n"])
+def test_text_before_the_first_boundary(start: bytes, size: int) -> None:
+    with pytest.raises(MalformedRequest):
+        parsed(start + PART, size)
