@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pydantic
@@ -18,7 +18,7 @@ from tests.fuzz.generate import Input
 from tests.fuzz.guard import GuardedSimplejpeg, Overflow
 
 if TYPE_CHECKING:
-    from service.decode import DecodedImage, Format
+    from service.decode import DecodedImage
 
 Result = TypeVar("Result")
 
@@ -52,7 +52,7 @@ class Checker:
         self._declared = 0
         check = service.decode._check_pixels
 
-        def recorded(kind: Format, width: int, height: int, max_pixels: int) -> None:
+        def recorded(kind: Any, width: int, height: int, max_pixels: int) -> None:
             check(kind, width, height, max_pixels)
             self._declared = max(self._declared, width * height)
 
@@ -116,6 +116,8 @@ class Checker:
             try:
                 return self._decode(item.data, shorter_side=item.shorter_side, max_pixels=MAX_PIXELS)
             except (EmptyBody, UnknownImageType, TooManyPixels, UndecodableImage) as error:
+                if isinstance(error.__context__, MemoryError):
+                    raise Breach("memory: more than the address space allows was asked for") from None
                 return error.slug
 
         first, second = self._run_twice(item, decoded)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import mmap
 import re
 from collections.abc import Callable
@@ -74,7 +73,8 @@ class GuardedSimplejpeg:
 
     def __init__(self, max_pixels: int, max_bytes: int) -> None:
         self._decode: Callable[..., NDArray[np.uint8]] = simplejpeg.decode_jpeg
-        self._output = GuardedPages(max_pixels * 3)
+        self._max_pixels = max_pixels
+        self._output = GuardedPages(max_pixels * 4)
         self._input = GuardedPages(max_bytes)
         self.fill = 0
         self.calls = 0
@@ -110,6 +110,11 @@ class GuardedSimplejpeg:
             self._decode(data, colorspace, buffer=bytearray(1), **options)
         except ValueError as error:
             if shape := re.search(r"buffer is too small to decode \((\d+), (\d+), (\d+)\) image", str(error)):
-                return math.prod(int(number) for number in shape.groups())
+                height, width, channels = map(int, shape.groups())
+                if height * width > self._max_pixels:
+                    raise Overflow(
+                        f"simplejpeg decodes {width} x {height} pixels (allowed: {self._max_pixels})"
+                    ) from None
+                return height * width * channels
             raise
         raise Overflow("a picture was decoded into a buffer of 1 byte")

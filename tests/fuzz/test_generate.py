@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 # Kinds that a service may refuse; all other seeds must be decoded.
 RARE = re.compile(
     r"jpeg (SOF[3-9]|SOF1\d|SOF. 12 bits|flat SOF3|SOF\d \(\(1, 1\), \(1, 1\)\)$)"
-    r"|bmp compression 6|png colour 2 depth 16|tiff I;16B big_tiff|tiff . x .+ bits \{'(planar|order)'"
+    r"|png colour 2 depth 16|bmp compression 6|tiff I;16B big_tiff|tiff . x .+ bits \{'(planar|order)'"
 )
 
 
