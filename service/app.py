@@ -11,16 +11,17 @@ from importlib.metadata import version
 import structlog
 from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
-from starlette.middleware.cors import CORSMiddleware
 
 from service.api import problems
 from service.api.answers import Bounds
 from service.api.benchmarks import benchmarks_router
 from service.api.catalogue import catalogue_router
+from service.api.cors import Cors
 from service.api.error_counting import ErrorCounting, series_to_show
 from service.api.explain import explain_router
 from service.api.gallery import gallery_router
 from service.api.gallery_images import gallery_images_router
+from service.api.head import HeadRequests
 from service.api.health import health_router
 from service.api.inference import inference_router
 from service.api.latency import latency_router
@@ -49,6 +50,7 @@ from service.storage.gallery_records import Quota
 from service.storage.state import open_state
 from service.web.benchmarks import benchmark_page_router
 from service.web.dashboard import dashboard_router
+from service.web.docs import docs_router
 from service.web.figures import FiguresDesk
 from service.web.playground import playground_router
 from service.web.site import Site
@@ -140,11 +142,13 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
             log.info("ready", models=len(registry.loaded), threads=pool.threads)
 
     app = FastAPIOffline(
+        docs_url=None,
         title="Weigh-in",
         version=version("weighin"),
         description=DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
+        redirect_slashes=False,
         dependencies=[Depends(refuse_unknown_parameters)],
         responses=problems.documented(InvalidParameter),
     )
@@ -181,9 +185,11 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     app.include_router(recommend_router(registry, archive))
     app.include_router(health_router(registry, metrics, state_problem))
     app.include_router(site.router())
+    app.include_router(docs_router(app))
     app.include_router(playground_router(site, registry))
     app.include_router(dashboard_router(site, desk, latencies, registry.names))
     app.include_router(benchmark_page_router(site, jobs, registry.names, settings.api_key is not None))
+    app.add_middleware(HeadRequests)
     app.add_middleware(
         LoadShedding,
         pool=pool,
@@ -191,14 +197,10 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
         paths=("/classify", "/compare"),
         counted=("/classify",),
     )
-    if settings.allowed_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=sorted(settings.allowed_origins),
-            allow_methods=["GET", "POST", "PUT", "DELETE"],
-        )
     app.add_middleware(
         RequestContext, allowed_origins=settings.allowed_origins, log_requests=settings.log_requests
     )
     app.add_middleware(ErrorCounting, registry=registry, recorder=recorder, metrics=metrics)
+    if settings.allowed_origins:
+        app.add_middleware(Cors, allowed_origins=settings.allowed_origins)
     return app

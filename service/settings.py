@@ -17,6 +17,7 @@ from pydantic_settings import (
 )
 
 from service.environment import PREFIX, read_environment
+from service.origins import ANY, parse_origin
 from service.text import comma_list
 from service.urls import database_url, redacted
 
@@ -75,7 +76,8 @@ class Settings(BaseSettings):
     shutdown_grace_s: float = Field(8.0, ge=0)
     """Seconds that requests in flight have to end after SIGTERM."""
     allowed_origins: Annotated[frozenset[str], NoDecode] = frozenset()
-    """Other origins, separated by commas, whose pages may POST here, e.g. `https://example.org`."""
+    """Other origins, separated by commas, whose pages may use the API, e.g. `https://example.org`; `*` for
+    all."""
     api_key: SecretStr | None = None
     """When set, whoever changes state has to send it: `Authorization: Bearer <key>`, else 401."""
     log_format: Literal["auto", "text", "json"] = "auto"
@@ -135,7 +137,7 @@ class Settings(BaseSettings):
     @classmethod
     def _split_origins(cls, value: object) -> object:
         if isinstance(value, str):
-            return frozenset(comma_list(value))
+            return frozenset(map(_checked_origin, comma_list(value)))
         return value
 
     @field_validator("*", mode="before")
@@ -196,3 +198,12 @@ def _expanded(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError:
         raise ValueError("has no home directory for its '~'") from None
+
+
+def _checked_origin(text: str) -> str:
+    origin = ANY if text == ANY else parse_origin(text)
+    if origin is None:
+        raise ValueError(
+            f"{text[:100]!r} is no origin (examples: https://app.example.org, http://10.0.0.7:3000, *)"
+        )
+    return str(origin)

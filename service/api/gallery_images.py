@@ -14,6 +14,7 @@ from service.api.answers import Bounds, patience_of, timed_answer, timings
 from service.api.body import OPENAPI_BODY, read_image
 from service.api.gallery_bulk import IMAGE, METADATA
 from service.api.gallery_schemas import ImageOut, PutOut, SimilarResponse, match_out
+from service.api.parameters import ignores_unknown_parameters
 from service.api.parts import is_form, stream_parts
 from service.api.problems import documented
 from service.api.retrieve import K, MinScore, Where
@@ -156,6 +157,7 @@ def gallery_images_router(
             **documented(*_UNKNOWN),
         },
     )
+    @ignores_unknown_parameters
     async def content(request: Request, id: Id) -> Response:
         """Its original bytes, with the type that they are of."""
         image = await keeper.get(id)
@@ -174,6 +176,7 @@ def gallery_images_router(
             **documented(*_UNKNOWN),
         },
     )
+    @ignores_unknown_parameters
     async def thumbnail(request: Request, id: Id) -> Response:
         """A small JPEG of it, upright, made when the image came."""
         image = await keeper.get(id)

@@ -8,6 +8,7 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
+from service.api.parameters import ignores_unknown_parameters
 from service.metrics import CONTENT_TYPE, Metrics
 from service.registry import ModelEntry, Registry
 
@@ -41,6 +42,7 @@ def health_router(registry: Registry, metrics: Metrics, state_problem: Callable[
     router = APIRouter(tags=["operations"])
 
     @router.get("/healthz", summary="Is the process alive?")
+    @ignores_unknown_parameters
     async def healthz() -> Health:
         """Answers as long as the event loop does."""
         return Health()
@@ -50,6 +52,7 @@ def health_router(registry: Registry, metrics: Metrics, state_problem: Callable[
         summary="Are the models loaded and warm?",
         responses={503: {"model": Readiness, "description": "Not yet, or there is no model to serve"}},
     )
+    @ignores_unknown_parameters
     def readyz(
         response: Response,
     ) -> Readiness:  # not async: finding out whether the disk takes data waits for it
@@ -77,6 +80,7 @@ def health_router(registry: Registry, metrics: Metrics, state_problem: Callable[
         )
 
     @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    @ignores_unknown_parameters
     def render() -> Response:  # not async, as above
         """Counters, gauges and histograms in Prometheus' exposition format; times in seconds."""
         return Response(metrics.render(), media_type=CONTENT_TYPE)

@@ -7,13 +7,13 @@ import random
 import re
 import time
 from collections.abc import Collection, Mapping
-from urllib.parse import urlsplit
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import INTERNAL_ERROR, problem, problem_of
 from service.errors import CrossSiteRequest, NotReady
+from service.origins import ANY, is_own, parse_origin
 
 log = structlog.get_logger("service.request")
 
@@ -44,7 +44,8 @@ class RequestContext:
 
     def __init__(self, app: ASGIApp, *, allowed_origins: Collection[str], log_requests: bool) -> None:
         self._app = app
-        self._allowed_origins = frozenset(allowed_origins)
+        self._any_origin = ANY in allowed_origins
+        self._allowed_origins = frozenset(map(parse_origin, allowed_origins)) - {None}
         self._log_requests = log_requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,15 +94,16 @@ class RequestContext:
         """Refuse what a browser sends for another site's page; other clients send neither of the headers."""
         if method in _SAFE_METHODS:
             return None
-        origin, site = headers.get(b"origin"), headers.get(b"sec-fetch-site")
-        if origin is None and site is None:
+        given, site = headers.get(b"origin"), headers.get(b"sec-fetch-site")
+        if (given is None and site is None) or self._any_origin:
             return None
+        origin = None if given is None else parse_origin(given)
         if origin in self._allowed_origins:
             return None
         if site is not None:
             same = site in ("same-origin", "none")
         else:
-            same = urlsplit(origin or "").netloc == headers.get(b"host")
+            same = origin is not None and is_own(origin, headers.get(b"host", ""))
         if same:
             return None
-        return CrossSiteRequest(f"a page of {(origin or 'another site')[:100]} may not {method} here")
+        return CrossSiteRequest(f"a page of {(given or 'another site')[:100]} may not {method} here")

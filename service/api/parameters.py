@@ -3,26 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
-from fastapi import Request
+from fastapi import Request, params
 from fastapi.dependencies.utils import get_flat_params
 
 from service.errors import InvalidParameter
 
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+_TOLERANT = "_ignores_unknown_parameters"
+
 _known: dict[Callable[..., Any], frozenset[str]] = {}
 
 
+def ignores_unknown_parameters(endpoint: Endpoint) -> Endpoint:
+    """Decorate an endpoint for people, monitors or pictures in pages, whose address others add to."""
+    setattr(endpoint, _TOLERANT, True)
+    return endpoint
+
+
 async def refuse_unknown_parameters(request: Request) -> None:
-    """A dependency of every route: InvalidParameter for a query parameter that the route does not declare."""
+    """A dependency of every route: InvalidParameter for a query parameter that the route does not declare,
+    and for one that is given twice."""
     if not request.scope["query_string"]:
         return
     endpoint = request.scope["endpoint"]
+    if hasattr(endpoint, _TOLERANT):
+        return
+    known = query_parameters(request)
+    names = [name for name, _ in request.query_params.multi_items()]
+    unknown = sorted(set(names) - known)
+    if unknown:
+        raise InvalidParameter(
+            f"unknown query parameter {unknown[0][:50]!r} (allowed: {', '.join(sorted(known)) or 'none'})"
+        )
+    repeated = sorted(name for name in known if names.count(name) > 1)
+    if repeated:
+        raise InvalidParameter(f"query parameter {repeated[0]!r}: given {names.count(repeated[0])} times")
+
+
+def query_parameters(request: Request) -> frozenset[str]:
+    """Names of the query parameters that the request's route declares."""
+    endpoint = request.scope["endpoint"]
     known = _known.get(endpoint)
     if known is None:
-        parameters = get_flat_params(request.scope["route"].dependant)
-        known = _known[endpoint] = frozenset(parameter.alias for parameter in parameters)
-    unknown = sorted(name for name in request.query_params if name not in known)
-    if unknown:
-        allowed = ", ".join(sorted(known)) or "none"
-        raise InvalidParameter(f"unknown query parameter {unknown[0][:50]!r}; there are: {allowed}")
+        declared = get_flat_params(request.scope["route"].dependant)
+        known = _known[endpoint] = frozenset(
+            parameter.alias for parameter in declared if isinstance(parameter.field_info, params.Query)
+        )
+    return known

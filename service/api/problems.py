@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from service import errors
@@ -157,13 +158,33 @@ def install(app: FastAPI) -> None:
     async def http(request: Request, error: HTTPException) -> Response:
         phrase = HTTPStatus(error.status_code).phrase
         slug = phrase.lower().replace(" ", "-")
-        detail = {
-            404: f"there is nothing at {request.url.path[:200]}",
-            405: f"{request.method} is not possible at {request.url.path[:200]}",
-        }.get(error.status_code, str(error.detail))
+        path = request.url.path[:200]
+        headers = dict(error.headers or {})
+        detail = str(error.detail)
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            detail = f"there is nothing at {path}"
+            if path.endswith("/") and _allowed_methods(request, request.scope["path"].rstrip("/")):
+                detail += f" (without the slash at the end there is: {path.rstrip('/')})"
+        elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(_allowed_methods(request, request.scope["path"]))
+            detail = f"{request.method} is not possible at {path} (allowed: {headers['Allow']})"
         response = problem(request.state.request_id, error.status_code, slug, phrase, detail)
-        response.headers.update(error.headers or {})
+        response.headers.update(headers)
         return response
+
+
+def _allowed_methods(request: Request, path: str) -> list[str]:
+    """The methods that some route answers at `path`; a route on its own knows of no other at its path."""
+    routes = request.app.router.routes
+    methods = [
+        method
+        for method in ("GET", "POST", "PUT", "DELETE")
+        if any(
+            route.matches({**request.scope, "method": method, "path": path})[0] is Match.FULL
+            for route in routes
+        )
+    ]
+    return ["GET", "HEAD", *methods[1:]] if methods[:1] == ["GET"] else methods
 
 
 def _as_problems(document: dict[str, Any]) -> None:

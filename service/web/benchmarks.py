@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse
 
+from service.api.parameters import ignores_unknown_parameters
 from service.api.problems import documented
 from service.bench.bundle import Bundle
 from service.bench.bundle_file import from_json
@@ -42,6 +43,7 @@ def benchmark_page_router(
         response_class=HTMLResponse,
         responses=documented(InvalidParameter),
     )
+    @ignores_unknown_parameters
     async def benchmarks(first: Id = "", second: Id = "") -> HTMLResponse:
         """The newest runs; with `first` its results, with `second` too the two compared. It is followed by
         `GET /benchmarks/{id}/events` and started by `POST /benchmarks`.

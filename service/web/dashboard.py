@@ -8,6 +8,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse
 
 from service.api.latency import check_model
+from service.api.parameters import ignores_unknown_parameters
 from service.api.problems import documented
 from service.errors import InvalidParameter, UnknownModel
 from service.latency.answers import Latencies
@@ -42,6 +43,7 @@ def dashboard_router(
         response_class=HTMLResponse,
         responses=documented(UnknownModel, InvalidParameter),
     )
+    @ignores_unknown_parameters
     async def dashboard(request: Request, view: Annotated[View, Depends(asked)]) -> Response:
         """The figures of `GET /latency` as a table, and charts of `GET /latency/history`,
         `GET /latency/distribution` and `GET /recommend`. The query is the view, so that it can be shared.
@@ -52,6 +54,7 @@ def dashboard_router(
 
     # For the page alone: programs ask GET /latency.
     @router.get("/dashboard/figures", include_in_schema=False)
+    @ignores_unknown_parameters
     async def figures(request: Request, view: Annotated[View, Depends(asked)]) -> Response:
         """The part that changes, which the page fetches every few seconds: up to two seconds old, so that all
         who look at the same share it."""

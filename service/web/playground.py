@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse
 
+from service.api.parameters import ignores_unknown_parameters
 from service.compare import MAX_REPEAT, MIN_REPEAT_FOR_FASTEST
 from service.errors import WeighinError
 from service.registry import Registry
@@ -33,6 +34,7 @@ def playground_router(site: Site, registry: Registry) -> APIRouter:
     router = APIRouter(tags=["pages"])
 
     @router.get("/", summary="One picture, every model, as a page", response_class=HTMLResponse)
+    @ignores_unknown_parameters
     async def playground() -> Response:
         """Drop, paste, choose or take a picture; every model that shares the default's labels sees it."""
         problem = ""

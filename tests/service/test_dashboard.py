@@ -418,4 +418,5 @@ def test_the_service_shows_its_own_traffic_at_once(
     assert client.post("/classify", content=cat_jpeg).status_code == 200
     page = client.get("/dashboard", params={"stage": "total"}).text
     assert [row[:3] for row in rows(page)] == [["tiny", "total", "1"]]
-    assert client.get("/dashboard", params={"modell": "tiny"}).status_code == 422
+    assert client.get("/dashboard", params={"model": "tinny"}).status_code == 404
+    assert client.get("/dashboard", params={"utm_source": "mail"}).status_code == 200

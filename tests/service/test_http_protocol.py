@@ -9,7 +9,6 @@ import os
 import shutil
 import socket
 import subprocess
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -18,18 +17,14 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from pydantic import SecretStr
 
 from service.http_framing import MAX_FIELDS, MAX_HEAD_BYTES
 from service.http_protocol import HttpProtocol, http_protocol
 from tests.service.problems import assert_problem
-from tests.service.until import until
-from tests.service.wire import Application, ask, converse, responses
+from tests.service.wire import Address, Application, ask, converse, responses, serving
 
 HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n"
-
-Address = tuple[str, int]
 
 
 class Impatient(HttpProtocol):
@@ -41,29 +36,10 @@ class Impatient(HttpProtocol):
     drain_bytes = 30_000_000
 
 
-@contextlib.contextmanager
-def serving(app: Any, **options: Any) -> Iterator[Address]:
-    """`app` on a socket of its own."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    options = {"http": Impatient} | options
-    config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None, access_log=False, **options)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        until(lambda: server.started, "the server started")
-        yield listener.getsockname()
-        until(lambda: not server.server_state.connections, "all connections closed")
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        listener.close()
-
-
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
     """Where the application below serves."""
-    with serving(refusing) as address:
+    with serving(refusing, http=Impatient) as address:
         yield address
 
 
@@ -200,7 +176,7 @@ def test_a_head_byte_by_byte_is_408(address: Address) -> None:
 
 
 def test_a_connection_without_a_request_is_closed() -> None:
-    with serving(Application(), timeout_keep_alive=1) as address:
+    with serving(Application(), timeout_keep_alive=1, http=Impatient) as address:
         assert ask(address, b"") == b""
         assert ask(address, b"\r\n\r\n") == b""
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import io
 import itertools
 import socket
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -15,6 +17,9 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from service.http_protocol import HttpProtocol
+from tests.service.until import until
+
+Address = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,25 @@ async def _converse(packets: Iterable[bytes], protocol: type[HttpProtocol], app:
     return Outcome(app.seen, [status for status, _, _ in responses(received)], closed, received)
 
 
+@contextlib.contextmanager
+def serving(app: Any, **options: Any) -> Iterator[Address]:
+    """`app` on a socket of its own."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    options = {"http": HttpProtocol} | options
+    config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None, access_log=False, **options)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        until(lambda: server.started, "the server started")
+        yield listener.getsockname()
+        until(lambda: not server.server_state.connections, "all connections closed")
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        listener.close()
+
+
 def responses(received: bytes) -> list[tuple[int, http.client.HTTPMessage, bytes]]:
     """Status, header and body of each final response in `received`. Fails for bytes that are none."""
     received = received.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
@@ -133,7 +157,7 @@ def cut(raw: bytes, places: Sequence[int]) -> list[bytes]:
     return [raw[start:end] for start, end in itertools.pairwise(edges)]
 
 
-def ask(address: tuple[str, int], raw: bytes, *, seconds: float = 20) -> bytes:
+def ask(address: Address, raw: bytes, *, seconds: float = 20) -> bytes:
     """Send `raw` and return all that comes back until the server closes the connection."""
     with socket.create_connection(address, timeout=seconds) as connection:
         connection.sendall(raw)
