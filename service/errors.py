@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import ClassVar
+
+
+def error_words(error: OSError) -> str:
+    """Return what the operating system says, in lower case and without paths."""
+    return (error.strerror or os.strerror(error.errno or errno.EIO)).lower()
 
 
 class WeighinError(Exception):
@@ -182,6 +189,12 @@ class InvalidBundle(WeighinError):
     """A file of measurements cannot be used: not a bundle, another schema version, or edited by hand."""
 
     slug = "invalid-bundle"
+
+
+class UnreadableFolder(WeighinError):
+    """A folder that was named cannot be listed."""
+
+    slug = "unreadable-folder"
 
 
 class MeasurementFailed(WeighinError):

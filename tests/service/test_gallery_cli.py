@@ -22,7 +22,7 @@ from typer.testing import CliRunner, Result
 
 from service.cli.gallery import gallery_app
 from service.decode import SUFFIXES, SUFFIXES_OF, Format, decode
-from service.errors import WeighinError
+from service.errors import UnreadableFolder, WeighinError
 from tests.service.postgres import PostgresServer
 from tests.service.process import environment, service_process
 
@@ -96,6 +96,24 @@ def test_what_is_no_image_is_named_and_the_others_are_added(serve: Serve, photos
     assert "cats/broken.jpg: " in done.stderr
     assert "notes.txt: " in done.stderr
     assert len(listed(client)) == 5
+
+
+def test_links_that_lead_nowhere_are_named_and_the_others_are_added(serve: Serve, photos: Path) -> None:
+    (photos / "gone.png").symlink_to(photos / "nowhere.png")
+    (photos / "loop").symlink_to(photos / "loop")
+    (photos / "linked.png").symlink_to(photos / "top.png")
+    done = gallery(serve(), "add", photos)
+    assert done.exit_code == 0
+    assert "5 added, 1 exists" in done.stdout
+    assert f"skipped: {photos / 'gone.png'}: no such file or directory" in done.stderr
+    assert f"skipped: {photos / 'loop'}: too many levels" in done.stderr
+
+
+def test_a_place_that_cannot_be_read_is_an_error(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    done = gallery(serve(), "add", tmp_path / "loop")
+    assert isinstance(done.exception, UnreadableFolder)
+    assert "too many levels" in str(done.exception)
 
 
 def test_images_are_removed_and_those_that_are_not_there_are_named(serve: Serve, photos: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import stat
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -18,7 +20,8 @@ from service.cli.gallery.display import CANCELLED, progress_bar
 from service.cli.gallery.target import Url, open_gallery
 from service.cli.output import styled
 from service.decode import SUFFIXES
-from service.text import without_surrogates
+from service.errors import UnreadableFolder, error_words
+from service.text import shown, without_surrogates
 
 _AT_ONCE = 8
 """Images on their way, so that all cores of the service have work."""
@@ -79,17 +82,42 @@ def _find(places: list[Path]) -> tuple[list[Found], int]:
     files: dict[Path, Found] = {}
     others = 0
     for place in places:
-        if not place.exists():
-            raise FileNotFoundError(f"no such file or folder: {place}")
-        if not place.is_dir():
+        try:
+            mode = os.stat(place).st_mode
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no such file or folder: {place}") from None
+        except OSError as error:
+            raise UnreadableFolder(f"{place} cannot be read: {error_words(error)}") from None
+        if not stat.S_ISDIR(mode):
             files.setdefault(place.absolute(), Found(place, place.parent))
             continue
-        for file in sorted(path for path in place.rglob("*") if path.is_file()):
+        for file in sorted(_files_in(place)):
             if file.suffix.lower() in SUFFIXES:
                 files.setdefault(file.absolute(), Found(file, place))
             else:
                 others += 1
     return list(files.values()), others
+
+
+def _files_in(place: Path) -> Iterator[Path]:
+    """The regular files in `place` and the folders below. What cannot be read is named and passed over.
+
+    Raises UnreadableFolder when `place` itself cannot be read.
+    """
+
+    def skip(error: OSError) -> None:
+        if Path(error.filename) == place:
+            raise UnreadableFolder(f"folder {shown(str(place))} cannot be read: {error_words(error)}")
+        print(f"skipped: {shown(str(error.filename))}: {error_words(error)}", file=sys.stderr)
+
+    for folder, _, names in os.walk(place, onerror=skip):
+        for name in names:
+            path = Path(folder, name)
+            try:
+                if stat.S_ISREG(os.stat(path).st_mode):
+                    yield path
+            except OSError as error:  # a broken link, a loop, a folder that may be listed but not entered
+                print(f"skipped: {shown(str(path))}: {error_words(error)}", file=sys.stderr)
 
 
 def metadata_of(found: Found) -> dict[str, str]:
