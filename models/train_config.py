@@ -8,6 +8,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from models.zoo.files import read_text
+
 RECIPE = Path(__file__).parent / "training.toml"
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -59,7 +61,7 @@ class TrainConfig(_Table):
 def read_config(path: Path = RECIPE) -> TrainConfig:
     """The recipe in a TOML file. Raises ValueError that names the file, the key and what is wrong with it."""
     try:
-        return TrainConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return TrainConfig.model_validate(tomllib.loads(read_text(path)))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is no TOML: {error}") from None
     except ValidationError as error:

@@ -70,7 +70,7 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     `address` is where it will serve, for the message that a second one on the same data directory gets.
 
     Raises DataDirectoryInUse when another process has the data directory, FileNotFoundError for a folder of
-    models that does not exist, and UnreadableModels for one that cannot be listed.
+    models that does not exist, and UnreadableFolder for one that cannot be listed.
     """
     registry = Registry(settings.model_dirs, settings.default_model)
     pool = CorePool(settings.threads or core_budget(), settings.max_waiting)

@@ -13,6 +13,8 @@ from service.recorder import Recorder
 from service.registry import ServedModel
 from service.stages import Durations, Stopwatch
 
+DEFAULT_TOP_K = 5
+
 
 @dataclass(frozen=True)
 class Classification:
@@ -33,13 +35,14 @@ class Classifier:
         self._max_pixels = max_pixels
 
     async def classify(
-        self, data: bytes, model: ServedModel, *, top_k: int, patience: Patience
+        self, data: bytes, model: ServedModel, *, top_k: int | None, patience: Patience
     ) -> Classification:
-        """The `top_k` classes that `model` gives the image in `data`, recorded as `live`.
+        """The `top_k` classes that `model` gives the image in `data` (see `class_count`), recorded as `live`.
 
         Raises the errors of `decode` for bytes that are no readable image, and those of `CorePool.run`.
         """
         check_top_k(top_k, model)
+        count = class_count(top_k, model)
         stopwatch = Stopwatch()
 
         def job() -> Classification:
@@ -50,7 +53,7 @@ class Classifier:
             stopwatch.lap("preprocess")
             logits = model.session.run(tensor)["logits"][0]
             stopwatch.lap("inference")
-            predictions = top_predictions(logits, model.labels, top_k)
+            predictions = top_predictions(logits, model.labels, count, model.session.activation)
             stopwatch.lap("postprocess")
             durations = stopwatch.stop()
             self._recorder.record(model.name, "live", durations)
@@ -59,8 +62,15 @@ class Classifier:
         return await self._pool.run(job, patience)
 
 
-def check_top_k(top_k: int, *models: ServedModel) -> None:
-    """Raise InvalidParameter unless every model has at least `top_k` classes and `top_k` is positive."""
+def class_count(top_k: int | None, model: ServedModel) -> int:
+    """Return how many classes of `model` are told: `top_k`; by default 5, or all where there are fewer."""
+    return min(DEFAULT_TOP_K, model.card.classes) if top_k is None else top_k
+
+
+def check_top_k(top_k: int | None, *models: ServedModel) -> None:
+    """Raise InvalidParameter for a `top_k` that is not positive or more than the classes of some model."""
+    if top_k is None:
+        return
     most = min(model.card.classes for model in models)
     if not 1 <= top_k <= most:
         raise InvalidParameter(f"top_k is {top_k}; it may be 1 to {most}, the number of classes")

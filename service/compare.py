@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from models.zoo.preprocess import preprocess
-from service.classify import check_top_k
+from service.classify import check_top_k, class_count
 from service.decode import DecodedImage, decode
 from service.errors import Busy, InvalidParameter
 from service.percentiles import percentile
@@ -113,7 +113,7 @@ class Comparer:
             raise InvalidParameter(f"baseline '{baseline}' is not compared; it may be {', '.join(compared)}")
         return models, baseline
 
-    def check_cost(self, models: Sequence[ServedModel], top_k: int, repeat: int) -> None:
+    def check_cost(self, models: Sequence[ServedModel], top_k: int | None, repeat: int) -> None:
         """Raise InvalidParameter when the comparison may not be run: top_k, repeat, or its cost in time."""
         check_top_k(top_k, *models)
         if not 1 <= repeat <= MAX_REPEAT:
@@ -139,15 +139,16 @@ class Comparer:
         models: Sequence[ServedModel],
         baseline: str,
         *,
-        top_k: int,
+        top_k: int | None,
         repeat: int,
         patience: Patience,
     ) -> Comparison:
         """Decode once, run each model once unrecorded, then `repeat` measured rounds in rotating order.
 
         Each round has all cores to itself; between rounds, requests that wait get their turn. The measured
-        runs are recorded as `compare`. Rounds stop early when the machine turns out slower than estimated and
-        the budget is spent: `latency.count` says how many there were.
+        runs are recorded as `compare`. Without `top_k`, each model tells 5 classes, or all that it has.
+        Rounds stop early when the machine turns out slower than estimated and the budget is spent:
+        `latency.count` says how many there were.
 
         Raises Busy while another comparison runs, and the errors of `decode` and `CorePool.run`.
         """
@@ -163,7 +164,7 @@ class Comparer:
         data: bytes,
         models: Sequence[ServedModel],
         baseline: str,
-        top_k: int,
+        top_k: int | None,
         repeat: int,
         patience: Patience,
     ) -> Comparison:
@@ -202,14 +203,14 @@ class Comparer:
 
 
 def _run(
-    model: ServedModel, image: DecodedImage, top_k: int
+    model: ServedModel, image: DecodedImage, top_k: int | None
 ) -> tuple[tuple[Prediction, ...], dict[Stage, int]]:
     stopwatch = Stopwatch()
     tensor = preprocess(image.pixels, model.card.input, box=image.box)
     stopwatch.lap("preprocess")
     logits = model.session.run(tensor)["logits"][0]
     stopwatch.lap("inference")
-    predictions = top_predictions(logits, model.labels, top_k)
+    predictions = top_predictions(logits, model.labels, class_count(top_k, model), model.session.activation)
     stopwatch.lap("postprocess")
     return predictions, stopwatch.durations
 

@@ -58,6 +58,11 @@ class Explainer:
         card = model.card
         if class_id is not None and not 0 <= class_id < card.classes:
             raise InvalidParameter(f"class_id is {class_id}; model '{card.name}' has 0 to {card.classes - 1}")
+        if model.session.activation != "none":
+            raise NoExactMap(
+                f"no exact map exists for model '{card.name}': it applies {model.session.activation} itself, "
+                "so its logits are not known"
+            )
         if card.classifier is None or "features" not in card.outputs:
             raise NoExactMap(
                 f"no exact map exists for model '{card.name}': its card names no linear classifier over its "

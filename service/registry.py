@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import statistics
@@ -17,10 +16,12 @@ import structlog
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from models.onnx_tools.file_kind import file_kind, looks_truncated
+from models.onnx_tools.inspect import output_activation
 from models.zoo.card import Card, InputSpec, read_card
-from models.zoo.files import read_regular
+from models.zoo.files import not_text, read_regular
 from models.zoo.labels import read_labels
-from service.errors import ModelUnavailable, NotReady, UnknownModel, WeighinError
+from service.errors import ModelUnavailable, NotReady, UnknownModel, UnreadableFolder, error_words
 from service.session import OnnxSession, SessionError
 from service.text import encodable, shown
 
@@ -59,18 +60,17 @@ class ModelEntry:
     reason: str | None = LOADING
 
     @property
+    def broken(self) -> bool:
+        """Whether it is known by now that there is no model."""
+        return self.model is None and self.reason != LOADING
+
+    @property
     def problem(self) -> str | None:
         """Why there is no model, or why its latest run failed; None where all is well."""
         if self.model is None:
             return self.reason
         failure = self.model.session.failure
         return None if failure is None else f"its latest run failed: {failure}"
-
-
-class UnreadableModels(WeighinError):
-    """A folder of models cannot be listed."""
-
-    slug = "unreadable-models"
 
 
 class UnusableModel(Exception):
@@ -83,12 +83,15 @@ class Registry:
     Cards are read at construction; `load` then makes the sessions. Safe to read from any thread meanwhile.
     """
 
-    def __init__(self, directories: Iterable[Path], default_model: str) -> None:
-        """Find the models; a folder that cannot be looked into is left out, with a line in the log.
+    def __init__(
+        self, directories: Iterable[Path], default_model: str, *, warm_up_limit_s: float = 60
+    ) -> None:
+        """Find the models. A folder that cannot be looked into is left out, with a line in the log.
 
-        Raises FileNotFoundError, which names the directories that do not exist, and UnreadableModels for one
-        that cannot be listed.
+        A model whose first run takes longer than `warm_up_limit_s` is broken. Raises FileNotFoundError, which
+        names the directories that do not exist, and UnreadableFolder for one that cannot be listed.
         """
+        self._warm_up_limit_s = warm_up_limit_s
         self.default_model = default_model
         self._entries: dict[str, ModelEntry] = {}
         self.ready = False
@@ -112,7 +115,7 @@ class Registry:
             with ThreadPoolExecutor(max_workers=2, thread_name_prefix="load") as executor:
                 opened = list(executor.map(_open, pending))
             for entry in opened:
-                self._entries[entry.name] = _warmed_up(entry)
+                self._entries[entry.name] = _warmed_up(entry, self._warm_up_limit_s)
         finally:
             for entry in self.entries:
                 if entry.model is None and entry.reason == LOADING:
@@ -172,13 +175,19 @@ class Registry:
 
         Raises as `get` does when there is none, or the default model's card cannot be read.
         """
-        entry = self.entry(self.default_model)
-        if entry.card is None or (entry.model is None and entry.reason == LOADING):
-            self.get()
-            raise AssertionError("a model without card or session is never returned")
-        labels = entry.card.labels
+        labels = self.default_labels
+        if not self.entry(self.default_model).broken:
+            self.get()  # raises while it is loaded
         models = tuple(model for model in self.loaded if model.card.labels == labels)
         return models or (self.get(),)
+
+    @property
+    def default_labels(self) -> str:
+        """The default model's label set, whether it is served or not. UnknownModel or ModelUnavailable."""
+        entry = self.entry(self.default_model)
+        if entry.card is None:
+            raise ModelUnavailable(f"model '{entry.name}' cannot be served: {entry.reason}")
+        return entry.card.labels
 
 
 def _model_folders(directory: Path) -> Iterator[Path]:
@@ -188,8 +197,8 @@ def _model_folders(directory: Path) -> Iterator[Path]:
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"WEIGHIN_MODEL_DIRS: no such folder of models: {directory}") from None
     except OSError as error:
-        reason = f"folder of models {directory} cannot be read: {_words(error)}"
-        raise UnreadableModels(f"WEIGHIN_MODEL_DIRS: {reason}") from None
+        reason = f"folder of models {directory} cannot be read: {error_words(error)}"
+        raise UnreadableFolder(f"WEIGHIN_MODEL_DIRS: {reason}") from None
     for folder in folders:
         if not encodable(folder.name):
             log.warning("model folder skipped: name is not UTF-8", folder=shown(folder.name))
@@ -199,7 +208,7 @@ def _model_folders(directory: Path) -> Iterator[Path]:
             if _exists(folder / "card.json") or _exists(folder / "model.onnx"):
                 yield folder
         except OSError as error:
-            log.warning("folder skipped", folder=shown(str(folder)), reason=_words(error))
+            log.warning("folder skipped", folder=shown(str(folder)), reason=error_words(error))
 
 
 def _exists(path: Path) -> bool:
@@ -216,13 +225,19 @@ def _describe(folder: Path) -> ModelEntry:
         card = read_card(folder)
     except FileNotFoundError:
         return ModelEntry(folder.name, folder, None, reason="it has no card.json")
+    except UnicodeDecodeError as error:
+        reason = f"its card.json is not text: {not_text(error)}"
+        return ModelEntry(folder.name, folder, None, reason=reason)
     except ValidationError as error:
+        kind = _text_kind(folder / "card.json")
+        if kind is not None:
+            return ModelEntry(folder.name, folder, None, reason=f"its card.json is {kind}")
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         reason = f"its card.json is not valid: {where}: {first['msg']}"
         return ModelEntry(folder.name, folder, None, reason=reason)
     except OSError as error:
-        reason = f"its card.json cannot be read: {_words(error)}"
+        reason = f"its card.json cannot be read: {error_words(error)}"
         return ModelEntry(folder.name, folder, None, reason=reason)
     except Exception as error:
         log.exception("card cannot be read", model=folder.name)
@@ -252,14 +267,22 @@ def _verified(folder: Path, card: Card) -> bytes:
     except FileNotFoundError:
         raise UnusableModel(f"its file {name} is missing") from None
     except OSError as error:
-        raise UnusableModel(f"its file {name} cannot be read: {_words(error)}") from None
+        raise UnusableModel(f"its file {name} cannot be read: {error_words(error)}") from None
     digest = hashlib.sha256(content).hexdigest()
     if digest != card.file.sha256:
-        raise UnusableModel(
-            f"its file {name} is not the one that the card describes: "
-            f"sha256 {digest[:12]}..., the card says {card.file.sha256[:12]}..."
-        )
+        raise UnusableModel(_other_file(content, digest, card))
     return content
+
+
+def _other_file(content: bytes, digest: str, card: Card) -> str:
+    """Why a file is not the one that the card describes, as far as its bytes tell."""
+    other = f"its file {card.file.name} is not the one that the card describes"
+    kind = file_kind(content)
+    if kind is not None:
+        return f"{other}, it is {kind}"
+    if len(content) < card.file.bytes and looks_truncated(content):
+        return f"{other}, it is cut off: {len(content)} bytes of {card.file.bytes}: download it again"
+    return f"{other}: sha256 {digest[:12]}..., the card says {card.file.sha256[:12]}..."
 
 
 def _served(folder: Path, card: Card) -> ServedModel:
@@ -267,15 +290,24 @@ def _served(folder: Path, card: Card) -> ServedModel:
     try:
         labels = read_labels(card, folder)
     except OSError as error:
-        raise UnusableModel(f"its labels '{card.labels}' cannot be read: {_words(error)}") from None
+        raise UnusableModel(f"its labels '{card.labels}' cannot be read: {error_words(error)}") from None
     except ValueError as error:
-        raise UnusableModel(f"its labels '{card.labels}' cannot be used: {error}") from None
-    return ServedModel(card, labels, OnnxSession(content, card), typical_ns=0)
+        kind = _text_kind(folder / "labels.txt")
+        words = str(error) if kind is None else f"labels.txt is {kind}"
+        raise UnusableModel(f"its labels '{card.labels}' cannot be used: {words}") from None
+    session = OnnxSession(content, card)
+    if "activation" not in card.outputs:
+        session.activation = output_activation(content, "logits")
+    return ServedModel(card, labels, session, typical_ns=0)
 
 
-def _words(error: OSError) -> str:
-    """What the operating system says, in lower case and without paths."""
-    return (error.strerror or os.strerror(error.errno or errno.EIO)).lower()
+def _text_kind(path: Path) -> str | None:
+    """What lies there in place of a card or labels, where its bytes tell."""
+    try:
+        kind = file_kind(read_regular(path))
+    except OSError:
+        return None
+    return None if kind is None or kind.startswith(("JSON text", "text (")) else kind
 
 
 def _kind(error: Exception) -> str:
@@ -283,13 +315,13 @@ def _kind(error: Exception) -> str:
     return "not enough memory" if isinstance(error, MemoryError) else f"unexpected {type(error).__name__}"
 
 
-def _warmed_up(entry: ModelEntry) -> ModelEntry:
+def _warmed_up(entry: ModelEntry, limit_s: float) -> ModelEntry:
     """The entry with its model's typical time, or with the reason why the model does not run."""
     model = entry.model
     if model is None:
         return entry
     try:
-        return replace(entry, model=replace(model, typical_ns=_warm_up(model)))
+        return replace(entry, model=replace(model, typical_ns=_warm_up(model, limit_s)))
     except ModelUnavailable as error:
         return replace(entry, model=None, reason=model.session.failure or str(error))
     except Exception as error:
@@ -297,19 +329,31 @@ def _warmed_up(entry: ModelEntry) -> ModelEntry:
         return replace(entry, model=None, reason=f"it cannot be run: {_kind(error)}")
 
 
-def _warm_up(model: ServedModel) -> int:
-    image = _noise(model.card.input)
-    model.session.run(image, tuple(model.card.outputs))
+def _warm_up(model: ServedModel, limit_s: float) -> int:
+    images = [_noise(model.card.input, seed) for seed in range(2)]
+    names = tuple(model.card.output_shapes)
+    logits = [model.session.run(image, names, limit_s=limit_s)["logits"][0] for image in images]
+    if "activation" not in model.card.outputs:
+        if model.session.activation == "none" and all(map(_are_probabilities, logits)):
+            model.session.activation = "softmax"
+        if model.session.activation != "none":
+            log.info("activation found in the network", model=model.name, activation=model.session.activation)
+    image = images[0]
     return int(statistics.median(_timed(model.session, image) for _ in range(_WARM_UP_RUNS)))
 
 
-def _noise(spec: InputSpec) -> NDArray[np.float32]:
+def _are_probabilities(logits: NDArray[np.float32]) -> bool:
+    """Whether they are what a softmax gives, which a graph may spell with other operators."""
+    return bool(logits.size > 1 and (logits >= 0).all() and abs(logits.sum(dtype=np.float64) - 1) <= 1e-3)
+
+
+def _noise(spec: InputSpec, seed: int) -> NDArray[np.float32]:
     """A picture of noise as the network gets it, float32 (1, channels, height, width).
 
     Not zeros: a network may be right on pictures and give NaN for a flat input, or the other way round.
     """
     shape = (1, spec.channels, spec.height, spec.width)
-    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
     mean, std = (np.array(values, np.float64)[:, None, None] for values in (spec.mean, spec.std))
     with np.errstate(all="ignore"):  # what comes of an absurd `std` is seen in the network's outputs
         return ((pixels - mean) / std).astype(np.float32)

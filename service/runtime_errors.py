@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-LONGEST = 300
+LONGEST = 500
 """Characters of a message that are kept."""
 
 _LONGEST_READ = 5000  # a file's own names, of any length, are part of messages
@@ -20,7 +20,7 @@ _PATH = re.compile(r"(?<![\w./:~-])(?:~|/[\w.+@~-]+|[A-Za-z]:\\[\w.+@~ -]+)(?:[/
 
 
 def runtime_words(error: BaseException) -> str:
-    """Return what the runtime says of `error` in at most 300 characters, or the exception's type if nothing.
+    """Return what the runtime says of `error` in at most 500 characters, or the exception's type if nothing.
 
     Paths of this machine become their base names; names of nodes that look like paths, such as
     `/layer1/Conv`, stay.

@@ -40,7 +40,7 @@ class CannotListen(WeighinError):
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then give requests `shutdown_grace_s`, flush the state and return.
 
-    Raises CannotListen, DataDirectoryInUse, and FileNotFoundError or UnreadableModels for a folder of models.
+    Raises CannotListen, DataDirectoryInUse, and FileNotFoundError or UnreadableFolder for a folder of models.
     """
     with ExitStack() as stack:
         listeners = listen(settings.host, settings.port)

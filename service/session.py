@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import onnxruntime
 import structlog
 from numpy.typing import NDArray
 
+from models.onnx_tools.file_kind import file_kind, looks_truncated
 from models.onnx_tools.inspect import UnreadableModel, external_files
-from models.zoo.card import Card
+from models.zoo.card import Activation, Card
 from service.errors import ModelUnavailable
 from service.runtime_errors import runtime_words
 
@@ -31,6 +33,10 @@ log = structlog.get_logger(__name__)
 
 # ONNX Runtime's own lines on standard error are not of the log's format; what failed is logged here.
 _FATAL_ONLY = 4
+
+
+_ROUNDING = 1e-3
+"""How far a network's own probabilities may be outside of 0 to 1, e.g. by quantization."""
 
 
 class SessionError(Exception):
@@ -58,35 +64,49 @@ class OnnxSession:
         threads wait for work without giving their core back.
         """
         self._session = _load(content, _options(threads=threads, spinning=spinning))
-        self._card = card
+        self._name = card.name
+        self._shapes = card.output_shapes
         self._check(card)
+        self.activation: Activation = card.outputs.get("activation", "none")
+        """What the network has applied to its logits itself; their values are then checked to be 0 to 1."""
         self.failure: str | None = None
         """Why the latest run failed; None once one succeeds. Read and set without a lock, as a whole."""
-        self._run_options = onnxruntime.RunOptions()
-        self._run_options.log_severity_level = _FATAL_ONLY
+        self._run_options = _run_options()
         self._shape = (card.input.channels, card.input.height, card.input.width)
 
     def run(
-        self, image: NDArray[np.float32], outputs: Sequence[str] = ("logits",)
+        self,
+        image: NDArray[np.float32],
+        outputs: Sequence[str] = ("logits",),
+        *,
+        limit_s: float | None = None,
     ) -> Mapping[str, NDArray[np.float32]]:
         """Run the network on `image`, float32 (N, C, H, W), and return the `outputs` asked for, batch first.
 
         Outputs that are not asked for are neither computed nor copied. All are checked: shape as the card
-        says, float32, every number finite. Raises ModelUnavailable where they are not, or the runtime fails,
-        and ValueError for an image of another shape or dtype.
+        says, float32, every number finite. Raises ModelUnavailable where they are not, the runtime fails, or
+        the run takes longer than `limit_s` (it ends at the next operator), and ValueError for an image of
+        another shape or dtype.
         """
         if image.dtype != np.float32 or image.shape[1:] != self._shape:
             raise ValueError(
                 f"image is {image.dtype} {image.shape}, the network takes float32 (N, {self._shape})"
             )
+        options, timer = (self._run_options, None) if limit_s is None else _limited(limit_s)
         try:
-            values = self._session.run(list(outputs), {INPUT: image}, self._run_options)
+            values = self._session.run(list(outputs), {INPUT: image}, options)
         except Exception as error:  # a dozen types of onnxruntime's own, and MemoryError
-            raise self._failed(
-                f"ONNX Runtime {RUNTIME_VERSION} cannot run it: {runtime_words(error)}"
-            ) from error
+            words = f"ONNX Runtime {RUNTIME_VERSION} cannot run it: {runtime_words(error)}"
+            if options.terminate:
+                words = f"a run takes longer than {limit_s:g} s"
+            raise self._failed(words) from error
+        finally:
+            if timer is not None:
+                timer.cancel()
         for name, value in zip(outputs, values, strict=True):
-            problem = output_problem(self._card, name, value, len(image))
+            problem = output_problem(name, value, (len(image), *self._shapes[name]))
+            if problem is None and name == "logits" and self.activation != "none":
+                problem = _range_problem(value, self.activation)
             if problem is not None:
                 raise self._failed(problem)
         if self.failure is not None:
@@ -95,9 +115,9 @@ class OnnxSession:
 
     def _failed(self, problem: str) -> ModelUnavailable:
         if self.failure != problem:  # not once per request
-            log.warning("model run failed", model=self._card.name, reason=problem)
+            log.warning("model run failed", model=self._name, reason=problem)
         self.failure = problem
-        return ModelUnavailable(f"model '{self._card.name}' failed: {problem}")
+        return ModelUnavailable(f"model '{self._name}' failed: {problem}")
 
     def _check(self, card: Card) -> None:
         inputs = {node.name: (node.type, node.shape) for node in self._session.get_inputs()}
@@ -113,21 +133,20 @@ class OnnxSession:
                 "export it with a dynamic batch dimension, or a batch of 1"
             )
         found = {node.name: (node.type, tuple(node.shape[1:])) for node in self._session.get_outputs()}
-        for name, output_shape in card.outputs.items():
+        for name, output_shape in card.output_shapes.items():
             if name not in found:
                 raise SessionError(f"the model has no output '{name}'; its outputs are {sorted(found)}")
             if found[name] != ("tensor(float)", output_shape):
                 raise SessionError(f"output '{name}' is {found[name]}, the card says float {output_shape}")
 
 
-def output_problem(card: Card, name: str, value: object, batch: int) -> str | None:
-    """Return what is wrong with one output of a run of `batch` images, None if nothing is.
+def output_problem(name: str, value: object, expected: tuple[int, ...]) -> str | None:
+    """Return what is wrong with one output of a run, None if nothing is.
 
-    Right is what the card says: float32 (batch, *shape), every number finite.
+    Right is what the card says: float32 of the `expected` shape, every number finite.
     """
     if not isinstance(value, np.ndarray):
         return f"output '{name}' is a {type(value).__name__}, the card says one tensor"
-    expected = (batch, *card.outputs[name])  # type: ignore[index]
     if value.dtype != np.float32 or value.shape != expected:
         return f"output '{name}' is {value.dtype} {value.shape}, the card says float32 {expected}"
     finite = np.isfinite(value)
@@ -136,6 +155,16 @@ def output_problem(card: Card, name: str, value: object, batch: int) -> str | No
             f"output '{name}' is not finite: {value.size - np.count_nonzero(finite)} of {value.size} values"
         )
     return None
+
+
+def _range_problem(logits: NDArray[np.float32], activation: Activation) -> str | None:
+    low, high = float(logits.min()), float(logits.max())
+    if low >= -_ROUNDING and high <= 1 + _ROUNDING:
+        return None
+    return (
+        f"output 'logits' has values from {low:.4g} to {high:.4g}, but {activation} gives 0 to 1 "
+        "(outputs.activation in card.json: none, softmax or sigmoid)"
+    )
 
 
 def optimized_graph(content: bytes) -> bytes:
@@ -185,6 +214,21 @@ def profiled_runs(content: bytes, runs: int, *, as_written: bool = False) -> lis
         return events
 
 
+def _run_options() -> onnxruntime.RunOptions:
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = _FATAL_ONLY
+    return options
+
+
+def _limited(seconds: float) -> tuple[onnxruntime.RunOptions, threading.Timer]:
+    """Options of one run, and the timer that ends it at its next operator."""
+    options = _run_options()
+    timer = threading.Timer(seconds, setattr, (options, "terminate", True))
+    timer.daemon = True
+    timer.start()
+    return options, timer
+
+
 def _options(*, threads: int = 1, spinning: bool = False) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -206,12 +250,22 @@ def check_self_contained(content: bytes) -> None:
     try:
         files = external_files(content)
     except UnreadableModel as error:
-        raise SessionError(str(error)) from None
+        raise SessionError(f"the model cannot be loaded: {_what_it_is(content) or error}") from None
     if files:
         named = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
         raise SessionError(
             f"the model has external data ({named}), which its checksum does not cover: save it as one file"
         )
+
+
+def _what_it_is(content: bytes) -> str | None:
+    """Say what a file that cannot be loaded is, if it is a kind that people take for ONNX, or a cut one."""
+    kind = file_kind(content)
+    if kind is not None:
+        return f"its file is not an ONNX file, it is {kind}"
+    if looks_truncated(content):
+        return f"its file is cut off after {len(content)} bytes: download it again"
+    return None
 
 
 def _load(content: bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
@@ -221,9 +275,8 @@ def _load(content: bytes, options: onnxruntime.SessionOptions) -> onnxruntime.In
             content, sess_options=options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # onnxruntime raises a dozen types of its own, all meaning the same here
-        raise SessionError(
-            f"ONNX Runtime {RUNTIME_VERSION} cannot load the model: {runtime_words(error)}"
-        ) from error
+        words = _what_it_is(content) or runtime_words(error)
+        raise SessionError(f"ONNX Runtime {RUNTIME_VERSION} cannot load the model: {words}") from error
     # onnxruntime's Python wrapper keeps the file's content to make the session anew on other hardware,
     # which never happens here: 93 MB for the six models of the zoo.
     session._model_bytes = None

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.train_config import TrainConfig
+from models.zoo.files import read_text
 
 DEFAULTS = Path(__file__).parent / "compression.toml"
 
@@ -73,4 +74,4 @@ class Compression(_Table):
 
 def read_compression(path: Path = DEFAULTS) -> Compression:
     """The settings in a TOML file. Raises ValueError (pydantic's) that names what is wrong."""
-    return Compression.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    return Compression.model_validate(tomllib.loads(read_text(path)))

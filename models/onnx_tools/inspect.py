@@ -6,9 +6,33 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from models.zoo.card import Activation
+
 if TYPE_CHECKING:
     import onnx
 
+_ACTIVATIONS: dict[str, Activation] = {
+    "Softmax": "softmax",
+    "QLinearSoftmax": "softmax",
+    "Sigmoid": "sigmoid",
+    "HardSigmoid": "sigmoid",
+    "QLinearSigmoid": "sigmoid",
+}
+_KEEPING = frozenset(
+    {
+        "Cast",
+        "Clip",
+        "DequantizeLinear",
+        "Dropout",
+        "Flatten",
+        "Identity",
+        "QuantizeLinear",
+        "Reshape",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
 IN_MEMORY = "_ORT_MEM_ADDR_"
 """ONNX Runtime takes a tensor whose location holds this as an address in its own memory."""
 
@@ -26,6 +50,24 @@ def external_files(content: bytes) -> tuple[str, ...]:
     if b"location" not in content:  # the key that every external tensor must have
         return ()
     return tuple(sorted({_base_name(tensor) for tensor in _tensors(_parse(content)) if _is_external(tensor)}))
+
+
+def output_activation(content: bytes, output: str) -> Activation:
+    """Return what the last operator before `output` applies: softmax, sigmoid, or none of the two.
+
+    Operators that keep the values, e.g. Reshape or a pair that quantizes, are passed over. Raises
+    UnreadableModel for bytes that are not an ONNX file.
+    """
+    if b"Softmax" not in content and b"Sigmoid" not in content:
+        return "none"
+    graph = _parse(content).graph
+    producers = {name: node for node in graph.node for name in node.output}
+    node = producers.get(output)
+    for _ in graph.node:  # no more steps than nodes, also where a damaged graph has a cycle
+        if node is None or node.op_type not in _KEEPING:
+            break
+        node = producers.get(node.input[0]) if node.input else None
+    return _ACTIVATIONS.get(node.op_type, "none") if node is not None else "none"
 
 
 def _parse(content: bytes) -> onnx.ModelProto:

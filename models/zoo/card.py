@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NotRequired, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from typing_extensions import TypedDict  # pydantic reads the one in typing from Python 3.12 on
 
-from models.zoo.files import read_regular
+from models.zoo.files import read_text
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+_OUTPUT_NAMES: tuple[Literal["logits", "embedding", "features"], ...] = ("logits", "embedding", "features")
+Shape = tuple[int, ...]
+Activation = Literal["none", "softmax", "sigmoid"]
+"""What a network has applied to its output `logits` itself."""
 
 
 class _Frozen(BaseModel):
@@ -55,6 +62,20 @@ class InputSpec(_Frozen):
         if self.polarity == "light-on-dark" and self.channels != 1:
             raise ValueError("polarity light-on-dark is for one grey channel")
         return self
+
+
+class Outputs(TypedDict):
+    """Shape of each output without the batch dimension, and what is applied to `logits` in the network.
+
+    `activation` left out: what the file's last operator says.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    logits: Shape
+    embedding: NotRequired[Shape]
+    features: NotRequired[Shape]
+    activation: NotRequired[Activation]
 
 
 class File(_Frozen):
@@ -183,14 +204,12 @@ class Card(_Frozen):
     name: Name
     task: Literal["image-classification"] = "image-classification"
     labels: Name = Field(description="The label set, e.g. imagenet-1k; models that share one are comparable")
-    classes: int = Field(gt=1)
+    classes: int = Field(gt=0, description="1 only with `outputs.activation` sigmoid")
     architecture: str
     block: str = Field(description="Block family, e.g. inverted-residual")
     precision: Literal["fp32", "int8"]
     input: InputSpec
-    outputs: dict[Literal["logits", "embedding", "features"], tuple[int, ...]] = Field(
-        description="Shape of each output without the batch dimension"
-    )
+    outputs: Outputs
     parameters: int = Field(
         gt=0, description="Trainable parameters, batch norm unfolded, as papers count them"
     )
@@ -207,22 +226,31 @@ class Card(_Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.outputs.get("logits") != (self.classes,):
-            raise ValueError(f"outputs.logits is {self.outputs.get('logits')} for {self.classes} classes")
+        if self.outputs["logits"] != (self.classes,):
+            raise ValueError(f"outputs.logits is {self.outputs['logits']} for {self.classes} classes")
+        if self.classes == 1 and self.outputs.get("activation") != "sigmoid":
+            raise ValueError(
+                "classes is 1: its softmax is always 1 (allowed: 2 or more, or outputs.activation sigmoid)"
+            )
         if (self.agreement is not None) and self.agreement.parent != self.derived_from:
             raise ValueError("agreement.parent differs from derived_from")
         if self.accuracy is not None and self.accuracy.kind == "inherited" and self.agreement is None:
             raise ValueError("an inherited accuracy needs the agreement with the parent beside it")
         return self
 
+    @property
+    def output_shapes(self) -> dict[str, Shape]:
+        """The shape of each output that the network has, without the batch dimension."""
+        return {name: self.outputs[name] for name in _OUTPUT_NAMES if name in self.outputs}
+
 
 def read_card(folder: Path) -> Card:
     """Read and validate `folder/card.json`.
 
-    Raises FileNotFoundError when there is none, OSError when it cannot be read, and pydantic.ValidationError
-    when it is not a valid card.
+    Raises FileNotFoundError when there is none, OSError when it cannot be read, UnicodeDecodeError when it is
+    not text, and pydantic.ValidationError when it is not a valid card.
     """
-    return Card.model_validate_json(read_regular(folder / "card.json"))
+    return Card.model_validate_json(read_text(folder / "card.json"))
 
 
 def read_cards(zoo: Path, names: Sequence[str]) -> dict[str, Card]:
@@ -237,5 +265,5 @@ def read_cards(zoo: Path, names: Sequence[str]) -> dict[str, Card]:
 def write_card(folder: Path, card: Card) -> None:
     """Write `folder/card.json` whole or not at all."""
     temporary = folder / "card.json.tmp"
-    temporary.write_text(card.model_dump_json(indent=2, exclude_none=True) + "\n")
+    temporary.write_text(card.model_dump_json(indent=2, exclude_none=True) + "\n", encoding="utf-8")
     temporary.replace(folder / "card.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 from pathlib import Path
@@ -19,3 +20,22 @@ def read_regular(path: Path) -> bytes:
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "not a regular file", path.name)
     return path.read_bytes()
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file that people write, in UTF-8, UTF-16 or UTF-32, without a byte order mark.
+
+    Windows' editors and shells write the marks and UTF-16. Raises OSError as `read_regular` does, and
+    UnicodeDecodeError.
+    """
+    content = read_regular(path)
+    encoding = json.detect_encoding(content)  # by the byte order mark, or by where NUL is at the beginning
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError:
+        return content.decode("utf-8")  # to say that it is not that
+
+
+def not_text(error: UnicodeDecodeError) -> str:
+    """Say where a file's bytes are no text, without the bytes around."""
+    return f"byte 0x{error.object[error.start]:02x} at {error.start} is not {error.encoding}"

@@ -28,4 +28,10 @@ def catalogue_router(registry: Registry) -> APIRouter:
 
 
 def _out(entry: ModelEntry) -> ModelOut:
-    return ModelOut(name=entry.name, loaded=entry.model is not None, reason=entry.problem, card=entry.card)
+    return ModelOut(
+        name=entry.name,
+        loaded=entry.model is not None,
+        reason=entry.problem,
+        activation=None if entry.model is None else entry.model.session.activation,
+        card=entry.card,
+    )

@@ -37,7 +37,10 @@ _IMAGE_ERRORS = (
 )
 
 Model = Annotated[str | None, Query(description="A model's name; by default the service's default model")]
-TopK = Annotated[int, Query(description="How many classes: 1 to the number of classes")]
+TopK = Annotated[
+    int | None,
+    Query(description="How many classes, 1 to a model's number of them; by default 5, or all if fewer"),
+]
 
 
 def inference_router(
@@ -59,7 +62,7 @@ def inference_router(
         responses=documented(*_IMAGE_ERRORS),
         openapi_extra=OPENAPI_BODY,
     )
-    async def classify(request: Request, model: Model = None, top_k: TopK = 5) -> Response:
+    async def classify(request: Request, model: Model = None, top_k: TopK = None) -> Response:
         """Classify the posted image with one model.
 
         The image is decoded at the scale that the model needs, its EXIF orientation applied.
@@ -87,7 +90,7 @@ def inference_router(
                 description="Names, separated by commas; by default all with the default model's label set"
             ),
         ] = None,
-        top_k: TopK = 5,
+        top_k: TopK = None,
         repeat: Annotated[int, Query(description="Measured runs of each model, 1 to 50")] = 1,
         baseline: Annotated[str | None, Query(description="The model that `speedup` refers to")] = None,
         mix_labels: Annotated[bool, Query(description="Compare models of different label sets")] = False,

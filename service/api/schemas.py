@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
-from models.zoo.card import Accuracy, Card
+from models.zoo.card import Accuracy, Activation, Card
 
 CAT = {"class_id": 281, "label": "tabby", "probability": 0.31}
 
@@ -23,7 +23,10 @@ class PredictionOut(BaseModel):
 
     class_id: int = Field(examples=[281])
     label: str = Field(examples=["tabby"])
-    probability: float = Field(description="Softmax over all classes of the label set", examples=[0.31])
+    probability: float = Field(
+        description="Softmax over all classes, or the network's own where it ends in softmax or sigmoid",
+        examples=[0.31],
+    )
 
 
 class ClassifyTimings(BaseModel):
@@ -115,6 +118,10 @@ class ModelOut(BaseModel):
     name: str
     loaded: bool
     reason: str | None = Field(description="Why it is not loaded, or why its latest run failed")
+    activation: Activation | None = Field(
+        description="What the network applies to its logits itself, as its card says or its file shows: then "
+        "no softmax is applied here; null where it is not loaded"
+    )
     card: Card | None = Field(description="null where the card itself is not valid")
 
 

@@ -175,15 +175,18 @@ def _orders(
 
 def _cards(registry: Registry, names: Sequence[str] | None) -> list[tuple[Card, Path]]:
     if names is None:
-        default, _ = registry.content(registry.default_model)
+        labels = registry.default_labels
         found = []
         for entry in registry.entries:
-            if entry.card is None or entry.card.labels != default.labels:
+            if entry.card is None or entry.card.labels != labels or entry.broken:
                 continue
             try:
                 found.append((registry.content(entry.name)[0], entry.folder))
             except ModelUnavailable:
                 continue  # what cannot be served is not what someone who names nothing asks for
+        if not found:
+            registry.content(registry.default_model)  # raises, with the reason: it is one of them
+            raise ModelUnavailable(f"no model with the labels '{labels}' is served")
         return found
     if not names:
         raise InvalidParameter("models names none; at least one is needed")

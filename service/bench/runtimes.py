@@ -99,7 +99,7 @@ def _open_in_openvino(content: bytes, card: Card, threads: int) -> Run:
             raise ModelUnavailable(
                 f"OpenVINO cannot run model '{card.name}': {runtime_words(error)}"
             ) from error
-        problem = output_problem(card, "logits", logits, len(image))
+        problem = output_problem("logits", logits, (len(image), card.classes))
         if problem is not None:
             raise ModelUnavailable(f"model '{card.name}' failed: {problem}")
         return logits

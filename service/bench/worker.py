@@ -19,7 +19,7 @@ from pathlib import Path
 from models.zoo.card import Card, read_card
 from models.zoo.preprocess import preprocess, shorter_side
 from service.bench import measure
-from service.bench.bundle import BenchStage, Block, Cold, RateTrial, WarmUp
+from service.bench.bundle import BenchStage, Block, Cold, RateTrial, RuntimeName, WarmUp
 from service.bench.inputs import MAX_PIXELS, as_jpeg, natural_picture
 from service.bench.memory import weigh
 from service.bench.orders import (
@@ -59,7 +59,7 @@ def main() -> int:
             _weigh_memory(orders, emit)
         else:
             _Launch(orders, emit).carry_out()
-    except (WeighinError, SessionError) as error:
+    except WeighinError as error:
         emit(Failure(message=str(error)))
         return 1
     emit(Done(cpu_s=time.process_time()))
@@ -119,7 +119,7 @@ class _Launch:
             return
         card, content = _read_model(Path(job.folder))
         start = time.perf_counter_ns()
-        run = open_model(entry.runtime, content, card, entry.threads)
+        run = _open_model(entry.runtime, content, card, entry.threads)
         loaded = time.perf_counter_ns()
         subject: Subject
         tensors = [
@@ -224,13 +224,20 @@ def _read_model(folder: Path) -> tuple[Card, bytes]:
     return card, content
 
 
+def _open_model(runtime: RuntimeName, content: bytes, card: Card, threads: int) -> Run:
+    try:
+        return open_model(runtime, content, card, threads)
+    except SessionError as error:
+        raise MeasurementFailed(f"model '{card.name}': {error}") from None
+
+
 def _weigh_memory(orders: Orders, emit: Emit) -> None:
     (job,) = orders.jobs
     entry, folder = job.entry, Path(job.folder)
 
     def load() -> Run:
         card, content = _read_model(folder)
-        return open_model(entry.runtime, content, card, entry.threads)
+        return _open_model(entry.runtime, content, card, entry.threads)
 
     import_runtime(entry.runtime)
     memory = weigh(entry.name, _read_card(folder).input, load)

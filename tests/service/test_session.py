@@ -82,7 +82,7 @@ def test_a_file_in_the_runtimes_own_format_is_refused(tmp_path: Path) -> None:
     options.optimized_model_filepath = str(tmp_path / "model.ort")
     options.add_session_config_entry("session.save_model_format", "ORT")
     onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
-    with pytest.raises(SessionError, match="cannot load the model"):
+    with pytest.raises(SessionError, match=r"cannot load the model: .*in ONNX Runtime's own format"):
         OnnxSession((tmp_path / "model.ort").read_bytes(), read_card(folder))
 
 
@@ -108,7 +108,7 @@ def test_a_file_in_the_runtimes_own_format_is_refused(tmp_path: Path) -> None:
         ),
         ("Exception from src/core/core.cpp:92:\nException from src/onnx/front.cpp:37:\nbad", "bad"),
         ("tab\x1b[31mred\x07", "tab?[31mred?"),
-        ("x" * 1000, "x" * 297 + "..."),
+        ("x" * 1000, "x" * 497 + "..."),
         ("", "RuntimeError"),
     ],
 )
@@ -118,7 +118,7 @@ def test_a_runtimes_message_becomes_one_short_line_without_paths(message: str, w
 
 def test_a_hostile_message_takes_no_time() -> None:
     for message in ("a.cc:1 " + "(" * 4000, "a.cc:1 " + "a(" * 2000, "/" * 5000, "a:" * 2500, "/a" * 10**6):
-        assert len(runtime_words(RuntimeError(message))) <= 300
+        assert len(runtime_words(RuntimeError(message))) <= 500
 
 
 def test_memory_that_runs_out_is_said() -> None:

@@ -18,7 +18,7 @@ import typer
 from service.cli.gallery.client import GalleryClient, Refused
 from service.cli.gallery.display import CANCELLED, progress_bar
 from service.cli.gallery.target import Url, open_gallery
-from service.cli.output import styled
+from service.cli.output import say, styled
 from service.decode import SUFFIXES
 from service.errors import UnreadableFolder, error_words
 from service.text import shown, without_surrogates
@@ -108,7 +108,7 @@ def _files_in(place: Path) -> Iterator[Path]:
     def skip(error: OSError) -> None:
         if Path(error.filename) == place:
             raise UnreadableFolder(f"folder {shown(str(place))} cannot be read: {error_words(error)}")
-        print(f"skipped: {shown(str(error.filename))}: {error_words(error)}", file=sys.stderr)
+        say(f"skipped: {error.filename}: {error_words(error)}", error=True)
 
     for folder, _, names in os.walk(place, onerror=skip):
         for name in names:
@@ -117,7 +117,7 @@ def _files_in(place: Path) -> Iterator[Path]:
                 if stat.S_ISREG(os.stat(path).st_mode):
                     yield path
             except OSError as error:  # a broken link, a loop, a folder that may be listed but not entered
-                print(f"skipped: {shown(str(path))}: {error_words(error)}", file=sys.stderr)
+                say(f"skipped: {path}: {error_words(error)}", error=True)
 
 
 def metadata_of(found: Found) -> dict[str, str]:

@@ -7,7 +7,6 @@ import * as maps from "./maps.js";
 import * as similar from "./similar.js";
 import * as sources from "./sources.js";
 
-const TOP_K = 5;
 const PASSING = ["busy", "not-ready", "queue-full"];
 const RETRY_MS = 700;
 const PATIENCE = 20;
@@ -57,7 +56,7 @@ async function look() {
 
 // One comparison runs at a time, also when another page asks: then this one waits for its turn.
 async function compare(asked, signal) {
-  const wanted = { top_k: TOP_K, repeat: byId("runs").value };
+  const wanted = { repeat: byId("runs").value };
   if (byId("baseline").value) wanted.baseline = byId("baseline").value;
   for (let turn = 1; ; turn += 1) {
     try {

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from models.onnx_tools.inspect import UnreadableModel, external_files
+from models.onnx_tools.inspect import UnreadableModel, external_files, output_activation
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -146,3 +146,37 @@ def test_a_file_without_external_data_is_not_parsed() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def ending_in(*operators: str) -> bytes:
+    """A network whose last operators are these."""
+    names = ["image", *(f"t{number}" for number in range(len(operators) - 1)), "logits"]
+    nodes = [
+        helper.make_node(op, [names[number]], [names[number + 1]]) for number, op in enumerate(operators)
+    ]
+    return bytes(helper.make_model(graph(nodes=nodes)).SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("operators", "activation"),
+    [
+        (["Gemm"], "none"),
+        (["Softmax"], "softmax"),
+        (["Sigmoid"], "sigmoid"),
+        (["HardSigmoid"], "sigmoid"),
+        (["LogSoftmax"], "none"),  # its softmax is that of the logits
+        (["Softmax", "Reshape", "Identity"], "softmax"),
+        (["Softmax", "QuantizeLinear", "DequantizeLinear"], "softmax"),
+        (["QLinearSigmoid", "DequantizeLinear"], "sigmoid"),
+        (["Sigmoid", "Conv", "Gemm"], "none"),
+        (["Softmax", "Mul"], "none"),
+    ],
+)
+def test_the_last_operator_tells_the_activation(operators: list[str], activation: str) -> None:
+    assert output_activation(ending_in(*operators), "logits") == activation
+
+
+def test_an_output_that_nothing_makes_has_no_activation() -> None:
+    assert output_activation(ending_in("Softmax"), "embedding") == "none"
+    loop = helper.make_node("Identity", ["logits"], ["logits"], doc_string="Softmax")
+    assert output_activation(helper.make_model(graph(nodes=[loop])).SerializeToString(), "logits") == "none"

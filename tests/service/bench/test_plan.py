@@ -12,6 +12,7 @@ from service.bench.plan import PROFILES, Plan, Request, make_plan
 from service.errors import InvalidParameter, ModelUnavailable, UnknownModel
 from service.registry import Registry
 from tests.conftest import make_tiny_model
+from tests.service.networks import save_network
 
 
 def test_by_default_all_comparable_models_and_the_baseline_twice(registry: Registry) -> None:
@@ -125,3 +126,21 @@ def test_photos_are_tried_before_anything_runs(
         short_plan(photos=(good, bad))
     with pytest.raises(InvalidParameter, match=r"input gone\.jpg cannot be read: No such file"):
         short_plan(photos=(tmp_path / "gone.jpg",))
+
+
+def test_with_a_broken_default_model_the_others_are_measured(tmp_path: Path) -> None:
+    make_tiny_model(tmp_path, "a")
+    make_tiny_model(tmp_path, "default")
+    save_network(tmp_path, "fixed-batch", batch=8, labels="tiny-10")
+    (tmp_path / "default/model.onnx").unlink()
+    registry = Registry([tmp_path], "default")
+    registry.load()
+    plan = make_plan(registry, Request())
+    assert {entry.model for entry in plan.entries} == {"a"}
+    assert plan.configuration.baseline == "a"
+
+
+def test_without_any_sound_model_the_reason_is_the_default_models(tmp_path: Path) -> None:
+    (make_tiny_model(tmp_path, "default") / "model.onnx").unlink()
+    with pytest.raises(ModelUnavailable, match=r"'default' cannot be used: its file model.onnx is missing"):
+        make_plan(Registry([tmp_path], "default"), Request())
