@@ -22,6 +22,7 @@ from models.zoo.card import Card, InputSpec, read_card
 from models.zoo.files import not_text, read_regular
 from models.zoo.labels import read_labels
 from service.errors import ModelUnavailable, NotReady, UnknownModel, UnreadableFolder, error_words
+from service.runtime_errors import one_line
 from service.session import OnnxSession, SessionError
 from service.text import encodable, shown
 
@@ -101,8 +102,8 @@ class Registry:
             raise FileNotFoundError(f"WEIGHIN_MODEL_DIRS: no such folder of models: {', '.join(missing)}")
         for directory in directories:
             for folder in _model_folders(directory):
-                if folder.name not in self._entries:
-                    self._entries[folder.name] = _describe(folder)
+                entry = _describe(folder)
+                self._entries.setdefault(entry.name, entry)
 
     def load(self) -> None:
         """Load and warm up every model that has a valid card; a broken one keeps its reason.
@@ -221,31 +222,35 @@ def _exists(path: Path) -> bool:
 
 
 def _describe(folder: Path) -> ModelEntry:
+    # A name in bytes that are not UTF-8 could neither be sent nor shown.
+    name = os.fsencode(folder.name).decode("utf-8", "backslashreplace")
     try:
         card = read_card(folder)
-    except FileNotFoundError:
-        return ModelEntry(folder.name, folder, None, reason="it has no card.json")
-    except UnicodeDecodeError as error:
-        reason = f"its card.json is not text: {not_text(error)}"
-        return ModelEntry(folder.name, folder, None, reason=reason)
-    except ValidationError as error:
-        kind = _text_kind(folder / "card.json")
-        if kind is not None:
-            return ModelEntry(folder.name, folder, None, reason=f"its card.json is {kind}")
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        reason = f"its card.json is not valid: {where}: {first['msg']}"
-        return ModelEntry(folder.name, folder, None, reason=reason)
-    except OSError as error:
-        reason = f"its card.json cannot be read: {error_words(error)}"
-        return ModelEntry(folder.name, folder, None, reason=reason)
     except Exception as error:
-        log.exception("card cannot be read", model=folder.name)
-        return ModelEntry(folder.name, folder, None, reason=f"its card.json cannot be read: {_kind(error)}")
-    if card.name != folder.name:
-        reason = f"its card names it '{card.name}', its folder '{folder.name}'"
-        return ModelEntry(folder.name, folder, None, reason=reason)
-    return ModelEntry(card.name, folder, card)
+        return ModelEntry(name, folder, None, reason=_unreadable(name, folder / "card.json", error))
+    if card.name != name:
+        return ModelEntry(name, folder, None, reason=f"its card names it '{card.name}', its folder '{name}'")
+    return ModelEntry(name, folder, card)
+
+
+def _unreadable(name: str, path: Path, error: Exception) -> str:
+    """Why a card was not read."""
+    match error:
+        case FileNotFoundError():
+            return "it has no card.json"
+        case OSError():
+            return f"its card.json cannot be read: {error_words(error)}"
+        case UnicodeDecodeError():
+            return f"its card.json is not text: {not_text(error)}"
+        case ValidationError():
+            kind = _text_kind(path)
+            if kind is not None:
+                return f"its card.json is {kind}"
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            return one_line(f"its card.json is not valid: {where}: {first['msg']}")
+    log.error("card cannot be read", model=name, exc_info=error)
+    return f"its card.json cannot be read: {_kind(error)}"
 
 
 def _open(entry: ModelEntry) -> ModelEntry:
@@ -253,7 +258,7 @@ def _open(entry: ModelEntry) -> ModelEntry:
     try:
         return replace(entry, model=_served(entry.folder, entry.card), reason=None)
     except (UnusableModel, SessionError) as error:
-        return replace(entry, reason=str(error))
+        return replace(entry, reason=one_line(str(error)))
     except Exception as error:
         log.exception("model cannot be loaded", model=entry.name)
         return replace(entry, reason=f"it cannot be loaded: {_kind(error)}")

@@ -29,11 +29,13 @@ def runtime_words(error: BaseException) -> str:
         return "not enough memory"
     text = " ".join(_PREFIX.sub("", str(error)[:_LONGEST_READ]).split())
     text = _PLACE.sub("", _SIGNATURE.sub("", text + " "))
-    text = _PATH.sub(_without_folders, text).strip(" .")
-    text = "".join(character if character.isprintable() else "?" for character in text)
-    if len(text) > LONGEST:
-        text = text[: LONGEST - 3] + "..."
-    return text or type(error).__name__
+    return one_line(_PATH.sub(_without_folders, text).strip(" .")) or type(error).__name__
+
+
+def one_line(text: str) -> str:
+    """Return `text` in at most 500 printable characters."""
+    text = "".join(character if character.isprintable() else "?" for character in text[: LONGEST + 1])
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
 def _without_folders(match: re.Match[str]) -> str:

@@ -15,7 +15,6 @@ _ACTIVATIONS: dict[str, Activation] = {
     "Softmax": "softmax",
     "QLinearSoftmax": "softmax",
     "Sigmoid": "sigmoid",
-    "HardSigmoid": "sigmoid",
     "QLinearSigmoid": "sigmoid",
 }
 _KEEPING = frozenset(
@@ -58,7 +57,7 @@ def output_activation(content: bytes, output: str) -> Activation:
     Operators that keep the values, e.g. Reshape or a pair that quantizes, are passed over. Raises
     UnreadableModel for bytes that are not an ONNX file.
     """
-    if b"Softmax" not in content and b"Sigmoid" not in content:
+    if not any(_operator(name) in content for name in _ACTIVATIONS):
         return "none"
     graph = _parse(content).graph
     producers = {name: node for node in graph.node for name in node.output}
@@ -68,6 +67,11 @@ def output_activation(content: bytes, output: str) -> Activation:
             break
         node = producers.get(node.input[0]) if node.input else None
     return _ACTIVATIONS.get(node.op_type, "none") if node is not None else "none"
+
+
+def _operator(name: str) -> bytes:
+    """The field of a node that names its operator, as it is written: number 4, length, name."""
+    return bytes((0x22, len(name))) + name.encode()
 
 
 def _parse(content: bytes) -> onnx.ModelProto:

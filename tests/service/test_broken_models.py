@@ -280,6 +280,32 @@ def test_folders_that_lead_nowhere_are_left_out_with_a_line_in_the_log(
     assert "too many levels" in lines[1]
 
 
+def test_names_that_are_no_text_are_shown(tmp_path: Path) -> None:
+    save_network(tmp_path / "zoo", "good")
+    for name in (b"m\xfcller", b"two\nlines"):
+        folder = tmp_path / "zoo" / os.fsdecode(name)
+        folder.mkdir()
+        (folder / "card.json").write_text("{}")
+    settings = Settings(model_dirs=(tmp_path / "zoo",), default_model="good", data_dir=tmp_path / "data")
+    with running(settings) as client:
+        names = [model["name"] for model in client.get("/models").json()["models"]]
+        assert names == ["good", "m\\xfcller", "two\nlines"]
+        for path in ("/readyz", "/dashboard", "/latency", "/metrics", "/recommend", "/"):
+            assert client.get(path).status_code == 200
+        assert_problem(client.post("/classify?model=x", content=picture(0)), 404, "unknown-model", "xfcller")
+
+
+def test_a_reason_is_one_line_of_bounded_length(tmp_path: Path) -> None:
+    make_tiny_model(tmp_path, "good")
+    folder = save_network(tmp_path, "broken")
+    model = onnx.load(folder / "model.onnx")
+    for number in range(3):
+        name = f"input {number}\n" * 500
+        model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]))
+    put_file(folder, model)
+    assert_only_broken(tmp_path, "the model's inputs are")
+
+
 @pytest.mark.parametrize("make", [loop, Path.touch, lambda path: path.symlink_to("nowhere")])
 def test_a_zoo_that_cannot_be_read_is_named(tmp_path: Path, make: Callable[[Path], object]) -> None:
     make(tmp_path / "zoo")

@@ -46,11 +46,11 @@ def _untrue(folder: Path, card: Card) -> Iterator[str]:
     except ValueError as error:
         yield str(error)
     outputs = _run(path, card, batch=2)
-    for name in sorted(card.outputs.keys() ^ outputs.keys()):
-        yield f"output {name} is only in the {'card' if name in card.outputs else 'file'}"
-    for name in card.outputs.keys() & outputs.keys():
-        if outputs[name].shape != (2, *card.outputs[name]):
-            yield f"output {name} {card.outputs[name]}, found {outputs[name].shape[1:]}"
+    for name in sorted(card.output_shapes.keys() ^ outputs.keys()):
+        yield f"output {name} is only in the {'card' if name in card.output_shapes else 'file'}"
+    for name in card.output_shapes.keys() & outputs.keys():
+        if outputs[name].shape != (2, *card.output_shapes[name]):
+            yield f"output {name} {card.output_shapes[name]}, found {outputs[name].shape[1:]}"
         if outputs[name].dtype != np.float32 or not np.isfinite(outputs[name]).all():
             yield f"output {name} is not finite float32"
     if card.classifier is not None:
