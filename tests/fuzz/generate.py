@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,42 @@ Target = Literal["image", "form", "card"]
 _WEIGHTS = {"jpeg": 12, "png": 4, "webp": 3, "gif": 3, "bmp": 3, "tiff": 5, "avif": 2}
 _SHORTER_SIDES = (1, 2, 4, 8, 16, 32, 64, 224, 1000)
 _LONGEST = 400_000
+
+# What people send for an image: base64 as it is, in an address, in JSON; pages, drawings, raw files.
+_OTHER_STARTS = (
+    *(
+        b"",
+        b"\n",
+        b"data:image/png;base64,",
+        b'{"image": "',
+        b"<!DOCTYPE html><html>",
+        b"<svg>",
+        b"<?xml?>",
+        b"https://a/",
+    ),
+    *(
+        b"version https://git-lfs.github.com/spec/v1\n",
+        b"--b\r\nContent-Disposition: form-data",
+        b"%PDF-1.7",
+        b"PK\3\4",
+    ),
+    *(
+        b"FUJIFILMCCD-RAW",
+        b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+        b"\0\0\0\x18ftypisom",
+        b"\0\0\x01\0\x01\0",
+        b"8BPS",
+    ),
+    *(
+        b"\0\0\0\x0cJXL \r\n",
+        b"\xff\x0a",
+        b"\0\0\0\x0cjP  ",
+        b"P6 9 9 255\n",
+        b"\xef\xbb\xbf",
+        b"\xff\xfe",
+        b"\x1f\x8b\x08",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +111,11 @@ class Generator:
 
     def _image(self, chance: random.Random, index: int) -> Input:
         side = chance.choice(_SHORTER_SIDES)
+        if chance.random() < 0.02:
+            data = chance.choice(_OTHER_STARTS) + base64.b64encode(self._seeds[self._any_seed(chance)[1]])
+            return Input(
+                index, "image", "other bytes", mutate_bytes(chance, data[:_LONGEST]), shorter_side=side
+            )
         if chance.random() < 0.12:
             origin, kind, data = "generated jpeg", "jpeg", any_jpeg(chance)
             if chance.random() < 0.05:

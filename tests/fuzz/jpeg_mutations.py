@@ -128,6 +128,8 @@ def _change_marker(chance: random.Random, segments: list[Segment]) -> None:
 def _repeat(chance: random.Random, segments: list[Segment]) -> None:
     at = chance.randrange(len(segments))
     copies = chance.choice((1, 1, 2, 120)) if len(segments[at].coded) < 2000 else 1
+    if len(bytes(segments[at])) < 20 and chance.random() < 0.1:
+        copies = 5000
     segments[chance.randint(0, len(segments)) : 0] = [segments[at]] * copies
 
 

@@ -115,14 +115,17 @@ def tiff(
     tile: int = 0,
     planar: bool = False,
     deflate: bool = False,
-    orientation: Entry | None = None,
+    more: Sequence[Entry] = (),
     sample_format: int = 1,
     photometric: int | None = None,
     predictor: int = 1,
     order: str = "<",
     blank: bool = False,
 ) -> bytes:
-    """Return a TIFF of random or blank pixels in strips or square tiles (of `tile`, a multiple of 16)."""
+    """Return a TIFF of random or blank pixels in strips or square tiles (of `tile`, a multiple of 16).
+
+    `more`: directory entries beside those that the other arguments stand for.
+    """
     columns, rows = (tile, tile) if tile else (width, min(height, 16))
     pieces = -(-width // columns) * -(-height // rows) * (samples if planar else 1)
     bytes_each = -(-columns * bits * (1 if planar else samples) // 8) * rows
@@ -155,8 +158,7 @@ def tiff(
         entries.append((338, 3, [chance.choice((0, 1, 2))]))
     if photometric == 3:
         entries.append((320, 3, [chance.getrandbits(16) for _ in range(3 << bits)]))
-    if orientation is not None:
-        entries.append(orientation)
+    entries += more
     head = struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, position)
     data = b"".join(piece + b"\0" * (len(piece) % 2) for piece in pixels)
     return head + data + tiff_directory(entries, order, position)

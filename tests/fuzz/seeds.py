@@ -301,12 +301,21 @@ def _rasters() -> Iterator[tuple[str, bytes]]:
         for layout in layouts:
             data = raster_files.tiff(chance, 37, 35, samples=samples, bits=bits, **layout)
             yield f"tiff {samples} x {bits} bits {layout}", data
-    yield "tiff palette", raster_files.tiff(chance, 37, 35, samples=1, photometric=3)
-    yield "tiff float", raster_files.tiff(chance, 37, 35, samples=1, bits=32, sample_format=3)
-    yield "tiff signed", raster_files.tiff(chance, 37, 35, samples=1, bits=16, sample_format=2)
-    for kind in (1, 3, 4, 8, 9):
-        data = raster_files.tiff(chance, 24, 18, orientation=(274, kind, [6]))
-        yield f"tiff orientation of type {kind}", data
+    others: dict[str, dict[str, Any]] = {
+        "palette": {"samples": 1, "photometric": 3},
+        "float": {"samples": 1, "bits": 32, "sample_format": 3},
+        "white is 0": {"samples": 1, "photometric": 0},
+        "white is 0 of 16 bits": {"samples": 1, "bits": 16, "photometric": 0},
+        "12 bits": {"samples": 1, "bits": 12},
+        "signed 8 bits": {"samples": 1, "sample_format": 2},
+        "signed 16 bits": {"samples": 1, "bits": 16, "sample_format": 2},
+        "signed 32 bits": {"samples": 1, "bits": 32, "sample_format": 2},
+        "subsampled": {"photometric": 6, "more": [(530, 3, [2, 2])]},
+        "inks": {"samples": 4, "photometric": 5, "more": [(332, 3, [2])]},
+        **{f"orientation of type {kind}": {"more": [(274, kind, [6])]} for kind in (1, 3, 4, 8, 9)},
+    }
+    for name, options in others.items():
+        yield f"tiff {name}", raster_files.tiff(chance, 37, 35, **options)
 
 
 def _flat() -> Iterator[tuple[str, bytes]]:
