@@ -24,7 +24,7 @@ from models.zoo.labels import read_labels
 from service.errors import ModelUnavailable, NotReady, UnknownModel, UnreadableFolder, error_words
 from service.runtime_errors import one_line
 from service.session import OnnxSession, SessionError
-from service.text import encodable, shown
+from service.text import shown
 
 LOADING = "it is still being loaded"
 _WARM_UP_RUNS = 5
@@ -201,9 +201,6 @@ def _model_folders(directory: Path) -> Iterator[Path]:
         reason = f"folder of models {directory} cannot be read: {error_words(error)}"
         raise UnreadableFolder(f"WEIGHIN_MODEL_DIRS: {reason}") from None
     for folder in folders:
-        if not encodable(folder.name):
-            log.warning("model folder skipped: name is not UTF-8", folder=shown(folder.name))
-            continue
         try:
             os.stat(folder)  # of a link: what it leads to
             if _exists(folder / "card.json") or _exists(folder / "model.onnx"):

@@ -6,20 +6,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NotRequired, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from typing_extensions import TypedDict  # pydantic reads the one in typing from Python 3.12 on
 
 from models.zoo.files import read_text
 
+
+def _lower(given: object) -> object:
+    """PowerShell's Get-FileHash writes capitals."""
+    return given.lower() if isinstance(given, str) else given
+
+
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$"), BeforeValidator(_lower)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-_OUTPUT_NAMES: tuple[Literal["logits", "embedding", "features"], ...] = ("logits", "embedding", "features")
 Shape = tuple[int, ...]
 Activation = Literal["none", "softmax", "sigmoid"]
 """What a network has applied to its output `logits` itself."""
+
+_OUTPUT_NAMES: tuple[Literal["logits", "embedding", "features"], ...] = ("logits", "embedding", "features")
 
 
 class _Frozen(BaseModel):

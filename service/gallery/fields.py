@@ -98,6 +98,8 @@ def _object(what: str, text: str | bytes, most: int) -> dict[str, Any]:
     size = len(text if isinstance(text, bytes) else text.encode("utf-8", "replace"))
     if size > most:
         raise InvalidParameter(f"{what} has {size} bytes; {most} are allowed")
+    # A file that was written on Windows may begin with a byte order mark.
+    text = text.removeprefix(b"\xef\xbb\xbf") if isinstance(text, bytes) else text.removeprefix("\ufeff")
     if not text.strip():
         return {}
     try:

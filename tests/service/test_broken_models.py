@@ -222,6 +222,13 @@ def assert_only_broken(zoo: Path, reason: str) -> None:
     assert len(message) < 700
 
 
+def test_a_batch_of_one_is_served(tmp_path: Path) -> None:
+    save_network(tmp_path, "one", batch=1)
+    registry = Registry([tmp_path], "one")
+    registry.load()
+    assert registry.get().name == "one"
+
+
 def test_a_run_without_end_is_ended(tmp_path: Path) -> None:
     save_network(tmp_path, "good")
     put_file(save_network(tmp_path, "endless"), endless())
@@ -488,3 +495,17 @@ def test_a_run_that_fails_leaves_the_session_usable(tmp_path: Path) -> None:
     assert model.session.failure is not None
     assert np.isfinite(model.session.run(light)["logits"]).all()
     assert model.session.failure is None
+
+
+def test_names_of_outputs_that_are_no_text_are_said(tmp_path: Path) -> None:
+    make_tiny_model(tmp_path, "good")
+    folder = save_network(tmp_path, "broken")
+    put_file(folder, (folder / "model.onnx").read_bytes().replace(b"logits", b"log\xfc\xfcs"))
+    assert_only_broken(tmp_path, "names that are no text|cannot load the model")
+
+
+def test_huge_numbers_are_numbers(tmp_path: Path) -> None:
+    save_network(tmp_path, "huge", bias=np.full(10, 3e38, np.float32))
+    registry = Registry([tmp_path], "huge")
+    registry.load()
+    assert registry.get().name == "huge"

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
@@ -23,6 +24,7 @@ from typer.testing import CliRunner, Result
 from service.cli.gallery import gallery_app
 from service.decode import SUFFIXES, SUFFIXES_OF, Format, decode
 from service.errors import UnreadableFolder, WeighinError
+from tests.service.networks import save_network
 from tests.service.postgres import PostgresServer
 from tests.service.process import environment, service_process
 
@@ -195,6 +197,16 @@ def test_reindex_lets_another_model_answer(serve: Serve, photos: Path) -> None:
     assert done.stdout.endswith("5 images are embedded by tiny-b\n")
     assert client.post("/retrieve-similar", content=picture(0)).json()["model"] == "tiny-b"
     assert "no model 'none'" in str(gallery(client, "reindex", "--model", "none").exception)
+
+
+def test_a_model_that_cannot_be_served_is_not_waited_for(serve: Serve, tmp_path: Path) -> None:
+    save_network(tmp_path / "zoo", "tiny")
+    save_network(tmp_path / "zoo", "batch-8", batch=8)
+    client = serve(model_dirs=(tmp_path / "zoo",))
+    started = time.monotonic()
+    done = gallery(client, "reindex", "--model", "batch-8")
+    assert "'batch-8' cannot be served: the model's input has a fixed batch of 8" in str(done.exception)
+    assert time.monotonic() - started < 10  # it would be 29 s
 
 
 def test_a_full_gallery_stops_the_command_and_says_so(serve: Serve, photos: Path) -> None:

@@ -130,6 +130,8 @@ class GalleryClient:
                 break
             if path == "/readyz":  # what it says is the answer
                 return response
+            if _kind(response) == "model-unavailable":  # waiting does not mend it
+                break
             time.sleep(min(float(response.headers.get("Retry-After", 1)), _LONGEST_WAIT_S))
         if response.is_error:
             raise Refused(_detail(response), response.status_code)
@@ -138,6 +140,14 @@ class GalleryClient:
 
 def _image(id: str) -> str:
     return f"/gallery/images/{quote(id, safe='', errors='surrogateescape')}"
+
+
+def _kind(response: httpx.Response) -> str | None:
+    try:
+        kind: str | None = response.json()["type"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return kind
 
 
 def _detail(response: httpx.Response) -> str:

@@ -48,6 +48,14 @@ def test_a_hand_edit_is_revealed(measured: Bundle, tmp_path: Path) -> None:
         read_bundle(path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+def test_a_bundle_that_windows_saved_is_read(measured: Bundle, tmp_path: Path, encoding: str) -> None:
+    """PowerShell's `>` writes UTF-16 with a byte order mark."""
+    path = tmp_path / "bundle.json"
+    path.write_bytes(to_json(measured).replace("\n", "\r\n").encode(encoding))
+    assert read_bundle(path) == measured
+
+
 def test_reformatting_is_no_edit(measured: Bundle) -> None:
     assert from_json(json.dumps(json.loads(to_json(measured)), indent=4)) == measured
 

@@ -31,6 +31,8 @@ def test_ids_that_cannot_be(id: str) -> None:
     [
         ("", {}),
         (" ", {}),
+        ("\ufeff", {}),
+        ('\ufeff{"a": 1}\r\n', {"a": 1}),
         ("{}", {}),
         (
             '{"a": "b", "c": 1, "d": 1.5, "e": true, "f": null}',
