@@ -14,6 +14,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && pip --python /opt/venv/bin/python uninstall --quiet --yes setuptools \
     && rm -rf /app/*.egg-info /app/build \
     && find /opt/venv -type d -name tests -prune -exec rm -rf {} + \
+    && rm -rf /opt/venv/lib/python*/site-packages/onnx/backend/test \
     # of plotly only plotly.min.js is served, and nothing imports it
     && find /opt/venv/lib/*/site-packages/plotly /opt/venv/share/jupyter -type f ! -name plotly.min.js -delete \
     # compiled here because the root file system is read-only when it runs
