@@ -15,6 +15,7 @@ from fastapi_offline import FastAPIOffline
 from service.api import problems
 from service.api.answers import Bounds
 from service.api.benchmarks import benchmarks_router
+from service.api.body import document_form_fields
 from service.api.catalogue import catalogue_router
 from service.api.cors import Cors
 from service.api.error_counting import ErrorCounting, series_to_show
@@ -155,6 +156,7 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     app.state.stopping = jobs.stop  # what would outlast the server's grace: see service/server.py
     app.state.refused = partial(metrics.count_error, None)  # what never reaches the application
     problems.install(app)
+    document_form_fields(app)
     app.include_router(
         inference_router(
             registry,

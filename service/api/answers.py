@@ -29,7 +29,9 @@ def patience_of(request: Request, deadline_s: float) -> Patience:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    return Patience(asyncio.get_running_loop().time() + deadline_s, deadline_s, gone)
+    form = getattr(request.state, "form", None)  # read ahead, so the request came earlier
+    deadline = asyncio.get_running_loop().time() + deadline_s if form is None else form.patience.deadline
+    return Patience(deadline, deadline_s, gone)
 
 
 def timed_answer(body: dict[str, Any], durations: Durations) -> Response:

@@ -1,23 +1,48 @@
-"""The image in a request's body: raw bytes, or the part `image` of a form; cut off when too large."""
+"""The image in a request's body: raw bytes, or the part `image` of a form; cut off when too large.
+
+A form may also have the route's parameters as fields. They are read ahead of the query parameters and put
+among them, so that both are validated alike.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
-from fastapi import Request
+from fastapi import FastAPI, Request
+from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
 
-from service.api.parts import Part, Parts, content_type_of, is_form
-from service.errors import BodyTooLarge, ClientGone, DeadlineExceeded, EmptyBody, MalformedRequest
+from service.api.parameters import query_parameters
+from service.api.parts import Part, Parts, content_type_of, is_form, media_type_of
+from service.errors import (
+    BodyTooLarge,
+    ClientGone,
+    DeadlineExceeded,
+    EmptyBody,
+    InvalidParameter,
+    MalformedRequest,
+    UnknownImageType,
+    WeighinError,
+)
 from service.pool import Patience
 
 PART = "image"
 
+MAX_FIELD_BYTES = 16_384
+"""Bytes of a form field that is a parameter."""
+
+MAX_PARTS = 100
+"""Parts of a form that holds one image."""
+
 OPENAPI_BODY = {
     "requestBody": {
         "required": True,
-        "description": "The image: as the raw body (any content type), or as a file part named `image`.",
+        "description": "The image: as the raw body (any content type), or as a file part named `image`. "
+        "A form may have the query parameters as fields too.",
         "content": {
             "multipart/form-data": {
                 "schema": {
@@ -33,24 +58,105 @@ OPENAPI_BODY = {
 }
 """What FastAPI cannot derive: the handlers read the body themselves, as it comes in."""
 
+SEND = "send the image's bytes, or a form (multipart/form-data) with a file part named 'image'"
+
+T = TypeVar("T")
+
+_URLENCODED = re.compile(rb"[\w.~+*%-]+=[\w.~+*%&=-]*")
+
+
+@dataclass
+class Form:
+    """A form that was read ahead of the route: its image and fields, or why it has none."""
+
+    patience: Patience
+    image: bytes = b""
+    fields: dict[str, str] = field(default_factory=dict)
+    problem: WeighinError | None = None
+
+
+def form_first(max_bytes: int, deadline_s: float) -> Callable[[Request], Awaitable[None]]:
+    """A dependency of routes that take an image: of a form, read its fields as query parameters.
+
+    What is wrong with the form is not raised here but by `read_image`: a query parameter that is wrong comes
+    first, as it does with a raw body.
+    """
+
+    async def read(request: Request) -> None:
+        if not is_form(request):
+            return
+        patience = Patience(asyncio.get_running_loop().time() + deadline_s, deadline_s)
+        form = request.state.form = Form(patience)
+        try:
+            await _read_form(request, form, max_bytes)
+            _merge(request, form.fields)
+        except WeighinError as error:
+            form.problem = error
+
+    return read
+
 
 async def read_image(request: Request, max_bytes: int, patience: Patience) -> bytes:
     """The bytes of the posted image.
 
     Raises BodyTooLarge as soon as more than `max_bytes` are announced or have come, DeadlineExceeded when the
-    body is not there in time, MalformedRequest for a broken form or one without the part, EmptyBody.
+    body is not there in time, MalformedRequest for a broken form or one without the part, InvalidParameter
+    for other parts than the route's parameters, EmptyBody, and UnknownImageType for a body of another kind.
     """
-    _check_announced(request, max_bytes)
+    form: Form | None = getattr(request.state, "form", None)
+    if form is None:
+        data = await _in_time(_read_raw(request, max_bytes), patience)
+        _check_kind(request, data)
+    elif form.problem is not None:
+        raise form.problem
+    else:
+        data = form.image
+    if not data:
+        raise EmptyBody(f"the body holds no image: {SEND}")
+    return data
+
+
+def document_form_fields(app: FastAPI) -> None:
+    """Make the OpenAPI document list the query parameters of routes that take an image as form fields too."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        fresh = app.openapi_schema is None
+        document = generate()
+        if fresh:
+            for operations in document["paths"].values():
+                for operation in operations.values():
+                    _describe_fields(operation)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _describe_fields(operation: dict[str, Any]) -> None:
+    content = operation.get("requestBody", {}).get("content", {})
+    properties = content.get("multipart/form-data", {}).get("schema", {}).get("properties", {})
+    if PART not in properties or properties[PART].get("type") != "string":
+        return
+    own = dict(properties)  # the schema is shared by all routes
+    for parameter in operation.get("parameters", ()):
+        if parameter["in"] == "query":
+            described = {"description": parameter["description"]} if "description" in parameter else {}
+            own.setdefault(parameter["name"], {**parameter["schema"], **described})
+    schema = content["multipart/form-data"]["schema"]
+    operation["requestBody"] = {
+        **operation["requestBody"],
+        "content": {**content, "multipart/form-data": {"schema": {**schema, "properties": own}}},
+    }
+
+
+async def _in_time(reading: Awaitable[T], patience: Patience) -> T:
     try:
         async with asyncio.timeout_at(patience.deadline):
-            data = await _read(request, max_bytes)
+            return await reading
     except TimeoutError:
         raise DeadlineExceeded(f"the body did not arrive within {patience.deadline_s:g} s") from None
     except ClientDisconnect:
         raise ClientGone("the client hung up while sending") from None
-    if not data:
-        raise EmptyBody("the body holds no image: send its bytes, or a form with a file part named 'image'")
-    return data
 
 
 def _check_announced(request: Request, max_bytes: int) -> None:
@@ -59,14 +165,13 @@ def _check_announced(request: Request, max_bytes: int) -> None:
         raise BodyTooLarge(f"the body has {announced} bytes; {max_bytes} are allowed")
 
 
-async def _read(request: Request, max_bytes: int) -> bytes:
-    chunks = _bounded(request, max_bytes)
-    if is_form(request):
-        return await _read_part(chunks, Parts(content_type_of(request), {PART: max_bytes}))
-    return b"".join([chunk async for chunk in chunks])  # of one chunk, that chunk itself
+async def _read_raw(request: Request, max_bytes: int) -> bytes:
+    # of one chunk, that chunk itself
+    return b"".join([chunk async for chunk in _bounded(request, max_bytes)])
 
 
 async def _bounded(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
+    _check_announced(request, max_bytes)
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
@@ -76,14 +181,69 @@ async def _bounded(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
             yield chunk
 
 
-async def _read_part(chunks: AsyncIterator[bytes], form: Parts) -> bytes:
-    parts: list[Part] = []
-    async for chunk in chunks:
-        form.feed(chunk)
-        parts += form.finished()
-    form.check_complete()
+def _check_kind(request: Request, data: bytes) -> None:
+    """Say what to send where the body is certainly something else: by its media type and its bytes both, as
+    curl sends any file as a urlencoded form."""
+    media_type = media_type_of(request)
+    other = media_type.startswith("multipart/") or (
+        media_type == "application/x-www-form-urlencoded" and _URLENCODED.fullmatch(data[:1000]) is not None
+    )
+    if other:
+        raise UnknownImageType(f"the body is {media_type[:80]}, no image: {SEND}")
+
+
+async def _read_form(request: Request, form: Form, max_bytes: int) -> None:
+    fields = query_parameters(request)
+    limits = {PART: max_bytes} | dict.fromkeys(fields, MAX_FIELD_BYTES)
+    parts = await _in_time(_read_parts(request, limits, max_bytes), form.patience)
     images = [part.data for part in parts if part.name == PART]
     if len(images) != 1 or images[0] is None:
-        found = ", ".join(f"'{part.name[:50]}'" for part in parts[:10]) or "none"
-        raise MalformedRequest(f"the form needs one part named '{PART}'; its parts are: {found}")
-    return images[0]
+        names = ", ".join(f"'{part.name[:50]}'" for part in parts[:10]) or "none"
+        raise MalformedRequest(f"the form needs one part named '{PART}'; its parts are: {names}")
+    form.image = images[0]
+    for part in parts:
+        if part.name != PART:
+            form.fields[part.name] = _text(part, fields, repeated=part.name in form.fields)
+
+
+async def _read_parts(request: Request, limits: dict[str, int], max_bytes: int) -> list[Part]:
+    _check_announced(request, max_bytes)
+    reader = Parts(content_type_of(request), limits)
+    parts: list[Part] = []
+    async for chunk in _bounded(request, max_bytes):
+        reader.feed(chunk)
+        parts += reader.finished()
+        if len(parts) > MAX_PARTS:
+            raise MalformedRequest(f"multipart form: more than {MAX_PARTS} parts")
+    reader.check_complete()
+    return parts
+
+
+def _text(part: Part, fields: frozenset[str], *, repeated: bool) -> str:
+    """The value of a form field. Raises InvalidParameter."""
+    if part.name not in fields:
+        allowed = ", ".join((PART, *sorted(fields)))
+        raise InvalidParameter(f"unknown form field {part.name[:50]!r} (allowed: {allowed})")
+    if repeated:
+        raise InvalidParameter(f"form field {part.name!r}: given twice")
+    if part.file:
+        raise InvalidParameter(f"form field {part.name!r}: sent as a file (allowed: without file name)")
+    if part.data is None:
+        raise InvalidParameter(f"form field {part.name!r}: {part.size} bytes (limit: {MAX_FIELD_BYTES})")
+    try:
+        return part.data.decode()
+    except UnicodeDecodeError:
+        raise InvalidParameter(f"form field {part.name!r}: not UTF-8") from None
+
+
+def _merge(request: Request, fields: dict[str, str]) -> None:
+    """Put `fields` among the query parameters, which the route's own are read from next."""
+    if not fields:
+        return
+    query = request.query_params
+    for name, value in fields.items():
+        if name in query and query[name] != value:
+            raise InvalidParameter(
+                f"{name}: {query[name][:50]!r} in the query, {value[:50]!r} in the form (allowed: one value)"
+            )
+    request._query_params = QueryParams({**query, **fields})

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from service import errors
 from service.api.answers import image_facts, patience_of, timed_answer, timings
-from service.api.body import OPENAPI_BODY, read_image
+from service.api.body import OPENAPI_BODY, form_first, read_image
 from service.api.error_counting import find_model
 from service.api.explain_schemas import ExplainResponse
 from service.api.inference import Model
@@ -42,6 +42,7 @@ def explain_router(
 ) -> APIRouter:
     """The route that explains a classification."""
     router = APIRouter(tags=["inference"])
+    form = [Depends(form_first(max_body_bytes, deadline_s))]
 
     @router.post(
         "/explain",
@@ -52,6 +53,7 @@ def explain_router(
             **documented(*_ERRORS),
         },
         openapi_extra=OPENAPI_BODY,
+        dependencies=form,
     )
     async def explain(
         request: Request,

@@ -73,8 +73,12 @@ class _Adding:
                     _check_used(metadata)
                     metadata = part
                 elif part.name == IMAGE:
+                    if names:
+                        raise _unknown(names[0])
                     await self._begin(part, metadata)
                     metadata = None
+                elif self._results:
+                    raise _unknown(part.name)
                 elif len(names) < 10:
                     names.append(part.name)
         finally:
@@ -138,6 +142,12 @@ class _Adding:
             kept = metadata is None or to_json(fields) == to_json(put.image.metadata)
             detail = None if kept else "it is there with other metadata, which were left as they are"
             return AddedOut(id=put.image.id, status="exists", detail=detail)
+
+
+def _unknown(name: str) -> InvalidParameter:
+    return InvalidParameter(
+        f"unknown form field {name[:50]!r} (allowed: {IMAGE}, {METADATA}); the images before it were kept"
+    )
 
 
 def _check_used(metadata: Part | None) -> None:

@@ -228,6 +228,11 @@ async def _read_form(request: Request, bounds: Bounds) -> tuple[bytes, bytes]:
             f"the form needs one part named '{IMAGE}', and may have one named '{METADATA}'; "
             f"its parts are: {told}"
         )
+    unknown = [name for name in names if name not in limits]
+    if unknown:
+        raise errors.InvalidParameter(
+            f"unknown form field {unknown[0][:50]!r} (allowed: {IMAGE}, {METADATA})"
+        )
     return found[IMAGE][0], b"".join(found[METADATA])
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service import errors
 from service.api.answers import image_facts, patience_of, timed_answer, timings
-from service.api.body import OPENAPI_BODY, read_image
+from service.api.body import OPENAPI_BODY, form_first, read_image
 from service.api.error_counting import find_model
 from service.api.problems import documented
 from service.api.schemas import ClassifyResponse, CompareResponse
@@ -54,6 +54,7 @@ def inference_router(
 ) -> APIRouter:
     """The routes that run networks."""
     router = APIRouter(tags=["inference"])
+    form = [Depends(form_first(max_body_bytes, deadline_s))]
 
     @router.post(
         "/classify",
@@ -61,6 +62,7 @@ def inference_router(
         response_model=ClassifyResponse,
         responses=documented(*_IMAGE_ERRORS),
         openapi_extra=OPENAPI_BODY,
+        dependencies=form,
     )
     async def classify(request: Request, model: Model = None, top_k: TopK = None) -> Response:
         """Classify the posted image with one model.
@@ -81,6 +83,7 @@ def inference_router(
         response_model=CompareResponse,
         responses=documented(*_IMAGE_ERRORS, errors.Busy),
         openapi_extra=OPENAPI_BODY,
+        dependencies=form,
     )
     async def compare(
         request: Request,

@@ -3,26 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+import base64
+import binascii
+import re
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import MAX_BOUNDARY_LENGTH, MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
 from service.errors import BodyTooLarge, ClientGone, DeadlineExceeded, MalformedRequest
+
+MAX_HEADER_FIELDS = 32
+"""Header fields of a part."""
+
+MAX_HEADER_BYTES = 16_384
+"""Bytes of one header field of a part; a file name of some thousand characters has its place."""
+
+MAX_PREAMBLE_BYTES = 65_536
+"""Bytes before the first boundary."""
+
+_FORM = "multipart/form-data"
+_LIMITS = {
+    "Maximum header count exceeded": f"a part has too many header fields (limit: {MAX_HEADER_FIELDS})",
+    "Maximum header size exceeded": f"a header field of a part is too long (limit: {MAX_HEADER_BYTES} bytes)",
+}
+_PLAIN = frozenset({b"", b"7bit", b"8bit", b"binary"})
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
     """A part of a form. `size` is what it had; `data` is None where that is more than it may have, or where
-    nobody asked for a part of that name."""
+    nobody asked for a part of that name. `file`: whether it has a file name."""
 
     name: str
     data: bytes | None
     size: int
+    file: bool = False
 
 
 def content_type_of(request: Request) -> str:
@@ -30,9 +49,14 @@ def content_type_of(request: Request) -> str:
     return request.headers.get("content-type", "")
 
 
+def media_type_of(request: Request) -> str:
+    """The same in lower case, without parameters."""
+    return content_type_of(request).partition(";")[0].strip().lower()
+
+
 def is_form(request: Request) -> bool:
     """Whether the body says that it is a multipart form."""
-    return content_type_of(request)[:19].lower() == "multipart/form-data"
+    return media_type_of(request) == _FORM
 
 
 async def stream_parts(
@@ -76,38 +100,52 @@ class Parts:
         boundary = parse_options_header(content_type)[1].get(b"boundary")
         if not boundary:
             raise MalformedRequest("the content type multipart/form-data names no boundary")
+        if len(boundary) > MAX_BOUNDARY_LENGTH:
+            raise MalformedRequest(
+                f"multipart form: a boundary of {len(boundary)} bytes (limit: {MAX_BOUNDARY_LENGTH})"
+            )
         self._limits = limits
         self._finished: list[Part] = []
         self._name = ""
+        self._file = False
+        self._decode = b""  # its Content-Transfer-Encoding
         self._pieces: list[bytes] = []
         self._size = 0
         self._header = [b"", b""]
-        self._disposition = b""
-        self._begun = False
+        self._headers: dict[bytes, bytes] = {}
         self._complete = False
-        with _malformed():
-            self._parser = MultipartParser(
-                boundary,
-                {
-                    "on_part_begin": self._begin,
-                    "on_header_field": lambda data, start, end: self._header_piece(0, data[start:end]),
-                    "on_header_value": lambda data, start, end: self._header_piece(1, data[start:end]),
-                    "on_header_end": self._header_end,
-                    "on_headers_finished": self._headers_finished,
-                    "on_part_data": self._data,
-                    "on_part_end": self._end,
-                    "on_end": self._all,
-                },
-            )
+        self._preamble: bytes | None = b"\r\n"  # None behind the first boundary
+        self._first = re.compile(rb"\r\n--" + re.escape(boundary) + rb"([ \t]*\r\n|--)")
+        self._delimiter = b"--" + boundary
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": lambda data, start, end: self._header_piece(0, data[start:end]),
+                "on_header_value": lambda data, start, end: self._header_piece(1, data[start:end]),
+                "on_header_end": self._header_end,
+                "on_headers_finished": self._headers_finished,
+                "on_part_data": self._data,
+                "on_part_end": self._end,
+                "on_end": self._all,
+            },
+            max_header_count=MAX_HEADER_FIELDS,
+            max_header_size=MAX_HEADER_BYTES,
+        )
 
     def feed(self, chunk: bytes) -> None:
         """Read on."""
-        if not self._begun:
-            # Behind a newline the parser would skip whatever comes before the next hyphen of the same chunk.
-            chunk = chunk.lstrip(b"\r\n")
-            self._begun = bool(chunk)
-        with _malformed():
+        if self._preamble is not None:
+            chunk = self._without_preamble(chunk)
+            if not chunk:
+                return
+        try:
             self._parser.write(chunk)
+        except FormParserError as error:
+            reason = _LIMITS.get(str(error))
+            if reason is None:
+                reason = "the body is not the multipart form that its content type announces"
+            raise MalformedRequest(f"multipart form: {reason}") from None
 
     def finished(self) -> list[Part]:
         """The parts that ended since this was last asked."""
@@ -116,25 +154,62 @@ class Parts:
 
     def check_complete(self) -> None:
         """Raise unless that was all of the form."""
+        if self._preamble is not None:
+            if self._delimiter + b"\n" in self._preamble:
+                raise MalformedRequest("multipart form: lines end in LF (allowed: CR LF)")
+            raise MalformedRequest("multipart form: the boundary of the content type is not in the body")
         if not self._complete:
             raise MalformedRequest("the multipart form ends before its closing boundary")
 
+    def _without_preamble(self, chunk: bytes) -> bytes:
+        """What is to be parsed of `chunk`: nothing before the first boundary (RFC 2046 5.1.1)."""
+        before = self._preamble or b""
+        preamble = before + chunk
+        # What was searched before can only become a boundary from its last line end on.
+        first = self._first.search(preamble, max(0, before.rfind(b"\r\n")))
+        if first is not None:
+            self._preamble = None
+            return self._delimiter + first[1].lstrip(b" \t") + preamble[first.end() :]
+        if len(preamble) > MAX_PREAMBLE_BYTES:
+            self.check_complete()
+        self._preamble = preamble
+        return b""
+
     def _begin(self) -> None:
         self._name, self._pieces, self._size = "", [], 0
-        self._disposition = b""
+        self._headers = {}
 
     def _header_piece(self, index: int, piece: bytes) -> None:
         self._header[index] += piece
 
     def _header_end(self) -> None:
         field, value = self._header
-        if field.lower() == b"content-disposition":
-            self._disposition = value
         self._header = [b"", b""]
+        field = field.lower()
+        if field.startswith(b"content-") and field in self._headers:
+            raise MalformedRequest(f"multipart form: a part with two header fields {_shown(field)}")
+        self._headers[field] = value
 
     def _headers_finished(self) -> None:
-        name = parse_options_header(self._disposition)[1].get(b"name", b"")
+        options = parse_options_header(self._headers.get(b"content-disposition", b""))[1]
+        name = options.get(b"name")
+        if not name:
+            raise MalformedRequest(
+                "multipart form: a part without a name (needed: Content-Disposition: form-data; name=...)"
+            )
         self._name = name.decode("utf-8", "replace")
+        self._file = b"filename" in options
+        media_type = parse_options_header(self._headers.get(b"content-type", b""))[0]
+        if media_type.startswith(b"multipart/"):
+            raise MalformedRequest(
+                f"multipart form: part {self._name[:50]!r} is {_shown(media_type)} (allowed: a part per file)"
+            )
+        self._decode = self._headers.get(b"content-transfer-encoding", b"").strip(b" \t").lower()
+        if self._decode not in _PLAIN | _DECODERS.keys():
+            raise MalformedRequest(
+                f"multipart form: Content-Transfer-Encoding of part {self._name[:50]!r} is "
+                f"{_shown(self._decode)} (allowed: 7bit, 8bit, binary, base64, quoted-printable)"
+            )
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         self._size += end - start
@@ -144,17 +219,27 @@ class Parts:
             self._pieces.clear()
 
     def _end(self) -> None:
-        kept = self._size <= self._limits.get(self._name, -1)
-        self._finished.append(Part(self._name, b"".join(self._pieces) if kept else None, self._size))
+        data = b"".join(self._pieces) if self._size <= self._limits.get(self._name, -1) else None
         self._pieces = []
+        if data is not None and self._decode in _DECODERS:
+            try:
+                data = _DECODERS[self._decode](data)
+            except binascii.Error:
+                raise MalformedRequest(
+                    f"multipart form: part {self._name[:50]!r} is not {self._decode.decode()}, as it says"
+                ) from None
+        self._finished.append(Part(self._name, data, self._size, self._file))
 
     def _all(self) -> None:
         self._complete = True
 
 
-@contextlib.contextmanager
-def _malformed() -> Iterator[None]:
-    try:
-        yield
-    except FormParserError:
-        raise MalformedRequest("the body is not the multipart form that its content type announces") from None
+def _from_base64(data: bytes) -> bytes:
+    return base64.b64decode(data.translate(None, b" \t\r\n"), validate=True)
+
+
+_DECODERS = {b"base64": _from_base64, b"quoted-printable": binascii.a2b_qp}
+
+
+def _shown(value: bytes) -> str:
+    return repr(value[:50].decode("latin-1"))

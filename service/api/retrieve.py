@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service import errors
 from service.api.answers import Bounds, image_facts, patience_of, timed_answer, timings
-from service.api.body import OPENAPI_BODY, read_image
+from service.api.body import OPENAPI_BODY, form_first, read_image
 from service.api.error_counting import note_model
 from service.api.gallery_schemas import RetrievalResponse, match_out
 from service.api.problems import documented
@@ -37,6 +37,7 @@ Where = Annotated[
 def retrieve_router(retriever: Retriever, pool: CorePool, bounds: Bounds) -> APIRouter:
     """The route that finds images by their likes."""
     router = APIRouter(tags=["gallery"])
+    form = [Depends(form_first(bounds.body_bytes, bounds.deadline_s))]
 
     @router.post(
         "/retrieve-similar",
@@ -62,6 +63,7 @@ def retrieve_router(retriever: Retriever, pool: CorePool, bounds: Bounds) -> API
             errors.StorageUnavailable,
         ),
         openapi_extra=OPENAPI_BODY,
+        dependencies=form,
     )
     async def retrieve_similar(
         request: Request,

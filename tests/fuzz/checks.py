@@ -180,7 +180,7 @@ class Checker:
         def read() -> Card | str:
             try:
                 return read_card(self._folder)
-            except pydantic.ValidationError:
+            except (pydantic.ValidationError, UnicodeDecodeError):
                 return "card refused"
 
         card, again = self._run_twice(item, read)

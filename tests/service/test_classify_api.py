@@ -143,7 +143,7 @@ def test_a_broken_form_is_400(client: httpx.Client, content_type: str, body: byt
 
 def test_a_form_split_into_single_bytes_is_read_whole(client: httpx.Client, png: bytes) -> None:
     body = (
-        b'--b\r\nContent-Disposition: form-data; name="note"\r\n\r\nhello\r\n'
+        b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\ntiny\r\n'
         b'--b\r\nContent-Disposition: form-data; name="image"; filename="x.png"\r\n\r\n'
         + png
         + b"\r\n--b--\r\n"

@@ -33,7 +33,6 @@ def test_many_are_added_at_once_each_for_itself(serve: Callable[..., httpx.Clien
     files = [
         ("image", ("a.png", blobs(201))),
         ("image", ("b.png", blobs(200))),
-        ("note", (None, "what is this?")),
         ("image", ("c.png", b"no image")),
         ("metadata", (None, '{"n": 1}')),
         ("image", ("d.png", blobs(202))),
@@ -101,17 +100,25 @@ def test_a_stream_of_images_is_kept_while_it_comes(serve: Callable[..., httpx.Cl
     with httpx.Client(base_url=client.base_url, trust_env=False) as other:
 
         def form() -> Iterator[bytes]:
+            yield b"--b\r\n"
             for number in range(3):
-                yield b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n'
-                yield blobs(300 + number) + b"\r\n"
-                yield b'--b\r\nContent-Disposition: form-data; name="note"\r\n\r\n.\r\n'
+                yield b'Content-Disposition: form-data; name="image"\r\n\r\n'
+                yield blobs(300 + number) + (b"\r\n--b\r\n" if number < 2 else b"\r\n--b--\r\n")
                 while other.get("/gallery").json()["images"] <= number:
                     pass
-            yield b"--b--\r\n"
 
         headers = {"Content-Type": "multipart/form-data; boundary=b"}
         entries = client.post("/gallery/images", content=form(), headers=headers).json()["images"]
     assert [entry["status"] for entry in entries] == ["added"] * 3
+
+
+def test_an_unknown_part_is_refused_by_name(client: httpx.Client) -> None:
+    image, note = ("image", ("a.png", blobs(220))), ("note", (None, "what is this?"))
+    for files in ([image, note], [note, image]):
+        response = client.post("/gallery/images", files=files)
+        assert_problem(response, 422, "invalid-parameter", "unknown form field 'note'", "image, metadata")
+    response = client.put("/gallery/images/a", files=[image, note])
+    assert_problem(response, 422, "invalid-parameter", "unknown form field 'note'", "image, metadata")
 
 
 def test_metadata_stand_before_their_image(client: httpx.Client) -> None:
