@@ -25,10 +25,12 @@ from service.api.gallery_images import gallery_images_router
 from service.api.head import HeadRequests
 from service.api.health import health_router
 from service.api.inference import inference_router
+from service.api.json_bodies import JsonBodies
 from service.api.latency import latency_router
 from service.api.latency_distribution import distribution_router
 from service.api.middleware import RequestContext
 from service.api.parameters import refuse_unknown_parameters
+from service.api.proxies import ReverseProxy
 from service.api.recommend import recommend_router
 from service.api.retrieve import retrieve_router
 from service.api.shedding import LoadShedding
@@ -58,6 +60,13 @@ from service.web.site import Site
 
 log = structlog.get_logger(__name__)
 
+OWN_PATHS = frozenset(
+    {"benchmarks", "classify", "compare", "dashboard", "docs", "explain", "gallery", "healthz", "latency",
+     "metrics", "models", "openapi.json", "readyz", "recommend", "retrieve-similar", "static",
+     "static-offline-docs"}
+)  # fmt: skip
+"""First segments of the service's paths."""
+
 DESCRIPTION = """
 Classifies images with lightweight networks, finds their likes in a gallery, runs one image through all
 networks side by side, and records what each costs on this machine. Every error is an RFC 9457 problem
@@ -71,8 +80,10 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     `address` is where it will serve, for the message that a second one on the same data directory gets.
 
     Raises DataDirectoryInUse when another process has the data directory, FileNotFoundError for a folder of
-    models that does not exist, and UnreadableFolder for one that cannot be listed.
+    models that does not exist, UnreadableFolder for one that cannot be listed, and InvalidParameter for a
+    prefix that is a path of the service.
     """
+    _check_root_path(settings.root_path)
     registry = Registry(settings.model_dirs, settings.default_model)
     pool = CorePool(settings.threads or core_budget(), settings.max_waiting)
     metrics = Metrics({"version": version("weighin"), "onnxruntime": RUNTIME_VERSION})
@@ -192,6 +203,7 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     app.include_router(dashboard_router(site, desk, latencies, registry.names))
     app.include_router(benchmark_page_router(site, jobs, registry.names, settings.api_key is not None))
     app.add_middleware(HeadRequests)
+    app.add_middleware(JsonBodies, paths=("/benchmarks",), deadline_s=settings.deadline_s)
     app.add_middleware(
         LoadShedding,
         pool=pool,
@@ -205,4 +217,14 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     app.add_middleware(ErrorCounting, registry=registry, recorder=recorder, metrics=metrics)
     if settings.allowed_origins:
         app.add_middleware(Cors, allowed_origins=settings.allowed_origins)
+    if settings.root_path or settings.trusted_proxies:
+        app.add_middleware(ReverseProxy, root_path=settings.root_path, trusted=settings.trusted_proxies)
     return app
+
+
+def _check_root_path(root_path: str) -> None:
+    """Refuse a prefix that is a path of the service itself: what `/models/models` means would be a guess."""
+    if root_path[1:].partition("/")[0] in OWN_PATHS:
+        raise InvalidParameter(
+            f"WEIGHIN_ROOT_PATH: {root_path!r} begins like a path of the service itself (example: /weighin)"
+        )

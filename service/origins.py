@@ -43,12 +43,19 @@ def is_own(origin: Origin, host: str, scheme: str | None = None) -> bool:
     return (scheme is None or scheme == origin.scheme) and _origin(origin.scheme, host) == origin
 
 
-def _origin(scheme: str, authority: str) -> Origin | None:
-    match = _HOST.fullmatch(authority)
+def parse_host(text: str) -> tuple[str, int | None] | None:
+    """Host and port, as in the header `Host`; None for what is none."""
+    match = _HOST.fullmatch(text)
     if match is None:
         return None
     port = int(match[2]) if match[2] else None
-    if port is not None and port > 65535:
-        return None
     host = match[1].lower().removesuffix(".")
-    return Origin(scheme, host, None if port == _DEFAULT_PORTS.get(scheme) else port) if host else None
+    return (host, port) if host and (port is None or port <= 65535) else None
+
+
+def _origin(scheme: str, authority: str) -> Origin | None:
+    parsed = parse_host(authority)
+    if parsed is None:
+        return None
+    host, port = parsed
+    return Origin(scheme, host, None if port == _DEFAULT_PORTS.get(scheme) else port)

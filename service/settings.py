@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,6 +22,8 @@ from service.environment import PREFIX, read_environment
 from service.origins import ANY, parse_origin
 from service.text import comma_list
 from service.urls import database_url, redacted
+
+_ROOT_PATH = re.compile(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*")
 
 ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
 """The models that come with the project."""
@@ -78,6 +82,11 @@ class Settings(BaseSettings):
     allowed_origins: Annotated[frozenset[str], NoDecode] = frozenset()
     """Other origins, separated by commas, whose pages may use the API, e.g. `https://example.org`; `*` for
     all."""
+    root_path: str = Field("/", validate_default=True)
+    """Prefix of public addresses behind a reverse proxy, e.g. `/weighin`, whether that strips it or not."""
+    trusted_proxies: Annotated[frozenset[str], NoDecode] = frozenset()
+    """Addresses and networks of reverse proxies, separated by commas, or `*`: their `X-Forwarded-For`,
+    `-Proto`, `-Host` and `-Prefix` are believed."""
     api_key: SecretStr | None = None
     """When set, whoever changes state has to send it: `Authorization: Bearer <key>`, else 401."""
     log_format: Literal["auto", "text", "json"] = "auto"
@@ -140,6 +149,18 @@ class Settings(BaseSettings):
             return frozenset(map(_checked_origin, comma_list(value)))
         return value
 
+    @field_validator("root_path")
+    @classmethod
+    def _normal_root_path(cls, value: str) -> str:
+        return normal_root_path(value)
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _split_proxies(cls, value: object) -> object:
+        if isinstance(value, str):
+            return frozenset(map(_checked_network, comma_list(value)))
+        return value
+
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_quotes(cls, value: object) -> object:  # the last of them, so that it runs first
@@ -198,6 +219,22 @@ def _expanded(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError:
         raise ValueError("has no home directory for its '~'") from None
+
+
+def normal_root_path(text: str) -> str:
+    """A prefix with a slash before and none behind it; empty for none. ValueError for what is no path."""
+    path = text.strip().strip("/")
+    if path and (_ROOT_PATH.fullmatch(path) is None or not {".", ".."}.isdisjoint(path.split("/"))):
+        raise ValueError(f"{text[:100]!r} is no path prefix (example: /weighin)")
+    return f"/{path}" if path else ""
+
+
+def _checked_network(text: str) -> str:
+    try:
+        return ANY if text == ANY else str(ipaddress.ip_network(text, strict=False))
+    except ValueError:
+        examples = "127.0.0.1, 10.0.0.0/8, ::1, *"
+        raise ValueError(f"{text[:100]!r} is no address and no network (examples: {examples})") from None
 
 
 def _checked_origin(text: str) -> str:

@@ -34,6 +34,11 @@ def patience_of(request: Request, deadline_s: float) -> Patience:
     return Patience(deadline, deadline_s, gone)
 
 
+def root_of(request: Request) -> str:
+    """What stands before the service's paths in public addresses; empty unless a proxy adds a prefix."""
+    return str(request.scope.get("root_path", ""))
+
+
 def timed_answer(body: dict[str, Any], durations: Durations) -> Response:
     """The body as JSON, with its times in the header Server-Timing too."""
     timing = ", ".join(f"{stage};dur={nanoseconds / 1e6:.3f}" for stage, nanoseconds in durations.items())

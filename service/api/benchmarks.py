@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import SecretStr
 from starlette.responses import StreamingResponse
 
 from service import errors
 from service.api.access import key_needed
+from service.api.answers import root_of
 from service.api.benchmark_schemas import (
     BenchmarkDetails,
     BenchmarkOut,
@@ -40,20 +41,24 @@ def benchmarks_router(jobs: BenchmarkJobs, api_key: SecretStr | None) -> APIRout
             errors.Unauthorized,
             errors.CrossSiteRequest,
             errors.UnknownModel,
+            errors.BodyTooLarge,
             errors.InvalidParameter,
             errors.Busy,
             errors.ModelUnavailable,
+            errors.DeadlineExceeded,
             errors.StorageUnavailable,
         ),
     )
-    async def start(response: Response, wanted: BenchmarkRequest | None = None) -> BenchmarkOut:
+    async def start(
+        request: Request, response: Response, wanted: BenchmarkRequest | None = None
+    ) -> BenchmarkOut:
         """Start a benchmark in a process of its own; one runs at a time.
 
         Follow it at the address in `Location`, or at `/events` below that. Requests that the service answers
         meanwhile disturb it: it is then flagged `contaminated`, and no evidence for `/recommend`.
         """
         started = await jobs.start((wanted or BenchmarkRequest()).wanted())
-        response.headers["Location"] = f"/benchmarks/{started.row.id}"
+        response.headers["Location"] = f"{root_of(request)}/benchmarks/{started.row.id}"
         return BenchmarkOut.of(started)
 
     @router.get(

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from service import errors
 from service.api.access import key_needed
-from service.api.answers import Bounds, patience_of
+from service.api.answers import Bounds, patience_of, root_of
 from service.api.body import read_image
 from service.api.gallery_bulk import IMAGE, METADATA, Bulk
 from service.api.gallery_schemas import AddedResponse, GalleryOut, ImageOut, ImagesResponse
@@ -91,6 +91,7 @@ def gallery_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds, 
         responses=documented(errors.InvalidParameter, errors.DatabaseUnreachable, errors.StorageUnavailable),
     )
     async def images(
+        request: Request,
         cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
         limit: Annotated[int, Query(description="Images on a page", ge=1, le=MAX_LIMIT)] = 100,
         where: Where = None,
@@ -100,7 +101,7 @@ def gallery_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds, 
         found, count = await gallery.keeper.page(after, limit + 1, parse_where(where))
         page = found[:limit]
         return ImagesResponse(
-            images=[ImageOut.of(image) for image in page],
+            images=[ImageOut.of(image, root_of(request)) for image in page],
             next_cursor=page[-1].id if len(found) > limit else None,
             count=count,
         )

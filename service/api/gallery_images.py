@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from service import errors
 from service.api.access import key_needed
-from service.api.answers import Bounds, patience_of, timed_answer, timings
+from service.api.answers import Bounds, patience_of, root_of, timed_answer, timings
 from service.api.body import OPENAPI_BODY, read_image
 from service.api.gallery_bulk import IMAGE, METADATA
 from service.api.gallery_schemas import ImageOut, PutOut, SimilarResponse, match_out
@@ -129,12 +129,12 @@ def gallery_images_router(
             data = await read_image(request, bounds.body_bytes, patience)
         done = await keeper.put(id, data, fields, patience)
         response.status_code = 201 if done.status == "added" else 200
-        return PutOut.after(done)
+        return PutOut.after(done, root_of(request))
 
     @router.get("", summary="What is known of an image", responses=documented(*_UNKNOWN))
-    async def one(id: Id) -> ImageOut:
+    async def one(request: Request, id: Id) -> ImageOut:
         """Its metadata, size and when it came."""
-        return ImageOut.of(await keeper.get(id))
+        return ImageOut.of(await keeper.get(id), root_of(request))
 
     @router.delete(
         "",
@@ -201,7 +201,7 @@ def gallery_images_router(
         body = {
             "request_id": request.state.request_id,
             "model": found.model,
-            "matches": [match_out(match) for match in found.matches],
+            "matches": [match_out(match, root_of(request)) for match in found.matches],
             "timings_ms": timings(found.durations),
         }
         return timed_answer(body, found.durations)

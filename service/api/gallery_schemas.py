@@ -31,9 +31,9 @@ class ImageOut(BaseModel):
     image_url: str = Field(examples=[f"/gallery/images/{_ID}/content"])
 
     @classmethod
-    def of(cls, image: StoredImage) -> ImageOut:
+    def of(cls, image: StoredImage, root: str) -> ImageOut:
         """What is told of it."""
-        return cls(**_facts(image))
+        return cls(**_facts(image, root))
 
 
 class PutOut(ImageOut):
@@ -42,10 +42,10 @@ class PutOut(ImageOut):
     status: Literal["added", "replaced", "unchanged"]
 
     @classmethod
-    def after(cls, put: Put) -> PutOut:
+    def after(cls, put: Put, root: str) -> PutOut:
         """What is told of it."""
         assert put.status != "exists"
-        return cls(**_facts(put.image), status=put.status)
+        return cls(**_facts(put.image, root), status=put.status)
 
 
 class ImagesResponse(BaseModel):
@@ -169,23 +169,23 @@ class GalleryOut(BaseModel):
         )
 
 
-def match_out(match: Match) -> dict[str, Any]:
+def match_out(match: Match, root: str) -> dict[str, Any]:
     """A match as JSON has it; not through pydantic, since there may be a hundred per answer."""
     return {
         "id": match.image.id,
         "score": match.score,
         "duplicate": match.duplicate,
         "metadata": match.image.metadata,
-        "image_url": content_url(match.image.id),
+        "image_url": content_url(match.image.id, root),
     }
 
 
-def content_url(id: str) -> str:
-    """Where the image's bytes are, from the service's root."""
-    return f"/gallery/images/{id}/content"
+def content_url(id: str, root: str) -> str:
+    """Path of the image's bytes. `root`: the prefix of public addresses."""
+    return f"{root}/gallery/images/{id}/content"
 
 
-def _facts(image: StoredImage) -> dict[str, Any]:
+def _facts(image: StoredImage, root: str) -> dict[str, Any]:
     return {
         "id": image.id,
         "metadata": dict(image.metadata),
@@ -195,5 +195,5 @@ def _facts(image: StoredImage) -> dict[str, Any]:
         "bytes": image.bytes,
         "sha256": image.sha256,
         "created_at": format_moment(image.created_at),
-        "image_url": content_url(image.id),
+        "image_url": content_url(image.id, root),
     }

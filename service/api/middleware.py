@@ -68,7 +68,7 @@ class RequestContext:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                refusal = self._refusal(scope["method"], headers)
+                refusal = self._refusal(scope["method"], headers, scope["state"].get("forwarded_scheme"))
                 if refusal is None:
                     await self._app(scope, receive, send_with_headers)
                 else:
@@ -90,8 +90,13 @@ class RequestContext:
                 elapsed = round((time.perf_counter_ns() - started) / 1e6, 3)
                 log.info("request", method=scope["method"], path=scope["path"], status=status, ms=elapsed)
 
-    def _refusal(self, method: str, headers: Mapping[bytes, str]) -> CrossSiteRequest | None:
-        """Refuse what a browser sends for another site's page; other clients send neither of the headers."""
+    def _refusal(
+        self, method: str, headers: Mapping[bytes, str], scheme: str | None
+    ) -> CrossSiteRequest | None:
+        """Refuse what a browser sends for another site's page; other clients send neither of the headers.
+
+        `scheme` is that of the public address, where a trusted proxy says it.
+        """
         if method in _SAFE_METHODS:
             return None
         given, site = headers.get(b"origin"), headers.get(b"sec-fetch-site")
@@ -103,7 +108,7 @@ class RequestContext:
         if site is not None:
             same = site in ("same-origin", "none")
         else:
-            same = origin is not None and is_own(origin, headers.get(b"host", ""))
+            same = origin is not None and is_own(origin, headers.get(b"host", ""), scheme)
         if same:
             return None
         return CrossSiteRequest(f"a page of {(given or 'another site')[:100]} may not {method} here")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service import errors
-from service.api.answers import Bounds, image_facts, patience_of, timed_answer, timings
+from service.api.answers import Bounds, image_facts, patience_of, root_of, timed_answer, timings
 from service.api.body import OPENAPI_BODY, form_first, read_image
 from service.api.error_counting import note_model
 from service.api.gallery_schemas import RetrievalResponse, match_out
@@ -96,7 +96,7 @@ def _retrieval(request: Request, found: Retrieval, images: int) -> dict[str, Any
         "request_id": request.state.request_id,
         "model": found.model,
         "image": image_facts(found.asked),
-        "matches": [match_out(match) for match in found.matches],
+        "matches": [match_out(match, root_of(request)) for match in found.matches],
         "hint": HINT if images == 0 else None,
         "timings_ms": timings(found.durations),
     }

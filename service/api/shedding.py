@@ -47,12 +47,13 @@ class LoadShedding:
             await problem_of(scope["state"]["request_id"], refusal)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> QueueFull | None:
-        if scope["method"] != "POST" or scope["path"] not in self._paths:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if scope["method"] != "POST" or path not in self._paths:
             return None
         try:
             self._pool.check_room()
         except QueueFull as full:
-            if scope["path"] in self._counted:
+            if path in self._counted:
                 named = parse_qs(scope["query_string"].decode("latin-1")).get("model", [None])[-1]
                 try:
                     model = self._registry.get(named)

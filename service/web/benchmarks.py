@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
+from service.api.answers import root_of
 from service.api.parameters import ignores_unknown_parameters
 from service.api.problems import documented
 from service.bench.bundle import Bundle
@@ -44,7 +45,7 @@ def benchmark_page_router(
         responses=documented(InvalidParameter),
     )
     @ignores_unknown_parameters
-    async def benchmarks(first: Id = "", second: Id = "") -> HTMLResponse:
+    async def benchmarks(request: Request, first: Id = "", second: Id = "") -> HTMLResponse:
         """The newest runs; with `first` its results, with `second` too the two compared. It is followed by
         `GET /benchmarks/{id}/events` and started by `POST /benchmarks`.
         """
@@ -70,7 +71,7 @@ def benchmark_page_router(
             results=results,
             comparison=comparison,
         )
-        return site.page("benchmarks.html", page, here="/dashboard/benchmarks")
+        return site.page("benchmarks.html", page, here="/dashboard/benchmarks", root=root_of(request))
 
     return router
 

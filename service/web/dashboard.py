@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse
 
+from service.api.answers import root_of
 from service.api.latency import check_model
 from service.api.parameters import ignores_unknown_parameters
 from service.api.problems import documented
@@ -50,7 +51,7 @@ def dashboard_router(
         """
         found = await desk.rendered(view, _base_url(request))
         page = dashboard_page(view, found.models, found.html)
-        return site.page("dashboard.html", page, here="/dashboard", charts=True)
+        return site.page("dashboard.html", page, here="/dashboard", root=root_of(request), charts=True)
 
     # For the page alone: programs ask GET /latency.
     @router.get("/dashboard/figures", include_in_schema=False)

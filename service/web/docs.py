@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, FastAPI, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 
+from service.api.answers import root_of
 from service.api.parameters import ignores_unknown_parameters
 
-_FILES = "./static-offline-docs"  # where FastAPIOffline mounts them
+_FILES = "/static-offline-docs"  # where FastAPIOffline mounts them
 
 
 def docs_router(app: FastAPI) -> APIRouter:
-    """The page. Its addresses are relative, so that it works under any prefix of a reverse proxy."""
+    """The page, as FastAPIOffline makes it, but for query parameters that others add."""
     router = APIRouter()
 
     @router.get("/docs", include_in_schema=False, response_class=HTMLResponse)
     @ignores_unknown_parameters
-    async def docs() -> Response:
+    async def docs(request: Request) -> Response:
+        root = root_of(request)
         return get_swagger_ui_html(
-            openapi_url="./openapi.json",
+            openapi_url=f"{root}{app.openapi_url}",
             title=f"{app.title} - API",
-            swagger_js_url=f"{_FILES}/swagger-ui-bundle.js",
-            swagger_css_url=f"{_FILES}/swagger-ui.css",
-            swagger_favicon_url=f"{_FILES}/favicon.png",
+            swagger_js_url=f"{root}{_FILES}/swagger-ui-bundle.js",
+            swagger_css_url=f"{root}{_FILES}/swagger-ui.css",
+            swagger_favicon_url=f"{root}{_FILES}/favicon.png",
         )
 
     return router

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 import orjson
 import structlog
@@ -160,6 +161,7 @@ class FiguresDesk:
             "window": WINDOWS[view.since].text,
             "benchmark": self._newest_benchmark(),
         }
+        root = urlsplit(base_url).path
         one: dict[str, str] = {"model": charted, "stage": stage}
         return Figures(
             degraded=self._state_problem() or window.lacking,
@@ -177,9 +179,9 @@ class FiguresDesk:
             charted=charted,
             charts=orjson.dumps(charts).decode(),
             base_url=base_url,
-            latency_url=view.url("/latency"),
-            history_url=view.url("/latency/history", **one, step=f"{span.step_s // 60}m"),
-            distribution_url=view.url("/latency/distribution", **one),
+            latency_url=view.url(f"{root}/latency"),
+            history_url=view.url(f"{root}/latency/history", **one, step=f"{span.step_s // 60}m"),
+            distribution_url=view.url(f"{root}/latency/distribution", **one),
         )
 
     def _busiest(self, recorded: Recorded) -> str:

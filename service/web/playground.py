@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
+from service.api.answers import root_of
 from service.api.parameters import ignores_unknown_parameters
 from service.compare import MAX_REPEAT, MIN_REPEAT_FOR_FASTEST
 from service.errors import WeighinError
@@ -35,7 +36,7 @@ def playground_router(site: Site, registry: Registry) -> APIRouter:
 
     @router.get("/", summary="One picture, every model, as a page", response_class=HTMLResponse)
     @ignores_unknown_parameters
-    async def playground() -> Response:
+    async def playground(request: Request) -> Response:
         """Drop, paste, choose or take a picture; every model that shares the default's labels sees it."""
         problem = ""
         models: tuple[str, ...] = ()
@@ -50,6 +51,6 @@ def playground_router(site: Site, registry: Registry) -> APIRouter:
             runs=RUNS,
             default_runs=MIN_REPEAT_FOR_FASTEST,
         )
-        return site.page("playground.html", page, here="/")
+        return site.page("playground.html", page, here="/", root=root_of(request))
 
     return router

@@ -10,7 +10,8 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
 from markupsafe import Markup
 
 from service.web.assets import Assets, ChartLibrary
@@ -42,6 +43,7 @@ NAVIGATION = (
 class Frame:
     """Everything that `base.html` refers to beside its blocks, and nothing else (a test compares the two)."""
 
+    root: str = field(metadata=explained("Prefix of public addresses behind a proxy; empty for none"))
     version: str = field(metadata=explained("Version of Weigh-in"))
     navigation: Sequence[Link] = field(metadata=explained("The pages, in the order of the navigation"))
     here: str = field(metadata=explained("The path of this page, marked in the navigation"))
@@ -49,7 +51,8 @@ class Frame:
 
 
 class Site:
-    """Renders pages. Templates see the fields of their page's dataclass and of Frame, and `asset(name)`."""
+    """Renders pages. Templates see the fields of their page's dataclass and of Frame, and `asset(name)` and
+    `address(path)`."""
 
     def __init__(self, charts: ChartLibrary | None = None) -> None:
         """Hash the static files. FileNotFoundError when the chart library is not installed."""
@@ -59,7 +62,11 @@ class Site:
         self.templates = Environment(
             loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined
         )
-        self.templates.globals["asset"] = self._assets.url
+        self.templates.globals |= {"asset": self._asset, "address": _address}
+
+    @pass_context
+    def _asset(self, context: Context, name: str) -> str:
+        return _address(context, self._assets.url(name))
 
     def router(self) -> APIRouter:
         """The static files."""
@@ -73,12 +80,16 @@ class Site:
         """A part of a page: `template` with the fields of `content`, a dataclass."""
         return Markup(self.templates.get_template(template).render(_fields(content)))
 
-    def page(self, template: str, content: Any, *, here: str, charts: bool = False) -> HTMLResponse:
-        """The page at the path `here`: `template` with the fields of `content`, a dataclass.
+    def page(
+        self, template: str, content: Any, *, here: str, root: str, charts: bool = False
+    ) -> HTMLResponse:
+        """The page at the path `here`: `template` with the fields of `content`, a dataclass. `root` is the
+        prefix of public addresses.
 
         With `charts` it may load the chart library, and the policy allows the style elements of that.
         """
         frame = Frame(
+            root=root,
             version=self._version,
             navigation=NAVIGATION,
             here=here,
@@ -95,6 +106,12 @@ class Site:
                 "Cache-Control": "no-store",
             },
         )
+
+
+@pass_context
+def _address(context: Context, path: str) -> str:
+    """The public address of one of the service's paths."""
+    return f"{context.get('root', '')}{path}"
 
 
 def policy(style_hashes: Sequence[str] = ()) -> str:

@@ -1,17 +1,21 @@
-"""Behind nginx and haproxy: no request hides in a body."""
+"""Behind nginx and haproxy: no request hides in a body; pages and links work under a prefix over TLS."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
+import ssl
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from urllib.parse import urljoin
 
 import httpx
 import pytest
 
-from tests.faults.proxies import Address, haproxy, nginx
+from tests.faults.proxies import Address, haproxy, needs, nginx
 from tests.service.process import service_process
 
 pytestmark = pytest.mark.fault
@@ -118,3 +122,94 @@ def test_large_uploads_get_their_refusal(proxy: Address) -> None:
     url = "http://{}:{}/classify".format(*proxy)
     for _ in range(3):
         assert httpx.post(url, content=bytes(40_000_000), timeout=30, trust_env=False).status_code == 413
+
+
+PREFIXED = """
+    location /weighin/ {{
+        proxy_pass http://service{strip};
+        proxy_set_header Host $http_host;
+        proxy_set_header X-Forwarded-Proto $scheme;
+        proxy_set_header X-Forwarded-Host $http_host;
+        proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+        proxy_set_header X-Forwarded-Prefix /weighin;
+    }}
+"""
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate of our own for localhost, and its key."""
+    needs("openssl")
+    folder = tmp_path_factory.mktemp("certificate")
+    files = folder / "certificate.pem", folder / "key.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+    ]
+    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run([*command, "-out", files[0], "-keyout", files[1]], check=True, capture_output=True)
+    return files
+
+
+@pytest.mark.parametrize("known_by", ["setting", "header"])
+@pytest.mark.parametrize("strip", ["/", ""])
+def test_everything_works_under_a_prefix_over_tls(
+    tiny_models_dir: Path,
+    tmp_path: Path,
+    png: bytes,
+    certificate: tuple[Path, Path],
+    strip: str,
+    known_by: str,
+) -> None:
+    given = {"root_path": "/weighin"} if known_by == "setting" else {}
+    with (
+        service_process(tiny_models_dir, tmp_path / "data", trusted_proxies="127.0.0.1", **given) as process,
+        process.client() as direct,
+        nginx(
+            tmp_path / "nginx",
+            (direct.base_url.host, direct.base_url.port or 80),
+            PREFIXED.format(strip=strip),
+            tls=certificate,
+        ) as address,
+        httpx.Client(
+            base_url=f"https://localhost:{address[1]}",
+            verify=ssl.create_default_context(cafile=str(certificate[0])),
+            trust_env=False,
+            timeout=30,
+        ) as client,
+    ):
+        own = str(client.base_url)
+        for page in ("/weighin/", "/weighin/dashboard", "/weighin/dashboard/benchmarks", "/weighin/docs"):
+            text = client.get(page).raise_for_status().text
+            assert page != "/weighin/dashboard" or f"{own}/weighin/classify" in text
+            for found in re.findall(r"""(?:src|href|action)=["']([^"'#]+)["']|url: '([^']+)'""", text):
+                link = urljoin(f"{own}{page}", found[0] or found[1])
+                assert link.startswith(f"{own}/weighin/"), link
+                if not link.endswith("/benchmarks"):  # POST is what its form does
+                    assert client.get(link).status_code == 200, link
+        document = client.get("/weighin/openapi.json").json()
+        assert document["servers"] == [{"url": "/weighin"}]
+        page_of_its_own = {"Origin": own}
+        put = client.put("/weighin/gallery/images/a", content=png, headers=page_of_its_own).raise_for_status()
+        assert client.get(put.json()["image_url"]).content == png
+        found = client.post("/weighin/retrieve-similar", content=png, headers=page_of_its_own).json()
+        assert client.get(found["matches"][0]["image_url"]).content == png
+        started = client.post("/weighin/benchmarks", json={"profile": "quick"}, headers=page_of_its_own)
+        where = started.raise_for_status().headers["location"]
+        assert where.startswith("/weighin/benchmarks/")
+        assert client.delete(where, headers=page_of_its_own).status_code in (200, 202, 409)
+        for origin in ("https://evil.example", own.replace("https:", "http:"), "null"):
+            refused = client.post("/weighin/classify", content=png, headers={"Origin": origin})
+            assert refused.status_code == 403
+        for path in ("/weighin/classify/", "/weighin/dashboard/"):
+            response = client.get(path)
+            assert (response.status_code, response.headers.get("location")) == (404, None)
+        assert client.get("/weighin").headers.get("location", "").endswith("/weighin/")

@@ -311,6 +311,18 @@ def test_a_malformed_request_gets_a_problem_document(client: httpx.Client) -> No
         assert_problem(httpx.Response(seen, headers=headers.items(), content=body), status, slug, word)
 
 
+def test_a_json_body_has_a_bound(serve: Callable[..., httpx.Client]) -> None:
+    client = serve(deadline_s=0.3)
+    for content in (bytes(30_000_000), iter([bytes(1_000_000)] * 30)):
+        headers = {"Content-Type": "application/json"}
+        response = client.post("/benchmarks", content=content, headers=headers)
+        assert_problem(response, 413, "body-too-large", "100000")
+    assert_problem(client.post("/benchmarks", json={"models": ["none"]}), 404, "unknown-model")
+    raw = b"POST /benchmarks HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{"
+    [(status, _, _)] = responses(ask((client.base_url.host, client.base_url.port or 80), raw))
+    assert status == 504
+
+
 def test_an_upload_that_offers_an_upgrade_is_classified(client: httpx.Client, png: bytes) -> None:
     offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABk"}
     assert client.post("/classify", content=png, headers=offer).status_code == 200

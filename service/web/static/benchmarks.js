@@ -35,7 +35,7 @@ form.addEventListener("submit", async (event) => {
   event.preventDefault();
   trouble.textContent = "";
   try {
-    const started = await askJson("/benchmarks", {
+    const started = await askJson("../benchmarks", {
       method: "POST",
       headers: { "Content-Type": "application/json", ...key() },
       body: JSON.stringify(wanted()),
@@ -50,7 +50,7 @@ form.addEventListener("submit", async (event) => {
 cancel.addEventListener("click", async () => {
   trouble.textContent = "";
   try {
-    await ask(`/benchmarks/${encodeURIComponent(watched)}`, { method: "DELETE", headers: key() });
+    await ask(`../benchmarks/${encodeURIComponent(watched)}`, { method: "DELETE", headers: key() });
   } catch (error) {
     trouble.textContent = error.message;
   }
@@ -62,7 +62,7 @@ function watch(id) {
   tenths = -1;
   show({ progress: null, cancelling: false });
   progress.hidden = false;
-  events = new EventSource(`/benchmarks/${encodeURIComponent(id)}/events`);
+  events = new EventSource(`../benchmarks/${encodeURIComponent(id)}/events`);
   events.addEventListener("progress", (event) => {
     trouble.textContent = "";
     show(JSON.parse(event.data));

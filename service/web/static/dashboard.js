@@ -36,7 +36,7 @@ function draw() {
 
 async function weigh() {
   try {
-    const response = await fetch("/recommend", { signal: AbortSignal.timeout(PATIENCE_MS) });
+    const response = await fetch("./recommend", { signal: AbortSignal.timeout(PATIENCE_MS) });
     const body = await response.json();
     if (!response.ok) throw new Error(body.detail);
     recommended = body;
@@ -59,7 +59,7 @@ function time(moment) {
 }
 
 async function fetchFigures(signal) {
-  const response = await fetch(`/dashboard/figures${query()}`, { signal });
+  const response = await fetch(`./dashboard/figures${query()}`, { signal });
   if (response.ok) return response.text();
   const problem = await response.json().catch(() => ({}));
   throw new Error(problem.detail ?? `it answers ${response.status}`);
@@ -110,7 +110,7 @@ function tell(error) {
 }
 
 form.addEventListener("change", () => {
-  history.pushState(null, "", `/dashboard${query()}`);
+  history.pushState(null, "", `./dashboard${query()}`);
   refresh();
 });
 form.addEventListener("submit", (event) => {

@@ -85,7 +85,7 @@ class Card {
     this.caption.classList.remove("warn");
     this.caption.textContent = `Asking why ${label} …`;
     try {
-      const path = query("/explain", { model: this.one.model, class_id, over_image: this.photo.hidden });
+      const path = query("./explain", { model: this.one.model, class_id, over_image: this.photo.hidden });
       const response = await ask(path, { method: "POST", body: this.picture.blob, signal: this.signal });
       const url = URL.createObjectURL(await response.blob());
       if (turn !== this.asked) {

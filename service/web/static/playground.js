@@ -60,7 +60,7 @@ async function compare(asked, signal) {
   if (byId("baseline").value) wanted.baseline = byId("baseline").value;
   for (let turn = 1; ; turn += 1) {
     try {
-      return await askJson(query("/compare", wanted), { method: "POST", body: asked.blob, signal });
+      return await askJson(query("./compare", wanted), { method: "POST", body: asked.blob, signal });
     } catch (error) {
       if (!PASSING.includes(error.type) || turn === PATIENCE) throw error;
       byId("progress").textContent = `Waiting: ${error.message}.`;

@@ -25,7 +25,7 @@ export async function show(picture, signal) {
   tell("Searching the gallery …");
   byId("matches").replaceChildren();
   try {
-    const path = query("/retrieve-similar", { k: SHOWN });
+    const path = query("./retrieve-similar", { k: SHOWN });
     const found = await askJson(path, { method: "POST", body: picture.blob, signal });
     const count = found.matches.length;
     byId("matches").replaceChildren(...found.matches.map(match));
@@ -66,7 +66,7 @@ async function add() {
   tell("Adding …");
   const headers = byId("key").value ? { Authorization: `Bearer ${byId("key").value}` } : {};
   try {
-    const path = query(`/gallery/images/${encodeURIComponent(id)}`, { metadata: JSON.stringify({ file: picture.name }) });
+    const path = query(`./gallery/images/${encodeURIComponent(id)}`, { metadata: JSON.stringify({ file: picture.name }) });
     await ask(path, { method: "PUT", body: picture.blob, headers, signal });
     await show(picture, signal);
     byId("new-id").value = id;
@@ -88,7 +88,7 @@ function refuse(error) {
 }
 
 function thumbnail(id) {
-  return `/gallery/images/${encodeURIComponent(id)}/thumbnail`;
+  return `./gallery/images/${encodeURIComponent(id)}/thumbnail`;
 }
 
 // A name that the gallery allows, made of the file's.

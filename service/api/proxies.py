@@ -1,0 +1,111 @@
+"""Behind a reverse proxy: the prefix of public addresses, and what a trusted proxy says of clients."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.api.middleware import identifying_headers, new_request_id
+from service.origins import ANY, parse_host
+from service.settings import normal_root_path
+
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-prefix"})
+
+
+class ReverseProxy:
+    """Pure ASGI middleware around everything else.
+
+    `root_path` is the prefix in public addresses; requests may arrive with it or, where the proxy strips it,
+    without. Of peers in `trusted` (addresses, networks, or `*`) the fields `X-Forwarded-For`, `-Proto`,
+    `-Host` and `-Prefix` are believed, of others they are ignored; so is a malformed value. Where several
+    proxies appended to a field, the client is the last address that is not trusted, the others are the
+    first value. A prefix that is set is not replaced.
+    """
+
+    def __init__(self, app: ASGIApp, *, root_path: str, trusted: Collection[str]) -> None:
+        self._app = app
+        self._root_path = root_path
+        self._any = ANY in trusted
+        self._trusted: list[_Network] = [ipaddress.ip_network(each) for each in trusted if each != ANY]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope = dict(scope)
+        prefix = self._root_path
+        client = scope.get("client")
+        if client is not None and self._trusts(client[0]):
+            prefix = self._believe(scope) or prefix
+        if prefix:
+            path: str = scope["path"]
+            if path == prefix and scope["method"] in ("GET", "HEAD"):
+                await _to_directory(prefix, send)
+                return
+            if not path.startswith(f"{prefix}/"):
+                scope["path"] = prefix + path
+            scope["root_path"] = prefix
+        await self._app(scope, receive, send)
+
+    def _trusts(self, host: str) -> bool:
+        if self._any:
+            return True
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        return any(address in network for network in self._trusted)
+
+    def _believe(self, scope: Scope) -> str:
+        """Put what the proxy says into `scope`. Returns the prefix it says; empty where one is set."""
+        said: dict[bytes, str] = {}
+        for name, value in scope["headers"]:
+            if name in _FORWARDED:
+                text = value.decode("latin-1")
+                said[name] = f"{said[name]},{text}" if name in said else text
+        if not said:
+            return ""
+        addresses = said.pop(b"x-forwarded-for", "")
+        if addresses:
+            self._set_client(scope, addresses)
+        first = {name: text.partition(",")[0].strip() for name, text in said.items()}
+        scheme = first.get(b"x-forwarded-proto", "").lower()
+        if scheme in ("http", "https"):
+            scope["scheme"] = scheme
+            scope["state"] = {**scope.get("state", {}), "forwarded_scheme": scheme}
+        host = first.get(b"x-forwarded-host", "")
+        if parse_host(host) is not None:
+            others = [(name, value) for name, value in scope["headers"] if name != b"host"]
+            scope["headers"] = [*others, (b"host", host.encode("latin-1"))]
+        if self._root_path:
+            return ""
+        try:
+            return normal_root_path(first.get(b"x-forwarded-prefix", ""))
+        except ValueError:
+            return ""
+
+    def _set_client(self, scope: Scope, addresses: str) -> None:
+        for text in reversed(addresses.split(",")):
+            parsed = parse_host(text.strip()) or (text.strip(), None)
+            host = parsed[0].strip("[]")
+            try:
+                ipaddress.ip_address(host)
+            except ValueError:
+                return
+            scope["client"] = (host, parsed[1] or 0)
+            if not self._trusts(host) or self._any:
+                return
+
+
+async def _to_directory(prefix: str, send: Send) -> None:
+    """Redirect to the same address with a slash: addresses in the page are relative to it."""
+    headers = [(b"location", f"{prefix}/".encode()), (b"content-length", b"0")]
+    headers += identifying_headers(new_request_id())
+    await send({"type": "http.response.start", "status": 308, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
