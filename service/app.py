@@ -39,7 +39,7 @@ from service.bench.jobs import BenchmarkJobs
 from service.classify import Classifier
 from service.compare import Comparer
 from service.cpu import core_budget
-from service.errors import InvalidParameter
+from service.errors import HeadersTooLarge, InvalidParameter, MalformedRequest, RequestTimeout
 from service.explain import Explainer
 from service.gallery.gallery import Gallery
 from service.latency.answers import Latencies
@@ -162,7 +162,7 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         dependencies=[Depends(refuse_unknown_parameters)],
-        responses=problems.documented(InvalidParameter),
+        responses=problems.documented(MalformedRequest, RequestTimeout, InvalidParameter, HeadersTooLarge),
     )
     app.state.stopping = jobs.stop  # what would outlast the server's grace: see service/server.py
     app.state.refused = partial(metrics.count_error, None)  # what never reaches the application

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
@@ -47,6 +48,34 @@ def test_a_slow_upload_does_not_hold_it_beyond_the_grace(tiny_models_dir: Path, 
     ):
         process.popen.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
+    assert "Traceback" not in process.log
+
+
+@pytest.mark.fault
+def test_a_refused_upload_does_not_hold_it_and_keeps_no_bytes(tiny_models_dir: Path, tmp_path: Path) -> None:
+    def memory() -> int:
+        [line] = [
+            line
+            for line in Path(f"/proc/{process.popen.pid}/status").read_text().splitlines()
+            if line.startswith("VmRSS")
+        ]
+        return int(line.split()[1]) * 1024
+
+    with (
+        service_process(tiny_models_dir, tmp_path, max_body_bytes=1_000_000) as process,
+        process.client() as client,
+        contextlib.ExitStack() as stack,
+    ):
+        address = (client.base_url.host, client.base_url.port or 0)
+        connections = [stack.enter_context(socket.create_connection(address, timeout=30)) for _ in range(5)]
+        before = memory()
+        for connection in connections:
+            connection.sendall(b"POST /classify HTTP/1.1\r\nHost: a\r\nContent-Length: 90000000\r\n\r\n")
+            connection.sendall(bytes(30_000_000))
+            assert connection.recv(100).startswith(b"HTTP/1.1 413")
+        assert memory() - before < 20_000_000
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 0
     assert "Traceback" not in process.log
 
 
