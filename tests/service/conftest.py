@@ -92,6 +92,22 @@ def serve(tiny_settings: Settings) -> Iterator[Callable[..., httpx.Client]]:
 
 
 @pytest.fixture(scope="module")
+def serve_for_module(
+    tiny_models_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., httpx.Client]]:
+    """Start services with the tiny models and other settings as given; they end with the module."""
+    with ExitStack() as stack:
+
+        def start(**changes: object) -> httpx.Client:
+            settings = Settings(
+                model_dirs=(tiny_models_dir,), default_model="tiny", data_dir=tmp_path_factory.mktemp("data")
+            )
+            return stack.enter_context(running(settings.model_copy(update=changes)))
+
+        yield start
+
+
+@pytest.fixture(scope="module")
 def client(
     tiny_models_dir: Path, tmp_path_factory: pytest.TempPathFactory, new_database: NewDatabase
 ) -> Iterator[httpx.Client]:

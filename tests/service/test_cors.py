@@ -15,10 +15,12 @@ PAGE = "https://app.example.org"
 Serve = Callable[..., httpx.Client]
 
 
-@pytest.fixture
-def guarded(serve: Serve) -> httpx.Client:
+@pytest.fixture(scope="module")
+def guarded(serve_for_module: Serve) -> httpx.Client:
     """A service that allows PAGE, and wants a key."""
-    return serve(allowed_origins=frozenset({PAGE}), api_key=SecretStr("secret"), max_body_bytes=100_000)
+    return serve_for_module(
+        allowed_origins=frozenset({PAGE}), api_key=SecretStr("secret"), max_body_bytes=100_000
+    )
 
 
 def preflight(

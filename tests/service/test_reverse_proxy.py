@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from urllib.parse import urljoin
 
 import httpx
@@ -28,6 +27,24 @@ PUBLIC = {
 LOOPBACK = frozenset({"127.0.0.0/8"})
 
 
+@pytest.fixture(scope="module")
+def prefixed(serve_for_module: Serve) -> httpx.Client:
+    """A service under a prefix that trusts no proxy."""
+    return serve_for_module(root_path="/weighin")
+
+
+@pytest.fixture(scope="module")
+def trusting(serve_for_module: Serve) -> httpx.Client:
+    """A service that trusts proxies on the loopback."""
+    return serve_for_module(trusted_proxies=LOOPBACK)
+
+
+@pytest.fixture(scope="module")
+def wary(serve_for_module: Serve) -> httpx.Client:
+    """A service that trusts a proxy elsewhere."""
+    return serve_for_module(trusted_proxies=frozenset({"192.0.2.1/32"}))
+
+
 def addresses(page: str) -> set[str]:
     found = re.findall(r"""(?:src|href|action)=["']([^"'#]+)["']|url: '([^']+)'""", page)
     return {one or other for one, other in found}
@@ -35,8 +52,10 @@ def addresses(page: str) -> set[str]:
 
 @pytest.mark.parametrize("stripped", [True, False])
 @pytest.mark.parametrize("page", ["/", "/dashboard", "/dashboard/benchmarks", "/docs"])
-def test_pages_lead_only_to_addresses_under_the_prefix(serve: Serve, page: str, stripped: bool) -> None:
-    client = serve(root_path="/weighin")
+def test_pages_lead_only_to_addresses_under_the_prefix(
+    prefixed: httpx.Client, page: str, stripped: bool
+) -> None:
+    client = prefixed
     prefix = "" if stripped else "/weighin"
     response = client.get(prefix + page)
     assert response.status_code == 200
@@ -59,8 +78,8 @@ def test_scripts_ask_only_under_the_prefix(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "/weighin"])
-def test_links_in_json_have_the_prefix(serve: Serve, png: bytes, prefix: str) -> None:
-    client = serve(root_path="/weighin")
+def test_links_in_json_have_the_prefix(prefixed: httpx.Client, png: bytes, prefix: str) -> None:
+    client = prefixed
     put = client.put(f"{prefix}/gallery/images/a", content=png).json()
     listed = client.get(f"{prefix}/gallery/images").json()["images"][0]
     match = client.post(f"{prefix}/retrieve-similar", content=png).json()["matches"][0]
@@ -73,8 +92,8 @@ def test_links_in_json_have_the_prefix(serve: Serve, png: bytes, prefix: str) ->
     assert_problem(started, 404, "unknown-model")
 
 
-def test_the_prefix_alone_leads_to_the_page(serve: Serve) -> None:
-    client = serve(root_path="/weighin")
+def test_the_prefix_alone_leads_to_the_page(prefixed: httpx.Client) -> None:
+    client = prefixed
     response = client.get("/weighin")
     assert (response.status_code, response.headers["location"]) == (308, "/weighin/")
     assert client.get("/weighin/").status_code == 200
@@ -89,8 +108,8 @@ def test_without_the_setting_a_prefix_changes_nothing(client: httpx.Client, png:
     assert client.get("/weighin/healthz").status_code == 404
 
 
-def test_a_trusted_proxy_says_the_prefix(serve: Serve, png: bytes, tmp_path: Path) -> None:
-    client = serve(trusted_proxies=LOOPBACK)
+def test_a_trusted_proxy_says_the_prefix(trusting: httpx.Client, serve: Serve, png: bytes) -> None:
+    client = trusting
     client.put("/gallery/images/a", content=png)
     for prefix in ("/weighin", "weighin/", "/weighin, /other"):
         found = client.get("/gallery/images/a", headers=PUBLIC | {"X-Forwarded-Prefix": prefix}).json()
@@ -99,7 +118,7 @@ def test_a_trusted_proxy_says_the_prefix(serve: Serve, png: bytes, tmp_path: Pat
         found = client.get("/gallery/images/a", headers=PUBLIC | {"X-Forwarded-Prefix": prefix}).json()
         assert "evil" not in found["image_url"] or found["image_url"].startswith("/evil.example/")
         assert not found["image_url"].startswith("//")
-    fixed = serve(trusted_proxies=LOOPBACK, root_path="/fixed", data_dir=tmp_path / "fixed")
+    fixed = serve(trusted_proxies=LOOPBACK, root_path="/fixed")
     assert fixed.get("/openapi.json", headers=PUBLIC).json()["servers"] == [{"url": "/fixed"}]
 
 
@@ -109,11 +128,9 @@ def dashboard_address(client: httpx.Client, headers: dict[str, str]) -> str:
     return found.group().removesuffix("/classify")
 
 
-def test_only_a_trusted_proxy_says_scheme_and_host(serve: Serve, tmp_path: Path) -> None:
-    trusting = serve(trusted_proxies=LOOPBACK)
-    other = serve(trusted_proxies=frozenset({"192.0.2.1/32"}), data_dir=tmp_path / "other")
+def test_only_a_trusted_proxy_says_scheme_and_host(trusting: httpx.Client, wary: httpx.Client) -> None:
     assert dashboard_address(trusting, PUBLIC) == "https://photos.example/weighin"
-    assert dashboard_address(other, PUBLIC) == str(other.base_url).rstrip("/")
+    assert dashboard_address(wary, PUBLIC) == str(wary.base_url).rstrip("/")
     malformed = {"X-Forwarded-Proto": "gopher", "X-Forwarded-Host": "a/b <script>"}
     assert dashboard_address(trusting, malformed) == str(trusting.base_url).rstrip("/")
 
@@ -129,14 +146,15 @@ def test_only_a_trusted_proxy_says_scheme_and_host(serve: Serve, tmp_path: Path)
         ("null", 403),
     ],
 )
-def test_the_same_origin_is_the_public_one(serve: Serve, png: bytes, origin: str, status: int) -> None:
-    client = serve(trusted_proxies=LOOPBACK)
-    response = client.post("/classify", content=png, headers=PUBLIC | {"Origin": origin})
+def test_the_same_origin_is_the_public_one(
+    trusting: httpx.Client, png: bytes, origin: str, status: int
+) -> None:
+    response = trusting.post("/classify", content=png, headers=PUBLIC | {"Origin": origin})
     assert response.status_code == status
 
 
-def test_an_untrusted_client_cannot_choose_its_host(serve: Serve, png: bytes) -> None:
-    client = serve(trusted_proxies=frozenset({"192.0.2.1/32"}))
+def test_an_untrusted_client_cannot_choose_its_host(wary: httpx.Client, png: bytes) -> None:
+    client = wary
     headers = PUBLIC | {"Origin": "https://photos.example"}
     assert_problem(client.post("/classify", content=png, headers=headers), 403, "cross-site-request")
 
