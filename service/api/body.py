@@ -75,9 +75,12 @@ class Form:
     problem: WeighinError | None = None
 
 
-def form_first(max_bytes: int, deadline_s: float) -> Callable[[Request], Awaitable[None]]:
+def form_first(
+    max_bytes: int, deadline_s: float, check_room: Callable[[], None]
+) -> Callable[[Request], Awaitable[None]]:
     """A dependency of routes that take an image: of a form, read its fields as query parameters.
 
+    `check_room` raises where the queue is full: the form is then not read.
     What is wrong with the form is not raised here but by `read_image`: a query parameter that is wrong comes
     first, as it does with a raw body.
     """
@@ -88,6 +91,7 @@ def form_first(max_bytes: int, deadline_s: float) -> Callable[[Request], Awaitab
         patience = Patience(asyncio.get_running_loop().time() + deadline_s, deadline_s)
         form = request.state.form = Form(patience)
         try:
+            check_room()
             await _read_form(request, form, max_bytes)
             _merge(request, form.fields)
         except WeighinError as error:

@@ -42,7 +42,7 @@ def explain_router(
 ) -> APIRouter:
     """The route that explains a classification."""
     router = APIRouter(tags=["inference"])
-    form = [Depends(form_first(max_body_bytes, deadline_s))]
+    form = [Depends(form_first(max_body_bytes, deadline_s, pool.check_room))]
 
     @router.post(
         "/explain",

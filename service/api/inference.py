@@ -54,7 +54,7 @@ def inference_router(
 ) -> APIRouter:
     """The routes that run networks."""
     router = APIRouter(tags=["inference"])
-    form = [Depends(form_first(max_body_bytes, deadline_s))]
+    form = [Depends(form_first(max_body_bytes, deadline_s, pool.check_room))]
 
     @router.post(
         "/classify",

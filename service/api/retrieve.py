@@ -37,7 +37,7 @@ Where = Annotated[
 def retrieve_router(retriever: Retriever, pool: CorePool, bounds: Bounds) -> APIRouter:
     """The route that finds images by their likes."""
     router = APIRouter(tags=["gallery"])
-    form = [Depends(form_first(bounds.body_bytes, bounds.deadline_s))]
+    form = [Depends(form_first(bounds.body_bytes, bounds.deadline_s, pool.check_room))]
 
     @router.post(
         "/retrieve-similar",

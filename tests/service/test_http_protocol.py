@@ -282,7 +282,7 @@ def test_a_refused_body_byte_by_byte_is_cut_off(address: Address, path: str) -> 
             connection.send(b".")
             with contextlib.suppress(TimeoutError):  # slow, but never as slow as `drain_idle_s`
                 connection.recv(65536)
-    assert Impatient.drain_s <= time.monotonic() - started < 10
+    assert Impatient.drain_s / 2 < time.monotonic() - started < 10
 
 
 def test_a_refused_body_that_stalls_is_cut_off(address: Address) -> None:

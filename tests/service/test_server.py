@@ -116,6 +116,11 @@ def test_a_second_one_on_the_same_data_directory_names_the_first(
         ),
         ("host", "256.1.1.1", "256.1.1.1"),
         ("database_url", "sqlite:////no/such/folder/x.db", "no such folder for the file"),
+        ("allowed_origins", "app.example.org", "WEIGHIN_ALLOWED_ORIGINS 'app.example.org': "),
+        ("allowed_origins", "https://app.example.org/x", "is no origin (examples: https://app.example.org"),
+        ("trusted_proxies", "proxy", "WEIGHIN_TRUSTED_PROXIES 'proxy': "),
+        ("root_path", "https://a/b", "WEIGHIN_ROOT_PATH 'https://a/b': "),
+        ("root_path", "/models", "WEIGHIN_ROOT_PATH: '/models' begins like a path of the service"),
     ],
 )
 def test_a_bad_setting_is_named_and_nothing_starts(
