@@ -26,6 +26,7 @@ _BLANK_LINES = re.compile(rb"(?:\r\n)*")
 _REQUEST_LINE = re.compile(rb"([A-Z][A-Z-]{0,31}) ([!-~]+) HTTP/([0-9])\.([0-9])\r\n")
 _TARGET = re.compile(rb"(?:https?://([^/?#@]+))?(/[^?#]*)?(?:\?([^#]*))?", re.IGNORECASE)
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+(?:%25[\w.~-]+)?\]|[\w.~!$&'()*+,;=%-]*)(?::[0-9]{0,5})?", re.ASCII)
+_DEFAULT_PORT = re.compile(rb":(80|443)?$")
 _UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 _CHUNK_LINE = re.compile(rb"0*([0-9A-Fa-f]{1,16})(;[^\r\n]*)?\r\n")
 
@@ -112,7 +113,7 @@ def check_framing(head: Head, fields: list[tuple[bytes, bytes]]) -> bool:
             raise MalformedRequest("header host: missing")
     elif _HOST.fullmatch(host) is None:
         raise MalformedRequest(f"header host: malformed (given: {_shown(host)})")
-    if head.authority is not None and host is not None and head.authority.lower() != host.lower():
+    if head.authority is not None and host is not None and _bare(head.authority) != _bare(host):
         raise MalformedRequest(
             f"header host: differs from the request target (given: {_shown(host)}; "
             f"target: {_shown(head.authority)})"
@@ -190,6 +191,11 @@ class ChunkedBody:
         if self._trailers > MAX_FIELDS or self._trailer_bytes > MAX_HEAD_BYTES:
             limits = f"{MAX_FIELDS} fields, {MAX_HEAD_BYTES} bytes"
             raise HeadersTooLarge(f"chunked body: trailer section too large (limits: {limits})")
+
+
+def _bare(authority: bytes) -> bytes:
+    """Host and port in lower case, without a default port."""
+    return _DEFAULT_PORT.sub(b"", authority.lower())
 
 
 def _shown(value: bytes) -> str:

@@ -194,6 +194,7 @@ def test_trailer_fields_are_dropped() -> None:
         (get(b"GET http://a/x?y=1 HTTP/1.1"), ("/x", b"y=1")),
         (get(b"GET HTTPS://A?y HTTP/1.1"), ("/", b"y")),
         (get(b"GET http://a HTTP/1.1"), ("/", b"")),
+        (get(b"GET http://a:80/x HTTP/1.1"), ("/x", b"")),
         (get(b"OPTIONS * HTTP/1.1"), ("*", b"")),
         (get(b"GET //b/x HTTP/1.1"), ("//b/x", b"")),
         (get(b"GET /a%20b%FF?c%20d HTTP/1.1"), ("/a b\N{REPLACEMENT CHARACTER}", b"c%20d")),
