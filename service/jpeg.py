@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 
 import numpy as np
 import simplejpeg
@@ -24,6 +26,7 @@ from service.jpeg_header import (
     segments,
 )
 
+_ARITHMETIC = frozenset({0xC9, 0xCA})
 _APP0, _APP14, _APP15, _COMMENT = 0xE0, 0xEE, 0xEF, 0xFE
 _MOST_COMPONENTS = 4
 """Of a scan."""
@@ -35,7 +38,7 @@ _ADOBE_BYTES = 12
 _TRANSFORMS = {3: ((0, 1), 1), 4: ((0, 2), 2)}
 
 _PADDING = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
-_MOST_PADDED = 3
+_MOST_TRIES = 12
 _FEW_BYTES = 16
 _BLOCK = 64
 
@@ -49,8 +52,9 @@ def jpeg_pixels(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint8
 
     libjpeg warns of two kinds of faults: those that cost pixels (a bad code, coded data that end early), and
     those that do not (a missing end marker, an odd JFIF version, scan parameters that a sequential JPEG does
-    not use, a broken colour profile, padding). It reports only the last warning. So a file that it warns of
-    is decoded again without whatever in it changes no pixel; a warning that is left is damage.
+    not use, a broken colour profile, padding, a scan that repeats another). It reports only the first
+    warning. So a file that it warns of is decoded again without whatever in it changes no pixel; a warning
+    that is left is damage.
 
     Raises DamagedJpeg, MemoryError.
     """
@@ -58,20 +62,27 @@ def jpeg_pixels(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint8
         return _strict(data, header, scale)
     except ValueError:
         repaired = _without_oddities(data, header)
-    for _ in range(1 + _MOST_PADDED):
+    places: Iterator[tuple[int, int]] = iter(())
+    base, done = repaired, 0
+    for _ in range(_MOST_TRIES):
         try:
             return _strict(repaired, header, scale)
         except ValueError as error:
             warning = str(error)
-        if "subsampling" in warning:  # TurboJPEG's interface has no name for it; libjpeg reads it
-            return _with_pillow(repaired, header, scale)
-        if "Inconsistent progression" in warning:  # some encoders' scans; every decoder ignores it
-            return _turbo(repaired, header, scale, strict=False)
-        shorter = _without_padding(repaired, warning)
-        if shorter is None:
+        if "subsampling" in warning:
+            # TurboJPEG's interface has no name for it; libjpeg reads it. Pillow finds a cut file by itself.
+            return _with_pillow(data, header, scale)
+        if _PADDING.search(warning):
+            if not done:  # most likely it is the same everywhere
+                with contextlib.suppress(ValueError):
+                    return _strict(_without_zeros(repaired), header, scale)
+            # at a later place than the one before, which was padding
+            base, places = repaired, _padded(repaired, done, warning)
+        start, done = next(places, (-1, -1))
+        if done < 0:
             break
-        repaired = shorter
-    raise DamagedJpeg(warning)
+        repaired, done = base[:start] + base[done:], start
+    raise DamagedJpeg("coded data are damaged")
 
 
 def _strict(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint8]:
@@ -108,16 +119,18 @@ def _with_pillow(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint
 def _without_oddities(data: bytes, header: JpegHeader) -> bytes:
     """Copy the segments of `data` that pixels depend on, with an end marker.
 
-    Scan parameters become those that libjpeg assumes. DamagedJpeg when the end marker is missing and scans
-    are missing before it.
+    Scan parameters become those that libjpeg assumes, and scans that repeat others are left out. DamagedJpeg
+    when the end marker is missing and scans are missing before it.
     """
     pieces = [b"\xff\xd8"]
     received = _Received(header.frame in PROGRESSIVE)
+    arithmetic = header.frame in _ARITHMETIC
     ends = ends_of_coded_data(data, header.first_scan)
     position, ended = 2, False
     for _ in range(MOST_SCANS + 1):
         scan: Segment | None = None
-        for segment in segments(data, position):
+        again = False
+        for segment in segments(data, position, after_scan=position > 2):
             if segment.end > len(data):
                 break
             content = data[segment.start : segment.end]
@@ -125,7 +138,9 @@ def _without_oddities(data: bytes, header: JpegHeader) -> bytes:
                 ended = True
             elif segment.marker == START_OF_SCAN:
                 scan = segment
-                received.add(content)
+                again = not received.add(content)
+                if again:
+                    continue
                 if header.frame not in PROGRESSIVE:
                     content = content[:-3] + _SEQUENTIAL_SCAN
             elif segment.marker in FRAMES:
@@ -135,11 +150,13 @@ def _without_oddities(data: bytes, header: JpegHeader) -> bytes:
             break
         after = int(np.searchsorted(ends, scan.end))
         position = int(ends[after]) if after < len(ends) else len(data)
-        pieces.append(data[scan.end : position].rstrip(b"\xff"))
+        if not again:
+            pieces.append(data[scan.end : position].rstrip(b"\xff"))
     else:
         raise DamagedJpeg(f"more than {MOST_SCANS} scans")
-    if not ended and not received.all:
-        raise DamagedJpeg("the end marker is missing, and scans before it")
+    # The decoder of arithmetic codes does not notice that coded data end early.
+    if not ended and (arithmetic or not received.all):
+        raise DamagedJpeg("the end marker is missing, and scans before it may be")
     return b"".join([*pieces, b"\xff\xd9"])
 
 
@@ -168,14 +185,23 @@ class _Received:
         """Take the components of a frame header's content."""
         self._components = set(frame[6::3])
 
-    def add(self, scan: bytes) -> None:
-        """Take a scan header's content: number of components, each with its tables, then three parameters."""
+    def add(self, scan: bytes) -> bool:
+        """Take a scan header's content: number of components, each with its tables, then three parameters.
+
+        Returns whether the scan brings anything: False where it does not go on from what came before.
+        """
         if not scan or scan[0] > _MOST_COMPONENTS or len(scan) != 1 + 2 * scan[0] + 3:
-            return  # libjpeg refuses it
+            return True  # libjpeg refuses it
         first, last, precision = scan[-3:] if self._progressive else _SEQUENTIAL_SCAN
-        for component in scan[1:-3:2]:
-            for coefficient in range(first, min(last, _BLOCK - 1) + 1):
-                self._bits_missing[component][coefficient] = precision & 15
+        span = range(first, min(last, _BLOCK - 1) + 1)
+        before = precision >> 4 or -1
+        missing = [self._bits_missing[component] for component in scan[1:-3:2]]
+        if self._progressive and any(bits[place] != before for bits in missing for place in span):
+            return False
+        for bits in missing:
+            for place in span:
+                bits[place] = precision & 15
+        return True
 
     @property
     def all(self) -> bool:
@@ -183,18 +209,27 @@ class _Received:
         return all(not any(self._bits_missing[component]) for component in self._components)
 
 
-def _without_padding(data: bytes, warning: str) -> bytes | None:
-    """Remove the padding before a marker that `warning` is about; None if it is about something else.
+def _without_zeros(data: bytes) -> bytes:
+    """`data` without zeros at the end of coded data, but for one behind FF, which belongs to it."""
+    pieces, position = [], 0
+    for end in ends_of_coded_data(data, data.find(b"\xff\xda")).tolist():
+        kept = data[position:end].rstrip(b"\0")
+        pieces.append(kept + b"\0" if kept.endswith(b"\xff") else kept)
+        position = end
+    return b"".join([*pieces, data[position:]])
+
+
+def _padded(data: bytes, position: int, warning: str) -> Iterator[tuple[int, int]]:
+    """Where, behind `position`, the padding before a marker that `warning` is about may begin and end.
 
     Padding is one value over and over, or a few bytes. Where coded data were damaged, the decoder may be done
     before they end: then what is left are coded data.
     """
     found = _PADDING.search(warning)
-    if found is None:
-        return None
+    assert found is not None
     count, marker = int(found[1]), int(found[2], 16)
-    at = data.rfind(bytes([0xFF, marker]))
-    padding = data[max(0, at - count) : at]
-    if 0xD0 <= marker <= 0xD7 or len(padding) != count or (len(set(padding)) > 1 and count > _FEW_BYTES):
-        return None
-    return data[: at - count] + data[at:]
+    for end in ends_of_coded_data(data, max(position, data.find(b"\xff\xda"))):
+        padding = data[max(0, int(end) - count) : int(end)]
+        plain = len(padding) == count and (len(set(padding)) == 1 or count <= _FEW_BYTES)
+        if plain and data[end + 1] == marker:
+            yield int(end) - count, int(end)

@@ -17,6 +17,7 @@ from service.rgb import exif_orientation
 EXIF = b"Exif\0\0"
 APP1 = 0xE1
 START_OF_SCAN = 0xDA
+START_OF_IMAGE = 0xD8
 END_OF_IMAGE = 0xD9
 
 # Frame headers are C0 to CF but for these three (Huffman tables, reserved, arithmetic conditioning).
@@ -32,6 +33,7 @@ _FRAME_KINDS = {0xC3: "lossless", 0xCB: "lossless"}
 
 # FF is followed by the marker; further FFs before it are fill bytes, and FF 00 is no marker.
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
+_PARAMETERLESS = re.compile(rb"(?:\xff+[\x01\xd0-\xd7])*")
 
 # Far above what cameras and editors write; below what would keep a core busy for the sake of a small body.
 _MOST_SEGMENTS = 4096
@@ -111,15 +113,17 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
     return JpegHeader(width, height, components, bits, orientation, frame_marker, first_scan)
 
 
-def segments(data: bytes, position: int) -> Iterator[Segment]:
+def segments(data: bytes, position: int, *, after_scan: bool = False) -> Iterator[Segment]:
     """The segments from `position` up to and including the next start of a scan or the end of the image.
 
     Reads as libjpeg does: fill bytes, stray bytes and markers without a length are skipped. Ends before a
-    marker whose length is cut off; the content of the last segment may be.
+    marker whose length is cut off; the content of the last segment may be. `after_scan`: ends before the
+    start of another image too.
     Raises UndecodableImage when there are too many.
     """
     for _ in range(_MOST_SEGMENTS):
-        at = data.find(b"\xff", position)
+        run = _PARAMETERLESS.match(data, position)
+        at = data.find(b"\xff", position if run is None else run.end())
         if at < 0:
             return
         if data[at + 1 : at + 2] in (b"\0", b"\xff", b""):
@@ -128,6 +132,8 @@ def segments(data: bytes, position: int) -> Iterator[Segment]:
                 return
             at = marker_found.start()
         marker = data[at + 1]
+        if marker == START_OF_IMAGE and after_scan:
+            return
         if marker in WITHOUT_LENGTH:
             position = at + 2
             continue
@@ -154,7 +160,7 @@ def scan_segments(data: bytes, first_scan: int) -> Iterator[Segment]:
     ends = ends_of_coded_data(data, first_scan)
     while True:
         scan: Segment | None = None
-        for segment in segments(data, position):
+        for segment in segments(data, position, after_scan=position > first_scan):
             yield segment
             scan = segment if segment.marker == START_OF_SCAN else None
         if scan is None:

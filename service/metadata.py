@@ -10,7 +10,10 @@ from service.errors import UndecodableImage
 _SIGNATURE_BYTES = 8
 _FRAME_BYTES = 12
 """Length, name and checksum of a chunk."""
-_GREY, _RGB = 0, 2
+_CRITICAL = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
+_GREY, _RGB, _PALETTE = 0, 2, 3
+_MOST_CHUNKS = 50_000
+"""Far above what writers make of 20 MB; below what would keep a core busy."""
 
 _RIFF_BYTES = 12
 _PICTURE_CHUNKS = frozenset({b"VP8X", b"ALPH", b"VP8 ", b"VP8L", b"ANIM", b"ANMF"})
@@ -21,7 +24,9 @@ def webp_without_metadata(data: bytes) -> bytes:
     """Copy the chunks of a WebP that its pictures depend on, and EXIF that is whole; mend the total size."""
     chunks: list[tuple[bytes, bytes]] = []
     position = _RIFF_BYTES
-    while position + 8 <= len(data):
+    for _ in range(_MOST_CHUNKS):
+        if position + 8 > len(data):
+            break
         name, length = (
             data[position : position + 4],
             int.from_bytes(data[position + 4 : position + 8], "little"),
@@ -30,6 +35,8 @@ def webp_without_metadata(data: bytes) -> bytes:
         if name in _PICTURE_CHUNKS or (name == b"EXIF" and end <= len(data)):
             chunks.append((name, data[position:end] + bytes(length % 2 if end <= len(data) else 0)))
         position = end + length % 2
+    else:
+        raise UndecodableImage(f"the WebP has more than {_MOST_CHUNKS} chunks")
     has_exif = any(name == b"EXIF" for name, _ in chunks)
     pieces = []
     for name, chunk in chunks:
@@ -44,24 +51,45 @@ def webp_without_metadata(data: bytes) -> bytes:
 def png_without_metadata(data: bytes) -> bytes:
     """Copy the chunks of a PNG that its first picture depends on.
 
-    Of the ancillary chunks (their name begins with a small letter) only transparency and a sound EXIF block
-    stay; text, profiles, physical sizes and animations may have any length and checksum. A critical chunk
-    that is cut off stays, for the decoder to refuse. UndecodableImage for a transparent colour of 16 bits.
+    Of the ancillary chunks (their name begins with a small letter) only a sound EXIF block stays, and
+    transparency as the decoder library libpng accepts it; text, profiles, suggested palettes, physical sizes
+    and animations may have any length and checksum. A critical chunk that is cut off stays, for the decoder
+    to refuse.
+
+    Raises UndecodableImage for an unknown critical chunk, for too many chunks, and for a transparent colour
+    of 16 bits.
     """
-    header = data[_SIGNATURE_BYTES + 8 : _SIGNATURE_BYTES + 8 + 13]
+    header = data[_SIGNATURE_BYTES + 8 : _SIGNATURE_BYTES + 8 + 13].ljust(13, b"\0")
     pieces = [data[:_SIGNATURE_BYTES]]
+    palette: int | None = None
+    pixels_begun = False
     position = _SIGNATURE_BYTES
-    while position + _FRAME_BYTES <= len(data):
+    for _ in range(_MOST_CHUNKS):
+        if position + _FRAME_BYTES > len(data):
+            break
         length = int.from_bytes(data[position : position + 4])
         name = data[position + 4 : position + 8]
         end = position + _FRAME_BYTES + length
+        whole = end <= len(data)
+        if name == b"PLTE" and header[9] == _PALETTE:
+            palette = length // 3
+        if name == b"IDAT":
+            pixels_begun = True
         if name == b"tRNS":
-            pieces.append(_transparency(data[position:end], header))
-        elif name[:1].isupper() or (name == b"eXIf" and end <= len(data) and _is_sound(data[position:end])):
+            if whole and not pixels_begun and _is_sound(data[position:end]):
+                pieces.append(_transparency(data[position:end], header, palette))
+        elif name in _CRITICAL:
+            if name != b"PLTE" or palette is not None:
+                pieces.append(data[position:end])
+        elif name[:1].isupper():
+            raise UndecodableImage(f"the PNG has an unknown critical chunk ({name.decode('latin-1')!r})")
+        elif name == b"eXIf" and whole and _is_sound(data[position:end]):
             pieces.append(data[position:end])
         position = end
         if name == b"IEND":
             break
+    else:
+        raise UndecodableImage(f"the PNG has more than {_MOST_CHUNKS} chunks")
     return b"".join(pieces)
 
 
@@ -69,16 +97,24 @@ def _is_sound(chunk: bytes) -> bool:
     return zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:])
 
 
-def _transparency(chunk: bytes, header: bytes) -> bytes:
-    """The chunk tRNS as Pillow reads it right: grey of fewer than 8 bits is compared after it was scaled."""
-    if len(header) < 13 or not _is_sound(chunk):
-        return chunk
+def _transparency(chunk: bytes, header: bytes, palette: int | None) -> bytes:
+    """The chunk tRNS as Pillow reads it right; empty where libpng passes over it (PNG, 11.3.2.1).
+
+    Pillow compares grey of fewer than 8 bits after it was scaled.
+    """
     depth, colour = header[8], header[9]
-    if colour == _RGB and depth == 16:  # the pixels have 8 bits left when they are compared
-        raise UndecodableImage(
-            "the PNG has 16-bit colours with a transparent one (allowed: 8 bits, or alpha)"
-        )
-    if colour == _GREY and depth in (1, 2, 4) and len(chunk) == _FRAME_BYTES + 2:
+    length = len(chunk) - _FRAME_BYTES
+    if colour == _RGB and length == 6:
+        if depth == 16:  # the pixels have 8 bits left when they are compared
+            raise UndecodableImage(
+                "the PNG has 16-bit colours with a transparent one (allowed: 8 bits, or alpha)"
+            )
+        return chunk
+    if colour == _PALETTE:
+        return chunk if palette is not None and 0 < length <= palette else b""
+    if colour != _GREY or length != 2:
+        return b""
+    if depth in (1, 2, 4):
         level = int.from_bytes(chunk[8:10]) & (2**depth - 1)
         content = b"tRNS" + struct.pack(">H", level * 255 // (2**depth - 1))
         return chunk[:4] + content + zlib.crc32(content).to_bytes(4)

@@ -12,6 +12,8 @@ from PIL.BmpImagePlugin import BmpImageFile
 from service.tiff import CheckedTiff
 
 _EXIF = b"Exif\0\0"
+_MOST_SIGNATURES = 2
+"""Some writers put one before a block that has one."""
 _ORIENTATION = 0x0112
 # Codes of TIFF's integer types, as struct reads them; 13 is an offset to a directory.
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I"}
@@ -45,8 +47,8 @@ def exif_orientation(exif: bytes) -> int:
     The block may begin with its signature. The tag may have any of TIFF's integer types: the standard says
     SHORT, cameras and editors write others (EXIF 2.32, 4.6.4; TIFF 6.0, section 2).
     """
-    while exif.startswith(_EXIF):
-        exif = exif[len(_EXIF) :]
+    for _ in range(_MOST_SIGNATURES):
+        exif = exif.removeprefix(_EXIF)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:
         return 1
@@ -105,8 +107,11 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
     if image.has_transparency_data:
         if image.mode == "La":
             image = image.convert("LA")
-        if isinstance(image, BmpImageFile) and image.getchannel("A").getextrema() == (0, 0):
-            # Screenshots and editors declare an alpha channel and leave it empty; viewers show the colours.
+        undeclared = isinstance(image, BmpImageFile) or (
+            isinstance(image, CheckedTiff) and image.mode == "RGBA" and not image.declares_alpha
+        )
+        if undeclared and image.getchannel("A").getextrema() == (0, 0):
+            # Screenshots and editors have an alpha channel and leave it empty; viewers show the colours.
             return np.asarray(image.convert("RGB"))
         image = image.convert("RGBA")
         canvas = Image.new("RGB", image.size, "white")

@@ -9,7 +9,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from service.errors import UndecodableImage
 
 _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _SAMPLES, _PLANAR = 258, 259, 262, 266, 277, 284
-_COLOUR_MAP, _INK_SET, _SAMPLE_FORMAT, _SUBSAMPLING = 320, 332, 339, 530
+_COLOUR_MAP, _INK_SET, _DOT_RANGE, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _SUBSAMPLING = 320, 332, 336, 338, 339, 530
 _WHITE_IS_ZERO, _RGB, _PALETTE, _INKS, _YCBCR = 0, 2, 3, 5, 6
 _UNSIGNED, _SIGNED = 1, 2
 _CONTIGUOUS, _SEPARATE = 1, 2
@@ -54,6 +54,11 @@ class CheckedTiff(TiffImageFile):
         """Whether `levels` are those of a negative: Pillow inverts up to 8 bits only."""
         return self.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
 
+    @property
+    def declares_alpha(self) -> bool:
+        """Whether the fourth sample of RGB is said to be alpha; some writers leave that out."""
+        return _EXTRA_SAMPLES in self.tag_v2
+
     def _refuse_misread(self) -> None:
         tags = self.tag_v2
         photometric, bits = tags.get(_PHOTOMETRIC), self._bits()
@@ -67,6 +72,9 @@ class CheckedTiff(TiffImageFile):
             raise UndecodableImage("the TIFF has separate planes (allowed: of 8-bit RGB or CMYK)")
         if photometric == _INKS and tags.get(_INK_SET, _CMYK) != _CMYK:
             raise UndecodableImage("the TIFF has inks other than cyan, magenta, yellow and black")
+        dots = tags.get(_DOT_RANGE, (0, 255))
+        if photometric == _INKS and dots[0] > dots[-1]:
+            raise UndecodableImage("the TIFF has inverted inks, by its DotRange")
         subsampling = tags.get(_SUBSAMPLING, (2, 2))
         if photometric == _YCBCR and uncompressed and tuple(subsampling) != (1, 1):
             raise UndecodableImage("the TIFF is uncompressed with subsampled colours, which is not read")

@@ -213,6 +213,70 @@ def test_the_first_exif_block_counts() -> None:
     assert read(after_start(picture(), xmp + block(1) + block(6))).pixels.shape == (110, 150, 3)
 
 
+def padded(data: bytes, padding: bytes, places: list[int] | None = None) -> bytes:
+    """`data` with `padding` behind the coded data of its scans, of all or of those at `places`."""
+    ends = scan_ends(data)
+    for place in sorted(range(len(ends)) if places is None else places, reverse=True):
+        data = data[: ends[place]] + padding + data[ends[place] :]
+    return data
+
+
+@pytest.mark.parametrize("kind", ["progressive", "grey progressive", "cmyk progressive"])
+@pytest.mark.parametrize("padding", [b"\0", bytes(4), bytes(40), b"\x12\x34"])
+def test_padding_between_scans(kind: str, padding: bytes) -> None:
+    sound = picture(kind)
+    expected = read(sound).pixels
+    for places in ([0], [2], [0, 3], *([None] if not any(padding) else [])):
+        np.testing.assert_array_equal(read(padded(sound, padding, places)).pixels, expected)
+
+
+@pytest.mark.parametrize("kind", ["progressive", "grey progressive"])
+def test_damage_behind_scans_that_repeat_is_found(kind: str) -> None:
+    data = picture(kind)
+    ends = scan_ends(data)
+    scan = jpegs.offset_of(data, 0xDA)
+    for victim in range(1, len(ends)):
+        length = ends[victim] - ends[victim - 1]
+        if length < 200:
+            continue
+        damaged = data[: ends[victim] - length // 2] + data[ends[victim] :]
+        twice = damaged[: ends[0]] + data[scan : ends[0]] + damaged[ends[0] :]
+        with pytest.raises(UndecodableImage):
+            read(twice)
+
+
+@pytest.mark.parametrize("part", [0.1, 0.2, 0.3])
+def test_a_cut_file_of_a_subsampling_without_a_name_is_refused(part: float) -> None:
+    data = bytearray(picture("full colour"))
+    data[jpegs.offset_of(bytes(data), 0xC0) + 11] = 0x31
+    sound = bytes(data)
+    first = jpegs.offset_of(sound, 0xDA)
+    assert read(sound).pixels.shape == (110, 150, 3)
+    with pytest.raises(UndecodableImage):
+        read(sound[: first + int((len(sound) - first) * part)])
+
+
+def test_a_still_without_end_marker_before_another_picture() -> None:
+    sound = picture()
+    np.testing.assert_array_equal(read(sound[:-2] + picture("grey")).pixels, read(sound).pixels)
+
+
+@pytest.mark.parametrize("marker", [0xC9, 0xCA])
+def test_arithmetic_codes_need_their_end_marker(marker: int) -> None:
+    data = bytearray(picture("grey" if marker == 0xC9 else "grey progressive")[:-2])
+    data[jpegs.offset_of(bytes(data), 0xC0, 0xC2) + 1] = marker
+    with pytest.raises(UndecodableImage):
+        read(bytes(data))
+
+
+def test_markers_without_a_length_are_no_segments() -> None:
+    data = picture()
+    comment = jpegs.segment(0xFE, b"made up")
+    np.testing.assert_array_equal(
+        read(after_start(data, comment + b"\xff\xd0" * 20_000)).pixels, read(data).pixels
+    )
+
+
 def test_scans_are_counted_in_the_picture() -> None:
     data = picture("progressive")
     metadata = b"".join(jpegs.segment(0xEB, b"\xff\xda\0\x08" * 16_000) for _ in range(3))

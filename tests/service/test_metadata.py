@@ -89,13 +89,73 @@ def test_an_orientation_with_a_wrong_checksum_does_not_count() -> None:
     same(sound[:IHDR_END] + chunk(b"eXIf", block, wrong=True) + sound[IHDR_END:], sound)
 
 
-@pytest.mark.parametrize("name", ["IHDR", "PLTE", "tRNS"])
+@pytest.mark.parametrize("name", ["IHDR", "PLTE"])
 def test_chunks_that_pixels_depend_on_must_be_sound(name: str) -> None:
     data = bytearray(encode("PNG", picture().quantize(16), transparency=1))
     at = data.index(name.encode())
     data[at + 4 + int.from_bytes(data[at - 4 : at])] ^= 1
     with pytest.raises(UndecodableImage):
         read(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("mode", "chunks"),
+    [
+        ("P", [b"\0" * 17]),  # more than the palette has
+        ("P", [b""]),
+        ("RGB", [b"", b"\0", b"\0" * 5, b"\0" * 8]),
+        ("L", [b"", b"\0", b"\0" * 4]),
+        ("LA", [b"\0\0"]),
+        ("RGBA", [b"\0" * 6]),
+    ],
+)
+def test_transparency_that_makes_no_sense_is_passed_over(mode: str, chunks: list[bytes]) -> None:
+    sound = encode("PNG", picture().quantize(16) if mode == "P" else picture().convert(mode))
+    at = sound.index(b"IDAT") - 4
+    for content in chunks:
+        same(sound[:at] + chunk(b"tRNS", content) + sound[at:], sound)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P"])
+def test_transparency_with_a_wrong_checksum_or_behind_the_pixels_is_passed_over(mode: str) -> None:
+    image = picture().quantize(16) if mode == "P" else picture().convert(mode)
+    sound = encode("PNG", image)
+    content = {"RGB": b"\0" * 6, "L": b"\0\0", "P": b"\0"}[mode]
+    at = sound.index(b"IDAT") - 4
+    same(sound[:at] + chunk(b"tRNS", content, wrong=True) + sound[at:], sound)
+    same(sound[:-12] + chunk(b"tRNS", content) + sound[-12:], sound)
+
+
+def test_a_suggested_palette_may_have_a_wrong_checksum() -> None:
+    sound = encode("PNG")
+    same(sound[:IHDR_END] + chunk(b"PLTE", b"abc", wrong=True) + sound[IHDR_END:], sound)
+
+
+@pytest.mark.parametrize("name", [b"CgBI", b"ABCD"])
+def test_an_unknown_critical_chunk_is_refused_by_name(name: bytes) -> None:
+    sound = encode("PNG")
+    with pytest.raises(UndecodableImage, match=f"unknown critical chunk \\('{name.decode()}'\\)"):
+        read(sound[:IHDR_END] + chunk(name, b"\0\0\0\0") + sound[IHDR_END:])
+
+
+def test_endless_chunks_are_refused() -> None:
+    sound = encode("PNG")
+    with pytest.raises(UndecodableImage, match="more than 50000 chunks"):
+        read(sound[:IHDR_END] + chunk(b"tEXt", b"") * 60_000 + sound[IHDR_END:])
+    webp = encode("WEBP")
+    with pytest.raises(UndecodableImage, match="more than 50000 chunks"):
+        read(webp + b"ABCD\0\0\0\0" * 60_000)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_exif_that_repeats_its_signature_costs_nothing(kind: str) -> None:
+    data = encode(kind)
+    block = b"Exif\0\0" * 10_900
+    if kind == "PNG":
+        odd = data[:IHDR_END] + chunk(b"eXIf", block * 20) + data[IHDR_END:]
+    else:
+        odd = data[:2] + (b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block) * 20 + data[2:]
+    same(odd, data)
 
 
 def test_only_the_still_picture_of_an_animated_png_is_read() -> None:

@@ -194,3 +194,16 @@ def test_subsampled_colours_that_are_not_compressed(tags: dict[int, list[int]]) 
     data = tiff(samples_of(3, 8, UNSIGNED), photometric=YCBCR, bits=8, tags=tags)
     with pytest.raises(UndecodableImage, match="subsampled"):
         decode(data, shorter_side=5, max_pixels=1000)
+
+
+def test_inks_that_are_inverted() -> None:
+    data = tiff(samples_of(4, 8, UNSIGNED), photometric=INKS, bits=8, tags={336: [255, 0]})
+    with pytest.raises(UndecodableImage, match="inverted inks"):
+        decode(data, shorter_side=5, max_pixels=1000)
+
+
+def test_a_fourth_sample_that_nothing_calls_alpha_and_that_is_zero() -> None:
+    samples = samples_of(4, 8, UNSIGNED)
+    samples[..., 3] = 0
+    pixels = decode(tiff(samples, photometric=RGB, bits=8), shorter_side=5, max_pixels=1000).pixels
+    np.testing.assert_array_equal(pixels, samples[..., :3])
