@@ -1,1 +1,7 @@
 """Weigh-in: serves the zoo's models over HTTP and records what each one costs."""
+
+import os
+
+# onnxruntime 1.32 keeps a device id in the home directory and looks up a telemetry host as soon as it
+# is imported, unless this is set before.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

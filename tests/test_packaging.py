@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -104,7 +105,8 @@ def test_only_settings_reads_the_environment() -> None:
             name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
             if name in ("environ", "getenv", "environb", "getenvb"):
                 readers.append(path.relative_to(ROOT).as_posix())
-    assert set(readers) <= {"service/settings.py"}
+    # the second only turns onnxruntime's telemetry off
+    assert set(readers) <= {"service/settings.py", "service/__init__.py"}
 
 
 def test_serving_needs_no_torch_and_imports_onnx_late() -> None:
@@ -141,3 +143,15 @@ def test_the_decoders_are_those_of_the_documentation() -> None:
         "libtiff": features.version("libtiff"),
         "zlib-ng": features.version("zlib_ng"),
     }
+
+
+@pytest.mark.parametrize("module", ["service.session", "models.onnx_tools.inspect"])
+def test_onnxruntime_sends_and_keeps_no_telemetry(module: str, tmp_path: Path) -> None:
+    code = f"import {module}, os, onnxruntime; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment | {"HOME": str(tmp_path)},
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "1\n"
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
