@@ -37,6 +37,9 @@ def database_url(text: str) -> str:
 def _sqlite_url(rest: str) -> str:
     if rest and not rest.startswith("/"):
         raise ValueError("two slashes name a host, and SQLite has none (allowed: sqlite:///FILE)")
+    path = rest[1:].partition("?")[0]
+    if path in ("", ":memory:") or path.startswith("file:"):
+        raise ValueError("a database in memory would be lost with each connection (allowed: sqlite:///FILE)")
     path = rest[1:]
     return f"sqlite:///{_file(path)}" if path.startswith("~") else f"sqlite://{rest}"
 

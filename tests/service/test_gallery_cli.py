@@ -301,6 +301,12 @@ def test_every_format_has_suffixes_and_their_case_does_not_matter(serve: Serve, 
     assert done.stdout == f"{len(SUFFIXES)} added, 5 other files passed over\n", done.output
 
 
+def test_an_empty_place_is_not_this_folder() -> None:
+    done = CliRunner().invoke(gallery_app, ["add", ""])
+    assert done.exit_code == 1
+    assert "a place is empty" in str(done.exception)
+
+
 @pytest.mark.parametrize("form", ["{host}:{port}", "http://{host}:{port}/", " HTTP://{host}:{port}"])
 def test_the_spelling_of_a_service(client: httpx.Client, form: str) -> None:
     url = form.format(host=client.base_url.host, port=client.base_url.port)

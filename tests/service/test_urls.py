@@ -57,6 +57,7 @@ def test_an_sqlite_file(text: str, url: str) -> None:
         ("jdbc:postgresql://h/db", "allowed: sqlite:///FILE, postgresql://"),
         ("sqlite:weighin.db", "allowed: sqlite:///FILE"),
         ("sqlite://weighin.db", "allowed: sqlite:///FILE"),
+        *((f"sqlite://{rest}", "a database in memory") for rest in ("", "/", "/:memory:", "/?mode=memory")),
         ("host=h dbname=db password=secret", "allowed: sqlite:///FILE, postgresql://"),
         ("u:secret@h/db", "allowed: sqlite:///FILE, postgresql://"),
         ("mysql+pymysql://u:secret@h/db", "'mysql://' is not supported"),

@@ -20,7 +20,7 @@ from service.cli.gallery.display import CANCELLED, progress_bar
 from service.cli.gallery.target import Url, open_gallery
 from service.cli.output import say, styled
 from service.decode import SUFFIXES
-from service.errors import UnreadableFolder, error_words
+from service.errors import InvalidParameter, UnreadableFolder, error_words
 from service.text import shown, without_surrogates
 
 _AT_ONCE = 8
@@ -36,7 +36,7 @@ class Found:
 
 
 def add(
-    places: Annotated[list[Path], typer.Argument(help="Images, or folders with images", metavar="DIR...")],
+    places: Annotated[list[str], typer.Argument(help="Images, or folders with images", metavar="DIR...")],
     metadata_from_path: Annotated[
         bool,
         typer.Option(
@@ -48,7 +48,9 @@ def add(
 ) -> None:
     """Add images. What is there already, byte for byte, is not added again, so an interrupted command can be
     given again and goes on where it was."""
-    files, others = _find(places)
+    if not all(places):
+        raise InvalidParameter("a place is empty (allowed: files and folders; '.' for this folder)")
+    files, others = _find([Path(place) for place in places])
     done: Counter[str] = Counter()
     with open_gallery(url) as client, progress_bar() as bar:
         task = bar.add_task("adding", total=len(files))
