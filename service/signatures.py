@@ -19,6 +19,7 @@ _BRANDS_BYTES = 256
 
 _CONVERT = "convert it to JPEG, PNG or WebP"
 _SEND_BYTES = "send the bytes of the image itself"
+_AS_BINARY = "read and send the file as bytes, without an encoding"
 _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL picture", _CONVERT),
     (b"\xff\x0a", "a JPEG XL picture", _CONVERT),
@@ -41,8 +42,20 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"\x1aE\xdf\xa3", "a Matroska or WebM video", "send one frame of it as an image"),
     (b"\0\0\1\xba", "an MPEG video", "send one frame of it as an image"),
     (b"\0\0\1\xb3", "an MPEG video", "send one frame of it as an image"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it, and send one image"),
+    (b"\xfd7zXZ\0", "compressed with xz", f"{_SEND_BYTES}, unpacked"),
+    (b"BZh", "compressed with bzip2", f"{_SEND_BYTES}, unpacked"),
+    (b"II\xbc\1", "a JPEG XR picture", _CONVERT),
+    (b"\xc3\xbf\xc3\x98\xc3\xbf", "a JPEG that was taken for text", _AS_BINARY),
+    (b"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd", "a JPEG that was taken for text", _AS_BINARY),
+    (b"\xc2\x89PNG", "a PNG that was taken for text", _AS_BINARY),
+    (b"\xef\xbf\xbdPNG", "a PNG that was taken for text", _AS_BINARY),
     (b"\x93NUMPY", "a NumPy array", "encode it as PNG"),
 )
+_BOXES_OF_VIDEOS = frozenset({b"moov", b"mdat", b"wide", b"free", b"skip"})
+_PORTABLE_ANYMAP = re.compile(rb"P[1-7][ \t\r\n]")
+_HTML_TAGS = rb"!doctype html|html|head|body|title|meta|script|style|center|div|h[1-6]|p"
+_HTML = re.compile(rb"(?:<\?xml[^>]*>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<(?:" + _HTML_TAGS + rb")\b", re.DOTALL)
 _VIDEO = ("a video (MP4 or QuickTime)", "send one frame of it as an image")
 _HEIC = (
     "a HEIC or HEIF picture, as iPhones take them",
@@ -77,6 +90,14 @@ def image_format(data: bytes) -> Format | None:
 
 def described(data: bytes) -> tuple[str, str] | None:
     """What bytes of no known image format are, and what to do instead; None if that cannot be told."""
+    if data[4:8] in _BOXES_OF_VIDEOS:
+        return _VIDEO
+    if data.startswith(b"RIFF") and data[8:12] == b"AVI ":
+        return "a video (AVI)", _VIDEO[1]
+    if data[257:262] == b"ustar":
+        return "a tar archive", "unpack it, and send one image"
+    if _PORTABLE_ANYMAP.match(data):
+        return "a portable anymap (PBM, PGM, PPM)", _CONVERT
     for signature, name, advice in _SIGNATURES:
         if data.startswith(signature):
             return name, advice
@@ -87,7 +108,7 @@ def described(data: bytes) -> tuple[str, str] | None:
         return "a camera's raw file", _CONVERT
     if brands:
         return _VIDEO
-    return _text(data[:1000].removeprefix(b"\xef\xbb\xbf").lstrip())
+    return _text(_in_utf8(data[:2000]).lstrip())
 
 
 def _brands(data: bytes) -> set[bytes]:
@@ -98,18 +119,26 @@ def _brands(data: bytes) -> set[bytes]:
     return {data[8:12], *(data[at : at + 4] for at in range(16, end, 4))}
 
 
+def _in_utf8(start: bytes) -> bytes:
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return start[: len(start) // 2 * 2].decode("utf-16", "replace").encode()
+    return start.removeprefix(b"\xef\xbb\xbf")
+
+
 def _text(start: bytes) -> tuple[str, str] | None:
     lower = start[:200].lower()
     if lower.startswith(b"data:"):
         return "a data URL, probably base64", f"{_SEND_BYTES}, decoded"
-    if lower.startswith((b"{", b"[")):
+    if lower.startswith((b"{", b"[", b'"')) or lower.rstrip() == b"null":
         return "JSON", f"{_SEND_BYTES}, and not base64 within JSON"
+    if lower.startswith(b"image="):
+        return "a form that is encoded as an address", "send it as multipart/form-data, or the bytes alone"
     if lower.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer", "fetch the file itself with 'git lfs pull'"
-    if b"<svg" in lower:
-        return "an SVG drawing", _CONVERT
-    if lower.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+    if _HTML.match(start.lower()):
         return "an HTML page", f"{_SEND_BYTES}: the address may have answered with a page"
+    if lower.startswith(b"<") and b"<svg" in start.lower():
+        return "an SVG drawing", _CONVERT
     if lower.startswith(b"<"):
         return "XML", _SEND_BYTES
     if lower.startswith(b"--") and b"content-disposition" in start.lower():
