@@ -20,7 +20,14 @@ def _lower(given: object) -> object:
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$"), BeforeValidator(_lower)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Shape = tuple[int, ...]
+MAX_COUNT = 2**53 - 1
+"""Largest integer of a card: readers of JSON that hold numbers as doubles read it without a loss."""
+MAX_SIDE = 16_384
+"""Largest side of a network's input and of the resized picture, in pixels."""
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+PositiveCount = Annotated[int, Field(gt=0, le=MAX_COUNT)]
+Side = Annotated[int, Field(gt=0, le=MAX_SIDE)]
+Shape = tuple[PositiveCount, ...]
 Activation = Literal["none", "softmax", "sigmoid"]
 """What a network has applied to its output `logits` itself."""
 
@@ -43,10 +50,10 @@ class InputSpec(_Frozen):
     squares of a ninth of its shorter side, are over 127.5.
     """
 
-    height: int = Field(gt=0)
-    width: int = Field(gt=0)
+    height: Side
+    width: Side
     channels: Literal[1, 3] = 3
-    resize: int = Field(gt=0, description="Pixels of the shorter side before the centre crop")
+    resize: Side = Field(description="Pixels of the shorter side before the centre crop")
     crop: Literal["center"] = "center"
     mean: tuple[float, ...] = Field(description="Per channel, in pixel values 0 to 255")
     std: tuple[Annotated[float, Field(gt=0)], ...] = Field(
@@ -87,15 +94,15 @@ class File(_Frozen):
     """Facts of a file in the model's folder."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
-    bytes: int = Field(gt=0)
+    bytes: PositiveCount
     sha256: Sha256
 
 
 class ModelFile(File):
     """Facts of the ONNX file that anyone can recompute from it."""
 
-    opset: int = Field(gt=0)
-    initializer_elements: int = Field(ge=0)
+    opset: PositiveCount
+    initializer_elements: Count
 
 
 class Classifier(_Frozen):
@@ -124,7 +131,7 @@ class Accuracy(_Frozen):
     value: Fraction
     kind: Literal["measured", "reported", "inherited"]
     dataset: str
-    n: int = Field(gt=0)
+    n: PositiveCount
     interval: Interval | None = None
     correct: int | None = Field(
         default=None, ge=0, description="Images named right, of the n; where it was measured by this project"
@@ -152,7 +159,7 @@ class Robustness(_Frozen):
 
     measure: Literal["accuracy", "stability"]
     dataset: str
-    n: int = Field(gt=0, description="Images of each corruption at each severity")
+    n: PositiveCount = Field(description="Images of each corruption at each severity")
     mean: Fraction = Field(description="Over all corruptions and severities")
     corruptions: dict[str, tuple[Fraction, Fraction, Fraction, Fraction, Fraction]] = Field(
         min_length=1, description="Severities 1 to 5 of each corruption"
@@ -174,7 +181,7 @@ class Agreement(_Frozen):
 
     parent: Name
     value: Fraction
-    n: int = Field(gt=0)
+    n: PositiveCount
     interval: Interval
     how: str
 
@@ -187,9 +194,9 @@ class Retrieval(_Frozen):
     """
 
     dataset: str
-    k: int = Field(gt=0)
-    n: int = Field(gt=0)
-    gallery: int = Field(gt=0)
+    k: PositiveCount
+    n: PositiveCount
+    gallery: PositiveCount
     mean: Fraction
     classes: dict[str, Fraction] = Field(min_length=1, description="The same for the images of each class")
     how: str
@@ -209,16 +216,16 @@ class Card(_Frozen):
     name: Name
     task: Literal["image-classification"] = "image-classification"
     labels: Name = Field(description="The label set, e.g. imagenet-1k; models that share one are comparable")
-    classes: int = Field(gt=0, description="1 only with `outputs.activation` sigmoid")
+    classes: PositiveCount = Field(description="1 only with `outputs.activation` sigmoid")
     architecture: str
     block: str = Field(description="Block family, e.g. inverted-residual")
     precision: Literal["fp32", "int8"]
     input: InputSpec
     outputs: Outputs
-    parameters: int = Field(
-        gt=0, description="Trainable parameters, batch norm unfolded, as papers count them"
+    parameters: PositiveCount = Field(
+        description="Trainable parameters, batch norm unfolded, as papers count them"
     )
-    macs: int = Field(gt=0, description="Multiply-accumulates of one image, batch norm left out")
+    macs: PositiveCount = Field(description="Multiply-accumulates of one image, batch norm left out")
     file: ModelFile
     classifier: Classifier | None = None
     accuracy: Accuracy | None = None

@@ -160,6 +160,14 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: edit(f, "file", name=".."),
         "its file .. cannot be read: is a folder",
     ),
+    "card with more bytes than JSON readers can count": (
+        lambda f: edit(f, "file", bytes=10**30),
+        "card.json is not valid: file.bytes: Input should be less than or equal to 9007199254740991",
+    ),
+    "card with more pixels than a picture has": (
+        lambda f: edit(f, "input", resize=2**50),
+        "card.json is not valid: input.resize: Input should be less than or equal to 16384",
+    ),
     "labels a folder": (replace_by("labels.txt", Path.mkdir), "labels .*cannot be read: is a folder"),
     "labels a link to itself": (replace_by("labels.txt", loop), "labels .* cannot be read: too many levels"),
     "model an LFS pointer": (

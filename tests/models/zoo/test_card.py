@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from models.zoo.card import Accuracy, Robustness
+from models.zoo.card import MAX_COUNT, Accuracy, Card, Robustness
 
 ACCURACY: dict[str, Any] = {
     "value": 0.9431,
@@ -56,3 +57,20 @@ def test_a_mean_is_that_of_its_corruptions() -> None:
 def test_five_severities_of_at_least_one_corruption(corruptions: dict[str, tuple[float, ...]]) -> None:
     with pytest.raises(ValueError, match="corruptions"):
         Robustness.model_validate(ROBUSTNESS | {"corruptions": corruptions})
+
+
+def integers(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every integer that a JSON schema describes, by the path to it."""
+    if schema.get("type") == "integer" and not {"enum", "const"} & schema.keys():
+        yield path, schema
+    for key, value in schema.items():
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, dict):
+                yield from integers(part, f"{path}.{key}")
+
+
+def test_every_integer_has_an_upper_bound() -> None:
+    bounds = dict(integers(Card.model_json_schema(), "card"))
+    assert len(bounds) >= 10
+    unbounded = [path for path in bounds if bounds[path].get("maximum", MAX_COUNT + 1) > MAX_COUNT]
+    assert [path.split(".")[-2:] for path in unbounded] == [["correct", "anyOf"]]  # not more than `n`
