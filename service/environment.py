@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 PREFIX = "WEIGHIN_"
 
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://(\[[0-9a-f:.]+\]|[^\s/:@]+):\d+", re.IGNORECASE)
+_LINKED = PREFIX + "PORT"  # the only setting whose name Kubernetes gives to a link: of a Service `weighin`
 _SERVICE_LINK_NAME = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 _LIKE_PREFIX = re.compile(r"WEIGH_?IN")
 _INVISIBLE = "\ufeff\u200b\u2060"
@@ -22,7 +23,7 @@ def clean(text: str) -> str:
 
 
 def is_service_link(text: str) -> bool:
-    """Whether this is what Kubernetes puts into `<SERVICE>_PORT`: `tcp://10.96.12.34:8000`."""
+    """Whether Kubernetes puts this into `<SERVICE>_PORT`: `tcp://10.96.12.34:8000`."""
     return _SERVICE_LINK.fullmatch(text) is not None
 
 
@@ -32,7 +33,8 @@ def read_environment(
     """Return the values of `settings`, by name, and a warning for each variable that is set but ignored.
 
     `settings` are names in lower case without prefix. A variable that is empty or blank counts as unset. The
-    name of a variable may be in any case; upper case wins.
+    name of a variable may be in any case; upper case wins. A Kubernetes service link is ignored where
+    Kubernetes can have set it: in WEIGHIN_PORT, and in variables that are no settings.
     """
     known = {PREFIX + name.upper(): name for name in settings}
     values: dict[str, str] = {}
@@ -41,7 +43,7 @@ def read_environment(
         if name not in known:
             if not is_service_link(text) and not _SERVICE_LINK_NAME.fullmatch(name):
                 warnings.append(f"{variable}: unknown setting, ignored{_suggestion(name, known)}")
-        elif is_service_link(text):
+        elif name == _LINKED and is_service_link(text):
             warnings.append(
                 f"{variable}: '{text}' is a Kubernetes service link, ignored; the default is used "
                 f"(to end this warning, set {variable}, or enableServiceLinks: false in the pod)"

@@ -25,6 +25,8 @@ from service.urls import database_url, redacted
 
 _ROOT_PATH = re.compile(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*")
 
+_URL_AS_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a path keeps one of the two slashes
+
 ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
 """The models that come with the project."""
 
@@ -111,6 +113,8 @@ class Settings(BaseSettings):
     @field_validator("data_dir")
     @classmethod
     def _expand_dir(cls, value: Path) -> Path:
+        if _URL_AS_PATH.match(str(value)):
+            raise ValueError("is a URL (allowed: the path of a folder)")
         return _expanded(value)
 
     @field_validator("host")
@@ -201,11 +205,13 @@ def setting_problems(error: ValidationError, given: Mapping[str, object]) -> lis
         name = str(problem["loc"][0])
         value = problem["input"]
         source = f"--{name.replace('_', '-')}" if name in given else f"{PREFIX}{name.upper()}"
-        shown = f"'{str(value)[:200]}'"
+        shown = f"'{_shown(str(value))[:200]}'"
         if name == "api_key":
             shown = "(not shown)"
         elif name == "database_url":
             shown = f"'{redacted(str(value))[:200]}'"
+        elif name in ("allowed_origins", "trusted_proxies"):
+            shown = f"'{', '.join(map(_shown, comma_list(str(value))))[:200]}'"
         cause = problem.get("ctx", {}).get("error")
         words = str(cause) if cause is not None else problem["msg"].removeprefix("Input ")
         if problem["type"].startswith("bool"):
@@ -225,7 +231,7 @@ def normal_root_path(text: str) -> str:
     """A prefix with a slash before and none behind it; empty for none. ValueError for what is no path."""
     path = text.strip().strip("/")
     if path and (_ROOT_PATH.fullmatch(path) is None or not {".", ".."}.isdisjoint(path.split("/"))):
-        raise ValueError(f"{text[:100]!r} is no path prefix (example: /weighin)")
+        raise ValueError(f"{_shown(text)[:100]!r} is no path prefix (example: /weighin)")
     return f"/{path}" if path else ""
 
 
@@ -234,13 +240,20 @@ def _checked_network(text: str) -> str:
         return ANY if text == ANY else str(ipaddress.ip_network(text, strict=False))
     except ValueError:
         examples = "127.0.0.1, 10.0.0.0/8, ::1, *"
-        raise ValueError(f"{text[:100]!r} is no address and no network (examples: {examples})") from None
+        raise ValueError(
+            f"{_shown(text)[:100]!r} is no address and no network (examples: {examples})"
+        ) from None
+
+
+def _shown(text: str) -> str:
+    """Return what a setting holds, or an entry of it, without the password of a URL."""
+    return redacted(text) if "://" in text or "@" in text else text
 
 
 def _checked_origin(text: str) -> str:
     origin = ANY if text == ANY else parse_origin(text)
     if origin is None:
         raise ValueError(
-            f"{text[:100]!r} is no origin (examples: https://app.example.org, http://10.0.0.7:3000, *)"
+            f"{_shown(text)[:100]!r} is no origin (examples: https://app.example.org, http://10.0.0.7:3000, *)"
         )
     return str(origin)

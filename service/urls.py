@@ -12,6 +12,9 @@ DATABASE_URLS = "sqlite:///FILE, postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 _SCHEME = re.compile(r"([a-z][a-z0-9]*)(\+[a-z0-9_]+)?://(.*)", re.IGNORECASE | re.DOTALL)
 _SQLITE_FILE = re.compile(r"(~|\.{0,2}/|[A-Za-z]:[\\/]).*|[^:=@\s]+\.(db|sqlite3?)")
 _HOST = re.compile(r"(\[[^\]@/]*\]|[^:@/,]*)(:\d*)?")
+_PLAIN_ADDRESS = re.compile(
+    r"(\[[0-9a-f:.]+\]|[a-z0-9._-]*)(?P<port>:[0-9]{0,5})?(?P<path>/[a-z0-9._/~-]*)?", re.IGNORECASE
+)
 _EXAMPLE = "(example: http://127.0.0.1:8000)"
 
 
@@ -73,17 +76,27 @@ def _for_libpq(key: str, value: str) -> tuple[str, str]:
 
 
 def redacted(url: str) -> str:
-    """Return a URL for a message: without password and query, `***` for what may hold one."""
+    """Return scheme, host, port and path of a URL for a message, and `***` for all else.
+
+    User and password, query and fragment are never in it, and nothing of an address that is not plainly a
+    host, a port and a path: it may be a password with characters that are not escaped.
+    """
     match = _SCHEME.fullmatch(url)
     if match is None:
-        return url if _SQLITE_FILE.fullmatch(url) else "***"
-    userinfo, at, address = match[3].rpartition("@")
+        return url if _SQLITE_FILE.fullmatch(url) and not url.startswith("//") else "***"
     start = f"{match[1]}{match[2] or ''}://"
-    address, query, _ = address.partition("?")
-    if match[1].lower() not in ("sqlite", "sqlite3") and not _HOST.fullmatch(address.partition("/")[0]):
+    scheme, rest = match[1].lower(), match[3]
+    address = re.split("[?#;]", rest, maxsplit=1)[0]
+    hidden = "***" if len(address) < len(rest) else ""
+    if scheme in ("sqlite", "sqlite3"):
+        return f"{start}{address if address[:1] in ('', '/') else '***'}{hidden}"
+    userinfo, at, place = rest[: len(address)].rpartition("@")
+    plain = _PLAIN_ADDRESS.fullmatch(place)
+    unescaped = "@" in userinfo + rest[len(address) :] or "/" in userinfo
+    bare = plain is not None and not (at or plain["port"] or plain["path"])
+    if plain is None or unescaped or (bare and scheme not in ("http", "https")):
         return f"{start}***"
-    user, password, _ = userinfo.partition(":")
-    return f"{start}{user}{':***' if password else ''}{at}{address}{'?***' if query else ''}"
+    return f"{start}{'***@' if at else ''}{place}{hidden}"
 
 
 def service_url(text: str) -> str:
@@ -94,7 +107,8 @@ def service_url(text: str) -> str:
     url = text.strip()
     if "://" not in url and not re.match(r"https?[:/]", url, re.IGNORECASE):
         url = f"http://{url}"
-    wrong = ValueError(f"'{redacted(url) if '@' in url else text[:200]}': no URL of a service {_EXAMPLE}")
+    shown = redacted(url) if re.search("[@?#;%=]", url) else text
+    wrong = ValueError(f"'{shown[:200]}': no URL of a service {_EXAMPLE}")
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port)

@@ -78,7 +78,8 @@ def _check_parameters(url: URL) -> None:
         try:
             psycopg.conninfo.make_conninfo(**{name: ""})
         except psycopg.ProgrammingError:
-            raise ValueError(f"unknown parameter '{name}' (allowed: those of libpq, as sslmode)") from None
+            shown = name if name.isidentifier() else "***"  # else part of a password that is not escaped
+            raise ValueError(f"unknown parameter '{shown}' (allowed: those of libpq, as sslmode)") from None
 
 
 def database_file(engine: Engine) -> Path | None:

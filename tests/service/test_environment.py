@@ -53,6 +53,12 @@ def test_a_service_link_of_kubernetes(link: str) -> None:
     assert "enableServiceLinks: false" in warning
 
 
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name != "port"])
+def test_a_setting_that_kubernetes_cannot_set_is_no_service_link(name: str) -> None:
+    variables = {f"WEIGHIN_{name.upper()}": "tcp://10.96.12.34:8000"}
+    assert read_environment(variables, SETTINGS) == ({name: "tcp://10.96.12.34:8000"}, [])
+
+
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [

@@ -107,8 +107,25 @@ def test_a_service_link_means_the_default(monkeypatch: pytest.MonkeyPatch) -> No
         (
             "database_url",
             "mysql://u:secret@h/db",
-            "WEIGHIN_DATABASE_URL 'mysql://u:***@h/db': 'mysql://' is not",
+            "WEIGHIN_DATABASE_URL 'mysql://***@h/db': 'mysql://' is not",
         ),
+        (
+            "allowed_origins",
+            "https://a.example, https://u:secret@b.example",
+            "WEIGHIN_ALLOWED_ORIGINS 'https://a.example, https://***@b.example': 'https://***@b.example' is",
+        ),
+        (
+            "allowed_origins",
+            "https://a.example/?key=secret",
+            "WEIGHIN_ALLOWED_ORIGINS 'https://a.example/***'",
+        ),
+        ("allowed_origins", "u:secret@a.example", "WEIGHIN_ALLOWED_ORIGINS '***': '***' is no origin"),
+        ("database_url", "tcp://u:secret@h:5432", "WEIGHIN_DATABASE_URL 'tcp://***@h:5432': 'tcp://' is not"),
+        ("data_dir", "s3://bucket/x", "WEIGHIN_DATA_DIR 's3://bucket/x': is a URL (allowed: the path of"),
+        ("host", "http://u:secret@0.0.0.0", "WEIGHIN_HOST 'http://***@0.0.0.0': should be a host"),
+        ("root_path", "https://u:secret@h/x", "WEIGHIN_ROOT_PATH 'https://***@h/x': 'https://***@h/x' is no"),
+        ("trusted_proxies", "u:secret@h, ::1", "WEIGHIN_TRUSTED_PROXIES '***, ::1': '***' is no address"),
+        ("data_dir", "s3://u:secret@bucket", "WEIGHIN_DATA_DIR 's3://***@bucket': is a URL"),
         ("api_key", "'secret'", "WEIGHIN_API_KEY (not shown): is in quotes"),
     ],
 )

@@ -53,7 +53,7 @@ class GalleryClient:
         try:
             self._http = httpx.Client(base_url=base_url, headers=headers, timeout=_TIMEOUT_S)
         except (httpx.InvalidURL, UnicodeError) as error:
-            raise Refused(f"--url '{redacted(url[:200])}': {str(error).lower()}") from None
+            raise Refused(f"--url '{redacted(base_url)[:200]}': {str(error).lower()}") from None
         self._url = redacted(base_url)
 
     def state(self) -> dict[str, Any]:
