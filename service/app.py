@@ -214,9 +214,9 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     app.add_middleware(
         RequestContext, allowed_origins=settings.allowed_origins, log_requests=settings.log_requests
     )
-    app.add_middleware(ErrorCounting, registry=registry, recorder=recorder, metrics=metrics)
     if settings.allowed_origins:
         app.add_middleware(Cors, allowed_origins=settings.allowed_origins)
+    app.add_middleware(ErrorCounting, registry=registry, recorder=recorder, metrics=metrics)
     if settings.root_path or settings.trusted_proxies:
         app.add_middleware(ReverseProxy, root_path=settings.root_path, trusted=settings.trusted_proxies)
     return app

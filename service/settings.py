@@ -237,12 +237,22 @@ def normal_root_path(text: str) -> str:
 
 def _checked_network(text: str) -> str:
     try:
-        return ANY if text == ANY else str(ipaddress.ip_network(text, strict=False))
+        return ANY if text == ANY else str(_network(text))
     except ValueError:
         examples = "127.0.0.1, 10.0.0.0/8, ::1, *"
         raise ValueError(
             f"{_shown(text)[:100]!r} is no address and no network (examples: {examples})"
         ) from None
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Return the network, IPv4 where it is written as one of IPv4-mapped IPv6 addresses."""
+    network = ipaddress.ip_network(text, strict=False)
+    if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
+    return network
 
 
 def _shown(text: str) -> str:
@@ -253,7 +263,6 @@ def _shown(text: str) -> str:
 def _checked_origin(text: str) -> str:
     origin = ANY if text == ANY else parse_origin(text)
     if origin is None:
-        raise ValueError(
-            f"{_shown(text)[:100]!r} is no origin (examples: https://app.example.org, http://10.0.0.7:3000, *)"
-        )
+        examples = "https://app.example.org, http://10.0.0.7:3000, *"
+        raise ValueError(f"{_shown(text)[:100]!r} is no origin (examples: {examples})")
     return str(origin)

@@ -25,6 +25,7 @@ from service.errors import (
     EmptyBody,
     InvalidParameter,
     MalformedRequest,
+    QueueFull,
     UnknownImageType,
     WeighinError,
 )
@@ -67,12 +68,17 @@ _URLENCODED = re.compile(rb"[\w.~+*%-]+=[\w.~+*%&=-]*")
 
 @dataclass
 class Form:
-    """A form that was read ahead of the route: its image and fields, or why it has none."""
+    """A form that was read ahead of the route: its image and fields, and what is wrong with it."""
 
     patience: Patience
     image: bytes = b""
     fields: dict[str, str] = field(default_factory=dict)
     problem: WeighinError | None = None
+
+    @property
+    def unread(self) -> bool:
+        """Whether it was not read to its end, so that it may have more fields."""
+        return isinstance(self.problem, (QueueFull, BodyTooLarge, DeadlineExceeded, ClientGone))
 
 
 def form_first(
@@ -82,7 +88,8 @@ def form_first(
 
     `check_room` raises where the queue is full: the form is then not read.
     What is wrong with the form is not raised here but by `read_image`: a query parameter that is wrong comes
-    first, as it does with a raw body.
+    first, as it does with a raw body. The fields that are right are read all the same, so that the error is
+    of the model that the form names.
     """
 
     async def read(request: Request) -> None:
@@ -90,12 +97,15 @@ def form_first(
             return
         patience = Patience(asyncio.get_running_loop().time() + deadline_s, deadline_s)
         form = request.state.form = Form(patience)
+        parts: list[Part] = []
         try:
             check_room()
-            await _read_form(request, form, max_bytes)
-            _merge(request, form.fields)
+            await _in_time(_read_parts(request, parts, max_bytes), patience)
+            form.image = _image_of(parts)
         except WeighinError as error:
             form.problem = error
+        problem = _read_fields(request, form, [part for part in parts if part.name != PART])
+        form.problem = form.problem or problem
 
     return read
 
@@ -196,31 +206,56 @@ def _check_kind(request: Request, data: bytes) -> None:
         raise UnknownImageType(f"the body is {media_type[:80]}, no image: {SEND}")
 
 
-async def _read_form(request: Request, form: Form, max_bytes: int) -> None:
-    fields = query_parameters(request)
-    limits = {PART: max_bytes} | dict.fromkeys(fields, MAX_FIELD_BYTES)
-    parts = await _in_time(_read_parts(request, limits, max_bytes), form.patience)
+async def _read_parts(request: Request, parts: list[Part], max_bytes: int) -> None:
+    """Read the form, and append each part to `parts` once it is complete."""
+    _check_announced(request, max_bytes)
+    limits = {PART: max_bytes} | dict.fromkeys(query_parameters(request), MAX_FIELD_BYTES)
+    reader = Parts(content_type_of(request), limits)
+    async for chunk in _bounded(request, max_bytes):
+        try:
+            reader.feed(chunk)
+        finally:
+            parts += reader.finished()
+        if len(parts) > MAX_PARTS:
+            raise MalformedRequest(f"multipart form: more than {MAX_PARTS} parts")
+    reader.check_complete()
+
+
+def _image_of(parts: list[Part]) -> bytes:
     images = [part.data for part in parts if part.name == PART]
     if len(images) != 1 or images[0] is None:
         names = ", ".join(f"'{part.name[:50]}'" for part in parts[:10]) or "none"
         raise MalformedRequest(f"the form needs one part named '{PART}'; its parts are: {names}")
-    form.image = images[0]
+    return images[0]
+
+
+def _read_fields(request: Request, form: Form, parts: list[Part]) -> WeighinError | None:
+    """Put the fields into `form` and among the query parameters, which the route's own are read from next.
+
+    An empty field is left out: HTML forms send all that they have. Returns what is wrong with the first one
+    that cannot be taken.
+    """
+    known = query_parameters(request)
+    query = request.query_params
+    problem: WeighinError | None = None
+    names: set[str] = set()
     for part in parts:
-        if part.name != PART:
-            form.fields[part.name] = _text(part, fields, repeated=part.name in form.fields)
-
-
-async def _read_parts(request: Request, limits: dict[str, int], max_bytes: int) -> list[Part]:
-    _check_announced(request, max_bytes)
-    reader = Parts(content_type_of(request), limits)
-    parts: list[Part] = []
-    async for chunk in _bounded(request, max_bytes):
-        reader.feed(chunk)
-        parts += reader.finished()
-        if len(parts) > MAX_PARTS:
-            raise MalformedRequest(f"multipart form: more than {MAX_PARTS} parts")
-    reader.check_complete()
-    return parts
+        try:
+            value = _text(part, known, repeated=part.name in names)
+            names.add(part.name)
+            if not value.strip():
+                continue
+            if part.name in query and query[part.name] != value:
+                raise InvalidParameter(
+                    f"{part.name}: {query[part.name][:50]!r} in the query, {value[:50]!r} in the form "
+                    "(allowed: one value)"
+                )
+            form.fields[part.name] = value
+        except InvalidParameter as error:
+            problem = problem or error
+    if form.fields:
+        request._query_params = QueryParams({**query, **form.fields})
+    return problem
 
 
 def _text(part: Part, fields: frozenset[str], *, repeated: bool) -> str:
@@ -238,16 +273,3 @@ def _text(part: Part, fields: frozenset[str], *, repeated: bool) -> str:
         return part.data.decode()
     except UnicodeDecodeError:
         raise InvalidParameter(f"form field {part.name!r}: not UTF-8") from None
-
-
-def _merge(request: Request, fields: dict[str, str]) -> None:
-    """Put `fields` among the query parameters, which the route's own are read from next."""
-    if not fields:
-        return
-    query = request.query_params
-    for name, value in fields.items():
-        if name in query and query[name] != value:
-            raise InvalidParameter(
-                f"{name}: {query[name][:50]!r} in the query, {value[:50]!r} in the form (allowed: one value)"
-            )
-    request._query_params = QueryParams({**query, **fields})

@@ -31,7 +31,7 @@ RESPONSE_HEADERS = (
 
 
 class Cors(CORSMiddleware):
-    """Around everything else, so that errors can be read too. `*` allows every origin, without credentials:
+    """Around all that answers, so that errors can be read too. `*` allows every origin, without credentials:
     browsers then send no cookies, of which there are none, but pages may send the key themselves."""
 
     def __init__(self, app: ASGIApp, allowed_origins: Collection[str]) -> None:

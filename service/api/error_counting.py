@@ -47,8 +47,11 @@ def note_model(request: Request, model: str) -> None:
 def find_model(request: Request, registry: Registry, name: str | None) -> ServedModel:
     """Return the model of that name, or the default one, and count the request under it should it fail.
 
-    Raises UnknownModel, NotReady or ModelUnavailable.
+    Raises UnknownModel, NotReady, ModelUnavailable, and what kept a form from being read.
     """
+    form = getattr(request.state, "form", None)
+    if name is None and form is not None and form.unread:
+        raise form.problem  # it may name a model
     note_model(request, registry.entry(registry.default_model if name is None else name).name)
     return registry.get(name)
 
@@ -57,8 +60,8 @@ class ErrorCounting:
     """Pure ASGI middleware around all others: counts each problem document that is sent, once.
 
     A request that the connection refused while its body came in counts by that refusal. Counted under the
-    model that a route noted (`note_model`), else under the one that the query names if
-    there is one of that name, else under none. A path that no route has is not counted.
+    model that a route noted (`note_model`), else under the one that the query or the form names if there is
+    one of that name, else under none. A path that no route has is not counted.
     """
 
     def __init__(self, app: ASGIApp, *, registry: Registry, recorder: Recorder, metrics: Metrics) -> None:
@@ -91,6 +94,9 @@ class ErrorCounting:
         self._recorder.record_error(model, "compare" if route == "compare" else "live", slug)
 
     def _named(self, scope: Scope) -> str | None:
-        """The model that the query names, if there is one of that name."""
+        """The model that the query or the form names, if there is one of that name."""
         names = parse_qs(scope["query_string"].decode("latin-1")).get("model", [])
+        form = scope["state"].get("form")
+        if not names and form is not None and "model" in form.fields:
+            names = [form.fields["model"]]
         return names[-1] if names and names[-1] in self._registry.names() else None

@@ -44,7 +44,7 @@ class ReverseProxy:
         if prefix:
             path: str = scope["path"]
             if path == prefix and scope["method"] in ("GET", "HEAD"):
-                await _to_directory(prefix, send)
+                await _to_directory(prefix, scope["query_string"], send)
                 return
             if not path.startswith(f"{prefix}/"):
                 scope["path"] = prefix + path
@@ -78,7 +78,7 @@ class ReverseProxy:
         scheme = first.get(b"x-forwarded-proto", "").lower()
         if scheme in ("http", "https"):
             scope["scheme"] = scheme
-            scope["state"] = {**scope.get("state", {}), "forwarded_scheme": scheme}
+            scope.setdefault("state", {})["forwarded_scheme"] = scheme  # shared with the connection
         host = first.get(b"x-forwarded-host", "")
         if parse_host(host) is not None:
             others = [(name, value) for name, value in scope["headers"] if name != b"host"]
@@ -103,9 +103,10 @@ class ReverseProxy:
                 return
 
 
-async def _to_directory(prefix: str, send: Send) -> None:
+async def _to_directory(prefix: str, query: bytes, send: Send) -> None:
     """Redirect to the same address with a slash: addresses in the page are relative to it."""
-    headers = [(b"location", f"{prefix}/".encode()), (b"content-length", b"0")]
+    location = f"{prefix}/".encode() + (b"?" + query if query else b"")
+    headers = [(b"location", location), (b"content-length", b"0")]
     headers += identifying_headers(new_request_id())
     await send({"type": "http.response.start", "status": 308, "headers": headers})
     await send({"type": "http.response.body", "body": b""})

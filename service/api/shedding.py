@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from urllib.parse import parse_qs
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api.parts import is_form
 from service.api.problems import problem_of
 from service.errors import QueueFull, WeighinError
 from service.pool import CorePool
@@ -20,7 +22,8 @@ from service.registry import Registry
 class LoadShedding:
     """Pure ASGI middleware: a POST to one of `paths` gets 503 at once while the queue of `pool` is full.
 
-    The paths in `counted` name one model in their query; the refusal is counted as that model's. A request
+    The paths in `counted` name one model in their query; the refusal is counted as that model's. A form may
+    name it too: it is not read, so without one in the query the refusal is counted under no model. A request
     for a model that is not there passes, to be told so.
     """
 
@@ -55,6 +58,8 @@ class LoadShedding:
         except QueueFull as full:
             if path in self._counted:
                 named = parse_qs(scope["query_string"].decode("latin-1")).get("model", [None])[-1]
+                if named is None and is_form(Request(scope)):
+                    return full
                 try:
                     model = self._registry.get(named)
                 except WeighinError:

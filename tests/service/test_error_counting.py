@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,19 @@ TEXT: dict[str, Any] = {"content": b"no picture"}
 FORM: dict[str, Any] = {"content": b"x", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}
 OTHER_SITE: dict[str, Any] = {"content": b"x", "headers": {"Origin": "https://evil.example"}}
 
+
+def fields(*names_and_values: tuple[str, str], image: bytes | None = b"no picture") -> dict[str, Any]:
+    """A form with these fields, and an image behind them."""
+    parts = [(name, (None, value)) for name, value in names_and_values]
+    return {"files": parts if image is None else [*parts, ("image", ("x.png", image))]}
+
+
+B = ("model", "tiny-b")
+CUT_OFF: dict[str, Any] = {
+    "content": b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\ntiny-b\r\n--x\r\n:',
+    "headers": FORM["headers"],
+}
+
 FAILURES: list[tuple[str, str, dict[str, Any], int, Series]] = [
     ("POST", "/classify", TEXT, 415, ("tiny", "unknown-image-type")),
     ("POST", "/classify?model=tiny-b", TEXT, 415, ("tiny-b", "unknown-image-type")),
@@ -64,6 +78,21 @@ FAILURES: list[tuple[str, str, dict[str, Any], int, Series]] = [
     ("POST", "/classify?model=tiny-b&topk=1", TEXT, 422, ("tiny-b", "invalid-parameter")),
     ("POST", "/classify?top_k=many", TEXT, 422, ("", "invalid-parameter")),
     ("POST", "/classify?model=tiny-b", OTHER_SITE, 403, ("tiny-b", "cross-site-request")),
+    ("POST", "/classify", fields(B), 415, ("tiny-b", "unknown-image-type")),
+    ("POST", "/classify", fields(("model", "")), 415, ("tiny", "unknown-image-type")),
+    ("POST", "/classify", fields(("model", "none")), 404, ("", "unknown-model")),
+    ("POST", "/classify", fields(B, ("top_k", "many")), 422, ("tiny-b", "invalid-parameter")),
+    ("POST", "/classify", fields(("top_k", "many")), 422, ("", "invalid-parameter")),
+    ("POST", "/classify", fields(("colour", "x"), B), 422, ("tiny-b", "invalid-parameter")),
+    ("POST", "/classify", fields(B, ("model", "tiny")), 422, ("tiny-b", "invalid-parameter")),
+    ("POST", "/classify?model=tiny", fields(B), 422, ("tiny", "invalid-parameter")),
+    ("POST", "/classify", fields(B, image=None), 400, ("tiny-b", "malformed-request")),
+    ("POST", "/classify", fields(B, image=b""), 422, ("tiny-b", "empty-body")),
+    ("POST", "/classify", fields(("model", "broken")), 503, ("broken", "model-unavailable")),
+    ("POST", "/classify", CUT_OFF, 400, ("tiny-b", "malformed-request")),
+    ("POST", "/classify", fields(B, image=bytes(20_001)), 413, ("", "body-too-large")),
+    ("POST", "/explain", fields(B, ("class_id", "x")), 422, ("tiny-b", "invalid-parameter")),
+    ("POST", "/explain", fields(B), 409, ("tiny-b", "no-exact-map")),
     ("GET", "/classify", {}, 405, ("", "method-not-allowed")),
     ("POST", "/classify?model=broken", TEXT, 503, ("broken", "model-unavailable")),
     ("POST", "/compare", TEXT, 415, ("", "unknown-image-type")),
@@ -108,7 +137,7 @@ def test_every_series_is_there_at_0(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "series"),
     FAILURES,
-    ids=[f"{method} {path} {status}" for method, path, _, status, _ in FAILURES],
+    ids=[f"{method} {path} {status} {series[0]}" for method, path, _, status, series in FAILURES],
 )
 def test_a_failed_request_is_counted_once(
     client: httpx.Client, method: str, path: str, body: dict[str, Any], status: int, series: Series
@@ -169,6 +198,36 @@ def test_what_the_connection_refuses_is_counted_once(
         assert connection.recv(100).startswith(b"HTTP/1.1 %d " % status)
     until(lambda: counted(client) != before, "the request is counted")
     assert counted(client) - before == {series: 1}
+
+
+PREFLIGHT = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+
+
+def test_a_refused_preflight_is_counted(serve_for_module: Callable[..., httpx.Client]) -> None:
+    client = serve_for_module(allowed_origins=frozenset({"https://app.example.org"}))
+    before = counted(client)
+    assert client.options("/classify", headers=PREFLIGHT).status_code == 403
+    assert client.options("/models", headers=PREFLIGHT).status_code == 403
+    assert client.options("/models", headers=PREFLIGHT | {"Origin": "https://app.example.org"}).is_success
+    assert counted(client) - before == {("", "cross-site-request"): 2}
+
+
+@pytest.mark.parametrize("root_path", ["", "/weighin"])
+def test_what_the_connection_refuses_is_counted_behind_a_proxy(
+    serve_for_module: Callable[..., httpx.Client], root_path: str
+) -> None:
+    client = serve_for_module(trusted_proxies=frozenset({"127.0.0.0/8"}), root_path=root_path)
+    before = counted(client)
+    with socket.create_connection(
+        (client.base_url.host, client.base_url.port or 0), timeout=30
+    ) as connection:
+        connection.sendall(
+            b"POST /classify HTTP/1.1\r\nHost: x\r\nX-Forwarded-Proto: https\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"
+        )
+        assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
+    until(lambda: counted(client) != before, "the request is counted")
+    assert counted(client) - before == {("tiny", "malformed-request"): 1}
 
 
 @pytest.mark.parametrize("begun", [False, True])

@@ -60,7 +60,6 @@ def test_every_route_that_takes_an_image_takes_fields(client: httpx.Client, png:
     [
         ("/classify", "top_k", "many"),
         ("/classify", "top_k", "0"),
-        ("/classify", "top_k", ""),
         ("/classify", "model", "none"),
         ("/compare", "models", "none"),
         ("/compare", "repeat", "51"),
@@ -108,6 +107,27 @@ def test_a_file_or_other_bytes_are_no_field(client: httpx.Client, png: bytes) ->
     assert_problem(response, 422, "invalid-parameter", "form field 'model': sent as a file")
     response = client.post("/classify", files=[image, ("model", (None, b"caf\xe9"))])
     assert_problem(response, 422, "invalid-parameter", "form field 'model': not UTF-8")
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\r\n"])
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("/classify", ("model", "top_k")),
+        ("/compare", ("models", "top_k", "repeat", "baseline", "mix_labels")),
+        ("/retrieve-similar", ("k", "model", "min_score", "where")),
+    ],
+)
+def test_a_field_without_a_value_is_left_out(
+    client: httpx.Client, png: bytes, path: str, names: tuple[str, ...], blank: str
+) -> None:
+    response = client.post(path, files=form(*((name, blank) for name in names), image=png))
+    assert response.status_code == 200
+
+
+def test_a_field_without_a_value_leaves_that_of_the_query(client: httpx.Client, png: bytes) -> None:
+    response = client.post("/classify?top_k=2", files=form(("top_k", ""), image=png))
+    assert len(response.json()["predictions"]) == 2
 
 
 def test_a_wrong_query_parameter_comes_before_a_wrong_form(client: httpx.Client) -> None:

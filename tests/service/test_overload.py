@@ -63,6 +63,7 @@ def test_one_more_than_may_wait_gets_503_at_once_and_the_others_are_answered(
             until(client, running=1, waiting=1)
             assert_problem(client.post("/classify", content=png), 503, "queue-full", "1 may")
             assert_problem(client.post("/compare", content=png), 503, "queue-full")
+            assert_problem(client.post("/classify", files={"image": png}), 503, "queue-full")
             assert_problem(client.post("/classify?model=none", content=png), 404, "unknown-model")
             assert_problem(client.get("/classify"), 405, "method-not-allowed")
     assert [answer.status_code for answer in (*first, *second)] == [200, 200]
@@ -71,7 +72,9 @@ def test_one_more_than_may_wait_gets_503_at_once_and_the_others_are_answered(
     assert errors == {"queue-full": 1}
     shown = client.get("/metrics").text
     assert 'weighin_errors_total{kind="queue-full",model="tiny"} 1.0' in shown
-    assert 'weighin_errors_total{kind="queue-full",model=""} 1.0' in shown, "the comparison"
+    assert 'weighin_errors_total{kind="queue-full",model=""} 2.0' in shown, (
+        "the comparison, and the unread form"
+    )
 
 
 def test_a_client_that_hangs_up_while_it_waits_gives_its_place_to_the_next(

@@ -96,6 +96,7 @@ def test_the_prefix_alone_leads_to_the_page(prefixed: httpx.Client) -> None:
     client = prefixed
     response = client.get("/weighin")
     assert (response.status_code, response.headers["location"]) == (308, "/weighin/")
+    assert client.get("/weighin?model=a%20b&x").headers["location"] == "/weighin/?model=a%20b&x"
     assert client.get("/weighin/").status_code == 200
     assert client.get("/weighinn").status_code == 404
     assert client.post("/weighin").status_code in (404, 405)
@@ -194,6 +195,8 @@ def test_a_prefix_that_is_a_path_of_the_service_is_refused(
 def test_trusted_proxies_are_addresses_and_networks() -> None:
     settings = Settings(trusted_proxies="127.0.0.1, 10.1.2.3/8,::1,2001:db8::/32")  # type: ignore[arg-type]
     assert settings.trusted_proxies == {"127.0.0.1/32", "10.0.0.0/8", "::1/128", "2001:db8::/32"}
+    mapped = Settings(trusted_proxies="::ffff:10.1.2.3, ::ffff:192.168.0.0/112, ::/0")  # type: ignore[arg-type]
+    assert mapped.trusted_proxies == {"10.1.2.3/32", "192.168.0.0/16", "::/0"}
     assert Settings(trusted_proxies="*").trusted_proxies == {"*"}  # type: ignore[arg-type]
     for text in ("localhost", "10.0.0.0/40", "proxy.example", "10.0.0.1-10.0.0.9"):
         with pytest.raises(ValidationError, match="is no address and no network"):
