@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from models.onnx_tools.file_kind import file_kind, looks_truncated
 from models.onnx_tools.inspect import output_activation
-from models.zoo.card import Card, InputSpec, read_card
+from models.zoo.card import Activation, Card, InputSpec, read_card
 from models.zoo.files import not_text, read_regular
 from models.zoo.labels import read_labels
 from service.errors import ModelUnavailable, NotReady, UnknownModel, UnreadableFolder, error_words
@@ -298,9 +298,21 @@ def _served(folder: Path, card: Card) -> ServedModel:
         words = str(error) if kind is None else f"labels.txt is {kind}"
         raise UnusableModel(f"its labels '{card.labels}' cannot be used: {words}") from None
     session = OnnxSession(content, card)
-    if "activation" not in card.outputs:
-        session.activation = output_activation(content, "logits")
+    session.activation = _activation(content, card)
     return ServedModel(card, labels, session, typical_ns=0)
+
+
+def _activation(content: bytes, card: Card) -> Activation:
+    """What the network applies to its logits, by its card or by its last operator. UnusableModel where they
+    contradict each other: its probabilities would be wrong."""
+    applied = output_activation(content, "logits")
+    declared = card.outputs.get("activation", applied)
+    if applied not in ("none", declared):
+        raise UnusableModel(
+            f"its last operator is {applied}, its card says outputs.activation {declared} "
+            f"(allowed: {applied}, or left out)"
+        )
+    return declared
 
 
 def _text_kind(path: Path) -> str | None:
@@ -324,6 +336,8 @@ def _warmed_up(entry: ModelEntry, limit_s: float) -> ModelEntry:
         return entry
     try:
         return replace(entry, model=replace(model, typical_ns=_warm_up(model, limit_s)))
+    except UnusableModel as error:
+        return replace(entry, model=None, reason=str(error))
     except ModelUnavailable as error:
         return replace(entry, model=None, reason=model.session.failure or str(error))
     except Exception as error:
@@ -335,11 +349,18 @@ def _warm_up(model: ServedModel, limit_s: float) -> int:
     images = [_noise(model.card.input, seed) for seed in range(2)]
     names = tuple(model.card.output_shapes)
     logits = [model.session.run(image, names, limit_s=limit_s)["logits"][0] for image in images]
-    if "activation" not in model.card.outputs:
-        if model.session.activation == "none" and all(map(_are_probabilities, logits)):
+    declared = model.card.outputs.get("activation")
+    distribution = all(map(_are_probabilities, logits))
+    if declared is None:
+        if model.session.activation == "none" and distribution:
             model.session.activation = "softmax"
         if model.session.activation != "none":
             log.info("activation found in the network", model=model.name, activation=model.session.activation)
+    elif declared != "softmax" and distribution:
+        raise UnusableModel(
+            "output 'logits' is a probability distribution, as softmax gives, its card says "
+            f"outputs.activation {declared} (allowed: softmax, or left out)"
+        )
     image = images[0]
     return int(statistics.median(_timed(model.session, image) for _ in range(_WARM_UP_RUNS)))
 

@@ -37,6 +37,9 @@ _FATAL_ONLY = 4
 
 _ROUNDING = 1e-3
 """How far a network's own probabilities may be outside of 0 to 1, e.g. by quantization."""
+_SUM_ROUNDING = 1e-2
+_CLASS_ROUNDING = 1 / 512
+"""How far the sum of softmax may be from 1, and how much more for each class: half a step of 8 bits."""
 
 
 class SessionError(Exception):
@@ -111,7 +114,7 @@ class OnnxSession:
         for name, value in zip(outputs, values, strict=True):
             problem = output_problem(name, value, (len(image), *self._shapes[name]))
             if problem is None and name == "logits" and self.activation != "none":
-                problem = _range_problem(value, self.activation)
+                problem = _activation_problem(value, self.activation)
             if problem is not None:
                 raise self._failed(problem)
         if self.failure is not None:
@@ -160,14 +163,20 @@ def output_problem(name: str, value: object, expected: tuple[int, ...]) -> str |
     return f"output '{name}' is not finite: {value.size - np.count_nonzero(finite)} of {value.size} values"
 
 
-def _range_problem(logits: NDArray[np.float32], activation: Activation) -> str | None:
+def _activation_problem(logits: NDArray[np.float32], activation: Activation) -> str | None:
+    """Return what shows that the network did not apply `activation` to `logits`, (N, classes)."""
+    hint = "(outputs.activation in card.json: none, softmax or sigmoid)"
     low, high = float(logits.min()), float(logits.max())
-    if low >= -_ROUNDING and high <= 1 + _ROUNDING:
-        return None
-    return (
-        f"output 'logits' has values from {low:.4g} to {high:.4g}, but {activation} gives 0 to 1 "
-        "(outputs.activation in card.json: none, softmax or sigmoid)"
-    )
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        return (
+            f"output 'logits' has values from {low:.4g} to {high:.4g}, but {activation} gives 0 to 1 {hint}"
+        )
+    if activation == "softmax":
+        sums = logits.sum(axis=1, dtype=np.float64)
+        worst = float(sums[np.abs(sums - 1).argmax()])
+        if abs(worst - 1) > _SUM_ROUNDING + logits.shape[1] * _CLASS_ROUNDING:
+            return f"output 'logits' has the sum {worst:.4g}, but softmax over the classes gives 1 {hint}"
+    return None
 
 
 def optimized_graph(content: bytes) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from models.zoo.card import Activation
@@ -54,19 +54,38 @@ def external_files(content: bytes) -> tuple[str, ...]:
 def output_activation(content: bytes, output: str) -> Activation:
     """Return what the last operator before `output` applies: softmax, sigmoid, or none of the two.
 
-    Operators that keep the values, e.g. Reshape or a pair that quantizes, are passed over. Raises
-    UnreadableModel for bytes that are not an ONNX file.
+    Operators that keep the values, e.g. Reshape or a pair that quantizes, are passed over; functions of the
+    file are looked into. Raises UnreadableModel for bytes that are not an ONNX file.
     """
     if not any(_operator(name) in content for name in _ACTIVATIONS):
         return "none"
-    graph = _parse(content).graph
-    producers = {name: node for node in graph.node for name in node.output}
-    node = producers.get(output)
-    for _ in graph.node:  # no more steps than nodes, also where a damaged graph has a cycle
-        if node is None or node.op_type not in _KEEPING:
-            break
-        node = producers.get(node.input[0]) if node.input else None
-    return _ACTIVATIONS.get(node.op_type, "none") if node is not None else "none"
+    model = _parse(content)
+    functions = {(function.domain, function.name): function for function in model.functions}
+    nodes: Sequence[onnx.NodeProto] = model.graph.node
+    steps = len(nodes) + sum(len(function.node) for function in model.functions)
+    outer: list[
+        tuple[Sequence[onnx.NodeProto], dict[str, str]]
+    ] = []  # where a function was called, its inputs
+    for _ in range(steps):  # no more, also where a damaged graph has a cycle
+        node = next((node for node in nodes if output in node.output), None)
+        if node is None:  # an input: of a function, or of the graph
+            if not outer:
+                return "none"
+            nodes, inputs = outer.pop()
+            output = inputs.get(output, "")
+            continue
+        function = functions.get((node.domain, node.op_type))
+        if function is not None:
+            place = list(node.output).index(output)
+            if place >= len(function.output):
+                return "none"
+            outer.append((nodes, dict(zip(function.input, node.input, strict=False))))
+            nodes, output = function.node, function.output[place]
+        elif node.op_type in _KEEPING and node.input:
+            output = node.input[0]
+        else:
+            return _ACTIVATIONS.get(node.op_type, "none")
+    return "none"
 
 
 def _operator(name: str) -> bytes:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 from service.errors import ModelUnavailable
 from service.registry import Registry
 from service.settings import Settings
 from tests.service.conftest import running
-from tests.service.networks import LIGHT, save_network
+from tests.service.networks import LIGHT, Tail, put_file, save_network
 from tests.service.problems import assert_problem
 
 BIAS = np.zeros(10, np.float32)
@@ -37,7 +39,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     save_network(zoo, "spelt-out", SPELT_OUT["tail"], **with_weights(flat, SPELT_OUT["weights"]))
     save_network(zoo, "sigmoid", [("Sigmoid", [], {})], **flat)
     save_network(zoo, "declared", [SOFTMAX], **flat, outputs={"logits": [10], "activation": "softmax"})
-    save_network(zoo, "overridden", [SOFTMAX], **flat, outputs={"logits": [10], "activation": "none"})
+    save_network(zoo, "none", **flat, outputs={"logits": [10], "activation": "none"})
     save_network(
         zoo,
         "one",
@@ -64,7 +66,7 @@ EXPECTED = {
     "spelt-out": ("softmax", TOP),
     "sigmoid": ("sigmoid", 1 / (1 + np.exp(-9))),
     "declared": ("softmax", TOP),
-    "overridden": ("none", np.e / (np.e + 9)),
+    "none": ("none", TOP),
     "one": ("sigmoid", 1 / (1 + np.exp(-2))),
 }
 
@@ -95,6 +97,86 @@ def test_a_comparison_does_the_same(client: httpx.Client, png: bytes) -> None:
 def test_a_network_without_logits_has_no_exact_map(client: httpx.Client, png: bytes) -> None:
     answer = client.post("/explain?model=softmax", content=png)
     assert_problem(answer, 409, "no-exact-map", "'softmax'", "applies softmax itself")
+
+
+SIGMOID = ("Sigmoid", [], {})
+LAST: dict[str, tuple[Tail, str, str]] = {
+    "softmax as logits": (
+        [SOFTMAX],
+        "none",
+        "its last operator is softmax, .* says outputs.activation none ",
+    ),
+    "sigmoid as logits": (
+        [SIGMOID],
+        "none",
+        "its last operator is sigmoid, .* says outputs.activation none ",
+    ),
+    "softmax as sigmoid": (
+        [SOFTMAX],
+        "sigmoid",
+        "its last operator is softmax, .* says outputs.activation sigmoid ",
+    ),
+    "sigmoid as softmax": (
+        [SIGMOID],
+        "softmax",
+        "its last operator is sigmoid, .* says outputs.activation softmax ",
+    ),
+    "softmax and more as logits": ([SOFTMAX, ("Identity", [], {})], "none", "its last operator is softmax"),
+    "spelt-out softmax as logits": (SPELT_OUT["tail"], "none", "is a probability distribution"),
+    "spelt-out softmax as sigmoid": (SPELT_OUT["tail"], "sigmoid", "is a probability distribution"),
+    "spelt-out sigmoid as softmax": (
+        [("Neg", [], {}), ("Exp", [], {}), ("Add", ["one"], {}), ("Reciprocal", [], {})],
+        "softmax",
+        "has the sum 5.5, but softmax over the classes gives 1",
+    ),
+    "softmax over the batch": ([("Softmax", [], {"axis": 0})], "softmax", "has the sum 10, but softmax"),
+    "softmax over the batch, not declared": ([("Softmax", [], {"axis": 0})], "", "has the sum 10, but"),
+    "softmax in halves": (
+        [("Reshape", ["halves"], {}), ("Softmax", [], {"axis": 2}), ("Reshape", ["shape"], {})],
+        "softmax",
+        "has the sum 2, but softmax over the classes gives 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("network", LAST)
+def test_a_network_that_contradicts_its_card_is_refused(tmp_path: Path, network: str) -> None:
+    tail, activation, reason = LAST[network]
+    declared = {"activation": activation} if activation else {}
+    weights = {
+        "head.weight": np.zeros((3, 10), np.float32),
+        "one": np.array(1, np.float32),
+        "halves": np.array([-1, 2, 5], np.int64),
+        **SHAPE,
+        **SPELT_OUT["weights"],
+    }
+    save_network(tmp_path, "liar", tail, weights=weights, bias=BIAS, outputs={"logits": [10], **declared})
+    registry = Registry([tmp_path], "liar")
+    registry.load()
+    with pytest.raises(ModelUnavailable, match=reason):
+        registry.get()
+
+
+@pytest.mark.parametrize("activation", ["Softmax", "Sigmoid"])
+def test_an_activation_in_a_function_of_the_file_is_found(tmp_path: Path, activation: str) -> None:
+    folder = save_network(tmp_path, "called", [(activation, [], {})], bias=BIAS)
+    model = onnx.load(folder / "model.onnx")
+    [node] = [node for node in model.graph.node if node.op_type == activation]
+    body = [
+        helper.make_node("Identity", ["in"], ["copy"]),
+        helper.make_node(activation, ["copy"], ["applied"]),
+        helper.make_node("Identity", ["applied"], ["out"]),
+    ]
+    model.functions.append(
+        helper.make_function("own", "Head", ["other", "in"], ["out"], body, model.opset_import)
+    )
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    node.op_type, node.domain = "Head", "own"
+    node.input.insert(0, "image")
+    put_file(folder, model)
+    registry = Registry([tmp_path], "called")
+    registry.load()
+    assert registry.get().session.activation == activation.lower()
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
