@@ -14,12 +14,12 @@ _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://(\[[0-9a-f:.]+\]|[^\s/:@]+):\d+", 
 _LINKED = PREFIX + "PORT"  # the only setting whose name Kubernetes gives to a link: of a Service `weighin`
 _SERVICE_LINK_NAME = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 _LIKE_PREFIX = re.compile(r"WEIGH_?IN")
-_INVISIBLE = "\ufeff\u200b\u2060"
+_AROUND = re.compile("^[\\s\ufeff\u200b\u2060]+|[\\s\ufeff\u200b\u2060]+$")
 
 
 def clean(text: str) -> str:
     """Return `text` without the blanks, line ends and byte order marks around it."""
-    return text.strip().strip(_INVISIBLE).strip()
+    return _AROUND.sub("", text)
 
 
 def is_service_link(text: str) -> bool:

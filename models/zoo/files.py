@@ -23,7 +23,7 @@ def read_regular(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file that people write, in UTF-8, UTF-16 or UTF-32, without a byte order mark.
+    """Return the text of a file that people write, in UTF-8, UTF-16 or UTF-32, without byte order marks.
 
     Windows' editors and shells write the marks and UTF-16. Raises OSError as `read_regular` does, and
     UnicodeDecodeError.
@@ -31,9 +31,10 @@ def read_text(path: Path) -> str:
     content = read_regular(path)
     encoding = json.detect_encoding(content)  # by the byte order mark, or by where NUL is at the beginning
     try:
-        return content.decode(encoding)
+        text = content.decode(encoding)
     except UnicodeDecodeError:
-        return content.decode("utf-8")  # to say that it is not that
+        text = content.decode("utf-8")  # to say that it is not that
+    return text.lstrip("\ufeff")  # tools that add a mark add it to text that has one, too
 
 
 def not_text(error: UnicodeDecodeError) -> str:

@@ -34,6 +34,16 @@ def test_cards_and_labels_are_read_in_any_unicode(folder: Path, encoding: str) -
     assert read_labels(card, folder)[9] == "Ding 9 ä"
 
 
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_repeated_byte_order_marks_do_not_count(folder: Path, encoding: str) -> None:
+    card = read_card(folder)
+    for name in ("card.json", "labels.txt"):
+        text = (folder / name).read_text()
+        (folder / name).write_bytes(f"\ufeff\ufeff{text}".encode(encoding))
+    assert read_card(folder) == card
+    assert read_labels(card, folder)[0] == "thing 0"
+
+
 @pytest.mark.parametrize("ending", ["", "\n", "\r\n", "\r", "\n\n\n", "\r\n\r\n", "\n \t\n"])
 def test_blank_lines_at_the_end_of_labels_do_not_count(folder: Path, ending: str) -> None:
     (folder / "labels.txt").write_bytes(("\r\n".join("abcdefghij") + ending).encode())
