@@ -19,6 +19,12 @@ MAX_FIELDS = 100
 MAX_EXTENSION_BYTES = 16_384
 """Bytes of all chunk extensions of a body together; none is used, so a client has no reason to send more."""
 
+MAX_SMALL_CHUNKS = 16_384
+"""Chunks of a body that may be of any size; with more, they must have `MIN_CHUNK_BYTES` on average."""
+
+MIN_CHUNK_BYTES = 64
+"""Bytes of data for each chunk of a body with many: each costs the event loop as much as kilobytes do."""
+
 FRAMING_FIELDS = frozenset({b"content-length", b"transfer-encoding", b"host"})
 """Header fields that decide where a request ends or which site it is for."""
 
@@ -28,6 +34,7 @@ _TARGET = re.compile(rb"(?:https?://([^/?#@]+))?(/[^?#]*)?(?:\?([^#]*))?", re.IG
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+(?:%25[\w.~-]+)?\]|[\w.~!$&'()*+,;=%-]*)(?::[0-9]{0,5})?", re.ASCII)
 _DEFAULT_PORT = re.compile(rb":(80|443)?$")
 _UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
+_PLAIN_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
 _CHUNK_LINE = re.compile(rb"0*([0-9A-Fa-f]{1,16})(;[^\r\n]*)?\r\n")
 
 
@@ -138,6 +145,8 @@ class ChunkedBody:
         self.complete = False
         """Whether the last byte of the body has been seen."""
         self._data_left = 0  # of the chunk at hand, with the line end behind its data
+        self._data = 0  # of all chunks so far, as their sizes announce it
+        self._chunks = 0
         self._line = b""
         self._extension_bytes = 0
         self._trailers: int | None = None  # fields so far, once the last chunk has been seen
@@ -154,6 +163,11 @@ class ChunkedBody:
                 taken = min(self._data_left, len(data) - position)
                 self._data_left -= taken
                 position += taken
+                continue
+            plain = None if self._line else _PLAIN_CHUNK_LINE.match(data, position)
+            if plain is not None and self._trailers is None:
+                self._begin_chunk(int(plain[1], 16))
+                position = plain.end()
                 continue
             end = data.find(b"\n", position) + 1 or len(data)
             self._line += data[position:end]
@@ -177,10 +191,20 @@ class ChunkedBody:
             self._extension_bytes += len(match[2])
             if self._extension_bytes > MAX_EXTENSION_BYTES:
                 raise HeadersTooLarge(f"chunked body: more than {MAX_EXTENSION_BYTES} bytes of extensions")
-        if size:
-            self._data_left = size + 2
-        else:
+        self._begin_chunk(size)
+
+    def _begin_chunk(self, size: int) -> None:
+        if not size:
             self._trailers = 0
+            return
+        self._data_left = size + 2
+        self._data += size
+        self._chunks += 1
+        if self._chunks > MAX_SMALL_CHUNKS and self._data < self._chunks * MIN_CHUNK_BYTES:
+            raise MalformedRequest(
+                f"chunked body: {self._chunks} chunks for {self._data} bytes of data (allowed: "
+                f"{MAX_SMALL_CHUNKS} chunks, or {MIN_CHUNK_BYTES} bytes a chunk on average)"
+            )
 
     def _read_trailer(self, line: bytes) -> None:
         if line == b"\r\n":

@@ -22,7 +22,17 @@ LINKS = {
 
 
 @pytest.mark.parametrize(
-    "text", ["9000", " 9000 ", "9000\r", "9000\n", "\t9000\r\n", "\ufeff9000", "9000\u00a0", "\ufeff \ufeff9000 \u200b\r\n"]
+    "text",
+    [
+        "9000",
+        " 9000 ",
+        "9000\r",
+        "9000\n",
+        "\t9000\r\n",
+        "\ufeff9000",
+        "9000\u00a0",
+        "\ufeff \ufeff9000 \u200b\r\n",
+    ],
 )
 def test_blanks_around_a_value(text: str) -> None:
     assert read_environment({"WEIGHIN_PORT": text}, SETTINGS) == ({"port": "9000"}, [])

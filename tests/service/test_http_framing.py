@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import HeadersTooLarge, MalformedRequest
-from service.http_framing import MAX_EXTENSION_BYTES, MAX_FIELDS, MAX_HEAD_BYTES, ChunkedBody, read_head
+from service.http_framing import (
+    MAX_EXTENSION_BYTES,
+    MAX_FIELDS,
+    MAX_HEAD_BYTES,
+    MAX_SMALL_CHUNKS,
+    ChunkedBody,
+    read_head,
+)
 from tests.service.wire import Application, converse, cut
 
 HOST = b"Host: a\r\n"
@@ -249,6 +256,27 @@ def test_bounds_of_a_chunked_body(body: bytes) -> None:
     raw = post(CHUNKED, body)
     outcome = converse(cut(raw, range(0, len(raw), 5000)))
     assert (outcome.seen, outcome.statuses, outcome.closed) == ([], [431], True)
+
+
+def test_many_small_chunks_are_refused() -> None:
+    line = b"1\r\na\r\n"
+    small = ChunkedBody()
+    small.take(line * MAX_SMALL_CHUNKS)
+    with pytest.raises(
+        MalformedRequest, match=r"16385 chunks for 16385 bytes of data \(allowed: 16384 chunks"
+    ):
+        small.take(line)
+    for padded in (b"00000001\r\na\r\n", b"1;x\r\na\r\n"):
+        with pytest.raises((MalformedRequest, HeadersTooLarge), match=r"chunks for|bytes of extensions"):
+            ChunkedBody().take(padded * (MAX_SMALL_CHUNKS + 1))
+    mixed = ChunkedBody()
+    mixed.take(b"100000\r\n" + bytes(0x100000) + b"\r\n" + line * MAX_SMALL_CHUNKS + b"0\r\n\r\n")
+    assert mixed.complete
+    enough = ChunkedBody()
+    for _ in range(10):
+        enough.take((b"40\r\n" + bytes(64) + b"\r\n") * 10_000)
+    outcome = converse([post(CHUNKED, line * (MAX_SMALL_CHUNKS + 1) + IN_CHUNKS)])
+    assert (outcome.seen, outcome.statuses, outcome.closed) == ([], [400], True)
 
 
 def test_errors_name_what_was_given() -> None:
