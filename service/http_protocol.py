@@ -10,6 +10,7 @@ Differences from uvicorn's `HttpToolsProtocol`:
 - A refused request is answered by a problem document.
 - Where a response was sent before its request had arrived completely, the rest is read and thrown away for a
   bounded time, so that the client reads the response instead of a connection reset (RFC 9112 9.6).
+- A client that does not read its response is cut off.
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ class HttpProtocol(HttpToolsProtocol):
     """Seconds without a byte after which a client has nothing more to send."""
     drain_bytes = 100_000_000
     """Bytes of an answered request that are read and thrown away."""
+    unread_s = 30.0
+    """Seconds without a byte of a response taken after which its client is cut off; at most twice that."""
+    unread_stopping_s = 1.0
+    """The same while the service is stopping."""
     refused: Callable[[str], None] = staticmethod(_uncounted)
     """Called with the kind of error of a request that the application never sees."""
 
@@ -70,6 +75,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._length_left = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._drain_timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
+        self._written = 0
+        self._taken_before = -1
         self._drain_until = 0.0
         self._drained = 0
         self._drained_before = 0
@@ -89,6 +97,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._stop_head_timer()
         self._stop_draining()
+        self._stop_unread_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -106,10 +115,41 @@ class HttpProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """End the connection after the response at hand; at once where there is none."""
+        self.unread_s = self.unread_stopping_s
+        if self._unread_timer is not None:
+            self._stop_unread_timer()
+            self._await_reader()
         if self._ignoring and (self.cycle is None or self.cycle.disconnected):
             self.transport.close()
         else:
             super().shutdown()
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of a response."""
+        self._written += len(data)
+        self.transport.write(data)
+        if self._unread_timer is None and self.transport.get_write_buffer_size():
+            self._await_reader()
+
+    def _await_reader(self) -> None:
+        self._taken_before = self._written - self.transport.get_write_buffer_size()
+        self._unread_timer = self.loop.call_later(self.unread_s, self._check_reader)
+
+    def _check_reader(self) -> None:
+        self._unread_timer = None
+        unread = self.transport.get_write_buffer_size()
+        if not unread:
+            return
+        if self._written - unread == self._taken_before:
+            log.info("client cut off: it does not read its response", unread_bytes=unread)
+            self.transport.abort()
+        else:
+            self._await_reader()
+
+    def _stop_unread_timer(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
 
     # Requests
 
@@ -287,7 +327,7 @@ class HttpProtocol(HttpToolsProtocol):
             *identifying_headers(request_id),
         ):
             content += [name, b": ", value, b"\r\n"]
-        self.transport.write(b"".join([*content, b"\r\n", bytes(response.body)]))
+        self.write(b"".join([*content, b"\r\n", bytes(response.body)]))
         log.info("request refused", request_id=request_id, status=response.status_code, detail=error.detail)
 
     # The end of a response and of the connection
@@ -339,11 +379,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _check_draining(self) -> None:
         left = self._drain_until - self.loop.time()
-        if left <= 0 or self._drained == self._drained_before:
-            if self.transport.get_write_buffer_size():
-                self.transport.abort()
-            else:
-                self.transport.close()
+        if self.transport.get_write_buffer_size():  # the client may be slow to read: see `_check_reader`
+            left = max(left, self.drain_idle_s)
+        elif left <= 0 or self._drained == self._drained_before:
+            self.transport.close()
             return
         self._drained_before = self._drained
         self._drain_timer = self.loop.call_later(min(self.drain_idle_s, left), self._check_draining)
@@ -381,6 +420,6 @@ class _ResponseTransport:
     """The connection as a response may use it: `close` leaves it to the protocol how that is done."""
 
     def __init__(self, transport: asyncio.Transport, protocol: HttpProtocol) -> None:
-        self.write = transport.write
+        self.write = protocol.write
         self.is_closing = transport.is_closing
         self.close = protocol.end

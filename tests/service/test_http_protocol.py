@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -17,11 +18,13 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from pydantic import SecretStr
 
 from service.http_framing import MAX_FIELDS, MAX_HEAD_BYTES
 from service.http_protocol import HttpProtocol, http_protocol
 from tests.service.problems import assert_problem
+from tests.service.until import until
 from tests.service.wire import Address, Application, ask, converse, responses, serving
 
 HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -34,6 +37,8 @@ class Impatient(HttpProtocol):
     drain_s = 0.6
     drain_idle_s = 0.2
     drain_bytes = 30_000_000
+    unread_s = 0.3
+    unread_stopping_s = 0.1
 
 
 @pytest.fixture(scope="module")
@@ -295,6 +300,71 @@ def test_a_refused_body_that_stalls_is_cut_off(address: Address) -> None:
 def test_bytes_thrown_away_grow_with_what_a_body_may_have() -> None:
     assert http_protocol(1000).drain_bytes == 100_000_000
     assert http_protocol(50_000_000).drain_bytes == 500_000_000
+
+
+# Responses that are not read
+
+LARGE = 40_000_000
+
+
+async def large(scope: Any, _receive: Any, send: Any) -> None:
+    """Answers LARGE bytes: at once, or in pieces at /pieces."""
+    fields = [(b"content-length", b"%d" % LARGE)]
+    await send({"type": "http.response.start", "status": 200, "headers": fields})
+    for _ in range(100 if scope["path"] == "/pieces" else 0):
+        await send({"type": "http.response.body", "body": bytes(LARGE // 100), "more_body": True})
+    await send({"type": "http.response.body", "body": b"" if scope["path"] == "/pieces" else bytes(LARGE)})
+
+
+REQUESTS = [
+    b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET /pieces HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    b"GET /pieces HTTP/1.0\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n",
+]
+
+
+def test_a_client_that_does_not_read_is_cut_off() -> None:
+    with contextlib.ExitStack() as stack, serving(large, http=Impatient) as address:
+        for request in REQUESTS:
+            connection = stack.enter_context(socket.create_connection(address))
+            connection.sendall(request)
+            assert connection.recv(1) == b"H"
+        # `serving` ends once the server has no connection left
+
+
+@pytest.mark.parametrize("request_bytes", REQUESTS[1:4])
+def test_a_client_that_reads_slowly_gets_all(request_bytes: bytes) -> None:
+    with serving(large, http=Impatient) as address, socket.create_connection(address) as connection:
+        connection.sendall(request_bytes)
+        received = bytearray()
+        while len(received) < LARGE:
+            started = time.monotonic()
+            until(lambda started=started: time.monotonic() > started + Impatient.unread_s / 4, "some time")
+            goal = min(len(received) + LARGE // 12, LARGE)
+            while len(received) < goal and (piece := connection.recv(1_000_000)):
+                received += piece
+            assert len(received) >= goal
+        received += connection.recv(1000) if len(received.partition(b"\r\n\r\n")[2]) < LARGE else b""
+    assert len(received.partition(b"\r\n\r\n")[2]) == LARGE
+
+
+def test_an_unread_response_does_not_hold_up_the_end() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    protocol = type("Patient", (Impatient,), {"unread_s": 60.0})
+    config = uvicorn.Config(large, http=protocol, lifespan="off", log_config=None)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    connect = socket.create_connection
+    with listener, connect(listener.getsockname()) as one, connect(listener.getsockname()) as other:
+        one.sendall(REQUESTS[0])
+        other.sendall(REQUESTS[1])
+        assert one.recv(1) == other.recv(1) == b"H"
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
 
 
 # The service's own answers
