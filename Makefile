@@ -20,7 +20,8 @@ serve: install ## Serve on http://127.0.0.1:8000
 install: .venv/installed ## Make .venv with what the service needs, pinned
 
 test: .venv/installed-tests ## The tests that need no torch, in under two minutes
-	$(BIN)/pytest tests -m "not fault and not heif and not photos and not torch and not web" -n auto
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest tests -m "not fault and not heif and not photos and not torch and not web" \
+		-n auto --dist worksteal --disable-plugin-autoload -p xdist
 
 test-faults: .venv/installed-tests ## The slow ones: kills, full disks, dropped privileges, whole benchmarks
 	$(BIN)/pytest tests -m fault

@@ -15,6 +15,7 @@ import uvicorn
 from service.app import create_app
 from service.server import server_config
 from service.settings import Settings
+from tests.service.http_client import http_client, wait_until_loaded
 from tests.service.postgres import PostgresServer, postgres_server
 
 NewDatabase = Callable[[], str | None]
@@ -58,9 +59,8 @@ def running(settings: Settings) -> Iterator[httpx.Client]:
     thread.start()
     try:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
-            while client.get("/readyz").json()["status"] == "loading":
-                pass
+        with http_client(url) as client:
+            wait_until_loaded(client)
             yield client
     finally:
         server.should_exit = True

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import httpx
 
+from tests.service.http_client import http_client, wait_until_loaded
+
 
 class ServiceProcess:
     """`weighin serve` on a free port; `lines` collects what it logs."""
@@ -40,9 +42,8 @@ class ServiceProcess:
         """A client of the service, once it is ready."""
         self._listening.wait(60)
         assert self._url, f"it did not start: {''.join(self.lines)}"
-        with httpx.Client(base_url=self._url, timeout=30, trust_env=False) as client:
-            while client.get("/readyz").json()["status"] == "loading":
-                pass
+        with http_client(self._url) as client:
+            wait_until_loaded(client)
             yield client
 
     def wait(self, seconds: float = 60) -> int:

@@ -33,6 +33,7 @@ from service.web.figures import FIRST_VIEWS, SHARED_FOR_S, Figures, FiguresDesk
 from service.web.site import Site
 from service.web.table import errors_text, milliseconds_text
 from service.web.view import WINDOWS, DashboardPage, Span, View, span_for
+from tests.service.http_client import http_client
 from tests.service.pages import Code, names_in
 
 NOON = 1_772_366_400.0  # 2026-03-01 12:00 UTC
@@ -64,9 +65,7 @@ class Instrument:
         self.server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, ws="none"))
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]})
         self.thread.start()
-        self.client = httpx.Client(
-            base_url=f"http://127.0.0.1:{self.listener.getsockname()[1]}", timeout=30, trust_env=False
-        )
+        self.client = http_client(f"http://127.0.0.1:{self.listener.getsockname()[1]}")
 
     def close(self) -> None:
         self.client.close()

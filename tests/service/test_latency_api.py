@@ -20,6 +20,7 @@ from service.settings import Settings
 from service.stages import STAGES
 from tests.conftest import make_tiny_model
 from tests.service.conftest import running
+from tests.service.http_client import http_client
 from tests.service.problems import assert_problem
 
 pytestmark = pytest.mark.databases("sqlite", "postgresql")
@@ -211,7 +212,7 @@ def test_a_crowd_gets_right_answers(serve: Callable[..., httpx.Client], png: byt
     seen: list[tuple[int, int]] = []
 
     def look() -> None:
-        with httpx.Client(base_url=client.base_url, trust_env=False, timeout=30) as own:
+        with http_client(client.base_url) as own:
             for _ in range(5):
                 before = recorded[0]
                 (row,) = latencies(own, "?model=tiny&stage=total")

@@ -20,6 +20,7 @@ from service.settings import Settings
 from tests.service.conftest import running
 from tests.service.gallery.calls import listed, put, retrieve
 from tests.service.gallery.pictures import blobs, encoded, jpeg, photo
+from tests.service.http_client import http_client
 from tests.service.problems import assert_problem
 
 pytestmark = pytest.mark.databases("sqlite", "postgresql")
@@ -145,7 +146,7 @@ def test_two_clients_that_put_and_delete_one_id_leave_one_state(serve: Callable[
     statuses: set[int] = set()
 
     def churn(seed: int) -> None:
-        with httpx.Client(base_url=client.base_url, timeout=30, trust_env=False) as own:
+        with http_client(client.base_url) as own:
             for number in range(6):
                 data = blobs(400 + 10 * seed + number)
                 statuses.add(own.put("/gallery/images/same", content=data).status_code)

@@ -22,6 +22,7 @@ from service.storage.gallery_records import Quota
 from service.storage.state import open_state
 from tests.service.gallery.calls import put
 from tests.service.gallery.pictures import blobs, jpeg
+from tests.service.http_client import http_client
 from tests.service.problems import assert_problem
 
 pytestmark = pytest.mark.databases("sqlite", "postgresql")
@@ -97,7 +98,7 @@ def test_each_image_of_many_has_the_limit_of_one(serve: Callable[..., httpx.Clie
 def test_a_stream_of_images_is_kept_while_it_comes(serve: Callable[..., httpx.Client]) -> None:
     """The first is listed before the last was sent: nothing waits for the form's end."""
     client = serve()
-    with httpx.Client(base_url=client.base_url, trust_env=False) as other:
+    with http_client(client.base_url) as other:
 
         def form() -> Iterator[bytes]:
             yield b"--b\r\n"
