@@ -14,13 +14,8 @@ import service.cli
 from service.cli.output import millions
 from service.text import shown
 from tests.conftest import make_tiny_model
+from tests.service.command_line import weighin
 from tests.service.process import environment
-
-
-def weighin(models_dir: Path, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    env = environment(models_dir, tmp_path)
-    command = [sys.executable, "-m", "service", *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +88,8 @@ HOSTILE = [
 ]
 """Names of files, as the file system has them."""
 
-ENCODINGS = [{}, {"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}]
+PROCESSES = [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}]
+ENCODINGS = ["utf-8", "latin-1"]
 
 
 def unmarked(text: str) -> str:
@@ -109,22 +105,41 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder.parent
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
-def test_hostile_names_and_labels_are_shown_as_they_are(
-    labelled: Path, tmp_path: Path, png: bytes, encoding: dict[str, str]
-) -> None:
+@pytest.fixture
+def hostile(tmp_path: Path, png: bytes) -> list[str]:
+    """Photos with the hostile names, and one that is not there."""
     photos = [tmp_path / os.fsdecode(name) for name in HOSTILE]
     for photo in photos:
         photo.parent.mkdir(exist_ok=True)
         photo.write_bytes(png)
+    return [*map(str, photos), "gone[/b]\x1b"]
+
+
+@pytest.mark.parametrize("encoding", PROCESSES, ids=str)
+def test_hostile_names_and_labels_are_shown_as_they_are(
+    labelled: Path, tmp_path: Path, hostile: list[str], encoding: dict[str, str]
+) -> None:
     env = environment(labelled, tmp_path / "data") | encoding
-    command = [sys.executable, "-m", "service", "compare", "--repeat", "1", *map(str, photos), "gone[/b]\x1b"]
+    command = [sys.executable, "-m", "service", "compare", "--repeat", "1", *hostile]
     done = subprocess.run(command, env=env, capture_output=True, check=False)
-    out, err = done.stdout.decode("latin-1"), done.stderr.decode("latin-1")
-    assert (done.returncode, err.count("\n")) == (1, 1)
+    assert_shown(done.returncode, done.stdout.decode("latin-1"), done.stderr.decode("latin-1"))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_hostile_names_and_labels_in_an_encoding(
+    labelled: Path, tmp_path: Path, hostile: list[str], encoding: str
+) -> None:
+    done = weighin(labelled, tmp_path / "data", "compare", "--repeat", "1", *hostile, encoding=encoding)
+    out, err = (text.encode(encoding).decode("latin-1") for text in (done.stdout, done.stderr))
+    assert_shown(done.returncode, out, err)
+
+
+def assert_shown(returncode: int, out: str, err: str) -> None:
+    """Check what was printed, read as Latin-1."""
+    assert (returncode, err.count("\n")) == (1, 1)
     assert "gone[/b]\\x1b: " in err
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f]", out + err)
-    assert unmarked(out).count("[/b]:cat:\\x1b[2J") == len(photos)
+    assert unmarked(out).count("[/b]:cat:\\x1b[2J") == len(HOSTILE)
     for name in HOSTILE:
         if name.isascii():
             assert unmarked(shown(Path(name.decode()).name)) in unmarked(out)
@@ -146,7 +161,9 @@ def test_a_broken_model_with_a_hostile_name_is_listed(tmp_path: Path) -> None:
         folder = tmp_path / "zoo" / os.fsdecode(name)
         folder.mkdir(parents=True)
         (folder / "card.json").write_text("{}")
-    done = weighin(tmp_path / "zoo", tmp_path, "models")
+    command = [sys.executable, "-m", "service", "models"]
+    env = environment(tmp_path / "zoo", tmp_path)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "[b]\\x1b[2J" in done.stdout
     assert "\x1b" not in done.stdout

@@ -13,6 +13,7 @@ import pytest
 
 from service.server import CannotListen, listen, listen_at_all
 from tests.service.addresses import IPV6
+from tests.service.command_line import weighin
 from tests.service.process import service_process
 from tests.service.until import until
 
@@ -126,9 +127,17 @@ def test_a_second_one_on_the_same_data_directory_names_the_first(
 def test_a_bad_setting_is_named_and_nothing_starts(
     tiny_models_dir: Path, tmp_path: Path, setting: str, value: str, word: str
 ) -> None:
-    with service_process(tiny_models_dir, tmp_path, **{setting: value}) as process:
-        assert process.wait() in (1, 2)
-    assert word in process.log
+    done = weighin(tiny_models_dir, tmp_path, "serve", **{setting: value})
+    assert done.returncode in (1, 2)
+    assert word in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_process_with_bad_settings_ends(tiny_models_dir: Path, tmp_path: Path) -> None:
+    with service_process(tiny_models_dir, tmp_path, port="many", deadline_s="-1") as process:
+        assert process.wait() == 2
+    assert "WEIGHIN_PORT 'many'" in process.log
+    assert "WEIGHIN_DEADLINE_S" in process.log
     assert "Traceback" not in process.log
 
 
@@ -173,23 +182,24 @@ def test_a_data_directory_that_cannot_be_is_named_with_its_variable(
         assert "WEIGHIN_GALLERY_MODEL: no such model" in process.log
 
 
-def test_a_name_is_listened_at_on_every_address(tiny_models_dir: Path, tmp_path: Path) -> None:
-    found = socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)
-    with (
-        service_process(tiny_models_dir, tmp_path, host="localhost") as process,
-        process.client() as client,
-    ):
-        for _, _, _, _, address in found:
-            with socket.create_connection((address[0], client.base_url.port), timeout=10):
-                pass
-
-
 def accepts(host: str, port: int) -> bool:
     try:
         with socket.create_connection((host, port), timeout=10):
             return True
     except OSError:
         return False
+
+
+def test_a_name_is_listened_at_on_every_address() -> None:
+    found = socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)
+    listeners = listen("localhost", 0)
+    try:
+        [port] = {listener.getsockname()[1] for listener in listeners}
+        for _, _, _, _, address in found:
+            assert accepts(str(address[0]), port)
+    finally:
+        for listener in listeners:
+            listener.close()
 
 
 def test_both_families_get_one_port() -> None:
