@@ -19,8 +19,13 @@ LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def options_of(command: bytes) -> dict[str, str]:
-    """The host and port among a process's arguments, which are separated by zero bytes."""
+    """The host and port among a process's arguments, which are separated by zero bytes.
+
+    The command that a shell is given (`sh -c "exec weighin serve --port 9000"`) is one argument.
+    """
     arguments = [clean(os.fsdecode(argument)) for argument in command.split(b"\0")]
+    if "serve" not in arguments:
+        arguments = [word for argument in arguments for word in _words(argument)]
     if "serve" not in arguments:
         return {}
     found = {}
@@ -29,6 +34,17 @@ def options_of(command: bytes) -> dict[str, str]:
         if name in ("--host", "--port") and (value or not equals):
             found[name[2:]] = value or following
     return found
+
+
+def _words(command: str) -> list[str]:
+    from shlex import shlex  # only needed for a shell
+
+    lexer = shlex(os.path.expandvars(command), posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    try:
+        return list(lexer)
+    except ValueError:  # a quote without an end
+        return []
 
 
 def main() -> str | None:

@@ -19,7 +19,7 @@ MAX_FIELDS = 100
 MAX_EXTENSION_BYTES = 16_384
 """Bytes of all chunk extensions of a body together; none is used, so a client has no reason to send more."""
 
-MAX_SMALL_CHUNKS = 16_384
+MAX_SMALL_CHUNKS = 65_536
 """Chunks of a body that may be of any size; with more, they must have `MIN_CHUNK_BYTES` on average."""
 
 MIN_CHUNK_BYTES = 64

@@ -97,9 +97,24 @@ def test_a_bad_port_is_unhealthy(port: str) -> None:
         ("docker-init\0--\0weighin\0serve\0", {}),
         ("init\0--port\09000\0", {}),
         ("weighin\0serve\0--port\0", {"port": ""}),
+        ("sh\0-c\0exec weighin serve --port 9000\0", {"port": "9000"}),
+        (
+            "/bin/sh\0-c\0cd /data && weighin serve --host '::' --port=9000; true\0",
+            {"host": "::", "port": "9000"},
+        ),
+        ("sh\0-c\0weighin serve --port $SERVED\0", {"port": "9001"}),
+        ("sh\0-c\0weighin serve --port ${SERVED}\0", {"port": "9001"}),
+        ("sh\0-c\0weighin serve --port '9000\0", {}),
+        ("sh\0-c\0weighin models --port 9000\0", {}),
     ],
 )
 def test_options_of_the_command_come_first(command: str, options: dict[str, str]) -> None:
     program = f"import runpy; print(runpy.run_path({str(CHECK)!r})['options_of']({command.encode()!r}))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"SERVED": "9001"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == str(options)

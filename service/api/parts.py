@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from fastapi import Request
-from python_multipart.exceptions import FormParserError
+from python_multipart.exceptions import FormParserError, ParseError
 from python_multipart.multipart import MAX_BOUNDARY_LENGTH, MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
@@ -143,9 +143,19 @@ class Parts:
             self._parser.write(chunk)
         except FormParserError as error:
             reason = _LIMITS.get(str(error))
+            if reason is None and self._is_fold(chunk, error):
+                reason = "a folded header field of a part (allowed: each field on one line)"
             if reason is None:
                 reason = "the body is not the multipart form that its content type announces"
             raise MalformedRequest(f"multipart form: {reason}") from None
+
+    def _is_fold(self, chunk: bytes, error: FormParserError) -> bool:
+        """Whether the parser stopped at a line of a part's header that goes on with the field before."""
+        if not isinstance(error, ParseError):
+            return False
+        at = error.offset
+        starts_line = chunk[at - 1 : at] == b"\n" if at > 0 else self._header == [b"", b""]
+        return "in header" in str(error) and starts_line and chunk[at : at + 1] in (b" ", b"\t")
 
     def finished(self) -> list[Part]:
         """The parts that ended since this was last asked."""

@@ -214,6 +214,13 @@ def test_odd_but_valid_forms_are_read(
     [
         (FORM, one(many(MAX_HEADER_FIELDS), b"x"), f"limit: {MAX_HEADER_FIELDS}"),
         (FORM, one(b"a" * MAX_HEADER_BYTES, b"x"), f"limit: {MAX_HEADER_BYTES} bytes"),
+        (
+            FORM,
+            part(b'Content-Disposition: form-data;\r\n name="image"', b"x") + END,
+            "a folded header field",
+        ),
+        (FORM, one(b'\r\nContent-Type: image/png;\r\n\tname="x"', b"x"), "a folded header field of a part"),
+        (FORM, one(b"\r\nA : b", b"x"), "not the multipart form that its content type announces"),
         (FORM, part(b"Content-Type: image/png", b"x") + END, "a part without a name"),
         (FORM, part(b"Content-Disposition: form-data; name*=utf-8''image", b"x") + END, "without a name"),
         (FORM, part(b'Content-Disposition: form-data; name=""', b"x") + END, "without a name"),

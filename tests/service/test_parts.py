@@ -35,3 +35,12 @@ def test_a_boundary_begins_a_line(start: bytes, size: int) -> None:
     assert parsed(start + PART, size) == []  # the closing one is the first that does
     with pytest.raises(MalformedRequest):
         parsed(start + PART.replace(b"\r\n--b--", b""), size)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+@pytest.mark.parametrize("space", [b"\r\n ", b"\r\n\t"])
+def test_a_folded_header_field_is_named(size: int, space: bytes) -> None:
+    with pytest.raises(MalformedRequest, match="a folded header field of a part"):
+        parsed(PART.replace(b"; ", b";" + space), size)
+    with pytest.raises(MalformedRequest, match="not the multipart form"):
+        parsed(PART.replace(b"\r\n\r\n", b"\r\nA : b\r\n\r\n"), size)
