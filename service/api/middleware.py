@@ -9,6 +9,7 @@ import time
 from collections.abc import Collection, Mapping
 
 import structlog
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import INTERNAL_ERROR, problem, problem_of
@@ -20,6 +21,7 @@ log = structlog.get_logger("service.request")
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOKED_AT = frozenset({b"x-request-id", b"origin", b"sec-fetch-site", b"host"})
+_ALL_METHODS = {"Allow": "GET, HEAD, POST, PUT, DELETE, OPTIONS"}
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 
 
@@ -69,7 +71,9 @@ class RequestContext:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 refusal = self._refusal(scope["method"], headers, scope["state"].get("forwarded_scheme"))
-                if refusal is None:
+                if refusal is None and scope["path"] == "*":  # OPTIONS * asks about the whole server
+                    await Response(status_code=204, headers=_ALL_METHODS)(scope, receive, send_with_headers)
+                elif refusal is None:
                     await self._app(scope, receive, send_with_headers)
                 else:
                     await problem_of(request_id, refusal)(scope, receive, send_with_headers)

@@ -46,7 +46,7 @@ class ReverseProxy:
             if path == prefix and scope["method"] in ("GET", "HEAD"):
                 await _to_directory(prefix, scope["query_string"], send)
                 return
-            if not path.startswith(f"{prefix}/"):
+            if path != "*" and not path.startswith(f"{prefix}/"):
                 scope["path"] = prefix + path
             scope["root_path"] = prefix
         await self._app(scope, receive, send)

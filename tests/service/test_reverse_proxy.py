@@ -14,6 +14,7 @@ from service.app import create_app
 from service.errors import InvalidParameter
 from service.settings import Settings
 from tests.service.problems import assert_problem
+from tests.service.wire import ask, responses
 
 Serve = Callable[..., httpx.Client]
 
@@ -201,3 +202,13 @@ def test_trusted_proxies_are_addresses_and_networks() -> None:
     for text in ("localhost", "10.0.0.0/40", "proxy.example", "10.0.0.1-10.0.0.9"):
         with pytest.raises(ValidationError, match="is no address and no network"):
             Settings(trusted_proxies=text)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("service", ["client", "prefixed"])
+def test_options_of_the_whole_service(service: str, request: pytest.FixtureRequest) -> None:
+    client: httpx.Client = request.getfixturevalue(service)
+    raw = b"OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    [(status, headers, body)] = responses(ask((client.base_url.host, client.base_url.port or 80), raw))
+    assert (status, body) == (204, b"")
+    assert headers["allow"] == "GET, HEAD, POST, PUT, DELETE, OPTIONS"
+    assert headers["x-request-id"]
