@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
+from PIL import Image
 
 from service.app import create_app
 from service.server import server_config
@@ -42,6 +44,14 @@ def new_database(request: pytest.FixtureRequest) -> NewDatabase:
         return lambda: None
     server: PostgresServer = request.getfixturevalue("postgres")
     return server.new_schema
+
+
+@pytest.fixture(scope="session")
+def slow_png() -> bytes:
+    """64 M pixels in few bytes: it holds a core for as long as a machine needs to unpack them."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8000, 8000), "green").save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 @pytest.fixture

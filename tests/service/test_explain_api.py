@@ -136,14 +136,12 @@ def test_no_exact_map_is_said_in_words(
 
 
 def test_it_waits_its_turn_and_no_longer(
-    serve: Callable[..., httpx.Client], cat_jpeg: bytes, tmp_path: Path
+    serve: Callable[..., httpx.Client], cat_jpeg: bytes, slow_png: bytes, tmp_path: Path
 ) -> None:
     """One thread, held by 64 M pixels: the next waits until its deadline, one more is refused."""
     with_classifier(make_tiny_model(tmp_path / "zoo", "tiny"))
     client = serve(model_dirs=(tmp_path / "zoo",), threads=1, max_waiting=1, deadline_s=0.2)
-    held = io.BytesIO()
-    Image.new("RGB", (8000, 8000), "green").save(held, "PNG", compress_level=1)
-    with posting(client, held.getvalue()):
+    with posting(client, slow_png):
         until(client, running=1, waiting=0)
         with posting(client, cat_jpeg, "/explain") as waits:
             until(client, running=1, waiting=1)

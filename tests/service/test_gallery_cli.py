@@ -54,6 +54,16 @@ def gallery(client: httpx.Client, *arguments: object) -> Result:
     return CliRunner().invoke(gallery_app, [*map(str, arguments), "--url", str(client.base_url)])
 
 
+@pytest.fixture
+def emptied(client: httpx.Client) -> httpx.Client:
+    """The module's service, without what earlier tests left in its gallery."""
+    images = client.get("/gallery/images?limit=1000").json()["images"]
+    assert len(images) < 1000
+    for image in images:
+        assert client.delete(f"/gallery/images/{image['id']}").status_code == 204
+    return client
+
+
 def listed(client: httpx.Client, *arguments: str) -> list[dict[str, object]]:
     done = gallery(client, "list", "--json", *arguments)
     assert done.exit_code == 0, done.output
@@ -61,13 +71,12 @@ def listed(client: httpx.Client, *arguments: str) -> list[dict[str, object]]:
 
 
 @pytest.mark.databases("sqlite", "postgresql")
-def test_a_folder_is_added_once_with_what_its_paths_say(serve: Serve, photos: Path) -> None:
-    client = serve()
-    done = gallery(client, "add", photos, "--metadata-from-path")
+def test_a_folder_is_added_once_with_what_its_paths_say(emptied: httpx.Client, photos: Path) -> None:
+    done = gallery(emptied, "add", photos, "--metadata-from-path")
     assert (done.exit_code, done.stdout) == (0, "5 added, 1 other files passed over\n"), done.output
-    done = gallery(client, "add", photos, photos / "cats", photos / "top.png")
+    done = gallery(emptied, "add", photos, photos / "cats", photos / "top.png")
     assert (done.exit_code, done.stdout) == (0, "5 exists, 1 other files passed over\n"), done.output
-    assert sorted(str(image["metadata"]) for image in listed(client)) == sorted(
+    assert sorted(str(image["metadata"]) for image in listed(emptied)) == sorted(
         map(
             str,
             (
@@ -79,54 +88,56 @@ def test_a_folder_is_added_once_with_what_its_paths_say(serve: Serve, photos: Pa
             ),
         )
     )
-    assert len(listed(client, "--where", '{"label": "cats"}')) == 2
-    assert len(listed(client, "--limit", "3")) == 3
-    table = gallery(client, "list").stdout
+    assert len(listed(emptied, "--where", '{"label": "cats"}')) == 2
+    assert len(listed(emptied, "--limit", "3")) == 3
+    table = gallery(emptied, "list").stdout
     assert "label=old, path=dogs/old/c.png" in table
     assert "5 images of " in table
     assert "embedded by tiny" in table
-    found = client.post("/retrieve-similar?k=1", content=picture(1)).json()["matches"]
+    found = emptied.post("/retrieve-similar?k=1", content=picture(1)).json()["matches"]
     assert [match["duplicate"] for match in found] == ["exact"]
 
 
-def test_what_is_no_image_is_named_and_the_others_are_added(serve: Serve, photos: Path) -> None:
-    client = serve()
+def test_what_is_no_image_is_named_and_the_others_are_added(emptied: httpx.Client, photos: Path) -> None:
     (photos / "cats/broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not really")
-    done = gallery(client, "add", photos, photos / "notes.txt")
+    done = gallery(emptied, "add", photos, photos / "notes.txt")
     assert done.exit_code == 1
     assert done.stdout == "5 added, 2 rejected, 1 other files passed over\n"
     assert "cats/broken.jpg: " in done.stderr
     assert "notes.txt: " in done.stderr
-    assert len(listed(client)) == 5
+    assert len(listed(emptied)) == 5
 
 
-def test_links_that_lead_nowhere_are_named_and_the_others_are_added(serve: Serve, photos: Path) -> None:
+def test_links_that_lead_nowhere_are_named_and_the_others_are_added(
+    emptied: httpx.Client, photos: Path
+) -> None:
     (photos / "gone.png").symlink_to(photos / "nowhere.png")
     (photos / "loop").symlink_to(photos / "loop")
     (photos / "linked.png").symlink_to(photos / "top.png")
-    done = gallery(serve(), "add", photos)
+    done = gallery(emptied, "add", photos)
     assert done.exit_code == 0
     assert "5 added, 1 exists" in done.stdout
     assert f"skipped: {photos / 'gone.png'}: no such file or directory" in done.stderr
     assert f"skipped: {photos / 'loop'}: too many levels" in done.stderr
 
 
-def test_a_place_that_cannot_be_read_is_an_error(serve: Serve, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_read_is_an_error(emptied: httpx.Client, tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    done = gallery(serve(), "add", tmp_path / "loop")
+    done = gallery(emptied, "add", tmp_path / "loop")
     assert isinstance(done.exception, UnreadableFolder)
     assert "too many levels" in str(done.exception)
 
 
-def test_images_are_removed_and_those_that_are_not_there_are_named(serve: Serve, photos: Path) -> None:
-    client = serve()
-    gallery(client, "add", photos)
-    ids = [str(image["id"]) for image in listed(client)]
-    done = gallery(client, "remove", ids[0], "nothing", ids[1])
+def test_images_are_removed_and_those_that_are_not_there_are_named(
+    emptied: httpx.Client, photos: Path
+) -> None:
+    gallery(emptied, "add", photos)
+    ids = [str(image["id"]) for image in listed(emptied)]
+    done = gallery(emptied, "remove", ids[0], "nothing", ids[1])
     assert (done.exit_code, done.stdout) == (1, "2 removed\n")
     assert "no image 'nothing'" in done.stderr
-    assert [image["id"] for image in listed(client)] == ids[2:]
-    assert gallery(client, "remove", ids[2]).exit_code == 0
+    assert [image["id"] for image in listed(emptied)] == ids[2:]
+    assert gallery(emptied, "remove", ids[2]).exit_code == 0
 
 
 def test_a_gallery_moves_to_postgresql_and_back(
@@ -161,30 +172,29 @@ def test_a_gallery_moves_to_postgresql_and_back(
 
 
 def test_a_file_that_is_no_export_is_refused_and_a_damaged_one_told(
-    serve: Serve, photos: Path, tmp_path: Path
+    emptied: httpx.Client, photos: Path, tmp_path: Path
 ) -> None:
-    client = serve()
     for name, content in (("text.tar", b"no tar at all"), ("empty.tar", b"")):
         (tmp_path / name).write_bytes(content)
-        done = gallery(client, "import", tmp_path / name)
+        done = gallery(emptied, "import", tmp_path / name)
         assert done.exit_code == 1
         assert "BadArchive" in repr(done.exception)
     with tarfile.open(tmp_path / "other.tar", "w") as tar:
         tar.add(photos / "top.png", "images/../../top.png")
     assert "does not begin with gallery.jsonl" in str(
-        gallery(client, "import", tmp_path / "other.tar").exception
+        gallery(emptied, "import", tmp_path / "other.tar").exception
     )
-    assert "no such file" in str(gallery(client, "import", tmp_path / "none.tar").exception)
-    gallery(client, "add", photos)
-    gallery(client, "export", tmp_path / "good.tar")
+    assert "no such file" in str(gallery(emptied, "import", tmp_path / "none.tar").exception)
+    gallery(emptied, "add", photos)
+    gallery(emptied, "export", tmp_path / "good.tar")
     content = (tmp_path / "good.tar").read_bytes()
     middle = content.index(picture(0)) + 500
     (tmp_path / "bad.tar").write_bytes(content[:middle] + b"?" + content[middle + 1 :])
     assert "was damaged since it was exported" in str(
-        gallery(client, "import", tmp_path / "bad.tar").exception
+        gallery(emptied, "import", tmp_path / "bad.tar").exception
     )
     (tmp_path / "short.tar").write_bytes(content[: len(content) // 2])
-    assert "damaged" in str(gallery(client, "import", tmp_path / "short.tar").exception)
+    assert "damaged" in str(gallery(emptied, "import", tmp_path / "short.tar").exception)
     assert list(tmp_path.glob(".*")) == [], "an export left something behind"
 
 
@@ -245,38 +255,36 @@ HOSTILE = [
 ]
 
 
-def test_any_name_of_a_file_is_shown_sent_and_kept(serve: Serve, tmp_path: Path) -> None:
-    client = serve()
+def test_any_name_of_a_file_is_shown_sent_and_kept(emptied: httpx.Client, tmp_path: Path) -> None:
     for number, name in enumerate(HOSTILE):
         file = tmp_path / "photos" / os.fsdecode(name)
         file.parent.mkdir(parents=True)
         file.write_bytes(picture(number))
-    done = gallery(client, "add", tmp_path / "photos", "--metadata-from-path")
+    done = gallery(emptied, "add", tmp_path / "photos", "--metadata-from-path")
     assert (done.exit_code, done.stdout) == (0, f"{len(HOSTILE)} added\n"), done.output
-    paths = {str(image["metadata"]["path"]) for image in listed(client)}  # type: ignore[index]
+    paths = {str(image["metadata"]["path"]) for image in listed(emptied)}  # type: ignore[index]
     assert paths == {name.decode("utf-8", "backslashreplace") for name in HOSTILE}
-    table = gallery(client, "list").stdout
+    table = gallery(emptied, "list").stdout
     assert "\x1b" not in table
     assert r"path=:cat:/a\x1b[31m\nb.png" in "".join(table.split("  "))
-    assert gallery(client, "export", tmp_path / os.fsdecode(b"out[b]\xff.tar")).exit_code == 0
+    assert gallery(emptied, "export", tmp_path / os.fsdecode(b"out[b]\xff.tar")).exit_code == 0
 
 
-def test_a_hostile_name_is_refused_by_name(serve: Serve, tmp_path: Path) -> None:
-    client = serve()
+def test_a_hostile_name_is_refused_by_name(emptied: httpx.Client, tmp_path: Path) -> None:
     broken = tmp_path / "photos" / os.fsdecode(b"[b]/[/b]\x1b\xe9.png")
     broken.parent.mkdir(parents=True)
     broken.write_bytes(b"\x89PNG\r\n\x1a\n not really")
     deep = tmp_path / "photos" / "/".join("d" * 200 for _ in range(11))
     deep.mkdir(parents=True)
     (deep / "a.png").write_bytes(picture(1))
-    done = gallery(client, "add", tmp_path / "photos", "--metadata-from-path")
+    done = gallery(emptied, "add", tmp_path / "photos", "--metadata-from-path")
     assert (done.exit_code, done.stdout) == (1, "2 rejected\n")
     assert r"[/b]\x1b\xe9.png: " in done.stderr
     assert "a.png: metadata: field 'path' has 2216 bytes; 2000 are allowed" in done.stderr
-    done = gallery(client, "remove", os.fsdecode(b"\xff"))
+    done = gallery(emptied, "remove", os.fsdecode(b"\xff"))
     assert done.exit_code == 1
     assert done.exception is None or isinstance(done.exception, SystemExit)
-    done = gallery(client, "list", "--where", os.fsdecode(b"\xff"))
+    done = gallery(emptied, "list", "--where", os.fsdecode(b"\xff"))
     assert isinstance(done.exception, WeighinError)
 
 
@@ -288,16 +296,17 @@ def test_what_a_folder_offers_can_be_decoded(suffix: str) -> None:
     assert decode(buffer.getvalue(), shorter_side=8, max_pixels=64).format == kind
 
 
-def test_every_format_has_suffixes_and_their_case_does_not_matter(serve: Serve, tmp_path: Path) -> None:
+def test_every_format_has_suffixes_and_their_case_does_not_matter(
+    emptied: httpx.Client, tmp_path: Path
+) -> None:
     assert SUFFIXES_OF.keys() == set(get_args(Format)) - {"heif"}  # which is an extra
-    client = serve()
     folder = tmp_path / "photos"
     folder.mkdir()
     for number, suffix in enumerate(sorted(SUFFIXES)):
         (folder / f"{number}{suffix.upper() if number % 2 else suffix}").write_bytes(picture(number))
     for suffix in (".ppm", ".pgm", ".svg", ".txt", ".heic"):  # which decode does not read
         (folder / f"other{suffix}").write_bytes(picture(0))
-    done = gallery(client, "add", folder)
+    done = gallery(emptied, "add", folder)
     assert done.stdout == f"{len(SUFFIXES)} added, 5 other files passed over\n", done.output
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import socket
 import threading
@@ -10,18 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import httpx
-import pytest
-from PIL import Image
 
+from tests.service.http_client import http_client
 from tests.service.problems import assert_problem
-
-
-@pytest.fixture(scope="module")
-def slow_png() -> bytes:
-    """64 M pixels in few bytes: it holds a core for as long as a machine needs to unpack them."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (8000, 8000), "green").save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+from tests.service.until import until as wait_until
 
 
 def gauge(client: httpx.Client, name: str) -> int:
@@ -31,10 +22,10 @@ def gauge(client: httpx.Client, name: str) -> int:
 
 
 def until(client: httpx.Client, *, running: int, waiting: int) -> None:
-    for _ in range(5000):
-        if (gauge(client, "running"), gauge(client, "waiting")) == (running, waiting):
-            return
-    raise AssertionError(f"never {running} running and {waiting} waiting")
+    wait_until(
+        lambda: (gauge(client, "running"), gauge(client, "waiting")) == (running, waiting),
+        f"{running} running and {waiting} waiting",
+    )
 
 
 @contextmanager
@@ -43,7 +34,8 @@ def posting(client: httpx.Client, data: bytes, path: str = "/classify") -> Itera
     answers: list[httpx.Response] = []
 
     def post() -> None:
-        answers.append(httpx.post(f"{client.base_url}{path}", content=data, timeout=60, trust_env=False))
+        with http_client(client.base_url) as own:
+            answers.append(own.post(path, content=data, timeout=60))
 
     thread = threading.Thread(target=post)
     thread.start()
