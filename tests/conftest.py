@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import signal
@@ -22,6 +23,12 @@ def pytest_sessionstart() -> None:
     """Let Ctrl-C reach what tests start, also where the tests were started with it ignored, as by `&`."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over modules and collected tests, which stay until the end anyway."""
+    gc.collect()
+    gc.freeze()
 
 
 def make_tiny_model(folder: Path, name: str = "tiny", *, seed: int = 0, labels: str = "tiny-10") -> Path:
