@@ -63,7 +63,7 @@ class Classifier:
 
 
 def class_count(top_k: int | None, model: ServedModel) -> int:
-    """Return how many classes of `model` are told: `top_k`; by default 5, or all where there are fewer."""
+    """Return the number of classes to answer with: `top_k`, by default 5 or all where there are fewer."""
     return min(DEFAULT_TOP_K, model.card.classes) if top_k is None else top_k
 
 

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 class HeadRequests:
     """Pure ASGI middleware: HEAD gets the status and header that GET would, without the body.
 
-    A stream is ended before its first event: the application is told that the client is gone.
+    A stream is ended before its first event: the application gets a disconnect.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -33,7 +33,7 @@ app.command("recommend")(recommend)
 def main() -> None:
     """Run the command line; an expected failure is one line on standard error and exit code 1."""
     print_anything()
-    configure_logging("text", "warning")  # on standard error; `serve` does it anew as its settings say
+    configure_logging("text", "warning")  # on standard error; `serve` configures it again from its settings
     try:
         app()
     except (WeighinError, FileNotFoundError) as error:
