@@ -7,13 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from models import (
-    compression_commands,
-    evaluation_commands,
-    reference_commands,
-    report_commands,
-    training_commands,
-)
+from models.cli import compression, evaluation, reference, report, training
 from models.errors import ModelsError
 from models.zoo.card import Card, read_card
 
@@ -54,11 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     choices.add_argument("--photos", type=Path, default=PHOTOS, help="where `make photos` put them")
     choices.add_argument("--zoo", type=Path, default=ZOO)
     choices.set_defaults(run=_choices)
-    training_commands.add(commands)
-    compression_commands.add(commands)
-    evaluation_commands.add(commands)
-    report_commands.add(commands)
-    reference_commands.add(commands)
+    for module in (training, compression, evaluation, report, reference):
+        module.add(commands)
     table = commands.add_parser("table", help="print what the cards say as a Markdown table; needs no torch")
     table.add_argument("zoo", type=Path, nargs="?", default=ZOO)
     table.add_argument("--labels", help="only models with this label set, e.g. imagenet-1k")
@@ -67,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _build(options: argparse.Namespace) -> None:
-    from models.build import build, names
+    from models.publish.build import build, names
 
     for name in names() if options.name == "all" else [options.name]:
         card = build(name, options.photos, options.output)

@@ -49,8 +49,8 @@ class PaddedConv2d(nn.Conv2d):
     """(N, in, H, W) -> (N, out, H', W'), H' = (H + pads.top + pads.bottom - kernel_size) // stride + 1.
 
     Without `pads` they are `centred_pads`. Padding that is equal on all sides is the convolution's own;
-    otherwise the zeros are added first, which `models.export` folds into the convolution again (ONNX knows
-    four separate pads, PyTorch does not).
+    otherwise the zeros are added first, which `models.export.to_onnx` folds into the convolution again
+    (ONNX knows four separate pads, PyTorch does not).
     Raises ValueError for numbers below 1, negative pads, or groups that do not divide both channel counts.
     """
 

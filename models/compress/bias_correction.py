@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from models.export import open_session
+from models.export.to_onnx import open_session
 
 
 def correct_biases(

@@ -9,8 +9,8 @@ from pathlib import Path
 from models.compress.agreement import Compared, compare_logits
 from models.compress.plan import Plan
 from models.compress.quantize import quantize
-from models.export import open_session, run
-from models.photos import crops
+from models.data.photos import crops
+from models.export.to_onnx import open_session, run
 from models.zoo.card import read_card
 from models.zoo.preprocess import preprocess
 

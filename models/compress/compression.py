@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.train_config import TrainConfig
+from models.train.recipe import TrainConfig
 from models.zoo.files import read_text
 
 DEFAULTS = Path(__file__).parent / "compression.toml"

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models import augment
 from models.compress.compression import Distillation
-from models.data import FASHION_MNIST, SPEC
-from models.export import open_session, write_whole
-from models.job import Objective, Passes, Prepared
-from models.train_config import TrainConfig
+from models.data.fashion_mnist import FASHION_MNIST, SPEC
+from models.export.to_onnx import open_session, write_whole
+from models.train import augment
+from models.train.job import Objective, Passes, Prepared
+from models.train.recipe import TrainConfig
 from models.zoo.card import Card
 
 Teacher = Callable[[Tensor], Tensor]

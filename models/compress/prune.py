@@ -9,7 +9,7 @@ import torch
 import torch_pruning
 
 from models.architectures.designed import DesignedNetwork
-from models.profiling import profile
+from models.cost.profiling import profile
 
 MULTIPLE = 8
 """Channels are left in multiples of it."""

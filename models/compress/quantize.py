@@ -22,7 +22,7 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from models.compress.bias_correction import correct_biases
 from models.compress.plan import Plan
-from models.export import open_session, write_whole
+from models.export.to_onnx import open_session, write_whole
 
 ARITHMETIC = ("Conv", "Add", "Mul", "Clip", "Relu", "GlobalAveragePool")
 """Operators that compute with integers. The last pooling is excepted and a linear classifier not among them,
@@ -64,7 +64,7 @@ def quantize(source: Path, target: Path, images: Sequence[NDArray[np.float32]], 
     for module in plan.keep_float:
         if not any(Plan((module,)).keeps(node) for node in nodes):
             raise ValueError(f"the network has no module {module!r} to keep in floating point")
-    # Tells the quantizer that batch norm is folded and shapes are known, which models.export saw to.
+    # Tells the quantizer that batch norm is folded and shapes are known, which models.export.to_onnx saw to.
     add_pre_process_metadata(model)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         path = Path(folder) / "model.onnx"

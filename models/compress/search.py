@@ -15,9 +15,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from models.architectures.designed import Design, DesignedNetwork, Stage, groups_of, rounded
 from models.architectures.fashion import BUDGET
-from models.export import to_onnx, write_whole
-from models.latency import measure
-from models.profiling import profile
+from models.cost.latency import measure
+from models.cost.profiling import profile
+from models.export.to_onnx import to_onnx, write_whole
 
 BLOCKS = (
     "standard",

@@ -6,8 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from models.augment import apply, draw  # noqa: E402
-from models.train_config import Augmentation, read_config  # noqa: E402
+from models.train.augment import apply, draw  # noqa: E402
+from models.train.recipe import Augmentation, read_config  # noqa: E402
 
 pytestmark = pytest.mark.torch
 

@@ -9,9 +9,9 @@ import pytest
 pytest.importorskip("torch")
 
 from models.__main__ import main
-from models.build import JUDGED_ON, build, judge, names, replaced_whole
-from models.photos import MissingPhotosError
-from models.recipes import RECIPES
+from models.data.photos import MissingPhotosError
+from models.publish.build import JUDGED_ON, build, judge, names, replaced_whole
+from models.publish.recipes import RECIPES
 from models.zoo.card import read_card
 from tests.models.zoo.card_facts import untrue_facts
 

@@ -12,11 +12,11 @@ torch = pytest.importorskip("torch")
 from models.__main__ import main  # noqa: E402
 from models.compress.int8_check import Int8Check  # noqa: E402
 from models.compress.search import found  # noqa: E402
-from models.data import load_test, load_train  # noqa: E402
-from models.family import run_folder, trained, weights_digest  # noqa: E402
-from models.profiling import profile  # noqa: E402
-from models.publish import Origin, first, publish  # noqa: E402
-from models.train_config import RECIPE  # noqa: E402
+from models.cost.profiling import profile  # noqa: E402
+from models.data.fashion_mnist import load_test, load_train  # noqa: E402
+from models.publish.publish import Origin, first, publish  # noqa: E402
+from models.train.family import run_folder, trained, weights_digest  # noqa: E402
+from models.train.recipe import RECIPE  # noqa: E402
 
 pytestmark = pytest.mark.torch
 

@@ -9,7 +9,7 @@ import skimage.data
 import skimage.filters
 from numpy.typing import NDArray
 
-from models.corruptions import CORRUPTIONS, LARGE, SEVERITIES, SMALL, Scale, corrupt
+from models.zoo.corruptions import CORRUPTIONS, LARGE, SEVERITIES, SMALL, Scale, corrupt
 
 
 @pytest.fixture(params=["grey", "rgb"])

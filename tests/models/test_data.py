@@ -8,7 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.data import SPEC, TEST, TRAIN, DataError, Dataset, Images, load_test, load_train, split, tensors
+from models.data.fashion_mnist import (
+    SPEC,
+    TEST,
+    TRAIN,
+    DataError,
+    Dataset,
+    Images,
+    load_test,
+    load_train,
+    split,
+    tensors,
+)
 from tests.models.tiny_fashion import idx, make_tiny_fashion
 
 

@@ -10,11 +10,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from models import checkpoint  # noqa: E402
 from models.__main__ import main  # noqa: E402
-from models.checkpoint import CheckpointError  # noqa: E402
-from models.device import device_of, recorded  # noqa: E402
-from models.train import CHECKPOINT, train  # noqa: E402
+from models.train import checkpoint  # noqa: E402
+from models.train.checkpoint import CheckpointError  # noqa: E402
+from models.train.device import device_of, recorded  # noqa: E402
+from models.train.loop import CHECKPOINT, train  # noqa: E402
 from tests.models.test_train import fresh, tiny_job  # noqa: E402
 
 pytestmark = pytest.mark.torch

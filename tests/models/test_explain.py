@@ -11,8 +11,8 @@ pytest.importorskip("torch")
 
 from models.__main__ import main
 from models.blocks.shape import Shape
-from models.explain import VARIANTS
-from models.formulas import FORMULAS, total
+from models.cost.describe import VARIANTS
+from models.cost.formulas import FORMULAS, total
 
 pytestmark = pytest.mark.torch
 

@@ -10,12 +10,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from models import export as exporting  # noqa: E402
-from models.build import tensors  # noqa: E402
-from models.export import ExportMismatchError, export, open_session, to_onnx, write_whole  # noqa: E402
-from models.photos import crops  # noqa: E402
-from models.pretrained import load_pretrained  # noqa: E402
-from models.recipes import RECIPES  # noqa: E402
+from models.data.photos import crops  # noqa: E402
+from models.export import to_onnx as exporting  # noqa: E402
+from models.export.to_onnx import ExportMismatchError, export, open_session, to_onnx, write_whole  # noqa: E402
+from models.publish.build import tensors  # noqa: E402
+from models.publish.pretrained import load_pretrained  # noqa: E402
+from models.publish.recipes import RECIPES  # noqa: E402
 from tests.models.small_network import noise, small_network  # noqa: E402
 
 pytestmark = pytest.mark.torch

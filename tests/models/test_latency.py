@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from models.latency import WARM_UP_RUNS, interleaved, measure, order, summarised
-from models.machine import Disturbance, Watch, this_machine
+from models.cost.latency import WARM_UP_RUNS, interleaved, measure, order, summarised
+from models.zoo.machine import Disturbance, Watch, this_machine
 
 pytestmark = pytest.mark.torch
 

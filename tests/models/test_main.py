@@ -35,11 +35,16 @@ def test_the_table_of_one_label_set(tiny_models_dir: Path, capsys: pytest.Captur
 
 @pytest.mark.torch
 @pytest.mark.parametrize(
-    "error", ["photos.MissingPhotosError", "export.ExportMismatchError", "pretrained.WeightsMismatchError"]
+    "error",
+    [
+        "data.photos.MissingPhotosError",
+        "export.to_onnx.ExportMismatchError",
+        "publish.pretrained.WeightsMismatchError",
+    ],
 )
 def test_what_a_user_can_put_right_is_an_error_of_the_models(error: str) -> None:
     pytest.importorskip("torch")
-    module, name = error.split(".")
+    module, _, name = error.rpartition(".")
     assert issubclass(getattr(importlib.import_module(f"models.{module}"), name), ModelsError)
 
 

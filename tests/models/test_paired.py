@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from models.paired import compare, gain, holm, mcnemar
+from models.evaluate.paired import compare, gain, holm, mcnemar
 
 
 @given(st.integers(0, 400), st.integers(0, 400))

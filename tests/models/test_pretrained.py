@@ -9,10 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from models.build import tensors  # noqa: E402
-from models.photos import crops  # noqa: E402
-from models.pretrained import WeightsMismatchError, load_pretrained, translate, wheel_file  # noqa: E402
-from models.recipes import RECIPES  # noqa: E402
+from models.data.photos import crops  # noqa: E402
+from models.publish.build import tensors  # noqa: E402
+from models.publish.pretrained import WeightsMismatchError, load_pretrained, translate, wheel_file  # noqa: E402
+from models.publish.recipes import RECIPES  # noqa: E402
 
 pytestmark = pytest.mark.torch
 

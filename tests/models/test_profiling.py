@@ -15,8 +15,8 @@ torch = pytest.importorskip("torch")
 from models.architectures import ARCHITECTURES  # noqa: E402
 from models.blocks.catalogue import BLOCKS, build  # noqa: E402
 from models.blocks.shape import Shape  # noqa: E402
-from models.profiling import Cost, analytic, profile  # noqa: E402
-from models.recipes import RECIPES  # noqa: E402
+from models.cost.profiling import Cost, analytic, profile  # noqa: E402
+from models.publish.recipes import RECIPES  # noqa: E402
 from models.zoo.card import read_card  # noqa: E402
 
 pytestmark = pytest.mark.torch

@@ -14,8 +14,8 @@ torch = pytest.importorskip("torch")
 from models.__main__ import main  # noqa: E402
 from models.architectures.fashion import create  # noqa: E402
 from models.compress.plan import Plan  # noqa: E402
-from models.data import Images, load_test, load_train  # noqa: E402
-from models.evaluate import (  # noqa: E402  # noqa: E402
+from models.data.fashion_mnist import Images, load_test, load_train  # noqa: E402
+from models.evaluate.accuracy import (  # noqa: E402  # noqa: E402
     Classes,
     accuracy_of,
     corrupted_accuracy,
@@ -24,11 +24,11 @@ from models.evaluate import (  # noqa: E402  # noqa: E402
     probabilities,
     stability,
 )
-from models.family import fresh  # noqa: E402
-from models.job import Prepared  # noqa: E402
-from models.judgements import PAIRS, judged_beside  # noqa: E402
-from models.predict import accuracy  # noqa: E402
-from models.publish import Origin, first, publish, publish_int8  # noqa: E402
+from models.evaluate.judgements import PAIRS, judged_beside  # noqa: E402
+from models.publish.publish import Origin, first, publish, publish_int8  # noqa: E402
+from models.train.family import fresh  # noqa: E402
+from models.train.job import Prepared  # noqa: E402
+from models.train.predict import accuracy  # noqa: E402
 from models.zoo.card import Card, read_card, write_card  # noqa: E402
 from models.zoo.labels import read_labels  # noqa: E402
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from models.__main__ import main
-from models.report import REFERENCE, page, page_beside
-from models.weighed import FIGURES, Figures, Row, as_json, front, inversions, rows
+from models.report.page import REFERENCE, page, page_beside
+from models.report.weighed import FIGURES, Figures, Row, as_json, front, inversions, rows
 from models.zoo.card import Accuracy, Card, read_card, write_card
 
 

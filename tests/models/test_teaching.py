@@ -10,10 +10,10 @@ import pytest
 pytest.importorskip("torch")
 
 from models.__main__ import main
-from models.data import load_test, load_train
-from models.family import run_folder, trained
-from models.judgements import GAIN, judged_beside
-from models.publish import Origin, first, publish
+from models.data.fashion_mnist import load_test, load_train
+from models.evaluate.judgements import GAIN, judged_beside
+from models.publish.publish import Origin, first, publish
+from models.train.family import run_folder, trained
 from models.zoo.card import read_card, write_card
 
 pytestmark = pytest.mark.torch

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from models.judgements import JudgedFurther
-from models.techniques import SEARCHED, paragraphs, technique
-from models.weighed import Row
+from models.evaluate.judgements import JudgedFurther
+from models.report.techniques import SEARCHED, paragraphs, technique
+from models.report.weighed import Row
 from models.zoo.card import Accuracy, Agreement, Card, Interval, read_card
 
 

@@ -14,14 +14,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from models import checkpoint  # noqa: E402
 from models.architectures.designed import Design, DesignedNetwork, Stage  # noqa: E402
-from models.checkpoint import CheckpointError  # noqa: E402
-from models.data import load_train, split  # noqa: E402
-from models.job import Job, Passes, Prepared  # noqa: E402
-from models.predict import accuracy  # noqa: E402
-from models.train import CHECKPOINT, LOG, train  # noqa: E402
-from models.train_config import TrainConfig, read_config  # noqa: E402
+from models.data.fashion_mnist import load_train, split  # noqa: E402
+from models.train import checkpoint  # noqa: E402
+from models.train.checkpoint import CheckpointError  # noqa: E402
+from models.train.job import Job, Passes, Prepared  # noqa: E402
+from models.train.loop import CHECKPOINT, LOG, train  # noqa: E402
+from models.train.predict import accuracy  # noqa: E402
+from models.train.recipe import TrainConfig, read_config  # noqa: E402
 from tests.models.tiny_fashion import CLASSES, make_tiny_fashion  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -94,20 +94,20 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: 
 KILLED = """
 import sys
 from pathlib import Path
-import models.train
+import models.train.loop
 from tests.models.test_train import fresh, tiny_job
 import torch
 torch.set_num_threads(1)
 steps = 0
-def follow(average, network, decay, real=models.train._follow):
+def follow(average, network, decay, real=models.train.loop._follow):
     global steps
     steps += 1
     real(average, network, decay)
     if steps == int(sys.argv[2]):
         print("reached", flush=True)
         sys.stdin.read()
-models.train._follow = follow
-models.train.train(fresh(), tiny_job(Path(sys.argv[1])), bar=False)
+models.train.loop._follow = follow
+models.train.loop.train(fresh(), tiny_job(Path(sys.argv[1])), bar=False)
 """
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from models.train_config import RECIPE, read_config
+from models.train.recipe import RECIPE, read_config
 
 
 def test_the_committed_recipe_is_valid() -> None:

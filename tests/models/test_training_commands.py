@@ -10,8 +10,8 @@ pytest.importorskip("torch")
 
 from models.__main__ import main
 from models.architectures.fashion import design_of
-from models.checkpoint import CheckpointError
-from models.family import run_folder, trained
+from models.train.checkpoint import CheckpointError
+from models.train.family import run_folder, trained
 
 pytestmark = pytest.mark.torch
 

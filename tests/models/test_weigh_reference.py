@@ -13,9 +13,9 @@ pytest.importorskip("torch")
 
 from models.__main__ import main
 from models.architectures import ARCHITECTURES
-from models.published import PUBLISHED
-from models.rounds import Rounds
-from models.weigh_reference import CONTROL, Plan, weigh
+from models.cost.rounds import Rounds
+from models.report.published import PUBLISHED
+from models.report.weigh_reference import CONTROL, Plan, weigh
 
 pytestmark = pytest.mark.torch
 

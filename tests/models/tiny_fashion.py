@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data import TEST, TRAIN, Dataset
+from models.data.fashion_mnist import TEST, TRAIN, Dataset
 
 CLASSES = 4
 

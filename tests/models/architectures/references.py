@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from models.reference_libraries import timm, torchvision_models
+from models.publish.reference_libraries import timm, torchvision_models
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ torch = pytest.importorskip("torch")
 
 from models.compress.compression import Distillation, FineTuning, read_compression  # noqa: E402
 from models.compress.distill import TeacherCache, distilling  # noqa: E402
-from models.job import Job  # noqa: E402
-from models.train import train  # noqa: E402
+from models.train.job import Job  # noqa: E402
+from models.train.loop import train  # noqa: E402
 from tests.models.test_train import CLASSES, fresh, same, tiny_job  # noqa: E402
 
 pytestmark = pytest.mark.torch

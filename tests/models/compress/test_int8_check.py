@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 
 from models.architectures.fashion import create
 from models.compress.int8_check import FILE, Int8Check, check
-from models.family import fresh
+from models.train.family import fresh
 
 pytestmark = pytest.mark.torch
 

@@ -13,8 +13,8 @@ torch = pytest.importorskip("torch")
 from models.architectures.fashion import create  # noqa: E402
 from models.architectures.resized import resize, shapes_of  # noqa: E402
 from models.compress.prune import pruned  # noqa: E402
-from models.export import export  # noqa: E402
-from models.profiling import profile  # noqa: E402
+from models.cost.profiling import profile  # noqa: E402
+from models.export.to_onnx import export  # noqa: E402
 
 pytestmark = pytest.mark.torch
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from models.compress.compression import DEFAULTS, read_compression
-from models.train_config import RECIPE, read_config
+from models.train.recipe import RECIPE, read_config
 from models.zoo.card import Card, read_card, write_card
 from models.zoo.files import read_regular, read_text
 from models.zoo.labels import read_labels

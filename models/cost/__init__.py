@@ -1,0 +1,1 @@
+"""What a block or a network costs: by formula, by counting, and measured."""

@@ -1,0 +1,151 @@
+"""What a block costs, spelled out: its formula with the numbers in it, beside the standard convolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.architectures.initialise import randomise
+from models.blocks.catalogue import build
+from models.blocks.shape import Shape
+from models.cost.formulas import FORMULAS, Convolution, total
+from models.cost.latency import Latency, interleaved
+from models.export.to_onnx import RUNTIME, block_to_onnx
+
+BASELINE = "standard"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How thoroughly latency is measured."""
+
+    rounds: int = 10
+    runs: int = 50
+
+
+def explain(block: str, shape: Shape, effort: Effort = Effort()) -> str:
+    """Formula and figures of the block and of the standard convolution, and what both take here.
+
+    The latency is that of random weights, and is marked so.
+    Raises ValueError for an unknown block, or where it cannot have that shape.
+    """
+    if block not in FORMULAS:
+        raise ValueError(f"there is no block named {block!r}; known: {', '.join(FORMULAS)}")
+    names = list(dict.fromkeys((block, BASELINE)))
+    costs = {name: FORMULAS[name](shape) for name in names}
+    lines = [
+        f"{shape.inputs} -> {shape.outputs} channels, kernel {shape.kernel} x {shape.kernel}, stride "
+        f"{shape.stride}, map {shape.size} x {shape.size} -> {shape.output_size} x {shape.output_size}"
+    ]
+    for name in names:
+        lines += ["", *_spelled_out(name, costs[name])]
+    macs = {name: total(costs[name]).macs for name in names}
+    weights = {name: sum(part.weights for part in costs[name]) for name in names}
+    if block != BASELINE:
+        lines += [
+            "",
+            f"{block} / {BASELINE}: {macs[block] / macs[BASELINE]:.3f} of the multiply-accumulates, "
+            f"{weights[block] / weights[BASELINE]:.3f} of the weights{_known_share(block, shape)}",
+        ]
+    measured = {name: _measurable(name, shape) for name in names}
+    latencies = interleaved(measured, effort.rounds, effort.runs)
+    lines += ["", *_timed(latencies, macs, effort)]
+    return "\n".join(lines) + "\n"
+
+
+def _spelled_out(name: str, parts: tuple[Convolution, ...]) -> list[str]:
+    width = max(len(part.formula()) for part in parts)
+    role = max(len("together"), *(len(part.role) for part in parts))
+    rows = [
+        f"  {part.role:<{role}}  {part.formula():<{width}} = "
+        f"{_spaced(part.macs):>15}  {_spaced(part.weights):>11}"
+        for part in parts
+    ]
+    cost = total(parts)
+    weights = sum(part.weights for part in parts)
+    extra = cost.parameters - weights
+    sums = f"  {'together':<{role}}  {'':<{width}}   {_spaced(cost.macs):>15}  {_spaced(weights):>11}"
+    header = f"{name:<{role + width + 4}}   {'multiply-accs':>15}  {'weights':>11}"
+    return [header, *rows, f"{sums}  and {_spaced(extra)} of batch norm or biases"]
+
+
+def _known_share(block: str, shape: Shape) -> str:
+    """The share as textbooks give it, where there is one."""
+    if block == "depthwise-separable":
+        return f" (1/N + 1/D_K² = 1/{shape.outputs} + 1/{shape.kernel**2})"
+    if block == "grouped":
+        return f" (1/G = 1/{shape.groups_of(shape.inputs)})"
+    return ""
+
+
+def _measurable(name: str, shape: Shape) -> tuple[bytes, NDArray[np.float32]]:
+    block = build(name, shape).eval()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, shape.inputs, shape.size, shape.size, generator=generator)
+    randomise(block, 0, images)
+    model = block_to_onnx(block, shape.inputs, shape.size)
+    image: NDArray[np.float32] = images[:1].numpy()
+    return model.SerializeToString(), image
+
+
+def _timed(latencies: dict[str, Latency], macs: dict[str, int], effort: Effort) -> list[str]:
+    lines = [
+        f"latency with random weights (untrained), {RUNTIME}, fp32, one thread, "
+        f"{effort.rounds} rounds of {effort.runs} runs, interleaved:"
+    ]
+    width = max(map(len, latencies))
+    for name, latency in latencies.items():
+        lines.append(
+            f"  {name:<{width}}  p50 {latency.p50_ms:.4f} ms  "
+            f"(rounds {latency.low_ms:.4f} to {latency.high_ms:.4f})"
+        )
+    if len(latencies) == 2:
+        block, baseline = latencies
+        lines.append(
+            f"  {latencies[baseline].p50_ms / latencies[block].p50_ms:.1f} times as fast with "
+            f"{macs[baseline] / macs[block]:.1f} times fewer multiply-accumulates"
+        )
+    return lines
+
+
+def _spaced(number: int) -> str:
+    return f"{number:,}".replace(",", " ")
+
+
+VARIANTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("standard", "standard", {}),
+    ("depthwise-separable", "depthwise-separable", {}),
+    ("grouped, 4 groups", "grouped", {"groups": 4}),
+    ("bottleneck, a quarter inside", "bottleneck", {}),
+    ("bottleneck, depthwise inside", "bottleneck", {"groups": "depthwise"}),
+    ("bottleneck, half inside, 4 groups", "bottleneck", {"ratio": 0.5, "groups": 4}),
+    ("inverted-residual, 3 times inside", "inverted-residual", {"ratio": 3}),
+    ("inverted-residual, 6 times inside", "inverted-residual", {"ratio": 6}),
+    ("the same with gates of a quarter", "inverted-residual", {"ratio": 6, "squeezed": 192}),
+    ("shuffle", "shuffle", {}),
+    ("fire, an eighth inside", "fire", {}),
+    ("ghost, 2 times inside", "ghost", {}),
+)
+"""Rows of the table: what is said, the block, what differs from the shape that is asked for."""
+
+
+def table(shape: Shape) -> str:
+    """What every block costs at one shape, as a Markdown table; by the formulas, measuring nothing."""
+    baseline = total(FORMULAS[BASELINE](shape))
+    rows = [
+        "| block | formula | parameters | multiply-accumulates | share of the standard convolution's |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, block, choice in VARIANTS:
+        parts = FORMULAS[block](replace(shape, **choice))
+        cost = total(parts)
+        terms = " + ".join(part.formula() for part in parts)
+        rows.append(
+            f"| {name} | {terms} | {_spaced(cost.parameters)} | {_spaced(cost.macs)} "
+            f"| {cost.macs / baseline.macs:.1%} |"
+        )
+    return "\n".join(rows) + "\n"

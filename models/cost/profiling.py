@@ -1,0 +1,45 @@
+"""What a block or network costs on paper, two ways: by its formula, and counted on the module itself."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from models.blocks.shape import Shape
+from models.cost.formulas import FORMULAS, Cost, total
+
+
+def analytic(block: str, shape: Shape) -> Cost:
+    """What a block of that shape costs by its formula, without building it.
+
+    Raises ValueError, with the known names, for others, and where the block cannot have that shape.
+    """
+    if block not in FORMULAS:
+        raise ValueError(f"there is no block named {block!r}; known: {', '.join(FORMULAS)}")
+    return total(FORMULAS[block](shape))
+
+
+def profile(network: nn.Module, input_size: int, channels: int = 3) -> Cost:
+    """Count a network or block on one image of `channels` x `input_size` x `input_size` pixels."""
+    macs = 0
+
+    def count(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal macs
+        if isinstance(module, nn.Conv2d):
+            per_output = math.prod(module.kernel_size) * module.in_channels // module.groups
+            macs += output[0].numel() * per_output
+        elif isinstance(module, nn.Linear):
+            macs += output[0].numel() * module.in_features
+
+    training = network.training
+    hooks = [module.register_forward_hook(count) for module in network.modules()]
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, channels, input_size, input_size))
+    finally:
+        network.train(training)
+        for hook in hooks:
+            hook.remove()
+    return Cost(sum(p.numel() for p in network.parameters() if p.requires_grad), macs)

@@ -1,0 +1,1 @@
+"""Data sets and photographs, and the scripts that fetch them."""

@@ -1,0 +1,1 @@
+"""Accuracy of networks, and paired comparisons of it."""

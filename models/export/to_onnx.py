@@ -1,0 +1,184 @@
+"""A network to an ONNX file, whose outputs are compared with the network's own every time."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.architectures.registry import Network
+from models.errors import ModelsError
+from models.export.graph import tidy
+
+RUNTIME = f"ONNX Runtime {ort.__version__}"
+OUTPUTS = ("logits", "embedding", "features")
+OPSET = 20
+TOLERANCE = 1e-4
+"""How far an output of the file may be from the network's, as a share of the output's largest value where
+that is over 1. Both sum the same products in another order, and nothing else may differ."""
+
+
+class ExportMismatchError(ModelsError):
+    """The exported file computes something else than the network."""
+
+
+class _Outputs(nn.Module):
+    """The network with all outputs that a model of the zoo has, each computed once."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features = self.network.forward_features(image)
+        embedding = self.network.forward_head(features, pre_logits=True)
+        if isinstance(self.network.classifier, nn.Linear):
+            return self.network.classifier(embedding), embedding, features
+        return self.network.forward_head(features), embedding, features
+
+
+class _Alone(nn.Module):
+    """A block under the name that the graph's tidying takes off its modules."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.network = block
+
+    def forward(self, image: Tensor) -> Tensor:
+        output: Tensor = self.network(image)
+        return output
+
+
+def export(network: nn.Module, path: Path, samples: NDArray[np.float32]) -> None:
+    """Write `network` to `path`, whole or not at all.
+
+    The file takes `image`, float32 (N, input_channels, input_size, input_size), and offers `logits`
+    (N, classes), `embedding` and `features`. Batch norm and padding are folded into the convolutions.
+    Raises ExportMismatchError, and writes nothing, where its outputs for `samples` together, or for the first
+    of them alone, are not the network's within TOLERANCE.
+    """
+    model = to_onnx(network)
+    content = model.SerializeToString()
+    compare(content, network, samples)
+    compare(content, network, samples[:1])
+    write_whole(path, content)
+
+
+def to_onnx(network: nn.Module) -> onnx.ModelProto:
+    """The network in evaluation mode as a checked ONNX model, its tensors named after its modules."""
+    size = network.input_size
+    model = _converted(_Outputs(network), (network.input_channels, size, size), OUTPUTS)
+    _refuse_leftovers(model.graph)
+    return model
+
+
+def block_to_onnx(block: nn.Module, channels: int, size: int) -> onnx.ModelProto:
+    """A block by itself in evaluation mode: `image` (N, channels, size, size) to `output`."""
+    return _converted(_Alone(block), (channels, size, size), ("output",))
+
+
+def _converted(
+    network: _Outputs | _Alone, shape: tuple[int, int, int], outputs: Sequence[str]
+) -> onnx.ModelProto:
+    training = network.network.training
+    try:
+        with warnings.catch_warnings():
+            # torch's exporter warns about its own use of a name that it deprecated.
+            warnings.simplefilter("ignore", FutureWarning)
+            program = torch.onnx.export(
+                network.eval(),
+                (torch.zeros(2, *shape),),
+                dynamo=True,
+                optimize=True,
+                verbose=False,
+                input_names=["image"],
+                output_names=list(outputs),
+                dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
+                opset_version=OPSET,
+            )
+    finally:
+        network.network.train(training)
+    if program is None:
+        raise ExportMismatchError("torch.onnx.export returned nothing")
+    model = program.model_proto
+    tidy(model)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _refuse_leftovers(graph: onnx.GraphProto) -> None:
+    left = sorted({node.op_type for node in graph.node} & {"BatchNormalization", "Pad"})
+    if left:
+        raise ExportMismatchError(f"the export left {', '.join(left)} in the graph instead of folding it")
+
+
+def open_session(model: bytes | Path, threads: int = 1) -> ort.InferenceSession:
+    """A session on the CPU for a model's bytes or file."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    source = model if isinstance(model, bytes) else str(model)
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def compare(model: bytes, network: nn.Module, samples: NDArray[np.float32]) -> float:
+    """The largest difference between the model's outputs and the network's for `samples` (N, 3, H, W).
+
+    The network must be in evaluation mode.
+    Differences are relative to the output's largest value where that is over 1.
+    Raises ExportMismatchError where it is over TOLERANCE.
+    """
+    found = open_session(model).run(list(OUTPUTS), {"image": samples})
+    with torch.no_grad():
+        images = torch.from_numpy(samples)
+        features = network.forward_features(images)
+        expected = (network(images), network.forward_head(features, pre_logits=True), features)
+    worst = 0.0
+    for name, ours, theirs in zip(OUTPUTS, expected, found, strict=True):
+        reference = ours.numpy()
+        if reference.shape != theirs.shape:
+            raise ExportMismatchError(f"{name} is {theirs.shape}, the network's {reference.shape}")
+        scale = max(1.0, float(np.abs(reference).max()))
+        difference = float(np.abs(theirs - reference).max()) / scale
+        if not difference <= TOLERANCE:
+            raise ExportMismatchError(f"{name} differs by {difference:.2e}, allowed is {TOLERANCE:.0e}")
+        worst = max(worst, difference)
+    return worst
+
+
+def write_classifier(network: Network, path: Path) -> None:
+    """Write the classifier's `weight` (classes, embedding) and `bias` (classes,), float32, as .npz."""
+    layer = network.classifier
+    arrays = {"weight": layer.weight.detach().numpy(), "bias": layer.bias.detach().numpy()}
+    with tempfile.TemporaryFile() as file:
+        np.savez(file, **arrays)
+        file.seek(0)
+        write_whole(path, file.read())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that `path` is never seen half written, not even after a power cut."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def run(
+    session: ort.InferenceSession, images: Sequence[NDArray[np.float32]], output: str = "logits"
+) -> NDArray[np.float32]:
+    """One output for every image, each run alone as the service does: (len(images), ...)."""
+    return np.concatenate([session.run([output], {"image": image})[0] for image in images])

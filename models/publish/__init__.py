@@ -1,0 +1,1 @@
+"""Build networks of the zoo from trained or pretrained weights."""

@@ -1,0 +1,193 @@
+"""A folder of the zoo from a recipe: `model.onnx`, `classifier.npz` and `card.json` from trained weights."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from models.architectures.efficientnet_lite import EfficientNetLite
+from models.compress.agreement import Compared, compare_logits
+from models.compress.quantize import quantize
+from models.cost.profiling import profile
+from models.data.photos import crops
+from models.export.to_onnx import export, open_session, run, write_classifier
+from models.publish.pretrained import load_pretrained
+from models.publish.recipes import INT8_SUFFIX, RECIPES, Recipe
+from models.zoo.card import (
+    Accuracy,
+    Agreement,
+    Card,
+    Classifier,
+    File,
+    InputSpec,
+    ModelFile,
+    read_card,
+    write_card,
+)
+from models.zoo.preprocess import preprocess
+
+CALIBRATED_ON = ("mate-backgrounds", "plasma-workspace-wallpapers")
+CALIBRATION_CROPS = 8
+"""Crops of each photograph that set the ranges of an int8 model's activations."""
+JUDGED_ON = ("lomiri-wallpapers-16.04", "lomiri-wallpapers-20.04")
+JUDGING_CROPS = 16
+"""Crops of each photograph on which an int8 model's agreement with its parent is judged."""
+
+
+def names() -> list[str]:
+    """Everything that `build` knows, parents before what is derived from them."""
+    return [name for recipe in RECIPES for name in (recipe, recipe + INT8_SUFFIX)]
+
+
+def build(name: str, photos: Path, output: Path) -> Card:
+    """Build `output/<name>`, an int8 model from its parent's folder beside it, and return its card.
+
+    `photos` is where `tests/photos` put the photographs. The folder is replaced whole, or left as it was.
+    Raises ValueError for an unknown name, FileNotFoundError for an int8 model whose parent is not there, and
+    what loading, exporting, quantizing and reading photographs raise.
+    """
+    parent = name.removesuffix(INT8_SUFFIX)
+    if parent not in RECIPES:
+        raise ValueError(f"there is no recipe for {name!r}; known: {', '.join(names())}")
+    if name == parent:
+        return build_float(RECIPES[name], photos, output)
+    return build_int8(RECIPES[parent], photos, output)
+
+
+def build_float(recipe: Recipe, photos: Path, output: Path) -> Card:
+    """The floating-point model: trained weights, exported and compared on a crop of each photograph."""
+    network = load_pretrained(recipe.name)
+    images = tensors(crops(photos, JUDGED_ON, 1), recipe.input)
+    with replaced_whole(output / recipe.name) as folder:
+        export(network, folder / "model.onnx", np.concatenate(images))
+        write_classifier(network, folder / "classifier.npz")
+        card = _float_card(recipe, network, folder)
+        write_card(folder, card)
+    return card
+
+
+def _float_card(recipe: Recipe, network: EfficientNetLite, folder: Path) -> Card:
+    cost = profile(network, network.input_size)
+    facts = model_file(folder / "model.onnx")
+    size = -(-network.input_size // 32)
+    return Card(
+        name=recipe.name,
+        labels=recipe.labels,
+        classes=recipe.classes,
+        architecture=recipe.architecture,
+        block=recipe.block,
+        precision="fp32",
+        input=recipe.input,
+        outputs={
+            "logits": (recipe.classes,),
+            "embedding": (network.classifier.in_features,),
+            "features": (network.classifier.in_features, size, size),
+        },
+        parameters=cost.parameters,
+        macs=cost.macs,
+        file=facts,
+        classifier=Classifier(model=recipe.name, file=plain_file(folder / "classifier.npz")),
+        accuracy=recipe.accuracy,
+        source=recipe.source,
+    )
+
+
+def build_int8(recipe: Recipe, photos: Path, output: Path) -> Card:
+    """The int8 variant of the floating-point model that is in `output` already."""
+    parent = read_card(output / recipe.name)
+    source = output / recipe.name / parent.file.name
+    calibration = tensors(crops(photos, CALIBRATED_ON, CALIBRATION_CROPS), recipe.input)
+    with replaced_whole(output / (recipe.name + INT8_SUFFIX)) as folder:
+        quantize(source, folder / "model.onnx", calibration, recipe.plan)
+        compared = judge(source, folder / "model.onnx", recipe.input, photos)
+        card = _int8_card(recipe, parent, model_file(folder / "model.onnx"), compared, len(calibration))
+        write_card(folder, card)
+    return card
+
+
+def judge(parent: Path, derived: Path, spec: InputSpec, photos: Path) -> Compared:
+    """Compare two ONNX files on crops of the photographs that calibration has not seen."""
+    images = tensors(crops(photos, JUDGED_ON, JUDGING_CROPS), spec)
+    return compare_logits(run(open_session(parent), images), run(open_session(derived), images))
+
+
+def _int8_card(
+    recipe: Recipe, parent: Card, facts: ModelFile, compared: Compared, calibration_crops: int
+) -> Card:
+    if parent.accuracy is None:
+        raise ValueError(f"{parent.name} states no accuracy that {recipe.name + INT8_SUFFIX} could inherit")
+    kept = ", ".join((*recipe.plan.keep_float, "pooling", "classifier"))
+    changes = {
+        "name": recipe.name + INT8_SUFFIX,
+        "precision": "int8",
+        "file": facts,
+        "accuracy": Accuracy(
+            value=parent.accuracy.value,
+            kind="inherited",
+            dataset=parent.accuracy.dataset,
+            n=parent.accuracy.n,
+            how=f"{parent.name}'s, {parent.accuracy.kind}; read it beside the agreement with that model",
+        ),
+        "agreement": Agreement(
+            parent=parent.name,
+            value=round(compared.top_1_agreement, 4),
+            n=compared.n,
+            interval=compared.interval,
+            how=(
+                f"same top-1 class on {compared.n} crops, {JUDGING_CROPS} of each photograph in Debian's "
+                f"{' and '.join(JUDGED_ON)}; calibrated on {calibration_crops} crops from "
+                f"{' and '.join(CALIBRATED_ON)}. Crops of one photograph are alike, so the interval, which "
+                f"takes them as independent, is somewhat too narrow"
+            ),
+        ),
+        "derived_from": parent.name,
+        "notes": (
+            f"static QDQ, uint8 activations, int8 weights per output channel, {recipe.plan.method} ranges, "
+            f"biases {'corrected' if recipe.plan.correct_biases else 'as they were'}",
+            f"in floating point: {kept}",
+        ),
+    }
+    return Card.model_validate(parent.model_dump() | changes)
+
+
+def tensors(images: Iterable[NDArray[np.uint8]], spec: InputSpec) -> list[NDArray[np.float32]]:
+    """Images as the network's input, each (1, channels, height, width)."""
+    return [preprocess(pixels, spec) for pixels in images]
+
+
+def plain_file(path: Path) -> File:
+    """What a card says about a file."""
+    content = path.read_bytes()
+    return File(name=path.name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def model_file(path: Path) -> ModelFile:
+    """What a card says about an ONNX file."""
+    model = onnx.load(path)
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    elements = sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
+    return ModelFile(**plain_file(path).model_dump(), opset=opset, initializer_elements=elements)
+
+
+@contextmanager
+def replaced_whole(target: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `target` when all went well, and is removed otherwise."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        fresh = aside / "new"
+        fresh.mkdir()
+        yield fresh
+        if target.exists():
+            target.rename(aside / "old")
+        fresh.rename(target)
+    finally:
+        shutil.rmtree(aside)

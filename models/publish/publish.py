@@ -1,0 +1,158 @@
+"""A trained network of the family into the zoo: exported, judged on the test images, with its card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.architectures.designed import DesignedNetwork
+from models.architectures.fashion import name_of
+from models.compress.agreement import wilson
+from models.compress.plan import Plan
+from models.compress.quantize import quantize
+from models.cost.profiling import profile
+from models.data.fashion_mnist import FASHION_MNIST, SPEC, Images, tensors
+from models.evaluate.accuracy import TEST, Classes, accuracy_of, corrupted_accuracy
+from models.export.to_onnx import export, write_classifier
+from models.publish.build import model_file, plain_file, replaced_whole
+from models.publish.recipes import INT8_SUFFIX
+from models.zoo.card import Agreement, Card, Classifier, Source, read_card, write_card
+
+POLARITY = (
+    "Light clothes on a dark ground are what it learned from; a picture whose corners are mostly light is "
+    "turned into its negative first (polarity light-on-dark), so a photograph on white works too"
+)
+SAMPLES = 64
+"""Training images on which the exported file is compared with the network."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a network's weights come from, what it is derived from, what else a card should say."""
+
+    how: str
+    derived_from: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def publish(
+    name: str,
+    network: DesignedNetwork,
+    identity: Mapping[str, Any],
+    origin: Origin,
+    output: Path,
+    learned: Images,
+    test: Images,
+) -> Card:
+    """Write `output/<name>` and return its card. The folder is replaced whole, or left as it was.
+
+    Raises ExportMismatchError where the file computes something else than the network.
+    """
+    cost = profile(network, network.input_size, network.input_channels)
+    embedding = network.classifier.in_features
+    with replaced_whole(output / name) as folder:
+        export(network, folder / "model.onnx", tensors(learned.pixels[:SAMPLES]))
+        write_classifier(network, folder / "classifier.npz")
+        card = Card(
+            name=name,
+            labels=FASHION_MNIST.labels,
+            classes=FASHION_MNIST.classes,
+            architecture=name_of(network.design) or name,
+            block=network.design.block(),
+            precision="fp32",
+            input=SPEC,
+            outputs={
+                "logits": (FASHION_MNIST.classes,),
+                "embedding": (embedding,),
+                "features": (embedding, *_last_map(network)),
+            },
+            parameters=cost.parameters,
+            macs=cost.macs,
+            file=model_file(folder / "model.onnx"),
+            classifier=Classifier(model=name, file=plain_file(folder / "classifier.npz")),
+            derived_from=origin.derived_from,
+            source=Source(weights=f"trained by this project: {origin.how}", licence="Apache-2.0"),
+            notes=(*origin.notes, _training_note(identity), POLARITY),
+        )
+        card = judged(folder, card, test)
+        write_card(folder, card)
+    return card
+
+
+def judged(folder: Path, card: Card, test: Images) -> Card:
+    """The card with what the model in `folder` is found to be good for."""
+    write_card(folder, card)
+    classes = Classes(folder)
+    accuracy = accuracy_of(classes.of(test.pixels) == test.classes)
+    found = {"accuracy": accuracy, "robustness": corrupted_accuracy(classes, test)}
+    return card.model_copy(update=found)
+
+
+def publish_int8(
+    parent_name: str, output: Path, plan: Plan, calibration: Images, test: Images, notes: tuple[str, ...] = ()
+) -> Card:
+    """Write the int8 variant of a published model beside it, and return its card."""
+    parent = read_card(output / parent_name)
+    name = parent_name + INT8_SUFFIX
+    images = list(tensors(calibration.pixels)[:, None])
+    with replaced_whole(output / name) as folder:
+        quantize(output / parent_name / parent.file.name, folder / "model.onnx", images, plan)
+        note = f"static QDQ, {plan.method} ranges, calibrated on {len(images)} training images"
+        changes = {
+            "name": name,
+            "precision": "int8",
+            "file": model_file(folder / "model.onnx"),
+            "derived_from": parent_name,
+            "accuracy": None,
+            "robustness": None,
+            "agreement": None,
+            "notes": (note, *notes, POLARITY),
+        }
+        card = judged(folder, Card.model_validate(parent.model_dump() | changes), test)
+        card = card.model_copy(update={"agreement": _agreement(output / parent_name, folder, test)})
+        write_card(folder, Card.model_validate(card.model_dump()))
+    return card
+
+
+def _agreement(parent: Path, derived: Path, test: Images) -> Agreement:
+    classes = [Classes(folder).of(test.pixels) for folder in (parent, derived)]
+    same = int((classes[0] == classes[1]).sum())
+    return Agreement(
+        parent=parent.name,
+        value=round(same / len(test), 4),
+        n=len(test),
+        interval=wilson(same, len(test)),
+        how=f"same top-1 class on the images of {TEST}",
+    )
+
+
+def _last_map(network: DesignedNetwork) -> tuple[int, int]:
+    import torch
+
+    with torch.no_grad():
+        features = network.forward_features(torch.zeros(1, 1, network.input_size, network.input_size))
+    return int(features.shape[2]), int(features.shape[3])
+
+
+def _training_note(identity: Mapping[str, Any]) -> str:
+    recipe = identity["recipe"]
+    note = (
+        f"{recipe['epochs']} epochs on {identity['images'][0]} of the 60 000 training images, the other "
+        f"{identity['images'][1]} to choose on, seed {identity['seed']}, on {identity['made_with']}"
+    )
+    if "parent" in identity:
+        note += f"; trained on from {identity['parent']}"
+    if "teacher" in identity:
+        note += f"; taught by the mean of {' and '.join(identity['teacher'])}"
+    return note
+
+
+def first(images: Images, count: int) -> Images:
+    """`count` of the images, evenly spread."""
+    indices: NDArray[np.int64] = np.linspace(0, len(images) - 1, count).astype(np.int64)
+    return images.take(indices)

@@ -1,0 +1,1 @@
+"""Generate docs/zoo.md: tables, plots and the effect of each technique."""

@@ -1,0 +1,1 @@
+"""Train networks on Fashion-MNIST by one recipe."""

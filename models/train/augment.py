@@ -1,0 +1,67 @@
+"""Random changes to training images, drawn for a whole pass, so that the same pass can be had again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.train.recipe import Augmentation
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What happens to each of N images. `mirrored` bool (N,); `shift` int64 (N, 2), rows and columns down and
+    right, at most `furthest`; `erased` int64 (N, 4), top, left, bottom and right of the rectangle, empty for
+    most."""
+
+    mirrored: Tensor
+    shift: Tensor
+    furthest: int
+    erased: Tensor
+
+    def to(self, device: torch.device) -> Draw:
+        """The same on a device, for images that are there."""
+        return Draw(self.mirrored.to(device), self.shift.to(device), self.furthest, self.erased.to(device))
+
+
+def draw(count: int, size: int, config: Augmentation, seed: Sequence[int]) -> Draw:
+    """Changes for `count` images of `size` x `size` pixels; the same for the same seed.
+
+    Rectangles have sides in a ratio of 0.3 to 3.3: Zhong et al., "Random Erasing Data Augmentation",
+    https://arxiv.org/abs/1708.04896.
+    """
+    random = np.random.default_rng(list(seed))
+    mirrored = random.random(count) < config.mirror
+    shift = random.integers(-config.shift, config.shift + 1, (count, 2))
+    area = random.uniform(config.erase_smallest, config.erase_largest, count) * size * size
+    ratio = np.exp(random.uniform(np.log(0.3), np.log(1 / 0.3), count))
+    sides = np.stack([np.sqrt(area * ratio), np.sqrt(area / ratio)], axis=1).round().clip(1, size)
+    sides[random.random(count) >= config.erase] = 0
+    corner = (random.random((count, 2)) * (size + 1 - sides)).astype(np.int64)
+    erased = np.concatenate([corner, corner + sides.astype(np.int64)], axis=1)
+    return Draw(torch.from_numpy(mirrored), torch.from_numpy(shift), config.shift, torch.from_numpy(erased))
+
+
+def apply(images: Tensor, drawn: Draw, indices: Tensor, ground: float) -> Tensor:
+    """The `images` (B, 1, S, S) changed as drawn for those `indices` (B,); what is empty becomes `ground`.
+
+    All tensors are on one device.
+    """
+    size = images.shape[-1]
+    places = torch.arange(size, device=images.device)
+    shift = drawn.shift[indices]
+    border = drawn.furthest
+    rows = places - shift[:, :1] + border
+    columns = torch.where(drawn.mirrored[indices, None], size - 1 - places, places) - shift[:, 1:] + border
+    padded = F.pad(images[:, 0], (border,) * 4, value=ground)
+    each = torch.arange(len(images), device=images.device)
+    moved = padded[each[:, None, None], rows[:, :, None], columns[:, None, :]]
+    top, left, bottom, right = drawn.erased[indices].T[:, :, None]
+    down = (places >= top) & (places < bottom)
+    across = (places >= left) & (places < right)
+    return moved.masked_fill_(down[:, :, None] & across[:, None, :], ground)[:, None]

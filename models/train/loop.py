@@ -1,0 +1,232 @@
+"""Trains one network by the recipe: an epoch at a time, resumable after a kill as if nothing had happened."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import filelock
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from models.export.to_onnx import write_whole
+from models.train import augment, checkpoint
+from models.train.device import Forward, layout, recorded
+from models.train.job import Job
+from models.train.predict import accuracy
+from models.train.recipe import TrainConfig
+
+CHECKPOINT = "checkpoint.pt"
+LOG = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training came to. `state`: the averaged weights, as a state dict of the network.
+
+    `accuracy`: theirs on the images kept back to choose on, `None` without such images.
+    """
+
+    state: dict[str, Tensor]
+    accuracy: float | None
+    seconds: float
+
+
+def train(network: nn.Module, job: Job, *, bar: bool = True) -> Outcome:
+    """Train `network` to the recipe's last epoch, from the folder's checkpoint where there is one.
+
+    After each epoch the checkpoint is replaced and the log, one line of JSON for each epoch, written. A run
+    that was killed goes on after its last whole epoch and ends in the same weights, bit for bit on the same
+    processor with as many threads; a GPU adds in any order. It trains where the job's images are. The network
+    is left with the averaged weights, in evaluation mode, on the processor.
+    Raises CheckpointError for a checkpoint of something else, and RuntimeError where another process trains
+    in the folder or the loss is no longer finite.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(job.folder / "lock", blocking=False):
+            return _train(network, job, bar)
+    except filelock.Timeout:
+        raise RuntimeError(f"another process is training in {job.folder}") from None
+
+
+def _train(network: nn.Module, job: Job, bar: bool) -> Outcome:
+    state = _State(network, job)
+    state.resume()
+    left = range(len(state.history), job.config.epochs)
+    forward = state.forward() if left else network
+    for epoch in left:
+        started = time.perf_counter_ns()
+        loss = _epoch(state, forward, job, epoch, bar)
+        chosen = accuracy(state.average, job.choose) if len(job.choose) else None
+        state.history.append(
+            {
+                "epoch": epoch + 1,
+                "loss": loss,
+                "validation_accuracy": chosen,
+                "seconds": round((time.perf_counter_ns() - started) / 1e9, 2),
+                "device": state.device.type,
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+            }
+        )
+        state.save()
+    network.load_state_dict(state.average.state_dict())
+    network.to("cpu").eval()
+    last = state.history[-1]
+    return Outcome(
+        state=network.state_dict(),
+        accuracy=last["validation_accuracy"],
+        seconds=sum(entry["seconds"] for entry in state.history),
+    )
+
+
+def train_without_keeping(network: nn.Module, job: Job, *, bar: bool = True) -> float:
+    """Train `network` as `train` does, but leave nothing behind; return its accuracy on the kept-back images.
+
+    For trainings of seconds, of which there are many. The job's folder is not touched.
+    """
+    state = _State(network, job)
+    forward = state.forward()
+    for epoch in range(job.config.epochs):
+        _epoch(state, forward, job, epoch, bar)
+    return accuracy(state.average, job.choose)
+
+
+class _State:
+    """What changes during a training, and its way to the disk and back."""
+
+    def __init__(self, network: nn.Module, job: Job) -> None:
+        self.device = job.learn.inputs.device
+        self.network = network.train().to(self.device, memory_format=layout(self.device))
+        self.average = _copy(network)
+        self.history: list[dict[str, Any]] = []
+        self._job = job
+        self._path = job.folder / CHECKPOINT
+        config = job.config.optimizer
+        decays = [p for p in network.parameters() if p.ndim > 1]
+        stays = [p for p in network.parameters() if p.ndim <= 1]
+        groups = [
+            {"params": decays, "weight_decay": config.weight_decay},
+            {"params": stays, "weight_decay": 0.0},
+        ]
+        fused = self.device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, foreach=not fused, fused=fused)
+
+    def forward(self) -> Forward:
+        """The network in training, the quickest way that the device has."""
+        size = min(self._job.config.batch_size, len(self._job.learn))
+        return recorded(self.network, self._job.learn.inputs[:size])
+
+    def resume(self) -> None:
+        if not self._path.exists():
+            return
+        identity, state = checkpoint.load(self._path)
+        checkpoint.require_same(self._path, identity, self._job.full_identity())
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history = json.loads(state["history"])
+        began = self.history[-1].get("device", "cpu")
+        if began != self.device.type:  # the optimizer's state is laid out for it
+            raise checkpoint.CheckpointError(
+                f"{self._path} was begun on {began}; go on with --device {began}"
+            )
+        self._write_log()
+
+    def save(self) -> None:
+        state = {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": json.dumps(self.history),
+        }
+        checkpoint.save(self._path, self._job.full_identity(), state)
+        self._write_log()
+
+    def _write_log(self) -> None:
+        lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
+        write_whole(self._job.folder / LOG, lines.encode())
+
+
+def _copy(network: nn.Module) -> nn.Module:
+    average = copy.deepcopy(network).eval()
+    for parameter in average.parameters():
+        parameter.requires_grad_(False)
+    return average
+
+
+def _epoch(state: _State, forward: Forward, job: Job, epoch: int, bar: bool) -> float:
+    """One pass over the images; everything random in it comes from the seed and the epoch."""
+    config = job.config
+    torch.manual_seed(int(np.random.default_rng([2, job.seed, epoch]).integers(1 << 62)))
+    order = torch.from_numpy(np.random.default_rng([3, job.seed, epoch]).permutation(len(job.learn)))
+    order = order.to(state.device)
+    size = job.learn.inputs.shape[-1]
+    drawn = augment.draw(len(job.learn), size, config.augmentation, job.passes.of(job.seed, epoch))
+    drawn = drawn.to(state.device)
+    ground = float(job.learn.inputs.min())
+    batches = order.split(config.batch_size)
+    total = torch.zeros((), dtype=torch.float64, device=state.device)  # read once: a GPU must not wait for us
+    state.network.train()
+    for index, indices in enumerate(_shown(batches, f"epoch {epoch + 1}/{config.epochs}", bar)):
+        step = epoch * len(batches) + index
+        rate = config.optimizer.learning_rate * _share(step, len(batches), config)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        images = augment.apply(job.learn.inputs[indices], drawn, indices, ground)
+        logits = forward(images.contiguous(memory_format=layout(state.device)))
+        loss = _losses(job, logits, indices, epoch).mean()
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        state.optimizer.step()
+        if job.after_step is not None:
+            job.after_step(state.network)
+        _follow(state.average, state.network, min(config.ema_decay, (1 + step) / (10 + step)))
+        total += loss.detach().double() * len(indices)
+    mean = float(total) / len(job.learn)
+    if not math.isfinite(mean):
+        raise RuntimeError(
+            f"the loss in epoch {epoch + 1} of {job.folder.name} is {mean}; lower the learning rate"
+        )
+    return mean
+
+
+def _shown(batches: tuple[Tensor, ...], title: str, bar: bool) -> Iterator[Tensor]:
+    # None shows the bar on terminals only.
+    yield from tqdm(batches, desc=title, leave=False, disable=None if bar else True)
+
+
+def _losses(job: Job, logits: Tensor, indices: Tensor, epoch: int) -> Tensor:
+    classes = job.learn.classes[indices]
+    if job.objective is not None:
+        return job.objective(logits, classes, indices, epoch)
+    return F.cross_entropy(logits, classes, reduction="none", label_smoothing=job.config.label_smoothing)
+
+
+def _share(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
+    """The learning rate's share in a step: a linear warm-up, then a cosine down to nothing at the end."""
+    warm_up = config.optimizer.warm_up_epochs * steps_per_epoch
+    if step < warm_up:
+        return (step + 1) / (warm_up + 1)
+    left = (step - warm_up) / max(1.0, config.epochs * steps_per_epoch - warm_up)
+    return (1 + math.cos(math.pi * left)) / 2
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move the average's weights and batch-norm statistics towards the network's."""
+    ours, theirs = average.state_dict(keep_vars=False), network.state_dict(keep_vars=False)
+    floats = [key for key, tensor in ours.items() if tensor.is_floating_point()]
+    torch._foreach_lerp_([ours[k] for k in floats], [theirs[k] for k in floats], 1 - decay)
+    counts = [key for key, tensor in ours.items() if not tensor.is_floating_point()]
+    if counts:  # of batches; a network whose batch norms are folded has none
+        torch._foreach_copy_([ours[k] for k in counts], [theirs[k] for k in counts])
