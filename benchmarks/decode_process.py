@@ -18,7 +18,7 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
-from service.decode import decode
+from service.inference.decoding.decode import decode
 
 SHORTER_SIDE = 256
 MAX_PIXELS = 64_000_000

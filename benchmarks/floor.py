@@ -15,8 +15,8 @@ from pathlib import Path
 
 from models.zoo.card import read_card
 from models.zoo.preprocess import preprocess
-from service.decode import decode
-from service.session import OnnxSession
+from service.inference.decoding.decode import decode
+from service.inference.session import OnnxSession
 
 WARM_UP_S = 0.5
 

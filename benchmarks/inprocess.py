@@ -22,10 +22,10 @@ from PIL import Image
 
 from models.zoo.card import read_card
 from models.zoo.preprocess import preprocess
-from service.decode import decode
+from service.inference.decoding.decode import decode
+from service.inference.session import OnnxSession
 from service.metrics import Metrics
 from service.recorder import Recorder
-from service.session import OnnxSession
 from service.stages import Stopwatch
 from service.storage.state import open_state
 

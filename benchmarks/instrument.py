@@ -23,7 +23,7 @@ from benchmarks.proof.network import make_network
 from benchmarks.proof.results import Results
 from service.bench.fingerprint import take_fingerprint
 from service.bench.runtimes import runtime_version
-from service.registry import Registry
+from service.inference.registry import Registry
 
 PAGE = Path(__file__).parent.parent / "docs" / "instrument.md"
 ZOO = Path(__file__).parent / "results" / "zoo"

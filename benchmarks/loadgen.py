@@ -32,7 +32,7 @@ from service.bench.inputs import natural_picture
 from service.bench.measure import all_at_once, one_after_another, warm_up
 from service.bench.runtimes import open_model
 from service.bench.subjects import BareSession
-from service.cpu import core_budget
+from service.inference.cpu import core_budget
 
 try:
     import mlperf_loadgen as loadgen

@@ -31,7 +31,7 @@ from benchmarks.photos import Photos
 from benchmarks.report import Figure, figure, machine, table
 from benchmarks.served import load, per_s
 from benchmarks.servers import ROOT, Server, free_port
-from service.cpu import core_budget
+from service.inference.cpu import core_budget
 from service.storage.database import open_database
 from service.storage.latency import LatencyStore
 from service.storage.recorded import MINUTE_S

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from service.cpu import core_budget
+from service.inference.cpu import core_budget
 
 PACKAGES = (
     *("weighin", "onnxruntime", "numpy", "pillow", "simplejpeg", "uvicorn", "fastapi", "litserve"),

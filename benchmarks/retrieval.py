@@ -27,7 +27,7 @@ from benchmarks.similar import edited, near, page, precision
 from benchmarks.similar.corpus import CACHE, MissingDataError
 from benchmarks.similar.rivals import RIVALS
 from benchmarks.similar.vectors import MODEL, ZOO, embed
-from service.registry import Registry
+from service.inference.registry import Registry
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "retrieval.jsonl"

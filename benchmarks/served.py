@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.photos import MODEL, Photos
 from benchmarks.report import Figure, figure
 from benchmarks.servers import ROOT, Server, rival, weighin
-from service.cpu import core_budget
+from service.inference.cpu import core_budget
 
 ZOO = ROOT / "models" / "zoo"
 NETWORKS = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")

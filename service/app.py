@@ -36,18 +36,18 @@ from service.api.retrieve import retrieve_router
 from service.api.shedding import LoadShedding
 from service.bench.archive import BenchmarkArchive
 from service.bench.jobs import BenchmarkJobs
-from service.classify import Classifier
-from service.compare import Comparer
-from service.cpu import core_budget
 from service.errors import HeadersTooLarge, InvalidParameter, MalformedRequest, RequestTimeout
-from service.explain import Explainer
 from service.gallery.gallery import Gallery
+from service.inference.classify import Classifier
+from service.inference.compare import Comparer
+from service.inference.cpu import core_budget
+from service.inference.explain import Explainer
+from service.inference.pool import CorePool
+from service.inference.registry import Registry
+from service.inference.session import RUNTIME_VERSION
 from service.latency.answers import Latencies
 from service.metrics import Metrics
-from service.pool import CorePool
 from service.recorder import Recorder
-from service.registry import Registry
-from service.session import RUNTIME_VERSION
 from service.settings import Settings
 from service.storage.gallery_records import Quota
 from service.storage.state import open_state

@@ -9,7 +9,7 @@ from typing import Literal
 import structlog
 from structlog.typing import EventDict, Processor
 
-from service.text import shown
+from service.text.display import shown
 
 
 def configure_logging(format: Literal["auto", "text", "json"], level: str) -> None:

@@ -18,10 +18,10 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from service.environment import PREFIX, read_environment
-from service.origins import ANY, parse_origin
-from service.text import comma_list
-from service.urls import database_url, redacted
+from service.text.display import comma_list
+from service.text.environment import PREFIX, read_environment
+from service.text.origins import ANY, parse_origin
+from service.text.urls import database_url, redacted
 
 _ROOT_PATH = re.compile(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*")
 
@@ -183,7 +183,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read variables the way `service.environment` does."""
+        """Read variables the way `service.text.environment` does."""
         assert isinstance(env_settings, EnvSettingsSource)
         values, _ = read_environment(os.environ, settings_cls.model_fields)
         env_settings.env_vars = {f"{PREFIX}{name}".lower(): text for name, text in values.items()}

@@ -145,7 +145,7 @@ def test_the_decoders_are_those_of_the_documentation() -> None:
     }
 
 
-@pytest.mark.parametrize("module", ["service.session", "models.onnx_tools.inspect"])
+@pytest.mark.parametrize("module", ["service.inference.session", "models.onnx_tools.inspect"])
 def test_onnxruntime_sends_and_keeps_no_telemetry(module: str, tmp_path: Path) -> None:
     code = f"import {module}, os, onnxruntime; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}

@@ -12,7 +12,7 @@ from benchmarks.proof.results import Results
 from service.bench.plan import Request, make_plan
 from service.bench.progress import Progress
 from service.bench.runner import Runner
-from service.registry import Registry
+from service.inference.registry import Registry
 
 _BUSY = "while True: pass"
 WARM_UP_S = 0.3

@@ -10,7 +10,7 @@ from service.bench.bundle import Bundle
 from service.bench.plan import Request, make_plan
 from service.bench.runner import Runner
 from service.bench.verdicts import Verdict, compare_entries
-from service.registry import Registry
+from service.inference.registry import Registry
 
 
 def record_run(results: Results, registry: Registry, names: Sequence[str] | None) -> None:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from models.zoo.card import read_card
 from models.zoo.labels import read_labels
 from models.zoo.preprocess import preprocess
-from service.cpu import core_budget
-from service.decode import decode
-from service.session import OnnxSession
+from service.inference.cpu import core_budget
+from service.inference.decoding.decode import decode
+from service.inference.session import OnnxSession
 
 
 class Classify(litserve.LitAPI):

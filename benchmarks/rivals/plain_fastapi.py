@@ -16,7 +16,7 @@ from PIL import Image
 from models.zoo.card import read_card
 from models.zoo.labels import read_labels
 from models.zoo.preprocess import preprocess
-from service.session import OnnxSession
+from service.inference.session import OnnxSession
 
 FOLDER = Path(sys.argv[2])
 CARD = read_card(FOLDER)

@@ -17,7 +17,7 @@ from PIL import Image, ImageEnhance
 
 from benchmarks.similar.corpus import photographs, read_photograph
 from service.gallery.embedder import embedder_of, prepare
-from service.registry import ServedModel
+from service.inference.registry import ServedModel
 
 PICTURES = 200
 COLUMNS, ROWS = 3, 2

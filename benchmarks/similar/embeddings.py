@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from benchmarks.similar.corpus import CACHE, Pixels
 from models.zoo.card import read_card
 from models.zoo.preprocess import preprocess
-from service.session import OnnxSession
+from service.inference.session import OnnxSession
 
 EMBEDDINGS = CACHE / "embeddings"
 WRITE_EVERY = 256

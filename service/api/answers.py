@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 
-from service.decode import DecodedImage
-from service.pool import Patience
+from service.inference.decoding.decode import DecodedImage
+from service.inference.pool import Patience
 from service.stages import Durations, milliseconds
 
 

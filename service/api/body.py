@@ -29,7 +29,7 @@ from service.errors import (
     UnknownImageType,
     WeighinError,
 )
-from service.pool import Patience
+from service.inference.pool import Patience
 
 PART = "image"
 

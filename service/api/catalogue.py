@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from service import errors
 from service.api.problems import documented
 from service.api.schemas import ModelOut, ModelsResponse
-from service.registry import ModelEntry, Registry
+from service.inference.registry import ModelEntry, Registry
 
 
 def catalogue_router(registry: Registry) -> APIRouter:

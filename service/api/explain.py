@@ -13,9 +13,9 @@ from service.api.error_counting import find_model
 from service.api.explain_schemas import ExplainResponse
 from service.api.inference import Model
 from service.api.problems import documented
-from service.explain import Explainer, Explanation
-from service.pool import CorePool
-from service.registry import Registry
+from service.inference.explain import Explainer, Explanation
+from service.inference.pool import CorePool
+from service.inference.registry import Registry
 
 _ERRORS = (
     errors.MalformedRequest,

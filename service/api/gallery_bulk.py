@@ -19,7 +19,7 @@ from service.errors import (
 )
 from service.gallery.fields import MAX_METADATA_BYTES, parse_metadata
 from service.gallery.keeper import Keeper
-from service.pool import Patience
+from service.inference.pool import Patience
 from service.storage.gallery_fields import to_json
 
 IMAGE, METADATA = "image", "metadata"

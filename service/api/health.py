@@ -9,8 +9,8 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from service.api.parameters import ignores_unknown_parameters
+from service.inference.registry import ModelEntry, Registry
 from service.metrics import CONTENT_TYPE, Metrics
-from service.registry import ModelEntry, Registry
 
 
 class Health(BaseModel):

@@ -12,13 +12,13 @@ from service.api.body import OPENAPI_BODY, form_first, read_image
 from service.api.error_counting import find_model
 from service.api.problems import documented
 from service.api.schemas import ClassifyResponse, CompareResponse
-from service.classify import Classification, Classifier, check_top_k
-from service.compare import ComparedModel, Comparer, Comparison
-from service.pool import CorePool
-from service.postprocess import Prediction
-from service.registry import Registry
+from service.inference.classify import Classification, Classifier, check_top_k
+from service.inference.compare import ComparedModel, Comparer, Comparison
+from service.inference.pool import CorePool
+from service.inference.postprocess import Prediction
+from service.inference.registry import Registry
 from service.stages import milliseconds
-from service.text import comma_list
+from service.text.display import comma_list
 
 _IMAGE_ERRORS = (
     errors.MalformedRequest,

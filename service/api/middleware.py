@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import INTERNAL_ERROR, problem, problem_of
 from service.errors import CrossSiteRequest, NotReady
-from service.origins import ANY, is_own, parse_origin
+from service.text.origins import ANY, is_own, parse_origin
 
 log = structlog.get_logger("service.request")
 

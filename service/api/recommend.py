@@ -14,7 +14,7 @@ from service.bench.archive import BenchmarkArchive
 from service.bench.evidence import Measured
 from service.bench.pareto import Candidate
 from service.bench.recommend import Wish
-from service.registry import Registry
+from service.inference.registry import Registry
 
 
 class ClaimOut(BaseModel):

@@ -14,7 +14,7 @@ from service.api.gallery_schemas import RetrievalResponse, match_out
 from service.api.problems import documented
 from service.gallery.fields import parse_where
 from service.gallery.retriever import MAX_K, Retrieval, Retriever, Wish
-from service.pool import CorePool
+from service.inference.pool import CorePool
 
 HINT = (
     "the gallery has no images yet: add some with PUT /gallery/images/{id}, with POST /gallery/images, "

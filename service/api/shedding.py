@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.api.parts import is_form
 from service.api.problems import problem_of
 from service.errors import QueueFull, WeighinError
-from service.pool import CorePool
-from service.registry import Registry
+from service.inference.pool import CorePool
+from service.inference.registry import Registry
 
 
 class LoadShedding:

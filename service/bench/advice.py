@@ -11,7 +11,7 @@ from service.bench.fingerprint import Fingerprint, same_machine, take_fingerprin
 from service.bench.recommend import Recommendation, Wish, recommend
 from service.bench.runtimes import runtime_version, session_options
 from service.errors import InvalidBundle
-from service.registry import LOADING, Registry
+from service.inference.registry import LOADING, Registry
 
 
 @dataclass(frozen=True)

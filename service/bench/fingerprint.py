@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.cpu import CGROUPS, OWN, cgroup_folders, core_budget, quota_cores
+from service.inference.cpu import CGROUPS, OWN, cgroup_folders, core_budget, quota_cores
 
 PROC = Path("/proc")
 SYS = Path("/sys")

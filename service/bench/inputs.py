@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.bench.bundle import Inputs
-from service.decode import decode
 from service.errors import InvalidParameter, WeighinError
+from service.inference.decoding.decode import decode
 
 SIDE = 512
 MAX_PIXELS = 64_000_000

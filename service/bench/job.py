@@ -21,7 +21,7 @@ from service.bench.plan import Repetitions, Request, make_plan
 from service.bench.progress import Progress
 from service.bench.runner import Runner
 from service.errors import WeighinError
-from service.registry import Registry
+from service.inference.registry import Registry
 
 CANCEL = b"cancel\n"
 """Written to a job's standard input, it makes it stop and report what there is."""

@@ -21,9 +21,9 @@ from service.bench.plan import Repetitions, Request, make_plan
 from service.bench.progress import Progress
 from service.bench.records import records
 from service.errors import BenchmarkEnded, Busy, StorageUnavailable, UnknownBenchmark
-from service.pool import CorePool
+from service.inference.pool import CorePool
+from service.inference.registry import Registry
 from service.recorder import Recorder
-from service.registry import Registry
 from service.storage.benchmarks import BenchmarkRow, BenchmarkState, BenchmarkStore
 
 _HEARD_EVERY_S = 10.0

@@ -14,11 +14,11 @@ from service.bench.bundle import Configuration, Entry, ModelFacts, Profile, Runt
 from service.bench.inputs import describe_inputs
 from service.bench.orders import Job
 from service.bench.runtimes import check_runtime
-from service.cpu import core_budget
 from service.errors import InvalidParameter, ModelUnavailable
-from service.registry import Registry
-from service.text import encodable, shown
-from service.urls import service_url
+from service.inference.cpu import core_budget
+from service.inference.registry import Registry
+from service.text.display import encodable, shown
+from service.text.urls import service_url
 
 MAX_THREADS = 256
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from models.zoo.card import Card
 from service.bench.bundle import RuntimeName
 from service.errors import InvalidParameter, ModelUnavailable
-from service.runtime_errors import runtime_words
-from service.session import (
+from service.inference.runtime_errors import runtime_words
+from service.inference.session import (
     RUNTIME_VERSION,
     SESSION_OPTIONS,
     OnnxSession,

@@ -17,8 +17,8 @@ from models.zoo.card import Card
 from models.zoo.preprocess import preprocess
 from service.bench.bundle import BenchStage
 from service.bench.runtimes import Run
-from service.decode import decode
 from service.errors import MeasurementFailed
+from service.inference.decoding.decode import decode
 
 StageTimes = dict[BenchStage, int]
 _SERVICE_STAGES: tuple[BenchStage, ...] = (

@@ -36,9 +36,9 @@ from service.bench.orders import (
 )
 from service.bench.runtimes import Run, import_runtime, open_model
 from service.bench.subjects import BareSession, FromBytes, Subject, ThroughService
-from service.decode import decode
 from service.errors import MeasurementFailed, WeighinError
-from service.session import SessionError
+from service.inference.decoding.decode import decode
+from service.inference.session import SessionError
 
 Emit = Callable[[Report], None]
 

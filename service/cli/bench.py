@@ -20,10 +20,10 @@ from service.cli.bench_table import print_bundle
 from service.cli.output import LiteralConsole, say
 from service.cli.settings import settings_with
 from service.errors import DataDirectoryInUse, InvalidParameter, StorageUnavailable
-from service.registry import Registry
+from service.inference.registry import Registry
 from service.settings import Settings
 from service.storage.state import open_state
-from service.text import comma_list, shown
+from service.text.display import comma_list, shown
 
 bench_app = typer.Typer(
     help="Measure models on this machine, controlled and interleaved.",

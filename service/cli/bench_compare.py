@@ -13,7 +13,7 @@ from service.bench.regression import DEFAULT_THRESHOLD, Regression, compare_bund
 from service.cli.bench_table import print_whole
 from service.cli.output import LiteralConsole, say, styled
 from service.errors import WeighinError
-from service.text import shown
+from service.text.display import shown
 
 REGRESSED, REFUSED = 1, 2
 

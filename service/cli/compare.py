@@ -11,14 +11,14 @@ from rich.table import Table
 
 from service.cli.output import console, say
 from service.cli.settings import settings_with
-from service.compare import Comparer, Comparison
-from service.cpu import core_budget
 from service.errors import WeighinError
+from service.inference.compare import Comparer, Comparison
+from service.inference.cpu import core_budget
+from service.inference.pool import CorePool, Patience
+from service.inference.registry import Registry
 from service.metrics import Metrics
-from service.pool import CorePool, Patience
 from service.recorder import Recorder
-from service.registry import Registry
-from service.text import comma_list, shown
+from service.text.display import comma_list, shown
 
 
 def compare_photos(

@@ -17,9 +17,9 @@ from service.bench.fingerprint import take_fingerprint
 from service.cli.output import LiteralConsole, styled
 from service.cli.settings import settings_with
 from service.errors import ModelUnavailable, UnknownModel
-from service.registry import Registry
-from service.session import SessionError
-from service.text import shown
+from service.inference.registry import Registry
+from service.inference.session import SessionError
+from service.text.display import shown
 
 
 def doctor(

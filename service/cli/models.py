@@ -6,8 +6,8 @@ from rich.table import Table
 
 from service.cli.output import console, millions, styled
 from service.cli.settings import settings_with
-from service.registry import Registry
-from service.text import shown
+from service.inference.registry import Registry
+from service.text.display import shown
 
 
 def list_models() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from service.text import shown
+from service.text.display import shown
 
 _PIPED_WIDTH = 160
 

@@ -16,10 +16,10 @@ from service.bench.evidence import Kept
 from service.bench.recommend import Fit, Wish
 from service.cli.output import LiteralConsole, styled
 from service.cli.settings import settings_with
-from service.registry import Registry
+from service.inference.registry import Registry
 from service.storage.benchmarks import BenchmarkStore
 from service.storage.database import open_database
-from service.text import shown
+from service.text.display import shown
 
 
 def recommend(

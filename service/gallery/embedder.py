@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.zoo.preprocess import preprocess
-from service.decode import DecodedImage, decode
 from service.errors import InvalidParameter
 from service.gallery.perceptual_hash import perceptual_hash
-from service.registry import ServedModel
+from service.inference.decoding.decode import DecodedImage, decode
+from service.inference.registry import ServedModel
 from service.storage.gallery_records import NewImage, Vector
 
 OUTPUT: Literal["embedding"] = "embedding"

@@ -19,9 +19,9 @@ from service.gallery.reindexer import Progress, Reindexer
 from service.gallery.retriever import Retriever
 from service.gallery.searches import Searches
 from service.gallery.threads import GalleryThreads
-from service.pool import CorePool
+from service.inference.pool import CorePool
+from service.inference.registry import Registry
 from service.recorder import Recorder
-from service.registry import Registry
 from service.storage.gallery import GalleryStore
 from service.storage.gallery_database import GalleryDatabase
 from service.storage.gallery_records import EmbeddersChanged, GalleryState, Quota

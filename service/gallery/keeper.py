@@ -14,7 +14,7 @@ from service.gallery.fields import check_id
 from service.gallery.networks import Networks
 from service.gallery.searches import Searches
 from service.gallery.threads import GalleryThreads
-from service.pool import CorePool, Patience
+from service.inference.pool import CorePool, Patience
 from service.storage.gallery import GalleryStore
 from service.storage.gallery_records import (
     Condition,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from service.errors import ModelUnavailable, UnknownModel
 from service.gallery.embedder import dimensions_of, embedder_of, model_name
-from service.registry import Registry, ServedModel
+from service.inference.registry import Registry, ServedModel
 from service.storage.gallery_records import GalleryState
 
 

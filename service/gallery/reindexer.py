@@ -23,8 +23,8 @@ from service.gallery.embedder import decode_for, dimensions_of, embed, embedder_
 from service.gallery.networks import Networks
 from service.gallery.searches import Searches
 from service.gallery.threads import GalleryThreads
-from service.pool import CorePool, Patience
-from service.registry import ServedModel
+from service.inference.pool import CorePool, Patience
+from service.inference.registry import ServedModel
 from service.storage.gallery import GalleryStore
 from service.storage.gallery_records import EmbeddersChanged, GalleryState, Vector
 from service.storage.gallery_vectors import GalleryVectors

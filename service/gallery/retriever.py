@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from models.zoo.preprocess import preprocess
-from service.decode import DecodedImage
 from service.errors import Busy, OtherModel, UnknownImage
 from service.gallery.duplicates import Duplicate, duplicate
 from service.gallery.embedder import OUTPUT, decode_for, dimensions_of, embedder_of, normalised
@@ -16,9 +15,10 @@ from service.gallery.networks import Networks
 from service.gallery.perceptual_hash import perceptual_hash
 from service.gallery.searches import Searches
 from service.gallery.threads import GalleryThreads
-from service.pool import CorePool, Patience
+from service.inference.decoding.decode import DecodedImage
+from service.inference.pool import CorePool, Patience
+from service.inference.registry import ServedModel
 from service.recorder import Recorder
-from service.registry import ServedModel
 from service.stages import Durations, Stopwatch
 from service.storage.gallery import GalleryStore
 from service.storage.gallery_records import Condition, EmbeddersChanged, StoredImage, Vector

@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError
 
 from service.errors import StorageUnavailable
 from service.storage.explain import storage_errors
-from service.urls import database_url, redacted
+from service.text.urls import database_url, redacted
 
 SCHEMA = "0004"
 """Revision of the newest migration; the scripts are only loaded when the database has another."""

@@ -10,9 +10,9 @@ from fastapi.responses import HTMLResponse
 
 from service.api.answers import root_of
 from service.api.parameters import ignores_unknown_parameters
-from service.compare import MAX_REPEAT, MIN_REPEAT_FOR_FASTEST
 from service.errors import WeighinError
-from service.registry import Registry
+from service.inference.compare import MAX_REPEAT, MIN_REPEAT_FOR_FASTEST
+from service.inference.registry import Registry
 from service.web.site import Site, explained
 
 RUNS = (1, MIN_REPEAT_FOR_FASTEST, 20, MAX_REPEAT)

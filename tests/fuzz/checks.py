@@ -18,7 +18,7 @@ from tests.fuzz.generate import Input
 from tests.fuzz.guard import GuardedSimplejpeg, Overflow
 
 if TYPE_CHECKING:
-    from service.decode import DecodedImage
+    from service.inference.decoding.decode import DecodedImage
 
 Result = TypeVar("Result")
 
@@ -43,20 +43,20 @@ class Checker:
     ) -> None:
         self._folder, self._memory, self._cpu = folder, memory, cpu
         folder.mkdir(exist_ok=True)
-        # Imported once simplejpeg is guarded, however service.decode refers to it.
+        # Imported once simplejpeg is guarded, however service.inference.decoding.decode refers to it.
         self._guard = GuardedSimplejpeg(MAX_PIXELS, MAX_BYTES)
         self._guard.install()
-        import service.decode
+        import service.inference.decoding.decode
 
-        self._decode = service.decode.decode
+        self._decode = service.inference.decoding.decode.decode
         self._declared = 0
-        check = service.decode._check_pixels
+        check = service.inference.decoding.decode._check_pixels
 
         def recorded(kind: Any, width: int, height: int, max_pixels: int) -> None:
             check(kind, width, height, max_pixels)
             self._declared = max(self._declared, width * height)
 
-        service.decode._check_pixels = recorded
+        service.inference.decoding.decode._check_pixels = recorded
         self.costs: dict[str, float] = {}
 
     @property

@@ -11,8 +11,8 @@ from collections import Counter
 
 import pytest
 
-from service.decode import decode
 from service.errors import UndecodableImage
+from service.inference.decoding.decode import decode
 from tests.fuzz.generate import Generator
 from tests.fuzz.jpeg_mutations import jpeg_segments
 from tests.fuzz.seeds import load_seeds, make_seeds

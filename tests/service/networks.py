@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from models.zoo.card import read_card
 from models.zoo.labels import read_labels
-from service.registry import ServedModel
-from service.session import OnnxSession
+from service.inference.registry import ServedModel
+from service.inference.session import OnnxSession
 
 SIDE = 16
 LIGHT = "light"

@@ -12,7 +12,7 @@ import pytest
 from onnx import helper
 
 from service.errors import ModelUnavailable
-from service.registry import Registry
+from service.inference.registry import Registry
 from service.settings import Settings
 from tests.service.conftest import running
 from tests.service.networks import LIGHT, Tail, put_file, save_network

@@ -20,8 +20,8 @@ from PIL import Image
 
 from models.zoo.card import File
 from service.errors import ModelUnavailable, UnreadableFolder
-from service.linear_head import UnusableHead, read_linear_head
-from service.registry import Registry
+from service.inference.linear_head import UnusableHead, read_linear_head
+from service.inference.registry import Registry
 from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.service.conftest import running

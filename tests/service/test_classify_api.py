@@ -18,8 +18,8 @@ from PIL import Image
 from models.zoo.card import read_card
 from models.zoo.preprocess import preprocess
 from service.api.schemas import ClassifyResponse
-from service.decode import decode
-from service.session import OnnxSession
+from service.inference.decoding.decode import decode
+from service.inference.session import OnnxSession
 from service.stages import STAGES
 from tests.service.problems import assert_problem
 

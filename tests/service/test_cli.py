@@ -12,7 +12,7 @@ import pytest
 
 import service.cli
 from service.cli.output import millions
-from service.text import shown
+from service.text.display import shown
 from tests.conftest import make_tiny_model
 from tests.service.command_line import weighin
 from tests.service.process import environment

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cpu import core_budget
+from service.inference.cpu import core_budget
 
 CORES = len(os.sched_getaffinity(0))
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image, features
 from PIL.PngImagePlugin import PngInfo
 
-from service.decode import DecodedImage, decode
 from service.errors import EmptyBody, TooManyPixels, UndecodableImage, UnknownImageType
-from service.signatures import image_format
+from service.inference.decoding.decode import DecodedImage, decode
+from service.inference.decoding.signatures import image_format
 from tests.service import jpegs
 
 ORIENTATION = 0x0112

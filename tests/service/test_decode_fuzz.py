@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.decode import decode
 from service.errors import EmptyBody, TooManyPixels, UndecodableImage, UnknownImageType
+from service.inference.decoding.decode import decode
 
 # Pillow warns of odd metadata on standard error; a warning is no outcome of its own.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -14,13 +14,13 @@ from PIL import Image
 
 from models.zoo.card import File, InputSpec
 from models.zoo.preprocess import crop_box
-from service.decode import decode
 from service.errors import NoExactMap
-from service.explain import Explainer, Explanation
-from service.heatmap import LONGEST_SIDE, heatmap_png
-from service.linear_head import LinearHead, UnusableHead, read_linear_head
-from service.pool import CorePool, Patience
-from service.registry import Registry
+from service.inference.decoding.decode import decode
+from service.inference.explain import Explainer, Explanation
+from service.inference.heatmap import LONGEST_SIDE, heatmap_png
+from service.inference.linear_head import LinearHead, UnusableHead, read_linear_head
+from service.inference.pool import CorePool, Patience
+from service.inference.registry import Registry
 from service.settings import ZOO
 
 Explain = Callable[..., Explanation]

@@ -22,8 +22,8 @@ from pydantic import SecretStr
 from typer.testing import CliRunner, Result
 
 from service.cli.gallery import gallery_app
-from service.decode import SUFFIXES, SUFFIXES_OF, Format, decode
 from service.errors import UnreadableFolder, WeighinError
+from service.inference.decoding.decode import SUFFIXES, SUFFIXES_OF, Format, decode
 from tests.service.networks import save_network
 from tests.service.postgres import PostgresServer
 from tests.service.process import environment, service_process

@@ -9,8 +9,8 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from service.decode import decode
 from service.errors import TooManyPixels, UndecodableImage
+from service.inference.decoding.decode import decode
 
 pytestmark = pytest.mark.heif
 

@@ -12,8 +12,8 @@ import skimage.data
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.decode import DecodedImage, decode
 from service.errors import UndecodableImage
+from service.inference.decoding.decode import DecodedImage, decode
 from tests.service import jpegs
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow, the oracle, warns of odd files

@@ -12,8 +12,8 @@ import skimage.data
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.decode import DecodedImage, decode
 from service.errors import TooManyPixels, UndecodableImage
+from service.inference.decoding.decode import DecodedImage, decode
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow warns of odd metadata
 

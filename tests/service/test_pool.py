@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from service.errors import ClientGone, DeadlineExceeded, QueueFull
-from service.pool import CorePool, Patience
+from service.inference.pool import CorePool, Patience
 
 
 def patient(seconds: float = 30.0, gone: Callable[[], asyncio.Future[None]] | None = None) -> Patience:

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from service.errors import ModelUnavailable, NotReady, UnknownModel
-from service.registry import Registry
+from service.inference.registry import Registry
 from tests.conftest import make_tiny_model
 
 

@@ -18,8 +18,8 @@ from PIL import Image
 import models.zoo
 from models.zoo.card import read_card
 from models.zoo.preprocess import preprocess, shorter_side
-from service.decode import decode
-from service.session import OnnxSession
+from service.inference.decoding.decode import decode
+from service.inference.session import OnnxSession
 
 pytestmark = pytest.mark.photos
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ PER_PHOTO = {2: 6, 4: 6, 8: 12}
 NO_SCALING = 10**6
 """A shorter side that no photograph has, so that it is decoded in full."""
 DRAW = b"2"
-"""Which crops are drawn. The margins in `service.decode` were chosen on another; this judges them."""
+"""Which crops are drawn. The margins in `decode` were chosen on another; this judges them."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,14 @@ import pytest
 
 from models.zoo.card import Card, read_card
 from service.bench.runtimes import open_model
-from service.runtime_errors import runtime_words
-from service.session import OnnxSession, SessionError, check_self_contained, optimized_graph, profiled_runs
+from service.inference.runtime_errors import runtime_words
+from service.inference.session import (
+    OnnxSession,
+    SessionError,
+    check_self_contained,
+    optimized_graph,
+    profiled_runs,
+)
 from tests.service.networks import put_file, save_network
 
 

@@ -12,9 +12,9 @@ import zipfile
 import pytest
 from PIL import Image
 
-from service.decode import decode
 from service.errors import UnknownImageType
-from service.signatures import image_format
+from service.inference.decoding.decode import decode
+from service.inference.decoding.signatures import image_format
 
 
 def jpeg() -> bytes:
@@ -109,7 +109,7 @@ def test_a_heic_names_what_would_read_it() -> None:
     code = f"""
 import sys
 sys.modules["pillow_heif"] = None  # as if the extra were not installed
-from service.decode import decode
+from service.inference.decoding.decode import decode
 from service.errors import UnknownImageType
 try:
     decode({box(b"heic")!r}, shorter_side=20, max_pixels=1000)

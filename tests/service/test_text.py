@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from service.text import comma_list, encodable, shown, without_surrogates
+from service.text.display import comma_list, encodable, shown, without_surrogates
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 import skimage.color
 from numpy.typing import NDArray
 
-from service.decode import decode
 from service.errors import UndecodableImage
+from service.inference.decoding.decode import decode
 from tests.service.tiffs import FLOAT, SIGNED, UNSIGNED, tiff
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow warns of odd tags

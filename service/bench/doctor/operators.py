@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from service.session import profiled_runs
+from service.inference.session import profiled_runs
 
 Arithmetic = Literal["fp32", "int8"]
 

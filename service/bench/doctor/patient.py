@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from models.zoo.card import Card
 from service.bench.doctor.onnx_graph import OnnxGraph, read_graph
 from service.bench.doctor.operators import Operator, measure_operators
-from service.session import OnnxSession, optimized_graph
+from service.inference.session import OnnxSession, optimized_graph
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from service.bench.doctor.duel import duel
 from service.bench.doctor.findings import Finding
 from service.bench.doctor.patient import Patient
 from service.bench.fingerprint import Machine
-from service.session import OnnxSession
+from service.inference.session import OnnxSession
 
 GAIN_WORTH_HAVING = 0.05
 SMALL_MACS = 60_000_000

@@ -19,9 +19,9 @@ from service.cli.gallery.client import GalleryClient, Refused
 from service.cli.gallery.display import CANCELLED, progress_bar
 from service.cli.gallery.target import Url, open_gallery
 from service.cli.output import say, styled
-from service.decode import SUFFIXES
 from service.errors import InvalidParameter, UnreadableFolder, error_words
-from service.text import shown, without_surrogates
+from service.inference.decoding.decode import SUFFIXES
+from service.text.display import shown, without_surrogates
 
 _AT_ONCE = 8
 """Images on their way, so that all cores of the service have work."""

@@ -12,7 +12,7 @@ from service.cli.gallery.client import Refused
 from service.cli.gallery.display import CANCELLED, progress_bar
 from service.cli.gallery.target import Url, open_gallery
 from service.cli.output import say
-from service.text import shown
+from service.text.display import shown
 
 _LOOK_EVERY_S = 0.2
 

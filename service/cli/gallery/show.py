@@ -12,7 +12,7 @@ from rich.table import Table
 from service.cli.gallery.client import Refused
 from service.cli.gallery.target import Url, open_gallery
 from service.cli.output import console, say
-from service.text import shown
+from service.text.display import shown
 
 Where = Annotated[
     str | None,

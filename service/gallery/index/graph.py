@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 # isort: off
-import service.session  # noqa: F401  onnxruntime first: loaded after usearch, it crashes the process
+import service.inference.session  # noqa: F401  onnxruntime first: loaded after usearch, it crashes the process
 from usearch.compiled import MetricKind, ScalarKind
 from usearch.index import Index
 # isort: on

@@ -142,7 +142,7 @@ def test_a_file_without_external_data_is_not_parsed() -> None:
     program = (
         "import sys\nfrom models.onnx_tools.inspect import external_files\n"
         "external_files(b'no such word')\nassert 'onnx' not in sys.modules\n"
-        "import service.session\nassert not {'onnx', 'torch'} & sys.modules.keys()\n"
+        "import service.inference.session\nassert not {'onnx', 'torch'} & sys.modules.keys()\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

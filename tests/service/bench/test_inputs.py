@@ -9,7 +9,7 @@ import numpy as np
 from models.zoo.card import InputSpec
 from models.zoo.preprocess import preprocess
 from service.bench.inputs import as_jpeg, describe_inputs, natural_picture
-from service.decode import decode
+from service.inference.decoding.decode import decode
 
 
 def test_the_picture_is_fixed_and_described_by_its_digest() -> None:

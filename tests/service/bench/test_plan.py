@@ -10,7 +10,7 @@ import pytest
 from service.bench import runtimes
 from service.bench.plan import PROFILES, Plan, Request, make_plan
 from service.errors import InvalidParameter, ModelUnavailable, UnknownModel
-from service.registry import Registry
+from service.inference.registry import Registry
 from tests.conftest import make_tiny_model
 from tests.service.networks import save_network
 

@@ -22,7 +22,7 @@ from service.bench.runner import Runner
 from service.bench.runtimes import open_model
 from service.bench.summary import summarise
 from service.errors import MeasurementFailed
-from service.registry import Registry
+from service.inference.registry import Registry
 
 pytestmark = pytest.mark.fault  # whole measurements in processes of their own: seconds each
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance
 
-from service.decode import decode
 from service.errors import InvalidParameter, ModelUnavailable, UndecodableImage
 from service.gallery.duplicates import NEAR_COSINE, NEAR_HASH_BITS, duplicate
 from service.gallery.embedder import dimensions_of, embed, embedder_of, model_name, normalised, prepare
 from service.gallery.perceptual_hash import differing_bits, perceptual_hash
-from service.registry import Registry, ServedModel
+from service.inference.decoding.decode import decode
+from service.inference.registry import Registry, ServedModel
 from tests.service.gallery.pictures import PHOTOS, blobs, encoded, jpeg, photo
 from tests.service.networks import LIGHT, save_network, served
 

@@ -13,10 +13,10 @@ from service.api.gallery_bulk import Bulk
 from service.api.gallery_schemas import AddedOut, AddedResponse
 from service.api.parts import Part
 from service.gallery.gallery import Gallery
+from service.inference.pool import CorePool
+from service.inference.registry import Registry
 from service.metrics import Metrics
-from service.pool import CorePool
 from service.recorder import Recorder
-from service.registry import Registry
 from service.settings import Settings
 from service.storage.gallery_records import Quota
 from service.storage.state import open_state

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, func, select
 
 from service.gallery.embedder import decode_for, embed, embedder_of
-from service.registry import Registry
+from service.inference.registry import Registry
 from service.settings import Settings
 from service.storage.database import open_database
 from service.storage.gallery_database import GalleryDatabase

@@ -17,7 +17,7 @@ from service.api.gallery_schemas import (
     SimilarResponse,
 )
 from service.gallery.embedder import decode_for, embed
-from service.session import OnnxSession
+from service.inference.session import OnnxSession
 from service.stages import STAGES
 from tests.service.gallery.calls import put, retrieve
 from tests.service.gallery.pictures import PHOTOS, blobs, encoded, jpeg, photo

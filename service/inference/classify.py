@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from models.zoo.preprocess import preprocess
-from service.decode import DecodedImage, decode
 from service.errors import InvalidParameter
-from service.pool import CorePool, Patience
-from service.postprocess import Prediction, top_predictions
+from service.inference.decoding.decode import DecodedImage, decode
+from service.inference.pool import CorePool, Patience
+from service.inference.postprocess import Prediction, top_predictions
+from service.inference.registry import ServedModel
 from service.recorder import Recorder
-from service.registry import ServedModel
 from service.stages import Durations, Stopwatch
 
 DEFAULT_TOP_K = 5

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.zoo.preprocess import Box, crop_box, preprocess
-from service.decode import DecodedImage, decode
 from service.errors import InvalidParameter, NoExactMap, UnknownModel
-from service.heatmap import heatmap_png
-from service.linear_head import LinearHead, UnusableHead, read_linear_head
-from service.pool import CorePool, Patience
-from service.registry import Registry, ServedModel
+from service.inference.decoding.decode import DecodedImage, decode
+from service.inference.heatmap import heatmap_png
+from service.inference.linear_head import LinearHead, UnusableHead, read_linear_head
+from service.inference.pool import CorePool, Patience
+from service.inference.registry import Registry, ServedModel
 from service.stages import Durations, Stopwatch
 
 TOLERANCE = 1e-3

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from models.zoo.preprocess import preprocess
-from service.classify import check_top_k, class_count
-from service.decode import DecodedImage, decode
 from service.errors import Busy, InvalidParameter
+from service.inference.classify import check_top_k, class_count
+from service.inference.decoding.decode import DecodedImage, decode
+from service.inference.pool import CorePool, Patience
+from service.inference.postprocess import Prediction, top_predictions
+from service.inference.registry import Registry, ServedModel
 from service.percentiles import percentile
-from service.pool import CorePool, Patience
-from service.postprocess import Prediction, top_predictions
 from service.recorder import Recorder
-from service.registry import Registry, ServedModel
 from service.stages import Durations, Stage, Stopwatch
 
 MAX_REPEAT = 50

@@ -22,9 +22,9 @@ from models.zoo.card import Activation, Card, InputSpec, read_card
 from models.zoo.files import not_text, read_regular
 from models.zoo.labels import read_labels
 from service.errors import ModelUnavailable, NotReady, UnknownModel, UnreadableFolder, error_words
-from service.runtime_errors import one_line
-from service.session import OnnxSession, SessionError
-from service.text import shown
+from service.inference.runtime_errors import one_line
+from service.inference.session import OnnxSession, SessionError
+from service.text.display import shown
 
 LOADING = "it is still being loaded"
 _WARM_UP_RUNS = 5

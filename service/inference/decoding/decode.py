@@ -22,12 +22,12 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from models.zoo.preprocess import Box
 from service.errors import EmptyBody, TooManyPixels, UndecodableImage, UnknownImageType
-from service.jpeg import DamagedJpeg, jpeg_pixels
-from service.jpeg_header import read_jpeg_header
-from service.metadata import png_without_metadata, webp_without_metadata
-from service.rgb import to_rgb, upright
-from service.signatures import Format, described, image_format
-from service.tiff import CheckedTiff
+from service.inference.decoding.jpeg import DamagedJpeg, jpeg_pixels
+from service.inference.decoding.jpeg_header import read_jpeg_header
+from service.inference.decoding.metadata import png_without_metadata, webp_without_metadata
+from service.inference.decoding.rgb import to_rgb, upright
+from service.inference.decoding.signatures import Format, described, image_format
+from service.inference.decoding.tiff import CheckedTiff
 
 SUFFIXES_OF: dict[Format, tuple[str, ...]] = {
     "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif"),

@@ -18,7 +18,7 @@ from models.onnx_tools.file_kind import file_kind, looks_truncated
 from models.onnx_tools.inspect import UnreadableModel, external_files
 from models.zoo.card import Activation, Card
 from service.errors import ModelUnavailable
-from service.runtime_errors import runtime_words
+from service.inference.runtime_errors import runtime_words
 
 RUNTIME_VERSION: str = onnxruntime.__version__
 INPUT = "image"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from service.errors import UndecodableImage
-from service.rgb import exif_orientation
+from service.inference.decoding.rgb import exif_orientation
 
 EXIF = b"Exif\0\0"
 APP1 = 0xE1

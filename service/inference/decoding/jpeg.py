@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from service.jpeg_header import (
+from service.inference.decoding.jpeg_header import (
     END_OF_IMAGE,
     FRAMES,
     MOST_SCANS,

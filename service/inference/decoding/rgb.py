@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 
-from service.tiff import CheckedTiff
+from service.inference.decoding.tiff import CheckedTiff
 
 _EXIF = b"Exif\0\0"
 _MOST_SIGNATURES = 2

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.zoo.preprocess import Box
-from service.decode import DecodedImage
+from service.inference.decoding.decode import DecodedImage
 
 LONGEST_SIDE = 1024
 """Pixels of the longer side that a picture is scaled down to before the map is laid over it."""

@@ -1,0 +1,1 @@
+"""Run models on images: decode, preprocess, infer, postprocess."""

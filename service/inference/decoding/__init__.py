@@ -1,0 +1,1 @@
+"""Image files to upright 8-bit RGB pixels."""

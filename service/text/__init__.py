@@ -1,0 +1,1 @@
+"""Text from outside: URLs, origins, environment variables, and its display in messages."""
