@@ -24,10 +24,10 @@ from models.zoo.card import read_card
 from models.zoo.preprocess import preprocess
 from service.inference.decoding.decode import decode
 from service.inference.session import OnnxSession
-from service.metrics import Metrics
-from service.recorder import Recorder
-from service.stages import Stopwatch
-from service.storage.state import open_state
+from service.latency.prometheus import Metrics
+from service.latency.recorder import Recorder
+from service.latency.stages import Stopwatch
+from service.state import open_state
 
 Rounds = dict[str, list[float]]
 

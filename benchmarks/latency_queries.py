@@ -25,14 +25,14 @@ import numpy as np
 from fastapi import FastAPI
 
 from service.api.latency import latency_router
-from service.histogram import Distribution, DurationHistogram, merge
-from service.latency.answers import Latencies
-from service.metrics import Metrics
-from service.recorder import Recorder
-from service.stages import STAGES
+from service.latency.histogram import Distribution, DurationHistogram, merge
+from service.latency.prometheus import Metrics
+from service.latency.query import Latencies
+from service.latency.recorded import DAY_S, HOUR_S, MERGED, MINUTE_S, Bucket, Recorded, Series
+from service.latency.recorder import Recorder
+from service.latency.stages import STAGES
+from service.latency.store import LatencyStore
 from service.storage.database import open_database
-from service.storage.latency import LatencyStore
-from service.storage.recorded import DAY_S, HOUR_S, MERGED, MINUTE_S, Bucket, Recorded, Series
 
 QUESTIONS = (
     "/latency?since=15m",

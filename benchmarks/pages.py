@@ -32,9 +32,9 @@ from benchmarks.report import Figure, figure, machine, table
 from benchmarks.served import load, per_s
 from benchmarks.servers import ROOT, Server, free_port
 from service.inference.cpu import core_budget
+from service.latency.recorded import MINUTE_S
+from service.latency.store import LatencyStore
 from service.storage.database import open_database
-from service.storage.latency import LatencyStore
-from service.storage.recorded import MINUTE_S
 
 MODELS = [f"model-{number:02}" for number in range(20)]
 WINDOWS = ("24h", "7d", "30d")

@@ -14,10 +14,10 @@ import threading
 import time
 from pathlib import Path
 
-from service.metrics import Metrics
-from service.recorder import Recorder
-from service.stages import STAGES
-from service.storage.state import open_state
+from service.latency.prometheus import Metrics
+from service.latency.recorder import Recorder
+from service.latency.stages import STAGES
+from service.state import open_state
 
 
 def microseconds_per_run(recorder: Recorder, runs: int) -> float:

@@ -16,10 +16,10 @@ from pgvector.psycopg import register_vector
 from sqlalchemy import Engine, text
 
 from benchmarks.similar.vectors import DIMENSIONS, MODEL, K, Searched, searched
-from service.gallery.nearest_postgresql import EXACT_UP_TO, PostgresqlNearest, index_name
+from service.gallery.database import GalleryDatabase
+from service.gallery.postgres import EXACT_UP_TO, PostgresqlNearest, index_name
+from service.gallery.records import Condition
 from service.storage.database import open_database, prepare
-from service.storage.gallery_database import GalleryDatabase
-from service.storage.gallery_records import Condition
 from tests.service.postgres import PostgresServer, postgres_server
 
 EMBEDDER = f"{MODEL}@000000000000"

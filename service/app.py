@@ -38,6 +38,7 @@ from service.bench.archive import BenchmarkArchive
 from service.bench.jobs import BenchmarkJobs
 from service.errors import HeadersTooLarge, InvalidParameter, MalformedRequest, RequestTimeout
 from service.gallery.gallery import Gallery
+from service.gallery.records import Quota
 from service.inference.classify import Classifier
 from service.inference.compare import Comparer
 from service.inference.cpu import core_budget
@@ -45,12 +46,11 @@ from service.inference.explain import Explainer
 from service.inference.pool import CorePool
 from service.inference.registry import Registry
 from service.inference.session import RUNTIME_VERSION
-from service.latency.answers import Latencies
-from service.metrics import Metrics
-from service.recorder import Recorder
+from service.latency.prometheus import Metrics
+from service.latency.query import Latencies
+from service.latency.recorder import Recorder
 from service.settings import Settings
-from service.storage.gallery_records import Quota
-from service.storage.state import open_state
+from service.state import open_state
 from service.web.benchmarks import benchmark_page_router
 from service.web.dashboard import dashboard_router
 from service.web.docs import docs_router

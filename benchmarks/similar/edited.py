@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from benchmarks.similar.corpus import photographs, read_photograph
-from service.gallery.embedder import embedder_of, prepare
+from service.gallery.embed import embedder_of, prepare
 from service.inference.registry import ServedModel
 
 PICTURES = 200

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, delete, insert, update
 
+from service.gallery.database import GalleryDatabase
+from service.gallery.records import Change, Extent
+from service.gallery.vectors import GalleryVectors
 from service.storage.database import open_database
-from service.storage.gallery_database import GalleryDatabase
-from service.storage.gallery_records import Change, Extent
-from service.storage.gallery_vectors import GalleryVectors
 from service.storage.tables import gallery_embeddings, gallery_state, gallery_tombstones
 
 EMBEDDER = "benchmark@0"

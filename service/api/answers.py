@@ -11,7 +11,7 @@ from fastapi import Request, Response
 
 from service.inference.decoding.decode import DecodedImage
 from service.inference.pool import Patience
-from service.stages import Durations, milliseconds
+from service.latency.stages import Durations, milliseconds
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service import errors
 from service.api.problems import INTERNAL_ERROR, STATUS, slug_of
 from service.inference.registry import Registry, ServedModel
-from service.metrics import Metrics
-from service.recorder import Recorder
+from service.latency.prometheus import Metrics
+from service.latency.recorder import Recorder
 
 MODEL_PATHS = frozenset({"classify", "compare", "explain", "retrieve-similar", "gallery"})
 """First segments of the paths that run networks: their errors are also recorded beside latency."""

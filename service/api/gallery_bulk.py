@@ -17,10 +17,10 @@ from service.errors import (
     StorageUnavailable,
     WeighinError,
 )
+from service.gallery.field_rows import to_json
 from service.gallery.fields import MAX_METADATA_BYTES, parse_metadata
-from service.gallery.keeper import Keeper
+from service.gallery.writer import Keeper
 from service.inference.pool import Patience
-from service.storage.gallery_fields import to_json
 
 IMAGE, METADATA = "image", "metadata"
 

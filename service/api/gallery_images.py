@@ -20,7 +20,7 @@ from service.api.problems import documented
 from service.api.retrieve import K, MinScore, Where
 from service.gallery.fields import MAX_METADATA_BYTES, check_id, parse_metadata, parse_where
 from service.gallery.gallery import Gallery
-from service.gallery.retriever import Wish
+from service.gallery.search import Wish
 from service.inference.pool import CorePool
 
 _FORM_BYTES = 10_000

@@ -9,8 +9,8 @@ from pydantic import BaseModel, Field
 from service.api.periods import format_moment
 from service.api.schemas import ImageFacts
 from service.gallery.gallery import GalleryStatus
-from service.gallery.retriever import Match
-from service.storage.gallery_records import Put, StoredImage
+from service.gallery.records import Put, StoredImage
+from service.gallery.search import Match
 
 MetadataOut = dict[str, str | int | float | bool | None]
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from service.api.parameters import ignores_unknown_parameters
 from service.inference.registry import ModelEntry, Registry
-from service.metrics import CONTENT_TYPE, Metrics
+from service.latency.prometheus import CONTENT_TYPE, Metrics
 
 
 class Health(BaseModel):

@@ -17,7 +17,7 @@ from service.inference.compare import ComparedModel, Comparer, Comparison
 from service.inference.pool import CorePool
 from service.inference.postprocess import Prediction
 from service.inference.registry import Registry
-from service.stages import milliseconds
+from service.latency.stages import milliseconds
 from service.text.display import comma_list
 
 _IMAGE_ERRORS = (

@@ -13,10 +13,10 @@ from service import errors
 from service.api.latency_schemas import HistoryResponse, LatencyResponse
 from service.api.periods import format_moment, parse_since, parse_step
 from service.api.problems import documented
-from service.histogram import EMPTY_SUMMARY
-from service.latency.answers import Latencies, Window
 from service.latency.figures import Figures
-from service.stages import STAGES, Regime, Stage
+from service.latency.histogram import EMPTY_SUMMARY
+from service.latency.query import Latencies, Window
+from service.latency.stages import STAGES, Regime, Stage
 
 MAX_ROWS = 50_000
 """Most points of a history over all models and stages (some 10 MB)."""

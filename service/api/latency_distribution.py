@@ -10,9 +10,9 @@ from service.api.latency import RegimeName, Since, check_model, window_out
 from service.api.latency_schemas import DistributionResponse
 from service.api.periods import parse_since
 from service.api.problems import documented
-from service.latency.answers import Latencies
+from service.latency.query import Latencies
 from service.latency.shape import curve, histogram
-from service.stages import Stage
+from service.latency.stages import Stage
 
 
 def distribution_router(latencies: Latencies, model_names: Callable[[], Collection[str]]) -> APIRouter:

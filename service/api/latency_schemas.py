@@ -4,7 +4,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from service.stages import Regime, Stage
+from service.latency.stages import Regime, Stage
 
 _WINDOW: dict[str, JsonValue] = {
     "from": "2026-01-30T12:00:00Z",

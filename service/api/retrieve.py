@@ -13,7 +13,7 @@ from service.api.error_counting import note_model
 from service.api.gallery_schemas import RetrievalResponse, match_out
 from service.api.problems import documented
 from service.gallery.fields import parse_where
-from service.gallery.retriever import MAX_K, Retrieval, Retriever, Wish
+from service.gallery.search import MAX_K, Retrieval, Retriever, Wish
 from service.inference.pool import CorePool
 
 HINT = (

@@ -9,8 +9,8 @@ import uuid
 from service.bench.bundle import Bundle
 from service.bench.bundle_file import from_json, to_json
 from service.bench.evidence import Kept
+from service.bench.store import BenchmarkStore
 from service.errors import InvalidBundle, StorageUnavailable
-from service.storage.benchmarks import BenchmarkStore
 
 MOST = 50
 """So many of the newest measurements are looked at for a recommendation."""

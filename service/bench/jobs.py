@@ -20,11 +20,11 @@ from service.bench.job_process import JobProcess
 from service.bench.plan import Repetitions, Request, make_plan
 from service.bench.progress import Progress
 from service.bench.records import records
+from service.bench.store import BenchmarkRow, BenchmarkState, BenchmarkStore
 from service.errors import BenchmarkEnded, Busy, StorageUnavailable, UnknownBenchmark
 from service.inference.pool import CorePool
 from service.inference.registry import Registry
-from service.recorder import Recorder
-from service.storage.benchmarks import BenchmarkRow, BenchmarkState, BenchmarkStore
+from service.latency.recorder import Recorder
 
 _HEARD_EVERY_S = 10.0
 

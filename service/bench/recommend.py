@@ -12,7 +12,7 @@ from service.bench.evidence import Evidence, Measured
 from service.bench.pareto import Candidate, Dominated, front
 from service.bench.percentile_bounds import CONFIDENCE
 from service.errors import InvalidParameter
-from service.percentiles import MIN_SAMPLES
+from service.latency.percentiles import MIN_SAMPLES
 
 _SIGNIFICANT_MS = 3
 

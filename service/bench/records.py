@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from service.bench.bundle import Bundle, Entry
 from service.bench.summary import keeps_budget
-from service.stages import STAGES, Durations, Regime
+from service.latency.stages import STAGES, Durations, Regime
 
 
 def records(bundle: Bundle) -> Iterator[tuple[str, Regime, Durations]]:

@@ -22,7 +22,7 @@ from service.cli.settings import settings_with
 from service.errors import DataDirectoryInUse, InvalidParameter, StorageUnavailable
 from service.inference.registry import Registry
 from service.settings import Settings
-from service.storage.state import open_state
+from service.state import open_state
 from service.text.display import comma_list, shown
 
 bench_app = typer.Typer(

@@ -11,7 +11,7 @@ from service.bench.bundle import BenchStage, Bundle
 from service.bench.percentile_bounds import PercentileBound
 from service.bench.summary import EntrySummary, summarise
 from service.cli.output import millions, styled
-from service.percentiles import MIN_SAMPLES
+from service.latency.percentiles import MIN_SAMPLES
 from service.text.display import shown
 
 _WITHIN_SERVICE: tuple[BenchStage, ...] = ("queue", "decode", "preprocess", "inference", "postprocess")

@@ -16,8 +16,8 @@ from service.inference.compare import Comparer, Comparison
 from service.inference.cpu import core_budget
 from service.inference.pool import CorePool, Patience
 from service.inference.registry import Registry
-from service.metrics import Metrics
-from service.recorder import Recorder
+from service.latency.prometheus import Metrics
+from service.latency.recorder import Recorder
 from service.text.display import comma_list, shown
 
 

@@ -14,10 +14,10 @@ from service.bench.archive import BenchmarkArchive
 from service.bench.bundle_file import read_bundle
 from service.bench.evidence import Kept
 from service.bench.recommend import Fit, Wish
+from service.bench.store import BenchmarkStore
 from service.cli.output import LiteralConsole, styled
 from service.cli.settings import settings_with
 from service.inference.registry import Registry
-from service.storage.benchmarks import BenchmarkStore
 from service.storage.database import open_database
 from service.text.display import shown
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import orjson
 
 from service.errors import InvalidParameter
-from service.storage.gallery_records import Condition, Metadata, Scalar
+from service.gallery.records import Condition, Metadata, Scalar
 
 MAX_METADATA_BYTES = 16_384
 MAX_FIELDS = 64

@@ -11,21 +11,21 @@ from pathlib import Path
 import structlog
 
 from service.errors import StorageUnavailable, WeighinError
-from service.gallery.embedder import dimensions_of, embedder_of
-from service.gallery.keeper import Keeper
+from service.gallery.database import GalleryDatabase
+from service.gallery.embed import dimensions_of, embedder_of
 from service.gallery.nearest import SearchStatus, open_nearest
 from service.gallery.networks import Networks
-from service.gallery.reindexer import Progress, Reindexer
-from service.gallery.retriever import Retriever
+from service.gallery.records import EmbeddersChanged, GalleryState, Quota
+from service.gallery.reindex import Progress, Reindexer
+from service.gallery.search import Retriever
 from service.gallery.searches import Searches
+from service.gallery.store import GalleryStore
 from service.gallery.threads import GalleryThreads
+from service.gallery.vectors import GalleryVectors
+from service.gallery.writer import Keeper
 from service.inference.pool import CorePool
 from service.inference.registry import Registry
-from service.recorder import Recorder
-from service.storage.gallery import GalleryStore
-from service.storage.gallery_database import GalleryDatabase
-from service.storage.gallery_records import EmbeddersChanged, GalleryState, Quota
-from service.storage.gallery_vectors import GalleryVectors
+from service.latency.recorder import Recorder
 
 log = structlog.get_logger(__name__)
 

@@ -11,9 +11,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from service.gallery.records import Change, Condition, Extent, Vector
+from service.gallery.vectors import GalleryVectors
 from service.storage.database import on_server
-from service.storage.gallery_records import Change, Condition, Extent, Vector
-from service.storage.gallery_vectors import GalleryVectors
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def open_nearest(
     Imported only here: who has no gallery loads no index library.
     """
     if on_server(vectors.database.engine):
-        from service.gallery.nearest_postgresql import PostgresqlNearest
+        from service.gallery.postgres import PostgresqlNearest
 
         return PostgresqlNearest(vectors.database, embedder, dimensions)
     return EmbeddedNearest(vectors, embedder, dimensions, folder=folder, exact_up_to=exact_up_to)

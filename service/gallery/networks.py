@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from service.errors import ModelUnavailable, UnknownModel
-from service.gallery.embedder import dimensions_of, embedder_of, model_name
+from service.gallery.embed import dimensions_of, embedder_of, model_name
+from service.gallery.records import GalleryState
 from service.inference.registry import Registry, ServedModel
-from service.storage.gallery_records import GalleryState
 
 
 class Networks:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from service.gallery.nearest import NearestImages, SearchStatus
-from service.storage.gallery_records import EmbeddersChanged
+from service.gallery.records import EmbeddersChanged
 
 T = TypeVar("T")
 

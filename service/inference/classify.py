@@ -10,8 +10,8 @@ from service.inference.decoding.decode import DecodedImage, decode
 from service.inference.pool import CorePool, Patience
 from service.inference.postprocess import Prediction, top_predictions
 from service.inference.registry import ServedModel
-from service.recorder import Recorder
-from service.stages import Durations, Stopwatch
+from service.latency.recorder import Recorder
+from service.latency.stages import Durations, Stopwatch
 
 DEFAULT_TOP_K = 5
 

@@ -14,9 +14,9 @@ from service.inference.decoding.decode import DecodedImage, decode
 from service.inference.pool import CorePool, Patience
 from service.inference.postprocess import Prediction, top_predictions
 from service.inference.registry import Registry, ServedModel
-from service.percentiles import percentile
-from service.recorder import Recorder
-from service.stages import Durations, Stage, Stopwatch
+from service.latency.percentiles import percentile
+from service.latency.recorder import Recorder
+from service.latency.stages import Durations, Stage, Stopwatch
 
 MAX_REPEAT = 50
 MIN_REPEAT_FOR_FASTEST = 5

@@ -14,7 +14,7 @@ from service.inference.heatmap import heatmap_png
 from service.inference.linear_head import LinearHead, UnusableHead, read_linear_head
 from service.inference.pool import CorePool, Patience
 from service.inference.registry import Registry, ServedModel
-from service.stages import Durations, Stopwatch
+from service.latency.stages import Durations, Stopwatch
 
 TOLERANCE = 1e-3
 """How far map and logit may lie apart, relative to the logit where that is larger than 1."""

@@ -9,12 +9,12 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from service.latency.bounded_cache import BoundedCache
+from service.latency.cover import cover, late, resolution_kept, stretches
 from service.latency.figures import Figures, Merged, as_figures, combine, figures, of_one_regime
-from service.recorder import Recorder
-from service.storage.cover import cover, late, resolution_kept, stretches
-from service.storage.latency import GRACE_S, Reading
-from service.storage.recorded import DAY_S, HOUR_S, MERGED, MINUTE_S, Bucket, Recorded, Scope, Told, bucket_of
-from service.storage.rollup import Progress
+from service.latency.recorded import DAY_S, HOUR_S, MERGED, MINUTE_S, Bucket, Recorded, Scope, Told, bucket_of
+from service.latency.recorder import Recorder
+from service.latency.rollup import Progress
+from service.latency.store import GRACE_S, Reading
 
 TAIL_FOR_S = 1.0
 """For so long the open buckets of the store are not read again; this process's own are in memory besides."""

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from service.histogram import Distribution, Summary, merge
-from service.stages import Stage
-from service.storage.recorded import ErrorSeries, Recorded, Told
+from service.latency.histogram import Distribution, Summary, merge
+from service.latency.recorded import ErrorSeries, Recorded, Told
+from service.latency.stages import Stage
 
 Series = tuple[str, Stage]
 """Model and stage; the regime is the same in all that is ever merged."""

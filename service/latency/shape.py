@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.histogram import Distribution, slot_end_us, slot_of_us, slot_start_us
-from service.percentiles import MIN_SAMPLES, samples_needed
-from service.stages import milliseconds
+from service.latency.histogram import Distribution, slot_end_us, slot_of_us, slot_start_us
+from service.latency.percentiles import MIN_SAMPLES, samples_needed
+from service.latency.stages import milliseconds
 
 MOST_BINS = 60
 _POINTS_PER_DECADE = 8

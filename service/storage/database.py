@@ -12,7 +12,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, m
 from sqlalchemy.exc import ArgumentError
 
 from service.errors import StorageUnavailable
-from service.storage.explain import storage_errors
+from service.storage.errors import storage_errors
 from service.text.urls import database_url, redacted
 
 SCHEMA = "0004"

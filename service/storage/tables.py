@@ -62,7 +62,7 @@ latency_errors = Table(
 latency_progress = Table(
     "latency_progress",
     metadata,
-    Column("name", String(32), primary_key=True, comment="A field of service.storage.rollup.Progress"),
+    Column("name", String(32), primary_key=True, comment="A field of service.latency.rollup.Progress"),
     Column("until", BigInteger, nullable=False, comment="Seconds since 1970, UTC"),
 )
 

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from service.histogram import Distribution, Summary
-from service.latency.answers import Window
 from service.latency.figures import Figures
+from service.latency.histogram import Distribution, Summary
+from service.latency.query import Window
 from service.latency.shape import curve, histogram
-from service.stages import STAGES, Stage
+from service.latency.stages import STAGES, Stage
 
 Column = list[float | None]
 History = tuple[Window, Sequence[tuple[int, Figures]]]

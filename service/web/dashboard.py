@@ -12,8 +12,8 @@ from service.api.latency import check_model
 from service.api.parameters import ignores_unknown_parameters
 from service.api.problems import documented
 from service.errors import InvalidParameter, UnknownModel
-from service.latency.answers import Latencies
-from service.stages import Regime
+from service.latency.query import Latencies
+from service.latency.stages import Regime
 from service.web.figures import SHARED_FOR_S, FiguresDesk
 from service.web.site import Site
 from service.web.view import Since, StageChoice, View, dashboard_page

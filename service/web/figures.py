@@ -14,10 +14,10 @@ import orjson
 import structlog
 from markupsafe import Markup
 
-from service.latency.answers import Latencies, Window
 from service.latency.figures import Figures as Recorded
-from service.percentiles import MIN_SAMPLES
-from service.stages import STAGES, Stage
+from service.latency.percentiles import MIN_SAMPLES
+from service.latency.query import Latencies, Window
+from service.latency.stages import STAGES, Stage
 from service.web.chart_data import as_json, medians, over_time, parts, shape, traffic
 from service.web.site import Site, explained
 from service.web.table import Group, table

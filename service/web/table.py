@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from service.histogram import Summary
 from service.latency.figures import Figures
-from service.percentiles import MIN_SAMPLES
-from service.stages import STAGES
+from service.latency.histogram import Summary
+from service.latency.percentiles import MIN_SAMPLES
+from service.latency.stages import STAGES
 from service.web.sparkline import sparkline
 
 

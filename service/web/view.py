@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from markupsafe import Markup
 
-from service.stages import REGIMES, STAGES, Regime, Stage
+from service.latency.stages import REGIMES, STAGES, Regime, Stage
 from service.web.site import explained
 
 Since = Literal["15m", "1h", "6h", "24h", "7d", "30d", "365d"]

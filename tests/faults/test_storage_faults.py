@@ -26,10 +26,10 @@ pytestmark = pytest.mark.fault
 RECORD = """
 import sys, time
 from pathlib import Path
-from service.metrics import Metrics
-from service.recorder import Recorder
-from service.stages import STAGES
-from service.storage.state import open_state
+from service.latency.prometheus import Metrics
+from service.latency.recorder import Recorder
+from service.latency.stages import STAGES
+from service.state import open_state
 
 with open_state(Path(sys.argv[1]), None) as state:
     recorder = Recorder(state.latencies, Metrics({}))

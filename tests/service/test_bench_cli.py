@@ -14,7 +14,7 @@ import pytest
 from service.bench.archive import BenchmarkArchive
 from service.bench.bundle import Flag
 from service.bench.bundle_file import read_bundle, write_bundle
-from service.storage.state import open_state
+from service.state import open_state
 from tests.service.bench.bundles import bundle, fingerprint
 from tests.service.process import environment
 

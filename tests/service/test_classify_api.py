@@ -20,7 +20,7 @@ from models.zoo.preprocess import preprocess
 from service.api.schemas import ClassifyResponse
 from service.inference.decoding.decode import decode
 from service.inference.session import OnnxSession
-from service.stages import STAGES
+from service.latency.stages import STAGES
 from tests.service.problems import assert_problem
 
 

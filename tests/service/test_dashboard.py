@@ -22,12 +22,12 @@ from fastapi import FastAPI
 
 from service.api import problems
 from service.api.middleware import RequestContext
-from service.latency.answers import Latencies
-from service.metrics import Metrics
-from service.percentiles import MIN_SAMPLES
-from service.recorder import Recorder
-from service.stages import Durations
-from service.storage.state import open_state
+from service.latency.percentiles import MIN_SAMPLES
+from service.latency.prometheus import Metrics
+from service.latency.query import Latencies
+from service.latency.recorder import Recorder
+from service.latency.stages import Durations
+from service.state import open_state
 from service.web.dashboard import dashboard_router
 from service.web.figures import FIRST_VIEWS, SHARED_FOR_S, Figures, FiguresDesk
 from service.web.site import Site

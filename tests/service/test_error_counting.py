@@ -17,8 +17,8 @@ from starlette.types import Receive, Scope, Send
 from service.api.error_counting import ErrorCounting
 from service.api.middleware import RequestContext
 from service.inference.registry import Registry
-from service.metrics import Metrics
-from service.recorder import Recorder
+from service.latency.prometheus import Metrics
+from service.latency.recorder import Recorder
 from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.service.conftest import running

@@ -14,7 +14,7 @@ from hdrh.histogram import HdrHistogram
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.histogram import HIGHEST_US, Decoder, Distribution, DurationHistogram, merge
+from service.latency.histogram import HIGHEST_US, Decoder, Distribution, DurationHistogram, merge
 
 durations = st.lists(st.integers(0, 60_000_000_000), min_size=1, max_size=300)
 

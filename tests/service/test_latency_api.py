@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.api.latency_schemas import DistributionResponse, HistoryResponse, LatencyResponse
 from service.api.periods import format_moment, parse_since, parse_step
 from service.errors import InvalidParameter
+from service.latency.stages import STAGES
 from service.settings import Settings
-from service.stages import STAGES
 from tests.conftest import make_tiny_model
 from tests.service.conftest import running
 from tests.service.http_client import http_client

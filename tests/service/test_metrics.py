@@ -7,7 +7,7 @@ import threading
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.metrics import BUCKETS_S, Metrics
+from service.latency.prometheus import BUCKETS_S, Metrics
 
 
 def scrape(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from service.metrics import Metrics
-from service.recorder import Recorder
-from service.stages import STAGES
+from service.latency.prometheus import Metrics
+from service.latency.recorded import DAY_S, HOUR_S, MINUTE_S, Bucket, Recorded, Scope, Series
+from service.latency.recorder import Recorder
+from service.latency.stages import STAGES
+from service.latency.store import LatencyStore
 from service.storage.database import FILE_NAME, open_database
-from service.storage.latency import LatencyStore
-from service.storage.recorded import DAY_S, HOUR_S, MINUTE_S, Bucket, Recorded, Scope, Series
 
 NOON = 20_000 * DAY_S + 12 * HOUR_S
 RUN = dict.fromkeys(STAGES, 1_500_000)

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from service.bench.archive import BenchmarkArchive
-from service.storage.benchmarks import BenchmarkStore
+from service.bench.store import BenchmarkStore
 from service.storage.database import open_database
 from tests.service.bench.test_regression import run
 from tests.service.process import service_process

@@ -19,11 +19,11 @@ from models.zoo.card import Accuracy, read_card, write_card
 from service.bench.advice import this_machine
 from service.bench.archive import BenchmarkArchive
 from service.bench.bundle import ModelFacts
-from service.metrics import Metrics
-from service.recorder import Recorder
-from service.storage.benchmarks import BenchmarkStore
+from service.bench.store import BenchmarkStore
+from service.latency.prometheus import Metrics
+from service.latency.recorder import Recorder
+from service.state import open_state
 from service.storage.database import open_database
-from service.storage.state import open_state
 from tests.conftest import make_tiny_model
 from tests.service.bench import bundles
 from tests.service.process import ServiceProcess, service_process

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.storage.gallery_records import Change, Extent
+from service.gallery.records import Change, Extent
 
 Vectors = NDArray[np.float32]
 """Rows of length 1, float32 (N, D)."""

@@ -23,7 +23,7 @@ from service.gallery.index import saved
 from service.gallery.index.changes import Keep, Keys, Scores, VectorSource
 from service.gallery.index.graph import Graph
 from service.gallery.index.ranking import STREAM_ROWS, Looked, best, nearest, with_tail
-from service.storage.gallery_records import Change, Vector
+from service.gallery.records import Change, Vector
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ from usearch.index import Index
 # isort: on
 
 from service.gallery.index.changes import Keys, Scores, Vectors
-from service.storage.gallery_records import Vector
+from service.gallery.records import Vector
 
 CONNECTIVITY = 16
 EXPANSION_ADD = 96

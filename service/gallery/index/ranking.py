@@ -9,7 +9,7 @@ import numpy as np
 
 from service.gallery.index.changes import Keep, Keys, Scores, VectorSource
 from service.gallery.index.graph import ROUNDING, cosines
-from service.storage.gallery_records import Change, Vector
+from service.gallery.records import Change, Vector
 
 CANDIDATES = 64
 """Neighbours that are looked at first; at least four for each that is wanted."""

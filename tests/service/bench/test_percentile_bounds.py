@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.bench.percentile_bounds import percentile_bound, slowest_allowed
-from service.percentiles import MIN_SAMPLES
+from service.latency.percentiles import MIN_SAMPLES
 
 
 @pytest.mark.parametrize("fraction", [0.90, 0.95, 0.99])

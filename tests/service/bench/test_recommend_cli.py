@@ -16,7 +16,7 @@ from service.bench.archive import BenchmarkArchive
 from service.bench.bundle import Bundle, ModelFacts
 from service.bench.bundle_file import write_bundle
 from service.bench.fingerprint import Fingerprint
-from service.storage.benchmarks import BenchmarkStore
+from service.bench.store import BenchmarkStore
 from service.storage.database import open_database
 from tests.service.bench import bundles
 from tests.service.process import environment

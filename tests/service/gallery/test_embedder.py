@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageEnhance
 
 from service.errors import InvalidParameter, ModelUnavailable, UndecodableImage
 from service.gallery.duplicates import NEAR_COSINE, NEAR_HASH_BITS, duplicate
-from service.gallery.embedder import dimensions_of, embed, embedder_of, model_name, normalised, prepare
+from service.gallery.embed import dimensions_of, embed, embedder_of, model_name, normalised, prepare
 from service.gallery.perceptual_hash import differing_bits, perceptual_hash
 from service.inference.decoding.decode import decode
 from service.inference.registry import Registry, ServedModel

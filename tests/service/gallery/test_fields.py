@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import InvalidParameter
+from service.gallery.field_rows import to_json
 from service.gallery.fields import MAX_METADATA_BYTES, check_id, parse_metadata, parse_where
-from service.storage.gallery_fields import to_json
-from service.storage.gallery_records import Condition
+from service.gallery.records import Condition
 
 
 @pytest.mark.parametrize("id", ["a", "A-b_c.9", "...", ".a", "x" * 255, "0"])

@@ -13,13 +13,13 @@ from service.api.gallery_bulk import Bulk
 from service.api.gallery_schemas import AddedOut, AddedResponse
 from service.api.parts import Part
 from service.gallery.gallery import Gallery
+from service.gallery.records import Quota
 from service.inference.pool import CorePool
 from service.inference.registry import Registry
-from service.metrics import Metrics
-from service.recorder import Recorder
+from service.latency.prometheus import Metrics
+from service.latency.recorder import Recorder
 from service.settings import Settings
-from service.storage.gallery_records import Quota
-from service.storage.state import open_state
+from service.state import open_state
 from tests.service.gallery.calls import put
 from tests.service.gallery.pictures import blobs, jpeg
 from tests.service.http_client import http_client

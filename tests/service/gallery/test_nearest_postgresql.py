@@ -11,13 +11,13 @@ import pytest
 from numpy.typing import NDArray
 from sqlalchemy import text
 
+from service.gallery.database import GalleryDatabase
 from service.gallery.nearest import SearchStatus
-from service.gallery.nearest_postgresql import PostgresqlNearest, index_name
+from service.gallery.postgres import PostgresqlNearest, index_name
+from service.gallery.records import Condition, Metadata, NewImage, Quota, Vector
+from service.gallery.store import GalleryStore
+from service.gallery.vectors import GalleryVectors
 from service.storage.database import open_database
-from service.storage.gallery import GalleryStore
-from service.storage.gallery_database import GalleryDatabase
-from service.storage.gallery_records import Condition, Metadata, NewImage, Quota, Vector
-from service.storage.gallery_vectors import GalleryVectors
 from tests.service.postgres import PostgresServer
 from tests.service.until import until
 

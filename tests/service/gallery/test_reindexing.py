@@ -10,12 +10,12 @@ import httpx
 import pytest
 from sqlalchemy import Engine, func, select
 
-from service.gallery.embedder import decode_for, embed, embedder_of
+from service.gallery.database import GalleryDatabase
+from service.gallery.embed import decode_for, embed, embedder_of
+from service.gallery.vectors import GalleryVectors
 from service.inference.registry import Registry
 from service.settings import Settings
 from service.storage.database import open_database
-from service.storage.gallery_database import GalleryDatabase
-from service.storage.gallery_vectors import GalleryVectors
 from service.storage.tables import gallery_embeddings
 from tests.conftest import make_tiny_model
 from tests.service.conftest import running

@@ -16,9 +16,9 @@ from service.api.gallery_schemas import (
     RetrievalResponse,
     SimilarResponse,
 )
-from service.gallery.embedder import decode_for, embed
+from service.gallery.embed import decode_for, embed
 from service.inference.session import OnnxSession
-from service.stages import STAGES
+from service.latency.stages import STAGES
 from tests.service.gallery.calls import put, retrieve
 from tests.service.gallery.pictures import PHOTOS, blobs, encoded, jpeg, photo
 from tests.service.problems import assert_problem

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from service.errors import StorageUnavailable
+from service.gallery.database import GalleryDatabase
 from service.gallery.nearest import open_nearest
+from service.gallery.records import EmbeddersChanged, NewImage, Quota
 from service.gallery.searches import Searches
+from service.gallery.store import GalleryStore
+from service.gallery.vectors import GalleryVectors
 from service.storage.database import open_database
-from service.storage.gallery import GalleryStore
-from service.storage.gallery_database import GalleryDatabase
-from service.storage.gallery_records import EmbeddersChanged, NewImage, Quota
-from service.storage.gallery_vectors import GalleryVectors
 
 ONE, OTHER = "one@0123456789ab", "other@ba9876543210"
 

@@ -11,13 +11,13 @@ import pytest
 from sqlalchemy import update
 
 from service.errors import InvalidParameter
-from service.histogram import DurationHistogram, Summary
-from service.latency.answers import MAX_STEPS, Latencies
-from service.metrics import Metrics
-from service.recorder import Recorder
+from service.latency.histogram import DurationHistogram, Summary
+from service.latency.prometheus import Metrics
+from service.latency.query import MAX_STEPS, Latencies
+from service.latency.recorded import DAY_S, HOUR_S, MINUTE_S
+from service.latency.recorder import Recorder
+from service.latency.store import LatencyStore
 from service.storage.database import open_database
-from service.storage.latency import LatencyStore
-from service.storage.recorded import DAY_S, HOUR_S, MINUTE_S
 from service.storage.tables import latency_histograms
 
 pytestmark = pytest.mark.databases("sqlite", "postgresql")

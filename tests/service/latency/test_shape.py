@@ -8,9 +8,9 @@ import random
 
 import pytest
 
-from service.histogram import DurationHistogram, merge
+from service.latency.histogram import DurationHistogram, merge
+from service.latency.percentiles import MIN_SAMPLES, samples_needed
 from service.latency.shape import MOST_BINS, curve, histogram
-from service.percentiles import MIN_SAMPLES, samples_needed
 
 
 def durations(kind: str, count: int) -> list[int]:

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import Engine, inspect
 
 from service.bench.archive import BenchmarkArchive
+from service.bench.store import BenchmarkStore
 from service.errors import StorageUnavailable
-from service.storage.benchmarks import BenchmarkStore
 from service.storage.database import FILE_NAME, SCHEMA, open_database, prepare
 from service.storage.tables import benchmarks
 from tests.service.bench import bundles

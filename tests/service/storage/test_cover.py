@@ -7,9 +7,9 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.storage.cover import cover, late, resolution_kept, stretches
-from service.storage.recorded import DAY_S, HOUR_S, MINUTE_S, Bucket
-from service.storage.rollup import Progress
+from service.latency.cover import cover, late, resolution_kept, stretches
+from service.latency.recorded import DAY_S, HOUR_S, MINUTE_S, Bucket
+from service.latency.rollup import Progress
 
 DAY = 20_000 * DAY_S
 HOURS = st.integers(-100, 100).map(lambda hours: DAY + hours * HOUR_S)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from service.errors import DataDirectoryInUse, StorageUnavailable
+from service.state import open_state
 from service.storage.directory import DataDirectory
-from service.storage.state import open_state
 
 HOLD = """
 import sys

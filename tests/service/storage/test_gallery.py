@@ -13,11 +13,11 @@ import pytest
 from sqlalchemy import Engine, text
 
 from service.errors import GalleryFull, StorageUnavailable
+from service.gallery.database import GalleryDatabase
+from service.gallery.records import Condition, EmbeddersChanged, Metadata, NewImage, Quota
+from service.gallery.store import GalleryStore
+from service.gallery.vectors import GalleryVectors
 from service.storage.database import open_database
-from service.storage.gallery import GalleryStore
-from service.storage.gallery_database import GalleryDatabase
-from service.storage.gallery_records import Condition, EmbeddersChanged, Metadata, NewImage, Quota
-from service.storage.gallery_vectors import GalleryVectors
 
 NET = "net@0123456789ab"
 OTHER = "other@ba9876543210"

@@ -10,10 +10,8 @@ import pytest
 from sqlalchemy import select, text
 
 from service.errors import StorageUnavailable
-from service.histogram import Distribution, DurationHistogram
-from service.storage.database import FILE_NAME, open_database
-from service.storage.latency import GRACE_S, LatencyStore
-from service.storage.recorded import (
+from service.latency.histogram import Distribution, DurationHistogram
+from service.latency.recorded import (
     DAY_S,
     HOUR_S,
     MERGED,
@@ -26,7 +24,9 @@ from service.storage.recorded import (
     Told,
     bucket_of,
 )
-from service.storage.rows import write_rows
+from service.latency.rows import write_rows
+from service.latency.store import GRACE_S, LatencyStore
+from service.storage.database import FILE_NAME, open_database
 from service.storage.tables import latency_errors, latency_histograms
 
 pytestmark = pytest.mark.databases("sqlite", "postgresql")

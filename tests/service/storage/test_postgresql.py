@@ -13,11 +13,11 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, select, text
 
 from service.errors import DatabaseUnreachable, StorageUnavailable
+from service.latency.recorded import DAY_S, HOUR_S, MINUTE_S, Bucket, Scope
+from service.latency.store import GRACE_S, LatencyStore
+from service.state import open_state
 from service.storage.database import READING, SCHEMA, open_database, prepare
-from service.storage.explain import storage_errors
-from service.storage.latency import GRACE_S, LatencyStore
-from service.storage.recorded import DAY_S, HOUR_S, MINUTE_S, Bucket, Scope
-from service.storage.state import open_state
+from service.storage.errors import storage_errors
 from service.storage.tables import benchmarks, metadata
 from tests.service.postgres import PostgresServer
 from tests.service.storage.test_latency import DAY, TOTAL, recorded, rows

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import StorageUnavailable
-from service.storage.gallery_records import Change, Extent
+from service.gallery.records import Change, Extent
 
 
 class Rows:

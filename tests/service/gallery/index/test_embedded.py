@@ -12,13 +12,13 @@ import pytest
 from numpy.typing import NDArray
 
 from service.errors import StorageUnavailable
+from service.gallery.database import GalleryDatabase
 from service.gallery.index import embedded
 from service.gallery.index.embedded import EmbeddedSearch
+from service.gallery.records import Change, Extent, NewImage, Quota
+from service.gallery.store import GalleryStore
+from service.gallery.vectors import GalleryVectors
 from service.storage.database import open_database
-from service.storage.gallery import GalleryStore
-from service.storage.gallery_database import GalleryDatabase
-from service.storage.gallery_records import Change, Extent, NewImage, Quota
-from service.storage.gallery_vectors import GalleryVectors
 from tests.service.gallery.index.sources import Rows, unit_vectors
 
 DIMENSIONS = 32

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, RowMapping, insert, inspect, select, 
 
 from service.errors import StorageUnavailable
 from service.storage.database import READING, database_file, prepare
-from service.storage.explain import DAMAGED, storage_errors
+from service.storage.errors import DAMAGED, storage_errors
 from service.storage.tables import benchmarks
 
 BenchmarkState = Literal["running", "done", "cancelled", "failed", "interrupted"]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from service.histogram import Distribution, Summary
-from service.stages import Regime, Stage
+from service.latency.histogram import Distribution, Summary
+from service.latency.stages import Regime, Stage
 
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86400
 

@@ -17,8 +17,8 @@ from hdrh.codec import payload_header_size
 from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
-from service.percentiles import MIN_SAMPLES
-from service.stages import milliseconds
+from service.latency.percentiles import MIN_SAMPLES
+from service.latency.stages import milliseconds
 
 HIGHEST_US = 2**26 - 1
 """Longest duration that is told apart (67.1 s); longer ones count as this long, their maximum stays exact."""

@@ -9,14 +9,10 @@ from functools import partial
 from typing import TypeVar
 
 from service.errors import Busy, EmptyBody, UnknownImage
-from service.gallery.embedder import prepare
+from service.gallery.embed import prepare
 from service.gallery.fields import check_id
 from service.gallery.networks import Networks
-from service.gallery.searches import Searches
-from service.gallery.threads import GalleryThreads
-from service.inference.pool import CorePool, Patience
-from service.storage.gallery import GalleryStore
-from service.storage.gallery_records import (
+from service.gallery.records import (
     Condition,
     EmbeddersChanged,
     Metadata,
@@ -24,6 +20,10 @@ from service.storage.gallery_records import (
     Put,
     StoredImage,
 )
+from service.gallery.searches import Searches
+from service.gallery.store import GalleryStore
+from service.gallery.threads import GalleryThreads
+from service.inference.pool import CorePool, Patience
 
 T = TypeVar("T")
 

@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, replace
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, select
 
-from service.histogram import Distribution, merge
-from service.stages import REGIMES
-from service.storage.recorded import (
+from service.latency.histogram import Distribution, merge
+from service.latency.recorded import (
     DAY_S,
     HOUR_S,
     MERGED,
@@ -22,7 +21,8 @@ from service.storage.recorded import (
     Series,
     bucket_of,
 )
-from service.storage.rows import read_rows, upsert, write_rows
+from service.latency.rows import read_rows, upsert, write_rows
+from service.latency.stages import REGIMES
 from service.storage.tables import latency_errors, latency_histograms, latency_progress
 
 KEEP_MINUTES_S = 48 * HOUR_S

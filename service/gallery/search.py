@@ -10,19 +10,19 @@ from functools import partial
 from models.zoo.preprocess import preprocess
 from service.errors import Busy, OtherModel, UnknownImage
 from service.gallery.duplicates import Duplicate, duplicate
-from service.gallery.embedder import OUTPUT, decode_for, dimensions_of, embedder_of, normalised
+from service.gallery.embed import OUTPUT, decode_for, dimensions_of, embedder_of, normalised
 from service.gallery.networks import Networks
 from service.gallery.perceptual_hash import perceptual_hash
+from service.gallery.records import Condition, EmbeddersChanged, StoredImage, Vector
 from service.gallery.searches import Searches
+from service.gallery.store import GalleryStore
 from service.gallery.threads import GalleryThreads
+from service.gallery.vectors import GalleryVectors
 from service.inference.decoding.decode import DecodedImage
 from service.inference.pool import CorePool, Patience
 from service.inference.registry import ServedModel
-from service.recorder import Recorder
-from service.stages import Durations, Stopwatch
-from service.storage.gallery import GalleryStore
-from service.storage.gallery_records import Condition, EmbeddersChanged, StoredImage, Vector
-from service.storage.gallery_vectors import GalleryVectors
+from service.latency.recorder import Recorder
+from service.latency.stages import Durations, Stopwatch
 
 MAX_K = 100
 

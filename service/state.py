@@ -7,11 +7,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from service.storage.benchmarks import BenchmarkStore
+from service.bench.store import BenchmarkStore
+from service.gallery.database import GalleryDatabase
+from service.latency.store import LatencyStore
 from service.storage.database import on_server, open_database
 from service.storage.directory import DataDirectory
-from service.storage.gallery_database import GalleryDatabase
-from service.storage.latency import LatencyStore
 
 _TRY_EVERY_S = 5.0
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Engine, literal, select
 
 from service.errors import StorageUnavailable
+from service.latency.recorded import MINUTE_S, Bucket, Recorded, Scope, Told
+from service.latency.rollup import Progress, drop_old, read_progress, reopen, roll_up
+from service.latency.rows import read_rows, read_summaries, write_rows
 from service.storage.database import READING, database_file, prepare
-from service.storage.explain import storage_errors
-from service.storage.recorded import MINUTE_S, Bucket, Recorded, Scope, Told
-from service.storage.rollup import Progress, drop_old, read_progress, reopen, roll_up
-from service.storage.rows import read_rows, read_summaries, write_rows
+from service.storage.errors import storage_errors
 from service.storage.tables import latency_errors, latency_histograms
 
 GRACE_S = 120

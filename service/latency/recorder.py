@@ -10,11 +10,11 @@ from collections.abc import Callable
 import structlog
 
 from service.errors import StorageUnavailable
-from service.metrics import Metrics
-from service.recording import Recording
-from service.stages import Durations, Regime
-from service.storage.latency import LatencyStore
-from service.storage.recorded import DAY_S, HOUR_S, MINUTE_S, Bucket, ErrorSeries, Recorded, bucket_of
+from service.latency.prometheus import Metrics
+from service.latency.recorded import DAY_S, HOUR_S, MINUTE_S, Bucket, ErrorSeries, Recorded, bucket_of
+from service.latency.recording import Recording
+from service.latency.stages import Durations, Regime
+from service.latency.store import LatencyStore
 
 FLUSH_EVERY_S = 1.0
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from service.storage.recorded import DAY_S, HOUR_S, MINUTE_S, Bucket, bucket_of
-from service.storage.rollup import KEEP_HOURS_S, KEEP_MINUTES_S, Progress
+from service.latency.recorded import DAY_S, HOUR_S, MINUTE_S, Bucket, bucket_of
+from service.latency.rollup import KEEP_HOURS_S, KEEP_MINUTES_S, Progress
 
 
 def resolution_kept(moment: float, now: float, progress: Progress) -> int:

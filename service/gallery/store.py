@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 
 from service.errors import GalleryFull
-from service.storage.gallery_database import GalleryDatabase, change_state, read_state
-from service.storage.gallery_fields import matching_keys, remove_fields, to_json, write_fields
-from service.storage.gallery_records import (
+from service.gallery.database import GalleryDatabase, change_state, read_state
+from service.gallery.field_rows import matching_keys, remove_fields, to_json, write_fields
+from service.gallery.records import (
     Condition,
     EmbeddersChanged,
     GalleryState,
@@ -22,7 +22,7 @@ from service.storage.gallery_records import (
     Quota,
     StoredImage,
 )
-from service.storage.gallery_vectors import remove_vectors, write_vectors
+from service.gallery.vectors import remove_vectors, write_vectors
 from service.storage.tables import (
     gallery_contents,
     gallery_images,

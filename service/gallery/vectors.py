@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Select, bindparam, delete, func, select
 
-from service.storage.gallery_database import GalleryDatabase, change_state, read_state
-from service.storage.gallery_fields import matching_keys
-from service.storage.gallery_records import Change, Condition, Embeddings, Extent, Vector
-from service.storage.rows import upsert
+from service.gallery.database import GalleryDatabase, change_state, read_state
+from service.gallery.field_rows import matching_keys
+from service.gallery.records import Change, Condition, Embeddings, Extent, Vector
+from service.latency.rows import upsert
 from service.storage.tables import gallery_embeddings, gallery_images, gallery_tombstones
 
 _IN_ONE_QUERY = 500

@@ -14,9 +14,9 @@ from PIL import Image
 from models.zoo.preprocess import preprocess
 from service.errors import InvalidParameter
 from service.gallery.perceptual_hash import perceptual_hash
+from service.gallery.records import NewImage, Vector
 from service.inference.decoding.decode import DecodedImage, decode
 from service.inference.registry import ServedModel
-from service.storage.gallery_records import NewImage, Vector
 
 OUTPUT: Literal["embedding"] = "embedding"
 

@@ -9,9 +9,9 @@ from sqlalchemy import Connection, Table, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.errors import StorageUnavailable
-from service.histogram import Decoder, Distribution, Percentiles, summarise
-from service.storage.explain import DAMAGED
-from service.storage.recorded import MERGED, Bucket, ErrorSeries, Recorded, Scope, Series, Told
+from service.latency.histogram import Decoder, Distribution, Percentiles, summarise
+from service.latency.recorded import MERGED, Bucket, ErrorSeries, Recorded, Scope, Series, Told
+from service.storage.errors import DAMAGED
 from service.storage.tables import latency_errors, latency_histograms
 
 

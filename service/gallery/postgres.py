@@ -14,11 +14,11 @@ from pgvector.sqlalchemy import HALFVEC, VECTOR
 from sqlalchemy import ColumnElement, Connection, Double, Select, bindparam, cast, func, literal, select, text
 
 from service.errors import StorageUnavailable
+from service.gallery.database import GalleryDatabase, read_state
+from service.gallery.field_rows import matching_keys
 from service.gallery.nearest import SearchStatus
-from service.storage.explain import storage_errors
-from service.storage.gallery_database import GalleryDatabase, read_state
-from service.storage.gallery_fields import matching_keys
-from service.storage.gallery_records import Condition, Vector
+from service.gallery.records import Condition, Vector
+from service.storage.errors import storage_errors
 from service.storage.tables import gallery_embeddings
 
 log = structlog.get_logger(__name__)

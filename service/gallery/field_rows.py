@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, delete, insert, intersect, select
 
-from service.storage.gallery_records import Condition, Metadata, Scalar
+from service.gallery.records import Condition, Metadata, Scalar
 from service.storage.tables import gallery_fields
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from service.histogram import Distribution, DurationHistogram, merge
-from service.stages import Durations, Regime, Stage
-from service.storage.recorded import Bucket, ErrorSeries, Recorded, Series
+from service.latency.histogram import Distribution, DurationHistogram, merge
+from service.latency.recorded import Bucket, ErrorSeries, Recorded, Series
+from service.latency.stages import Durations, Regime, Stage
 
 
 class Recording:

@@ -19,15 +19,15 @@ from service.errors import (
     StorageUnavailable,
     WeighinError,
 )
-from service.gallery.embedder import decode_for, dimensions_of, embed, embedder_of, model_name
+from service.gallery.embed import decode_for, dimensions_of, embed, embedder_of, model_name
 from service.gallery.networks import Networks
+from service.gallery.records import EmbeddersChanged, GalleryState, Vector
 from service.gallery.searches import Searches
+from service.gallery.store import GalleryStore
 from service.gallery.threads import GalleryThreads
+from service.gallery.vectors import GalleryVectors
 from service.inference.pool import CorePool, Patience
 from service.inference.registry import ServedModel
-from service.storage.gallery import GalleryStore
-from service.storage.gallery_records import EmbeddersChanged, GalleryState, Vector
-from service.storage.gallery_vectors import GalleryVectors
 
 log = structlog.get_logger(__name__)
 

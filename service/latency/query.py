@@ -11,13 +11,13 @@ from typing import TypeVar
 import structlog
 
 from service.errors import InvalidParameter, StorageUnavailable
-from service.histogram import Distribution, merge
 from service.latency.buckets import Buckets, Question
 from service.latency.figures import Figures
-from service.recorder import Recorder
-from service.stages import Regime, Stage
-from service.storage.recorded import DAY_S, HOUR_S, MINUTE_S, Bucket, Scope, bucket_of
-from service.storage.rollup import KEEP_DAYS_S
+from service.latency.histogram import Distribution, merge
+from service.latency.recorded import DAY_S, HOUR_S, MINUTE_S, Bucket, Scope, bucket_of
+from service.latency.recorder import Recorder
+from service.latency.rollup import KEEP_DAYS_S
+from service.latency.stages import Regime, Stage
 
 T = TypeVar("T")
 
