@@ -22,7 +22,7 @@ from benchmarks.proof import network, noise, order, page, simulation, stalls, tr
 from benchmarks.proof.network import make_network
 from benchmarks.proof.results import Results
 from service.bench.fingerprint import take_fingerprint
-from service.bench.runtimes import runtime_version
+from service.bench.measure.runtimes import runtime_version
 from service.inference.registry import Registry
 
 PAGE = Path(__file__).parent.parent / "docs" / "instrument.md"

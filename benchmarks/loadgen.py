@@ -28,10 +28,10 @@ import numpy as np
 from benchmarks.proof.results import Results
 from models.zoo.card import read_card
 from models.zoo.preprocess import preprocess
-from service.bench.inputs import natural_picture
-from service.bench.measure import all_at_once, one_after_another, warm_up
-from service.bench.runtimes import open_model
-from service.bench.subjects import BareSession
+from service.bench.measure.inputs import natural_picture
+from service.bench.measure.measure import all_at_once, one_after_another, warm_up
+from service.bench.measure.runtimes import open_model
+from service.bench.measure.subjects import BareSession
 from service.inference.cpu import core_budget
 
 try:

@@ -15,25 +15,25 @@ from fastapi_offline import FastAPIOffline
 from service.api import problems
 from service.api.answers import Bounds
 from service.api.benchmarks import benchmarks_router
-from service.api.body import document_form_fields
+from service.api.body.image import document_form_fields
+from service.api.body.parameters import refuse_unknown_parameters
 from service.api.catalogue import catalogue_router
-from service.api.cors import Cors
-from service.api.error_counting import ErrorCounting, series_to_show
 from service.api.explain import explain_router
 from service.api.gallery import gallery_router
 from service.api.gallery_images import gallery_images_router
-from service.api.head import HeadRequests
 from service.api.health import health_router
 from service.api.inference import inference_router
-from service.api.json_bodies import JsonBodies
 from service.api.latency import latency_router
 from service.api.latency_distribution import distribution_router
-from service.api.middleware import RequestContext
-from service.api.parameters import refuse_unknown_parameters
-from service.api.proxies import ReverseProxy
+from service.api.middleware.context import RequestContext
+from service.api.middleware.cors import Cors
+from service.api.middleware.error_counting import ErrorCounting, series_to_show
+from service.api.middleware.head import HeadRequests
+from service.api.middleware.json_bodies import JsonBodies
+from service.api.middleware.proxies import ReverseProxy
+from service.api.middleware.shedding import LoadShedding
 from service.api.recommend import recommend_router
 from service.api.retrieve import retrieve_router
-from service.api.shedding import LoadShedding
 from service.bench.archive import BenchmarkArchive
 from service.bench.jobs import BenchmarkJobs
 from service.errors import HeadersTooLarge, InvalidParameter, MalformedRequest, RequestTimeout

@@ -14,9 +14,9 @@ from typing import Any
 import structlog
 import uvicorn
 
+from service.api.connection.protocol import http_protocol
 from service.app import create_app
 from service.errors import WeighinError
-from service.http_protocol import http_protocol
 from service.settings import Settings
 
 log = structlog.get_logger(__name__)

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.proof.results import Results
-from service.bench.plan import Request, make_plan
-from service.bench.progress import Progress
-from service.bench.runner import Runner
+from service.bench.measure.plan import Request, make_plan
+from service.bench.measure.progress import Progress
+from service.bench.measure.runner import Runner
 from service.inference.registry import Registry
 
 _BUSY = "while True: pass"

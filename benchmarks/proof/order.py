@@ -7,9 +7,9 @@ from itertools import combinations
 
 from benchmarks.proof.results import Results
 from service.bench.bundle import Bundle
-from service.bench.plan import Request, make_plan
-from service.bench.runner import Runner
-from service.bench.verdicts import Verdict, compare_entries
+from service.bench.judge.verdicts import Verdict, compare_entries
+from service.bench.measure.plan import Request, make_plan
+from service.bench.measure.runner import Runner
 from service.inference.registry import Registry
 
 

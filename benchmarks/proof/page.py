@@ -8,8 +8,8 @@ from itertools import pairwise
 from benchmarks.proof.order import disagreements
 from benchmarks.proof.results import Record, Results, wilson
 from benchmarks.proof.traces import judge, median_ms, rates, segments, true_slowdowns
-from service.bench.plan import PROFILES
-from service.bench.verdicts import LEVEL, MIN_DIFFERENCE
+from service.bench.judge.verdicts import LEVEL, MIN_DIFFERENCE
+from service.bench.measure.plan import PROFILES
 
 _WANTED = {"alike": 0.05, "slow3": 0.50, "slow5": 0.90, "slow10": 0.99}
 _LEVELS = (0.05, 0.02, 0.01, 0.005, 0.002)
@@ -109,7 +109,7 @@ def _verdicts(results: Results) -> list[str]:
         *lines,
         "",
         f"A verdict also needs a difference of at least {MIN_DIFFERENCE:.0%}. The level in use is that of "
-        "`service/bench/verdicts.py`.",
+        "`service/bench/judge/verdicts.py`.",
     ]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.proof.results import Results, wilson
-from service.bench.percentile_bounds import slowest_allowed
+from service.bench.judge.percentile_bounds import slowest_allowed
 
 RUNS = 10_000
 _QUANTILES = {0.90: 1.2815516, 0.95: 1.6448536, 0.99: 2.3263479}

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.proof.results import Results
-from service.bench.inputs import as_jpeg, natural_picture
-from service.bench.measure import at_rate, one_after_another
-from service.bench.percentile_bounds import percentile_bound
-from service.bench.subjects import ThroughService
+from service.bench.judge.percentile_bounds import percentile_bound
+from service.bench.measure.inputs import as_jpeg, natural_picture
+from service.bench.measure.measure import at_rate, one_after_another
+from service.bench.measure.subjects import ThroughService
 
 STALL_S = 0.2
 EVERY_S = 2.0

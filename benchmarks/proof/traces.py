@@ -21,13 +21,13 @@ from benchmarks.proof.results import Record, Results, wilson
 from models.zoo.card import read_card
 from models.zoo.preprocess import preprocess
 from service.bench.bundle import Entry
-from service.bench.gate import MAX_CLOCK_JUMP_S, MAX_OUTSIDE_LOAD, MAX_STEAL, Gate
-from service.bench.inputs import natural_picture
-from service.bench.launch import run_worker
-from service.bench.orders import BlockReport, Done, Job, Orders
-from service.bench.runtimes import open_model
-from service.bench.subjects import BareSession
-from service.bench.verdicts import bootstrap, holm, verdict
+from service.bench.judge.verdicts import bootstrap, holm, verdict
+from service.bench.measure.gate import MAX_CLOCK_JUMP_S, MAX_OUTSIDE_LOAD, MAX_STEAL, Gate
+from service.bench.measure.inputs import natural_picture
+from service.bench.measure.launch import run_worker
+from service.bench.measure.orders import BlockReport, Done, Job, Orders
+from service.bench.measure.runtimes import open_model
+from service.bench.measure.subjects import BareSession
 
 SLOWER = {"slow3": 0.03, "slow5": 0.05, "slow10": 0.10}
 ALIKE = ("a1", "a2", "a3", "a4")

@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.api.periods import format_moment
 from service.bench.bundle import Bundle
 from service.bench.jobs import Benchmark
-from service.bench.percentile_bounds import PercentileBound
-from service.bench.plan import Request
-from service.bench.summary import EntrySummary, summarise
+from service.bench.judge.percentile_bounds import PercentileBound
+from service.bench.judge.summary import EntrySummary, summarise
+from service.bench.measure.plan import Request
 
 
 class BenchmarkRequest(BaseModel):

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from service import errors
 from service.api.answers import image_facts, patience_of, timed_answer, timings
-from service.api.body import OPENAPI_BODY, form_first, read_image
-from service.api.error_counting import find_model
+from service.api.body.image import OPENAPI_BODY, form_first, read_image
 from service.api.explain_schemas import ExplainResponse
 from service.api.inference import Model
+from service.api.middleware.error_counting import find_model
 from service.api.problems import documented
 from service.inference.explain import Explainer, Explanation
 from service.inference.pool import CorePool

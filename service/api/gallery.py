@@ -10,10 +10,10 @@ from pydantic import SecretStr
 from service import errors
 from service.api.access import key_needed
 from service.api.answers import Bounds, patience_of, root_of
-from service.api.body import read_image
+from service.api.body.image import read_image
+from service.api.body.parts import Part, is_form, stream_parts
 from service.api.gallery_bulk import IMAGE, METADATA, Bulk
 from service.api.gallery_schemas import AddedResponse, GalleryOut, ImageOut, ImagesResponse
-from service.api.parts import Part, is_form, stream_parts
 from service.api.problems import documented
 from service.api.retrieve import Where
 from service.gallery.fields import check_id, parse_where

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from service.api.body.parts import Part
 from service.api.gallery_schemas import AddedOut
-from service.api.parts import Part
 from service.errors import (
     BodyTooLarge,
     GalleryFull,

@@ -11,11 +11,11 @@ from pydantic import SecretStr
 from service import errors
 from service.api.access import key_needed
 from service.api.answers import Bounds, patience_of, root_of, timed_answer, timings
-from service.api.body import OPENAPI_BODY, read_image
+from service.api.body.image import OPENAPI_BODY, read_image
+from service.api.body.parameters import ignores_unknown_parameters
+from service.api.body.parts import is_form, stream_parts
 from service.api.gallery_bulk import IMAGE, METADATA
 from service.api.gallery_schemas import ImageOut, PutOut, SimilarResponse, match_out
-from service.api.parameters import ignores_unknown_parameters
-from service.api.parts import is_form, stream_parts
 from service.api.problems import documented
 from service.api.retrieve import K, MinScore, Where
 from service.gallery.fields import MAX_METADATA_BYTES, check_id, parse_metadata, parse_where

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service import errors
 from service.api.answers import image_facts, patience_of, timed_answer, timings
-from service.api.body import OPENAPI_BODY, form_first, read_image
-from service.api.error_counting import find_model
+from service.api.body.image import OPENAPI_BODY, form_first, read_image
+from service.api.middleware.error_counting import find_model
 from service.api.problems import documented
 from service.api.schemas import ClassifyResponse, CompareResponse
 from service.inference.classify import Classification, Classifier, check_top_k

@@ -8,12 +8,12 @@ from pydantic import BaseModel, Field
 from service import errors
 from service.api.benchmark_schemas import BoundOut, LatencyOut
 from service.api.problems import documented
-from service.bench.accuracy import Claim
-from service.bench.advice import Advice, advise_here, this_machine
 from service.bench.archive import BenchmarkArchive
-from service.bench.evidence import Measured
-from service.bench.pareto import Candidate
-from service.bench.recommend import Wish
+from service.bench.recommend.accuracy import Claim
+from service.bench.recommend.advice import Advice, advise_here, this_machine
+from service.bench.recommend.evidence import Measured
+from service.bench.recommend.pareto import Candidate
+from service.bench.recommend.recommend import Wish
 from service.inference.registry import Registry
 
 

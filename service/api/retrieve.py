@@ -8,9 +8,9 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service import errors
 from service.api.answers import Bounds, image_facts, patience_of, root_of, timed_answer, timings
-from service.api.body import OPENAPI_BODY, form_first, read_image
-from service.api.error_counting import note_model
+from service.api.body.image import OPENAPI_BODY, form_first, read_image
 from service.api.gallery_schemas import RetrievalResponse, match_out
+from service.api.middleware.error_counting import note_model
 from service.api.problems import documented
 from service.gallery.fields import parse_where
 from service.gallery.search import MAX_K, Retrieval, Retriever, Wish

@@ -8,7 +8,7 @@ import uuid
 
 from service.bench.bundle import Bundle
 from service.bench.bundle_file import from_json, to_json
-from service.bench.evidence import Kept
+from service.bench.recommend.evidence import Kept
 from service.bench.store import BenchmarkStore
 from service.errors import InvalidBundle, StorageUnavailable
 

@@ -17,9 +17,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from service.bench.bundle_file import to_json
-from service.bench.plan import Repetitions, Request, make_plan
-from service.bench.progress import Progress
-from service.bench.runner import Runner
+from service.bench.measure.plan import Repetitions, Request, make_plan
+from service.bench.measure.progress import Progress
+from service.bench.measure.runner import Runner
 from service.errors import WeighinError
 from service.inference.registry import Registry
 

@@ -17,8 +17,8 @@ from service.bench.bundle import Bundle, Flag
 from service.bench.bundle_file import from_json, to_json
 from service.bench.job import BundleReport, FailureReport, JobOrders, JobReport, ProgressReport
 from service.bench.job_process import JobProcess
-from service.bench.plan import Repetitions, Request, make_plan
-from service.bench.progress import Progress
+from service.bench.measure.plan import Repetitions, Request, make_plan
+from service.bench.measure.progress import Progress
 from service.bench.records import records
 from service.bench.store import BenchmarkRow, BenchmarkState, BenchmarkStore
 from service.errors import BenchmarkEnded, Busy, StorageUnavailable, UnknownBenchmark

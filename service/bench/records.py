@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from service.bench.bundle import Bundle, Entry
-from service.bench.summary import keeps_budget
+from service.bench.judge.summary import keeps_budget
 from service.latency.stages import STAGES, Durations, Regime
 
 

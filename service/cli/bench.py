@@ -9,12 +9,12 @@ import typer
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from service.bench import progress as progress_of
 from service.bench.archive import BenchmarkArchive
 from service.bench.bundle import Bundle
 from service.bench.bundle_file import write_bundle
-from service.bench.plan import Plan, Request, make_plan
-from service.bench.runner import Runner
+from service.bench.measure import progress as progress_of
+from service.bench.measure.plan import Plan, Request, make_plan
+from service.bench.measure.runner import Runner
 from service.cli.bench_compare import compare_files
 from service.cli.bench_table import print_bundle
 from service.cli.output import LiteralConsole, say

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from service.bench.bundle_file import read_bundle
-from service.bench.regression import DEFAULT_THRESHOLD, Regression, compare_bundles
+from service.bench.judge.regression import DEFAULT_THRESHOLD, Regression, compare_bundles
 from service.cli.bench_table import print_whole
 from service.cli.output import LiteralConsole, say, styled
 from service.errors import WeighinError

@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from service.bench.bundle import BenchStage, Bundle
-from service.bench.percentile_bounds import PercentileBound
-from service.bench.summary import EntrySummary, summarise
+from service.bench.judge.percentile_bounds import PercentileBound
+from service.bench.judge.summary import EntrySummary, summarise
 from service.cli.output import millions, styled
 from service.latency.percentiles import MIN_SAMPLES
 from service.text.display import shown

@@ -9,11 +9,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from service.bench.advice import Advice, advise_from, advise_here, this_machine
 from service.bench.archive import BenchmarkArchive
 from service.bench.bundle_file import read_bundle
-from service.bench.evidence import Kept
-from service.bench.recommend import Fit, Wish
+from service.bench.recommend.advice import Advice, advise_from, advise_here, this_machine
+from service.bench.recommend.evidence import Kept
+from service.bench.recommend.recommend import Fit, Wish
 from service.bench.store import BenchmarkStore
 from service.cli.output import LiteralConsole, styled
 from service.cli.settings import settings_with

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from service.bench.jobs import Benchmark
-from service.bench.percentile_bounds import PercentileBound
-from service.bench.regression import Regression
-from service.bench.summary import EntrySummary
+from service.bench.judge.percentile_bounds import PercentileBound
+from service.bench.judge.regression import Regression
+from service.bench.judge.summary import EntrySummary
 from service.web.site import explained
 from service.web.table import milliseconds_text
 

@@ -8,13 +8,13 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
 from service.api.answers import root_of
-from service.api.parameters import ignores_unknown_parameters
+from service.api.body.parameters import ignores_unknown_parameters
 from service.api.problems import documented
 from service.bench.bundle import Bundle
 from service.bench.bundle_file import from_json
 from service.bench.jobs import BenchmarkJobs
-from service.bench.regression import compare_bundles
-from service.bench.summary import summarise
+from service.bench.judge.regression import compare_bundles
+from service.bench.judge.summary import summarise
 from service.errors import InvalidBundle, InvalidParameter, StorageUnavailable, UnknownBenchmark
 from service.web.benchmark_page import (
     BenchmarksPage,

@@ -8,8 +8,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse
 
 from service.api.answers import root_of
+from service.api.body.parameters import ignores_unknown_parameters
 from service.api.latency import check_model
-from service.api.parameters import ignores_unknown_parameters
 from service.api.problems import documented
 from service.errors import InvalidParameter, UnknownModel
 from service.latency.query import Latencies

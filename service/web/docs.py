@@ -7,7 +7,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 
 from service.api.answers import root_of
-from service.api.parameters import ignores_unknown_parameters
+from service.api.body.parameters import ignores_unknown_parameters
 
 _FILES = "/static-offline-docs"  # where FastAPIOffline mounts them
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
 from service.api.answers import root_of
-from service.api.parameters import ignores_unknown_parameters
+from service.api.body.parameters import ignores_unknown_parameters
 from service.errors import WeighinError
 from service.inference.compare import MAX_REPEAT, MIN_REPEAT_FOR_FASTEST
 from service.inference.registry import Registry

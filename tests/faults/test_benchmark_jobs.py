@@ -41,7 +41,7 @@ def measuring(client: httpx.Client, identifier: str, service: int) -> dict[int, 
         progress = body["progress"]
         if progress is not None and progress["launch"] >= 2:
             found = descendants(service)
-            if any("service.bench.worker" in command for command in found.values()):
+            if any("service.bench.measure.worker" in command for command in found.values()):
                 return found
     raise AssertionError("it ended before it could be caught measuring")
 

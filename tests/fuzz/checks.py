@@ -11,7 +11,7 @@ import numpy as np
 import pydantic
 
 from models.zoo.card import Card, read_card, write_card
-from service.api.parts import Parts
+from service.api.body.parts import Parts
 from service.errors import EmptyBody, MalformedRequest, TooManyPixels, UndecodableImage, UnknownImageType
 from tests.fuzz import measure
 from tests.fuzz.generate import Input

@@ -21,7 +21,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.api import problems
-from service.api.middleware import RequestContext
+from service.api.middleware.context import RequestContext
 from service.latency.percentiles import MIN_SAMPLES
 from service.latency.prometheus import Metrics
 from service.latency.query import Latencies

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.api.parts import MAX_HEADER_BYTES, MAX_HEADER_FIELDS, MAX_PREAMBLE_BYTES, Parts
+from service.api.body.parts import MAX_HEADER_BYTES, MAX_HEADER_FIELDS, MAX_PREAMBLE_BYTES, Parts
 from service.errors import MalformedRequest
 from tests.service.problems import assert_problem
 

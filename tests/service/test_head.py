@@ -8,7 +8,7 @@ import httpx
 import pytest
 from starlette.responses import StreamingResponse
 
-from service.api.head import HeadRequests
+from service.api.middleware.head import HeadRequests
 from tests.service.problems import assert_problem
 from tests.service.wire import ask, responses, serving
 

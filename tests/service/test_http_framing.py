@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.errors import HeadersTooLarge, MalformedRequest
-from service.http_framing import (
+from service.api.connection.framing import (
     MAX_EXTENSION_BYTES,
     MAX_FIELDS,
     MAX_HEAD_BYTES,
@@ -16,6 +15,7 @@ from service.http_framing import (
     ChunkedBody,
     read_head,
 )
+from service.errors import HeadersTooLarge, MalformedRequest
 from tests.service.wire import Application, converse, cut
 
 HOST = b"Host: a\r\n"

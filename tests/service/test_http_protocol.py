@@ -21,8 +21,8 @@ import pytest
 import uvicorn
 from pydantic import SecretStr
 
-from service.http_framing import MAX_FIELDS, MAX_HEAD_BYTES
-from service.http_protocol import HttpProtocol, http_protocol
+from service.api.connection.framing import MAX_FIELDS, MAX_HEAD_BYTES
+from service.api.connection.protocol import HttpProtocol, http_protocol
 from tests.service.problems import assert_problem
 from tests.service.until import until
 from tests.service.wire import Address, Application, ask, converse, responses, serving

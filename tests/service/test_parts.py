@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.api.parts import Part, Parts
+from service.api.body.parts import Part, Parts
 from service.errors import MalformedRequest
 
 PART = b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\nbytes\r\n--b--\r\n'

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from models.zoo.card import Card, read_card
-from service.bench.runtimes import open_model
+from service.bench.measure.runtimes import open_model
 from service.inference.runtime_errors import runtime_words
 from service.inference.session import (
     OnnxSession,

@@ -16,7 +16,7 @@ from typing import Any, cast
 import uvicorn
 from uvicorn.server import ServerState
 
-from service.http_protocol import HttpProtocol
+from service.api.connection.protocol import HttpProtocol
 from tests.service.until import until
 
 Address = tuple[str, int]

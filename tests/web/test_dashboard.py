@@ -16,9 +16,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from models.zoo.card import Accuracy, read_card, write_card
-from service.bench.advice import this_machine
 from service.bench.archive import BenchmarkArchive
 from service.bench.bundle import ModelFacts
+from service.bench.recommend.advice import this_machine
 from service.bench.store import BenchmarkStore
 from service.latency.prometheus import Metrics
 from service.latency.recorder import Recorder

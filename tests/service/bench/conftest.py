@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.bench.plan import Plan, Repetitions, Request, make_plan
+from service.bench.measure.plan import Plan, Repetitions, Request, make_plan
 from service.inference.registry import Registry
 
 SHORT = Repetitions(launches=2, rounds=2, block_runs=32, block_s=0.0, server_launches=1, trial_queries=700)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from service.bench.bundle import WarmUp
-from service.bench.flags import find_flags
+from service.bench.judge.flags import find_flags
 from tests.service.bench.bundles import bundle
 
 

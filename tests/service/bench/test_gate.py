@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.bench.bundle import GateReading
-from service.bench.gate import Gate, complaints, cpu_times
+from service.bench.measure.gate import Gate, complaints, cpu_times
 
 CLEAN = GateReading(
     when="during",

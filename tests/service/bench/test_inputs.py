@@ -8,7 +8,7 @@ import numpy as np
 
 from models.zoo.card import InputSpec
 from models.zoo.preprocess import preprocess
-from service.bench.inputs import as_jpeg, describe_inputs, natural_picture
+from service.bench.measure.inputs import as_jpeg, describe_inputs, natural_picture
 from service.inference.decoding.decode import decode
 
 

@@ -11,8 +11,15 @@ from itertools import count
 import numpy as np
 import pytest
 
-from service.bench.measure import LEAD_IN_RUNS, all_at_once, at_rate, one_after_another, search_rate, warm_up
-from service.bench.subjects import StageTimes
+from service.bench.measure.measure import (
+    LEAD_IN_RUNS,
+    all_at_once,
+    at_rate,
+    one_after_another,
+    search_rate,
+    warm_up,
+)
+from service.bench.measure.subjects import StageTimes
 
 
 class Busy:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.bench.percentile_bounds import percentile_bound, slowest_allowed
+from service.bench.judge.percentile_bounds import percentile_bound, slowest_allowed
 from service.latency.percentiles import MIN_SAMPLES
 
 

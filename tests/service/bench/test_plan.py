@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from service.bench import runtimes
-from service.bench.plan import PROFILES, Plan, Request, make_plan
+from service.bench.measure import runtimes
+from service.bench.measure.plan import PROFILES, Plan, Request, make_plan
 from service.errors import InvalidParameter, ModelUnavailable, UnknownModel
 from service.inference.registry import Registry
 from tests.conftest import make_tiny_model

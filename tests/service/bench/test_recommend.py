@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from models.zoo.card import Accuracy, Agreement, Interval
-from service.bench.accuracy import claim_of
 from service.bench.bundle import Bundle, Flag, FlagKind, ModelFacts
-from service.bench.evidence import Evidence, Kept, binomial_cdf, weigh_evidence
-from service.bench.percentile_bounds import percentile_bound, slowest_allowed
-from service.bench.recommend import Recommendation, Wish, recommend
+from service.bench.judge.percentile_bounds import percentile_bound, slowest_allowed
+from service.bench.recommend.accuracy import claim_of
+from service.bench.recommend.evidence import Evidence, Kept, binomial_cdf, weigh_evidence
+from service.bench.recommend.recommend import Recommendation, Wish, recommend
 from service.errors import InvalidParameter
 from tests.service.bench import bundles
 

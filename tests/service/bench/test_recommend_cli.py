@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from models.zoo.card import read_card
-from service.bench.advice import this_machine
 from service.bench.archive import BenchmarkArchive
 from service.bench.bundle import Bundle, ModelFacts
 from service.bench.bundle_file import write_bundle
 from service.bench.fingerprint import Fingerprint
+from service.bench.recommend.advice import this_machine
 from service.bench.store import BenchmarkStore
 from service.storage.database import open_database
 from tests.service.bench import bundles

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service.bench.bundle import Bundle, Flag
-from service.bench.regression import compare_bundles
+from service.bench.judge.regression import compare_bundles
 from service.errors import InvalidBundle, InvalidParameter
 from tests.service.bench.bundles import bundle, fingerprint
 

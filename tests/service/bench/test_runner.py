@@ -14,13 +14,13 @@ import pytest
 
 from models.zoo.preprocess import preprocess
 from service.bench.bundle_file import from_json, to_json
-from service.bench.inputs import natural_picture
-from service.bench.plan import Plan
-from service.bench.progress import Progress
+from service.bench.judge.summary import summarise
+from service.bench.measure.inputs import natural_picture
+from service.bench.measure.plan import Plan
+from service.bench.measure.progress import Progress
+from service.bench.measure.runner import Runner
+from service.bench.measure.runtimes import open_model
 from service.bench.records import records
-from service.bench.runner import Runner
-from service.bench.runtimes import open_model
-from service.bench.summary import summarise
 from service.errors import MeasurementFailed
 from service.inference.registry import Registry
 

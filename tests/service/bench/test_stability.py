@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.bench.stability import drift, drifted, is_stable
+from service.bench.judge.stability import drift, drifted, is_stable
 
 
 def test_three_windows_in_a_row_make_it_stable() -> None:

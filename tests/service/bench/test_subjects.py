@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import httpx
 import pytest
 
-from service.bench.subjects import ThroughService
+from service.bench.measure.subjects import ThroughService
 from service.errors import MeasurementFailed
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service.bench.bundle import Bundle
-from service.bench.verdicts import (
+from service.bench.judge.verdicts import (
     bootstrap,
     compare_entries,
     holm,

@@ -8,9 +8,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from service.bench.launch import WORKER
-from service.bench.orders import REPORT, Orders
-from service.bench.plan import Plan
+from service.bench.measure.launch import WORKER
+from service.bench.measure.orders import REPORT, Orders
+from service.bench.measure.plan import Plan
 
 PARENT = """
 import subprocess, sys

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import httpx
 import pytest
 
+from service.api.body.parts import Part
 from service.api.gallery_bulk import Bulk
 from service.api.gallery_schemas import AddedOut, AddedResponse
-from service.api.parts import Part
 from service.gallery.gallery import Gallery
 from service.gallery.records import Quota
 from service.inference.pool import CorePool

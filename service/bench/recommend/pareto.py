@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.bench.accuracy import Claim
-from service.bench.evidence import Kept, Measured
-from service.bench.verdicts import compare_entries
+from service.bench.judge.verdicts import compare_entries
+from service.bench.recommend.accuracy import Claim
+from service.bench.recommend.evidence import Kept, Measured
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from models.zoo.card import Card, read_card
 from models.zoo.preprocess import preprocess, shorter_side
-from service.bench import measure
 from service.bench.bundle import BenchStage, Block, Cold, RateTrial, RuntimeName, WarmUp
-from service.bench.inputs import MAX_PIXELS, as_jpeg, natural_picture
-from service.bench.memory import weigh
-from service.bench.orders import (
+from service.bench.measure import measure
+from service.bench.measure.inputs import MAX_PIXELS, as_jpeg, natural_picture
+from service.bench.measure.memory import weigh
+from service.bench.measure.orders import (
     BlockReport,
     ColdReport,
     Done,
@@ -34,8 +34,8 @@ from service.bench.orders import (
     TrialReport,
     WarmUpReport,
 )
-from service.bench.runtimes import Run, import_runtime, open_model
-from service.bench.subjects import BareSession, FromBytes, Subject, ThroughService
+from service.bench.measure.runtimes import Run, import_runtime, open_model
+from service.bench.measure.subjects import BareSession, FromBytes, Subject, ThroughService
 from service.errors import MeasurementFailed, WeighinError
 from service.inference.decoding.decode import decode
 from service.inference.session import SessionError

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from service.bench.bundle import Bundle, Entry, Flag, GateReading, WarmUp
-from service.bench.gate import complaints
-from service.bench.stability import drift, drifted
-from service.bench.verdicts import compare_entries
+from service.bench.judge.stability import drift, drifted
+from service.bench.judge.verdicts import compare_entries
+from service.bench.measure.gate import complaints
 
 
 def find_flags(bundle: Bundle) -> list[Flag]:

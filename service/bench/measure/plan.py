@@ -11,9 +11,9 @@ from typing import TypeVar
 
 from models.zoo.card import Card
 from service.bench.bundle import Configuration, Entry, ModelFacts, Profile, RuntimeName, Scenario
-from service.bench.inputs import describe_inputs
-from service.bench.orders import Job
-from service.bench.runtimes import check_runtime
+from service.bench.measure.inputs import describe_inputs
+from service.bench.measure.orders import Job
+from service.bench.measure.runtimes import check_runtime
 from service.errors import InvalidParameter, ModelUnavailable
 from service.inference.cpu import core_budget
 from service.inference.registry import Registry

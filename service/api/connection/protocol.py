@@ -24,10 +24,7 @@ import httptools
 import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from service.api.middleware import identifying_headers, new_request_id
-from service.api.problems import problem_of
-from service.errors import MalformedRequest, RequestTimeout, WeighinError
-from service.http_framing import (
+from service.api.connection.framing import (
     FRAMING_FIELDS,
     ChunkedBody,
     Head,
@@ -36,6 +33,9 @@ from service.http_framing import (
     read_head,
     skip_blank_lines,
 )
+from service.api.middleware.context import identifying_headers, new_request_id
+from service.api.problems import problem_of
+from service.errors import MalformedRequest, RequestTimeout, WeighinError
 
 log = structlog.get_logger(__name__)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from models.zoo.card import InputSpec
 from service.bench.bundle import Memory
-from service.bench.runtimes import Run
+from service.bench.measure.runtimes import Run
 
 _RUNS = 5
 

@@ -18,10 +18,10 @@ from service.bench.bundle import (
     WarmUp,
 )
 from service.bench.fingerprint import take_fingerprint
-from service.bench.flags import find_flags
-from service.bench.gate import Gate
-from service.bench.launch import WORKER, Cancelled, run_worker
-from service.bench.orders import (
+from service.bench.judge.flags import find_flags
+from service.bench.measure.gate import Gate
+from service.bench.measure.launch import WORKER, Cancelled, run_worker
+from service.bench.measure.orders import (
     BlockReport,
     ColdReport,
     Done,
@@ -31,9 +31,9 @@ from service.bench.orders import (
     TrialReport,
     WarmUpReport,
 )
-from service.bench.plan import Plan
-from service.bench.progress import Progress, Timetable, memory_entries
-from service.bench.runtimes import runtime_version, session_options
+from service.bench.measure.plan import Plan
+from service.bench.measure.progress import Progress, Timetable, memory_entries
+from service.bench.measure.runtimes import runtime_version, session_options
 from service.errors import MeasurementFailed
 
 GATE_S = 0.5

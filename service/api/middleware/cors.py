@@ -9,7 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from service.api.middleware import identifying_headers, new_request_id
+from service.api.middleware.context import identifying_headers, new_request_id
 from service.api.problems import problem_of
 from service.errors import CrossSiteRequest
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from service.bench.bundle import Bundle, FlagKind
 from service.bench.fingerprint import same_machine, same_software
-from service.bench.verdicts import (
+from service.bench.judge.verdicts import (
     RESAMPLES,
     Verdict,
     estimate_from,

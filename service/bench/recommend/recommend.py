@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from service.bench.accuracy import Claim, claim_of
 from service.bench.bundle import ModelFacts
-from service.bench.evidence import Evidence, Measured
-from service.bench.pareto import Candidate, Dominated, front
-from service.bench.percentile_bounds import CONFIDENCE
+from service.bench.judge.percentile_bounds import CONFIDENCE
+from service.bench.recommend.accuracy import Claim, claim_of
+from service.bench.recommend.evidence import Evidence, Measured
+from service.bench.recommend.pareto import Candidate, Dominated, front
 from service.errors import InvalidParameter
 from service.latency.percentiles import MIN_SAMPLES
 

@@ -16,8 +16,8 @@ from fastapi import FastAPI, Request
 from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
 
-from service.api.parameters import query_parameters
-from service.api.parts import Part, Parts, content_type_of, is_form, media_type_of
+from service.api.body.parameters import query_parameters
+from service.api.body.parts import Part, Parts, content_type_of, is_form, media_type_of
 from service.errors import (
     BodyTooLarge,
     ClientGone,

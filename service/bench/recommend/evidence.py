@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from service.bench.bundle import Bundle, Entry, FlagKind, ModelFacts
 from service.bench.fingerprint import Fingerprint, same_machine, same_software
-from service.bench.percentile_bounds import PercentileBound, percentile_bound
+from service.bench.judge.percentile_bounds import PercentileBound, percentile_bound
 
 _NO_EVIDENCE: tuple[FlagKind, ...] = ("dirty", "void", "partial", "contaminated")
 _CAVEATS: tuple[FlagKind, ...] = ("unstable", "drift")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from models.zoo.card import Card
 from models.zoo.preprocess import preprocess
 from service.bench.bundle import BenchStage
-from service.bench.runtimes import Run
+from service.bench.measure.runtimes import Run
 from service.errors import MeasurementFailed
 from service.inference.decoding.decode import decode
 

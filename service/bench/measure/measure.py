@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from service.bench.bundle import BenchStage
-from service.bench.percentile_bounds import percentile_bound
-from service.bench.stability import MAX_WINDOWS, is_stable
-from service.bench.subjects import Subject
+from service.bench.judge.percentile_bounds import percentile_bound
+from service.bench.judge.stability import MAX_WINDOWS, is_stable
+from service.bench.measure.subjects import Subject
 
 LEAD_IN_RUNS = 2
 """Runs at the start of a block that do not count: the models before it have emptied the caches."""

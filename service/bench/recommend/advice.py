@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.bench.bundle import ModelFacts
-from service.bench.evidence import Evidence, Kept, weigh_evidence
 from service.bench.fingerprint import Fingerprint, same_machine, take_fingerprint
-from service.bench.recommend import Recommendation, Wish, recommend
-from service.bench.runtimes import runtime_version, session_options
+from service.bench.measure.runtimes import runtime_version, session_options
+from service.bench.recommend.evidence import Evidence, Kept, weigh_evidence
+from service.bench.recommend.recommend import Recommendation, Wish, recommend
 from service.errors import InvalidBundle
 from service.inference.registry import LOADING, Registry
 

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.middleware import identifying_headers, new_request_id
+from service.api.middleware.context import identifying_headers, new_request_id
 from service.settings import normal_root_path
 from service.text.origins import ANY, parse_host
 

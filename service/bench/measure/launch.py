@@ -12,10 +12,10 @@ from typing import IO
 
 from pydantic import ValidationError
 
-from service.bench.orders import REPORT, Done, Failure, Orders, Report
+from service.bench.measure.orders import REPORT, Done, Failure, Orders, Report
 from service.errors import MeasurementFailed
 
-WORKER = "service.bench.worker"
+WORKER = "service.bench.measure.worker"
 _LOOK_UP_EVERY_S = 0.25
 
 

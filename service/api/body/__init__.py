@@ -1,0 +1,1 @@
+"""Read requests: images, forms and query parameters."""

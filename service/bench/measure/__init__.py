@@ -1,0 +1,1 @@
+"""Run a benchmark: plan, worker process, interleaved rounds."""

@@ -1,0 +1,1 @@
+"""Which model fits, from the measurements that count on this machine."""
