@@ -100,11 +100,11 @@ clean: ## Remove everything that these commands made, except the data directory
 	@touch $@
 
 .cache/photos/complete:
-	tests/photos .cache/photos
+	models/data/fetch-photos .cache/photos
 	@touch $@
 
 .cache/fashion-mnist:
-	tests/fashion $@
+	models/data/fetch-fashion $@
 
 .cache/web/complete: tests/browser
 	tests/browser .cache/web

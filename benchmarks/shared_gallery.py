@@ -20,7 +20,7 @@ from service.gallery.database import GalleryDatabase
 from service.gallery.postgres import EXACT_UP_TO, PostgresqlNearest, index_name
 from service.gallery.records import Condition
 from service.storage.database import open_database, prepare
-from tests.service.postgres import PostgresServer, postgres_server
+from tests.helpers.postgres import PostgresServer, postgres_server
 
 EMBEDDER = f"{MODEL}@000000000000"
 QUERIES = 200

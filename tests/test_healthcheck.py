@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.addresses import IPV6
+from tests.helpers.addresses import IPV6
 
 CHECK = Path(__file__).resolve().parent.parent / "docker/healthcheck.py"
 SPELLINGS = ["{}", " {}\r", "{}\n"]

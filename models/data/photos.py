@@ -22,7 +22,7 @@ class MissingPhotosError(ModelsError):
 
 
 def photographs(folder: Path, packages: Sequence[str]) -> list[Path]:
-    """The JPEG files of these packages below `folder`, as `tests/photos` puts them there, sorted by name.
+    """The JPEG files of these packages below `folder`, as `fetch-photos` puts them there, sorted by name.
 
     Raises MissingPhotosError where a package has none.
     """

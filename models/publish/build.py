@@ -50,7 +50,7 @@ def names() -> list[str]:
 def build(name: str, photos: Path, output: Path) -> Card:
     """Build `output/<name>`, an int8 model from its parent's folder beside it, and return its card.
 
-    `photos` is where `tests/photos` put the photographs. The folder is replaced whole, or left as it was.
+    `photos` is where `make photos` put the photographs. The folder is replaced whole, or left as it was.
     Raises ValueError for an unknown name, FileNotFoundError for an int8 model whose parent is not there, and
     what loading, exporting, quantizing and reading photographs raise.
     """

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.service.until import until
+from tests.helpers.until import until
 
 Address = tuple[str, int]
 

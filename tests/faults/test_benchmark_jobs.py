@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from service.bench.bundle_file import from_json
+from tests.helpers.process import service_process
 from tests.service.bench.test_benchmarks_api import events, start
-from tests.service.process import service_process
 
 pytestmark = pytest.mark.fault
 

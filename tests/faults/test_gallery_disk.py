@@ -11,10 +11,10 @@ import httpx
 import pytest
 
 from tests.faults.test_storage_faults import degraded, fill, needs_root, small_disk
+from tests.helpers.problems import assert_problem
+from tests.helpers.process import service_process
+from tests.helpers.until import until
 from tests.service.gallery.pictures import blobs
-from tests.service.problems import assert_problem
-from tests.service.process import service_process
-from tests.service.until import until
 
 pytestmark = pytest.mark.fault
 

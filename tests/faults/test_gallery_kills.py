@@ -23,7 +23,7 @@ from service.server import serve
 from service.settings import Settings
 from service.storage.database import FILE_NAME
 from tests.faults.gallery_truth import Truth
-from tests.service.until import until
+from tests.helpers.until import until
 
 pytestmark = pytest.mark.fault
 

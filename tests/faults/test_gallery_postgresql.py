@@ -13,11 +13,11 @@ import pytest
 
 from service.settings import Settings
 from tests.faults.gallery_truth import Truth
+from tests.helpers.postgres import PostgresServer, postgres_server
+from tests.helpers.problems import assert_problem
+from tests.helpers.until import until
 from tests.service.conftest import running
 from tests.service.gallery.pictures import blobs
-from tests.service.postgres import PostgresServer, postgres_server
-from tests.service.problems import assert_problem
-from tests.service.until import until
 
 pytestmark = pytest.mark.fault
 

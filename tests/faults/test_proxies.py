@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.faults.proxies import Address, haproxy, needs, nginx
-from tests.service.process import service_process
+from tests.helpers.process import service_process
 
 pytestmark = pytest.mark.fault
 

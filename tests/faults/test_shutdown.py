@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.process import service_process
+from tests.helpers.process import service_process
 
 pytestmark = pytest.mark.fault
 

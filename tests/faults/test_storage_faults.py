@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from service.storage.database import FILE_NAME
-from tests.service.process import service_process
+from tests.helpers.process import service_process
 
 pytestmark = pytest.mark.fault
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import make_tiny_model
 from tests.faults.test_storage_faults import needs_root
-from tests.service.process import environment, service_process
+from tests.helpers.process import environment, service_process
 
 pytestmark = pytest.mark.fault
 

@@ -14,7 +14,7 @@ from tests.fuzz.generate import Generator
 from tests.fuzz.guard import GuardedPages, Overflow
 from tests.fuzz.measure import Meter
 from tests.fuzz.worker import OUTCOMES, Progress, environment
-from tests.service.until import until
+from tests.helpers.until import until
 
 LOSSLESS = """
 import random

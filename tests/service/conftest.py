@@ -17,8 +17,8 @@ from PIL import Image
 from service.app import create_app
 from service.server import server_config
 from service.settings import Settings
-from tests.service.http_client import http_client, wait_until_loaded
-from tests.service.postgres import PostgresServer, postgres_server
+from tests.helpers.http_client import http_client, wait_until_loaded
+from tests.helpers.postgres import PostgresServer, postgres_server
 
 NewDatabase = Callable[[], str | None]
 

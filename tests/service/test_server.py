@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from service.server import CannotListen, listen, listen_at_all
-from tests.service.addresses import IPV6
-from tests.service.command_line import weighin
-from tests.service.process import service_process
-from tests.service.until import until
+from tests.helpers.addresses import IPV6
+from tests.helpers.command_line import weighin
+from tests.helpers.process import service_process
+from tests.helpers.until import until
 
 
 def send_part_of_a_body(url_host: str, url_port: int) -> socket.socket:

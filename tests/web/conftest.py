@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from service.settings import ZOO
-from tests.service.process import service_process
+from tests.helpers.process import service_process
 from tests.web.photographs import write_photographs
 
 if TYPE_CHECKING:

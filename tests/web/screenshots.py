@@ -25,7 +25,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from service.settings import ZOO
-from tests.service.process import service_process
+from tests.helpers.process import service_process
 from tests.web.photographs import write_photographs
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "screenshots"

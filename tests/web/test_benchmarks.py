@@ -11,8 +11,8 @@ from playwright.sync_api import expect
 from service.bench.archive import BenchmarkArchive
 from service.bench.store import BenchmarkStore
 from service.storage.database import open_database
-from tests.service.bench.test_regression import run
-from tests.service.process import service_process
+from tests.helpers.process import service_process
+from tests.service.bench.judge.test_regression import run
 from tests.web.watched import Watched
 
 pytestmark = pytest.mark.web

@@ -25,8 +25,8 @@ from service.latency.recorder import Recorder
 from service.state import open_state
 from service.storage.database import open_database
 from tests.conftest import make_tiny_model
+from tests.helpers.process import ServiceProcess, service_process
 from tests.service.bench import bundles
-from tests.service.process import ServiceProcess, service_process
 from tests.web.watched import Watched
 
 pytestmark = pytest.mark.web

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from service.settings import ZOO
-from tests.service.process import service_process
+from tests.helpers.process import service_process
 from tests.web.photographs import write_photographs
 from tests.web.watched import Watched
 

@@ -14,8 +14,8 @@ from playwright.sync_api import Locator, Page, Route, expect
 
 from service.settings import Settings
 from tests.conftest import make_tiny_model
+from tests.service.api.test_overload import posting
 from tests.service.conftest import running
-from tests.service.test_overload import posting
 from tests.web.watched import Watched
 
 pytestmark = pytest.mark.web

@@ -64,7 +64,7 @@ _WITHOUT_METADATA: dict[Format, Callable[[bytes], bytes]] = {
 # The only reductions for which libjpeg-turbo has vector code; 3/4 and 3/8 are slower than decoding in full.
 # Each with how much larger than needed its result must be: reducing in the frequency domain filters otherwise
 # than resizing does, which tips a network that is undecided between two classes, the less often the more is
-# left to the resizing (judged in tests/service/test_scaled_decoding.py). At 1/2 speed wins: decoding and
+# left to the resizing (judged in test_scaled_decoding.py). At 1/2 speed wins: decoding and
 # resizing 512 pixels in full for a network that wants 256 takes three times as long.
 _SCALES = ((8, 1.5), (4, 1.5), (2, 1.0))
 

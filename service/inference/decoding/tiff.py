@@ -21,8 +21,8 @@ _BIG_ENDIAN = b"MM"
 class CheckedTiff(TiffImageFile):
     """A TIFF as Pillow opens it. UndecodableImage for what Pillow 13 opens but reads wrongly.
 
-    tests/service/test_tiff_samples.py holds every photometric interpretation, depth, sample format, fill
-    order and planar configuration against the definitions of TIFF 6.0.
+    tests/service/inference/decoding/test_tiff_samples.py holds every photometric interpretation, depth,
+    sample format, fill order and planar configuration against the definitions of TIFF 6.0.
     """
 
     def _setup(self) -> None:

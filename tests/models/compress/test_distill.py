@@ -15,7 +15,7 @@ from models.compress.compression import Distillation, FineTuning, read_compressi
 from models.compress.distill import TeacherCache, distilling  # noqa: E402
 from models.train.job import Job  # noqa: E402
 from models.train.loop import train  # noqa: E402
-from tests.models.test_train import CLASSES, fresh, same, tiny_job  # noqa: E402
+from tests.models.train.test_loop import CLASSES, fresh, same, tiny_job  # noqa: E402
 
 pytestmark = pytest.mark.torch
 

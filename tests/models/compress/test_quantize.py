@@ -28,7 +28,7 @@ from models.compress.bias_correction import channel_means, correct_biases  # noq
 from models.compress.plan import Plan  # noqa: E402
 from models.compress.quantize import quantize  # noqa: E402
 from models.export.to_onnx import export, open_session, run  # noqa: E402
-from tests.models.small_network import noise, small_network  # noqa: E402
+from tests.helpers.small_network import noise, small_network  # noqa: E402
 
 pytestmark = pytest.mark.torch
 

@@ -13,8 +13,8 @@ from pydantic import SecretStr
 
 from service.bench.bundle_file import from_json
 from service.settings import Settings
+from tests.helpers.problems import assert_problem
 from tests.service.conftest import running
-from tests.service.problems import assert_problem
 
 pytestmark = pytest.mark.fault  # whole measurements in processes of their own: seconds each
 

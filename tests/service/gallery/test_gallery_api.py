@@ -17,11 +17,11 @@ from service.api.gallery_schemas import (
     ImagesResponse,
 )
 from service.settings import Settings
+from tests.helpers.http_client import http_client
+from tests.helpers.problems import assert_problem
 from tests.service.conftest import running
 from tests.service.gallery.calls import listed, put, retrieve
 from tests.service.gallery.pictures import blobs, encoded, jpeg, photo
-from tests.service.http_client import http_client
-from tests.service.problems import assert_problem
 
 pytestmark = pytest.mark.databases("sqlite", "postgresql")
 

@@ -20,10 +20,10 @@ from service.latency.prometheus import Metrics
 from service.latency.recorder import Recorder
 from service.settings import Settings
 from service.state import open_state
+from tests.helpers.http_client import http_client
+from tests.helpers.problems import assert_problem
 from tests.service.gallery.calls import put
 from tests.service.gallery.pictures import blobs, jpeg
-from tests.service.http_client import http_client
-from tests.service.problems import assert_problem
 
 pytestmark = pytest.mark.databases("sqlite", "postgresql")
 

@@ -11,9 +11,9 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from tests.helpers.problems import assert_problem
 from tests.service.gallery.calls import listed, put, retrieve
 from tests.service.gallery.pictures import blobs, jpeg
-from tests.service.problems import assert_problem
 
 pytestmark = pytest.mark.databases("sqlite", "postgresql")
 

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from service.settings import Settings
+from tests.helpers.problems import assert_problem
 from tests.service.gallery.pictures import blobs
-from tests.service.problems import assert_problem
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -18,10 +18,10 @@ from service.settings import Settings
 from service.storage.database import open_database
 from service.storage.tables import gallery_embeddings
 from tests.conftest import make_tiny_model
+from tests.helpers.problems import assert_problem
+from tests.helpers.until import until
 from tests.service.conftest import running
 from tests.service.gallery.pictures import blobs
-from tests.service.problems import assert_problem
-from tests.service.until import until
 
 pytestmark = pytest.mark.databases("sqlite", "postgresql")
 

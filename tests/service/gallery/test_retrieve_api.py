@@ -19,9 +19,9 @@ from service.api.gallery_schemas import (
 from service.gallery.embed import decode_for, embed
 from service.inference.session import OnnxSession
 from service.latency.stages import STAGES
+from tests.helpers.problems import assert_problem
 from tests.service.gallery.calls import put, retrieve
 from tests.service.gallery.pictures import PHOTOS, blobs, encoded, jpeg, photo
-from tests.service.problems import assert_problem
 
 pytestmark = pytest.mark.databases("sqlite", "postgresql")
 

@@ -19,8 +19,8 @@ from service.state import open_state
 from service.storage.database import READING, SCHEMA, open_database, prepare
 from service.storage.errors import storage_errors
 from service.storage.tables import benchmarks, metadata
-from tests.service.postgres import PostgresServer
-from tests.service.storage.test_latency import DAY, TOTAL, recorded, rows
+from tests.helpers.postgres import PostgresServer
+from tests.service.latency.test_store import DAY, TOTAL, recorded, rows
 
 pytestmark = pytest.mark.databases("postgresql")
 

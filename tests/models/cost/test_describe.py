@@ -1,0 +1,91 @@
+"""What `explain` and `blocks` print: formulas with the numbers in them, figures that follow from them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from models.__main__ import main
+from models.blocks.shape import Shape
+from models.cost.describe import VARIANTS
+from models.cost.formulas import FORMULAS, total
+
+pytestmark = pytest.mark.torch
+
+QUICK = ["--rounds", "1", "--runs", "5"]
+
+
+def explained(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["explain", *arguments, *QUICK]) == 0
+    return capsys.readouterr().out
+
+
+def test_depthwise_separable_beside_standard(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = explained(
+        capsys, "depthwise-separable", "--in", "64", "--out", "128", "--kernel", "3", "--size", "56"
+    )
+    plain = re.sub(" +", " ", re.sub(r"(?<=\d) (?=\d{3}\b)", "", printed))
+    assert "depthwise 3² · 64 · 56² = 1806336 576" in plain
+    assert "pointwise 64 · 128 · 56² = 25690112 8192" in plain
+    assert "together 27496448 8768 and 384 of batch norm or biases" in plain
+    assert "standard 3² · 64 · 128 · 56² = 231211008 73728" in plain
+    assert "0.119 of the multiply-accumulates" in plain
+    assert "(1/N + 1/D_K² = 1/128 + 1/9)" in plain
+    assert "random weights (untrained), ONNX Runtime" in plain
+    medians = [float(value) for value in re.findall(r"p50 ([\d.]+) ms \(rounds [\d.]+ to [\d.]+\)", plain)]
+    assert len(medians) == 2
+    assert medians[0] < medians[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("standard",),
+        ("grouped", "--groups", "4"),
+        ("grouped", "--groups", "depthwise"),
+        ("bottleneck", "--ratio", "0.5", "--groups", "2", "--stride", "2"),
+        ("inverted-residual", "--ratio", "3", "--squeezed", "8"),
+        ("shuffle",),
+        ("fire", "--kernel", "5"),
+        ("ghost", "--stride", "2"),
+    ],
+)
+def test_every_block_is_explained(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    printed = explained(capsys, *arguments, "--in", "16", "--out", "16", "--size", "14")
+    assert printed.count("p50") == (1 if arguments == ("standard",) else 2)
+    assert "together" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("dense", "--in", "8", "--out", "8"), "no block named 'dense'; known: standard, "),
+        (("grouped", "--in", "8", "--out", "8", "--groups", "3"), "3 groups do not divide inputs 8"),
+        (("standard", "--in", "0", "--out", "8"), "inputs is 0; a whole number of at least 1"),
+        (("standard", "--in", "8", "--out", "8", "--kernel", "4"), "kernel is 4; an odd number"),
+        (("shuffle", "--in", "8", "--out", "16"), "stride 1 keeps its channels"),
+        (("fire", "--in", "8", "--out", "8", "--ratio", "0"), "ratio 0 leaves no channel"),
+        (("standard", "--in", "8", "--out", "8", "--rounds", "0"), "0 rounds of 50 runs measure nothing"),
+    ],
+)
+def test_impossible_blocks_are_one_line(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", *arguments, "--size", "14"]) == 1
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_the_documented_table_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["blocks"]) == 0
+    printed = capsys.readouterr().out
+    assert printed in (Path(__file__).parents[3] / "docs" / "blocks.md").read_text()
+    assert len(printed.splitlines()) == len(VARIANTS) + 2
+    macs = f"{total(FORMULAS['standard'](Shape(128, 128, 3, 28))).macs:,}".replace(",", " ")
+    assert printed.splitlines()[2].endswith(f"| {macs} | 100.0% |")

@@ -1,0 +1,146 @@
+"""Plans: what they hold, and everything that is refused before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from service.bench.measure import runtimes
+from service.bench.measure.plan import PROFILES, Plan, Request, make_plan
+from service.errors import InvalidParameter, ModelUnavailable, UnknownModel
+from service.inference.registry import Registry
+from tests.conftest import make_tiny_model
+from tests.helpers.networks import save_network
+
+
+def test_by_default_all_comparable_models_and_the_baseline_twice(registry: Registry) -> None:
+    plan = make_plan(registry, Request())
+    assert [entry.name for entry in plan.entries] == ["tiny", "tiny#again", "tiny-b"]
+    assert [entry.control for entry in plan.entries] == [False, True, False]
+    assert plan.configuration.baseline == "tiny"
+    assert (plan.configuration.launches, plan.configuration.rounds) == (3, 6)
+    assert plan.configuration.inputs.kind == "synthetic"
+
+
+def test_profiles_have_the_runs_that_their_claims_need() -> None:
+    runs = {name: each.launches * each.rounds * each.block_runs for name, each in PROFILES.items()}
+    assert runs["quick"] < 662 <= runs["standard"]
+    assert runs["publish"] >= 1024
+    publish = PROFILES["publish"]
+    assert publish.launches * publish.rounds * publish.block_s >= 60
+
+
+def test_every_round_has_every_entry_in_an_order_of_its_own_and_a_seed_repeats_it(registry: Registry) -> None:
+    plan = make_plan(registry, Request(profile="publish", seed=5))
+    names = {"tiny", "tiny#again", "tiny-b"}
+    rounds = [order for launch in plan.orders for order in launch]
+    assert len(rounds) == 200
+    assert all(set(order) == names and len(order) == 3 for order in rounds)
+    assert len(set(rounds)) == 6  # all orders of three occur
+    assert make_plan(registry, Request(profile="publish", seed=5)).orders == plan.orders
+    assert make_plan(registry, Request(profile="publish", seed=6)).orders != plan.orders
+
+
+def test_runtimes_and_threads_are_entries_of_the_same_run(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtimes.importlib.util, "find_spec", lambda _: object())
+    request = Request(models=("tiny",), runtimes=("onnxruntime", "openvino"), threads=(1, 2))
+    assert [entry.name for entry in make_plan(registry, request).entries] == [
+        "tiny",
+        "tiny#again",
+        "tiny@2-threads",
+        "tiny@openvino",
+        "tiny@openvino@2-threads",
+    ]
+
+
+def test_a_missing_runtime_names_the_command_that_installs_it(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtimes.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(
+        InvalidParameter, match=r"'openvino' is not installed; install it with: .*pip install"
+    ):
+        make_plan(registry, Request(runtimes=("openvino",)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"scenario": "multi-stream"},
+            "scenario is 'multi-stream'; it may be single-stream, offline, server",
+        ),
+        ({"profile": "long"}, "profile is 'long'; it may be quick, standard, publish"),
+        ({"runtimes": ("tflite",)}, "runtime is 'tflite'; it may be onnxruntime, openvino"),
+        ({"scenario": "server"}, "scenario server needs a budget"),
+        ({"scenario": "server", "budget_ms": 0.0}, "budget is 0 ms; it may be more than 0"),
+        ({"budget_ms": -1.0}, "budget is -1 ms"),
+        ({"budget_ms": float("nan")}, "budget is nan ms"),
+        ({"threads": (0,)}, "threads is 0; it may be 1 to 256"),
+        ({"threads": (1, 1)}, "threads names 1 more than once"),
+        ({"models": ()}, "models names none"),
+        ({"models": ("tiny", "tiny")}, "models names tiny more than once"),
+        ({"models": ("tiny",), "baseline": "tiny-b"}, "baseline 'tiny-b' is not measured; it may be tiny"),
+        ({"url": "http:/localhost"}, "'http:/localhost': no URL of a service (example: "),
+    ],
+)
+def test_what_makes_no_sense_is_refused(registry: Registry, fields: dict[str, object], words: str) -> None:
+    with pytest.raises(InvalidParameter, match=words.replace("(", r"\(")):
+        make_plan(registry, Request(**fields))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "http://localhost:8000/", " http://localhost:8000\n"])
+def test_the_spelling_of_a_service(registry: Registry, url: str) -> None:
+    assert make_plan(registry, Request(url=url)).url == "http://localhost:8000"
+
+
+@pytest.mark.parametrize("fields", [{"models": ("resnet",)}, {"baseline": "resnet"}])
+def test_unknown_models_are_named(registry: Registry, fields: dict[str, object]) -> None:
+    with pytest.raises(UnknownModel, match="no model 'resnet'; there are: tiny, tiny-b"):
+        make_plan(registry, Request(**fields))  # type: ignore[arg-type]
+
+
+def test_a_broken_model_is_left_out_unless_it_is_asked_for(tmp_path: Path) -> None:
+    make_tiny_model(tmp_path, "tiny")
+    (make_tiny_model(tmp_path, "other") / "model.onnx").write_bytes(b"no model")
+    registry = Registry([tmp_path], "tiny")
+    assert [model.name for model in make_plan(registry, Request()).models] == ["tiny"]
+    with pytest.raises(ModelUnavailable, match="other"):
+        make_plan(registry, Request(models=("other",)))
+
+
+def test_photos_are_tried_before_anything_runs(
+    short_plan: Callable[..., Plan], tmp_path: Path, cat_jpeg: bytes
+) -> None:
+    good, bad = tmp_path / "cat.jpg", tmp_path / "text.jpg"
+    good.write_bytes(cat_jpeg)
+    bad.write_text("no picture")
+    plan = short_plan(photos=(good,))
+    assert plan.stages
+    assert (plan.configuration.inputs.kind, plan.configuration.inputs.count) == ("photos", 1)
+    with pytest.raises(InvalidParameter, match=r"input text\.jpg cannot be used: .* no known image type"):
+        short_plan(photos=(good, bad))
+    with pytest.raises(InvalidParameter, match=r"input gone\.jpg cannot be read: No such file"):
+        short_plan(photos=(tmp_path / "gone.jpg",))
+
+
+def test_with_a_broken_default_model_the_others_are_measured(tmp_path: Path) -> None:
+    make_tiny_model(tmp_path, "a")
+    make_tiny_model(tmp_path, "default")
+    save_network(tmp_path, "fixed-batch", batch=8, labels="tiny-10")
+    (tmp_path / "default/model.onnx").unlink()
+    registry = Registry([tmp_path], "default")
+    registry.load()
+    plan = make_plan(registry, Request())
+    assert {entry.model for entry in plan.entries} == {"a"}
+    assert plan.configuration.baseline == "a"
+
+
+def test_without_any_sound_model_the_reason_is_the_default_models(tmp_path: Path) -> None:
+    (make_tiny_model(tmp_path, "default") / "model.onnx").unlink()
+    with pytest.raises(ModelUnavailable, match=r"'default' cannot be used: its file model.onnx is missing"):
+        make_plan(Registry([tmp_path], "default"), Request())

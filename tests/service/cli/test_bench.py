@@ -1,0 +1,127 @@
+"""`weighin bench` and `weighin bench compare`, as people call them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.bench.archive import BenchmarkArchive
+from service.bench.bundle import Flag
+from service.bench.bundle_file import read_bundle, write_bundle
+from service.state import open_state
+from tests.helpers.process import environment
+from tests.service.bench.bundles import bundle, fingerprint
+
+pytestmark = pytest.mark.fault  # whole measurements in processes of their own: seconds each
+
+
+def weighin(models_dir: Path, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    env = environment(models_dir, tmp_path / "data") | {"COLUMNS": "80"}
+    command = [sys.executable, "-m", "service", "bench", *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.fault  # three launches with their full warm-up
+def test_a_quick_run_of_one_model_is_a_measurement_without_comparison(
+    tiny_models_dir: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.json"
+    done = weighin(tiny_models_dir, tmp_path, "--models", "tiny", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    heading = done.stdout.splitlines()[0]
+    for column in ("accuracy", "bytes", "MACs", "p50 ms", "p90 ms", "p99 ms", "images/s", "memory", "GMAC/s"):
+        assert column in heading
+    assert "n 576 < 662" in done.stdout  # a p99 withheld
+    assert "baseline" in done.stdout
+    assert "untrained: tiny has random weights" in done.stdout
+    measured = read_bundle(file)
+    assert len(measured.samples("tiny")) == 576
+    with open_state(tmp_path / "data", None) as state:
+        (kept,), unreadable = BenchmarkArchive(state.benchmarks).kept()
+    assert kept.bundle == measured
+    assert not unreadable
+    assert not measured.flags_of("partial")
+
+
+@pytest.mark.fault
+def test_ctrl_c_writes_what_there_is_and_leaves_no_process(tiny_models_dir: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    env = environment(tiny_models_dir, tmp_path / "data") | {"TTY_COMPATIBLE": "1", "FORCE_COLOR": "1"}
+    command = [sys.executable, "-m", "service", "bench", "--profile", "standard", "--json", str(file)]
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stderr is not None
+    assert process.stdout is not None
+    with process.stderr, process.stdout:
+        seen = b""
+        while b"round 1" not in seen:
+            chunk = os.read(process.stderr.fileno(), 4096)
+            assert chunk, seen
+            seen += chunk
+        process.send_signal(signal.SIGINT)
+        out = process.stdout.read()  # to its end: nothing that inherited the pipe is left
+    assert process.wait() == 130
+    assert b"partial" in out
+    (flag,) = read_bundle(file).flags_of("partial")
+    assert re.search(r"[0-4] of 5 launches are complete", flag.reason)  # a busy machine may have done one
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".json" and path.name != "data"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--models", "resnet"], "weighin: no model 'resnet'; there are: tiny, tiny-b"),
+        (["--scenario", "fast"], "weighin: scenario is 'fast'; it may be single-stream, offline, server"),
+        (["--scenario", "server", "--budget-ms", "0"], "weighin: budget is 0 ms"),
+        (["--threads", "two"], "weighin: threads is 'two'; it may be numbers"),
+        (["--input", "gone.jpg"], "weighin: input gone.jpg cannot be read"),
+        (["--json", "no/such/folder/run.json"], "there is no folder for it"),
+        (["--http", "http://127.0.0.1:9"], "weighin: the service at 127.0.0.1:9 does not answer"),
+    ],
+)
+def test_bad_input_is_one_line(
+    tiny_models_dir: Path, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    done = weighin(tiny_models_dir, tmp_path, *arguments)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_compare_exits_by_what_it_finds(tiny_models_dir: Path, tmp_path: Path) -> None:
+    base = {"model-a": [[[1_000_000] * 8] * 5] * 4}
+    write_bundle(tmp_path / "then.json", bundle(base))
+    write_bundle(tmp_path / "now.json", bundle({"model-a": [[[1_300_000] * 8] * 5] * 4}))
+    write_bundle(tmp_path / "elsewhere.json", bundle(base, on=fingerprint("Other CPU")))
+    write_bundle(tmp_path / "void.json", bundle(base, flags=[Flag(kind="void", reason="no")]))
+
+    def compare(one: str, other: str, *more: str) -> subprocess.CompletedProcess[str]:
+        files = [str(tmp_path / one), str(tmp_path / other)]
+        return weighin(tiny_models_dir, tmp_path, "compare", *files, *more)
+
+    slower = compare("then.json", "now.json")
+    assert slower.returncode == 1
+    assert "REGRESSED" in slower.stdout
+    assert "+30.0%" in slower.stdout
+    assert compare("now.json", "then.json").returncode == 0
+    assert compare("then.json", "now.json", "--threshold", "0.5").returncode == 0
+
+    refused = compare("then.json", "elsewhere.json")
+    assert refused.returncode == 2
+    assert "different machines" in refused.stderr
+    labelled = compare("then.json", "elsewhere.json", "--across-machines")
+    assert labelled.returncode == 0
+    assert "DIFFERENT MACHINES" in labelled.stdout
+    assert compare("then.json", "void.json").returncode == 2
+
+    (tmp_path / "now.json").write_text((tmp_path / "now.json").read_text().replace("1300000", "1000000"))
+    edited = compare("then.json", "now.json")
+    assert edited.returncode == 2
+    assert edited.stderr.startswith("weighin: now.json was changed after it was written")
+    assert compare("then.json", "gone.json").returncode == 2

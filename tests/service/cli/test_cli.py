@@ -1,0 +1,177 @@
+"""The command line: `weighin models` and `weighin compare`, without a server."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import service.cli
+from service.cli.output import millions
+from service.text.display import shown
+from tests.conftest import make_tiny_model
+from tests.helpers.command_line import weighin
+from tests.helpers.process import environment
+
+
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [
+        (860_200_000, "860 M"),
+        (2_113_000_000, "2113 M"),
+        (37_584_256, "37.6 M"),
+        (4_520_536, "4.52 M"),
+        (1200, "0.0012 M"),
+    ],
+)
+def test_small_networks_are_told_apart(count: int, told: str) -> None:
+    assert millions(count) == told
+
+
+def test_models_lists_them_and_marks_the_default(tiny_models_dir: Path, tmp_path: Path) -> None:
+    done = weighin(tiny_models_dir, tmp_path, "models")
+    assert done.returncode == 0
+    assert "tiny *" in done.stdout
+    assert "tiny-b" in done.stdout
+
+
+def test_compare_prints_a_row_per_model_for_each_photo(
+    tiny_models_dir: Path, tmp_path: Path, cat_jpeg: bytes, png: bytes
+) -> None:
+    (tmp_path / "cat.jpg").write_bytes(cat_jpeg)
+    (tmp_path / "ramp.png").write_bytes(png)
+    photos = [str(tmp_path / name) for name in ("cat.jpg", "ramp.png")]
+    done = weighin(tiny_models_dir, tmp_path, "compare", *photos, "--baseline", "tiny-b", "--repeat", "3")
+    assert done.returncode == 0, done.stderr
+    assert "cat.jpg: 451 x 300 jpeg, 3 runs each" in done.stdout
+    assert "ramp.png: 64 x 48 png" in done.stdout
+    assert done.stdout.count("tiny-b (baseline)") == 2
+    assert done.stdout.count("1.00x") >= 2
+
+
+def test_a_photo_that_cannot_be_read_is_named_and_the_others_are_compared(
+    tiny_models_dir: Path, tmp_path: Path, png: bytes
+) -> None:
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "ramp.png").write_bytes(png)
+    photos = [str(tmp_path / name) for name in ("text.jpg", "gone.jpg", "ramp.png")]
+    done = weighin(tiny_models_dir, tmp_path, "compare", *photos)
+    assert done.returncode == 1
+    assert "text.jpg: " in done.stderr
+    assert "gone.jpg: " in done.stderr
+    assert "ramp.png: 64 x 48" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_model_is_one_line(tiny_models_dir: Path, tmp_path: Path, png: bytes) -> None:
+    (tmp_path / "ramp.png").write_bytes(png)
+    done = weighin(tiny_models_dir, tmp_path, "compare", str(tmp_path / "ramp.png"), "--models", "resnet")
+    assert done.returncode == 1
+    assert done.stderr == "weighin: no model 'resnet'; there are: tiny, tiny-b\n"
+
+
+HOSTILE = [
+    b"holiday [edited].png",
+    b"scan[/final].png",
+    b"[red]:smile:[/red].png",
+    b"100 %s {x} $HOME.png",
+    b"a\x1b[31mb\x07.png",
+    b"two\nlines.png",
+    b"caf\xe9.png",
+    "\u732b\u202egnp.png".encode(),
+    b"-dash.png",
+    b"l" * 251 + b".png",
+]
+"""Names of files, as the file system has them."""
+
+PROCESSES = [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}]
+ENCODINGS = ["utf-8", "latin-1"]
+
+
+def unmarked(text: str) -> str:
+    """The text without line breaks of tables and their padding."""
+    return re.sub(r"\s+", "", text)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose classes all have names that a terminal, rich or a table would act upon."""
+    folder = make_tiny_model(tmp_path_factory.mktemp("labelled"), "tiny")
+    (folder / "labels.txt").write_text("".join(f"[/b]:cat: \x1b[2J{n}\n" for n in range(10)))
+    return folder.parent
+
+
+@pytest.fixture
+def hostile(tmp_path: Path, png: bytes) -> list[str]:
+    """Photos with the hostile names, and one that is not there."""
+    photos = [tmp_path / os.fsdecode(name) for name in HOSTILE]
+    for photo in photos:
+        photo.parent.mkdir(exist_ok=True)
+        photo.write_bytes(png)
+    return [*map(str, photos), "gone[/b]\x1b"]
+
+
+@pytest.mark.parametrize("encoding", PROCESSES, ids=str)
+def test_hostile_names_and_labels_are_shown_as_they_are(
+    labelled: Path, tmp_path: Path, hostile: list[str], encoding: dict[str, str]
+) -> None:
+    env = environment(labelled, tmp_path / "data") | encoding
+    command = [sys.executable, "-m", "service", "compare", "--repeat", "1", *hostile]
+    done = subprocess.run(command, env=env, capture_output=True, check=False)
+    assert_shown(done.returncode, done.stdout.decode("latin-1"), done.stderr.decode("latin-1"))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_hostile_names_and_labels_in_an_encoding(
+    labelled: Path, tmp_path: Path, hostile: list[str], encoding: str
+) -> None:
+    done = weighin(labelled, tmp_path / "data", "compare", "--repeat", "1", *hostile, encoding=encoding)
+    out, err = (text.encode(encoding).decode("latin-1") for text in (done.stdout, done.stderr))
+    assert_shown(done.returncode, out, err)
+
+
+def assert_shown(returncode: int, out: str, err: str) -> None:
+    """Check what was printed, read as Latin-1."""
+    assert (returncode, err.count("\n")) == (1, 1)
+    assert "gone[/b]\\x1b: " in err
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f]", out + err)
+    assert unmarked(out).count("[/b]:cat:\\x1b[2J") == len(HOSTILE)
+    for name in HOSTILE:
+        if name.isascii():
+            assert unmarked(shown(Path(name.decode()).name)) in unmarked(out)
+    assert "caf\\xe9.png" in out
+
+
+def test_lists_may_have_blanks(tiny_models_dir: Path, tmp_path: Path, png: bytes) -> None:
+    (tmp_path / "ramp.png").write_bytes(png)
+    arguments = ["compare", str(tmp_path / "ramp.png"), "--repeat", "1", "--models"]
+    done = weighin(tiny_models_dir, tmp_path, *arguments, " tiny-b , tiny,")
+    assert done.returncode == 0, done.stderr
+    assert "tiny-b" in done.stdout
+    done = weighin(tiny_models_dir, tmp_path, *arguments, " ")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_broken_model_with_a_hostile_name_is_listed(tmp_path: Path) -> None:
+    for name in (b"[b]\x1b[2J", b"caf\xe9"):
+        folder = tmp_path / "zoo" / os.fsdecode(name)
+        folder.mkdir(parents=True)
+        (folder / "card.json").write_text("{}")
+    command = [sys.executable, "-m", "service", "models"]
+    env = environment(tmp_path / "zoo", tmp_path)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "[b]\\x1b[2J" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert "caf\\xe9" in done.stderr, "skipped with a line in the log"
+
+
+def test_only_one_module_makes_consoles() -> None:
+    """A console of rich's own would take names for markup; so does `escape` with emoji codes."""
+    for path in (Path(service.cli.__file__).parent).rglob("*.py"):
+        if path.name != "output.py":
+            assert not re.search(r"rich\.markup import|(?<!Literal)Console\(", path.read_text()), path

@@ -1,0 +1,48 @@
+"""`weighin doctor` as people call it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import make_tiny_model
+from tests.helpers.process import environment
+from tests.service.bench.doctor.networks import Network, small
+
+
+def doctor(models: Path, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
+    env = environment(models, models / "no-data", **settings) | {"COLUMNS": "300"}
+    command = [sys.executable, "-m", "service", "doctor", *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+def test_it_shows_what_it_found_and_the_costly_operators(tmp_path: Path) -> None:
+    Network().conv("stem", 30, kernel=3, stride=2).conv("pw", 32).save(tmp_path, "odd")
+    small().save(tmp_path, "clean")
+    done = doctor(tmp_path, "odd", threads=256)
+    assert done.returncode == 0, done.stderr
+    assert "odd: 2 found" in done.stdout
+    assert "Channels off the alignment (channels-off-alignment)" in done.stdout
+    assert "More threads than cores (threads-beyond-the-cores)" in done.stdout
+    assert done.stdout.count("evidence: ") == done.stdout.count("remedy: ") == 2
+    assert "GMAC/s of a large 1x1 convolution here: fp32 " in done.stdout
+    assert "clean" not in done.stdout
+    assert not (tmp_path / "no-data").exists()
+
+
+def test_it_looks_at_all_models_and_names_one_that_it_cannot(tmp_path: Path) -> None:
+    small().save(tmp_path, "clean")
+    (make_tiny_model(tmp_path, "broken") / "model.onnx").write_bytes(b"no model")
+    done = doctor(tmp_path)
+    assert done.returncode == 1
+    assert "clean: nothing found that slows it down" in done.stdout
+    assert "broken: cannot be examined: model 'broken' cannot be used: its file model.onnx" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_model_is_one_line(tmp_path: Path) -> None:
+    small().save(tmp_path, "clean")
+    done = doctor(tmp_path, "resnet")
+    assert done.returncode == 1
+    assert done.stderr == "weighin: no model 'resnet'; there are: clean\n"
