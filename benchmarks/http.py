@@ -23,7 +23,8 @@ if not __package__:  # run as a script: this folder must not be searched, its ht
 
 from benchmarks.photos import MODEL, Photos
 from benchmarks.report import Figure, figure, guarded, has_vnni, machine, table
-from benchmarks.served import NETWORKS, SIX, ZOO, memory, overload, run_json, startup, throughput
+from benchmarks.served import SIX, memory, overload, run_json, startup, throughput
+from models.zoo.files import NETWORKS
 
 PARTS = ("throughput", "preparation", "precision", "recording", "startup", "memory", "overload")
 STARTS_NO_PART_AFTER_S = 6.5 * 60
@@ -31,7 +32,7 @@ STARTS_NO_PART_AFTER_S = 6.5 * 60
 
 def preparation(photos: Photos) -> list[Figure]:
     """Decode and preprocess, ours against OpenCV's (small) and Pillow's full decoding (large)."""
-    found = run_json("inprocess", "preparation", photos.small, photos.large, ZOO / MODEL)
+    found = run_json("inprocess", "preparation", photos.small, photos.large, NETWORKS / MODEL)
     best = [min(pair) for pair in zip(found["small opencv linear"], found["small opencv area"], strict=True)]
     found["small opencv"] = best
 
@@ -49,7 +50,7 @@ def preparation(photos: Photos) -> list[Figure]:
 
 def precision() -> list[Figure]:
     """int8 against fp32, one thread, by turns."""
-    found = run_json("inprocess", "inference", ZOO, *SIX)
+    found = run_json("inprocess", "inference", NETWORKS, *SIX)
     target, note = (0.55, "") if has_vnni() else (None, "no VNNI here")
     figures = []
     for name in NETWORKS:

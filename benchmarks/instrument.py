@@ -21,6 +21,7 @@ from pathlib import Path
 from benchmarks.proof import network, noise, order, page, simulation, stalls, traces
 from benchmarks.proof.network import make_network
 from benchmarks.proof.results import Results
+from models.zoo.files import NETWORKS
 from service.bench.fingerprint import take_fingerprint
 from service.bench.measure.runtimes import runtime_version
 from service.inference.registry import Registry
@@ -38,7 +39,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("experiment", choices=EXPERIMENTS)
-    parser.add_argument("--models", type=Path, default=Path("models/zoo"), help="a folder of the zoo")
+    parser.add_argument("--models", type=Path, default=NETWORKS, help="a folder of the zoo")
     parser.add_argument("--model", default="efficientnet-lite0-int8", help="the model of all but `order`")
     parser.add_argument("--seconds", type=float, default=280, help="start nothing more after that")
     parser.add_argument("--launches", type=int, default=24, help="traces: quiet launches wanted of the model")

@@ -27,6 +27,7 @@ import numpy as np
 
 from benchmarks.proof.results import Results
 from models.zoo.card import read_card
+from models.zoo.files import NETWORKS
 from models.zoo.preprocess import preprocess
 from service.bench.measure.inputs import natural_picture
 from service.bench.measure.measure import all_at_once, one_after_another, warm_up
@@ -129,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", type=Path, default=Path("models/zoo"))
+    parser.add_argument("--models", type=Path, default=NETWORKS)
     parser.add_argument("--model", default="efficientnet-lite0-int8")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=3.0)

@@ -26,7 +26,8 @@ from benchmarks.report import machine
 from benchmarks.similar import edited, near, page, precision
 from benchmarks.similar.corpus import CACHE, MissingDataError
 from benchmarks.similar.rivals import RIVALS
-from benchmarks.similar.vectors import MODEL, ZOO, embed
+from benchmarks.similar.vectors import MODEL, embed
+from models.zoo.files import NETWORKS
 from service.inference.registry import Registry
 
 ROOT = Path(__file__).parent.parent
@@ -60,7 +61,7 @@ def main() -> None:
     )
     parser.add_argument("command", choices=("embed", "search", "edited", "precision", "page"))
     parser.add_argument("name", nargs="?", help="precision: a model of the zoo")
-    parser.add_argument("--zoo", type=Path, default=ZOO, help="precision: a folder of models")
+    parser.add_argument("--zoo", type=Path, default=NETWORKS, help="precision: a folder of models")
     parser.add_argument("--write-card", action="store_true", help="precision: state it in the model's card")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="embed: stop after so long")
     parser.add_argument("--only", help="search: only this way")
@@ -119,7 +120,7 @@ def measure_searches(results: Results, only: str | None, count: int | None, agai
 def measure_edited(results: Results) -> None:
     """Search for edited copies, and judge the rules of what is near."""
     garments, _ = embed()
-    registry = Registry((ZOO,), MODEL)
+    registry = Registry((NETWORKS,), MODEL)
     registry.load()
     models = [registry.get(name) for name in EDITED_WITH]
     originals = edited.pictures()

@@ -14,11 +14,10 @@ from typing import Any
 from benchmarks.photos import MODEL, Photos
 from benchmarks.report import Figure, figure
 from benchmarks.servers import ROOT, Server, rival, weighin
+from models.zoo.files import NETWORKS
 from service.inference.cpu import core_budget
 
-ZOO = ROOT / "models" / "zoo"
-NETWORKS = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
-SIX = [name + suffix for name in NETWORKS for suffix in ("", "-int8")]
+SIX = [f"efficientnet-lite{size}{suffix}" for size in range(3) for suffix in ("", "-int8")]
 DEADLINE_MS = 10_000
 ONE_COMMAND_S = 90
 SECONDS = 3.0
@@ -64,7 +63,7 @@ def per_s(outcome: dict[str, Any]) -> float:
 
 def throughput(photos: Photos, rounds: int) -> list[Figure]:
     """One and eight clients against the floor, and against what people write instead."""
-    model, cores = ZOO / MODEL, core_budget()
+    model, cores = NETWORKS / MODEL, core_budget()
     with ExitStack() as stack:
         ours = stack.enter_context(weighin())
         ours.wait_until("/readyz")

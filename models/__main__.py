@@ -10,8 +10,8 @@ from pathlib import Path
 from models.cli import compression, evaluation, reference, report, training
 from models.errors import ModelsError
 from models.zoo.card import Card, read_card
+from models.zoo.files import NETWORKS, networks_in
 
-ZOO = Path(__file__).parent / "zoo"
 PHOTOS = Path(".cache/photos")
 INSTALL = "make .venv-models/installed (or pip install -r models/requirements.txt)"
 
@@ -41,17 +41,17 @@ def _parser() -> argparse.ArgumentParser:
         "name", metavar="NAME", help="e.g. efficientnet-lite0, efficientnet-lite0-int8, or all"
     )
     build.add_argument("--photos", type=Path, default=PHOTOS, help="where `make photos` put them")
-    build.add_argument("--output", type=Path, default=ZOO, help="the zoo to write to; default: the project's")
+    build.add_argument("--output", type=networks_in, default=NETWORKS, help="the zoo to write to")
     build.set_defaults(run=_build)
     choices = commands.add_parser("choices", help="measure what each choice of the quantization brings")
     choices.add_argument("name", metavar="NAME", help="a floating-point model, e.g. efficientnet-lite0")
     choices.add_argument("--photos", type=Path, default=PHOTOS, help="where `make photos` put them")
-    choices.add_argument("--zoo", type=Path, default=ZOO)
+    choices.add_argument("--zoo", type=networks_in, default=NETWORKS)
     choices.set_defaults(run=_choices)
     for module in (training, compression, evaluation, report, reference):
         module.add(commands)
     table = commands.add_parser("table", help="print what the cards say as a Markdown table; needs no torch")
-    table.add_argument("zoo", type=Path, nargs="?", default=ZOO)
+    table.add_argument("zoo", type=networks_in, nargs="?", default=NETWORKS)
     table.add_argument("--labels", help="only models with this label set, e.g. imagenet-1k")
     table.set_defaults(run=lambda options: print(card_table(options.zoo, options.labels), end=""))
     return parser

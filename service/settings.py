@@ -18,6 +18,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from models.zoo.files import NETWORKS
 from service.text.display import comma_list
 from service.text.environment import PREFIX, read_environment
 from service.text.origins import ANY, parse_origin
@@ -26,9 +27,6 @@ from service.text.urls import database_url, redacted
 _ROOT_PATH = re.compile(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*")
 
 _URL_AS_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a path keeps one of the two slashes
-
-ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
-"""The models that come with the project."""
 
 
 class Settings(BaseSettings):
@@ -47,7 +45,7 @@ class Settings(BaseSettings):
     Loopback by default, because reads are unauthenticated."""
     port: int = Field(8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one and logs it."""
-    model_dirs: Annotated[tuple[Path, ...], NoDecode] = (ZOO,)
+    model_dirs: Annotated[tuple[Path, ...], NoDecode] = (NETWORKS,)
     """Zoo folders, separated by `:` (`;` on Windows), each with a folder per model. Of two models with one
     name the first found is served."""
     default_model: str = "efficientnet-lite0-int8"
@@ -102,7 +100,9 @@ class Settings(BaseSettings):
     @classmethod
     def _split_paths(cls, value: object) -> object:
         if isinstance(value, str):
-            return tuple(Path(part.strip()) for part in value.split(os.pathsep) if part.strip()) or (ZOO,)
+            return tuple(Path(part.strip()) for part in value.split(os.pathsep) if part.strip()) or (
+                NETWORKS,
+            )
         return value
 
     @field_validator("model_dirs")

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.similar.corpus import Crops, FashionMnist
 from benchmarks.similar.embeddings import Embedder, embeddings
+from models.zoo.files import NETWORKS
 
 MODEL = "efficientnet-lite0-int8"
 DIMENSIONS = 1280
-ZOO = Path(__file__).parents[2] / "models" / "zoo"
 CROPS_PER_PHOTOGRAPH = 840
 QUERIES = 500
 """Of each kind; none of them is in the gallery."""
@@ -63,7 +62,7 @@ class Searched:
 
 def embed(seconds: float = float("inf")) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The embeddings of all garments and of all crops, made where they are not kept yet."""
-    embedder = Embedder(ZOO / MODEL)
+    embedder = Embedder(NETWORKS / MODEL)
     garments = embeddings(embedder, "fashion-mnist", FashionMnist(), seconds)
     crops = embeddings(embedder, f"crops-{CROPS_PER_PHOTOGRAPH}", Crops(CROPS_PER_PHOTOGRAPH), seconds)
     return garments, crops

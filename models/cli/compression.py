@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from models.cli.evaluation import ZOO
 from models.cli.training import setting_of, shown, with_data, with_device
+from models.zoo.files import NETWORKS, networks_in
 
 
 def add(commands: Any) -> None:
@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
     distill.add_argument(
         "--teacher", action="append", required=True, metavar="MODEL", help="of the zoo; repeat for several"
     )
-    distill.add_argument("--zoo", type=Path, default=ZOO, help="where the teachers are")
+    distill.add_argument("--zoo", type=networks_in, default=NETWORKS, help="where the teachers are")
     distill.add_argument(
         "--seed", type=int, action="append", help="may be repeated; default: 0 to 4, with --trained 0"
     )

@@ -7,7 +7,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-ZOO = Path(__file__).parent.parent / "zoo"
+from models.zoo.files import NETWORKS, networks_in
+
 RUNS = Path(".cache/runs")
 PHOTOS = Path(".cache/photos")
 
@@ -28,7 +29,7 @@ def add(commands: Any) -> None:
     publish.add_argument("--runs", type=Path, default=RUNS)
     publish.add_argument("--data-dir", type=Path, help="the folder with Fashion-MNIST's four .gz files")
     publish.add_argument(
-        "--output", type=Path, default=ZOO, help="the zoo to write to; default: the project's"
+        "--output", type=networks_in, default=NETWORKS, help="the zoo to write to; default: the project's"
     )
     publish.set_defaults(run=_publish)
 
@@ -42,14 +43,14 @@ def add(commands: Any) -> None:
     evaluate.add_argument("--write", action="store_true", help="write what is found into the cards")
     evaluate.add_argument("--data-dir", type=Path, help="the folder with Fashion-MNIST's four .gz files")
     evaluate.add_argument("--photos", type=Path, default=PHOTOS, help="where `make photos` put them")
-    evaluate.add_argument("--zoo", type=Path, default=ZOO)
+    evaluate.add_argument("--zoo", type=networks_in, default=NETWORKS)
     evaluate.set_defaults(run=_evaluate)
 
     gain = commands.add_parser("gain", help="what the teacher brought its students, over images and seeds")
     gain.add_argument("name", metavar="NAME", help="the student that `distill` trained with and without")
     gain.add_argument("--seeds", type=int, default=5, help="how many, from 0; default 5")
     gain.add_argument("--json", type=Path, help="where the judgement goes, for the report")
-    gain.add_argument("--zoo", type=Path, default=ZOO, help="where the teachers are")
+    gain.add_argument("--zoo", type=networks_in, default=NETWORKS, help="where the teachers are")
     gain.add_argument("--runs", type=Path, default=RUNS)
     gain.add_argument("--data-dir", type=Path, help="the folder with Fashion-MNIST's four .gz files")
     gain.set_defaults(run=_gain)

@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from models.zoo.files import NETWORKS, networks_in
+
 WORK = Path(".cache/weigh-reference")
-ZOO = Path(__file__).parent.parent / "zoo"
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -38,7 +39,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
     pull = commands.add_parser("pull", help="put a pretrained network of a hub into the zoo, e.g. timm/NAME")
     pull.add_argument("network", metavar="timm/NAME", help="e.g. timm/mobilenetv3_small_100")
-    pull.add_argument("--output", type=Path, default=ZOO, help="the zoo to write to; default: the project's")
+    pull.add_argument("--output", type=networks_in, default=NETWORKS, help="the zoo to write to")
     pull.add_argument("--name", help="its name in the zoo; default: NAME")
     pull.add_argument("--block", default="unstated", help="block family for the card, e.g. inverted-residual")
     pull.add_argument(

@@ -6,14 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-ZOO = Path(__file__).parent.parent / "zoo"
+from models.zoo.files import NETWORKS, networks_in
+
 PAGE = Path("docs/zoo.md")
 
 
 def add(commands: Any) -> None:
     """Add the command to those of `python -m models`."""
     report = commands.add_parser("report", help="measure the zoo and write docs/zoo.md with its pictures")
-    report.add_argument("--zoo", type=Path, default=ZOO)
+    report.add_argument("--zoo", type=networks_in, default=NETWORKS)
     report.add_argument("--output", type=Path, default=PAGE, help="default: %(default)s")
     report.add_argument("--rounds", type=int, default=20, help="of the measurement; default 20")
     report.add_argument("--runs", type=int, default=50, help="of each model in a round; default 50")

@@ -1,4 +1,4 @@
-"""Read the files of a zoo folder, whatever lies there under their names."""
+"""Where the networks of a zoo are, and reading their files, whatever lies there under their names."""
 
 from __future__ import annotations
 
@@ -7,6 +7,31 @@ import json
 import os
 import stat
 from pathlib import Path
+
+NETWORKS = Path(__file__).parent / "networks"
+"""The networks that come with the project, a folder each."""
+
+
+def networks_in(zoo: Path | str) -> Path:
+    """Return the folder whose folders are networks: `zoo/networks` where there is one, else `zoo` itself."""
+    inside = Path(zoo) / "networks"
+    return inside if inside.is_dir() and not holds_network(inside) else Path(zoo)
+
+
+def holds_network(folder: Path) -> bool:
+    """Return whether `folder` has a card or a model, broken links included.
+
+    Raises OSError where that cannot be told.
+    """
+    return _exists(folder / "card.json") or _exists(folder / "model.onnx")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def read_regular(path: Path) -> bytes:

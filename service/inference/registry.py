@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from models.onnx_tools.file_kind import file_kind, looks_truncated
 from models.onnx_tools.inspect import output_activation
 from models.zoo.card import Activation, Card, InputSpec, read_card
-from models.zoo.files import not_text, read_regular
+from models.zoo.files import holds_network, not_text, read_regular
 from models.zoo.labels import read_labels
 from service.errors import ModelUnavailable, NotReady, UnknownModel, UnreadableFolder, error_words
 from service.inference.runtime_errors import one_line
@@ -191,8 +191,8 @@ class Registry:
         return entry.card.labels
 
 
-def _model_folders(directory: Path) -> Iterator[Path]:
-    """The folders in `directory` that hold a card or a model, by name."""
+def _model_folders(directory: Path, *, nested: bool = False) -> Iterator[Path]:
+    """The folders in `directory` that hold a card or a model, by name; those in its folder `networks` too."""
     try:
         folders = sorted(directory.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -203,19 +203,12 @@ def _model_folders(directory: Path) -> Iterator[Path]:
     for folder in folders:
         try:
             os.stat(folder)  # of a link: what it leads to
-            if _exists(folder / "card.json") or _exists(folder / "model.onnx"):
+            if holds_network(folder):
                 yield folder
+            elif folder.name == "networks" and folder.is_dir() and not nested:
+                yield from _model_folders(folder, nested=True)
         except OSError as error:
             log.warning("folder skipped", folder=shown(str(folder)), reason=error_words(error))
-
-
-def _exists(path: Path) -> bool:
-    """Whether there is something of that name, a broken link included. OSError where that cannot be told."""
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
 
 
 def _describe(folder: Path) -> ModelEntry:

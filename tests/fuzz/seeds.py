@@ -22,7 +22,7 @@ from PIL import Image
 from tests.fuzz import jpeg_files, raster_files
 
 CACHE = Path(".cache/fuzz")
-ZOO = Path("models/zoo")
+ZOO = Path("models/zoo/networks")
 
 MODES = (
     "1",

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="session")
 def zoo() -> Path:
     """The project's own zoo."""
-    return ROOT / "models" / "zoo"
+    return ROOT / "models" / "zoo" / "networks"
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.settings import ZOO, Settings, environment_warnings, setting_problems
+from models.zoo.files import NETWORKS
+from service.settings import Settings, environment_warnings, setting_problems
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +61,7 @@ def test_every_blank_variable_means_its_default(monkeypatch: pytest.MonkeyPatch,
         ("data_dir", "~/state", Path.home() / "state"),
         ("data_dir", " /var/lib/weighin \r\n", Path("/var/lib/weighin")),
         ("model_dirs", f" ~/zoo {os.pathsep}{os.pathsep} b{os.pathsep}", (Path.home() / "zoo", Path("b"))),
-        ("model_dirs", f" {os.pathsep} ", (ZOO,)),
+        ("model_dirs", f" {os.pathsep} ", (NETWORKS,)),
         ("default_model", " tiny\r\n", "tiny"),
         ("database_url", "postgres://u:p@h/db\n", "postgresql+psycopg://u:p@h/db"),
         (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from service.settings import ZOO
+from models.zoo.files import NETWORKS
 from tests.helpers.process import service_process
 from tests.web.photographs import write_photographs
 
@@ -71,7 +71,7 @@ def zoo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where a service with the project's own zoo is, shared by all tests of the session."""
     data_dir = tmp_path_factory.mktemp("zoo-service")
     with (
-        service_process(ZOO, data_dir, default_model="efficientnet-lite0-int8") as process,
+        service_process(NETWORKS, data_dir, default_model="efficientnet-lite0-int8") as process,
         process.client() as client,
     ):
         yield str(client.base_url).rstrip("/")

@@ -24,7 +24,7 @@ import httpx
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from service.settings import ZOO
+from models.zoo.files import NETWORKS
 from tests.helpers.process import service_process
 from tests.web.photographs import write_photographs
 
@@ -43,7 +43,7 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as name,
-        service_process(ZOO, Path(name, "data"), default_model="efficientnet-lite0-int8") as process,
+        service_process(NETWORKS, Path(name, "data"), default_model="efficientnet-lite0-int8") as process,
         process.client() as client,
         sync_playwright() as playwright,
     ):

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from service.settings import ZOO
+from models.zoo.files import NETWORKS
 from tests.helpers.process import service_process
 from tests.web.photographs import write_photographs
 from tests.web.watched import Watched
@@ -31,7 +31,7 @@ def photographs(tmp_path: Path) -> dict[str, Path]:
 def service(tmp_path: Path) -> Iterator[httpx.Client]:
     """A service with the project's models and a gallery of its own, which is empty."""
     with (
-        service_process(ZOO, tmp_path / "data", default_model="efficientnet-lite0-int8") as process,
+        service_process(NETWORKS, tmp_path / "data", default_model="efficientnet-lite0-int8") as process,
         process.client() as client,
     ):
         yield client
@@ -112,7 +112,7 @@ def test_where_a_key_is_needed_it_is_asked_for(
 ) -> None:
     with (
         service_process(
-            ZOO, tmp_path / "guarded", default_model="efficientnet-lite0-int8", api_key="open-sesame"
+            NETWORKS, tmp_path / "guarded", default_model="efficientnet-lite0-int8", api_key="open-sesame"
         ) as process,
         process.client() as client,
     ):

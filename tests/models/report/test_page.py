@@ -123,4 +123,4 @@ COMMITTED = Path(__file__).resolve().parents[3] / "docs" / "zoo.md"
 
 def test_the_committed_page_is_what_the_cards_say() -> None:
     root = COMMITTED.parents[1]
-    assert COMMITTED.read_text() == page_beside(COMMITTED, root / "models" / "zoo")
+    assert COMMITTED.read_text() == page_beside(COMMITTED, root / "models" / "zoo" / "networks")

@@ -14,7 +14,7 @@ from models.__main__ import card_table
 from models.zoo.card import read_card
 from tests.models.zoo.card_facts import untrue_facts
 
-ZOO = Path(__file__).resolve().parents[3] / "models" / "zoo"
+ZOO = Path(__file__).resolve().parents[3] / "models" / "zoo" / "networks"
 NAMES = sorted(path.parent.name for path in ZOO.glob("*/card.json"))
 IMAGENET = [f"efficientnet-lite{digit}{suffix}" for digit in range(3) for suffix in ("", "-int8")]
 FASHION = [name for name in NAMES if name.startswith("fashion-")]
@@ -144,5 +144,5 @@ def test_another_classifier_than_the_files_is_found_out(copied: Callable[[dict[s
 
 
 def test_the_documented_table_is_the_cards(zoo: Path) -> None:
-    page = (zoo.parents[1] / "docs" / "models.md").read_text()
+    page = (zoo.parents[2] / "docs" / "models.md").read_text()
     assert card_table(zoo, "imagenet-1k") in page

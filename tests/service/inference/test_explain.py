@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from models.zoo.card import File, InputSpec
+from models.zoo.files import NETWORKS
 from models.zoo.preprocess import crop_box
 from service.errors import NoExactMap
 from service.inference.decoding.decode import decode
@@ -21,14 +22,13 @@ from service.inference.heatmap import LONGEST_SIDE, heatmap_png
 from service.inference.linear_head import LinearHead, UnusableHead, read_linear_head
 from service.inference.pool import CorePool, Patience
 from service.inference.registry import Registry
-from service.settings import ZOO
 
 Explain = Callable[..., Explanation]
 
 
 @pytest.fixture(scope="module")
 def zoo() -> Registry:
-    registry = Registry([ZOO], "efficientnet-lite0-int8")
+    registry = Registry([NETWORKS], "efficientnet-lite0-int8")
     registry.load()
     return registry
 
@@ -52,7 +52,7 @@ def explain(zoo: Registry) -> Iterator[Explain]:
     pool.close()
 
 
-@pytest.mark.parametrize("model", [path.parent.name for path in sorted(ZOO.glob("efficientnet-*/card.json"))])
+@pytest.mark.parametrize("model", sorted(path.name for path in NETWORKS.glob("efficientnet-*")))
 def test_mean_and_bias_are_the_logit(explain: Explain, cat_jpeg: bytes, png: bytes, model: str) -> None:
     """Of fp32 models, and of int8 ones, which keep pooling and classifier in float: within 1e-3."""
     for data in (cat_jpeg, png):

@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 import pytest
 
+from models.zoo.files import NETWORKS, networks_in
 from service.errors import ModelUnavailable, NotReady, UnknownModel
 from service.inference.registry import Registry
 from tests.conftest import make_tiny_model
@@ -104,6 +105,22 @@ def test_of_two_models_with_one_name_the_first_folder_wins(tmp_path: Path) -> No
     registry = Registry([tmp_path / "own", tmp_path / "zoo"], "tiny")
     registry.load()
     assert registry.get().card.labels == "own-10"
+
+
+def test_models_in_the_folder_networks_of_a_zoo(tmp_path: Path) -> None:
+    """`WEIGHIN_MODEL_DIRS=models/zoo`, where the project's models were, goes on working."""
+    make_tiny_model(tmp_path / "networks", "tiny")
+    make_tiny_model(tmp_path / "networks/networks", "deeper")
+    make_tiny_model(tmp_path, "beside")
+    (tmp_path / "labels").mkdir()
+    assert Registry([tmp_path], "tiny").names() == ("beside", "tiny")
+    assert networks_in(NETWORKS.parent) == networks_in(NETWORKS) == NETWORKS
+
+
+def test_a_model_that_is_named_networks(tmp_path: Path) -> None:
+    make_tiny_model(tmp_path, "networks")
+    assert Registry([tmp_path], "networks").names() == ("networks",)
+    assert networks_in(tmp_path) == tmp_path
 
 
 def test_a_folder_of_models_that_does_not_exist_is_an_error(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-import models.zoo
 from models.zoo.card import read_card
+from models.zoo.files import NETWORKS
 from models.zoo.preprocess import preprocess, shorter_side
 from service.inference.decoding.decode import decode
 from service.inference.session import OnnxSession
@@ -25,7 +25,6 @@ pytestmark = pytest.mark.photos
 log = logging.getLogger(__name__)
 
 PHOTOS = Path(__file__).parents[4] / ".cache/photos"
-ZOO = Path(models.zoo.__file__).parent
 
 SIZES = {2: (512, 1535), 4: (1536, 3071), 8: (3072, 10_000)}
 """For each scale, the shorter sides, in pixels, of the JPEGs made to be decoded at it."""
@@ -92,7 +91,7 @@ def jpegs(path: Path) -> Iterator[tuple[int, bytes]]:
 
 @pytest.fixture(scope="module")
 def comparisons() -> list[Comparison]:
-    folder = ZOO / "efficientnet-lite0"
+    folder = NETWORKS / "efficientnet-lite0"
     card = read_card(folder)
     session = OnnxSession((folder / card.file.name).read_bytes(), card)
     paths = sorted(PHOTOS.glob("*/*.jpg"))
