@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from benchmarks.proof.order import disagreements
-from benchmarks.proof.results import Record, Results, wilson
+from benchmarks.proof.results import Record, Results
 from benchmarks.proof.traces import judge, median_ms, rates, segments, true_slowdowns
+from models.zoo.statistics import wilson
 from service.bench.judge.verdicts import LEVEL, MIN_DIFFERENCE
 from service.bench.measure.plan import PROFILES
 

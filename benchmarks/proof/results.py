@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,14 +45,3 @@ class Results:
                 yield json.loads(line)
             except ValueError:
                 continue
-
-
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """The 95 % Wilson interval of a proportion; (0, 1) of nothing."""
-    if n == 0:
-        return 0.0, 1.0
-    z = 1.959964
-    share = successes / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)

@@ -7,25 +7,24 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.proof.results import Results, wilson
-from service.bench.judge.percentile_bounds import slowest_allowed
+from benchmarks.proof.results import Results
+from models.zoo.statistics import samples_needed, slowest_allowed, wilson
 
 RUNS = 10_000
 _QUANTILES = {0.90: 1.2815516, 0.95: 1.6448536, 0.99: 2.3263479}
-_LEAST = {0.90: 64, 0.95: 130, 0.99: 662}
 
 
 def record(results: Results) -> None:
     """Simulate every percentile at its least n and at more; then the p99 on traces with bursts."""
     for fraction, z in _QUANTILES.items():
-        for n in (_LEAST[fraction], 1600, 6400):
+        for n in (samples_needed(fraction), 1600, 6400):
             held = _held(_Independent(n), n, fraction, math.exp(0.25 * z))
             results.append(
                 "percentile-simulation", samples="independent", fraction=fraction, n=n, held=held, runs=RUNS
             )
     for mean_burst in (3, 10, 30, 100):
         truth = _bursty_p99(mean_burst)
-        for n in (662, 1600, 6400):
+        for n in (samples_needed(0.99), 1600, 6400):
             held = _held(_Bursty(mean_burst), n, 0.99, truth)
             results.append(
                 "percentile-simulation",

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.proof.results import Record, Results, wilson
+from benchmarks.proof.results import Record, Results
 from models.zoo.card import read_card
 from models.zoo.preprocess import preprocess
+from models.zoo.statistics import holm, wilson
 from service.bench.bundle import Entry
-from service.bench.judge.verdicts import bootstrap, holm, verdict
+from service.bench.judge.verdicts import bootstrap, verdict
 from service.bench.measure.gate import MAX_CLOCK_JUMP_S, MAX_OUTSIDE_LOAD, MAX_STEAL, Gate
 from service.bench.measure.inputs import natural_picture
 from service.bench.measure.launch import run_worker

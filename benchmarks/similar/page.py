@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.proof.results import Record, Results, wilson
+from benchmarks.proof.results import Record, Results
 from benchmarks.similar.edited import EDITS, PICTURES
 from benchmarks.similar.near import rule_rows
 from benchmarks.similar.rivals import RIVALS
+from models.zoo.statistics import wilson
 
 PAGE = Path(__file__).parents[2] / "docs" / "retrieval.md"
 BEGIN, END = "<!-- figures: python -m benchmarks.retrieval page -->\n", "<!-- end of figures -->\n"

@@ -137,9 +137,10 @@ def _evaluate_fashion(names: list[str], options: argparse.Namespace) -> list[str
 
 def _judge_pairs(answers: dict[str, Any], classes: Any, averaged: Any, options: argparse.Namespace) -> None:
     from models.evaluate.judgements import pairs_of
-    from models.evaluate.paired import compare, holm
+    from models.evaluate.paired import compare
     from models.export.to_onnx import write_whole
     from models.zoo.card import read_card
+    from models.zoo.statistics import holm
 
     found = [
         (first, second, compare(*(answers[name].argmax(1) == classes for name in (first, second))))

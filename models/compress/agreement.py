@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,26 +36,9 @@ def compare_logits(first: NDArray[np.float32], second: NDArray[np.float32]) -> C
     return Compared(
         n=len(first),
         top_1_agreement=same / len(first),
-        interval=wilson(same, len(first)),
+        interval=Interval.wilson(same, len(first)),
         divergence=float((np.exp(p) * (p - q)).sum(1).mean()),
     )
-
-
-def wilson(successes: int, n: int) -> Interval:
-    """Wilson's 95 % score interval of a proportion (JASA 22, 1927): sensible near 0 and 1 and for small n.
-
-    Raises ValueError unless 0 <= successes <= n and n > 0.
-    """
-    if not 0 <= successes <= n or n == 0:
-        raise ValueError(f"{successes} of {n} is no proportion")
-    z = 1.959963984540054
-    share = successes / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # At 0 and n the exact bounds are 0 and 1, which rounding would miss by a hair.
-    low = 0.0 if successes == 0 else centre - half
-    high = 1.0 if successes == n else centre + half
-    return Interval(low=round(low, 4), high=round(high, 4))
 
 
 def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

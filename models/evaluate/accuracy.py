@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.compress.agreement import wilson
 from models.data.fashion_mnist import Images
 from models.data.photos import crops
 from models.export.to_onnx import open_session
-from models.zoo.card import Accuracy, Card, Robustness, read_card
+from models.zoo.card import Accuracy, Card, Interval, Robustness, read_card
 from models.zoo.corruptions import CORRUPTIONS, LARGE, SEVERITIES, SMALL, Scale, corrupt
 from models.zoo.machine import this_machine
 from models.zoo.preprocess import preprocess
@@ -58,7 +57,7 @@ def accuracy_of(right: NDArray[np.bool_]) -> Accuracy:
         kind="measured",
         dataset=TEST,
         n=len(right),
-        interval=wilson(correct, len(right)),
+        interval=Interval.wilson(correct, len(right)),
         correct=correct,
         instruction_set=" ".join(this_machine().instruction_set) or "unknown",
         how=f"{COMMAND}, ONNX Runtime, one thread, the whole test set, which no training or choice has seen",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from models.zoo.statistics import Z_95, binomial_cdf, binomial_pmf
 
 BOOTSTRAPS = 10_000
 
@@ -41,7 +42,7 @@ def compare(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
     b, c = int((first & ~second).sum()), int((~first & second).sum())
     share_b, share_c = (b + 0.5) / (n + 2), (c + 0.5) / (n + 2)
     centre = share_b - share_c
-    half = 1.959963984540054 * math.sqrt((share_b + share_c - centre**2) / (n + 2))
+    half = Z_95 * math.sqrt((share_b + share_c - centre**2) / (n + 2))
     return Paired(n, b, c, (b - c) / n, centre - half, centre + half, mcnemar(b, c))
 
 
@@ -55,22 +56,7 @@ def mcnemar(b: int, c: int) -> float:
     n, less = b + c, min(b, c)
     if n == 0 or b == c:
         return 1.0
-    # Whole numbers, for the powers of two are beyond any float from some thousand images on.
-    doubled, ways = 0, 1
-    for k in range(less):
-        doubled += 2 * ways
-        ways = ways * (n - k) // (k + 1)
-    return min(1.0, (doubled + ways) / (1 << n))
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's adjusted p values (Scandinavian Journal of Statistics 6, 1979), in the order given."""
-    adjusted = [0.0] * len(p)
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
-        largest = max(largest, min(1.0, (len(p) - rank) * p[index]))
-        adjusted[index] = largest
-    return adjusted
+    return min(1.0, 2 * binomial_cdf(less, n, 0.5) - binomial_pmf(less, n, 0.5))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from models.architectures.designed import DesignedNetwork
 from models.architectures.fashion import name_of
-from models.compress.agreement import wilson
 from models.compress.plan import Plan
 from models.compress.quantize import quantize
 from models.cost.profiling import profile
@@ -21,7 +20,7 @@ from models.evaluate.accuracy import TEST, Classes, accuracy_of, corrupted_accur
 from models.export.to_onnx import export, write_classifier
 from models.publish.build import model_file, plain_file, replaced_whole
 from models.publish.recipes import INT8_SUFFIX
-from models.zoo.card import Agreement, Card, Classifier, Source, read_card, write_card
+from models.zoo.card import Agreement, Card, Classifier, Interval, Source, read_card, write_card
 
 POLARITY = (
     "Light clothes on a dark ground are what it learned from; a picture whose corners are mostly light is "
@@ -126,7 +125,7 @@ def _agreement(parent: Path, derived: Path, test: Images) -> Agreement:
         parent=parent.name,
         value=round(same / len(test), 4),
         n=len(test),
-        interval=wilson(same, len(test)),
+        interval=Interval.wilson(same, len(test)),
         how=f"same top-1 class on the images of {TEST}",
     )
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NotRequired, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from typing_extensions import TypedDict  # pydantic reads the one in typing from Python 3.12 on
 
+from models.zoo import statistics
 from models.zoo.files import read_text
 
 
@@ -119,6 +120,17 @@ class Interval(_Frozen):
     high: Fraction
     confidence: Fraction = 0.95
     method: str = "Wilson"
+
+    @classmethod
+    def wilson(cls, successes: int, n: int) -> Self:
+        """Return Wilson's 95 % interval of a proportion, to four digits.
+
+        Raises ValueError unless 0 <= successes <= n and n > 0.
+        """
+        if n == 0:
+            raise ValueError(f"{successes} of 0 is no proportion")
+        low, high = statistics.wilson(successes, n)
+        return cls(low=round(low, 4), high=round(high, 4))
 
 
 class Accuracy(_Frozen):

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.zoo.statistics import PercentileBound
 from service.api.periods import format_moment
 from service.bench.bundle import Bundle
 from service.bench.jobs import Benchmark
-from service.bench.judge.percentile_bounds import PercentileBound
 from service.bench.judge.summary import EntrySummary, summarise
 from service.bench.measure.plan import Request
 

@@ -7,11 +7,10 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from models.zoo.statistics import MIN_SAMPLES, PercentileBound
 from service.bench.bundle import BenchStage, Bundle
-from service.bench.judge.percentile_bounds import PercentileBound
 from service.bench.judge.summary import EntrySummary, summarise
 from service.cli.output import millions, styled
-from service.latency.percentiles import MIN_SAMPLES
 from service.text.display import shown
 
 _WITHIN_SERVICE: tuple[BenchStage, ...] = ("queue", "decode", "preprocess", "inference", "postprocess")

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from models.zoo.preprocess import preprocess
+from models.zoo.statistics import percentile
 from service.errors import Busy, InvalidParameter
 from service.inference.classify import check_top_k, class_count
 from service.inference.decoding.decode import DecodedImage, decode
 from service.inference.pool import CorePool, Patience
 from service.inference.postprocess import Prediction, top_predictions
 from service.inference.registry import Registry, ServedModel
-from service.latency.percentiles import percentile
 from service.latency.recorder import Recorder
 from service.latency.stages import Durations, Stage, Stopwatch
 

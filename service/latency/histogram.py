@@ -17,7 +17,7 @@ from hdrh.codec import payload_header_size
 from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
-from service.latency.percentiles import MIN_SAMPLES
+from models.zoo.statistics import MIN_SAMPLES
 from service.latency.stages import milliseconds
 
 HIGHEST_US = 2**26 - 1

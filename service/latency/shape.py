@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from models.zoo.statistics import MIN_SAMPLES, samples_needed
 from service.latency.histogram import Distribution, slot_end_us, slot_of_us, slot_start_us
-from service.latency.percentiles import MIN_SAMPLES, samples_needed
 from service.latency.stages import milliseconds
 
 MOST_BINS = 60

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from models.zoo.statistics import PercentileBound
 from service.bench.jobs import Benchmark
-from service.bench.judge.percentile_bounds import PercentileBound
 from service.bench.judge.regression import Regression
 from service.bench.judge.summary import EntrySummary
 from service.web.site import explained

@@ -14,8 +14,8 @@ import orjson
 import structlog
 from markupsafe import Markup
 
+from models.zoo.statistics import MIN_SAMPLES
 from service.latency.figures import Figures as Recorded
-from service.latency.percentiles import MIN_SAMPLES
 from service.latency.query import Latencies, Window
 from service.latency.stages import STAGES, Stage
 from service.web.chart_data import as_json, medians, over_time, parts, shape, traffic

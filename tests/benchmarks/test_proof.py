@@ -6,11 +6,10 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from benchmarks.proof.order import disagreements
 from benchmarks.proof.page import page
-from benchmarks.proof.results import Record, Results, wilson
+from benchmarks.proof.results import Record, Results
 from benchmarks.proof.traces import ALIKE, SLOWER, judge, rates, segments, true_slowdowns
 
 
@@ -49,12 +48,6 @@ def test_equal_sessions_are_not_told_apart_and_copies_are_found() -> None:
     for name, share in SLOWER.items():
         _, low, high = slowdowns[name]
         assert low < share < high
-
-
-def test_the_wilson_interval() -> None:
-    assert wilson(0, 0) == (0.0, 1.0)
-    assert wilson(7, 300) == pytest.approx((0.01136, 0.04740), abs=1e-4)
-    assert wilson(10, 10)[1] == pytest.approx(1.0)
 
 
 def test_an_order_that_differs_is_a_disagreement_and_two_ties_are_none() -> None:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from models.zoo.statistics import holm
 from service.bench.bundle import Bundle, FlagKind
 from service.bench.fingerprint import same_machine, same_software
 from service.bench.judge.verdicts import (
     RESAMPLES,
     Verdict,
     estimate_from,
-    holm,
     interquartile_mean,
     resampled_means,
     round_medians,

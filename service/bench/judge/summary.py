@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from models.zoo.statistics import PercentileBound, percentile_bound
 from service.bench.bundle import BenchStage, Bundle, Entry, Flag, ModelFacts, RateTrial
-from service.bench.judge.percentile_bounds import PercentileBound, percentile_bound
 from service.bench.judge.verdicts import Comparison, compare_entries
 
 

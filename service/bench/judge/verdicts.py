@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from models.zoo.statistics import holm
 from service.bench.bundle import BenchStage, Block, Bundle
 
 LEVEL = 0.02
@@ -189,13 +190,3 @@ def two_sided_p(means: NDArray[np.float64]) -> float:
     count = len(means)
     rarer = min(int((means <= 0).sum()), int((means >= 0).sum()))
     return min(1.0, 2 * (rarer + 1) / (count + 1))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """The p values adjusted for there being several (Holm's step-down), in the order given."""
-    adjusted = [0.0] * len(p_values)
-    highest = 0.0
-    for rank, at in enumerate(sorted(range(len(p_values)), key=lambda each: p_values[each])):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[at]))
-        adjusted[at] = highest
-    return adjusted

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from models.zoo.statistics import percentile_bound
 from service.bench.bundle import BenchStage
-from service.bench.judge.percentile_bounds import percentile_bound
 from service.bench.judge.stability import MAX_WINDOWS, is_stable
 from service.bench.measure.subjects import Subject
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
+from models.zoo.statistics import wilson
 from service.bench.bundle import ModelFacts
-
-_Z = 1.959964  # two-sided 95 %
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ def claim_of(facts: ModelFacts) -> Claim | None:
     if accuracy.interval is not None:
         low, high = accuracy.interval.low, accuracy.interval.high
     else:
-        low, high = wilson(accuracy.value, accuracy.n)
+        low, high = wilson(accuracy.value * accuracy.n, accuracy.n)
     if accuracy.kind != "inherited":
         how = f"{accuracy.kind} on {accuracy.dataset}, n = {accuracy.n}"
         return Claim(accuracy.value, low, high, accuracy.kind, how)
@@ -50,10 +48,3 @@ def claim_of(facts: ModelFacts) -> Claim | None:
         how=f"inherited: {accuracy.value:.1%} of its parent '{agreement.parent}' minus {lost:.1%} measured "
         f"disagreement (n = {agreement.n})",
     )
-
-
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a proportion."""
-    middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-    return max(0.0, middle - half), min(1.0, middle + half)

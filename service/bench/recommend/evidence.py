@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,9 +10,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from models.zoo.statistics import PercentileBound, binomial_cdf, percentile_bound
 from service.bench.bundle import Bundle, Entry, FlagKind, ModelFacts
 from service.bench.fingerprint import Fingerprint, same_machine, same_software
-from service.bench.judge.percentile_bounds import PercentileBound, percentile_bound
 
 _NO_EVIDENCE: tuple[FlagKind, ...] = ("dirty", "void", "partial", "contaminated")
 _CAVEATS: tuple[FlagKind, ...] = ("unstable", "drift")
@@ -165,20 +164,6 @@ def weigh_evidence(kept: Iterable[Kept], here: Fingerprint | None, hashes: Mappi
         elif problem is None:
             evidence.unused[each.id] = "nothing in it is what a service would run"
     return evidence
-
-
-def binomial_cdf(k: int, n: int, p: float) -> float:
-    """The chance of at most `k` successes in `n` trials of chance `p`."""
-    if k >= n:
-        return 1.0
-    log_p, log_q = math.log(p), math.log1p(-p)
-    terms = (
-        math.exp(
-            math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) + i * log_p + (n - i) * log_q
-        )
-        for i in range(k + 1)
-    )
-    return min(1.0, math.fsum(terms))
 
 
 def _problem(bundle: Bundle, here: Fingerprint | None) -> str | None:

@@ -6,13 +6,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from models.zoo.statistics import CONFIDENCE, MIN_SAMPLES
 from service.bench.bundle import ModelFacts
-from service.bench.judge.percentile_bounds import CONFIDENCE
 from service.bench.recommend.accuracy import Claim, claim_of
 from service.bench.recommend.evidence import Evidence, Measured
 from service.bench.recommend.pareto import Candidate, Dominated, front
 from service.errors import InvalidParameter
-from service.latency.percentiles import MIN_SAMPLES
 
 _SIGNIFICANT_MS = 3
 

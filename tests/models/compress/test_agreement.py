@@ -4,32 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from models.compress.agreement import compare_logits, wilson
-
-
-def test_the_interval_is_wilsons() -> None:
-    # Newcombe, Statistics in Medicine 17 (1998), table I: 81 of 263, and 0 of 20.
-    assert (wilson(81, 263).low, wilson(81, 263).high) == (0.2553, 0.3662)
-    assert (wilson(0, 20).low, wilson(0, 20).high) == (0.0, 0.1611)
-    assert (wilson(20, 20).low, wilson(20, 20).high) == (0.8389, 1.0)
-
-
-@given(st.integers(1, 5000), st.floats(0, 1))
-def test_the_interval_holds_the_share_and_mirrors(n: int, share: float) -> None:
-    successes = round(n * share)
-    interval, mirrored = wilson(successes, n), wilson(n - successes, n)
-    assert 0 <= interval.low <= successes / n + 1e-4
-    assert successes / n - 1e-4 <= interval.high <= 1
-    assert interval.low == pytest.approx(1 - mirrored.high, abs=1.5e-4)
-
-
-@pytest.mark.parametrize(("successes", "n"), [(-1, 5), (6, 5), (0, 0)])
-def test_what_is_no_proportion_is_refused(successes: int, n: int) -> None:
-    with pytest.raises(ValueError, match="no proportion"):
-        wilson(successes, n)
+from models.compress.agreement import compare_logits
 
 
 def test_agreement_counts_top_1_and_measures_divergence() -> None:

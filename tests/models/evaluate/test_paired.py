@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from models.evaluate.paired import compare, gain, holm, mcnemar
+from models.evaluate.paired import compare, gain, mcnemar
 
 
 @given(st.integers(0, 400), st.integers(0, 400))
@@ -56,12 +56,6 @@ def test_what_cannot_be_paired_is_refused() -> None:
         compare(np.array([True]), np.array([True, False]))
     with pytest.raises(ValueError, match="cannot be paired"):
         compare(np.array([], dtype=bool), np.array([], dtype=bool))
-
-
-def test_holm_is_ordered_and_capped() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
 
 
 def test_a_gain_must_hold_over_images_and_seeds() -> None:

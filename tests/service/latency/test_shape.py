@@ -8,8 +8,8 @@ import random
 
 import pytest
 
+from models.zoo.statistics import MIN_SAMPLES
 from service.latency.histogram import DurationHistogram, merge
-from service.latency.percentiles import MIN_SAMPLES, samples_needed
 from service.latency.shape import MOST_BINS, curve, histogram
 
 
@@ -57,12 +57,3 @@ def test_both_are_those_of_a_plain_list(kind: str, count: int) -> None:
 
 def test_nothing_recorded_has_no_shape() -> None:
     assert curve(merge([])) == list(histogram(merge([]))) == []
-
-
-def test_every_percentile_needs_as_many_samples_as_the_rule_says() -> None:
-    assert {fraction: samples_needed(fraction) for fraction in MIN_SAMPLES} == MIN_SAMPLES
-    for fraction in (0.6, 0.75, 0.999, 0.9999):
-        n = samples_needed(fraction)
-        for samples, enough in ((n, True), (n - 1, False)):
-            missed = fraction**samples + samples * (1 - fraction) * fraction ** (samples - 1)
-            assert (missed <= 0.01) == enough

@@ -20,9 +20,9 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from models.zoo.statistics import MIN_SAMPLES
 from service.api import problems
 from service.api.middleware.context import RequestContext
-from service.latency.percentiles import MIN_SAMPLES
 from service.latency.prometheus import Metrics
 from service.latency.query import Latencies
 from service.latency.recorder import Recorder

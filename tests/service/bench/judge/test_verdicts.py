@@ -11,7 +11,6 @@ from service.bench.bundle import Bundle
 from service.bench.judge.verdicts import (
     bootstrap,
     compare_entries,
-    holm,
     interquartile_mean,
     log_ratios,
     verdict,
@@ -126,9 +125,3 @@ def test_a_reference_that_was_measured_twice_is_the_mean_of_both() -> None:
 def test_nothing_to_resample_is_an_error() -> None:
     with pytest.raises(ValueError, match="nothing"):
         bootstrap({})
-
-
-def test_holm() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([]) == []
-    assert holm([0.9, 0.8]) == [1.0, 1.0]

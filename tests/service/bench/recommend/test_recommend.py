@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from models.zoo.card import Accuracy, Agreement, Interval
+from models.zoo.statistics import percentile_bound
 from service.bench.bundle import Bundle, Flag, FlagKind, ModelFacts
-from service.bench.judge.percentile_bounds import percentile_bound, slowest_allowed
 from service.bench.recommend.accuracy import claim_of
 from service.bench.recommend.evidence import Evidence, Kept, binomial_cdf, weigh_evidence
 from service.bench.recommend.recommend import Recommendation, Wish, recommend
@@ -132,17 +132,6 @@ def test_confidence_is_the_rule_of_the_bounds() -> None:
     assert one.confidence(0.99, bound.bound_ns - 1) < 0.99
     assert one.confidence(0.99, 0) == pytest.approx(0)
     assert one.confidence(0.99, one.samples_ns[-1]) == pytest.approx(1 - binomial_cdf(1, 1000, 0.01))
-
-
-@pytest.mark.parametrize(("n", "p"), [(5, 0.5), (64, 0.1), (1000, 0.01)])
-def test_binomial_cdf_agrees_with_the_sum_of_its_terms(n: int, p: float) -> None:
-    for k in (0, 1, n // 2, n - 1):
-        exact = math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k + 1))
-        assert binomial_cdf(k, n, p) == pytest.approx(exact, rel=1e-9)
-    assert binomial_cdf(n, n, p) == 1
-    allowed = slowest_allowed(n, 1 - p)
-    if allowed >= 0:
-        assert binomial_cdf(allowed, n, p) <= 0.01 < binomial_cdf(allowed + 1, n, p)
 
 
 def test_inherited_accuracy_is_the_parents_less_the_measured_disagreement_and_says_so() -> None:

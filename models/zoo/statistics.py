@@ -1,0 +1,129 @@
+"""Intervals, adjusted p values and percentiles with confidence, for models, service and benchmarks."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+Z_95 = NormalDist().inv_cdf(0.975)
+"""Of a normal distribution, 95 % lies within so many standard deviations of the mean."""
+CONFIDENCE = 0.99
+"""Confidence of a percentile's upper bound."""
+
+
+def wilson(successes: float, n: int) -> tuple[float, float]:
+    """Return Wilson's 95 % score interval of a proportion (JASA 22, 1927); (0, 1) for n = 0.
+
+    It is sensible near 0 and 1 and for small n. Raises ValueError unless 0 <= successes <= n.
+    """
+    if not 0 <= successes <= n:
+        raise ValueError(f"{successes} of {n} is no proportion")
+    if n == 0:
+        return 0.0, 1.0
+    share, z_squared = successes / n, Z_95**2
+    centre = (share + z_squared / (2 * n)) / (1 + z_squared / n)
+    half = Z_95 / (1 + z_squared / n) * math.sqrt(share * (1 - share) / n + z_squared / (4 * n * n))
+    # At 0 and n the exact bounds are 0 and 1, which rounding would miss by a hair.
+    return 0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values adjusted for their number, in the order given (Holm, Scand. J. Stat. 6, 1979)."""
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def binomial_pmf(k: int, n: int, p: float) -> float:
+    """Return the probability of exactly `k` successes in `n` trials, 0 < p < 1."""
+    # in logarithms: the first terms of a large n are smaller than any float
+    ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    return math.exp(ways + k * math.log(p) + (n - k) * math.log1p(-p))
+
+
+def binomial_cdf(k: int, n: int, p: float) -> float:
+    """Return the probability of at most `k` successes in `n` trials, 0 < p < 1."""
+    if k >= n:
+        return 1.0
+    return min(1.0, math.fsum(binomial_pmf(i, n, p) for i in range(k + 1)))
+
+
+@functools.lru_cache(maxsize=1024)
+def slowest_allowed(n: int, fraction: float, confidence: float = CONFIDENCE) -> int:
+    """Return the largest t with `binomial_cdf(t, n, 1 - fraction) <= 1 - confidence`; 0 or less: none does.
+
+    The t-th largest of n independent samples then bounds the percentile `fraction` from above with that
+    confidence: MLPerf's early stopping in its conservative form (inference_rules.adoc of
+    mlcommons/inference_policies). Raises ValueError unless fraction and confidence lie between 0 and 1.
+    """
+    if not (0 < fraction < 1 and 0 < confidence < 1):
+        raise ValueError(f"fraction {fraction} and confidence {confidence} must lie between 0 and 1")
+    if n < 1:
+        return -1
+    cumulative = 0.0
+    for t in range(n + 1):
+        cumulative += binomial_pmf(t, n, 1 - fraction)
+        if cumulative > 1 - confidence:
+            return t - 1
+    return n
+
+
+@functools.cache
+def samples_needed(fraction: float) -> int:
+    """Return the number of samples below which a percentile is withheld, 0 <= fraction < 1.
+
+    Above the median: the smallest n whose largest sample bounds the percentile (`slowest_allowed` is 1).
+    """
+    if fraction <= 0.5:
+        return 1
+    low, high = 1, 2
+    while slowest_allowed(high, fraction) < 1:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if slowest_allowed(middle, fraction) < 1 else (low, middle)
+    return high
+
+
+MIN_SAMPLES: dict[float, int] = {fraction: samples_needed(fraction) for fraction in (0.50, 0.90, 0.95, 0.99)}
+"""The percentiles that are shown, each with the number of samples below which it is withheld."""
+
+
+def percentile(samples: Sequence[int], fraction: float) -> int | None:
+    """Return the smallest sample that `fraction` of them do not exceed; None below `samples_needed`."""
+    if len(samples) < samples_needed(fraction):
+        return None
+    return sorted(samples)[math.ceil(fraction * len(samples)) - 1]
+
+
+@dataclass(frozen=True, slots=True)
+class PercentileBound:
+    """A percentile of `n` samples: `estimate_ns` as in `percentile`, and its upper bound with confidence."""
+
+    fraction: float
+    n: int
+    estimate_ns: int
+    bound_ns: int
+
+
+def percentile_bound(
+    samples_ns: Sequence[int], fraction: float, confidence: float = CONFIDENCE
+) -> PercentileBound | None:
+    """Return a percentile with its upper bound; None where there are too few samples to bound it.
+
+    The bound is the sample that `slowest_allowed` names. Raises ValueError as it does.
+    """
+    n = len(samples_ns)
+    allowed = slowest_allowed(n, fraction, confidence)
+    if allowed < 1:
+        return None
+    ordered = np.sort(np.asarray(samples_ns, dtype=np.int64))
+    return PercentileBound(fraction, n, int(ordered[math.ceil(fraction * n) - 1]), int(ordered[n - allowed]))
