@@ -30,8 +30,8 @@ from models.zoo.card import read_card
 from models.zoo.files import NETWORKS
 from models.zoo.preprocess import preprocess
 from service.bench.measure.inputs import natural_picture
-from service.bench.measure.measure import all_at_once, one_after_another, warm_up
 from service.bench.measure.runtimes import open_model
+from service.bench.measure.scenarios import all_at_once, one_after_another, warm_up
 from service.bench.measure.subjects import BareSession
 from service.inference.cpu import core_budget
 

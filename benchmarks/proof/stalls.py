@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.proof.results import Results
 from models.zoo.statistics import percentile_bound
 from service.bench.measure.inputs import as_jpeg, natural_picture
-from service.bench.measure.measure import at_rate, one_after_another
+from service.bench.measure.scenarios import at_rate, one_after_another
 from service.bench.measure.subjects import ThroughService
 
 STALL_S = 0.2

@@ -32,12 +32,14 @@ _KEEPING = frozenset(
         "Unsqueeze",
     }
 )
+MAX_BYTES = 2**31 - 1
+"""No message of protocol buffers may be larger."""
 IN_MEMORY = "_ORT_MEM_ADDR_"
 """ONNX Runtime takes a tensor whose location holds this as an address in its own memory."""
 
 
 class UnreadableModel(ValueError):
-    """The bytes are not an ONNX file, or a damaged one."""
+    """The bytes are not an ONNX file, or a damaged or too large one."""
 
 
 def external_files(content: bytes) -> tuple[str, ...]:
@@ -48,7 +50,7 @@ def external_files(content: bytes) -> tuple[str, ...]:
     """
     if b"location" not in content:  # the key that every external tensor must have
         return ()
-    return tuple(sorted({_base_name(tensor) for tensor in _tensors(_parse(content)) if _is_external(tensor)}))
+    return tuple(sorted({_base_name(tensor) for tensor in _tensors(parse(content)) if is_external(tensor)}))
 
 
 def output_activation(content: bytes, output: str) -> Activation:
@@ -59,7 +61,7 @@ def output_activation(content: bytes, output: str) -> Activation:
     """
     if not any(_operator(name) in content for name in _ACTIVATIONS):
         return "none"
-    model = _parse(content)
+    model = parse(content)
     functions = {(function.domain, function.name): function for function in model.functions}
     nodes: Sequence[onnx.NodeProto] = model.graph.node
     steps = len(nodes) + sum(len(function.node) for function in model.functions)
@@ -93,8 +95,15 @@ def _operator(name: str) -> bytes:
     return bytes((0x22, len(name))) + name.encode()
 
 
-def _parse(content: bytes) -> onnx.ModelProto:
+def parse(content: bytes) -> onnx.ModelProto:
+    """Return the message that an ONNX file holds.
+
+    Raises UnreadableModel for anything else, and for files over 2 GiB.
+    """
     import onnx
+
+    if len(content) > MAX_BYTES:
+        raise UnreadableModel(f"it is an ONNX file of {len(content)} bytes (allowed: {MAX_BYTES})")
 
     try:
         model = onnx.ModelProto()
@@ -119,7 +128,8 @@ def _tensors(root: Any) -> Iterator[onnx.TensorProto]:
                 pending.extend(value if field.is_repeated else (value,))
 
 
-def _is_external(tensor: onnx.TensorProto) -> bool:
+def is_external(tensor: onnx.TensorProto) -> bool:
+    """Return whether the values of a tensor are in another file."""
     return bool(tensor.external_data) or tensor.data_location == tensor.EXTERNAL
 
 

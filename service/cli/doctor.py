@@ -8,11 +8,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from service.bench.doctor.ceiling import measure_ceiling
-from service.bench.doctor.examine import Diagnosis, examine
-from service.bench.doctor.patient import Patient
+from models.onnx_tools.inspect import UnreadableModel
+from service.bench.doctor.diagnose import Report, diagnose
+from service.bench.doctor.model import ModelUnderTest
+from service.bench.doctor.operators import measure_ceiling
 from service.bench.doctor.running import RunSettings
-from service.bench.doctor.wire import Malformed
 from service.bench.fingerprint import take_fingerprint
 from service.cli.output import LiteralConsole, styled
 from service.cli.settings import settings_with
@@ -45,39 +45,39 @@ def doctor(
     failed = False
     for name in names:
         try:
-            patient = Patient(*registry.content(name))
-            parent = _parent(registry, patient)
-            diagnosis = examine(patient, parent, machine, run_settings, ceiling)
-        except (ModelUnavailable, SessionError, Malformed) as error:
+            under_test = ModelUnderTest(*registry.content(name))
+            parent = _parent(registry, under_test)
+            report = diagnose(under_test, parent, machine, run_settings, ceiling)
+        except (ModelUnavailable, SessionError, UnreadableModel) as error:
             failed = True
             console.print(styled((name, "bold"), f": cannot be examined: {error}"), end="\n\n")
             continue
-        _show(console, diagnosis)
+        _show(console, report)
     if failed:
         raise typer.Exit(1)
 
 
-def _parent(registry: Registry, patient: Patient) -> Patient | None:
-    parent = patient.card.derived_from
-    if patient.card.precision != "int8" or parent is None:
+def _parent(registry: Registry, model: ModelUnderTest) -> ModelUnderTest | None:
+    parent = model.card.derived_from
+    if model.card.precision != "int8" or parent is None:
         return None
     try:
-        return Patient(*registry.content(parent))
+        return ModelUnderTest(*registry.content(parent))
     except (UnknownModel, ModelUnavailable):
         return None
 
 
-def _show(console: Console, diagnosis: Diagnosis) -> None:
-    found = f"{len(diagnosis.findings)} found" if diagnosis.findings else "nothing found that slows it down"
-    console.print(styled((diagnosis.model, "bold"), f": {found}"))
-    for finding in diagnosis.findings:
+def _show(console: Console, report: Report) -> None:
+    found = f"{len(report.findings)} found" if report.findings else "nothing found that slows it down"
+    console.print(styled((report.model, "bold"), f": {found}"))
+    for finding in report.findings:
         console.print(styled("  ", (finding.title, "bold"), f" ({finding.slug})"))
         console.print(f"    evidence: {shown(finding.evidence)}")
         console.print(f"    remedy: {shown(finding.remedy)}")
-    ceiling = ", ".join(f"{kind} {reached:.0f}" for kind, reached in diagnosis.ceiling_gmacs_per_s.items())
+    ceiling = ", ".join(f"{kind} {reached:.0f}" for kind, reached in report.ceiling_gmacs_per_s.items())
     console.print(
-        f"  The {len(diagnosis.operators)} most expensive of {diagnosis.operators_in_all} operators, "
-        f"{diagnosis.total_us / 1e3:.2f} ms in all on one thread; GMAC/s of a large 1x1 convolution here: "
+        f"  The {len(report.operators)} most expensive of {report.operators_in_all} operators, "
+        f"{report.total_us / 1e3:.2f} ms in all on one thread; GMAC/s of a large 1x1 convolution here: "
         f"{ceiling}"
     )
     table = Table(box=None, pad_edge=False)
@@ -85,8 +85,8 @@ def _show(console: Console, diagnosis: Diagnosis) -> None:
     table.add_column("kind")
     for heading in ("ms", "share", "M MACs", "GMAC/s", "of ceiling"):
         table.add_column(heading, justify="right")
-    for operator in diagnosis.operators:
-        reached, share = operator.gmacs_per_s, diagnosis.of_ceiling(operator)
+    for operator in report.operators:
+        reached, share = operator.gmacs_per_s, report.of_ceiling(operator)
         table.add_row(
             shown(operator.name),
             f"{operator.op} {operator.arithmetic}",

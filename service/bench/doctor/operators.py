@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from models.onnx_tools.graph import convolution_chain
 from service.inference.session import profiled_runs
 
 Arithmetic = Literal["fp32", "int8"]
@@ -76,6 +77,19 @@ def measure_operators(content: bytes, *, runs: int = 30, warm_up: int = 10) -> t
         for node, typical_us in typical.items()
     ]
     return tuple(sorted(found, key=lambda operator: -operator.typical_us))
+
+
+def measure_ceiling(*, runs: int = 30) -> dict[Arithmetic, float]:
+    """Measure what this CPU reaches on one core, in GMAC/s: large 1x1 convolutions in each arithmetic.
+
+    An operator of a model that is far below it is not limited by arithmetic.
+    """
+    ceiling: dict[Arithmetic, float] = {}
+    kinds: tuple[Arithmetic, ...] = ("fp32", "int8")
+    for arithmetic in kinds:
+        operators = measure_operators(convolution_chain(arithmetic), runs=runs)
+        ceiling[arithmetic] = max(operator.gmacs_per_s or 0.0 for operator in operators)
+    return ceiling
 
 
 def _macs_of(

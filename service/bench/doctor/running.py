@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from service.bench.doctor.duel import duel
+from service.bench.doctor.ab_timing import time_in_turn
 from service.bench.doctor.findings import Finding
-from service.bench.doctor.patient import Patient
+from service.bench.doctor.model import ModelUnderTest
 from service.bench.fingerprint import Machine
 from service.inference.session import OnnxSession
 
@@ -35,9 +35,11 @@ class RunSettings:
     service_threads: int | None = None
 
 
-def int8_without_gain(patient: Patient, parent: Patient | None, machine: Machine) -> Iterator[Finding]:
+def int8_without_gain(
+    model: ModelUnderTest, parent: ModelUnderTest | None, machine: Machine
+) -> Iterator[Finding]:
     """8-bit arithmetic on a CPU without instructions for it, or on a network too small to gain by it."""
-    if patient.card.precision != "int8":
+    if model.card.precision != "int8":
         return
     has_instructions = bool(_INT8_INSTRUCTIONS & set(machine.isa))
     measured, loses = (
@@ -45,10 +47,9 @@ def int8_without_gain(patient: Patient, parent: Patient | None, machine: Machine
         False,
     )
     if parent is not None:
-        small, large = patient.session(), parent.session()
-        timed = duel(lambda: small.run(patient.image), lambda: large.run(parent.image))
+        timed = time_in_turn(model.subject(), parent.subject())
         gain = 1 / timed.ratio
-        measured = f"it is {gain:.2f} times as fast as its parent '{parent.card.name}': {timed.words}"
+        measured = f"it is {gain:.2f} times as fast as its parent '{parent.card.name}': {timed}"
         loses = timed.ratio > 1 - GAIN_WORTH_HAVING
     serve = f"serve '{parent.card.name}'" if parent is not None else "serve the float model"
     if not has_instructions:
@@ -62,7 +63,7 @@ def int8_without_gain(patient: Patient, parent: Patient | None, machine: Machine
             else "it gains by its size here; on a CPU with VNNI it would gain more",
         )
     elif loses:
-        macs = patient.card.macs
+        macs = model.card.macs
         small_words = f" ({macs / 1e6:.3g} M multiply-accumulates)"
         yield Finding(
             slug="int8-without-gain",
@@ -93,13 +94,11 @@ def threads_beyond_cores(settings: RunSettings, machine: Machine) -> Iterator[Fi
             )
 
 
-def spinning(patient: Patient, settings: RunSettings) -> Iterator[Finding]:
+def spinning(model: ModelUnderTest, settings: RunSettings) -> Iterator[Finding]:
     """Threads that wait for work in a loop: they take the cores that other sessions and requests need."""
     if not settings.spinning or settings.threads < 2:
         return  # a single thread is the caller's own and does not wait
-    spun = [
-        _cost(patient, patient.session(threads=settings.threads, spinning=each)) for each in (True, False)
-    ]
+    spun = [_cost(model, model.session(threads=settings.threads, spinning=each)) for each in (True, False)]
     (busy_ms, run_ms), (calm_ms, calm_run_ms) = spun
     if busy_ms < _SPINNING_FROM * calm_ms:
         return
@@ -114,15 +113,15 @@ def spinning(patient: Patient, settings: RunSettings) -> Iterator[Finding]:
     )
 
 
-def _cost(patient: Patient, session: OnnxSession) -> tuple[float, float]:
+def _cost(model: ModelUnderTest, session: OnnxSession) -> tuple[float, float]:
     """Milliseconds of CPU per run, pauses included, and of wall time of the typical run."""
     for _ in range(5):
-        session.run(patient.image)
+        session.run(model.image)
     walls = []
     before = time.process_time_ns()
     for _ in range(_SPIN_RUNS):
         start = time.perf_counter_ns()
-        session.run(patient.image)
+        session.run(model.image)
         walls.append(time.perf_counter_ns() - start)
         time.sleep(_PAUSE_S)
     return (time.process_time_ns() - before) / _SPIN_RUNS / 1e6, statistics.median(walls) / 1e6

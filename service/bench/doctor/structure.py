@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from models.onnx_tools.graph import Graph, Node
 from service.bench.doctor.findings import Finding, some
-from service.bench.doctor.onnx_graph import Node, OnnxGraph
-from service.bench.doctor.patient import Patient
+from service.bench.doctor.model import ModelUnderTest
 
 _CONVERTING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _COMPUTING = frozenset({"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
@@ -14,12 +14,12 @@ _CONVOLUTIONS = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}
 """Which input of a convolution is its weight, (M, C / groups, kH, kW)."""
 
 
-def batch_norm_unfolded(patient: Patient) -> Iterator[Finding]:
+def batch_norm_unfolded(model: ModelUnderTest) -> Iterator[Finding]:
     """Batch norm that ONNX Runtime could not fold into the convolution before it."""
-    left = [node for node in patient.optimized.nodes if node.op == "BatchNormalization"]
+    left = [node for node in model.optimized.nodes if node.op == "BatchNormalization"]
     if not left:
         return
-    of = sum(node.op == "BatchNormalization" for node in patient.graph.nodes)
+    of = sum(node.op == "BatchNormalization" for node in model.graph.nodes)
     yield Finding(
         slug="batch-norm-unfolded",
         title="Unfolded batch norm",
@@ -30,9 +30,9 @@ def batch_norm_unfolded(patient: Patient) -> Iterator[Finding]:
     )
 
 
-def qdq_not_fused(patient: Patient) -> Iterator[Finding]:
+def qdq_not_fused(model: ModelUnderTest) -> Iterator[Finding]:
     """QuantizeLinear and DequantizeLinear that did not become 8-bit operators."""
-    graph = patient.optimized
+    graph = model.optimized
     stored = [node for node in graph.nodes if node.op in _COMPUTING and _has_8_bit_weight(node, graph)]
     islands = [
         node for stretch in _islands(graph) for node in stretch if not any(node is each for each in stored)
@@ -48,7 +48,7 @@ def qdq_not_fused(patient: Patient) -> Iterator[Finding]:
             f"{len(islands)} operators ({kinds}) stand between DequantizeLinear and QuantizeLinear because "
             f"they have no 8-bit kernel or their pairs do not match: {some(_names(islands))}"
         )
-    left = [op for op in patient.operators if op.op in _CONVERTING]
+    left = [op for op in model.operators if op.op in _CONVERTING]
     parts.append(f"converting takes {sum(op.share for op in left):.0%} of the time ({len(left)} operators)")
     yield Finding(
         slug="qdq-not-fused",
@@ -59,12 +59,12 @@ def qdq_not_fused(patient: Patient) -> Iterator[Finding]:
     )
 
 
-def channels_off_alignment(patient: Patient, isa: Collection[str]) -> Iterator[Finding]:
+def channels_off_alignment(model: ModelUnderTest, isa: Collection[str]) -> Iterator[Finding]:
     """Channels that this CPU's vector registers do not divide into."""
     block = 16 if "avx512f" in isa else 8
     dense, grouped = [], []
-    for node in patient.optimized.nodes:
-        shape = _kernel(node, patient.optimized)
+    for node in model.optimized.nodes:
+        shape = _kernel(node, model.optimized)
         if shape is None:
             continue
         made, taken, groups = shape[0], shape[1], node.ints.get("group", 1)
@@ -94,7 +94,7 @@ def channels_off_alignment(patient: Patient, isa: Collection[str]) -> Iterator[F
     )
 
 
-def _has_8_bit_weight(node: Node, graph: OnnxGraph) -> bool:
+def _has_8_bit_weight(node: Node, graph: Graph) -> bool:
     """Whether a float operator's weight is stored in 8 bits and made float again at every run."""
     for name in node.inputs[1:2]:
         maker = graph.producers.get(name)
@@ -103,7 +103,7 @@ def _has_8_bit_weight(node: Node, graph: OnnxGraph) -> bool:
     return False
 
 
-def _islands(graph: OnnxGraph) -> list[list[Node]]:
+def _islands(graph: Graph) -> list[list[Node]]:
     """Stretches of float operators between DequantizeLinear and QuantizeLinear.
 
     A stretch with float weights was left in float on purpose, and one that begins with the image or ends with
@@ -133,7 +133,7 @@ def _islands(graph: OnnxGraph) -> list[list[Node]]:
     return stretches
 
 
-def _kernel(node: Node, graph: OnnxGraph) -> tuple[int, ...] | None:
+def _kernel(node: Node, graph: Graph) -> tuple[int, ...] | None:
     """The shape of a convolution's weight, through its DequantizeLinear; None for other operators."""
     at = _CONVOLUTIONS.get(node.op)
     if at is None or at >= len(node.inputs):

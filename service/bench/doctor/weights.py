@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bench.doctor.duel import Duel, duel
+from models.onnx_tools.graph import change_weights
+from service.bench.doctor.ab_timing import AbTiming, time_in_turn
 from service.bench.doctor.findings import Finding, some
-from service.bench.doctor.onnx_graph import read_graph
-from service.bench.doctor.patient import Patient
+from service.bench.doctor.model import ModelUnderTest
 
 SPARSE = 0.3
 """Share of zeros from which a weight counts as pruned; trained and quantized weights have far fewer."""
@@ -26,30 +26,30 @@ class _Fault:
     size: int
 
 
-def denormal_weights(patient: Patient) -> Iterator[Finding]:
+def denormal_weights(model: ModelUnderTest) -> Iterator[Finding]:
     """Numbers so close to zero that CPUs compute with them many times slower."""
-    faults = _faults(patient, _denormal)
+    faults = _faults(model, _denormal)
     if not faults:
         return
-    timed = _without(patient, _denormal, lambda values, where: np.copyto(values, 0, where=where))
+    timed = _without(model, _denormal, lambda values, where: np.copyto(values, 0, where=where))
     count = sum(fault.count for fault in faults)
     yield Finding(
         slug="denormal-weights",
         title="Denormal weights",
         evidence=f"{count} weights in {some([fault.name for fault in faults])} are closer to zero than "
         f"{_SMALLEST_NORMAL:.2g}; with zeros in their place the model runs {timed.ratio:.2f} times as fast: "
-        f"{timed.words}",
+        f"{timed}",
         remedy="set weights below 1e-30 to zero before exporting: they change no prediction",
     )
 
 
-def zeros_without_speed_up(patient: Patient) -> Iterator[Finding]:
+def zeros_without_speed_up(model: ModelUnderTest) -> Iterator[Finding]:
     """Unstructured sparsity: ONNX Runtime multiplies by zero as slowly as by any other number."""
-    faults = [fault for fault in _faults(patient, _zero) if fault.count >= SPARSE * fault.size]
+    faults = [fault for fault in _faults(model, _zero) if fault.count >= SPARSE * fault.size]
     if not faults:
         return
     names = {fault.name for fault in faults}
-    timed = _without(patient, _zero, _fill_in, names)
+    timed = _without(model, _zero, _fill_in, names)
     share = sum(fault.count for fault in faults) / sum(fault.size for fault in faults)
     saved = 1 - timed.ratio
     gain = f"the zeros save {saved:.0%} of the time" if saved > 0 else "the zeros save no time"
@@ -57,7 +57,7 @@ def zeros_without_speed_up(patient: Patient) -> Iterator[Finding]:
         slug="zeros-without-speed-up",
         title="Zeros without speed-up",
         evidence=f"{share:.0%} of the weights in {some([fault.name for fault in faults])} are zero; "
-        f"against other numbers in their place {gain}: {timed.words}",
+        f"against other numbers in their place {gain}: {timed}",
         remedy="ONNX Runtime does not skip zeros: remove whole channels and export the smaller network",
     )
 
@@ -83,9 +83,9 @@ def _fill_in(values: NDArray[np.generic], where: NDArray[np.bool_]) -> None:
     np.copyto(values, np.resize(others, values.shape) if others.size else values.dtype.type(1), where=where)
 
 
-def _faults(patient: Patient, choose: _Choice) -> list[_Fault]:
+def _faults(model: ModelUnderTest, choose: _Choice) -> list[_Fault]:
     found = []
-    for weight in patient.graph.weights.values():
+    for weight in model.graph.weights.values():
         if weight.values is not None:
             count = int(np.count_nonzero(choose(weight.values)))
             if count:
@@ -94,15 +94,15 @@ def _faults(patient: Patient, choose: _Choice) -> list[_Fault]:
 
 
 def _without(
-    patient: Patient,
+    model: ModelUnderTest,
     choose: _Choice,
     change: Callable[[NDArray[np.generic], NDArray[np.bool_]], None],
     names: set[str] | None = None,
-) -> Duel:
-    """The model against itself with the chosen weights changed."""
-    content = bytearray(patient.content)
-    for weight in read_graph(content).weights.values():
-        if weight.values is not None and (names is None or weight.name in names):
-            change(weight.values, choose(weight.values))
-    ill, well = patient.session(), patient.session(bytes(content))
-    return duel(lambda: ill.run(patient.image), lambda: well.run(patient.image))
+) -> AbTiming:
+    """Time the model against itself with the chosen weights changed."""
+
+    def change_chosen(name: str, values: NDArray[np.generic]) -> None:
+        if names is None or name in names:
+            change(values, choose(values))
+
+    return time_in_turn(model.subject(), model.subject(change_weights(model.content, change_chosen)))

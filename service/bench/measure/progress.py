@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.bench.measure.measure import LEAD_IN_RUNS
 from service.bench.measure.plan import Plan
+from service.bench.measure.scenarios import LEAD_IN_RUNS
 
 _PROCESS_S = 0.8
 _WARM_UP_EXTRA_S = 0.2

@@ -19,7 +19,7 @@ from pathlib import Path
 from models.zoo.card import Card, read_card
 from models.zoo.preprocess import preprocess, shorter_side
 from service.bench.bundle import BenchStage, Block, Cold, RateTrial, RuntimeName, WarmUp
-from service.bench.measure import measure
+from service.bench.measure import scenarios
 from service.bench.measure.inputs import MAX_PIXELS, as_jpeg, natural_picture
 from service.bench.measure.memory import weigh
 from service.bench.measure.orders import (
@@ -93,7 +93,7 @@ class _Launch:
         gc.disable()
         for job in orders.jobs:
             name = job.entry.name
-            done = measure.warm_up(self._subjects[name], self._stage[name], orders.warm_up_s)
+            done = scenarios.warm_up(self._subjects[name], self._stage[name], orders.warm_up_s)
             self._emit(
                 WarmUpReport(
                     warm_up=WarmUp(
@@ -149,15 +149,15 @@ class _Launch:
             self._find_rate(name, number)
             return
         images = 1
-        columns: measure.Columns
+        columns: scenarios.Columns
         if orders.scenario == "offline":
-            measure.all_at_once(subject, self._executor, threads, threads, 0)
-            images, elapsed = measure.all_at_once(
+            scenarios.all_at_once(subject, self._executor, threads, threads, 0)
+            images, elapsed = scenarios.all_at_once(
                 subject, self._executor, threads, orders.block_runs * threads, orders.block_s
             )
             columns = {"total": [elapsed]}
         else:
-            columns = measure.one_after_another(
+            columns = scenarios.one_after_another(
                 subject, orders.block_runs, orders.block_s, number * orders.block_runs
             )
         block = Block(
@@ -174,7 +174,7 @@ class _Launch:
         orders = self._orders
         assert orders.budget_ms is not None
         draw = random.Random(f"{orders.seed} {orders.launch} {number} {name}")
-        for trial in measure.search_rate(
+        for trial in scenarios.search_rate(
             self._subjects[name],
             self._executor,
             self._threads[name],

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
+from models.onnx_tools.graph import convolution_chain
 from models.zoo.card import read_card
-from service.bench.doctor.ceiling import float_chain, int8_chain, measure_ceiling
-from service.bench.doctor.duel import duel
-from service.bench.doctor.examine import Diagnosis, examine
+from service.bench.doctor import diagnose as doctor
+from service.bench.doctor.ab_timing import AbTiming, time_in_turn
+from service.bench.doctor.diagnose import Report
 from service.bench.doctor.findings import Finding
-from service.bench.doctor.operators import measure_operators
-from service.bench.doctor.patient import Patient
+from service.bench.doctor.model import ModelUnderTest
+from service.bench.doctor.operators import measure_ceiling, measure_operators
 from service.bench.doctor.running import RunSettings
 from service.bench.fingerprint import Machine
+from service.bench.measure.subjects import StageTimes
 from tests.service.bench.doctor.networks import Network, small
 
 CEILING = {"fp32": 50.0, "int8": 200.0}
@@ -31,25 +34,25 @@ MACHINE = Machine(
 )
 
 
-def patient(folder: Path) -> Patient:
-    return Patient(read_card(folder), (folder / "model.onnx").read_bytes())
+def model(folder: Path) -> ModelUnderTest:
+    return ModelUnderTest(read_card(folder), (folder / "model.onnx").read_bytes())
 
 
 def diagnose(
-    ill: Patient,
+    under_test: ModelUnderTest,
     *,
-    parent: Patient | None = None,
+    parent: ModelUnderTest | None = None,
     machine: Machine = MACHINE,
     settings: RunSettings | None = None,
-) -> Diagnosis:
-    return examine(ill, parent, machine, settings or RunSettings(), CEILING)  # type: ignore[arg-type]
+) -> Report:
+    return doctor.diagnose(under_test, parent, machine, settings or RunSettings(), CEILING)  # type: ignore[arg-type]
 
 
-def only(diagnosis: Diagnosis) -> Finding:
+def only(report: Report) -> Finding:
     """The one finding."""
-    assert [finding.slug for finding in diagnosis.findings] == [each.slug for each in diagnosis.findings[:1]]
-    assert diagnosis.findings, "nothing was found"
-    return diagnosis.findings[0]
+    assert [finding.slug for finding in report.findings] == [each.slug for each in report.findings[:1]]
+    assert report.findings, "nothing was found"
+    return report.findings[0]
 
 
 def wide(network: Network) -> Network:
@@ -61,21 +64,21 @@ def wide(network: Network) -> Network:
 
 
 def test_nothing_is_found_on_a_clean_network(tmp_path: Path) -> None:
-    diagnosis = diagnose(patient(small().save(tmp_path, "clean")))
-    assert diagnosis.findings == ()
-    assert [operator.op for operator in diagnosis.operators if operator.macs]
+    report = diagnose(model(small().save(tmp_path, "clean")))
+    assert report.findings == ()
+    assert [operator.op for operator in report.operators if operator.macs]
 
 
 def test_nothing_is_found_on_a_clean_quantized_network(tmp_path: Path) -> None:
     """Its 8-bit arithmetic pays only on CPUs that have it: that check has tests of its own."""
-    found = diagnose(patient(wide(Network(quantized=True)).save(tmp_path, "clean-int8"))).findings
+    found = diagnose(model(wide(Network(quantized=True)).save(tmp_path, "clean-int8"))).findings
     assert found == ()
 
 
 def test_batch_norm_that_follows_no_convolution_is_found(tmp_path: Path) -> None:
     network = Network().conv("stem", 32, kernel=3, stride=2)
     network.batch_norm("bn1").conv("pw", 32).batch_norm("bn2")  # behind a ReLU: cannot be folded
-    finding = only(diagnose(patient(network.save(tmp_path, "bn"))))
+    finding = only(diagnose(model(network.save(tmp_path, "bn"))))
     assert finding.slug == "batch-norm-unfolded"
     assert "2 of 2 batch norms" in finding.evidence
     assert "'bn1', 'bn2'" in finding.evidence
@@ -83,13 +86,13 @@ def test_batch_norm_that_follows_no_convolution_is_found(tmp_path: Path) -> None
 
 def test_batch_norm_behind_a_convolution_is_folded_and_no_fault(tmp_path: Path) -> None:
     network = Network().conv("stem", 32, kernel=3, stride=2, relu=False).batch_norm("bn").conv("pw", 32)
-    assert diagnose(patient(network.save(tmp_path, "folded"))).findings == ()
+    assert diagnose(model(network.save(tmp_path, "folded"))).findings == ()
 
 
 def test_a_convolution_whose_output_is_not_quantized_does_not_fuse(tmp_path: Path) -> None:
     network = wide(Network(quantized=True))
     network.last = network.node("HardSwish", [network.last], "swish")
-    finding = only(diagnose(patient(network.save(tmp_path, "unfused"))))
+    finding = only(diagnose(model(network.save(tmp_path, "unfused"))))
     assert finding.slug == "qdq-not-fused"
     assert "1 operators compute in float on 8-bit weights: 'conv3'" in finding.evidence
 
@@ -98,7 +101,7 @@ def test_an_operator_without_8_bit_kernel_between_pairs_is_found(tmp_path: Path)
     network = wide(Network(quantized=True))
     taken = network._pair(network.last, "before")
     network.last = network.node("HardSwish", [taken], "swish")
-    finding = only(diagnose(patient(network.conv("last", 64).save(tmp_path, "island"))))
+    finding = only(diagnose(model(network.conv("last", 64).save(tmp_path, "island"))))
     assert finding.slug == "qdq-not-fused"
     assert "2 operators (HardSigmoid, Mul) stand between" in finding.evidence
 
@@ -107,11 +110,11 @@ def test_an_operator_without_8_bit_kernel_between_pairs_is_found(tmp_path: Path)
 def test_channels_off_multiples_of_4_are_found(channels: int, aligned: bool, tmp_path: Path) -> None:
     network = Network().conv("stem", channels, kernel=3, stride=2)
     network.conv("dw", channels, kernel=3, groups=channels).conv("pw", 32)
-    diagnosis = diagnose(patient(network.save(tmp_path, "odd")))
+    report = diagnose(model(network.save(tmp_path, "odd")))
     if aligned:
-        assert diagnosis.findings == ()
+        assert report.findings == ()
     else:
-        finding = only(diagnosis)
+        finding = only(report)
         assert finding.slug == "channels-off-alignment"
         assert f"3 convolutions have channels that are no multiple of 4: 'stem (3 -> {channels})'" in (
             finding.evidence
@@ -133,11 +136,11 @@ def test_grouped_convolutions_want_a_register_of_channels_per_group(
     network = Network().conv("stem", 64, kernel=3, stride=2)
     network.conv("grouped", 64, kernel=3, groups=64 // per_group)
     machine = MACHINE.model_copy(update={"isa": isa})
-    diagnosis = diagnose(patient(network.save(tmp_path, "groups")), machine=machine)
+    report = diagnose(model(network.save(tmp_path, "groups")), machine=machine)
     if aligned:
-        assert diagnosis.findings == ()
+        assert report.findings == ()
     else:
-        finding = only(diagnosis)
+        finding = only(report)
         assert finding.slug == "channels-off-alignment"
         assert f"'grouped (64 -> 64, {64 // per_group} groups)'" in finding.evidence
 
@@ -145,8 +148,8 @@ def test_grouped_convolutions_want_a_register_of_channels_per_group(
 def test_denormal_weights_are_found_and_measured_against_zeros(tmp_path: Path) -> None:
     network = small()
     network.weights["pw1.weight"].flat[::2] = 1e-40
-    ill = patient(network.save(tmp_path, "denormal"))
-    finding = only(diagnose(ill))
+    under_test = model(network.save(tmp_path, "denormal"))
+    finding = only(diagnose(under_test))
     assert finding.slug == "denormal-weights"
     assert f"{network.weights['pw1.weight'].size // 2} weights in 'pw1.weight'" in finding.evidence
     assert " ms against " in finding.evidence
@@ -158,7 +161,7 @@ def test_zeros_are_found_and_measured_against_other_numbers(quantized: bool, tmp
     name = "conv1.weight.q" if quantized else "conv1.weight"
     values = network.weights[name]
     values[np.random.default_rng(0).random(values.shape) < 0.6] = 0
-    finding = only(diagnose(patient(network.save(tmp_path, "sparse"))))
+    finding = only(diagnose(model(network.save(tmp_path, "sparse"))))
     assert finding.slug == "zeros-without-speed-up"
     share = np.mean(values == 0)
     assert f"{share:.0%} of the weights in '{name}' are zero" in finding.evidence
@@ -171,8 +174,8 @@ def test_int8_on_a_network_too_small_to_gain_is_measured_against_its_parent(tmp_
             network.conv(f"dw{layer}", 16, kernel=3, groups=16)
         return network
 
-    parent = patient(depthwise(Network(input=28)).save(tmp_path, "float"))
-    child = patient(depthwise(Network(input=28, quantized=True)).save(tmp_path, "int8", derived_from="float"))
+    parent = model(depthwise(Network(input=28)).save(tmp_path, "float"))
+    child = model(depthwise(Network(input=28, quantized=True)).save(tmp_path, "int8", derived_from="float"))
     finding = only(diagnose(child, parent=parent))
     assert finding.slug == "int8-without-gain"
     assert "times as fast as its parent 'float'" in finding.evidence
@@ -182,7 +185,7 @@ def test_int8_on_a_network_too_small_to_gain_is_measured_against_its_parent(tmp_
 
 def test_int8_without_its_instructions_is_found_even_without_the_parent(tmp_path: Path) -> None:
     machine = MACHINE.model_copy(update={"isa": ("avx2",)})
-    child = patient(wide(Network(quantized=True)).save(tmp_path, "int8"))
+    child = model(wide(Network(quantized=True)).save(tmp_path, "int8"))
     finding = only(diagnose(child, machine=machine))
     assert finding.slug == "int8-without-vnni"
     assert "instruction sets: avx2" in finding.evidence
@@ -190,7 +193,7 @@ def test_int8_without_its_instructions_is_found_even_without_the_parent(tmp_path
 
 
 def test_more_threads_than_the_cgroup_leaves_are_found(tmp_path: Path) -> None:
-    clean = patient(small().save(tmp_path, "clean"))
+    clean = model(small().save(tmp_path, "clean"))
     finding = only(diagnose(clean, settings=RunSettings(service_threads=8)))
     assert finding.slug == "threads-beyond-the-cores"
     assert finding.evidence == (
@@ -201,11 +204,11 @@ def test_more_threads_than_the_cgroup_leaves_are_found(tmp_path: Path) -> None:
 
 
 def test_spinning_threads_are_caught_by_the_cpu_time_they_take(tmp_path: Path) -> None:
-    ill = patient(wide(Network(input=112)).save(tmp_path, "wide"))
-    finding = only(diagnose(ill, settings=RunSettings(threads=2, spinning=True)))
+    under_test = model(wide(Network(input=112)).save(tmp_path, "wide"))
+    finding = only(diagnose(under_test, settings=RunSettings(threads=2, spinning=True)))
     assert finding.slug == "spinning"
     assert "ms of CPU per run with spinning" in finding.evidence
-    assert diagnose(ill, settings=RunSettings(threads=2)).findings == ()
+    assert diagnose(under_test, settings=RunSettings(threads=2)).findings == ()
 
 
 @pytest.mark.parametrize("channels", [24, 32])  # 24 is padded to 32 when the CPU has blocks of 16
@@ -214,24 +217,24 @@ def test_operators_have_the_multiply_accumulates_of_the_network_on_paper(
 ) -> None:
     network = Network().conv("stem", channels, kernel=3, stride=2)
     network.conv("dw", channels, kernel=3, groups=channels).conv("pw", 48)
-    ill = patient(network.save(tmp_path, "net"))
-    assert sum(operator.macs for operator in ill.operators) == ill.card.macs
-    assert sum(operator.share for operator in ill.operators) == pytest.approx(1)
-    times = [operator.typical_us for operator in ill.operators]
+    under_test = model(network.save(tmp_path, "net"))
+    assert sum(operator.macs for operator in under_test.operators) == under_test.card.macs
+    assert sum(operator.share for operator in under_test.operators) == pytest.approx(1)
+    times = [operator.typical_us for operator in under_test.operators]
     assert times == sorted(times, reverse=True)
 
 
 def test_quantized_operators_have_them_too_and_say_that_they_are_int8(tmp_path: Path) -> None:
-    operators = patient(wide(Network(quantized=True)).save(tmp_path, "net")).operators
+    operators = model(wide(Network(quantized=True)).save(tmp_path, "net")).operators
     kinds = {operator.op: operator.arithmetic for operator in operators}
     assert kinds["QLinearConv"] == "int8"
     assert kinds["Gemm"] == "fp32"
-    float_ones = patient(wide(Network()).save(tmp_path, "float")).operators
+    float_ones = model(wide(Network()).save(tmp_path, "float")).operators
     assert sum(o.macs for o in operators) == sum(o.macs for o in float_ones)
 
 
 def test_the_ceiling_is_two_valid_models_that_run() -> None:
-    for content in (float_chain(), int8_chain()):
+    for content in (convolution_chain("fp32"), convolution_chain("int8")):
         onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
         layers = [o for o in measure_operators(content, runs=2, warm_up=1) if o.macs]
         assert [o.macs for o in layers] == [256 * 256 * 28 * 28] * 4
@@ -239,8 +242,22 @@ def test_the_ceiling_is_two_valid_models_that_run() -> None:
     assert min(ceiling.values()) > 0.5
 
 
-def test_a_duel_finds_the_slower_one_and_no_difference_between_equals() -> None:
-    long, short = np.zeros(400_000), np.zeros(40_000)
-    verdict = duel(lambda: np.sort(long), lambda: np.sort(short))
-    assert verdict.a_is_slower(by=1.0)
-    assert not duel(lambda: np.sort(short), lambda: np.sort(short)).a_is_slower(by=0.5)
+class Sorting:
+    """Sorts that many numbers in every run."""
+
+    def __init__(self, count: int) -> None:
+        self._numbers = np.zeros(count)
+
+    def run(self, _: int) -> StageTimes:
+        start = time.perf_counter_ns()
+        np.sort(self._numbers)
+        return {"inference": time.perf_counter_ns() - start}
+
+
+def a_is_slower(timing: AbTiming, by: float) -> bool:
+    return timing.low > 1 and timing.ratio > 1 + by
+
+
+def test_timing_in_turn_finds_the_slower_one_and_no_difference_between_equals() -> None:
+    assert a_is_slower(time_in_turn(Sorting(400_000), Sorting(40_000)), by=1.0)
+    assert not a_is_slower(time_in_turn(Sorting(40_000), Sorting(40_000)), by=0.5)

@@ -1,14 +1,13 @@
-"""All checks on one model, and its most expensive operators beside what this CPU reaches."""
+"""All checks on one model, and its most expensive operators compared with the ceiling of this CPU."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from service.bench.doctor.ceiling import measure_ceiling
 from service.bench.doctor.findings import Finding
-from service.bench.doctor.operators import Arithmetic, Operator
-from service.bench.doctor.patient import Patient
+from service.bench.doctor.model import ModelUnderTest
+from service.bench.doctor.operators import Arithmetic, Operator, measure_ceiling
 from service.bench.doctor.running import RunSettings, int8_without_gain, spinning, threads_beyond_cores
 from service.bench.doctor.structure import batch_norm_unfolded, channels_off_alignment, qdq_not_fused
 from service.bench.doctor.weights import denormal_weights, zeros_without_speed_up
@@ -18,8 +17,11 @@ MOST_EXPENSIVE = 10
 
 
 @dataclass(frozen=True)
-class Diagnosis:
-    """What was found. `ceiling_gmacs_per_s`: what one core reaches on large 1x1 convolutions."""
+class Report:
+    """Findings and costly operators of one model.
+
+    `ceiling_gmacs_per_s`: what one core reaches on large 1x1 convolutions.
+    """
 
     model: str
     findings: tuple[Finding, ...]
@@ -34,23 +36,23 @@ class Diagnosis:
         return None if reached is None else reached / self.ceiling_gmacs_per_s[operator.arithmetic]
 
 
-def examine(
-    patient: Patient,
-    parent: Patient | None,
+def diagnose(
+    model: ModelUnderTest,
+    parent: ModelUnderTest | None,
     machine: Machine,
     settings: RunSettings,
     ceiling: Mapping[Arithmetic, float] | None = None,
-) -> Diagnosis:
-    """Run every check on `patient`; it takes some seconds of one core.
+) -> Report:
+    """Run every check on `model`; it takes some seconds of one core.
 
     `parent`: the float model that an int8 one was made of, to be measured against. `ceiling`: measured
     before, for another model on this machine; by default it is measured now. Raises SessionError for
-    a model that does not load, and Malformed for one whose file cannot be read.
+    a model that does not load, and UnreadableModel for one whose file cannot be read.
     """
-    operators = patient.operators
-    return Diagnosis(
-        model=patient.card.name,
-        findings=tuple(_findings(patient, parent, machine, settings)),
+    operators = model.operators
+    return Report(
+        model=model.card.name,
+        findings=tuple(_findings(model, parent, machine, settings)),
         operators=operators[:MOST_EXPENSIVE],
         operators_in_all=len(operators),
         total_us=sum(operator.typical_us for operator in operators),
@@ -59,13 +61,13 @@ def examine(
 
 
 def _findings(
-    patient: Patient, parent: Patient | None, machine: Machine, settings: RunSettings
+    model: ModelUnderTest, parent: ModelUnderTest | None, machine: Machine, settings: RunSettings
 ) -> Iterator[Finding]:
-    yield from int8_without_gain(patient, parent, machine)
-    yield from qdq_not_fused(patient)
-    yield from channels_off_alignment(patient, machine.isa)
-    yield from batch_norm_unfolded(patient)
-    yield from denormal_weights(patient)
-    yield from zeros_without_speed_up(patient)
+    yield from int8_without_gain(model, parent, machine)
+    yield from qdq_not_fused(model)
+    yield from channels_off_alignment(model, machine.isa)
+    yield from batch_norm_unfolded(model)
+    yield from denormal_weights(model)
+    yield from zeros_without_speed_up(model)
     yield from threads_beyond_cores(settings, machine)
-    yield from spinning(patient, settings)
+    yield from spinning(model, settings)

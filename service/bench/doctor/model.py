@@ -1,4 +1,4 @@
-"""The model that is examined, and what the checks ask of it, worked out once."""
+"""The model that is diagnosed, and what the checks need of it, computed once."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from models.onnx_tools.graph import Graph, read_graph
 from models.zoo.card import Card
-from service.bench.doctor.onnx_graph import OnnxGraph, read_graph
 from service.bench.doctor.operators import Operator, measure_operators
+from service.bench.measure.runtimes import open_model
+from service.bench.measure.subjects import BareSession
 from service.inference.session import OnnxSession, optimized_graph
 
 
 @dataclass(frozen=True)
-class Patient:
+class ModelUnderTest:
     """A model: its card and the content of its file, which has been checked against the card."""
 
     card: Card
     content: bytes
 
     @cached_property
-    def graph(self) -> OnnxGraph:
+    def graph(self) -> Graph:
         """The graph as the file has it."""
         return read_graph(self.content)
 
     @cached_property
-    def optimized(self) -> OnnxGraph:
+    def optimized(self) -> Graph:
         """The graph as ONNX Runtime runs it, before it is laid out for this CPU."""
         return read_graph(optimized_graph(self.content))
 
@@ -43,8 +45,10 @@ class Patient:
         shape = (1, spec.channels, spec.height, spec.width)
         return np.random.default_rng(0).normal(0, 1, shape).astype(np.float32)
 
-    def session(
-        self, content: bytes | None = None, *, threads: int = 1, spinning: bool = False
-    ) -> OnnxSession:
-        """A session of the model, or of `content`: the same model with other weights."""
-        return OnnxSession(content or self.content, self.card, threads=threads, spinning=spinning)
+    def subject(self, content: bytes | None = None) -> BareSession:
+        """The network, or the same with the weights of `content`, on `image`, as a benchmark runs it."""
+        return BareSession(open_model("onnxruntime", content or self.content, self.card, 1), [self.image])
+
+    def session(self, *, threads: int, spinning: bool) -> OnnxSession:
+        """A session of the model."""
+        return OnnxSession(self.content, self.card, threads=threads, spinning=spinning)

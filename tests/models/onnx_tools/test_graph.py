@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 
-from service.bench.doctor.onnx_graph import OnnxGraph, read_graph
-from service.bench.doctor.wire import Malformed
+from models.onnx_tools import inspect
+from models.onnx_tools.graph import Graph, change_weights, read_graph
+from models.onnx_tools.inspect import UnreadableModel
 from tests.service.bench.doctor.networks import Network, small
 
 
-def of(initializers: list[TensorProto], nodes: list[onnx.NodeProto] | None = None) -> OnnxGraph:
+def of(initializers: list[TensorProto], nodes: list[onnx.NodeProto] | None = None) -> Graph:
     graph = helper.make_graph(nodes or [], "g", [], [], initializers)
     return read_graph(helper.make_model(graph).SerializeToString())
 
@@ -75,19 +76,39 @@ def test_nodes_have_their_names_links_and_whole_numbers(tmp_path: Path) -> None:
     assert [node.name for node in graph.consumers["dw"]] == ["dw.relu"]
 
 
-def test_values_of_a_bytearray_can_be_changed_in_place(tmp_path: Path) -> None:
+def test_weights_are_changed_and_nothing_else(tmp_path: Path) -> None:
     folder = small().save(tmp_path, "small")
-    content = bytearray((folder / "model.onnx").read_bytes())
-    values = read_graph(content).weights["pw1.weight"].values
-    assert values is not None
-    values[...] = 0
-    changed = onnx.load_from_string(bytes(content))
+    content = (folder / "model.onnx").read_bytes()
+
+    def clear(name: str, values: np.ndarray) -> None:
+        if name == "pw1.weight":
+            values[...] = 0
+
+    changed = onnx.load_from_string(change_weights(content, clear))
     [tensor] = [each for each in changed.graph.initializer if each.name == "pw1.weight"]
     assert not numpy_helper.to_array(tensor).any()
+    original = onnx.load_from_string(content)
+    [theirs] = [each for each in original.graph.initializer if each.name == "pw1.weight"]
+    tensor.CopyFrom(theirs)
+    assert changed == original
+
+
+def test_the_value_of_a_constant_node_is_changed_too() -> None:
+    value = numpy_helper.from_array(np.arange(3, dtype=np.float32), "inner")
+    graph = helper.make_graph([helper.make_node("Constant", [], ["c"], value=value)], "g", [], [], [])
+
+    def add_one(name: str, values: np.ndarray) -> None:
+        assert name == "c"
+        values += 1
+
+    changed = change_weights(helper.make_model(graph).SerializeToString(), add_one)
+    values = read_graph(changed).weights["c"].values
+    assert values is not None
+    assert values.tolist() == [1, 2, 3]
 
 
 @given(st.data())
-def test_a_damaged_file_is_malformed_or_read_never_worse(data: st.DataObject) -> None:
+def test_a_damaged_file_is_unreadable_or_read_never_worse(data: st.DataObject) -> None:
     network = Network(input=8)
     graph = helper.make_graph(
         [helper.make_node("Conv", ["x", "w"], ["y"], group=1)],
@@ -101,10 +122,29 @@ def test_a_damaged_file_is_malformed_or_read_never_worse(data: st.DataObject) ->
     for _ in range(data.draw(st.integers(0, 3))):
         if content:
             content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    with contextlib.suppress(Malformed):
+    with contextlib.suppress(UnreadableModel):
+        read_graph(bytes(content))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_graph_or_unreadable(content: bytes) -> None:
+    with contextlib.suppress(UnreadableModel):
         read_graph(content)
 
 
-def test_no_graph_is_malformed() -> None:
-    with pytest.raises(Malformed, match="no graph"):
+def test_no_graph_is_unreadable() -> None:
+    with pytest.raises(UnreadableModel, match="no graph"):
         read_graph(b"")
+
+
+def test_a_file_over_the_limit_of_protocol_buffers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspect, "MAX_BYTES", 10)
+    with pytest.raises(UnreadableModel, match=r"an ONNX file of 11 bytes \(allowed: 10\)"):
+        read_graph(bytes(11))
+
+
+def test_values_that_do_not_fit_the_shape_are_unreadable() -> None:
+    tensor = numpy_helper.from_array(np.zeros(4, np.float32), "w")
+    tensor.dims[0] = 5
+    with pytest.raises(UnreadableModel, match="tensor 'w' has another number of values than its shape"):
+        of([tensor])

@@ -11,7 +11,7 @@ from itertools import count
 import numpy as np
 import pytest
 
-from service.bench.measure.measure import (
+from service.bench.measure.scenarios import (
     LEAD_IN_RUNS,
     all_at_once,
     at_rate,

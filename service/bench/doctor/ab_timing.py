@@ -1,0 +1,52 @@
+"""Two models timed in turn by the benchmark's own code: a quick answer to "is one slower?", no benchmark."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+
+from service.bench.judge.verdicts import bootstrap
+from service.bench.measure.scenarios import one_after_another, warm_up
+from service.bench.measure.subjects import Subject
+
+ROUNDS = 9
+_BLOCK_RUNS, _BLOCK_S = 5, 0.02
+
+
+@dataclass(frozen=True)
+class AbTiming:
+    """Medians of `a` and `b`; `ratio` is a's time over b's, `low` to `high` its 95 % interval."""
+
+    a_ns: int
+    b_ns: int
+    ratio: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """The figures, for evidence."""
+        return f"{self.a_ns / 1e6:.3g} ms against {self.b_ns / 1e6:.3g} ms ({ROUNDS} rounds in turn)"
+
+
+def time_in_turn(a: Subject, b: Subject) -> AbTiming:
+    """Warm both up, then time blocks of about 20 ms of each, in nine rounds of alternating order.
+
+    Statistics are those of a benchmark of one launch (service/bench/judge/verdicts.py): the interquartile
+    mean of the rounds' log-ratios of medians, with a bootstrap interval over rounds.
+    """
+    for subject in (a, b):
+        warm_up(subject, "inference", _BLOCK_S)
+    medians: dict[Subject, list[float]] = {a: [], b: []}
+    for number in range(ROUNDS):
+        for subject in (a, b) if number % 2 else (b, a):
+            block = one_after_another(subject, _BLOCK_RUNS, _BLOCK_S)
+            medians[subject].append(max(1.0, statistics.median(block["inference"])))
+    estimate = bootstrap({0: [math.log(of_a / of_b) for of_a, of_b in zip(*medians.values(), strict=True)]})
+    return AbTiming(
+        a_ns=int(statistics.median(medians[a])),
+        b_ns=int(statistics.median(medians[b])),
+        ratio=math.exp(estimate.mean),
+        low=math.exp(estimate.low),
+        high=math.exp(estimate.high),
+    )
