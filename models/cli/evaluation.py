@@ -138,8 +138,8 @@ def _evaluate_fashion(names: list[str], options: argparse.Namespace) -> list[str
 def _judge_pairs(answers: dict[str, Any], classes: Any, averaged: Any, options: argparse.Namespace) -> None:
     from models.evaluate.judgements import pairs_of
     from models.evaluate.paired import compare
-    from models.export.to_onnx import write_whole
     from models.zoo.card import read_card
+    from models.zoo.files import write_whole
     from models.zoo.statistics import holm
 
     found = [
@@ -176,7 +176,7 @@ def _averaged(answers: dict[str, Any], classes: Any, zoo: Path) -> Any:
 def _gain(options: argparse.Namespace) -> None:
     from models.data.fashion_mnist import default_folder, load_test
     from models.evaluate.teaching import judge
-    from models.export.to_onnx import write_whole
+    from models.zoo.files import write_whole
 
     test = load_test(options.data_dir or default_folder())
     judged = judge(options.name, options.runs, options.seeds, options.zoo, test)

@@ -66,10 +66,10 @@ def _measure(options: argparse.Namespace) -> Any:
 
 
 def _write(options: argparse.Namespace, figures: Any) -> None:
-    from models.export.to_onnx import write_whole
     from models.report.page import Beside, page
     from models.report.pictures import draw
     from models.report.weighed import FIGURES, as_json, rows
+    from models.zoo.files import write_whole
 
     text = page(options.zoo, figures, Beside.of(options.output))
     options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 
 from models.compress.compression import Distillation
 from models.data.fashion_mnist import FASHION_MNIST, SPEC
-from models.export.to_onnx import open_session, write_whole
+from models.export.to_onnx import open_session
 from models.train import augment
 from models.train.job import Objective, Passes, Prepared
 from models.train.recipe import TrainConfig
 from models.zoo.card import Card
+from models.zoo.files import write_whole
 
 Teacher = Callable[[Tensor], Tensor]
 """Inputs, float32 (N, 1, 28, 28), wherever they are, to logits, float32 (N, classes), on the processor."""

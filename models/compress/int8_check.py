@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from models.architectures.designed import DesignedNetwork
 from models.compress.plan import Plan
 from models.compress.quantize import quantize
-from models.export.to_onnx import export, open_session, run, write_whole
+from models.export.to_onnx import export, open_session, run
+from models.zoo.files import write_whole
 
 FILE = "int8-check.json"
 ALLOWED_POINTS = 0.5

@@ -22,7 +22,8 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from models.compress.bias_correction import correct_biases
 from models.compress.plan import Plan
-from models.export.to_onnx import open_session, write_whole
+from models.export.to_onnx import open_session
+from models.zoo.files import write_whole
 
 ARITHMETIC = ("Conv", "Add", "Mul", "Clip", "Relu", "GlobalAveragePool")
 """Operators that compute with integers. The last pooling is excepted and a linear classifier not among them,

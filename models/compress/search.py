@@ -17,7 +17,8 @@ from models.architectures.designed import Design, DesignedNetwork, Stage, groups
 from models.architectures.fashion import BUDGET
 from models.cost.latency import measure
 from models.cost.profiling import profile
-from models.export.to_onnx import to_onnx, write_whole
+from models.export.to_onnx import to_onnx
+from models.zoo.files import write_whole
 
 BLOCKS = (
     "standard",

@@ -12,7 +12,7 @@ matplotlib.use("svg")
 from matplotlib.figure import Figure
 
 from models.compress.search import Candidate
-from models.export.to_onnx import write_whole
+from models.zoo.files import write_whole
 
 
 def draw_front(candidates: Sequence[Candidate], path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from models.architectures.registry import Network
 from models.errors import ModelsError
 from models.export.graph import tidy
+from models.zoo.files import write_whole
 
 RUNTIME = f"ONNX Runtime {ort.__version__}"
 OUTPUTS = ("logits", "embedding", "features")
@@ -162,19 +162,6 @@ def write_classifier(network: Network, path: Path) -> None:
         np.savez(file, **arrays)
         file.seek(0)
         write_whole(path, file.read())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that `path` is never seen half written, not even after a power cut."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def run(

@@ -9,8 +9,8 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from models.export.to_onnx import write_whole
 from models.report.weighed import Row, front
+from models.zoo.files import write_whole
 
 AXES = {"p50_ms": "p50 latency, ms (measured, one thread)", "macs": "multiply-accumulates, M"}
 

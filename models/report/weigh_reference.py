@@ -19,10 +19,10 @@ from models.compress.plan import Plan as QuantizationPlan
 from models.compress.quantize import quantize
 from models.cost.latency import measure, order, summarised
 from models.cost.profiling import profile
-from models.cost.rounds import Rounds
-from models.export.to_onnx import RUNTIME, export, write_whole
+from models.export.to_onnx import RUNTIME, export
 from models.report.published import PUBLISHED
 from models.report.reference_table import PRECISIONS, markdown
+from models.zoo.files import JsonLines, write_whole
 from models.zoo.machine import Disturbance, Watch, this_machine
 
 CONTROL = " again"
@@ -70,9 +70,9 @@ def weigh(plan: Plan, work: Path, output: Path, report: Report) -> str:
     work.mkdir(parents=True, exist_ok=True)
     for network in plan.networks:
         make_models(network, work, report)
-    rounds = Rounds(work / "rounds.jsonl", _conditions(plan, work))
+    rounds = JsonLines(work / "rounds.jsonl", _conditions(plan, work))
     images = {network: _images(network, 1) for network in plan.networks}
-    for number in range(len(rounds.finished), plan.rounds):
+    for number in range(len(rounds.records), plan.rounds):
         report(f"round {number + 1} of {plan.rounds}")
         watch = Watch()
         durations = {}
@@ -81,7 +81,7 @@ def weigh(plan: Plan, work: Path, output: Path, report: Report) -> str:
             durations[name] = measure(_file(work, name.removesuffix(CONTROL)), images[network], plan.runs)
         seen = watch.seen()
         rounds.append({"disturbance": None if seen is None else asdict(seen), "ns": durations})
-    figures = summary(plan, work, rounds.finished[: plan.rounds])
+    figures = summary(plan, work, rounds.records[: plan.rounds])
     output.parent.mkdir(parents=True, exist_ok=True)
     write_whole(output, (json.dumps(figures, indent=2) + "\n").encode())
     return markdown(figures)

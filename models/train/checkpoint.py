@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.export.to_onnx import write_whole
+from models.zoo.files import write_whole
 
 FORMAT = 1
 

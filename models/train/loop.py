@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from models.export.to_onnx import write_whole
 from models.train import augment, checkpoint
 from models.train.device import Forward, layout, recorded
 from models.train.job import Job
 from models.train.predict import accuracy
 from models.train.recipe import TrainConfig
+from models.zoo.files import write_whole
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from typing_extensions import TypedDict  # pydantic reads the one in typing from Python 3.12 on
 
 from models.zoo import statistics
-from models.zoo.files import read_text
+from models.zoo.files import read_text, write_whole
 
 
 def _lower(given: object) -> object:
@@ -288,6 +288,5 @@ def read_cards(zoo: Path, names: Sequence[str]) -> dict[str, Card]:
 
 def write_card(folder: Path, card: Card) -> None:
     """Write `folder/card.json` whole or not at all."""
-    temporary = folder / "card.json.tmp"
-    temporary.write_text(card.model_dump_json(indent=2, exclude_none=True) + "\n", encoding="utf-8")
-    temporary.replace(folder / "card.json")
+    text = card.model_dump_json(indent=2, exclude_none=True) + "\n"
+    write_whole(folder / "card.json", text.encode())

@@ -1,12 +1,15 @@
-"""Where the networks of a zoo are, and reading their files, whatever lies there under their names."""
+"""Files: where a zoo's networks are, regular files and text, whole writes, a JSON-lines log."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
+import secrets
 import stat
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 NETWORKS = Path(__file__).parent / "networks"
 """The networks that come with the project, a folder each."""
@@ -65,3 +68,61 @@ def read_text(path: Path) -> str:
 def not_text(error: UnicodeDecodeError) -> str:
     """Say where a file's bytes are no text, without the bytes around."""
     return f"byte 0x{error.object[error.start]:02x} at {error.start} is not {error.encoding}"
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that `path` is never seen half written, not even after a power cut.
+
+    Raises OSError where that place cannot be written; what was there stays then.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class JsonLines:
+    """Append-only log of JSON objects, one a line, each on disk before `append` returns.
+
+    `records` holds what the file has. A last line that is damaged or not ended was cut off: it is dropped.
+    With `conditions` the file's first line must be equal to them; it is written where the file is empty.
+    Raises ValueError where they differ, and for a damaged line that is not the last.
+    """
+
+    def __init__(self, path: Path, conditions: Mapping[str, Any] | None = None) -> None:
+        self._path = path
+        content = path.read_bytes() if path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        try:
+            self.records: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); remove it to measure anew") from None
+        if conditions is not None:
+            if self.records:
+                self._check(self.records.pop(0), conditions)
+            else:
+                whole = json.dumps(conditions).encode() + b"\n"
+        if whole != content:
+            write_whole(path, whole)
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add a record."""
+        with self._path.open("ab") as file:
+            file.write(json.dumps(record).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.records.append(record)
+
+    def _check(self, first: Mapping[str, Any], conditions: Mapping[str, Any]) -> None:
+        keys = sorted(first.keys() | conditions.keys())
+        differing = [key for key in keys if first.get(key) != conditions.get(key)]
+        if differing:
+            raise ValueError(
+                f"{self._path} was measured under other conditions ({', '.join(differing)} differ); "
+                "remove it, or choose another folder"
+            )

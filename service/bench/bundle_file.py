@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from models.zoo.files import write_whole
 from service.bench.bundle import SCHEMA_VERSION, Bundle
 from service.errors import InvalidBundle
 
@@ -59,18 +58,7 @@ def read_bundle(path: Path) -> Bundle:
 
 def write_bundle(path: Path, bundle: Bundle) -> None:
     """Write the bundle to `path`, whole or not at all. OSError when the place cannot be written."""
-    text = to_json(bundle)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_whole(path, to_json(bundle).encode())
 
 
 def json_schema() -> str:

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import io
 import json
-import os
 import random
 import re
 import zlib
@@ -19,6 +18,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from models.zoo.files import write_whole
 from tests.fuzz import jpeg_files, raster_files
 
 CACHE = Path(".cache/fuzz")
@@ -120,9 +120,7 @@ def load_seeds() -> dict[str, bytes]:
     path = CACHE / f"seeds-{digest.hexdigest()[:16]}.bin"
     if not path.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_bytes(_packed(make_seeds()))
-        temporary.replace(path)
+        write_whole(path, _packed(make_seeds()))
     return _unpacked(path.read_bytes())
 
 

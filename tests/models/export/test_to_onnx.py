@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from models.data.photos import crops  # noqa: E402
 from models.export import to_onnx as exporting  # noqa: E402
-from models.export.to_onnx import ExportMismatchError, export, open_session, to_onnx, write_whole  # noqa: E402
+from models.export.to_onnx import ExportMismatchError, export, open_session, to_onnx  # noqa: E402
 from models.publish.build import tensors  # noqa: E402
 from models.publish.pretrained import load_pretrained  # noqa: E402
 from models.publish.recipes import RECIPES  # noqa: E402
@@ -102,11 +102,3 @@ def test_the_classifier_is_stored_without_pickle(tmp_path: Path) -> None:
         assert np.array_equal(arrays["weight"], network.classifier.weight.detach().numpy())
         assert np.array_equal(arrays["bias"], network.classifier.bias.detach().numpy())
         assert arrays["weight"].dtype == np.float32
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    write_whole(path, b"old")
-    with pytest.raises(TypeError):
-        write_whole(path, "no bytes")  # type: ignore[arg-type]
-    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("file", b"old")]

@@ -13,7 +13,6 @@ pytest.importorskip("torch")
 
 from models.__main__ import main
 from models.architectures import ARCHITECTURES
-from models.cost.rounds import Rounds
 from models.report.published import PUBLISHED
 from models.report.weigh_reference import CONTROL, Plan, weigh
 
@@ -82,25 +81,6 @@ def test_unknown_networks_and_empty_plans_are_refused(
             Plan((NETWORK,), **arguments)
     with pytest.raises(ValueError, match="known: mobilenet-v1"):
         Plan(())
-
-
-def test_rounds_are_kept_whole(tmp_path: Path) -> None:
-    path = tmp_path / "rounds.jsonl"
-    rounds = Rounds(path, {"cpu": "a"})
-    rounds.append({"x": 1})
-    rounds.append({"x": 2})
-    content = path.read_bytes()
-    for end in range(len(content)):
-        path.write_bytes(content[:end])
-        kept = Rounds(path, {"cpu": "a"}).finished
-        assert kept == [{"x": 1}, {"x": 2}][: max(0, content[:end].count(b"\n") - 1)]
-    path.write_bytes(content.replace(b'{"x": 1}', b'{"x": 1'))
-    with pytest.raises(ValueError, match="is damaged"):
-        Rounds(path, {"cpu": "a"})
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"\(cpu, os differ\)"):
-        Rounds(path, {"cpu": "b", "os": "c"})
-    assert path.read_bytes() == content
 
 
 def test_all_that_is_published_is_there() -> None:

@@ -13,7 +13,7 @@ import pytest
 from models.compress.compression import DEFAULTS, read_compression
 from models.train.recipe import RECIPE, read_config
 from models.zoo.card import Card, read_card, write_card
-from models.zoo.files import read_regular, read_text
+from models.zoo.files import JsonLines, read_regular, read_text, write_whole
 from models.zoo.labels import read_labels
 
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"]
@@ -128,3 +128,30 @@ def test_outputs_that_contradict_the_card_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
         changed(folder, **changes)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_whole(path, b"old")
+    with pytest.raises(TypeError):
+        write_whole(path, "no bytes")  # type: ignore[arg-type]
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("file", b"old")]
+
+
+def test_json_lines_are_kept_whole(tmp_path: Path) -> None:
+    path = tmp_path / "rounds.jsonl"
+    log = JsonLines(path, {"cpu": "a"})
+    log.append({"x": 1})
+    log.append({"x": 2})
+    content = path.read_bytes()
+    for end in range(len(content)):
+        path.write_bytes(content[:end])
+        kept = JsonLines(path, {"cpu": "a"}).records
+        assert kept == [{"x": 1}, {"x": 2}][: max(0, content[:end].count(b"\n") - 1)]
+    path.write_bytes(content.replace(b'{"x": 1}', b'{"x": 1'))
+    with pytest.raises(ValueError, match="is damaged"):
+        JsonLines(path, {"cpu": "a"})
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"\(cpu, os differ\)"):
+        JsonLines(path, {"cpu": "b", "os": "c"})
+    assert path.read_bytes() == content
