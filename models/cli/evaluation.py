@@ -58,8 +58,8 @@ def add(commands: Any) -> None:
 
 def _publish(options: argparse.Namespace) -> None:
     from models.compress.int8_check import Int8Check
-    from models.compress.plan import Plan
     from models.data.fashion_mnist import default_folder, load_test, load_train
+    from models.onnx_tools.quantize import QuantizationPlan
     from models.publish.publish import Origin, first, publish, publish_int8
     from models.train.family import run_folder, trained
 
@@ -72,7 +72,9 @@ def _publish(options: argparse.Namespace) -> None:
         if options.int8:
             decided = Int8Check.kept(folder)
             notes = (*options.note, *([] if decided is None else [f"check-int8: {decided}"]))
-            card = publish_int8(name, options.output, Plan(), first(learned, options.calibrate), test, notes)
+            card = publish_int8(
+                name, options.output, QuantizationPlan(), first(learned, options.calibrate), test, notes
+            )
         else:
             network, identity = trained(folder)
             how = f"run {folder.name} of docs/training.md"

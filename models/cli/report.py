@@ -39,7 +39,7 @@ def _measure(options: argparse.Namespace) -> Any:
     import numpy as np
 
     from models.cost.latency import interleaved
-    from models.export.to_onnx import RUNTIME
+    from models.onnx_tools.session import RUNTIME
     from models.report.weighed import Figures
     from models.zoo.card import read_card
     from models.zoo.machine import this_machine

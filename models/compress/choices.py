@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from models.compress.agreement import Compared, compare_logits
-from models.compress.plan import Plan
-from models.compress.quantize import quantize
 from models.data.photos import crops
-from models.export.to_onnx import open_session, run
+from models.onnx_tools.quantize import QuantizationPlan, quantize
+from models.onnx_tools.session import open_session, run
 from models.zoo.card import read_card
 from models.zoo.preprocess import preprocess
 
@@ -19,21 +18,21 @@ COMPARED_ON = ("mate-backgrounds",)
 KEPT = ("stem", "blocks.0")
 
 
-def plans() -> Iterator[tuple[str, Plan]]:
+def plans() -> Iterator[tuple[str, QuantizationPlan]]:
     """The variants to measure, each with its description."""
-    yield "everything in int8, biases not corrected", Plan(correct_biases=False)
-    yield "everything in int8", Plan()
-    yield "stem in float", Plan(("stem",))
-    yield "stem and first block in float: the choice", Plan(KEPT)
-    yield "the choice, biases not corrected", Plan(KEPT, correct_biases=False)
-    yield "the choice, ranges by entropy", Plan(KEPT, method="entropy")
+    yield "everything in int8, biases not corrected", QuantizationPlan(correct_biases=False)
+    yield "everything in int8", QuantizationPlan()
+    yield "stem in float", QuantizationPlan(("stem",))
+    yield "stem and first block in float: the choice", QuantizationPlan(KEPT)
+    yield "the choice, biases not corrected", QuantizationPlan(KEPT, correct_biases=False)
+    yield "the choice, ranges by entropy", QuantizationPlan(KEPT, method="entropy")
     for percentile in (99.9, 99.99):
         yield (
             f"the choice, ranges holding {percentile} % of the values",
-            Plan(KEPT, method="percentile", percentile=percentile),
+            QuantizationPlan(KEPT, method="percentile", percentile=percentile),
         )
     for block in (1, 2):
-        yield f"the choice, block {block} in float too", Plan((*KEPT, f"blocks.{block}"))
+        yield f"the choice, block {block} in float too", QuantizationPlan((*KEPT, f"blocks.{block}"))
 
 
 def measure(folder: Path, photos: Path) -> Iterator[tuple[str, Compared]]:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from models.compress.compression import Distillation
 from models.data.fashion_mnist import FASHION_MNIST, SPEC
-from models.export.to_onnx import open_session
+from models.onnx_tools.session import open_session
 from models.train import augment
 from models.train.job import Objective, Passes, Prepared
 from models.train.recipe import TrainConfig

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.architectures.designed import DesignedNetwork
-from models.compress.plan import Plan
-from models.compress.quantize import quantize
-from models.export.to_onnx import export, open_session, run
+from models.export.to_onnx import export
+from models.onnx_tools.quantize import QuantizationPlan, quantize
+from models.onnx_tools.session import open_session, run
 from models.zoo.files import write_whole
 
 FILE = "int8-check.json"
@@ -79,7 +79,7 @@ def check(
     with tempfile.TemporaryDirectory() as temporary:
         floating, integer = Path(temporary) / "model.onnx", Path(temporary) / "int8.onnx"
         export(network, floating, np.concatenate(calibration[:64]))
-        quantize(floating, integer, list(calibration), Plan())
+        quantize(floating, integer, list(calibration), QuantizationPlan())
         before, after = (
             float((run(open_session(path), images).argmax(1) == classes).mean())
             for path in (floating, integer)

@@ -14,7 +14,8 @@ from models.blocks.catalogue import build
 from models.blocks.shape import Shape
 from models.cost.formulas import FORMULAS, Convolution, total
 from models.cost.latency import Latency, interleaved
-from models.export.to_onnx import RUNTIME, block_to_onnx
+from models.export.to_onnx import block_to_onnx
+from models.onnx_tools.session import RUNTIME
 
 BASELINE = "standard"
 

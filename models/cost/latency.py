@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.export.to_onnx import open_session
+from models.onnx_tools.session import open_session
 
 WARM_UP_RUNS = 10
 WARM_UP_NS = 200_000_000

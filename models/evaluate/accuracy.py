@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from models.data.fashion_mnist import Images
 from models.data.photos import crops
-from models.export.to_onnx import open_session
+from models.onnx_tools.session import open_session
 from models.zoo.card import Accuracy, Card, Interval, Robustness, read_card
 from models.zoo.corruptions import CORRUPTIONS, LARGE, SEVERITIES, SMALL, Scale, corrupt
 from models.zoo.machine import this_machine

@@ -9,17 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.architectures.registry import Network
 from models.errors import ModelsError
-from models.export.graph import tidy
+from models.onnx_tools.session import open_session
+from models.onnx_tools.tidy import tidy
 from models.zoo.files import write_whole
 
-RUNTIME = f"ONNX Runtime {ort.__version__}"
 OUTPUTS = ("logits", "embedding", "features")
 OPSET = 20
 TOLERANCE = 1e-4
@@ -121,14 +120,6 @@ def _refuse_leftovers(graph: onnx.GraphProto) -> None:
         raise ExportMismatchError(f"the export left {', '.join(left)} in the graph instead of folding it")
 
 
-def open_session(model: bytes | Path, threads: int = 1) -> ort.InferenceSession:
-    """A session on the CPU for a model's bytes or file."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    source = model if isinstance(model, bytes) else str(model)
-    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-
-
 def compare(model: bytes, network: nn.Module, samples: NDArray[np.float32]) -> float:
     """The largest difference between the model's outputs and the network's for `samples` (N, 3, H, W).
 
@@ -162,10 +153,3 @@ def write_classifier(network: Network, path: Path) -> None:
         np.savez(file, **arrays)
         file.seek(0)
         write_whole(path, file.read())
-
-
-def run(
-    session: ort.InferenceSession, images: Sequence[NDArray[np.float32]], output: str = "logits"
-) -> NDArray[np.float32]:
-    """One output for every image, each run alone as the service does: (len(images), ...)."""
-    return np.concatenate([session.run([output], {"image": image})[0] for image in images])

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from models.architectures.efficientnet_lite import EfficientNetLite
 from models.compress.agreement import Compared, compare_logits
-from models.compress.quantize import quantize
 from models.cost.profiling import profile
 from models.data.photos import crops
-from models.export.to_onnx import export, open_session, run, write_classifier
+from models.export.to_onnx import export, write_classifier
+from models.onnx_tools.quantize import quantize
+from models.onnx_tools.session import open_session, run
 from models.publish.pretrained import load_pretrained
 from models.publish.recipes import INT8_SUFFIX, RECIPES, Recipe
 from models.zoo.card import (

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from models.architectures.designed import DesignedNetwork
 from models.architectures.fashion import name_of
-from models.compress.plan import Plan
-from models.compress.quantize import quantize
 from models.cost.profiling import profile
 from models.data.fashion_mnist import FASHION_MNIST, SPEC, Images, tensors
 from models.evaluate.accuracy import TEST, Classes, accuracy_of, corrupted_accuracy
 from models.export.to_onnx import export, write_classifier
+from models.onnx_tools.quantize import QuantizationPlan, quantize
 from models.publish.build import model_file, plain_file, replaced_whole
 from models.publish.recipes import INT8_SUFFIX
 from models.zoo.card import Agreement, Card, Classifier, Interval, Source, read_card, write_card
@@ -93,7 +92,12 @@ def judged(folder: Path, card: Card, test: Images) -> Card:
 
 
 def publish_int8(
-    parent_name: str, output: Path, plan: Plan, calibration: Images, test: Images, notes: tuple[str, ...] = ()
+    parent_name: str,
+    output: Path,
+    plan: QuantizationPlan,
+    calibration: Images,
+    test: Images,
+    notes: tuple[str, ...] = (),
 ) -> Card:
     """Write the int8 variant of a published model beside it, and return its card."""
     parent = read_card(output / parent_name)

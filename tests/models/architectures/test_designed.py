@@ -12,7 +12,8 @@ torch = pytest.importorskip("torch")
 from models.architectures.designed import BLOCKS, Design, DesignedNetwork, Stage, rounded  # noqa: E402
 from models.architectures.fashion import BASELINES, BUDGET, DESIGNS, SEARCHED, create, design_of  # noqa: E402
 from models.cost.profiling import profile  # noqa: E402
-from models.export.to_onnx import export, open_session  # noqa: E402
+from models.export.to_onnx import export  # noqa: E402
+from models.onnx_tools.session import open_session  # noqa: E402
 
 pytestmark = pytest.mark.torch
 

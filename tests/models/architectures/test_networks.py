@@ -12,7 +12,8 @@ torch = pytest.importorskip("torch")
 from models.architectures import ARCHITECTURES  # noqa: E402
 from models.architectures.initialise import randomise  # noqa: E402
 from models.architectures.width import scaled_channels  # noqa: E402
-from models.export.to_onnx import export, open_session  # noqa: E402
+from models.export.to_onnx import export  # noqa: E402
+from models.onnx_tools.session import open_session  # noqa: E402
 
 pytestmark = pytest.mark.torch
 

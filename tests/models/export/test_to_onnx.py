@@ -12,7 +12,8 @@ torch = pytest.importorskip("torch")
 
 from models.data.photos import crops  # noqa: E402
 from models.export import to_onnx as exporting  # noqa: E402
-from models.export.to_onnx import ExportMismatchError, export, open_session, to_onnx  # noqa: E402
+from models.export.to_onnx import ExportMismatchError, export, to_onnx  # noqa: E402
+from models.onnx_tools.session import open_session  # noqa: E402
 from models.publish.build import tensors  # noqa: E402
 from models.publish.pretrained import load_pretrained  # noqa: E402
 from models.publish.recipes import RECIPES  # noqa: E402

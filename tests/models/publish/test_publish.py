@@ -13,7 +13,6 @@ torch = pytest.importorskip("torch")
 
 from models.__main__ import main  # noqa: E402
 from models.architectures.fashion import create  # noqa: E402
-from models.compress.plan import Plan  # noqa: E402
 from models.data.fashion_mnist import Images, load_test, load_train  # noqa: E402
 from models.evaluate.accuracy import (  # noqa: E402  # noqa: E402
     Classes,
@@ -25,6 +24,7 @@ from models.evaluate.accuracy import (  # noqa: E402  # noqa: E402
     stability,
 )
 from models.evaluate.judgements import PAIRS, judged_beside  # noqa: E402
+from models.onnx_tools.quantize import QuantizationPlan  # noqa: E402
 from models.publish.publish import Origin, first, publish, publish_int8  # noqa: E402
 from models.train.family import fresh  # noqa: E402
 from models.train.job import Prepared  # noqa: E402
@@ -75,7 +75,7 @@ def zoo_of_two(
 ) -> Path:
     folder = tmp_path_factory.mktemp("zoo")
     publish(NAME, network, IDENTITY, Origin("a test"), folder, learned, test_images)
-    publish_int8(NAME, folder, Plan(), first(learned, 64), test_images)
+    publish_int8(NAME, folder, QuantizationPlan(), first(learned, 64), test_images)
     return folder
 
 

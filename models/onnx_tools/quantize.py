@@ -6,24 +6,19 @@ import contextlib
 import io
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
-from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
-from models.compress.bias_correction import correct_biases
-from models.compress.plan import Plan
-from models.export.to_onnx import open_session
+from models.onnx_tools.bias_correction import correct_biases
+from models.onnx_tools.session import open_session
 from models.zoo.files import write_whole
+
+if TYPE_CHECKING:
+    import onnx
 
 ARITHMETIC = ("Conv", "Add", "Mul", "Clip", "Relu", "GlobalAveragePool")
 """Operators that compute with integers. The last pooling is excepted and a linear classifier not among them,
@@ -36,8 +31,28 @@ BIAS_IMAGES = 64
 """At most so many of the calibration images, evenly spread, correct biases: means settle with some dozens."""
 
 
-class _Images(CalibrationDataReader):  # type: ignore[misc]
-    """Hands the calibration images to onnxruntime one at a time."""
+@dataclass(frozen=True)
+class QuantizationPlan:
+    """How a network is quantized.
+
+    `keep_float`: modules that stay in floating point, each with all that lies below it (`blocks.0` keeps
+    `blocks.0.conv_dw`). `method` sets the ranges of activations; `percentile`: with that method, the share of
+    an activation's values, in percent, that its range must hold. `correct_biases`: whether the rounding's
+    systematic shift is taken back.
+    """
+
+    keep_float: tuple[str, ...] = ()
+    method: Literal["minmax", "percentile", "entropy"] = "minmax"
+    percentile: float = 99.999
+    correct_biases: bool = True
+
+    def keeps(self, node: str) -> bool:
+        """Return whether a node of the exported graph stays in floating point."""
+        return any(node == module or node.startswith(f"{module}.") for module in self.keep_float)
+
+
+class _CalibrationImages:
+    """Hands images to onnxruntime one at a time, which takes any object with `get_next` for a reader."""
 
     def __init__(self, images: Sequence[NDArray[np.float32]]) -> None:
         self._images: Iterator[NDArray[np.float32]] = iter(images)
@@ -47,7 +62,9 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]
         return None if image is None else {"image": image}
 
 
-def quantize(source: Path, target: Path, images: Sequence[NDArray[np.float32]], plan: Plan) -> None:
+def quantize(
+    source: Path, target: Path, images: Sequence[NDArray[np.float32]], plan: QuantizationPlan
+) -> None:
     """Write the int8 variant of the exported network `source` to `target`, whole or not at all.
 
     Activations are unsigned with a zero point of their own, weights signed and symmetric per output channel:
@@ -58,13 +75,23 @@ def quantize(source: Path, target: Path, images: Sequence[NDArray[np.float32]], 
     Raises ValueError when there are no images, or `plan` keeps a module that the network does not have or a
     single convolution between quantized ones.
     """
+    # Here, for they take 20 MB, and the service may import this module.
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
     if not images:
         raise ValueError("quantization needs at least one image to calibrate on")
     model = onnx.load(source)
     nodes = [node.name for node in model.graph.node]
     for module in plan.keep_float:
-        if not any(Plan((module,)).keeps(node) for node in nodes):
+        if not any(QuantizationPlan((module,)).keeps(node) for node in nodes):
             raise ValueError(f"the network has no module {module!r} to keep in floating point")
+    methods = {
+        "minmax": CalibrationMethod.MinMax,
+        "percentile": CalibrationMethod.Percentile,
+        "entropy": CalibrationMethod.Entropy,
+    }
     # Tells the quantizer that batch norm is folded and shapes are known, which models.export.to_onnx saw to.
     add_pre_process_metadata(model)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
@@ -72,7 +99,7 @@ def quantize(source: Path, target: Path, images: Sequence[NDArray[np.float32]], 
         quantize_static(
             model,
             path,
-            _Images(images),
+            _CalibrationImages(images),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=[*ARITHMETIC, *MOVEMENT],
             nodes_to_exclude=[*_last_pools(model.graph), *(node for node in nodes if plan.keeps(node))],
@@ -80,7 +107,7 @@ def quantize(source: Path, target: Path, images: Sequence[NDArray[np.float32]], 
             reduce_range=False,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            calibrate_method=_METHODS[plan.method],
+            calibrate_method=methods[plan.method],
             extra_options={"CalibPercentile": plan.percentile},
         )
         quantized = onnx.load(path)
@@ -126,10 +153,3 @@ def _refuse_lone_convolutions(graph: onnx.GraphProto) -> None:
                 f"{node.name} is kept in floating point alone between quantized layers, and onnxruntime "
                 f"would quantize it when it loads the model; keep a neighbour of it too"
             )
-
-
-_METHODS = {
-    "minmax": CalibrationMethod.MinMax,
-    "percentile": CalibrationMethod.Percentile,
-    "entropy": CalibrationMethod.Entropy,
-}

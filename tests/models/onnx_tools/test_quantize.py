@@ -24,10 +24,10 @@ from models.blocks.inverted_residual import InvertedResidual  # noqa: E402
 from models.blocks.norm import Norm  # noqa: E402
 from models.blocks.shuffle import ShuffleUnit  # noqa: E402
 from models.compress.agreement import compare_logits  # noqa: E402
-from models.compress.bias_correction import channel_means, correct_biases  # noqa: E402
-from models.compress.plan import Plan  # noqa: E402
-from models.compress.quantize import quantize  # noqa: E402
-from models.export.to_onnx import export, open_session, run  # noqa: E402
+from models.export.to_onnx import export  # noqa: E402
+from models.onnx_tools.bias_correction import channel_means, correct_biases  # noqa: E402
+from models.onnx_tools.quantize import QuantizationPlan, quantize  # noqa: E402
+from models.onnx_tools.session import open_session, run  # noqa: E402
 from tests.helpers.small_network import noise, small_network  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -58,7 +58,7 @@ def fused_operators(path: Path, folder: Path) -> Counter[str]:
 def test_the_int8_variant_stays_close(
     source: Path, images: list[NDArray[np.float32]], tmp_path: Path, method: str
 ) -> None:
-    quantize(source, tmp_path / "model.onnx", images, Plan(method=method))  # type: ignore[arg-type]
+    quantize(source, tmp_path / "model.onnx", images, QuantizationPlan(method=method))  # type: ignore[arg-type]
     seen = list(np.split(noise(40, seed=5), 40))
     expected = run(open_session(source), seen)
     compared = compare_logits(expected, run(open_session(tmp_path / "model.onnx"), seen))
@@ -71,7 +71,7 @@ def test_the_int8_variant_stays_close(
 def test_convolutions_are_integers_and_pooling_and_classifier_float(
     source: Path, images: list[NDArray[np.float32]], tmp_path: Path
 ) -> None:
-    quantize(source, tmp_path / "model.onnx", images, Plan())
+    quantize(source, tmp_path / "model.onnx", images, QuantizationPlan())
     found = fused_operators(tmp_path / "model.onnx", tmp_path)
     convolutions = sum(node.op_type == "Conv" for node in onnx.load(source).graph.node)
     additions = sum(node.op_type == "Add" for node in onnx.load(source).graph.node)
@@ -84,7 +84,7 @@ def test_convolutions_are_integers_and_pooling_and_classifier_float(
 def test_weights_have_all_eight_bits_and_a_scale_per_channel(
     source: Path, images: list[NDArray[np.float32]], tmp_path: Path
 ) -> None:
-    quantize(source, tmp_path / "model.onnx", images, Plan())
+    quantize(source, tmp_path / "model.onnx", images, QuantizationPlan())
     tensors = {
         tensor.name: onnx.numpy_helper.to_array(tensor)
         for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer
@@ -99,7 +99,7 @@ def test_weights_have_all_eight_bits_and_a_scale_per_channel(
 def test_what_the_plan_keeps_stays_float(
     source: Path, images: list[NDArray[np.float32]], tmp_path: Path
 ) -> None:
-    plan = Plan(keep_float=("stem", "blocks.0"))
+    plan = QuantizationPlan(keep_float=("stem", "blocks.0"))
     quantize(source, tmp_path / "model.onnx", images, plan)
     found = fused_operators(tmp_path / "model.onnx", tmp_path)
     assert found["Conv"] + found["FusedConv"] == 3
@@ -107,15 +107,15 @@ def test_what_the_plan_keeps_stays_float(
     assert {"stem.conv.weight", "blocks.0.conv_dw.weight", "blocks.0.conv_pwl.weight"} <= tensors
     assert "blocks.1.conv_pw.weight" not in tensors
     # `blocks.1` is a name of its own, not the beginning of `blocks.10`.
-    assert Plan(("blocks.1",)).keeps("blocks.1.conv_pw")
-    assert not Plan(("blocks.1",)).keeps("blocks.10.conv_pw")
+    assert QuantizationPlan(("blocks.1",)).keeps("blocks.1.conv_pw")
+    assert not QuantizationPlan(("blocks.1",)).keeps("blocks.10.conv_pw")
 
 
 def test_a_lone_float_convolution_is_refused(
     source: Path, images: list[NDArray[np.float32]], tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=r"blocks\.1\.conv_dw is kept in floating point alone"):
-        quantize(source, tmp_path / "model.onnx", images, Plan(("blocks.1.conv_dw",)))
+        quantize(source, tmp_path / "model.onnx", images, QuantizationPlan(("blocks.1.conv_dw",)))
     assert not list(tmp_path.iterdir())
 
 
@@ -123,16 +123,16 @@ def test_a_module_that_is_not_there_is_refused(
     source: Path, images: list[NDArray[np.float32]], tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=r"no module 'blocks\.99'"):
-        quantize(source, tmp_path / "model.onnx", images, Plan(("blocks.99",)))
+        quantize(source, tmp_path / "model.onnx", images, QuantizationPlan(("blocks.99",)))
     with pytest.raises(ValueError, match="at least one image"):
-        quantize(source, tmp_path / "model.onnx", [], Plan())
+        quantize(source, tmp_path / "model.onnx", [], QuantizationPlan())
     assert not list(tmp_path.iterdir())
 
 
 def test_bias_correction_brings_shifted_means_back(
     source: Path, images: list[NDArray[np.float32]], tmp_path: Path
 ) -> None:
-    quantize(source, tmp_path / "model.onnx", images, Plan(correct_biases=False))
+    quantize(source, tmp_path / "model.onnx", images, QuantizationPlan(correct_biases=False))
     quantized = onnx.load(tmp_path / "model.onnx")
     expected = channel_means(onnx.load(source), ["features"], images)["features"]
 
@@ -182,7 +182,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_block_computes_with_integers(
     mixed: Path, images: list[NDArray[np.float32]], tmp_path: Path, corrected: bool
 ) -> None:
-    quantize(mixed, tmp_path / "model.onnx", images, Plan(correct_biases=corrected))
+    quantize(mixed, tmp_path / "model.onnx", images, QuantizationPlan(correct_biases=corrected))
     before = Counter(node.op_type for node in onnx.load(mixed).graph.node)
     found = fused_operators(tmp_path / "model.onnx", tmp_path)
     assert {"Relu", "HardSwish", "Split", "Transpose", "Mul", "Concat", "MaxPool"} <= set(before)
@@ -205,4 +205,4 @@ def test_a_lone_float_convolution_behind_relu_is_refused_too(
     mixed: Path, images: list[NDArray[np.float32]], tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=r"blocks\.5\.conv2 is kept in floating point alone"):
-        quantize(mixed, tmp_path / "model.onnx", images, Plan(("blocks.5.conv2",)))
+        quantize(mixed, tmp_path / "model.onnx", images, QuantizationPlan(("blocks.5.conv2",)))

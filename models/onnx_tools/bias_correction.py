@@ -1,16 +1,18 @@
-"""Moves the biases of a quantized network so that its activations have the means that they had in float."""
+"""Move the biases of a quantized network so that its activations have the means that they had in float."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
-from models.export.to_onnx import open_session
+from models.onnx_tools.session import open_session
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def correct_biases(
@@ -24,6 +26,8 @@ def correct_biases(
     earlier layers corrected already: Nagel et al., "Data-Free Quantization Through Weight Equalization and
     Bias Correction", https://arxiv.org/abs/1906.04721, in its empirical form. It costs nothing at run time.
     """
+    from onnx import numpy_helper
+
     convolutions = [node for node in floating.graph.node if node.op_type == "Conv"]
     followers = _followers(floating.graph)
     behind = {node.name: _behind_activation(node, followers) for node in convolutions}
@@ -43,7 +47,7 @@ def correct_biases(
 def channel_means(
     model: onnx.ModelProto, values: Sequence[str], images: Sequence[NDArray[np.float32]]
 ) -> dict[str, NDArray[np.float64]]:
-    """The mean of each channel of each named feature map over `images` and places, float64 (channels,)."""
+    """Return each channel's mean over images and places for the named feature maps, float64 (channels,)."""
     session = open_session(_up_to(model, values).SerializeToString())
     sums: dict[str, NDArray[np.float64]] = {}
     for image in images:
@@ -55,6 +59,8 @@ def channel_means(
 
 def _up_to(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
     """The part of `model` that computes `values`, its outputs now; the rest would run for nothing."""
+    import onnx
+
     part = onnx.ModelProto()
     part.CopyFrom(model)
     needed, kept = set(values), []
@@ -82,7 +88,7 @@ def _behind_activation(node: onnx.NodeProto, followers: dict[str, list[onnx.Node
     """The value that quantization rounds: the convolution's own, or its activation's where it has one."""
     after = followers[node.output[0]]
     rounded_behind = len(after) == 1 and after[0].op_type in ("Clip", "Relu")
-    return after[0].output[0] if rounded_behind else node.output[0]
+    return str(after[0].output[0] if rounded_behind else node.output[0])
 
 
 def _quantized_bias(graph: onnx.GraphProto, name: str) -> tuple[str, str, str] | None:

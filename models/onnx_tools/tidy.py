@@ -1,13 +1,16 @@
-"""Tidies the graph that torch's exporter writes: pooling as runtimes like it, modules' names, no origins."""
+"""Tidy the graph that torch's exporter writes: pooling as runtimes like it, modules' names, no origins."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def tidy(model: onnx.ModelProto) -> None:
@@ -23,6 +26,8 @@ def _pool_globally(graph: onnx.GraphProto) -> None:
     The exporter writes a mean over height and width, and a reshape where the result is flattened; ONNX
     Runtime would first reorder the whole feature map for that mean.
     """
+    import onnx
+
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     behind = {value: node for node in graph.node for value in node.input}
     nodes: list[onnx.NodeProto] = []
@@ -35,7 +40,7 @@ def _pool_globally(graph: onnx.GraphProto) -> None:
             continue
         after = behind.get(node.output[0])
         shape = None if after is None or after.op_type != "Reshape" else constants.get(after.input[1])
-        if shape is not None and len(shape) == 2:
+        if after is not None and shape is not None and len(shape) == 2:
             output = after.output[0]
             flattened.add(output)
         elif _keeps_dimensions(node):
