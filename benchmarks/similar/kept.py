@@ -11,9 +11,9 @@ from sqlalchemy import Connection, delete, insert, update
 
 from service.gallery.database import GalleryDatabase
 from service.gallery.records import Change, Extent
+from service.gallery.tables import gallery_embeddings, gallery_state, gallery_tombstones
 from service.gallery.vectors import GalleryVectors
 from service.storage.database import open_database
-from service.storage.tables import gallery_embeddings, gallery_state, gallery_tombstones
 
 EMBEDDER = "benchmark@0"
 AT_ONCE = 5_000

@@ -8,18 +8,45 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Engine, RowMapping, insert, inspect, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    Index,
+    LargeBinary,
+    RowMapping,
+    String,
+    Table,
+    Text,
+    insert,
+    inspect,
+    select,
+    update,
+)
 
 from service.errors import StorageUnavailable
-from service.storage.database import READING, database_file, prepare
+from service.storage.database import READING, database_file, metadata, prepare
 from service.storage.errors import DAMAGED, storage_errors
-from service.storage.tables import benchmarks
 
 BenchmarkState = Literal["running", "done", "cancelled", "failed", "interrupted"]
 
 SILENT_AFTER_S = 30.0
 """A running benchmark that was not heard of for this long has lost its process."""
 
+benchmarks = Table(
+    "benchmarks",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("created_ms", BigInteger, nullable=False, comment="Milliseconds since 1970, UTC"),
+    Column("alive_ms", BigInteger, nullable=False, comment="When its process was last heard of"),
+    Column("finished_ms", BigInteger, nullable=True),
+    Column("request", Text, nullable=False, comment="JSON of what was asked"),
+    Column("detail", Text, nullable=True, comment="Why it ended as it did, in words"),
+    Column("bundle", LargeBinary, nullable=True, comment="The measurement's JSON, zlib"),
+    Index("benchmarks_by_time", "created_ms"),
+)
 _FACTS = [column for column in benchmarks.c if column.name != "bundle"]
 
 

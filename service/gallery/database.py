@@ -10,9 +10,9 @@ from sqlalchemy import Connection, Engine, select, update
 
 from service.errors import StorageUnavailable
 from service.gallery.records import GalleryState
+from service.gallery.tables import gallery_state
 from service.storage.database import READING, database_file, has_current_schema, prepare
 from service.storage.errors import DAMAGED, storage_errors
-from service.storage.tables import gallery_state
 
 _NAME = "gallery"
 

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, delete, insert, intersect, select
 
 from service.gallery.records import Condition, Metadata, Scalar
-from service.storage.tables import gallery_fields
+from service.gallery.tables import gallery_fields
 
 
 def to_json(metadata: Metadata) -> str:

@@ -18,8 +18,8 @@ from service.gallery.database import GalleryDatabase, read_state
 from service.gallery.field_rows import matching_keys
 from service.gallery.nearest import SearchStatus
 from service.gallery.records import Condition, Vector
+from service.gallery.tables import gallery_embeddings
 from service.storage.errors import storage_errors
-from service.storage.tables import gallery_embeddings
 
 log = structlog.get_logger(__name__)
 

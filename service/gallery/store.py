@@ -22,12 +22,12 @@ from service.gallery.records import (
     Quota,
     StoredImage,
 )
-from service.gallery.vectors import remove_vectors, write_vectors
-from service.storage.tables import (
+from service.gallery.tables import (
     gallery_contents,
     gallery_images,
     gallery_tombstones,
 )
+from service.gallery.vectors import remove_vectors, write_vectors
 
 
 class GalleryStore:

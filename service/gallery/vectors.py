@@ -11,8 +11,8 @@ from sqlalchemy import Connection, Select, bindparam, delete, func, select
 from service.gallery.database import GalleryDatabase, change_state, read_state
 from service.gallery.field_rows import matching_keys
 from service.gallery.records import Change, Condition, Embeddings, Extent, Vector
+from service.gallery.tables import gallery_embeddings, gallery_images, gallery_tombstones
 from service.latency.rows import upsert
-from service.storage.tables import gallery_embeddings, gallery_images, gallery_tombstones
 
 _IN_ONE_QUERY = 500
 _WORTH_NAMING = 5_000

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError
 
 from service.errors import StorageUnavailable
@@ -20,6 +20,8 @@ SCHEMA = "0004"
 
 FILE_NAME = "weighin.db"
 
+metadata = MetaData()
+"""Of the tables of all features, each of which defines its own; `migrations` makes them."""
 READING = {"weighin_reading": True}
 """Execution option of connections that only read: they need not wait for a writer, and see one state."""
 

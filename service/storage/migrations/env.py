@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from alembic import context
 
-from service.storage.tables import metadata
-
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=metadata,
     render_as_batch=True,  # SQLite changes a column by copying its table
 )
 context.run_migrations()

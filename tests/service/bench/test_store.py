@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, inspect
 
+import service.state  # noqa: F401  defines the tables of all features
 from service.bench.archive import BenchmarkArchive
-from service.bench.store import BenchmarkStore
+from service.bench.store import BenchmarkStore, benchmarks
 from service.errors import StorageUnavailable
 from service.storage.database import FILE_NAME, SCHEMA, open_database, prepare
-from service.storage.tables import benchmarks
 from tests.service.bench import bundles
 
 pytestmark = pytest.mark.databases("sqlite", "postgresql")
@@ -128,7 +128,7 @@ def test_the_migration_makes_the_table_that_the_code_expects(engine: Engine) -> 
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    from service.storage.tables import metadata
+    from service.storage.database import metadata
 
     prepare(engine)
     with engine.connect() as connection:

@@ -12,11 +12,11 @@ from sqlalchemy import Engine, func, select
 
 from service.gallery.database import GalleryDatabase
 from service.gallery.embed import decode_for, embed, embedder_of
+from service.gallery.tables import gallery_embeddings
 from service.gallery.vectors import GalleryVectors
 from service.inference.registry import Registry
 from service.settings import Settings
 from service.storage.database import open_database
-from service.storage.tables import gallery_embeddings
 from tests.conftest import make_tiny_model
 from tests.helpers.problems import assert_problem
 from tests.helpers.until import until

@@ -13,10 +13,10 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
+import service.state  # noqa: F401  defines the tables of all features
 from service.errors import StorageUnavailable
 from service.storage import migrations
-from service.storage.database import FILE_NAME, SCHEMA, open_database, prepare
-from service.storage.tables import metadata
+from service.storage.database import FILE_NAME, SCHEMA, metadata, open_database, prepare
 
 
 def prepare_in(folder: str) -> None:

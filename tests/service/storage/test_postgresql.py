@@ -12,13 +12,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, select, text
 
+import service.state  # noqa: F401  defines the tables of all features
+from service.bench.store import benchmarks
 from service.errors import DatabaseUnreachable, StorageUnavailable
 from service.latency.recorded import DAY_S, HOUR_S, MINUTE_S, Bucket, Scope
 from service.latency.store import GRACE_S, LatencyStore
 from service.state import open_state
-from service.storage.database import READING, SCHEMA, open_database, prepare
+from service.storage.database import READING, SCHEMA, metadata, open_database, prepare
 from service.storage.errors import storage_errors
-from service.storage.tables import benchmarks, metadata
 from tests.helpers.postgres import PostgresServer
 from tests.service.latency.test_store import DAY, TOTAL, recorded, rows
 
