@@ -23,10 +23,10 @@ from models.zoo.preprocess import preprocess
 from models.zoo.statistics import holm, wilson
 from service.bench.bundle import Entry
 from service.bench.judge.verdicts import bootstrap, verdict
-from service.bench.measure.gate import MAX_CLOCK_JUMP_S, MAX_OUTSIDE_LOAD, MAX_STEAL, Gate
 from service.bench.measure.inputs import natural_picture
-from service.bench.measure.launch import run_worker
-from service.bench.measure.orders import BlockReport, Done, Job, Orders
+from service.bench.measure.machine_watch import MAX_CLOCK_JUMP_S, MAX_OUTSIDE_LOAD, MAX_STEAL, MachineWatch
+from service.bench.measure.messages import BlockReport, Done, WorkerConfig, WorkerEntry
+from service.bench.measure.process import run_worker
 from service.bench.measure.runtimes import open_model
 from service.bench.measure.subjects import BareSession
 
@@ -70,8 +70,8 @@ def record_launch(results: Results, folder: Path, rounds: int) -> bool:
     }
     number = len(results.of("trace-launch"))
     names = [*ALIKE, *SLOWER]
-    jobs = [
-        Job(
+    entries = [
+        WorkerEntry(
             entry=Entry(name=name, model=folder.name, runtime="onnxruntime", threads=1),
             folder=str(folder),
             extra_work=work.get(name, 0),
@@ -79,11 +79,11 @@ def record_launch(results: Results, folder: Path, rounds: int) -> bool:
         for name in names
     ]
     shuffle = random.Random(number)
-    shuffle.shuffle(jobs)  # which session is loaded first is part of what a launch draws
-    orders = Orders(
+    shuffle.shuffle(entries)  # which session is loaded first is part of what a launch draws
+    config = WorkerConfig(
         launch=number,
         scenario="single-stream",
-        jobs=tuple(jobs),
+        entries=tuple(entries),
         order=tuple(tuple(shuffle.sample(names, len(names))) for _ in range(rounds)),
         block_runs=BLOCK_RUNS,
         block_s=0.0,
@@ -91,15 +91,15 @@ def record_launch(results: Results, folder: Path, rounds: int) -> bool:
         cores=1,
     )
     medians: dict[str, list[float]] = {name: [] for name in names}
-    gate = Gate("during", number)
+    watch = MachineWatch("during", number)
     cpu_s = 0.0
-    for report in run_worker(orders, lambda: False):
+    for report in run_worker(config, lambda: False):
         if isinstance(report, BlockReport):
             block = report.block
             medians[block.entry].append(statistics.median(block.durations_ns["inference"]))
         elif isinstance(report, Done):
             cpu_s = report.cpu_s
-    reading = gate.read(cpu_s)
+    reading = watch.read(cpu_s)
     quiet = (
         (reading.steal_fraction or 0) <= MAX_STEAL
         and (reading.outside_load or 0) <= MAX_OUTSIDE_LOAD

@@ -9,11 +9,11 @@ from service import errors
 from service.api.benchmark_schemas import BoundOut, LatencyOut
 from service.api.problems import documented
 from service.bench.archive import BenchmarkArchive
-from service.bench.recommend.accuracy import Claim
+from service.bench.recommend.accuracy import AccuracyEstimate
 from service.bench.recommend.advice import Advice, advise_here, this_machine
 from service.bench.recommend.evidence import Measured
 from service.bench.recommend.pareto import Candidate
-from service.bench.recommend.recommend import Wish
+from service.bench.recommend.recommend import Constraints
 from service.inference.registry import Registry
 
 
@@ -27,9 +27,9 @@ class ClaimOut(BaseModel):
     how: str
 
     @classmethod
-    def of(cls, claim: Claim | None) -> "ClaimOut | None":
+    def of(cls, accuracy: AccuracyEstimate | None) -> "ClaimOut | None":
         """None stays None: not known."""
-        return None if claim is None else cls(**vars(claim))
+        return None if accuracy is None else cls(**vars(accuracy))
 
 
 class FitOut(BaseModel):
@@ -134,9 +134,9 @@ def recommend_router(registry: Registry, archive: BenchmarkArchive) -> APIRouter
 
         Only clean measurements on this very machine, with this ONNX Runtime and these files, count.
         """
-        wish = Wish(p50_ms, p90_ms, p99_ms, max_bytes, min_accuracy, labels)
-        kept, unreadable = archive.kept()
-        return answer(advise_here(wish, registry, kept, unreadable, this_machine()))
+        constraints = Constraints(p50_ms, p90_ms, p99_ms, max_bytes, min_accuracy, labels)
+        bundles, unreadable = archive.newest_bundles()
+        return answer(advise_here(constraints, registry, bundles, unreadable, this_machine()))
 
     return router
 
@@ -152,12 +152,12 @@ def answer(advice: Advice) -> RecommendResponse:
             FitOut(
                 model=fit.facts.name,
                 confidence=None if fit.confidence is None else round(fit.confidence, 6),
-                accuracy=ClaimOut.of(fit.claim),
+                accuracy=ClaimOut.of(fit.accuracy),
                 latency_ms=None if fit.measured is None else _latency(fit.measured),
                 file_bytes=fit.facts.bytes,
                 parameters=fit.facts.parameters,
                 macs=fit.facts.macs,
-                benchmark=None if fit.measured is None else fit.measured.kept.id,
+                benchmark=None if fit.measured is None else fit.measured.stored.id,
                 notes=list(fit.notes),
             )
             for fit in found.fits
@@ -179,7 +179,7 @@ def answer(advice: Advice) -> RecommendResponse:
 def _point(candidate: Candidate) -> dict[str, Any]:
     return {
         "model": candidate.measured.name,
-        "accuracy": ClaimOut.of(candidate.claim),
+        "accuracy": ClaimOut.of(candidate.accuracy),
         "p50_ms": candidate.measured.p50_ms,
         "file_bytes": candidate.measured.facts.bytes,
     }
@@ -194,7 +194,7 @@ def _weighed(candidate: Candidate) -> WeighedOut:
         p50_high_ms=round(high / 1e6, 3),
         parameters=measured.facts.parameters,
         macs=measured.facts.macs,
-        benchmark=measured.kept.id,
+        benchmark=measured.stored.id,
     )
 
 

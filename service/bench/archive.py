@@ -8,7 +8,7 @@ import uuid
 
 from service.bench.bundle import Bundle
 from service.bench.bundle_file import from_json, to_json
-from service.bench.recommend.evidence import Kept
+from service.bench.recommend.evidence import StoredBundle
 from service.bench.store import BenchmarkStore
 from service.errors import InvalidBundle, StorageUnavailable
 
@@ -45,7 +45,7 @@ class BenchmarkArchive:
     def __init__(self, store: BenchmarkStore) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._read: dict[str, Kept | str] = {}
+        self._read: dict[str, StoredBundle | str] = {}
 
     def save(self, bundle: Bundle) -> str:
         """Keep a measurement that was taken elsewhere; returns its id."""
@@ -59,8 +59,8 @@ class BenchmarkArchive:
         )
         return identifier
 
-    def kept(self) -> tuple[list[Kept], dict[str, str]]:
-        """The newest measurements, and by id why one of them cannot be read."""
+    def newest_bundles(self) -> tuple[list[StoredBundle], dict[str, str]]:
+        """Return the newest measurements, and by id why one of them cannot be read."""
         identifiers = [row.id for row in self._store.rows(MOST, measured=True)]
         with self._lock:
             known = {each: self._read[each] for each in identifiers if each in self._read}
@@ -69,8 +69,8 @@ class BenchmarkArchive:
                 known[identifier] = self._load(identifier)
         with self._lock:
             self._read = known
-        kept = [each for each in known.values() if isinstance(each, Kept)]
-        return kept, {name: why for name, why in known.items() if isinstance(why, str)}
+        bundles = [each for each in known.values() if isinstance(each, StoredBundle)]
+        return bundles, {name: why for name, why in known.items() if isinstance(why, str)}
 
     def newest(self) -> str | None:
         """The id of the newest measurement; None where there is none, or it cannot be told now."""
@@ -79,11 +79,11 @@ class BenchmarkArchive:
         except StorageUnavailable:
             return None
 
-    def _load(self, identifier: str) -> Kept | str:
+    def _load(self, identifier: str) -> StoredBundle | str:
         content = self._store.bundle(identifier)
         if content is None:
             return "it is gone"
         try:
-            return Kept(identifier, from_json(content, "It"))
+            return StoredBundle(identifier, from_json(content, "It"))
         except InvalidBundle as error:
             return error.detail

@@ -1,4 +1,4 @@
-"""The process of one benchmark that the service runs: orders on its standard input, reports on its output.
+"""The process of one benchmark of the service: configuration on standard input, reports on standard output.
 
 It dies with the service: when its standard input closes, however that came about, it ends at once, and the
 process that measures for it with it, since that watches its own standard input in the same way.
@@ -33,7 +33,7 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class JobOrders(_Frozen):
+class JobConfig(_Frozen):
     """What to measure, in which zoo. `repetitions` replaces those of the profile."""
 
     model_dirs: tuple[Path, ...]
@@ -68,10 +68,10 @@ JOB_REPORT: TypeAdapter[JobReport] = TypeAdapter(JobReport)
 
 
 def main() -> int:
-    """Measure what the orders on standard input say; 0 when there is a bundle."""
+    """Measure what the configuration on standard input says; 0 when there is a bundle."""
     # Unbuffered: the thread that waits for commands would hold a buffer's lock when the process ends.
     commands = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
-    orders_line = commands.readline()
+    config_line = commands.readline()
     reports = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints must not land among the reports
 
@@ -87,9 +87,9 @@ def main() -> int:
             report(ProgressReport(progress=progress))
 
     try:
-        orders = JobOrders.model_validate_json(orders_line)
-        registry = Registry(orders.model_dirs, orders.default_model)
-        runner = Runner(make_plan(registry, orders.request, repetitions=orders.repetitions), tell)
+        config = JobConfig.model_validate_json(config_line)
+        registry = Registry(config.model_dirs, config.default_model)
+        runner = Runner(make_plan(registry, config.request, repetitions=config.repetitions), tell)
         threading.Thread(target=_obey, args=(commands, runner), daemon=True).start()
         report(BundleReport(bundle=to_json(runner.run())))
     except WeighinError as error:

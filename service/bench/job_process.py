@@ -1,4 +1,4 @@
-"""The service's end of a job: its process is started with orders, listened to, told to stop, and ended."""
+"""The service's end of a job: start its process with its configuration, listen to it, stop it, end it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 from pydantic import ValidationError
 
-from service.bench.job import CANCEL, JOB_REPORT, JobOrders, JobReport
+from service.bench.job import CANCEL, JOB_REPORT, JobConfig, JobReport
 
 JOB = "service.bench.job"
 CANCEL_GRACE_S = 4.0
@@ -24,8 +24,8 @@ class JobProcess:
         self._process = process
 
     @classmethod
-    async def start(cls, orders: JobOrders) -> JobProcess:
-        """Start the process and give it its orders. OSError when it cannot be started."""
+    async def start(cls, config: JobConfig) -> JobProcess:
+        """Start the process and give it its configuration. OSError when it cannot be started."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -36,7 +36,7 @@ class JobProcess:
             start_new_session=True,  # Ctrl-C on the terminal is for the service, which then ends it
         )
         assert process.stdin is not None
-        process.stdin.write(orders.model_dump_json().encode() + b"\n")
+        process.stdin.write(config.model_dump_json().encode() + b"\n")
         return cls(process)
 
     async def reports(self) -> AsyncIterator[JobReport]:

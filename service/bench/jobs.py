@@ -15,11 +15,11 @@ import structlog
 from service.bench.archive import new_id
 from service.bench.bundle import Bundle, Flag
 from service.bench.bundle_file import from_json, to_json
-from service.bench.job import BundleReport, FailureReport, JobOrders, JobReport, ProgressReport
+from service.bench.job import BundleReport, FailureReport, JobConfig, JobReport, ProgressReport
 from service.bench.job_process import JobProcess
+from service.bench.judge.summary import recorder_samples
 from service.bench.measure.plan import Repetitions, Request, make_plan
 from service.bench.measure.progress import Progress
-from service.bench.records import records
 from service.bench.store import BenchmarkRow, BenchmarkState, BenchmarkStore
 from service.errors import BenchmarkEnded, Busy, StorageUnavailable, UnknownBenchmark
 from service.inference.pool import CorePool
@@ -104,14 +104,14 @@ class BenchmarkJobs:
             row = BenchmarkRow(identifier, "running", now, None, asked, None, measured=False)
             # Jobs that are in the pool now will disturb it, as will all that come.
             before = self._pool.begun - self._pool.running - self._pool.waiting
-            orders = JobOrders(
+            config = JobConfig(
                 model_dirs=self._model_dirs,
                 default_model=self._registry.default_model,
                 request=request,
                 repetitions=self._repetitions,
             )
             try:
-                process = await JobProcess.start(orders)
+                process = await JobProcess.start(config)
             except OSError as error:
                 detail = f"its process could not be started: {error.strerror}"
                 await asyncio.to_thread(self._store.finish, identifier, "failed", time.time(), detail=detail)
@@ -248,7 +248,7 @@ class BenchmarkJobs:
             reason = f"the service ran {answered} jobs of its own meanwhile"
             bundle = bundle.with_flag(Flag(kind="contaminated", reason=reason))
         if not bundle.flags_of("contaminated") and not bundle.flags_of("void"):
-            for model, regime, durations in records(bundle):
+            for model, regime, durations in recorder_samples(bundle):
                 self._recorder.record(model, regime, durations)
         return to_json(bundle).encode()
 

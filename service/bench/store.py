@@ -169,11 +169,6 @@ class BenchmarkStore:
                 .values(state="interrupted", finished_ms=_ms(now), detail=detail)
             )
 
-    def check_writable(self) -> None:
-        """Raise StorageUnavailable when nothing could be kept."""
-        with self._writing():
-            pass
-
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Connection]:
         obstacle = self._obstacle()

@@ -12,8 +12,8 @@ from rich.table import Table
 from service.bench.archive import BenchmarkArchive
 from service.bench.bundle_file import read_bundle
 from service.bench.recommend.advice import Advice, advise_from, advise_here, this_machine
-from service.bench.recommend.evidence import Kept
-from service.bench.recommend.recommend import Fit, Wish
+from service.bench.recommend.evidence import StoredBundle
+from service.bench.recommend.recommend import Constraints, Fit
 from service.bench.store import BenchmarkStore
 from service.cli.output import LiteralConsole, styled
 from service.cli.settings import settings_with
@@ -39,25 +39,26 @@ def recommend(
     Exit code 2 when none fits or nothing was measured.
     """
     max_bytes = None if max_mb is None else _bytes(max_mb)
-    wish = Wish(p50_ms, p90_ms, p99_ms, max_bytes, min_accuracy, labels)
+    constraints = Constraints(p50_ms, p90_ms, p99_ms, max_bytes, min_accuracy, labels)
     settings = settings_with()
     registry = Registry(settings.model_dirs, settings.default_model)
     if bundles:
-        advice = advise_from(wish, [Kept(path.name, read_bundle(path)) for path in bundles], registry)
+        stored = [StoredBundle(path.name, read_bundle(path)) for path in bundles]
+        advice = advise_from(constraints, stored, registry)
     else:
         engine = open_database(settings.database_url, settings.data_dir)
         try:
-            kept, unreadable = BenchmarkArchive(BenchmarkStore(engine)).kept()
+            stored, unreadable = BenchmarkArchive(BenchmarkStore(engine)).newest_bundles()
         finally:
             engine.dispose()
-        advice = advise_here(wish, registry, kept, unreadable, this_machine())
+        advice = advise_here(constraints, registry, stored, unreadable, this_machine())
     _show(LiteralConsole(soft_wrap=True), advice)
     if advice.recommendation.recommended is None:
         raise typer.Exit(2)
 
 
 def _bytes(megabytes: float) -> int:
-    """Bytes of so many megabytes; what is no number of them is left for Wish to refuse."""
+    """Bytes of so many megabytes; what is no number of them is left for Constraints to refuse."""
     try:
         return int(megabytes * 1e6)
     except (OverflowError, ValueError):  # inf and nan
@@ -101,7 +102,7 @@ def _fits(fits: tuple[Fit, ...]) -> Table:
         bounds = [None if measured is None else measured.percentile(each) for each in (0.90, 0.99)]
         table.add_row(
             fit.facts.name,
-            "?" if fit.claim is None else f"{fit.claim.value:.1%}",
+            "?" if fit.accuracy is None else f"{fit.accuracy.value:.1%}",
             "" if measured is None else f"{measured.p50_ms:.2f}",
             *("" if bound is None else f"<= {bound.bound_ns / 1e6:.2f}" for bound in bounds),
             "" if measured is None else str(measured.count),

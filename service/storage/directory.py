@@ -78,11 +78,6 @@ class DataDirectory:
             return _explain(error)
         return None
 
-    def serves_at(self, address: str) -> None:
-        """Tell where this process serves, once that is known."""
-        self._address = address
-        self._introduce()
-
     def _claim(self) -> None:
         with self._claiming:
             if self._lock.is_locked:

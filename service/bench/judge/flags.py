@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from service.bench.bundle import Bundle, Entry, Flag, GateReading, WarmUp
 from service.bench.judge.stability import drift, drifted
 from service.bench.judge.verdicts import compare_entries
-from service.bench.measure.gate import complaints
+from service.bench.measure.machine_watch import violations
 
 
 def find_flags(bundle: Bundle) -> list[Flag]:
@@ -21,7 +21,7 @@ def find_flags(bundle: Bundle) -> list[Flag]:
 
 def dirty(gates: Sequence[GateReading], *, judge_load: bool = True) -> list[Flag]:
     """Steal, outside load, throttling and clock jumps beyond what is tolerated."""
-    return [Flag(kind="dirty", reason=reason) for reason in complaints(gates, judge_load=judge_load)]
+    return [Flag(kind="dirty", reason=reason) for reason in violations(gates, judge_load=judge_load)]
 
 
 def unstable(warm_ups: Sequence[WarmUp], entries: Sequence[Entry]) -> list[Flag]:

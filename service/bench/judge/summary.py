@@ -1,9 +1,9 @@
-"""A bundle boiled down to what a table or a recommendation says of each entry."""
+"""What a bundle says of each entry, for tables and recommendations; its runs as the recorder takes them."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from models.zoo.statistics import PercentileBound, percentile_bound
 from service.bench.bundle import BenchStage, Bundle, Entry, Flag, ModelFacts, RateTrial
 from service.bench.judge.verdicts import Comparison, compare_entries
+from service.latency.stages import STAGES, Durations, Regime
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,33 @@ def keeps_budget(trial: RateTrial, budget_ms: float) -> bool:
     return not trial.abandoned and bound is not None and bound.bound_ns <= budget_ms * 1e6
 
 
+def recorder_samples(bundle: Bundle) -> Iterator[tuple[str, Regime, Durations]]:
+    """Yield model, regime and durations of every run that is comparable with what the service itself records.
+
+    Those are runs of one thread in ONNX Runtime, called directly: single-stream ones as `isolated`, and of
+    a server run those at the highest rate that kept the budget as `load`. The control is the baseline over
+    again and would count it twice. Offline blocks say nothing of single images.
+    """
+    chosen = {entry.name: entry for entry in bundle.entries if _is_like_the_service(entry)}
+    if bundle.configuration.scenario == "single-stream":
+        for block in bundle.blocks:
+            entry = chosen.get(block.entry)
+            if entry is None:
+                continue
+            stages = [stage for stage in STAGES if stage in block.durations_ns]
+            for durations in zip(*(block.durations_ns[stage] for stage in stages), strict=True):
+                yield entry.model, "isolated", dict(zip(stages, durations, strict=True))
+    budget = bundle.configuration.budget_ms
+    for name, entry in chosen.items():
+        kept = [
+            trial for trial in bundle.trials if trial.entry == name and budget and keeps_budget(trial, budget)
+        ]
+        if kept:
+            best = max(kept, key=lambda trial: trial.rate_per_s)
+            for total, inference in zip(best.latencies_ns, best.inference_ns, strict=True):
+                yield entry.model, "load", {"inference": inference, "total": total}
+
+
 def _summarise(bundle: Bundle, entry: Entry, comparison: Comparison | None) -> EntrySummary:
     model, stage = bundle.model_of(entry), bundle.stage_of(entry.name)
     blocks = bundle.blocks_of(entry.name)
@@ -115,3 +143,9 @@ def _gmacs(bundle: Bundle, model: ModelFacts, p50_ns: float | None, throughput: 
 def _stages(bundle: Bundle, entry: str) -> list[BenchStage]:
     blocks = bundle.blocks_of(entry)
     return list(blocks[0].durations_ns) if blocks else []
+
+
+def _is_like_the_service(entry: Entry) -> bool:
+    return (
+        entry.via == "session" and entry.runtime == "onnxruntime" and entry.threads == 1 and not entry.control
+    )

@@ -12,7 +12,7 @@ from typing import TypeVar
 from models.zoo.card import Card
 from service.bench.bundle import Configuration, Entry, ModelFacts, Profile, RuntimeName, Scenario
 from service.bench.measure.inputs import describe_inputs
-from service.bench.measure.orders import Job
+from service.bench.measure.messages import WorkerEntry
 from service.bench.measure.runtimes import check_runtime
 from service.errors import InvalidParameter, ModelUnavailable
 from service.inference.cpu import core_budget
@@ -65,10 +65,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be done. `jobs` has the baseline twice; `orders[launch][round]` names the entries in turn."""
+    """What will be done.
+
+    `worker_entries` has the baseline twice; `orders[launch][round]` names the entries in turn.
+    """
 
     configuration: Configuration
-    jobs: tuple[Job, ...]
+    worker_entries: tuple[WorkerEntry, ...]
     models: tuple[ModelFacts, ...]
     orders: tuple[tuple[tuple[str, ...], ...], ...]
     cores: int
@@ -81,7 +84,7 @@ class Plan:
     @property
     def entries(self) -> tuple[Entry, ...]:
         """What is measured, the control included."""
-        return tuple(job.entry for job in self.jobs)
+        return tuple(each.entry for each in self.worker_entries)
 
 
 def make_plan(registry: Registry, request: Request, *, repetitions: Repetitions | None = None) -> Plan:
@@ -106,14 +109,14 @@ def make_plan(registry: Registry, request: Request, *, repetitions: Repetitions 
     cards = _cards(registry, request.models)
     baseline = _baseline(registry, request.baseline, [card.name for card, _ in cards])
 
-    jobs = [
-        Job(entry=entry, folder=str(folder))
+    worker_entries = [
+        WorkerEntry(entry=entry, folder=str(folder))
         for card, folder in cards
         for entry in _entries(card.name, runtimes, threads, url is not None)
     ]
-    first = next(job for job in jobs if job.entry.model == baseline)
+    first = next(each for each in worker_entries if each.entry.model == baseline)
     again = first.entry.model_copy(update={"name": f"{first.entry.name}#again", "control": True})
-    jobs.insert(jobs.index(first) + 1, Job(entry=again, folder=first.folder))
+    worker_entries.insert(worker_entries.index(first) + 1, WorkerEntry(entry=again, folder=first.folder))
 
     chosen = repetitions or PROFILES[profile]
     launches = chosen.server_launches if scenario == "server" else chosen.launches
@@ -135,9 +138,9 @@ def make_plan(registry: Registry, request: Request, *, repetitions: Repetitions 
             inputs=inputs,
             http=url is not None,
         ),
-        jobs=tuple(jobs),
+        worker_entries=tuple(worker_entries),
         models=tuple(ModelFacts.of(card) for card, _ in cards),
-        orders=_orders([job.entry.name for job in jobs], launches, rounds, seed),
+        orders=_orders([each.entry.name for each in worker_entries], launches, rounds, seed),
         cores=cores,
         photos=tuple(str(photo.resolve()) for photo in request.photos),
         # a service decodes and preprocesses, so the session it is compared with does too

@@ -1,4 +1,4 @@
-"""Carries out a plan: a process per launch, the gate around each, and everything put into one bundle."""
+"""Run a plan: a process per launch, the machine watched during each, and everything put into one bundle."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from service.bench.bundle import (
 )
 from service.bench.fingerprint import take_fingerprint
 from service.bench.judge.flags import find_flags
-from service.bench.measure.gate import Gate
-from service.bench.measure.launch import WORKER, Cancelled, run_worker
-from service.bench.measure.orders import (
+from service.bench.measure.machine_watch import MachineWatch
+from service.bench.measure.messages import (
     BlockReport,
     ColdReport,
     Done,
     MemoryReport,
-    Orders,
     Report,
     TrialReport,
     WarmUpReport,
+    WorkerConfig,
 )
 from service.bench.measure.plan import Plan
+from service.bench.measure.process import WORKER, Cancelled, run_worker
 from service.bench.measure.progress import Progress, Timetable, memory_entries
 from service.bench.measure.runtimes import runtime_version, session_options
 from service.errors import MeasurementFailed
@@ -113,27 +113,29 @@ class Runner:
 
     def _watch(self, when: str, launch: int) -> None:
         self._tell(self._timetable.now("watching the machine"))
-        gate = Gate("before" if when == "before" else "after", launch)
+        watch = MachineWatch("before" if when == "before" else "after", launch)
         if self._cancel.wait(GATE_S):
             raise Cancelled
-        self._gates.append(gate.read())
+        self._gates.append(watch.read())
 
     def _measure_memory(self, name: str) -> None:
         self._tell(self._timetable.now(f"memory of {name}"))
-        job = next(job for job in self._plan.jobs if job.entry.name == name)
-        orders = self._orders(0).model_copy(update={"purpose": "memory", "jobs": (job,), "order": ()})
-        for report in run_worker(orders, self._cancel.is_set, self._worker):
+        worker_entry = next(each for each in self._plan.worker_entries if each.entry.name == name)
+        config = self._worker_config(0).model_copy(
+            update={"purpose": "memory", "entries": (worker_entry,), "order": ()}
+        )
+        for report in run_worker(config, self._cancel.is_set, self._worker):
             if isinstance(report, MemoryReport):
                 self._memory.append(report.memory)
         self._timetable.finish("memory")
 
     def _launch(self, launch: int) -> None:
         self._tell(self._timetable.now("loading", launch + 1))
-        gate = Gate("during", launch)
-        for report in run_worker(self._orders(launch), self._cancel.is_set, self._worker):
+        watch = MachineWatch("during", launch)
+        for report in run_worker(self._worker_config(launch), self._cancel.is_set, self._worker):
             self._take(report)
             if isinstance(report, Done):
-                self._gates.append(gate.read(report.cpu_s))
+                self._gates.append(watch.read(report.cpu_s))
         self._timetable.finish("launch")
 
     def _take(self, report: Report) -> None:
@@ -160,12 +162,12 @@ class Runner:
             return
         self._tell(self._timetable.now(doing, launch + 1, number))
 
-    def _orders(self, launch: int) -> Orders:
+    def _worker_config(self, launch: int) -> WorkerConfig:
         plan, configuration = self._plan, self._plan.configuration
-        return Orders(
+        return WorkerConfig(
             launch=launch,
             scenario=configuration.scenario,
-            jobs=plan.jobs,
+            entries=plan.worker_entries,
             order=plan.orders[launch],
             block_runs=configuration.block_runs,
             block_s=configuration.block_s,

@@ -1,4 +1,4 @@
-"""The process of one launch: takes orders on its standard input, reports JSON lines on its standard output.
+"""The process of one launch: configuration on standard input, reports as JSON lines on standard output.
 
 It dies with its parent: the pipe of its standard input closes when the parent ends, however it ends.
 """
@@ -16,23 +16,24 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from models.zoo.card import Card, read_card
+import numpy as np
+
+from models.zoo.card import Card, InputSpec, read_card
 from models.zoo.preprocess import preprocess, shorter_side
-from service.bench.bundle import BenchStage, Block, Cold, RateTrial, RuntimeName, WarmUp
+from service.bench.bundle import BenchStage, Block, Cold, Memory, RateTrial, RuntimeName, WarmUp
 from service.bench.measure import scenarios
 from service.bench.measure.inputs import MAX_PIXELS, as_jpeg, natural_picture
-from service.bench.measure.memory import weigh
-from service.bench.measure.orders import (
+from service.bench.measure.messages import (
     BlockReport,
     ColdReport,
     Done,
     Failure,
-    Job,
     MemoryReport,
-    Orders,
     Report,
     TrialReport,
     WarmUpReport,
+    WorkerConfig,
+    WorkerEntry,
 )
 from service.bench.measure.runtimes import Run, import_runtime, open_model
 from service.bench.measure.subjects import BareSession, FromBytes, Subject, ThroughService
@@ -42,10 +43,12 @@ from service.inference.session import SessionError
 
 Emit = Callable[[Report], None]
 
+_MEMORY_RUNS = 5
+
 
 def main() -> int:
-    """Carry out the orders on standard input; 0 when all was done."""
-    orders_line = sys.stdin.buffer.readline()
+    """Carry out the configuration on standard input; return 0 when all was done."""
+    config_line = sys.stdin.buffer.readline()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     reports = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints must not land among the reports
@@ -54,11 +57,11 @@ def main() -> int:
         reports.write(report.model_dump_json() + "\n")
 
     try:
-        orders = Orders.model_validate_json(orders_line)
-        if orders.purpose == "memory":
-            _weigh_memory(orders, emit)
+        config = WorkerConfig.model_validate_json(config_line)
+        if config.purpose == "memory":
+            _report_memory(config, emit)
         else:
-            _Launch(orders, emit).carry_out()
+            _Launch(config, emit).carry_out()
     except WeighinError as error:
         emit(Failure(message=str(error)))
         return 1
@@ -74,30 +77,30 @@ def _die_with_parent() -> None:
 
 
 class _Launch:
-    def __init__(self, orders: Orders, emit: Emit) -> None:
-        self._orders = orders
+    def __init__(self, config: WorkerConfig, emit: Emit) -> None:
+        self._config = config
         self._emit = emit
         self._subjects: dict[str, Subject] = {}
         self._stage: dict[str, BenchStage] = {}
         self._threads: dict[str, int] = {}
-        self._images = _images(orders)
-        self._executor = ThreadPoolExecutor(orders.cores)
+        self._images = _images(config)
+        self._executor = ThreadPoolExecutor(config.cores)
 
     def carry_out(self) -> None:
-        orders = self._orders
-        for job in orders.jobs:
-            self._open(job)
+        config = self._config
+        for worker_entry in config.entries:
+            self._open(worker_entry)
         # What lives now lives to the end; a collection in the middle of a run would be counted as its time.
         gc.collect()
         gc.freeze()
         gc.disable()
-        for job in orders.jobs:
-            name = job.entry.name
-            done = scenarios.warm_up(self._subjects[name], self._stage[name], orders.warm_up_s)
+        for worker_entry in config.entries:
+            name = worker_entry.entry.name
+            done = scenarios.warm_up(self._subjects[name], self._stage[name], config.warm_up_s)
             self._emit(
                 WarmUpReport(
                     warm_up=WarmUp(
-                        launch=orders.launch,
+                        launch=config.launch,
                         entry=name,
                         runs=done.runs,
                         window_p50_ns=done.windows_ns,
@@ -105,19 +108,19 @@ class _Launch:
                     )
                 )
             )
-        for number, order in enumerate(orders.order):
+        for number, order in enumerate(config.order):
             for position, name in enumerate(order):
                 self._measure(name, number, position)
 
-    def _open(self, job: Job) -> None:
-        entry = job.entry
-        self._threads[entry.name] = max(1, self._orders.cores // entry.threads)
+    def _open(self, worker_entry: WorkerEntry) -> None:
+        entry = worker_entry.entry
+        self._threads[entry.name] = max(1, self._config.cores // entry.threads)
         if entry.via == "http":
-            assert self._orders.url is not None
+            assert self._config.url is not None
             self._stage[entry.name] = "round_trip"
-            self._subjects[entry.name] = ThroughService(self._orders.url, entry.model, self._images)
+            self._subjects[entry.name] = ThroughService(self._config.url, entry.model, self._images)
             return
-        card, content = _read_model(Path(job.folder))
+        card, content = _read_model(Path(worker_entry.folder))
         start = time.perf_counter_ns()
         run = _open_model(entry.runtime, content, card, entry.threads)
         loaded = time.perf_counter_ns()
@@ -132,36 +135,36 @@ class _Launch:
         first = time.perf_counter_ns()
         run(tensors[0])
         first_run = time.perf_counter_ns() - first
-        if self._orders.stages:
+        if self._config.stages:
             subject = FromBytes(run, card, self._images, MAX_PIXELS)
         else:
-            subject = BareSession(run, tensors, job.extra_work)
+            subject = BareSession(run, tensors, worker_entry.extra_work)
         self._stage[entry.name] = "inference"
         self._subjects[entry.name] = subject
         cold = Cold(
-            launch=self._orders.launch, entry=entry.name, load_ns=loaded - start, first_run_ns=first_run
+            launch=self._config.launch, entry=entry.name, load_ns=loaded - start, first_run_ns=first_run
         )
         self._emit(ColdReport(cold=cold))
 
     def _measure(self, name: str, number: int, position: int) -> None:
-        orders, subject, threads = self._orders, self._subjects[name], self._threads[name]
-        if orders.scenario == "server":
+        config, subject, threads = self._config, self._subjects[name], self._threads[name]
+        if config.scenario == "server":
             self._find_rate(name, number)
             return
         images = 1
         columns: scenarios.Columns
-        if orders.scenario == "offline":
+        if config.scenario == "offline":
             scenarios.all_at_once(subject, self._executor, threads, threads, 0)
             images, elapsed = scenarios.all_at_once(
-                subject, self._executor, threads, orders.block_runs * threads, orders.block_s
+                subject, self._executor, threads, config.block_runs * threads, config.block_s
             )
             columns = {"total": [elapsed]}
         else:
             columns = scenarios.one_after_another(
-                subject, orders.block_runs, orders.block_s, number * orders.block_runs
+                subject, config.block_runs, config.block_s, number * config.block_runs
             )
         block = Block(
-            launch=orders.launch,
+            launch=config.launch,
             round=number,
             position=position,
             entry=name,
@@ -171,21 +174,21 @@ class _Launch:
         self._emit(BlockReport(block=block))
 
     def _find_rate(self, name: str, number: int) -> None:
-        orders = self._orders
-        assert orders.budget_ms is not None
-        draw = random.Random(f"{orders.seed} {orders.launch} {number} {name}")
+        config = self._config
+        assert config.budget_ms is not None
+        draw = random.Random(f"{config.seed} {config.launch} {number} {name}")
         for trial in scenarios.search_rate(
             self._subjects[name],
             self._executor,
             self._threads[name],
-            orders.trial_queries,
-            orders.budget_ms,
+            config.trial_queries,
+            config.budget_ms,
             draw,
         ):
             self._emit(
                 TrialReport(
                     trial=RateTrial(
-                        launch=orders.launch,
+                        launch=config.launch,
                         entry=name,
                         rate_per_s=trial.rate_per_s,
                         latencies_ns=trial.latencies_ns,
@@ -196,11 +199,11 @@ class _Launch:
             )
 
 
-def _images(orders: Orders) -> Sequence[bytes]:
-    if not orders.photos:
+def _images(config: WorkerConfig) -> Sequence[bytes]:
+    if not config.photos:
         return [as_jpeg(natural_picture())]
     try:
-        return [Path(photo).read_bytes() for photo in orders.photos]
+        return [Path(photo).read_bytes() for photo in config.photos]
     except OSError as error:
         name = Path(error.filename or "").name
         raise MeasurementFailed(f"input {name} cannot be read any more: {error.strerror}") from None
@@ -231,18 +234,48 @@ def _open_model(runtime: RuntimeName, content: bytes, card: Card, threads: int) 
         raise MeasurementFailed(f"model '{card.name}': {error}") from None
 
 
-def _weigh_memory(orders: Orders, emit: Emit) -> None:
-    (job,) = orders.jobs
-    entry, folder = job.entry, Path(job.folder)
+def _report_memory(config: WorkerConfig, emit: Emit) -> None:
+    (worker_entry,) = config.entries
+    entry, folder = worker_entry.entry, Path(worker_entry.folder)
 
     def load() -> Run:
         card, content = _read_model(folder)
         return _open_model(entry.runtime, content, card, entry.threads)
 
     import_runtime(entry.runtime)
-    memory = weigh(entry.name, _read_card(folder).input, load)
+    memory = _measure_memory(entry.name, _read_card(folder).input, load)
     if memory is not None:
         emit(MemoryReport(memory=memory))
+
+
+def _measure_memory(entry: str, spec: InputSpec, load: Callable[[], Run]) -> Memory | None:
+    """Load the model, run it some times, and return what that took; None where the system does not say.
+
+    For a process that has the runtime imported and nothing else done; the input is made before.
+    """
+    tensor = np.full((1, spec.channels, spec.height, spec.width), 0.5, np.float32)
+    before = _resident("VmRSS")
+    run = load()
+    for _ in range(_MEMORY_RUNS):
+        run(tensor)
+    peak = _resident("VmHWM")
+    if before is None or peak is None:
+        return None
+    return Memory(entry=entry, before_bytes=before, peak_bytes=max(peak, before))
+
+
+def _resident(field: str) -> int | None:
+    """VmRSS or VmHWM of this process in bytes; None where the system does not say (it is Linux's).
+
+    `getrusage` would not do: its maximum includes what the parent held when it started this process.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What may be claimed of a model's accuracy, with its doubt: inherited figures less what was lost since."""
+"""Accuracy of a model with its interval: inherited figures less the measured disagreement."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from service.bench.bundle import ModelFacts
 
 
 @dataclass(frozen=True)
-class Claim:
-    """An accuracy that holds up: `value`, in a 95 % interval, of that kind, and how it came about."""
+class AccuracyEstimate:
+    """An accuracy with its 95 % interval, of which kind it is, and how it was found, in words."""
 
     value: float
     low: float
@@ -20,8 +20,8 @@ class Claim:
     how: str
 
 
-def claim_of(facts: ModelFacts) -> Claim | None:
-    """The accuracy that counts; None where none is known.
+def estimate_accuracy(facts: ModelFacts) -> AccuracyEstimate | None:
+    """Return the accuracy that counts; None where none is known.
 
     An inherited one is the parent's minus the measured disagreement: at worst every image on which the two
     differ is one that the parent got right. Its interval reaches up to the parent's.
@@ -35,12 +35,12 @@ def claim_of(facts: ModelFacts) -> Claim | None:
         low, high = wilson(accuracy.value * accuracy.n, accuracy.n)
     if accuracy.kind != "inherited":
         how = f"{accuracy.kind} on {accuracy.dataset}, n = {accuracy.n}"
-        return Claim(accuracy.value, low, high, accuracy.kind, how)
+        return AccuracyEstimate(accuracy.value, low, high, accuracy.kind, how)
     agreement = facts.agreement
     if agreement is None:  # a card without it is refused, but a bundle may come from elsewhere
         return None
     lost = 1 - agreement.value
-    return Claim(
+    return AccuracyEstimate(
         value=max(0.0, accuracy.value - lost),
         low=max(0.0, low - (1 - agreement.interval.low)),
         high=high,

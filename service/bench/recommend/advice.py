@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from service.bench.bundle import ModelFacts
 from service.bench.fingerprint import Fingerprint, same_machine, take_fingerprint
 from service.bench.measure.runtimes import runtime_version, session_options
-from service.bench.recommend.evidence import Evidence, Kept, weigh_evidence
-from service.bench.recommend.recommend import Recommendation, Wish, recommend
+from service.bench.recommend.evidence import Evidence, StoredBundle, weigh_evidence
+from service.bench.recommend.recommend import Constraints, Recommendation, recommend
 from service.errors import InvalidBundle
 from service.inference.registry import LOADING, Registry
 
@@ -29,7 +29,11 @@ def this_machine() -> Fingerprint:
 
 
 def advise_here(
-    wish: Wish, registry: Registry, kept: Sequence[Kept], unreadable: dict[str, str], here: Fingerprint
+    constraints: Constraints,
+    registry: Registry,
+    bundles: Sequence[StoredBundle],
+    unreadable: dict[str, str],
+    here: Fingerprint,
 ) -> Advice:
     """What to serve on this machine, of the models in the zoo, by what was measured here."""
     facts = [ModelFacts.of(entry.card) for entry in registry.entries if entry.card is not None]
@@ -38,15 +42,15 @@ def advise_here(
         for entry in registry.entries
         if entry.model is None and entry.reason is not None and entry.reason != LOADING
     }
-    evidence = weigh_evidence(kept, here, {each.name: each.sha256 for each in facts})
+    evidence = weigh_evidence(bundles, here, {each.name: each.sha256 for each in facts})
     evidence.unused |= unreadable
     usable = [each for each in facts if each.name not in broken]
     return Advice(
-        recommend(wish, usable, evidence, _default_labels(registry), broken), evidence, machine=here
+        recommend(constraints, usable, evidence, _default_labels(registry), broken), evidence, machine=here
     )
 
 
-def advise_from(wish: Wish, bundles: Sequence[Kept], registry: Registry) -> Advice:
+def advise_from(constraints: Constraints, bundles: Sequence[StoredBundle], registry: Registry) -> Advice:
     """What to serve on the machine that the bundles were carried from, of the models that they hold.
 
     InvalidBundle when they come from more than one machine. Where the zoo here has another file of a model,
@@ -59,7 +63,7 @@ def advise_from(wish: Wish, bundles: Sequence[Kept], registry: Registry) -> Advi
             raise InvalidBundle(
                 f"{first.id} and {other.id} come from different machines: {'; '.join(differences)}."
             )
-    facts = {each.name: each for kept in reversed(bundles) for each in kept.bundle.models}
+    facts = {each.name: each for stored in reversed(bundles) for each in stored.bundle.models}
     hashes = {
         entry.name: entry.card.file.sha256
         for entry in registry.entries
@@ -68,7 +72,7 @@ def advise_from(wish: Wish, bundles: Sequence[Kept], registry: Registry) -> Advi
     evidence = weigh_evidence(bundles, None, hashes)
     sets = {each.labels for each in facts.values()}
     labels = sets.pop() if len(sets) == 1 else _default_labels(registry)
-    found = recommend(wish, list(facts.values()), evidence, labels)
+    found = recommend(constraints, list(facts.values()), evidence, labels)
     return Advice(found, evidence, machine=first.bundle.fingerprint)
 
 

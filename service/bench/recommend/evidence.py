@@ -20,7 +20,7 @@ _RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredBundle:
     """A bundle under the name by which it can be found again. `compared`: pairs of its entries that were
     compared before, and by how much the first is faster, in words. `intervals`: of medians, by entry."""
 
@@ -34,13 +34,13 @@ class Kept:
 class Measured:
     """One model's usable measurement: inference of one image on one thread in ONNX Runtime, run after run."""
 
-    kept: Kept
+    stored: StoredBundle
     entry: Entry
 
     @property
     def facts(self) -> ModelFacts:
         """What was measured."""
-        return self.kept.bundle.model_of(self.entry)
+        return self.stored.bundle.model_of(self.entry)
 
     @property
     def name(self) -> str:
@@ -50,12 +50,12 @@ class Measured:
     @property
     def quick(self) -> bool:
         """Whether it was a quick run, which says nothing of a p99."""
-        return self.kept.bundle.configuration.profile == "quick"
+        return self.stored.bundle.configuration.profile == "quick"
 
     @cached_property
     def samples_ns(self) -> NDArray[np.int64]:
         """Every duration, sorted."""
-        return np.sort(np.array(self.kept.bundle.samples(self.entry.name, "inference"), dtype=np.int64))
+        return np.sort(np.array(self.stored.bundle.samples(self.entry.name, "inference"), dtype=np.int64))
 
     @property
     def count(self) -> int:
@@ -85,13 +85,13 @@ class Measured:
     @property
     def median_interval_ns(self) -> tuple[float, float]:
         """The 95 % interval of the median, launches resampled first and rounds within them."""
-        known = self.kept.intervals.get(self.entry.name)
+        known = self.stored.intervals.get(self.entry.name)
         if known is None:
-            known = self.kept.intervals[self.entry.name] = self._resampled_median()
+            known = self.stored.intervals[self.entry.name] = self._resampled_median()
         return known
 
     def _resampled_median(self) -> tuple[float, float]:
-        blocks = self.kept.bundle.blocks_of(self.entry.name)
+        blocks = self.stored.bundle.blocks_of(self.entry.name)
         launches: dict[int, list[float]] = {}
         for block in blocks:
             launches.setdefault(block.launch, []).append(float(np.median(block.durations_ns["inference"])))
@@ -114,7 +114,7 @@ class Measured:
     @property
     def caveats(self) -> list[str]:
         """Flags that do not void it, in words."""
-        bundle = self.kept.bundle
+        bundle = self.stored.bundle
         return [
             f"{flag.kind}: {flag.reason}"
             for kind in _CAVEATS
@@ -137,14 +137,16 @@ class Evidence:
         return next((each for each in found if each.percentile(fraction)), next(iter(found), None))
 
 
-def weigh_evidence(kept: Iterable[Kept], here: Fingerprint | None, hashes: Mapping[str, str]) -> Evidence:
+def weigh_evidence(
+    bundles: Iterable[StoredBundle], here: Fingerprint | None, hashes: Mapping[str, str]
+) -> Evidence:
     """Sort measurements into what counts and what does not, and why.
 
     `here`: what this machine is; None when the bundles are the machine, carried from elsewhere. `hashes`: the
     SHA-256 of each model's file as it is now, where it is known.
     """
     evidence = Evidence()
-    for each in sorted(kept, key=lambda one: one.bundle.started_at, reverse=True):
+    for each in sorted(bundles, key=lambda one: one.bundle.started_at, reverse=True):
         bundle = each.bundle
         problem = _problem(bundle, here)
         if problem is not None:

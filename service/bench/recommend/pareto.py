@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.bench.judge.verdicts import compare_entries
-from service.bench.recommend.accuracy import Claim
-from service.bench.recommend.evidence import Kept, Measured
+from service.bench.recommend.accuracy import AccuracyEstimate
+from service.bench.recommend.evidence import Measured, StoredBundle
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Dominated:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that was measured, and what may be claimed of its accuracy."""
+    """A model that was measured, and its accuracy."""
 
     measured: Measured
-    claim: Claim | None
+    accuracy: AccuracyEstimate | None
 
 
 def front(models: Sequence[Candidate]) -> tuple[list[Candidate], list[Dominated]]:
@@ -45,10 +45,10 @@ def front(models: Sequence[Candidate]) -> tuple[list[Candidate], list[Dominated]
 
 
 def _dominated(me: Candidate, them: Candidate) -> Dominated | None:
-    mine, my_claim, theirs, their_claim = me.measured, me.claim, them.measured, them.claim
-    if my_claim is None or their_claim is None or mine.name == theirs.name:
+    mine, my_accuracy, theirs, their_accuracy = me.measured, me.accuracy, them.measured, them.accuracy
+    if my_accuracy is None or their_accuracy is None or mine.name == theirs.name:
         return None
-    if theirs.facts.bytes > mine.facts.bytes or their_claim.low < my_claim.high:
+    if theirs.facts.bytes > mine.facts.bytes or their_accuracy.low < my_accuracy.high:
         return None
     faster = _faster(theirs, mine)
     if faster is None:
@@ -56,28 +56,29 @@ def _dominated(me: Candidate, them: Candidate) -> Dominated | None:
     return Dominated(
         mine.name,
         theirs.name,
-        f"'{theirs.name}' is more accurate ({their_claim.value:.1%} against {my_claim.value:.1%}), {faster}, "
-        f"and not larger ({theirs.facts.bytes / 1e6:.3g} MB against {mine.facts.bytes / 1e6:.3g} MB)",
+        f"'{theirs.name}' is more accurate ({their_accuracy.value:.1%} against {my_accuracy.value:.1%}), "
+        f"{faster}, and not larger "
+        f"({theirs.facts.bytes / 1e6:.3g} MB against {mine.facts.bytes / 1e6:.3g} MB)",
     )
 
 
 def _faster(one: Measured, other: Measured) -> str | None:
     """How much faster `one` is than `other`, in words; None unless it surely is."""
-    if one.kept is other.kept:
-        return _paired(one.kept, one.entry.name, other.entry.name)
+    if one.stored is other.stored:
+        return _paired(one.stored, one.entry.name, other.entry.name)
     (_, high), (low, _) = one.median_interval_ns, other.median_interval_ns
     if high >= low:
         return None
     return f"faster (median at most {high / 1e6:.3g} ms against at least {low / 1e6:.3g} ms)"
 
 
-def _paired(kept: Kept, one: str, other: str) -> str | None:
+def _paired(stored: StoredBundle, one: str, other: str) -> str | None:
     pair = (one, other)
-    if pair not in kept.compared:
-        (comparison,) = compare_entries(kept.bundle, other, [one]) or (None,)
+    if pair not in stored.compared:
+        (comparison,) = compare_entries(stored.bundle, other, [one]) or (None,)
         words = None
         if comparison is not None and comparison.verdict == "faster":
             estimate, low, high = comparison.speedup
             words = f"{estimate:.2f} times as fast ({low:.2f} to {high:.2f})"
-        kept.compared[pair] = words
-    return kept.compared[pair]
+        stored.compared[pair] = words
+    return stored.compared[pair]

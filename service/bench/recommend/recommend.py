@@ -1,4 +1,4 @@
-"""Which network fits: bounds held against measurements, ranked, with reasons for each that does not."""
+"""Which network fits: bounds compared with measurements, ranked, with reasons for each that does not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from models.zoo.statistics import CONFIDENCE, MIN_SAMPLES
 from service.bench.bundle import ModelFacts
-from service.bench.recommend.accuracy import Claim, claim_of
+from service.bench.recommend.accuracy import AccuracyEstimate, estimate_accuracy
 from service.bench.recommend.evidence import Evidence, Measured
 from service.bench.recommend.pareto import Candidate, Dominated, front
 from service.errors import InvalidParameter
@@ -17,8 +17,8 @@ _SIGNIFICANT_MS = 3
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What the network must keep to; None: no bound. InvalidParameter for a bound that nothing can mean."""
+class Constraints:
+    """What a model must keep to; None: no bound. Raises InvalidParameter for a bound without a meaning."""
 
     p50_ms: float | None = None
     p90_ms: float | None = None
@@ -49,7 +49,7 @@ class Fit:
     """A model that keeps to everything. `confidence`: of its latency; None where none was bounded."""
 
     facts: ModelFacts
-    claim: Claim | None
+    accuracy: AccuracyEstimate | None
     measured: Measured | None
     confidence: float | None
     notes: tuple[str, ...]
@@ -80,20 +80,20 @@ class Recommendation:
 
 
 def recommend(
-    wish: Wish,
+    constraints: Constraints,
     models: Iterable[ModelFacts],
     evidence: Evidence,
     default_labels: str,
     broken: Mapping[str, str] | None = None,
 ) -> Recommendation:
-    """Hold `models` against `wish`. `broken`: models that cannot be served, with the reason.
+    """Recommend the best of `models` under `constraints`. `broken`: what cannot be served, with the reason.
 
-    Without a label set wished for it is `default_labels`, as accuracies on different ones do not compare.
+    Without a label set in them it is `default_labels`, as accuracies on different ones do not compare.
     Raises InvalidParameter for a label set that no model has.
     """
     known = {facts.name: facts for facts in models}
     sets = sorted({facts.labels for facts in known.values()})
-    labels = wish.labels or (default_labels if default_labels in sets or not sets else sets[0])
+    labels = constraints.labels or (default_labels if default_labels in sets or not sets else sets[0])
     if labels not in sets and sets:
         raise InvalidParameter(f"labels is '{labels[:64]}'; the models have {', '.join(sets)}")
     fits: list[Fit] = []
@@ -101,27 +101,27 @@ def recommend(
     lacking: list[str] = []
     comparable: list[Candidate] = []
     for facts in known.values():
-        claim = claim_of(facts)
+        accuracy = estimate_accuracy(facts)
         if facts.labels != labels:
             rejected.append(Rejected(facts.name, f"its labels are {facts.labels}, not {labels}"))
             continue
-        measured = evidence.best(facts.name, _highest(wish))
+        measured = evidence.best(facts.name, _highest(constraints))
         if measured is not None:
-            comparable.append(Candidate(measured, claim))
-        reasons = _size_and_accuracy(wish, facts, claim)
-        latency, missing = _latency(wish, facts.name, measured, evidence)
+            comparable.append(Candidate(measured, accuracy))
+        reasons = _size_and_accuracy(constraints, facts, accuracy)
+        latency, missing = _latency(constraints, facts.name, measured, evidence)
         if missing and not reasons:
             lacking.append(facts.name)
         reasons += latency
         if reasons:
             rejected.append(Rejected(facts.name, "; ".join(reasons)))
         else:
-            fits.append(_fit(wish, facts, claim, measured))
+            fits.append(_fit(constraints, facts, accuracy, measured))
     fits.sort(key=_rank)
     on_front, dominated = front(comparable)
     return Recommendation(
         recommended=fits[0].facts.name if fits else None,
-        why=_why(wish, fits, evidence),
+        why=_why(constraints, fits, evidence),
         labels=labels,
         fits=tuple(fits),
         measured=tuple(comparable),
@@ -137,26 +137,30 @@ def command(models: Sequence[str]) -> str:
     return f"weighin bench --profile standard --models {','.join(models)}"
 
 
-def _highest(wish: Wish) -> float:
-    return max((fraction for fraction, _ in wish.latency_bounds), default=0.5)
+def _highest(constraints: Constraints) -> float:
+    return max((fraction for fraction, _ in constraints.latency_bounds), default=0.5)
 
 
-def _size_and_accuracy(wish: Wish, facts: ModelFacts, claim: Claim | None) -> list[str]:
+def _size_and_accuracy(
+    constraints: Constraints, facts: ModelFacts, accuracy: AccuracyEstimate | None
+) -> list[str]:
     reasons = []
-    if wish.max_bytes is not None and facts.bytes > wish.max_bytes:
-        reasons.append(f"{_mb(facts.bytes)} MB > {_mb(wish.max_bytes)} MB")
-    if wish.min_accuracy is not None:
-        if claim is None:
+    if constraints.max_bytes is not None and facts.bytes > constraints.max_bytes:
+        reasons.append(f"{_mb(facts.bytes)} MB > {_mb(constraints.max_bytes)} MB")
+    if constraints.min_accuracy is not None:
+        if accuracy is None:
             reasons.append("its accuracy is not known")
-        elif claim.value < wish.min_accuracy:
-            how = f" ({claim.how})" if claim.kind == "inherited" else ""
-            reasons.append(f"accuracy {claim.value:.1%} < {wish.min_accuracy:.1%}{how}")
+        elif accuracy.value < constraints.min_accuracy:
+            how = f" ({accuracy.how})" if accuracy.kind == "inherited" else ""
+            reasons.append(f"accuracy {accuracy.value:.1%} < {constraints.min_accuracy:.1%}{how}")
     return reasons
 
 
-def _latency(wish: Wish, model: str, measured: Measured | None, evidence: Evidence) -> tuple[list[str], bool]:
+def _latency(
+    constraints: Constraints, model: str, measured: Measured | None, evidence: Evidence
+) -> tuple[list[str], bool]:
     """Why the model's latency is not within the bounds; and whether that is for want of a measurement."""
-    bounds = wish.latency_bounds
+    bounds = constraints.latency_bounds
     if not bounds:
         return [], False
     run = f"run `{command([model])}`"
@@ -184,38 +188,41 @@ def _latency(wish: Wish, model: str, measured: Measured | None, evidence: Eviden
     return reasons, missing
 
 
-def _fit(wish: Wish, facts: ModelFacts, claim: Claim | None, measured: Measured | None) -> Fit:
+def _fit(
+    constraints: Constraints, facts: ModelFacts, accuracy: AccuracyEstimate | None, measured: Measured | None
+) -> Fit:
     notes = []
-    if claim is None:
+    if accuracy is None:
         notes.append("its accuracy is not known")
-    elif claim.kind == "inherited":
-        notes.append(f"accuracy {claim.how}")
-    if claim is not None and wish.min_accuracy is not None and claim.low < wish.min_accuracy:
-        notes.append(f"its accuracy may be as low as {claim.low:.1%} (95 % interval)")
+    elif accuracy.kind == "inherited":
+        notes.append(f"accuracy {accuracy.how}")
+    wanted = constraints.min_accuracy
+    if accuracy is not None and wanted is not None and accuracy.low < wanted:
+        notes.append(f"its accuracy may be as low as {accuracy.low:.1%} (95 % interval)")
     if measured is None:
         notes.append(f"not measured here: run `{command([facts.name])}`")
-        return Fit(facts, claim, None, None, tuple(notes))
-    sure = [measured.confidence(fraction, limit * 1e6) for fraction, limit in wish.latency_bounds]
-    return Fit(facts, claim, measured, min(sure, default=None), (*notes, *measured.caveats))
+        return Fit(facts, accuracy, None, None, tuple(notes))
+    sure = [measured.confidence(fraction, limit * 1e6) for fraction, limit in constraints.latency_bounds]
+    return Fit(facts, accuracy, measured, min(sure, default=None), (*notes, *measured.caveats))
 
 
 def _rank(fit: Fit) -> tuple[float, float, int]:
     """Most accurate first; of equals the faster, then the smaller."""
     median = math.inf if fit.measured is None else fit.measured.p50_ms
-    return (1.0 if fit.claim is None else -fit.claim.value, median, fit.facts.bytes)
+    return (1.0 if fit.accuracy is None else -fit.accuracy.value, median, fit.facts.bytes)
 
 
-def _why(wish: Wish, fits: Sequence[Fit], evidence: Evidence) -> str:
+def _why(constraints: Constraints, fits: Sequence[Fit], evidence: Evidence) -> str:
     if not fits:
         if not evidence.usable:
             return "nothing that counts has been measured here"
         return "no model keeps to all of it: see why each is out"
     best = fits[0]
     words = [f"the most accurate of {len(fits)} that fit" if len(fits) > 1 else "the only one that fits"]
-    if best.claim is not None:
-        words.append(f"accuracy {best.claim.value:.1%}")
+    if best.accuracy is not None:
+        words.append(f"accuracy {best.accuracy.value:.1%}")
     if best.measured is not None:
-        for fraction, limit in wish.latency_bounds:
+        for fraction, limit in constraints.latency_bounds:
             bound = best.measured.percentile(fraction)
             assert bound is not None
             words.append(

@@ -81,7 +81,7 @@ def test_a_bundle_is_kept_and_read_once(store: BenchmarkStore, engine: Engine) -
     archive = BenchmarkArchive(store)
     made = bundles.bundle(SAMPLES)
     identifier = archive.save(made)
-    kept, problems = archive.kept()
+    kept, problems = archive.newest_bundles()
     assert problems == {}
     assert [(each.id, each.bundle) for each in kept] == [(identifier, made)]
     row = store.row(identifier)
@@ -89,16 +89,16 @@ def test_a_bundle_is_kept_and_read_once(store: BenchmarkStore, engine: Engine) -
     assert '"models": ["good"]' in row.request
     with engine.begin() as connection:
         connection.execute(benchmarks.update().values(bundle=b"\0"))
-    assert archive.kept()[0][0] is kept[0]
+    assert archive.newest_bundles()[0][0] is kept[0]
     with pytest.raises(StorageUnavailable, match="damaged"):
-        BenchmarkArchive(store).kept()
+        BenchmarkArchive(store).newest_bundles()
 
 
 def test_a_measurement_of_another_version_is_named_and_the_others_are_read(store: BenchmarkStore) -> None:
     archive = BenchmarkArchive(store)
     good = archive.save(bundles.bundle(SAMPLES))
     store.add("newer", "{}", 1, 2, b'{"schema_version": 99}')
-    kept, problems = archive.kept()
+    kept, problems = archive.newest_bundles()
     assert [each.id for each in kept] == [good]
     assert "schema version 99" in problems["newer"]
 
@@ -142,7 +142,7 @@ def test_an_obstacle_and_a_place_that_is_none_are_said(tmp_path: Path, engine: E
     assert not (tmp_path / FILE_NAME).exists()
     nowhere = BenchmarkStore(open_database(None, tmp_path / "missing"))
     with pytest.raises(StorageUnavailable, match="missing or may not be written"):
-        nowhere.check_writable()
+        nowhere.begin("a", "{}", 1)
 
 
 def test_a_database_that_was_never_made_holds_nothing(tmp_path: Path, store: BenchmarkStore) -> None:

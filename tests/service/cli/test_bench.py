@@ -43,7 +43,7 @@ def test_a_quick_run_of_one_model_is_a_measurement_without_comparison(
     measured = read_bundle(file)
     assert len(measured.samples("tiny")) == 576
     with open_state(tmp_path / "data", None) as state:
-        (kept,), unreadable = BenchmarkArchive(state.benchmarks).kept()
+        (kept,), unreadable = BenchmarkArchive(state.benchmarks).newest_bundles()
     assert kept.bundle == measured
     assert not unreadable
     assert not measured.flags_of("partial")

@@ -17,8 +17,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from service.storage.directory import DataDirectory
-with DataDirectory(Path(sys.argv[1])) as directory:
-    directory.serves_at("http://127.0.0.1:8123")
+with DataDirectory(Path(sys.argv[1]), "http://127.0.0.1:8123"):
     print("held", flush=True)
     sys.stdin.read()
 """

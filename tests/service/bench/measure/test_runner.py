@@ -14,13 +14,12 @@ import pytest
 
 from models.zoo.preprocess import preprocess
 from service.bench.bundle_file import from_json, to_json
-from service.bench.judge.summary import summarise
+from service.bench.judge.summary import recorder_samples, summarise
 from service.bench.measure.inputs import natural_picture
 from service.bench.measure.plan import Plan
 from service.bench.measure.progress import Progress
 from service.bench.measure.runner import Runner
 from service.bench.measure.runtimes import open_model
-from service.bench.records import records
 from service.errors import MeasurementFailed
 from service.inference.registry import Registry
 
@@ -85,7 +84,7 @@ def test_a_single_stream_run_holds_every_sample_and_figure(
     done = [progress.done for progress in seen]
     assert done == sorted(done)
     assert done[-1] > 0.9
-    recorded = list(records(bundle))
+    recorded = list(recorder_samples(bundle))
     assert {(model, regime) for model, regime, _ in recorded} == {
         ("tiny", "isolated"),
         ("tiny-b", "isolated"),
@@ -105,7 +104,7 @@ def test_photos_bring_the_stages_before_the_network(
         assert list(times) == ["decode", "preprocess", "inference", "total"]
         for *parts, total in zip(*times.values(), strict=True):
             assert sum(parts) == total
-    assert set(next(iter(records(bundle)))[2]) == {"decode", "preprocess", "inference", "total"}
+    assert set(next(iter(recorder_samples(bundle)))[2]) == {"decode", "preprocess", "inference", "total"}
 
 
 def test_offline_counts_images_on_all_cores(short_plan: Callable[..., Plan]) -> None:
@@ -116,7 +115,7 @@ def test_offline_counts_images_on_all_cores(short_plan: Callable[..., Plan]) -> 
         assert summary.p50_ns is None
         assert summary.images_per_s is not None
         assert summary.images_per_s > 100
-    assert list(records(bundle)) == []
+    assert list(recorder_samples(bundle)) == []
 
 
 def test_server_finds_a_rate_that_keeps_the_budget(short_plan: Callable[..., Plan]) -> None:
@@ -126,7 +125,7 @@ def test_server_finds_a_rate_that_keeps_the_budget(short_plan: Callable[..., Pla
     assert all(len(trial.latencies_ns) + trial.abandoned == 700 for trial in trials)
     summary = summarise(bundle)[0]
     assert summary.rate_per_s
-    recorded = list(records(bundle))
+    recorded = list(recorder_samples(bundle))
     assert {(model, regime) for model, regime, _ in recorded} == {("tiny", "load")}
     assert len(recorded) == 700
 
@@ -134,7 +133,7 @@ def test_server_finds_a_rate_that_keeps_the_budget(short_plan: Callable[..., Pla
 def test_a_budget_that_nothing_keeps_is_a_rate_of_zero(short_plan: Callable[..., Plan]) -> None:
     bundle = Runner(short_plan(models=("tiny",), scenario="server", budget_ms=0.001)).run()
     assert summarise(bundle)[0].rate_per_s == 0
-    assert list(records(bundle)) == []
+    assert list(recorder_samples(bundle)) == []
 
 
 def test_through_a_service_the_overhead_is_a_figure(
@@ -216,9 +215,9 @@ def test_a_worker_that_is_killed_leaves_what_it_had_measured(
 
 def test_a_model_that_changes_meanwhile_is_an_error(short_plan: Callable[..., Plan], tmp_path: Path) -> None:
     plan = short_plan(models=("tiny",))
-    moved = [job.model_copy(update={"folder": str(tmp_path / "gone")}) for job in plan.jobs]
+    moved = [each.model_copy(update={"folder": str(tmp_path / "gone")}) for each in plan.worker_entries]
     with pytest.raises(MeasurementFailed, match="model 'gone' cannot be read any more"):
-        Runner(replace(plan, jobs=tuple(moved))).run()
+        Runner(replace(plan, worker_entries=tuple(moved))).run()
 
 
 @pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
@@ -238,7 +237,7 @@ def test_openvino_is_a_second_runtime_of_the_same_run(
     assert all(summary.count == 128 for summary in summaries.values())
     assert set(bundle.fingerprint.software.runtimes) == {"onnxruntime", "openvino"}
     # only what is run as the service runs it is recorded beside the service's own
-    assert len(list(records(bundle))) == 128
+    assert len(list(recorder_samples(bundle))) == 128
 
     card, content = registry.content("tiny")
     tensor = preprocess(natural_picture(), card.input)

@@ -1,4 +1,4 @@
-"""The worker process outlives neither its parent nor its orders."""
+"""The worker process outlives neither its parent nor its configuration."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from service.bench.measure.launch import WORKER
-from service.bench.measure.orders import REPORT, Orders
+from service.bench.measure.messages import REPORT, WorkerConfig
 from service.bench.measure.plan import Plan
+from service.bench.measure.process import WORKER
 
 PARENT = """
 import subprocess, sys
@@ -22,11 +22,11 @@ worker.wait()
 """
 
 
-def long_orders(plan: Plan) -> Orders:
-    return Orders(
+def long_config(plan: Plan) -> WorkerConfig:
+    return WorkerConfig(
         launch=0,
         scenario="single-stream",
-        jobs=plan.jobs[:1],
+        entries=plan.worker_entries[:1],
         order=(("tiny",),) * 1000,
         block_runs=10,
         block_s=60.0,
@@ -36,7 +36,7 @@ def long_orders(plan: Plan) -> Orders:
 
 
 def test_it_dies_with_a_parent_that_is_killed(short_plan: Callable[..., Plan]) -> None:
-    orders = long_orders(short_plan(models=("tiny",)))
+    config = long_config(short_plan(models=("tiny",)))
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, WORKER],
         stdin=subprocess.PIPE,
@@ -47,7 +47,7 @@ def test_it_dies_with_a_parent_that_is_killed(short_plan: Callable[..., Plan]) -
     assert parent.stdout is not None
     assert parent.stderr is not None
     with parent.stdin, parent.stdout, parent.stderr:
-        parent.stdin.write(orders.model_dump_json().encode() + b"\n")
+        parent.stdin.write(config.model_dump_json().encode() + b"\n")
         parent.stdin.flush()
         worker = int(parent.stderr.readline())
         first = REPORT.validate_json(parent.stdout.readline())  # it is at work
@@ -59,7 +59,7 @@ def test_it_dies_with_a_parent_that_is_killed(short_plan: Callable[..., Plan]) -
     assert worker > 0
 
 
-def test_orders_that_are_none_are_no_endless_wait() -> None:
+def test_nonsense_as_configuration_is_no_endless_wait() -> None:
     done = subprocess.run(
         [sys.executable, "-m", WORKER], input=b"nonsense\n", capture_output=True, check=False
     )

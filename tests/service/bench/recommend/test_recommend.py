@@ -13,9 +13,9 @@ import pytest
 from models.zoo.card import Accuracy, Agreement, Interval
 from models.zoo.statistics import percentile_bound
 from service.bench.bundle import Bundle, Flag, FlagKind, ModelFacts
-from service.bench.recommend.accuracy import claim_of
-from service.bench.recommend.evidence import Evidence, Kept, binomial_cdf, weigh_evidence
-from service.bench.recommend.recommend import Recommendation, Wish, recommend
+from service.bench.recommend.accuracy import estimate_accuracy
+from service.bench.recommend.evidence import Evidence, StoredBundle, binomial_cdf, weigh_evidence
+from service.bench.recommend.recommend import Constraints, Recommendation, recommend
 from service.errors import InvalidParameter
 from tests.service.bench import bundles
 
@@ -63,12 +63,12 @@ def measured(
 
 
 def weigh(*made: Bundle, hashes: dict[str, str] | None = None, carried: bool = False) -> Evidence:
-    kept = [Kept(f"run{number}", bundle) for number, bundle in enumerate(made)]
+    kept = [StoredBundle(f"run{number}", bundle) for number, bundle in enumerate(made)]
     return weigh_evidence(kept, None if carried else bundles.fingerprint(), hashes or {})
 
 
-def ask(models: Sequence[ModelFacts], evidence: Evidence, **wish: Any) -> Recommendation:
-    return recommend(Wish(**wish), models, evidence, "imagenet-1k")
+def ask(models: Sequence[ModelFacts], evidence: Evidence, **given: Any) -> Recommendation:
+    return recommend(Constraints(**given), models, evidence, "imagenet-1k")
 
 
 def reasons(found: Recommendation) -> dict[str, str]:
@@ -143,11 +143,11 @@ def test_inherited_accuracy_is_the_parents_less_the_measured_disagreement_and_sa
             "derived_from": "good",
         }
     )
-    claim = claim_of(child)
-    assert claim is not None
-    assert claim.value == pytest.approx(0.72)
-    assert claim.low == pytest.approx(0.7462 - 0.05, abs=1e-3)
-    assert claim.high == pytest.approx(0.7538, abs=1e-3)
+    accuracy = estimate_accuracy(child)
+    assert accuracy is not None
+    assert accuracy.value == pytest.approx(0.72)
+    assert accuracy.low == pytest.approx(0.7462 - 0.05, abs=1e-3)
+    assert accuracy.high == pytest.approx(0.7538, abs=1e-3)
     models = [(GOOD, 6.0), (child, 3.0)]
     found = ask([GOOD, child], weigh(measured(models)), p99_ms=10)
     assert [fit.facts.name for fit in found.fits] == ["good", "child"]
@@ -242,7 +242,7 @@ def test_the_newest_run_that_carries_the_percentile_counts() -> None:
     for fraction, run in ((0.99, "run1"), (0.5, "run2")):
         best = evidence.best("good", fraction)
         assert best is not None
-        assert best.kept.id == run
+        assert best.stored.id == run
 
 
 def test_other_label_sets_are_out_and_an_unknown_one_is_refused() -> None:
@@ -274,13 +274,15 @@ def test_a_model_without_known_accuracy_ranks_last_and_fails_a_bound_on_it() -> 
 def test_broken_models_are_told_and_untrained_ones_noted() -> None:
     untrained = facts("untrained", trained=False)
     evidence = weigh(measured([(untrained, 1.0)]))
-    found = recommend(Wish(p99_ms=10), [untrained], evidence, "imagenet-1k", {"torn": "its file is missing"})
+    found = recommend(
+        Constraints(p99_ms=10), [untrained], evidence, "imagenet-1k", {"torn": "its file is missing"}
+    )
     assert reasons(found) == {"torn": "it cannot be served: its file is missing"}
     assert any("untrained" in note for note in found.fits[0].notes)
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "given",
     [
         {"p99_ms": 0},
         {"p90_ms": -1},
@@ -291,9 +293,9 @@ def test_broken_models_are_told_and_untrained_ones_noted() -> None:
         {"min_accuracy": math.nan},
     ],
 )
-def test_bounds_that_mean_nothing_are_refused(wish: dict[str, float]) -> None:
-    with pytest.raises(InvalidParameter, match=next(iter(wish))):
-        Wish(**wish)  # type: ignore[arg-type]
+def test_bounds_that_mean_nothing_are_refused(given: dict[str, float]) -> None:
+    with pytest.raises(InvalidParameter, match=next(iter(given))):
+        Constraints(**given)  # type: ignore[arg-type]
 
 
 class TestPareto:
@@ -336,7 +338,7 @@ class TestPareto:
 
 
 def test_all_that_was_measured_is_told_with_intervals_that_are_worked_out_once() -> None:
-    kept = [Kept("run", measured({SMALL: 2.0, LARGE: 9.0}))]
+    kept = [StoredBundle("run", measured({SMALL: 2.0, LARGE: 9.0}))]
 
     def found() -> dict[str, tuple[float, float]]:
         evidence = weigh_evidence(kept, bundles.fingerprint(), {})

@@ -1,4 +1,4 @@
-"""The gate: what spoils a run is said in words, what cannot be read is no complaint."""
+"""The machine watch: what spoils a run is said in words, what cannot be read is no violation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.bench.bundle import GateReading
-from service.bench.measure.gate import Gate, complaints, cpu_times
+from service.bench.measure.machine_watch import MachineWatch, cpu_times, violations
 
 CLEAN = GateReading(
     when="during",
@@ -24,7 +24,7 @@ CLEAN = GateReading(
 
 def test_a_clean_run_has_no_complaints() -> None:
     unknown = {"steal_fraction": None, "outside_load": None, "throttled_periods": None}
-    assert complaints([CLEAN, CLEAN.model_copy(update=unknown)]) == []
+    assert violations([CLEAN, CLEAN.model_copy(update=unknown)]) == []
 
 
 @pytest.mark.parametrize(
@@ -37,14 +37,14 @@ def test_a_clean_run_has_no_complaints() -> None:
     ],
 )
 def test_each_disturbance_is_named(change: dict[str, float], words: str) -> None:
-    (found,) = complaints([CLEAN.model_copy(update=change)])
+    (found,) = violations([CLEAN.model_copy(update=change)])
     assert found.startswith(words)
 
 
 def test_the_load_of_a_measured_service_is_no_disturbance() -> None:
     loaded = CLEAN.model_copy(update={"outside_load": 0.9, "when": "before"})
-    assert complaints([loaded], judge_load=False) == []
-    assert complaints([loaded])[0].startswith("before the run: ")
+    assert violations([loaded], judge_load=False) == []
+    assert violations([loaded])[0].startswith("before the run: ")
 
 
 def test_only_the_cpus_that_may_be_used_count(tmp_path: Path) -> None:
@@ -60,11 +60,11 @@ def test_only_the_cpus_that_may_be_used_count(tmp_path: Path) -> None:
 
 
 def test_its_own_work_is_not_outside_load() -> None:
-    gate = Gate("during", 0)
+    watch = MachineWatch("during", 0)
     total = 0
     for number in range(3_000_000):
         total += number
-    reading = gate.read(measured_cpu_s=1000.0)
+    reading = watch.read(measured_cpu_s=1000.0)
     assert reading.outside_load == 0
     assert reading.clock_jump_s == pytest.approx(0, abs=0.2)
     assert reading.seconds > 0

@@ -47,7 +47,7 @@ def cpu_times(stat: Path = Path("/proc/stat")) -> CpuTimes | None:
     return CpuTimes(total, busy, steal) if total else None
 
 
-class Gate:
+class MachineWatch:
     """Watches from its construction to `read`."""
 
     def __init__(self, when: Literal["before", "during", "after"], launch: int) -> None:
@@ -84,7 +84,7 @@ class Gate:
         )
 
 
-def complaints(readings: Sequence[GateReading], *, judge_load: bool = True) -> list[str]:
+def violations(readings: Sequence[GateReading], *, judge_load: bool = True) -> list[str]:
     """Why a run with these readings is dirty, in words; empty for a clean one.
 
     `judge_load` is False when what is measured runs outside: then its load is no disturbance.

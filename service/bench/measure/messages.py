@@ -13,7 +13,7 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Job(_Frozen):
+class WorkerEntry(_Frozen):
     """An entry with where its model lies. `extra_work` makes every run longer by that many dot products of
     8 192 numbers: how the proof of the instrument makes a copy slower by a known amount."""
 
@@ -22,17 +22,17 @@ class Job(_Frozen):
     extra_work: int = 0
 
 
-class Orders(_Frozen):
-    """One launch: load the jobs' models, warm them up, then run them in the `order` given, round by round.
+class WorkerConfig(_Frozen):
+    """One launch: load the entries' models, warm them up, then run them in the `order` given, round by round.
 
-    A block has at least `block_runs` runs and `block_s` seconds. `memory`: load and run the only job, and
+    A block has at least `block_runs` runs and `block_s` seconds. `memory`: load and run the only entry, and
     report what memory that took, nothing else.
     """
 
     launch: int
     purpose: Literal["measure", "memory"] = "measure"
     scenario: Scenario
-    jobs: tuple[Job, ...]
+    entries: tuple[WorkerEntry, ...]
     order: tuple[tuple[str, ...], ...]
     block_runs: int = Field(ge=1)
     block_s: float = Field(ge=0)

@@ -1,4 +1,4 @@
-"""One worker process: started with its orders, listened to, and gone at the end whatever happens."""
+"""One worker process: started with its configuration, listened to, and gone at the end whatever happens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import IO
 
 from pydantic import ValidationError
 
-from service.bench.measure.orders import REPORT, Done, Failure, Orders, Report
+from service.bench.measure.messages import REPORT, Done, Failure, Report, WorkerConfig
 from service.errors import MeasurementFailed
 
 WORKER = "service.bench.measure.worker"
@@ -23,7 +23,7 @@ class Cancelled(Exception):
     """Whoever asked for the measurement does not want it any more."""
 
 
-def run_worker(orders: Orders, cancelled: Callable[[], bool], worker: str = WORKER) -> Iterator[Report]:
+def run_worker(config: WorkerConfig, cancelled: Callable[[], bool], worker: str = WORKER) -> Iterator[Report]:
     """Start a worker and yield its reports, `Done` last.
 
     Raises MeasurementFailed when it fails or dies, and Cancelled soon after `cancelled` says so. However this
@@ -42,7 +42,7 @@ def run_worker(orders: Orders, cancelled: Callable[[], bool], worker: str = WORK
             assert process.stdin is not None
             assert process.stdout is not None
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(orders.model_dump_json().encode() + b"\n")
+                process.stdin.write(config.model_dump_json().encode() + b"\n")
                 process.stdin.flush()
             for line in _lines(process.stdout, cancelled):
                 report = _report(line)
