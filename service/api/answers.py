@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import orjson
 from fastapi import Request, Response
 
 from service.inference.decoding.decode import DecodedImage
-from service.inference.pool import Patience
+from service.inference.pool import Deadline
 from service.latency.stages import Durations, milliseconds
 
 
@@ -22,16 +21,17 @@ class Bounds:
     deadline_s: float
 
 
-def patience_of(request: Request, deadline_s: float) -> Patience:
-    """The request may wait for so many seconds from now, and no longer than its client does."""
+def deadline_for(request: Request, deadline_s: float) -> Deadline:
+    """Return the deadline `deadline_s` seconds from the request's arrival; its client may hang up earlier."""
 
-    async def gone() -> None:
+    async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
     form = getattr(request.state, "form", None)  # read ahead, so the request came earlier
-    deadline = asyncio.get_running_loop().time() + deadline_s if form is None else form.patience.deadline
-    return Patience(deadline, deadline_s, gone)
+    if form is None:
+        return Deadline.after(deadline_s, disconnected)
+    return Deadline(form.deadline.at, deadline_s, disconnected)
 
 
 def root_of(request: Request) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from service import errors
-from service.api.answers import image_facts, patience_of, timed_answer, timings
+from service.api.answers import deadline_for, image_facts, timed_answer, timings
 from service.api.body.image import OPENAPI_BODY, form_first, read_image
 from service.api.explain_schemas import ExplainResponse
 from service.api.inference import Model
@@ -42,7 +42,7 @@ def explain_router(
 ) -> APIRouter:
     """The route that explains a classification."""
     router = APIRouter(tags=["inference"])
-    form = [Depends(form_first(max_body_bytes, deadline_s, pool.check_room))]
+    form = [Depends(form_first(max_body_bytes, deadline_s, pool.ensure_capacity))]
 
     @router.post(
         "/explain",
@@ -73,14 +73,14 @@ def explain_router(
         It is exact, not an estimate: its mean plus the bias is the logit that the network gave, for networks
         that end in average pooling and one linear layer. Others get 409.
         """
-        limits = patience_of(request, deadline_s)
+        deadline = deadline_for(request, deadline_s)
         chosen = find_model(request, registry, model)
         explainer.check(chosen, class_id)
-        pool.check_room()
-        data = await read_image(request, max_body_bytes, limits)
+        pool.ensure_capacity()
+        data = await read_image(request, max_body_bytes, deadline)
         numbers = "application/json" in accept.lower()
         found = await explainer.explain(
-            data, chosen, class_id=class_id, picture=not numbers, over_image=over_image, patience=limits
+            data, chosen, class_id=class_id, picture=not numbers, over_image=over_image, deadline=deadline
         )
         answer = timed_answer(_numbers(request, found), found.durations)
         if found.png is not None:

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from service import errors
 from service.api.access import key_needed
-from service.api.answers import Bounds, patience_of, root_of
+from service.api.answers import Bounds, deadline_for, root_of
 from service.api.body.image import read_image
 from service.api.body.parts import Part, is_form, stream_parts
 from service.api.gallery_bulk import IMAGE, METADATA, Bulk
@@ -134,7 +134,7 @@ def gallery_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds, 
             return AddedResponse(
                 images=await bulk.add(stream_parts(request, bulk.limits, wait_s=bounds.deadline_s))
             )
-        data = await read_image(request, bounds.body_bytes, patience_of(request, bounds.deadline_s))
+        data = await read_image(request, bounds.body_bytes, deadline_for(request, bounds.deadline_s))
 
         async def one() -> Any:
             yield Part(IMAGE, data, len(data))

@@ -20,7 +20,7 @@ from service.errors import (
 from service.gallery.field_rows import to_json
 from service.gallery.fields import MAX_METADATA_BYTES, parse_metadata
 from service.gallery.writer import Keeper
-from service.inference.pool import Patience
+from service.inference.pool import Deadline
 
 IMAGE, METADATA = "image", "metadata"
 
@@ -129,12 +129,12 @@ class _Adding:
             raise InvalidParameter(f"metadata has {metadata.size} bytes; {MAX_METADATA_BYTES} are allowed")
         fields = parse_metadata(b"" if metadata is None or metadata.data is None else metadata.data)
         deadline_s = self._bulk.deadline_s
-        patience = Patience(asyncio.get_running_loop().time() + deadline_s, deadline_s)
+        deadline = Deadline.after(deadline_s)
         while True:
             try:
-                put = await self._bulk.keeper.add(part.data, fields, patience)
+                put = await self._bulk.keeper.add(part.data, fields, deadline)
             except QueueFull:
-                # The single requests that wait go first; this one ends when its patience does.
+                # The single requests that wait go first; this one ends when its deadline does.
                 await asyncio.sleep(_TRY_AGAIN_S)
                 continue
             if put.status != "exists":

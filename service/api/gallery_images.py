@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from service import errors
 from service.api.access import key_needed
-from service.api.answers import Bounds, patience_of, root_of, timed_answer, timings
+from service.api.answers import Bounds, deadline_for, root_of, timed_answer, timings
 from service.api.body.image import OPENAPI_BODY, read_image
 from service.api.body.parameters import ignores_unknown_parameters
 from service.api.body.parts import is_form, stream_parts
@@ -110,15 +110,15 @@ def gallery_images_router(
 
         It is on the disk, and found, when this answers.
         """
-        patience = patience_of(request, bounds.deadline_s)
+        deadline = deadline_for(request, bounds.deadline_s)
         check_id(id)
         fields = parse_metadata(metadata or "")
-        pool.check_room()
+        pool.ensure_capacity()
         if is_form(request):
             if metadata is not None:
                 raise errors.InvalidParameter("metadata of a form are a part of it, not a parameter")
             try:
-                async with asyncio.timeout_at(patience.deadline):
+                async with asyncio.timeout_at(deadline.at):
                     data, text = await _read_form(request, bounds)
             except TimeoutError:
                 raise errors.DeadlineExceeded(
@@ -126,8 +126,8 @@ def gallery_images_router(
                 ) from None
             fields = parse_metadata(text)
         else:
-            data = await read_image(request, bounds.body_bytes, patience)
-        done = await keeper.put(id, data, fields, patience)
+            data = await read_image(request, bounds.body_bytes, deadline)
+        done = await keeper.put(id, data, fields, deadline)
         response.status_code = 201 if done.status == "added" else 200
         return PutOut.after(done, root_of(request))
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service import errors
-from service.api.answers import image_facts, patience_of, timed_answer, timings
+from service.api.answers import deadline_for, image_facts, timed_answer, timings
 from service.api.body.image import OPENAPI_BODY, form_first, read_image
 from service.api.middleware.error_counting import find_model
 from service.api.problems import documented
@@ -54,7 +54,7 @@ def inference_router(
 ) -> APIRouter:
     """The routes that run networks."""
     router = APIRouter(tags=["inference"])
-    form = [Depends(form_first(max_body_bytes, deadline_s, pool.check_room))]
+    form = [Depends(form_first(max_body_bytes, deadline_s, pool.ensure_capacity))]
 
     @router.post(
         "/classify",
@@ -69,12 +69,12 @@ def inference_router(
 
         The image is decoded at the scale that the model needs, its EXIF orientation applied.
         """
-        limits = patience_of(request, deadline_s)
+        deadline = deadline_for(request, deadline_s)
         chosen = find_model(request, registry, model)
         check_top_k(top_k, chosen)
-        pool.check_room()
-        data = await read_image(request, max_body_bytes, limits)
-        result = await classifier.classify(data, chosen, top_k=top_k, patience=limits)
+        pool.ensure_capacity()
+        data = await read_image(request, max_body_bytes, deadline)
+        result = await classifier.classify(data, chosen, top_k=top_k, deadline=deadline)
         return timed_answer(_classification(request, result), result.durations)
 
     @router.post(
@@ -103,17 +103,17 @@ def inference_router(
         It is decoded once; each model runs once unrecorded and then `repeat` times. One comparison runs at a
         time and takes at most the service's budget of seconds.
         """
-        limits = patience_of(request, deadline_s)
+        deadline = deadline_for(request, deadline_s)
         names = None if models is None else comma_list(models)
         if names == []:
             raise errors.InvalidParameter("models is empty; leave it out to compare all")
         chosen, chosen_baseline = comparer.choose(names, baseline, mix_labels=mix_labels)
         comparer.check_cost(chosen, top_k, repeat)
         comparer.check_free()
-        pool.check_room()
-        data = await read_image(request, max_body_bytes, limits)
+        pool.ensure_capacity()
+        data = await read_image(request, max_body_bytes, deadline)
         result = await comparer.compare(
-            data, chosen, chosen_baseline, top_k=top_k, repeat=repeat, patience=limits
+            data, chosen, chosen_baseline, top_k=top_k, repeat=repeat, deadline=deadline
         )
         return timed_answer(_comparison(request, result), result.durations)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service import errors
-from service.api.answers import Bounds, image_facts, patience_of, root_of, timed_answer, timings
+from service.api.answers import Bounds, deadline_for, image_facts, root_of, timed_answer, timings
 from service.api.body.image import OPENAPI_BODY, form_first, read_image
 from service.api.gallery_schemas import RetrievalResponse, match_out
 from service.api.middleware.error_counting import note_model
@@ -37,7 +37,7 @@ Where = Annotated[
 def retrieve_router(retriever: Retriever, pool: CorePool, bounds: Bounds) -> APIRouter:
     """The route that finds images by their likes."""
     router = APIRouter(tags=["gallery"])
-    form = [Depends(form_first(bounds.body_bytes, bounds.deadline_s, pool.check_room))]
+    form = [Depends(form_first(bounds.body_bytes, bounds.deadline_s, pool.ensure_capacity))]
 
     @router.post(
         "/retrieve-similar",
@@ -78,13 +78,13 @@ def retrieve_router(retriever: Retriever, pool: CorePool, bounds: Bounds) -> API
 
         `duplicate` is "exact" for the same bytes and "near" for the same picture in other bytes.
         """
-        patience = patience_of(request, bounds.deadline_s)
+        deadline = deadline_for(request, bounds.deadline_s)
         wish = Wish(k, min_score, parse_where(where))
         answering = await retriever.network(model)
         note_model(request, answering.model.name)
-        pool.check_room()
-        data = await read_image(request, bounds.body_bytes, patience)
-        found = await retriever.retrieve(data, wish, patience, answering)
+        pool.ensure_capacity()
+        data = await read_image(request, bounds.body_bytes, deadline)
+        found = await retriever.retrieve(data, wish, deadline, answering)
         return timed_answer(_retrieval(request, found, answering.images), found.durations)
 
     return router

@@ -14,7 +14,7 @@ from service.cli.settings import settings_with
 from service.errors import WeighinError
 from service.inference.compare import Comparer, Comparison
 from service.inference.cpu import core_budget
-from service.inference.pool import CorePool, Patience
+from service.inference.pool import CorePool, Deadline
 from service.inference.registry import Registry
 from service.latency.prometheus import Metrics
 from service.latency.recorder import Recorder
@@ -48,9 +48,9 @@ def compare_photos(
     comparer.check_cost(chosen, 1, repeat)
 
     async def one(data: bytes) -> Comparison:
-        patience = Patience(asyncio.get_running_loop().time() + 60, 60)
+        deadline = Deadline.after(60)
         return await comparer.compare(
-            data, chosen, chosen_baseline, top_k=1, repeat=repeat, patience=patience
+            data, chosen, chosen_baseline, top_k=1, repeat=repeat, deadline=deadline
         )
 
     failed = False

@@ -19,7 +19,7 @@ from service.gallery.store import GalleryStore
 from service.gallery.threads import GalleryThreads
 from service.gallery.vectors import GalleryVectors
 from service.inference.decoding.decode import DecodedImage
-from service.inference.pool import CorePool, Patience
+from service.inference.pool import CorePool, Deadline
 from service.inference.registry import ServedModel
 from service.latency.recorder import Recorder
 from service.latency.stages import Durations, Stopwatch
@@ -118,7 +118,7 @@ class Retriever:
             raise OtherModel(f"the gallery is embedded by '{name}', not by '{asked}': leave `model` out")
         return Answering(self._networks.answering(state), state.images)
 
-    async def retrieve(self, data: bytes, wish: Wish, patience: Patience, answering: Answering) -> Retrieval:
+    async def retrieve(self, data: bytes, wish: Wish, deadline: Deadline, answering: Answering) -> Retrieval:
         """The kept images that are most like the one in `data`; what it took is recorded as `live`.
 
         `answering` is what `network` said at the request's beginning. Raises the errors of `decode`, those of
@@ -127,7 +127,7 @@ class Retriever:
         for _ in range(_ATTEMPTS):
             model = answering.model
             stopwatch = Stopwatch()
-            image, seen = await self._pool.run(partial(self._see, data, model, stopwatch), patience)
+            image, seen = await self._pool.run(partial(self._see, data, model, stopwatch), deadline)
             try:
                 matches = await self._threads.read(self._find, seen, answering, wish, None)
             except EmbeddersChanged:

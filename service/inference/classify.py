@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from models.zoo.preprocess import preprocess
 from service.errors import InvalidParameter
 from service.inference.decoding.decode import DecodedImage, decode
-from service.inference.pool import CorePool, Patience
+from service.inference.pool import CorePool, Deadline
 from service.inference.postprocess import Prediction, top_predictions
 from service.inference.registry import ServedModel
 from service.latency.recorder import Recorder
@@ -35,7 +35,7 @@ class Classifier:
         self._max_pixels = max_pixels
 
     async def classify(
-        self, data: bytes, model: ServedModel, *, top_k: int | None, patience: Patience
+        self, data: bytes, model: ServedModel, *, top_k: int | None, deadline: Deadline
     ) -> Classification:
         """The `top_k` classes that `model` gives the image in `data` (see `class_count`), recorded as `live`.
 
@@ -59,7 +59,7 @@ class Classifier:
             self._recorder.record(model.name, "live", durations)
             return Classification(model.name, image, predictions, durations)
 
-        return await self._pool.run(job, patience)
+        return await self._pool.run(job, deadline)
 
 
 def class_count(top_k: int | None, model: ServedModel) -> int:

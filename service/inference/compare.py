@@ -11,7 +11,7 @@ from models.zoo.preprocess import preprocess
 from service.errors import Busy, InvalidParameter
 from service.inference.classify import check_top_k, class_count
 from service.inference.decoding.decode import DecodedImage, decode
-from service.inference.pool import CorePool, Patience
+from service.inference.pool import CorePool, Deadline
 from service.inference.postprocess import Prediction, top_predictions
 from service.inference.registry import Registry, ServedModel
 from service.latency.percentiles import percentile
@@ -141,7 +141,7 @@ class Comparer:
         *,
         top_k: int | None,
         repeat: int,
-        patience: Patience,
+        deadline: Deadline,
     ) -> Comparison:
         """Decode once, run each model once unrecorded, then `repeat` measured rounds in rotating order.
 
@@ -155,7 +155,7 @@ class Comparer:
         self.check_free()
         self._busy = True
         try:
-            return await self._compare(data, models, baseline, top_k, repeat, patience)
+            return await self._compare(data, models, baseline, top_k, repeat, deadline)
         finally:
             self._busy = False
 
@@ -166,7 +166,7 @@ class Comparer:
         baseline: str,
         top_k: int | None,
         repeat: int,
-        patience: Patience,
+        deadline: Deadline,
     ) -> Comparison:
         shorter_side = max(model.card.input.resize for model in models)
         stopwatch = Stopwatch()
@@ -180,7 +180,7 @@ class Comparer:
             spent.lap("total")
             return image, runs, spent.durations["total"]
 
-        image, runs, spent_ns = await self._pool.run(first_job, patience, alone=True)
+        image, runs, spent_ns = await self._pool.run(first_job, deadline, exclusive=True)
         order: list[tuple[str, ...]] = []
         for number in range(repeat):
             rotated = _rotated(models, number)
@@ -194,7 +194,7 @@ class Comparer:
                 spent.lap("total")
                 return spent.durations["total"]
 
-            spent_ns += await self._pool.run(round_job, patience, alone=True)
+            spent_ns += await self._pool.run(round_job, deadline, exclusive=True)
             order.append(tuple(model.name for model in rotated))
             if spent_ns >= self._budget_ns:
                 break

@@ -12,7 +12,7 @@ from service.errors import InvalidParameter, NoExactMap, UnknownModel
 from service.inference.decoding.decode import DecodedImage, decode
 from service.inference.heatmap import heatmap_png
 from service.inference.linear_head import LinearHead, UnusableHead, read_linear_head
-from service.inference.pool import CorePool, Patience
+from service.inference.pool import CorePool, Deadline
 from service.inference.registry import Registry, ServedModel
 from service.latency.stages import Durations, Stopwatch
 
@@ -77,7 +77,7 @@ class Explainer:
         class_id: int | None,
         picture: bool,
         over_image: bool,
-        patience: Patience,
+        deadline: Deadline,
     ) -> Explanation:
         """The map of `class_id`, by default the model's top class, as one job on the pool.
 
@@ -114,7 +114,7 @@ class Explainer:
                 model.name, image, chosen, label, logit, bias, values, region, png, stopwatch.stop()
             )
 
-        return await self._pool.run(job, patience)
+        return await self._pool.run(job, deadline)
 
     def _head(self, model: ServedModel) -> LinearHead:
         """The model's classifier. Two threads may read the same one at once: they get equal ones."""

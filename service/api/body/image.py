@@ -29,7 +29,7 @@ from service.errors import (
     UnknownImageType,
     WeighinError,
 )
-from service.inference.pool import Patience
+from service.inference.pool import Deadline
 
 PART = "image"
 
@@ -70,7 +70,7 @@ _URLENCODED = re.compile(rb"[\w.~+*%-]+=[\w.~+*%&=-]*")
 class Form:
     """A form that was read ahead of the route: its image and fields, and what is wrong with it."""
 
-    patience: Patience
+    deadline: Deadline
     image: bytes = b""
     fields: dict[str, str] = field(default_factory=dict)
     problem: WeighinError | None = None
@@ -82,11 +82,11 @@ class Form:
 
 
 def form_first(
-    max_bytes: int, deadline_s: float, check_room: Callable[[], None]
+    max_bytes: int, deadline_s: float, ensure_capacity: Callable[[], None]
 ) -> Callable[[Request], Awaitable[None]]:
     """A dependency of routes that take an image: of a form, read its fields as query parameters.
 
-    `check_room` raises where the queue is full: the form is then not read.
+    `ensure_capacity` raises where the queue is full: the form is then not read.
     What is wrong with the form is not raised here but by `read_image`: a query parameter that is wrong comes
     first, as it does with a raw body. The fields that are right are read all the same, so that the error is
     of the model that the form names.
@@ -95,12 +95,12 @@ def form_first(
     async def read(request: Request) -> None:
         if not is_form(request):
             return
-        patience = Patience(asyncio.get_running_loop().time() + deadline_s, deadline_s)
-        form = request.state.form = Form(patience)
+        deadline = Deadline.after(deadline_s)
+        form = request.state.form = Form(deadline)
         parts: list[Part] = []
         try:
-            check_room()
-            await _in_time(_read_parts(request, parts, max_bytes), patience)
+            ensure_capacity()
+            await _in_time(_read_parts(request, parts, max_bytes), deadline)
             form.image = _image_of(parts)
         except WeighinError as error:
             form.problem = error
@@ -110,7 +110,7 @@ def form_first(
     return read
 
 
-async def read_image(request: Request, max_bytes: int, patience: Patience) -> bytes:
+async def read_image(request: Request, max_bytes: int, deadline: Deadline) -> bytes:
     """The bytes of the posted image.
 
     Raises BodyTooLarge as soon as more than `max_bytes` are announced or have come, DeadlineExceeded when the
@@ -119,7 +119,7 @@ async def read_image(request: Request, max_bytes: int, patience: Patience) -> by
     """
     form: Form | None = getattr(request.state, "form", None)
     if form is None:
-        data = await _in_time(_read_raw(request, max_bytes), patience)
+        data = await _in_time(_read_raw(request, max_bytes), deadline)
         _check_kind(request, data)
     elif form.problem is not None:
         raise form.problem
@@ -163,12 +163,12 @@ def _describe_fields(operation: dict[str, Any]) -> None:
     }
 
 
-async def _in_time(reading: Awaitable[T], patience: Patience) -> T:
+async def _in_time(reading: Awaitable[T], deadline: Deadline) -> T:
     try:
-        async with asyncio.timeout_at(patience.deadline):
+        async with asyncio.timeout_at(deadline.at):
             return await reading
     except TimeoutError:
-        raise DeadlineExceeded(f"the body did not arrive within {patience.deadline_s:g} s") from None
+        raise DeadlineExceeded(f"the body did not arrive within {deadline.limit_s:g} s") from None
     except ClientDisconnect:
         raise ClientGone("the client hung up while sending") from None
 

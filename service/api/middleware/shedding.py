@@ -54,7 +54,7 @@ class LoadShedding:
         if scope["method"] != "POST" or path not in self._paths:
             return None
         try:
-            self._pool.check_room()
+            self._pool.ensure_capacity()
         except QueueFull as full:
             if path in self._counted:
                 named = parse_qs(scope["query_string"].decode("latin-1")).get("model", [None])[-1]

@@ -53,7 +53,7 @@ def test_one_more_than_may_wait_gets_503_at_once_and_the_others_are_answered(
         until(client, running=1, waiting=0)
         with posting(client, png) as second:
             until(client, running=1, waiting=1)
-            assert_problem(client.post("/classify", content=png), 503, "queue-full", "1 may")
+            assert_problem(client.post("/classify", content=png), 503, "queue-full", "limit: 1")
             assert_problem(client.post("/compare", content=png), 503, "queue-full")
             assert_problem(client.post("/classify", files={"image": png}), 503, "queue-full")
             assert_problem(client.post("/classify?model=none", content=png), 404, "unknown-model")

@@ -20,7 +20,7 @@ from service.inference.decoding.decode import decode
 from service.inference.explain import Explainer, Explanation
 from service.inference.heatmap import LONGEST_SIDE, heatmap_png
 from service.inference.linear_head import LinearHead, UnusableHead, read_linear_head
-from service.inference.pool import CorePool, Patience
+from service.inference.pool import CorePool, Deadline
 from service.inference.registry import Registry
 
 Explain = Callable[..., Explanation]
@@ -41,9 +41,9 @@ def explain(zoo: Registry) -> Iterator[Explain]:
 
     def run(data: bytes, model: str, class_id: int | None = None) -> Explanation:
         async def within_loop() -> Explanation:
-            patience = Patience(asyncio.get_running_loop().time() + 60, 60)
+            deadline = Deadline.after(60)
             return await explainer.explain(
-                data, zoo.get(model), class_id=class_id, picture=False, over_image=False, patience=patience
+                data, zoo.get(model), class_id=class_id, picture=False, over_image=False, deadline=deadline
             )
 
         return asyncio.run(within_loop())
