@@ -12,10 +12,9 @@ from service.api.body.image import OPENAPI_BODY, form_first, read_image
 from service.api.middleware.error_counting import find_model
 from service.api.problems import documented
 from service.api.schemas import ClassifyResponse, CompareResponse
-from service.inference.classify import Classification, Classifier, check_top_k
+from service.inference.classify import Classification, Classifier, Prediction, check_top_k
 from service.inference.compare import ComparedModel, Comparer, Comparison
 from service.inference.pool import CorePool
-from service.inference.postprocess import Prediction
 from service.inference.registry import Registry
 from service.latency.stages import milliseconds
 from service.text.display import comma_list

@@ -19,7 +19,7 @@ from service.errors import (
     StorageUnavailable,
     WeighinError,
 )
-from service.gallery.embed import decode_for, dimensions_of, embed, embedder_of, model_name
+from service.gallery.embed import dimensions_of, embed, embedder_of, load_for_embedding, model_name
 from service.gallery.networks import Networks
 from service.gallery.records import EmbeddersChanged, GalleryState, Vector
 from service.gallery.searches import Searches
@@ -169,7 +169,7 @@ class Reindexer:
 
         def job() -> Vector:
             # Whatever the limit on pixels is now: the image was taken.
-            return embed(decode_for(model, data, max_pixels=1 << 62), model)
+            return embed(load_for_embedding(data, model, max_pixels=1 << 62), model)
 
         try:
             return await self._pool.run(job, deadline)

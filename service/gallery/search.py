@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from models.zoo.preprocess import preprocess
 from service.errors import Busy, OtherModel, UnknownImage
 from service.gallery.duplicates import Duplicate, duplicate
-from service.gallery.embed import OUTPUT, decode_for, dimensions_of, embedder_of, normalised
+from service.gallery.embed import dimensions_of, embed, embedder_of, load_for_embedding
 from service.gallery.networks import Networks
 from service.gallery.perceptual_hash import perceptual_hash
 from service.gallery.records import Condition, EmbeddersChanged, StoredImage, Vector
@@ -160,14 +159,10 @@ class Retriever:
     def _see(self, data: bytes, model: ServedModel, stopwatch: Stopwatch) -> tuple[DecodedImage, _Seen]:
         """On a core: the image as it is compared."""
         stopwatch.lap("queue")
-        image = decode_for(model, data, max_pixels=self._max_pixels)
-        stopwatch.lap("decode")
-        tensor = preprocess(image.pixels, model.card.input, box=image.box)
-        stopwatch.lap("preprocess")
-        embedding = model.session.run(tensor, (OUTPUT,))[OUTPUT][0]
-        stopwatch.lap("inference")
+        image = load_for_embedding(data, model, max_pixels=self._max_pixels, stopwatch=stopwatch)
+        vector = embed(image, model, stopwatch)
         digest = hashlib.sha256(data).hexdigest()
-        seen = _Seen(digest, perceptual_hash(image.pixels, image.box), normalised(embedding))
+        seen = _Seen(digest, perceptual_hash(image.pixels, image.box), vector)
         stopwatch.lap("postprocess")
         return image, seen
 

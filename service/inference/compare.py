@@ -7,12 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from models.zoo.preprocess import preprocess
 from service.errors import Busy, InvalidParameter
-from service.inference.classify import check_top_k, class_count
-from service.inference.decoding.decode import DecodedImage, decode
+from service.inference.classify import Prediction, check_top_k, class_count, predict
+from service.inference.decoding.decode import DecodedImage
+from service.inference.pipeline import load_image
 from service.inference.pool import CorePool, Deadline
-from service.inference.postprocess import Prediction, top_predictions
 from service.inference.registry import Registry, ServedModel
 from service.latency.percentiles import percentile
 from service.latency.recorder import Recorder
@@ -168,13 +167,12 @@ class Comparer:
         repeat: int,
         deadline: Deadline,
     ) -> Comparison:
-        shorter_side = max(model.card.input.resize for model in models)
+        specs = [model.card.input for model in models]
         stopwatch = Stopwatch()
 
         def first_job() -> tuple[DecodedImage, dict[str, _Runs], int]:
             stopwatch.lap("queue")
-            image = decode(data, shorter_side=shorter_side, max_pixels=self._max_pixels)
-            stopwatch.lap("decode")
+            image = load_image(data, *specs, max_pixels=self._max_pixels, stopwatch=stopwatch)
             spent = Stopwatch()
             runs = {model.name: _Runs(_run(model, image, top_k)[0]) for model in models}
             spent.lap("total")
@@ -206,12 +204,7 @@ def _run(
     model: ServedModel, image: DecodedImage, top_k: int | None
 ) -> tuple[tuple[Prediction, ...], dict[Stage, int]]:
     stopwatch = Stopwatch()
-    tensor = preprocess(image.pixels, model.card.input, box=image.box)
-    stopwatch.lap("preprocess")
-    logits = model.session.run(tensor)["logits"][0]
-    stopwatch.lap("inference")
-    predictions = top_predictions(logits, model.labels, class_count(top_k, model), model.session.activation)
-    stopwatch.lap("postprocess")
+    predictions = predict(model, image, class_count(top_k, model), stopwatch)
     return predictions, stopwatch.durations
 
 

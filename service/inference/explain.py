@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.zoo.preprocess import Box, crop_box, preprocess
+from models.zoo.preprocess import Box, crop_box
 from service.errors import InvalidParameter, NoExactMap, UnknownModel
-from service.inference.decoding.decode import DecodedImage, decode
+from service.inference.decoding.decode import DecodedImage
 from service.inference.heatmap import heatmap_png
 from service.inference.linear_head import LinearHead, UnusableHead, read_linear_head
+from service.inference.pipeline import load_image, run_model
 from service.inference.pool import CorePool, Deadline
 from service.inference.registry import Registry, ServedModel
 from service.latency.stages import Durations, Stopwatch
@@ -89,17 +90,13 @@ class Explainer:
 
         def job() -> Explanation:
             stopwatch.lap("queue")
-            image = decode(data, shorter_side=model.card.input.resize, max_pixels=self._max_pixels)
-            stopwatch.lap("decode")
-            tensor = preprocess(image.pixels, model.card.input, box=image.box)
-            stopwatch.lap("preprocess")
-            outputs = model.session.run(tensor, ("logits", "features"))
-            stopwatch.lap("inference")
-            logits = outputs["logits"][0]
+            image = load_image(data, model.card.input, max_pixels=self._max_pixels, stopwatch=stopwatch)
+            outputs = run_model(model, image, ("logits", "features"), stopwatch)
+            logits = outputs["logits"]
             chosen = int(logits.argmax()) if class_id is None else class_id
             logit = float(logits[chosen])
             head = self._head(model)
-            values = head.class_map(outputs["features"][0], chosen)
+            values = head.class_map(outputs["features"], chosen)
             bias = float(head.bias[chosen])
             if not abs(values.mean() + bias - logit) <= TOLERANCE * max(1.0, abs(logit)):
                 raise NoExactMap(
