@@ -75,13 +75,11 @@ def explain_router(
         """
         deadline = deadline_for(request, deadline_s)
         chosen = find_model(request, registry, model)
-        explainer.check(chosen, class_id)
+        plan = explainer.plan(chosen, class_id)
         pool.ensure_capacity()
         data = await read_image(request, max_body_bytes, deadline)
         numbers = "application/json" in accept.lower()
-        found = await explainer.explain(
-            data, chosen, class_id=class_id, picture=not numbers, over_image=over_image, deadline=deadline
-        )
+        found = await explainer.run(plan, data, deadline, picture=not numbers, over_image=over_image)
         answer = timed_answer(_numbers(request, found), found.durations)
         if found.png is not None:
             name = f"{found.model}-{found.class_id}.png"

@@ -10,6 +10,7 @@ from service.api.body.parts import Part
 from service.api.gallery_schemas import AddedOut
 from service.errors import (
     BodyTooLarge,
+    EmptyBody,
     GalleryFull,
     InvalidParameter,
     MalformedRequest,
@@ -125,6 +126,8 @@ class _Adding:
         if part.data is None:
             most = self._bulk.max_image_bytes
             raise BodyTooLarge(f"the image has {part.size} bytes; {most} are allowed")
+        if not part.data:
+            raise EmptyBody
         if metadata is not None and metadata.data is None:
             raise InvalidParameter(f"metadata has {metadata.size} bytes; {MAX_METADATA_BYTES} are allowed")
         fields = parse_metadata(b"" if metadata is None or metadata.data is None else metadata.data)

@@ -233,6 +233,8 @@ async def _read_form(request: Request, bounds: Bounds) -> tuple[bytes, bytes]:
         raise errors.InvalidParameter(
             f"unknown form field {unknown[0][:50]!r} (allowed: {IMAGE}, {METADATA})"
         )
+    if not found[IMAGE][0]:
+        raise errors.EmptyBody
     return found[IMAGE][0], b"".join(found[METADATA])
 
 

@@ -12,7 +12,7 @@ from service.api.body.image import OPENAPI_BODY, form_first, read_image
 from service.api.middleware.error_counting import find_model
 from service.api.problems import documented
 from service.api.schemas import ClassifyResponse, CompareResponse
-from service.inference.classify import Classification, Classifier, Prediction, check_top_k
+from service.inference.classify import Classification, Classifier, Prediction, class_counts
 from service.inference.compare import ComparedModel, Comparer, Comparison
 from service.inference.pool import CorePool
 from service.inference.registry import Registry
@@ -70,10 +70,10 @@ def inference_router(
         """
         deadline = deadline_for(request, deadline_s)
         chosen = find_model(request, registry, model)
-        check_top_k(top_k, chosen)
+        (count,) = class_counts(top_k, chosen)
         pool.ensure_capacity()
         data = await read_image(request, max_body_bytes, deadline)
-        result = await classifier.classify(data, chosen, top_k=top_k, deadline=deadline)
+        result = await classifier.classify(data, chosen, count, deadline)
         return timed_answer(_classification(request, result), result.durations)
 
     @router.post(
@@ -104,16 +104,10 @@ def inference_router(
         """
         deadline = deadline_for(request, deadline_s)
         names = None if models is None else comma_list(models)
-        if names == []:
-            raise errors.InvalidParameter("models is empty; leave it out to compare all")
-        chosen, chosen_baseline = comparer.choose(names, baseline, mix_labels=mix_labels)
-        comparer.check_cost(chosen, top_k, repeat)
-        comparer.check_free()
+        plan = comparer.plan(names, baseline, mix_labels=mix_labels, top_k=top_k, repeat=repeat)
         pool.ensure_capacity()
         data = await read_image(request, max_body_bytes, deadline)
-        result = await comparer.compare(
-            data, chosen, chosen_baseline, top_k=top_k, repeat=repeat, deadline=deadline
-        )
+        result = await comparer.run(plan, data, deadline)
         return timed_answer(_comparison(request, result), result.durations)
 
     return router

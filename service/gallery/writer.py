@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from service.errors import Busy, EmptyBody, UnknownImage
+from service.errors import Busy, UnknownImage
 from service.gallery.embed import prepare
 from service.gallery.fields import check_id
 from service.gallery.networks import Networks
@@ -113,8 +113,6 @@ class Keeper:
     async def _keep(
         self, data: bytes, keep: Callable[[NewImage], Put], deadline: Deadline, *, new: bool
     ) -> Put:
-        if not data:
-            raise EmptyBody("the image has no bytes")
         for _ in range(_ATTEMPTS):
             state = await self._threads.read(self._store.database.state)
             if new:

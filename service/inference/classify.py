@@ -31,7 +31,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Classification:
-    """What one model says of one image, and what saying it took."""
+    """The predictions of one model for one image, and the time that each stage took."""
 
     model: str
     image: DecodedImage
@@ -48,14 +48,12 @@ class Classifier:
         self._max_pixels = max_pixels
 
     async def classify(
-        self, data: bytes, model: ServedModel, *, top_k: int | None, deadline: Deadline
+        self, data: bytes, model: ServedModel, count: int, deadline: Deadline
     ) -> Classification:
-        """The `top_k` classes that `model` gives the image in `data` (see `class_count`), recorded as `live`.
+        """Return the `count` most probable classes (see `class_counts`) of the image in `data`.
 
-        Raises the errors of `decode` for bytes that are no readable image, and those of `CorePool.run`.
+        Recorded as `live`. Raises the errors of `decode` and of `CorePool.run`.
         """
-        check_top_k(top_k, model)
-        count = class_count(top_k, model)
         stopwatch = Stopwatch()
 
         def job() -> Classification:
@@ -69,18 +67,15 @@ class Classifier:
         return await self._pool.run(job, deadline)
 
 
-def class_count(top_k: int | None, model: ServedModel) -> int:
-    """Return the number of classes to answer with: `top_k`, by default 5 or all where there are fewer."""
-    return min(DEFAULT_TOP_K, model.card.classes) if top_k is None else top_k
+def class_counts(top_k: int | None, *models: ServedModel) -> tuple[int, ...]:
+    """Return how many classes to report for each model: `top_k`, by default 5 or all where there are fewer.
 
-
-def check_top_k(top_k: int | None, *models: ServedModel) -> None:
-    """Raise InvalidParameter for a `top_k` that is not positive or more than the classes of some model."""
-    if top_k is None:
-        return
-    most = min(model.card.classes for model in models)
-    if not 1 <= top_k <= most:
-        raise InvalidParameter(f"top_k is {top_k}; it may be 1 to {most}, the number of classes")
+    Raises InvalidParameter for a `top_k` that is not positive or more than the classes of some model.
+    """
+    fewest = min(model.card.classes for model in models)
+    if top_k is not None and not 1 <= top_k <= fewest:
+        raise InvalidParameter(f"top_k is {top_k}; it may be 1 to {fewest}, the number of classes")
+    return tuple(min(DEFAULT_TOP_K, model.card.classes) if top_k is None else top_k for model in models)
 
 
 def predict(

@@ -126,7 +126,7 @@ async def read_image(request: Request, max_bytes: int, deadline: Deadline) -> by
     else:
         data = form.image
     if not data:
-        raise EmptyBody(f"the body holds no image: {SEND}")
+        raise EmptyBody
     return data
 
 
