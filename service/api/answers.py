@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from fastapi import Request, Response
 
 from service.inference.decoding.decode import DecodedImage
-from service.inference.pool import Deadline
 from service.latency.stages import Durations, milliseconds
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """What a posted image may have: so many bytes, and seconds from the request's arrival to its turn."""
-
-    body_bytes: int
-    deadline_s: float
-
-
-def deadline_for(request: Request, deadline_s: float) -> Deadline:
-    """Return the deadline `deadline_s` seconds from the request's arrival; its client may hang up earlier."""
-
-    async def disconnected() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    form = getattr(request.state, "form", None)  # read ahead, so the request came earlier
-    if form is None:
-        return Deadline.after(deadline_s, disconnected)
-    return Deadline(form.deadline.at, deadline_s, disconnected)
 
 
 def root_of(request: Request) -> str:

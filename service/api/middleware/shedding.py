@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.body.parts import is_form
+from service.api.body.stream import is_form
 from service.api.problems import problem_of
 from service.errors import QueueFull, WeighinError
 from service.inference.pool import CorePool
