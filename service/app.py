@@ -25,13 +25,11 @@ from service.api.health import health_router
 from service.api.inference import inference_router
 from service.api.latency import latency_router
 from service.api.latency_distribution import distribution_router
-from service.api.middleware.context import RequestContext
+from service.api.middleware.admission import JsonBodies, LoadShedding
+from service.api.middleware.context import HeadRequests, RequestContext
 from service.api.middleware.cors import Cors
 from service.api.middleware.error_counting import ErrorCounting, series_to_show
-from service.api.middleware.head import HeadRequests
-from service.api.middleware.json_bodies import JsonBodies
 from service.api.middleware.proxies import ReverseProxy
-from service.api.middleware.shedding import LoadShedding
 from service.api.recommend import recommend_router
 from service.api.retrieve import retrieve_router
 from service.bench.archive import BenchmarkArchive
@@ -188,14 +186,8 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     app.include_router(dashboard_router(site, desk, latencies, registry.names))
     app.include_router(benchmark_page_router(site, jobs, registry.names, settings.api_key is not None))
     app.add_middleware(HeadRequests)
-    app.add_middleware(JsonBodies, paths=("/benchmarks",), deadline_s=settings.deadline_s)
-    app.add_middleware(
-        LoadShedding,
-        pool=pool,
-        registry=registry,
-        paths=("/classify", "/compare"),
-        counted=("/classify",),
-    )
+    app.add_middleware(JsonBodies, deadline_s=settings.deadline_s)
+    app.add_middleware(LoadShedding, pool=pool, registry=registry)
     app.add_middleware(
         RequestContext, allowed_origins=settings.allowed_origins, log_requests=settings.log_requests
     )
