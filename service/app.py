@@ -13,10 +13,10 @@ from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 
 from service.api import problems
-from service.api.answers import Bounds
 from service.api.benchmarks import benchmarks_router
 from service.api.body.image import document_form_fields
 from service.api.body.parameters import refuse_unknown_parameters
+from service.api.body.stream import Bounds
 from service.api.catalogue import catalogue_router
 from service.api.explain import explain_router
 from service.api.gallery import gallery_router
@@ -25,13 +25,11 @@ from service.api.health import health_router
 from service.api.inference import inference_router
 from service.api.latency import latency_router
 from service.api.latency_distribution import distribution_router
-from service.api.middleware.context import RequestContext
+from service.api.middleware.admission import JsonBodies, LoadShedding
+from service.api.middleware.context import HeadRequests, RequestContext
 from service.api.middleware.cors import Cors
 from service.api.middleware.error_counting import ErrorCounting, series_to_show
-from service.api.middleware.head import HeadRequests
-from service.api.middleware.json_bodies import JsonBodies
 from service.api.middleware.proxies import ReverseProxy
-from service.api.middleware.shedding import LoadShedding
 from service.api.recommend import recommend_router
 from service.api.retrieve import retrieve_router
 from service.bench.archive import BenchmarkArchive
@@ -168,28 +166,13 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     app.state.refused = partial(metrics.count_error, None)  # what never reaches the application
     problems.install(app)
     document_form_fields(app)
-    app.include_router(
-        inference_router(
-            registry,
-            pool,
-            classifier,
-            comparer,
-            max_body_bytes=settings.max_body_bytes,
-            deadline_s=settings.deadline_s,
-        )
-    )
     bounds = Bounds(settings.max_body_bytes, settings.deadline_s)
-    app.include_router(retrieve_router(gallery.retriever, pool, bounds))
+    app.include_router(inference_router(registry, classifier, comparer, bounds))
+    app.include_router(retrieve_router(gallery.retriever, bounds))
     app.include_router(gallery_router(gallery, settings.api_key, bounds, width=pool.threads))
-    app.include_router(gallery_images_router(gallery, pool, settings.api_key, bounds))
+    app.include_router(gallery_images_router(gallery, settings.api_key, bounds))
     app.include_router(
-        explain_router(
-            registry,
-            pool,
-            Explainer(registry, pool, max_pixels=settings.max_pixels),
-            max_body_bytes=settings.max_body_bytes,
-            deadline_s=settings.deadline_s,
-        )
+        explain_router(registry, Explainer(registry, pool, max_pixels=settings.max_pixels), bounds)
     )
     app.include_router(catalogue_router(registry))
     app.include_router(latency_router(latencies, registry.names))
@@ -203,14 +186,8 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     app.include_router(dashboard_router(site, desk, latencies, registry.names))
     app.include_router(benchmark_page_router(site, jobs, registry.names, settings.api_key is not None))
     app.add_middleware(HeadRequests)
-    app.add_middleware(JsonBodies, paths=("/benchmarks",), deadline_s=settings.deadline_s)
-    app.add_middleware(
-        LoadShedding,
-        pool=pool,
-        registry=registry,
-        paths=("/classify", "/compare"),
-        counted=("/classify",),
-    )
+    app.add_middleware(JsonBodies, deadline_s=settings.deadline_s)
+    app.add_middleware(LoadShedding, pool=pool, registry=registry)
     app.add_middleware(
         RequestContext, allowed_origins=settings.allowed_origins, log_requests=settings.log_requests
     )

@@ -82,6 +82,9 @@ class EmptyBody(WeighinError):
 
     slug = "empty-body"
 
+    def __init__(self) -> None:
+        super().__init__("empty body: 0 bytes (needed: the bytes of an image)")
+
 
 class UndecodableImage(WeighinError):
     """The bytes are of a known image type, but broken."""

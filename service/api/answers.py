@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from fastapi import Request, Response
 
 from service.inference.decoding.decode import DecodedImage
-from service.inference.pool import Patience
 from service.latency.stages import Durations, milliseconds
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """What a posted image may have: so many bytes, and seconds from the request's arrival to its turn."""
-
-    body_bytes: int
-    deadline_s: float
-
-
-def patience_of(request: Request, deadline_s: float) -> Patience:
-    """The request may wait for so many seconds from now, and no longer than its client does."""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    form = getattr(request.state, "form", None)  # read ahead, so the request came earlier
-    deadline = asyncio.get_running_loop().time() + deadline_s if form is None else form.patience.deadline
-    return Patience(deadline, deadline_s, gone)
 
 
 def root_of(request: Request) -> str:

@@ -7,50 +7,31 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from service import errors
-from service.api.answers import image_facts, patience_of, timed_answer, timings
-from service.api.body.image import OPENAPI_BODY, form_first, read_image
+from service.api.answers import image_facts, timed_answer, timings
+from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, form_first, read_image
+from service.api.body.stream import Bounds, deadline_for
 from service.api.explain_schemas import ExplainResponse
 from service.api.inference import Model
 from service.api.middleware.error_counting import find_model
 from service.api.problems import documented
 from service.inference.explain import Explainer, Explanation
-from service.inference.pool import CorePool
 from service.inference.registry import Registry
-
-_ERRORS = (
-    errors.MalformedRequest,
-    errors.CrossSiteRequest,
-    errors.UnknownModel,
-    errors.NoExactMap,
-    errors.BodyTooLarge,
-    errors.TooManyPixels,
-    errors.UnknownImageType,
-    errors.EmptyBody,
-    errors.UndecodableImage,
-    errors.InvalidParameter,
-    errors.QueueFull,
-    errors.NotReady,
-    errors.ModelUnavailable,
-    errors.DeadlineExceeded,
-)
 
 PNG = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
 
 
-def explain_router(
-    registry: Registry, pool: CorePool, explainer: Explainer, *, max_body_bytes: int, deadline_s: float
-) -> APIRouter:
+def explain_router(registry: Registry, explainer: Explainer, bounds: Bounds) -> APIRouter:
     """The route that explains a classification."""
     router = APIRouter(tags=["inference"])
-    form = [Depends(form_first(max_body_bytes, deadline_s, pool.check_room))]
+    form = [Depends(form_first(bounds))]
 
     @router.post(
         "/explain",
-        summary="Why this class?",
+        summary="Explain a classification",
         response_model=ExplainResponse,
         responses={
             200: {"description": "The map as a picture, or as numbers", "content": PNG},
-            **documented(*_ERRORS),
+            **documented(*IMAGE_ERRORS, errors.UnknownModel, errors.NoExactMap),
         },
         openapi_extra=OPENAPI_BODY,
         dependencies=form,
@@ -73,15 +54,12 @@ def explain_router(
         It is exact, not an estimate: its mean plus the bias is the logit that the network gave, for networks
         that end in average pooling and one linear layer. Others get 409.
         """
-        limits = patience_of(request, deadline_s)
+        deadline = deadline_for(request, bounds)
         chosen = find_model(request, registry, model)
-        explainer.check(chosen, class_id)
-        pool.check_room()
-        data = await read_image(request, max_body_bytes, limits)
+        plan = explainer.plan(chosen, class_id)
+        data = await read_image(request, bounds, deadline)
         numbers = "application/json" in accept.lower()
-        found = await explainer.explain(
-            data, chosen, class_id=class_id, picture=not numbers, over_image=over_image, patience=limits
-        )
+        found = await explainer.run(plan, data, deadline, picture=not numbers, over_image=over_image)
         answer = timed_answer(_numbers(request, found), found.durations)
         if found.png is not None:
             name = f"{found.model}-{found.class_id}.png"

@@ -9,9 +9,10 @@ from pydantic import SecretStr
 
 from service import errors
 from service.api.access import key_needed
-from service.api.answers import Bounds, patience_of, root_of
+from service.api.answers import root_of
 from service.api.body.image import read_image
-from service.api.body.parts import Part, is_form, stream_parts
+from service.api.body.parts import Part, stream_parts
+from service.api.body.stream import Bounds, deadline_for, is_form
 from service.api.gallery_bulk import IMAGE, METADATA, Bulk
 from service.api.gallery_schemas import AddedResponse, GalleryOut, ImageOut, ImagesResponse
 from service.api.problems import documented
@@ -48,7 +49,7 @@ def gallery_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds, 
     one request are worked on at a time."""
     router = APIRouter(tags=["gallery"])
     guarded = [Depends(key_needed(api_key))]
-    bulk = Bulk(gallery.keeper, width, bounds.body_bytes, bounds.deadline_s)
+    bulk = Bulk(gallery.keeper, width, bounds)
 
     @router.get(
         "/gallery",
@@ -134,7 +135,7 @@ def gallery_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds, 
             return AddedResponse(
                 images=await bulk.add(stream_parts(request, bulk.limits, wait_s=bounds.deadline_s))
             )
-        data = await read_image(request, bounds.body_bytes, patience_of(request, bounds.deadline_s))
+        data = await read_image(request, bounds, deadline_for(request, bounds))
 
         async def one() -> Any:
             yield Part(IMAGE, data, len(data))

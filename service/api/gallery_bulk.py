@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from service.api.body.parts import Part
+from service.api.body.stream import Bounds
 from service.api.gallery_schemas import AddedOut
 from service.errors import (
     BodyTooLarge,
+    EmptyBody,
     GalleryFull,
     InvalidParameter,
     MalformedRequest,
@@ -20,7 +22,7 @@ from service.errors import (
 from service.gallery.field_rows import to_json
 from service.gallery.fields import MAX_METADATA_BYTES, parse_metadata
 from service.gallery.writer import Keeper
-from service.inference.pool import Patience
+from service.inference.pool import Deadline
 
 IMAGE, METADATA = "image", "metadata"
 
@@ -32,17 +34,16 @@ _TRY_AGAIN_S = 0.05
 
 @dataclass(frozen=True)
 class Bulk:
-    """`width` images are worked on at a time; each may wait `deadline_s` for a core."""
+    """Adds the images of one request, `width` of them at a time; each has the limits of a single image."""
 
     keeper: Keeper
     width: int
-    max_image_bytes: int
-    deadline_s: float
+    bounds: Bounds
 
     @property
     def limits(self) -> dict[str, int]:
         """The most bytes that a part of each name may have."""
-        return {IMAGE: self.max_image_bytes, METADATA: MAX_METADATA_BYTES}
+        return {IMAGE: self.bounds.body_bytes, METADATA: MAX_METADATA_BYTES}
 
     async def add(self, parts: AsyncIterator[Part]) -> list[AddedOut]:
         """What became of each part named `image`; a part named `metadata` describes the image after it.
@@ -123,18 +124,19 @@ class _Adding:
         if self._broken is not None:
             raise self._broken
         if part.data is None:
-            most = self._bulk.max_image_bytes
+            most = self._bulk.bounds.body_bytes
             raise BodyTooLarge(f"the image has {part.size} bytes; {most} are allowed")
+        if not part.data:
+            raise EmptyBody
         if metadata is not None and metadata.data is None:
             raise InvalidParameter(f"metadata has {metadata.size} bytes; {MAX_METADATA_BYTES} are allowed")
         fields = parse_metadata(b"" if metadata is None or metadata.data is None else metadata.data)
-        deadline_s = self._bulk.deadline_s
-        patience = Patience(asyncio.get_running_loop().time() + deadline_s, deadline_s)
+        deadline = Deadline.after(self._bulk.bounds.deadline_s)
         while True:
             try:
-                put = await self._bulk.keeper.add(part.data, fields, patience)
+                put = await self._bulk.keeper.add(part.data, fields, deadline)
             except QueueFull:
-                # The single requests that wait go first; this one ends when its patience does.
+                # The single requests that wait go first; this one ends when its deadline does.
                 await asyncio.sleep(_TRY_AGAIN_S)
                 continue
             if put.status != "exists":

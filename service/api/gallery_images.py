@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -10,10 +9,11 @@ from pydantic import SecretStr
 
 from service import errors
 from service.api.access import key_needed
-from service.api.answers import Bounds, patience_of, root_of, timed_answer, timings
-from service.api.body.image import OPENAPI_BODY, read_image
+from service.api.answers import root_of, timed_answer, timings
+from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, read_image
 from service.api.body.parameters import ignores_unknown_parameters
-from service.api.body.parts import is_form, stream_parts
+from service.api.body.parts import stream_parts
+from service.api.body.stream import Bounds, deadline_for, in_time, is_form
 from service.api.gallery_bulk import IMAGE, METADATA
 from service.api.gallery_schemas import ImageOut, PutOut, SimilarResponse, match_out
 from service.api.problems import documented
@@ -21,7 +21,6 @@ from service.api.retrieve import K, MinScore, Where
 from service.gallery.fields import MAX_METADATA_BYTES, check_id, parse_metadata, parse_where
 from service.gallery.gallery import Gallery
 from service.gallery.search import Wish
-from service.inference.pool import CorePool
 
 _FORM_BYTES = 10_000
 """What a form may have beside its image and metadata."""
@@ -57,9 +56,7 @@ _UNKNOWN = (
 )
 
 
-def gallery_images_router(
-    gallery: Gallery, pool: CorePool, api_key: SecretStr | None, bounds: Bounds
-) -> APIRouter:
+def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds) -> APIRouter:
     """The routes of one image. `api_key` guards those that change something."""
     router = APIRouter(prefix="/gallery/images/{id}", tags=["gallery"])
     guarded = [Depends(key_needed(api_key))]
@@ -73,21 +70,10 @@ def gallery_images_router(
             200: {"model": PutOut, "description": "Replaced, or there already"},
             201: {"model": PutOut, "description": "New"},
             **documented(
-                errors.MalformedRequest,
+                *IMAGE_ERRORS,
                 errors.Unauthorized,
-                errors.CrossSiteRequest,
-                errors.BodyTooLarge,
-                errors.TooManyPixels,
-                errors.UnknownImageType,
-                errors.EmptyBody,
-                errors.UndecodableImage,
-                errors.InvalidParameter,
-                errors.QueueFull,
                 errors.Busy,
-                errors.NotReady,
-                errors.ModelUnavailable,
                 errors.DatabaseUnreachable,
-                errors.DeadlineExceeded,
                 errors.GalleryFull,
                 errors.StorageUnavailable,
             ),
@@ -110,24 +96,17 @@ def gallery_images_router(
 
         It is on the disk, and found, when this answers.
         """
-        patience = patience_of(request, bounds.deadline_s)
+        deadline = deadline_for(request, bounds)
         check_id(id)
         fields = parse_metadata(metadata or "")
-        pool.check_room()
         if is_form(request):
             if metadata is not None:
                 raise errors.InvalidParameter("metadata of a form are a part of it, not a parameter")
-            try:
-                async with asyncio.timeout_at(patience.deadline):
-                    data, text = await _read_form(request, bounds)
-            except TimeoutError:
-                raise errors.DeadlineExceeded(
-                    f"the body did not arrive within {bounds.deadline_s:g} s"
-                ) from None
+            data, text = await in_time(_read_form(request, bounds), deadline)
             fields = parse_metadata(text)
         else:
-            data = await read_image(request, bounds.body_bytes, patience)
-        done = await keeper.put(id, data, fields, patience)
+            data = await read_image(request, bounds, deadline)
+        done = await keeper.put(id, data, fields, deadline)
         response.status_code = 201 if done.status == "added" else 200
         return PutOut.after(done, root_of(request))
 
@@ -233,6 +212,8 @@ async def _read_form(request: Request, bounds: Bounds) -> tuple[bytes, bytes]:
         raise errors.InvalidParameter(
             f"unknown form field {unknown[0][:50]!r} (allowed: {IMAGE}, {METADATA})"
         )
+    if not found[IMAGE][0]:
+        raise errors.EmptyBody
     return found[IMAGE][0], b"".join(found[METADATA])
 
 

@@ -7,34 +7,17 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service import errors
-from service.api.answers import image_facts, patience_of, timed_answer, timings
-from service.api.body.image import OPENAPI_BODY, form_first, read_image
+from service.api.answers import image_facts, timed_answer, timings
+from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, form_first, read_image
+from service.api.body.stream import Bounds, deadline_for
 from service.api.middleware.error_counting import find_model
 from service.api.problems import documented
 from service.api.schemas import ClassifyResponse, CompareResponse
-from service.inference.classify import Classification, Classifier, check_top_k
+from service.inference.classify import Classification, Classifier, Prediction, class_counts
 from service.inference.compare import ComparedModel, Comparer, Comparison
-from service.inference.pool import CorePool
-from service.inference.postprocess import Prediction
 from service.inference.registry import Registry
 from service.latency.stages import milliseconds
 from service.text.display import comma_list
-
-_IMAGE_ERRORS = (
-    errors.MalformedRequest,
-    errors.CrossSiteRequest,
-    errors.UnknownModel,
-    errors.BodyTooLarge,
-    errors.TooManyPixels,
-    errors.UnknownImageType,
-    errors.EmptyBody,
-    errors.UndecodableImage,
-    errors.InvalidParameter,
-    errors.QueueFull,
-    errors.NotReady,
-    errors.ModelUnavailable,
-    errors.DeadlineExceeded,
-)
 
 Model = Annotated[str | None, Query(description="A model's name; by default the service's default model")]
 TopK = Annotated[
@@ -44,23 +27,17 @@ TopK = Annotated[
 
 
 def inference_router(
-    registry: Registry,
-    pool: CorePool,
-    classifier: Classifier,
-    comparer: Comparer,
-    *,
-    max_body_bytes: int,
-    deadline_s: float,
+    registry: Registry, classifier: Classifier, comparer: Comparer, bounds: Bounds
 ) -> APIRouter:
     """The routes that run networks."""
     router = APIRouter(tags=["inference"])
-    form = [Depends(form_first(max_body_bytes, deadline_s, pool.check_room))]
+    form = [Depends(form_first(bounds))]
 
     @router.post(
         "/classify",
-        summary="What is in this image?",
+        summary="Classify an image",
         response_model=ClassifyResponse,
-        responses=documented(*_IMAGE_ERRORS),
+        responses=documented(*IMAGE_ERRORS, errors.UnknownModel),
         openapi_extra=OPENAPI_BODY,
         dependencies=form,
     )
@@ -69,19 +46,18 @@ def inference_router(
 
         The image is decoded at the scale that the model needs, its EXIF orientation applied.
         """
-        limits = patience_of(request, deadline_s)
+        deadline = deadline_for(request, bounds)
         chosen = find_model(request, registry, model)
-        check_top_k(top_k, chosen)
-        pool.check_room()
-        data = await read_image(request, max_body_bytes, limits)
-        result = await classifier.classify(data, chosen, top_k=top_k, patience=limits)
+        (count,) = class_counts(top_k, chosen)
+        data = await read_image(request, bounds, deadline)
+        result = await classifier.classify(data, chosen, count, deadline)
         return timed_answer(_classification(request, result), result.durations)
 
     @router.post(
         "/compare",
-        summary="What does each model say of this image, and what does it cost?",
+        summary="Compare models",
         response_model=CompareResponse,
-        responses=documented(*_IMAGE_ERRORS, errors.Busy),
+        responses=documented(*IMAGE_ERRORS, errors.UnknownModel, errors.Busy),
         openapi_extra=OPENAPI_BODY,
         dependencies=form,
     )
@@ -103,18 +79,11 @@ def inference_router(
         It is decoded once; each model runs once unrecorded and then `repeat` times. One comparison runs at a
         time and takes at most the service's budget of seconds.
         """
-        limits = patience_of(request, deadline_s)
+        deadline = deadline_for(request, bounds)
         names = None if models is None else comma_list(models)
-        if names == []:
-            raise errors.InvalidParameter("models is empty; leave it out to compare all")
-        chosen, chosen_baseline = comparer.choose(names, baseline, mix_labels=mix_labels)
-        comparer.check_cost(chosen, top_k, repeat)
-        comparer.check_free()
-        pool.check_room()
-        data = await read_image(request, max_body_bytes, limits)
-        result = await comparer.compare(
-            data, chosen, chosen_baseline, top_k=top_k, repeat=repeat, patience=limits
-        )
+        plan = comparer.plan(names, baseline, mix_labels=mix_labels, top_k=top_k, repeat=repeat)
+        data = await read_image(request, bounds, deadline)
+        result = await comparer.run(plan, data, deadline)
         return timed_answer(_comparison(request, result), result.durations)
 
     return router

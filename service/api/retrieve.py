@@ -7,14 +7,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service import errors
-from service.api.answers import Bounds, image_facts, patience_of, root_of, timed_answer, timings
-from service.api.body.image import OPENAPI_BODY, form_first, read_image
+from service.api.answers import image_facts, root_of, timed_answer, timings
+from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, form_first, read_image
+from service.api.body.stream import Bounds, deadline_for
 from service.api.gallery_schemas import RetrievalResponse, match_out
 from service.api.middleware.error_counting import note_model
 from service.api.problems import documented
 from service.gallery.fields import parse_where
 from service.gallery.search import MAX_K, Retrieval, Retriever, Wish
-from service.inference.pool import CorePool
 
 HINT = (
     "the gallery has no images yet: add some with PUT /gallery/images/{id}, with POST /gallery/images, "
@@ -34,32 +34,21 @@ Where = Annotated[
 ]
 
 
-def retrieve_router(retriever: Retriever, pool: CorePool, bounds: Bounds) -> APIRouter:
+def retrieve_router(retriever: Retriever, bounds: Bounds) -> APIRouter:
     """The route that finds images by their likes."""
     router = APIRouter(tags=["gallery"])
-    form = [Depends(form_first(bounds.body_bytes, bounds.deadline_s, pool.check_room))]
+    form = [Depends(form_first(bounds))]
 
     @router.post(
         "/retrieve-similar",
-        summary="Which images of the gallery are like this one?",
+        summary="Find similar images",
         response_model=RetrievalResponse,
         responses=documented(
-            errors.MalformedRequest,
-            errors.CrossSiteRequest,
+            *IMAGE_ERRORS,
             errors.UnknownModel,
             errors.OtherModel,
-            errors.BodyTooLarge,
-            errors.TooManyPixels,
-            errors.UnknownImageType,
-            errors.EmptyBody,
-            errors.UndecodableImage,
-            errors.InvalidParameter,
-            errors.QueueFull,
             errors.Busy,
-            errors.NotReady,
-            errors.ModelUnavailable,
             errors.DatabaseUnreachable,
-            errors.DeadlineExceeded,
             errors.StorageUnavailable,
         ),
         openapi_extra=OPENAPI_BODY,
@@ -78,13 +67,12 @@ def retrieve_router(retriever: Retriever, pool: CorePool, bounds: Bounds) -> API
 
         `duplicate` is "exact" for the same bytes and "near" for the same picture in other bytes.
         """
-        patience = patience_of(request, bounds.deadline_s)
+        deadline = deadline_for(request, bounds)
         wish = Wish(k, min_score, parse_where(where))
         answering = await retriever.network(model)
         note_model(request, answering.model.name)
-        pool.check_room()
-        data = await read_image(request, bounds.body_bytes, patience)
-        found = await retriever.retrieve(data, wish, patience, answering)
+        data = await read_image(request, bounds, deadline)
+        found = await retriever.retrieve(data, wish, deadline, answering)
         return timed_answer(_retrieval(request, found, answering.images), found.durations)
 
     return router

@@ -14,7 +14,7 @@ from service.cli.settings import settings_with
 from service.errors import WeighinError
 from service.inference.compare import Comparer, Comparison
 from service.inference.cpu import core_budget
-from service.inference.pool import CorePool, Patience
+from service.inference.pool import CorePool, Deadline
 from service.inference.registry import Registry
 from service.latency.prometheus import Metrics
 from service.latency.recorder import Recorder
@@ -42,21 +42,21 @@ def compare_photos(
         max_pixels=settings.max_pixels,
         budget_s=settings.compare_budget_s,
     )
-    chosen, chosen_baseline = comparer.choose(
-        comma_list(names) if names and names.strip() else None, baseline, mix_labels=names is not None
+    plan = comparer.plan(
+        comma_list(names) if names and names.strip() else None,
+        baseline,
+        mix_labels=names is not None,
+        top_k=1,
+        repeat=repeat,
     )
-    comparer.check_cost(chosen, 1, repeat)
 
-    async def one(data: bytes) -> Comparison:
-        patience = Patience(asyncio.get_running_loop().time() + 60, 60)
-        return await comparer.compare(
-            data, chosen, chosen_baseline, top_k=1, repeat=repeat, patience=patience
-        )
+    async def compare(data: bytes) -> Comparison:
+        return await comparer.run(plan, data, Deadline.after(60))
 
     failed = False
     for photo in photos:
         try:
-            comparison = asyncio.run(one(photo.read_bytes()))
+            comparison = asyncio.run(compare(photo.read_bytes()))
         except (WeighinError, OSError) as error:
             failed = True
             reason = error.detail if isinstance(error, WeighinError) else error.strerror

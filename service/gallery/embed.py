@@ -11,12 +11,13 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.zoo.preprocess import preprocess
 from service.errors import InvalidParameter
 from service.gallery.perceptual_hash import perceptual_hash
 from service.gallery.records import NewImage, Vector
-from service.inference.decoding.decode import DecodedImage, decode
+from service.inference.decoding.decode import DecodedImage
+from service.inference.pipeline import load_image, run_model
 from service.inference.registry import ServedModel
+from service.latency.stages import Stopwatch
 
 OUTPUT: Literal["embedding"] = "embedding"
 
@@ -45,33 +46,39 @@ def dimensions_of(model: ServedModel) -> int:
     return shape[0]
 
 
-def decode_for(model: ServedModel, data: bytes, *, max_pixels: int) -> DecodedImage:
-    """Decode an image as it is to be embedded by `model`: the same for those kept and those asked with.
+def load_for_embedding(
+    data: bytes, model: ServedModel, *, max_pixels: int, stopwatch: Stopwatch | None = None
+) -> DecodedImage:
+    """Decode an image to be embedded by `model`, at a scale that suits its thumbnail too.
 
-    Raises the errors of `decode`.
+    Stored images and queries are decoded alike. Ends the lap `decode`. Raises the errors of `decode`.
     """
-    shorter_side = max(model.card.input.resize, THUMBNAIL_SIDE)
-    return decode(data, shorter_side=shorter_side, max_pixels=max_pixels)
+    return load_image(
+        data, model.card.input, max_pixels=max_pixels, min_side=THUMBNAIL_SIDE, stopwatch=stopwatch
+    )
+
+
+def embed(image: DecodedImage, model: ServedModel, stopwatch: Stopwatch | None = None) -> Vector:
+    """Return the image's embedding by `model`, float32 (dimensions,), L2-normalised; one of zeros stays so.
+
+    Ends the laps `preprocess` and `inference`. Raises ModelUnavailable when the run fails.
+    """
+    return normalised(run_model(model, image, (OUTPUT,), stopwatch)[OUTPUT])
 
 
 def normalised(embedding: NDArray[np.float32]) -> Vector:
-    """The finite embedding at length 1; one of zeros stays so."""
+    """Return a finite embedding at length 1; one of zeros stays so."""
     length = float(np.linalg.norm(embedding.astype(np.float64)))
     return (embedding / max(length, 1e-12)).astype(np.float32)
 
 
-def embed(image: DecodedImage, model: ServedModel) -> Vector:
-    """The image's embedding by `model`, at length 1."""
-    tensor = preprocess(image.pixels, model.card.input, box=image.box)
-    return normalised(model.session.run(tensor, (OUTPUT,))[OUTPUT][0])
-
-
 def prepare(data: bytes, models: Sequence[ServedModel], *, max_pixels: int) -> NewImage:
     """All that is kept of an image, with embeddings by `models`. Raises the errors of `decode`."""
-    first = decode_for(models[0], data, max_pixels=max_pixels)
+    first = load_for_embedding(data, models[0], max_pixels=max_pixels)
     embeddings = {embedder_of(models[0]): embed(first, models[0])}
     for model in models[1:]:
-        embeddings[embedder_of(model)] = embed(decode_for(model, data, max_pixels=max_pixels), model)
+        image = load_for_embedding(data, model, max_pixels=max_pixels)
+        embeddings[embedder_of(model)] = embed(image, model)
     return NewImage(
         content=data,
         sha256=hashlib.sha256(data).hexdigest(),

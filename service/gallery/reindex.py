@@ -19,14 +19,14 @@ from service.errors import (
     StorageUnavailable,
     WeighinError,
 )
-from service.gallery.embed import decode_for, dimensions_of, embed, embedder_of, model_name
+from service.gallery.embed import dimensions_of, embed, embedder_of, load_for_embedding, model_name
 from service.gallery.networks import Networks
 from service.gallery.records import EmbeddersChanged, GalleryState, Vector
 from service.gallery.searches import Searches
 from service.gallery.store import GalleryStore
 from service.gallery.threads import GalleryThreads
 from service.gallery.vectors import GalleryVectors
-from service.inference.pool import CorePool, Patience
+from service.inference.pool import CorePool, Deadline
 from service.inference.registry import ServedModel
 
 log = structlog.get_logger(__name__)
@@ -37,7 +37,7 @@ _AT_ONCE = 16
 """Images between two commits: so many are embedded again after a crash."""
 _DROPPED_AT_ONCE = 256
 _RETRY_S = 2.0
-_PATIENCE_S = 60.0
+_EMBED_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -165,14 +165,14 @@ class Reindexer:
         return vectors
 
     async def _embed(self, key: int, data: bytes, model: ServedModel) -> Vector:
-        patience = Patience(asyncio.get_running_loop().time() + _PATIENCE_S, _PATIENCE_S)
+        deadline = Deadline.after(_EMBED_LIMIT_S)
 
         def job() -> Vector:
             # Whatever the limit on pixels is now: the image was taken.
-            return embed(decode_for(model, data, max_pixels=1 << 62), model)
+            return embed(load_for_embedding(data, model, max_pixels=1 << 62), model)
 
         try:
-            return await self._pool.run(job, patience)
+            return await self._pool.run(job, deadline)
         except (QueueFull, DeadlineExceeded):
             raise
         except WeighinError as error:

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from models.zoo.preprocess import preprocess
 from service.errors import Busy, OtherModel, UnknownImage
 from service.gallery.duplicates import Duplicate, duplicate
-from service.gallery.embed import OUTPUT, decode_for, dimensions_of, embedder_of, normalised
+from service.gallery.embed import dimensions_of, embed, embedder_of, load_for_embedding
 from service.gallery.networks import Networks
 from service.gallery.perceptual_hash import perceptual_hash
 from service.gallery.records import Condition, EmbeddersChanged, StoredImage, Vector
@@ -19,7 +18,7 @@ from service.gallery.store import GalleryStore
 from service.gallery.threads import GalleryThreads
 from service.gallery.vectors import GalleryVectors
 from service.inference.decoding.decode import DecodedImage
-from service.inference.pool import CorePool, Patience
+from service.inference.pool import CorePool, Deadline
 from service.inference.registry import ServedModel
 from service.latency.recorder import Recorder
 from service.latency.stages import Durations, Stopwatch
@@ -118,7 +117,7 @@ class Retriever:
             raise OtherModel(f"the gallery is embedded by '{name}', not by '{asked}': leave `model` out")
         return Answering(self._networks.answering(state), state.images)
 
-    async def retrieve(self, data: bytes, wish: Wish, patience: Patience, answering: Answering) -> Retrieval:
+    async def retrieve(self, data: bytes, wish: Wish, deadline: Deadline, answering: Answering) -> Retrieval:
         """The kept images that are most like the one in `data`; what it took is recorded as `live`.
 
         `answering` is what `network` said at the request's beginning. Raises the errors of `decode`, those of
@@ -127,7 +126,7 @@ class Retriever:
         for _ in range(_ATTEMPTS):
             model = answering.model
             stopwatch = Stopwatch()
-            image, seen = await self._pool.run(partial(self._see, data, model, stopwatch), patience)
+            image, seen = await self._pool.run(partial(self._see, data, model, stopwatch), deadline)
             try:
                 matches = await self._threads.read(self._find, seen, answering, wish, None)
             except EmbeddersChanged:
@@ -160,14 +159,10 @@ class Retriever:
     def _see(self, data: bytes, model: ServedModel, stopwatch: Stopwatch) -> tuple[DecodedImage, _Seen]:
         """On a core: the image as it is compared."""
         stopwatch.lap("queue")
-        image = decode_for(model, data, max_pixels=self._max_pixels)
-        stopwatch.lap("decode")
-        tensor = preprocess(image.pixels, model.card.input, box=image.box)
-        stopwatch.lap("preprocess")
-        embedding = model.session.run(tensor, (OUTPUT,))[OUTPUT][0]
-        stopwatch.lap("inference")
+        image = load_for_embedding(data, model, max_pixels=self._max_pixels, stopwatch=stopwatch)
+        vector = embed(image, model, stopwatch)
         digest = hashlib.sha256(data).hexdigest()
-        seen = _Seen(digest, perceptual_hash(image.pixels, image.box), normalised(embedding))
+        seen = _Seen(digest, perceptual_hash(image.pixels, image.box), vector)
         stopwatch.lap("postprocess")
         return image, seen
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from service.errors import Busy, EmptyBody, UnknownImage
+from service.errors import Busy, UnknownImage
 from service.gallery.embed import prepare
 from service.gallery.fields import check_id
 from service.gallery.networks import Networks
@@ -23,7 +23,7 @@ from service.gallery.records import (
 from service.gallery.searches import Searches
 from service.gallery.store import GalleryStore
 from service.gallery.threads import GalleryThreads
-from service.inference.pool import CorePool, Patience
+from service.inference.pool import CorePool, Deadline
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class Keeper:
         self._searches = searches
         self._max_pixels = max_pixels
 
-    async def put(self, id: str, data: bytes, metadata: Metadata, patience: Patience) -> Put:
+    async def put(self, id: str, data: bytes, metadata: Metadata, deadline: Deadline) -> Put:
         """Keep the image under this id, over what was there: "added", "replaced" or "unchanged".
 
         Raises InvalidParameter for an impossible id, the errors of `decode`, those of `CorePool.run`,
@@ -69,9 +69,9 @@ class Keeper:
             if described is not None:
                 return described
         put = partial(self._store.put, id, metadata=metadata)
-        return await self._keep(data, put, patience, new=there is None)
+        return await self._keep(data, put, deadline, new=there is None)
 
-    async def add(self, data: bytes, metadata: Metadata, patience: Patience) -> Put:
+    async def add(self, data: bytes, metadata: Metadata, deadline: Deadline) -> Put:
         """Keep the image under an id of its own: "added", or "exists" if its bytes are there already.
 
         Raises as `put` does.
@@ -82,7 +82,7 @@ class Keeper:
             return Put("exists", there)
         ids = (digest[:32], digest, uuid.uuid4().hex)
         add = partial(self._store.add, metadata=metadata, ids=ids)
-        return await self._keep(data, add, patience, new=True)
+        return await self._keep(data, add, deadline, new=True)
 
     async def delete(self, id: str) -> None:
         """Remove the image. UnknownImage when there is none of that id."""
@@ -111,17 +111,15 @@ class Keeper:
         return await self._threads.read(self._store.page, after, limit, where)
 
     async def _keep(
-        self, data: bytes, keep: Callable[[NewImage], Put], patience: Patience, *, new: bool
+        self, data: bytes, keep: Callable[[NewImage], Put], deadline: Deadline, *, new: bool
     ) -> Put:
-        if not data:
-            raise EmptyBody("the image has no bytes")
         for _ in range(_ATTEMPTS):
             state = await self._threads.read(self._store.database.state)
             if new:
                 self._store.check_room(state)
             models = self._networks.needed(state)
             image = await self._pool.run(
-                partial(prepare, data, models, max_pixels=self._max_pixels), patience
+                partial(prepare, data, models, max_pixels=self._max_pixels), deadline
             )
             try:
                 return await self._write(partial(keep, image))

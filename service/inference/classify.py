@@ -1,14 +1,18 @@
-"""The main path: the bytes of one image through one model."""
+"""Image classification: one image through one model, and the most probable classes of its logits."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from models.zoo.preprocess import preprocess
+import numpy as np
+from numpy.typing import NDArray
+
+from models.zoo.card import Activation
 from service.errors import InvalidParameter
-from service.inference.decoding.decode import DecodedImage, decode
-from service.inference.pool import CorePool, Patience
-from service.inference.postprocess import Prediction, top_predictions
+from service.inference.decoding.decode import DecodedImage
+from service.inference.pipeline import load_image, run_model
+from service.inference.pool import CorePool, Deadline
 from service.inference.registry import ServedModel
 from service.latency.recorder import Recorder
 from service.latency.stages import Durations, Stopwatch
@@ -16,9 +20,18 @@ from service.latency.stages import Durations, Stopwatch
 DEFAULT_TOP_K = 5
 
 
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One class with its probability: among all classes, or on its own where the network ends in sigmoid."""
+
+    class_id: int
+    label: str
+    probability: float
+
+
 @dataclass(frozen=True)
 class Classification:
-    """What one model says of one image, and what saying it took."""
+    """The predictions of one model for one image, and the time that each stage took."""
 
     model: str
     image: DecodedImage
@@ -35,42 +48,68 @@ class Classifier:
         self._max_pixels = max_pixels
 
     async def classify(
-        self, data: bytes, model: ServedModel, *, top_k: int | None, patience: Patience
+        self, data: bytes, model: ServedModel, count: int, deadline: Deadline
     ) -> Classification:
-        """The `top_k` classes that `model` gives the image in `data` (see `class_count`), recorded as `live`.
+        """Return the `count` most probable classes (see `class_counts`) of the image in `data`.
 
-        Raises the errors of `decode` for bytes that are no readable image, and those of `CorePool.run`.
+        Recorded as `live`. Raises the errors of `decode` and of `CorePool.run`.
         """
-        check_top_k(top_k, model)
-        count = class_count(top_k, model)
         stopwatch = Stopwatch()
 
         def job() -> Classification:
             stopwatch.lap("queue")
-            image = decode(data, shorter_side=model.card.input.resize, max_pixels=self._max_pixels)
-            stopwatch.lap("decode")
-            tensor = preprocess(image.pixels, model.card.input, box=image.box)
-            stopwatch.lap("preprocess")
-            logits = model.session.run(tensor)["logits"][0]
-            stopwatch.lap("inference")
-            predictions = top_predictions(logits, model.labels, count, model.session.activation)
-            stopwatch.lap("postprocess")
+            image = load_image(data, model.card.input, max_pixels=self._max_pixels, stopwatch=stopwatch)
+            predictions = predict(model, image, count, stopwatch)
             durations = stopwatch.stop()
             self._recorder.record(model.name, "live", durations)
             return Classification(model.name, image, predictions, durations)
 
-        return await self._pool.run(job, patience)
+        return await self._pool.run(job, deadline)
 
 
-def class_count(top_k: int | None, model: ServedModel) -> int:
-    """Return the number of classes to answer with: `top_k`, by default 5 or all where there are fewer."""
-    return min(DEFAULT_TOP_K, model.card.classes) if top_k is None else top_k
+def class_counts(top_k: int | None, *models: ServedModel) -> tuple[int, ...]:
+    """Return how many classes to report for each model: `top_k`, by default 5 or all where there are fewer.
+
+    Raises InvalidParameter for a `top_k` that is not positive or more than the classes of some model.
+    """
+    fewest = min(model.card.classes for model in models)
+    if top_k is not None and not 1 <= top_k <= fewest:
+        raise InvalidParameter(f"top_k is {top_k}; it may be 1 to {fewest}, the number of classes")
+    return tuple(min(DEFAULT_TOP_K, model.card.classes) if top_k is None else top_k for model in models)
 
 
-def check_top_k(top_k: int | None, *models: ServedModel) -> None:
-    """Raise InvalidParameter for a `top_k` that is not positive or more than the classes of some model."""
-    if top_k is None:
-        return
-    most = min(model.card.classes for model in models)
-    if not 1 <= top_k <= most:
-        raise InvalidParameter(f"top_k is {top_k}; it may be 1 to {most}, the number of classes")
+def predict(
+    model: ServedModel, image: DecodedImage, count: int, stopwatch: Stopwatch
+) -> tuple[Prediction, ...]:
+    """Return the `count` most probable classes of one image.
+
+    Ends the laps `preprocess`, `inference` and `postprocess`. Raises ModelUnavailable when the run fails.
+    """
+    logits = run_model(model, image, ("logits",), stopwatch)["logits"]
+    predictions = top_predictions(logits, model.labels, count, model.session.activation)
+    stopwatch.lap("postprocess")
+    return predictions
+
+
+def top_predictions(
+    logits: NDArray[np.float32], labels: Sequence[str], k: int, activation: Activation = "none"
+) -> tuple[Prediction, ...]:
+    """The `k` most probable classes of `logits`, float32 (classes,), the most probable first.
+
+    Probabilities are the softmax over all classes, in float64; where the network has applied an `activation`
+    itself, they are its values, cut to 0 to 1. Equal logits are ordered by class id.
+    """
+    border = np.partition(logits, -k)[-k]
+    chosen = np.flatnonzero(
+        logits >= border
+    )  # all that tie at the border, so that the order decides, not chance
+    top = chosen[np.argsort(-logits[chosen], kind="stable")][:k]
+    if activation == "none":
+        scores = np.exp(logits.astype(np.float64) - float(logits.max()))
+        probabilities = scores[top] / scores.sum()
+    else:
+        probabilities = np.clip(logits[top].astype(np.float64), 0, 1)
+    return tuple(
+        Prediction(class_id, labels[class_id], probability)
+        for class_id, probability in zip(top.tolist(), probabilities.tolist(), strict=True)
+    )

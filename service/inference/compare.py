@@ -1,4 +1,4 @@
-"""One image through several models, side by side, alone on the cores."""
+"""Compare models: one image through each of several, with all cores to itself."""
 
 from __future__ import annotations
 
@@ -6,21 +6,33 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from models.zoo.preprocess import preprocess
 from models.zoo.statistics import percentile
 from service.errors import Busy, InvalidParameter
-from service.inference.classify import check_top_k, class_count
-from service.inference.decoding.decode import DecodedImage, decode
-from service.inference.pool import CorePool, Patience
-from service.inference.postprocess import Prediction, top_predictions
+from service.inference.classify import Prediction, class_counts, predict
+from service.inference.decoding.decode import DecodedImage
+from service.inference.pipeline import load_image
+from service.inference.pool import CorePool, Deadline
 from service.inference.registry import Registry, ServedModel
 from service.latency.recorder import Recorder
 from service.latency.stages import Durations, Stage, Stopwatch
 
+T = TypeVar("T")
+
 MAX_REPEAT = 50
 MIN_REPEAT_FOR_FASTEST = 5
 _STAGES: tuple[Stage, ...] = ("preprocess", "inference", "postprocess")
+
+
+@dataclass(frozen=True)
+class ComparePlan:
+    """A valid comparison, see `Comparer.plan`: `counts[i]` classes are reported for `models[i]`."""
+
+    models: tuple[ServedModel, ...]
+    baseline: str
+    counts: tuple[int, ...]
+    repeat: int
 
 
 @dataclass(frozen=True)
@@ -85,147 +97,138 @@ class Comparer:
         self._budget_ns = int(budget_s * 1e9)
         self._busy = False
 
-    def choose(
-        self, names: Sequence[str] | None, baseline: str | None, *, mix_labels: bool
-    ) -> tuple[tuple[ServedModel, ...], str]:
-        """The models to compare and the baseline's name.
+    def plan(
+        self,
+        names: Sequence[str] | None,
+        baseline: str | None,
+        *,
+        mix_labels: bool,
+        top_k: int | None,
+        repeat: int,
+    ) -> ComparePlan:
+        """Choose the models and the baseline, and check that the comparison may run.
 
-        Without `names`: all with the default model's label set. Raises UnknownModel, ModelUnavailable, and
-        InvalidParameter for names given twice, mixed label sets without `mix_labels`, or a baseline that is
-        not compared.
+        Without `names`: all models with the default model's label set. Without `baseline`: the default model,
+        or the first where that one is not compared. Raises UnknownModel, ModelUnavailable, NotReady, Busy
+        while another comparison runs, and InvalidParameter for no names, names given twice, mixed label sets
+        without `mix_labels`, a baseline that is not compared, `top_k`, `repeat`, or an estimated time over
+        the budget.
         """
-        models = tuple(map(self._registry.get, names)) if names else self._registry.comparable()
-        compared = [model.name for model in models]
-        twice = [name for name, count in Counter(compared).items() if count > 1]
-        if twice:
-            raise InvalidParameter(f"models names {', '.join(twice)} more than once")
+        models = self._chosen(names, mix_labels)
+        plan = ComparePlan(
+            models=models,
+            baseline=self._baseline(baseline, [model.name for model in models]),
+            counts=class_counts(top_k, *models),
+            repeat=repeat,
+        )
+        self._check_cost(plan)
+        self._check_free()
+        return plan
+
+    def _chosen(self, names: Sequence[str] | None, mix_labels: bool) -> tuple[ServedModel, ...]:
+        if names is not None and not names:
+            raise InvalidParameter("models is empty; leave it out to compare all")
+        models = self._registry.comparable() if names is None else tuple(map(self._registry.get, names))
+        counts = Counter(model.name for model in models)
+        repeated = [name for name, count in counts.items() if count > 1]
+        if repeated:
+            raise InvalidParameter(f"models names {', '.join(repeated)} more than once")
         labels = sorted({model.card.labels for model in models})
         if len(labels) > 1 and not mix_labels:
             raise InvalidParameter(
                 f"models have different label sets ({', '.join(labels)}): "
                 "their answers are only comparable with mix_labels=true"
             )
+        return models
+
+    def _baseline(self, baseline: str | None, compared: Sequence[str]) -> str:
         if baseline is None:
             default = self._registry.default_model
-            baseline = default if default in compared else compared[0]
-        elif baseline not in compared:
+            return default if default in compared else compared[0]
+        if baseline not in compared:
             self._registry.entry(baseline)
             raise InvalidParameter(f"baseline '{baseline}' is not compared; it may be {', '.join(compared)}")
-        return models, baseline
+        return baseline
 
-    def check_cost(self, models: Sequence[ServedModel], top_k: int | None, repeat: int) -> None:
-        """Raise InvalidParameter when the comparison may not be run: top_k, repeat, or its cost in time."""
-        check_top_k(top_k, *models)
-        if not 1 <= repeat <= MAX_REPEAT:
-            raise InvalidParameter(f"repeat is {repeat}; it may be 1 to {MAX_REPEAT}")
-        round_ns = sum(model.typical_ns for model in models)
-        estimate_ns = round_ns * (repeat + 1)
-        if estimate_ns > self._budget_ns:
+    def _check_cost(self, plan: ComparePlan) -> None:
+        if not 1 <= plan.repeat <= MAX_REPEAT:
+            raise InvalidParameter(f"repeat is {plan.repeat}; it may be 1 to {MAX_REPEAT}")
+        runs = plan.repeat + 1
+        round_ns = sum(model.typical_ns for model in plan.models)
+        if round_ns * runs > self._budget_ns:
             allowed = self._budget_ns // round_ns - 1
             may = f"repeat may be 1 to {allowed}" if allowed >= 1 else "compare fewer"
             raise InvalidParameter(
-                f"{len(models)} models {repeat + 1} times would take about {estimate_ns / 1e9:.2g} s, "
+                f"{len(plan.models)} models {runs} times would take about {round_ns * runs / 1e9:.2g} s, "
                 f"more than {self._budget_ns / 1e9:g} s; {may}"
             )
 
-    def check_free(self) -> None:
-        """Raise Busy while another comparison runs."""
+    def _check_free(self) -> None:
         if self._busy:
             raise Busy("another comparison is running; one runs at a time")
 
-    async def compare(
-        self,
-        data: bytes,
-        models: Sequence[ServedModel],
-        baseline: str,
-        *,
-        top_k: int | None,
-        repeat: int,
-        patience: Patience,
-    ) -> Comparison:
+    async def run(self, plan: ComparePlan, data: bytes, deadline: Deadline) -> Comparison:
         """Decode once, run each model once unrecorded, then `repeat` measured rounds in rotating order.
 
-        Each round has all cores to itself; between rounds, requests that wait get their turn. The measured
-        runs are recorded as `compare`. Without `top_k`, each model tells 5 classes, or all that it has.
-        Rounds stop early when the machine turns out slower than estimated and the budget is spent:
-        `latency.count` says how many there were.
+        Each round has all cores to itself; queued requests run between rounds. The measured runs are recorded
+        as `compare`. Rounds stop early when the machine turns out slower than estimated and the budget is
+        spent: `latency.count` says how many there were.
 
         Raises Busy while another comparison runs, and the errors of `decode` and `CorePool.run`.
         """
-        self.check_free()
+        self._check_free()
         self._busy = True
         try:
-            return await self._compare(data, models, baseline, top_k, repeat, patience)
+            return await self._run(plan, data, deadline)
         finally:
             self._busy = False
 
-    async def _compare(
-        self,
-        data: bytes,
-        models: Sequence[ServedModel],
-        baseline: str,
-        top_k: int | None,
-        repeat: int,
-        patience: Patience,
-    ) -> Comparison:
-        shorter_side = max(model.card.input.resize for model in models)
+    async def _run(self, plan: ComparePlan, data: bytes, deadline: Deadline) -> Comparison:
+        specs = [model.card.input for model in plan.models]
+        pairs = tuple(zip(plan.models, plan.counts, strict=True))
         stopwatch = Stopwatch()
 
         def first_job() -> tuple[DecodedImage, dict[str, _Runs], int]:
             stopwatch.lap("queue")
-            image = decode(data, shorter_side=shorter_side, max_pixels=self._max_pixels)
-            stopwatch.lap("decode")
+            image = load_image(data, *specs, max_pixels=self._max_pixels, stopwatch=stopwatch)
             spent = Stopwatch()
-            runs = {model.name: _Runs(_run(model, image, top_k)[0]) for model in models}
+            runs = {model.name: _Runs(predict(model, image, count, Stopwatch())) for model, count in pairs}
             spent.lap("total")
             return image, runs, spent.durations["total"]
 
-        image, runs, spent_ns = await self._pool.run(first_job, patience, alone=True)
+        image, runs, spent_ns = await self._pool.run(first_job, deadline, exclusive=True)
         order: list[tuple[str, ...]] = []
-        for number in range(repeat):
-            rotated = _rotated(models, number)
+        for number in range(plan.repeat):
+            rotated = _rotated(pairs, number)
 
-            def round_job(rotated: Sequence[ServedModel] = rotated) -> int:
+            def round_job(rotated: Sequence[tuple[ServedModel, int]] = rotated) -> int:
                 spent = Stopwatch()
-                for model in rotated:
-                    _, durations = _run(model, image, top_k)
-                    runs[model.name].durations.append(durations)
-                    self._recorder.record(model.name, "compare", durations)
+                for model, count in rotated:
+                    laps = Stopwatch()
+                    predict(model, image, count, laps)
+                    runs[model.name].durations.append(laps.durations)
+                    self._recorder.record(model.name, "compare", laps.durations)
                 spent.lap("total")
                 return spent.durations["total"]
 
-            spent_ns += await self._pool.run(round_job, patience, alone=True)
-            order.append(tuple(model.name for model in rotated))
+            spent_ns += await self._pool.run(round_job, deadline, exclusive=True)
+            order.append(tuple(model.name for model, _ in rotated))
             if spent_ns >= self._budget_ns:
                 break
         stopwatch.lap("total")
-        return _summary(image, stopwatch.stop(), models, runs, baseline, tuple(order))
+        return _summary(plan, image, stopwatch.stop(), runs, tuple(order))
 
 
-def _run(
-    model: ServedModel, image: DecodedImage, top_k: int | None
-) -> tuple[tuple[Prediction, ...], dict[Stage, int]]:
-    stopwatch = Stopwatch()
-    tensor = preprocess(image.pixels, model.card.input, box=image.box)
-    stopwatch.lap("preprocess")
-    logits = model.session.run(tensor)["logits"][0]
-    stopwatch.lap("inference")
-    predictions = top_predictions(logits, model.labels, class_count(top_k, model), model.session.activation)
-    stopwatch.lap("postprocess")
-    return predictions, stopwatch.durations
-
-
-def _rotated(models: Sequence[ServedModel], by: int) -> Sequence[ServedModel]:
-    shift = by % len(models)
-    return (*models[shift:], *models[:shift])
+def _rotated(items: Sequence[T], by: int) -> Sequence[T]:
+    shift = by % len(items)
+    return (*items[shift:], *items[:shift])
 
 
 def _summary(
+    plan: ComparePlan,
     image: DecodedImage,
     durations: Durations,
-    models: Sequence[ServedModel],
     runs: dict[str, _Runs],
-    baseline: str,
     order: tuple[tuple[str, ...], ...],
 ) -> Comparison:
     latencies = {name: _latency([run["inference"] for run in own.durations]) for name, own in runs.items()}
@@ -238,16 +241,16 @@ def _summary(
                 for stage in _STAGES
             },
             latency=latencies[model.name],
-            speedup=latencies[baseline].p50_ns / latencies[model.name].p50_ns,
+            speedup=latencies[plan.baseline].p50_ns / latencies[model.name].p50_ns,
         )
-        for model in models
+        for model in plan.models
     )
-    fastest = min(models, key=lambda model: latencies[model.name].p50_ns).name
+    fastest = min(plan.models, key=lambda model: latencies[model.name].p50_ns).name
     return Comparison(
         image=image,
         durations=durations,
         results=results,
-        baseline=baseline,
+        baseline=plan.baseline,
         agreement=_agreement(results),
         fastest=fastest if len(order) >= MIN_REPEAT_FOR_FASTEST else None,
         order=order,

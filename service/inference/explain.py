@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.zoo.preprocess import Box, crop_box, preprocess
+from models.zoo.card import Classifier
+from models.zoo.preprocess import Box, crop_box
 from service.errors import InvalidParameter, NoExactMap, UnknownModel
-from service.inference.decoding.decode import DecodedImage, decode
+from service.inference.decoding.decode import DecodedImage
 from service.inference.heatmap import heatmap_png
 from service.inference.linear_head import LinearHead, UnusableHead, read_linear_head
-from service.inference.pool import CorePool, Patience
+from service.inference.pipeline import load_image, run_model
+from service.inference.pool import CorePool, Deadline
 from service.inference.registry import Registry, ServedModel
 from service.latency.stages import Durations, Stopwatch
 
@@ -41,6 +43,15 @@ class Explanation:
     durations: Durations
 
 
+@dataclass(frozen=True)
+class ExplainPlan:
+    """A class of a model that a map can be made of, see `Explainer.plan`; `class_id` None: the top class."""
+
+    model: ServedModel
+    classifier: Classifier
+    class_id: int | None
+
+
 class Explainer:
     """Explains classifications on the cores of the pool; nothing of it is recorded as latency.
 
@@ -53,8 +64,11 @@ class Explainer:
         self._max_pixels = max_pixels
         self._heads: dict[tuple[str, str], LinearHead] = {}
 
-    def check(self, model: ServedModel, class_id: int | None) -> None:
-        """Raise NoExactMap when the card already says that there is none, InvalidParameter for `class_id`."""
+    def plan(self, model: ServedModel, class_id: int | None) -> ExplainPlan:
+        """Check the class, and by the card that an exact map exists.
+
+        Raises InvalidParameter for a `class_id` that the model has not, and NoExactMap.
+        """
         card = model.card
         if class_id is not None and not 0 <= class_id < card.classes:
             raise InvalidParameter(f"class_id is {class_id}; model '{card.name}' has 0 to {card.classes - 1}")
@@ -68,38 +82,28 @@ class Explainer:
                 f"no exact map exists for model '{card.name}': its card names no linear classifier over its "
                 "last feature map"
             )
+        return ExplainPlan(model, card.classifier, class_id)
 
-    async def explain(
-        self,
-        data: bytes,
-        model: ServedModel,
-        *,
-        class_id: int | None,
-        picture: bool,
-        over_image: bool,
-        patience: Patience,
+    async def run(
+        self, plan: ExplainPlan, data: bytes, deadline: Deadline, *, picture: bool, over_image: bool
     ) -> Explanation:
-        """The map of `class_id`, by default the model's top class, as one job on the pool.
+        """Compute the class activation map of the image in `data`, as one job on the pool.
 
-        With `picture` as a PNG too, `over_image` or alone. Raises the errors of `check`, `decode` and
-        `CorePool.run`, and NoExactMap when map and logit of this very run do not agree: the head is another.
+        With `picture` as a PNG too, `over_image` or alone. Raises the errors of `decode` and `CorePool.run`,
+        and NoExactMap when map and logit of this very run do not agree: the head is another.
         """
-        self.check(model, class_id)
+        model = plan.model
         stopwatch = Stopwatch()
 
         def job() -> Explanation:
             stopwatch.lap("queue")
-            image = decode(data, shorter_side=model.card.input.resize, max_pixels=self._max_pixels)
-            stopwatch.lap("decode")
-            tensor = preprocess(image.pixels, model.card.input, box=image.box)
-            stopwatch.lap("preprocess")
-            outputs = model.session.run(tensor, ("logits", "features"))
-            stopwatch.lap("inference")
-            logits = outputs["logits"][0]
-            chosen = int(logits.argmax()) if class_id is None else class_id
+            image = load_image(data, model.card.input, max_pixels=self._max_pixels, stopwatch=stopwatch)
+            outputs = run_model(model, image, ("logits", "features"), stopwatch)
+            logits = outputs["logits"]
+            chosen = int(logits.argmax()) if plan.class_id is None else plan.class_id
             logit = float(logits[chosen])
-            head = self._head(model)
-            values = head.class_map(outputs["features"][0], chosen)
+            head = self._head(model, plan.classifier)
+            values = head.class_map(outputs["features"], chosen)
             bias = float(head.bias[chosen])
             if not abs(values.mean() + bias - logit) <= TOLERANCE * max(1.0, abs(logit)):
                 raise NoExactMap(
@@ -114,12 +118,10 @@ class Explainer:
                 model.name, image, chosen, label, logit, bias, values, region, png, stopwatch.stop()
             )
 
-        return await self._pool.run(job, patience)
+        return await self._pool.run(job, deadline)
 
-    def _head(self, model: ServedModel) -> LinearHead:
-        """The model's classifier. Two threads may read the same one at once: they get equal ones."""
-        stored = model.card.classifier
-        assert stored is not None
+    def _head(self, model: ServedModel, stored: Classifier) -> LinearHead:
+        """Read the model's classifier once; two threads may both read it, and get equal ones."""
         key = (stored.model, stored.file.sha256)
         if key not in self._heads:
             shape = (model.card.classes, model.card.outputs["features"][0])

@@ -17,6 +17,11 @@ def shown(text: object, *, keep: str = "") -> str:
     return _UNSHOWN.sub(lambda match: _escape(match[0], keep), str(text))
 
 
+def quoted(value: bytes) -> str:
+    """Return the first 60 bytes of what a client sent, quoted and escaped."""
+    return repr(value[:60].decode("latin-1"))
+
+
 def _escape(char: str, keep: str) -> str:
     if char in keep:
         return char

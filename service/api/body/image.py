@@ -6,30 +6,27 @@ among them, so that both are validated alike.
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.datastructures import QueryParams
-from starlette.requests import ClientDisconnect
 
+from service import errors
 from service.api.body.parameters import query_parameters
-from service.api.body.parts import Part, Parts, content_type_of, is_form, media_type_of
-from service.errors import (
-    BodyTooLarge,
-    ClientGone,
-    DeadlineExceeded,
-    EmptyBody,
-    InvalidParameter,
-    MalformedRequest,
-    QueueFull,
-    UnknownImageType,
-    WeighinError,
+from service.api.body.parts import Part, Parts
+from service.api.body.stream import (
+    Bounds,
+    body_chunks,
+    content_type_of,
+    in_time,
+    is_form,
+    media_type_of,
+    read_body,
 )
-from service.inference.pool import Patience
+from service.inference.pool import Deadline
 
 PART = "image"
 
@@ -59,9 +56,23 @@ OPENAPI_BODY = {
 }
 """What FastAPI cannot derive: the handlers read the body themselves, as it comes in."""
 
-SEND = "send the image's bytes, or a form (multipart/form-data) with a file part named 'image'"
+IMAGE_ERRORS = (
+    errors.MalformedRequest,
+    errors.CrossSiteRequest,
+    errors.BodyTooLarge,
+    errors.TooManyPixels,
+    errors.UnknownImageType,
+    errors.EmptyBody,
+    errors.UndecodableImage,
+    errors.InvalidParameter,
+    errors.QueueFull,
+    errors.NotReady,
+    errors.ModelUnavailable,
+    errors.DeadlineExceeded,
+)
+"""Errors of every route that runs a network on a posted image, for `documented`."""
 
-T = TypeVar("T")
+SEND = "send the image's bytes, or a form (multipart/form-data) with a file part named 'image'"
 
 _URLENCODED = re.compile(rb"[\w.~+*%-]+=[\w.~+*%&=-]*")
 
@@ -70,23 +81,20 @@ _URLENCODED = re.compile(rb"[\w.~+*%-]+=[\w.~+*%&=-]*")
 class Form:
     """A form that was read ahead of the route: its image and fields, and what is wrong with it."""
 
-    patience: Patience
+    deadline: Deadline
     image: bytes = b""
     fields: dict[str, str] = field(default_factory=dict)
-    problem: WeighinError | None = None
+    problem: errors.WeighinError | None = None
 
     @property
     def unread(self) -> bool:
         """Whether it was not read to its end, so that it may have more fields."""
-        return isinstance(self.problem, (QueueFull, BodyTooLarge, DeadlineExceeded, ClientGone))
+        return isinstance(self.problem, (errors.BodyTooLarge, errors.DeadlineExceeded, errors.ClientGone))
 
 
-def form_first(
-    max_bytes: int, deadline_s: float, check_room: Callable[[], None]
-) -> Callable[[Request], Awaitable[None]]:
-    """A dependency of routes that take an image: of a form, read its fields as query parameters.
+def form_first(bounds: Bounds) -> Callable[[Request], Awaitable[None]]:
+    """Return a dependency for routes that take an image: it reads a form's fields as query parameters.
 
-    `check_room` raises where the queue is full: the form is then not read.
     What is wrong with the form is not raised here but by `read_image`: a query parameter that is wrong comes
     first, as it does with a raw body. The fields that are right are read all the same, so that the error is
     of the model that the form names.
@@ -95,14 +103,13 @@ def form_first(
     async def read(request: Request) -> None:
         if not is_form(request):
             return
-        patience = Patience(asyncio.get_running_loop().time() + deadline_s, deadline_s)
-        form = request.state.form = Form(patience)
+        deadline = Deadline.after(bounds.deadline_s)
+        form = request.state.form = Form(deadline)
         parts: list[Part] = []
         try:
-            check_room()
-            await _in_time(_read_parts(request, parts, max_bytes), patience)
+            await in_time(_read_parts(request, parts, bounds.body_bytes), deadline)
             form.image = _image_of(parts)
-        except WeighinError as error:
+        except errors.WeighinError as error:
             form.problem = error
         problem = _read_fields(request, form, [part for part in parts if part.name != PART])
         form.problem = form.problem or problem
@@ -110,23 +117,23 @@ def form_first(
     return read
 
 
-async def read_image(request: Request, max_bytes: int, patience: Patience) -> bytes:
-    """The bytes of the posted image.
+async def read_image(request: Request, bounds: Bounds, deadline: Deadline) -> bytes:
+    """Return the bytes of the posted image.
 
-    Raises BodyTooLarge as soon as more than `max_bytes` are announced or have come, DeadlineExceeded when the
-    body is not there in time, MalformedRequest for a broken form or one without the part, InvalidParameter
-    for other parts than the route's parameters, EmptyBody, and UnknownImageType for a body of another kind.
+    Raises BodyTooLarge, DeadlineExceeded when the body is not there in time, ClientGone, MalformedRequest for
+    a broken form or one without the part, InvalidParameter for other parts than the route's parameters,
+    EmptyBody, and UnknownImageType for a body of another kind.
     """
     form: Form | None = getattr(request.state, "form", None)
     if form is None:
-        data = await _in_time(_read_raw(request, max_bytes), patience)
+        data = await in_time(read_body(request, bounds.body_bytes), deadline)
         _check_kind(request, data)
     elif form.problem is not None:
         raise form.problem
     else:
         data = form.image
     if not data:
-        raise EmptyBody(f"the body holds no image: {SEND}")
+        raise errors.EmptyBody
     return data
 
 
@@ -163,38 +170,6 @@ def _describe_fields(operation: dict[str, Any]) -> None:
     }
 
 
-async def _in_time(reading: Awaitable[T], patience: Patience) -> T:
-    try:
-        async with asyncio.timeout_at(patience.deadline):
-            return await reading
-    except TimeoutError:
-        raise DeadlineExceeded(f"the body did not arrive within {patience.deadline_s:g} s") from None
-    except ClientDisconnect:
-        raise ClientGone("the client hung up while sending") from None
-
-
-def _check_announced(request: Request, max_bytes: int) -> None:
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > max_bytes:
-        raise BodyTooLarge(f"the body has {announced} bytes; {max_bytes} are allowed")
-
-
-async def _read_raw(request: Request, max_bytes: int) -> bytes:
-    # of one chunk, that chunk itself
-    return b"".join([chunk async for chunk in _bounded(request, max_bytes)])
-
-
-async def _bounded(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
-    _check_announced(request, max_bytes)
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > max_bytes:
-            raise BodyTooLarge(f"the body has more than the {max_bytes} bytes that are allowed")
-        if chunk:
-            yield chunk
-
-
 def _check_kind(request: Request, data: bytes) -> None:
     """Say what to send where the body is certainly something else: by its media type and its bytes both, as
     curl sends any file as a urlencoded form."""
@@ -203,21 +178,20 @@ def _check_kind(request: Request, data: bytes) -> None:
         media_type == "application/x-www-form-urlencoded" and _URLENCODED.fullmatch(data[:1000]) is not None
     )
     if other:
-        raise UnknownImageType(f"the body is {media_type[:80]}, no image: {SEND}")
+        raise errors.UnknownImageType(f"the body is {media_type[:80]}, no image: {SEND}")
 
 
 async def _read_parts(request: Request, parts: list[Part], max_bytes: int) -> None:
     """Read the form, and append each part to `parts` once it is complete."""
-    _check_announced(request, max_bytes)
     limits = {PART: max_bytes} | dict.fromkeys(query_parameters(request), MAX_FIELD_BYTES)
     reader = Parts(content_type_of(request), limits)
-    async for chunk in _bounded(request, max_bytes):
+    async for chunk in body_chunks(request, max_bytes):
         try:
             reader.feed(chunk)
         finally:
             parts += reader.finished()
         if len(parts) > MAX_PARTS:
-            raise MalformedRequest(f"multipart form: more than {MAX_PARTS} parts")
+            raise errors.MalformedRequest(f"multipart form: more than {MAX_PARTS} parts")
     reader.check_complete()
 
 
@@ -225,11 +199,11 @@ def _image_of(parts: list[Part]) -> bytes:
     images = [part.data for part in parts if part.name == PART]
     if len(images) != 1 or images[0] is None:
         names = ", ".join(f"'{part.name[:50]}'" for part in parts[:10]) or "none"
-        raise MalformedRequest(f"the form needs one part named '{PART}'; its parts are: {names}")
+        raise errors.MalformedRequest(f"the form needs one part named '{PART}'; its parts are: {names}")
     return images[0]
 
 
-def _read_fields(request: Request, form: Form, parts: list[Part]) -> WeighinError | None:
+def _read_fields(request: Request, form: Form, parts: list[Part]) -> errors.WeighinError | None:
     """Put the fields into `form` and among the query parameters, which the route's own are read from next.
 
     An empty field is left out: HTML forms send all that they have. Returns what is wrong with the first one
@@ -237,7 +211,7 @@ def _read_fields(request: Request, form: Form, parts: list[Part]) -> WeighinErro
     """
     known = query_parameters(request)
     query = request.query_params
-    problem: WeighinError | None = None
+    problem: errors.WeighinError | None = None
     names: set[str] = set()
     for part in parts:
         try:
@@ -246,12 +220,12 @@ def _read_fields(request: Request, form: Form, parts: list[Part]) -> WeighinErro
             if not value.strip():
                 continue
             if part.name in query and query[part.name] != value:
-                raise InvalidParameter(
+                raise errors.InvalidParameter(
                     f"{part.name}: {query[part.name][:50]!r} in the query, {value[:50]!r} in the form "
                     "(allowed: one value)"
                 )
             form.fields[part.name] = value
-        except InvalidParameter as error:
+        except errors.InvalidParameter as error:
             problem = problem or error
     if form.fields:
         request._query_params = QueryParams({**query, **form.fields})
@@ -262,14 +236,18 @@ def _text(part: Part, fields: frozenset[str], *, repeated: bool) -> str:
     """The value of a form field. Raises InvalidParameter."""
     if part.name not in fields:
         allowed = ", ".join((PART, *sorted(fields)))
-        raise InvalidParameter(f"unknown form field {part.name[:50]!r} (allowed: {allowed})")
+        raise errors.InvalidParameter(f"unknown form field {part.name[:50]!r} (allowed: {allowed})")
     if repeated:
-        raise InvalidParameter(f"form field {part.name!r}: given twice")
+        raise errors.InvalidParameter(f"form field {part.name!r}: given twice")
     if part.file:
-        raise InvalidParameter(f"form field {part.name!r}: sent as a file (allowed: without file name)")
+        raise errors.InvalidParameter(
+            f"form field {part.name!r}: sent as a file (allowed: without file name)"
+        )
     if part.data is None:
-        raise InvalidParameter(f"form field {part.name!r}: {part.size} bytes (limit: {MAX_FIELD_BYTES})")
+        raise errors.InvalidParameter(
+            f"form field {part.name!r}: {part.size} bytes (limit: {MAX_FIELD_BYTES})"
+        )
     try:
         return part.data.decode()
     except UnicodeDecodeError:
-        raise InvalidParameter(f"form field {part.name!r}: not UTF-8") from None
+        raise errors.InvalidParameter(f"form field {part.name!r}: not UTF-8") from None

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from fastapi import Request
 from python_multipart.exceptions import FormParserError, ParseError
 from python_multipart.multipart import MAX_BOUNDARY_LENGTH, MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect
 
-from service.errors import BodyTooLarge, ClientGone, DeadlineExceeded, MalformedRequest
+from service.api.body.stream import body_chunks, content_type_of
+from service.errors import DeadlineExceeded, MalformedRequest
+from service.text.display import quoted
 
 MAX_HEADER_FIELDS = 32
 """Header fields of a part."""
@@ -25,7 +26,6 @@ MAX_HEADER_BYTES = 16_384
 MAX_PREAMBLE_BYTES = 65_536
 """Bytes before the first boundary."""
 
-_FORM = "multipart/form-data"
 _LIMITS = {
     "Maximum header count exceeded": f"a part has too many header fields (limit: {MAX_HEADER_FIELDS})",
     "Maximum header size exceeded": f"a header field of a part is too long (limit: {MAX_HEADER_BYTES} bytes)",
@@ -44,52 +44,30 @@ class Part:
     file: bool = False
 
 
-def content_type_of(request: Request) -> str:
-    """What the body says that it is; empty where it does not."""
-    return request.headers.get("content-type", "")
-
-
-def media_type_of(request: Request) -> str:
-    """The same in lower case, without parameters."""
-    return content_type_of(request).partition(";")[0].strip().lower()
-
-
-def is_form(request: Request) -> bool:
-    """Whether the body says that it is a multipart form."""
-    return media_type_of(request) == _FORM
-
-
 async def stream_parts(
     request: Request, limits: Mapping[str, int], *, wait_s: float, max_bytes: int | None = None
 ) -> AsyncIterator[Part]:
-    """The form's parts in order, each as soon as it is there; only the ones in hand are in memory.
+    """Yield the form's parts in order, each as soon as it is complete; only the current one is in memory.
 
-    `limits`: the most bytes that parts of a name may have. `wait_s`: how long nothing may come. `max_bytes`:
-    of the whole form; without it a form may go on for ever.
+    `limits`: the most bytes that parts of a name may have. `wait_s`: how long nothing may arrive.
+    `max_bytes`: of the whole form; without it a form may have any length.
 
     Raises MalformedRequest, BodyTooLarge for the whole, DeadlineExceeded, and ClientGone.
     """
     form = Parts(content_type_of(request), limits)
-    size = 0
-    try:
-        chunks = request.stream().__aiter__()
-        while True:
-            try:
-                async with asyncio.timeout(wait_s):
-                    chunk = await anext(chunks, None)
-            except TimeoutError:
-                raise DeadlineExceeded(f"nothing of the body arrived for {wait_s:g} s") from None
-            if chunk is None:
-                break
-            size += len(chunk)
-            if max_bytes is not None and size > max_bytes:
-                raise BodyTooLarge(f"the body has more than the {max_bytes} bytes that are allowed")
-            form.feed(chunk)
-            for part in form.finished():
-                yield part
-        form.check_complete()
-    except ClientDisconnect:
-        raise ClientGone("the client hung up while sending") from None
+    chunks = body_chunks(request, max_bytes)
+    while True:
+        try:
+            async with asyncio.timeout(wait_s):
+                chunk = await anext(chunks, None)
+        except TimeoutError:
+            raise DeadlineExceeded(f"nothing of the body arrived for {wait_s:g} s") from None
+        if chunk is None:
+            break
+        form.feed(chunk)
+        for part in form.finished():
+            yield part
+    form.check_complete()
 
 
 class Parts:
@@ -197,7 +175,7 @@ class Parts:
         self._header = [b"", b""]
         field = field.lower()
         if field.startswith(b"content-") and field in self._headers:
-            raise MalformedRequest(f"multipart form: a part with two header fields {_shown(field)}")
+            raise MalformedRequest(f"multipart form: a part with two header fields {quoted(field)}")
         self._headers[field] = value
 
     def _headers_finished(self) -> None:
@@ -212,13 +190,13 @@ class Parts:
         media_type = parse_options_header(self._headers.get(b"content-type", b""))[0]
         if media_type.startswith(b"multipart/"):
             raise MalformedRequest(
-                f"multipart form: part {self._name[:50]!r} is {_shown(media_type)} (allowed: a part per file)"
+                f"multipart form: part {self._name[:50]!r} is {quoted(media_type)} (allowed: a part per file)"
             )
         self._decode = self._headers.get(b"content-transfer-encoding", b"").strip(b" \t").lower()
         if self._decode not in _PLAIN | _DECODERS.keys():
             raise MalformedRequest(
                 f"multipart form: Content-Transfer-Encoding of part {self._name[:50]!r} is "
-                f"{_shown(self._decode)} (allowed: 7bit, 8bit, binary, base64, quoted-printable)"
+                f"{quoted(self._decode)} (allowed: 7bit, 8bit, binary, base64, quoted-printable)"
             )
 
     def _data(self, data: bytes, start: int, end: int) -> None:
@@ -249,7 +227,3 @@ def _from_base64(data: bytes) -> bytes:
 
 
 _DECODERS = {b"base64": _from_base64, b"quoted-printable": binascii.a2b_qp}
-
-
-def _shown(value: bytes) -> str:
-    return repr(value[:50].decode("latin-1"))

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from service.errors import HeadersTooLarge, MalformedRequest
+from service.text.display import quoted
 
 MAX_HEAD_BYTES = 65_536
 """Bytes of a request head, and of the trailer section of a chunked body."""
@@ -81,7 +82,7 @@ def read_head(raw: bytes) -> Head:
     """
     line = _REQUEST_LINE.match(raw)
     if line is None:
-        shown = _shown(raw.partition(b"\r\n")[0])
+        shown = quoted(raw.partition(b"\r\n")[0])
         raise MalformedRequest(f"request line: malformed (given: {shown}; allowed: METHOD TARGET HTTP/1.1)")
     method, target, major, minor = line.groups()
     if major != b"1" or minor not in b"01":
@@ -99,7 +100,7 @@ def read_head(raw: bytes) -> Head:
         return Head("OPTIONS", None, target, b"", version, raw)
     parts = _TARGET.fullmatch(target)
     if parts is None or (parts[1] is None and parts[2] is None):
-        raise MalformedRequest(f"request target: malformed (given: {_shown(target)}; example: /path?query)")
+        raise MalformedRequest(f"request target: malformed (given: {quoted(target)}; example: /path?query)")
     return Head(method.decode(), parts[1], parts[2] or b"/", parts[3] or b"", version, raw)
 
 
@@ -119,11 +120,11 @@ def check_framing(head: Head, fields: list[tuple[bytes, bytes]]) -> bool:
         if head.version != "1.0":
             raise MalformedRequest("header host: missing")
     elif _HOST.fullmatch(host) is None:
-        raise MalformedRequest(f"header host: malformed (given: {_shown(host)})")
+        raise MalformedRequest(f"header host: malformed (given: {quoted(host)})")
     if head.authority is not None and host is not None and _bare(head.authority) != _bare(host):
         raise MalformedRequest(
-            f"header host: differs from the request target (given: {_shown(host)}; "
-            f"target: {_shown(head.authority)})"
+            f"header host: differs from the request target (given: {quoted(host)}; "
+            f"target: {quoted(head.authority)})"
         )
     coding = values.get(b"transfer-encoding")
     if coding is None:
@@ -132,7 +133,7 @@ def check_framing(head: Head, fields: list[tuple[bytes, bytes]]) -> bool:
         raise MalformedRequest("header transfer-encoding: sent beside content-length")
     if coding.lower() != b"chunked" or head.version == "1.0":
         raise MalformedRequest(
-            f"header transfer-encoding: unsupported (given: {_shown(coding)} in HTTP/{head.version}; "
+            f"header transfer-encoding: unsupported (given: {quoted(coding)} in HTTP/{head.version}; "
             "allowed: chunked in HTTP/1.1)"
         )
     return True
@@ -185,7 +186,7 @@ class ChunkedBody:
             return
         match = _CHUNK_LINE.fullmatch(line)
         if match is None:
-            raise MalformedRequest(f"chunked body: malformed chunk size (given: {_shown(line.rstrip())})")
+            raise MalformedRequest(f"chunked body: malformed chunk size (given: {quoted(line.rstrip())})")
         size = int(match[1], 16)
         if match[2] is not None:
             self._extension_bytes += len(match[2])
@@ -220,7 +221,3 @@ class ChunkedBody:
 def _bare(authority: bytes) -> bytes:
     """Host and port in lower case, without a default port."""
     return _DEFAULT_PORT.sub(b"", authority.lower())
-
-
-def _shown(value: bytes) -> str:
-    return repr(value[:60].decode("latin-1"))

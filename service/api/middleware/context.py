@@ -1,4 +1,4 @@
-"""What holds for every request: an id, safe headers, refusal of other sites, a log line when asked for."""
+"""Middleware that every request passes: its id, safe headers, cross-site refusal, the request log, HEAD."""
 
 from __future__ import annotations
 
@@ -33,6 +33,12 @@ def new_request_id() -> str:
 def identifying_headers(request_id: str) -> list[tuple[bytes, bytes]]:
     """The header fields that every response carries."""
     return [(b"x-request-id", request_id.encode("latin-1")), _NO_SNIFFING]
+
+
+def route_path(scope: Scope) -> str:
+    """Return the request's path without the prefix that a proxy adds."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 class RequestContext:
@@ -116,3 +122,34 @@ class RequestContext:
         if same:
             return None
         return CrossSiteRequest(f"a page of {(given or 'another site')[:100]} may not {method} here")
+
+
+class HeadRequests:
+    """Pure ASGI middleware: HEAD gets the status and header that GET would, without the body.
+
+    A stream is ended before its first event: the application gets a disconnect.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        ended = False
+
+        async def send_without_body(message: Message) -> None:
+            nonlocal ended
+            if message["type"] == "http.response.start":
+                await send(message)
+            elif not ended:
+                ended = True
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            else:
+                await asyncio.sleep(0)  # a stream that never waits is to learn of its end too
+
+        async def receive_until_answered() -> Message:
+            return {"type": "http.disconnect"} if ended else await receive()
+
+        await self._app({**scope, "method": "GET"}, receive_until_answered, send_without_body)

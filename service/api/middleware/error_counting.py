@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import errors
+from service.api.middleware.context import route_path
 from service.api.problems import INTERNAL_ERROR, STATUS, slug_of
 from service.inference.registry import Registry, ServedModel
 from service.latency.prometheus import Metrics
@@ -56,6 +57,12 @@ def find_model(request: Request, registry: Registry, name: str | None) -> Served
     return registry.get(name)
 
 
+def query_model(scope: Scope) -> str | None:
+    """Return the model that the query names, whether there is one of that name or not."""
+    names = parse_qs(scope["query_string"].decode("latin-1")).get("model")
+    return names[-1] if names else None
+
+
 class ErrorCounting:
     """Pure ASGI middleware around all others: counts each problem document that is sent, once.
 
@@ -85,8 +92,7 @@ class ErrorCounting:
             self._count(scope, slug)
 
     def _count(self, scope: Scope, slug: str) -> None:
-        path = scope["path"].removeprefix(scope.get("root_path", "")).strip("/")
-        route = path.partition("/")[0]
+        route = route_path(scope).strip("/").partition("/")[0]
         if route not in MODEL_PATHS:
             self._metrics.count_error(None, slug)
             return
@@ -95,8 +101,8 @@ class ErrorCounting:
 
     def _named(self, scope: Scope) -> str | None:
         """The model that the query or the form names, if there is one of that name."""
-        names = parse_qs(scope["query_string"].decode("latin-1")).get("model", [])
+        name = query_model(scope)
         form = scope["state"].get("form")
-        if not names and form is not None and "model" in form.fields:
-            names = [form.fields["model"]]
-        return names[-1] if names and names[-1] in self._registry.names() else None
+        if name is None and form is not None:
+            name = form.fields.get("model")
+        return name if name in self._registry.names() else None

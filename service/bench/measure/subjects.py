@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.zoo.card import Card
-from models.zoo.preprocess import preprocess
 from service.bench.bundle import BenchStage
 from service.bench.measure.runtimes import Run
 from service.errors import MeasurementFailed
-from service.inference.decoding.decode import decode
+from service.inference.pipeline import load_image, run_network
+from service.latency.stages import Stopwatch
 
 StageTimes = dict[BenchStage, int]
 _SERVICE_STAGES: tuple[BenchStage, ...] = (
@@ -69,18 +69,15 @@ class FromBytes:
     def run(self, number: int) -> StageTimes:
         """Decode, preprocess, run the network."""
         data = self._images[number % len(self._images)]
-        start = time.perf_counter_ns()
-        image = decode(data, shorter_side=self._spec.resize, max_pixels=self._max_pixels)
-        decoded = time.perf_counter_ns()
-        tensor = preprocess(image.pixels, self._spec, box=image.box)
-        preprocessed = time.perf_counter_ns()
-        self._run(tensor)
-        end = time.perf_counter_ns()
+        stopwatch = Stopwatch()
+        image = load_image(data, self._spec, max_pixels=self._max_pixels, stopwatch=stopwatch)
+        run_network(self._run, self._spec, image, stopwatch)
+        laps = stopwatch.stop()
         return {
-            "decode": decoded - start,
-            "preprocess": preprocessed - decoded,
-            "inference": end - preprocessed,
-            "total": end - start,
+            "decode": laps["decode"],
+            "preprocess": laps["preprocess"],
+            "inference": laps["inference"],
+            "total": laps["total"],
         }
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 
 from models.zoo.card import Card, InputSpec, read_card
-from models.zoo.preprocess import preprocess, shorter_side
 from service.bench.bundle import BenchStage, Block, Cold, Memory, RateTrial, RuntimeName, WarmUp
 from service.bench.measure import scenarios
 from service.bench.measure.inputs import MAX_PIXELS, as_jpeg, natural_picture
@@ -38,7 +37,7 @@ from service.bench.measure.messages import (
 from service.bench.measure.runtimes import Run, import_runtime, open_model
 from service.bench.measure.subjects import BareSession, FromBytes, Subject, ThroughService
 from service.errors import MeasurementFailed, WeighinError
-from service.inference.decoding.decode import decode
+from service.inference.pipeline import load_image, to_tensor
 from service.inference.session import SessionError
 
 Emit = Callable[[Report], None]
@@ -126,11 +125,8 @@ class _Launch:
         loaded = time.perf_counter_ns()
         subject: Subject
         tensors = [
-            preprocess(image.pixels, card.input, box=image.box)
-            for image in (
-                decode(data, shorter_side=shorter_side(card.input), max_pixels=MAX_PIXELS)
-                for data in self._images
-            )
+            to_tensor(load_image(data, card.input, max_pixels=MAX_PIXELS), card.input)
+            for data in self._images
         ]
         first = time.perf_counter_ns()
         run(tensors[0])

@@ -98,7 +98,7 @@ def decode(data: bytes, *, shorter_side: int, max_pixels: int) -> DecodedImage:
     has been decoded then) and UndecodableImage (truncated or corrupt, or of a kind that nothing here reads).
     """
     if not data:
-        raise EmptyBody("The body is empty; the bytes of an image are needed.")
+        raise EmptyBody
     kind = image_format(data)
     if kind is None or (kind == "heif" and _heif_plugin() is None):
         raise UnknownImageType(_unknown(data))

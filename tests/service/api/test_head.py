@@ -8,7 +8,7 @@ import httpx
 import pytest
 from starlette.responses import StreamingResponse
 
-from service.api.middleware.head import HeadRequests
+from service.api.middleware.context import HeadRequests
 from tests.helpers.problems import assert_problem
 from tests.helpers.wire import ask, responses, serving
 

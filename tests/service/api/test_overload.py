@@ -53,19 +53,23 @@ def test_one_more_than_may_wait_gets_503_at_once_and_the_others_are_answered(
         until(client, running=1, waiting=0)
         with posting(client, png) as second:
             until(client, running=1, waiting=1)
-            assert_problem(client.post("/classify", content=png), 503, "queue-full", "1 may")
+            assert_problem(client.post("/classify", content=png), 503, "queue-full", "limit: 1")
             assert_problem(client.post("/compare", content=png), 503, "queue-full")
             assert_problem(client.post("/classify", files={"image": png}), 503, "queue-full")
+            assert_problem(client.post("/explain", content=png), 503, "queue-full")
+            assert_problem(client.post("/retrieve-similar", content=png), 503, "queue-full")
+            assert_problem(client.put("/gallery/images/a", content=png), 503, "queue-full")
             assert_problem(client.post("/classify?model=none", content=png), 404, "unknown-model")
+            assert_problem(client.post("/explain?model=none", content=png), 404, "unknown-model")
             assert_problem(client.get("/classify"), 405, "method-not-allowed")
     assert [answer.status_code for answer in (*first, *second)] == [200, 200]
     assert second[0].json()["timings_ms"]["queue"] > 1
     errors = client.get("/latency?model=tiny&stage=total").json()["latencies"][0]["errors"]
-    assert errors == {"queue-full": 1}
+    assert errors == {"queue-full": 2}
     shown = client.get("/metrics").text
-    assert 'weighin_errors_total{kind="queue-full",model="tiny"} 1.0' in shown
-    assert 'weighin_errors_total{kind="queue-full",model=""} 2.0' in shown, (
-        "the comparison, and the unread form"
+    assert 'weighin_errors_total{kind="queue-full",model="tiny"} 2.0' in shown
+    assert 'weighin_errors_total{kind="queue-full",model=""} 4.0' in shown, (
+        "the comparison, the unread form, the search and the image to keep"
     )
 
 

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from service.api.body.parts import Part
+from service.api.body.stream import Bounds
 from service.api.gallery_bulk import Bulk
 from service.api.gallery_schemas import AddedOut, AddedResponse
 from service.gallery.gallery import Gallery
@@ -169,7 +170,7 @@ def test_as_many_images_are_in_memory_as_are_worked_on(tiny_settings: Settings) 
             max_pixels=10**7,
             deadline_s=10,
         )
-        added = await Bulk(gallery.keeper, 2, 10**6, 10).add(form())
+        added = await Bulk(gallery.keeper, 2, Bounds(10**6, 10)).add(form())
         await gallery.close()
         pool.close()
         return added

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, func, select
 
 from service.gallery.database import GalleryDatabase
-from service.gallery.embed import decode_for, embed, embedder_of
+from service.gallery.embed import embed, embedder_of, load_for_embedding
 from service.gallery.tables import gallery_embeddings
 from service.gallery.vectors import GalleryVectors
 from service.inference.registry import Registry
@@ -101,7 +101,7 @@ def test_what_was_begun_goes_on_after_a_restart_and_the_old_model_answers_meanwh
         vectors = GalleryVectors(database)
         vectors.aim(embedder_of(model))
         keys = vectors.lacking(embedder_of(model), 0, IMAGES // 2)
-        images = [decode_for(model, blobs(seed), max_pixels=10**6) for seed in range(IMAGES // 2)]
+        images = [load_for_embedding(blobs(seed), model, max_pixels=10**6) for seed in range(IMAGES // 2)]
         vectors.fill(embedder_of(model), {k: embed(i, model) for k, i in zip(keys, images, strict=True)})
         assert database.state().embedder == embedder_of(registry.get("tiny"))
     with running(tiny_settings) as client:

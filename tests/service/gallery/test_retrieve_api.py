@@ -16,7 +16,7 @@ from service.api.gallery_schemas import (
     RetrievalResponse,
     SimilarResponse,
 )
-from service.gallery.embed import decode_for, embed
+from service.gallery.embed import embed, load_for_embedding
 from service.inference.session import OnnxSession
 from service.latency.stages import STAGES
 from tests.helpers.problems import assert_problem
@@ -69,7 +69,7 @@ def test_scores_are_cosines_of_the_networks_embeddings(client: httpx.Client, tin
 
     Model.card, Model.session = card, session  # type: ignore[attr-defined]
     vectors = {
-        name: embed(decode_for(Model, jpeg(name), max_pixels=10**7), Model)  # type: ignore[arg-type]
+        name: embed(load_for_embedding(jpeg(name), Model, max_pixels=10**7), Model)  # type: ignore[arg-type]
         for name in PHOTOS
     }
     for name in PHOTOS:

@@ -20,7 +20,7 @@ from service.inference.decoding.decode import decode
 from service.inference.explain import Explainer, Explanation
 from service.inference.heatmap import LONGEST_SIDE, heatmap_png
 from service.inference.linear_head import LinearHead, UnusableHead, read_linear_head
-from service.inference.pool import CorePool, Patience
+from service.inference.pool import CorePool, Deadline
 from service.inference.registry import Registry
 
 Explain = Callable[..., Explanation]
@@ -41,10 +41,8 @@ def explain(zoo: Registry) -> Iterator[Explain]:
 
     def run(data: bytes, model: str, class_id: int | None = None) -> Explanation:
         async def within_loop() -> Explanation:
-            patience = Patience(asyncio.get_running_loop().time() + 60, 60)
-            return await explainer.explain(
-                data, zoo.get(model), class_id=class_id, picture=False, over_image=False, patience=patience
-            )
+            plan = explainer.plan(zoo.get(model), class_id)
+            return await explainer.run(plan, data, Deadline.after(60), picture=False, over_image=False)
 
         return asyncio.run(within_loop())
 
@@ -185,4 +183,4 @@ def test_no_map_without_a_known_head(zoo: Registry) -> None:
         model.card.model_copy(update={"classifier": None}), model.labels, model.session, model.typical_ns
     )
     with pytest.raises(NoExactMap, match="no exact map exists for model 'efficientnet-lite0'"):
-        Explainer(zoo, CorePool(1, 1), max_pixels=1).check(bare, None)
+        Explainer(zoo, CorePool(1, 1), max_pixels=1).plan(bare, None)

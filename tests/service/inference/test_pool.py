@@ -9,11 +9,11 @@ from collections.abc import Callable
 import pytest
 
 from service.errors import ClientGone, DeadlineExceeded, QueueFull
-from service.inference.pool import CorePool, Patience
+from service.inference.pool import CorePool, Deadline
 
 
-def patient(seconds: float = 30.0, gone: Callable[[], asyncio.Future[None]] | None = None) -> Patience:
-    return Patience(asyncio.get_running_loop().time() + seconds, seconds, gone)
+def patient(seconds: float = 30.0, gone: Callable[[], asyncio.Future[None]] | None = None) -> Deadline:
+    return Deadline.after(seconds, gone)
 
 
 class Gate:
@@ -73,13 +73,13 @@ def test_one_more_than_may_wait_is_refused_and_nothing_else_is_lost() -> None:
         pool, gate = CorePool(1, 1), Gate()
         tasks = [asyncio.create_task(pool.run(gate.job(name), patient())) for name in "ab"]
         await settle()
-        with pytest.raises(QueueFull, match="1 requests are waiting already, 1 may"):
-            pool.check_room()
+        with pytest.raises(QueueFull, match=r"queue full: 1 requests waiting \(limit: 1\)"):
+            pool.ensure_capacity()
         with pytest.raises(QueueFull):
             await pool.run(gate.job("c"), patient())
         gate.open()
         assert await asyncio.gather(*tasks) == ["a", "b"]
-        pool.check_room()
+        pool.ensure_capacity()
         pool.close()
 
     asyncio.run(scenario())
@@ -133,7 +133,7 @@ def test_a_job_alone_waits_for_the_others_and_keeps_later_ones_out() -> None:
         alone_gate = Gate()
         before = asyncio.create_task(pool.run(gate.job("before"), patient()))
         await gate.until_started(1)
-        alone = asyncio.create_task(pool.run(alone_gate.job("alone"), patient(), alone=True))
+        alone = asyncio.create_task(pool.run(alone_gate.job("alone"), patient(), exclusive=True))
         await settle()
         after = asyncio.create_task(pool.run(gate.job("after"), patient()))
         await settle()

@@ -475,7 +475,7 @@ def png(
 
 
 def test_no_bytes() -> None:
-    with pytest.raises(EmptyBody, match="The body is empty"):
+    with pytest.raises(EmptyBody, match="empty body"):
         read(b"")
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from service.inference.postprocess import top_predictions
+from service.inference.classify import top_predictions
 
 LABELS = [f"thing {i}" for i in range(10)]
 

@@ -1,0 +1,78 @@
+"""The inference pipeline: decode an image once, preprocess it for a network, run the network, timed per step.
+
+Everything that runs a network on an image goes through here: /classify, /compare, /explain, the gallery and
+the benchmarks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.zoo.card import InputSpec
+from models.zoo.preprocess import preprocess, shorter_side
+from service.inference.decoding.decode import DecodedImage, decode
+from service.inference.registry import ServedModel
+from service.latency.stages import Stopwatch
+
+T = TypeVar("T")
+
+
+def load_image(
+    data: bytes,
+    *specs: InputSpec,
+    max_pixels: int,
+    min_side: int = 0,
+    stopwatch: Stopwatch | None = None,
+) -> DecodedImage:
+    """Decode `data` once, at the smallest scale that keeps what every network of `specs` needs of it.
+
+    `min_side`: pixels that the shorter side must keep besides. Ends the lap `decode`. Raises the errors of
+    `decode`.
+    """
+    stopwatch = stopwatch or Stopwatch()
+    image = decode(data, shorter_side=max(shorter_side(*specs), min_side), max_pixels=max_pixels)
+    stopwatch.lap("decode")
+    return image
+
+
+def to_tensor(image: DecodedImage, spec: InputSpec) -> NDArray[np.float32]:
+    """Return the image as the network of `spec` takes it: float32 (1, channels, height, width)."""
+    return preprocess(image.pixels, spec, box=image.box)
+
+
+def run_network(
+    run: Callable[[NDArray[np.float32]], T],
+    spec: InputSpec,
+    image: DecodedImage,
+    stopwatch: Stopwatch | None = None,
+) -> T:
+    """Preprocess the image as `spec` says and return what `run` gives for it.
+
+    Ends the laps `preprocess` and `inference`. Raises what `run` raises.
+    """
+    stopwatch = stopwatch or Stopwatch()
+    tensor = to_tensor(image, spec)
+    stopwatch.lap("preprocess")
+    result = run(tensor)
+    stopwatch.lap("inference")
+    return result
+
+
+def run_model(
+    model: ServedModel,
+    image: DecodedImage,
+    outputs: Sequence[str] = ("logits",),
+    stopwatch: Stopwatch | None = None,
+) -> Mapping[str, NDArray[np.float32]]:
+    """Run a served model on one image and return `outputs` by name, each float32 without the batch dimension.
+
+    Ends the laps `preprocess` and `inference`. Raises ModelUnavailable when the run fails.
+    """
+    values = run_network(
+        lambda tensor: model.session.run(tensor, outputs), model.card.input, image, stopwatch
+    )
+    return {name: value[0] for name, value in values.items()}
