@@ -89,7 +89,7 @@ def main() -> None:
         exact.close()
         search = PostgresqlNearest(GalleryDatabase(engine), EMBEDDER, DIMENSIONS)
         begun = time.perf_counter()
-        search.changed()
+        search.notify()
         while search.status.mode != "hnsw":
             time.sleep(0.1)
         built = time.perf_counter() - begun

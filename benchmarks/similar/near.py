@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from benchmarks.similar.corpus import FashionMnist
 from benchmarks.similar.edited import EDITS, Looks
-from service.gallery.duplicates import NEAR_COSINE, NEAR_HASH_BITS
-from service.gallery.perceptual_hash import perceptual_hash
+from service.gallery.duplicates import NEAR_COSINE, NEAR_HASH_BITS, perceptual_hash
 
 RULES = tuple((bits, cosine) for bits in (4, 6, 8, 10, 12, 16) for cosine in (0.75, 0.85, 0.9, 0.95))
 GARMENTS = 20_000

@@ -118,7 +118,7 @@ def unindexed(count: int, folder: Path) -> Figures:
     recall = Searched(data.gallery, data.queries[:WHILE_BUILDING]).recall(found)
     figures = {
         "mode": status.mode,
-        "indexed_by_then": status.count,
+        "indexed_by_then": status.indexed,
         "recall": float(recall.mean()),
         "first_answer_s": seconds[0],
         "slowest_s": float(np.diff([0.0, *seconds]).max()),
@@ -144,7 +144,7 @@ def churned(count: int, folder: Path) -> Figures:
         begun = time.perf_counter()
         kept.delete(keys[some])
         keys[some] = kept.put(data.gallery[some])
-        search.changed()
+        search.notify()
         settled(search)
         seconds.append(time.perf_counter() - begun)
         row_of = dict(zip(keys.tolist(), rows.tolist(), strict=True))

@@ -17,8 +17,8 @@ from service.api.gallery_bulk import IMAGE, METADATA, Bulk
 from service.api.gallery_schemas import AddedResponse, GalleryOut, ImageOut, ImagesResponse
 from service.api.problems import documented
 from service.api.retrieve import Where
-from service.gallery.fields import check_id, parse_where
 from service.gallery.gallery import Gallery
+from service.gallery.metadata import check_id, parse_where
 
 MAX_LIMIT = 1000
 
@@ -49,7 +49,7 @@ def gallery_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds, 
     one request are worked on at a time."""
     router = APIRouter(tags=["gallery"])
     guarded = [Depends(key_needed(api_key))]
-    bulk = Bulk(gallery.keeper, width, bounds)
+    bulk = Bulk(gallery.writer, width, bounds)
 
     @router.get(
         "/gallery",
@@ -99,7 +99,7 @@ def gallery_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds, 
     ) -> ImagesResponse:
         """Images by id. What is there throughout is told once, whatever comes and goes between the pages."""
         after = None if cursor is None else check_id(cursor)
-        found, count = await gallery.keeper.page(after, limit + 1, parse_where(where))
+        found, count = await gallery.writer.page(after, limit + 1, parse_where(where))
         page = found[:limit]
         return ImagesResponse(
             images=[ImageOut.of(image, root_of(request)) for image in page],

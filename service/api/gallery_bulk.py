@@ -19,9 +19,8 @@ from service.errors import (
     StorageUnavailable,
     WeighinError,
 )
-from service.gallery.field_rows import to_json
-from service.gallery.fields import MAX_METADATA_BYTES, parse_metadata
-from service.gallery.writer import Keeper
+from service.gallery.metadata import MAX_METADATA_BYTES, parse_metadata, to_json
+from service.gallery.writer import GalleryWriter
 from service.inference.pool import Deadline
 
 IMAGE, METADATA = "image", "metadata"
@@ -36,7 +35,7 @@ _TRY_AGAIN_S = 0.05
 class Bulk:
     """Adds the images of one request, `width` of them at a time; each has the limits of a single image."""
 
-    keeper: Keeper
+    writer: GalleryWriter
     width: int
     bounds: Bounds
 
@@ -134,7 +133,7 @@ class _Adding:
         deadline = Deadline.after(self._bulk.bounds.deadline_s)
         while True:
             try:
-                put = await self._bulk.keeper.add(part.data, fields, deadline)
+                put = await self._bulk.writer.add(part.data, fields, deadline)
             except QueueFull:
                 # The single requests that wait go first; this one ends when its deadline does.
                 await asyncio.sleep(_TRY_AGAIN_S)

@@ -18,9 +18,9 @@ from service.api.gallery_bulk import IMAGE, METADATA
 from service.api.gallery_schemas import ImageOut, PutOut, SimilarResponse, match_out
 from service.api.problems import documented
 from service.api.retrieve import K, MinScore, Where
-from service.gallery.fields import MAX_METADATA_BYTES, check_id, parse_metadata, parse_where
 from service.gallery.gallery import Gallery
-from service.gallery.search import Wish
+from service.gallery.metadata import MAX_METADATA_BYTES, check_id, parse_metadata, parse_where
+from service.gallery.search import SearchOptions
 
 _FORM_BYTES = 10_000
 """What a form may have beside its image and metadata."""
@@ -60,7 +60,7 @@ def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: B
     """The routes of one image. `api_key` guards those that change something."""
     router = APIRouter(prefix="/gallery/images/{id}", tags=["gallery"])
     guarded = [Depends(key_needed(api_key))]
-    keeper = gallery.keeper
+    writer = gallery.writer
 
     @router.put(
         "",
@@ -106,14 +106,14 @@ def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: B
             fields = parse_metadata(text)
         else:
             data = await read_image(request, bounds, deadline)
-        done = await keeper.put(id, data, fields, deadline)
+        done = await writer.put(id, data, fields, deadline)
         response.status_code = 201 if done.status == "added" else 200
         return PutOut.after(done, root_of(request))
 
     @router.get("", summary="What is known of an image", responses=documented(*_UNKNOWN))
     async def one(request: Request, id: Id) -> ImageOut:
         """Its metadata, size and when it came."""
-        return ImageOut.of(await keeper.get(id), root_of(request))
+        return ImageOut.of(await writer.get(id), root_of(request))
 
     @router.delete(
         "",
@@ -124,7 +124,7 @@ def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: B
     )
     async def delete(id: Id) -> None:
         """Gone for good, and not found any more, when this answers; once more, and it is a 404."""
-        await keeper.delete(id)
+        await writer.delete(id)
 
     @router.get(
         "/content",
@@ -139,11 +139,11 @@ def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: B
     @ignores_unknown_parameters
     async def content(request: Request, id: Id) -> Response:
         """Its original bytes, with the type that they are of."""
-        image = await keeper.get(id)
+        image = await writer.get(id)
         known = _known(request, image.sha256)
         if known is not None:
             return known
-        return _file(await keeper.original(image), f"image/{image.format}", image.sha256)
+        return _file(await writer.original(image), f"image/{image.format}", image.sha256)
 
     @router.get(
         "/thumbnail",
@@ -158,12 +158,12 @@ def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: B
     @ignores_unknown_parameters
     async def thumbnail(request: Request, id: Id) -> Response:
         """A small JPEG of it, upright, made when the image came."""
-        image = await keeper.get(id)
+        image = await writer.get(id)
         tag = f"{image.sha256}-thumbnail"
         known = _known(request, tag)
         if known is not None:
             return known
-        return _file(await keeper.thumbnail(image), "image/jpeg", tag)
+        return _file(await writer.thumbnail(image), "image/jpeg", tag)
 
     @router.get(
         "/similar",
@@ -175,8 +175,8 @@ def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: B
         request: Request, id: Id, k: K = 10, min_score: MinScore = -1.0, where: Where = None
     ) -> Response:
         """As /retrieve-similar, with a kept image, which is left out of the answer."""
-        wish = Wish(k, min_score, parse_where(where))
-        found = await gallery.retriever.similar(await keeper.get(id), wish)
+        options = SearchOptions(k, min_score, parse_where(where))
+        found = await gallery.retriever.similar(await writer.get(id), options)
         body = {
             "request_id": request.state.request_id,
             "model": found.model,

@@ -13,8 +13,8 @@ from service.api.body.stream import Bounds, deadline_for
 from service.api.gallery_schemas import RetrievalResponse, match_out
 from service.api.middleware.error_counting import note_model
 from service.api.problems import documented
-from service.gallery.fields import parse_where
-from service.gallery.search import MAX_K, Retrieval, Retriever, Wish
+from service.gallery.metadata import parse_where
+from service.gallery.search import MAX_K, Retrieval, Retriever, SearchOptions
 
 HINT = (
     "the gallery has no images yet: add some with PUT /gallery/images/{id}, with POST /gallery/images, "
@@ -68,11 +68,11 @@ def retrieve_router(retriever: Retriever, bounds: Bounds) -> APIRouter:
         `duplicate` is "exact" for the same bytes and "near" for the same picture in other bytes.
         """
         deadline = deadline_for(request, bounds)
-        wish = Wish(k, min_score, parse_where(where))
+        options = SearchOptions(k, min_score, parse_where(where))
         answering = await retriever.network(model)
         note_model(request, answering.model.name)
         data = await read_image(request, bounds, deadline)
-        found = await retriever.retrieve(data, wish, deadline, answering)
+        found = await retriever.retrieve(data, options, deadline, answering)
         return timed_answer(_retrieval(request, found, answering.images), found.durations)
 
     return router

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.errors import InvalidParameter
-from service.gallery.perceptual_hash import perceptual_hash
+from service.gallery.duplicates import perceptual_hash
 from service.gallery.records import NewImage, Vector
 from service.inference.decoding.decode import DecodedImage
 from service.inference.pipeline import load_image, run_model

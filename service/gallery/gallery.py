@@ -13,16 +13,15 @@ import structlog
 from service.errors import StorageUnavailable, WeighinError
 from service.gallery.database import GalleryDatabase
 from service.gallery.embed import dimensions_of, embedder_of
-from service.gallery.nearest import SearchStatus, open_nearest
 from service.gallery.networks import Networks
-from service.gallery.records import EmbeddersChanged, GalleryState, Quota
+from service.gallery.records import EmbeddersChanged, GalleryState, Quota, SearchStatus
 from service.gallery.reindex import Progress, Reindexer
 from service.gallery.search import Retriever
-from service.gallery.searches import Searches
+from service.gallery.searches import Searches, open_nearest
 from service.gallery.store import GalleryStore
 from service.gallery.threads import GalleryThreads
 from service.gallery.vectors import GalleryVectors
-from service.gallery.writer import Keeper
+from service.gallery.writer import GalleryWriter
 from service.inference.pool import CorePool
 from service.inference.registry import Registry
 from service.latency.recorder import Recorder
@@ -45,7 +44,7 @@ class GalleryStatus:
 
 
 class Gallery:
-    """`keeper` keeps images, `retriever` finds them, `reindexer` changes the network.
+    """`writer` stores and deletes images, `retriever` finds them, `reindexer` changes the network.
 
     Costs nothing until there is an image: then its index is opened when the service starts.
     """
@@ -76,7 +75,7 @@ class Gallery:
             partial(open_nearest, vectors, folder=data_dir / INDEX_FOLDER, exact_up_to=exact_up_to),
             lambda: database.state().embedder,
         )
-        self.keeper = Keeper(
+        self.writer = GalleryWriter(
             self._networks, pool, self._threads, store, self._searches, max_pixels=max_pixels
         )
         self.retriever = Retriever(
@@ -132,7 +131,7 @@ class Gallery:
         if state.images and state.embedder is not None:
             try:
                 model = self._networks.of(state.embedder)
-                await self._threads.read(self._searches.by, embedder_of(model), dimensions_of(model))
+                await self._threads.read(self._searches.open_for, embedder_of(model), dimensions_of(model))
             except EmbeddersChanged:
                 pass  # another process let another one answer: the first search opens its index
             except WeighinError as error:

@@ -25,12 +25,12 @@ class Networks:
         dimensions_of(model)
         return model
 
-    def answering(self, state: GalleryState) -> ServedModel:
-        """The network whose embeddings answer. NotReady while it is loaded, ModelUnavailable if it is not."""
+    def active(self, state: GalleryState) -> ServedModel:
+        """The active network. NotReady while it is loaded, ModelUnavailable if it is not served."""
         return self._default_model() if state.embedder is None else self.of(state.embedder)
 
     def needed(self, state: GalleryState) -> tuple[ServedModel, ...]:
-        """The networks that an image which comes now is embedded by. Raises as `answering` does."""
+        """The networks that an image which comes now is embedded by. Raises as `active` does."""
         if not state.embedders:
             return (self._default_model(),)
         return tuple(self.of(embedder) for embedder in state.embedders)

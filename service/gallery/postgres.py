@@ -15,9 +15,8 @@ from sqlalchemy import ColumnElement, Connection, Double, Select, bindparam, cas
 
 from service.errors import StorageUnavailable
 from service.gallery.database import GalleryDatabase, read_state
-from service.gallery.field_rows import matching_keys
-from service.gallery.nearest import SearchStatus
-from service.gallery.records import Condition, Vector
+from service.gallery.metadata import matching_keys
+from service.gallery.records import Condition, SearchStatus, Vector
 from service.gallery.tables import gallery_embeddings
 from service.storage.errors import storage_errors
 
@@ -74,8 +73,8 @@ class PostgresqlNearest:
         self._seen = 0
         self._look = threading.Event()
         self._closing = False
-        self._keeper = threading.Thread(target=self._keep, name="weighin-hnsw", daemon=True)
-        self._keeper.start()
+        self._maintainer = threading.Thread(target=self._maintain, name="weighin-hnsw", daemon=True)
+        self._maintainer.start()
 
     def nearest(self, query: Vector, k: int, where: Sequence[Condition] = ()) -> tuple[Keys, Cosines]:
         """The keys, int64 (K,), and cosines, float32 (K,), of the up to `k` nearest images, best first.
@@ -99,8 +98,8 @@ class PostgresqlNearest:
         keys = np.array([key for key, _ in rows], np.int64)
         return keys, np.array([cosine for _, cosine in rows], np.float32)
 
-    def changed(self) -> None:
-        """Something was added or removed."""
+    def notify(self) -> None:
+        """Take note that the store has committed a change."""
         if not self._indexed:
             self._look.set()
 
@@ -113,7 +112,7 @@ class PostgresqlNearest:
         """End the thread; an index that is being built is waited for."""
         self._closing = True
         self._look.set()
-        self._keeper.join()
+        self._maintainer.join()
 
     def _asked(self, connection: Connection, where: Sequence[Condition], images: int) -> int:
         """How many images meet the conditions; not counted further than it matters."""
@@ -166,7 +165,7 @@ class PostgresqlNearest:
         rows = select(*columns).where(gallery_embeddings.c.embedder == embedder)
         return rows.where(gallery_embeddings.c.key.in_(matching_keys(where))) if where else rows
 
-    def _keep(self) -> None:
+    def _maintain(self) -> None:
         waiting = False  # for an index that there ought to be
         problem = None
         while True:
@@ -176,14 +175,14 @@ class PostgresqlNearest:
             self._look.clear()
             try:
                 with storage_errors():
-                    waiting = self._see_to_the_index()
+                    waiting = self._ensure_index()
                 problem = None
             except StorageUnavailable as error:
                 if problem != error.detail:
                     log.warning("the gallery's index cannot be seen to for now", reason=error.detail)
                 waiting, problem = True, error.detail
 
-    def _see_to_the_index(self) -> bool:
+    def _ensure_index(self) -> bool:
         """Make the index if there ought to be one; True where that has to be looked after again."""
         state = self._database.state()
         self._seen = state.images

@@ -122,3 +122,11 @@ class Condition:
     name: str
     operator: Literal["eq", "gte", "gt", "lte", "lt"]
     value: Scalar
+
+
+@dataclass(frozen=True)
+class SearchStatus:
+    """How searches go: `mode` in a word, and how many images are `indexed`, so not compared one by one."""
+
+    mode: str
+    indexed: int

@@ -1,4 +1,4 @@
-"""Embeds the gallery anew by another network, beside everything else, and lets that one answer when done."""
+"""Re-embed the gallery by another network in the background, then make that network the active one."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ class Reindexer:
         InvalidParameter for a model that gives no embeddings, and StorageUnavailable.
         """
         model = self._networks.named(name)
-        aim = partial(self._vectors.aim, embedder_of(model))
-        await self._threads.write(self._searches.changing, aim)
+        start = partial(self._vectors.start_reindex, embedder_of(model))
+        await self._threads.write(self._searches.switch, start)
         log.info("reindexing", model=name)
         self.go_on()
 
@@ -126,24 +126,24 @@ class Reindexer:
                 self._set_problem("unexpected failure, see the log")
 
     async def _through(self) -> None:
-        """One pass: until no image lacks an embedding, or the aim is another."""
+        """One pass: until no image lacks an embedding, or the target is another."""
         while (state := await self._state()).target is not None:
             target = state.target
             model = self._networks.of(target)
             after = 0
-            while keys := await self._read(partial(self._vectors.lacking, target, after, _AT_ONCE)):
+            while keys := await self._read(partial(self._vectors.missing, target, after, _AT_ONCE)):
                 vectors = await self._embedded(keys, model)
-                await self._threads.write(self._vectors.fill, target, vectors)
+                await self._threads.write(self._vectors.backfill, target, vectors)
                 after = keys[-1]
                 self._problem = None
                 if (await self._state()).target != target:
                     break
-            switch = partial(self._vectors.switch, target)
-            if await self._threads.write(self._searches.changing, switch):
+            activate = partial(self._vectors.activate, target)
+            if await self._threads.write(self._searches.switch, activate):
                 log.info("reindexed", model=model.name)
                 # Its index is built from now on, not from the first search on.
                 with contextlib.suppress(EmbeddersChanged):
-                    await self._read(partial(self._searches.by, target, dimensions_of(model)))
+                    await self._read(partial(self._searches.open_for, target, dimensions_of(model)))
         while await self._threads.write(self._vectors.drop_unused, _DROPPED_AT_ONCE):
             pass
 

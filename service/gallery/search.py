@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from service.errors import Busy, OtherModel, UnknownImage
-from service.gallery.duplicates import Duplicate, duplicate
+from service.gallery.duplicates import Duplicate, duplicate, perceptual_hash
 from service.gallery.embed import dimensions_of, embed, embedder_of, load_for_embedding
 from service.gallery.networks import Networks
-from service.gallery.perceptual_hash import perceptual_hash
 from service.gallery.records import Condition, EmbeddersChanged, StoredImage, Vector
 from service.gallery.searches import Searches
 from service.gallery.store import GalleryStore
@@ -42,8 +41,8 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Wish:
-    """How many matches at most, from which score on, and among which images."""
+class SearchOptions:
+    """At most how many matches, from which score on, and among which images."""
 
     k: int = 10
     min_score: float = -1.0
@@ -51,8 +50,8 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Answering:
-    """By which model the gallery answers, and how many images it has."""
+class ActiveModel:
+    """The model whose embeddings are searched, and how many images the gallery has."""
 
     model: ServedModel
     images: int
@@ -72,8 +71,8 @@ class Retrieval:
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
-    """What an image is compared by."""
+class _Query:
+    """An image as it is compared with the stored ones."""
 
     sha256: str
     perceptual_hash: int
@@ -104,33 +103,35 @@ class Retriever:
         self._searches = searches
         self._max_pixels = max_pixels
 
-    async def network(self, asked: str | None = None) -> Answering:
+    async def network(self, asked: str | None = None) -> ActiveModel:
         """By which model the gallery answers at the moment.
 
         Raises OtherModel when `asked` is another, UnknownModel when there is none of that name, and those of
-        `Networks.answering`.
+        `Networks.active`.
         """
         state = await self._threads.read(self._store.database.state)
         name = self._networks.name_of(state)
         if asked is not None and asked != name:
             self._networks.named(asked)
             raise OtherModel(f"the gallery is embedded by '{name}', not by '{asked}': leave `model` out")
-        return Answering(self._networks.answering(state), state.images)
+        return ActiveModel(self._networks.active(state), state.images)
 
-    async def retrieve(self, data: bytes, wish: Wish, deadline: Deadline, answering: Answering) -> Retrieval:
+    async def retrieve(
+        self, data: bytes, options: SearchOptions, deadline: Deadline, active: ActiveModel
+    ) -> Retrieval:
         """The kept images that are most like the one in `data`; what it took is recorded as `live`.
 
-        `answering` is what `network` said at the request's beginning. Raises the errors of `decode`, those of
-        `CorePool.run`, and those of `Networks.answering`.
+        `active` is what `network` said at the request's beginning. Raises the errors of `decode`, those of
+        `CorePool.run`, and those of `Networks.active`.
         """
         for _ in range(_ATTEMPTS):
-            model = answering.model
+            model = active.model
             stopwatch = Stopwatch()
-            image, seen = await self._pool.run(partial(self._see, data, model, stopwatch), deadline)
+            image, query = await self._pool.run(partial(self._to_query, data, model, stopwatch), deadline)
             try:
-                matches = await self._threads.read(self._find, seen, answering, wish, None)
+                matches = await self._threads.read(self._find, query, active, options, None)
             except EmbeddersChanged:
-                answering = await self.network()
+                active = await self.network()
                 continue
             stopwatch.lap("search")
             durations = stopwatch.stop()
@@ -140,51 +141,55 @@ class Retriever:
             return Retrieval(model.name, matches, durations, image)
         raise Busy("the gallery changes its network: try again")
 
-    async def similar(self, image: StoredImage, wish: Wish) -> Retrieval:
+    async def similar(self, image: StoredImage, options: SearchOptions) -> Retrieval:
         """The kept images that are most like this kept one, itself left out.
 
-        Raises UnknownImage when it is gone by now, and those of `Networks.answering`.
+        Raises UnknownImage when it is gone by now, and those of `Networks.active`.
         """
         for _ in range(_ATTEMPTS):
-            answering = await self.network()
+            active = await self.network()
             stopwatch = Stopwatch()
             try:
-                matches = await self._threads.read(self._find_similar, image, answering, wish)
+                matches = await self._threads.read(self._find_similar, image, active, options)
             except EmbeddersChanged:
                 continue
             stopwatch.lap("search")
-            return Retrieval(answering.model.name, matches, stopwatch.stop())
+            return Retrieval(active.model.name, matches, stopwatch.stop())
         raise Busy("the gallery changes its network: try again")
 
-    def _see(self, data: bytes, model: ServedModel, stopwatch: Stopwatch) -> tuple[DecodedImage, _Seen]:
+    def _to_query(self, data: bytes, model: ServedModel, stopwatch: Stopwatch) -> tuple[DecodedImage, _Query]:
         """On a core: the image as it is compared."""
         stopwatch.lap("queue")
         image = load_for_embedding(data, model, max_pixels=self._max_pixels, stopwatch=stopwatch)
         vector = embed(image, model, stopwatch)
         digest = hashlib.sha256(data).hexdigest()
-        seen = _Seen(digest, perceptual_hash(image.pixels, image.box), vector)
+        query = _Query(digest, perceptual_hash(image.pixels, image.box), vector)
         stopwatch.lap("postprocess")
-        return image, seen
+        return image, query
 
-    def _find_similar(self, image: StoredImage, answering: Answering, wish: Wish) -> tuple[Match, ...]:
-        embedder = embedder_of(answering.model)
+    def _find_similar(
+        self, image: StoredImage, active: ActiveModel, options: SearchOptions
+    ) -> tuple[Match, ...]:
+        embedder = embedder_of(active.model)
         keys, vectors = self._vectors.vectors(embedder, [image.key])
         if not len(keys):
             if self._store.database.state().embedder != embedder:
                 raise EmbeddersChanged
             raise UnknownImage(f"there is no image '{image.id}' in the gallery any more")
-        return self._find(_Seen(image.sha256, image.perceptual_hash, vectors[0]), answering, wish, image.key)
+        return self._find(_Query(image.sha256, image.perceptual_hash, vectors[0]), active, options, image.key)
 
-    def _find(self, seen: _Seen, answering: Answering, wish: Wish, without: int | None) -> tuple[Match, ...]:
+    def _find(
+        self, query: _Query, active: ActiveModel, options: SearchOptions, without: int | None
+    ) -> tuple[Match, ...]:
         """On a thread that may wait for the database.
 
         Raises EmbeddersChanged when another network answers by now.
         """
-        if answering.images == 0:
+        if active.images == 0:
             return ()
-        embedder = embedder_of(answering.model)
-        nearest = self._searches.by(embedder, dimensions_of(answering.model))
-        found, cosines = nearest.nearest(seen.vector, wish.k + _TIES, wish.where)
+        embedder = embedder_of(active.model)
+        nearest = self._searches.open_for(embedder, dimensions_of(active.model))
+        found, cosines = nearest.nearest(query.vector, options.k + _TIES, options.where)
         keys: list[int] = found.tolist()
         kept, state = self._store.by_key(keys)
         if state.images and state.embedder != embedder:
@@ -195,15 +200,17 @@ class Retriever:
             if key in kept and key != without
         ]
         scored.sort(key=lambda each: (-each[0], each[1].id))
-        return _matches(seen, scored[: wish.k], wish.min_score)
+        return _matches(query, scored[: options.k], options.min_score)
 
 
-def _matches(seen: _Seen, scored: Sequence[tuple[float, StoredImage]], min_score: float) -> tuple[Match, ...]:
+def _matches(
+    query: _Query, scored: Sequence[tuple[float, StoredImage]], min_score: float
+) -> tuple[Match, ...]:
     return tuple(
         Match(
             image,
             score,
-            duplicate((seen.sha256, image.sha256), (seen.perceptual_hash, image.perceptual_hash), score),
+            duplicate((query.sha256, image.sha256), (query.perceptual_hash, image.perceptual_hash), score),
         )
         for score, image in scored
         if score >= min_score

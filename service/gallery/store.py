@@ -11,7 +11,7 @@ from sqlalchemy import Connection, RowMapping, delete, func, insert, select, upd
 
 from service.errors import GalleryFull
 from service.gallery.database import GalleryDatabase, change_state, read_state
-from service.gallery.field_rows import matching_keys, remove_fields, to_json, write_fields
+from service.gallery.metadata import matching_keys, remove_fields, to_json, write_fields
 from service.gallery.records import (
     Condition,
     EmbeddersChanged,

@@ -18,11 +18,11 @@ class GalleryThreads:
     """Threads start when there is something to do. Readers do not wait for the one that writes.
 
     What has begun ends, whoever still waits for it: the database has time limits of its own. What could not
-    begin for `patience_s`, because the database keeps all threads waiting, is not begun any more.
+    begin for `deadline_s`, because the database keeps all threads waiting, is not begun any more.
     """
 
-    def __init__(self, patience_s: float) -> None:
-        self._patience_s = patience_s
+    def __init__(self, deadline_s: float) -> None:
+        self._deadline_s = deadline_s
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="gallery-read")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="gallery-write")
 
@@ -46,10 +46,10 @@ class GalleryThreads:
         called = threads.submit(work, *arguments)
         result = asyncio.wrap_future(called)
         try:
-            done, _ = await asyncio.wait({result}, timeout=self._patience_s)
+            done, _ = await asyncio.wait({result}, timeout=self._deadline_s)
         except asyncio.CancelledError:
             called.cancel()
             raise
         if not done and called.cancel():
-            raise DatabaseUnreachable(f"the database kept all others waiting for {self._patience_s:g} s")
+            raise DatabaseUnreachable(f"the database kept all others waiting for {self._deadline_s:g} s")
         return await result

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Select, bindparam, delete, func, select
 
 from service.gallery.database import GalleryDatabase, change_state, read_state
-from service.gallery.field_rows import matching_keys
+from service.gallery.metadata import matching_keys
 from service.gallery.records import Change, Condition, Embeddings, Extent, Vector
 from service.gallery.tables import gallery_embeddings, gallery_images, gallery_tombstones
 from service.latency.rows import upsert
@@ -91,18 +91,18 @@ class GalleryVectors:
                     found += connection.execute(matching_keys(where, among=some)).scalars().all()
         return np.isin(keys, np.array(found, np.int64))
 
-    def lacking(self, embedder: str, after: int, limit: int) -> list[int]:
-        """The next `limit` keys greater than `after`, ascending, that have no embedding of this embedder."""
-        query = _lacking(embedder).where(gallery_images.c.key > after)
+    def missing(self, embedder: str, after: int, limit: int) -> list[int]:
+        """Return the next `limit` keys greater than `after`, ascending, that lack an embedding by it."""
+        query = _missing(embedder).where(gallery_images.c.key > after)
         with self.database.reading() as connection:
             if connection is None:
                 return []
             return list(connection.execute(query.order_by(gallery_images.c.key).limit(limit)).scalars().all())
 
-    def aim(self, embedder: str) -> None:
-        """From now on all images are to be embedded with this one; `switch` makes it answer.
+    def start_reindex(self, embedder: str) -> None:
+        """Have all images embedded by this embedder; `activate` makes it the active one.
 
-        The one that answers ends such an aim. A gallery without images has nothing to be embedded.
+        The active embedder ends a reindexing that was started. Without images, it is active at once.
         """
         with self.database.writing() as (connection, state):
             if state.images == 0:
@@ -111,23 +111,23 @@ class GalleryVectors:
                 target = None if embedder == state.embedder else embedder
                 change_state(connection, target=target, revision=state.revision + 1)
 
-    def fill(self, embedder: str, vectors: Mapping[int, Vector]) -> None:
-        """Keep embeddings of images that lack them; those of images that are gone by now are dropped."""
+    def backfill(self, embedder: str, vectors: Mapping[int, Vector]) -> None:
+        """Store embeddings of images that lack them; those of images that are gone by now are dropped."""
         with self.database.writing() as (connection, _):
             there = gallery_images.c.key.in_([int(key) for key in vectors])
             for key in connection.execute(select(gallery_images.c.key).where(there)).scalars().all():
                 write_vectors(connection, key, {embedder: vectors[key]})
 
-    def switch(self, embedder: str) -> bool:
-        """Let `embedder` answer, if it is what was aimed at and no image lacks an embedding of it."""
+    def activate(self, embedder: str) -> bool:
+        """Make `embedder` the active one, if it is the target and no image lacks an embedding by it."""
         with self.database.writing() as (connection, state):
-            if state.target != embedder or connection.execute(_lacking(embedder).limit(1)).first():
+            if state.target != embedder or connection.execute(_missing(embedder).limit(1)).first():
                 return False
             change_state(connection, embedder=embedder, target=None, revision=state.revision + 1)
             return True
 
     def drop_unused(self, limit: int) -> int:
-        """Drop up to `limit` embeddings that are neither answered with nor aimed at, and say how many."""
+        """Drop up to `limit` embeddings of neither the active embedder nor the target; return how many."""
         with self.database.writing() as (connection, state):
             unused = gallery_embeddings.c.embedder.not_in(state.embedders)
             query = select(gallery_embeddings.c.embedder, gallery_embeddings.c.key).where(unused).limit(limit)
@@ -159,7 +159,7 @@ def remove_vectors(connection: Connection, key: int) -> None:
     connection.execute(delete(gallery_embeddings).where(gallery_embeddings.c.key == key))
 
 
-def _lacking(embedder: str) -> Select[int]:
+def _missing(embedder: str) -> Select[int]:
     there = select(gallery_embeddings.c.key).where(
         gallery_embeddings.c.embedder == embedder, gallery_embeddings.c.key == gallery_images.c.key
     )

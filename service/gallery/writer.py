@@ -1,4 +1,4 @@
-"""Keeps images: embeds what comes, and says what became of it once that is on the disk."""
+"""Write images to the gallery: embed them, commit, and return what became of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from service.errors import Busy, UnknownImage
 from service.gallery.embed import prepare
-from service.gallery.fields import check_id
+from service.gallery.metadata import check_id
 from service.gallery.networks import Networks
 from service.gallery.records import (
     Condition,
@@ -31,8 +31,10 @@ _ATTEMPTS = 5
 """How often an image is embedded anew because the gallery's network changed in between."""
 
 
-class Keeper:
-    """What a method that changes something has returned from is committed, and found from then on.
+class GalleryWriter:
+    """Stores, deletes and reads images.
+
+    What a method that changes something has returned from is committed, and found from then on.
 
     All methods belong to the event loop's thread and raise StorageUnavailable where the database does not
     answer or cannot be written.
@@ -133,7 +135,7 @@ class Keeper:
     def _committed(self, work: Callable[[], T]) -> T:
         # On the writer's thread: a request that is cancelled meanwhile must not keep it from the index.
         result = work()
-        self._searches.changed()
+        self._searches.notify()
         return result
 
 

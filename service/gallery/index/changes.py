@@ -1,14 +1,14 @@
-"""What the index asks of the gallery's store, which is the truth: changes in order, and vectors by key."""
+"""What the index reads of the gallery's store, which is authoritative: changes in order, vectors by key."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery.records import Change, Extent
+from service.gallery.records import Change, Condition, Extent
 
 Vectors = NDArray[np.float32]
 """Rows of length 1, float32 (N, D)."""
@@ -19,14 +19,15 @@ Keep = Callable[[Keys], NDArray[np.bool_]]
 """Which of these keys (N,) may be found, bool (N,)."""
 
 
-class VectorSource(Protocol):
-    """The embeddings of one gallery by one network. Every call may come from any thread."""
+@dataclass(frozen=True)
+class VectorSource:
+    """The embeddings of one gallery by one network: functions that any thread may call."""
 
-    def changes_after(self, sequence: int, limit: int) -> Sequence[Change]:
-        """Up to `limit` changes after `sequence`, ascending; of a row only its latest. Empty at the end."""
-
-    def vectors(self, keys: Keys) -> tuple[Keys, Vectors]:
-        """Those of `keys` whose rows are still there, in any order, with their vectors."""
-
-    def extent(self) -> Extent:
-        """How far it goes, in one consistent read."""
+    changes_after: Callable[[int, int], Sequence[Change]]
+    """Up to a limit of changes after a sequence, ascending; of a row only its latest. Empty at the end."""
+    vectors: Callable[[Keys], tuple[Keys, Vectors]]
+    """Those of some keys whose rows are still there, in any order, with their vectors."""
+    extent: Callable[[], Extent]
+    """How far the changes go, in one consistent read."""
+    meeting: Callable[[Keys, Sequence[Condition]], NDArray[np.bool_]]
+    """Which of some keys (N,) meet all conditions, bool (N,)."""

@@ -22,8 +22,8 @@ import structlog
 from service.gallery.index import saved
 from service.gallery.index.changes import Keep, Keys, Scores, VectorSource
 from service.gallery.index.graph import Graph
-from service.gallery.index.ranking import STREAM_ROWS, Looked, best, nearest, with_tail
-from service.gallery.records import Change, Vector
+from service.gallery.index.ranking import STREAM_ROWS, Candidates, best, nearest, with_tail
+from service.gallery.records import Change, Condition, SearchStatus, Vector
 
 log = structlog.get_logger(__name__)
 
@@ -47,14 +47,13 @@ Mode = Literal["streaming", "exact", "hnsw"]
 
 
 @dataclass(frozen=True)
-class IndexStatus:
-    """`count` images are in the index, up to change `sequence`; `dead` nodes wait for it to be built anew.
+class IndexStatus(SearchStatus):
+    """How far the index goes: up to change `sequence`; `dead` nodes wait for it to be built anew.
 
     `mode` is how a search goes: "streaming" while the index does not have all images yet (and exact then).
     """
 
     mode: Mode
-    count: int
     dead: int
     sequence: int
 
@@ -112,16 +111,20 @@ class EmbeddedSearch:
             mode: Mode = "exact" if self._graph.nodes <= self._exact_up_to else "hnsw"
             return IndexStatus(
                 mode=mode if self._complete else "streaming",
-                count=len(self._graph),
+                indexed=len(self._graph),
                 dead=len(self._graph.dead),
                 sequence=self._sequence,
             )
 
-    def changed(self) -> None:
-        """The store has committed a change: searches that begin from now on take it into account."""
+    def notify(self) -> None:
+        """Take note of a committed change: searches that begin from now on take it into account."""
         with self._told_lock:
             self._told += 1
         self._wake.set()
+
+    def nearest(self, query: Vector, k: int, where: Sequence[Condition]) -> tuple[Keys, Scores]:
+        """Return keys and cosines of the `k` nearest images that meet `where`, as `search` does."""
+        return self.search(query, k, (lambda keys: self._source.meeting(keys, where)) if where else None)
 
     def search(self, query: Vector, k: int, keep: Keep | None = None) -> tuple[Keys, Scores]:
         """The keys of the `k` nearest images that `keep` lets pass, int64, and their cosines, float32.
@@ -132,13 +135,13 @@ class EmbeddedSearch:
         if query.dtype != np.float32 or query.shape != (self._dimensions,):
             raise ValueError(f"query is {query.dtype} {query.shape}; float32 ({self._dimensions},) is needed")
 
-        def look(count: int | None, wide: bool) -> Looked:
+        def look(count: int | None, wide: bool) -> Candidates:
             with self._lock:
                 nodes = self._graph.nodes
                 exact = wide or not self._complete or nodes <= self._exact_up_to
                 count = nodes if count is None else count
                 keys, rough = self._graph.nearest(query, count, exact=exact)
-                return Looked(keys, rough, exact, exact and count >= nodes, self._sequence)
+                return Candidates(keys, rough, exact, exact and count >= nodes, self._sequence)
 
         behind = self._followed != self._told  # asked before the graph, which may catch up at any moment
         keys, scores, sequence = nearest(look, self._source, query, k, keep)
@@ -227,7 +230,7 @@ class EmbeddedSearch:
         with self._lock:
             self._graph, self._sequence, self._complete = Graph(self._dimensions), 0, False
         self._saved = (0, time.monotonic())
-        self.changed()
+        self.notify()
 
     def _rebuild_if_due(self) -> None:
         """Build the graph anew where too much of it is dead, while the old one answers and follows."""
@@ -243,7 +246,7 @@ class EmbeddedSearch:
         with self._lock:
             self._graph, self._sequence = graph, sequence
         self._saved = (0, self._saved[1])
-        self.changed()
+        self.notify()
 
     def _save_if_due(self) -> None:
         sequence, when = self._saved
@@ -254,8 +257,8 @@ class EmbeddedSearch:
         if self._folder is None or self._sequence == self._saved[0]:
             return
         with self._lock:  # for as long as writing to the page cache takes; syncing goes on without it
-            aside, sequence = saved.write_aside(self._graph, self._folder), self._sequence
-        saved.put_in_force(aside, model=self._model, sequence=sequence)
+            written, sequence = saved.write_temp(self._graph, self._folder), self._sequence
+        saved.commit(written, model=self._model, sequence=sequence)
         self._saved = (sequence, time.monotonic())
 
 

@@ -27,7 +27,7 @@ STREAM_ROWS = 512
 
 
 @dataclass(frozen=True)
-class Looked:
+class Candidates:
     """The nearest nodes of a graph: keys, best first, with float16 cosines.
 
     `exact`: all nodes were compared; `all`: these are all there are. The graph holds the changes up to
@@ -41,7 +41,7 @@ class Looked:
     sequence: int
 
 
-Look = Callable[[int | None, bool], Looked]
+Look = Callable[[int | None, bool], Candidates]
 """How to look at so many nodes (None: all), and whether by comparing every one."""
 
 

@@ -1,8 +1,8 @@
-"""The graph as files: written aside, synced and renamed, and read back only if every byte is as written.
+"""The graph as files: written to temporary ones, synced and renamed; read only if every byte is as written.
 
 `<name>.graph` holds usearch's file; `index.json` beside it names it and says what it must be: its SHA-256,
 the sequence up to which it goes, the network whose embeddings these are, and which nodes are dead. That file
-has a checksum of its own. Renaming it is what puts a new pair in force, so whenever the machine stops, one
+has a checksum of its own. Renaming it is what commits a new pair, so whenever the machine stops, one
 whole pair is there, or none.
 """
 
@@ -19,8 +19,8 @@ from service.gallery.index.graph import Graph
 
 FORMAT = 1
 DESCRIPTION = "index.json"
-ASIDE = "aside.tmp"
-DESCRIPTION_ASIDE = "index.json.tmp"
+TEMP = "aside.tmp"
+DESCRIPTION_TEMP = "index.json.tmp"
 
 
 class UnusableIndex(Exception):
@@ -28,8 +28,8 @@ class UnusableIndex(Exception):
 
 
 @dataclass(frozen=True)
-class Aside:
-    """A graph that was written beside the one in force, and what it was then."""
+class WrittenGraph:
+    """A graph in a temporary file, and what it was when it was written."""
 
     path: Path
     dimensions: int
@@ -37,33 +37,36 @@ class Aside:
     dead: tuple[int, ...]
 
 
-def write_aside(graph: Graph, folder: Path) -> Aside:
-    """Write `graph` to `folder`, not yet in force nor safe on the disk. Raises OSError."""
+def write_temp(graph: Graph, folder: Path) -> WrittenGraph:
+    """Write `graph` to a temporary file in `folder`, not yet synced. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ASIDE
+    path = folder / TEMP
     graph.write(path)
-    return Aside(path, graph.dimensions, graph.nodes, tuple(sorted(graph.dead)))
+    return WrittenGraph(path, graph.dimensions, graph.nodes, tuple(sorted(graph.dead)))
 
 
-def put_in_force(aside: Aside, *, model: str, sequence: int) -> None:
-    """Make it the index up to `sequence`. Raises OSError; what was in force stays so then."""
-    folder = aside.path.parent
-    _sync(aside.path)
-    digest = _sha256(aside.path)
+def commit(written: WrittenGraph, *, model: str, sequence: int) -> None:
+    """Sync the file and make it the current index, up to `sequence`.
+
+    Raises OSError; what was current stays so then.
+    """
+    folder = written.path.parent
+    _sync(written.path)
+    digest = _sha256(written.path)
     name = f"{sequence}-{digest[:16]}.graph"
     described: dict[str, Any] = {
         "format": FORMAT,
         "model": model,
-        "dimensions": aside.dimensions,
+        "dimensions": written.dimensions,
         "sequence": sequence,
-        "nodes": aside.nodes,
-        "dead": aside.dead,
+        "nodes": written.nodes,
+        "dead": written.dead,
         "file": name,
-        "bytes": aside.path.stat().st_size,
+        "bytes": written.path.stat().st_size,
         "sha256": digest,
     }
-    aside.path.replace(folder / name)
-    description = folder / DESCRIPTION_ASIDE
+    written.path.replace(folder / name)
+    description = folder / DESCRIPTION_TEMP
     description.write_text(json.dumps({**described, "checksum": _checksum(described)}))
     _sync(description)
     description.replace(folder / DESCRIPTION)
@@ -74,7 +77,7 @@ def put_in_force(aside: Aside, *, model: str, sequence: int) -> None:
 
 
 def read(folder: Path, *, model: str, dimensions: int) -> tuple[Graph, int] | None:
-    """The graph in force, and the sequence up to which it goes; None where there is none.
+    """Return the current graph and the sequence up to which it goes; None where there is none.
 
     Raises UnusableIndex where it is damaged in any way, or of another network.
     """
@@ -106,7 +109,7 @@ def read(folder: Path, *, model: str, dimensions: int) -> tuple[Graph, int] | No
 
 def discard(folder: Path) -> None:
     """Remove the index and whatever was left of another, as far as the file system lets us."""
-    for path in (folder / DESCRIPTION, folder / DESCRIPTION_ASIDE, folder / ASIDE, *folder.glob("*.graph")):
+    for path in (folder / DESCRIPTION, folder / DESCRIPTION_TEMP, folder / TEMP, *folder.glob("*.graph")):
         try:
             path.unlink(missing_ok=True)
         except OSError:

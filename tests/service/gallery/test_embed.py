@@ -13,9 +13,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance
 
 from service.errors import InvalidParameter, ModelUnavailable, UndecodableImage
-from service.gallery.duplicates import NEAR_COSINE, NEAR_HASH_BITS, duplicate
+from service.gallery.duplicates import NEAR_COSINE, NEAR_HASH_BITS, differing_bits, duplicate, perceptual_hash
 from service.gallery.embed import dimensions_of, embed, embedder_of, model_name, normalised, prepare
-from service.gallery.perceptual_hash import differing_bits, perceptual_hash
 from service.inference.decoding.decode import decode
 from service.inference.registry import Registry, ServedModel
 from tests.helpers.networks import LIGHT, save_network, served

@@ -170,7 +170,7 @@ def test_as_many_images_are_in_memory_as_are_worked_on(tiny_settings: Settings) 
             max_pixels=10**7,
             deadline_s=10,
         )
-        added = await Bulk(gallery.keeper, 2, Bounds(10**6, 10)).add(form())
+        added = await Bulk(gallery.writer, 2, Bounds(10**6, 10)).add(form())
         await gallery.close()
         pool.close()
         return added

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from sqlalchemy import text
 
 from service.gallery.database import GalleryDatabase
-from service.gallery.nearest import SearchStatus
 from service.gallery.postgres import PostgresqlNearest, index_name
-from service.gallery.records import Condition, Metadata, NewImage, Quota, Vector
+from service.gallery.records import Condition, Metadata, NewImage, Quota, SearchStatus, Vector
 from service.gallery.store import GalleryStore
 from service.gallery.vectors import GalleryVectors
 from service.storage.database import open_database
@@ -109,7 +108,7 @@ def test_above_a_number_of_images_there_is_an_index_and_it_is_used(
     kept = {put(store, f"i{n}", vector, {"n": n % 10}): vector for n, vector in enumerate(all_vectors)}
     queries = vectors(20, seed=1)
     assert recall(search, kept, queries) == 1.0
-    search.changed()
+    search.notify()
     until(lambda: search.status.mode == "hnsw", "the index is built")
     assert recall(search, kept, queries) >= 0.99
     database.engine.dispose()  # a connection that ends says what it did
@@ -133,7 +132,7 @@ def test_with_an_index_writes_are_seen_at_once_by_every_replica(
         PostgresqlNearest(each, EMBEDDER, DIMENSIONS, exact_up_to=100) for each in (database, other_database)
     ]
     for search in replicas:
-        search.changed()
+        search.notify()
     for search in replicas:
         until(lambda search=search: search.status.mode == "hnsw", "both know of the index")
     new = vectors(1, seed=9)[0]

@@ -99,10 +99,10 @@ def test_what_was_begun_goes_on_after_a_restart_and_the_old_model_answers_meanwh
     model = registry.get("tiny-b")
     with database_of(tiny_settings) as database:
         vectors = GalleryVectors(database)
-        vectors.aim(embedder_of(model))
-        keys = vectors.lacking(embedder_of(model), 0, IMAGES // 2)
+        vectors.start_reindex(embedder_of(model))
+        keys = vectors.missing(embedder_of(model), 0, IMAGES // 2)
         images = [load_for_embedding(blobs(seed), model, max_pixels=10**6) for seed in range(IMAGES // 2)]
-        vectors.fill(embedder_of(model), {k: embed(i, model) for k, i in zip(keys, images, strict=True)})
+        vectors.backfill(embedder_of(model), {k: embed(i, model) for k, i in zip(keys, images, strict=True)})
         assert database.state().embedder == embedder_of(registry.get("tiny"))
     with running(tiny_settings) as client:
         reindexed(client, "tiny-b")

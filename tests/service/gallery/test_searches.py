@@ -11,9 +11,8 @@ import pytest
 
 from service.errors import StorageUnavailable
 from service.gallery.database import GalleryDatabase
-from service.gallery.nearest import open_nearest
 from service.gallery.records import EmbeddersChanged, NewImage, Quota
-from service.gallery.searches import Searches
+from service.gallery.searches import Searches, open_nearest
 from service.gallery.store import GalleryStore
 from service.gallery.vectors import GalleryVectors
 from service.storage.database import open_database
@@ -49,7 +48,7 @@ def searches(vectors: GalleryVectors, tmp_path: Path) -> Iterator[Searches]:
 
 
 def nearest(searches: Searches, embedder: str, axis: int) -> int:
-    keys, cosines = searches.by(embedder, 3).nearest(np.eye(3, dtype=np.float32)[axis], 1, ())
+    keys, cosines = searches.open_for(embedder, 3).nearest(np.eye(3, dtype=np.float32)[axis], 1, ())
     assert cosines.tolist() == [1.0]
     return int(keys[0])
 
@@ -57,7 +56,7 @@ def nearest(searches: Searches, embedder: str, axis: int) -> int:
 def test_it_is_opened_once_and_told_of(searches: Searches) -> None:
     assert searches.status is None
     assert [nearest(searches, ONE, axis) for axis in range(3)] == [1, 2, 3]
-    assert searches.by(ONE, 3) is searches.by(ONE, 3)
+    assert searches.open_for(ONE, 3) is searches.open_for(ONE, 3)
     assert searches.status is not None
     searches.close()
     assert searches.status is None
@@ -68,14 +67,14 @@ def test_when_another_network_answers_the_search_is_closed_before_its_embeddings
 ) -> None:
     assert nearest(searches, ONE, 0) == 1
     with pytest.raises(EmbeddersChanged):
-        searches.by(OTHER, 3)
-    searches.changing(partial(vectors.aim, OTHER))
+        searches.open_for(OTHER, 3)
+    searches.switch(partial(vectors.start_reindex, OTHER))
     assert searches.status is not None
-    vectors.fill(OTHER, {key: np.eye(3, dtype=np.float32)[3 - key] for key in (1, 2, 3)})
-    assert searches.changing(partial(vectors.switch, OTHER))
+    vectors.backfill(OTHER, {key: np.eye(3, dtype=np.float32)[3 - key] for key in (1, 2, 3)})
+    assert searches.switch(partial(vectors.activate, OTHER))
     assert searches.status is None
     with pytest.raises(EmbeddersChanged):
-        searches.by(ONE, 3)
+        searches.open_for(ONE, 3)
     assert [nearest(searches, OTHER, axis) for axis in range(3)] == [3, 2, 1]
 
 
@@ -87,6 +86,6 @@ def test_a_change_that_failed_closes_it_too(searches: Searches) -> None:
         raise StorageUnavailable("the connection was lost")
 
     with pytest.raises(StorageUnavailable):
-        searches.changing(fails)
+        searches.switch(fails)
     assert searches.status is None
     assert nearest(searches, ONE, 1) == 2

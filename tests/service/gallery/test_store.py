@@ -258,19 +258,19 @@ def test_one_network_follows_another_without_a_gap(
 ) -> None:
     for number in range(3):
         store.put(f"i{number}", image(number), {})
-    vectors.aim(OTHER)
+    vectors.start_reindex(OTHER)
     assert database.state().embedders == (NET, OTHER)
     with pytest.raises(EmbeddersChanged):
         store.put("late", image(9), {})
     store.put("late", image(9, NET, OTHER), {})
-    assert vectors.lacking(OTHER, 0, 2) == [1, 2]
-    assert vectors.lacking(OTHER, 2, 2) == [3]
-    assert not vectors.switch(OTHER)
+    assert vectors.missing(OTHER, 0, 2) == [1, 2]
+    assert vectors.missing(OTHER, 2, 2) == [3]
+    assert not vectors.activate(OTHER)
     store.delete("i1")
-    vectors.fill(OTHER, {key: image(key, OTHER).embeddings[OTHER] for key in (1, 2, 3)})
+    vectors.backfill(OTHER, {key: image(key, OTHER).embeddings[OTHER] for key in (1, 2, 3)})
     assert vectors.extent(OTHER).count == 3
-    assert vectors.switch(OTHER)
-    assert not vectors.switch(OTHER)
+    assert vectors.activate(OTHER)
+    assert not vectors.activate(OTHER)
     assert (database.state().embedder, database.state().target) == (OTHER, None)
     assert [vectors.drop_unused(2), vectors.drop_unused(2)] == [2, 1]
     assert history(vectors) == [(5, 2, False)]
@@ -281,9 +281,9 @@ def test_an_aim_is_given_up_by_aiming_at_what_answers(
     store: GalleryStore, vectors: GalleryVectors, database: GalleryDatabase
 ) -> None:
     store.put("a", image(1), {})
-    vectors.aim(OTHER)
-    vectors.fill(OTHER, {1: image(1, OTHER).embeddings[OTHER]})
-    vectors.aim(NET)
+    vectors.start_reindex(OTHER)
+    vectors.backfill(OTHER, {1: image(1, OTHER).embeddings[OTHER]})
+    vectors.start_reindex(NET)
     assert database.state().embedders == (NET,)
     assert vectors.drop_unused(10) == 1
 
@@ -291,7 +291,7 @@ def test_an_aim_is_given_up_by_aiming_at_what_answers(
 def test_an_empty_gallery_takes_another_network_at_once(
     vectors: GalleryVectors, database: GalleryDatabase
 ) -> None:
-    vectors.aim(OTHER)
+    vectors.start_reindex(OTHER)
     assert database.state().embedders == (OTHER,)
 
 

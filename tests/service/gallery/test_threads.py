@@ -13,7 +13,7 @@ from service.gallery.threads import GalleryThreads
 
 def test_what_could_not_begin_in_time_is_not_begun_any_more() -> None:
     async def scenario() -> None:
-        threads = GalleryThreads(patience_s=0.05)
+        threads = GalleryThreads(deadline_s=0.05)
         free, begun = threading.Event(), threading.Event()
         done: list[str] = []
 
@@ -39,7 +39,7 @@ def test_what_could_not_begin_in_time_is_not_begun_any_more() -> None:
 
 def test_who_is_cancelled_leaves_the_queue_and_what_runs_ends() -> None:
     async def scenario() -> None:
-        threads = GalleryThreads(patience_s=30)
+        threads = GalleryThreads(deadline_s=30)
         free, begun = threading.Event(), threading.Event()
         done: list[str] = []
 
@@ -66,7 +66,7 @@ def test_who_is_cancelled_leaves_the_queue_and_what_runs_ends() -> None:
 
 def test_errors_come_through() -> None:
     async def scenario() -> None:
-        threads = GalleryThreads(patience_s=30)
+        threads = GalleryThreads(deadline_s=30)
         with pytest.raises(ZeroDivisionError):
             await threads.read(lambda: 1 / 0)
         threads.close()

@@ -167,7 +167,7 @@ def test_answers_are_exact_before_there_is_an_index(open_search: Open, rows: Row
     search = open_search(source, exact_up_to=100)
     queries = unit_vectors(10, seed=1)
     assert search.status.mode == "streaming"
-    assert search.status.count == 0
+    assert search.status.indexed == 0
     assert recall(search, rows, queries) == 1
     keep = np.arange(1, 1501, 3)
     for query in queries:
@@ -176,7 +176,7 @@ def test_answers_are_exact_before_there_is_an_index(open_search: Open, rows: Row
     assert rows.largest_read <= 512
     source.go.set()
     assert search.wait_until_settled(LONG_S)
-    assert (search.status.mode, search.status.count) == ("hnsw", 1500)
+    assert (search.status.mode, search.status.indexed) == ("hnsw", 1500)
 
 
 def test_what_was_put_is_found_and_what_was_deleted_is_not_before_the_index_follows(
@@ -192,13 +192,13 @@ def test_what_was_put_is_found_and_what_was_deleted_is_not_before_the_index_foll
     source.go.clear()
 
     new = rows.put(vectors[45])
-    search.changed()
+    search.notify()
     assert found(search, vectors[45], 1) == [new]
     rows.delete(7)
-    search.changed()
+    search.notify()
     assert 7 not in found(search, vectors[6], 40)
     rows.delete(new)
-    search.changed()
+    search.notify()
     assert found(search, vectors[45], 40) == rows.exact(vectors[45], 40)
     source.go.set()
     assert search.wait_until_settled(LONG_S)
@@ -221,10 +221,10 @@ def test_many_deletions_build_the_graph_anew_and_keep_the_recall(open_search: Op
             rows.delete(int(key))
         for vector in again:
             rows.put(vector)
-        search.changed()
+        search.notify()
         assert search.wait_until_settled(LONG_S)
         most_dead = max(most_dead, search.status.dead)
-        assert search.status.count == len(rows.rows)
+        assert search.status.indexed == len(rows.rows)
     assert most_dead <= 0.2 * 1900
     assert recall(search, rows, unit_vectors(50, seed=1)) >= 0.98
 
@@ -238,7 +238,7 @@ def test_a_saved_index_is_read_and_caught_up_with(
     search = open_search(exact_up_to=0)
     assert search.wait_until_settled(LONG_S)
     rows.delete(17)
-    search.changed()
+    search.notify()
     assert search.wait_until_settled(LONG_S)
     search.close()
     rows.delete(18)
@@ -253,7 +253,7 @@ def test_a_saved_index_is_read_and_caught_up_with(
     again = open_search(exact_up_to=0)
     assert again.wait_until_settled(LONG_S)
     assert len(applied) == 101
-    assert again.status.count == 998
+    assert again.status.indexed == 998
     assert recall(again, rows, unit_vectors(30, seed=1)) >= 0.99
     assert not {17, 18} & {*found(again, vectors[16], 998), *found(again, vectors[17], 998)}
     again.close()
@@ -305,7 +305,7 @@ def test_an_index_that_lacks_an_image_is_built_anew(open_search: Open, rows: Row
     rows.sequence = 1_000_000
     again = open_search()
     assert again.wait_until_settled(LONG_S)
-    assert again.status.count == len(rows.rows)
+    assert again.status.indexed == len(rows.rows)
     assert found(again, vectors[4], 30) == rows.exact(vectors[4], 30)
 
 
@@ -360,13 +360,13 @@ def test_searches_from_many_threads_while_it_changes(open_search: Open, rows: Ro
     for vector in vectors[200:]:
         rows.rows = {**rows.rows, rows.sequence + 1: vector}  # at once, as a transaction does it
         rows.sequence += 1
-        search.changed()
+        search.notify()
     assert search.wait_until_settled(LONG_S)
     ended.set()
     for asker in askers:
         asker.join()
     assert wrong == []
-    assert search.status.count == 400
+    assert search.status.indexed == 400
 
 
 @pytest.mark.parametrize("query", [np.ones(DIMENSIONS), np.ones(DIMENSIONS - 1, np.float32)])
@@ -407,13 +407,13 @@ def test_over_the_real_store(open_search: Open, tmp_path: Path) -> None:
             NewImage(content, hashlib.sha256(content).hexdigest(), "png", 1, 1, 0, b"", {"net@0": vector}),
             {},
         ).image.key
-        search.changed()
+        search.notify()
         assert found(search, vector, 1) == [keys[number]]
     assert store.delete("id-3")
-    search.changed()
+    search.notify()
     assert keys[3] not in found(search, vectors[3], 12)
     assert search.wait_until_settled(LONG_S)
-    assert search.status.count == 11
+    assert search.status.indexed == 11
     assert keys[3] not in found(search, vectors[3], 12)
     search.close()
     again = open_search(source, folder=tmp_path / "index")

@@ -18,12 +18,12 @@ DIMENSIONS = 32
 LONG_S = 60.0
 
 
-def put_in_force(folder: Path, count: int, sequence: int) -> Path:
+def commit(folder: Path, count: int, sequence: int) -> Path:
     """Save a graph of so many vectors, one of them dead; the graph's file."""
     graph = Graph(DIMENSIONS)
     graph.add(range(1, count + 1), [*unit_vectors(count, DIMENSIONS)])
     graph.remove(3)
-    saved.put_in_force(saved.write_aside(graph, folder), model="net", sequence=sequence)
+    saved.commit(saved.write_temp(graph, folder), model="net", sequence=sequence)
     return next(folder.glob("*.graph"))
 
 
@@ -32,7 +32,7 @@ def read(folder: Path) -> tuple[Graph, int] | None:
 
 
 def test_what_was_saved_is_read(tmp_path: Path) -> None:
-    put_in_force(tmp_path / "index", 40, 44)
+    commit(tmp_path / "index", 40, 44)
     kept = read(tmp_path / "index")
     assert kept is not None
     assert (len(kept[0]), kept[0].nodes, {*kept[0].dead}, kept[1]) == (39, 40, {3}, 44)
@@ -44,8 +44,8 @@ def test_no_file_is_no_index(tmp_path: Path) -> None:
 
 
 def test_the_newer_takes_the_place_of_the_older(tmp_path: Path) -> None:
-    older = put_in_force(tmp_path, 40, 44)
-    put_in_force(tmp_path, 50, 55)
+    older = commit(tmp_path, 40, 44)
+    commit(tmp_path, 50, 55)
     kept = read(tmp_path)
     assert kept is not None
     assert (kept[0].nodes, kept[1]) == (50, 55)
@@ -53,32 +53,32 @@ def test_the_newer_takes_the_place_of_the_older(tmp_path: Path) -> None:
     assert len([*tmp_path.iterdir()]) == 2
 
 
-@pytest.mark.parametrize("lost", ["aside", "graph", "description"])
+@pytest.mark.parametrize("lost", ["temp", "graph", "description"])
 def test_what_a_crash_left_half_is_not_in_force(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
     """The machine stops before the second is renamed, or before anything is: the first is read."""
-    put_in_force(tmp_path, 40, 44)
+    commit(tmp_path, 40, 44)
     graph = Graph(DIMENSIONS)
     graph.add(range(1, 61), [*unit_vectors(60, DIMENSIONS)])
-    if lost == "aside":
-        saved.write_aside(graph, tmp_path)
+    if lost == "temp":
+        saved.write_temp(graph, tmp_path)
     else:
         renamed = Path.replace
 
         def stop(self: Path, target: Path) -> Path:
-            if (self.name == saved.ASIDE) == (lost == "graph"):
+            if (self.name == saved.TEMP) == (lost == "graph"):
                 raise KeyboardInterrupt
             return renamed(self, target)
 
         monkeypatch.setattr(Path, "replace", stop)
         with pytest.raises(KeyboardInterrupt):
-            saved.put_in_force(saved.write_aside(graph, tmp_path), model="net", sequence=66)
+            saved.commit(saved.write_temp(graph, tmp_path), model="net", sequence=66)
         monkeypatch.undo()
     kept = read(tmp_path)
     assert kept is not None
     assert (kept[0].nodes, kept[1]) == (40, 44)
-    put_in_force(tmp_path, 50, 77)
+    commit(tmp_path, 50, 77)
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".graph", ".json"]
 
 
@@ -89,7 +89,7 @@ def test_everything_is_synced_before_it_is_in_force(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(
         Path, "replace", lambda self, target: (steps.append(f"rename {self.name}"), renamed(self, target))[1]
     )
-    put_in_force(tmp_path / "index", 10, 11)
+    commit(tmp_path / "index", 10, 11)
     assert steps == [
         "sync aside.tmp",
         "rename aside.tmp",
@@ -100,7 +100,7 @@ def test_everything_is_synced_before_it_is_in_force(tmp_path: Path, monkeypatch:
 
 
 def test_another_network_or_other_dimensions_are_refused(tmp_path: Path) -> None:
-    put_in_force(tmp_path, 10, 11)
+    commit(tmp_path, 10, 11)
     with pytest.raises(saved.UnusableIndex, match="of net with 32 dimensions, not of other with 32"):
         saved.read(tmp_path, model="other", dimensions=DIMENSIONS)
     with pytest.raises(saved.UnusableIndex, match="not of net with 64"):
@@ -122,7 +122,7 @@ def damages(content: bytes, count: int, seed: int) -> list[bytes]:
 @pytest.mark.parametrize("count", [20, pytest.param(2_000, marks=pytest.mark.fault)])
 @pytest.mark.parametrize("pattern", ["*.graph", "*.json"])
 def test_no_damage_goes_unnoticed(tmp_path: Path, pattern: str, count: int) -> None:
-    put_in_force(tmp_path, 60, 66)
+    commit(tmp_path, 60, 66)
     file = next(tmp_path.glob(pattern))
     content = file.read_bytes()
     for damaged in damages(content, count, seed=1):
@@ -138,14 +138,14 @@ def test_no_damage_goes_unnoticed(tmp_path: Path, pattern: str, count: int) -> N
     ["[]", "null", "7", '"text"', "{}", '{"checksum": null}', '{"checksum": {}}', "[" * 100_000, "\xff"],
 )
 def test_a_description_of_anything_else_is_unusable(tmp_path: Path, described: str) -> None:
-    put_in_force(tmp_path, 10, 11)
+    commit(tmp_path, 10, 11)
     (tmp_path / saved.DESCRIPTION).write_text(described, encoding="latin-1")
     with pytest.raises(saved.UnusableIndex):
         read(tmp_path)
 
 
 def test_a_graph_that_is_gone_is_unusable(tmp_path: Path) -> None:
-    put_in_force(tmp_path, 10, 11).unlink()
+    commit(tmp_path, 10, 11).unlink()
     with pytest.raises(saved.UnusableIndex, match="cannot be read"):
         read(tmp_path)
 
@@ -181,7 +181,7 @@ def test_a_damaged_index_costs_no_answer(tmp_path: Path, pattern: str, damage: D
     search = open_search()
     assert search.search(vectors[0], 5)[0].tolist() == rows.exact(vectors[0], 5)
     assert search.wait_until_settled(LONG_S)
-    assert search.status.count == 200
+    assert search.status.indexed == 200
     search.close()
     described = json.loads((tmp_path / saved.DESCRIPTION).read_text())
     assert (described["sequence"], described["nodes"]) == (200, 200)

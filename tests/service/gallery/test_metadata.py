@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import InvalidParameter
-from service.gallery.field_rows import to_json
-from service.gallery.fields import MAX_METADATA_BYTES, check_id, parse_metadata, parse_where
+from service.gallery.metadata import MAX_METADATA_BYTES, check_id, parse_metadata, parse_where, to_json
 from service.gallery.records import Condition
 
 
