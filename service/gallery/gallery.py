@@ -13,9 +13,9 @@ import structlog
 from service.errors import StorageUnavailable, WeighinError
 from service.gallery.database import GalleryDatabase
 from service.gallery.embed import dimensions_of, embedder_of
-from service.gallery.nearest import SearchStatus, open_nearest
+from service.gallery.nearest import open_nearest
 from service.gallery.networks import Networks
-from service.gallery.records import EmbeddersChanged, GalleryState, Quota
+from service.gallery.records import EmbeddersChanged, GalleryState, Quota, SearchStatus
 from service.gallery.reindex import Progress, Reindexer
 from service.gallery.search import Retriever
 from service.gallery.searches import Searches

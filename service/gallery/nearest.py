@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -11,17 +10,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery.records import Change, Condition, Extent, Vector
+from service.gallery.records import Change, Condition, Extent, SearchStatus, Vector
 from service.gallery.vectors import GalleryVectors
 from service.storage.database import on_server
-
-
-@dataclass(frozen=True)
-class SearchStatus:
-    """How searches go: `mode` in a word, and how many images they can find without looking one by one."""
-
-    mode: str
-    indexed: int
 
 
 class NearestImages(Protocol):

@@ -16,8 +16,7 @@ from sqlalchemy import ColumnElement, Connection, Double, Select, bindparam, cas
 from service.errors import StorageUnavailable
 from service.gallery.database import GalleryDatabase, read_state
 from service.gallery.field_rows import matching_keys
-from service.gallery.nearest import SearchStatus
-from service.gallery.records import Condition, Vector
+from service.gallery.records import Condition, SearchStatus, Vector
 from service.storage.errors import storage_errors
 from service.storage.tables import gallery_embeddings
 

@@ -79,6 +79,14 @@ class Extent:
 
 
 @dataclass(frozen=True)
+class SearchStatus:
+    """How a search runs: its `mode`, and how many images are in its index."""
+
+    mode: str
+    indexed: int
+
+
+@dataclass(frozen=True)
 class Quota:
     """How much a gallery may hold."""
 

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from service.gallery.nearest import NearestImages, SearchStatus
-from service.gallery.records import EmbeddersChanged
+from service.gallery.nearest import NearestImages
+from service.gallery.records import EmbeddersChanged, SearchStatus
 
 T = TypeVar("T")
 

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from sqlalchemy import text
 
 from service.gallery.database import GalleryDatabase
-from service.gallery.nearest import SearchStatus
 from service.gallery.postgres import PostgresqlNearest, index_name
-from service.gallery.records import Condition, Metadata, NewImage, Quota, Vector
+from service.gallery.records import Condition, Metadata, NewImage, Quota, SearchStatus, Vector
 from service.gallery.store import GalleryStore
 from service.gallery.vectors import GalleryVectors
 from service.storage.database import open_database
