@@ -17,7 +17,6 @@ from service.api.benchmarks import benchmarks_router
 from service.api.body.image import document_form_fields
 from service.api.body.parameters import refuse_unknown_parameters
 from service.api.body.stream import Bounds
-from service.api.catalogue import catalogue_router
 from service.api.explain import explain_router
 from service.api.gallery import gallery_router
 from service.api.gallery_images import gallery_images_router
@@ -30,6 +29,7 @@ from service.api.middleware.context import HeadRequests, RequestContext
 from service.api.middleware.cors import Cors
 from service.api.middleware.error_counting import ErrorCounting, series_to_show
 from service.api.middleware.proxies import ReverseProxy
+from service.api.models import models_router
 from service.api.recommend import recommend_router
 from service.api.retrieve import retrieve_router
 from service.bench.archive import BenchmarkArchive
@@ -174,7 +174,7 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     app.include_router(
         explain_router(registry, Explainer(registry, pool, max_pixels=settings.max_pixels), bounds)
     )
-    app.include_router(catalogue_router(registry))
+    app.include_router(models_router(registry))
     app.include_router(latency_router(latencies, registry.names))
     app.include_router(distribution_router(latencies, registry.names))
     app.include_router(benchmarks_router(jobs, settings.api_key))

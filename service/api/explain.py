@@ -1,27 +1,55 @@
-"""POST /explain: which places of the image speak for a class, as a picture or as numbers."""
+"""POST /explain: the class activation map of an image, as a picture or as numbers."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from pydantic import BaseModel, Field
 
 from service import errors
-from service.api.answers import image_facts, timed_answer, timings
+from service.api.answers import ClassifyTimings, ImageFacts, image_facts, timed_answer, timings
 from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, form_first, read_image
 from service.api.body.stream import Bounds, deadline_for
-from service.api.explain_schemas import ExplainResponse
 from service.api.inference import Model
 from service.api.middleware.error_counting import find_model
 from service.api.problems import documented
 from service.inference.explain import Explainer, Explanation
 from service.inference.registry import Registry
 
+
+class RegionOut(BaseModel):
+    """The part of the image that the map covers, which is what the network saw, in the image's pixels."""
+
+    left: float = Field(examples=[75.5])
+    top: float = Field(examples=[0.0])
+    right: float = Field(examples=[375.5])
+    bottom: float = Field(examples=[300.0])
+
+
+class ExplainResponse(BaseModel):
+    """One class of one model, explained by where in the image its logit comes from."""
+
+    request_id: str = Field(examples=["7f9c2ba4e88f827d"])
+    model: str = Field(examples=["efficientnet-lite0-int8"])
+    image: ImageFacts
+    class_id: int = Field(examples=[281])
+    label: str = Field(examples=["tabby"])
+    logit: float = Field(description="As the network gave it", examples=[9.1234])
+    bias: float = Field(description="What the class has without any image", examples=[-0.0071])
+    region: RegionOut
+    map: list[list[float]] = Field(
+        description="Rows from top to bottom; the mean of all values plus `bias` is `logit`",
+        examples=[[[7.5, 11.25], [8.0, 9.75]]],
+    )
+    timings_ms: ClassifyTimings
+
+
 PNG = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
 
 
 def explain_router(registry: Registry, explainer: Explainer, bounds: Bounds) -> APIRouter:
-    """The route that explains a classification."""
+    """Return the route that explains a classification."""
     router = APIRouter(tags=["inference"])
     form = [Depends(form_first(bounds))]
 

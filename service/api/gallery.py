@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import SecretStr
+from pydantic import BaseModel, Field, SecretStr
 
 from service import errors
 from service.api.access import key_needed
@@ -13,11 +13,11 @@ from service.api.answers import root_of
 from service.api.body.image import read_image
 from service.api.body.parts import Part, stream_parts
 from service.api.body.stream import Bounds, deadline_for, is_form
-from service.api.gallery_bulk import IMAGE, METADATA, Bulk
-from service.api.gallery_schemas import AddedResponse, GalleryOut, ImageOut, ImagesResponse
+from service.api.gallery_bulk import IMAGE, METADATA, AddedResponse, Bulk
+from service.api.gallery_images import ImageOut
 from service.api.problems import documented
-from service.api.retrieve import Where
-from service.gallery.gallery import Gallery
+from service.api.retrieve import EXAMPLE_ID, Where
+from service.gallery.gallery import Gallery, GalleryStatus
 from service.gallery.metadata import check_id, parse_where
 
 MAX_LIMIT = 1000
@@ -44,6 +44,60 @@ _BULK_BODY: dict[str, Any] = {
 }
 
 
+class ImagesResponse(BaseModel):
+    """Images by id, and where to go on."""
+
+    images: list[ImageOut]
+    next_cursor: str | None = Field(description="For the next page; null on the last", examples=[EXAMPLE_ID])
+    count: int = Field(description="How many there are in all, or that meet `where`", examples=[1234])
+
+
+class QuotaOut(BaseModel):
+    """How much the gallery may hold."""
+
+    images: int
+    bytes: int
+
+
+class SearchOut(BaseModel):
+    """How searches go."""
+
+    mode: str = Field(description="exact, hnsw, or what is being done meanwhile", examples=["hnsw"])
+    indexed: int = Field(description="Images in the index; the others are looked at one by one")
+
+
+class ReindexingOut(BaseModel):
+    """How far the change to another model is."""
+
+    model: str
+    done: int
+    total: int
+    problem: str | None = Field(description="Why it waits, or has stopped")
+
+
+class GalleryOut(BaseModel):
+    """The gallery as a whole."""
+
+    model: str = Field(description="The model by which it answers", examples=["efficientnet-lite0-int8"])
+    images: int
+    bytes: int = Field(description="Of all originals together")
+    quota: QuotaOut
+    search: SearchOut | None = Field(description="null until something was searched for")
+    reindexing: ReindexingOut | None = Field(description="null when no other model is being changed to")
+
+    @classmethod
+    def of(cls, status: GalleryStatus) -> GalleryOut:
+        """Build the response."""
+        return cls(
+            model=status.model,
+            images=status.state.images,
+            bytes=status.state.bytes,
+            quota=QuotaOut(**vars(status.quota)),
+            search=None if status.search is None else SearchOut(**vars(status.search)),
+            reindexing=None if status.reindexing is None else ReindexingOut(**vars(status.reindexing)),
+        )
+
+
 def gallery_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds, *, width: int) -> APIRouter:
     """The routes of the gallery as a whole. `api_key` guards those that change something; `width` images of
     one request are worked on at a time."""
@@ -53,7 +107,7 @@ def gallery_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds, 
 
     @router.get(
         "/gallery",
-        summary="What is in the gallery?",
+        summary="Get gallery status",
         responses=documented(errors.DatabaseUnreachable, errors.StorageUnavailable),
     )
     async def status() -> GalleryOut:
@@ -62,7 +116,7 @@ def gallery_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds, 
 
     @router.post(
         "/gallery/reindex",
-        summary="Let another model answer",
+        summary="Start a re-index",
         status_code=202,
         dependencies=guarded,
         responses=documented(
@@ -88,7 +142,7 @@ def gallery_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds, 
 
     @router.get(
         "/gallery/images",
-        summary="Which images are there?",
+        summary="List images",
         responses=documented(errors.InvalidParameter, errors.DatabaseUnreachable, errors.StorageUnavailable),
     )
     async def images(
@@ -109,7 +163,7 @@ def gallery_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds, 
 
     @router.post(
         "/gallery/images",
-        summary="Add many images",
+        summary="Add images",
         dependencies=guarded,
         responses=documented(
             errors.MalformedRequest,

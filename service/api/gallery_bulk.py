@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, Field
 
 from service.api.body.parts import Part
 from service.api.body.stream import Bounds
-from service.api.gallery_schemas import AddedOut
 from service.errors import (
     BodyTooLarge,
     EmptyBody,
@@ -29,6 +31,22 @@ MAX_IMAGES = 100_000
 """Of one request: what became of each has to be remembered until its end."""
 
 _TRY_AGAIN_S = 0.05
+
+
+class AddedOut(BaseModel):
+    """What became of one of many images."""
+
+    id: str | None = Field(
+        description="null where it was rejected", examples=["9f86d081884c7d659a2feaa0c55ad015"]
+    )
+    status: Literal["added", "exists", "rejected"]
+    detail: str | None = Field(description="Why it was rejected, or what was not done")
+
+
+class AddedResponse(BaseModel):
+    """What became of each image, in the order in which they came."""
+
+    images: list[AddedOut]
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""/gallery/images/{id}: one image of the gallery, its bytes, and its likes."""
+"""/gallery/images/{id}: one image of the gallery, its bytes, and the images similar to it."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from pydantic import SecretStr
+from pydantic import BaseModel, Field, SecretStr
 
 from service import errors
 from service.api.access import key_needed
@@ -15,11 +15,12 @@ from service.api.body.parameters import ignores_unknown_parameters
 from service.api.body.parts import stream_parts
 from service.api.body.stream import Bounds, deadline_for, in_time, is_form
 from service.api.gallery_bulk import IMAGE, METADATA
-from service.api.gallery_schemas import ImageOut, PutOut, SimilarResponse, match_out
+from service.api.periods import format_moment
 from service.api.problems import documented
-from service.api.retrieve import K, MinScore, Where
+from service.api.retrieve import EXAMPLE_ID, K, MatchOut, MetadataOut, MinScore, Where, content_url, match_out
 from service.gallery.gallery import Gallery
 from service.gallery.metadata import MAX_METADATA_BYTES, check_id, parse_metadata, parse_where
+from service.gallery.records import Put, StoredImage
 from service.gallery.search import SearchOptions
 
 _FORM_BYTES = 10_000
@@ -56,15 +57,62 @@ _UNKNOWN = (
 )
 
 
+class ImageOut(BaseModel):
+    """An image of the gallery."""
+
+    id: str = Field(examples=[EXAMPLE_ID])
+    metadata: MetadataOut = Field(examples=[{"label": "cat", "year": 2024}])
+    width: int = Field(description="Pixels, as displayed", examples=[451])
+    height: int = Field(description="Pixels, as displayed", examples=[300])
+    format: str = Field(description="What its bytes say it is", examples=["jpeg"])
+    bytes: int = Field(description="Of the original", examples=[34213])
+    sha256: str = Field(description="Of the original", examples=["9f86d081884c7d659a2feaa0c55ad015..."])
+    created_at: str = Field(examples=["2026-01-31T12:00:00Z"])
+    image_url: str = Field(examples=[f"/gallery/images/{EXAMPLE_ID}/content"])
+
+    @classmethod
+    def of(cls, image: StoredImage, root: str) -> ImageOut:
+        """Build the response."""
+        return cls(**_facts(image, root))
+
+
+class PutOut(ImageOut):
+    """An image, and what became of it."""
+
+    status: Literal["added", "replaced", "unchanged"]
+
+    @classmethod
+    def after(cls, put: Put, root: str) -> PutOut:
+        """Build the response."""
+        assert put.status != "exists"
+        return cls(**_facts(put.image, root), status=put.status)
+
+
+class SimilarTimings(BaseModel):
+    """Milliseconds."""
+
+    search: float = Field(examples=[1.2])
+    total: float = Field(examples=[1.2])
+
+
+class SimilarResponse(BaseModel):
+    """The kept images that are most like a kept one, itself left out."""
+
+    request_id: str
+    model: str
+    matches: list[MatchOut]
+    timings_ms: SimilarTimings
+
+
 def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds) -> APIRouter:
-    """The routes of one image. `api_key` guards those that change something."""
+    """Return the routes of one image. `api_key` guards those that change something."""
     router = APIRouter(prefix="/gallery/images/{id}", tags=["gallery"])
     guarded = [Depends(key_needed(api_key))]
     writer = gallery.writer
 
     @router.put(
         "",
-        summary="Keep an image",
+        summary="Add or replace an image",
         dependencies=guarded,
         responses={
             200: {"model": PutOut, "description": "Replaced, or there already"},
@@ -110,14 +158,14 @@ def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: B
         response.status_code = 201 if done.status == "added" else 200
         return PutOut.after(done, root_of(request))
 
-    @router.get("", summary="What is known of an image", responses=documented(*_UNKNOWN))
+    @router.get("", summary="Get an image's metadata", responses=documented(*_UNKNOWN))
     async def one(request: Request, id: Id) -> ImageOut:
         """Its metadata, size and when it came."""
         return ImageOut.of(await writer.get(id), root_of(request))
 
     @router.delete(
         "",
-        summary="Remove an image",
+        summary="Delete an image",
         status_code=204,
         dependencies=guarded,
         responses=documented(errors.Unauthorized, errors.CrossSiteRequest, *_UNKNOWN),
@@ -128,7 +176,7 @@ def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: B
 
     @router.get(
         "/content",
-        summary="The image itself",
+        summary="Get an image",
         response_class=Response,
         responses={
             200: {"content": {"image/*": {}}, "description": "The bytes as they came"},
@@ -147,7 +195,7 @@ def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: B
 
     @router.get(
         "/thumbnail",
-        summary="The image, small",
+        summary="Get a thumbnail",
         response_class=Response,
         responses={
             200: {"content": {"image/jpeg": {}}, "description": "A JPEG of at most 256 x 256 pixels"},
@@ -167,7 +215,7 @@ def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: B
 
     @router.get(
         "/similar",
-        summary="Which other images are like this one?",
+        summary="Find images similar to a stored one",
         response_model=SimilarResponse,
         responses=documented(*_UNKNOWN, errors.Busy, errors.NotReady, errors.ModelUnavailable),
     )
@@ -235,3 +283,17 @@ def _known(request: Request, tag: str) -> Response | None:
 
 def _file(content: bytes, media_type: str, tag: str) -> Response:
     return Response(content, media_type=media_type, headers=_headers(tag))
+
+
+def _facts(image: StoredImage, root: str) -> dict[str, Any]:
+    return {
+        "id": image.id,
+        "metadata": dict(image.metadata),
+        "width": image.width,
+        "height": image.height,
+        "format": image.format,
+        "bytes": image.bytes,
+        "sha256": image.sha256,
+        "created_at": format_moment(image.created_at),
+        "image_url": content_url(image.id, root),
+    }

@@ -41,7 +41,7 @@ def health_router(registry: Registry, metrics: Metrics, state_problem: Callable[
     """The routes for machines that watch over this one."""
     router = APIRouter(tags=["operations"])
 
-    @router.get("/healthz", summary="Is the process alive?")
+    @router.get("/healthz", summary="Check liveness")
     @ignores_unknown_parameters
     async def healthz() -> Health:
         """Answers as long as the event loop does."""
@@ -49,7 +49,7 @@ def health_router(registry: Registry, metrics: Metrics, state_problem: Callable[
 
     @router.get(
         "/readyz",
-        summary="Are the models loaded and warm?",
+        summary="Check readiness",
         responses={503: {"model": Readiness, "description": "Not yet, or there is no model to serve"}},
     )
     @ignores_unknown_parameters
@@ -79,7 +79,7 @@ def health_router(registry: Registry, metrics: Metrics, state_problem: Callable[
             failing=[_broken(entry) for entry in problems if entry.model is not None],
         )
 
-    @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    @router.get("/metrics", summary="Get Prometheus metrics", response_class=Response)
     @ignores_unknown_parameters
     def render() -> Response:  # not async, as above
         """Counters, gauges and histograms in Prometheus' exposition format; times in seconds."""

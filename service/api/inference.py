@@ -1,23 +1,108 @@
-"""POST /classify and POST /compare: read the image, hand it on, shape the answer."""
+"""POST /classify and POST /compare: read the image, run the models, shape the response."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BaseModel, Field
 
+from models.zoo.card import Accuracy
 from service import errors
-from service.api.answers import image_facts, timed_answer, timings
+from service.api.answers import ClassifyTimings, ImageFacts, image_facts, timed_answer, timings
 from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, form_first, read_image
 from service.api.body.stream import Bounds, deadline_for
 from service.api.middleware.error_counting import find_model
 from service.api.problems import documented
-from service.api.schemas import ClassifyResponse, CompareResponse
 from service.inference.classify import Classification, Classifier, Prediction, class_counts
 from service.inference.compare import ComparedModel, Comparer, Comparison
 from service.inference.registry import Registry
 from service.latency.stages import milliseconds
 from service.text.display import comma_list
+
+
+class PredictionOut(BaseModel):
+    """One class."""
+
+    class_id: int = Field(examples=[281])
+    label: str = Field(examples=["tabby"])
+    probability: float = Field(
+        description="Softmax over all classes, or the network's own where it ends in softmax or sigmoid",
+        examples=[0.31],
+    )
+
+
+class ClassifyResponse(BaseModel):
+    """What one model says of the image."""
+
+    request_id: str = Field(examples=["7f9c2ba4e88f827d"])
+    model: str = Field(examples=["efficientnet-lite0-int8"])
+    image: ImageFacts
+    predictions: list[PredictionOut] = Field(description="Most probable first")
+    timings_ms: ClassifyTimings
+
+
+class CompareTimings(BaseModel):
+    """Milliseconds of what is done once for all models, and of the whole comparison."""
+
+    queue: float
+    decode: float
+    total: float
+
+
+class ModelTimings(BaseModel):
+    """Median milliseconds of each stage over the measured runs."""
+
+    preprocess: float
+    inference: float
+    postprocess: float
+
+
+class InferenceLatency(BaseModel):
+    """Inference times of the measured runs, in milliseconds; `null` where too few runs stand behind."""
+
+    count: int
+    min: float
+    p50: float
+    p90: float | None = Field(description="null below 64 runs")
+    p95: float | None = Field(description="null below 130 runs")
+
+
+class ComparedOut(BaseModel):
+    """One model's answer, cost and size."""
+
+    model: str
+    predictions: list[PredictionOut]
+    timings_ms: ModelTimings
+    latency_ms: InferenceLatency
+    speedup: float = Field(description="The baseline's p50 of inference over this model's")
+    parameters: int
+    macs: int = Field(description="Multiply-accumulates of one image")
+    file_bytes: int
+    accuracy: Accuracy | None
+
+
+class AgreementOut(BaseModel):
+    """Who names what."""
+
+    top1: float = Field(
+        description="Share of the models that name the most common top-1 label", examples=[1.0]
+    )
+    labels: dict[str, list[str]] = Field(description="Top-1 label to the models that name it")
+
+
+class CompareResponse(BaseModel):
+    """The image through every model, side by side."""
+
+    request_id: str
+    image: ImageFacts
+    timings_ms: CompareTimings
+    results: list[ComparedOut]
+    baseline: str
+    agreement: AgreementOut
+    fastest: str | None = Field(description="Least p50 of inference; null below 5 runs")
+    order: list[list[str]] = Field(description="Order of the models in each measured round")
+
 
 Model = Annotated[str | None, Query(description="A model's name; by default the service's default model")]
 TopK = Annotated[
@@ -29,7 +114,7 @@ TopK = Annotated[
 def inference_router(
     registry: Registry, classifier: Classifier, comparer: Comparer, bounds: Bounds
 ) -> APIRouter:
-    """The routes that run networks."""
+    """Return the routes that classify an image with one model and with several."""
     router = APIRouter(tags=["inference"])
     form = [Depends(form_first(bounds))]
 

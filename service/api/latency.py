@@ -4,19 +4,109 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from service import errors
-from service.api.latency_schemas import HistoryResponse, LatencyResponse
 from service.api.periods import format_moment, parse_since, parse_step
 from service.api.problems import documented
 from service.latency.figures import Figures
 from service.latency.histogram import EMPTY_SUMMARY
 from service.latency.query import Latencies, Window
 from service.latency.stages import STAGES, Regime, Stage
+
+_WINDOW: dict[str, JsonValue] = {
+    "from": "2026-01-30T12:00:00Z",
+    "to": "2026-01-31T12:00:00.250Z",
+    "resolution_s": 60,
+}
+_ROW: dict[str, JsonValue] = {
+    "model": "efficientnet-lite0-int8",
+    "stage": "total",
+    "regime": "live",
+    "count": 412,
+    "errors": {"queue-full": 3},
+    "mean_ms": 2.904,
+    "p50_ms": 2.741,
+    "p90_ms": 3.335,
+    "p95_ms": 3.971,
+    "p99_ms": None,
+    "max_ms": 19.207,
+}
+
+
+class LatencyWindow(BaseModel):
+    """The time that the answer covers."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": _WINDOW})
+
+    from_: datetime = Field(
+        alias="from",
+        description="Where it begins: the moment asked for, rounded down to a whole bucket of what is kept",
+    )
+    to: datetime = Field(description="Now")
+    resolution_s: int = Field(description="Seconds of the bucket it begins with; in a history, of a step")
+
+
+class Latency(BaseModel):
+    """One model and stage. Percentiles are null with too few samples behind them."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": _ROW})
+
+    model: str
+    stage: Stage
+    regime: Regime
+    count: int = Field(description="Recorded runs, exact")
+    errors: dict[str, int] = Field(description="Failed requests by kind, in the row of `total`; else empty")
+    mean_ms: float | None = Field(description="Exact; null without samples")
+    p50_ms: float | None = Field(description="Within 0.1 %; null without samples")
+    p90_ms: float | None = Field(description="Within 0.1 %; null below 64 samples")
+    p95_ms: float | None = Field(description="Within 0.1 %; null below 130 samples")
+    p99_ms: float | None = Field(description="Within 0.1 %; null below 662 samples")
+    max_ms: float | None = Field(description="Exact; null without samples")
+
+
+class LatencyPoint(Latency):
+    """One model and stage in one step."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"at": _WINDOW["from"], **_ROW}})
+
+    at: datetime = Field(description="First second of the step")
+
+
+DEGRADED = Field(
+    description="Why only what is in this process's memory is in the answer; null when everything is",
+    examples=[None],
+)
+
+
+class LatencyResponse(BaseModel):
+    """What each model and stage has cost."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    window: LatencyWindow
+    latencies: list[Latency]
+    errors_without_model: dict[str, int] = Field(
+        description="Requests that failed before a model was known, by kind; empty when one is asked for",
+        examples=[{"unknown-model": 1}],
+    )
+    degraded: str | None = DEGRADED
+
+
+class HistoryResponse(BaseModel):
+    """What each model and stage has cost, step by step."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    window: LatencyWindow
+    points: list[LatencyPoint]
+    degraded: str | None = DEGRADED
+
 
 MAX_ROWS = 50_000
 """Most points of a history over all models and stages (some 10 MB)."""
@@ -67,7 +157,7 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
 
     @router.get(
         "/latency",
-        summary="What has each model cost here?",
+        summary="Get latency summary",
         response_model=LatencyResponse,
         responses=documented(errors.UnknownModel, errors.InvalidParameter),
     )
@@ -96,7 +186,7 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
 
     @router.get(
         "/latency/history",
-        summary="And how did that change?",
+        summary="Get latency over time",
         response_model=HistoryResponse,
         responses=documented(errors.UnknownModel, errors.InvalidParameter),
     )

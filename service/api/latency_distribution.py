@@ -4,15 +4,51 @@ from collections.abc import Callable, Collection
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from service import errors
-from service.api.latency import RegimeName, Since, check_model, window_out
-from service.api.latency_schemas import DistributionResponse
+from service.api.latency import DEGRADED, LatencyWindow, RegimeName, Since, check_model, window_out
 from service.api.periods import parse_since
 from service.api.problems import documented
 from service.latency.query import Latencies
 from service.latency.shape import curve, histogram
-from service.latency.stages import Stage
+from service.latency.stages import Regime, Stage
+
+
+class CurvePoint(BaseModel):
+    """One percentile."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"fraction": 0.99, "ms": 4.1}})
+
+    fraction: float = Field(description="0 to below 1; 0 is the fastest run")
+    ms: float
+
+
+class BinOut(BaseModel):
+    """How many runs took from `from_ms` to before `to_ms`."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"example": {"from_ms": 2.5, "to_ms": 2.6, "count": 31}}
+    )
+
+    from_ms: float
+    to_ms: float
+    count: int
+
+
+class DistributionResponse(BaseModel):
+    """How the runs of one model and stage are distributed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    window: LatencyWindow
+    model: str
+    stage: Stage
+    regime: Regime
+    count: int
+    curve: list[CurvePoint] = Field(description="Percentiles that so many samples can carry, rising")
+    histogram: list[BinOut] = Field(description="At most 60 bins without gaps, even in the logarithm")
+    degraded: str | None = DEGRADED
 
 
 def distribution_router(latencies: Latencies, model_names: Callable[[], Collection[str]]) -> APIRouter:
@@ -21,7 +57,7 @@ def distribution_router(latencies: Latencies, model_names: Callable[[], Collecti
 
     @router.get(
         "/latency/distribution",
-        summary="How are its latencies distributed?",
+        summary="Get latency distribution",
         responses=documented(errors.UnknownModel, errors.InvalidParameter),
     )
     def distribution(  # not async: reads the database, and merges

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from service import errors
-from service.api.benchmark_schemas import BoundOut, LatencyOut
+from service.api.benchmarks import BoundOut, LatencyOut
 from service.api.problems import documented
 from service.bench.archive import BenchmarkArchive
 from service.bench.recommend.accuracy import AccuracyEstimate
@@ -119,7 +119,7 @@ def recommend_router(registry: Registry, archive: BenchmarkArchive) -> APIRouter
 
     @router.get(
         "/recommend",
-        summary="Which network fits my budget on this machine?",
+        summary="Recommend a model",
         responses=documented(errors.InvalidParameter, errors.StorageUnavailable),
     )
     def recommend(  # not async: reads the database, and compares models

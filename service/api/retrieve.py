@@ -1,20 +1,24 @@
-"""POST /retrieve-similar: which images of the gallery are like this one?"""
+"""POST /retrieve-similar: find the images of the gallery that are most similar to a posted one."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BaseModel, Field
 
 from service import errors
-from service.api.answers import image_facts, root_of, timed_answer, timings
+from service.api.answers import ImageFacts, image_facts, root_of, timed_answer, timings
 from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, form_first, read_image
 from service.api.body.stream import Bounds, deadline_for
-from service.api.gallery_schemas import RetrievalResponse, match_out
 from service.api.middleware.error_counting import note_model
 from service.api.problems import documented
 from service.gallery.metadata import parse_where
-from service.gallery.search import MAX_K, Retrieval, Retriever, SearchOptions
+from service.gallery.search import MAX_K, Match, Retrieval, Retriever, SearchOptions
+
+MetadataOut = dict[str, str | int | float | bool | None]
+
+EXAMPLE_ID = "tabby-1.jpg"
 
 HINT = (
     "the gallery has no images yet: add some with PUT /gallery/images/{id}, with POST /gallery/images, "
@@ -34,8 +38,43 @@ Where = Annotated[
 ]
 
 
+class MatchOut(BaseModel):
+    """A kept image that is like the one asked with."""
+
+    id: str = Field(examples=[EXAMPLE_ID])
+    score: float = Field(description="Cosine of the embeddings, -1 to 1", examples=[0.913254])
+    duplicate: Literal["exact", "near"] | None = Field(
+        description="exact: the same bytes; near: the same picture, by perceptual hash and score"
+    )
+    metadata: MetadataOut = Field(examples=[{"label": "cat", "year": 2024}])
+    image_url: str = Field(examples=[f"/gallery/images/{EXAMPLE_ID}/content"])
+
+
+class RetrievalTimings(BaseModel):
+    """Milliseconds of each stage; `total` is their sum."""
+
+    queue: float = Field(description="Waiting for a core", examples=[0.041])
+    decode: float = Field(description="Bytes to RGB pixels", examples=[0.652])
+    preprocess: float = Field(description="Resize, crop, normalise", examples=[0.114])
+    inference: float = Field(description="The network", examples=[1.874])
+    postprocess: float = Field(description="Hashes, and the embedding at length 1", examples=[0.4])
+    search: float = Field(description="The nearest images, and what is known of them", examples=[1.2])
+    total: float = Field(examples=[4.281])
+
+
+class RetrievalResponse(BaseModel):
+    """The kept images that are most like the posted one."""
+
+    request_id: str = Field(examples=["7f9c2ba4e88f827d"])
+    model: str = Field(examples=["efficientnet-lite0-int8"])
+    image: ImageFacts
+    matches: list[MatchOut] = Field(description="Best first, equal scores by id")
+    hint: str | None = Field(description="What to do about a gallery without images")
+    timings_ms: RetrievalTimings
+
+
 def retrieve_router(retriever: Retriever, bounds: Bounds) -> APIRouter:
-    """The route that finds images by their likes."""
+    """Return the route that finds similar images."""
     router = APIRouter(tags=["gallery"])
     form = [Depends(form_first(bounds))]
 
@@ -88,3 +127,19 @@ def _retrieval(request: Request, found: Retrieval, images: int) -> dict[str, Any
         "hint": HINT if images == 0 else None,
         "timings_ms": timings(found.durations),
     }
+
+
+def match_out(match: Match, root: str) -> dict[str, Any]:
+    """A match as JSON has it; not through pydantic, since there may be a hundred per answer."""
+    return {
+        "id": match.image.id,
+        "score": match.score,
+        "duplicate": match.duplicate,
+        "metadata": match.image.metadata,
+        "image_url": content_url(match.image.id, root),
+    }
+
+
+def content_url(id: str, root: str) -> str:
+    """Path of the image's bytes. `root`: the prefix of public addresses."""
+    return f"{root}/gallery/images/{id}/content"

@@ -79,6 +79,14 @@ class Extent:
 
 
 @dataclass(frozen=True)
+class SearchStatus:
+    """How a search runs: its `mode`, and how many images are in its index."""
+
+    mode: str
+    indexed: int
+
+
+@dataclass(frozen=True)
 class Quota:
     """How much a gallery may hold."""
 
@@ -122,11 +130,3 @@ class Condition:
     name: str
     operator: Literal["eq", "gte", "gt", "lte", "lt"]
     value: Scalar
-
-
-@dataclass(frozen=True)
-class SearchStatus:
-    """How searches go: `mode` in a word, and how many images are `indexed`, so not compared one by one."""
-
-    mode: str
-    indexed: int

@@ -17,7 +17,7 @@ from PIL import Image
 
 from models.zoo.card import read_card
 from models.zoo.preprocess import preprocess
-from service.api.schemas import ClassifyResponse
+from service.api.inference import ClassifyResponse
 from service.inference.decoding.decode import decode
 from service.inference.session import OnnxSession
 from service.latency.stages import STAGES

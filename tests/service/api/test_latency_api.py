@@ -13,7 +13,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.api.latency_schemas import DistributionResponse, HistoryResponse, LatencyResponse
+from service.api.latency import HistoryResponse, LatencyResponse
+from service.api.latency_distribution import DistributionResponse
 from service.api.periods import format_moment, parse_since, parse_step
 from service.errors import InvalidParameter
 from service.latency.stages import STAGES

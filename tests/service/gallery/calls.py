@@ -7,10 +7,8 @@ from typing import Any
 
 import httpx
 
-from service.api.gallery_schemas import (
-    PutOut,
-    RetrievalResponse,
-)
+from service.api.gallery_images import PutOut
+from service.api.retrieve import RetrievalResponse
 
 
 def put(client: httpx.Client, id: str, data: bytes, **metadata: object) -> dict[str, Any]:

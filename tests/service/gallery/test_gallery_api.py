@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.api.gallery_schemas import (
-    ImageOut,
-    ImagesResponse,
-)
+from service.api.gallery import ImagesResponse
+from service.api.gallery_images import ImageOut
 from service.settings import Settings
 from tests.helpers.http_client import http_client
 from tests.helpers.problems import assert_problem

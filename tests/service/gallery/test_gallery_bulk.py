@@ -11,8 +11,7 @@ import pytest
 
 from service.api.body.parts import Part
 from service.api.body.stream import Bounds
-from service.api.gallery_bulk import Bulk
-from service.api.gallery_schemas import AddedOut, AddedResponse
+from service.api.gallery_bulk import AddedOut, AddedResponse, Bulk
 from service.gallery.gallery import Gallery
 from service.gallery.records import Quota
 from service.inference.pool import CorePool

@@ -11,11 +11,9 @@ import httpx
 import pytest
 
 from models.zoo.card import read_card
-from service.api.gallery_schemas import (
-    GalleryOut,
-    RetrievalResponse,
-    SimilarResponse,
-)
+from service.api.gallery import GalleryOut
+from service.api.gallery_images import SimilarResponse
+from service.api.retrieve import RetrievalResponse
 from service.gallery.embed import embed, load_for_embedding
 from service.inference.session import OnnxSession
 from service.latency.stages import STAGES

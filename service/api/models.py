@@ -1,0 +1,57 @@
+"""GET /models: list the models, with their cards and why one is not served."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from models.zoo.card import Activation, Card
+from service import errors
+from service.api.problems import documented
+from service.inference.registry import ModelEntry, Registry
+
+
+class ModelOut(BaseModel):
+    """A model of the zoo."""
+
+    name: str
+    loaded: bool
+    reason: str | None = Field(description="Why it is not loaded, or why its latest run failed")
+    activation: Activation | None = Field(
+        description="What the network applies to its logits itself, as its card says or its file shows: then "
+        "no softmax is applied here; null where it is not loaded"
+    )
+    card: Card | None = Field(description="null where the card itself is not valid")
+
+
+class ModelsResponse(BaseModel):
+    """All models of the zoo, the broken ones too."""
+
+    models: list[ModelOut]
+
+
+def models_router(registry: Registry) -> APIRouter:
+    """Return the routes that describe the models."""
+    router = APIRouter(tags=["models"])
+
+    @router.get("/models", summary="List models")
+    async def models() -> ModelsResponse:
+        """List every model of the zoo folders; `reason` says why one is not loaded or why its run failed."""
+        return ModelsResponse(models=[_out(entry) for entry in registry.entries])
+
+    @router.get("/models/{name}", summary="Get a model", responses=documented(errors.UnknownModel))
+    async def model(name: str) -> ModelOut:
+        """Return a model's card, and why it is not loaded or its latest run failed."""
+        return _out(registry.entry(name))
+
+    return router
+
+
+def _out(entry: ModelEntry) -> ModelOut:
+    return ModelOut(
+        name=entry.name,
+        loaded=entry.model is not None,
+        reason=entry.problem,
+        activation=None if entry.model is None else entry.model.session.activation,
+        card=entry.card,
+    )
