@@ -67,7 +67,8 @@ def _groups(text: str) -> int | str:
 
 def _explain(options: argparse.Namespace) -> None:
     from models.blocks.shape import Shape
-    from models.cost.describe import Effort, explain
+    from models.cost.describe import explain
+    from models.cost.latency import Effort
 
     shape = Shape(
         options.inputs,
@@ -92,10 +93,11 @@ def _blocks(options: argparse.Namespace) -> None:
 
 def _weigh(options: argparse.Namespace) -> None:
     from models.architectures import ARCHITECTURES
+    from models.cost.latency import Effort
     from models.report.weigh_reference import Plan, weigh
 
     networks = options.networks.split(",") if options.networks else list(ARCHITECTURES)
-    plan = Plan(tuple(networks), options.rounds, options.runs)
+    plan = Plan(tuple(networks), Effort.in_launches(options.rounds, options.runs))
     table = weigh(plan, options.work, options.json or options.work / "figures.json", _progress)
     print(table, end="")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -32,52 +33,29 @@ def _report(options: argparse.Namespace) -> None:
             raise ValueError(f"{options.output} is not what the cards say; run: python -m models report")
         print(f"{options.output} says what the cards say")
         return
-    _write(options, _measure(options))
+    _write(options)
 
 
-def _measure(options: argparse.Namespace) -> Any:
-    import numpy as np
-
-    from models.cost.latency import interleaved
-    from models.export.to_onnx import RUNTIME
-    from models.report.weighed import Figures
-    from models.zoo.card import read_card
-    from models.zoo.machine import this_machine
-
-    folders = [path.parent for path in sorted(options.zoo.glob("*/card.json"))]
-    cards = [read_card(folder) for folder in folders]
-    if not cards:
-        raise ValueError(f"there are no models in {options.zoo}")
-    models: dict[str, tuple[bytes | Path, Any]] = {}
-    for folder, card in zip(folders, cards, strict=True):
-        shape = (1, card.input.channels, card.input.height, card.input.width)
-        image = np.random.default_rng(0).normal(0, 1, shape).astype(np.float32)
-        models[card.name] = (folder / card.file.name, image)
-    found = interleaved(models, options.rounds, options.runs)
-    machine = this_machine()
-    instructions = ", ".join(machine.instruction_set)
-    return Figures(
-        machine=f"{machine.cpu} ({instructions}), {machine.cores} cores, {RUNTIME}",
-        rounds=options.rounds,
-        runs=options.runs,
-        p50_ms={name: latency.p50_ms for name, latency in found.items()},
-        sha256={card.name: card.file.sha256 for card in cards},
-    )
-
-
-def _write(options: argparse.Namespace, figures: Any) -> None:
+def _write(options: argparse.Namespace) -> None:
+    from models.cost.latency import Effort, measure, measurement
     from models.report.page import Beside, page
     from models.report.pictures import draw
-    from models.report.weighed import FIGURES, as_json, rows
+    from models.report.weighed import FIGURES, rows
     from models.zoo.files import write_whole
 
-    text = page(options.zoo, figures, Beside.of(options.output))
+    names = [path.parent.name for path in sorted(options.zoo.glob("*/card.json"))]
+    if not names:
+        raise ValueError(f"there are no models in {options.zoo}")
+    bundle = measure(options.zoo, names, Effort.in_launches(options.rounds, options.runs))
+    measured = measurement(bundle)
+    text = page(options.zoo, measured, Beside.of(options.output))
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    found = rows(options.zoo, figures)
+    found = rows(options.zoo, measured)
     for labels in dict.fromkeys(row.card.labels for row in found):
         judged = [row for row in found if row.card.labels == labels and row.card.accuracy is not None]
         for cost in ("p50_ms", "macs") if judged else ():
             draw(judged, cost, options.output.with_name(f"zoo-{labels}-{cost.removesuffix('_ms')}.svg"))
-    write_whole(options.output.with_name(FIGURES), as_json(figures).encode())
+    content = json.dumps(bundle, separators=(",", ":")) + "\n"
+    write_whole(options.output.with_name(FIGURES), content.encode())
     write_whole(options.output, text.encode())
     print(f"{options.output}: {len(found)} models")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -10,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from models.architectures.efficientnet_lite import EfficientNetLite
@@ -18,7 +16,7 @@ from models.compress.agreement import Compared, compare_logits
 from models.compress.quantize import quantize
 from models.cost.profiling import profile
 from models.data.photos import crops
-from models.export.to_onnx import export, open_session, run, write_classifier
+from models.export.to_onnx import export, model_file, open_session, plain_file, run, write_classifier
 from models.publish.pretrained import load_pretrained
 from models.publish.recipes import INT8_SUFFIX, RECIPES, Recipe
 from models.zoo.card import (
@@ -26,7 +24,6 @@ from models.zoo.card import (
     Agreement,
     Card,
     Classifier,
-    File,
     InputSpec,
     ModelFile,
     read_card,
@@ -161,20 +158,6 @@ def _int8_card(
 def tensors(images: Iterable[NDArray[np.uint8]], spec: InputSpec) -> list[NDArray[np.float32]]:
     """Images as the network's input, each (1, channels, height, width)."""
     return [preprocess(pixels, spec) for pixels in images]
-
-
-def plain_file(path: Path) -> File:
-    """What a card says about a file."""
-    content = path.read_bytes()
-    return File(name=path.name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-
-
-def model_file(path: Path) -> ModelFile:
-    """What a card says about an ONNX file."""
-    model = onnx.load(path)
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    elements = sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
-    return ModelFile(**plain_file(path).model_dump(), opset=opset, initializer_elements=elements)
 
 
 @contextmanager

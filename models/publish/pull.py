@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from models.cost.profiling import profile
-from models.export.to_onnx import ExportMismatchError, export, write_classifier
-from models.publish.build import model_file, plain_file, replaced_whole
+from models.export.to_onnx import ExportMismatchError, export, model_file, plain_file, write_classifier
+from models.publish.build import replaced_whole
 from models.publish.reference_libraries import timm
 from models.zoo.card import Card, Classifier, InputSpec, Source, write_card
 from models.zoo.labels import read_labels
