@@ -13,8 +13,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from models.__main__ import main
 from models.blocks.shape import Shape
+from models.cli import main
 from models.cost import describe
 from models.cost.describe import VARIANTS
 from models.cost.formulas import FORMULAS, total

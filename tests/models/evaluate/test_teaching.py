@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from models.__main__ import main
+from models.cli import main
 from models.data.fashion_mnist import load_test, load_train
 from models.evaluate.judgements import GAIN, judged_beside
 from models.publish.publish import Origin, first, publish

@@ -11,8 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from models.__main__ import main  # noqa: E402
 from models.architectures.fashion import create  # noqa: E402
+from models.cli import main  # noqa: E402
 from models.compress.plan import Plan  # noqa: E402
 from models.data.fashion_mnist import Images, load_test, load_train  # noqa: E402
 from models.evaluate.accuracy import (  # noqa: E402  # noqa: E402

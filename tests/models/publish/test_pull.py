@@ -16,8 +16,8 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
-from models.__main__ import main  # noqa: E402
 from models.architectures.initialise import randomise  # noqa: E402
+from models.cli import main  # noqa: E402
 from models.export.to_onnx import model_file, open_session  # noqa: E402
 from models.publish.pull import input_spec, label_set, pull  # noqa: E402
 from models.publish.reference_libraries import timm  # noqa: E402

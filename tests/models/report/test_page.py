@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from models.__main__ import main
+from models.cli import main
 from models.cost.latency import Latency, Measurement, measurement
 from models.report.page import REFERENCE, page, page_beside
 from models.report.weighed import FIGURES, Row, front, inversions, rows

@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from models.__main__ import main
 from models.architectures import ARCHITECTURES
+from models.cli import main
 from models.cost.latency import Effort
 from models.report.reference_table import PUBLISHED, read_bundles
 from models.report.weigh_reference import Plan, weigh

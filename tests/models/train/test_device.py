@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from models.__main__ import main  # noqa: E402
+from models.cli import main  # noqa: E402
 from models.train import checkpoint  # noqa: E402
 from models.train.checkpoint import CheckpointError  # noqa: E402
 from models.train.device import device_of, recorded  # noqa: E402
