@@ -131,8 +131,8 @@ def _evaluate_fashion(
 
 
 def _judge_pairs(answers: dict[str, Any], classes: Any, averaged: Any, zoo: Path, json: Path | None) -> None:
-    from models.evaluate.judgements import pairs_of
     from models.evaluate.paired import compare, holm
+    from models.evaluate.significance import pairs_of
     from models.zoo.card import read_card
     from models.zoo.files import write_whole
 
@@ -156,7 +156,7 @@ def _judge_pairs(answers: dict[str, Any], classes: Any, averaged: Any, zoo: Path
 
 def _averaged(answers: dict[str, Any], classes: Any, zoo: Path) -> Any:
     from models.evaluate.accuracy import accuracy_of, mean_probabilities
-    from models.evaluate.judgements import JudgedMean
+    from models.evaluate.significance import JudgedMean
     from models.zoo.card import read_card
 
     names = tuple(name for name in answers if read_card(zoo / name).derived_from is None)

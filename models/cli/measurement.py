@@ -115,7 +115,7 @@ def _measure_and_write(zoo: Path, output: Path, rounds: int, runs: int) -> None:
     from models.cost.latency import Effort, measure, measurement
     from models.report.page import Beside, page
     from models.report.pictures import draw
-    from models.report.weighed import FIGURES, rows
+    from models.report.results import FIGURES, rows
     from models.zoo.files import write_whole
 
     names = [path.parent.name for path in sorted(zoo.glob("*/card.json"))]

@@ -139,7 +139,7 @@ def distill(
         runs / f"teacher-of-{name}",
         [published(zoo, card, threads) for card in cards],
         teachers,
-        setting.learn,
+        setting.train,
         setting.config,
         settings,
     )
@@ -215,10 +215,10 @@ def check_int8(
     folder = run_folder(runs, name, seed)
     network, _ = trained(folder)
     setting = setting_of(data_dir, runs, recipe, epochs, threads, limit)
-    spread = np.linspace(0, len(setting.learn) - 1, min(512, len(setting.learn))).astype(int)
-    calibration = list(setting.learn.inputs[spread].numpy()[:, None])
-    images = list(setting.choose.inputs.numpy()[:, None])
-    checked = check(network, calibration, images, setting.choose.classes.numpy())
+    spread = np.linspace(0, len(setting.train) - 1, min(512, len(setting.train))).astype(int)
+    calibration = list(setting.train.inputs[spread].numpy()[:, None])
+    images = list(setting.validation.inputs.numpy()[:, None])
+    checked = check(network, calibration, images, setting.validation.classes.numpy())
     checked.keep(folder)
     print(f"{name}: {checked}")
 
@@ -249,19 +249,19 @@ def search(
     settings = read_compression().search
     setting = setting_of(data_dir, runs, recipe, epochs, threads, limit)
     config = setting.config.model_copy(update={"epochs": epochs or settings.epochs})
-    learn = Prepared(setting.learn.inputs[: settings.images], setting.learn.classes[: settings.images])
+    images = Prepared(setting.train.inputs[: settings.images], setting.train.classes[: settings.images])
     folder = runs / "search"
 
     def judge(design: Design) -> float:
-        job = Job(folder, {}, learn, setting.choose, config)
+        job = Job(folder, {}, images, setting.validation, config)
         return train_without_keeping(fresh(design, 0), replace(job, seed=0))
 
-    described = f"{config.epochs} epochs on {len(learn)} images, {len(setting.choose)} to judge"
+    described = f"{config.epochs} epochs on {len(images)} images, {len(setting.validation)} to judge"
     judged = searching.search(folder, candidates or settings.candidates, judge, described)
     if json:
         searching.write_candidates(judged, json)
     if plot:
-        from models.compress.search_picture import draw_front
+        from models.report.pictures import draw_front
 
         draw_front(judged, plot)
     for candidate in sorted((c for c in judged if c.best), key=lambda c: c.p50_ms):

@@ -13,7 +13,7 @@ import torch
 from models.architectures.initialise import randomise
 from models.blocks.catalogue import build
 from models.blocks.shape import Shape
-from models.cost.formulas import FORMULAS, Convolution, total
+from models.cost.formulas import Convolution, convolutions_of, total
 from models.cost.latency import Effort, Measurement, measure, measurement, normalised, write_untrained
 from models.export.to_onnx import block_to_onnx
 
@@ -26,10 +26,8 @@ def explain(block: str, shape: Shape, effort: Effort) -> str:
     The latency is that of random weights, and is marked so.
     Raises ValueError for an unknown block, or where it cannot have that shape.
     """
-    if block not in FORMULAS:
-        raise ValueError(f"there is no block named {block!r}; known: {', '.join(FORMULAS)}")
     names = list(dict.fromkeys((block, BASELINE)))
-    costs = {name: FORMULAS[name](shape) for name in names}
+    costs = {name: convolutions_of(name, shape) for name in names}
     lines = [
         f"{shape.inputs} -> {shape.outputs} channels, kernel {shape.kernel} x {shape.kernel}, stride "
         f"{shape.stride}, map {shape.size} x {shape.size} -> {shape.output_size} x {shape.output_size}"
@@ -88,7 +86,7 @@ def _write_block(folder: Path, name: str, shape: Shape) -> None:
     divisor = next(n for n in range(math.isqrt(shape.inputs), 0, -1) if shape.inputs % n == 0)
     height, width = shape.inputs // divisor * shape.size, divisor * shape.size
     model = block_to_onnx(block, shape.inputs, shape.size, (height, width))
-    cost = total(FORMULAS[name](shape))
+    cost = total(convolutions_of(name, shape))
     write_untrained(
         folder,
         model.SerializeToString(),
@@ -143,13 +141,13 @@ VARIANTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 def table(shape: Shape) -> str:
     """What every block costs at one shape, as a Markdown table; by the formulas, measuring nothing."""
-    baseline = total(FORMULAS[BASELINE](shape))
+    baseline = total(convolutions_of(BASELINE, shape))
     rows = [
         "| block | formula | parameters | multiply-accumulates | share of the standard convolution's |",
         "| --- | --- | --- | --- | --- |",
     ]
     for name, block, choice in VARIANTS:
-        parts = FORMULAS[block](replace(shape, **choice))
+        parts = convolutions_of(block, replace(shape, **choice))
         cost = total(parts)
         terms = " + ".join(part.formula() for part in parts)
         rows.append(

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.cost.latency import Measurement, read_bundle
-from models.evaluate import judgements
-from models.evaluate.judgements import JudgedGain, Pairs, judged_beside
+from models.evaluate import significance
+from models.evaluate.significance import JudgedGain, Pairs, judged_beside
 from models.report import techniques
 from models.report.reference_table import markdown, read_bundles
-from models.report.weighed import FIGURES, Row, front, inversions, rows
+from models.report.results import FIGURES, Row, front, inversions, rows
 from models.zoo.card import Card
 
 REFERENCE = "zoo-reference.json"
@@ -80,7 +80,7 @@ def _page(everything: Sequence[Row], measured: Measurement, beside: Beside) -> I
         yield from techniques.paragraphs(found, further)
         if labels == "fashion-mnist":
             digests = {row.card.name: row.card.file.sha256 for row in found}
-            yield from judgements.paragraphs(beside.pairs, beside.gain, digests)
+            yield from significance.paragraphs(beside.pairs, beside.gain, digests)
     if beside.reference is not None:
         yield ""
         yield "## Reference networks at ImageNet's size, untrained"

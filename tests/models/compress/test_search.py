@@ -31,7 +31,7 @@ from models.compress.search import (
     within,
     write_candidates,
 )
-from models.compress.search_picture import draw_front
+from models.report.pictures import draw_front
 
 pytestmark = pytest.mark.torch
 

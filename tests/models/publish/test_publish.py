@@ -24,7 +24,7 @@ from models.evaluate.accuracy import (  # noqa: E402  # noqa: E402
     probabilities,
     stability,
 )
-from models.evaluate.judgements import PAIRS, judged_beside  # noqa: E402
+from models.evaluate.significance import PAIRS, judged_beside  # noqa: E402
 from models.publish.publish import Origin, first, publish, publish_int8  # noqa: E402
 from models.train.family import fresh  # noqa: E402
 from models.train.job import Prepared  # noqa: E402

@@ -12,7 +12,7 @@ import pytest
 from models.cli import main
 from models.cost.latency import Latency, Measurement, measurement
 from models.report.page import REFERENCE, page, page_beside
-from models.report.weighed import FIGURES, Row, front, inversions, rows
+from models.report.results import FIGURES, Row, front, inversions, rows
 from models.zoo.card import Accuracy, Card, read_card, write_card
 from service.bench.bundle import Bundle, Flag, ModelFacts
 from service.bench.bundle_file import to_json, write_bundle

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from models.cost.latency import Latency
-from models.evaluate.judgements import JudgedFurther
+from models.evaluate.significance import JudgedFurther
+from models.report.results import Row
 from models.report.techniques import SEARCHED, paragraphs, technique
-from models.report.weighed import Row
 from models.zoo.card import Accuracy, Agreement, Card, Interval, read_card
 
 

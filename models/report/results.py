@@ -1,4 +1,4 @@
-"""What was weighed: every model of a zoo with its measured latency, and what none of them beats; no torch."""
+"""Results: every model of a zoo with its measured latency, the fronts, the inversions; no torch."""
 
 from __future__ import annotations
 
