@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.similar.corpus import FashionMnist
-from benchmarks.similar.edited import EDITS, Looks
+from benchmarks.retrieval.corpus import FashionMnist
+from benchmarks.retrieval.edited import EDITS, Looks
 from service.gallery.duplicates import NEAR_COSINE, NEAR_HASH_BITS
 from service.gallery.perceptual_hash import perceptual_hash
 

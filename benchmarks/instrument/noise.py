@@ -6,9 +6,8 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
-from benchmarks.proof.results import Results
+from benchmarks.results import Results
 from service.bench.measure.plan import Request, make_plan
 from service.bench.measure.progress import Progress
 from service.bench.measure.runner import Runner
@@ -44,8 +43,3 @@ def record_run(results: Results, registry: Registry, model: str, *, noise: bool)
         flags=[flag.model_dump() for flag in bundle.flags],
         marked=bool(bundle.flags_of("dirty")) or any(flag.kind == "drift" for flag in bundle.flags),
     )
-
-
-def registry_of(folders: list[Path], default: str) -> Registry:
-    """The models of some zoo folders, not loaded."""
-    return Registry(folders, default)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.proof.results import Results, wilson
+from benchmarks.results import Results, wilson
 from service.bench.judge.percentile_bounds import slowest_allowed
 
 RUNS = 10_000
