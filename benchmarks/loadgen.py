@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.proof.results import Results
+from benchmarks.results import Results
 from models.zoo.card import read_card
 from models.zoo.files import NETWORKS
 from models.zoo.preprocess import preprocess

@@ -15,7 +15,7 @@ import numpy as np
 from pgvector.psycopg import register_vector
 from sqlalchemy import Engine, text
 
-from benchmarks.similar.vectors import DIMENSIONS, MODEL, K, Searched, searched
+from benchmarks.retrieval.vectors import DIMENSIONS, MODEL, K, Searched, searched
 from service.gallery.database import GalleryDatabase
 from service.gallery.postgres import EXACT_UP_TO, PostgresqlNearest, index_name
 from service.gallery.records import Condition

@@ -1,82 +1,282 @@
-"""The commands of `python -m models` that train, compress and judge the Fashion-MNIST family."""
+"""Commands that train and compress networks of the Fashion-MNIST family; a killed one goes on."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-RUNS = Path(".cache/runs")
+import typer
 
+from models.cli.options import (
+    RUNS,
+    DataDir,
+    Device,
+    Epochs,
+    Limit,
+    Name,
+    Recipe,
+    Run,
+    Runs,
+    Seed,
+    Threads,
+    Zoo,
+    setting_of,
+)
+from models.zoo.files import NETWORKS
 
-def add(commands: Any) -> None:
-    """Add the commands to those of `python -m models`."""
-    _add_train(commands)
-
-
-def with_data(parser: argparse.ArgumentParser) -> None:
-    """Add the options that all commands which train have."""
-    parser.add_argument("--data-dir", type=Path, help="the folder with Fashion-MNIST's four .gz files")
-    parser.add_argument(
-        "--runs", type=Path, default=RUNS, help="where trainings are kept; default: %(default)s"
-    )
-    parser.add_argument("--recipe", type=Path, help="another recipe than models/train/training.toml")
-    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
-    parser.add_argument("--threads", type=int, default=2, help="of torch; default: %(default)s")
-    parser.add_argument("--limit", type=int, help="learn from so many images only, to try things out")
-
-
-def with_device(parser: argparse.ArgumentParser) -> None:
-    """Add the option of commands that can train on a GPU."""
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="where to train; default: %(default)s"
-    )
+if TYPE_CHECKING:
+    from models.architectures.designed import Design, DesignedNetwork
 
 
-def setting_of(options: argparse.Namespace) -> Any:
-    """The `models.train.family.Setting` of those options.
-
-    Raises ValueError for a device that is not there.
-    """
-    import torch
-
-    from models.data.fashion_mnist import default_folder
-    from models.train.device import device_of
-    from models.train.family import Setting
-    from models.train.recipe import RECIPE, read_config
-
-    torch.set_num_threads(options.threads)
-    config = read_config(options.recipe or RECIPE)
-    if options.epochs is not None:
-        if options.epochs < 1:
-            raise ValueError(f"--epochs is {options.epochs}; at least 1 is needed")
-        config = config.model_copy(update={"epochs": options.epochs})
-    device = device_of(getattr(options, "device", "cpu"))
-    return Setting.of(options.data_dir or default_folder(), options.runs, config, options.limit, device)
-
-
-def _add_train(commands: Any) -> None:
-    parser = commands.add_parser("train", help="train networks of the family; goes on where it was stopped")
-    parser.add_argument("names", metavar="NAME", nargs="+", help="e.g. fashion-ghost, or all")
-    parser.add_argument("--seed", type=int, default=0)
-    with_data(parser)
-    with_device(parser)
-    parser.set_defaults(run=_train)
-
-
-def _train(options: argparse.Namespace) -> None:
+def train(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="e.g. fashion-ghost, or all")],
+    seed: Seed = 0,
+    data_dir: DataDir = None,
+    runs: Runs = RUNS,
+    recipe: Recipe = None,
+    epochs: Epochs = None,
+    threads: Threads = 2,
+    limit: Limit = None,
+    device: Device = "cpu",
+) -> None:
+    """Train networks of the family; goes on where it was stopped."""
     from models.architectures.fashion import DESIGNS, design_of
     from models.train.family import fresh, job_of
     from models.train.loop import train
 
-    names = list(DESIGNS) if options.names == ["all"] else options.names
-    designs = {name: design_of(name) for name in names}
-    setting = setting_of(options)
+    designs = {name: design_of(name) for name in (DESIGNS if names == ["all"] else names)}
+    setting = setting_of(data_dir, runs, recipe, epochs, threads, limit, device)
     for name, design in designs.items():
-        outcome = train(fresh(design, options.seed), job_of(setting, name, design, options.seed))
-        print(f"{name}: {shown(outcome.accuracy)} on validation, {outcome.seconds / 60:.1f} min", flush=True)
+        outcome = train(fresh(design, seed), job_of(setting, name, design, seed))
+        print(f"{name}: {_shown(outcome.accuracy)} on validation, {outcome.seconds / 60:.1f} min", flush=True)
 
 
-def shown(accuracy: float | None) -> str:
+def prune(
+    name: Run,
+    seed: Seed = 0,
+    share: Annotated[
+        list[float] | None, typer.Option(help="of the MACs; default: 0.3, 0.5 and 0.7 [may be repeated]")
+    ] = None,
+    data_dir: DataDir = None,
+    runs: Runs = RUNS,
+    recipe: Recipe = None,
+    epochs: Epochs = None,
+    threads: Threads = 2,
+    limit: Limit = None,
+    device: Device = "cpu",
+) -> None:
+    """Take channels out of a trained network and train it on."""
+    from models.architectures.resized import shapes_of
+    from models.compress.compression import read_compression
+    from models.compress.prune import pruned
+    from models.train.family import job_of, run_folder, trained
+    from models.train.loop import train
+
+    settings = read_compression().pruning
+    if epochs is not None:
+        settings = settings.model_copy(update={"epochs": epochs})
+    network, identity = trained(run_folder(runs, name, seed))
+    setting = setting_of(data_dir, runs, recipe, epochs, threads, limit, device)
+    for part in share or settings.shares:
+        smaller = pruned(network, part)
+        smaller_name = f"{name}-pruned-{round(100 * part)}"
+        job = job_of(setting, smaller_name, network.design, seed)
+        job = job.with_recipe(
+            settings.of(setting.config), pruned=shapes_of(smaller), parent=_parent(network, identity, name)
+        )
+        outcome = train(smaller, job)
+        minutes = outcome.seconds / 60
+        print(f"{smaller_name}: {_shown(outcome.accuracy)} on validation, {minutes:.1f} min", flush=True)
+
+
+def _parent(network: DesignedNetwork, identity: Any, name: str) -> str:
+    """A training that is gone on from, and its weights, so that no other takes its place."""
+    from models.train.family import weights_digest
+
+    digest = weights_digest(network)
+    return f"{name}, seed {identity['seed']}, {identity['recipe']['epochs']} epochs, weights {digest}"
+
+
+def distill(
+    name: Name,
+    teacher: Annotated[list[str], typer.Option(metavar="MODEL", help="of the zoo; repeat for several")],
+    zoo: Zoo = NETWORKS,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="may be repeated; default: 0 to 4, with --trained 0")
+    ] = None,
+    trained: Annotated[
+        bool, typer.Option("--trained", help="train the finished network on, not a new one")
+    ] = False,
+    only: Annotated[Literal["with", "without"] | None, typer.Option(help="only one of the two")] = None,
+    data_dir: DataDir = None,
+    runs: Runs = RUNS,
+    recipe: Recipe = None,
+    epochs: Epochs = None,
+    threads: Threads = 2,
+    limit: Limit = None,
+    device: Device = "cpu",
+) -> None:
+    """Train a student of the family with a teacher, and without, seed by seed."""
+    from dataclasses import replace
+
+    from models.architectures.fashion import design_of
+    from models.compress.compression import read_compression
+    from models.compress.distill import TeacherCache, distilling, published
+    from models.evaluate.teaching import ALONE, TAUGHT, TRAINED_ON
+    from models.train import family
+    from models.train.loop import train
+    from models.zoo.card import read_cards
+
+    design = design_of(name)
+    compression = read_compression()
+    settings, further = compression.distillation, compression.distillation_of_trained
+    if epochs is not None:
+        further = further.model_copy(update={"epochs": epochs})
+    setting = setting_of(data_dir, runs, recipe, epochs, threads, limit, device)
+    cards = read_cards(zoo, teacher).values()
+    teachers = [f"{card.name} {card.file.sha256[:16]}" for card in cards]
+    cache = TeacherCache(
+        runs / f"teacher-of-{name}",
+        [published(zoo, card, threads) for card in cards],
+        teachers,
+        setting.train,
+        setting.config,
+        settings,
+    )
+    for number in seed or ([0] if trained else range(5)):
+        for kind in ("with", "without") if only is None else (only,):
+            run = f"{name}-{TAUGHT if kind == 'with' else ALONE}"
+            if trained:
+                network, identity = family.trained(family.run_folder(runs, name, number), design)
+                job = family.job_of(setting, run + TRAINED_ON, design, number)
+                job = job.with_recipe(further.of(setting.config), parent=_parent(network, identity, name))
+            else:
+                network, job = family.fresh(design, number), family.job_of(setting, run, design, number)
+            job = replace(job, passes=cache.passes)
+            if kind == "with":
+                job = replace(
+                    job,
+                    identity={**job.identity, "teacher": teachers, "distillation": settings.model_dump()},
+                    objective=distilling(cache, setting.config, settings),
+                )
+            outcome = train(network, job)
+            print(f"{job.folder.name}: {_shown(outcome.accuracy)} on validation", flush=True)
+
+
+def train_int8(
+    name: Run,
+    seed: Seed = 0,
+    data_dir: DataDir = None,
+    runs: Runs = RUNS,
+    recipe: Recipe = None,
+    epochs: Epochs = None,
+    threads: Threads = 2,
+    limit: Limit = None,
+    device: Device = "cpu",
+) -> None:
+    """Train on while weights and activations are rounded to int8."""
+    from models.architectures.folded import fold_batch_norms
+    from models.compress.compression import read_compression
+    from models.compress.quantization_aware import rounded
+    from models.train.family import job_of, run_folder, trained
+    from models.train.loop import train
+
+    settings = read_compression().quantization_aware
+    if epochs is not None:
+        settings = settings.model_copy(update={"epochs": epochs})
+    network, identity = trained(run_folder(runs, name, seed))
+    setting = setting_of(data_dir, runs, recipe, epochs, threads, limit, device)
+    parent = _parent(network, identity, name)
+    fold_batch_norms(network)
+    job = job_of(setting, f"{name}-rounded", network.design, seed).with_recipe(
+        settings.of(setting.config), folded=True, pruned=identity.get("pruned"), parent=parent
+    )
+    with rounded(network):
+        outcome = train(network, job)
+    print(f"{name}-rounded: {_shown(outcome.accuracy)} on validation, rounded", flush=True)
+
+
+def check_int8(
+    name: Run,
+    seed: Seed = 0,
+    data_dir: DataDir = None,
+    runs: Runs = RUNS,
+    recipe: Recipe = None,
+    epochs: Epochs = None,
+    threads: Threads = 2,
+    limit: Limit = None,
+) -> None:
+    """Say what static int8 loses on the validation images."""
+    import numpy as np
+
+    from models.compress.int8_check import check
+    from models.train.family import run_folder, trained
+
+    folder = run_folder(runs, name, seed)
+    network, _ = trained(folder)
+    setting = setting_of(data_dir, runs, recipe, epochs, threads, limit)
+    spread = np.linspace(0, len(setting.train) - 1, min(512, len(setting.train))).astype(int)
+    calibration = list(setting.train.inputs[spread].numpy()[:, None])
+    images = list(setting.validation.inputs.numpy()[:, None])
+    checked = check(network, calibration, images, setting.validation.classes.numpy())
+    checked.keep(folder)
+    print(f"{name}: {checked}")
+
+
+def search(
+    candidates: Annotated[
+        int | None, typer.Option(help="how many in all; default: compression.toml's")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="where the picture of the front goes, .svg")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="where all candidates go")] = None,
+    data_dir: DataDir = None,
+    runs: Runs = RUNS,
+    recipe: Recipe = None,
+    epochs: Epochs = None,
+    threads: Threads = 2,
+    limit: Limit = None,
+) -> None:
+    """Search designs by accuracy and measured latency."""
+    from dataclasses import replace
+
+    from models.architectures.fashion import SEARCHED, design_of
+    from models.compress import search as searching
+    from models.compress.compression import read_compression
+    from models.train.family import fresh
+    from models.train.job import Job, Prepared
+    from models.train.loop import train_without_keeping
+
+    settings = read_compression().search
+    setting = setting_of(data_dir, runs, recipe, epochs, threads, limit)
+    config = setting.config.model_copy(update={"epochs": epochs or settings.epochs})
+    images = Prepared(setting.train.inputs[: settings.images], setting.train.classes[: settings.images])
+    folder = runs / "search"
+
+    def judge(design: Design) -> float:
+        job = Job(folder, {}, images, setting.validation, config)
+        return train_without_keeping(fresh(design, 0), replace(job, seed=0))
+
+    described = f"{config.epochs} epochs on {len(images)} images, {len(setting.validation)} to judge"
+    judged = searching.search(folder, candidates or settings.candidates, judge, described)
+    if json:
+        searching.write_candidates(judged, json)
+    if plot:
+        from models.report.pictures import draw_front
+
+        draw_front(judged, plot)
+    for candidate in sorted((c for c in judged if c.best), key=lambda c: c.p50_ms):
+        print(
+            f"candidate {candidate.number}: {candidate.p50_ms * 1000:.0f} µs {candidate.accuracy:.2%} "
+            f"{candidate.design.model_dump_json()}"
+        )
+    limit_ms = searching.p50_ms(design_of(settings.no_slower_than))
+    chosen = searching.winner(judged, limit_ms)
+    print(
+        f"the winner, the best that is no slower than {settings.no_slower_than} ({limit_ms * 1000:.0f} µs), "
+        f"is candidate {chosen.number}; for DESIGNS:\n    {SEARCHED!r}: {chosen.design!r},"
+    )
+
+
+def _shown(accuracy: float | None) -> str:
     """A share in percent; a dash where there is none."""
     return "–" if accuracy is None else f"{accuracy:.2%}"

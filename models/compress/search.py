@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from models.architectures.designed import Design, DesignedNetwork, Stage, groups_of, rounded
 from models.architectures.fashion import BUDGET
-from models.cost.latency import measure
+from models.cost.latency import Effort, measure, measurement, normalised, write_untrained
 from models.cost.profiling import profile
 from models.export.to_onnx import to_onnx
 from models.zoo.files import write_whole
@@ -86,11 +86,25 @@ def suggest(trial: optuna.Trial) -> Design:
 
 
 def p50_ms(design: Design, runs: int = 200) -> float:
-    """The median latency of a design with random weights, one thread, in ONNX Runtime, milliseconds."""
+    """Measure the p50 of a design with random weights by `weighin bench`, in milliseconds, one thread.
+
+    Raises ModelsError where that fails.
+    """
     torch.manual_seed(0)
-    model = to_onnx(DesignedNetwork(design, 10).eval()).SerializeToString()
-    image = np.random.default_rng(0).normal(0, 1, (1, 1, 28, 28)).astype(np.float32)
-    return float(np.median([np.median(measure(model, image, runs)) for _ in range(3)])) / 1e6
+    network = DesignedNetwork(design, 10).eval()
+    cost = profile(network, 28, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        content = to_onnx(network).SerializeToString()
+        write_untrained(
+            Path(folder) / "candidate",
+            content,
+            normalised(1, 28, 28),
+            classes=10,
+            parameters=cost.parameters,
+            macs=cost.macs,
+        )
+        bundle = measure(Path(folder), ["candidate"], Effort(rounds=3, runs=runs))
+    return measurement(bundle).latency["candidate"].p50_ms
 
 
 def macs_of(design: Design) -> int:
@@ -140,6 +154,7 @@ def search(
     judge: Judge,
     training: str = "",
     say: Callable[[str], None] = print,
+    measure_p50_ms: Callable[[Design], float] = p50_ms,
 ) -> list[Candidate]:
     """Go on searching until `candidates` were judged, and return them; a killed search loses one candidate.
 
@@ -167,7 +182,7 @@ def search(
                 return earlier.values[0], earlier.values[1]
         macs = macs_of(design)
         trial.set_user_attr("macs", macs)
-        latency = p50_ms(design)
+        latency = measure_p50_ms(design)
         accuracy = judge(design)
         say(
             f"candidate {trial.number}: {design.block()} {accuracy:.2%}, {latency * 1000:.0f} µs, {macs} MACs"

@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+import tempfile
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from models.architectures.initialise import randomise
 from models.blocks.catalogue import build
 from models.blocks.shape import Shape
-from models.cost.formulas import FORMULAS, Convolution, total
-from models.cost.latency import Latency, interleaved
+from models.cost.formulas import Convolution, convolutions_of, total
+from models.cost.latency import Effort, Measurement, measure, measurement, normalised, write_untrained
 from models.export.to_onnx import block_to_onnx
-from models.onnx_tools.session import RUNTIME
 
 BASELINE = "standard"
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How thoroughly latency is measured."""
-
-    rounds: int = 10
-    runs: int = 50
-
-
-def explain(block: str, shape: Shape, effort: Effort = Effort()) -> str:
+def explain(block: str, shape: Shape, effort: Effort) -> str:
     """Formula and figures of the block and of the standard convolution, and what both take here.
 
     The latency is that of random weights, and is marked so.
     Raises ValueError for an unknown block, or where it cannot have that shape.
     """
-    if block not in FORMULAS:
-        raise ValueError(f"there is no block named {block!r}; known: {', '.join(FORMULAS)}")
     names = list(dict.fromkeys((block, BASELINE)))
-    costs = {name: FORMULAS[name](shape) for name in names}
+    costs = {name: convolutions_of(name, shape) for name in names}
     lines = [
         f"{shape.inputs} -> {shape.outputs} channels, kernel {shape.kernel} x {shape.kernel}, stride "
         f"{shape.stride}, map {shape.size} x {shape.size} -> {shape.output_size} x {shape.output_size}"
@@ -52,9 +42,13 @@ def explain(block: str, shape: Shape, effort: Effort = Effort()) -> str:
             f"{block} / {BASELINE}: {macs[block] / macs[BASELINE]:.3f} of the multiply-accumulates, "
             f"{weights[block] / weights[BASELINE]:.3f} of the weights{_known_share(block, shape)}",
         ]
-    measured = {name: _measurable(name, shape) for name in names}
-    latencies = interleaved(measured, effort.rounds, effort.runs)
-    lines += ["", *_timed(latencies, macs, effort)]
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            _write_block(Path(folder) / name, name, shape)
+        measured = measurement(
+            measure(Path(folder), [BASELINE, *(n for n in names if n != BASELINE)], effort)
+        )
+    lines += ["", *_timed(measured, macs)]
     return "\n".join(lines) + "\n"
 
 
@@ -83,21 +77,32 @@ def _known_share(block: str, shape: Shape) -> str:
     return ""
 
 
-def _measurable(name: str, shape: Shape) -> tuple[bytes, NDArray[np.float32]]:
+def _write_block(folder: Path, name: str, shape: Shape) -> None:
+    """Write the block with random weights as a model that `weighin bench` can measure."""
     block = build(name, shape).eval()
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, shape.inputs, shape.size, shape.size, generator=generator)
     randomise(block, 0, images)
-    model = block_to_onnx(block, shape.inputs, shape.size)
-    image: NDArray[np.float32] = images[:1].numpy()
-    return model.SerializeToString(), image
+    divisor = next(n for n in range(math.isqrt(shape.inputs), 0, -1) if shape.inputs % n == 0)
+    height, width = shape.inputs // divisor * shape.size, divisor * shape.size
+    model = block_to_onnx(block, shape.inputs, shape.size, (height, width))
+    cost = total(convolutions_of(name, shape))
+    write_untrained(
+        folder,
+        model.SerializeToString(),
+        normalised(1, height, width),
+        classes=2,
+        parameters=cost.parameters,
+        macs=cost.macs,
+    )
 
 
-def _timed(latencies: dict[str, Latency], macs: dict[str, int], effort: Effort) -> list[str]:
+def _timed(measured: Measurement, macs: dict[str, int]) -> list[str]:
     lines = [
-        f"latency with random weights (untrained), {RUNTIME}, fp32, one thread, "
-        f"{effort.rounds} rounds of {effort.runs} runs, interleaved:"
+        f"latency with random weights (untrained), {measured.runtime}, fp32, one thread, "
+        f"{measured.rounds} rounds of {measured.runs} runs, interleaved:"
     ]
+    latencies = {name: measured.latency[name] for name in macs}
     width = max(map(len, latencies))
     for name, latency in latencies.items():
         lines.append(
@@ -110,7 +115,7 @@ def _timed(latencies: dict[str, Latency], macs: dict[str, int], effort: Effort) 
             f"  {latencies[baseline].p50_ms / latencies[block].p50_ms:.1f} times as fast with "
             f"{macs[baseline] / macs[block]:.1f} times fewer multiply-accumulates"
         )
-    return lines
+    return lines + [f"  not to be trusted: {doubt}" for doubt in measured.doubts]
 
 
 def _spaced(number: int) -> str:
@@ -136,13 +141,13 @@ VARIANTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 def table(shape: Shape) -> str:
     """What every block costs at one shape, as a Markdown table; by the formulas, measuring nothing."""
-    baseline = total(FORMULAS[BASELINE](shape))
+    baseline = total(convolutions_of(BASELINE, shape))
     rows = [
         "| block | formula | parameters | multiply-accumulates | share of the standard convolution's |",
         "| --- | --- | --- | --- | --- |",
     ]
     for name, block, choice in VARIANTS:
-        parts = FORMULAS[block](replace(shape, **choice))
+        parts = convolutions_of(block, replace(shape, **choice))
         cost = total(parts)
         terms = " + ".join(part.formula() for part in parts)
         rows.append(

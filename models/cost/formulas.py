@@ -218,3 +218,13 @@ FORMULAS: dict[str, Callable[[Shape], tuple[Convolution, ...]]] = {
     "ghost": ghost,
 }
 """By the block's name."""
+
+
+def convolutions_of(block: str, shape: Shape) -> tuple[Convolution, ...]:
+    """Return the convolutions of a block by its formula, without building it.
+
+    Raises ValueError, with the known names, for an unknown block, and where the block cannot have that shape.
+    """
+    if block not in FORMULAS:
+        raise ValueError(f"there is no block named {block!r}; known: {', '.join(FORMULAS)}")
+    return FORMULAS[block](shape)

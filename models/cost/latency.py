@@ -1,86 +1,197 @@
-"""How long ONNX models take on this CPU: one thread, one model at a time, in rounds of changing order."""
+"""Latency of ONNX models: measured by `weighin bench` in a process of its own, and read from its bundles."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
+import os
 import statistics
-import time
+import subprocess
+import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from models.errors import ModelsError
+from models.zoo.card import Card, InputSpec, Source, write_card
 
-from models.onnx_tools.session import open_session
+ROOT = Path(__file__).resolve().parents[2]
+"""The folder that holds both `models` and `service`."""
+LAUNCHES = 5
+UNTRAINED = "random, He-scaled"
 
-WARM_UP_RUNS = 10
-WARM_UP_NS = 200_000_000
-"""Before each block of measured runs: at least so many runs, and for at least so long."""
+
+@dataclass(frozen=True)
+class Effort:
+    """How thoroughly latency is measured: `rounds` in all, spread over `launches` processes, and the `runs`
+    of every model in a round. Raises ValueError where that measures nothing."""
+
+    rounds: int
+    runs: int
+    launches: int = 1
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.runs < 1:
+            raise ValueError(
+                f"{self.rounds} rounds of {self.runs} runs measure nothing; at least 1 of each is needed"
+            )
+
+    @classmethod
+    def in_launches(cls, rounds: int, runs: int) -> Effort:
+        """Return the effort in LAUNCHES processes, or fewer where `rounds` cannot be divided so."""
+        return cls(rounds, runs, math.gcd(rounds, LAUNCHES) if rounds > 0 else 1)
 
 
 @dataclass(frozen=True)
 class Latency:
-    """`p50_ms`: the median of the rounds' medians; `low_ms`, `high_ms`: the least, the greatest."""
+    """`p50_ms`: the median of all runs; `low_ms`, `high_ms`: the least, the greatest median of a round."""
 
     p50_ms: float
     low_ms: float
     high_ms: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a bundle of `weighin bench` says: `latency` by entry, and the cards' facts by model.
+
+    `machine` and `runtime` in words; `rounds` in all and `runs` of an entry in each. `control_ratio`: the
+    baseline's second p50 over its first. `doubts`: why the whole measurement may be wrong, in words.
+    """
+
+    machine: str
+    runtime: str
     rounds: int
     runs: int
+    latency: Mapping[str, Latency]
+    models: Mapping[str, Mapping[str, Any]]
+    control_ratio: float
+    doubts: tuple[str, ...] = ()
 
 
-def order(names: Sequence[str], seed: int, number: int) -> list[str]:
-    """The order of round `number`: a fresh shuffle, and the same one whenever it is asked for."""
-    shuffled = list(names)
-    np.random.default_rng([seed, number]).shuffle(shuffled)
-    return shuffled
+def measure(zoo: Path, names: Sequence[str], effort: Effort) -> dict[str, Any]:
+    """Run `weighin bench` on models of `zoo`, one thread each; return its bundle, content of a JSON file.
 
-
-def measure(model: bytes | Path, image: NDArray[np.float32], runs: int) -> list[int]:
-    """Nanoseconds of each of `runs` runs on `image`, in a session of its own, after a warm-up.
-
-    All outputs but the first, the logits, are left uncomputed where that is possible, as when serving.
+    The first of `names` is the baseline, measured twice as a control.
+    Raises ModelsError, with its message, where the benchmark fails.
     """
-    session = open_session(model)
-    outputs = [session.get_outputs()[0].name]
-    feed = {session.get_inputs()[0].name: image}
-    started, warm = time.perf_counter_ns(), 0
-    while warm < WARM_UP_RUNS or time.perf_counter_ns() - started < WARM_UP_NS:
-        session.run(outputs, feed)
-        warm += 1
-    durations = []
-    for _ in range(runs):
-        before = time.perf_counter_ns()
-        session.run(outputs, feed)
-        durations.append(time.perf_counter_ns() - before)
-    return durations
+    with tempfile.TemporaryDirectory(prefix="weighin-bench-") as work:
+        bundle = Path(work) / "bundle.json"
+        settings = {key: value for key, value in os.environ.items() if not key.startswith("WEIGHIN_")} | {
+            "WEIGHIN_MODEL_DIRS": str(zoo.resolve()),
+            "WEIGHIN_DEFAULT_MODEL": names[0],
+            "WEIGHIN_DATA_DIR": str(Path(work) / "data"),
+        }
+        options = {
+            "models": ",".join(names),
+            "launches": effort.launches,
+            "rounds": effort.rounds // effort.launches,
+            "runs": effort.runs,
+            "json": bundle,
+        }
+        command = [sys.executable, "-m", "service", "bench", *(f"--{k}={v}" for k, v in options.items())]
+        done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            raise ModelsError(f"weighin bench failed: {lines[-1].removeprefix('weighin: ')}")
+        return dict(json.loads(bundle.read_bytes()))
 
 
-def interleaved(
-    models: Mapping[str, tuple[bytes | Path, NDArray[np.float32]]], rounds: int, runs: int, seed: int = 0
-) -> dict[str, Latency]:
-    """The latency of each model on its image, all of them in every round, so that drift hits all alike.
+def read_bundle(path: Path) -> Measurement:
+    """Read a bundle that `weighin bench --json` wrote. Raises OSError, and ValueError for anything else."""
+    try:
+        return measurement(json.loads(path.read_bytes()))
+    except ValueError as error:
+        raise ValueError(f"{path} is no measurement of a zoo: {error}") from None
 
-    Raises ValueError unless there is at least one round and one run.
+
+def measurement(bundle: Mapping[str, Any]) -> Measurement:
+    """Summarise a bundle. Raises ValueError for one that is damaged or was changed after it was written."""
+    try:
+        content = {key: value for key, value in bundle.items() if key != "digest"}
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        if bundle["digest"] != hashlib.sha256(canonical.encode()).hexdigest():
+            raise ValueError("its digest is another than it states")
+        return _measurement(bundle)
+    except (KeyError, TypeError, AttributeError, statistics.StatisticsError) as error:
+        raise ValueError(f"not a bundle of weighin bench ({error!r})") from None
+
+
+def _measurement(bundle: Mapping[str, Any]) -> Measurement:
+    rounds: dict[str, list[list[int]]] = {entry["name"]: [] for entry in bundle["entries"]}
+    for block in bundle["blocks"]:
+        rounds[block["entry"]].append(block["durations_ns"]["inference"])
+    latency = {name: _latency(durations) for name, durations in rounds.items()}
+    baseline = bundle["configuration"]["baseline"]
+    control = next(entry["name"] for entry in bundle["entries"] if entry["control"])
+    machine = bundle["fingerprint"]["machine"]
+    return Measurement(
+        machine=f"{machine['cpu_model']} ({', '.join(machine['isa'])}), {machine['cores']} cores",
+        runtime=f"ONNX Runtime {bundle['fingerprint']['software']['runtimes']['onnxruntime']}",
+        rounds=bundle["configuration"]["launches"] * bundle["configuration"]["rounds"],
+        runs=bundle["configuration"]["block_runs"],
+        latency=latency,
+        models={model["name"]: model for model in bundle["models"]},
+        control_ratio=latency[control].p50_ms / latency[baseline].p50_ms,
+        doubts=tuple(f"{f['kind']}: {f['reason']}" for f in bundle["flags"] if f["entry"] is None),
+    )
+
+
+def _latency(rounds: Sequence[Sequence[int]]) -> Latency:
+    """Summarise nanoseconds of runs, a list for each round."""
+    medians = [statistics.median(durations) for durations in rounds]
+    p50 = statistics.median(duration for durations in rounds for duration in durations)
+    low, high = min(medians), max(medians)
+    return Latency(*(round(nanoseconds / 1e6, 4) for nanoseconds in (p50, low, high)))
+
+
+def write_untrained(
+    folder: Path,
+    content: bytes,
+    spec: InputSpec,
+    *,
+    classes: int,
+    parameters: int,
+    macs: int,
+    precision: Literal["fp32", "int8"] = "fp32",
+) -> None:
+    """Write an ONNX file of random weights as `folder/model.onnx`, with a card that `weighin bench` reads.
+
+    The network takes what `spec` says and gives `logits` (N, classes).
     """
-    if rounds < 1 or runs < 1:
-        raise ValueError(f"{rounds} rounds of {runs} runs measure nothing; at least 1 of each is needed")
-    measured: dict[str, list[list[int]]] = {name: [] for name in models}
-    for number in range(rounds):
-        for name in order(list(models), seed, number):
-            measured[name].append(measure(*models[name], runs))
-    return {name: summarised(durations) for name, durations in measured.items()}
+    from models.export.to_onnx import model_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.onnx").write_bytes(content)
+    (folder / "labels.txt").write_text("".join(f"class {number}\n" for number in range(classes)))
+    card = Card(
+        name=folder.name,
+        labels="untrained",
+        classes=classes,
+        architecture=folder.name,
+        block="unstated",
+        precision=precision,
+        input=spec,
+        outputs={"logits": (classes,)},
+        parameters=parameters,
+        macs=macs,
+        file=model_file(folder / "model.onnx"),
+        source=Source(weights=UNTRAINED, licence="Apache-2.0"),
+    )
+    write_card(folder, card)
 
 
-def summarised(rounds: Sequence[Sequence[int]]) -> Latency:
-    """What the rounds of one model, in nanoseconds, come to. Raises ValueError where there are none."""
-    if not rounds or not all(rounds):
-        raise ValueError("there are no measured runs to summarise")
-    medians = [statistics.median(durations) / 1e6 for durations in rounds]
-    return Latency(
-        p50_ms=round(statistics.median(medians), 4),
-        low_ms=round(min(medians), 4),
-        high_ms=round(max(medians), 4),
-        rounds=len(rounds),
-        runs=sum(len(durations) for durations in rounds),
+def normalised(channels: Literal[1, 3], height: int, width: int) -> InputSpec:
+    """Return an input of (channels, height, width) whose values are about of mean 0 and deviation 1."""
+    return InputSpec(
+        height=height,
+        width=width,
+        channels=channels,
+        resize=max(height, width),
+        mean=(118.0,) * channels,
+        std=(55.0,) * channels,
+        interpolation="bilinear",
     )

@@ -1,4 +1,4 @@
-"""What a block or network costs on paper, two ways: by its formula, and counted on the module itself."""
+"""Cost of a block or network on paper, counted on the module itself."""
 
 from __future__ import annotations
 
@@ -7,18 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.blocks.shape import Shape
-from models.cost.formulas import FORMULAS, Cost, total
-
-
-def analytic(block: str, shape: Shape) -> Cost:
-    """What a block of that shape costs by its formula, without building it.
-
-    Raises ValueError, with the known names, for others, and where the block cannot have that shape.
-    """
-    if block not in FORMULAS:
-        raise ValueError(f"there is no block named {block!r}; known: {', '.join(FORMULAS)}")
-    return total(FORMULAS[block](shape))
+from models.cost.formulas import Cost
 
 
 def profile(network: nn.Module, input_size: int, channels: int = 3) -> Cost:

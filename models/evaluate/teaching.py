@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from models.data.fashion_mnist import Images
 from models.evaluate.accuracy import Classes, mean_probabilities
-from models.evaluate.judgements import JudgedFurther, JudgedGain
 from models.evaluate.paired import compare, gain
+from models.evaluate.significance import JudgedFurther, JudgedGain
 from models.train import checkpoint
 from models.train.family import run_folder, trained
 from models.train.job import Prepared

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from models.architectures.registry import Network
 from models.errors import ModelsError
 from models.onnx_tools.session import open_session
 from models.onnx_tools.tidy import tidy
+from models.zoo.card import File, ModelFile
 from models.zoo.files import write_whole
 
 OUTPUTS = ("logits", "embedding", "features")
@@ -46,15 +48,20 @@ class _Outputs(nn.Module):
 
 
 class _Alone(nn.Module):
-    """A block under the name that the graph's tidying takes off its modules."""
+    """A block made a classifier of grey images, by views of tensors and two numbers of the block's output.
 
-    def __init__(self, block: nn.Module) -> None:
+    The block is under the name that the graph's tidying takes off its modules.
+    """
+
+    def __init__(self, block: nn.Module, channels: int, size: int) -> None:
         super().__init__()
         self.network = block
+        self._shape = (-1, channels, size, size)
 
     def forward(self, image: Tensor) -> Tensor:
-        output: Tensor = self.network(image)
-        return output
+        output: Tensor = self.network(image.reshape(self._shape))
+        first = output.flatten(1)[:, :1]
+        return torch.cat((first, first), 1)
 
 
 def export(network: nn.Module, path: Path, samples: NDArray[np.float32]) -> None:
@@ -80,9 +87,13 @@ def to_onnx(network: nn.Module) -> onnx.ModelProto:
     return model
 
 
-def block_to_onnx(block: nn.Module, channels: int, size: int) -> onnx.ModelProto:
-    """A block by itself in evaluation mode: `image` (N, channels, size, size) to `output`."""
-    return _converted(_Alone(block), (channels, size, size), ("output",))
+def block_to_onnx(block: nn.Module, channels: int, size: int, shape: tuple[int, int]) -> onnx.ModelProto:
+    """A block by itself in evaluation mode, as a classifier that `weighin bench` can run.
+
+    The input map (N, channels, size, size) is a view of `image`, grey images (N, 1, *shape) of as many
+    values; `logits` (N, 2) is the first value of the output map, twice.
+    """
+    return _converted(_Alone(block, channels, size), (1, *shape), ("logits",))
 
 
 def _converted(
@@ -153,3 +164,17 @@ def write_classifier(network: Network, path: Path) -> None:
         np.savez(file, **arrays)
         file.seek(0)
         write_whole(path, file.read())
+
+
+def plain_file(path: Path) -> File:
+    """What a card says about a file."""
+    content = path.read_bytes()
+    return File(name=path.name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def model_file(path: Path) -> ModelFile:
+    """What a card says about an ONNX file."""
+    model = onnx.load(path)
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    elements = sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
+    return ModelFile(**plain_file(path).model_dump(), opset=opset, initializer_elements=elements)

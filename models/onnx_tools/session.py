@@ -9,8 +9,6 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-RUNTIME = f"ONNX Runtime {ort.__version__}"
-
 
 def open_session(model: bytes | Path, threads: int = 1) -> ort.InferenceSession:
     """Return a session on the CPU for a model's bytes or file."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -10,14 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from models.architectures.efficientnet_lite import EfficientNetLite
 from models.compress.agreement import Compared, compare_logits
 from models.cost.profiling import profile
 from models.data.photos import crops
-from models.export.to_onnx import export, write_classifier
+from models.export.to_onnx import export, model_file, plain_file, write_classifier
 from models.onnx_tools.quantize import quantize
 from models.onnx_tools.session import open_session, run
 from models.publish.pretrained import load_pretrained
@@ -27,7 +25,6 @@ from models.zoo.card import (
     Agreement,
     Card,
     Classifier,
-    File,
     InputSpec,
     ModelFile,
     read_card,
@@ -162,20 +159,6 @@ def _int8_card(
 def tensors(images: Iterable[NDArray[np.uint8]], spec: InputSpec) -> list[NDArray[np.float32]]:
     """Images as the network's input, each (1, channels, height, width)."""
     return [preprocess(pixels, spec) for pixels in images]
-
-
-def plain_file(path: Path) -> File:
-    """What a card says about a file."""
-    content = path.read_bytes()
-    return File(name=path.name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-
-
-def model_file(path: Path) -> ModelFile:
-    """What a card says about an ONNX file."""
-    model = onnx.load(path)
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    elements = sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
-    return ModelFile(**plain_file(path).model_dump(), opset=opset, initializer_elements=elements)
 
 
 @contextmanager

@@ -15,9 +15,9 @@ from models.architectures.fashion import name_of
 from models.cost.profiling import profile
 from models.data.fashion_mnist import FASHION_MNIST, SPEC, Images, tensors
 from models.evaluate.accuracy import TEST, Classes, accuracy_of, corrupted_accuracy
-from models.export.to_onnx import export, write_classifier
+from models.export.to_onnx import export, model_file, plain_file, write_classifier
 from models.onnx_tools.quantize import QuantizationPlan, quantize
-from models.publish.build import model_file, plain_file, replaced_whole
+from models.publish.build import replaced_whole
 from models.publish.recipes import INT8_SUFFIX
 from models.zoo.card import Agreement, Card, Classifier, Interval, Source, read_card, write_card
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,13 +14,40 @@ import torch
 from torch import Tensor, nn
 
 from models.cost.profiling import profile
-from models.export.to_onnx import ExportMismatchError, export, write_classifier
-from models.publish.build import model_file, plain_file, replaced_whole
-from models.publish.reference_libraries import timm
+from models.export.to_onnx import ExportMismatchError, export, model_file, plain_file, write_classifier
+from models.publish.build import replaced_whole
 from models.zoo.card import Card, Classifier, InputSpec, Source, write_card
 from models.zoo.labels import read_labels
 
 HUB = "timm/"
+_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+_named: list[torch.library.Library] = []
+"""Keeps the operators' names alive: they vanish with the object that declared them."""
+
+
+def timm() -> ModuleType:
+    """`timm`, which imports torchvision. Raises ModuleNotFoundError where one is not installed."""
+    import_torchvision()
+    return importlib.import_module("timm")
+
+
+def import_torchvision() -> None:
+    """Import torchvision; where its compiled operators do not load, declare the two that it asks for at once.
+
+    torchvision's wheel is linked to CUDA, so beside a CPU build of torch its library does not load; it goes
+    on without, except that it describes the shapes of non-maximum suppression, which then has no declaration.
+    No classifier needs that operator, and calling it still fails.
+    """
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "operator torchvision::" not in str(error):
+            raise
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in ("nms", "qnms"):
+            library.define(operator + _SCHEMA)
+        _named.append(library)
+        importlib.import_module("torchvision")
 
 
 class PulledNetwork(nn.Module):

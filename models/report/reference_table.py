@@ -1,51 +1,91 @@
-"""The reference networks' figures, as `weigh-reference` writes them, as a table; needs no torch."""
+"""Table of the reference networks: latency from bundles of `weigh-reference`, beside what others report."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from models.cost.latency import Measurement, measurement
 
 PRECISIONS = ("fp32", "int8")
 
 
-def read_figures(path: Path) -> dict[str, Any]:
-    """What `python -m models weigh-reference --json` wrote to `path`. Raises ValueError for anything else."""
+@dataclass(frozen=True)
+class Published:
+    """`top_1`: ImageNet-1k validation, percent; `parameters` and `macs` in millions, as the source counts."""
+
+    top_1: float
+    parameters: float
+    macs: float
+    source: str
+
+
+TORCHVISION = "torchvision's weights IMAGENET1K_V1 (pytorch.org/vision/stable/models.html)"
+LITE = "README of models/official/efficientnet/lite (github.com/tensorflow/tpu)"
+
+PUBLISHED = {
+    "mobilenet-v1": Published(70.6, 4.2, 569, "Howard et al. 2017, table 8 (arXiv 1704.04861)"),
+    "mobilenet-v2": Published(71.9, 3.50, 301, TORCHVISION),
+    "mobilenet-v3-small": Published(67.7, 2.54, 57, TORCHVISION),
+    "mobilenet-v3-large": Published(74.0, 5.48, 217, TORCHVISION),
+    "shufflenet-v2": Published(69.4, 2.28, 146, "Ma et al. 2018, table 8 (arXiv 1807.11164)"),
+    "squeezenet": Published(58.2, 1.24, 349, TORCHVISION),
+    "ghostnet": Published(73.9, 5.2, 141, "Han et al. 2020, table 7 (arXiv 1911.11907)"),
+    "mnasnet": Published(73.5, 4.38, 314, TORCHVISION),
+    "efficientnet-lite0": Published(75.1, 4.7, 407, LITE),
+    "efficientnet-lite1": Published(76.7, 5.4, 631, LITE),
+    "efficientnet-lite2": Published(77.6, 6.1, 899, LITE),
+}
+
+
+def read_bundles(path: Path) -> list[Measurement]:
+    """Read the bundles, one for each network, that `python -m models weigh-reference --json` wrote.
+
+    Raises OSError, and ValueError for anything else.
+    """
     try:
-        figures = json.loads(path.read_text(encoding="utf-8"))
-        markdown(figures)
-    except (KeyError, TypeError, ValueError) as error:
+        found = [measurement(bundle) for bundle in json.loads(path.read_bytes())]
+        markdown(found)
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no measurement of the reference networks: {error}") from None
-    return dict(figures)
+    return found
 
 
-def markdown(figures: Mapping[str, Any]) -> str:
-    """The figures as a table, and what they hold for."""
-    rows = [
+def markdown(measured: Sequence[Measurement]) -> str:
+    """Return the table, and the conditions that it holds for.
+
+    Raises ValueError where the measurements are of several machines or runtimes.
+    """
+    (conditions,) = {(each.machine, each.runtime, each.rounds, each.runs) for each in measured}
+    machine, runtime, rounds, runs = conditions
+    lines = [
         "| network (untrained) | px | parameters | MACs | fp32 p50 ms (rounds) | int8 p50 ms (rounds) "
         "| int8 speed-up | published top-1 | published parameters | published MACs |",
         "|" + " --- |" * 10,
     ]
-    for one in figures["networks"]:
-        floating, integer = (
-            f"{one[p]['p50_ms']:.2f} ({one[p]['low_ms']:.2f} to {one[p]['high_ms']:.2f})" for p in PRECISIONS
+    networks = {next(iter(each.models)).removesuffix("-fp32"): each for each in measured}
+    for name, each in networks.items():
+        both = [each.latency[f"{name}-{precision}"] for precision in PRECISIONS]
+        facts, published = each.models[f"{name}-fp32"], PUBLISHED[name]
+        latencies = " | ".join(f"{x.p50_ms:.2f} ({x.low_ms:.2f} to {x.high_ms:.2f})" for x in both)
+        lines.append(
+            f"| {name} | {facts['height']} | {facts['parameters'] / 1e6:.2f} M | {facts['macs'] / 1e6:.0f} M "
+            f"| {latencies} | {both[0].p50_ms / both[1].p50_ms:.2f} "
+            f"| {published.top_1:.1f} % | {published.parameters:.2f} M | {published.macs:.0f} M |"
         )
-        published = one["published"]
-        rows.append(
-            f"| {one['network']} | {one['input_size']} | {one['parameters'] / 1e6:.2f} M "
-            f"| {one['macs'] / 1e6:.0f} M | {floating} | {integer} | {one['int8_speedup']:.2f} "
-            f"| {published['top_1']:.1f} % | {published['parameters']:.2f} M | {published['macs']:.0f} M |"
-        )
-    machine = figures["machine"]
-    verdict = "; disturbed: not to be published" if figures["dirty"] else ""
-    rows += [
+    ratios = [each.control_ratio for each in measured]
+    doubts = [f"{name}: {doubt}" for name, each in networks.items() for doubt in each.doubts]
+    lines += [
         "",
-        f"Random, He-scaled weights: these latencies are those of untrained networks. {machine['cpu']} "
-        f"({', '.join(machine['instruction_set'])}), {figures['runtime']}, one thread, {figures['rounds']} "
-        f"rounds of {figures['runs']} runs in random order; in brackets the least and the greatest of the "
-        f"rounds' medians. The first model measured twice: ratio {figures['control_ratio']:.3f}{verdict}.",
+        f"Random, He-scaled weights: these latencies are those of untrained networks, measured by `weighin "
+        f"bench`. {machine}, {runtime}, one thread, {rounds} rounds of {runs} runs of a network and its int8 "
+        f"form in random order; in brackets the least and the greatest of the rounds' medians. Every fp32 "
+        f"network was measured twice: ratios {min(ratios):.3f} to {max(ratios):.3f}"
+        f"{'; disturbed: not to be published' if doubts else ''}.",
         "",
-        *(f"- {one['network']}: top-1 {one['published']['source']}" for one in figures["networks"]),
+        *(f"- {doubt}" for doubt in doubts),
+        *(f"- {name}: top-1 {PUBLISHED[name].source}" for name in networks),
     ]
-    return "\n".join(rows) + "\n"
+    return "\n".join(lines) + "\n"

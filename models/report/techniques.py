@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from models.evaluate.judgements import JudgedFurther
-from models.report.weighed import Row, accuracy
+from models.evaluate.significance import JudgedFurther
+from models.report.results import Row, accuracy
 from models.zoo.card import Card
 
 SEARCHED = "fashion-searched"
@@ -40,7 +40,7 @@ def paragraphs(found: Sequence[Row], further: JudgedFurther | None = None) -> It
             continue
         pairs = [(row, by_name[row.card.derived_from or ""]) for row in derived]
         yield ""
-        yield f"**{title}** ({what}): {'; '.join(_bought(*pair) for pair in pairs)}."
+        yield f"**{title}** ({what}): {'; '.join(_effect(*pair) for pair in pairs)}."
         if title == "Distilled" and further is not None:
             yield f"What of that is the teacher's: {further}."
         slower = [row.card.name for row, parent in pairs if row.p50_ms > parent.p50_ms]
@@ -54,7 +54,7 @@ def paragraphs(found: Sequence[Row], further: JudgedFurther | None = None) -> It
         yield _searched(by_name[SEARCHED], found)
 
 
-def _bought(row: Row, parent: Row) -> str:
+def _effect(row: Row, parent: Row) -> str:
     card, before = row.card, parent.card
     return (
         f"`{card.name}` takes {row.p50_ms / parent.p50_ms:.2f} × the time, "

@@ -28,12 +28,12 @@ def layout(device: torch.device) -> torch.memory_format:
     return torch.channels_last if device.type == "cpu" else torch.contiguous_format
 
 
-def recorded(network: nn.Module, batch: Tensor) -> Forward:
-    """`network` in training, recorded as a CUDA graph: the hundreds of small kernels start as one.
+def cuda_graph(network: nn.Module, batch: Tensor) -> Forward:
+    """Record `network` in training as a CUDA graph, which starts hundreds of small kernels as one.
 
-    `batch` (B, channels, height, width) on the GPU sets the batch size of the record; a batch of another size
-    goes through the network as ever. Weights and statistics are as they were afterwards. On the processor,
-    and for a network with hooks, which a record would skip, this is the network itself.
+    `batch` (B, channels, height, width) on the GPU sets the batch size of the graph; a batch of another size
+    bypasses it. Weights and statistics are as they were afterwards. On the processor, and for a network with
+    hooks, which a graph would skip, this is the network itself.
     """
     if batch.device.type != "cuda" or any(_hooked(module) for module in network.modules()):
         return network

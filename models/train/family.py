@@ -28,8 +28,8 @@ RUNS = Path(".cache/runs")
 class Setting:
     """What all trainings of a session share: the images, the recipe, where runs are kept."""
 
-    learn: Prepared
-    choose: Prepared
+    train: Prepared
+    validation: Prepared
     config: TrainConfig
     runs: Path
 
@@ -48,11 +48,12 @@ class Setting:
         Raises DataError, and ValueError for a recipe that does not fit the data.
         """
         config = config or read_config()
-        learn, choose = split(load_train(data, FASHION_MNIST), config.data.validation, config.data.split_seed)
+        images = load_train(data, FASHION_MNIST)
+        train, validation = split(images, config.data.validation, config.data.split_seed)
         if limit is not None:
-            learn, choose = _first(learn, limit), _first(choose, limit)
+            train, validation = _first(train, limit), _first(validation, limit)
         device = device or torch.device("cpu")
-        return cls(Prepared.of(learn).to(device), Prepared.of(choose).to(device), config, runs)
+        return cls(Prepared.of(train).to(device), Prepared.of(validation).to(device), config, runs)
 
 
 def _first(images: Images, count: int) -> Images:
@@ -74,8 +75,8 @@ def job_of(setting: Setting, name: str, design: Design, seed: int) -> Job:
     return Job(
         folder=run_folder(setting.runs, name, seed),
         identity=identity_of(design),
-        learn=setting.learn,
-        choose=setting.choose,
+        train=setting.train,
+        validation=setting.validation,
         config=setting.config,
         seed=seed,
     )

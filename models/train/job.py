@@ -58,13 +58,13 @@ class Job:
     """One training: where it is kept, what it is, what it learns from.
 
     `identity` says in plain values what a checkpoint must belong to: the network, the data, the objective.
-    Recipe, seed and passes are added to it. `choose` may be empty.
+    Recipe, seed and passes are added to it. `validation` may be empty.
     """
 
     folder: Path
     identity: Mapping[str, Any]
-    learn: Prepared
-    choose: Prepared
+    train: Prepared
+    validation: Prepared
     config: TrainConfig
     seed: int = 0
     passes: Passes = Passes()
@@ -81,6 +81,6 @@ class Job:
             **self.identity,
             "seed": self.seed,
             "passes": [self.passes.count, self.passes.seed],
-            "images": [len(self.learn), len(self.choose)],
+            "images": [len(self.train), len(self.validation)],
             "recipe": self.config.model_dump(),
         }

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from models.train import augment, checkpoint
-from models.train.device import Forward, layout, recorded
+from models.train.device import Forward, cuda_graph, layout
 from models.train.job import Job
 from models.train.predict import accuracy
 from models.train.recipe import TrainConfig
@@ -66,7 +66,7 @@ def _train(network: nn.Module, job: Job, bar: bool) -> Outcome:
     for epoch in left:
         started = time.perf_counter_ns()
         loss = _epoch(state, forward, job, epoch, bar)
-        chosen = accuracy(state.average, job.choose) if len(job.choose) else None
+        chosen = accuracy(state.average, job.validation) if len(job.validation) else None
         state.history.append(
             {
                 "epoch": epoch + 1,
@@ -98,14 +98,14 @@ def train_without_keeping(network: nn.Module, job: Job, *, bar: bool = True) -> 
     forward = state.forward()
     for epoch in range(job.config.epochs):
         _epoch(state, forward, job, epoch, bar)
-    return accuracy(state.average, job.choose)
+    return accuracy(state.average, job.validation)
 
 
 class _State:
     """What changes during a training, and its way to the disk and back."""
 
     def __init__(self, network: nn.Module, job: Job) -> None:
-        self.device = job.learn.inputs.device
+        self.device = job.train.inputs.device
         self.network = network.train().to(self.device, memory_format=layout(self.device))
         self.average = _copy(network)
         self.history: list[dict[str, Any]] = []
@@ -123,8 +123,8 @@ class _State:
 
     def forward(self) -> Forward:
         """The network in training, the quickest way that the device has."""
-        size = min(self._job.config.batch_size, len(self._job.learn))
-        return recorded(self.network, self._job.learn.inputs[:size])
+        size = min(self._job.config.batch_size, len(self._job.train))
+        return cuda_graph(self.network, self._job.train.inputs[:size])
 
     def resume(self) -> None:
         if not self._path.exists():
@@ -168,12 +168,12 @@ def _epoch(state: _State, forward: Forward, job: Job, epoch: int, bar: bool) -> 
     """One pass over the images; everything random in it comes from the seed and the epoch."""
     config = job.config
     torch.manual_seed(int(np.random.default_rng([2, job.seed, epoch]).integers(1 << 62)))
-    order = torch.from_numpy(np.random.default_rng([3, job.seed, epoch]).permutation(len(job.learn)))
+    order = torch.from_numpy(np.random.default_rng([3, job.seed, epoch]).permutation(len(job.train)))
     order = order.to(state.device)
-    size = job.learn.inputs.shape[-1]
-    drawn = augment.draw(len(job.learn), size, config.augmentation, job.passes.of(job.seed, epoch))
+    size = job.train.inputs.shape[-1]
+    drawn = augment.draw(len(job.train), size, config.augmentation, job.passes.of(job.seed, epoch))
     drawn = drawn.to(state.device)
-    ground = float(job.learn.inputs.min())
+    ground = float(job.train.inputs.min())
     batches = order.split(config.batch_size)
     total = torch.zeros((), dtype=torch.float64, device=state.device)  # read once: a GPU must not wait for us
     state.network.train()
@@ -182,7 +182,7 @@ def _epoch(state: _State, forward: Forward, job: Job, epoch: int, bar: bool) -> 
         rate = config.optimizer.learning_rate * _share(step, len(batches), config)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        images = augment.apply(job.learn.inputs[indices], drawn, indices, ground)
+        images = augment.apply(job.train.inputs[indices], drawn, indices, ground)
         logits = forward(images.contiguous(memory_format=layout(state.device)))
         loss = _losses(job, logits, indices, epoch).mean()
         state.optimizer.zero_grad(set_to_none=True)
@@ -192,7 +192,7 @@ def _epoch(state: _State, forward: Forward, job: Job, epoch: int, bar: bool) -> 
             job.after_step(state.network)
         _follow(state.average, state.network, min(config.ema_decay, (1 + step) / (10 + step)))
         total += loss.detach().double() * len(indices)
-    mean = float(total) / len(job.learn)
+    mean = float(total) / len(job.train)
     if not math.isfinite(mean):
         raise RuntimeError(
             f"the loss in epoch {epoch + 1} of {job.folder.name} is {mean}; lower the learning rate"
@@ -206,7 +206,7 @@ def _shown(batches: tuple[Tensor, ...], title: str, bar: bool) -> Iterator[Tenso
 
 
 def _losses(job: Job, logits: Tensor, indices: Tensor, epoch: int) -> Tensor:
-    classes = job.learn.classes[indices]
+    classes = job.train.classes[indices]
     if job.objective is not None:
         return job.objective(logits, classes, indices, epoch)
     return F.cross_entropy(logits, classes, reduction="none", label_smoothing=job.config.label_smoothing)

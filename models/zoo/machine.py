@@ -1,84 +1,56 @@
-"""What this machine computes with, and what else it did while something was measured."""
+"""What this machine computes with: the CPU's name and identity, its instruction sets, the cores allowed."""
 
 from __future__ import annotations
 
 import os
 import platform
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ISA = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm")
-"""Extensions that decide which kernels a runtime picks."""
+CPUINFO = Path("/proc/cpuinfo")
+ISA = (
+    "avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16",
+    "avx_vnni", "avx_vnni_int8", "amx_tile", "amx_int8", "amx_bf16",
+    "asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2",
+)  # fmt: skip
+"""Instruction sets that decide how fast float and 8-bit kernels run, on x86-64 and on Arm."""
+_IDENTITY = ("vendor_id", "cpu family", "model", "stepping", "CPU implementer", "CPU part")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """`cpu`: its name; `instruction_set`: those of ISA that it has; `cores`: that this process may use."""
+    """`cpu`: what the CPU calls itself; `cpu_id`: vendor, family, model and stepping, empty where the system
+    says none; `instruction_set`: those of ISA that it has, sorted; `cpus`: how many this process may use."""
 
     cpu: str
+    cpu_id: str
     instruction_set: tuple[str, ...]
-    cores: int
-    python: str
+    cpus: int
 
 
-def this_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Machine:
-    """What can be read about the CPU; where there is no such file (not Linux), what Python knows."""
-    try:
-        lines = [line.partition(":") for line in cpuinfo.read_text(errors="replace").splitlines()]
-    except OSError:
-        lines = []
-    facts = {key.strip().lower(): value.strip() for key, _, value in reversed(lines)}
-    flags = set(facts.get("flags", facts.get("features", "")).split())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def this_machine(cpuinfo: Path = CPUINFO) -> Machine:
+    """Return what `cpuinfo` says; what it lacks (not Linux) is what Python knows."""
+    facts = first_cpu(cpuinfo)
+    name = facts.get("model name") or facts.get("Model")
+    flags = facts.get("flags") or facts.get("Features") or ""
     return Machine(
-        cpu=facts.get("model name") or platform.processor() or platform.machine(),
-        instruction_set=tuple(name for name in ISA if name in flags),
-        cores=cores,
-        python=platform.python_version(),
+        cpu=name or platform.processor() or platform.machine(),
+        cpu_id=" ".join(facts[key] for key in _IDENTITY if key in facts),
+        instruction_set=tuple(sorted(set(ISA) & set(flags.split()))),
+        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1),
     )
 
 
-@dataclass(frozen=True)
-class Disturbance:
-    """Shares of all cores' time: `steal` went to other virtual machines, `others` to other processes here."""
-
-    steal: float
-    others: float
-
-    @property
-    def dirty(self) -> bool:
-        """Whether a measurement in that time should not be trusted."""
-        return self.steal > 0.01 or self.others > 0.3
-
-
-class Watch:
-    """Measures the disturbance between its making and `seen`."""
-
-    def __init__(self, stat: Path = Path("/proc/stat")) -> None:
-        self._stat = stat
-        self._started = self._read()
-
-    def seen(self) -> Disturbance | None:
-        """What happened since; None where the system does not say (not Linux) or no time has passed."""
-        now = self._read()
-        if self._started is None or now is None:
-            return None
-        total, busy, steal, own = (new - old for new, old in zip(now, self._started, strict=True))
-        if total <= 0:
-            return None
-        return Disturbance(
-            steal=round(max(0.0, steal / total), 4), others=round(max(0.0, (busy - own) / total), 4)
-        )
-
-    def _read(self) -> tuple[float, float, float, float] | None:
-        """Seconds of all cores together: in all, busy, stolen; and this process's own."""
-        try:
-            fields = self._stat.read_text().splitlines()[0].split()[1:9]
-        except (OSError, IndexError):
-            return None
-        user, nice, system, idle, waiting, irq, soft_irq, steal = (int(field) for field in fields)
-        busy = user + nice + system + irq + soft_irq
-        ticks = os.sysconf("SC_CLK_TCK")
-        own = time.process_time()
-        return (busy + idle + waiting + steal) / ticks, busy / ticks, steal / ticks, own
+def first_cpu(cpuinfo: Path = CPUINFO) -> dict[str, str]:
+    """Return the first processor's entry of `cpuinfo`; empty where that cannot be read."""
+    entries: dict[str, str] = {}
+    try:
+        lines = cpuinfo.read_text(errors="replace").splitlines()
+    except OSError:
+        return entries
+    for line in lines:
+        if not line.strip():
+            break
+        key, _, value = line.partition(":")
+        entries[key.strip()] = value.strip()
+    return entries

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -11,17 +10,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.zoo.machine import first_cpu, this_machine
 from service.inference.cpu import CGROUPS, OWN, cgroup_folders, core_budget, quota_cores
 
 PROC = Path("/proc")
 SYS = Path("/sys")
-
-_FLAGS_THAT_MATTER = (
-    "avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16",
-    "avx_vnni", "avx_vnni_int8", "amx_tile", "amx_int8", "amx_bf16",
-    "asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2",
-)  # fmt: skip
-"""Instruction sets that decide how fast float and 8-bit kernels run, on x86-64 and on Arm."""
 
 
 class _Frozen(BaseModel):
@@ -78,22 +71,16 @@ def take_fingerprint(
     """The fingerprint of this machine now. What cannot be read is None, never an error."""
     cgroups = system / "fs/cgroup"
     own = proc / "self/cgroup"
-    cores = core_budget(cgroups, own)
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    info = _cpuinfo(proc)
+    machine = this_machine(proc / "cpuinfo")
     return Fingerprint(
         machine=Machine(
             architecture=platform.machine(),
-            cpu_model=_cpu_model(info),
-            cpu_id=" ".join(
-                info[key]
-                for key in ("vendor_id", "cpu family", "model", "stepping", "CPU implementer", "CPU part")
-                if key in info
-            ),
-            isa=tuple(sorted(set(_FLAGS_THAT_MATTER) & set(_flags(info)))),
-            cpus=cpus,
+            cpu_model=machine.cpu,
+            cpu_id=machine.cpu_id,
+            isa=machine.instruction_set,
+            cpus=machine.cpus,
             quota_cores=None if (quota := quota_cores(cgroups, own)) is None else round(quota, 3),
-            cores=cores,
+            cores=core_budget(cgroups, own),
         ),
         software=Software(
             runtimes=dict(runtimes),
@@ -105,7 +92,7 @@ def take_fingerprint(
         state=State(
             governor=_read(system / "devices/system/cpu/cpu0/cpufreq/scaling_governor"),
             frequency_mhz=_kilohertz(system / "devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
-            or _number(info.get("cpu MHz")),
+            or _number(first_cpu(proc / "cpuinfo").get("cpu MHz")),
             max_frequency_mhz=_kilohertz(system / "devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq"),
             load_1m=_number((_read(proc / "loadavg") or "").partition(" ")[0]),
             steal_fraction=_steal_since_boot(proc),
@@ -158,25 +145,6 @@ def _words(value: object) -> str:
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
     return "none" if value is None else str(value)
-
-
-def _cpuinfo(proc: Path) -> dict[str, str]:
-    """The first processor's entry of /proc/cpuinfo."""
-    entries: dict[str, str] = {}
-    for line in (_read(proc / "cpuinfo") or "").splitlines():
-        if not line.strip():
-            break
-        key, _, value = line.partition(":")
-        entries[key.strip()] = value.strip()
-    return entries
-
-
-def _cpu_model(info: Mapping[str, str]) -> str:
-    return info.get("model name") or info.get("Model") or platform.processor() or platform.machine()
-
-
-def _flags(info: Mapping[str, str]) -> list[str]:
-    return (info.get("flags") or info.get("Features") or "").split()
 
 
 def _steal_since_boot(proc: Path) -> float | None:

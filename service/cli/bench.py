@@ -59,6 +59,9 @@ def bench(
     ] = None,
     budget_ms: Annotated[float | None, typer.Option(help="Server: the p99 that a rate must keep")] = None,
     seed: Annotated[int | None, typer.Option(help="Repeats the random order of an earlier run")] = None,
+    launches: Annotated[int | None, typer.Option(min=1, help="Launches [default: the profile's]")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of a launch")] = None,
+    runs: Annotated[int | None, typer.Option(min=1, help="Runs of a model in a round")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the bundle to this file")] = None,
 ) -> None:
     """Measure models here: fresh processes, stable warm-up, interleaved rounds, honest verdicts."""
@@ -81,6 +84,9 @@ def bench(
             url=url,
             budget_ms=budget_ms,
             seed=seed,
+            launches=launches,
+            rounds=rounds,
+            runs=runs,
         ),
     )
     bundle = _run(plan)

@@ -128,7 +128,9 @@ def _notes(bundle: Bundle, summaries: list[EntrySummary]) -> list[Text]:
             if flag.kind == kind:
                 whose = f"{flag.entry}: " if flag.entry else ""
                 notes.append(styled((kind, "bold red"), f": {whose}{flag.reason}"))
-    if bundle.configuration.profile == "quick" and bundle.configuration.scenario == "single-stream":
+    configuration = bundle.configuration
+    quick = configuration.profile == "quick" and configuration.scenario == "single-stream"
+    if quick and any(each.p99 is None for each in summaries):
         notes.append(styled(("quick", "yellow"), ": too few runs for a p99; --profile standard has enough"))
     notes += [
         styled(("untrained", "yellow"), f": {model.name} has random weights, whose latency may mislead")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.proof.order import disagreements
-from benchmarks.proof.page import page
-from benchmarks.proof.results import Record, Results
-from benchmarks.proof.traces import ALIKE, SLOWER, judge, rates, segments, true_slowdowns
+from benchmarks.instrument.order import disagreements
+from benchmarks.instrument.page import page
+from benchmarks.instrument.traces import ALIKE, SLOWER, judge, rates, segments, true_slowdowns
+from benchmarks.results import Record, Results
 
 
 def launch(number: int, rounds: int = 18, noise: float = 0.01) -> Record:

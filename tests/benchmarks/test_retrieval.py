@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.proof.results import Results
-from benchmarks.similar import embeddings as embedded
-from benchmarks.similar import page
-from benchmarks.similar.corpus import FashionMnist, MissingDataError
-from benchmarks.similar.edited import found_first
-from benchmarks.similar.embeddings import Embedder, embeddings
-from benchmarks.similar.precision import same_class, write_to_card
-from benchmarks.similar.vectors import K, Searched
+from benchmarks.results import Results
+from benchmarks.retrieval import embeddings as embedded
+from benchmarks.retrieval import page
+from benchmarks.retrieval.corpus import FashionMnist, MissingDataError
+from benchmarks.retrieval.edited import found_first
+from benchmarks.retrieval.embeddings import Embedder, embeddings
+from benchmarks.retrieval.precision import same_class, write_to_card
+from benchmarks.retrieval.vectors import K, Searched
 from models.zoo.card import Retrieval, read_card
 
 

@@ -5,7 +5,7 @@ is, against the mean of both. The point estimate is the interquartile mean of al
 which the machine did something else says nothing of the models. Its interval and p come from a hierarchical
 bootstrap, launches first and rounds within them, because one launch is one draw. Over the entries of a run
 the p values are adjusted after Holm. A verdict needs both an adjusted p below LEVEL and a difference of at
-least MIN_DIFFERENCE. LEVEL is calibrated by benchmarks/instrument.py so that no more than one in twenty
+least MIN_DIFFERENCE. LEVEL is calibrated by benchmarks/instrument so that no more than one in twenty
 comparisons of a model with itself gets a verdict (docs/instrument.md has the figures).
 """
 

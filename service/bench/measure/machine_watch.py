@@ -13,6 +13,7 @@ from typing import Literal
 from service.bench.bundle import GateReading
 from service.bench.fingerprint import throttled_periods
 
+STAT = Path("/proc/stat")
 MAX_STEAL = 0.01
 MAX_OUTSIDE_LOAD = 0.3
 MAX_CLOCK_JUMP_S = 0.5
@@ -28,7 +29,7 @@ class CpuTimes:
     steal: int
 
 
-def cpu_times(stat: Path = Path("/proc/stat")) -> CpuTimes | None:
+def cpu_times(stat: Path = STAT) -> CpuTimes | None:
     """The counters of the CPUs that this process may run on; None where the system does not say."""
     cpus = {f"cpu{cpu}" for cpu in os.sched_getaffinity(0)} if hasattr(os, "sched_getaffinity") else set()
     total = busy = steal = 0
@@ -50,20 +51,21 @@ def cpu_times(stat: Path = Path("/proc/stat")) -> CpuTimes | None:
 class MachineWatch:
     """Watches from its construction to `read`."""
 
-    def __init__(self, when: Literal["before", "during", "after"], launch: int) -> None:
+    def __init__(self, when: Literal["before", "during", "after"], launch: int, stat: Path = STAT) -> None:
         self._when: Literal["before", "during", "after"] = when
         self._launch = launch
         self._started_at = datetime.now(UTC)
         self._wall, self._monotonic = time.time(), time.monotonic()
         self._own_cpu_s = time.process_time()
-        self._times = cpu_times()
+        self._stat = stat
+        self._times = cpu_times(stat)
         self._throttled = throttled_periods()
 
     def read(self, measured_cpu_s: float = 0.0) -> GateReading:
         """What happened since. `measured_cpu_s`: CPU seconds of the processes that measured meanwhile."""
         seconds = time.monotonic() - self._monotonic
         own_s = time.process_time() - self._own_cpu_s + measured_cpu_s
-        times, throttled = cpu_times(), throttled_periods()
+        times, throttled = cpu_times(self._stat), throttled_periods()
         steal = outside = None
         if times is not None and self._times is not None and times.total > self._times.total:
             ticks = times.total - self._times.total

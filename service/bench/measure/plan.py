@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,7 +49,10 @@ PROFILES: dict[Profile, Repetitions] = {
 
 @dataclass(frozen=True)
 class Request:
-    """What someone asks for. Without `models`: all that share the default model's label set."""
+    """What someone asks for. Without `models`: all that share the default model's label set.
+
+    `launches`, `rounds` of each and `runs` of an entry in a round: instead of the profile's.
+    """
 
     models: tuple[str, ...] | None = None
     profile: str = "quick"
@@ -61,6 +64,21 @@ class Request:
     url: str | None = None
     budget_ms: float | None = None
     seed: int | None = None
+    launches: int | None = None
+    rounds: int | None = None
+    runs: int | None = None
+
+    def repetitions(self, profile: Profile) -> Repetitions:
+        """The profile's, with the `launches`, `rounds` and exactly as many `runs` as are asked for."""
+        changes: dict[str, float | None] = {
+            "launches": self.launches,
+            "server_launches": self.launches,
+            "rounds": self.rounds,
+            "block_runs": self.runs,
+            "block_s": None if self.runs is None else 0.0,
+        }
+        given = {name: value for name, value in changes.items() if value is not None}
+        return replace(PROFILES[profile], **given)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -118,7 +136,7 @@ def make_plan(registry: Registry, request: Request, *, repetitions: Repetitions 
     again = first.entry.model_copy(update={"name": f"{first.entry.name}#again", "control": True})
     worker_entries.insert(worker_entries.index(first) + 1, WorkerEntry(entry=again, folder=first.folder))
 
-    chosen = repetitions or PROFILES[profile]
+    chosen = repetitions or request.repetitions(profile)
     launches = chosen.server_launches if scenario == "server" else chosen.launches
     rounds = 1 if scenario == "server" else chosen.rounds
     seed = request.seed if request.seed is not None else random.SystemRandom().randrange(2**31)

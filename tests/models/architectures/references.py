@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from models.publish.reference_libraries import timm, torchvision_models
+from models.publish.pull import import_torchvision, timm
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,13 @@ def _nested(prefix: str, sizes: tuple[int, ...], first: int = 0) -> list[str]:
 
 def _torchvision(name: str, width: float = 1.0) -> Callable[[], torch.nn.Module]:
     options = {} if width == 1.0 else {"width_mult": width}
-    return lambda: getattr(torchvision_models(), name)(**options)
+
+    def make() -> torch.nn.Module:
+        import_torchvision()
+        network: torch.nn.Module = getattr(importlib.import_module("torchvision.models"), name)(**options)
+        return network
+
+    return make
 
 
 def _timm(name: str) -> Callable[[], torch.nn.Module]:

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from models.__main__ import main  # noqa: E402
+from models.cli import main  # noqa: E402
 from models.compress.int8_check import Int8Check  # noqa: E402
 from models.compress.search import found  # noqa: E402
 from models.cost.profiling import profile  # noqa: E402

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from models.__main__ import main
+from models.cli import main
 
 pytestmark = pytest.mark.torch
 

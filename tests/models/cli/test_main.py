@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from models.__main__ import main
+from models.cli import main
 from models.errors import ModelsError
 
 

@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from models.__main__ import main
 from models.architectures.fashion import design_of
+from models.cli import main
 from models.train.checkpoint import CheckpointError
 from models.train.family import run_folder, trained
 

@@ -41,19 +41,19 @@ class Counted(torch.nn.Module):
 
 
 def cache_of(job: Job, folder: Path, *teachers: Any, identity: Any = "a") -> TeacherCache:
-    return TeacherCache(folder, teachers, identity, job.learn, job.config, SETTINGS)
+    return TeacherCache(folder, teachers, identity, job.train, job.config, SETTINGS)
 
 
 def test_each_pass_is_asked_for_once_even_by_another_process(tmp_path: Path) -> None:
     job, teacher = tiny_job(tmp_path), Counted()
     cache = cache_of(job, tmp_path / "teacher", teacher)
     first = [cache.log_probabilities(number) for number in range(2)]
-    assert teacher.asked == 2 * len(job.learn)
+    assert teacher.asked == 2 * len(job.train)
     assert not torch.equal(first[0], first[1])
     again = cache_of(job, tmp_path / "teacher", teacher).log_probabilities(0)
     assert torch.equal(again, first[0])
-    assert teacher.asked == 2 * len(job.learn)
-    assert first[0].exp().sum(1).numpy() == pytest.approx(np.ones(len(job.learn)), abs=2e-3)
+    assert teacher.asked == 2 * len(job.train)
+    assert first[0].exp().sum(1).numpy() == pytest.approx(np.ones(len(job.train)), abs=2e-3)
 
 
 def test_another_teachers_answers_are_refused(tmp_path: Path) -> None:
@@ -80,11 +80,11 @@ def test_the_loss_is_least_where_the_student_says_what_the_teacher_says(tmp_path
     objective = distilling(cache, job.config, SETTINGS.model_copy(update={"weight": 1.0}))
     indices = torch.arange(20)
     teacher = cache.log_probabilities(1)[indices]
-    assert objective(teacher, job.learn.classes[indices], indices, 3).abs().max() < 1e-5
+    assert objective(teacher, job.train.classes[indices], indices, 3).abs().max() < 1e-5
     other = teacher + torch.randn_like(teacher)
     softened = [(x / 2).softmax(1) for x in (teacher, other)]
     expected = 4 * (softened[0] * (softened[0] / softened[1]).log()).sum(1)
-    found = objective(other, job.learn.classes[indices], indices, 1)
+    found = objective(other, job.train.classes[indices], indices, 1)
     assert torch.allclose(found, expected, atol=1e-4)
 
 

@@ -31,7 +31,7 @@ from models.compress.search import (
     within,
     write_candidates,
 )
-from models.compress.search_picture import draw_front
+from models.report.pictures import draw_front
 
 pytestmark = pytest.mark.torch
 
@@ -39,6 +39,11 @@ pytestmark = pytest.mark.torch
 def by_width(design: Design) -> float:
     """An accuracy that costs no training: the wider the better."""
     return min(0.99, sum(stage.channels for stage in design.stages) / 600)
+
+
+def by_macs(design: Design) -> float:
+    """A latency that costs no measurement."""
+    return macs_of(design) / 1e8
 
 
 def test_it_resumes_after_being_cut_off_and_draws_its_front(tmp_path: Path) -> None:
@@ -51,10 +56,10 @@ def test_it_resumes_after_being_cut_off_and_draws_its_front(tmp_path: Path) -> N
         return by_width(design)
 
     with pytest.raises(KeyboardInterrupt):
-        search(tmp_path, 4, cut_off, say=lambda _line: None)
+        search(tmp_path, 4, cut_off, say=lambda _line: None, measure_p50_ms=by_macs)
     assert len(found(tmp_path)) == 2
     lines: list[str] = []
-    candidates = search(tmp_path, 4, by_width, say=lines.append)
+    candidates = search(tmp_path, 4, by_width, say=lines.append, measure_p50_ms=by_macs)
     assert len(candidates) == 4
     assert len(lines) == 2
     assert [c.design for c in candidates][:2] == judged
@@ -77,7 +82,8 @@ def test_it_resumes_after_being_cut_off_and_draws_its_front(tmp_path: Path) -> N
 
 
 def test_candidates_of_another_training_are_not_added(tmp_path: Path) -> None:
-    search(tmp_path, 1, by_width, "3 epochs", say=lambda _line: None)
+    (candidate,) = search(tmp_path, 1, by_width, "3 epochs", say=lambda _line: None)
+    assert candidate.p50_ms > 0
     with pytest.raises(ValueError, match="judges by 3 epochs, not by 4 epochs; give another --runs"):
         search(tmp_path, 1, by_width, "4 epochs", say=lambda _line: None)
 
@@ -125,10 +131,10 @@ def test_a_design_that_comes_again_is_not_trained_again(tmp_path: Path) -> None:
         judged.append(design)
         return by_width(design)
 
-    search(tmp_path, 2, judge, say=lambda _line: None)
+    search(tmp_path, 2, judge, say=lambda _line: None, measure_p50_ms=by_macs)
     study = optuna.load_study(study_name=STUDY, storage=f"sqlite:///{tmp_path / STORAGE}")
     study.enqueue_trial(study.trials[0].params)
-    candidates = search(tmp_path, 3, judge, say=lambda _line: None)
+    candidates = search(tmp_path, 3, judge, say=lambda _line: None, measure_p50_ms=by_macs)
     again = study.trials[2]
     assert again.user_attrs["same_as"] == 0
     assert again.values == study.trials[0].values

@@ -1,99 +1,82 @@
-"""Rounds in changing order, summarised; machines and what disturbs them."""
+"""What `weighin bench` measures of models, and what is read back from its bundles."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
-pytest.importorskip("torch")
+from models.cost.latency import Effort, Latency, measure, measurement, read_bundle
+from models.errors import ModelsError
+from service.bench.bundle import Flag
+from service.bench.bundle_file import from_json, to_json, write_bundle
+from tests.helpers.networks import save_network
+from tests.service.bench import bundles
 
-from models.cost.latency import WARM_UP_RUNS, interleaved, measure, order, summarised
-from models.zoo.machine import Disturbance, Watch, this_machine
-
-pytestmark = pytest.mark.torch
-
-
-def product(size: int) -> bytes:
-    """A model that multiplies (1, size) by a matrix."""
-    helper = onnx.helper
-    weight = onnx.numpy_helper.from_array(np.ones((size, size), dtype=np.float32), "w")
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
-        "product",
-        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, size])],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, size])],
-        [weight],
-    )
-    return helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10
-    ).SerializeToString()
+SLOW = [
+    ("MatMul", ["wide"], {}),
+    ("MatMul", ["square"], {}),
+    ("MatMul", ["narrow"], {}),
+]
+ROUNDS = [[1_000_000, 1_100_000, 90_000_000], [2_000_000] * 3, [3_000_000] * 3]
 
 
-def test_every_round_has_an_order_of_its_own_that_can_be_had_again() -> None:
-    names = [f"m{index}" for index in range(12)]
-    orders = [order(names, 3, number) for number in range(5)]
-    assert all(sorted(one) == sorted(names) for one in orders)
-    assert len({tuple(one) for one in orders}) == 5
-    assert orders == [order(names, 3, number) for number in range(5)]
-    assert order(names, 4, 0) != orders[0]
-
-
-def test_a_larger_model_takes_longer() -> None:
-    image = {size: np.zeros((1, size), dtype=np.float32) for size in (16, 2048)}
-    found = interleaved({str(size): (product(size), image[size]) for size in image}, rounds=3, runs=20)
-    assert found["2048"].p50_ms > 3 * found["16"].p50_ms > 0
-    for latency in found.values():
-        assert (latency.rounds, latency.runs) == (3, 60)
+@pytest.mark.fault
+def test_a_larger_model_takes_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHIN_DATABASE_URL", "postgresql://user@127.0.0.1:1/none")
+    sizes = {"wide": (10, 1024), "square": (1024, 1024), "narrow": (1024, 10)}
+    weights = {name: np.full(size, 1e-3, np.float32) for name, size in sizes.items()}
+    save_network(tmp_path, "small")
+    save_network(tmp_path, "large", SLOW, weights=weights)
+    bundle = measure(tmp_path, ["small", "large"], Effort(rounds=4, runs=7, launches=2))
+    assert from_json(json.dumps(bundle)).configuration.baseline == "small"
+    found = measurement(bundle)
+    assert (found.rounds, found.runs) == (4, 7)
+    assert found.latency["large"].p50_ms > 3 * found.latency["small"].p50_ms > 0
+    for latency in found.latency.values():
         assert latency.low_ms <= latency.p50_ms <= latency.high_ms
+    durations = [block["durations_ns"]["inference"] for block in bundle["blocks"]]
+    assert len(durations) == 4 * 3
+    assert all(len(each) == 7 and min(each) > 0 for each in durations)
+    assert found.control_ratio > 0
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["large", "small"]
 
 
-def test_only_the_asked_runs_are_recorded() -> None:
-    durations = measure(product(16), np.zeros((1, 16), dtype=np.float32), runs=7)
-    assert len(durations) == 7 < WARM_UP_RUNS
-    assert min(durations) > 0
+def test_a_failed_benchmark_says_why(tiny_models_dir: Path) -> None:
+    with pytest.raises(ModelsError, match=r"weighin bench failed: .*absent.*tiny"):
+        measure(tiny_models_dir, ["tiny", "absent"], Effort(rounds=1, runs=1))
 
 
-def test_a_rounds_outlier_does_not_move_its_median() -> None:
-    found = summarised([[1_000_000, 1_100_000, 90_000_000], [2_000_000] * 3, [3_000_000] * 3])
-    assert (found.p50_ms, found.low_ms, found.high_ms, found.rounds, found.runs) == (2.0, 1.1, 3.0, 3, 9)
+def test_a_rounds_outlier_does_not_move_its_median(tmp_path: Path) -> None:
+    samples = {"tiny": [ROUNDS], "tiny#again": [[[2_200_000] * 3] * 3]}
+    flags = [Flag(kind="dirty", reason="steal"), Flag(kind="drift", entry="tiny", reason="slower")]
+    write_bundle(tmp_path / "b.json", bundles.bundle(samples, control="tiny#again", flags=flags))
+    found = read_bundle(tmp_path / "b.json")
+    assert found.latency["tiny"] == Latency(p50_ms=2.0, low_ms=1.1, high_ms=3.0)
+    assert (found.rounds, found.runs) == (3, 3)
+    assert found.control_ratio == pytest.approx(1.1)
+    assert found.machine == "Test CPU (avx2), 2 cores"
+    assert found.runtime == "ONNX Runtime 1.32.0"
+    assert found.models["tiny"]["sha256"] == "0" * 64
+    assert found.doubts == ("dirty: steal",)
 
 
-def test_nothing_measured_is_an_error() -> None:
-    for rounds in ([], [[]], [[1], []]):
-        with pytest.raises(ValueError, match="no measured runs"):
-            summarised(rounds)
+def test_what_is_no_whole_bundle_is_an_error(tmp_path: Path) -> None:
+    bundle = bundles.bundle({"tiny": [ROUNDS], "tiny#again": [ROUNDS]}, control="tiny#again")
+    empty = bundle.model_copy(update={"blocks": ()})
+    changed = to_json(bundle).replace("90000000", "91000000")
+    for text in ("", "{}", "[]", changed, to_json(empty)):
+        (tmp_path / "b.json").write_text(text)
+        with pytest.raises(ValueError, match=r"b\.json is no measurement of a zoo: "):
+            read_bundle(tmp_path / "b.json")
+
+
+def test_an_effort_that_measures_nothing_is_an_error() -> None:
     with pytest.raises(ValueError, match="0 rounds of 5 runs measure nothing"):
-        interleaved({}, rounds=0, runs=5)
-
-
-def test_the_machine_is_named_by_its_cpuinfo(tmp_path: Path) -> None:
-    (tmp_path / "x86").write_text(
-        "processor\t: 0\nmodel name\t: A CPU\nflags\t\t: fpu avx2 avx512_vnni\n\nprocessor\t: 1\n"
-        "model name\t: A CPU\nflags\t\t: fpu avx2 avx512_vnni\n"
-    )
-    (tmp_path / "arm").write_text("processor\t: 0\nFeatures\t: fp asimd asimddp\n")
-    x86, arm = this_machine(tmp_path / "x86"), this_machine(tmp_path / "arm")
-    assert (x86.cpu, x86.instruction_set) == ("A CPU", ("avx2", "avx512_vnni"))
-    assert arm.instruction_set == ("asimd", "asimddp")
-    assert arm.cpu
-    assert x86.cores >= 1
-    assert this_machine(tmp_path / "missing").instruction_set == ()
-
-
-def test_time_that_others_took_is_seen(tmp_path: Path) -> None:
-    stat = tmp_path / "stat"
-    stat.write_text("cpu  1000 0 0 9000 0 0 0 0 0 0\n")
-    watch = Watch(stat)
-    assert watch.seen() is None
-    # 100 s of both cores went by: 25 s to other processes, 5 s to other machines.
-    stat.write_text("cpu  3500 0 0 16000 0 0 0 500 0 0\n")
-    seen = watch.seen()
-    assert seen is not None
-    assert seen.steal == pytest.approx(0.05)
-    assert seen.others == pytest.approx(0.25, abs=0.01)
-    assert seen.dirty
-    assert not Disturbance(steal=0.0, others=0.1).dirty
-    assert Watch(tmp_path / "missing").seen() is None
+        Effort(rounds=0, runs=5)
+    with pytest.raises(ValueError, match="5 rounds of 0 runs measure nothing"):
+        Effort.in_launches(5, 0)
+    efforts = [Effort.in_launches(rounds, 1) for rounds in (1, 5, 7, 20)]
+    assert [effort.launches for effort in efforts] == [1, 5, 1, 5]

@@ -15,7 +15,8 @@ torch = pytest.importorskip("torch")
 from models.architectures import ARCHITECTURES  # noqa: E402
 from models.blocks.catalogue import BLOCKS, build  # noqa: E402
 from models.blocks.shape import Shape  # noqa: E402
-from models.cost.profiling import Cost, analytic, profile  # noqa: E402
+from models.cost.formulas import convolutions_of, total  # noqa: E402
+from models.cost.profiling import Cost, profile  # noqa: E402
 from models.publish.recipes import RECIPES  # noqa: E402
 from models.zoo.card import read_card  # noqa: E402
 
@@ -82,18 +83,21 @@ def test_formulas_and_modules_agree_over_a_grid(block: str) -> None:
     assert len(grid) >= 45
     for shape in grid:
         counted = profile(build(block, shape), shape.size, shape.inputs)
-        assert analytic(block, shape) == counted, shape
+        assert total(convolutions_of(block, shape)) == counted, shape
 
 
 def test_formulas_by_hand() -> None:
     shape = Shape(64, 128, kernel=3, size=56)
     places = 56 * 56
-    assert analytic("standard", shape) == Cost(9 * 64 * 128 + 2 * 128, 9 * 64 * 128 * places)
-    assert analytic("depthwise-separable", shape) == Cost(
+    assert total(convolutions_of("standard", shape)) == Cost(9 * 64 * 128 + 2 * 128, 9 * 64 * 128 * places)
+    assert total(convolutions_of("depthwise-separable", shape)) == Cost(
         9 * 64 + 64 * 128 + 2 * 64 + 2 * 128, (9 * 64 + 64 * 128) * places
     )
-    assert analytic("grouped", replace(shape, groups=4)).macs == 9 * 64 * 128 * places // 4
-    share = analytic("depthwise-separable", shape).macs / analytic("standard", shape).macs
+    assert total(convolutions_of("grouped", replace(shape, groups=4))).macs == 9 * 64 * 128 * places // 4
+    share = (
+        total(convolutions_of("depthwise-separable", shape)).macs
+        / total(convolutions_of("standard", shape)).macs
+    )
     assert share == pytest.approx(1 / 128 + 1 / 9)
 
 
@@ -103,10 +107,10 @@ def test_formulas_refuse_what_the_blocks_refuse() -> None:
         ("bottleneck", Shape(64, 64, ratio=0.001), "leaves no channel"),
         ("inverted-residual", Shape(64, 64, ratio=0), "leaves no channel"),
     ):
-        for make in (analytic, build):
+        for make in (convolutions_of, build):
             with pytest.raises(ValueError, match=message):
                 make(block, shape)
-    for make in (analytic, build):
+    for make in (convolutions_of, build):
         with pytest.raises(ValueError, match="no block named 'dense'; known: standard, depthwise-separable"):
             make("dense", Shape(8, 8))
     with pytest.raises(ValueError, match="kernel is 4; an odd number"):

@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from models.__main__ import main
+from models.cli import main
 from models.data.fashion_mnist import load_test, load_train
-from models.evaluate.judgements import GAIN, judged_beside
+from models.evaluate.significance import GAIN, judged_beside
 from models.publish.publish import Origin, first, publish
 from models.train.family import run_folder, trained
 from models.zoo.card import read_card, write_card

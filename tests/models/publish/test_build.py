@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from models.__main__ import main
+from models.cli import main
 from models.data.photos import MissingPhotosError
 from models.publish.build import JUDGED_ON, build, judge, names, replaced_whole
 from models.publish.recipes import RECIPES

@@ -11,8 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from models.__main__ import main  # noqa: E402
 from models.architectures.fashion import create  # noqa: E402
+from models.cli import main  # noqa: E402
 from models.data.fashion_mnist import Images, load_test, load_train  # noqa: E402
 from models.evaluate.accuracy import (  # noqa: E402  # noqa: E402
     Classes,
@@ -23,7 +23,7 @@ from models.evaluate.accuracy import (  # noqa: E402  # noqa: E402
     probabilities,
     stability,
 )
-from models.evaluate.judgements import PAIRS, judged_beside  # noqa: E402
+from models.evaluate.significance import PAIRS, judged_beside  # noqa: E402
 from models.onnx_tools.quantize import QuantizationPlan  # noqa: E402
 from models.publish.publish import Origin, first, publish, publish_int8  # noqa: E402
 from models.train.family import fresh  # noqa: E402

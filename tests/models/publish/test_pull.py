@@ -16,12 +16,11 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
-from models.__main__ import main  # noqa: E402
 from models.architectures.initialise import randomise  # noqa: E402
+from models.cli import main  # noqa: E402
+from models.export.to_onnx import model_file  # noqa: E402
 from models.onnx_tools.session import open_session  # noqa: E402
-from models.publish.build import model_file  # noqa: E402
-from models.publish.pull import input_spec, label_set, pull  # noqa: E402
-from models.publish.reference_libraries import timm  # noqa: E402
+from models.publish.pull import input_spec, label_set, pull, timm  # noqa: E402
 from models.zoo.card import read_card  # noqa: E402
 from models.zoo.labels import read_labels  # noqa: E402
 from models.zoo.preprocess import preprocess  # noqa: E402

@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from models.__main__ import main
+from models.cli import main
+from models.cost.latency import Latency, Measurement, measurement
 from models.report.page import REFERENCE, page, page_beside
-from models.report.weighed import FIGURES, Figures, Row, as_json, front, inversions, rows
+from models.report.results import FIGURES, Row, front, inversions, rows
 from models.zoo.card import Accuracy, Card, read_card, write_card
+from service.bench.bundle import Bundle, Flag, ModelFacts
+from service.bench.bundle_file import to_json, write_bundle
+from tests.service.bench import bundles
 
 
 @pytest.fixture
@@ -20,23 +24,38 @@ def zoo(tiny_models_dir: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_models_dir, tmp_path / "zoo"))
 
 
-def figures_of(zoo: Path, **p50_ms: float) -> Figures:
-    cards = [read_card(path.parent) for path in zoo.glob("*/card.json")]
+def bundle_of(zoo: Path, **p50_ms: float) -> Bundle:
+    """A bundle of 3 rounds of 5 runs on a machine that does not exist."""
+    cards = [read_card(path.parent) for path in sorted(zoo.glob("*/card.json"))]
     times = {card.name: p50_ms.get(card.name.replace("-", "_"), 1.0) for card in cards}
-    return Figures("a machine", 3, 5, times, {card.name: card.file.sha256 for card in cards})
+    times["again"] = times[cards[0].name]
+    samples = {name: [[[int(1e6 * time)] * 5] * 3] for name, time in times.items()}
+    made = bundles.bundle(samples, control="again", on=bundles.fingerprint("a machine"))
+    return made.model_copy(update={"models": tuple(ModelFacts.of(card) for card in cards)})
+
+
+def measured_of(bundle: Bundle) -> Measurement:
+    return measurement(json.loads(to_json(bundle)))
 
 
 def row(tiny: Card, name: str, accuracy: float, p50_ms: float, macs: int) -> Row:
     measured = Accuracy(value=accuracy, kind="measured", dataset="d", n=100, how="h")
-    return Row(tiny.model_copy(update={"name": name, "accuracy": measured, "macs": macs}), p50_ms)
+    card = tiny.model_copy(update={"name": name, "accuracy": measured, "macs": macs})
+    return Row(card, Latency(p50_ms, p50_ms, p50_ms))
 
 
 def test_the_page_lists_every_model_the_fastest_first(zoo: Path) -> None:
-    text = page(zoo, figures_of(zoo, tiny=0.5, tiny_b=0.25))
+    text = page(zoo, measured_of(bundle_of(zoo, tiny=0.5, tiny_b=0.25)))
     assert text.index("| `tiny-b` |") < text.index("| `tiny` |")
     assert "## tiny-10" in text
-    assert "0.250 ms" in text
-    assert "a machine: 3 rounds of 5 runs" in text
+    assert "| 0.250 ms (0.250 to 0.250) |" in text
+    assert "a machine (avx2), 2 cores, ONNX Runtime 1.32.0: 3 rounds of 5 runs" in text
+    assert "Not to be trusted" not in text
+
+
+def test_the_page_says_what_speaks_against_the_measurement(zoo: Path) -> None:
+    dirty = bundle_of(zoo).with_flag(Flag(kind="dirty", reason="others ran"))
+    assert "**Not to be trusted**: dirty: others ran." in page(zoo, measured_of(dirty))
 
 
 def test_the_front_is_what_nothing_beats(zoo: Path) -> None:
@@ -52,17 +71,17 @@ def test_the_front_is_what_nothing_beats(zoo: Path) -> None:
 
 
 def test_a_model_that_changed_since_it_was_measured_is_named(zoo: Path) -> None:
-    figures = figures_of(zoo)
-    assert len(rows(zoo, figures)) == 2
-    changed = replace(figures, sha256=dict(figures.sha256) | {"tiny": "0" * 64})
+    measured = measured_of(bundle_of(zoo))
+    assert len(rows(zoo, measured)) == 2
+    changed = replace(measured, models={**measured.models, "tiny": {"sha256": "0" * 64}})
     with pytest.raises(ValueError, match="not measured as they are now: tiny; run: python -m models report"):
         rows(zoo, changed)
 
 
 def test_a_card_that_changed_is_found_by_the_check(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    figures, output = figures_of(zoo), zoo.parent / "zoo.md"
-    output.write_text(page(zoo, figures))
-    (zoo.parent / FIGURES).write_text(as_json(figures))
+    bundle, output = bundle_of(zoo), zoo.parent / "zoo.md"
+    output.write_text(page(zoo, measured_of(bundle)))
+    write_bundle(zoo.parent / FIGURES, bundle)
     command = ["report", "--check", "--zoo", str(zoo), "--output", str(output)]
     assert main(command) == 0
     card = read_card(zoo / "tiny")
@@ -76,29 +95,31 @@ def test_a_card_that_changed_is_found_by_the_check(zoo: Path, capsys: pytest.Cap
 
 def test_the_reference_networks_are_told_of_where_they_were_measured(zoo: Path) -> None:
     output = zoo.parent / "zoo.md"
-    (zoo.parent / FIGURES).write_text(as_json(figures_of(zoo)))
+    write_bundle(zoo.parent / FIGURES, bundle_of(zoo))
     assert "Reference networks" not in page_beside(output, zoo)
-    latency = {"p50_ms": 2.5, "low_ms": 2.4, "high_ms": 2.75}
-    published = {"top_1": 58.2, "parameters": 1.24, "macs": 349, "source": "somebody's table"}
-    network = {"network": "squeezenet", "input_size": 224, "parameters": 1235496, "macs": 349151936}
-    network |= {"published": published, "fp32": latency, "int8": latency, "int8_speedup": 1.5}
-    figures = {
-        "networks": [network],
-        "machine": {"cpu": "a CPU", "instruction_set": ["avx2"]},
-        "dirty": False,
+    floating = [[2_500_000] * 3, [2_400_000] * 3, [2_750_000] * 3]
+    samples = {
+        "squeezenet-fp32": [floating],
+        "squeezenet-fp32#again": [[[2_510_000] * 3] * 3],
+        "squeezenet-int8": [[[1_250_000] * 3, [1_200_000] * 3, [1_300_000] * 3]],
     }
-    figures |= {"runtime": "a runtime", "rounds": 20, "runs": 32, "control_ratio": 1.004}
-    (zoo.parent / REFERENCE).write_text(json.dumps(figures))
+    made = bundles.bundle(samples, control="squeezenet-fp32#again", on=bundles.fingerprint("a CPU"))
+    facts = made.models[0].model_copy(update={"parameters": 1235496, "macs": 349151936})
+    made = made.model_copy(update={"models": (facts, *made.models[1:])})
+    (zoo.parent / REFERENCE).write_text(f"[{to_json(made)}]")
     text = page_beside(output, zoo)
     assert "## Reference networks at ImageNet's size, untrained" in text
     assert (
-        "| squeezenet | 224 | 1.24 M | 349 M | 2.50 (2.40 to 2.75) | 2.50 (2.40 to 2.75) | 1.50 | 58.2 %"
+        "| squeezenet | 224 | 1.24 M | 349 M | 2.50 (2.40 to 2.75) | 1.25 (1.20 to 1.30) | 2.00 | 58.2 %"
         in text
     )
-    assert "20 rounds of 32 runs" in text
-    (zoo.parent / REFERENCE).write_text('{"networks": [{}]}')
-    with pytest.raises(ValueError, match="no measurement of the reference networks"):
-        page_beside(output, zoo)
+    assert "a CPU (avx2), 2 cores, ONNX Runtime 1.32.0, one thread, 3 rounds of 3 runs" in text
+    assert "ratios 1.004 to 1.004." in text
+    other = made.model_copy(update={"fingerprint": bundles.fingerprint("another CPU")})
+    for damaged in ("[{}]", "{}", "[]", f"[{to_json(made)},{to_json(other)}]"):
+        (zoo.parent / REFERENCE).write_text(damaged)
+        with pytest.raises(ValueError, match="no measurement of the reference networks"):
+            page_beside(output, zoo)
 
 
 @pytest.mark.torch

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from models.evaluate.judgements import JudgedFurther
+from models.cost.latency import Latency
+from models.evaluate.significance import JudgedFurther
+from models.report.results import Row
 from models.report.techniques import SEARCHED, paragraphs, technique
-from models.report.weighed import Row
 from models.zoo.card import Accuracy, Agreement, Card, Interval, read_card
 
 
@@ -22,7 +23,8 @@ def row(tiny: Card, name: str, p50_ms: float, accuracy: float | None, **changes:
     measured = (
         None if accuracy is None else Accuracy(value=accuracy, kind="measured", dataset="d", n=9, how="h")
     )
-    return Row(tiny.model_copy(update={"name": name, "accuracy": measured, **changes}), p50_ms)
+    card = tiny.model_copy(update={"name": name, "accuracy": measured, **changes})
+    return Row(card, Latency(p50_ms, p50_ms, p50_ms))
 
 
 @pytest.mark.parametrize(

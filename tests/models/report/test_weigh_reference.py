@@ -1,4 +1,4 @@
-"""Weighing reference networks: figures beside what is published, and rounds that survive a kill."""
+"""Measuring reference networks: latency beside what is published, and bundles that survive a kill."""
 
 from __future__ import annotations
 
@@ -11,64 +11,66 @@ import pytest
 
 pytest.importorskip("torch")
 
-from models.__main__ import main
 from models.architectures import ARCHITECTURES
-from models.report.published import PUBLISHED
-from models.report.weigh_reference import CONTROL, Plan, weigh
+from models.cli import main
+from models.cost.latency import Effort
+from models.report.reference_table import PUBLISHED, read_bundles
+from models.report.weigh_reference import Plan, weigh
 
 pytestmark = pytest.mark.torch
 
-NETWORK = "squeezenet"
+NETWORK, OTHER = "squeezenet", "mobilenet-v3-small"
+EFFORT = Effort(rounds=2, runs=2)
 
 
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one network measured for a single round."""
-    folder = tmp_path_factory.mktemp("weigh")
-    weigh(Plan((NETWORK,), rounds=1, runs=2), folder, folder / "figures.json", [].append)
-    return folder
-
-
-def test_a_killed_measurement_goes_on_where_it_was(work: Path) -> None:
-    first = (work / "rounds.jsonl").read_bytes().splitlines()[1]
-    models = {path.name: path.stat().st_mtime_ns for path in work.glob("*.onnx")}
-    command = [sys.executable, "-m", "models", "weigh-reference", "--networks", NETWORK, "--runs", "2"]
-    command += ["--work", str(work), "--rounds"]
-    with subprocess.Popen([*command, "1000"], stderr=subprocess.PIPE, text=True) as running:
+def test_a_killed_measurement_goes_on_where_it_was(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "models", "weigh-reference", "--networks", f"{NETWORK},{OTHER}"]
+    command += ["--rounds", "2", "--runs", "2", "--work", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         assert running.stderr is not None
-        seen = [running.stderr.readline() for _ in range(3)]
+        seen = []
+        for line in running.stderr:
+            seen.append(line)
+            if line == f"measuring {OTHER}, 2 of 2\n":
+                break
         running.kill()
-    assert seen == [f"round {number} of 1000\n" for number in (2, 3, 4)]
-    with (work / "rounds.jsonl").open("ab") as file:
-        file.write(b'{"ns": {"half a round')
+    assert seen[-2:] == [f"measuring {NETWORK}, 1 of 2\n", f"measuring {OTHER}, 2 of 2\n"]
+    log = tmp_path / "bundles.jsonl"
+    (first,) = log.read_bytes().splitlines()[1:]
+    models = {path: path.stat().st_mtime_ns for path in tmp_path.glob("models/*/*")}
+    with log.open("ab") as file:
+        file.write(b'{"entries": ["half a bundle')
 
     lines: list[str] = []
-    table = weigh(Plan((NETWORK,), rounds=4, runs=2), work, work / "figures.json", lines.append)
-    assert lines == ["round 4 of 4"]
-    kept = (work / "rounds.jsonl").read_bytes().splitlines()
-    assert len(kept) == 5
+    table = weigh(Plan((NETWORK, OTHER), EFFORT), tmp_path, tmp_path / "figures.json", lines.append)
+    assert lines == [f"measuring {OTHER}, 2 of 2"]
+    kept = log.read_bytes().splitlines()
+    assert len(kept) == 3
     assert kept[1] == first
-    assert {path.name: path.stat().st_mtime_ns for path in work.glob("*.onnx")} == models
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("models/*/*")} == models
 
-    figures = json.loads((work / "figures.json").read_text())
-    (one,) = figures["networks"]
-    assert (one["network"], one["weights"], one["input_size"]) == (NETWORK, "untrained", 224)
-    assert (one["parameters"], one["macs"]) == (1235496, 349151936)
-    assert one["published"]["top_1"] == 58.2
-    assert one["fp32"]["rounds"] == one["int8"]["rounds"] == figures["rounds"] == 4
-    assert one["fp32"]["low_ms"] <= one["fp32"]["p50_ms"] <= one["fp32"]["high_ms"]
-    assert one["int8"]["file_bytes"] < 0.4 * one["fp32"]["file_bytes"]
-    assert figures["control_ratio"] > 0
-    assert figures["machine"]["cpu"]
+    bundles = json.loads((tmp_path / "figures.json").read_text())
+    assert bundles == [json.loads(line) for line in kept[1:]]
+    assert not any(model["trained"] for bundle in bundles for model in bundle["models"])
+    one = read_bundles(tmp_path / "figures.json")[0]
+    floating, integer = one.models[f"{NETWORK}-fp32"], one.models[f"{NETWORK}-int8"]
+    assert (floating["height"], floating["width"]) == (224, 224)
+    assert (floating["parameters"], floating["macs"]) == (1235496, 349151936)
+    assert integer["bytes"] < 0.4 * floating["bytes"]
+    assert (one.rounds, one.runs) == (2, 2)
+    assert one.control_ratio > 0
+    assert one.machine
+    latency = one.latency[f"{NETWORK}-fp32"]
+    assert latency.low_ms <= latency.p50_ms <= latency.high_ms
     assert "untrained" in table
-    assert f"| {NETWORK} | 224 | 1.24 M | 349 M | {one['fp32']['p50_ms']:.2f} (" in table
-    for name in (f"{NETWORK} fp32", f"{NETWORK} int8", f"{NETWORK} fp32{CONTROL}"):
-        assert all(len(json.loads(line)["ns"][name]) == 2 for line in kept[1:])
+    assert f"| {NETWORK} | 224 | 1.24 M | 349 M | {latency.p50_ms:.2f} (" in table
+    assert "| 58.2 % |" in table
+    names = {f"{NETWORK}-fp32", f"{NETWORK}-int8", f"{NETWORK}-fp32#again"}
+    assert {block["entry"] for block in bundles[0]["blocks"]} == names
+    assert all(len(block["durations_ns"]["inference"]) == 2 for block in bundles[0]["blocks"])
 
-
-def test_other_conditions_are_refused(work: Path) -> None:
     with pytest.raises(ValueError, match=r"measured under other conditions \(runs differ\); remove it"):
-        weigh(Plan((NETWORK,), rounds=1, runs=3), work, work / "figures.json", [].append)
+        weigh(Plan((NETWORK, OTHER), Effort(2, 3)), tmp_path, tmp_path / "figures.json", lines.append)
 
 
 def test_unknown_networks_and_empty_plans_are_refused(
@@ -76,11 +78,11 @@ def test_unknown_networks_and_empty_plans_are_refused(
 ) -> None:
     assert main(["weigh-reference", "--networks", "vgg,squeezenet", "--work", str(tmp_path)]) == 1
     assert "no reference network named 'vgg'; known: mobilenet-v1, " in capsys.readouterr().err
-    for arguments in ({"rounds": 0}, {"runs": 0}):
-        with pytest.raises(ValueError, match="at least 1 is needed"):
-            Plan((NETWORK,), **arguments)
+    for rounds, runs in ((0, 32), (20, 0)):
+        with pytest.raises(ValueError, match="at least 1 of each is needed"):
+            Effort.in_launches(rounds, runs)
     with pytest.raises(ValueError, match="known: mobilenet-v1"):
-        Plan(())
+        Plan((), EFFORT)
 
 
 def test_all_that_is_published_is_there() -> None:

@@ -10,10 +10,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from models.__main__ import main  # noqa: E402
+from models.cli import main  # noqa: E402
 from models.train import checkpoint  # noqa: E402
 from models.train.checkpoint import CheckpointError  # noqa: E402
-from models.train.device import device_of, recorded  # noqa: E402
+from models.train.device import cuda_graph, device_of  # noqa: E402
 from models.train.loop import CHECKPOINT, train  # noqa: E402
 from tests.models.train.test_loop import fresh, tiny_job  # noqa: E402
 
@@ -37,13 +37,15 @@ def test_an_unknown_device_is_named_with_those_that_are_known() -> None:
 
 def test_on_the_processor_a_network_is_used_as_it_is() -> None:
     network = fresh()
-    assert recorded(network, torch.zeros(4, 1, 28, 28)) is network
+    assert cuda_graph(network, torch.zeros(4, 1, 28, 28)) is network
 
 
 @needs_gpu
 def test_a_gpu_trains_as_the_processor_does(tmp_path: Path) -> None:
     job = tiny_job(tmp_path, epochs=2)
-    there = replace(job, folder=tmp_path / "gpu", learn=job.learn.to("cuda"), choose=job.choose.to("cuda"))
+    there = replace(
+        job, folder=tmp_path / "gpu", train=job.train.to("cuda"), validation=job.validation.to("cuda")
+    )
     networks = [fresh(), fresh()]
     for network in networks:
         network.dropout.p = 0.0  # its random numbers differ from device to device
@@ -61,7 +63,7 @@ def test_a_record_computes_what_the_network_does_and_leaves_it_as_it_was() -> No
     network.dropout.p = 0.0
     before = copy.deepcopy(network)
     batch = torch.randn(16, 1, 28, 28, device="cuda")
-    forward = recorded(network, batch)
+    forward = cuda_graph(network, batch)
     assert all(
         torch.equal(a, b)
         for a, b in zip(before.state_dict().values(), network.state_dict().values(), strict=True)

@@ -45,12 +45,12 @@ def tiny_config(epochs: int = 3) -> TrainConfig:
 
 def tiny_job(folder: Path, epochs: int = 3) -> Job:
     dataset = make_tiny_fashion(folder / "data")
-    learn, choose = split(load_train(folder / "data", dataset), 40, seed=0)
+    train_images, validation = split(load_train(folder / "data", dataset), 40, seed=0)
     return Job(
         folder=folder / "run",
         identity={"design": TINY.model_dump()},
-        learn=Prepared.of(learn),
-        choose=Prepared.of(choose),
+        train=Prepared.of(train_images),
+        validation=Prepared.of(validation),
         config=tiny_config(epochs),
     )
 
@@ -74,7 +74,7 @@ def test_it_learns_and_logs_every_epoch(tmp_path: Path) -> None:
     outcome = train(network, job, bar=False)
     assert outcome.accuracy is not None
     assert outcome.accuracy >= 0.9
-    assert accuracy(network, job.choose) == outcome.accuracy
+    assert accuracy(network, job.validation) == outcome.accuracy
     assert not network.training
     log = log_of(job)
     assert [entry["epoch"] for entry in log] == list(range(1, 9))

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
-from models.__main__ import _parser
+from models.cli import app
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "training.md"
 COMMANDS = re.findall(r"(?:^\$ |do |-m )models? ([a-z0-9-]+)(.*?)(?:#|;|$)", PAGE.read_text(), re.MULTILINE)
 
 
-def subparsers() -> dict[str, argparse.ArgumentParser]:
-    action = next(a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
-    return dict(action.choices)
+def options() -> dict[str, set[str]]:
+    """The options of each command."""
+    group = get_command(app)
+    commands = getattr(group, "commands")  # noqa: B009
+    return {name: {o for p in command.params for o in p.opts} for name, command in commands.items()}
 
 
 @pytest.mark.parametrize(("command", "rest"), COMMANDS, ids=[f"{c}{i}" for i, (c, _) in enumerate(COMMANDS)])
 def test_each_command_takes_its_options(command: str, rest: str) -> None:
-    parser = subparsers()[command]
-    known = {option for action in parser._actions for option in action.option_strings}
-    assert set(re.findall(r"--[a-z0-9-]+", rest)) <= known
+    assert set(re.findall(r"--[a-z0-9-]+", rest)) <= options()[command]
 
 
 def test_every_step_is_there() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.__main__ import card_table
+from models.cli.zoo import card_table
 from models.zoo.card import read_card
 from tests.models.zoo.card_facts import untrue_facts
 

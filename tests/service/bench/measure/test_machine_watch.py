@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -68,3 +69,21 @@ def test_its_own_work_is_not_outside_load() -> None:
     assert reading.outside_load == 0
     assert reading.clock_jump_s == pytest.approx(0, abs=0.2)
     assert reading.seconds > 0
+
+
+def test_time_that_others_took_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    stat = tmp_path / "stat"
+    stat.write_text("cpu0  500 0 0 4500 0 0 0 0 0 0\ncpu1  500 0 0 4500 0 0 0 0 0 0\n")
+    watch = MachineWatch("during", 0, stat)
+    assert (watch.read().steal_fraction, watch.read().outside_load) == (None, None)
+    # 100 s of both cores went by: 25 s to other processes, 5 s to other machines.
+    stat.write_text("cpu0  3000 0 0 6500 0 0 0 500 0 0\ncpu1  500 0 0 9500 0 0 0 0 0 0\n")
+    reading = watch.read()
+    assert reading.steal_fraction == pytest.approx(0.05)
+    assert reading.outside_load == pytest.approx(0.25, abs=0.01)
+    (found,) = violations([reading])
+    assert "the hypervisor took 5.0%" in found
+    assert violations([reading.model_copy(update={"steal_fraction": 0.0, "outside_load": 0.1})]) == []
+    missing = MachineWatch("during", 0, tmp_path / "missing").read()
+    assert (missing.steal_fraction, missing.outside_load) == (None, None)

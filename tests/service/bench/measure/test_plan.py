@@ -32,6 +32,15 @@ def test_profiles_have_the_runs_that_their_claims_need() -> None:
     assert publish.launches * publish.rounds * publish.block_s >= 60
 
 
+def test_launches_rounds_and_runs_replace_the_profiles(registry: Registry) -> None:
+    asked = make_plan(registry, Request(profile="publish", launches=2, rounds=3, runs=5)).configuration
+    assert (asked.launches, asked.rounds, asked.block_runs, asked.block_s) == (2, 3, 5, 0.0)
+    asked = make_plan(registry, Request(profile="publish", rounds=3)).configuration
+    publish = PROFILES["publish"]
+    assert (asked.launches, asked.rounds) == (publish.launches, 3)
+    assert (asked.block_runs, asked.block_s) == (publish.block_runs, publish.block_s)
+
+
 def test_every_round_has_every_entry_in_an_order_of_its_own_and_a_seed_repeats_it(registry: Registry) -> None:
     plan = make_plan(registry, Request(profile="publish", seed=5))
     names = {"tiny", "tiny#again", "tiny-b"}

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.similar.corpus import FashionMnist
-from benchmarks.similar.edited import EDITS, Looks
+from benchmarks.retrieval.corpus import FashionMnist
+from benchmarks.retrieval.edited import EDITS, Looks
 from service.gallery.duplicates import NEAR_COSINE, NEAR_HASH_BITS, perceptual_hash
 
 RULES = tuple((bits, cosine) for bits in (4, 6, 8, 10, 12, 16) for cosine in (0.75, 0.85, 0.9, 0.95))

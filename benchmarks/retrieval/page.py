@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.proof.results import Record, Results
-from benchmarks.similar.edited import EDITS, PICTURES
-from benchmarks.similar.near import rule_rows
-from benchmarks.similar.rivals import RIVALS
+from benchmarks.results import Record, Results
+from benchmarks.retrieval.edited import EDITS, PICTURES
+from benchmarks.retrieval.near import rule_rows
+from benchmarks.retrieval.rivals import RIVALS
 from models.zoo.statistics import wilson
 
 PAGE = Path(__file__).parents[2] / "docs" / "retrieval.md"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.proof.results import Results
+from benchmarks.results import Results
 from models.zoo.statistics import percentile_bound
 from service.bench.measure.inputs import as_jpeg, natural_picture
 from service.bench.measure.scenarios import at_rate, one_after_another

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.similar.corpus import FashionMnist
-from benchmarks.similar.embeddings import Embedder, embeddings
+from benchmarks.retrieval.corpus import FashionMnist
+from benchmarks.retrieval.embeddings import Embedder, embeddings
 from models.zoo.card import Retrieval, read_card, write_card
 
 K = 10

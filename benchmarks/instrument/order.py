@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
-from benchmarks.proof.results import Results
+from benchmarks.results import Results
 from service.bench.bundle import Bundle
 from service.bench.judge.verdicts import Verdict, compare_entries
 from service.bench.measure.plan import Request, make_plan

@@ -1,4 +1,4 @@
-"""Which differences between networks are real: what `evaluate` and `gain` found, in words; needs no torch."""
+"""Significance of differences between networks, as `evaluate` and `gain` found it, in words; no torch."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.proof.results import Record, Results
+from benchmarks.results import Record, Results
 from models.zoo.card import read_card
 from models.zoo.preprocess import preprocess
 from models.zoo.statistics import holm, wilson

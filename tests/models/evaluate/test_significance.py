@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from models.evaluate.judgements import (
+from models.evaluate.significance import (
     GAIN,
     PAIRS,
     JudgedGain,

@@ -7,7 +7,8 @@
     .venv/bin/python -m benchmarks.instrument page                   # writes docs/instrument.md
     .venv/bin/python -m benchmarks.loadgen                           # needs mlcommons-loadgen
 
-Each step appends to benchmarks/results/instrument.jsonl, so that nothing that was measured is measured again.
+Each step appends to benchmarks/instrument/results.jsonl, so that nothing that was measured is measured again;
+commit it with the page.
 The machine must be otherwise idle: what was measured while it was not is kept, marked, and left out.
 """
 
@@ -15,19 +16,20 @@ from __future__ import annotations
 
 import argparse
 import platform
+import sys
 import time
 from pathlib import Path
 
-from benchmarks.proof import network, noise, order, page, simulation, stalls, traces
-from benchmarks.proof.network import make_network
-from benchmarks.proof.results import Results
+from benchmarks.instrument import network, noise, order, page, simulation, stalls, traces
+from benchmarks.instrument.network import make_network
+from benchmarks.results import Results
 from models.zoo.files import NETWORKS
 from service.bench.fingerprint import take_fingerprint
 from service.bench.measure.runtimes import runtime_version
 from service.inference.registry import Registry
 
-PAGE = Path(__file__).parent.parent / "docs" / "instrument.md"
-ZOO = Path(__file__).parent / "results" / "zoo"
+PAGE = Path(__file__).parents[2] / "docs" / "instrument.md"
+ZOO = Path(__file__).parents[2] / ".cache" / "instrument-zoo"
 EXPERIMENTS = ("traces", "order", "noise", "stalls", "simulation", "choose", "page")
 NOISE_RUNS = 8
 ORDER_RUNS = 2
@@ -47,6 +49,8 @@ def main() -> None:
     arguments = parser.parse_args()
     results = Results()
     if arguments.experiment == "page":
+        if results.last("machine") is None:
+            sys.exit("nothing was measured yet: run the experiments first")
         PAGE.write_text(page.page(results))
         return
     if arguments.experiment == "choose":

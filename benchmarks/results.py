@@ -1,4 +1,4 @@
-"""Results as JSON lines, appended one experiment's step at a time, so that a proof can be resumed."""
+"""Results of a study as JSON lines, appended step by step, so that it can be resumed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 from models.zoo.files import JsonLines
 
-PLACE = Path(__file__).parent.parent / "results" / "instrument.jsonl"
+PLACE = Path(__file__).parent / "instrument" / "results.jsonl"
+"""Of the proof of the instrument; other studies have a file of their own."""
 
 Record = dict[str, Any]
 

@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.similar.corpus import Crops, FashionMnist
-from benchmarks.similar.embeddings import Embedder, embeddings
+from benchmarks.retrieval.corpus import Crops, FashionMnist
+from benchmarks.retrieval.embeddings import Embedder, embeddings
 from models.zoo.files import NETWORKS
 
 MODEL = "efficientnet-lite0-int8"

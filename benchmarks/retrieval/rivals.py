@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.similar.timing import Search
-from benchmarks.similar.vectors import K
+from benchmarks.retrieval.timing import Search
+from benchmarks.retrieval.vectors import K
 from service.gallery.index.graph import CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH
 
 BLOCK = 1_000

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.similar.corpus import CACHE, Pixels
+from benchmarks.retrieval.corpus import CACHE, Pixels
 from models.zoo.card import read_card
 from models.zoo.preprocess import preprocess
 from service.inference.session import OnnxSession

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from benchmarks.similar.corpus import photographs, read_photograph
+from benchmarks.retrieval.corpus import photographs, read_photograph
 from service.gallery.embed import embedder_of, prepare
 from service.inference.registry import ServedModel
 

@@ -8,7 +8,7 @@
 
 `make bench-retrieval` does all but the precision of one network. Needs `make photos` and `make fashion`, 4 GB
 of memory and 2 GB of disk below .cache. Each way to search is measured in a process of its own; its figures
-go to benchmarks/results/retrieval.jsonl. Run it on a machine that does nothing else.
+go to benchmarks/retrieval/results.jsonl; commit it with the page. Run it on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.proof.results import Results
 from benchmarks.report import machine
-from benchmarks.similar import edited, near, page, precision
-from benchmarks.similar.corpus import CACHE, MissingDataError
-from benchmarks.similar.rivals import RIVALS
-from benchmarks.similar.vectors import MODEL, embed
+from benchmarks.results import Results
+from benchmarks.retrieval import edited, near, page, precision
+from benchmarks.retrieval.corpus import CACHE, MissingDataError
+from benchmarks.retrieval.rivals import RIVALS
+from benchmarks.retrieval.vectors import MODEL, embed
 from models.zoo.files import NETWORKS
 from service.inference.registry import Registry
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "retrieval.jsonl"
+ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).parent / "results.jsonl"
 WORK = CACHE / "retrieval"
 SEARCHES = (
     ("exact", 10_000),
@@ -80,6 +80,8 @@ def main() -> None:
             if arguments.name is None:
                 parser.error("precision needs the name of a model")
             measure_precision(arguments.zoo / arguments.name, arguments.write_card)
+        elif not results.of("search"):
+            sys.exit(f"{RESULTS.name} has no searches; run: python -m benchmarks.retrieval search")
         else:
             page.write(results)
     except (MissingDataError, TimeoutError, FileNotFoundError) as error:
@@ -95,7 +97,7 @@ def measure_searches(results: Results, only: str | None, count: int | None, agai
             continue
         folder = WORK / (f"churn-{images}" if way == "churn" else str(images))
         ended = subprocess.run(
-            [sys.executable, "-m", "benchmarks.similar.worker", way, str(images), str(folder)],
+            [sys.executable, "-m", "benchmarks.retrieval.worker", way, str(images), str(folder)],
             stdout=subprocess.PIPE,
             check=False,
             cwd=ROOT,

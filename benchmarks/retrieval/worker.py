@@ -1,4 +1,4 @@
-"""One way to search, measured in a process of its own: `python -m benchmarks.similar.worker`.
+"""One way to search, measured in a process of its own: `python -m benchmarks.retrieval.worker`.
 
 Prints its figures as JSON. FOLDER keeps our database and index file between the ways of ours.
 """
@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.similar.kept import EMBEDDER, Kept
-from benchmarks.similar.rivals import RIVALS
-from benchmarks.similar.timing import own_memory, timed_searches
-from benchmarks.similar.vectors import DIMENSIONS, K, Searched, searched
+from benchmarks.retrieval.kept import EMBEDDER, Kept
+from benchmarks.retrieval.rivals import RIVALS
+from benchmarks.retrieval.timing import own_memory, timed_searches
+from benchmarks.retrieval.vectors import DIMENSIONS, K, Searched, searched
 from service.gallery.index.embedded import EmbeddedSearch
 
 SHARES = (0.01, 0.1, 0.5)

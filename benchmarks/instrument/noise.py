@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
-from benchmarks.proof.results import Results
+from benchmarks.results import Results
 from service.bench.measure.plan import Request, make_plan
 from service.bench.measure.progress import Progress
 from service.bench.measure.runner import Runner

@@ -1,0 +1,1 @@
+"""Proof that the instrument is right, by experiments with known answers."""

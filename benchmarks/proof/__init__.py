@@ -1,1 +1,0 @@
-"""The experiments that say how far the instrument can be trusted, one per file."""

@@ -1,0 +1,1 @@
+"""Similar images against their targets, beside other libraries: `python -m benchmarks.retrieval`."""

@@ -1,1 +1,0 @@
-"""Similar images, measured: the parts of benchmarks/retrieval.py."""

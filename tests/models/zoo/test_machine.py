@@ -1,0 +1,21 @@
+"""What /proc/cpuinfo says of the machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from models.zoo.machine import this_machine
+
+
+def test_the_machine_is_named_by_its_cpuinfo(tmp_path: Path) -> None:
+    (tmp_path / "x86").write_text(
+        "processor\t: 0\nmodel name\t: A CPU\nflags\t\t: fpu avx2 avx512_vnni\n\nprocessor\t: 1\n"
+        "model name\t: A CPU\nflags\t\t: fpu avx2 avx512_vnni\n"
+    )
+    (tmp_path / "arm").write_text("processor\t: 0\nFeatures\t: fp asimd asimddp\n")
+    x86, arm = this_machine(tmp_path / "x86"), this_machine(tmp_path / "arm")
+    assert (x86.cpu, x86.instruction_set) == ("A CPU", ("avx2", "avx512_vnni"))
+    assert arm.instruction_set == ("asimd", "asimddp")
+    assert arm.cpu
+    assert x86.cpus >= 1
+    assert this_machine(tmp_path / "missing").instruction_set == ()
