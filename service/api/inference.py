@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from models.zoo.card import Accuracy
+from models.zoo.statistics import MIN_SAMPLES
 from service import errors
 from service.api.answers import ClassifyTimings, ImageFacts, image_facts, timed_answer, timings
 from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, form_first, read_image
@@ -64,8 +65,8 @@ class InferenceLatency(BaseModel):
     count: int
     min: float
     p50: float
-    p90: float | None = Field(description="null below 64 runs")
-    p95: float | None = Field(description="null below 130 runs")
+    p90: float | None = Field(description=f"null below {MIN_SAMPLES[0.90]} runs")
+    p95: float | None = Field(description=f"null below {MIN_SAMPLES[0.95]} runs")
 
 
 class ComparedOut(BaseModel):

@@ -11,6 +11,7 @@ import orjson
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from models.zoo.statistics import MIN_SAMPLES
 from service import errors
 from service.api.periods import format_moment, parse_since, parse_step
 from service.api.problems import documented
@@ -64,9 +65,9 @@ class Latency(BaseModel):
     errors: dict[str, int] = Field(description="Failed requests by kind, in the row of `total`; else empty")
     mean_ms: float | None = Field(description="Exact; null without samples")
     p50_ms: float | None = Field(description="Within 0.1 %; null without samples")
-    p90_ms: float | None = Field(description="Within 0.1 %; null below 64 samples")
-    p95_ms: float | None = Field(description="Within 0.1 %; null below 130 samples")
-    p99_ms: float | None = Field(description="Within 0.1 %; null below 662 samples")
+    p90_ms: float | None = Field(description=f"Within 0.1 %; null below {MIN_SAMPLES[0.90]} samples")
+    p95_ms: float | None = Field(description=f"Within 0.1 %; null below {MIN_SAMPLES[0.95]} samples")
+    p99_ms: float | None = Field(description=f"Within 0.1 %; null below {MIN_SAMPLES[0.99]} samples")
     max_ms: float | None = Field(description="Exact; null without samples")
 
 
