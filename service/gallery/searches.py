@@ -41,7 +41,7 @@ class NearestImages(Protocol):
 
 
 OpenNearest = Callable[[str, int], NearestImages]
-"""Opens the search by an embedder whose embeddings have so many dimensions."""
+"""Opens the search by an embedder whose embeddings have that many dimensions."""
 
 
 def open_nearest(
@@ -49,9 +49,8 @@ def open_nearest(
 ) -> NearestImages:
     """Open the search that fits the database. Blocks while an index file in `folder` is read.
 
-    `folder` and `exact_up_to` are for the index of this process; one on a server looks after itself.
-
-    Imported only here: who has no gallery loads no index library.
+    `folder` and `exact_up_to` are for the index of this process; one on a server looks after itself. Either
+    is imported here, so that a service without a gallery loads no index library.
     """
     if on_server(vectors.database.engine):
         from service.gallery.postgres import PostgresqlNearest
@@ -72,7 +71,7 @@ def open_nearest(
 class Searches:
     """The search by the active embedder. Methods may be called by any thread.
 
-    No search is open by an embedder that does not answer: its embeddings are being dropped, or do not all
+    No search is open by an embedder that is not active: its embeddings are being dropped, or do not all
     exist yet, and an index that followed them would take what is missing for gone.
     """
 
