@@ -12,7 +12,7 @@ from service.api.answers import ClassifyTimings, ImageFacts, image_facts, timed_
 from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, form_first, read_image
 from service.api.body.stream import Bounds, deadline_for
 from service.api.inference import Model
-from service.api.middleware.error_counting import find_model
+from service.api.middleware.context import find_model
 from service.api.problems import documented
 from service.inference.explain import Explainer, Explanation
 from service.inference.registry import Registry

@@ -12,7 +12,7 @@ from service import errors
 from service.api.answers import ClassifyTimings, ImageFacts, image_facts, timed_answer, timings
 from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, form_first, read_image
 from service.api.body.stream import Bounds, deadline_for
-from service.api.middleware.error_counting import find_model
+from service.api.middleware.context import find_model
 from service.api.problems import documented
 from service.inference.classify import Classification, Classifier, Prediction, class_counts
 from service.inference.compare import ComparedModel, Comparer, Comparison

@@ -11,7 +11,7 @@ from service import errors
 from service.api.answers import ImageFacts, image_facts, root_of, timed_answer, timings
 from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, form_first, read_image
 from service.api.body.stream import Bounds, deadline_for
-from service.api.middleware.error_counting import note_model
+from service.api.middleware.context import note_model
 from service.api.problems import documented
 from service.gallery.fields import parse_where
 from service.gallery.search import MAX_K, Match, Retrieval, Retriever, Wish
