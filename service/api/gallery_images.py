@@ -21,7 +21,7 @@ from service.api.retrieve import EXAMPLE_ID, K, MatchOut, MetadataOut, MinScore,
 from service.gallery.fields import MAX_METADATA_BYTES, check_id, parse_metadata, parse_where
 from service.gallery.gallery import Gallery
 from service.gallery.records import Put, StoredImage
-from service.gallery.search import Wish
+from service.gallery.search import SearchOptions
 
 _FORM_BYTES = 10_000
 """What a form may have beside its image and metadata."""
@@ -223,8 +223,8 @@ def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: B
         request: Request, id: Id, k: K = 10, min_score: MinScore = -1.0, where: Where = None
     ) -> Response:
         """As /retrieve-similar, with a kept image, which is left out of the answer."""
-        wish = Wish(k, min_score, parse_where(where))
-        found = await gallery.retriever.similar(await keeper.get(id), wish)
+        options = SearchOptions(k, min_score, parse_where(where))
+        found = await gallery.retriever.similar(await keeper.get(id), options)
         body = {
             "request_id": request.state.request_id,
             "model": found.model,

@@ -14,7 +14,7 @@ from service.api.body.stream import Bounds, deadline_for
 from service.api.middleware.context import note_model
 from service.api.problems import documented
 from service.gallery.fields import parse_where
-from service.gallery.search import MAX_K, Match, Retrieval, Retriever, Wish
+from service.gallery.search import MAX_K, Match, Retrieval, Retriever, SearchOptions
 
 MetadataOut = dict[str, str | int | float | bool | None]
 
@@ -107,22 +107,22 @@ def retrieve_router(retriever: Retriever, bounds: Bounds) -> APIRouter:
         `duplicate` is "exact" for the same bytes and "near" for the same picture in other bytes.
         """
         deadline = deadline_for(request, bounds)
-        wish = Wish(k, min_score, parse_where(where))
-        answering = await retriever.network(model)
-        note_model(request, answering.model.name)
+        options = SearchOptions(k, min_score, parse_where(where))
+        active = await retriever.active_model(model)
+        note_model(request, active.model.name)
         data = await read_image(request, bounds, deadline)
-        found = await retriever.retrieve(data, wish, deadline, answering)
-        return timed_answer(_retrieval(request, found, answering.images), found.durations)
+        found = await retriever.retrieve(data, options, deadline, active)
+        return timed_answer(_retrieval(request, found, active.images), found.durations)
 
     return router
 
 
 def _retrieval(request: Request, found: Retrieval, images: int) -> dict[str, Any]:
-    assert found.asked is not None
+    assert found.image is not None
     return {
         "request_id": request.state.request_id,
         "model": found.model,
-        "image": image_facts(found.asked),
+        "image": image_facts(found.image),
         "matches": [match_out(match, root_of(request)) for match in found.matches],
         "hint": HINT if images == 0 else None,
         "timings_ms": timings(found.durations),

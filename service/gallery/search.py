@@ -1,4 +1,4 @@
-"""Finds images by their likes: the posted image's, or those of one that is kept."""
+"""Similarity search: the stored images most similar to a posted image, or to a stored one."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ MAX_K = 100
 
 _ATTEMPTS = 5
 _TIES = 16
-"""So many more are asked for, so that of images with equal scores the first by id are told, not by chance."""
+"""Over-fetch by this many so that ties are broken by id."""
 _DIGITS = 6
-"""Scores are told with so many; what differs less is equal."""
+"""Scores are rounded to this many digits before ties are broken."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """A kept image, its cosine with what was asked for, and whether it is its duplicate."""
+    """A stored image, its cosine with the query, and whether the two are duplicates."""
 
     image: StoredImage
     score: float
@@ -42,8 +42,8 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Wish:
-    """How many matches at most, from which score on, and among which images."""
+class SearchOptions:
+    """At most `k` matches, with at least `min_score`, among the images that meet `where`."""
 
     k: int = 10
     min_score: float = -1.0
@@ -51,8 +51,8 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Answering:
-    """By which model the gallery answers, and how many images it has."""
+class ActiveModel:
+    """The model whose embeddings are searched, and the number of images."""
 
     model: ServedModel
     images: int
@@ -60,20 +60,20 @@ class Answering:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """The matches, best first and equal ones by id, and by which model.
+    """The matches, best first and equal ones by id, and the model that found them.
 
-    `asked` is the posted image; None when a kept one was asked with.
+    `image` is the posted image; None when a stored one was the query.
     """
 
     model: str
     matches: tuple[Match, ...]
     durations: Durations
-    asked: DecodedImage | None = None
+    image: DecodedImage | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
-    """What an image is compared by."""
+class _Query:
+    """What stored images are compared with."""
 
     sha256: str
     perceptual_hash: int
@@ -81,7 +81,10 @@ class _Seen:
 
 
 class Retriever:
-    """All methods belong to the event loop's thread; StorageUnavailable where the database is down."""
+    """Finds similar images. Call all methods from the event loop's thread.
+
+    They raise StorageUnavailable where the database is down.
+    """
 
     def __init__(
         self,
@@ -104,33 +107,35 @@ class Retriever:
         self._searches = searches
         self._max_pixels = max_pixels
 
-    async def network(self, asked: str | None = None) -> Answering:
-        """By which model the gallery answers at the moment.
+    async def active_model(self, expected: str | None = None) -> ActiveModel:
+        """Return the model whose embeddings are searched at the moment.
 
-        Raises OtherModel when `asked` is another, UnknownModel when there is none of that name, and those of
-        `Networks.answering`.
+        Raises OtherModel when `expected` is another, UnknownModel when there is none of that name, and those
+        of `Networks.answering`.
         """
         state = await self._threads.read(self._store.database.state)
         name = self._networks.name_of(state)
-        if asked is not None and asked != name:
-            self._networks.named(asked)
-            raise OtherModel(f"the gallery is embedded by '{name}', not by '{asked}': leave `model` out")
-        return Answering(self._networks.answering(state), state.images)
+        if expected is not None and expected != name:
+            self._networks.named(expected)
+            raise OtherModel(f"the gallery is embedded by '{name}', not by '{expected}': leave `model` out")
+        return ActiveModel(self._networks.answering(state), state.images)
 
-    async def retrieve(self, data: bytes, wish: Wish, deadline: Deadline, answering: Answering) -> Retrieval:
-        """The kept images that are most like the one in `data`; what it took is recorded as `live`.
+    async def retrieve(
+        self, data: bytes, options: SearchOptions, deadline: Deadline, active: ActiveModel
+    ) -> Retrieval:
+        """Return the stored images most similar to the one in `data`; its stages are recorded as `live`.
 
-        `answering` is what `network` said at the request's beginning. Raises the errors of `decode`, those of
-        `CorePool.run`, and those of `Networks.answering`.
+        `active` is what `active_model` returned before the body was read. Raises the errors of `decode`,
+        those of `CorePool.run`, and those of `Networks.answering`.
         """
         for _ in range(_ATTEMPTS):
-            model = answering.model
+            model = active.model
             stopwatch = Stopwatch()
-            image, seen = await self._pool.run(partial(self._see, data, model, stopwatch), deadline)
+            image, query = await self._pool.run(partial(self._load_query, data, model, stopwatch), deadline)
             try:
-                matches = await self._threads.read(self._find, seen, answering, wish, None)
+                matches = await self._threads.read(self._find, query, active, options, None)
             except EmbeddersChanged:
-                answering = await self.network()
+                active = await self.active_model()
                 continue
             stopwatch.lap("search")
             durations = stopwatch.stop()
@@ -140,70 +145,78 @@ class Retriever:
             return Retrieval(model.name, matches, durations, image)
         raise Busy("the gallery changes its network: try again")
 
-    async def similar(self, image: StoredImage, wish: Wish) -> Retrieval:
-        """The kept images that are most like this kept one, itself left out.
+    async def similar(self, image: StoredImage, options: SearchOptions) -> Retrieval:
+        """Return the stored images most similar to a stored one, without that one.
 
-        Raises UnknownImage when it is gone by now, and those of `Networks.answering`.
+        Raises UnknownImage when it was deleted meanwhile, and those of `Networks.answering`.
         """
         for _ in range(_ATTEMPTS):
-            answering = await self.network()
+            active = await self.active_model()
             stopwatch = Stopwatch()
             try:
-                matches = await self._threads.read(self._find_similar, image, answering, wish)
+                matches = await self._threads.read(self._find_similar, image, active, options)
             except EmbeddersChanged:
                 continue
             stopwatch.lap("search")
-            return Retrieval(answering.model.name, matches, stopwatch.stop())
+            return Retrieval(active.model.name, matches, stopwatch.stop())
         raise Busy("the gallery changes its network: try again")
 
-    def _see(self, data: bytes, model: ServedModel, stopwatch: Stopwatch) -> tuple[DecodedImage, _Seen]:
-        """On a core: the image as it is compared."""
+    def _load_query(
+        self, data: bytes, model: ServedModel, stopwatch: Stopwatch
+    ) -> tuple[DecodedImage, _Query]:
+        """Decode, hash and embed the posted image, on a thread of the pool."""
         stopwatch.lap("queue")
         image = load_for_embedding(data, model, max_pixels=self._max_pixels, stopwatch=stopwatch)
         vector = embed(image, model, stopwatch)
         digest = hashlib.sha256(data).hexdigest()
-        seen = _Seen(digest, perceptual_hash(image.pixels, image.box), vector)
+        query = _Query(digest, perceptual_hash(image.pixels, image.box), vector)
         stopwatch.lap("postprocess")
-        return image, seen
+        return image, query
 
-    def _find_similar(self, image: StoredImage, answering: Answering, wish: Wish) -> tuple[Match, ...]:
-        embedder = embedder_of(answering.model)
+    def _find_similar(
+        self, image: StoredImage, active: ActiveModel, options: SearchOptions
+    ) -> tuple[Match, ...]:
+        embedder = embedder_of(active.model)
         keys, vectors = self._vectors.vectors(embedder, [image.key])
         if not len(keys):
             if self._store.database.state().embedder != embedder:
                 raise EmbeddersChanged
             raise UnknownImage(f"there is no image '{image.id}' in the gallery any more")
-        return self._find(_Seen(image.sha256, image.perceptual_hash, vectors[0]), answering, wish, image.key)
+        return self._find(_Query(image.sha256, image.perceptual_hash, vectors[0]), active, options, image.key)
 
-    def _find(self, seen: _Seen, answering: Answering, wish: Wish, without: int | None) -> tuple[Match, ...]:
-        """On a thread that may wait for the database.
+    def _find(
+        self, query: _Query, active: ActiveModel, options: SearchOptions, exclude: int | None
+    ) -> tuple[Match, ...]:
+        """Search and load the matches, on a thread that may wait for the database.
 
         Raises EmbeddersChanged when another network answers by now.
         """
-        if answering.images == 0:
+        if active.images == 0:
             return ()
-        embedder = embedder_of(answering.model)
-        nearest = self._searches.by(embedder, dimensions_of(answering.model))
-        found, cosines = nearest.nearest(seen.vector, wish.k + _TIES, wish.where)
-        keys: list[int] = found.tolist()
-        kept, state = self._store.by_key(keys)
+        embedder = embedder_of(active.model)
+        nearest = self._searches.by(embedder, dimensions_of(active.model))
+        nearest_keys, cosines = nearest.nearest(query.vector, options.k + _TIES, options.where)
+        keys: list[int] = nearest_keys.tolist()
+        images, state = self._store.by_key(keys)
         if state.images and state.embedder != embedder:
             raise EmbeddersChanged
         scored = [
-            (round(min(1.0, max(-1.0, float(cosine))), _DIGITS), kept[key])
+            (round(min(1.0, max(-1.0, float(cosine))), _DIGITS), images[key])
             for key, cosine in zip(keys, cosines, strict=True)
-            if key in kept and key != without
+            if key in images and key != exclude
         ]
-        scored.sort(key=lambda each: (-each[0], each[1].id))
-        return _matches(seen, scored[: wish.k], wish.min_score)
+        scored.sort(key=lambda pair: (-pair[0], pair[1].id))
+        return _matches(query, scored[: options.k], options.min_score)
 
 
-def _matches(seen: _Seen, scored: Sequence[tuple[float, StoredImage]], min_score: float) -> tuple[Match, ...]:
+def _matches(
+    query: _Query, scored: Sequence[tuple[float, StoredImage]], min_score: float
+) -> tuple[Match, ...]:
     return tuple(
         Match(
             image,
             score,
-            duplicate((seen.sha256, image.sha256), (seen.perceptual_hash, image.perceptual_hash), score),
+            duplicate((query.sha256, image.sha256), (query.perceptual_hash, image.perceptual_hash), score),
         )
         for score, image in scored
         if score >= min_score
