@@ -111,21 +111,21 @@ def retrieve_router(retriever: Retriever, bounds: Bounds) -> APIRouter:
         active = await retriever.active_model(model)
         note_model(request, active.model.name)
         data = await read_image(request, bounds, deadline)
-        found = await retriever.retrieve(data, options, deadline, active)
-        return timed_answer(_retrieval(request, found, active.images), found.durations)
+        retrieval = await retriever.retrieve(data, options, deadline, active)
+        return timed_answer(_retrieval(request, retrieval, active.images), retrieval.durations)
 
     return router
 
 
-def _retrieval(request: Request, found: Retrieval, images: int) -> dict[str, Any]:
-    assert found.image is not None
+def _retrieval(request: Request, retrieval: Retrieval, images: int) -> dict[str, Any]:
+    assert retrieval.image is not None
     return {
         "request_id": request.state.request_id,
-        "model": found.model,
-        "image": image_facts(found.image),
-        "matches": [match_out(match, root_of(request)) for match in found.matches],
+        "model": retrieval.model,
+        "image": image_facts(retrieval.image),
+        "matches": [match_out(match, root_of(request)) for match in retrieval.matches],
         "hint": HINT if images == 0 else None,
-        "timings_ms": timings(found.durations),
+        "timings_ms": timings(retrieval.durations),
     }
 
 
