@@ -25,9 +25,8 @@ from service.api.inference import inference_router
 from service.api.latency import latency_router
 from service.api.latency_distribution import distribution_router
 from service.api.middleware.admission import JsonBodies, LoadShedding
-from service.api.middleware.context import HeadRequests, RequestContext
+from service.api.middleware.context import ErrorCounting, HeadRequests, RequestContext, series_to_show
 from service.api.middleware.cors import Cors
-from service.api.middleware.error_counting import ErrorCounting, series_to_show
 from service.api.middleware.proxies import ReverseProxy
 from service.api.models import models_router
 from service.api.recommend import recommend_router

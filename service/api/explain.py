@@ -12,7 +12,7 @@ from service.api.answers import ClassifyTimings, ImageFacts, image_facts, timed_
 from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, form_first, read_image
 from service.api.body.stream import Bounds, deadline_for
 from service.api.inference import Model
-from service.api.middleware.error_counting import find_model
+from service.api.middleware.context import find_model
 from service.api.problems import documented
 from service.inference.explain import Explainer, Explanation
 from service.inference.registry import Registry
@@ -83,36 +83,36 @@ def explain_router(registry: Registry, explainer: Explainer, bounds: Bounds) -> 
         that end in average pooling and one linear layer. Others get 409.
         """
         deadline = deadline_for(request, bounds)
-        chosen = find_model(request, registry, model)
-        plan = explainer.plan(chosen, class_id)
+        served = find_model(request, registry, model)
+        plan = explainer.plan(served, class_id)
         data = await read_image(request, bounds, deadline)
-        numbers = "application/json" in accept.lower()
-        found = await explainer.run(plan, data, deadline, picture=not numbers, over_image=over_image)
-        answer = timed_answer(_numbers(request, found), found.durations)
-        if found.png is not None:
-            name = f"{found.model}-{found.class_id}.png"
+        as_json = "application/json" in accept.lower()
+        explanation = await explainer.run(plan, data, deadline, picture=not as_json, over_image=over_image)
+        answer = timed_answer(_numbers(request, explanation), explanation.durations)
+        if explanation.png is not None:
+            name = f"{explanation.model}-{explanation.class_id}.png"
             headers = {
                 "Content-Disposition": f'inline; filename="{name}"',
                 "Server-Timing": answer.headers["Server-Timing"],
             }
-            answer = Response(found.png, headers=headers, media_type="image/png")
+            answer = Response(explanation.png, headers=headers, media_type="image/png")
         answer.headers["Vary"] = "Accept"
         return answer
 
     return router
 
 
-def _numbers(request: Request, found: Explanation) -> dict[str, Any]:
-    left, top, right, bottom = (round(edge, 2) for edge in found.region)
+def _numbers(request: Request, explanation: Explanation) -> dict[str, Any]:
+    left, top, right, bottom = (round(edge, 2) for edge in explanation.region)
     return {
         "request_id": request.state.request_id,
-        "model": found.model,
-        "image": image_facts(found.image),
-        "class_id": found.class_id,
-        "label": found.label,
-        "logit": found.logit,
-        "bias": found.bias,
+        "model": explanation.model,
+        "image": image_facts(explanation.image),
+        "class_id": explanation.class_id,
+        "label": explanation.label,
+        "logit": explanation.logit,
+        "bias": explanation.bias,
         "region": {"left": left, "top": top, "right": right, "bottom": bottom},
-        "map": found.values.tolist(),
-        "timings_ms": timings(found.durations),
+        "map": explanation.values.tolist(),
+        "timings_ms": timings(explanation.durations),
     }

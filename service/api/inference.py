@@ -13,7 +13,7 @@ from service import errors
 from service.api.answers import ClassifyTimings, ImageFacts, image_facts, timed_answer, timings
 from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, form_first, read_image
 from service.api.body.stream import Bounds, deadline_for
-from service.api.middleware.error_counting import find_model
+from service.api.middleware.context import find_model
 from service.api.problems import documented
 from service.inference.classify import Classification, Classifier, Prediction, class_counts
 from service.inference.compare import ComparedModel, Comparer, Comparison
@@ -133,10 +133,10 @@ def inference_router(
         The image is decoded at the scale that the model needs, its EXIF orientation applied.
         """
         deadline = deadline_for(request, bounds)
-        chosen = find_model(request, registry, model)
-        (count,) = class_counts(top_k, chosen)
+        served = find_model(request, registry, model)
+        (count,) = class_counts(top_k, served)
         data = await read_image(request, bounds, deadline)
-        result = await classifier.classify(data, chosen, count, deadline)
+        result = await classifier.classify(data, served, count, deadline)
         return timed_answer(_classification(request, result), result.durations)
 
     @router.post(
@@ -190,7 +190,7 @@ def _comparison(request: Request, result: Comparison) -> dict[str, Any]:
         "request_id": request.state.request_id,
         "image": image_facts(result.image),
         "timings_ms": timings(result.durations),
-        "results": [_compared(one) for one in result.results],
+        "results": [_compared(compared) for compared in result.results],
         "baseline": result.baseline,
         "agreement": {"top1": round(result.agreement.top1, 4), "labels": result.agreement.labels},
         "fastest": result.fastest,
@@ -198,12 +198,12 @@ def _comparison(request: Request, result: Comparison) -> dict[str, Any]:
     }
 
 
-def _compared(one: ComparedModel) -> dict[str, Any]:
-    card, latency = one.model.card, one.latency
+def _compared(result: ComparedModel) -> dict[str, Any]:
+    card, latency = result.model.card, result.latency
     return {
         "model": card.name,
-        "predictions": _predictions(one.predictions),
-        "timings_ms": timings(one.durations),
+        "predictions": _predictions(result.predictions),
+        "timings_ms": timings(result.durations),
         "latency_ms": {
             "count": latency.count,
             "min": milliseconds(latency.min_ns),
@@ -211,7 +211,7 @@ def _compared(one: ComparedModel) -> dict[str, Any]:
             "p90": None if latency.p90_ns is None else milliseconds(latency.p90_ns),
             "p95": None if latency.p95_ns is None else milliseconds(latency.p95_ns),
         },
-        "speedup": round(one.speedup, 3),
+        "speedup": round(result.speedup, 3),
         "parameters": card.parameters,
         "macs": card.macs,
         "file_bytes": card.file.bytes,

@@ -72,7 +72,7 @@ class Problem(BaseModel):
 
 
 class ProblemResponse(Response):
-    """A problem document; when it is sent, its slug stays in the request's state for `slug_of`."""
+    """A problem document; when it is sent, its slug stays in the request's state as `problem`."""
 
     def __init__(self, slug: str, content: bytes, status: int, headers: dict[str, str] | None) -> None:
         super().__init__(content, status, headers, MEDIA_TYPE)
@@ -81,12 +81,6 @@ class ProblemResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope.setdefault("state", {})["problem"] = self._slug
         await super().__call__(scope, receive, send)
-
-
-def slug_of(scope: Scope) -> str | None:
-    """Return the slug of the problem document that answered this request, None when none did."""
-    slug: str | None = scope["state"].get("problem")
-    return slug
 
 
 def problem(request_id: str, status: int, slug: str, title: str, detail: str) -> Response:

@@ -11,7 +11,7 @@ from service import errors
 from service.api.answers import ImageFacts, image_facts, root_of, timed_answer, timings
 from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, form_first, read_image
 from service.api.body.stream import Bounds, deadline_for
-from service.api.middleware.error_counting import note_model
+from service.api.middleware.context import note_model
 from service.api.problems import documented
 from service.gallery.metadata import parse_where
 from service.gallery.search import MAX_K, Match, Retrieval, Retriever, SearchOptions
@@ -108,24 +108,24 @@ def retrieve_router(retriever: Retriever, bounds: Bounds) -> APIRouter:
         """
         deadline = deadline_for(request, bounds)
         options = SearchOptions(k, min_score, parse_where(where))
-        answering = await retriever.network(model)
-        note_model(request, answering.model.name)
+        active = await retriever.active_model(model)
+        note_model(request, active.model.name)
         data = await read_image(request, bounds, deadline)
-        found = await retriever.retrieve(data, options, deadline, answering)
-        return timed_answer(_retrieval(request, found, answering.images), found.durations)
+        retrieval = await retriever.retrieve(data, options, deadline, active)
+        return timed_answer(_retrieval(request, retrieval, active.images), retrieval.durations)
 
     return router
 
 
-def _retrieval(request: Request, found: Retrieval, images: int) -> dict[str, Any]:
-    assert found.asked is not None
+def _retrieval(request: Request, retrieval: Retrieval, images: int) -> dict[str, Any]:
+    assert retrieval.image is not None
     return {
         "request_id": request.state.request_id,
-        "model": found.model,
-        "image": image_facts(found.asked),
-        "matches": [match_out(match, root_of(request)) for match in found.matches],
+        "model": retrieval.model,
+        "image": image_facts(retrieval.image),
+        "matches": [match_out(match, root_of(request)) for match in retrieval.matches],
         "hint": HINT if images == 0 else None,
-        "timings_ms": timings(found.durations),
+        "timings_ms": timings(retrieval.durations),
     }
 
 

@@ -43,7 +43,7 @@ def compare_photos(
         budget_s=settings.compare_budget_s,
     )
     plan = comparer.plan(
-        comma_list(names) if names and names.strip() else None,
+        comma_list(names or "") or None,
         baseline,
         mix_labels=names is not None,
         top_k=1,

@@ -1,4 +1,4 @@
-"""Finds images by their likes: the posted image's, or those of one that is kept."""
+"""Similarity search: the stored images most similar to a posted image, or to a stored one."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ MAX_K = 100
 
 _ATTEMPTS = 5
 _TIES = 16
-"""So many more are asked for, so that of images with equal scores the first by id are told, not by chance."""
+"""Over-fetch by this many so that ties are broken by id."""
 _DIGITS = 6
-"""Scores are told with so many; what differs less is equal."""
+"""Scores are rounded to this many digits before ties are broken."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """A kept image, its cosine with what was asked for, and whether it is its duplicate."""
+    """A stored image, its cosine with the query, and whether the two are duplicates."""
 
     image: StoredImage
     score: float
@@ -42,7 +42,7 @@ class Match:
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """At most how many matches, from which score on, and among which images."""
+    """At most `k` matches, with at least `min_score`, among the images that meet `where`."""
 
     k: int = 10
     min_score: float = -1.0
@@ -51,7 +51,7 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class ActiveModel:
-    """The model whose embeddings are searched, and how many images the gallery has."""
+    """The model whose embeddings are searched, and the number of images."""
 
     model: ServedModel
     images: int
@@ -59,20 +59,20 @@ class ActiveModel:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """The matches, best first and equal ones by id, and by which model.
+    """The matches, best first and equal ones by id, and the model that found them.
 
-    `asked` is the posted image; None when a kept one was asked with.
+    `image` is the posted image; None when a stored one was the query.
     """
 
     model: str
     matches: tuple[Match, ...]
     durations: Durations
-    asked: DecodedImage | None = None
+    image: DecodedImage | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class _Query:
-    """An image as it is compared with the stored ones."""
+    """What stored images are compared with."""
 
     sha256: str
     perceptual_hash: int
@@ -80,7 +80,10 @@ class _Query:
 
 
 class Retriever:
-    """All methods belong to the event loop's thread; StorageUnavailable where the database is down."""
+    """Finds similar images. Call all methods from the event loop's thread.
+
+    They raise StorageUnavailable where the database is down.
+    """
 
     def __init__(
         self,
@@ -103,35 +106,35 @@ class Retriever:
         self._searches = searches
         self._max_pixels = max_pixels
 
-    async def network(self, asked: str | None = None) -> ActiveModel:
-        """By which model the gallery answers at the moment.
+    async def active_model(self, expected: str | None = None) -> ActiveModel:
+        """Return the model whose embeddings are searched at the moment.
 
-        Raises OtherModel when `asked` is another, UnknownModel when there is none of that name, and those of
-        `Networks.active`.
+        Raises OtherModel when `expected` is another, UnknownModel when there is none of that name, and those
+        of `Networks.active`.
         """
         state = await self._threads.read(self._store.database.state)
         name = self._networks.name_of(state)
-        if asked is not None and asked != name:
-            self._networks.named(asked)
-            raise OtherModel(f"the gallery is embedded by '{name}', not by '{asked}': leave `model` out")
+        if expected is not None and expected != name:
+            self._networks.named(expected)
+            raise OtherModel(f"the gallery is embedded by '{name}', not by '{expected}': leave `model` out")
         return ActiveModel(self._networks.active(state), state.images)
 
     async def retrieve(
         self, data: bytes, options: SearchOptions, deadline: Deadline, active: ActiveModel
     ) -> Retrieval:
-        """The kept images that are most like the one in `data`; what it took is recorded as `live`.
+        """Return the stored images most similar to the one in `data`; its stages are recorded as `live`.
 
-        `active` is what `network` said at the request's beginning. Raises the errors of `decode`, those of
-        `CorePool.run`, and those of `Networks.active`.
+        `active` is what `active_model` returned before the body was read. Raises the errors of `decode`,
+        those of `CorePool.run`, and those of `Networks.active`.
         """
         for _ in range(_ATTEMPTS):
             model = active.model
             stopwatch = Stopwatch()
-            image, query = await self._pool.run(partial(self._to_query, data, model, stopwatch), deadline)
+            image, query = await self._pool.run(partial(self._load_query, data, model, stopwatch), deadline)
             try:
                 matches = await self._threads.read(self._find, query, active, options, None)
             except EmbeddersChanged:
-                active = await self.network()
+                active = await self.active_model()
                 continue
             stopwatch.lap("search")
             durations = stopwatch.stop()
@@ -142,12 +145,12 @@ class Retriever:
         raise Busy("the gallery changes its network: try again")
 
     async def similar(self, image: StoredImage, options: SearchOptions) -> Retrieval:
-        """The kept images that are most like this kept one, itself left out.
+        """Return the stored images most similar to a stored one, without that one.
 
-        Raises UnknownImage when it is gone by now, and those of `Networks.active`.
+        Raises UnknownImage when it was deleted meanwhile, and those of `Networks.active`.
         """
         for _ in range(_ATTEMPTS):
-            active = await self.network()
+            active = await self.active_model()
             stopwatch = Stopwatch()
             try:
                 matches = await self._threads.read(self._find_similar, image, active, options)
@@ -157,8 +160,10 @@ class Retriever:
             return Retrieval(active.model.name, matches, stopwatch.stop())
         raise Busy("the gallery changes its network: try again")
 
-    def _to_query(self, data: bytes, model: ServedModel, stopwatch: Stopwatch) -> tuple[DecodedImage, _Query]:
-        """On a core: the image as it is compared."""
+    def _load_query(
+        self, data: bytes, model: ServedModel, stopwatch: Stopwatch
+    ) -> tuple[DecodedImage, _Query]:
+        """Decode, hash and embed the posted image, on a thread of the pool."""
         stopwatch.lap("queue")
         image = load_for_embedding(data, model, max_pixels=self._max_pixels, stopwatch=stopwatch)
         vector = embed(image, model, stopwatch)
@@ -179,9 +184,9 @@ class Retriever:
         return self._find(_Query(image.sha256, image.perceptual_hash, vectors[0]), active, options, image.key)
 
     def _find(
-        self, query: _Query, active: ActiveModel, options: SearchOptions, without: int | None
+        self, query: _Query, active: ActiveModel, options: SearchOptions, exclude: int | None
     ) -> tuple[Match, ...]:
-        """On a thread that may wait for the database.
+        """Search and load the matches, on a thread that may wait for the database.
 
         Raises EmbeddersChanged when another network answers by now.
         """
@@ -189,17 +194,17 @@ class Retriever:
             return ()
         embedder = embedder_of(active.model)
         nearest = self._searches.open_for(embedder, dimensions_of(active.model))
-        found, cosines = nearest.nearest(query.vector, options.k + _TIES, options.where)
-        keys: list[int] = found.tolist()
-        kept, state = self._store.by_key(keys)
+        nearest_keys, cosines = nearest.nearest(query.vector, options.k + _TIES, options.where)
+        keys: list[int] = nearest_keys.tolist()
+        images, state = self._store.by_key(keys)
         if state.images and state.embedder != embedder:
             raise EmbeddersChanged
         scored = [
-            (round(min(1.0, max(-1.0, float(cosine))), _DIGITS), kept[key])
+            (round(min(1.0, max(-1.0, float(cosine))), _DIGITS), images[key])
             for key, cosine in zip(keys, cosines, strict=True)
-            if key in kept and key != without
+            if key in images and key != exclude
         ]
-        scored.sort(key=lambda each: (-each[0], each[1].id))
+        scored.sort(key=lambda pair: (-pair[0], pair[1].id))
         return _matches(query, scored[: options.k], options.min_score)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from fastapi import Request, params
-from fastapi.dependencies.utils import get_flat_params
+from fastapi import Request
 
 from service.errors import InvalidParameter
 
@@ -48,8 +47,12 @@ def query_parameters(request: Request) -> frozenset[str]:
     endpoint = request.scope["endpoint"]
     known = _known.get(endpoint)
     if known is None:
-        declared = get_flat_params(request.scope["route"].dependant)
-        known = _known[endpoint] = frozenset(
-            parameter.alias for parameter in declared if isinstance(parameter.field_info, params.Query)
-        )
+        known = _known[endpoint] = frozenset(_declared(request.scope["route"].dependant))
     return known
+
+
+def _declared(dependant: Any) -> Iterator[str]:
+    """Yield the query parameters of an endpoint, or of a dependency, and of its own dependencies."""
+    yield from (field.alias for field in dependant.query_params)
+    for dependency in dependant.dependencies:
+        yield from _declared(dependency)

@@ -12,8 +12,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.body.stream import in_time, is_form, read_body
-from service.api.middleware.context import route_path
-from service.api.middleware.error_counting import query_model
+from service.api.middleware.context import query_model, route_path
 from service.api.problems import problem_of
 from service.errors import QueueFull, WeighinError
 from service.inference.pool import CorePool, Deadline

@@ -14,8 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.types import Receive, Scope, Send
 
-from service.api.middleware.context import RequestContext
-from service.api.middleware.error_counting import ErrorCounting
+from service.api.middleware.context import ErrorCounting, RequestContext
 from service.inference.registry import Registry
 from service.latency.prometheus import Metrics
 from service.latency.recorder import Recorder
