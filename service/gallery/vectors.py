@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Select, bindparam, delete, func, select
 from service.gallery.database import GalleryDatabase, change_state, read_state
 from service.gallery.field_rows import matching_keys
 from service.gallery.records import Change, Condition, Embeddings, Extent, Vector
-from service.latency.rows import upsert
+from service.storage.database import upsert
 from service.storage.tables import gallery_embeddings, gallery_images, gallery_tombstones
 
 _IN_ONE_QUERY = 500

@@ -56,7 +56,7 @@ class Classifier:
             predictions = top_predictions(logits, model.labels, count, model.session.activation)
             stopwatch.lap("postprocess")
             durations = stopwatch.stop()
-            self._recorder.record(model.name, "live", durations)
+            self._recorder.record(model.name, "live", durations, model.version)
             return Classification(model.name, image, predictions, durations)
 
         return await self._pool.run(job, patience)

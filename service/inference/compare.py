@@ -190,7 +190,7 @@ class Comparer:
                 for model in rotated:
                     _, durations = _run(model, image, top_k)
                     runs[model.name].durations.append(durations)
-                    self._recorder.record(model.name, "compare", durations)
+                    self._recorder.record(model.name, "compare", durations, model.version)
                 spent.lap("total")
                 return spent.durations["total"]
 

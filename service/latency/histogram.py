@@ -1,9 +1,8 @@
-"""Distributions of durations: an HDR histogram to record into, and a sparse copy to merge and read."""
+"""Distributions of durations as sparse HDR histograms: made, merged, summarised, encoded and decoded."""
 
 from __future__ import annotations
 
 import ctypes
-import functools
 import math
 import weakref
 import zlib
@@ -15,37 +14,25 @@ import numpy as np
 import pyhdrh
 from hdrh.codec import payload_header_size
 from hdrh.histogram import HdrHistogram
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from service.latency.percentiles import MIN_SAMPLES
 from service.latency.stages import milliseconds
 
 HIGHEST_US = 2**26 - 1
-"""Longest duration that is told apart (67.1 s); longer ones count as this long, their maximum stays exact."""
+"""Longest duration with a slot of its own (67.1 s); longer ones count as this, their maximum stays exact."""
 
 SIGNIFICANT_DIGITS = 3
 _COUNTER_BYTES = 8
+_HALF_BITS = 10
+"""Each power of two has 2**10 slots, so that three digits are significant."""
 
-
-def _empty() -> HdrHistogram:
-    histogram = HdrHistogram(
-        1, HIGHEST_US, SIGNIFICANT_DIGITS, word_size=_COUNTER_BYTES, b64_wrap=False
-    )  # base64 would add a third to every row
-    # The two refer to each other, so that without this each histogram would keep its 140 kB until the garbage
-    # collector comes by: hundreds of megabytes at some dozens a second.
-    histogram.encoder.histogram = weakref.proxy(histogram)
-    return histogram
-
-
-_LAYOUT = _empty()
-_SLOTS: int = _LAYOUT.counts_len
 _SHAPE = slice(8, payload_header_size)  # of the header: after its magic number and its length
-_SHAPE_BYTES = zlib.decompress(_LAYOUT.encode())[_SHAPE]
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What is told of a distribution, in milliseconds; None where there are too few samples."""
+    """Mean, percentiles and maximum in milliseconds; None where there are too few samples."""
 
     count: int
     mean_ms: float | None
@@ -76,14 +63,23 @@ class Distribution:
     slots: NDArray[np.uint16]
     counts: NDArray[np.uint32] | NDArray[np.int64]
 
-    def encode(self) -> bytes:
-        """The distribution as a compressed HDR histogram (V2, without base64), for any HDR tool to read."""
-        histogram = _empty()
-        if self.count:
-            np.frombuffer(histogram.counts, dtype=np.int64)[self.slots] = self.counts
-            histogram.set_internal_tacking_values(int(self.slots[0]), int(self.slots[-1]), self.count)
-        encoded: bytes = histogram.encode()
-        return encoded
+    @classmethod
+    def of(cls, durations_ns: ArrayLike) -> Distribution:
+        """The distribution of these durations in nanoseconds; a negative one counts as 0."""
+        durations = np.maximum(np.asarray(durations_ns, dtype=np.int64), 0)
+        if not durations.size:
+            return merge([])
+        microseconds = np.minimum((durations + 500) // 1000, HIGHEST_US)
+        # The exponent of a float is the number of bits of the integer.
+        doublings = np.maximum(np.frexp(microseconds.astype(np.float64))[1] - _HALF_BITS - 1, 0)
+        slots, counts = np.unique((microseconds >> doublings) + (doublings << _HALF_BITS), return_counts=True)
+        return cls(
+            count=durations.size,
+            sum_ns=int(durations.sum()),
+            max_ns=int(durations.max()),
+            slots=slots.astype(np.uint16),
+            counts=_narrow(counts, durations.size),
+        )
 
     def percentiles_ns(self) -> Percentiles:
         """The percentiles, nearest rank, at the slot's upper end; zeros without samples."""
@@ -103,7 +99,7 @@ class Distribution:
 
 
 def summarise(count: int, sum_ns: int, max_ns: int, percentiles_ns: Percentiles) -> Summary:
-    """What is told of a distribution with these figures: percentiles with too few samples are withheld."""
+    """The summary of a distribution with these figures, without percentiles that need more samples."""
     if not count:
         return EMPTY_SUMMARY
     p50, p90, p95, p99 = (
@@ -113,17 +109,32 @@ def summarise(count: int, sum_ns: int, max_ns: int, percentiles_ns: Percentiles)
     return Summary(count, milliseconds(round(sum_ns / count)), p50, p90, p95, p99, milliseconds(max_ns))
 
 
-class Decoder:
-    """Undoes `Distribution.encode`, with one set of counters for any number of them. Not thread safe.
+class HistogramCodec:
+    """Encodes distributions as compressed HDR histograms (V2, without base64), and decodes them.
 
-    The library's objects around its decoding function take three times as long, most of it for a fresh set of
-    counters each; an answer about a month decodes ten thousand.
+    One set of counters serves any number of them: a fresh one each, as the library's own functions take,
+    costs three times as much, and an answer about a month decodes ten thousand. Not thread-safe.
     """
 
     def __init__(self) -> None:
-        self._histogram = _empty()
+        # base64 would add a third to every row
+        self._histogram = HdrHistogram(
+            1, HIGHEST_US, SIGNIFICANT_DIGITS, word_size=_COUNTER_BYTES, b64_wrap=False
+        )
+        # The two refer to each other: without this the counters (140 kB) would wait for garbage collection.
+        self._histogram.encoder.histogram = weakref.proxy(self._histogram)
         self._dense = np.frombuffer(self._histogram.counts, dtype=np.int64)
         self._address = ctypes.addressof(self._histogram.counts)
+        self._shape = zlib.decompress(self._histogram.encode())[_SHAPE]
+
+    def encode(self, distribution: Distribution) -> bytes:
+        """The distribution's slots and counts, for any HDR tool to read."""
+        first, last = (int(distribution.slots[at]) for at in (0, -1)) if distribution.count else (-1, -1)
+        self._dense[distribution.slots] = distribution.counts
+        self._histogram.set_internal_tacking_values(first, last, distribution.count)
+        encoded: bytes = self._histogram.encode()
+        self._dense[distribution.slots] = 0
+        return encoded
 
     def decode(self, encoded: bytes, count: int, sum_ns: int, max_ns: int) -> Distribution:
         """The distribution; count, sum and maximum are kept beside the histogram.
@@ -132,17 +143,21 @@ class Decoder:
         """
         try:
             data = zlib.decompress(encoded)
-            if data[_SHAPE] != _SHAPE_BYTES:
+            if data[_SHAPE] != self._shape:
                 raise ValueError("the histogram has other slots")
-            found = pyhdrh.decode(data, payload_header_size, self._address, _SLOTS, _COUNTER_BYTES)
+            found = pyhdrh.decode(data, payload_header_size, self._address, len(self._dense), _COUNTER_BYTES)
         except Exception as error:  # zlib's own, and several that the library's C code raises
             self._dense[:] = 0
             raise ValueError(f"no HDR histogram in these {len(encoded)} bytes") from error
         if not found["total"]:
             return merge([])
         low, high = found["min_nonzero_index"], found["max_nonzero_index"]
-        decoded = _sparse(self._dense, low, high, count, sum_ns, max_ns)
-        self._dense[low : high + 1] = 0
+        part = self._dense[low : high + 1]
+        used = (part != 0).nonzero()[0]  # of bool: twice as fast as of the counts
+        slots = used.astype(np.uint16)
+        slots += np.uint16(low)
+        decoded = Distribution(count, sum_ns, max_ns, slots, _narrow(part[used], count))
+        part[:] = 0
         return decoded
 
 
@@ -168,65 +183,22 @@ def merge(parts: Sequence[Distribution]) -> Distribution:
     )
 
 
-class DurationHistogram:
-    """Records durations. Not thread safe: who shares it guards it."""
-
-    __slots__ = ("_histogram", "count", "max_ns", "sum_ns")
-
-    def __init__(self) -> None:
-        self._histogram = _empty()
-        self.count = 0
-        self.sum_ns = 0
-        self.max_ns = 0
-
-    def record(self, duration_ns: int) -> None:
-        """Add one duration in nanoseconds; a negative one counts as 0."""
-        duration_ns = max(duration_ns, 0)
-        self._histogram.record_value(min((duration_ns + 500) // 1000, HIGHEST_US))
-        self.count += 1
-        self.sum_ns += duration_ns
-        if duration_ns > self.max_ns:
-            self.max_ns = duration_ns
-
-    def snapshot(self) -> Distribution:
-        """A copy that later recordings do not change."""
-        histogram = self._histogram
-        low = histogram.get_counts_array_index(min(histogram.min_value, histogram.max_value))
-        high = histogram.get_counts_array_index(histogram.max_value)
-        dense = np.frombuffer(histogram.counts, dtype=np.int64)
-        return _sparse(dense, low, high, self.count, self.sum_ns, self.max_ns)
-
-
-def _sparse(
-    dense: NDArray[np.int64], low: int, high: int, count: int, sum_ns: int, max_ns: int
-) -> Distribution:
-    """A copy of the slots from `low` to `high` that are in use."""
-    part = dense[low : high + 1]
-    used = (part != 0).nonzero()[0]  # of bool: twice as fast as of the counts
-    slots = used.astype(np.uint16)
-    slots += np.uint16(low)
-    return Distribution(count, sum_ns, max_ns, slots, _narrow(part[used], count))
-
-
 def _narrow(counts: NDArray[Any], count: int) -> NDArray[np.uint32] | NDArray[np.int64]:
     """Slots' shares of `count` samples, in the smaller type that holds them."""
     return counts.astype(np.uint32) if count < 2**32 else counts.astype(np.int64)
 
 
-@functools.cache  # at most one for each slot
-def slot_end_us(slot: int) -> int:
-    """The longest duration in a slot, microseconds."""
-    value: int = _LAYOUT.get_highest_equivalent_value(_LAYOUT.get_value_from_index(slot))
-    return value
-
-
 def slot_start_us(slot: int) -> int:
     """The shortest duration in a slot, microseconds."""
-    value: int = _LAYOUT.get_value_from_index(slot)
-    return value
+    doublings = max((slot >> _HALF_BITS) - 1, 0)
+    return (slot - (doublings << _HALF_BITS)) << doublings
+
+
+def slot_end_us(slot: int) -> int:
+    """The longest duration in a slot, microseconds."""
+    return slot_start_us(slot + 1) - 1
 
 
 def slot_of_us(microseconds: int) -> int:
     """The slot of a duration."""
-    slot: int = _LAYOUT.get_counts_array_index(min(microseconds, HIGHEST_US))
-    return slot
+    return int(Distribution.of([microseconds * 1000]).slots[0])

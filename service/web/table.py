@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from service.latency.figures import Figures
 from service.latency.histogram import Summary
 from service.latency.percentiles import MIN_SAMPLES
+from service.latency.series import Figures
 from service.latency.stages import STAGES
 from service.web.sparkline import sparkline
 
