@@ -71,7 +71,7 @@ class Clock:
 def sample(runs: int, seed: int) -> Distribution:
     """A plausible distribution of so many runs: log-normal around 1 to 8 ms."""
     random = np.random.default_rng(seed)
-    return Distribution.of(random.lognormal(np.log(random.uniform(1e6, 8e6)), 0.3, runs))
+    return Distribution.of(random.lognormal(np.log(random.uniform(1e6, 8e6)), 0.3, runs).astype(int).tolist())
 
 
 def fill(

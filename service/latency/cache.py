@@ -106,18 +106,17 @@ class LatencyCache:
         if store is None:
             yield self.ask_memory(scope)
             return
-        memory = self._memory(scope)  # before the store, as the recorder says
+        now, memory = self._recorder.now(), self._memory(scope)  # in this order, and before the store
         if self._recorder.history_revision() != self._revision:
             self._revision = self._recorder.history_revision()
             for cache in (self._buckets, self._sums, self._steps, self._open):
                 cache.clear()
         with store.view() as view:
-            yield Question(scope, self._recorder.now(), *memory, view)
+            yield Question(scope, now, *memory, view)
 
     def ask_memory(self, scope: Scope) -> Question:
         """A question about memory alone."""
-        memory = self._memory(scope)
-        return Question(scope, self._recorder.now(), *memory, None)
+        return Question(scope, self._recorder.now(), *self._memory(scope), None)
 
     def _memory(self, scope: Scope) -> tuple[Mapping[Bucket, Pooled], frozenset[tuple[Bucket, str]]]:
         parts = self._recorder.memory()

@@ -6,6 +6,7 @@ import ctypes
 import math
 import weakref
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import pyhdrh
 from hdrh.codec import payload_header_size
 from hdrh.histogram import HdrHistogram
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from service.latency.percentiles import MIN_SAMPLES
 from service.latency.stages import milliseconds
@@ -64,21 +65,18 @@ class Distribution:
     counts: NDArray[np.uint32] | NDArray[np.int64]
 
     @classmethod
-    def of(cls, durations_ns: ArrayLike) -> Distribution:
+    def of(cls, durations_ns: Sequence[int]) -> Distribution:
         """The distribution of these durations in nanoseconds; a negative one counts as 0."""
-        durations = np.maximum(np.asarray(durations_ns, dtype=np.int64), 0)
-        if not durations.size:
-            return merge([])
-        microseconds = np.minimum((durations + 500) // 1000, HIGHEST_US)
-        # The exponent of a float is the number of bits of the integer.
-        doublings = np.maximum(np.frexp(microseconds.astype(np.float64))[1] - _HALF_BITS - 1, 0)
-        slots, counts = np.unique((microseconds >> doublings) + (doublings << _HALF_BITS), return_counts=True)
+        # Not with numpy: most often these are a few.
+        durations = [max(duration, 0) for duration in durations_ns]
+        counts = Counter([slot_of_us((duration + 500) // 1000) for duration in durations])
+        slots = sorted(counts)
         return cls(
-            count=durations.size,
-            sum_ns=int(durations.sum()),
-            max_ns=int(durations.max()),
-            slots=slots.astype(np.uint16),
-            counts=_narrow(counts, durations.size),
+            count=len(durations),
+            sum_ns=sum(durations),
+            max_ns=max(durations, default=0),
+            slots=np.array(slots, dtype=np.uint16),
+            counts=np.array([counts[slot] for slot in slots], dtype=np.uint32),
         )
 
     def percentiles_ns(self) -> Percentiles:
@@ -125,16 +123,25 @@ class HistogramCodec:
         self._histogram.encoder.histogram = weakref.proxy(self._histogram)
         self._dense = np.frombuffer(self._histogram.counts, dtype=np.int64)
         self._address = ctypes.addressof(self._histogram.counts)
+        self._header = self._histogram.encoder.payload.payload
+        self._encoded = ctypes.create_string_buffer(
+            payload_header_size + len(self._dense) * (_COUNTER_BYTES + 1)
+        )
         self._shape = zlib.decompress(self._histogram.encode())[_SHAPE]
 
     def encode(self, distribution: Distribution) -> bytes:
         """The distribution's slots and counts, for any HDR tool to read."""
-        first, last = (int(distribution.slots[at]) for at in (0, -1)) if distribution.count else (-1, -1)
+        slots = int(distribution.slots[-1]) + 1 if distribution.count else 0
         self._dense[distribution.slots] = distribution.counts
-        self._histogram.set_internal_tacking_values(first, last, distribution.count)
-        encoded: bytes = self._histogram.encode()
+        buffer, room = ctypes.addressof(self._encoded), len(self._encoded)
+        self._header.payload_len = pyhdrh.encode(
+            self._address, slots, _COUNTER_BYTES, buffer + payload_header_size, room - payload_header_size
+        )
         self._dense[distribution.slots] = 0
-        return encoded
+        ctypes.memmove(buffer, ctypes.addressof(self._header), payload_header_size)
+        return zlib.compress(
+            ctypes.string_at(buffer, payload_header_size + self._header.payload_len), level=1
+        )
 
     def decode(self, encoded: bytes, count: int, sum_ns: int, max_ns: int) -> Distribution:
         """The distribution; count, sum and maximum are kept beside the histogram.
@@ -163,23 +170,25 @@ class HistogramCodec:
 
 def merge(parts: Sequence[Distribution]) -> Distribution:
     """The distribution of all samples together."""
+    parts = [part for part in parts if part.count]
     if len(parts) == 1:
         return parts[0]
     if not parts:
         return Distribution(0, 0, 0, np.empty(0, np.uint16), np.empty(0, np.uint32))
     # float64 sums are exact up to 2**53 samples; bincount's own conversions would take twice as long
+    first = min(int(part.slots[0]) for part in parts)
     dense = np.bincount(
-        np.concatenate([part.slots for part in parts], dtype=np.intp),
+        np.concatenate([part.slots for part in parts], dtype=np.intp) - first,
         weights=np.concatenate([part.counts for part in parts], dtype=np.float64),
     )
-    slots = np.flatnonzero(dense)
+    used = (dense != 0).nonzero()[0]  # of bool: twice as fast
     count = sum(part.count for part in parts)
     return Distribution(
         count=count,
         sum_ns=sum(part.sum_ns for part in parts),
         max_ns=max(part.max_ns for part in parts),
-        slots=slots.astype(np.uint16),
-        counts=_narrow(dense[slots], count),
+        slots=(used + first).astype(np.uint16),
+        counts=_narrow(dense[used], count),
     )
 
 
@@ -200,5 +209,7 @@ def slot_end_us(slot: int) -> int:
 
 
 def slot_of_us(microseconds: int) -> int:
-    """The slot of a duration."""
-    return int(Distribution.of([microseconds * 1000]).slots[0])
+    """The slot of a duration; of HIGHEST_US for longer ones."""
+    microseconds = min(microseconds, HIGHEST_US)
+    doublings = max(microseconds.bit_length() - _HALF_BITS - 1, 0)
+    return (doublings << _HALF_BITS) + (microseconds >> doublings)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
+from itertools import accumulate
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
 from prometheus_client import CollectorRegistry, Gauge, Info, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -23,7 +23,7 @@ BUCKETS_S = (
 )
 """Upper bounds in seconds. The client library's own start at 5 ms, where most of these networks are done."""
 
-_BOUNDS_NS = np.array([round(bound * 1e9) for bound in BUCKETS_S])
+_BOUNDS_NS = tuple(round(bound * 1e9) for bound in BUCKETS_S)
 _BOUND_LABELS = (*(str(bound) for bound in BUCKETS_S), "+Inf")
 
 
@@ -38,8 +38,7 @@ class Metrics(Collector):
     def __init__(self, build: Mapping[str, str], registry: CollectorRegistry | None = None) -> None:
         """`build`: labels of `weighin_build_info`. `registry`: a fresh one when left out."""
         self._lock = threading.Lock()
-        self._counts: dict[tuple[str, Regime, Stage], NDArray[np.int64]] = {}
-        self._sums_ns: dict[tuple[str, Regime, Stage], int] = {}
+        self._observed: dict[tuple[str, Regime, Stage], _Observed] = {}
         self._errors: dict[tuple[str, str], int] = {}
         self._expected_errors: Callable[[], Iterable[tuple[str, str]]] = lambda: ()
         self._before_collecting: Callable[[], None] = lambda: None
@@ -52,14 +51,13 @@ class Metrics(Collector):
         """Call this whenever metrics are shown, before they are."""
         self._before_collecting = bring_up_to_date
 
-    def observe(self, model: str, regime: Regime, stage: Stage, durations_ns: ArrayLike) -> None:
-        """Count the durations of some runs, nanoseconds (n,)."""
-        durations = np.asarray(durations_ns, dtype=np.int64)
-        counts = np.bincount(np.searchsorted(_BOUNDS_NS, durations), minlength=len(_BOUND_LABELS))
-        series = (model, regime, stage)
+    def observe(self, model: str, regime: Regime, stage: Stage, durations_ns: Iterable[int]) -> None:
+        """Count the durations of some runs in nanoseconds."""
         with self._lock:
-            self._counts[series] = self._counts.get(series, 0) + counts
-            self._sums_ns[series] = self._sums_ns.get(series, 0) + int(durations.sum())
+            observed = self._observed.setdefault((model, regime, stage), _Observed())
+            for duration_ns in durations_ns:
+                observed.counts[bisect_left(_BOUNDS_NS, duration_ns)] += 1
+                observed.sum_ns += duration_ns
 
     def count_error(self, model: str | None, slug: str, count: int = 1) -> None:
         """Count failed requests; `model` is None when they failed before a model was known."""
@@ -99,14 +97,18 @@ class Metrics(Collector):
         self._before_collecting()
         # Copied under the lock, formatted outside of it: formatting takes milliseconds.
         with self._lock:
-            counts, sums_ns, errors = dict(self._counts), dict(self._sums_ns), dict(self._errors)
+            observations = [
+                (series, list(observed.counts), observed.sum_ns)
+                for series, observed in self._observed.items()
+            ]
+            errors = dict(self._errors)
 
         histogram = HistogramMetricFamily(
             "weighin_stage_duration_seconds", "Time spent in a stage", labels=("model", "regime", "stage")
         )
-        for series, in_bucket in counts.items():
-            cumulated = zip(_BOUND_LABELS, np.cumsum(in_bucket).tolist(), strict=True)
-            histogram.add_metric(series, list(cumulated), sums_ns[series] / 1e9)
+        for series, counts, sum_ns in observations:
+            buckets = list(zip(_BOUND_LABELS, accumulate(counts), strict=True))
+            histogram.add_metric(series, buckets, sum_ns / 1e9)
         yield histogram
 
         counter = CounterMetricFamily(
@@ -118,3 +120,13 @@ class Metrics(Collector):
         for labels, count in (dict.fromkeys(self._expected_errors(), 0) | errors).items():
             counter.add_metric(labels, count)
         yield counter
+
+
+class _Observed:
+    """Durations of one series: how many within each bound but not the one below, and their sum."""
+
+    __slots__ = ("counts", "sum_ns")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS_S) + 1)
+        self.sum_ns = 0

@@ -9,7 +9,6 @@ import uuid
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 
-import numpy as np
 import structlog
 
 from service.errors import StorageUnavailable
@@ -108,12 +107,19 @@ class Recorder:
         return self._instances, 0 if self._store is None else self._store.opened_times
 
     def memory(self) -> list[Part]:
-        """A copy of what may not be in the store yet: minutes, and the hours and days that hold the same. To
-        merge it with the store, read this first: what is dropped here in between is in the store, and what is
-        in both has the same instance and bucket, with more in this one."""
+        """A copy of what may not be in the store yet: minutes, and hours and days that are over.
+
+        To merge it with the store, read the clock, then this, then the store: what is dropped here in between
+        is in the store, and what is in both has the same instance and bucket, with more in this one.
+        """
         self.add_up()
         with self._lock:
-            return [held.contents() for held in self._held.values()]
+            now = self._clock()
+            return [
+                held.contents()
+                for (bucket, _), held in self._held.items()
+                if bucket.resolution_s == MINUTE_S or bucket.end <= now + 1
+            ]
 
     def add_up(self) -> None:
         """Add what is queued to the buckets in memory and to the metrics."""
@@ -129,11 +135,10 @@ class Recorder:
                     for stage, duration_ns in what.items():
                         runs[minute, Series(regime, model, version, "", stage)].append(duration_ns)
             for (minute, series), durations in runs.items():
-                durations_ns = np.array(durations, dtype=np.int64)
-                distribution = Distribution.of(durations_ns)
+                distribution = Distribution.of(durations)
                 for held in self._buckets(minute):
                     held.add(series, distribution)
-                self._metrics.observe(series.model, series.regime, series.stage, durations_ns)
+                self._metrics.observe(series.model, series.regime, series.stage, durations)
             for (minute, error), count in failures.items():
                 for held in self._buckets(minute):
                     held.errors[error] = held.errors.get(error, 0) + count
@@ -235,24 +240,33 @@ class Recorder:
 class _Held:
     """A bucket of an instance in memory, which knows how much of each series is saved. Not thread-safe."""
 
-    __slots__ = ("bucket", "distributions", "errors", "instance", "saved")
+    __slots__ = ("_added", "bucket", "distributions", "errors", "instance", "saved")
 
     def __init__(self, bucket: Bucket, instance: str) -> None:
         self.bucket = bucket
         self.instance = instance
         self.distributions: dict[Series, Distribution] = {}
+        self._added: defaultdict[Series, list[Distribution]] = defaultdict(list)
         self.errors: dict[ErrorSeries, int] = {}
         self.saved: dict[Series | ErrorSeries, int] = {}
 
     def add(self, series: Series, distribution: Distribution) -> None:
-        known = self.distributions.get(series)
-        self.distributions[series] = distribution if known is None else merge([known, distribution])
+        self._added[series].append(distribution)
+
+    def _merge_added(self) -> None:
+        # Not as they come: hours and days are looked at when they are saved, minutes for every answer too.
+        for series, added in self._added.items():
+            known = self.distributions.get(series)
+            self.distributions[series] = merge(added if known is None else [known, *added])
+        self._added.clear()
 
     def contents(self) -> Part:
+        self._merge_added()
         return Part(self.bucket, self.instance, dict(self.distributions), dict(self.errors))
 
     def changes(self) -> Part:
         """The series that are not saved, or not all of them."""
+        self._merge_added()
         return Part(
             self.bucket,
             self.instance,
