@@ -1,12 +1,13 @@
 """How long /latency and /latency/history take over 30 days of 20 models.
 
 Fills a database of its own as if 20 models had been busy in every minute of 30 days (by default 300 runs a
-minute each), lets the store roll it up and asks through the HTTP router, in this process and without sockets.
+minute each, in `--instances` processes) and asks through the HTTP router, in this process, without sockets.
 `first`: a process's first answer at all, nothing is cached; `again`: closed buckets are, and every model has
-recorded a run since; `idle`: nothing was recorded since; `minute`: a minute has closed since. Wall-clock
-medians of several rounds, in milliseconds, and the processor's share of `first`.
+recorded a run since; `idle`: nothing was recorded since; `minute`: a minute has closed since; `flush`: saving
+one run of each model. Wall-clock medians of several rounds, in milliseconds, and the processor's share of
+`first`.
 
-    python -m benchmarks.latency_queries [--models 20] [--runs-per-minute 300]
+    python -m benchmarks.latency_queries [--models 20] [--runs-per-minute 300] [--instances 1]
 """
 
 from __future__ import annotations
@@ -25,11 +26,20 @@ import numpy as np
 from fastapi import FastAPI
 
 from service.api.latency import latency_router
-from service.latency.histogram import Distribution, DurationHistogram, merge
+from service.latency.buckets import (
+    DAY_S,
+    HOUR_S,
+    KEEP_HOURS_S,
+    KEEP_MINUTES_S,
+    MINUTE_S,
+    Bucket,
+    bucket_of,
+)
+from service.latency.histogram import Distribution, merge
 from service.latency.prometheus import Metrics
 from service.latency.query import Latencies
-from service.latency.recorded import DAY_S, HOUR_S, MERGED, MINUTE_S, Bucket, Recorded, Series
 from service.latency.recorder import Recorder
+from service.latency.series import Part, Series
 from service.latency.stages import STAGES
 from service.latency.store import LatencyStore
 from service.storage.database import open_database
@@ -61,63 +71,59 @@ class Clock:
 def sample(runs: int, seed: int) -> Distribution:
     """A plausible distribution of so many runs: log-normal around 1 to 8 ms."""
     random = np.random.default_rng(seed)
-    histogram = DurationHistogram()
-    for duration in random.lognormal(np.log(random.uniform(1e6, 8e6)), 0.3, runs):
-        histogram.record(int(duration))
-    return histogram.snapshot()
+    return Distribution.of(random.lognormal(np.log(random.uniform(1e6, 8e6)), 0.3, runs).astype(int).tolist())
 
 
-def fill(store: LatencyStore, now: float, models: list[str], runs_per_minute: int) -> None:
-    """Minutes of the last 47 hours, hours of the 5 days before, days before that."""
+def fill(
+    store: LatencyStore, now: float, models: list[str], runs_per_minute: int, instances: int = 1
+) -> None:
+    """30 days, as far as they are kept by minute, hour and day."""
     minutes = [sample(runs_per_minute, seed) for seed in range(40)]
     hours = [merge([minutes[(first + n) % 40] for n in range(60)]) for first in range(7)]
     days = [merge(hours * 3) for _ in range(2)]
     random = np.random.default_rng(0)
-    today = int(now) // DAY_S * DAY_S
-    minutes_from = int(now - 47 * HOUR_S) // HOUR_S * HOUR_S
-    hours_from = today - 6 * DAY_S
-    for resolution_s, start, end, pool, instance in (
-        (DAY_S, today - 30 * DAY_S, hours_from, days, MERGED),
-        (HOUR_S, hours_from, minutes_from, hours, MERGED),
-        (MINUTE_S, minutes_from, int(now) // MINUTE_S * MINUTE_S, minutes, "earlier"),
+    for resolution_s, since, pool in (
+        (DAY_S, now - 30 * DAY_S, days),
+        (HOUR_S, bucket_of(DAY_S, now - KEEP_HOURS_S).start, hours),
+        (MINUTE_S, bucket_of(HOUR_S, now - KEEP_MINUTES_S).start, minutes),
     ):
-        buckets = [Bucket(resolution_s, at) for at in range(start, end, resolution_s)]
+        first = bucket_of(resolution_s, since).start
+        buckets = [
+            Bucket(resolution_s, at) for at in range(first, int(now) // MINUTE_S * MINUTE_S, resolution_s)
+        ]
         for at in range(0, len(buckets), 60):
             store.write(
                 [
-                    Recorded(
+                    Part(
                         bucket,
-                        instance,
+                        f"earlier {instance}",
                         {
-                            Series("live", model, stage): pool[random.integers(len(pool))]
+                            Series("live", model, "", "", stage): pool[random.integers(len(pool))]
                             for model in models
                             for stage in STAGES
                         },
                         {},
                     )
                     for bucket in buckets[at : at + 60]
+                    for instance in range(instances)
                 ]
             )
 
 
-async def measure(models: list[str], runs_per_minute: int, folder: Path) -> None:
+async def measure(models: list[str], runs_per_minute: int, instances: int, folder: Path) -> None:
     """Fill, ask and print."""
     clock = Clock(time.time() // MINUTE_S * MINUTE_S + 30)
     engine = open_database(None, folder)
     store = LatencyStore(engine)
     store.ensure_open()
     begun = time.perf_counter()
-    fill(store, clock(), models, runs_per_minute)
+    fill(store, clock(), models, runs_per_minute, instances)
     print(f"filled in {time.perf_counter() - begun:.0f} s, {size_of(folder):.0f} MB")
-    begun = time.perf_counter()
-    store.maintain(clock(), None)
-    print(f"rolled up in {time.perf_counter() - begun:.1f} s (47 hours, 7 days), {size_of(folder):.0f} MB")
-
     run = dict.fromkeys(STAGES, 2_000_000)
-    columns = ("first", "(cpu)", "again", "idle", "minute")
+    columns = ("first", "(cpu)", "again", "idle", "minute", "flush")
     print(f"\n{'milliseconds':64} {' '.join(f'{each:>7}' for each in columns)} {'kB':>6}")
     for question in QUESTIONS:
-        first, cpu, again, idle, minute = [], [], [], [], []
+        first, cpu, again, idle, minute, flush = [], [], [], [], [], []
         for _ in range(3):
             # In a process of its own: a service that starts has an empty heap, which it pays for.
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
@@ -131,7 +137,9 @@ async def measure(models: list[str], runs_per_minute: int, folder: Path) -> None
             clock.now += MINUTE_S
             for model in models:
                 recorder.record(model, "live", run)
+            spent = time.perf_counter()
             recorder.flush()
+            flush.append((time.perf_counter() - spent) * 1000)
             minute.append(await timed(client, question))
         for _ in range(ROUNDS):
             for model in models:
@@ -139,7 +147,9 @@ async def measure(models: list[str], runs_per_minute: int, folder: Path) -> None
             again.append(await timed(client, question))
             idle.append(await timed(client, question))
         size = len((await client.get(question)).content) / 1000
-        figures = " ".join(f"{statistics.median(each):7.1f}" for each in (first, cpu, again, idle, minute))
+        figures = " ".join(
+            f"{statistics.median(each):7.1f}" for each in (first, cpu, again, idle, minute, flush)
+        )
         print(f"{question:64} {figures} {size:6.0f}")
         await client.aclose()
 
@@ -180,10 +190,11 @@ def main() -> None:
     )
     parser.add_argument("--models", type=int, default=20)
     parser.add_argument("--runs-per-minute", type=int, default=300)
+    parser.add_argument("--instances", type=int, default=1)
     arguments = parser.parse_args()
     models = [f"model-{number:02}" for number in range(arguments.models)]
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(measure(models, arguments.runs_per_minute, Path(folder)))
+        asyncio.run(measure(models, arguments.runs_per_minute, arguments.instances, Path(folder)))
 
 
 if __name__ == "__main__":

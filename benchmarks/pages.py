@@ -32,7 +32,7 @@ from benchmarks.report import Figure, figure, machine, table
 from benchmarks.served import load, per_s
 from benchmarks.servers import ROOT, Server, free_port
 from service.inference.cpu import core_budget
-from service.latency.recorded import MINUTE_S
+from service.latency.buckets import MINUTE_S
 from service.latency.store import LatencyStore
 from service.storage.database import open_database
 
@@ -60,7 +60,6 @@ def main() -> None:
         store.ensure_open()
         now = time.time() // MINUTE_S * MINUTE_S
         fill(store, now, MODELS, runs_per_minute=300)
-        store.maintain(now, None)
         store.close()
         print(f"30 days of {len(MODELS)} models: {size_of(data):.0f} MB", file=sys.stderr)
         if arguments.only != "crowd":

@@ -1,7 +1,8 @@
 """What recording one run with all its stages costs, in microseconds.
 
-`alone`: one thread; `flushing`: while the flush thread writes to a real database once a second; `crowded`:
-four threads at once, wall-clock time over runs. The target is 30 us.
+`alone`: one thread, until the queue is full and added up; `queued`: the same without the adding up, which is
+what a request pays; `flushing`: while the flush thread adds up and writes to a real database once a second;
+`crowded`: four threads at once, wall-clock time over runs. The target is 30 us.
 
     python -m benchmarks.recording [--runs 200000]
 """
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 
 from service.latency.prometheus import Metrics
-from service.latency.recorder import Recorder
+from service.latency.recorder import QUEUE_LIMIT, Recorder
 from service.latency.stages import STAGES
 from service.state import open_state
 
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=200_000)
     runs = parser.parse_args().runs
     print(f"alone     {microseconds_per_run(Recorder(None, Metrics({})), runs):6.2f}")
+    print(f"queued    {microseconds_per_run(Recorder(None, Metrics({})), QUEUE_LIMIT - 1):6.2f}")
     with tempfile.TemporaryDirectory() as folder, open_state(Path(folder), None) as state:
         recorder = Recorder(state.latencies, Metrics({}))
         recorder.start()

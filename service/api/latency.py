@@ -15,9 +15,9 @@ from models.zoo.statistics import MIN_SAMPLES
 from service import errors
 from service.api.periods import format_moment, parse_since, parse_step
 from service.api.problems import documented
-from service.latency.figures import Figures
 from service.latency.histogram import EMPTY_SUMMARY
 from service.latency.query import Latencies, Window
+from service.latency.series import Figures
 from service.latency.stages import STAGES, Regime, Stage
 
 _WINDOW: dict[str, JsonValue] = {
@@ -180,7 +180,7 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
                 "window": window_out(window),
                 "latencies": list(_rows(figures, regime, model, stage, empty_too=True)),
                 "errors_without_model": figures.errors.get("", {}),
-                "degraded": window.lacking,
+                "degraded": window.degraded,
             }
 
         return await answer(("latency", model, stage, regime, since), work)
@@ -219,7 +219,7 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
                         f"step: these are more than {MAX_ROWS} points: ask for one model or stage, take a "
                         "longer step or a later since"
                     )
-            return {"window": window_out(window), "points": points, "degraded": window.lacking}
+            return {"window": window_out(window), "points": points, "degraded": window.degraded}
 
         return await answer(("history", model, stage, regime, since, step), work)
 

@@ -87,7 +87,7 @@ def distribution_router(latencies: Latencies, model_names: Callable[[], Collecti
                     {"from_ms": each.from_ms, "to_ms": each.to_ms, "count": each.count}
                     for each in histogram(found)
                 ],
-                "degraded": window.lacking,
+                "degraded": window.degraded,
             }
         )
 

@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime
 
 from service.errors import InvalidParameter
-from service.latency.recorded import DAY_S, HOUR_S, MINUTE_S
+from service.latency.buckets import DAY_S, HOUR_S, MINUTE_S
 
 _UNITS = {"s": 1, "m": MINUTE_S, "h": HOUR_S, "d": DAY_S}
 _LENGTH = re.compile(r"([0-9]{1,6})([smhd])")

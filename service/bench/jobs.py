@@ -248,8 +248,9 @@ class BenchmarkJobs:
             reason = f"the service ran {answered} jobs of its own meanwhile"
             bundle = bundle.with_flag(Flag(kind="contaminated", reason=reason))
         if not bundle.flags_of("contaminated") and not bundle.flags_of("void"):
+            versions = {facts.name: facts.sha256 for facts in bundle.models}
             for model, regime, durations in recorder_samples(bundle):
-                self._recorder.record(model, regime, durations)
+                self._recorder.record(model, regime, durations, versions[model])
         return to_json(bundle).encode()
 
     def _now(self, row: BenchmarkRow) -> Benchmark:

@@ -140,7 +140,7 @@ class Retriever:
             durations = stopwatch.stop()
             # Its total is not that of a classification, and the two must not be pooled.
             stages: Durations = {stage: spent for stage, spent in durations.items() if stage != "total"}
-            self._recorder.record(model.name, "live", stages)
+            self._recorder.record(model.name, "live", stages, model.version)
             return Retrieval(model.name, matches, durations, image)
         raise Busy("the gallery changes its network: try again")
 

@@ -12,7 +12,7 @@ from service.gallery.database import GalleryDatabase, change_state, read_state
 from service.gallery.metadata import matching_keys
 from service.gallery.records import Change, Condition, Embeddings, Extent, Vector
 from service.gallery.tables import gallery_embeddings, gallery_images, gallery_tombstones
-from service.latency.rows import upsert
+from service.storage.database import upsert
 
 _IN_ONE_QUERY = 500
 _WORTH_NAMING = 5_000

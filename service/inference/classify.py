@@ -61,7 +61,7 @@ class Classifier:
             image = load_image(data, model.card.input, max_pixels=self._max_pixels, stopwatch=stopwatch)
             predictions = predict(model, image, count, stopwatch)
             durations = stopwatch.stop()
-            self._recorder.record(model.name, "live", durations)
+            self._recorder.record(model.name, "live", durations, model.version)
             return Classification(model.name, image, predictions, durations)
 
         return await self._pool.run(job, deadline)

@@ -207,7 +207,7 @@ class Comparer:
                     laps = Stopwatch()
                     predict(model, image, count, laps)
                     runs[model.name].durations.append(laps.durations)
-                    self._recorder.record(model.name, "compare", laps.durations)
+                    self._recorder.record(model.name, "compare", laps.durations, model.version)
                 spent.lap("total")
                 return spent.durations["total"]
 

@@ -49,6 +49,11 @@ class ServedModel:
         """The name that clients use."""
         return self.card.name
 
+    @property
+    def version(self) -> str:
+        """SHA-256 of the model's file, hexadecimal."""
+        return self.card.file.sha256
+
 
 @dataclass(frozen=True)
 class ModelEntry:

@@ -1,4 +1,4 @@
-"""What `/metrics` shows: counters, gauges and histograms for Prometheus, in a registry of their own."""
+"""Prometheus metrics of the service, in a registry of their own."""
 
 from __future__ import annotations
 
@@ -7,18 +7,12 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
+from prometheus_client import CollectorRegistry, Gauge, Info, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
-from service.latency.stages import Durations, Regime, Stage
+from service.latency.stages import Regime, Stage
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 """Media type of `Metrics.render`."""
@@ -34,41 +28,42 @@ _BOUND_LABELS = (*(str(bound) for bound in BUCKETS_S), "+Inf")
 
 
 class Metrics(Collector):
-    """Collects what happened and shows it in Prometheus' text format.
+    """Durations and errors as Prometheus sees them, and the gauges of the service.
 
-    Values live here and not in the client library's objects: those take two locks and a loop over the buckets
-    per observation, and add a `_created` series to each that only a process-wide switch can take away.
+    Durations and errors are counted here and not in the client library's objects: those take one duration at
+    a time, and add a `_created` series to each that only a process-wide switch can take away.
     Callers pass only names of models that exist: each one makes some hundred series.
     """
 
     def __init__(self, build: Mapping[str, str], registry: CollectorRegistry | None = None) -> None:
         """`build`: labels of `weighin_build_info`. `registry`: a fresh one when left out."""
-        self._build = dict(build)
         self._lock = threading.Lock()
-        self._durations: dict[tuple[str, Regime], dict[Stage, _Observed]] = {}
+        self._observed: dict[tuple[str, Regime, Stage], _Observed] = {}
         self._errors: dict[tuple[str, str], int] = {}
-        self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
-        self._expected_errors: Callable[[], Iterable[tuple[str, str]]] | None = None
+        self._expected_errors: Callable[[], Iterable[tuple[str, str]]] = lambda: ()
+        self._before_collecting: Callable[[], None] = lambda: None
         self._registry = CollectorRegistry(auto_describe=False) if registry is None else registry
         ProcessCollector(namespace="weighin", registry=self._registry)
+        Info("weighin_build", "Versions in use", registry=self._registry).info(dict(build))
         self._registry.register(self)
 
-    def observe(self, model: str, regime: Regime, durations: Durations) -> None:
-        """Count one recorded run."""
+    def before_collecting(self, bring_up_to_date: Callable[[], None]) -> None:
+        """Call this whenever metrics are shown, before they are."""
+        self._before_collecting = bring_up_to_date
+
+    def observe(self, model: str, regime: Regime, stage: Stage, durations_ns: Iterable[int]) -> None:
+        """Count the durations of some runs in nanoseconds."""
         with self._lock:
-            series = self._durations.setdefault((model, regime), {})
-            for stage, duration_ns in durations.items():
-                observed = series.get(stage)
-                if observed is None:
-                    observed = series[stage] = _Observed()
+            observed = self._observed.setdefault((model, regime, stage), _Observed())
+            for duration_ns in durations_ns:
                 observed.counts[bisect_left(_BOUNDS_NS, duration_ns)] += 1
                 observed.sum_ns += duration_ns
 
-    def count_error(self, model: str | None, slug: str) -> None:
-        """Count one failed request; `model` is None when it failed before a model was known."""
+    def count_error(self, model: str | None, slug: str, count: int = 1) -> None:
+        """Count failed requests; `model` is None when they failed before a model was known."""
         key = (model or "", slug)
         with self._lock:
-            self._errors[key] = self._errors.get(key, 0) + 1
+            self._errors[key] = self._errors.get(key, 0) + count
 
     def watch(
         self,
@@ -77,48 +72,43 @@ class Metrics(Collector):
         running: Callable[[], int],
         models_loaded: Callable[[], int] | None = None,
         degraded: Callable[[], bool] | None = None,
-        errors: Callable[[], Iterable[tuple[str, str]]] | None = None,
+        errors: Callable[[], Iterable[tuple[str, str]]] = lambda: (),
     ) -> None:
-        """Give the gauges that are read whenever metrics are shown.
+        """Give the gauges that are read whenever metrics are shown; once.
 
         `errors`: model and kind of each error that is shown before it happens, as 0.
         """
         self._expected_errors = errors
-        self._gauges["weighin_requests_waiting"] = ("Requests in the queue in front of the pool", waiting)
-        self._gauges["weighin_requests_running"] = ("Requests being worked on", running)
-        if models_loaded is not None:
-            self._gauges["weighin_models_loaded"] = ("Models that are loaded", models_loaded)
-        if degraded is not None:
-            self._gauges["weighin_state_degraded"] = ("1 while state cannot be written, else 0", degraded)
+        for name, explanation, read in (
+            ("weighin_requests_waiting", "Requests in the queue in front of the pool", waiting),
+            ("weighin_requests_running", "Requests being worked on", running),
+            ("weighin_models_loaded", "Models that are loaded", models_loaded),
+            ("weighin_state_degraded", "1 while state cannot be written, else 0", degraded),
+        ):
+            if read is not None:
+                Gauge(name, explanation, registry=self._registry).set_function(read)
 
     def render(self) -> bytes:
         """All metrics in the exposition format that `CONTENT_TYPE` names."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterable[Metric]:
-        """The current values; called by the registry."""
+        """The current durations and errors; called by the registry."""
+        self._before_collecting()
         # Copied under the lock, formatted outside of it: formatting takes milliseconds.
         with self._lock:
-            durations = [
-                (model, regime, stage, list(observed.counts), observed.sum_ns)
-                for (model, regime), series in self._durations.items()
-                for stage, observed in series.items()
+            observations = [
+                (series, list(observed.counts), observed.sum_ns)
+                for series, observed in self._observed.items()
             ]
             errors = dict(self._errors)
-
-        expected = () if self._expected_errors is None else self._expected_errors()
-        errors = dict.fromkeys(expected, 0) | errors
-
-        yield InfoMetricFamily("weighin_build", "Versions in use", value=self._build)
-        for name, (explanation, read) in self._gauges.items():
-            yield GaugeMetricFamily(name, explanation, value=float(read()))
 
         histogram = HistogramMetricFamily(
             "weighin_stage_duration_seconds", "Time spent in a stage", labels=("model", "regime", "stage")
         )
-        for model, regime, stage, counts, sum_ns in durations:
+        for series, counts, sum_ns in observations:
             buckets = list(zip(_BOUND_LABELS, accumulate(counts), strict=True))
-            histogram.add_metric((model, regime, stage), buckets, sum_ns / 1e9)
+            histogram.add_metric(series, buckets, sum_ns / 1e9)
         yield histogram
 
         counter = CounterMetricFamily(
@@ -127,8 +117,8 @@ class Metrics(Collector):
             "known or the route runs none; paths without a route are not counted",
             labels=("model", "kind"),
         )
-        for (name, slug), count in errors.items():
-            counter.add_metric((name, slug), count)
+        for labels, count in (dict.fromkeys(self._expected_errors(), 0) | errors).items():
+            counter.add_metric(labels, count)
         yield counter
 
 

@@ -1,4 +1,4 @@
-"""Answers what latency was: in one window, or step by step."""
+"""Latencies of one window of time, or step by step."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from typing import TypeVar
 import structlog
 
 from service.errors import InvalidParameter, StorageUnavailable
-from service.latency.buckets import Buckets, Question
-from service.latency.figures import Figures
+from service.latency.buckets import DAY_S, HOUR_S, KEEP_DAYS_S, MINUTE_S, Bucket, bucket_of
+from service.latency.cache import LatencyCache, Question
 from service.latency.histogram import Distribution, merge
-from service.latency.recorded import DAY_S, HOUR_S, MINUTE_S, Bucket, Scope, bucket_of
 from service.latency.recorder import Recorder
-from service.latency.rollup import KEEP_DAYS_S
+from service.latency.series import Figures, Scope
 from service.latency.stages import Regime, Stage
 
 T = TypeVar("T")
@@ -32,13 +31,13 @@ class Window:
     """The stretch of time that an answer really covers, in seconds since 1970.
 
     `resolution_s`: its start is a multiple of this many seconds; in a history also the length of its steps.
-    `lacking`: why only what is in memory is in the answer, in words for a client; None when all of it is.
+    `degraded`: why only what is in memory is in the answer, in words for a client; None when all of it is.
     """
 
     start: int
     end: float
     resolution_s: int
-    lacking: str | None = None
+    degraded: str | None = None
 
 
 class Latencies:
@@ -46,7 +45,7 @@ class Latencies:
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
-        self._buckets = Buckets(recorder)
+        self._cache = LatencyCache(recorder)
         self._lock = threading.Lock()
 
     def now(self) -> float:
@@ -62,26 +61,21 @@ class Latencies:
     ) -> tuple[Window, Figures]:
         """The figures of what was recorded since that moment (seconds since 1970)."""
 
-        def answer(question: Question, lacking: str | None) -> tuple[Window, Figures]:
-            begin = max(since, question.now - KEEP_DAYS_S)
-            resolution_s = question.resolution_at(begin)
-            start = bucket_of(resolution_s, begin).start
-            found = self._buckets.figures(question, start, math.inf)
-            return Window(start, question.now, resolution_s, lacking), found
+        def answer(question: Question, degraded: str | None) -> tuple[Window, Figures]:
+            window = _window(question, since, degraded)
+            return window, self._cache.figures(question, window.start, math.inf)
 
         return self._answer(Scope(regime, model, stage), answer)
 
     def distribution(
         self, regime: Regime, since: float, model: str, stage: Stage
     ) -> tuple[Window, Distribution]:
-        """What was recorded of one model and stage since that moment, as it lies; empty without samples."""
+        """The distribution of one model and stage since that moment; empty without samples."""
 
-        def answer(question: Question, lacking: str | None) -> tuple[Window, Distribution]:
-            begin = max(since, question.now - KEEP_DAYS_S)
-            resolution_s = question.resolution_at(begin)
-            start = bucket_of(resolution_s, begin).start
-            found = self._buckets.merged(question, start).distributions.get((model, stage))
-            return Window(start, question.now, resolution_s, lacking), found or merge([])
+        def answer(question: Question, degraded: str | None) -> tuple[Window, Distribution]:
+            window = _window(question, since, degraded)
+            pooled = self._cache.pooled(question, window.start)
+            return window, pooled.distributions.get((model, stage)) or merge([])
 
         return self._answer(Scope(regime, model, stage), answer)
 
@@ -101,19 +95,19 @@ class Latencies:
         MAX_STEPS steps.
         """
 
-        def answer(question: Question, lacking: str | None) -> tuple[Window, list[tuple[int, Figures]]]:
+        def answer(question: Question, degraded: str | None) -> tuple[Window, list[tuple[int, Figures]]]:
             steps = _steps(question, max(since, question.now - KEEP_DAYS_S), step_s)
-            self._buckets.sum_up(question, steps)
+            self._cache.sum_up(question, steps)
             points = []
             for step in steps:
-                found = self._buckets.step(question, step) if question.is_closed(step) else None
-                if found is None:
+                figures = self._cache.step(question, step)
+                if figures is None:
                     # The last step ends when the window does: never.
                     end = math.inf if step is steps[-1] else step.end
-                    found = self._buckets.figures(question, step.start, end)
-                if found.summaries or found.errors:
-                    points.append((step.start, found))
-            return Window(steps[0].start, question.now, steps[0].resolution_s, lacking), points
+                    figures = self._cache.figures(question, step.start, end)
+                if figures.summaries or figures.errors:
+                    points.append((step.start, figures))
+            return Window(steps[0].start, question.now, steps[0].resolution_s, degraded), points
 
         return self._answer(Scope(regime, model, stage), answer)
 
@@ -129,12 +123,18 @@ class Latencies:
     def _answer(self, scope: Scope, answer: Callable[[Question, str | None], T]) -> T:
         with self._lock:
             try:
-                with self._buckets.ask(scope) as question:
+                with self._cache.ask(scope) as question:
                     return answer(question, None)
             except StorageUnavailable as error:
                 if self._recorder.problem is None:  # else the recorder has said so
                     _log.warning("latencies cannot be read; answering from memory", reason=error.detail)
-                return answer(self._buckets.ask_memory(scope), self._recorder.problem or error.detail)
+                return answer(self._cache.ask_memory(scope), self._recorder.problem or error.detail)
+
+
+def _window(question: Question, since: float, degraded: str | None) -> Window:
+    begin = max(since, question.now - KEEP_DAYS_S)
+    resolution_s = question.resolution_at(begin)
+    return Window(bucket_of(resolution_s, begin).start, question.now, resolution_s, degraded)
 
 
 def _steps(question: Question, since: float, step_s: int | None) -> list[Bucket]:

@@ -1,38 +1,48 @@
-"""Durations and errors in memory, flushed to the store about every second and when the service stops."""
+"""Records durations and errors: queued by requests, added up in memory, saved about every second."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import uuid
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 
 import structlog
 
 from service.errors import StorageUnavailable
+from service.latency.buckets import DAY_S, HOUR_S, MINUTE_S, Bucket, bucket_of
+from service.latency.histogram import Distribution, merge
 from service.latency.prometheus import Metrics
-from service.latency.recorded import DAY_S, HOUR_S, MINUTE_S, Bucket, ErrorSeries, Recorded, bucket_of
-from service.latency.recording import Recording
+from service.latency.series import ErrorSeries, Part, Series
 from service.latency.stages import Durations, Regime
 from service.latency.store import LatencyStore
 
 FLUSH_EVERY_S = 1.0
 
-HOURLY_AFTER_S = HOUR_S
-"""Minutes that could not be saved for this long are put together to hours, to bound the memory they take."""
+LOOK_EVERY_S = 0.1
+"""How often the queue's length is looked at between flushes."""
 
-DAILY_AFTER_S = 5 * DAY_S
-"""And hours to days, while the store could still roll up the hours of that day."""
+ADD_UP_FROM = 500
+"""Queued runs and errors that are added up without waiting for the flush, to bound the memory they take."""
+
+QUEUE_LIMIT = 20_000
+"""Queued runs and errors that are added up by whoever records, if no thread flushes."""
+
+_IN_MEMORY_S = {MINUTE_S: HOUR_S, HOUR_S: 5 * DAY_S, DAY_S: math.inf}
+"""How long buckets that cannot be saved stay in memory, by resolution: then a longer one stands for them."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Recorder:
-    """The one place that takes durations and errors; thread safe.
+    """The one place that takes durations and errors; thread-safe.
 
-    Each process has an instance id of its own, and every row of the store belongs to one instance. A clock
-    that is set back would make this process write a minute twice, the second time over the first: then it
-    goes on under a new instance id.
+    Each run is added to the minute, the hour and the day that it ended in, and all three are saved with every
+    flush. Each process has an instance id of its own, and every row of the store belongs to one instance. A
+    clock that is set back would make this process write a bucket twice, the second time over the first: then
+    it goes on under a new instance id.
     """
 
     def __init__(
@@ -42,32 +52,35 @@ class Recorder:
         self._store = store
         self._metrics = metrics
         self._clock = clock
-        self._lock = threading.Lock()  # guards all that follows; never held while the store is at work
+        # What happened, of which model and version, with durations or the kind of the error.
+        self._queue: deque[tuple[float, Regime, str, str, Durations | str]] = deque()
+        self._lock = threading.Lock()  # guards all that follows; not needed to record, nor held for the store
         self._instance = uuid.uuid4().hex
-        self._instance_until = 0  # end of the last bucket that this instance recorded into
-        self._open: Recording | None = None
-        self._closed: list[Recording] = []
+        self._instance_from = 0  # what was dropped from memory is before, and may be in the store
+        self._instances = 1
+        self._held: dict[tuple[Bucket, str], _Held] = {}
         self._revision = 0
         self._flushing = threading.Lock()
         self._problem: str | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        metrics.before_collecting(self.add_up)
 
-    def record(self, model: str, regime: Regime, durations: Durations) -> None:
-        """Take the durations of one run; the model's name must have been validated."""
-        now = self._clock()
-        with self._lock:
-            self._recording(now).record(model, regime, durations)
-            self._revision += 1
-        self._metrics.observe(model, regime, durations)
+    def record(self, model: str, regime: Regime, durations: Durations, version: str = "") -> None:
+        """Take the durations of one run, which nobody changes afterwards.
+
+        The model's name must have been validated; `version`: SHA-256 of its file, empty if not known.
+        """
+        self._take(regime, model, version, durations)
 
     def record_error(self, model: str | None, regime: Regime, slug: str) -> None:
         """Take one failed request; `model` is None when it failed before a model was known."""
-        now = self._clock()
-        with self._lock:
-            self._recording(now).record_error(ErrorSeries(regime, model or "", slug))
-            self._revision += 1
-        self._metrics.count_error(model, slug)
+        self._take(regime, model or "", "", slug)
+
+    def _take(self, regime: Regime, model: str, version: str, what: Durations | str) -> None:
+        self._queue.append((self._clock(), regime, model, version, what))
+        if len(self._queue) >= QUEUE_LIMIT:
+            self.add_up()
 
     @property
     def problem(self) -> str | None:
@@ -85,15 +98,66 @@ class Recorder:
 
     def revision(self) -> int:
         """A number that changes whenever `memory` does."""
-        with self._lock:
-            return self._revision
+        self.add_up()
+        return self._revision
 
-    def memory(self, regime: Regime | None = None) -> list[Recorded]:
-        """A copy of what may not be in the store yet, of one regime or all. To merge it with the store, read
-        this first: what is dropped here in between is in the store, and what is in both has the same instance
-        and bucket, with more in this one."""
+    def history_revision(self) -> tuple[int, int]:
+        """Changes when buckets that were over may have changed: the store is another, or a clock was set
+        back."""
+        return self._instances, 0 if self._store is None else self._store.opened_times
+
+    def memory(self) -> list[Part]:
+        """A copy of what may not be in the store yet: minutes, and hours and days that are over.
+
+        To merge it with the store, read the clock, then this, then the store: what is dropped here in between
+        is in the store, and what is in both has the same instance and bucket, with more in this one.
+        """
+        self.add_up()
         with self._lock:
-            return [recording.contents(regime) for recording in self._recordings()]
+            now = self._clock()
+            return [
+                held.contents()
+                for (bucket, _), held in self._held.items()
+                if bucket.resolution_s == MINUTE_S or bucket.end <= now + 1
+            ]
+
+    def add_up(self) -> None:
+        """Add what is queued to the buckets in memory and to the metrics."""
+        with self._lock:
+            runs: defaultdict[tuple[int, Series], list[int]] = defaultdict(list)
+            failures: Counter[tuple[int, ErrorSeries]] = Counter()
+            for _ in range(taken := len(self._queue)):
+                moment, regime, model, version, what = self._queue.popleft()
+                minute = int(moment // MINUTE_S) * MINUTE_S
+                if isinstance(what, str):
+                    failures[minute, ErrorSeries(regime, model, version, "", what)] += 1
+                else:
+                    for stage, duration_ns in what.items():
+                        runs[minute, Series(regime, model, version, "", stage)].append(duration_ns)
+            for (minute, series), durations in runs.items():
+                distribution = Distribution.of(durations)
+                for held in self._buckets(minute):
+                    held.add(series, distribution)
+                self._metrics.observe(series.model, series.regime, series.stage, durations)
+            for (minute, error), count in failures.items():
+                for held in self._buckets(minute):
+                    held.errors[error] = held.errors.get(error, 0) + count
+                self._metrics.count_error(error.model, error.slug, count)
+            self._revision += taken
+
+    def _buckets(self, minute: int) -> list[_Held]:
+        """This instance's minute, hour and day; the caller holds the lock."""
+        buckets = [bucket_of(resolution_s, minute) for resolution_s in _IN_MEMORY_S]
+        if any(
+            bucket.start < self._instance_from and (bucket, self._instance) not in self._held
+            for bucket in buckets
+        ):
+            # The clock was set back, and this instance may have written this bucket before.
+            self._instance = uuid.uuid4().hex
+            self._instance_from = 0
+            self._instances += 1
+        keys = [(bucket, self._instance) for bucket in buckets]
+        return [self._held.setdefault(key, _Held(*key)) for key in keys]
 
     def start(self) -> None:
         """Open the store, so that `problem` is known, and begin to flush."""
@@ -112,105 +176,104 @@ class Recorder:
         self._thread = None
         self.flush()
 
+    def _run(self) -> None:
+        flushed = time.monotonic()
+        while not self._stop.wait(LOOK_EVERY_S):
+            if time.monotonic() - flushed >= FLUSH_EVERY_S:
+                self.flush()
+                flushed = time.monotonic()
+            elif len(self._queue) >= ADD_UP_FROM:
+                self.add_up()
+
     def flush(self) -> None:
         """Save what is not saved. What cannot be saved stays in memory, and `problem` says why."""
         with self._flushing:
+            saved = False
             try:
+                self.add_up()
                 if self._store is not None:
                     self._save(self._store)
                     self._problem = None
+                    saved = True
             except StorageUnavailable as error:
                 self._set_problem(error.detail)
             except Exception:
                 # Nothing may end the flush thread: the next second may do better.
                 _log.exception("latencies could not be saved")
                 self._set_problem("latencies cannot be saved: unexpected failure, see the log")
-            self._condense()
-
-    def _run(self) -> None:
-        while not self._stop.wait(FLUSH_EVERY_S):
-            self.flush()
-
-    def _recording(self, now: float) -> Recording:
-        """The recording that holds this moment; the caller holds the lock."""
-        current = self._open
-        if current is not None:
-            if current.bucket.start <= now < current.bucket.end:
-                return current
-            self._closed.append(current)
-        bucket = bucket_of(MINUTE_S, now) if self._store is None else self._store.bucket_for(now)
-        if bucket.start < self._instance_until:
-            # The clock was set back, and this instance may have written this bucket before.
-            self._instance = uuid.uuid4().hex
-        self._instance_until = bucket.end
-        self._open = Recording(bucket, self._instance)
-        return self._open
-
-    def _recordings(self) -> list[Recording]:
-        return self._closed if self._open is None else [*self._closed, self._open]
+            self._drop_from_memory(saved=saved)
 
     def _save(self, store: LatencyStore) -> None:
+        opened_now = store.ensure_open()
         with self._lock:
-            self._close_if_over()
-            closed = self._closed[:]
-            recordings = self._recordings()[:]
-        if store.ensure_open():
-            with self._lock:
-                for recording in recordings:
-                    recording.mark_unsaved()
-        changes = [(recording, self._changes(recording)) for recording in recordings]
-        store.write([recorded for _, recorded in changes if recorded is not None])
+            if opened_now:  # what was saved may be gone with the place where it was
+                for held in self._held.values():
+                    held.saved.clear()
+            changes = [(held, held.changes()) for held in self._held.values()]
+        store.write([part for _, part in changes if part.distributions or part.errors])
         with self._lock:
-            for recording, recorded in changes:
-                if recorded is not None:
-                    recording.mark_saved(recorded)
-            if closed:
-                # Those that were closed before they were copied; one closed since waits for the next flush.
-                self._closed = [recording for recording in self._closed if recording not in closed]
-                self._revision += 1
-            unsaved_from = min((recording.bucket.start for recording in self._recordings()), default=None)
-        store.maintain(self._clock(), unsaved_from)
+            for held, part in changes:
+                held.mark_saved(part)
+        store.drop_old(self._clock())
 
-    def _close_if_over(self) -> None:
-        if self._open is not None and self._clock() >= self._open.bucket.end:
-            self._closed.append(self._open)
-            self._open = None
-
-    def _changes(self, recording: Recording) -> Recorded | None:
-        distributions = recording.frozen_changes()
+    def _drop_from_memory(self, *, saved: bool) -> None:
+        """Drop buckets that are over and saved, and those that a longer one in memory will stand for."""
         with self._lock:
-            groups = recording.groups()
-            errors = recording.error_changes()
-        for group in groups:
-            with self._lock:  # anew for each: a copy of all would make requests wait for a millisecond
-                distributions |= recording.changes(group)
-        if not distributions and not errors:
-            return None
-        return Recorded(recording.bucket, recording.instance, distributions, errors)
-
-    def _condense(self) -> None:
-        """Make what has to stay in memory small: sparse, and after an hour by hours, after days by days."""
-        with self._lock:
-            self._close_if_over()
             now = self._clock()
-            condensed: dict[tuple[Bucket, str], Recording] = {}
-            # The coarse first, so that what is condensed now joins what was condensed before.
-            for recording in sorted(self._closed, key=lambda each: -each.bucket.resolution_s):
-                recording.freeze()
-                age = now - recording.bucket.start
-                resolution_s = DAY_S if age > DAILY_AFTER_S else HOUR_S if age > HOURLY_AFTER_S else MINUTE_S
-                bucket = recording.bucket
-                # What is partly saved must be saved again in the same bucket, or it would count twice.
-                if resolution_s > bucket.resolution_s and not recording.partly_saved:
-                    bucket = bucket_of(resolution_s, bucket.start)
-                key = (bucket, recording.instance)
-                if key not in condensed and bucket == recording.bucket:
-                    condensed[key] = recording
-                else:
-                    condensed.setdefault(key, Recording(*key)).absorb(recording)
-            self._closed = list(condensed.values())
+            for (bucket, instance), held in list(self._held.items()):
+                changes = held.changes()
+                is_saved = saved and not (changes.distributions or changes.errors)
+                is_over = now >= bucket.end or instance != self._instance
+                is_too_old = now - bucket.start > _IN_MEMORY_S[bucket.resolution_s]
+                if (is_saved and is_over) or is_too_old:
+                    del self._held[bucket, instance]
+                    self._revision += 1
+                    if instance == self._instance:
+                        self._instance_from = max(self._instance_from, bucket.end)
 
     def _set_problem(self, problem: str) -> None:
         if problem != self._problem:
             _log.warning("latencies cannot be saved; they are held in memory", reason=problem)
         self._problem = problem
+
+
+class _Held:
+    """A bucket of an instance in memory, which knows how much of each series is saved. Not thread-safe."""
+
+    __slots__ = ("_added", "bucket", "distributions", "errors", "instance", "saved")
+
+    def __init__(self, bucket: Bucket, instance: str) -> None:
+        self.bucket = bucket
+        self.instance = instance
+        self.distributions: dict[Series, Distribution] = {}
+        self._added: defaultdict[Series, list[Distribution]] = defaultdict(list)
+        self.errors: dict[ErrorSeries, int] = {}
+        self.saved: dict[Series | ErrorSeries, int] = {}
+
+    def add(self, series: Series, distribution: Distribution) -> None:
+        self._added[series].append(distribution)
+
+    def _merge_added(self) -> None:
+        # Not as they come: hours and days are looked at when they are saved, minutes for every answer too.
+        for series, added in self._added.items():
+            known = self.distributions.get(series)
+            self.distributions[series] = merge(added if known is None else [known, *added])
+        self._added.clear()
+
+    def contents(self) -> Part:
+        self._merge_added()
+        return Part(self.bucket, self.instance, dict(self.distributions), dict(self.errors))
+
+    def changes(self) -> Part:
+        """The series that are not saved, or not all of them."""
+        self._merge_added()
+        return Part(
+            self.bucket,
+            self.instance,
+            {key: part for key, part in self.distributions.items() if part.count != self.saved.get(key)},
+            {key: count for key, count in self.errors.items() if count != self.saved.get(key)},
+        )
+
+    def mark_saved(self, part: Part) -> None:
+        self.saved |= {series: distribution.count for series, distribution in part.distributions.items()}
+        self.saved.update(part.errors.items())

@@ -1,22 +1,47 @@
-"""Rows of the latency tables to plain types and back."""
+"""Rows of the latency tables: written per process instance, read back pooled, and dropped in time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Table, text
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, and_, delete, func, select, text
 
 from service.errors import StorageUnavailable
-from service.latency.histogram import Decoder, Distribution, Percentiles, summarise
-from service.latency.recorded import MERGED, Bucket, ErrorSeries, Recorded, Scope, Series, Told
+from service.latency.buckets import (
+    DAY_S,
+    HOUR_S,
+    KEEP_DAYS_S,
+    KEEP_HOURS_S,
+    KEEP_MINUTES_S,
+    MINUTE_S,
+    Bucket,
+    Dropped,
+    bucket_of,
+)
+from service.latency.histogram import Distribution, HistogramCodec, Summary, summarise
+from service.latency.series import Figures, Part, Pooled, Scope, pool
+from service.latency.stages import REGIMES, Stage
+from service.storage.database import upsert
 from service.storage.errors import DAMAGED
-from service.storage.tables import latency_errors, latency_histograms
+from service.storage.tables import latency_errors, latency_histograms, latency_progress
+
+_DROP_LOCK = 0x7765_6968  # any number that nothing else in that PostgreSQL takes
+
+_PERCENTILES = ("p50_ns", "p90_ns", "p95_ns", "p99_ns")
+
+# Written out: at ten thousand rows an answer, SQLAlchemy's typed rows would cost as much as SQLite.
+_WHERE = " WHERE resolution_s = :resolution_s AND regime = :regime AND start >= :start AND start < :end"
+_OF_MODEL = " AND model = :model"
+_OF_STAGE = " AND stage = :stage"
+_HISTOGRAMS = "start, instance, model, stage, histogram, count, sum_ns, max_ns"
+_SUMMARIES = f"start, model, stage, count, sum_ns, max_ns, {', '.join(_PERCENTILES)}"
 
 
-def write_rows(connection: Connection, recorded: Sequence[Recorded]) -> None:
+def write_parts(connection: Connection, parts: Sequence[Part]) -> None:
     """Write all series given, over those of the same bucket and instance."""
+    codec = HistogramCodec()
     upsert(
         connection,
         latency_histograms,
@@ -28,10 +53,10 @@ def write_rows(connection: Connection, recorded: Sequence[Recorded]) -> None:
                 "count": distribution.count,
                 "sum_ns": distribution.sum_ns,
                 "max_ns": distribution.max_ns,
-                "histogram": distribution.encode(),
-                **dict(zip(_PERCENTILES, _kept_percentiles(part.instance, distribution), strict=True)),
+                "histogram": codec.encode(distribution),
+                **dict(zip(_PERCENTILES, _stored_percentiles(part.bucket, distribution), strict=True)),
             }
-            for part in recorded
+            for part in parts
             for series, distribution in part.distributions.items()
         ],
     )
@@ -40,95 +65,122 @@ def write_rows(connection: Connection, recorded: Sequence[Recorded]) -> None:
         latency_errors,
         [
             {**part.bucket._asdict(), "instance": part.instance, **series._asdict(), "count": count}
-            for part in recorded
+            for part in parts
             for series, count in part.errors.items()
         ],
     )
 
 
-def _kept_percentiles(instance: str, distribution: Distribution) -> Percentiles | tuple[None, ...]:
-    # Rows of single instances are written every second and read together with others: not worth it.
-    return distribution.percentiles_ns() if instance == MERGED else (None,) * len(_PERCENTILES)
+def _stored_percentiles(bucket: Bucket, distribution: Distribution) -> tuple[int | None, ...]:
+    # Minutes are read to be merged: not worth it.
+    return (None,) * len(_PERCENTILES) if bucket.resolution_s == MINUTE_S else distribution.percentiles_ns()
 
 
-def read_rows(connection: Connection, scope: Scope, first: Bucket, end: int) -> list[Recorded]:
-    """What is kept of it in the buckets as long as `first`, from `first` to before `end` (seconds).
+def read_pooled(
+    connection: Connection,
+    scope: Scope,
+    first: Bucket,
+    end: int,
+    without: Collection[tuple[Bucket, str]] = (),
+) -> dict[Bucket, Pooled]:
+    """What is kept in the buckets as long as `first`, from `first` to before `end` (seconds), without the
+    rows of these buckets and instances. Buckets without rows are absent.
 
     Raises StorageUnavailable for a histogram that cannot be decoded.
     """
-    distributions: dict[tuple[int, str], dict[Series, Distribution]] = {}
-    errors: dict[tuple[int, str], dict[ErrorSeries, int]] = {}
-    decoder = Decoder()
-    regime, one_model, one_stage = scope
-    where = {**scope._asdict(), "resolution_s": first.resolution_s, "start": first.start, "end": end}
-    histograms = text(_HISTOGRAMS + (_OF_MODEL if one_model else "") + (_OF_STAGE if one_stage else ""))
-    for start, instance, model, stage, *encoded in connection.execute(histograms, where):
-        part = distributions.setdefault((start, instance), {})
-        try:
-            part[Series(regime, model, stage)] = decoder.decode(*encoded)
-        except ValueError as error:
-            raise StorageUnavailable(DAMAGED) from error
-    counts = text(_ERRORS + (_OF_MODEL if one_model else ""))
-    for start, instance, model, slug, count in connection.execute(counts, where):
-        errors.setdefault((start, instance), {})[ErrorSeries(regime, model, slug)] = count
-    return [
-        Recorded(
-            Bucket(first.resolution_s, start),
-            instance,
-            distributions.get((start, instance), {}),
-            errors.get((start, instance), {}),
-        )
-        for start, instance in sorted(distributions.keys() | errors.keys())
-    ]
+    codec = HistogramCodec()
+    skipped = {
+        (bucket.start, instance) for bucket, instance in without if bucket.resolution_s == first.resolution_s
+    }
+    distributions: defaultdict[int, list[tuple[str, Stage, Distribution]]] = defaultdict(list)
+    errors: defaultdict[int, list[tuple[str, str, int]]] = defaultdict(list)
+    for start, instance, model, stage, *encoded in _rows(connection, _HISTOGRAMS, scope, first, end):
+        if (start, instance) not in skipped:
+            try:
+                distributions[start].append((model, stage, codec.decode(*encoded)))
+            except ValueError as error:
+                raise StorageUnavailable(DAMAGED) from error
+    for start, instance, *error_count in _error_rows(connection, scope, first, end):
+        if (start, instance) not in skipped:
+            errors[start].append((error_count[0], error_count[1], error_count[2]))
+    return {
+        Bucket(first.resolution_s, start): pool(distributions[start], errors[start])
+        for start in sorted(distributions.keys() | errors.keys())
+    }
 
 
-def read_summaries(connection: Connection, scope: Scope, first: Bucket, end: int) -> dict[int, Told | None]:
-    """What is told of each bucket, by its start, from the percentiles that are kept beside the histograms.
+def read_figures(
+    connection: Connection, scope: Scope, first: Bucket, end: int
+) -> dict[Bucket, Figures | None]:
+    """The figures of the same buckets from the percentiles that are kept beside the histograms.
 
-    The buckets are those of `read_rows`. None where these do not tell: a row without percentiles, or several
-    of one series. Buckets without rows are absent.
+    None where histograms have to be merged: a row without percentiles, or several of one model and stage.
     """
-    told: dict[int, Told | None] = {}
-    regime, one_model, one_stage = scope
-    where = {**scope._asdict(), "resolution_s": first.resolution_s, "start": first.start, "end": end}
-    rows = text(_SUMMARIES + (_OF_MODEL if one_model else "") + (_OF_STAGE if one_stage else ""))
-    for start, model, stage, count, sum_ns, max_ns, *percentiles in connection.execute(rows, where):
-        bucket = told.setdefault(start, Told({}, {}))
-        series = Series(regime, model, stage)
-        if bucket is None or None in percentiles or series in bucket.summaries:
-            told[start] = None
+    summaries: defaultdict[int, dict[tuple[str, Stage], Summary]] = defaultdict(dict)
+    unknown: set[int] = set()
+    for start, model, stage, *exact in _rows(connection, _SUMMARIES, scope, first, end):
+        count, sum_ns, max_ns, p50, p90, p95, p99 = exact
+        if p50 is None or (model, stage) in summaries[start]:
+            unknown.add(start)
         else:
-            p50, p90, p95, p99 = percentiles
-            bucket.summaries[series] = summarise(count, sum_ns, max_ns, (p50, p90, p95, p99))
-    counts = text(_ERRORS + (_OF_MODEL if one_model else ""))
-    for start, _, model, slug, count in connection.execute(counts, where):
-        if (bucket := told.setdefault(start, Told({}, {}))) is not None:
-            error = ErrorSeries(regime, model, slug)
-            bucket.errors[error] = bucket.errors.get(error, 0) + count
-    return told
+            summaries[start][model, stage] = summarise(count, sum_ns, max_ns, (p50, p90, p95, p99))
+    errors: defaultdict[int, list[tuple[str, str, int]]] = defaultdict(list)
+    for start, _, model, slug, count in _error_rows(connection, scope, first, end):
+        errors[start].append((model, slug, count))
+    return {
+        Bucket(first.resolution_s, start): None
+        if start in unknown
+        else Figures(summaries[start], pool((), errors[start]).errors)
+        for start in summaries.keys() | errors.keys()
+    }
 
 
-# Written out: at ten thousand rows an answer, SQLAlchemy's typed rows would cost as much as SQLite.
-_WHERE = " WHERE resolution_s = :resolution_s AND regime = :regime AND start >= :start AND start < :end"
-_OF_MODEL = " AND model = :model"
-_OF_STAGE = " AND stage = :stage"
-_HISTOGRAMS = (
-    "SELECT start, instance, model, stage, histogram, count, sum_ns, max_ns FROM latency_histograms" + _WHERE
-)
-_PERCENTILES = ("p50_ns", "p90_ns", "p95_ns", "p99_ns")
-_SUMMARIES = (
-    f"SELECT start, model, stage, count, sum_ns, max_ns, {', '.join(_PERCENTILES)} FROM latency_histograms"
-    + _WHERE
-)
-_ERRORS = "SELECT start, instance, model, slug, count FROM latency_errors" + _WHERE
+def _rows(connection: Connection, columns: str, scope: Scope, first: Bucket, end: int) -> Sequence[Any]:
+    wanted = (_OF_MODEL if scope.model else "") + (_OF_STAGE if scope.stage else "")
+    statement = text(f"SELECT {columns} FROM latency_histograms" + _WHERE + wanted)
+    return connection.execute(statement, {**scope._asdict(), **first._asdict(), "end": end}).all()
 
 
-def upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
-    """Insert rows, or overwrite those that have the same key. SQLite and PostgreSQL spell it alike."""
-    if not rows:
-        return
-    dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(table)
-    keys = [column.name for column in table.primary_key]
-    replaced = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
-    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=replaced), rows)
+def _error_rows(connection: Connection, scope: Scope, first: Bucket, end: int) -> Sequence[Any]:
+    columns = "SELECT start, instance, model, slug, count FROM latency_errors"
+    statement = text(columns + _WHERE + (_OF_MODEL if scope.model else ""))
+    return connection.execute(statement, {**scope._asdict(), **first._asdict(), "end": end}).all()
+
+
+def read_dropped(connection: Connection) -> Dropped:
+    """What of the past is kept only by hours, or only by days."""
+    statement = select(latency_progress.c.name, latency_progress.c.until)
+    return Dropped(**dict(connection.execute(statement).all()))
+
+
+def drop_old(connection: Connection, now: float) -> None:
+    """Drop the rows that were kept long enough, and note which."""
+    if connection.dialect.name == "postgresql":  # in SQLite the transaction itself waited for its turn
+        connection.execute(select(func.pg_advisory_xact_lock(_DROP_LOCK)))
+    dropped = read_dropped(connection)
+    last_minute = _drop(connection, MINUTE_S, bucket_of(HOUR_S, now - KEEP_MINUTES_S).start)
+    last_hour = _drop(connection, HOUR_S, bucket_of(DAY_S, now - KEEP_HOURS_S).start)
+    _drop(connection, DAY_S, bucket_of(DAY_S, now - KEEP_DAYS_S).start)
+    # Not up to `now`: a clock that was a year ahead for a moment must not spoil that year.
+    after = Dropped(
+        max(dropped.minutes_from, bucket_of(HOUR_S, last_minute).end),
+        max(dropped.hours_from, bucket_of(DAY_S, last_hour).end),
+    )
+    upsert(
+        connection,
+        latency_progress,
+        [{"name": name, "until": until} for name, until in after._asdict().items()],
+    )
+
+
+def _drop(connection: Connection, resolution_s: int, before: int) -> int:
+    """Delete rows of that resolution before that second; the start of the last one, -DAY_S without any."""
+    last = -DAY_S
+    for table in (latency_histograms, latency_errors):
+        # All regimes, by name: the key begins with resolution and regime, so this is a few ranges of it.
+        matches = and_(
+            table.c.resolution_s == resolution_s, table.c.regime.in_(REGIMES), table.c.start < before
+        )
+        last = max(last, connection.execute(select(func.max(table.c.start)).where(matches)).scalar() or last)
+        connection.execute(delete(table).where(matches))
+    return last

@@ -1,46 +1,45 @@
-"""Keeps what was recorded: each process writes its own rows, and all are read back by bucket."""
+"""Database of latencies: each process writes its own minutes, hours and days; all are read pooled."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, literal, select
 
 from service.errors import StorageUnavailable
-from service.latency.recorded import MINUTE_S, Bucket, Recorded, Scope, Told
-from service.latency.rollup import Progress, drop_old, read_progress, reopen, roll_up
-from service.latency.rows import read_rows, read_summaries, write_rows
+from service.latency.buckets import HOUR_S, Bucket, Dropped, bucket_of
+from service.latency.rows import drop_old, read_dropped, read_figures, read_pooled, write_parts
+from service.latency.series import Figures, Part, Pooled, Scope
 from service.storage.database import READING, database_file, prepare
 from service.storage.errors import storage_errors
 from service.storage.tables import latency_errors, latency_histograms
 
-GRACE_S = 120
-"""A bucket that ended this long ago is closed: by then every instance has written its part, unless it could
-not, and then it takes back the sums in which its part is missing."""
-
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class StoreView:
     """One consistent view of the store."""
 
     connection: Connection
-    progress: Progress
+    dropped: Dropped
 
-    def read(self, scope: Scope, first: Bucket, end: int) -> list[Recorded]:
-        """What is kept of it in the buckets as long as `first`, from `first` to before `end` (seconds)."""
-        return read_rows(self.connection, scope, first, end)
+    def read(
+        self, scope: Scope, first: Bucket, end: int, without: Collection[tuple[Bucket, str]] = ()
+    ) -> dict[Bucket, Pooled]:
+        """What is kept in the buckets as long as `first`, from `first` to before `end` (seconds), except for
+        the rows of these buckets and instances."""
+        return read_pooled(self.connection, scope, first, end, without)
 
-    def read_summaries(self, scope: Scope, first: Bucket, end: int) -> dict[int, Told | None]:
-        """The same as figures, by the start of the bucket; None where the histograms have to be merged."""
-        return read_summaries(self.connection, scope, first, end)
+    def read_figures(self, scope: Scope, first: Bucket, end: int) -> dict[Bucket, Figures | None]:
+        """The same as figures; None where the histograms have to be merged."""
+        return read_figures(self.connection, scope, first, end)
 
 
 class LatencyStore:
     """Latencies and errors in the database. Methods raise StorageUnavailable when it cannot be used.
 
-    One thread writes (`ensure_open`, `write`, `maintain`); others may read meanwhile.
+    One thread writes (`ensure_open`, `write`, `drop_old`); others may read meanwhile.
     """
 
     def __init__(self, engine: Engine, obstacle: Callable[[], str | None] = lambda: None) -> None:
@@ -53,13 +52,8 @@ class LatencyStore:
         self._file = database_file(engine)
         self._opened: int | None = None
         self._doubtful = False
-        self._progress = Progress()
-        self._rewritten = 0
-
-    @property
-    def rewritten(self) -> int:
-        """A number that changes when a closed bucket did: what is remembered of closed buckets is void."""
-        return self._rewritten
+        self._dropped_in: Bucket | None = None
+        self.opened_times = 0
 
     def ensure_open(self) -> bool:
         """Open the database unless it is open. True when it was opened now, as when its file was gone or a
@@ -73,49 +67,34 @@ class LatencyStore:
         if self._file is not None:
             self._engine.dispose()  # connections to a file that was deleted or replaced write to nowhere
         prepare(self._engine)
-        with storage_errors(), self._view() as view:
-            self._progress = view.progress
-        self._opened = self._inode()
+        with storage_errors(), self._view():
+            self._opened = self._inode()
         self._doubtful = False
-        self._rewritten += 1
+        self.opened_times += 1
         return True
 
-    def bucket_for(self, moment: float) -> Bucket:
-        """Where to record at that moment."""
-        return self._progress.bucket_for(moment)
-
-    def write(self, recorded: Sequence[Recorded]) -> None:
+    def write(self, parts: Sequence[Part]) -> None:
         """Write the series given, over what the same instance wrote of that bucket before; all or nothing."""
-        if not recorded:
+        if not parts:
             return
-        with self._doubting_after_errors(), storage_errors(), self._engine.begin() as connection:
-            before = read_progress(connection, for_update=True)
-            after = reopen(connection, before, [part.bucket for part in recorded])
-            write_rows(connection, recorded)
-        self._progress = after
-        if after != before or any(part.bucket.resolution_s != MINUTE_S for part in recorded):
-            self._rewritten += 1
+        try:
+            with storage_errors(), self._engine.begin() as connection:
+                write_parts(connection, parts)
+        except StorageUnavailable:
+            # A server's database may come back with less in it, or with nothing: open it anew.
+            self._doubtful = self._file is None
+            raise
 
-    def maintain(self, now: float, unsaved_from: float | None) -> None:
-        """Sum up closed hours and days, then drop what was kept long enough.
-
-        `unsaved_from`: start of the oldest bucket that is still recorded into or could not be written yet.
-        """
-        closed_until = min(now - GRACE_S, now if unsaved_from is None else unsaved_from)
-        if not self._progress.behind(closed_until):
-            return
-        with storage_errors():
-            # One transaction for each, so that a backlog does not keep other writers out.
-            while self._progress.behind(closed_until):
-                with self._engine.begin() as connection:
-                    progress = roll_up(connection, closed_until)
-                self._progress = progress
-            with self._engine.begin() as connection:
-                progress = drop_old(connection, now)
-            self._progress = progress
+    def drop_old(self, now: float) -> None:
+        """Drop what was kept long enough, once an hour."""
+        hour = bucket_of(HOUR_S, now)
+        if hour != self._dropped_in:
+            with storage_errors(), self._engine.begin() as connection:
+                drop_old(connection, now)
+            self._dropped_in = hour
 
     @contextlib.contextmanager
-    def view(self) -> Iterator[Reading]:
+    def view(self) -> Iterator[StoreView]:
         """Read several things from one state of the database."""
         if self._opened is None:
             raise StorageUnavailable("the database is not open")
@@ -135,18 +114,9 @@ class LatencyStore:
         self._engine.dispose()
 
     @contextlib.contextmanager
-    def _view(self) -> Iterator[Reading]:
+    def _view(self) -> Iterator[StoreView]:
         with self._engine.connect().execution_options(**READING) as connection:
-            yield Reading(connection, read_progress(connection))
-
-    @contextlib.contextmanager
-    def _doubting_after_errors(self) -> Iterator[None]:
-        """Open a server's database anew after an error: it may come back with less in it, or with nothing."""
-        try:
-            yield
-        except StorageUnavailable:
-            self._doubtful = self._file is None
-            raise
+            yield StoreView(connection, read_dropped(connection))
 
     def _inode(self) -> int | None:
         if self._file is None:

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, inspect, make_url, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    MetaData,
+    Table,
+    create_engine,
+    event,
+    inspect,
+    make_url,
+    text,
+)
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError
 
 from service.errors import StorageUnavailable
 from service.storage.errors import storage_errors
 from service.text.urls import database_url, redacted
 
-SCHEMA = "0004"
+SCHEMA = "0005"
 """Revision of the newest migration; the scripts are only loaded when the database has another."""
 
 FILE_NAME = "weighin.db"
@@ -121,6 +133,17 @@ def has_current_schema(connection: Connection) -> bool:
     if found > SCHEMA:
         raise _too_new(found)
     return found == SCHEMA
+
+
+def upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert rows, or overwrite those that have the same key."""
+    if not rows:
+        return
+    dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table)
+    keys = [column.name for column in table.primary_key]
+    replaced = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
+    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=replaced), rows)
 
 
 def _configure_sqlite(connection: object, _: object) -> None:

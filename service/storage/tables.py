@@ -6,6 +6,14 @@ from sqlalchemy import BigInteger, Column, Integer, LargeBinary, PrimaryKeyConst
 
 from service.storage.database import metadata
 
+
+def _version_and_runtime() -> tuple[Column[str], Column[str]]:
+    return (
+        Column("version", String(64), nullable=False, comment="SHA-256 of the model file, empty if unknown"),
+        Column("runtime", String(32), nullable=False, comment="What ran the model, empty if unknown"),
+    )
+
+
 # The key's order is that of the questions: one resolution and regime, a range of time, then all series of it.
 # A day in a range of 30 is then one stretch of the index.
 latency_histograms = Table(
@@ -15,17 +23,25 @@ latency_histograms = Table(
     Column("regime", String(16), nullable=False),
     Column("start", BigInteger, nullable=False, comment="First second of the bucket since 1970, UTC"),
     Column("model", String(64), nullable=False),
+    *_version_and_runtime(),
     Column("stage", String(16), nullable=False),
-    Column("instance", String(32), nullable=False, comment="Process that recorded it; empty for a roll-up"),
+    Column(
+        "instance",
+        String(32),
+        nullable=False,
+        comment="Process that recorded it; empty: all processes, of older versions",
+    ),
     Column("count", BigInteger, nullable=False),
     Column("sum_ns", BigInteger, nullable=False),
     Column("max_ns", BigInteger, nullable=False),
     Column("histogram", LargeBinary, nullable=False, comment="HDR histogram of microseconds, V2, compressed"),
     *(
-        Column(name, BigInteger, nullable=True, comment="Of a roll-up; null: only the histogram knows")
+        Column(name, BigInteger, nullable=True, comment="Null: only the histogram knows")
         for name in ("p50_ns", "p90_ns", "p95_ns", "p99_ns")
     ),
-    PrimaryKeyConstraint("resolution_s", "regime", "start", "model", "stage", "instance"),
+    PrimaryKeyConstraint(
+        "resolution_s", "regime", "start", "model", "version", "runtime", "stage", "instance"
+    ),
 )
 
 latency_errors = Table(
@@ -35,15 +51,18 @@ latency_errors = Table(
     Column("regime", String(16), nullable=False),
     Column("start", BigInteger, nullable=False),
     Column("model", String(64), nullable=False, comment="Empty when the request failed before one was known"),
+    *_version_and_runtime(),
     Column("slug", String(64), nullable=False, comment="Kind of the error"),
     Column("instance", String(32), nullable=False),
     Column("count", BigInteger, nullable=False),
-    PrimaryKeyConstraint("resolution_s", "regime", "start", "model", "slug", "instance"),
+    PrimaryKeyConstraint(
+        "resolution_s", "regime", "start", "model", "version", "runtime", "slug", "instance"
+    ),
 )
 
 latency_progress = Table(
     "latency_progress",
     metadata,
-    Column("name", String(32), primary_key=True, comment="A field of service.latency.rollup.Progress"),
+    Column("name", String(32), primary_key=True, comment="A field of service.latency.buckets.Dropped"),
     Column("until", BigInteger, nullable=False, comment="Seconds since 1970, UTC"),
 )

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from service.latency.figures import Figures
 from service.latency.histogram import Distribution, Summary
 from service.latency.query import Window
+from service.latency.series import Figures
 from service.latency.shape import curve, histogram
 from service.latency.stages import STAGES, Stage
 

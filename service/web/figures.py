@@ -15,8 +15,8 @@ import structlog
 from markupsafe import Markup
 
 from models.zoo.statistics import MIN_SAMPLES
-from service.latency.figures import Figures as Recorded
 from service.latency.query import Latencies, Window
+from service.latency.series import Figures as Recorded
 from service.latency.stages import STAGES, Stage
 from service.web.chart_data import as_json, medians, over_time, parts, shape, traffic
 from service.web.site import Site, explained
@@ -164,7 +164,7 @@ class FiguresDesk:
         root = urlsplit(base_url).path
         one: dict[str, str] = {"model": charted, "stage": stage}
         return Figures(
-            degraded=self._state_problem() or window.lacking,
+            degraded=self._state_problem() or window.degraded,
             begin=_utc(window.start).strftime("%Y-%m-%d %H:%M"),
             end=_utc(window.end).strftime("%Y-%m-%d %H:%M:%S"),
             groups=table(

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from models.zoo.statistics import MIN_SAMPLES
-from service.latency.figures import Figures
 from service.latency.histogram import Summary
+from service.latency.series import Figures
 from service.latency.stages import STAGES
 from service.web.sparkline import sparkline
 

@@ -114,7 +114,7 @@ def test_the_schema_of_before_is_migrated_and_keeps_what_is_in_it(engine: Engine
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
-        connection.exec_driver_sql("INSERT INTO latency_progress VALUES ('hours_until', 7200)")
+        connection.exec_driver_sql("INSERT INTO latency_progress VALUES ('minutes_from', 7200)")
         assert not inspect(connection).has_table("benchmarks")
     prepare(engine)
     BenchmarkStore(engine).begin("a", "{}", 1)

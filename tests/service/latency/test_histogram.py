@@ -14,20 +14,22 @@ from hdrh.histogram import HdrHistogram
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.latency.histogram import HIGHEST_US, Decoder, Distribution, DurationHistogram, merge
+from service.latency.histogram import (
+    HIGHEST_US,
+    SIGNIFICANT_DIGITS,
+    Distribution,
+    HistogramCodec,
+    merge,
+    slot_end_us,
+    slot_of_us,
+    slot_start_us,
+)
 
 durations = st.lists(st.integers(0, 60_000_000_000), min_size=1, max_size=300)
 
 
 def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def record(samples_ns: list[int]) -> Distribution:
-    histogram = DurationHistogram()
-    for sample in samples_ns:
-        histogram.record(sample)
-    return histogram.snapshot()
 
 
 def same(one: Distribution, other: Distribution) -> bool:
@@ -40,7 +42,7 @@ def same(one: Distribution, other: Distribution) -> bool:
 
 @given(durations)
 def test_figures_are_those_of_the_samples(samples: list[int]) -> None:
-    summary = record(samples).summary()
+    summary = Distribution.of(samples).summary()
     ordered = sorted(samples)
     assert summary.count == len(samples)
     assert summary.mean_ms == pytest.approx(sum(samples) / len(samples) / 1e6, abs=0.0006)
@@ -60,22 +62,22 @@ def test_figures_are_those_of_the_samples(samples: list[int]) -> None:
 
 @given(st.lists(durations, max_size=5))
 def test_merged_is_the_same_as_recorded_together(parts: list[list[int]]) -> None:
-    together = record([sample for part in parts for sample in part]) if parts else merge([])
-    assert same(merge([record(part) for part in parts]), together)
+    together = Distribution.of([sample for part in parts for sample in part]) if parts else merge([])
+    assert same(merge([Distribution.of(part) for part in parts]), together)
 
 
 @given(st.lists(durations, min_size=1, max_size=3))
 def test_what_was_encoded_is_decoded(parts: list[list[int]]) -> None:
-    decoder = Decoder()
+    codec = HistogramCodec()
     for part in parts:
-        original = record(part)
-        decoded = decoder.decode(original.encode(), original.count, original.sum_ns, original.max_ns)
+        original = Distribution.of(part)
+        decoded = codec.decode(codec.encode(original), original.count, original.sum_ns, original.max_ns)
         assert same(decoded, original)
 
 
 def test_other_programs_can_read_the_encoding() -> None:
     samples = [1_000_000 + 7_000 * n for n in range(1000)]
-    histogram = HdrHistogram.decode(record(samples).encode(), False)
+    histogram = HdrHistogram.decode(HistogramCodec().encode(Distribution.of(samples)), False)
     assert histogram.get_total_count() == 1000
     assert histogram.get_value_at_percentile(50) == pytest.approx(4_493, rel=0.001)
 
@@ -84,7 +86,7 @@ def test_other_programs_can_read_the_encoding() -> None:
     ("n", "p90", "p95", "p99"), [(63, 0, 0, 0), (64, 1, 0, 0), (130, 1, 1, 0), (662, 1, 1, 1)]
 )
 def test_percentiles_need_samples(n: int, p90: bool, p95: bool, p99: bool) -> None:
-    summary = record([2_000_000] * n).summary()
+    summary = Distribution.of([2_000_000] * n).summary()
     assert summary.p50_ms == 2.0
     assert (summary.p90_ms, summary.p95_ms, summary.p99_ms) == (
         2.0 if p90 else None,
@@ -99,50 +101,65 @@ def test_nothing_gives_no_figures() -> None:
     assert summary.mean_ms is summary.p50_ms is summary.max_ms is None
 
 
+@given(durations)
+def test_slots_are_those_of_an_hdr_histogram(samples: list[int]) -> None:
+    histogram = HdrHistogram(1, HIGHEST_US, SIGNIFICANT_DIGITS)
+    for sample in samples:
+        histogram.record_value(min((sample + 500) // 1000, HIGHEST_US))
+    distribution = Distribution.of(samples)
+    for slot, count in zip(distribution.slots.tolist(), distribution.counts.tolist(), strict=True):
+        value = histogram.get_value_from_index(slot)
+        assert histogram.get_count_at_index(slot) == count
+        assert slot_start_us(slot) == value
+        assert slot_end_us(slot) == histogram.get_highest_equivalent_value(value)
+        assert slot_of_us(value) == slot
+
+
 def test_counters_are_freed_without_the_garbage_collector() -> None:
     gc.disable()
     try:
-        histogram = DurationHistogram()
-        histogram.record(1000)
-        inner = weakref.ref(histogram._histogram)
-        del histogram
+        codec = HistogramCodec()
+        codec.encode(Distribution.of([1000]))
+        inner = weakref.ref(codec._histogram)
+        del codec
         assert inner() is None
         before = resident_bytes()
         for _ in range(1000):
-            record([1000]).encode()
+            HistogramCodec().encode(Distribution.of([1000]))
         assert resident_bytes() - before < 50e6  # it would be 280 MB
     finally:
         gc.enable()
 
 
 def test_counts_beyond_32_bits_stay_exact() -> None:
-    slots = record([1_000_000]).slots
+    slots = Distribution.of([1_000_000]).slots
     many = Distribution(2**32 - 1, 5, 1_000_000, slots, np.array([2**32 - 1], np.uint32))
     all_of_them = merge([many, many, many])
     assert all_of_them.counts.tolist() == [3 * (2**32 - 1)]
     assert all_of_them.percentiles_ns() == many.percentiles_ns()
-    assert same(Decoder().decode(all_of_them.encode(), 3 * (2**32 - 1), 15, 1_000_000), all_of_them)
+    codec = HistogramCodec()
+    assert same(codec.decode(codec.encode(all_of_them), 3 * (2**32 - 1), 15, 1_000_000), all_of_them)
 
 
 def test_extremes_are_kept() -> None:
-    summary = record([-5, 0, 400, 100_000_000_000]).summary()
+    summary = Distribution.of([-5, 0, 400, 100_000_000_000]).summary()
     assert summary.count == 4
     assert summary.max_ms == 100_000.0
     assert summary.p50_ms == 0.0
-    assert record([100_000_000_000]).summary().p50_ms == pytest.approx(HIGHEST_US / 1000, rel=0.001)
+    assert Distribution.of([100_000_000_000]).summary().p50_ms == pytest.approx(HIGHEST_US / 1000, rel=0.001)
 
 
-@pytest.mark.parametrize("garbage", [b"", b"x" * 40, record([1000]).encode()[:-3]])
+@pytest.mark.parametrize("garbage", [b"", b"x" * 40, HistogramCodec().encode(Distribution.of([1000]))[:-3]])
 def test_other_bytes_are_refused_and_leave_no_trace(garbage: bytes) -> None:
-    decoder = Decoder()
+    codec = HistogramCodec()
     with pytest.raises(ValueError, match="no HDR histogram"):
-        decoder.decode(garbage, 1, 1000, 1000)
-    original = record([1000, 5_000_000])
-    assert same(decoder.decode(original.encode(), 2, 5_001_000, 5_000_000), original)
+        codec.decode(garbage, 1, 1000, 1000)
+    original = Distribution.of([1000, 5_000_000])
+    assert same(codec.decode(codec.encode(original), 2, 5_001_000, 5_000_000), original)
 
 
 def test_histograms_with_other_slots_are_refused() -> None:
     other = HdrHistogram(1, 1_000_000, 2, b64_wrap=False)
     other.record_value(1000)
     with pytest.raises(ValueError, match="no HDR histogram"):
-        Decoder().decode(other.encode(), 1, 1_000_000, 1_000_000)
+        HistogramCodec().decode(other.encode(), 1, 1_000_000, 1_000_000)

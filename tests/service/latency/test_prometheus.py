@@ -25,7 +25,7 @@ def key(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
 def test_durations_fall_into_buckets_in_seconds() -> None:
     metrics = Metrics({"version": "1"})
     for milliseconds in (0.4, 0.5, 0.6, 20_000):
-        metrics.observe("tiny", "live", {"inference": round(milliseconds * 1e6)})
+        metrics.observe("tiny", "live", "inference", [round(milliseconds * 1e6)])
     shown = scrape(metrics)
     series = {"model": "tiny", "regime": "live", "stage": "inference"}
     name = "weighin_stage_duration_seconds"
@@ -65,7 +65,7 @@ def test_gauges_are_read_when_shown() -> None:
 
 def test_every_name_is_ours_and_two_do_not_share() -> None:
     one, other = Metrics({}), Metrics({})
-    one.observe("tiny", "compare", {"total": 1})
+    one.observe("tiny", "compare", "total", [1])
     one.count_error("tiny", "busy")
     assert all(name.startswith("weighin_") for name, _ in scrape(one))
     assert not any("tiny" in dict(labels).values() for _, labels in scrape(other))
@@ -76,7 +76,7 @@ def test_threads_lose_nothing() -> None:
 
     def work() -> None:
         for _ in range(2000):
-            metrics.observe("tiny", "live", {"total": 1_000_000})
+            metrics.observe("tiny", "live", "total", [1_000_000])
             metrics.count_error("tiny", "busy")
 
     threads = [threading.Thread(target=work) for _ in range(4)]

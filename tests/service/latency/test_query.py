@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import update
 
 from service.errors import InvalidParameter
-from service.latency.histogram import DurationHistogram, Summary
+from service.latency.buckets import DAY_S, HOUR_S, MINUTE_S
+from service.latency.histogram import Distribution, Summary
 from service.latency.prometheus import Metrics
 from service.latency.query import MAX_STEPS, Latencies
-from service.latency.recorded import DAY_S, HOUR_S, MINUTE_S
 from service.latency.recorder import Recorder
 from service.latency.store import LatencyStore
 from service.storage.database import open_database
@@ -64,17 +64,17 @@ class World:
             self.recorder.record("one", "compare", {"total": 1})
 
     def expected(self, start: float, end: float = float("inf")) -> dict[str, Summary]:
-        histograms: dict[str, DurationHistogram] = defaultdict(DurationHistogram)
+        durations: dict[str, list[int]] = defaultdict(list)
         for at, model, duration in self.samples:
             if start <= at < end:
-                histograms[model].record(duration)
-        return {model: histogram.snapshot().summary() for model, histogram in histograms.items()}
+                durations[model].append(duration)
+        return {model: Distribution.of(each).summary() for model, each in durations.items()}
 
     def check(self) -> None:
         now = self.clock()
         for length_s in (MINUTE_S, HOUR_S, DAY_S, 3 * DAY_S, 20 * DAY_S):
             window, figures = self.latencies.window("live", now - length_s)
-            assert window.lacking is None
+            assert window.degraded is None
             assert window.end == now
             assert now - length_s - window.resolution_s < window.start <= now - length_s
             assert {model: s for (model, _), s in figures.summaries.items()} == self.expected(window.start)
@@ -225,8 +225,8 @@ def test_memory_answers_where_the_store_cannot(tmp_path: Path) -> None:
         clock.now += 2 * MINUTE_S
         recorder.flush()
     window, figures = latencies.window("live", START - MINUTE_S)
-    assert window.lacking is not None
-    assert "missing" in window.lacking
+    assert window.degraded is not None
+    assert "missing" in window.degraded
     assert figures.summaries[("one", "total")].count == 90
     _, points = latencies.history("live", START - MINUTE_S, HOUR_S)
     assert sum(figures.summaries[("one", "total")].count for _, figures in points) == 90
@@ -237,7 +237,7 @@ def test_memory_answers_where_the_store_cannot(tmp_path: Path) -> None:
     recorder.flush()
     assert recorder.problem is None
     window, points = latencies.history("live", START - MINUTE_S, HOUR_S)
-    assert window.lacking is None
+    assert window.degraded is None
     assert sum(figures.summaries[("one", "total")].count for _, figures in points) == 90
 
 

@@ -8,16 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from service.latency.buckets import DAY_S, HOUR_S, MINUTE_S
 from service.latency.prometheus import Metrics
-from service.latency.recorded import DAY_S, HOUR_S, MINUTE_S, Bucket, Recorded, Scope, Series
-from service.latency.recorder import Recorder
+from service.latency.query import Latencies
+from service.latency.recorder import ADD_UP_FROM, QUEUE_LIMIT, Recorder
+from service.latency.series import ErrorSeries, Part, Series
 from service.latency.stages import STAGES
 from service.latency.store import LatencyStore
 from service.storage.database import FILE_NAME, open_database
+from tests.helpers.until import until
+from tests.service.latency.test_store import stored_parts
 
 NOON = 20_000 * DAY_S + 12 * HOUR_S
 RUN = dict.fromkeys(STAGES, 1_500_000)
-TOTAL = Series("live", "tiny", "total")
+TOTAL = Series("live", "tiny", "", "", "total")
 
 
 class Clock:
@@ -48,12 +52,16 @@ def recorder(store: LatencyStore, clock: Clock, tmp_path: Path) -> Recorder:
     return Recorder(store, Metrics({}), clock=clock)
 
 
-def kept(store: LatencyStore, resolution_s: int = MINUTE_S) -> list[Recorded]:
-    with store.view() as view:
-        return view.read(Scope("live"), Bucket(resolution_s, 0), 1 << 40)
+def kept(store: LatencyStore, resolution_s: int = MINUTE_S) -> list[Part]:
+    """The rows of regime `live`, by bucket and instance."""
+    return [part for part in stored_parts(store, resolution_s) if part.models()]
 
 
-def count(parts: list[Recorded]) -> int:
+def minutes(parts: list[Part]) -> list[Part]:
+    return [part for part in parts if part.bucket.resolution_s == MINUTE_S]
+
+
+def count(parts: list[Part]) -> int:
     return sum(part.distributions[TOTAL].count for part in parts if TOTAL in part.distributions)
 
 
@@ -76,6 +84,49 @@ def test_runs_and_errors_are_saved_once(recorder: Recorder, store: LatencyStore)
     }
 
 
+def test_rows_name_the_version_of_the_model(recorder: Recorder, store: LatencyStore) -> None:
+    for version in ("a" * 64, "b" * 64, ""):
+        recorder.record("tiny", "live", RUN, version)
+    recorder.record_error("tiny", "live", "queue-full")
+    recorder.flush()
+    (minute,) = kept(store)
+    assert {series.version: part.count for series, part in minute.distributions.items()} == {
+        "a" * 64: 1,
+        "b" * 64: 1,
+        "": 1,
+    }
+    assert minute.errors == {ErrorSeries("live", "tiny", "", "", "queue-full"): 1}
+
+
+def test_what_nobody_flushes_takes_little_memory(clock: Clock) -> None:
+    recorder = Recorder(None, Metrics({}), clock=clock)
+    for _ in range(QUEUE_LIMIT + 5):
+        recorder.record("tiny", "live", {"total": 1_500_000})
+    assert len(recorder._queue) == 5
+    assert count(minutes(recorder.memory())) == QUEUE_LIMIT + 5
+
+
+def test_what_many_record_is_added_up_between_flushes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.latency.recorder.FLUSH_EVERY_S", 3600)
+    recorder = Recorder(None, Metrics({}))
+    recorder.start()
+    for _ in range(ADD_UP_FROM):
+        recorder.record("tiny", "live", {"total": 1_500_000})
+    until(lambda: not recorder._queue, "the thread adds up what is queued")
+    recorder.close()
+    assert count(minutes(recorder.memory())) == ADD_UP_FROM
+
+
+def test_metrics_show_what_was_just_recorded(clock: Clock) -> None:
+    metrics = Metrics({})
+    recorder = Recorder(None, metrics, clock=clock)
+    recorder.record("tiny", "live", RUN)
+    recorder.record_error("tiny", "live", "queue-full")
+    shown = metrics.render().decode()
+    assert 'weighin_stage_duration_seconds_count{model="tiny",regime="live",stage="total"} 1.0' in shown
+    assert 'weighin_errors_total{kind="queue-full",model="tiny"} 1.0' in shown
+
+
 def test_memory_holds_only_the_open_minute_once_all_is_saved(
     recorder: Recorder, store: LatencyStore, clock: Clock
 ) -> None:
@@ -88,7 +139,11 @@ def test_memory_holds_only_the_open_minute_once_all_is_saved(
     clock.now += MINUTE_S
     recorder.flush()
     assert recorder.memory() == []
-    assert count(kept(store)) == 10
+    assert count(kept(store)) == count(kept(store, HOUR_S)) == count(kept(store, DAY_S)) == 10
+    clock.now += DAY_S
+    recorder.flush()
+    assert recorder.memory() == []
+    assert recorder._held == {}
 
 
 def test_threads_lose_nothing_while_it_is_flushed_and_minutes_pass(
@@ -111,7 +166,7 @@ def test_threads_lose_nothing_while_it_is_flushed_and_minutes_pass(
     recorder.flush()
     assert recorder.problem is None
     assert len({part.bucket for part in kept(store)}) > 1
-    assert count(kept(store)) == 6000
+    assert count(kept(store)) == count(kept(store, HOUR_S)) == count(kept(store, DAY_S)) == 6000
 
 
 def test_a_clock_that_is_set_back_overwrites_nothing(
@@ -126,8 +181,8 @@ def test_a_clock_that_is_set_back_overwrites_nothing(
         recorder.record("tiny", "live", RUN)
         recorder.flush()
     assert recorder.problem is None
-    assert count(kept(store)) == 5
-    assert len({part.instance for part in kept(store)}) == 4
+    assert count(kept(store)) == count(kept(store, HOUR_S)) == count(kept(store, DAY_S)) == 5
+    assert len({part.instance for part in kept(store)}) == 2  # one for all that was not in memory any more
 
 
 def test_what_a_missing_directory_held_up_is_saved_when_it_is_back(
@@ -177,7 +232,9 @@ def test_a_long_outage_takes_little_memory_and_loses_nothing(
         clock.now += 15 * MINUTE_S
         recorder.flush()
     assert len(recorder.memory()) < 4 + 24 * 6 + 8
-    assert count(recorder.memory()) == recorded
+    _, figures = Latencies(recorder).window("live", NOON)
+    assert figures.summaries["tiny", "total"].count == recorded
+    assert figures.errors["tiny"]["busy"] == recorded
     (tmp_path / "data").mkdir()
     recorder.flush()
     assert recorder.problem is None
@@ -194,8 +251,9 @@ def test_without_a_store_it_stays_in_memory(clock: Clock) -> None:
     recorder.record("other", "compare", RUN)
     recorder.close()
     assert recorder.problem is None
-    assert count(recorder.memory()) == 1
-    assert [part.models() for part in recorder.memory("compare")] == [{"other"}]
+    assert count(minutes(recorder.memory())) == 1
+    (minute,) = minutes(recorder.memory())
+    assert {series.model for series in minute.distributions if series.regime == "compare"} == {"other"}
 
 
 def test_closing_saves_the_last_second(store: LatencyStore, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import random
 import pytest
 
 from models.zoo.statistics import MIN_SAMPLES
-from service.latency.histogram import DurationHistogram, merge
+from service.latency.histogram import Distribution, merge
 from service.latency.shape import MOST_BINS, curve, histogram
 
 
@@ -27,10 +27,8 @@ def durations(kind: str, count: int) -> list[int]:
 @pytest.mark.parametrize("kind", ["spread", "narrow", "tiny", "outlier"])
 @pytest.mark.parametrize("count", [1, 2, 100, 3000])
 def test_both_are_those_of_a_plain_list(kind: str, count: int) -> None:
-    recorder, plain = DurationHistogram(), durations(kind, count)
-    for duration in plain:
-        recorder.record(duration)
-    distribution = recorder.snapshot()
+    plain = durations(kind, count)
+    distribution = Distribution.of(plain)
     bins = histogram(distribution)
     assert len(bins) <= MOST_BINS
     assert sum(each.count for each in bins) == count

@@ -15,13 +15,13 @@ from sqlalchemy import Engine, select, text
 import service.state  # noqa: F401  defines the tables of all features
 from service.bench.store import benchmarks
 from service.errors import DatabaseUnreachable, StorageUnavailable
-from service.latency.recorded import DAY_S, HOUR_S, MINUTE_S, Bucket, Scope
-from service.latency.store import GRACE_S, LatencyStore
+from service.latency.buckets import DAY_S, HOUR_S, MINUTE_S
+from service.latency.store import LatencyStore
 from service.state import open_state
 from service.storage.database import READING, SCHEMA, metadata, open_database, prepare
 from service.storage.errors import storage_errors
 from tests.helpers.postgres import PostgresServer
-from tests.service.latency.test_store import DAY, TOTAL, recorded, rows
+from tests.service.latency.test_store import DAY, TOTAL, at_every_resolution, counts, recorded, stored_parts
 
 pytestmark = pytest.mark.databases("postgresql")
 
@@ -159,38 +159,40 @@ def test_what_is_read_in_one_view_is_one_state(engine: Engine) -> None:
     with engine.connect().execution_options(**READING) as reader:
         assert reader.execute(text("SELECT count(*) FROM latency_progress")).scalar() == 0
         with engine.begin() as writer:
-            writer.execute(text("INSERT INTO latency_progress VALUES ('days_until', 1)"))
+            writer.execute(text("INSERT INTO latency_progress VALUES ('hours_from', 1)"))
         assert reader.execute(text("SELECT count(*) FROM latency_progress")).scalar() == 0
     with engine.connect() as reader:
         assert reader.execute(text("SELECT count(*) FROM latency_progress")).scalar() == 1
 
 
-def test_instances_that_sum_up_at_once_count_nothing_twice(database_url: str, tmp_path: Path) -> None:
+def test_instances_that_write_and_drop_at_once_count_nothing_twice(database_url: str, tmp_path: Path) -> None:
     stores = [LatencyStore(open_database(database_url, tmp_path)) for _ in range(4)]
-    for number, store in enumerate(stores):
+    for store in stores:
         store.ensure_open()
-        store.write([recorded(DAY + hour * HOUR_S, 1, instance=str(number)) for hour in range(30)])
     problems: list[BaseException] = []
 
-    def sum_up(store: LatencyStore) -> None:
+    def work(store: LatencyStore, instance: str) -> None:
         try:
-            store.maintain(DAY + 30 * HOUR_S + GRACE_S, None)
+            for hour in range(30):
+                for milliseconds in ((1,), (1, 2)):  # the second time over the first
+                    store.write(at_every_resolution(DAY + hour * HOUR_S, *milliseconds, instance=instance))
+                store.drop_old(DAY + hour * HOUR_S + 2 * DAY_S - 20 * HOUR_S)
         except BaseException as error:
             problems.append(error)
             raise
 
-    threads = [threading.Thread(target=sum_up, args=(store,)) for store in stores]
+    threads = [
+        threading.Thread(target=work, args=(store, str(number))) for number, store in enumerate(stores)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert problems == []
-    with stores[0].view() as view:
-        (day,) = view.read(Scope("live"), Bucket(DAY_S, 0), 1 << 40)
-        hours = view.read(Scope("live"), Bucket(HOUR_S, 0), 1 << 40)
-    assert day.distributions[TOTAL].count == 4 * 24
-    assert [hour.distributions[TOTAL].count for hour in hours] == [4] * 30
-    assert len(rows(stores[1], MINUTE_S)) == 4 * 30
+    assert counts(stores[0], HOUR_S) == {DAY + hour * HOUR_S: 4 * 2 for hour in range(30)}
+    assert counts(stores[0], DAY_S) == {DAY: 4 * 2, DAY + DAY_S: 4 * 2}
+    assert counts(stores[0], MINUTE_S) == {DAY + hour * HOUR_S: 4 * 2 for hour in range(9, 30)}
+    assert len(stored_parts(stores[1], MINUTE_S)) == 4 * 21
     for store in stores:
         store.close()
 
@@ -209,6 +211,6 @@ def test_a_database_that_comes_back_empty_is_made_anew(
         store.write([recorded(DAY, 1, 2)])
     assert store.ensure_open()
     store.write([recorded(DAY, 1, 2)])
-    (row,) = rows(store, MINUTE_S)
+    (row,) = stored_parts(store, MINUTE_S)
     assert row.distributions[TOTAL].count == 2
     store.close()

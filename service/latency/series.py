@@ -1,0 +1,120 @@
+"""What is recorded and what is answered: series of one process in one bucket, pooled series, and figures."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from service.latency.buckets import Bucket
+from service.latency.histogram import Distribution, Summary, merge
+from service.latency.stages import Regime, Stage
+
+
+class Scope(NamedTuple):
+    """What a question is about; None: all of them."""
+
+    regime: Regime
+    model: str | None = None
+    stage: Stage | None = None
+
+
+class Series(NamedTuple):
+    """What a distribution is of. `version`: SHA-256 of the model's file; `runtime`: what ran it; both empty
+    where that is not known."""
+
+    regime: Regime
+    model: str
+    version: str
+    runtime: str
+    stage: Stage
+
+
+class ErrorSeries(NamedTuple):
+    """What a number of errors is of; `model` is empty when the request failed before a model was known."""
+
+    regime: Regime
+    model: str
+    version: str
+    runtime: str
+    slug: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """Distributions by model and stage, and errors by model (empty: none was known) and kind, of one regime
+    and of all versions and runtimes."""
+
+    distributions: Mapping[tuple[str, Stage], Distribution] = field(default_factory=dict)
+    errors: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def figures(self) -> Figures:
+        """Mean, percentiles and maximum of each distribution, and the same errors."""
+        return Figures({key: part.summary() for key, part in self.distributions.items()}, self.errors)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Summaries by model and stage, and errors by model and kind, of one stretch of time."""
+
+    summaries: Mapping[tuple[str, Stage], Summary]
+    errors: Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one process instance recorded in one bucket, or those of its series that changed."""
+
+    bucket: Bucket
+    instance: str
+    distributions: Mapping[Series, Distribution]
+    errors: Mapping[ErrorSeries, int]
+
+    def pooled(self, scope: Scope) -> Pooled:
+        """The part of it that the question is about."""
+        return pool(
+            (
+                (series.model, series.stage, distribution)
+                for series, distribution in self.distributions.items()
+                if series.regime == scope.regime
+                and scope.model in (None, series.model)
+                and scope.stage in (None, series.stage)
+            ),
+            (
+                (series.model, series.slug, count)
+                for series, count in self.errors.items()
+                if series.regime == scope.regime and scope.model in (None, series.model)
+            ),
+        )
+
+    def models(self) -> set[str]:
+        """The models that anything was recorded of."""
+        return {series.model for series in self.distributions} | {series.model for series in self.errors}
+
+
+def pool(
+    distributions: Iterable[tuple[str, Stage, Distribution]], errors: Iterable[tuple[str, str, int]]
+) -> Pooled:
+    """Merge distributions of the same model and stage, and add up errors of the same model and kind."""
+    parts: defaultdict[tuple[str, Stage], list[Distribution]] = defaultdict(list)
+    for model, stage, distribution in distributions:
+        parts[model, stage].append(distribution)
+    counts: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for model, slug, count in errors:
+        counts[model][slug] = counts[model].get(slug, 0) + count
+    return Pooled({key: merge(same) for key, same in parts.items()}, dict(counts))
+
+
+def combine(parts: Iterable[Pooled]) -> Pooled:
+    """All parts together."""
+    parts = list(parts)
+    return pool(
+        ((*key, distribution) for part in parts for key, distribution in part.distributions.items()),
+        (
+            (model, slug, count)
+            for part in parts
+            for model, counts in part.errors.items()
+            for slug, count in counts.items()
+        ),
+    )
