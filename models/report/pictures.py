@@ -59,8 +59,8 @@ def draw_front(candidates: Sequence[Candidate], path: Path) -> None:
             s=22,
             label=block,
         )
-    front = sorted((c for c in candidates if c.best), key=lambda c: c.p50_ms)
-    axes.plot([1000 * c.p50_ms for c in front], [100 * c.accuracy for c in front], color="black", linewidth=1)
+    best = sorted((c for c in candidates if c.best), key=lambda c: c.p50_ms)
+    axes.plot([1000 * c.p50_ms for c in best], [100 * c.accuracy for c in best], color="black", linewidth=1)
     axes.set_xlabel("p50 latency, µs (measured)")
     axes.set_ylabel("validation accuracy after the short training, %")
     axes.legend(fontsize=7, ncols=2)

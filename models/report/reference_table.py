@@ -56,10 +56,12 @@ def read_bundles(path: Path) -> list[Measurement]:
 def markdown(measured: Sequence[Measurement]) -> str:
     """Return the table, and the conditions that it holds for.
 
-    Raises ValueError where the measurements are of several machines or runtimes.
+    Raises ValueError where there is no measurement, or they were made under several conditions.
     """
-    (conditions,) = {(each.machine, each.runtime, each.rounds, each.runs) for each in measured}
-    machine, runtime, rounds, runs = conditions
+    conditions = {(each.machine, each.runtime, each.rounds, each.runs) for each in measured}
+    if len(conditions) != 1:
+        raise ValueError(f"{len(measured)} bundles were measured under {len(conditions)} conditions")
+    machine, runtime, rounds, runs = conditions.pop()
     lines = [
         "| network (untrained) | px | parameters | MACs | fp32 p50 ms (rounds) | int8 p50 ms (rounds) "
         "| int8 speed-up | published top-1 | published parameters | published MACs |",
@@ -76,7 +78,10 @@ def markdown(measured: Sequence[Measurement]) -> str:
             f"| {published.top_1:.1f} % | {published.parameters:.2f} M | {published.macs:.0f} M |"
         )
     ratios = [each.control_ratio for each in measured]
-    doubts = [f"{name}: {doubt}" for name, each in networks.items() for doubt in each.doubts]
+    doubts: dict[str, list[str]] = {}
+    for name, each in networks.items():
+        for doubt in each.doubts:
+            doubts.setdefault(doubt, []).append(name)
     lines += [
         "",
         f"Random, He-scaled weights: these latencies are those of untrained networks, measured by `weighin "
@@ -85,7 +90,7 @@ def markdown(measured: Sequence[Measurement]) -> str:
         f"network was measured twice: ratios {min(ratios):.3f} to {max(ratios):.3f}"
         f"{'; disturbed: not to be published' if doubts else ''}.",
         "",
-        *(f"- {doubt}" for doubt in doubts),
+        *(f"- {doubt} ({', '.join(names)})" for doubt, names in doubts.items()),
         *(f"- {name}: top-1 {PUBLISHED[name].source}" for name in networks),
     ]
     return "\n".join(lines) + "\n"
