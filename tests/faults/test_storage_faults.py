@@ -147,9 +147,10 @@ def test_a_killed_service_knows_what_it_served(tiny_models_dir: Path, tmp_path: 
         longest = total(client)["max_ms"]
         until(lambda: saved(tmp_path) == 20, "all requests in the database")
         # The error came after them, so it may be a flush later.
+        errors = "SELECT sum(count) FROM latency_errors WHERE resolution_s = 60"
         with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
             until(
-                lambda: connection.execute("SELECT sum(count) FROM latency_errors").fetchone() == (1,),
+                lambda: connection.execute(errors).fetchone() == (1,),
                 "the error in the database",
             )
         os.kill(process.popen.pid, signal.SIGKILL)

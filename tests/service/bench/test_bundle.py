@@ -9,6 +9,8 @@ import pytest
 
 from service.bench.bundle import Bundle, Flag
 from service.bench.bundle_file import from_json, json_schema, read_bundle, to_json, write_bundle
+from service.bench.judge.summary import summarise
+from service.bench.records import records
 from service.errors import InvalidBundle
 from tests.service.bench.bundles import bundle
 
@@ -25,6 +27,21 @@ def test_what_is_written_is_read_again(measured: Bundle, tmp_path: Path) -> None
     write_bundle(path, measured)
     assert read_bundle(path) == measured
     assert [entry.name for entry in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_bundle_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """The file was written by `weighin bench` of the version with schema 0004: never write it anew."""
+    earlier = read_bundle(Path(__file__).parent / "data/bundle-of-schema-0004.json")
+    assert [entry.name for entry in earlier.entries] == ["tiny", "tiny#again"]
+    assert earlier.model_of(earlier.entry("tiny")).sha256.startswith("c913c7de")
+    assert len(earlier.samples("tiny")) == 2 * 2 * 32
+    (tiny, control) = summarise(earlier)
+    assert (tiny.count, tiny.p50_ns, control.count, control.p50_ns) == (128, 25575.0, 128, 27175.0)
+    assert tiny.p90 is not None
+    assert (tiny.p90.estimate_ns, tiny.p90.bound_ns) == (35423, 53421)
+    assert len(list(records(earlier))) == 128
+    write_bundle(tmp_path / "again.json", earlier)
+    assert read_bundle(tmp_path / "again.json") == earlier
 
 
 def test_samples_come_in_order_and_flags_by_entry(measured: Bundle) -> None:

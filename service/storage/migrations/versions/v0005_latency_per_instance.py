@@ -141,7 +141,10 @@ def _copy(table: str, *, new: bool) -> None:
 
 
 def downgrade() -> None:
-    """Take the columns away, with all rows of known versions, which the old key cannot tell apart."""
+    """Take the columns away, with all rows of known versions, which the old key cannot tell apart.
+
+    Nothing calls this. The version before would count hours and days of single instances on top of its sums.
+    """
     connection = op.get_bind()
     for table in _TABLES:
         op.execute(f"DELETE FROM {table} WHERE version <> '' OR runtime <> ''")
