@@ -55,7 +55,7 @@ def prune(
     name: Run,
     seed: Seed = 0,
     share: Annotated[
-        list[float] | None, typer.Option(help="of the MACs; default: 0.3, 0.5 and 0.7 [may be repeated]")
+        list[float] | None, typer.Option(help="of the MACs, may be repeated; default: 0.3, 0.5 and 0.7")
     ] = None,
     data_dir: DataDir = None,
     runs: Runs = RUNS,

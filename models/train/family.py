@@ -20,9 +20,6 @@ from models.train.job import Job, Prepared
 from models.train.loop import CHECKPOINT
 from models.train.recipe import TrainConfig, read_config
 
-RUNS = Path(".cache/runs")
-"""Where trainings are kept, a folder for each."""
-
 
 @dataclass(frozen=True)
 class Setting:

@@ -59,8 +59,10 @@ def bench(
     ] = None,
     budget_ms: Annotated[float | None, typer.Option(help="Server: the p99 that a rate must keep")] = None,
     seed: Annotated[int | None, typer.Option(help="Repeats the random order of an earlier run")] = None,
-    launches: Annotated[int | None, typer.Option(min=1, help="Launches [default: the profile's]")] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of a launch")] = None,
+    launches: Annotated[int | None, typer.Option(min=1, help="Launches; default: the profile's")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Rounds of a launch; default: the profile's")
+    ] = None,
     runs: Annotated[int | None, typer.Option(min=1, help="Runs of a model in a round")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the bundle to this file")] = None,
 ) -> None:
