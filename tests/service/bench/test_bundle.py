@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from service.bench.records import records
 
 from service.bench.bundle import Bundle, Flag
 from service.bench.bundle_file import from_json, json_schema, read_bundle, to_json, write_bundle
 from service.bench.judge.summary import summarise
-from service.bench.records import records
 from service.errors import InvalidBundle
 from tests.service.bench.bundles import bundle
 
