@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from service.bench.records import records
 
 from service.bench.bundle import Bundle, Flag
 from service.bench.bundle_file import from_json, json_schema, read_bundle, to_json, write_bundle
-from service.bench.judge.summary import summarise
+from service.bench.judge.summary import recorder_samples, summarise
 from service.errors import InvalidBundle
 from tests.service.bench.bundles import bundle
 
@@ -39,7 +38,7 @@ def test_a_bundle_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     assert (tiny.count, tiny.p50_ns, control.count, control.p50_ns) == (128, 25575.0, 128, 27175.0)
     assert tiny.p90 is not None
     assert (tiny.p90.estimate_ns, tiny.p90.bound_ns) == (35423, 53421)
-    assert len(list(records(earlier))) == 128
+    assert len(list(recorder_samples(earlier))) == 128
     write_bundle(tmp_path / "again.json", earlier)
     assert read_bundle(tmp_path / "again.json") == earlier
 
