@@ -251,7 +251,7 @@ def test_bytes_that_are_no_picture_are_told_in_the_services_words(
     text = tmp_path / "notes.txt"
     text.write_text("not a picture")
     give(page, "drop", text, "text/plain")
-    expect(page.get_by_role("alert").filter(has_text="no known image type")).to_be_visible()
+    expect(page.get_by_role("alert").filter(has_text="image: unknown type")).to_be_visible()
     expect(page.locator("#answers")).to_be_hidden()
     choose(page, photographs["coffee"])
     expect(page.locator("#problem")).to_have_text("")
