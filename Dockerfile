@@ -1,23 +1,23 @@
-# The service in a container: no torch, no compiler, no pip, and a user without rights.
+# Container image of the service: no torch, compiler or pip, and an unprivileged user.
 
 FROM python:3.13-slim AS build
-# pip of the base image installs into the environment, so that none has to be removed from it again
+# the base image's pip installs into the environment, which therefore needs none
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 RUN python -m venv --without-pip /opt/venv
 COPY requirements.lock /app/
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/venv/bin/python install --quiet --require-hashes -r /app/requirements.lock
 COPY . /app
-# setuptools only puts the project into the environment; the wheels' own tests are never run here
+# setuptools is only needed to install the project; the tests in wheels are removed
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/venv/bin/python install --quiet --no-deps --no-build-isolation -e /app \
     && pip --python /opt/venv/bin/python uninstall --quiet --yes setuptools \
     && rm -rf /app/*.egg-info /app/build \
     && find /opt/venv -type d -name tests -prune -exec rm -rf {} + \
     && rm -rf /opt/venv/lib/python*/site-packages/onnx/backend/test \
-    # of plotly only plotly.min.js is served, and nothing imports it
+    # only plotly.min.js of plotly is used
     && find /opt/venv/lib/*/site-packages/plotly /opt/venv/share/jupyter -type f ! -name plotly.min.js -delete \
-    # compiled here because the root file system is read-only when it runs
+    # compiled at build time, because the root file system is read-only at run time
     && python -m compileall -q /app/service /app/models
 
 FROM python:3.13-slim

@@ -1,11 +1,11 @@
-# The commands of this repository. Each sets up what it needs in .venv (no torch) or .venv-models (torch).
+# Commands of this repository. Each installs what it needs into .venv (no torch) or .venv-models (torch).
 PYTHON ?= python3
 UV ?= uv
 BIN := .venv/bin
 MODELS_BIN := .venv-models/bin
 PIP := -m pip --disable-pip-version-check --quiet install
 
-# Inputs of `make fuzz`, and the seed they are made from.
+# Number of inputs of `make fuzz`, and their seed.
 FUZZ_INPUTS ?= 100000
 FUZZ_SEED ?= 1
 

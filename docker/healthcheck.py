@@ -1,8 +1,8 @@
-"""Exits 0 when the service in this container answers /readyz with 200, else 1.
+"""Container health check: exits 0 if the service responds to /readyz with 200, else 1.
 
-It asks at WEIGHIN_HOST and WEIGHIN_PORT, read as the service reads them; options of the container's command
-(`weighin serve --port 9000`) come first. Over a plain socket: importing an HTTP client would cost, every few
-seconds, more processor time than an inference, on the very cores that are being measured.
+Uses WEIGHIN_HOST and WEIGHIN_PORT as the service does; options of the container's command (`weighin serve
+--port 9000`) take precedence. Uses a plain socket, because importing an HTTP client every few seconds would
+cost more CPU time than an inference, on the cores that are being measured.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def options_of(command: bytes) -> dict[str, str]:
-    """The host and port among a process's arguments, which are separated by zero bytes.
+    """Return host and port from a process's NUL-separated arguments.
 
-    The command that a shell is given (`sh -c "exec weighin serve --port 9000"`) is one argument.
+    Also reads the command of a shell, which is one argument: `sh -c "exec weighin serve --port 9000"`.
     """
     arguments = [clean(os.fsdecode(argument)) for argument in command.split(b"\0")]
     if "serve" not in arguments:
         arguments = [word for argument in arguments for word in _words(argument)]
     if "serve" not in arguments:
         return {}
-    found = {}
+    options = {}
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         name, equals, value = argument.partition("=")
         if name in ("--host", "--port") and (value or not equals):
-            found[name[2:]] = value or following
-    return found
+            options[name[2:]] = value or following
+    return options
 
 
 def _words(command: str) -> list[str]:
-    from shlex import shlex  # only needed for a shell
+    from shlex import shlex  # only needed for shell commands
 
     lexer = shlex(os.path.expandvars(command), posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     try:
         return list(lexer)
-    except ValueError:  # a quote without an end
+    except ValueError:  # unbalanced quotes
         return []
 
 
 def main() -> str | None:
-    """Ask the service; return why it is not ready, None when it is."""
+    """Request /readyz; return the reason if the service is not ready, else None."""
     try:
         with open("/proc/1/cmdline", "rb") as file:  # the container's first process
             options = options_of(file.read())

@@ -51,7 +51,7 @@ from service.state import open_state
 from service.web.benchmarks import benchmark_page_router
 from service.web.dashboard import dashboard_router
 from service.web.docs import docs_router
-from service.web.figures import FiguresDesk
+from service.web.figures import DashboardCache
 from service.web.playground import playground_router
 from service.web.site import Site
 
@@ -114,7 +114,9 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     def state_problem() -> str | None:
         return state.problem or recorder.problem
 
-    desk = FiguresDesk(site, latencies, registry.names, settings.default_model, state_problem, archive.newest)
+    dashboard_cache = DashboardCache(
+        site, latencies, registry.names, settings.default_model, state_problem, archive.newest
+    )
     metrics.watch(
         waiting=lambda: pool.waiting,
         running=lambda: pool.running,
@@ -130,14 +132,14 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
         loading = asyncio.create_task(asyncio.to_thread(registry.load))
         loading.add_done_callback(_loaded)
         gallery.open(loading)
-        desk.warm_up()
+        dashboard_cache.warm_up()
         try:
             yield
         finally:
             await asyncio.gather(loading, return_exceptions=True)
             await jobs.close()
             await gallery.close()
-            await asyncio.to_thread(desk.close)
+            await asyncio.to_thread(dashboard_cache.close)
             await asyncio.to_thread(pool.close)
             await asyncio.to_thread(recorder.close)
             state.close()
@@ -182,7 +184,7 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     app.include_router(site.router())
     app.include_router(docs_router(app))
     app.include_router(playground_router(site, registry))
-    app.include_router(dashboard_router(site, desk, latencies, registry.names))
+    app.include_router(dashboard_router(site, dashboard_cache, latencies, registry.names))
     app.include_router(benchmark_page_router(site, jobs, registry.names, settings.api_key is not None))
     app.add_middleware(HeadRequests)
     app.add_middleware(JsonBodies, deadline_s=settings.deadline_s)

@@ -1,4 +1,4 @@
-"""What can go wrong, as plain exceptions; `service.api.problems` turns them into HTTP responses."""
+"""Exceptions for expected failures; `service.api.problems` maps them to HTTP responses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 
 def error_words(error: OSError) -> str:
-    """Return what the operating system says, in lower case and without paths."""
+    """Return the operating system's message in lower case, without paths."""
     return (error.strerror or os.strerror(error.errno or errno.EIO)).lower()
 
 
@@ -19,7 +19,7 @@ class WeighinError(Exception):
 
     @property
     def detail(self) -> str:
-        """What was given and what is allowed, in words; never a path or an internal name."""
+        """Message with the given and the allowed values, without paths or internal names."""
         return str(self)
 
 
@@ -42,13 +42,13 @@ class HeadersTooLarge(WeighinError):
 
 
 class CrossSiteRequest(WeighinError):
-    """A page of another site tried to change something or to spend this machine's time."""
+    """A page of another site sent a request that changes state or costs inference time."""
 
     slug = "cross-site-request"
 
 
 class UnknownModel(WeighinError):
-    """No model of that name is served."""
+    """No model with that name is served."""
 
     slug = "unknown-model"
 
@@ -78,7 +78,7 @@ class UnknownImageType(WeighinError):
 
 
 class EmptyBody(WeighinError):
-    """There are no bytes."""
+    """The body or image has no bytes."""
 
     slug = "empty-body"
 
@@ -87,25 +87,25 @@ class EmptyBody(WeighinError):
 
 
 class UndecodableImage(WeighinError):
-    """The bytes are of a known image type, but broken."""
+    """The image is of a known type, but truncated, corrupt or unsupported."""
 
     slug = "undecodable-image"
 
 
 class InvalidParameter(WeighinError):
-    """A parameter is outside of what is allowed."""
+    """A parameter is outside its allowed range."""
 
     slug = "invalid-parameter"
 
 
 class QueueFull(WeighinError):
-    """As many requests wait as may."""
+    """The request queue is full."""
 
     slug = "queue-full"
 
 
 class Busy(WeighinError):
-    """The one place for this kind of work is taken."""
+    """Another job of this kind is running, and only one may."""
 
     slug = "busy"
 
@@ -117,55 +117,55 @@ class NotReady(WeighinError):
 
 
 class DeadlineExceeded(WeighinError):
-    """The answer would come too late to be of use."""
+    """The request exceeded its deadline."""
 
     slug = "deadline-exceeded"
 
 
 class ClientGone(WeighinError):
-    """The client hung up before its request was worked on."""
+    """The client disconnected before its request was processed."""
 
     slug = "client-gone"
 
 
 class StorageUnavailable(WeighinError):
-    """State cannot be written."""
+    """State cannot be read or written."""
 
     slug = "storage-unavailable"
 
 
 class DatabaseUnreachable(StorageUnavailable):
-    """The database server does not answer, or takes no more connections; it may again in a moment."""
+    """The database server does not respond or accepts no connections; a retry may help."""
 
     slug = "database-unreachable"
 
 
 class GalleryFull(WeighinError):
-    """The gallery holds as many images or bytes as it may."""
+    """The gallery's limit of images or bytes is reached."""
 
     slug = "gallery-full"
 
 
 class UnknownImage(WeighinError):
-    """No image of the gallery has that id."""
+    """The gallery has no image with that id."""
 
     slug = "unknown-image"
 
 
 class OtherModel(WeighinError):
-    """The gallery's embeddings are of another model than the one that was asked for."""
+    """The gallery's embeddings are of another model than the requested one."""
 
     slug = "other-model"
 
 
 class Unauthorized(WeighinError):
-    """The request needs the key that WEIGHIN_API_KEY sets."""
+    """The request lacks the key that WEIGHIN_API_KEY sets."""
 
     slug = "unauthorized"
 
 
 class NoExactMap(WeighinError):
-    """The model's logits are no sums over the places of its last feature map, as far as is known here."""
+    """The model has no exact class activation map: its logits are not means over its last feature map."""
 
     slug = "no-exact-map"
 
@@ -177,13 +177,13 @@ class UnknownBenchmark(WeighinError):
 
 
 class BenchmarkEnded(WeighinError):
-    """The benchmark has ended, so it cannot be cancelled any more."""
+    """The benchmark has ended and cannot be cancelled."""
 
     slug = "benchmark-ended"
 
 
 class DataDirectoryInUse(WeighinError):
-    """Another process has the data directory."""
+    """Another process has locked the data directory."""
 
     slug = "data-directory-in-use"
 
@@ -195,12 +195,12 @@ class InvalidBundle(WeighinError):
 
 
 class UnreadableFolder(WeighinError):
-    """A folder that was named cannot be listed."""
+    """A given folder cannot be listed."""
 
     slug = "unreadable-folder"
 
 
 class MeasurementFailed(WeighinError):
-    """A controlled measurement could not be carried through."""
+    """A controlled measurement failed."""
 
     slug = "measurement-failed"

@@ -1,4 +1,4 @@
-"""Structured logs: text for people or JSON for machines, the libraries' own lines included."""
+"""Structured logging as text or JSON, including the log lines of libraries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.text.display import shown
 
 
 def configure_logging(format: Literal["auto", "text", "json"], level: str) -> None:
-    """Send everything that is logged to standard error in one format, with the request id if there is one."""
+    """Send all log records to standard error in one format, with the request id if there is one."""
     as_json = format == "json" or (format == "auto" and not sys.stderr.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -24,7 +24,7 @@ def configure_logging(format: Literal["auto", "text", "json"], level: str) -> No
     renderer: list[Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if as_json
-        # the default would print every local variable, what clients sent included
+        # the default formatter prints local variables, including client data
         else [
             _escape_controls,
             structlog.dev.ConsoleRenderer(
@@ -41,7 +41,7 @@ def configure_logging(format: Literal["auto", "text", "json"], level: str) -> No
     )
     logging.root.handlers = [handler]
     logging.root.setLevel(level.upper())
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # each start would say that nothing is to migrate
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it logs at every start
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -55,7 +55,7 @@ def configure_logging(format: Literal["auto", "text", "json"], level: str) -> No
 
 
 def _escape_controls(_: object, __: str, event: EventDict) -> EventDict:
-    """Escape control characters in what is logged: a path that a client sent must not reach the terminal."""
+    """Escape control characters, so that client data cannot control the terminal."""
     return {
         key: shown(value, keep="\n") if isinstance(value, str) and key != "exception" else value
         for key, value in event.items()

@@ -1,4 +1,4 @@
-"""Networks composed of blocks: one file per family, and `ARCHITECTURES`, which knows them by name."""
+"""Network architectures, one file per family, and `ARCHITECTURES`, the registry by name."""
 
 from __future__ import annotations
 

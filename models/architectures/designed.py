@@ -1,4 +1,4 @@
-"""A network from its description: a stem, stages of equal blocks, a head; small enough for 28 x 28 images."""
+"""Networks from a Design: stem, stages of equal blocks, head; for 28 x 28 grey images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from models.blocks.norm import Norm
 from models.blocks.shuffle import ShuffleUnit
 
 Channels = Annotated[int, Field(gt=0, multiple_of=8)]
-"""Off multiples of 8 the runtime's vectors are half empty: a narrower network can be the slower one."""
+"""Multiples of 8: other widths leave the runtime's vector registers partly empty and can be slower."""
 
 DROPOUT = 0.1
 
@@ -46,8 +46,8 @@ class _Frozen(BaseModel):
 class Stage(_Frozen):
     """`repeats` blocks of `channels`; the first has the stride and changes the channels.
 
-    `ratio` is what its block makes of it: how much an inverted residual or Ghost block widens, or to what
-    share of its channels a bottleneck or Fire block narrows. `group_width`: channels of each group.
+    `ratio` is the expansion of an inverted residual or Ghost block, or the reduction of a bottleneck or Fire
+    block. `group_width`: channels of each group.
     """
 
     block: BlockName
@@ -67,17 +67,17 @@ class Design(_Frozen):
     head: Channels | None = None
 
     def block(self) -> str:
-        """The block family, as a card names it: that of all stages, or all of them in order."""
+        """Return the block names of the stages in order, without repeats, joined by "+"."""
         return "+".join(dict.fromkeys(stage.block for stage in self.stages))
 
 
 def rounded(channels: float, divisor: int = 8) -> int:
-    """The nearest multiple of `divisor`, at least one of it."""
+    """Round to the nearest multiple of `divisor`, at least `divisor`."""
     return max(divisor, int(channels / divisor + 0.5) * divisor)
 
 
 def groups_of(channels: int, out_channels: int, group_width: int) -> int:
-    """How many groups a grouped convolution has: the narrower side in groups of `group_width`, or one."""
+    """Return the number of groups of `group_width` channels in the narrower side, at least 1."""
     return max(1, min(channels, out_channels) // group_width)
 
 
@@ -170,7 +170,7 @@ BLOCKS: dict[str, Callable[[int, Stage, int], nn.Module]] = {
 class DesignedNetwork(nn.Module):
     """Grey images (N, 1, 28, 28) -> logits (N, classes).
 
-    Raises ValueError where a block cannot be made with the design's channels, e.g. groups that do not divide.
+    Raises ValueError if a block cannot have the design's channels, e.g. groups that do not divide them.
     """
 
     input_size = 28
@@ -193,12 +193,12 @@ class DesignedNetwork(nn.Module):
         self.apply(_initialise)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last feature map, (N, embedding, h, w)."""
+        """Return the last feature map, (N, embedding, h, w)."""
         y: Tensor = self.head(self.blocks(self.stem(x)))
         return y
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
-        """Logits (N, classes), or with `pre_logits` the embedding (N, embedding) that the classifier gets."""
+        """Return logits (N, classes), or with `pre_logits` the classifier's input (N, embedding)."""
         embedding = F.adaptive_avg_pool2d(features, 1).flatten(1)
         if pre_logits:
             return embedding
@@ -210,7 +210,7 @@ class DesignedNetwork(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """Random weights that keep the size of activations from layer to layer (He et al., arXiv 1502.01852)."""
+    """Initialise with weights that keep the scale of activations (He et al., https://arxiv.org/abs/1502.01852)."""
     if isinstance(module, nn.Conv2d):
         fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
         nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))

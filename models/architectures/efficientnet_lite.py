@@ -1,4 +1,4 @@
-"""EfficientNet-Lite 0 to 2: EfficientNet without squeeze-and-excitation, with ReLU6, made to be quantized."""
+"""EfficientNet-Lite 0 to 2: EfficientNet without squeeze-and-excitation, with ReLU6, for quantization."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EMBEDDING = 1280
 
 @dataclass(frozen=True)
 class Variant:
-    """How one member of the family is scaled: channels, layers, input height and width in pixels, dropout."""
+    """Scaling of one variant: channels, layers, input height and width in pixels, dropout."""
 
     width_multiplier: float
     depth_multiplier: float
@@ -102,12 +102,12 @@ class EfficientNetLite(nn.Module):
         initialise(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last feature map, (N, 1280, input_size / 32 rounded up, the same)."""
+        """Return the last feature map, (N, 1280, S, S) with S = ceil(input_size / 32)."""
         y: Tensor = self.head(self.blocks(self.stem(x)))
         return y
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
-        """Logits (N, classes), or with `pre_logits` the embedding (N, 1280) that the classifier gets."""
+        """Return logits (N, classes), or with `pre_logits` the classifier's input (N, 1280)."""
         embedding = F.adaptive_avg_pool2d(features, 1).flatten(1)
         if pre_logits:
             return embedding

@@ -1,13 +1,13 @@
-"""The Fashion-MNIST family: one network for each block at up to 5 M MACs, and plain ones to measure it by."""
+"""Fashion-MNIST networks: one per block at up to 5 M MACs, and two baselines."""
 
 from __future__ import annotations
 
 from models.architectures.designed import BlockName, Design, DesignedNetwork, Stage
 
 BUDGET = 5_000_000
-"""Multiply-accumulates of one image that a network of the family may cost."""
+"""Maximum multiply-accumulates per image of a network of the family."""
 SEARCHED = "fashion-searched"
-"""The name of the search's winner (models/compress/search.py); all others were made by hand."""
+"""Winner of the architecture search (models/compress/search.py); the others are hand-made."""
 
 
 def _three_stages(
@@ -16,7 +16,7 @@ def _three_stages(
     *stages: tuple[int, int],
     ratios: tuple[float, float, float] | None = None,
 ) -> Design:
-    """Stages of (channels, repeats) at 14 x 14, 7 x 7 and 4 x 4 places."""
+    """Build a Design from stages of (channels, repeats) with maps of 14 x 14, 7 x 7 and 4 x 4."""
     return Design(
         stem=stem,
         stages=tuple(
@@ -41,7 +41,7 @@ DESIGNS: dict[str, Design] = {
     "fashion-shuffle": _three_stages("shuffle", 16, (48, 3), (112, 4), (224, 3)),
     "fashion-fire": _three_stages("fire", 16, (32, 2), (80, 3), (160, 3)),
     "fashion-ghost": _three_stages("ghost", 16, (24, 2), (64, 3), (112, 3), ratios=(2, 3, 3)),
-    # What the others are measured by: no narrower than the depthwise separable one, and no dearer than any.
+    # Baselines: one with the MACs of the others, one with the widths of the depthwise separable network.
     "fashion-standard-equal-macs": _three_stages("standard", 16, (24, 2), (48, 2), (80, 2)),
     "fashion-standard-equal-width": Design(
         stem=_DEPTHWISE_SEPARABLE.stem,
@@ -61,7 +61,7 @@ BASELINES = ("fashion-standard-equal-macs", "fashion-standard-equal-width")
 
 
 def design_of(name: str) -> Design:
-    """The design of a network of the family. Raises ValueError, with the known names, for others."""
+    """Return the design of a network. Raises ValueError, with the allowed names, for an unknown name."""
     try:
         return DESIGNS[name]
     except KeyError:
@@ -69,10 +69,10 @@ def design_of(name: str) -> Design:
 
 
 def name_of(design: Design) -> str | None:
-    """The network of the family that has this design; None for a design of no network."""
+    """Return the name of the network with this design; None if there is none."""
     return next((name for name, known in DESIGNS.items() if known == design), None)
 
 
 def create(name: str, classes: int = 10) -> DesignedNetwork:
-    """A network of the family with freshly initialised weights. Raises ValueError for an unknown name."""
+    """Create a network with initialised weights. Raises ValueError for an unknown name."""
     return DesignedNetwork(design_of(name), classes)

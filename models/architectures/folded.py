@@ -1,4 +1,4 @@
-"""A network without batch norms: each is folded into the convolution before it."""
+"""Batch norm folding."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import nn
 
 
 def fold_batch_norms(network: nn.Module) -> None:
-    """Fold each batch norm into the convolution before it, in place; the network computes the same.
+    """Fold each batch norm into the convolution before it, in place, without changing the outputs.
 
-    Blocks keep a convolution and its batch norm side by side, in that order. The network must be in
-    evaluation mode.
+    A batch norm must directly follow its convolution in the parent module. The network must be in evaluation
+    mode.
     """
     for parent in list(network.modules()):
         children = list(parent.named_children())

@@ -1,4 +1,4 @@
-"""GhostNet: MobileNetV3-Large's shape, its pointwise convolutions replaced by Ghost modules."""
+"""GhostNet: MobileNetV3-Large with Ghost modules instead of pointwise convolutions."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ STEM_CHANNELS = 16
 HEAD_CHANNELS = 960
 EMBEDDING = 1280
 SQUEEZE = 4
-"""Gates have this part of the channels in their middle, to a multiple of 4 as in the paper's code."""
+"""Squeeze-and-excitation reduces channels by this factor, to a multiple of 4 as in the paper's code."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """One Ghost bottleneck: `width` is its channels inside, `squeezes` whether it has gates."""
+    """One Ghost bottleneck: `width` is its inner channels, `squeezes` adds squeeze-and-excitation."""
 
     kernel_size: int
     width: int
@@ -51,7 +51,9 @@ BLOCKS = (
 
 
 def ghostnet(classes: int = 1000, width_multiplier: float = 1.0) -> ImageClassifier:
-    """Han et al., "GhostNet: More Features from Cheap Operations", https://arxiv.org/abs/1911.11907.
+    """Create GhostNet.
+
+    Han et al., "GhostNet: More Features from Cheap Operations", https://arxiv.org/abs/1911.11907.
 
     Raises ValueError for a width multiplier that leaves no channel.
     """

@@ -1,4 +1,4 @@
-"""What nearly all networks here are: stem, blocks and head, pooling, perhaps a hidden layer, a classifier."""
+"""Common image classifier: stem, blocks, head, average pooling, optional hidden layer, linear classifier."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from models.architectures.initialise import initialise
 class ImageClassifier(nn.Module):
     """Images (N, 3, input_size, input_size) -> logits (N, classes).
 
-    `stem`, `blocks` and `head` make the last feature map, which is averaged over its places. `hidden`, where
-    a network has it, is one more layer before the classifier, with as many outputs as `embedding` says.
+    `stem`, `blocks` and `head` compute the last feature map, which is averaged over its positions. `hidden`
+    is an optional layer before the classifier with `embedding` outputs.
     """
 
     input_channels = 3
@@ -40,12 +40,12 @@ class ImageClassifier(nn.Module):
         initialise(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last feature map, (N, channels, h, w)."""
+        """Return the last feature map, (N, channels, h, w)."""
         y: Tensor = self.head(self.blocks(self.stem(x)))
         return y
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
-        """Logits (N, classes), or with `pre_logits` the embedding (N, embedding) that the classifier gets."""
+        """Return logits (N, classes), or with `pre_logits` the classifier's input (N, embedding)."""
         embedding: Tensor = self.hidden(F.adaptive_avg_pool2d(features, 1).flatten(1))
         if pre_logits:
             return embedding

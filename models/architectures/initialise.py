@@ -1,4 +1,4 @@
-"""Random weights: those that training starts from, and those that stand in for trained ones."""
+"""Random weights, for the start of training and as a stand-in for trained weights in tests."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 
 def initialise(network: nn.Module) -> None:
-    """Fresh weights that keep the size of activations from layer to layer (He et al., arXiv 1502.01852).
+    """Initialise with weights that keep the scale of activations (He et al., https://arxiv.org/abs/1502.01852).
 
-    Linear layers get small weights and no bias; batch norms start as PyTorch makes them.
+    Linear layers get small weights and a bias of 0; batch norms keep PyTorch's defaults.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -26,12 +26,12 @@ def initialise(network: nn.Module) -> None:
 
 @torch.no_grad()
 def randomise(network: nn.Module, seed: int, images: Tensor) -> None:
-    """Weights that are used like trained ones: He-scaled, with batch norms and biases that all do something.
+    """Set weights that resemble trained ones: He-scaled, with batch norms and biases that all have an effect.
 
     A freshly initialised network gives logits of the order of 1e-8, on which a comparison "within 1e-4"
-    proves nothing, and may compute with denormal numbers. Batch norms take their means and variances from
-    `images` (N, channels, H, W), as training would have them, and then have them shifted and scaled at
-    random, with weights and biases of their own; so activations keep their size through any number of layers.
+    proves nothing, and may compute with denormal numbers. Batch norms take means and variances from `images`
+    (N, channels, H, W), as in training, then shift and scale them at random and get random weights and
+    biases, so that activations keep their scale through any number of layers.
     """
     random = torch.Generator().manual_seed(seed)
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -53,7 +53,7 @@ def randomise(network: nn.Module, seed: int, images: Tensor) -> None:
 
 
 def _observe(network: nn.Module, norms: list[nn.BatchNorm2d], images: Tensor) -> None:
-    """Set the running means and variances of `norms` to those of `images`, and leave all else as it was."""
+    """Set the running means and variances of `norms` to those of `images`; change nothing else."""
     training = network.training
     momenta = [norm.momentum for norm in norms]
     network.eval()

@@ -1,4 +1,4 @@
-"""MnasNet: inverted residuals whose kernels, widths and depths were searched for with latency measured."""
+"""MnasNet: inverted residuals found by a latency-aware architecture search."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ NORM = Norm(momentum=1 - 0.9997)
 
 
 def mnasnet(classes: int = 1000, width_multiplier: float = 1.0) -> ImageClassifier:
-    """Tan et al., "MnasNet: Platform-Aware Neural Architecture Search for Mobile",
-    https://arxiv.org/abs/1807.11626, the variant B1 without squeeze-and-excitation.
+    """Create MnasNet-B1, the variant without squeeze-and-excitation.
+
+    Tan et al., "MnasNet: Platform-Aware Neural Architecture Search for Mobile",
+    https://arxiv.org/abs/1807.11626.
 
     Raises ValueError for a width multiplier that leaves no channel.
     """

@@ -27,8 +27,10 @@ BLOCKS = (
 
 
 def mobilenet_v1(classes: int = 1000, width_multiplier: float = 1.0) -> ImageClassifier:
-    """Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications",
-    https://arxiv.org/abs/1704.04861, with the ReLU6 of its authors' code.
+    """Create MobileNetV1, with the ReLU6 of the authors' code.
+
+    Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications",
+    https://arxiv.org/abs/1704.04861.
 
     Raises ValueError for a width multiplier that leaves no channel.
     """

@@ -26,8 +26,9 @@ STAGES = (
 
 
 def mobilenet_v2(classes: int = 1000, width_multiplier: float = 1.0) -> ImageClassifier:
-    """Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks",
-    https://arxiv.org/abs/1801.04381. As there, the embedding grows with the width but does not shrink.
+    """Create MobileNetV2. As in the paper, the embedding grows with the width but does not shrink.
+
+    Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", https://arxiv.org/abs/1801.04381.
 
     Raises ValueError for a width multiplier that leaves no channel.
     """

@@ -1,4 +1,4 @@
-"""MobileNetV3, Small and Large: inverted residuals with hard swish and, in places, squeeze-and-excitation."""
+"""MobileNetV3 Small and Large: inverted residuals with hard swish and partly squeeze-and-excitation."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from models.blocks.norm import TENSORFLOW
 
 STEM_CHANNELS = 16
 SQUEEZE = 4
-"""Gates have this part of the channels in their middle, to a multiple of 8."""
+"""Squeeze-and-excitation reduces channels by this factor, to a multiple of 8."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """One inverted residual: `width` is its channels inside, `squeezes` whether it has gates."""
+    """One inverted residual: `width` is its inner channels, `squeezes` adds squeeze-and-excitation."""
 
     kernel_size: int
     width: int
@@ -65,7 +65,7 @@ LARGE = (
 
 
 def mobilenet_v3_small(classes: int = 1000, width_multiplier: float = 1.0) -> ImageClassifier:
-    """Howard et al., "Searching for MobileNetV3", https://arxiv.org/abs/1905.02244, the Small one.
+    """Create MobileNetV3-Small: Howard et al., "Searching for MobileNetV3", https://arxiv.org/abs/1905.02244.
 
     Raises ValueError for a width multiplier that leaves no channel.
     """
@@ -73,7 +73,10 @@ def mobilenet_v3_small(classes: int = 1000, width_multiplier: float = 1.0) -> Im
 
 
 def mobilenet_v3_large(classes: int = 1000, width_multiplier: float = 1.0) -> ImageClassifier:
-    """The same paper's Large one. Raises ValueError for a width multiplier that leaves no channel."""
+    """Create MobileNetV3-Large of the same paper.
+
+    Raises ValueError for a width multiplier that leaves no channel.
+    """
     return _mobilenet_v3(LARGE, 1280, classes, width_multiplier)
 
 

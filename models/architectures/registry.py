@@ -1,4 +1,4 @@
-"""Networks by name; a name is given once."""
+"""Registry of network architectures by name, and the interface of a network."""
 
 from __future__ import annotations
 
@@ -9,47 +9,48 @@ from torch import Tensor, nn
 
 
 class Network(Protocol):
-    """What every network offers besides being an `nn.Module`, so that it can be exported and profiled."""
+    """Interface that every network has besides `nn.Module`'s, for export and profiling."""
 
     input_size: int
-    """Height and width of the images that it takes, in pixels."""
+    """Height and width of the input images, in pixels."""
 
     input_channels: int
-    """Channels of those images: 3, or 1 for grey ones."""
+    """Channels of the input images: 3 for RGB, 1 for grey."""
 
     classifier: nn.Module
-    """The last layer with weights: linear, from the embedding to the logits; or, in a network that classifies
-    each place of the features before it averages (SqueezeNet), the pointwise convolution that does."""
+    """The last layer with weights: linear, from embedding to logits; or a pointwise convolution in a network
+    that classifies each position and then averages (SqueezeNet)."""
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images (N, input_channels, input_size, input_size) to the last feature map (N, channels, h, w)."""
+        """Map images (N, input_channels, input_size, input_size) to the feature map (N, channels, h, w)."""
         ...
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
-        """The last feature map to logits (N, classes), or to the embedding (N, embedding) before them."""
+        """Map the last feature map to logits (N, classes), or to the embedding (N, embedding)."""
         ...
 
 
 Build = Callable[[int, float], nn.Module]
-"""Makes a network with freshly initialised weights for so many classes and a width multiplier."""
+"""Factory of a network with initialised weights: build(classes, width_multiplier)."""
 
 
 class Registry:
-    """Networks by name."""
+    """Factories of networks by unique name."""
 
     def __init__(self) -> None:
         self._builds: dict[str, Build] = {}
 
     def add(self, name: str, build: Build) -> None:
-        """Give `build` a name. Raises ValueError when the name is taken."""
+        """Register `build` under `name`. Raises ValueError if the name is taken."""
         if name in self._builds:
             raise ValueError(f"there is an architecture named {name!r} already")
         self._builds[name] = build
 
     def create(self, name: str, classes: int = 1000, width_multiplier: float = 1.0) -> nn.Module:
-        """A network with freshly initialised weights, its channels scaled in multiples of 8.
+        """Create a network with initialised weights, its channels scaled in multiples of 8.
 
-        Raises ValueError, with the known names, for others, and for a multiplier that leaves no channel.
+        Raises ValueError for an unknown name, with the allowed ones, and for a multiplier that leaves no
+        channel.
         """
         try:
             build = self._builds[name]

@@ -1,4 +1,4 @@
-"""A network whose layers are narrower than its design says, made anew from the shapes that pruning left."""
+"""Resizing of a network to the layer shapes that pruning left."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import torch
 from torch import nn
 
 Shapes = Mapping[str, Sequence[int]]
-"""The shape of each entry of a state dict."""
+"""Shape of each entry of a state dict."""
 
 
 def shapes_of(network: nn.Module) -> dict[str, list[int]]:
-    """The shapes that `resize` gives another network of the same design."""
+    """Return the shapes of the state dict, for `resize` on another network of the same design."""
     return {key: list(tensor.shape) for key, tensor in network.state_dict().items()}
 
 
 def resize(network: nn.Module, shapes: Shapes) -> None:
-    """Give the layers of `network` these shapes, with weights of zero to be loaded over.
+    """Set the layers of `network` to these shapes, in place, with zero weights for `load_state_dict`.
 
     Depthwise convolutions stay depthwise; others keep their number of groups.
-    Raises ValueError where the shapes are not those of such a network.
+    Raises ValueError if the shapes belong to another network.
     """
     if shapes.keys() != network.state_dict().keys():
         differing = sorted(shapes.keys() ^ network.state_dict().keys())

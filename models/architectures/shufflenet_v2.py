@@ -1,4 +1,4 @@
-"""ShuffleNetV2: channel shuffle units, designed by memory traffic rather than by multiply-accumulates."""
+"""ShuffleNetV2: channel shuffle units, designed for low memory traffic rather than few MACs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ EMBEDDING = 1024
 
 
 def shufflenet_v2(classes: int = 1000, width_multiplier: float = 1.0) -> ImageClassifier:
-    """Ma et al., "ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design",
-    https://arxiv.org/abs/1807.11164; with a width multiplier of 1 its "x1.0".
+    """Create ShuffleNetV2; a width multiplier of 1 is the paper's "x1.0".
 
-    Other widths are multiples of 16, so that half of them, which is what convolutions see, are multiples of 8
-    (the paper's x1.0 itself has 58 channels there).
+    Ma et al., "ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design",
+    https://arxiv.org/abs/1807.11164. Other widths are multiples of 16, so that the convolved halves are
+    multiples of 8 (in the paper's x1.0 the first has 58 channels).
     Raises ValueError for a width multiplier that leaves no channel.
     """
     scaled = partial(scaled_channels, multiplier=width_multiplier, divisor=16)

@@ -1,4 +1,4 @@
-"""SqueezeNet 1.1: Fire modules with pooling between them, and a classifier that sees every place."""
+"""SqueezeNet 1.1: Fire modules with pooling between them, and a convolutional classifier."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ class SqueezeNet(nn.Module):
     """Images (N, 3, 224, 224) -> logits (N, classes).
 
     Iandola et al., "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and <0.5MB model size",
-    https://arxiv.org/abs/1602.07360, in its authors' version 1.1. The classifier is a pointwise convolution
-    with ReLU, whose maps are averaged afterwards; so the embedding, the averaged features, is beside the path
-    to the logits and not on it.
+    https://arxiv.org/abs/1602.07360, version 1.1. The classifier is a pointwise convolution with ReLU
+    before average pooling, so the embedding (the averaged features) is not an input of the logits.
     Raises ValueError for a width multiplier that leaves no channel.
     """
 
@@ -38,7 +37,7 @@ class SqueezeNet(nn.Module):
             blocks.append(nn.MaxPool2d(3, stride=2, ceil_mode=True))
             for published in stage:
                 out = scaled_channels(published, width_multiplier, divisor=16)
-                # An eighth, as published, but at other widths a multiple of 8 as well.
+                # 1/8 as published, rounded to a multiple of 8 at other widths.
                 squeezed = scaled_channels(out, 1 / 8)
                 blocks.append(Fire(channels, out, squeeze_ratio=squeezed / out))
                 channels = out
@@ -48,12 +47,12 @@ class SqueezeNet(nn.Module):
         initialise(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last feature map, (N, channels, 13, 13)."""
+        """Return the last feature map, (N, channels, 13, 13)."""
         y: Tensor = self.blocks(self.stem(x))
         return y
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
-        """Logits (N, classes), or with `pre_logits` the averaged features (N, channels)."""
+        """Return logits (N, classes), or with `pre_logits` the averaged features (N, channels)."""
         if pre_logits:
             return F.adaptive_avg_pool2d(features, 1).flatten(1)
         maps = F.relu(self.classifier(self.dropout(features)))

@@ -1,4 +1,4 @@
-"""The width multiplier: all channels of a network scaled by one factor, in steps that vector units like."""
+"""Width multiplier: scales all channels of a network, in multiples of 8 for vector units."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import math
 
 
 def scaled_channels(channels: int, multiplier: float, divisor: int = 8) -> int:
-    """`channels * multiplier`, to the nearest multiple of `divisor` that is not over 10 % less.
+    """Return `channels * multiplier`, rounded to a multiple of `divisor` that is at most 10 % less.
 
-    With a multiplier of 1 the network is the published one, whatever its numbers are.
-    Raises ValueError, with the smallest multiplier that would do, where it leaves no channel.
+    A multiplier of 1 returns `channels`, so that the network is the published one.
+    Raises ValueError, with the smallest allowed multiplier, if no channel is left.
     """
     wanted = channels * multiplier
     if not math.isfinite(wanted) or round(wanted) < 1:

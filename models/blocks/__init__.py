@@ -1,1 +1,1 @@
-"""What networks are built of: one file per block."""
+"""Building blocks of networks, one file per block."""

@@ -1,4 +1,4 @@
-"""What every block demands of its arguments; an error names what was given and what is allowed."""
+"""Argument checks that all blocks share."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Callable
 from torch import nn
 
 Activation = Callable[[], nn.Module]
-"""Makes an activation, e.g. `nn.ReLU6`; each place in a network gets a fresh one."""
+"""Factory of an activation module, e.g. `nn.ReLU6`; called once per use."""
 
 
 def check_positive(**values: int) -> None:
-    """Raise ValueError unless each value is a whole number of at least 1."""
+    """Raise ValueError unless each value is an integer of at least 1."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} is {value!r}; a whole number of at least 1 is needed")
 
 
 def check_groups(groups: int, **channels: int) -> None:
-    """Raise ValueError, with the numbers that would do, unless `groups` divides each number of channels."""
+    """Raise ValueError, with the allowed numbers, unless `groups` divides each number of channels."""
     check_positive(groups=groups, **channels)
     common = math.gcd(*channels.values())
     if common % groups:
@@ -29,7 +29,7 @@ def check_groups(groups: int, **channels: int) -> None:
 
 
 def check_even(**channels: int) -> None:
-    """Raise ValueError unless each number of channels can be halved."""
+    """Raise ValueError unless each number of channels is even."""
     check_positive(**channels)
     for name, value in channels.items():
         if value % 2:
@@ -37,9 +37,10 @@ def check_even(**channels: int) -> None:
 
 
 def share_of(channels: int, share: float, *, name: str, of: str) -> int:
-    """`channels * share` to the nearest whole number, at least 1.
+    """Return `channels * share` rounded to an integer.
 
-    Raises ValueError, with the smallest share that would do, where that leaves no channel.
+    Raises ValueError, with the smallest allowed share, if that is 0. `name` and `of` name the two arguments
+    in the message.
     """
     check_positive(**{of: channels})
     width = round(channels * share) if math.isfinite(share) else 0
@@ -51,7 +52,7 @@ def share_of(channels: int, share: float, *, name: str, of: str) -> int:
 
 
 def made(activation: Activation | None) -> nn.Module:
-    """A fresh activation; the identity for None. Raises ValueError for what makes no module."""
+    """Create an activation module; the identity for None. Raises ValueError if it makes no module."""
     if activation is None:
         return nn.Identity()
     makes = callable(activation) and not isinstance(activation, nn.Module)

@@ -1,4 +1,4 @@
-"""The residual bottleneck: narrow pointwise, convolve there, widen again, add the input."""
+"""Residual bottleneck: pointwise reduction, convolution, pointwise expansion, skip connection."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Bottleneck(nn.Module):
 
     He et al., "Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385; with groups
     in the middle, Xie et al., "Aggregated Residual Transformations", https://arxiv.org/abs/1611.05431. The
-    convolution in the middle works on `out_channels * bottleneck_ratio` channels; `groups` is its number of
-    groups, or "depthwise" for one per channel. The input is added before the last activation; where stride or
-    channels change it is projected by a pointwise convolution first (`shortcut`).
+    middle convolution has `out_channels * bottleneck_ratio` channels; `groups` is its number of groups, or
+    "depthwise" for one per channel. The input is added before the last activation; if stride or channels
+    change, a pointwise convolution projects it first (`shortcut`).
     Raises ValueError for numbers below 1, a ratio that leaves no channel, or groups that do not divide the
-    width in the middle.
+    middle width.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The blocks by name, each built from the same description."""
+"""Registry of blocks by name, each built from a Shape."""
 
 from __future__ import annotations
 
@@ -90,9 +90,9 @@ BLOCKS: dict[str, Callable[[Shape], nn.Module]] = {
 
 
 def build(block: str, shape: Shape) -> nn.Module:
-    """The block of that name with freshly initialised weights.
+    """Create the block `block` with initialised weights.
 
-    Raises ValueError, with the known names, for others, and where the block cannot have that shape.
+    Raises ValueError for an unknown name, with the allowed ones, and for a shape that the block cannot have.
     """
     if block not in BLOCKS:
         raise ValueError(f"there is no block named {block!r}; known: {', '.join(BLOCKS)}")

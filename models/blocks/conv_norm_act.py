@@ -1,4 +1,4 @@
-"""The standard convolution with batch norm and activation: the baseline that all other blocks save on."""
+"""Standard convolution with batch norm and activation, the baseline of all other blocks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from models.blocks.padded_conv import PaddedConv2d, Pads
 class ConvNormAct(nn.Module):
     """(N, in, H, W) -> (N, out, H', W'), H' = (H + pads.top + pads.bottom - kernel_size) // stride + 1.
 
-    Every output channel looks at every input channel, at every place of the kernel: LeCun et al., "Gradient-
+    Every output channel depends on every input channel at every kernel position: LeCun et al., "Gradient-
     based learning applied to document recognition", 1998, with batch normalisation (Ioffe and Szegedy,
-    https://arxiv.org/abs/1502.03167). With kernel size 1 it is the pointwise convolution, with as many
-    groups as channels the depthwise one. Stems and heads are made of it.
+    https://arxiv.org/abs/1502.03167). Kernel size 1 makes a pointwise convolution, as many groups as channels
+    a depthwise one. Used for stems and heads.
 
     Without `pads` the output has ceil(H / stride) rows. Without `norm` the convolution has a bias instead;
-    without `activation` the block is linear. ReLU6, the default, bounds what a quantized activation must hold
+    without `activation` the block is linear. The default ReLU6 bounds the range of quantized activations
     (Krizhevsky, "Convolutional deep belief networks on CIFAR-10", 2010).
     Raises ValueError as `PaddedConv2d` does.
     """

@@ -1,4 +1,4 @@
-"""The depthwise separable convolution: filter each channel by itself, then mix the channels pointwise."""
+"""Depthwise separable convolution: a depthwise convolution, then a pointwise one."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class DepthwiseSeparable(nn.Module):
     """(N, in, H, W) -> (N, out, H', W'), H' = (H + pads.top + pads.bottom - kernel_size) // stride + 1.
 
     Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications",
-    https://arxiv.org/abs/1704.04861. A standard convolution of D_K x D_K from M to N channels costs
-    D_K² M N per output place, this one D_K² M + M N: the share 1/N + 1/D_K². Both halves have batch norm and
+    https://arxiv.org/abs/1704.04861. A standard convolution of D_K x D_K from M to N channels costs D_K² M N
+    per output position, this one D_K² M + M N, a fraction of 1/N + 1/D_K². Both halves have batch norm and
     activation. Without `pads` the output has ceil(H / stride) rows.
     Raises ValueError as `PaddedConv2d` does.
     """

@@ -1,4 +1,4 @@
-"""The Fire module: squeeze to few channels, then expand them half by pointwise, half by larger kernels."""
+"""Fire module: squeeze to few channels, then expand, half with pointwise and half with larger kernels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Fire(nn.Module):
     Iandola et al., "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters", https://arxiv.org/abs/
     1602.07360. `squeeze` is pointwise, to `out_channels * squeeze_ratio` channels; `expand_pw` and
     `expand_conv` each make half of the output. The paper has no batch norm (`norm` None: biases instead), and
-    leaves striding to pooling between the modules; a stride here is the expanding convolutions'.
+    strides by pooling between the modules; `stride` here applies to the expanding convolutions.
     Raises ValueError for numbers below 1, odd `out_channels`, or a ratio that leaves no channel.
     """
 

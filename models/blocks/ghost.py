@@ -1,4 +1,4 @@
-"""The Ghost module and bottleneck: a convolution makes half of the maps, the rest come cheaply from them."""
+"""Ghost module and bottleneck: a convolution makes some maps, depthwise convolutions derive the rest."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ class GhostModule(nn.Module):
 class GhostBottleneck(nn.Module):
     """(N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)).
 
-    The same paper: a Ghost module widens to `in_channels * expansion_ratio` channels, with a stride a
-    depthwise convolution filters there, squeeze-and-excitation weighs the channels where `squeezed` says how
-    many it has in its middle, and a linear Ghost module narrows. The input is added; where stride or channels
-    change, it goes through a depthwise and a pointwise convolution first (`shortcut`).
+    The same paper: a Ghost module widens to `in_channels * expansion_ratio` channels, a depthwise convolution
+    strides (only if `stride` > 1), squeeze-and-excitation with `squeezed` middle channels weighs the channels
+    (unless None), and a linear Ghost module narrows. The input is added; if stride or channels change, it
+    passes a depthwise and a pointwise convolution first (`shortcut`).
     Raises ValueError as GhostModule does.
     """
 

@@ -1,4 +1,4 @@
-"""The grouped convolution: channels are dealt into groups that do not see each other."""
+"""Grouped convolution: channels are split into independent groups."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from models.blocks.shuffle import channel_shuffle
 class GroupedConv(nn.Module):
     """(N, in, H, W) -> (N, out, H', W'), H' = (H + pads.top + pads.bottom - kernel_size) // stride + 1.
 
-    Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks", 2012; as a way to
-    save, Xie et al., "Aggregated Residual Transformations", https://arxiv.org/abs/1611.05431. With G groups
-    it costs D_K² M N / G per output place. It is one `nn.Conv2d(groups=G)`, the same as to split the
-    channels, convolve each part and concatenate. What one group learned never reaches another; `shuffle`
-    interleaves the output's channels, so that the next grouped convolution gets some of each (Zhang et al.,
-    "ShuffleNet", https://arxiv.org/abs/1707.01083). Without `pads` the output has ceil(H / stride) rows.
+    Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks", 2012; to save
+    computation, Xie et al., "Aggregated Residual Transformations", https://arxiv.org/abs/1611.05431. With G
+    groups it costs D_K² M N / G per output position. One `nn.Conv2d(groups=G)` equals splitting the channels,
+    convolving each part and concatenating. Groups do not exchange information; `shuffle` interleaves the
+    output's channels, so that each group of the next grouped convolution gets channels of all groups (Zhang
+    et al., "ShuffleNet", https://arxiv.org/abs/1707.01083). Without `pads` the output has ceil(H / stride)
+    rows.
     Raises ValueError as `PaddedConv2d` does.
     """
 

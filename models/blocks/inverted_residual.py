@@ -1,4 +1,4 @@
-"""The inverted residual block: widen with a pointwise convolution, filter depthwise, narrow again."""
+"""Inverted residual: pointwise expansion, depthwise convolution, linear pointwise projection."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class InvertedResidual(nn.Module):
 
     Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", https://arxiv.org/abs/1801.04381;
     with squeeze-and-excitation Howard et al., "Searching for MobileNetV3", https://arxiv.org/abs/1905.02244.
-    Inside, the map has `in_channels * expansion_ratio` channels; with a ratio of 1 nothing is widened and
-    there is no `conv_pw`. `squeezed`, where given, is how many channels the squeeze-and-excitation behind the
-    depthwise convolution has in its middle. The narrowing convolution `conv_pwl` has no activation. The input
-    is added to the output where the shapes allow it (`has_skip`: stride 1 and as many channels out as in).
+    The inner map has `in_channels * expansion_ratio` channels; with ratio 1 there is no `conv_pw`. `squeezed`
+    is the number of middle channels of the squeeze-and-excitation after the depthwise convolution, None for
+    none. The projection `conv_pwl` has no activation. The input is added to the output if their shapes are
+    equal (`has_skip`: stride 1 and as many output as input channels).
     Without `pads` the output has ceil(H / stride) rows.
     Raises ValueError as `PaddedConv2d` does, and for an expansion ratio that leaves no channel.
     """

@@ -1,4 +1,4 @@
-"""Batch normalisation's two settings, which networks and frameworks disagree on."""
+"""Batch normalisation settings, which differ between networks and frameworks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Norm:
     """Batch normalisation: Ioffe and Szegedy, https://arxiv.org/abs/1502.03167.
 
     `eps` is added to the variance; `momentum` is the share of a batch in the running mean and variance.
-    The defaults are PyTorch's. Raises ValueError where `eps` is not over 0 or `momentum` not over 0 up to 1.
+    The defaults are PyTorch's. Raises ValueError unless eps > 0 and 0 < momentum <= 1.
     """
 
     eps: float = 1e-5
@@ -25,9 +25,9 @@ class Norm:
             raise ValueError(f"momentum is {self.momentum}; more than 0 and at most 1 is needed")
 
     def over(self, channels: int) -> nn.BatchNorm2d:
-        """A fresh normalisation of maps (N, channels, H, W)."""
+        """Create a batch norm layer for maps (N, channels, H, W)."""
         return nn.BatchNorm2d(channels, eps=self.eps, momentum=self.momentum)
 
 
 TENSORFLOW = Norm(eps=1e-3, momentum=0.01)
-"""What networks that were made with TensorFlow have."""
+"""Settings of networks published with TensorFlow."""

@@ -1,4 +1,4 @@
-"""A 2-D convolution whose padding may differ between the sides, as TensorFlow's "same" padding needs it."""
+"""2-D convolution with asymmetric padding, as TensorFlow's "same" padding needs it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ NO_PADS = Pads(0, 0, 0, 0)
 
 
 def same_pads(size: int, kernel_size: int, stride: int) -> Pads:
-    """TensorFlow's "same" padding of a square map of `size` pixels: the output has ceil(size / stride).
+    """Return TensorFlow's "same" padding of a square map; the output side is ceil(size / stride).
 
-    Where the total is odd, the bottom and right sides get the extra row and column.
+    If the total is odd, the bottom and right sides get the extra row and column.
     """
     check_positive(size=size, kernel_size=kernel_size, stride=stride)
     output = -(-size // stride)
@@ -35,7 +35,7 @@ def same_pads(size: int, kernel_size: int, stride: int) -> Pads:
 
 
 def centred_pads(kernel_size: int) -> Pads:
-    """Equal padding on all sides: the output has ceil(size / stride), whatever the size.
+    """Return equal padding for all sides, for which the output side is ceil(size / stride).
 
     Raises ValueError for an even kernel, which has no centre.
     """
@@ -48,9 +48,9 @@ def centred_pads(kernel_size: int) -> Pads:
 class PaddedConv2d(nn.Conv2d):
     """(N, in, H, W) -> (N, out, H', W'), H' = (H + pads.top + pads.bottom - kernel_size) // stride + 1.
 
-    Without `pads` they are `centred_pads`. Padding that is equal on all sides is the convolution's own;
-    otherwise the zeros are added first, which `models.export.to_onnx` folds into the convolution again
-    (ONNX knows four separate pads, PyTorch does not).
+    `pads` defaults to `centred_pads`. Equal padding is part of the convolution; otherwise zeros are added
+    before it, and `models.export.to_onnx` folds them into the convolution (ONNX has four separate pads,
+    PyTorch not).
     Raises ValueError for numbers below 1, negative pads, or groups that do not divide both channel counts.
     """
 

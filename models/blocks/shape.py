@@ -1,4 +1,4 @@
-"""What a block is asked for, in the same words for all of them."""
+"""Shape: the common description from which any block is built."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from models.blocks.arguments import check_positive
 
 @dataclass(frozen=True)
 class Shape:
-    """What a block is asked for: its channels, kernel and stride, and the side of its square input map.
+    """Channels, kernel and stride of a block, and the side of its square input map in pixels.
 
-    `groups`, `ratio` and `squeezed` are what a block of that kind makes of them: its number of groups; how
-    far it widens or narrows inside; the channels in the middle of its squeeze-and-excitation, if any.
+    Blocks that have them use `groups`, `ratio` (inner width relative to the input or output) and `squeezed`
+    (middle channels of squeeze-and-excitation). Raises ValueError for numbers below 1 or an even kernel.
     """
 
     inputs: int
@@ -34,11 +34,13 @@ class Shape:
 
     @property
     def output_size(self) -> int:
+        """Side of the output map in pixels."""
         return -(-self.size // self.stride)
 
     def ratio_or(self, default: float) -> float:
+        """Return `ratio`, or `default` if it is None."""
         return default if self.ratio is None else self.ratio
 
     def groups_of(self, channels: int) -> int:
-        """The number of groups in a convolution of so many channels."""
+        """Return the number of groups of a convolution with `channels` channels."""
         return channels if self.groups == "depthwise" else self.groups

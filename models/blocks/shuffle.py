@@ -1,4 +1,4 @@
-"""The channel shuffle unit: half of the channels passes untouched, the other half works, then both mix."""
+"""ShuffleNet V2 unit: half of the channels pass unchanged, half are convolved, then both are shuffled."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from models.blocks.norm import Norm
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
-    """(N, C, H, W) with its channels interleaved: the first of each group, then the second of each, ...
+    """Interleave the channels of (N, C, H, W): the first of each group, then the second of each, ...
 
-    Zhang et al., "ShuffleNet", https://arxiv.org/abs/1707.01083. It costs no arithmetic, but memory traffic.
-    Raises ValueError where `groups` does not divide the channels.
+    Zhang et al., "ShuffleNet", https://arxiv.org/abs/1707.01083. Costs memory traffic but no arithmetic.
+    Raises ValueError if `groups` does not divide the channels.
     """
     _, channels, height, width = x.shape
     check_groups(groups, channels=int(channels))
-    # The number of images is what follows from the rest, so that an exported graph holds constants only.
-    dealt = x.reshape(-1, groups, channels // groups, height, width)
-    return dealt.transpose(1, 2).reshape(-1, channels, height, width)
+    # The batch size is inferred (-1), so that the exported graph has constant shapes only.
+    grouped = x.reshape(-1, groups, channels // groups, height, width)
+    return grouped.transpose(1, 2).reshape(-1, channels, height, width)
 
 
 class ShuffleUnit(nn.Module):
@@ -28,7 +28,7 @@ class ShuffleUnit(nn.Module):
 
     Ma et al., "ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design",
     https://arxiv.org/abs/1807.11164. With stride 1 the input is split; one half goes through a pointwise, a
-    depthwise and a pointwise convolution of equal widths. With stride 2 nothing is split: the whole input
+    depthwise and a pointwise convolution of equal widths. With stride 2 the whole input
     goes through both branches (`shortcut`: depthwise, pointwise), so channels can change. Then the branches
     are concatenated and their channels interleaved.
     Raises ValueError for odd channel counts, and with stride 1 for `out_channels` other than `in_channels`.

@@ -1,4 +1,4 @@
-"""Squeeze-and-excitation: weigh each channel by what the whole map shows."""
+"""Squeeze-and-excitation: scale each channel by a gate computed from the whole map."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class SqueezeExcitation(nn.Module):
     """(N, channels, H, W) -> the same shape, each channel multiplied by its gate.
 
     Hu et al., "Squeeze-and-Excitation Networks", https://arxiv.org/abs/1709.01507. The map is averaged over
-    its places, squeezed to `reduced` channels and widened again; `gate` brings the result to 0 to 1. Cheap in
-    multiply-accumulates, dear in steps that wait for each other.
+    its positions, reduced to `reduced` channels and expanded again; `gate` maps the result to 0 to 1. It
+    needs few multiply-accumulates but several sequential steps.
     Raises ValueError for numbers of channels below 1.
     """
 

@@ -14,7 +14,7 @@ from models.zoo.files import read_text, write_whole
 
 
 def _lower(given: object) -> object:
-    """PowerShell's Get-FileHash writes capitals."""
+    """Lower a checksum: PowerShell's Get-FileHash writes upper case."""
     return given.lower() if isinstance(given, str) else given
 
 
@@ -22,15 +22,15 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,6
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$"), BeforeValidator(_lower)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 MAX_COUNT = 2**53 - 1
-"""Largest integer of a card: readers of JSON that hold numbers as doubles read it without a loss."""
+"""Largest integer in a card, which JSON parsers with double-precision numbers read exactly."""
 MAX_SIDE = 16_384
-"""Largest side of a network's input and of the resized picture, in pixels."""
+"""Largest side of a network's input and of the resized image, in pixels."""
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 PositiveCount = Annotated[int, Field(gt=0, le=MAX_COUNT)]
 Side = Annotated[int, Field(gt=0, le=MAX_SIDE)]
 Shape = tuple[PositiveCount, ...]
 Activation = Literal["none", "softmax", "sigmoid"]
-"""What a network has applied to its output `logits` itself."""
+"""Activation that the network itself applies to its output `logits`."""
 
 _OUTPUT_NAMES: tuple[Literal["logits", "embedding", "features"], ...] = ("logits", "embedding", "features")
 
@@ -40,15 +40,15 @@ class _Frozen(BaseModel):
 
 
 class InputSpec(_Frozen):
-    """How an image becomes the network's input `image`, float32 (N, channels, height, width).
+    """Preprocessing of an image to the network's input `image`, float32 (N, channels, height, width).
 
     The shorter side is resized to `resize` pixels, the centre `height` x `width` is cut out, and each
     channel becomes `(value - mean) / std` on pixel values 0 to 255. Channels are RGB, or one grey channel.
 
-    `polarity` says what the network learned from. With `light-on-dark` (grey only) it saw light things on a
-    dark ground, so a picture whose ground is light is turned into its negative, value to 255 - value, before
-    it is normalised. Its ground is light where more than half of the pixels in the four corners of the crop,
-    squares of a ninth of its shorter side, are over 127.5.
+    `polarity` describes the training images. `light-on-dark` (grey only) means light objects on a dark
+    background: an image with a light background is inverted (255 - value) before normalisation. Its
+    background is light if more than half of the pixels in the four corners of the crop, squares of 1/9 of its
+    shorter side, exceed 127.5.
     """
 
     height: Side
@@ -78,9 +78,9 @@ class InputSpec(_Frozen):
 
 
 class Outputs(TypedDict):
-    """Shape of each output without the batch dimension, and what is applied to `logits` in the network.
+    """Shape of each output without the batch dimension, and the activation applied to `logits`.
 
-    `activation` left out: what the file's last operator says.
+    Without `activation`, the last operator of the file decides.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
@@ -92,7 +92,7 @@ class Outputs(TypedDict):
 
 
 class File(_Frozen):
-    """Facts of a file in the model's folder."""
+    """Name, size and checksum of a file in the model's folder."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     bytes: PositiveCount
@@ -100,21 +100,21 @@ class File(_Frozen):
 
 
 class ModelFile(File):
-    """Facts of the ONNX file that anyone can recompute from it."""
+    """Facts of the ONNX file that can be recomputed from it."""
 
     opset: PositiveCount
     initializer_elements: Count
 
 
 class Classifier(_Frozen):
-    """The final linear layer, stored apart: `weight` float32 (classes, embedding) and `bias` (classes,)."""
+    """Final linear layer in its own file: `weight` float32 (classes, embedding) and `bias` (classes,)."""
 
     model: Name = Field(description="The model whose folder holds the file; an int8 variant names its parent")
     file: File
 
 
 class Interval(_Frozen):
-    """An interval for a proportion."""
+    """Confidence interval of a proportion."""
 
     low: Fraction
     high: Fraction
@@ -134,7 +134,7 @@ class Interval(_Frozen):
 
 
 class Accuracy(_Frozen):
-    """Top-1 accuracy, and where the figure comes from.
+    """Top-1 accuracy and its origin.
 
     `measured`: by this project on `dataset`; `reported`: by the publisher of the weights (`how` cites it);
     `inherited`: the parent's, to be read beside the card's `agreement`.
@@ -163,10 +163,10 @@ class Accuracy(_Frozen):
 
 
 class Robustness(_Frozen):
-    """What is left of a model's answers when its images are corrupted, each corruption at five severities.
+    """Robustness of a model to corrupted images, each corruption at five severities.
 
-    `accuracy`: share of `n` labelled images named right; `stability`: share of `n` images, labelled or not,
-    whose top-1 class is that of the clean image.
+    `accuracy`: share of `n` labelled images classified correctly; `stability`: share of `n` images, labelled
+    or not, whose top-1 class is that of the clean image.
     """
 
     measure: Literal["accuracy", "stability"]
@@ -189,7 +189,7 @@ class Robustness(_Frozen):
 
 
 class Agreement(_Frozen):
-    """How often this model and its parent name the same top-1 class."""
+    """How often this model and its parent predict the same top-1 class."""
 
     parent: Name
     value: Fraction
@@ -199,10 +199,10 @@ class Agreement(_Frozen):
 
 
 class Retrieval(_Frozen):
-    """How often what is nearest by the model's embeddings is of the same class.
+    """Precision at k of similarity search with the model's embeddings.
 
-    Each of `n` images that the model has not learned from is searched for among `gallery` others; `mean` is
-    the average share of the `k` nearest that are of its class.
+    Each of `n` images outside the training set queries `gallery` others; `mean` is the mean share
+    of the `k` nearest that have the query's class.
     """
 
     dataset: str
@@ -215,14 +215,14 @@ class Retrieval(_Frozen):
 
 
 class Source(_Frozen):
-    """Where the weights come from and under which licence."""
+    """Origin and licence of the weights."""
 
     weights: str
     licence: str
 
 
 class Card(_Frozen):
-    """One model: what it is, how to feed it, what it costs on paper, how good it is, where it came from."""
+    """A model card: identity, preprocessing, outputs, cost, accuracy and origin of one model."""
 
     schema_version: Literal[1] = 1
     name: Name
@@ -271,14 +271,14 @@ class Card(_Frozen):
 def read_card(folder: Path) -> Card:
     """Read and validate `folder/card.json`.
 
-    Raises FileNotFoundError when there is none, OSError when it cannot be read, UnicodeDecodeError when it is
-    not text, and pydantic.ValidationError when it is not a valid card.
+    Raises FileNotFoundError if it is missing, OSError if it cannot be read, UnicodeDecodeError if it is not
+    text, and pydantic.ValidationError if it is not a valid card.
     """
     return Card.model_validate_json(read_text(folder / "card.json"))
 
 
 def read_cards(zoo: Path, names: Sequence[str]) -> dict[str, Card]:
-    """The cards of models of a zoo by name. Raises ValueError, with what is there, where one is not."""
+    """Read the cards of models by name. Raises ValueError, with the known names, for an unknown one."""
     unknown = [name for name in names if not (zoo / name / "card.json").exists()]
     if unknown:
         known = ", ".join(sorted(path.parent.name for path in zoo.glob("*/card.json")))

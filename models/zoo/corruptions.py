@@ -1,4 +1,4 @@
-"""Common corruptions of images at five severities, the same every time, for small images and for large."""
+"""Common image corruptions at five severities, reproducible, for small and large images."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 @dataclass(frozen=True)
 class Scale:
-    """How strong each corruption is at severities 1 to 5.
+    """Strength of each corruption at severities 1 to 5.
 
-    `noise`: standard deviation of Gaussian noise as a share of full brightness; `blur`: of the Gaussian in
-    pixels; `contrast`: what is left of each value's distance from the image's mean; `brightness`: what is
-    added to the value of HSV, as a share; `jpeg`: quality.
+    `noise`: standard deviation of Gaussian noise, as a share of full brightness; `blur`: standard deviation
+    of the Gaussian in pixels; `contrast`: factor of each value's distance from the image's mean;
+    `brightness`: addition to the HSV value, as a share; `jpeg`: quality.
     """
 
     noise: tuple[float, float, float, float, float]
@@ -53,7 +53,7 @@ SMALL = Scale(
 def corrupt(
     pixels: NDArray[np.uint8], corruption: str, severity: int, scale: Scale, seed: int = 0
 ) -> NDArray[np.uint8]:
-    """One image, grey (H, W) or RGB (H, W, 3), corrupted; noise is drawn from `seed` and the severity.
+    """Corrupt one uint8 image, grey (H, W) or RGB (H, W, 3); `seed` and severity determine the noise.
 
     Raises ValueError for an unknown corruption or severity.
     """
@@ -70,7 +70,7 @@ def _noise(pixels: NDArray[np.uint8], strength: float, random: np.random.Generat
 
 
 def _blur(pixels: NDArray[np.uint8], strength: float, _random: np.random.Generator) -> NDArray[np.uint8]:
-    """A Gaussian, cut off at four deviations; beyond its edges the image goes on as it ends."""
+    """Gaussian blur, truncated at four standard deviations, with edge padding."""
     reach = max(1, round(4 * strength))
     places = np.arange(-reach, reach + 1)
     kernel = np.exp(-0.5 * (places / strength) ** 2)
@@ -94,7 +94,7 @@ def _contrast(pixels: NDArray[np.uint8], strength: float, _random: np.random.Gen
 def _brightness(
     pixels: NDArray[np.uint8], strength: float, _random: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """More of HSV's value: the largest of a pixel's channels grows, and the others with it."""
+    """Increase the HSV value: scale all channels of a pixel with the largest one."""
     value = pixels.max(2, keepdims=True).astype(np.float64) if pixels.ndim == 3 else pixels.astype(np.float64)
     brighter = np.minimum(value + 255 * strength, 255)
     # Black has no hue to keep and becomes grey.
@@ -110,7 +110,7 @@ def _jpeg(pixels: NDArray[np.uint8], strength: float, _random: np.random.Generat
 
 
 def _as_pixels(values: NDArray[np.float64]) -> NDArray[np.uint8]:
-    # Cut off, not rounded, as the definitions do.
+    # Truncated, not rounded, as in the reference code.
     return np.clip(values, 0, 255).astype(np.uint8)
 
 

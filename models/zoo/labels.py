@@ -1,4 +1,4 @@
-"""Names of a model's classes, in the order of its logits."""
+"""Class labels of a model, in the order of its logits."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from models.zoo.card import Card
 from models.zoo.files import not_text, read_text
 
 BUILT_IN = Path(__file__).parent / "labels"
-"""One `<label set>.txt` for each label set that comes with the project, e.g. `imagenet-1k.txt`."""
+"""Folder of built-in label sets, one `<label set>.txt` each, e.g. `imagenet-1k.txt`."""
 
 
 def read_labels(card: Card, folder: Path) -> tuple[str, ...]:
-    """Names of `card.classes` classes, one for each logit.
+    """Read the labels of a model, one for each of its `card.classes` logits.
 
-    `folder` is the model's: its own `labels.txt` (text, one class a line, in the order of the logits) comes
-    before the built-in list of the card's label set.
-    Raises OSError when the file cannot be read, and ValueError when there is neither, when a line is blank,
-    or when they are not `card.classes` lines.
+    `labels.txt` in the model's `folder` (text, one class a line, in the order of the logits) takes precedence
+    over the built-in list of the card's label set.
+    Raises OSError if the file cannot be read, and ValueError if there is neither, if a line is blank, or if
+    the number of lines is not `card.classes`.
     """
     own = folder / "labels.txt"
     path = own if os.path.lexists(own) else BUILT_IN / f"{card.labels}.txt"

@@ -1,4 +1,4 @@
-"""Pixels to the network's input: the one preprocessing of training, calibration, evaluation and serving."""
+"""Image preprocessing, shared by training, calibration, evaluation and serving."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Weights of red, green and blue in a grey value (ITU-R BT.601)."""
 
 CORNER = 9
-"""The corners that tell a picture's polarity are squares of this part of its shorter side."""
+"""The corners that decide the polarity are squares of the shorter side divided by this."""
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _SUPPORT = {"bilinear": 1, "bicubic": 2}
-"""How far a filter reaches, in pixels of the coarser of the two images."""
+"""Support of each filter, in pixels of the coarser of the two images."""
 
 
 def shorter_side(*specs: InputSpec) -> int:
-    """How many pixels the shorter side of an image must keep so that no network of `specs` loses detail.
+    """Return the shorter side, in pixels, that an image must keep for all `specs`.
 
-    A decoder may shrink what it decodes down to this, and no further.
+    A decoder may scale down to this, and no further.
     """
     return max(spec.resize for spec in specs)
 
 
 Box = tuple[float, float, float, float]
-"""Left, top, right and bottom of a part of an image, in pixels, fractions allowed."""
+"""Left, top, right and bottom of an image region, in fractional pixels."""
 
 
 def preprocess(
@@ -42,11 +42,11 @@ def preprocess(
 ) -> NDArray[np.float32]:
     """Resize, crop and normalise one image as `spec` says; return float32 (1, channels, height, width).
 
-    `pixels` is uint8 RGB (H, W, 3), of any size from 1 x 1. The picture fills them all, or only `box`: a
-    JPEG of 1001 columns decoded at 1/8 has 126, of which it fills 125.125. The result is written to `out`
-    where given (float32, the result's shape), so that a caller can reuse its memory.
+    `pixels` is uint8 RGB (H, W, 3), of any size from 1 x 1. `box` is the region that the image covers, by
+    default all: a JPEG of 1001 columns decoded at 1/8 has 126 columns and covers 125.125. The result is
+    written to `out` if given (float32, the result's shape), so that callers can reuse memory.
 
-    Raises ValueError when `pixels` or `out` has another shape or type, or `box` does not lie within.
+    Raises ValueError if `pixels` or `out` has another shape or dtype, or `box` exceeds `pixels`.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
         raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}; uint8 (H, W, 3) is needed")
@@ -68,16 +68,16 @@ def preprocess(
         if spec.polarity == "light-on-dark" and _has_light_ground(out[0, 0]):
             np.subtract(255, out[0, 0], out=out[0, 0])
     std = np.array(spec.std, dtype=np.float64)
-    # In place, in two passes over memory that is still in the cache: (value - mean) / std.
+    # (value - mean) / std, in place, in two passes over cached memory.
     out[0] *= (1 / std).astype(np.float32)[:, None, None]
     out[0] -= (np.array(spec.mean) / std).astype(np.float32)[:, None, None]
     return out
 
 
 def _has_light_ground(grey: NDArray[np.float32]) -> bool:
-    """Whether most of the pixels in the corners of `grey` (H, W), 0 to 255, are in the lighter half.
+    """Return whether most pixels in the corners of `grey` (H, W), 0 to 255, exceed 127.5.
 
-    Clothes reach the edges of their pictures, sometimes all along one, but hardly ever the corners.
+    Objects often touch the edges of an image but rarely its corners.
     """
     side = max(1, min(grey.shape) // CORNER)
     bands = np.concatenate((grey[:side], grey[-side:]))
@@ -86,7 +86,7 @@ def _has_light_ground(grey: NDArray[np.float32]) -> bool:
 
 
 def crop_box(spec: InputSpec, box: Box) -> Box:
-    """The part of a picture that the network sees, its centre; the picture fills `box` (see `preprocess`)."""
+    """Return the centre crop that the network sees, in pixels; `box` as in `preprocess`."""
     scale = min(box[2] - box[0], box[3] - box[1]) / spec.resize
     left = (box[0] + box[2] - spec.width * scale) / 2
     top = (box[1] + box[3] - spec.height * scale) / 2
@@ -94,10 +94,9 @@ def crop_box(spec: InputSpec, box: Box) -> Box:
 
 
 def _resized_centre(pixels: NDArray[np.uint8], spec: InputSpec, box: Box) -> NDArray[np.uint8]:
-    """The centre crop of the resized image, uint8 (spec.height, spec.width, 3), without resizing the rest.
+    """Return the centre crop of the resized image, uint8 (spec.height, spec.width, 3).
 
-    Resizing the shorter side to `spec.resize` and cropping afterwards would compute pixels that the crop
-    throws away, so the source region that becomes the crop is resized alone.
+    Resizes only the source region of the crop, instead of the whole image.
     """
     height, width = pixels.shape[:2]
     scale = min(box[2] - box[0], box[3] - box[1]) / spec.resize
@@ -106,7 +105,7 @@ def _resized_centre(pixels: NDArray[np.uint8], spec: InputSpec, box: Box) -> NDA
         row, column = math.floor(top), math.floor(left)
         return pixels[row : row + spec.height, column : column + spec.width]
 
-    # The filter also reads pixels around the region; what lies beyond them need not be handed to Pillow.
+    # Pass Pillow only the region and the pixels around it that the filter reads.
     margin = math.ceil(_SUPPORT[spec.interpolation] * max(scale, 1)) + 1
     first_row, last_row = max(0, math.floor(top) - margin), min(height, math.ceil(bottom) + margin)
     first_column, last_column = max(0, math.floor(left) - margin), min(width, math.ceil(right) + margin)

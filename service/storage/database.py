@@ -1,4 +1,4 @@
-"""Opens the database and brings its schema up to date."""
+"""Database engine: opening, transactions and schema migration for SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -28,38 +28,39 @@ from service.storage.errors import storage_errors
 from service.text.urls import database_url, redacted
 
 SCHEMA = "0005"
-"""Revision of the newest migration; the scripts are only loaded when the database has another."""
+"""Revision of the newest migration; scripts are loaded only if the database has another revision."""
 
 FILE_NAME = "weighin.db"
 
 metadata = MetaData()
-"""Of the tables of all features, each of which defines its own; `migrations` makes them."""
+"""Tables of all features, each of which defines its own; `migrations` creates them."""
+
 READING = {"weighin_reading": True}
-"""Execution option of connections that only read: they need not wait for a writer, and see one state."""
+"""Execution option for read-only transactions: they do not wait for a writer and read one snapshot."""
 
 _BUSY_TIMEOUT_MS = 5000
-_MIGRATION_LOCK = 0x7765_6967  # any number will do that nothing else in that PostgreSQL takes
+_MIGRATION_LOCK = 0x7765_6967  # key of an advisory lock; any number unused in that database
 _POSTGRESQL: dict[str, Any] = {
-    "pool_pre_ping": True,  # a server that was restarted costs no request
+    "pool_pre_ping": True,  # no request fails after a server restart
     "pool_size": 10,
     "max_overflow": 10,
     "pool_timeout": 5.0,
 }
-_POSTGRESQL_CONNECTION = {  # in seconds: a server that vanished without a word is given up within ten
+_POSTGRESQL_CONNECTION = {  # seconds; an unresponsive server is given up within ten
     "connect_timeout": "5",
     "keepalives_idle": "5",
     "keepalives_interval": "2",
     "keepalives_count": "2",
     "tcp_user_timeout": "10000",
     "application_name": "weighin",
-    "client_encoding": "utf8",  # a database made in the C locale would hand out bytes for text
+    "client_encoding": "utf8",  # otherwise a database in the C locale returns bytes for text
 }
 
 
 def open_database(url: str | None, data_dir: Path) -> Engine:
-    """An engine for `url`, by default for an SQLite file in `data_dir`. Does not connect: `prepare` does.
+    """Create an engine for `url`, or for an SQLite file in `data_dir` if None, without connecting.
 
-    Raises StorageUnavailable, with no more of the URL than is no secret, when it cannot be used.
+    Raises StorageUnavailable, with the URL redacted, if it cannot be used.
     """
     given = url is not None
     if url is None:
@@ -97,42 +98,42 @@ def _check_parameters(url: URL) -> None:
 
 
 def database_file(engine: Engine) -> Path | None:
-    """The file of an SQLite database; None for one in memory or on a server."""
+    """Return the file of an SQLite database; None for one in memory or on a server."""
     name = engine.url.database if engine.dialect.name == "sqlite" else None
     return Path(name) if name and name != ":memory:" else None
 
 
 def on_server(engine: Engine) -> bool:
-    """Whether the database is one that several processes share."""
+    """Return whether the database is on a server, which several processes share."""
     return engine.dialect.name != "sqlite"
 
 
 def prepare(engine: Engine) -> None:
-    """Make or migrate the schema, one process at a time.
+    """Create or migrate the schema, one process at a time.
 
-    Raises StorageUnavailable when the database cannot be opened or written, is damaged, or has a schema of a
-    newer version of this software; it is left as it is then.
+    Raises StorageUnavailable, without changing the database, if it cannot be opened or written, is damaged,
+    or has the schema of a newer version.
     """
     with storage_errors():
         with engine.connect().execution_options(**READING) as connection:
             if _schema(connection) == SCHEMA:
                 return
-        with _migrating_alone(engine), engine.begin() as connection:
-            found = _schema(connection)
-            if found == SCHEMA:
+        with _migration_lock(engine), engine.begin() as connection:
+            revision = _schema(connection)
+            if revision == SCHEMA:
                 return  # another process was faster
-            _migrate(connection, found)
+            _migrate(connection, revision)
 
 
 def has_current_schema(connection: Connection) -> bool:
-    """Whether the tables are as this version knows them: False where they are yet to be made or migrated.
+    """Return whether the schema is current; False if it is missing or must be migrated.
 
     Raises StorageUnavailable for the schema of a newer version.
     """
-    found = _schema(connection)
-    if found > SCHEMA:
-        raise _too_new(found)
-    return found == SCHEMA
+    revision = _schema(connection)
+    if revision > SCHEMA:
+        raise _too_new(revision)
+    return revision == SCHEMA
 
 
 def upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
@@ -147,12 +148,12 @@ def upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]])
 
 
 def _configure_sqlite(connection: object, _: object) -> None:
-    connection.isolation_level = None  # type: ignore[attr-defined]  # BEGIN is ours, see _begin_sqlite
+    connection.isolation_level = None  # type: ignore[attr-defined]  # _begin_sqlite sends BEGIN
     cursor = connection.cursor()  # type: ignore[attr-defined]
     try:
         cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
         cursor.execute("PRAGMA journal_mode = WAL")
-        cursor.execute("PRAGMA synchronous = FULL")  # NORMAL would lose commits when the power fails
+        cursor.execute("PRAGMA synchronous = FULL")  # NORMAL could lose commits on power failure
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.execute("PRAGMA journal_size_limit = 16777216")
     finally:
@@ -160,26 +161,26 @@ def _configure_sqlite(connection: object, _: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # Writers take their turn at once: a reader that becomes a writer halfway is refused without waiting.
+    # Writers take the lock at once: SQLite refuses to upgrade a read transaction without waiting.
     reading = connection.get_execution_options().get("weighin_reading", False)
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
 def _begin_postgresql(connection: Connection) -> None:
     if connection.get_execution_options().get("weighin_reading", False):
-        # As in SQLite: what is read in one transaction is one state, whatever is committed meanwhile.
+        # As in SQLite: a transaction reads one snapshot.
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 
 
 def _schema(connection: Connection) -> str:
-    """The revision that the database has; empty for a database without tables of ours."""
+    """Return the schema revision of the database; empty if it has none of our tables."""
     if not inspect(connection).has_table("alembic_version"):
         return ""
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar() or ""
 
 
 @contextlib.contextmanager
-def _migrating_alone(engine: Engine) -> Iterator[None]:
+def _migration_lock(engine: Engine) -> Iterator[None]:
     file = database_file(engine)
     if file is not None:
         with FileLock(file.with_name(file.name + ".migrating")):
@@ -195,7 +196,7 @@ def _migrating_alone(engine: Engine) -> Iterator[None]:
         yield
 
 
-def _migrate(connection: Connection, found: str) -> None:
+def _migrate(connection: Connection, revision: str) -> None:
     from alembic import command  # takes 0.3 s to import, and is needed once
     from alembic.config import Config
     from alembic.script import ScriptDirectory
@@ -204,13 +205,13 @@ def _migrate(connection: Connection, found: str) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if found and found not in known:
-        raise _too_new(found)
+    if revision and revision not in known:
+        raise _too_new(revision)
     command.upgrade(config, SCHEMA)
 
 
-def _too_new(found: str) -> StorageUnavailable:
+def _too_new(revision: str) -> StorageUnavailable:
     return StorageUnavailable(
-        f"the database has schema {found}, this version of Weigh-in knows up to {SCHEMA}: "
+        f"the database has schema {revision}, this version of Weigh-in knows up to {SCHEMA}: "
         "run the newer version again, or name another database or data directory"
     )

@@ -1,4 +1,4 @@
-"""The data directory: made when missing, one process's own while it runs."""
+"""The data directory: created if missing, and locked by one process."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ _OWNER_NAME = "weighin.owner.json"
 
 
 class DataDirectory:
-    """A context: the directory's lock is held between enter and exit.
+    """Context manager that holds the lock of the data directory.
 
-    A directory that cannot be made or written stops nobody: `problem` says why, and since nothing can be
-    locked there, nothing may be written. `claim` tries again.
+    If the directory cannot be created or written, entering still succeeds: `problem` gives the reason,
+    nothing may be written, and `claim` retries.
     """
 
     def __init__(self, path: Path, address: str | None = None) -> None:
-        """`address`: where this process serves, for the message that a second one gets."""
+        """`address`: URL of this process, for the error message of a second process."""
         self.path = path.absolute()
         self._address = address
         self._lock = FileLock(self.path / _LOCK_NAME, thread_local=False)
         self._claiming = threading.Lock()
 
     def __enter__(self) -> Self:
-        """Take the lock if that can be. Raises DataDirectoryInUse, naming the process that has it."""
-        with contextlib.suppress(OSError):  # `problem` tells
+        """Take the lock if possible. Raises DataDirectoryInUse, with the owning process, if it is taken."""
+        with contextlib.suppress(OSError):  # reported by `problem`
             self._claim()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let the lock go."""
+        """Release the lock."""
         if self._lock.is_locked:
             with contextlib.suppress(OSError):
                 (self.path / _OWNER_NAME).unlink(missing_ok=True)
             self._lock.release()
 
     def claim(self) -> str | None:
-        """Take the lock if it is not held yet. None when it is held, else why not, in words for a client."""
+        """Take the lock unless already held. Return None on success, else the reason, safe for clients."""
         try:
             self._claim()
         except OSError as error:
@@ -61,10 +61,10 @@ class DataDirectory:
 
     @property
     def problem(self) -> str | None:
-        """Why nothing can be written here, in words for a client; None when it can.
+        """Reason why the directory cannot be written, safe for clients; None if it can.
 
-        Tries it, because neither permissions nor free space tell: the superuser passes the first, quotas and
-        reserved blocks belie the second.
+        Writes a test file: permissions do not bind the superuser, and quotas and reserved blocks make free
+        space unreliable.
         """
         problem = self.claim()
         if problem is not None:
@@ -89,10 +89,10 @@ class DataDirectory:
                 raise DataDirectoryInUse(self._describe_owner()) from None
             except NotImplementedError as error:
                 raise OSError("locks do not work there") from error
-            self._introduce()
+            self._write_owner()
 
-    def _introduce(self) -> None:
-        # Beside the lock and not in it: the lock's file may be opened by others at any time.
+    def _write_owner(self) -> None:
+        # In its own file: other processes may open the lock file at any time.
         owner = {"pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
         if self._address is not None:
             owner["address"] = self._address
@@ -101,7 +101,7 @@ class DataDirectory:
             temporary.write_text(json.dumps(owner))
             temporary.replace(self.path / _OWNER_NAME)
         except OSError:
-            # A full disk: the lock holds all the same, a second process just cannot say whose it is.
+            # Disk full: the lock still holds, only the error of a second process lacks the owner.
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""Errors of databases and file systems, in words for a client."""
+"""Translation of database and file system errors into StorageUnavailable with messages for clients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UNREACHABLE = "the database server cannot be reached"
 
 _TOO_OLD = "the database server lacks something: Weigh-in needs pgvector 0.8 or newer"
 
-_IN_WORDS = (
+_BY_MESSAGE = (
     ("full", "the disk is full"),
     ("no space", "the disk is full"),
     ("quota", "the disk quota is used up"),
@@ -32,8 +32,8 @@ _IN_WORDS = (
     ("i/o error", "the disk reports errors"),
 )
 
-# PostgreSQL's codes of conditions by how they begin, the longer before the shorter.
-_PASSING = (
+# Messages by prefix of PostgreSQL's SQLSTATE, longer prefixes first.
+_TRANSIENT = (
     ("08", _UNREACHABLE),
     ("57P", "the database server is starting or stopping"),
     ("53300", "the database server takes no more connections"),
@@ -48,19 +48,13 @@ _WHILE_CONNECTING = (
     ("starting up", "the database server is starting or stopping"),
     ("shutting down", "the database server is starting or stopping"),
 )
-_LASTING = (
+_PERMANENT = (
     ("53100", "the database server's disk is full"),
     ("53", "the database server is out of resources"),
     ("25006", "the database server is read-only"),
     ("42501", "the database server's user may not do that"),
-    (
-        "0A000",
-        _TOO_OLD,
-    ),
-    (
-        "58P01",
-        _TOO_OLD,
-    ),
+    ("0A000", _TOO_OLD),
+    ("58P01", _TOO_OLD),
     ("42704", _TOO_OLD),
     ("42P01", "the database lacks a table: was it changed by another program?"),
     ("XX001", "the database server reports damaged data"),
@@ -70,36 +64,38 @@ _LASTING = (
 
 @contextlib.contextmanager
 def storage_errors() -> Iterator[None]:
-    """Turn errors of the database and the file system into StorageUnavailable, in words for a client;
-    DatabaseUnreachable where waiting may help."""
+    """Raise StorageUnavailable for database and file system errors; DatabaseUnreachable if a retry may help.
+
+    The messages are safe for clients.
+    """
     try:
         yield
     except (SQLAlchemyError, OSError) as error:
-        raise _explained(error) from error
+        raise _translate(error) from error
 
 
-def _explained(error: SQLAlchemyError | OSError) -> StorageUnavailable:
+def _translate(error: SQLAlchemyError | OSError) -> StorageUnavailable:
     if isinstance(error, NoConnectionFree):
         return DatabaseUnreachable("all connections to the database are in use")
     if isinstance(error, DBAPIError) and hasattr(error.orig, "sqlstate"):
-        return _explained_by_code(error, getattr(error.orig, "sqlstate", None))
+        return _translate_code(error, getattr(error.orig, "sqlstate", None))
     message = str(error.orig if isinstance(error, DBAPIError) else error).lower()
     if isinstance(error, OSError):
         message = (error.strerror or "").lower()
-    for part, explanation in _IN_WORDS:
+    for part, explanation in _BY_MESSAGE:
         if part in message:
             return StorageUnavailable(explanation)
     return StorageUnavailable("the database cannot be used, see the log")
 
 
-def _explained_by_code(error: DBAPIError, code: str | None) -> StorageUnavailable:
-    if code is None:  # the driver speaks; of a refused connection it repeats the words, not the code
+def _translate_code(error: DBAPIError, code: str | None) -> StorageUnavailable:
+    if code is None:  # an error of the driver; for a refused connection it has the message without the code
         if type(error.orig).__name__ == "OperationalError" or error.connection_invalidated:
             message = str(error.orig)
-            refusals = (told for part, told in _WHILE_CONNECTING if part in message)
+            refusals = (explanation for part, explanation in _WHILE_CONNECTING if part in message)
             return DatabaseUnreachable(next(refusals, _UNREACHABLE))
         return StorageUnavailable("the database cannot be used, see the log")
-    for kind, explanations in ((DatabaseUnreachable, _PASSING), (StorageUnavailable, _LASTING)):
+    for kind, explanations in ((DatabaseUnreachable, _TRANSIENT), (StorageUnavailable, _PERMANENT)):
         for start, explanation in explanations:
             if code.startswith(start):
                 return kind(explanation)

@@ -1,1 +1,1 @@
-"""Pages for people: the latency dashboard."""
+"""HTML pages: playground, latency dashboard, benchmarks and API documentation."""

@@ -1,4 +1,4 @@
-"""Files that pages load, under addresses that change with their content, so that browsers may keep them."""
+"""Static files under content-hashed URLs, which browsers may cache for a year."""
 
 from __future__ import annotations
 
@@ -14,59 +14,59 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-KEPT = "public, max-age=31536000, immutable"
-"""Cache-Control of a file whose address has its content's hash in it."""
+IMMUTABLE = "public, max-age=31536000, immutable"
+"""Cache-Control of a file whose URL contains the hash of its content."""
 
 _DIGITS = 12
 
 
 @dataclass(frozen=True)
 class ChartLibrary:
-    """The one file of an installed package that draws the charts.
+    """Chart library: one JavaScript file of an installed Python package.
 
-    `style_hashes` are those of the style elements that it puts into a page, for the page's policy: a browser
-    test fails when another version of it needs others.
+    `style_hashes` are the CSP hashes of the style elements that the library inserts into a page. A browser
+    test fails if another version of the library needs other hashes.
     """
 
     package: str = "plotly"
     path: str = "package_data/plotly.min.js"
     style_hashes: tuple[str, ...] = (
-        "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",  # of nothing: rules are inserted one by one
-        "sha256-ji27qzEtxXZW+7dun6UwjHXJ18e6WAin1VvNtkzIE/o=",  # of its maps, which no page has
+        "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",  # empty element: rules are inserted one by one
+        "sha256-ji27qzEtxXZW+7dun6UwjHXJ18e6WAin1VvNtkzIE/o=",  # style of its maps, which no page uses
     )
 
     def file(self) -> Path:
-        """Where it is installed. FileNotFoundError when it is not."""
+        """Return the path of the installed file. Raises FileNotFoundError if it is not installed."""
         spec = find_spec(self.package)  # finds the package without importing it
         folders = spec.submodule_search_locations if spec is not None else None
         for folder in folders or ():
-            if (found := Path(folder, self.path)).is_file():
-                return found
-        raise FileNotFoundError(f"the package {self.package} is not installed with its {self.path}")
+            if (path := Path(folder, self.path)).is_file():
+                return path
+        raise FileNotFoundError(f"package {self.package}: {self.path} not installed")
 
 
 class Assets:
     """The project's own static files and the chart library, each at `/static/<hash>/<name>`.
 
-    Own files share one hash of them all, so that the modules among them find one another by relative names.
+    Own files share one hash, so that JavaScript modules can import each other by relative paths.
     """
 
     def __init__(self, folder: Path, charts: ChartLibrary) -> None:
-        """Hash the files of `folder`, which has no folders in it, and the chart library's, about 5 MB."""
+        """Hash the files of `folder` (without subfolders) and the chart library, about 5 MB."""
         self._names = sorted(path.name for path in folder.iterdir() if path.is_file())
         self._own = f"/static/{_digest([folder / name for name in self._names])}"
         library = charts.file()
-        kept = f"/static/{_digest([library])}"
-        self.charts_url = f"{kept}/{library.name}"
+        library_root = f"/static/{_digest([library])}"
+        self.charts_url = f"{library_root}/{library.name}"
         self.mounts: Sequence[Mount] = (
-            Mount(self._own, _Kept(folder, self._names)),
-            Mount(kept, _Kept(library.parent, [library.name])),
+            Mount(self._own, _ImmutableFiles(folder, self._names)),
+            Mount(library_root, _ImmutableFiles(library.parent, [library.name])),
         )
 
     def url(self, name: str) -> str:
-        """The address of one of the project's own files. KeyError for one that there is not."""
+        """Return the URL of one of the project's own files. Raises KeyError for an unknown name."""
         if name not in self._names:
-            raise KeyError(f"there is no static file {name!r}; there are: {', '.join(self._names)}")
+            raise KeyError(f"static file {name!r}: unknown (allowed: {', '.join(self._names)})")
         return f"{self._own}/{name}"
 
 
@@ -79,8 +79,8 @@ def _digest(files: Sequence[Path]) -> str:
     return digest.hexdigest()[:_DIGITS]
 
 
-class _Kept(StaticFiles):
-    """The files `names` of a folder, which browsers may keep for as long as they like."""
+class _ImmutableFiles(StaticFiles):
+    """Serves only the files `names` of a folder, as immutable for caches."""
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         super().__init__(directory=folder)
@@ -97,5 +97,5 @@ class _Kept(StaticFiles):
         status_code: int = 200,
     ) -> Response:
         response = super().file_response(full_path, stat_result, scope, status_code)
-        response.headers["Cache-Control"] = KEPT
+        response.headers["Cache-Control"] = IMMUTABLE
         return response

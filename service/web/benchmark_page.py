@@ -1,4 +1,4 @@
-"""What the benchmark page shows, worked out before the template sees it."""
+"""View model of the benchmark page: the dataclasses that its template renders."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from service.web.table import milliseconds_text
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A line of the list. `what`: profile, scenario and models; `detail`: why it ended as it did."""
+    """A row of the list of runs. `request`: profile, scenario and models; `detail`: why the run ended."""
 
     id: str
     when: str
     state: str
-    what: str
+    request: str
     detail: str
     measured: bool
 
 
 @dataclass(frozen=True, slots=True)
 class ResultRow:
-    """One entry of a measurement. Percentiles with their bounds, empty where too few runs carry one."""
+    """One entry of a run. p90 and p99 as "bound (estimate)"; cells are empty where a value is missing."""
 
     entry: str
     count: int
@@ -45,16 +45,16 @@ class ResultRow:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What one run measured, and reasons to doubt it."""
+    """The results of one run, and its quality warnings."""
 
     id: str
     rows: Sequence[ResultRow]
-    doubts: Sequence[str]
+    warnings: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeRow:
-    """One entry then and now."""
+    """One entry in the first run (`then`) and in the second (`now`)."""
 
     entry: str
     then: str
@@ -67,7 +67,7 @@ class ChangeRow:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two runs side by side; `labels` are what a reader must know before believing it."""
+    """Comparison of two runs; `labels` are caveats to show above it."""
 
     rows: Sequence[ChangeRow]
     labels: Sequence[str]
@@ -77,73 +77,75 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchmarksPage:
-    """Everything that `benchmarks.html` refers to, and nothing else (a test compares the two)."""
+    """The variables of `benchmarks.html`; a test compares the two."""
 
-    models: Sequence[str] = field(metadata=explained("The models that can be measured"))
-    key_needed: bool = field(metadata=explained("Whether starting one needs the service's key"))
-    runs: Sequence[Run] = field(metadata=explained("The newest runs first"))
-    running: str | None = field(metadata=explained("The id of the run that is not over"))
-    first: str = field(metadata=explained("The run chosen to be shown, or compared with; empty for none"))
-    second: str = field(metadata=explained("The run that it is compared with; empty for none"))
-    problem: str | None = field(metadata=explained("Why what was asked for cannot be shown"))
-    results: Results | None = field(metadata=explained("What the one chosen run measured"))
-    comparison: Comparison | None = field(metadata=explained("The two chosen runs compared"))
+    models: Sequence[str] = field(metadata=explained("Models that can be measured"))
+    key_needed: bool = field(metadata=explained("Whether starting a run needs WEIGHIN_API_KEY"))
+    runs: Sequence[Run] = field(metadata=explained("Runs, newest first"))
+    running: str | None = field(metadata=explained("Id of the active run"))
+    first: str = field(
+        metadata=explained("Id of the run to show, or of the first to compare; empty for none")
+    )
+    second: str = field(metadata=explained("Id of the second run to compare; empty for none"))
+    problem: str | None = field(metadata=explained("Why the selected runs cannot be shown"))
+    results: Results | None = field(metadata=explained("Results of the selected run"))
+    comparison: Comparison | None = field(metadata=explained("Comparison of the two selected runs"))
 
 
 def run_rows(benchmarks: Iterable[Benchmark]) -> list[Run]:
-    """The list of runs."""
+    """Build the rows of the list of runs."""
     return [
         Run(
-            id=each.row.id,
-            when=datetime.fromtimestamp(each.row.created_at, UTC).strftime("%Y-%m-%d %H:%M"),
-            state=each.row.state,
-            what=_what(json.loads(each.row.request)),
-            detail=each.row.detail or "",
-            measured=each.row.measured,
+            id=benchmark.row.id,
+            when=datetime.fromtimestamp(benchmark.row.created_at, UTC).strftime("%Y-%m-%d %H:%M"),
+            state=benchmark.row.state,
+            request=_request_text(json.loads(benchmark.row.request)),
+            detail=benchmark.row.detail or "",
+            measured=benchmark.row.measured,
         )
-        for each in benchmarks
+        for benchmark in benchmarks
     ]
 
 
 def result_rows(summaries: Iterable[EntrySummary]) -> list[ResultRow]:
-    """The results of one run, controls included."""
+    """Build the result rows of one run, including controls."""
     return [
         ResultRow(
-            entry=each.entry.name,
-            count=each.count,
-            p50="" if each.p50_ns is None else milliseconds_text(each.p50_ns / 1e6),
-            p90=_bound(each.p90),
-            p99=_bound(each.p99),
-            throughput=_throughput(each),
-            memory="" if each.peak_memory_bytes is None else f"{each.peak_memory_bytes / 1e6:.0f}",
-            speedup=_speedup(each),
-            verdict="" if each.comparison is None else each.comparison.verdict,
+            entry=summary.entry.name,
+            count=summary.count,
+            p50="" if summary.p50_ns is None else milliseconds_text(summary.p50_ns / 1e6),
+            p90=_bound(summary.p90),
+            p99=_bound(summary.p99),
+            throughput=_throughput(summary),
+            memory="" if summary.peak_memory_bytes is None else f"{summary.peak_memory_bytes / 1e6:.0f}",
+            speedup=_speedup(summary),
+            verdict="" if summary.comparison is None else summary.comparison.verdict,
         )
-        for each in summaries
+        for summary in summaries
     ]
 
 
-def comparison_rows(found: Regression) -> list[ChangeRow]:
-    """What became of each entry that both runs have."""
+def comparison_rows(regression: Regression) -> list[ChangeRow]:
+    """Build one row for each entry that both runs have."""
     return [
         ChangeRow(
-            entry=each.entry,
-            then=milliseconds_text(each.then_ns / 1e6),
-            now=milliseconds_text(each.now_ns / 1e6),
-            change=f"{each.ratio - 1:+.1%}",
-            interval=f"{each.low - 1:+.1%} to {each.high - 1:+.1%}",
-            verdict=each.verdict,
+            entry=change.entry,
+            then=milliseconds_text(change.then_ns / 1e6),
+            now=milliseconds_text(change.now_ns / 1e6),
+            change=f"{change.ratio - 1:+.1%}",
+            interval=f"{change.low - 1:+.1%} to {change.high - 1:+.1%}",
+            verdict=change.verdict,
             remarks=", ".join(
                 word
-                for word, applies in (("regressed", each.regressed), ("another file", each.other_file))
+                for word, applies in (("regressed", change.regressed), ("another file", change.other_file))
                 if applies
             ),
         )
-        for each in found.changes
+        for change in regression.changes
     ]
 
 
-def _what(request: dict[str, Any]) -> str:
+def _request_text(request: dict[str, Any]) -> str:
     models = request.get("models")
     named = "all comparable models" if models is None else ", ".join(models)
     return f"{request.get('profile')}, {request.get('scenario')}: {named}"

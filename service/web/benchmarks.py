@@ -1,4 +1,4 @@
-"""GET /dashboard/benchmarks: controlled measurements listed, watched, started and compared, as a page."""
+"""GET /dashboard/benchmarks: page that lists, starts, follows and compares controlled benchmarks."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -26,8 +26,8 @@ from service.web.benchmark_page import (
 )
 from service.web.site import Site
 
-SHOWN = 50
-"""So many of the newest runs are listed."""
+MAX_RUNS = 50
+"""Number of newest runs listed."""
 
 Id = Annotated[str, Query(description="A benchmark's id; empty for none", max_length=64)]
 
@@ -35,23 +35,24 @@ Id = Annotated[str, Query(description="A benchmark's id; empty for none", max_le
 def benchmark_page_router(
     site: Site, jobs: BenchmarkJobs, model_names: Callable[[], Sequence[str]], key_needed: bool
 ) -> APIRouter:
-    """The page. `key_needed`: whether starting and cancelling needs WEIGHIN_API_KEY."""
+    """Build the router. `key_needed`: whether starting and cancelling needs WEIGHIN_API_KEY."""
     router = APIRouter(tags=["pages"])
 
     @router.get(
         "/dashboard/benchmarks",
-        summary="Controlled benchmarks, as a page",
+        summary="Benchmark page",
         response_class=HTMLResponse,
         responses=documented(InvalidParameter),
     )
     @ignores_unknown_parameters
     async def benchmarks(request: Request, first: Id = "", second: Id = "") -> HTMLResponse:
-        """The newest runs; with `first` its results, with `second` too the two compared. It is followed by
-        `GET /benchmarks/{id}/events` and started by `POST /benchmarks`.
+        """List the newest runs. `first` shows one run's results; `first` and `second` compare two runs.
+
+        The page starts runs with `POST /benchmarks` and follows them with `GET /benchmarks/{id}/events`.
         """
         problem, results, comparison = None, None, None
         try:
-            runs = await jobs.newest(SHOWN)
+            runs = await jobs.newest(MAX_RUNS)
             if first and second:
                 comparison = await _compare(jobs, first, second)
             elif first or second:
@@ -59,7 +60,7 @@ def benchmark_page_router(
         except (UnknownBenchmark, InvalidBundle) as error:
             problem = error.detail
         except StorageUnavailable as error:
-            problem, runs = f"What was measured cannot be read: {error.detail}.", []
+            problem, runs = f"Results unavailable: {error.detail}", []
         page = BenchmarksPage(
             models=list(model_names()),
             key_needed=key_needed,
@@ -84,12 +85,17 @@ async def _results(jobs: BenchmarkJobs, identifier: str) -> Results:
 
 async def _compare(jobs: BenchmarkJobs, first: str, second: str) -> Comparison:
     then, now = await _bundle(jobs, first), await _bundle(jobs, second)
-    found = await asyncio.to_thread(compare_bundles, then, now)
-    return Comparison(comparison_rows(found), list(found.labels), list(found.only_then), list(found.only_now))
+    regression = await asyncio.to_thread(compare_bundles, then, now)
+    return Comparison(
+        comparison_rows(regression),
+        list(regression.labels),
+        list(regression.only_then),
+        list(regression.only_now),
+    )
 
 
 async def _bundle(jobs: BenchmarkJobs, identifier: str) -> Bundle:
-    """Raises UnknownBenchmark for one that is unknown or has no measurement."""
+    """Read a run's bundle. Raises UnknownBenchmark (also if it has no measurement), InvalidBundle."""
     content = await jobs.bundle(identifier)
     if content is None:
         raise UnknownBenchmark(f"benchmark '{identifier[:64]}' has no measurement")

@@ -1,4 +1,4 @@
-"""What the dashboard's charts draw, as columns of numbers that become JSON."""
+"""Data of the dashboard's charts, as columns for JSON."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ PERCENTILES: dict[str, Callable[[Summary], float | None]] = {
 
 @dataclass(frozen=True, slots=True)
 class OverTime:
-    """The percentiles of one model and stage, step by step. `at`: the first second of each step, since 1970;
-    the columns are as long, in milliseconds, None where there were too few runs."""
+    """Percentiles over time of one model and stage.
+
+    `at` is the Unix time in seconds of the start of each step. The columns have the same length, in
+    milliseconds, with None for too few runs.
+    """
 
     at: list[int]
     step_s: int
@@ -38,7 +41,7 @@ class OverTime:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The stages of one model, step by step: means, which add up as percentiles do not; and its queue."""
+    """Mean stage durations of one model over time (means add up, percentiles do not) and its queue, in ms."""
 
     at: list[int]
     step_s: int
@@ -48,7 +51,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """All models, or one, step by step: answered requests per second by model, and errors by kind."""
+    """Traffic over time of one or all models: successful requests per second, and error counts by kind."""
 
     at: list[int]
     step_s: int
@@ -66,38 +69,38 @@ class Shape:
 
 
 def over_time(history: History, model: str, stage: Stage) -> OverTime:
-    """The percentiles of one model and stage."""
-    at, found = _steps(history)
+    """Build the columns of one model and stage."""
+    at, steps = _steps(history)
     return OverTime(
         at=at,
         step_s=history[0].resolution_s,
-        percentiles={name: _column(found, model, stage, value) for name, value in PERCENTILES.items()},
+        percentiles={name: _column(steps, model, stage, value) for name, value in PERCENTILES.items()},
     )
 
 
 def parts(history: History, model: str) -> Parts:
-    """The stages of one model."""
-    at, found = _steps(history)
-    means = {one: _column(found, model, one, lambda summary: summary.mean_ms) for one in PARTS}
+    """Build the stage columns of one model; stages without runs are left out."""
+    at, steps = _steps(history)
+    means = {stage: _column(steps, model, stage, lambda summary: summary.mean_ms) for stage in PARTS}
     return Parts(
         at=at,
         step_s=history[0].resolution_s,
-        means={one: values for one, values in means.items() if any(each is not None for each in values)},
-        queue={name: _column(found, model, "queue", PERCENTILES[name]) for name in ("p50", "p95")},
+        means={stage: column for stage, column in means.items() if any(mean is not None for mean in column)},
+        queue={name: _column(steps, model, "queue", PERCENTILES[name]) for name in ("p50", "p95")},
     )
 
 
 def traffic(history: History, model: str, stage: Stage) -> Traffic:
-    """Requests, counted by a stage of theirs, and errors; of one model, or of all where that is empty."""
+    """Build request rates, counted by runs of `stage`, and error counts; an empty `model` means all."""
     window, _ = history
-    at, found = _steps(history)
-    names = sorted({name for one in found if one is not None for name, _ in one.summaries})
-    # The last step has only begun.
+    at, steps = _steps(history)
+    names = sorted({name for step in steps if step is not None for name, _ in step.summaries})
+    # The last step is incomplete.
     lengths = [max(1.0, min(window.resolution_s, window.end - start)) for start in at]
-    wanted = [name for name in names if not model or name == model]
-    counts = {name: [0 if one is None else _count(one, name, stage) for one in found] for name in wanted}
-    failures = [{} if one is None else _errors(one, model) for one in found]
-    kinds = sorted({slug for each in failures for slug in each})
+    shown = [name for name in names if not model or name == model]
+    counts = {name: [0 if step is None else _count(step, name, stage) for step in steps] for name in shown}
+    failures = [{} if step is None else _errors(step, model) for step in steps]
+    kinds = sorted({slug for counts_by_slug in failures for slug in counts_by_slug})
     return Traffic(
         at=at,
         step_s=window.resolution_s,
@@ -105,44 +108,44 @@ def traffic(history: History, model: str, stage: Stage) -> Traffic:
             name: [round(count / length, 4) for count, length in zip(column, lengths, strict=True)]
             for name, column in counts.items()
         },
-        errors={slug: [each.get(slug, 0) for each in failures] for slug in kinds},
+        errors={slug: [counts_by_slug.get(slug, 0) for counts_by_slug in failures] for slug in kinds},
     )
 
 
 def medians(history: History, stage: Stage) -> dict[str, Column]:
-    """The median of a stage step by step, by model."""
-    _, found = _steps(history)
-    names = {name for one in found if one is not None for name, _ in one.summaries}
-    return {name: _column(found, name, stage, PERCENTILES["p50"]) for name in names}
+    """Return the median of a stage over time in ms, by model."""
+    _, steps = _steps(history)
+    names = {name for step in steps if step is not None for name, _ in step.summaries}
+    return {name: _column(steps, name, stage, PERCENTILES["p50"]) for name in names}
 
 
 def shape(distribution: Distribution) -> Shape:
-    """How the runs are distributed."""
+    """Build percentile curve and histogram from a distribution."""
     return Shape(
         count=distribution.count,
         curve=curve(distribution),
-        bins=[(each.from_ms, each.to_ms, each.count) for each in histogram(distribution)],
+        bins=[(part.from_ms, part.to_ms, part.count) for part in histogram(distribution)],
     )
 
 
-def as_json(*drawn: tuple[str, OverTime | Parts | Traffic | Shape]) -> Mapping[str, object]:
-    """The parts by name."""
-    return {name: asdict(part) for name, part in drawn}
+def as_json(*charts: tuple[str, OverTime | Parts | Traffic | Shape]) -> Mapping[str, object]:
+    """Convert the charts' dataclasses to dicts, by name."""
+    return {name: asdict(chart) for name, chart in charts}
 
 
 def _steps(history: History) -> tuple[list[int], list[Figures | None]]:
-    """Every step from the first with anything in it, with its figures; None where nothing was recorded."""
+    """Return the start of every step from the first recorded one, and its figures or None."""
     window, points = history
-    found = dict(points)
+    by_start = dict(points)
     first = points[0][0] if points else window.start
     at = list(range(first, math.floor(window.end) + 1, window.resolution_s))
-    return at, [found.get(start) for start in at]
+    return at, [by_start.get(start) for start in at]
 
 
 def _column(
-    found: Sequence[Figures | None], model: str, stage: Stage, value: Callable[[Summary], float | None]
+    steps: Sequence[Figures | None], model: str, stage: Stage, value: Callable[[Summary], float | None]
 ) -> Column:
-    summaries = (None if one is None else one.summaries.get((model, stage)) for one in found)
+    summaries = (None if step is None else step.summaries.get((model, stage)) for step in steps)
     return [None if summary is None else value(summary) for summary in summaries]
 
 

@@ -1,4 +1,4 @@
-"""GET /docs: the API's documentation, with files that come with the service."""
+"""GET /docs: Swagger UI with local files, so that it works offline."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from fastapi.responses import HTMLResponse
 from service.api.answers import root_of
 from service.api.body.parameters import ignores_unknown_parameters
 
-_FILES = "/static-offline-docs"  # where FastAPIOffline mounts them
+_FILES = "/static-offline-docs"  # where FastAPIOffline mounts its files
 
 
 def docs_router(app: FastAPI) -> APIRouter:
-    """The page, as FastAPIOffline makes it, but for query parameters that others add."""
+    """Build the router. The page equals FastAPIOffline's, but accepts unknown query parameters."""
     router = APIRouter()
 
     @router.get("/docs", include_in_schema=False, response_class=HTMLResponse)

@@ -1,4 +1,4 @@
-"""The part of the dashboard that changes: worked out once for all who look at the same."""
+"""The refreshed part of the dashboard: its view model, and a cache that renders it once for all clients."""
 
 from __future__ import annotations
 
@@ -26,42 +26,44 @@ from service.web.view import WINDOWS, Choice, StageChoice, View, span_for
 _log = structlog.get_logger(__name__)
 
 SHARED_FOR_S = 2.0
-"""So old may be what a page that refreshes itself gets: a wall of dashboards costs little more than one."""
+"""Maximum age of figures for page refreshes, so that many open dashboards cost little more than one."""
 
 FIRST_VIEWS = tuple(View("live", "", "total", since) for since in ("24h", "7d", "30d"))
-"""What is likely to be looked at first after a start, the page's own default before the others."""
+"""Views to render in advance at start-up; the page's default view first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figures:
-    """Everything that `figures.html` refers to, and nothing else (a test compares the two)."""
+    """The variables of `figures.html`; a test compares the two."""
 
-    degraded: str | None = field(metadata=explained("Why state cannot be written or not all of it be read"))
-    begin: str = field(metadata=explained("Begin of the window, UTC"))
+    degraded: str | None = field(
+        metadata=explained("Why state cannot be written or read completely; None if it can")
+    )
+    begin: str = field(metadata=explained("Start of the window, UTC"))
     end: str = field(metadata=explained("End of the window, UTC"))
     groups: Sequence[Group] = field(metadata=explained("The table, by model"))
     other_stages: Sequence[Choice] = field(
-        metadata=explained("Where the stage asked for has no runs: the stages that have, each with its URL")
+        metadata=explained("Stages that have runs, with their URLs, if the selected stage has none")
     )
-    needed: int = field(metadata=explained("Samples from which on no percentile is withheld"))
-    charted: str = field(metadata=explained("The model that the charts of one model are of"))
-    charts: str = field(metadata=explained("What the charts draw, as JSON"))
-    base_url: str = field(metadata=explained("Where this service is reached, without a slash at the end"))
-    latency_url: str = field(metadata=explained("The table's figures as JSON"))
-    history_url: str = field(metadata=explained("The points of the charts over time as JSON"))
-    distribution_url: str = field(metadata=explained("The distribution as JSON"))
+    min_runs: str = field(metadata=explained("Minimum number of runs of each percentile, as text"))
+    charted: str = field(metadata=explained("Model of the charts that show one model"))
+    charts: str = field(metadata=explained("Chart data as JSON"))
+    base_url: str = field(metadata=explained("Base URL of this service without a trailing slash"))
+    latency_url: str = field(metadata=explained("URL of the table's figures as JSON"))
+    history_url: str = field(metadata=explained("URL of the charts over time as JSON"))
+    distribution_url: str = field(metadata=explained("URL of the distribution as JSON"))
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """`figures.html` filled in, and the models that can be chosen: those served, then those recorded."""
+    """Rendered `figures.html`, and the selectable models: served ones, then others with recorded runs."""
 
     html: Markup
     models: tuple[str, ...]
 
 
-class FiguresDesk:
-    """Renders `figures.html`, one at a time on a thread of its own, and hands it out to all who ask."""
+class DashboardCache:
+    """Renders `figures.html` on one background thread and shares the result between clients."""
 
     def __init__(
         self,
@@ -72,64 +74,65 @@ class FiguresDesk:
         state_problem: Callable[[], str | None],
         newest_benchmark: Callable[[], str | None],
     ) -> None:
-        """`newest_benchmark`: the id of the newest measurement, which tells pages to ask for it again."""
+        """`newest_benchmark` returns the newest benchmark's id; pages reload its chart when it changes."""
         self._site = site
         self._latencies = latencies
         self._model_names = model_names
         self._default_model = default_model
         self._state_problem = state_problem
         self._newest_benchmark = newest_benchmark
-        # One thread beside the event loop and the pool: requests go first.
+        # One thread, apart from the event loop and the pool, so that rendering cannot delay inference.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="weighin-figures")
-        self._known: dict[tuple[View, str], tuple[float, Rendered]] = {}
-        self._ahead: list[Future[Rendered]] = []
+        self._cache: dict[tuple[View, str], tuple[float, Rendered]] = {}
+        self._in_advance: list[Future[Rendered]] = []
 
-    async def rendered(self, view: View, base_url: str, *, at_most_old_s: float = 0.0) -> Rendered:
-        """The figures of a view, at most so old."""
-        since = time.monotonic() - at_most_old_s
-        known = self._fresh(view, base_url, since)
-        if known is not None:  # without a way to the thread and back
-            return known
-        for rendering in self._ahead:
+    async def rendered(self, view: View, base_url: str, *, max_age_s: float = 0.0) -> Rendered:
+        """Return the figures of a view, from the cache if they are at most `max_age_s` seconds old."""
+        since = time.monotonic() - max_age_s
+        cached = self._fresh(view, base_url, since)
+        if cached is not None:  # saves the hop to the thread
+            return cached
+        for rendering in self._in_advance:
             rendering.cancel()
         return await asyncio.get_running_loop().run_in_executor(
             self._thread, self._rendered, view, base_url, since
         )
 
     def warm_up(self) -> Sequence[Future[Rendered]]:
-        """Render what is likely to be looked at first, in the background, so that the closed buckets of a
-        long history are merged before somebody waits for them. Returns at once; who asks goes first: what has
-        not begun by then is cancelled."""
-        self._ahead = [
+        """Render FIRST_VIEWS in the background, so that a long history is merged before the first request.
+
+        Returns at once. The first request cancels the renderings that have not started.
+        """
+        self._in_advance = [
             self._thread.submit(self._rendered, view, "", time.monotonic()) for view in FIRST_VIEWS
         ]
-        for rendering in self._ahead:
-            rendering.add_done_callback(_tell)
-        return self._ahead
+        for rendering in self._in_advance:
+            rendering.add_done_callback(_log_failure)
+        return self._in_advance
 
     def close(self) -> None:
-        """Finish the rendering under way, drop those that wait."""
+        """Wait for the current rendering and cancel queued ones."""
         self._thread.shutdown(cancel_futures=True)
 
     def _fresh(self, view: View, base_url: str, since: float) -> Rendered | None:
-        known = self._known.get((view, base_url))
-        return known[1] if known is not None and known[0] >= since else None
+        entry = self._cache.get((view, base_url))
+        return entry[1] if entry is not None and entry[0] >= since else None
 
     def _rendered(self, view: View, base_url: str, since: float) -> Rendered:
-        begun = time.monotonic()
-        known = self._fresh(view, base_url, since)
-        if known is not None:
-            return known
+        started = time.monotonic()
+        cached = self._fresh(view, base_url, since)
+        if cached is not None:
+            return cached
         names = list(self._model_names())
         window, recorded = self._latencies.window(
             view.regime, self._latencies.now() - WINDOWS[view.since].length_s
         )
         names += sorted({name for name, _ in recorded.summaries} - set(names))
         figures = self._figures(view, base_url, names, window, recorded)
-        found = Rendered(self._site.render("figures.html", figures), tuple(names))
-        self._known = {key: each for key, each in self._known.items() if each[0] > begun - SHARED_FOR_S}
-        self._known[view, base_url] = (begun, found)
-        return found
+        rendered = Rendered(self._site.render("figures.html", figures), tuple(names))
+        self._cache = {key: entry for key, entry in self._cache.items() if entry[0] > started - SHARED_FOR_S}
+        self._cache[view, base_url] = (started, rendered)
+        return rendered
 
     def _figures(
         self, view: View, base_url: str, names: Sequence[str], window: Window, recorded: Recorded
@@ -137,21 +140,21 @@ class FiguresDesk:
         span, now = WINDOWS[view.since], self._latencies.now()
         charted, stage = view.model or self._busiest(recorded), _charted_stage(view.stage, recorded)
         since = now - span.length_s
-        of_all = self._latencies.history(view.regime, since, span.overview_s, stage=stage)
-        if of_all[1]:
-            since = max(since, of_all[1][0][0])
+        all_models_history = self._latencies.history(view.regime, since, span.overview_s, stage=stage)
+        if all_models_history[1]:
+            since = max(since, all_models_history[1][0][0])
             fitting = span_for(now - since, span)
             if fitting != span:
                 span = fitting
-                of_all = self._latencies.history(view.regime, since, span.overview_s, stage=stage)
-        of_one = self._latencies.history(view.regime, since, span.step_s, model=charted, stage=stage)
-        of_parts = self._latencies.history(view.regime, since, span.overview_s, model=charted)
+                all_models_history = self._latencies.history(view.regime, since, span.overview_s, stage=stage)
+        charted_history = self._latencies.history(view.regime, since, span.step_s, model=charted, stage=stage)
+        stages_history = self._latencies.history(view.regime, since, span.overview_s, model=charted)
         _, distribution = self._latencies.distribution(view.regime, since, charted, stage)
         charts = {
             **as_json(
-                ("over_time", over_time(of_one, charted, stage)),
-                ("parts", parts(of_parts, charted)),
-                ("traffic", traffic(of_all, view.model, stage)),
+                ("over_time", over_time(charted_history, charted, stage)),
+                ("parts", parts(stages_history, charted)),
+                ("traffic", traffic(all_models_history, view.model, stage)),
                 ("shape", shape(distribution)),
             ),
             "at": window.end,
@@ -162,7 +165,7 @@ class FiguresDesk:
             "benchmark": self._newest_benchmark(),
         }
         root = urlsplit(base_url).path
-        one: dict[str, str] = {"model": charted, "stage": stage}
+        charted_query: dict[str, str] = {"model": charted, "stage": stage}
         return Figures(
             degraded=self._state_problem() or window.degraded,
             begin=_utc(window.start).strftime("%Y-%m-%d %H:%M"),
@@ -172,20 +175,22 @@ class FiguresDesk:
                 names,
                 view.model,
                 "" if view.stage == "all" else view.stage,
-                medians(of_all, stage) if view.stage in ("all", stage) else {},
+                medians(all_models_history, stage) if view.stage in ("all", stage) else {},
             ),
             other_stages=_other_stages(view, recorded),
-            needed=max(MIN_SAMPLES.values()),
+            min_runs=", ".join(
+                f"p{round(100 * fraction)} needs {count}" for fraction, count in MIN_SAMPLES.items()
+            ),
             charted=charted,
             charts=orjson.dumps(charts).decode(),
             base_url=base_url,
             latency_url=view.url(f"{root}/latency"),
-            history_url=view.url(f"{root}/latency/history", **one, step=f"{span.step_s // 60}m"),
-            distribution_url=view.url(f"{root}/latency/distribution", **one),
+            history_url=view.url(f"{root}/latency/history", **charted_query, step=f"{span.step_s // 60}m"),
+            distribution_url=view.url(f"{root}/latency/distribution", **charted_query),
         )
 
     def _busiest(self, recorded: Recorded) -> str:
-        """The default model, or the one with the most runs where it has none."""
+        """Return the default model, or the one with the most runs if the default has none."""
         counts: dict[str, int] = {}
         for (name, _), summary in recorded.summaries.items():
             counts[name] = max(counts.get(name, 0), summary.count)
@@ -195,27 +200,27 @@ class FiguresDesk:
 
 
 def _other_stages(view: View, recorded: Recorded) -> list[Choice]:
-    """The stages to offer where the one asked for has no runs: comparisons and searches have no total."""
-    counts = {stage for name, stage in recorded.summaries if view.model in ("", name)}
-    if view.stage == "all" or view.stage in counts:
+    """Return the stages with runs if the selected one has none: comparisons and searches have no total."""
+    recorded_stages = {stage for name, stage in recorded.summaries if view.model in ("", name)}
+    if view.stage == "all" or view.stage in recorded_stages:
         return []
-    offered: list[StageChoice] = [stage for stage in STAGES if stage in counts]
+    offered: list[StageChoice] = [stage for stage in STAGES if stage in recorded_stages]
     if offered:
         offered.append("all")
     return [Choice(replace(view, stage=stage).page_url(), stage) for stage in offered]
 
 
-def _charted_stage(asked: StageChoice, recorded: Recorded) -> Stage:
-    """The stage that the charts are of and name: inference where no total was recorded."""
-    if asked != "all" and asked != "total":
-        return asked
+def _charted_stage(choice: StageChoice, recorded: Recorded) -> Stage:
+    """Return the stage that the charts show: for all or total, inference if no total was recorded."""
+    if choice != "all" and choice != "total":
+        return choice
     stages = {stage for _, stage in recorded.summaries}
     return "inference" if stages and "total" not in stages else "total"
 
 
-def _tell(warming: Future[Rendered]) -> None:
-    if not warming.cancelled() and (error := warming.exception()) is not None:
-        _log.warning("the dashboard could not be rendered ahead", exc_info=error)
+def _log_failure(rendering: Future[Rendered]) -> None:
+    if not rendering.cancelled() and (error := rendering.exception()) is not None:
+        _log.warning("dashboard: rendering in advance failed", exc_info=error)
 
 
 def _utc(seconds: float) -> datetime:

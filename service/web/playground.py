@@ -1,4 +1,4 @@
-"""GET /: the playground, where one picture is seen by every comparable model side by side."""
+"""GET /: playground page, which compares models on one image."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from service.inference.registry import Registry
 from service.web.site import Site, explained
 
 RUNS = (1, MIN_REPEAT_FOR_FASTEST, 20, MAX_REPEAT)
-"""How many measured runs of each model can be chosen."""
+"""Selectable numbers of measured runs per model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlaygroundPage:
-    """Everything that `playground.html` refers to, and nothing else (a test compares the two)."""
+    """The variables of `playground.html`; a test compares the two."""
 
     models: Sequence[str] = field(metadata=explained("Names of the models that are compared"))
-    baseline: str = field(metadata=explained("The model that speed-up refers to until another is chosen"))
-    problem: str = field(metadata=explained("Why nothing can be compared; empty when something can"))
-    runs: Sequence[int] = field(metadata=explained("The numbers of measured runs that can be chosen"))
-    default_runs: int = field(metadata=explained("The one that is chosen at first"))
+    baseline: str = field(metadata=explained("Default baseline of the speed-up"))
+    problem: str = field(metadata=explained("Why comparison is unavailable; empty if it is available"))
+    runs: Sequence[int] = field(metadata=explained("Selectable numbers of measured runs per model"))
+    default_runs: int = field(metadata=explained("Default number of measured runs"))
 
 
 def playground_router(site: Site, registry: Registry) -> APIRouter:
-    """The page. What it shows it asks the API for, in the browser."""
+    """Build the router. The page calls the API from the browser."""
     router = APIRouter(tags=["pages"])
 
-    @router.get("/", summary="One picture, every model, as a page", response_class=HTMLResponse)
+    @router.get("/", summary="Playground page", response_class=HTMLResponse)
     @ignores_unknown_parameters
     async def playground(request: Request) -> Response:
-        """Drop, paste, choose or take a picture; every model that shares the default's labels sees it."""
+        """Compare all models that share the default model's labels on a dropped, pasted or chosen image."""
         problem = ""
         models: tuple[str, ...] = ()
         try:

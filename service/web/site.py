@@ -1,4 +1,4 @@
-"""What all pages share: the frame around them, their static files, the policy they are held to."""
+"""The parts common to all pages: frame, static files, Content-Security-Policy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def explained(text: str) -> Mapping[str, str]:
-    """The metadata of a field that a template refers to; a test insists that every one has it."""
+    """Field metadata with a description; a test requires it for every template variable."""
     return {"help": text}
 
 
@@ -41,21 +41,22 @@ NAVIGATION = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Frame:
-    """Everything that `base.html` refers to beside its blocks, and nothing else (a test compares the two)."""
+    """The variables of `base.html`; a test compares the two."""
 
-    root: str = field(metadata=explained("Prefix of public addresses behind a proxy; empty for none"))
+    root: str = field(metadata=explained("Path prefix behind a proxy; empty for none"))
     version: str = field(metadata=explained("Version of Weigh-in"))
-    navigation: Sequence[Link] = field(metadata=explained("The pages, in the order of the navigation"))
-    here: str = field(metadata=explained("The path of this page, marked in the navigation"))
-    charts_url: str | None = field(metadata=explained("Where the chart library is, on pages with charts"))
+    navigation: Sequence[Link] = field(metadata=explained("Links of the navigation, in order"))
+    here: str = field(metadata=explained("Path of this page, marked in the navigation"))
+    charts_url: str | None = field(metadata=explained("URL of the chart library on pages with charts"))
 
 
 class Site:
-    """Renders pages. Templates see the fields of their page's dataclass and of Frame, and `asset(name)` and
-    `address(path)`."""
+    """Page renderer. Templates get the fields of their page's dataclass and of Frame, and the functions
+    `asset(name)` and `address(path)`, which return URLs.
+    """
 
     def __init__(self, charts: ChartLibrary | None = None) -> None:
-        """Hash the static files. FileNotFoundError when the chart library is not installed."""
+        """Hash the static files. Raises FileNotFoundError if the chart library is not installed."""
         self._library = charts or ChartLibrary()
         self._assets = Assets(HERE / "static", self._library)
         self._version = version("weighin")
@@ -69,24 +70,23 @@ class Site:
         return _address(context, self._assets.url(name))
 
     def router(self) -> APIRouter:
-        """The static files."""
+        """Build the router of the static files."""
         router = APIRouter()
-
         for mount in self._assets.mounts:
             router.mount(mount.path, mount.app)
         return router
 
     def render(self, template: str, content: Any) -> Markup:
-        """A part of a page: `template` with the fields of `content`, a dataclass."""
+        """Render part of a page: `template` with the fields of `content`, a dataclass."""
         return Markup(self.templates.get_template(template).render(_fields(content)))
 
     def page(
         self, template: str, content: Any, *, here: str, root: str, charts: bool = False
     ) -> HTMLResponse:
-        """The page at the path `here`: `template` with the fields of `content`, a dataclass. `root` is the
-        prefix of public addresses.
+        """Render the page at the path `here`: `template` with the fields of `content`, a dataclass.
 
-        With `charts` it may load the chart library, and the policy allows the style elements of that.
+        `root` is the path prefix behind a proxy. With `charts`, the page may load the chart library, and the
+        policy allows the library's style elements.
         """
         frame = Frame(
             root=root,
@@ -110,16 +110,16 @@ class Site:
 
 @pass_context
 def _address(context: Context, path: str) -> str:
-    """The public address of one of the service's paths."""
+    """Return the public URL path of one of the service's paths."""
     return f"{context.get('root', '')}{path}"
 
 
 def policy(style_hashes: Sequence[str] = ()) -> str:
-    """The Content-Security-Policy of a page: nothing from elsewhere, no code or style inside the page.
+    """Return a page's Content-Security-Policy: no external resources, no inline code or style.
 
-    `blob:` pictures are what the page made itself: the photograph that was dropped, the maps laid over it.
+    `blob:` images are created by the page: the dropped image and the maps over it.
     """
-    styles = " ".join(["'self'", *(f"'{one}'" for one in style_hashes)])
+    styles = " ".join(["'self'", *(f"'{style_hash}'" for style_hash in style_hashes)])
     return "; ".join(
         [
             "default-src 'self'",
@@ -134,4 +134,4 @@ def policy(style_hashes: Sequence[str] = ()) -> str:
 
 
 def _fields(content: Any) -> dict[str, object]:
-    return {one.name: getattr(content, one.name) for one in fields(content)}
+    return {item.name: getattr(content, item.name) for item in fields(content)}

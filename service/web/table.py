@@ -1,4 +1,4 @@
-"""The dashboard's table: counts, percentiles or why they are withheld, errors and a sparkline per model."""
+"""The dashboard's table: counts, percentiles, errors and a sparkline per model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from service.web.sparkline import sparkline
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One percentile in the table, or why it is withheld."""
+    """One percentile as text; `withheld` says why it is missing and is empty if it is not."""
 
     text: str
-    withheld: bool
+    withheld: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One model's rows of the table, at least one; errors and sparkline belong to no single stage.
+    """The rows of one model, at least one, with its errors (all stages together) and sparkline.
 
     `line`: SVG point lists of the sparkline; empty for none.
     """
@@ -49,43 +49,42 @@ def table(
     stage: str,
     lines: Mapping[str, Sequence[float | None]],
 ) -> list[Group]:
-    """The rows of each of `names` that has any, of one model or stage where these are not empty.
+    """Build a group for each of `names` with runs or errors; `model` and `stage` filter unless empty.
 
-    `lines`: by model, the values of its sparkline. Errors that came before a model was known stand in a group
-    without a model, where all models are shown.
+    `lines` are the values of the sparkline in ms, by model. Errors raised before the model was known form a
+    group "(no model)", which is shown unless `model` filters.
     """
     groups = []
     for name in [model] if model else [*names, ""]:
         rows = tuple(
-            Row(one, summary.count, _cells(summary))
-            for one in STAGES
-            if one == (stage or one) and (summary := figures.summaries.get((name, one))) is not None
+            Row(row_stage, summary.count, _cells(summary))
+            for row_stage in STAGES
+            if row_stage == (stage or row_stage)
+            and (summary := figures.summaries.get((name, row_stage))) is not None
         )
         errors = errors_text(figures.errors.get(name, {}))
         if rows or errors:
-            none = Row("", 0, (Cell("", False),) * len(MIN_SAMPLES))
+            empty = Row("", 0, (Cell("", ""),) * len(MIN_SAMPLES))
             line = sparkline(lines.get(name, ()))
-            groups.append(Group(name or "(no model)", rows or (none,), errors, line))
+            groups.append(Group(name or "(no model)", rows or (empty,), errors, line))
     return groups
 
 
 def _cells(summary: Summary) -> tuple[Cell, ...]:
-    """The four percentiles; one that is None says how many samples it needs."""
+    """Return the cells of the four percentiles; a missing one has a dash and the number of runs it needs."""
     values = (summary.p50_ms, summary.p90_ms, summary.p95_ms, summary.p99_ms)
     return tuple(
-        Cell(f"n too small (needs {needed})", True)
-        if value is None
-        else Cell(milliseconds_text(value), False)
+        Cell("–", f"too few runs (needs {needed})") if value is None else Cell(milliseconds_text(value), "")
         for value, needed in zip(values, MIN_SAMPLES.values(), strict=True)
     )
 
 
 def milliseconds_text(value: float) -> str:
-    """Milliseconds with about four significant digits, never more than a microsecond's worth."""
+    """Format milliseconds with about four significant digits, at most three decimals."""
     return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:.1f}"
 
 
 def errors_text(errors: Mapping[str, int]) -> str:
-    """How many errors of which kind, the most frequent first."""
+    """Format error counts by kind, most frequent first."""
     ranked = sorted(errors.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count} {slug}" for slug, count in ranked)

@@ -1,4 +1,4 @@
-"""What a dashboard looks at: regime, model, stage and window, as its URL says."""
+"""The dashboard's view: regime, model, stage and window, as in its URL."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ StageChoice = Stage | Literal["all"]
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A window: how it is called, and its length in seconds.
+    """A window with its display text and its length in seconds.
 
-    `step_s` is that of the percentiles of one model and stage; `overview_s` of what is shown of several,
-    coarser where finer steps of so many would have to be merged from minutes.
+    `step_s` is the step of charts of one model and stage, `overview_s` that of charts of several, which is
+    coarser where finer steps would have to be merged from too many minute buckets.
     """
 
     text: str
@@ -40,17 +40,17 @@ WINDOWS: dict[Since, Span] = {
     "30d": Span("30 days", 30 * 86400, 86400, 86400),
     "365d": Span("1 year", 365 * 86400, 86400, 86400),
 }
-"""The windows that can be chosen, as the API writes them."""
+"""Selectable windows, by their value in the API."""
 
 
 def span_for(length_s: float, most: Span) -> Span:
-    """The shortest window of that length or more, so that a service which is young has fine steps too."""
+    """Return the shortest window of at least `length_s`, up to `most`; a young service gets fine steps."""
     return next((span for span in WINDOWS.values() if length_s <= span.length_s <= most.length_s), most)
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is looked at; an empty model means all."""
+    """The selected regime, model, stage and window; an empty model means all."""
 
     regime: Regime
     model: str
@@ -58,19 +58,19 @@ class View:
     since: Since
 
     def url(self, path: str, **more: str) -> str:
-        """The path with this view as its query, and `more`; what is empty is left out."""
+        """Return `path` with this view and `more` as its query, without empty values."""
         stage = "" if self.stage == "all" else self.stage
-        asked = {"model": self.model, "stage": stage, "regime": self.regime, "since": self.since} | more
-        return f"{path}?{urlencode({name: value for name, value in asked.items() if value})}"
+        parameters = {"model": self.model, "stage": stage, "regime": self.regime, "since": self.since} | more
+        return f"{path}?{urlencode({name: value for name, value in parameters.items() if value})}"
 
     def page_url(self) -> str:
-        """The page's URL with this view, relative to the page and with `stage=all` where that is chosen."""
+        """Return the page's relative URL with this view; unlike `url`, it keeps `stage=all`."""
         return self.url("", stage=self.stage)
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One option of a form's list: what the URL says and what the reader sees."""
+    """One option of a select: its value in the URL and its text."""
 
     value: str
     text: str
@@ -78,21 +78,23 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DashboardPage:
-    """Everything that `dashboard.html` refers to beside the fields of Figures, and nothing else."""
+    """The variables of `dashboard.html`; a test compares the two."""
 
-    regimes: Sequence[Choice] = field(metadata=explained("What the form offers as regime"))
-    models: Sequence[Choice] = field(metadata=explained("What it offers as model; the empty value means all"))
-    stages: Sequence[Choice] = field(metadata=explained("What it offers as stage, all of them too"))
-    windows: Sequence[Choice] = field(metadata=explained("What it offers as window"))
-    regime: str = field(metadata=explained("The regime shown"))
-    model: str = field(metadata=explained("The model asked for, empty for all"))
-    stage: str = field(metadata=explained("The stage asked for, or `all`"))
-    since: str = field(metadata=explained("The window asked for, as in `GET /latency`"))
-    figures: Markup = field(metadata=explained("`figures.html`; the page fetches it every few seconds"))
+    regimes: Sequence[Choice] = field(metadata=explained("Options of the regime"))
+    models: Sequence[Choice] = field(metadata=explained("Options of the model; the empty value means all"))
+    stages: Sequence[Choice] = field(metadata=explained("Options of the stage, including `all`"))
+    windows: Sequence[Choice] = field(metadata=explained("Options of the window"))
+    regime: str = field(metadata=explained("Selected regime"))
+    model: str = field(metadata=explained("Selected model, empty for all"))
+    stage: str = field(metadata=explained("Selected stage, or `all`"))
+    since: str = field(metadata=explained("Selected window, as in `GET /latency`"))
+    figures: Markup = field(
+        metadata=explained("Rendered `figures.html`, which the page refreshes every few seconds")
+    )
 
 
 def dashboard_page(view: View, names: Sequence[str], figures: Markup) -> DashboardPage:
-    """The page around `figures`. `names`: of the models that can be chosen."""
+    """Build the page around `figures`. `names` are the selectable models."""
     if view.model and view.model not in names:
         names = [*names, view.model]
     return DashboardPage(

@@ -39,7 +39,7 @@ def service(tmp_path: Path) -> Iterator[httpx.Client]:
 
 def look_at(page: Page, path: Path) -> None:
     page.set_input_files("#file", path)
-    expect(page.locator("#progress")).to_contain_text(f"looked at {path.name}")
+    expect(page.locator("#progress")).to_contain_text(f"{path.name}: ")
 
 
 def keep(client: httpx.Client, photographs: dict[str, Path]) -> None:
@@ -54,11 +54,11 @@ def test_an_empty_gallery_is_told_in_words_and_a_picture_can_be_added(
     one = visit(f"{service.base_url}/")
     page = one.page
     look_at(page, photographs["cat"])
-    expect(page.locator("#similar-news")).to_have_text("The gallery has no image to compare with yet.")
+    expect(page.locator("#similar-news")).to_have_text("The gallery has no images yet.")
     expect(page.locator("#similar-problem")).to_have_text("")
     assert page.get_by_label("Name").input_value() == "cat.jpg"
     page.get_by_label("Name").fill("my-cat")
-    page.get_by_role("button", name="Add the picture to the gallery").click()
+    page.get_by_role("button", name="Add the image to the gallery").click()
     match = page.locator(".match")
     expect(match).to_have_count(1)
     expect(match).to_contain_text("my-cat")
@@ -86,7 +86,7 @@ def test_similar_images_are_shown_best_first_and_a_click_makes_one_the_picture(
         match.get_attribute("data-id") for match in page.locator(".match").all()
     ]
     page.locator(".match[data-id=rocket]").click()
-    expect(page.locator("#progress")).to_contain_text("looked at rocket")
+    expect(page.locator("#progress")).to_contain_text("rocket: ")
     expect(page.locator(".match").first).to_have_attribute("data-id", "rocket")
     assert one.violations() == []
     assert one.overflow() == 0
@@ -121,13 +121,13 @@ def test_where_a_key_is_needed_it_is_asked_for(
         page = one.page
         look_at(page, photographs["cat"])
         expect(page.get_by_label("Key")).to_be_hidden()
-        page.get_by_role("button", name="Add the picture to the gallery").click()
+        page.get_by_role("button", name="Add the image to the gallery").click()
         expect(page.locator("#similar-problem")).to_contain_text("this needs a key")
         page.get_by_label("Key").fill("wrong")
-        page.get_by_role("button", name="Add the picture to the gallery").click()
+        page.get_by_role("button", name="Add the image to the gallery").click()
         expect(page.locator("#similar-problem")).to_have_text("the key is not the right one")
         page.get_by_label("Key").fill("open-sesame")
-        page.get_by_role("button", name="Add the picture to the gallery").click()
+        page.get_by_role("button", name="Add the image to the gallery").click()
         expect(page.locator(".match")).to_have_attribute("data-id", "cat.jpg")
         expect(page.locator("#similar-problem")).to_have_text("")
 
@@ -139,6 +139,6 @@ def test_a_name_that_cannot_be_is_refused_before_it_is_sent(
     page = one.page
     look_at(page, photographs["cat"])
     page.get_by_label("Name").fill("<script>")
-    page.get_by_role("button", name="Add the picture to the gallery").click()
+    page.get_by_role("button", name="Add the image to the gallery").click()
     assert page.get_by_label("Name").evaluate("(input) => input.validity.patternMismatch")
     assert not [url for url in one.requests if "/gallery/images/" in url]

@@ -44,14 +44,14 @@ def give(page: Page, event: str, path: Path, kind: str = "image/jpeg") -> None:
 
 
 def looked(page: Page, path: Path) -> None:
-    """Wait until the models have looked at the picture and all of them are explained, or say why not."""
-    expect(page.locator("#progress")).to_have_text(f"{rows(page).count()} models looked at {path.name}.")
-    expect(page.locator("#cards figcaption", has_text="Asking")).to_have_count(0)
+    """Wait until the comparison is shown, and every model's map or the reason why it has none."""
+    expect(page.locator("#progress")).to_have_text(f"{path.name}: {rows(page).count()} models, 5 runs each.")
+    expect(page.locator("#cards figcaption", has_text="Computing")).to_have_count(0)
 
 
 def choose(page: Page, path: Path) -> None:
     page.set_input_files("#file", path)
-    expect(page.locator("#progress")).to_contain_text(f"looked at {path.name}")
+    expect(page.locator("#progress")).to_contain_text(f"{path.name}: ")
     looked(page, path)
 
 
@@ -106,7 +106,7 @@ def test_a_dropped_photograph_is_seen_by_six_models(playground: Watched, photogr
     expect(rows(page)).to_have_count(6)
     looked(page, photographs["cat"])
     assert set(column(page, "Model")) == ZOO
-    assert all("cat" in label or "Mau" in label for label in column(page, "Sees"))
+    assert all("cat" in label or "Mau" in label for label in column(page, "Top-1"))
     for card in page.locator(".card").all():
         shares = card.locator(".share").all_inner_texts()
         assert len(shares) == 5
@@ -130,7 +130,7 @@ def test_what_is_shown_is_what_the_service_answers(playground: Watched, photogra
     by_name = {one["model"]: one for one in answer["results"]}
     for name, label, speed_up, size in zip(
         column(page, "Model"),
-        column(page, "Sees"),
+        column(page, "Top-1"),
         column(page, "Speed-up"),
         column(page, "Size"),
         strict=True,
@@ -155,7 +155,7 @@ def test_who_disagrees_is_marked(visit: Visit, tmp_path: Path, photographs: Phot
         assert one.page.locator("#rows tr:has(.mark)").all_inner_texts()[0].startswith("other")
         expect(one.page.locator("#rows .mark")).to_have_text(["disagrees"])
         expect(one.page.locator("#cards .card[data-model=other] h3 .mark")).to_have_text("disagrees")
-        expect(one.page.locator("#verdict")).to_contain_text("They do not agree")
+        expect(one.page.locator("#verdict")).to_contain_text("Disagreement: ")
 
 
 def test_no_majority_is_marked_as_split(visit: Visit, tmp_path: Path, photographs: Photographs) -> None:
@@ -164,7 +164,7 @@ def test_no_majority_is_marked_as_split(visit: Visit, tmp_path: Path, photograph
         one.allow(r"status of 409.*/explain")
         choose(one.page, photographs["cat"])
         expect(one.page.locator("#rows .mark")).to_have_text(["split", "split"])
-        expect(one.page.locator("#verdict")).to_contain_text("They are split")
+        expect(one.page.locator("#verdict")).to_contain_text("No majority: ")
 
 
 def test_the_map_changes_with_the_class(playground: Watched, photographs: Photographs) -> None:
@@ -177,13 +177,13 @@ def test_the_map_changes_with_the_class(playground: Watched, photographs: Photog
             button = card.locator(".class").nth(index)
             button.click()
             label = button.locator(".label").inner_text()
-            expect(card.locator("figcaption")).to_have_text(f"What speaks for {label}")
+            expect(card.locator("figcaption")).to_have_text(f"Class activation map: {label}")
             expect(button).to_have_attribute("aria-pressed", "true")
             expect(card.locator("[aria-pressed=true]")).to_have_count(1)
-            assert card.locator(".map").get_attribute("alt") == f"Where {model} sees {label}"
+            assert card.locator(".map").get_attribute("alt") == f"Class activation map of {model} for {label}"
             seen[map_of(card)] = label
         assert len(seen) == 3
-    page.get_by_label("Lay the maps over the picture").uncheck()
+    page.get_by_label("Show maps over the image").uncheck()
     expect(page.locator(".map").first).to_be_hidden()
 
 
@@ -194,24 +194,24 @@ def test_a_model_without_an_exact_map_says_so(visit: Visit, tmp_path: Path, phot
         page = one.page
         page.set_input_files("#file", photographs["cat"])
         expect(page.locator("figcaption")).to_contain_text("no exact map exists for model 'tiny'")
-        expect(page.locator("#progress")).to_have_text("1 model looked at cat.jpg.")
+        expect(page.locator("#progress")).to_have_text("cat.jpg: 1 model, 5 runs each.")
 
 
 def test_a_pasted_picture_replaces_the_one_before(playground: Watched, photographs: Photographs) -> None:
     page = playground.page
     choose(page, photographs["cat"])
     give(page, "paste", photographs["rocket"])
-    expect(page.locator("#progress")).to_contain_text("looked at rocket.jpg")
+    expect(page.locator("#progress")).to_contain_text("rocket.jpg: ")
     looked(page, photographs["rocket"])
-    assert not any("cat" in label for label in column(page, "Sees"))
+    assert not any("cat" in label for label in column(page, "Top-1"))
 
 
 def test_a_picture_from_the_camera(visit: Visit, zoo_url: str) -> None:
     one = visit(f"{zoo_url}/", permissions=["camera"])
     page = one.page
     page.get_by_role("button", name="Use the camera").click()
-    page.get_by_role("button", name="Take the picture").click()
-    expect(page.locator("#progress")).to_contain_text("models looked at camera.jpg")
+    page.get_by_role("button", name="Take a photo").click()
+    expect(page.locator("#progress")).to_contain_text("camera.jpg: 6 models")
     page.get_by_role("button", name="Stop the camera").click()
     expect(page.locator("#viewfinder")).to_be_hidden()
     assert page.evaluate("document.getElementById('video').srcObject") is None
@@ -239,7 +239,7 @@ def test_the_baseline_is_the_readers_choice(playground: Watched, photographs: Ph
     page.get_by_label("Baseline").select_option("efficientnet-lite2")
     row = page.locator("#rows tr", has=page.locator("th", has_text="efficientnet-lite2 baseline"))
     expect(row.locator("td[data-name='Speed-up']")).to_have_text("1.00 ×")
-    expect(page.locator("#facts")).to_contain_text("over efficientnet-lite2.")
+    expect(page.locator("#facts")).to_contain_text("relative to efficientnet-lite2.")
 
 
 def test_bytes_that_are_no_picture_are_told_in_the_services_words(
@@ -251,7 +251,7 @@ def test_bytes_that_are_no_picture_are_told_in_the_services_words(
     text = tmp_path / "notes.txt"
     text.write_text("not a picture")
     give(page, "drop", text, "text/plain")
-    expect(page.get_by_role("alert").filter(has_text="no known image type")).to_be_visible()
+    expect(page.get_by_role("alert").filter(has_text="image: unknown type")).to_be_visible()
     expect(page.locator("#answers")).to_be_hidden()
     choose(page, photographs["coffee"])
     expect(page.locator("#problem")).to_have_text("")
@@ -288,7 +288,7 @@ def test_it_waits_for_another_comparison(visit: Visit, tmp_path: Path, photograp
                 pass
             one.page.set_input_files("#file", photographs["cat"])
             expect(one.page.locator("#progress")).to_contain_text("another comparison is running")
-        expect(one.page.locator("#progress")).to_have_text("1 model looked at cat.jpg.")
+        expect(one.page.locator("#progress")).to_have_text("cat.jpg: 1 model, 5 runs each.")
     assert answers[0].status_code == 200
 
 
@@ -308,9 +308,9 @@ def test_what_a_file_says_is_shown_and_not_run(
         page.set_input_files(
             "#file", {"name": "<b>x.jpg", "mimeType": "image/jpeg", "buffer": photographs["cat"].read_bytes()}
         )
-        expect(page.locator("#progress")).to_have_text("1 model looked at <b>x.jpg.")
+        expect(page.locator("#progress")).to_have_text("<b>x.jpg: 1 model, 5 runs each.")
         expect(page.locator(".class .label").first).to_contain_text(EVIL)
-        assert EVIL in column(page, "Sees")[0]
+        assert EVIL in column(page, "Top-1")[0]
         assert page.evaluate("window.injected") is None
 
 
@@ -324,7 +324,7 @@ def test_what_the_browser_cannot_show_the_service_shows(playground: Watched, tmp
     expect(page.locator(".card.no-photo .map")).to_have_count(6)
     looked(page, tiff)
     card = page.locator(".card").first
-    expect(card.locator("figcaption")).to_contain_text("What speaks for")
+    expect(card.locator("figcaption")).to_contain_text("Class activation map: ")
     assert card.locator(".map").evaluate("(map) => map.naturalWidth") == 451
 
 
@@ -339,10 +339,10 @@ def test_with_the_keyboard_alone(playground: Watched, photographs: Photographs) 
         raise AssertionError(f"the tab key never leads to {name}")
 
     page.on("filechooser", lambda chooser: chooser.set_files(photographs["cat"]))
-    expect(page.get_by_role("button", name="Choose a picture")).to_be_enabled()
-    tab_to("Choose a picture")
+    expect(page.get_by_role("button", name="Choose an image")).to_be_enabled()
+    tab_to("Choose an image")
     page.keyboard.press("Enter")
-    expect(page.locator("#progress")).to_contain_text("6 models looked")
+    expect(page.locator("#progress")).to_contain_text("6 models, 5 runs each")
     looked(page, photographs["cat"])
     tab_to("Size")
     page.keyboard.press("Space")
@@ -351,7 +351,7 @@ def test_with_the_keyboard_alone(playground: Watched, photographs: Photographs) 
     second = card.locator(".class .label").nth(1).inner_text()
     tab_to(second)
     page.keyboard.press("Enter")
-    expect(card.locator("figcaption")).to_have_text(f"What speaks for {second}")
+    expect(card.locator("figcaption")).to_have_text(f"Class activation map: {second}")
 
 
 @pytest.mark.parametrize("width", [360, 1920])

@@ -1,6 +1,7 @@
 """Strict framing of HTTP/1.1 requests (RFC 9112): where a head and a chunked body end.
 
-The parser (llhttp) reads the same bytes; what either of the two refuses is refused. No network in here.
+The parser (llhttp) reads the same bytes, and a request that either of the two refuses is refused. Pure
+functions on bytes, without I/O.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ from service.errors import HeadersTooLarge, MalformedRequest
 from service.text.display import quoted
 
 MAX_HEAD_BYTES = 65_536
-"""Bytes of a request head, and of the trailer section of a chunked body."""
+"""Limit of a request head, and of the trailer section of a chunked body."""
 
 MAX_FIELDS = 100
-"""Header fields of a request, and trailer fields of a chunked body."""
+"""Limit of header fields in a request, and of trailer fields in a chunked body."""
 
 MAX_EXTENSION_BYTES = 16_384
-"""Bytes of all chunk extensions of a body together; none is used, so a client has no reason to send more."""
+"""Limit of all chunk extensions of a body together. The service uses none."""
 
 MAX_SMALL_CHUNKS = 65_536
-"""Chunks of a body that may be of any size; with more, they must have `MIN_CHUNK_BYTES` on average."""
+"""Limit of chunks of any size. A body with more chunks must have `MIN_CHUNK_BYTES` per chunk on average."""
 
 MIN_CHUNK_BYTES = 64
-"""Bytes of data for each chunk of a body with many: each costs the event loop as much as kilobytes do."""
+"""Mean data bytes per chunk in a body of many chunks: a chunk costs the event loop as much as kilobytes."""
 
 FRAMING_FIELDS = frozenset({b"content-length", b"transfer-encoding", b"host"})
 """Header fields that decide where a request ends or which site it is for."""
@@ -41,7 +42,7 @@ _CHUNK_LINE = re.compile(rb"0*([0-9A-Fa-f]{1,16})(;[^\r\n]*)?\r\n")
 
 @dataclass(slots=True)
 class Head:
-    """A request line, and the whole head as the parser is to read it: without an offer to upgrade."""
+    """A parsed request line, and `raw`, the head for the parser: without `Upgrade` fields."""
 
     method: str
     authority: bytes | None
@@ -52,7 +53,7 @@ class Head:
 
 
 def skip_blank_lines(data: bytes) -> bytes:
-    """`data` without the empty lines that a client may send ahead of a request line."""
+    """Strip the empty lines that a client may send before a request line (RFC 9112 2.2)."""
     if data[:1] != b"\r":
         return data
     end = _BLANK_LINES.match(data).end()  # type: ignore[union-attr]  # matches the empty string too
@@ -60,9 +61,9 @@ def skip_blank_lines(data: bytes) -> bytes:
 
 
 def head_length(data: bytes) -> int:
-    """Length of the request head at the start of `data`; 0 while its end has not arrived.
+    """Return the length in bytes of the request head at the start of `data`, or 0 if it is incomplete.
 
-    Raises HeadersTooLarge, and MalformedRequest as soon as what has arrived cannot become a head.
+    Raises HeadersTooLarge, and MalformedRequest as soon as `data` cannot be the start of a head.
     """
     end = data.find(b"\r\n\r\n") + 4
     if (end if end >= 4 else len(data)) > MAX_HEAD_BYTES:
@@ -75,15 +76,15 @@ def head_length(data: bytes) -> int:
 
 
 def read_head(raw: bytes) -> Head:
-    """Read the request line of a complete head. Raises MalformedRequest, HeadersTooLarge.
+    """Parse the request line of a complete head. Raises MalformedRequest, HeadersTooLarge.
 
-    An `Upgrade` field is dropped: a server may ignore the offer (RFC 9110 7.8), and the parser would take
-    the rest of the connection for another protocol.
+    Drops `Upgrade` fields: a server may ignore them (RFC 9110 7.8), and the parser would treat the rest of
+    the connection as another protocol.
     """
     line = _REQUEST_LINE.match(raw)
     if line is None:
-        shown = quoted(raw.partition(b"\r\n")[0])
-        raise MalformedRequest(f"request line: malformed (given: {shown}; allowed: METHOD TARGET HTTP/1.1)")
+        given = quoted(raw.partition(b"\r\n")[0])
+        raise MalformedRequest(f"request line: malformed (given: {given}; allowed: METHOD TARGET HTTP/1.1)")
     method, target, major, minor = line.groups()
     if major != b"1" or minor not in b"01":
         given = f"HTTP/{major.decode()}.{minor.decode()}"
@@ -105,10 +106,9 @@ def read_head(raw: bytes) -> Head:
 
 
 def check_framing(head: Head, fields: list[tuple[bytes, bytes]]) -> bool:
-    """Whether the body is chunked, from the framing fields of the head as the parser read them.
+    """Return whether the body is chunked. `fields` are the head's FRAMING_FIELDS as the parser read them.
 
-    Raises MalformedRequest where RFC 9112 6 says so, and for every transfer coding but `chunked`: this
-    service decodes no other.
+    Raises MalformedRequest for the conflicts of RFC 9112 6, and for every transfer coding except `chunked`.
     """
     values: dict[bytes, bytes] = {}
     for name, value in fields:
@@ -121,7 +121,7 @@ def check_framing(head: Head, fields: list[tuple[bytes, bytes]]) -> bool:
             raise MalformedRequest("header host: missing")
     elif _HOST.fullmatch(host) is None:
         raise MalformedRequest(f"header host: malformed (given: {quoted(host)})")
-    if head.authority is not None and host is not None and _bare(head.authority) != _bare(host):
+    if head.authority is not None and host is not None and _normalised(head.authority) != _normalised(host):
         raise MalformedRequest(
             f"header host: differs from the request target (given: {quoted(host)}; "
             f"target: {quoted(head.authority)})"
@@ -140,21 +140,21 @@ def check_framing(head: Head, fields: list[tuple[bytes, bytes]]) -> bool:
 
 
 class ChunkedBody:
-    """Finds the end of a chunked body, in pieces of any size."""
+    """Incremental scanner that finds the end of a chunked body (RFC 9112 7.1)."""
 
     def __init__(self) -> None:
         self.complete = False
-        """Whether the last byte of the body has been seen."""
-        self._data_left = 0  # of the chunk at hand, with the line end behind its data
-        self._data = 0  # of all chunks so far, as their sizes announce it
+        """Whether the last byte of the body was scanned."""
+        self._data_left = 0  # bytes of the current chunk that are still to come, including its line end
+        self._data = 0  # sum of the chunk sizes so far
         self._chunks = 0
         self._line = b""
         self._extension_bytes = 0
-        self._trailers: int | None = None  # fields so far, once the last chunk has been seen
+        self._trailers: int | None = None  # trailer fields so far; None before the last chunk
         self._trailer_bytes = 0
 
     def take(self, data: bytes) -> int:
-        """How many bytes at the start of `data` belong to the body.
+        """Scan `data` and return how many bytes at its start belong to the body.
 
         Raises MalformedRequest, HeadersTooLarge.
         """
@@ -218,6 +218,6 @@ class ChunkedBody:
             raise HeadersTooLarge(f"chunked body: trailer section too large (limits: {limits})")
 
 
-def _bare(authority: bytes) -> bytes:
-    """Host and port in lower case, without a default port."""
+def _normalised(authority: bytes) -> bytes:
+    """Return host and port in lower case, without a default port."""
     return _DEFAULT_PORT.sub(b"", authority.lower())

@@ -1,16 +1,16 @@
-"""HTTP/1.1 connections: uvicorn's httptools protocol with strict framing, bounds and a lingering close.
+"""HTTP/1.1 connections: uvicorn's httptools protocol with strict framing, limits and a lingering close.
 
 Differences from uvicorn's `HttpToolsProtocol`:
 
-- The parser is given one request at a time, and never the bytes behind it: those wait until the response is
-  complete. Parser and application therefore agree on where a request ends, and nothing behind a request
-  that closes the connection, or behind one that is refused, is ever read as a request.
-- Offers to upgrade are ignored, trailer fields are dropped.
-- Size, number of fields and duration of a request head are bounded.
-- A refused request is answered by a problem document.
-- Where a response was sent before its request had arrived completely, the rest is read and thrown away for a
-  bounded time, so that the client reads the response instead of a connection reset (RFC 9112 9.6).
-- A client that does not read its response is cut off.
+- The parser gets the bytes of one request at a time; later bytes wait until the response is complete. Parser
+  and application therefore agree on where a request ends, and bytes after a refused request, or after one
+  that closes the connection, are never parsed as a request.
+- `Upgrade` and trailer fields are dropped.
+- Size, number of fields and duration of a request head are limited.
+- A refused request gets a problem document.
+- If the response was sent before the whole request arrived, the rest is read and discarded for a limited
+  time, so that the client reads the response instead of a connection reset (RFC 9112 9.6).
+- A client that does not read its response is disconnected.
 """
 
 from __future__ import annotations
@@ -45,32 +45,32 @@ def _uncounted(_: str) -> None:
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """One connection. A request is read, answered, and only then followed by the next."""
+    """One HTTP/1.1 connection, which serves its requests strictly one after the other."""
 
     head_s = 10.0
-    """Seconds from the first byte of a request head to its last."""
+    """Timeout from the first byte of a request head to its last, in seconds."""
     drain_s = 10.0
-    """Seconds for which the rest of an answered request is read and thrown away."""
+    """Maximum time to read and discard the rest of an answered request, in seconds."""
     drain_idle_s = 5.0
-    """Seconds without a byte after which a client has nothing more to send."""
+    """Seconds without a byte after which discarding ends."""
     drain_bytes = 100_000_000
-    """Bytes of an answered request that are read and thrown away."""
+    """Maximum bytes of an answered request to read and discard."""
     unread_s = 30.0
-    """Seconds without a byte of a response taken after which its client is cut off; at most twice that."""
+    """Disconnect a client that reads no byte of its response for this many seconds, at most twice as many."""
     unread_stopping_s = 1.0
-    """The same while the service is stopping."""
+    """`unread_s` while the service is stopping."""
     refused: Callable[[str], None] = staticmethod(_uncounted)
-    """Called with the kind of error of a request that the application never sees."""
+    """Callback with the error slug of each request that is refused before it reaches the application."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._unread = b""  # bytes behind the request at hand, or the start of a head
-        self._ignoring = False  # whatever arrives from now on is not looked at
+        self._unread = b""  # bytes after the current request, or an incomplete head
+        self._ignoring = False  # discard all further input
         self._head_complete = False
         self._message_complete = False
         self._keep_alive = False
-        self._framing: list[tuple[bytes, bytes]] = []  # fields of the head that decide about framing
-        self._receiving = False  # the body of `cycle` has not arrived completely
+        self._framing: list[tuple[bytes, bytes]] = []  # the head's FRAMING_FIELDS
+        self._receiving = False  # the body of `cycle` is incomplete
         self._chunked: ChunkedBody | None = None
         self._length_left = 0
         self._head_timer: asyncio.TimerHandle | None = None
@@ -82,16 +82,16 @@ class HttpProtocol(HttpToolsProtocol):
         self._drained = 0
         self._drained_before = 0
 
-    # The connection
+    # Connection events
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the idle timer: uvicorn lets a connection that never sends anything stay for ever."""
+        """Start the idle timer: uvicorn never closes a connection that sends nothing."""
         super().connection_made(transport)
         self._response_transport: Any = _ResponseTransport(transport, self)
         self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timers, and tell the application."""
+        """Stop the timers and notify the application."""
         self._ignoring = True
         self._unread = b""
         self._unset_keepalive_if_required()
@@ -101,7 +101,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read on."""
+        """Parse received bytes, or discard them after an early response."""
         if self._drain_timer is not None:
             self._drained += len(data)
             if self._drained > self.drain_bytes:
@@ -114,7 +114,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._read(data)
 
     def shutdown(self) -> None:
-        """End the connection after the response at hand; at once where there is none."""
+        """Close the connection after the current response, or at once if there is none."""
         self.unread_s = self.unread_stopping_s
         if self._unread_timer is not None:
             self._stop_unread_timer()
@@ -125,7 +125,7 @@ class HttpProtocol(HttpToolsProtocol):
             super().shutdown()
 
     def write(self, data: bytes) -> None:
-        """Send a piece of a response."""
+        """Send response bytes and watch whether the client reads them."""
         self._written += len(data)
         self.transport.write(data)
         if self._unread_timer is None and self.transport.get_write_buffer_size():
@@ -141,7 +141,7 @@ class HttpProtocol(HttpToolsProtocol):
         if not unread:
             return
         if self._written - unread == self._taken_before:
-            log.info("client cut off: it does not read its response", unread_bytes=unread)
+            log.info("client disconnected: response not read", unread_bytes=unread)
             self.transport.abort()
         else:
             self._await_reader()
@@ -191,10 +191,10 @@ class HttpProtocol(HttpToolsProtocol):
             self._head_timer = None
 
     def _refuse_slow_head(self) -> None:
-        self._refuse(RequestTimeout(f"request head: not complete within {self.head_s:g} s"))
+        self._refuse(RequestTimeout(f"request head: incomplete after {self.head_s:g} s"))
 
     def _begin(self, raw: bytes) -> None:
-        """Parse a complete head, and start the application."""
+        """Parse a complete head and start the application."""
         self._unset_keepalive_if_required()
         self._stop_head_timer()
         head = read_head(raw)
@@ -218,8 +218,8 @@ class HttpProtocol(HttpToolsProtocol):
         scope["raw_path"] = self.root_path.encode("ascii") + head.path
         scope["query_string"] = head.query
         expects = self.expect_100_continue and head.version != "1.0" and not self._message_complete
-        kind = _ExpectingCycle if expects else RequestResponseCycle
-        self.cycle = kind(
+        cycle_type = _ExpectingCycle if expects else RequestResponseCycle
+        self.cycle = cycle_type(
             scope=scope,
             transport=self._response_transport,
             flow=self.flow,
@@ -239,7 +239,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._start_asgi_task(self.cycle, self.app)
 
     def _read_body(self, data: bytes) -> int:
-        """Hand on the body of the request at hand, and return how much of `data` belongs to it."""
+        """Feed the current request's body to the parser; return how many bytes of `data` belong to it."""
         if self._chunked is not None:
             taken = self._chunked.take(data)
             complete = self._chunked.complete
@@ -272,7 +272,7 @@ class HttpProtocol(HttpToolsProtocol):
             raise MalformedRequest(f"request: {error}") from None
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header field; drop a trailer field."""
+        """Store a header field; drop a trailer field."""
         if self._head_complete:
             return
         name = name.lower()
@@ -284,22 +284,22 @@ class HttpProtocol(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Note what the parser forgets once the message is complete."""
+        """Store keep-alive now: the parser resets it when the message is complete."""
         self._head_complete = True
         self._keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
 
     def on_message_complete(self) -> None:
-        """Note that the parser has seen the request's last byte."""
+        """Record that the parser reached the end of the request."""
         self._message_complete = True
 
     def _refuse(self, error: WeighinError) -> None:
-        """Answer a request that cannot be read, unless its response was begun, and end the connection."""
+        """Answer an invalid request, unless its response has started, and close the connection."""
         self._unread = b""
         self._ignoring = True
         if self._receiving:
             cycle = self.cycle
             if cycle.response_started and not cycle.response_complete:
-                cycle.keep_alive = False  # the response is valid; `end` follows it
+                cycle.keep_alive = False  # the response is valid; `end` is called after it
                 self.flow.pause_reading()
                 return
             answered = cycle.response_complete
@@ -330,10 +330,10 @@ class HttpProtocol(HttpToolsProtocol):
         self.write(b"".join([*content, b"\r\n", bytes(response.body)]))
         log.info("request refused", request_id=request_id, status=response.status_code, detail=error.detail)
 
-    # The end of a response and of the connection
+    # End of a response and of the connection
 
     def on_response_complete(self) -> None:
-        """Go on with the next request, once the rest of this one has arrived."""
+        """Continue with the next request, after the rest of this one has arrived."""
         self.server_state.total_requests += 1
         if self._ignoring or self.transport.is_closing():
             return
@@ -347,11 +347,11 @@ class HttpProtocol(HttpToolsProtocol):
             self._read(data)
 
     def end(self, *, lingering: bool = False) -> None:
-        """Close the connection after what has been written.
+        """Close the connection after all written bytes are sent.
 
-        Where the client may still be sending (`lingering`, or something is unread), or closes the connection
-        itself as it asked for that, only this side is closed, and what arrives is thrown away: closing both
-        would reset the connection, and the client might lose the response.
+        If the client may still be sending (`lingering`, or bytes are unread), or will close the connection
+        itself, close only the write side and discard further input: closing both would reset the connection,
+        and the client could lose the response.
         """
         lingering = lingering or self._receiving or bool(self._unread) or not self._keep_alive
         self._ignoring = True
@@ -389,25 +389,25 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 def http_protocol(max_body_bytes: int, refused: Callable[[str], None] = _uncounted) -> type[HttpProtocol]:
-    """The protocol of a service whose bodies may have `max_body_bytes`: ten times as many are thrown away.
+    """Return the protocol class for a service with this body limit; it discards up to ten times as much.
 
-    A client sees the refusal of a body once it has sent all of it, so a body that is too large by a factor
-    of ten still gets its answer, while one without an end does not go on. `refused` is called with the kind
-    of error of each request that the application never sees.
+    Many clients read the response only after they have sent the whole body. With a factor of ten, a body that
+    is too large still gets its response, while an endless one is cut off. `refused` is called with the error
+    slug of each request that is refused before it reaches the application.
     """
 
-    class Bounded(HttpProtocol):
+    class LimitedProtocol(HttpProtocol):
         drain_bytes = max(HttpProtocol.drain_bytes, 10 * max_body_bytes)
 
-    Bounded.refused = staticmethod(refused)
+    LimitedProtocol.refused = staticmethod(refused)
 
-    return Bounded
+    return LimitedProtocol
 
 
 class _ExpectingCycle(RequestResponseCycle):
     """A request whose client waits for `100 Continue` before it sends the body.
 
-    A final response instead leaves open whether the body follows, so the connection ends with it.
+    If it gets a final response instead, the body may or may not follow, so the connection is closed.
     """
 
     async def send(self, message: Any) -> None:
@@ -417,7 +417,7 @@ class _ExpectingCycle(RequestResponseCycle):
 
 
 class _ResponseTransport:
-    """The connection as a response may use it: `close` leaves it to the protocol how that is done."""
+    """Transport for responses: writes are watched, and `close` becomes the protocol's lingering `end`."""
 
     def __init__(self, transport: asyncio.Transport, protocol: HttpProtocol) -> None:
         self.write = protocol.write

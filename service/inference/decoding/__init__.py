@@ -1,1 +1,1 @@
-"""Image files to upright 8-bit RGB pixels."""
+"""Decoding of image files to 8-bit RGB pixels, with EXIF orientation applied."""

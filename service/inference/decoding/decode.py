@@ -1,4 +1,4 @@
-"""Bytes to RGB pixels: the type is told from the bytes, and a JPEG is decoded at the scale that is needed."""
+"""Image decoding to RGB: the format is detected from the signature, a JPEG is decoded at a useful scale."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from service.errors import EmptyBody, TooManyPixels, UndecodableImage, UnknownIm
 from service.inference.decoding.jpeg import DamagedJpeg, jpeg_pixels
 from service.inference.decoding.jpeg_header import read_jpeg_header
 from service.inference.decoding.metadata import png_without_metadata, webp_without_metadata
-from service.inference.decoding.rgb import to_rgb, upright
-from service.inference.decoding.signatures import Format, described, image_format
+from service.inference.decoding.rgb import apply_orientation, to_rgb
+from service.inference.decoding.signatures import Format, identify_unsupported, image_format
 from service.inference.decoding.tiff import CheckedTiff
 
 SUFFIXES_OF: dict[Format, tuple[str, ...]] = {
@@ -38,15 +38,15 @@ SUFFIXES_OF: dict[Format, tuple[str, ...]] = {
     "tiff": (".tif", ".tiff"),
     "avif": (".avif", ".avifs"),
 }
-"""Suffixes of file names, in lower case, that mark images in a folder; `decode` never looks at one."""
+"""Lower-case file name suffixes by format, for listing folders; `decode` ignores file names."""
 
 if importlib.util.find_spec("pillow_heif") is not None:
     SUFFIXES_OF["heif"] = (".heic", ".heif", ".hif")
 
 SUFFIXES = frozenset(suffix for suffixes in SUFFIXES_OF.values() for suffix in suffixes)
-"""All of them."""
+"""All suffixes of SUFFIXES_OF."""
 
-# The classes are called directly: `Image.open` would try formats by turns and apply its own pixel limit.
+# The plugins are called directly: `Image.open` would try each format and apply its own pixel limit.
 _PILLOW: dict[Format, type[ImageFile]] = {
     "png": PngImageFile,
     "webp": WebPImageFile,
@@ -55,28 +55,28 @@ _PILLOW: dict[Format, type[ImageFile]] = {
     "tiff": CheckedTiff,
     "avif": AvifImageFile,
 }
-_READ = "JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF"
-# Chunks that change no pixel must not spoil the picture.
+_SUPPORTED = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF"
+# Broken metadata must not make an image undecodable.
 _WITHOUT_METADATA: dict[Format, Callable[[bytes], bytes]] = {
     "png": png_without_metadata,
     "webp": webp_without_metadata,
 }
 # The only reductions for which libjpeg-turbo has vector code; 3/4 and 3/8 are slower than decoding in full.
-# Each with how much larger than needed its result must be: reducing in the frequency domain filters otherwise
-# than resizing does, which tips a network that is undecided between two classes, the less often the more is
-# left to the resizing (judged in test_scaled_decoding.py). At 1/2 speed wins: decoding and
-# resizing 512 pixels in full for a network that wants 256 takes three times as long.
+# (scale, margin): a scale is used if its result is at least `margin` times larger than needed. Scaling in the
+# frequency domain filters differently from resizing and can change the top-1 class of an undecided network,
+# less often the more is left to the resizing (measured in test_scaled_decoding.py). At 1/2 speed wins:
+# decoding and resizing 512 pixels in full for a network that needs 256 takes three times as long.
 _SCALES = ((8, 1.5), (4, 1.5), (2, 1.0))
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """A picture as it is displayed: upright, without transparency.
+    """A decoded image with EXIF orientation applied and alpha composited over white.
 
-    `pixels` is uint8 RGB (H, W, 3), C-contiguous, and `box` the part of them that the picture fills: scaling
-    rounds up, so the outermost row and column of a scaled JPEG may be covered in part. `width` and `height`
-    are those of the picture before any scaling; `bytes` is the length of what was given; a JPEG was decoded
-    at 1/`scale` (1, 2, 4 or 8).
+    `pixels` is uint8 RGB (H, W, 3), C-contiguous. `box` is the part of it that the image covers: scaling
+    rounds up, so the last row and column of a scaled JPEG may be covered in part. `width` and `height` are
+    those of the image before scaling, `bytes` is the file size; a JPEG was decoded at 1/`scale` (1, 2, 4 or
+    8).
     """
 
     pixels: NDArray[np.uint8]
@@ -92,10 +92,10 @@ def decode(data: bytes, *, shorter_side: int, max_pixels: int) -> DecodedImage:
     """Decode the first frame of a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF.
 
     A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4 and 1/8 whose shorter side still has
-    `shorter_side` pixels (at 1/4 and 1/8, half as many again). Releases the interpreter lock meanwhile.
+    `shorter_side` pixels (1.5 times as many at 1/4 and 1/8). Releases the interpreter lock while decoding.
 
-    Raises EmptyBody, UnknownImageType, TooManyPixels (the header declares more than `max_pixels`; nothing
-    has been decoded then) and UndecodableImage (truncated or corrupt, or of a kind that nothing here reads).
+    Raises EmptyBody, UnknownImageType, TooManyPixels (the header declares more than `max_pixels`; raised
+    before decoding) and UndecodableImage (truncated, corrupt or unsupported).
     """
     if not data:
         raise EmptyBody
@@ -115,19 +115,19 @@ def _decode_jpeg(data: bytes, shorter_side: int, max_pixels: int) -> DecodedImag
     shorter = min(header.width, header.height)
     scale = next((scale for scale, margin in _SCALES if shorter >= scale * margin * shorter_side), 1)
     if header.bits != 8:
-        raise UndecodableImage(f"The JPEG has {header.bits} bits per sample; only 8 are read.")
+        raise UndecodableImage(f"JPEG: {header.bits} bits per sample (allowed: 8)")
     try:
-        pixels = upright(jpeg_pixels(data, header, scale), header.orientation)
+        pixels = apply_orientation(jpeg_pixels(data, header, scale), header.orientation)
     except (DamagedJpeg, MemoryError):
         raise _undecodable("jpeg", data) from None
-    turned = header.orientation >= 5
-    width, height = (header.height, header.width) if turned else (header.width, header.height)
-    box = _filled(pixels, width / scale, height / scale, header.orientation)
+    swapped = header.orientation >= 5
+    width, height = (header.height, header.width) if swapped else (header.width, header.height)
+    box = _covered_box(pixels, width / scale, height / scale, header.orientation)
     return DecodedImage(pixels, box, width, height, "jpeg", len(data), scale)
 
 
-def _filled(pixels: NDArray[np.uint8], width: float, height: float, orientation: int) -> Box:
-    """Where in `pixels`, upright by now, the `width` x `height` lie that began at the top left as stored."""
+def _covered_box(pixels: NDArray[np.uint8], width: float, height: float, orientation: int) -> Box:
+    """Return the part of the oriented `pixels` that the image covers; it is stored from the top left."""
     left = pixels.shape[1] - width if orientation in (2, 3, 6, 7) else 0.0
     top = pixels.shape[0] - height if orientation in (3, 4, 7, 8) else 0.0
     return (left, top, left + width, top + height)
@@ -144,8 +144,8 @@ def _decode_with_pillow(data: bytes, kind: Format, max_pixels: int) -> NDArray[n
         image = plugin(io.BytesIO(data))
         _check_pixels(kind, *image.size, max_pixels)
         if isinstance(image, CheckedTiff):
-            # Tiles are decoded whole, so a small picture must not be made of one huge tile; libtiff takes a
-            # tile of which one side is given to be as long as the picture on the other.
+            # Tiles are decoded whole, so a small image with one huge tile must be refused. libtiff takes a
+            # missing tile side as the side of the image.
             tags = image.tag_v2
             tile = int(tags.get(TILEWIDTH, image.width)), int(tags.get(TILELENGTH, image.height))
             _check_pixels(kind, *tile, max_pixels)
@@ -153,17 +153,17 @@ def _decode_with_pillow(data: bytes, kind: Format, max_pixels: int) -> NDArray[n
     except (TooManyPixels, UndecodableImage):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise TooManyPixels(f"The {_name(kind)} declares more pixels than can be decoded.") from None
-    # Pillow's plugins raise nearly any type for malformed bytes (struct.error, KeyError, SyntaxError,
-    # ZeroDivisionError, MemoryError for absurd sizes, ...): whatever it is, these bytes are no picture.
+        raise TooManyPixels(f"{_name(kind)}: too many pixels (limit: {max_pixels})") from None
+    # Pillow's plugins raise nearly any exception type for malformed bytes (struct.error, KeyError,
+    # SyntaxError, ZeroDivisionError, MemoryError for absurd sizes, ...).
     except Exception:
         raise _undecodable(kind, data) from None
 
 
 def _declared_early(data: bytes, kind: Format) -> list[tuple[int, int]]:
-    """Sizes (width, height) that must be checked before Pillow's plugin sees the data.
+    """Return the declared sizes (width, height) to check before Pillow's plugin is constructed.
 
-    On being constructed, the GIF plugin may allocate a frame and the WebP plugin a canvas.
+    The constructor of the GIF plugin may allocate a frame, that of the WebP plugin a canvas.
     """
     try:
         if kind == "gif":
@@ -183,17 +183,16 @@ def _declared_early(data: bytes, kind: Format) -> list[tuple[int, int]]:
 
 def _check_pixels(kind: Format, width: int, height: int, max_pixels: int) -> None:
     if width < 1 or height < 1:
-        raise UndecodableImage(f"The {_name(kind)} says that it is {width} x {height} pixels large.")
+        raise UndecodableImage(f"{_name(kind)}: {width} x {height} pixels (allowed: at least 1 x 1)")
     if width * height > max_pixels:
         raise TooManyPixels(
-            f"The {_name(kind)} declares {width} x {height} = {width * height} pixels; "
-            f"at most {max_pixels} are decoded."
+            f"{_name(kind)}: {width} x {height} = {width * height} pixels (limit: {max_pixels})"
         )
 
 
 @functools.cache
 def _heif_plugin() -> type[ImageFile] | None:
-    """Pillow's plugin for HEIF where the extra `heif` is installed; loaded with the first such picture."""
+    """Return Pillow's HEIF plugin, imported on first use; None if the extra `heif` is not installed."""
     try:
         from pillow_heif import HeifImageFile
     except ImportError:
@@ -203,18 +202,16 @@ def _heif_plugin() -> type[ImageFile] | None:
 
 
 def _unknown(data: bytes) -> str:
-    start = f"The {len(data)} bytes start with {data[:8]!r}"
-    known = described(data)
-    if known is None:
-        return f"{start}, which is no known image type; {_READ} are."
-    name, advice = known
-    return f"{start}: they are {name}, which is not decoded; {advice}. {_READ} are decoded."
+    given = f"(given: {len(data)} bytes starting with {data[:8]!r}; allowed: {_SUPPORTED})"
+    identified = identify_unsupported(data)
+    if identified is None:
+        return f"image: unknown type {given}"
+    name, advice = identified
+    return f"image: unsupported type '{name}'; {advice} {given}"
 
 
 def _undecodable(kind: Format, data: bytes) -> UndecodableImage:
-    return UndecodableImage(
-        f"The {_name(kind)} is truncated, corrupt or of a rare kind: its {len(data)} bytes cannot be decoded."
-    )
+    return UndecodableImage(f"{_name(kind)}: truncated, corrupt or of a rare kind (given: {len(data)} bytes)")
 
 
 def _name(kind: Format) -> str:

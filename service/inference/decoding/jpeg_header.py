@@ -1,4 +1,4 @@
-"""What a JPEG's segments say, orientation included, read without decoding anything."""
+"""JPEG header reader: frame, size, EXIF orientation and scans, without decoding (ITU-T T.81, annex B)."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ START_OF_SCAN = 0xDA
 START_OF_IMAGE = 0xD8
 END_OF_IMAGE = 0xD9
 
-# Frame headers are C0 to CF but for these three (Huffman tables, reserved, arithmetic conditioning).
+# Frame headers are C0 to CF except these three (Huffman tables, reserved, arithmetic conditioning).
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE = frozenset({0xC2, 0xCA})
 WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 
-# libjpeg-turbo scales what a discrete cosine transform coded: baseline, extended and progressive frames, with
-# Huffman or arithmetic codes. A lossless frame (C3) has no transform: decoded at a scale, libjpeg-turbo
-# before 3.1.4 writes its full size into the scaled one's buffer. It decodes no hierarchical frames.
+# libjpeg-turbo scales frames with a discrete cosine transform: baseline, extended and progressive, with
+# Huffman or arithmetic codes. A lossless frame (C3) has none: for it, libjpeg-turbo before 3.1.4 ignores the
+# scale and writes full-size pixels into the smaller buffer. It does not decode hierarchical frames.
 _DECODED_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 _FRAME_KINDS = {0xC3: "lossless", 0xCB: "lossless"}
 
-# FF is followed by the marker; further FFs before it are fill bytes, and FF 00 is no marker.
+# A marker is FF and one byte; further FFs before that byte are fill bytes, and FF 00 is not a marker.
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 _PARAMETERLESS = re.compile(rb"(?:\xff+[\x01\xd0-\xd7])*")
 
-# Far above what cameras and editors write; below what would keep a core busy for the sake of a small body.
-_MOST_SEGMENTS = 4096
-MOST_SCANS = 100
+# Far above what cameras and editors write, low enough that a small body cannot keep a core busy.
+_MAX_SEGMENTS = 4096
+MAX_SCANS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +67,10 @@ class Segment(NamedTuple):
 
 
 def read_jpeg_header(data: bytes) -> JpegHeader:
-    """Walk the segments of `data`, a JPEG, up to its first scan; microseconds, whatever the picture's size.
+    """Read the segments of a JPEG up to its first scan. Takes microseconds for any image size.
 
-    Raises UndecodableImage when there is not one complete frame header before the first scan, when the frame
-    is lossless or hierarchical, when the picture has no pixels, or when its segments or scans are so many
-    that it can only be meant to cost time.
+    Raises UndecodableImage unless there is exactly one complete frame header before the first scan, for a
+    lossless or hierarchical frame, for a size of 0 pixels, and for more segments or scans than the limits.
     """
     exif: list[bytes] = []
     frame: tuple[int, int, int, int] | None = None
@@ -83,54 +82,53 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
             first_scan = segment.at
         elif marker in FRAMES:
             if frame is not None:
-                raise UndecodableImage("the JPEG has two frame headers")
+                raise UndecodableImage("JPEG: two frame headers")
             if segment.start + 6 > len(data) or segment.end - segment.start < 6:
                 break
             frame = struct.unpack_from(">BHHB", data, segment.start)
             frame_marker = marker
         elif marker == APP1 and data.startswith(EXIF, segment.start):
-            # A block of more than 64 KB goes on in further segments, each with the same signature.
+            # A block over 64 KB continues in further segments, each with the same signature.
             exif.append(data[segment.start + len(EXIF) : segment.end])
     if frame is None:
-        raise UndecodableImage(f"The JPEG ends before its size is told: {len(data)} bytes were given.")
+        raise UndecodableImage(f"JPEG: truncated before its frame header (given: {len(data)} bytes)")
     if frame_marker not in _DECODED_FRAMES:
         kind = _FRAME_KINDS.get(frame_marker, "hierarchical")
         raise UndecodableImage(
-            f"the JPEG is {kind} (frame type SOF{frame_marker - 0xC0}), which is not decoded "
-            "(allowed: baseline, extended and progressive)"
+            f"JPEG: {kind} frames are unsupported (given: SOF{frame_marker - 0xC0}; "
+            "allowed: baseline, extended, progressive)"
         )
     bits, height, width, components = frame
     if not width or not height:
-        raise UndecodableImage(f"The JPEG says that it is {width} x {height} pixels large.")
-    # Every scan visits the whole picture, unless the first one of a sequential picture holds all components.
+        raise UndecodableImage(f"JPEG: {width} x {height} pixels (allowed: at least 1 x 1)")
+    # Each scan costs a pass over the image. A sequential JPEG whose first scan has all components has no
+    # other.
     if frame_marker in PROGRESSIVE or data[first_scan + 4 : first_scan + 5] != bytes([components]):
         scans = (segment for segment in scan_segments(data, first_scan) if segment.marker == START_OF_SCAN)
-        if next(itertools.islice(scans, MOST_SCANS, None), None) is not None:
-            raise UndecodableImage(
-                f"the JPEG has more than {MOST_SCANS} scans; at most {MOST_SCANS} are decoded"
-            )
+        if next(itertools.islice(scans, MAX_SCANS, None), None) is not None:
+            raise UndecodableImage(f"JPEG: more than {MAX_SCANS} scans")
     orientation = exif_orientation(b"".join(exif)) if exif else 1
     return JpegHeader(width, height, components, bits, orientation, frame_marker, first_scan)
 
 
 def segments(data: bytes, position: int, *, after_scan: bool = False) -> Iterator[Segment]:
-    """The segments from `position` up to and including the next start of a scan or the end of the image.
+    """Yield the segments from `position` up to and including the next start of a scan or end of image.
 
-    Reads as libjpeg does: fill bytes, stray bytes and markers without a length are skipped. Ends before a
-    marker whose length is cut off; the content of the last segment may be. `after_scan`: ends before the
+    Skips fill bytes, stray bytes and markers without a length, as libjpeg does. Stops before a marker whose
+    length is truncated; the content of the last segment may be truncated. With `after_scan`, stops before the
     start of another image too.
-    Raises UndecodableImage when there are too many.
+    Raises UndecodableImage for more than 4096 segments.
     """
-    for _ in range(_MOST_SEGMENTS):
+    for _ in range(_MAX_SEGMENTS):
         run = _PARAMETERLESS.match(data, position)
         at = data.find(b"\xff", position if run is None else run.end())
         if at < 0:
             return
         if data[at + 1 : at + 2] in (b"\0", b"\xff", b""):
-            marker_found = _MARKER.search(data, at)
-            if marker_found is None:
+            next_marker = _MARKER.search(data, at)
+            if next_marker is None:
                 return
-            at = marker_found.start()
+            at = next_marker.start()
         marker = data[at + 1]
         if marker == START_OF_IMAGE and after_scan:
             return
@@ -148,13 +146,13 @@ def segments(data: bytes, position: int, *, after_scan: bool = False) -> Iterato
         if marker == START_OF_SCAN:
             return
         position = end
-    raise UndecodableImage(f"The JPEG has more than {_MOST_SEGMENTS} segments before a scan.")
+    raise UndecodableImage(f"JPEG: more than {_MAX_SEGMENTS} segments before a scan")
 
 
 def scan_segments(data: bytes, first_scan: int) -> Iterator[Segment]:
-    """The segments from the first scan's header to the end of the image: coded data are skipped.
+    """Yield the segments from the first scan's header to the end of the image, without coded data.
 
-    What follows the end of the image (a video, a second picture) is never looked at.
+    Never reads beyond the end of the image (into a video or a second image).
     """
     position = first_scan
     ends = ends_of_coded_data(data, first_scan)
@@ -165,17 +163,17 @@ def scan_segments(data: bytes, first_scan: int) -> Iterator[Segment]:
             scan = segment if segment.marker == START_OF_SCAN else None
         if scan is None:
             return
-        after = int(np.searchsorted(ends, scan.end))
-        if after == len(ends):
+        index = int(np.searchsorted(ends, scan.end))
+        if index == len(ends):
             return
-        position = int(ends[after])
+        position = int(ends[index])
 
 
 def ends_of_coded_data(data: bytes, position: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Offsets, from `position` on, of each FF that begins a marker other than a restart marker.
+    """Return the offsets from `position` of each FF that starts a marker other than a restart marker.
 
-    In coded data FF is followed by 00 or a restart marker, so the first offset behind a scan's header is
-    where its coded data end.
+    In coded data FF is followed by 00 or a restart marker, so the first offset after a scan's header is the
+    end of its coded data.
     """
     values = np.frombuffer(data, np.uint8)[position:]
     following = values[1:]

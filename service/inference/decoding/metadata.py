@@ -1,4 +1,4 @@
-"""PNG and WebP without the metadata that may spoil them, and with transparency that Pillow reads right."""
+"""Strip metadata that can make a PNG or WebP undecodable; correct PNG transparency for Pillow."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ _FRAME_BYTES = 12
 """Length, name and checksum of a chunk."""
 _CRITICAL = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 _GREY, _RGB, _PALETTE = 0, 2, 3
-_MOST_CHUNKS = 50_000
-"""Far above what writers make of 20 MB; below what would keep a core busy."""
+_MAX_CHUNKS = 50_000
+"""Far above what writers put into 20 MB, low enough that a file cannot keep a core busy."""
 
 _RIFF_BYTES = 12
-_PICTURE_CHUNKS = frozenset({b"VP8X", b"ALPH", b"VP8 ", b"VP8L", b"ANIM", b"ANMF"})
+_IMAGE_CHUNKS = frozenset({b"VP8X", b"ALPH", b"VP8 ", b"VP8L", b"ANIM", b"ANMF"})
 _EXIF_FLAG, _ICC_AND_XMP_FLAGS = 0x08, 0x24
 
 
 def webp_without_metadata(data: bytes) -> bytes:
-    """Copy the chunks of a WebP that its pictures depend on, and EXIF that is whole; mend the total size."""
+    """Copy the chunks of a WebP that pixels depend on, and complete EXIF; correct the file size field.
+
+    Raises UndecodableImage for more than 50 000 chunks.
+    """
     chunks: list[tuple[bytes, bytes]] = []
     position = _RIFF_BYTES
-    for _ in range(_MOST_CHUNKS):
+    for _ in range(_MAX_CHUNKS):
         if position + 8 > len(data):
             break
         name, length = (
@@ -32,11 +35,11 @@ def webp_without_metadata(data: bytes) -> bytes:
             int.from_bytes(data[position + 4 : position + 8], "little"),
         )
         end = position + 8 + length
-        if name in _PICTURE_CHUNKS or (name == b"EXIF" and end <= len(data)):
+        if name in _IMAGE_CHUNKS or (name == b"EXIF" and end <= len(data)):
             chunks.append((name, data[position:end] + bytes(length % 2 if end <= len(data) else 0)))
         position = end + length % 2
     else:
-        raise UndecodableImage(f"the WebP has more than {_MOST_CHUNKS} chunks")
+        raise UndecodableImage(f"WebP: more than {_MAX_CHUNKS} chunks")
     has_exif = any(name == b"EXIF" for name, _ in chunks)
     pieces = []
     for name, chunk in chunks:
@@ -49,22 +52,21 @@ def webp_without_metadata(data: bytes) -> bytes:
 
 
 def png_without_metadata(data: bytes) -> bytes:
-    """Copy the chunks of a PNG that its first picture depends on.
+    """Copy the chunks of a PNG that its first image depends on.
 
-    Of the ancillary chunks (their name begins with a small letter) only a sound EXIF block stays, and
-    transparency as the decoder library libpng accepts it; text, profiles, suggested palettes, physical sizes
-    and animations may have any length and checksum. A critical chunk that is cut off stays, for the decoder
-    to refuse.
+    Of the ancillary chunks (lower-case first letter), keeps only an EXIF block with a valid checksum, and
+    transparency that libpng accepts. Text, profiles, suggested palettes, physical sizes and animations are
+    dropped whatever their length and checksum. A truncated critical chunk is kept for the decoder to refuse.
 
-    Raises UndecodableImage for an unknown critical chunk, for too many chunks, and for a transparent colour
-    of 16 bits.
+    Raises UndecodableImage for an unknown critical chunk, more than 50 000 chunks, and a 16-bit transparent
+    colour.
     """
     header = data[_SIGNATURE_BYTES + 8 : _SIGNATURE_BYTES + 8 + 13].ljust(13, b"\0")
     pieces = [data[:_SIGNATURE_BYTES]]
     palette: int | None = None
     pixels_begun = False
     position = _SIGNATURE_BYTES
-    for _ in range(_MOST_CHUNKS):
+    for _ in range(_MAX_CHUNKS):
         if position + _FRAME_BYTES > len(data):
             break
         length = int.from_bytes(data[position : position + 4])
@@ -76,38 +78,38 @@ def png_without_metadata(data: bytes) -> bytes:
         if name == b"IDAT":
             pixels_begun = True
         if name == b"tRNS":
-            if whole and not pixels_begun and _is_sound(data[position:end]):
+            if whole and not pixels_begun and _has_valid_checksum(data[position:end]):
                 pieces.append(_transparency(data[position:end], header, palette))
         elif name in _CRITICAL:
             if name != b"PLTE" or palette is not None:
                 pieces.append(data[position:end])
         elif name[:1].isupper():
-            raise UndecodableImage(f"the PNG has an unknown critical chunk ({name.decode('latin-1')!r})")
-        elif name == b"eXIf" and whole and _is_sound(data[position:end]):
+            raise UndecodableImage(f"PNG: unknown critical chunk {name.decode('latin-1')!r}")
+        elif name == b"eXIf" and whole and _has_valid_checksum(data[position:end]):
             pieces.append(data[position:end])
         position = end
         if name == b"IEND":
             break
     else:
-        raise UndecodableImage(f"the PNG has more than {_MOST_CHUNKS} chunks")
+        raise UndecodableImage(f"PNG: more than {_MAX_CHUNKS} chunks")
     return b"".join(pieces)
 
 
-def _is_sound(chunk: bytes) -> bool:
+def _has_valid_checksum(chunk: bytes) -> bool:
     return zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:])
 
 
 def _transparency(chunk: bytes, header: bytes, palette: int | None) -> bytes:
-    """The chunk tRNS as Pillow reads it right; empty where libpng passes over it (PNG, 11.3.2.1).
+    """Return the tRNS chunk in the form that Pillow needs; empty if libpng ignores it (PNG, 11.3.2.1).
 
-    Pillow compares grey of fewer than 8 bits after it was scaled.
+    Pillow compares grey of fewer than 8 bits after scaling it to 8.
     """
     depth, colour = header[8], header[9]
     length = len(chunk) - _FRAME_BYTES
     if colour == _RGB and length == 6:
-        if depth == 16:  # the pixels have 8 bits left when they are compared
+        if depth == 16:  # Pillow compares after reduction to 8 bits
             raise UndecodableImage(
-                "the PNG has 16-bit colours with a transparent one (allowed: 8 bits, or alpha)"
+                "PNG: transparent 16-bit colour is unsupported (allowed: 8 bits, or alpha)"
             )
         return chunk
     if colour == _PALETTE:

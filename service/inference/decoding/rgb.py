@@ -1,4 +1,4 @@
-"""Any picture that Pillow can open to 8-bit RGB: alpha over white, high bit depths scaled, not clipped."""
+"""Conversion of Pillow images to 8-bit RGB: alpha over white, high bit depths scaled, EXIF orientation."""
 
 from __future__ import annotations
 
@@ -12,42 +12,39 @@ from PIL.BmpImagePlugin import BmpImageFile
 from service.inference.decoding.tiff import CheckedTiff
 
 _EXIF = b"Exif\0\0"
-_MOST_SIGNATURES = 2
-"""Some writers put one before a block that has one."""
+_MAX_SIGNATURES = 2
+"""Some writers put a second signature before the block."""
 _ORIENTATION = 0x0112
-# Codes of TIFF's integer types, as struct reads them; 13 is an offset to a directory.
+# struct codes of TIFF's integer types; 13 is an offset to a directory.
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I"}
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """The current frame of `image` as uint8 (H, W, 3), upright.
+    """Return the current frame of `image` as uint8 RGB (H, W, 3) with EXIF orientation applied.
 
-    Colour profiles are left alone. Raises whatever Pillow raises for pixels that it cannot decode or convert.
+    Ignores colour profiles. Raises whatever Pillow raises for pixels that it cannot decode or convert.
     """
-    # Pillow turns a TIFF itself when it loads it, and would take the orientation of XMP where EXIF has none:
-    # that counts here for no format.
+    # Pillow orients a TIFF on loading and would use XMP where EXIF has no orientation; XMP is ignored here.
     for xmp in ("xmp", "XML:com.adobe.xmp"):
         image.info.pop(xmp, None)
     tiff_orientation = image.tag_v2.get(_ORIENTATION) if isinstance(image, CheckedTiff) else None
     image.load()
     orientation = 1
     if isinstance(image, CheckedTiff):
-        if (
-            isinstance(byte := tiff_orientation, bytes) and len(byte) == 1
-        ):  # a type that Pillow does not turn by
-            orientation = byte[0]
+        if isinstance(tiff_orientation, bytes) and len(tiff_orientation) == 1:  # a type that Pillow ignores
+            orientation = tiff_orientation[0]
     elif isinstance(exif := image.info.get("exif"), bytes):
         orientation = exif_orientation(exif)
-    return upright(_pixels(image), orientation)
+    return apply_orientation(_rgb_pixels(image), orientation)
 
 
 def exif_orientation(exif: bytes) -> int:
-    """Return the orientation, 1 to 8, in an EXIF block's first directory; 1 where it is absent or senseless.
+    """Return the orientation, 1 to 8, in an EXIF block's first directory; 1 if missing or invalid.
 
-    The block may begin with its signature. The tag may have any of TIFF's integer types: the standard says
+    The block may start with its signature. The tag may have any of TIFF's integer types: the standard says
     SHORT, cameras and editors write others (EXIF 2.32, 4.6.4; TIFF 6.0, section 2).
     """
-    for _ in range(_MOST_SIGNATURES):
+    for _ in range(_MAX_SIGNATURES):
         exif = exif.removeprefix(_EXIF)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:
@@ -65,37 +62,37 @@ def exif_orientation(exif: bytes) -> int:
                 at = entry + 8 if inline else struct.unpack_from(order + "I", exif, entry + 8)[0]
                 (value,) = struct.unpack_from(order + code, exif, at)
                 return value if 1 <= value <= 8 else 1
-    except struct.error:  # the block ends early: no reason to refuse the picture
+    except struct.error:  # truncated EXIF is no reason to refuse the image
         pass
     return 1
 
 
-def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Undo an EXIF orientation (1 to 8; anything else is taken as 1) on (H, W, 3); C-contiguous."""
+def apply_orientation(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Rotate and flip uint8 (H, W, 3) by an EXIF orientation, 1 to 8 (others count as 1); C-contiguous."""
     match orientation:
         case 2:
-            turned = pixels[:, ::-1]
+            oriented = pixels[:, ::-1]
         case 3:
-            turned = pixels[::-1, ::-1]
+            oriented = pixels[::-1, ::-1]
         case 4:
-            turned = pixels[::-1]
+            oriented = pixels[::-1]
         case 5:
-            turned = pixels.swapaxes(0, 1)
+            oriented = pixels.swapaxes(0, 1)
         case 6:
-            turned = pixels.swapaxes(0, 1)[:, ::-1]
+            oriented = pixels.swapaxes(0, 1)[:, ::-1]
         case 7:
-            turned = pixels[::-1, ::-1].swapaxes(0, 1)
+            oriented = pixels[::-1, ::-1].swapaxes(0, 1)
         case 8:
-            turned = pixels.swapaxes(0, 1)[::-1]
+            oriented = pixels.swapaxes(0, 1)[::-1]
         case _:
             return np.ascontiguousarray(pixels)
-    result = np.empty(turned.shape, dtype=np.uint8)
-    for channel in range(3):  # three times as fast as one copy, whose innermost loop would have three steps
-        result[:, :, channel] = turned[:, :, channel]
+    result = np.empty(oriented.shape, dtype=np.uint8)
+    for channel in range(3):  # three times as fast as one copy with an innermost loop of 3
+        result[:, :, channel] = oriented[:, :, channel]
     return result
 
 
-def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+def _rgb_pixels(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         levels = image.levels() if isinstance(image, CheckedTiff) else np.asarray(image)
         grey = _eight_bits(levels)
@@ -111,7 +108,7 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
             isinstance(image, CheckedTiff) and image.mode == "RGBA" and not image.declares_alpha
         )
         if undeclared and image.getchannel("A").getextrema() == (0, 0):
-            # Screenshots and editors have an alpha channel and leave it empty; viewers show the colours.
+            # Screenshot tools and editors write an unused alpha channel of zeros; viewers ignore it.
             return np.asarray(image.convert("RGB"))
         image = image.convert("RGBA")
         canvas = Image.new("RGB", image.size, "white")
@@ -121,11 +118,11 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _eight_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Map grey values of 16 or 32 bits, whole or floating point, onto 0 to 255.
+    """Scale grey values of 16 or 32 bits, integer or floating point, to uint8.
 
-    Unsigned 16-bit values use their type's whole range. Wider types do not say what white is, so the
-    smallest customary range that holds the values is taken: 0 to 1 (floating point only), 0 to 255,
-    0 to 65535, else from the smallest to the largest value.
+    Unsigned 16-bit values use the type's whole range. Wider types do not define white, so the smallest common
+    range that holds the values is used: 0 to 1 (floating point only), 0 to 255, 0 to 65535, else the smallest
+    to the largest value.
     """
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:
         return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
@@ -133,8 +130,8 @@ def _eight_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     low, high = float(levels.min()), float(levels.max())
     if low >= 0 and high <= 65535:
         low = 0.0
-        customary = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 65535.0)
-        high = next(limit for limit in customary if high <= limit)
-    # Halved first: the distance between the extremes of float64 would overflow.
+        common_ranges = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 65535.0)
+        high = next(limit for limit in common_ranges if high <= limit)
+    # Halved first: the difference of the float64 extremes would overflow.
     span = high / 2 - low / 2
     return ((levels / 2 - low / 2) * (255 / span) + 0.5).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""TIFF: samples that Pillow would read wrongly without a word are put right, or the file is refused."""
+"""TIFF: correct samples that Pillow silently misreads, or refuse the file."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ _BIG_ENDIAN = b"MM"
 
 
 class CheckedTiff(TiffImageFile):
-    """A TIFF as Pillow opens it. UndecodableImage for what Pillow 13 opens but reads wrongly.
+    """Pillow's TIFF plugin. Raises UndecodableImage for files that Pillow 13 opens but misreads.
 
-    tests/service/inference/decoding/test_tiff_samples.py holds every photometric interpretation, depth,
-    sample format, fill order and planar configuration against the definitions of TIFF 6.0.
+    tests/service/inference/decoding/test_tiff_samples.py compares every photometric interpretation, depth,
+    sample format, fill order and planar configuration with the definitions of TIFF 6.0.
     """
 
     def _setup(self) -> None:
         tags = self.tag_v2
         if tags.get(_SAMPLES, 1) == 1 and tags.get(_PLANAR) == _SEPARATE:
-            tags[_PLANAR] = _CONTIGUOUS  # one plane is one plane
+            tags[_PLANAR] = _CONTIGUOUS  # the same for a single plane
         self._refuse_misread()
         colour_map = tags.get(_COLOUR_MAP, ())
         if tags.get(_PHOTOMETRIC) == _PALETTE and colour_map and max(colour_map) < 256:
-            # written with 8 bits instead of 16, as libtiff too takes it
+            # 8-bit values instead of 16-bit ones; libtiff handles them the same way
             tags[_COLOUR_MAP] = tuple(value * 257 for value in colour_map)
         super()._setup()
 
     def levels(self) -> NDArray[np.generic]:
-        """Grey values of more than 8 bits, (H, W): black is the least, white the greatest of their type.
+        """Return grey values of more than 8 bits, (H, W): black is the type's minimum, white its maximum.
 
-        Only for the modes I, F and I;16 of a loaded picture.
+        Only for the modes I, F and I;16 of a loaded image.
         """
         values: NDArray[np.generic] = np.asarray(self)
         bits = self._bits()
@@ -51,12 +51,12 @@ class CheckedTiff(TiffImageFile):
 
     @property
     def white_is_zero(self) -> bool:
-        """Whether `levels` are those of a negative: Pillow inverts up to 8 bits only."""
+        """Whether `levels` must be inverted: Pillow inverts only up to 8 bits."""
         return self.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
 
     @property
     def declares_alpha(self) -> bool:
-        """Whether the fourth sample of RGB is said to be alpha; some writers leave that out."""
+        """Whether the file declares its extra sample as alpha; some writers omit the declaration."""
         return _EXTRA_SAMPLES in self.tag_v2
 
     def _refuse_misread(self) -> None:
@@ -64,20 +64,24 @@ class CheckedTiff(TiffImageFile):
         photometric, bits = tags.get(_PHOTOMETRIC), self._bits()
         uncompressed = tags.get(_COMPRESSION, _UNCOMPRESSED) == _UNCOMPRESSED
         if not uncompressed and tags.prefix == _BIG_ENDIAN and self._sample_format() != _UNSIGNED:
-            raise UndecodableImage("the TIFF is compressed with big-endian signed or floating-point samples")
+            raise UndecodableImage(
+                "TIFF: compressed big-endian samples are unsupported if signed or floating-point"
+            )
         if self._sample_format() == _SIGNED and bits <= 8:
-            raise UndecodableImage(f"the TIFF has signed samples of {bits} bits (allowed: 16 or 32 bits)")
+            raise UndecodableImage(
+                f"TIFF: signed samples of {bits} bits are unsupported (allowed: 16 or 32 bits)"
+            )
         plain = bits == 8 and tags.get(_FILL_ORDER, 1) == 1 and photometric in (_RGB, _INKS)
         if tags.get(_PLANAR, _CONTIGUOUS) == _SEPARATE and not plain:
-            raise UndecodableImage("the TIFF has separate planes (allowed: of 8-bit RGB or CMYK)")
+            raise UndecodableImage("TIFF: separate planes are unsupported (allowed: 8-bit RGB or CMYK)")
         if photometric == _INKS and tags.get(_INK_SET, _CMYK) != _CMYK:
-            raise UndecodableImage("the TIFF has inks other than cyan, magenta, yellow and black")
+            raise UndecodableImage("TIFF: inks are unsupported (allowed: cyan, magenta, yellow, black)")
         dots = tags.get(_DOT_RANGE, (0, 255))
         if photometric == _INKS and dots[0] > dots[-1]:
-            raise UndecodableImage("the TIFF has inverted inks, by its DotRange")
+            raise UndecodableImage("TIFF: inverted inks (DotRange) are unsupported")
         subsampling = tags.get(_SUBSAMPLING, (2, 2))
         if photometric == _YCBCR and uncompressed and tuple(subsampling) != (1, 1):
-            raise UndecodableImage("the TIFF is uncompressed with subsampled colours, which is not read")
+            raise UndecodableImage("TIFF: subsampled colours without compression are unsupported")
 
     def _bits(self) -> int:
         bits = self.tag_v2.get(_BITS, (1,))

@@ -1,7 +1,7 @@
-// Asking the service. Whatever goes wrong becomes an error whose message is meant for the reader.
+// HTTP client of the pages. Failures become a Problem, whose message is shown to the reader.
 
 export class Problem extends Error {
-  // `status` is 0 when there was no answer at all.
+  // `status` is 0 if there was no response.
   constructor(message, status, type = "") {
     super(message);
     this.status = status;
@@ -18,11 +18,11 @@ export async function ask(path, options = {}) {
     throw new Problem("The service does not answer. Is it running?", 0);
   }
   if (response.ok) return response;
-  let told = null;
+  let problem = null;
   if ((response.headers.get("content-type") ?? "").startsWith("application/problem+json")) {
-    told = await response.json().catch(() => null);
+    problem = await response.json().catch(() => null);
   }
-  throw new Problem(told?.detail ?? `The service answered ${response.status}.`, response.status, told?.type);
+  throw new Problem(problem?.detail ?? `The service responded with ${response.status}.`, response.status, problem?.type);
 }
 
 export async function askJson(path, options = {}) {

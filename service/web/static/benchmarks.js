@@ -1,27 +1,27 @@
-// Starts a benchmark, shows how far it is while it runs, and brings the list up to date when it has ended.
+// Benchmark page: starts and cancels runs, shows progress, and updates the list of runs.
 import { ask, askJson } from "./api.js";
 import { morph } from "./morph.js";
 
-const LOOK_EVERY_MS = 10000; // for runs that others start
+const REFRESH_MS = 10000; // for runs that other clients start
 
 const form = document.getElementById("start");
 const trouble = document.getElementById("trouble");
 const progress = document.getElementById("progress");
 const bar = document.getElementById("bar");
 const doing = document.getElementById("doing");
-const told = document.getElementById("told");
+const announcement = document.getElementById("announcement");
 const cancel = document.getElementById("cancel");
 
 let events = null;
 let watched = "";
-let tenths = -1; // what a screen reader has been told
+let tenths = -1; // progress last announced to screen readers, in tenths
 
-function key() {
-  const given = form.elements.key?.value;
-  return given ? { Authorization: `Bearer ${given}` } : {};
+function authorization() {
+  const key = form.elements.key?.value;
+  return key ? { Authorization: `Bearer ${key}` } : {};
 }
 
-function wanted() {
+function requestBody() {
   const fields = new FormData(form);
   const request = { profile: fields.get("profile"), scenario: fields.get("scenario") };
   const models = fields.getAll("models");
@@ -37,11 +37,11 @@ form.addEventListener("submit", async (event) => {
   try {
     const started = await askJson("../benchmarks", {
       method: "POST",
-      headers: { "Content-Type": "application/json", ...key() },
-      body: JSON.stringify(wanted()),
+      headers: { "Content-Type": "application/json", ...authorization() },
+      body: JSON.stringify(requestBody()),
     });
     watch(started.id);
-    await look();
+    await refreshList();
   } catch (error) {
     trouble.textContent = error.message;
   }
@@ -50,7 +50,7 @@ form.addEventListener("submit", async (event) => {
 cancel.addEventListener("click", async () => {
   trouble.textContent = "";
   try {
-    await ask(`../benchmarks/${encodeURIComponent(watched)}`, { method: "DELETE", headers: key() });
+    await ask(`../benchmarks/${encodeURIComponent(watched)}`, { method: "DELETE", headers: authorization() });
   } catch (error) {
     trouble.textContent = error.message;
   }
@@ -70,13 +70,13 @@ function watch(id) {
   events.addEventListener("end", (event) => {
     stop();
     const ended = JSON.parse(event.data);
-    told.textContent = "";
-    if (ended.state !== "done") trouble.textContent = `The run ended as ${ended.state}: ${ended.detail ?? "it does not say why"}`;
-    look();
+    announcement.textContent = "";
+    if (ended.state !== "done") trouble.textContent = `Run ${ended.state}: ${ended.detail ?? "no reason given"}`;
+    refreshList();
   });
-  // The browser asks again by itself.
+  // EventSource reconnects by itself.
   events.addEventListener("error", () => {
-    trouble.textContent = "The service does not answer; asking again.";
+    trouble.textContent = "The service does not answer; reconnecting.";
   });
 }
 
@@ -100,12 +100,12 @@ function show({ progress: now, cancelling }) {
   doing.textContent = `${cancelling ? "stopping: " : ""}${now.doing}${launch}${round}${left}`;
   if (Math.floor(now.done * 10) > tenths) {
     tenths = Math.floor(now.done * 10);
-    told.textContent = `${tenths * 10} percent`;
+    announcement.textContent = `${tenths * 10} percent`;
   }
 }
 
-// The list as it is now; a run that goes on is followed.
-async function look() {
+// Update the list of runs, and follow the active run.
+async function refreshList() {
   const text = await (await ask(location.href)).text();
   const fresh = new DOMParser().parseFromString(text, "text/html").getElementById("runs");
   const runs = document.getElementById("runs");
@@ -114,22 +114,22 @@ async function look() {
   if (runs.dataset.running) watch(runs.dataset.running);
 }
 
-async function keepLooking() {
+async function refreshRegularly() {
   if (!document.hidden) {
     try {
-      await look();
-      if (events === null && trouble.dataset.gone) {
-        delete trouble.dataset.gone;
+      await refreshList();
+      if (events === null && trouble.dataset.unreachable) {
+        delete trouble.dataset.unreachable;
         trouble.textContent = "";
       }
     } catch (error) {
-      trouble.dataset.gone = "yes";
+      trouble.dataset.unreachable = "yes";
       trouble.textContent = error.message;
     }
   }
-  setTimeout(keepLooking, LOOK_EVERY_MS);
+  setTimeout(refreshRegularly, REFRESH_MS);
 }
 
-const already = document.getElementById("runs").dataset.running;
-if (already) watch(already);
-setTimeout(keepLooking, LOOK_EVERY_MS);
+const active = document.getElementById("runs").dataset.running;
+if (active) watch(active);
+setTimeout(refreshRegularly, REFRESH_MS);

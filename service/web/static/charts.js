@@ -1,15 +1,15 @@
-// The dashboard's charts. The library is loaded before this module and leaves `Plotly` behind.
+// The dashboard's charts. Plotly is loaded before this module and defines the global `Plotly`.
 import { colour } from "./colours.js";
 
 const CONFIG = { displayModeBar: false, responsive: true, doubleClick: "reset+autosize" };
 const PERCENTILES = ["p50", "p90", "p95", "p99"];
-const DASHES = { p50: "solid", p90: "dash", p95: "dot", p99: "dashdot" }; // told apart without colours too
+const DASHES = { p50: "solid", p90: "dash", p95: "dot", p99: "dashdot" }; // distinguishable without colours
 const PALETTE = ["--p50", "--p95", "--decode", "--p99", "--preprocess", "--p90", "--good", "--queue"];
 const TICKS = [
   [1, "min"], [2, "50 %"], [10, "90 %"], [20, "95 %"], [100, "99 %"], [1e3, "99.9 %"], [1e4, "99.99 %"], [1e5, "99.999 %"],
 ];
 
-// The library reads some HTML in its texts; names are only ever text.
+// Escape names: Plotly interprets some HTML in its texts.
 function plain(text) {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 }
@@ -29,7 +29,7 @@ function layout(view, more) {
     showlegend: true,
     hovermode: "x unified",
     dragmode: "zoom",
-    uirevision: view, // the reader's zoom outlives a refresh, not another view
+    uirevision: view, // keep the zoom on refresh, reset it for another view
     xaxis: { ...axis, ...xaxis },
     yaxis: { ...axis, rangemode: "tozero", ...yaxis },
     ...(yaxis2 && { yaxis2: { ...axis, showgrid: false, overlaying: "y", side: "right", rangemode: "tozero", ...yaxis2 } }),
@@ -37,16 +37,16 @@ function layout(view, more) {
   };
 }
 
-const waiting = new Map(); // charts that are not drawn yet, by id
+const pending = new Map(); // draw functions of charts that are not drawn yet, by id
 
 function plot(id, traces, view, more, words) {
   document.getElementById(`${id}-of`).textContent = words;
-  waiting.set(id, () => Plotly.react(document.getElementById(id), traces, layout(view, more), CONFIG));
+  pending.set(id, () => Plotly.react(document.getElementById(id), traces, layout(view, more), CONFIG));
 }
 
-// Those in sight are drawn at once, the others one by one, with room for the reader's hand in between.
-function drawWaiting() {
-  for (const id of [...waiting.keys()]) {
+// Draw visible charts at once, and the others one per task, so that the page stays responsive.
+function drawPending() {
+  for (const id of [...pending.keys()]) {
     const { top, bottom } = document.getElementById(id).getBoundingClientRect();
     if (bottom > 0 && top < innerHeight) drawOne(id);
   }
@@ -54,15 +54,15 @@ function drawWaiting() {
 }
 
 function drawNext() {
-  const [id] = waiting.keys();
+  const [id] = pending.keys();
   if (id !== undefined) drawOne(id);
-  if (waiting.size) setTimeout(drawNext);
-  else document.body.dataset.drawn = "yes"; // for whoever measures how long that took
+  if (pending.size) setTimeout(drawNext);
+  else document.body.dataset.drawn = "yes"; // for benchmarks and tests
 }
 
 function drawOne(id) {
-  const draw = waiting.get(id);
-  waiting.delete(id);
+  const draw = pending.get(id);
+  pending.delete(id);
   draw();
 }
 
@@ -70,8 +70,8 @@ export function drawFigures(data) {
   const { over_time: steps, parts, traffic, shape } = data;
   const view = [data.model, data.stage, data.regime, data.window].join(" ");
   const of = `${data.model}, ${data.stage}, ${data.regime}, last ${data.window}`;
-  const one = `${data.model}, ${data.regime}, last ${data.window}`;
-  const middles = ({ at, step_s }) => at.map((second) => (second + step_s / 2) * 1000);
+  const allStages = `${data.model}, ${data.regime}, last ${data.window}`;
+  const midpoints = ({ at, step_s }) => at.map((second) => (second + step_s / 2) * 1000);
   const milliseconds = { yaxis: { title: { text: "ms" } } };
   const range = [
     Math.min(...[steps, parts, traffic].map(({ at }) => at[0])) * 1000,
@@ -80,7 +80,7 @@ export function drawFigures(data) {
   const overTime = { xaxis: { type: "date", range } };
 
   const lines = PERCENTILES.map((name) => ({
-    name, x: middles(steps), y: steps.percentiles[name], mode: "lines+markers", marker: { size: 3 },
+    name, x: midpoints(steps), y: steps.percentiles[name], mode: "lines+markers", marker: { size: 3 },
     line: { color: colour(`--${name}`), dash: DASHES[name], width: 2 }, hovertemplate: "%{y:.3f} ms",
   }));
   plot("over-time", lines, view, { ...overTime, ...milliseconds }, `${of}, by ${length(steps.step_s)} (UTC)`);
@@ -95,7 +95,7 @@ export function drawFigures(data) {
   const tail = { type: "log", tickvals: TICKS.map(([at]) => at), ticktext: TICKS.map(([, text]) => text) };
   plot("curve", [curve], view, { ...milliseconds, xaxis: tail, showlegend: false, hovermode: "closest" }, `${of}, n = ${shape.count}`);
 
-  // Steps instead of bars, since the bins are even in the logarithm.
+  // A step line instead of bars: the bins have equal widths on the logarithmic axis.
   const bins = shape.bins;
   const edges = bins.map(([from]) => Math.max(from, 0.0005));
   const counts = bins.map(([, , count]) => count);
@@ -113,7 +113,7 @@ export function drawFigures(data) {
   const stages = Object.entries(parts.means).map(([name, y]) => ({
     ...bars(parts.at, parts.step_s), name, y, marker: { color: colour(`--${name}`) }, hovertemplate: "%{y:.3f} ms",
   }));
-  plot("stages", stages, view, { ...overTime, ...milliseconds, barmode: "stack" }, `${one}: means, by ${length(parts.step_s)}`);
+  plot("stages", stages, view, { ...overTime, ...milliseconds, barmode: "stack" }, `${allStages}: means, by ${length(parts.step_s)}`);
 
   const rates = Object.entries(traffic.per_second).map(([name, y]) => ({
     ...bars(traffic.at, traffic.step_s), name: plain(name), y, hovertemplate: "%{y:.3f} per second",
@@ -122,61 +122,61 @@ export function drawFigures(data) {
   plot("rates", rates, view, { ...overTime, barmode: "stack", yaxis: { title: { text: "per second" } } }, all);
 
   const queue = ["p50", "p95"].map((name) => ({
-    name: `queue ${name}`, x: middles(parts), y: parts.queue[name], mode: "lines+markers", marker: { size: 3 },
+    name: `queue ${name}`, x: midpoints(parts), y: parts.queue[name], mode: "lines+markers", marker: { size: 3 },
     line: { color: colour(`--${name}`), dash: DASHES[name] }, hovertemplate: "%{y:.3f} ms",
   }));
   const errors = Object.entries(traffic.errors).map(([kind, y], index) => ({
     ...bars(traffic.at, traffic.step_s), name: plain(kind), y, yaxis: "y2", opacity: 0.6,
     marker: { color: colour(PALETTE[(index + 3) % PALETTE.length]) }, hovertemplate: "%{y}",
   }));
-  const counted = Object.values(traffic.errors).flat();
-  const total = counted.reduce((sum, count) => sum + count, 0);
-  const most = Math.max(...counted);
+  const errorCounts = Object.values(traffic.errors).flat();
+  const total = errorCounts.reduce((sum, count) => sum + count, 0);
+  const largestCount = Math.max(...errorCounts);
   plot("refusals", [...errors, ...queue], view, {
-    ...overTime, ...milliseconds, barmode: "stack", yaxis2: { title: { text: "errors" }, tickmode: "auto", visible: errors.length > 0, ...(most <= 5 && { dtick: 1 }) },
+    ...overTime, ...milliseconds, barmode: "stack", yaxis2: { title: { text: "errors" }, tickmode: "auto", visible: errors.length > 0, ...(largestCount <= 5 && { dtick: 1 }) },
   }, `queue of ${data.model}; ${total} errors, last ${data.window}`);
-  drawWaiting();
+  drawPending();
 }
 
-// Draws what was measured, and returns what to say of it.
-export function drawPareto(found) {
+// Draw accuracy over latency of all measured models; return the caption.
+export function drawPareto(recommendation) {
   const box = document.getElementById("pareto");
-  const front = new Set(found.pareto.map((each) => each.model));
-  const shown = found.measured.filter((each) => each.accuracy !== null);
-  box.hidden = shown.length === 0;
-  if (!shown.length) {
+  const front = new Set(recommendation.pareto.map((row) => row.model));
+  const rows = recommendation.measured.filter((row) => row.accuracy !== null);
+  box.hidden = rows.length === 0;
+  if (!rows.length) {
     Plotly.purge(box);
-    if (found.measured.length) return "no accuracy is known of what was measured here";
-    const [unused] = found.evidence.unused;
-    if (unused === undefined) return "nothing was measured on this machine yet: start a benchmark";
-    return `nothing that counts was measured on this machine yet: ${unused.benchmark} is left out, ${unused.reason}`;
+    if (recommendation.measured.length) return "no accuracy known for the models measured here";
+    const [unused] = recommendation.evidence.unused;
+    if (unused === undefined) return "no benchmark on this machine yet: start one";
+    return `no usable benchmark on this machine yet: ${unused.benchmark} is excluded, ${unused.reason}`;
   }
-  const largest = Math.max(...shown.map((each) => each.file_bytes));
-  const narrow = box.clientWidth < 600; // there names beside the marks would lie on one another
+  const largest = Math.max(...rows.map((row) => row.file_bytes));
+  const narrow = box.clientWidth < 600; // names beside the marks would overlap
   const trace = (models, name, tone, symbol) => ({
     name, mode: narrow ? "markers" : "markers+text", textposition: "top center",
-    x: models.map((each) => each.p50_ms),
-    y: models.map((each) => each.accuracy.value * 100),
-    text: models.map((each) => plain(each.model)),
-    customdata: models.map((each) => [
-      each.p50_low_ms, each.p50_high_ms, each.accuracy.low * 100, each.accuracy.high * 100, each.file_bytes / 1e6, plain(each.accuracy.kind),
+    x: models.map((row) => row.p50_ms),
+    y: models.map((row) => row.accuracy.value * 100),
+    text: models.map((row) => plain(row.model)),
+    customdata: models.map((row) => [
+      row.p50_low_ms, row.p50_high_ms, row.accuracy.low * 100, row.accuracy.high * 100, row.file_bytes / 1e6, plain(row.accuracy.kind),
     ]),
-    error_x: interval(models.map((each) => [each.p50_ms, each.p50_low_ms, each.p50_high_ms]), tone),
-    error_y: interval(models.map((each) => [each.accuracy.value, each.accuracy.low, each.accuracy.high].map((part) => part * 100)), tone),
-    marker: { color: tone, symbol, opacity: 0.75, size: models.map((each) => 8 + 24 * Math.sqrt(each.file_bytes / largest)) },
+    error_x: interval(models.map((row) => [row.p50_ms, row.p50_low_ms, row.p50_high_ms]), tone),
+    error_y: interval(models.map((row) => [row.accuracy.value, row.accuracy.low, row.accuracy.high].map((part) => part * 100)), tone),
+    marker: { color: tone, symbol, opacity: 0.75, size: models.map((row) => 8 + 24 * Math.sqrt(row.file_bytes / largest)) },
     hovertemplate: "%{text}<br>p50 %{x:.3f} ms (%{customdata[0]:.3f} to %{customdata[1]:.3f})<br>top-1 %{y:.1f} % (%{customdata[2]:.1f} to %{customdata[3]:.1f}, %{customdata[5]})<br>%{customdata[4]:.1f} MB<extra></extra>",
   });
-  const [best, rest] = [true, false].map((wanted) => shown.filter((each) => front.has(each.model) === wanted));
+  const [best, rest] = [true, false].map((wanted) => rows.filter((row) => front.has(row.model) === wanted));
   const traces = narrow
-    ? shown.map((each, index) => trace([each], plain(each.model), colour(PALETTE[index % PALETTE.length]), front.has(each.model) ? "circle" : "diamond"))
-    : [trace(best, "no other is surely better", colour("--accent"), "circle"), trace(rest, "another is surely better", colour("--quiet"), "diamond")];
-  Plotly.react(box, traces.filter((each) => each.x.length), layout("pareto", {
+    ? rows.map((row, index) => trace([row], plain(row.model), colour(PALETTE[index % PALETTE.length]), front.has(row.model) ? "circle" : "diamond"))
+    : [trace(best, "Pareto front: no model is surely better", colour("--accent"), "circle"), trace(rest, "dominated: another model is surely better", colour("--quiet"), "diamond")];
+  Plotly.react(box, traces.filter((candidate) => candidate.x.length), layout("pareto", {
     hovermode: "closest",
     xaxis: { title: { text: "median of inference on one thread, ms" }, rangemode: "tozero" },
     yaxis: { title: { text: "top-1 accuracy, %" }, rangemode: "normal" },
     margin: { l: 44, r: 24, t: 24, b: 40 },
   }), CONFIG);
-  return `${found.labels}, controlled benchmarks on this machine, bars are 95 % intervals, larger marks are larger files${front.size < shown.length ? ", diamonds are surely beaten by another" : ""}`;
+  return `${recommendation.labels}, controlled benchmarks on this machine, bars are 95 % intervals, larger marks are larger files${front.size < rows.length ? ", diamonds are dominated models" : ""}`;
 }
 
 function interval(values, color) {
@@ -197,7 +197,7 @@ const KEYS = {
   ArrowLeft: [-0.25, 0.75], ArrowRight: [0.25, 1.25],
 };
 
-// Zooming and moving by keyboard, for whichever chart has the focus.
+// Zoom and pan the focused chart by keyboard.
 export function listenToKeys() {
   document.addEventListener("keydown", (event) => {
     const box = event.target.closest?.(".plot");

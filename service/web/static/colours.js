@@ -1,8 +1,8 @@
-// The page's colours as the current theme has them, for drawing on what CSS does not reach.
+// Colours of the current theme, for drawings that CSS does not style.
 const probe = document.createElement("span");
 probe.hidden = true;
 
-// `name` is that of a custom property, such as "--ink"; the answer is a colour like "rgb(27, 31, 36)".
+// Resolve a custom property such as "--ink" to a colour such as "rgb(27, 31, 36)".
 export function colour(name) {
   if (!probe.isConnected) document.body.append(probe);
   probe.style.color = `var(${name})`;

@@ -1,10 +1,10 @@
-// Keeps the dashboard current: fetches the part that changes and brings the page up to date with it.
+// Dashboard refresh: fetches the rendered figures regularly and updates the page in place.
 import { drawFigures, drawPareto, listenToKeys } from "./charts.js";
 import { morph } from "./morph.js";
 
 const PERIOD_MS = 5000;
-const AGAIN_MS = 2000; // after a failure
-const PATIENCE_MS = 10000;
+const RETRY_MS = 2000; // after a failure
+const TIMEOUT_MS = 10000;
 
 const form = document.getElementById("view");
 const figures = document.getElementById("figures");
@@ -13,45 +13,45 @@ const trouble = document.getElementById("trouble");
 const refreshed = document.getElementById("refresh");
 const paretoOf = document.getElementById("pareto-of");
 
-let shown = null; // what the charts draw
-let recommended = null; // what the view of accuracy, latency and size draws
-let benchmark; // the newest one when that was fetched
+let chartData = null;
+let recommendation = null; // data of the chart of accuracy, latency and size
+let benchmark; // id of the newest benchmark in `recommendation`
 let lastGood = new Date();
-let troubledSince = null;
-let running = null; // the fetch under way
+let failingSince = null;
+let running = null; // controller of the current fetch
 let timer;
 
 function draw() {
   const data = document.getElementById("data");
-  shown = data.dataset.recorded ? JSON.parse(data.dataset.charts) : null;
-  charts.hidden = shown === null;
-  if (shown !== null) drawFigures(shown);
+  chartData = data.dataset.recorded ? JSON.parse(data.dataset.charts) : null;
+  charts.hidden = chartData === null;
+  if (chartData !== null) drawFigures(chartData);
   else document.body.dataset.drawn = "yes";
   const newest = JSON.parse(data.dataset.charts).benchmark;
   if (newest !== benchmark) {
     benchmark = newest;
-    weigh();
+    drawRecommendation();
   }
 }
 
-async function weigh() {
+async function drawRecommendation() {
   try {
-    const response = await fetch("./recommend", { signal: AbortSignal.timeout(PATIENCE_MS) });
+    const response = await fetch("./recommend", { signal: AbortSignal.timeout(TIMEOUT_MS) });
     const body = await response.json();
     if (!response.ok) throw new Error(body.detail);
-    recommended = body;
-    paretoOf.textContent = drawPareto(recommended);
+    recommendation = body;
+    paretoOf.textContent = drawPareto(recommendation);
   } catch (error) {
-    benchmark = undefined; // with the next figures, again
-    paretoOf.textContent = `cannot be shown: ${error.message}`;
+    benchmark = undefined; // retry with the next figures
+    paretoOf.textContent = `unavailable: ${error.message}`;
   }
 }
 
-// The view that the form shows, as a query without what is at its default.
+// Return the query of the form's view, without empty values.
 function query() {
-  const asked = new URLSearchParams(new FormData(form));
-  for (const [name, value] of [...asked]) if (!value) asked.delete(name);
-  return asked.size ? `?${asked}` : "";
+  const parameters = new URLSearchParams(new FormData(form));
+  for (const [name, value] of [...parameters]) if (!value) parameters.delete(name);
+  return parameters.size ? `?${parameters}` : "";
 }
 
 function time(moment) {
@@ -62,29 +62,29 @@ async function fetchFigures(signal) {
   const response = await fetch(`./dashboard/figures${query()}`, { signal });
   if (response.ok) return response.text();
   const problem = await response.json().catch(() => ({}));
-  throw new Error(problem.detail ?? `it answers ${response.status}`);
+  throw new Error(problem.detail ?? `status ${response.status}`);
 }
 
 async function refresh() {
   clearTimeout(timer);
   running?.abort();
-  const mine = (running = new AbortController());
-  const late = setTimeout(() => mine.abort(), PATIENCE_MS);
+  const controller = (running = new AbortController());
+  const timeout = setTimeout(() => controller.abort(), TIMEOUT_MS);
   try {
-    const text = await fetchFigures(mine.signal);
-    // In an element of its own, as in the page: bare in a body, it would lose the blanks that it begins with.
+    const text = await fetchFigures(controller.signal);
+    // Parsed inside an element, because the parser drops leading white space of a body.
     const page = new DOMParser().parseFromString(`<!doctype html><body><div>${text}</div>`, "text/html");
     morph(figures, page.body.firstElementChild);
     draw();
     lastGood = new Date();
-    tell(null);
+    showStatus(null);
   } catch (error) {
-    if (running !== mine) return; // another view was chosen meanwhile
-    tell(error);
+    if (running !== controller) return; // another view was chosen meanwhile
+    showStatus(error);
   } finally {
-    clearTimeout(late);
-    // A little apart, so that pages which were opened together do not ask together for ever.
-    if (running === mine) schedule(troubledSince === null ? PERIOD_MS + Math.random() * 500 : AGAIN_MS);
+    clearTimeout(timeout);
+    // Jitter, so that pages opened together do not refresh together.
+    if (running === controller) schedule(failingSince === null ? PERIOD_MS + Math.random() * 500 : RETRY_MS);
   }
 }
 
@@ -93,19 +93,19 @@ function schedule(delay) {
   timer = setTimeout(() => (document.hidden ? schedule(delay) : refresh()), delay);
 }
 
-function tell(error) {
+function showStatus(error) {
   document.body.classList.toggle("stale", error !== null);
   if (error === null) {
-    troubledSince = null;
+    failingSince = null;
     trouble.textContent = "";
     refreshed.textContent = `Refreshed every ${PERIOD_MS / 1000} s, last at ${time(lastGood)}.`;
     return;
   }
-  troubledSince ??= new Date();
-  const gone = error instanceof TypeError || error.name === "AbortError";
-  const why = gone ? "The service does not answer" : `The figures cannot be had: ${error.message}`;
-  const words = `${why}, since ${time(troubledSince)}. What is shown is of ${time(lastGood)}.`;
-  if (trouble.textContent !== words) trouble.textContent = words; // said once by a screen reader
+  failingSince ??= new Date();
+  const unreachable = error instanceof TypeError || error.name === "AbortError";
+  const reason = unreachable ? "The service does not answer" : `Figures unavailable: ${error.message}`;
+  const message = `${reason}, since ${time(failingSince)}. Showing figures from ${time(lastGood)}.`;
+  if (trouble.textContent !== message) trouble.textContent = message; // announced once by screen readers
   refreshed.textContent = "";
 }
 
@@ -118,10 +118,10 @@ form.addEventListener("submit", (event) => {
   refresh();
 });
 addEventListener("popstate", () => {
-  const asked = new URLSearchParams(location.search);
+  const parameters = new URLSearchParams(location.search);
   for (const select of form.querySelectorAll("select")) {
     const standard = { regime: "live", stage: "total", since: "24h" }[select.name] ?? "";
-    select.value = asked.get(select.name) ?? standard;
+    select.value = parameters.get(select.name) ?? standard;
   }
   refresh();
 });
@@ -129,11 +129,11 @@ document.addEventListener("visibilitychange", () => {
   if (!document.hidden && Date.now() - lastGood > PERIOD_MS) refresh();
 });
 document.addEventListener("themechange", () => {
-  if (shown !== null) drawFigures(shown);
-  if (recommended !== null) paretoOf.textContent = drawPareto(recommended);
+  if (chartData !== null) drawFigures(chartData);
+  if (recommendation !== null) paretoOf.textContent = drawPareto(recommendation);
 });
 
 listenToKeys();
 draw();
-tell(null);
+showStatus(null);
 schedule(PERIOD_MS);

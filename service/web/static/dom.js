@@ -1,14 +1,14 @@
-// Making elements without ever parsing text as markup.
+// DOM helpers that never parse text as markup.
 
-// `parts` are elements or texts; of `properties`, `data-` and `aria-` ones and `role` become attributes.
+// Create an element. `parts` are elements or strings; `data-`, `aria-`, role, scope and for become attributes.
 export function element(tag, properties = {}, ...parts) {
-  const made = document.createElement(tag);
+  const created = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
-    if (/^(data-|aria-|role$|scope$|for$)/.test(name)) made.setAttribute(name, value);
-    else made[name] = value;
+    if (/^(data-|aria-|role$|scope$|for$)/.test(name)) created.setAttribute(name, value);
+    else created[name] = value;
   }
-  made.append(...parts);
-  return made;
+  created.append(...parts);
+  return created;
 }
 
 export function byId(id) {

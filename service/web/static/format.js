@@ -1,4 +1,4 @@
-// Numbers as people read them. Three significant digits are what such measurements carry.
+// Number formatting with about three significant digits, the precision of the measurements.
 
 export function digits(value) {
   return value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2);

@@ -1,18 +1,18 @@
-// Makes one piece of a page like another with as few changes as possible: what stays the same keeps its
-// focus, its selection, its scroll position, and does not flicker.
+// Update one DOM tree to equal another with few changes, so that unchanged elements keep focus, selection and
+// scroll position and do not flicker.
 export function morph(old, fresh) {
   const before = [...old.childNodes];
   const after = [...fresh.childNodes];
   after.forEach((wanted, index) => {
-    const there = before[index];
-    if (there === undefined) old.append(wanted);
-    else if (there.nodeType !== wanted.nodeType || there.nodeName !== wanted.nodeName) there.replaceWith(wanted);
-    else if (there.nodeType === Node.ELEMENT_NODE) {
-      attributes(there, wanted);
-      morph(there, wanted);
-    } else if (there.nodeValue !== wanted.nodeValue) there.nodeValue = wanted.nodeValue;
+    const current = before[index];
+    if (current === undefined) old.append(wanted);
+    else if (current.nodeType !== wanted.nodeType || current.nodeName !== wanted.nodeName) current.replaceWith(wanted);
+    else if (current.nodeType === Node.ELEMENT_NODE) {
+      attributes(current, wanted);
+      morph(current, wanted);
+    } else if (current.nodeValue !== wanted.nodeValue) current.nodeValue = wanted.nodeValue;
   });
-  for (const gone of before.slice(after.length)) gone.remove();
+  for (const surplus of before.slice(after.length)) surplus.remove();
 }
 
 function attributes(old, fresh) {

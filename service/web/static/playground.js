@@ -1,4 +1,4 @@
-// The playground: a picture comes in, and everything on the page is asked about it anew.
+// Playground: compares all models on each new image and searches the gallery for similar images.
 import { askJson, Problem, query } from "./api.js";
 import * as comparison from "./comparison.js";
 import { byId } from "./dom.js";
@@ -7,12 +7,12 @@ import * as maps from "./maps.js";
 import * as similar from "./similar.js";
 import * as sources from "./sources.js";
 
-const PASSING = ["busy", "not-ready", "queue-full"];
+const RETRIED = ["busy", "not-ready", "queue-full"];
 const RETRY_MS = 700;
-const PATIENCE = 20;
+const MAX_ATTEMPTS = 20;
 
 let picture = null;
-let underway = new AbortController();
+let running = new AbortController();
 
 function take(blob, name) {
   if (picture) URL.revokeObjectURL(picture.url);
@@ -21,24 +21,25 @@ function take(blob, name) {
 }
 
 async function look() {
-  underway.abort();
-  underway = new AbortController();
-  const { signal } = underway;
-  const asked = picture;
+  running.abort();
+  running = new AbortController();
+  const { signal } = running;
+  const current = picture;
   const answers = byId("answers");
   byId("again").disabled = false;
   byId("problem").textContent = "";
-  byId("progress").textContent = `The models look at ${asked.name} …`;
+  const count = byId("baseline").options.length;
+  byId("progress").textContent = `Running ${count ? plural(count, "model") : "all models"} on ${current.name} …`;
   document.body.classList.add("busy");
   answers.setAttribute("aria-busy", "true");
   try {
-    const answer = await compare(asked, signal);
+    const answer = await compare(current, signal);
     answers.hidden = false;
     offerBaselines(answer);
-    maps.show(answer, asked, signal);
+    maps.show(answer, current, signal);
     comparison.show(answer, maps.reorder);
     byId("facts").textContent = facts(answer);
-    byId("progress").textContent = `${plural(answer.results.length, "model")} looked at ${asked.name}.`;
+    byId("progress").textContent = `${current.name}: ${plural(answer.results.length, "model")}, ${runsEach(answer)} each.`;
   } catch (error) {
     if (error.name === "AbortError") return;
     answers.hidden = true;
@@ -51,18 +52,18 @@ async function look() {
       answers.removeAttribute("aria-busy");
     }
   }
-  await similar.show(asked, signal);
+  await similar.show(current, signal);
 }
 
-// One comparison runs at a time, also when another page asks: then this one waits for its turn.
-async function compare(asked, signal) {
-  const wanted = { repeat: byId("runs").value };
-  if (byId("baseline").value) wanted.baseline = byId("baseline").value;
-  for (let turn = 1; ; turn += 1) {
+// Retry while the service is busy: it runs one comparison at a time, for all clients.
+async function compare(current, signal) {
+  const parameters = { repeat: byId("runs").value };
+  if (byId("baseline").value) parameters.baseline = byId("baseline").value;
+  for (let attempt = 1; ; attempt += 1) {
     try {
-      return await askJson(query("./compare", wanted), { method: "POST", body: asked.blob, signal });
+      return await askJson(query("./compare", parameters), { method: "POST", body: current.blob, signal });
     } catch (error) {
-      if (!PASSING.includes(error.type) || turn === PATIENCE) throw error;
+      if (!RETRIED.includes(error.type) || attempt === MAX_ATTEMPTS) throw error;
       byId("progress").textContent = `Waiting: ${error.message}.`;
       await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
       signal.throwIfAborted();
@@ -70,21 +71,24 @@ async function compare(asked, signal) {
   }
 }
 
-// The page was made while the models were still being loaded: their names are known now.
+// Fill the list of baselines if the page was rendered before the models were loaded.
 function offerBaselines(answer) {
   const select = byId("baseline");
   if (select.options.length) return;
-  select.append(...answer.results.map((one) => new Option(one.model)));
+  select.append(...answer.results.map((result) => new Option(result.model)));
   select.value = answer.baseline;
 }
 
+function runsEach(answer) {
+  return plural(answer.results[0].latency_ms.count, "run");
+}
+
 function facts(answer) {
-  const { image, timings_ms, results } = answer;
-  const runs = plural(results[0].latency_ms.count, "run");
+  const { image, timings_ms } = answer;
   return (
     `${image.width} × ${image.height} pixels, ${image.format.toUpperCase()}, ${size(image.bytes)}; decoded once ` +
     `in ${milliseconds(timings_ms.decode)} after ${milliseconds(timings_ms.queue)} in the queue. ` +
-    `${runs} of each model, alone on the cores; speed-up is that of inference over ${answer.baseline}.`
+    `${runsEach(answer)} of each model with the CPU to itself; speed-up of inference relative to ${answer.baseline}.`
   );
 }
 

@@ -1,4 +1,4 @@
-// The gallery's most similar images; a click makes one the picture. And a form that adds the picture to it.
+// Similar images from the gallery, each selectable as the next image; and the form that adds the image.
 import { ask, askJson, Problem, query } from "./api.js";
 import { byId, element } from "./dom.js";
 import { plural } from "./format.js";
@@ -9,7 +9,7 @@ const DUPLICATES = { exact: "the same file", near: "nearly the same" };
 let current = null;
 let take = null;
 
-// `chosen(blob, name)` gets a gallery image that the reader makes the picture.
+// `chosen(blob, name)` is called with the gallery image that the reader clicks.
 export function listen(chosen) {
   take = chosen;
   byId("add").addEventListener("submit", (event) => {
@@ -21,38 +21,38 @@ export function listen(chosen) {
 export async function show(picture, signal) {
   current = { picture, signal };
   byId("similar").hidden = false;
-  byId("new-id").value = suggestion(picture.name);
-  tell("Searching the gallery …");
+  byId("new-id").value = suggestedId(picture.name);
+  showStatus("Searching the gallery …");
   byId("matches").replaceChildren();
   try {
     const path = query("./retrieve-similar", { k: SHOWN });
-    const found = await askJson(path, { method: "POST", body: picture.blob, signal });
-    const count = found.matches.length;
-    byId("matches").replaceChildren(...found.matches.map(match));
-    tell(count ? `${plural(count, "image")}, the most similar first.` : "The gallery has no image to compare with yet.");
+    const answer = await askJson(path, { method: "POST", body: picture.blob, signal });
+    const count = answer.matches.length;
+    byId("matches").replaceChildren(...answer.matches.map(match));
+    showStatus(count ? `${plural(count, "image")}, most similar first.` : "The gallery has no images yet.");
   } catch (error) {
     refuse(error);
   }
 }
 
-function match(one) {
-  const image = element("img", { src: thumbnail(one.id), alt: "", loading: "lazy" });
-  const label = typeof one.metadata?.label === "string" ? one.metadata.label : "";
+function match(candidate) {
+  const image = element("img", { src: thumbnail(candidate.id), alt: "", loading: "lazy" });
+  const label = typeof candidate.metadata?.label === "string" ? candidate.metadata.label : "";
   const button = element(
     "button",
-    { type: "button", className: "match", "data-id": one.id },
+    { type: "button", className: "match", "data-id": candidate.id },
     image,
-    element("span", { className: "score" }, one.score.toFixed(3)),
+    element("span", { className: "score" }, candidate.score.toFixed(3)),
     " ",
-    element("span", { className: "name" }, label || one.id),
+    element("span", { className: "name" }, label || candidate.id),
   );
-  if (one.duplicate) {
-    button.append(" ", element("span", { className: "mark" }, DUPLICATES[one.duplicate] ?? one.duplicate));
+  if (candidate.duplicate) {
+    button.append(" ", element("span", { className: "mark" }, DUPLICATES[candidate.duplicate] ?? candidate.duplicate));
   }
   button.addEventListener("click", async () => {
     try {
-      const response = await ask(one.image_url, { signal: current.signal });
-      take(await response.blob(), one.id);
+      const response = await ask(candidate.image_url, { signal: current.signal });
+      take(await response.blob(), candidate.id);
     } catch (error) {
       refuse(error);
     }
@@ -63,7 +63,7 @@ function match(one) {
 async function add() {
   const { picture, signal } = current;
   const id = byId("new-id").value;
-  tell("Adding …");
+  showStatus("Adding …");
   const headers = byId("key").value ? { Authorization: `Bearer ${byId("key").value}` } : {};
   try {
     const path = query(`./gallery/images/${encodeURIComponent(id)}`, { metadata: JSON.stringify({ file: picture.name }) });
@@ -76,14 +76,14 @@ async function add() {
   }
 }
 
-function tell(text) {
+function showStatus(text) {
   byId("similar-news").textContent = text;
   byId("similar-problem").textContent = "";
 }
 
 function refuse(error) {
   if (error.name === "AbortError") return;
-  tell("");
+  showStatus("");
   byId("similar-problem").textContent = error instanceof Problem ? error.message : String(error);
 }
 
@@ -91,7 +91,7 @@ function thumbnail(id) {
   return `./gallery/images/${encodeURIComponent(id)}/thumbnail`;
 }
 
-// A name that the gallery allows, made of the file's.
-function suggestion(name) {
-  return name.replace(/[^A-Za-z0-9_.-]+/g, "-").replace(/^[-.]+/, "").slice(0, 100) || "picture";
+// Derive a valid gallery id from the file name.
+function suggestedId(name) {
+  return name.replace(/[^A-Za-z0-9_.-]+/g, "-").replace(/^[-.]+/, "").slice(0, 100) || "image";
 }

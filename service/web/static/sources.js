@@ -1,7 +1,7 @@
-// Where pictures come from: dropped, pasted, chosen, or taken with the camera.
+// Image sources: drag and drop, clipboard, file dialog, camera.
 import { byId } from "./dom.js";
 
-// `take(blob, name)` gets each picture; `refuse(message)` gets what to tell the reader instead.
+// `take(blob, name)` is called with each image, `refuse(message)` with each error.
 export function listen(take, refuse) {
   const drop = byId("drop");
   const file = byId("file");
@@ -14,10 +14,10 @@ export function listen(take, refuse) {
   byId("choose").addEventListener("click", () => file.click());
   file.addEventListener("change", () => {
     takeFirst(file.files);
-    file.value = ""; // so that choosing the same file again is a change
+    file.value = ""; // so that choosing the same file again fires `change`
   });
 
-  // anywhere on the page: a picture that misses the field would replace the page
+  // on the whole page: the browser would open a file dropped beside the field
   addEventListener("dragover", (event) => {
     event.preventDefault();
     drop.classList.add("over");
@@ -28,16 +28,16 @@ export function listen(take, refuse) {
   addEventListener("drop", (event) => {
     event.preventDefault();
     drop.classList.remove("over");
-    takeFirst(event.dataTransfer.files, "What was dropped is no file. Save the picture first, then drop the file.");
+    takeFirst(event.dataTransfer.files, "Only files can be dropped. Save the image first, then drop the file.");
   });
 
   addEventListener("paste", (event) => {
     if (event.target.matches?.("input:not([type=file]), textarea")) return;
-    takeFirst(event.clipboardData.files, "There is no picture on the clipboard.");
+    takeFirst(event.clipboardData.files, "The clipboard has no image.");
   });
 
   camera(take, refuse);
-  // until now a click would have done nothing
+  // disabled until the listeners exist
   byId("choose").disabled = false;
   byId("camera").disabled = false;
 }
@@ -51,7 +51,7 @@ function camera(take, refuse) {
 
   open.addEventListener("click", async () => {
     if (!navigator.mediaDevices) {
-      refuse("This browser gives a camera only to pages of this machine or over HTTPS.");
+      refuse("This browser allows the camera only for local pages or over HTTPS.");
       return;
     }
     try {
@@ -59,8 +59,8 @@ function camera(take, refuse) {
     } catch (error) {
       refuse(
         error.name === "NotAllowedError"
-          ? "The camera was not allowed. Allow it for this page, then try again."
-          : "No camera was found.",
+          ? "Camera access denied. Allow it for this page, then try again."
+          : "No camera found.",
       );
       return;
     }
@@ -68,7 +68,7 @@ function camera(take, refuse) {
     finder.hidden = false;
     open.disabled = true;
     await video.play();
-    shoot.disabled = false; // there is a picture to take now
+    shoot.disabled = false; // the video has a frame now
     shoot.focus();
   });
 

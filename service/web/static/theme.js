@@ -1,21 +1,21 @@
-// Light, dark, or what the system says. Not a module: it has to run before the page is painted.
+// Theme: light, dark or the system's. Not a module, because it must run before the first paint.
 (() => {
   const root = document.documentElement;
   const KEY = "weighin-theme";
 
   function stored() {
     try {
-      const found = localStorage.getItem(KEY);
-      return found === "light" || found === "dark" ? found : "";
+      const theme = localStorage.getItem(KEY);
+      return theme === "light" || theme === "dark" ? theme : "";
     } catch {
-      return ""; // storage is forbidden: the choice lasts as long as the page
+      return ""; // storage is disabled: the choice lasts until the page is closed
     }
   }
 
   function apply(theme) {
     if (theme) root.dataset.theme = theme;
     else delete root.dataset.theme;
-    // for what does not follow CSS by itself, such as charts
+    // for drawings that do not follow CSS, such as charts
     document.dispatchEvent(new CustomEvent("themechange"));
   }
 

@@ -48,7 +48,7 @@ def test_many_are_added_at_once_each_for_itself(serve: Callable[..., httpx.Clien
     assert sorted((entries[0].status, entries[5].status)) == ["added", "exists"]
     assert entries[5].id == entries[0].id
     assert entries[1].id == "mine"
-    assert "no known image type" in (entries[2].detail or "")
+    assert "image: unknown type" in (entries[2].detail or "")
     assert "metadata" in (entries[4].detail or "")
     assert client.get(f"/gallery/images/{entries[3].id}").json()["metadata"] == {"n": 1}
     assert client.get("/gallery").json()["images"] == 3

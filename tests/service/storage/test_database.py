@@ -23,7 +23,7 @@ def prepare_in(folder: str) -> None:
     prepare(open_database(None, Path(folder)))
 
 
-def test_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> None:
+def test_migrations_create_the_tables_of_the_code(tmp_path: Path) -> None:
     engine = open_database(None, tmp_path)
     prepare(engine)
     with engine.connect() as connection:
@@ -31,7 +31,7 @@ def test_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> None:
     engine.dispose()
 
 
-def test_the_newest_migration_is_the_one_that_the_code_asks_for() -> None:
+def test_schema_constant_is_the_newest_migration() -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     assert ScriptDirectory.from_config(config).get_current_head() == SCHEMA
@@ -47,7 +47,7 @@ def test_sqlite_survives_power_loss(tmp_path: Path) -> None:
     engine.dispose()
 
 
-def test_processes_that_start_together_migrate_once(tmp_path: Path) -> None:
+def test_concurrent_processes_migrate_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=prepare_in, args=(str(tmp_path),)) for _ in range(3)]
     for process in processes:
@@ -57,7 +57,7 @@ def test_processes_that_start_together_migrate_once(tmp_path: Path) -> None:
     assert [process.exitcode for process in processes] == [0, 0, 0]
 
 
-def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_newer_schema_is_refused_and_unchanged(tmp_path: Path) -> None:
     engine = open_database(None, tmp_path)
     prepare(engine)
     with engine.begin() as connection:
@@ -71,9 +71,7 @@ def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
     engine.dispose()
 
 
-def test_an_older_database_is_brought_up_to_date_with_all_that_is_in_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_older_database_is_migrated_with_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = open_database(None, tmp_path)
     with monkeypatch.context() as before:
         before.setattr("service.storage.database.SCHEMA", "0002")
@@ -93,7 +91,7 @@ def test_an_older_database_is_brought_up_to_date_with_all_that_is_in_it(
     engine.dispose()
 
 
-def test_a_damaged_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_damaged_file_is_refused_and_unchanged(tmp_path: Path) -> None:
     content = b"this is no database, but it is mine" * 1000
     (tmp_path / FILE_NAME).write_bytes(content)
     engine = open_database(None, tmp_path)
@@ -104,16 +102,14 @@ def test_a_damaged_file_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / FILE_NAME).read_bytes() == content
 
 
-def test_a_missing_directory_is_said(tmp_path: Path) -> None:
+def test_missing_directory_is_reported(tmp_path: Path) -> None:
     engine = open_database(None, tmp_path / "nowhere")
     with pytest.raises(StorageUnavailable, match="the data directory is missing") as caught:
         prepare(engine)
     assert str(tmp_path) not in caught.value.detail
 
 
-def test_another_program_that_holds_the_database_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_locked_database_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.storage.database._BUSY_TIMEOUT_MS", 10)
     engine = open_database(None, tmp_path)
     prepare(engine)
@@ -129,7 +125,7 @@ def test_another_program_that_holds_the_database_is_said(
 
 
 @pytest.mark.parametrize("url", ["nonsense", "nonsense://host/db", "jdbc:postgresql://user:secret@host/db"])
-def test_a_url_that_cannot_be_used_is_said_without_its_password(tmp_path: Path, url: str) -> None:
+def test_unusable_url_is_reported_without_password(tmp_path: Path, url: str) -> None:
     with pytest.raises(StorageUnavailable) as caught:
         open_database(url, tmp_path)
     assert "WEIGHIN_DATABASE_URL" in caught.value.detail
@@ -143,7 +139,7 @@ def test_any_spelling_of_postgresql_is_opened(tmp_path: Path, scheme: str) -> No
     engine.dispose()
 
 
-def test_a_parameter_that_libpq_does_not_know_is_named(tmp_path: Path) -> None:
+def test_unknown_libpq_parameter_is_named(tmp_path: Path) -> None:
     url = "postgresql://user:secret@host/db?sslmode=require&schema=public"
     with pytest.raises(StorageUnavailable, match="unknown parameter 'schema'") as caught:
         open_database(url, tmp_path)

@@ -23,13 +23,13 @@ with DataDirectory(Path(sys.argv[1]), "http://127.0.0.1:8123"):
 """
 
 
-def test_it_is_made_with_its_parents(tmp_path: Path) -> None:
+def test_directory_is_created_with_parents(tmp_path: Path) -> None:
     with DataDirectory(tmp_path / "a" / "b") as directory:
         assert directory.path.is_dir()
         assert directory.problem is None
 
 
-def test_a_second_process_is_told_who_has_it(tmp_path: Path) -> None:
+def test_second_process_gets_the_owner(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as holder:
@@ -45,14 +45,14 @@ def test_a_second_process_is_told_who_has_it(tmp_path: Path) -> None:
         assert directory.problem is None
 
 
-def test_it_is_taken_even_when_the_owner_left_no_note(tmp_path: Path) -> None:
+def test_lock_without_an_owner_file(tmp_path: Path) -> None:
     with DataDirectory(tmp_path):
         (tmp_path / "weighin.owner.json").write_text("{")
         with pytest.raises(DataDirectoryInUse, match="in use by another process"):
             DataDirectory(tmp_path).__enter__()
 
 
-def test_a_killed_owner_is_no_owner(tmp_path: Path) -> None:
+def test_lock_of_a_killed_owner_is_released(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as holder:
@@ -64,7 +64,7 @@ def test_a_killed_owner_is_no_owner(tmp_path: Path) -> None:
         assert directory.problem is None
 
 
-def test_a_path_that_cannot_be_a_directory_is_a_problem_and_no_error(tmp_path: Path) -> None:
+def test_impossible_path_is_a_problem_not_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with DataDirectory(tmp_path / "file") as directory:
         assert directory.problem is not None
@@ -73,7 +73,7 @@ def test_a_path_that_cannot_be_a_directory_is_a_problem_and_no_error(tmp_path: P
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_it_is_taken_as_soon_as_it_can_be(tmp_path: Path) -> None:
+def test_claim_succeeds_once_possible(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("in the way")
     with open_state(tmp_path / "data", None) as state:
         with pytest.raises(StorageUnavailable, match="the data directory cannot be written"):
@@ -84,7 +84,7 @@ def test_it_is_taken_as_soon_as_it_can_be(tmp_path: Path) -> None:
             DataDirectory(tmp_path / "data").__enter__()
 
 
-def test_nothing_is_written_to_a_directory_that_another_process_took_meanwhile(tmp_path: Path) -> None:
+def test_nothing_is_written_after_losing_the_directory(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("in the way")
     with open_state(tmp_path / "data", None) as state:
         (tmp_path / "data").unlink()
@@ -94,7 +94,7 @@ def test_nothing_is_written_to_a_directory_that_another_process_took_meanwhile(t
             assert "in use by process" in str(state.problem)
 
 
-def test_state_lets_the_directory_go_when_the_database_url_is_wrong(tmp_path: Path) -> None:
+def test_invalid_database_url_releases_the_directory(tmp_path: Path) -> None:
     with pytest.raises(StorageUnavailable, match="WEIGHIN_DATABASE_URL") as caught:
         open_state(tmp_path, "nonsense://user:secret@host/db")
     assert "secret" not in caught.value.detail

@@ -37,13 +37,13 @@ def prepare_at(url: str) -> None:
     prepare(open_database(url, Path("unused")))
 
 
-def test_migrations_make_the_tables_that_the_code_uses(engine: Engine) -> None:
+def test_migrations_create_the_tables_of_the_code(engine: Engine) -> None:
     prepare(engine)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
-def test_processes_that_start_together_migrate_once(database_url: str) -> None:
+def test_concurrent_processes_migrate_once(database_url: str) -> None:
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=prepare_at, args=(database_url,)) for _ in range(3)]
     for process in processes:
@@ -53,7 +53,7 @@ def test_processes_that_start_together_migrate_once(database_url: str) -> None:
     assert [process.exitcode for process in processes] == [0, 0, 0]
 
 
-def test_a_newer_schema_is_refused_and_left_alone(engine: Engine) -> None:
+def test_newer_schema_is_refused_and_unchanged(engine: Engine) -> None:
     prepare(engine)
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
@@ -65,7 +65,7 @@ def test_a_newer_schema_is_refused_and_left_alone(engine: Engine) -> None:
         assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
 
 
-def test_a_whole_new_database_will_do(postgres: PostgresServer, tmp_path: Path) -> None:
+def test_new_empty_database(postgres: PostgresServer, tmp_path: Path) -> None:
     engine = open_database(postgres.new_database(), tmp_path)
     prepare(engine)
     with engine.connect() as connection:
@@ -94,7 +94,7 @@ def test_state_on_a_server_makes_no_data_directory(tmp_path: Path, database_url:
     assert not (tmp_path / "data").exists()
 
 
-def test_a_server_that_is_not_there_is_said_without_its_address(tmp_path: Path) -> None:
+def test_unreachable_server_is_reported_without_address(tmp_path: Path) -> None:
     engine = open_database(f"postgresql+psycopg://user:secret@/db?host={tmp_path}", tmp_path)
     with pytest.raises(DatabaseUnreachable, match="cannot be reached") as caught:
         prepare(engine)
@@ -102,7 +102,7 @@ def test_a_server_that_is_not_there_is_said_without_its_address(tmp_path: Path) 
     assert "secret" not in caught.value.detail
 
 
-def test_a_database_that_does_not_exist_is_said(postgres: PostgresServer, tmp_path: Path) -> None:
+def test_missing_database_is_reported(postgres: PostgresServer, tmp_path: Path) -> None:
     engine = open_database(postgres.url("nowhere"), tmp_path)
     with pytest.raises(DatabaseUnreachable, match="no database or no user of that name"):
         prepare(engine)
@@ -121,7 +121,7 @@ def test_a_database_that_does_not_exist_is_said(postgres: PostgresServer, tmp_pa
         ("22012", StorageUnavailable, "code 22012"),
     ],
 )
-def test_the_servers_conditions_are_said_in_words(
+def test_server_errors_are_translated(
     engine: Engine, code: str, kind: type[StorageUnavailable], words: str
 ) -> None:
     raising = text(f"DO $$ BEGIN RAISE EXCEPTION 'internals' USING ERRCODE = '{code}'; END $$")
@@ -135,9 +135,7 @@ def test_the_servers_conditions_are_said_in_words(
     assert "internals" not in caught.value.detail
 
 
-def test_a_connection_that_was_cut_costs_one_transaction_and_no_more(
-    engine: Engine, postgres: PostgresServer
-) -> None:
+def test_lost_connection_fails_one_transaction_only(engine: Engine, postgres: PostgresServer) -> None:
     prepare(engine)
 
     def cut_off_halfway() -> None:
@@ -154,7 +152,7 @@ def test_a_connection_that_was_cut_costs_one_transaction_and_no_more(
         assert connection.execute(text("SELECT count(*) FROM latency_progress")).scalar() == 0
 
 
-def test_what_is_read_in_one_view_is_one_state(engine: Engine) -> None:
+def test_read_transaction_sees_one_snapshot(engine: Engine) -> None:
     prepare(engine)
     with engine.connect().execution_options(**READING) as reader:
         assert reader.execute(text("SELECT count(*) FROM latency_progress")).scalar() == 0
@@ -197,9 +195,7 @@ def test_instances_that_write_and_drop_at_once_count_nothing_twice(database_url:
         store.close()
 
 
-def test_a_database_that_comes_back_empty_is_made_anew(
-    engine: Engine, database_url: str, tmp_path: Path
-) -> None:
+def test_emptied_database_is_created_again(engine: Engine, database_url: str, tmp_path: Path) -> None:
     store = LatencyStore(open_database(database_url, tmp_path))
     assert store.ensure_open()
     store.write([recorded(DAY, 1)])

@@ -1,4 +1,4 @@
-"""The benchmark page: lists runs, shows one, compares two, and runs nothing that is in them."""
+"""The benchmark page: lists runs, shows one, compares two, and escapes their content."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EVIL = "\"'><script>alert(1)</script>&amp;"
 
 
 class Kept:
-    """Runs that lie in the database before the service starts, by what is special about them."""
+    """Ids of runs stored before the service starts, by their special property."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -65,7 +65,7 @@ def get(client: httpx.Client, **query: str) -> str:
 
 
 def table(text: str, name: str) -> list[list[str]]:
-    """The cells' text of each row of the body of the table in the region of that name."""
+    """Return the cell texts of each body row of the table in the region `name`."""
     body = text.partition(f'aria-label="{name}"')[2].partition("<tbody>")[2].partition("</tbody>")[0]
     return [
         [
@@ -77,29 +77,29 @@ def table(text: str, name: str) -> list[list[str]]:
     ]
 
 
-def test_the_template_uses_exactly_the_fields_of_the_page() -> None:
+def test_template_variables_equal_the_dataclass_fields() -> None:
     fields = dataclasses.fields(BenchmarksPage)
     assert names_in("benchmarks.html") == {field.name for field in fields}
     for field in fields:
         assert len(field.metadata["help"]) > 8, field.name
 
 
-def test_without_a_run_it_says_how_to_get_one(tiny_settings: Settings) -> None:
+def test_page_without_runs_says_how_to_start_one(tiny_settings: Settings) -> None:
     with running(tiny_settings) as client:
         text = get(client)
-    assert "Nothing was measured yet" in text
+    assert "No benchmarks yet" in text
     assert 'value="tiny-b"' in text
     assert 'name="key"' not in text
 
 
-def test_a_key_is_asked_for_where_one_is_needed(tiny_settings: Settings) -> None:
+def test_key_field_is_shown_if_a_key_is_set(tiny_settings: Settings) -> None:
     with running(tiny_settings.model_copy(update={"api_key": SecretStr("s3cret")})) as client:
         text = get(client)
     assert 'name="key" type="password"' in text
     assert "s3cret" not in text
 
 
-def test_runs_are_listed_and_only_measured_ones_can_be_chosen(page: httpx.Client, kept: Kept) -> None:
+def test_only_measured_runs_can_be_selected(page: httpx.Client, kept: Kept) -> None:
     text = get(page)
     listed = table(text, "Runs")
     assert len(listed) == 5
@@ -110,7 +110,7 @@ def test_runs_are_listed_and_only_measured_ones_can_be_chosen(page: httpx.Client
     assert f'href="/benchmarks/{kept.then}/bundle"' in text
 
 
-def test_one_run_shows_its_results_and_the_doubts_about_it(page: httpx.Client, kept: Kept) -> None:
+def test_selected_run_shows_results_and_warnings(page: httpx.Client, kept: Kept) -> None:
     rows = table(get(page, first=kept.then), "Results of one run")
     assert [row[:2] for row in rows] == [["a", "1600"], ["b", "1600"]]
     assert 1.9 < float(rows[1][2]) < 2.1
@@ -121,7 +121,7 @@ def test_one_run_shows_its_results_and_the_doubts_about_it(page: httpx.Client, k
     assert f"dirty: {EVIL}" in html.unescape(get(page, first=kept.doubtful))
 
 
-def test_two_runs_are_compared_and_the_url_keeps_them(page: httpx.Client, kept: Kept) -> None:
+def test_two_selected_runs_are_compared(page: httpx.Client, kept: Kept) -> None:
     text = get(page, first=kept.then, second=kept.slower)
     rows = {row[0]: row for row in table(text, "Comparison of two runs")}
     assert rows["a"][5:] == ["indistinguishable", ""]
@@ -139,13 +139,15 @@ def test_two_runs_are_compared_and_the_url_keeps_them(page: httpx.Client, kept: 
         ("evil", "benchmark 'evil' has no measurement"),
     ],
 )
-def test_what_cannot_be_compared_says_why(page: httpx.Client, kept: Kept, second: str, words: str) -> None:
+def test_impossible_comparison_shows_the_reason(
+    page: httpx.Client, kept: Kept, second: str, words: str
+) -> None:
     text = get(page, first=kept.then, second=getattr(kept, second, second))
     assert words in html.unescape(text)
     assert len(table(text, "Runs")) == 5
 
 
-def test_nothing_in_a_run_is_run(page: httpx.Client, kept: Kept) -> None:
+def test_run_content_is_escaped(page: httpx.Client, kept: Kept) -> None:
     for query in (
         {},
         {"first": kept.doubtful},

@@ -1,4 +1,4 @@
-"""The dashboard: what it shows of what was recorded, that a URL shares it, that it runs no foreign code."""
+"""The dashboard page: recorded figures, shareable URLs, and no injected or external code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from service.latency.recorder import Recorder
 from service.latency.stages import Durations
 from service.state import open_state
 from service.web.dashboard import dashboard_router
-from service.web.figures import FIRST_VIEWS, SHARED_FOR_S, Figures, FiguresDesk
+from service.web.figures import FIRST_VIEWS, SHARED_FOR_S, DashboardCache, Figures
 from service.web.site import Site
 from service.web.table import errors_text, milliseconds_text
 from service.web.view import WINDOWS, DashboardPage, Span, View, span_for
@@ -42,7 +42,7 @@ EVIL = "\"'><script>alert(1)</script>&amp;"
 
 
 class Instrument:
-    """A recorder on a real database with a clock that the test sets, and the dashboard on a real socket."""
+    """A recorder on a real database with a settable clock, and the dashboard on a real socket."""
 
     def __init__(self, folder: Path) -> None:
         self.at = NOON
@@ -55,11 +55,11 @@ class Instrument:
         problems.install(app)
         names = ("tiny", "tiny-b")
         site, latencies = Site(), Latencies(self.recorder)
-        self.desk = FiguresDesk(
+        self.cache = DashboardCache(
             site, latencies, lambda: names, "tiny", lambda: self.degraded, lambda: self.benchmark
         )
         app.include_router(site.router())
-        app.include_router(dashboard_router(site, self.desk, latencies, lambda: names))
+        app.include_router(dashboard_router(site, self.cache, latencies, lambda: names))
         app.add_middleware(RequestContext, allowed_origins=(), log_requests=False)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, ws="none"))
@@ -72,7 +72,7 @@ class Instrument:
         self.server.should_exit = True
         self.thread.join()
         self.listener.close()
-        self.desk.close()
+        self.cache.close()
         self.recorder.close()
         self.state.close()
 
@@ -98,7 +98,7 @@ def instrument(tmp_path: Path) -> Iterator[Instrument]:
 
 @pytest.fixture(scope="module")
 def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instrument]:
-    """One that nothing is recorded with, for tests that only read."""
+    """An instrument without recorded runs, for tests that only read."""
     one = Instrument(tmp_path_factory.mktemp("idle"))
     try:
         yield one
@@ -107,7 +107,7 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instrument]:
 
 
 def rows(page: str) -> list[list[str]]:
-    """The cells' text of each row of the table's body."""
+    """Return the cell texts of each row of the table body."""
     body = page.partition("<tbody>")[2].partition("</tbody>")[0]
     return [
         [
@@ -120,7 +120,7 @@ def rows(page: str) -> list[list[str]]:
 
 
 def charts(page: str) -> dict[str, Any]:
-    """What the charts draw."""
+    """Return the chart data of a page."""
     (found,) = re.findall(r'data-charts="([^"]*)"', page)
     drawn: dict[str, Any] = json.loads(html.unescape(found))
     return drawn
@@ -129,27 +129,27 @@ def charts(page: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("template", "content"), [("dashboard.html", DashboardPage), ("figures.html", Figures)]
 )
-def test_a_template_uses_exactly_the_fields_of_its_dataclass(template: str, content: type) -> None:
+def test_template_variables_equal_the_dataclass_fields(template: str, content: type) -> None:
     assert names_in(template) == {field.name for field in dataclasses.fields(content)}
     for field in dataclasses.fields(content):
         assert len(field.metadata["help"]) > 8, field.name
 
 
-def test_an_empty_window_says_how_to_fill_it(idle: Instrument) -> None:
+def test_empty_window_shows_a_curl_example(idle: Instrument) -> None:
     page = idle.page()
     assert f"curl -F image=@photo.jpg {idle.client.base_url}".rstrip("/") + "/classify" in page
     assert "<table" not in page
     assert "<polyline" not in page
 
 
-def test_what_was_recorded_is_shown_and_percentiles_need_enough_samples(instrument: Instrument) -> None:
+def test_percentiles_are_withheld_with_too_few_runs(instrument: Instrument) -> None:
     instrument.record(MIN_SAMPLES[0.90])
     instrument.record(1, "tiny-b")
     instrument.recorder.record_error("tiny", "live", "queue-full")
     instrument.recorder.record_error(None, "live", "unknown-model")
-    shown = rows(instrument.page(stage="all"))
-    few = ["n too small (needs 64)", "n too small (needs 130)", "n too small (needs 662)"]
-    assert shown == [
+    few = ["–"] * 3
+    page = instrument.page(stage="all")
+    assert rows(page) == [
         ["tiny", "queue", "64", "0.020", "0.020", *few[1:], "1 queue-full"],
         ["decode", "64", "0.600", "0.600", *few[1:]],
         ["inference", "64", "1.900", "1.900", *few[1:]],
@@ -160,14 +160,17 @@ def test_what_was_recorded_is_shown_and_percentiles_need_enough_samples(instrume
         ["total", "1", "2.600", *few],
         ["(no model)", "", "0", "", "", "", "", "1 unknown-model"],
     ]
+    reasons = [f"too few runs (needs {needed})" for needed in (64, 130, 662)]
+    assert re.findall(r'class="withheld" title="([^"]*)">–</td>', page) == reasons[1:] * 4 + reasons * 4
+    assert "– means too few runs: p50 needs 1, p90 needs 64, p95 needs 130, p99 needs 662." in page
 
 
-def test_with_enough_samples_nothing_is_withheld(instrument: Instrument) -> None:
+def test_no_percentile_is_withheld_with_enough_runs(instrument: Instrument) -> None:
     instrument.record(MIN_SAMPLES[0.99], durations={"total": 12_345_000})
     assert rows(instrument.page()) == [["tiny", "total", "662", "12.35", "12.35", "12.35", "12.35", ""]]
 
 
-def test_the_form_chooses_and_the_url_keeps_it(instrument: Instrument) -> None:
+def test_form_and_url_hold_the_view(instrument: Instrument) -> None:
     instrument.record(3)
     instrument.record(2, "tiny-b")
     instrument.recorder.record("tiny", "compare", {"inference": 5_000_000})
@@ -193,7 +196,7 @@ def test_only_the_window_is_shown(instrument: Instrument) -> None:
     assert [row[2] for row in rows(instrument.page(since="6h", stage="total"))] == ["7"]
 
 
-def test_the_charts_have_every_step_and_gaps_where_nothing_was_recorded(instrument: Instrument) -> None:
+def test_charts_have_every_step_and_gaps(instrument: Instrument) -> None:
     instrument.record(MIN_SAMPLES[0.95])
     instrument.at += 60
     instrument.record(30, durations={"total": 5_200_000})
@@ -231,7 +234,7 @@ def test_the_charts_have_every_step_and_gaps_where_nothing_was_recorded(instrume
     assert of_one["over_time"]["percentiles"]["p50"][-1] == 0.6
 
 
-def test_a_young_service_has_fine_steps_in_every_window(instrument: Instrument) -> None:
+def test_young_service_has_fine_steps_in_every_window(instrument: Instrument) -> None:
     instrument.record(2)
     for since in WINDOWS:
         assert charts(instrument.page(since=since))["over_time"]["at"] == [int(NOON)], since
@@ -241,7 +244,7 @@ def test_a_young_service_has_fine_steps_in_every_window(instrument: Instrument) 
     assert charts(instrument.page(since="1h"))["over_time"]["step_s"] == 60
 
 
-def test_the_steps_are_those_of_the_shortest_window_that_holds_all() -> None:
+def test_steps_of_the_shortest_sufficient_window() -> None:
     day, hour = WINDOWS["24h"], WINDOWS["1h"]
     assert span_for(10, day) == WINDOWS["15m"]
     assert span_for(901, day) == hour
@@ -249,7 +252,7 @@ def test_the_steps_are_those_of_the_shortest_window_that_holds_all() -> None:
     assert span_for(7 * 3600, Span("odd", 3, 1, 1)) == Span("odd", 3, 1, 1)
 
 
-def test_every_model_has_a_line(instrument: Instrument) -> None:
+def test_every_model_has_a_sparkline(instrument: Instrument) -> None:
     for _ in range(3):
         instrument.record(2)
         instrument.record(1, "tiny-b")
@@ -258,7 +261,7 @@ def test_every_model_has_a_line(instrument: Instrument) -> None:
     assert len(re.findall('<polyline points="[^"]+"', page)) == 2
 
 
-def test_no_row_shows_another_stage_than_is_asked_for(instrument: Instrument) -> None:
+def test_rows_show_only_the_selected_stage(instrument: Instrument) -> None:
     search = {"queue": 20_000, "inference": 1_900_000, "search": 300_000}
     instrument.recorder.record("tiny", "live", search)  # type: ignore[arg-type]
     instrument.recorder.record_error("tiny", "live", "queue-full")
@@ -277,7 +280,7 @@ def test_no_row_shows_another_stage_than_is_asked_for(instrument: Instrument) ->
     assert "No runs of this stage" not in instrument.page(model="tiny", stage="all")
 
 
-def test_a_comparison_has_no_total_and_is_charted_by_its_inference(instrument: Instrument) -> None:
+def test_comparisons_are_charted_by_inference(instrument: Instrument) -> None:
     for _ in range(4):
         instrument.recorder.record("tiny-b", "compare", {"inference": 5_000_000, "preprocess": 1_000_000})
     drawn = charts(instrument.page(regime="compare"))
@@ -286,7 +289,7 @@ def test_a_comparison_has_no_total_and_is_charted_by_its_inference(instrument: I
     assert drawn["parts"]["means"] == {"preprocess": [1.0], "inference": [5.0]}
 
 
-def test_a_page_that_refreshes_itself_shares_what_is_a_moment_old(instrument: Instrument) -> None:
+def test_refreshes_share_cached_figures(instrument: Instrument) -> None:
     def refreshed() -> str:
         response = instrument.client.get("/dashboard/figures", params={"since": "1h"})
         assert response.status_code == 200
@@ -306,17 +309,17 @@ def test_a_page_that_refreshes_itself_shares_what_is_a_moment_old(instrument: In
     assert rows(other.text) == []
 
 
-def test_a_start_renders_ahead_what_is_looked_at_first(instrument: Instrument) -> None:
+def test_warm_up_renders_the_first_views(instrument: Instrument) -> None:
     instrument.record(1)
     begun = time.monotonic()
-    concurrent.futures.wait(instrument.desk.warm_up())
+    concurrent.futures.wait(instrument.cache.warm_up())
     instrument.record(1)
-    known = instrument.desk.rendered(FIRST_VIEWS[-1], "", at_most_old_s=time.monotonic() - begun)
+    known = instrument.cache.rendered(FIRST_VIEWS[-1], "", max_age_s=time.monotonic() - begun)
     assert rows(asyncio.run(known).html)[-1][1:3] == ["total", "1"], "rendered before the second run"
     assert FIRST_VIEWS[0] == View("live", "", "total", "24h"), "what /dashboard without a query shows"
 
 
-def test_who_asks_goes_before_what_is_rendered_ahead(instrument: Instrument) -> None:
+def test_a_request_goes_before_the_warm_up(instrument: Instrument) -> None:
     instrument.record(1)
     begun, go_on = threading.Event(), threading.Event()
 
@@ -324,28 +327,30 @@ def test_who_asks_goes_before_what_is_rendered_ahead(instrument: Instrument) -> 
         begun.set()
         assert go_on.wait(30)
 
-    desk = FiguresDesk(Site(), Latencies(instrument.recorder), lambda: ("tiny",), "tiny", hold, lambda: None)
-    ahead = desk.warm_up()
+    cache = DashboardCache(
+        Site(), Latencies(instrument.recorder), lambda: ("tiny",), "tiny", hold, lambda: None
+    )
+    ahead = cache.warm_up()
     assert begun.wait(30)
 
     async def ask() -> str:
-        asked = asyncio.create_task(desk.rendered(View("live", "", "total", "1h"), ""))
+        asked = asyncio.create_task(cache.rendered(View("live", "", "total", "1h"), ""))
         await asyncio.sleep(0)  # until it waits for the rendering under way
         go_on.set()
         return (await asked).html
 
     assert rows(asyncio.run(ask()))[-1][1:3] == ["total", "1"]
-    desk.close()
+    cache.close()
     assert [rendering.cancelled() for rendering in ahead] == [False, True, True]
 
 
-def test_a_new_benchmark_is_told(instrument: Instrument) -> None:
+def test_chart_data_name_the_newest_benchmark(instrument: Instrument) -> None:
     assert charts(instrument.page())["benchmark"] is None
     instrument.benchmark = "b1"
     assert charts(instrument.page())["benchmark"] == "b1"
 
 
-def test_a_model_that_is_gone_is_still_shown(instrument: Instrument) -> None:
+def test_removed_model_is_still_shown(instrument: Instrument) -> None:
     instrument.record(2, "gone")
     assert [row[:3] for row in rows(instrument.page(model="gone", stage="total"))] == [["gone", "total", "2"]]
     assert '<option value="gone">' in instrument.page()
@@ -360,14 +365,14 @@ def test_a_model_that_is_gone_is_still_shown(instrument: Instrument) -> None:
         ({"since": "1 fortnight"}, 422, "24h"),
     ],
 )
-def test_a_wrong_choice_is_refused(idle: Instrument, query: dict[str, str], status: int, word: str) -> None:
+def test_invalid_view_is_refused(idle: Instrument, query: dict[str, str], status: int, word: str) -> None:
     response = idle.client.get("/dashboard", params=query)
     assert response.status_code == status
     assert response.headers["content-type"] == "application/problem+json"
     assert word in response.json()["detail"]
 
 
-def test_state_that_cannot_be_written_is_shown(instrument: Instrument) -> None:
+def test_degraded_storage_is_shown(instrument: Instrument) -> None:
     instrument.degraded = f"the disk is full {EVIL}"
     page = instrument.page()
     assert (
@@ -376,9 +381,7 @@ def test_state_that_cannot_be_written_is_shown(instrument: Instrument) -> None:
 
 
 @pytest.mark.parametrize("recorded", [False, True])
-def test_the_page_needs_nothing_inline_and_nothing_from_elsewhere(
-    instrument: Instrument, recorded: bool
-) -> None:
+def test_page_has_no_inline_or_external_resources(instrument: Instrument, recorded: bool) -> None:
     if recorded:
         instrument.record(200, EVIL)
         instrument.recorder.record_error(EVIL, "live", "queue-full")
@@ -404,15 +407,13 @@ def test_milliseconds_have_about_four_digits(value: float, text: str) -> None:
     assert milliseconds_text(value) == text
 
 
-def test_errors_are_listed_by_how_often_they_happened() -> None:
+def test_errors_are_sorted_by_count() -> None:
     assert errors_text({"busy": 2, "queue-full": 11, "a": 2}) == "11 queue-full, 2 a, 2 busy"
     assert errors_text({}) == ""
 
 
-def test_the_service_shows_its_own_traffic_at_once(
-    serve: Callable[..., httpx.Client], cat_jpeg: bytes
-) -> None:
-    """The whole way: a photograph is classified, and the page that follows counts it."""
+def test_page_counts_a_request_at_once(serve: Callable[..., httpx.Client], cat_jpeg: bytes) -> None:
+    """End to end: the page counts an image that was just classified."""
     client = serve()
     assert client.post("/classify", content=cat_jpeg).status_code == 200
     page = client.get("/dashboard", params={"stage": "total"}).text

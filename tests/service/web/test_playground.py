@@ -1,4 +1,4 @@
-"""The playground's page as the server sends it; what it does in a browser is tested in tests/web."""
+"""The playground page as rendered by the server; tests/web tests it in a browser."""
 
 from __future__ import annotations
 
@@ -15,31 +15,33 @@ from tests.helpers.pages import Code, names_in
 
 
 def options(page: str, name: str) -> list[tuple[str, bool]]:
-    """The texts of a list, and whether each is chosen."""
+    """Return the option texts of a select, and whether each is selected."""
     inside = re.search(rf'<select id="{name}">(.*?)</select>', page)
     assert inside is not None
     found = re.findall(r"<option( selected)?>([^<]*)</option>", inside.group(1))
     return [(text, bool(chosen)) for chosen, text in found]
 
 
-def test_the_template_uses_exactly_the_fields_of_the_page() -> None:
+def test_template_variables_equal_the_dataclass_fields() -> None:
     fields = dataclasses.fields(PlaygroundPage)
     assert names_in("playground.html") == {field.name for field in fields}
     assert all(len(field.metadata["help"]) > 8 for field in fields)
 
 
-def test_it_offers_the_models_that_are_compared(client: httpx.Client) -> None:
+def test_comparable_models_are_offered(client: httpx.Client) -> None:
     page = client.get("/").text
     assert options(page, "baseline") == [("tiny", True), ("tiny-b", False)]
     assert options(page, "runs") == [(str(count), count == 5) for count in RUNS]
-    assert "Nothing can be compared" not in page
+    assert "Comparison unavailable" not in page
 
 
-def test_it_says_why_nothing_can_be_compared(serve: Callable[..., httpx.Client], tmp_path: Path) -> None:
+def test_reason_is_shown_if_comparison_is_unavailable(
+    serve: Callable[..., httpx.Client], tmp_path: Path
+) -> None:
     folder = make_tiny_model(tmp_path / "zoo", "tiny")
     (folder / "model.onnx").write_bytes(b"broken")
     page = serve(model_dirs=(tmp_path / "zoo",)).get("/").text
-    assert "Nothing can be compared at the moment: model &#39;tiny&#39; cannot be served" in page
+    assert "Comparison unavailable: model &#39;tiny&#39; cannot be served" in page
     assert options(page, "baseline") == []
 
 
@@ -50,7 +52,7 @@ def test_models_of_other_labels_are_left_out(serve: Callable[..., httpx.Client],
     assert options(page, "baseline") == [("tiny", True)]
 
 
-def test_it_needs_nothing_inline_and_nothing_from_elsewhere(client: httpx.Client) -> None:
+def test_page_has_no_inline_or_external_resources(client: httpx.Client) -> None:
     response = client.get("/")
     policy = response.headers["content-security-policy"]
     assert "unsafe" not in policy
@@ -64,8 +66,8 @@ def test_it_needs_nothing_inline_and_nothing_from_elsewhere(client: httpx.Client
             assert client.get(link).status_code == 200, link
 
 
-def test_its_modules_are_there(client: httpx.Client) -> None:
-    """Every module that a module imports is served beside it."""
+def test_imported_modules_are_served(client: httpx.Client) -> None:
+    """Every imported JavaScript module is served."""
     found = re.search(r'src="(/static/[0-9a-f]+/)playground.js"', client.get("/").text)
     assert found is not None
     waiting, seen = ["playground.js"], set()

@@ -1,4 +1,4 @@
-"""The sparkline stays in its box, breaks at gaps and shows a lone value."""
+"""The sparkline stays within its size, splits at missing values and shows a lone value."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ def points(piece: str) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in (point.split(",") for point in piece.split())]
 
 
-def test_values_run_from_left_to_right_and_the_largest_is_on_top() -> None:
+def test_values_run_right_and_the_largest_is_on_top() -> None:
     (piece,) = sparkline([1, 4, 2])
     assert points(piece) == [(0, HEIGHT * 0.75), (WIDTH / 2, 0), (WIDTH, HEIGHT / 2)]
 
 
-def test_a_missing_value_breaks_the_line_and_a_lone_one_is_a_dot() -> None:
+def test_missing_value_splits_and_lone_value_is_a_dot() -> None:
     pieces = sparkline([None, 3, None, 1.5, 3])
     assert [len(points(piece)) for piece in pieces] == [2, 2]
     lone = points(pieces[0])
     assert lone[0] == lone[1] == (WIDTH / 4, 0)
 
 
-def test_nothing_has_no_line_and_zero_lies_on_the_ground() -> None:
+def test_no_values_and_zeros() -> None:
     assert sparkline([]) == sparkline([None, None]) == ()
     assert points(sparkline([0.0])[0]) == [(0, HEIGHT)] * 2

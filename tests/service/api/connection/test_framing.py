@@ -1,4 +1,4 @@
-"""Where requests end: malformed framing is refused, and packet boundaries make no difference."""
+"""Request framing: malformed framing is refused, and packet boundaries make no difference."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("raw", MALFORMED.values(), ids=MALFORMED.keys())
-def test_malformed_framing_is_400_and_the_end(raw: bytes) -> None:
+def test_malformed_framing_gets_400_and_close(raw: bytes) -> None:
     whole = converse([raw + NEXT])
     assert (whole.seen, whole.statuses, whole.closed) == ([], [400], True)
     halves = converse([raw[: len(raw) // 2], raw[len(raw) // 2 :] + NEXT])
@@ -161,12 +161,12 @@ OFFERS = (
     b"Upgrade: h2c\r\nUpgrade: websocket\r\nConnection: upgrade\r\nConnection: upgrade\r\n",
     b"Upgrade:\r\nConnection: upgrade\r\n",
 )
-"""Fields that offer another protocol."""
+"""`Upgrade` fields and their companions."""
 
 
 @pytest.mark.parametrize("offer", OFFERS)
 @pytest.mark.parametrize("framing", ["length", "chunks"])
-def test_an_offer_to_upgrade_leaves_the_body_alone(offer: bytes, framing: str) -> None:
+def test_upgrade_field_does_not_change_the_body(offer: bytes, framing: str) -> None:
     body = (
         b"Content-Length: %d\r\n\r\n" % len(NEXT) + NEXT
         if framing == "length"
@@ -225,14 +225,14 @@ def test_unusual_but_valid_requests_are_served(raw: bytes, target: tuple[str, by
         b"2\r\nhe\r\n3\r\nllo\r\n0\r\nX: 1\r\n\r\n",
     ],
 )
-def test_unusual_but_valid_chunks_are_read(body: bytes) -> None:
+def test_unusual_but_valid_chunks_are_accepted(body: bytes) -> None:
     raw = post(CHUNKED, body) + get(b"GET /y HTTP/1.1")
     for packets in ([raw], [raw[i : i + 1] for i in range(len(raw))]):
         outcome = converse(packets)
         assert [(seen.path, seen.body) for seen in outcome.seen] == [("/x", b"hello"), ("/y", b"")]
 
 
-def test_bounds_of_a_head() -> None:
+def test_head_limits() -> None:
     fields = b"".join(b"X-%d: 1\r\n" % i for i in range(MAX_FIELDS - 1))
     assert converse([get(b"GET / HTTP/1.1", HOST + fields)]).statuses == [200]
     assert converse([get(b"GET / HTTP/1.1", HOST + fields + b"Y: 1\r\n")]).statuses == [431]
@@ -252,7 +252,7 @@ def test_bounds_of_a_head() -> None:
     ],
     ids=["extension", "extensions", "trailers", "trailer bytes"],
 )
-def test_bounds_of_a_chunked_body(body: bytes) -> None:
+def test_chunked_body_limits(body: bytes) -> None:
     raw = post(CHUNKED, body)
     outcome = converse(cut(raw, range(0, len(raw), 5000)))
     assert (outcome.seen, outcome.statuses, outcome.closed) == ([], [431], True)
@@ -277,7 +277,7 @@ def test_many_small_chunks_are_refused() -> None:
     assert (outcome.seen, outcome.statuses, outcome.closed) == ([], [400], True)
 
 
-def test_errors_name_what_was_given() -> None:
+def test_errors_quote_the_given_value() -> None:
     with pytest.raises(MalformedRequest, match=r"request target: malformed \(given: 'x'; example"):
         read_head(get(b"GET x HTTP/1.1"))
     with pytest.raises(HeadersTooLarge, match=r"101 header fields \(limit: 100\)"):
@@ -286,7 +286,7 @@ def test_errors_name_what_was_given() -> None:
         ChunkedBody().take(b"0x5\r\n")
 
 
-# Whatever the bytes are: the same requests however they are cut, and those that h11 sees.
+# Properties for any bytes: packet boundaries do not change the parsed requests, and h11 parses the same ones.
 
 TOKENS = st.sampled_from(
     [b"Accept: */*\r\n", b"X-A:\t1 \r\n", b"Connection: keep-alive\r\n", *OFFERS, b"Expect: 100-continue\r\n"]
@@ -335,8 +335,8 @@ def test_packet_boundaries_make_no_difference(raw: bytes, places: list[int]) -> 
 
 @settings(max_examples=300, deadline=None)
 @given(damaged())
-def test_the_requests_are_those_that_h11_sees(raw: bytes) -> None:
-    """As far as both of them accept the bytes."""
+def test_requests_equal_those_of_h11(raw: bytes) -> None:
+    """Compared up to the first byte that either of the two refuses."""
     ours = [
         (seen.method, seen.path, seen.query, seen.body)
         for seen in converse([raw], application=Application(early=frozenset())).seen

@@ -1,4 +1,4 @@
-"""Connections: one response after the other, bounds in time and size, answers that clients can read."""
+"""Connections: responses in order, time and size limits, error responses that clients can read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 class Impatient(HttpProtocol):
-    """Times short enough for a test."""
+    """The protocol with timeouts short enough for a test."""
 
     head_s = 0.3
     drain_s = 0.6
@@ -43,13 +43,13 @@ class Impatient(HttpProtocol):
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
-    """Where the application below serves."""
+    """Start the application below; return its address."""
     with serving(refusing, http=Impatient) as address:
         yield address
 
 
 async def refusing(scope: Any, _receive: Any, send: Any) -> None:
-    """Answers before it reads: /refuse and closes, /keep and keeps the connection, /stream in five pieces."""
+    """Respond before reading the body: /refuse closes, /keep keeps it open, /stream sends five pieces."""
     fields = [(b"content-length", b"2")]
     if scope["path"] == "/refuse":
         fields.append((b"connection", b"close"))
@@ -64,7 +64,7 @@ async def refusing(scope: Any, _receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"no"})
 
 
-# The order of responses
+# Response order
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ async def refusing(scope: Any, _receive: Any, send: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("behind", [HIDDEN, b"\r\n", b"\x00\xff"])
-def test_bytes_behind_the_last_request_are_ignored(start: bytes, behind: bytes) -> None:
+def test_bytes_after_the_last_request_are_ignored(start: bytes, behind: bytes) -> None:
     for packets in ([start + behind], [start, behind], [start + behind[:1], behind[1:]]):
         outcome = converse(packets)
         assert ([seen.path for seen in outcome.seen], outcome.statuses, outcome.closed) == (
@@ -87,20 +87,20 @@ def test_bytes_behind_the_last_request_are_ignored(start: bytes, behind: bytes) 
         )
 
 
-def test_pipelined_requests_are_answered_in_order_then_the_malformed_one() -> None:
+def test_malformed_request_after_pipelined_ones() -> None:
     asked = [b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % i for i in range(5)]
     outcome = converse([b"".join([*asked, b"nonsense\r\n\r\n", HIDDEN])])
     assert [seen.path for seen in outcome.seen] == [f"/{i}" for i in range(5)]
     assert (outcome.statuses, outcome.closed) == ([200] * 5 + [400], True)
 
 
-def test_garbage_behind_a_stream_waits_for_its_end(address: Address) -> None:
+def test_garbage_after_a_streamed_response(address: Address) -> None:
     got = responses(ask(address, b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n" + b"nonsense\r\n\r\n" + HIDDEN))
     assert [status for status, _, _ in got] == [200, 400]
     assert got[0][2] == b"tick" * 5
 
 
-def test_a_body_that_breaks_during_a_stream_ends_the_connection_after_it(address: Address) -> None:
+def test_malformed_body_during_a_streamed_response(address: Address) -> None:
     with socket.create_connection(address, timeout=20) as connection:
         connection.sendall(b"GET /stream HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
         received = connection.recv(10_000)
@@ -112,9 +112,7 @@ def test_a_body_that_breaks_during_a_stream_ends_the_connection_after_it(address
 
 @pytest.mark.parametrize("path", [b"/refuse", b"/keep"])
 @pytest.mark.parametrize("rest", [b"zzz\r\n" + HIDDEN, b"5\r\nhelloXX" + HIDDEN])
-def test_a_body_that_breaks_after_its_response_gets_no_second_one(
-    address: Address, path: bytes, rest: bytes
-) -> None:
+def test_malformed_body_after_its_response(address: Address, path: bytes, rest: bytes) -> None:
     with socket.create_connection(address, timeout=20) as connection:
         connection.sendall(b"POST " + path + b" HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
         received = connection.recv(65536)
@@ -127,7 +125,7 @@ def test_a_body_that_breaks_after_its_response_gets_no_second_one(
 @pytest.mark.parametrize(
     "framing", [b"Content-Length: 33\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n21\r\n"]
 )
-def test_the_rest_of_a_refused_body_is_no_request(framing: bytes) -> None:
+def test_rest_of_a_refused_body_is_not_a_request(framing: bytes) -> None:
     assert len(HIDDEN) == 33
     head = b"POST /early HTTP/1.1\r\nHost: a\r\n" + framing
     end = b"\r\n0\r\n\r\n" if b"chunked" in framing else b""
@@ -144,7 +142,7 @@ def test_the_rest_of_a_refused_body_is_no_request(framing: bytes) -> None:
         (b"Transfer-Encoding: chunked\r\n", b"1000\r\n" + HIDDEN),
     ],
 )
-def test_a_refusal_instead_of_100_continue_ends_the_connection(framing: bytes, body: bytes) -> None:
+def test_refusal_instead_of_100_continue_closes(framing: bytes, body: bytes) -> None:
     head = b"POST /early HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n" + framing + b"\r\n"
     for packets in ([head], [head + body], [head, body]):
         outcome = converse(packets)
@@ -160,14 +158,14 @@ def test_100_continue_is_sent_when_the_body_is_read() -> None:
     assert converse([head % 0, b"hello"]).received.startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-# Bounds
+# Limits
 
 
-def test_a_slow_head_is_408(address: Address) -> None:
+def test_slow_head_gets_408(address: Address) -> None:
     assert [status for status, _, _ in responses(ask(address, b"GET / HTTP/1.1\r\nHost:"))] == [408]
 
 
-def test_a_head_byte_by_byte_is_408(address: Address) -> None:
+def test_head_byte_by_byte_gets_408(address: Address) -> None:
     with socket.create_connection(address, timeout=20) as connection:
         connection.settimeout(0.02)
         received = b""
@@ -180,13 +178,13 @@ def test_a_head_byte_by_byte_is_408(address: Address) -> None:
     assert received.startswith(b"HTTP/1.1 408")
 
 
-def test_a_connection_without_a_request_is_closed() -> None:
+def test_connection_without_a_request_is_closed() -> None:
     with serving(Application(), timeout_keep_alive=1, http=Impatient) as address:
         assert ask(address, b"") == b""
         assert ask(address, b"\r\n\r\n") == b""
 
 
-def test_the_wait_for_the_next_head_is_not_that_for_its_end(address: Address) -> None:
+def test_idle_timeout_is_not_the_head_timeout(address: Address) -> None:
     """Idle connections stay open longer than a head may take."""
     with socket.create_connection(address, timeout=20) as connection:
         for _ in range(2):
@@ -236,7 +234,7 @@ def by_curl(url: str, data: bytes, chunked: bool) -> int:
 
 @pytest.fixture(scope="module")
 def small(serve_for_module: Callable[..., httpx.Client]) -> httpx.Client:
-    """A service that takes bodies of 1 MB, and wants a key."""
+    """A service with a body limit of 1 MB and an API key."""
     return serve_for_module(max_body_bytes=1_000_000, api_key=SecretStr("secret"))
 
 
@@ -268,7 +266,7 @@ def test_clients_read_every_early_refusal(
 
 
 @pytest.mark.parametrize("path", ["/refuse", "/keep"])
-def test_a_refused_body_without_an_end_is_cut_off(address: Address, path: str) -> None:
+def test_endless_refused_body_is_disconnected(address: Address, path: str) -> None:
     sent = 0
     with socket.create_connection(address, timeout=20) as connection, contextlib.suppress(ConnectionError):
         connection.sendall(f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 9000000000\r\n\r\n".encode())
@@ -278,7 +276,7 @@ def test_a_refused_body_without_an_end_is_cut_off(address: Address, path: str) -
 
 
 @pytest.mark.parametrize("path", ["/refuse", "/keep"])
-def test_a_refused_body_byte_by_byte_is_cut_off(address: Address, path: str) -> None:
+def test_slow_refused_body_is_disconnected(address: Address, path: str) -> None:
     started = time.monotonic()
     with socket.create_connection(address, timeout=20) as connection, contextlib.suppress(ConnectionError):
         connection.sendall(f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 9000000000\r\n\r\n".encode())
@@ -290,25 +288,25 @@ def test_a_refused_body_byte_by_byte_is_cut_off(address: Address, path: str) -> 
     assert Impatient.drain_s / 2 < time.monotonic() - started < 10
 
 
-def test_a_refused_body_that_stalls_is_cut_off(address: Address) -> None:
+def test_stalled_refused_body_is_disconnected(address: Address) -> None:
     started = time.monotonic()
     raw = b"POST /refuse HTTP/1.1\r\nHost: a\r\nContent-Length: 9000000000\r\n\r\nabc"
     assert [status for status, _, _ in responses(ask(address, raw))] == [413]
     assert time.monotonic() - started < 10
 
 
-def test_bytes_thrown_away_grow_with_what_a_body_may_have() -> None:
+def test_discard_limit_follows_the_body_limit() -> None:
     assert http_protocol(1000).drain_bytes == 100_000_000
     assert http_protocol(50_000_000).drain_bytes == 500_000_000
 
 
-# Responses that are not read
+# Unread responses
 
 LARGE = 40_000_000
 
 
 async def large(scope: Any, _receive: Any, send: Any) -> None:
-    """Answers LARGE bytes: at once, or in pieces at /pieces."""
+    """Send LARGE bytes: in one message, or in pieces at /pieces."""
     fields = [(b"content-length", b"%d" % LARGE)]
     await send({"type": "http.response.start", "status": 200, "headers": fields})
     for _ in range(100 if scope["path"] == "/pieces" else 0):
@@ -325,7 +323,7 @@ REQUESTS = [
 ]
 
 
-def test_a_client_that_does_not_read_is_cut_off() -> None:
+def test_client_that_does_not_read_is_disconnected() -> None:
     with contextlib.ExitStack() as stack, serving(large, http=Impatient) as address:
         for request in REQUESTS:
             connection = stack.enter_context(socket.create_connection(address))
@@ -335,7 +333,7 @@ def test_a_client_that_does_not_read_is_cut_off() -> None:
 
 
 @pytest.mark.parametrize("request_bytes", REQUESTS[1:4])
-def test_a_client_that_reads_slowly_gets_all(request_bytes: bytes) -> None:
+def test_client_that_reads_slowly_gets_everything(request_bytes: bytes) -> None:
     with serving(large, http=Impatient) as address, socket.create_connection(address) as connection:
         connection.sendall(request_bytes)
         received = bytearray()
@@ -350,7 +348,7 @@ def test_a_client_that_reads_slowly_gets_all(request_bytes: bytes) -> None:
     assert len(received.partition(b"\r\n\r\n")[2]) == LARGE
 
 
-def test_an_unread_response_does_not_hold_up_the_end() -> None:
+def test_unread_response_does_not_delay_shutdown() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     protocol = type("Patient", (Impatient,), {"unread_s": 60.0})
     config = uvicorn.Config(large, http=protocol, lifespan="off", log_config=None)
@@ -367,10 +365,10 @@ def test_an_unread_response_does_not_hold_up_the_end() -> None:
         assert not thread.is_alive()
 
 
-# The service's own answers
+# The real application
 
 
-def test_a_malformed_request_gets_a_problem_document(client: httpx.Client) -> None:
+def test_malformed_request_gets_a_problem_document(client: httpx.Client) -> None:
     address = (client.base_url.host, client.base_url.port or 80)
     for raw, status, slug, word in (
         (b"GET / HTTP/1.1\r\n\r\n", 400, "malformed-request", "header host: missing"),
@@ -389,7 +387,7 @@ def test_a_malformed_request_gets_a_problem_document(client: httpx.Client) -> No
         assert_problem(httpx.Response(seen, headers=headers.items(), content=body), status, slug, word)
 
 
-def test_a_json_body_has_a_bound(serve: Callable[..., httpx.Client]) -> None:
+def test_json_body_limit(serve: Callable[..., httpx.Client]) -> None:
     client = serve(deadline_s=0.3)
     for content in (bytes(30_000_000), iter([bytes(1_000_000)] * 30)):
         headers = {"Content-Type": "application/json"}
@@ -401,13 +399,13 @@ def test_a_json_body_has_a_bound(serve: Callable[..., httpx.Client]) -> None:
     assert status == 504
 
 
-def test_an_upload_that_offers_an_upgrade_is_classified(client: httpx.Client, png: bytes) -> None:
+def test_upload_with_an_upgrade_field_is_classified(client: httpx.Client, png: bytes) -> None:
     offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABk"}
     assert client.post("/classify", content=png, headers=offer).status_code == 200
     assert client.post("/classify", content=iter([png]), headers=offer).status_code == 200
 
 
-def test_a_trailer_is_no_key(small: httpx.Client, png: bytes) -> None:
+def test_api_key_in_a_trailer_is_ignored(small: httpx.Client, png: bytes) -> None:
     head = b"PUT /gallery/images/a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
     head += b"Transfer-Encoding: chunked\r\n\r\n"
     raw = head + b"%x\r\n" % len(png) + png + b"\r\n0\r\nAuthorization: Bearer secret\r\n\r\n"

@@ -1,4 +1,4 @@
-"""Decoding real files of every format, mode and orientation, and refusing everything else in words."""
+"""Image decoding: every format, mode and orientation, and the errors for everything else."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def encode(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def photo(width: int = 120, height: int = 80) -> Image.Image:
-    """A part of a photograph that looks different from every side."""
+    """Crop of a photograph without any symmetry."""
     return Image.fromarray(skimage.data.astronaut()).resize((width, height))
 
 
@@ -98,7 +98,7 @@ def test_only_the_first_frame_counts() -> None:
 # Colour modes
 
 
-def test_alpha_is_laid_over_white() -> None:
+def test_alpha_is_composited_over_white() -> None:
     rgba = np.zeros((4, 4, 4), dtype=np.uint8)
     rgba[:, :2] = (255, 0, 0, 255)
     rgba[:, 2] = (0, 0, 0, 0)
@@ -326,7 +326,7 @@ def test_orientation_is_read_from_exif_alone(kind: str) -> None:
         b"neither byte order",
     ],
 )
-def test_broken_exif_does_not_spoil_the_picture(tiff: bytes) -> None:
+def test_broken_exif_is_ignored(tiff: bytes) -> None:
     data = encode(photo(), "JPEG", exif=b"Exif\0\0" + tiff)
     assert read(data).pixels.shape == (80, 120, 3)
 
@@ -376,7 +376,7 @@ def test_the_smallest_scale_that_keeps_enough(
         (8, (0, 0.875, 60.375, 81)),
     ],
 )
-def test_where_the_picture_ends_within_a_pixel(
+def test_box_of_a_scaled_jpeg_ends_within_a_pixel(
     orientation: int, box: tuple[float, float, float, float]
 ) -> None:
     data = encode(photo(641, 483), "JPEG", exif=oriented(orientation))
@@ -385,7 +385,7 @@ def test_where_the_picture_ends_within_a_pixel(
     assert image.box == box
 
 
-def test_scaled_decoding_looks_like_the_picture() -> None:
+def test_scaled_decoding_equals_the_resized_image() -> None:
     source = photo(1600, 1200)
     data = encode(source, "JPEG", quality=95)
     for shorter_side, scale in ((1200, 1), (600, 2), (200, 4), (100, 8)):
@@ -402,20 +402,20 @@ def test_extreme_shapes(kind: str, width: int, height: int) -> None:
     np.testing.assert_allclose(image.pixels[0, 0], (200, 100, 50), atol=6)
 
 
-# JPEGs that only look odd
+# JPEGs with harmless deviations
 
 
-def test_padding_before_a_marker_is_no_error() -> None:
+def test_padding_before_a_marker_is_accepted() -> None:
     data = encode(photo(), "JPEG")
     np.testing.assert_array_equal(read(data[:-2] + b"\x12\x34\x56" + data[-2:]).pixels, read(data).pixels)
 
 
-def test_bytes_after_the_picture_are_ignored() -> None:
+def test_bytes_after_the_image_are_ignored() -> None:
     data = encode(photo(), "JPEG")
     np.testing.assert_array_equal(read(data + b"more, as phones append").pixels, read(data).pixels)
 
 
-def test_a_picture_of_several_pictures_is_its_first() -> None:
+def test_first_image_of_several_is_read() -> None:
     data = encode(photo(), "MPO", save_all=True, append_images=[photo(60, 40)])
     assert read(data).pixels.shape == (80, 120, 3)
 
@@ -432,7 +432,7 @@ def test_colour_stored_as_rgb() -> None:
     assert difference(read(data).pixels, np.asarray(photo())) < 3
 
 
-def test_a_colour_resolution_that_turbojpeg_has_no_name_for() -> None:
+def test_subsampling_that_turbojpeg_cannot_name() -> None:
     data = bytearray(encode(Image.new("RGB", (64, 64), (90, 90, 90)), "JPEG", subsampling="4:4:4"))
     frame = data.index(b"\xff\xc0")
     assert data[frame + 11] == 0x11
@@ -442,7 +442,7 @@ def test_a_colour_resolution_that_turbojpeg_has_no_name_for() -> None:
     assert read(bytes(data)).pixels.shape == (64, 64, 3)
 
 
-# What is refused
+# Refused files
 
 
 def png(
@@ -454,7 +454,7 @@ def png(
     rows: list[bytes] | None = None,
     before: list[tuple[bytes, bytes]] | None = None,
 ) -> bytes:
-    """A PNG of any header, with `rows` of samples and further chunks before them."""
+    """Build a PNG with any header, `rows` of samples and extra chunks before them."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return (
@@ -495,13 +495,13 @@ def test_no_bytes() -> None:
         b"\xff\xff\xff\xff",
     ],
 )
-def test_no_image_at_all(data: bytes) -> None:
-    with pytest.raises(UnknownImageType, match=f"The {len(data)} bytes start with") as caught:
+def test_unknown_type(data: bytes) -> None:
+    with pytest.raises(UnknownImageType, match=f"{len(data)} bytes starting with") as caught:
         read(data)
-    assert "JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF" in caught.value.detail
+    assert "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF" in caught.value.detail
 
 
-def test_avif_is_known_by_any_of_its_brands() -> None:
+def test_avif_is_detected_by_any_of_its_brands() -> None:
     assert image_format(b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif") == "avif"
     assert image_format(b"\0\0\0\x14ftypmif1\0\0\0\0mif1avif") == "heif"
 
@@ -528,11 +528,11 @@ def test_every_way_of_truncating_a_jpeg(options: dict[str, bool]) -> None:
             read(data[:length])
 
 
-def test_a_picture_corrupted_in_its_middle() -> None:
+def test_jpeg_corrupted_in_its_middle() -> None:
     data = bytearray(encode(photo(640, 480), "JPEG"))
     middle = len(data) // 2
     data[middle : middle + 400] = bytes(range(200)) * 2
-    with pytest.raises(UndecodableImage, match="The JPEG is truncated, corrupt or of a rare kind"):
+    with pytest.raises(UndecodableImage, match="JPEG: truncated, corrupt or of a rare kind"):
         read(bytes(data))
 
 
@@ -540,9 +540,7 @@ def test_a_picture_corrupted_in_its_middle() -> None:
 def test_png_bomb(shorter_side: int) -> None:
     with pytest.raises(TooManyPixels) as caught:
         read(png(50_000, 50_000, rows=[b"\0" * 1000]), shorter_side=shorter_side, max_pixels=64_000_000)
-    assert caught.value.detail == (
-        "The PNG declares 50000 x 50000 = 2500000000 pixels; at most 64000000 are decoded."
-    )
+    assert caught.value.detail == "PNG: 50000 x 50000 = 2500000000 pixels (limit: 64000000)"
 
 
 def jpeg_of_size(width: int, height: int, **options: object) -> bytes:
@@ -553,7 +551,7 @@ def jpeg_of_size(width: int, height: int, **options: object) -> bytes:
 
 
 def oversized(kind: str) -> bytes:
-    """A file whose header declares far more pixels than its bytes hold."""
+    """Build a file whose header declares far more pixels than it contains."""
     if kind == "JPEG":
         return jpeg_of_size(65500, 65500)
     if kind == "progressive JPEG":
@@ -582,7 +580,7 @@ def oversized(kind: str) -> bytes:
 
 
 def tiff(width: int, height: int, extra: dict[int, int] | None = None) -> bytes:
-    """A grey 8-bit TIFF with one strip of ten bytes, whatever it declares."""
+    """Build a grey 8-bit TIFF of any declared size with one strip of ten bytes."""
     tags = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: 10}
     tags |= extra or {}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
@@ -591,25 +589,25 @@ def tiff(width: int, height: int, extra: dict[int, int] | None = None) -> bytes:
 
 @pytest.mark.parametrize("kind", ["JPEG", "progressive JPEG", "GIF", "GIF frame", "WebP", "BMP", "TIFF"])
 def test_too_many_pixels(kind: str) -> None:
-    with pytest.raises(TooManyPixels, match=r"pixels; at most 64000000 are decoded|more pixels than can"):
+    with pytest.raises(TooManyPixels, match=r"pixels \(limit: 64000000\)"):
         read(oversized(kind), max_pixels=64_000_000)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_the_limit_itself_is_allowed(kind: str) -> None:
+def test_pixel_limit_is_inclusive(kind: str) -> None:
     data = encode(photo(), kind)
     assert read(data, max_pixels=120 * 80).pixels.shape == (80, 120, 3)
-    with pytest.raises(TooManyPixels, match=f"declares 120 x 80 = 9600 pixels; at most {120 * 80 - 1} are"):
+    with pytest.raises(TooManyPixels, match=rf": 120 x 80 = 9600 pixels \(limit: {120 * 80 - 1}\)"):
         read(data, max_pixels=120 * 80 - 1)
 
 
-def test_a_small_tiff_made_of_one_huge_tile() -> None:
+def test_small_tiff_with_one_huge_tile() -> None:
     with pytest.raises(TooManyPixels):
         read(tiff(10, 10, {322: 60000, 323: 60000, 324: 8, 325: 10}), max_pixels=64_000_000)
 
 
 @pytest.mark.parametrize("side", [322, 323])
-def test_a_tiff_whose_tiles_have_one_side_only(side: int) -> None:
+def test_tiff_with_only_one_tile_side(side: int) -> None:
     with pytest.raises(TooManyPixels):
         read(tiff(1000, 1000, {side: 60000, 324: 8, 325: 10}), max_pixels=50_000_000)
 
@@ -617,12 +615,12 @@ def test_a_tiff_whose_tiles_have_one_side_only(side: int) -> None:
 @pytest.mark.parametrize(
     "extra", [{278: 0}, {278: 2**32 - 1}, {273: 2**31}, {277: 60000}, {258: 77}, {259: 9999}]
 )
-def test_a_tiff_that_makes_no_sense(extra: dict[int, int]) -> None:
+def test_contradictory_tiff_tags(extra: dict[int, int]) -> None:
     with pytest.raises(UndecodableImage):
         read(tiff(1000, 100, extra))
 
 
-def test_a_text_chunk_that_would_unpack_to_a_hundred_megabytes_is_passed_over() -> None:
+def test_png_text_bomb_is_ignored() -> None:
     bomb = b"Comment\0\0" + zlib.compress(b"\0" * 100_000_000, 9)
     data = png(1, 1, rows=[b"\1\2\3"], before=[(b"zTXt", bomb)])
     assert read(data).pixels.tolist() == [[[1, 2, 3]]]
@@ -637,7 +635,7 @@ def test_no_pixels() -> None:
 def test_twelve_bits_per_sample() -> None:
     data = bytearray(encode(photo(), "JPEG"))
     data[data.index(b"\xff\xc0") + 4] = 12
-    with pytest.raises(UndecodableImage, match="The JPEG has 12 bits per sample; only 8 are read"):
+    with pytest.raises(UndecodableImage, match=r"JPEG: 12 bits per sample \(allowed: 8\)"):
         read(bytes(data))
 
 
@@ -647,7 +645,9 @@ def test_only_frames_that_scale_are_decoded(marker: int, shorter_side: int) -> N
     data = jpegs.lossless(512, 512, marker=marker)
     if marker not in (0xC0, 0xC1, 0xC2, 0xC9, 0xCA):
         kind = "lossless" if marker in (0xC3, 0xCB) else "hierarchical"
-        with pytest.raises(UndecodableImage, match=rf"is {kind} \(frame type SOF{marker - 0xC0}\)"):
+        with pytest.raises(
+            UndecodableImage, match=rf"JPEG: {kind} frames are unsupported \(given: SOF{marker - 0xC0};"
+        ):
             read(data, shorter_side)
     else:  # the marker says what the rest is not: libjpeg-turbo refuses it, or fills what is missing
         with contextlib.suppress(UndecodableImage):
@@ -656,7 +656,7 @@ def test_only_frames_that_scale_are_decoded(marker: int, shorter_side: int) -> N
 
 @pytest.mark.parametrize("components", [1, 3, 4])
 @pytest.mark.parametrize("before", [b"", b"\xff\xff\xff", b"\0\0", b"\xff\xd0", b"\xff\x01\xff\0\xff\xff"])
-def test_a_lossless_frame_behind_anything_is_found(components: int, before: bytes) -> None:
+def test_lossless_frame_after_stray_bytes_is_detected(components: int, before: bytes) -> None:
     data = jpegs.lossless(1024, 1024, components=components)
     comment = jpegs.segment(0xFE, b"a baseline frame? " + jpegs.segment(0xC0, bytes(15)))
     with pytest.raises(UndecodableImage, match="lossless"):
@@ -670,20 +670,20 @@ def test_an_extended_frame_is_decoded_like_a_baseline_one() -> None:
     np.testing.assert_array_equal(read(bytes(data), shorter_side=100).pixels, baseline)
 
 
-def test_a_jpeg_of_endless_segments() -> None:
+def test_too_many_jpeg_segments() -> None:
     data = encode(photo(), "JPEG")
     with pytest.raises(UndecodableImage, match="more than 4096 segments"):
         read(data[:2] + b"\xff\xe5\0\2" * 100_000 + data[2:])
 
 
-def test_a_progressive_jpeg_of_endless_scans() -> None:
+def test_too_many_progressive_scans() -> None:
     data = encode(photo(), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
-    with pytest.raises(UndecodableImage, match="scans; at most 100"):
+    with pytest.raises(UndecodableImage, match="JPEG: more than 100 scans"):
         read(data[:last] + data[last:-2] * 200 + data[-2:])
 
 
-def test_errors_tell_nothing_of_the_inside() -> None:
+def test_errors_do_not_name_internals() -> None:
     cases: list[tuple[bytes, type[Exception]]] = [
         (encode(photo(), kind)[:400], UndecodableImage) for kind in FORMATS
     ]

@@ -1,4 +1,4 @@
-"""Whatever is done to a file's bytes, decoding gives a picture or one of our errors, never anything else."""
+"""Decoding of mutated files returns an image or raises one of our errors, never anything else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from service.errors import EmptyBody, TooManyPixels, UndecodableImage, UnknownImageType
 from service.inference.decoding.decode import decode
 
-# Pillow warns of odd metadata on standard error; a warning is no outcome of its own.
+# Pillow warns about odd metadata; warnings do not count as an outcome.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 LIMIT = 200_000
@@ -62,7 +62,7 @@ FILES = _files()
 
 
 def outcome(data: bytes) -> None:
-    """Decode; anything but a sound picture or an expected error fails the test."""
+    """Decode; fail the test unless the outcome is a valid image or an expected error."""
     with contextlib.suppress(EmptyBody, UndecodableImage, TooManyPixels, UnknownImageType):
         image = decode(data, shorter_side=8, max_pixels=LIMIT)
         assert image.width * image.height <= LIMIT
@@ -72,7 +72,7 @@ def outcome(data: bytes) -> None:
             assert image.pixels.shape[:2] == (image.height, image.width)
 
 
-def test_the_files_themselves_are_sound() -> None:
+def test_seed_files_are_valid() -> None:
     for name, data in FILES.items():
         image = decode(data, shorter_side=8, max_pixels=LIMIT)
         assert sorted((image.width, image.height)) == [30, 40], name
@@ -106,7 +106,7 @@ def test_cut_doubled_and_inserted_pieces(name: str, data: st.DataObject) -> None
 
 @settings(max_examples=200, deadline=None)
 @given(start=st.sampled_from([data[:n] for data in FILES.values() for n in (4, 16, 40)]), rest=st.binary())
-def test_a_known_start_and_then_anything(start: bytes, rest: bytes) -> None:
+def test_signature_followed_by_any_bytes(start: bytes, rest: bytes) -> None:
     outcome(start + rest)
 
 

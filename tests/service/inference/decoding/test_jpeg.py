@@ -1,4 +1,4 @@
-"""JPEGs as real cameras, editors and transfers leave them: the same pixels as Pillow gives, or refused."""
+"""JPEGs with the faults of real cameras, editors and transfers: the pixels that Pillow gives, or an error."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ ODDITIES: dict[str, Callable[[bytes], bytes]] = {
 
 @every_kind
 @pytest.mark.parametrize("oddity", ODDITIES)
-def test_oddities_cost_no_pixel(kind: str, oddity: str) -> None:
+def test_harmless_deviations_cost_no_pixel(kind: str, oddity: str) -> None:
     sound = picture(kind)
     odd = ODDITIES[oddity](sound)
     assert odd != sound
@@ -113,15 +113,13 @@ def test_pixels_are_those_of_pillow(kind: str) -> None:
 
 @pytest.mark.parametrize("parameters", [b"\0\0\0", b"\0\x3e\0", b"\x01\x3f\0", b"\0\x3f\x11"])
 @pytest.mark.parametrize("kind", ["baseline", "restarts", "grey", "cmyk"])
-def test_scan_parameters_that_a_sequential_jpeg_does_not_use(kind: str, parameters: bytes) -> None:
+def test_unused_scan_parameters_are_ignored(kind: str, parameters: bytes) -> None:
     sound = picture(kind)
     np.testing.assert_array_equal(read(with_scan_parameters(sound, parameters)).pixels, read(sound).pixels)
 
 
 @pytest.mark.parametrize(("kind", "components", "transform"), [("baseline", 3, 1), ("cmyk", 4, 2)])
-def test_an_unknown_colour_transform_is_taken_as_libjpeg_takes_it(
-    kind: str, components: int, transform: int
-) -> None:
+def test_unknown_colour_transform_as_in_libjpeg(kind: str, components: int, transform: int) -> None:
     def with_transform(value: int) -> bytes:
         adobe = jpegs.segment(0xEE, b"Adobe\0\x64\0\0\0\0" + bytes([value]))
         kept = [part for marker, _, part in jpegs.segments(data) if marker not in (0xE0, 0xEE)]
@@ -134,7 +132,7 @@ def test_an_unknown_colour_transform_is_taken_as_libjpeg_takes_it(
     np.testing.assert_array_equal(read(with_transform(7)).pixels, as_pillow(with_transform(7)))
 
 
-def test_scans_that_repeat_what_came_before() -> None:
+def test_repeated_scans() -> None:
     data = picture("progressive")
     scan = jpegs.offset_of(data, 0xDA)
     end = next(at for at in range(scan + 2, len(data)) if data[at] == 0xFF and data[at + 1] == 0xC4)
@@ -143,7 +141,7 @@ def test_scans_that_repeat_what_came_before() -> None:
 
 
 def scan_ends(data: bytes) -> list[int]:
-    """Where each scan's coded data end."""
+    """Return the offset of the end of each scan's coded data."""
     ends, at = [], jpegs.offset_of(data, 0xDA)
     while at < len(data) - 2:
         if data[at] == 0xFF and data[at + 1] == 0xDA:
@@ -171,7 +169,7 @@ def test_a_progressive_jpeg_cut_between_scans(kind: str) -> None:
 @pytest.mark.parametrize(
     "oddity", ["JFIF 0.02", "a broken colour profile", "no end marker", "all of it at once"]
 )
-def test_damage_is_found_beside_an_oddity(kind: str, oddity: str) -> None:
+def test_damage_is_detected_beside_a_deviation(kind: str, oddity: str) -> None:
     data = bytearray(picture(kind))
     middle = (jpegs.offset_of(bytes(data), 0xDA) + len(data)) // 2
     data[middle : middle + 200] = bytes(range(200))
@@ -181,7 +179,7 @@ def test_damage_is_found_beside_an_oddity(kind: str, oddity: str) -> None:
 
 
 @every_kind
-def test_a_cut_picture_whose_end_marker_was_added_again(kind: str) -> None:
+def test_truncated_jpeg_with_an_end_marker_added(kind: str) -> None:
     data = picture(kind)
     if "progressive" in kind:
         end = scan_ends(data)[2]
@@ -202,7 +200,7 @@ def test_exif_in_several_segments_is_one_block() -> None:
     assert read(data).pixels.shape == (150, 110, 3)
 
 
-def test_the_first_exif_block_counts() -> None:
+def test_first_exif_block_is_used() -> None:
     def block(orientation: int) -> bytes:
         exif = Image.Exif()
         exif[0x0112] = orientation
@@ -214,7 +212,7 @@ def test_the_first_exif_block_counts() -> None:
 
 
 def padded(data: bytes, padding: bytes, places: list[int] | None = None) -> bytes:
-    """`data` with `padding` behind the coded data of its scans, of all or of those at `places`."""
+    """Insert `padding` after the coded data of all scans, or of those with the indices `places`."""
     ends = scan_ends(data)
     for place in sorted(range(len(ends)) if places is None else places, reverse=True):
         data = data[: ends[place]] + padding + data[ends[place] :]
@@ -231,7 +229,7 @@ def test_padding_between_scans(kind: str, padding: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", ["progressive", "grey progressive"])
-def test_damage_behind_scans_that_repeat_is_found(kind: str) -> None:
+def test_damage_after_repeated_scans_is_detected(kind: str) -> None:
     data = picture(kind)
     ends = scan_ends(data)
     scan = jpegs.offset_of(data, 0xDA)
@@ -246,7 +244,7 @@ def test_damage_behind_scans_that_repeat_is_found(kind: str) -> None:
 
 
 @pytest.mark.parametrize("part", [0.1, 0.2, 0.3])
-def test_a_cut_file_of_a_subsampling_without_a_name_is_refused(part: float) -> None:
+def test_truncated_jpeg_with_unnamed_subsampling(part: float) -> None:
     data = bytearray(picture("full colour"))
     data[jpegs.offset_of(bytes(data), 0xC0) + 11] = 0x31
     sound = bytes(data)
@@ -256,7 +254,7 @@ def test_a_cut_file_of_a_subsampling_without_a_name_is_refused(part: float) -> N
         read(sound[: first + int((len(sound) - first) * part)])
 
 
-def test_a_still_without_end_marker_before_another_picture() -> None:
+def test_missing_end_marker_before_another_image() -> None:
     sound = picture()
     np.testing.assert_array_equal(read(sound[:-2] + picture("grey")).pixels, read(sound).pixels)
 
@@ -269,7 +267,7 @@ def test_arithmetic_codes_need_their_end_marker(marker: int) -> None:
         read(bytes(data))
 
 
-def test_markers_without_a_length_are_no_segments() -> None:
+def test_markers_without_a_length_are_skipped() -> None:
     data = picture()
     comment = jpegs.segment(0xFE, b"made up")
     np.testing.assert_array_equal(
@@ -277,7 +275,7 @@ def test_markers_without_a_length_are_no_segments() -> None:
     )
 
 
-def test_scans_are_counted_in_the_picture() -> None:
+def test_scans_are_counted_within_the_image() -> None:
     data = picture("progressive")
     metadata = b"".join(jpegs.segment(0xEB, b"\xff\xda\0\x08" * 16_000) for _ in range(3))
     many = after_start(data, metadata) + b"\xff\xda\0\x08\x01\x01\x00\0\0\0" * 1000
@@ -288,7 +286,7 @@ def test_scans_are_counted_in_the_picture() -> None:
 
 
 @pytest.mark.parametrize("kind", ["grey progressive", "baseline"])
-def test_endless_scans_are_refused(kind: str) -> None:
+def test_too_many_scans_are_refused(kind: str) -> None:
     data = picture(kind)
     scan = jpegs.offset_of(data, 0xDA)
     header = b"\xff\xda\0\x08\x01\x01\0\0\x3f\0"
@@ -308,7 +306,7 @@ def test_a_second_frame_header_is_refused() -> None:
             read(bytes(data[:at] + second + data[at:]))
 
 
-def test_what_only_pillow_reads_has_the_size_of_its_header() -> None:
+def test_pillow_fallback_checks_the_header_size() -> None:
     data = bytearray(picture("full colour"))
     data[jpegs.offset_of(bytes(data), 0xC0) + 11] = 0x31  # a subsampling that TurboJPEG has no name for
     scan = jpegs.offset_of(bytes(data), 0xDA)
@@ -317,7 +315,7 @@ def test_what_only_pillow_reads_has_the_size_of_its_header() -> None:
         read(bytes(data[:scan] + larger + data[scan:]))
 
 
-def test_scans_behind_a_whole_sequential_picture_cost_nothing() -> None:
+def test_scans_after_a_complete_image_cost_nothing() -> None:
     data = picture("baseline")[:-2]
     assert len(data) < 20_000
     with pytest.raises(UndecodableImage):

@@ -1,4 +1,4 @@
-"""Metadata that change no pixel spoil no picture, whatever their size, checksum or content."""
+"""Metadata of any size, checksum or content never make an image undecodable."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_ancillary_chunks_of_a_png(name: str, wrong: bool, mode: str) -> None:
     same(sound[:-12] + extra[:-6], sound)
 
 
-def test_an_orientation_with_a_wrong_checksum_does_not_count() -> None:
+def test_orientation_with_a_wrong_checksum_is_ignored() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     block = exif.tobytes().removeprefix(b"Exif\0\0")
@@ -90,7 +90,7 @@ def test_an_orientation_with_a_wrong_checksum_does_not_count() -> None:
 
 
 @pytest.mark.parametrize("name", ["IHDR", "PLTE"])
-def test_chunks_that_pixels_depend_on_must_be_sound(name: str) -> None:
+def test_critical_chunks_must_be_valid(name: str) -> None:
     data = bytearray(encode("PNG", picture().quantize(16), transparency=1))
     at = data.index(name.encode())
     data[at + 4 + int.from_bytes(data[at - 4 : at])] ^= 1
@@ -109,7 +109,7 @@ def test_chunks_that_pixels_depend_on_must_be_sound(name: str) -> None:
         ("RGBA", [b"\0" * 6]),
     ],
 )
-def test_transparency_that_makes_no_sense_is_passed_over(mode: str, chunks: list[bytes]) -> None:
+def test_contradictory_transparency_is_ignored(mode: str, chunks: list[bytes]) -> None:
     sound = encode("PNG", picture().quantize(16) if mode == "P" else picture().convert(mode))
     at = sound.index(b"IDAT") - 4
     for content in chunks:
@@ -117,7 +117,7 @@ def test_transparency_that_makes_no_sense_is_passed_over(mode: str, chunks: list
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P"])
-def test_transparency_with_a_wrong_checksum_or_behind_the_pixels_is_passed_over(mode: str) -> None:
+def test_misplaced_or_corrupt_transparency_is_ignored(mode: str) -> None:
     image = picture().quantize(16) if mode == "P" else picture().convert(mode)
     sound = encode("PNG", image)
     content = {"RGB": b"\0" * 6, "L": b"\0\0", "P": b"\0"}[mode]
@@ -134,11 +134,11 @@ def test_a_suggested_palette_may_have_a_wrong_checksum() -> None:
 @pytest.mark.parametrize("name", [b"CgBI", b"ABCD"])
 def test_an_unknown_critical_chunk_is_refused_by_name(name: bytes) -> None:
     sound = encode("PNG")
-    with pytest.raises(UndecodableImage, match=f"unknown critical chunk \\('{name.decode()}'\\)"):
+    with pytest.raises(UndecodableImage, match=f"unknown critical chunk '{name.decode()}'"):
         read(sound[:IHDR_END] + chunk(name, b"\0\0\0\0") + sound[IHDR_END:])
 
 
-def test_endless_chunks_are_refused() -> None:
+def test_too_many_chunks_are_refused() -> None:
     sound = encode("PNG")
     with pytest.raises(UndecodableImage, match="more than 50000 chunks"):
         read(sound[:IHDR_END] + chunk(b"tEXt", b"") * 60_000 + sound[IHDR_END:])
@@ -148,7 +148,7 @@ def test_endless_chunks_are_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_exif_that_repeats_its_signature_costs_nothing(kind: str) -> None:
+def test_repeated_exif_signature_costs_nothing(kind: str) -> None:
     data = encode(kind)
     block = b"Exif\0\0" * 10_900
     if kind == "PNG":
@@ -158,7 +158,7 @@ def test_exif_that_repeats_its_signature_costs_nothing(kind: str) -> None:
     same(odd, data)
 
 
-def test_only_the_still_picture_of_an_animated_png_is_read() -> None:
+def test_first_image_of_an_animated_png_is_read() -> None:
     sound = encode("PNG")
     animated = encode("PNG", save_all=True, append_images=[picture().rotate(90)])
     same(animated, sound)
@@ -189,12 +189,12 @@ def test_a_transparent_grey_of_every_depth(depth: int) -> None:
 
 def test_a_transparent_colour_of_16_bits_is_refused() -> None:
     row = struct.pack(">12H", *range(0, 12000, 1000))
-    with pytest.raises(UndecodableImage, match="16-bit colours with a transparent one"):
+    with pytest.raises(UndecodableImage, match="transparent 16-bit colour is unsupported"):
         read(png_of(16, 2, row, struct.pack(">3H", 0, 1000, 2000)))
 
 
 @pytest.mark.parametrize("depth", [0, 3, 7, 32])
-def test_a_transparent_grey_of_a_depth_that_png_does_not_have(depth: int) -> None:
+def test_transparent_grey_of_an_invalid_depth(depth: int) -> None:
     with pytest.raises(UndecodableImage):
         read(png_of(depth, 0, b"\0", b"\0\1"))
 
@@ -212,12 +212,12 @@ def sized(data: bytes) -> bytes:
 
 
 EXTENDED = 30
-"""Where the chunk behind VP8X begins."""
+"""Offset of the chunk after VP8X."""
 
 
 @pytest.fixture(params=[{}, {"lossless": True}], ids=["lossy", "lossless"])
 def webp(request: pytest.FixtureRequest) -> bytes:
-    """One that announces a profile, EXIF and XMP, and has none of them."""
+    """A WebP whose flags announce a profile, EXIF and XMP that are missing."""
     data = encode("WEBP", **request.param)
     size = (59).to_bytes(3, "little") + (39).to_bytes(3, "little")
     return sized(data[:12] + riff(b"VP8X", bytes([0x2C, 0, 0, 0]) + size) + data[12:])
@@ -233,7 +233,7 @@ def test_metadata_of_a_webp(webp: bytes, name: str) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 4, 100, 2**32 - 1])
-def test_the_size_that_a_webp_states(webp: bytes, size: int) -> None:
+def test_wrong_file_size_in_a_webp(webp: bytes, size: int) -> None:
     same(webp[:4] + struct.pack("<I", size) + webp[8:], webp)
 
 
@@ -245,7 +245,7 @@ def test_the_orientation_of_a_webp_is_kept() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0made up"}])
-def test_a_webp_that_declares_too_many_pixels_is_not_opened(options: dict[str, object]) -> None:
+def test_webp_pixel_limit_applies_before_opening(options: dict[str, object]) -> None:
     data = bytearray(encode("WEBP", **options))
     kind = bytes(data[12:16])
     if kind == b"VP8X":
@@ -254,14 +254,14 @@ def test_a_webp_that_declares_too_many_pixels_is_not_opened(options: dict[str, o
         data[26:30] = struct.pack("<HH", 16383, 16383)
     else:
         data[21:25] = struct.pack("<I", 16382 | 16382 << 14)
-    with pytest.raises(TooManyPixels, match="at most 100000 are decoded"):
+    with pytest.raises(TooManyPixels, match=r"pixels \(limit: 100000\)"):
         read(bytes(data))
     hidden = data[:12] + riff(b"ABCD", b"first") + data[12:]
-    with pytest.raises(TooManyPixels, match="at most 100000 are decoded"):
+    with pytest.raises(TooManyPixels, match=r"pixels \(limit: 100000\)"):
         read(bytes(hidden))
 
 
-# GIF, BMP, TIFF, AVIF: the decoders pass over what they do not need
+# GIF, BMP, TIFF, AVIF: the decoders ignore metadata
 
 
 def gif_extensions() -> dict[str, bytes]:
@@ -281,7 +281,7 @@ def test_extensions_of_a_gif(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "AVIF", "PNG", "WEBP"])
-def test_bytes_behind_the_picture(kind: str) -> None:
+def test_bytes_after_the_image(kind: str) -> None:
     same(encode(kind) + b"more of them " * 9, encode(kind))
 
 
@@ -289,7 +289,7 @@ BMP_MASKS = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
 
 
 def bmp(alpha: NDArray[np.uint8], *, header: int = 108, compression: int = 3) -> bytes:
-    """A 32-bit BMP; its header has masks where `compression` is 3."""
+    """Build a 32-bit BMP; with `compression` 3 its header has colour masks."""
     rgb = np.asarray(picture())
     height, width = rgb.shape[:2]
     pixels = np.dstack([rgb[..., ::-1], alpha])[::-1].tobytes()
@@ -302,13 +302,13 @@ def bmp(alpha: NDArray[np.uint8], *, header: int = 108, compression: int = 3) ->
 
 
 @pytest.mark.parametrize(("header", "compression"), [(108, 3), (124, 3), (56, 3), (40, 0), (124, 0)])
-def test_a_bmp_whose_alpha_is_zero_throughout_is_opaque(header: int, compression: int) -> None:
+def test_bmp_with_zero_alpha_is_opaque(header: int, compression: int) -> None:
     shape = (40, 60)
     data = bmp(np.zeros(shape, np.uint8), header=header, compression=compression)
     np.testing.assert_array_equal(read(data).pixels, np.asarray(picture()))
 
 
-def test_a_bmp_with_some_alpha_is_laid_over_white() -> None:
+def test_bmp_alpha_is_composited_over_white() -> None:
     alpha = np.zeros((40, 60), np.uint8)
     alpha[:20] = 255
     pixels = read(bmp(alpha)).pixels

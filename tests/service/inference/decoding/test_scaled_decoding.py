@@ -1,4 +1,4 @@
-"""A network sees the same in a photograph decoded at 1/2, 1/4 or 1/8 as in the same one decoded in full."""
+"""Top-1 agreement between photographs decoded at 1/2, 1/4 or 1/8 and the same ones decoded in full."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ SIZES = {2: (512, 1535), 4: (1536, 3071), 8: (3072, 10_000)}
 PER_PHOTO = {2: 6, 4: 6, 8: 12}
 """Only two photographs are large enough for 1/8."""
 NO_SCALING = 10**6
-"""A shorter side that no photograph has, so that it is decoded in full."""
+"""A shorter side larger than any photograph, which forces full decoding."""
 DRAW = b"2"
-"""Which crops are drawn. The margins in `decode` were chosen on another; this judges them."""
+"""Seed of the crops. The margins in `decode` were chosen with another seed."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One JPEG's logits, (1000,) each, from pixels decoded at 1/`scale` and in full."""
+    """Logits (1000,) of one JPEG decoded at 1/`scale` and in full."""
 
     name: str
     scale: int
@@ -56,7 +56,7 @@ class Comparison:
 
 
 def jpegs(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Crops of a photograph in several sizes, as cameras and editors write them, each with the scale meant.
+    """Yield JPEG crops of a photograph in several sizes, each with the scale it should be decoded at.
 
     They take 60 to 100 % of each side, so that they still show what was photographed, and are the same
     every time.
@@ -115,7 +115,7 @@ def share_of_agreement(comparisons: list[Comparison]) -> float:
     return sum(comparison.same for comparison in comparisons) / len(comparisons)
 
 
-def test_each_scale_is_really_used(comparisons: list[Comparison]) -> None:
+def test_each_scale_is_used(comparisons: list[Comparison]) -> None:
     used = Counter(comparison.scale for comparison in comparisons)
     assert used.total() >= 200
     assert all(used[scale] >= 20 for scale in SIZES), used
@@ -123,8 +123,8 @@ def test_each_scale_is_really_used(comparisons: list[Comparison]) -> None:
 
 def test_top_1_agrees(comparisons: list[Comparison], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    # All of them, skies and blurred backgrounds included, which a network sees as hardly anything at all.
-    # 0.97 is the aim; docs/measurement.md has what this draw gave, which `pytest -rP` shows.
+    # Includes crops of sky and blurred background, on which networks are undecided.
+    # The target is 0.97; docs/measurement.md has the measured share, which `pytest -rP` prints.
     for scale in SIZES:
         at_scale = [comparison for comparison in comparisons if comparison.scale == scale]
         log.info("1/%d: %d of %d", scale, sum(c.same for c in at_scale), len(at_scale))
@@ -132,6 +132,6 @@ def test_top_1_agrees(comparisons: list[Comparison], caplog: pytest.LogCaptureFi
     assert share_of_agreement(comparisons) >= 0.95, [c.name for c in comparisons if not c.same]
 
 
-def test_where_it_does_not_agree_both_are_among_the_others_five(comparisons: list[Comparison]) -> None:
+def test_disagreeing_classes_are_in_both_top_5(comparisons: list[Comparison]) -> None:
     far = [comparison.name for comparison in comparisons if not comparison.within_top_5]
     assert not far

@@ -1,4 +1,4 @@
-"""TIFF's photometric values, depths, sample formats and orders one by one: the right pixels, or a refusal."""
+"""Every TIFF photometric value, depth, sample format and order: the correct pixels, or an error."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HEIGHT, WIDTH = 5, 8
 
 
 def samples_of(count: int, bits: int, sample_format: int) -> NDArray[np.generic]:
-    """Samples over the whole range of their type, its least and greatest value included."""
+    """Samples over the whole range of the type, minimum and maximum included."""
     random = np.random.default_rng(bits * 10 + sample_format)
     share = random.random((HEIGHT, WIDTH, count))
     share[0, 0], share[-1, -1] = 0, 1
@@ -54,7 +54,7 @@ def samples_of(count: int, bits: int, sample_format: int) -> NDArray[np.generic]
 
 
 def shares(samples: NDArray[np.generic], bits: int, sample_format: int) -> NDArray[np.float64]:
-    """The samples as shares of their range."""
+    """Scale samples to 0 to 1 over their range."""
     values = samples.astype(np.float64)
     if sample_format == FLOAT:
         return values
@@ -68,7 +68,7 @@ def palette_of(bits: int) -> NDArray[np.uint16]:
 def expected(
     samples: NDArray[np.generic], photometric: int, bits: int, sample_format: int
 ) -> NDArray[np.float64]:
-    """RGB (H, W, 3), 0 to 255, by the definitions of TIFF 6.0."""
+    """Expected RGB (H, W, 3), 0 to 255, by the definitions of TIFF 6.0."""
     share = shares(samples, bits, sample_format)
     match photometric:
         case 0:
@@ -112,7 +112,7 @@ def lab_and_rgb() -> tuple[NDArray[np.generic], NDArray[np.float64]]:
     ("bits", "sample_format"),
     [(bits, kind) for kind in (UNSIGNED, SIGNED) for bits in BITS] + [(bits, FLOAT) for bits in (16, 32, 64)],
 )
-def test_right_or_refused(photometric: int, bits: int, sample_format: int, deflate: bool) -> None:
+def test_correct_pixels_or_refused(photometric: int, bits: int, sample_format: int, deflate: bool) -> None:
     samples = samples_of(PHOTOMETRIC[photometric], bits, sample_format)
     right: NDArray[np.float64] | None = None
     if photometric == LAB and (bits, sample_format) == (8, UNSIGNED):
@@ -183,26 +183,26 @@ def test_a_palette_written_with_8_bits() -> None:
     np.testing.assert_array_equal(pixels, colour_map[:, samples[:, :, 0].astype(int)].transpose(1, 2, 0))
 
 
-def test_inks_that_are_not_cmyk() -> None:
+def test_inks_other_than_cmyk() -> None:
     data = tiff(samples_of(4, 8, UNSIGNED), photometric=INKS, bits=8, tags={332: [2]})
-    with pytest.raises(UndecodableImage, match="inks other than cyan"):
+    with pytest.raises(UndecodableImage, match="inks are unsupported"):
         decode(data, shorter_side=5, max_pixels=1000)
 
 
 @pytest.mark.parametrize("tags", [{}, {530: [2, 2]}, {530: [2, 1]}])
-def test_subsampled_colours_that_are_not_compressed(tags: dict[int, list[int]]) -> None:
+def test_uncompressed_subsampled_colours(tags: dict[int, list[int]]) -> None:
     data = tiff(samples_of(3, 8, UNSIGNED), photometric=YCBCR, bits=8, tags=tags)
     with pytest.raises(UndecodableImage, match="subsampled"):
         decode(data, shorter_side=5, max_pixels=1000)
 
 
-def test_inks_that_are_inverted() -> None:
+def test_inverted_inks() -> None:
     data = tiff(samples_of(4, 8, UNSIGNED), photometric=INKS, bits=8, tags={336: [255, 0]})
     with pytest.raises(UndecodableImage, match="inverted inks"):
         decode(data, shorter_side=5, max_pixels=1000)
 
 
-def test_a_fourth_sample_that_nothing_calls_alpha_and_that_is_zero() -> None:
+def test_undeclared_zero_alpha_is_opaque() -> None:
     samples = samples_of(4, 8, UNSIGNED)
     samples[..., 3] = 0
     pixels = decode(tiff(samples, photometric=RGB, bits=8), shorter_side=5, max_pixels=1000).pixels
