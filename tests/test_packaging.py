@@ -14,7 +14,6 @@ import pytest
 import simplejpeg
 from PIL import features
 
-
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = [ROOT / "requirements.lock", ROOT / "tests/requirements.lock"]

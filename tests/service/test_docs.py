@@ -59,7 +59,11 @@ def test_every_error_is_listed_with_its_status(kind: type) -> None:
 def test_the_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"`make ([a-z]+(?:-[a-z]+)*)|^(?:\$ )?make ([a-z-]+)", EVERYWHERE, re.MULTILINE))
-    assert {"serve", "test", "test-faults", "test-models", "check"} <= {"".join(name) for name in named} <= targets
+    assert (
+        {"serve", "test", "test-faults", "test-models", "check"}
+        <= {"".join(name) for name in named}
+        <= targets
+    )
 
 
 def test_readme_length() -> None:
