@@ -46,8 +46,8 @@ class Settings(BaseSettings):
     )
 
     host: str = "127.0.0.1"
-    """Address or host name to listen on; a name is listened on at all its addresses, and `::` is every IPv6 and
-    IPv4 address. Loopback by default, because reads are unauthenticated."""
+    """Address or host name to listen on: all addresses of a name; `::` is every IPv6 and IPv4 address.
+    Loopback by default, because reads are unauthenticated."""
     port: int = Field(8000, ge=0, le=65535)
     """Port to listen on; 0 picks a free one and logs it."""
     model_dirs: Annotated[tuple[Path, ...], NoDecode] = (NETWORKS,)
@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     """Other origins whose pages may use the API, separated by commas, such as `https://example.org`; `*` for
     all."""
     root_path: str = Field("/", validate_default=True)
-    """Prefix of the public URLs behind a reverse proxy, such as `/weighin`, whether the proxy strips it or not
+    """Prefix of the public URLs behind a reverse proxy, such as `/weighin`; the proxy may strip it or not
     ([http.md](http.md))."""
     trusted_proxies: Annotated[frozenset[str], NoDecode] = frozenset()
     """Addresses and networks of trusted reverse proxies, separated by commas, or `*`. Their
