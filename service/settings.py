@@ -37,64 +37,70 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
     host: str = "127.0.0.1"
-    """Address or name to listen on, at every address of a name; `::` is all addresses, IPv6 and IPv4.
+    """Address or host name to listen on: all addresses of a name; `::` is every IPv6 and IPv4 address.
     Loopback by default, because reads are unauthenticated."""
     port: int = Field(8000, ge=0, le=65535)
-    """Port to listen on; 0 takes a free one and logs it."""
+    """Port to listen on; 0 picks a free one and logs it."""
     model_dirs: Annotated[tuple[Path, ...], NoDecode] = (NETWORKS,)
-    """Zoo folders, separated by `:` (`;` on Windows), each with a folder per model. Of two models with one
-    name the first found is served."""
+    """Folders of models, separated by `:` (`;` on Windows), each with a folder per model. Of two models with
+    one name the first found is served."""
     default_model: str = "efficientnet-lite0-int8"
-    """The model that answers when a request names none."""
+    """The model that runs when a request names none."""
     data_dir: Path = Path("data")
-    """Where state is kept. One process at a time."""
+    """Folder for all state, locked by one process at a time. Not used with a PostgreSQL database."""
     database_url: str | None = None
-    """`postgresql://...` or `sqlite:///FILE`; by default an SQLite file in the data directory."""
+    """`postgresql://USER:PASSWORD@HOST:PORT/DATABASE`, a PostgreSQL with pgvector that several replicas share
+    ([postgresql.md](postgresql.md)), or `sqlite:///FILE`."""
     gallery_model: str | None = None
-    """The model that embeds a new gallery's images; by default the default model. One that has images keeps
-    its own until it is reindexed."""
+    """The model that embeds the images of a new gallery. A gallery with images keeps its model until it is
+    re-indexed."""
     gallery_max_images: int = Field(100_000, ge=0)
-    """Images that the gallery may hold; one more gets 507."""
+    """Maximum number of images in the gallery; one more gets 507."""
     gallery_max_bytes: int = Field(10_000_000_000, ge=0)
-    """Bytes that the originals of all images may have together; more gets 507."""
+    """Maximum size of all original images together, in bytes; more gets 507."""
     gallery_exact_up_to: int = Field(20_000, ge=0)
-    """Images up to which a search of the embedded gallery looks at every one; above, an HNSW index finds
-    candidates."""
+    """Number of images up to which a search compares all of them; above, an HNSW index finds candidates."""
     threads: int | None = Field(None, ge=1, le=256)
-    """Threads that decode and run networks; by default the cores that affinity and cgroup leave."""
+    """Threads that decode images and run models."""
     max_waiting: int = Field(64, ge=0)
-    """Requests that may wait for a thread; one more gets 503."""
+    """Maximum number of requests in the queue; one more gets 503."""
     deadline_s: float = Field(10.0, gt=0)
-    """Seconds from a request's arrival within which it must have a thread, else 504; also the longest that a
-    body may take to arrive."""
+    """Seconds from a request's arrival until a thread must have started it, else 504. Also the time limit for
+    receiving a body."""
     max_body_bytes: int = Field(20_000_000, ge=1)
-    """Bytes that a body may have; more gets 413 while it is read."""
+    """Maximum size of a request body in bytes; more gets 413 while it is received."""
     max_pixels: int = Field(64_000_000, ge=1)
-    """Pixels that an image may have by its header; more gets 413 before any is decoded."""
+    """Maximum number of pixels of an image, by its header; more gets 413 before decoding."""
     compare_budget_s: float = Field(2.0, gt=0)
-    """Seconds of the cores that one comparison may take; more gets 422 before it starts."""
+    """Maximum duration of one comparison in seconds; a longer one gets 422 before it starts."""
     shutdown_grace_s: float = Field(8.0, ge=0)
-    """Seconds that requests in flight have to end after SIGTERM."""
+    """Seconds that requests in flight have to finish after SIGTERM."""
     allowed_origins: Annotated[frozenset[str], NoDecode] = frozenset()
-    """Other origins, separated by commas, whose pages may use the API, e.g. `https://example.org`; `*` for
+    """Other origins whose pages may use the API, separated by commas, such as `https://example.org`; `*` for
     all."""
     root_path: str = Field("/", validate_default=True)
-    """Prefix of public addresses behind a reverse proxy, e.g. `/weighin`, whether that strips it or not."""
+    """Prefix of the public URLs behind a reverse proxy, such as `/weighin`; the proxy may strip it or not
+    ([http.md](http.md))."""
     trusted_proxies: Annotated[frozenset[str], NoDecode] = frozenset()
-    """Addresses and networks of reverse proxies, separated by commas, or `*`: their `X-Forwarded-For`,
-    `-Proto`, `-Host` and `-Prefix` are believed."""
+    """Addresses and networks of trusted reverse proxies, separated by commas, or `*`. Their
+    `X-Forwarded-For`, `-Proto`, `-Host` and `-Prefix` headers are used."""
     api_key: SecretStr | None = None
-    """When set, whoever changes state has to send it: `Authorization: Bearer <key>`, else 401."""
+    """Key that requests that change state must send as `Authorization: Bearer <key>`, else 401."""
     log_format: Literal["auto", "text", "json"] = "auto"
-    """`text` for people, `json` for machines, `auto`: text on a terminal."""
+    """`text` for people, `json` for machines, `auto` for text on a terminal and JSON elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least level that is logged."""
+    """Minimum log level."""
     log_requests: bool = False
-    """Whether each request gets a line in the log."""
+    """Log one line per request."""
 
     @field_validator("model_dirs", mode="before")
     @classmethod
@@ -266,3 +272,24 @@ def _checked_origin(text: str) -> str:
         examples = "https://app.example.org, http://10.0.0.7:3000, *"
         raise ValueError(f"{_shown(text)[:100]!r} is no origin (examples: {examples})")
     return str(origin)
+
+
+_COMPUTED_DEFAULTS = {
+    "model_dirs": "`models/zoo/networks` of the project",
+    "database_url": "SQLite in the data directory",
+    "gallery_model": "the default model",
+    "threads": "the cores that affinity and cgroup allow",
+}
+
+
+def settings_table() -> str:
+    """Return the settings as a Markdown table: variable, default, meaning."""
+    rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
+    for name, field in Settings.model_fields.items():
+        default = _COMPUTED_DEFAULTS.get(name)
+        if default is None:
+            value = str(field.default).lower() if isinstance(field.default, bool) else field.default
+            default = f"`{value}`" if value not in (None, frozenset()) else "none"
+        meaning = " ".join((field.description or "").split())
+        rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {meaning} |")
+    return "\n".join(rows) + "\n"

@@ -14,8 +14,6 @@ import pytest
 import simplejpeg
 from PIL import features
 
-from service.settings import Settings
-
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = [ROOT / "requirements.lock", ROOT / "tests/requirements.lock"]
@@ -75,27 +73,6 @@ def test_the_map_says_why_a_dependency_is_there(name: str) -> None:
     rows = [line for line in lines if re.match(rf"\| `?{re.escape(name)}`? \|", line, re.IGNORECASE)]
     assert len(rows) == 1, f"docs/architecture.md needs one line '| `{name}` | why |'"
     assert len(rows[0].split("|")[2].strip()) > 10
-
-
-@pytest.mark.parametrize("name", sorted(Settings.model_fields))
-def test_every_setting_is_documented(name: str) -> None:
-    """README.md has a line `| WEIGHIN_NAME | default | what |` for each."""
-    variable = f"WEIGHIN_{name.upper()}"
-    rows = re.findall(rf"^\| `{variable}` \|(.+)\|(.+)\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert len(rows) == 1, f"README.md needs one line '| `{variable}` | default | what |'"
-    written, meaning = (cell.strip() for cell in rows[0])
-    default = Settings.model_fields[name].default
-    if isinstance(default, str | int | float) and not isinstance(default, bool):
-        assert written == f"`{default}`"
-    assert written
-    assert len(meaning) > 10
-
-
-def test_the_readme_names_no_setting_that_does_not_exist() -> None:
-    """A setting that was renamed is not left behind in the documents or the compose file."""
-    known = {f"WEIGHIN_{name.upper()}" for name in Settings.model_fields}
-    for name in ("README.md", "compose.yaml", "Dockerfile", "Makefile", ".ci/run"):
-        assert set(re.findall(r"WEIGHIN_[A-Z0-9_]+", (ROOT / name).read_text())) <= known, name
 
 
 def test_only_settings_reads_the_environment() -> None:

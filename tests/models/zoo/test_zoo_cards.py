@@ -145,4 +145,4 @@ def test_another_classifier_than_the_files_is_found_out(copied: Callable[[dict[s
 
 def test_the_documented_table_is_the_cards(zoo: Path) -> None:
     page = (zoo.parents[2] / "docs" / "models.md").read_text()
-    assert card_table(zoo, "imagenet-1k") in page
+    assert card_table(zoo) in page

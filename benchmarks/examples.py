@@ -1,10 +1,10 @@
-"""Runs the commands that README.md shows and puts what they really print below them.
+"""Run the commands of the examples in README.md and docs/api.md, and put their output below them.
 
-    .venv/bin/python -m benchmarks.readme
+    .venv/bin/python -m benchmarks.examples
 
-Needs the test requirements (its photographs are scikit-image's), jq and a free port 8000; run it on a machine
-that does nothing else. It starts a service with a data directory of its own, and sends it photographs to
-have latencies to show.
+Needs the test requirements (the photographs are scikit-image's), jq and a free port 8000; run it on a quiet
+machine. It starts a service with a data directory of its own, and sends it photographs so that there are
+latencies to show.
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ CLASSIFIED_FIRST = 700
 
 
 def main() -> None:
-    """Rewrite README.md."""
-    readme = ROOT / "README.md"
-    text = readme.read_text()
+    """Rewrite the pages."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for photo in ("cat", "coffee", "rocket"):
@@ -44,16 +42,17 @@ def main() -> None:
             cat = (folder / "cat.jpg").read_bytes()
             for _ in range(CLASSIFIED_FIRST):
                 urllib.request.urlopen(urllib.request.Request(f"{SERVICE}/classify", data=cat)).read()
-            text = re.sub(
-                r"(?<=```console\n)\$ .*?(?=^```$)",
-                lambda block: run_all(block.group(), folder, environment),
-                text,
-                flags=re.DOTALL | re.MULTILINE,
-            )
+            for page in (ROOT / "docs/api.md", ROOT / "README.md"):  # the first makes what the second uses
+                text = re.sub(
+                    r"(?<=```console\n)\$ .*?(?=^```$)",
+                    lambda block: run_all(block.group(), folder, environment),
+                    page.read_text(),
+                    flags=re.DOTALL | re.MULTILINE,
+                )
+                page.write_text(text)
         finally:
             service.terminate()
             service.wait()
-    readme.write_text(text)
 
 
 def wait_until_ready(service: subprocess.Popen[bytes]) -> None:

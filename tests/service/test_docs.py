@@ -1,0 +1,144 @@
+"""The documentation names every route, error and setting; its commands and links exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import httpx
+import pytest
+
+from service.api.problems import STATUS
+from service.errors import ClientGone
+from service.settings import Settings, settings_table
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+README = (ROOT / "README.md").read_text()
+API = (ROOT / "docs/api.md").read_text()
+INDEX = (ROOT / "docs/README.md").read_text()
+EVERYWHERE = "\n".join(page.read_text() for page in PAGES)
+CURLS = sorted(set(re.findall(r"^\$ (curl .+)$", README + API, re.MULTILINE)))
+
+
+@pytest.fixture(scope="module")
+def paths(client: httpx.Client) -> dict[str, Any]:
+    """The OpenAPI description of every path."""
+    found: dict[str, Any] = client.get("/openapi.json").json()["paths"]
+    return found
+
+
+def test_every_route_has_a_place_and_a_curl(paths: dict[str, Any]) -> None:
+    called = {(method_of(command), template_of(url_of(command)[0], paths)) for command in CURLS}
+    assert len(paths) >= 9
+    for path, operations in paths.items():
+        for method in operations:
+            assert f"### `{method.upper()} {path}`" in API, f"docs/api.md has no `{method.upper()} {path}`"
+            assert (method, path) in called, f"docs/api.md has no curl for {method.upper()} {path}"
+
+
+@pytest.mark.parametrize("command", CURLS)
+def test_a_curl_asks_for_what_there_is(command: str, paths: dict[str, Any]) -> None:
+    """Its path, method and parameters are in the API's description: a renamed one is not left behind."""
+    path, query = url_of(command)
+    operation = paths[template_of(path, paths)][method_of(command)]
+    known = {parameter["name"] for parameter in operation.get("parameters", [])}
+    assert set(query) <= known
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in STATUS if kind is not ClientGone], ids=lambda kind: kind.slug
+)
+def test_every_error_is_listed_with_its_status(kind: type) -> None:
+    status = STATUS[kind][0]
+    assert re.search(rf"^\| {status} \|.*`{kind.slug}`", API, re.MULTILINE)
+
+
+def test_the_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"`make ([a-z]+(?:-[a-z]+)*)|^(?:\$ )?make ([a-z-]+)", EVERYWHERE, re.MULTILINE))
+    assert (
+        {"serve", "test", "test-faults", "test-models", "check"}
+        <= {"".join(name) for name in named}
+        <= targets
+    )
+
+
+def test_readme_length() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """To a file, and where they name a heading, to one that the page has."""
+    text = page.read_text()
+    links = re.findall(r"\]\(([^)\s]+)\)|src(?:set)?=\"([^\"]+)\"", text)
+    for target in map("".join, links):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        linked = page.parent / name if name else page
+        assert linked.exists(), target
+        if anchor:
+            assert anchor in anchors_of(linked.read_text()), target
+
+
+def test_the_index_lists_every_page_under_its_kind() -> None:
+    """Each page says in its first line which kind it is, and stands there in the index."""
+    sections = re.split(r"^(How to do something|Reference|Explanation|Results):$", INDEX, flags=re.MULTILINE)
+    listed = {
+        name: kind.replace("How to do something", "How-to")
+        for kind, section in zip(sections[1::2], sections[2::2], strict=True)
+        for name in re.findall(r"^- \[([\w.]+\.md)\]", section, re.MULTILINE)
+    }
+    said = {}
+    for page in (ROOT / "docs").glob("*.md"):
+        first = page.read_text().split("\n\n")[1]
+        if page.name != "README.md":
+            said[page.name] = first.partition(":")[0]
+    assert listed == said
+
+
+def test_the_settings_page_is_that_of_the_settings() -> None:
+    assert settings_table() in (ROOT / "docs/settings.md").read_text()
+
+
+def test_no_page_names_a_setting_that_does_not_exist() -> None:
+    """A setting that was renamed is not left behind in a document, the compose file or a script."""
+    known = {f"WEIGHIN_{name.upper()}" for name in Settings.model_fields} | {"WEIGHIN_"}
+    for name in ("compose.yaml", "Dockerfile", "Makefile", ".ci/run"):
+        assert set(re.findall(r"WEIGHIN_[A-Z0-9_]*", (ROOT / name).read_text())) <= known, name
+    assert set(re.findall(r"WEIGHIN_[A-Z0-9_]*", EVERYWHERE)) <= known
+
+
+def anchors_of(text: str) -> set[str]:
+    """The anchors that the headings of a page get."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def method_of(command: str) -> str:
+    said = re.search(r" -X (\w+) ", command)
+    if said is not None:
+        return said.group(1).lower()
+    return "post" if re.search(r" (-F|--data-binary|--json) ", command) else "get"
+
+
+def url_of(command: str) -> tuple[str, dict[str, str]]:
+    """Path and query of the command's URL."""
+    match = re.search(r"localhost:8000(/[^\s'\"]*)", command)
+    assert match is not None, command
+    url = urlsplit(match.group(1))
+    return url.path, dict(parse_qsl(url.query, keep_blank_values=True))
+
+
+def template_of(path: str, paths: dict[str, Any]) -> str:
+    """The described path that `path` is an instance of."""
+    if path in paths:
+        return path
+    for template in paths:
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path):
+            return template
+    raise AssertionError(f"the API has no path {path}")
