@@ -1,15 +1,16 @@
-"""`create_app(settings)`: the one place where the parts are put together."""
+"""Build the service: its parts from the settings, its routes and its middleware. Nothing else does."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 
 import structlog
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 
 from service.api import problems
@@ -47,7 +48,7 @@ from service.latency.prometheus import Metrics
 from service.latency.query import Latencies
 from service.latency.recorder import Recorder
 from service.settings import Settings
-from service.state import open_state
+from service.state import State, open_state
 from service.web.benchmarks import benchmark_page_router
 from service.web.dashboard import dashboard_router
 from service.web.docs import docs_router
@@ -65,14 +66,180 @@ OWN_PATHS = frozenset(
 """First segments of the service's paths."""
 
 DESCRIPTION = """
-Classifies images with lightweight networks, finds their likes in a gallery, runs one image through all
-networks side by side, and records what each costs on this machine. Every error is an RFC 9457 problem
-document whose `type` is a stable name.
+Classifies images with lightweight ONNX networks, finds similar images in a gallery, compares models on one
+image, and records what each model costs on this machine. Every error is an RFC 9457 problem document whose
+`type` is stable.
 """
 
 
+@dataclass(frozen=True)
+class Services:
+    """The parts of the service, built once per process and opened in its event loop."""
+
+    settings: Settings
+    registry: Registry
+    pool: CorePool
+    metrics: Metrics
+    state: State
+    recorder: Recorder
+    latencies: Latencies
+    archive: BenchmarkArchive
+    jobs: BenchmarkJobs
+    gallery: Gallery
+    site: Site
+    dashboard_cache: DashboardCache
+
+    @property
+    def storage_problem(self) -> str | None:
+        """Why state cannot be written at the moment; None when it can."""
+        return self.state.problem or self.recorder.problem
+
+    @contextlib.asynccontextmanager
+    async def running(self, _: FastAPI) -> AsyncIterator[None]:
+        """Open the parts, load the models in the background, and close all in the end."""
+        self.recorder.start()
+        await self.jobs.open()
+        loading = asyncio.create_task(asyncio.to_thread(self.registry.load))
+        loading.add_done_callback(self._report_loading)
+        self.gallery.open(loading)
+        if await asyncio.to_thread(self.latencies.has_history):
+            self.dashboard_cache.warm_up()
+        try:
+            yield
+        finally:
+            await asyncio.gather(loading, return_exceptions=True)
+            await self.jobs.close()
+            await self.gallery.close()
+            await asyncio.to_thread(self.dashboard_cache.close)
+            await asyncio.to_thread(self.pool.close)
+            await asyncio.to_thread(self.recorder.close)
+            self.state.close()
+
+    def _report_loading(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            log.error("loading the models failed", exc_info=task.exception())
+            return
+        gallery_model = self.settings.gallery_model
+        if gallery_model not in (None, *self.registry.names()):
+            log.warning("WEIGHIN_GALLERY_MODEL: no such model", gallery_model=gallery_model)
+        log.info("ready", models=len(self.registry.loaded), threads=self.pool.threads)
+
+
+def build(settings: Settings, *, address: str | None = None) -> Services:
+    """Build the parts of the service from its settings, and take the data directory.
+
+    Raises the errors of `create_app`.
+    """
+    registry = Registry(settings.model_dirs, settings.default_model)
+    pool = CorePool(settings.threads or core_budget(), settings.max_waiting)
+    metrics = Metrics({"version": version("weighin"), "onnxruntime": RUNTIME_VERSION})
+    state = open_state(settings.data_dir, settings.database_url, address=address)
+    problem = None if state.directory is None else state.directory.claim()
+    if problem is not None:  # inference works without state
+        log.warning(f"WEIGHIN_DATA_DIR '{settings.data_dir}': {problem}")
+    recorder = Recorder(state.latencies, metrics)
+    latencies = Latencies(recorder)
+    site = Site()
+    archive = BenchmarkArchive(state.benchmarks)
+    services = Services(
+        settings,
+        registry,
+        pool,
+        metrics,
+        state,
+        recorder,
+        latencies,
+        archive,
+        BenchmarkJobs(registry, pool, recorder, state.benchmarks, settings.model_dirs),
+        Gallery(
+            registry,
+            pool,
+            recorder,
+            state.gallery,
+            model=settings.gallery_model or settings.default_model,
+            quota=Quota(settings.gallery_max_images, settings.gallery_max_bytes),
+            data_dir=settings.data_dir,
+            exact_up_to=settings.gallery_exact_up_to,
+            max_pixels=settings.max_pixels,
+            deadline_s=settings.deadline_s,
+        ),
+        site,
+        DashboardCache(
+            site,
+            latencies,
+            registry.names,
+            settings.default_model,
+            lambda: services.storage_problem,
+            archive.newest,
+        ),
+    )
+    metrics.watch(
+        waiting=lambda: pool.waiting,
+        running=lambda: pool.running,
+        models_loaded=lambda: len(registry.loaded),
+        degraded=lambda: services.storage_problem is not None,
+        errors=lambda: series_to_show(registry.names()),
+    )
+    return services
+
+
+def api_routers(services: Services) -> Iterator[APIRouter]:
+    """Yield the routers of the HTTP API."""
+    settings, registry, pool, gallery = (
+        services.settings,
+        services.registry,
+        services.pool,
+        services.gallery,
+    )
+    bounds = Bounds(settings.max_body_bytes, settings.deadline_s)
+    max_pixels = settings.max_pixels
+    classifier = Classifier(pool, services.recorder, max_pixels=max_pixels)
+    comparer = Comparer(
+        registry, pool, services.recorder, max_pixels=max_pixels, budget_s=settings.compare_budget_s
+    )
+    yield inference_router(registry, classifier, comparer, bounds)
+    yield retrieve_router(gallery.retriever, bounds)
+    yield gallery_router(gallery, settings.api_key, bounds, width=pool.threads)
+    yield gallery_images_router(gallery, settings.api_key, bounds)
+    yield explain_router(registry, Explainer(registry, pool, max_pixels=max_pixels), bounds)
+    yield models_router(registry)
+    yield latency_router(services.latencies, registry.names)
+    yield distribution_router(services.latencies, registry.names)
+    yield benchmarks_router(services.jobs, settings.api_key)
+    yield recommend_router(registry, services.archive)
+    yield health_router(registry, services.metrics, lambda: services.storage_problem)
+
+
+def page_routers(services: Services, app: FastAPI) -> Iterator[APIRouter]:
+    """Yield the routers of the pages; `app` is what the API's documentation describes."""
+    site, names = services.site, services.registry.names
+    yield site.router()
+    yield docs_router(app)
+    yield playground_router(site, services.registry)
+    yield dashboard_router(site, services.dashboard_cache, services.latencies, names)
+    yield benchmark_page_router(site, services.jobs, names, services.settings.api_key is not None)
+
+
+def add_middleware(app: FastAPI, services: Services) -> None:
+    """Wrap the application in its middleware; what is added last is passed first."""
+    settings = services.settings
+    app.add_middleware(HeadRequests)
+    app.add_middleware(JsonBodies, deadline_s=settings.deadline_s)
+    app.add_middleware(LoadShedding, pool=services.pool, registry=services.registry)
+    app.add_middleware(
+        RequestContext, allowed_origins=settings.allowed_origins, log_requests=settings.log_requests
+    )
+    if settings.allowed_origins:
+        app.add_middleware(Cors, allowed_origins=settings.allowed_origins)
+    app.add_middleware(
+        ErrorCounting, registry=services.registry, recorder=services.recorder, metrics=services.metrics
+    )
+    if settings.root_path or settings.trusted_proxies:
+        app.add_middleware(ReverseProxy, root_path=settings.root_path, trusted=settings.trusted_proxies)
+
+
 def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
-    """The service as an ASGI application; its state is open from here to the end of its lifespan.
+    """Return the service as an ASGI application; its state is open from here to the end of its lifespan.
 
     `address` is where it will serve, for the message that a second one on the same data directory gets.
 
@@ -81,122 +248,25 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     prefix that is a path of the service.
     """
     _check_root_path(settings.root_path)
-    registry = Registry(settings.model_dirs, settings.default_model)
-    pool = CorePool(settings.threads or core_budget(), settings.max_waiting)
-    metrics = Metrics({"version": version("weighin"), "onnxruntime": RUNTIME_VERSION})
-    state = open_state(settings.data_dir, settings.database_url, address=address)
-    problem = None if state.directory is None else state.directory.claim()
-    if problem is not None:  # inference goes on without state
-        log.warning(f"WEIGHIN_DATA_DIR '{settings.data_dir}': {problem}")
-    recorder = Recorder(state.latencies, metrics)
-    latencies = Latencies(recorder)
-    classifier = Classifier(pool, recorder, max_pixels=settings.max_pixels)
-    comparer = Comparer(
-        registry, pool, recorder, max_pixels=settings.max_pixels, budget_s=settings.compare_budget_s
-    )
-
-    site = Site()
-    archive = BenchmarkArchive(state.benchmarks)
-    jobs = BenchmarkJobs(registry, pool, recorder, state.benchmarks, settings.model_dirs)
-    gallery = Gallery(
-        registry,
-        pool,
-        recorder,
-        state.gallery,
-        model=settings.gallery_model or settings.default_model,
-        quota=Quota(settings.gallery_max_images, settings.gallery_max_bytes),
-        data_dir=settings.data_dir,
-        exact_up_to=settings.gallery_exact_up_to,
-        max_pixels=settings.max_pixels,
-        deadline_s=settings.deadline_s,
-    )
-
-    def state_problem() -> str | None:
-        return state.problem or recorder.problem
-
-    dashboard_cache = DashboardCache(
-        site, latencies, registry.names, settings.default_model, state_problem, archive.newest
-    )
-    metrics.watch(
-        waiting=lambda: pool.waiting,
-        running=lambda: pool.running,
-        models_loaded=lambda: len(registry.loaded),
-        degraded=lambda: state_problem() is not None,
-        errors=lambda: series_to_show(registry.names()),
-    )
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        recorder.start()
-        await jobs.open()
-        loading = asyncio.create_task(asyncio.to_thread(registry.load))
-        loading.add_done_callback(_loaded)
-        gallery.open(loading)
-        dashboard_cache.warm_up()
-        try:
-            yield
-        finally:
-            await asyncio.gather(loading, return_exceptions=True)
-            await jobs.close()
-            await gallery.close()
-            await asyncio.to_thread(dashboard_cache.close)
-            await asyncio.to_thread(pool.close)
-            await asyncio.to_thread(recorder.close)
-            state.close()
-
-    def _loaded(task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None:
-            log.error("loading the models failed", exc_info=task.exception())
-        else:
-            if settings.gallery_model not in (None, *registry.names()):
-                log.warning("WEIGHIN_GALLERY_MODEL: no such model", gallery_model=settings.gallery_model)
-            log.info("ready", models=len(registry.loaded), threads=pool.threads)
-
+    services = build(settings, address=address)
     app = FastAPIOffline(
         docs_url=None,
         title="Weigh-in",
         version=version("weighin"),
         description=DESCRIPTION,
-        lifespan=lifespan,
+        lifespan=services.running,
         redoc_url=None,
         redirect_slashes=False,
         dependencies=[Depends(refuse_unknown_parameters)],
         responses=problems.documented(MalformedRequest, RequestTimeout, InvalidParameter, HeadersTooLarge),
     )
-    app.state.stopping = jobs.stop  # what would outlast the server's grace: see service/server.py
-    app.state.refused = partial(metrics.count_error, None)  # what never reaches the application
+    app.state.stopping = services.jobs.stop  # what would outlast the server's grace: see service/server.py
+    app.state.refused = partial(services.metrics.count_error, None)  # what never reaches the application
     problems.install(app)
     document_form_fields(app)
-    bounds = Bounds(settings.max_body_bytes, settings.deadline_s)
-    app.include_router(inference_router(registry, classifier, comparer, bounds))
-    app.include_router(retrieve_router(gallery.retriever, bounds))
-    app.include_router(gallery_router(gallery, settings.api_key, bounds, width=pool.threads))
-    app.include_router(gallery_images_router(gallery, settings.api_key, bounds))
-    app.include_router(
-        explain_router(registry, Explainer(registry, pool, max_pixels=settings.max_pixels), bounds)
-    )
-    app.include_router(models_router(registry))
-    app.include_router(latency_router(latencies, registry.names))
-    app.include_router(distribution_router(latencies, registry.names))
-    app.include_router(benchmarks_router(jobs, settings.api_key))
-    app.include_router(recommend_router(registry, archive))
-    app.include_router(health_router(registry, metrics, state_problem))
-    app.include_router(site.router())
-    app.include_router(docs_router(app))
-    app.include_router(playground_router(site, registry))
-    app.include_router(dashboard_router(site, dashboard_cache, latencies, registry.names))
-    app.include_router(benchmark_page_router(site, jobs, registry.names, settings.api_key is not None))
-    app.add_middleware(HeadRequests)
-    app.add_middleware(JsonBodies, deadline_s=settings.deadline_s)
-    app.add_middleware(LoadShedding, pool=pool, registry=registry)
-    app.add_middleware(
-        RequestContext, allowed_origins=settings.allowed_origins, log_requests=settings.log_requests
-    )
-    if settings.allowed_origins:
-        app.add_middleware(Cors, allowed_origins=settings.allowed_origins)
-    app.add_middleware(ErrorCounting, registry=registry, recorder=recorder, metrics=metrics)
-    if settings.root_path or settings.trusted_proxies:
-        app.add_middleware(ReverseProxy, root_path=settings.root_path, trusted=settings.trusted_proxies)
+    for router in (*api_routers(services), *page_routers(services, app)):
+        app.include_router(router)
+    add_middleware(app, services)
     return app
 
 

@@ -56,6 +56,14 @@ class Latencies:
         """A number that changes whenever this process records something."""
         return self._recorder.revision()
 
+    def has_history(self) -> bool:
+        """Return whether the database holds any latency; False where it cannot be read."""
+        store = self._recorder.store
+        try:
+            return store is not None and store.knows()
+        except StorageUnavailable:
+            return False
+
     def window(
         self, regime: Regime, since: float, *, model: str | None = None, stage: Stage | None = None
     ) -> tuple[Window, Figures]:

@@ -101,13 +101,16 @@ class LatencyStore:
         with storage_errors(), self._view() as view:
             yield view
 
-    def knows(self, model: str) -> bool:
-        """Whether anything is kept of this model."""
+    def knows(self, model: str | None = None) -> bool:
+        """Return whether there is any row, or any of this model. Raises StorageUnavailable."""
         with self.view() as view:
-            return any(
-                view.connection.execute(select(literal(1)).where(table.c.model == model).limit(1)).first()
-                for table in (latency_histograms, latency_errors)
-            )
+            for table in (latency_histograms, latency_errors):
+                rows = select(literal(1)).select_from(table).limit(1)
+                if model is not None:
+                    rows = rows.where(table.c.model == model)
+                if view.connection.execute(rows).first():
+                    return True
+        return False
 
     def close(self) -> None:
         """Close all connections."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -111,6 +112,32 @@ def test_no_page_names_a_setting_that_does_not_exist() -> None:
     for name in ("compose.yaml", "Dockerfile", "Makefile", ".ci/run"):
         assert set(re.findall(r"WEIGHIN_[A-Z0-9_]*", (ROOT / name).read_text())) <= known, name
     assert set(re.findall(r"WEIGHIN_[A-Z0-9_]*", EVERYWHERE)) <= known
+
+
+def test_the_architecture_page_names_every_folder() -> None:
+    """Every folder of code has a row, and every row a folder that exists."""
+    page = (ROOT / "docs/architecture.md").read_text()
+    rows = re.findall(r"^\| (`[^|]+`) \|", page, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`([\w/]+)/`", row)}
+    folders = {
+        path.parent.relative_to(ROOT).as_posix()
+        for half in ("service", "models", "benchmarks", "tests")
+        for path in (ROOT / half).rglob("*.py")
+    }
+    code = {folder for folder in folders if not folder.startswith(("benchmarks/", "tests/"))}
+    assert code - {"models", "service/storage/migrations/versions"} <= named
+    assert all((ROOT / name).is_dir() for name in named)
+
+
+@pytest.mark.parametrize("half", ["In the service", "In models"])
+def test_the_architecture_page_pictures_the_enforced_layers(half: str) -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (contract,) = [contract for contract in contracts if contract["name"].startswith(half)]
+    page = (ROOT / "docs/architecture.md").read_text()
+    picture = page.split("## Folders")[1].split("```")[1].splitlines()[2:]
+    column = 0 if half == "In the service" else 1
+    pictured = [re.split(r" {3,}", line.strip() if column == 0 else line)[column].strip() for line in picture]
+    assert pictured == [layer.strip("()") for layer in contract["layers"]]
 
 
 def anchors_of(text: str) -> set[str]:
