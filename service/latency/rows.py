@@ -23,9 +23,9 @@ from service.latency.buckets import (
 from service.latency.histogram import Distribution, HistogramCodec, Summary, summarise
 from service.latency.series import Figures, Part, Pooled, Scope, pool
 from service.latency.stages import REGIMES, Stage
+from service.latency.tables import latency_errors, latency_histograms, latency_progress
 from service.storage.database import upsert
 from service.storage.errors import DAMAGED
-from service.storage.tables import latency_errors, latency_histograms, latency_progress
 
 _DROP_LOCK = 0x7765_6968  # any number that nothing else in that PostgreSQL takes
 

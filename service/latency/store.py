@@ -12,9 +12,9 @@ from service.errors import StorageUnavailable
 from service.latency.buckets import HOUR_S, Bucket, Dropped, bucket_of
 from service.latency.rows import drop_old, read_dropped, read_figures, read_pooled, write_parts
 from service.latency.series import Figures, Part, Pooled, Scope
+from service.latency.tables import latency_errors, latency_histograms
 from service.storage.database import READING, database_file, prepare
 from service.storage.errors import storage_errors
-from service.storage.tables import latency_errors, latency_histograms
 
 
 @dataclass(frozen=True, slots=True)

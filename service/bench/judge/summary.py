@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,15 +55,15 @@ def kept_rate(trials: Iterable[RateTrial], budget_ms: float) -> float:
     best: dict[int, float] = {}
     for trial in trials:
         best.setdefault(trial.launch, 0.0)
-        if keeps_budget(trial, budget_ms):
+        if keeps_budget(trial.latencies_ns, trial.abandoned, budget_ms):
             best[trial.launch] = max(best[trial.launch], trial.rate_per_s)
     return statistics.median(best.values()) if best else 0.0
 
 
-def keeps_budget(trial: RateTrial, budget_ms: float) -> bool:
-    """Whether every query was answered and the p99's bound is within the budget."""
-    bound = percentile_bound(trial.latencies_ns, 0.99)
-    return not trial.abandoned and bound is not None and bound.bound_ns <= budget_ms * 1e6
+def keeps_budget(latencies_ns: Sequence[int], abandoned: int, budget_ms: float) -> bool:
+    """Return whether every query was answered and the bound of the p99 is within the budget."""
+    bound = percentile_bound(latencies_ns, 0.99)
+    return not abandoned and bound is not None and bound.bound_ns <= budget_ms * 1e6
 
 
 def recorder_samples(bundle: Bundle) -> Iterator[tuple[str, Regime, Durations]]:
@@ -84,9 +84,8 @@ def recorder_samples(bundle: Bundle) -> Iterator[tuple[str, Regime, Durations]]:
                 yield entry.model, "isolated", dict(zip(stages, durations, strict=True))
     budget = bundle.configuration.budget_ms
     for name, entry in chosen.items():
-        kept = [
-            trial for trial in bundle.trials if trial.entry == name and budget and keeps_budget(trial, budget)
-        ]
+        trials = [trial for trial in bundle.trials if trial.entry == name]
+        kept = [t for t in trials if budget and keeps_budget(t.latencies_ns, t.abandoned, budget)]
         if kept:
             best = max(kept, key=lambda trial: trial.rate_per_s)
             for total, inference in zip(best.latencies_ns, best.inference_ns, strict=True):

@@ -1,4 +1,4 @@
-"""The one rule by which a model is called faster or slower than another: paired, interleaved, with doubt.
+"""The rule by which a model of a benchmark is called faster or slower than another one of it.
 
 Per round, the log-ratio of the two entries' medians; where the reference was measured twice, as a baseline
 is, against the mean of both. The point estimate is the interquartile mean of all rounds, since a round in

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from models.zoo.statistics import percentile_bound
 from service.bench.bundle import BenchStage
 from service.bench.judge.stability import MAX_WINDOWS, is_stable
+from service.bench.judge.summary import keeps_budget
 from service.bench.measure.subjects import Subject
 
 LEAD_IN_RUNS = 2
@@ -101,9 +101,8 @@ class Trial:
     abandoned: int
 
     def keeps(self, budget_ms: float) -> bool:
-        """Whether the p99, bounded with confidence, stays within the budget."""
-        bound = percentile_bound(self.latencies_ns, 0.99)
-        return not self.abandoned and bound is not None and bound.bound_ns <= budget_ms * 1e6
+        """Return whether every query was answered and the bound of the p99 is within the budget."""
+        return keeps_budget(self.latencies_ns, self.abandoned, budget_ms)
 
 
 def at_rate(

@@ -17,8 +17,8 @@ from service.latency.prometheus import Metrics
 from service.latency.query import MAX_STEPS, Latencies
 from service.latency.recorder import Recorder
 from service.latency.store import LatencyStore
+from service.latency.tables import latency_histograms
 from service.storage.database import open_database
-from service.storage.tables import latency_histograms
 
 pytestmark = pytest.mark.databases("sqlite", "postgresql")
 

@@ -17,8 +17,8 @@ from service.latency.query import Latencies
 from service.latency.recorder import Recorder
 from service.latency.series import ErrorSeries, Figures, Part, Scope, Series
 from service.latency.store import LatencyStore
+from service.latency.tables import latency_errors, latency_histograms
 from service.storage.database import FILE_NAME, open_database
-from service.storage.tables import latency_errors, latency_histograms
 
 pytestmark = pytest.mark.databases("sqlite", "postgresql")
 
