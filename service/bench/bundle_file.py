@@ -57,8 +57,12 @@ def read_bundle(path: Path) -> Bundle:
 
 
 def write_bundle(path: Path, bundle: Bundle) -> None:
-    """Write the bundle to `path`, whole or not at all. OSError when the place cannot be written."""
+    """Write the bundle to `path`, whole or not at all, readable by all: it is carried elsewhere.
+
+    Raises OSError when the place cannot be written.
+    """
     write_whole(path, to_json(bundle).encode())
+    path.chmod(0o644)
 
 
 def json_schema() -> str:

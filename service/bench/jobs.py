@@ -265,6 +265,7 @@ class BenchmarkJobs:
 
 
 def _told(request: Request) -> dict[str, object]:
-    """What is told of a request: not where its files lie."""
-    told = {name: value for name, value in asdict(request).items() if name not in ("photos", "url")}
-    return told | {"photos": len(request.photos)}
+    """Return the request as the API shows it: without the paths of files, and what HTTP cannot ask for."""
+    hidden = ("photos", "url", "launches", "rounds", "runs")
+    shown = {name: value for name, value in asdict(request).items() if name not in hidden}
+    return shown | {"photos": len(request.photos)}

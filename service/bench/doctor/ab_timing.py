@@ -26,7 +26,10 @@ class AbTiming:
 
     def __str__(self) -> str:
         """The figures, for evidence."""
-        return f"{self.a_ns / 1e6:.3g} ms against {self.b_ns / 1e6:.3g} ms ({ROUNDS} rounds in turn)"
+        interval = f"ratio {self.ratio:.3g}, 95 % interval {self.low:.3g} to {self.high:.3g}"
+        return (
+            f"{self.a_ns / 1e6:.3g} ms against {self.b_ns / 1e6:.3g} ms ({interval}, {ROUNDS} rounds in turn)"
+        )
 
 
 def time_in_turn(a: Subject, b: Subject) -> AbTiming:

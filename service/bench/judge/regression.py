@@ -94,6 +94,10 @@ def compare_bundles(
             raise InvalidBundle(f"The bundles have different {field}: they do not measure the same thing.")
     if then.configuration.profile != now.configuration.profile:
         labels.append(f"profile {then.configuration.profile}, then {now.configuration.profile}")
+    for field in ("launches", "rounds", "block_runs", "block_s"):
+        mine, theirs = getattr(then.configuration, field), getattr(now.configuration, field)
+        if mine != theirs and then.configuration.profile == now.configuration.profile:
+            labels.append(f"{field} {mine}, then {theirs}")
     for which, bundle in (("first", then), ("second", now)):
         for kind in ("dirty", "contaminated", "drift", "unstable"):
             found = [flag for flag in bundle.flags if flag.kind == kind]

@@ -1,4 +1,4 @@
-"""Windows and histories tell exactly what was recorded in them, whatever is rolled up and where it lies."""
+"""Windows and histories are exactly what was recorded: in memory or in the database, by minute, hour or day."""
 
 from __future__ import annotations
 
@@ -232,10 +232,12 @@ def test_memory_answers_where_the_store_cannot(tmp_path: Path) -> None:
     assert sum(figures.summaries[("one", "total")].count for _, figures in points) == 90
     assert latencies.knows("one")
     assert not latencies.knows("two")
+    assert not latencies.has_history()
     # What was answered meanwhile is not taken for the truth once the store is back.
     (tmp_path / "nowhere").mkdir()
     recorder.flush()
     assert recorder.problem is None
+    assert latencies.has_history()
     window, points = latencies.history("live", START - MINUTE_S, HOUR_S)
     assert window.degraded is None
     assert sum(figures.summaries[("one", "total")].count for _, figures in points) == 90

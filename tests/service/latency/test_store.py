@@ -251,11 +251,13 @@ def test_a_closed_store_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_models_are_known_by_what_was_recorded(store: LatencyStore) -> None:
+    assert not store.knows()
     store.write([recorded(DAY, 1)])
     store.write([Part(Bucket(MINUTE_S, DAY), "one", {}, {FULL._replace(model="only-errors"): 1})])
     assert store.knows("tiny")
     assert store.knows("only-errors")
     assert not store.knows("other")
+    assert store.knows()
 
 
 @pytest.mark.databases("sqlite")

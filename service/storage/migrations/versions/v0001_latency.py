@@ -57,7 +57,7 @@ def upgrade() -> None:
     op.create_table(
         "latency_progress",
         sa.Column(
-            "name", sa.String(32), primary_key=True, comment="A field of service.latency.rollup.Progress"
+            "name", sa.String(32), primary_key=True, comment="A field of service.storage.rollup.Progress"
         ),
         sa.Column("until", sa.BigInteger, nullable=False, comment="Seconds since 1970, UTC"),
     )

@@ -49,6 +49,16 @@ def test_other_software_and_doubts_are_labels() -> None:
     assert labels == ("other software: onnxruntime: 1.32.0, there 1.33.0", "the second is dirty (1): steal")
 
 
+def test_fewer_runs_than_the_profile_are_a_label() -> None:
+    short = run(2)
+    configuration = short.configuration.model_copy(update={"launches": 1, "block_runs": 5})
+    labels = compare_bundles(run(1), short.model_copy(update={"configuration": configuration})).labels
+    assert labels == (
+        f"launches {short.configuration.launches}, then 1",
+        f"block_runs {short.configuration.block_runs}, then 5",
+    )
+
+
 @pytest.mark.parametrize("kind", ["void", "partial"])
 def test_what_is_no_evidence_is_refused(kind: str) -> None:
     spoilt = run(2).with_flag(Flag.model_validate({"kind": kind, "reason": "so it goes"}))
