@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from models.data.photos import crops  # noqa: E402
 from models.export import to_onnx as exporting  # noqa: E402
 from models.export.to_onnx import ExportMismatchError, export, to_onnx  # noqa: E402
-from models.onnx_tools.session import open_session  # noqa: E402
+from models.onnx_tools.session import open_session, run  # noqa: E402
 from models.publish.build import tensors  # noqa: E402
 from models.publish.pretrained import load_pretrained  # noqa: E402
 from models.publish.recipes import RECIPES  # noqa: E402
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.torch
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_the_zoos_file_computes_the_networks_logits(name: str, photos: Path, zoo: Path) -> None:
     images = tensors(crops(photos, ["lomiri-wallpapers-16.04"], 2), RECIPES[name].input)
-    found = exporting.run(open_session(zoo / name / "model.onnx"), images)
+    found = run(open_session(zoo / name / "model.onnx"), images)
     with torch.no_grad():
         expected = load_pretrained(name)(torch.from_numpy(np.concatenate(images))).numpy()
     assert np.abs(found - expected).max() <= 1e-4
