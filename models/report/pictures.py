@@ -34,7 +34,7 @@ MARKERS = dict(zip(COLOURS, "os^DPvX", strict=True))
 INK = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 STYLE: dict[Any, str] = {"svg.hashsalt": "weighin", **dict.fromkeys(INK, "#808080")}
 """Mid-grey on a transparent background is legible in a light and in a dark theme."""
-LABEL_ITERATIONS = 500
+LABEL_ITERATIONS = 2000
 """A limit in iterations, not seconds, places labels alike on every machine."""
 
 
@@ -47,7 +47,7 @@ def draw(models: Sequence[Row], cost: str, path: Path) -> None:
     if not judged:
         raise ValueError("no model states an accuracy to draw")
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10, 7), layout="constrained")
+        figure = Figure(figsize=(10, 7), dpi=72, layout="constrained")
         axes = figure.subplots()
         best = front(judged, cost)
         axes.step(
@@ -74,7 +74,7 @@ def draw(models: Sequence[Row], cost: str, path: Path) -> None:
                     label=None if number else name,
                 )
         axes.set_xscale("log")
-        axes.margins(0.12, 0.08)
+        axes.margins(0.15, 0.08)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -146,7 +146,7 @@ def _label(axes: Axes, points: Sequence[tuple[float, float, Row]]) -> None:
         target_x=[x for x, _ in places],
         target_y=[y for _, y in places],
         ax=axes,
-        expand=(1.15, 1.8),
+        expand=(1.3, 1.9),
         force_text=(0.6, 1.0),
         force_static=(0.5, 0.8),
         iter_lim=LABEL_ITERATIONS,
