@@ -1,4 +1,4 @@
-"""The tables of docs/retrieval.md, from what was measured."""
+"""Generate the tables of docs/retrieval.md from the results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXACT_P99_MS, HNSW_P99_MS = 15.0, 3.0
 
 
 def write(results: Results) -> None:
-    """Put the figures into the page, between the marks."""
+    """Replace the tables between the markers of the page."""
     text = PAGE.read_text()
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
@@ -30,7 +30,7 @@ def write(results: Results) -> None:
 
 
 def figures(results: Results) -> str:
-    """All tables, of what was measured."""
+    """Return all tables as Markdown, as far as there are results."""
     searches: dict[tuple[str, int], Record] = {
         (record["way"], record["images"]): record for record in results.of("search")
     }
@@ -44,7 +44,7 @@ def figures(results: Results) -> str:
 
 
 def searched(searches: dict[tuple[str, int], Record], images: int) -> str:
-    """Every way to search beside the others."""
+    """Return the table that compares the search methods on `images` vectors."""
     rows = []
     for way, name in {**OURS, **{rival: rival for rival in RIVALS}}.items():
         record = searches.get((way, images))
@@ -85,7 +85,7 @@ def searched(searches: dict[tuple[str, int], Record], images: int) -> str:
 
 
 def targets(searches: dict[tuple[str, int], Record]) -> str:
-    """What was asked for, and what came of it."""
+    """Return the table of targets and whether each was met."""
     rows: list[tuple[str, ...]] = []
 
     def row(name: str, value: str, target: str, met: bool) -> None:
@@ -163,7 +163,7 @@ def churned(searches: dict[tuple[str, int], Record]) -> str:
 
 
 def found(measured: Record) -> str:
-    """Which edited copies found their original first."""
+    """Return the table of edited copies that find their original first."""
     rows = []
     for model, first in measured["found_first"].items():
         total = sum(first.values())
@@ -177,7 +177,7 @@ def found(measured: Record) -> str:
 
 
 def rules(measured: Record) -> str:
-    """What each rule calls near."""
+    """Return the table of what each rule marks as near."""
     rows = []
     for rule in rule_rows(measured["rules"]):
         cells = (
@@ -198,7 +198,7 @@ def rules(measured: Record) -> str:
         "garments, per million pairs",
         "garments that have any",
     )
-    return f"### What is called near, of {PICTURES} copies by each edit, and wrongly\n\n" + _table(head, rows)
+    return f"### Marked as near: of {PICTURES} copies per edit, and false positives\n\n" + _table(head, rows)
 
 
 def _number(count: int) -> str:

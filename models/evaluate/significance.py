@@ -50,6 +50,10 @@ class Pairs(_Frozen):
     pairs: tuple[JudgedPair, ...]
     averaged: JudgedMean | None = None
 
+    def p(self, first: str, second: str) -> float | None:
+        """Return the p-value of two networks in either order; None for a pair that was not judged."""
+        return next((pair.p for pair in self.pairs if {pair.first, pair.second} == {first, second}), None)
+
 
 class JudgedFurther(_Frozen):
     """The finished student trained on for `epochs` with the teacher and without, judged on the same images.
@@ -67,15 +71,15 @@ class JudgedFurther(_Frozen):
 
     @property
     def real(self) -> bool:
-        """Whether the two are told apart."""
+        """Whether the difference is significant."""
         return self.p < LEVEL
 
     def __str__(self) -> str:
         points = f"{100 * self.difference:+.2f} points ({100 * self.low:+.2f} to {100 * self.high:+.2f}"
         return (
-            f"trained on from the finished network for {self.epochs} epochs, one training each: "
+            f"{self.epochs} epochs of fine-tuning the trained network, one training each: "
             f"{self.distilled:.2%} with the teacher and {self.alone:.2%} without, {points}; "
-            f"McNemar's p {self.p:.2g}): {'told apart' if self.real else 'not told apart'}"
+            f"McNemar's p {self.p:.2g}): {'significant' if self.real else 'not significant'}"
         )
 
 
@@ -102,14 +106,14 @@ class JudgedGain(_Frozen):
 
     @property
     def real(self) -> bool:
-        """Whether the teacher is shown to help: over images and seeds, and over seeds alone."""
+        """Whether the gain is significant both over images and seeds and over seeds alone."""
         return self.low > 0 and self.p < LEVEL
 
     def __str__(self) -> str:
         return (
-            f"the teacher brings {100 * self.difference:+.2f} points ({100 * self.low:+.2f} to "
+            f"the teacher gains {100 * self.difference:+.2f} points ({100 * self.low:+.2f} to "
             f"{100 * self.high:+.2f} over images and seeds; p over {self.seeds} seeds {self.p:.2g}): "
-            f"{'real' if self.real else 'not shown to be real'}"
+            f"{'significant' if self.real else 'not significant'}"
         )
 
 
@@ -142,9 +146,10 @@ def paragraphs(pairs: Pairs | None, gain: JudgedGain | None, sha256: Mapping[str
     if gain is not None:
         yield ""
         yield (
-            f"**With and without a teacher**, the mean of {', '.join(f'`{name}`' for name in gain.teachers)} "
-            f"({gain.teacher:.2%}): {gain.seeds} trainings each of `{gain.student}` from random "
-            f"weights, {gain.epochs} epochs, {gain.distilled:.2%} and {gain.alone:.2%} on average; {gain}."
+            f"**Distillation from random weights**: {gain.seeds} trainings of `{gain.student}` with a "
+            f"teacher and {gain.seeds} without, {gain.epochs} epochs each. The teacher is the mean of "
+            f"{', '.join(f'`{name}`' for name in gain.teachers)} ({gain.teacher:.2%}). The students reach "
+            f"{gain.distilled:.2%} with it and {gain.alone:.2%} without it on average; {gain}."
         )
 
 
@@ -152,18 +157,19 @@ def _paired(pairs: Pairs) -> Iterator[str]:
     apart = sum(pair.p < LEVEL for pair in pairs.pairs)
     yield ""
     yield (
-        f"**In pairs**, on the same {pairs.n} images (McNemar's test, Holm's correction at {LEVEL:.0%}), "
-        f"{apart} of {len(pairs.pairs)} pairs are told apart. By how many points the row's network is ahead "
-        f"of the column's, where that is shown, and a dot where it is not; [{PAIRS}]({PAIRS}) has "
-        f"all 95 % intervals, uncorrected. These are single trainings: other seeds may come out otherwise."
+        f"**Significance**: {apart} of {len(pairs.pairs)} pairs differ significantly on the same {pairs.n} "
+        f"images (McNemar's test, Holm's correction at {LEVEL:.0%}). The table shows by how many points the "
+        f"row's network is ahead of the column's, or a dot if the difference is not significant. "
+        f"[{PAIRS}]({PAIRS}) has all 95 % intervals, uncorrected. Each network was trained once; other seeds "
+        f"may give other results."
     )
     yield ""
     yield from _matrix(pairs)
     if pairs.averaged is not None:
         yield ""
         yield (
-            f"The mean of the probabilities of the {len(pairs.averaged.networks)} that were made from no "
-            f"other names {pairs.averaged.accuracy:.2%} of them right."
+            f"Averaging the probabilities of the {len(pairs.averaged.networks)} independently trained "
+            f"networks gives {pairs.averaged.accuracy:.2%} top-1."
         )
 
 

@@ -1,75 +1,165 @@
-"""Pictures: accuracy over latency or MACs, of a zoo and of a search, with the front that nothing beats."""
+"""Plots: accuracy over latency or MACs, of a zoo and of a search, with the Pareto front."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("svg")
+from adjustText import adjust_text
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from models.compress.search import Candidate
-from models.report.results import Row, front
+from models.report.results import Row, accuracy, front, short_name
+from models.report.techniques import kind
 from models.zoo.files import write_whole
 
-AXES = {"p50_ms": "p50 latency, ms (measured, one thread)", "macs": "multiply-accumulates, M"}
+AXES = {"p50_ms": "p50 latency in ms (one thread, bars: rounds)", "macs": "multiply–accumulates in millions"}
+COLOURS = {
+    "Plain convolution": "#808080",
+    "Block": "#2f81f7",
+    "Pruned": "#d9822b",
+    "Quantized": "#a371f7",
+    "Distilled": "#2da44e",
+    "Combined": "#c9730a",
+    "Searched": "#e5484d",
+}
+MARKERS = dict(zip(COLOURS, "os^DPvX", strict=True))
+INK = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+STYLE: dict[Any, str] = {"svg.hashsalt": "weighin", **dict.fromkeys(INK, "#808080")}
+"""Mid-grey on a transparent background is legible in a light and in a dark theme."""
+LABEL_ITERATIONS = 2000
+"""A limit in iterations, not seconds, places labels alike on every machine."""
 
 
-def draw(found: Sequence[Row], cost: str, path: Path) -> None:
-    """Write an SVG of the models that state an accuracy. Raises ValueError where none does."""
-    judged = [row for row in found if row.card.accuracy is not None]
+def draw(models: Sequence[Row], cost: str, path: Path) -> None:
+    """Write an SVG of the models that state an accuracy, over `p50_ms` or `macs`, with their intervals.
+
+    Raises ValueError if no model states an accuracy.
+    """
+    judged = [row for row in models if row.card.accuracy is not None]
     if not judged:
         raise ValueError("no model states an accuracy to draw")
-
-    def place(row: Row) -> tuple[float, float]:
-        assert row.card.accuracy is not None
-        return (row.p50_ms if cost == "p50_ms" else row.card.macs / 1e6), 100 * row.card.accuracy.value
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    for row in judged:
-        x, y = place(row)
-        marker = "s" if row.card.precision == "int8" else "o"
-        axes.plot(x, y, marker, color="tab:orange" if marker == "s" else "tab:blue")
-        label = row.card.name.removeprefix("fashion-")
-        axes.annotate(label, (x, y), textcoords="offset points", xytext=(5, 3), fontsize=7)
-    best = {row.card.name: place(row) for row in judged}
-    line = [best[name] for name in front(judged, cost)]
-    axes.step([x for x, _ in line], [y for _, y in line], where="post", color="black", linewidth=1)
-    axes.set_xscale("log")
-    axes.set_xlabel(AXES[cost])
-    axes.set_ylabel("top-1 accuracy, %")
-    _write(figure, path)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10, 7), dpi=72, layout="constrained")
+        axes = figure.subplots()
+        best = front(judged, cost)
+        axes.step(
+            [_cost(row, cost) for row in best],
+            [100 * accuracy(row) for row in best],
+            where="post",
+            color="#808080",
+            linewidth=0.8,
+            linestyle="--",
+            label="Pareto front",
+        )
+        for name, colour in COLOURS.items():
+            for number, row in enumerate(row for row in judged if kind(row.card) == name):
+                axes.errorbar(
+                    _cost(row, cost),
+                    100 * accuracy(row),
+                    xerr=_latency_bars(row) if cost == "p50_ms" else None,
+                    yerr=_accuracy_bars(row),
+                    fmt=MARKERS[name],
+                    color=colour,
+                    elinewidth=0.7,
+                    markersize=5,
+                    ecolor=(colour, 0.45),
+                    label=None if number else name,
+                )
+        axes.set_xscale("log")
+        axes.margins(0.15, 0.08)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel(AXES[cost])
+        axes.set_ylabel("top-1 accuracy in % (bars: 95 % interval)")
+        figure.legend(loc="outside upper center", ncols=4, fontsize=8, frameon=False)
+        figure.draw_without_rendering()
+        _label(axes, [(_cost(row, cost), 100 * accuracy(row), row) for row in judged])
+        _write(figure, path)
 
 
 def draw_front(candidates: Sequence[Candidate], path: Path) -> None:
-    """Write an SVG. Raises ValueError where there are no candidates."""
+    """Write an SVG of a search's candidates. Raises ValueError if there are none."""
     if not candidates:
         raise ValueError("there are no candidates to draw")
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for block in dict.fromkeys(candidate.design.block() for candidate in candidates):
-        own = [candidate for candidate in candidates if candidate.design.block() == block]
-        axes.scatter(
-            [1000 * candidate.p50_ms for candidate in own],
-            [100 * candidate.accuracy for candidate in own],
-            s=22,
-            label=block,
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.subplots()
+        for block in dict.fromkeys(candidate.design.block() for candidate in candidates):
+            own = [candidate for candidate in candidates if candidate.design.block() == block]
+            axes.scatter(
+                [1000 * candidate.p50_ms for candidate in own],
+                [100 * candidate.accuracy for candidate in own],
+                s=22,
+                label=block,
+            )
+        best = sorted((c for c in candidates if c.best), key=lambda c: c.p50_ms)
+        axes.plot(
+            [1000 * c.p50_ms for c in best], [100 * c.accuracy for c in best], color="#808080", linewidth=1
         )
-    best = sorted((c for c in candidates if c.best), key=lambda c: c.p50_ms)
-    axes.plot([1000 * c.p50_ms for c in best], [100 * c.accuracy for c in best], color="black", linewidth=1)
-    axes.set_xlabel("p50 latency, µs (measured)")
-    axes.set_ylabel("validation accuracy after the short training, %")
-    axes.legend(fontsize=7, ncols=2)
-    _write(figure, path)
+        axes.set_xlabel("p50 latency, µs (measured)")
+        axes.set_ylabel("validation accuracy after the short training, %")
+        axes.legend(fontsize=7, ncols=2, framealpha=0)
+        _write(figure, path)
+
+
+def _cost(row: Row, cost: str) -> float:
+    return row.p50_ms if cost == "p50_ms" else row.card.macs / 1e6
+
+
+def _latency_bars(row: Row) -> list[list[float]]:
+    return [[row.p50_ms - row.latency.low_ms], [row.latency.high_ms - row.p50_ms]]
+
+
+def _accuracy_bars(row: Row) -> list[list[float]] | None:
+    """Return the distances of the interval's ends in points; None if the card states no interval."""
+    stated = row.card.accuracy
+    if stated is None or stated.interval is None:
+        return None
+    return [[100 * (stated.value - stated.interval.low)], [100 * (stated.interval.high - stated.value)]]
+
+
+def _label(axes: Axes, points: Sequence[tuple[float, float, Row]]) -> None:
+    """Write each model's short name beside its point, inside the laid-out axes and clear of other names.
+
+    Names that start at the same place are never separated, so each starts a little above the one before.
+    """
+    texts = [
+        axes.text(
+            x, y + 0.01 * number, short_name(row.card), fontsize=7.5, color=COLOURS[kind(row.card)], zorder=9
+        )
+        for number, (x, y, row) in enumerate(points)
+    ]
+    places = [(x, y) for x, y, _ in points]
+    adjust_text(
+        texts,
+        *zip(*places, strict=True),
+        target_x=[x for x, _ in places],
+        target_y=[y for _, y in places],
+        ax=axes,
+        expand=(1.3, 1.9),
+        force_text=(0.6, 1.0),
+        force_static=(0.5, 0.8),
+        iter_lim=LABEL_ITERATIONS,
+    )
+    to_data = axes.transData.inverted()
+    for text, (x, y) in zip(texts, places, strict=True):
+        box = text.get_window_extent().transformed(to_data)
+        end = min(max(x, box.x0), box.x1), min(max(y, box.y0), box.y1)
+        axes.plot([x, end[0]], [y, end[1]], color="#808080", linewidth=0.5, scalex=False, scaley=False)
 
 
 def _write(figure: Figure, path: Path) -> None:
     """Write an SVG of the same bytes for the same figure."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "weighin"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     write_whole(path, buffer.getvalue())

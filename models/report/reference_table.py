@@ -1,4 +1,4 @@
-"""Table of the reference networks: latency from bundles of `weigh-reference`, beside what others report."""
+"""Table of the reference networks: latency from bundles of `weigh-reference`, and published figures."""
 
 from __future__ import annotations
 
@@ -84,11 +84,11 @@ def markdown(measured: Sequence[Measurement]) -> str:
             doubts.setdefault(doubt, []).append(name)
     lines += [
         "",
-        f"Random, He-scaled weights: these latencies are those of untrained networks, measured by `weighin "
-        f"bench`. {machine}, {runtime}, one thread, {rounds} rounds of {runs} runs of a network and its int8 "
-        f"form in random order; in brackets the least and the greatest of the rounds' medians. Every fp32 "
-        f"network was measured twice: ratios {min(ratios):.3f} to {max(ratios):.3f}"
-        f"{'; disturbed: not to be published' if doubts else ''}.",
+        f"The weights are random and He-scaled, so these are latencies of untrained networks, measured by "
+        f"`weighin bench`: {machine}, {runtime}, one thread, {rounds} rounds of {runs} runs of a network and "
+        f"its int8 form in random order; in brackets the lowest and the highest median of a round. Every "
+        f"fp32 network was measured twice as a control: ratios {min(ratios):.3f} to {max(ratios):.3f}"
+        f"{'; unreliable, do not publish' if doubts else ''}.",
         "",
         *(f"- {doubt} ({', '.join(names)})" for doubt, names in doubts.items()),
         *(f"- {name}: top-1 {PUBLISHED[name].source}" for name in networks),

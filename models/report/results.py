@@ -1,4 +1,4 @@
-"""Results: every model of a zoo with its measured latency, the fronts, the inversions; no torch."""
+"""Every model of a zoo with its measured latency, the fronts and the inversions; needs no torch."""
 
 from __future__ import annotations
 
@@ -26,29 +26,34 @@ class Row:
         return self.latency.p50_ms
 
 
-def rows(zoo: Path, measured: Measurement) -> list[Row]:
-    """Every model of the zoo with its measurement, the fastest first.
+def short_name(card: Card) -> str:
+    """Return the name of a model without what its label set repeats, with `inverted-residual` as `ir`."""
+    name = card.name.removeprefix("fashion-").removeprefix("efficientnet-")
+    return name.replace("inverted-residual", "ir")
 
-    Raises ValueError, with their names, where a model was not measured or has changed since.
+
+def rows(zoo: Path, measured: Measurement) -> list[Row]:
+    """Return every model of the zoo with its measurement, by label set, the fastest first.
+
+    Raises ValueError, with the names, if models were not measured or have changed since.
     """
     cards = [read_card(path.parent) for path in sorted(zoo.glob("*/card.json"))]
     stale = [c.name for c in cards if measured.models.get(c.name, {}).get("sha256") != c.file.sha256]
     if stale:
         raise ValueError(f"not measured as they are now: {', '.join(stale)}; run: python -m models report")
-    found = [Row(card, measured.latency[card.name]) for card in cards]
-    return sorted(found, key=lambda row: (row.card.labels, row.p50_ms, row.card.name))
+    unordered = [Row(card, measured.latency[card.name]) for card in cards]
+    return sorted(unordered, key=lambda row: (row.card.labels, row.p50_ms, row.card.name))
 
 
-def front(found: Sequence[Row], cost: str) -> list[str]:
-    """Names of the models that none beats in accuracy at as little `p50_ms` or `macs`, cheapest first."""
-    judged = [row for row in found if row.card.accuracy is not None]
+def front(models: Sequence[Row], cost: str) -> list[Row]:
+    """Return the models that none with as little `p50_ms` or `macs` beats in accuracy, cheapest first."""
+    judged = [row for row in models if row.card.accuracy is not None]
     ordered = sorted(judged, key=lambda row: (_cost(row, cost), -accuracy(row)))
-    best, names = -1.0, []
+    best: list[Row] = []
     for row in ordered:
-        if accuracy(row) > best:
-            best = accuracy(row)
-            names.append(row.card.name)
-    return names
+        if not best or accuracy(row) > accuracy(best[-1]):
+            best.append(row)
+    return best
 
 
 def _cost(row: Row, cost: str) -> float:
@@ -56,16 +61,16 @@ def _cost(row: Row, cost: str) -> float:
 
 
 def accuracy(row: Row) -> float:
-    """The accuracy that a card states, which must be there."""
+    """Return the accuracy that a card states; there must be one."""
     assert row.card.accuracy is not None
     return row.card.accuracy.value
 
 
-def inversions(found: Sequence[Row]) -> list[tuple[str, str]]:
-    """Pairs of fp32 models: the first has at least 5 % fewer MACs and yet takes at least 5 % longer."""
-    floats = [row for row in found if row.card.precision == "fp32"]
+def inversions(models: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """Return pairs of fp32 models: the first has at least 5 % fewer MACs and takes at least 5 % longer."""
+    floats = [row for row in models if row.card.precision == "fp32"]
     return [
-        (a.card.name, b.card.name)
+        (a, b)
         for a in floats
         for b in floats
         if a.card.macs < 0.95 * b.card.macs and a.p50_ms > 1.05 * b.p50_ms

@@ -1,24 +1,25 @@
-"""What each technique bought on the networks of a zoo, in a paragraph each; needs no torch."""
+"""What each block and each technique gains on the networks of a zoo, in sentences; needs no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from models.evaluate.significance import JudgedFurther
-from models.report.results import Row, accuracy
+from models.evaluate.significance import LEVEL, JudgedFurther, Pairs
+from models.report.results import Row, accuracy, short_name
 from models.zoo.card import Card
 
 SEARCHED = "fashion-searched"
+EQUAL_WIDTH, EQUAL_MACS = "fashion-standard-equal-width", "fashion-standard-equal-macs"
 TECHNIQUES = {
-    "Pruned": "channels taken out whole, then trained on",
+    "Pruned": "whole channels removed, then fine-tuned",
     "Quantized": "static int8",
-    "Distilled": "the finished network, trained on with the average of several as its teacher",
-    "Combined": "taught, then pruned",
+    "Distilled": "the trained network, fine-tuned with the mean of several networks as its teacher",
+    "Combined": "distilled, then pruned",
 }
 
 
 def technique(card: Card) -> str | None:
-    """Which of TECHNIQUES made a model from its parent; None for a model that was made from none."""
+    """Return which of TECHNIQUES made a model from its parent; None for a model without a parent."""
     if card.derived_from is None:
         return None
     if card.precision == "int8":
@@ -28,71 +29,129 @@ def technique(card: Card) -> str | None:
     return "Distilled" if "-distilled" in card.name else None
 
 
-def paragraphs(found: Sequence[Row], further: JudgedFurther | None = None) -> Iterator[str]:
-    """Lines of Markdown: a paragraph for each technique that these models, of one label set, show.
+def kind(card: Card) -> str:
+    """Return a technique, `Searched`, `Plain convolution` or `Block`: one colour each in a picture."""
+    if card.name == SEARCHED:
+        return "Searched"
+    return technique(card) or ("Plain convolution" if card.block == "standard" else "Block")
 
-    `further`: what the epochs of a distilled network bring without its teacher.
+
+def gains(
+    models: Sequence[Row], pairs: Pairs | None = None, further: JudgedFurther | None = None
+) -> Iterator[str]:
+    """Lines of Markdown: what the blocks and techniques gain that these models, of one label set, show.
+
+    `pairs`: which differences in accuracy are significant. `further`: what the epochs of a distilled network
+    gain without its teacher.
     """
-    by_name = {row.card.name: row for row in found}
+    by_name = {row.card.name: row for row in models}
+    if EQUAL_MACS in by_name:
+        yield from _blocks(by_name, pairs)
     for title, what in TECHNIQUES.items():
-        derived = [row for row in found if technique(row.card) == title and row.card.derived_from in by_name]
+        derived = [row for row in models if technique(row.card) == title and row.card.derived_from in by_name]
         if not derived:
             continue
-        pairs = [(row, by_name[row.card.derived_from or ""]) for row in derived]
         yield ""
-        yield f"**{title}** ({what}): {'; '.join(_effect(*pair) for pair in pairs)}."
-        if title == "Distilled" and further is not None:
-            yield f"What of that is the teacher's: {further}."
-        slower = [row.card.name for row, parent in pairs if row.p50_ms > parent.p50_ms]
+        yield f"**{title}** ({what}):"
+        yield ""
+        compared = [(row, by_name[row.card.derived_from or ""]) for row in derived]
+        for row, parent in compared:
+            yield f"- `{short_name(row.card)}` compared with `{short_name(parent.card)}`: " + _effect(
+                row, parent, pairs
+            )
+        slower = [f"`{short_name(row.card)}`" for row, parent in compared if row.p50_ms > parent.p50_ms]
         if title == "Quantized" and slower:
             yield (
-                f"So int8 does not pay in time for {_named(slower)}: in so small a network the steps into "
-                f"integers and back between the layers take longer than its few multiplications save."
+                f"- int8 is slower than float for {', '.join(slower)}: in a network this small, converting "
+                f"to integers and back between the layers takes longer than the integer arithmetic saves."
             )
+        if title == "Distilled" and further is not None:
+            yield f"- Share of the teacher: {further}."
     if SEARCHED in by_name:
         yield ""
-        yield _searched(by_name[SEARCHED], found)
+        yield _searched(by_name[SEARCHED], models)
 
 
-def _effect(row: Row, parent: Row) -> str:
-    card, before = row.card, parent.card
+def _blocks(by_name: dict[str, Row], pairs: Pairs | None) -> Iterator[str]:
+    """Compare every block with the plain convolutions of about as many MACs."""
+    plain = by_name[EQUAL_MACS]
+    blocks = [row for row in by_name.values() if kind(row.card) == "Block"]
+    yield ""
+    yield (
+        f"**Plain convolutions at the same cost**: `{short_name(plain.card)}` reaches "
+        f"{accuracy(plain):.2%} in {plain.p50_ms:.3f} ms, with {plain.card.file.bytes:,} bytes and "
+        f"{plain.card.macs / 1e6:.2f} M MACs."
+    )
+    if EQUAL_WIDTH in by_name:
+        wide = by_name[EQUAL_WIDTH]
+        yield (
+            f"As wide as the blocks, and so of {wide.card.macs / plain.card.macs:.1f} × the MACs, they gain "
+            f"(`{short_name(wide.card)}`): {_effect(wide, plain, pairs)}"
+        )
+    if not blocks:
+        return
+    macs = [row.card.macs / 1e6 for row in blocks]
+    faster = sum(row.p50_ms < plain.p50_ms for row in blocks)
+    smaller = sum(row.card.file.bytes < plain.card.file.bytes for row in blocks)
+    ahead = sum(accuracy(row) > accuracy(plain) for row in blocks)
+    summary = (
+        f"of {len(blocks)} blocks with {min(macs):.2f} M to {max(macs):.2f} M MACs, faster than "
+        f"plain convolutions: {faster or 'none'}, smaller: {smaller or 'none'}, "
+        f"more accurate: {ahead or 'none'}"
+    )
+    if pairs is not None:
+        levels = [pairs.p(row.card.name, plain.card.name) for row in blocks]
+        apart = sum(p is not None and p < LEVEL for p in levels)
+        summary += f", significantly different in accuracy: {apart or 'none'}"
+    yield ""
+    yield f"**Blocks** compared with `{short_name(plain.card)}`: {summary}."
+    yield ""
+    for row in sorted(blocks, key=accuracy, reverse=True):
+        yield f"- `{short_name(row.card)}`: {_effect(row, plain, pairs)}"
+
+
+def _effect(row: Row, base: Row, pairs: Pairs | None) -> str:
+    """Return what a model gains and costs beside another: points, milliseconds, bytes, MACs."""
+    card, before = row.card, base.card
     return (
-        f"`{card.name}` takes {row.p50_ms / parent.p50_ms:.2f} × the time, "
-        f"{card.macs / before.macs:.2f} × the MACs and {card.file.bytes / before.file.bytes:.2f} × the bytes "
-        f"of `{before.name}`, {_kept(row, parent)}"
+        f"{_points(row, base, pairs)}, "
+        f"{row.p50_ms - base.p50_ms:+.3f} ms (× {row.p50_ms / base.p50_ms:.2f}), "
+        f"{card.file.bytes - before.file.bytes:+,} bytes (× {card.file.bytes / before.file.bytes:.2f}), "
+        f"MACs × {card.macs / before.macs:.2f}."
     )
 
 
-def _kept(row: Row, parent: Row) -> str:
-    """What is left of the accuracy, as far as it was measured."""
-    both = (row.card.accuracy, parent.card.accuracy)
+def _points(row: Row, base: Row, pairs: Pairs | None) -> str:
+    """Return the difference in accuracy where both were measured, else the agreement with the parent."""
+    both = (row.card.accuracy, base.card.accuracy)
     if all(stated is not None and stated.kind == "measured" for stated in both):
-        return f"accuracy {100 * (accuracy(row) - accuracy(parent)):+.2f} points"
+        p = None if pairs is None else pairs.p(row.card.name, base.card.name)
+        judged = "" if p is None else f" ({'significant' if p < LEVEL else 'not significant'})"
+        return f"{100 * (accuracy(row) - accuracy(base)):+.2f} points{judged}"
     if row.card.agreement is not None:
         return f"the same top-1 class for {row.card.agreement.value:.1%} of {row.card.agreement.n} images"
-    return "its accuracy not measured"
+    return "accuracy not measured"
 
 
-def _searched(row: Row, found: Sequence[Row]) -> str:
+def _searched(row: Row, models: Sequence[Row]) -> str:
     by_hand = [
         other
-        for other in found
+        for other in models
         if other.card.derived_from is None and other is not row and other.card.accuracy is not None
     ]
     beaten = [other for other in by_hand if accuracy(row) > accuracy(other) and row.p50_ms < other.p50_ms]
     by_points = (
-        f"`{other.card.name}` ({100 * (accuracy(row) - accuracy(other)):+.2f} points)" for other in beaten
+        f"`{short_name(other.card)}` ({100 * (accuracy(row) - accuracy(other)):+.2f} points, "
+        f"{row.p50_ms - other.p50_ms:+.3f} ms)"
+        for other in beaten
     )
     verdict = (
         f"more accurate and faster than {', '.join(by_points)}"
         if beaten
-        else "in both accuracy and latency it beats none of those made by hand"
+        else "no network designed by hand is both less accurate and slower"
     )
     return (
-        f"**Searched** (a design found by measuring its latency and training it a little): `{row.card.name}` "
-        f"has {accuracy(row):.2%} in {row.p50_ms:.3f} ms, {verdict}."
+        f"**Searched** (a design found by measuring the latency of candidates and training them briefly): "
+        f"`{short_name(row.card)}` reaches {accuracy(row):.2%} in {row.p50_ms:.3f} ms with "
+        f"{row.card.file.bytes:,} bytes: {verdict}."
     )
-
-
-def _named(names: Sequence[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)

@@ -1,4 +1,4 @@
-"""Pairs told apart are shown with their points, a teacher's gain is real or not, what changed is refused."""
+"""Significant differences are shown in points, a teacher's gain is tested, changed models are refused."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def pair(first: str, second: str, difference: float, p: float) -> JudgedPair:
     return JudgedPair(first=first, second=second, difference=difference, low=-0.1, high=0.1, p=p)
 
 
-def test_points_are_given_where_networks_are_told_apart() -> None:
+def test_significant_differences_are_shown_in_points() -> None:
     mean = JudgedMean(networks=("a", "b"), accuracy=0.95)
     judged = (pair("a", "b", -0.002, 0.3), pair("a", "c", 0.01, 1e-9), pair("c", "b", -0.012, 0.01))
     pairs = Pairs(n=10_000, sha256=DIGESTS, pairs=judged, averaged=mean)
     text = "\n".join(paragraphs(pairs, None, DIGESTS))
-    assert "2 of 3 pairs are told apart." in text
+    assert "2 of 3 pairs differ significantly on the same 10000 images" in text
     table = """\
 | network | 2 | 3 |
 | --- | --- | --- |
@@ -55,23 +55,24 @@ def test_points_are_given_where_networks_are_told_apart() -> None:
 """
     assert table in text
     assert text.endswith(
-        "The mean of the probabilities of the 2 that were made from no other names 95.00% of them right."
+        "Averaging the probabilities of the 2 independently trained networks gives 95.00% top-1."
     )
+    assert pairs.p("b", "a") == pairs.p("a", "b") == 0.3
+    assert pairs.p("a", "d") is None
     with pytest.raises(ValueError, match="not judged in pairs as they are now: b; run: python -m models"):
         list(paragraphs(pairs, None, DIGESTS | {"b": "9"}))
 
 
 @pytest.mark.parametrize(
     ("changes", "verdict"),
-    [({}, "real"), ({"low": -0.001}, "not shown to be real"), ({"p": 0.2}, "not shown to be real")],
+    [({}, "significant"), ({"low": -0.001}, "not significant"), ({"p": 0.2}, "not significant")],
 )
-def test_a_gain_is_real_over_images_and_over_seeds_or_it_is_not(
-    changes: dict[str, float], verdict: str
-) -> None:
+def test_a_gain_must_hold_over_images_and_over_seeds(changes: dict[str, float], verdict: str) -> None:
     (_, text) = paragraphs(None, JudgedGain.model_validate(GAINED | changes), {})
-    assert "**With and without a teacher**, the mean of `b`, `c` (95.00%): 5 trainings each of `a`" in text
-    assert "from random weights, 6 epochs, 94.50% and 94.20% on average; " in text
-    assert "the teacher brings +0.30 points" in text
+    assert "**Distillation from random weights**: 5 trainings of `a` with a teacher and 5 without" in text
+    assert "6 epochs each. The teacher is the mean of `b`, `c` (95.00%)." in text
+    assert "reach 94.50% with it and 94.20% without it on average; " in text
+    assert "the teacher gains +0.30 points" in text
     assert text.endswith(f"): {verdict}.")
 
 

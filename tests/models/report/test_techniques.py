@@ -1,4 +1,4 @@
-"""What a technique bought is told from the cards: once for each model, and nothing that was not measured."""
+"""The gains of blocks and techniques come from the cards, once for each model, and only if measured."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from models.cost.latency import Latency
-from models.evaluate.significance import JudgedFurther
+from models.evaluate.significance import JudgedFurther, JudgedPair, Pairs
 from models.report.results import Row
-from models.report.techniques import SEARCHED, paragraphs, technique
+from models.report.techniques import EQUAL_MACS, EQUAL_WIDTH, SEARCHED, gains, kind, technique
 from models.zoo.card import Accuracy, Agreement, Card, Interval, read_card
 
 
@@ -38,57 +38,85 @@ def row(tiny: Card, name: str, p50_ms: float, accuracy: float | None, **changes:
         ("a-distilled-pruned-50", {"derived_from": "a-distilled"}, "Combined"),
     ],
 )
-def test_each_model_is_told_of_once(
+def test_each_model_has_one_technique(
     tiny: Card, name: str, changes: dict[str, Any], expected: str | None
 ) -> None:
     assert technique(tiny.model_copy(update={"name": name, **changes})) == expected
 
 
-def test_what_was_bought_is_a_share_of_the_parent(tiny: Card) -> None:
+def test_a_gain_is_relative_to_the_parent(tiny: Card) -> None:
     pruned = row(tiny, "a-pruned-50", 0.5, 0.925, derived_from="a", macs=tiny.macs // 4)
-    text = "\n".join(paragraphs([row(tiny, "a", 2.0, 0.93), pruned]))
+    text = "\n".join(gains([row(tiny, "a", 2.0, 0.93), pruned]))
     assert text == (
-        "\n**Pruned** (channels taken out whole, then trained on): `a-pruned-50` takes 0.25 × the time, "
-        "0.25 × the MACs and 1.00 × the bytes of `a`, accuracy -0.50 points."
+        "\n**Pruned** (whole channels removed, then fine-tuned):\n\n- `a-pruned-50` compared with `a`: "
+        "-0.50 points, -1.500 ms (× 0.25), +0 bytes (× 1.00), MACs × 0.25."
     )
 
 
-@pytest.mark.parametrize(("p", "verdict"), [(0.01, "told apart"), (0.4, "not told apart")])
-def test_a_taught_network_is_told_of_beside_one_trained_on_alone(tiny: Card, p: float, verdict: str) -> None:
+def test_blocks_are_compared_with_plain_convolutions(tiny: Card) -> None:
+    plain = row(tiny, EQUAL_MACS, 2.0, 0.93, block="standard", macs=4_000_000)
+    wide = row(tiny, EQUAL_WIDTH, 8.0, 0.95, block="standard", macs=32_000_000)
+    ghost = row(tiny, "fashion-ghost", 3.0, 0.94, block="ghost", macs=4_400_000)
+    fire = row(tiny, "fashion-fire", 1.0, 0.92, block="fire", macs=3_600_000)
+    judged = [("fashion-ghost", 0.2), ("fashion-fire", 0.01), (EQUAL_WIDTH, 0.001)]
+    pairs = Pairs(
+        n=9,
+        sha256={},
+        pairs=tuple(
+            JudgedPair(first=EQUAL_MACS, second=name, difference=0, low=0, high=0, p=p) for name, p in judged
+        ),
+    )
+    text = "\n".join(gains([plain, wide, ghost, fire], pairs))
+    assert "`standard-equal-macs` reaches 93.00% in 2.000 ms" in text
+    assert "of 8.0 × the MACs, they gain (`standard-equal-width`): +2.00 points (significant)" in text
+    assert "of 2 blocks with 3.60 M to 4.40 M MACs, faster than plain convolutions: 1" in text
+    assert "smaller: none, more accurate: 1, significantly different in accuracy: 1." in text
+    assert "- `ghost`: +1.00 points (not significant), +1.000 ms (× 1.50)" in text
+    assert "- `fire`: -1.00 points (significant), -1.000 ms (× 0.50)" in text
+    assert "significant" not in "\n".join(gains([plain, wide, ghost, fire]))
+    kinds = [kind(each.card) for each in (plain, ghost, row(tiny, SEARCHED, 1.0, 0.9))]
+    assert kinds == ["Plain convolution", "Block", "Searched"]
+
+
+@pytest.mark.parametrize(("p", "verdict"), [(0.01, "significant"), (0.4, "not significant")])
+def test_distillation_is_compared_with_fine_tuning_alone(tiny: Card, p: float, verdict: str) -> None:
     taught = [row(tiny, "a", 2.0, 0.942), row(tiny, "a-distilled", 2.0, 0.944, derived_from="a")]
     further = JudgedFurther(
         epochs=8, distilled=0.944, alone=0.943, difference=0.001, low=-0.001, high=0.003, p=p
     )
-    text = "\n".join(paragraphs(taught, further))
-    assert "accuracy +0.20 points" in text
+    text = "\n".join(gains(taught, further=further))
+    assert "`a`: +0.20 points" in text
     assert text.endswith(
-        "trained on from the finished network for 8 epochs, one training each: 94.40% with the teacher and "
+        "8 epochs of fine-tuning the trained network, one training each: 94.40% with the teacher and "
         f"94.30% without, +0.10 points (-0.10 to +0.30; McNemar's p {p}): {verdict}."
     )
 
 
-def test_int8_that_is_slower_is_said_to_be_and_why(tiny: Card) -> None:
+def test_slower_int8_is_reported_with_the_reason(tiny: Card) -> None:
     interval = Interval(low=0.9, high=0.99, confidence=0.95, method="Wilson")
     agreement = Agreement(parent="a", value=0.97, n=100, interval=interval, how="h")
     int8 = row(tiny, "a-int8", 3.0, None, derived_from="a", precision="int8", agreement=agreement)
-    text = "\n".join(paragraphs([row(tiny, "a", 2.0, None), int8]))
+    text = "\n".join(gains([row(tiny, "a", 2.0, None), int8]))
     assert "the same top-1 class for 97.0% of 100 images" in text
     assert "points" not in text
-    assert "int8 does not pay in time for `a-int8`: in so small a network" in text
-    faster = "\n".join(paragraphs([row(tiny, "a", 4.0, None), int8]))
-    assert "does not pay" not in faster
+    assert "int8 is slower than float for `a-int8`: in a network this small" in text
+    faster = "\n".join(gains([row(tiny, "a", 4.0, None), int8]))
+    assert "is slower" not in faster
 
 
-def test_the_search_is_held_against_what_was_made_by_hand(tiny: Card) -> None:
+def test_search_is_compared_with_designs_by_hand(tiny: Card) -> None:
     searched = row(tiny, SEARCHED, 1.0, 0.93)
     slow, good = row(tiny, "slow", 2.0, 0.92), row(tiny, "good", 2.0, 0.94)
     pruned = row(tiny, "good-pruned-50", 3.0, 0.9, derived_from="good")
-    assert "in 1.000 ms, more accurate and faster than `slow` (+1.00 points)." in "\n".join(
-        paragraphs([searched, slow, good, pruned])
+    assert "more accurate and faster than `slow` (+1.00 points, -1.000 ms)." in "\n".join(
+        gains([searched, slow, good, pruned])
     )
-    assert "it beats none of those made by hand" in "\n".join(paragraphs([searched, good]))
+    assert "in 1.000 ms" in "\n".join(gains([searched, slow, good, pruned]))
+    assert "no network designed by hand is both less accurate and slower" in "\n".join(
+        gains([searched, good])
+    )
 
 
-def test_a_zoo_that_is_trained_in_part_is_told_of_as_far_as_it_goes(tiny: Card) -> None:
+def test_a_model_without_its_parent_has_no_gain(tiny: Card) -> None:
     orphan = row(tiny, "a-distilled", 1.0, 0.93, derived_from="a")
-    assert list(paragraphs([orphan])) == []
+    assert list(gains([orphan])) == []
