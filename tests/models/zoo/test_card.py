@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,3 +76,13 @@ def test_every_integer_has_an_upper_bound() -> None:
     assert len(bounds) >= 10
     unbounded = [path for path in bounds if bounds[path].get("maximum", MAX_COUNT + 1) > MAX_COUNT]
     assert [path.split(".")[-2:] for path in unbounded] == [["correct", "anyOf"]]  # not more than `n`
+
+
+def test_the_documented_example_is_a_card() -> None:
+    """docs/models.md shows a valid card, and says what each of its fields means."""
+    page = (Path(__file__).parents[3] / "docs/models.md").read_text()
+    (example,) = re.findall(r"```json\n(.+?)```", page, re.DOTALL)
+    card = Card.model_validate_json(example)
+    assert card.name == "my-model"
+    named = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`[^|]+) \|", page, re.MULTILINE))))
+    assert set(Card.model_fields) - {"schema_version", "task"} <= named
