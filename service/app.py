@@ -10,13 +10,12 @@ from functools import partial
 from importlib.metadata import version
 
 import structlog
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 
 from service.api import problems
 from service.api.benchmarks import benchmarks_router
 from service.api.body.image import document_form_fields
-from service.api.body.parameters import refuse_unknown_parameters
 from service.api.body.stream import Bounds
 from service.api.explain import explain_router
 from service.api.gallery import gallery_router
@@ -32,9 +31,10 @@ from service.api.middleware.proxies import ReverseProxy
 from service.api.models import models_router
 from service.api.recommend import recommend_router
 from service.api.retrieve import retrieve_router
+from service.api.routers import add_routes
 from service.bench.archive import BenchmarkArchive
 from service.bench.jobs import BenchmarkJobs
-from service.errors import HeadersTooLarge, InvalidParameter, MalformedRequest, RequestTimeout
+from service.errors import InvalidParameter
 from service.gallery.gallery import Gallery
 from service.gallery.records import Quota
 from service.inference.classify import Classifier
@@ -257,15 +257,13 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
         lifespan=services.running,
         redoc_url=None,
         redirect_slashes=False,
-        dependencies=[Depends(refuse_unknown_parameters)],
-        responses=problems.documented(MalformedRequest, RequestTimeout, InvalidParameter, HeadersTooLarge),
     )
     app.state.stopping = services.jobs.stop  # what would outlast the server's grace: see service/server.py
     app.state.refused = partial(services.metrics.count_error, None)  # what never reaches the application
     problems.install(app)
     document_form_fields(app)
-    for router in (*api_routers(services), *page_routers(services, app)):
-        app.include_router(router)
+    add_routes(app, api_routers(services))
+    add_routes(app, page_routers(services, app))
     add_middleware(app, services)
     return app
 

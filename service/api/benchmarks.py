@@ -17,6 +17,7 @@ from service.api.access import key_needed
 from service.api.answers import root_of
 from service.api.periods import format_moment
 from service.api.problems import documented
+from service.api.routers import new_router
 from service.bench.bundle import Bundle
 from service.bench.bundle_file import from_json
 from service.bench.jobs import Benchmark, BenchmarkJobs
@@ -168,7 +169,7 @@ class BenchmarksResponse(BaseModel):
 
 def benchmarks_router(jobs: BenchmarkJobs, api_key: SecretStr | None) -> APIRouter:
     """The routes that start, show and end benchmarks. `api_key` guards those that change something."""
-    router = APIRouter(tags=["benchmarks"])
+    router = new_router("benchmarks")
     guarded = [Depends(key_needed(api_key))]
 
     @router.post(

@@ -14,6 +14,7 @@ from service.api.body.stream import Bounds, deadline_for
 from service.api.inference import Model
 from service.api.middleware.context import find_model
 from service.api.problems import documented
+from service.api.routers import new_router
 from service.inference.explain import Explainer, Explanation
 from service.inference.registry import Registry
 
@@ -50,7 +51,7 @@ PNG = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
 
 def explain_router(registry: Registry, explainer: Explainer, bounds: Bounds) -> APIRouter:
     """Return the route that explains a classification."""
-    router = APIRouter(tags=["inference"])
+    router = new_router("inference")
     form = [Depends(form_first(bounds))]
 
     @router.post(

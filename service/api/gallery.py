@@ -17,6 +17,7 @@ from service.api.gallery_bulk import IMAGE, METADATA, AddedResponse, Bulk
 from service.api.gallery_images import ImageOut
 from service.api.problems import documented
 from service.api.retrieve import EXAMPLE_ID, Where
+from service.api.routers import new_router
 from service.gallery.gallery import Gallery, GalleryStatus
 from service.gallery.metadata import check_id, parse_where
 
@@ -101,7 +102,7 @@ class GalleryOut(BaseModel):
 def gallery_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds, *, width: int) -> APIRouter:
     """The routes of the gallery as a whole. `api_key` guards those that change something; `width` images of
     one request are worked on at a time."""
-    router = APIRouter(tags=["gallery"])
+    router = new_router("gallery")
     guarded = [Depends(key_needed(api_key))]
     bulk = Bulk(gallery.writer, width, bounds)
 

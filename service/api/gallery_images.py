@@ -18,6 +18,7 @@ from service.api.gallery_bulk import IMAGE, METADATA
 from service.api.periods import format_moment
 from service.api.problems import documented
 from service.api.retrieve import EXAMPLE_ID, K, MatchOut, MetadataOut, MinScore, Where, content_url, match_out
+from service.api.routers import new_router
 from service.gallery.gallery import Gallery
 from service.gallery.metadata import MAX_METADATA_BYTES, check_id, parse_metadata, parse_where
 from service.gallery.records import Put, StoredImage
@@ -106,7 +107,7 @@ class SimilarResponse(BaseModel):
 
 def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds) -> APIRouter:
     """Return the routes of one image. `api_key` guards those that change something."""
-    router = APIRouter(prefix="/gallery/images/{id}", tags=["gallery"])
+    router = new_router("gallery", prefix="/gallery/images/{id}")
     guarded = [Depends(key_needed(api_key))]
     writer = gallery.writer
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from service.api.body.parameters import ignores_unknown_parameters
+from service.api.routers import new_router
 from service.inference.registry import ModelEntry, Registry
 from service.latency.prometheus import CONTENT_TYPE, Metrics
 
@@ -39,7 +40,7 @@ class Readiness(BaseModel):
 
 def health_router(registry: Registry, metrics: Metrics, state_problem: Callable[[], str | None]) -> APIRouter:
     """The routes for machines that watch over this one."""
-    router = APIRouter(tags=["operations"])
+    router = new_router("operations")
 
     @router.get("/healthz", summary="Check liveness")
     @ignores_unknown_parameters

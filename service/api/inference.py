@@ -15,6 +15,7 @@ from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, form_first, read_
 from service.api.body.stream import Bounds, deadline_for
 from service.api.middleware.context import find_model
 from service.api.problems import documented
+from service.api.routers import new_router
 from service.inference.classify import Classification, Classifier, Prediction, class_counts
 from service.inference.compare import ComparedModel, Comparer, Comparison
 from service.inference.registry import Registry
@@ -116,7 +117,7 @@ def inference_router(
     registry: Registry, classifier: Classifier, comparer: Comparer, bounds: Bounds
 ) -> APIRouter:
     """Return the routes that classify an image with one model and with several."""
-    router = APIRouter(tags=["inference"])
+    router = new_router("inference")
     form = [Depends(form_first(bounds))]
 
     @router.post(

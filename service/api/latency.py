@@ -15,6 +15,7 @@ from models.zoo.statistics import MIN_SAMPLES
 from service import errors
 from service.api.periods import format_moment, parse_since, parse_step
 from service.api.problems import documented
+from service.api.routers import new_router
 from service.latency.histogram import EMPTY_SUMMARY
 from service.latency.query import Latencies, Window
 from service.latency.series import Figures
@@ -142,7 +143,7 @@ Step = Annotated[
 
 def latency_router(latencies: Latencies, model_names: Callable[[], Collection[str]]) -> APIRouter:
     """The routes that tell recorded latencies. `model_names`: of the models that are served."""
-    router = APIRouter(tags=["latency"])
+    router = new_router("latency")
     # One thread beside the event loop and the pool: answers are merged one at a time, requests go first.
     reader = ThreadPoolExecutor(1, thread_name_prefix="weighin-latency")
     shared = _Shared(latencies.revision)

@@ -10,6 +10,7 @@ from service import errors
 from service.api.latency import DEGRADED, LatencyWindow, RegimeName, Since, check_model, window_out
 from service.api.periods import parse_since
 from service.api.problems import documented
+from service.api.routers import new_router
 from service.latency.query import Latencies
 from service.latency.shape import curve, histogram
 from service.latency.stages import Regime, Stage
@@ -53,7 +54,7 @@ class DistributionResponse(BaseModel):
 
 def distribution_router(latencies: Latencies, model_names: Callable[[], Collection[str]]) -> APIRouter:
     """The route that tells a distribution. `model_names`: of the models that are served."""
-    router = APIRouter(tags=["latency"])
+    router = new_router("latency")
 
     @router.get(
         "/latency/distribution",

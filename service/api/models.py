@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from models.zoo.card import Activation, Card
 from service import errors
 from service.api.problems import documented
+from service.api.routers import new_router
 from service.inference.registry import ModelEntry, Registry
 
 
@@ -32,7 +33,7 @@ class ModelsResponse(BaseModel):
 
 def models_router(registry: Registry) -> APIRouter:
     """Return the routes that describe the models."""
-    router = APIRouter(tags=["models"])
+    router = new_router("models")
 
     @router.get("/models", summary="List models")
     async def models() -> ModelsResponse:

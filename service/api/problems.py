@@ -71,6 +71,10 @@ class Problem(BaseModel):
     request_id: str = Field(description="Also in X-Request-ID and in the log", examples=["01J9ZQ5T3M"])
 
 
+_SCHEMA = {"$ref": f"#/components/schemas/{Problem.__name__}"}
+"""Refers to the schema in the OpenAPI document. FastAPI would build a `model` for every error of a route."""
+
+
 class ProblemResponse(Response):
     """A problem document; when it is sent, its slug stays in the request's state as `problem`."""
 
@@ -110,7 +114,7 @@ def documented(*kinds: type[errors.WeighinError]) -> dict[int | str, dict[str, A
     for kind in kinds:
         status, title = STATUS[kind]
         entry = responses.setdefault(
-            status, {"model": Problem, "description": "", "content": {MEDIA_TYPE: {"examples": {}}}}
+            status, {"description": "", "content": {MEDIA_TYPE: {"schema": _SCHEMA, "examples": {}}}}
         )
         entry["description"] = "; ".join(filter(None, [entry["description"], f"{title} (`{kind.slug}`)"]))
         entry["content"][MEDIA_TYPE]["examples"][kind.slug] = {
@@ -135,7 +139,7 @@ def install(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            _as_problems(generate())
+            _describe_problem(generate())
         return generate()
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -181,15 +185,11 @@ def _allowed_methods(request: Request, path: str) -> list[str]:
     return ["GET", "HEAD", *methods[1:]] if methods[:1] == ["GET"] else methods
 
 
-def _as_problems(document: dict[str, Any]) -> None:
-    """Move the schemas of error responses to the media type that they have, not the route's own."""
-    for operations in document["paths"].values():
-        for operation in operations.values():
-            for status, response in operation["responses"].items():
-                content = response.get("content", {})
-                if int(status) >= 400 and MEDIA_TYPE in content:
-                    schema = {"$ref": f"#/components/schemas/{Problem.__name__}"}
-                    response["content"] = {MEDIA_TYPE: content[MEDIA_TYPE] | {"schema": schema}}
+def _describe_problem(document: dict[str, Any]) -> None:
+    """Add the schema that `documented` refers to."""
+    schemas = document["components"]["schemas"]
+    schemas[Problem.__name__] = Problem.model_json_schema(mode="serialization")
+    document["components"]["schemas"] = dict(sorted(schemas.items()))
 
 
 def _in_words(error: RequestValidationError) -> str:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from service import errors
 from service.api.benchmarks import BoundOut, LatencyOut
 from service.api.problems import documented
+from service.api.routers import new_router
 from service.bench.archive import BenchmarkArchive
 from service.bench.recommend.accuracy import AccuracyEstimate
 from service.bench.recommend.advice import Advice, advise_here, this_machine
@@ -115,7 +116,7 @@ class RecommendResponse(BaseModel):
 
 def recommend_router(registry: Registry, archive: BenchmarkArchive) -> APIRouter:
     """The route that recommends."""
-    router = APIRouter(tags=["benchmarks"])
+    router = new_router("benchmarks")
 
     @router.get(
         "/recommend",

@@ -13,6 +13,7 @@ from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, form_first, read_
 from service.api.body.stream import Bounds, deadline_for
 from service.api.middleware.context import note_model
 from service.api.problems import documented
+from service.api.routers import new_router
 from service.gallery.metadata import parse_where
 from service.gallery.search import MAX_K, Match, Retrieval, Retriever, SearchOptions
 
@@ -75,7 +76,7 @@ class RetrievalResponse(BaseModel):
 
 def retrieve_router(retriever: Retriever, bounds: Bounds) -> APIRouter:
     """Return the route that finds similar images."""
-    router = APIRouter(tags=["gallery"])
+    router = new_router("gallery")
     form = [Depends(form_first(bounds))]
 
     @router.post(

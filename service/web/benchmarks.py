@@ -10,6 +10,7 @@ from fastapi.responses import HTMLResponse
 from service.api.answers import root_of
 from service.api.body.parameters import ignores_unknown_parameters
 from service.api.problems import documented
+from service.api.routers import new_router
 from service.bench.bundle import Bundle
 from service.bench.bundle_file import from_json
 from service.bench.jobs import BenchmarkJobs
@@ -36,7 +37,7 @@ def benchmark_page_router(
     site: Site, jobs: BenchmarkJobs, model_names: Callable[[], Sequence[str]], key_needed: bool
 ) -> APIRouter:
     """Build the router. `key_needed`: whether starting and cancelling needs WEIGHIN_API_KEY."""
-    router = APIRouter(tags=["pages"])
+    router = new_router("pages")
 
     @router.get(
         "/dashboard/benchmarks",

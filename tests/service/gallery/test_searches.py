@@ -23,8 +23,8 @@ pytestmark = pytest.mark.databases("sqlite", "postgresql")
 
 
 @pytest.fixture
-def database(tmp_path: Path, database_url: str | None) -> Iterator[GalleryDatabase]:
-    engine = open_database(database_url, tmp_path)
+def database(tmp_path: Path, migrated_url: str | None) -> Iterator[GalleryDatabase]:
+    engine = open_database(migrated_url, tmp_path)
     yield GalleryDatabase(engine)
     engine.dispose()
 

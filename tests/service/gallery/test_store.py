@@ -50,7 +50,15 @@ def database(engine: Engine) -> GalleryDatabase:
 
 
 @pytest.fixture
-def engine(tmp_path: Path, database_url: str | None) -> Iterator[Engine]:
+def engine(tmp_path: Path, migrated_url: str | None) -> Iterator[Engine]:
+    engine = open_database(migrated_url, tmp_path)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def unprepared(tmp_path: Path, database_url: str | None) -> Iterator[Engine]:
+    """An engine whose database has no tables; an SQLite file is not there either."""
     engine = open_database(database_url, tmp_path)
     yield engine
     engine.dispose()
@@ -75,7 +83,9 @@ def history(vectors: GalleryVectors, embedder: str = NET, after: int = 0) -> lis
     return changes
 
 
-def test_nothing_is_made_by_reading(store: GalleryStore, vectors: GalleryVectors, tmp_path: Path) -> None:
+def test_nothing_is_made_by_reading(unprepared: Engine, tmp_path: Path) -> None:
+    database = GalleryDatabase(unprepared)
+    store, vectors = GalleryStore(database, QUOTA), GalleryVectors(database)
     assert store.get("a") is None
     assert store.page(None, 10) == ([], 0)
     assert store.find_by_sha256("0" * 64) is None
@@ -85,7 +95,9 @@ def test_nothing_is_made_by_reading(store: GalleryStore, vectors: GalleryVectors
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_put_is_read_back(store: GalleryStore, vectors: GalleryVectors) -> None:
+def test_what_is_put_is_read_back(unprepared: Engine) -> None:
+    database = GalleryDatabase(unprepared)
+    store, vectors = GalleryStore(database, QUOTA, clock=lambda: 1234.5), GalleryVectors(database)
     put = store.put("a.png", image(1), {"label": "cat", "size": 2.5, "seen": True, "by": None})
     assert put.status == "added"
     found = store.get("a.png")
@@ -317,8 +329,8 @@ def test_threads_that_put_and_delete_one_id_leave_one_state(
     assert vectors.extent(NET).count == state.images
 
 
-def test_where_nothing_may_be_written_nothing_is(engine: Engine, tmp_path: Path) -> None:
-    store = GalleryStore(GalleryDatabase(engine, lambda: "the directory is read-only"), QUOTA)
+def test_where_nothing_may_be_written_nothing_is(unprepared: Engine, tmp_path: Path) -> None:
+    store = GalleryStore(GalleryDatabase(unprepared, lambda: "the directory is read-only"), QUOTA)
     with pytest.raises(StorageUnavailable, match="read-only"):
         store.put("a", image(1), {})
     assert list(tmp_path.iterdir()) == []

@@ -39,10 +39,10 @@ class Clock:
 class World:
     """A service that is restarted now and then, and a plain list of all that it ever recorded."""
 
-    def __init__(self, folder: Path, database_url: str | None, seed: int) -> None:
+    def __init__(self, folder: Path, migrated_url: str | None, seed: int) -> None:
         self.random = random.Random(seed)
         self.clock = Clock()
-        self.store = LatencyStore(open_database(database_url, folder))
+        self.store = LatencyStore(open_database(migrated_url, folder))
         self.samples: list[tuple[float, str, int]] = []
         self.errors: list[tuple[float, str]] = []
         self.restart()
@@ -110,16 +110,16 @@ class World:
 
 
 @pytest.fixture
-def store(tmp_path: Path, database_url: str | None) -> Iterator[LatencyStore]:
-    store = LatencyStore(open_database(database_url, tmp_path))
+def store(tmp_path: Path, migrated_url: str | None) -> Iterator[LatencyStore]:
+    store = LatencyStore(open_database(migrated_url, tmp_path))
     yield store
     store.close()
 
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.databases("sqlite")
-def test_every_answer_is_that_of_a_plain_list(tmp_path: Path, database_url: str | None, seed: int) -> None:
-    world = World(tmp_path, database_url, seed)
+def test_every_answer_is_that_of_a_plain_list(tmp_path: Path, migrated_url: str | None, seed: int) -> None:
+    world = World(tmp_path, migrated_url, seed)
     for step in range(130):
         world.record()
         world.clock.now += world.random.choice((1, 20, 60, 600, HOUR_S, 4 * HOUR_S, 6 * HOUR_S))
@@ -137,12 +137,12 @@ def test_every_answer_is_that_of_a_plain_list(tmp_path: Path, database_url: str 
 
 
 @pytest.mark.databases("postgresql")
-def test_every_answer_from_a_server_is_that_of_a_plain_list(tmp_path: Path, database_url: str | None) -> None:
-    test_every_answer_is_that_of_a_plain_list(tmp_path, database_url, 3)
+def test_every_answer_from_a_server_is_that_of_a_plain_list(tmp_path: Path, migrated_url: str | None) -> None:
+    test_every_answer_is_that_of_a_plain_list(tmp_path, migrated_url, 3)
 
 
-def test_a_clock_that_is_set_back_is_in_the_answers(tmp_path: Path, database_url: str | None) -> None:
-    world = World(tmp_path, database_url, 0)
+def test_a_clock_that_is_set_back_is_in_the_answers(tmp_path: Path, migrated_url: str | None) -> None:
+    world = World(tmp_path, migrated_url, 0)
     for _ in range(60):
         world.record()
         world.clock.now += 20 * MINUTE_S

@@ -38,8 +38,8 @@ class Clock:
 
 
 @pytest.fixture
-def store(tmp_path: Path, database_url: str | None) -> Iterator[LatencyStore]:
-    store = LatencyStore(open_database(database_url, tmp_path))
+def store(tmp_path: Path, migrated_url: str | None) -> Iterator[LatencyStore]:
+    store = LatencyStore(open_database(migrated_url, tmp_path))
     store.ensure_open()
     yield store
     store.close()

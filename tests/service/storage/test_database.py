@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,18 @@ from service.storage.database import FILE_NAME, SCHEMA, metadata, open_database,
 
 def prepare_in(folder: str) -> None:
     prepare(open_database(None, Path(folder)))
+
+
+def exit_codes_of_three(target: Callable[[str], None], argument: str) -> list[int | None]:
+    """Run `target` in three processes at once, with all imported already, and return their exit codes."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["service.state", "alembic.command"])
+    processes = [context.Process(target=target, args=(argument,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
 
 
 def test_migrations_create_the_tables_of_the_code(tmp_path: Path) -> None:
@@ -48,13 +61,7 @@ def test_sqlite_survives_power_loss(tmp_path: Path) -> None:
 
 
 def test_concurrent_processes_migrate_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=prepare_in, args=(str(tmp_path),)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert exit_codes_of_three(prepare_in, str(tmp_path)) == [0, 0, 0]
 
 
 def test_newer_schema_is_refused_and_unchanged(tmp_path: Path) -> None:

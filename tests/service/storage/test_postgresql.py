@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from service.storage.database import READING, SCHEMA, metadata, open_database, p
 from service.storage.errors import storage_errors
 from tests.helpers.postgres import PostgresServer
 from tests.service.latency.test_store import DAY, TOTAL, at_every_resolution, counts, recorded, stored_parts
+from tests.service.storage.test_database import exit_codes_of_three
 
 pytestmark = pytest.mark.databases("postgresql")
 
@@ -44,13 +44,7 @@ def test_migrations_create_the_tables_of_the_code(engine: Engine) -> None:
 
 
 def test_concurrent_processes_migrate_once(database_url: str) -> None:
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=prepare_at, args=(database_url,)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert exit_codes_of_three(prepare_at, database_url) == [0, 0, 0]
 
 
 def test_newer_schema_is_refused_and_unchanged(engine: Engine) -> None:

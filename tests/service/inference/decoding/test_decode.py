@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import simplejpeg
-import skimage.data
 from numpy.typing import NDArray
 from PIL import Image, features
 from PIL.PngImagePlugin import PngInfo
@@ -21,6 +20,7 @@ from service.errors import EmptyBody, TooManyPixels, UndecodableImage, UnknownIm
 from service.inference.decoding.decode import DecodedImage, decode
 from service.inference.decoding.signatures import image_format
 from tests.helpers import jpegs
+from tests.helpers.photographs import astronaut
 
 ORIENTATION = 0x0112
 LIMIT = 1_000_000
@@ -38,7 +38,7 @@ def encode(image: Image.Image, kind: str, **options: object) -> bytes:
 
 def photo(width: int = 120, height: int = 80) -> Image.Image:
     """Crop of a photograph without any symmetry."""
-    return Image.fromarray(skimage.data.astronaut()).resize((width, height))
+    return Image.fromarray(astronaut()).resize((width, height))
 
 
 def oriented(orientation: int) -> Image.Exif:

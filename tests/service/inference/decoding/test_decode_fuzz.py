@@ -7,13 +7,13 @@ import io
 
 import numpy as np
 import pytest
-import skimage.data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from service.errors import EmptyBody, TooManyPixels, UndecodableImage, UnknownImageType
 from service.inference.decoding.decode import decode
+from tests.helpers.photographs import astronaut
 
 # Pillow warns about odd metadata; warnings do not count as an outcome.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -22,7 +22,7 @@ LIMIT = 200_000
 
 
 def _files() -> dict[str, bytes]:
-    photo = Image.fromarray(skimage.data.astronaut()).resize((40, 30))
+    photo = Image.fromarray(astronaut()).resize((40, 30))
     exif = Image.Exif()
     exif[0x0112] = 6
     palette = photo.quantize(16)

@@ -6,11 +6,11 @@ import io
 
 import numpy as np
 import pytest
-import skimage.data
 from PIL import Image
 
 from service.errors import TooManyPixels, UndecodableImage
 from service.inference.decoding.decode import decode
+from tests.helpers.photographs import astronaut
 
 pytestmark = pytest.mark.heif
 
@@ -20,7 +20,7 @@ def heic() -> bytes:
     import pillow_heif
 
     buffer = io.BytesIO()
-    picture = Image.fromarray(skimage.data.astronaut()).resize((120, 80))
+    picture = Image.fromarray(astronaut()).resize((120, 80))
     exif = Image.Exif()
     exif[0x0112] = 6
     pillow_heif.from_pillow(picture).save(buffer, quality=95, exif=exif.tobytes())
@@ -30,7 +30,7 @@ def heic() -> bytes:
 def test_heic_is_decoded_with_orientation(heic: bytes) -> None:
     image = decode(heic, shorter_side=80, max_pixels=10_000)
     assert (image.format, image.width, image.height) == ("heif", 80, 120)
-    source = np.rot90(np.asarray(Image.fromarray(skimage.data.astronaut()).resize((120, 80))), -1)
+    source = np.rot90(np.asarray(Image.fromarray(astronaut()).resize((120, 80))), -1)
     assert np.abs(image.pixels.astype(int) - source).mean() < 4
 
 

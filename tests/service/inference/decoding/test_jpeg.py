@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 from collections.abc import Callable
 
 import numpy as np
 import pytest
-import skimage.data
 from numpy.typing import NDArray
 from PIL import Image
 
 from service.errors import UndecodableImage
 from service.inference.decoding.decode import DecodedImage, decode
 from tests.helpers import jpegs
+from tests.helpers.photographs import astronaut
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow, the oracle, warns of odd files
 
@@ -31,9 +32,10 @@ KINDS: dict[str, tuple[str, dict[str, object]]] = {
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
+@functools.cache
 def picture(kind: str = "baseline", width: int = 150, height: int = 110) -> bytes:
     mode, options = KINDS[kind]
-    image = Image.fromarray(skimage.data.astronaut()).resize((width, height)).convert(mode)
+    image = Image.fromarray(astronaut()).resize((width, height)).convert(mode)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=90, **options)
     return buffer.getvalue()

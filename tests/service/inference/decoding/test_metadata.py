@@ -8,18 +8,18 @@ import zlib
 
 import numpy as np
 import pytest
-import skimage.data
 from numpy.typing import NDArray
 from PIL import Image
 
 from service.errors import TooManyPixels, UndecodableImage
 from service.inference.decoding.decode import DecodedImage, decode
+from tests.helpers.photographs import astronaut
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow warns of odd metadata
 
 
 def picture() -> Image.Image:
-    return Image.fromarray(skimage.data.astronaut()).resize((60, 40))
+    return Image.fromarray(astronaut()).resize((60, 40))
 
 
 def encode(kind: str, image: Image.Image | None = None, **options: object) -> bytes:
