@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import ClassVar
+
+_MOST_NAMES = 5
+"""Names in a message."""
 
 
 def error_words(error: OSError) -> str:
@@ -16,6 +22,8 @@ class WeighinError(Exception):
     """An expected failure. `slug` is stable and names the kind; the message is safe to show to a client."""
 
     slug: ClassVar[str]
+    extensions: Mapping[str, object] = MappingProxyType({})
+    """Further members of the problem document, such as lists too long for a message."""
 
     @property
     def detail(self) -> str:
@@ -51,6 +59,18 @@ class UnknownModel(WeighinError):
     """No model with that name is served."""
 
     slug = "unknown-model"
+
+    def __init__(self, name: str, served: Collection[str]) -> None:
+        names = sorted(served)
+        if len(names) <= _MOST_NAMES:
+            allowed = ", ".join(names) or "none"
+        else:
+            close = difflib.get_close_matches(name[:100], names, _MOST_NAMES)
+            allowed = ", ".join(
+                [*close, f"{len(names) - len(close)} others" if close else f"{len(names)} models"]
+            )
+        super().__init__(f"model '{name[:100]}': unknown (allowed: {allowed})")
+        self.extensions = {"models": names}
 
 
 class ModelUnavailable(WeighinError):

@@ -230,10 +230,7 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
 def check_model(latencies: Latencies, names: Collection[str], model: str) -> None:
     """Raise UnknownModel for one that is not served (`names` are) and that nothing was recorded of."""
     if model not in names and not latencies.knows(model):
-        known = ", ".join(sorted(names)) or "none"
-        raise errors.UnknownModel(
-            f"no model {model[:64]!r}, and nothing recorded of one; served are: {known}"
-        )
+        raise errors.UnknownModel(model, names)
 
 
 class _Shared:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -66,9 +68,10 @@ class Problem(BaseModel):
     status: int = Field(description="HTTP status", examples=[404])
     detail: str = Field(
         description="What was given and what is allowed",
-        examples=["no model 'resnet'; there are: efficientnet-lite0, efficientnet-lite0-int8"],
+        examples=["model 'resnet': unknown (allowed: efficientnet-lite0, efficientnet-lite0-int8)"],
     )
     request_id: str = Field(description="Also in X-Request-ID and in the log", examples=["01J9ZQ5T3M"])
+    models: list[str] | None = Field(default=None, description="Of `unknown-model`: all that are served")
 
 
 _SCHEMA = {"$ref": f"#/components/schemas/{Problem.__name__}"}
@@ -87,9 +90,17 @@ class ProblemResponse(Response):
         await super().__call__(scope, receive, send)
 
 
-def problem(request_id: str, status: int, slug: str, title: str, detail: str) -> Response:
-    """A problem document as a response; 503 carries Retry-After."""
+def problem(
+    request_id: str,
+    status: int,
+    slug: str,
+    title: str,
+    detail: str,
+    extensions: Mapping[str, object] = MappingProxyType({}),
+) -> Response:
+    """Return a problem document as a response; 503 carries Retry-After."""
     body = {"type": slug, "title": title, "status": status, "detail": detail, "request_id": request_id}
+    body |= extensions
     headers = {"Retry-After": str(RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
     return ProblemResponse(slug, orjson.dumps(body), status, headers)
 
@@ -97,7 +108,7 @@ def problem(request_id: str, status: int, slug: str, title: str, detail: str) ->
 def problem_of(request_id: str, error: errors.WeighinError) -> Response:
     """The problem document of an expected failure."""
     status, title = STATUS[type(error)]
-    response = problem(request_id, status, error.slug, title, error.detail)
+    response = problem(request_id, status, error.slug, title, error.detail, error.extensions)
     if isinstance(error, errors.Unauthorized):
         response.headers["WWW-Authenticate"] = 'Bearer realm="weighin"'
     if isinstance(error, _BODY_UNREAD):

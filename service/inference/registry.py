@@ -154,8 +154,7 @@ class Registry:
         try:
             return self._entries[name]
         except KeyError:
-            known = ", ".join(self.names()) or "none"
-            raise UnknownModel(f"no model '{name[:100]}'; there are: {known}") from None
+            raise UnknownModel(name, self._entries) from None
 
     def get(self, name: str | None = None) -> ServedModel:
         """The model of that name, or the default one. UnknownModel, NotReady or ModelUnavailable."""

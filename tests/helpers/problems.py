@@ -13,7 +13,8 @@ def assert_problem(response: httpx.Response, status: int, slug: str, *words: str
     body: dict[str, Any] = response.json()
     assert (response.status_code, body["type"]) == (status, slug), body
     assert response.headers["content-type"] == "application/problem+json"
-    assert set(body) == {"type", "title", "status", "detail", "request_id"}
+    extension = {"models"} if slug == "unknown-model" else set()
+    assert set(body) == {"type", "title", "status", "detail", "request_id"} | extension
     assert body["status"] == status
     assert body["request_id"] == response.headers["x-request-id"]
     for word in words:

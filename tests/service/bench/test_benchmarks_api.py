@@ -155,7 +155,7 @@ def test_unknown_ids_are_404(measured: Measured) -> None:
 @pytest.mark.parametrize(
     ("wanted", "status", "slug", "words"),
     [
-        ({"models": ["resnet"]}, 404, "unknown-model", "no model 'resnet'; there are: tiny, tiny-b"),
+        ({"models": ["resnet"]}, 404, "unknown-model", "model 'resnet': unknown (allowed: tiny, tiny-b)"),
         ({"models": []}, 422, "invalid-parameter", "models names none"),
         ({"models": ["tiny", "tiny"]}, 422, "invalid-parameter", "more than once"),
         ({"scenario": "sprint"}, 422, "invalid-parameter", "scenario"),

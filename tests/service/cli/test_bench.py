@@ -75,7 +75,7 @@ def test_ctrl_c_writes_what_there_is_and_leaves_no_process(tiny_models_dir: Path
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--models", "resnet"], "weighin: no model 'resnet'; there are: tiny, tiny-b"),
+        (["--models", "resnet"], "weighin: model 'resnet': unknown (allowed: tiny, tiny-b)"),
         (["--scenario", "fast"], "weighin: scenario is 'fast'; it may be single-stream, offline, server"),
         (["--scenario", "server", "--budget-ms", "0"], "weighin: budget is 0 ms"),
         (["--threads", "two"], "weighin: threads is 'two'; it may be numbers"),

@@ -71,7 +71,7 @@ def test_an_unknown_model_is_one_line(tiny_models_dir: Path, tmp_path: Path, png
     (tmp_path / "ramp.png").write_bytes(png)
     done = weighin(tiny_models_dir, tmp_path, "compare", str(tmp_path / "ramp.png"), "--models", "resnet")
     assert done.returncode == 1
-    assert done.stderr == "weighin: no model 'resnet'; there are: tiny, tiny-b\n"
+    assert done.stderr == "weighin: model 'resnet': unknown (allowed: tiny, tiny-b)\n"
 
 
 HOSTILE = [

@@ -45,4 +45,4 @@ def test_an_unknown_model_is_one_line(tmp_path: Path) -> None:
     small().save(tmp_path, "clean")
     done = doctor(tmp_path, "resnet")
     assert done.returncode == 1
-    assert done.stderr == "weighin: no model 'resnet'; there are: clean\n"
+    assert done.stderr == "weighin: model 'resnet': unknown (allowed: clean)\n"

@@ -92,11 +92,19 @@ def test_before_it_is_loaded_a_model_is_not_ready(tiny_models_dir: Path) -> None
     registry = Registry([tiny_models_dir], "tiny")
     with pytest.raises(NotReady, match="'tiny' is still being loaded"):
         registry.get()
-    with pytest.raises(UnknownModel, match="no model 'x'; there are: tiny, tiny-b"):
+    with pytest.raises(UnknownModel, match=r"model 'x': unknown \(allowed: tiny, tiny-b\)"):
         registry.get("x")
     registry.load()
     assert [model.name for model in registry.loaded] == ["tiny", "tiny-b"]
     assert all(model.typical_ns > 0 for model in registry.loaded)
+
+
+def test_many_models_are_not_all_in_the_message() -> None:
+    error = UnknownModel("efficientnet-lite9", Registry([NETWORKS], "efficientnet-lite0").names())
+    assert error.detail.startswith("model 'efficientnet-lite9': unknown (allowed: efficientnet-lite")
+    assert error.detail.endswith(" 19 others)")
+    assert error.extensions == {"models": sorted(path.name for path in NETWORKS.iterdir())}
+    assert UnknownModel("x", list("abcdef")).detail == "model 'x': unknown (allowed: 6 models)"
 
 
 def test_of_two_models_with_one_name_the_first_folder_wins(tmp_path: Path) -> None:
@@ -132,5 +140,5 @@ def test_no_models_at_all_is_an_empty_registry(tmp_path: Path) -> None:
     registry = Registry([tmp_path], "tiny")
     registry.load()
     assert registry.entries == ()
-    with pytest.raises(UnknownModel, match="there are: none"):
+    with pytest.raises(UnknownModel, match=r"\(allowed: none\)"):
         registry.get()

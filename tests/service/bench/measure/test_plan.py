@@ -109,7 +109,7 @@ def test_the_spelling_of_a_service(registry: Registry, url: str) -> None:
 
 @pytest.mark.parametrize("fields", [{"models": ("resnet",)}, {"baseline": "resnet"}])
 def test_unknown_models_are_named(registry: Registry, fields: dict[str, object]) -> None:
-    with pytest.raises(UnknownModel, match="no model 'resnet'; there are: tiny, tiny-b"):
+    with pytest.raises(UnknownModel, match=r"model 'resnet': unknown \(allowed: tiny, tiny-b\)"):
         make_plan(registry, Request(**fields))  # type: ignore[arg-type]
 
 

@@ -62,5 +62,5 @@ def test_another_server_is_recognised_as_one(greeter: str) -> None:
 def test_the_service_s_own_words_are_handed_on(client: httpx.Client, cat_jpeg: bytes) -> None:
     url = str(client.base_url)
     unknown = failure(url, "resnet", cat_jpeg)
-    assert unknown.endswith("answers 404: no model 'resnet'; there are: tiny, tiny-b")
+    assert unknown.endswith("answers 404: model 'resnet': unknown (allowed: tiny, tiny-b)")
     assert "answers 415" in failure(url, "tiny", b"no picture")
