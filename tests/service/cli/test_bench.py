@@ -18,7 +18,7 @@ from service.state import open_state
 from tests.helpers.process import environment
 from tests.service.bench.bundles import bundle, fingerprint
 
-pytestmark = pytest.mark.fault  # whole measurements in processes of their own: seconds each
+pytestmark = [pytest.mark.fault, pytest.mark.alone]  # whole measurements, seconds each
 
 
 def weighin(models_dir: Path, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,7 @@ from service.storage.database import open_database
 from tests.helpers.process import environment
 from tests.service.bench import bundles
 
-pytestmark = pytest.mark.fault  # whole measurements in processes of their own: seconds each
+pytestmark = [pytest.mark.fault, pytest.mark.alone]  # whole measurements, seconds each
 
 
 def weighin(models: Path, data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
