@@ -5,6 +5,9 @@ BIN := .venv/bin
 MODELS_BIN := .venv-models/bin
 PIP := -m pip --disable-pip-version-check --quiet install
 
+# Processes that run tests: half more than there are cores, since a test that starts a service waits for it.
+WORKERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)))
+
 # Number of inputs of `make fuzz`, and their seed.
 FUZZ_INPUTS ?= 100000
 FUZZ_SEED ?= 1
@@ -21,10 +24,11 @@ install: .venv/installed ## Make .venv with what the service needs, pinned
 
 test: .venv/installed-tests ## The tests that need no torch, in under two minutes
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest tests -m "not fault and not heif and not photos and not torch and not web" \
-		-n auto --dist worksteal --disable-plugin-autoload -p xdist
+		-n $(WORKERS) --dist worksteal --disable-plugin-autoload -p xdist
 
 test-faults: .venv/installed-tests ## The slow ones: kills, full disks, dropped privileges, whole benchmarks
-	$(BIN)/pytest tests -m fault
+	$(BIN)/pytest tests -m "fault and not alone" -n auto --dist worksteal
+	$(BIN)/pytest tests -m "fault and alone"
 
 test-models: .venv-models/installed photos fashion ## Blocks, export and quantization, with torch, real photos and HEIC
 	OMP_NUM_THREADS=1 $(MODELS_BIN)/pytest tests -m "torch or photos or heif" -n auto --dist loadfile

@@ -13,11 +13,10 @@ from starlette.responses import StreamingResponse
 
 from models.zoo.statistics import PercentileBound
 from service import errors
-from service.api.access import key_needed
 from service.api.answers import root_of
 from service.api.periods import format_moment
 from service.api.problems import documented
-from service.api.routers import new_router
+from service.api.routers import key_needed, new_router
 from service.bench.bundle import Bundle
 from service.bench.bundle_file import from_json
 from service.bench.jobs import Benchmark, BenchmarkJobs

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field, SecretStr
 
 from service import errors
-from service.api.access import key_needed
 from service.api.answers import root_of
 from service.api.body.image import read_image
 from service.api.body.parts import Part, stream_parts
@@ -17,7 +16,7 @@ from service.api.gallery_bulk import IMAGE, METADATA, AddedResponse, Bulk
 from service.api.gallery_images import ImageOut
 from service.api.problems import documented
 from service.api.retrieve import EXAMPLE_ID, Where
-from service.api.routers import new_router
+from service.api.routers import key_needed, new_router
 from service.gallery.gallery import Gallery, GalleryStatus
 from service.gallery.metadata import check_id, parse_where
 

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, Field, SecretStr
 
 from service import errors
-from service.api.access import key_needed
 from service.api.answers import root_of, timed_answer, timings
 from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, read_image
 from service.api.body.parameters import ignores_unknown_parameters
@@ -18,7 +17,7 @@ from service.api.gallery_bulk import IMAGE, METADATA
 from service.api.periods import format_moment
 from service.api.problems import documented
 from service.api.retrieve import EXAMPLE_ID, K, MatchOut, MetadataOut, MinScore, Where, content_url, match_out
-from service.api.routers import new_router
+from service.api.routers import key_needed, new_router
 from service.gallery.gallery import Gallery
 from service.gallery.metadata import MAX_METADATA_BYTES, check_id, parse_metadata, parse_where
 from service.gallery.records import Put, StoredImage

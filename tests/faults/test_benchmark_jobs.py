@@ -14,7 +14,7 @@ from service.bench.bundle_file import from_json
 from tests.helpers.process import service_process
 from tests.service.bench.test_benchmarks_api import events, start
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.alone]
 
 
 def descendants(pid: int) -> dict[int, str]:

@@ -23,11 +23,13 @@ from service.server import serve
 from service.settings import Settings
 from service.storage.database import FILE_NAME
 from tests.faults.gallery_truth import Truth
+from tests.helpers.http_client import http_client
 from tests.helpers.until import until
 
 pytestmark = pytest.mark.fault
 
-KILLS = 200
+GALLERIES = 4
+KILLS = 50
 IDS = 24
 CLIENTS = 2
 
@@ -69,7 +71,7 @@ def service(
     process = processes.Process(target=serve_until_killed, args=(str(models_dir), str(data_dir), port))
     process.start()
     assert process.pid is not None
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
+    with http_client(f"http://127.0.0.1:{port}") as client:
 
         def ready() -> bool:
             assert process.is_alive(), f"it ended by itself: {process.exitcode}"
@@ -104,7 +106,7 @@ def consistent(data_dir: Path) -> None:
 
 
 def change_until_it_dies(url: httpx.URL, truth: Truth, ids: list[str], chance: random.Random) -> None:
-    with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
+    with http_client(url) as client:
         try:
             while True:
                 if chance.random() < 0.02:
@@ -115,13 +117,15 @@ def change_until_it_dies(url: httpx.URL, truth: Truth, ids: list[str], chance: r
             return
 
 
+@pytest.mark.parametrize("gallery", range(GALLERIES))
 def test_two_hundred_kills_lose_nothing_that_was_acknowledged(
-    processes: ForkServerContext, tiny_models_dir: Path, tmp_path: Path
+    processes: ForkServerContext, tiny_models_dir: Path, tmp_path: Path, gallery: int
 ) -> None:
-    chance = random.Random(20)
+    """Fifty of each of four galleries, which can be killed side by side."""
+    chance = random.Random(20 + gallery)
     truth = Truth(IDS)
     ids = list(truth.possible)
-    for number in range(KILLS):
+    for number in range(gallery * KILLS, (gallery + 1) * KILLS):
         with service(processes, tiny_models_dir, tmp_path) as (pid, client):
             truth.check(client)
             threads = [

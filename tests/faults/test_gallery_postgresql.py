@@ -13,6 +13,7 @@ import pytest
 
 from service.settings import Settings
 from tests.faults.gallery_truth import Truth
+from tests.helpers.http_client import http_client
 from tests.helpers.postgres import PostgresServer, postgres_server
 from tests.helpers.problems import assert_problem
 from tests.helpers.until import until
@@ -71,7 +72,7 @@ class Load:
 
     def _work(self, url: httpx.URL, ids: list[str], seed: int) -> None:
         chance = random.Random(seed)
-        with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
+        with http_client(url) as client:
             while not self._stop.is_set():
                 response = self.truth.change(client, chance.choice(ids), chance)
                 if response.is_server_error:

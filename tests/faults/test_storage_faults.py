@@ -119,6 +119,7 @@ def fill(file: Path) -> None:
                 raise
 
 
+@pytest.mark.alone
 def test_kill_9_loses_at_most_two_seconds(tmp_path: Path) -> None:
     for _ in range(3):
         before = saved(tmp_path)

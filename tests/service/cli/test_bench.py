@@ -15,10 +15,11 @@ from service.bench.archive import BenchmarkArchive
 from service.bench.bundle import Flag
 from service.bench.bundle_file import read_bundle, write_bundle
 from service.state import open_state
+from tests.helpers import command_line
 from tests.helpers.process import environment
 from tests.service.bench.bundles import bundle, fingerprint
 
-pytestmark = pytest.mark.fault  # whole measurements in processes of their own: seconds each
+pytestmark = pytest.mark.fault
 
 
 def weighin(models_dir: Path, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -27,7 +28,7 @@ def weighin(models_dir: Path, tmp_path: Path, *arguments: str) -> subprocess.Com
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.fault  # three launches with their full warm-up
+@pytest.mark.alone  # three launches with their full warm-up
 def test_a_quick_run_of_one_model_is_a_measurement_without_comparison(
     tiny_models_dir: Path, tmp_path: Path
 ) -> None:
@@ -49,7 +50,7 @@ def test_a_quick_run_of_one_model_is_a_measurement_without_comparison(
     assert not measured.flags_of("partial")
 
 
-@pytest.mark.fault
+@pytest.mark.alone
 def test_ctrl_c_writes_what_there_is_and_leaves_no_process(tiny_models_dir: Path, tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     env = environment(tiny_models_dir, tmp_path / "data") | {"TTY_COMPATIBLE": "1", "FORCE_COLOR": "1"}
@@ -85,25 +86,33 @@ def test_ctrl_c_writes_what_there_is_and_leaves_no_process(tiny_models_dir: Path
     ],
 )
 def test_bad_input_is_one_line(
-    tiny_models_dir: Path, tmp_path: Path, arguments: list[str], words: str
+    tiny_models_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    words: str,
 ) -> None:
-    done = weighin(tiny_models_dir, tmp_path, *arguments)
+    monkeypatch.setenv("COLUMNS", "80")
+    done = command_line.weighin(tiny_models_dir, tmp_path / "data", "bench", *arguments)
     assert done.returncode == 1
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
 
-def test_compare_exits_by_what_it_finds(tiny_models_dir: Path, tmp_path: Path) -> None:
+def test_compare_exits_by_what_it_finds(
+    tiny_models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     base = {"model-a": [[[1_000_000] * 8] * 5] * 4}
     write_bundle(tmp_path / "then.json", bundle(base))
     write_bundle(tmp_path / "now.json", bundle({"model-a": [[[1_300_000] * 8] * 5] * 4}))
     write_bundle(tmp_path / "elsewhere.json", bundle(base, on=fingerprint("Other CPU")))
     write_bundle(tmp_path / "void.json", bundle(base, flags=[Flag(kind="void", reason="no")]))
 
-    def compare(one: str, other: str, *more: str) -> subprocess.CompletedProcess[str]:
+    def compare(one: str, other: str, *more: str) -> command_line.Ended:
         files = [str(tmp_path / one), str(tmp_path / other)]
-        return weighin(tiny_models_dir, tmp_path, "compare", *files, *more)
+        return command_line.weighin(tiny_models_dir, tmp_path / "data", "bench", "compare", *files, *more)
 
     slower = compare("then.json", "now.json")
     assert slower.returncode == 1

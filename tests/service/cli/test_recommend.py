@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +16,19 @@ from service.bench.fingerprint import Fingerprint
 from service.bench.recommend.advice import this_machine
 from service.bench.store import BenchmarkStore
 from service.storage.database import open_database
-from tests.helpers.process import environment
+from tests.helpers import command_line
 from tests.service.bench import bundles
 
-pytestmark = pytest.mark.fault  # whole measurements in processes of their own: seconds each
+pytestmark = pytest.mark.fault
 
 
-def weighin(models: Path, data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    env = environment(models, data) | {"COLUMNS": "300"}
-    command = [sys.executable, "-m", "service", "recommend", *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+
+
+def weighin(models: Path, data: Path, *arguments: str) -> command_line.Ended:
+    return command_line.weighin(models, data, "recommend", *arguments)
 
 
 def of_the_zoo(models: Path, on: Fingerprint) -> Bundle:

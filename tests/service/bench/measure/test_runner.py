@@ -23,7 +23,7 @@ from service.bench.measure.runtimes import open_model
 from service.errors import MeasurementFailed
 from service.inference.registry import Registry
 
-pytestmark = pytest.mark.fault  # whole measurements in processes of their own: seconds each
+pytestmark = [pytest.mark.fault, pytest.mark.alone]  # whole measurements, seconds each
 
 
 @pytest.fixture
