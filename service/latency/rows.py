@@ -120,10 +120,11 @@ def read_figures(
     unknown: set[int] = set()
     for start, model, stage, *exact in _rows(connection, _SUMMARIES, scope, first, end):
         count, sum_ns, max_ns, p50, p90, p95, p99 = exact
-        if p50 is None or (model, stage) in summaries[start]:
+        known = summaries[start]  # made here, so that a bucket without known figures is in the answer
+        if p50 is None or (model, stage) in known:
             unknown.add(start)
         else:
-            summaries[start][model, stage] = summarise(count, sum_ns, max_ns, (p50, p90, p95, p99))
+            known[model, stage] = summarise(count, sum_ns, max_ns, (p50, p90, p95, p99))
     errors: defaultdict[int, list[tuple[str, str, int]]] = defaultdict(list)
     for start, _, model, slug, count in _error_rows(connection, scope, first, end):
         errors[start].append((model, slug, count))

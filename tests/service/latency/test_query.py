@@ -205,6 +205,20 @@ def test_a_history_is_the_same_with_and_without_kept_percentiles(store: LatencyS
     assert hourly[1][0][1].errors == {"one": {"queue-full": 1}}
 
 
+def test_a_history_has_hours_without_any_percentiles(store: LatencyStore) -> None:
+    clock = Clock()
+    recorder = Recorder(store, Metrics({}), clock=clock)
+    recorder.record("one", "live", {"total": 1_000_000})
+    recorder.flush()
+    clock.now += 5 * HOUR_S
+    recorder.flush()
+    told = Latencies(recorder).history("live", START, HOUR_S)
+    with store._engine.begin() as connection:
+        connection.execute(update(latency_histograms).values(p50_ns=None))
+    assert Latencies(recorder).history("live", START, HOUR_S) == told
+    assert [(at, figures.summaries["one", "total"].count) for at, figures in told[1]] == [(START, 1)]
+
+
 def test_rows_of_other_instances_are_merged(store: LatencyStore) -> None:
     clock = Clock()
     one, other = (Recorder(store, Metrics({}), clock=clock) for _ in range(2))
