@@ -151,7 +151,10 @@ def _error_rows(connection: Connection, scope: Scope, first: Bucket, end: int) -
 def read_dropped(connection: Connection) -> Dropped:
     """What of the past is kept only by hours, or only by days."""
     statement = select(latency_progress.c.name, latency_progress.c.until)
-    return Dropped(**dict(connection.execute(statement).all()))
+    rows = connection.execute(statement).all()
+    until: dict[str, int] = dict(rows)
+    # Other names are those of replicas that still run an older version.
+    return Dropped(**{name: until[name] for name in Dropped._fields if name in until})
 
 
 def drop_old(connection: Connection, now: float) -> None:

@@ -1,4 +1,4 @@
-"""Windows and histories are exactly what was recorded: in memory or in the database, by minute, hour or day."""
+"""Windows and histories are just what was recorded, in memory or in the database, by minute, hour or day."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from service.latency.query import Latencies
 from service.latency.recorder import Recorder
 from service.latency.series import ErrorSeries, Figures, Part, Scope, Series
 from service.latency.store import LatencyStore
-from service.latency.tables import latency_errors, latency_histograms
+from service.latency.tables import latency_errors, latency_histograms, latency_progress
 from service.storage.database import FILE_NAME, open_database
 
 pytestmark = pytest.mark.databases("sqlite", "postgresql")
@@ -240,6 +240,14 @@ def test_a_damaged_row_is_said(store: LatencyStore) -> None:
         connection.execute(latency_histograms.update().values(histogram=b"damaged"))
     with pytest.raises(StorageUnavailable, match="damaged"), store.view() as view:
         view.read(Scope("live"), Bucket(MINUTE_S, DAY), DAY + 60)
+
+
+def test_progress_of_an_older_replica_is_ignored(store: LatencyStore) -> None:
+    with store._engine.begin() as connection:
+        connection.execute(latency_progress.insert().values(name="hours_until", until=5))
+    store.drop_old(DAY)
+    with store.view() as view:
+        assert view.dropped.minutes_from <= 0
 
 
 def test_a_closed_store_cannot_be_read(tmp_path: Path) -> None:
