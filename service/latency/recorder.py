@@ -30,6 +30,10 @@ ADD_UP_FROM = 500
 QUEUE_LIMIT = 20_000
 """Queued runs and errors that are added up by whoever records, if no thread flushes."""
 
+LATE_S = 5
+"""How long after its end a bucket still takes runs, as they may be queued a moment after they were stamped.
+A clock that is corrected by less was not set back."""
+
 _IN_MEMORY_S = {MINUTE_S: HOUR_S, HOUR_S: 5 * DAY_S, DAY_S: math.inf}
 """How long buckets that cannot be saved stay in memory, by resolution: then a longer one stands for them."""
 
@@ -57,7 +61,8 @@ class Recorder:
         self._lock = threading.Lock()  # guards all that follows; not needed to record, nor held for the store
         self._instance = uuid.uuid4().hex
         self._instance_from = 0  # what was dropped from memory is before, and may be in the store
-        self._instances = 1
+        self._latest = 0.0  # the latest time that `now` told
+        self._set_back = 0  # how often the clock was
         self._held: dict[tuple[Bucket, str], _Held] = {}
         self._revision = 0
         self._flushing = threading.Lock()
@@ -94,7 +99,13 @@ class Recorder:
 
     def now(self) -> float:
         """Seconds since 1970 by the clock that stamps what is recorded."""
-        return self._clock()
+        moment = self._clock()
+        with self._lock:
+            if moment < self._latest - LATE_S:
+                self._set_back += 1
+                self._latest = moment
+            self._latest = max(self._latest, moment)
+        return moment
 
     def revision(self) -> int:
         """A number that changes whenever `memory` does."""
@@ -102,9 +113,9 @@ class Recorder:
         return self._revision
 
     def history_revision(self) -> tuple[int, int]:
-        """Changes when buckets that were over may have changed: the store is another, or a clock was set
-        back."""
-        return self._instances, 0 if self._store is None else self._store.opened_times
+        """Changes when buckets that were over may have changed: the store is another, or the clock was set
+        back before `now` was last called."""
+        return self._set_back, 0 if self._store is None else self._store.opened_times
 
     def memory(self) -> list[Part]:
         """A copy of what may not be in the store yet: minutes, and hours and days that are over.
@@ -155,7 +166,7 @@ class Recorder:
             # The clock was set back, and this instance may have written this bucket before.
             self._instance = uuid.uuid4().hex
             self._instance_from = 0
-            self._instances += 1
+            self._set_back += 1
         keys = [(bucket, self._instance) for bucket in buckets]
         return [self._held.setdefault(key, _Held(*key)) for key in keys]
 
@@ -188,6 +199,7 @@ class Recorder:
     def flush(self) -> None:
         """Save what is not saved. What cannot be saved stays in memory, and `problem` says why."""
         with self._flushing:
+            now = self.now()  # what is queued later may be stamped with any moment from here on
             saved = False
             try:
                 self.add_up()
@@ -201,7 +213,7 @@ class Recorder:
                 # Nothing may end the flush thread: the next second may do better.
                 _log.exception("latencies could not be saved")
                 self._set_problem("latencies cannot be saved: unexpected failure, see the log")
-            self._drop_from_memory(saved=saved)
+            self._drop_from_memory(now, saved=saved)
 
     def _save(self, store: LatencyStore) -> None:
         opened_now = store.ensure_open()
@@ -216,14 +228,13 @@ class Recorder:
                 held.mark_saved(part)
         store.drop_old(self._clock())
 
-    def _drop_from_memory(self, *, saved: bool) -> None:
+    def _drop_from_memory(self, now: float, *, saved: bool) -> None:
         """Drop buckets that are over and saved, and those that a longer one in memory will stand for."""
         with self._lock:
-            now = self._clock()
             for (bucket, instance), held in list(self._held.items()):
                 changes = held.changes()
                 is_saved = saved and not (changes.distributions or changes.errors)
-                is_over = now >= bucket.end or instance != self._instance
+                is_over = now >= bucket.end + LATE_S or instance != self._instance
                 is_too_old = now - bucket.start > _IN_MEMORY_S[bucket.resolution_s]
                 if (is_saved and is_over) or is_too_old:
                     del self._held[bucket, instance]

@@ -161,6 +161,33 @@ def test_a_clock_that_is_set_back_is_in_the_answers(tmp_path: Path, database_url
     world.store.close()
 
 
+@pytest.mark.parametrize("flushed_ahead", [True, False])
+def test_what_was_asked_while_the_clock_was_ahead_is_forgotten(
+    store: LatencyStore, *, flushed_ahead: bool
+) -> None:
+    clock = Clock()
+    recorder = Recorder(store, Metrics({}), clock=clock)
+    recorder.flush()
+    latencies = Latencies(recorder)
+    clock.now += 4 * HOUR_S
+    assert latencies.window("live", START - HOUR_S)[1].summaries == {}
+    assert latencies.history("live", START - HOUR_S, HOUR_S)[1] == []
+    if flushed_ahead:
+        recorder.flush()
+    clock.now = START + 5
+    for _ in range(20):
+        recorder.record("one", "live", {"total": 1_000_000})
+        recorder.flush()
+        clock.now += MINUTE_S
+    for hours in (0, 1, 5):
+        clock.now += hours * HOUR_S
+        recorder.flush()
+        _, figures = latencies.window("live", START - HOUR_S)
+        assert figures.summaries["one", "total"].count == 20
+        _, points = latencies.history("live", START - HOUR_S, HOUR_S)
+        assert [figures.summaries["one", "total"].count for _, figures in points] == [20]
+
+
 def test_closed_buckets_are_read_once(store: LatencyStore) -> None:
     clock = Clock()
     recorder = Recorder(store, Metrics({}), clock=clock)

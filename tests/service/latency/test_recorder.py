@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from service.latency.buckets import DAY_S, HOUR_S, MINUTE_S
 from service.latency.prometheus import Metrics
 from service.latency.query import Latencies
-from service.latency.recorder import ADD_UP_FROM, QUEUE_LIMIT, Recorder
+from service.latency.recorder import ADD_UP_FROM, LATE_S, QUEUE_LIMIT, Recorder
 from service.latency.series import ErrorSeries, Part, Series
 from service.latency.stages import STAGES
 from service.latency.store import LatencyStore
@@ -130,6 +131,7 @@ def test_metrics_show_what_was_just_recorded(clock: Clock) -> None:
 def test_memory_holds_only_the_open_minute_once_all_is_saved(
     recorder: Recorder, store: LatencyStore, clock: Clock
 ) -> None:
+    clock.now += LATE_S
     for _ in range(5):
         recorder.record("tiny", "live", RUN)
         clock.now += MINUTE_S
@@ -183,6 +185,34 @@ def test_a_clock_that_is_set_back_overwrites_nothing(
     assert recorder.problem is None
     assert count(kept(store)) == count(kept(store, HOUR_S)) == count(kept(store, DAY_S)) == 5
     assert len({part.instance for part in kept(store)}) == 2  # one for all that was not in memory any more
+
+
+@pytest.mark.parametrize("flush_s", [0.07, 12.0])
+def test_a_run_that_is_queued_while_its_minute_is_saved_makes_no_new_instance(
+    recorder: Recorder,
+    store: LatencyStore,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    flush_s: float,
+) -> None:
+    write = store.write
+
+    def slow(*args: Any, **options: Any) -> None:
+        write(*args, **options)
+        recorder.record("tiny", "live", RUN)
+        clock.now += flush_s
+
+    clock.now = NOON + 59.95
+    recorder.record("tiny", "live", RUN)
+    before = recorder.history_revision()[0]
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "write", slow)
+        recorder.flush()
+    clock.now += LATE_S
+    recorder.flush()
+    assert recorder.history_revision()[0] == before
+    (part,) = kept(store)
+    assert count([part]) == 2
 
 
 def test_what_a_missing_directory_held_up_is_saved_when_it_is_back(
@@ -273,6 +303,6 @@ def test_the_revision_tells_when_memory_changed(recorder: Recorder, clock: Clock
     recorder.record("tiny", "live", RUN)
     recorded = recorder.revision()
     assert recorded != before
-    clock.now += MINUTE_S
+    clock.now += MINUTE_S + LATE_S
     recorder.flush()  # drops the minute from memory
     assert recorder.revision() != recorded
