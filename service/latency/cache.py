@@ -169,7 +169,7 @@ class LatencyCache:
             for portion in (run[at : at + 64] for at in range(0, len(run), 64)):
                 step_s = portion[0].resolution_s
                 parts: dict[Bucket, list[Pooled]] = {step: [] for step in portion}
-                buckets = cover(portion[0].start, portion[-1].end, coarsest_s=step_s)
+                buckets = [bucket for step in portion for bucket in cover(step.start, step.end)]
                 for bucket, pooled in question.read(buckets).items():
                     parts[bucket_of(step_s, bucket.start)].append(pooled)
                 known |= {step: combine(same).figures() for step, same in parts.items()}

@@ -12,13 +12,11 @@ from service.errors import StorageUnavailable
 from service.latency.buckets import (
     DAY_S,
     HOUR_S,
-    KEEP_DAYS_S,
-    KEEP_HOURS_S,
-    KEEP_MINUTES_S,
     MINUTE_S,
     Bucket,
     Dropped,
     bucket_of,
+    kept_from,
 )
 from service.latency.histogram import Distribution, HistogramCodec, Summary, summarise
 from service.latency.series import Figures, Part, Pooled, Scope, pool
@@ -162,9 +160,9 @@ def drop_old(connection: Connection, now: float) -> None:
     if connection.dialect.name == "postgresql":  # in SQLite the transaction itself waited for its turn
         connection.execute(select(func.pg_advisory_xact_lock(_DROP_LOCK)))
     dropped = read_dropped(connection)
-    last_minute = _drop(connection, MINUTE_S, bucket_of(HOUR_S, now - KEEP_MINUTES_S).start)
-    last_hour = _drop(connection, HOUR_S, bucket_of(DAY_S, now - KEEP_HOURS_S).start)
-    _drop(connection, DAY_S, bucket_of(DAY_S, now - KEEP_DAYS_S).start)
+    last_minute = _drop(connection, MINUTE_S, now)
+    last_hour = _drop(connection, HOUR_S, now)
+    _drop(connection, DAY_S, now)
     # Not up to `now`: a clock that was a year ahead for a moment must not spoil that year.
     after = Dropped(
         max(dropped.minutes_from, bucket_of(HOUR_S, last_minute).end),
@@ -177,8 +175,9 @@ def drop_old(connection: Connection, now: float) -> None:
     )
 
 
-def _drop(connection: Connection, resolution_s: int, before: int) -> int:
-    """Delete rows of that resolution before that second; the start of the last one, -DAY_S without any."""
+def _drop(connection: Connection, resolution_s: int, now: float) -> int:
+    """Delete old rows of that resolution; the start of the last one, -DAY_S without any."""
+    before = kept_from(resolution_s, now)
     last = -DAY_S
     for table in (latency_histograms, latency_errors):
         # All regimes, by name: the key begins with resolution and regime, so this is a few ranges of it.

@@ -89,6 +89,9 @@ class World:
             (DAY_S, 900),
             (3 * DAY_S, HOUR_S),
             (3 * DAY_S, 7200),
+            (DAY_S, 5400),  # no whole number of hours
+            (6 * DAY_S, 36 * HOUR_S),
+            (20 * DAY_S, 3 * DAY_S),
             (20 * DAY_S, None),
         ):
             window, points = self.latencies.history("live", now - length_s, step_s)
@@ -282,6 +285,41 @@ def test_memory_answers_where_the_store_cannot(tmp_path: Path) -> None:
     window, points = latencies.history("live", START - MINUTE_S, HOUR_S)
     assert window.degraded is None
     assert sum(figures.summaries[("one", "total")].count for _, figures in points) == 90
+
+
+def test_a_limit_holds_a_moment_after_it_was_asked_for(store: LatencyStore) -> None:
+    clock = Clock()
+    recorder = Recorder(store, Metrics({}), clock=clock)
+    recorder.flush()
+    latencies = Latencies(recorder)
+    for since_s, window_s, step_s in (
+        (HOUR_S, MINUTE_S, MINUTE_S),
+        (48 * HOUR_S, MINUTE_S, HOUR_S),
+        (7 * DAY_S, HOUR_S, HOUR_S),
+    ):
+        since = clock.now - since_s
+        clock.now += 0.2
+        assert latencies.window("live", since)[0].resolution_s == window_s
+        assert latencies.history("live", since)[0].resolution_s == step_s
+    assert latencies.history("live", clock.now - HOUR_S - MINUTE_S)[0].resolution_s == HOUR_S
+
+
+def test_the_first_step_is_whole_though_it_begins_before_what_is_asked_for(
+    tmp_path: Path, database_url: str | None
+) -> None:
+    world = World(tmp_path, database_url, 0)
+    for _ in range(8 * 48):
+        world.samples.append((world.clock(), "one", 1_000_000))
+        world.recorder.record("one", "live", {"total": 1_000_000})
+        world.recorder.flush()
+        world.clock.now += HOUR_S / 2
+    world.recorder.flush()
+    for since_s, step_s in ((47.5 * HOUR_S, 5400), (48 * HOUR_S, 7 * MINUTE_S), (7 * DAY_S, 36 * HOUR_S)):
+        window, points = world.latencies.history("live", world.clock.now - since_s, step_s)
+        for at, figures in points:
+            found = {model: s for (model, _), s in figures.summaries.items()}
+            assert found == world.expected(at, at + window.resolution_s)
+    world.store.close()
 
 
 def test_too_many_steps_are_refused(store: LatencyStore) -> None:
