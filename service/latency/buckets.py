@@ -11,6 +11,10 @@ KEEP_MINUTES_S = 48 * HOUR_S
 KEEP_HOURS_S = 7 * DAY_S
 KEEP_DAYS_S = 366 * DAY_S
 
+GRACE_S = 120
+"""A bucket that ended this long ago is closed: by then every instance has written its part, unless it could
+not."""
+
 
 class Bucket(NamedTuple):
     """A stretch of time, aligned to its own length: `start` in seconds since 1970, UTC."""

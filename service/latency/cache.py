@@ -13,6 +13,7 @@ from cachetools import LRUCache, TTLCache
 
 from service.latency.buckets import (
     DAY_S,
+    GRACE_S,
     HOUR_S,
     MINUTE_S,
     Bucket,
@@ -25,10 +26,6 @@ from service.latency.buckets import (
 from service.latency.recorder import Recorder
 from service.latency.series import Figures, Pooled, Scope, combine
 from service.latency.store import StoreView
-
-GRACE_S = 120
-"""A bucket that ended this long ago is closed: by then every instance has written its part, unless it could
-not."""
 
 OPEN_FOR_S = 1.0
 """TTL of what was read of open buckets; this process's own part is in memory besides."""

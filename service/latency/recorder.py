@@ -226,7 +226,7 @@ class Recorder:
         with self._lock:
             for held, part in changes:
                 held.mark_saved(part)
-        store.drop_old(self._clock())
+        store.maintain(self._clock())
 
     def _drop_from_memory(self, now: float, *, saved: bool) -> None:
         """Drop buckets that are over and saved, and those that a longer one in memory will stand for."""

@@ -9,8 +9,15 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Engine, literal, select
 
 from service.errors import StorageUnavailable
-from service.latency.buckets import HOUR_S, Bucket, Dropped, bucket_of
-from service.latency.rows import drop_old, read_dropped, read_figures, read_pooled, write_parts
+from service.latency.buckets import GRACE_S, HOUR_S, Bucket, Dropped, bucket_of
+from service.latency.rows import (
+    maintain,
+    pool_percentiles,
+    read_dropped,
+    read_figures,
+    read_pooled,
+    write_parts,
+)
 from service.latency.series import Figures, Part, Pooled, Scope
 from service.latency.tables import latency_errors, latency_histograms
 from service.storage.database import READING, database_file, prepare
@@ -39,7 +46,7 @@ class StoreView:
 class LatencyStore:
     """Latencies and errors in the database. Methods raise StorageUnavailable when it cannot be used.
 
-    One thread writes (`ensure_open`, `write`, `drop_old`); others may read meanwhile.
+    One thread writes (`ensure_open`, `write`, `maintain`); others may read meanwhile.
     """
 
     def __init__(self, engine: Engine, obstacle: Callable[[], str | None] = lambda: None) -> None:
@@ -52,7 +59,7 @@ class LatencyStore:
         self._file = database_file(engine)
         self._opened: int | None = None
         self._doubtful = False
-        self._dropped_in: Bucket | None = None
+        self._maintained_in: Bucket | None = None
         self.opened_times = 0
 
     def ensure_open(self) -> bool:
@@ -85,13 +92,16 @@ class LatencyStore:
             self._doubtful = self._file is None
             raise
 
-    def drop_old(self, now: float) -> None:
-        """Drop what was kept long enough, once an hour."""
-        hour = bucket_of(HOUR_S, now)
-        if hour != self._dropped_in:
-            with storage_errors(), self._engine.begin() as connection:
-                drop_old(connection, now)
-            self._dropped_in = hour
+    def maintain(self, now: float) -> None:
+        """Once an hour, when the last one is closed, pool percentiles and drop what was kept long enough."""
+        hour = bucket_of(HOUR_S, now - GRACE_S)
+        if hour != self._maintained_in:
+            with storage_errors():
+                with self._engine.connect().execution_options(**READING) as connection:
+                    pooled = pool_percentiles(connection, now)
+                with self._engine.begin() as connection:
+                    maintain(connection, now, pooled)
+            self._maintained_in = hour
 
     @contextlib.contextmanager
     def view(self) -> Iterator[StoreView]:
