@@ -12,7 +12,7 @@ from collections.abc import Callable
 import structlog
 
 from service.errors import StorageUnavailable
-from service.latency.buckets import DAY_S, HOUR_S, MINUTE_S, Bucket, bucket_of
+from service.latency.buckets import DAY_S, GRACE_S, HOUR_S, MINUTE_S, Bucket, Dropped, bucket_of
 from service.latency.histogram import Distribution, merge
 from service.latency.prometheus import Metrics
 from service.latency.series import ErrorSeries, Part, Series
@@ -64,6 +64,7 @@ class Recorder:
         self._latest = 0.0  # the latest time that `now` told
         self._set_back = 0  # how often the clock was
         self._held: dict[tuple[Bucket, str], _Held] = {}
+        self._lost_until = {MINUTE_S: 0, HOUR_S: 0}  # of what left memory without being saved
         self._revision = 0
         self._flushing = threading.Lock()
         self._problem: str | None = None
@@ -116,6 +117,11 @@ class Recorder:
         """Changes when buckets that were over may have changed: the store is another, or the clock was set
         back before `now` was last called."""
         return self._set_back, 0 if self._store is None else self._store.opened_times
+
+    def dropped(self) -> Dropped:
+        """Before which moments minutes and hours left memory without being saved; 0 once the store knows."""
+        with self._lock:
+            return Dropped(*self._lost_until.values())
 
     def memory(self) -> list[Part]:
         """A copy of what may not be in the store yet: minutes, and hours and days that are over.
@@ -222,8 +228,13 @@ class Recorder:
                 for held in self._held.values():
                     held.saved.clear()
             changes = [(held, held.changes()) for held in self._held.values()]
-        store.write([part for _, part in changes if part.distributions or part.errors])
+        parts = [part for _, part in changes if part.distributions or part.errors]
+        # Half of the time after which others read a bucket as closed, as clocks differ.
+        is_late = any(part.bucket.end < self._clock() - GRACE_S / 2 for part in parts)
+        store.write(parts, late=is_late, dropped=self.dropped())
         with self._lock:
+            if parts:
+                self._lost_until = dict.fromkeys(self._lost_until, 0)
             for held, part in changes:
                 held.mark_saved(part)
         store.maintain(self._clock())
@@ -233,11 +244,15 @@ class Recorder:
         with self._lock:
             for (bucket, instance), held in list(self._held.items()):
                 changes = held.changes()
-                is_saved = saved and not (changes.distributions or changes.errors)
+                is_changed = bool(changes.distributions or changes.errors)
+                is_saved = saved and not is_changed
                 is_over = now >= bucket.end + LATE_S or instance != self._instance
                 is_too_old = now - bucket.start > _IN_MEMORY_S[bucket.resolution_s]
                 if (is_saved and is_over) or is_too_old:
                     del self._held[bucket, instance]
+                    if is_changed:
+                        lost_until = max(self._lost_until[bucket.resolution_s], bucket.end)
+                        self._lost_until[bucket.resolution_s] = lost_until
                     self._revision += 1
                     if instance == self._instance:
                         self._instance_from = max(self._instance_from, bucket.end)

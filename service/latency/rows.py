@@ -43,6 +43,13 @@ _SUMS = (
 _PER_SERIES = " GROUP BY start, model, stage"
 _POOLED = f"start, model, stage, count, {', '.join(_PERCENTILES)}"
 
+_NOTE = "INSERT INTO latency_progress (name, until) VALUES (:name, :until) ON CONFLICT (name) DO UPDATE SET "
+_LATER = (
+    "until = CASE WHEN excluded.until > latency_progress.until "
+    "THEN excluded.until ELSE latency_progress.until END"
+)
+_MORE = "until = latency_progress.until + excluded.until"
+
 _NOT_POOLED = text(
     "SELECT parts.resolution_s, parts.regime, parts.start, parts.model, parts.stage FROM ("
     "SELECT resolution_s, regime, start, model, stage, sum(count) AS runs FROM latency_histograms "
@@ -183,13 +190,22 @@ def _error_rows(connection: Connection, scope: Scope, first: Bucket, end: int) -
     return connection.execute(statement, {**scope._asdict(), **first._asdict(), "end": end}).all()
 
 
-def read_dropped(connection: Connection) -> Dropped:
-    """What of the past is kept only by hours, or only by days."""
-    statement = select(latency_progress.c.name, latency_progress.c.until)
-    rows = connection.execute(statement).all()
-    until: dict[str, int] = dict(rows)
-    # Other names are those of replicas that still run an older version.
-    return Dropped(**{name: until[name] for name in Dropped._fields if name in until})
+def read_progress(connection: Connection) -> tuple[Dropped, int]:
+    """What of the past is kept only by hours or by days, and the number of writes into closed buckets."""
+    rows = connection.execute(select(latency_progress.c.name, latency_progress.c.until)).all()
+    until: dict[str, int] = dict(rows)  # other names are those of replicas that run an older version
+    return Dropped(until.get("minutes_from", 0), until.get("hours_from", 0)), until.get("late_writes", 0)
+
+
+def note_dropped(connection: Connection, dropped: Dropped) -> None:
+    """Note what of the past is no longer kept, unless that is noted already."""
+    noted = [{"name": name, "until": until} for name, until in dropped._asdict().items()]
+    connection.execute(text(_NOTE + _LATER), noted)
+
+
+def note_late_write(connection: Connection) -> None:
+    """Tell all instances that a bucket changed that they may have read as a closed one."""
+    connection.execute(text(_NOTE + _MORE), {"name": "late_writes", "until": 1})
 
 
 def pool_percentiles(connection: Connection, now: float) -> list[dict[str, Any]]:
@@ -216,20 +232,12 @@ def maintain(connection: Connection, now: float, pooled: Sequence[dict[str, Any]
     if connection.dialect.name == "postgresql":  # in SQLite the transaction itself waited for its turn
         connection.execute(select(func.pg_advisory_xact_lock(_MAINTENANCE_LOCK)))
     upsert(connection, latency_pooled, pooled)
-    dropped = read_dropped(connection)
     last_minute = _drop(connection, MINUTE_S, now)
     last_hour = _drop(connection, HOUR_S, now)
     _drop(connection, DAY_S, now)
     # Not up to `now`: a clock that was a year ahead for a moment must not spoil that year.
-    after = Dropped(
-        max(dropped.minutes_from, bucket_of(HOUR_S, last_minute).end),
-        max(dropped.hours_from, bucket_of(DAY_S, last_hour).end),
-    )
-    upsert(
-        connection,
-        latency_progress,
-        [{"name": name, "until": until} for name, until in after._asdict().items()],
-    )
+    minutes_from, hours_from = bucket_of(HOUR_S, last_minute).end, bucket_of(DAY_S, last_hour).end
+    note_dropped(connection, Dropped(max(0, minutes_from), max(0, hours_from)))
 
 
 def _drop(connection: Connection, resolution_s: int, now: float) -> int:

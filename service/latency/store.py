@@ -12,10 +12,12 @@ from service.errors import StorageUnavailable
 from service.latency.buckets import GRACE_S, HOUR_S, Bucket, Dropped, bucket_of
 from service.latency.rows import (
     maintain,
+    note_dropped,
+    note_late_write,
     pool_percentiles,
-    read_dropped,
     read_figures,
     read_pooled,
+    read_progress,
     write_parts,
 )
 from service.latency.series import Figures, Part, Pooled, Scope
@@ -30,6 +32,7 @@ class StoreView:
 
     connection: Connection
     dropped: Dropped
+    late_writes: int
 
     def read(
         self, scope: Scope, first: Bucket, end: int, without: Collection[tuple[Bucket, str]] = ()
@@ -80,13 +83,21 @@ class LatencyStore:
         self.opened_times += 1
         return True
 
-    def write(self, parts: Sequence[Part]) -> None:
-        """Write the series given, over what the same instance wrote of that bucket before; all or nothing."""
+    def write(self, parts: Sequence[Part], *, late: bool = False, dropped: Dropped | None = None) -> None:
+        """Write the series given, over what the same instance wrote of that bucket before; all or nothing.
+
+        `late`: some are of buckets that other instances may have read as closed ones. `dropped`: before which
+        moments the instance lost minutes or hours instead of writing them.
+        """
         if not parts:
             return
         try:
             with storage_errors(), self._engine.begin() as connection:
                 write_parts(connection, parts)
+                if dropped is not None and any(dropped):
+                    note_dropped(connection, dropped)
+                if late:
+                    note_late_write(connection)
         except StorageUnavailable:
             # A server's database may come back with less in it, or with nothing: open it anew.
             self._doubtful = self._file is None
@@ -129,7 +140,7 @@ class LatencyStore:
     @contextlib.contextmanager
     def _view(self) -> Iterator[StoreView]:
         with self._engine.connect().execution_options(**READING) as connection:
-            yield StoreView(connection, read_dropped(connection))
+            yield StoreView(connection, *read_progress(connection))
 
     def _inode(self) -> int | None:
         if self._file is None:

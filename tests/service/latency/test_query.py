@@ -260,6 +260,69 @@ def test_rows_of_other_instances_are_merged(store: LatencyStore) -> None:
         assert (summary.count, summary.mean_ms, summary.max_ms) == (2, 3.0, 4.0)
 
 
+def test_what_another_instance_writes_late_is_in_the_answers(
+    store: LatencyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    late, other = (Recorder(store, Metrics({}), clock=clock) for _ in range(2))
+    latencies = Latencies(other)
+    clock.now += 55 * MINUTE_S
+    other.flush()
+    late.record("one", "live", {"total": 1_000_000})
+    clock.now += 10 * MINUTE_S
+
+    def counts() -> list[int]:
+        _, figures = latencies.window("live", START)
+        _, points = latencies.history("live", START, HOUR_S)
+        _, by_minute = latencies.history("live", START, MINUTE_S)
+        each = [figures, *(figures for _, figures in points), *(figures for _, figures in by_minute)]
+        return [s.count for figures in each for (model, _), s in figures.summaries.items() if model == "one"]
+
+    assert counts() == []
+    late.flush()
+    assert counts() == [1, 1, 1]
+    reads: list[object] = []
+    monkeypatch.setattr("service.latency.store.read_figures", lambda *_: reads.append(1) or {})
+    other.record("two", "live", {"total": 1_000_000})
+    other.flush()
+    assert counts() == [1, 1, 1]
+    assert reads == [], "a write in time makes nobody read closed buckets anew"
+
+
+@pytest.mark.databases("sqlite")
+@pytest.mark.parametrize("outage_s", [3 * HOUR_S, 6 * DAY_S])
+def test_minutes_and_hours_that_could_not_be_saved_are_not_missed(tmp_path: Path, outage_s: int) -> None:
+    world = World(tmp_path / "data", None, 0)
+
+    def check() -> None:
+        for length_s in (HOUR_S / 2, 2.5 * HOUR_S, DAY_S, 5.5 * DAY_S):
+            window, figures = world.latencies.window("live", world.clock.now - length_s)
+            found = {model: s for (model, _), s in figures.summaries.items()}
+            assert found == world.expected(window.start)
+            window, points = world.latencies.history("live", world.clock.now - length_s, HOUR_S / 4)
+            total = sum(s.count for _, figures in points for s in figures.summaries.values())
+            assert total == sum(s.count for s in world.expected(window.start).values())
+
+    step_s = 7 * MINUTE_S if outage_s < DAY_S else 50 * MINUTE_S
+    for _ in range(outage_s // step_s):
+        world.record()
+        world.clock.now += step_s
+        world.recorder.flush()
+    assert world.recorder.problem is not None
+    check()
+    (tmp_path / "data").mkdir()
+    world.recorder.flush()
+    assert world.recorder.problem is None
+    check()
+    world.restart()
+    check()
+    world.clock.now += 80 * MINUTE_S
+    world.recorder.flush()
+    check()
+    assert world.latencies.window("live", world.clock.now - HOUR_S)[0].resolution_s == MINUTE_S
+    world.store.close()
+
+
 def test_memory_answers_where_the_store_cannot(tmp_path: Path) -> None:
     clock = Clock()
     recorder = Recorder(LatencyStore(open_database(None, tmp_path / "nowhere")), Metrics({}), clock=clock)
