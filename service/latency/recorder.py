@@ -21,6 +21,9 @@ from service.latency.store import LatencyStore
 
 FLUSH_EVERY_S = 1.0
 
+FLUSH_RARELY_S = 60.0
+"""Longest wait after a flush that failed, which is 20 times its CPU time."""
+
 LOOK_EVERY_S = 0.1
 """How often the queue's length is looked at between flushes."""
 
@@ -194,10 +197,14 @@ class Recorder:
         self.flush()
 
     def _run(self) -> None:
-        flushed = time.monotonic()
+        flushed, wait_s = time.monotonic(), FLUSH_EVERY_S
         while not self._stop.wait(LOOK_EVERY_S):
-            if time.monotonic() - flushed >= FLUSH_EVERY_S:
+            if time.monotonic() - flushed >= wait_s:
+                began = time.thread_time()
                 self.flush()
+                wait_s = FLUSH_EVERY_S
+                if self._problem is not None:
+                    wait_s = min(max(wait_s, 20 * (time.thread_time() - began)), FLUSH_RARELY_S)
                 flushed = time.monotonic()
             elif len(self._queue) >= ADD_UP_FROM:
                 self.add_up()

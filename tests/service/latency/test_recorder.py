@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from service.errors import StorageUnavailable
 from service.latency.buckets import DAY_S, HOUR_S, MINUTE_S
 from service.latency.prometheus import Metrics
 from service.latency.query import Latencies
@@ -272,6 +275,31 @@ def test_a_long_outage_takes_little_memory_and_loses_nothing(
     recorder.flush()
     assert count(kept(store, DAY_S)) == recorded
     assert sum(n for part in kept(store, DAY_S) for n in part.errors.values()) == recorded
+
+
+def test_a_flush_that_fails_at_much_cost_is_not_repeated_at_once(
+    recorder: Recorder, store: LatencyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushes: list[float] = []
+    fails = threading.Event()
+    spent = itertools.count(0, 0.01)  # CPU seconds: each flush takes 0.01
+
+    def write(*_: Any, **__: Any) -> None:
+        flushes.append(time.monotonic())
+        if fails.is_set():
+            raise StorageUnavailable("the disk is full")
+
+    monkeypatch.setattr("service.latency.recorder.FLUSH_EVERY_S", 0.01)
+    monkeypatch.setattr("service.latency.recorder.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("time.thread_time", lambda: next(spent))
+    monkeypatch.setattr(store, "write", write)
+    fails.set()
+    recorder.start()
+    until(lambda: len(flushes) >= 4, "it tries again")
+    assert min(late - early for early, late in itertools.pairwise(flushes[1:4])) >= 0.2
+    fails.clear()
+    until(lambda: recorder.problem is None, "it saves")
+    recorder.close()
 
 
 def test_without_a_store_it_stays_in_memory(clock: Clock) -> None:
