@@ -22,7 +22,7 @@ from service.latency.store import LatencyStore
 FLUSH_EVERY_S = 1.0
 
 FLUSH_RARELY_S = 60.0
-"""Longest wait after a flush that failed, which is 20 times its CPU time."""
+"""Longest wait after a flush that failed. The wait is 20 times the CPU time of that flush."""
 
 LOOK_EVERY_S = 0.1
 """How often the queue's length is looked at between flushes."""

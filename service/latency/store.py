@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, Engine, literal, select
 
@@ -62,6 +63,7 @@ class LatencyStore:
         self._file = database_file(engine)
         self._opened: int | None = None
         self._doubtful = False
+        self._is_starting = True
         self._maintained_in: Bucket | None = None
         self.opened_times = 0
 
@@ -104,15 +106,22 @@ class LatencyStore:
             raise
 
     def maintain(self, now: float) -> None:
-        """Once an hour, when the last one is closed, pool percentiles and drop what was kept long enough."""
+        """Once an hour, when the last one is closed, pool percentiles and drop what was kept long enough.
+
+        The first call only drops, as a service that starts waits for it.
+        """
         hour = bucket_of(HOUR_S, now - GRACE_S)
-        if hour != self._maintained_in:
-            with storage_errors():
+        if hour == self._maintained_in:
+            return
+        pooled: list[dict[str, Any]] = []
+        with storage_errors():
+            if not self._is_starting:
                 with self._engine.connect().execution_options(**READING) as connection:
                     pooled = pool_percentiles(connection, now)
-                with self._engine.begin() as connection:
-                    maintain(connection, now, pooled)
-            self._maintained_in = hour
+            with self._engine.begin() as connection:
+                maintain(connection, now, pooled)
+        self._maintained_in = None if self._is_starting else hour
+        self._is_starting = False
 
     @contextlib.contextmanager
     def view(self) -> Iterator[StoreView]:
