@@ -11,6 +11,10 @@ KEEP_MINUTES_S = 48 * HOUR_S
 KEEP_HOURS_S = 7 * DAY_S
 KEEP_DAYS_S = 366 * DAY_S
 
+GRACE_S = 120
+"""A bucket that ended this long ago is closed: by then every instance has written its part, unless it could
+not."""
+
 
 class Bucket(NamedTuple):
     """A stretch of time, aligned to its own length: `start` in seconds since 1970, UTC."""
@@ -41,13 +45,20 @@ class Dropped(NamedTuple):
 
 def resolution_kept(moment: float, now: float, dropped: Dropped) -> int:
     """Seconds of the finest buckets that are still kept of that moment and all that follow."""
-    if moment >= max(now - KEEP_MINUTES_S, *dropped):
+    if moment >= max(kept_from(MINUTE_S, now), *dropped):
         return MINUTE_S
-    return HOUR_S if moment >= max(now - KEEP_HOURS_S, dropped.hours_from) else DAY_S
+    return HOUR_S if moment >= max(kept_from(HOUR_S, now), dropped.hours_from) else DAY_S
 
 
-def cover(start: int, end: float, coarsest_s: int = DAY_S) -> list[Bucket]:
-    """The fewest buckets from `start` to `end` that hold each moment once, none longer than `coarsest_s`.
+def kept_from(resolution_s: int, now: float) -> int:
+    """The second from which buckets of that length are kept; minutes by whole hours, others by whole days."""
+    if resolution_s == MINUTE_S:
+        return bucket_of(HOUR_S, now - KEEP_MINUTES_S).start
+    return bucket_of(DAY_S, now - (KEEP_HOURS_S if resolution_s == HOUR_S else KEEP_DAYS_S)).start
+
+
+def cover(start: int, end: float) -> list[Bucket]:
+    """The fewest buckets from `start` to `end` that hold each moment once.
 
     `start` must be a multiple of 60; the last bucket is the minute that holds the moment before `end`.
     """
@@ -55,7 +66,7 @@ def cover(start: int, end: float, coarsest_s: int = DAY_S) -> list[Bucket]:
     while start < end:
         for resolution_s in (DAY_S, HOUR_S):
             bucket = Bucket(resolution_s, start)
-            if resolution_s <= coarsest_s and start % resolution_s == 0 and bucket.end <= end:
+            if start % resolution_s == 0 and bucket.end <= end:
                 break
         else:
             bucket = Bucket(MINUTE_S, start)

@@ -13,6 +13,7 @@ from cachetools import LRUCache, TTLCache
 
 from service.latency.buckets import (
     DAY_S,
+    GRACE_S,
     HOUR_S,
     MINUTE_S,
     Bucket,
@@ -26,10 +27,6 @@ from service.latency.recorder import Recorder
 from service.latency.series import Figures, Pooled, Scope, combine
 from service.latency.store import StoreView
 
-GRACE_S = 120
-"""A bucket that ended this long ago is closed: by then every instance has written its part, unless it could
-not."""
-
 OPEN_FOR_S = 1.0
 """TTL of what was read of open buckets; this process's own part is in memory besides."""
 
@@ -39,17 +36,19 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What it is about and when, what is in memory of it, and one view of the store (None: there is none)."""
+    """What it is about and when, what is in memory of it, what of the past was dropped, and one view of the
+    store (None: there is none)."""
 
     scope: Scope
     now: float
     memory: Mapping[Bucket, Pooled]
     in_memory: frozenset[tuple[Bucket, str]]
+    dropped: Dropped
     view: StoreView | None
 
     def resolution_at(self, since: float) -> int:
         """Seconds of the finest buckets that are kept of everything from `since` on."""
-        return resolution_kept(since, self.now, Dropped() if self.view is None else self.view.dropped)
+        return resolution_kept(since, self.now, self.dropped)
 
     def is_closed(self, step: Bucket) -> bool:
         """Whether the store has all of it, and will not change it any more."""
@@ -86,7 +85,7 @@ class LatencyCache:
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
-        self._revision = recorder.history_revision()
+        self._revision: Hashable = None
         # Weights count distributions, about 1 kB each, and summaries, about 0.3 kB.
         self._buckets: LRUCache[tuple[Scope, Bucket], Pooled] = _weighted(
             30_000, lambda pooled: len(pooled.distributions)
@@ -107,16 +106,18 @@ class LatencyCache:
             yield self.ask_memory(scope)
             return
         now, memory = self._recorder.now(), self._memory(scope)  # in this order, and before the store
-        if self._recorder.history_revision() != self._revision:
-            self._revision = self._recorder.history_revision()
-            for cache in (self._buckets, self._sums, self._steps, self._open):
-                cache.clear()
+        dropped, revision = self._recorder.dropped(), self._recorder.history_revision()
         with store.view() as view:
-            yield Question(scope, now, *memory, view)
+            if (revision, view.late_writes) != self._revision:
+                self._revision = revision, view.late_writes
+                for cache in (self._buckets, self._sums, self._steps, self._open):
+                    cache.clear()
+            yield Question(scope, now, *memory, Dropped(*map(max, dropped, view.dropped)), view)
 
     def ask_memory(self, scope: Scope) -> Question:
         """A question about memory alone."""
-        return Question(scope, self._recorder.now(), *self._memory(scope), None)
+        now, memory = self._recorder.now(), self._memory(scope)
+        return Question(scope, now, *memory, self._recorder.dropped(), None)
 
     def _memory(self, scope: Scope) -> tuple[Mapping[Bucket, Pooled], frozenset[tuple[Bucket, str]]]:
         parts = self._recorder.memory()
@@ -169,7 +170,7 @@ class LatencyCache:
             for portion in (run[at : at + 64] for at in range(0, len(run), 64)):
                 step_s = portion[0].resolution_s
                 parts: dict[Bucket, list[Pooled]] = {step: [] for step in portion}
-                buckets = cover(portion[0].start, portion[-1].end, coarsest_s=step_s)
+                buckets = [bucket for step in portion for bucket in cover(step.start, step.end)]
                 for bucket, pooled in question.read(buckets).items():
                     parts[bucket_of(step_s, bucket.start)].append(pooled)
                 known |= {step: combine(same).figures() for step, same in parts.items()}

@@ -98,7 +98,7 @@ class Latencies:
     ) -> tuple[Window, list[tuple[int, Figures]]]:
         """The figures of each step in which something was recorded, with the step's first second.
 
-        `step_s`, a multiple of 60, is rounded up to a multiple of the resolution that is kept of `since`.
+        `step_s`, a multiple of 60, is rounded up to a multiple of the resolution that is kept of the first.
         None chooses minutes for an hour, hours for a week, else days. Raises InvalidParameter for more than
         MAX_STEPS steps.
         """
@@ -147,11 +147,14 @@ def _window(question: Question, since: float, degraded: str | None) -> Window:
 
 def _steps(question: Question, since: float, step_s: int | None) -> list[Bucket]:
     if step_s is None:
-        length_s = question.now - since
+        # Whole minutes, because `since` was worked out a moment before.
+        length_s = (question.now - since) // MINUTE_S * MINUTE_S
         step_s = MINUTE_S if length_s <= HOUR_S else HOUR_S if length_s <= 7 * DAY_S else DAY_S
-    kept_s = question.resolution_at(since)
-    step_s = math.ceil(step_s / kept_s) * kept_s
-    first = bucket_of(step_s, since)
+    for kept_s in (MINUTE_S, HOUR_S, DAY_S):
+        step_s = math.ceil(step_s / kept_s) * kept_s
+        first = bucket_of(step_s, since)
+        if question.resolution_at(first.start) <= kept_s:
+            break
     count = math.floor((question.now - first.start) / step_s) + 1
     if count > MAX_STEPS:
         raise InvalidParameter(

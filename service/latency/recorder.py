@@ -12,7 +12,7 @@ from collections.abc import Callable
 import structlog
 
 from service.errors import StorageUnavailable
-from service.latency.buckets import DAY_S, HOUR_S, MINUTE_S, Bucket, bucket_of
+from service.latency.buckets import DAY_S, GRACE_S, HOUR_S, MINUTE_S, Bucket, Dropped, bucket_of
 from service.latency.histogram import Distribution, merge
 from service.latency.prometheus import Metrics
 from service.latency.series import ErrorSeries, Part, Series
@@ -20,6 +20,9 @@ from service.latency.stages import Durations, Regime
 from service.latency.store import LatencyStore
 
 FLUSH_EVERY_S = 1.0
+
+FLUSH_RARELY_S = 60.0
+"""Longest wait after a flush that failed. The wait is 20 times the CPU time of that flush."""
 
 LOOK_EVERY_S = 0.1
 """How often the queue's length is looked at between flushes."""
@@ -29,6 +32,10 @@ ADD_UP_FROM = 500
 
 QUEUE_LIMIT = 20_000
 """Queued runs and errors that are added up by whoever records, if no thread flushes."""
+
+LATE_S = 5
+"""How long after its end a bucket still takes runs, as they may be queued a moment after they were stamped.
+A clock that is corrected by less was not set back."""
 
 _IN_MEMORY_S = {MINUTE_S: HOUR_S, HOUR_S: 5 * DAY_S, DAY_S: math.inf}
 """How long buckets that cannot be saved stay in memory, by resolution: then a longer one stands for them."""
@@ -57,8 +64,10 @@ class Recorder:
         self._lock = threading.Lock()  # guards all that follows; not needed to record, nor held for the store
         self._instance = uuid.uuid4().hex
         self._instance_from = 0  # what was dropped from memory is before, and may be in the store
-        self._instances = 1
+        self._latest = 0.0  # the latest time that `now` told
+        self._set_back = 0  # how often the clock was
         self._held: dict[tuple[Bucket, str], _Held] = {}
+        self._lost_until = {MINUTE_S: 0, HOUR_S: 0}  # of what left memory without being saved
         self._revision = 0
         self._flushing = threading.Lock()
         self._problem: str | None = None
@@ -94,7 +103,13 @@ class Recorder:
 
     def now(self) -> float:
         """Seconds since 1970 by the clock that stamps what is recorded."""
-        return self._clock()
+        moment = self._clock()
+        with self._lock:
+            if moment < self._latest - LATE_S:
+                self._set_back += 1
+                self._latest = moment
+            self._latest = max(self._latest, moment)
+        return moment
 
     def revision(self) -> int:
         """A number that changes whenever `memory` does."""
@@ -102,9 +117,14 @@ class Recorder:
         return self._revision
 
     def history_revision(self) -> tuple[int, int]:
-        """Changes when buckets that were over may have changed: the store is another, or a clock was set
-        back."""
-        return self._instances, 0 if self._store is None else self._store.opened_times
+        """Changes when buckets that were over may have changed: the store is another, or the clock was set
+        back before `now` was last called."""
+        return self._set_back, 0 if self._store is None else self._store.opened_times
+
+    def dropped(self) -> Dropped:
+        """Before which moments minutes and hours left memory without being saved; 0 once the store knows."""
+        with self._lock:
+            return Dropped(*self._lost_until.values())
 
     def memory(self) -> list[Part]:
         """A copy of what may not be in the store yet: minutes, and hours and days that are over.
@@ -155,7 +175,7 @@ class Recorder:
             # The clock was set back, and this instance may have written this bucket before.
             self._instance = uuid.uuid4().hex
             self._instance_from = 0
-            self._instances += 1
+            self._set_back += 1
         keys = [(bucket, self._instance) for bucket in buckets]
         return [self._held.setdefault(key, _Held(*key)) for key in keys]
 
@@ -177,10 +197,14 @@ class Recorder:
         self.flush()
 
     def _run(self) -> None:
-        flushed = time.monotonic()
+        flushed, wait_s = time.monotonic(), FLUSH_EVERY_S
         while not self._stop.wait(LOOK_EVERY_S):
-            if time.monotonic() - flushed >= FLUSH_EVERY_S:
+            if time.monotonic() - flushed >= wait_s:
+                began = time.thread_time()
                 self.flush()
+                wait_s = FLUSH_EVERY_S
+                if self._problem is not None:
+                    wait_s = min(max(wait_s, 20 * (time.thread_time() - began)), FLUSH_RARELY_S)
                 flushed = time.monotonic()
             elif len(self._queue) >= ADD_UP_FROM:
                 self.add_up()
@@ -188,6 +212,7 @@ class Recorder:
     def flush(self) -> None:
         """Save what is not saved. What cannot be saved stays in memory, and `problem` says why."""
         with self._flushing:
+            now = self.now()  # what is queued later may be stamped with any moment from here on
             saved = False
             try:
                 self.add_up()
@@ -201,7 +226,7 @@ class Recorder:
                 # Nothing may end the flush thread: the next second may do better.
                 _log.exception("latencies could not be saved")
                 self._set_problem("latencies cannot be saved: unexpected failure, see the log")
-            self._drop_from_memory(saved=saved)
+            self._drop_from_memory(now, saved=saved)
 
     def _save(self, store: LatencyStore) -> None:
         opened_now = store.ensure_open()
@@ -210,23 +235,31 @@ class Recorder:
                 for held in self._held.values():
                     held.saved.clear()
             changes = [(held, held.changes()) for held in self._held.values()]
-        store.write([part for _, part in changes if part.distributions or part.errors])
+        parts = [part for _, part in changes if part.distributions or part.errors]
+        # Half of the time after which others read a bucket as closed, as clocks differ.
+        is_late = any(part.bucket.end < self._clock() - GRACE_S / 2 for part in parts)
+        store.write(parts, late=is_late, dropped=self.dropped())
         with self._lock:
+            if parts:
+                self._lost_until = dict.fromkeys(self._lost_until, 0)
             for held, part in changes:
                 held.mark_saved(part)
-        store.drop_old(self._clock())
+        store.maintain(self._clock())
 
-    def _drop_from_memory(self, *, saved: bool) -> None:
+    def _drop_from_memory(self, now: float, *, saved: bool) -> None:
         """Drop buckets that are over and saved, and those that a longer one in memory will stand for."""
         with self._lock:
-            now = self._clock()
             for (bucket, instance), held in list(self._held.items()):
                 changes = held.changes()
-                is_saved = saved and not (changes.distributions or changes.errors)
-                is_over = now >= bucket.end or instance != self._instance
+                is_changed = bool(changes.distributions or changes.errors)
+                is_saved = saved and not is_changed
+                is_over = now >= bucket.end + LATE_S or instance != self._instance
                 is_too_old = now - bucket.start > _IN_MEMORY_S[bucket.resolution_s]
                 if (is_saved and is_over) or is_too_old:
                     del self._held[bucket, instance]
+                    if is_changed:
+                        lost_until = max(self._lost_until[bucket.resolution_s], bucket.end)
+                        self._lost_until[bucket.resolution_s] = lost_until
                     self._revision += 1
                     if instance == self._instance:
                         self._instance_from = max(self._instance_from, bucket.end)

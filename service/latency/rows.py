@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, func, select, text
+from sqlalchemy import Connection, and_, bindparam, delete, func, select, text
 
 from service.errors import StorageUnavailable
 from service.latency.buckets import (
     DAY_S,
+    GRACE_S,
     HOUR_S,
-    KEEP_DAYS_S,
-    KEEP_HOURS_S,
-    KEEP_MINUTES_S,
     MINUTE_S,
     Bucket,
     Dropped,
     bucket_of,
+    kept_from,
 )
 from service.latency.histogram import Distribution, HistogramCodec, Summary, summarise
 from service.latency.series import Figures, Part, Pooled, Scope, pool
 from service.latency.stages import REGIMES, Stage
-from service.latency.tables import latency_errors, latency_histograms, latency_progress
+from service.latency.tables import latency_errors, latency_histograms, latency_pooled, latency_progress
 from service.storage.database import upsert
 from service.storage.errors import DAMAGED
 
-_DROP_LOCK = 0x7765_6968  # any number that nothing else in that PostgreSQL takes
+_MAINTENANCE_LOCK = 0x7765_6968  # any number that nothing else in that PostgreSQL takes
 
 _PERCENTILES = ("p50_ns", "p90_ns", "p95_ns", "p99_ns")
 
@@ -35,8 +35,38 @@ _PERCENTILES = ("p50_ns", "p90_ns", "p95_ns", "p99_ns")
 _WHERE = " WHERE resolution_s = :resolution_s AND regime = :regime AND start >= :start AND start < :end"
 _OF_MODEL = " AND model = :model"
 _OF_STAGE = " AND stage = :stage"
-_HISTOGRAMS = "start, instance, model, stage, histogram, count, sum_ns, max_ns"
-_SUMMARIES = f"start, model, stage, count, sum_ns, max_ns, {', '.join(_PERCENTILES)}"
+_HISTOGRAMS = "start, instance, model, stage, histogram, count, sum_ns, max_ns FROM latency_histograms"
+_SUMS = (
+    "start, model, stage, count(*), CAST(sum(count) AS BIGINT), CAST(sum(sum_ns) AS BIGINT), max(max_ns), "
+    + ", ".join(f"min({name})" for name in _PERCENTILES)
+)
+_PER_SERIES = " GROUP BY start, model, stage"
+_POOLED = f"start, model, stage, count, {', '.join(_PERCENTILES)}"
+
+_NOTE = "INSERT INTO latency_progress (name, until) VALUES (:name, :until) ON CONFLICT (name) DO UPDATE SET "
+_LATER = (
+    "until = CASE WHEN excluded.until > latency_progress.until "
+    "THEN excluded.until ELSE latency_progress.until END"
+)
+_MORE = "until = latency_progress.until + excluded.until"
+
+_NOT_POOLED = text(
+    "SELECT parts.resolution_s, parts.regime, parts.start, parts.model, parts.stage FROM ("
+    "SELECT resolution_s, regime, start, model, stage, sum(count) AS runs FROM latency_histograms "
+    "WHERE resolution_s IN (:hour_s, :day_s) AND regime IN :regimes AND start >= :start "
+    "AND start + resolution_s <= :end GROUP BY resolution_s, regime, start, model, stage "
+    "HAVING count(*) > 1 OR min(p50_ns) IS NULL) AS parts "
+    "LEFT JOIN latency_pooled AS pooled ON pooled.resolution_s = parts.resolution_s "
+    "AND pooled.regime = parts.regime AND pooled.start = parts.start AND pooled.model = parts.model "
+    "AND pooled.stage = parts.stage WHERE pooled.count IS NULL OR pooled.count <> parts.runs "
+    "ORDER BY parts.start DESC, parts.resolution_s, parts.regime, parts.model, parts.stage LIMIT :most"
+).bindparams(bindparam("regimes", REGIMES, expanding=True), hour_s=HOUR_S, day_s=DAY_S)
+
+POOL_DAYS = 31
+"""How far back hours and days are looked for whose percentiles are not pooled yet."""
+
+POOL_AT_ONCE = 1000
+"""Most models and stages of hours and days whose percentiles are pooled in one hour, the newest first."""
 
 
 def write_parts(connection: Connection, parts: Sequence[Part]) -> None:
@@ -112,18 +142,29 @@ def read_pooled(
 def read_figures(
     connection: Connection, scope: Scope, first: Bucket, end: int
 ) -> dict[Bucket, Figures | None]:
-    """The figures of the same buckets from the percentiles that are kept beside the histograms.
+    """The figures of the same buckets from percentiles that are kept: beside a histogram, or pooled.
 
-    None where histograms have to be merged: a row without percentiles, or several of one model and stage.
+    None where histograms have to be merged: there is no such percentile, or parts were written since.
     """
+    pooled = {
+        (start, model, stage): (count, percentiles)
+        for start, model, stage, count, *percentiles in _rows(
+            connection, f"{_POOLED} FROM latency_pooled", scope, first, end
+        )
+    }
     summaries: defaultdict[int, dict[tuple[str, Stage], Summary]] = defaultdict(dict)
     unknown: set[int] = set()
-    for start, model, stage, *exact in _rows(connection, _SUMMARIES, scope, first, end):
-        count, sum_ns, max_ns, p50, p90, p95, p99 = exact
-        if p50 is None or (model, stage) in summaries[start]:
-            unknown.add(start)
-        else:
-            summaries[start][model, stage] = summarise(count, sum_ns, max_ns, (p50, p90, p95, p99))
+    for start, model, stage, parts, *sums in _rows(
+        connection, f"{_SUMS} FROM latency_histograms", scope, first, end, _PER_SERIES
+    ):
+        count, sum_ns, max_ns, *percentiles = sums
+        known = summaries[start]  # made here, so that a bucket without known figures is in the answer
+        if parts > 1 or percentiles[0] is None:
+            pooled_count, percentiles = pooled.get((start, model, stage), (None, percentiles))
+            if pooled_count != count:
+                unknown.add(start)
+                continue
+        known[model, stage] = summarise(count, sum_ns, max_ns, (*percentiles,))
     errors: defaultdict[int, list[tuple[str, str, int]]] = defaultdict(list)
     for start, _, model, slug, count in _error_rows(connection, scope, first, end):
         errors[start].append((model, slug, count))
@@ -135,9 +176,11 @@ def read_figures(
     }
 
 
-def _rows(connection: Connection, columns: str, scope: Scope, first: Bucket, end: int) -> Sequence[Any]:
+def _rows(
+    connection: Connection, columns: str, scope: Scope, first: Bucket, end: int, group: str = ""
+) -> Sequence[Any]:
     wanted = (_OF_MODEL if scope.model else "") + (_OF_STAGE if scope.stage else "")
-    statement = text(f"SELECT {columns} FROM latency_histograms" + _WHERE + wanted)
+    statement = text(f"SELECT {columns}{_WHERE}{wanted}{group}")
     return connection.execute(statement, {**scope._asdict(), **first._asdict(), "end": end}).all()
 
 
@@ -147,36 +190,61 @@ def _error_rows(connection: Connection, scope: Scope, first: Bucket, end: int) -
     return connection.execute(statement, {**scope._asdict(), **first._asdict(), "end": end}).all()
 
 
-def read_dropped(connection: Connection) -> Dropped:
-    """What of the past is kept only by hours, or only by days."""
-    statement = select(latency_progress.c.name, latency_progress.c.until)
-    return Dropped(**dict(connection.execute(statement).all()))
+def read_progress(connection: Connection) -> tuple[Dropped, int]:
+    """What of the past is kept only by hours or by days, and the number of writes into closed buckets."""
+    rows = connection.execute(select(latency_progress.c.name, latency_progress.c.until)).all()
+    until: dict[str, int] = dict(rows)  # other names are those of replicas that run an older version
+    return Dropped(until.get("minutes_from", 0), until.get("hours_from", 0)), until.get("late_writes", 0)
 
 
-def drop_old(connection: Connection, now: float) -> None:
-    """Drop the rows that were kept long enough, and note which."""
+def note_dropped(connection: Connection, dropped: Dropped) -> None:
+    """Note what of the past is no longer kept, unless that is noted already."""
+    noted = [{"name": name, "until": until} for name, until in dropped._asdict().items()]
+    connection.execute(text(_NOTE + _LATER), noted)
+
+
+def note_late_write(connection: Connection) -> None:
+    """Tell all instances that a bucket changed that they may have read as a closed one."""
+    connection.execute(text(_NOTE + _MORE), {"name": "late_writes", "until": 1})
+
+
+def pool_percentiles(connection: Connection, now: float) -> list[dict[str, Any]]:
+    """Work out the rows that `latency_pooled` lacks of closed hours and days, at most POOL_AT_ONCE."""
+    wanted = {"start": int(now) - POOL_DAYS * DAY_S, "end": int(now) - GRACE_S, "most": POOL_AT_ONCE}
+    missing = connection.execute(_NOT_POOLED, wanted).all()
+    rows = []
+    for (resolution_s, regime, start), series in groupby(missing, lambda row: row[:3]):
+        bucket = Bucket(resolution_s, start)
+        try:
+            pooled = read_pooled(connection, Scope(regime), bucket, bucket.end)[bucket]
+        except StorageUnavailable:
+            continue  # a histogram is damaged, which only the questions about it need to tell
+        for *_, model, stage in series:
+            distribution = pooled.distributions[model, stage]
+            percentiles = dict(zip(_PERCENTILES, distribution.percentiles_ns(), strict=True))
+            key = {**bucket._asdict(), "regime": regime, "model": model, "stage": stage}
+            rows.append({**key, "count": distribution.count, **percentiles})
+    return rows
+
+
+def maintain(connection: Connection, now: float, pooled: Sequence[dict[str, Any]]) -> None:
+    """Write pooled percentiles, drop the rows that were kept long enough, and note which."""
     if connection.dialect.name == "postgresql":  # in SQLite the transaction itself waited for its turn
-        connection.execute(select(func.pg_advisory_xact_lock(_DROP_LOCK)))
-    dropped = read_dropped(connection)
-    last_minute = _drop(connection, MINUTE_S, bucket_of(HOUR_S, now - KEEP_MINUTES_S).start)
-    last_hour = _drop(connection, HOUR_S, bucket_of(DAY_S, now - KEEP_HOURS_S).start)
-    _drop(connection, DAY_S, bucket_of(DAY_S, now - KEEP_DAYS_S).start)
+        connection.execute(select(func.pg_advisory_xact_lock(_MAINTENANCE_LOCK)))
+    upsert(connection, latency_pooled, pooled)
+    last_minute = _drop(connection, MINUTE_S, now)
+    last_hour = _drop(connection, HOUR_S, now)
+    _drop(connection, DAY_S, now)
     # Not up to `now`: a clock that was a year ahead for a moment must not spoil that year.
-    after = Dropped(
-        max(dropped.minutes_from, bucket_of(HOUR_S, last_minute).end),
-        max(dropped.hours_from, bucket_of(DAY_S, last_hour).end),
-    )
-    upsert(
-        connection,
-        latency_progress,
-        [{"name": name, "until": until} for name, until in after._asdict().items()],
-    )
+    minutes_from, hours_from = bucket_of(HOUR_S, last_minute).end, bucket_of(DAY_S, last_hour).end
+    note_dropped(connection, Dropped(max(0, minutes_from), max(0, hours_from)))
 
 
-def _drop(connection: Connection, resolution_s: int, before: int) -> int:
-    """Delete rows of that resolution before that second; the start of the last one, -DAY_S without any."""
+def _drop(connection: Connection, resolution_s: int, now: float) -> int:
+    """Delete old rows of that resolution; the start of the last one, -DAY_S without any."""
+    before = kept_from(resolution_s, now)
     last = -DAY_S
-    for table in (latency_histograms, latency_errors):
+    for table in (latency_histograms, latency_errors, latency_pooled):
         # All regimes, by name: the key begins with resolution and regime, so this is a few ranges of it.
         matches = and_(
             table.c.resolution_s == resolution_s, table.c.regime.in_(REGIMES), table.c.start < before

@@ -5,12 +5,22 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, Engine, literal, select
 
 from service.errors import StorageUnavailable
-from service.latency.buckets import HOUR_S, Bucket, Dropped, bucket_of
-from service.latency.rows import drop_old, read_dropped, read_figures, read_pooled, write_parts
+from service.latency.buckets import GRACE_S, HOUR_S, Bucket, Dropped, bucket_of
+from service.latency.rows import (
+    maintain,
+    note_dropped,
+    note_late_write,
+    pool_percentiles,
+    read_figures,
+    read_pooled,
+    read_progress,
+    write_parts,
+)
 from service.latency.series import Figures, Part, Pooled, Scope
 from service.latency.tables import latency_errors, latency_histograms
 from service.storage.database import READING, database_file, prepare
@@ -23,6 +33,7 @@ class StoreView:
 
     connection: Connection
     dropped: Dropped
+    late_writes: int
 
     def read(
         self, scope: Scope, first: Bucket, end: int, without: Collection[tuple[Bucket, str]] = ()
@@ -39,7 +50,7 @@ class StoreView:
 class LatencyStore:
     """Latencies and errors in the database. Methods raise StorageUnavailable when it cannot be used.
 
-    One thread writes (`ensure_open`, `write`, `drop_old`); others may read meanwhile.
+    One thread writes (`ensure_open`, `write`, `maintain`); others may read meanwhile.
     """
 
     def __init__(self, engine: Engine, obstacle: Callable[[], str | None] = lambda: None) -> None:
@@ -52,7 +63,8 @@ class LatencyStore:
         self._file = database_file(engine)
         self._opened: int | None = None
         self._doubtful = False
-        self._dropped_in: Bucket | None = None
+        self._is_starting = True
+        self._maintained_in: Bucket | None = None
         self.opened_times = 0
 
     def ensure_open(self) -> bool:
@@ -73,25 +85,43 @@ class LatencyStore:
         self.opened_times += 1
         return True
 
-    def write(self, parts: Sequence[Part]) -> None:
-        """Write the series given, over what the same instance wrote of that bucket before; all or nothing."""
+    def write(self, parts: Sequence[Part], *, late: bool = False, dropped: Dropped | None = None) -> None:
+        """Write the series given, over what the same instance wrote of that bucket before; all or nothing.
+
+        `late`: some are of buckets that other instances may have read as closed ones. `dropped`: before which
+        moments the instance lost minutes or hours instead of writing them.
+        """
         if not parts:
             return
         try:
             with storage_errors(), self._engine.begin() as connection:
                 write_parts(connection, parts)
+                if dropped is not None and any(dropped):
+                    note_dropped(connection, dropped)
+                if late:
+                    note_late_write(connection)
         except StorageUnavailable:
             # A server's database may come back with less in it, or with nothing: open it anew.
             self._doubtful = self._file is None
             raise
 
-    def drop_old(self, now: float) -> None:
-        """Drop what was kept long enough, once an hour."""
-        hour = bucket_of(HOUR_S, now)
-        if hour != self._dropped_in:
-            with storage_errors(), self._engine.begin() as connection:
-                drop_old(connection, now)
-            self._dropped_in = hour
+    def maintain(self, now: float) -> None:
+        """Once an hour, when the last one is closed, pool percentiles and drop what was kept long enough.
+
+        The first call only drops, as a service that starts waits for it.
+        """
+        hour = bucket_of(HOUR_S, now - GRACE_S)
+        if hour == self._maintained_in:
+            return
+        pooled: list[dict[str, Any]] = []
+        with storage_errors():
+            if not self._is_starting:
+                with self._engine.connect().execution_options(**READING) as connection:
+                    pooled = pool_percentiles(connection, now)
+            with self._engine.begin() as connection:
+                maintain(connection, now, pooled)
+        self._maintained_in = None if self._is_starting else hour
+        self._is_starting = False
 
     @contextlib.contextmanager
     def view(self) -> Iterator[StoreView]:
@@ -119,7 +149,7 @@ class LatencyStore:
     @contextlib.contextmanager
     def _view(self) -> Iterator[StoreView]:
         with self._engine.connect().execution_options(**READING) as connection:
-            yield StoreView(connection, read_dropped(connection))
+            yield StoreView(connection, *read_progress(connection))
 
     def _inode(self) -> int | None:
         if self._file is None:

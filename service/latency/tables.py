@@ -60,9 +60,28 @@ latency_errors = Table(
     ),
 )
 
+latency_pooled = Table(
+    "latency_pooled",
+    metadata,
+    Column("resolution_s", Integer, nullable=False),
+    Column("regime", String(16), nullable=False),
+    Column("start", BigInteger, nullable=False),
+    Column("model", String(64), nullable=False),
+    Column("stage", String(16), nullable=False),
+    Column(
+        "count",
+        BigInteger,
+        nullable=False,
+        comment="Valid while the counts in latency_histograms sum up to it",
+    ),
+    *(Column(name, BigInteger, nullable=False) for name in ("p50_ns", "p90_ns", "p95_ns", "p99_ns")),
+    PrimaryKeyConstraint("resolution_s", "regime", "start", "model", "stage"),
+)
+"""Percentiles of hours and days that several rows of `latency_histograms` make up."""
+
 latency_progress = Table(
     "latency_progress",
     metadata,
-    Column("name", String(32), primary_key=True, comment="A field of service.latency.buckets.Dropped"),
-    Column("until", BigInteger, nullable=False, comment="Seconds since 1970, UTC"),
+    Column("name", String(32), primary_key=True, comment="minutes_from, hours_from or late_writes"),
+    Column("until", BigInteger, nullable=False, comment="Seconds since 1970, UTC; or a number of writes"),
 )

@@ -142,6 +142,8 @@ def test_the_window_says_what_it_covers(client: httpx.Client) -> None:
     for query, resolution_s, length in (
         ("since=15m", 60, timedelta(minutes=15)),
         ("", 60, timedelta(hours=24)),
+        ("since=48h", 60, timedelta(hours=48)),
+        ("since=7d", 3600, timedelta(days=7)),
         ("since=5d", 3600, timedelta(days=5)),
         ("since=30d", 86400, timedelta(days=30)),
         ("since=99999d", 86400, timedelta(days=366)),

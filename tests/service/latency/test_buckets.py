@@ -23,16 +23,14 @@ DAY = 20_000 * DAY_S
 @given(
     start=st.integers(-6000, 6000).map(lambda minutes: DAY + minutes * MINUTE_S),
     length=st.integers(1, 300_000),
-    coarsest=st.sampled_from([MINUTE_S, HOUR_S, DAY_S]),
 )
-def test_each_moment_is_in_one_bucket(start: int, length: int, coarsest: int) -> None:
-    buckets = cover(start, start + length, coarsest)
+def test_each_moment_is_in_one_bucket(start: int, length: int) -> None:
+    buckets = cover(start, start + length)
     assert buckets[0].start == start
     assert all(one.end == next_one.start for one, next_one in itertools.pairwise(buckets))
     assert buckets[-1].start < start + length <= buckets[-1].end
     for bucket in buckets:
         assert bucket.start % bucket.resolution_s == 0
-        assert bucket.resolution_s <= coarsest
         # An hour or a day may hold what a clock stamped that was ahead: not before it is over.
         assert bucket.resolution_s == MINUTE_S or bucket.end <= start + length
     assert [bucket for run in consecutive(buckets) for bucket in run] == buckets
@@ -53,6 +51,9 @@ def test_the_resolution_is_what_is_kept() -> None:
     now = DAY + 5 * HOUR_S
     assert resolution_kept(now - 48 * HOUR_S, now, Dropped()) == MINUTE_S
     assert resolution_kept(now - 48 * HOUR_S - 1, now, Dropped()) == HOUR_S
-    assert resolution_kept(now - 7 * DAY_S - 1, now, Dropped()) == DAY_S
+    # What is dropped are whole hours of minutes, and whole days of hours.
+    assert resolution_kept(now - 48 * HOUR_S, now + 3599, Dropped()) == MINUTE_S
+    assert resolution_kept(DAY - 7 * DAY_S, now, Dropped()) == HOUR_S
+    assert resolution_kept(DAY - 7 * DAY_S - 1, now, Dropped()) == DAY_S
     assert resolution_kept(now, now, Dropped(minutes_from=now + HOUR_S)) == HOUR_S
     assert resolution_kept(now, now, Dropped(hours_from=now + HOUR_S)) == DAY_S

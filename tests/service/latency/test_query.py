@@ -89,6 +89,9 @@ class World:
             (DAY_S, 900),
             (3 * DAY_S, HOUR_S),
             (3 * DAY_S, 7200),
+            (DAY_S, 5400),  # no whole number of hours
+            (6 * DAY_S, 36 * HOUR_S),
+            (20 * DAY_S, 3 * DAY_S),
             (20 * DAY_S, None),
         ):
             window, points = self.latencies.history("live", now - length_s, step_s)
@@ -161,6 +164,33 @@ def test_a_clock_that_is_set_back_is_in_the_answers(tmp_path: Path, migrated_url
     world.store.close()
 
 
+@pytest.mark.parametrize("flushed_ahead", [True, False])
+def test_what_was_asked_while_the_clock_was_ahead_is_forgotten(
+    store: LatencyStore, *, flushed_ahead: bool
+) -> None:
+    clock = Clock()
+    recorder = Recorder(store, Metrics({}), clock=clock)
+    recorder.flush()
+    latencies = Latencies(recorder)
+    clock.now += 4 * HOUR_S
+    assert latencies.window("live", START - HOUR_S)[1].summaries == {}
+    assert latencies.history("live", START - HOUR_S, HOUR_S)[1] == []
+    if flushed_ahead:
+        recorder.flush()
+    clock.now = START + 5
+    for _ in range(20):
+        recorder.record("one", "live", {"total": 1_000_000})
+        recorder.flush()
+        clock.now += MINUTE_S
+    for hours in (0, 1, 5):
+        clock.now += hours * HOUR_S
+        recorder.flush()
+        _, figures = latencies.window("live", START - HOUR_S)
+        assert figures.summaries["one", "total"].count == 20
+        _, points = latencies.history("live", START - HOUR_S, HOUR_S)
+        assert [figures.summaries["one", "total"].count for _, figures in points] == [20]
+
+
 def test_closed_buckets_are_read_once(store: LatencyStore) -> None:
     clock = Clock()
     recorder = Recorder(store, Metrics({}), clock=clock)
@@ -205,6 +235,20 @@ def test_a_history_is_the_same_with_and_without_kept_percentiles(store: LatencyS
     assert hourly[1][0][1].errors == {"one": {"queue-full": 1}}
 
 
+def test_a_history_has_hours_without_any_percentiles(store: LatencyStore) -> None:
+    clock = Clock()
+    recorder = Recorder(store, Metrics({}), clock=clock)
+    recorder.record("one", "live", {"total": 1_000_000})
+    recorder.flush()
+    clock.now += 5 * HOUR_S
+    recorder.flush()
+    told = Latencies(recorder).history("live", START, HOUR_S)
+    with store._engine.begin() as connection:
+        connection.execute(update(latency_histograms).values(p50_ns=None))
+    assert Latencies(recorder).history("live", START, HOUR_S) == told
+    assert [(at, figures.summaries["one", "total"].count) for at, figures in told[1]] == [(START, 1)]
+
+
 def test_rows_of_other_instances_are_merged(store: LatencyStore) -> None:
     clock = Clock()
     one, other = (Recorder(store, Metrics({}), clock=clock) for _ in range(2))
@@ -214,6 +258,69 @@ def test_rows_of_other_instances_are_merged(store: LatencyStore) -> None:
     for recorder in (one, other):
         summary = Latencies(recorder).window("live", START)[1].summaries[("one", "total")]
         assert (summary.count, summary.mean_ms, summary.max_ms) == (2, 3.0, 4.0)
+
+
+def test_what_another_instance_writes_late_is_in_the_answers(
+    store: LatencyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    late, other = (Recorder(store, Metrics({}), clock=clock) for _ in range(2))
+    latencies = Latencies(other)
+    clock.now += 55 * MINUTE_S
+    other.flush()
+    late.record("one", "live", {"total": 1_000_000})
+    clock.now += 10 * MINUTE_S
+
+    def counts() -> list[int]:
+        _, figures = latencies.window("live", START)
+        _, points = latencies.history("live", START, HOUR_S)
+        _, by_minute = latencies.history("live", START, MINUTE_S)
+        each = [figures, *(figures for _, figures in points), *(figures for _, figures in by_minute)]
+        return [s.count for figures in each for (model, _), s in figures.summaries.items() if model == "one"]
+
+    assert counts() == []
+    late.flush()
+    assert counts() == [1, 1, 1]
+    reads: list[object] = []
+    monkeypatch.setattr("service.latency.store.read_figures", lambda *_: reads.append(1) or {})
+    other.record("two", "live", {"total": 1_000_000})
+    other.flush()
+    assert counts() == [1, 1, 1]
+    assert reads == [], "a write in time makes nobody read closed buckets anew"
+
+
+@pytest.mark.databases("sqlite")
+@pytest.mark.parametrize("outage_s", [3 * HOUR_S, 6 * DAY_S])
+def test_minutes_and_hours_that_could_not_be_saved_are_not_missed(tmp_path: Path, outage_s: int) -> None:
+    world = World(tmp_path / "data", None, 0)
+
+    def check() -> None:
+        for length_s in (HOUR_S / 2, 2.5 * HOUR_S, DAY_S, 5.5 * DAY_S):
+            window, figures = world.latencies.window("live", world.clock.now - length_s)
+            found = {model: s for (model, _), s in figures.summaries.items()}
+            assert found == world.expected(window.start)
+            window, points = world.latencies.history("live", world.clock.now - length_s, HOUR_S / 4)
+            total = sum(s.count for _, figures in points for s in figures.summaries.values())
+            assert total == sum(s.count for s in world.expected(window.start).values())
+
+    step_s = 7 * MINUTE_S if outage_s < DAY_S else 50 * MINUTE_S
+    for _ in range(outage_s // step_s):
+        world.record()
+        world.clock.now += step_s
+        world.recorder.flush()
+    assert world.recorder.problem is not None
+    check()
+    (tmp_path / "data").mkdir()
+    world.recorder.flush()
+    assert world.recorder.problem is None
+    check()
+    world.restart()
+    check()
+    world.clock.now += 80 * MINUTE_S
+    world.recorder.flush()
+    check()
+    assert world.latencies.window("live", world.clock.now - HOUR_S)[0].resolution_s == MINUTE_S
+    world.store.close()
 
 
 def test_memory_answers_where_the_store_cannot(tmp_path: Path) -> None:
@@ -241,6 +348,41 @@ def test_memory_answers_where_the_store_cannot(tmp_path: Path) -> None:
     window, points = latencies.history("live", START - MINUTE_S, HOUR_S)
     assert window.degraded is None
     assert sum(figures.summaries[("one", "total")].count for _, figures in points) == 90
+
+
+def test_a_limit_holds_a_moment_after_it_was_asked_for(store: LatencyStore) -> None:
+    clock = Clock()
+    recorder = Recorder(store, Metrics({}), clock=clock)
+    recorder.flush()
+    latencies = Latencies(recorder)
+    for since_s, window_s, step_s in (
+        (HOUR_S, MINUTE_S, MINUTE_S),
+        (48 * HOUR_S, MINUTE_S, HOUR_S),
+        (7 * DAY_S, HOUR_S, HOUR_S),
+    ):
+        since = clock.now - since_s
+        clock.now += 0.2
+        assert latencies.window("live", since)[0].resolution_s == window_s
+        assert latencies.history("live", since)[0].resolution_s == step_s
+    assert latencies.history("live", clock.now - HOUR_S - MINUTE_S)[0].resolution_s == HOUR_S
+
+
+def test_the_first_step_is_whole_though_it_begins_before_what_is_asked_for(
+    tmp_path: Path, database_url: str | None
+) -> None:
+    world = World(tmp_path, database_url, 0)
+    for _ in range(8 * 48):
+        world.samples.append((world.clock(), "one", 1_000_000))
+        world.recorder.record("one", "live", {"total": 1_000_000})
+        world.recorder.flush()
+        world.clock.now += HOUR_S / 2
+    world.recorder.flush()
+    for since_s, step_s in ((47.5 * HOUR_S, 5400), (48 * HOUR_S, 7 * MINUTE_S), (7 * DAY_S, 36 * HOUR_S)):
+        window, points = world.latencies.history("live", world.clock.now - since_s, step_s)
+        for at, figures in points:
+            found = {model: s for (model, _), s in figures.summaries.items()}
+            assert found == world.expected(at, at + window.resolution_s)
+    world.store.close()
 
 
 def test_too_many_steps_are_refused(store: LatencyStore) -> None:

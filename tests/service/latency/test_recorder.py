@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from service.errors import StorageUnavailable
 from service.latency.buckets import DAY_S, HOUR_S, MINUTE_S
 from service.latency.prometheus import Metrics
 from service.latency.query import Latencies
-from service.latency.recorder import ADD_UP_FROM, QUEUE_LIMIT, Recorder
+from service.latency.recorder import ADD_UP_FROM, LATE_S, QUEUE_LIMIT, Recorder
 from service.latency.series import ErrorSeries, Part, Series
 from service.latency.stages import STAGES
 from service.latency.store import LatencyStore
@@ -130,6 +134,7 @@ def test_metrics_show_what_was_just_recorded(clock: Clock) -> None:
 def test_memory_holds_only_the_open_minute_once_all_is_saved(
     recorder: Recorder, store: LatencyStore, clock: Clock
 ) -> None:
+    clock.now += LATE_S
     for _ in range(5):
         recorder.record("tiny", "live", RUN)
         clock.now += MINUTE_S
@@ -183,6 +188,34 @@ def test_a_clock_that_is_set_back_overwrites_nothing(
     assert recorder.problem is None
     assert count(kept(store)) == count(kept(store, HOUR_S)) == count(kept(store, DAY_S)) == 5
     assert len({part.instance for part in kept(store)}) == 2  # one for all that was not in memory any more
+
+
+@pytest.mark.parametrize("flush_s", [0.07, 12.0])
+def test_a_run_that_is_queued_while_its_minute_is_saved_makes_no_new_instance(
+    recorder: Recorder,
+    store: LatencyStore,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    flush_s: float,
+) -> None:
+    write = store.write
+
+    def slow(*args: Any, **options: Any) -> None:
+        write(*args, **options)
+        recorder.record("tiny", "live", RUN)
+        clock.now += flush_s
+
+    clock.now = NOON + 59.95
+    recorder.record("tiny", "live", RUN)
+    before = recorder.history_revision()[0]
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "write", slow)
+        recorder.flush()
+    clock.now += LATE_S
+    recorder.flush()
+    assert recorder.history_revision()[0] == before
+    (part,) = kept(store)
+    assert count([part]) == 2
 
 
 def test_what_a_missing_directory_held_up_is_saved_when_it_is_back(
@@ -244,6 +277,31 @@ def test_a_long_outage_takes_little_memory_and_loses_nothing(
     assert sum(n for part in kept(store, DAY_S) for n in part.errors.values()) == recorded
 
 
+def test_a_flush_that_fails_at_much_cost_is_not_repeated_at_once(
+    recorder: Recorder, store: LatencyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushes: list[float] = []
+    fails = threading.Event()
+    spent = itertools.count(0, 0.01)  # CPU seconds: each flush takes 0.01
+
+    def write(*_: Any, **__: Any) -> None:
+        flushes.append(time.monotonic())
+        if fails.is_set():
+            raise StorageUnavailable("the disk is full")
+
+    monkeypatch.setattr("service.latency.recorder.FLUSH_EVERY_S", 0.01)
+    monkeypatch.setattr("service.latency.recorder.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("time.thread_time", lambda: next(spent))
+    monkeypatch.setattr(store, "write", write)
+    fails.set()
+    recorder.start()
+    until(lambda: len(flushes) >= 4, "it tries again")
+    assert min(late - early for early, late in itertools.pairwise(flushes[1:4])) >= 0.2
+    fails.clear()
+    until(lambda: recorder.problem is None, "it saves")
+    recorder.close()
+
+
 def test_without_a_store_it_stays_in_memory(clock: Clock) -> None:
     recorder = Recorder(None, Metrics({}), clock=clock)
     recorder.start()
@@ -273,6 +331,6 @@ def test_the_revision_tells_when_memory_changed(recorder: Recorder, clock: Clock
     recorder.record("tiny", "live", RUN)
     recorded = recorder.revision()
     assert recorded != before
-    clock.now += MINUTE_S
+    clock.now += MINUTE_S + LATE_S
     recorder.flush()  # drops the minute from memory
     assert recorder.revision() != recorded

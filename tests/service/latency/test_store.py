@@ -10,14 +10,14 @@ import pytest
 from sqlalchemy import select, text
 
 from service.errors import StorageUnavailable
-from service.latency.buckets import DAY_S, HOUR_S, MINUTE_S, Bucket, bucket_of
+from service.latency.buckets import DAY_S, GRACE_S, HOUR_S, MINUTE_S, Bucket, bucket_of
 from service.latency.histogram import Distribution, HistogramCodec
 from service.latency.prometheus import Metrics
 from service.latency.query import Latencies
 from service.latency.recorder import Recorder
 from service.latency.series import ErrorSeries, Figures, Part, Scope, Series
 from service.latency.store import LatencyStore
-from service.latency.tables import latency_errors, latency_histograms
+from service.latency.tables import latency_errors, latency_histograms, latency_pooled, latency_progress
 from service.storage.database import FILE_NAME, open_database
 
 pytestmark = pytest.mark.databases("sqlite", "postgresql")
@@ -152,6 +152,59 @@ def test_hours_and_days_tell_their_figures_without_their_histograms(store: Laten
     assert read() == {hour: None}
 
 
+def test_percentiles_of_several_instances_are_pooled_once(store: LatencyStore) -> None:
+    store.write(at_every_resolution(DAY, *range(1, 700), instance="one", errors=1))
+    store.write(at_every_resolution(DAY, *range(500, 900), instance="other"))
+    hour = Bucket(HOUR_S, DAY)
+
+    def read(bucket: Bucket = hour) -> Figures | None:
+        with store.view() as view:
+            return view.read_figures(Scope("live"), bucket, bucket.end)[bucket]
+
+    def expected(*more: int) -> Figures:
+        summary = distribution(*range(1, 700), *range(500, 900), *more).summary()
+        return Figures({("tiny", "total"): summary}, {"tiny": {"queue-full": 1}})
+
+    store.maintain(hour.end + GRACE_S)
+    assert read() is None, "a service that starts does not wait for it"
+    store.maintain(hour.end + GRACE_S - 1)
+    assert read() is None, "not closed yet"
+    store.maintain(hour.end + GRACE_S)
+    assert read() == expected()
+    assert read(Bucket(DAY_S, DAY)) is None
+    store.write(at_every_resolution(DAY, 7, 8, instance="late"))
+    assert read() is None
+    store.maintain(DAY + DAY_S + GRACE_S)
+    assert read() == read(Bucket(DAY_S, DAY)) == expected(7, 8)
+    store.maintain(DAY + 9 * DAY_S)
+    with store.view() as view:
+        kept = view.connection.execute(select(latency_pooled.c.resolution_s, latency_pooled.c.count)).all()
+    assert kept == [(DAY_S, 1101)], "dropped with the histograms"
+
+
+def test_pooling_takes_the_newest_first_and_passes_damaged_histograms_over(
+    store: LatencyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.latency.rows.POOL_AT_ONCE", 3)
+    for hour in range(5):
+        for instance in ("one", "other"):
+            store.write([recorded(DAY + hour * HOUR_S, 1, 2, instance=instance, resolution_s=HOUR_S)])
+    with store._engine.begin() as connection:
+        is_damaged = latency_histograms.c.start == DAY + 3 * HOUR_S
+        connection.execute(latency_histograms.update().where(is_damaged).values(histogram=b"damaged"))
+
+    def pooled() -> list[int]:
+        with store.view() as view:
+            starts = view.connection.execute(select(latency_pooled.c.start)).scalars()
+            return sorted((start - DAY) // HOUR_S for start in starts)
+
+    store.maintain(DAY)
+    store.maintain(DAY + 6 * HOUR_S)
+    assert pooled() == [2, 4]
+    store.maintain(DAY + 7 * HOUR_S)
+    assert pooled() == [0, 1, 2, 4]
+
+
 def test_an_instance_can_be_left_out(store: LatencyStore) -> None:
     minute = bucket_of(MINUTE_S, DAY)
     store.write([recorded(DAY, 1, instance="one", errors=1), recorded(DAY, 2, 2, instance="other", errors=2)])
@@ -179,12 +232,12 @@ def test_old_rows_are_dropped(store: LatencyStore) -> None:
         store.write([recorded(DAY + hour * HOUR_S, 1, errors=1, instance=instance, resolution_s=HOUR_S)])
     store.write([recorded(DAY + day * DAY_S, 1, errors=1, resolution_s=DAY_S) for day in range(9)])
     now = DAY + 9 * DAY_S + 120
-    store.drop_old(now)
+    store.maintain(now)
     assert min(counts(store, MINUTE_S)) == DAY + 7 * DAY_S
     assert min(counts(store, HOUR_S)) == DAY + 2 * DAY_S
     assert counts(store, DAY_S) == {DAY + day * DAY_S: 1 for day in range(9)}
     year_later = now + 360 * DAY_S
-    store.drop_old(year_later)
+    store.maintain(year_later)
     assert counts(store, MINUTE_S) == counts(store, HOUR_S) == {}
     assert min(counts(store, DAY_S)) == DAY + 3 * DAY_S
     with store.view() as view:
@@ -240,6 +293,14 @@ def test_a_damaged_row_is_said(store: LatencyStore) -> None:
         connection.execute(latency_histograms.update().values(histogram=b"damaged"))
     with pytest.raises(StorageUnavailable, match="damaged"), store.view() as view:
         view.read(Scope("live"), Bucket(MINUTE_S, DAY), DAY + 60)
+
+
+def test_progress_of_an_older_replica_is_ignored(store: LatencyStore) -> None:
+    with store._engine.begin() as connection:
+        connection.execute(latency_progress.insert().values(name="hours_until", until=5))
+    store.maintain(DAY)
+    with store.view() as view:
+        assert view.dropped.minutes_from <= 0
 
 
 def test_a_closed_store_cannot_be_read(tmp_path: Path) -> None:

@@ -142,9 +142,14 @@ def test_figures_of_before_are_shown(engine: Engine, monkeypatch: pytest.MonkeyP
     _check(latencies, before)
     recorder.flush()
     _check(Latencies(Recorder(store, Metrics({}), clock=lambda: NOW)), before)
+    # A day later the sums that the migration made are of hours and of a day that are over.
+    later = Recorder(store, Metrics({}), clock=lambda: NOW + DAY_S)
+    later.flush()
+    assert later.problem is None
+    _check(Latencies(later), before, NOW + DAY_S)
 
 
-def _check(latencies: Latencies, before: Before) -> None:
+def _check(latencies: Latencies, before: Before, now: float = NOW) -> None:
     for since_s, kept_s in (
         (15 * MINUTE_S, MINUTE_S),
         (4 * HOUR_S, MINUTE_S),
@@ -154,10 +159,10 @@ def _check(latencies: Latencies, before: Before) -> None:
         (9 * DAY_S, DAY_S),
     ):
         for regime in ("live", "compare"):
-            window, figures = latencies.window(regime, NOW - since_s)
+            window, figures = latencies.window(regime, now - since_s)
             assert window.resolution_s == kept_s
             assert figures.summaries == _expected(before, regime, window.start)
-        window, figures = latencies.window("live", NOW - since_s)
+        window, figures = latencies.window("live", now - since_s)
         assert {model: kinds["busy"] for model, kinds in figures.errors.items()} == Counter(
             model for moment, model in before.errors if moment >= window.start
         )
@@ -167,7 +172,7 @@ def _check(latencies: Latencies, before: Before) -> None:
         (6 * DAY_S, HOUR_S),
         (9 * DAY_S, DAY_S),
     ):
-        window, points = latencies.history("live", NOW - since_s, step_s)
+        window, points = latencies.history("live", now - since_s, step_s)
         assert window.resolution_s == step_s
         for start, figures in points:
             assert figures.summaries == _expected(before, "live", start, start + step_s)

@@ -168,7 +168,7 @@ def test_instances_that_write_and_drop_at_once_count_nothing_twice(database_url:
             for hour in range(30):
                 for milliseconds in ((1,), (1, 2)):  # the second time over the first
                     store.write(at_every_resolution(DAY + hour * HOUR_S, *milliseconds, instance=instance))
-                store.drop_old(DAY + hour * HOUR_S + 2 * DAY_S - 20 * HOUR_S)
+                store.maintain(DAY + hour * HOUR_S + 2 * DAY_S - 20 * HOUR_S)
         except BaseException as error:
             problems.append(error)
             raise

@@ -1,4 +1,4 @@
-"""Latency keys with version and runtime; hours and days from every instance instead of roll-ups."""
+"""Latency keys with version and runtime; hours and days from every instance, and their pooled percentiles."""
 
 from __future__ import annotations
 
@@ -42,10 +42,30 @@ def upgrade() -> None:
             op.create_primary_key(f"{table}_pkey", table, _key(table, new=True))
         for name, comment in _COMMENTS.items():
             op.alter_column("latency_histograms", name, comment=comment)
-        op.alter_column("latency_progress", "name", comment="A field of service.latency.buckets.Dropped")
+        op.alter_column("latency_progress", "name", comment="minutes_from, hours_from or late_writes")
+        op.alter_column("latency_progress", "until", comment="Seconds since 1970, UTC; or a number of writes")
     else:
         for table in _TABLES:
             _copy(table, new=True)
+    op.create_table(
+        "latency_pooled",
+        sa.Column("resolution_s", sa.Integer, nullable=False),
+        sa.Column("regime", sa.String(16), nullable=False),
+        sa.Column("start", sa.BigInteger, nullable=False),
+        sa.Column("model", sa.String(64), nullable=False),
+        sa.Column("stage", sa.String(16), nullable=False),
+        sa.Column(
+            "count",
+            sa.BigInteger,
+            nullable=False,
+            comment="Valid while the counts in latency_histograms sum up to it",
+        ),
+        *(
+            sa.Column(name, sa.BigInteger, nullable=False)
+            for name in ("p50_ns", "p90_ns", "p95_ns", "p99_ns")
+        ),
+        sa.PrimaryKeyConstraint("resolution_s", "regime", "start", "model", "stage"),
+    )
 
 
 def _sum_up(connection: sa.Connection, part_s: int, whole_s: int, since: int) -> None:
@@ -146,6 +166,7 @@ def downgrade() -> None:
     Nothing calls this. The version before would count hours and days of single instances on top of its sums.
     """
     connection = op.get_bind()
+    op.drop_table("latency_pooled")
     for table in _TABLES:
         op.execute(f"DELETE FROM {table} WHERE version <> '' OR runtime <> ''")
         if connection.dialect.name == "postgresql":
