@@ -206,7 +206,7 @@ def test_reindex_lets_another_model_answer(serve: Serve, photos: Path) -> None:
     assert done.exit_code == 0, done.output
     assert done.stdout.endswith("5 images are embedded by tiny-b\n")
     assert client.post("/retrieve-similar", content=picture(0)).json()["model"] == "tiny-b"
-    assert "no model 'none'" in str(gallery(client, "reindex", "--model", "none").exception)
+    assert "model 'none': unknown" in str(gallery(client, "reindex", "--model", "none").exception)
 
 
 def test_a_model_that_cannot_be_served_is_not_waited_for(serve: Serve, tmp_path: Path) -> None:
