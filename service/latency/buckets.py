@@ -34,9 +34,10 @@ def bucket_of(resolution_s: int, moment: float) -> Bucket:
 
 
 class Dropped(NamedTuple):
-    """The moments before which rows of minutes and rows of hours may be dropped, seconds since 1970.
+    """The moments before which rows of minutes and rows of hours may be missing, seconds since 1970.
 
-    Later than the clock and the KEEP constants say only if the clock was ahead once.
+    Later than the clock and the KEEP constants say only if the clock was ahead once, or if an instance could
+    not save them for long.
     """
 
     minutes_from: int = 0
