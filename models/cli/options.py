@@ -27,7 +27,7 @@ Runs = Annotated[Path, typer.Option(help="where trainings are kept")]
 Recipe = Annotated[Path | None, typer.Option(help="another recipe than models/train/training.toml")]
 Epochs = Annotated[int | None, typer.Option(help="instead of the recipe's")]
 Threads = Annotated[int, typer.Option(help="of torch")]
-Limit = Annotated[int | None, typer.Option(help="learn from so many images only, to try things out")]
+Limit = Annotated[int | None, typer.Option(help="number of training images, for a quick trial; default: all")]
 Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="where to train")]
 
 

@@ -101,7 +101,7 @@ class JsonLines:
         try:
             self.records: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
         except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}); remove it to measure anew") from None
+            raise ValueError(f"{path} is damaged ({error}); remove it to start again") from None
         if conditions is not None:
             if self.records:
                 self._check(self.records.pop(0), conditions)

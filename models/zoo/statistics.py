@@ -11,7 +11,7 @@ from statistics import NormalDist
 import numpy as np
 
 Z_95 = NormalDist().inv_cdf(0.975)
-"""Of a normal distribution, 95 % lies within so many standard deviations of the mean."""
+"""Standard deviations around the mean that hold 95 % of a normal distribution."""
 CONFIDENCE = 0.99
 """Confidence of a percentile's upper bound."""
 

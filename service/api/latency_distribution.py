@@ -47,7 +47,7 @@ class DistributionResponse(BaseModel):
     stage: Stage
     regime: Regime
     count: int
-    curve: list[CurvePoint] = Field(description="Percentiles that so many samples can carry, rising")
+    curve: list[CurvePoint] = Field(description="Percentiles that the sample size supports, ascending")
     histogram: list[BinOut] = Field(description="At most 60 bins without gaps, even in the logarithm")
     degraded: str | None = DEGRADED
 

@@ -58,7 +58,7 @@ def recommend(
 
 
 def _bytes(megabytes: float) -> int:
-    """Bytes of so many megabytes; what is no number of them is left for Constraints to refuse."""
+    """Convert megabytes to bytes; Constraints refuses what is not a valid number."""
     try:
         return int(megabytes * 1e6)
     except (OverflowError, ValueError):  # inf and nan

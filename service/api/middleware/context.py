@@ -67,8 +67,7 @@ class RequestContext:
 
     Every request gets `scope["state"]["request_id"]` (the client's X-Request-ID if it is sane, else a random
     one), and every response carries it. An exception that nothing else handled is logged with it and becomes
-    a problem document that tells the client nothing more; a request that the stopping server cancels is told
-    so.
+    a problem document without internal details. A request cancelled by the stopping server gets 503.
     """
 
     def __init__(self, app: ASGIApp, *, allowed_origins: Collection[str], log_requests: bool) -> None:
