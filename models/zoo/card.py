@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NotRequired, Self
+from typing import Annotated, Any, Literal, NotRequired, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from typing_extensions import TypedDict  # pydantic reads the one in typing from Python 3.12 on
@@ -23,6 +24,8 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$"), BeforeVali
 Fraction = Annotated[float, Field(ge=0, le=1)]
 MAX_COUNT = 2**53 - 1
 """Largest integer in a card, which JSON parsers with double-precision numbers read exactly."""
+MAX_BATCH = 1024
+"""Largest fixed batch of a graph."""
 MAX_SIDE = 16_384
 """Largest side of a network's input and of the resized image, in pixels."""
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
@@ -31,8 +34,16 @@ Side = Annotated[int, Field(gt=0, le=MAX_SIDE)]
 Shape = tuple[PositiveCount, ...]
 Activation = Literal["none", "softmax", "sigmoid"]
 """Activation that the network itself applies to its output `logits`."""
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+"""Resampling filters of Pillow, which widens each of them when it makes an image smaller."""
+Fitting = Literal["center-crop", "stretch", "letterbox", "pad"]
+"""How an image comes to the network's height and width; see `InputSpec`."""
+Origin = Literal["file", "metadata", "pictures", "flag", "assumed"]
+"""Where a fact of a card comes from: the ONNX file, files beside it, pictures, the user, or nowhere."""
 
-_OUTPUT_NAMES: tuple[Literal["logits", "embedding", "features"], ...] = ("logits", "embedding", "features")
+OutputName = Literal["logits", "embedding", "features"]
+GraphName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+_OUTPUT_NAMES: tuple[OutputName, ...] = ("logits", "embedding", "features")
 
 
 class _Frozen(BaseModel):
@@ -40,10 +51,18 @@ class _Frozen(BaseModel):
 
 
 class InputSpec(_Frozen):
-    """Preprocessing of an image to the network's input `image`, float32 (N, channels, height, width).
+    """Preprocessing of an image to the network's input.
 
-    The shorter side is resized to `resize` pixels, the centre `height` x `width` is cut out, and each
-    channel becomes `(value - mean) / std` on pixel values 0 to 255. Channels are RGB, or one grey channel.
+    `fitting` makes the image `height` x `width` pixels:
+    - `center-crop`: resizes the shorter side to `resize` pixels and cuts out the centre;
+    - `stretch`: resizes to `height` x `width` and does not keep the aspect ratio;
+    - `letterbox`: resizes so that the whole image fits in, centres it and fills the borders with `pad_value`;
+    - `pad`: the same with the image in the top left corner.
+
+    Each channel then becomes `(value - mean) / std` on pixel values 0 to 255. Channels are in `colour_order`,
+    or one grey channel; `mean` and `std` are in the same order. The result goes to the graph's input `name`
+    in its `layout` and `dtype`: (N, channels, height, width) for `nchw`, (N, height, width, channels) for
+    `nhwc`. `batch` is the fixed N of the graph, None where N is free.
 
     `polarity` describes the training images. `light-on-dark` (grey only) means light objects on a dark
     background: an image with a light background is inverted (255 - value) before normalisation. Its
@@ -54,14 +73,35 @@ class InputSpec(_Frozen):
     height: Side
     width: Side
     channels: Literal[1, 3] = 3
-    resize: Side = Field(description="Pixels of the shorter side before the centre crop")
+    resize: Side = Field(
+        description="Pixels of the shorter side before the centre crop; max(height, width) for other fittings"
+    )
     crop: Literal["center"] = "center"
     mean: tuple[float, ...] = Field(description="Per channel, in pixel values 0 to 255")
     std: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         description="Per channel, in pixel values 0 to 255"
     )
-    interpolation: Literal["bilinear", "bicubic"]
+    interpolation: Interpolation
     polarity: Literal["as-is", "light-on-dark"] = "as-is"
+    name: str = Field(default="image", min_length=1, max_length=256, description="Input of the graph")
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    colour_order: Literal["rgb", "bgr"] = "rgb"
+    dtype: Literal["float32", "float16", "uint8"] = "float32"
+    batch: Annotated[int, Field(gt=0, le=MAX_BATCH)] | None = None
+    fitting: Fitting = "center-crop"
+    pad_value: Annotated[int, Field(ge=0, le=255)] = Field(
+        default=114, description="Value of the borders that letterbox and pad add, in all channels"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_crop(cls, given: object) -> object:
+        """Fill in `resize` where the fitting has no use for it."""
+        if isinstance(given, dict) and "resize" not in given:
+            sides = [side for side in (given.get("height"), given.get("width")) if isinstance(side, int)]
+            if given.get("fitting", "center-crop") != "center-crop" and len(sides) == 2:
+                return given | {"resize": max(sides)}
+        return given
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -74,13 +114,27 @@ class InputSpec(_Frozen):
             raise ValueError(f"resize {self.resize} is smaller than the crop {self.height}x{self.width}")
         if self.polarity == "light-on-dark" and self.channels != 1:
             raise ValueError("polarity light-on-dark is for one grey channel")
+        if self.colour_order == "bgr" and self.channels != 3:
+            raise ValueError("colour_order bgr is for three channels")
+        if self.dtype == "uint8" and (any(self.mean) or any(value != 1 for value in self.std)):
+            raise ValueError("dtype uint8 takes pixel values as they are (allowed: mean 0, std 1)")
         return self
+
+    @property
+    def graph_shape(self) -> tuple[int, int, int]:
+        """Shape of one image in the graph's layout."""
+        if self.layout == "nhwc":
+            return (self.height, self.width, self.channels)
+        return (self.channels, self.height, self.width)
 
 
 class Outputs(TypedDict):
-    """Shape of each output without the batch dimension, and the activation applied to `logits`.
+    """Shape of each output in the graph, without the batch dimension, and how to read `logits`.
 
-    Without `activation`, the last operator of the file decides.
+    `names` has the graph's names of outputs that are called otherwise there. Without `activation`, the last
+    operator of the file decides. `class_offset` is the number of logits before the first class: 1 where the
+    network has a background class, which is neither counted nor reported. `multi_label`: more than one class
+    may be right, each with its own probability.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
@@ -89,6 +143,9 @@ class Outputs(TypedDict):
     embedding: NotRequired[Shape]
     features: NotRequired[Shape]
     activation: NotRequired[Activation]
+    names: NotRequired[dict[OutputName, GraphName]]
+    class_offset: NotRequired[Literal[0, 1]]
+    multi_label: NotRequired[bool]
 
 
 class File(_Frozen):
@@ -221,17 +278,33 @@ class Source(_Frozen):
     licence: str
 
 
-class Card(_Frozen):
-    """A model card: identity, preprocessing, outputs, cost, accuracy and origin of one model."""
+class Fact(_Frozen):
+    """Where one fact of a card comes from.
 
-    schema_version: Literal[1] = 1
+    `undecided`: the values that the pictures could not tell apart, the card's among them.
+    """
+
+    origin: Origin
+    detail: str | None = Field(default=None, description="The file, option or evidence, in words")
+    undecided: tuple[str, ...] = ()
+
+
+class Card(_Frozen):
+    """A model card: identity, preprocessing, outputs, cost, accuracy and origin of one model.
+
+    Version 2 adds what networks from elsewhere need: `format`, `given`, `provenance`, the precision `fp16`,
+    and the fields of `input` and `outputs` that have defaults here. Version 1 is read as before.
+    """
+
+    schema_version: Literal[1, 2] = 1
+    format: Literal["onnx"] = "onnx"
     name: Name
     task: Literal["image-classification"] = "image-classification"
     labels: Name = Field(description="The label set, e.g. imagenet-1k; models that share one are comparable")
     classes: PositiveCount = Field(description="1 only with `outputs.activation` sigmoid")
     architecture: str
     block: str = Field(description="Block family, e.g. inverted-residual")
-    precision: Literal["fp32", "int8"]
+    precision: Literal["fp32", "fp16", "int8"]
     input: InputSpec
     outputs: Outputs
     parameters: PositiveCount = Field(
@@ -246,12 +319,19 @@ class Card(_Frozen):
     derived_from: Name | None = None
     retrieval: Retrieval | None = None
     source: Source
+    given: File | None = Field(
+        default=None, description="The file that the model was added from, where the served one differs"
+    )
+    provenance: dict[str, Fact] = Field(
+        default_factory=dict, description="Origin of each fact, by its path in the card, e.g. input.layout"
+    )
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.outputs["logits"] != (self.classes,):
-            raise ValueError(f"outputs.logits is {self.outputs['logits']} for {self.classes} classes")
+        logits = self.classes + self.class_offset
+        if math.prod(self.outputs["logits"]) != logits or max(self.outputs["logits"]) != logits:
+            raise ValueError(f"outputs.logits is {self.outputs['logits']} for {logits} classes")
         if self.classes == 1 and self.outputs.get("activation") != "sigmoid":
             raise ValueError(
                 "classes is 1: its softmax is always 1 (allowed: 2 or more, or outputs.activation sigmoid)"
@@ -266,6 +346,28 @@ class Card(_Frozen):
     def output_shapes(self) -> dict[str, Shape]:
         """The shape of each output that the network has, without the batch dimension."""
         return {name: self.outputs[name] for name in _OUTPUT_NAMES if name in self.outputs}
+
+    def output_name(self, output: str) -> str:
+        """Return the graph's name of `output`: logits, embedding or features."""
+        return next((name for own, name in self.outputs.get("names", {}).items() if own == output), output)
+
+    @property
+    def class_offset(self) -> int:
+        """The number of logits before the first class: 1 with a background class, else 0."""
+        return self.outputs.get("class_offset", 0)
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """The facts that nothing supports, by their paths in the card."""
+        return tuple(name for name, fact in self.provenance.items() if fact.origin == "assumed")
+
+
+_ADDED_BY_VERSION_2: dict[str, Any] = {
+    "format": True,
+    "given": True,
+    "provenance": True,
+    "input": {"name", "layout", "colour_order", "dtype", "batch", "fitting", "pad_value"},
+}
 
 
 def read_card(folder: Path) -> Card:
@@ -288,5 +390,6 @@ def read_cards(zoo: Path, names: Sequence[str]) -> dict[str, Card]:
 
 def write_card(folder: Path, card: Card) -> None:
     """Write `folder/card.json` whole or not at all."""
-    text = card.model_dump_json(indent=2, exclude_none=True) + "\n"
+    later = _ADDED_BY_VERSION_2 if card.schema_version == 1 else None
+    text = card.model_dump_json(indent=2, exclude_none=True, exclude=later) + "\n"
     write_whole(folder / "card.json", text.encode())

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.zoo.card import InputSpec
+from models.zoo.card import InputSpec, Interpolation
 
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Weights of red, green and blue in a grey value (ITU-R BT.601)."""
@@ -16,9 +16,11 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 CORNER = 9
 """The corners that decide the polarity are squares of the shorter side divided by this."""
 
-_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-_SUPPORT = {"bilinear": 1, "bicubic": 2}
+_SUPPORT: dict[Interpolation, float] = {
+    "nearest": 0.5, "box": 0.5, "bilinear": 1, "hamming": 1, "bicubic": 2, "lanczos": 3
+}  # fmt: skip
 """Support of each filter, in pixels of the coarser of the two images."""
+_FILTERS = {name: Image.Resampling[name.upper()] for name in _SUPPORT}
 
 
 def shorter_side(*specs: InputSpec) -> int:
@@ -40,7 +42,9 @@ def preprocess(
     *,
     box: Box | None = None,
 ) -> NDArray[np.float32]:
-    """Resize, crop and normalise one image as `spec` says; return float32 (1, channels, height, width).
+    """Fit and normalise one image as `spec` says; return float32 (1, channels, height, width).
+
+    Layout and dtype of the graph's own input are the session's business.
 
     `pixels` is uint8 RGB (H, W, 3), of any size from 1 x 1. `box` is the region that the image covers, by
     default all: a JPEG of 1001 columns decoded at 1/8 has 126 columns and covers 125.125. The result is
@@ -60,8 +64,15 @@ def preprocess(
     elif out.dtype != np.float32 or out.shape != shape:
         raise ValueError(f"out is {out.dtype} {out.shape}; float32 {shape} is needed")
 
-    region = _resized_centre(pixels, spec, box)
+    if spec.fitting == "center-crop":
+        region = _resized_centre(pixels, spec, box)
+    elif spec.fitting == "stretch":
+        region = _resized(pixels, spec, box, (spec.width, spec.height))
+    else:
+        region = _padded(pixels, spec, box)
     if spec.channels == 3:
+        if spec.colour_order == "bgr":
+            region = region[..., ::-1]
         out[0] = region.transpose(2, 0, 1)
     else:
         np.matmul(region, _LUMA, out=out[0, 0])
@@ -86,7 +97,17 @@ def _has_light_ground(grey: NDArray[np.float32]) -> bool:
 
 
 def crop_box(spec: InputSpec, box: Box) -> Box:
-    """Return the centre crop that the network sees, in pixels; `box` as in `preprocess`."""
+    """Return the region that the network sees, in pixels; `box` as in `preprocess`.
+
+    It exceeds `box` where borders are added.
+    """
+    if spec.fitting == "stretch":
+        return box
+    if spec.fitting != "center-crop":
+        offset, size = _place(spec, box)
+        across, down = (box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1]
+        start = (box[0] - offset[0] * across, box[1] - offset[1] * down)
+        return (*start, start[0] + spec.width * across, start[1] + spec.height * down)
     scale = min(box[2] - box[0], box[3] - box[1]) / spec.resize
     left = (box[0] + box[2] - spec.width * scale) / 2
     top = (box[1] + box[3] - spec.height * scale) / 2
@@ -120,3 +141,34 @@ def _resized_centre(pixels: NDArray[np.uint8], spec: InputSpec, box: Box) -> NDA
         (spec.width, spec.height), _FILTERS[spec.interpolation], box=region
     )
     return np.asarray(resized)
+
+
+def _resized(
+    pixels: NDArray[np.uint8], spec: InputSpec, box: Box, size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """Return the region `box` resized to `size` (width, height), uint8 (height, width, 3)."""
+    if size == (pixels.shape[1], pixels.shape[0]) and box == (0, 0, *size):
+        return pixels
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(image.resize(size, _FILTERS[spec.interpolation], box=box))
+
+
+def _place(spec: InputSpec, box: Box) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return where a resized image lies in the network's input: (left, top), (width, height)."""
+    across, down = box[2] - box[0], box[3] - box[1]
+    scale = min(spec.width / across, spec.height / down)
+    size = (
+        min(spec.width, max(1, round(across * scale))),
+        min(spec.height, max(1, round(down * scale))),
+    )
+    if spec.fitting == "pad":
+        return (0, 0), size
+    return ((spec.width - size[0]) // 2, (spec.height - size[1]) // 2), size
+
+
+def _padded(pixels: NDArray[np.uint8], spec: InputSpec, box: Box) -> NDArray[np.uint8]:
+    """Return the whole image with borders of `spec.pad_value`, uint8 (spec.height, spec.width, 3)."""
+    (left, top), size = _place(spec, box)
+    region = np.full((spec.height, spec.width, 3), spec.pad_value, np.uint8)
+    region[top : top + size[1], left : left + size[0]] = _resized(pixels, spec, box, size)
+    return region

@@ -36,7 +36,7 @@ class ModelFacts(_Frozen):
     classes: int = Field(gt=1)
     architecture: str
     block: str
-    precision: Literal["fp32", "int8"]
+    precision: Literal["fp32", "fp16", "int8"]
     height: int = Field(gt=0, description="Of the network's input, in pixels")
     width: int = Field(gt=0)
     parameters: int = Field(gt=0)

@@ -302,7 +302,7 @@ def _served(folder: Path, card: Card) -> ServedModel:
 def _activation(content: bytes, card: Card) -> Activation:
     """What the network applies to its logits, by its card or by its last operator. UnusableModel where they
     contradict each other: its probabilities would be wrong."""
-    applied = output_activation(content, "logits")
+    applied = output_activation(content, card.output_name("logits"))
     declared = card.outputs.get("activation", applied)
     if applied not in ("none", declared):
         raise UnusableModel(

@@ -21,7 +21,8 @@ from service.errors import ModelUnavailable
 from service.inference.runtime_errors import runtime_words
 
 RUNTIME_VERSION: str = onnxruntime.__version__
-INPUT = "image"
+_OUTPUT_TYPES = ("tensor(float)", "tensor(float16)", "tensor(double)")
+_INPUT_TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "uint8": "tensor(uint8)"}
 SESSION_OPTIONS: dict[str, str] = {
     "execution_mode": "sequential",
     "allow_spinning": "0",
@@ -68,7 +69,11 @@ class OnnxSession:
         """
         self._session = _load(content, _options(threads=threads, spinning=spinning))
         self._name = card.name
-        self._shapes = card.output_shapes
+        self._shapes = {name: _batched(name, shape) for name, shape in card.output_shapes.items()}
+        self._names = {name: card.output_name(name) for name in card.output_shapes}
+        self._offset = card.class_offset
+        self._input = card.input
+        self._plain = (self._input.layout, self._input.dtype, self._input.batch) == ("nchw", "float32", None)
         try:
             self._check(card)
         except UnicodeDecodeError as error:
@@ -91,10 +96,11 @@ class OnnxSession:
     ) -> Mapping[str, NDArray[np.float32]]:
         """Run the network on `image`, float32 (N, C, H, W), and return the `outputs` asked for, batch first.
 
-        Outputs that are not asked for are neither computed nor copied. All are checked: shape as the card
-        says, float32, every number finite. Raises ModelUnavailable where they are not, the runtime fails, or
-        the run takes longer than `limit_s` (it ends at the next operator), and ValueError for an image of
-        another shape or dtype.
+        The image is brought to the graph's own layout, dtype and fixed batch here. `logits` are (N, classes),
+        without a background class, `embedding` is (N, channels); all are float32. Outputs that are not asked
+        for are neither computed nor copied. All are checked: shape as the card says, every number finite.
+        Raises ModelUnavailable where they are not, the runtime fails, or the run takes longer than `limit_s`
+        (it ends at the next operator), and ValueError for an image of another shape or dtype.
         """
         if image.dtype != np.float32 or image.shape[1:] != self._shape:
             raise ValueError(
@@ -102,7 +108,12 @@ class OnnxSession:
             )
         options, timer = (self._run_options, None) if limit_s is None else _limited(limit_s)
         try:
-            values = self._session.run(list(outputs), {INPUT: image}, options)
+            if self._plain:
+                values = self._session.run(
+                    [self._names[name] for name in outputs], {self._input.name: image}, options
+                )
+            else:
+                values = self._run_adapted(image, [self._names[name] for name in outputs], options)
         except Exception as error:  # a dozen types of onnxruntime's own, and MemoryError
             words = f"ONNX Runtime {RUNTIME_VERSION} cannot run it: {runtime_words(error)}"
             if options.terminate:
@@ -111,15 +122,40 @@ class OnnxSession:
         finally:
             if timer is not None:
                 timer.cancel()
-        for name, value in zip(outputs, values, strict=True):
-            problem = output_problem(name, value, (len(image), *self._shapes[name]))
+        results: dict[str, NDArray[np.float32]] = {}
+        for name, given in zip(outputs, values, strict=True):
+            shape, flat = self._shapes[name]
+            value = given
+            if isinstance(value, np.ndarray) and value.dtype in (np.float16, np.float64):
+                value = value.astype(np.float32)
+            problem = output_problem(name, value, (len(image), *shape))
+            if problem is None and flat:
+                value = value.reshape(len(image), -1)
             if problem is None and name == "logits" and self.activation != "none":
                 problem = _activation_problem(value, self.activation)
             if problem is not None:
                 raise self._failed(problem)
+            results[name] = value[:, self._offset :] if name == "logits" and self._offset else value
         if self.failure is not None:
             self.failure = None
-        return dict(zip(outputs, values, strict=True))
+        return results
+
+    def _run_adapted(
+        self, image: NDArray[np.float32], names: list[str], options: onnxruntime.RunOptions
+    ) -> list[Any]:
+        """Run the graph on images in its own layout and dtype, in batches of its fixed size."""
+        tensor: NDArray[Any] = image.transpose(0, 2, 3, 1) if self._input.layout == "nhwc" else image
+        tensor = np.ascontiguousarray(tensor, dtype=self._input.dtype)
+        size = self._input.batch or len(tensor)
+        batches = []
+        for start in range(0, len(tensor), size):
+            batch = tensor[start : start + size]
+            if len(batch) < size:  # a fixed batch: repeat the last image
+                batch = np.concatenate((batch, np.repeat(batch[-1:], size - len(batch), axis=0)))
+            batches.append(self._session.run(names, {self._input.name: batch}, options))
+        if len(batches) == 1:
+            return [value[: len(tensor)] if isinstance(value, np.ndarray) else value for value in batches[0]]
+        return [np.concatenate(values)[: len(tensor)] for values in zip(*batches, strict=True)]
 
     def _failed(self, problem: str) -> ModelUnavailable:
         if self.failure != problem:  # not once per request
@@ -128,24 +164,46 @@ class OnnxSession:
         return ModelUnavailable(f"model '{self._name}' failed: {problem}")
 
     def _check(self, card: Card) -> None:
+        spec = card.input
         inputs = {node.name: (node.type, node.shape) for node in self._session.get_inputs()}
-        expected = [card.input.channels, card.input.height, card.input.width]
-        if list(inputs) != [INPUT]:
-            raise SessionError(f"the model's inputs are {sorted(inputs)}, the card describes ['{INPUT}']")
-        kind, shape = inputs[INPUT]
-        if kind != "tensor(float)" or list(shape[1:]) != expected:
-            raise SessionError(f"the model's input is {kind} {shape}, the card says float (N, {expected})")
-        if isinstance(shape[0], int) and shape[0] != 1:
+        if list(inputs) != [spec.name]:
+            raise SessionError(f"the model's inputs are {sorted(inputs)}, the card describes ['{spec.name}']")
+        kind, shape = inputs[spec.name]
+        if kind != _INPUT_TYPES[spec.dtype] or not _fits(shape[1:], spec.graph_shape):
+            wanted = _INPUT_TYPES[spec.dtype][7:-1]
+            raise SessionError(
+                f"the model's input is {kind} {shape}, the card says {wanted} (N, {list(spec.graph_shape)})"
+            )
+        if isinstance(shape[0], int) and shape[0] != 1 and shape[0] != spec.batch:
             raise SessionError(
                 f"the model's input has a fixed batch of {shape[0]}, it is given one image at a time: "
-                "export it with a dynamic batch dimension, or a batch of 1"
+                f"state it in the card (input.batch {shape[0]}), or export it with a dynamic batch dimension "
+                "or a batch of 1"
             )
-        found = {node.name: (node.type, tuple(node.shape[1:])) for node in self._session.get_outputs()}
+        kinds = _OUTPUT_TYPES if card.schema_version > 1 else _OUTPUT_TYPES[:1]
+        outputs = {node.name: (node.type, node.shape) for node in self._session.get_outputs()}
         for name, output_shape in card.output_shapes.items():
-            if name not in found:
-                raise SessionError(f"the model has no output '{name}'; its outputs are {sorted(found)}")
-            if found[name] != ("tensor(float)", output_shape):
-                raise SessionError(f"output '{name}' is {found[name]}, the card says float {output_shape}")
+            graph_name = card.output_name(name)
+            if graph_name not in outputs:
+                raise SessionError(
+                    f"the model has no output '{graph_name}'; its outputs are {sorted(outputs)}"
+                )
+            kind, shape = outputs[graph_name]
+            if kind not in kinds or not _fits(shape[1:], output_shape):
+                given = (kind, tuple(shape[1:]))
+                raise SessionError(f"output '{graph_name}' is {given}, the card says float {output_shape}")
+
+
+def _fits(shape: Sequence[int | str | None], expected: Sequence[int]) -> bool:
+    """Return whether a graph's shape allows the `expected` one; symbolic and missing sides allow any."""
+    return len(shape) == len(expected) and all(
+        not isinstance(side, int) or side == wanted for side, wanted in zip(shape, expected, strict=True)
+    )
+
+
+def _batched(name: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
+    """Return an output's shape in the graph, and whether it is flattened, e.g. logits (1000, 1, 1)."""
+    return shape, name != "features" and len(shape) > 1
 
 
 def output_problem(name: str, value: object, expected: tuple[int, ...]) -> str | None:
