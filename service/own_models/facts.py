@@ -17,7 +17,7 @@ OPTIONS: dict[str, str] = {
     "input.height": "--size",
     "input.width": "--size",
     "input.resize": "--resize",
-    "input.mean": "--range, or --mean",
+    "input.mean": "--mean, or --range",
     "input.std": "--range, or --std",
     "input.interpolation": "--interpolation",
     "input.polarity": "--polarity",
@@ -93,6 +93,10 @@ class Facts:
 
     claims: dict[str, list[Claim]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+
+    def copy(self) -> Facts:
+        """Return facts that can be added to without changing these."""
+        return Facts({path: list(claims) for path, claims in self.claims.items()})
 
     def state(self, path: str, value: Any, rank: Rank, detail: str) -> None:
         """Add a claim."""
@@ -201,7 +205,7 @@ def decides_predictions(path: str) -> bool:
 
 def numbers(value: object, count: Sequence[int], where: str) -> tuple[float, ...]:
     """Return finite numbers, of which there must be one of `count`. Raises RefusedModel, naming `where`."""
-    items = value if isinstance(value, (list, tuple)) else [value]
+    items: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
     if len(items) not in count or not all(
         isinstance(item, (int, float)) and not isinstance(item, bool) and math.isfinite(item)
         for item in items
