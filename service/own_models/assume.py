@@ -67,9 +67,7 @@ def scale_resize(facts: Facts, beside: Beside) -> None:
     beside.doubts["input.resize"] = where
 
 
-def _pixels(
-    channels: int, layout: str, producer: str
-) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+def _pixels(channels: int, layout: str, producer: str) -> tuple[tuple[float, ...], tuple[float, ...], str]:
     if channels == 1:
         return (0.0,), (255.0,), "0 to 1, most common of grey images"
     if layout == "nhwc" or from_tensorflow(producer):

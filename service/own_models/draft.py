@@ -7,7 +7,7 @@ import hashlib
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from models.onnx_tools.describe import GraphFacts
-from models.onnx_tools.inspect import UnreadableModel
+from models.onnx_tools.inspect import UnreadableModel, external_files
 from models.onnx_tools.prepare import Head, Prepared, prepare
 from models.zoo.card import Card, Classifier, Fact, File, InputSpec
 from models.zoo.files import write_whole
@@ -38,7 +38,19 @@ from service.own_models.trial import Bounds, Feed, Ran, TrialFailed, run_once
 _Model = TypeVar("_Model", bound=BaseModel)
 _DIFFERENT = 1e-3
 """How far the scores of the file served may be from those of the file given, in their deviations."""
-_INPUT = ("name", "layout", "dtype", "batch", "height", "width", "channels", "fitting", "interpolation", "mean", "std")
+_INPUT = (
+    "name",
+    "layout",
+    "dtype",
+    "batch",
+    "height",
+    "width",
+    "channels",
+    "fitting",
+    "interpolation",
+    "mean",
+    "std",
+)
 _OF_FITTING = {"center-crop": ("resize",), "stretch": (), "letterbox": ("pad_value",), "pad": ("pad_value",)}
 _OTHERS = (
     "labels", "outputs.activation", "outputs.class_offset", "outputs.multi_label", "architecture", "block",
@@ -84,16 +96,14 @@ class Draft:
             self._facts.state(path, value, Rank.METADATA, where)
         self._output, self._why_output = choose_output(self._first_run(), wanted)
         if not self._output.finite:
-            raise RefusedModel(
-                f"output '{self._output.name}': not finite on noise (allowed: finite numbers)"
-            )
+            raise RefusedModel(f"output '{self._output.name}': not finite on noise (allowed: finite numbers)")
         read_activation(content, self._output, self._facts)
         self._labels = self._read_labels(
             self._beside.labels if labels is None else labels_option(labels), label_set
         )
         self._settle_input(preset)
         self._prepared, self._ran = self._prepare()
-        self.changes: tuple[str, ...] = self._prepared.changes
+        self.changes: tuple[str, ...] = (*_read_in(file), *self._prepared.changes)
         """In which ways the file served differs from the one given."""
         self._write_files()
 
@@ -214,8 +224,8 @@ class Draft:
         activation = facts.value("outputs.activation")
         if count == 1 and activation != "sigmoid":
             raise RefusedModel(
-                f"output '{self._output.name}': one score without a sigmoid (allowed: two classes or more, or "
-                "one probability); put a sigmoid at the end of the network"
+                f"output '{self._output.name}': one score without a sigmoid (allowed: two classes or more, "
+                "or one probability); put a sigmoid at the end of the network"
             )
         if count > 1 and activation == "sigmoid":
             facts.state("outputs.multi_label", True, Rank.FILE, "the file has a sigmoid for each class")
@@ -255,8 +265,8 @@ class Draft:
         ran = {output.name: output for output in outputs}
         if self._output.name not in ran or not _alike(self._output, ran[self._output.name]):
             raise RefusedModel(
-                f"{self._file.name}: the file prepared to be served gives other scores on the same noise; this "
-                "is a fault of weighin: report it with the file"
+                f"{self._file.name}: the file prepared to be served gives other scores on the same noise; "
+                "this is a fault of weighin: report it with the file"
             )
         return prepared, ran
 
@@ -269,14 +279,12 @@ class Draft:
             reason = prepared.reason or "the file shows no last linear layer"
             self._notes.append(f"no embedding, so neither retrieval nor class activation maps: {reason}")
         elif prepared.head is None or prepared.features is None:
-            reason = prepared.reason or "no average of the last feature map leads to the last linear layer"
+            reason = prepared.no_maps or "the last linear layer is not known"
             self._notes.append(f"no class activation maps: {reason}")
         else:
             content = _arrays(prepared.head, labels.offset)
             write_whole(self._folder / "classifier.npz", content)
-            self._classifier = Classifier(
-                model=self._folder.name, file=_file("classifier.npz", content)
-            )
+            self._classifier = Classifier(model=self._folder.name, file=_file("classifier.npz", content))
         if not labels.built_in:
             text = "".join(f"{label}\n" for label in labels.names)
             write_whole(self._folder / "labels.txt", text.encode())
@@ -341,6 +349,12 @@ def flat(card: Card) -> dict[str, Any]:
         elif key != "provenance":
             values[key] = value
     return values
+
+
+def _read_in(file: Path) -> tuple[str, ...]:
+    """Say which files beside the given one its tensors were read from."""
+    files = external_files(file.read_bytes())
+    return (f"tensors of {', '.join(files[:3])} read in",) if files else ()
 
 
 def _feed(facts: Facts, batch: int) -> Feed:
