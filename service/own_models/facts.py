@@ -18,7 +18,7 @@ OPTIONS: dict[str, str] = {
     "input.width": "--size",
     "input.resize": "--resize",
     "input.mean": "--mean, or --range",
-    "input.std": "--range, or --std",
+    "input.std": "--std, or --range",
     "input.interpolation": "--interpolation",
     "input.polarity": "--polarity",
     "input.name": "--input",
