@@ -117,7 +117,7 @@ def top_predictions(
     )  # all that tie at the border, so that the order decides, not chance
     top = chosen[np.argsort(-logits[chosen], kind="stable")][:k]
     if activation == "none" and multi_label:
-        probabilities = 1 / (1 + np.exp(-logits[top].astype(np.float64)))
+        probabilities = (1 + np.tanh(logits[top].astype(np.float64) / 2)) / 2
     elif activation == "none":
         scores = np.exp(logits.astype(np.float64) - float(logits.max()))
         probabilities = scores[top] / scores.sum()
