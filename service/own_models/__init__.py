@@ -1,0 +1,1 @@
+"""Own models: add them, and notice them while the service runs."""
