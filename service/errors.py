@@ -220,6 +220,18 @@ class UnreadableFolder(WeighinError):
     slug = "unreadable-folder"
 
 
+class RefusedModel(WeighinError):
+    """A file cannot be added as a model, or contradicts what was given with it."""
+
+    slug = "refused-model"
+
+
+class ModelExists(WeighinError):
+    """A model of that name is there already."""
+
+    slug = "model-exists"
+
+
 class MeasurementFailed(WeighinError):
     """A controlled measurement failed."""
 

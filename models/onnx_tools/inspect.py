@@ -50,7 +50,7 @@ def external_files(content: bytes) -> tuple[str, ...]:
     """
     if b"location" not in content:  # the key that every external tensor must have
         return ()
-    return tuple(sorted({_base_name(tensor) for tensor in _tensors(parse(content)) if is_external(tensor)}))
+    return tuple(sorted({_base_name(tensor) for tensor in tensors(parse(content)) if is_external(tensor)}))
 
 
 def output_activation(content: bytes, output: str) -> Activation:
@@ -113,8 +113,8 @@ def parse(content: bytes) -> onnx.ModelProto:
         raise UnreadableModel("it is not an ONNX file, or a damaged one: it cannot be parsed") from None
 
 
-def _tensors(root: Any) -> Iterator[onnx.TensorProto]:
-    """Every tensor of a message, whatever holds it: fields that later versions of ONNX add are included."""
+def tensors(root: Any) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor of a message, also in fields that later versions of ONNX add."""
     import onnx
 
     pending = [root]

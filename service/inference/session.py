@@ -284,6 +284,19 @@ def profiled_runs(content: bytes, runs: int, *, as_written: bool = False) -> lis
         return events
 
 
+def run_as_written(content: bytes, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[dict[str, Any]]:
+    """Run an ONNX file once on each of `feeds`, without a card, and return the outputs of each run by name.
+
+    SessionError when it does not load or run.
+    """
+    session = _load(content, _options())
+    names = [node.name for node in session.get_outputs()]
+    try:
+        return [dict(zip(names, session.run(names, dict(feed), _run_options()), strict=True)) for feed in feeds]
+    except Exception as error:
+        raise SessionError(f"ONNX Runtime {RUNTIME_VERSION} cannot run it: {runtime_words(error)}") from error
+
+
 def _run_options() -> onnxruntime.RunOptions:
     options = onnxruntime.RunOptions()
     options.log_severity_level = _FATAL_ONLY

@@ -1,1 +1,1 @@
-"""Own models: add them, and notice them while the service runs."""
+"""Models from elsewhere: from an ONNX file to a folder of the zoo, and from there into a running service."""

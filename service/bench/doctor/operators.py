@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,28 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from models.onnx_tools.graph import convolution_chain
+from models.onnx_tools.macs import WEIGHT_INPUT, multiply_accumulates
 from service.inference.session import profiled_runs
 
 Arithmetic = Literal["fp32", "int8"]
 
-_WEIGHT_INPUT = {
-    "Conv": 1,
-    "FusedConv": 1,
-    "Gemm": 1,
-    "FusedGemm": 1,
-    "MatMul": 1,
-    "FusedMatMul": 1,
-    "ConvInteger": 1,
-    "MatMulInteger": 1,
-    "MatMulIntegerToFloat": 1,
-    "DynamicQuantizeMatMul": 1,
-    "QLinearConv": 3,
-    "QLinearMatMul": 3,
-    "QGemm": 3,
-}
-"""Operators that multiply and accumulate, and which of their inputs is the weight."""
-_CONVOLUTIONS = frozenset({"Conv", "FusedConv", "ConvInteger", "QLinearConv"})
-_ARITHMETIC = _WEIGHT_INPUT.keys() | {"BatchNormalization"}
+_ARITHMETIC = WEIGHT_INPUT.keys() | {"BatchNormalization"}
 _RUNNING = "_kernel_time"
 
 
@@ -132,13 +115,10 @@ def _operator(event: Mapping[str, Any], typical_us: float, share: float, macs: i
 
 
 def _macs(arguments: Mapping[str, Any]) -> int:
-    op = arguments["op_name"]
-    at = _WEIGHT_INPUT.get(op)
-    inputs: list[list[int]] = [next(iter(each.values()), []) for each in arguments["input_type_shape"]]
-    if at is None or at >= len(inputs):
-        return 0
-    kernel = inputs[at]
-    made: list[int] = next(iter(arguments["output_type_shape"][0].values()))
-    if op in _CONVOLUTIONS:  # kernel (M, C / groups, kH, kW)
-        return math.prod(made) * math.prod(kernel[1:])
-    return math.prod(made) * (math.prod(kernel) // made[-1] if made and made[-1] else 0)
+    inputs, outputs = (_shapes(arguments[f"{side}_type_shape"]) for side in ("input", "output"))
+    return multiply_accumulates(arguments["op_name"], inputs, next(iter(outputs), ()))
+
+
+def _shapes(values: Sequence[Mapping[str, list[int]]]) -> list[list[int]]:
+    """The shapes of the values that a profile lists, each by its type."""
+    return [next(iter(value.values()), []) for value in values]

@@ -1,0 +1,272 @@
+"""Shapes of all values of an ONNX file, inferred without its weights' values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from models.onnx_tools.inspect import UnreadableModel
+
+if TYPE_CHECKING:
+    import onnx
+
+Layout = Literal["nchw", "nhwc"]
+Shape = tuple[int | str | None, ...]
+STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training"})
+CONTRIB = "com.microsoft"
+"""Operators that ONNX Runtime adds to those of ONNX."""
+MAX_NODES = 200_000
+"""Operators in a file, its functions inlined."""
+_CHANNELS = (1, 3)
+_KEPT_ELEMENTS = 256
+"""Constants up to this size keep their values: shapes, axes and the like, which inference reads."""
+_AS_STANDARD: Mapping[str, tuple[str, tuple[int, ...]]] = {
+    "BiasGelu": ("Identity", (0,)),
+    "DequantizeLinear": ("DequantizeLinear", (0, 1, 2)),
+    "DynamicQuantizeMatMul": ("MatMul", (0, 1)),
+    "FastGelu": ("Identity", (0,)),
+    "FusedConv": ("Conv", (0, 1, 2)),
+    "FusedGemm": ("Gemm", (0, 1, 2)),
+    "FusedMatMul": ("MatMul", (0, 1)),
+    "Gelu": ("Identity", (0,)),
+    "MatMulIntegerToFloat": ("MatMul", (0, 1)),
+    "QGemm": ("Gemm", (0, 3, 6)),
+    "QLinearAdd": ("Add", (0, 3)),
+    "QLinearAveragePool": ("AveragePool", (0,)),
+    "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,)),
+    "QLinearLeakyRelu": ("Identity", (0,)),
+    "QLinearMul": ("Mul", (0, 3)),
+    "QLinearSigmoid": ("Identity", (0,)),
+    "QLinearSoftmax": ("Identity", (0,)),
+    "QLinearWhere": ("Where", (0, 1, 4)),
+    "QuantizeLinear": ("QuantizeLinear", (0, 1, 2)),
+    "QuickGelu": ("Identity", (0,)),
+}
+"""Operators of ONNX Runtime, the standard ones that have outputs of the same shape, and their inputs."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """Type (a number of TensorProto.DataType) and shape of a tensor; None for what is not known."""
+
+    kind: int
+    shape: Shape | None
+
+    @property
+    def sizes(self) -> tuple[int, ...] | None:
+        """The shape where every side of it is known."""
+        if self.shape is None:
+            return None
+        sizes = tuple(side for side in self.shape if isinstance(side, int))
+        return sizes if len(sizes) == len(self.shape) else None
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A model without the values of its larger constants, its functions inlined, with the shapes of values.
+
+    Free batches are one image, `batch` is the number of images otherwise.
+    """
+
+    graph: onnx.GraphProto
+    values: Mapping[str, Value]
+    batch: int
+
+
+def outline(model: onnx.ModelProto, size: tuple[int, int] | None = None) -> Outline:
+    """Return the outline of a model; `size` is (height, width) where an image input leaves them free.
+
+    `model` stays as it is. Raises UnreadableModel for functions that call themselves or are too many.
+    """
+    import onnx
+
+    without = inline(_without_values(model))
+    graph = without.graph
+    batch = _fix_inputs(graph, size)
+    del graph.value_info[:]
+    for value in graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    for_inference = onnx.ModelProto()
+    for_inference.CopyFrom(without)
+    _replace_contrib(for_inference)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(for_inference, data_prop=True).graph
+    except Exception:  # InferenceError, ValidationError, and what damaged messages raise in their place
+        inferred = graph
+    values = {tensor.name: Value(tensor.data_type, tuple(tensor.dims)) for tensor in graph.initializer}
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        if value.type.HasField("tensor_type"):
+            values[value.name] = Value(value.type.tensor_type.elem_type, shape_of(value.type.tensor_type))
+    return Outline(graph, values, batch)
+
+
+def shape_of(kind: onnx.TypeProto.Tensor) -> Shape | None:
+    """Return the shape of a tensor's type: text for a symbolic side, None for an unknown one."""
+    if not kind.HasField("shape"):
+        return None
+    return tuple(
+        side.dim_value if side.HasField("dim_value") and side.dim_value >= 0 else side.dim_param or None
+        for side in kind.shape.dim
+    )
+
+
+def image_layout(shape: Sequence[int | str | None]) -> Layout | None:
+    """Return which layout an image input's shape, with the batch first, shows; None for both or neither."""
+    if len(shape) != 4:
+        return None
+    first, last = shape[1] in _CHANNELS, shape[3] in _CHANNELS
+    if first == last:
+        return None
+    return "nchw" if first else "nhwc"
+
+
+def inline(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with its own functions inlined; the same object where it has none.
+
+    Raises UnreadableModel for functions that call themselves, and for more than `MAX_NODES` operators.
+    """
+    import onnx.inliner
+
+    if not model.functions:
+        return model
+    _check_functions(model)
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except Exception:  # the inliner raises RuntimeError and others
+        raise UnreadableModel("it is a damaged ONNX file: its functions cannot be inlined") from None
+
+
+def every_node(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Yield nodes, and those in the graphs that they hold, e.g. the branches of If."""
+    for node in nodes:
+        yield node
+        for graph in subgraphs(node):
+            yield from every_node(graph.node)
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs in a node's attributes."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _check_functions(model: onnx.ModelProto) -> None:
+    """Raise UnreadableModel where inlining would not end, or would make too many nodes."""
+    functions = {(each.domain, each.name, each.overload): each for each in model.functions}
+    nodes: dict[tuple[str, str, str], int] = {}  # of functions, inlined
+
+    def count(body: Sequence[onnx.NodeProto]) -> int:
+        total = 0
+        for node in every_node(body):
+            total += nodes.get((node.domain, node.op_type, node.overload), 1)
+            if total > MAX_NODES:
+                raise UnreadableModel(f"it has more than {MAX_NODES} operators with its functions inlined")
+        return total
+
+    waiting = dict.fromkeys(functions)
+    while waiting:
+        ready = [
+            key
+            for key in waiting
+            if not any(
+                (node.domain, node.op_type, node.overload) in waiting
+                for node in every_node(functions[key].node)
+            )
+        ]
+        if not ready:
+            raise UnreadableModel("it is a damaged ONNX file: a function in it calls itself")
+        for key in ready:
+            nodes[key] = count(functions[key].node)
+            del waiting[key]
+    count(model.graph.node)
+
+
+def _without_values(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of the model in which larger constants have a type and a shape only."""
+    import onnx
+
+    copy = onnx.ModelProto(ir_version=model.ir_version)
+    copy.opset_import.extend(model.opset_import)
+    copy.functions.extend(model.functions)
+    for field in ("input", "output", "node", "sparse_initializer"):
+        getattr(copy.graph, field).extend(getattr(model.graph, field))
+    copy.graph.name = "outline"
+    for tensor in model.graph.initializer:
+        if _elements(tensor) <= _KEPT_ELEMENTS:
+            copy.graph.initializer.append(tensor)
+        else:
+            copy.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    bodies = [copy.graph.node, *(function.node for function in copy.functions)]
+    for body in bodies:
+        for node in every_node(body):
+            for attribute in node.attribute:
+                if attribute.HasField("t") and _elements(attribute.t) > _KEPT_ELEMENTS:
+                    _empty(attribute.t)
+            for graph in subgraphs(node):
+                for tensor in graph.initializer:
+                    if _elements(tensor) > _KEPT_ELEMENTS:
+                        _empty(tensor)
+    return copy
+
+
+def _empty(tensor: onnx.TensorProto) -> None:
+    for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+        tensor.ClearField(field)
+
+
+def _elements(tensor: onnx.TensorProto) -> int:
+    """The number of values that the shape says. Raises UnreadableModel for a negative side."""
+    elements = 1
+    for side in tensor.dims:
+        if side < 0:
+            raise UnreadableModel(
+                f"it is a damaged ONNX file: tensor '{tensor.name[:100]}' has a side of {side}"
+            )
+        elements *= side
+    return elements
+
+
+def _fix_inputs(graph: onnx.GraphProto, size: tuple[int, int] | None) -> int:
+    """Give free batches of inputs one image, and images without a size `size`; return the fixed batch."""
+    weights = {tensor.name for tensor in graph.initializer}
+    batch = 1
+    for value in reversed(graph.input):
+        if value.name in weights or not value.type.tensor_type.HasField("shape"):
+            continue
+        sides = value.type.tensor_type.shape.dim
+        shape = shape_of(value.type.tensor_type) or ()
+        if not shape:
+            continue
+        fixed = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else 1
+        sides[0].dim_value = fixed
+        batch = fixed if len(shape) == 4 else 1
+        if size is not None and len(shape) == 4:
+            first = 1 if image_layout(shape) == "nhwc" else 2
+            for side, wanted, given in zip(sides[first:], size, shape[first:], strict=False):
+                if not isinstance(given, int) or given == 0:
+                    side.dim_value = wanted
+    return batch
+
+
+def _replace_contrib(model: onnx.ModelProto) -> None:
+    """Give operators of ONNX Runtime the standard ones with the same shapes, which inference knows."""
+    for node in model.graph.node:
+        if node.domain != CONTRIB:
+            continue
+        if node.op_type == "QLinearConcat":
+            node.op_type, node.domain, inputs = "Concat", "", list(node.input[2::3])
+        elif node.op_type in _AS_STANDARD:
+            op, places = _AS_STANDARD[node.op_type]
+            if node.op_type == "FusedMatMul" and any(
+                a.i for a in node.attribute if a.name.startswith("trans")
+            ):
+                continue
+            inputs = [node.input[place] for place in places if place < len(node.input)]
+            node.op_type, node.domain = op, ""
+        else:
+            continue
+        node.input[:] = inputs

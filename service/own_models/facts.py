@@ -1,0 +1,211 @@
+"""Facts of a card with their origins: which one counts where several sources speak."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+from models.zoo.card import Fact, Origin
+from service.errors import RefusedModel
+from service.text.display import shown
+
+OPTIONS: dict[str, str] = {
+    "input.size": "--size",
+    "input.height": "--size",
+    "input.width": "--size",
+    "input.resize": "--resize",
+    "input.mean": "--range, or --mean",
+    "input.std": "--range, or --std",
+    "input.interpolation": "--interpolation",
+    "input.polarity": "--polarity",
+    "input.name": "--input",
+    "input.layout": "--layout",
+    "input.colour_order": "--colour-order",
+    "input.dtype": "--dtype",
+    "input.batch": "--batch",
+    "input.fitting": "--fitting",
+    "input.pad_value": "--pad-value",
+    "input.channels": "--channels",
+    "outputs.logits": "--output",
+    "outputs.activation": "--activation",
+    "outputs.class_offset": "--class-offset",
+    "outputs.multi_label": "--multi-label",
+    "labels": "--labels",
+    "architecture": "--architecture",
+    "block": "--block",
+    "parameters": "--parameters",
+    "macs": "--macs",
+    "source.weights": "--weights",
+    "source.licence": "--licence",
+}
+"""The option of `weighin add` that settles each fact."""
+
+UNKNOWN = "unknown"
+"""Value of a descriptive fact that no source states."""
+
+
+class Rank(IntEnum):
+    """Order of the sources; the lowest counts."""
+
+    FORCED = 0
+    """What the file cannot be run without: a flag may not contradict it."""
+    FLAG = 1
+    METADATA = 2
+    PRESET = 3
+    PICTURES = 4
+    FILE = 5
+    """What the file suggests, e.g. by the names of its outputs."""
+    ASSUMED = 6
+
+
+_ORIGINS: dict[Rank, Origin] = {
+    Rank.FORCED: "file",
+    Rank.FLAG: "flag",
+    Rank.METADATA: "metadata",
+    Rank.PRESET: "flag",
+    Rank.PICTURES: "pictures",
+    Rank.FILE: "file",
+    Rank.ASSUMED: "assumed",
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What one source says of one fact; `detail` names the source in words."""
+
+    value: Any
+    rank: Rank
+    detail: str
+    undecided: tuple[str, ...] = ()
+
+    @property
+    def fact(self) -> Fact:
+        """Origin of the fact, for the card."""
+        return Fact(origin=_ORIGINS[self.rank], detail=self.detail, undecided=self.undecided)
+
+
+@dataclass
+class Facts:
+    """The claims of all sources, by path in the card; `settle` says which of them count."""
+
+    claims: dict[str, list[Claim]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def state(self, path: str, value: Any, rank: Rank, detail: str) -> None:
+        """Add a claim."""
+        self.claims.setdefault(path, []).append(Claim(value, rank, detail))
+
+    def state_all(self, values: Mapping[str, Any], rank: Rank, detail: str) -> None:
+        """Add a claim for each path of `values`."""
+        for path, value in values.items():
+            self.state(path, value, rank, detail)
+
+    def known(self, path: str) -> bool:
+        """Return whether a source other than an assumption says something of `path`."""
+        return any(claim.rank < Rank.ASSUMED for claim in self.claims.get(path, ()))
+
+    def settled(self, path: str) -> bool:
+        """Return whether pictures cannot change `path`: the file, a flag, metadata or a preset states it."""
+        return any(claim.rank < Rank.PICTURES for claim in self.claims.get(path, ()))
+
+    def get(self, path: str) -> Claim | None:
+        """Return the claim that counts; None where there is none.
+
+        Warns once of metadata or a preset that is overruled. Raises RefusedModel where a flag contradicts
+        what the file forces.
+        """
+        claims = sorted(self.claims.get(path, ()), key=lambda claim: claim.rank)
+        if not claims:
+            return None
+        winner = claims[0]
+        for claim in claims[1:]:
+            if same(claim.value, winner.value):
+                continue
+            if winner.rank is Rank.FORCED and claim.rank is Rank.FLAG:
+                raise RefusedModel(
+                    f"{claim.detail}: {path} cannot be {words(claim.value)} "
+                    f"(allowed: {words(winner.value)}, as {winner.detail})"
+                )
+            if winner.rank > Rank.FLAG and claim.rank in (Rank.METADATA, Rank.PRESET):
+                self._warn(path, winner, claim)
+            if winner.rank is Rank.FORCED and claim.rank is Rank.METADATA:
+                self._warn(path, winner, claim)
+        return winner
+
+    def value(self, path: str, default: Any = None) -> Any:
+        """Return the value that counts, or `default`. Raises as `get` does."""
+        claim = self.get(path)
+        return default if claim is None else claim.value
+
+    def _warn(self, path: str, winner: Claim, other: Claim) -> None:
+        line = (
+            f"{path}: {winner.detail} says {words(winner.value)}, {other.detail} says {words(other.value)}; "
+            f"the first is taken"
+        )
+        if line not in self.warnings:
+            self.warnings.append(line)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Return whether two values of a fact are equal, numbers within rounding."""
+    if isinstance(one, (int, float)) and isinstance(other, (int, float)):
+        return math.isclose(one, other, rel_tol=1e-4, abs_tol=1e-3)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def words(value: Any) -> str:
+    """Return a value of a fact as the table shows it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(words, value))
+    return shown(str(value))[:120]
+
+
+def option_for(path: str) -> str:
+    """Return the option that settles `path`."""
+    return OPTIONS.get(path, "card.json")
+
+
+def warning_of_assumed(paths: Iterable[str], values: Mapping[str, Any]) -> list[str]:
+    """Return the lines that name the assumed facts and the options that settle them.
+
+    One for facts on which the predictions depend, one for descriptive facts that nobody stated.
+    """
+    doubtful = [path for path in paths if decides_predictions(path)]
+    plain = [path for path in paths if not decides_predictions(path)]
+    lines = []
+    if doubtful:
+        listed = "; ".join(
+            f"{path} {words(values[path])} ({option_for(path)})" if path in values else path
+            for path in doubtful
+        )
+        lines.append(f"assumed, predictions may be wrong: {listed}")
+    if plain:
+        listed = ", ".join(f"{path} ({option_for(path)})" for path in plain)
+        lines.append(f"not stated: {listed}")
+    return lines
+
+
+def decides_predictions(path: str) -> bool:
+    """Return whether predictions depend on the fact, other than descriptive ones such as the licence."""
+    return path == "labels" or path.startswith(("input.", "outputs."))
+
+
+def numbers(value: object, count: Sequence[int], where: str) -> tuple[float, ...]:
+    """Return finite numbers, of which there must be one of `count`. Raises RefusedModel, naming `where`."""
+    items = value if isinstance(value, (list, tuple)) else [value]
+    if len(items) not in count or not all(
+        isinstance(item, (int, float)) and not isinstance(item, bool) and math.isfinite(item)
+        for item in items
+    ):
+        allowed = " or ".join(map(str, count))
+        raise RefusedModel(f"{where}: {words(value)} is not valid (allowed: {allowed} numbers)")
+    return tuple(float(item) for item in items)

@@ -1,0 +1,237 @@
+"""Names of classes: from text, JSON and what a model's files say; and the label set that they form."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.zoo.files import not_text, read_text
+from models.zoo.labels import BUILT_IN
+from service.errors import RefusedModel, error_words
+from service.own_models.facts import Rank
+
+MAX_BYTES = 16 << 20
+"""Largest file of labels or metadata that is read."""
+_WNID = re.compile(r"n\d{8}")
+_BACKGROUND = frozenset({"background", "__background__", "_background_", "dummy", "__dummy__", "???"})
+_SAME_AS_BUILT_IN = 0.5
+"""Share of names at their places that shows the order of a built-in set: by chance it is next to none."""
+_PICKLES = frozenset({".pkl", ".pickle", ".p", ".joblib", ".pt", ".pth", ".npy", ".npz"})
+
+
+@dataclass(frozen=True)
+class GivenLabels:
+    """Names as a source has them, a background class included; `detail` names the source."""
+
+    names: tuple[str, ...]
+    rank: Rank
+    detail: str
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """Names of the classes, without a background class.
+
+    `name`: the label set; `built_in`: no labels.txt is needed; `offset`: the number of logits before the
+    first class.
+    """
+
+    names: tuple[str, ...]
+    name: str
+    built_in: bool
+    offset: int
+    rank: Rank
+    offset_rank: Rank
+    detail: str
+    offset_detail: str
+
+
+def built_in_sets() -> dict[str, tuple[str, ...]]:
+    """Return the names of each built-in label set."""
+    return {
+        path.stem: tuple(path.read_text(encoding="utf-8").splitlines())
+        for path in sorted(BUILT_IN.glob("*.txt"))
+    }
+
+
+def labels_option(given: str | Path) -> GivenLabels:
+    """Return what `--labels` names: a file, or a built-in label set. Raises RefusedModel."""
+    path = Path(given)
+    known = built_in_sets()
+    if str(given) in known and not path.is_file():
+        return GivenLabels(known[str(given)], Rank.FLAG, f"--labels {given}")
+    if not path.exists():
+        raise RefusedModel(
+            f"--labels '{given}': no such file or label set (allowed: a file, {', '.join(known)})"
+        )
+    return GivenLabels(read_label_file(path), Rank.FLAG, f"--labels {path.name}")
+
+
+def read_label_file(path: Path) -> tuple[str, ...]:
+    """Return the names in a file: text with one a line, or JSON. A pickle is never opened.
+
+    Raises RefusedModel.
+    """
+    if path.suffix.lower() in _PICKLES:
+        raise RefusedModel(_pickle(path))
+    try:
+        text = read_bounded(path)
+    except UnicodeDecodeError as error:
+        if error.object[:1] == b"\x80":
+            raise RefusedModel(_pickle(path)) from None
+        raise RefusedModel(f"{path.name}: not text, {not_text(error)} (allowed: UTF-8)") from None
+    if text.lstrip().startswith(("[", "{")):
+        return names_of(parse_json(text, path.name), path.name)
+    return _lines(text, path.name)
+
+
+def read_bounded(path: Path) -> str:
+    """Return the text of a file that people write. Raises RefusedModel and UnicodeDecodeError."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise RefusedModel(f"{path.name}: {size} bytes (allowed: {MAX_BYTES})")
+        return read_text(path)
+    except OSError as error:
+        raise RefusedModel(f"{path.name}: cannot be read, {error_words(error)}") from None
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Return the value of JSON text. Raises RefusedModel, naming `where`."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise RefusedModel(f"{where}: not valid JSON") from None
+
+
+def names_of(value: object, where: str) -> tuple[str, ...]:
+    """Return the names in a list, or in an object from class ids to names or from names to class ids.
+
+    A name may be a pair of an identifier and a name, as in Keras's imagenet_class_index.json; the name is
+    taken. Raises RefusedModel, naming `where`.
+    """
+    if isinstance(value, Mapping) and isinstance(value.get("id2label"), Mapping):
+        value = value["id2label"]
+    if isinstance(value, Mapping):
+        value = _ordered(value, where)
+    if not isinstance(value, (list, tuple)) or not value:
+        raise RefusedModel(
+            f"{where}: no list of names (allowed: a list, or an object from class ids to names)"
+        )
+    return _checked([_name(item, where) for item in value], where)
+
+
+def label_set(given: GivenLabels | None, logits: int, model: str, offset: int | None) -> LabelSet:
+    """Return the label set of a network with `logits` scores for an image.
+
+    `offset`: what a flag says of the background class. Without labels, 1000 and 1001 scores are assumed to be
+    those of ImageNet, others get numbers as names. Raises RefusedModel where the numbers do not match.
+    """
+    if given is None:
+        return _assumed(logits, model, offset)
+    names = given.names
+    if logits == 1 and len(names) == 2:
+        names = names[1:]  # two names for one probability: it is the second's, as Keras counts them
+    background = len(names) > 1 and names[0].strip().lower() in _BACKGROUND
+    if len(names) == logits and background and offset in (None, 1):
+        names, found, words = names[1:], 1, f"its first name is '{names[0]}'"
+    elif len(names) == logits and offset in (None, 0):
+        found, words = 0, "a name for each score"
+    elif len(names) == logits - 1 and offset in (None, 1):
+        found, words = 1, f"{len(names)} names for {logits} scores"
+    else:
+        allowed = {None: f"{logits}, or {logits - 1} with a background class", 0: str(logits)}
+        raise RefusedModel(
+            f"{given.detail}: {len(given.names)} names for {logits} scores "
+            f"(allowed: {allowed.get(offset, logits - 1)}; --labels FILE gives others)"
+        )
+    name, names, built_in, like = _named(names)
+    detail = given.detail + (f"; {like}" if like else "")
+    return LabelSet(names, name, built_in, found, given.rank, given.rank, detail, f"{given.detail}: {words}")
+
+
+def _assumed(logits: int, model: str, offset: int | None) -> LabelSet:
+    rank, detail = Rank.ASSUMED, "no labels given"
+    if logits - (offset or 0) == 1000 or (offset is None and logits == 1001):
+        names = built_in_sets()["imagenet-1k"]
+        found = logits - 1000
+        detail = f"{logits} scores, as networks for ImageNet have; {detail}"
+        return LabelSet(names, "imagenet-1k", True, found, rank, rank, detail, detail)
+    names = tuple(f"class {number}" for number in range(logits - (offset or 0)))
+    return LabelSet(names, f"{model[:57]}-labels", False, offset or 0, rank, rank, detail, detail)
+
+
+def _named(names: tuple[str, ...]) -> tuple[str, tuple[str, ...], bool, str]:
+    """Return the label set that the names form: its name, its names, whether it is built in, and why."""
+    for name, known in built_in_sets().items():
+        if len(known) != len(names):
+            continue
+        agreeing = sum(map(_agree, names, known))
+        if agreeing == len(known):
+            return name, known, True, ""
+        if agreeing >= _SAME_AS_BUILT_IN * len(known):
+            return name, known, True, f"{agreeing} of {len(known)} names are those of {name} at their places"
+    if len(names) == 1000 and names[0] == "n01440764" and names[-1] == "n15075141":
+        known = built_in_sets()["imagenet-1k"]
+        return "imagenet-1k", known, True, "the WordNet ids of imagenet-1k"
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    return f"labels-{len(names)}-{digest[:8]}", names, False, ""
+
+
+def _agree(one: str, known: str) -> bool:
+    plain = _plain(known)
+    return any(_plain(part) == plain for part in (one, *one.split(",")))
+
+
+def _plain(text: str) -> str:
+    return "".join(character for character in text.lower() if character.isalnum())
+
+
+def _lines(text: str, where: str) -> tuple[str, ...]:
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").rstrip(" \t\n").split("\n")
+    lines = [line.strip() for line in lines]
+    if all(_WNID.match(line) and len(line.split(maxsplit=1)) == 2 for line in lines):
+        lines = [line.split(maxsplit=1)[1] for line in lines]  # synset_words.txt
+    return _checked(lines, where)
+
+
+def _ordered(value: Mapping[Any, Any], where: str) -> list[Any]:
+    """Return the names of an object by class id."""
+    pairs = list(value.items())
+    if all(isinstance(item, int) and not isinstance(item, bool) for _, item in pairs):
+        pairs = [(number, name) for name, number in pairs]
+    try:
+        by_id = {int(key): item for key, item in pairs}
+    except (ValueError, TypeError):
+        raise RefusedModel(f"{where}: keys are not class ids (allowed: 0, 1, 2, ...)") from None
+    if len(by_id) != len(pairs) or set(by_id) != set(range(len(by_id))):
+        raise RefusedModel(f"{where}: class ids are not 0 to {len(pairs) - 1}, each once")
+    return [by_id[number] for number in range(len(by_id))]
+
+
+def _name(item: object, where: str) -> str:
+    if isinstance(item, (list, tuple)) and len(item) == 2:
+        item = item[1]
+    if isinstance(item, bool) or not isinstance(item, (str, int)):
+        raise RefusedModel(f"{where}: a name is not text")
+    return str(item)
+
+
+def _checked(names: Sequence[str], where: str) -> tuple[str, ...]:
+    """Return the names, each on one line. Raises RefusedModel where one is blank."""
+    whole = tuple(" ".join(name.split()) for name in names)
+    if "" in whole:
+        raise RefusedModel(f"{where}: the name of class {whole.index('')} is blank")
+    return whole
+
+
+def _pickle(path: Path) -> str:
+    return (
+        f"{path.name}: a pickle or NumPy file, which can hold a program, is not opened (allowed: text with "
+        "one name a line, or JSON; write one with print(*labels, sep='\\n', file=open('labels.txt', 'w')))"
+    )
