@@ -47,6 +47,7 @@ from service.inference.session import RUNTIME_VERSION
 from service.latency.prometheus import Metrics
 from service.latency.query import Latencies
 from service.latency.recorder import Recorder
+from service.own_models.watch import ModelWatcher
 from service.settings import Settings
 from service.state import State, open_state
 from service.web.benchmarks import benchmark_page_router
@@ -78,6 +79,7 @@ class Services:
 
     settings: Settings
     registry: Registry
+    watcher: ModelWatcher
     pool: CorePool
     metrics: Metrics
     state: State
@@ -108,6 +110,7 @@ class Services:
             yield
         finally:
             await asyncio.gather(loading, return_exceptions=True)
+            await asyncio.to_thread(self.watcher.close)
             await self.jobs.close()
             await self.gallery.close()
             await asyncio.to_thread(self.dashboard_cache.close)
@@ -119,6 +122,7 @@ class Services:
         if not task.cancelled() and task.exception() is not None:
             log.error("loading the models failed", exc_info=task.exception())
             return
+        self.watcher.start()
         gallery_model = self.settings.gallery_model
         if gallery_model not in (None, *self.registry.names()):
             log.warning("WEIGHIN_GALLERY_MODEL: no such model", gallery_model=gallery_model)
@@ -130,7 +134,7 @@ def build(settings: Settings, *, address: str | None = None) -> Services:
 
     Raises the errors of `create_app`.
     """
-    registry = Registry(settings.model_dirs, settings.default_model)
+    registry = Registry(settings.model_dirs, settings.default_model, added=settings.added_models)
     pool = CorePool(settings.threads or core_budget(), settings.max_waiting)
     metrics = Metrics({"version": version("weighin"), "onnxruntime": RUNTIME_VERSION})
     state = open_state(settings.data_dir, settings.database_url, address=address)
@@ -144,6 +148,7 @@ def build(settings: Settings, *, address: str | None = None) -> Services:
     services = Services(
         settings,
         registry,
+        ModelWatcher(registry),
         pool,
         metrics,
         state,

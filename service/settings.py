@@ -52,11 +52,12 @@ class Settings(BaseSettings):
     """Port to listen on; 0 picks a free one and logs it."""
     model_dirs: Annotated[tuple[Path, ...], NoDecode] = (NETWORKS,)
     """Folders of models, separated by `:` (`;` on Windows), each with a folder per model. Of two models with
-    one name the first found is served."""
+    one name the first found is served. `models` in `WEIGHIN_DATA_DIR` is always searched, last."""
     default_model: str = "efficientnet-lite0-int8"
     """The model that runs when a request names none."""
     data_dir: Path = Path("data")
-    """Folder for all state, locked by one process at a time. Not used with a PostgreSQL database."""
+    """Folder for all state, locked by one process at a time. With a PostgreSQL database it is not locked, and
+    holds only added models and the gallery's network."""
     database_url: str | None = None
     """`postgresql://USER:PASSWORD@HOST:PORT/DATABASE`, a PostgreSQL with pgvector that several replicas share
     ([postgresql.md](postgresql.md)), or `sqlite:///FILE`."""
@@ -78,6 +79,8 @@ class Settings(BaseSettings):
     receiving a body."""
     max_body_bytes: int = Field(20_000_000, ge=1)
     """Maximum size of a request body in bytes; more gets 413 while it is received."""
+    max_model_bytes: int = Field(500_000_000, ge=1)
+    """Maximum size of the body of `POST /models` and `PUT /models/{name}` in bytes; more gets 413."""
     max_pixels: int = Field(64_000_000, ge=1)
     """Maximum number of pixels of an image, by its header; more gets 413 before decoding."""
     compare_budget_s: float = Field(2.0, gt=0)
@@ -101,6 +104,11 @@ class Settings(BaseSettings):
     """Minimum log level."""
     log_requests: bool = False
     """Log one line per request."""
+
+    @property
+    def added_models(self) -> Path:
+        """The folder of models that were added here, which may be missing."""
+        return self.data_dir / "models"
 
     @field_validator("model_dirs", mode="before")
     @classmethod

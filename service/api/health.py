@@ -36,6 +36,9 @@ class Readiness(BaseModel):
     models_broken: int
     broken: list[Broken] = Field(description="The models that are not served")
     failing: list[Broken] = Field(description="Models that are served, but whose latest run failed")
+    refused: list[Broken] = Field(
+        description="Models whose folder has something newer that cannot be served: the version before it is"
+    )
 
 
 def health_router(registry: Registry, metrics: Metrics, state_problem: Callable[[], str | None]) -> APIRouter:
@@ -71,6 +74,9 @@ def health_router(registry: Registry, metrics: Metrics, state_problem: Callable[
             [entry for entry in registry.entries if entry.problem is not None] if registry.ready else []
         )
         broken = [_broken(entry) for entry in problems if entry.model is None]
+        if registry.ready and registry.default_model not in registry.names():
+            reason = "it is WEIGHIN_DEFAULT_MODEL, but there is no such model"
+            broken.append(Broken(model=registry.default_model, reason=reason))
         return Readiness(
             status=status,
             degraded=state_problem(),
@@ -78,6 +84,11 @@ def health_router(registry: Registry, metrics: Metrics, state_problem: Callable[
             models_broken=len(broken),
             broken=broken,
             failing=[_broken(entry) for entry in problems if entry.model is not None],
+            refused=[
+                Broken(model=entry.name, reason=entry.refused)
+                for entry in registry.entries
+                if entry.refused is not None
+            ],
         )
 
     @router.get("/metrics", summary="Get Prometheus metrics", response_class=Response)

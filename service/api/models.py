@@ -18,6 +18,14 @@ class ModelOut(BaseModel):
     name: str
     loaded: bool
     reason: str | None = Field(description="Why it is not loaded, or why its latest run failed")
+    version: str | None = Field(
+        description="SHA-256 of the file that is served; null where it is not loaded",
+        examples=["d6a1f3e0c2b4956877c1d5e2f3a4b5c6d7e8f9000112233445566778899aabbc"],
+    )
+    refused: str | None = Field(
+        description="Why what is in its folder by now is not served, but the version before it",
+        examples=[None],
+    )
     activation: Activation | None = Field(
         description="What the network applies to its logits itself, as its card says or its file shows: then "
         "no softmax is applied here; null where it is not loaded"
@@ -53,6 +61,8 @@ def _out(entry: ModelEntry) -> ModelOut:
         name=entry.name,
         loaded=entry.model is not None,
         reason=entry.problem,
+        version=None if entry.model is None else entry.model.version,
+        refused=entry.refused,
         activation=None if entry.model is None else entry.model.session.activation,
         card=entry.card,
     )

@@ -37,6 +37,7 @@ class JobConfig(_Frozen):
     """What to measure, in which zoo. `repetitions` replaces those of the profile."""
 
     model_dirs: tuple[Path, ...]
+    added_models: Path | None = None
     default_model: str
     request: Request
     repetitions: Repetitions | None = None
@@ -88,7 +89,7 @@ def main() -> int:
 
     try:
         config = JobConfig.model_validate_json(config_line)
-        registry = Registry(config.model_dirs, config.default_model)
+        registry = Registry(config.model_dirs, config.default_model, added=config.added_models)
         runner = Runner(make_plan(registry, config.request, repetitions=config.repetitions), tell)
         threading.Thread(target=_obey, args=(commands, runner), daemon=True).start()
         report(BundleReport(bundle=to_json(runner.run())))

@@ -106,6 +106,7 @@ class BenchmarkJobs:
             before = self._pool.begun - self._pool.running - self._pool.waiting
             config = JobConfig(
                 model_dirs=self._model_dirs,
+                added_models=None if self._registry.added is None else self._registry.added.absolute(),
                 default_model=self._registry.default_model,
                 request=request,
                 repetitions=self._repetitions,

@@ -72,7 +72,7 @@ def bench(
     if json_file is not None:
         _check_place(json_file)
     settings = settings_with()
-    registry = Registry(settings.model_dirs, settings.default_model)
+    registry = Registry(settings.model_dirs, settings.default_model, added=settings.added_models)
     plan = make_plan(
         registry,
         Request(

@@ -32,7 +32,7 @@ def compare_photos(
     """Run photos through several models, side by side, without a server."""
     out = console()
     settings = settings_with()
-    registry = Registry(settings.model_dirs, settings.default_model)
+    registry = Registry(settings.model_dirs, settings.default_model, added=settings.added_models)
     registry.load()
     pool = CorePool(settings.threads or core_budget(), settings.max_waiting)
     comparer = Comparer(

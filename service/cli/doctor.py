@@ -37,7 +37,7 @@ def doctor(
     """
     console = LiteralConsole(soft_wrap=True)
     settings = settings_with()
-    registry = Registry(settings.model_dirs, settings.default_model)
+    registry = Registry(settings.model_dirs, settings.default_model, added=settings.added_models)
     names = registry.names() if model is None else (registry.entry(model).name,)
     machine = take_fingerprint({}, {}).machine
     run_settings = RunSettings(threads, spinning, settings.threads)

@@ -14,7 +14,7 @@ def list_models() -> None:
     """List the models that would be served, and why one would not be."""
     out = console()
     settings = settings_with()
-    registry = Registry(settings.model_dirs, settings.default_model)
+    registry = Registry(settings.model_dirs, settings.default_model, added=settings.added_models)
     registry.load()
     table = Table("model", "labels", "precision", box=None, pad_edge=False)
     for heading in ("parameters", "MACs", "bytes", "top-1"):

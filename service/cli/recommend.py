@@ -41,7 +41,7 @@ def recommend(
     max_bytes = None if max_mb is None else _bytes(max_mb)
     constraints = Constraints(p50_ms, p90_ms, p99_ms, max_bytes, min_accuracy, labels)
     settings = settings_with()
-    registry = Registry(settings.model_dirs, settings.default_model)
+    registry = Registry(settings.model_dirs, settings.default_model, added=settings.added_models)
     if bundles:
         stored = [StoredBundle(path.name, read_bundle(path)) for path in bundles]
         advice = advise_from(constraints, stored, registry)

@@ -92,11 +92,22 @@ class Explainer:
         With `picture` as a PNG too, `over_image` or alone. Raises the errors of `decode` and `CorePool.run`,
         and NoExactMap when map and logit of this very run do not agree: the head is another.
         """
-        model = plan.model
         stopwatch = Stopwatch()
 
         def job() -> Explanation:
             stopwatch.lap("queue")
+            try:
+                return explain(plan)
+            except NoExactMap:
+                # The classifier's file may be that of another version by now: then that one explains.
+                self._registry.refresh(plan.model.name, wait=False)
+                newer = self._registry.get(plan.model.name)
+                if newer is plan.model:
+                    raise
+                return explain(self.plan(newer, plan.class_id))
+
+        def explain(plan: ExplainPlan) -> Explanation:
+            model = plan.model
             image = load_image(data, model.card.input, max_pixels=self._max_pixels, stopwatch=stopwatch)
             outputs = run_model(model, image, ("logits", "features"), stopwatch)
             logits = outputs["logits"]
@@ -123,17 +134,24 @@ class Explainer:
     def _head(self, model: ServedModel, stored: Classifier) -> LinearHead:
         """Read the model's classifier once; two threads may both read it, and get equal ones."""
         key = (stored.model, stored.file.sha256)
-        if key not in self._heads:
+        head = self._heads.get(key)
+        if head is None:
             shape = (model.card.classes, model.card.outputs["features"][0])
             try:
                 folder = self._registry.entry(stored.model).folder
-                self._heads[key] = read_linear_head(folder / stored.file.name, stored.file, shape)
+                head = read_linear_head(folder / stored.file.name, stored.file, shape)
             except (UnknownModel, UnusableHead) as error:
                 raise NoExactMap(
                     f"no exact map can be made for model '{model.name}', whose classifier is that of "
                     f"'{stored.model}': {error}"
                 ) from None
-        return self._heads[key]
+            cards = [model.card for model in self._registry.loaded]
+            needed = {
+                (card.classifier.model, card.classifier.file.sha256) for card in cards if card.classifier
+            }
+            kept = {each: head for each, head in self._heads.items() if each in needed}
+            self._heads = {**kept, key: head}  # not those of versions that are gone
+        return head
 
 
 def _region(image: DecodedImage, model: ServedModel) -> Box:

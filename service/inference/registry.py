@@ -1,12 +1,13 @@
-"""Which models there are, which of them are loaded, and why one is not."""
+"""Which models there are, which of them are loaded, why one is not, and how one replaces another."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import statistics
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +28,13 @@ from service.inference.session import OnnxSession, SessionError
 from service.text.display import shown
 
 LOADING = "it is still being loaded"
+CHANGING = "its folder is still being changed"
 _WARM_UP_RUNS = 5
+_MANY_LOOKS = 4
+"""Looks in a row that find a folder changed, until that is reported."""
+
+Signature = tuple[tuple[str, int, int, int], ...]
+"""The files of a folder: name, time of modification in nanoseconds, size, inode."""
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +71,8 @@ class ModelEntry:
     card: Card | None
     model: ServedModel | None = None
     reason: str | None = LOADING
+    refused: str | None = None
+    """Why what is in the folder by now is not served, but the version before it: `card` and `model`."""
 
     @property
     def broken(self) -> bool:
@@ -86,29 +95,44 @@ class UnusableModel(Exception):
 class Registry:
     """The models found in some zoo folders.
 
-    Cards are read at construction; `load` then makes the sessions. Safe to read from any thread meanwhile.
+    Cards are read at construction; `load` then makes the sessions, and `refresh` takes changes of the folders
+    in. Safe to read from any thread meanwhile: what a method has returned stays as it is, and a `ServedModel`
+    can be used until its last reference is gone, whatever its folder has become.
     """
 
     def __init__(
-        self, directories: Iterable[Path], default_model: str, *, warm_up_limit_s: float = 60
+        self,
+        directories: Iterable[Path],
+        default_model: str,
+        *,
+        added: Path | None = None,
+        warm_up_limit_s: float = 60,
     ) -> None:
         """Find the models. A folder that cannot be looked into is left out, with a line in the log.
 
-        A model whose first run takes longer than `warm_up_limit_s` is broken. Raises FileNotFoundError, which
-        names the directories that do not exist, and UnreadableFolder for one that cannot be listed.
+        `added`: the folder of added models, searched last; it may be missing. A model whose first run takes
+        longer than `warm_up_limit_s` is broken. Raises FileNotFoundError, which names the directories that do
+        not exist, and UnreadableFolder for one that cannot be listed.
         """
         self._warm_up_limit_s = warm_up_limit_s
         self.default_model = default_model
-        self._entries: dict[str, ModelEntry] = {}
+        self.added = added
+        self._entries: Mapping[str, ModelEntry] = {}
+        self._changing = threading.Lock()
+        self._logged: set[tuple[str, str]] = set()
         self.ready = False
-        directories = tuple(directories)
-        missing = [str(directory) for directory in directories if not directory.exists()]
+        self._directories = tuple(directories)
+        missing = [str(directory) for directory in self._directories if not directory.exists()]
         if missing:
             raise FileNotFoundError(f"WEIGHIN_MODEL_DIRS: no such folder of models: {', '.join(missing)}")
-        for directory in directories:
-            for folder in _model_folders(directory):
-                entry = _describe(folder)
-                self._entries.setdefault(entry.name, entry)
+        for directory in self._directories:
+            next(_model_folders(directory), None)  # raises UnreadableFolder
+        self._seen = self._look()
+        """The folder of each model at the last look; two equal ones in a row: nobody writes there."""
+        self._tried = dict(self._seen)
+        """The folder of each model when it was last read."""
+        self._restless: dict[str, int] = {}
+        self._entries = {name: _describe(folder) for name, (folder, _) in self._seen.items()}
 
     def load(self) -> None:
         """Load and warm up every model that has a valid card; a broken one keeps its reason.
@@ -116,34 +140,139 @@ class Registry:
         Warming up runs one model at a time: its time is an estimate of what the model costs alone. Whatever
         happens, `ready` is true afterwards and every model has a session or a reason.
         """
-        pending = [entry for entry in self._entries.values() if entry.card is not None]
-        try:
-            with ThreadPoolExecutor(max_workers=2, thread_name_prefix="load") as executor:
-                opened = list(executor.map(_open, pending))
-            for entry in opened:
-                self._entries[entry.name] = _warmed_up(entry, self._warm_up_limit_s)
-        finally:
-            for entry in self.entries:
-                if entry.model is None and entry.reason == LOADING:
-                    self._entries[entry.name] = replace(
-                        entry, reason="loading it was interrupted: see the log"
-                    )
-            self.ready = True
+        with self._changing:
+            pending = [entry for entry in self._entries.values() if entry.card is not None]
+            try:
+                with ThreadPoolExecutor(max_workers=2, thread_name_prefix="load") as executor:
+                    opened = list(executor.map(_open, pending))
+                for entry in opened:
+                    self._put(_warmed_up(entry, self._warm_up_limit_s))
+            finally:
+                for entry in self.entries:
+                    if entry.model is None and entry.reason == LOADING:
+                        self._put(replace(entry, reason="loading it was interrupted: see the log"))
+                self.ready = True
         for entry in self.entries:
             if entry.model is None:
                 log.error("model not served", model=entry.name, reason=entry.reason)
         if self.default_model not in self._entries:
             log.warning("WEIGHIN_DEFAULT_MODEL: no such model", default_model=self.default_model)
 
+    def refresh(self, name: str | None = None, *, wait: bool = True) -> None:
+        """Look at the folders, and take in what has changed and was the same at the last look.
+
+        A changed model is loaded and warmed up beside the old one and then takes its place; one that cannot
+        be served leaves the old one there, with the reason in `refused`. A folder that is gone takes its
+        model along. With a `name` only that model is looked at, and taken in at once. Without `wait`
+        nothing is done while another call works.
+        """
+        if not self._changing.acquire(blocking=wait):
+            return
+        try:
+            found = self._look()
+            before = self._seen
+            if name is None:
+                self._seen = found
+            for each in sorted(found.keys() | self._entries.keys() if name is None else {name}):
+                now = found.get(each)
+                if now == self._tried.get(each):
+                    self._rest(each)
+                elif name is None and now != before.get(each):
+                    self._note_change(each)
+                else:
+                    self._rest(each)
+                    self._take_in(each, now)
+        finally:
+            self._changing.release()
+
+    def _look(self) -> dict[str, tuple[Path, Signature]]:
+        """The folder that serves each name, the first of that name, and what is in it."""
+        found: dict[str, tuple[Path, Signature]] = {}
+        for directory in (*self._directories, *(() if self.added is None else (self.added,))):
+            try:
+                for folder, error in _model_folders(directory):
+                    name = _name(folder)
+                    if error is None:
+                        found.setdefault(name, (folder, _signature(folder)))
+                        continue
+                    self._log_once("folder skipped", folder, error_words(error))
+                    if name in self._entries and self._entries[name].folder == folder:
+                        found.setdefault(name, self._tried[name])  # it may be there; nobody can tell
+            except FileNotFoundError:
+                continue
+            except UnreadableFolder as error:
+                self._log_once("folder of models skipped", directory, error.detail)
+                for name, entry in self._entries.items():
+                    if directory in entry.folder.parents:
+                        found.setdefault(name, self._tried[name])
+        return found
+
+    def _take_in(self, name: str, now: tuple[Path, Signature] | None) -> None:
+        """Bring the entry of that name to what its folder is now; None: there is none."""
+        old = self._entries.get(name)
+        if now is None:
+            self._tried.pop(name, None)
+            self._entries = {key: entry for key, entry in self._entries.items() if key != name}
+            log.info("model removed", model=name)
+            return
+        folder, signature = now
+        entry = _describe(folder)
+        if entry.card is not None:
+            same = _unchanged(old, entry)
+            entry = same if same is not None else _warmed_up(_open(entry), self._warm_up_limit_s)
+        if _signature(folder) != signature:
+            return  # it was changed meanwhile: the next look tells
+        self._tried[name] = now
+        if entry.model is None and old is not None and old.model is not None:
+            if entry.reason != old.refused:
+                log.warning(
+                    "update refused, the version before it is served", model=name, reason=entry.reason
+                )
+            entry = replace(old, refused=entry.reason)
+        elif entry.model is None:
+            log.error("model not served", model=name, reason=entry.reason)
+        elif old is None or entry.model is not old.model:
+            log.info("model loaded", model=name, version=entry.model.version)
+        self._put(entry)
+
+    def _put(self, entry: ModelEntry) -> None:
+        # A new dictionary, so that whoever reads the old one sees one moment of it.
+        self._entries = {**self._entries, entry.name: entry}
+
+    def _note_change(self, name: str) -> None:
+        """Say that a folder is being written to, once that has lasted."""
+        self._restless[name] = self._restless.get(name, 0) + 1
+        entry = self._entries.get(name)
+        if self._restless[name] == _MANY_LOOKS and entry is not None and entry.model is not None:
+            self._put(replace(entry, refused=CHANGING))
+
+    def _rest(self, name: str) -> None:
+        self._restless.pop(name, None)
+        entry = self._entries.get(name)
+        if entry is not None and entry.refused == CHANGING:
+            self._put(replace(entry, refused=None))
+
+    def _log_once(self, event: str, folder: Path, reason: str) -> None:
+        if (str(folder), reason) not in self._logged:
+            self._logged.add((str(folder), reason))
+            log.warning(event, folder=shown(str(folder)), reason=reason)
+
     @property
     def entries(self) -> tuple[ModelEntry, ...]:
         """Every model found, by name."""
-        return tuple(self._entries[name] for name in sorted(self._entries))
+        entries = self._entries
+        return tuple(entries[name] for name in sorted(entries))
 
     @property
     def loaded(self) -> tuple[ServedModel, ...]:
         """The models that answer, by name."""
         return tuple(entry.model for entry in self.entries if entry.model is not None)
+
+    def versions(self) -> dict[str, str]:
+        """The version of each model that has a card, served or not: the SHA-256 of its file."""
+        return {
+            name: entry.card.file.sha256 for name, entry in self._entries.items() if entry.card is not None
+        }
 
     def names(self) -> tuple[str, ...]:
         """The names of all models found, served or not."""
@@ -151,10 +280,11 @@ class Registry:
 
     def entry(self, name: str) -> ModelEntry:
         """The model's entry, served or not. UnknownModel for a name that is not there."""
+        entries = self._entries
         try:
-            return self._entries[name]
+            return entries[name]
         except KeyError:
-            raise UnknownModel(name, self._entries) from None
+            raise UnknownModel(name, entries) from None
 
     def get(self, name: str | None = None) -> ServedModel:
         """The model of that name, or the default one. UnknownModel, NotReady or ModelUnavailable."""
@@ -195,8 +325,12 @@ class Registry:
         return entry.card.labels
 
 
-def _model_folders(directory: Path, *, nested: bool = False) -> Iterator[Path]:
-    """The folders in `directory` that hold a card or a model, by name; those in its folder `networks` too."""
+def _model_folders(directory: Path, *, nested: bool = False) -> Iterator[tuple[Path, OSError | None]]:
+    """The folders in `directory` that hold a card or a model, by name; those in its folder `networks` too.
+
+    One that cannot be looked into comes with the error. A name that begins with a dot is no model's: such a
+    folder is being written, and gets its name when it is complete.
+    """
     try:
         folders = sorted(directory.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -205,26 +339,49 @@ def _model_folders(directory: Path, *, nested: bool = False) -> Iterator[Path]:
         reason = f"folder of models {directory} cannot be read: {error_words(error)}"
         raise UnreadableFolder(f"WEIGHIN_MODEL_DIRS: {reason}") from None
     for folder in folders:
+        if folder.name.startswith("."):
+            continue
         try:
             os.stat(folder)  # of a link: what it leads to
             if holds_network(folder):
-                yield folder
+                yield folder, None
             elif folder.name == "networks" and folder.is_dir() and not nested:
                 yield from _model_folders(folder, nested=True)
         except OSError as error:
-            log.warning("folder skipped", folder=shown(str(folder)), reason=error_words(error))
+            yield folder, error
 
 
-def _describe(folder: Path) -> ModelEntry:
+def _signature(folder: Path) -> Signature:
+    """What is in the folder, as far as that can be told without reading it."""
+    files = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                try:
+                    facts = entry.stat()
+                except OSError:
+                    facts = entry.stat(follow_symlinks=False)  # a link that leads nowhere
+                files.append((entry.name, facts.st_mtime_ns, facts.st_size, facts.st_ino))
+    except OSError as error:
+        return ((type(error).__name__, 0, 0, 0),)
+    return tuple(sorted(files))
+
+
+def _name(folder: Path) -> str:
     # A name in bytes that are not UTF-8 could neither be sent nor shown.
-    name = os.fsencode(folder.name).decode("utf-8", "backslashreplace")
+    return os.fsencode(folder.name).decode("utf-8", "backslashreplace")
+
+
+def _describe(folder: Path, *, named: bool = True) -> ModelEntry:
+    """Read the folder's card, which `named` requires to have the folder's name."""
+    name = _name(folder)
     try:
         card = read_card(folder)
     except Exception as error:
         return ModelEntry(name, folder, None, reason=_unreadable(name, folder / "card.json", error))
-    if card.name != name:
+    if named and card.name != name:
         return ModelEntry(name, folder, None, reason=f"its card names it '{card.name}', its folder '{name}'")
-    return ModelEntry(name, folder, card)
+    return ModelEntry(card.name, folder, card)
 
 
 def _unreadable(name: str, path: Path, error: Exception) -> str:
@@ -245,6 +402,30 @@ def _unreadable(name: str, path: Path, error: Exception) -> str:
             return one_line(f"its card.json is not valid: {where}: {first['msg']}")
     log.error("card cannot be read", model=name, exc_info=error)
     return f"its card.json cannot be read: {_kind(error)}"
+
+
+def load_model(folder: Path, *, warm_up_limit_s: float = 60) -> ServedModel:
+    """Load and warm up the model in a folder of any name. ModelUnavailable says why it cannot be served."""
+    entry = _describe(folder, named=False)
+    if entry.card is not None:
+        entry = _warmed_up(_open(entry), warm_up_limit_s)
+    if entry.model is None:
+        raise ModelUnavailable(f"model '{entry.name}' cannot be served: {entry.reason}")
+    return entry.model
+
+
+def _unchanged(old: ModelEntry | None, entry: ModelEntry) -> ModelEntry | None:
+    """The entry with the model that is loaded, if the folder's files still are those that it is of."""
+    assert entry.card is not None
+    if old is None or old.model is None or old.model.card != entry.card:
+        return None
+    try:
+        _verified(entry.folder, entry.card)
+        if read_labels(entry.card, entry.folder) != old.model.labels:
+            return None
+    except (UnusableModel, OSError, ValueError):
+        return None  # loading it anew finds the words for that
+    return replace(entry, model=old.model, reason=None)
 
 
 def _open(entry: ModelEntry) -> ModelEntry:

@@ -14,11 +14,15 @@ class _Frozen(BaseModel):
 
 
 class WorkerEntry(_Frozen):
-    """An entry with where its model lies. `extra_work` makes every run longer by that many dot products of
-    8 192 numbers: how the proof of the instrument makes a copy slower by a known amount."""
+    """An entry with where its model lies, and the SHA-256 of the file that is meant (empty: any).
+
+    `extra_work` makes every run longer by that many dot products of 8 192 numbers: how the proof of the
+    instrument makes a copy slower by a known amount.
+    """
 
     entry: Entry
     folder: str
+    sha256: str = ""
     extra_work: int = 0
 
 

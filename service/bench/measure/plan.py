@@ -128,13 +128,13 @@ def make_plan(registry: Registry, request: Request, *, repetitions: Repetitions 
     baseline = _baseline(registry, request.baseline, [card.name for card, _ in cards])
 
     worker_entries = [
-        WorkerEntry(entry=entry, folder=str(folder))
+        WorkerEntry(entry=entry, folder=str(folder), sha256=card.file.sha256)
         for card, folder in cards
         for entry in _entries(card.name, runtimes, threads, url is not None)
     ]
     first = next(each for each in worker_entries if each.entry.model == baseline)
     again = first.entry.model_copy(update={"name": f"{first.entry.name}#again", "control": True})
-    worker_entries.insert(worker_entries.index(first) + 1, WorkerEntry(entry=again, folder=first.folder))
+    worker_entries.insert(worker_entries.index(first) + 1, first.model_copy(update={"entry": again}))
 
     chosen = repetitions or request.repetitions(profile)
     launches = chosen.server_launches if scenario == "server" else chosen.launches

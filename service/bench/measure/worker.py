@@ -119,7 +119,7 @@ class _Launch:
             self._stage[entry.name] = "round_trip"
             self._subjects[entry.name] = ThroughService(self._config.url, entry.model, self._images)
             return
-        card, content = _read_model(Path(worker_entry.folder))
+        card, content = _read_model(worker_entry)
         start = time.perf_counter_ns()
         run = _open_model(entry.runtime, content, card, entry.threads)
         loaded = time.perf_counter_ns()
@@ -212,8 +212,11 @@ def _read_card(folder: Path) -> Card:
         raise MeasurementFailed(f"model '{folder.name}' cannot be read any more") from None
 
 
-def _read_model(folder: Path) -> tuple[Card, bytes]:
+def _read_model(worker_entry: WorkerEntry) -> tuple[Card, bytes]:
+    folder = Path(worker_entry.folder)
     card = _read_card(folder)
+    if worker_entry.sha256 not in ("", card.file.sha256):
+        raise MeasurementFailed(f"model '{folder.name}' was replaced while it was measured: measure again")
     try:
         content = (folder / card.file.name).read_bytes()
     except OSError:
@@ -235,7 +238,7 @@ def _report_memory(config: WorkerConfig, emit: Emit) -> None:
     entry, folder = worker_entry.entry, Path(worker_entry.folder)
 
     def load() -> Run:
-        card, content = _read_model(folder)
+        card, content = _read_model(worker_entry)
         return _open_model(entry.runtime, content, card, entry.threads)
 
     import_runtime(entry.runtime)

@@ -48,6 +48,7 @@ def test_a_broken_model_is_listed_with_its_reason_and_answers_503(tmp_path: Path
             "models_broken": 1,
             "broken": [{"model": "broken", "reason": "its file model.onnx is missing"}],
             "failing": [],
+            "refused": [],
         }
 
 

@@ -1,0 +1,47 @@
+"""Watches the folders of models, so that one that appears, changes or goes is noticed while requests run."""
+
+from __future__ import annotations
+
+import threading
+
+import structlog
+
+from service.inference.registry import Registry
+
+LOOK_EVERY_S = 0.5
+"""A change is taken in at the second look that finds it: within one second, and the time of loading."""
+
+_CLOSE_WITHIN_S = 10.0
+
+log = structlog.get_logger(__name__)
+
+
+class ModelWatcher:
+    """A thread that lets a registry look at its folders. `start` once, `close` in the end."""
+
+    def __init__(self, registry: Registry, *, every_s: float = LOOK_EVERY_S) -> None:
+        self._registry = registry
+        self._every_s = every_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="weighin-models", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look. The registry must be loaded."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop looking, after a model that is being loaded, but within ten seconds."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join(_CLOSE_WITHIN_S)
+
+    def _run(self) -> None:
+        failure = ""
+        while not self._stop.wait(self._every_s):
+            try:
+                self._registry.refresh()
+                failure = ""
+            except Exception as error:
+                if repr(error) != failure:  # not at every look
+                    log.exception("looking at the folders of models failed")
+                failure = repr(error)
