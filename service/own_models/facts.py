@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
-from models.zoo.card import Fact, Origin
+from models.zoo.card import Fact, Origin, decides_predictions
 from service.errors import RefusedModel
 from service.text.display import shown
 
@@ -196,11 +196,6 @@ def warning_of_assumed(paths: Iterable[str], values: Mapping[str, Any]) -> list[
         listed = ", ".join(f"{path} ({option_for(path)})" for path in plain)
         lines.append(f"not stated: {listed}")
     return lines
-
-
-def decides_predictions(path: str) -> bool:
-    """Return whether predictions depend on the fact, other than descriptive ones such as the licence."""
-    return path == "labels" or path.startswith(("input.", "outputs."))
 
 
 def numbers(value: object, count: Sequence[int], where: str) -> tuple[float, ...]:
