@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import io
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,11 +20,13 @@ from models.onnx_tools.inspect import UnreadableModel, external_files
 from models.onnx_tools.prepare import Head, Prepared, prepare
 from models.zoo.card import Card, Classifier, Fact, File, InputSpec
 from models.zoo.files import write_whole
-from service.errors import RefusedModel
+from service.errors import ModelUnavailable, RefusedModel
 from service.inference.runtime_errors import one_line
+from service.inference.session import SessionError
 from service.own_models.assume import assume_input, assume_size, fit_channels, from_tensorflow, scale_resize
-from service.own_models.facts import UNKNOWN, Facts, Rank, option_for, warning_of_assumed
+from service.own_models.facts import UNKNOWN, Claim, Facts, Rank, option_for, warning_of_assumed
 from service.own_models.labels import GivenLabels, LabelSet, built_in_sets, label_set, labels_option
+from service.own_models.pictures import labelled_pictures
 from service.own_models.presets import preset as preset_named
 from service.own_models.reading import (
     choose_output,
@@ -39,6 +42,12 @@ _Model = TypeVar("_Model", bound=BaseModel)
 _DIFFERENT = {"fp32": 1e-3, "fp16": 3e-2, "int8": 3e-2}
 """How far the scores of the file served may be from those of the file given, in their deviations: the runtime
 may fuse other operators once another output is asked for, and rounds differently then."""
+JUDGED = {
+    "input.mean": ("mean", "std"),
+    "input.colour_order": ("colour_order",),
+    "input.fitting": ("fitting", "resize", "interpolation"),
+}
+"""What labelled pictures can decide, by the names that `judge` has for it."""
 _INPUT = (
     "name",
     "layout",
@@ -146,10 +155,32 @@ class Draft:
         return _validated(Card, values, "card")
 
     def judged(self, card: Card, images: Path, mapping: Path | None) -> Card:
-        """Return the card with what labelled pictures in `images` say of facts that nothing states."""
-        raise RefusedModel(
-            f"--images {images.name}: not available in this version (allowed: --preset, or facts as options)"
+        """Return the card with what labelled pictures in `images` say of facts that nothing states.
+
+        Runs the file in this process: it has run in a child before. Raises RefusedModel.
+        """
+        pictures = labelled_pictures(images, self._labels.names, mapping)
+        fixed = {path for path in JUDGED if self._facts.settled(path)}
+        evidence_module = _evidence()
+        labelled = [evidence_module.Labelled(path, class_id) for path, class_id in pictures]
+        try:
+            evidence = evidence_module.judge(self._prepared.content, card, labelled, fixed=fixed)
+        except (ValueError, SessionError, ModelUnavailable) as error:
+            raise RefusedModel(f"--images: {error}") from None
+        for path, others in JUDGED.items():
+            if path in fixed:
+                continue
+            undecided = tuple(evidence.undecided.get(path, ()))
+            detail = evidence.decided.get(path, f"{evidence.pictures} pictures cannot tell them apart")
+            if undecided or path in evidence.decided:
+                for name in others:
+                    value = getattr(evidence.input, name)
+                    claim = Claim(value, Rank.PICTURES, detail, undecided)
+                    self._facts.claims.setdefault(f"input.{name}", []).append(claim)
+        self._notes.append(
+            f"{evidence.correct} of {evidence.pictures} pictures in {images.name} are named right so"
         )
+        return self.card()
 
     def warnings(self, card: Card) -> tuple[str, ...]:
         """Return what is not certain of a card made here, a line each."""
@@ -256,7 +287,7 @@ class Draft:
             raise RefusedModel(f"--resize: the fitting is {fitting} (allowed: center-crop)")
 
     def _prepare(self, first: Sequence[Ran]) -> tuple[Prepared, Mapping[str, Ran]]:
-        """Write the file to serve; run it where it is another, and compare its scores with the `first` run's."""
+        """Write the file to serve; where it is another, run it and compare its scores with `first`."""
         try:
             prepared = prepare(self._content, self._output.name)
         except UnreadableModel as error:
@@ -344,6 +375,13 @@ class Draft:
             facts.state("macs", graph.macs, Rank.FILE, "counted in the file")
         else:
             facts.state("macs", parameters, Rank.ASSUMED, "not countable: one for each parameter at least")
+
+
+def _evidence() -> Any:
+    try:
+        return importlib.import_module("service.own_models.evidence")
+    except ModuleNotFoundError:
+        raise RefusedModel("--images: not available in this version (allowed: --preset)") from None
 
 
 def flat(card: Card) -> dict[str, Any]:

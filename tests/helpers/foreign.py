@@ -1,4 +1,4 @@
-"""Small networks as other tools write them: a convolution, average pooling, a linear layer, and variations."""
+"""Small networks as other tools write them: a convolution, average pooling, a linear layer; variations."""
 
 from __future__ import annotations
 

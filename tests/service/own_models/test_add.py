@@ -273,7 +273,7 @@ def test_the_name_comes_from_the_file(path: str, name: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["", "a b", "../a", ".hidden", "a/b", "x" * 65, "networks"])
 def test_a_name_that_is_not_one_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(RefusedModel, match="--name '.*': not a name"):
+    with pytest.raises(RefusedModel, match=r"--name '.*': not a name"):
         added(tmp_path, name=name)
 
 
