@@ -154,8 +154,8 @@ class _Search:
         if sizes is None:
             if node.op_type != "Gemm":
                 raise NoLinearLayer("the shape of what the last linear layer takes cannot be told")
-            given = self._outlined.values.get(node.output[0])
-            return (1 if given is None else given.kind), (self._outlined.batch, channels)
+            weight = self._constants.get(node.input[1])
+            return (1 if weight is None else weight.data_type), (self._outlined.batch, channels)
         if len(sizes) < 2 or math.prod(sizes[1:]) != channels or sizes[0] != self._outlined.batch:
             raise NoLinearLayer(
                 f"the last linear layer takes {'x'.join(map(str, sizes[1:]))} values for an image, "
@@ -351,7 +351,6 @@ def _evaluated(
     graph = helper.make_graph(chain, "constant", [], [made], tensors)
     model = helper.make_model(graph, opset_imports=opsets)
     try:
-        outputs: Sequence[object] = reference.ReferenceEvaluator(model).run(None, {})
-        return outputs[0]
+        return next(iter(reference.ReferenceEvaluator(model).run(None, {})))
     except Exception:  # whatever a damaged chain makes NumPy raise
         return None
