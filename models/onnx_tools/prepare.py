@@ -78,8 +78,9 @@ def consolidate(path: Path) -> bytes:
 def prepare(content: bytes, logits: str) -> Prepared:
     """Return the ONNX file `content` with what the service needs; `logits` is the output with the classes.
 
-    All outputs that it had stay bit-identical. Raises UnreadableModel for bytes that are not an ONNX file,
-    and for an output that it does not have.
+    All outputs that it had stay bit-identical, but for graphs in float16: ONNX Runtime may compute in float32
+    there and rounds what has become an output, so that logits change by about one unit of float16's last
+    place. Raises UnreadableModel for bytes that are not an ONNX file, and for an output that is missing.
     """
     with damage_named():
         model = parse(content)
