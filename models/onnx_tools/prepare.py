@@ -62,6 +62,10 @@ def consolidate(path: Path) -> bytes:
         external = [tensor for tensor in tensors(model) if is_external(tensor)]
         if not external:
             return content
+        for tensor in external:
+            if tensor.data_location != tensor.EXTERNAL:  # what the runtime goes by
+                tensor.ClearField("external_data")
+        external = [tensor for tensor in external if tensor.external_data or tensor.data_location]
         places = [_place(tensor, path) for tensor in external]
         total = size + sum(place.length for place in places)
         if total > MAX_BYTES:
@@ -80,7 +84,7 @@ def prepare(content: bytes, logits: str) -> Prepared:
 
     All outputs that it had stay bit-identical, but for graphs in float16: ONNX Runtime may compute in float32
     there and rounds what has become an output, so that logits change by about one unit of float16's last
-    place. Raises UnreadableModel for bytes that are not an ONNX file, and for an output that is missing.
+    place. Raises UnreadableModel for bytes that are not an ONNX file, and for a missing output.
     """
     with damage_named():
         model = parse(content)

@@ -48,7 +48,7 @@ def chain(*steps: Step, **options: Any) -> bytes:
         made = "logits" if number == len(steps) - 1 else f"v{number}"
         nodes.append(helper.make_node(op, [last, *inputs], [made], **attributes))
         last = made
-    return model(nodes, **options)
+    return model(nodes, **{"outputs": [("logits", (None, CLASSES))]} | options)
 
 
 def model(
