@@ -357,3 +357,10 @@ def test_neither_onnx_nor_torch_is_loaded_before_it_is_needed() -> None:
 def test_bytes_that_are_no_model_are_refused(content: bytes) -> None:
     with pytest.raises(UnreadableModel):
         describe(content)
+
+
+@pytest.mark.parametrize("text", [b"logits", b"image", b"Gemm", b"map"])
+def test_a_text_that_is_not_utf_8_is_damage(text: bytes) -> None:
+    content = chain(POOL, FLATTEN, GEMM).replace(text, b"\xff" * len(text))
+    with pytest.raises(UnreadableModel, match="a text in it is not UTF-8"):
+        describe(content)
