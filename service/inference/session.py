@@ -292,7 +292,9 @@ def run_as_written(content: bytes, feeds: Sequence[Mapping[str, NDArray[Any]]]) 
     session = _load(content, _options())
     names = [node.name for node in session.get_outputs()]
     try:
-        return [dict(zip(names, session.run(names, dict(feed), _run_options()), strict=True)) for feed in feeds]
+        return [
+            dict(zip(names, session.run(names, dict(feed), _run_options()), strict=True)) for feed in feeds
+        ]
     except Exception as error:
         raise SessionError(f"ONNX Runtime {RUNTIME_VERSION} cannot run it: {runtime_words(error)}") from error
 

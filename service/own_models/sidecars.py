@@ -129,7 +129,9 @@ def _timm(config: Mapping[str, Any], cfg: Mapping[str, Any], where: str, beside:
     where = f"{where} (timm)"
     size = cfg["input_size"]
     if not isinstance(size, (list, tuple)) or len(size) != 3:
-        raise RefusedModel(f"{where}: input_size {words(size)} is not valid (allowed: channels, height, width)")
+        raise RefusedModel(
+            f"{where}: input_size {words(size)} is not valid (allowed: channels, height, width)"
+        )
     channels, height, width = (_side(side, f"{where} input_size") for side in size)
     values: dict[str, Any] = {"input.channels": channels, "input.height": height, "input.width": width}
     pct = _positive(cfg.get("crop_pct", 0.875), f"{where} crop_pct")
@@ -193,7 +195,9 @@ def _fitting(
     crops = bool(processor.get("do_center_crop", bool(_CROPPING.search(kind)) and crop is not None))
     pct = processor.get("crop_pct")
     if processor.get("do_resize") is False or (square is None and shortest is None):
-        beside.warnings.append(f"{where}: no size to resize to is stated, so the fitting is not taken from it")
+        beside.warnings.append(
+            f"{where}: no size to resize to is stated, so the fitting is not taken from it"
+        )
         return
     if kind.lower().startswith("convnext") and shortest is not None:
         crop = (shortest, shortest)
@@ -213,12 +217,16 @@ def _fitting(
         values |= {"input.fitting": "stretch", "input.height": square[0], "input.width": square[1]}
         return
     if crop is None:
-        beside.warnings.append(f"{where}: resizes the shorter side and does not crop, which is not understood")
+        beside.warnings.append(
+            f"{where}: resizes the shorter side and does not crop, which is not understood"
+        )
         return
     resize = shortest if shortest is not None else max(square or (0,))
     values |= {"input.height": crop[0], "input.width": crop[1]}
     if resize < max(crop):
-        beside.warnings.append(f"{where}: resizes to {resize} and crops {words(crop)}, which is not understood")
+        beside.warnings.append(
+            f"{where}: resizes to {resize} and crops {words(crop)}, which is not understood"
+        )
         return
     values |= {"input.fitting": "center-crop", "input.resize": resize}
     if shortest is None:

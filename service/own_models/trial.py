@@ -77,7 +77,9 @@ def run_once(path: Path, feeds: Sequence[Feed], bounds: Bounds) -> list[tuple[Ra
 
     Raises TrialFailed.
     """
-    answer = _child({"kind": "run", "path": str(path), "feeds": [asdict(feed) for feed in feeds]}, bounds, path)
+    answer = _child(
+        {"kind": "run", "path": str(path), "feeds": [asdict(feed) for feed in feeds]}, bounds, path
+    )
     return [
         tuple(
             Ran(**output | {"shape": tuple(output["shape"]), "values": tuple(output["values"])})
