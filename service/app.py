@@ -176,6 +176,7 @@ def build(settings: Settings, *, address: str | None = None) -> Services:
             settings.default_model,
             lambda: services.storage_problem,
             archive.newest,
+            registry.doubtful,
         ),
     )
     metrics.watch(

@@ -44,6 +44,16 @@ def file_kind(content: bytes) -> str | None:
     return _text_kind(content[:1000])
 
 
+def what_it_is(content: bytes) -> str | None:
+    """Say what a file that cannot be loaded is: of another kind, or cut off; None for what is not known."""
+    kind = file_kind(content)
+    if kind is not None:
+        return f"its file is not an ONNX file, it is {kind}"
+    if looks_truncated(content):
+        return f"its file is cut off after {len(content)} bytes: download it again"
+    return None
+
+
 def _text_kind(beginning: bytes) -> str | None:
     for mark in _MARKS:
         beginning = beginning.removeprefix(mark)

@@ -67,7 +67,7 @@ def read_graph(content: bytes) -> Graph:
     if not model.HasField("graph"):
         raise UnreadableModel("it is not an ONNX file: there is no graph in it")
     try:
-        weights = {name: _weight(name, tensor) for name, tensor in _constants(model.graph).items()}
+        weights = {name: weight_of(name, tensor) for name, tensor in constants_of(model.graph).items()}
         return Graph(tuple(_node(node) for node in model.graph.node), weights)
     except UnicodeDecodeError:
         raise UnreadableModel("it is a damaged ONNX file: a name in it is not UTF-8") from None
@@ -81,8 +81,8 @@ def change_weights(content: bytes, change: Callable[[str, NDArray[np.generic]], 
     from onnx import numpy_helper
 
     model = parse(content)
-    for name, tensor in _constants(model.graph).items():
-        values = _weight(name, tensor).values
+    for name, tensor in constants_of(model.graph).items():
+        values = weight_of(name, tensor).values
         if values is not None:
             values = values.copy()
             change(name, values)
@@ -128,8 +128,8 @@ def convolution_chain(arithmetic: Literal["fp32", "int8"]) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    """The constant tensors by the names under which nodes take them."""
+def constants_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """Return the constant tensors by the names under which nodes take them."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.output:
@@ -142,7 +142,8 @@ def _node(node: onnx.NodeProto) -> Node:
     return Node(node.name, node.op_type, node.domain, tuple(node.input), tuple(node.output), ints)
 
 
-def _weight(name: str, tensor: onnx.TensorProto) -> Weight:
+def weight_of(name: str, tensor: onnx.TensorProto) -> Weight:
+    """Return a constant tensor with its values. Raises UnreadableModel where they do not fit its shape."""
     from onnx import TensorProto, numpy_helper
 
     shape = tuple(tensor.dims)

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import re
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+from models.onnx_tools.describe import TensorInfo, damage_named, dtype_name, info
+from models.onnx_tools.file_kind import what_it_is
+from models.onnx_tools.inspect import IN_MEMORY, MAX_BYTES, UnreadableModel, is_external, parse, tensors
+from models.onnx_tools.last_linear import Head, LastLinear, NoLinearLayer, find_last_linear
+from models.onnx_tools.shapes import Outline, Shape, inline, outline
+from models.zoo.files import read_regular
 
-from models.onnx_tools.describe import TensorInfo
+if TYPE_CHECKING:
+    import onnx
 
+__all__ = ["Head", "Prepared", "consolidate", "prepare"]
 
-@dataclass(frozen=True)
-class Head:
-    """The last linear layer: `weight` float32 (classes, channels) and `bias` float32 (classes,).
-
-    A background class keeps its row.
-    """
-
-    weight: NDArray[np.float32]
-    bias: NDArray[np.float32]
+_SAME_VALUES = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+_LONGEST_NAME = 256  # of an output, in a card
+_FIRST_WITHOUT_INPUTS = 4  # the IR version from which initializers need not be inputs
 
 
 @dataclass(frozen=True)
@@ -27,9 +32,10 @@ class Prepared:
     """A file to serve, and what was done to it.
 
     `content` equals the given file where nothing had to change. `changes` says in words what did. `embedding`
-    is the output with the input of the last linear layer, `features` the one with the last feature map where
-    global average pooling leads from it to the embedding; they are added, or were there. `head` is the last
-    linear layer. `reason` says why there is no embedding.
+    is the output with the input of the last linear layer, (N, channels) but for sides of length 1; `features`
+    the one with the last feature map (N, channels, height, width), where global average pooling leads from it
+    to the embedding; they are added, or were there. `head` is the last linear layer. `reason` says why there
+    is no embedding, `no_maps` why there is one but no head or no features.
     """
 
     content: bytes
@@ -38,21 +44,276 @@ class Prepared:
     features: TensorInfo | None
     head: Head | None
     reason: str | None
+    no_maps: str | None = None
 
 
 def consolidate(path: Path) -> bytes:
     """Return the ONNX file at `path` with its external tensors read in.
 
-    They are read only from regular files in the folder of `path`. Raises UnreadableModel, which names what is
-    missing or not allowed, and OSError where `path` cannot be read.
+    They are read only from regular files in the folder of `path` and the folders in it. Raises
+    UnreadableModel, which names what is missing or not allowed, and OSError where `path` cannot be read.
     """
-    raise NotImplementedError
+    size = os.stat(path).st_size
+    if size > MAX_BYTES:
+        raise UnreadableModel(f"it is a file of {size} bytes (allowed: {MAX_BYTES})")
+    content = read_regular(path)
+    with damage_named():
+        model = _parsed(content)
+        external = [tensor for tensor in tensors(model) if is_external(tensor)]
+        if not external:
+            return content
+        places = [_place(tensor, path) for tensor in external]
+        total = size + sum(place.length for place in places)
+        if total > MAX_BYTES:
+            raise UnreadableModel(
+                f"it is a model of {total} bytes with its external data (allowed: {MAX_BYTES}, as one file)"
+            )
+        for tensor, place in zip(external, places, strict=True):
+            tensor.raw_data = place.read()
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+    return _serialized(model)
 
 
 def prepare(content: bytes, logits: str) -> Prepared:
     """Return the ONNX file `content` with what the service needs; `logits` is the output with the classes.
 
     All outputs that it had stay bit-identical. Raises UnreadableModel for bytes that are not an ONNX file,
-    and for an unknown output.
+    and for an output that it does not have.
     """
-    raise NotImplementedError
+    with damage_named():
+        model = parse(content)
+        outputs = [value.name for value in model.graph.output]
+        if logits not in outputs:
+            raise UnreadableModel(f"it has no output '{logits[:100]}' (allowed: {', '.join(outputs)[:300]})")
+        changes = _without_weights_as_inputs(model)
+        whole = inline(model)
+        outlined = outline(whole)
+        try:
+            found = find_last_linear(whole, outlined, logits)
+        except NoLinearLayer as why:
+            return Prepared(_serialized(model) if changes else content, changes, None, None, None, str(why))
+        if whole is not model and not _has(model, found):
+            changes += (f"{_count(len(model.functions), 'function')} inlined",)
+            model = whole
+        embedding, more = _expose(model, outlined, "embedding", found)
+        changes += more
+        features = None
+        if found.features is not None:
+            features, more = _expose(model, outlined, "features", found)
+            changes += more
+        return Prepared(
+            _serialized(model) if changes else content,
+            changes,
+            embedding,
+            features,
+            found.head,
+            None,
+            found.no_maps,
+        )
+
+
+def _parsed(content: bytes) -> onnx.ModelProto:
+    """The model in `content`. Raises UnreadableModel, which names files of other kinds."""
+    try:
+        model = parse(content)
+        if model.HasField("graph"):
+            return model
+        words = "it is not an ONNX file: there is no graph in it"
+    except UnreadableModel as error:
+        words = str(error)
+    raise UnreadableModel(what_it_is(content) or words)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the values of a tensor are: a file of the model's folder without links, offset and length."""
+
+    path: Path
+    location: str
+    offset: int
+    length: int
+
+    def read(self) -> bytes:
+        """Raises UnreadableModel where they are not all there."""
+        try:
+            handle = os.open(
+                self.path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+            )
+            with open(handle, "rb") as file:
+                file.seek(self.offset)
+                values = file.read(self.length)
+        except OSError as error:
+            raise UnreadableModel(
+                f"its external data '{self.location}' cannot be read: {error.strerror}"
+            ) from None
+        if len(values) < self.length:
+            raise UnreadableModel(f"its external data '{self.location}' has become shorter")
+        return values
+
+
+def _place(tensor: onnx.TensorProto, model: Path) -> _Place:
+    """Check where a tensor says that its values are. Raises UnreadableModel."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    shown = _shown(location)
+    if IN_MEMORY in location:
+        raise UnreadableModel(f"tensor '{_shown(tensor.name)}' refers to an address in memory")
+    parts = re.split(r"[/\\]", location)
+    if not location.strip() or "\0" in location or ".." in parts or not parts[0] or ":" in parts[0]:
+        raise UnreadableModel(
+            f"its external data is at '{shown}' (allowed: a file in the folder of {model.name})"
+        )
+    folder = model.parent.resolve()
+    try:
+        path = (folder / location).resolve(strict=True)
+        status = path.stat()
+    except (OSError, RuntimeError):  # RuntimeError: links in a circle
+        raise UnreadableModel(
+            f"its external data is missing: put '{shown}' into the folder of {model.name}"
+        ) from None
+    if not path.is_relative_to(folder):
+        raise UnreadableModel(
+            f"its external data '{shown}' is a link out of the folder of {model.name}: copy the file there"
+        )
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableModel(f"its external data '{shown}' is not a regular file")
+    needed = _bytes(tensor)
+    offset, length = _number(entries, "offset", 0), _number(entries, "length", needed)
+    if length != needed:
+        raise UnreadableModel(
+            f"its external data '{shown}' has {length} bytes for tensor '{_shown(tensor.name)}', not {needed}"
+        )
+    if offset + length > status.st_size:
+        raise UnreadableModel(
+            f"its external data '{shown}' is cut off: {status.st_size} bytes, {offset + length} are needed"
+        )
+    return _Place(path, shown, offset, length)
+
+
+def _number(entries: dict[str, str], key: str, default: int) -> int:
+    text = entries.get(key, "")
+    if not text:
+        return default
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise UnreadableModel(f"it is a damaged ONNX file: {key} of external data is '{_shown(text)}'")
+    return int(text)
+
+
+def _bytes(tensor: onnx.TensorProto) -> int:
+    """The bytes that a tensor's values take as raw data. Raises UnreadableModel for a type without any."""
+    from onnx import TensorProto, helper
+
+    elements = 1
+    for side in tensor.dims:
+        elements *= max(side, 0)
+    kind = dtype_name(tensor.data_type)
+    if kind in ("undefined", "string"):
+        raise UnreadableModel(
+            f"it is a damaged ONNX file: tensor '{_shown(tensor.name)}' of type {kind} is external"
+        )
+    if tensor.data_type in (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1):
+        return (elements + 1) // 2
+    if kind in ("int2", "uint2"):
+        return (elements + 3) // 4
+    return elements * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+
+
+def _without_weights_as_inputs(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Remove initializers from the inputs, where a runtime must expect other values for them."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    kept = [value for value in model.graph.input if value.name not in weights]
+    removed = len(model.graph.input) - len(kept)
+    if not removed or not kept:
+        return ()
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    changes: tuple[str, ...] = (f"{_count(removed, 'initializer')} removed from the inputs",)
+    if model.ir_version < _FIRST_WITHOUT_INPUTS:
+        changes += (f"IR version {model.ir_version} raised to {_FIRST_WITHOUT_INPUTS}, which allows that",)
+        model.ir_version = _FIRST_WITHOUT_INPUTS
+    return changes
+
+
+def _has(model: onnx.ModelProto, found: LastLinear) -> bool:
+    """Whether the main graph has the values that are to be outputs."""
+    made = {output for node in model.graph.node for output in node.output}
+    return {found.embedding, found.features or found.embedding} <= made
+
+
+def _expose(
+    model: onnx.ModelProto, outlined: Outline, role: str, found: LastLinear
+) -> tuple[TensorInfo, tuple[str, ...]]:
+    """Make a value an output unless it is one; return the output, and what was changed."""
+    from onnx import TensorProto, helper
+
+    graph = model.graph
+    if role == "features" and found.features is not None:
+        name, passed = found.features, frozenset({"Dropout", "Identity"})
+        value = outlined.values[name]
+        kind, shape = value.kind, value.shape or ()
+    else:
+        name, passed = found.embedding, _SAME_VALUES
+        kind, shape = found.kind, found.shape
+    quantized = found.quantized if role == "embedding" else ()
+    if not quantized:
+        source = _source(graph, name, passed)
+        for output in graph.output:
+            if _source(graph, output.name, passed) == source and info(output).dtype == dtype_name(kind):
+                return replace(
+                    info(output), shape=(_batch(graph), *_inferred(outlined, output.name, shape)[1:])
+                ), ()
+    taken = {each for node in graph.node for each in (*node.input, *node.output)}
+    words = f"output '{name}' added as {role}"
+    if quantized or len(name) > _LONGEST_NAME:
+        own = next(each for each in _numbered(role) if each not in taken)
+        node = helper.make_node(
+            "DequantizeLinear" if quantized else "Identity", [name, *quantized], [own], name=own
+        )
+        graph.node.append(node)
+        kind = TensorProto.FLOAT if quantized else kind
+        name, words = own, f"operator {node.op_type} and output '{own}' added as {role}"
+    shape = (_batch(graph), *shape[1:])
+    graph.output.append(helper.make_tensor_value_info(name, kind, shape))
+    return TensorInfo(name, dtype_name(kind), shape), (words,)
+
+
+def _numbered(name: str) -> Sequence[str]:
+    return [name, *(f"{name}.{number}" for number in range(2, 1000))]
+
+
+def _source(graph: onnx.GraphProto, name: str, passed: frozenset[str]) -> str:
+    """The first value with the same numbers in the same order."""
+    producers = {output: node for node in graph.node for output in node.output[:1]}
+    for _ in producers:
+        node = producers.get(name)
+        if node is None or node.op_type not in passed or not node.input:
+            break
+        name = node.input[0]
+    return name
+
+
+def _inferred(outlined: Outline, name: str, default: Shape) -> Shape:
+    value = outlined.values.get(name)
+    return default if value is None or not value.shape else value.shape
+
+
+def _batch(graph: onnx.GraphProto) -> int | str | None:
+    """The first side of the first input."""
+    shape = info(graph.input[0]).shape if graph.input else ()
+    return (shape[0] or None) if shape else None
+
+
+def _serialized(model: onnx.ModelProto) -> bytes:
+    try:
+        return bytes(model.SerializeToString())
+    except Exception:  # protobuf's EncodeError, and ValueError over 2 GiB
+        raise UnreadableModel(f"it is larger than {MAX_BYTES} bytes as one file") from None
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _shown(text: str) -> str:
+    return "".join(each if each.isprintable() else "?" for each in text[:80])

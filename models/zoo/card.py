@@ -361,6 +361,11 @@ class Card(_Frozen):
         """The facts that nothing supports, by their paths in the card."""
         return tuple(name for name, fact in self.provenance.items() if fact.origin == "assumed")
 
+    @property
+    def doubtful(self) -> tuple[str, ...]:
+        """The assumed facts on which predictions depend; the others, e.g. the licence, only describe."""
+        return tuple(name for name in self.assumed if decides_predictions(name))
+
 
 _ADDED_BY_VERSION_2: dict[str, Any] = {
     "format": True,
@@ -368,6 +373,11 @@ _ADDED_BY_VERSION_2: dict[str, Any] = {
     "provenance": True,
     "input": {"name", "layout", "colour_order", "dtype", "batch", "fitting", "pad_value"},
 }
+
+
+def decides_predictions(path: str) -> bool:
+    """Return whether predictions depend on the fact at `path`, or it only describes."""
+    return path == "labels" or path.startswith(("input.", "outputs."))
 
 
 def read_card(folder: Path) -> Card:

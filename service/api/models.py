@@ -41,6 +41,11 @@ class ModelOut(BaseModel):
         description="What the network applies to its logits itself, as its card says or its file shows: then "
         "no softmax is applied here; null where it is not loaded"
     )
+    assumed: list[str] = Field(
+        description="Facts of the card that nothing supports, by their paths; with those of `input`, "
+        "`outputs` and `labels` predictions may be wrong",
+        examples=[[]],
+    )
     card: Card | None = Field(description="null where the card itself is not valid")
 
 
@@ -264,5 +269,6 @@ def _out(entry: ModelEntry) -> ModelOut:
         version=None if entry.model is None else entry.model.version,
         refused=entry.refused,
         activation=None if entry.model is None else entry.model.session.activation,
+        assumed=[] if entry.card is None else list(entry.card.assumed),
         card=entry.card,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from service.cli.add import add_model
 from service.cli.bench import bench_app
 from service.cli.compare import compare_photos
 from service.cli.doctor import doctor
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.command("serve")(serve)
 app.command("models")(list_models)
+app.command("add")(add_model)
 app.command("compare")(compare_photos)
 app.add_typer(bench_app, name="bench")
 app.add_typer(gallery_app, name="gallery")

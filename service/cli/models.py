@@ -20,6 +20,7 @@ def list_models() -> None:
     for heading in ("parameters", "MACs", "bytes", "top-1"):
         table.add_column(heading, justify="right")
     table.add_column("accuracy is")
+    table.add_column("assumed")
     for entry in registry.entries:
         card = entry.card
         if card is None or entry.model is None:
@@ -34,6 +35,11 @@ def list_models() -> None:
             f"{card.file.bytes / 1e6:.1f} MB",
             "" if card.accuracy is None else f"{card.accuracy.value:.1%}",
             "" if card.accuracy is None else card.accuracy.kind,
+            styled((f"{len(card.doubtful)} facts", "yellow")) if card.doubtful else "",
         )
     out.print(table)
     out.print("* default model", style="dim")
+    for entry in registry.entries:
+        if entry.card is not None and entry.card.doubtful:
+            line = f"{entry.name}: assumed, predictions may be wrong: {', '.join(entry.card.doubtful)}"
+            out.print(styled((line, "yellow")), soft_wrap=True)

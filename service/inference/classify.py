@@ -86,25 +86,39 @@ def predict(
     Ends the laps `preprocess`, `inference` and `postprocess`. Raises ModelUnavailable when the run fails.
     """
     logits = run_model(model, image, ("logits",), stopwatch)["logits"]
-    predictions = top_predictions(logits, model.labels, count, model.session.activation)
+    predictions = top_predictions(
+        logits,
+        model.labels,
+        count,
+        model.session.activation,
+        multi_label=model.card.outputs.get("multi_label", False),
+    )
     stopwatch.lap("postprocess")
     return predictions
 
 
 def top_predictions(
-    logits: NDArray[np.float32], labels: Sequence[str], k: int, activation: Activation = "none"
+    logits: NDArray[np.float32],
+    labels: Sequence[str],
+    k: int,
+    activation: Activation = "none",
+    *,
+    multi_label: bool = False,
 ) -> tuple[Prediction, ...]:
     """The `k` most probable classes of `logits`, float32 (classes,), the most probable first.
 
-    Probabilities are the softmax over all classes, in float64; where the network has applied an `activation`
-    itself, they are its values, cut to 0 to 1. Equal logits are ordered by class id.
+    Probabilities are the softmax over all classes, in float64, or each class's own sigmoid with
+    `multi_label`; where the network has applied an `activation` itself, they are its values, cut to 0 to 1.
+    Equal logits are ordered by class id.
     """
     border = np.partition(logits, -k)[-k]
     chosen = np.flatnonzero(
         logits >= border
     )  # all that tie at the border, so that the order decides, not chance
     top = chosen[np.argsort(-logits[chosen], kind="stable")][:k]
-    if activation == "none":
+    if activation == "none" and multi_label:
+        probabilities = (1 + np.tanh(logits[top].astype(np.float64) / 2)) / 2
+    elif activation == "none":
         scores = np.exp(logits.astype(np.float64) - float(logits.max()))
         probabilities = scores[top] / scores.sum()
     else:

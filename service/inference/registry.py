@@ -274,6 +274,11 @@ class Registry:
             name: entry.card.file.sha256 for name, entry in self._entries.items() if entry.card is not None
         }
 
+    def doubtful(self) -> dict[str, tuple[str, ...]]:
+        """The assumed facts on which predictions depend, of each model that has some."""
+        cards = (entry.card for entry in self.entries if entry.card is not None)
+        return {card.name: card.doubtful for card in cards if card.doubtful}
+
     def names(self) -> tuple[str, ...]:
         """The names of all models found, served or not."""
         return tuple(sorted(self._entries))

@@ -14,7 +14,7 @@ import onnxruntime
 import structlog
 from numpy.typing import NDArray
 
-from models.onnx_tools.file_kind import file_kind, looks_truncated
+from models.onnx_tools.file_kind import what_it_is
 from models.onnx_tools.inspect import UnreadableModel, external_files
 from models.zoo.card import Activation, Card
 from service.errors import ModelUnavailable
@@ -335,22 +335,12 @@ def check_self_contained(content: bytes) -> None:
     try:
         files = external_files(content)
     except UnreadableModel as error:
-        raise SessionError(f"the model cannot be loaded: {_what_it_is(content) or error}") from None
+        raise SessionError(f"the model cannot be loaded: {what_it_is(content) or error}") from None
     if files:
         named = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
         raise SessionError(
             f"the model has external data ({named}), which its checksum does not cover: save it as one file"
         )
-
-
-def _what_it_is(content: bytes) -> str | None:
-    """Say what a file that cannot be loaded is, if it is a kind that people take for ONNX, or a cut one."""
-    kind = file_kind(content)
-    if kind is not None:
-        return f"its file is not an ONNX file, it is {kind}"
-    if looks_truncated(content):
-        return f"its file is cut off after {len(content)} bytes: download it again"
-    return None
 
 
 def _load(content: bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
@@ -360,7 +350,7 @@ def _load(content: bytes, options: onnxruntime.SessionOptions) -> onnxruntime.In
             content, sess_options=options, providers=["CPUExecutionProvider"], enable_fallback=0
         )
     except Exception as error:  # onnxruntime raises a dozen types of its own, all meaning the same here
-        words = _what_it_is(content) or runtime_words(error)
+        words = what_it_is(content) or runtime_words(error)
         raise SessionError(f"ONNX Runtime {RUNTIME_VERSION} cannot load the model: {words}") from error
     # onnxruntime's Python wrapper keeps the file's content to make the session anew on other hardware,
     # which never happens here: 93 MB for the six models of the zoo.

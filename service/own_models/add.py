@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from models.zoo.card import Card
+from pydantic import TypeAdapter, ValidationError
+
+from models.zoo.card import Card, Name, write_card
+from service.errors import RefusedModel
+from service.own_models.draft import Draft
+from service.own_models.facts import words
+from service.own_models.folders import check_free, move_in, remove, workplace
+from service.own_models.reading import read_file
+from service.own_models.trial import Bounds, TrialFailed, serve_once
+
+__all__ = ["Added", "Bounds", "Options", "add", "remove"]
+
+_NAME = TypeAdapter(Name)
+_RESERVED = frozenset({"networks", "models"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What the user says of a file; None where nothing is said.
 
-    `labels`: a file, or the name of a built-in label set. `images`: a folder of labelled pictures.
-    `facts`: facts of the card by path, e.g. {"input.layout": "nhwc"}, with the values of the card's schema;
-    `input.size` is (height, width).
+    `labels`: a file, or the name of a built-in label set. `label_set`: the name of the label set that they
+    form. `images`: a folder of labelled pictures, a folder for each class; `mapping`: a file from the names
+    of these folders to labels. `facts`: facts of the card by path, e.g. {"input.layout": "nhwc"}, with the
+    values of the card's schema; `input.size` is (height, width), and `output` the graph's output.
     """
 
     name: str | None = None
     labels: str | Path | None = None
+    label_set: str | None = None
     images: Path | None = None
     mapping: Path | None = None
     preset: str | None = None
-    facts: Mapping[str, object] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,15 +57,50 @@ class Added:
     warnings: tuple[str, ...]
 
 
-def add(file: Path, options: Options, *, to: Path, replace: bool = False) -> Added:
+def add(
+    file: Path, options: Options, *, to: Path, replace: bool = False, bounds: Bounds | None = None
+) -> Added:
     """Add the ONNX `file` as a model to the zoo folder `to`, which is made if it is missing.
 
-    Raises RefusedModel, ModelExists without `replace`, and StorageUnavailable where `to` cannot be written;
-    `to` is then as it was.
+    The file is first loaded and run in a child process within `bounds`; this process never gives it to ONNX
+    Runtime. Raises RefusedModel, ModelExists without `replace`, and StorageUnavailable where `to` cannot be
+    written; `to` is then as it was.
     """
-    raise NotImplementedError
+    name = _name(file, options.name)
+    check_free(to, name, replace=replace)
+    bounds = bounds or Bounds()
+    content = read_file(file)
+    with workplace(to, name) as folder:
+        draft = Draft(
+            file, content, folder, bounds, flags=options.facts, preset=options.preset,
+            labels=options.labels, label_set=options.label_set,
+        )  # fmt: skip
+        card = draft.card()
+        if options.images is not None:
+            card = draft.judged(card, options.images, options.mapping)
+        write_card(folder, card)
+        try:
+            serve_once(folder, bounds)
+        except TrialFailed as error:
+            raise TrialFailed(f"{file.name}: {error}") from None
+        target = move_in(folder, to, replace=replace)
+    return Added(target, card, draft.changes, draft.warnings(card))
 
 
-def remove(name: str, *, root: Path) -> None:
-    """Remove the model `name` from the zoo folder `root`. Raises UnknownModel and StorageUnavailable."""
-    raise NotImplementedError
+def _name(file: Path, given: str | None) -> str:
+    """Return the model's name: the one given, or one from the name of the file or its folder."""
+    if given is None:
+        path = file.absolute()
+        places = [path.stem, *(folder.name for folder in path.parents)]
+        stem = next((place for place in places if place.lower() not in ("model", "onnx", "")), "model")
+        given = re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-._")[:64] or "model"
+    try:
+        name: str = _NAME.validate_python(given)
+    except ValidationError:
+        name = ""
+    if not name or name.lower() in _RESERVED:
+        raise RefusedModel(
+            f"--name '{words(given)}': not a name (allowed: 1 to 64 letters, digits, '_', '.' and '-', the "
+            f"first a letter or digit; not {', '.join(sorted(_RESERVED))})"
+        )
+    return name

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
-from models.zoo.card import Fact, Origin
+from models.zoo.card import Fact, Origin, decides_predictions
 from service.errors import RefusedModel
 from service.text.display import shown
 
@@ -17,8 +17,8 @@ OPTIONS: dict[str, str] = {
     "input.height": "--size",
     "input.width": "--size",
     "input.resize": "--resize",
-    "input.mean": "--range, or --mean",
-    "input.std": "--range, or --std",
+    "input.mean": "--mean, or --range",
+    "input.std": "--std, or --range",
     "input.interpolation": "--interpolation",
     "input.polarity": "--polarity",
     "input.name": "--input",
@@ -93,6 +93,10 @@ class Facts:
 
     claims: dict[str, list[Claim]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+
+    def copy(self) -> Facts:
+        """Return facts that can be added to without changing these."""
+        return Facts({path: list(claims) for path, claims in self.claims.items()})
 
     def state(self, path: str, value: Any, rank: Rank, detail: str) -> None:
         """Add a claim."""
@@ -194,14 +198,9 @@ def warning_of_assumed(paths: Iterable[str], values: Mapping[str, Any]) -> list[
     return lines
 
 
-def decides_predictions(path: str) -> bool:
-    """Return whether predictions depend on the fact, other than descriptive ones such as the licence."""
-    return path == "labels" or path.startswith(("input.", "outputs."))
-
-
 def numbers(value: object, count: Sequence[int], where: str) -> tuple[float, ...]:
     """Return finite numbers, of which there must be one of `count`. Raises RefusedModel, naming `where`."""
-    items = value if isinstance(value, (list, tuple)) else [value]
+    items: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
     if len(items) not in count or not all(
         isinstance(item, (int, float)) and not isinstance(item, bool) and math.isfinite(item)
         for item in items

@@ -102,15 +102,13 @@ def _child(request: Mapping[str, Any], bounds: Bounds, model: Path) -> dict[str,
     """Start the child, wait for its answer, and make sure that it has ended."""
     memory = bounds.memory_bytes + 4 * model.stat().st_size
     body = json.dumps({**request, "memory_bytes": memory, "cpu_s": int(bounds.seconds) + 5}).encode()
-    with tempfile.TemporaryFile() as errors, tempfile.TemporaryDirectory(prefix="weighin-") as empty:
+    with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", _MODULE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            start_new_session=True,
-            cwd=empty,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, map(_absolute, sys.path)))},
+            start_new_session=True,  # Ctrl-C on the terminal is for the parent, which then ends the child
         )
         try:
             out, _ = process.communicate(body, timeout=bounds.seconds)
@@ -131,10 +129,6 @@ def _child(request: Mapping[str, Any], bounds: Bounds, model: Path) -> dict[str,
             error = f"it needs more than {_gigabytes(bounds.memory_bytes)} of memory: {error}"
         raise TrialFailed(error)
     return answer
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(path) if path else os.getcwd()
 
 
 def _ended(code: int, errors: Any, bounds: Bounds) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -73,14 +73,19 @@ class DashboardCache:
         default_model: str,
         state_problem: Callable[[], str | None],
         newest_benchmark: Callable[[], str | None],
+        assumed_facts: Callable[[], Mapping[str, tuple[str, ...]]] = dict,
     ) -> None:
-        """`newest_benchmark` returns the newest benchmark's id; pages reload its chart when it changes."""
+        """`newest_benchmark` returns the newest benchmark's id; pages reload its chart when it changes.
+
+        `assumed_facts` returns, by model, the facts that nothing supports and predictions depend on.
+        """
         self._site = site
         self._latencies = latencies
         self._model_names = model_names
         self._default_model = default_model
         self._state_problem = state_problem
         self._newest_benchmark = newest_benchmark
+        self._assumed_facts = assumed_facts
         # One thread, apart from the event loop and the pool, so that rendering cannot delay inference.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="weighin-figures")
         self._cache: dict[tuple[View, str], tuple[float, Rendered]] = {}
@@ -176,6 +181,7 @@ class DashboardCache:
                 view.model,
                 "" if view.stage == "all" else view.stage,
                 medians(all_models_history, stage) if view.stage in ("all", stage) else {},
+                self._assumed_facts(),
             ),
             other_stages=_other_stages(view, recorded),
             min_runs=", ".join(

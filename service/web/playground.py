@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fastapi import APIRouter, Request, Response
@@ -26,6 +26,9 @@ class PlaygroundPage:
 
     models: Sequence[str] = field(metadata=explained("Names of the models that are compared"))
     baseline: str = field(metadata=explained("Default baseline of the speed-up"))
+    assumed: Mapping[str, Sequence[str]] = field(
+        metadata=explained("Facts that nothing supports and predictions depend on, by model")
+    )
     problem: str = field(metadata=explained("Why comparison is unavailable; empty if it is available"))
     runs: Sequence[int] = field(metadata=explained("Selectable numbers of measured runs per model"))
     default_runs: int = field(metadata=explained("Default number of measured runs"))
@@ -41,13 +44,17 @@ def playground_router(site: Site, registry: Registry) -> APIRouter:
         """Compare all models that share the default model's labels on a dropped, pasted or chosen image."""
         problem = ""
         models: tuple[str, ...] = ()
+        assumed: dict[str, Sequence[str]] = {}
         try:
-            models = tuple(model.name for model in registry.comparable())
+            comparable = registry.comparable()
+            models = tuple(model.name for model in comparable)
+            assumed = {model.name: model.card.doubtful for model in comparable if model.card.doubtful}
         except WeighinError as error:
             problem = error.detail
         page = PlaygroundPage(
             models=models,
             baseline=registry.default_model,
+            assumed=assumed,
             problem=problem,
             runs=RUNS,
             default_runs=MIN_REPEAT_FOR_FASTEST,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from models.zoo.statistics import MIN_SAMPLES
 from service.latency.histogram import Summary
@@ -33,13 +34,15 @@ class Row:
 class Group:
     """The rows of one model, at least one, with its errors (all stages together) and sparkline.
 
-    `line`: SVG point lists of the sparkline; empty for none.
+    `line`: SVG point lists of the sparkline; empty for none. `assumed`: facts of the model's card that
+    nothing supports and predictions depend on.
     """
 
     model: str
     rows: tuple[Row, ...]
     errors: str
     line: tuple[str, ...]
+    assumed: tuple[str, ...] = ()
 
 
 def table(
@@ -48,6 +51,7 @@ def table(
     model: str,
     stage: str,
     lines: Mapping[str, Sequence[float | None]],
+    assumed: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> list[Group]:
     """Build a group for each of `names` with runs or errors; `model` and `stage` filter unless empty.
 
@@ -66,7 +70,7 @@ def table(
         if rows or errors:
             empty = Row("", 0, (Cell("", ""),) * len(MIN_SAMPLES))
             line = sparkline(lines.get(name, ()))
-            groups.append(Group(name or "(no model)", rows or (empty,), errors, line))
+            groups.append(Group(name or "(no model)", rows or (empty,), errors, line, assumed.get(name, ())))
     return groups
 
 

@@ -42,6 +42,13 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     save_network(zoo, "none", **flat, outputs={"logits": [10], "activation": "none"})
     save_network(
         zoo,
+        "several",
+        **flat,
+        schema_version=2,
+        outputs={"logits": [10], "activation": "none", "multi_label": True},
+    )
+    save_network(
+        zoo,
         "one",
         [("Sigmoid", [], {})],
         classes=1,
@@ -67,6 +74,7 @@ EXPECTED = {
     "sigmoid": ("sigmoid", 1 / (1 + np.exp(-9))),
     "declared": ("softmax", TOP),
     "none": ("none", TOP),
+    "several": ("none", 1 / (1 + np.exp(-9))),
     "one": ("sigmoid", 1 / (1 + np.exp(-2))),
 }
 

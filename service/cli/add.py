@@ -1,0 +1,267 @@
+"""`weighin add FILE`: make a model of an ONNX file, and say where each fact about it comes from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from models.zoo.card import Card
+from service.cli.output import console, say, styled
+from service.cli.settings import settings_with
+from service.errors import RefusedModel
+from service.own_models.add import Added, Bounds, Options, add
+from service.own_models.draft import flat
+from service.own_models.facts import numbers, words
+from service.own_models.presets import PRESETS
+
+_INPUT, _OUTPUT, _WORDS = "Facts of the input", "Facts of the outputs", "Facts for the tables"
+_RANGES = {"0..255": (0.0, 1.0), "0..1": (0.0, 255.0), "-1..1": (127.5, 127.5)}
+_FIRST = ("labels", "classes", "input.name", "input.layout", "input.dtype", "input.batch", "input.height")
+
+
+def add_model(
+    file: Annotated[Path, typer.Argument(help="The ONNX file")],
+    name: Annotated[str | None, typer.Option(help="Name of the model [default: from the file]")] = None,
+    labels: Annotated[str | None, typer.Option(help="A file of class names, or a built-in label set")] = None,
+    label_set: Annotated[str | None, typer.Option(help="Name of the label set that the names form")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Labelled pictures, a folder per class, that decide what is not known")
+    ] = None,
+    mapping: Annotated[
+        Path | None, typer.Option(help="File from names of folders in --images to labels")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help=f"How the network's tool prepares images: {', '.join(PRESETS)}")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Folder of models [default: models in WEIGHIN_DATA_DIR]")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a model of that name")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON")] = False,
+    time_limit: Annotated[
+        float, typer.Option(min=1, help="Seconds in which the file must load and run once")
+    ] = Bounds.seconds,
+    memory_limit: Annotated[
+        float, typer.Option(min=0.1, help="GiB of memory that it may need for that")
+    ] = Bounds.memory_bytes / (1 << 30),
+    size: Annotated[
+        str | None, typer.Option(help="224, or 240x320 (height x width)", rich_help_panel=_INPUT)
+    ] = None,
+    range_: Annotated[
+        str | None,
+        typer.Option("--range", help="Values of pixels: 0..255, 0..1, -1..1", rich_help_panel=_INPUT),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            help="Per channel, of pixels from 0 to 1, e.g. 0.485,0.456,0.406; of pixels "
+            "from 0 to 255 with --range 0..255",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="As --mean", rich_help_panel=_INPUT)] = None,
+    colour_order: Annotated[str | None, typer.Option(help="rgb, bgr", rich_help_panel=_INPUT)] = None,
+    layout: Annotated[str | None, typer.Option(help="nchw, nhwc", rich_help_panel=_INPUT)] = None,
+    channels: Annotated[int | None, typer.Option(help="1, 3", rich_help_panel=_INPUT)] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float16, uint8", rich_help_panel=_INPUT)] = None,
+    batch: Annotated[int | None, typer.Option(help="Fixed batch size", rich_help_panel=_INPUT)] = None,
+    fitting: Annotated[
+        str | None, typer.Option(help="center-crop, stretch, letterbox, pad", rich_help_panel=_INPUT)
+    ] = None,
+    resize: Annotated[
+        int | None, typer.Option(help="Shorter side before the centre crop, e.g. 256", rich_help_panel=_INPUT)
+    ] = None,
+    interpolation: Annotated[
+        str | None,
+        typer.Option(help="nearest, box, bilinear, hamming, bicubic, lanczos", rich_help_panel=_INPUT),
+    ] = None,
+    pad_value: Annotated[
+        int | None, typer.Option(help="Of the borders, 0 to 255", rich_help_panel=_INPUT)
+    ] = None,
+    polarity: Annotated[
+        str | None, typer.Option(help="as-is, light-on-dark (grey images)", rich_help_panel=_INPUT)
+    ] = None,
+    input_name: Annotated[
+        str | None, typer.Option("--input", help="Input of the graph", rich_help_panel=_INPUT)
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Output of the graph with the scores", rich_help_panel=_OUTPUT)
+    ] = None,
+    activation: Annotated[
+        str | None,
+        typer.Option(help="Applied by the network: none, softmax, sigmoid", rich_help_panel=_OUTPUT),
+    ] = None,
+    class_offset: Annotated[
+        int | None, typer.Option(help="1 with a background class, else 0", rich_help_panel=_OUTPUT)
+    ] = None,
+    multi_label: Annotated[
+        bool | None,
+        typer.Option(
+            "--multi-label/--single-label", help="Several classes may be right", rich_help_panel=_OUTPUT
+        ),
+    ] = None,
+    architecture: Annotated[
+        str | None, typer.Option(help="E.g. mobilenet-v3", rich_help_panel=_WORDS)
+    ] = None,
+    block: Annotated[
+        str | None, typer.Option(help="Block family, e.g. inverted-residual", rich_help_panel=_WORDS)
+    ] = None,
+    parameters: Annotated[
+        int | None, typer.Option(help="As the paper counts", rich_help_panel=_WORDS)
+    ] = None,
+    macs: Annotated[int | None, typer.Option(help="Of one image", rich_help_panel=_WORDS)] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Where the weights come from", rich_help_panel=_WORDS)
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Licence of the weights", rich_help_panel=_WORDS)
+    ] = None,
+) -> None:
+    """Add an ONNX file as a model: read its facts, run it once, write its folder.
+
+    A running service on the same data directory serves it within two seconds. What nothing states is assumed
+    and named: settle it with the option given, with --preset, or with --images.
+    """
+    facts: dict[str, Any] = {
+        "input.size": None if size is None else _size(size),
+        **_pixels(range_, mean, std),
+        "input.colour_order": colour_order,
+        "input.layout": layout,
+        "input.channels": channels,
+        "input.dtype": dtype,
+        "input.batch": batch,
+        "input.fitting": fitting,
+        "input.resize": resize,
+        "input.interpolation": interpolation,
+        "input.pad_value": pad_value,
+        "input.polarity": polarity,
+        "input.name": input_name,
+        "output": output,
+        "outputs.activation": activation,
+        "outputs.class_offset": class_offset,
+        "outputs.multi_label": multi_label,
+        "architecture": architecture,
+        "block": block,
+        "parameters": parameters,
+        "macs": macs,
+        "source.weights": weights,
+        "source.licence": licence,
+    }
+    options = Options(
+        name=name,
+        labels=labels,
+        label_set=label_set,
+        images=images,
+        mapping=mapping,
+        preset=preset,
+        facts={path: value for path, value in facts.items() if value is not None},
+    )
+    folder = to if to is not None else settings_with().data_dir / "models"
+    bounds = Bounds(time_limit, int(memory_limit * (1 << 30)))
+    added = add(file, options, to=folder, replace=replace, bounds=bounds)
+    if as_json:
+        print(json.dumps(as_object(added), ensure_ascii=False))
+        return
+    _show(added)
+
+
+def as_object(added: Added) -> dict[str, Any]:
+    """Return what `--json` prints."""
+    return {
+        "name": added.card.name,
+        "folder": str(added.folder),
+        "changes": added.changes,
+        "warnings": added.warnings,
+        "assumed": added.card.assumed,
+        "card": added.card.model_dump(mode="json", exclude_none=True),
+    }
+
+
+def _show(added: Added) -> None:
+    out = console()
+    card = added.card
+    table = Table("fact", "value", "origin", "from", box=None, pad_edge=False)
+    values = _shown_values(card)
+    for path in sorted(values, key=_place):
+        fact = card.provenance[path]
+        detail = fact.detail or ""
+        if fact.undecided:
+            detail = f"undecided among {', '.join(fact.undecided)}; {detail}"
+        assumed = fact.origin == "assumed"
+        style = "yellow" if assumed else ""
+        table.add_row(
+            styled((f"{'! ' if assumed else '  '}{path}", style)), words(values[path]),
+            styled((fact.origin, style)), detail,
+        )  # fmt: skip
+    out.print(table)
+    for change in added.changes:
+        say(f"changed: {change}")
+    for warning in added.warnings:
+        say(f"warning: {warning}", error=True)
+    say(f"{card.name}: added in {added.folder}")
+
+
+def _shown_values(card: Card) -> dict[str, Any]:
+    values = flat(card)
+    outputs = card.outputs
+    named = {
+        f"outputs.{name}": f"'{card.output_name(name)}' {shape}" for name, shape in card.output_shapes.items()
+    }
+    values |= named | {"outputs.activation": outputs.get("activation", "none")}
+    return {path: values.get(path, "") for path in card.provenance}
+
+
+def _place(path: str) -> tuple[int, int, str]:
+    group = next(
+        (
+            at
+            for at, prefix in enumerate(("labels", "classes", "input.", "outputs."))
+            if path.startswith(prefix)
+        ),
+        4,
+    )
+    return group, _FIRST.index(path) if path in _FIRST else len(_FIRST), path
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):
+        raise RefusedModel(f"--size '{text}': not a size (allowed: 224, or 240x320, height x width)")
+    return int(sides[0]), int(sides[-1])
+
+
+def _pixels(range_: str | None, mean: str | None, std: str | None) -> dict[str, Any]:
+    """Return mean and std in pixel values 0 to 255, from the options."""
+    if range_ is not None and range_ not in _RANGES:
+        raise RefusedModel(f"--range '{range_}': unknown (allowed: {', '.join(_RANGES)})")
+    if mean is None and std is None:
+        if range_ is None:
+            return {}
+        low, scale = _RANGES[range_]
+        return {"input.mean": (low,), "input.std": (scale,)}
+    if mean is None or std is None:
+        raise RefusedModel("--mean, --std: one is given without the other (allowed: both, or --range)")
+    if range_ == "-1..1":
+        raise RefusedModel("--range -1..1: has a mean and std of its own (allowed: without --mean and --std)")
+    values = {"mean": _numbers(mean, "--mean"), "std": _numbers(std, "--std")}
+    if range_ == "0..255":
+        return {f"input.{name}": given for name, given in values.items()}
+    if max(map(abs, (*values["mean"], *values["std"]))) > 2:
+        raise RefusedModel(
+            f"--mean {mean} --std {std}: not of pixels from 0 to 1 (allowed: up to 2; with --range 0..255 of "
+            "pixels from 0 to 255)"
+        )
+    return {f"input.{name}": tuple(255 * number for number in given) for name, given in values.items()}
+
+
+def _numbers(text: str, option: str) -> tuple[float, ...]:
+    try:
+        return numbers([float(part) for part in text.split(",")], (1, 3), option)
+    except ValueError:
+        raise RefusedModel(
+            f"{option} '{text}': not numbers (allowed: 1 or 3, e.g. 0.485,0.456,0.406)"
+        ) from None

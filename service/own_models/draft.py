@@ -1,0 +1,392 @@
+"""One file on its way to a model: its facts are read, settled and put into a card, its files written."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from models.onnx_tools.describe import GraphFacts
+from models.onnx_tools.inspect import UnreadableModel, external_files
+from models.onnx_tools.prepare import Head, Prepared, prepare
+from models.zoo.card import Card, Classifier, Fact, File, InputSpec
+from models.zoo.files import write_whole
+from service.errors import RefusedModel
+from service.inference.runtime_errors import one_line
+from service.own_models.assume import assume_input, assume_size, fit_channels, from_tensorflow, scale_resize
+from service.own_models.facts import UNKNOWN, Facts, Rank, option_for, warning_of_assumed
+from service.own_models.labels import GivenLabels, LabelSet, built_in_sets, label_set, labels_option
+from service.own_models.presets import preset as preset_named
+from service.own_models.reading import (
+    choose_output,
+    read_activation,
+    read_graph,
+    read_input,
+    read_sides,
+)
+from service.own_models.sidecars import read_beside
+from service.own_models.trial import Bounds, Feed, Ran, TrialFailed, run_once
+
+_Model = TypeVar("_Model", bound=BaseModel)
+_DIFFERENT = 1e-3
+"""How far the scores of the file served may be from those of the file given, in their deviations."""
+_INPUT = (
+    "name",
+    "layout",
+    "dtype",
+    "batch",
+    "height",
+    "width",
+    "channels",
+    "fitting",
+    "interpolation",
+    "mean",
+    "std",
+)
+_OF_FITTING = {"center-crop": ("resize",), "stretch": (), "letterbox": ("pad_value",), "pad": ("pad_value",)}
+_OTHERS = (
+    "labels", "outputs.activation", "outputs.class_offset", "outputs.multi_label", "architecture", "block",
+    "parameters", "macs", "source.weights", "source.licence",
+)  # fmt: skip
+
+
+class Draft:
+    """The facts of one file, and the folder aside that its model is written to.
+
+    Everything that the file, what lies beside it and the flags say is read at construction, and the file is
+    run; `card` then describes it.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        content: bytes,
+        folder: Path,
+        bounds: Bounds,
+        *,
+        flags: Mapping[str, Any],
+        preset: str | None = None,
+        labels: str | Path | None = None,
+        label_set: str | None = None,
+    ) -> None:
+        """`content`: the file with its external tensors. Raises RefusedModel; OSError where `folder` is full.
+
+        `flags`: facts by path, as `Options.facts` of `add`.
+        """
+        self._file = file
+        self._content = content
+        self._folder = folder
+        self._bounds = bounds
+        self._facts = Facts()
+        self._graph = read_graph(content, file.name)
+        given = dict(flags)
+        wanted = given.pop("output", None)
+        self._state_flags(given)
+        read_input(self._graph, self._facts)
+        self._beside = read_beside(file, self._graph.metadata)
+        for path, (value, where) in self._beside.values.items():
+            self._facts.state(path, value, Rank.METADATA, where)
+        self._output, self._why_output = choose_output(self._first_run(), wanted)
+        if not self._output.finite:
+            raise RefusedModel(f"output '{self._output.name}': not finite on noise (allowed: finite numbers)")
+        read_activation(content, self._output, self._facts)
+        self._labels = self._read_labels(
+            self._beside.labels if labels is None else labels_option(labels), label_set
+        )
+        self._settle_input(preset)
+        self._prepared, self._ran = self._prepare()
+        self.changes: tuple[str, ...] = (*_read_in(file), *self._prepared.changes)
+        """In which ways the file served differs from the one given."""
+        self._write_files()
+
+    def card(self) -> Card:
+        """Return the card of the facts as they are settled by now. Raises RefusedModel."""
+        provenance: dict[str, Fact] = {}
+        spec = self._input(provenance)
+        outputs = self._outputs(provenance)
+        graph = read_graph(self._prepared.content, self._file.name, (spec.height, spec.width))
+        self._describe(graph)
+        for path in _OTHERS:
+            claim = self._facts.get(path)
+            if claim is not None:
+                provenance[path] = claim.fact
+        logits = math.prod(self._output.shape[1:])
+        provenance["classes"] = Fact(origin="file", detail=f"its output has {logits} scores")
+        provenance["precision"] = Fact(origin="file")
+        values = {
+            "schema_version": 2,
+            "name": self._folder.name,
+            "labels": self._labels.name,
+            "classes": len(self._labels.names),
+            **{path: self._facts.value(path) for path in ("architecture", "block", "parameters", "macs")},
+            "precision": graph.precision,
+            "input": spec,
+            "outputs": outputs,
+            "file": {
+                **_file("model.onnx", self._prepared.content).model_dump(),
+                "opset": graph.opset,
+                "initializer_elements": graph.initializer_elements,
+            },
+            "classifier": self._classifier,
+            "source": {name: str(self._facts.value(f"source.{name}")) for name in ("weights", "licence")},
+            "given": self._given,
+            "provenance": {path: provenance[path] for path in sorted(provenance)},
+            "notes": self._notes,
+        }
+        return _validated(Card, values, "card")
+
+    def judged(self, card: Card, images: Path, mapping: Path | None) -> Card:
+        """Return the card with what labelled pictures in `images` say of facts that nothing states."""
+        raise RefusedModel(
+            f"--images {images.name}: not available in this version (allowed: --preset, or facts as options)"
+        )
+
+    def warnings(self, card: Card) -> tuple[str, ...]:
+        """Return what is not certain of a card made here, a line each."""
+        assumed = warning_of_assumed(card.assumed, flat(card))
+        doubts = [f"{path}: {doubt}" for path, doubt in self._beside.doubts.items() if path in card.assumed]
+        return (*self._facts.warnings, *self._beside.warnings, *doubts, *self._notes, *assumed)
+
+    def _state_flags(self, given: Mapping[str, Any]) -> None:
+        for path, value in given.items():
+            if path == "input.size":
+                for name, side in zip(("input.height", "input.width"), value, strict=True):
+                    self._facts.state(name, side, Rank.FLAG, "--size")
+            else:
+                self._facts.state(path, value, Rank.FLAG, option_for(path).split(",")[0])
+
+    def _first_run(self) -> tuple[Ran, ...]:
+        """Run the file as it was given; settle layout, size and batch on the way."""
+        path = self._folder / "model.onnx"
+        write_whole(path, self._content)
+        facts = self._facts
+        known = facts.value("input.layout")
+        layouts = [known] if known else ["nchw", "nhwc"]
+        if from_tensorflow(self._graph.producer):
+            layouts.reverse()
+        runs: dict[str, tuple[tuple[Ran, ...], bool]] = {}
+        failure: TrialFailed | None = None
+        for layout in layouts:
+            try:
+                runs[layout] = self._run_in(layout, path)
+            except TrialFailed as error:
+                failure = failure or error
+        if not runs:
+            raise TrialFailed(f"{self._file.name}: {failure}")
+        layout, (ran, several) = next(iter(runs.items()))
+        if not known and len(runs) == 1:
+            facts.state("input.layout", layout, Rank.FORCED, "the file, which runs in no other layout")
+        elif not known:
+            facts.state("input.layout", layout, Rank.ASSUMED, "the file runs in both layouts")
+        read_sides(self._graph, layout, facts)
+        assume_size(facts)
+        if not several:
+            facts.state("input.batch", 1, Rank.FORCED, "the file, which does not run on two images at once")
+        return ran
+
+    def _run_in(self, layout: str, path: Path) -> tuple[tuple[Ran, ...], bool]:
+        """Run the file in one layout; also return whether it runs on two images at once, or need not."""
+        facts = self._facts.copy()
+        read_sides(self._graph, layout, facts)
+        assume_size(facts)
+        facts.state("input.layout", layout, Rank.FORCED, "the layout tried")
+        batch = facts.value("input.batch")
+        if batch:
+            return run_once(path, [_feed(facts, batch)], self._bounds)[0], True
+        try:
+            one, two = run_once(path, [_feed(facts, 1), _feed(facts, 2)], self._bounds)
+        except TrialFailed:
+            return run_once(path, [_feed(facts, 1)], self._bounds)[0], False
+        alike = all(b.shape[:1] == (2,) for a, b in zip(one, two, strict=True) if a.shape[:1] == (1,))
+        return one, alike
+
+    def _read_labels(self, given: GivenLabels | None, name: str | None) -> LabelSet:
+        facts = self._facts
+        count = math.prod(self._output.shape[1:])
+        offset = facts.value("outputs.class_offset")
+        labels = label_set(given, count, self._folder.name, offset)
+        if name is not None:
+            known = built_in_sets().get(name)
+            if known is not None and known != labels.names:
+                raise RefusedModel(f"--label-set {name}: the labels are not those of the built-in set")
+            labels = dataclasses.replace(labels, name=name, built_in=known is not None)
+        facts.state("labels", labels.name, labels.rank, labels.detail)
+        if labels.offset or offset is not None:
+            facts.state("outputs.class_offset", labels.offset, labels.offset_rank, labels.offset_detail)
+        activation = facts.value("outputs.activation")
+        if count == 1 and activation != "sigmoid":
+            raise RefusedModel(
+                f"output '{self._output.name}': one score without a sigmoid (allowed: two classes or more, "
+                "or one probability); put a sigmoid at the end of the network"
+            )
+        if count > 1 and activation == "sigmoid":
+            facts.state("outputs.multi_label", True, Rank.FILE, "the file has a sigmoid for each class")
+        return labels
+
+    def _settle_input(self, preset: str | None) -> None:
+        """State what the preset says, then what is assumed."""
+        facts = self._facts
+        height, width, channels = (facts.value(f"input.{side}") for side in ("height", "width", "channels"))
+        fit_channels(facts, channels)
+        scale_resize(facts, self._beside)
+        if facts.known("input.mean") != facts.known("input.std"):
+            raise RefusedModel("--mean, --std: one is given without the other (allowed: both, or --range)")
+        flagged = any(claim.rank is Rank.FLAG for claim in facts.claims.get("input.resize", ()))
+        stated = {} if preset is None else preset_named(preset).values(height, width, channels)
+        if facts.value("input.dtype") == "uint8":
+            for path, number in (("input.mean", 0.0), ("input.std", 1.0)):
+                facts.state(path, (number,) * channels, Rank.FORCED, "the file takes uint8, pixel values")
+                stated.pop(path, None)
+        if facts.known("input.fitting"):  # its resize belongs to it
+            stated.pop("input.resize", None)
+        facts.state_all(stated, Rank.PRESET, f"--preset {preset}")
+        assume_input(facts, self._graph.producer)
+        fitting = facts.value("input.fitting")
+        if flagged and fitting != "center-crop":
+            raise RefusedModel(f"--resize: the fitting is {fitting} (allowed: center-crop)")
+
+    def _prepare(self) -> tuple[Prepared, Mapping[str, Ran]]:
+        """Write the file to serve; run it, and compare its scores with those of the file given."""
+        try:
+            prepared = prepare(self._content, self._output.name)
+        except UnreadableModel as error:
+            raise RefusedModel(f"{self._file.name}: {one_line(str(error))}") from None
+        path = self._folder / "model.onnx"
+        write_whole(path, prepared.content)
+        (outputs,) = run_once(path, [_feed(self._facts, self._facts.value("input.batch") or 1)], self._bounds)
+        ran = {output.name: output for output in outputs}
+        if self._output.name not in ran or not _alike(self._output, ran[self._output.name]):
+            raise RefusedModel(
+                f"{self._file.name}: the file prepared to be served gives other scores on the same noise; "
+                "this is a fault of weighin: report it with the file"
+            )
+        return prepared, ran
+
+    def _write_files(self) -> None:
+        """Write the labels and the classifier, and note what is missing."""
+        prepared, labels = self._prepared, self._labels
+        self._notes: list[str] = []
+        self._classifier: Classifier | None = None
+        if prepared.embedding is None:
+            reason = prepared.reason or "the file shows no last linear layer"
+            self._notes.append(f"no embedding, so neither retrieval nor class activation maps: {reason}")
+        elif prepared.head is None or prepared.features is None:
+            reason = prepared.no_maps or "the last linear layer is not known"
+            self._notes.append(f"no class activation maps: {reason}")
+        else:
+            content = _arrays(prepared.head, labels.offset)
+            write_whole(self._folder / "classifier.npz", content)
+            self._classifier = Classifier(model=self._folder.name, file=_file("classifier.npz", content))
+        if not labels.built_in:
+            text = "".join(f"{label}\n" for label in labels.names)
+            write_whole(self._folder / "labels.txt", text.encode())
+        original = self._file.read_bytes()
+        self._given: File | None = None
+        if original != prepared.content:
+            self._given = _file(re.sub(r"[^A-Za-z0-9_.-]", "_", self._file.name)[:200], original)
+
+    def _input(self, provenance: dict[str, Fact]) -> InputSpec:
+        """Return the settled preprocessing, and note the origin of each of its facts."""
+        fitting = self._facts.value("input.fitting")
+        grey = self._facts.value("input.channels") == 1
+        values = {}
+        for name in (*_INPUT, *_OF_FITTING.get(fitting, ()), "polarity" if grey else "colour_order"):
+            claim = self._facts.get(f"input.{name}")
+            if claim is not None:
+                values[name] = claim.value
+                provenance[f"input.{name}"] = claim.fact
+        for path, doubt in self._beside.doubts.items():
+            if path in provenance and provenance[path].origin == "metadata":
+                provenance[path] = Fact(origin="assumed", detail=doubt)
+        return _validated(InputSpec, values, "input")
+
+    def _outputs(self, provenance: dict[str, Fact]) -> dict[str, Any]:
+        """Return the card's `outputs`, and note the origin of each of its facts."""
+        prepared, names = self._prepared, {"logits": self._output.name}
+        origin = Fact(origin="flag" if self._why_output == "--output" else "file", detail=self._why_output)
+        provenance["outputs.logits"] = origin
+        for name, info in (("embedding", prepared.embedding), ("features", prepared.features)):
+            if info is not None and info.name in self._ran:
+                names[name] = info.name
+                provenance[f"outputs.{name}"] = Fact(origin="file", detail=f"'{info.name}'")
+        outputs: dict[str, Any] = {name: self._ran[graph].shape[1:] for name, graph in names.items()}
+        renamed = {name: graph for name, graph in names.items() if name != graph}
+        if renamed:
+            outputs["names"] = renamed
+        for name in ("activation", "class_offset", "multi_label"):
+            value = self._facts.value(f"outputs.{name}")
+            if value is not None:
+                outputs[name] = value
+        return outputs
+
+    def _describe(self, graph: GraphFacts) -> None:
+        """State what is there for the tables only."""
+        facts = self._facts
+        for path in ("architecture", "block", "source.weights", "source.licence"):
+            facts.state(path, UNKNOWN, Rank.ASSUMED, "nothing says")
+        parameters = max(1, graph.parameters)
+        facts.state("parameters", parameters, Rank.FILE, "counted in the file")
+        if graph.macs:
+            facts.state("macs", graph.macs, Rank.FILE, "counted in the file")
+        else:
+            facts.state("macs", parameters, Rank.ASSUMED, "not countable: one for each parameter at least")
+
+
+def flat(card: Card) -> dict[str, Any]:
+    """Return the facts of a card by path, e.g. `input.mean`."""
+    values: dict[str, Any] = {}
+    for key, value in card.model_dump(mode="json", exclude_none=True).items():
+        if key in ("input", "outputs", "source"):
+            values |= {f"{key}.{inner}": item for inner, item in value.items()}
+        elif key != "provenance":
+            values[key] = value
+    return values
+
+
+def _read_in(file: Path) -> tuple[str, ...]:
+    """Say which files beside the given one its tensors were read from."""
+    files = external_files(file.read_bytes())
+    return (f"tensors of {', '.join(files[:3])} read in",) if files else ()
+
+
+def _feed(facts: Facts, batch: int) -> Feed:
+    """Return the noise that the file takes by its facts."""
+    channels, height, width = (facts.value(f"input.{side}") for side in ("channels", "height", "width"))
+    image = (height, width, channels) if facts.value("input.layout") == "nhwc" else (channels, height, width)
+    return Feed(facts.value("input.name"), facts.value("input.dtype"), (batch, *image))
+
+
+def _alike(one: Ran, other: Ran) -> bool:
+    """Return whether two runs on the same noise gave the same scores."""
+    if one.shape != other.shape:
+        return False
+    first, second = np.array(one.values), np.array(other.values)
+    return bool(np.abs(first - second).max() <= _DIFFERENT * float(first.std()) + 1e-6)
+
+
+def _arrays(head: Head, offset: int) -> bytes:
+    """Return the last linear layer as an NPZ file, without a background class."""
+    buffer = io.BytesIO()
+    np.savez(buffer, weight=head.weight[offset:], bias=head.bias[offset:])
+    return buffer.getvalue()
+
+
+def _file(name: str, content: bytes) -> File:
+    return File(name=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def _validated(kind: type[_Model], values: Mapping[str, Any], where: str) -> _Model:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join([where, *map(str, first["loc"])])
+        raise RefusedModel(one_line(f"{place}: {first['msg'].removeprefix('Value error, ')}")) from None

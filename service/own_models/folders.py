@@ -1,0 +1,132 @@
+"""Models as folders of a zoo: written aside, moved in and out whole, without a lock."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from models.zoo.files import holds_network
+from service.errors import ModelExists, StorageUnavailable, UnknownModel, error_words
+
+_STALE_S = 3600
+"""Age of a folder aside that a killed process has left."""
+_AT_CWD, _EXCHANGE = -100, 2
+
+
+def check_free(to: Path, name: str, *, replace: bool) -> None:
+    """Raise ModelExists where the zoo folder `to` has a model of that name, unless it is to be replaced."""
+    if os.path.lexists(to / name) and not replace:
+        raise ModelExists(f"model '{name}': exists (allowed: another --name, or --replace)")
+
+
+@contextlib.contextmanager
+def workplace(to: Path, name: str) -> Iterator[Path]:
+    """Make a folder aside, `to/.NAME.tmp-.../NAME`, that is gone in the end, and give it.
+
+    Raises StorageUnavailable for everything that the system refuses inside, a full disk among others.
+    """
+    aside = None
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+        _sweep(to, name)
+        aside = Path(tempfile.mkdtemp(prefix=f".{name}.tmp-", dir=to))
+        folder = aside / name
+        folder.mkdir()
+        yield folder
+    except OSError as error:
+        raise StorageUnavailable(f"the folder of models cannot be written: {error_words(error)}") from None
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def move_in(folder: Path, to: Path, *, replace: bool) -> Path:
+    """Move a finished folder into the zoo folder `to`, in one step, and return where it is.
+
+    A reader of `to` sees the old model or the new one, whole, also after a power cut. Raises ModelExists
+    where there is one by now, without `replace`, and OSError.
+    """
+    target = to / folder.name
+    for path in (*folder.iterdir(), folder):
+        _sync(path)
+    try:
+        folder.rename(target)  # refused by the system where a folder with files is there
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        if not replace:
+            check_free(to, folder.name, replace=False)
+        _exchange(folder, target)
+    _sync(to)
+    return target
+
+
+def remove(name: str, *, root: Path) -> None:
+    """Remove the model `name` from the zoo folder `root`, in one step.
+
+    Raises UnknownModel and StorageUnavailable.
+    """
+    target = root / name
+    try:
+        known = [path.name for path in root.iterdir() if holds_network(path)] if root.is_dir() else []
+        if name not in known:
+            raise UnknownModel(name, known)
+        aside = Path(tempfile.mkdtemp(prefix=f".{name}.tmp-", dir=root))
+        try:
+            target.rename(aside / name)
+            _sync(root)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    except FileNotFoundError:
+        raise UnknownModel(name, ()) from None
+    except OSError as error:
+        raise StorageUnavailable(f"the folder of models cannot be written: {error_words(error)}") from None
+
+
+def _exchange(folder: Path, target: Path) -> None:
+    """Put `folder` in the place of `target`; the old one lies aside afterwards."""
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None, use_errno=True)
+        exchange = getattr(library, "renameat2", None)
+        if exchange is not None:
+            names = (os.fsencode(folder), os.fsencode(target))
+            if exchange(_AT_CWD, names[0], _AT_CWD, names[1], _EXCHANGE) == 0:
+                return
+    old = folder.with_name(f"{folder.name}.old")
+    target.rename(old)
+    try:
+        folder.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+
+
+def _sync(path: Path) -> None:
+    """Make a file or folder durable, where the system can."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(to: Path, name: str) -> None:
+    """Remove folders aside of this name that a killed process has left an hour ago or earlier."""
+    for path in to.glob(f".{name}.tmp-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _STALE_S:
+                shutil.rmtree(path, ignore_errors=True)
