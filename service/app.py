@@ -28,7 +28,7 @@ from service.api.middleware.admission import JsonBodies, LoadShedding
 from service.api.middleware.context import ErrorCounting, HeadRequests, RequestContext, series_to_show
 from service.api.middleware.cors import Cors
 from service.api.middleware.proxies import ReverseProxy
-from service.api.models import models_router
+from service.api.models import Changes, models_router
 from service.api.recommend import recommend_router
 from service.api.retrieve import retrieve_router
 from service.api.routers import add_routes
@@ -208,7 +208,8 @@ def api_routers(services: Services) -> Iterator[APIRouter]:
     yield gallery_router(gallery, settings.api_key, bounds, width=pool.threads)
     yield gallery_images_router(gallery, settings.api_key, bounds)
     yield explain_router(registry, Explainer(registry, pool, max_pixels=max_pixels), bounds)
-    yield models_router(registry)
+    changes = Changes(settings.api_key, settings.max_model_bytes, settings.deadline_s, gallery.models_in_use)
+    yield models_router(registry, changes)
     yield latency_router(services.latencies, registry.names)
     yield distribution_router(services.latencies, registry.names)
     yield benchmarks_router(services.jobs, settings.api_key)

@@ -226,6 +226,18 @@ class RefusedModel(WeighinError):
     slug = "refused-model"
 
 
+class ModelInUse(WeighinError):
+    """The model cannot be deleted or replaced over HTTP: it is needed, or was not added here."""
+
+    slug = "model-in-use"
+
+
+class NoKeySet(WeighinError):
+    """The request needs a key, and the service has none: WEIGHIN_API_KEY is not set."""
+
+    slug = "no-key-set"
+
+
 class ModelExists(WeighinError):
     """A model of that name is there already."""
 

@@ -79,6 +79,10 @@ class GalleryOut(BaseModel):
     """The gallery as a whole."""
 
     model: str = Field(description="The model by which it answers", examples=["efficientnet-lite0-int8"])
+    replaced: bool = Field(
+        description="Whether the model of that name is another file by now, or gone: the gallery goes on "
+        "with its own copy until it is re-indexed"
+    )
     images: int
     bytes: int = Field(description="Of all originals together")
     quota: QuotaOut
@@ -90,6 +94,7 @@ class GalleryOut(BaseModel):
         """Build the response."""
         return cls(
             model=status.model,
+            replaced=status.replaced,
             images=status.state.images,
             bytes=status.state.bytes,
             quota=QuotaOut(**vars(status.quota)),
@@ -126,6 +131,7 @@ def gallery_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds, 
             errors.InvalidParameter,
             errors.NotReady,
             errors.ModelUnavailable,
+            errors.Busy,
             errors.DatabaseUnreachable,
             errors.StorageUnavailable,
         ),

@@ -1,15 +1,26 @@
-"""GET /models: list the models, with their cards and why one is not served."""
+"""/models: list the models with their cards and why one is not served; add, replace and delete own ones."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-from pydantic import BaseModel, Field
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BaseModel, Field, SecretStr
 
 from models.zoo.card import Activation, Card
 from service import errors
+from service.api.answers import root_of
+from service.api.model_upload import OPENAPI_BODY, Upload, uploaded_model
 from service.api.problems import documented
-from service.api.routers import new_router
+from service.api.routers import new_router, own_key_needed
 from service.inference.registry import ModelEntry, Registry
+from service.own_models.add import Added, add, remove
+
+ModelsInUse = Callable[[], Awaitable[Collection[str]]]
 
 
 class ModelOut(BaseModel):
@@ -20,7 +31,7 @@ class ModelOut(BaseModel):
     reason: str | None = Field(description="Why it is not loaded, or why its latest run failed")
     version: str | None = Field(
         description="SHA-256 of the file that is served; null where it is not loaded",
-        examples=["d6a1f3e0c2b4956877c1d5e2f3a4b5c6d7e8f9000112233445566778899aabbc"],
+        examples=["c6970c698af0977d7beda4d3eb2df8630dbbdf2afcffe5a384b736aba5787d5b"],
     )
     refused: str | None = Field(
         description="Why what is in its folder by now is not served, but the version before it",
@@ -44,9 +55,67 @@ class ModelsResponse(BaseModel):
     models: list[ModelOut]
 
 
-def models_router(registry: Registry) -> APIRouter:
-    """Return the routes that describe the models."""
+class AddedModelOut(ModelOut):
+    """A model that was added; `card.provenance` has the origin of each fact."""
+
+    changes: list[str] = Field(description="How the file served differs from the one that was sent")
+    warnings: list[str] = Field(description="What is not certain, such as facts that nothing supports")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What the routes that change models need.
+
+    `max_bytes`: of a body. `wait_s`: how long nothing of it may arrive. `gallery_models` returns the names of
+    the models that the gallery needs.
+    """
+
+    api_key: SecretStr | None
+    max_bytes: int
+    wait_s: float
+    gallery_models: ModelsInUse
+
+
+_UPLOAD_ERRORS = (
+    errors.MalformedRequest,
+    errors.Unauthorized,
+    errors.NoKeySet,
+    errors.CrossSiteRequest,
+    errors.BodyTooLarge,
+    errors.RefusedModel,
+    errors.InvalidParameter,
+    errors.NotReady,
+    errors.DeadlineExceeded,
+    errors.StorageUnavailable,
+)
+Preset = Annotated[
+    str | None,
+    Query(description="Conventions of a framework, as `weighin add --preset`", examples=["torchvision"]),
+]
+
+
+def models_router(registry: Registry, changes: Changes) -> APIRouter:
+    """Return the routes that describe and change the models."""
     router = new_router("models")
+    guarded = [Depends(own_key_needed(changes.api_key))]
+    changer = _Changer(registry, changes.gallery_models)
+
+    async def uploaded(
+        request: Request, name: str | None, preset: str | None, *, replace: bool
+    ) -> AddedModelOut:
+        changer.check_ready()
+        reading = uploaded_model(
+            request,
+            changer.root,
+            name=name,
+            preset=preset,
+            max_bytes=changes.max_bytes,
+            wait_s=changes.wait_s,
+        )
+        async with reading as upload:
+            added = await changer.add(upload, replace=replace)
+        described = _out(registry.entry(added.card.name))
+        return AddedModelOut(**dict(described), changes=list(added.changes), warnings=list(added.warnings))
 
     @router.get("/models", summary="List models")
     async def models() -> ModelsResponse:
@@ -58,7 +127,138 @@ def models_router(registry: Registry) -> APIRouter:
         """Return a model's card, and why it is not loaded or its latest run failed."""
         return _out(registry.entry(name))
 
+    @router.post(
+        "/models",
+        summary="Add a model",
+        status_code=201,
+        dependencies=guarded,
+        responses=documented(*_UPLOAD_ERRORS, errors.ModelExists),
+        openapi_extra=OPENAPI_BODY,
+    )
+    async def add_model(
+        request: Request,
+        response: Response,
+        name: Annotated[
+            str | None, Query(description="Name of the model; by default that of the file")
+        ] = None,
+        preset: Preset = None,
+    ) -> AddedModelOut:
+        """Add an ONNX file as `weighin add` does: find out how it wants its images, run it once, serve it.
+
+        It is served when the answer comes. `card.provenance` says where each fact comes from; those of origin
+        `assumed` have nothing to support them.
+        """
+        if name is not None and name in registry.names():
+            raise _exists(name)
+        described = await uploaded(request, name, preset, replace=False)
+        response.headers["Location"] = f"{root_of(request)}/models/{described.name}"
+        return described
+
+    @router.put(
+        "/models/{name}",
+        summary="Replace a model",
+        dependencies=guarded,
+        responses={
+            201: {"model": AddedModelOut, "description": "Added: there was none of that name"},
+            **documented(*_UPLOAD_ERRORS, errors.ModelInUse),
+        },
+        openapi_extra=OPENAPI_BODY,
+    )
+    async def replace_model(
+        request: Request, response: Response, name: str, preset: Preset = None
+    ) -> AddedModelOut:
+        """Put an ONNX file in the place of an added model, or add it: 201 if there was none of that name.
+
+        Requests that have begun end with the old version, those that come after the answer get the new one.
+        """
+        changer.check_own(name)
+        if name not in registry.names():
+            response.status_code = 201
+            response.headers["Location"] = f"{root_of(request)}/models/{name}"
+        return await uploaded(request, name, preset, replace=True)
+
+    @router.delete(
+        "/models/{name}",
+        summary="Delete a model",
+        status_code=204,
+        dependencies=guarded,
+        responses=documented(
+            errors.Unauthorized,
+            errors.NoKeySet,
+            errors.CrossSiteRequest,
+            errors.UnknownModel,
+            errors.ModelInUse,
+            errors.NotReady,
+            errors.DatabaseUnreachable,
+            errors.StorageUnavailable,
+        ),
+    )
+    async def delete_model(name: str) -> None:
+        """Delete an added model. The default model and those that the gallery needs cannot be deleted."""
+        changer.check_ready()
+        await changer.delete(registry.entry(name).name)
+
     return router
+
+
+class _Changer:
+    """Adds and deletes own models, one at a time, and lets the registry take that in at once."""
+
+    def __init__(self, registry: Registry, gallery_models: ModelsInUse) -> None:
+        assert registry.added is not None
+        self.root: Path = registry.added
+        self._registry = registry
+        self._gallery_models = gallery_models
+        self._lock = asyncio.Lock()
+
+    def check_ready(self) -> None:
+        """Raise NotReady while models are loaded: the registry is busy with that."""
+        if not self._registry.ready:
+            raise errors.NotReady("models are still being loaded")
+
+    def check_own(self, name: str) -> None:
+        """Raise ModelInUse for a model that was not added here."""
+        if name in self._registry.names() and self._registry.entry(name).folder.parent != self.root:
+            raise errors.ModelInUse(
+                f"model '{name}': its folder is one of WEIGHIN_MODEL_DIRS, which is not changed over HTTP "
+                "(allowed: another name, or change the folder)"
+            )
+
+    async def add(self, upload: Upload, *, replace: bool) -> Added:
+        """Add the model and serve it. Raises RefusedModel, ModelExists and StorageUnavailable."""
+        async with self._lock:
+            added = await asyncio.to_thread(add, upload.file, upload.options, to=self.root, replace=replace)
+            name = added.card.name
+            await asyncio.to_thread(self._registry.refresh, name)
+            entry = self._registry.entry(name)
+            if entry.folder == added.folder and entry.model is not None and entry.refused is None:
+                return added
+            if not replace:
+                await asyncio.to_thread(remove, name, root=self.root)
+                await asyncio.to_thread(self._registry.refresh, name)
+            if entry.folder != added.folder:
+                raise _exists(name)
+            raise errors.RefusedModel(f"model '{name}': cannot be served: {entry.refused or entry.reason}")
+
+    async def delete(self, name: str) -> None:
+        """Delete the model. Raises ModelInUse, UnknownModel and StorageUnavailable."""
+        async with self._lock:
+            self.check_own(name)
+            if name == self._registry.default_model:
+                raise errors.ModelInUse(
+                    f"model '{name}': it is WEIGHIN_DEFAULT_MODEL (allowed: PUT another file, or set another)"
+                )
+            if name in await self._gallery_models():
+                raise errors.ModelInUse(
+                    f"model '{name}': the gallery needs it (allowed: PUT another file, or re-index the "
+                    "gallery with another model first: POST /gallery/reindex?model=NAME)"
+                )
+            await asyncio.to_thread(remove, name, root=self.root)
+            await asyncio.to_thread(self._registry.refresh, name)
+
+
+def _exists(name: str) -> errors.ModelExists:
+    return errors.ModelExists(f"model '{name}': exists (allowed: another name, or PUT /models/{name})")
 
 
 def _out(entry: ModelEntry) -> ModelOut:

@@ -15,6 +15,7 @@ from service.errors import (
     HeadersTooLarge,
     InvalidParameter,
     MalformedRequest,
+    NoKeySet,
     RequestTimeout,
     Unauthorized,
 )
@@ -46,6 +47,21 @@ def key_needed(api_key: SecretStr | None) -> Callable[..., Awaitable[None]]:
             raise Unauthorized("this needs a key: send it as 'Authorization: Bearer <key>'")
         if not secrets.compare_digest(given.credentials.encode(), expected):
             raise Unauthorized("the key is not the right one")
+
+    return check
+
+
+def own_key_needed(api_key: SecretStr | None) -> Callable[..., Awaitable[None]]:
+    """A dependency as `key_needed`, for routes that nobody may use where no key is set: NoKeySet."""
+    guard = key_needed(api_key)
+
+    async def check(given: HTTPAuthorizationCredentials | None = _bearer) -> None:
+        if api_key is None:
+            raise NoKeySet(
+                "WEIGHIN_API_KEY: not set, so models cannot be changed over HTTP (allowed: set it and send "
+                "it as 'Authorization: Bearer <key>', or use `weighin add`)"
+            )
+        await guard(given)
 
     return check
 

@@ -12,8 +12,8 @@ import structlog
 
 from service.errors import StorageUnavailable, WeighinError
 from service.gallery.database import GalleryDatabase
-from service.gallery.embed import dimensions_of, embedder_of
-from service.gallery.networks import Networks
+from service.gallery.embed import dimensions_of, embedder_of, model_name
+from service.gallery.networks import KEPT_FOLDER, Networks
 from service.gallery.records import EmbeddersChanged, GalleryState, Quota, SearchStatus
 from service.gallery.reindex import Progress, Reindexer
 from service.gallery.search import Retriever
@@ -34,9 +34,13 @@ _RETRY_S = 5.0
 
 @dataclass(frozen=True)
 class GalleryStatus:
-    """What there is: `model` answers, `search` tells how once something was searched for."""
+    """What there is: `model` answers, `search` tells how once something was searched for.
+
+    `replaced`: the model of that name is another file by now; the one that embedded the images answers.
+    """
 
     model: str
+    replaced: bool
     state: GalleryState
     quota: Quota
     search: SearchStatus | None
@@ -67,7 +71,7 @@ class Gallery:
         turn at the database. Opens nothing."""
         self._quota = quota
         self._threads = GalleryThreads(deadline_s)
-        self._networks = Networks(registry, model)
+        self._networks = Networks(registry, model, data_dir / KEPT_FOLDER)
         self._database = database
         store = GalleryStore(database, quota)
         vectors = GalleryVectors(database)
@@ -101,11 +105,20 @@ class Gallery:
         state = await self._threads.read(self._database.state)
         return GalleryStatus(
             model=self._networks.name_of(state),
+            replaced=state.embedder is not None and self._networks.is_replaced(state.embedder),
             state=state,
             quota=self._quota,
             search=self._searches.status,
             reindexing=await self.reindexer.progress(state),
         )
+
+    async def models_in_use(self) -> frozenset[str]:
+        """The names of the models that it needs: the active one, and one that it is changing to.
+
+        StorageUnavailable where the database does not answer.
+        """
+        state = await self._threads.read(self._database.state)
+        return frozenset({self._networks.name_of(state), *map(model_name, state.embedders)})
 
     async def close(self) -> None:
         """Stop what runs in the background, and save the index."""
@@ -128,6 +141,7 @@ class Gallery:
                 break
             except StorageUnavailable:
                 await asyncio.sleep(_RETRY_S)
+        await self._networks.open(state)
         if state.images and state.embedder is not None:
             try:
                 model = self._networks.of(state.embedder)

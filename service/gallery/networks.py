@@ -1,20 +1,46 @@
-"""Which served network an embedder's name stands for."""
+"""Which network an embedder's name stands for: a served one, or the copy that the gallery keeps of it."""
 
 from __future__ import annotations
 
-from service.errors import ModelUnavailable, UnknownModel
+import asyncio
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+import structlog
+
+from models.zoo.card import Card, write_card
+from service.errors import ModelUnavailable, NotReady, UnknownModel, WeighinError, error_words
 from service.gallery.embed import dimensions_of, embedder_of, model_name
-from service.gallery.records import GalleryState
-from service.inference.registry import Registry, ServedModel
+from service.gallery.records import EmbeddersChanged, GalleryState
+from service.inference.registry import Registry, ServedModel, load_model
+
+_OPENED_WITHIN_S = 10.0
+
+KEPT_FOLDER = "gallery-model"
+"""Folder in the data directory that has a copy of each network that the gallery needs."""
+
+log = structlog.get_logger(__name__)
 
 
 class Networks:
-    """Finds the networks that the gallery's embeddings are of."""
+    """Finds the networks that the gallery's embeddings are of.
 
-    def __init__(self, registry: Registry, default: str) -> None:
-        """`default`: the model of a gallery that has no image yet."""
+    Embeddings of two networks cannot be compared, so a gallery goes on with the network that embedded it when
+    another takes that one's name: it stays loaded, and a copy of its folder is kept for the next start.
+    """
+
+    def __init__(self, registry: Registry, default: str, folder: Path) -> None:
+        """`default`: the model of a gallery that has no image yet. `folder`: where copies are kept."""
         self._registry = registry
         self._default = default
+        self._folder = folder
+        self._used: dict[str, ServedModel] = {}
+        self._opened = asyncio.Event()
 
     def named(self, name: str) -> ServedModel:
         """A served model that gives embeddings.
@@ -25,38 +51,152 @@ class Networks:
         dimensions_of(model)
         return model
 
-    def active(self, state: GalleryState) -> ServedModel:
-        """The active network. NotReady while it is loaded, ModelUnavailable if it is not served."""
-        return self._default_model() if state.embedder is None else self.of(state.embedder)
+    async def active(self, state: GalleryState) -> ServedModel:
+        """The active network. NotReady while models are loaded, ModelUnavailable if there is none."""
+        return self._default_model() if state.embedder is None else await self._loaded(state.embedder)
 
-    def needed(self, state: GalleryState) -> tuple[ServedModel, ...]:
+    async def needed(self, state: GalleryState) -> tuple[ServedModel, ...]:
         """The networks that an image which comes now is embedded by. Raises as `active` does."""
         if not state.embedders:
             return (self._default_model(),)
-        return tuple(self.of(embedder) for embedder in state.embedders)
+        return tuple([await self._loaded(embedder) for embedder in state.embedders])
 
     def of(self, embedder: str) -> ServedModel:
-        """The network of that name and file. NotReady while it is loaded, ModelUnavailable if it is not."""
-        name = model_name(embedder)
+        """The network of that name and file: the served one, else the one that is kept.
+
+        NotReady while it is loaded, ModelUnavailable if neither is there.
+        """
+        served = self._served(embedder)
+        if served is not None:
+            self._used[embedder] = served
+            return served
+        used = self._used.get(embedder)
+        if used is not None:
+            return used
+        if not self._opened.is_set():
+            raise NotReady("the gallery's model is still being loaded")
+        raise ModelUnavailable(self._lost(embedder))
+
+    def is_replaced(self, embedder: str) -> bool:
+        """Whether the model of that name is another file by now, or gone."""
         try:
-            model = self._registry.get(name)
-        except UnknownModel:
-            raise ModelUnavailable(
-                f"the gallery was embedded by model '{name}', which is not served here: serve it, or reindex"
-            ) from None
-        if embedder_of(model) != embedder:
-            raise ModelUnavailable(
-                f"the gallery was embedded by another file of model '{name}' than the one served: "
-                "serve that one, or reindex"
-            )
-        return model
+            return self._served(embedder) is None
+        except NotReady:
+            return False
 
     def name_of(self, state: GalleryState) -> str:
         """The name of the network that answers, whether it is served or not."""
         return self._default if state.embedder is None else model_name(state.embedder)
+
+    async def open(self, state: GalleryState) -> None:
+        """Load the copies of the networks that are not served any more, and make those that are missing.
+
+        Call it once the models are loaded.
+        """
+        try:
+            for embedder in state.embedders:
+                await asyncio.to_thread(self._open, embedder)
+        finally:
+            self._opened.set()
+
+    def keep(self, model: ServedModel) -> None:
+        """Copy the model's folder, unless that is done. Where it cannot be written, that is logged.
+
+        Raises EmbeddersChanged when another version has taken the model's place meanwhile.
+        """
+        embedder = embedder_of(model)
+        target = self._folder / embedder
+        if not target.is_dir():
+            try:
+                card, content = self._registry.content(model.name)
+                if card.file.sha256 != model.version:
+                    raise EmbeddersChanged
+                _write_copy(target, self._registry.entry(model.name).folder, card, content)
+            except (OSError, WeighinError) as error:
+                words = error_words(error) if isinstance(error, OSError) else str(error)
+                log.warning("the gallery's model cannot be kept", model=model.name, reason=words)
+        self._used[embedder] = model
+
+    def release(self, needed: Collection[str]) -> None:
+        """Let go of the networks that this process used and that are not among the `needed` any more."""
+        for embedder in self._used.keys() - set(needed):
+            self._used.pop(embedder, None)
+            shutil.rmtree(self._folder / embedder, ignore_errors=True)
+
+    def _served(self, embedder: str) -> ServedModel | None:
+        """The served network of that name, if it is of that file. NotReady while it is loaded."""
+        try:
+            model = self._registry.get(model_name(embedder))
+        except (UnknownModel, ModelUnavailable):
+            return None
+        return model if embedder_of(model) == embedder else None
+
+    async def _loaded(self, embedder: str) -> ServedModel:
+        try:
+            return self.of(embedder)
+        except NotReady:
+            if not self._registry.ready:
+                raise
+        # The models are there, so the gallery's copy will be in a moment.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._opened.wait(), _OPENED_WITHIN_S)
+        return self.of(embedder)
+
+    def _open(self, embedder: str) -> None:
+        with contextlib.suppress(NotReady):
+            served = self._served(embedder)
+            if served is not None:
+                self._used[embedder] = served
+                with contextlib.suppress(EmbeddersChanged):
+                    self.keep(served)
+                return
+        try:
+            model = load_model(self._folder / embedder)
+        except ModelUnavailable as error:
+            log.warning("the gallery's own copy of its model cannot be used", reason=str(error))
+            return
+        if embedder_of(model) == embedder:
+            self._used[embedder] = model
+            log.info("the gallery's model was replaced: its own copy is used", model=model.name)
+
+    def _lost(self, embedder: str) -> str:
+        name = model_name(embedder)
+        if name in self._registry.names():
+            why, other = f"another file of model '{name}' than the one served", name
+        else:
+            why, other = f"model '{name}', which is not served here", "NAME"
+        return (
+            f"the gallery was embedded by {why}, and its copy of that file is gone: serve it again, or "
+            f"re-index: weighin gallery reindex --model {other}"
+        )
 
     def _default_model(self) -> ServedModel:
         try:
             return self.named(self._default)
         except UnknownModel as error:
             raise ModelUnavailable(f"the gallery needs a model: {error.detail}") from None
+
+
+def _write_copy(target: Path, source: Path, card: Card, content: bytes) -> None:
+    """Write model, card and labels to a folder of that name, whole or not at all. Raises OSError."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".", dir=target.parent))
+    try:
+        (aside / card.file.name).write_bytes(content)
+        write_card(aside, card)
+        labels = source / "labels.txt"
+        if os.path.lexists(labels):
+            (aside / "labels.txt").write_bytes(labels.read_bytes())
+        for path in (*aside.iterdir(), aside):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        try:
+            aside.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process was faster
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

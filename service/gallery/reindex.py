@@ -12,6 +12,7 @@ from typing import TypeVar
 import structlog
 
 from service.errors import (
+    Busy,
     DeadlineExceeded,
     ModelUnavailable,
     NotReady,
@@ -80,11 +81,19 @@ class Reindexer:
         """Embed all images with the model of that name, then let it answer. The old one answers meanwhile.
 
         The model that answers already ends what was begun. Raises UnknownModel, NotReady, ModelUnavailable,
-        InvalidParameter for a model that gives no embeddings, and StorageUnavailable.
+        InvalidParameter for a model that gives no embeddings, Busy when it is replaced at this moment, and
+        StorageUnavailable.
         """
         model = self._networks.named(name)
-        start = partial(self._vectors.start_reindex, embedder_of(model))
-        await self._threads.write(self._searches.switch, start)
+
+        def start() -> None:
+            self._networks.keep(model)
+            self._vectors.start_reindex(embedder_of(model))
+
+        try:
+            await self._threads.write(self._searches.switch, start)
+        except EmbeddersChanged:
+            raise Busy(f"model '{name}' was replaced at this moment: try again") from None
         log.info("reindexing", model=name)
         self.go_on()
 
@@ -146,6 +155,7 @@ class Reindexer:
                     await self._read(partial(self._searches.open_for, target, dimensions_of(model)))
         while await self._threads.write(self._vectors.drop_unused, _DROPPED_AT_ONCE):
             pass
+        await self._threads.write(self._release)
 
     async def _embedded(self, keys: list[int], model: ServedModel) -> dict[int, Vector]:
         """Embeddings of the images that are still there, several at a time on as many cores."""
@@ -179,6 +189,12 @@ class Reindexer:
             images, _ = await self._read(partial(self._store.by_key, [key]))
             name = f"image '{images[key].id}'" if key in images else "an image"
             raise ModelUnavailable(f"{name} cannot be embedded: {error.detail}") from error
+
+    def _release(self) -> None:
+        # On the writer's thread: what `begin` keeps is in the state by then.
+        state = self._store.database.state()
+        if state.embedder is not None:
+            self._networks.release(state.embedders)
 
     async def _state(self) -> GalleryState:
         return await self._threads.read(self._store.database.state)

@@ -117,7 +117,7 @@ class Retriever:
         if expected is not None and expected != name:
             self._networks.named(expected)
             raise OtherModel(f"the gallery is embedded by '{name}', not by '{expected}': leave `model` out")
-        return ActiveModel(self._networks.active(state), state.images)
+        return ActiveModel(await self._networks.active(state), state.images)
 
     async def retrieve(
         self, data: bytes, options: SearchOptions, deadline: Deadline, active: ActiveModel

@@ -24,6 +24,7 @@ from service.gallery.searches import Searches
 from service.gallery.store import GalleryStore
 from service.gallery.threads import GalleryThreads
 from service.inference.pool import CorePool, Deadline
+from service.inference.registry import ServedModel
 
 T = TypeVar("T")
 
@@ -119,15 +120,23 @@ class GalleryWriter:
             state = await self._threads.read(self._store.database.state)
             if new:
                 self._store.check_room(state)
-            models = self._networks.needed(state)
+            models = await self._networks.needed(state)
             image = await self._pool.run(
                 partial(prepare, data, models, max_pixels=self._max_pixels), deadline
             )
+            work = partial(keep, image)
+            if state.embedder is None:
+                work = partial(self._keep_network_too, models[0], work)
             try:
-                return await self._write(partial(keep, image))
+                return await self._write(work)
             except EmbeddersChanged:
                 continue
         raise Busy("the gallery changes its network: try again")
+
+    def _keep_network_too(self, model: ServedModel, work: Callable[[], T]) -> T:
+        # Before the first image: a gallery that has one has its network on disk.
+        self._networks.keep(model)
+        return work()
 
     async def _write(self, work: Callable[[], T]) -> T:
         return await self._threads.write(self._committed, work)

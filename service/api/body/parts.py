@@ -6,8 +6,9 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError, ParseError
@@ -33,10 +34,14 @@ _LIMITS = {
 _PLAIN = frozenset({b"", b"7bit", b"8bit", b"binary"})
 
 
+OpenFile = Callable[[str, str], BinaryIO | None]
+"""Given a part's name and file name, opens the file that its bytes go to; None: they stay in memory."""
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A part of a form. `size` is what it had; `data` is None where that is more than it may have, or where
-    nobody asked for a part of that name. `file`: whether it has a file name."""
+    """A part of a form. `size` is what it had; `data` is None where that is more than it may have, where
+    nobody asked for a part of that name, or where it went to a file. `file`: whether it has a file name."""
 
     name: str
     data: bytes | None
@@ -45,16 +50,23 @@ class Part:
 
 
 async def stream_parts(
-    request: Request, limits: Mapping[str, int], *, wait_s: float, max_bytes: int | None = None
+    request: Request,
+    limits: Mapping[str, int],
+    *,
+    wait_s: float,
+    max_bytes: int | None = None,
+    open_file: OpenFile | None = None,
 ) -> AsyncIterator[Part]:
     """Yield the form's parts in order, each as soon as it is complete; only the current one is in memory.
 
     `limits`: the most bytes that parts of a name may have. `wait_s`: how long nothing may arrive.
-    `max_bytes`: of the whole form; without it a form may have any length.
+    `max_bytes`: of the whole form; without it a form may have any length. `open_file`: for parts that are
+    written to a file as they come in, on a thread, and closed at their end.
 
-    Raises MalformedRequest, BodyTooLarge for the whole, DeadlineExceeded, and ClientGone.
+    Raises MalformedRequest, BodyTooLarge for the whole, DeadlineExceeded, ClientGone, and what `open_file`
+    and writing raise.
     """
-    form = Parts(content_type_of(request), limits)
+    form = Parts(content_type_of(request), limits, open_file)
     chunks = body_chunks(request, max_bytes)
     while True:
         try:
@@ -64,7 +76,10 @@ async def stream_parts(
             raise DeadlineExceeded(f"nothing of the body arrived for {wait_s:g} s") from None
         if chunk is None:
             break
-        form.feed(chunk)
+        if open_file is None:
+            form.feed(chunk)
+        else:
+            await asyncio.to_thread(form.feed, chunk)
         for part in form.finished():
             yield part
     form.check_complete()
@@ -73,8 +88,13 @@ async def stream_parts(
 class Parts:
     """Takes a form's bytes and gives its finished parts; all methods raise MalformedRequest."""
 
-    def __init__(self, content_type: str, limits: Mapping[str, int]) -> None:
-        """`content_type` names the boundary; `limits`: the most bytes that parts of a name may have."""
+    def __init__(
+        self, content_type: str, limits: Mapping[str, int], open_file: OpenFile | None = None
+    ) -> None:
+        """`content_type` names the boundary; `limits`: the most bytes that parts of a name may have.
+
+        Parts with a file name that `open_file` opens a file for are written to it, whatever their size.
+        """
         boundary = parse_options_header(content_type)[1].get(b"boundary")
         if not boundary:
             raise MalformedRequest("the content type multipart/form-data names no boundary")
@@ -83,6 +103,8 @@ class Parts:
                 f"multipart form: a boundary of {len(boundary)} bytes (limit: {MAX_BOUNDARY_LENGTH})"
             )
         self._limits = limits
+        self._open_file = open_file
+        self._destination: BinaryIO | None = None
         self._finished: list[Part] = []
         self._name = ""
         self._file = False
@@ -198,15 +220,30 @@ class Parts:
                 f"multipart form: Content-Transfer-Encoding of part {self._name[:50]!r} is "
                 f"{quoted(self._decode)} (allowed: 7bit, 8bit, binary, base64, quoted-printable)"
             )
+        if self._file and self._open_file is not None:
+            file_name = options[b"filename"].decode("utf-8", "replace")
+            self._destination = self._open_file(self._name, file_name)
+        if self._destination is not None and self._decode not in _PLAIN:
+            raise MalformedRequest(
+                f"multipart form: Content-Transfer-Encoding of part {self._name[:50]!r} is "
+                f"{quoted(self._decode)} (allowed: 7bit, 8bit, binary)"
+            )
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         self._size += end - start
-        if self._size <= self._limits.get(self._name, -1):
+        if self._destination is not None:
+            self._destination.write(data[start:end])
+        elif self._size <= self._limits.get(self._name, -1):
             self._pieces.append(data[start:end])
         else:
             self._pieces.clear()
 
     def _end(self) -> None:
+        if self._destination is not None:
+            self._destination.close()
+            self._destination = None
+            self._finished.append(Part(self._name, None, self._size, self._file))
+            return
         data = b"".join(self._pieces) if self._size <= self._limits.get(self._name, -1) else None
         self._pieces = []
         if data is not None and self._decode in _DECODERS:

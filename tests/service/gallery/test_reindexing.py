@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from sqlalchemy import Engine, func, select
 
 from service.gallery.database import GalleryDatabase
 from service.gallery.embed import embed, embedder_of, load_for_embedding
+from service.gallery.networks import KEPT_FOLDER
 from service.gallery.tables import gallery_embeddings
 from service.gallery.vectors import GalleryVectors
 from service.inference.registry import Registry
@@ -168,7 +170,7 @@ def test_the_setting_names_the_model_of_a_new_gallery_only(
         assert best(client, 0) == ("tiny-b", "a", 1.0)
 
 
-def test_a_gallery_of_a_model_that_changed_or_went_says_so_and_can_be_reindexed(
+def test_a_gallery_whose_model_and_copy_are_gone_says_so_and_can_be_reindexed(
     tiny_settings: Settings, tmp_path: Path
 ) -> None:
     make_tiny_model(tmp_path / "zoo", "mine", seed=5)
@@ -181,6 +183,7 @@ def test_a_gallery_of_a_model_that_changed_or_went_says_so_and_can_be_reindexed(
     with running(settings("zoo", "mine")) as client:
         client.put("/gallery/images/a", content=blobs(0))
         client.put("/gallery/images/b", content=blobs(1))
+    shutil.rmtree(tiny_settings.data_dir / KEPT_FOLDER)
     with running(settings("none", "yours")) as client:
         problem = client.post("/retrieve-similar", content=blobs(0))
         assert_problem(problem, 503, "model-unavailable", "'mine'", "not served here", "reindex")
@@ -189,6 +192,7 @@ def test_a_gallery_of_a_model_that_changed_or_went_says_so_and_can_be_reindexed(
     with running(settings("other", "mine")) as client:
         problem = client.post("/retrieve-similar", content=blobs(0))
         assert_problem(problem, 503, "model-unavailable", "another file of model 'mine'")
+        assert "weighin gallery reindex --model mine" in problem.json()["detail"]
         client.post("/gallery/reindex?model=mine")
         reindexed(client, "mine")
         assert best(client, 1) == ("mine", "b", 1.0)

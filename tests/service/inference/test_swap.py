@@ -23,18 +23,8 @@ from service.inference.pool import CorePool, Deadline
 from service.inference.registry import CHANGING, Registry
 from service.own_models.watch import ModelWatcher
 from tests.conftest import TINY_CHANNELS, TINY_CLASSES, make_tiny_model
+from tests.helpers.swap import replace_model
 from tests.helpers.until import until
-
-
-def replace_model(folder: Path, *, seed: int, labels: str = "tiny-10") -> str:
-    """Put another tiny model of the same name in the folder's place; return the SHA-256 of its file."""
-    aside = make_tiny_model(folder.parent / f".{folder.name}.tmp", folder.name, seed=seed, labels=labels)
-    old = folder.with_name(f".{folder.name}.old")
-    folder.rename(old)
-    aside.rename(folder)
-    aside.parent.rmdir()
-    shutil.rmtree(old)
-    return read_card(folder).file.sha256
 
 
 @pytest.fixture

@@ -1,0 +1,212 @@
+"""The form that brings a model: its parts go to a folder of their own on disk as they come in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fastapi import Request
+
+from models.zoo.card import Card, InputSpec, Outputs
+from service.api.body.parts import Part, stream_parts
+from service.api.body.stream import is_form
+from service.errors import InvalidParameter, MalformedRequest
+from service.own_models.add import Options
+from service.own_models.facts import OPTIONS
+from service.storage.errors import storage_errors
+
+MODEL, DATA, LABELS, CARD = "model", "data", "labels", "card"
+_PARTS = (MODEL, DATA, LABELS, CARD)
+
+_LIMITS = {LABELS: 4_000_000, CARD: 1_000_000}
+"""Bytes of the parts that are kept in memory."""
+
+_FOLDER = ".upload-"
+_STALE_S = 86_400.0
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
+
+OPENAPI_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "A form: `model`, the ONNX file; `data`, the file with its tensors, where it has one, "
+        "under the name that the ONNX file gives it; `labels`, a file with the names of the classes, or the "
+        "name of a built-in label set; `card`, a JSON object with facts as `card.json` has them, such as "
+        '`{"input": {"layout": "nhwc"}}`.',
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": [MODEL],
+                    "properties": {
+                        MODEL: {"type": "string", "format": "binary"},
+                        DATA: {"type": "string", "format": "binary"},
+                        LABELS: {"type": "string", "format": "binary"},
+                        CARD: {"type": "string"},
+                    },
+                }
+            }
+        },
+    }
+}
+"""What FastAPI cannot derive: the form is read as it comes in."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A model as it was sent: its ONNX file on disk, and what was said of it."""
+
+    file: Path
+    options: Options
+
+
+@contextlib.asynccontextmanager
+async def uploaded_model(
+    request: Request, root: Path, *, name: str | None, preset: str | None, max_bytes: int, wait_s: float
+) -> AsyncIterator[Upload]:
+    """Read the form to a folder below `root`, which is removed at the end.
+
+    `wait_s`: how long nothing may arrive. Raises MalformedRequest, InvalidParameter, BodyTooLarge,
+    DeadlineExceeded, ClientGone, and StorageUnavailable where it cannot be written.
+    """
+    if not is_form(request):
+        raise MalformedRequest(f"send a form (multipart/form-data) with a file part named '{MODEL}'")
+    with storage_errors():
+        folder = await asyncio.to_thread(_new_folder, root)
+    try:
+        yield await _read(request, folder, name=name, preset=preset, max_bytes=max_bytes, wait_s=wait_s)
+    finally:
+        await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
+
+
+def _new_folder(root: Path) -> Path:
+    """Make a folder below `root`, and remove those that a process left behind long ago."""
+    root.mkdir(parents=True, exist_ok=True)
+    for other in root.glob(f"{_FOLDER}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - other.stat().st_mtime > _STALE_S:
+                shutil.rmtree(other, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=_FOLDER, dir=root))
+
+
+async def _read(
+    request: Request, folder: Path, *, name: str | None, preset: str | None, max_bytes: int, wait_s: float
+) -> Upload:
+    files: dict[str, Path] = {}
+    parts: dict[str, Part] = {}
+    with contextlib.ExitStack() as opened:
+
+        def open_file(part: str, given: str) -> BinaryIO | None:
+            if part not in (MODEL, DATA):
+                return None
+            if part in files:
+                raise InvalidParameter(f"form field '{part}': given twice")
+            path = folder / _file_name(part, given)
+            try:
+                file = opened.enter_context(path.open("xb"))
+            except FileExistsError:
+                raise InvalidParameter(
+                    f"form fields '{MODEL}' and '{DATA}': both called {path.name!r}"
+                ) from None
+            files[part] = path
+            return file
+
+        opened.enter_context(storage_errors())
+        reading = stream_parts(request, _LIMITS, wait_s=wait_s, max_bytes=max_bytes, open_file=open_file)
+        async for part in reading:
+            _check_part(part, parts)
+            parts[part.name] = part
+    if MODEL not in files:
+        names = ", ".join(f"'{each}'" for each in parts) or "none"
+        raise MalformedRequest(f"the form needs a file part named '{MODEL}'; its parts are: {names}")
+    facts = _facts(parts.get(CARD))
+    labels = await asyncio.to_thread(_labels, parts.get(LABELS), folder)
+    given = facts.pop("labels", None)
+    if labels is None and isinstance(given, str):
+        labels = given
+    return Upload(files[MODEL], Options(name=name, labels=labels, preset=preset, facts=facts))
+
+
+def _check_part(part: Part, parts: Mapping[str, Part]) -> None:
+    if part.name not in _PARTS:
+        raise InvalidParameter(f"unknown form field {part.name[:50]!r} (allowed: {', '.join(_PARTS)})")
+    if part.name in parts:
+        raise InvalidParameter(f"form field '{part.name}': given twice")
+    if part.name in (MODEL, DATA) and not part.file:
+        raise InvalidParameter(f"form field '{part.name}': no file (allowed: a part with a file name)")
+    if part.name in _LIMITS and part.data is None:
+        raise InvalidParameter(f"form field '{part.name}': {part.size} bytes (limit: {_LIMITS[part.name]})")
+
+
+def _file_name(part: str, given: str) -> str:
+    """The name of a part's file, without folders. InvalidParameter for one that is not plain."""
+    name = given.replace("\\", "/").rpartition("/")[2]
+    if _FILE_NAME.fullmatch(name):
+        return name
+    if part == MODEL:
+        return "model.onnx"
+    raise InvalidParameter(
+        f"form field '{part}': file name {name[:50]!r} (allowed: letters, digits, '.', '-' and '_')"
+    )
+
+
+def _labels(part: Part | None, folder: Path) -> str | Path | None:
+    """The file of the labels that were sent, or the name of a set."""
+    if part is None or not part.data or not part.data.strip():
+        return None
+    if not part.file:
+        try:
+            return part.data.decode().strip()
+        except UnicodeDecodeError:
+            raise InvalidParameter(f"form field '{LABELS}': not UTF-8") from None
+    # Not beside the model, where it would be found as a file that happens to lie there.
+    path = folder / "given" / ("labels.json" if part.data.lstrip()[:1] in (b"{", b"[") else "labels.txt")
+    with storage_errors():
+        path.parent.mkdir()
+        path.write_bytes(part.data)
+    return path
+
+
+_NAMES: dict[str, frozenset[str]] = {
+    "": frozenset(Card.model_fields),
+    "input": frozenset(InputSpec.model_fields),
+    "outputs": frozenset(Outputs.__annotations__),
+    "source": frozenset({"weights", "licence"}),
+}
+
+
+def _facts(part: Part | None) -> dict[str, object]:
+    """Facts by path in the card. Those that the file itself decides are left out, as its checksum is."""
+    if part is None or not part.data or not part.data.strip():
+        return {}
+    try:
+        card = json.loads(part.data)
+    except ValueError as error:
+        raise InvalidParameter(f"form field '{CARD}': not JSON: {str(error)[:100]}") from None
+    if not isinstance(card, dict):
+        raise InvalidParameter(f"form field '{CARD}': no JSON object")
+    facts: dict[str, object] = {}
+    for group, names in _NAMES.items():
+        values = card if not group else card.get(group, {})
+        if not isinstance(values, dict):
+            raise InvalidParameter(f"form field '{CARD}': {group} is no object")
+        for name, value in values.items():
+            path = f"{group}.{name}" if group else name
+            if name not in names:
+                raise InvalidParameter(
+                    f"form field '{CARD}': unknown {path[:100]!r} (allowed: {', '.join(sorted(names))})"
+                )
+            if path in OPTIONS and path != "outputs.logits" and value is not None:
+                facts[path] = value
+    outputs = card.get("outputs", {}).get("names", {})
+    if isinstance(outputs, dict) and isinstance(outputs.get("logits"), str):
+        facts["outputs.logits"] = outputs["logits"]
+    return facts

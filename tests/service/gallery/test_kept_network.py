@@ -1,0 +1,107 @@
+"""The gallery goes on with the network that embedded it when another takes that one's name, or none does."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import httpx
+import pytest
+
+from models.zoo.card import read_card
+from service.gallery.networks import KEPT_FOLDER
+from service.settings import Settings
+from tests.conftest import make_tiny_model
+from tests.helpers.swap import replace_model
+from tests.helpers.until import until
+from tests.service.conftest import running
+from tests.service.gallery.pictures import blobs
+
+pytestmark = pytest.mark.databases("sqlite", "postgresql")
+
+
+@pytest.fixture
+def settings(tiny_settings: Settings, tmp_path: Path) -> Settings:
+    """A service with the model `mine`, which embeds the gallery, and the default model `other`."""
+    make_tiny_model(tmp_path / "zoo", "mine", seed=5)
+    make_tiny_model(tmp_path / "zoo", "other", seed=6)
+    changes = {"model_dirs": (tmp_path / "zoo",), "default_model": "other", "gallery_model": "mine"}
+    return tiny_settings.model_copy(update=changes)
+
+
+def fill(client: httpx.Client) -> None:
+    for seed in range(8):
+        assert client.put(f"/gallery/images/i{seed}", content=blobs(seed)).status_code == 201
+
+
+def scores(client: httpx.Client, seed: int = 3) -> list[tuple[str, float]]:
+    """The matches of an image that is not there itself."""
+    response = client.post("/retrieve-similar", content=blobs(100 + seed))
+    assert response.status_code == 200, response.text
+    assert response.json()["model"] == "mine"
+    return [(match["id"], match["score"]) for match in response.json()["matches"]]
+
+
+def version(client: httpx.Client) -> str:
+    served: str = client.get("/models/mine").json()["version"]
+    return served
+
+
+def test_a_replaced_network_answers_until_the_gallery_is_reindexed(
+    settings: Settings, tmp_path: Path
+) -> None:
+    kept = settings.data_dir / KEPT_FOLDER
+    with running(settings) as client:
+        fill(client)
+        before = scores(client)
+        old = version(client)
+        assert [path.name for path in kept.iterdir()] == [f"mine@{old[:12]}"]
+        sha256 = replace_model(tmp_path / "zoo/mine", seed=9)
+        until(lambda: version(client) == sha256, "the new version is served")
+        assert client.get("/gallery").json()["replaced"] is True
+        assert scores(client) == before
+        assert client.put("/gallery/images/late", content=blobs(50)).status_code == 201
+        client.delete("/gallery/images/late")
+    with running(settings) as client:  # and after a restart
+        assert version(client) == sha256
+        assert scores(client) == before
+        assert client.get("/gallery").json()["replaced"] is True
+        assert client.post("/gallery/reindex?model=mine").status_code == 202
+        until(lambda: client.get("/gallery").json()["reindexing"] is None, "re-indexed")
+        assert client.get("/gallery").json()["replaced"] is False
+        assert scores(client) != before
+        until(lambda: [path.name for path in kept.iterdir()] == [f"mine@{sha256[:12]}"], "released")
+
+
+def test_a_removed_network_goes_on_answering(settings: Settings, tmp_path: Path) -> None:
+    with running(settings) as client:
+        fill(client)
+        before = scores(client)
+        shutil.rmtree(tmp_path / "zoo/mine")
+        until(lambda: client.get("/models/mine").status_code == 404, "the folder is missed")
+        assert scores(client) == before
+    with running(settings) as client:
+        assert scores(client) == before
+        assert client.get("/gallery").json() | {"search": None} == {
+            "model": "mine",
+            "replaced": True,
+            "images": 8,
+            "bytes": client.get("/gallery").json()["bytes"],
+            "quota": client.get("/gallery").json()["quota"],
+            "search": None,
+            "reindexing": None,
+        }
+
+
+def test_a_gallery_of_an_earlier_release_gets_its_copy_at_start(settings: Settings, tmp_path: Path) -> None:
+    with running(settings) as client:
+        fill(client)
+        before = scores(client)
+    shutil.rmtree(settings.data_dir / KEPT_FOLDER)
+    with running(settings):
+        sha256 = read_card(tmp_path / "zoo/mine").file.sha256
+        copy = settings.data_dir / KEPT_FOLDER / f"mine@{sha256[:12]}"
+        until(copy.is_dir, "the copy is there")
+    replace_model(tmp_path / "zoo/mine", seed=9)
+    with running(settings) as client:
+        assert scores(client) == before
