@@ -1,0 +1,1 @@
+"""Models from elsewhere: from an ONNX file to a folder of the zoo."""
