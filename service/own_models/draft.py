@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import io
 import math
 import re
@@ -24,6 +23,7 @@ from service.errors import ModelUnavailable, RefusedModel
 from service.inference.runtime_errors import one_line
 from service.inference.session import SessionError
 from service.own_models.assume import assume_input, assume_size, fit_channels, from_tensorflow, scale_resize
+from service.own_models.evidence import judge
 from service.own_models.facts import UNKNOWN, Claim, Facts, Rank, option_for, warning_of_assumed
 from service.own_models.labels import GivenLabels, LabelSet, built_in_sets, label_set, labels_option
 from service.own_models.pictures import labelled_pictures
@@ -161,10 +161,8 @@ class Draft:
         """
         pictures = labelled_pictures(images, self._labels.names, mapping)
         fixed = {path for path in JUDGED if self._facts.settled(path)}
-        evidence_module = _evidence()
-        labelled = [evidence_module.Labelled(path, class_id) for path, class_id in pictures]
         try:
-            evidence = evidence_module.judge(self._prepared.content, card, labelled, fixed=fixed)
+            evidence = judge(self._prepared.content, card, pictures, fixed=fixed)
         except (ValueError, SessionError, ModelUnavailable) as error:
             raise RefusedModel(f"--images: {error}") from None
         for path, others in JUDGED.items():
@@ -375,13 +373,6 @@ class Draft:
             facts.state("macs", graph.macs, Rank.FILE, "counted in the file")
         else:
             facts.state("macs", parameters, Rank.ASSUMED, "not countable: one for each parameter at least")
-
-
-def _evidence() -> Any:
-    try:
-        return importlib.import_module("service.own_models.evidence")
-    except ModuleNotFoundError:
-        raise RefusedModel("--images: not available in this version (allowed: --preset)") from None
 
 
 def flat(card: Card) -> dict[str, Any]:

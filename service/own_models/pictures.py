@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import RefusedModel, error_words
+from service.own_models.evidence import Labelled
 from service.own_models.facts import words
 from service.own_models.labels import parse_json, read_bounded
 
 _IGNORED = "-"
 
 
-def labelled_pictures(images: Path, labels: Sequence[str], mapping: Path | None) -> list[tuple[Path, int]]:
+def labelled_pictures(images: Path, labels: Sequence[str], mapping: Path | None) -> list[Labelled]:
     """Return the files in the folders of `images`, each with its class id, in order of their names.
 
     A folder is the class whose label has its name, letters and digits compared without case; of a label such
@@ -30,7 +31,7 @@ def labelled_pictures(images: Path, labels: Sequence[str], mapping: Path | None)
     if missing:
         raise RefusedModel(f"--mapping: no such folder in --images: {', '.join(map(words, missing[:5]))}")
     ids = _ids(labels)
-    pictures: list[tuple[Path, int]] = []
+    pictures: list[Labelled] = []
     unmatched = []
     for folder in folders:
         target = mapped.get(folder.name, folder.name)
@@ -41,7 +42,7 @@ def labelled_pictures(images: Path, labels: Sequence[str], mapping: Path | None)
             unmatched.append(f"{words(folder.name)} ({len(found)} labels)")
             continue
         files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name[:1] != ".")
-        pictures += [(path, found[0]) for path in files]
+        pictures += [Labelled(path, found[0]) for path in files]
     if unmatched:
         more = f" and {len(unmatched) - 5} more" if len(unmatched) > 5 else ""
         raise RefusedModel(

@@ -28,7 +28,7 @@ def mapping(folder: Path, text: str) -> Path:
 def test_folders_match_labels_by_name(tmp_path: Path) -> None:
     images = pictures(tmp_path, "Tinca-tinca", "egyptian_cat", "DOG")
     found = labelled_pictures(images, LABELS, None)
-    assert [(path.parent.name, class_id) for path, class_id in found] == [
+    assert [(picture.path.parent.name, picture.class_id) for picture in found] == [
         ("DOG", 4), ("Tinca-tinca", 0), ("egyptian_cat", 1)
     ]  # fmt: skip
 
@@ -39,7 +39,7 @@ def test_folders_match_labels_by_name(tmp_path: Path) -> None:
 def test_a_mapping_names_labels_and_class_ids(text: str, tmp_path: Path) -> None:
     images = pictures(tmp_path, "birds", "hund", "rest")
     found = labelled_pictures(images, LABELS, mapping(tmp_path, text))
-    assert [class_id for _, class_id in found] == [3, 4]
+    assert [picture.class_id for picture in found] == [3, 4]
 
 
 @pytest.mark.parametrize(
