@@ -42,12 +42,8 @@ _Model = TypeVar("_Model", bound=BaseModel)
 _DIFFERENT = {"fp32": 1e-3, "fp16": 3e-2, "int8": 3e-2}
 """How far the scores of the file served may be from those of the file given, in their deviations: the runtime
 may fuse other operators once another output is asked for, and rounds differently then."""
-JUDGED = {
-    "input.mean": ("mean", "std"),
-    "input.colour_order": ("colour_order",),
-    "input.fitting": ("fitting", "resize", "interpolation"),
-}
-"""What labelled pictures can decide, by the names that `judge` has for it."""
+_JUDGED = {"input.mean": ("mean", "std"), "input.colour_order": ("colour_order",), "input.fitting": ()}
+"""What labelled pictures decide, by the names that `judge` has for it; another fitting is only named."""
 _INPUT = (
     "name",
     "layout",
@@ -160,24 +156,26 @@ class Draft:
         Runs the file in this process: it has run in a child before. Raises RefusedModel.
         """
         pictures = labelled_pictures(images, self._labels.names, mapping)
-        fixed = {path for path in JUDGED if self._facts.settled(path)}
+        fixed = {path for path in _JUDGED if self._facts.settled(path)}
         try:
             evidence = judge(self._prepared.content, card, pictures, fixed=fixed)
         except (ValueError, SessionError, ModelUnavailable) as error:
             raise RefusedModel(f"--images: {error}") from None
-        for path, others in JUDGED.items():
-            if path in fixed:
-                continue
-            undecided = tuple(evidence.undecided.get(path, ()))
-            detail = evidence.decided.get(path, f"{evidence.pictures} pictures cannot tell them apart")
-            if undecided or path in evidence.decided:
-                for name in others:
-                    value = getattr(evidence.input, name)
-                    claim = Claim(value, Rank.PICTURES, detail, undecided)
+        for path, names in _JUDGED.items():
+            undecided = evidence.undecided.get(path, ())
+            detail = evidence.decided.get(path, f"{evidence.pictures} pictures do not tell them apart")
+            if path not in fixed and (undecided or path in evidence.decided):
+                for name in names:
+                    claim = Claim(getattr(evidence.input, name), Rank.PICTURES, detail, undecided)
                     self._facts.claims.setdefault(f"input.{name}", []).append(claim)
         self._notes.append(
-            f"{evidence.correct} of {evidence.pictures} pictures in {images.name} are named right so"
+            f"with this preprocessing {evidence.correct} of {evidence.pictures} pictures are named right"
         )
+        if evidence.unreadable:
+            named = ", ".join(list(evidence.unreadable)[:3])
+            self._notes.append(f"{len(evidence.unreadable)} pictures cannot be read: {named}")
+        if evidence.fitting is not None:
+            self._notes.append(f"on these pictures another fitting does better: {evidence.fitting}")
         return self.card()
 
     def warnings(self, card: Card) -> tuple[str, ...]:

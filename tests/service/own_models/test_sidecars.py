@@ -198,7 +198,7 @@ def test_files_above_a_folder_named_onnx_are_read(tmp_path: Path) -> None:
     ("files", "names"),
     [
         ({"labels": "a\nb\n"}, ("a", "b")),
-        ({"synset_words": "n01440764 tench, Tinca tinca\nn01443537 goldfish\n"}, ("tench, Tinca tinca", "goldfish")),
+        ({"synset_words": "n01440764 tench, Tinca\nn01443537 fish\n"}, ("tench, Tinca", "fish")),
         ({"imagenet_class_index": {"0": ["n1", "tench"], "1": ["n2", "goldfish"]}}, ("tench", "goldfish")),
         ({"classes": {"tench": 0, "goldfish": 1}}, ("tench", "goldfish")),
         ({"labels": ["a", "b"], "classes": "x\ny\nz\n"}, ("a", "b")),
