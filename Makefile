@@ -12,7 +12,7 @@ WORKERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)))
 FUZZ_INPUTS ?= 100000
 FUZZ_SEED ?= 1
 
-.PHONY: help serve install test test-faults test-models test-web fuzz screenshots check bench bench-retrieval lock photos fashion clean
+.PHONY: help serve install test test-faults test-models test-web fuzz screenshots check bench bench-retrieval lock photos fashion stamps clean
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -30,7 +30,7 @@ test-faults: .venv/installed-tests ## The slow ones: kills, full disks, dropped 
 	$(BIN)/pytest tests -m "fault and not alone" -n auto --dist worksteal
 	$(BIN)/pytest tests -m "fault and alone"
 
-test-models: .venv-models/installed photos fashion ## Blocks, export and quantization, with torch, real photos and HEIC
+test-models: .venv-models/installed photos fashion stamps ## Blocks, export and quantization, with torch, real photos and HEIC
 	OMP_NUM_THREADS=1 $(MODELS_BIN)/pytest tests -m "torch or photos or heif" -n auto --dist loadfile
 
 test-web: .venv/installed-web .cache/web/complete ## The pages in a real browser: Debian's Chromium
@@ -60,6 +60,8 @@ bench-retrieval: .venv-bench/installed photos fashion ## Similar images beside o
 photos: .cache/photos/complete ## Large photographs from Debian's wallpaper packages
 
 fashion: .cache/fashion-mnist ## Fashion-MNIST from Debian's package
+
+stamps: .cache/stamps ## Labelled cut-out photographs from Debian's package
 
 lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
 	$(UV) pip compile pyproject.toml $(LOCK_OPTIONS) -o requirements.lock
@@ -109,6 +111,9 @@ clean: ## Remove everything that these commands made, except the data directory
 
 .cache/fashion-mnist:
 	models/data/fetch-fashion $@
+
+.cache/stamps:
+	models/data/fetch-stamps $@
 
 .cache/web/complete: tests/browser
 	tests/browser .cache/web

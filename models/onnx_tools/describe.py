@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from models.onnx_tools.inspect import UnreadableModel, parse
+from models.onnx_tools.inspect import parse_model
 from models.onnx_tools.macs import WEIGHT_INPUT, multiply_accumulates
 from models.onnx_tools.shapes import (
     CONTRIB,
@@ -151,38 +150,24 @@ def describe(content: bytes, size: tuple[int, int] | None = None) -> GraphFacts:
     Sides of outputs behind the first that the file leaves open are inferred, for that size. Raises
     UnreadableModel for what is not an ONNX file.
     """
-    with damage_named():
-        model = parse(content)
-        if not model.HasField("graph"):
-            raise UnreadableModel("it is not an ONNX file: there is no graph in it")
-        outlined = outline(model, size)
-        weights = _Weights(outlined.graph)
-        initializers = {tensor.name for tensor in model.graph.initializer}
-        parameters = dict(weights.parameters())
-        return GraphFacts(
-            inputs=tuple(info(value) for value in model.graph.input if value.name not in initializers),
-            outputs=tuple(_filled(info(value), outlined) for value in model.graph.output),
-            opset=max(
-                (each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), default=1
-            ),
-            ir_version=model.ir_version,
-            producer=f"{model.producer_name} {model.producer_version}".strip(),
-            custom_domains=_custom_domains(model),
-            initializer_elements=sum(math.prod(tensor.dims) for tensor in model.graph.initializer),
-            parameters=sum(parameters.values()),
-            macs=_macs(outlined),
-            precision=weights.precision(),
-            metadata={entry.key: entry.value for entry in model.metadata_props},
-        )
-
-
-@contextlib.contextmanager
-def damage_named() -> Iterator[None]:
-    """Raise UnreadableModel for names that are not text."""
-    try:
-        yield
-    except UnicodeDecodeError:
-        raise UnreadableModel("it is a damaged ONNX file: a text in it is not UTF-8") from None
+    model = parse_model(content)
+    outlined = outline(model, size)
+    weights = _Weights(outlined.graph)
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    parameters = dict(weights.parameters())
+    return GraphFacts(
+        inputs=tuple(info(value) for value in model.graph.input if value.name not in initializers),
+        outputs=tuple(_filled(info(value), outlined) for value in model.graph.output),
+        opset=max((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), default=1),
+        ir_version=model.ir_version,
+        producer=f"{model.producer_name} {model.producer_version}".strip(),
+        custom_domains=_custom_domains(model),
+        initializer_elements=sum(math.prod(tensor.dims) for tensor in model.graph.initializer),
+        parameters=sum(parameters.values()),
+        macs=_macs(outlined),
+        precision=weights.precision(),
+        metadata={entry.key: entry.value for entry in model.metadata_props},
+    )
 
 
 def info(value: onnx.ValueInfoProto) -> TensorInfo:

@@ -38,6 +38,9 @@ IN_MEMORY = "_ORT_MEM_ADDR_"
 """ONNX Runtime takes a tensor whose location holds this as an address in its own memory."""
 
 
+_NO_TEXT = "it is a damaged ONNX file: a text in it is not UTF-8"
+
+
 class UnreadableModel(ValueError):
     """The bytes are not an ONNX file, or a damaged or too large one."""
 
@@ -111,6 +114,38 @@ def parse(content: bytes) -> onnx.ModelProto:
         return model
     except Exception:  # protobuf's DecodeError, and what nested or huge messages raise in its place
         raise UnreadableModel("it is not an ONNX file, or a damaged one: it cannot be parsed") from None
+
+
+def parse_model(content: bytes) -> onnx.ModelProto:
+    """Return the message that an ONNX file holds; it has a graph, and all texts outside of tensors are text.
+
+    Raises UnreadableModel for anything else.
+    """
+    import onnx
+
+    model = parse(content)
+    if not model.HasField("graph"):
+        raise UnreadableModel("it is not an ONNX file: there is no graph in it")
+    pending: list[Any] = [model]
+    while pending:
+        message = pending.pop()
+        if isinstance(message, onnx.TensorProto):  # its values may be large
+            pending.extend(message.external_data)
+            texts = [message.name]
+        else:
+            try:
+                fields = message.ListFields()
+            except UnicodeDecodeError:
+                raise UnreadableModel(_NO_TEXT) from None
+            texts = []
+            for field, value in fields:
+                if field.message_type is not None:
+                    pending.extend(value if field.is_repeated else (value,))
+                elif field.type == field.TYPE_STRING:
+                    texts.extend(value if field.is_repeated else (value,))
+        if not all(isinstance(text, str) for text in texts):  # protobuf gives bytes for what is no text
+            raise UnreadableModel(_NO_TEXT)
+    return model
 
 
 def tensors(root: Any) -> Iterator[onnx.TensorProto]:

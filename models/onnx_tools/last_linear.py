@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ _ACTIVATIONS = frozenset({"LogSoftmax", "QLinearSigmoid", "QLinearSoftmax", "Sig
 _SAME = frozenset({"Dropout", "Identity"})
 _RESHAPING = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 _QUANTIZING = frozenset({"DequantizeLinear", "QuantizeLinear"})
-_CONSTANT = _RESHAPING | _QUANTIZING | {"Cast", "Identity", "Transpose"}
+_CONSTANT = _QUANTIZING | {"Cast", "Identity", "Reshape", "Transpose"}
 """Operators through which a constant is followed."""
 _IN_INTEGERS = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "ConvInteger": 1, "MatMulInteger": 1}
 """Linear layers with integer weights, and which input those are."""
@@ -72,7 +72,6 @@ def find_last_linear(model: onnx.ModelProto, outlined: Outline, logits: str) -> 
 class _Search:
     def __init__(self, model: onnx.ModelProto, outlined: Outline) -> None:
         graph = model.graph
-        self._opsets = model.opset_import
         self._outlined = outlined
         self._producers: dict[str, onnx.NodeProto] = {
             output: node for node in graph.node for output in node.output
@@ -154,8 +153,8 @@ class _Search:
         if sizes is None:
             if node.op_type != "Gemm":
                 raise NoLinearLayer("the shape of what the last linear layer takes cannot be told")
-            given = self._outlined.values.get(node.output[0])
-            return (1 if given is None else given.kind), (self._outlined.batch, channels)
+            weight = self._constants.get(node.input[1])
+            return (1 if weight is None else weight.data_type), (self._outlined.batch, channels)
         if len(sizes) < 2 or math.prod(sizes[1:]) != channels or sizes[0] != self._outlined.batch:
             raise NoLinearLayer(
                 f"the last linear layer takes {'x'.join(map(str, sizes[1:]))} values for an image, "
@@ -307,15 +306,19 @@ class _Search:
         chain = self._chain(name)
         if chain is None:
             return None
-        taken = [chain[0].input[0], *(each for node in chain for each in node.input[1:])] if chain else [name]
-        arrays = {each: weight_of(each, self._constants[each]).values for each in taken if each}
-        known = {each: array for each, array in arrays.items() if array is not None}
-        if len(known) < len(arrays):
-            return None
-        values = _evaluated(chain, known, name, self._opsets) if chain else known[name]
-        if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
-            return None
-        return values.astype(np.float32)
+        source = chain[0].input[0] if chain else name
+        values = weight_of(source, self._constants[source]).values
+        for node in chain:
+            others = [weight_of(each, self._constants[each]).values for each in node.input[1:] if each]
+            known = [other for other in others if other is not None]
+            if values is None or len(known) < len(others):
+                return None
+            try:
+                with np.errstate(all="ignore"):  # scales of 0 and the like
+                    values = _made(node, values, known)
+            except (ValueError, TypeError, IndexError):  # a damaged node, which the runtime refuses
+                return None
+        return None if values is None or values.dtype.kind != "f" else values.astype(np.float32)
 
     def _chain(self, name: str) -> list[onnx.NodeProto] | None:
         """The nodes that make a value of one constant; none for a constant itself, None for other values."""
@@ -337,21 +340,39 @@ def _sum(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.
     return first + second
 
 
-def _evaluated(
-    chain: Sequence[onnx.NodeProto],
-    constants: Mapping[str, NDArray[np.generic]],
-    name: str,
-    opsets: Sequence[onnx.OperatorSetIdProto],
-) -> object:
-    """The value `name`, which the nodes of a chain make of constants; None for a damaged one."""
-    from onnx import TensorProto, helper, numpy_helper, reference
+def _made(
+    node: onnx.NodeProto, values: NDArray[np.generic], others: Sequence[NDArray[np.generic]]
+) -> NDArray[np.generic] | None:
+    """What a node makes of a constant; None where that is not known here."""
+    ints = {each.name: each.i for each in node.attribute}
+    match node.op_type:
+        case "Identity":
+            return values
+        case "Cast":
+            kinds = {1: np.float32, 10: np.float16, 11: np.float64}
+            return values.astype(kinds[ints["to"]]) if ints.get("to") in kinds else None
+        case "Transpose":
+            order = [side for each in node.attribute if each.name == "perm" for side in each.ints]
+            return values.transpose(order or None)
+        case "Reshape" if others:
+            given = [int(side) for side in others[0].reshape(-1)]
+            return values.reshape([side or values.shape[at] for at, side in enumerate(given)])
+        case "QuantizeLinear" | "DequantizeLinear" if others:
+            scale, zero = (_along(values, part, ints.get("axis", 1)) for part in (others[0], others[-1]))
+            zero = zero if len(others) > 1 else np.zeros_like(zero)
+            if node.op_type == "DequantizeLinear":
+                return (values.astype(np.float32) - zero.astype(np.float32)) * scale.astype(np.float32)
+            kind = np.dtype(others[1].dtype if len(others) > 1 else np.uint8)
+            limits = np.iinfo(kind.name)
+            steps = np.rint(values.astype(np.float32) / scale.astype(np.float32)) + zero.astype(np.float32)
+            return steps.clip(limits.min, limits.max).astype(kind)
+    return None
 
-    tensors = [numpy_helper.from_array(array, each) for each, array in constants.items()]
-    made = helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None)
-    graph = helper.make_graph(chain, "constant", [], [made], tensors)
-    model = helper.make_model(graph, opset_imports=opsets)
-    try:
-        outputs: Sequence[object] = reference.ReferenceEvaluator(model).run(None, {})
-        return outputs[0]
-    except Exception:  # whatever a damaged chain makes NumPy raise
-        return None
+
+def _along(values: NDArray[np.generic], part: NDArray[np.generic], axis: int) -> NDArray[np.generic]:
+    """One scale or zero point, or one for each place along an axis, to be broadcast against `values`."""
+    if part.size == 1:
+        return part.reshape(())
+    if part.ndim != 1:
+        raise ValueError("scales of blocks")
+    return part.reshape([-1 if side == axis % values.ndim else 1 for side in range(values.ndim)])

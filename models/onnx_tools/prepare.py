@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.onnx_tools.describe import TensorInfo, damage_named, dtype_name, info
+from models.onnx_tools.describe import TensorInfo, dtype_name, info
 from models.onnx_tools.file_kind import what_it_is
-from models.onnx_tools.inspect import IN_MEMORY, MAX_BYTES, UnreadableModel, is_external, parse, tensors
+from models.onnx_tools.inspect import IN_MEMORY, MAX_BYTES, UnreadableModel, is_external, parse_model, tensors
 from models.onnx_tools.last_linear import Head, LastLinear, NoLinearLayer, find_last_linear
 from models.onnx_tools.shapes import Outline, Shape, inline, outline
 from models.zoo.files import read_regular
@@ -24,6 +24,7 @@ __all__ = ["Head", "Prepared", "consolidate", "prepare"]
 
 _SAME_VALUES = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 _LONGEST_NAME = 256  # of an output, in a card
+_READING = os.O_RDONLY | sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 _FIRST_WITHOUT_INPUTS = 4  # the IR version from which initializers need not be inputs
 
 
@@ -57,72 +58,71 @@ def consolidate(path: Path) -> bytes:
     if size > MAX_BYTES:
         raise UnreadableModel(f"it is a file of {size} bytes (allowed: {MAX_BYTES})")
     content = read_regular(path)
-    with damage_named():
-        model = _parsed(content)
-        external = [tensor for tensor in tensors(model) if is_external(tensor)]
-        if not external:
-            return content
-        places = [_place(tensor, path) for tensor in external]
-        total = size + sum(place.length for place in places)
-        if total > MAX_BYTES:
-            raise UnreadableModel(
-                f"it is a model of {total} bytes with its external data (allowed: {MAX_BYTES}, as one file)"
-            )
-        for tensor, place in zip(external, places, strict=True):
-            tensor.raw_data = place.read()
+    model = _parsed(content)
+    external = [tensor for tensor in tensors(model) if is_external(tensor)]
+    if not external:
+        return content
+    for tensor in external:
+        if tensor.data_location != tensor.EXTERNAL:  # what the runtime goes by
             tensor.ClearField("external_data")
-            tensor.ClearField("data_location")
+    external = [tensor for tensor in external if tensor.external_data or tensor.data_location]
+    places = [_place(tensor, path) for tensor in external]
+    total = size + sum(place.length for place in places)
+    if total > MAX_BYTES:
+        raise UnreadableModel(
+            f"it is a model of {total} bytes with its external data (allowed: {MAX_BYTES}, as one file)"
+        )
+    for tensor, place in zip(external, places, strict=True):
+        tensor.raw_data = place.read()
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
     return _serialized(model)
 
 
 def prepare(content: bytes, logits: str) -> Prepared:
     """Return the ONNX file `content` with what the service needs; `logits` is the output with the classes.
 
-    All outputs that it had stay bit-identical. Raises UnreadableModel for bytes that are not an ONNX file,
-    and for an output that it does not have.
+    All outputs that it had stay bit-identical, but for graphs in float16: ONNX Runtime may compute in float32
+    there and rounds what has become an output, so that logits change by about one unit of float16's last
+    place. Raises UnreadableModel for bytes that are not an ONNX file, and for a missing output.
     """
-    with damage_named():
-        model = parse(content)
-        outputs = [value.name for value in model.graph.output]
-        if logits not in outputs:
-            raise UnreadableModel(f"it has no output '{logits[:100]}' (allowed: {', '.join(outputs)[:300]})")
-        changes = _without_weights_as_inputs(model)
-        whole = inline(model)
-        outlined = outline(whole)
-        try:
-            found = find_last_linear(whole, outlined, logits)
-        except NoLinearLayer as why:
-            return Prepared(_serialized(model) if changes else content, changes, None, None, None, str(why))
-        if whole is not model and not _has(model, found):
-            changes += (f"{_count(len(model.functions), 'function')} inlined",)
-            model = whole
-        embedding, more = _expose(model, outlined, "embedding", found)
+    model = parse_model(content)
+    outputs = [value.name for value in model.graph.output]
+    if logits not in outputs:
+        raise UnreadableModel(f"it has no output '{logits[:100]}' (allowed: {', '.join(outputs)[:300]})")
+    changes = _without_weights_as_inputs(model)
+    whole = inline(model)
+    outlined = outline(whole)
+    try:
+        found = find_last_linear(whole, outlined, logits)
+    except NoLinearLayer as why:
+        return Prepared(_serialized(model) if changes else content, changes, None, None, None, str(why))
+    if whole is not model and not _has(model, found):
+        changes += (f"{_count(len(model.functions), 'function')} inlined",)
+        model = whole
+    embedding, more = _expose(model, outlined, "embedding", found)
+    changes += more
+    features = None
+    if found.features is not None:
+        features, more = _expose(model, outlined, "features", found)
         changes += more
-        features = None
-        if found.features is not None:
-            features, more = _expose(model, outlined, "features", found)
-            changes += more
-        return Prepared(
-            _serialized(model) if changes else content,
-            changes,
-            embedding,
-            features,
-            found.head,
-            None,
-            found.no_maps,
-        )
+    return Prepared(
+        _serialized(model) if changes else content,
+        changes,
+        embedding,
+        features,
+        found.head,
+        None,
+        found.no_maps,
+    )
 
 
 def _parsed(content: bytes) -> onnx.ModelProto:
     """The model in `content`. Raises UnreadableModel, which names files of other kinds."""
     try:
-        model = parse(content)
-        if model.HasField("graph"):
-            return model
-        words = "it is not an ONNX file: there is no graph in it"
+        return parse_model(content)
     except UnreadableModel as error:
-        words = str(error)
-    raise UnreadableModel(what_it_is(content) or words)
+        raise UnreadableModel(what_it_is(content) or str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -137,9 +137,7 @@ class _Place:
     def read(self) -> bytes:
         """Raises UnreadableModel where they are not all there."""
         try:
-            handle = os.open(
-                self.path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-            )
+            handle = os.open(self.path, _READING)
             with open(handle, "rb") as file:
                 file.seek(self.offset)
                 values = file.read(self.length)

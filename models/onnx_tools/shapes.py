@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import graphlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -77,12 +78,14 @@ class Outline:
 def outline(model: onnx.ModelProto, size: tuple[int, int] | None = None) -> Outline:
     """Return the outline of a model; `size` is (height, width) where an image input leaves them free.
 
-    `model` stays as it is. Raises UnreadableModel for functions that call themselves or are too many.
+    `model` stays as it is. Raises UnreadableModel for functions that call themselves or are too many, and for
+    operators in a circle.
     """
     import onnx
 
     without = inline(_without_values(model))
     graph = without.graph
+    _sort(graph)
     batch = _fix_inputs(graph, size)
     del graph.value_info[:]
     for value in graph.output:
@@ -211,6 +214,24 @@ def _without_values(model: onnx.ModelProto) -> onnx.ModelProto:
                     if _elements(tensor) > _KEPT_ELEMENTS:
                         _empty(tensor)
     return copy
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Put each operator behind those that make its inputs, as ONNX demands and some converters do not."""
+    makers = {output: index for index, node in enumerate(graph.node) for output in node.output if output}
+    before = {
+        index: {makers[name] for inner in every_node([node]) for name in inner.input if name in makers}
+        for index, node in enumerate(graph.node)
+    }
+    if all(maker < index for index, indices in before.items() for maker in indices):
+        return
+    nodes = list(graph.node)
+    try:
+        order = list(graphlib.TopologicalSorter(before).static_order())
+    except graphlib.CycleError:
+        raise UnreadableModel("it is a damaged ONNX file: an operator in it needs its own output") from None
+    del graph.node[:]
+    graph.node.extend(nodes[index] for index in order)
 
 
 def _empty(tensor: onnx.TensorProto) -> None:

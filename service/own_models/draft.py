@@ -7,7 +7,7 @@ import hashlib
 import io
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,11 +19,14 @@ from models.onnx_tools.inspect import UnreadableModel, external_files
 from models.onnx_tools.prepare import Head, Prepared, prepare
 from models.zoo.card import Card, Classifier, Fact, File, InputSpec
 from models.zoo.files import write_whole
-from service.errors import RefusedModel
+from service.errors import ModelUnavailable, RefusedModel
 from service.inference.runtime_errors import one_line
+from service.inference.session import SessionError
 from service.own_models.assume import assume_input, assume_size, fit_channels, from_tensorflow, scale_resize
-from service.own_models.facts import UNKNOWN, Facts, Rank, option_for, warning_of_assumed
+from service.own_models.evidence import judge
+from service.own_models.facts import UNKNOWN, Claim, Facts, Rank, option_for, warning_of_assumed
 from service.own_models.labels import GivenLabels, LabelSet, built_in_sets, label_set, labels_option
+from service.own_models.pictures import labelled_pictures
 from service.own_models.presets import preset as preset_named
 from service.own_models.reading import (
     choose_output,
@@ -36,8 +39,11 @@ from service.own_models.sidecars import read_beside
 from service.own_models.trial import Bounds, Feed, Ran, TrialFailed, run_once
 
 _Model = TypeVar("_Model", bound=BaseModel)
-_DIFFERENT = 1e-3
-"""How far the scores of the file served may be from those of the file given, in their deviations."""
+_DIFFERENT = {"fp32": 1e-3, "fp16": 3e-2, "int8": 3e-2}
+"""How far the scores of the file served may be from those of the file given, in their deviations: the runtime
+may fuse other operators once another output is asked for, and rounds differently then."""
+_JUDGED = {"input.mean": ("mean", "std"), "input.colour_order": ("colour_order",), "input.fitting": ()}
+"""What labelled pictures decide, by the names that `judge` has for it; another fitting is only named."""
 _INPUT = (
     "name",
     "layout",
@@ -94,7 +100,8 @@ class Draft:
         self._beside = read_beside(file, self._graph.metadata)
         for path, (value, where) in self._beside.values.items():
             self._facts.state(path, value, Rank.METADATA, where)
-        self._output, self._why_output = choose_output(self._first_run(), wanted)
+        first = self._first_run()
+        self._output, self._why_output = choose_output(first, wanted)
         if not self._output.finite:
             raise RefusedModel(f"output '{self._output.name}': not finite on noise (allowed: finite numbers)")
         read_activation(content, self._output, self._facts)
@@ -102,7 +109,7 @@ class Draft:
             self._beside.labels if labels is None else labels_option(labels), label_set
         )
         self._settle_input(preset)
-        self._prepared, self._ran = self._prepare()
+        self._prepared, self._ran = self._prepare(first)
         self.changes: tuple[str, ...] = (*_read_in(file), *self._prepared.changes)
         """In which ways the file served differs from the one given."""
         self._write_files()
@@ -144,10 +151,32 @@ class Draft:
         return _validated(Card, values, "card")
 
     def judged(self, card: Card, images: Path, mapping: Path | None) -> Card:
-        """Return the card with what labelled pictures in `images` say of facts that nothing states."""
-        raise RefusedModel(
-            f"--images {images.name}: not available in this version (allowed: --preset, or facts as options)"
+        """Return the card with what labelled pictures in `images` say of facts that nothing states.
+
+        Runs the file in this process: it has run in a child before. Raises RefusedModel.
+        """
+        pictures = labelled_pictures(images, self._labels.names, mapping)
+        fixed = {path for path in _JUDGED if self._facts.settled(path)}
+        try:
+            evidence = judge(self._prepared.content, card, pictures, fixed=fixed)
+        except (ValueError, SessionError, ModelUnavailable) as error:
+            raise RefusedModel(f"--images: {error}") from None
+        for path, names in _JUDGED.items():
+            undecided = evidence.undecided.get(path, ())
+            detail = evidence.decided.get(path, f"{evidence.pictures} pictures do not tell them apart")
+            if path not in fixed and (undecided or path in evidence.decided):
+                for name in names:
+                    claim = Claim(getattr(evidence.input, name), Rank.PICTURES, detail, undecided)
+                    self._facts.claims.setdefault(f"input.{name}", []).append(claim)
+        self._notes.append(
+            f"with this preprocessing {evidence.correct} of {evidence.pictures} pictures are named right"
         )
+        if evidence.unreadable:
+            named = ", ".join(list(evidence.unreadable)[:3])
+            self._notes.append(f"{len(evidence.unreadable)} pictures cannot be read: {named}")
+        if evidence.fitting is not None:
+            self._notes.append(f"on these pictures another fitting does better: {evidence.fitting}")
+        return self.card()
 
     def warnings(self, card: Card) -> tuple[str, ...]:
         """Return what is not certain of a card made here, a line each."""
@@ -253,17 +282,21 @@ class Draft:
         if flagged and fitting != "center-crop":
             raise RefusedModel(f"--resize: the fitting is {fitting} (allowed: center-crop)")
 
-    def _prepare(self) -> tuple[Prepared, Mapping[str, Ran]]:
-        """Write the file to serve; run it, and compare its scores with those of the file given."""
+    def _prepare(self, first: Sequence[Ran]) -> tuple[Prepared, Mapping[str, Ran]]:
+        """Write the file to serve; where it is another, run it and compare its scores with `first`."""
         try:
             prepared = prepare(self._content, self._output.name)
         except UnreadableModel as error:
             raise RefusedModel(f"{self._file.name}: {one_line(str(error))}") from None
+        if prepared.content == self._content:
+            return prepared, {output.name: output for output in first}
         path = self._folder / "model.onnx"
         write_whole(path, prepared.content)
         (outputs,) = run_once(path, [_feed(self._facts, self._facts.value("input.batch") or 1)], self._bounds)
         ran = {output.name: output for output in outputs}
-        if self._output.name not in ran or not _alike(self._output, ran[self._output.name]):
+        if self._output.name not in ran or not _alike(
+            self._output, ran[self._output.name], _DIFFERENT[self._graph.precision]
+        ):
             raise RefusedModel(
                 f"{self._file.name}: the file prepared to be served gives other scores on the same noise; "
                 "this is a fault of weighin: report it with the file"
@@ -364,12 +397,12 @@ def _feed(facts: Facts, batch: int) -> Feed:
     return Feed(facts.value("input.name"), facts.value("input.dtype"), (batch, *image))
 
 
-def _alike(one: Ran, other: Ran) -> bool:
-    """Return whether two runs on the same noise gave the same scores."""
+def _alike(one: Ran, other: Ran, tolerance: float) -> bool:
+    """Return whether two runs on the same noise gave the same scores, within `tolerance` deviations."""
     if one.shape != other.shape:
         return False
     first, second = np.array(one.values), np.array(other.values)
-    return bool(np.abs(first - second).max() <= _DIFFERENT * float(first.std()) + 1e-6)
+    return bool(np.abs(first - second).max() <= tolerance * float(first.std()) + 1e-6)
 
 
 def _arrays(head: Head, offset: int) -> bytes:

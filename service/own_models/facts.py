@@ -83,8 +83,9 @@ class Claim:
 
     @property
     def fact(self) -> Fact:
-        """Origin of the fact, for the card."""
-        return Fact(origin=_ORIGINS[self.rank], detail=self.detail, undecided=self.undecided)
+        """Origin of the fact, for the card; what pictures leave undecided is assumed."""
+        origin = "assumed" if self.undecided else _ORIGINS[self.rank]
+        return Fact(origin=origin, detail=self.detail, undecided=self.undecided)
 
 
 @dataclass

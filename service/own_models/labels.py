@@ -67,7 +67,7 @@ def labels_option(given: str | Path) -> GivenLabels:
         return GivenLabels(known[str(given)], Rank.FLAG, f"--labels {given}")
     if not path.exists():
         raise RefusedModel(
-            f"--labels '{given}': no such file or label set (allowed: a file, {', '.join(known)})"
+            f"--labels '{path.name}': no such file or label set (allowed: a file, {', '.join(known)})"
         )
     return GivenLabels(read_label_file(path), Rank.FLAG, f"--labels {path.name}")
 
@@ -145,7 +145,8 @@ def label_set(given: GivenLabels | None, logits: int, model: str, offset: int | 
     elif len(names) == logits - 1 and offset in (None, 1):
         found, words = 1, f"{len(names)} names for {logits} scores"
     else:
-        allowed = {None: f"{logits}, or {logits - 1} with a background class", 0: str(logits)}
+        either = f"{logits}, or {logits - 1} with a background class" if logits > 2 else str(logits)
+        allowed = {None: either, 0: str(logits)}
         raise RefusedModel(
             f"{given.detail}: {len(given.names)} names for {logits} scores "
             f"(allowed: {allowed.get(offset, logits - 1)}; --labels FILE gives others)"

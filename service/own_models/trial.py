@@ -118,7 +118,7 @@ def _child(request: Mapping[str, Any], bounds: Bounds, model: Path) -> dict[str,
             ) from None
         finally:
             process.kill()
-            process.wait()
+            process.communicate()  # waits, and closes the pipes
         try:
             answer: dict[str, Any] = json.loads(out)
         except ValueError:

@@ -1,0 +1,74 @@
+"""A classifier whose graph expects another input and gives another output than its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+RANGES = {"0 to 255": (1.0, 0.0), "0 to 1": (255.0, 0.0), "-1 to 1": (127.5, 127.5)}
+"""Factor and summand that bring each range to pixel values 0 to 255."""
+
+
+def disguise(
+    model: onnx.ModelProto,
+    mean: float,
+    std: float,
+    *,
+    layout: str = "nchw",
+    order: str = "rgb",
+    range_: str = "0 to 255",
+    softmax: bool = False,
+    background: bool = False,
+) -> onnx.ModelProto:
+    """Return `model`, which takes `image` as `(rgb - mean) / std`, with an input `x` and an output `y`.
+
+    `x` is float32 in `layout`, with its channels in `order` and values in `range_`; `y` are the logits, with
+    a background class before the first one, through softmax.
+    """
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    graph = model.graph
+    (given,) = graph.input
+    channels, height, width = (side.dim_value for side in given.type.tensor_type.shape.dim[1:])
+    factor, summand = RANGES[range_]
+    tensors = {
+        "disguise.factor": np.array(factor / std, np.float32),
+        "disguise.summand": np.array((summand - mean) / std, np.float32),
+        "disguise.order": np.array([2, 1, 0], np.int64),
+        "disguise.background": np.array([[-3.0]], np.float32),
+        "disguise.one": np.array([1], np.int64),
+    }
+    before, last = [], "x"
+
+    def add(op: str, inputs: list[str], output: str, **attributes: object) -> str:
+        before.append(helper.make_node(op, inputs, [output], **attributes))
+        return output
+
+    if layout == "nhwc":
+        last = add("Transpose", [last], "disguise.moved", perm=[0, 3, 1, 2])
+    if order == "bgr":
+        last = add("Gather", [last, "disguise.order"], "disguise.rgb", axis=1)
+    last = add("Mul", [last, "disguise.factor"], "disguise.scaled")
+    add("Add", [last, "disguise.summand"], given.name)
+    after, last = [], "logits"
+    if background:
+        after += [
+            helper.make_node("Shape", ["logits"], ["disguise.n"], start=0, end=1),
+            helper.make_node("Concat", ["disguise.n", "disguise.one"], ["disguise.shape"], axis=0),
+            helper.make_node("Expand", ["disguise.background", "disguise.shape"], ["disguise.first"]),
+            helper.make_node("Concat", ["disguise.first", "logits"], ["disguise.all"], axis=1),
+        ]
+        last = "disguise.all"
+    after.append(helper.make_node("Softmax" if softmax else "Identity", [last], ["y"]))
+    nodes = [*before, *graph.node, *after]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in tensors.items())
+    classes = next(v for v in graph.output if v.name == "logits").type.tensor_type.shape.dim[1].dim_value
+    shape = ["N", channels, height, width] if layout == "nchw" else ["N", height, width, channels]
+    del graph.input[:]
+    del graph.output[:]
+    graph.input.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, shape))
+    graph.output.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", classes + background]))
+    onnx.checker.check_model(model)
+    return model

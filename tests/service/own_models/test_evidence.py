@@ -1,0 +1,115 @@
+"""Preprocessing by evidence, on a network that names colours and pictures of one colour each."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from models.zoo.card import Card, read_card
+from service.inference.session import OnnxSession
+from service.own_models.evidence import Labelled, judge
+from tests.helpers.disguise import RANGES, disguise
+from tests.helpers.networks import SIDE, save_network
+
+LEVELS = (30, 100, 160, 230)
+COLOURS = np.array(list(itertools.product(LEVELS, repeat=3)))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network for (rgb - 127) / 127 whose classes are the nearest of COLOURS."""
+    centres = (COLOURS - 127) / 127
+    weights = {"head.weight": (40 * centres.T).astype(np.float32)}
+    bias = (-20 * (centres**2).sum(axis=1)).astype(np.float32)
+    zoo = tmp_path_factory.mktemp("zoo")
+    return save_network(zoo, "colours", classes=len(COLOURS), weights=weights, bias=bias)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Labelled]:
+    """60 pictures of COLOURS in turn, each somewhat off."""
+    folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(3)
+    pictures = []
+    for number in range(60):
+        class_id = number * 11 % len(COLOURS)
+        colour = np.clip(COLOURS[class_id] + random.normal(0, 12, 3), 0, 255)
+        pixels = np.clip(random.normal(colour, 10, (24, 24, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        pictures.append(Labelled(folder / f"{number}.png", class_id))
+    return pictures
+
+
+def disguised(plain: Path, **form: Any) -> tuple[bytes, Card]:
+    """The network of `plain` in another form, and a card that assumes RGB from 0 to 1."""
+    model = disguise(onnx.load(plain / "model.onnx"), 127, 127, **form)
+    background, softmax = bool(form.get("background")), bool(form.get("softmax"))
+    facts = read_card(plain).model_dump(exclude_none=True)
+    facts |= {"schema_version": 2, "name": "disguised"}
+    facts["input"] |= {"name": "x", "layout": form.get("layout", "nchw"), "mean": (0,) * 3, "std": (255,) * 3}
+    facts["outputs"] = {
+        "logits": (len(COLOURS) + background,),
+        "names": {"logits": "y"},
+        "class_offset": int(background),
+        "activation": "softmax" if softmax else "none",
+    }
+    return model.SerializeToString(), Card.model_validate(facts)
+
+
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+@pytest.mark.parametrize("range_", RANGES)
+@pytest.mark.parametrize(
+    "form", [{}, {"layout": "nhwc", "softmax": True, "background": True}], ids=["plain", "tf"]
+)
+def test_pictures_decide_range_and_colour_order(
+    plain: Path, pictures: list[Labelled], order: str, range_: str, form: dict[str, Any]
+) -> None:
+    evidence = judge(*disguised(plain, order=order, range_=range_, **form), pictures, fixed=())
+    factor, summand = RANGES[range_]
+    assert evidence.input.colour_order == order
+    assert evidence.input.mean == (summand,) * 3
+    assert evidence.input.std == (factor,) * 3
+    assert evidence.undecided == {}
+    assert evidence.decided["input.mean"].startswith(f"{range_}: ")
+    assert "20 pictures" in evidence.decided["input.colour_order"]
+    assert evidence.correct > 45
+
+
+def test_what_few_pictures_cannot_tell_apart_is_undecided(plain: Path, pictures: list[Labelled]) -> None:
+    grey = [picture for picture in pictures if len(set(COLOURS[picture.class_id])) == 1]
+    evidence = judge(*disguised(plain, order="bgr"), grey, fixed=())
+    assert evidence.undecided["input.colour_order"] == ("rgb", "bgr")
+    assert evidence.input.colour_order == "rgb"
+    assert "input.colour_order" not in evidence.decided
+
+
+def test_fixed_facts_are_not_varied(plain: Path, pictures: list[Labelled]) -> None:
+    content, card = disguised(plain, order="bgr")
+    evidence = judge(content, card, pictures, fixed=("input.mean", "input.colour_order", "input.fitting"))
+    assert evidence.input == card.input
+    assert evidence.decided == evidence.undecided == {}
+    assert evidence.fitting is None
+
+
+def test_unreadable_pictures_are_named(plain: Path, pictures: list[Labelled], tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 nothing")
+    broken = [Labelled(tmp_path / "broken.jpg", 0), Labelled(tmp_path / "missing.jpg", 0)]
+    evidence = judge(*disguised(plain), [*pictures, *broken], fixed=())
+    assert evidence.pictures == len(pictures)
+    assert set(evidence.unreadable) == {"broken.jpg", "missing.jpg"}
+    with pytest.raises(ValueError, match="none of 2 can be read"):
+        judge(*disguised(plain), broken, fixed=())
+
+
+def test_disguise_keeps_what_the_network_says(plain: Path) -> None:
+    image = np.random.default_rng(0).normal(0, 1, (2, 3, SIDE, SIDE)).astype(np.float32)
+    expected = OnnxSession((plain / "model.onnx").read_bytes(), read_card(plain)).run(image)["logits"]
+    content, card = disguised(plain, order="bgr", range_="-1 to 1", layout="nhwc", background=True)
+    given = ((image * 127 + 127) - 127.5) / 127.5
+    session = OnnxSession(content, card)
+    np.testing.assert_allclose(session.run(given[:, ::-1].copy())["logits"], expected, atol=1e-4)
