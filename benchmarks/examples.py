@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import skimage.data
@@ -28,32 +31,53 @@ CLASSIFIED_FIRST = 700
 """Enough for a p99."""
 
 
+KEY = "WEIGHIN_API_KEY"
+"""Blocks that name it run against a service that has a key, the others against one that has none."""
+
+
 def main() -> None:
     """Rewrite the pages."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for photo in ("cat", "coffee", "rocket"):
             Image.fromarray(getattr(skimage.data, photo)()).save(folder / f"{photo}.jpg", quality=90)
+        shutil.copy(ROOT / "models/zoo/networks/efficientnet-lite0/model.onnx", folder / "net.onnx")
         (folder / ".venv").symlink_to(ROOT / ".venv")
         environment = {**os.environ, "WEIGHIN_DATA_DIR": str(folder / "data"), "COLUMNS": "110"}
-        service = subprocess.Popen([ROOT / ".venv/bin/weighin", "serve"], env=environment)
-        try:
-            wait_until_ready(service)
-            environment["WEIGHIN_DATA_DIR"] = str(folder / "command-line")  # the service holds the other
+        with running(environment):
             cat = (folder / "cat.jpg").read_bytes()
             for _ in range(CLASSIFIED_FIRST):
                 urllib.request.urlopen(urllib.request.Request(f"{SERVICE}/classify", data=cat)).read()
-            for page in (ROOT / "docs/api.md", ROOT / "README.md"):  # the first makes what the second uses
-                text = re.sub(
-                    r"(?<=```console\n)\$ .*?(?=^```$)",
-                    lambda block: run_all(block.group(), folder, environment),
-                    page.read_text(),
-                    flags=re.DOTALL | re.MULTILINE,
-                )
-                page.write_text(text)
-        finally:
-            service.terminate()
-            service.wait()
+            rewrite(folder, environment, keyed=False)
+        environment[KEY] = "sesame"
+        with running(environment):
+            rewrite(folder, environment, keyed=True)
+
+
+@contextmanager
+def running(environment: dict[str, str]) -> Iterator[None]:
+    """The service, which alone has the data directory of the environment."""
+    service = subprocess.Popen([ROOT / ".venv/bin/weighin", "serve"], env=environment)
+    try:
+        wait_until_ready(service)
+        yield
+    finally:
+        service.terminate()
+        service.wait()
+
+
+def rewrite(folder: Path, environment: dict[str, str], *, keyed: bool) -> None:
+    """Run the blocks that name the key, or those that do not, and put their output into the pages."""
+    own = environment | {"WEIGHIN_DATA_DIR": str(folder / "command-line")}  # the service holds the other
+
+    def run_block(block: re.Match[str]) -> str:
+        return run_all(block.group(), folder, own) if (KEY in block.group()) == keyed else block.group()
+
+    for page in (ROOT / "docs/api.md", ROOT / "README.md"):  # the first makes what the second uses
+        text = re.sub(
+            r"(?<=```console\n)\$ .*?(?=^```$)", run_block, page.read_text(), flags=re.DOTALL | re.MULTILINE
+        )
+        page.write_text(text)
 
 
 def wait_until_ready(service: subprocess.Popen[bytes]) -> None:

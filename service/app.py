@@ -142,7 +142,7 @@ def build(settings: Settings, *, address: str | None = None) -> Services:
     if problem is not None:  # inference works without state
         log.warning(f"WEIGHIN_DATA_DIR '{settings.data_dir}': {problem}")
     recorder = Recorder(state.latencies, metrics)
-    latencies = Latencies(recorder)
+    latencies = Latencies(recorder, registry.versions)
     site = Site()
     archive = BenchmarkArchive(state.benchmarks)
     services = Services(

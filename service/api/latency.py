@@ -17,7 +17,7 @@ from service.api.periods import format_moment, parse_since, parse_step
 from service.api.problems import documented
 from service.api.routers import new_router
 from service.latency.histogram import EMPTY_SUMMARY
-from service.latency.query import Latencies, Window
+from service.latency.query import CURRENT, Latencies, Window
 from service.latency.series import Figures
 from service.latency.stages import STAGES, Regime, Stage
 
@@ -86,12 +86,32 @@ DEGRADED = Field(
 )
 
 
+VERSION = Field(
+    description="Versions of each model that the figures are of: `current`, `all`, or the start of a SHA-256",
+    examples=["current"],
+)
+
+
+class ModelVersion(BaseModel):
+    """A version of a model."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    version: str = Field(description="SHA-256 of its file")
+
+
 class LatencyResponse(BaseModel):
     """What each model and stage has cost."""
 
     model_config = ConfigDict(extra="forbid")
 
     window: LatencyWindow
+    version: str = VERSION
+    other_versions: list[ModelVersion] = Field(
+        description="Versions that the figures leave out, with runs since the day in which the window begins",
+        examples=[[]],
+    )
     latencies: list[Latency]
     errors_without_model: dict[str, int] = Field(
         description="Requests that failed before a model was known, by kind; empty when one is asked for",
@@ -106,6 +126,7 @@ class HistoryResponse(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     window: LatencyWindow
+    version: str = VERSION
     points: list[LatencyPoint]
     degraded: str | None = DEGRADED
 
@@ -129,6 +150,14 @@ Since = Annotated[
     Query(
         description="A length of time (`15m`, `24h`, `30d`) or a moment in ISO 8601 (UTC unless it says so)",
         examples=["24h", "2026-01-31T12:00:00Z"],
+    ),
+]
+VersionName = Annotated[
+    str,
+    Query(
+        pattern="^(current|all|[0-9a-f]{4,64})$",
+        description="`current`: the file that each model is served from, with what earlier releases recorded "
+        "without a version; `all`; or at least four digits of the beginning of a SHA-256",
     ),
 ]
 Step = Annotated[
@@ -164,7 +193,11 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
         responses=documented(errors.UnknownModel, errors.InvalidParameter),
     )
     async def latency(
-        model: ModelName = None, stage: StageName = None, regime: RegimeName = "live", since: Since = "24h"
+        model: ModelName = None,
+        stage: StageName = None,
+        regime: RegimeName = "live",
+        since: Since = "24h",
+        version: VersionName = CURRENT,
     ) -> Response:
         """Counts, mean, percentiles and maximum of each model and stage, from the moment asked for until now.
 
@@ -174,17 +207,21 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
 
         def work() -> dict[str, object]:
             check(model)
-            window, figures = latencies.window(
-                regime, parse_since(since, latencies.now()), model=model, stage=stage
-            )
+            begin = parse_since(since, latencies.now())
+            window, figures = latencies.window(regime, begin, model=model, stage=stage, version=version)
             return {
                 "window": window_out(window),
+                "version": version,
+                "other_versions": [
+                    {"model": name, "version": sha256}
+                    for name, sha256 in latencies.left_out(regime, begin, model, version)
+                ],
                 "latencies": list(_rows(figures, regime, model, stage, empty_too=True)),
                 "errors_without_model": figures.errors.get("", {}),
                 "degraded": window.degraded,
             }
 
-        return await answer(("latency", model, stage, regime, since), work)
+        return await answer(("latency", model, stage, regime, since, version), work)
 
     @router.get(
         "/latency/history",
@@ -198,6 +235,7 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
         regime: RegimeName = "live",
         since: Since = "24h",
         step: Step = None,
+        version: VersionName = CURRENT,
     ) -> Response:
         """The same figures step by step, oldest first; steps in which nothing was recorded are left out.
 
@@ -209,7 +247,7 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
             check(model)
             step_s = None if step is None else parse_step(step)
             window, steps = latencies.history(
-                regime, parse_since(since, latencies.now()), step_s, model=model, stage=stage
+                regime, parse_since(since, latencies.now()), step_s, model=model, stage=stage, version=version
             )
             points: list[dict[str, object]] = []
             for at, figures in steps:
@@ -220,9 +258,14 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
                         f"step: these are more than {MAX_ROWS} points: ask for one model or stage, take a "
                         "longer step or a later since"
                     )
-            return {"window": window_out(window), "points": points, "degraded": window.degraded}
+            return {
+                "window": window_out(window),
+                "version": version,
+                "points": points,
+                "degraded": window.degraded,
+            }
 
-        return await answer(("history", model, stage, regime, since, step), work)
+        return await answer(("history", model, stage, regime, since, step, version), work)
 
     return router
 

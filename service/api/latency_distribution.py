@@ -7,11 +7,20 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from service import errors
-from service.api.latency import DEGRADED, LatencyWindow, RegimeName, Since, check_model, window_out
+from service.api.latency import (
+    DEGRADED,
+    VERSION,
+    LatencyWindow,
+    RegimeName,
+    Since,
+    VersionName,
+    check_model,
+    window_out,
+)
 from service.api.periods import parse_since
 from service.api.problems import documented
 from service.api.routers import new_router
-from service.latency.query import Latencies
+from service.latency.query import CURRENT, Latencies
 from service.latency.shape import curve, histogram
 from service.latency.stages import Regime, Stage
 
@@ -43,6 +52,7 @@ class DistributionResponse(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     window: LatencyWindow
+    version: str = VERSION
     model: str
     stage: Stage
     regime: Regime
@@ -67,6 +77,7 @@ def distribution_router(latencies: Latencies, model_names: Callable[[], Collecti
         stage: Annotated[Stage, Query(description="One stage")] = "total",
         regime: RegimeName = "live",
         since: Since = "24h",
+        version: VersionName = CURRENT,
     ) -> DistributionResponse:
         """The percentile curve and a histogram of one model and stage, from the moment asked for until now.
 
@@ -74,11 +85,13 @@ def distribution_router(latencies: Latencies, model_names: Callable[[], Collecti
         enough samples for them by the same rule.
         """
         check_model(latencies, model_names(), model)
-        window, found = latencies.distribution(regime, parse_since(since, latencies.now()), model, stage)
+        begin = parse_since(since, latencies.now())
+        window, found = latencies.distribution(regime, begin, model, stage, version)
         response.headers["Cache-Control"] = "no-store"
         return DistributionResponse.model_validate(
             {
                 "window": window_out(window),
+                "version": version,
                 "model": model,
                 "stage": stage,
                 "regime": regime,

@@ -92,22 +92,11 @@ class Explainer:
         With `picture` as a PNG too, `over_image` or alone. Raises the errors of `decode` and `CorePool.run`,
         and NoExactMap when map and logit of this very run do not agree: the head is another.
         """
+        model = plan.model
         stopwatch = Stopwatch()
 
         def job() -> Explanation:
             stopwatch.lap("queue")
-            try:
-                return explain(plan)
-            except NoExactMap:
-                # The classifier's file may be that of another version by now: then that one explains.
-                self._registry.refresh(plan.model.name, wait=False)
-                newer = self._registry.get(plan.model.name)
-                if newer is plan.model:
-                    raise
-                return explain(self.plan(newer, plan.class_id))
-
-        def explain(plan: ExplainPlan) -> Explanation:
-            model = plan.model
             image = load_image(data, model.card.input, max_pixels=self._max_pixels, stopwatch=stopwatch)
             outputs = run_model(model, image, ("logits", "features"), stopwatch)
             logits = outputs["logits"]
@@ -138,8 +127,9 @@ class Explainer:
         if head is None:
             shape = (model.card.classes, model.card.outputs["features"][0])
             try:
-                folder = self._registry.entry(stored.model).folder
-                head = read_linear_head(folder / stored.file.name, stored.file, shape)
+                # Held open since the model was loaded: the folder may be another version's by now.
+                source = model.head or self._registry.entry(stored.model).folder / stored.file.name
+                head = read_linear_head(source, stored.file, shape)
             except (UnknownModel, UnusableHead) as error:
                 raise NoExactMap(
                     f"no exact map can be made for model '{model.name}', whose classifier is that of "
@@ -149,7 +139,7 @@ class Explainer:
             needed = {
                 (card.classifier.model, card.classifier.file.sha256) for card in cards if card.classifier
             }
-            kept = {each: head for each, head in self._heads.items() if each in needed}
+            kept = {other: known for other, known in self._heads.items() if other in needed}
             self._heads = {**kept, key: head}  # not those of versions that are gone
         return head
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import os
+import stat
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,13 +39,33 @@ class LinearHead:
         return values
 
 
-def read_linear_head(path: Path, file: File, shape: tuple[int, int]) -> LinearHead:
+class HeldFile:
+    """A regular file that can be read after another has taken its name. It costs a descriptor."""
+
+    def __init__(self, path: Path) -> None:
+        """Open it. Raises OSError."""
+        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        weakref.finalize(self, os.close, self._descriptor)
+        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path.name)
+
+    def read(self) -> bytes:
+        """The whole file. Any thread may call. Raises OSError."""
+        pieces = []
+        size = 0
+        while piece := os.pread(self._descriptor, 1 << 24, size):
+            pieces.append(piece)
+            size += len(piece)
+        return b"".join(pieces)
+
+
+def read_linear_head(path: Path | HeldFile, file: File, shape: tuple[int, int]) -> LinearHead:
     """The classifier in `path`, if it is the file that a card describes and its weight has that `shape`.
 
     Raises UnusableHead.
     """
     try:
-        content = read_regular(path)
+        content = path.read() if isinstance(path, HeldFile) else read_regular(path)
     except OSError:
         raise UnusableHead(f"its file {file.name} is missing or cannot be read") from None
     if hashlib.sha256(content).hexdigest() != file.sha256:

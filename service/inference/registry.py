@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from models.zoo.card import Activation, Card, InputSpec, read_card
 from models.zoo.files import holds_network, not_text, read_regular
 from models.zoo.labels import read_labels
 from service.errors import ModelUnavailable, NotReady, UnknownModel, UnreadableFolder, error_words
+from service.inference.linear_head import HeldFile
 from service.inference.runtime_errors import one_line
 from service.inference.session import OnnxSession, SessionError
 from service.text.display import shown
@@ -44,12 +46,14 @@ class ServedModel:
     """A model that answers: its card, the names of its classes and its session.
 
     `typical_ns` is the median inference time of its warm-up runs: an estimate for planning, not a figure.
+    `head` is the file of the card's `classifier`, where there is one and the system can hold it.
     """
 
     card: Card
     labels: tuple[str, ...]
     session: OnnxSession
     typical_ns: int
+    head: HeldFile | None = None
 
     @property
     def name(self) -> str:
@@ -142,9 +146,10 @@ class Registry:
         """
         with self._changing:
             pending = [entry for entry in self._entries.values() if entry.card is not None]
+            open_entry = partial(_open, folders={entry.name: entry.folder for entry in self.entries})
             try:
                 with ThreadPoolExecutor(max_workers=2, thread_name_prefix="load") as executor:
-                    opened = list(executor.map(_open, pending))
+                    opened = list(executor.map(open_entry, pending))
                 for entry in opened:
                     self._put(_warmed_up(entry, self._warm_up_limit_s))
             finally:
@@ -158,17 +163,14 @@ class Registry:
         if self.default_model not in self._entries:
             log.warning("WEIGHIN_DEFAULT_MODEL: no such model", default_model=self.default_model)
 
-    def refresh(self, name: str | None = None, *, wait: bool = True) -> None:
+    def refresh(self, name: str | None = None) -> None:
         """Look at the folders, and take in what has changed and was the same at the last look.
 
         A changed model is loaded and warmed up beside the old one and then takes its place; one that cannot
         be served leaves the old one there, with the reason in `refused`. A folder that is gone takes its
-        model along. With a `name` only that model is looked at, and taken in at once. Without `wait`
-        nothing is done while another call works.
+        model along. With a `name` only that model is looked at, and taken in at once.
         """
-        if not self._changing.acquire(blocking=wait):
-            return
-        try:
+        with self._changing:
             found = self._look()
             before = self._seen
             if name is None:
@@ -182,8 +184,6 @@ class Registry:
                 else:
                     self._rest(each)
                     self._take_in(each, now)
-        finally:
-            self._changing.release()
 
     def _look(self) -> dict[str, tuple[Path, Signature]]:
         """The folder that serves each name, the first of that name, and what is in it."""
@@ -219,7 +219,10 @@ class Registry:
         entry = _describe(folder)
         if entry.card is not None:
             same = _unchanged(old, entry)
-            entry = same if same is not None else _warmed_up(_open(entry), self._warm_up_limit_s)
+            if same is None:
+                folders = {other.name: other.folder for other in self.entries} | {name: folder}
+                same = _warmed_up(_open(entry, folders), self._warm_up_limit_s)
+            entry = same
         if _signature(folder) != signature:
             return  # it was changed meanwhile: the next look tells
         self._tried[name] = now
@@ -413,7 +416,7 @@ def load_model(folder: Path, *, warm_up_limit_s: float = 60) -> ServedModel:
     """Load and warm up the model in a folder of any name. ModelUnavailable says why it cannot be served."""
     entry = _describe(folder, named=False)
     if entry.card is not None:
-        entry = _warmed_up(_open(entry), warm_up_limit_s)
+        entry = _warmed_up(_open(entry, {}), warm_up_limit_s)
     if entry.model is None:
         raise ModelUnavailable(f"model '{entry.name}' cannot be served: {entry.reason}")
     return entry.model
@@ -433,15 +436,27 @@ def _unchanged(old: ModelEntry | None, entry: ModelEntry) -> ModelEntry | None:
     return replace(entry, model=old.model, reason=None)
 
 
-def _open(entry: ModelEntry) -> ModelEntry:
+def _open(entry: ModelEntry, folders: Mapping[str, Path]) -> ModelEntry:
+    """The entry with its model loaded, or the reason why not. `folders`: of all models, by name."""
     assert entry.card is not None
     try:
-        return replace(entry, model=_served(entry.folder, entry.card), reason=None)
+        model = _served(entry.folder, entry.card)
+        return replace(entry, model=replace(model, head=_head(entry.card, folders)), reason=None)
     except (UnusableModel, SessionError) as error:
         return replace(entry, reason=one_line(str(error)))
     except Exception as error:
         log.exception("model cannot be loaded", model=entry.name)
         return replace(entry, reason=f"it cannot be loaded: {_kind(error)}")
+
+
+def _head(card: Card, folders: Mapping[str, Path]) -> HeldFile | None:
+    """The file of the card's classifier; None where it is missing, or open files cannot be renamed."""
+    if card.classifier is None or card.classifier.model not in folders or os.name == "nt":
+        return None
+    try:
+        return HeldFile(folders[card.classifier.model] / card.classifier.file.name)
+    except OSError:
+        return None  # `/explain` finds the words for that
 
 
 def _verified(folder: Path, card: Card) -> bytes:

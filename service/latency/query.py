@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
+from cachetools import TTLCache
 
 from service.errors import InvalidParameter, StorageUnavailable
 from service.latency.buckets import DAY_S, HOUR_S, KEEP_DAYS_S, MINUTE_S, Bucket, bucket_of
 from service.latency.cache import LatencyCache, Question
 from service.latency.histogram import Distribution, merge
 from service.latency.recorder import Recorder
-from service.latency.series import Figures, Scope
+from service.latency.series import Figures, Scope, Versions
 from service.latency.stages import Regime, Stage
 
 T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
+
+CURRENT, ALL = "current", "all"
+"""Which versions of each model a question is about: the one that is served, or all; or the start of one."""
+
+_VERSIONS_FOR_S = 5.0
 
 MAX_STEPS = 1500
 """Most steps of a history: a day by minutes."""
@@ -41,10 +47,18 @@ class Window:
 
 
 class Latencies:
-    """Merges the recorder's memory with its store; thread safe, one question at a time."""
+    """Merges the recorder's memory with its store; thread safe, one question at a time.
 
-    def __init__(self, recorder: Recorder) -> None:
+    `version` of a question is CURRENT, ALL, or the beginning of the SHA-256 of a model's file. CURRENT are
+    the runs of the file that is served, those that were recorded without a version by an earlier release,
+    and all runs of models that are not there any more.
+    """
+
+    def __init__(self, recorder: Recorder, current: Callable[[], Mapping[str, str]] = dict) -> None:
+        """`current` returns the version of each model that there is."""
         self._recorder = recorder
+        self._current = current
+        self._versions: TTLCache[tuple[object, ...], set[tuple[str, str]]] = TTLCache(64, _VERSIONS_FOR_S)
         self._cache = LatencyCache(recorder)
         self._lock = threading.Lock()
 
@@ -65,7 +79,13 @@ class Latencies:
             return False
 
     def window(
-        self, regime: Regime, since: float, *, model: str | None = None, stage: Stage | None = None
+        self,
+        regime: Regime,
+        since: float,
+        *,
+        model: str | None = None,
+        stage: Stage | None = None,
+        version: str = CURRENT,
     ) -> tuple[Window, Figures]:
         """The figures of what was recorded since that moment (seconds since 1970)."""
 
@@ -73,10 +93,10 @@ class Latencies:
             window = _window(question, since, degraded)
             return window, self._cache.figures(question, window.start, math.inf)
 
-        return self._answer(Scope(regime, model, stage), answer)
+        return self._answer(self._scope(regime, model, stage, version), answer)
 
     def distribution(
-        self, regime: Regime, since: float, model: str, stage: Stage
+        self, regime: Regime, since: float, model: str, stage: Stage, version: str = CURRENT
     ) -> tuple[Window, Distribution]:
         """The distribution of one model and stage since that moment; empty without samples."""
 
@@ -85,7 +105,7 @@ class Latencies:
             pooled = self._cache.pooled(question, window.start)
             return window, pooled.distributions.get((model, stage)) or merge([])
 
-        return self._answer(Scope(regime, model, stage), answer)
+        return self._answer(self._scope(regime, model, stage, version), answer)
 
     def history(
         self,
@@ -95,6 +115,7 @@ class Latencies:
         *,
         model: str | None = None,
         stage: Stage | None = None,
+        version: str = CURRENT,
     ) -> tuple[Window, list[tuple[int, Figures]]]:
         """The figures of each step in which something was recorded, with the step's first second.
 
@@ -117,7 +138,46 @@ class Latencies:
                     points.append((step.start, figures))
             return Window(steps[0].start, question.now, steps[0].resolution_s, degraded), points
 
-        return self._answer(Scope(regime, model, stage), answer)
+        return self._answer(self._scope(regime, model, stage, version), answer)
+
+    def left_out(
+        self, regime: Regime, since: float, model: str | None = None, version: str = CURRENT
+    ) -> list[tuple[str, str]]:
+        """The models and versions with runs since the beginning of that day which `version` leaves out."""
+        scope = self._scope(regime, model, None, version)
+        return sorted(pair for pair in self._recorded(regime, since, model) if not scope.admits(*pair))
+
+    def _recorded(self, regime: Regime, since: float, model: str | None) -> set[tuple[str, str]]:
+        start = bucket_of(DAY_S, max(since, self.now() - KEEP_DAYS_S)).start
+        with self._lock:
+            versions = {
+                (series.model, series.version)
+                for part in self._recorder.memory()
+                if part.bucket.end > start
+                for series in part.distributions
+                if series.version and series.regime == regime and model in (None, series.model)
+            }
+            stored = self._versions.get((regime, start, model))
+            if stored is None and self._recorder.store is not None:
+                try:
+                    with self._recorder.store.view() as view:
+                        stored = view.read_versions(regime, start, model)
+                    self._versions[regime, start, model] = stored
+                except StorageUnavailable:
+                    pass  # the figures say so
+        return versions | (stored or set())
+
+    def _scope(self, regime: Regime, model: str | None, stage: Stage | None, version: str) -> Scope:
+        if version == ALL:
+            return Scope(regime, model, stage)
+        if version != CURRENT:
+            return Scope(regime, model, stage, Versions(prefix=version))
+        current = self._current()
+        models = sorted(current) if model is None else sorted(current.keys() & {model})
+        if not models:
+            return Scope(regime, model, stage)
+        versions = Versions("", tuple(models), tuple(sorted({current[name] for name in models})))
+        return Scope(regime, model, stage, versions)
 
     def knows(self, model: str) -> bool:
         """Whether anything was ever recorded of this model, as far as that can be told now."""

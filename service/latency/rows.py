@@ -22,7 +22,7 @@ from service.latency.buckets import (
 )
 from service.latency.histogram import Distribution, HistogramCodec, Summary, summarise
 from service.latency.series import Figures, Part, Pooled, Scope, pool
-from service.latency.stages import REGIMES, Stage
+from service.latency.stages import REGIMES, Regime, Stage
 from service.latency.tables import latency_errors, latency_histograms, latency_pooled, latency_progress
 from service.storage.database import upsert
 from service.storage.errors import DAMAGED
@@ -42,6 +42,11 @@ _SUMS = (
 )
 _PER_SERIES = " GROUP BY start, model, stage"
 _POOLED = f"start, model, stage, count, {', '.join(_PERCENTILES)}"
+
+_VERSIONS = (
+    "SELECT DISTINCT model, version FROM latency_histograms WHERE resolution_s = :day_s AND regime = :regime "
+    "AND start >= :start AND version <> ''"
+)
 
 _NOTE = "INSERT INTO latency_progress (name, until) VALUES (:name, :until) ON CONFLICT (name) DO UPDATE SET "
 _LATER = (
@@ -149,7 +154,7 @@ def read_figures(
     pooled = {
         (start, model, stage): (count, percentiles)
         for start, model, stage, count, *percentiles in _rows(
-            connection, f"{_POOLED} FROM latency_pooled", scope, first, end
+            connection, f"{_POOLED} FROM latency_pooled", scope._replace(versions=None), first, end
         )
     }
     summaries: defaultdict[int, dict[tuple[str, Stage], Summary]] = defaultdict(dict)
@@ -179,15 +184,51 @@ def read_figures(
 def _rows(
     connection: Connection, columns: str, scope: Scope, first: Bucket, end: int, group: str = ""
 ) -> Sequence[Any]:
-    wanted = (_OF_MODEL if scope.model else "") + (_OF_STAGE if scope.stage else "")
+    of_versions, parameters = _of_versions(scope)
+    wanted = (_OF_MODEL if scope.model else "") + (_OF_STAGE if scope.stage else "") + of_versions
     statement = text(f"SELECT {columns}{_WHERE}{wanted}{group}")
-    return connection.execute(statement, {**scope._asdict(), **first._asdict(), "end": end}).all()
+    return connection.execute(statement, _parameters(scope, first, end) | parameters).all()
 
 
 def _error_rows(connection: Connection, scope: Scope, first: Bucket, end: int) -> Sequence[Any]:
     columns = "SELECT start, instance, model, slug, count FROM latency_errors"
-    statement = text(columns + _WHERE + (_OF_MODEL if scope.model else ""))
-    return connection.execute(statement, {**scope._asdict(), **first._asdict(), "end": end}).all()
+    of_versions, parameters = _of_versions(scope)
+    statement = text(columns + _WHERE + (_OF_MODEL if scope.model else "") + of_versions)
+    return connection.execute(statement, _parameters(scope, first, end) | parameters).all()
+
+
+def _parameters(scope: Scope, first: Bucket, end: int) -> dict[str, Any]:
+    wanted = {"regime": scope.regime, "model": scope.model, "stage": scope.stage}
+    return {**wanted, **first._asdict(), "end": end}
+
+
+def _of_versions(scope: Scope) -> tuple[str, dict[str, str]]:
+    """The condition on a row's version, and its parameters."""
+    versions = scope.versions
+    if versions is None:
+        return "", {}
+    if versions.prefix:
+        return " AND version LIKE :prefix", {"prefix": f"{versions.prefix}%"}
+    if scope.model is not None and scope.model not in versions.models:
+        return "", {}
+    current = {f"version{number}": version for number, version in enumerate(versions.current)}
+    condition = "version IN (" + ", ".join(["''", *(f":{name}" for name in current)]) + ")"
+    if scope.model is not None:
+        return f" AND {condition}", current
+    models = {f"model{number}": model for number, model in enumerate(versions.models)}
+    if not models:
+        return "", {}
+    others = ", ".join(f":{name}" for name in models)
+    return f" AND ({condition} OR model NOT IN ({others}))", current | models
+
+
+def read_versions(
+    connection: Connection, regime: Regime, start: int, model: str | None
+) -> set[tuple[str, str]]:
+    """The models and versions that anything was recorded of since the day that begins at `start`."""
+    statement = text(_VERSIONS + (_OF_MODEL if model else ""))
+    wanted = {"regime": regime, "start": start, "model": model, "day_s": DAY_S}
+    return {(row[0], row[1]) for row in connection.execute(statement, wanted)}
 
 
 def read_progress(connection: Connection) -> tuple[Dropped, int]:

@@ -12,12 +12,35 @@ from service.latency.histogram import Distribution, Summary, merge
 from service.latency.stages import Regime, Stage
 
 
+class Versions(NamedTuple):
+    """Which versions of models a question is about.
+
+    Either those that begin with `prefix`, or where that is empty: of each model in `models` those in
+    `current` and what was recorded without a version, and all of other models.
+    """
+
+    prefix: str = ""
+    models: tuple[str, ...] = ()
+    current: tuple[str, ...] = ()
+
+    def admit(self, model: str, version: str) -> bool:
+        """Whether runs of that version of the model are among them."""
+        if self.prefix:
+            return version.startswith(self.prefix)
+        return not version or version in self.current or model not in self.models
+
+
 class Scope(NamedTuple):
     """What a question is about; None: all of them."""
 
     regime: Regime
     model: str | None = None
     stage: Stage | None = None
+    versions: Versions | None = None
+
+    def admits(self, model: str, version: str) -> bool:
+        """Whether runs of that version of the model are part of the answer."""
+        return self.model in (None, model) and (self.versions is None or self.versions.admit(model, version))
 
 
 class Series(NamedTuple):
@@ -44,7 +67,7 @@ class ErrorSeries(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Pooled:
     """Distributions by model and stage, and errors by model (empty: none was known) and kind, of one regime
-    and of all versions and runtimes."""
+    and of all runtimes."""
 
     distributions: Mapping[tuple[str, Stage], Distribution] = field(default_factory=dict)
     errors: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -78,13 +101,13 @@ class Part:
                 (series.model, series.stage, distribution)
                 for series, distribution in self.distributions.items()
                 if series.regime == scope.regime
-                and scope.model in (None, series.model)
+                and scope.admits(series.model, series.version)
                 and scope.stage in (None, series.stage)
             ),
             (
                 (series.model, series.slug, count)
                 for series, count in self.errors.items()
-                if series.regime == scope.regime and scope.model in (None, series.model)
+                if series.regime == scope.regime and scope.admits(series.model, series.version)
             ),
         )
 

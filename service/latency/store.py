@@ -19,9 +19,11 @@ from service.latency.rows import (
     read_figures,
     read_pooled,
     read_progress,
+    read_versions,
     write_parts,
 )
 from service.latency.series import Figures, Part, Pooled, Scope
+from service.latency.stages import Regime
 from service.latency.tables import latency_errors, latency_histograms
 from service.storage.database import READING, database_file, prepare
 from service.storage.errors import storage_errors
@@ -45,6 +47,10 @@ class StoreView:
     def read_figures(self, scope: Scope, first: Bucket, end: int) -> dict[Bucket, Figures | None]:
         """The same as figures; None where the histograms have to be merged."""
         return read_figures(self.connection, scope, first, end)
+
+    def read_versions(self, regime: Regime, start: int, model: str | None) -> set[tuple[str, str]]:
+        """The models and versions that anything was recorded of since the day that begins at `start`."""
+        return read_versions(self.connection, regime, start, model)
 
 
 class LatencyStore:

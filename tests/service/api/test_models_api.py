@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from models.zoo.card import read_card
 from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.helpers.problems import assert_problem
+from tests.helpers.swap import replace_model
+from tests.helpers.until import until
 from tests.service.conftest import running
 
 
@@ -100,3 +103,70 @@ def test_the_metrics_show_what_was_recorded(serve: Callable[..., httpx.Client], 
     assert re.search(r'weighin_errors_total{[^}]*"unknown-image-type"[^}]*} 1', text)
     assert "nope" not in text
     assert "weighin_build_info" in text
+
+
+def test_a_refused_update_and_a_missing_default_model_are_said(tmp_path: Path, png: bytes) -> None:
+    for name in ("kept", "first"):
+        make_tiny_model(tmp_path / "zoo", name)
+    settings = Settings(model_dirs=(tmp_path / "zoo",), default_model="first", data_dir=tmp_path / "data")
+    with running(settings) as client:
+        version = client.get("/models/kept").json()["version"]
+        assert version == read_card(tmp_path / "zoo/kept").file.sha256
+        (tmp_path / "zoo/kept/model.onnx").unlink()
+        shutil.rmtree(tmp_path / "zoo/first")
+        until(lambda: client.get("/readyz").json()["refused"] != [], "the change is seen")
+        until(lambda: client.get("/models/first").status_code == 404, "the removal is seen")
+        ready = client.get("/readyz")
+        assert ready.status_code == 200
+        reason = "its file model.onnx is missing"
+        assert ready.json()["refused"] == [{"model": "kept", "reason": reason}]
+        assert ready.json()["broken"] == [
+            {"model": "first", "reason": "it is WEIGHIN_DEFAULT_MODEL, but there is no such model"}
+        ]
+        assert (ready.json()["models_loaded"], ready.json()["models_broken"]) == (1, 1)
+        model = client.get("/models/kept").json()
+        assert (model["loaded"], model["version"], model["refused"]) == (True, version, reason)
+        assert client.post("/classify?model=kept", content=png).status_code == 200
+        assert_problem(client.post("/classify", content=png), 404, "unknown-model", "'first'")
+
+
+def test_latencies_of_a_replaced_model_are_those_of_its_version(tmp_path: Path, png: bytes) -> None:
+    folder = make_tiny_model(tmp_path / "data/models", "mine", seed=1)
+    (tmp_path / "zoo").mkdir()
+    settings = Settings(model_dirs=(tmp_path / "zoo",), default_model="mine", data_dir=tmp_path / "data")
+
+    def count(query: str = "") -> list[int]:
+        rows = client.get(f"/latency?stage=total{query}").json()["latencies"]
+        points = client.get(f"/latency/history?stage=total&since=1h{query}").json()["points"]
+        spread = client.get(f"/latency/distribution?model=mine&since=1h{query}").json()["count"]
+        assert sum(row["count"] for row in rows) == sum(point["count"] for point in points) == spread
+        return [row["count"] for row in rows]
+
+    with running(settings) as client:
+        old = client.get("/models/mine").json()["version"]
+        for _ in range(3):
+            client.post("/classify", content=png)
+        assert count() == [3]
+        assert client.get("/latency").json()["other_versions"] == []
+        new = replace_model(folder, seed=2)
+        until(lambda: client.get("/models/mine").json()["version"] == new, "the new version is served")
+        client.post("/classify", content=png)
+        assert count() == [1]
+        assert count("&version=all") == [4]
+        assert count(f"&version={old[:8]}") == [3]
+        body = client.get("/latency").json()
+        assert (body["version"], body["other_versions"]) == ("current", [{"model": "mine", "version": old}])
+        page = client.get("/dashboard").text
+        assert f"mine {old[:12]}" in page
+        assert new[:12] not in page
+        assert 'value="all" selected' in client.get("/dashboard?version=all").text
+        assert f"mine {new[:12]}" in client.get(f"/dashboard?version={old[:12]}").text
+        for wrong in ("", "abc", "ABCD", "g" * 8, "a" * 65, "newest"):
+            answer = client.get(f"/latency?version={wrong}")
+            assert_problem(answer, 422, "invalid-parameter", "version")
+        metrics = client.get("/metrics").text
+        assert old[:12] not in metrics
+        assert new[:12] not in metrics
+    with running(settings) as client:
+        assert count() == [1]
+        assert count(f"&version={old}") == [3]

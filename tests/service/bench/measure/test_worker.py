@@ -7,10 +7,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
-from service.bench.measure.messages import REPORT, WorkerConfig
-from service.bench.measure.plan import Plan
+from service.bench.measure.messages import REPORT, Failure, WorkerConfig
+from service.bench.measure.plan import Plan, Request, make_plan
 from service.bench.measure.process import WORKER
+from service.inference.registry import Registry
+from tests.conftest import make_tiny_model
+from tests.helpers.swap import replace_model
 
 PARENT = """
 import subprocess, sys
@@ -65,3 +69,19 @@ def test_nonsense_as_configuration_is_no_endless_wait() -> None:
     )
     assert done.returncode != 0
     assert done.stdout == b""
+
+
+def test_a_model_that_was_replaced_is_not_measured(tmp_path: Path) -> None:
+    """Not one version in one process and another in the next."""
+    folder = make_tiny_model(tmp_path, "tiny")
+    plan = make_plan(Registry([tmp_path], "tiny"), Request(seed=1, models=("tiny",)))
+    replace_model(folder, seed=2)
+    command = [sys.executable, "-m", WORKER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        worker.stdin.write(long_config(plan).model_dump_json().encode() + b"\n")
+        worker.stdin.flush()
+        report = REPORT.validate_json(worker.stdout.readline())
+    assert isinstance(report, Failure)
+    assert "'tiny' was replaced while it was measured" in report.message
