@@ -47,7 +47,7 @@ def test_it_is_judged_over_seeds_and_for_the_network_trained_on(
     gain += ["--runs", str(tmp_path), "--data-dir", str(fashion)]
     assert main([*distill, "--seed", "0", "--seed", "1", *few]) == 0
     assert main(gain) == 0
-    assert "the teacher brings " in capsys.readouterr().out
+    assert "the teacher gains " in capsys.readouterr().out
     _, judged = judged_beside(tmp_path / "zoo.md")
     assert judged is not None
     assert (judged.student, judged.seeds, judged.n) == (STUDENT, 2, 10_000)
