@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from models.zoo.files import NETWORKS
 from tests.helpers.process import service_process
@@ -130,6 +130,28 @@ def test_where_a_key_is_needed_it_is_asked_for(
         page.get_by_role("button", name="Add the image to the gallery").click()
         expect(page.locator(".match")).to_have_attribute("data-id", "cat.jpg")
         expect(page.locator("#similar-problem")).to_have_text("")
+
+
+def test_a_search_in_progress_does_not_clear_a_refusal(
+    visit: Visit, tmp_path: Path, photographs: dict[str, Path]
+) -> None:
+    with (
+        service_process(
+            NETWORKS, tmp_path / "guarded", default_model="efficientnet-lite0-int8", api_key="open-sesame"
+        ) as process,
+        process.client() as client,
+    ):
+        watched = visit(f"{client.base_url}/")
+        watched.allow("status of 401")
+        page = watched.page
+        searches: list[Route] = []
+        page.route("**/retrieve-similar*", lambda route: searches.append(route))
+        with page.expect_request("**/retrieve-similar*"):
+            look_at(page, photographs["cat"])
+        page.get_by_role("button", name="Add the image to the gallery").click()
+        expect(page.locator("#similar-news")).to_have_text("Searching the gallery …")
+        searches[0].continue_()
+        expect(page.locator("#similar-problem")).to_contain_text("this needs a key")
 
 
 def test_a_name_that_cannot_be_is_refused_before_it_is_sent(

@@ -8,20 +8,33 @@ const DUPLICATES = { exact: "the same file", near: "nearly the same" };
 
 let current = null;
 let take = null;
+let last = Promise.resolve();
+
+// Run one operation after the other, so that no search clears the message of an addition that failed meanwhile.
+function inTurn(operation) {
+  last = last.then(operation);
+  return last;
+}
 
 // `chosen(blob, name)` is called with the gallery image that the reader clicks.
 export function listen(chosen) {
   take = chosen;
   byId("add").addEventListener("submit", (event) => {
     event.preventDefault();
-    add();
+    const { picture, signal } = current;
+    const id = byId("new-id").value;
+    inTurn(() => add(picture, signal, id));
   });
 }
 
-export async function show(picture, signal) {
+export function show(picture, signal) {
   current = { picture, signal };
   byId("similar").hidden = false;
   byId("new-id").value = suggestedId(picture.name);
+  return inTurn(() => search(picture, signal));
+}
+
+async function search(picture, signal) {
   showStatus("Searching the gallery …");
   byId("matches").replaceChildren();
   try {
@@ -60,16 +73,13 @@ function match(candidate) {
   return element("li", {}, button);
 }
 
-async function add() {
-  const { picture, signal } = current;
-  const id = byId("new-id").value;
+async function add(picture, signal, id) {
   showStatus("Adding …");
   const headers = byId("key").value ? { Authorization: `Bearer ${byId("key").value}` } : {};
   try {
     const path = query(`./gallery/images/${encodeURIComponent(id)}`, { metadata: JSON.stringify({ file: picture.name }) });
     await ask(path, { method: "PUT", body: picture.blob, headers, signal });
-    await show(picture, signal);
-    byId("new-id").value = id;
+    await search(picture, signal);
   } catch (error) {
     if (error.status === 401) byId("key-field").hidden = false;
     refuse(error);
