@@ -31,10 +31,10 @@ test-faults: .venv/installed-tests ## The slow ones: kills, full disks, dropped 
 	$(BIN)/pytest tests -m "fault and alone"
 
 test-models: .venv-models/installed photos fashion ## Blocks, export and quantization, with torch, real photos and HEIC
-	OMP_NUM_THREADS=1 $(MODELS_BIN)/pytest tests -m "torch or photos or heif" -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(MODELS_BIN)/pytest tests -m "torch or photos or heif" -n auto --dist worksteal
 
 test-web: .venv/installed-web .cache/web/complete ## The pages in a real browser: Debian's Chromium
-	$(BIN)/pytest tests/web -m web
+	$(BIN)/pytest tests/web -m web -n auto --dist worksteal
 
 fuzz: .venv/installed-tests ## Decoders, forms and cards under 100 000 broken files: FUZZ_INPUTS=, FUZZ_SEED=
 	$(BIN)/python -m tests.fuzz --inputs $(FUZZ_INPUTS) --seed $(FUZZ_SEED)

@@ -16,6 +16,7 @@ from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.service.api.test_overload import posting
 from tests.service.conftest import running
+from tests.web.services import NO_HURRY
 from tests.web.watched import Watched
 
 pytestmark = pytest.mark.web
@@ -85,8 +86,8 @@ def tiny_service(folder: Path, *models: Callable[[Path], object], **settings: ob
     """A service with models of its own; yields its address."""
     for make in models:
         make(folder / "zoo")
-    given = {"model_dirs": (folder / "zoo",), "default_model": "tiny", "data_dir": folder / "data"} | settings
-    with running(Settings(**given)) as client:  # type: ignore[arg-type]
+    given = {"model_dirs": (folder / "zoo",), "default_model": "tiny", "data_dir": folder / "data"}
+    with running(Settings(**(given | NO_HURRY | settings))) as client:  # type: ignore[arg-type]
         yield str(client.base_url).rstrip("/")
 
 
