@@ -33,10 +33,17 @@ def test_the_zoos_file_computes_the_networks_logits(name: str, photos: Path, zoo
     assert len(set(expected.argmax(1))) > 10
 
 
-def test_any_batch_gives_the_same_outputs(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of `small_network()`."""
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    export(small_network(), path, noise(3))
+    return path
+
+
+def test_any_batch_gives_the_same_outputs(exported: Path) -> None:
     network = small_network()
-    export(network, tmp_path / "model.onnx", noise(3))
-    session = open_session(tmp_path / "model.onnx")
+    session = open_session(exported)
     assert [(value.name, value.shape[1:]) for value in session.get_inputs()] == [("image", [3, 64, 64])]
     images = noise(5, seed=1)
     with torch.no_grad():
@@ -49,8 +56,8 @@ def test_any_batch_gives_the_same_outputs(tmp_path: Path) -> None:
         assert features.shape == (batch, 1280, 2, 2)
 
 
-def test_batch_norm_and_padding_are_folded_and_nothing_local_is_kept() -> None:
-    model = to_onnx(small_network())
+def test_batch_norm_and_padding_are_folded_and_nothing_local_is_kept(exported: Path) -> None:
+    model = onnx.load(exported)
     assert {node.op_type for node in model.graph.node} == {
         "Conv",
         "Clip",
