@@ -22,8 +22,8 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from models.zoo.preprocess import Box
 from service.errors import EmptyBody, TooManyPixels, UndecodableImage, UnknownImageType
-from service.inference.decoding.jpeg import DamagedJpeg, jpeg_pixels
-from service.inference.decoding.jpeg_header import read_jpeg_header
+from service.inference.decoding.jpeg import JpegHeader, decode_strictly, read_jpeg_header
+from service.inference.decoding.jpeg_repair import DamagedJpeg, repaired_pixels
 from service.inference.decoding.metadata import png_without_metadata, webp_without_metadata
 from service.inference.decoding.rgb import to_rgb
 from service.inference.decoding.signatures import Format, identify_unsupported, image_format
@@ -117,13 +117,20 @@ def _decode_jpeg(data: bytes, shorter_side: int, max_pixels: int) -> DecodedImag
     if header.bits != 8:
         raise UndecodableImage(f"JPEG: {header.bits} bits per sample (allowed: 8)")
     try:
-        pixels = _oriented(jpeg_pixels(data, header, scale), header.orientation)
+        pixels = _oriented(_jpeg_pixels(data, header, scale), header.orientation)
     except (DamagedJpeg, MemoryError):
         raise _undecodable("jpeg", data) from None
     swapped = header.orientation >= 5
     width, height = (header.height, header.width) if swapped else (header.width, header.height)
     box = _covered_box(pixels, width / scale, height / scale, header.orientation)
     return DecodedImage(pixels, box, width, height, "jpeg", len(data), scale)
+
+
+def _jpeg_pixels(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint8]:
+    try:
+        return decode_strictly(data, header, scale)
+    except ValueError:
+        return repaired_pixels(data, header, scale)
 
 
 def _oriented(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
