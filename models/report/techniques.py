@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
+from models.cost.latency import Measurement
 from models.evaluate.significance import LEVEL, JudgedFurther, Pairs
 from models.report.results import Row, accuracy, short_name
 from models.zoo.card import Card
+from models.zoo.statistics import holm
+from models.zoo.verdicts import verdict
 
 SEARCHED = "fashion-searched"
 EQUAL_WIDTH, EQUAL_MACS = "fashion-standard-equal-width", "fashion-standard-equal-macs"
@@ -37,12 +41,15 @@ def kind(card: Card) -> str:
 
 
 def gains(
-    models: Sequence[Row], pairs: Pairs | None = None, further: JudgedFurther | None = None
+    models: Sequence[Row],
+    pairs: Pairs | None = None,
+    further: JudgedFurther | None = None,
+    measured: Measurement | None = None,
 ) -> Iterator[str]:
     """Lines of Markdown: what the blocks and techniques gain that these models, of one label set, show.
 
     `pairs`: which differences in accuracy are significant. `further`: what the epochs of a distilled network
-    gain without its teacher.
+    gain without its teacher. `measured`: the rounds by which the searched network is called faster.
     """
     by_name = {row.card.name: row for row in models}
     if EQUAL_MACS in by_name:
@@ -69,7 +76,7 @@ def gains(
             yield f"- Share of the teacher: {further}."
     if SEARCHED in by_name:
         yield ""
-        yield _searched(by_name[SEARCHED], models)
+        yield _searched(by_name[SEARCHED], models, pairs, measured)
 
 
 def _blocks(by_name: dict[str, Row], pairs: Pairs | None) -> Iterator[str]:
@@ -133,25 +140,44 @@ def _points(row: Row, base: Row, pairs: Pairs | None) -> str:
     return "accuracy not measured"
 
 
-def _searched(row: Row, models: Sequence[Row]) -> str:
+def _searched(row: Row, models: Sequence[Row], pairs: Pairs | None, measured: Measurement | None) -> str:
     by_hand = [
         other
         for other in models
         if other.card.derived_from is None and other is not row and other.card.accuracy is not None
     ]
-    beaten = [other for other in by_hand if accuracy(row) > accuracy(other) and row.p50_ms < other.p50_ms]
-    by_points = (
-        f"`{short_name(other.card)}` ({100 * (accuracy(row) - accuracy(other)):+.2f} points, "
-        f"{row.p50_ms - other.p50_ms:+.3f} ms)"
-        for other in beaten
-    )
-    verdict = (
-        f"more accurate and faster than {', '.join(by_points)}"
-        if beaten
-        else "no network designed by hand is both less accurate and slower"
-    )
+    ahead, even = [], []
+    for other, time in _faster(row, by_hand, measured):
+        compared = f"`{short_name(other.card)}` ({_points(row, other, pairs)}, {time})"
+        p = None if pairs is None else pairs.p(row.card.name, other.card.name)
+        if p is not None and p >= LEVEL:
+            even.append(compared)
+        elif accuracy(row) > accuracy(other):
+            ahead.append(compared)
+    verdicts = []
+    if ahead:
+        verdicts.append(f"more accurate and faster than {', '.join(ahead)}")
+    if even:
+        verdicts.append(f"faster than {', '.join(even)}")
     return (
         f"**Searched** (a design found by measuring the latency of candidates and training them briefly): "
         f"`{short_name(row.card)}` reaches {accuracy(row):.2%} in {row.p50_ms:.3f} ms with "
-        f"{row.card.file.bytes:,} bytes: {verdict}."
+        f"{row.card.file.bytes:,} bytes: "
+        f"{'; '.join(verdicts) or 'no network designed by hand is both less accurate and slower'}."
     )
+
+
+def _faster(row: Row, others: Sequence[Row], measured: Measurement | None) -> Iterator[tuple[Row, str]]:
+    """Yield those of `others` that `row` is faster than, each with the difference in words.
+
+    By the rule of models/zoo/verdicts.py and with its 95 % interval; without rounds, by the p50.
+    """
+    if measured is None:
+        yield from ((o, f"{row.p50_ms - o.p50_ms:+.3f} ms") for o in others if row.p50_ms < o.p50_ms)
+        return
+    ratios = [measured.ratio(row.card.name, other.card.name) for other in others]
+    adjusted = holm([ratio.p for ratio in ratios])
+    for other, ratio, p in zip(others, ratios, adjusted, strict=True):
+        if verdict(ratio.mean, p) == "faster":
+            times = f"× {math.exp(ratio.mean):.2f}, {math.exp(ratio.low):.2f} to {math.exp(ratio.high):.2f}"
+            yield other, f"{row.p50_ms - other.p50_ms:+.3f} ms ({times})"
