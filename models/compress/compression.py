@@ -23,12 +23,12 @@ class FineTuning(Frozen):
     epochs: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
 
-    def of(self, config: TrainConfig) -> TrainConfig:
-        """The recipe with these."""
+    def of(self, config: TrainConfig, epochs: int | None = None) -> TrainConfig:
+        """The recipe with these, or with other `epochs`."""
         optimizer = config.optimizer.model_copy(
             update={"learning_rate": self.learning_rate, "warm_up_epochs": 0.0}
         )
-        return config.model_copy(update={"epochs": self.epochs, "optimizer": optimizer})
+        return config.model_copy(update={"epochs": epochs or self.epochs, "optimizer": optimizer})
 
 
 class Pruning(FineTuning):
