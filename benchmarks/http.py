@@ -24,9 +24,11 @@ if not __package__:  # run as a script: this folder must not be searched, its ht
 from benchmarks.photos import MODEL, Photos
 from benchmarks.report import Figure, figure, guarded, has_vnni, machine, table
 from benchmarks.served import SIX, memory, overload, run_json, startup, throughput
+from models.cost.latency import Effort, measure, measurement
 from models.zoo.files import NETWORKS
 
 PARTS = ("throughput", "preparation", "precision", "recording", "startup", "memory", "overload")
+PRECISION = Effort(rounds=12, runs=24)
 STARTS_NO_PART_AFTER_S = 6.5 * 60
 
 
@@ -48,14 +50,15 @@ def preparation(photos: Photos) -> list[Figure]:
     ]
 
 
-def precision() -> list[Figure]:
-    """int8 against fp32, one thread, by turns."""
-    found = run_json("inprocess", "inference", NETWORKS, *SIX)
+def precision(effort: Effort = PRECISION) -> list[Figure]:
+    """int8 against fp32, one thread, by `weighin bench`."""
+    medians = measurement(measure(NETWORKS, SIX, effort)).medians
     target, note = (0.55, "") if has_vnni() else (None, "no VNNI here")
     figures = []
-    for name in NETWORKS:
-        figures.append(figure(f"{name}, fp32", "ms", found[name]))
-        ratios = [a / b for a, b in zip(found[f"{name}-int8"], found[name], strict=True)]
+    for name in SIX[::2]:
+        fp32, int8 = medians[name], medians[f"{name}-int8"]
+        figures.append(figure(f"{name}, fp32", "ms", [nanoseconds / 1e6 for nanoseconds in fp32.values()]))
+        ratios = [int8[at] / fp32[at] for at in fp32]
         figures.append(figure("  int8 / fp32", "×", ratios, target, note=note))
     return figures
 

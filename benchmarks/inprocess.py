@@ -1,4 +1,4 @@
-"""What is measured without HTTP: decoding and preprocessing, int8 against fp32, the cost of recording.
+"""What is measured without HTTP: decoding and preprocessing, the cost of recording.
 
 `python -m benchmarks.inprocess PART ...` runs one part in this process and prints its rounds as JSON. Within
 a part everything compared runs by turns, in a new random order in every round.
@@ -23,7 +23,6 @@ from PIL import Image
 from models.zoo.card import read_card
 from models.zoo.preprocess import preprocess
 from service.inference.decoding.decode import decode
-from service.inference.session import OnnxSession
 from service.latency.prometheus import Metrics
 from service.latency.recorder import Recorder
 from service.latency.stages import Stopwatch
@@ -106,18 +105,6 @@ def preparation(small: Path, large: Path, model: Path) -> Rounds:
     )
 
 
-def inference(zoo: Path, names: list[str]) -> Rounds:
-    """Each network alone on one thread, all of them resident."""
-    work: dict[str, Callable[[], object]] = {}
-    for name in names:
-        card = read_card(zoo / name)
-        session = OnnxSession((zoo / name / card.file.name).read_bytes(), card)
-        shape = (1, card.input.channels, card.input.height, card.input.width)
-        image = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
-        work[name] = lambda session=session, image=image: session.run(image)  # type: ignore[misc]
-    return interleaved(work, rounds=12, repeats=dict.fromkeys(work, 24))
-
-
 def recording() -> Rounds:
     """Microseconds that a request spends on being timed and recorded, and milliseconds of each flush."""
     per_request, flushes = [], []
@@ -148,8 +135,6 @@ if __name__ == "__main__":
     part, *arguments = sys.argv[1:]
     if part == "preparation":
         result = preparation(*(Path(argument) for argument in arguments))
-    elif part == "inference":
-        result = inference(Path(arguments[0]), arguments[1:])
     else:
         result = recording()
     print(json.dumps(result))

@@ -16,7 +16,7 @@ from fastapi_offline import FastAPIOffline
 from service.api import problems
 from service.api.benchmarks import benchmarks_router
 from service.api.body.image import document_form_fields
-from service.api.body.stream import Bounds
+from service.api.body.request import Bounds
 from service.api.explain import explain_router
 from service.api.gallery import gallery_router
 from service.api.gallery_images import gallery_images_router

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from benchmarks.results import Results
+from models.zoo.verdicts import Verdict
 from service.bench.bundle import Bundle
-from service.bench.judge.verdicts import Verdict, compare_entries
+from service.bench.judge.verdicts import compare_entries
 from service.bench.measure.plan import Request, make_plan
 from service.bench.measure.runner import Runner
 from service.inference.registry import Registry

@@ -9,7 +9,7 @@ from benchmarks.instrument.order import disagreements
 from benchmarks.instrument.traces import judge, median_ms, rates, segments, true_slowdowns
 from benchmarks.results import Record, Results
 from models.zoo.statistics import wilson
-from service.bench.judge.verdicts import LEVEL, MIN_DIFFERENCE
+from models.zoo.verdicts import LEVEL, MIN_DIFFERENCE
 from service.bench.measure.plan import PROFILES
 
 _WANTED = {"alike": 0.05, "slow3": 0.50, "slow5": 0.90, "slow10": 0.99}
@@ -111,7 +111,7 @@ def _verdicts(results: Results) -> list[str]:
         *lines,
         "",
         f"A verdict also needs a difference of at least {MIN_DIFFERENCE:.0%}. The level in use is that of "
-        "`service/bench/judge/verdicts.py`.",
+        "`models/zoo/verdicts.py`.",
     ]
 
 

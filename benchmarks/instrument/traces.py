@@ -21,8 +21,8 @@ from benchmarks.results import Record, Results
 from models.zoo.card import read_card
 from models.zoo.preprocess import preprocess
 from models.zoo.statistics import holm, wilson
+from models.zoo.verdicts import bootstrap, verdict
 from service.bench.bundle import Entry
-from service.bench.judge.verdicts import bootstrap, verdict
 from service.bench.measure.inputs import natural_picture
 from service.bench.measure.machine_watch import MAX_CLOCK_JUMP_S, MAX_OUTSIDE_LOAD, MAX_STEAL, MachineWatch
 from service.bench.measure.messages import BlockReport, Done, WorkerConfig, WorkerEntry

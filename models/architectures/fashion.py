@@ -57,7 +57,6 @@ DESIGNS: dict[str, Design] = {
         ),
     ),
 }
-BASELINES = ("fashion-standard-equal-macs", "fashion-standard-equal-width")
 
 
 def design_of(name: str) -> Design:

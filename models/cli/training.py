@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -69,32 +70,32 @@ def prune(
     from models.architectures.resized import shapes_of
     from models.compress.compression import read_compression
     from models.compress.prune import pruned
-    from models.train.family import job_of, run_folder, trained
+    from models.train.family import job_of
     from models.train.loop import train
 
     settings = read_compression().pruning
-    if epochs is not None:
-        settings = settings.model_copy(update={"epochs": epochs})
-    network, identity = trained(run_folder(runs, name, seed))
+    network, _, parent = _finished(runs, name, seed)
     setting = setting_of(data_dir, runs, recipe, epochs, threads, limit, device)
     for part in share or settings.shares:
         smaller = pruned(network, part)
         smaller_name = f"{name}-pruned-{round(100 * part)}"
         job = job_of(setting, smaller_name, network.design, seed)
-        job = job.with_recipe(
-            settings.of(setting.config), pruned=shapes_of(smaller), parent=_parent(network, identity, name)
-        )
+        job = job.with_recipe(settings.of(setting.config, epochs), pruned=shapes_of(smaller), parent=parent)
         outcome = train(smaller, job)
         minutes = outcome.seconds / 60
         print(f"{smaller_name}: {_shown(outcome.accuracy)} on validation, {minutes:.1f} min", flush=True)
 
 
-def _parent(network: DesignedNetwork, identity: Any, name: str) -> str:
-    """A training that is gone on from, and its weights, so that no other takes its place."""
-    from models.train.family import weights_digest
+def _finished(
+    runs: Path, name: str, seed: int, design: Design | None = None
+) -> tuple[DesignedNetwork, Mapping[str, Any], str]:
+    """Return a finished training's network and identity, and what names it and its weights, so that no other
+    takes its place where it is gone on from. Raises as `trained` does."""
+    from models.train.family import run_folder, trained, weights_digest
 
-    digest = weights_digest(network)
-    return f"{name}, seed {identity['seed']}, {identity['recipe']['epochs']} epochs, weights {digest}"
+    network, identity = trained(run_folder(runs, name, seed), design)
+    epochs, digest = identity["recipe"]["epochs"], weights_digest(network)
+    return network, identity, f"{name}, seed {identity['seed']}, {epochs} epochs, weights {digest}"
 
 
 def distill(
@@ -130,8 +131,6 @@ def distill(
     design = design_of(name)
     compression = read_compression()
     settings, further = compression.distillation, compression.distillation_of_trained
-    if epochs is not None:
-        further = further.model_copy(update={"epochs": epochs})
     setting = setting_of(data_dir, runs, recipe, epochs, threads, limit, device)
     cards = read_cards(zoo, teacher).values()
     teachers = [f"{card.name} {card.file.sha256[:16]}" for card in cards]
@@ -147,9 +146,9 @@ def distill(
         for kind in ("with", "without") if only is None else (only,):
             run = f"{name}-{TAUGHT if kind == 'with' else ALONE}"
             if trained:
-                network, identity = family.trained(family.run_folder(runs, name, number), design)
+                network, _, parent = _finished(runs, name, number, design)
                 job = family.job_of(setting, run + TRAINED_ON, design, number)
-                job = job.with_recipe(further.of(setting.config), parent=_parent(network, identity, name))
+                job = job.with_recipe(further.of(setting.config, epochs), parent=parent)
             else:
                 network, job = family.fresh(design, number), family.job_of(setting, run, design, number)
             job = replace(job, passes=cache.passes)
@@ -178,18 +177,15 @@ def train_int8(
     from models.architectures.folded import fold_batch_norms
     from models.compress.compression import read_compression
     from models.compress.quantization_aware import rounded
-    from models.train.family import job_of, run_folder, trained
+    from models.train.family import job_of
     from models.train.loop import train
 
     settings = read_compression().quantization_aware
-    if epochs is not None:
-        settings = settings.model_copy(update={"epochs": epochs})
-    network, identity = trained(run_folder(runs, name, seed))
+    network, identity, parent = _finished(runs, name, seed)
     setting = setting_of(data_dir, runs, recipe, epochs, threads, limit, device)
-    parent = _parent(network, identity, name)
     fold_batch_norms(network)
     job = job_of(setting, f"{name}-rounded", network.design, seed).with_recipe(
-        settings.of(setting.config), folded=True, pruned=identity.get("pruned"), parent=parent
+        settings.of(setting.config, epochs), folded=True, pruned=identity.get("pruned"), parent=parent
     )
     with rounded(network):
         outcome = train(network, job)

@@ -6,32 +6,29 @@ import tomllib
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from models.train.recipe import TrainConfig
 from models.zoo.files import read_text
+from models.zoo.frozen import Frozen
 
 DEFAULTS = Path(__file__).parent / "compression.toml"
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FineTuning(_Table):
+class FineTuning(Frozen):
     """Training on from weights that are good already: fewer epochs, smaller steps, no warm-up."""
 
     epochs: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
 
-    def of(self, config: TrainConfig) -> TrainConfig:
-        """The recipe with these."""
+    def of(self, config: TrainConfig, epochs: int | None = None) -> TrainConfig:
+        """The recipe with these, or with other `epochs`."""
         optimizer = config.optimizer.model_copy(
             update={"learning_rate": self.learning_rate, "warm_up_epochs": 0.0}
         )
-        return config.model_copy(update={"epochs": self.epochs, "optimizer": optimizer})
+        return config.model_copy(update={"epochs": epochs or self.epochs, "optimizer": optimizer})
 
 
 class Pruning(FineTuning):
@@ -40,7 +37,7 @@ class Pruning(FineTuning):
     shares: tuple[Share, ...]
 
 
-class Distillation(_Table):
+class Distillation(Frozen):
     """`passes` over the images, each with its random changes, that the teacher is asked about; `temperature`
     softens its answers, which have `weight` in the loss beside the true classes."""
 
@@ -50,7 +47,7 @@ class Distillation(_Table):
     weight: float = Field(gt=0, le=1)
 
 
-class Search(_Table):
+class Search(Frozen):
     """`candidates`, each trained for `epochs` on `images`, to judge it, and its latency measured.
 
     The winner is the most accurate that takes no longer than the network `no_slower_than`.
@@ -62,7 +59,7 @@ class Search(_Table):
     no_slower_than: str
 
 
-class Compression(_Table):
+class Compression(Frozen):
     """All of it."""
 
     pruning: Pruning

@@ -7,30 +7,20 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
-from models.architectures.designed import Design, DesignedNetwork, Stage, groups_of, rounded
+from models.architectures.designed import BlockName, Design, DesignedNetwork, Stage, groups_of, rounded
 from models.architectures.fashion import BUDGET
 from models.cost.latency import Effort, measure, measurement, normalised, write_untrained
 from models.cost.profiling import profile
 from models.export.to_onnx import to_onnx
 from models.zoo.files import write_whole
 
-BLOCKS = (
-    "standard",
-    "depthwise-separable",
-    "grouped",
-    "bottleneck",
-    "inverted-residual",
-    "inverted-residual-se",
-    "shuffle",
-    "fire",
-    "ghost",
-)
+BLOCKS = get_args(BlockName)
 STORAGE = "search.db"
 STUDY = "fashion"
 WIDENING = ("inverted-residual", "inverted-residual-se", "ghost")

@@ -10,13 +10,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from models.errors import ModelsError
 from models.zoo.card import Card, InputSpec, Source, write_card
+from models.zoo.verdicts import Estimate, bootstrap
 
 ROOT = Path(__file__).resolve().parents[2]
 """The folder that holds both `models` and `service`."""
@@ -59,7 +61,8 @@ class Measurement:
     """What a bundle of `weighin bench` says: `latency` by entry, and the cards' facts by model.
 
     `machine` and `runtime` in words; `rounds` in all and `runs` of an entry in each. `control_ratio`: the
-    baseline's second p50 over its first. `doubts`: why the whole measurement may be wrong, in words.
+    baseline's second p50 over its first. `medians`: nanoseconds by entry, launch and round. `doubts`: why the
+    whole measurement may be wrong, in words.
     """
 
     machine: str
@@ -69,7 +72,15 @@ class Measurement:
     latency: Mapping[str, Latency]
     models: Mapping[str, Mapping[str, Any]]
     control_ratio: float
+    medians: Mapping[str, Mapping[tuple[int, int], float]]
     doubts: tuple[str, ...] = ()
+
+    def ratio(self, entry: str, other: str) -> Estimate:
+        """Return the logarithm of the time of `entry` over that of `other`, from the rounds of both."""
+        ratios: defaultdict[int, list[float]] = defaultdict(list)
+        for at, median in self.medians[entry].items():
+            ratios[at[0]].append(math.log(median / self.medians[other][at]))
+        return bootstrap(ratios)
 
 
 def measure(zoo: Path, names: Sequence[str], effort: Effort) -> dict[str, Any]:
@@ -121,10 +132,15 @@ def measurement(bundle: Mapping[str, Any]) -> Measurement:
 
 
 def _measurement(bundle: Mapping[str, Any]) -> Measurement:
-    rounds: dict[str, list[list[int]]] = {entry["name"]: [] for entry in bundle["entries"]}
+    names = [entry["name"] for entry in bundle["entries"]]
+    rounds: dict[str, dict[tuple[int, int], list[int]]] = {name: {} for name in names}
     for block in bundle["blocks"]:
-        rounds[block["entry"]].append(block["durations_ns"]["inference"])
-    latency = {name: _latency(durations) for name, durations in rounds.items()}
+        rounds[block["entry"]][block["launch"], block["round"]] = block["durations_ns"]["inference"]
+    medians = {
+        name: {at: statistics.median(durations) for at, durations in found.items()}
+        for name, found in rounds.items()
+    }
+    latency = {name: _latency(rounds[name].values(), medians[name].values()) for name in names}
     baseline = bundle["configuration"]["baseline"]
     control = next(entry["name"] for entry in bundle["entries"] if entry["control"])
     machine = bundle["fingerprint"]["machine"]
@@ -136,13 +152,13 @@ def _measurement(bundle: Mapping[str, Any]) -> Measurement:
         latency=latency,
         models={model["name"]: model for model in bundle["models"]},
         control_ratio=latency[control].p50_ms / latency[baseline].p50_ms,
+        medians=medians,
         doubts=tuple(f"{f['kind']}: {f['reason']}" for f in bundle["flags"] if f["entry"] is None),
     )
 
 
-def _latency(rounds: Sequence[Sequence[int]]) -> Latency:
-    """Summarise nanoseconds of runs, a list for each round."""
-    medians = [statistics.median(durations) for durations in rounds]
+def _latency(rounds: Iterable[Sequence[int]], medians: Collection[float]) -> Latency:
+    """Summarise nanoseconds of runs, a list for each round, and the median of each round."""
     p50 = statistics.median(duration for durations in rounds for duration in durations)
     low, high = min(medians), max(medians)
     return Latency(*(round(nanoseconds / 1e6, 4) for nanoseconds in (p50, low, high)))

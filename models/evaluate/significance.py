@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
+
+from models.zoo.frozen import Frozen
 
 PAIRS = "zoo-pairs.json"
 GAIN = "zoo-gain.json"
@@ -17,11 +19,7 @@ LEVEL = 0.05
 Kind = TypeVar("Kind", bound=BaseModel)
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class JudgedPair(_Frozen):
+class JudgedPair(Frozen):
     """Two networks on the same images: `difference` in accuracy, first less second; `p` after Holm."""
 
     first: str
@@ -32,14 +30,14 @@ class JudgedPair(_Frozen):
     p: float = Field(ge=0, le=1)
 
 
-class JudgedMean(_Frozen):
+class JudgedMean(Frozen):
     """How accurate the mean of the probabilities of some networks is."""
 
     networks: tuple[str, ...]
     accuracy: float = Field(ge=0, le=1)
 
 
-class Pairs(_Frozen):
+class Pairs(Frozen):
     """All pairs of some networks on `n` images, and the SHA-256 of the files that were judged.
 
     `averaged`: those of them that were made from no other, where that was asked for.
@@ -55,7 +53,7 @@ class Pairs(_Frozen):
         return next((pair.p for pair in self.pairs if {pair.first, pair.second} == {first, second}), None)
 
 
-class JudgedFurther(_Frozen):
+class JudgedFurther(Frozen):
     """The finished student trained on for `epochs` with the teacher and without, judged on the same images.
 
     One training each; `p` of McNemar's test (models/evaluate/paired.py).
@@ -83,7 +81,7 @@ class JudgedFurther(_Frozen):
         )
 
 
-class JudgedGain(_Frozen):
+class JudgedGain(Frozen):
     """What the mean of `teachers`, itself right in the share `teacher` of the images, brought `student`.
 
     Over `seeds` pairs of trainings of `epochs` from random weights, and `n` images

@@ -82,7 +82,7 @@ def _page(models: Sequence[Row], measured: Measurement, beside: Beside) -> Itera
         yield ""
         yield f"### {TITLES.get(labels, labels)}: gains"
         further = beside.gain.further if beside.gain is not None and labels == FASHION else None
-        yield from techniques.gains(group, beside.pairs if labels == FASHION else None, further)
+        yield from techniques.gains(group, beside.pairs if labels == FASHION else None, further, measured)
     yield ""
     yield "## All models"
     yield ""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
+from models.cost.latency import Measurement
 from models.evaluate.significance import LEVEL, JudgedFurther, Pairs
 from models.report.results import Row, accuracy, short_name
 from models.zoo.card import Card
+from models.zoo.statistics import holm
+from models.zoo.verdicts import Verdict, verdict
 
 SEARCHED = "fashion-searched"
 EQUAL_WIDTH, EQUAL_MACS = "fashion-standard-equal-width", "fashion-standard-equal-macs"
@@ -37,16 +41,19 @@ def kind(card: Card) -> str:
 
 
 def gains(
-    models: Sequence[Row], pairs: Pairs | None = None, further: JudgedFurther | None = None
+    models: Sequence[Row],
+    pairs: Pairs | None = None,
+    further: JudgedFurther | None = None,
+    measured: Measurement | None = None,
 ) -> Iterator[str]:
     """Lines of Markdown: what the blocks and techniques gain that these models, of one label set, show.
 
     `pairs`: which differences in accuracy are significant. `further`: what the epochs of a distilled network
-    gain without its teacher.
+    gain without its teacher. `measured`: the rounds by which a network is called faster or slower.
     """
     by_name = {row.card.name: row for row in models}
     if EQUAL_MACS in by_name:
-        yield from _blocks(by_name, pairs)
+        yield from _blocks(by_name, pairs, measured)
     for title, what in TECHNIQUES.items():
         derived = [row for row in models if technique(row.card) == title and row.card.derived_from in by_name]
         if not derived:
@@ -59,7 +66,11 @@ def gains(
             yield f"- `{short_name(row.card)}` compared with `{short_name(parent.card)}`: " + _effect(
                 row, parent, pairs
             )
-        slower = [f"`{short_name(row.card)}`" for row, parent in compared if row.p50_ms > parent.p50_ms]
+        slower = [
+            f"`{short_name(row.card)}`"
+            for (row, _), (found, _) in zip(compared, _timed(compared, measured), strict=True)
+            if found == "slower"
+        ]
         if title == "Quantized" and slower:
             yield (
                 f"- int8 is slower than float for {', '.join(slower)}: in a network this small, converting "
@@ -69,10 +80,10 @@ def gains(
             yield f"- Share of the teacher: {further}."
     if SEARCHED in by_name:
         yield ""
-        yield _searched(by_name[SEARCHED], models)
+        yield _searched(by_name[SEARCHED], models, pairs, measured)
 
 
-def _blocks(by_name: dict[str, Row], pairs: Pairs | None) -> Iterator[str]:
+def _blocks(by_name: dict[str, Row], pairs: Pairs | None, measured: Measurement | None) -> Iterator[str]:
     """Compare every block with the plain convolutions of about as many MACs."""
     plain = by_name[EQUAL_MACS]
     blocks = [row for row in by_name.values() if kind(row.card) == "Block"]
@@ -91,7 +102,7 @@ def _blocks(by_name: dict[str, Row], pairs: Pairs | None) -> Iterator[str]:
     if not blocks:
         return
     macs = [row.card.macs / 1e6 for row in blocks]
-    faster = sum(row.p50_ms < plain.p50_ms for row in blocks)
+    faster = sum(found == "faster" for found, _ in _timed([(row, plain) for row in blocks], measured))
     smaller = sum(row.card.file.bytes < plain.card.file.bytes for row in blocks)
     ahead = sum(accuracy(row) > accuracy(plain) for row in blocks)
     summary = (
@@ -115,7 +126,7 @@ def _effect(row: Row, base: Row, pairs: Pairs | None) -> str:
     card, before = row.card, base.card
     return (
         f"{_points(row, base, pairs)}, "
-        f"{row.p50_ms - base.p50_ms:+.3f} ms (× {row.p50_ms / base.p50_ms:.2f}), "
+        f"{_milliseconds(row, base)} (× {row.p50_ms / base.p50_ms:.2f}), "
         f"{card.file.bytes - before.file.bytes:+,} bytes (× {card.file.bytes / before.file.bytes:.2f}), "
         f"MACs × {card.macs / before.macs:.2f}."
     )
@@ -133,25 +144,52 @@ def _points(row: Row, base: Row, pairs: Pairs | None) -> str:
     return "accuracy not measured"
 
 
-def _searched(row: Row, models: Sequence[Row]) -> str:
+def _searched(row: Row, models: Sequence[Row], pairs: Pairs | None, measured: Measurement | None) -> str:
     by_hand = [
         other
         for other in models
         if other.card.derived_from is None and other is not row and other.card.accuracy is not None
     ]
-    beaten = [other for other in by_hand if accuracy(row) > accuracy(other) and row.p50_ms < other.p50_ms]
-    by_points = (
-        f"`{short_name(other.card)}` ({100 * (accuracy(row) - accuracy(other)):+.2f} points, "
-        f"{row.p50_ms - other.p50_ms:+.3f} ms)"
-        for other in beaten
-    )
-    verdict = (
-        f"more accurate and faster than {', '.join(by_points)}"
-        if beaten
-        else "no network designed by hand is both less accurate and slower"
-    )
+    ahead, even = [], []
+    for other, (found, time) in zip(by_hand, _timed([(row, o) for o in by_hand], measured), strict=True):
+        if found != "faster":
+            continue
+        compared = f"`{short_name(other.card)}` ({_points(row, other, pairs)}, {time})"
+        p = None if pairs is None else pairs.p(row.card.name, other.card.name)
+        if p is not None and p >= LEVEL:
+            even.append(compared)
+        elif accuracy(row) > accuracy(other):
+            ahead.append(compared)
+    verdicts = []
+    if ahead:
+        verdicts.append(f"more accurate and faster than {', '.join(ahead)}")
+    if even:
+        verdicts.append(f"faster than {', '.join(even)}")
     return (
         f"**Searched** (a design found by measuring the latency of candidates and training them briefly): "
         f"`{short_name(row.card)}` reaches {accuracy(row):.2%} in {row.p50_ms:.3f} ms with "
-        f"{row.card.file.bytes:,} bytes: {verdict}."
+        f"{row.card.file.bytes:,} bytes: "
+        f"{'; '.join(verdicts) or 'no network designed by hand is both less accurate and slower'}."
     )
+
+
+def _timed(
+    compared: Sequence[tuple[Row, Row]], measured: Measurement | None
+) -> Iterator[tuple[Verdict, str]]:
+    """Yield for each row whether it is faster than the row beside it, and the difference in words.
+
+    By the rule of models/zoo/verdicts.py and with its 95 % interval; without rounds, by the p50.
+    """
+    if measured is None:
+        for row, other in compared:
+            yield verdict(math.log(row.p50_ms / other.p50_ms), 0.0), _milliseconds(row, other)
+        return
+    ratios = [measured.ratio(row.card.name, other.card.name) for row, other in compared]
+    adjusted = holm([ratio.p for ratio in ratios])
+    for (row, other), ratio, p in zip(compared, ratios, adjusted, strict=True):
+        times = f"× {math.exp(ratio.mean):.2f}, {math.exp(ratio.low):.2f} to {math.exp(ratio.high):.2f}"
+        yield verdict(ratio.mean, p), f"{_milliseconds(row, other)} ({times})"
+
+
+def _milliseconds(row: Row, base: Row) -> str:
+    return f"{row.p50_ms - base.p50_ms:+.3f} ms"

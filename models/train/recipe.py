@@ -6,9 +6,10 @@ import tomllib
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from models.zoo.files import read_text
+from models.zoo.frozen import Frozen
 
 RECIPE = Path(__file__).parent / "training.toml"
 
@@ -16,18 +17,14 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Data(_Table):
+class Data(Frozen):
     """`validation`: images kept back to choose on, by `split_seed`; 0 learns from all of them."""
 
     validation: Count
     split_seed: Count
 
 
-class Optimizer(_Table):
+class Optimizer(Frozen):
     """AdamW (Loshchilov and Hutter, https://arxiv.org/abs/1711.05101); only weights of layers decay."""
 
     learning_rate: float = Field(gt=0)
@@ -35,7 +32,7 @@ class Optimizer(_Table):
     warm_up_epochs: float = Field(ge=0)
 
 
-class Augmentation(_Table):
+class Augmentation(Frozen):
     """Each image is mirrored with a chance of `mirror`, moved by up to `shift` pixels each way, and with a
     chance of `erase` loses a rectangle of `erase_smallest` to `erase_largest` of its area."""
 
@@ -46,7 +43,7 @@ class Augmentation(_Table):
     erase_largest: Fraction
 
 
-class TrainConfig(_Table):
+class TrainConfig(Frozen):
     """One recipe: everything that a network's training depends on besides the network and the seed."""
 
     epochs: int = Field(gt=0)

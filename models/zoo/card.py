@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NotRequired, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from typing_extensions import TypedDict  # pydantic reads the one in typing from Python 3.12 on
 
 from models.zoo import statistics
 from models.zoo.files import read_text, write_whole
+from models.zoo.frozen import Frozen
 
 
 def _lower(given: object) -> object:
@@ -35,11 +36,11 @@ Activation = Literal["none", "softmax", "sigmoid"]
 _OUTPUT_NAMES: tuple[Literal["logits", "embedding", "features"], ...] = ("logits", "embedding", "features")
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+class _Finite(Frozen):
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
-class InputSpec(_Frozen):
+class InputSpec(_Finite):
     """Preprocessing of an image to the network's input `image`, float32 (N, channels, height, width).
 
     The shorter side is resized to `resize` pixels, the centre `height` x `width` is cut out, and each
@@ -91,7 +92,7 @@ class Outputs(TypedDict):
     activation: NotRequired[Activation]
 
 
-class File(_Frozen):
+class File(_Finite):
     """Name, size and checksum of a file in the model's folder."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
@@ -106,14 +107,14 @@ class ModelFile(File):
     initializer_elements: Count
 
 
-class Classifier(_Frozen):
+class Classifier(_Finite):
     """Final linear layer in its own file: `weight` float32 (classes, embedding) and `bias` (classes,)."""
 
     model: Name = Field(description="The model whose folder holds the file; an int8 variant names its parent")
     file: File
 
 
-class Interval(_Frozen):
+class Interval(_Finite):
     """Confidence interval of a proportion."""
 
     low: Fraction
@@ -133,7 +134,7 @@ class Interval(_Frozen):
         return cls(low=round(low, 4), high=round(high, 4))
 
 
-class Accuracy(_Frozen):
+class Accuracy(_Finite):
     """Top-1 accuracy and its origin.
 
     `measured`: by this project on `dataset`; `reported`: by the publisher of the weights (`how` cites it);
@@ -162,7 +163,7 @@ class Accuracy(_Frozen):
         return self
 
 
-class Robustness(_Frozen):
+class Robustness(_Finite):
     """Robustness of a model to corrupted images, each corruption at five severities.
 
     `accuracy`: share of `n` labelled images classified correctly; `stability`: share of `n` images, labelled
@@ -188,7 +189,7 @@ class Robustness(_Frozen):
         return self
 
 
-class Agreement(_Frozen):
+class Agreement(_Finite):
     """How often this model and its parent predict the same top-1 class."""
 
     parent: Name
@@ -198,7 +199,7 @@ class Agreement(_Frozen):
     how: str
 
 
-class Retrieval(_Frozen):
+class Retrieval(_Finite):
     """Precision at k of similarity search with the model's embeddings.
 
     Each of `n` images outside the training set queries `gallery` others; `mean` is the mean share
@@ -214,14 +215,14 @@ class Retrieval(_Frozen):
     how: str
 
 
-class Source(_Frozen):
+class Source(_Finite):
     """Origin and licence of the weights."""
 
     weights: str
     licence: str
 
 
-class Card(_Frozen):
+class Card(_Finite):
     """A model card: identity, preprocessing, outputs, cost, accuracy and origin of one model."""
 
     schema_version: Literal[1] = 1

@@ -13,7 +13,7 @@ from starlette.responses import StreamingResponse
 
 from models.zoo.statistics import PercentileBound
 from service import errors
-from service.api.answers import root_of
+from service.api.body.request import root_of
 from service.api.periods import format_moment
 from service.api.problems import documented
 from service.api.routers import key_needed, new_router

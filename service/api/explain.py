@@ -8,9 +8,18 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from service import errors
-from service.api.answers import ClassifyTimings, ImageFacts, image_facts, timed_answer, timings
-from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, form_first, read_image
-from service.api.body.stream import Bounds, deadline_for
+from service.api.body.image import (
+    IMAGE_ERRORS,
+    OPENAPI_BODY,
+    ClassifyTimings,
+    ImageFacts,
+    form_first,
+    image_facts,
+    read_image,
+    timed_answer,
+    timings,
+)
+from service.api.body.request import Bounds, deadline_for
 from service.api.inference import Model
 from service.api.middleware.context import find_model
 from service.api.problems import documented

@@ -8,10 +8,9 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field, SecretStr
 
 from service import errors
-from service.api.answers import root_of
 from service.api.body.image import read_image
 from service.api.body.parts import Part, stream_parts
-from service.api.body.stream import Bounds, deadline_for, is_form
+from service.api.body.request import Bounds, deadline_for, is_form, root_of
 from service.api.gallery_bulk import IMAGE, METADATA, AddedResponse, Bulk
 from service.api.gallery_images import ImageOut
 from service.api.problems import documented

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from service.api.body.parts import Part
-from service.api.body.stream import Bounds
+from service.api.body.request import Bounds
 from service.errors import (
     BodyTooLarge,
     EmptyBody,

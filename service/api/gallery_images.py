@@ -8,11 +8,16 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, Field, SecretStr
 
 from service import errors
-from service.api.answers import root_of, timed_answer, timings
-from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, read_image
-from service.api.body.parameters import ignores_unknown_parameters
+from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, read_image, timed_answer, timings
 from service.api.body.parts import stream_parts
-from service.api.body.stream import Bounds, deadline_for, in_time, is_form
+from service.api.body.request import (
+    Bounds,
+    deadline_for,
+    ignores_unknown_parameters,
+    in_time,
+    is_form,
+    root_of,
+)
 from service.api.gallery_bulk import IMAGE, METADATA
 from service.api.periods import format_moment
 from service.api.problems import documented

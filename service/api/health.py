@@ -8,7 +8,7 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
-from service.api.body.parameters import ignores_unknown_parameters
+from service.api.body.request import ignores_unknown_parameters
 from service.api.routers import new_router
 from service.inference.registry import ModelEntry, Registry
 from service.latency.prometheus import CONTENT_TYPE, Metrics

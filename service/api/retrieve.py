@@ -8,9 +8,17 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from service import errors
-from service.api.answers import ImageFacts, image_facts, root_of, timed_answer, timings
-from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, form_first, read_image
-from service.api.body.stream import Bounds, deadline_for
+from service.api.body.image import (
+    IMAGE_ERRORS,
+    OPENAPI_BODY,
+    ImageFacts,
+    form_first,
+    image_facts,
+    read_image,
+    timed_answer,
+    timings,
+)
+from service.api.body.request import Bounds, deadline_for, root_of
 from service.api.middleware.context import note_model
 from service.api.problems import documented
 from service.api.routers import new_router

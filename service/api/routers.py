@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import SecretStr
 
-from service.api.body.parameters import refuse_unknown_parameters
+from service.api.body.request import refuse_unknown_parameters
 from service.api.problems import documented
 from service.errors import (
     HeadersTooLarge,

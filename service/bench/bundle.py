@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, Field, StringConstraints
 
 from models.zoo.card import Accuracy, Agreement, Card, Fraction, Name, Sha256
+from models.zoo.frozen import Frozen
 from service.bench.fingerprint import Fingerprint
 
 SCHEMA_VERSION = 1
@@ -22,11 +23,7 @@ EntryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.#
 Nanoseconds = Annotated[int, Field(ge=0)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ModelFacts(_Frozen):
+class ModelFacts(Frozen):
     """The card's facts that tables and recommendations need, so that a bundle can be read without the zoo."""
 
     name: Name
@@ -69,7 +66,7 @@ class ModelFacts(_Frozen):
         )
 
 
-class Entry(_Frozen):
+class Entry(Frozen):
     """One thing that was measured: a model in a runtime with a number of threads.
 
     The baseline appears twice: its `control` is the same thing under another name, and should not differ.
@@ -83,7 +80,7 @@ class Entry(_Frozen):
     control: bool = False
 
 
-class Inputs(_Frozen):
+class Inputs(Frozen):
     """What the networks were fed with."""
 
     kind: Literal["photos", "synthetic"] = Field(description="synthetic: one fixed natural-looking picture")
@@ -91,7 +88,7 @@ class Inputs(_Frozen):
     sha256: tuple[Sha256, ...] = Field(description="Of each photo's bytes, or of the picture's pixels")
 
 
-class Configuration(_Frozen):
+class Configuration(Frozen):
     """What was asked for."""
 
     profile: Profile
@@ -107,7 +104,7 @@ class Configuration(_Frozen):
     http: bool = Field(default=False, description="Whether a running service was measured too")
 
 
-class Block(_Frozen):
+class Block(Frozen):
     """The runs of one entry in one round, in the order in which they happened.
 
     Every list of `durations_ns` has one duration per run; a run processed `images` images.
@@ -121,7 +118,7 @@ class Block(_Frozen):
     durations_ns: dict[BenchStage, tuple[Nanoseconds, ...]]
 
 
-class RateTrial(_Frozen):
+class RateTrial(Frozen):
     """Server: Poisson arrivals at one rate; each latency counts from the moment it was meant to be sent."""
 
     launch: int = Field(ge=0)
@@ -132,7 +129,7 @@ class RateTrial(_Frozen):
     abandoned: int = Field(default=0, ge=0, description="Queries given up: the backlog grew too long")
 
 
-class WarmUp(_Frozen):
+class WarmUp(Frozen):
     """The runs before the first that counted."""
 
     launch: int = Field(ge=0)
@@ -142,7 +139,7 @@ class WarmUp(_Frozen):
     stable: bool
 
 
-class Cold(_Frozen):
+class Cold(Frozen):
     """What the first use costs, in a fresh process."""
 
     launch: int = Field(ge=0)
@@ -151,7 +148,7 @@ class Cold(_Frozen):
     first_run_ns: Nanoseconds
 
 
-class Memory(_Frozen):
+class Memory(Frozen):
     """Resident memory of a process that runs this entry alone."""
 
     entry: EntryName
@@ -159,7 +156,7 @@ class Memory(_Frozen):
     peak_bytes: int = Field(ge=0, description="The most it ever held")
 
 
-class GateReading(_Frozen):
+class GateReading(Frozen):
     """What the machine did beside the measurement for some time; null where it does not say."""
 
     when: Literal["before", "during", "after"]
@@ -172,7 +169,7 @@ class GateReading(_Frozen):
     clock_jump_s: float = Field(description="Wall clock against monotonic clock over the launch")
 
 
-class Flag(_Frozen):
+class Flag(Frozen):
     """A reason to doubt the measurement, or an entry of it."""
 
     kind: FlagKind
@@ -180,7 +177,7 @@ class Flag(_Frozen):
     reason: str
 
 
-class Bundle(_Frozen):
+class Bundle(Frozen):
     """One measurement. Whatever is computed from it can be computed again from here."""
 
     schema_version: Literal[1] = 1

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
+from models.zoo.frozen import Frozen
 from models.zoo.machine import first_cpu, this_machine
 from service.inference.cpu import CGROUPS, OWN, cgroup_folders, core_budget, quota_cores
 
@@ -17,11 +18,7 @@ PROC = Path("/proc")
 SYS = Path("/sys")
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Machine(_Frozen):
+class Machine(Frozen):
     """What identifies a machine: two measurements are of one machine when all of this is equal."""
 
     architecture: str = Field(description="e.g. x86_64, aarch64")
@@ -33,7 +30,7 @@ class Machine(_Frozen):
     cores: int = Field(ge=1, description="Whole cores that the process can keep busy")
 
 
-class Software(_Frozen):
+class Software(Frozen):
     """What ran: a runtime of another version is another thing to measure."""
 
     runtimes: dict[str, str] = Field(description="Runtime to its version, e.g. onnxruntime")
@@ -43,7 +40,7 @@ class Software(_Frozen):
     system: str = Field(description="Operating system and kernel release")
 
 
-class State(_Frozen):
+class State(Frozen):
     """What the machine was like when the run began; null where the system does not say, or may not."""
 
     governor: str | None = Field(description="Frequency governor of the first CPU")
@@ -57,7 +54,7 @@ class State(_Frozen):
     memory_bytes: int | None = Field(description="Memory of the machine")
 
 
-class Fingerprint(_Frozen):
+class Fingerprint(Frozen):
     """Machine, software and state of one run."""
 
     machine: Machine

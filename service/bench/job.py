@@ -14,8 +14,9 @@ from io import FileIO
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
+from models.zoo.frozen import Frozen
 from service.bench.bundle_file import to_json
 from service.bench.measure.plan import Repetitions, Request, make_plan
 from service.bench.measure.progress import Progress
@@ -29,11 +30,7 @@ CANCEL = b"cancel\n"
 _TELL_EVERY_S = 0.1
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class JobConfig(_Frozen):
+class JobConfig(Frozen):
     """What to measure, in which zoo. `repetitions` replaces those of the profile."""
 
     model_dirs: tuple[Path, ...]
@@ -42,21 +39,21 @@ class JobConfig(_Frozen):
     repetitions: Repetitions | None = None
 
 
-class ProgressReport(_Frozen):
+class ProgressReport(Frozen):
     """How far it is."""
 
     kind: Literal["progress"] = "progress"
     progress: Progress
 
 
-class BundleReport(_Frozen):
+class BundleReport(Frozen):
     """The measurement, as the JSON of its bundle: the last report."""
 
     kind: Literal["bundle"] = "bundle"
     bundle: str
 
 
-class FailureReport(_Frozen):
+class FailureReport(Frozen):
     """It could not be measured; the message is safe to show."""
 
     kind: Literal["failure"] = "failure"

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, select, update
 from service.errors import StorageUnavailable
 from service.gallery.records import GalleryState
 from service.gallery.tables import gallery_state
-from service.storage.database import READING, database_file, has_current_schema, prepare
+from service.storage.database import READING, database_file, has_current_schema, inode_of, prepare
 from service.storage.errors import DAMAGED, storage_errors
 
 _NAME = "gallery"
@@ -48,13 +48,13 @@ class GalleryDatabase:
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection | None]:
         """One view of the database, or None where there is no gallery in it yet."""
-        if self._inode() is None:
+        if inode_of(self._file) is None:
             yield None
             return
         with storage_errors(), self.engine.connect().execution_options(**READING) as connection:
-            if self._prepared != self._inode() and has_current_schema(connection):
-                self._prepared = self._inode()
-            yield connection if self._prepared == self._inode() else None
+            if self._prepared != inode_of(self._file) and has_current_schema(connection):
+                self._prepared = inode_of(self._file)
+            yield connection if self._prepared == inode_of(self._file) else None
 
     def state(self) -> GalleryState:
         """The gallery as a whole."""
@@ -71,17 +71,9 @@ class GalleryDatabase:
             return error.detail
 
     def _prepare(self) -> None:
-        if self._prepared is None or self._prepared != self._inode():
+        if self._prepared is None or self._prepared != inode_of(self._file):
             prepare(self.engine)
-            self._prepared = self._inode()
-
-    def _inode(self) -> int | None:
-        if self._file is None:
-            return 0
-        try:
-            return self._file.stat().st_ino
-        except OSError:
-            return None
+            self._prepared = inode_of(self._file)
 
 
 def change_state(connection: Connection, **values: Any) -> None:

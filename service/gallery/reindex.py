@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import structlog
 
@@ -31,7 +29,6 @@ from service.inference.registry import ServedModel
 
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T")
 
 _AT_ONCE = 16
 """Images between two commits: so many are embedded again after a crash."""
@@ -131,7 +128,7 @@ class Reindexer:
             target = state.target
             model = self._networks.of(target)
             after = 0
-            while keys := await self._read(partial(self._vectors.missing, target, after, _AT_ONCE)):
+            while keys := await self._threads.read(self._vectors.missing, target, after, _AT_ONCE):
                 vectors = await self._embedded(keys, model)
                 await self._threads.write(self._vectors.backfill, target, vectors)
                 after = keys[-1]
@@ -143,7 +140,7 @@ class Reindexer:
                 log.info("reindexed", model=model.name)
                 # Its index is built from now on, not from the first search on.
                 with contextlib.suppress(EmbeddersChanged):
-                    await self._read(partial(self._searches.open_for, target, dimensions_of(model)))
+                    await self._threads.read(self._searches.open_for, target, dimensions_of(model))
         while await self._threads.write(self._vectors.drop_unused, _DROPPED_AT_ONCE):
             pass
 
@@ -152,7 +149,7 @@ class Reindexer:
         vectors: dict[int, Vector] = {}
 
         async def one(key: int) -> None:
-            data = await self._read(partial(self._store.original, key))
+            data = await self._threads.read(self._store.original, key)
             if data is not None:
                 vectors[key] = await self._embed(key, data, model)
 
@@ -176,15 +173,12 @@ class Reindexer:
         except (QueueFull, DeadlineExceeded):
             raise
         except WeighinError as error:
-            images, _ = await self._read(partial(self._store.by_key, [key]))
+            images, _ = await self._threads.read(self._store.by_key, [key])
             name = f"image '{images[key].id}'" if key in images else "an image"
             raise ModelUnavailable(f"{name} cannot be embedded: {error.detail}") from error
 
     async def _state(self) -> GalleryState:
         return await self._threads.read(self._store.database.state)
-
-    async def _read(self, work: Callable[[], T]) -> T:
-        return await self._threads.read(work)
 
     def _set_problem(self, problem: str) -> None:
         if problem != self._problem:

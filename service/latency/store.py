@@ -23,7 +23,7 @@ from service.latency.rows import (
 )
 from service.latency.series import Figures, Part, Pooled, Scope
 from service.latency.tables import latency_errors, latency_histograms
-from service.storage.database import READING, database_file, prepare
+from service.storage.database import READING, database_file, inode_of, prepare
 from service.storage.errors import storage_errors
 
 
@@ -70,7 +70,7 @@ class LatencyStore:
     def ensure_open(self) -> bool:
         """Open the database unless it is open. True when it was opened now, as when its file was gone or a
         server refused something."""
-        if self._opened is not None and self._opened == self._inode() and not self._doubtful:
+        if self._opened is not None and self._opened == inode_of(self._file) and not self._doubtful:
             return False
         self._opened = None
         obstacle = self._obstacle()
@@ -80,7 +80,7 @@ class LatencyStore:
             self._engine.dispose()  # connections to a file that was deleted or replaced write to nowhere
         prepare(self._engine)
         with storage_errors(), self._view():
-            self._opened = self._inode()
+            self._opened = inode_of(self._file)
         self._doubtful = False
         self.opened_times += 1
         return True
@@ -150,11 +150,3 @@ class LatencyStore:
     def _view(self) -> Iterator[StoreView]:
         with self._engine.connect().execution_options(**READING) as connection:
             yield StoreView(connection, *read_progress(connection))
-
-    def _inode(self) -> int | None:
-        if self._file is None:
-            return 0
-        try:
-            return self._file.stat().st_ino
-        except OSError:
-            return None

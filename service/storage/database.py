@@ -103,6 +103,16 @@ def database_file(engine: Engine) -> Path | None:
     return Path(name) if name and name != ":memory:" else None
 
 
+def inode_of(file: Path | None) -> int | None:
+    """Return the inode of a database's file, to tell when it is another; None if gone, 0 without a file."""
+    if file is None:
+        return 0
+    try:
+        return file.stat().st_ino
+    except OSError:
+        return None
+
+
 def on_server(engine: Engine) -> bool:
     """Return whether the database is on a server, which several processes share."""
     return engine.dialect.name != "sqlite"

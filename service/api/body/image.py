@@ -1,4 +1,6 @@
-"""The image in a request's body: raw bytes, or the part `image` of a form; cut off when too large.
+"""What routes that take an image share: reading it from the body, and the answer's facts and timings.
+
+The body is the image's raw bytes, or a form with the part `image`; it is cut off when too large.
 
 A form may also have the route's parameters as fields. They are read ahead of the query parameters and put
 among them, so that both are validated alike.
@@ -11,22 +13,26 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import FastAPI, Request
+import orjson
+from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel, Field
 from starlette.datastructures import QueryParams
 
 from service import errors
-from service.api.body.parameters import query_parameters
 from service.api.body.parts import Part, Parts
-from service.api.body.stream import (
+from service.api.body.request import (
     Bounds,
     body_chunks,
     content_type_of,
     in_time,
     is_form,
     media_type_of,
+    query_parameters,
     read_body,
 )
+from service.inference.decoding.decode import DecodedImage
 from service.inference.pool import Deadline
+from service.latency.stages import Durations, milliseconds
 
 PART = "image"
 
@@ -75,6 +81,26 @@ IMAGE_ERRORS = (
 SEND = "send the image's bytes, or a form (multipart/form-data) with a file part named 'image'"
 
 _URLENCODED = re.compile(rb"[\w.~+*%-]+=[\w.~+*%&=-]*")
+
+
+class ImageFacts(BaseModel):
+    """The posted image, as displayed (EXIF orientation applied)."""
+
+    width: int = Field(description="Pixels", examples=[451])
+    height: int = Field(description="Pixels", examples=[300])
+    format: str = Field(description="What its bytes say it is", examples=["jpeg"])
+    bytes: int = Field(examples=[34213])
+
+
+class ClassifyTimings(BaseModel):
+    """Milliseconds of each stage; `total` is their sum, from the complete body to the finished answer."""
+
+    queue: float = Field(description="Waiting for a core", examples=[0.041])
+    decode: float = Field(description="Bytes to RGB pixels", examples=[0.652])
+    preprocess: float = Field(description="Resize, crop, normalise", examples=[0.114])
+    inference: float = Field(description="The network", examples=[1.874])
+    postprocess: float = Field(description="Softmax and labels", examples=[0.031])
+    total: float = Field(examples=[2.712])
 
 
 @dataclass
@@ -135,6 +161,22 @@ async def read_image(request: Request, bounds: Bounds, deadline: Deadline) -> by
     if not data:
         raise errors.EmptyBody
     return data
+
+
+def timed_answer(body: dict[str, Any], durations: Durations) -> Response:
+    """Return the body as JSON, with `durations` in the header Server-Timing."""
+    timing = ", ".join(f"{stage};dur={nanoseconds / 1e6:.3f}" for stage, nanoseconds in durations.items())
+    return Response(orjson.dumps(body), headers={"Server-Timing": timing}, media_type="application/json")
+
+
+def image_facts(image: DecodedImage) -> dict[str, Any]:
+    """Return an `ImageFacts` as JSON has it."""
+    return {"width": image.width, "height": image.height, "format": image.format, "bytes": image.bytes}
+
+
+def timings(durations: Durations) -> dict[str, float]:
+    """Return the milliseconds of each stage."""
+    return {stage: milliseconds(nanoseconds) for stage, nanoseconds in durations.items()}
 
 
 def document_form_fields(app: FastAPI) -> None:

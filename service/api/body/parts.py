@@ -13,7 +13,7 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError, ParseError
 from python_multipart.multipart import MAX_BOUNDARY_LENGTH, MultipartParser, parse_options_header
 
-from service.api.body.stream import body_chunks, content_type_of
+from service.api.body.request import body_chunks, content_type_of
 from service.errors import DeadlineExceeded, MalformedRequest
 from service.text.display import quoted
 

@@ -11,7 +11,7 @@ import re
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.body.stream import in_time, is_form, read_body
+from service.api.body.request import in_time, is_form, read_body
 from service.api.middleware.context import query_model, route_path
 from service.api.problems import problem_of
 from service.errors import QueueFull, WeighinError

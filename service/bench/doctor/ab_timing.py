@@ -6,7 +6,7 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from service.bench.judge.verdicts import bootstrap
+from models.zoo.verdicts import bootstrap
 from service.bench.measure.scenarios import one_after_another, warm_up
 from service.bench.measure.subjects import Subject
 
@@ -35,7 +35,7 @@ class AbTiming:
 def time_in_turn(a: Subject, b: Subject) -> AbTiming:
     """Warm both up, then time blocks of about 20 ms of each, in nine rounds of alternating order.
 
-    Statistics are those of a benchmark of one launch (service/bench/judge/verdicts.py): the interquartile
+    Statistics are those of a benchmark of one launch (models/zoo/verdicts.py): the interquartile
     mean of the rounds' log-ratios of medians, with a bootstrap interval over rounds.
     """
     for subject in (a, b):

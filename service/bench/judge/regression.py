@@ -13,17 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.zoo.statistics import holm
-from service.bench.bundle import Bundle, FlagKind
-from service.bench.fingerprint import same_machine, same_software
-from service.bench.judge.verdicts import (
+from models.zoo.verdicts import (
     RESAMPLES,
     Verdict,
     estimate_from,
     interquartile_mean,
     resampled_means,
-    round_medians,
     verdict,
 )
+from service.bench.bundle import Bundle, FlagKind
+from service.bench.fingerprint import same_machine, same_software
+from service.bench.judge.verdicts import round_medians
 from service.errors import InvalidBundle, InvalidParameter
 
 DEFAULT_THRESHOLD = 0.05

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
+from models.zoo.frozen import Frozen
 from service.bench.bundle import Block, Cold, Entry, Memory, RateTrial, Scenario, WarmUp
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class WorkerEntry(_Frozen):
+class WorkerEntry(Frozen):
     """An entry with where its model lies. `extra_work` makes every run longer by that many dot products of
     8 192 numbers: how the proof of the instrument makes a copy slower by a known amount."""
 
@@ -22,7 +19,7 @@ class WorkerEntry(_Frozen):
     extra_work: int = 0
 
 
-class WorkerConfig(_Frozen):
+class WorkerConfig(Frozen):
     """One launch: load the entries' models, warm them up, then run them in the `order` given, round by round.
 
     A block has at least `block_runs` runs and `block_s` seconds. `memory`: load and run the only entry, and
@@ -46,39 +43,39 @@ class WorkerConfig(_Frozen):
     seed: int = 0
 
 
-class ColdReport(_Frozen):
+class ColdReport(Frozen):
     kind: Literal["cold"] = "cold"
     cold: Cold
 
 
-class WarmUpReport(_Frozen):
+class WarmUpReport(Frozen):
     kind: Literal["warm_up"] = "warm_up"
     warm_up: WarmUp
 
 
-class BlockReport(_Frozen):
+class BlockReport(Frozen):
     kind: Literal["block"] = "block"
     block: Block
 
 
-class TrialReport(_Frozen):
+class TrialReport(Frozen):
     kind: Literal["trial"] = "trial"
     trial: RateTrial
 
 
-class MemoryReport(_Frozen):
+class MemoryReport(Frozen):
     kind: Literal["memory"] = "memory"
     memory: Memory
 
 
-class Failure(_Frozen):
+class Failure(Frozen):
     """The launch cannot go on; the message is for people, without paths."""
 
     kind: Literal["failure"] = "failure"
     message: str
 
 
-class Done(_Frozen):
+class Done(Frozen):
     """The launch is over; `cpu_s` is what it took of the cores."""
 
     kind: Literal["done"] = "done"

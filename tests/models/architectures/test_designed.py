@@ -10,13 +10,14 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from models.architectures.designed import BLOCKS, Design, DesignedNetwork, Stage, rounded  # noqa: E402
-from models.architectures.fashion import BASELINES, BUDGET, DESIGNS, SEARCHED, create, design_of  # noqa: E402
+from models.architectures.fashion import BUDGET, DESIGNS, SEARCHED, create, design_of  # noqa: E402
 from models.cost.profiling import profile  # noqa: E402
 from models.export.to_onnx import export  # noqa: E402
 from models.onnx_tools.session import open_session  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
+EQUAL_MACS = "fashion-standard-equal-macs"
 WIDER, DEARER = "fashion-depthwise-separable", "fashion-standard-equal-width"
 
 
@@ -81,7 +82,7 @@ def test_there_is_a_network_for_every_block_and_two_plain_ones() -> None:
     by_hand = {name: design for name, design in DESIGNS.items() if name != SEARCHED}
     assert {stage.block for design in by_hand.values() for stage in design.stages} == BLOCKS.keys()
     assert len(by_hand) == len(BLOCKS) + 1
-    assert all(design_of(name).block() == "standard" for name in BASELINES)
+    assert all(design_of(name).block() == "standard" for name in (EQUAL_MACS, DEARER))
     widths = [[stage.channels for stage in design_of(name).stages] for name in (WIDER, DEARER)]
     assert widths[0] == widths[1]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from models.cost.latency import Latency
+from models.cost.latency import Latency, Measurement
 from models.evaluate.significance import JudgedFurther, JudgedPair, Pairs
 from models.report.results import Row
 from models.report.techniques import EQUAL_MACS, EQUAL_WIDTH, SEARCHED, gains, kind, technique
@@ -114,6 +114,35 @@ def test_search_is_compared_with_designs_by_hand(tiny: Card) -> None:
     assert "in 1.000 ms" in "\n".join(gains([searched, slow, good, pruned]))
     assert "no network designed by hand is both less accurate and slower" in "\n".join(
         gains([searched, good])
+    )
+
+
+def test_search_verdicts_with_intervals(tiny: Card) -> None:
+    rows = [row(tiny, name, 2.0, value) for name, value in (("even", 0.92), ("worse", 0.9), ("near", 0.9))]
+    pairs = Pairs(
+        n=9,
+        sha256={},
+        pairs=tuple(
+            JudgedPair(first=SEARCHED, second=name, difference=0.01, low=0, high=0.02, p=p)
+            for name, p in (("even", 0.3), ("worse", 0.01), ("near", 0.01))
+        ),
+    )
+    times = {SEARCHED: 1e6, "even": 2e6, "worse": 2e6, "near": 1.001e6}
+    measured = Measurement(
+        machine="m",
+        runtime="r",
+        rounds=8,
+        runs=1,
+        latency={},
+        models={},
+        control_ratio=1.0,
+        medians={name: {(at // 4, at % 4): time for at in range(8)} for name, time in times.items()},
+    )
+    text = "\n".join(gains([row(tiny, SEARCHED, 1.0, 0.93), *rows], pairs, measured=measured))
+    assert text.endswith(
+        "more accurate and faster than `worse` (+3.00 points (significant), "
+        "-1.000 ms (× 0.50, 0.50 to 0.50)); "
+        "faster than `even` (+1.00 points (not significant), -1.000 ms (× 0.50, 0.50 to 0.50))."
     )
 
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from service.api.body.parts import Part
-from service.api.body.stream import Bounds
+from service.api.body.request import Bounds
 from service.api.gallery_bulk import AddedOut, AddedResponse, Bulk
 from service.gallery.gallery import Gallery
 from service.gallery.records import Quota

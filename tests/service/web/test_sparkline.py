@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.web.sparkline import HEIGHT, WIDTH, sparkline
+from service.web.table import HEIGHT, WIDTH, sparkline
 
 
 def points(piece: str) -> list[tuple[float, float]]:

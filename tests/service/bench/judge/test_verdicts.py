@@ -7,14 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from models.zoo.verdicts import bootstrap, interquartile_mean, verdict
 from service.bench.bundle import Bundle
-from service.bench.judge.verdicts import (
-    bootstrap,
-    compare_entries,
-    interquartile_mean,
-    log_ratios,
-    verdict,
-)
+from service.bench.judge.verdicts import compare_entries, log_ratios
 from tests.service.bench.bundles import bundle
 
 

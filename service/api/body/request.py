@@ -1,19 +1,27 @@
-"""A request's body as it arrives: its media type, and its limits in bytes and in time."""
+"""What routes read of a request: its query parameters, and its body within limits in bytes and in time.
+
+An unknown query parameter is an error, since a misspelt one would silently mean its default.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from service.errors import BodyTooLarge, ClientGone, DeadlineExceeded
+from service.errors import BodyTooLarge, ClientGone, DeadlineExceeded, InvalidParameter
 from service.inference.pool import Deadline
 
 T = TypeVar("T")
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+_TOLERANT = "_ignores_unknown_parameters"
+
+_known: dict[Callable[..., Any], frozenset[str]] = {}
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,53 @@ class Bounds:
 
     body_bytes: int
     deadline_s: float
+
+
+def root_of(request: Request) -> str:
+    """Return the prefix of public addresses; empty unless a proxy adds one."""
+    return str(request.scope.get("root_path", ""))
+
+
+def ignores_unknown_parameters(endpoint: Endpoint) -> Endpoint:
+    """Decorate an endpoint for people, monitors or pictures in pages, whose address others add to."""
+    setattr(endpoint, _TOLERANT, True)
+    return endpoint
+
+
+async def refuse_unknown_parameters(request: Request) -> None:
+    """A dependency of every route: InvalidParameter for a query parameter that the route does not declare,
+    and for one that is given twice."""
+    if not request.scope["query_string"]:
+        return
+    endpoint = request.scope["endpoint"]
+    if hasattr(endpoint, _TOLERANT):
+        return
+    known = query_parameters(request)
+    names = [name for name, _ in request.query_params.multi_items()]
+    unknown = sorted(set(names) - known)
+    if unknown:
+        raise InvalidParameter(
+            f"unknown query parameter {unknown[0][:50]!r} (allowed: {', '.join(sorted(known)) or 'none'})"
+        )
+    repeated = sorted(name for name in known if names.count(name) > 1)
+    if repeated:
+        raise InvalidParameter(f"query parameter {repeated[0]!r}: given {names.count(repeated[0])} times")
+
+
+def query_parameters(request: Request) -> frozenset[str]:
+    """Names of the query parameters that the request's route declares."""
+    endpoint = request.scope["endpoint"]
+    known = _known.get(endpoint)
+    if known is None:
+        known = _known[endpoint] = frozenset(_declared(request.scope["route"].dependant))
+    return known
+
+
+def _declared(dependant: Any) -> Iterator[str]:
+    """Yield the query parameters of an endpoint, or of a dependency, and of its own dependencies."""
+    yield from (field.alias for field in dependant.query_params)
+    for dependency in dependant.dependencies:
+        yield from _declared(dependency)
 
 
 def deadline_for(request: Request, bounds: Bounds) -> Deadline:
