@@ -107,7 +107,7 @@ def test_a_second_one_on_the_same_data_directory_names_the_first(
     ("setting", "value", "word"),
     [
         ("port", "many", "WEIGHIN_PORT 'many'"),
-        ("database_url", "jdbc:postgresql://u:secret@h/db", "WEIGHIN_DATABASE_URL '***': no database URL"),
+        ("database_url", "jdbc:postgresql://u:secret@h/db", "WEIGHIN_DATABASE_URL '***': not a database URL"),
         ("deadline_s", "-1", "WEIGHIN_DEADLINE_S"),
         ("model_dirs", "nowhere", "no such folder of models: nowhere"),
         (

@@ -94,7 +94,7 @@ def test_a_missing_runtime_names_the_command_that_installs_it(
         ({"models": ()}, "models names none"),
         ({"models": ("tiny", "tiny")}, "models names tiny more than once"),
         ({"models": ("tiny",), "baseline": "tiny-b"}, "baseline 'tiny-b' is not measured; it may be tiny"),
-        ({"url": "http:/localhost"}, "'http:/localhost': no URL of a service (example: "),
+        ({"url": "http:/localhost"}, "'http:/localhost': not a service URL (example: "),
     ],
 )
 def test_what_makes_no_sense_is_refused(registry: Registry, fields: dict[str, object], words: str) -> None:
