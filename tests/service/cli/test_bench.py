@@ -1,4 +1,4 @@
-"""`weighin bench` and `weighin bench compare`, as people call them."""
+"""`weighin bench` and `weighin bench compare`, run as processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def weighin(models_dir: Path, tmp_path: Path, *arguments: str) -> subprocess.Com
 
 
 @pytest.mark.alone  # three launches with their full warm-up
-def test_a_quick_run_of_one_model_is_a_measurement_without_comparison(
+def test_quick_run_of_one_model(
     tiny_models_dir: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "run.json"
@@ -51,7 +51,7 @@ def test_a_quick_run_of_one_model_is_a_measurement_without_comparison(
 
 
 @pytest.mark.alone
-def test_ctrl_c_writes_what_there_is_and_leaves_no_process(tiny_models_dir: Path, tmp_path: Path) -> None:
+def test_ctrl_c_writes_a_partial_bundle(tiny_models_dir: Path, tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     env = environment(tiny_models_dir, tmp_path / "data") | {"TTY_COMPATIBLE": "1", "FORCE_COLOR": "1"}
     command = [sys.executable, "-m", "service", "bench", "--profile", "standard", "--json", str(file)]
@@ -79,13 +79,13 @@ def test_ctrl_c_writes_what_there_is_and_leaves_no_process(tiny_models_dir: Path
         (["--models", "resnet"], "weighin: model 'resnet': unknown (allowed: tiny, tiny-b)"),
         (["--scenario", "fast"], "weighin: scenario is 'fast'; it may be single-stream, offline, server"),
         (["--scenario", "server", "--budget-ms", "0"], "weighin: budget is 0 ms"),
-        (["--threads", "two"], "weighin: threads is 'two'; it may be numbers"),
+        (["--threads", "two"], "weighin: --threads 'two': invalid (allowed: integers"),
         (["--input", "gone.jpg"], "weighin: input gone.jpg cannot be read"),
-        (["--json", "no/such/folder/run.json"], "there is no folder for it"),
+        (["--json", "no/such/folder/run.json"], "folder not found"),
         (["--http", "http://127.0.0.1:9"], "weighin: the service at 127.0.0.1:9 does not answer"),
     ],
 )
-def test_bad_input_is_one_line(
+def test_invalid_input_prints_one_line(
     tiny_models_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -100,7 +100,7 @@ def test_bad_input_is_one_line(
     assert done.stdout == ""
 
 
-def test_compare_exits_by_what_it_finds(
+def test_exit_codes_of_compare(
     tiny_models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
