@@ -1,4 +1,4 @@
-"""Query parameters: an unknown one is an error, since a misspelt one would silently mean its default."""
+"""Refuse unknown query parameters, because a misspelt one would silently have its default."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ _known: dict[Callable[..., Any], frozenset[str]] = {}
 
 
 def ignores_unknown_parameters(endpoint: Endpoint) -> Endpoint:
-    """Decorate an endpoint for people, monitors or pictures in pages, whose address others add to."""
+    """Decorate an endpoint that accepts unknown query parameters, such as pages and health checks."""
     setattr(endpoint, _TOLERANT, True)
     return endpoint
 
 
 async def refuse_unknown_parameters(request: Request) -> None:
-    """A dependency of every route: InvalidParameter for a query parameter that the route does not declare,
-    and for one that is given twice."""
+    """Dependency of every route: raise InvalidParameter for an undeclared or repeated query parameter."""
     if not request.scope["query_string"]:
         return
     endpoint = request.scope["endpoint"]
@@ -43,7 +42,7 @@ async def refuse_unknown_parameters(request: Request) -> None:
 
 
 def query_parameters(request: Request) -> frozenset[str]:
-    """Names of the query parameters that the request's route declares."""
+    """Return the names of the query parameters that the request's route declares."""
     endpoint = request.scope["endpoint"]
     known = _known.get(endpoint)
     if known is None:
@@ -52,7 +51,7 @@ def query_parameters(request: Request) -> frozenset[str]:
 
 
 def _declared(dependant: Any) -> Iterator[str]:
-    """Yield the query parameters of an endpoint, or of a dependency, and of its own dependencies."""
+    """Yield the query parameters of an endpoint or dependency and, recursively, of its dependencies."""
     yield from (field.alias for field in dependant.query_params)
     for dependency in dependant.dependencies:
         yield from _declared(dependency)
