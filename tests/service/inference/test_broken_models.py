@@ -31,7 +31,7 @@ from tests.service.conftest import running
 ONE = np.array([1], np.int64)
 
 NETWORKS: dict[str, tuple[dict[str, Any], str]] = {
-    "fixed batch": ({"batch": 8}, "fixed batch of 8.*batch of 1"),
+    "fixed batch": ({"batch": 8}, r"fixed batch of 8 \(allowed: 1, or a dynamic"),
     "index out of range": (
         {"tail": [("Gather", ["at"], {"axis": 1})], "weights": {"at": np.array([*range(9), 100], np.int64)}},
         "ONNX Runtime .* cannot run it: .*out of data bounds, idx=100",
@@ -472,16 +472,16 @@ def saved(arrays: dict[str, Any]) -> bytes:
 
 HEAD = {"weight": np.ones((2, 3), np.float32), "bias": np.zeros(2, np.float32)}
 HEADS: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "does not hold"),
-    "text": (b"version https://git-lfs", "does not hold"),
-    "cut off": (saved(HEAD)[:-30], "does not hold"),
-    "damaged": (saved(HEAD).replace(b"NUMPY", b"NUMBY"), "does not hold"),
-    "without a bias": (saved({"weight": HEAD["weight"]}), "does not hold"),
-    "of text": (saved(HEAD | {"weight": np.array([["a"] * 3] * 2)}), "does not hold"),
-    "of records": (saved(HEAD | {"weight": np.zeros((2, 3), "f4,f4")}), "does not hold"),
-    "not finite": (saved(HEAD | {"weight": np.full((2, 3), np.nan)}), "not all finite"),
-    "too large for float32": (saved(HEAD | {"bias": np.full(2, 1e300)}), "not all finite"),
-    "of another shape": (saved(HEAD | {"weight": np.ones((3, 2))}), r"\(3, 2\), \(2, 3\) is needed"),
+    "empty": (b"", "no arrays"),
+    "text": (b"version https://git-lfs", "no arrays"),
+    "cut off": (saved(HEAD)[:-30], "no arrays"),
+    "damaged": (saved(HEAD).replace(b"NUMPY", b"NUMBY"), "no arrays"),
+    "without a bias": (saved({"weight": HEAD["weight"]}), "no arrays"),
+    "of text": (saved(HEAD | {"weight": np.array([["a"] * 3] * 2)}), "no arrays"),
+    "of records": (saved(HEAD | {"weight": np.zeros((2, 3), "f4,f4")}), "no arrays"),
+    "not finite": (saved(HEAD | {"weight": np.full((2, 3), np.nan)}), "not finite"),
+    "too large for float32": (saved(HEAD | {"bias": np.full(2, 1e300)}), "not finite"),
+    "of another shape": (saved(HEAD | {"weight": np.ones((3, 2))}), r"\(3, 2\) \(needed: \(2, 3\)\)"),
 }
 
 
@@ -509,7 +509,7 @@ def test_names_of_outputs_that_are_no_text_are_said(tmp_path: Path) -> None:
     make_tiny_model(tmp_path, "good")
     folder = save_network(tmp_path, "broken")
     put_file(folder, (folder / "model.onnx").read_bytes().replace(b"logits", b"log\xfc\xfcs"))
-    assert_only_broken(tmp_path, "names that are no text|cannot load the model")
+    assert_only_broken(tmp_path, "names that are not UTF-8|cannot load the model")
 
 
 def test_huge_numbers_are_numbers(tmp_path: Path) -> None:
