@@ -33,7 +33,7 @@ def test_a_clean_run_has_no_complaints() -> None:
     [
         ({"steal_fraction": 0.02}, "launch 2: the hypervisor took 2.0% of the CPUs' time"),
         ({"outside_load": 0.5}, "launch 2: other processes kept each core busy for 50%"),
-        ({"throttled_periods": 3}, "launch 2: the cgroup's CPU quota stopped it 3 times"),
+        ({"throttled_periods": 3}, "launch 2: the cgroup's CPU quota throttled it 3 times"),
         ({"clock_jump_s": -3600.0}, "launch 2: the clock jumped by -3600.0 s"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,9 +71,7 @@ def test_a_missing_runtime_names_the_command_that_installs_it(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runtimes.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(
-        InvalidParameter, match=r"'openvino' is not installed; install it with: .*pip install"
-    ):
+    with pytest.raises(InvalidParameter, match=r"'openvino': not installed \(install it with: .*pip install"):
         make_plan(registry, Request(runtimes=("openvino",)))
 
 
@@ -81,24 +80,24 @@ def test_a_missing_runtime_names_the_command_that_installs_it(
     [
         (
             {"scenario": "multi-stream"},
-            "scenario is 'multi-stream'; it may be single-stream, offline, server",
+            "scenario 'multi-stream': unknown (allowed: single-stream, offline, server)",
         ),
-        ({"profile": "long"}, "profile is 'long'; it may be quick, standard, publish"),
-        ({"runtimes": ("tflite",)}, "runtime is 'tflite'; it may be onnxruntime, openvino"),
-        ({"scenario": "server"}, "scenario server needs a budget"),
-        ({"scenario": "server", "budget_ms": 0.0}, "budget is 0 ms; it may be more than 0"),
-        ({"budget_ms": -1.0}, "budget is -1 ms"),
-        ({"budget_ms": float("nan")}, "budget is nan ms"),
-        ({"threads": (0,)}, "threads is 0; it may be 1 to 256"),
-        ({"threads": (1, 1)}, "threads names 1 more than once"),
-        ({"models": ()}, "models names none"),
-        ({"models": ("tiny", "tiny")}, "models names tiny more than once"),
-        ({"models": ("tiny",), "baseline": "tiny-b"}, "baseline 'tiny-b' is not measured; it may be tiny"),
+        ({"profile": "long"}, "profile 'long': unknown (allowed: quick, standard, publish)"),
+        ({"runtimes": ("tflite",)}, "runtime 'tflite': unknown (allowed: onnxruntime, openvino)"),
+        ({"scenario": "server"}, "budget_ms: missing"),
+        ({"scenario": "server", "budget_ms": 0.0}, "budget_ms 0: out of range (allowed: above 0"),
+        ({"budget_ms": -1.0}, "budget_ms -1: out of range"),
+        ({"budget_ms": float("nan")}, "budget_ms nan: out of range"),
+        ({"threads": (0,)}, "threads 0: out of range (allowed: 1 to 256)"),
+        ({"threads": (1, 1)}, "threads: 1 more than once"),
+        ({"models": ()}, "models: empty"),
+        ({"models": ("tiny", "tiny")}, "models: tiny more than once"),
+        ({"models": ("tiny",), "baseline": "tiny-b"}, "baseline 'tiny-b': not measured (allowed: tiny"),
         ({"url": "http:/localhost"}, "'http:/localhost': not a service URL (example: "),
     ],
 )
 def test_what_makes_no_sense_is_refused(registry: Registry, fields: dict[str, object], words: str) -> None:
-    with pytest.raises(InvalidParameter, match=words.replace("(", r"\(")):
+    with pytest.raises(InvalidParameter, match=re.escape(words)):
         make_plan(registry, Request(**fields))  # type: ignore[arg-type]
 
 
@@ -131,9 +130,9 @@ def test_photos_are_tried_before_anything_runs(
     plan = short_plan(photos=(good,))
     assert plan.stages
     assert (plan.configuration.inputs.kind, plan.configuration.inputs.count) == ("photos", 1)
-    with pytest.raises(InvalidParameter, match=r"input text\.jpg cannot be used: image: unknown type"):
+    with pytest.raises(InvalidParameter, match=r"input text\.jpg: cannot be used: image: unknown type"):
         short_plan(photos=(good, bad))
-    with pytest.raises(InvalidParameter, match=r"input gone\.jpg cannot be read: No such file"):
+    with pytest.raises(InvalidParameter, match=r"input gone\.jpg: cannot be read: no such file"):
         short_plan(photos=(tmp_path / "gone.jpg",))
 
 

@@ -154,14 +154,14 @@ def test_a_service_that_does_not_answer_is_an_error_before_anything_is_written(
     short_plan: Callable[..., Plan],
     children: Callable[[], set[int]],
 ) -> None:
-    with pytest.raises(MeasurementFailed, match=r"the service at 127\.0\.0\.1:9 does not answer"):
+    with pytest.raises(MeasurementFailed, match=r"service at 127\.0\.0\.1:9: no response"):
         Runner(short_plan(models=("tiny",), url="http://127.0.0.1:9")).run()
     assert not children()
 
 
 def test_a_service_without_the_model_says_so(short_plan: Callable[..., Plan], client: httpx.Client) -> None:
     plan = short_plan(models=("tiny",), url=f"{client.base_url}/nowhere")
-    with pytest.raises(MeasurementFailed, match="answers 404"):
+    with pytest.raises(MeasurementFailed, match="status 404"):
         Runner(plan).run()
 
 

@@ -160,7 +160,7 @@ def test_inherited_accuracy_is_the_parents_less_the_measured_disagreement_and_sa
 def test_without_any_measurement_it_says_what_to_run() -> None:
     found = ask([SMALL, GOOD], weigh(), p99_ms=10)
     assert found.recommended is None
-    assert found.why == "nothing that counts has been measured here"
+    assert found.why == "no usable benchmark of this machine"
     assert reasons(found)["good"] == "not measured here: run `weighin bench --profile standard --models good`"
     assert found.run == "weighin bench --profile standard --models good,small"
 
@@ -181,7 +181,7 @@ def test_quick_runs_give_no_p99_but_a_p90() -> None:
 def test_too_few_runs_are_named() -> None:
     evidence = weigh(measured([(GOOD, 6.0)], runs=2))
     assert reasons(ask([GOOD], evidence, p99_ms=10))["good"].startswith(
-        "50 runs are too few for a p99 (662): run "
+        "50 runs are too few for a p99 (needed: 662): run "
     )
 
 
@@ -192,7 +192,7 @@ def test_flagged_runs_are_no_evidence(kind: FlagKind) -> None:
     found = ask([GOOD], evidence, p99_ms=10)
     assert found.recommended is None
     assert (
-        f"no usable measurement: standard run of 2026-11-24 12:00: {kind}: something happened"
+        f"no usable benchmark: standard run of 2026-11-24 12:00: {kind}: something happened"
         in (reasons(found)["good"])
     )
     assert found.run is not None
@@ -225,7 +225,7 @@ def test_another_machine_another_runtime_and_another_file_are_stale_and_say_so()
     assert "standard run of 2026-11-25" in told
     assert "(and 1 older)" in told
     changed = weigh(measured([(GOOD, 6.0)]), hashes={"good": "1" * 64})
-    assert "stale: the model's file is another now" in reasons(ask([GOOD], changed, p99_ms=10))["good"]
+    assert "stale: the model file has changed" in reasons(ask([GOOD], changed, p99_ms=10))["good"]
 
 
 def test_a_bundle_carried_from_the_device_counts_whatever_runs_here() -> None:
@@ -250,11 +250,11 @@ def test_other_label_sets_are_out_and_an_unknown_one_is_refused() -> None:
     models = [(GOOD, 6.0), (clothes, 1.0)]
     evidence = weigh(measured(models))
     assert reasons(ask([GOOD, clothes], evidence, p99_ms=10))["clothes"] == (
-        "its labels are fashion-mnist, not imagenet-1k"
+        "labels fashion-mnist, not imagenet-1k"
     )
     assert ask([GOOD, clothes], evidence, p99_ms=10, labels="fashion-mnist").recommended == "clothes"
     with pytest.raises(
-        InvalidParameter, match="labels is 'pets'; the models have fashion-mnist, imagenet-1k"
+        InvalidParameter, match=r"labels 'pets': unknown \(allowed: fashion-mnist, imagenet-1k\)"
     ):
         ask([GOOD, clothes], evidence, labels="pets")
 
@@ -265,10 +265,8 @@ def test_a_model_without_known_accuracy_ranks_last_and_fails_a_bound_on_it() -> 
     evidence = weigh(measured(models))
     found = ask([mystery, SMALL], evidence, p99_ms=10)
     assert [fit.facts.name for fit in found.fits] == ["small", "mystery"]
-    assert "its accuracy is not known" in found.fits[1].notes
-    assert reasons(ask([mystery, SMALL], evidence, min_accuracy=0.1))["mystery"] == (
-        "its accuracy is not known"
-    )
+    assert "accuracy unknown" in found.fits[1].notes
+    assert reasons(ask([mystery, SMALL], evidence, min_accuracy=0.1))["mystery"] == ("accuracy unknown")
 
 
 def test_broken_models_are_told_and_untrained_ones_noted() -> None:
@@ -277,7 +275,7 @@ def test_broken_models_are_told_and_untrained_ones_noted() -> None:
     found = recommend(
         Constraints(p99_ms=10), [untrained], evidence, "imagenet-1k", {"torn": "its file is missing"}
     )
-    assert reasons(found) == {"torn": "it cannot be served: its file is missing"}
+    assert reasons(found) == {"torn": "cannot be served: its file is missing"}
     assert any("untrained" in note for note in found.fits[0].notes)
 
 
