@@ -70,7 +70,7 @@ def test_an_embedding_of_zeros_stays_and_one_of_nans_is_refused(tmp_path: Path) 
 def test_a_model_without_embeddings_is_said(models: dict[str, ServedModel]) -> None:
     assert dimensions_of(models["tiny"]) == 8
     card = models["tiny"].card.model_copy(update={"outputs": {"logits": (10,)}})
-    with pytest.raises(InvalidParameter, match="'tiny' gives no embedding"):
+    with pytest.raises(InvalidParameter, match="'tiny': no embedding"):
         dimensions_of(replace(models["tiny"], card=card))
 
 

@@ -88,7 +88,7 @@ def test_each_image_of_many_has_the_limit_of_one(serve: Callable[..., httpx.Clie
     files = [("image", ("a.jpg", jpeg("cat"))), ("image", ("b.bin", bytes(60_000)))] * 3
     entries = client.post("/gallery/images", files=files).json()["images"]
     assert [entry["status"] for entry in entries[1::2]] == ["rejected"] * 3
-    assert "60000 bytes; 50000 are allowed" in entries[1]["detail"]
+    assert "60000 bytes (limit: 50000)" in entries[1]["detail"]
     assert {entry["status"] for entry in entries[::2]} <= {"added", "exists"}
     put_too_large = client.put("/gallery/images/a", files={"image": bytes(60_000)})
     assert_problem(put_too_large, 413, "body-too-large", "50000")
@@ -127,11 +127,11 @@ def test_metadata_stand_before_their_image(client: httpx.Client) -> None:
     image, metadata = ("image", ("a.png", blobs(210))), ("metadata", (None, '{"n": 1}'))
     for files in ([image, metadata], [metadata, metadata, image], [metadata]):
         response = client.post("/gallery/images", files=files)
-        assert_problem(response, 400, "malformed-request", "before the image", "were kept")
+        assert_problem(response, 400, "malformed-request", "without an image after it", "were added")
     [entry] = client.post("/gallery/images", files=[metadata, image]).json()["images"]
     assert (entry["status"], entry["detail"]) == (
         "exists",
-        "it is there with other metadata, which were left as they are",
+        "stored with other metadata, which were not changed",
     )
     assert client.get(f"/gallery/images/{entry['id']}").json()["metadata"] == {}
 
