@@ -106,7 +106,7 @@ def test_a_killed_job_is_a_failure_that_says_so_and_frees_the_place(
         os.kill(job, signal.SIGKILL)
         assert list(events(client, identifier))[-1][1]["state"] == "failed"
         body = client.get(f"/benchmarks/{identifier}").json()
-        assert body["detail"] == "the process that measured it ended early"
+        assert body["detail"] == "the benchmark process ended early"
         for handle in handles.values():
             assert _ends(handle)
             os.close(handle)

@@ -70,7 +70,7 @@ def test_a_closed_zoo_is_named(zoo: Path, tmp_path: Path) -> None:
     for command in ("models", "serve"):
         done = weighin(zoo, tmp_path / "data", command)
         assert done.returncode == 1
-        reason = f"folder of models {zoo} cannot be read: permission denied"
+        reason = f"folder {zoo} cannot be read: permission denied"
         assert done.stderr == f"weighin: WEIGHIN_MODEL_DIRS: {reason}\n"
 
 

@@ -193,7 +193,7 @@ def test_a_model_without_an_exact_map_says_so(visit: Visit, tmp_path: Path, phot
         one.allow(r"status of 409.*/explain")
         page = one.page
         page.set_input_files("#file", photographs["cat"])
-        expect(page.locator("figcaption")).to_contain_text("no exact map exists for model 'tiny'")
+        expect(page.locator("figcaption")).to_contain_text("model 'tiny': no exact map")
         expect(page.locator("#progress")).to_have_text("cat.jpg: 1 model, 5 runs each.")
 
 
@@ -263,7 +263,7 @@ def test_too_large_a_picture_is_told_in_words(visit: Visit, tmp_path: Path, phot
         one = visit(f"{url}/")
         one.allow("status of 413|ERR_CONNECTION")
         one.page.set_input_files("#file", photographs["cat"])
-        expect(one.page.locator("#problem")).to_contain_text("1000 are allowed")
+        expect(one.page.locator("#problem")).to_contain_text("limit: 1000")
 
 
 def test_a_service_that_is_gone_is_told_in_words(
@@ -287,7 +287,7 @@ def test_it_waits_for_another_comparison(visit: Visit, tmp_path: Path, photograp
             while client.get("/metrics").text.count("weighin_requests_running 0"):
                 pass
             one.page.set_input_files("#file", photographs["cat"])
-            expect(one.page.locator("#progress")).to_contain_text("another comparison is running")
+            expect(one.page.locator("#progress")).to_contain_text("another one is running")
         expect(one.page.locator("#progress")).to_have_text("cat.jpg: 1 model, 5 runs each.")
     assert answers[0].status_code == 200
 

@@ -29,9 +29,7 @@ def weighin(models_dir: Path, tmp_path: Path, *arguments: str) -> subprocess.Com
 
 
 @pytest.mark.alone  # three launches with their full warm-up
-def test_quick_run_of_one_model(
-    tiny_models_dir: Path, tmp_path: Path
-) -> None:
+def test_quick_run_of_one_model(tiny_models_dir: Path, tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     done = weighin(tiny_models_dir, tmp_path, "--models", "tiny", "--json", str(file))
     assert done.returncode == 0, done.stderr
@@ -77,12 +75,15 @@ def test_ctrl_c_writes_a_partial_bundle(tiny_models_dir: Path, tmp_path: Path) -
     ("arguments", "words"),
     [
         (["--models", "resnet"], "weighin: model 'resnet': unknown (allowed: tiny, tiny-b)"),
-        (["--scenario", "fast"], "weighin: scenario is 'fast'; it may be single-stream, offline, server"),
-        (["--scenario", "server", "--budget-ms", "0"], "weighin: budget is 0 ms"),
+        (
+            ["--scenario", "fast"],
+            "weighin: scenario 'fast': unknown (allowed: single-stream, offline, server)",
+        ),
+        (["--scenario", "server", "--budget-ms", "0"], "weighin: budget_ms 0: out of range"),
         (["--threads", "two"], "weighin: --threads 'two': invalid (allowed: integers"),
-        (["--input", "gone.jpg"], "weighin: input gone.jpg cannot be read"),
+        (["--input", "gone.jpg"], "weighin: input gone.jpg: cannot be read"),
         (["--json", "no/such/folder/run.json"], "folder not found"),
-        (["--http", "http://127.0.0.1:9"], "weighin: the service at 127.0.0.1:9 does not answer"),
+        (["--http", "http://127.0.0.1:9"], "weighin: service at 127.0.0.1:9: no response"),
     ],
 )
 def test_invalid_input_prints_one_line(
@@ -132,5 +133,5 @@ def test_exit_codes_of_compare(
     (tmp_path / "now.json").write_text((tmp_path / "now.json").read_text().replace("1300000", "1000000"))
     edited = compare("then.json", "now.json")
     assert edited.returncode == 2
-    assert edited.stderr.startswith("weighin: now.json was changed after it was written")
+    assert edited.stderr.startswith("weighin: now.json: changed after it was written")
     assert compare("then.json", "gone.json").returncode == 2

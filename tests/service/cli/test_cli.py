@@ -53,9 +53,7 @@ def test_compare_prints_one_row_per_model_and_photo(
     assert done.stdout.count("1.00x") >= 2
 
 
-def test_compare_with_an_unreadable_photo(
-    tiny_models_dir: Path, tmp_path: Path, png: bytes
-) -> None:
+def test_compare_with_an_unreadable_photo(tiny_models_dir: Path, tmp_path: Path, png: bytes) -> None:
     (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "ramp.png").write_bytes(png)
     photos = [str(tmp_path / name) for name in ("text.jpg", "gone.jpg", "ramp.png")]

@@ -85,7 +85,7 @@ def test_origin_with_known_scheme() -> None:
 
 @pytest.mark.parametrize("text", INVALID_ORIGINS)
 def test_setting_with_invalid_origin(text: str) -> None:
-    with pytest.raises(ValidationError, match=r"is no origin \(examples: https://app\.example\.org"):
+    with pytest.raises(ValidationError, match=r"is not an origin \(examples: https://app\.example\.org"):
         Settings(allowed_origins=f"https://fine.example,{text}")  # type: ignore[arg-type]
 
 
