@@ -48,7 +48,7 @@ def keep(client: httpx.Client, photographs: dict[str, Path]) -> None:
         assert response.status_code == 201, response.text
 
 
-def test_an_empty_gallery_is_told_in_words_and_a_picture_can_be_added(
+def test_add_a_picture_to_an_empty_gallery(
     visit: Visit, service: httpx.Client, photographs: dict[str, Path]
 ) -> None:
     one = visit(f"{service.base_url}/")
@@ -69,9 +69,7 @@ def test_an_empty_gallery_is_told_in_words_and_a_picture_can_be_added(
     assert match.locator("img").evaluate("(image) => image.decode().then(() => image.naturalWidth)") > 0
 
 
-def test_similar_images_are_shown_best_first_and_a_click_makes_one_the_picture(
-    visit: Visit, service: httpx.Client, photographs: dict[str, Path]
-) -> None:
+def test_similar_images(visit: Visit, service: httpx.Client, photographs: dict[str, Path]) -> None:
     keep(service, photographs)
     one = visit(f"{service.base_url}/")
     page = one.page
@@ -107,9 +105,7 @@ def test_metadata_is_shown_and_not_run(
     assert page.evaluate("window.injected") is None
 
 
-def test_where_a_key_is_needed_it_is_asked_for(
-    visit: Visit, tmp_path: Path, photographs: dict[str, Path]
-) -> None:
+def test_api_key_field(visit: Visit, tmp_path: Path, photographs: dict[str, Path]) -> None:
     with (
         service_process(
             NETWORKS, tmp_path / "guarded", default_model="efficientnet-lite0-int8", api_key="open-sesame"
@@ -132,9 +128,7 @@ def test_where_a_key_is_needed_it_is_asked_for(
         expect(page.locator("#similar-problem")).to_have_text("")
 
 
-def test_a_name_that_cannot_be_is_refused_before_it_is_sent(
-    visit: Visit, service: httpx.Client, photographs: dict[str, Path]
-) -> None:
+def test_invalid_id(visit: Visit, service: httpx.Client, photographs: dict[str, Path]) -> None:
     one = visit(f"{service.base_url}/")
     page = one.page
     look_at(page, photographs["cat"])

@@ -140,7 +140,7 @@ def test_unusable_url_is_reported_without_password(tmp_path: Path, url: str) -> 
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql+psycopg2", "postgresql+asyncpg"])
-def test_any_spelling_of_postgresql_is_opened(tmp_path: Path, scheme: str) -> None:
+def test_spellings_of_postgresql_urls(tmp_path: Path, scheme: str) -> None:
     engine = open_database(f"{scheme}://user:secret@host/db", tmp_path)
     assert engine.url.drivername == "postgresql+psycopg"
     engine.dispose()

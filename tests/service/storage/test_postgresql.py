@@ -157,7 +157,7 @@ def test_read_transaction_sees_one_snapshot(engine: Engine) -> None:
         assert reader.execute(text("SELECT count(*) FROM latency_progress")).scalar() == 1
 
 
-def test_instances_that_write_and_drop_at_once_count_nothing_twice(database_url: str, tmp_path: Path) -> None:
+def test_concurrent_writes_and_drops(database_url: str, tmp_path: Path) -> None:
     stores = [LatencyStore(open_database(database_url, tmp_path)) for _ in range(4)]
     for store in stores:
         store.ensure_open()
