@@ -49,7 +49,7 @@ def test_gallery_on_a_full_disk(tiny_models_dir: Path, tmp_path: Path) -> None:
                 else:
                     number += 1
                 assert number < 200, "the disk is not full"
-            assert_problem(refused, 507, "storage-unavailable", "the disk is full")
+            assert_problem(refused, 507, "storage-unavailable", "disk: full")
             kept = [f"image-{each}" for each in range(number)]
             assert sorted(ids(client)) == sorted(kept)
             assert found(client, 3) == ("image-3", "exact")

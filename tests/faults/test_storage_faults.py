@@ -266,7 +266,7 @@ def test_damaged_database_is_not_changed(
         file.write_bytes(content)
     content = bytearray(file.read_bytes())
     with service_process(tiny_models_dir, tmp_path) as process, process.client() as client:
-        assert "damaged: move it away" in str(degraded(client))
+        assert "damaged (move it away" in str(degraded(client))
         classify(client, png, 2)
         assert total(client)["count"] == 2
         assert "damaged" in client.get("/latency").json()["degraded"]

@@ -114,7 +114,7 @@ def test_data_directory_in_use(tiny_models_dir: Path, tmp_path: Path) -> None:
             "WEIGHIN_MODEL_DIRS: no such folder: nowhere, elsewhere",
         ),
         ("host", "256.1.1.1", "256.1.1.1"),
-        ("database_url", "sqlite:////no/such/folder/x.db", "no such folder for the file"),
+        ("database_url", "sqlite:////no/such/folder/x.db", "folder of the file not found"),
         ("allowed_origins", "app.example.org", "WEIGHIN_ALLOWED_ORIGINS 'app.example.org': "),
         (
             "allowed_origins",
@@ -174,7 +174,7 @@ def test_unusable_data_directory(tiny_models_dir: Path, tmp_path: Path) -> None:
         process.client(),
     ):
         until(lambda: "ready" in process.log, "the models are loaded")
-        assert f"WEIGHIN_DATA_DIR '{file}': the data directory cannot be written" in process.log
+        assert f"WEIGHIN_DATA_DIR '{file}': data directory: cannot be written" in process.log
         assert "WEIGHIN_GALLERY_MODEL: no such model" in process.log
 
 

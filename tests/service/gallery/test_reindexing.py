@@ -177,7 +177,7 @@ def test_reindex_after_the_model_changed_or_vanished(tiny_settings: Settings, tm
         client.put("/gallery/images/b", content=blobs(1))
     with running(settings("none", "yours")) as client:
         problem = client.post("/retrieve-similar", content=blobs(0))
-        assert_problem(problem, 503, "model-unavailable", "'mine'", "not served here", "reindex")
+        assert_problem(problem, 503, "model-unavailable", "'mine'", "not served", "re-index")
         assert_problem(client.put("/gallery/images/c", content=blobs(2)), 503, "model-unavailable")
         assert client.get("/gallery/images/a/content").content == blobs(0)
     with running(settings("other", "mine")) as client:

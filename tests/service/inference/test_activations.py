@@ -96,7 +96,7 @@ def test_a_comparison_does_the_same(client: httpx.Client, png: bytes) -> None:
 
 def test_no_exact_map_with_an_activation(client: httpx.Client, png: bytes) -> None:
     answer = client.post("/explain?model=softmax", content=png)
-    assert_problem(answer, 409, "no-exact-map", "'softmax'", "applies softmax itself")
+    assert_problem(answer, 409, "no-exact-map", "'softmax'", "applies softmax")
 
 
 SIGMOID = ("Sigmoid", [], {})

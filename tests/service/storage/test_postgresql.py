@@ -51,9 +51,7 @@ def test_newer_schema_is_refused_and_unchanged(engine: Engine) -> None:
     prepare(engine)
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(
-        StorageUnavailable, match=f"schema 9999, .* knows up to {SCHEMA}: .* another database"
-    ):
+    with pytest.raises(StorageUnavailable, match=rf"schema 9999 .*up to {SCHEMA}; .* another database"):
         prepare(engine)
     with engine.connect() as connection:
         assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
@@ -108,10 +106,10 @@ def test_missing_database_is_reported(postgres: PostgresServer, tmp_path: Path) 
         ("57P01", DatabaseUnreachable, "starting or stopping"),
         ("53300", DatabaseUnreachable, "no more connections"),
         ("40P01", DatabaseUnreachable, "try again"),
-        ("53100", StorageUnavailable, "disk is full"),
+        ("53100", StorageUnavailable, "disk full"),
         ("25006", StorageUnavailable, "read-only"),
-        ("42501", StorageUnavailable, "may not do that"),
-        ("42P01", StorageUnavailable, "lacks a table"),
+        ("42501", StorageUnavailable, "permission denied"),
+        ("42P01", StorageUnavailable, "table missing"),
         ("22012", StorageUnavailable, "code 22012"),
     ],
 )
@@ -197,7 +195,7 @@ def test_emptied_database_is_created_again(engine: Engine, database_url: str, tm
     with engine.begin() as connection:
         for table in ("alembic_version", *metadata.tables):
             connection.execute(text(f"DROP TABLE {table} CASCADE"))
-    with pytest.raises(StorageUnavailable, match="lacks a table"):
+    with pytest.raises(StorageUnavailable, match="table missing"):
         store.write([recorded(DAY, 1, 2)])
     assert store.ensure_open()
     store.write([recorded(DAY, 1, 2)])
