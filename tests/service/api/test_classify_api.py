@@ -214,7 +214,7 @@ def test_chunked_body_over_the_limit(client: httpx.Client) -> None:
 @pytest.mark.parametrize("top_k", [0, -1, 11, 10_000])
 def test_top_k_out_of_range(client: httpx.Client, png: bytes, top_k: int) -> None:
     response = client.post("/classify", params={"top_k": top_k}, content=png)
-    assert_problem(response, 422, "invalid-parameter", f"top_k is {top_k}", "1 to 10")
+    assert_problem(response, 422, "invalid-parameter", f"top_k {top_k}:", "1 to 10")
 
 
 def test_top_k_not_a_number(client: httpx.Client, png: bytes) -> None:

@@ -124,7 +124,7 @@ def test_pages_tell_every_image_once(serve: Callable[..., httpx.Client]) -> None
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ({"where": "[]"}, ["where is []", "object"]),
+        ({"where": "[]"}, ["where: []", "object"]),
         ({"where": '{"a":'}, ["not JSON"]),
         ({"where": '{"a": {"like": 1}}'}, ["'like'", "gte"]),
         ({"limit": "0"}, ["limit"]),

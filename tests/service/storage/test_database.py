@@ -124,7 +124,7 @@ def test_locked_database_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyP
     other.execute("UPDATE alembic_version SET version_num = ''")
     other.execute("BEGIN EXCLUSIVE")
     engine.dispose()
-    with pytest.raises(StorageUnavailable, match="another program holds the database"):
+    with pytest.raises(StorageUnavailable, match="locked by another program"):
         prepare(engine)
     other.execute("ROLLBACK")
     other.close()

@@ -96,7 +96,7 @@ def test_unreachable_server_is_reported_without_address(tmp_path: Path) -> None:
 
 def test_missing_database_is_reported(postgres: PostgresServer, tmp_path: Path) -> None:
     engine = open_database(postgres.url("nowhere"), tmp_path)
-    with pytest.raises(DatabaseUnreachable, match="no database or no user of that name"):
+    with pytest.raises(DatabaseUnreachable, match="unknown database or user"):
         prepare(engine)
 
 
@@ -104,13 +104,13 @@ def test_missing_database_is_reported(postgres: PostgresServer, tmp_path: Path) 
     ("code", "kind", "words"),
     [
         ("57P01", DatabaseUnreachable, "starting or stopping"),
-        ("53300", DatabaseUnreachable, "no more connections"),
+        ("53300", DatabaseUnreachable, "too many connections"),
         ("40P01", DatabaseUnreachable, "try again"),
         ("53100", StorageUnavailable, "disk full"),
         ("25006", StorageUnavailable, "read-only"),
         ("42501", StorageUnavailable, "permission denied"),
         ("42P01", StorageUnavailable, "table missing"),
-        ("22012", StorageUnavailable, "code 22012"),
+        ("22012", StorageUnavailable, "error 22012"),
     ],
 )
 def test_server_errors_are_translated(
