@@ -187,7 +187,7 @@ def test_invalid_steps(client: httpx.Client, step: str) -> None:
 def test_too_many_points(client: httpx.Client) -> None:
     assert client.get("/latency/history?since=24h&step=60s").status_code == 200
     response = client.get("/latency/history?since=47h&step=60s")
-    assert_problem(response, 422, "invalid-parameter", "at most 1500", "longer step")
+    assert_problem(response, 422, "invalid-parameter", "limit: 1500", "longer step")
 
 
 @pytest.mark.parametrize("route", ["/latency", "/latency/history"])
