@@ -29,7 +29,7 @@ LogRatios = Mapping[int, Sequence[float]]
 
 
 def verdict(log_ratio: float, adjusted_p: float, level: float = LEVEL) -> Verdict:
-    """The rule: what a mean log-ratio with this adjusted p amounts to."""
+    """Return the verdict for a mean log-ratio with this adjusted p."""
     if adjusted_p >= level or abs(math.expm1(log_ratio)) < MIN_DIFFERENCE:
         return "indistinguishable"
     return "slower" if log_ratio > 0 else "faster"
@@ -37,7 +37,7 @@ def verdict(log_ratio: float, adjusted_p: float, level: float = LEVEL) -> Verdic
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """An interquartile mean with its 95 % interval and the two-sided p of being zero."""
+    """An interquartile mean with its 95 % interval and the two-sided p value against zero."""
 
     mean: float
     low: float
@@ -46,26 +46,25 @@ class Estimate:
 
 
 def bootstrap(values: LogRatios, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """Hierarchical bootstrap of the interquartile mean of all rounds.
+    """Estimate the interquartile mean of all rounds by a hierarchical bootstrap; deterministic.
 
-    The same values give the same answer. One launch alone carries no spread between launches: only its rounds
-    are resampled then. ValueError without values.
+    With one launch, only its rounds are resampled. Raises ValueError without values.
     """
     launches = [np.asarray(rounds, dtype=np.float64) for rounds in values.values() if len(rounds)]
     if not launches:
-        raise ValueError("there is nothing to resample")
+        raise ValueError("values: empty, nothing to resample")
     mean = float(interquartile_mean(np.concatenate(launches)))
     return estimate_from(mean, resampled_means(launches, resamples, np.random.default_rng(seed)))
 
 
 def estimate_from(mean: float, resampled: NDArray[np.float64]) -> Estimate:
-    """The estimate that resampled means, float64 (resamples,), give around the mean of what was measured."""
+    """Return the estimate for a measured mean and its resampled means, float64 (resamples,)."""
     low, high = np.quantile(resampled, [(1 - _INTERVAL) / 2, (1 + _INTERVAL) / 2])
     return Estimate(mean, float(low), float(high), two_sided_p(resampled))
 
 
 def interquartile_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean of the middle half of the last axis."""
+    """Return the mean of the middle half of the values along the last axis."""
     count = values.shape[-1]
     drop = count // 4
     means: NDArray[np.float64] = np.sort(values, axis=-1)[..., drop : count - drop].mean(axis=-1)
@@ -75,23 +74,24 @@ def interquartile_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def resampled_means(
     launches: Sequence[NDArray[np.float64]], resamples: int, random: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Interquartile means, float64 (resamples,), of launches and their rounds drawn with replacement.
+    """Return interquartile means, float64 (resamples,), of launches and rounds drawn with replacement.
 
-    Every launch that is drawn gives as many rounds, the average number, however many it has.
+    From every drawn launch, the average number of rounds per launch is drawn.
     """
     count = len(launches)
     lengths = np.array([len(rounds) for rounds in launches])
     padded = np.zeros((count, int(lengths.max())))
-    for at, rounds in enumerate(launches):
-        padded[at, : len(rounds)] = rounds
-    each = max(1, round(float(lengths.mean())))
-    drawn = random.integers(0, count, (resamples, count, 1))
-    picked = (random.random((resamples, count, each)) * lengths[drawn]).astype(np.int64)
-    return interquartile_mean(padded[drawn, picked].reshape(resamples, count * each))
+    for index, rounds in enumerate(launches):
+        padded[index, : len(rounds)] = rounds
+    rounds_each = max(1, round(float(lengths.mean())))
+    drawn_launches = random.integers(0, count, (resamples, count, 1))
+    uniform = random.random((resamples, count, rounds_each))
+    drawn_rounds = (uniform * lengths[drawn_launches]).astype(np.int64)
+    return interquartile_mean(padded[drawn_launches, drawn_rounds].reshape(resamples, count * rounds_each))
 
 
 def two_sided_p(means: NDArray[np.float64]) -> float:
-    """Twice the share of resampled means on the rarer side of zero, never quite 0."""
+    """Return the two-sided p value: twice the share of means on the rarer side of zero, always above 0."""
     count = len(means)
     rarer = min(int((means <= 0).sum()), int((means >= 0).sum()))
     return min(1.0, 2 * (rarer + 1) / (count + 1))

@@ -1,4 +1,4 @@
-"""GET /models: list the models, with their cards and why one is not served."""
+"""GET /models: the models of the zoo with their cards, and the reason if one is not served."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class ModelOut(BaseModel):
     loaded: bool
     reason: str | None = Field(description="Why it is not loaded, or why its latest run failed")
     activation: Activation | None = Field(
-        description="What the network applies to its logits itself, as its card says or its file shows: then "
-        "no softmax is applied here; null where it is not loaded"
+        description="Activation at the end of the network, from its card or its file; with `softmax` or "
+        "`sigmoid`, the service applies no softmax. null if the model is not loaded"
     )
-    card: Card | None = Field(description="null where the card itself is not valid")
+    card: Card | None = Field(description="null if the card is invalid")
 
 
 class ModelsResponse(BaseModel):
-    """All models of the zoo, the broken ones too."""
+    """All models of the zoo, including broken ones."""
 
     models: list[ModelOut]
 
@@ -37,12 +37,12 @@ def models_router(registry: Registry) -> APIRouter:
 
     @router.get("/models", summary="List models")
     async def models() -> ModelsResponse:
-        """List every model of the zoo folders; `reason` says why one is not loaded or why its run failed."""
+        """List every model of the zoo; `reason` is set if it is not loaded or its latest run failed."""
         return ModelsResponse(models=[_out(entry) for entry in registry.entries])
 
     @router.get("/models/{name}", summary="Get a model", responses=documented(errors.UnknownModel))
     async def model(name: str) -> ModelOut:
-        """Return a model's card, and why it is not loaded or its latest run failed."""
+        """Return a model's card; `reason` is set if it is not loaded or its latest run failed."""
         return _out(registry.entry(name))
 
     return router

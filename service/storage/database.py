@@ -72,7 +72,7 @@ def open_database(url: str | None, data_dir: Path) -> Engine:
             _check_parameters(parsed)
             parsed = parsed.set(query={**_POSTGRESQL_CONNECTION, **parsed.query})
         elif parsed.database and not Path(parsed.database).parent.is_dir() and given:
-            raise ValueError("no such folder for the file")
+            raise ValueError("folder of the file not found")
         engine = create_engine(parsed, **(_POSTGRESQL if server else {}))
     except (ArgumentError, ImportError, ValueError) as error:
         reason = str(error) if type(error) is ValueError else "cannot be used"
@@ -94,7 +94,9 @@ def _check_parameters(url: URL) -> None:
             psycopg.conninfo.make_conninfo(**{name: ""})
         except psycopg.ProgrammingError:
             shown = name if name.isidentifier() else "***"  # else part of a password that is not escaped
-            raise ValueError(f"unknown parameter '{shown}' (allowed: those of libpq, as sslmode)") from None
+            raise ValueError(
+                f"unknown parameter '{shown}' (allowed: those of libpq, such as sslmode)"
+            ) from None
 
 
 def database_file(engine: Engine) -> Path | None:
@@ -222,6 +224,6 @@ def _migrate(connection: Connection, revision: str) -> None:
 
 def _too_new(revision: str) -> StorageUnavailable:
     return StorageUnavailable(
-        f"the database has schema {revision}, this version of Weigh-in knows up to {SCHEMA}: "
-        "run the newer version again, or name another database or data directory"
+        f"database: schema {revision} of a newer version (this version supports up to {SCHEMA}; "
+        "run the newer version, or set another database or data directory)"
     )

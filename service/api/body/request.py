@@ -1,6 +1,6 @@
-"""What routes read of a request: its query parameters, and its body within limits in bytes and in time.
+"""Read query parameters and the body of a request, the body with limits in bytes and time.
 
-An unknown query parameter is an error, since a misspelt one would silently mean its default.
+An unknown query parameter is refused, because a misspelt one would silently have its default.
 """
 
 from __future__ import annotations
@@ -26,26 +26,25 @@ _known: dict[Callable[..., Any], frozenset[str]] = {}
 
 @dataclass(frozen=True)
 class Bounds:
-    """Limits of a request with an image: bytes of its body, and seconds from its arrival to its turn."""
+    """Limits of a request with an image: bytes of the body, and seconds from arrival until its job starts."""
 
     body_bytes: int
     deadline_s: float
 
 
 def root_of(request: Request) -> str:
-    """Return the prefix of public addresses; empty unless a proxy adds one."""
+    """Return the URL prefix that a proxy adds; empty without one."""
     return str(request.scope.get("root_path", ""))
 
 
 def ignores_unknown_parameters(endpoint: Endpoint) -> Endpoint:
-    """Decorate an endpoint for people, monitors or pictures in pages, whose address others add to."""
+    """Decorate an endpoint that accepts unknown query parameters, such as pages and health checks."""
     setattr(endpoint, _TOLERANT, True)
     return endpoint
 
 
 async def refuse_unknown_parameters(request: Request) -> None:
-    """A dependency of every route: InvalidParameter for a query parameter that the route does not declare,
-    and for one that is given twice."""
+    """Dependency of every route: raise InvalidParameter for an undeclared or repeated query parameter."""
     if not request.scope["query_string"]:
         return
     endpoint = request.scope["endpoint"]
@@ -64,7 +63,7 @@ async def refuse_unknown_parameters(request: Request) -> None:
 
 
 def query_parameters(request: Request) -> frozenset[str]:
-    """Names of the query parameters that the request's route declares."""
+    """Return the names of the query parameters that the request's route declares."""
     endpoint = request.scope["endpoint"]
     known = _known.get(endpoint)
     if known is None:
@@ -73,15 +72,17 @@ def query_parameters(request: Request) -> frozenset[str]:
 
 
 def _declared(dependant: Any) -> Iterator[str]:
-    """Yield the query parameters of an endpoint, or of a dependency, and of its own dependencies."""
+    """Yield the query parameters of an endpoint or dependency and, recursively, of its dependencies."""
     yield from (field.alias for field in dependant.query_params)
     for dependency in dependant.dependencies:
         yield from _declared(dependency)
 
 
 def deadline_for(request: Request, bounds: Bounds) -> Deadline:
-    """Return the deadline of a request that arrived now, or before its form was read; its client may hang up
-    earlier."""
+    """Return the request's deadline, counted from now or from when its form was read.
+
+    The deadline also watches for the client's disconnect.
+    """
 
     async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -94,16 +95,16 @@ def deadline_for(request: Request, bounds: Bounds) -> Deadline:
 
 
 async def in_time(reading: Awaitable[T], deadline: Deadline) -> T:
-    """Wait for the body. DeadlineExceeded when it is not there in time."""
+    """Wait for the body. Raises DeadlineExceeded if it does not arrive in time."""
     try:
         async with asyncio.timeout_at(deadline.at):
             return await reading
     except TimeoutError:
-        raise DeadlineExceeded(f"the body did not arrive within {deadline.limit_s:g} s") from None
+        raise DeadlineExceeded(f"body: not received within {deadline.limit_s:g} s") from None
 
 
 def content_type_of(request: Request) -> str:
-    """Return the body's content type; empty where it has none."""
+    """Return the body's content type; empty if it has none."""
     return request.headers.get("content-type", "")
 
 
@@ -113,31 +114,31 @@ def media_type_of(request: Request) -> str:
 
 
 def is_form(request: Request) -> bool:
-    """Whether the body is a multipart form, by its content type."""
+    """Return whether the content type is multipart/form-data."""
     return media_type_of(request) == "multipart/form-data"
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """Return the whole body. Raises as `body_chunks` does."""
-    # of one chunk, that chunk itself
+    # `join` returns a single chunk without copying it
     return b"".join([chunk async for chunk in body_chunks(request, max_bytes)])
 
 
 async def body_chunks(request: Request, max_bytes: int | None = None) -> AsyncIterator[bytes]:
     """Yield the body's chunks as they arrive.
 
-    Raises BodyTooLarge as soon as more than `max_bytes` are announced or have arrived, and ClientGone.
+    Raises BodyTooLarge as soon as more than `max_bytes` are announced or received, and ClientGone.
     """
     announced = request.headers.get("content-length", "")
     if max_bytes is not None and announced.isdigit() and int(announced) > max_bytes:
-        raise BodyTooLarge(f"the body has {announced} bytes; {max_bytes} are allowed")
+        raise BodyTooLarge(f"body: {announced} bytes (limit: {max_bytes})")
     size = 0
     try:
         async for chunk in request.stream():
             size += len(chunk)
             if max_bytes is not None and size > max_bytes:
-                raise BodyTooLarge(f"the body has more than the {max_bytes} bytes that are allowed")
+                raise BodyTooLarge(f"body: too many bytes (limit: {max_bytes})")
             if chunk:
                 yield chunk
     except ClientDisconnect:
-        raise ClientGone("the client hung up while sending") from None
+        raise ClientGone("client: disconnected while sending the body") from None

@@ -19,8 +19,11 @@ from service.bench.bundle import BenchStage, Block, Bundle
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One entry against another. `ratio` is its time over the other's (above 1: slower), `low` to `high` its
-    95 % interval; `p` is two-sided, `adjusted_p` after Holm over all entries compared with it."""
+    """Comparison of an entry with a reference.
+
+    `ratio`: time of the entry divided by that of the reference (above 1: slower), `low` to `high` its 95 %
+    interval; `p`: two-sided; `adjusted_p`: by Holm's method over all entries compared with the reference.
+    """
 
     entry: str
     reference: str
@@ -34,18 +37,18 @@ class Comparison:
 
     @property
     def speedup(self) -> tuple[float, float, float]:
-        """How many times faster than the reference, with its interval: estimate, low, high."""
+        """Speed-up over the reference: estimate, low and high of its 95 % interval."""
         return 1 / self.ratio, 1 / self.high, 1 / self.low
 
 
 def compare_entries(bundle: Bundle, reference: str, entries: Sequence[str] | None = None) -> list[Comparison]:
-    """Compare `entries` (by default all others) with `reference`; those without a common round are left out.
+    """Compare `entries` (by default all others) with `reference`; entries without a common round are skipped.
 
-    The p values of the entries are adjusted together, except those of controls, which are no discovery.
+    p values are adjusted together, except those of controls, which are not hypotheses of interest.
     """
     names = entries if entries is not None else [e.name for e in bundle.entries if e.name != reference]
-    ratios = {name: found for name in names if (found := log_ratios(bundle, name, reference))}
-    estimates = {name: bootstrap(found) for name, found in ratios.items()}
+    ratios = {name: values for name in names if (values := log_ratios(bundle, name, reference))}
+    estimates = {name: bootstrap(values) for name, values in ratios.items()}
     family = [name for name in estimates if not bundle.entry(name).control]
     adjusted = dict(zip(family, holm([estimates[name].p for name in family]), strict=True))
     comparisons = []
@@ -68,34 +71,34 @@ def compare_entries(bundle: Bundle, reference: str, entries: Sequence[str] | Non
 
 
 def log_ratios(bundle: Bundle, entry: str, reference: str) -> LogRatios:
-    """The log-ratio of the medians of `entry` and `reference` in every round that has both.
+    """Return the log-ratios of the medians of `entry` and `reference`, of every round that has both.
 
-    A reference that has a control is the geometric mean of the two: it is the same thing measured twice.
+    A reference with a control is replaced by the geometric mean of the two, which measure the same thing.
     """
     mine = round_medians(bundle, entry)
     twins = [reference, *(twin for twin in _twins(bundle, reference) if twin != entry)]
     theirs = [round_medians(bundle, twin) for twin in twins]
     ratios: dict[int, list[float]] = {}
-    for at in sorted(mine.keys() & set.intersection(*(set(each) for each in theirs))):
-        log_reference = sum(math.log(each[at]) for each in theirs) / len(theirs)
-        ratios.setdefault(at[0], []).append(math.log(mine[at]) - log_reference)
+    for launch, number in sorted(mine.keys() & set.intersection(*(set(medians) for medians in theirs))):
+        log_reference = sum(math.log(medians[launch, number]) for medians in theirs) / len(theirs)
+        ratios.setdefault(launch, []).append(math.log(mine[launch, number]) - log_reference)
     return ratios
 
 
 def _twins(bundle: Bundle, reference: str) -> list[str]:
-    """The controls of that entry: the same model in the same runtime with as many threads."""
-    found = bundle.entry(reference)
+    """Return the names of the control of an entry, or of the entry of a control."""
+    of = bundle.entry(reference)
     return [
-        each.name
-        for each in bundle.entries
-        if each.control != found.control
-        and (each.model, each.runtime, each.threads, each.via)
-        == (found.model, found.runtime, found.threads, found.via)
+        entry.name
+        for entry in bundle.entries
+        if entry.control != of.control
+        and (entry.model, entry.runtime, entry.threads, entry.via)
+        == (of.model, of.runtime, of.threads, of.via)
     ]
 
 
 def round_medians(bundle: Bundle, entry: str) -> dict[tuple[int, int], float]:
-    """Median nanoseconds per image of the entry in each (launch, round)."""
+    """Return the entry's median nanoseconds per image by (launch, round)."""
     stage = bundle.stage_of(entry)
     return {
         (block.launch, block.round): max(_median(block, stage), 1.0)

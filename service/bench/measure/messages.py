@@ -1,4 +1,4 @@
-"""What a worker process is told to do in one launch, and what it reports; both travel as JSON lines."""
+"""Messages to and from a worker process, as JSON lines: its configuration and its reports."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from service.bench.bundle import Block, Cold, Entry, Memory, RateTrial, Scenario
 
 
 class WorkerEntry(Frozen):
-    """An entry with where its model lies. `extra_work` makes every run longer by that many dot products of
-    8 192 numbers: how the proof of the instrument makes a copy slower by a known amount."""
+    """An entry with the folder of its model.
+
+    `extra_work`: dot products of 8192 numbers added to every run; benchmarks/instrument uses them to make a
+    copy slower by a known amount.
+    """
 
     entry: Entry
     folder: str
@@ -20,10 +23,10 @@ class WorkerEntry(Frozen):
 
 
 class WorkerConfig(Frozen):
-    """One launch: load the entries' models, warm them up, then run them in the `order` given, round by round.
+    """Configuration of one launch: load and warm up the models, then run them in `order`, round by round.
 
-    A block has at least `block_runs` runs and `block_s` seconds. `memory`: load and run the only entry, and
-    report what memory that took, nothing else.
+    A block has at least `block_runs` runs and `block_s` seconds. `purpose` "memory": load and run the only
+    entry, and report its memory.
     """
 
     launch: int
@@ -69,14 +72,14 @@ class MemoryReport(Frozen):
 
 
 class Failure(Frozen):
-    """The launch cannot go on; the message is for people, without paths."""
+    """The launch failed; the message has no paths."""
 
     kind: Literal["failure"] = "failure"
     message: str
 
 
 class Done(Frozen):
-    """The launch is over; `cpu_s` is what it took of the cores."""
+    """The launch has ended; `cpu_s`: CPU seconds of the process."""
 
     kind: Literal["done"] = "done"
     cpu_s: float
