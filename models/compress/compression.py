@@ -1,4 +1,4 @@
-"""How the student is compressed: what `compression.toml` sets, validated."""
+"""Settings of the compression techniques, read from `compression.toml` and validated."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class _Table(BaseModel):
 
 
 class FineTuning(_Table):
-    """Training on from weights that are good already: fewer epochs, smaller steps, no warm-up."""
+    """Fine-tuning of a trained network: fewer epochs, a lower learning rate, no warm-up."""
 
     epochs: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
 
     def of(self, config: TrainConfig) -> TrainConfig:
-        """The recipe with these."""
+        """Return `config` with these epochs and this learning rate, without warm-up."""
         optimizer = config.optimizer.model_copy(
             update={"learning_rate": self.learning_rate, "warm_up_epochs": 0.0}
         )
@@ -35,14 +35,18 @@ class FineTuning(_Table):
 
 
 class Pruning(FineTuning):
-    """`shares` of the multiply-accumulates to do without."""
+    """Pruning, then fine-tuning. `shares`: shares of the multiply-accumulates to remove."""
 
     shares: tuple[Share, ...]
 
 
 class Distillation(_Table):
-    """`passes` over the images, each with its random changes, that the teacher is asked about; `temperature`
-    softens its answers, which have `weight` in the loss beside the true classes."""
+    """Distillation.
+
+    `passes`: augmented passes over the images for which the teacher's answers are cached, by `pass_seed`.
+    `temperature`: softens the probabilities. `weight`: of the teacher in the loss; the true classes have the
+    rest.
+    """
 
     passes: int = Field(gt=0)
     pass_seed: int = Field(ge=0)
@@ -51,9 +55,9 @@ class Distillation(_Table):
 
 
 class Search(_Table):
-    """`candidates`, each trained for `epochs` on `images`, to judge it, and its latency measured.
+    """Architecture search over `candidates`, each trained for `epochs` on `images` training images.
 
-    The winner is the most accurate that takes no longer than the network `no_slower_than`.
+    The winner is the most accurate candidate whose p50 is at most that of the network `no_slower_than`.
     """
 
     candidates: int = Field(gt=0)
@@ -63,7 +67,7 @@ class Search(_Table):
 
 
 class Compression(_Table):
-    """All of it."""
+    """All settings of `compression.toml`."""
 
     pruning: Pruning
     distillation: Distillation
@@ -73,5 +77,5 @@ class Compression(_Table):
 
 
 def read_compression(path: Path = DEFAULTS) -> Compression:
-    """The settings in a TOML file. Raises ValueError (pydantic's) that names what is wrong."""
+    """Read the settings from a TOML file. Raises ValueError (pydantic's) that names key and problem."""
     return Compression.model_validate(tomllib.loads(read_text(path)))
