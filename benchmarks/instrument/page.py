@@ -150,7 +150,8 @@ def _order(results: Results) -> list[str]:
         lines.append(
             f"- {len(first['verdicts'])} pairs, {pairs} of them called distinguishable by either run, "
             f"{len(differing)} not ranked alike{': ' + ', '.join(differing) if differing else ''}. The runs "
-            f"took {first['seconds']:.0f} and {second['seconds']:.0f} s; flags: {_kinds(first)}; {_kinds(second)}."
+            f"took {first['seconds']:.0f} and {second['seconds']:.0f} s; "
+            f"flags: {_kinds(first)}; {_kinds(second)}."
         )
     low, high = wilson(wrong, distinguishable)
     between = [
