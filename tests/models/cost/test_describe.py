@@ -41,7 +41,7 @@ def test_depthwise_separable_beside_standard(capsys: pytest.CaptureFixture[str])
     plain = re.sub(" +", " ", re.sub(r"(?<=\d) (?=\d{3}\b)", "", printed))
     assert "depthwise 3² · 64 · 56² = 1806336 576" in plain
     assert "pointwise 64 · 128 · 56² = 25690112 8192" in plain
-    assert "together 27496448 8768 and 384 of batch norm or biases" in plain
+    assert "total 27496448 8768 and 384 of batch norm or biases" in plain
     assert "standard 3² · 64 · 128 · 56² = 231211008 73728" in plain
     assert "0.119 of the multiply-accumulates" in plain
     assert "(1/N + 1/D_K² = 1/128 + 1/9)" in plain
