@@ -107,7 +107,7 @@ def test_design_over_budget_is_narrowed() -> None:
 
 def test_grouped_channels_are_rounded() -> None:
     stages = (Stage(block="grouped", channels=48, repeats=2), Stage(block="grouped", channels=112, repeats=1))
-    with pytest.raises(ValueError, match="3 groups"):
+    with pytest.raises(ValueError, match="groups: 3 do not divide"):
         macs_of(Design(stem=16, stages=stages))
     built = fit_to_budget(Design(stem=16, stages=stages), BUDGET)
     assert [stage.channels for stage in built.stages] == [48, 96]
