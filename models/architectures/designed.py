@@ -68,7 +68,7 @@ class Design(Frozen):
         return "+".join(dict.fromkeys(stage.block for stage in self.stages))
 
 
-def rounded(channels: float, divisor: int = 8) -> int:
+def round_channels(channels: float, divisor: int = 8) -> int:
     """Round to the nearest multiple of `divisor`, at least `divisor`."""
     return max(divisor, int(channels / divisor + 0.5) * divisor)
 
@@ -95,7 +95,7 @@ def _grouped(channels: int, stage: Stage, stride: int) -> nn.Module:
 
 
 def _bottleneck(channels: int, stage: Stage, stride: int) -> nn.Module:
-    width = rounded(stage.channels * (stage.ratio or 0.25))
+    width = round_channels(stage.channels * (stage.ratio or 0.25))
     return Bottleneck(
         channels,
         stage.channels,
@@ -107,14 +107,14 @@ def _bottleneck(channels: int, stage: Stage, stride: int) -> nn.Module:
 
 
 def _inverted_residual(channels: int, stage: Stage, stride: int, *, squeeze: bool = False) -> nn.Module:
-    width = rounded(channels * (stage.ratio or 4))
+    width = round_channels(channels * (stage.ratio or 4))
     return InvertedResidual(
         channels,
         stage.channels,
         stage.kernel_size,
         stride=stride,
         expansion_ratio=width / channels,
-        squeezed=rounded(width / 4) if squeeze else None,
+        squeezed=round_channels(width / 4) if squeeze else None,
     )
 
 
@@ -127,7 +127,7 @@ def _shuffle(channels: int, stage: Stage, stride: int) -> nn.Module:
 
 
 def _fire(channels: int, stage: Stage, stride: int) -> nn.Module:
-    squeezed = rounded(stage.channels * (stage.ratio or 0.25))
+    squeezed = round_channels(stage.channels * (stage.ratio or 0.25))
     return Fire(
         channels,
         stage.channels,
@@ -140,7 +140,7 @@ def _fire(channels: int, stage: Stage, stride: int) -> nn.Module:
 
 
 def _ghost(channels: int, stage: Stage, stride: int) -> nn.Module:
-    width = rounded(channels * (stage.ratio or 2), 16)
+    width = round_channels(channels * (stage.ratio or 2), 16)
     return GhostBottleneck(
         channels,
         stage.channels,

@@ -1,4 +1,4 @@
-"""How the student is compressed: what `compression.toml` sets, validated."""
+"""Settings of the compression techniques, read from `compression.toml` and validated."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class FineTuning(Frozen):
-    """Training on from weights that are good already: fewer epochs, smaller steps, no warm-up."""
+    """Fine-tuning of a trained network: fewer epochs, a lower learning rate, no warm-up."""
 
     epochs: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
 
     def of(self, config: TrainConfig, epochs: int | None = None) -> TrainConfig:
-        """The recipe with these, or with other `epochs`."""
+        """Return `config` with these epochs, or `epochs`, and this learning rate, without warm-up."""
         optimizer = config.optimizer.model_copy(
             update={"learning_rate": self.learning_rate, "warm_up_epochs": 0.0}
         )
@@ -32,14 +32,18 @@ class FineTuning(Frozen):
 
 
 class Pruning(FineTuning):
-    """`shares` of the multiply-accumulates to do without."""
+    """Pruning, then fine-tuning. `shares`: shares of the multiply-accumulates to remove."""
 
     shares: tuple[Share, ...]
 
 
 class Distillation(Frozen):
-    """`passes` over the images, each with its random changes, that the teacher is asked about; `temperature`
-    softens its answers, which have `weight` in the loss beside the true classes."""
+    """Distillation.
+
+    `passes`: augmented passes over the images for which the teacher's answers are cached, by `pass_seed`.
+    `temperature`: softens the probabilities. `weight`: of the teacher in the loss; the true classes have the
+    rest.
+    """
 
     passes: int = Field(gt=0)
     pass_seed: int = Field(ge=0)
@@ -48,9 +52,9 @@ class Distillation(Frozen):
 
 
 class Search(Frozen):
-    """`candidates`, each trained for `epochs` on `images`, to judge it, and its latency measured.
+    """Architecture search over `candidates`, each trained for `epochs` on `images` training images.
 
-    The winner is the most accurate that takes no longer than the network `no_slower_than`.
+    The winner is the most accurate candidate whose p50 is at most that of the network `no_slower_than`.
     """
 
     candidates: int = Field(gt=0)
@@ -60,7 +64,7 @@ class Search(Frozen):
 
 
 class Compression(Frozen):
-    """All of it."""
+    """All settings of `compression.toml`."""
 
     pruning: Pruning
     distillation: Distillation
@@ -70,5 +74,5 @@ class Compression(Frozen):
 
 
 def read_compression(path: Path = DEFAULTS) -> Compression:
-    """The settings in a TOML file. Raises ValueError (pydantic's) that names what is wrong."""
+    """Read the settings from a TOML file. Raises ValueError (pydantic's) that names key and problem."""
     return Compression.model_validate(tomllib.loads(read_text(path)))

@@ -1,4 +1,4 @@
-"""What each block and each technique gains on the networks of a zoo, in sentences; needs no torch."""
+"""Sentences about what each block and technique gains on the networks of a zoo; needs no torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TECHNIQUES = {
 
 
 def technique(card: Card) -> str | None:
-    """Return which of TECHNIQUES made a model from its parent; None for a model without a parent."""
+    """Return the key of TECHNIQUES that made a model from its parent; None without a parent."""
     if card.derived_from is None:
         return None
     if card.precision == "int8":
@@ -34,7 +34,7 @@ def technique(card: Card) -> str | None:
 
 
 def kind(card: Card) -> str:
-    """Return a technique, `Searched`, `Plain convolution` or `Block`: one colour each in a picture."""
+    """Return the category of a model in plots: a technique, `Searched`, `Plain convolution` or `Block`."""
     if card.name == SEARCHED:
         return "Searched"
     return technique(card) or ("Plain convolution" if card.block == "standard" else "Block")
@@ -43,23 +43,23 @@ def kind(card: Card) -> str:
 def gains(
     models: Sequence[Row],
     pairs: Pairs | None = None,
-    further: JudgedFurther | None = None,
+    fine_tuned: JudgedFurther | None = None,
     measured: Measurement | None = None,
 ) -> Iterator[str]:
-    """Lines of Markdown: what the blocks and techniques gain that these models, of one label set, show.
+    """Yield lines of Markdown about the gains of blocks and techniques among models of one label set.
 
-    `pairs`: which differences in accuracy are significant. `further`: what the epochs of a distilled network
-    gain without its teacher. `measured`: the rounds by which a network is called faster or slower.
+    `pairs`: significance of differences in accuracy. `fine_tuned`: fine-tuning with a teacher compared with
+    fine-tuning alone. `measured`: the rounds by which a network is called faster or slower.
     """
     by_name = {row.card.name: row for row in models}
     if EQUAL_MACS in by_name:
         yield from _blocks(by_name, pairs, measured)
-    for title, what in TECHNIQUES.items():
+    for title, description in TECHNIQUES.items():
         derived = [row for row in models if technique(row.card) == title and row.card.derived_from in by_name]
         if not derived:
             continue
         yield ""
-        yield f"**{title}** ({what}):"
+        yield f"**{title}** ({description}):"
         yield ""
         compared = [(row, by_name[row.card.derived_from or ""]) for row in derived]
         for row, parent in compared:
@@ -76,8 +76,8 @@ def gains(
                 f"- int8 is slower than float for {', '.join(slower)}: in a network this small, converting "
                 f"to integers and back between the layers takes longer than the integer arithmetic saves."
             )
-        if title == "Distilled" and further is not None:
-            yield f"- Share of the teacher: {further}."
+        if title == "Distilled" and fine_tuned is not None:
+            yield f"- Share of the teacher: {fine_tuned}."
     if SEARCHED in by_name:
         yield ""
         yield _searched(by_name[SEARCHED], models, pairs, measured)
@@ -112,8 +112,8 @@ def _blocks(by_name: dict[str, Row], pairs: Pairs | None, measured: Measurement 
     )
     if pairs is not None:
         levels = [pairs.p(row.card.name, plain.card.name) for row in blocks]
-        apart = sum(p is not None and p < LEVEL for p in levels)
-        summary += f", significantly different in accuracy: {apart or 'none'}"
+        significant = sum(p is not None and p < LEVEL for p in levels)
+        summary += f", significantly different in accuracy: {significant or 'none'}"
     yield ""
     yield f"**Blocks** compared with `{short_name(plain.card)}`: {summary}."
     yield ""
@@ -122,23 +122,23 @@ def _blocks(by_name: dict[str, Row], pairs: Pairs | None, measured: Measurement 
 
 
 def _effect(row: Row, base: Row, pairs: Pairs | None) -> str:
-    """Return what a model gains and costs beside another: points, milliseconds, bytes, MACs."""
-    card, before = row.card, base.card
+    """Return the differences of a model from another: points, milliseconds, bytes, MACs."""
+    card, other = row.card, base.card
     return (
         f"{_points(row, base, pairs)}, "
         f"{_milliseconds(row, base)} (× {row.p50_ms / base.p50_ms:.2f}), "
-        f"{card.file.bytes - before.file.bytes:+,} bytes (× {card.file.bytes / before.file.bytes:.2f}), "
-        f"MACs × {card.macs / before.macs:.2f}."
+        f"{card.file.bytes - other.file.bytes:+,} bytes (× {card.file.bytes / other.file.bytes:.2f}), "
+        f"MACs × {card.macs / other.macs:.2f}."
     )
 
 
 def _points(row: Row, base: Row, pairs: Pairs | None) -> str:
-    """Return the difference in accuracy where both were measured, else the agreement with the parent."""
-    both = (row.card.accuracy, base.card.accuracy)
-    if all(stated is not None and stated.kind == "measured" for stated in both):
+    """Return the difference in accuracy if both were measured, else the agreement with the parent."""
+    accuracies = (row.card.accuracy, base.card.accuracy)
+    if all(stated is not None and stated.kind == "measured" for stated in accuracies):
         p = None if pairs is None else pairs.p(row.card.name, base.card.name)
-        judged = "" if p is None else f" ({'significant' if p < LEVEL else 'not significant'})"
-        return f"{100 * (accuracy(row) - accuracy(base)):+.2f} points{judged}"
+        verdict = "" if p is None else f" ({'significant' if p < LEVEL else 'not significant'})"
+        return f"{100 * (accuracy(row) - accuracy(base)):+.2f} points{verdict}"
     if row.card.agreement is not None:
         return f"the same top-1 class for {row.card.agreement.value:.1%} of {row.card.agreement.n} images"
     return "accuracy not measured"

@@ -279,15 +279,15 @@ def read_card(folder: Path) -> Card:
 
 
 def read_cards(zoo: Path, names: Sequence[str]) -> dict[str, Card]:
-    """Read the cards of models by name. Raises ValueError, with the known names, for an unknown one."""
+    """Read the cards of models by name. Raises ValueError, with the allowed names, for an unknown one."""
     unknown = [name for name in names if not (zoo / name / "card.json").exists()]
     if unknown:
         known = ", ".join(sorted(path.parent.name for path in zoo.glob("*/card.json")))
-        raise ValueError(f"there is no model named {', '.join(unknown)} in {zoo}; known: {known}")
+        raise ValueError(f"{zoo}: no model {', '.join(unknown)} (allowed: {known})")
     return {name: read_card(zoo / name) for name in names}
 
 
 def write_card(folder: Path, card: Card) -> None:
-    """Write `folder/card.json` whole or not at all."""
+    """Write `folder/card.json` atomically."""
     text = card.model_dump_json(indent=2, exclude_none=True) + "\n"
     write_whole(folder / "card.json", text.encode())

@@ -1,4 +1,4 @@
-"""The gains of blocks and techniques come from the cards, once for each model, and only if measured."""
+"""Gains of blocks and techniques, from cards and measurements."""
 
 from __future__ import annotations
 
@@ -74,17 +74,17 @@ def test_blocks_are_compared_with_plain_convolutions(tiny: Card) -> None:
     assert "- `ghost`: +1.00 points (not significant), +1.000 ms (× 1.50)" in text
     assert "- `fire`: -1.00 points (significant), -1.000 ms (× 0.50)" in text
     assert "significant" not in "\n".join(gains([plain, wide, ghost, fire]))
-    kinds = [kind(each.card) for each in (plain, ghost, row(tiny, SEARCHED, 1.0, 0.9))]
+    kinds = [kind(model.card) for model in (plain, ghost, row(tiny, SEARCHED, 1.0, 0.9))]
     assert kinds == ["Plain convolution", "Block", "Searched"]
 
 
 @pytest.mark.parametrize(("p", "verdict"), [(0.01, "significant"), (0.4, "not significant")])
 def test_distillation_is_compared_with_fine_tuning_alone(tiny: Card, p: float, verdict: str) -> None:
     taught = [row(tiny, "a", 2.0, 0.942), row(tiny, "a-distilled", 2.0, 0.944, derived_from="a")]
-    further = JudgedFurther(
+    fine_tuned = JudgedFurther(
         epochs=8, distilled=0.944, alone=0.943, difference=0.001, low=-0.001, high=0.003, p=p
     )
-    text = "\n".join(gains(taught, further=further))
+    text = "\n".join(gains(taught, fine_tuned=fine_tuned))
     assert "`a`: +0.20 points" in text
     assert text.endswith(
         "8 epochs of fine-tuning the trained network, one training each: 94.40% with the teacher and "

@@ -111,7 +111,7 @@ def test_exit_codes_of_compare(
     write_bundle(tmp_path / "elsewhere.json", bundle(base, on=fingerprint("Other CPU")))
     write_bundle(tmp_path / "void.json", bundle(base, flags=[Flag(kind="void", reason="no")]))
 
-    def compare(one: str, other: str, *more: str) -> command_line.Ended:
+    def compare(one: str, other: str, *more: str) -> command_line.CommandResult:
         files = [str(tmp_path / one), str(tmp_path / other)]
         return command_line.weighin(tiny_models_dir, tmp_path / "data", "bench", "compare", *files, *more)
 

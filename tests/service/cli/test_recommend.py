@@ -27,7 +27,7 @@ def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
 
 
-def weighin(models: Path, data: Path, *arguments: str) -> command_line.Ended:
+def weighin(models: Path, data: Path, *arguments: str) -> command_line.CommandResult:
     return command_line.weighin(models, data, "recommend", *arguments)
 
 
