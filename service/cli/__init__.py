@@ -1,4 +1,4 @@
-"""`weighin ...`: the command line, a file per command."""
+"""The command line `weighin`, one file per command."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from service.cli.compare import compare_photos
 from service.cli.doctor import doctor
 from service.cli.gallery import gallery_app
 from service.cli.models import list_models
-from service.cli.output import print_anything, say
+from service.cli.output import escape_unencodable, say
 from service.cli.recommend import recommend
 from service.cli.serve import serve
 from service.errors import WeighinError
 from service.logs import configure_logging
 
 app = typer.Typer(
-    help="Put lightweight image classifiers on the scale.",
+    help="Serve, measure and compare lightweight image classifiers on CPU.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -33,8 +33,8 @@ app.command("recommend")(recommend)
 
 
 def main() -> None:
-    """Run the command line; an expected failure is one line on standard error and exit code 1."""
-    print_anything()
+    """Run the command line; an expected error prints one line to standard error and exits with code 1."""
+    escape_unencodable()
     configure_logging("text", "warning")  # on standard error; `serve` configures it again from its settings
     try:
         app()

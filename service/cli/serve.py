@@ -1,4 +1,4 @@
-"""`weighin serve`."""
+"""`weighin serve`: run the HTTP service."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from service.settings import environment_warnings
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one [default: 8000]")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where state is kept [default: data]")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder for state [default: data]")] = None,
 ) -> None:
-    """Serve over HTTP. Every setting can also be given as an environment variable, WEIGHIN_<NAME>."""
-    # here, so that the other commands do not wait half a second for a web framework
+    """Run the HTTP service. Every setting can also be set by an environment variable, WEIGHIN_<NAME>."""
+    # imported here, because importing the web framework takes half a second
     import structlog
 
     from service.logs import configure_logging
