@@ -22,8 +22,8 @@ serve: install ## Serve on http://127.0.0.1:8000
 
 install: .venv/installed ## Make .venv with what the service needs, pinned
 
-test: .venv/installed-tests ## The tests that need no torch, in under two minutes
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest tests -m "not fault and not heif and not photos and not torch and not web" \
+test: .venv/installed-tests ## The tests that need no torch, in about a minute and a half on two cores
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest tests -m "not fault and not fuzz and not heif and not photos and not torch and not web" \
 		-n $(WORKERS) --dist worksteal --disable-plugin-autoload -p xdist
 
 test-faults: .venv/installed-tests ## The slow ones: kills, full disks, dropped privileges, whole benchmarks
@@ -37,6 +37,7 @@ test-web: .venv/installed-web .cache/web/complete ## The pages in a real browser
 	$(BIN)/pytest tests/web -m web
 
 fuzz: .venv/installed-tests ## Decoders, forms and cards under 100 000 broken files: FUZZ_INPUTS=, FUZZ_SEED=
+	$(BIN)/pytest tests -m fuzz -n auto --dist worksteal
 	$(BIN)/python -m tests.fuzz --inputs $(FUZZ_INPUTS) --seed $(FUZZ_SEED)
 
 screenshots: .venv/installed-web .cache/web/complete ## docs/screenshots, of both pages with live data

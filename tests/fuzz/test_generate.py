@@ -18,7 +18,7 @@ from tests.fuzz.jpeg_mutations import jpeg_segments
 from tests.fuzz.seeds import load_seeds, make_seeds
 
 # Pillow warns of odd metadata; a warning is no outcome of its own.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.fuzz]
 
 # Kinds that a service may refuse; all other seeds must be decoded.
 RARE = re.compile(
