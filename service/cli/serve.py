@@ -17,13 +17,13 @@ def serve(
     data_dir: Annotated[Path | None, typer.Option(help="Where state is kept [default: data]")] = None,
 ) -> None:
     """Serve over HTTP. Every setting can also be given as an environment variable, WEIGHIN_<NAME>."""
-    # here, so that the other commands do not wait half a second for a web framework
+    settings = settings_with(warn=False, host=host, port=port, data_dir=data_dir)
+    # here, so that wrong settings and --help do not wait half a second for a web framework
     import structlog
 
     from service.logs import configure_logging
     from service.server import serve as run_server
 
-    settings = settings_with(warn=False, host=host, port=port, data_dir=data_dir)
     configure_logging(settings.log_format, settings.log_level)
     log = structlog.get_logger(__name__)
     for warning in environment_warnings():
