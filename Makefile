@@ -22,7 +22,7 @@ serve: install ## Serve on http://127.0.0.1:8000
 
 install: .venv/installed ## Make .venv with what the service needs, pinned
 
-test: .venv/installed-tests ## The tests that need no torch, in about a minute and a half on two cores
+test: .venv/installed-tests ## The tests that need no torch
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest tests -m "not fault and not fuzz and not heif and not photos and not torch and not web" \
 		-n $(WORKERS) --dist worksteal --disable-plugin-autoload -p xdist
 
