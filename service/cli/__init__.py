@@ -41,7 +41,8 @@ COMMANDS = {
     "doctor": _Command(
         "doctor",
         "doctor",
-        "Find out why a model is slow on this machine: problems with evidence and remedy, costliest operators.",
+        "Find out why a model is slow on this machine: problems with evidence and remedy, costliest "
+        "operators.",
     ),
     "recommend": _Command(
         "recommend",
