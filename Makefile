@@ -22,8 +22,8 @@ serve: install ## Serve on http://127.0.0.1:8000
 
 install: .venv/installed ## Install the service's pinned packages into .venv
 
-test: .venv/installed-tests ## Run the tests that need no torch, in under two minutes
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest tests -m "not fault and not heif and not photos and not torch and not web" \
+test: .venv/installed-tests ## Run the tests that need no torch
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest tests -m "not fault and not fuzz and not heif and not photos and not torch and not web" \
 		-n $(WORKERS) --dist worksteal --disable-plugin-autoload -p xdist
 
 test-faults: .venv/installed-tests ## Run the slow tests: kills, full disks, dropped privileges, whole benchmarks
@@ -37,6 +37,7 @@ test-web: .venv/installed-web .cache/web/complete ## Run the tests of the pages 
 	$(BIN)/pytest tests/web -m web -n auto --dist worksteal
 
 fuzz: .venv/installed-tests ## Fuzz decoders, forms and cards with 100 000 broken files: FUZZ_INPUTS=, FUZZ_SEED=
+	$(BIN)/pytest tests -m fuzz -n auto --dist worksteal
 	$(BIN)/python -m tests.fuzz --inputs $(FUZZ_INPUTS) --seed $(FUZZ_SEED)
 
 screenshots: .venv/installed-web .cache/web/complete ## Write docs/screenshots, of both pages with live data

@@ -17,13 +17,13 @@ def serve(
     data_dir: Annotated[Path | None, typer.Option(help="Folder for state [default: data]")] = None,
 ) -> None:
     """Run the HTTP service. Every setting can also be set by an environment variable, WEIGHIN_<NAME>."""
+    settings = settings_with(warn=False, host=host, port=port, data_dir=data_dir)
     # imported here, because importing the web framework takes half a second
     import structlog
 
     from service.logs import configure_logging
     from service.server import serve as run_server
 
-    settings = settings_with(warn=False, host=host, port=port, data_dir=data_dir)
     configure_logging(settings.log_format, settings.log_level)
     log = structlog.get_logger(__name__)
     for warning in environment_warnings():

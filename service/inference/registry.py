@@ -128,7 +128,7 @@ class Registry:
         self._directories = tuple(directories)
         missing = [str(directory) for directory in self._directories if not directory.exists()]
         if missing:
-            raise FileNotFoundError(f"WEIGHIN_MODEL_DIRS: no such folder of models: {', '.join(missing)}")
+            raise FileNotFoundError(f"WEIGHIN_MODEL_DIRS: no such folder: {', '.join(missing)}")
         for directory in self._directories:
             next(_model_folders(directory), None)  # raises UnreadableFolder
         self._seen = self._look()

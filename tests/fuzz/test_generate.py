@@ -18,7 +18,7 @@ from tests.fuzz.jpeg_mutations import jpeg_segments
 from tests.fuzz.seeds import load_seeds, make_seeds
 
 # Pillow warns about unusual metadata; a warning is not an outcome.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.fuzz]
 
 # Variants that the service may refuse; all other seeds must be decoded.
 RARE = re.compile(

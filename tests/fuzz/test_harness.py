@@ -16,6 +16,8 @@ from tests.fuzz.measure import Meter
 from tests.fuzz.worker import OUTCOMES, Progress, environment
 from tests.helpers.until import until
 
+pytestmark = pytest.mark.fuzz
+
 LOSSLESS = """
 import random
 from tests.fuzz.guard import GuardedSimplejpeg

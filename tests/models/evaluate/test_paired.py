@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from models.evaluate.paired import compare, gain, mcnemar
 
 
 @given(st.integers(0, 400), st.integers(0, 400))
 def test_mid_p_equals_scipy(b: int, c: int) -> None:
+    from scipy import stats
+
     n, less = b + c, min(b, c)
     expected = 1.0
     if b != c:

@@ -84,7 +84,7 @@ def test_head_of_a_stream() -> None:
 
 def test_allow_header(client: httpx.Client) -> None:
     for method, path, allowed in (
-        ("DELETE", "/models", "GET, HEAD"),
+        ("DELETE", "/models", "GET, HEAD, POST"),
         ("GET", "/classify", "POST"),
         ("HEAD", "/classify", "POST"),
         ("PATCH", "/gallery/images", "GET, HEAD, POST"),

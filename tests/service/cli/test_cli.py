@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import service.cli
+from service.cli import COMMANDS, load_command
 from service.cli.output import millions
 from service.text.display import shown
 from tests.conftest import make_tiny_model
@@ -173,3 +174,18 @@ def test_consoles_are_made_in_one_module() -> None:
     for path in (Path(service.cli.__file__).parent).rglob("*.py"):
         if path.name != "output.py":
             assert not re.search(r"rich\.markup import|(?<!Literal)Console\(", path.read_text()), path
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_has_the_first_paragraph_of_each_commands_help(name: str) -> None:
+    first = load_command(name).help.split("\n\n")[0]
+    assert COMMANDS[name].help == " ".join(first.split())
+
+
+def test_help_imports_no_command() -> None:
+    code = "import sys; sys.argv = ['weighin', '--help']; from service.cli import main\n"
+    code += "try: main()\nexcept SystemExit: print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(name in done.stdout for name in COMMANDS)
+    loaded = done.stdout.splitlines()[-1].split()
+    assert not {"numpy", "sqlalchemy", "onnxruntime", "service.cli.bench"} & set(loaded)
