@@ -100,7 +100,9 @@ def fill(
                         bucket,
                         f"earlier {instance}",
                         {
-                            Series("live", model, version_of(model), "", stage): pool[random.integers(len(pool))]
+                            Series("live", model, version_of(model), "", stage): pool[
+                                random.integers(len(pool))
+                            ]
                             for model in models
                             for stage in STAGES
                         },

@@ -84,7 +84,9 @@ def test_head_of_a_stream_ends() -> None:
 
 def test_the_methods_of_a_path_are_named(client: httpx.Client) -> None:
     for method, path, allowed in (
-        ("DELETE", "/models", "GET, HEAD"),
+        ("DELETE", "/recommend", "GET, HEAD"),
+        ("DELETE", "/models", "GET, HEAD, POST"),
+        ("POST", "/models/tiny", "GET, HEAD, PUT, DELETE"),
         ("GET", "/classify", "POST"),
         ("HEAD", "/classify", "POST"),
         ("PATCH", "/gallery/images", "GET, HEAD, POST"),
