@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from models.zoo.card import Card
 from service.cli.output import console, say, styled
 from service.cli.settings import settings_with
 from service.errors import RefusedModel
+from service.inference.registry import Registry
 from service.own_models.add import Added, Bounds, Options, add
 from service.own_models.draft import flat
 from service.own_models.facts import numbers, words
@@ -160,13 +162,21 @@ def add_model(
         preset=preset,
         facts={path: value for path, value in facts.items() if value is not None},
     )
-    folder = to if to is not None else settings_with().data_dir / "models"
+    folder, taken = _destination(to)
     bounds = Bounds(time_limit, int(memory_limit * (1 << 30)))
-    added = add(file, options, to=folder, replace=replace, bounds=bounds)
+    added = add(file, options, to=folder, replace=replace, bounds=bounds, taken=taken)
     if as_json:
         print(json.dumps(as_object(added), ensure_ascii=False))
         return
     _show(added)
+
+
+def _destination(to: Path | None) -> tuple[Path, Collection[str]]:
+    """Return the folder to add to, and the names of models that would hide one added there."""
+    if to is not None:
+        return to, ()
+    settings = settings_with()
+    return settings.added_models, Registry(settings.model_dirs, settings.default_model).names()
 
 
 def as_object(added: Added) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from models.zoo.card import Card, Name, write_card
-from service.errors import RefusedModel
+from service.errors import ModelExists, RefusedModel
 from service.own_models.draft import Draft
 from service.own_models.facts import words
 from service.own_models.folders import check_free, move_in, remove, workplace
@@ -58,15 +58,24 @@ class Added:
 
 
 def add(
-    file: Path, options: Options, *, to: Path, replace: bool = False, bounds: Bounds | None = None
+    file: Path,
+    options: Options,
+    *,
+    to: Path,
+    replace: bool = False,
+    bounds: Bounds | None = None,
+    taken: Collection[str] = (),
 ) -> Added:
     """Add the ONNX `file` as a model to the zoo folder `to`, which is made if it is missing.
 
-    The file is first loaded and run in a child process within `bounds`; this process never gives it to ONNX
-    Runtime. Raises RefusedModel, ModelExists without `replace`, and StorageUnavailable where `to` cannot be
-    written; `to` is then as it was.
+    The file is loaded and run in a child process within `bounds` before this process gives it to ONNX
+    Runtime. `taken`: names of models that would be found before this one, in other folders. Raises
+    RefusedModel, ModelExists for such a name or, without `replace`, for one that `to` has, and
+    StorageUnavailable where `to` cannot be written; `to` is then as it was.
     """
     name = _name(file, options.name)
+    if name in taken:
+        raise ModelExists(f"model '{name}': exists in WEIGHIN_MODEL_DIRS (allowed: another --name)")
     check_free(to, name, replace=replace)
     bounds = bounds or Bounds()
     content = read_file(file)

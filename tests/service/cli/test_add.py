@@ -105,6 +105,7 @@ def test_options_become_facts(tiny_models_dir: Path, tmp_path: Path, file: Path)
         (["--size", "big"], "--size 'big': not a size"),
         (["--size", "32"], "--size: input.height cannot be 32 (allowed: 16"),
         (["--images", "."], "--images"),
+        (["--name", "tiny"], "model 'tiny': exists in WEIGHIN_MODEL_DIRS (allowed: another --name)"),
     ],
 )
 def test_a_refusal_is_one_line(

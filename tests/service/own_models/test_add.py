@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -143,6 +144,41 @@ def test_flags_beat_a_preset(tmp_path: Path) -> None:
     card = added(tmp_path, preset="torchvision", facts=flags).card
     assert (card.input.colour_order, card.input.fitting, card.architecture) == ("bgr", "stretch", "mine")
     assert card.provenance["input.colour_order"].origin == "flag"
+
+
+TIMM = {
+    "architecture": "mine", "pretrained_cfg": {
+        "input_size": [3, 32, 32], "crop_pct": 0.8, "interpolation": "bicubic",
+        "mean": [0.5] * 3, "std": [0.5] * 3,
+    },
+}  # fmt: skip
+
+
+def test_metadata_beats_a_preset_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "config.json").write_text(json.dumps(TIMM))
+    result = added(tmp_path, preset="torchvision", facts={"input.colour_order": "bgr"})
+    spec, provenance = result.card.input, result.card.provenance
+    assert (spec.mean, spec.interpolation, spec.colour_order) == ((127.5,) * 3, "bicubic", "bgr")
+    assert (provenance["input.mean"].origin, provenance["input.mean"].detail) == (
+        "metadata", "config.json (timm)"
+    )  # fmt: skip
+    assert (
+        "input.interpolation: config.json (timm) says bicubic, --preset torchvision says bilinear; the first "
+        "is taken"
+    ) in result.warnings
+    assert not any("colour_order" in line for line in result.warnings)
+
+
+def test_the_files_size_beats_that_of_metadata(tmp_path: Path) -> None:
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "config.json").write_text(json.dumps(TIMM))
+    result = added(tmp_path)
+    assert (result.card.input.height, result.card.input.resize) == (SIDE, 20)
+    assert result.card.provenance["input.height"].origin == "file"
+    assert result.card.provenance["input.resize"].origin == "assumed"
+    assert any("says 16, config.json (timm) says 32" in line for line in result.warnings)
+    assert any("config.json (timm) has 40 for 32, 32, scaled to 16, 16" in line for line in result.warnings)
 
 
 @pytest.mark.parametrize(
