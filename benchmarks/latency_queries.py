@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import multiprocessing
 import statistics
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -97,7 +99,9 @@ def fill(
                         bucket,
                         f"earlier {instance}",
                         {
-                            Series("live", model, "", "", stage): pool[random.integers(len(pool))]
+                            Series("live", model, version_of(model), "", stage): pool[
+                                random.integers(len(pool))
+                            ]
                             for model in models
                             for stage in STAGES
                         },
@@ -135,14 +139,14 @@ async def measure(models: list[str], runs_per_minute: int, instances: int, folde
         for _ in range(5):
             clock.now += MINUTE_S
             for model in models:
-                recorder.record(model, "live", run)
+                recorder.record(model, "live", run, version_of(model))
             flush_started = time.perf_counter()
             recorder.flush()
             flush.append((time.perf_counter() - flush_started) * 1000)
             minute.append(await timed(client, query))
         for _ in range(ROUNDS):
             for model in models:
-                recorder.record(model, "live", run)
+                recorder.record(model, "live", run, version_of(model))
             again.append(await timed(client, query))
             idle.append(await timed(client, query))
         size = len((await client.get(query)).content) / 1000
@@ -166,8 +170,15 @@ def after_a_start(query: str, models: list[str], folder: Path, now: float) -> tu
 def client_of(recorder: Recorder, models: list[str]) -> httpx.AsyncClient:
     """Return a client of an application with only the latency routes."""
     app = FastAPI()
-    app.include_router(latency_router(Latencies(recorder), lambda: models))
+    latencies = Latencies(recorder, lambda: {model: version_of(model) for model in models})
+    app.include_router(latency_router(latencies, lambda: models))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+
+
+@cache
+def version_of(model: str) -> str:
+    """Return a version as the service records it."""
+    return hashlib.sha256(model.encode()).hexdigest()
 
 
 async def timed(client: httpx.AsyncClient, query: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +64,7 @@ class Explainer:
         self._pool = pool
         self._max_pixels = max_pixels
         self._heads: dict[tuple[str, str], LinearHead] = {}
+        self._reading = threading.Lock()
 
     def plan(self, model: ServedModel, class_id: int | None) -> ExplainPlan:
         """Validate the class, and check in the card that an exact map exists.
@@ -124,10 +126,15 @@ class Explainer:
         return await self._pool.run(job, deadline)
 
     def _head(self, model: ServedModel, stored: Classifier) -> LinearHead:
-        """Return the model's classifier, cached; two threads may both read it, with equal results."""
+        """Return the model's classifier, cached; a second thread waits for the first."""
         key = (stored.model, stored.file.sha256)
         head = self._heads.get(key)
-        if head is None:
+        if head is not None:
+            return head
+        with self._reading:
+            head = self._heads.get(key)
+            if head is not None:
+                return head
             shape = (model.card.classes, model.card.outputs["features"][0])
             try:
                 # Held open since the model was loaded: the folder may be another version's by now.

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from models.zoo.card import File
 from models.zoo.files import read_regular
+
+log = structlog.get_logger(__name__)
 
 
 class UnusableHead(Exception):
@@ -73,7 +76,8 @@ def read_linear_head(path: Path | HeldFile, file: File, shape: tuple[int, int]) 
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays, np.errstate(over="ignore"):
             head = LinearHead(arrays["weight"].astype(np.float32), arrays["bias"].astype(np.float32))
-    except Exception:  # NumPy, zipfile and zlib raise many types for malformed files
+    except Exception as error:  # NumPy, zipfile and zlib raise many types for malformed files
+        log.warning("classifier cannot be read", file=file.name, reason=repr(error))
         raise UnusableHead(f"{file.name}: no arrays `weight` and `bias`") from None
     if head.weight.shape != shape or head.bias.shape != shape[:1]:
         raise UnusableHead(f"{file.name}: weight of shape {head.weight.shape} (needed: {shape})")

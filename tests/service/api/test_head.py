@@ -84,7 +84,9 @@ def test_head_of_a_stream() -> None:
 
 def test_allow_header(client: httpx.Client) -> None:
     for method, path, allowed in (
+        ("DELETE", "/recommend", "GET, HEAD"),
         ("DELETE", "/models", "GET, HEAD, POST"),
+        ("POST", "/models/tiny", "GET, HEAD, PUT, DELETE"),
         ("GET", "/classify", "POST"),
         ("HEAD", "/classify", "POST"),
         ("PATCH", "/gallery/images", "GET, HEAD, POST"),
