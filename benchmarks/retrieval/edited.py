@@ -17,7 +17,7 @@ from PIL import Image, ImageEnhance
 
 from benchmarks.retrieval.corpus import photographs, read_photograph
 from service.gallery.embed import embedder_of, prepare
-from service.inference.registry import ServedModel
+from service.inference.loading import ServedModel
 
 PICTURES = 200
 COLUMNS, ROWS = 3, 2

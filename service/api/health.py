@@ -10,7 +10,8 @@ from pydantic import BaseModel, Field
 
 from service.api.body.request import ignores_unknown_parameters
 from service.api.routers import new_router
-from service.inference.registry import ModelEntry, Registry
+from service.inference.loading import ModelEntry
+from service.inference.registry import Registry
 from service.latency.prometheus import CONTENT_TYPE, Metrics
 
 

@@ -17,7 +17,8 @@ from service.api.body.request import root_of
 from service.api.model_upload import OPENAPI_BODY, Upload, uploaded_model
 from service.api.problems import documented
 from service.api.routers import new_router, own_key_needed
-from service.inference.registry import ModelEntry, Registry
+from service.inference.loading import ModelEntry
+from service.inference.registry import Registry
 from service.own_models.add import Added, add, remove
 
 ModelsInUse = Callable[[], Awaitable[Collection[str]]]

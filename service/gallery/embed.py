@@ -15,8 +15,8 @@ from service.errors import InvalidParameter
 from service.gallery.duplicates import perceptual_hash
 from service.gallery.records import NewImage, Vector
 from service.inference.decoding.decode import DecodedImage
+from service.inference.loading import ServedModel
 from service.inference.pipeline import load_image, run_model
-from service.inference.registry import ServedModel
 from service.latency.stages import Stopwatch
 
 OUTPUT: Literal["embedding"] = "embedding"

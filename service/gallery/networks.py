@@ -17,7 +17,8 @@ from models.zoo.card import Card, write_card
 from service.errors import ModelUnavailable, NotReady, UnknownModel, WeighinError, error_words
 from service.gallery.embed import dimensions_of, embedder_of, model_name
 from service.gallery.records import EmbeddersChanged, GalleryState
-from service.inference.registry import Registry, ServedModel, load_model
+from service.inference.loading import ServedModel, load_model
+from service.inference.registry import Registry
 
 _OPENED_WITHIN_S = 10.0
 

@@ -25,8 +25,8 @@ from service.gallery.searches import Searches
 from service.gallery.store import GalleryStore
 from service.gallery.threads import GalleryThreads
 from service.gallery.vectors import GalleryVectors
+from service.inference.loading import ServedModel
 from service.inference.pool import CorePool, Deadline
-from service.inference.registry import ServedModel
 
 log = structlog.get_logger(__name__)
 

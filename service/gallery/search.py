@@ -17,8 +17,8 @@ from service.gallery.store import GalleryStore
 from service.gallery.threads import GalleryThreads
 from service.gallery.vectors import GalleryVectors
 from service.inference.decoding.decode import DecodedImage
+from service.inference.loading import ServedModel
 from service.inference.pool import CorePool, Deadline
-from service.inference.registry import ServedModel
 from service.latency.recorder import Recorder
 from service.latency.stages import Durations, Stopwatch
 

@@ -23,8 +23,8 @@ from service.gallery.records import (
 from service.gallery.searches import Searches
 from service.gallery.store import GalleryStore
 from service.gallery.threads import GalleryThreads
+from service.inference.loading import ServedModel
 from service.inference.pool import CorePool, Deadline
-from service.inference.registry import ServedModel
 
 T = TypeVar("T")
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from models.zoo.card import Activation
 from service.errors import InvalidParameter
 from service.inference.decoding.decode import DecodedImage
+from service.inference.loading import ServedModel
 from service.inference.pipeline import load_image, run_model
 from service.inference.pool import CorePool, Deadline
-from service.inference.registry import ServedModel
 from service.latency.recorder import Recorder
 from service.latency.stages import Durations, Stopwatch
 

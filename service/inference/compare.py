@@ -12,9 +12,10 @@ from models.zoo.statistics import percentile
 from service.errors import Busy, InvalidParameter
 from service.inference.classify import Prediction, class_counts, predict
 from service.inference.decoding.decode import DecodedImage
+from service.inference.loading import ServedModel
 from service.inference.pipeline import load_image
 from service.inference.pool import CorePool, Deadline
-from service.inference.registry import Registry, ServedModel
+from service.inference.registry import Registry
 from service.latency.recorder import Recorder
 from service.latency.stages import Durations, Stage, Stopwatch
 

@@ -14,9 +14,10 @@ from service.errors import InvalidParameter, NoExactMap, UnknownModel
 from service.inference.decoding.decode import DecodedImage
 from service.inference.heatmap import heatmap_png
 from service.inference.linear_head import LinearHead, UnusableHead, read_linear_head
+from service.inference.loading import ServedModel
 from service.inference.pipeline import load_image, run_model
 from service.inference.pool import CorePool, Deadline
-from service.inference.registry import Registry, ServedModel
+from service.inference.registry import Registry
 from service.latency.stages import Durations, Stopwatch
 
 TOLERANCE = 1e-3

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from models.zoo.card import InputSpec
 from models.zoo.preprocess import preprocess, shorter_side
 from service.inference.decoding.decode import DecodedImage, decode
-from service.inference.registry import ServedModel
+from service.inference.loading import ServedModel
 from service.latency.stages import Stopwatch
 
 T = TypeVar("T")

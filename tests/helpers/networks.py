@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from models.zoo.card import read_card
 from models.zoo.labels import read_labels
-from service.inference.registry import ServedModel
+from service.inference.loading import ServedModel
 from service.inference.session import OnnxSession
 
 SIDE = 16

@@ -17,7 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import errors
 from service.api.body.image import IMAGE_ERRORS
 from service.api.problems import INTERNAL_ERROR, STATUS, problem, problem_of
-from service.inference.registry import Registry, ServedModel
+from service.inference.loading import ServedModel
+from service.inference.registry import Registry
 from service.latency.prometheus import Metrics
 from service.latency.recorder import Recorder
 from service.text.origins import ANY, is_own, parse_origin

@@ -11,7 +11,8 @@ from service.bench.measure.runtimes import runtime_version, session_options
 from service.bench.recommend.evidence import Evidence, StoredBundle, weigh_evidence
 from service.bench.recommend.recommend import Constraints, Recommendation, recommend
 from service.errors import InvalidBundle
-from service.inference.registry import LOADING, Registry
+from service.inference.loading import LOADING
+from service.inference.registry import Registry
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from service.errors import InvalidParameter, ModelUnavailable, UndecodableImage
 from service.gallery.duplicates import NEAR_COSINE, NEAR_HASH_BITS, differing_bits, duplicate, perceptual_hash
 from service.gallery.embed import dimensions_of, embed, embedder_of, model_name, normalised, prepare
 from service.inference.decoding.decode import decode
-from service.inference.registry import Registry, ServedModel
+from service.inference.loading import ServedModel
+from service.inference.registry import Registry
 from tests.helpers.networks import LIGHT, save_network, served
 from tests.service.gallery.pictures import PHOTOS, blobs, encoded, jpeg, photo
 

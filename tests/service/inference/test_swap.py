@@ -19,7 +19,7 @@ from models.zoo.card import read_card
 from service.errors import ModelUnavailable, UnknownModel
 from service.inference.explain import Explainer, ExplainPlan
 from service.inference.pool import CorePool, Deadline
-from service.inference.registry import CHANGING, Registry
+from service.inference.registry import FOLDER_CHANGING, Registry
 from service.own_models.watch import ModelWatcher
 from tests.conftest import TINY_CLASSES, make_tiny_model
 from tests.helpers.swap import replace_model, store_classifier
@@ -149,7 +149,7 @@ def test_a_folder_that_keeps_changing_is_not_read(registry: Registry, zoo: Path)
         (zoo / "one/model.onnx").write_bytes(b"\0" * size)
         registry.refresh()
     assert registry.get("one") is old
-    assert registry.entry("one").refused == CHANGING
+    assert registry.entry("one").refused == FOLDER_CHANGING
     sha256 = replace_model(zoo / "one", seed=4)
     registry.refresh()
     registry.refresh()

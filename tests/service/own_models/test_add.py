@@ -19,7 +19,8 @@ from models.onnx_tools.session import open_session
 from models.zoo.card import read_card
 from models.zoo.preprocess import preprocess
 from service.errors import ModelExists, RefusedModel, StorageUnavailable, UnknownModel
-from service.inference.registry import Registry, ServedModel
+from service.inference.loading import ServedModel
+from service.inference.registry import Registry
 from service.own_models.add import Added, Options, add, remove
 from tests.helpers.foreign import SIDE, network, save
 from tests.helpers.photographs import astronaut

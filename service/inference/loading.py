@@ -1,0 +1,303 @@
+"""Load a model from its folder: verify the card, the file and the labels, open the session, warm it up."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from models.onnx_tools.file_kind import file_kind, looks_truncated
+from models.onnx_tools.inspect import output_activation
+from models.zoo.card import Activation, Card, InputSpec, read_card
+from models.zoo.files import not_text, read_regular
+from models.zoo.labels import read_labels
+from service.errors import ModelUnavailable, error_words
+from service.inference.linear_head import HeldFile
+from service.inference.runtime_errors import one_line
+from service.inference.session import OnnxSession, SessionError
+
+LOADING = "still loading"
+_WARM_UP_RUNS = 5
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A loaded model: card, class labels and session.
+
+    `typical_ns`: median inference time of the warm-up runs, an estimate for scheduling only. `head`: the open
+    file of the card's `classifier`; None if there is none, or on Windows.
+    """
+
+    card: Card
+    labels: tuple[str, ...]
+    session: OnnxSession
+    typical_ns: int
+    head: HeldFile | None = None
+
+    @property
+    def name(self) -> str:
+        """Name in requests and responses."""
+        return self.card.name
+
+    @property
+    def version(self) -> str:
+        """SHA-256 of the model file, hexadecimal."""
+        return self.card.file.sha256
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A folder of the zoo: its model, or the reason why it is not loaded (yet)."""
+
+    name: str
+    folder: Path
+    card: Card | None
+    model: ServedModel | None = None
+    reason: str | None = LOADING
+    refused: str | None = None
+    """Reason why the folder's current content is not served, but the version in `card` and `model`."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether loading has failed."""
+        return self.model is None and self.reason != LOADING
+
+    @property
+    def problem(self) -> str | None:
+        """Reason why the model is not loaded or its latest run failed; None otherwise."""
+        if self.model is None:
+            return self.reason
+        failure = self.model.session.failure
+        return None if failure is None else f"its latest run failed: {failure}"
+
+
+class UnusableModel(Exception):
+    """A model of the zoo cannot be served; the message gives the reason, without paths."""
+
+
+def folder_name(folder: Path) -> str:
+    """Return the folder's name, with bytes that are not UTF-8 escaped, so that it can be displayed."""
+    return os.fsencode(folder.name).decode("utf-8", "backslashreplace")
+
+
+def read_entry(folder: Path, *, require_name: bool = True) -> ModelEntry:
+    """Read the folder's card. `require_name`: the card must have the folder's name."""
+    name = folder_name(folder)
+    try:
+        card = read_card(folder)
+    except Exception as error:
+        return ModelEntry(name, folder, None, reason=_unreadable(name, folder / "card.json", error))
+    if require_name and card.name != name:
+        return ModelEntry(name, folder, None, reason=f"its card names it '{card.name}', its folder '{name}'")
+    return ModelEntry(card.name, folder, card)
+
+
+def _unreadable(name: str, path: Path, error: Exception) -> str:
+    """Return the reason why a card cannot be read."""
+    match error:
+        case FileNotFoundError():
+            return "it has no card.json"
+        case OSError():
+            return f"its card.json cannot be read: {error_words(error)}"
+        case UnicodeDecodeError():
+            return f"its card.json is not text: {not_text(error)}"
+        case ValidationError():
+            kind = _text_kind(path)
+            if kind is not None:
+                return f"its card.json is {kind}"
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "the file"
+            return one_line(f"its card.json is not valid: {field}: {first['msg']}")
+    log.error("card cannot be read", model=name, exc_info=error)
+    return f"its card.json cannot be read: {_kind(error)}"
+
+
+def load_model(folder: Path, *, warm_up_limit_s: float = 60) -> ServedModel:
+    """Load and warm up the model in a folder of any name. Raises ModelUnavailable with the reason."""
+    entry = read_entry(folder, require_name=False)
+    if entry.card is not None:
+        entry = warm_up(open_model(entry, {}), warm_up_limit_s)
+    if entry.model is None:
+        raise ModelUnavailable(f"model '{entry.name}' cannot be served: {entry.reason}")
+    return entry.model
+
+
+def reuse_model(old: ModelEntry | None, entry: ModelEntry) -> ModelEntry | None:
+    """Return `entry` with the loaded model if card, model file and labels are unchanged, else None."""
+    assert entry.card is not None
+    if old is None or old.model is None or old.model.card != entry.card:
+        return None
+    try:
+        read_model_file(entry.folder, entry.card)
+        if read_labels(entry.card, entry.folder) != old.model.labels:
+            return None
+    except (UnusableModel, OSError, ValueError):
+        return None  # loading it again reports the reason
+    return replace(entry, model=old.model, reason=None)
+
+
+def open_model(entry: ModelEntry, folders: Mapping[str, Path]) -> ModelEntry:
+    """Return the entry with its model loaded, or with the reason why not. `folders`: all models', by name."""
+    assert entry.card is not None
+    try:
+        model = _load_served_model(entry.folder, entry.card)
+        return replace(entry, model=replace(model, head=_head(entry.card, folders)), reason=None)
+    except (UnusableModel, SessionError) as error:
+        return replace(entry, reason=one_line(str(error)))
+    except Exception as error:
+        log.exception("model cannot be loaded", model=entry.name)
+        return replace(entry, reason=f"it cannot be loaded: {_kind(error)}")
+
+
+def _head(card: Card, folders: Mapping[str, Path]) -> HeldFile | None:
+    """Open the card's classifier file. None if it is missing, or on Windows: open files keep their names."""
+    if card.classifier is None or card.classifier.model not in folders or os.name == "nt":
+        return None
+    try:
+        return HeldFile(folders[card.classifier.model] / card.classifier.file.name)
+    except OSError:
+        return None  # `/explain` reports the reason
+
+
+def read_model_file(folder: Path, card: Card) -> bytes:
+    """Read the model file and check it against the card. Raises UnusableModel."""
+    name = card.file.name
+    try:
+        content = read_regular(folder / name)
+    except FileNotFoundError:
+        raise UnusableModel(f"its file {name} is missing") from None
+    except OSError as error:
+        raise UnusableModel(f"its file {name} cannot be read: {error_words(error)}") from None
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != card.file.sha256:
+        raise UnusableModel(_mismatch_reason(content, digest, card))
+    return content
+
+
+def _mismatch_reason(content: bytes, digest: str, card: Card) -> str:
+    """Return the reason why a file differs from the card, with its kind if the content reveals it."""
+    other = f"its file {card.file.name} is not the one that the card describes"
+    kind = file_kind(content)
+    if kind is not None:
+        return f"{other}, it is {kind}"
+    if len(content) < card.file.bytes and looks_truncated(content):
+        return f"{other}, it is cut off: {len(content)} bytes of {card.file.bytes}: download it again"
+    return f"{other}: sha256 {digest[:12]}..., the card says {card.file.sha256[:12]}..."
+
+
+def _load_served_model(folder: Path, card: Card) -> ServedModel:
+    content = read_model_file(folder, card)
+    try:
+        labels = read_labels(card, folder)
+    except OSError as error:
+        raise UnusableModel(f"its labels '{card.labels}' cannot be read: {error_words(error)}") from None
+    except ValueError as error:
+        kind = _text_kind(folder / "labels.txt")
+        reason = str(error) if kind is None else f"labels.txt is {kind}"
+        raise UnusableModel(f"its labels '{card.labels}' cannot be used: {reason}") from None
+    session = OnnxSession(content, card)
+    session.activation = _activation(content, card)
+    return ServedModel(card, labels, session, typical_ns=0)
+
+
+def _activation(content: bytes, card: Card) -> Activation:
+    """Return the activation that the network applies, from the card, else from its last operator.
+
+    Raises UnusableModel if the two contradict each other, because probabilities would be wrong.
+    """
+    applied = output_activation(content, card.output_name("logits"))
+    declared = card.outputs.get("activation", applied)
+    if applied not in ("none", declared):
+        raise UnusableModel(
+            f"its last operator is {applied}, its card says outputs.activation {declared} "
+            f"(allowed: {applied}, or left out)"
+        )
+    return declared
+
+
+def _text_kind(path: Path) -> str | None:
+    """Return the kind of a file that should be a card or labels but is not text; None if unknown."""
+    try:
+        kind = file_kind(read_regular(path))
+    except OSError:
+        return None
+    return None if kind is None or kind.startswith(("JSON text", "text (")) else kind
+
+
+def _kind(error: Exception) -> str:
+    """Return the kind of an unexpected error, without its message, which may contain anything."""
+    return "not enough memory" if isinstance(error, MemoryError) else f"unexpected {type(error).__name__}"
+
+
+def warm_up(entry: ModelEntry, limit_s: float) -> ModelEntry:
+    """Return the entry with `typical_ns` set, or without model and with the reason why it does not run."""
+    model = entry.model
+    if model is None:
+        return entry
+    try:
+        return replace(entry, model=replace(model, typical_ns=_median_time(model, limit_s)))
+    except UnusableModel as error:
+        return replace(entry, model=None, reason=str(error))
+    except ModelUnavailable as error:
+        return replace(entry, model=None, reason=model.session.failure or str(error))
+    except Exception as error:
+        log.exception("model cannot be run", model=entry.name)
+        return replace(entry, model=None, reason=f"it cannot be run: {_kind(error)}")
+
+
+def _median_time(model: ServedModel, limit_s: float) -> int:
+    """Run the model on noise, set its session's activation, and return the median time in nanoseconds.
+
+    Raises UnusableModel and ModelUnavailable.
+    """
+    images = [_noise(model.card.input, seed) for seed in range(2)]
+    names = tuple(model.card.output_shapes)
+    logits = [model.session.run(image, names, limit_s=limit_s)["logits"][0] for image in images]
+    declared = model.card.outputs.get("activation")
+    is_distribution = all(map(_are_probabilities, logits))
+    if declared is None:
+        if model.session.activation == "none" and is_distribution:
+            model.session.activation = "softmax"
+        if model.session.activation != "none":
+            log.info("activation detected", model=model.name, activation=model.session.activation)
+    elif declared != "softmax" and is_distribution:
+        raise UnusableModel(
+            "output 'logits' is a probability distribution (softmax), but its card says "
+            f"outputs.activation {declared} (allowed: softmax, or left out)"
+        )
+    image = images[0]
+    return int(statistics.median(_timed(model.session, image) for _ in range(_WARM_UP_RUNS)))
+
+
+def _are_probabilities(logits: NDArray[np.float32]) -> bool:
+    """Return whether the values are a probability distribution, as a softmax of other operators gives."""
+    return bool(logits.size > 1 and (logits >= 0).all() and abs(logits.sum(dtype=np.float64) - 1) <= 1e-3)
+
+
+def _noise(spec: InputSpec, seed: int) -> NDArray[np.float32]:
+    """Return a normalized image of noise, float32 (1, channels, height, width).
+
+    Noise, not zeros: a network may work on pictures but return NaN for a constant input, or vice versa.
+    """
+    shape = (1, spec.channels, spec.height, spec.width)
+    pixels = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+    mean, std = (np.array(values, np.float64)[:, None, None] for values in (spec.mean, spec.std))
+    with np.errstate(all="ignore"):  # an absurd `std` shows in the network's outputs
+        return ((pixels - mean) / std).astype(np.float32)
+
+
+def _timed(session: OnnxSession, image: NDArray[np.float32]) -> int:
+    start = time.perf_counter_ns()
+    session.run(image)
+    return time.perf_counter_ns() - start
