@@ -25,7 +25,7 @@ from service.api.inference import inference_router
 from service.api.latency import latency_router
 from service.api.latency_distribution import distribution_router
 from service.api.middleware.admission import JsonBodies, LoadShedding
-from service.api.middleware.context import ErrorCounting, HeadRequests, RequestContext, series_to_show
+from service.api.middleware.context import ErrorCounting, HeadRequests, RequestContext, possible_errors
 from service.api.middleware.cors import Cors
 from service.api.middleware.proxies import ReverseProxy
 from service.api.models import Changes, models_router
@@ -184,7 +184,7 @@ def build(settings: Settings, *, address: str | None = None) -> Services:
         running=lambda: pool.running,
         models_loaded=lambda: len(registry.loaded),
         degraded=lambda: services.storage_problem is not None,
-        errors=lambda: series_to_show(registry.names()),
+        errors=lambda: possible_errors(registry.names()),
     )
     return services
 

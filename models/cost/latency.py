@@ -160,7 +160,7 @@ def _measurement(bundle: Mapping[str, Any]) -> Measurement:
 
 
 def _latency(rounds: Iterable[Sequence[int]], medians: Collection[float]) -> Latency:
-    """Summarise nanoseconds of runs, a list for each round, and the median of each round."""
+    """Return median and range. `rounds`: nanoseconds of each run, by round; `medians`: of each round."""
     p50 = statistics.median(duration for durations in rounds for duration in durations)
     low, high = min(medians), max(medians)
     return Latency(*(round(nanoseconds / 1e6, 4) for nanoseconds in (p50, low, high)))

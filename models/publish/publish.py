@@ -31,7 +31,7 @@ SAMPLES = 64
 
 @dataclass(frozen=True)
 class Origin:
-    """Provenance on a card: `how` the weights were trained, the parent model's name, further notes."""
+    """Provenance on a card. `how`: training of the weights; `derived_from`: name of the parent model."""
 
     how: str
     derived_from: str | None = None

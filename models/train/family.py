@@ -96,7 +96,7 @@ def weights_digest(network: torch.nn.Module) -> str:
 
 
 def load_trained(folder: Path, design: Design | None = None) -> tuple[DesignedNetwork, Mapping[str, Any]]:
-    """Return the network of a finished training, with averaged weights in evaluation mode, and its identity.
+    """Load a finished training: its network, in evaluation mode with the averaged weights, and its identity.
 
     `made_with` in the identity names the device and the version of torch.
     Raises FileNotFoundError without a checkpoint in `folder`, and CheckpointError if it is damaged,

@@ -89,8 +89,8 @@ def write_whole(path: Path, content: bytes) -> None:
 class JsonLines:
     """Append-only log of JSON objects, one per line, each on disk before `append` returns.
 
-    `records`: the objects in the file. An incomplete last line is dropped. With `conditions`, the first line
-    of the file must equal them; it is written to an empty file.
+    `records`: the objects in the file. An incomplete last line is dropped. `conditions`: required
+    content of the first line; written if the file is empty.
     Raises ValueError if they differ, and for a damaged complete line.
     """
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from models.zoo.frozen import Frozen
 from models.zoo.machine import first_cpu, this_machine
-from service.inference.cpu import CGROUPS, OWN, cgroup_folders, core_budget, quota_cores
+from service.inference.cpu import CGROUPS, PROC_CGROUP, cgroup_folders, core_budget, quota_cores
 
 PROC = Path("/proc")
 SYS = Path("/sys")
@@ -119,7 +119,7 @@ def same_software(one: Fingerprint, other: Fingerprint) -> list[str]:
     return differences
 
 
-def throttled_periods(cgroups: Path = CGROUPS, own: Path = OWN) -> int | None:
+def throttled_periods(cgroups: Path = CGROUPS, own: Path = PROC_CGROUP) -> int | None:
     """Return how often the quota throttled this process's cgroup (`nr_throttled`); None without a cgroup."""
     for folder in cgroup_folders(cgroups, own):
         for line in (_read(folder / "cpu.stat") or "").splitlines():

@@ -121,7 +121,7 @@ class BenchmarkJobs:
             self._task = asyncio.create_task(self._watch(self._running))
         finally:
             self._starting = False
-        return self._now(row)
+        return self._with_progress(row)
 
     async def cancel(self, identifier: str) -> Benchmark:
         """Stop a benchmark and keep its results, flagged partial; idempotent.
@@ -131,7 +131,7 @@ class BenchmarkJobs:
         running = self._running
         if running is not None and running.row.id == identifier:
             self._cancel(running, "it was cancelled")
-            return self._now(running.row)
+            return self._with_progress(running.row)
         benchmark = await self.get(identifier)
         if not benchmark.ended:
             raise BenchmarkEnded(f"benchmark '{identifier}': runs in another process (cancel it there)")
@@ -142,7 +142,7 @@ class BenchmarkJobs:
     async def get(self, identifier: str) -> Benchmark:
         """Return a benchmark. Raises UnknownBenchmark."""
         if self._running is not None and self._running.row.id == identifier:
-            return self._now(self._running.row)
+            return self._with_progress(self._running.row)
         row = await asyncio.to_thread(self._store.row, identifier)
         if row is None:
             raise UnknownBenchmark(f"no benchmark '{identifier[:64]}'")
@@ -150,7 +150,7 @@ class BenchmarkJobs:
 
     async def newest(self, limit: int) -> list[Benchmark]:
         """Return the newest benchmarks, including the running one."""
-        return [self._now(row) for row in await asyncio.to_thread(self._store.rows, limit)]
+        return [self._with_progress(row) for row in await asyncio.to_thread(self._store.rows, limit)]
 
     async def bundle(self, identifier: str) -> bytes | None:
         """Return the bundle as JSON; None if there is none (yet). Raises UnknownBenchmark."""
@@ -255,7 +255,7 @@ class BenchmarkJobs:
                 self._recorder.record(model, regime, durations, versions[model])
         return to_json(bundle).encode()
 
-    def _now(self, row: BenchmarkRow) -> Benchmark:
+    def _with_progress(self, row: BenchmarkRow) -> Benchmark:
         running = self._running
         if running is None or running.row.id != row.id:
             return Benchmark(row)

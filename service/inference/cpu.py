@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
-OWN = Path("/proc/self/cgroup")
+PROC_CGROUP = Path("/proc/self/cgroup")
 
 
-def core_budget(cgroups: Path = CGROUPS, own: Path = OWN) -> int:
+def core_budget(cgroups: Path = CGROUPS, own: Path = PROC_CGROUP) -> int:
     """Return the number of cores that this process can keep busy, at least 1.
 
     It is the smaller of affinity and quota. The quota is the smallest of the process's cgroup and its parents
@@ -21,7 +21,7 @@ def core_budget(cgroups: Path = CGROUPS, own: Path = OWN) -> int:
     return max(1, affinity if quota is None else min(affinity, int(quota)))
 
 
-def quota_cores(cgroups: Path = CGROUPS, own: Path = OWN) -> float | None:
+def quota_cores(cgroups: Path = CGROUPS, own: Path = PROC_CGROUP) -> float | None:
     """Return the cgroup's quota in cores, with fractions; None without a quota."""
     quotas = [
         cores
@@ -31,7 +31,7 @@ def quota_cores(cgroups: Path = CGROUPS, own: Path = OWN) -> float | None:
     return min(quotas, default=None)
 
 
-def cgroup_folders(cgroups: Path = CGROUPS, own: Path = OWN) -> list[Path]:
+def cgroup_folders(cgroups: Path = CGROUPS, own: Path = PROC_CGROUP) -> list[Path]:
     """Return the cgroup folders that limit this process, from its own up to the root."""
     folders = []
     for line in _read(own).splitlines():

@@ -28,10 +28,10 @@ LOOK_EVERY_S = 0.1
 """Interval at which the queue's length is checked between flushes."""
 
 ADD_UP_FROM = 500
-"""Queued runs and errors from which they are summed up before the flush, to bound memory."""
+"""Queue length at which runs and errors are added to the buckets before the next flush, to bound memory."""
 
 QUEUE_LIMIT = 20_000
-"""Queued runs and errors from which the recording thread sums them up, if no thread flushes."""
+"""Queue length at which the recording thread adds them to the buckets itself, if no thread flushes."""
 
 LATE_S = 5
 """Seconds after its end that a bucket still accepts runs, because runs are queued shortly after their

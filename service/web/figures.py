@@ -231,7 +231,7 @@ def _other_stages(view: View, recorded: Recorded) -> list[Choice]:
 
 
 def _charted_stage(choice: StageChoice, recorded: Recorded) -> Stage:
-    """Return the stage that the charts show: for all or total, inference if no total was recorded."""
+    """Return the stage to chart: `choice`; for all and total, inference if no total was recorded."""
     if choice != "all" and choice != "total":
         return choice
     stages = {stage for _, stage in recorded.summaries}

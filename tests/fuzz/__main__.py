@@ -125,7 +125,7 @@ def _report(
     (folder / "run.json").unlink()
     checked = all(worker["heap checked"] for worker in progress)
     calls = sum(worker["simplejpeg calls"] for worker in progress)
-    print(f"{inputs} inputs in {seconds:.0f} s; {calls} decoded by simplejpeg into a guarded buffer")
+    print(f"{inputs} inputs in {seconds:.0f} s; simplejpeg decoded into a guarded buffer {calls} times")
     print(f"heap checks of glibc: {'active' if checked else 'unavailable'}")
     for outcome in OUTCOMES:
         print(f"{sum(worker[outcome] for worker in progress):8d} {outcome}")

@@ -61,7 +61,7 @@ class Checker:
 
     @property
     def guarded_calls(self) -> int:
-        """Number of images that simplejpeg has decoded into a guarded buffer."""
+        """Number of decodings by simplejpeg into a guarded buffer; each input is decoded at least twice."""
         return self._guard.calls
 
     def check(self, item: Input) -> str:

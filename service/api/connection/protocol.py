@@ -417,7 +417,7 @@ class _ExpectingCycle(RequestResponseCycle):
 
 
 class _ResponseTransport:
-    """Transport for responses: writes are watched, and `close` becomes the protocol's lingering `end`."""
+    """Transport given to response cycles: `write` and `close` call the protocol's `write` and `end`."""
 
     def __init__(self, transport: asyncio.Transport, protocol: HttpProtocol) -> None:
         self.write = protocol.write

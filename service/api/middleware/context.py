@@ -181,7 +181,7 @@ class HeadRequests:
         await self._app({**scope, "method": "GET"}, receive_until_answered, send_without_body)
 
 
-def series_to_show(models: Collection[str]) -> list[tuple[str, str]]:
+def possible_errors(models: Collection[str]) -> list[tuple[str, str]]:
     """Return model and slug of every possible error, to create the counters at 0.
 
     Prometheus' `increase` misses the first error of a counter that only appears with it.
