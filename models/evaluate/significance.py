@@ -58,7 +58,7 @@ class Pairs(_Frozen):
 class JudgedFurther(_Frozen):
     """The finished student trained on for `epochs` with the teacher and without, judged on the same images.
 
-    One training each; `p` of McNemar's test (models/evaluate/paired.py).
+    One training each; `p` of McNemar's test (models/zoo/paired.py).
     """
 
     epochs: int = Field(gt=0)
@@ -87,7 +87,7 @@ class JudgedGain(_Frozen):
     """What the mean of `teachers`, itself right in the share `teacher` of the images, brought `student`.
 
     Over `seeds` pairs of trainings of `epochs` from random weights, and `n` images
-    (models/evaluate/paired.py).
+    (models/zoo/paired.py).
     """
 
     student: str
@@ -198,7 +198,7 @@ def pairs_of(
     p: Sequence[float],
     averaged: JudgedMean | None,
 ) -> Pairs:
-    """What `models.evaluate.paired.compare` found of pairs, with the `p` that Holm's correction left."""
+    """What `models.zoo.paired.compare` found of pairs, with the `p` that Holm's correction left."""
     return Pairs(
         n=n,
         averaged=averaged,
