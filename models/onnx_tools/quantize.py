@@ -8,23 +8,25 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
-from models.onnx_tools.bias_correction import correct_biases
+from models.onnx_tools.bias_correction import correct_biases, image_input
+from models.onnx_tools.segments import classifier_nodes
 from models.onnx_tools.session import open_session
 from models.zoo.files import write_whole
 
 if TYPE_CHECKING:
     import onnx
 
-ARITHMETIC = ("Conv", "Add", "Mul", "Clip", "Relu", "GlobalAveragePool")
-"""Operators that compute with integers. The last pooling is excepted and a linear classifier not among them,
-so the embedding is float and the parent's classifier fits it. ONNX Runtime has no integer kernels for hard
-swish and hard sigmoid: they compute in floating point between two conversions."""
-MOVEMENT = ("MaxPool", "Concat", "Split", "Reshape", "Transpose")
+ARITHMETIC = (
+    "Conv", "Gemm", "MatMul", "Add", "Mul", "Clip", "Relu", "LeakyRelu", "GlobalAveragePool", "AveragePool"
+)  # fmt: skip
+"""Operators that compute with integers. The last pooling and all behind it are excepted, the classifier among
+them, so the embedding is float and the parent's classifier fits it. ONNX Runtime has no integer kernels for
+hard swish and hard sigmoid: they compute in floating point between two conversions."""
+MOVEMENT = ("MaxPool", "Concat", "Split", "Slice", "Reshape", "Squeeze", "Unsqueeze", "Transpose")
 """Operators that only choose or move values and would otherwise force conversions around them."""
 
 BIAS_IMAGES = 64
@@ -36,7 +38,7 @@ class QuantizationPlan:
     """How a network is quantized.
 
     `keep_float`: modules that stay in floating point, each with all that lies below it (`blocks.0` keeps
-    `blocks.0.conv_dw`). `method` sets the ranges of activations; `percentile`: with that method, the share of
+    `blocks.0.conv_dw`). `keep_nodes`: single operators that do, by name. `method` sets the ranges of activations; `percentile`: with that method, the share of
     an activation's values, in percent, that its range must hold. `correct_biases`: whether the rounding's
     systematic shift is taken back.
     """
@@ -45,35 +47,53 @@ class QuantizationPlan:
     method: Literal["minmax", "percentile", "entropy"] = "minmax"
     percentile: float = 99.999
     correct_biases: bool = True
+    keep_nodes: frozenset[str] = frozenset()
 
     def keeps(self, node: str) -> bool:
         """Return whether a node of the exported graph stays in floating point."""
-        return any(node == module or node.startswith(f"{module}.") for module in self.keep_float)
+        modules = any(node == module or node.startswith(f"{module}.") for module in self.keep_float)
+        return modules or node in self.keep_nodes
 
 
 class _CalibrationImages:
     """Hands images to onnxruntime one at a time, which takes any object with `get_next` for a reader."""
 
-    def __init__(self, images: Sequence[NDArray[np.float32]]) -> None:
-        self._images: Iterator[NDArray[np.float32]] = iter(images)
+    def __init__(self, name: str, images: Sequence[NDArray[Any]]) -> None:
+        self._name = name
+        self._images: Iterator[NDArray[Any]] = iter(images)
 
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
         image = next(self._images, None)
-        return None if image is None else {"image": image}
+        return None if image is None else {self._name: image}
 
 
-def quantize(
-    source: Path, target: Path, images: Sequence[NDArray[np.float32]], plan: QuantizationPlan
-) -> None:
+def quantize(source: Path, target: Path, images: Sequence[NDArray[Any]], plan: QuantizationPlan) -> None:
     """Write the int8 variant of the exported network `source` to `target`, whole or not at all.
+
+    As `quantized`, which also says what is raised.
+    """
+    write_whole(target, quantized(source.read_bytes(), images, plan))
+
+
+def quantized(
+    content: bytes,
+    images: Sequence[NDArray[Any]],
+    plan: QuantizationPlan,
+    *,
+    output: str = "logits",
+    ranges: Path | None = None,
+) -> bytes:
+    """Return the int8 variant of the ONNX file `content`, whose scores are its output `output`.
 
     Activations are unsigned with a zero point of their own, weights signed and symmetric per output channel:
     the pair that x86 multiplies in one instruction (VNNI), with all 8 bits. ReLU6 becomes the range of the
-    quantized activation and is no step of its own, and so does ReLU. `images`, each (1, 3, H, W) float32, set
-    the ranges and correct the biases.
+    quantized activation and is no step of its own, and so does ReLU. `images`, each as the network takes it,
+    e.g. float32 (1, 3, H, W), set the ranges and correct the biases. `ranges`: a file that keeps the ranges
+    for the next call with the same network; they are read from it where it exists.
 
-    Raises ValueError when there are no images, or `plan` keeps a module that the network does not have or a
-    single convolution between quantized ones.
+    Batch norm must be folded and nodes have names of their own (`simplify` in models/onnx_tools/simplify.py
+    sees to both). Raises ValueError when there are no images, or `plan` keeps a module that the network does
+    not have or a single convolution between quantized ones.
     """
     # Here, for they take 20 MB, and the service may import this module.
     import onnx
@@ -82,7 +102,7 @@ def quantize(
 
     if not images:
         raise ValueError("quantization needs at least one image to calibrate on")
-    model = onnx.load(source)
+    model = onnx.load_from_string(content)
     nodes = [node.name for node in model.graph.node]
     for module in plan.keep_float:
         if not any(QuantizationPlan((module,)).keeps(node) for node in nodes):
@@ -92,35 +112,41 @@ def quantize(
         "percentile": CalibrationMethod.Percentile,
         "entropy": CalibrationMethod.Entropy,
     }
-    # Tells the quantizer that batch norm is folded and shapes are known, which models.export.to_onnx saw to.
+    kept = [
+        *_last_pools(model.graph),
+        *(node.name for node in classifier_nodes(model.graph, output)),
+        *(node for node in nodes if plan.keeps(node)),
+    ]
+    # Tells the quantizer that batch norm is folded and shapes are known.
     add_pre_process_metadata(model)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         path = Path(folder) / "model.onnx"
         quantize_static(
             model,
             path,
-            _CalibrationImages(images),
+            _CalibrationImages(image_input(model.graph), images),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=[*ARITHMETIC, *MOVEMENT],
-            nodes_to_exclude=[*_last_pools(model.graph), *(node for node in nodes if plan.keeps(node))],
+            nodes_to_exclude=kept,
             per_channel=True,
             reduce_range=False,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=methods[plan.method],
-            extra_options={"CalibPercentile": plan.percentile},
+            calibration_cache_path=ranges,
+            extra_options={"CalibPercentile": plan.percentile, "MatMulConstBOnly": True},
         )
-        quantized = onnx.load(path)
-    _refuse_lone_convolutions(quantized.graph)
+        result = onnx.load(path)
+    _refuse_lone_convolutions(result.graph)
     if plan.correct_biases:
         # Read again, for the quantizer moves the weights of the model that it is given to a file of its own.
         step = -(-len(images) // BIAS_IMAGES)
-        correct_biases(onnx.load(source), quantized, images[::step])
-    del quantized.metadata_props[:]
-    onnx.checker.check_model(quantized, full_check=True)
-    content = quantized.SerializeToString()
-    open_session(content)
-    write_whole(target, content)
+        correct_biases(onnx.load_from_string(content), result, images[::step])
+    del result.metadata_props[:]
+    onnx.checker.check_model(result, full_check=True)
+    made = bytes(result.SerializeToString())
+    open_session(made)
+    return made
 
 
 def _last_pools(graph: onnx.GraphProto) -> list[str]:
@@ -146,7 +172,7 @@ def _refuse_lone_convolutions(graph: onnx.GraphProto) -> None:
         source = sources.get(node.input[0])
         after = followers.get(node.output[0], set())
         if after in ({"Clip"}, {"Relu"}):
-            activation = next(n for n in graph.node if n.input[0] == node.output[0])
+            activation = next(n for n in graph.node if n.input and n.input[0] == node.output[0])
             after = followers.get(activation.output[0], set())
         if source is not None and source.op_type == "DequantizeLinear" and after == {"QuantizeLinear"}:
             raise ValueError(
