@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def correct_biases(
     floating: onnx.ModelProto, quantized: onnx.ModelProto, images: Sequence[NDArray[Any]]
 ) -> None:
-    """Change the int32 biases of `quantized`, in place, on the evidence of `images`, each as the network takes it.
+    """Change the int32 biases of `quantized`, in place, by `images`, each as the network takes it.
 
     Rounding weights to 8 bits shifts each output channel of a convolution by a little, always the same way,
     and the shifts add up from layer to layer. Layer by layer from the input, each channel's bias takes over

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -276,7 +277,7 @@ def _joined(groups: Sequence[Group]) -> Group:
 def _parts(groups: Sequence[Group]) -> list[list[Group]]:
     """Return the groups in at most _PARTS parts, of about as many groups each."""
     bounds = np.linspace(0, len(groups), min(len(groups), _PARTS) + 1).round().astype(int)
-    return [list(groups[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [list(groups[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
 def _macs(model: onnx.ModelProto) -> dict[str, int]:

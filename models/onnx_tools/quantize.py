@@ -38,9 +38,9 @@ class QuantizationPlan:
     """How a network is quantized.
 
     `keep_float`: modules that stay in floating point, each with all that lies below it (`blocks.0` keeps
-    `blocks.0.conv_dw`). `keep_nodes`: single operators that do, by name. `method` sets the ranges of activations; `percentile`: with that method, the share of
-    an activation's values, in percent, that its range must hold. `correct_biases`: whether the rounding's
-    systematic shift is taken back.
+    `blocks.0.conv_dw`); `keep_nodes`: single operators that do. `method` sets the ranges of activations;
+    `percentile`: with that method, the share of an activation's values, in percent, that its range must hold.
+    `correct_biases`: whether the rounding's systematic shift is taken back.
     """
 
     keep_float: tuple[str, ...] = ()
