@@ -95,18 +95,22 @@ def choose_plan(
     *,
     output: str,
     activation: Activation = "none",
+    size: tuple[int, int] | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Choice:
     """Return the int8 variant of the ONNX file `content`, as `simplify` returns it.
 
-    `images` are tensors as the network takes them; `activation` is what it has applied to its `output`.
+    `images` are tensors as the network takes them; `activation` is what it has applied to its `output`,
+    `size` the (height, width) of an image where the file leaves them free.
     Everything in int8 is tried first, then the first layers in float, then parts of the rest, then the groups
     of the part that gives back most. Groups are kept in float, those that give back most first, as long as
     each takes away GAIN of the divergence that is left, and WORTH times its share of the
     multiply-accumulates: 20 variants at most. Raises ValueError for a network without anything to quantize.
     """
     with tempfile.TemporaryDirectory() as folder:
-        return _Search(content, images, output, activation, Path(folder) / "ranges.json", progress).run()
+        return _Search(
+            content, images, output, activation, Path(folder) / "ranges.json", progress, size
+        ).run()
 
 
 class _Search:
@@ -118,12 +122,13 @@ class _Search:
         activation: Activation,
         ranges: Path,
         progress: Callable[[str], None],
+        size: tuple[int, int] | None,
     ) -> None:
         self._content, self._images = content, images
         self._output, self._activation, self._ranges = output, activation, ranges
         self._progress = progress
         model = parse(content)
-        self._groups = groups_of(model, output)
+        self._groups = groups_of(model, output, size)
         behind = {node.name for node in classifier_nodes(model.graph, output)}
         self._layers = [n.name for n in model.graph.node if n.op_type in LINEAR and n.name not in behind]
         if not self._groups:
@@ -238,14 +243,14 @@ class _Search:
         return as_logits(run(open_session(content), self._shown, self._output), self._activation)
 
 
-def groups_of(model: onnx.ModelProto, output: str) -> list[Group]:
+def groups_of(model: onnx.ModelProto, output: str, size: tuple[int, int] | None = None) -> list[Group]:
     """Return the network before its last pooling as groups of consecutive operators, in order.
 
     The first has one convolution or linear layer, any other two at least: one alone in float between integers
     would be quantized by onnxruntime.
     """
     behind = {node.name for node in classifier_nodes(model.graph, output)}
-    macs = _macs(model)
+    macs = _macs(model, size)
     total = sum(macs.values()) or 1
     groups: list[Group] = []
     names: set[str] = set()
@@ -280,9 +285,9 @@ def _parts(groups: Sequence[Group]) -> list[list[Group]]:
     return [list(groups[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
-def _macs(model: onnx.ModelProto) -> dict[str, int]:
+def _macs(model: onnx.ModelProto, size: tuple[int, int] | None) -> dict[str, int]:
     """Return the multiply-accumulates of each node of one run."""
-    outlined = outline(model)
+    outlined = outline(model, size)
     found = {}
     for node in outlined.graph.node:
         values = [outlined.values.get(name) for name in (*node.input, node.output[0]) if name]

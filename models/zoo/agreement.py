@@ -41,7 +41,7 @@ def compare_logits(first: NDArray[np.float32], second: NDArray[np.float32]) -> C
 
 
 def divergences(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the Kullback-Leibler divergence of each image in nats, float64 (n,), from logits (n, classes)."""
+    """Return the Kullback-Leibler divergence of each image, float64 (n,), from logits (n, classes)."""
     p, q = _log_softmax(first), _log_softmax(second)
     result: NDArray[np.float64] = (np.exp(p) * (p - q)).sum(1)
     return result

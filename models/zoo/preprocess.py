@@ -87,7 +87,7 @@ def preprocess(
 
 
 def graph_input(images: NDArray[np.float32], spec: InputSpec) -> NDArray[Any]:
-    """Return preprocessed images (N, channels, height, width) in the layout and dtype of the graph's input."""
+    """Return images (N, channels, height, width) in the layout and dtype of the graph's input."""
     moved = images.transpose(0, 2, 3, 1) if spec.layout == "nhwc" else images
     return np.ascontiguousarray(moved, dtype=spec.dtype)
 

@@ -11,6 +11,7 @@ from service.cli.doctor import doctor
 from service.cli.gallery import gallery_app
 from service.cli.models import list_models
 from service.cli.output import print_anything, say
+from service.cli.quantize import quantize
 from service.cli.recommend import recommend
 from service.cli.serve import serve
 from service.errors import WeighinError
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command("serve")(serve)
 app.command("models")(list_models)
 app.command("add")(add_model)
+app.command("quantize")(quantize)
 app.command("compare")(compare_photos)
 app.add_typer(bench_app, name="bench")
 app.add_typer(gallery_app, name="gallery")

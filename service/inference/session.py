@@ -259,7 +259,8 @@ def profiled_runs(
 
     Each event of category `Node` is one run of one operator: `name`, `dur` in whole microseconds, and in
     `args` its `op_name`, `node_index`, `input_type_shape` and `output_type_shape`. `spec` describes the
-    input; without it, only tensors of float and fixed shape (but for the batch) can be fed. SessionError when the model does not load or run.
+    input; without it only tensors of float and fixed shape (but for the batch) can be fed. SessionError when
+    the model does not load or run.
     """
     with tempfile.TemporaryDirectory(prefix="weighin-") as folder:
         options = _options()

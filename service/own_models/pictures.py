@@ -21,8 +21,8 @@ def labelled_pictures(
 
     A folder is the class whose label has its name, letters and digits compared without case; of a label such
     as "tench, Tinca tinca" each part counts. `mapping` is a file from folders to labels or class ids: JSON,
-    or lines `FOLDER = LABEL`; `-` leaves a folder out. `option` names the folder in messages. Raises RefusedModel for a folder that matches no label
-    or several.
+    or lines `FOLDER = LABEL`; `-` leaves a folder out. `option` names the folder in messages. Raises
+    RefusedModel for a folder that matches no label or several.
     """
     try:
         folders = sorted(path for path in images.iterdir() if path.is_dir() and not path.name.startswith("."))

@@ -46,7 +46,8 @@ def measure_operators(
 ) -> tuple[Operator, ...]:
     """Run the model `warm_up + runs` times on noise, one image on one thread, with the profiler on.
 
-    The most expensive operator first. `spec` describes the input, as in `profiled_runs`. SessionError when the model does not load.
+    The most expensive operator first. `spec` describes the input, as in `profiled_runs`. SessionError when
+    the model does not load.
     """
     as_written = _kernels(profiled_runs(content, 1, spec=spec, as_written=True))
     by_node: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
