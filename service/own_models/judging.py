@@ -27,7 +27,7 @@ MAX_PIXELS = 64_000_000
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that can be read: its class, -1 without labels, and the SHA-256 of its file and its pixels."""
+    """A picture that can be read: its class (-1: no label) and the SHA-256 of its file and its pixels."""
 
     path: Path
     class_id: int
@@ -78,9 +78,8 @@ class Judgement:
         shares = []
         for name, right in zip(("float", "int8"), self.right, strict=True):
             interval = Interval.wilson(right, self.n)
-            shares.append(
-                f"{name} names {right / self.n:.1%} of {self.n} right ({interval.low:.1%} to {interval.high:.1%})"
-            )
+            bounds = f"{interval.low:.1%} to {interval.high:.1%}"
+            shares.append(f"{name} names {right / self.n:.1%} of {self.n} right ({bounds})")
         pair = self.paired
         return (
             f"{' and '.join(shares)}: {self.loss}; {pair.only_first} only float, {pair.only_second} only "

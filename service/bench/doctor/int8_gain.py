@@ -64,7 +64,8 @@ class Int8Gain:
             "undecided": "whether int8 pays on this machine cannot be told",
         }[self.verdict]
         return (
-            f"{start}: {timing.ratio:.2f} times as fast (95 % interval {timing.low:.2f} to {timing.high:.2f}; "
+            f"{start}: {timing.ratio:.2f} times as fast "
+            f"(95 % interval {timing.low:.2f} to {timing.high:.2f}; "
             f"{timing.a_ns / 1e6:.3g} ms in float, {timing.b_ns / 1e6:.3g} ms in int8), "
             f"{self.int8_bytes / 1e6:.3g} MB instead of {self.parent_bytes / 1e6:.3g} MB, {evidence}"
         )

@@ -105,9 +105,7 @@ def test_a_loss_beyond_the_limit_is_refused_and_one_that_may_be_warned_of(
     # Contrasts of a quantization step or two: int8 cannot tell these pictures apart as float does.
     flat = pictures(tmp_path / "flat", 60, seed=3, contrast=0.02)
     judge = sorted_by_class(zoo, flat, tmp_path / "judge")
-    with pytest.raises(
-        RefusedModel, match=r"int8 loses \d+\.\d+ points .* on \d+ pictures, --max-loss is 0\.5"
-    ):
+    with pytest.raises(RefusedModel, match=r"loses \d+\.\d+ points .* on \d+ pictures, --max-loss is 0\.5"):
         made(zoo, tmp_path / "models", calibration, judge=judge)
     assert not (tmp_path / "models").exists()
     few = pictures(tmp_path / "few", 12, seed=4)
@@ -164,7 +162,7 @@ def test_models_that_are_not_float32_are_refused(tmp_path: Path, calibration: Pa
         made(tmp_path, tmp_path / "models", calibration, "integers")
     file = save(tmp_path / "half.onnx", kind=TensorProto.FLOAT16)
     add(file, AddOptions(name="half"), to=tmp_path)
-    with pytest.raises(RefusedModel, match="model 'half': is float16 .* export the network in float32"):
+    with pytest.raises(RefusedModel, match=r"model 'half': is float16 .* export the network in float32"):
         made(tmp_path, tmp_path / "models", calibration, "half")
 
 
