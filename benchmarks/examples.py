@@ -1,22 +1,25 @@
-"""Run the commands of the examples in README.md and docs/api.md, and put their output below them.
+"""Run the commands of the examples in README.md and docs/api.md, and insert their output below them.
 
     .venv/bin/python -m benchmarks.examples
 
-Needs the test requirements (the photographs are scikit-image's), jq and a free port 8000; run it on a quiet
-machine. It starts a service with a data directory of its own, and sends it photographs so that there are
-latencies to show.
+Needs the test requirements (for scikit-image's photographs), jq and a free port 8000; run it on a quiet
+machine. It starts a service with a new data directory and classifies photographs first, so that latencies are
+recorded.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import skimage.data
@@ -25,7 +28,11 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 SERVICE = "http://127.0.0.1:8000"
 CLASSIFIED_FIRST = 700
-"""Enough for a p99."""
+"""Number of classifications before the examples; enough for a p99."""
+
+
+KEY = "WEIGHIN_API_KEY"
+"""Blocks that name it run against a service that has a key, the others against one that has none."""
 
 
 def main() -> None:
@@ -34,26 +41,43 @@ def main() -> None:
         folder = Path(name)
         for photo in ("cat", "coffee", "rocket"):
             Image.fromarray(getattr(skimage.data, photo)()).save(folder / f"{photo}.jpg", quality=90)
+        shutil.copy(ROOT / "models/zoo/networks/efficientnet-lite0/model.onnx", folder / "net.onnx")
         (folder / ".venv").symlink_to(ROOT / ".venv")
         environment = {**os.environ, "WEIGHIN_DATA_DIR": str(folder / "data"), "COLUMNS": "110"}
-        service = subprocess.Popen([ROOT / ".venv/bin/weighin", "serve"], env=environment)
-        try:
-            wait_until_ready(service)
-            environment["WEIGHIN_DATA_DIR"] = str(folder / "command-line")  # the service holds the other
+        with running(environment):
             cat = (folder / "cat.jpg").read_bytes()
             for _ in range(CLASSIFIED_FIRST):
                 urllib.request.urlopen(urllib.request.Request(f"{SERVICE}/classify", data=cat)).read()
-            for page in (ROOT / "docs/api.md", ROOT / "README.md"):  # the first makes what the second uses
-                text = re.sub(
-                    r"(?<=```console\n)\$ .*?(?=^```$)",
-                    lambda block: run_all(block.group(), folder, environment),
-                    page.read_text(),
-                    flags=re.DOTALL | re.MULTILINE,
-                )
-                page.write_text(text)
-        finally:
-            service.terminate()
-            service.wait()
+            rewrite(folder, environment, keyed=False)
+        environment[KEY] = "sesame"
+        with running(environment):
+            rewrite(folder, environment, keyed=True)
+
+
+@contextmanager
+def running(environment: dict[str, str]) -> Iterator[None]:
+    """The service, which alone has the data directory of the environment."""
+    service = subprocess.Popen([ROOT / ".venv/bin/weighin", "serve"], env=environment)
+    try:
+        wait_until_ready(service)
+        yield
+    finally:
+        service.terminate()
+        service.wait()
+
+
+def rewrite(folder: Path, environment: dict[str, str], *, keyed: bool) -> None:
+    """Run the blocks that name the key, or those that do not, and put their output into the pages."""
+    own = environment | {"WEIGHIN_DATA_DIR": str(folder / "command-line")}  # the service holds the other
+
+    def run_block(block: re.Match[str]) -> str:
+        return run_all(block.group(), folder, own) if (KEY in block.group()) == keyed else block.group()
+
+    for page in (ROOT / "docs/api.md", ROOT / "README.md"):  # the first makes what the second uses
+        text = re.sub(
+            r"(?<=```console\n)\$ .*?(?=^```$)", run_block, page.read_text(), flags=re.DOTALL | re.MULTILINE
+        )
+        page.write_text(text)
 
 
 def wait_until_ready(service: subprocess.Popen[bytes]) -> None:
@@ -65,22 +89,22 @@ def wait_until_ready(service: subprocess.Popen[bytes]) -> None:
             if service.poll() is not None:
                 break
             time.sleep(0.1)
-    raise SystemExit("the service did not get ready")
+    raise SystemExit("service: not ready after 30 s")
 
 
 def run_all(block: str, folder: Path, environment: dict[str, str]) -> str:
-    """The block's commands (the lines that begin with `$ `), each followed by what it prints."""
-    shown = ""
+    """Run the commands of a block (lines that begin with `$ `); return each followed by its output."""
+    transcript = ""
     for command in re.findall(r"^\$ (.+)$", block, re.MULTILINE):
         print(command, file=sys.stderr)
         done = subprocess.run(
             ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True
         )
         if done.returncode:  # progress is on stderr
-            raise SystemExit(f"exit code {done.returncode}: {done.stderr}")
+            raise SystemExit(f"{command}: exit code {done.returncode}: {done.stderr}")
         output = "\n".join(line.rstrip() for line in done.stdout.rstrip().splitlines())
-        shown += f"$ {command}\n{output}\n"
-    return shown
+        transcript += f"$ {command}\n{output}\n"
+    return transcript
 
 
 if __name__ == "__main__":

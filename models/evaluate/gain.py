@@ -1,4 +1,4 @@
-"""Whether a way to train really gains: judged over images and seeds together."""
+"""Effect of a change on accuracy, over images and seeds together: a bootstrap."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ BOOTSTRAPS = 10_000
 
 @dataclass(frozen=True)
 class Gain:
-    """What a change brought over `seeds` trainings with and as many without it, judged on `n` images.
+    """Effect of a change on accuracy, over `seeds` pairs of trainings with and without it and `n` images.
 
-    `difference`: mean accuracy with it less without. `low`, `high`: 95 % bootstrap interval that redraws
-    images and seeds. `p`: two-sided, Student's t test of the seeds' differences; `by_seed`: those.
+    `difference`: mean accuracy with the change minus without. `low`, `high`: 95 % bootstrap interval over
+    images and seeds. `by_seed`: difference of each seed. `p`: two-sided, Student's t test of `by_seed`.
     """
 
     n: int
@@ -28,16 +28,18 @@ class Gain:
 
 
 def gain(with_it: NDArray[np.bool_], without: NDArray[np.bool_], seed: int = 0) -> Gain:
-    """Judge a change by which images each training names right, bool (seeds, n), row by row the same seed.
+    """Measure the effect of a change by which images the trainings classify correctly.
 
-    Images and seeds are redrawn independently, each image with all of its seeds, as both could have been
-    others. Raises ValueError for fewer than two seeds or shapes that differ.
+    `with_it`, `without`: bool (seeds, n), the same seed in the same row. The bootstrap redraws images and
+    seeds independently. `seed` is the bootstrap's. Raises ValueError if the shapes differ or for fewer than
+    two seeds.
     """
     from scipy import stats
 
     if with_it.shape != without.shape or with_it.ndim != 2 or len(with_it) < 2:
         raise ValueError(
-            f"answers of shapes {with_it.shape} and {without.shape}: two seeds or more are needed"
+            f"answers: shapes {with_it.shape} and {without.shape} "
+            f"(allowed: one shape (seeds, n) with two seeds or more)"
         )
     differences = with_it.astype(np.float64) - without
     seeds, n = differences.shape

@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 ARITHMETIC = (
     "Conv", "Gemm", "MatMul", "Add", "Mul", "Clip", "Relu", "LeakyRelu", "GlobalAveragePool", "AveragePool"
 )  # fmt: skip
-"""Operators that compute with integers. The last pooling and all behind it are excepted, the classifier among
-them, so the embedding is float and the parent's classifier fits it. ONNX Runtime has no integer kernels for
-hard swish and hard sigmoid: they compute in floating point between two conversions."""
+"""Operators that compute with integers. The last pooling and all behind it stay float, with the classifier,
+so the embedding is float and the parent's classifier fits it. ONNX Runtime has no integer kernels for hard
+swish and hard sigmoid, which compute in floating point between two conversions."""
 MOVEMENT = ("MaxPool", "Concat", "Split", "Slice", "Reshape", "Squeeze", "Unsqueeze", "Transpose")
-"""Operators that only choose or move values and would otherwise force conversions around them."""
+"""Operators that only select or move values; in floating point they would need conversions around them."""
 
 BIAS_IMAGES = 64
-"""At most so many of the calibration images, evenly spread, correct biases: means settle with some dozens."""
+"""Maximum number of calibration images for bias correction, evenly spaced: some dozens suffice for means."""
 
 
 @dataclass(frozen=True)
 class QuantizationPlan:
-    """How a network is quantized.
+    """Settings of a quantization.
 
-    `keep_float`: modules that stay in floating point, each with all that lies below it (`blocks.0` keeps
-    `blocks.0.conv_dw`); `keep_nodes`: single operators that do. `method` sets the ranges of activations;
-    `percentile`: with that method, the share of an activation's values, in percent, that its range must hold.
-    `correct_biases`: whether the rounding's systematic shift is taken back.
+    `keep_float`: modules that stay in floating point, submodules included (`blocks.0` includes
+    `blocks.0.conv_dw`). `keep_nodes`: single operators that do. `method`: calibration of activation ranges.
+    `percentile`: with that method, the percentage of values that the range must contain. `correct_biases`:
+    whether to apply bias correction.
     """
 
     keep_float: tuple[str, ...] = ()
@@ -49,14 +49,14 @@ class QuantizationPlan:
     correct_biases: bool = True
     keep_nodes: frozenset[str] = frozenset()
 
-    def keeps(self, node: str) -> bool:
+    def keeps_float(self, node: str) -> bool:
         """Return whether a node of the exported graph stays in floating point."""
         modules = any(node == module or node.startswith(f"{module}.") for module in self.keep_float)
         return modules or node in self.keep_nodes
 
 
 class _CalibrationImages:
-    """Hands images to onnxruntime one at a time, which takes any object with `get_next` for a reader."""
+    """Calibration data reader for ONNX Runtime, which accepts any object with `get_next`."""
 
     def __init__(self, name: str, images: Sequence[NDArray[Any]]) -> None:
         self._name = name
@@ -68,7 +68,7 @@ class _CalibrationImages:
 
 
 def quantize(source: Path, target: Path, images: Sequence[NDArray[Any]], plan: QuantizationPlan) -> None:
-    """Write the int8 variant of the exported network `source` to `target`, whole or not at all.
+    """Write the static int8 variant of the exported network `source` to `target`, atomically.
 
     As `quantized`, which also says what is raised.
     """
@@ -83,30 +83,30 @@ def quantized(
     output: str = "logits",
     ranges: Path | None = None,
 ) -> bytes:
-    """Return the int8 variant of the ONNX file `content`, whose scores are its output `output`.
+    """Return the static int8 variant of the ONNX file `content`, whose scores are its `output`.
 
-    Activations are unsigned with a zero point of their own, weights signed and symmetric per output channel:
-    the pair that x86 multiplies in one instruction (VNNI), with all 8 bits. ReLU6 becomes the range of the
-    quantized activation and is no step of its own, and so does ReLU. `images`, each as the network takes it,
-    e.g. float32 (1, 3, H, W), set the ranges and correct the biases. `ranges`: a file that keeps the ranges
-    for the next call with the same network; they are read from it where it exists.
+    Activations are uint8 with a zero point, weights int8 and symmetric per output channel: the pair that x86
+    multiplies in one instruction (VNNI), with all 8 bits. ReLU and ReLU6 become the range of the quantized
+    activation. `images`, each as the network takes it, e.g. float32 (1, 3, H, W), calibrate the ranges and
+    correct the biases. `ranges`: a file that keeps the ranges for the next call with the same network, which
+    then reads them from it.
 
-    Batch norm must be folded and nodes have names of their own (`simplify` in models/onnx_tools/simplify.py
-    sees to both). Raises ValueError when there are no images, or `plan` keeps a module that the network does
-    not have or a single convolution between quantized ones.
+    Batch norm must be folded, and nodes must have names; `simplify` (models/onnx_tools/simplify.py) sees to
+    both. Raises ValueError without images, and if `plan` keeps an unknown module or a single convolution
+    between quantized ones in floating point.
     """
-    # Here, for they take 20 MB, and the service may import this module.
+    # Imported lazily: these take 20 MB, and the service may import this module.
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
     if not images:
-        raise ValueError("quantization needs at least one image to calibrate on")
+        raise ValueError("calibration images: none (allowed: 1 or more)")
     model = onnx.load_from_string(content)
     nodes = [node.name for node in model.graph.node]
     for module in plan.keep_float:
-        if not any(QuantizationPlan((module,)).keeps(node) for node in nodes):
-            raise ValueError(f"the network has no module {module!r} to keep in floating point")
+        if not any(QuantizationPlan((module,)).keeps_float(node) for node in nodes):
+            raise ValueError(f"keep_float: module {module!r} is not in the network")
     methods = {
         "minmax": CalibrationMethod.MinMax,
         "percentile": CalibrationMethod.Percentile,
@@ -115,7 +115,7 @@ def quantized(
     kept = [
         *_last_pools(model.graph),
         *(node.name for node in classifier_nodes(model.graph, output)),
-        *(node for node in nodes if plan.keeps(node)),
+        *(node for node in nodes if plan.keeps_float(node)),
     ]
     # Tells the quantizer that batch norm is folded and shapes are known.
     add_pre_process_metadata(model)
@@ -139,7 +139,7 @@ def quantized(
         result = onnx.load(path)
     _refuse_lone_convolutions(result.graph)
     if plan.correct_biases:
-        # Read again, for the quantizer moves the weights of the model that it is given to a file of its own.
+        # Loaded again, because the quantizer moves the weights of its model to another file.
         step = -(-len(images) // BIAS_IMAGES)
         correct_biases(onnx.load_from_string(content), result, images[::step])
     del result.metadata_props[:]
@@ -150,32 +150,32 @@ def quantized(
 
 
 def _last_pools(graph: onnx.GraphProto) -> list[str]:
-    """Names of the poolings that are flattened, for a classifier or as an output."""
+    """Return the names of poolings whose output is flattened."""
     flattened = {node.input[0] for node in graph.node if node.op_type == "Flatten"}
     return [node.name for node in graph.node if flattened.intersection(node.output)]
 
 
 def _refuse_lone_convolutions(graph: onnx.GraphProto) -> None:
-    """Raise ValueError where onnxruntime would quantize a convolution that was kept in floating point.
+    """Raise ValueError if ONNX Runtime would quantize a convolution that should stay in floating point.
 
-    It does so, when it loads the model, with every one that has integers before and behind it, and with one
-    scale for all channels: the convolution would lose more precision than any other.
+    When it loads a model, it quantizes every convolution between integer tensors, with one scale for all
+    channels: that convolution would lose more precision than any other.
     """
-    sources = {value: node for node in graph.node for value in node.output}
-    followers: dict[str, set[str]] = {}
+    producers = {value: node for node in graph.node for value in node.output}
+    consumers: dict[str, set[str]] = {}
     for node in graph.node:
         for value in node.input:
-            followers.setdefault(value, set()).add(node.op_type)
+            consumers.setdefault(value, set()).add(node.op_type)
     for node in graph.node:
-        if node.op_type != "Conv" or node.input[1] in sources:
+        if node.op_type != "Conv" or node.input[1] in producers:
             continue
-        source = sources.get(node.input[0])
-        after = followers.get(node.output[0], set())
+        source = producers.get(node.input[0])
+        after = consumers.get(node.output[0], set())
         if after in ({"Clip"}, {"Relu"}):
             activation = next(n for n in graph.node if n.input and n.input[0] == node.output[0])
-            after = followers.get(activation.output[0], set())
+            after = consumers.get(activation.output[0], set())
         if source is not None and source.op_type == "DequantizeLinear" and after == {"QuantizeLinear"}:
             raise ValueError(
-                f"{node.name} is kept in floating point alone between quantized layers, and onnxruntime "
-                f"would quantize it when it loads the model; keep a neighbour of it too"
+                f"keep_float: {node.name} is alone between quantized layers, and ONNX Runtime would quantize "
+                f"it when it loads the model; keep a neighbouring layer too"
             )

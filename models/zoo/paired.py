@@ -1,4 +1,4 @@
-"""Whether one network really names more images right than another, judged on the same images in pairs."""
+"""Paired comparison of the accuracy of two networks on the same images: McNemar's test."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from models.zoo.statistics import Z_95, binomial_cdf, binomial_pmf
 
 @dataclass(frozen=True)
 class Paired:
-    """Two networks on the same `n` images.
+    """Comparison of two networks on the same `n` images.
 
-    `only_first`, `only_second`: images that only the one names right. `difference`: the first's accuracy less
-    the second's, with its 95 % interval from `low` to `high`. `p`: two-sided mid-p of McNemar's test.
+    `only_first`, `only_second`: number of images that only this network classifies correctly. `difference`:
+    first accuracy minus second, with its 95 % interval `low` to `high`. `p`: two-sided mid-p of McNemar's
+    test.
     """
 
     n: int
@@ -29,13 +30,13 @@ class Paired:
 
 
 def compare(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
-    """Compare which images two networks name right, each bool (n,).
+    """Compare two networks by which images they classify correctly, each bool (n,).
 
-    The interval is Agresti and Min's (Statistics in Medicine 24, 2005), Wald's with half an image added to
-    each count. Raises ValueError where there are no images or not as many.
+    The interval is Agresti and Min's (Statistics in Medicine 24, 2005): Wald's with half an image added to
+    each count. Raises ValueError if the shapes differ or there are no images.
     """
     if first.shape != second.shape or first.ndim != 1 or len(first) == 0:
-        raise ValueError(f"answers of shapes {first.shape} and {second.shape} cannot be paired")
+        raise ValueError(f"answers: shapes {first.shape} and {second.shape} (allowed: one shape (n,))")
     n = len(first)
     b, c = int((first & ~second).sum()), int((~first & second).sum())
     share_b, share_c = (b + 0.5) / (n + 2), (c + 0.5) / (n + 2)
@@ -45,13 +46,13 @@ def compare(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
 
 
 def mcnemar(b: int, c: int) -> float:
-    """The two-sided mid-p of McNemar's test for `b` and `c` images that only the one or the other got right.
+    """Return the two-sided mid-p of McNemar's test; `b`, `c`: images that only one of the two got right.
 
-    Under no difference each such image falls to either side like a coin. The mid-p counts half of the outcome
-    that was seen: Fagerland, Lydersen and Laake, BMC Medical Research Methodology 13:91 (2013), who find it
-    nearly always to keep its level, where the exact test is needlessly strict.
+    Under the null hypothesis both are equally likely for each such image. The mid-p counts half the
+    probability of the observed outcome. Fagerland, Lydersen and Laake, BMC Medical Research Methodology 13:91
+    (2013), find that it nearly always holds its level, while the exact test is conservative.
     """
-    n, less = b + c, min(b, c)
+    n, fewer = b + c, min(b, c)
     if n == 0 or b == c:
         return 1.0
-    return min(1.0, 2 * binomial_cdf(less, n, 0.5) - binomial_pmf(less, n, 0.5))
+    return min(1.0, 2 * binomial_cdf(fewer, n, 0.5) - binomial_pmf(fewer, n, 0.5))

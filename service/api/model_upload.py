@@ -18,7 +18,7 @@ from fastapi import Request
 
 from models.zoo.card import Card, InputSpec, Outputs
 from service.api.body.parts import Part, stream_parts
-from service.api.body.stream import is_form
+from service.api.body.request import is_form
 from service.errors import InvalidParameter, MalformedRequest
 from service.own_models.add import Options
 from service.own_models.facts import OPTIONS
@@ -29,6 +29,9 @@ _PARTS = (MODEL, DATA, LABELS, CARD)
 
 _LIMITS = {LABELS: 4_000_000, CARD: 1_000_000}
 """Bytes of the parts that are kept in memory."""
+
+_PLAIN_NAMES = frozenset({"model", "onnx"})
+"""Names of files that say nothing of the model."""
 
 _FOLDER = ".upload-"
 _STALE_S = 86_400.0
@@ -129,10 +132,18 @@ async def _read(
         raise MalformedRequest(f"the form needs a file part named '{MODEL}'; its parts are: {names}")
     facts = _facts(parts.get(CARD))
     labels = await asyncio.to_thread(_labels, parts.get(LABELS), folder)
-    given = facts.pop("labels", None)
-    if labels is None and isinstance(given, str):
-        labels = given
-    return Upload(files[MODEL], Options(name=name, labels=labels, preset=preset, facts=facts))
+    label_set = facts.pop("labels", None)
+    if label_set is not None and not isinstance(label_set, str):
+        raise InvalidParameter(f"form field '{CARD}': labels is no text")
+    if labels is None:
+        labels, label_set = label_set, None
+    if name is None and files[MODEL].stem.lower() in _PLAIN_NAMES:
+        raise InvalidParameter(
+            f"name: left out, and the file is called {files[MODEL].name!r} (allowed: ?name=NAME, or a file "
+            "name that says what it is)"
+        )
+    options = Options(name=name, labels=labels, label_set=label_set, preset=preset, facts=facts)
+    return Upload(files[MODEL], options)
 
 
 def _check_part(part: Part, parts: Mapping[str, Part]) -> None:
@@ -208,5 +219,5 @@ def _facts(part: Part | None) -> dict[str, object]:
                 facts[path] = value
     outputs = card.get("outputs", {}).get("names", {})
     if isinstance(outputs, dict) and isinstance(outputs.get("logits"), str):
-        facts["outputs.logits"] = outputs["logits"]
+        facts["output"] = outputs["logits"]
     return facts

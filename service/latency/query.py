@@ -1,37 +1,43 @@
-"""Latencies of one window of time, or step by step."""
+"""Query latencies of a time window, or per time step."""
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
+from cachetools import TTLCache
 
 from service.errors import InvalidParameter, StorageUnavailable
 from service.latency.buckets import DAY_S, HOUR_S, KEEP_DAYS_S, MINUTE_S, Bucket, bucket_of
 from service.latency.cache import LatencyCache, Question
 from service.latency.histogram import Distribution, merge
 from service.latency.recorder import Recorder
-from service.latency.series import Figures, Scope
+from service.latency.series import Figures, Scope, Versions
 from service.latency.stages import Regime, Stage
 
 T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
+CURRENT, ALL = "current", "all"
+"""Which versions of each model a question is about: the one that is served, or all; or the start of one."""
+
+_VERSIONS_FOR_S = 5.0
+
 MAX_STEPS = 1500
-"""Most steps of a history: a day by minutes."""
+"""Maximum steps of a history: a day in minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The stretch of time that an answer really covers, in seconds since 1970.
+    """Time range of an answer, in seconds since 1970.
 
-    `resolution_s`: its start is a multiple of this many seconds; in a history also the length of its steps.
-    `degraded`: why only what is in memory is in the answer, in words for a client; None when all of it is.
+    `resolution_s`: the start is a multiple of it; in a history also the length of the steps. `degraded`:
+    reason, for clients, why only data in memory was read; None otherwise.
     """
 
     start: int
@@ -41,23 +47,31 @@ class Window:
 
 
 class Latencies:
-    """Merges the recorder's memory with its store; thread safe, one question at a time."""
+    """Merges the recorder's memory with its store; thread safe, one question at a time.
 
-    def __init__(self, recorder: Recorder) -> None:
+    `version` of a question is CURRENT, ALL, or the beginning of the SHA-256 of a model's file. CURRENT are
+    the runs of the file that is served, those that were recorded without a version by an earlier release,
+    and all runs of models that are not there any more.
+    """
+
+    def __init__(self, recorder: Recorder, current: Callable[[], Mapping[str, str]] = dict) -> None:
+        """`current` returns the version of each model that there is."""
         self._recorder = recorder
+        self._current = current
+        self._versions: TTLCache[tuple[object, ...], set[tuple[str, str]]] = TTLCache(64, _VERSIONS_FOR_S)
         self._cache = LatencyCache(recorder)
         self._lock = threading.Lock()
 
     def now(self) -> float:
-        """Seconds since 1970 by the recorder's clock."""
+        """Return seconds since 1970 by the recorder's clock."""
         return self._recorder.now()
 
     def revision(self) -> int:
-        """A number that changes whenever this process records something."""
+        """Return a number that changes whenever this process records something."""
         return self._recorder.revision()
 
     def has_history(self) -> bool:
-        """Return whether the database holds any latency; False where it cannot be read."""
+        """Return whether the database has any latency; False if it cannot be read."""
         store = self._recorder.store
         try:
             return store is not None and store.knows()
@@ -65,27 +79,33 @@ class Latencies:
             return False
 
     def window(
-        self, regime: Regime, since: float, *, model: str | None = None, stage: Stage | None = None
+        self,
+        regime: Regime,
+        since: float,
+        *,
+        model: str | None = None,
+        stage: Stage | None = None,
+        version: str = CURRENT,
     ) -> tuple[Window, Figures]:
-        """The figures of what was recorded since that moment (seconds since 1970)."""
+        """Return the figures since `since` (seconds since 1970)."""
 
         def answer(question: Question, degraded: str | None) -> tuple[Window, Figures]:
             window = _window(question, since, degraded)
             return window, self._cache.figures(question, window.start, math.inf)
 
-        return self._answer(Scope(regime, model, stage), answer)
+        return self._answer(self._scope(regime, model, stage, version), answer)
 
     def distribution(
-        self, regime: Regime, since: float, model: str, stage: Stage
+        self, regime: Regime, since: float, model: str, stage: Stage, version: str = CURRENT
     ) -> tuple[Window, Distribution]:
-        """The distribution of one model and stage since that moment; empty without samples."""
+        """Return the distribution of one model and stage since `since`; empty without samples."""
 
         def answer(question: Question, degraded: str | None) -> tuple[Window, Distribution]:
             window = _window(question, since, degraded)
             pooled = self._cache.pooled(question, window.start)
             return window, pooled.distributions.get((model, stage)) or merge([])
 
-        return self._answer(Scope(regime, model, stage), answer)
+        return self._answer(self._scope(regime, model, stage, version), answer)
 
     def history(
         self,
@@ -95,12 +115,13 @@ class Latencies:
         *,
         model: str | None = None,
         stage: Stage | None = None,
+        version: str = CURRENT,
     ) -> tuple[Window, list[tuple[int, Figures]]]:
-        """The figures of each step in which something was recorded, with the step's first second.
+        """Return start and figures of each step that has data.
 
-        `step_s`, a multiple of 60, is rounded up to a multiple of the resolution that is kept of the first.
-        None chooses minutes for an hour, hours for a week, else days. Raises InvalidParameter for more than
-        MAX_STEPS steps.
+        `step_s`, a multiple of 60, is rounded up to a multiple of the stored resolution of the first step.
+        None selects minutes for up to an hour, hours for up to a week, else days. Raises InvalidParameter for
+        more than MAX_STEPS steps.
         """
 
         def answer(question: Question, degraded: str | None) -> tuple[Window, list[tuple[int, Figures]]]:
@@ -110,17 +131,56 @@ class Latencies:
             for step in steps:
                 figures = self._cache.step(question, step)
                 if figures is None:
-                    # The last step ends when the window does: never.
+                    # The last step has no end, like the window.
                     end = math.inf if step is steps[-1] else step.end
                     figures = self._cache.figures(question, step.start, end)
                 if figures.summaries or figures.errors:
                     points.append((step.start, figures))
             return Window(steps[0].start, question.now, steps[0].resolution_s, degraded), points
 
-        return self._answer(Scope(regime, model, stage), answer)
+        return self._answer(self._scope(regime, model, stage, version), answer)
+
+    def left_out(
+        self, regime: Regime, since: float, model: str | None = None, version: str = CURRENT
+    ) -> list[tuple[str, str]]:
+        """The models and versions with runs since the beginning of that day which `version` leaves out."""
+        scope = self._scope(regime, model, None, version)
+        return sorted(pair for pair in self._recorded(regime, since, model) if not scope.admits(*pair))
+
+    def _recorded(self, regime: Regime, since: float, model: str | None) -> set[tuple[str, str]]:
+        start = bucket_of(DAY_S, max(since, self.now() - KEEP_DAYS_S)).start
+        with self._lock:
+            versions = {
+                (series.model, series.version)
+                for part in self._recorder.memory()
+                if part.bucket.end > start
+                for series in part.distributions
+                if series.version and series.regime == regime and model in (None, series.model)
+            }
+            stored = self._versions.get((regime, start, model))
+            if stored is None and self._recorder.store is not None:
+                try:
+                    with self._recorder.store.view() as view:
+                        stored = view.read_versions(regime, start, model)
+                    self._versions[regime, start, model] = stored
+                except StorageUnavailable:
+                    pass  # the figures say so
+        return versions | (stored or set())
+
+    def _scope(self, regime: Regime, model: str | None, stage: Stage | None, version: str) -> Scope:
+        if version == ALL:
+            return Scope(regime, model, stage)
+        if version != CURRENT:
+            return Scope(regime, model, stage, Versions(prefix=version))
+        current = self._current()
+        models = sorted(current) if model is None else sorted(current.keys() & {model})
+        if not models:
+            return Scope(regime, model, stage)
+        versions = Versions("", tuple(models), tuple(sorted({current[name] for name in models})))
+        return Scope(regime, model, stage, versions)
 
     def knows(self, model: str) -> bool:
-        """Whether anything was ever recorded of this model, as far as that can be told now."""
+        """Return whether there is any latency or error of this model in memory or in a readable store."""
         if any(model in part.models() for part in self._recorder.memory()):
             return True
         try:
@@ -134,7 +194,7 @@ class Latencies:
                 with self._cache.ask(scope) as question:
                     return answer(question, None)
             except StorageUnavailable as error:
-                if self._recorder.problem is None:  # else the recorder has said so
+                if self._recorder.problem is None:  # otherwise the recorder has logged it
                     _log.warning("latencies cannot be read; answering from memory", reason=error.detail)
                 return answer(self._cache.ask_memory(scope), self._recorder.problem or error.detail)
 
@@ -147,7 +207,7 @@ def _window(question: Question, since: float, degraded: str | None) -> Window:
 
 def _steps(question: Question, since: float, step_s: int | None) -> list[Bucket]:
     if step_s is None:
-        # Whole minutes, because `since` was worked out a moment before.
+        # Whole minutes, because `since` was computed a moment ago.
         length_s = (question.now - since) // MINUTE_S * MINUTE_S
         step_s = MINUTE_S if length_s <= HOUR_S else HOUR_S if length_s <= 7 * DAY_S else DAY_S
     for kept_s in (MINUTE_S, HOUR_S, DAY_S):
@@ -158,7 +218,6 @@ def _steps(question: Question, since: float, step_s: int | None) -> list[Bucket]
     count = math.floor((question.now - first.start) / step_s) + 1
     if count > MAX_STEPS:
         raise InvalidParameter(
-            f"step: {step_s} s make {count} points in time, at most {MAX_STEPS} are given: "
-            "take a longer step or a later since"
+            f"step {step_s} s: {count} steps (limit: {MAX_STEPS}; use a longer step or a later since)"
         )
     return [Bucket(step_s, first.start + at * step_s) for at in range(count)]

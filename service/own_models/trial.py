@@ -37,8 +37,8 @@ class Bounds:
     """Bounds of one trial.
 
     `seconds` is wall-clock time for loading and running; `memory_bytes` is what the process may take beyond
-    Python and ONNX Runtime and four times the file. Where the system cannot bound memory, e.g. on Windows,
-    only the time is bounded.
+    Python and ONNX Runtime and four times the file. Memory is bounded on Linux only, where `/proc` says how
+    much the process has already.
     """
 
     seconds: float = 60.0

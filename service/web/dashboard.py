@@ -7,13 +7,12 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse
 
-from service.api.answers import root_of
-from service.api.body.parameters import ignores_unknown_parameters
-from service.api.latency import check_model
+from service.api.body.request import ignores_unknown_parameters, root_of
+from service.api.latency import VersionName, check_model
 from service.api.problems import documented
 from service.api.routers import new_router
 from service.errors import InvalidParameter, UnknownModel
-from service.latency.query import Latencies
+from service.latency.query import CURRENT, Latencies
 from service.latency.stages import Regime
 from service.web.figures import SHARED_FOR_S, DashboardCache
 from service.web.site import Site
@@ -34,10 +33,11 @@ def dashboard_router(
         model: Annotated[str, Query(description="Model name; empty for all")] = "",
         stage: Annotated[StageChoice, Query(description="Stage, or all; the charts show one")] = "total",
         since: Annotated[Since, Query(description="Length of the window")] = "24h",
+        version: VersionName = CURRENT,
     ) -> View:
         if model:  # reads the database
             await run_in_threadpool(check_model, latencies, model_names(), model)
-        return View(regime, model, stage, since)
+        return View(regime, model, stage, since, version)
 
     @router.get(
         "/dashboard",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from urllib.parse import urlsplit
 
 import orjson
@@ -15,7 +16,7 @@ import structlog
 from markupsafe import Markup
 
 from models.zoo.statistics import MIN_SAMPLES
-from service.latency.query import Latencies, Window
+from service.latency.query import ALL, Latencies, Window
 from service.latency.series import Figures as Recorded
 from service.latency.stages import STAGES, Stage
 from service.web.chart_data import as_json, medians, over_time, parts, shape, traffic
@@ -27,6 +28,8 @@ _log = structlog.get_logger(__name__)
 
 SHARED_FOR_S = 2.0
 """Maximum age of figures for page refreshes, so that many open dashboards cost little more than one."""
+
+_MOST_VERSIONS = 10
 
 FIRST_VIEWS = tuple(View("live", "", "total", since) for since in ("24h", "7d", "30d"))
 """Views to render in advance at start-up; the page's default view first."""
@@ -45,6 +48,10 @@ class Figures:
     other_stages: Sequence[Choice] = field(
         metadata=explained("Stages that have runs, with their URLs, if the selected stage has none")
     )
+    other_versions: Sequence[Choice] = field(
+        metadata=explained("Versions of models with runs that are not shown, with their URLs; at most ten")
+    )
+    all_versions: str = field(metadata=explained("URL of the same view with all versions"))
     min_runs: str = field(metadata=explained("Minimum number of runs of each percentile, as text"))
     charted: str = field(metadata=explained("Model of the charts that show one model"))
     charts: str = field(metadata=explained("Chart data as JSON"))
@@ -130,7 +137,7 @@ class DashboardCache:
             return cached
         names = list(self._model_names())
         window, recorded = self._latencies.window(
-            view.regime, self._latencies.now() - WINDOWS[view.since].length_s
+            view.regime, self._latencies.now() - WINDOWS[view.since].length_s, version=view.version
         )
         names += sorted({name for name, _ in recorded.summaries} - set(names))
         figures = self._figures(view, base_url, names, window, recorded)
@@ -145,16 +152,18 @@ class DashboardCache:
         span, now = WINDOWS[view.since], self._latencies.now()
         charted, stage = view.model or self._busiest(recorded), _charted_stage(view.stage, recorded)
         since = now - span.length_s
-        all_models_history = self._latencies.history(view.regime, since, span.overview_s, stage=stage)
+        left_out = self._latencies.left_out(view.regime, since, view.model or None, view.version)
+        history = partial(self._latencies.history, view.regime, version=view.version)
+        all_models_history = history(since, span.overview_s, stage=stage)
         if all_models_history[1]:
             since = max(since, all_models_history[1][0][0])
             fitting = span_for(now - since, span)
             if fitting != span:
                 span = fitting
-                all_models_history = self._latencies.history(view.regime, since, span.overview_s, stage=stage)
-        charted_history = self._latencies.history(view.regime, since, span.step_s, model=charted, stage=stage)
-        stages_history = self._latencies.history(view.regime, since, span.overview_s, model=charted)
-        _, distribution = self._latencies.distribution(view.regime, since, charted, stage)
+                all_models_history = history(since, span.overview_s, stage=stage)
+        charted_history = history(since, span.step_s, model=charted, stage=stage)
+        stages_history = history(since, span.overview_s, model=charted)
+        _, distribution = self._latencies.distribution(view.regime, since, charted, stage, view.version)
         charts = {
             **as_json(
                 ("over_time", over_time(charted_history, charted, stage)),
@@ -184,6 +193,11 @@ class DashboardCache:
                 self._assumed_facts(),
             ),
             other_stages=_other_stages(view, recorded),
+            other_versions=[
+                Choice(replace(view, model=name, version=version[:12]).page_url(), f"{name} {version[:12]}")
+                for name, version in left_out[:_MOST_VERSIONS]
+            ],
+            all_versions=replace(view, version=ALL).page_url(),
             min_runs=", ".join(
                 f"p{round(100 * fraction)} needs {count}" for fraction, count in MIN_SAMPLES.items()
             ),

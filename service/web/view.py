@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 from markupsafe import Markup
 
+from service.latency.query import ALL, CURRENT
 from service.latency.stages import REGIMES, STAGES, Regime, Stage
 from service.web.site import explained
 
@@ -50,17 +51,23 @@ def span_for(length_s: float, most: Span) -> Span:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The selected regime, model, stage and window; an empty model means all."""
+    """The selected regime, model, stage, window and versions; an empty model means all.
+
+    `version`: the model files' versions as in `GET /latency`: `current`, `all` or the beginning of one.
+    """
 
     regime: Regime
     model: str
     stage: StageChoice
     since: Since
+    version: str = CURRENT
 
     def url(self, path: str, **more: str) -> str:
         """Return `path` with this view and `more` as its query, without empty values."""
         stage = "" if self.stage == "all" else self.stage
-        parameters = {"model": self.model, "stage": stage, "regime": self.regime, "since": self.since} | more
+        version = "" if self.version == CURRENT else self.version
+        parameters = {"model": self.model, "stage": stage, "regime": self.regime, "since": self.since}
+        parameters |= {"version": version} | more
         return f"{path}?{urlencode({name: value for name, value in parameters.items() if value})}"
 
     def page_url(self) -> str:
@@ -84,10 +91,12 @@ class DashboardPage:
     models: Sequence[Choice] = field(metadata=explained("Options of the model; the empty value means all"))
     stages: Sequence[Choice] = field(metadata=explained("Options of the stage, including `all`"))
     windows: Sequence[Choice] = field(metadata=explained("Options of the window"))
+    versions: Sequence[Choice] = field(metadata=explained("Options of the version"))
     regime: str = field(metadata=explained("Selected regime"))
     model: str = field(metadata=explained("Selected model, empty for all"))
     stage: str = field(metadata=explained("Selected stage, or `all`"))
     since: str = field(metadata=explained("Selected window, as in `GET /latency`"))
+    version: str = field(metadata=explained("Selected version, as in `GET /latency`"))
     figures: Markup = field(
         metadata=explained("Rendered `figures.html`, which the page refreshes every few seconds")
     )
@@ -102,9 +111,16 @@ def dashboard_page(view: View, names: Sequence[str], figures: Markup) -> Dashboa
         models=[Choice("", "all"), *(Choice(name, name) for name in names)],
         stages=[Choice(name, name) for name in ("all", *STAGES)],
         windows=[Choice(name, span.text) for name, span in WINDOWS.items()],
+        versions=_versions(view.version),
         regime=view.regime,
         model=view.model,
         stage=view.stage,
         since=view.since,
+        version=view.version,
         figures=figures,
     )
+
+
+def _versions(selected: str) -> list[Choice]:
+    choices = [Choice(CURRENT, CURRENT), Choice(ALL, ALL)]
+    return choices if selected in (CURRENT, ALL) else [*choices, Choice(selected, selected[:12])]

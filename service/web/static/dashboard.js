@@ -120,7 +120,7 @@ form.addEventListener("submit", (event) => {
 addEventListener("popstate", () => {
   const parameters = new URLSearchParams(location.search);
   for (const select of form.querySelectorAll("select")) {
-    const standard = { regime: "live", stage: "total", since: "24h" }[select.name] ?? "";
+    const standard = { regime: "live", stage: "total", since: "24h", version: "current" }[select.name] ?? "";
     select.value = parameters.get(select.name) ?? standard;
   }
   refresh();

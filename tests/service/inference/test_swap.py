@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import hashlib
 import os
 import shutil
 import threading
@@ -16,14 +15,14 @@ import numpy as np
 import pytest
 import structlog
 
-from models.zoo.card import Classifier, File, read_card, write_card
-from service.errors import ModelUnavailable, NoExactMap, UnknownModel
-from service.inference.explain import Explainer
+from models.zoo.card import read_card
+from service.errors import ModelUnavailable, UnknownModel
+from service.inference.explain import Explainer, ExplainPlan
 from service.inference.pool import CorePool, Deadline
 from service.inference.registry import CHANGING, Registry
 from service.own_models.watch import ModelWatcher
-from tests.conftest import TINY_CHANNELS, TINY_CLASSES, make_tiny_model
-from tests.helpers.swap import replace_model
+from tests.conftest import TINY_CLASSES, make_tiny_model
+from tests.helpers.swap import replace_model, store_classifier
 from tests.helpers.until import until
 
 
@@ -228,42 +227,23 @@ def test_a_zoo_that_cannot_be_listed_keeps_its_models(registry: Registry, zoo: P
     assert registry.get("one") is kept
 
 
-def test_an_explanation_moves_on_to_the_new_version(zoo: Path, png: bytes) -> None:
-    """The classifier's file of the version that the request began with is gone when it is first needed."""
-    with_classifier(zoo / "one")
+def test_an_explanation_stays_with_its_version(zoo: Path, png: bytes) -> None:
+    """The classifier's file is another version's by name when it is first needed."""
+    before = store_classifier(zoo / "one")
     registry = Registry([zoo], "one")
     registry.load()
+    pool = CorePool(1, 4)
+    explainer = Explainer(registry, pool, max_pixels=10**6)
 
-    async def explain() -> tuple[float, float]:
-        pool = CorePool(1, 4)
-        explainer = Explainer(registry, pool, max_pixels=10**6)
-        plan = explainer.plan(registry.get(), 0)
-        replace_model(zoo / "one", seed=7)
-        bias = with_classifier(zoo / "one")
-        explained = await explainer.run(plan, png, Deadline.after(30), picture=False, over_image=False)
-        (zoo / "one/head.npz").unlink()
-        fresh = Explainer(registry, pool, max_pixels=10**6)
-        plan = fresh.plan(registry.get(), 0)
-        with pytest.raises(NoExactMap):
-            await fresh.run(plan, png, Deadline.after(30), picture=False, over_image=False)
-        pool.close()
-        return explained.bias, bias
+    async def bias_of(plan: ExplainPlan) -> float:
+        deadline = Deadline.after(30)
+        return (await explainer.run(plan, png, deadline, picture=False, over_image=False)).bias
 
-    explained, stored = asyncio.run(explain())
-    assert explained == pytest.approx(stored)
-
-
-def with_classifier(folder: Path) -> float:
-    """Store the classifier of a tiny model beside it, name it in the card, and return its first bias."""
-    import onnx
-    from onnx import numpy_helper
-
-    model = onnx.load(folder / "model.onnx")
-    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    assert weights["head.weight"].shape == (TINY_CLASSES, TINY_CHANNELS)
-    np.savez(folder / "head.npz", weight=weights["head.weight"], bias=weights["head.bias"])
-    content = (folder / "head.npz").read_bytes()
-    file = File(name="head.npz", bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-    classifier = Classifier(model=folder.name, file=file)
-    write_card(folder, read_card(folder).model_copy(update={"classifier": classifier}))
-    return float(weights["head.bias"][0])
+    plan = explainer.plan(registry.get(), 0)
+    replace_model(zoo / "one", seed=7, versioned=True)
+    assert asyncio.run(bias_of(plan)) == pytest.approx(before)
+    registry.refresh("one")
+    after = asyncio.run(bias_of(explainer.plan(registry.get(), 0)))
+    assert after == pytest.approx(store_classifier(zoo / "one"))
+    assert after != pytest.approx(before)
+    pool.close()

@@ -176,7 +176,13 @@ def test_form_and_url_hold_the_view(instrument: Instrument) -> None:
     instrument.recorder.record("tiny", "compare", {"inference": 5_000_000})
     page = instrument.page(regime="live", model="tiny-b", stage="decode", since="1h")
     assert [row[:3] for row in rows(page)] == [["tiny-b", "decode", "2"]]
-    assert set(re.findall(r'<option value="([^"]*)" selected>', page)) == {"live", "tiny-b", "decode", "1h"}
+    assert set(re.findall(r'<option value="([^"]*)" selected>', page)) == {
+        "live",
+        "tiny-b",
+        "decode",
+        "1h",
+        "current",
+    }
     assert (charts(page)["model"], charts(page)["stage"]) == ("tiny-b", "decode")
     assert 'href="/latency?model=tiny-b&amp;stage=decode&amp;regime=live&amp;since=1h"' in page
     compared = instrument.page(regime="compare")
@@ -319,7 +325,7 @@ def test_warm_up_renders_the_first_views(instrument: Instrument) -> None:
     assert FIRST_VIEWS[0] == View("live", "", "total", "24h"), "what /dashboard without a query shows"
 
 
-def test_a_request_goes_before_the_warm_up(instrument: Instrument) -> None:
+def test_request_during_the_warm_up(instrument: Instrument) -> None:
     instrument.record(1)
     begun, go_on = threading.Event(), threading.Event()
 

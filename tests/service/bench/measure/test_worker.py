@@ -7,10 +7,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
-from service.bench.measure.messages import REPORT, WorkerConfig
-from service.bench.measure.plan import Plan
+from service.bench.measure.messages import REPORT, Failure, WorkerConfig
+from service.bench.measure.plan import Plan, Request, make_plan
 from service.bench.measure.process import WORKER
+from service.inference.registry import Registry
+from tests.conftest import make_tiny_model
+from tests.helpers.swap import replace_model
 
 PARENT = """
 import subprocess, sys
@@ -35,7 +39,7 @@ def long_config(plan: Plan) -> WorkerConfig:
     )
 
 
-def test_it_dies_with_a_parent_that_is_killed(short_plan: Callable[..., Plan]) -> None:
+def test_worker_ends_with_its_parent(short_plan: Callable[..., Plan]) -> None:
     config = long_config(short_plan(models=("tiny",)))
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, WORKER],
@@ -59,9 +63,25 @@ def test_it_dies_with_a_parent_that_is_killed(short_plan: Callable[..., Plan]) -
     assert worker > 0
 
 
-def test_nonsense_as_configuration_is_no_endless_wait() -> None:
+def test_invalid_worker_configuration() -> None:
     done = subprocess.run(
         [sys.executable, "-m", WORKER], input=b"nonsense\n", capture_output=True, check=False
     )
     assert done.returncode != 0
     assert done.stdout == b""
+
+
+def test_a_model_that_was_replaced_is_not_measured(tmp_path: Path) -> None:
+    """Not one version in one process and another in the next."""
+    folder = make_tiny_model(tmp_path, "tiny")
+    plan = make_plan(Registry([tmp_path], "tiny"), Request(seed=1, models=("tiny",)))
+    replace_model(folder, seed=2)
+    command = [sys.executable, "-m", WORKER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        worker.stdin.write(long_config(plan).model_dump_json().encode() + b"\n")
+        worker.stdin.flush()
+        report = REPORT.validate_json(worker.stdout.readline())
+    assert isinstance(report, Failure)
+    assert "'tiny' was replaced while it was measured" in report.message

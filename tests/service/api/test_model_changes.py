@@ -1,0 +1,310 @@
+"""POST, PUT and DELETE of /models: a model comes as a form, is served, replaced and deleted."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import onnx
+import pytest
+from pydantic import SecretStr
+
+from service.settings import Settings
+from tests.conftest import make_tiny_model
+from tests.helpers.http_client import http_client
+from tests.helpers.problems import assert_problem
+from tests.helpers.swap import swap_under_load, versioned_model
+from tests.helpers.until import until
+from tests.service.conftest import running
+from tests.service.gallery.pictures import blobs
+
+KEY = {"Authorization": "Bearer sesame"}
+LABELS = "".join(f"thing {number}\n" for number in range(10))
+CARD = {"input": {"mean": [127, 127, 127], "std": [128, 128, 128]}, "source": {"licence": "MIT"}}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> bytes:
+    """An ONNX file."""
+    return (make_tiny_model(tmp_path / "made", "one", seed=1) / "model.onnx").read_bytes()
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> bytes:
+    """Another ONNX file with as many classes."""
+    return (make_tiny_model(tmp_path / "made", "other", seed=2) / "model.onnx").read_bytes()
+
+
+@pytest.fixture
+def keyed(tiny_settings: Settings) -> Settings:
+    """Settings with a key."""
+    return tiny_settings.model_copy(update={"api_key": SecretStr("sesame")})
+
+
+@pytest.fixture
+def client(keyed: Settings) -> Iterator[httpx.Client]:
+    """A client of a service with a key, which it sends."""
+    with running(keyed) as one:
+        one.headers.update(KEY)
+        yield one
+
+
+def form(model: bytes, name: str = "net.onnx", **parts: Any) -> dict[str, Any]:
+    files = {"model": (name, model), "labels": ("labels.txt", LABELS.encode()), **parts}
+    return {"files": {key: part for key, part in files.items() if part is not None}}
+
+
+def left_over(settings: Settings) -> list[str]:
+    """What is in the folder of added models and is no model."""
+    folder = settings.added_models
+    return (
+        sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) if folder.exists() else []
+    )
+
+
+def test_an_added_model_is_served_when_the_answer_comes(
+    client: httpx.Client, keyed: Settings, model: bytes, png: bytes
+) -> None:
+    response = client.post("/models", **form(model, card=(None, json.dumps(CARD))))
+    assert response.status_code == 201, response.text
+    assert response.headers["Location"] == "/models/net"
+    body = response.json()
+    assert (body["name"], body["loaded"], body["reason"], body["refused"]) == ("net", True, None, None)
+    assert body["version"] == body["card"]["file"]["sha256"]
+    assert body["card"]["source"]["licence"] == "MIT"
+    origins = {path: fact["origin"] for path, fact in body["card"]["provenance"].items()}
+    assert origins["input.layout"] == "file"
+    assert origins["input.mean"] == origins["labels"] == "flag"
+    assert origins["input.interpolation"] == "assumed"
+    assert "input.interpolation" in body["assumed"]
+    assert any("interpolation" in line for line in body["warnings"])
+    assert client.get("/models/net").json() == {
+        k: v for k, v in body.items() if k not in ("changes", "warnings")
+    }
+    answer = client.post("/classify?model=net&top_k=1", content=png).json()
+    assert answer["predictions"][0]["label"].startswith("thing ")
+    assert (keyed.added_models / "net/card.json").exists()
+    assert left_over(keyed) == []
+
+
+def test_an_added_model_is_there_after_a_restart(keyed: Settings, model: bytes) -> None:
+    with running(keyed) as client:
+        assert client.post("/models?name=mine", headers=KEY, **form(model)).status_code == 201
+    with running(keyed) as client:
+        assert client.get("/models/mine").json()["loaded"] is True
+
+
+def test_a_put_adds_and_replaces(client: httpx.Client, model: bytes, other: bytes, png: bytes) -> None:
+    first = client.put("/models/mine", **form(model))
+    assert (first.status_code, first.headers["Location"]) == (201, "/models/mine")
+    again = client.put("/models/mine", **form(other))
+    assert again.status_code == 200, again.text
+    assert again.json()["version"] != first.json()["version"]
+    assert client.get("/models/mine").json()["version"] == again.json()["version"]
+    assert client.post("/classify?model=mine", content=png).status_code == 200
+
+
+def test_a_delete_ends_a_model(client: httpx.Client, keyed: Settings, model: bytes, png: bytes) -> None:
+    client.put("/models/mine", **form(model))
+    response = client.delete("/models/mine")
+    assert (response.status_code, response.content) == (204, b"")
+    assert_problem(client.post("/classify?model=mine", content=png), 404, "unknown-model", "'mine'")
+    assert_problem(client.delete("/models/mine"), 404, "unknown-model", "'mine'")
+    assert list(keyed.added_models.iterdir()) == []
+
+
+CHANGES: dict[str, Callable[[httpx.Client, bytes], httpx.Response]] = {
+    "post": lambda client, model: client.post("/models", **form(model)),
+    "put": lambda client, model: client.put("/models/tiny", **form(model)),
+    "delete": lambda client, _: client.delete("/models/tiny"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_without_a_key_set_nothing_may_be_changed(
+    change: Callable[[httpx.Client, bytes], httpx.Response], serve: Callable[..., httpx.Client], model: bytes
+) -> None:
+    client = serve()
+    assert_problem(change(client, model), 403, "no-key-set", "WEIGHIN_API_KEY", "weighin add")
+    client.headers.update(KEY)
+    assert_problem(change(client, model), 403, "no-key-set")
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_without_the_key_sent_nothing_may_be_changed(
+    change: Callable[[httpx.Client, bytes], httpx.Response], client: httpx.Client, model: bytes
+) -> None:
+    del client.headers["Authorization"]
+    assert_problem(change(client, model), 401, "unauthorized", "Bearer")
+    client.headers["Authorization"] = "Bearer other"
+    assert_problem(change(client, model), 401, "unauthorized", "API key: wrong")
+    client.headers["Authorization"] = KEY["Authorization"]
+    client.headers["Origin"] = "https://evil.example"
+    assert_problem(change(client, model), 403, "cross-site-request")
+
+
+def test_names_that_are_taken(client: httpx.Client, keyed: Settings, model: bytes) -> None:
+    assert_problem(client.post("/models?name=tiny", **form(model)), 409, "model-exists", "PUT /models/tiny")
+    assert client.post("/models?name=mine", **form(model)).status_code == 201
+    assert_problem(client.post("/models", **form(model, "mine.onnx")), 409, "model-exists", "'mine'")
+    assert_problem(client.post("/models", **form(model, "tiny.onnx")), 409, "model-exists", "'tiny'")
+    assert [path.name for path in keyed.added_models.iterdir()] == ["mine"]
+
+
+def test_models_of_other_folders_stay(client: httpx.Client, model: bytes, tiny_models_dir: Path) -> None:
+    before = sorted(path.name for path in tiny_models_dir.rglob("*"))
+    for response in (client.put("/models/tiny-b", **form(model)), client.delete("/models/tiny-b")):
+        assert_problem(response, 409, "model-in-use", "'tiny-b'", "WEIGHIN_MODEL_DIRS")
+    assert sorted(path.name for path in tiny_models_dir.rglob("*")) == before
+
+
+def test_the_default_model_and_that_of_the_gallery_stay(keyed: Settings, model: bytes, other: bytes) -> None:
+    with running(keyed) as client:
+        client.headers.update(KEY)
+        for name in ("first", "second"):
+            assert client.put(f"/models/{name}", **form(model)).status_code == 201
+    with running(keyed.model_copy(update={"default_model": "first", "gallery_model": "second"})) as client:
+        client.headers.update(KEY)
+        assert_problem(client.delete("/models/first"), 409, "model-in-use", "WEIGHIN_DEFAULT_MODEL")
+        assert client.put("/models/first", **form(other)).status_code == 200
+        assert client.put("/gallery/images/a", content=blobs(0)).status_code == 201
+        assert_problem(client.delete("/models/second"), 409, "model-in-use", "/gallery/reindex")
+        assert client.put("/models/second", **form(other)).status_code == 200
+        assert client.get("/gallery").json()["replaced"] is True
+        client.post("/gallery/reindex?model=tiny")
+        until(lambda: client.get("/gallery").json()["model"] == "tiny", "re-indexed")
+        assert client.delete("/models/second").status_code == 204
+
+
+REFUSALS: dict[str, tuple[dict[str, Any], int, str, tuple[str, ...]]] = {
+    "no form": ({"content": b"x"}, 400, "malformed-request", ("'model'",)),
+    "no model": ({"files": {"labels": ("l.txt", b"a")}}, 400, "malformed-request", ("'model'", "'labels'")),
+    "a field": ({"files": {"model": (None, b"text")}}, 422, "invalid-parameter", ("'model'", "no file")),
+    "unknown field": ({"files": {"weights": ("w", b"x")}}, 422, "invalid-parameter", ("'weights'", "card")),
+    "nothing": ({"files": {"model": ("net.onnx", b"")}}, 422, "refused-model", ("net.onnx",)),
+    "a page": (
+        {"files": {"model": ("net.onnx", b"<!doctype html><p>404</p>")}}, 422, "refused-model", ("HTML",)
+    ),
+    "no name": ({"files": {"model": ("model.onnx", b"x")}}, 422, "invalid-parameter", ("?name=NAME",)),
+    "hidden name": ({"files": {"model": ("../.onnx", b"x")}}, 422, "invalid-parameter", ("?name=NAME",)),
+    "data name": (
+        {"files": {"model": ("a.onnx", b"x"), "data": ("a b", b"x")}}, 422, "invalid-parameter", ("'a b'",)
+    ),
+    "one name": (
+        {"files": {"model": ("a.onnx", b"x"), "data": ("a.onnx", b"x")}}, 422, "invalid-parameter", ("both",)
+    ),
+    "card is no JSON": (
+        {"files": {"model": ("a.onnx", b"x"), "card": (None, b"{")}}, 422, "invalid-parameter", ("JSON",)
+    ),
+    "card is no object": (
+        {"files": {"model": ("a.onnx", b"x"), "card": (None, b"[]")}}, 422, "invalid-parameter", ("object",)
+    ),
+    "card misspelt": (
+        {"files": {"model": ("a.onnx", b"x"), "card": (None, b'{"input": {"lay": 1}}')}},
+        422,
+        "invalid-parameter",
+        ("input.lay", "layout"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_what_is_no_model_leaves_nothing(kind: str, client: httpx.Client, keyed: Settings) -> None:
+    request, status, slug, words = REFUSALS[kind]
+    names = client.get("/models").json()
+    assert_problem(client.post("/models", **request), status, slug, *words)
+    assert client.get("/models").json() == names
+    assert not keyed.added_models.exists() or list(keyed.added_models.iterdir()) == []
+
+
+def test_a_refused_replacement_leaves_the_old_one(client: httpx.Client, model: bytes, png: bytes) -> None:
+    before = client.put("/models/mine", **form(model)).json()["version"]
+    assert_problem(
+        client.put("/models/mine", **form(model[: len(model) // 2])), 422, "refused-model", "cut off"
+    )
+    answer = client.get("/models/mine").json()
+    assert (answer["version"], answer["loaded"], answer["refused"]) == (before, True, None)
+    assert client.post("/classify?model=mine", content=png).status_code == 200
+
+
+def test_a_body_over_the_limit_is_cut_off(keyed: Settings, model: bytes) -> None:
+    with running(keyed.model_copy(update={"max_model_bytes": 10_000})) as client:
+        client.headers.update(KEY)
+        assert_problem(client.post("/models", **form(model + b"\0" * 20_000)), 413, "body-too-large", "10000")
+
+        def endless() -> Iterator[bytes]:
+            yield b'--b\r\nContent-Disposition: form-data; name="model"; filename="net.onnx"\r\n\r\n'
+            for _ in range(100):
+                yield b"\0" * 1000
+
+        headers = {"Content-Type": "multipart/form-data; boundary=b"}
+        response = client.post("/models", content=endless(), headers=headers)
+        assert_problem(response, 413, "body-too-large", "10000")
+        assert left_over(keyed) == []
+
+
+def test_a_model_may_be_larger_than_an_image(keyed: Settings, model: bytes) -> None:
+    with running(keyed.model_copy(update={"max_body_bytes": 1000})) as client:
+        assert client.post("/models", headers=KEY, **form(model)).status_code == 201
+
+
+def test_a_model_in_two_files(client: httpx.Client, tmp_path: Path, model: bytes) -> None:
+    network = onnx.load_from_string(model)
+    onnx.save_model(
+        network, tmp_path / "net.onnx", save_as_external_data=True, location="net.onnx.data", size_threshold=0
+    )
+    graph, data = (tmp_path / "net.onnx").read_bytes(), (tmp_path / "net.onnx.data").read_bytes()
+    assert_problem(client.post("/models", **form(graph)), 422, "refused-model", "net.onnx.data")
+    response = client.post("/models", **form(graph, data=("net.onnx.data", data)))
+    assert response.status_code == 201, response.text
+    assert response.json()["changes"]
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(
+    client: httpx.Client, keyed: Settings, model: bytes
+) -> None:
+    connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port or 80)
+    connection.putrequest("POST", "/models")
+    for name, value in {
+        **KEY, "Content-Type": "multipart/form-data; boundary=b", "Content-Length": "100000"
+    }.items():  # fmt: skip
+        connection.putheader(name, value)
+    connection.endheaders()
+    connection.send(
+        b'--b\r\nContent-Disposition: form-data; name="model"; filename="net.onnx"\r\n\r\n' + model
+    )
+    until(lambda: bool(left_over(keyed)), "the upload has begun")
+    connection.close()
+    until(lambda: not left_over(keyed), "what was sent is gone")
+
+
+def test_two_adds_at_once_have_one_winner(client: httpx.Client, model: bytes) -> None:
+    statuses: list[int] = []
+
+    def post() -> None:
+        with http_client(client.base_url) as own:
+            statuses.append(own.post("/models?name=mine", headers=KEY, timeout=60, **form(model)).status_code)
+
+    threads = [threading.Thread(target=post) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(statuses) == [201, 409, 409]
+
+
+def test_swaps_under_eight_clients_lose_no_request(tmp_path: Path, png: bytes) -> None:
+    """`make test-faults` does this for a minute."""
+    folder = versioned_model(tmp_path / "zoo", "swapped", seed=100)
+    make_tiny_model(tmp_path / "zoo", "other")
+    settings = Settings(model_dirs=(tmp_path / "zoo",), default_model="other", data_dir=tmp_path / "data")
+    with running(settings) as client:
+        answers, swaps = swap_under_load(client.base_url, folder, png, seconds=4)
+    answers.check(swaps)
+    assert swaps >= 2
+    assert len(answers.requests) == 3
