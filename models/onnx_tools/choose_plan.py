@@ -33,7 +33,8 @@ ENOUGH = 0.001
 GAIN = 0.2
 """The share of the divergence that a group in float must take away."""
 CERTAIN = 2.5
-"""The least ratio of what it takes away to the standard error of that, over the images."""
+"""How many standard errors what it takes away must be above nothing, over the images."""
+_TINY = 1e-6
 WORTH = 5.0
 """The least ratio of that share to the group's share of the multiply-accumulates."""
 LARGEST = 0.2
@@ -64,10 +65,11 @@ class _Trial:
 
     def pays(self, other: _Trial, share: float) -> bool:
         """Return whether `other`, which keeps `share` more of the network in float, pays over this one."""
-        gains = self.divergences - other.divergences
-        error = gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else np.inf
-        least = max(GAIN, WORTH * share) * self.mean
-        return bool(gains.mean() >= least and gains.mean() >= CERTAIN * error)
+        gain = 1 - other.mean / self.mean
+        # Ratios, because a few images have most of the divergence.
+        ratios = np.log(self.divergences + _TINY) - np.log(other.divergences + _TINY)
+        error = ratios.std(ddof=1) / np.sqrt(len(ratios)) if len(ratios) > 1 else np.inf
+        return bool(gain >= max(GAIN, WORTH * share) and ratios.mean() >= CERTAIN * error)
 
 
 @dataclass(frozen=True)

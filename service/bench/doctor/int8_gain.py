@@ -12,14 +12,13 @@ from service.bench.doctor.running import GAIN_WORTH_HAVING
 
 Verdict = Literal["pays", "does not pay", "undecided"]
 
-_ACTIVATIONS = {
+_KINDS = {
     "BiasGelu": "Gelu",
     "Elu": "Elu",
     "Erf": "Gelu",
     "FastGelu": "Gelu",
     "Gelu": "Gelu",
     "HardSigmoid": "HardSigmoid",
-    "HardSwish": "HardSwish",
     "Mish": "Mish",
     "PRelu": "PRelu",
     "QuickGelu": "Sigmoid·Mul",
@@ -88,11 +87,12 @@ def measure_gain(parent: ModelUnderTest, int8: ModelUnderTest) -> Int8Gain:
 
     Raises SessionError and ModelUnavailable for a model that does not load or run.
     """
+    kinds = _kinds(int8)
     shares: defaultdict[str, float] = defaultdict(float)
     conversions = 0.0
     for operator in int8.operators:
-        if operator.op in _ACTIVATIONS:
-            shares[_ACTIVATIONS[operator.op]] += operator.share
+        if operator.op in kinds:
+            shares[kinds[operator.op]] += operator.share
         elif operator.op in _CONVERSIONS:
             conversions += operator.share
     return Int8Gain(
@@ -102,3 +102,14 @@ def measure_gain(parent: ModelUnderTest, int8: ModelUnderTest) -> Int8Gain:
         activations=tuple(sorted(shares.items(), key=lambda pair: -pair[1])),
         conversions=conversions,
     )
+
+
+def _kinds(int8: ModelUnderTest) -> dict[str, str]:
+    """Return the name of the activation that each operator belongs to.
+
+    ONNX Runtime runs a hard swish as a hard sigmoid and a product; other products of the model are integer.
+    """
+    if all(node.op != "HardSwish" for node in int8.graph.nodes):
+        return _KINDS
+    both = any(node.op == "HardSigmoid" for node in int8.graph.nodes)
+    return _KINDS | {"Mul": "HardSwish", "HardSigmoid": "HardSwish and HardSigmoid" if both else "HardSwish"}

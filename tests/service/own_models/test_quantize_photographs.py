@@ -44,7 +44,6 @@ def test_efficientnet_lite_agrees_as_well_as_the_included_int8_model(tmp_path: P
         ),
         to=tmp_path / "models",
     )
-    print(made.judgement.agreement, made.choice.kept, made.choice.divergence)
     assert made.judgement.n == included.n
     assert made.judgement.same / made.judgement.n >= included.interval.low
     # The layers that the project's own plan keeps are found by measuring.
