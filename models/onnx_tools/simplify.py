@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 LEAST_OPSET = 13
 """The first that has scales per channel."""
 _RAISED_TO = 17
+_LEAST_IR = 8
+"""From version 4 on, weights need not be inputs."""
 
 
 def simplify(content: bytes) -> bytes:
@@ -41,6 +43,11 @@ def simplify(content: bytes) -> bytes:
         model = onnx.load_from_string(folded(model.SerializeToString()))
     except Exception as error:  # a dozen types of onnxruntime's own
         raise UnreadableModel(f"ONNX Runtime cannot fold it: {str(error).splitlines()[0][:200]}") from None
+    model.ir_version = max(model.ir_version, _LEAST_IR)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
     _name_nodes(model.graph)
     _pool_whole_maps(model)
     _add_biases(model.graph)
