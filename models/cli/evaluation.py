@@ -138,10 +138,10 @@ def _evaluate_fashion(
 
 
 def _compare_pairs(logits: dict[str, Any], classes: Any, averaged: Any, zoo: Path, json: Path | None) -> None:
-    from models.evaluate.paired import compare
     from models.evaluate.significance import pairs_of
     from models.zoo.card import read_card
     from models.zoo.files import write_whole
+    from models.zoo.paired import compare
     from models.zoo.statistics import holm
 
     pairs = [

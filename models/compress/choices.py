@@ -6,10 +6,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from models.compress.agreement import Compared, compare_logits
 from models.data.photos import crops
 from models.onnx_tools.quantize import QuantizationPlan, quantize
 from models.onnx_tools.session import open_session, run
+from models.zoo.agreement import Compared, compare_logits
 from models.zoo.card import read_card
 from models.zoo.preprocess import preprocess
 

@@ -57,7 +57,7 @@ class Pairs(Frozen):
 class JudgedFurther(Frozen):
     """The trained student, fine-tuned for `epochs` with the teacher and without, on the same images.
 
-    One training each; `p`: McNemar's test (models/evaluate/paired.py).
+    One training each; `p`: McNemar's test (models/zoo/paired.py).
     """
 
     epochs: int = Field(gt=0)
@@ -86,7 +86,7 @@ class JudgedGain(Frozen):
     """Gain of `student` from the mean of `teachers`, whose accuracy is `teacher`.
 
     Measured over `seeds` pairs of trainings of `epochs` from random weights, and `n` images
-    (models/evaluate/paired.py). `further`: the same for a trained student.
+    (models/zoo/paired.py). `further`: the same for a trained student.
     """
 
     student: str

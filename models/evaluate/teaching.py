@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.data.fashion_mnist import Images
 from models.evaluate.accuracy import ZooClassifier, mean_probabilities
-from models.evaluate.paired import compare, gain
+from models.evaluate.gain import gain
 from models.evaluate.significance import JudgedFurther, JudgedGain
 from models.train import checkpoint
 from models.train.family import load_trained, run_folder
@@ -19,6 +19,7 @@ from models.train.job import Prepared
 from models.train.loop import CHECKPOINT
 from models.train.predict import predict
 from models.zoo.card import read_cards
+from models.zoo.paired import compare
 
 DISTILLED, ALONE = "distilled", "alone"
 """Suffixes of the names of a student's trainings with and without a teacher."""

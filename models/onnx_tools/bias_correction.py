@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def correct_biases(
-    floating: onnx.ModelProto, quantized: onnx.ModelProto, images: Sequence[NDArray[np.float32]]
+    floating: onnx.ModelProto, quantized: onnx.ModelProto, images: Sequence[NDArray[Any]]
 ) -> None:
-    """Correct the int32 biases of `quantized` in place, measured on `images`, each float32 (1, 3, H, W).
+    """Correct the int32 biases of `quantized` in place, measured on `images`, each as the network takes it.
 
     Rounding weights to 8 bits shifts the mean of each output channel of a convolution, and the shifts add up
     over the layers. From the input on, the difference of each channel's mean between the two networks, after
@@ -45,16 +45,24 @@ def correct_biases(
 
 
 def channel_means(
-    model: onnx.ModelProto, values: Sequence[str], images: Sequence[NDArray[np.float32]]
+    model: onnx.ModelProto, values: Sequence[str], images: Sequence[NDArray[Any]]
 ) -> dict[str, NDArray[np.float64]]:
     """Return each channel's mean over images and positions for feature maps by name, float64 (channels,)."""
     session = open_session(_up_to(model, values).SerializeToString())
+    name = image_input(model.graph)
     sums: dict[str, NDArray[np.float64]] = {}
     for image in images:
-        maps = session.run(list(values), {"image": image})
+        maps = session.run(list(values), {name: image})
         for value, feature_map in zip(values, maps, strict=True):
-            sums[value] = sums.get(value, 0.0) + feature_map.mean((0, 2, 3), dtype=np.float64)
+            places = (0, *range(2, feature_map.ndim))
+            sums[value] = sums.get(value, 0.0) + feature_map.mean(places, dtype=np.float64)
     return {value: total / len(images) for value, total in sums.items()}
+
+
+def image_input(graph: onnx.GraphProto) -> str:
+    """Return the name of a graph's input that is no weight."""
+    weights = {tensor.name for tensor in graph.initializer}
+    return str(next(value.name for value in graph.input if value.name not in weights))
 
 
 def _up_to(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:

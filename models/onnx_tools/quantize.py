@@ -8,23 +8,25 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
-from models.onnx_tools.bias_correction import correct_biases
+from models.onnx_tools.bias_correction import correct_biases, image_input
+from models.onnx_tools.segments import classifier_nodes
 from models.onnx_tools.session import open_session
 from models.zoo.files import write_whole
 
 if TYPE_CHECKING:
     import onnx
 
-ARITHMETIC = ("Conv", "Add", "Mul", "Clip", "Relu", "GlobalAveragePool")
-"""Operators that compute with integers, except the last pooling. A linear classifier stays float, so the
-embedding is float and the parent's classifier fits it. ONNX Runtime has no integer kernels for hard swish and
-hard sigmoid, which compute in floating point between two conversions."""
-MOVEMENT = ("MaxPool", "Concat", "Split", "Reshape", "Transpose")
+ARITHMETIC = (
+    "Conv", "Gemm", "MatMul", "Add", "Mul", "Clip", "Relu", "LeakyRelu", "GlobalAveragePool", "AveragePool"
+)  # fmt: skip
+"""Operators that compute with integers. The last pooling and all behind it stay float, with the classifier,
+so the embedding is float and the parent's classifier fits it. ONNX Runtime has no integer kernels for hard
+swish and hard sigmoid, which compute in floating point between two conversions."""
+MOVEMENT = ("MaxPool", "Concat", "Split", "Slice", "Reshape", "Squeeze", "Unsqueeze", "Transpose")
 """Operators that only select or move values; in floating point they would need conversions around them."""
 
 BIAS_IMAGES = 64
@@ -36,42 +38,62 @@ class QuantizationPlan:
     """Settings of a quantization.
 
     `keep_float`: modules that stay in floating point, submodules included (`blocks.0` includes
-    `blocks.0.conv_dw`). `method`: calibration of activation ranges. `percentile`: with that method, the
-    percentage of values that the range must contain. `correct_biases`: whether to apply bias correction.
+    `blocks.0.conv_dw`). `keep_nodes`: single operators that do. `method`: calibration of activation ranges.
+    `percentile`: with that method, the percentage of values that the range must contain. `correct_biases`:
+    whether to apply bias correction.
     """
 
     keep_float: tuple[str, ...] = ()
     method: Literal["minmax", "percentile", "entropy"] = "minmax"
     percentile: float = 99.999
     correct_biases: bool = True
+    keep_nodes: frozenset[str] = frozenset()
 
     def keeps_float(self, node: str) -> bool:
         """Return whether a node of the exported graph stays in floating point."""
-        return any(node == module or node.startswith(f"{module}.") for module in self.keep_float)
+        modules = any(node == module or node.startswith(f"{module}.") for module in self.keep_float)
+        return modules or node in self.keep_nodes
 
 
 class _CalibrationImages:
     """Calibration data reader for ONNX Runtime, which accepts any object with `get_next`."""
 
-    def __init__(self, images: Sequence[NDArray[np.float32]]) -> None:
-        self._images: Iterator[NDArray[np.float32]] = iter(images)
+    def __init__(self, name: str, images: Sequence[NDArray[Any]]) -> None:
+        self._name = name
+        self._images: Iterator[NDArray[Any]] = iter(images)
 
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
         image = next(self._images, None)
-        return None if image is None else {"image": image}
+        return None if image is None else {self._name: image}
 
 
-def quantize(
-    source: Path, target: Path, images: Sequence[NDArray[np.float32]], plan: QuantizationPlan
-) -> None:
+def quantize(source: Path, target: Path, images: Sequence[NDArray[Any]], plan: QuantizationPlan) -> None:
     """Write the static int8 variant of the exported network `source` to `target`, atomically.
+
+    As `quantized`, which also says what is raised.
+    """
+    write_whole(target, quantized(source.read_bytes(), images, plan))
+
+
+def quantized(
+    content: bytes,
+    images: Sequence[NDArray[Any]],
+    plan: QuantizationPlan,
+    *,
+    output: str = "logits",
+    ranges: Path | None = None,
+) -> bytes:
+    """Return the static int8 variant of the ONNX file `content`, whose scores are its `output`.
 
     Activations are uint8 with a zero point, weights int8 and symmetric per output channel: the pair that x86
     multiplies in one instruction (VNNI), with all 8 bits. ReLU and ReLU6 become the range of the quantized
-    activation. `images`, each (1, 3, H, W) float32, calibrate the ranges and correct the biases.
+    activation. `images`, each as the network takes it, e.g. float32 (1, 3, H, W), calibrate the ranges and
+    correct the biases. `ranges`: a file that keeps the ranges for the next call with the same network, which
+    then reads them from it.
 
-    Raises ValueError without images, and if `plan` keeps an unknown module or a single convolution between
-    quantized ones in floating point.
+    Batch norm must be folded, and nodes must have names; `simplify` (models/onnx_tools/simplify.py) sees to
+    both. Raises ValueError without images, and if `plan` keeps an unknown module or a single convolution
+    between quantized ones in floating point.
     """
     # Imported lazily: these take 20 MB, and the service may import this module.
     import onnx
@@ -80,7 +102,7 @@ def quantize(
 
     if not images:
         raise ValueError("calibration images: none (allowed: 1 or more)")
-    model = onnx.load(source)
+    model = onnx.load_from_string(content)
     nodes = [node.name for node in model.graph.node]
     for module in plan.keep_float:
         if not any(QuantizationPlan((module,)).keeps_float(node) for node in nodes):
@@ -90,35 +112,41 @@ def quantize(
         "percentile": CalibrationMethod.Percentile,
         "entropy": CalibrationMethod.Entropy,
     }
-    # Tells the quantizer that batch norm is folded and shapes are known, as models.export.to_onnx ensures.
+    kept = [
+        *_last_pools(model.graph),
+        *(node.name for node in classifier_nodes(model.graph, output)),
+        *(node for node in nodes if plan.keeps_float(node)),
+    ]
+    # Tells the quantizer that batch norm is folded and shapes are known.
     add_pre_process_metadata(model)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         path = Path(folder) / "model.onnx"
         quantize_static(
             model,
             path,
-            _CalibrationImages(images),
+            _CalibrationImages(image_input(model.graph), images),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=[*ARITHMETIC, *MOVEMENT],
-            nodes_to_exclude=[*_last_pools(model.graph), *(node for node in nodes if plan.keeps_float(node))],
+            nodes_to_exclude=kept,
             per_channel=True,
             reduce_range=False,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=methods[plan.method],
-            extra_options={"CalibPercentile": plan.percentile},
+            calibration_cache_path=ranges,
+            extra_options={"CalibPercentile": plan.percentile, "MatMulConstBOnly": True},
         )
-        quantized = onnx.load(path)
-    _refuse_lone_convolutions(quantized.graph)
+        result = onnx.load(path)
+    _refuse_lone_convolutions(result.graph)
     if plan.correct_biases:
         # Loaded again, because the quantizer moves the weights of its model to another file.
         step = -(-len(images) // BIAS_IMAGES)
-        correct_biases(onnx.load(source), quantized, images[::step])
-    del quantized.metadata_props[:]
-    onnx.checker.check_model(quantized, full_check=True)
-    content = quantized.SerializeToString()
-    open_session(content)
-    write_whole(target, content)
+        correct_biases(onnx.load_from_string(content), result, images[::step])
+    del result.metadata_props[:]
+    onnx.checker.check_model(result, full_check=True)
+    made = bytes(result.SerializeToString())
+    open_session(made)
+    return made
 
 
 def _last_pools(graph: onnx.GraphProto) -> list[str]:
@@ -144,7 +172,7 @@ def _refuse_lone_convolutions(graph: onnx.GraphProto) -> None:
         source = producers.get(node.input[0])
         after = consumers.get(node.output[0], set())
         if after in ({"Clip"}, {"Relu"}):
-            activation = next(n for n in graph.node if n.input[0] == node.output[0])
+            activation = next(n for n in graph.node if n.input and n.input[0] == node.output[0])
             after = consumers.get(activation.output[0], set())
         if source is not None and source.op_type == "DequantizeLinear" and after == {"QuantizeLinear"}:
             raise ValueError(

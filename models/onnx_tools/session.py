@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+
+_FATAL_ONLY = 4
+_OWN_OPERATORS = [
+    "GeluFusionL1",
+    "LayerNormFusionL1",
+    "SimplifiedLayerNormFusion",
+    "QuickGeluFusion",
+    "BiasGeluFusion",
+]
+"""Optimizations that may put in operators of ONNX Runtime's own, or of later opsets."""
 
 
 def open_session(model: bytes | Path, threads: int = 1) -> ort.InferenceSession:
@@ -19,10 +31,28 @@ def open_session(model: bytes | Path, threads: int = 1) -> ort.InferenceSession:
 
 
 def run(
-    session: ort.InferenceSession, images: Sequence[NDArray[np.float32]], output: str = "logits"
+    session: ort.InferenceSession, images: Sequence[NDArray[Any]], output: str = "logits"
 ) -> NDArray[np.float32]:
     """Return one output for every image, (len(images), ...), each run alone as the service does.
 
-    `images`: float32 (1, channels, height, width) each.
+    `images`: each as the network takes it; one with a fixed batch takes as many at once.
     """
-    return np.concatenate([session.run([output], {"image": image})[0] for image in images])
+    name = session.get_inputs()[0].name
+    return np.concatenate([session.run([output], {name: image})[0] for image in images])
+
+
+def folded(model: bytes) -> bytes:
+    """Return an ONNX file that computes the same: batch norm in the weights, constants computed.
+
+    Operators of ONNX Runtime's own are not put in; those of the file stay.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(path)
+        options.log_severity_level = _FATAL_ONLY  # it warns that such a file is for this machine
+        ort.InferenceSession(
+            model, options, providers=["CPUExecutionProvider"], disabled_optimizers=_OWN_OPERATORS
+        )
+        return path.read_bytes()

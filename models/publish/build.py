@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.architectures.efficientnet_lite import EfficientNetLite
-from models.compress.agreement import Compared, compare_logits
 from models.cost.profiling import profile
 from models.data.photos import crops
 from models.export.to_onnx import export, model_file, plain_file, write_classifier
@@ -20,6 +19,7 @@ from models.onnx_tools.quantize import quantize
 from models.onnx_tools.session import open_session, run
 from models.publish.pretrained import load_pretrained
 from models.publish.recipes import INT8_SUFFIX, RECIPES, Recipe
+from models.zoo.agreement import Compared, compare_logits
 from models.zoo.card import (
     Accuracy,
     Agreement,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +84,12 @@ def preprocess(
     out[0] *= (1 / std).astype(np.float32)[:, None, None]
     out[0] -= (np.array(spec.mean) / std).astype(np.float32)[:, None, None]
     return out
+
+
+def graph_input(images: NDArray[np.float32], spec: InputSpec) -> NDArray[Any]:
+    """Return images (N, channels, height, width) in the layout and dtype of the graph's input."""
+    moved = images.transpose(0, 2, 3, 1) if spec.layout == "nhwc" else images
+    return np.ascontiguousarray(moved, dtype=spec.dtype)
 
 
 def _has_light_ground(grey: NDArray[np.float32]) -> bool:

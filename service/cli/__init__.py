@@ -36,6 +36,11 @@ COMMANDS = {
     "add": _Command(
         "add", "add_model", "Add an ONNX file as a model: read its facts, run it once, write its folder."
     ),
+    "quantize": _Command(
+        "quantize",
+        "quantize",
+        "Make the static int8 variant of a model, beside it, and say whether it pays on this machine.",
+    ),
     "compare": _Command(
         "compare",
         "compare_photos",

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from models.onnx_tools.file_kind import what_it_is
 from models.onnx_tools.inspect import UnreadableModel, external_files
-from models.zoo.card import Activation, Card
+from models.zoo.card import Activation, Card, InputSpec
+from models.zoo.preprocess import graph_input
 from service.errors import ModelUnavailable
 from service.inference.runtime_errors import runtime_words
 
@@ -141,8 +142,7 @@ class OnnxSession:
         self, image: NDArray[np.float32], names: list[str], options: onnxruntime.RunOptions
     ) -> list[Any]:
         """Run the graph on images in its own layout and dtype, in batches of its fixed size."""
-        tensor: NDArray[Any] = image.transpose(0, 2, 3, 1) if self._input.layout == "nhwc" else image
-        tensor = np.ascontiguousarray(tensor, dtype=self._input.dtype)
+        tensor = graph_input(image, self._input)
         size = self._input.batch or len(tensor)
         batches = []
         for start in range(0, len(tensor), size):
@@ -245,13 +245,16 @@ def optimized_graph(content: bytes) -> bytes:
         return path.read_bytes()
 
 
-def profiled_runs(content: bytes, runs: int, *, as_written: bool = False) -> list[dict[str, Any]]:
+def profiled_runs(
+    content: bytes, runs: int, *, spec: InputSpec | None = None, as_written: bool = False
+) -> list[dict[str, Any]]:
     """Run the model `runs` times on one image of noise and return the events of ONNX Runtime's profile.
 
     Each event of category `Node` is one run of one operator: `name`, `dur` in whole microseconds, and in
-    `args` its `op_name`, `node_index`, `input_type_shape` and `output_type_shape`. With `as_written`, weights
-    are not prepacked and the memory layout is not optimized. Inputs must be float, of fixed shape except the
-    batch. Raises SessionError if the model does not load or run.
+    `args` its `op_name`, `node_index`, `input_type_shape` and `output_type_shape`. `spec` describes the
+    input; without it, inputs must be float, of fixed shape except the batch. With `as_written`, weights are
+    not prepacked and the memory layout is not optimized. Raises SessionError if the model does not load or
+    run.
     """
     with tempfile.TemporaryDirectory(prefix="weighin-") as folder:
         options = _options()
@@ -266,6 +269,9 @@ def profiled_runs(content: bytes, runs: int, *, as_written: bool = False) -> lis
             node.name: random.normal(0, 1, [d if isinstance(d, int) else 1 for d in node.shape]).astype("f4")
             for node in session.get_inputs()
         }
+        if spec is not None:
+            noise = random.normal(0, 1, (spec.batch or 1, spec.channels, spec.height, spec.width))
+            feed = {spec.name: graph_input(np.abs(noise).astype(np.float32), spec)}
         output_names = [session.get_outputs()[0].name]
         try:
             for _ in range(runs):

@@ -103,6 +103,11 @@ def _name(file: Path, given: str | None) -> str:
         places = [path.stem, *(folder.name for folder in path.parents)]
         stem = next((place for place in places if place.lower() not in ("model", "onnx", "")), "model")
         given = re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-._")[:64] or "model"
+    return check_name(given)
+
+
+def check_name(given: str) -> str:
+    """Return a model's name. Raises RefusedModel for what is none."""
     try:
         name: str = _NAME.validate_python(given)
     except ValidationError:

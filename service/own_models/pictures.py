@@ -14,22 +14,24 @@ from service.own_models.labels import parse_json, read_bounded
 _IGNORED = "-"
 
 
-def labelled_pictures(images: Path, labels: Sequence[str], mapping: Path | None) -> list[Labelled]:
+def labelled_pictures(
+    images: Path, labels: Sequence[str], mapping: Path | None, *, option: str = "--images"
+) -> list[Labelled]:
     """Return the files in the folders of `images`, each with its class id, in order of their names.
 
     A folder is the class whose label has its name, letters and digits compared without case; of a label such
     as "tench, Tinca tinca" each part counts. `mapping` is a file from folders to labels or class ids: JSON,
-    or lines `FOLDER = LABEL`; `-` leaves a folder out. Raises RefusedModel for a folder that matches no label
-    or several.
+    or lines `FOLDER = LABEL`; `-` leaves a folder out. `option` names the folder in messages. Raises
+    RefusedModel for a folder that matches no label or several.
     """
     try:
         folders = sorted(path for path in images.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
-        raise RefusedModel(f"--images {images.name}: cannot be read, {error_words(error)}") from None
+        raise RefusedModel(f"{option} {images.name}: cannot be read, {error_words(error)}") from None
     mapped = {} if mapping is None else _mapping(mapping)
     missing = sorted(set(mapped) - {folder.name for folder in folders})
     if missing:
-        raise RefusedModel(f"--mapping: no such folder in --images: {', '.join(map(words, missing[:5]))}")
+        raise RefusedModel(f"--mapping: no such folder in {option}: {', '.join(map(words, missing[:5]))}")
     ids = _ids(labels)
     pictures: list[Labelled] = []
     unmatched = []
@@ -46,11 +48,11 @@ def labelled_pictures(images: Path, labels: Sequence[str], mapping: Path | None)
     if unmatched:
         more = f" and {len(unmatched) - 5} more" if len(unmatched) > 5 else ""
         raise RefusedModel(
-            f"--images: folders that match no single label: {', '.join(unmatched[:5])}{more} (allowed: names "
+            f"{option}: folders that match no single label: {', '.join(unmatched[:5])}{more} (allowed: names "
             "of classes; --mapping FILE with lines FOLDER = LABEL or class id, FOLDER = - leaves one out)"
         )
     if not pictures:
-        raise RefusedModel(f"--images {images.name}: no pictures (allowed: a folder of pictures per class)")
+        raise RefusedModel(f"{option} {images.name}: no pictures (allowed: a folder of pictures per class)")
     return pictures
 
 

@@ -36,7 +36,7 @@ class ModelUnderTest:
     @cached_property
     def operators(self) -> tuple[Operator, ...]:
         """Cost of each operator, the most expensive first."""
-        return measure_operators(self.content)
+        return measure_operators(self.content, spec=self.card.input)
 
     @cached_property
     def image(self) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from models.onnx_tools.graph import convolution_chain
 from models.onnx_tools.macs import WEIGHT_INPUT, multiply_accumulates
+from models.zoo.card import InputSpec
 from service.inference.session import profiled_runs
 
 Arithmetic = Literal["fp32", "int8"]
@@ -39,14 +40,17 @@ class Operator:
         return self.macs / self.typical_us / 1e3 if self.macs and self.typical_us else None
 
 
-def measure_operators(content: bytes, *, runs: int = 30, warm_up: int = 10) -> tuple[Operator, ...]:
+def measure_operators(
+    content: bytes, *, spec: InputSpec | None = None, runs: int = 30, warm_up: int = 10
+) -> tuple[Operator, ...]:
     """Profile `warm_up + runs` runs of the model on noise, one image on one thread.
 
-    Returns the operators, the most expensive first. Raises SessionError if the model does not load.
+    Returns the operators, the most expensive first. `spec` describes the input, as in `profiled_runs`. Raises
+    SessionError if the model does not load.
     """
-    as_written = _kernels(profiled_runs(content, 1, as_written=True))
+    as_written = _kernels(profiled_runs(content, 1, spec=spec, as_written=True))
     by_node: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for event in _kernels(profiled_runs(content, warm_up + runs)):
+    for event in _kernels(profiled_runs(content, warm_up + runs, spec=spec)):
         by_node[event["args"]["node_index"]].append(event)
     typical = {
         node: statistics.mean(_middle_half([float(event["dur"]) for event in events[warm_up:]]))

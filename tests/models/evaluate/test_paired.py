@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.evaluate.paired import compare, gain, mcnemar
+from models.evaluate.gain import gain
+from models.zoo.paired import compare, mcnemar
 
 
 @given(st.integers(0, 400), st.integers(0, 400))

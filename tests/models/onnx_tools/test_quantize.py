@@ -23,11 +23,11 @@ from models.blocks.ghost import GhostBottleneck  # noqa: E402
 from models.blocks.inverted_residual import InvertedResidual  # noqa: E402
 from models.blocks.norm import Norm  # noqa: E402
 from models.blocks.shuffle import ShuffleUnit  # noqa: E402
-from models.compress.agreement import compare_logits  # noqa: E402
 from models.export.to_onnx import export  # noqa: E402
 from models.onnx_tools.bias_correction import channel_means, correct_biases  # noqa: E402
 from models.onnx_tools.quantize import QuantizationPlan, quantize  # noqa: E402
 from models.onnx_tools.session import open_session, run  # noqa: E402
+from models.zoo.agreement import compare_logits  # noqa: E402
 from tests.helpers.small_network import noise, small_network  # noqa: E402
 
 pytestmark = pytest.mark.torch

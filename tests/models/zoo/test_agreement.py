@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.compress.agreement import compare_logits
+from models.zoo.agreement import compare_logits
 
 
 def test_agreement_counts_top_1_and_measures_divergence() -> None:

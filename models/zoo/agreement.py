@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.zoo.card import Interval
+from models.zoo.card import Activation, Interval
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,33 @@ def compare_logits(first: NDArray[np.float32], second: NDArray[np.float32]) -> C
     if first.shape != second.shape or first.ndim != 2 or len(first) == 0:
         raise ValueError(f"logits: shapes {first.shape} and {second.shape} (allowed: one shape (n, classes))")
     same = int((first.argmax(1) == second.argmax(1)).sum())
-    p, q = _log_softmax(first), _log_softmax(second)
     return Compared(
         n=len(first),
         top_1_agreement=same / len(first),
         interval=Interval.wilson(same, len(first)),
-        divergence=float((np.exp(p) * (p - q)).sum(1).mean()),
+        divergence=float(divergences(first, second).mean()),
     )
+
+
+def divergences(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the Kullback-Leibler divergence of each image, float64 (n,), from logits (n, classes)."""
+    p, q = _log_softmax(first), _log_softmax(second)
+    result: NDArray[np.float64] = (np.exp(p) * (p - q)).sum(1)
+    return result
+
+
+def as_logits(scores: NDArray[np.float32], activation: Activation) -> NDArray[np.float32]:
+    """Return logits (n, classes) for `compare_logits` from what a network gives, (n, ...).
+
+    `activation` is what the network has applied. A single probability becomes two classes, without and with.
+    Of several sigmoids, the probabilities relative to each other count.
+    """
+    flat = scores.reshape(len(scores), -1).astype(np.float64)
+    if activation != "none":
+        if flat.shape[1] == 1:
+            flat = np.concatenate((1 - flat, flat), axis=1)
+        flat = np.log(np.clip(flat, 1e-12, None))
+    return flat.astype(np.float32)
 
 
 def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Paired significance tests of accuracy on the same images: McNemar's test and a bootstrap over seeds."""
+"""Paired comparison of the accuracy of two networks on the same images: McNemar's test."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.zoo.statistics import Z_95, binomial_cdf, binomial_pmf
-
-BOOTSTRAPS = 10_000
 
 
 @dataclass(frozen=True)
@@ -58,48 +56,3 @@ def mcnemar(b: int, c: int) -> float:
     if n == 0 or b == c:
         return 1.0
     return min(1.0, 2 * binomial_cdf(fewer, n, 0.5) - binomial_pmf(fewer, n, 0.5))
-
-
-@dataclass(frozen=True)
-class Gain:
-    """Effect of a change on accuracy, over `seeds` pairs of trainings with and without it and `n` images.
-
-    `difference`: mean accuracy with the change minus without. `low`, `high`: 95 % bootstrap interval over
-    images and seeds. `by_seed`: difference of each seed. `p`: two-sided, Student's t test of `by_seed`.
-    """
-
-    n: int
-    seeds: int
-    difference: float
-    low: float
-    high: float
-    p: float
-    by_seed: tuple[float, ...]
-
-
-def gain(with_it: NDArray[np.bool_], without: NDArray[np.bool_], seed: int = 0) -> Gain:
-    """Measure the effect of a change by which images the trainings classify correctly.
-
-    `with_it`, `without`: bool (seeds, n), the same seed in the same row. The bootstrap redraws images and
-    seeds independently. `seed` is the bootstrap's. Raises ValueError if the shapes differ or for fewer than
-    two seeds.
-    """
-    from scipy import stats
-
-    if with_it.shape != without.shape or with_it.ndim != 2 or len(with_it) < 2:
-        raise ValueError(
-            f"answers: shapes {with_it.shape} and {without.shape} "
-            f"(allowed: one shape (seeds, n) with two seeds or more)"
-        )
-    differences = with_it.astype(np.float64) - without
-    seeds, n = differences.shape
-    random = np.random.default_rng(seed)
-    drawn = np.empty(BOOTSTRAPS)
-    for index in range(BOOTSTRAPS):
-        weights = np.bincount(random.integers(0, seeds, seeds), minlength=seeds) / seeds
-        drawn[index] = (weights @ differences)[random.integers(0, n, n)].mean()
-    by_seed = differences.mean(1)
-    spread = by_seed.std()
-    p = float(stats.ttest_1samp(by_seed, 0).pvalue) if spread > 0 else float(by_seed[0] == 0)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return Gain(n, seeds, float(by_seed.mean()), float(low), float(high), p, tuple(map(float, by_seed)))

@@ -1,0 +1,306 @@
+"""Choose which layers of a network stay in floating point, by what leaving them out of int8 gives back."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.onnx_tools.inspect import parse
+from models.onnx_tools.macs import multiply_accumulates
+from models.onnx_tools.quantize import QuantizationPlan, quantized
+from models.onnx_tools.segments import LINEAR, classifier_nodes, segments
+from models.onnx_tools.session import open_session, run
+from models.onnx_tools.shapes import outline
+from models.zoo.agreement import as_logits, divergences
+from models.zoo.card import Activation
+
+if TYPE_CHECKING:
+    import onnx
+
+TRIAL_IMAGES = 64
+"""At most so many of the images, evenly spread, compare a trial with the network."""
+_BIAS_IMAGES = 16
+ENOUGH = 0.001
+"""Divergence in nats below which nothing more is tried."""
+GAIN = 0.2
+"""The share of the divergence that a group in float must take away."""
+CERTAIN = 2.5
+"""How many standard errors what it takes away must be above nothing, over the images."""
+_TINY = 1e-6
+WORTH = 5.0
+"""The least ratio of that share to the group's share of the multiply-accumulates."""
+LARGEST = 0.2
+"""The largest share of the multiply-accumulates that may stay in float before the last pooling."""
+_FIRST, _PARTS, _FINE = 4, 6, 6
+"""How many groups the beginning may have, how many parts are tried, and how many groups of the best one."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Consecutive operators that stay in float together: their names, and their share of the MACs."""
+
+    nodes: frozenset[str]
+    share: float
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A variant with the operators of `kept` in float, and its divergence on each image."""
+
+    kept: Group
+    divergences: NDArray[np.float64]
+
+    @property
+    def mean(self) -> float:
+        """The mean over the images."""
+        return float(self.divergences.mean())
+
+    def pays(self, other: _Trial, share: float) -> bool:
+        """Return whether `other`, which keeps `share` more of the network in float, pays over this one."""
+        gain = 1 - other.mean / self.mean
+        # Ratios, because a few images have most of the divergence.
+        ratios = np.log(self.divergences + _TINY) - np.log(other.divergences + _TINY)
+        error = ratios.std(ddof=1) / np.sqrt(len(ratios)) if len(ratios) > 1 else np.inf
+        return bool(gain >= max(GAIN, WORTH * share) and ratios.mean() >= CERTAIN * error)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An int8 network.
+
+    `content`: the file. `kept`: the convolutions and linear layers in float before the last pooling, of
+    `layers`. `everything` and `divergence`: mean Kullback-Leibler divergence from the network's
+    probabilities, in nats, on the calibration images, with all in int8 and as chosen. `trials`: how many
+    variants were made and run.
+    """
+
+    content: bytes
+    plan: QuantizationPlan
+    kept: tuple[str, ...]
+    layers: int
+    everything: float
+    divergence: float
+    trials: int
+
+
+def choose_plan(
+    content: bytes,
+    images: Sequence[NDArray[Any]],
+    *,
+    output: str,
+    activation: Activation = "none",
+    size: tuple[int, int] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Choice:
+    """Return the int8 variant of the ONNX file `content`, as `simplify` returns it.
+
+    `images` are tensors as the network takes them; `activation` is what it has applied to its `output`,
+    `size` the (height, width) of an image where the file leaves them free.
+    Everything in int8 is tried first, then the first layers in float, then parts of the rest, then the groups
+    of the part that gives back most. Groups are kept in float, those that give back most first, as long as
+    each takes away GAIN of the divergence that is left, and WORTH times its share of the
+    multiply-accumulates: 20 variants at most. Raises ValueError for a network without anything to quantize.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return _Search(
+            content, images, output, activation, Path(folder) / "ranges.json", progress, size
+        ).run()
+
+
+class _Search:
+    def __init__(
+        self,
+        content: bytes,
+        images: Sequence[NDArray[Any]],
+        output: str,
+        activation: Activation,
+        ranges: Path,
+        progress: Callable[[str], None],
+        size: tuple[int, int] | None,
+    ) -> None:
+        self._content, self._images = content, images
+        self._output, self._activation, self._ranges = output, activation, ranges
+        self._progress = progress
+        model = parse(content)
+        self._groups = groups_of(model, output, size)
+        behind = {node.name for node in classifier_nodes(model.graph, output)}
+        self._layers = [n.name for n in model.graph.node if n.op_type in LINEAR and n.name not in behind]
+        if not self._groups:
+            raise ValueError("there is no convolution or linear layer with constant weights to quantize")
+        # On other images than those that correct the biases of a trial, which would flatter it.
+        correcting = _spread(range(len(images)), min(_BIAS_IMAGES, -(-len(images) // 2)))
+        others = [number for number in range(len(images)) if number not in correcting] or [0]
+        self._correcting = [images[number] for number in correcting]
+        self._shown = [images[number] for number in _spread(others, TRIAL_IMAGES)]
+        self._expected = self._scores(content)
+        self._trials = 0
+
+    def run(self) -> Choice:
+        self._find_ranges()
+        everything = self._try(Group(frozenset(), 0.0))
+        if everything is None:
+            raise ValueError("convolutions that cannot be quantized stand alone between others")
+        start = self._first_layers(everything)
+        best = self._greedy(start, self._alternatives(start))
+        kept = best.kept.nodes
+        plan = QuantizationPlan(keep_nodes=kept)
+        self._progress("quantizing as chosen")
+        content = quantized(self._content, self._images, plan, output=self._output, ranges=self._ranges)
+        return Choice(
+            content=content,
+            plan=plan,
+            kept=tuple(name for name in self._layers if name in kept),
+            layers=len(self._layers),
+            everything=everything.mean,
+            divergence=float(divergences(self._expected, self._scores(content)).mean()),
+            trials=self._trials,
+        )
+
+    def _find_ranges(self) -> None:
+        """Calibrate on all images, once for all trials."""
+        self._progress(f"calibrating on {len(self._images)} images")
+        plan = QuantizationPlan(correct_biases=False)
+        with contextlib.suppress(ValueError):  # of the plan, once the ranges are kept
+            quantized(self._content, self._images, plan, output=self._output, ranges=self._ranges)
+
+    def _first_layers(self, everything: _Trial) -> _Trial:
+        """Keep the network's beginning, as far as that pays.
+
+        Rounding in one layer hides what the next one loses, so a longer beginning may pay where a shorter one
+        does not.
+        """
+        best, beginning = everything, Group(frozenset(), 0.0)
+        for number, group in enumerate(self._groups[:_FIRST]):
+            beginning = _joined([beginning, group])
+            if best.mean <= ENOUGH or beginning.share > LARGEST:
+                break
+            self._progress(f"trying the first {number + 1} groups of layers in float")
+            trial = self._try(beginning)
+            if trial is not None and best.pays(trial, beginning.share - best.kept.share):
+                best = trial
+        return best
+
+    def _alternatives(self, start: _Trial) -> list[tuple[_Trial, Group]]:
+        """Try parts of the network beside what `start` keeps, then the groups of the best part.
+
+        Return those that pay at least by what they give back, each with what it adds; the best first.
+        """
+        if start.mean <= ENOUGH:
+            return []
+        parts = _parts([group for group in self._groups if not group.nodes <= start.kept.nodes])
+        found: list[tuple[_Trial, Group]] = []
+        best: tuple[float, Sequence[Group]] = (np.inf, ())
+        for number, part in enumerate(parts):
+            self._progress(f"trying part {number + 1} of {len(parts)} of the network in float")
+            whole = _joined(part)
+            trial = self._try(_joined([start.kept, whole]))
+            if trial is not None and start.pays(trial, 0):
+                found.append((trial, whole))
+                best = min(best, (trial.mean, part), key=lambda pair: pair[0])
+        groups = best[1][:_FINE] if len(best[1]) > 1 else ()
+        for number, group in enumerate(groups):
+            self._progress(f"trying group {number + 1} of {len(groups)} of the best part in float")
+            trial = self._try(_joined([start.kept, group]))
+            if trial is not None:
+                found.append((trial, group))
+        paying = [(trial, group) for trial, group in found if start.pays(trial, group.share)]
+        return sorted(paying, key=lambda pair: pair[0].mean)
+
+    def _greedy(self, start: _Trial, alternatives: Sequence[tuple[_Trial, Group]]) -> _Trial:
+        """Add the groups that pay, together with those added before."""
+        best = start
+        for alone, group in alternatives:
+            joined = _joined([best.kept, group])
+            if group.nodes <= best.kept.nodes or joined.share > LARGEST or best.mean <= ENOUGH:
+                continue
+            trial: _Trial | None = alone
+            if best is not start:
+                self._progress("trying groups together")
+                trial = self._try(joined)
+            if trial is not None and best.pays(trial, group.share):
+                best = trial
+        return best
+
+    def _try(self, kept: Group) -> _Trial | None:
+        """Quantize all but `kept`; None where onnxruntime would quantize a part of it alone."""
+        plan = QuantizationPlan(keep_nodes=kept.nodes)
+        try:
+            content = quantized(
+                self._content, self._correcting, plan, output=self._output, ranges=self._ranges
+            )
+        except ValueError:
+            return None
+        self._trials += 1
+        return _Trial(kept, divergences(self._expected, self._scores(content)))
+
+    def _scores(self, content: bytes) -> NDArray[np.float32]:
+        return as_logits(run(open_session(content), self._shown, self._output), self._activation)
+
+
+def groups_of(model: onnx.ModelProto, output: str, size: tuple[int, int] | None = None) -> list[Group]:
+    """Return the network before its last pooling as groups of consecutive operators, in order.
+
+    The first has one convolution or linear layer, any other two at least: one alone in float between integers
+    would be quantized by onnxruntime.
+    """
+    behind = {node.name for node in classifier_nodes(model.graph, output)}
+    macs = _macs(model, size)
+    total = sum(macs.values()) or 1
+    groups: list[Group] = []
+    names: set[str] = set()
+    layers = 0
+    for segment in segments(model.graph, output):
+        if any(node.name in behind for node in segment):
+            break
+        own = sum(node.op_type in LINEAR for node in segment)
+        if own and layers >= (2 if groups else 1):
+            groups.append(_group(names, macs, total))
+            names, layers = set(), 0
+        names |= {node.name for node in segment}
+        layers += own
+    if layers == 1 and groups:
+        groups[-1] = _joined([groups[-1], _group(names, macs, total)])
+    elif layers:
+        groups.append(_group(names, macs, total))
+    return groups
+
+
+def _group(names: set[str], macs: Mapping[str, int], total: int) -> Group:
+    return Group(frozenset(names), sum(macs.get(name, 0) for name in names) / total)
+
+
+def _joined(groups: Sequence[Group]) -> Group:
+    return Group(frozenset().union(*(each.nodes for each in groups)), sum(each.share for each in groups))
+
+
+def _parts(groups: Sequence[Group]) -> list[list[Group]]:
+    """Return the groups in at most _PARTS parts, of about as many groups each."""
+    bounds = np.linspace(0, len(groups), min(len(groups), _PARTS) + 1).round().astype(int)
+    return [list(groups[a:b]) for a, b in itertools.pairwise(bounds)]
+
+
+def _macs(model: onnx.ModelProto, size: tuple[int, int] | None) -> dict[str, int]:
+    """Return the multiply-accumulates of each node of one run."""
+    outlined = outline(model, size)
+    found = {}
+    for node in outlined.graph.node:
+        values = [outlined.values.get(name) for name in (*node.input, node.output[0]) if name]
+        sizes = [None if value is None else value.sizes for value in values]
+        known = [each for each in sizes if each is not None]
+        if len(known) == len(sizes):
+            found[node.name] = multiply_accumulates(node.op_type, known[:-1], known[-1])
+    return found
+
+
+def _spread(items: Sequence[int], most: int) -> list[int]:
+    """Return at most so many of the items, evenly spread."""
+    count = min(len(items), most)
+    return [items[at * len(items) // count] for at in range(count)]
