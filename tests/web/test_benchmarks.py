@@ -94,7 +94,7 @@ def test_cancelled_and_refused_runs(visit: Visit, service: Service) -> None:
     page.get_by_role("button", name="Start").click()
     page.get_by_text("process 1 of 10").wait_for(timeout=60_000)
     page.get_by_role("button", name="Start").click()
-    expect(trouble).to_contain_text("one runs at a time")
+    expect(trouble).to_contain_text("is running (limit: 1)")
     page.get_by_role("button", name="Cancel").click()
     page.locator("#progress").wait_for(state="hidden", timeout=60_000)
     expect(trouble).to_contain_text("cancelled")

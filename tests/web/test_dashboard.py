@@ -147,7 +147,13 @@ def test_filters_in_the_url(visit: Visit, served: Served) -> None:
     page.get_by_role("combobox", name="Window").select_option("1h")
     expect(page.locator("#figures tbody tr")).to_have_count(1)
     query = dict(httpx.URL(page.url).params)
-    assert query == {"regime": "live", "model": "tiny-b", "stage": "decode", "since": "1h"}
+    assert query == {
+        "regime": "live",
+        "model": "tiny-b",
+        "stage": "decode",
+        "since": "1h",
+        "version": "current",
+    }
     page.reload()
     assert page.get_by_role("combobox", name="Model").input_value() == "tiny-b"
     assert page.get_by_role("combobox", name="Stage").input_value() == "decode"
