@@ -22,6 +22,7 @@ from service.api.body.request import is_form
 from service.errors import InvalidParameter, MalformedRequest
 from service.own_models.add import Options
 from service.own_models.facts import OPTIONS
+from service.own_models.labels import BuiltIn, built_in_sets
 from service.storage.errors import storage_errors
 
 MODEL, DATA, LABELS, CARD = "model", "data", "labels", "card"
@@ -135,8 +136,8 @@ async def _read(
     label_set = facts.pop("labels", None)
     if label_set is not None and not isinstance(label_set, str):
         raise InvalidParameter(f"form field '{CARD}': labels is no text")
-    if labels is None:
-        labels, label_set = label_set, None
+    if labels is None and label_set is not None:
+        labels, label_set = _built_in(label_set, CARD), None
     if name is None and files[MODEL].stem.lower() in _PLAIN_NAMES:
         raise InvalidParameter(
             f"name: left out, and the file is called {files[MODEL].name!r} (allowed: ?name=NAME, or a file "
@@ -169,13 +170,13 @@ def _file_name(part: str, given: str) -> str:
     )
 
 
-def _labels(part: Part | None, folder: Path) -> str | Path | None:
-    """The file of the labels that were sent, or the name of a set."""
+def _labels(part: Part | None, folder: Path) -> Path | BuiltIn | None:
+    """The file of the labels that were sent, or the name of a built-in set; never a path that was sent."""
     if part is None or not part.data or not part.data.strip():
         return None
     if not part.file:
         try:
-            return part.data.decode().strip()
+            return _built_in(part.data.decode().strip(), LABELS)
         except UnicodeDecodeError:
             raise InvalidParameter(f"form field '{LABELS}': not UTF-8") from None
     # Not beside the model, where it would be found as a file that happens to lie there.
@@ -184,6 +185,17 @@ def _labels(part: Part | None, folder: Path) -> str | Path | None:
         path.parent.mkdir()
         path.write_bytes(part.data)
     return path
+
+
+def _built_in(name: str, part: str) -> BuiltIn:
+    """Return the built-in label set of that name. Raises InvalidParameter."""
+    known = built_in_sets()
+    if name not in known:
+        raise InvalidParameter(
+            f"form field '{part}': no label set of that name (allowed: {', '.join(known)}; or the part "
+            f"'{LABELS}' with a file name and the names in it)"
+        )
+    return BuiltIn(name)
 
 
 _NAMES: dict[str, frozenset[str]] = {

@@ -15,6 +15,7 @@ from service.errors import ModelExists, RefusedModel
 from service.own_models.draft import Draft
 from service.own_models.facts import words
 from service.own_models.folders import check_free, move_in, remove, workplace
+from service.own_models.labels import BuiltIn
 from service.own_models.reading import read_file
 from service.own_models.trial import Bounds, TrialFailed, serve_once
 
@@ -28,14 +29,15 @@ _RESERVED = frozenset({"networks", "models"})
 class Options:
     """What the user says of a file; None where nothing is said.
 
-    `labels`: a file, or the name of a built-in label set. `label_set`: the name of the label set that they
-    form. `images`: a folder of labelled pictures, a folder for each class; `mapping`: a file from the names
-    of these folders to labels. `facts`: facts of the card by path, e.g. {"input.layout": "nhwc"}, with the
+    `labels`: a file, or the name of a built-in label set; a text may be either. `label_set`: the name of the
+    label set that they form. `images`: a folder of labelled pictures, a folder for each class; `mapping`: a
+    file from the names of these folders to labels. `facts`: facts of the card by path, e.g.
+    {"input.layout": "nhwc"}, with the
     values of the card's schema; `input.size` is (height, width), and `output` the graph's output.
     """
 
     name: str | None = None
-    labels: str | Path | None = None
+    labels: str | Path | BuiltIn | None = None
     label_set: str | None = None
     images: Path | None = None
     mapping: Path | None = None

@@ -25,7 +25,14 @@ from service.inference.session import SessionError
 from service.own_models.assume import assume_input, assume_size, fit_channels, from_tensorflow, scale_resize
 from service.own_models.evidence import judge
 from service.own_models.facts import UNKNOWN, Claim, Facts, Rank, option_for, warning_of_assumed
-from service.own_models.labels import GivenLabels, LabelSet, built_in_sets, label_set, labels_option
+from service.own_models.labels import (
+    BuiltIn,
+    GivenLabels,
+    LabelSet,
+    built_in_sets,
+    label_set,
+    labels_option,
+)
 from service.own_models.pictures import labelled_pictures
 from service.own_models.presets import preset as preset_named
 from service.own_models.reading import (
@@ -80,7 +87,7 @@ class Draft:
         *,
         flags: Mapping[str, Any],
         preset: str | None = None,
-        labels: str | Path | None = None,
+        labels: str | Path | BuiltIn | None = None,
         label_set: str | None = None,
     ) -> None:
         """`content`: the file with its external tensors. Raises RefusedModel; OSError where `folder` is full.

@@ -14,6 +14,8 @@ import onnx
 import pytest
 from pydantic import SecretStr
 
+from service.errors import RefusedModel
+from service.own_models.labels import BuiltIn, labels_option
 from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.helpers.http_client import http_client
@@ -220,6 +222,64 @@ def test_what_is_no_model_leaves_nothing(kind: str, client: httpx.Client, keyed:
     assert_problem(client.post("/models", **request), status, slug, *words)
     assert client.get("/models").json() == names
     assert not keyed.added_models.exists() or list(keyed.added_models.iterdir()) == []
+
+
+SECRETS = (
+    "{folder}/secret.txt",
+    "secret.txt",
+    "../secret.txt",
+    "./imagenet-1k",
+    "secret.txt\0",
+    "imagenet-1k\0",
+)
+
+
+@pytest.mark.parametrize("text", SECRETS)
+@pytest.mark.parametrize("part", ["labels", "card"])
+def test_text_never_names_a_file_of_the_server(
+    part: str,
+    text: str,
+    client: httpx.Client,
+    keyed: Settings,
+    model: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "cwd" / "inner"
+    folder.mkdir(parents=True)
+    for place in (folder, folder.parent):
+        (place / "secret.txt").write_text(LABELS.replace("thing", "secret"))
+    (folder / "imagenet-1k").write_text(LABELS.replace("thing", "secret"))
+    monkeypatch.chdir(folder)
+    named = text.format(folder=folder)
+    parts = {
+        "labels": {"labels": (None, named)},
+        "card": {"labels": None, "card": (None, json.dumps({"labels": named}))},
+    }
+    response = client.post("/models", **form(model, **parts[part]))
+    assert_problem(response, 422, "invalid-parameter", "no label set", "imagenet-1k")
+    assert "secret 0" not in response.text
+    assert not keyed.added_models.exists() or list(keyed.added_models.iterdir()) == []
+
+
+def test_a_built_in_set_is_not_a_file_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "imagenet-1k").write_text("secret 0\n")
+    assert labels_option(BuiltIn("imagenet-1k")).names[0] == "tench"
+    for name in (str(tmp_path / "imagenet-1k"), "./imagenet-1k", "imagenet-1k\0"):
+        with pytest.raises(RefusedModel, match="no such label set"):
+            labels_option(BuiltIn(name))
+
+
+@pytest.mark.parametrize("field", ["images", "mapping", "to", "label_set", "preset", "file"])
+def test_a_card_names_no_option_of_the_command(field: str, client: httpx.Client, model: bytes) -> None:
+    card = json.dumps({field: "/etc"})
+    response = client.post("/models", **form(model, card=(None, card)))
+    if field == "file":  # a field of cards that the file itself decides
+        assert response.status_code == 201
+        assert response.json()["card"]["file"]["name"] == "model.onnx"
+    else:
+        assert_problem(response, 422, "invalid-parameter", f"unknown '{field}'")
 
 
 def test_a_refused_replacement_leaves_the_old_one(client: httpx.Client, model: bytes, png: bytes) -> None:
