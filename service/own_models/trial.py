@@ -1,7 +1,7 @@
 """Run a file for the first time: in a child process, with bounds on time and memory.
 
-`python -m service.own_models.trial` is the child: it reads one request from standard input, sets its bounds,
-and writes one answer to standard output.
+`service.own_models.trial`, run as a program, is the child: it reads one request from standard input, sets its
+bounds, and writes one answer to standard output.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.child import child_command
 from service.errors import RefusedModel
 from service.inference.registry import Registry
 from service.inference.runtime_errors import one_line
@@ -104,7 +105,7 @@ def _child(request: Mapping[str, Any], bounds: Bounds, model: Path) -> dict[str,
     body = json.dumps({**request, "memory_bytes": memory, "cpu_s": int(bounds.seconds) + 5}).encode()
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", _MODULE],
+            child_command(_MODULE),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
