@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from models.zoo.card import Card, Name, write_card
 from service.errors import ModelExists, RefusedModel
 from service.own_models.draft import Draft
 from service.own_models.facts import words
-from service.own_models.folders import check_free, move_in, remove, workplace
+from service.own_models.folders import check_free, move_back, move_in, remove, workplace
 from service.own_models.labels import BuiltIn
 from service.own_models.reading import read_file
 from service.own_models.trial import Bounds, TrialFailed, serve_once
@@ -67,13 +67,15 @@ def add(
     replace: bool = False,
     bounds: Bounds | None = None,
     taken: Collection[str] = (),
+    accept: Callable[[Added], None] | None = None,
 ) -> Added:
     """Add the ONNX `file` as a model to the zoo folder `to`, which is made if it is missing.
 
     The file is loaded and run in a child process within `bounds` before this process gives it to ONNX
     Runtime. `taken`: names of models that would be found before this one, in other folders. Raises
     RefusedModel, ModelExists for such a name or, without `replace`, for one that `to` has, and
-    StorageUnavailable where `to` cannot be written; `to` is then as it was.
+    StorageUnavailable where `to` cannot be written; `to` is then as it was. So it is where `accept`
+    raises, which is called when the model is in its place.
     """
     name = _name(file, options.name)
     if name in taken:
@@ -94,8 +96,15 @@ def add(
             serve_once(folder, bounds)
         except TrialFailed as error:
             raise TrialFailed(f"{file.name}: {error}") from None
-        target = move_in(folder, to, replace=replace)
-    return Added(target, card, draft.changes, draft.warnings(card))
+        added = Added(to / name, card, draft.changes, draft.warnings(card))
+        move_in(folder, to, replace=replace)
+        try:
+            if accept is not None:
+                accept(added)
+        except BaseException:
+            move_back(folder, added.folder)
+            raise
+    return added
 
 
 def _name(file: Path, given: str | None) -> str:

@@ -1,0 +1,86 @@
+"""Adds and deletes own models, and lets the registry take that in at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from pathlib import Path
+
+from service import errors
+from service.api.model_upload import Upload
+from service.inference.registry import Registry
+from service.own_models.add import Added, add, remove
+
+ModelsInUse = Callable[[], Awaitable[Collection[str]]]
+
+
+class ModelChanger:
+    """Adds and deletes own models, one at a time, and lets the registry take that in at once."""
+
+    def __init__(self, registry: Registry, gallery_models: ModelsInUse) -> None:
+        assert registry.added is not None
+        self.root: Path = registry.added
+        self._registry = registry
+        self._gallery_models = gallery_models
+        self._lock = asyncio.Lock()
+
+    def check_ready(self) -> None:
+        """Raise NotReady while models are loaded: the registry is busy with that."""
+        if not self._registry.ready:
+            raise errors.NotReady("models are still being loaded")
+
+    def check_own(self, name: str) -> None:
+        """Raise ModelInUse for a model that was not added here."""
+        if name in self._registry.names() and self._registry.entry(name).folder.parent != self.root:
+            raise errors.ModelInUse(
+                f"model '{name}': its folder is one of WEIGHIN_MODEL_DIRS, which is not changed over HTTP "
+                "(allowed: another name, or change the folder)"
+            )
+
+    async def add(self, upload: Upload, *, replace: bool) -> Added:
+        """Add the model and serve it. Raises RefusedModel, ModelExists and StorageUnavailable."""
+        async with self._lock:
+            return await asyncio.to_thread(self._add, upload, replace=replace)
+
+    def _add(self, upload: Upload, *, replace: bool) -> Added:
+        """Add the model; where the registry refuses it, the folders are as before, and what is served too."""
+        placed: list[str] = []
+
+        def accept(added: Added) -> None:
+            name = added.card.name
+            placed.append(name)
+            self._registry.refresh(name)
+            entry = self._registry.entry(name)
+            if entry.folder != added.folder:
+                raise exists(name)
+            if entry.model is None or entry.refused is not None:
+                why = entry.refused or entry.reason
+                raise errors.RefusedModel(f"model '{name}': cannot be served: {why}")
+
+        try:
+            return add(upload.file, upload.options, to=self.root, replace=replace, accept=accept)
+        except BaseException:
+            for name in placed:
+                self._registry.refresh(name)
+            raise
+
+    async def delete(self, name: str) -> None:
+        """Delete the model. Raises ModelInUse, UnknownModel and StorageUnavailable."""
+        async with self._lock:
+            self.check_own(name)
+            if name == self._registry.default_model:
+                raise errors.ModelInUse(
+                    f"model '{name}': it is WEIGHIN_DEFAULT_MODEL (allowed: PUT another file, or set another)"
+                )
+            if name in await self._gallery_models():
+                raise errors.ModelInUse(
+                    f"model '{name}': the gallery needs it (allowed: PUT another file, or re-index the "
+                    "gallery with another model first: POST /gallery/reindex?model=NAME)"
+                )
+            await asyncio.to_thread(remove, name, root=self.root)
+            await asyncio.to_thread(self._registry.refresh, name)
+
+
+def exists(name: str) -> errors.ModelExists:
+    """Return the error for a name that is taken."""
+    return errors.ModelExists(f"model '{name}': exists (allowed: another name, or PUT /models/{name})")
