@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 
 from service import errors
 from service.api.model_upload import Upload
 from service.inference.registry import Registry
-from service.own_models.add import Added, add, remove
+from service.own_models.add import Added, Bounds, remove
+from service.own_models.apart import add_apart
+
+_BOUNDS = Bounds()
 
 ModelsInUse = Callable[[], Awaitable[Collection[str]]]
 
 
 class ModelChanger:
-    """Adds and deletes own models, one at a time, and lets the registry take that in at once."""
+    """Adds and deletes own models, and lets the registry take that in at once.
 
-    def __init__(self, registry: Registry, gallery_models: ModelsInUse) -> None:
+    A file is read by a child process, within `bounds`; only the exchange of folders is one at a time.
+    """
+
+    def __init__(self, registry: Registry, gallery_models: ModelsInUse, *, bounds: Bounds = _BOUNDS) -> None:
         assert registry.added is not None
         self.root: Path = registry.added
         self._registry = registry
         self._gallery_models = gallery_models
-        self._lock = asyncio.Lock()
+        self._lock = threading.Lock()
+        self._bounds = bounds
 
     def check_ready(self) -> None:
         """Raise NotReady while models are loaded: the registry is busy with that."""
@@ -38,12 +46,13 @@ class ModelChanger:
             )
 
     async def add(self, upload: Upload, *, replace: bool) -> Added:
-        """Add the model and serve it. Raises RefusedModel, ModelExists and StorageUnavailable."""
-        async with self._lock:
-            return await asyncio.to_thread(self._add, upload, replace=replace)
+        """Add the model and serve it; where the registry refuses it, what is served is as before.
+
+        Raises RefusedModel, ModelExists, Busy and StorageUnavailable.
+        """
+        return await asyncio.to_thread(self._add, upload, replace=replace)
 
     def _add(self, upload: Upload, *, replace: bool) -> Added:
-        """Add the model; where the registry refuses it, the folders are as before, and what is served too."""
         placed: list[str] = []
 
         def accept(added: Added) -> None:
@@ -58,7 +67,10 @@ class ModelChanger:
                 raise errors.RefusedModel(f"model '{name}': cannot be served: {why}")
 
         try:
-            return add(upload.file, upload.options, to=self.root, replace=replace, accept=accept)
+            return add_apart(
+                upload.file, upload.options, to=self.root, replace=replace, bounds=self._bounds,
+                lock=self._lock, accept=accept,
+            )  # fmt: skip
         except BaseException:
             for name in placed:
                 self._registry.refresh(name)
@@ -66,19 +78,23 @@ class ModelChanger:
 
     async def delete(self, name: str) -> None:
         """Delete the model. Raises ModelInUse, UnknownModel and StorageUnavailable."""
-        async with self._lock:
+        self.check_own(name)
+        if name == self._registry.default_model:
+            raise errors.ModelInUse(
+                f"model '{name}': it is WEIGHIN_DEFAULT_MODEL (allowed: PUT another file, or set another)"
+            )
+        if name in await self._gallery_models():
+            raise errors.ModelInUse(
+                f"model '{name}': the gallery needs it (allowed: PUT another file, or re-index the "
+                "gallery with another model first: POST /gallery/reindex?model=NAME)"
+            )
+        await asyncio.to_thread(self._delete, name)
+
+    def _delete(self, name: str) -> None:
+        with self._lock:
             self.check_own(name)
-            if name == self._registry.default_model:
-                raise errors.ModelInUse(
-                    f"model '{name}': it is WEIGHIN_DEFAULT_MODEL (allowed: PUT another file, or set another)"
-                )
-            if name in await self._gallery_models():
-                raise errors.ModelInUse(
-                    f"model '{name}': the gallery needs it (allowed: PUT another file, or re-index the "
-                    "gallery with another model first: POST /gallery/reindex?model=NAME)"
-                )
-            await asyncio.to_thread(remove, name, root=self.root)
-            await asyncio.to_thread(self._registry.refresh, name)
+            remove(name, root=self.root)
+            self._registry.refresh(name)
 
 
 def exists(name: str) -> errors.ModelExists:

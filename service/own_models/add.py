@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from models.zoo.card import Card, Name, write_card
 from service.errors import ModelExists, RefusedModel
 from service.own_models.draft import Draft
 from service.own_models.facts import words
-from service.own_models.folders import check_free, move_back, move_in, remove, workplace
+from service.own_models.folders import check_free, move_in, remove, workplace
 from service.own_models.labels import BuiltIn
 from service.own_models.reading import read_file
 from service.own_models.trial import Bounds, TrialFailed, serve_once
@@ -59,6 +59,15 @@ class Added:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Built:
+    """A model whose folder is written, but not in its place."""
+
+    card: Card
+    changes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
 def add(
     file: Path,
     options: Options,
@@ -67,48 +76,49 @@ def add(
     replace: bool = False,
     bounds: Bounds | None = None,
     taken: Collection[str] = (),
-    accept: Callable[[Added], None] | None = None,
 ) -> Added:
     """Add the ONNX `file` as a model to the zoo folder `to`, which is made if it is missing.
 
     The file is loaded and run in a child process within `bounds` before this process gives it to ONNX
     Runtime. `taken`: names of models that would be found before this one, in other folders. Raises
     RefusedModel, ModelExists for such a name or, without `replace`, for one that `to` has, and
-    StorageUnavailable where `to` cannot be written; `to` is then as it was. So it is where `accept`
-    raises, which is called when the model is in its place.
+    StorageUnavailable where `to` cannot be written; `to` is then as it was.
     """
-    name = _name(file, options.name)
+    name = model_name(file, options.name)
     if name in taken:
         raise ModelExists(f"model '{name}': exists in WEIGHIN_MODEL_DIRS (allowed: another --name)")
     check_free(to, name, replace=replace)
-    bounds = bounds or Bounds()
     content = read_file(file)
     with workplace(to, name) as folder:
-        draft = Draft(
-            file, content, folder, bounds, flags=options.facts, preset=options.preset,
-            labels=options.labels, label_set=options.label_set,
-        )  # fmt: skip
-        card = draft.card()
-        if options.images is not None:
-            card = draft.judged(card, options.images, options.mapping)
-        write_card(folder, card)
-        try:
-            serve_once(folder, bounds)
-        except TrialFailed as error:
-            raise TrialFailed(f"{file.name}: {error}") from None
-        added = Added(to / name, card, draft.changes, draft.warnings(card))
-        move_in(folder, to, replace=replace)
-        try:
-            if accept is not None:
-                accept(added)
-        except BaseException:
-            move_back(folder, added.folder)
-            raise
-    return added
+        built = build(file, content, options, folder, bounds or Bounds())
+        return Added(move_in(folder, to, replace=replace), built.card, built.changes, built.warnings)
 
 
-def _name(file: Path, given: str | None) -> str:
-    """Return the model's name: the one given, or one from the name of the file or its folder."""
+def build(file: Path, content: bytes, options: Options, folder: Path, bounds: Bounds) -> Built:
+    """Write the files of a model to `folder`, which has its name. `content`: `file` with its tensors.
+
+    Raises RefusedModel, and OSError where `folder` cannot be written.
+    """
+    draft = Draft(
+        file, content, folder, bounds, flags=options.facts, preset=options.preset,
+        labels=options.labels, label_set=options.label_set,
+    )  # fmt: skip
+    card = draft.card()
+    if options.images is not None:
+        card = draft.judged(card, options.images, options.mapping)
+    write_card(folder, card)
+    try:
+        serve_once(folder, bounds)
+    except TrialFailed as error:
+        raise TrialFailed(f"{file.name}: {error}") from None
+    return Built(card, draft.changes, draft.warnings(card))
+
+
+def model_name(file: Path, given: str | None) -> str:
+    """Return the model's name: the one given, or one from the name of the file or its folder.
+
+    Raises RefusedModel for one that is not a name.
+    """
     if given is None:
         path = file.absolute()
         places = [path.stem, *(folder.name for folder in path.parents)]

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
+import threading
+import time
 from collections.abc import Collection
 from pathlib import Path
 
-import numpy as np
 import pytest
-from onnx import TensorProto, helper
 
 from service.api.model_changer import ModelChanger
 from service.api.model_upload import Upload
 from service.errors import ModelExists, RefusedModel
 from service.inference.registry import Registry
-from service.own_models.add import Options
+from service.own_models.add import Bounds, Options
 from tests.conftest import make_tiny_model
-from tests.helpers.foreign import graph_of, save
+from tests.helpers.foreign import looping, save
+from tests.helpers.until import until
 
 
 async def no_models() -> Collection[str]:
@@ -31,34 +34,9 @@ def upload(folder: Path, seed: int) -> Upload:
     return Upload(made / "model.onnx", Options(name="mine", labels=labels))
 
 
-def slow(folder: Path) -> Path:
+def slow(folder: Path, rounds: int = 30_000) -> Path:
     """A network whose loop runs for longer than the registry waits below."""
-    names = ["go_on", "next"]
-    body = helper.make_graph(
-        [
-            helper.make_node("Identity", ["go_on_before"], [names[0]]),
-            helper.make_node("Tanh", ["before"], [names[1]]),
-        ],
-        "body",
-        [
-            helper.make_tensor_value_info("round", TensorProto.INT64, []),
-            helper.make_tensor_value_info("go_on_before", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("before", TensorProto.FLOAT, ["N", 3]),
-        ],
-        [
-            helper.make_tensor_value_info(names[0], TensorProto.BOOL, []),
-            helper.make_tensor_value_info(names[1], TensorProto.FLOAT, ["N", 3]),
-        ],
-    )
-    nodes = [
-        helper.make_node("GlobalAveragePool", ["image"], ["pooled"]),
-        helper.make_node("Flatten", ["pooled"], ["flat"]),
-        helper.make_node("Loop", ["rounds", "yes", "flat"], ["y"], body=body),
-    ]
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 16, 16])
-    scores = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])
-    tensors = {"rounds": np.array(30_000, np.int64), "yes": np.array(True)}
-    return save(folder / "slow.onnx", graph_of(nodes, [image], [scores], tensors))
+    return save(folder / "slow.onnx", looping(rounds))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -122,3 +100,72 @@ def test_old_files_come_back_without_an_exchange_by_the_system(
 ) -> None:
     monkeypatch.setattr("service.own_models.folders.sys.platform", "other")
     test_a_replacement_that_is_refused_leaves_the_old_files(registry, tmp_path)
+
+
+def children(pid: int) -> set[int]:
+    """The processes that a process has started, and those that they have."""
+    found: set[int] = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        own = {int(child) for child in (task / "children").read_text().split()}
+        found |= own.union(*map(children, own))
+    return found
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc")
+def test_the_time_is_for_the_whole_addition_and_nothing_waits_for_it(
+    registry: Registry, tmp_path: Path
+) -> None:
+    changer = ModelChanger(registry, no_models, bounds=Bounds(seconds=6))
+    given = Upload(slow(tmp_path, 2**62), Options(name="other"))
+    before, started = children(os.getpid()), set[int]()
+
+    async def both() -> float:
+        adding = asyncio.create_task(changer.add(given, replace=False))
+        await asyncio.to_thread(until, lambda: len(children(os.getpid()) - before) >= 2, "the file runs")
+        started.update(children(os.getpid()) - before)
+        await changer.delete("mine")
+        assert not adding.done()
+        with pytest.raises(RefusedModel, match=r"slow\.onnx: .* within 6 s"):
+            await adding
+        return time.monotonic()
+
+    start = time.monotonic()
+    assert asyncio.run(both()) - start < 9  # each of its runs would take that long
+    assert not any(map(running, started))
+    assert list((tmp_path / "added").iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc")
+def test_a_crash_of_the_child_refuses_the_model(registry: Registry, tmp_path: Path) -> None:
+    changer = ModelChanger(registry, no_models)
+    given = Upload(slow(tmp_path, 2**62), Options(name="other"))
+    before, started = children(os.getpid()), set[int]()
+
+    def crash() -> None:
+        until(lambda: len(children(os.getpid()) - before) >= 2, "the file runs")
+        started.update(children(os.getpid()) - before)
+        for child in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
+            for pid in map(int, child.read_text().split()):
+                if pid not in before:
+                    os.kill(pid, signal.SIGSEGV)
+
+    thread = threading.Thread(target=crash)
+    thread.start()
+    with pytest.raises(RefusedModel, match=r"was ended .*SIGSEGV"):
+        asyncio.run(changer.add(given, replace=False))
+    thread.join()
+    until(lambda: not any(map(running, started)), "the child's own children have ended")
+    assert [path.name for path in (tmp_path / "added").iterdir()] == ["mine"]
+
+
+def test_little_memory_refuses_the_model(registry: Registry, tmp_path: Path) -> None:
+    changer = ModelChanger(registry, no_models, bounds=Bounds(memory_bytes=1 << 20))
+    with pytest.raises(RefusedModel, match=r"model\.onnx: it needs more than .* GiB of memory$"):
+        asyncio.run(changer.add(upload(tmp_path, 2), replace=True))
