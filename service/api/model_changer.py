@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import replace as changed
 from pathlib import Path
 
 from service import errors
 from service.api.model_upload import Upload
+from service.api.model_words import in_http_words
 from service.inference.registry import Registry
 from service.own_models.add import Added, Bounds, remove
 from service.own_models.apart import add_apart
@@ -50,7 +52,13 @@ class ModelChanger:
 
         Raises RefusedModel, ModelExists, Busy and StorageUnavailable.
         """
-        return await asyncio.to_thread(self._add, upload, replace=replace)
+        try:
+            added = await asyncio.to_thread(self._add, upload, replace=replace)
+        except errors.RefusedModel as error:
+            raise errors.RefusedModel(in_http_words(str(error))) from None
+        except errors.ModelExists as error:
+            raise errors.ModelExists(_put_instead(str(error))) from None
+        return changed(added, warnings=tuple(map(in_http_words, added.warnings)))
 
     def _add(self, upload: Upload, *, replace: bool) -> Added:
         placed: list[str] = []
@@ -100,3 +108,8 @@ class ModelChanger:
 def exists(name: str) -> errors.ModelExists:
     """Return the error for a name that is taken."""
     return errors.ModelExists(f"model '{name}': exists (allowed: another name, or PUT /models/{name})")
+
+
+def _put_instead(words: str) -> str:
+    """Return the message that a name is taken with what is allowed over HTTP."""
+    return f"{words.partition(' (allowed:')[0]} (allowed: another name, or PUT /models/NAME)"

@@ -271,6 +271,71 @@ def test_a_built_in_set_is_not_a_file_of_that_name(tmp_path: Path, monkeypatch: 
             labels_option(BuiltIn(name))
 
 
+VALUES: dict[str, tuple[Any, str]] = {
+    "number for a list": ({"input": {"mean": 5}}, "input.mean"),
+    "object for text": ({"input": {"fitting": {}}}, "input.fitting"),
+    "text for a number": ({"input": {"batch": "x"}}, "input.batch"),
+    "number as text": ({"input": {"height": "16"}}, "input.height"),
+    "no number": ({"input": {"mean": [float("nan")] * 3}}, "input.mean"),
+    "negative": ({"input": {"std": [1, -1, 1]}}, "input.std"),
+    "a list of lists": ({"input": {"mean": [[1], [2], [3]]}}, "input.mean"),
+    "a list for text": ({"architecture": ["x"]}, "architecture"),
+    "a number for text": ({"source": {"weights": 5}}, "source.weights"),
+    "too many": ({"parameters": 10**30}, "parameters"),
+    "unknown activation": ({"outputs": {"activation": "relu"}}, "outputs.activation"),
+    "an offset of 2": ({"outputs": {"class_offset": 2}}, "outputs.class_offset"),
+    "names are no object": ({"outputs": {"names": 5}}, "outputs.names"),
+    "a name is no text": ({"outputs": {"names": {"logits": [1]}}}, "outputs.names"),
+    "half a character": ({"input": {"name": "\ud800"}}, "input.name"),
+    "a label set is no name": ({"labels": "../x"}, "labels"),
+}
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_a_value_that_no_card_has_is_refused(kind: str, client: httpx.Client, model: bytes) -> None:
+    card, path = VALUES[kind]
+    response = client.post("/models", **form(model, card=(None, json.dumps(card))))
+    assert_problem(response, 422, "invalid-parameter", "'card'", path)
+
+
+def test_a_card_nested_deep_is_refused(client: httpx.Client, model: bytes) -> None:
+    for text in ("[" * 100_000, '{"input":' * 100_000, '{"input": {"mean": ' + "[" * 500 + "]" * 500 + "}}"):
+        response = client.post("/models", **form(model, card=(None, text)))
+        assert_problem(response, 422, "invalid-parameter", "'card'")
+
+
+ANSWERS: dict[str, tuple[str, Any, str]] = {
+    "preset": ("?preset=x", {}, "preset 'x'"),
+    "name": ("?name=.x", {}, "name '.x'"),
+    "layout": ("", {"input": {"layout": "nhwc"}}, "card.input.layout"),
+    "mean alone": ("", {"input": {"mean": [1]}}, "card.input.mean"),
+    "output": ("", {"outputs": {"names": {"logits": "x"}}}, "card.outputs.names.logits"),
+    "resize": ("", {"input": {"fitting": "stretch", "resize": 300}}, "card.input.resize"),
+    "label set": ("", {"labels": "imagenet-1k"}, "card.labels"),
+    "background": ("", {"outputs": {"class_offset": 1}}, "the part labels"),
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_a_refusal_names_the_field_of_the_form(kind: str, client: httpx.Client, model: bytes) -> None:
+    query, card, words = ANSWERS[kind]
+    response = client.post(f"/models{query}", **form(model, card=(None, json.dumps(card))))
+    assert_problem(response, 422, "refused-model", words)
+    assert "--" not in response.json()["detail"]
+
+
+def test_the_warnings_name_the_fields_of_the_form(client: httpx.Client, model: bytes) -> None:
+    answer = client.post("/models", **form(model)).json()
+    assert any("(card.input.interpolation)" in warning for warning in answer["warnings"])
+    assert not any("--" in warning for warning in answer["warnings"])
+
+
+@pytest.mark.parametrize("name", ["given", "labels", "labels.txt", "model"])
+def test_a_model_part_may_have_any_name(name: str, client: httpx.Client, model: bytes) -> None:
+    response = client.post("/models?name=mine", **form(model, name))
+    assert response.status_code == 201, response.text
+
+
 @pytest.mark.parametrize("field", ["images", "mapping", "to", "label_set", "preset", "file"])
 def test_a_card_names_no_option_of_the_command(field: str, client: httpx.Client, model: bytes) -> None:
     card = json.dumps({field: "/etc"})
