@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import replace as changed
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from service.own_models.add import Added, Bounds, remove
 from service.own_models.apart import add_apart
 
 _BOUNDS = Bounds()
+MOST_AT_ONCE = 2
+"""Models that come in at a time."""
 
 ModelsInUse = Callable[[], Awaitable[Collection[str]]]
 
@@ -33,6 +36,7 @@ class ModelChanger:
         self._gallery_models = gallery_models
         self._lock = threading.Lock()
         self._bounds = bounds
+        self._coming = 0
 
     def check_ready(self) -> None:
         """Raise NotReady while models are loaded: the registry is busy with that."""
@@ -46,6 +50,17 @@ class ModelChanger:
                 f"model '{name}': its folder is one of WEIGHIN_MODEL_DIRS, which is not changed over HTTP "
                 "(allowed: another name, or change the folder)"
             )
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold one of the places for models that come in. Raises Busy where all are taken."""
+        if self._coming >= MOST_AT_ONCE:
+            raise errors.Busy(f"models: {self._coming} are being added (allowed: {MOST_AT_ONCE} at a time)")
+        self._coming += 1
+        try:
+            yield
+        finally:
+            self._coming -= 1
 
     async def add(self, upload: Upload, *, replace: bool) -> Added:
         """Add the model and serve it; where the registry refuses it, what is served is as before.
@@ -101,6 +116,13 @@ class ModelChanger:
     def _delete(self, name: str) -> None:
         with self._lock:
             self.check_own(name)
+            for card in (entry.card for entry in self._registry.entries):
+                uses = card is not None and card.classifier is not None and card.classifier.model == name
+                if card is not None and uses and card.name != name:
+                    raise errors.ModelInUse(
+                        f"model '{name}': '{card.name}' uses its last linear layer "
+                        f"(allowed: delete '{card.name}' first)"
+                    )
             remove(name, root=self.root)
             self._registry.refresh(name)
 

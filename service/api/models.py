@@ -80,6 +80,7 @@ _UPLOAD_ERRORS = (
     errors.BodyTooLarge,
     errors.RefusedModel,
     errors.InvalidParameter,
+    errors.Busy,
     errors.NotReady,
     errors.DeadlineExceeded,
     errors.StorageUnavailable,
@@ -108,8 +109,9 @@ def models_router(registry: Registry, changes: Changes) -> APIRouter:
             max_bytes=changes.max_bytes,
             wait_s=changes.wait_s,
         )
-        async with reading as upload:
-            added = await changer.add(upload, replace=replace)
+        with changer.place():
+            async with reading as upload:
+                added = await changer.add(upload, replace=replace)
         described = _out(registry.entry(added.card.name))
         return AddedModelOut(**dict(described), changes=list(added.changes), warnings=list(added.warnings))
 

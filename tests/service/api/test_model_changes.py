@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -413,7 +414,17 @@ def test_two_adds_at_once_have_one_winner(client: httpx.Client, model: bytes) ->
 
     def post() -> None:
         with http_client(client.base_url) as own:
-            statuses.append(own.post("/models?name=mine", headers=KEY, timeout=60, **form(model)).status_code)
+
+            def answered() -> bool:
+                """Whether the answer is another than that two are being added already."""
+                response = own.post("/models?name=mine", headers=KEY, timeout=60, **form(model))
+                if response.status_code == 503:
+                    assert_problem(response, 503, "busy", "2 at a time")
+                    return False
+                statuses.append(response.status_code)
+                return True
+
+            until(answered, "an answer")
 
     threads = [threading.Thread(target=post) for _ in range(3)]
     for thread in threads:
@@ -421,6 +432,40 @@ def test_two_adds_at_once_have_one_winner(client: httpx.Client, model: bytes) ->
     for thread in threads:
         thread.join()
     assert sorted(statuses) == [201, 409, 409]
+
+
+def test_a_third_upload_at_once_is_refused(client: httpx.Client, keyed: Settings, model: bytes) -> None:
+    connections = []
+    for number in range(2):
+        connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port or 80)
+        connection.putrequest("POST", "/models")
+        for name, value in {
+            **KEY, "Content-Type": "multipart/form-data; boundary=b", "Content-Length": "100000"
+        }.items():  # fmt: skip
+            connection.putheader(name, value)
+        connection.endheaders()
+        until(lambda number=number: len(left_over(keyed)) == number + 1, "the upload has begun")
+        connections.append(connection)
+    assert_problem(client.post("/models", **form(model)), 503, "busy", "2 at a time")
+    for connection in connections:
+        connection.close()
+    until(lambda: not left_over(keyed), "what was sent is gone")
+    assert client.post("/models", **form(model)).status_code == 201
+
+
+def test_a_model_whose_layer_another_uses_stays(client: httpx.Client, keyed: Settings, model: bytes) -> None:
+    assert client.put("/models/parent", **form(model)).status_code == 201
+    folder, child = keyed.added_models / "parent", keyed.added_models / "child"
+    shutil.copytree(folder, keyed.added_models / ".child")
+    card = json.loads((folder / "card.json").read_text()) | {"name": "child"}
+    assert card["classifier"]["model"] == "parent"
+    (keyed.added_models / ".child/card.json").write_text(json.dumps(card))
+    (keyed.added_models / ".child/classifier.npz").unlink()
+    (keyed.added_models / ".child").rename(child)
+    until(lambda: client.get("/models/child").status_code == 200, "the other is there")
+    assert_problem(client.delete("/models/parent"), 409, "model-in-use", "'child'")
+    assert client.delete("/models/child").status_code == 204
+    assert client.delete("/models/parent").status_code == 204
 
 
 def test_swaps_under_eight_clients_lose_no_request(tmp_path: Path, png: bytes) -> None:
