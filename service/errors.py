@@ -125,7 +125,7 @@ class QueueFull(WeighinError):
 
 
 class Busy(WeighinError):
-    """Another job of this kind is running, and only one may."""
+    """As many jobs of this kind are running as may, or the system starts no further process."""
 
     slug = "busy"
 

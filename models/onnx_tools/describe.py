@@ -271,6 +271,8 @@ class _Weights:
             if node.op_type == "Constant" and node.output and constant is not None:
                 self._constants[node.output[0]] = constant
         self._producers = {output: node for node in self._nodes for output in node.output}
+        self._sources: dict[str, tuple[str | None, bool]] = {}
+        self._made: dict[str, dict[str, bool]] = {}
 
     def parameters(self) -> Iterator[tuple[str, int]]:
         """Yield the name and the number of values of what is trained, some of them more than once."""
@@ -313,27 +315,39 @@ class _Weights:
 
     def _source(self, name: str) -> tuple[str | None, bool]:
         """The constant that a value is, but for its type and shape, and whether it is dequantized."""
-        dequantized = False
-        for _ in self._nodes:
+        passed: list[tuple[str, bool]] = []  # values on the way, and whether their operator dequantizes
+        seen: set[str] = set()  # a damaged graph may have a circle
+        while name not in self._sources:
             if name in self._constants:
+                self._sources[name] = (name, False)
                 break
             node = self._producers.get(name)
-            if node is None or node.op_type not in _PASSED or not node.input:
-                return None, dequantized
-            dequantized |= node.op_type == "DequantizeLinear"
+            if name in seen or node is None or node.op_type not in _PASSED or not node.input:
+                self._sources[name] = (None, False)
+                break
+            seen.add(name)
+            passed.append((name, node.op_type == "DequantizeLinear"))
             name = node.input[0]
-        return (name if name in self._constants else None), dequantized
+        found = self._sources[name]
+        for each, dequantizes in reversed(passed):
+            found = self._sources[each] = (found[0], found[1] or dequantizes)
+        return found
 
     def _made_by(self, name: str, op: str) -> bool:
         """Whether a value comes from an operator `op`, its shape or type changed on the way or not."""
-        for _ in self._nodes:
+        made = self._made.setdefault(op, {})
+        passed: list[str] = []
+        while name not in made:
             node = self._producers.get(name)
             if node is None or node.op_type == op:
-                return node is not None
-            if node.op_type not in _PASSED or not node.input:
-                return False
-            name = node.input[0]
-        return False
+                made[name] = node is not None
+            else:
+                made[name] = False  # for a circle; it is set again below
+                if node.op_type in _PASSED and node.input:
+                    passed.append(name)
+                    name = node.input[0]
+        made.update(dict.fromkeys(passed, made[name]))
+        return made[name]
 
 
 def _constant(attribute: onnx.AttributeProto) -> _Constant | None:

@@ -66,31 +66,45 @@ def output_activation(content: bytes, output: str) -> Activation:
         return "none"
     model = parse(content)
     functions = {(function.domain, function.name): function for function in model.functions}
-    nodes: Sequence[onnx.NodeProto] = model.graph.node
-    steps = len(nodes) + sum(len(function.node) for function in model.functions)
-    callers: list[
-        tuple[Sequence[onnx.NodeProto], dict[str, str]]
-    ] = []  # the caller's nodes, the inputs it passes
+    made = _producers(model.graph.node)
+    steps = len(model.graph.node) + sum(len(function.node) for function in model.functions)
+    callers: list[tuple[dict[str, onnx.NodeProto], onnx.NodeProto, dict[str, int]]] = []
+    # what makes the caller's values, its node, and the places of the function's inputs
+    bodies: dict[tuple[str, str], tuple[dict[str, onnx.NodeProto], dict[str, int]]] = {}
     for _ in range(steps):  # bounded, because a damaged graph may have a cycle
-        node = next((node for node in nodes if output in node.output), None)
+        node = made.get(output)
         if node is None:  # an input of a function or of the graph
             if not callers:
                 return "none"
-            nodes, inputs = callers.pop()
-            output = inputs.get(output, "")
+            made, caller, inputs = callers.pop()
+            place = inputs.get(output, len(caller.input))
+            output = caller.input[place] if place < len(caller.input) else ""
             continue
         function = functions.get((node.domain, node.op_type))
         if function is not None:
             position = list(node.output).index(output)
             if position >= len(function.output):
                 return "none"
-            callers.append((nodes, dict(zip(function.input, node.input, strict=False))))
-            nodes, output = function.node, function.output[position]
+            key = (node.domain, node.op_type)
+            if key not in bodies:
+                inputs = {name: place for place, name in enumerate(function.input)}
+                bodies[key] = (_producers(function.node), inputs)
+            callers.append((made, node, bodies[key][1]))
+            made, output = bodies[key][0], function.output[position]
         elif node.op_type in _VALUE_PRESERVING and node.input:
             output = node.input[0]
         else:
             return _ACTIVATIONS.get(node.op_type, "none")
     return "none"
+
+
+def _producers(nodes: Sequence[onnx.NodeProto]) -> dict[str, onnx.NodeProto]:
+    """Return the first node that makes each value."""
+    made: dict[str, onnx.NodeProto] = {}
+    for node in nodes:
+        for output in node.output:
+            made.setdefault(output, node)
+    return made
 
 
 def _operator_field(name: str) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -255,9 +255,13 @@ def _expose(
         kind, shape = found.kind, found.shape
     quantized = found.quantized if role == "embedding" else ()
     if not quantized:
-        source = _source(graph, name, passed)
+        producers = {output: node for node in graph.node for output in node.output[:1]}
+        sources: dict[str, str] = {}
+        source = _source(producers, name, passed, sources)
         for output in graph.output:
-            if _source(graph, output.name, passed) == source and info(output).dtype == dtype_name(kind):
+            if _source(producers, output.name, passed, sources) == source and info(
+                output
+            ).dtype == dtype_name(kind):
                 return replace(
                     info(output), shape=(_batch(graph), *_inferred(outlined, output.name, shape)[1:])
                 ), ()
@@ -280,15 +284,19 @@ def _numbered(name: str) -> Sequence[str]:
     return [name, *(f"{name}.{number}" for number in range(2, 1000))]
 
 
-def _source(graph: onnx.GraphProto, name: str, passed: frozenset[str]) -> str:
-    """The first value with the same numbers in the same order."""
-    producers = {output: node for node in graph.node for output in node.output[:1]}
-    for _ in producers:
+def _source(
+    producers: Mapping[str, onnx.NodeProto], name: str, passed: frozenset[str], sources: dict[str, str]
+) -> str:
+    """The first value with the same numbers in the same order. `sources`: those that are known, added to."""
+    way = []
+    while name not in sources:
+        sources[name] = name  # for a circle; it is set again below
         node = producers.get(name)
-        if node is None or node.op_type not in passed or not node.input:
-            break
-        name = node.input[0]
-    return name
+        if node is not None and node.op_type in passed and node.input:
+            way.append(name)
+            name = node.input[0]
+    sources.update(dict.fromkeys(way, sources[name]))
+    return sources[name]
 
 
 def _inferred(outlined: Outline, name: str, default: Shape) -> Shape:

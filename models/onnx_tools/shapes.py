@@ -251,9 +251,9 @@ def inline(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     import onnx.inliner
 
+    _check_functions(model)
     if not model.functions:
         return model
-    _check_functions(model)
     try:
         return onnx.inliner.inline_local_functions(model)
     except Exception:  # the inliner raises RuntimeError and others
@@ -280,13 +280,14 @@ def _check_functions(model: onnx.ModelProto) -> None:
     """Raise UnreadableModel where inlining would not end, or would make too many nodes."""
     functions = {(each.domain, each.name, each.overload): each for each in model.functions}
     nodes: dict[tuple[str, str, str], int] = {}  # of functions, inlined
+    inlined = " with its functions inlined" if model.functions else ""
 
     def count(body: Sequence[onnx.NodeProto]) -> int:
         total = 0
         for node in every_node(body):
             total += nodes.get((node.domain, node.op_type, node.overload), 1)
             if total > MAX_NODES:
-                raise UnreadableModel(f"it has more than {MAX_NODES} operators with its functions inlined")
+                raise UnreadableModel(f"it has more than {MAX_NODES} operators{inlined}")
         return total
 
     waiting = dict.fromkeys(functions)

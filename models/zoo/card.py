@@ -329,6 +329,23 @@ class Card(_Finite):
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
+    def _of_its_version(self) -> Self:
+        """Refuse what a card of version 1 cannot say, and would be written without."""
+        if self.schema_version == 1:
+            later = [name for name in ("given", "provenance") if getattr(self, name)]
+            later += [
+                f"input.{name}"
+                for name in sorted(_ADDED_BY_VERSION_2["input"])
+                if getattr(self.input, name) != InputSpec.model_fields[name].default
+            ]
+            later += [f"outputs.{name}" for name in _OUTPUTS_OF_VERSION_2 if name in self.outputs]
+            if self.precision == "fp16":
+                later.append("precision fp16")
+            if later:
+                raise ValueError(f"{', '.join(later)}: not in version 1 (allowed: schema_version 2)")
+        return self
+
+    @model_validator(mode="after")
     def _consistent(self) -> Self:
         logits = self.classes + self.class_offset
         if math.prod(self.outputs["logits"]) != logits or max(self.outputs["logits"]) != logits:
@@ -374,6 +391,9 @@ _ADDED_BY_VERSION_2: dict[str, Any] = {
     "provenance": True,
     "input": {"name", "layout", "colour_order", "dtype", "batch", "fitting", "pad_value"},
 }
+
+
+_OUTPUTS_OF_VERSION_2 = ("names", "class_offset", "multi_label")
 
 
 def decides_predictions(path: str) -> bool:

@@ -12,16 +12,18 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, get_type_hints
 
 from fastapi import Request
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from models.zoo.card import Card, InputSpec, Outputs
+from models.zoo.card import Card, InputSpec, Outputs, Source
 from service.api.body.parts import Part, stream_parts
 from service.api.body.request import is_form
 from service.errors import InvalidParameter, MalformedRequest
 from service.own_models.add import Options
 from service.own_models.facts import OPTIONS
+from service.own_models.labels import BuiltIn, built_in_sets
 from service.storage.errors import storage_errors
 
 MODEL, DATA, LABELS, CARD = "model", "data", "labels", "card"
@@ -97,7 +99,10 @@ def _new_folder(root: Path) -> Path:
         with contextlib.suppress(OSError):
             if time.time() - other.stat().st_mtime > _STALE_S:
                 shutil.rmtree(other, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=_FOLDER, dir=root))
+    folder = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=root))
+    for part in (MODEL, LABELS):
+        (folder / part).mkdir()
+    return folder
 
 
 async def _read(
@@ -112,7 +117,7 @@ async def _read(
                 return None
             if part in files:
                 raise InvalidParameter(f"form field '{part}': given twice")
-            path = folder / _file_name(part, given)
+            path = folder / MODEL / _file_name(part, given)
             try:
                 file = opened.enter_context(path.open("xb"))
             except FileExistsError:
@@ -135,8 +140,10 @@ async def _read(
     label_set = facts.pop("labels", None)
     if label_set is not None and not isinstance(label_set, str):
         raise InvalidParameter(f"form field '{CARD}': labels is no text")
-    if labels is None:
-        labels, label_set = label_set, None
+    if labels is not None and label_set is not None:
+        label_set = _checked("labels", label_set)
+    elif label_set is not None:
+        labels, label_set = _built_in(label_set, CARD), None
     if name is None and files[MODEL].stem.lower() in _PLAIN_NAMES:
         raise InvalidParameter(
             f"name: left out, and the file is called {files[MODEL].name!r} (allowed: ?name=NAME, or a file "
@@ -169,29 +176,60 @@ def _file_name(part: str, given: str) -> str:
     )
 
 
-def _labels(part: Part | None, folder: Path) -> str | Path | None:
-    """The file of the labels that were sent, or the name of a set."""
+def _labels(part: Part | None, folder: Path) -> Path | BuiltIn | None:
+    """The file of the labels that were sent, or the name of a built-in set; never a path that was sent."""
     if part is None or not part.data or not part.data.strip():
         return None
     if not part.file:
         try:
-            return part.data.decode().strip()
+            return _built_in(part.data.decode().strip(), LABELS)
         except UnicodeDecodeError:
             raise InvalidParameter(f"form field '{LABELS}': not UTF-8") from None
     # Not beside the model, where it would be found as a file that happens to lie there.
-    path = folder / "given" / ("labels.json" if part.data.lstrip()[:1] in (b"{", b"[") else "labels.txt")
+    path = folder / LABELS / ("labels.json" if part.data.lstrip()[:1] in (b"{", b"[") else "labels.txt")
     with storage_errors():
-        path.parent.mkdir()
         path.write_bytes(part.data)
     return path
 
 
-_NAMES: dict[str, frozenset[str]] = {
-    "": frozenset(Card.model_fields),
-    "input": frozenset(InputSpec.model_fields),
-    "outputs": frozenset(Outputs.__annotations__),
-    "source": frozenset({"weights", "licence"}),
+def _built_in(name: str, part: str) -> BuiltIn:
+    """Return the built-in label set of that name. Raises InvalidParameter."""
+    known = built_in_sets()
+    if name not in known:
+        raise InvalidParameter(
+            f"form field '{part}': no label set of that name (allowed: {', '.join(known)}; or the part "
+            f"'{LABELS}' with a file name and the names in it)"
+        )
+    return BuiltIn(name)
+
+
+_CONFIG = ConfigDict(allow_inf_nan=False)
+
+
+def _fields(kind: type[BaseModel]) -> dict[str, Any]:
+    """Return the type of each field of a part of the card, with its bounds."""
+    return {name: Annotated[field.annotation, field] for name, field in kind.model_fields.items()}
+
+
+_FIELDS: dict[str, dict[str, Any]] = {
+    "": _fields(Card),
+    "input": _fields(InputSpec),
+    "outputs": get_type_hints(Outputs, include_extras=False),
+    "source": _fields(Source),
 }
+"""The card's fields by group."""
+
+
+def _checked(path: str, value: object) -> Any:
+    """Return a value as the card has it. Raises InvalidParameter for one that a card cannot have."""
+    group, _, name = path.rpartition(".")
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(_FIELDS[group][name], config=_CONFIG)
+        return adapter.validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join([path, *map(str, first["loc"])])
+        raise InvalidParameter(f"form field '{CARD}': {place[:100]}: {first['msg'][:200].lower()}") from None
 
 
 def _facts(part: Part | None) -> dict[str, object]:
@@ -202,10 +240,12 @@ def _facts(part: Part | None) -> dict[str, object]:
         card = json.loads(part.data)
     except ValueError as error:
         raise InvalidParameter(f"form field '{CARD}': not JSON: {str(error)[:100]}") from None
+    except RecursionError:
+        raise InvalidParameter(f"form field '{CARD}': nested too deep") from None
     if not isinstance(card, dict):
         raise InvalidParameter(f"form field '{CARD}': no JSON object")
     facts: dict[str, object] = {}
-    for group, names in _NAMES.items():
+    for group, names in _FIELDS.items():
         values = card if not group else card.get(group, {})
         if not isinstance(values, dict):
             raise InvalidParameter(f"form field '{CARD}': {group} is no object")
@@ -216,8 +256,10 @@ def _facts(part: Part | None) -> dict[str, object]:
                     f"form field '{CARD}': unknown {path[:100]!r} (allowed: {', '.join(sorted(names))})"
                 )
             if path in OPTIONS and path != "outputs.logits" and value is not None:
-                facts[path] = value
-    outputs = card.get("outputs", {}).get("names", {})
-    if isinstance(outputs, dict) and isinstance(outputs.get("logits"), str):
-        facts["output"] = outputs["logits"]
+                facts[path] = value if path == "labels" else _checked(path, value)
+    graph_names = card.get("outputs", {}).get("names")
+    if graph_names is not None:
+        graph_names = _checked("outputs.names", graph_names)
+        if "logits" in graph_names:
+            facts["output"] = graph_names["logits"]
     return facts

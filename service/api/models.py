@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -14,14 +11,12 @@ from pydantic import BaseModel, Field, SecretStr
 from models.zoo.card import Activation, Card
 from service import errors
 from service.api.body.request import root_of
-from service.api.model_upload import OPENAPI_BODY, Upload, uploaded_model
+from service.api.model_changer import ModelChanger, ModelsInUse, exists
+from service.api.model_upload import OPENAPI_BODY, uploaded_model
 from service.api.problems import documented
 from service.api.routers import new_router, own_key_needed
 from service.inference.loading import ModelEntry
 from service.inference.registry import Registry
-from service.own_models.add import Added, add, remove
-
-ModelsInUse = Callable[[], Awaitable[Collection[str]]]
 
 
 class ModelOut(BaseModel):
@@ -85,6 +80,7 @@ _UPLOAD_ERRORS = (
     errors.BodyTooLarge,
     errors.RefusedModel,
     errors.InvalidParameter,
+    errors.Busy,
     errors.NotReady,
     errors.DeadlineExceeded,
     errors.StorageUnavailable,
@@ -99,7 +95,7 @@ def models_router(registry: Registry, changes: Changes) -> APIRouter:
     """Return the routes that describe and change the models."""
     router = new_router("models")
     guarded = [Depends(own_key_needed(changes.api_key))]
-    changer = _Changer(registry, changes.gallery_models)
+    changer = ModelChanger(registry, changes.gallery_models)
 
     async def uploaded(
         request: Request, name: str | None, preset: str | None, *, replace: bool
@@ -113,8 +109,9 @@ def models_router(registry: Registry, changes: Changes) -> APIRouter:
             max_bytes=changes.max_bytes,
             wait_s=changes.wait_s,
         )
-        async with reading as upload:
-            added = await changer.add(upload, replace=replace)
+        with changer.place():
+            async with reading as upload:
+                added = await changer.add(upload, replace=replace)
         described = _out(registry.entry(added.card.name))
         return AddedModelOut(**dict(described), changes=list(added.changes), warnings=list(added.warnings))
 
@@ -150,7 +147,7 @@ def models_router(registry: Registry, changes: Changes) -> APIRouter:
         `assumed` have nothing to support them.
         """
         if name is not None and name in registry.names():
-            raise _exists(name)
+            raise exists(name)
         described = await uploaded(request, name, preset, replace=False)
         response.headers["Location"] = f"{root_of(request)}/models/{described.name}"
         return described
@@ -200,66 +197,6 @@ def models_router(registry: Registry, changes: Changes) -> APIRouter:
         await changer.delete(registry.entry(name).name)
 
     return router
-
-
-class _Changer:
-    """Adds and deletes own models, one at a time, and lets the registry take that in at once."""
-
-    def __init__(self, registry: Registry, gallery_models: ModelsInUse) -> None:
-        assert registry.added is not None
-        self.root: Path = registry.added
-        self._registry = registry
-        self._gallery_models = gallery_models
-        self._lock = asyncio.Lock()
-
-    def check_ready(self) -> None:
-        """Raise NotReady while models are loaded: the registry is busy with that."""
-        if not self._registry.ready:
-            raise errors.NotReady("models are still being loaded")
-
-    def check_own(self, name: str) -> None:
-        """Raise ModelInUse for a model that was not added here."""
-        if name in self._registry.names() and self._registry.entry(name).folder.parent != self.root:
-            raise errors.ModelInUse(
-                f"model '{name}': its folder is one of WEIGHIN_MODEL_DIRS, which is not changed over HTTP "
-                "(allowed: another name, or change the folder)"
-            )
-
-    async def add(self, upload: Upload, *, replace: bool) -> Added:
-        """Add the model and serve it. Raises RefusedModel, ModelExists and StorageUnavailable."""
-        async with self._lock:
-            added = await asyncio.to_thread(add, upload.file, upload.options, to=self.root, replace=replace)
-            name = added.card.name
-            await asyncio.to_thread(self._registry.refresh, name)
-            entry = self._registry.entry(name)
-            if entry.folder == added.folder and entry.model is not None and entry.refused is None:
-                return added
-            if not replace:
-                await asyncio.to_thread(remove, name, root=self.root)
-                await asyncio.to_thread(self._registry.refresh, name)
-            if entry.folder != added.folder:
-                raise _exists(name)
-            raise errors.RefusedModel(f"model '{name}': cannot be served: {entry.refused or entry.reason}")
-
-    async def delete(self, name: str) -> None:
-        """Delete the model. Raises ModelInUse, UnknownModel and StorageUnavailable."""
-        async with self._lock:
-            self.check_own(name)
-            if name == self._registry.default_model:
-                raise errors.ModelInUse(
-                    f"model '{name}': it is WEIGHIN_DEFAULT_MODEL (allowed: PUT another file, or set another)"
-                )
-            if name in await self._gallery_models():
-                raise errors.ModelInUse(
-                    f"model '{name}': the gallery needs it (allowed: PUT another file, or re-index the "
-                    "gallery with another model first: POST /gallery/reindex?model=NAME)"
-                )
-            await asyncio.to_thread(remove, name, root=self.root)
-            await asyncio.to_thread(self._registry.refresh, name)
-
-
-def _exists(name: str) -> errors.ModelExists:
-    return errors.ModelExists(f"model '{name}': exists (allowed: another name, or PUT /models/{name})")
 
 
 def _out(entry: ModelEntry) -> ModelOut:

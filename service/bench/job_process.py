@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import AsyncIterator
 
 from pydantic import ValidationError
 
 from service.bench.job import CANCEL, JOB_REPORT, JobConfig, JobReport
+from service.child import child_command
 
 JOB = "service.bench.job"
 CANCEL_GRACE_S = 4.0
@@ -27,9 +27,7 @@ class JobProcess:
     async def start(cls, config: JobConfig) -> JobProcess:
         """Start the process and send its configuration. Raises OSError."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            JOB,
+            *child_command(JOB),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=_LONGEST_LINE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Collection
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.table import Table
 from models.zoo.card import Card
 from service.cli.output import console, say, styled
 from service.cli.settings import settings_with
-from service.errors import RefusedModel
+from service.errors import RefusedModel, UnreadableFolder
 from service.inference.registry import Registry
 from service.own_models.add import Added, Bounds, Options, add
 from service.own_models.draft import flat
@@ -172,11 +173,25 @@ def add_model(
 
 
 def _destination(to: Path | None) -> tuple[Path, Collection[str]]:
-    """Return the folder to add to, and the names of models that would hide one added there."""
-    if to is not None:
-        return to, ()
+    """Return the folder to add to, and the names of models that would hide one added there.
+
+    A folder of WEIGHIN_MODEL_DIRS that cannot be read hides none.
+    """
     settings = settings_with()
-    return settings.added_models, Registry(settings.model_dirs, settings.default_model).names()
+    folder = settings.added_models if to is None else to
+    before: list[Path] = []
+    for searched in settings.model_dirs:
+        if searched.resolve() == folder.resolve():
+            break
+        before.append(searched)
+    else:
+        if folder.resolve() != settings.added_models.resolve():
+            return folder, ()  # the service does not search it
+    taken: set[str] = set()
+    for searched in before:
+        with contextlib.suppress(FileNotFoundError, UnreadableFolder):
+            taken.update(Registry([searched], settings.default_model).names())
+    return folder, taken
 
 
 def as_object(added: Added) -> dict[str, Any]:

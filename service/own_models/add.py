@@ -15,6 +15,7 @@ from service.errors import ModelExists, RefusedModel
 from service.own_models.draft import Draft
 from service.own_models.facts import words
 from service.own_models.folders import check_free, move_in, remove, workplace
+from service.own_models.labels import BuiltIn
 from service.own_models.reading import read_file
 from service.own_models.trial import Bounds, TrialFailed, serve_once
 
@@ -28,14 +29,15 @@ _RESERVED = frozenset({"networks", "models"})
 class Options:
     """What the user says of a file; None where nothing is said.
 
-    `labels`: a file, or the name of a built-in label set. `label_set`: the name of the label set that they
-    form. `images`: a folder of labelled pictures, a folder for each class; `mapping`: a file from the names
-    of these folders to labels. `facts`: facts of the card by path, e.g. {"input.layout": "nhwc"}, with the
+    `labels`: a file, or the name of a built-in label set; a text may be either. `label_set`: the name of the
+    label set that they form. `images`: a folder of labelled pictures, a folder for each class; `mapping`: a
+    file from the names of these folders to labels. `facts`: facts of the card by path, e.g.
+    {"input.layout": "nhwc"}, with the
     values of the card's schema; `input.size` is (height, width), and `output` the graph's output.
     """
 
     name: str | None = None
-    labels: str | Path | None = None
+    labels: str | Path | BuiltIn | None = None
     label_set: str | None = None
     images: Path | None = None
     mapping: Path | None = None
@@ -57,6 +59,15 @@ class Added:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Built:
+    """A model whose folder is written, but not in its place."""
+
+    card: Card
+    changes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
 def add(
     file: Path,
     options: Options,
@@ -73,31 +84,41 @@ def add(
     RefusedModel, ModelExists for such a name or, without `replace`, for one that `to` has, and
     StorageUnavailable where `to` cannot be written; `to` is then as it was.
     """
-    name = _name(file, options.name)
+    name = model_name(file, options.name)
     if name in taken:
         raise ModelExists(f"model '{name}': exists in WEIGHIN_MODEL_DIRS (allowed: another --name)")
     check_free(to, name, replace=replace)
-    bounds = bounds or Bounds()
     content = read_file(file)
     with workplace(to, name) as folder:
-        draft = Draft(
-            file, content, folder, bounds, flags=options.facts, preset=options.preset,
-            labels=options.labels, label_set=options.label_set,
-        )  # fmt: skip
-        card = draft.card()
-        if options.images is not None:
-            card = draft.judged(card, options.images, options.mapping)
-        write_card(folder, card)
-        try:
-            serve_once(folder, bounds)
-        except TrialFailed as error:
-            raise TrialFailed(f"{file.name}: {error}") from None
-        target = move_in(folder, to, replace=replace)
-    return Added(target, card, draft.changes, draft.warnings(card))
+        built = build(file, content, options, folder, bounds or Bounds())
+        return Added(move_in(folder, to, replace=replace), built.card, built.changes, built.warnings)
 
 
-def _name(file: Path, given: str | None) -> str:
-    """Return the model's name: the one given, or one from the name of the file or its folder."""
+def build(file: Path, content: bytes, options: Options, folder: Path, bounds: Bounds) -> Built:
+    """Write the files of a model to `folder`, which has its name. `content`: `file` with its tensors.
+
+    Raises RefusedModel, and OSError where `folder` cannot be written.
+    """
+    draft = Draft(
+        file, content, folder, bounds, flags=options.facts, preset=options.preset,
+        labels=options.labels, label_set=options.label_set,
+    )  # fmt: skip
+    card = draft.card()
+    if options.images is not None:
+        card = draft.judged(card, options.images, options.mapping)
+    write_card(folder, card)
+    try:
+        serve_once(folder, bounds)
+    except TrialFailed as error:
+        raise TrialFailed(f"{file.name}: {error}") from None
+    return Built(card, draft.changes, draft.warnings(card))
+
+
+def model_name(file: Path, given: str | None) -> str:
+    """Return the model's name: the one given, or one from the name of the file or its folder.
+
+    Raises RefusedModel for one that is not a name.
+    """
     if given is None:
         path = file.absolute()
         places = [path.stem, *(folder.name for folder in path.parents)]

@@ -19,13 +19,20 @@ from models.onnx_tools.inspect import UnreadableModel, external_files
 from models.onnx_tools.prepare import Head, Prepared, prepare
 from models.zoo.card import Card, Classifier, Fact, File, InputSpec
 from models.zoo.files import write_whole
-from service.errors import ModelUnavailable, RefusedModel
+from service.errors import ModelUnavailable, RefusedModel, error_words
 from service.inference.runtime_errors import one_line
 from service.inference.session import SessionError
 from service.own_models.assume import assume_input, assume_size, fit_channels, from_tensorflow, scale_resize
 from service.own_models.evidence import judge
 from service.own_models.facts import UNKNOWN, Claim, Facts, Rank, option_for, warning_of_assumed
-from service.own_models.labels import GivenLabels, LabelSet, built_in_sets, label_set, labels_option
+from service.own_models.labels import (
+    BuiltIn,
+    GivenLabels,
+    LabelSet,
+    built_in_sets,
+    label_set,
+    labels_option,
+)
 from service.own_models.pictures import labelled_pictures
 from service.own_models.presets import preset as preset_named
 from service.own_models.reading import (
@@ -80,7 +87,7 @@ class Draft:
         *,
         flags: Mapping[str, Any],
         preset: str | None = None,
-        labels: str | Path | None = None,
+        labels: str | Path | BuiltIn | None = None,
         label_set: str | None = None,
     ) -> None:
         """`content`: the file with its external tensors. Raises RefusedModel; OSError where `folder` is full.
@@ -321,7 +328,7 @@ class Draft:
         if not labels.built_in:
             text = "".join(f"{label}\n" for label in labels.names)
             write_whole(self._folder / "labels.txt", text.encode())
-        original = self._file.read_bytes()
+        original = _read_again(self._file)
         self._given: File | None = None
         if original != prepared.content:
             self._given = _file(re.sub(r"[^A-Za-z0-9_.-]", "_", self._file.name)[:200], original)
@@ -386,8 +393,16 @@ def flat(card: Card) -> dict[str, Any]:
 
 def _read_in(file: Path) -> tuple[str, ...]:
     """Say which files beside the given one its tensors were read from."""
-    files = external_files(file.read_bytes())
+    files = external_files(_read_again(file))
     return (f"tensors of {', '.join(files[:3])} read in",) if files else ()
+
+
+def _read_again(file: Path) -> bytes:
+    """Return the bytes of the given file. Raises RefusedModel where it has gone meanwhile."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise RefusedModel(f"{file.name}: cannot be read any more, {error_words(error)}") from None
 
 
 def _feed(facts: Facts, batch: int) -> Feed:

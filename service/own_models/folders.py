@@ -52,7 +52,7 @@ def move_in(folder: Path, to: Path, *, replace: bool) -> Path:
     """Move a finished folder into the zoo folder `to`, in one step, and return where it is.
 
     A reader of `to` sees the old model or the new one, whole, also after a power cut. Raises ModelExists
-    where there is one by now, without `replace`, and OSError.
+    where there is one by now, without `replace`, and OSError. An old model is at `folder` afterwards.
     """
     target = to / folder.name
     for path in (*folder.iterdir(), folder):
@@ -67,6 +67,15 @@ def move_in(folder: Path, to: Path, *, replace: bool) -> Path:
         _exchange(folder, target)
     _sync(to)
     return target
+
+
+def move_back(folder: Path, target: Path) -> None:
+    """Undo `move_in`: the old model is at `target` again, or nothing, and the new one at `folder`."""
+    if os.path.lexists(folder):
+        _exchange(folder, target)
+    else:
+        target.rename(folder)
+    _sync(target.parent)
 
 
 def remove(name: str, *, root: Path) -> None:
@@ -92,7 +101,7 @@ def remove(name: str, *, root: Path) -> None:
 
 
 def _exchange(folder: Path, target: Path) -> None:
-    """Put `folder` in the place of `target`; the old one lies aside afterwards."""
+    """Put `folder` in the place of `target`; the old one is at `folder` afterwards."""
     if sys.platform == "linux":
         library = ctypes.CDLL(None, use_errno=True)
         exchange = getattr(library, "renameat2", None)
@@ -107,6 +116,7 @@ def _exchange(folder: Path, target: Path) -> None:
     except OSError:
         old.rename(target)
         raise
+    old.rename(folder)
 
 
 def _sync(path: Path) -> None:

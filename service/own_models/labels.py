@@ -13,7 +13,7 @@ from typing import Any
 from models.zoo.files import not_text, read_text
 from models.zoo.labels import BUILT_IN
 from service.errors import RefusedModel, error_words
-from service.own_models.facts import Rank
+from service.own_models.facts import Rank, words
 
 MAX_BYTES = 16 << 20
 """Largest file of labels or metadata that is read."""
@@ -31,6 +31,13 @@ class GivenLabels:
     names: tuple[str, ...]
     rank: Rank
     detail: str
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """The name of a built-in label set, from someone who may not name files of this machine."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -59,10 +66,19 @@ def built_in_sets() -> dict[str, tuple[str, ...]]:
     }
 
 
-def labels_option(given: str | Path) -> GivenLabels:
-    """Return what `--labels` names: a file, or a built-in label set. Raises RefusedModel."""
-    path = Path(given)
+def labels_option(given: str | Path | BuiltIn) -> GivenLabels:
+    """Return what `--labels` names: a file, or a built-in label set; text may be either, BuiltIn no file.
+
+    Raises RefusedModel.
+    """
     known = built_in_sets()
+    if isinstance(given, BuiltIn):
+        if given.name not in known:
+            raise RefusedModel(
+                f"labels '{words(given.name)}': no such label set (allowed: {', '.join(known)})"
+            )
+        return GivenLabels(known[given.name], Rank.FLAG, f"labels {given.name}")
+    path = Path(given)
     if str(given) in known and not path.is_file():
         return GivenLabels(known[str(given)], Rank.FLAG, f"--labels {given}")
     if not path.exists():
@@ -139,11 +155,11 @@ def label_set(given: GivenLabels | None, logits: int, model: str, offset: int | 
         names = names[1:]  # two names for one probability: it is the second's, as Keras counts them
     background = len(names) > 1 and names[0].strip().lower() in _BACKGROUND
     if len(names) == logits and background and offset in (None, 1):
-        names, found, words = names[1:], 1, f"its first name is '{names[0]}'"
+        names, found, why = names[1:], 1, f"its first name is '{names[0]}'"
     elif len(names) == logits and offset in (None, 0):
-        found, words = 0, "a name for each score"
+        found, why = 0, "a name for each score"
     elif len(names) == logits - 1 and offset in (None, 1):
-        found, words = 1, f"{len(names)} names for {logits} scores"
+        found, why = 1, f"{len(names)} names for {logits} scores"
     else:
         either = f"{logits}, or {logits - 1} with a background class" if logits > 2 else str(logits)
         allowed = {None: either, 0: str(logits)}
@@ -153,7 +169,7 @@ def label_set(given: GivenLabels | None, logits: int, model: str, offset: int | 
         )
     name, names, built_in, like = _named(names)
     detail = given.detail + (f"; {like}" if like else "")
-    return LabelSet(names, name, built_in, found, given.rank, given.rank, detail, f"{given.detail}: {words}")
+    return LabelSet(names, name, built_in, found, given.rank, given.rank, detail, f"{given.detail}: {why}")
 
 
 def _assumed(logits: int, model: str, offset: int | None) -> LabelSet:

@@ -87,7 +87,7 @@ def _candidates(file: Path, names: tuple[str, ...]) -> Iterator[Path]:
         folders.append(file.parent.absolute().parent)
     for name in names:
         for folder in folders:
-            if (folder / name).is_file():
+            if folder / name != file and (folder / name).is_file():
                 yield folder / name
 
 

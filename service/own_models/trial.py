@@ -1,18 +1,11 @@
 """Run a file for the first time: in a child process, with bounds on time and memory.
 
-`python -m service.own_models.trial` is the child: it reads one request from standard input, sets its bounds,
-and writes one answer to standard output.
+`service.own_models.trial`, run as a program, is the child.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,10 +18,10 @@ from service.errors import RefusedModel
 from service.inference.registry import Registry
 from service.inference.runtime_errors import one_line
 from service.inference.session import SessionError, run_as_written
+from service.own_models.bounded import ChildFailed, TimeIsOver, answer, ask, of_memory
 
 _MOST_VALUES = 4096
 """Values of an output that are reported, to compare two files."""
-_OUT_OF_MEMORY = ("bad alloc", "bad_alloc", "failed to allocate", "not enough memory", "out of memory")
 _MODULE = "service.own_models.trial"
 
 
@@ -38,11 +31,18 @@ class Bounds:
 
     `seconds` is wall-clock time for loading and running; `memory_bytes` is what the process may take beyond
     Python and ONNX Runtime and four times the file. Memory is bounded on Linux only, where `/proc` says how
-    much the process has already.
+    much the process has already. `until`: when all trials must have ended, by `time.monotonic`; for a process
+    that is bounded itself and ended with its children.
     """
 
     seconds: float = 60.0
     memory_bytes: int = 4 << 30
+    until: float | None = None
+
+    @property
+    def left(self) -> float:
+        """Seconds that a trial which begins now may take."""
+        return self.seconds if self.until is None else min(self.seconds, self.until - time.monotonic())
 
 
 @dataclass(frozen=True)
@@ -95,100 +95,41 @@ def serve_once(folder: Path, bounds: Bounds) -> None:
     Raises TrialFailed with the reason why the service would not serve it.
     """
     model = next(folder.glob("*.onnx"), folder)
-    _child({"kind": "serve", "folder": str(folder), "seconds": bounds.seconds}, bounds, model)
+    _child({"kind": "serve", "folder": str(folder)}, bounds, model)
 
 
 def _child(request: Mapping[str, Any], bounds: Bounds, model: Path) -> dict[str, Any]:
-    """Start the child, wait for its answer, and make sure that it has ended."""
-    memory = bounds.memory_bytes + 4 * model.stat().st_size
-    body = json.dumps({**request, "memory_bytes": memory, "cpu_s": int(bounds.seconds) + 5}).encode()
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", _MODULE],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            start_new_session=True,  # Ctrl-C on the terminal is for the parent, which then ends the child
-        )
-        try:
-            out, _ = process.communicate(body, timeout=bounds.seconds)
-        except subprocess.TimeoutExpired:
-            raise TrialFailed(
-                f"it does not load and run once within {bounds.seconds:g} s (--time-limit allows more)"
-            ) from None
-        finally:
-            process.kill()
-            process.communicate()  # waits, and closes the pipes
-        try:
-            answer: dict[str, Any] = json.loads(out)
-        except ValueError:
-            raise TrialFailed(_ended(process.returncode, errors, bounds)) from None
-    error = answer.get("error")
-    if error is not None:
-        if any(words in error.lower() for words in _OUT_OF_MEMORY):
-            error = f"it needs more than {_gigabytes(bounds.memory_bytes)} of memory: {error}"
-        raise TrialFailed(error)
-    return answer
+    """Ask the child, and raise TrialFailed where it fails."""
+    size = model.stat().st_size
+    seconds = bounds.left
+    try:
+        said = ask(
+            _MODULE, {**request, "seconds": seconds}, seconds=seconds,
+            memory_bytes=bounds.memory_bytes + 4 * size, own_group=bounds.until is None,
+        )  # fmt: skip
+    except TimeIsOver:
+        more = " (--time-limit allows more)" if bounds.until is None else ""
+        raise TrialFailed(f"it does not load and run once within {bounds.seconds:g} s{more}") from None
+    except ChildFailed as error:
+        raise TrialFailed(str(error)) from None
+    problem = said.get("error")
+    if problem is not None:
+        raise TrialFailed(of_memory(problem, bounds.memory_bytes))
+    return said
 
 
-def _ended(code: int, errors: Any, bounds: Bounds) -> str:
-    """Say how a child ended that gave no answer."""
-    errors.seek(0, os.SEEK_END)
-    errors.seek(max(0, errors.tell() - 2000))
-    said = errors.read().decode(errors="replace").strip().splitlines()
-    last = one_line(said[-1]) if said else ""
-    if any(words in last.lower() for words in (*_OUT_OF_MEMORY, "memoryerror")):
-        return f"it needs more than {_gigabytes(bounds.memory_bytes)} of memory: {last}"
-    if code < 0:
-        with contextlib.suppress(ValueError):
-            last = f"{signal.Signals(-code).name}{', ' + last if last else ''}"
-        return f"the process that ran it was ended ({last})"
-    return f"the process that ran it ended with {code} ({last})"
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / (1 << 30):.3g} GiB"
+def _handle(request: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return _run(request) if request["kind"] == "run" else _serve(request)
+    except SessionError as error:
+        return {"error": one_line(str(error))}
+    except MemoryError:
+        return {"error": "not enough memory"}
 
 
 def main() -> None:
     """Answer one request; the child's whole life."""
-    request = json.loads(sys.stdin.buffer.read())
-    # What libraries print must not come between the answer's lines.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    _bound(request["memory_bytes"], request["cpu_s"])
-    try:
-        answer = _run(request) if request["kind"] == "run" else _serve(request)
-    except SessionError as error:
-        answer = {"error": one_line(str(error))}
-    except MemoryError:
-        answer = {"error": "not enough memory"}
-    json.dump(answer, answers)
-    answers.flush()
-    os._exit(0)  # without the destructors of a model that may have done anything
-
-
-def _bound(memory_bytes: int, cpu_s: int) -> None:
-    """Bound this process: memory beyond what it has by now, processor time, no core file."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    with contextlib.suppress(OSError, ValueError):
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + memory_bytes
-        _lower(resource, resource.RLIMIT_AS, limit)
-    _lower(resource, resource.RLIMIT_CPU, cpu_s)
-    _lower(resource, resource.RLIMIT_CORE, 0)
-
-
-def _lower(resource: Any, kind: int, limit: int) -> None:
-    """Lower a limit; one that is lower already stays."""
-    _, hard = resource.getrlimit(kind)
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(kind, (limit, limit))
+    answer(_handle)
 
 
 def _run(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -103,3 +103,27 @@ def graph_of(
     values = [numpy_helper.from_array(value, name) for name, value in (tensors or {}).items()]
     graph = helper.make_graph(nodes, "graph", inputs, outputs, values)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def looping(rounds: int = 2**62) -> onnx.ModelProto:
+    """A network with a loop."""
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3]) for name in ("v", "next", "y")]
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Mul", ["v", "v"], ["next"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            values[0],
+        ],
+        [helper.make_tensor_value_info("go_on", TensorProto.BOOL, []), values[1]],
+    )
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["image"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Loop", ["rounds", "yes", "flat"], ["y"], body=body),
+    ]
+    return graph_of(
+        nodes, [image], [values[2]], {"rounds": np.array(rounds, np.int64), "yes": np.array(True)}
+    )

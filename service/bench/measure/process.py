@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import selectors
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import IO
@@ -13,6 +12,7 @@ from typing import IO
 from pydantic import ValidationError
 
 from service.bench.measure.messages import REPORT, Done, Failure, Report, WorkerConfig
+from service.child import child_command
 from service.errors import MeasurementFailed
 
 WORKER = "service.bench.measure.worker"
@@ -31,7 +31,7 @@ def run_worker(config: WorkerConfig, cancelled: Callable[[], bool], worker: str 
     """
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", worker],
+            child_command(worker),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from models.zoo.card import MAX_COUNT, Accuracy, Card, Robustness
+from models.zoo.files import NETWORKS
 
 ACCURACY: dict[str, Any] = {
     "value": 0.9431,
@@ -86,3 +87,32 @@ def test_documented_example_is_a_card() -> None:
     assert card.name == "my-model"
     named = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`[^|]+) \|", page, re.MULTILINE))))
     assert set(Card.model_fields) - {"schema_version", "task"} <= named
+
+
+VERSION_2: dict[str, tuple[dict[str, Any], str]] = {
+    "layout": ({"input": {"layout": "nhwc"}}, "input.layout"),
+    "colour order": ({"input": {"colour_order": "bgr"}}, "input.colour_order"),
+    "name of the input": ({"input": {"name": "x"}}, "input.name"),
+    "fitting": ({"input": {"fitting": "stretch"}}, "input.fitting"),
+    "batch": ({"input": {"batch": 4}}, "input.batch"),
+    "names of outputs": ({"outputs": {"names": {"logits": "y"}}}, "outputs.names"),
+    "multi-label": ({"outputs": {"multi_label": True}}, "outputs.multi_label"),
+    "provenance": ({"provenance": {"labels": {"origin": "flag"}}}, "provenance"),
+    "given": ({"given": {"name": "x", "bytes": 1, "sha256": "0" * 64}}, "given"),
+    "half precision": ({"precision": "fp16"}, "precision fp16"),
+}
+
+
+@pytest.mark.parametrize("kind", VERSION_2)
+def test_a_card_of_version_1_has_no_field_of_version_2(kind: str) -> None:
+    """Written as version 1, it would lose the field."""
+    later, path = VERSION_2[kind]
+    path_of_card = sorted(NETWORKS.glob("*/card.json"))[0]
+    card = json.loads(path_of_card.read_text())
+    values = {
+        key: {**card.get(key, {}), **value} if isinstance(value, dict) and key in card else value
+        for key, value in later.items()
+    }
+    assert Card.model_validate(card | values | {"schema_version": 2}).schema_version == 2
+    with pytest.raises(ValueError, match=rf"{path}: not in version 1 \(allowed: schema_version 2\)"):
+        Card.model_validate(card | values | {"schema_version": 1})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ import onnx
 import pytest
 from pydantic import SecretStr
 
+from service.errors import RefusedModel
+from service.own_models.labels import BuiltIn, labels_option
 from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.helpers.http_client import http_client
@@ -222,6 +225,129 @@ def test_what_is_no_model_leaves_nothing(kind: str, client: httpx.Client, keyed:
     assert not keyed.added_models.exists() or list(keyed.added_models.iterdir()) == []
 
 
+SECRETS = (
+    "{folder}/secret.txt",
+    "secret.txt",
+    "../secret.txt",
+    "./imagenet-1k",
+    "secret.txt\0",
+    "imagenet-1k\0",
+)
+
+
+@pytest.mark.parametrize("text", SECRETS)
+@pytest.mark.parametrize("part", ["labels", "card"])
+def test_text_never_names_a_file_of_the_server(
+    part: str,
+    text: str,
+    client: httpx.Client,
+    keyed: Settings,
+    model: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "cwd" / "inner"
+    folder.mkdir(parents=True)
+    for place in (folder, folder.parent):
+        (place / "secret.txt").write_text(LABELS.replace("thing", "secret"))
+    (folder / "imagenet-1k").write_text(LABELS.replace("thing", "secret"))
+    monkeypatch.chdir(folder)
+    named = text.format(folder=folder)
+    parts = {
+        "labels": {"labels": (None, named)},
+        "card": {"labels": None, "card": (None, json.dumps({"labels": named}))},
+    }
+    response = client.post("/models", **form(model, **parts[part]))
+    assert_problem(response, 422, "invalid-parameter", "no label set", "imagenet-1k")
+    assert "secret 0" not in response.text
+    assert not keyed.added_models.exists() or list(keyed.added_models.iterdir()) == []
+
+
+def test_a_built_in_set_is_not_a_file_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "imagenet-1k").write_text("secret 0\n")
+    assert labels_option(BuiltIn("imagenet-1k")).names[0] == "tench"
+    for name in (str(tmp_path / "imagenet-1k"), "./imagenet-1k", "imagenet-1k\0"):
+        with pytest.raises(RefusedModel, match="no such label set"):
+            labels_option(BuiltIn(name))
+
+
+VALUES: dict[str, tuple[Any, str]] = {
+    "number for a list": ({"input": {"mean": 5}}, "input.mean"),
+    "object for text": ({"input": {"fitting": {}}}, "input.fitting"),
+    "text for a number": ({"input": {"batch": "x"}}, "input.batch"),
+    "number as text": ({"input": {"height": "16"}}, "input.height"),
+    "no number": ({"input": {"mean": [float("nan")] * 3}}, "input.mean"),
+    "negative": ({"input": {"std": [1, -1, 1]}}, "input.std"),
+    "a list of lists": ({"input": {"mean": [[1], [2], [3]]}}, "input.mean"),
+    "a list for text": ({"architecture": ["x"]}, "architecture"),
+    "a number for text": ({"source": {"weights": 5}}, "source.weights"),
+    "too many": ({"parameters": 10**30}, "parameters"),
+    "unknown activation": ({"outputs": {"activation": "relu"}}, "outputs.activation"),
+    "an offset of 2": ({"outputs": {"class_offset": 2}}, "outputs.class_offset"),
+    "names are no object": ({"outputs": {"names": 5}}, "outputs.names"),
+    "a name is no text": ({"outputs": {"names": {"logits": [1]}}}, "outputs.names"),
+    "half a character": ({"input": {"name": "\ud800"}}, "input.name"),
+    "a label set is no name": ({"labels": "../x"}, "labels"),
+}
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_a_value_that_no_card_has_is_refused(kind: str, client: httpx.Client, model: bytes) -> None:
+    card, path = VALUES[kind]
+    response = client.post("/models", **form(model, card=(None, json.dumps(card))))
+    assert_problem(response, 422, "invalid-parameter", "'card'", path)
+
+
+def test_a_card_nested_deep_is_refused(client: httpx.Client, model: bytes) -> None:
+    for text in ("[" * 100_000, '{"input":' * 100_000, '{"input": {"mean": ' + "[" * 500 + "]" * 500 + "}}"):
+        response = client.post("/models", **form(model, card=(None, text)))
+        assert_problem(response, 422, "invalid-parameter", "'card'")
+
+
+ANSWERS: dict[str, tuple[str, Any, str]] = {
+    "preset": ("?preset=x", {}, "preset 'x'"),
+    "name": ("?name=.x", {}, "name '.x'"),
+    "layout": ("", {"input": {"layout": "nhwc"}}, "card.input.layout"),
+    "mean alone": ("", {"input": {"mean": [1]}}, "card.input.mean"),
+    "output": ("", {"outputs": {"names": {"logits": "x"}}}, "card.outputs.names.logits"),
+    "resize": ("", {"input": {"fitting": "stretch", "resize": 300}}, "card.input.resize"),
+    "label set": ("", {"labels": "imagenet-1k"}, "card.labels"),
+    "background": ("", {"outputs": {"class_offset": 1}}, "the part labels"),
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_a_refusal_names_the_field_of_the_form(kind: str, client: httpx.Client, model: bytes) -> None:
+    query, card, words = ANSWERS[kind]
+    response = client.post(f"/models{query}", **form(model, card=(None, json.dumps(card))))
+    assert_problem(response, 422, "refused-model", words)
+    assert "--" not in response.json()["detail"]
+
+
+def test_the_warnings_name_the_fields_of_the_form(client: httpx.Client, model: bytes) -> None:
+    answer = client.post("/models", **form(model)).json()
+    assert any("(card.input.interpolation)" in warning for warning in answer["warnings"])
+    assert not any("--" in warning for warning in answer["warnings"])
+
+
+@pytest.mark.parametrize("name", ["given", "labels", "labels.txt", "model"])
+def test_a_model_part_may_have_any_name(name: str, client: httpx.Client, model: bytes) -> None:
+    response = client.post("/models?name=mine", **form(model, name))
+    assert response.status_code == 201, response.text
+
+
+@pytest.mark.parametrize("field", ["images", "mapping", "to", "label_set", "preset", "file"])
+def test_a_card_names_no_option_of_the_command(field: str, client: httpx.Client, model: bytes) -> None:
+    card = json.dumps({field: "/etc"})
+    response = client.post("/models", **form(model, card=(None, card)))
+    if field == "file":  # a field of cards that the file itself decides
+        assert response.status_code == 201
+        assert response.json()["card"]["file"]["name"] == "model.onnx"
+    else:
+        assert_problem(response, 422, "invalid-parameter", f"unknown '{field}'")
+
+
 def test_a_refused_replacement_leaves_the_old_one(client: httpx.Client, model: bytes, png: bytes) -> None:
     before = client.put("/models/mine", **form(model)).json()["version"]
     assert_problem(
@@ -288,7 +414,17 @@ def test_two_adds_at_once_have_one_winner(client: httpx.Client, model: bytes) ->
 
     def post() -> None:
         with http_client(client.base_url) as own:
-            statuses.append(own.post("/models?name=mine", headers=KEY, timeout=60, **form(model)).status_code)
+
+            def answered() -> bool:
+                """Whether the answer is another than that two are being added already."""
+                response = own.post("/models?name=mine", headers=KEY, timeout=60, **form(model))
+                if response.status_code == 503:
+                    assert_problem(response, 503, "busy", "2 at a time")
+                    return False
+                statuses.append(response.status_code)
+                return True
+
+            until(answered, "an answer")
 
     threads = [threading.Thread(target=post) for _ in range(3)]
     for thread in threads:
@@ -296,6 +432,40 @@ def test_two_adds_at_once_have_one_winner(client: httpx.Client, model: bytes) ->
     for thread in threads:
         thread.join()
     assert sorted(statuses) == [201, 409, 409]
+
+
+def test_a_third_upload_at_once_is_refused(client: httpx.Client, keyed: Settings, model: bytes) -> None:
+    connections = []
+    for number in range(2):
+        connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port or 80)
+        connection.putrequest("POST", "/models")
+        for name, value in {
+            **KEY, "Content-Type": "multipart/form-data; boundary=b", "Content-Length": "100000"
+        }.items():  # fmt: skip
+            connection.putheader(name, value)
+        connection.endheaders()
+        until(lambda number=number: len(left_over(keyed)) == number + 1, "the upload has begun")
+        connections.append(connection)
+    assert_problem(client.post("/models", **form(model)), 503, "busy", "2 at a time")
+    for connection in connections:
+        connection.close()
+    until(lambda: not left_over(keyed), "what was sent is gone")
+    assert client.post("/models", **form(model)).status_code == 201
+
+
+def test_a_model_whose_layer_another_uses_stays(client: httpx.Client, keyed: Settings, model: bytes) -> None:
+    assert client.put("/models/parent", **form(model)).status_code == 201
+    folder, child = keyed.added_models / "parent", keyed.added_models / "child"
+    shutil.copytree(folder, keyed.added_models / ".child")
+    card = json.loads((folder / "card.json").read_text()) | {"name": "child"}
+    assert card["classifier"]["model"] == "parent"
+    (keyed.added_models / ".child/card.json").write_text(json.dumps(card))
+    (keyed.added_models / ".child/classifier.npz").unlink()
+    (keyed.added_models / ".child").rename(child)
+    until(lambda: client.get("/models/child").status_code == 200, "the other is there")
+    assert_problem(client.delete("/models/parent"), 409, "model-in-use", "'child'")
+    assert client.delete("/models/child").status_code == 204
+    assert client.delete("/models/parent").status_code == 204
 
 
 def test_swaps_under_eight_clients_lose_no_request(tmp_path: Path, png: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,29 @@ def test_a_range_sets_mean_and_std(tiny_models_dir: Path, tmp_path: Path, file: 
         assert ended.returncode == 0, ended.stderr
         spec = read_card(tmp_path / "data" / "models" / name).input
         assert (spec.mean, spec.std) == ((mean,) * 3, (std,) * 3)
+
+
+def test_a_missing_folder_of_models_is_no_reason_not_to_add(
+    tiny_models_dir: Path, tmp_path: Path, file: Path
+) -> None:
+    data, dirs = tmp_path / "data", f"{tmp_path / 'missing'}{os.pathsep}{tiny_models_dir}"
+    ended = weighin(tiny_models_dir, data, "add", str(file), model_dirs=dirs)
+    assert ended.returncode == 0, ended.stderr
+    ended = weighin(tiny_models_dir, data, "add", str(file), "--name", "tiny", model_dirs=dirs)
+    assert ended.returncode != 0
+    assert "model 'tiny': exists in WEIGHIN_MODEL_DIRS" in ended.stderr
+
+
+def test_a_name_that_an_earlier_folder_has_is_refused_with_to(
+    tiny_models_dir: Path, tmp_path: Path, file: Path
+) -> None:
+    later, data = tmp_path / "later", tmp_path / "data"
+    later.mkdir()
+    dirs = f"{tiny_models_dir}{os.pathsep}{later}"
+    arguments = ("add", str(file), "--name", "tiny", "--to")
+    ended = weighin(tiny_models_dir, data, *arguments, str(later), model_dirs=dirs)
+    assert ended.returncode != 0
+    assert "model 'tiny': exists in WEIGHIN_MODEL_DIRS" in ended.stderr
+    assert list(later.iterdir()) == []
+    elsewhere = weighin(tiny_models_dir, data, *arguments, str(tmp_path / "zoo"), model_dirs=dirs)
+    assert elsewhere.returncode == 0, elsewhere.stderr

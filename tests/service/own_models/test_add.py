@@ -18,10 +18,10 @@ from onnx import TensorProto
 from models.onnx_tools.session import open_session
 from models.zoo.card import read_card
 from models.zoo.preprocess import preprocess
-from service.errors import ModelExists, RefusedModel, StorageUnavailable, UnknownModel
+from service.errors import Busy, ModelExists, RefusedModel, StorageUnavailable, UnknownModel
 from service.inference.loading import ServedModel
 from service.inference.registry import Registry
-from service.own_models.add import Added, Options, add, remove
+from service.own_models.add import Added, Bounds, Options, add, build, remove
 from tests.helpers.foreign import SIDE, network, save
 from tests.helpers.photographs import astronaut
 
@@ -319,3 +319,27 @@ def test_symbolic_sizes_in_an_unknown_layout_are_tried(tmp_path: Path) -> None:
     card = added(tmp_path, model, facts={"input.size": (SIDE, SIDE)}).card
     assert card.input.layout == "nhwc"
     assert card.provenance["input.layout"].detail == "the file, which runs in no other layout"
+
+
+def test_a_file_that_vanishes_is_named(tmp_path: Path) -> None:
+    """It is read again when the model has been tried; here it has gone by then."""
+    file = save(tmp_path / "given" / "network.onnx")
+    content = file.read_bytes()
+    file.unlink()
+    (tmp_path / "m").mkdir()
+    with pytest.raises(RefusedModel, match=r"network\.onnx: cannot be read any more, no such file"):
+        build(file, content, Options(labels=labelled(tmp_path)), tmp_path / "m", Bounds())
+
+
+def test_a_missing_folder_of_temporary_files_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with pytest.raises(StorageUnavailable, match="the folder of temporary files cannot be written: no such"):
+        added(tmp_path)
+
+
+def test_a_child_that_cannot_be_started_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", str(tmp_path / "missing"))
+    with pytest.raises(Busy, match="a process to try the file cannot be started: no such file"):
+        added(tmp_path)

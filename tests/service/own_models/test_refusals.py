@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from service.errors import RefusedModel
 from service.own_models.add import Bounds, Options, add
-from tests.helpers.foreign import SIDE, graph_of, network, save
+from tests.helpers.foreign import SIDE, graph_of, looping, network, save
 
 FLOAT = TensorProto.FLOAT
 IMAGE = helper.make_tensor_value_info("image", FLOAT, ["N", 3, SIDE, SIDE])
@@ -122,23 +122,6 @@ def two_inputs() -> onnx.ModelProto:
 def sequence() -> onnx.ModelProto:
     value = helper.make_tensor_sequence_value_info("parts", FLOAT, None)
     return graph_of([node("SplitToSequence", ["image"], ["parts"], axis=1)], [IMAGE], [value])
-
-
-def looping() -> onnx.ModelProto:
-    """A loop of 2^62 rounds."""
-    body = helper.make_graph(
-        [node("Identity", ["go"], ["go_on"]), node("Mul", ["v", "v"], ["next"])],
-        "body",
-        [info("i", TensorProto.INT64, []), info("go", TensorProto.BOOL, []), info("v", FLOAT, ["N", 3])],
-        [info("go_on", TensorProto.BOOL, []), info("next", FLOAT, ["N", 3])],
-    )
-    nodes = [
-        node("GlobalAveragePool", ["image"], ["pooled"]),
-        node("Flatten", ["pooled"], ["flat"]),
-        node("Loop", ["rounds", "yes", "flat"], ["y"], body=body),
-    ]
-    tensors = {"rounds": np.array(2**62, np.int64), "yes": np.array(True)}
-    return graph_of(nodes, [IMAGE], [info("y", FLOAT, ["N", 3])], tensors)
 
 
 def huge() -> onnx.ModelProto:

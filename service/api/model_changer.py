@@ -1,0 +1,137 @@
+"""Adds and deletes own models, and lets the registry take that in at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from dataclasses import replace as changed
+from pathlib import Path
+
+from service import errors
+from service.api.model_upload import Upload
+from service.api.model_words import in_http_words
+from service.inference.registry import Registry
+from service.own_models.add import Added, Bounds, remove
+from service.own_models.apart import add_apart
+
+_BOUNDS = Bounds()
+MOST_AT_ONCE = 2
+"""Models that come in at a time."""
+
+ModelsInUse = Callable[[], Awaitable[Collection[str]]]
+
+
+class ModelChanger:
+    """Adds and deletes own models, and lets the registry take that in at once.
+
+    A file is read by a child process, within `bounds`; only the exchange of folders is one at a time.
+    """
+
+    def __init__(self, registry: Registry, gallery_models: ModelsInUse, *, bounds: Bounds = _BOUNDS) -> None:
+        assert registry.added is not None
+        self.root: Path = registry.added
+        self._registry = registry
+        self._gallery_models = gallery_models
+        self._lock = threading.Lock()
+        self._bounds = bounds
+        self._coming = 0
+
+    def check_ready(self) -> None:
+        """Raise NotReady while models are loaded: the registry is busy with that."""
+        if not self._registry.ready:
+            raise errors.NotReady("models are still being loaded")
+
+    def check_own(self, name: str) -> None:
+        """Raise ModelInUse for a model that was not added here."""
+        if name in self._registry.names() and self._registry.entry(name).folder.parent != self.root:
+            raise errors.ModelInUse(
+                f"model '{name}': its folder is one of WEIGHIN_MODEL_DIRS, which is not changed over HTTP "
+                "(allowed: another name, or change the folder)"
+            )
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold one of the places for models that come in. Raises Busy where all are taken."""
+        if self._coming >= MOST_AT_ONCE:
+            raise errors.Busy(f"models: {self._coming} are being added (allowed: {MOST_AT_ONCE} at a time)")
+        self._coming += 1
+        try:
+            yield
+        finally:
+            self._coming -= 1
+
+    async def add(self, upload: Upload, *, replace: bool) -> Added:
+        """Add the model and serve it; where the registry refuses it, what is served is as before.
+
+        Raises RefusedModel, ModelExists, Busy and StorageUnavailable.
+        """
+        try:
+            added = await asyncio.to_thread(self._add, upload, replace=replace)
+        except errors.RefusedModel as error:
+            raise errors.RefusedModel(in_http_words(str(error))) from None
+        except errors.ModelExists as error:
+            raise errors.ModelExists(_put_instead(str(error))) from None
+        return changed(added, warnings=tuple(map(in_http_words, added.warnings)))
+
+    def _add(self, upload: Upload, *, replace: bool) -> Added:
+        placed: list[str] = []
+
+        def accept(added: Added) -> None:
+            name = added.card.name
+            placed.append(name)
+            self._registry.refresh(name)
+            entry = self._registry.entry(name)
+            if entry.folder != added.folder:
+                raise exists(name)
+            if entry.model is None or entry.refused is not None:
+                why = entry.refused or entry.reason
+                raise errors.RefusedModel(f"model '{name}': cannot be served: {why}")
+
+        try:
+            return add_apart(
+                upload.file, upload.options, to=self.root, replace=replace, bounds=self._bounds,
+                lock=self._lock, accept=accept,
+            )  # fmt: skip
+        except BaseException:
+            for name in placed:
+                self._registry.refresh(name)
+            raise
+
+    async def delete(self, name: str) -> None:
+        """Delete the model. Raises ModelInUse, UnknownModel and StorageUnavailable."""
+        self.check_own(name)
+        if name == self._registry.default_model:
+            raise errors.ModelInUse(
+                f"model '{name}': it is WEIGHIN_DEFAULT_MODEL (allowed: PUT another file, or set another)"
+            )
+        if name in await self._gallery_models():
+            raise errors.ModelInUse(
+                f"model '{name}': the gallery needs it (allowed: PUT another file, or re-index the "
+                "gallery with another model first: POST /gallery/reindex?model=NAME)"
+            )
+        await asyncio.to_thread(self._delete, name)
+
+    def _delete(self, name: str) -> None:
+        with self._lock:
+            self.check_own(name)
+            for card in (entry.card for entry in self._registry.entries):
+                uses = card is not None and card.classifier is not None and card.classifier.model == name
+                if card is not None and uses and card.name != name:
+                    raise errors.ModelInUse(
+                        f"model '{name}': '{card.name}' uses its last linear layer "
+                        f"(allowed: delete '{card.name}' first)"
+                    )
+            remove(name, root=self.root)
+            self._registry.refresh(name)
+
+
+def exists(name: str) -> errors.ModelExists:
+    """Return the error for a name that is taken."""
+    return errors.ModelExists(f"model '{name}': exists (allowed: another name, or PUT /models/{name})")
+
+
+def _put_instead(words: str) -> str:
+    """Return the message that a name is taken with what is allowed over HTTP."""
+    return f"{words.partition(' (allowed:')[0]} (allowed: another name, or PUT /models/NAME)"

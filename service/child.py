@@ -1,0 +1,23 @@
+"""Start a module of this program as a child process."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parent.parent
+_RUN = """
+import runpy, sys
+module, root = sys.argv[1:3]
+sys.path.append(root)
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+def child_command(module: str) -> list[str]:
+    """Return the command that runs `module` with this Python.
+
+    The child imports nothing from the working directory, where a folder `models` may be another program. It
+    finds this one as it is installed, or else, for sources that are not installed, in their own folder.
+    """
+    return [sys.executable, "-P", "-c", _RUN, module, str(_ROOT)]

@@ -1,0 +1,125 @@
+"""Add a model as `add` does, but read the file in a child process, whose end does not end this one.
+
+`service.own_models.apart`, run as a program, is the child. The bounds on time and memory are for the whole of
+it, the processes that it runs the file in included.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace as changed
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from models.zoo.card import Card
+from service.errors import Busy, RefusedModel, StorageUnavailable, WeighinError
+from service.inference.runtime_errors import one_line
+from service.own_models.add import Added, Built, Options, build, model_name
+from service.own_models.bounded import ChildFailed, TimeIsOver, answer, ask, of_memory
+from service.own_models.folders import check_free, move_back, move_in, workplace
+from service.own_models.labels import BuiltIn
+from service.own_models.reading import read_file
+from service.own_models.trial import Bounds
+
+_MODULE = "service.own_models.apart"
+_ERRORS: Mapping[str, type[WeighinError]] = {
+    kind.slug: kind for kind in (RefusedModel, StorageUnavailable, Busy)
+}
+
+log = structlog.get_logger(__name__)
+
+
+def add_apart(
+    file: Path,
+    options: Options,
+    *,
+    to: Path,
+    replace: bool,
+    bounds: Bounds,
+    lock: threading.Lock,
+    accept: Callable[[Added], None],
+) -> Added:
+    """Add the ONNX `file`, which lies in a folder with its tensors only, to the zoo folder `to`.
+
+    `accept` is called when the model is in its place; where it raises, `to` is as before. `lock` is held
+    from then on until it has returned, but not while the file is read. `options` without pictures. Raises
+    RefusedModel, ModelExists, Busy, StorageUnavailable, and what `accept` raises.
+    """
+    name = model_name(file, options.name)
+    check_free(to, name, replace=replace)
+    with workplace(to, name) as folder:
+        built = _build_apart(file, options, folder, bounds)
+        added = Added(to / name, built.card, built.changes, built.warnings)
+        with lock:
+            move_in(folder, to, replace=replace)
+            try:
+                accept(added)
+            except BaseException:
+                move_back(folder, added.folder)
+                raise
+    return added
+
+
+def _build_apart(file: Path, options: Options, folder: Path, bounds: Bounds) -> Built:
+    """Let the child write the model to `folder`. A quarter of the memory is for it, the rest for the runs."""
+    labels = options.labels
+    request = {
+        "file": str(file),
+        "folder": str(folder),
+        "labels": str(labels) if isinstance(labels, Path) else None,
+        "built_in": labels.name if isinstance(labels, BuiltIn) else None,
+        "label_set": options.label_set,
+        "preset": options.preset,
+        "facts": dict(options.facts),
+        "seconds": bounds.seconds,
+        "memory_bytes": bounds.memory_bytes * 3 // 4,
+    }
+    size = sum(path.stat().st_size for path in file.parent.iterdir())
+    memory = bounds.memory_bytes // 4 + 8 * size
+    try:
+        said = ask(_MODULE, request, seconds=bounds.seconds, memory_bytes=memory, has_children=True)
+    except TimeIsOver:
+        raise RefusedModel(
+            f"{file.name}: it cannot be read and run within {bounds.seconds:g} s (allowed: a smaller file)"
+        ) from None
+    except ChildFailed as error:
+        log.warning("reading a model failed", file=file.name, reason=str(error))
+        raise RefusedModel(f"{file.name}: {error.plain}") from None
+    if "error" in said:
+        raise _ERRORS.get(said["error"], RefusedModel)(of_memory(said["detail"], memory))
+    card = Card.model_validate_json(said["card"])
+    return Built(card, tuple(said["changes"]), tuple(said["warnings"]))
+
+
+def _handle(request: Mapping[str, Any]) -> dict[str, Any]:
+    bounds = Bounds(request["seconds"], request["memory_bytes"])
+    bounds = changed(bounds, until=time.monotonic() + bounds.seconds)
+    file, folder = Path(request["file"]), Path(request["folder"])
+    labels = None if request["labels"] is None else Path(request["labels"])
+    built_in = None if request["built_in"] is None else BuiltIn(request["built_in"])
+    options = Options(
+        labels=labels or built_in, label_set=request["label_set"], preset=request["preset"],
+        facts=request["facts"],
+    )  # fmt: skip
+    try:
+        built = build(file, read_file(file), options, folder, bounds)
+    except WeighinError as error:
+        kind = next((slug for slug, kind in _ERRORS.items() if isinstance(error, kind)), RefusedModel.slug)
+        return {"error": kind, "detail": error.detail}
+    except MemoryError:
+        return {"error": RefusedModel.slug, "detail": f"{file.name}: not enough memory"}
+    except OSError as error:
+        words = one_line(error.strerror or type(error).__name__).lower()
+        return {
+            "error": StorageUnavailable.slug, "detail": f"the folder of models cannot be written: {words}"
+        }  # fmt: skip
+    card = built.card.model_dump_json(exclude_none=True)
+    return {"card": card, "changes": built.changes, "warnings": built.warnings}
+
+
+if __name__ == "__main__":
+    answer(_handle)
