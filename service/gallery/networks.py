@@ -15,7 +15,7 @@ import structlog
 
 from models.zoo.card import Card, write_card
 from service.errors import ModelUnavailable, NotReady, UnknownModel, WeighinError, error_words
-from service.gallery.embed import dimensions_of, embedder_of, model_name
+from service.gallery.embed import dimensions_of, embedder_of, embedder_of_card, model_name
 from service.gallery.records import EmbeddersChanged, GalleryState
 from service.inference.loading import ServedModel, load_model
 from service.inference.registry import Registry
@@ -110,7 +110,7 @@ class Networks:
         if not target.is_dir():
             try:
                 card, content = self._registry.content(model.name)
-                if card.file.sha256 != model.version:
+                if embedder_of_card(card) != embedder:
                     raise EmbeddersChanged
                 _write_copy(target, self._registry.entry(model.name).folder, card, content)
             except (OSError, WeighinError) as error:
@@ -163,7 +163,7 @@ class Networks:
     def _lost(self, embedder: str) -> str:
         name = model_name(embedder)
         if name in self._registry.names():
-            why, other = f"another file of model '{name}' than the one served", name
+            why, other = f"another file of model '{name}' than the one served, or another preprocessing", name
         else:
             why, other = f"model '{name}', which is not served here", "NAME"
         return (

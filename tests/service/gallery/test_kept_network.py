@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from models.zoo.card import read_card
+from models.zoo.card import read_card, write_card
 from service.gallery.networks import KEPT_FOLDER
 from service.settings import Settings
 from tests.conftest import make_tiny_model
@@ -71,6 +71,27 @@ def test_a_replaced_network_answers_until_the_gallery_is_reindexed(
         assert client.get("/gallery").json()["replaced"] is False
         assert scores(client) != before
         until(lambda: [path.name for path in kept.iterdir()] == [f"mine@{sha256[:12]}"], "released")
+
+
+def test_another_preprocessing_of_the_same_file_is_another_network(
+    settings: Settings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "zoo/mine"
+    card = read_card(folder).model_copy(update={"schema_version": 2})
+    write_card(folder, card)
+    with running(settings) as client:
+        fill(client)
+        before = scores(client)
+        spec = card.input.model_copy(update={"colour_order": "bgr", "mean": (0.0,) * 3, "std": (255.0,) * 3})
+        write_card(folder, card.model_copy(update={"input": spec}))
+        until(lambda: client.get("/gallery").json()["replaced"], "the replacement is noticed")
+        assert scores(client) == before
+    with running(settings) as client:
+        assert scores(client) == before
+        assert client.post("/gallery/reindex?model=mine").status_code == 202
+        until(lambda: client.get("/gallery").json()["reindexing"] is None, "re-indexed")
+        assert client.get("/gallery").json()["replaced"] is False
+        assert scores(client) != before
 
 
 def test_a_removed_network_goes_on_answering(settings: Settings, tmp_path: Path) -> None:
