@@ -241,7 +241,10 @@ class Draft:
         facts = self._facts
         count = math.prod(self._output.shape[1:])
         offset = facts.value("outputs.class_offset")
-        labels = label_set(given, count, self._folder.name, offset)
+        own = name is not None and name not in built_in_sets()
+        labels = label_set(given, count, self._folder.name, offset, keep=own)
+        if labels.warning is not None:
+            facts.warnings.append(labels.warning)
         if name is not None:
             known = built_in_sets().get(name)
             if known is not None and known != labels.names:
