@@ -202,14 +202,19 @@ class Draft:
         if from_tensorflow(self._graph.producer):
             layouts.reverse()
         runs: dict[str, tuple[tuple[Ran, ...], bool]] = {}
-        failure: TrialFailed | None = None
+        failed: TrialFailed | None = None
+        refused: RefusedModel | None = None
         for layout in layouts:
             try:
                 runs[layout] = self._run_in(layout, path)
             except TrialFailed as error:
-                failure = failure or error
-        if not runs:
-            raise TrialFailed(f"{self._file.name}: {failure}")
+                failed = failed or error
+            except RefusedModel as error:  # its sides do not allow this layout
+                refused = refused or error
+        if failed is not None and not runs:
+            raise TrialFailed(f"{self._file.name}: {failed}")
+        if refused is not None and not runs:
+            raise refused
         layout, (ran, several) = next(iter(runs.items()))
         if not known and len(runs) == 1:
             facts.state("input.layout", layout, Rank.FORCED, "the file, which runs in no other layout")

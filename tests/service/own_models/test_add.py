@@ -314,6 +314,29 @@ def test_a_name_that_is_not_one_is_refused(name: str, tmp_path: Path) -> None:
         added(tmp_path, name=name)
 
 
+@pytest.mark.parametrize(
+    ("layout", "shape"),
+    [
+        ("nchw", ["N", "c", SIDE, SIDE]),
+        ("nhwc", ["N", SIDE, SIDE, "c"]),
+        ("nchw", ["N", "c", "h", "w"]),
+        ("nhwc", ["N", "h", "w", "c"]),
+        ("nchw", ["N", None, SIDE, SIDE]),
+    ],
+    ids=str,
+)
+def test_symbolic_channels_are_found(layout: str, shape: list[Any], tmp_path: Path) -> None:
+    facts = {"input.size": (SIDE, SIDE)}
+    spec = added(tmp_path, network(layout=layout, shape=shape), facts=facts).card.input
+    assert (spec.layout, spec.channels, spec.height, spec.width) == (layout, 3, SIDE, SIDE)
+    served(tmp_path / "zoo")
+
+
+def test_sides_that_no_layout_allows_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RefusedModel, match=r"input 'x': width 20000 \(allowed: 16384\)"):
+        added(tmp_path, network(shape=["N", "c", SIDE, 20_000]))
+
+
 def test_symbolic_sizes_in_an_unknown_layout_are_tried(tmp_path: Path) -> None:
     model = network(layout="nhwc", shape=["a", "b", "c", "d"])
     card = added(tmp_path, model, facts={"input.size": (SIDE, SIDE)}).card
