@@ -1,7 +1,8 @@
 """Preprocessing by evidence: the convention that labelled pictures support, and those they cannot tell apart.
 
-Every convention is run on the same pictures and scored by the log-probability of each picture's true class.
-Two conventions differ where the paired differences do: a sign-flip permutation test, adjusted by Holm.
+Every convention is run on the same pictures and scored by the log-probability of each picture's true class,
+at the temperature that suits the convention best: what only makes logits larger gains nothing. Two
+conventions differ where the paired differences do: a sign-flip permutation test, adjusted by Holm.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ MOST_PICTURES = 200
 _MAX_PIXELS = 64_000_000
 _LEAST_LOG_PROBABILITY = -20.0
 """Scores are cut here, so that one picture cannot decide alone."""
+_SHARPNESSES = np.geomspace(0.1, 30, 25)
+"""Inverse temperatures that are tried, of logits whose standard deviation over the classes is 1."""
+_DIGITS = 3
+"""Decimals of a score: differences below are those of rounding."""
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -246,7 +251,8 @@ def _scores(
 
     Conventions that are far behind after FIRST_PICTURES run no further: NaN.
     """
-    columns: list[NDArray[np.float64]] = []
+    logits: list[list[NDArray[np.float32]]] = [[] for _ in conventions]
+    classes: list[int] = []
     right = np.zeros(len(conventions), np.int64)
     unreadable: dict[str, str] = {}
     running = np.ones(len(conventions), bool)
@@ -258,17 +264,27 @@ def _scores(
         except (OSError, WeighinError) as error:
             unreadable[picture.path.name] = str(error)
             continue
-        column = np.full(len(conventions), np.nan)
+        classes.append(picture.class_id)
         for row in np.flatnonzero(running).tolist():
-            logits = session.run(to_tensor(image, conventions[row].input))["logits"][0].astype(np.float64)
-            column[row] = _log_probability(logits, picture.class_id, session.activation)
-            right[row] += logits.argmax() == picture.class_id
-        columns.append(column)
-        if len(columns) == FIRST_PICTURES:
-            scores = np.stack(columns, axis=1)
+            logits[row].append(session.run(to_tensor(image, conventions[row].input))["logits"][0])
+            right[row] += logits[row][-1].argmax() == picture.class_id
+        if len(classes) == FIRST_PICTURES:
+            scores = _all_scores(logits, classes, session.activation)
             p_values = np.array(holm([_p_value(scores[_best(scores)] - row) for row in scores]))
             running = p_values >= HOPELESS
-    return np.stack(columns, axis=1) if columns else np.empty((len(conventions), 0)), right, unreadable
+    return _all_scores(logits, classes, session.activation), right, unreadable
+
+
+def _all_scores(
+    logits: Sequence[Sequence[NDArray[np.float32]]], classes: Sequence[int], activation: Activation
+) -> NDArray[np.float64]:
+    """Return the scores, float64 (conventions, pictures); NaN where a convention ran no further."""
+    scores = np.full((len(logits), len(classes)), np.nan)
+    for row, rows in enumerate(logits):
+        if rows:
+            values = np.stack(rows).astype(np.float64)
+            scores[row, : len(rows)] = _log_probabilities(values, classes[: len(rows)], activation)
+    return scores
 
 
 def _best(scores: NDArray[np.float64]) -> int:
@@ -277,13 +293,27 @@ def _best(scores: NDArray[np.float64]) -> int:
     return int(np.nanargmax(means))
 
 
-def _log_probability(logits: NDArray[np.float64], class_id: int, activation: Activation) -> float:
-    """Return the log-probability of a class, cut below."""
-    if activation == "none":
-        value = logits[class_id] - logits.max() - np.log(np.exp(logits - logits.max()).sum())
-    else:
-        value = np.log(max(float(logits[class_id]), 1e-30))
-    return max(float(value), _LEAST_LOG_PROBABILITY)
+def _log_probabilities(
+    logits: NDArray[np.float64], classes: Sequence[int], activation: Activation
+) -> NDArray[np.float64]:
+    """Return the log-probability of each picture's class, float64 (pictures,), cut below.
+
+    `logits` is (pictures, classes). One temperature is fitted to all pictures, except for sigmoids.
+    """
+    values = logits if activation == "none" else np.log(np.maximum(logits, 1e-30))
+    pictures = np.arange(len(values))
+    if activation == "sigmoid":
+        return np.maximum(values[pictures, classes], _LEAST_LOG_PROBABILITY)
+    values = values - values.max(axis=1, keepdims=True)
+    values /= values.std(axis=1).mean() or 1
+    best = np.full(len(values), -np.inf)
+    for sharpness in _SHARPNESSES:
+        scaled = values * sharpness
+        found = scaled[pictures, classes] - np.log(np.exp(scaled).sum(axis=1))
+        found = np.maximum(found, _LEAST_LOG_PROBABILITY)
+        if found.mean() > best.mean():
+            best = found
+    return best.round(_DIGITS)
 
 
 def _p_value(differences: NDArray[np.float64]) -> float:
