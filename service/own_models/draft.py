@@ -23,8 +23,16 @@ from service.errors import ModelUnavailable, RefusedModel
 from service.inference.runtime_errors import one_line
 from service.inference.session import SessionError
 from service.own_models.assume import assume_input, assume_size, fit_channels, from_tensorflow, scale_resize
-from service.own_models.evidence import judge
-from service.own_models.facts import UNKNOWN, Claim, Facts, Rank, option_for, warning_of_assumed
+from service.own_models.evidence import Contradiction, judge
+from service.own_models.facts import (
+    UNKNOWN,
+    Claim,
+    Facts,
+    Rank,
+    option_for,
+    pixel_options,
+    warning_of_assumed,
+)
 from service.own_models.labels import GivenLabels, LabelSet, built_in_sets, label_set, labels_option
 from service.own_models.pictures import labelled_pictures
 from service.own_models.presets import preset as preset_named
@@ -174,9 +182,23 @@ class Draft:
         if evidence.unreadable:
             named = ", ".join(list(evidence.unreadable)[:3])
             self._notes.append(f"{len(evidence.unreadable)} pictures cannot be read: {named}")
+        if evidence.contradiction is not None:
+            self._notes.append(self._contradicted(evidence.contradiction))
         if evidence.fitting is not None:
             self._notes.append(f"on these pictures another fitting does better: {evidence.fitting}")
         return self.card()
+
+    def _contradicted(self, against: Contradiction) -> str:
+        """Say which stated facts the pictures speak against, and with which options theirs are taken."""
+        stated = [
+            f"{path} ({claim.detail})"
+            for path in against.facts
+            if (claim := self._facts.get(path)) is not None
+        ]
+        return (
+            f"PICTURES CONTRADICT {' and '.join(stated)}, which is kept: {against.words}; to take what they "
+            f"support: {pixel_options(against.input)}"
+        )
 
     def warnings(self, card: Card) -> tuple[str, ...]:
         """Return what is not certain of a card made here, a line each."""

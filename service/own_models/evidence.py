@@ -66,6 +66,8 @@ class Evidence:
     `input` has the least assuming. Facts are paths in the card; `input.mean` stands for mean and std.
     `correct`: the pictures that the network names right with `input`.
 
+    `contradiction`: where another value of a fixed fact does better; None where none does.
+
     `fitting`: in words, that another fitting does better on these pictures; None if none does. It is advice
     and no evidence of how the network was trained: pictures framed tightly favour a larger crop, whatever
     the network.
@@ -78,6 +80,20 @@ class Evidence:
     decided: Mapping[str, str]
     undecided: Mapping[str, tuple[str, ...]]
     fitting: str | None
+    contradiction: Contradiction | None = None
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """Pictures that speak against what is stated.
+
+    `input`: the convention that does best; `facts`: the fixed facts in which it differs, by path; `words`: by
+    how much it is ahead.
+    """
+
+    input: InputSpec
+    facts: tuple[str, ...]
+    words: str
 
 
 @dataclass(frozen=True)
@@ -92,7 +108,8 @@ def judge(content: bytes, card: Card, pictures: Sequence[Labelled], *, fixed: Co
     """Find the preprocessing that labelled pictures support, for the ONNX file `content` of `card`.
 
     Normalisation and colour order are tried in all combinations, unless their paths are in `fixed`
-    (`input.mean`, `input.colour_order`); then other fittings, unless `input.fitting` is. The graph's own
+    (`input.mean`, `input.colour_order`); then other fittings, unless `input.fitting` is. Fixed facts are
+    tried too, but only to report where the pictures contradict them. The graph's own
     shape, layout and dtype are facts of the file, and its class offset of the labels' number. At most
     MOST_PICTURES are used.
 
@@ -127,7 +144,42 @@ def judge(content: bytes, card: Card, pictures: Sequence[Labelled], *, fixed: Co
     )
     spec = conventions[chosen].input
     fitting = None if "input.fitting" in fixed else _compare_fittings(session, pictures, spec)
-    return Evidence(spec, scores.shape[1], int(right[chosen]), unreadable, decided, undecided, fitting)
+    against = _contradiction(session, pictures, spec, fixed)
+    return Evidence(
+        spec, scores.shape[1], int(right[chosen]), unreadable, decided, undecided, fitting, against
+    )
+
+
+def _contradiction(
+    session: OnnxSession, pictures: Sequence[Labelled], spec: InputSpec, fixed: Collection[str]
+) -> Contradiction | None:
+    """Return the convention that does better on the pictures than `spec`, with nothing fixed."""
+    others = [other for other in _values_of_pixels(spec, ()) if _differences(other.input, spec) & set(fixed)]
+    if not others:
+        return None
+    stated = {"input.mean": _named((spec.mean, spec.std)), "input.colour_order": spec.colour_order}
+    conventions = [_Convention(spec, stated), *others]
+    scores, right, _ = _scores(session, pictures, conventions)
+    best = _best(scores)
+    if best == 0 or holm([_p_value(scores[best] - other) for other in scores])[0] >= SIGNIFICANCE:
+        return None
+    winner = conventions[best]
+    difference = (
+        _words("input.mean", conventions, scores, best, 0).partition(": ")[2].partition(" than with ")
+    )
+    words = (
+        f"{', '.join(winner.values.values())} names {right[best]} of {scores.shape[1]} right, "
+        f"{difference[0]} than with {', '.join(stated.values())}, {difference[2].rpartition(', ')[2]}"
+    )
+    facts = tuple(path for path in stated if path in _differences(winner.input, spec) & set(fixed))
+    return Contradiction(winner.input, facts, words)
+
+
+def _differences(one: InputSpec, other: InputSpec) -> set[str]:
+    """Return the facts of pixels that differ, means and deviations by more than rounding."""
+    alike = np.allclose(one.mean, other.mean, atol=2) and np.allclose(one.std, other.std, rtol=0.02)
+    differing = set() if alike else {"input.mean"}
+    return differing | ({"input.colour_order"} if one.colour_order != other.colour_order else set())
 
 
 def _compare_fittings(session: OnnxSession, pictures: Sequence[Labelled], spec: InputSpec) -> str | None:
