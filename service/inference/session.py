@@ -142,6 +142,8 @@ class OnnxSession:
     ) -> list[Any]:
         """Run the graph on images in its own layout and dtype, in batches of its fixed size."""
         tensor: NDArray[Any] = image.transpose(0, 2, 3, 1) if self._input.layout == "nhwc" else image
+        if self._input.dtype == "uint8":
+            tensor = np.rint(tensor)  # grey values are fractions, which a cast would cut off
         tensor = np.ascontiguousarray(tensor, dtype=self._input.dtype)
         size = self._input.batch or len(tensor)
         batches = []
