@@ -127,7 +127,7 @@ def judge(content: bytes, card: Card, pictures: Sequence[Labelled], *, fixed: Co
         raise ValueError(f"pictures: none of {len(pictures)} can be read ({named or 'there are none'})")
     best = _best(scores)
     values = conventions[best].values
-    p_values = holm([_p_value(scores[best] - other) for other in scores])
+    p_values = _p_values(scores, best)
     decided: dict[str, str] = {}
     for fact in values:
         rivals = _rivals(fact, conventions, scores, p_values, best)
@@ -161,7 +161,7 @@ def _contradiction(
     conventions = [_Convention(spec, stated), *others]
     scores, right, _ = _scores(session, pictures, conventions)
     best = _best(scores)
-    if best == 0 or holm([_p_value(scores[best] - other) for other in scores])[0] >= SIGNIFICANCE:
+    if best == 0 or _p_values(scores, best)[0] >= SIGNIFICANCE:
         return None
     winner = conventions[best]
     difference = (
@@ -187,7 +187,7 @@ def _compare_fittings(session: OnnxSession, pictures: Sequence[Labelled], spec: 
     conventions = list(_fittings(spec))
     scores, _, _ = _scores(session, pictures, conventions)
     best = _best(scores)
-    if best == 0 or holm([_p_value(scores[best] - other) for other in scores])[0] >= SIGNIFICANCE:
+    if best == 0 or _p_values(scores, best)[0] >= SIGNIFICANCE:
         return None
     return _words("input.fitting", conventions, scores, best, 0)
 
@@ -322,8 +322,7 @@ def _scores(
             right[row] += logits[row][-1].argmax() == picture.class_id
         if len(classes) == FIRST_PICTURES:
             scores = _all_scores(logits, classes, session.activation)
-            p_values = np.array(holm([_p_value(scores[_best(scores)] - row) for row in scores]))
-            running = p_values >= HOPELESS
+            running = np.array(_p_values(scores, _best(scores))) >= HOPELESS
     return _all_scores(logits, classes, session.activation), right, unreadable
 
 
@@ -343,6 +342,16 @@ def _best(scores: NDArray[np.float64]) -> int:
     """Return the convention with the highest mean of those that ran on all pictures."""
     means = scores.mean(axis=1)
     return int(np.nanargmax(means))
+
+
+def _p_values(scores: NDArray[np.float64], best: int) -> list[float]:
+    """Return how likely it is that each convention is as good as the best, adjusted by Holm.
+
+    Those that ran no further keep to HOPELESS, whatever temperature more pictures gave the best one.
+    """
+    adjusted = holm([_p_value(scores[best] - other) for other in scores])
+    stopped = np.isnan(scores).any(axis=1)
+    return [min(p, HOPELESS) if stop else p for p, stop in zip(adjusted, stopped, strict=True)]
 
 
 def _log_probabilities(
