@@ -43,7 +43,7 @@ from service.own_models.reading import (
     read_input,
     read_sides,
 )
-from service.own_models.sidecars import read_beside
+from service.own_models.sidecars import OWN_METADATA, read_beside
 from service.own_models.trial import Bounds, Feed, Ran, TrialFailed, run_once
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -105,7 +105,7 @@ class Draft:
         wanted = given.pop("output", None)
         self._state_flags(given)
         read_input(self._graph, self._facts)
-        self._beside = read_beside(file, self._graph.metadata)
+        self._beside = read_beside(file, self._graph.metadata, scores=_scores(self._graph))
         for path, (value, where) in self._beside.values.items():
             self._facts.state(path, value, Rank.METADATA, where)
         first = self._first_run()
@@ -114,7 +114,7 @@ class Draft:
             raise RefusedModel(f"output '{self._output.name}': not finite on noise (allowed: finite numbers)")
         read_activation(content, self._output, self._facts)
         self._labels = self._read_labels(
-            self._beside.labels if labels is None else labels_option(labels), label_set
+            self._fitting_labels() if labels is None else labels_option(labels), label_set
         )
         self._settle_input(preset)
         self._prepared, self._ran = self._prepare(first)
@@ -264,6 +264,21 @@ class Draft:
         alike = all(b.shape[:1] == (2,) for a, b in zip(one, two, strict=True) if a.shape[:1] == (1,))
         return one, alike
 
+    def _fitting_labels(self) -> GivenLabels | None:
+        """Return the first labels from files beside the given one whose number fits the scores."""
+        count = math.prod(self._output.shape[1:])
+        for given in self._beside.found_labels:
+            try:
+                label_set(given, count, self._folder.name, self._facts.value("outputs.class_offset"))
+            except RefusedModel as error:
+                if given.detail.startswith(OWN_METADATA):
+                    raise
+                reason = error.detail.replace("; --labels FILE gives others", "")
+                self._beside.warnings.append(f"{reason}; not used")
+            else:
+                return given
+        return None
+
     def _read_labels(self, given: GivenLabels | None, name: str | None) -> LabelSet:
         facts = self._facts
         count = math.prod(self._output.shape[1:])
@@ -374,8 +389,7 @@ class Draft:
     def _outputs(self, provenance: dict[str, Fact]) -> dict[str, Any]:
         """Return the card's `outputs`, and note the origin of each of its facts."""
         prepared, names = self._prepared, {"logits": self._output.name}
-        origin = Fact(origin="flag" if self._why_output == "--output" else "file", detail=self._why_output)
-        provenance["outputs.logits"] = origin
+        provenance["outputs.logits"] = self._why_output
         for name, info in (("embedding", prepared.embedding), ("features", prepared.features)):
             if info is not None and info.name in self._ran:
                 names[name] = info.name
@@ -412,6 +426,17 @@ def flat(card: Card) -> dict[str, Any]:
         elif key != "provenance":
             values[key] = value
     return values
+
+
+def _scores(graph: GraphFacts) -> frozenset[int]:
+    """Return how many scores for an image the outputs may have; none where one leaves its shape free."""
+    counts = set()
+    for output in graph.outputs:
+        sides = [side for side in output.shape[1:] if isinstance(side, int)]
+        if len(sides) != len(output.shape) - 1 or not sides:
+            return frozenset()
+        counts.add(math.prod(sides))
+    return frozenset(counts)
 
 
 def _read_in(file: Path) -> tuple[str, ...]:
