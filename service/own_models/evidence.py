@@ -350,8 +350,7 @@ def _p_values(scores: NDArray[np.float64], best: int) -> list[float]:
     Those that ran no further keep to HOPELESS, whatever temperature more pictures gave the best one.
     """
     adjusted = holm([_p_value(scores[best] - other) for other in scores])
-    stopped = np.isnan(scores).any(axis=1)
-    return [min(p, HOPELESS) if stop else p for p, stop in zip(adjusted, stopped, strict=True)]
+    return [min(p, HOPELESS) if np.isnan(row).any() else p for p, row in zip(adjusted, scores, strict=True)]
 
 
 def _log_probabilities(
