@@ -89,6 +89,8 @@ def preprocess(
 def graph_input(images: NDArray[np.float32], spec: InputSpec) -> NDArray[Any]:
     """Return images (N, channels, height, width) in the layout and dtype of the graph's input."""
     moved = images.transpose(0, 2, 3, 1) if spec.layout == "nhwc" else images
+    if spec.dtype == "uint8":
+        moved = np.rint(moved)  # grey values are fractions, which a cast would cut off
     return np.ascontiguousarray(moved, dtype=spec.dtype)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from typing import Literal
 
@@ -11,6 +12,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from models.zoo.card import Card
 from service.errors import InvalidParameter
 from service.gallery.duplicates import perceptual_hash
 from service.gallery.records import NewImage, Vector
@@ -28,11 +30,24 @@ _THUMBNAIL_QUALITY = 82
 
 
 def embedder_of(model: ServedModel) -> str:
-    """Return the embedder of a model: its name and the start of its file's SHA-256.
+    """Return the embedder of a model, as `embedder_of_card`."""
+    return embedder_of_card(model.card)
 
-    The hash is part of it because another file of the same name has other embeddings.
+
+def embedder_of_card(card: Card) -> str:
+    """Return the embedder of a card's model: its name and 12 hexadecimal digits, at most 77 characters.
+
+    The digits differ where embeddings do: they are the start of the file's SHA-256 or, for cards of version
+    2, of a SHA-256 of the file's, the input and the embedding's output. Cards of version 1 keep the
+    embedders that galleries of earlier releases have stored.
     """
-    return f"{model.name}@{model.card.file.sha256[:12]}"
+    digest = card.file.sha256
+    if card.schema_version > 1:
+        # Without defaults, so that a field that a later release adds changes no embedder.
+        spec = card.input.model_dump(mode="json", exclude_defaults=True)
+        facts = json.dumps([digest, spec, card.output_name(OUTPUT)], sort_keys=True)
+        digest = hashlib.sha256(facts.encode()).hexdigest()
+    return f"{card.name}@{digest[:12]}"
 
 
 def model_name(embedder: str) -> str:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import structlog
 
-from models.zoo.card import Card, write_card
-from service.errors import ModelUnavailable, NotReady, UnknownModel, WeighinError, error_words
-from service.gallery.embed import dimensions_of, embedder_of, model_name
+from models.zoo.card import write_card
+from service.errors import ModelUnavailable, NotReady, UnknownModel, error_words
+from service.gallery.embed import dimensions_of, embedder_of, embedder_of_card, model_name
 from service.gallery.records import EmbeddersChanged, GalleryState
 from service.inference.loading import ServedModel, load_model
 from service.inference.registry import Registry
@@ -101,21 +101,27 @@ class Networks:
             self._opened.set()
 
     def keep(self, model: ServedModel) -> None:
-        """Copy the model's folder, unless that is done. Where it cannot be written, that is logged.
+        """Copy the model's file, card and labels, unless that is done. Logs where they cannot be written.
 
-        Raises EmbeddersChanged when another version has taken the model's place meanwhile.
+        Raises EmbeddersChanged when another version has taken the model's place meanwhile, and
+        ModelUnavailable where its folder has another content that is not served, or none.
         """
         embedder = embedder_of(model)
         target = self._folder / embedder
         if not target.is_dir():
             try:
                 card, content = self._registry.content(model.name)
-                if card.file.sha256 != model.version:
-                    raise EmbeddersChanged
-                _write_copy(target, self._registry.entry(model.name).folder, card, content)
-            except (OSError, WeighinError) as error:
-                words = error_words(error) if isinstance(error, OSError) else str(error)
-                log.warning("the gallery's model cannot be kept", model=model.name, reason=words)
+            except (UnknownModel, ModelUnavailable) as error:
+                raise ModelUnavailable(
+                    f"gallery: no copy of model '{model.name}' can be kept, without which its embeddings are "
+                    f"lost after a restart: {error.detail} (mend its folder and try again)"
+                ) from None
+            if embedder_of_card(card) != embedder:
+                raise EmbeddersChanged
+            try:
+                _write_copy(target, model, content)
+            except OSError as error:
+                log.warning("the gallery's model cannot be kept", model=model.name, reason=error_words(error))
         self._used[embedder] = model
 
     def release(self, needed: Collection[str]) -> None:
@@ -148,8 +154,12 @@ class Networks:
             served = self._served(embedder)
             if served is not None:
                 self._used[embedder] = served
-                with contextlib.suppress(EmbeddersChanged):
+                try:
                     self.keep(served)
+                except EmbeddersChanged:
+                    pass
+                except ModelUnavailable as error:
+                    log.warning("the gallery's model cannot be kept", model=served.name, reason=error.detail)
                 return
         try:
             model = load_model(self._folder / embedder)
@@ -163,7 +173,7 @@ class Networks:
     def _lost(self, embedder: str) -> str:
         name = model_name(embedder)
         if name in self._registry.names():
-            why, other = f"another file of model '{name}' than the one served", name
+            why, other = f"another file of model '{name}' than the one served, or another preprocessing", name
         else:
             why, other = f"model '{name}', which is not served here", "NAME"
         return (
@@ -178,16 +188,14 @@ class Networks:
             raise ModelUnavailable(f"gallery: no model: {error.detail}") from None
 
 
-def _write_copy(target: Path, source: Path, card: Card, content: bytes) -> None:
-    """Write a folder with model, card and labels atomically. Raises OSError."""
+def _write_copy(target: Path, model: ServedModel, content: bytes) -> None:
+    """Write a folder with the model's file, card and labels atomically. Raises OSError."""
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".", dir=target.parent))
     try:
-        (aside / card.file.name).write_bytes(content)
-        write_card(aside, card)
-        labels = source / "labels.txt"
-        if os.path.lexists(labels):
-            (aside / "labels.txt").write_bytes(labels.read_bytes())
+        (aside / model.card.file.name).write_bytes(content)
+        write_card(aside, model.card)
+        (aside / "labels.txt").write_text("".join(f"{label}\n" for label in model.labels), encoding="utf-8")
         for path in (*aside.iterdir(), aside):
             descriptor = os.open(path, os.O_RDONLY)
             try:

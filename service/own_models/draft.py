@@ -23,8 +23,16 @@ from service.errors import ModelUnavailable, RefusedModel, error_words
 from service.inference.runtime_errors import one_line
 from service.inference.session import SessionError
 from service.own_models.assume import assume_input, assume_size, fit_channels, from_tensorflow, scale_resize
-from service.own_models.evidence import judge
-from service.own_models.facts import UNKNOWN, Claim, Facts, Rank, option_for, warning_of_assumed
+from service.own_models.evidence import Contradiction, judge
+from service.own_models.facts import (
+    UNKNOWN,
+    Claim,
+    Facts,
+    Rank,
+    option_for,
+    pixel_options,
+    warning_of_assumed,
+)
 from service.own_models.labels import (
     BuiltIn,
     GivenLabels,
@@ -42,7 +50,7 @@ from service.own_models.reading import (
     read_input,
     read_sides,
 )
-from service.own_models.sidecars import read_beside
+from service.own_models.sidecars import OWN_METADATA, read_beside
 from service.own_models.trial import Bounds, Feed, Ran, TrialFailed, run_once
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -104,7 +112,7 @@ class Draft:
         wanted = given.pop("output", None)
         self._state_flags(given)
         read_input(self._graph, self._facts)
-        self._beside = read_beside(file, self._graph.metadata)
+        self._beside = read_beside(file, self._graph.metadata, scores=_scores(self._graph))
         for path, (value, where) in self._beside.values.items():
             self._facts.state(path, value, Rank.METADATA, where)
         first = self._first_run()
@@ -113,7 +121,7 @@ class Draft:
             raise RefusedModel(f"output '{self._output.name}': not finite on noise (allowed: finite numbers)")
         read_activation(content, self._output, self._facts)
         self._labels = self._read_labels(
-            self._beside.labels if labels is None else labels_option(labels), label_set
+            self._fitting_labels() if labels is None else labels_option(labels), label_set
         )
         self._settle_input(preset)
         self._prepared, self._ran = self._prepare(first)
@@ -181,9 +189,23 @@ class Draft:
         if evidence.unreadable:
             named = ", ".join(list(evidence.unreadable)[:3])
             self._notes.append(f"{len(evidence.unreadable)} pictures cannot be read: {named}")
+        if evidence.contradiction is not None:
+            self._notes.append(self._contradicted(evidence.contradiction))
         if evidence.fitting is not None:
             self._notes.append(f"on these pictures another fitting does better: {evidence.fitting}")
         return self.card()
+
+    def _contradicted(self, against: Contradiction) -> str:
+        """Say which stated facts the pictures speak against, and with which options theirs are taken."""
+        stated = [
+            f"{path} ({claim.detail})"
+            for path in against.facts
+            if (claim := self._facts.get(path)) is not None
+        ]
+        return (
+            f"PICTURES CONTRADICT {' and '.join(stated)}, which is kept: {against.words}; to take what they "
+            f"support: {pixel_options(against.input)}"
+        )
 
     def warnings(self, card: Card) -> tuple[str, ...]:
         """Return what is not certain of a card made here, a line each."""
@@ -209,14 +231,19 @@ class Draft:
         if from_tensorflow(self._graph.producer):
             layouts.reverse()
         runs: dict[str, tuple[tuple[Ran, ...], bool]] = {}
-        failure: TrialFailed | None = None
+        failed: TrialFailed | None = None
+        refused: RefusedModel | None = None
         for layout in layouts:
             try:
                 runs[layout] = self._run_in(layout, path)
             except TrialFailed as error:
-                failure = failure or error
-        if not runs:
-            raise TrialFailed(f"{self._file.name}: {failure}")
+                failed = failed or error
+            except RefusedModel as error:  # its sides do not allow this layout
+                refused = refused or error
+        if failed is not None and not runs:
+            raise TrialFailed(f"{self._file.name}: {failed}")
+        if refused is not None and not runs:
+            raise refused
         layout, (ran, several) = next(iter(runs.items()))
         if not known and len(runs) == 1:
             facts.state("input.layout", layout, Rank.FORCED, "the file, which runs in no other layout")
@@ -244,11 +271,29 @@ class Draft:
         alike = all(b.shape[:1] == (2,) for a, b in zip(one, two, strict=True) if a.shape[:1] == (1,))
         return one, alike
 
+    def _fitting_labels(self) -> GivenLabels | None:
+        """Return the first labels from files beside the given one whose number fits the scores."""
+        count = math.prod(self._output.shape[1:])
+        for given in self._beside.found_labels:
+            try:
+                label_set(given, count, self._folder.name, self._facts.value("outputs.class_offset"))
+            except RefusedModel as error:
+                if given.detail.startswith(OWN_METADATA):
+                    raise
+                reason = error.detail.replace("; --labels FILE gives others", "")
+                self._beside.warnings.append(f"{reason}; not used")
+            else:
+                return given
+        return None
+
     def _read_labels(self, given: GivenLabels | None, name: str | None) -> LabelSet:
         facts = self._facts
         count = math.prod(self._output.shape[1:])
         offset = facts.value("outputs.class_offset")
-        labels = label_set(given, count, self._folder.name, offset)
+        own = name is not None and name not in built_in_sets()
+        labels = label_set(given, count, self._folder.name, offset, keep=own)
+        if labels.warning is not None:
+            facts.warnings.append(labels.warning)
         if name is not None:
             known = built_in_sets().get(name)
             if known is not None and known != labels.names:
@@ -351,8 +396,7 @@ class Draft:
     def _outputs(self, provenance: dict[str, Fact]) -> dict[str, Any]:
         """Return the card's `outputs`, and note the origin of each of its facts."""
         prepared, names = self._prepared, {"logits": self._output.name}
-        origin = Fact(origin="flag" if self._why_output == "--output" else "file", detail=self._why_output)
-        provenance["outputs.logits"] = origin
+        provenance["outputs.logits"] = self._why_output
         for name, info in (("embedding", prepared.embedding), ("features", prepared.features)):
             if info is not None and info.name in self._ran:
                 names[name] = info.name
@@ -389,6 +433,17 @@ def flat(card: Card) -> dict[str, Any]:
         elif key != "provenance":
             values[key] = value
     return values
+
+
+def _scores(graph: GraphFacts) -> frozenset[int]:
+    """Return how many scores for an image the outputs may have; none where one leaves its shape free."""
+    counts = set()
+    for output in graph.outputs:
+        sides = [side for side in output.shape[1:] if isinstance(side, int)]
+        if len(sides) != len(output.shape) - 1 or not sides:
+            return frozenset()
+        counts.add(math.prod(sides))
+    return frozenset(counts)
 
 
 def _read_in(file: Path) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """Preprocessing by evidence: the convention that labelled pictures support, and those they cannot tell apart.
 
-Every convention is run on the same pictures and scored by the log-probability of each picture's true class.
-Two conventions differ where the paired differences do: a sign-flip permutation test, adjusted by Holm.
+Every convention is run on the same pictures and scored by the log-probability of each picture's true class,
+at the temperature that suits the convention best: what only makes logits larger gains nothing. Two
+conventions differ where the paired differences do: a sign-flip permutation test, adjusted by Holm.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ MOST_PICTURES = 200
 _MAX_PIXELS = 64_000_000
 _LEAST_LOG_PROBABILITY = -20.0
 """Scores are cut here, so that one picture cannot decide alone."""
+_SHARPNESSES = np.geomspace(0.1, 30, 25)
+"""Inverse temperatures that are tried, of logits whose standard deviation over the classes is 1."""
+_DIGITS = 3
+"""Decimals of a score: differences below are those of rounding."""
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -61,6 +66,8 @@ class Evidence:
     `input` has the least assuming. Facts are paths in the card; `input.mean` stands for mean and std.
     `correct`: the pictures that the network names right with `input`.
 
+    `contradiction`: where another value of a fixed fact does better; None where none does.
+
     `fitting`: in words, that another fitting does better on these pictures; None if none does. It is advice
     and no evidence of how the network was trained: pictures framed tightly favour a larger crop, whatever
     the network.
@@ -73,6 +80,20 @@ class Evidence:
     decided: Mapping[str, str]
     undecided: Mapping[str, tuple[str, ...]]
     fitting: str | None
+    contradiction: Contradiction | None = None
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """Pictures that speak against what is stated.
+
+    `input`: the convention that does best; `facts`: the fixed facts in which it differs, by path; `words`: by
+    how much it is ahead.
+    """
+
+    input: InputSpec
+    facts: tuple[str, ...]
+    words: str
 
 
 @dataclass(frozen=True)
@@ -87,7 +108,8 @@ def judge(content: bytes, card: Card, pictures: Sequence[Labelled], *, fixed: Co
     """Find the preprocessing that labelled pictures support, for the ONNX file `content` of `card`.
 
     Normalisation and colour order are tried in all combinations, unless their paths are in `fixed`
-    (`input.mean`, `input.colour_order`); then other fittings, unless `input.fitting` is. The graph's own
+    (`input.mean`, `input.colour_order`); then other fittings, unless `input.fitting` is. Fixed facts are
+    tried too, but only to report where the pictures contradict them. The graph's own
     shape, layout and dtype are facts of the file, and its class offset of the labels' number. At most
     MOST_PICTURES are used.
 
@@ -105,7 +127,7 @@ def judge(content: bytes, card: Card, pictures: Sequence[Labelled], *, fixed: Co
         raise ValueError(f"pictures: none of {len(pictures)} can be read ({named or 'there are none'})")
     best = _best(scores)
     values = conventions[best].values
-    p_values = holm([_p_value(scores[best] - other) for other in scores])
+    p_values = _p_values(scores, best)
     decided: dict[str, str] = {}
     for fact in values:
         rivals = _rivals(fact, conventions, scores, p_values, best)
@@ -122,7 +144,42 @@ def judge(content: bytes, card: Card, pictures: Sequence[Labelled], *, fixed: Co
     )
     spec = conventions[chosen].input
     fitting = None if "input.fitting" in fixed else _compare_fittings(session, pictures, spec)
-    return Evidence(spec, scores.shape[1], int(right[chosen]), unreadable, decided, undecided, fitting)
+    against = _contradiction(session, pictures, spec, fixed)
+    return Evidence(
+        spec, scores.shape[1], int(right[chosen]), unreadable, decided, undecided, fitting, against
+    )
+
+
+def _contradiction(
+    session: OnnxSession, pictures: Sequence[Labelled], spec: InputSpec, fixed: Collection[str]
+) -> Contradiction | None:
+    """Return the convention that does better on the pictures than `spec`, with nothing fixed."""
+    others = [other for other in _values_of_pixels(spec, ()) if _differences(other.input, spec) & set(fixed)]
+    if not others:
+        return None
+    stated = {"input.mean": _named((spec.mean, spec.std)), "input.colour_order": spec.colour_order}
+    conventions = [_Convention(spec, stated), *others]
+    scores, right, _ = _scores(session, pictures, conventions)
+    best = _best(scores)
+    if best == 0 or _p_values(scores, best)[0] >= SIGNIFICANCE:
+        return None
+    winner = conventions[best]
+    difference = (
+        _words("input.mean", conventions, scores, best, 0).partition(": ")[2].partition(" than with ")
+    )
+    words = (
+        f"{', '.join(winner.values.values())} names {right[best]} of {scores.shape[1]} right, "
+        f"{difference[0]} than with {', '.join(stated.values())}, {difference[2].rpartition(', ')[2]}"
+    )
+    facts = tuple(path for path in stated if path in _differences(winner.input, spec) & set(fixed))
+    return Contradiction(winner.input, facts, words)
+
+
+def _differences(one: InputSpec, other: InputSpec) -> set[str]:
+    """Return the facts of pixels that differ, means and deviations by more than rounding."""
+    alike = np.allclose(one.mean, other.mean, atol=2) and np.allclose(one.std, other.std, rtol=0.02)
+    differing = set() if alike else {"input.mean"}
+    return differing | ({"input.colour_order"} if one.colour_order != other.colour_order else set())
 
 
 def _compare_fittings(session: OnnxSession, pictures: Sequence[Labelled], spec: InputSpec) -> str | None:
@@ -130,7 +187,7 @@ def _compare_fittings(session: OnnxSession, pictures: Sequence[Labelled], spec: 
     conventions = list(_fittings(spec))
     scores, _, _ = _scores(session, pictures, conventions)
     best = _best(scores)
-    if best == 0 or holm([_p_value(scores[best] - other) for other in scores])[0] >= SIGNIFICANCE:
+    if best == 0 or _p_values(scores, best)[0] >= SIGNIFICANCE:
         return None
     return _words("input.fitting", conventions, scores, best, 0)
 
@@ -246,7 +303,8 @@ def _scores(
 
     Conventions that are far behind after FIRST_PICTURES run no further: NaN.
     """
-    columns: list[NDArray[np.float64]] = []
+    logits: list[list[NDArray[np.float32]]] = [[] for _ in conventions]
+    classes: list[int] = []
     right = np.zeros(len(conventions), np.int64)
     unreadable: dict[str, str] = {}
     running = np.ones(len(conventions), bool)
@@ -258,17 +316,26 @@ def _scores(
         except (OSError, WeighinError) as error:
             unreadable[picture.path.name] = str(error)
             continue
-        column = np.full(len(conventions), np.nan)
+        classes.append(picture.class_id)
         for row in np.flatnonzero(running).tolist():
-            logits = session.run(to_tensor(image, conventions[row].input))["logits"][0].astype(np.float64)
-            column[row] = _log_probability(logits, picture.class_id, session.activation)
-            right[row] += logits.argmax() == picture.class_id
-        columns.append(column)
-        if len(columns) == FIRST_PICTURES:
-            scores = np.stack(columns, axis=1)
-            p_values = np.array(holm([_p_value(scores[_best(scores)] - row) for row in scores]))
-            running = p_values >= HOPELESS
-    return np.stack(columns, axis=1) if columns else np.empty((len(conventions), 0)), right, unreadable
+            logits[row].append(session.run(to_tensor(image, conventions[row].input))["logits"][0])
+            right[row] += logits[row][-1].argmax() == picture.class_id
+        if len(classes) == FIRST_PICTURES:
+            scores = _all_scores(logits, classes, session.activation)
+            running = np.array(_p_values(scores, _best(scores))) >= HOPELESS
+    return _all_scores(logits, classes, session.activation), right, unreadable
+
+
+def _all_scores(
+    logits: Sequence[Sequence[NDArray[np.float32]]], classes: Sequence[int], activation: Activation
+) -> NDArray[np.float64]:
+    """Return the scores, float64 (conventions, pictures); NaN where a convention ran no further."""
+    scores = np.full((len(logits), len(classes)), np.nan)
+    for row, rows in enumerate(logits):
+        if rows:
+            values = np.stack(rows).astype(np.float64)
+            scores[row, : len(rows)] = _log_probabilities(values, classes[: len(rows)], activation)
+    return scores
 
 
 def _best(scores: NDArray[np.float64]) -> int:
@@ -277,13 +344,36 @@ def _best(scores: NDArray[np.float64]) -> int:
     return int(np.nanargmax(means))
 
 
-def _log_probability(logits: NDArray[np.float64], class_id: int, activation: Activation) -> float:
-    """Return the log-probability of a class, cut below."""
-    if activation == "none":
-        value = logits[class_id] - logits.max() - np.log(np.exp(logits - logits.max()).sum())
-    else:
-        value = np.log(max(float(logits[class_id]), 1e-30))
-    return max(float(value), _LEAST_LOG_PROBABILITY)
+def _p_values(scores: NDArray[np.float64], best: int) -> list[float]:
+    """Return how likely it is that each convention is as good as the best, adjusted by Holm.
+
+    Those that ran no further keep to HOPELESS, whatever temperature more pictures gave the best one.
+    """
+    adjusted = holm([_p_value(scores[best] - other) for other in scores])
+    return [min(p, HOPELESS) if np.isnan(row).any() else p for p, row in zip(adjusted, scores, strict=True)]
+
+
+def _log_probabilities(
+    logits: NDArray[np.float64], classes: Sequence[int], activation: Activation
+) -> NDArray[np.float64]:
+    """Return the log-probability of each picture's class, float64 (pictures,), cut below.
+
+    `logits` is (pictures, classes). One temperature is fitted to all pictures, except for sigmoids.
+    """
+    values = logits if activation == "none" else np.log(np.maximum(logits, 1e-30))
+    pictures = np.arange(len(values))
+    if activation == "sigmoid":
+        return np.maximum(values[pictures, classes], _LEAST_LOG_PROBABILITY)
+    values = values - values.max(axis=1, keepdims=True)
+    values /= values.std(axis=1).mean() or 1
+    best = np.full(len(values), -np.inf)
+    for sharpness in _SHARPNESSES:
+        scaled = values * sharpness
+        found = scaled[pictures, classes] - np.log(np.exp(scaled).sum(axis=1))
+        found = np.maximum(found, _LEAST_LOG_PROBABILITY)
+        if found.mean() > best.mean():
+            best = found
+    return best.round(_DIGITS)
 
 
 def _p_value(differences: NDArray[np.float64]) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
-from models.zoo.card import Fact, Origin, decides_predictions
+from models.zoo.card import Fact, InputSpec, Origin, decides_predictions
 from service.errors import RefusedModel
 from service.text.display import shown
 
@@ -177,6 +177,19 @@ def words(value: Any) -> str:
 def option_for(path: str) -> str:
     """Return the option that settles `path`."""
     return OPTIONS.get(path, "card.json")
+
+
+def pixel_options(spec: InputSpec) -> str:
+    """Return the options that state the normalisation and the colour order of an input."""
+    low_high = {(0.0, 1.0): "0..255", (0.0, 255.0): "0..1", (127.5, 127.5): "-1..1"}
+    pairs = set(zip(spec.mean, spec.std, strict=True))
+    name = low_high.get(next(iter(pairs))) if len(pairs) == 1 else None
+    if name is not None:
+        pixels = f"--range={name}"
+    else:
+        listed = (",".join(f"{value:.6g}" for value in values) for values in (spec.mean, spec.std))
+        pixels = "--range 0..255 --mean {} --std {}".format(*listed)
+    return pixels if spec.channels == 1 else f"{pixels} --colour-order {spec.colour_order}"
 
 
 def warning_of_assumed(paths: Iterable[str], values: Mapping[str, Any]) -> list[str]:

@@ -14,13 +14,15 @@ from models.zoo.files import not_text, read_text
 from models.zoo.labels import BUILT_IN
 from service.errors import RefusedModel, error_words
 from service.own_models.facts import Rank, words
+from service.text.display import shown
 
 MAX_BYTES = 16 << 20
 """Largest file of labels or metadata that is read."""
 _WNID = re.compile(r"n\d{8}")
 _BACKGROUND = frozenset({"background", "__background__", "_background_", "dummy", "__dummy__", "???"})
-_SAME_AS_BUILT_IN = 0.5
-"""Share of names at their places that shows the order of a built-in set: by chance it is next to none."""
+_SAME_AS_BUILT_IN = 0.95
+"""Share of at least _MANY names that must agree with a built-in set for its names to take their places."""
+_MANY = 100
 _PICKLES = frozenset({".pkl", ".pickle", ".p", ".joblib", ".pt", ".pth", ".npy", ".npz"})
 
 
@@ -56,6 +58,7 @@ class LabelSet:
     offset_rank: Rank
     detail: str
     offset_detail: str
+    warning: str | None = None
 
 
 def built_in_sets() -> dict[str, tuple[str, ...]]:
@@ -142,10 +145,13 @@ def names_of(value: object, where: str) -> tuple[str, ...]:
     return _checked([_name(item, where) for item in value], where)
 
 
-def label_set(given: GivenLabels | None, logits: int, model: str, offset: int | None) -> LabelSet:
+def label_set(
+    given: GivenLabels | None, logits: int, model: str, offset: int | None, *, keep: bool = False
+) -> LabelSet:
     """Return the label set of a network with `logits` scores for an image.
 
-    `offset`: what a flag says of the background class. Without labels, 1000 and 1001 scores are assumed to be
+    `offset`: what a flag says of the background class. `keep`: names stay as they are unless all are those of
+    a built-in set. Without labels, 1000 and 1001 scores are assumed to be
     those of ImageNet, others get numbers as names. Raises RefusedModel where the numbers do not match.
     """
     if given is None:
@@ -167,9 +173,11 @@ def label_set(given: GivenLabels | None, logits: int, model: str, offset: int | 
             f"{given.detail}: {len(given.names)} names for {logits} scores "
             f"(allowed: {allowed.get(offset, logits - 1)}; --labels FILE gives others)"
         )
-    name, names, built_in, like = _named(names)
+    name, kept, built_in, like, warning = _named(names, keep=keep)
     detail = given.detail + (f"; {like}" if like else "")
-    return LabelSet(names, name, built_in, found, given.rank, given.rank, detail, f"{given.detail}: {why}")
+    return LabelSet(
+        kept, name, built_in, found, given.rank, given.rank, detail, f"{given.detail}: {why}", warning
+    )
 
 
 def _assumed(logits: int, model: str, offset: int | None) -> LabelSet:
@@ -183,26 +191,43 @@ def _assumed(logits: int, model: str, offset: int | None) -> LabelSet:
     return LabelSet(names, f"{model[:57]}-labels", False, offset or 0, rank, rank, detail, detail)
 
 
-def _named(names: tuple[str, ...]) -> tuple[str, tuple[str, ...], bool, str]:
-    """Return the label set that the names form: its name, its names, whether it is built in, and why."""
+def _named(names: tuple[str, ...], *, keep: bool) -> tuple[str, tuple[str, ...], bool, str, str | None]:
+    """Return the label set that the names form.
+
+    Its name, its names, whether it is built in, why, and a warning with the names that are replaced.
+    """
     for name, known in built_in_sets().items():
         if len(known) != len(names):
             continue
-        agreeing = sum(map(_agree, names, known))
-        if agreeing == len(known):
-            return name, known, True, ""
-        if agreeing >= _SAME_AS_BUILT_IN * len(known):
-            return name, known, True, f"{agreeing} of {len(known)} names are those of {name} at their places"
+        forms = _synonyms(name, known)
+        differing = [number for number, own in enumerate(names) if not _forms(own) & forms[number]]
+        if not differing:
+            return name, known, True, "", None
+        agreeing = len(known) - len(differing)
+        if not keep and len(known) >= _MANY and agreeing >= _SAME_AS_BUILT_IN * len(known):
+            like = f"{agreeing} of {len(known)} names are those of {name} at their places"
+            listed = ", ".join(
+                f"{number} {shown(names[number])[:60]!r} is {known[number]!r}" for number in differing
+            )
+            warning = f"labels: {like}, so its names are used (--label-set NAME keeps yours): {listed}"
+            return name, known, True, like, warning
     if len(names) == 1000 and names[0] == "n01440764" and names[-1] == "n15075141":
         known = built_in_sets()["imagenet-1k"]
-        return "imagenet-1k", known, True, "the WordNet ids of imagenet-1k"
+        return "imagenet-1k", known, True, "the WordNet ids of imagenet-1k", None
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
-    return f"labels-{len(names)}-{digest[:8]}", names, False, ""
+    return f"labels-{len(names)}-{digest[:8]}", names, False, "", None
 
 
-def _agree(one: str, known: str) -> bool:
-    plain = _plain(known)
-    return any(_plain(part) == plain for part in (one, *one.split(",")))
+def _synonyms(name: str, known: Sequence[str]) -> list[set[str]]:
+    """Return the plain forms of each name of a built-in set and of its synonyms."""
+    path = BUILT_IN / "synonyms" / f"{name}.txt"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else [""] * len(known)
+    return [_forms(one) | _forms(other) for one, other in zip(known, lines, strict=True)]
+
+
+def _forms(name: str) -> set[str]:
+    """Return the plain forms of a name, and of each of its parts between commas."""
+    return {_plain(name), *map(_plain, name.split(","))} - {""}
 
 
 def _plain(text: str) -> str:

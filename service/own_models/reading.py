@@ -9,7 +9,7 @@ from models.onnx_tools.describe import GraphFacts, TensorInfo, describe, image_l
 from models.onnx_tools.file_kind import file_kind, looks_truncated
 from models.onnx_tools.inspect import MAX_BYTES, UnreadableModel, output_activation
 from models.onnx_tools.prepare import consolidate
-from models.zoo.card import MAX_BATCH, MAX_SIDE
+from models.zoo.card import MAX_BATCH, MAX_SIDE, Fact
 from service.errors import RefusedModel, error_words
 from service.inference.runtime_errors import one_line
 from service.own_models.facts import Facts, Rank, words
@@ -124,8 +124,8 @@ def read_sides(graph: GraphFacts, layout: str, facts: Facts) -> None:
             facts.state(f"input.{name}", side, Rank.FORCED, f"the file's input {_shape(shape)}")
 
 
-def choose_output(ran: Sequence[Ran], wanted: str | None) -> tuple[Ran, str]:
-    """Return the output with one score for each class, and why it is taken.
+def choose_output(ran: Sequence[Ran], wanted: str | None) -> tuple[Ran, Fact]:
+    """Return the output with one score for each class, and why it is taken: assumed if by its name only.
 
     `wanted`: what `--output` names. Raises RefusedModel where there is none, or several and no name decides.
     """
@@ -136,16 +136,20 @@ def choose_output(ran: Sequence[Ran], wanted: str | None) -> tuple[Ran, str]:
             raise RefusedModel(f"--output '{wanted}': no such output (allowed: {listed})")
         if not _has_scores(chosen[0]):
             raise RefusedModel(_no_scores(chosen, listed))
-        return chosen[0], "--output"
+        return chosen[0], Fact(origin="flag", detail="--output")
     candidates = [output for output in ran if _has_scores(output)]
     if not candidates:
         raise RefusedModel(_no_scores(ran, listed))
     if len(candidates) == 1:
-        return candidates[0], "the only output with a score for each class"
+        return candidates[0], Fact(origin="file", detail="the only output with a score for each class")
     for name in _SCORES:
         for output in candidates:
             if output.name.lower() == name:
-                return output, f"the file names it '{output.name}'"
+                names = ", ".join(f"'{candidate.name}'" for candidate in candidates)
+                detail = (
+                    f"{len(candidates)} outputs could be the scores ({names}); its name is '{output.name}'"
+                )
+                return output, Fact(origin="assumed", detail=detail)
     raise RefusedModel(
         f"outputs: several could be the scores of classes ({listed}); name one with --output NAME"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from service.own_models.facts import Rank, numbers, words
 from service.own_models.labels import GivenLabels, names_of, parse_json, read_bounded, read_label_file
 
 PROCESSOR, CONFIG = "preprocessor_config.json", "config.json"
+OWN_METADATA = "metadata of the file"
+"""Beginning of the words for the ONNX file's own metadata."""
 LABEL_FILES = (
     "labels.txt", "labels.json", "classes.txt", "classes.json", "class_names.txt", "synset.txt",
     "synset_words.txt", "imagenet_classes.txt", "imagenet-classes.txt", "imagenet_class_index.json",
@@ -28,6 +30,8 @@ _SHORTEST = re.compile(r"(MobileNetV[12]|MobileViT|CLIP|ConvNext|PoolFormer|Levi
 """Processors that take a size given as one number for the shorter side."""
 _CROPPING = re.compile(r"(MobileNetV[12]|MobileViT|CLIP|PoolFormer|Levit|Bit|DeiT)", re.IGNORECASE)
 """Processors that crop unless told not to."""
+_CONFIG_KEYS = ("id2label", "architectures", "model_type", "pretrained_cfg", "transformers_version")
+"""Keys that a `config.json` of Hugging Face or timm has."""
 _UNNAMED = re.compile(r"LABEL_\d+")
 """Names that Hugging Face writes where there are none."""
 _PIXEL_FORMATS = {"rgb8": "rgb", "srgb": "rgb", "rgba8": "rgb", "bgr8": "bgr", "bgra8": "bgr"}
@@ -40,15 +44,21 @@ _PIXEL_RANGES = {
 class Beside:
     """What metadata says of a network.
 
-    `values`: facts by path in the card, each with where it was read. `labels`: the names of the classes.
+    `values`: facts by path in the card, each with where it was read. `found_labels`: the names of the classes
+    by each source that has them, the nearest first.
     `doubts`: facts that metadata states but a card cannot hold exactly, by path, in words. `warnings`: what
     was not understood.
     """
 
     values: dict[str, tuple[Any, str]] = field(default_factory=dict)
-    labels: GivenLabels | None = None
+    found_labels: list[GivenLabels] = field(default_factory=list)
     doubts: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def labels(self) -> GivenLabels | None:
+        """The labels of the nearest source."""
+        return self.found_labels[0] if self.found_labels else None
 
     def take(self, values: Mapping[str, Any], where: str) -> None:
         """Add facts; those of an earlier source stay."""
@@ -56,16 +66,18 @@ class Beside:
             self.values.setdefault(path, (value, where))
 
 
-def read_beside(file: Path, metadata: Mapping[str, str]) -> Beside:
+def read_beside(file: Path, metadata: Mapping[str, str], *, scores: Collection[int] = ()) -> Beside:
     """Return what the ONNX file's own `metadata` and the files beside it say.
 
-    A file in a folder `onnx` may have them one folder above, as repositories of Hugging Face do. Raises
-    RefusedModel for files that cannot be understood, and for networks that are no classifiers.
+    A file in a folder `onnx` may have them one folder above, as repositories of Hugging Face do. `scores`:
+    how many the network may have, if its graph tells; a `config.json` of another network, or of another
+    program, is left out with a warning, and so are files of labels that cannot be read. Raises RefusedModel
+    for other files that cannot be understood, and for networks that are no classifiers.
     """
     beside = Beside()
     _ultralytics(metadata, beside)
     _pixel_metadata(metadata, beside)
-    config, where = _json_file(file, CONFIG)
+    config, where = _config_file(file, scores, beside)
     cfg = config.get("pretrained_cfg", config)
     if isinstance(cfg, Mapping) and "input_size" in cfg and ("mean" in cfg or "architecture" in config):
         _timm(config, cfg, where, beside)
@@ -74,11 +86,47 @@ def read_beside(file: Path, metadata: Mapping[str, str]) -> Beside:
         _hugging_face(processor, processor_where, beside)
     if config:
         _config(config, where, beside)
-    if beside.labels is None:
-        for path in _candidates(file, LABEL_FILES):
-            beside.labels = GivenLabels(read_label_file(path), Rank.METADATA, path.name)
-            break
+    for path in _candidates(file, LABEL_FILES):
+        where = _place(file, path)
+        try:
+            beside.found_labels.append(GivenLabels(read_label_file(path), Rank.METADATA, where))
+        except RefusedModel as error:
+            beside.warnings.append(f"{where}: {error.detail.removeprefix(f'{path.name}: ')}; not used")
     return beside
+
+
+def _config_file(file: Path, scores: Collection[int], beside: Beside) -> tuple[Mapping[str, Any], str]:
+    """Return the `config.json` of Hugging Face or timm for this network; empty, and why, for any other."""
+    try:
+        config, where = _json_file(file, CONFIG)
+    except RefusedModel as error:
+        beside.warnings.append(f"{error.detail}; not used")
+        return {}, CONFIG
+    if not config:
+        return {}, where
+    cfg = config.get("pretrained_cfg", config)
+    if not any(key in config for key in _CONFIG_KEYS) and not (
+        isinstance(cfg, Mapping) and "input_size" in cfg
+    ):
+        beside.warnings.append(f"{where}: neither Hugging Face's nor timm's; not used")
+        return {}, where
+    names = config.get("id2label")
+    count = len(names) if isinstance(names, Mapping) and names else config.get("num_classes")
+    if scores and isinstance(count, int) and not any(_fits(count, number) for number in scores):
+        listed = " or ".join(map(str, sorted(scores)))
+        beside.warnings.append(f"{where}: of a network with {count} classes, this one has {listed}; not used")
+        return {}, where
+    return config, where
+
+
+def _fits(names: int, scores: int) -> bool:
+    """Return whether a network with so many scores can have so many names, e.g. with a background class."""
+    return names in (scores, scores - 1) or (names, scores) == (2, 1)
+
+
+def _place(file: Path, path: Path) -> str:
+    """Return the name of a file beside `file`, with `../` where it is one folder above."""
+    return path.name if path.parent == file.parent else f"../{path.name}"
 
 
 def _candidates(file: Path, names: tuple[str, ...]) -> Iterator[Path]:
@@ -100,16 +148,16 @@ def _json_file(file: Path, name: str) -> tuple[Mapping[str, Any], str]:
             raise RefusedModel(f"{name}: not text (allowed: JSON in UTF-8)") from None
         if not isinstance(value, Mapping):
             raise RefusedModel(f"{name}: not an object")
-        return value, name
+        return value, _place(file, path)
     return {}, name
 
 
 def _config(config: Mapping[str, Any], where: str, beside: Beside) -> None:
     """Take the labels and the task from a Hugging Face `config.json`."""
-    if beside.labels is None and isinstance(config.get("id2label"), Mapping) and config["id2label"]:
+    if isinstance(config.get("id2label"), Mapping) and config["id2label"]:
         names = names_of(config["id2label"], f"{where} id2label")
         if not all(_UNNAMED.fullmatch(name) for name in names):
-            beside.labels = GivenLabels(names, Rank.METADATA, f"{where} id2label")
+            beside.found_labels.append(GivenLabels(names, Rank.METADATA, f"{where} id2label"))
     kinds = config.get("architectures")
     if isinstance(kinds, list) and kinds and isinstance(kinds[0], str):
         beside.take({"architecture": kinds[0][:100]}, where)
@@ -165,7 +213,7 @@ def _timm(config: Mapping[str, Any], cfg: Mapping[str, Any], where: str, beside:
     beside.take(values, where)
     names = config.get("label_names", cfg.get("label_names"))
     if isinstance(names, list) and names:
-        beside.labels = GivenLabels(names_of(names, f"{where} label_names"), Rank.METADATA, where)
+        beside.found_labels.append(GivenLabels(names_of(names, f"{where} label_names"), Rank.METADATA, where))
 
 
 def _hugging_face(processor: Mapping[str, Any], where: str, beside: Beside) -> None:
@@ -286,11 +334,11 @@ def _ultralytics(metadata: Mapping[str, str], beside: Beside) -> None:
     task = metadata.get("task")
     if "names" not in metadata or "imgsz" not in metadata:
         return
-    where = "metadata of the file (Ultralytics)"
+    where = f"{OWN_METADATA} (Ultralytics)"
     if task not in (None, "classify"):
         raise RefusedModel(f"{where}: task '{words(task)}' (allowed: classify)")
     names = names_of(_literal(metadata["names"], f"{where} names"), f"{where} names")
-    beside.labels = GivenLabels(names, Rank.METADATA, f"{where} names")
+    beside.found_labels.append(GivenLabels(names, Rank.METADATA, f"{where} names"))
     size = _literal(metadata["imgsz"], f"{where} imgsz")
     sides = size if isinstance(size, (list, tuple)) else [size, size]
     if len(sides) != 2:
@@ -314,7 +362,7 @@ def _ultralytics(metadata: Mapping[str, str], beside: Beside) -> None:
 
 def _pixel_metadata(metadata: Mapping[str, str], beside: Beside) -> None:
     """Take the image metadata that the ONNX specification defines, as Windows ML and Custom Vision write."""
-    where = "metadata of the file"
+    where = OWN_METADATA
     order = _PIXEL_FORMATS.get(metadata.get("Image.BitmapPixelFormat", "").lower())
     if order is not None:
         beside.take({"input.colour_order": order}, where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +55,28 @@ def test_embedder_of_another_file(models: dict[str, ServedModel]) -> None:
     card = models["tiny"].card
     changed = card.model_copy(update={"file": card.file.model_copy(update={"sha256": "0" * 64})})
     assert embedder_of(replace(models["tiny"], card=changed)) != embedder_of(models["tiny"])
+
+
+def test_embedder_of_another_preprocessing(models: dict[str, ServedModel]) -> None:
+    def embedder(version: int, outputs: dict[str, object] | None = None, **changes: object) -> str:
+        card = models["tiny"].card
+        update = {"schema_version": version, "input": card.input.model_copy(update=changes)}
+        if outputs is not None:
+            update["outputs"] = card.outputs | outputs
+        return embedder_of(replace(models["tiny"], card=card.model_copy(update=update)))
+
+    changed = [
+        embedder(2),
+        embedder(2, colour_order="bgr"),
+        embedder(2, mean=(0.0,) * 3),
+        embedder(2, fitting="stretch"),
+        embedder(2, {"names": {"embedding": "flat"}}),
+    ]
+    assert len({*changed, embedder(1)}) == 6
+    assert all(re.fullmatch(r"tiny@[0-9a-f]{12}", each) for each in changed)
+    assert embedder(2) == embedder(2)
+    assert embedder(2, {"names": {"logits": "y"}}) == embedder(2)
+    assert embedder(1, mean=(0.0,) * 3) == embedder(1) == embedder_of(models["tiny"])
 
 
 def test_embeddings_of_zeros_and_nans(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from models.zoo.card import read_card
+from models.zoo.card import read_card, write_card
 from service.gallery.networks import KEPT_FOLDER
 from service.settings import Settings
 from tests.conftest import make_tiny_model
+from tests.helpers.problems import assert_problem
 from tests.helpers.swap import replace_model
 from tests.helpers.until import until
 from tests.service.conftest import running
@@ -71,6 +72,61 @@ def test_a_replaced_network_answers_until_the_gallery_is_reindexed(
         assert client.get("/gallery").json()["replaced"] is False
         assert scores(client) != before
         until(lambda: [path.name for path in kept.iterdir()] == [f"mine@{sha256[:12]}"], "released")
+
+
+def test_another_preprocessing_of_the_same_file_is_another_network(
+    settings: Settings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "zoo/mine"
+    card = read_card(folder).model_copy(update={"schema_version": 2})
+    write_card(folder, card)
+    with running(settings) as client:
+        fill(client)
+        before = scores(client)
+        spec = card.input.model_copy(update={"colour_order": "bgr", "mean": (0.0,) * 3, "std": (255.0,) * 3})
+        write_card(folder, card.model_copy(update={"input": spec}))
+        until(lambda: client.get("/gallery").json()["replaced"], "the replacement is noticed")
+        assert scores(client) == before
+    with running(settings) as client:
+        assert scores(client) == before
+        assert client.post("/gallery/reindex?model=mine").status_code == 202
+        until(lambda: client.get("/gallery").json()["reindexing"] is None, "re-indexed")
+        assert client.get("/gallery").json()["replaced"] is False
+        assert scores(client) != before
+
+
+def test_a_gallery_never_begins_with_a_network_that_is_not_on_disk(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """The folder's new content is refused, so the network that is served cannot be copied any more."""
+    model = tmp_path / "zoo/mine/model.onnx"
+    whole = model.read_bytes()
+    with running(settings) as client:
+        model.write_bytes(whole[:1000])
+        until(lambda: client.get("/models/mine").json()["refused"] is not None, "the copy is refused")
+        problem = client.put("/gallery/images/a", content=blobs(0))
+        assert_problem(problem, 503, "model-unavailable", "gallery: no copy of model 'mine' can be kept")
+        assert client.get("/gallery").json()["images"] == 0
+        assert_problem(client.post("/gallery/reindex?model=mine"), 503, "model-unavailable", "no copy")
+        model.write_bytes(whole)
+        until(lambda: client.get("/models/mine").json()["refused"] is None, "it is whole again")
+        fill(client)
+        before = scores(client)
+    shutil.rmtree(tmp_path / "zoo/mine")
+    with running(settings) as client:
+        assert scores(client) == before
+
+
+def test_the_copy_has_the_labels_of_the_network_that_is_served(settings: Settings, tmp_path: Path) -> None:
+    labels = tmp_path / "zoo/mine/labels.txt"
+    with running(settings) as client:
+        labels.write_text("one\n")
+        until(lambda: client.get("/models/mine").json()["refused"] is not None, "the labels are refused")
+        fill(client)
+        before = scores(client)
+    shutil.rmtree(tmp_path / "zoo/mine")
+    with running(settings) as client:
+        assert scores(client) == before
 
 
 def test_a_removed_network_goes_on_answering(settings: Settings, tmp_path: Path) -> None:

@@ -117,6 +117,15 @@ def test_a_variant_gives_the_logits_of_the_plain_network(
     np.testing.assert_allclose(logits, expected, atol=tolerance * expected.std())
 
 
+def test_grey_values_of_uint8_are_rounded(tmp_path: Path) -> None:
+    """A network whose only logits are the sums of its pixels, and one picture with a grey of 149.685."""
+    folder = write(tmp_path, dtype=TensorProto.UINT8)
+    card = read_card(folder)
+    session = OnnxSession((folder / "model.onnx").read_bytes(), card)
+    grey = np.full((1, 3, SIDE, SIDE), 149.685, np.float32)
+    np.testing.assert_array_equal(session.run(grey)["logits"], session.run(np.full_like(grey, 150))["logits"])
+
+
 def test_a_variant_is_loaded_warmed_up_and_labelled(tmp_path: Path) -> None:
     write(tmp_path, background=True, class_offset=1, layout="nhwc", dtype=TensorProto.UINT8)
     registry = Registry([tmp_path], "variant")

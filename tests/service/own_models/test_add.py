@@ -171,6 +171,69 @@ def test_metadata_beats_a_preset_and_says_so(tmp_path: Path) -> None:
     assert not any("colour_order" in line for line in result.warnings)
 
 
+def test_an_output_that_only_its_name_decides_is_assumed(tmp_path: Path) -> None:
+    model = network(output_name="logits", more_outputs=[("hidden", "flat")])
+    result = added(tmp_path, model, preset="torchvision")
+    fact = result.card.provenance["outputs.logits"]
+    assert (fact.origin, fact.detail) == (
+        "assumed", "2 outputs could be the scores ('logits', 'hidden'); its name is 'logits'"
+    )  # fmt: skip
+    assert result.card.doubtful == ("outputs.logits",)
+    assert any("outputs.logits 5 (--output)" in line for line in result.warnings)
+    file = tmp_path / "given" / "network.onnx"
+    flag = Options(name="flag", labels=labelled(tmp_path), facts={"output": "logits"})
+    assert add(file, flag, to=tmp_path / "zoo").card.provenance["outputs.logits"].origin == "flag"
+
+
+def write_beside(tmp_path: Path, **files: object) -> None:
+    (tmp_path / "given").mkdir()
+    for stem, value in files.items():
+        suffix, text = ("txt", value) if isinstance(value, str) else ("json", json.dumps(value))
+        (tmp_path / "given" / f"{stem}.{suffix}").write_text(str(text))
+
+
+@pytest.mark.parametrize("text", ["cat\ndog\n", "a\n\nb\nc\nd\n", "x\n" * 4 + "\n" + "x\n"])
+def test_labels_beside_that_do_not_fit_are_left_out(text: str, tmp_path: Path) -> None:
+    write_beside(tmp_path, labels=text, classes="".join(f"{name}\n" for name in NAMES))
+    result = added(tmp_path, labels=None)
+    assert served(tmp_path / "zoo").labels == tuple(NAMES)
+    assert (result.card.provenance["labels"].origin, result.card.provenance["labels"].detail) == (
+        "metadata", "classes.txt"
+    )  # fmt: skip
+    assert any(line.startswith("labels.txt") and line.endswith("not used") for line in result.warnings)
+
+
+def test_without_labels_that_fit_they_are_assumed(tmp_path: Path) -> None:
+    write_beside(tmp_path, labels="cat\ndog\n")
+    result = added(tmp_path, labels=None)
+    assert result.card.provenance["labels"].origin == "assumed"
+    assert "labels.txt: 2 names for 5 scores (allowed: 5, or 4 with a background class); not used" in (
+        result.warnings
+    )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        [1, 2],
+        "not JSON",
+        {"image_size": 64, "num_channels": 1, "theme": "dark"},
+        {"model_type": "vit", "id2label": {"0": "cat", "1": "dog"}, "image_size": 64},
+        TIMM | {"num_classes": 1000},
+    ],
+    ids=["list", "text", "other program", "other network", "other timm network"],
+)
+def test_a_config_of_something_else_is_left_out(config: object, tmp_path: Path) -> None:
+    (tmp_path / "given").mkdir()
+    text = config if isinstance(config, str) else json.dumps(config)
+    (tmp_path / "given" / "config.json").write_text(text)
+    result = added(tmp_path, network(shape=["N", 3, "h", "w"]))
+    assert (result.card.input.height, result.card.architecture) == (224, "unknown")
+    assert not {"metadata"} & {fact.origin for fact in result.card.provenance.values()}
+    (warning,) = [line for line in result.warnings if line.startswith("config.json")]
+    assert warning.endswith("not used")
+
+
 def test_the_files_size_beats_that_of_metadata(tmp_path: Path) -> None:
     (tmp_path / "given").mkdir()
     (tmp_path / "given" / "config.json").write_text(json.dumps(TIMM))
@@ -312,6 +375,29 @@ def test_the_name_comes_from_the_file(path: str, name: str, tmp_path: Path) -> N
 def test_a_name_that_is_not_one_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(RefusedModel, match=r"--name '.*': not a name"):
         added(tmp_path, name=name)
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape"),
+    [
+        ("nchw", ["N", "c", SIDE, SIDE]),
+        ("nhwc", ["N", SIDE, SIDE, "c"]),
+        ("nchw", ["N", "c", "h", "w"]),
+        ("nhwc", ["N", "h", "w", "c"]),
+        ("nchw", ["N", None, SIDE, SIDE]),
+    ],
+    ids=str,
+)
+def test_symbolic_channels_are_found(layout: str, shape: list[Any], tmp_path: Path) -> None:
+    facts = {"input.size": (SIDE, SIDE)}
+    spec = added(tmp_path, network(layout=layout, shape=shape), facts=facts).card.input
+    assert (spec.layout, spec.channels, spec.height, spec.width) == (layout, 3, SIDE, SIDE)
+    served(tmp_path / "zoo")
+
+
+def test_sides_that_no_layout_allows_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RefusedModel, match=r"input 'x': width 20000 \(allowed: 16384\)"):
+        added(tmp_path, network(shape=["N", "c", SIDE, 20_000]))
 
 
 def test_symbolic_sizes_in_an_unknown_layout_are_tried(tmp_path: Path) -> None:

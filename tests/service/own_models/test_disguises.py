@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 disguised in 24 ways: labelled pictures find its preprocessing again."""
+"""EfficientNet-Lite0 disguised in 24 ways: `weighin add --images` finds out all of it again."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 import onnx
 import pytest
 
-from models.zoo.card import Card, read_card
+from models.zoo.card import InputSpec, read_card
 from models.zoo.files import NETWORKS
-from models.zoo.labels import read_labels
-from service.own_models.evidence import Evidence, Labelled, judge
+from models.zoo.labels import BUILT_IN, read_labels
+from service.own_models.add import Options, add
+from service.own_models.evidence import Labelled, judge
 from tests.helpers.disguise import RANGES, disguise
 
 pytestmark = pytest.mark.photos
@@ -34,50 +35,46 @@ def network() -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[Labelled]:
-    """The stamps of tests/helpers/stamps.txt, which a person has labelled."""
-    labels = read_labels(read_card(FOLDER), FOLDER)
+def pictures() -> list[tuple[Path, str]]:
+    """The stamps of tests/helpers/stamps.txt with their labels, which a person has given."""
     lines = (ROOT / "tests/helpers/stamps.txt").read_text().splitlines()
-    return [
-        Labelled(STAMPS / name, labels.index(label)) for name, label in (line.split("\t") for line in lines)
-    ]
+    return [(STAMPS / name, label) for name, label in (line.split("\t") for line in lines)]
 
 
-def card_for(layout: str, softmax: bool, background: int) -> Card:
-    """What the file tells of itself, and an assumption: RGB from 0 to 1."""
-    facts = read_card(FOLDER).model_dump(exclude_none=True, exclude={"classifier"})
-    facts["schema_version"] = 2
-    facts["input"] |= {"name": "x", "layout": layout, "mean": (0,) * 3, "std": (255,) * 3}
-    facts["outputs"] = {
-        "logits": (1000 + background,),
-        "names": {"logits": "y"},
-        "class_offset": background,
-        "activation": "softmax" if softmax else "none",
-    }
-    return Card.model_validate(facts)
+@pytest.fixture(scope="module")
+def images(pictures: list[tuple[Path, str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """80 of them in a folder for each class."""
+    images = tmp_path_factory.mktemp("images")
+    for number, (path, label) in enumerate(pictures[:80]):
+        (images / label).mkdir(exist_ok=True)
+        (images / label / f"{number}{path.suffix}").symlink_to(path)
+    return images
 
 
-def wrong(evidence: Evidence, order: str, range_: str) -> list[str]:
-    """The facts that the evidence claims and that are not so."""
+def wrong(spec: InputSpec, order: str, range_: str) -> list[str]:
+    """The facts that are not so."""
     factor, summand = RANGES[range_]
     truth = {
-        "input.mean": (evidence.input.mean, evidence.input.std) == ((summand,) * 3, (factor,) * 3),
-        "input.colour_order": evidence.input.colour_order == order,
+        "input.mean": (spec.mean, spec.std) == ((summand,) * 3, (factor,) * 3),
+        "input.colour_order": spec.colour_order == order,
     }
-    return [fact for fact, right in truth.items() if not right and fact not in evidence.undecided]
+    return [fact for fact, right in truth.items() if not right]
 
 
 @pytest.mark.parametrize(("layout", "order", "range_", "softmax", "background"), WAYS)
 def test_twenty_pictures_are_never_wrong_and_eighty_are_right(
     network: onnx.ModelProto,
-    pictures: list[Labelled],
+    pictures: list[tuple[Path, str]],
+    images: Path,
+    tmp_path: Path,
     layout: str,
     order: str,
     range_: str,
     softmax: bool,
     background: int,
 ) -> None:
-    content = disguise(
+    """Only the fitting is given. The labels lie beside the file, in WordNet's words."""
+    model = disguise(
         network,
         127,
         128,
@@ -86,14 +83,30 @@ def test_twenty_pictures_are_never_wrong_and_eighty_are_right(
         range_=range_,
         softmax=softmax,
         background=bool(background),
-    ).SerializeToString()
-    card = card_for(layout, softmax, background)
-    few = judge(content, card, pictures[:: len(pictures) // 20][:20], fixed=("input.fitting",))
-    assert few.pictures == 20
-    assert wrong(few, order, range_) == []
-    assert {order, range_} <= {*few.undecided.get("input.colour_order", (order,)),
-                               *few.undecided.get("input.mean", (range_,))}  # fmt: skip
-    many = judge(content, card, pictures[:80], fixed=("input.fitting",))
-    assert many.pictures == 80
-    assert many.undecided == {}
-    assert wrong(many, order, range_) == []
+    )
+    (tmp_path / "given").mkdir()
+    file = tmp_path / "given" / "disguised.onnx"
+    file.write_bytes(model.SerializeToString())
+    (tmp_path / "given" / "labels.txt").write_bytes((BUILT_IN / "synonyms/imagenet-1k.txt").read_bytes())
+    own = read_card(FOLDER).input
+    fitting = {f"input.{name}": getattr(own, name) for name in ("fitting", "resize", "interpolation")}
+    result = add(file, Options(name="m", images=images, facts=fitting), to=tmp_path / "zoo")
+    card = result.card
+    assert (card.input.layout, card.labels, card.classes) == (layout, "imagenet-1k", 1000)
+    assert (card.class_offset, card.outputs["activation"]) == (background, "softmax" if softmax else "none")
+    assert wrong(card.input, order, range_) == []
+    assert card.doubtful == ()
+    assert [card.provenance[f"input.{name}"].origin for name in ("mean", "std", "colour_order")] == [
+        "pictures"
+    ] * 3
+    assert any(line.endswith("of 80 pictures are named right") for line in result.warnings)
+
+    labels = read_labels(card, result.folder)
+    few = [Labelled(path, labels.index(label)) for path, label in pictures[:: len(pictures) // 20][:20]]
+    plain = {"mean": (0.0,) * 3, "std": (255.0,) * 3, "colour_order": "rgb"}
+    assumed = card.model_copy(update={"input": card.input.model_copy(update=plain)})
+    evidence = judge((result.folder / "model.onnx").read_bytes(), assumed, few, fixed=("input.fitting",))
+    assert evidence.pictures == 20
+    assert set(wrong(evidence.input, order, range_)) <= evidence.undecided.keys()
+    assert {order, range_} <= {*evidence.undecided.get("input.colour_order", (order,)),
+                               *evidence.undecided.get("input.mean", (range_,))}  # fmt: skip

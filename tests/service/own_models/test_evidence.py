@@ -80,6 +80,30 @@ def test_pictures_decide_range_and_colour_order(
     assert evidence.correct > 45
 
 
+def test_a_normalisation_that_only_makes_logits_larger_gains_nothing(tmp_path: Path) -> None:
+    """Six colours far apart: a network for -1 to 1 is right, and surer, with ImageNet's deviation too."""
+    colours = np.array(
+        [(230, 30, 30), (30, 230, 30), (30, 30, 230), (230, 230, 30), (230, 30, 230), (30, 230, 230)]
+    )
+    centres = (colours - 127.5) / 127.5
+    weights = {"head.weight": (2 * centres.T).astype(np.float32)}
+    bias = (-(centres**2).sum(axis=1)).astype(np.float32)
+    folder = save_network(tmp_path, "far", classes=6, weights=weights, bias=bias)
+    facts = read_card(folder).model_dump(exclude_none=True) | {"schema_version": 2}
+    facts["input"] |= {"mean": (0,) * 3, "std": (255,) * 3}
+    random = np.random.default_rng(1)
+    far = []
+    for number in range(60):
+        pixels = random.normal(colours[number % 6], 40, (24, 24, 3)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        far.append(Labelled(tmp_path / f"{number}.png", number % 6))
+    evidence = judge((folder / "model.onnx").read_bytes(), Card.model_validate(facts), far, fixed=())
+    ranges = evidence.undecided.get("input.mean", (evidence.decided.get("input.mean", "").split(":")[0],))
+    assert "-1 to 1" in ranges
+    assert evidence.input.colour_order == "rgb"
+    assert evidence.correct == 60
+
+
 def test_what_few_pictures_cannot_tell_apart_is_undecided(plain: Path, pictures: list[Labelled]) -> None:
     grey = [picture for picture in pictures if len(set(COLOURS[picture.class_id])) == 1]
     evidence = judge(*disguised(plain, order="bgr"), grey, fixed=())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -73,6 +75,34 @@ def test_a_flag_is_not_judged(file: Path, tmp_path: Path) -> None:
     card = added(file, pictures(tmp_path, list(COLOURS), count=1), **{"input.colour_order": "rgb"}).card
     assert card.input.colour_order == "rgb"
     assert card.provenance["input.colour_order"].origin == "flag"
+
+
+@pytest.mark.parametrize("source", ["preset", "metadata"])
+def test_pictures_that_contradict_what_is_stated_are_reported(
+    source: str, file: Path, tmp_path: Path
+) -> None:
+    images = pictures(tmp_path, list(COLOURS), count=1)
+    options: dict[str, Any] = {"preset": "keras-torch"}
+    if source == "metadata":
+        processor = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "size": 16}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+        options = {}
+    result = add(file, Options(name="m", images=images, **options), to=tmp_path / "zoo")
+    spec = result.card.input
+    assert (spec.colour_order, spec.mean[0]) == ("rgb", pytest.approx(123.675))
+    (warning,) = [line for line in result.warnings if line.startswith("PICTURES CONTRADICT")]
+    stated = "--preset keras-torch" if source == "preset" else "preprocessor_config.json"
+    assert f"input.mean ({stated})" in warning
+    assert f"input.colour_order ({stated})" in warning
+    assert "-1 to 1, bgr names 64 of 64 right" in warning
+    assert "log-probability of the true class higher by" in warning
+    assert "--range=-1..1 --colour-order bgr" in warning
+
+
+def test_pictures_that_agree_with_what_is_stated_are_silent(file: Path, tmp_path: Path) -> None:
+    facts = {"input.mean": (127.5,) * 3, "input.std": (127.5,) * 3, "input.colour_order": "bgr"}
+    result = added(file, pictures(tmp_path, list(COLOURS), count=1), **facts)
+    assert not [line for line in result.warnings if "CONTRADICT" in line]
 
 
 def test_folders_that_match_no_label_are_refused(file: Path, tmp_path: Path) -> None:

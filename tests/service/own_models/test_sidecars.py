@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -254,8 +255,55 @@ def test_the_number_of_labels_shows_a_background_class() -> None:
     assert (kept.offset, len(kept.names)) == (0, 11)
 
 
+FASHION = (BUILT_IN / "fashion-mnist.txt").read_text().splitlines()
+
+
+@pytest.mark.parametrize("equal", [1, 5, 9])
+def test_names_that_differ_from_a_built_in_set_are_kept(equal: int) -> None:
+    names = [*FASHION[:equal], *(f"mine {number}" for number in range(10 - equal))]
+    own = label_set(given(names), 10, "m", None)
+    assert (own.names, own.built_in) == (tuple(names), False)
+    assert own.name.startswith("labels-10-")
+    assert own.warning is None
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [str.upper, lambda name: name.replace(" ", "_"), lambda name: f"{name}, Latin name"],
+    ids=["case", "underscores", "synonyms"],
+)
+def test_other_spellings_are_those_of_the_built_in_set(spelling: Callable[[str], str]) -> None:
+    for name, known in (("fashion-mnist", FASHION), ("imagenet-1k", IMAGENET)):
+        found = label_set(given([spelling(each) for each in known]), len(known), "m", None)
+        assert (found.name, found.names, found.built_in) == (name, tuple(known), True)
+        assert found.warning is None
+
+
+@pytest.mark.parametrize("parts", [1, None], ids=["first synonym", "all synonyms"])
+def test_imagenet_is_known_by_the_names_of_wordnet(parts: int | None) -> None:
+    lines = (BUILT_IN / "synonyms" / "imagenet-1k.txt").read_text().splitlines()
+    names = [", ".join(line.split(", ")[:parts]) for line in lines]
+    assert names != IMAGENET
+    found = label_set(given(names), 1000, "m", None)
+    assert (found.name, found.names, found.warning) == ("imagenet-1k", tuple(IMAGENET), None)
+
+
+@pytest.mark.parametrize(("differing", "built_in"), [(50, True), (51, False), (500, False)])
+def test_a_few_names_of_a_thousand_may_differ_and_are_listed(differing: int, built_in: bool) -> None:
+    names = [f"mine {number}" if number < differing else name for number, name in enumerate(IMAGENET)]
+    found = label_set(given(names), 1000, "m", None)
+    assert found.built_in == built_in
+    assert found.names == tuple(IMAGENET if built_in else names)
+    assert label_set(given(names), 1000, "m", None, keep=True).names == tuple(names)
+    if built_in:
+        assert found.warning is not None
+        assert "950 of 1000 names are those of imagenet-1k" in found.warning
+        assert f"0 'mine 0' is {IMAGENET[0]!r}" in found.warning
+        assert f"49 'mine 49' is {IMAGENET[49]!r}" in found.warning
+
+
 def test_imagenet_is_known_by_its_names_and_assumed_by_its_number() -> None:
-    synonyms = [f"{name}, Latin name" if number % 3 else "?" for number, name in enumerate(IMAGENET)]
+    synonyms = [f"{name}, Latin name" if number % 25 else "?" for number, name in enumerate(IMAGENET)]
     known = label_set(given(synonyms), 1000, "m", None)
     assert (known.name, known.names, known.built_in) == ("imagenet-1k", tuple(IMAGENET), True)
     assert label_set(given(synonyms[::-1]), 1000, "m", None).name.startswith("labels-1000-")
