@@ -66,7 +66,8 @@ def find_last_linear(model: onnx.ModelProto, outlined: Outline, logits: str) -> 
 
     `model` is without functions of its own. Raises UnreadableModel for damaged constants.
     """
-    return _Search(model, outlined).run(logits)
+    with np.errstate(all="ignore"):  # weights that are not finite, scales of 0
+        return _Search(model, outlined).run(logits)
 
 
 class _Search:
@@ -139,7 +140,9 @@ class _Search:
         if taken in self._inputs:
             raise NoLinearLayer("the last linear layer takes the input of the graph")
         kind, shape = self._taken(node, taken, channels)
-        if head is not None and no_maps is not None:
+        if head is not None and not (np.isfinite(head.weight).all() and np.isfinite(head.bias).all()):
+            no_maps = "the weights of the last linear layer are not all finite"
+        if no_maps is not None:
             head = None
         features = None
         if head is not None:
@@ -314,8 +317,7 @@ class _Search:
             if values is None or len(known) < len(others):
                 return None
             try:
-                with np.errstate(all="ignore"):  # scales of 0 and the like
-                    values = _made(node, values, known)
+                values = _made(node, values, known)
             except (ValueError, TypeError, IndexError):  # a damaged node, which the runtime refuses
                 return None
         return None if values is None or values.dtype.kind != "f" else values.astype(np.float32)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import graphlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from models.onnx_tools.graph import weight_of
 from models.onnx_tools.inspect import UnreadableModel
 
 if TYPE_CHECKING:
@@ -45,6 +50,40 @@ _AS_STANDARD: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "QuickGelu": ("Identity", (0,)),
 }
 """Operators of ONNX Runtime, the standard ones that have outputs of the same shape, and their inputs."""
+
+
+_OF_SHAPES = frozenset(
+    {
+        "Add",
+        "Cast",
+        "Ceil",
+        "Concat",
+        "ConstantOfShape",
+        "Div",
+        "Equal",
+        "Floor",
+        "Gather",
+        "Greater",
+        "Identity",
+        "Less",
+        "Max",
+        "Min",
+        "Mod",
+        "Mul",
+        "Neg",
+        "Reshape",
+        "Shape",
+        "Slice",
+        "Squeeze",
+        "Sub",
+        "Transpose",
+        "Unsqueeze",
+        "Where",
+    }
+)
+"""Operators with which shapes are computed; none makes more than it takes, but ConstantOfShape."""
+_ROUNDS = 100
+_MOST_INFERRED = 1_000_000  # operators, in all rounds
 
 
 @dataclass(frozen=True)
@@ -94,15 +133,95 @@ def outline(model: onnx.ModelProto, size: tuple[int, int] | None = None) -> Outl
     for_inference = onnx.ModelProto()
     for_inference.CopyFrom(without)
     _replace_contrib(for_inference)
+    values = _inferred(for_inference)
+    for _ in range(min(_ROUNDS, _MOST_INFERRED // (len(graph.node) + 1))):
+        # A shape that is computed may need another that is.
+        if not _fold_shapes(for_inference, values):
+            break
+        values = _inferred(for_inference)
+    return Outline(graph, values, batch)
+
+
+def _inferred(model: onnx.ModelProto) -> dict[str, Value]:
+    """The types and shapes of all values, as far as ONNX's own inference finds them."""
+    import onnx
+
     try:
-        inferred = onnx.shape_inference.infer_shapes(for_inference, data_prop=True).graph
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     except Exception:  # InferenceError, ValidationError, and what damaged messages raise in their place
-        inferred = graph
-    values = {tensor.name: Value(tensor.data_type, tuple(tensor.dims)) for tensor in graph.initializer}
+        inferred = model.graph
+    values = {tensor.name: Value(tensor.data_type, tuple(tensor.dims)) for tensor in inferred.initializer}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
         if value.type.HasField("tensor_type"):
             values[value.name] = Value(value.type.tensor_type.elem_type, shape_of(value.type.tensor_type))
-    return Outline(graph, values, batch)
+    return values
+
+
+def _fold_shapes(model: onnx.ModelProto, values: Mapping[str, Value]) -> bool:
+    """Compute what nodes make of known shapes, where inference does not; return whether there was any."""
+    from onnx import helper, numpy_helper
+
+    nodes = model.graph.node
+    if not any(node.op_type == "Shape" for node in nodes):
+        return False
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    known: dict[str, NDArray[np.generic]] = {}
+    folded = False
+    for node in nodes:
+        if node.op_type == "Constant" and node.output:
+            for entry in node.attribute:
+                if entry.HasField("t"):
+                    constants[node.output[0]] = entry.t
+        if node.op_type not in _OF_SHAPES or len(node.output) != 1:
+            continue
+        if node.op_type == "Shape":
+            sizes = values[node.input[0]].sizes if node.input and node.input[0] in values else None
+            if sizes is None:
+                continue
+            ends = {entry.name: entry.i for entry in node.attribute}
+            result: NDArray[np.generic] | None
+            result = np.array(sizes[ends.get("start", 0) : ends.get("end", len(sizes))], np.int64)
+        else:
+            for name in node.input:
+                tensor = constants.get(name)
+                if name not in known and tensor is not None and _elements(tensor) <= _KEPT_ELEMENTS:
+                    array = weight_of(name, tensor).values
+                    if array is not None:
+                        known[name] = array
+            if not all(name in known for name in node.input if name):
+                continue
+            taken = [known[name] for name in node.input if name]
+            sides = taken[0].reshape(-1).tolist() if node.op_type == "ConstantOfShape" and taken else ()
+            together = sum if node.op_type == "Concat" else math.prod
+            if math.prod(sides) > _KEPT_ELEMENTS or together(each.size for each in taken) > _KEPT_ELEMENTS**2:
+                continue
+            result = _computed(node, known, model.opset_import)
+        if result is None or result.size > _KEPT_ELEMENTS:
+            continue
+        name = node.output[0]
+        known[name], folded = result, True
+        node.CopyFrom(helper.make_node("Constant", [], [name], value=numpy_helper.from_array(result)))
+    return folded
+
+
+def _computed(
+    node: onnx.NodeProto,
+    known: Mapping[str, NDArray[np.generic]],
+    opsets: Sequence[onnx.OperatorSetIdProto],
+) -> NDArray[np.generic] | None:
+    """The output of a node whose inputs are known; None where it cannot be computed."""
+    from onnx import TensorProto, helper, numpy_helper, reference
+
+    tensors = [numpy_helper.from_array(known[name], name) for name in dict.fromkeys(node.input) if name]
+    output = helper.make_tensor_value_info(node.output[0], TensorProto.UNDEFINED, None)
+    graph = helper.make_graph([node], "shapes", [], [output], tensors)
+    model = helper.make_model(graph, opset_imports=opsets)
+    try:
+        with np.errstate(all="ignore"):
+            result = next(iter(reference.ReferenceEvaluator(model).run(None, {})))
+    except Exception:  # whatever a damaged node makes NumPy raise
+        return None
+    return result if isinstance(result, np.ndarray) else None
 
 
 def shape_of(kind: onnx.TypeProto.Tensor) -> Shape | None:

@@ -30,6 +30,7 @@ from tests.models.onnx_tools.graphs import (
     model,
     parsed,
     random,
+    run,
 )
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -236,6 +237,50 @@ def test_operators_out_of_order_are_counted() -> None:
     del unordered.graph.node[:]
     unordered.graph.node.extend(nodes)
     assert describe(unordered.SerializeToString()).macs == CONV_MACS + HEAD_MACS
+
+
+def test_shapes_that_the_graph_computes_are_known() -> None:
+    """A shuffle of channels as torch's older exporter writes it, with a free batch."""
+    numbers = {"zero": 0, "one": 1, "two": 2}
+    weights: dict[str, NDArray[Any]] = {name: np.array(value) for name, value in numbers.items()}
+    weights |= {"first": np.array([0]), "sides": np.array([SIDE, SIDE]), "two1": np.array([2])}
+    nodes = [
+        helper.make_node("Conv", ["image", "k"], ["map"], pads=[1] * 4),
+        helper.make_node("Shape", ["map"], ["shape"]),
+        helper.make_node("Gather", ["shape", "zero"], ["n"]),
+        helper.make_node("Gather", ["shape", "one"], ["c"]),
+        helper.make_node("Div", ["c", "two"], ["half"]),
+        *(helper.make_node("Unsqueeze", [name, "first"], [f"{name}1"]) for name in ("n", "half", "c")),
+        helper.make_node("Concat", ["n1", "two1", "half1", "sides"], ["split"], axis=0),
+        helper.make_node("Reshape", ["map", "split"], ["groups"]),
+        helper.make_node("Transpose", ["groups"], ["turned"], perm=[0, 2, 1, 3, 4]),
+        helper.make_node("Concat", ["n1", "c1", "sides"], ["joined"], axis=0),
+        helper.make_node("Reshape", ["turned", "joined"], ["shuffled"]),
+        helper.make_node("Conv", ["shuffled", "w11"], ["logits"]),
+    ]
+    content = model(nodes, weights=weights)
+    run(content, ["logits"], images=2)
+    facts = describe(content)
+    assert facts.macs == CONV_MACS + HEAD_MACS * SIDE * SIDE
+    assert facts.outputs[0].shape == (None, CLASSES, SIDE, SIDE)
+
+
+@pytest.mark.parametrize("op", ["ConstantOfShape", "Max", "Where"])
+def test_a_shape_computation_that_would_be_huge_is_left_out(op: str) -> None:
+    weights: dict[str, NDArray[Any]] = {
+        f"v{axis}": np.ones([256 if side == axis else 1 for side in range(5)], np.int64) for axis in range(5)
+    }
+    weights["yes"] = np.ones((256, 1, 1, 1, 1), bool)
+    weights["big"] = np.array([2**20, 2**20])
+    inputs = {"ConstantOfShape": ["big"], "Max": [f"v{n}" for n in range(5)], "Where": ["yes", "v1", "v2"]}[
+        op
+    ]
+    nodes = [
+        helper.make_node("Shape", ["image"], ["s"]),
+        helper.make_node(op, inputs, ["huge"]),
+        helper.make_node("Conv", ["image", "k"], ["logits"], pads=[1] * 4),
+    ]
+    assert describe(model(nodes, weights=weights)).macs == CONV_MACS
 
 
 def test_layers_in_functions_are_counted() -> None:

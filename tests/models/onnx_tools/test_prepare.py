@@ -487,6 +487,14 @@ def test_a_name_too_long_for_a_card_is_replaced() -> None:
     assert_same_logits(content, prepared)
 
 
+def test_weights_that_are_not_finite_make_no_head() -> None:
+    steps: list[Step] = [POOL, FLATTEN, ("Gemm", ["w", "b"], {"transB": 1, "alpha": float("inf")})]
+    prepared = prepare(chain(*steps, weights={"w": np.zeros_like(WEIGHTS["w"])}), "logits")
+    assert prepared.embedding is not None
+    assert (prepared.head, prepared.features) == (None, None)
+    assert prepared.no_maps == "the weights of the last linear layer are not all finite"
+
+
 def test_an_unknown_output_is_refused() -> None:
     with pytest.raises(UnreadableModel, match=r"no output 'scores' \(allowed: logits\)"):
         prepare(chain(POOL, FLATTEN, GEMM), "scores")
