@@ -76,10 +76,9 @@ def test_the_map_of_a_cat_is_about_the_cat(explain: Explain, cat_jpeg: bytes) ->
 
 
 def test_the_region_is_the_part_that_the_network_sees(explain: Explain, cat_jpeg: bytes) -> None:
-    """451 x 300, of which 224 of 256 parts of the shorter side are cut out of the centre."""
+    """451 x 300, resized to 384 x 256, of which 224 x 224 are cut out of the centre."""
     left, top, right, bottom = explain(cat_jpeg, "efficientnet-lite0").region
-    side = 300 * 224 / 256
-    assert (right - left, bottom - top) == pytest.approx((side, side))
+    assert (right - left, bottom - top) == pytest.approx((451 * 224 / 384, 300 * 224 / 256))
     assert ((left + right) / 2, (top + bottom) / 2) == pytest.approx((451 / 2, 150))
 
 
@@ -89,10 +88,8 @@ def test_the_region_does_not_depend_on_the_scale_of_decoding(explain: Explain) -
     Image.fromarray(ramp).save(buffer, "JPEG")
     found = explain(buffer.getvalue(), "efficientnet-lite0")
     assert found.image.scale > 1
-    side = 1001 * 224 / 256
-    assert found.region == pytest.approx(
-        ((1501 - side) / 2, (1001 - side) / 2, (1501 + side) / 2, (1001 + side) / 2)
-    )
+    across, down = 1501 / 383, 1001 / 256  # resized to 383 x 256, cropped 80 from the left and 16 from the top
+    assert found.region == pytest.approx((80 * across, 16 * down, 304 * across, 240 * down))
 
 
 def test_a_class_that_is_named_for_one_half_is_seen_there(explain: Explain, cat_jpeg: bytes) -> None:
