@@ -1,14 +1,14 @@
 # Container image of the service: no torch, compiler or pip, and an unprivileged user.
 
 FROM python:3.13-slim AS build
-# the base image's pip installs into the environment, which therefore needs none
+# the environment needs no pip, because the base image's pip installs into it
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 RUN python -m venv --without-pip /opt/venv
 COPY requirements.lock /app/
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/venv/bin/python install --quiet --require-hashes -r /app/requirements.lock
 COPY . /app
-# setuptools is only needed to install the project; the tests in wheels are removed
+# setuptools is only needed to install the project; tests in installed packages are removed
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/venv/bin/python install --quiet --no-deps --no-build-isolation -e /app \
     && pip --python /opt/venv/bin/python uninstall --quiet --yes setuptools \

@@ -5,7 +5,7 @@ BIN := .venv/bin
 MODELS_BIN := .venv-models/bin
 PIP := -m pip --disable-pip-version-check --quiet install
 
-# Processes that run tests: half more than there are cores, since a test that starts a service waits for it.
+# Test processes: 1.5 per core, because tests that start a service mostly wait.
 WORKERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)))
 
 # Number of inputs of `make fuzz`, and their seed.
@@ -14,52 +14,53 @@ FUZZ_SEED ?= 1
 
 .PHONY: help serve install test test-faults test-models test-web fuzz screenshots check bench bench-retrieval lock photos fashion stamps clean
 
-help: ## List these commands
+help: ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 serve: install ## Serve on http://127.0.0.1:8000
 	$(BIN)/weighin serve
 
-install: .venv/installed ## Make .venv with what the service needs, pinned
+install: .venv/installed ## Install the service's pinned packages into .venv
 
-test: .venv/installed-tests ## The tests that need no torch, in under two minutes
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest tests -m "not fault and not heif and not photos and not torch and not web" \
+test: .venv/installed-tests ## Run the tests that need no torch
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest tests -m "not fault and not fuzz and not heif and not photos and not torch and not web" \
 		-n $(WORKERS) --dist worksteal --disable-plugin-autoload -p xdist
 
-test-faults: .venv/installed-tests ## The slow ones: kills, full disks, dropped privileges, whole benchmarks
+test-faults: .venv/installed-tests ## Run the slow tests: kills, full disks, dropped privileges, whole benchmarks
 	$(BIN)/pytest tests -m "fault and not alone" -n auto --dist worksteal
 	$(BIN)/pytest tests -m "fault and alone"
 
-test-models: .venv-models/installed photos fashion stamps ## Blocks, export and quantization, with torch, real photos and HEIC
-	OMP_NUM_THREADS=1 $(MODELS_BIN)/pytest tests -m "torch or photos or heif" -n auto --dist loadfile
+test-models: .venv-models/installed photos fashion stamps ## Run the tests that need torch, large photographs or HEIC
+	OMP_NUM_THREADS=1 $(MODELS_BIN)/pytest tests -m "torch or photos or heif" -n auto --dist worksteal
 
-test-web: .venv/installed-web .cache/web/complete ## The pages in a real browser: Debian's Chromium
-	$(BIN)/pytest tests/web -m web
+test-web: .venv/installed-web .cache/web/complete ## Run the tests of the pages in Debian's Chromium
+	$(BIN)/pytest tests/web -m web -n auto --dist worksteal
 
-fuzz: .venv/installed-tests ## Decoders, forms and cards under 100 000 broken files: FUZZ_INPUTS=, FUZZ_SEED=
+fuzz: .venv/installed-tests ## Fuzz decoders, forms and cards with 100 000 broken files: FUZZ_INPUTS=, FUZZ_SEED=
+	$(BIN)/pytest tests -m fuzz -n auto --dist worksteal
 	$(BIN)/python -m tests.fuzz --inputs $(FUZZ_INPUTS) --seed $(FUZZ_SEED)
 
-screenshots: .venv/installed-web .cache/web/complete ## docs/screenshots, of both pages with live data
+screenshots: .venv/installed-web .cache/web/complete ## Write docs/screenshots, of both pages with live data
 	$(BIN)/python -m tests.web.screenshots
 
-check: .venv/installed-tests ## Lint, types and dependency rules
+check: .venv/installed-tests ## Check lint, formatting, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv-bench/installed photos ## The service's figures against their targets, in about five minutes
+bench: .venv-bench/installed photos ## Benchmark the service against its targets, in about five minutes
 	.venv-bench/bin/python -m benchmarks.http
 
-bench-retrieval: .venv-bench/installed photos fashion ## Similar images beside other libraries, in about fifteen minutes
+bench-retrieval: .venv-bench/installed photos fashion ## Benchmark the similarity search beside other libraries, in about fifteen minutes
 	.venv-bench/bin/python -m benchmarks.retrieval embed
 	.venv-bench/bin/python -m benchmarks.retrieval search
 	.venv-bench/bin/python -m benchmarks.retrieval edited
 	.venv-bench/bin/python -m benchmarks.retrieval page
 
-photos: .cache/photos/complete ## Large photographs from Debian's wallpaper packages
+photos: .cache/photos/complete ## Fetch large photographs from Debian's wallpaper packages
 
-fashion: .cache/fashion-mnist ## Fashion-MNIST from Debian's package
+fashion: .cache/fashion-mnist ## Fetch Fashion-MNIST from Debian's package
 
 stamps: .cache/stamps ## Labelled cut-out photographs from Debian's package
 
@@ -70,14 +71,14 @@ lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
 LOCK_OPTIONS := --upgrade --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock"
 
-clean: ## Remove everything that these commands made, except the data directory
+clean: ## Remove everything that these commands created, except the data directory
 	rm -rf .venv .venv-models .venv-bench .cache
 
 .venv/bin/python .venv-models/bin/python .venv-bench/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-		{ echo "Weigh-in needs Python 3.11 or newer as '$(PYTHON)'; name another with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+		{ echo "$(PYTHON): not Python 3.11 or newer; choose another with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
-		{ echo "'$(PYTHON)' has no venv module; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
+		{ echo "$(PYTHON): no venv module; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(@:/bin/python=)
 
 .venv/installed: requirements.lock pyproject.toml | .venv/bin/python

@@ -1,9 +1,9 @@
-"""So many dashboards, as the service sees them: each fetches one path now and then over a kept connection.
+"""Simulate open dashboards: each fetches one path periodically over a persistent connection.
 
     python -m benchmarks.crowd PORT PATH COUNT EVERY_S
 
-Prints a line once every one of them has had an answer, and when standard input ends the answers per second
-since. A process of its own, that does with the answers no more than to find where they end.
+Prints a line after every dashboard has had a response, and the responses per second since then when standard
+input ends. Runs in a separate process, and only finds the end of each response.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ async def run(port: int, path: str, count: int, every_s: float) -> None:
                 connection = await connect(port)
             status, _ = await connection.send(request)
             if status != "200":
-                raise RuntimeError(f"{path} is answered with {status}")
+                raise RuntimeError(f"{path}: status {status} (allowed: 200)")
             answers += 1
-            # as the page's module does it
+            # as the dashboard's script does
             await asyncio.sleep(every_s + random.random() * 0.5)
 
-    async def at_random() -> None:
+    async def start_at_random() -> None:
         await asyncio.sleep(random.random() * every_s)
         await dashboard()
 
-    crowd = [asyncio.create_task(at_random()) for _ in range(count)]
+    crowd = [asyncio.create_task(start_at_random()) for _ in range(count)]
     await asyncio.sleep(every_s + 0.5)
-    begun, before = time.perf_counter(), answers
-    print("all there", flush=True)
-    ended = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
-    await asyncio.wait([ended, *crowd], return_when=asyncio.FIRST_COMPLETED)
+    started, before = time.perf_counter(), answers
+    print("all started", flush=True)
+    end_of_input = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
+    await asyncio.wait([end_of_input, *crowd], return_when=asyncio.FIRST_COMPLETED)
     for task in crowd:
         if task.done():
             task.result()
         task.cancel()
-    print((answers - before) / (time.perf_counter() - begun))
+    print((answers - before) / (time.perf_counter() - started))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What decoding in a process of its own would cost: `python -m benchmarks.decode_process`.
+"""Cost of decoding in a separate process: `python -m benchmarks.decode_process`.
 
-The same decoder in this process and in a child that gets the file through a pipe and puts the pixels into
-shared memory, from where this process copies nothing: the least that a process boundary costs.
+Compares the decoder in this process with the same one in a child process, which receives the file through a
+pipe and writes the pixels into shared memory without a further copy: the minimum cost of a process boundary.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ RUNS = 200
 
 
 def jpeg(width: int, height: int) -> bytes:
-    """A photograph of that size."""
+    """Return a JPEG photograph of this size."""
     buffer = io.BytesIO()
     Image.fromarray(skimage.data.astronaut()).resize((width, height)).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 
 def serve(connection: Connection, shared: SharedMemory) -> None:
-    """Decode what arrives into `shared`, and answer with the shape, until an empty file arrives."""
+    """Decode received files into `shared` and send the shapes, until an empty file arrives."""
     while data := connection.recv_bytes():
         pixels = decode(data, shorter_side=SHORTER_SIDE, max_pixels=MAX_PIXELS).pixels
         np.ndarray(pixels.shape, np.uint8, shared.buf)[:] = pixels
@@ -42,7 +42,7 @@ def serve(connection: Connection, shared: SharedMemory) -> None:
 
 
 def median_us(run: Callable[[], object]) -> float:
-    """Median duration of `run`, in microseconds."""
+    """Return the median duration of `run` in microseconds."""
     durations = []
     for _ in range(RUNS):
         start = time.perf_counter_ns()
@@ -52,24 +52,24 @@ def median_us(run: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Print the medians of interleaved rounds, and their range."""
+    """Print the medians of interleaved rounds and their range."""
     shared = SharedMemory(create=True, size=MAX_PIXELS)
-    here, there = multiprocessing.Pipe()
-    child = multiprocessing.get_context("fork").Process(target=serve, args=(there, shared), daemon=True)
+    parent_end, child_end = multiprocessing.Pipe()
+    child = multiprocessing.get_context("fork").Process(target=serve, args=(child_end, shared), daemon=True)
     child.start()
     try:
         for width, height in ((512, 512), (1024, 768)):
             data = jpeg(width, height)
 
-            def within(data: bytes = data) -> object:
+            def in_process(data: bytes = data) -> object:
                 return decode(data, shorter_side=SHORTER_SIDE, max_pixels=MAX_PIXELS).pixels
 
-            def across(data: bytes = data) -> object:
-                here.send_bytes(data)
-                return np.ndarray(here.recv(), np.uint8, shared.buf)
+            def in_child(data: bytes = data) -> object:
+                parent_end.send_bytes(data)
+                return np.ndarray(parent_end.recv(), np.uint8, shared.buf)
 
-            assert np.array_equal(within(), across())
-            rounds = [(median_us(within), median_us(across)) for _ in range(ROUNDS)]
+            assert np.array_equal(in_process(), in_child())
+            rounds = [(median_us(in_process), median_us(in_child)) for _ in range(ROUNDS)]
             inside, outside = (sorted(column) for column in zip(*rounds, strict=True))
             print(
                 f"{width} x {height}: in this process {statistics.median(inside):.0f} us "
@@ -77,7 +77,7 @@ def main() -> None:
                 f"({outside[0]:.0f} to {outside[-1]:.0f})"
             )
     finally:
-        here.send_bytes(b"")
+        parent_end.send_bytes(b"")
         child.join()
         shared.close()
         shared.unlink()

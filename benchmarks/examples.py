@@ -1,10 +1,10 @@
-"""Run the commands of the examples in README.md and docs/api.md, and put their output below them.
+"""Run the commands of the examples in README.md and docs/api.md, and insert their output below them.
 
     .venv/bin/python -m benchmarks.examples
 
-Needs the test requirements (the photographs are scikit-image's), jq and a free port 8000; run it on a quiet
-machine. It starts a service with a data directory of its own, and sends it photographs so that there are
-latencies to show.
+Needs the test requirements (for scikit-image's photographs), jq and a free port 8000; run it on a quiet
+machine. It starts a service with a new data directory and classifies photographs first, so that latencies are
+recorded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 SERVICE = "http://127.0.0.1:8000"
 CLASSIFIED_FIRST = 700
-"""Enough for a p99."""
+"""Number of classifications before the examples; enough for a p99."""
 
 
 KEY = "WEIGHIN_API_KEY"
@@ -89,22 +89,22 @@ def wait_until_ready(service: subprocess.Popen[bytes]) -> None:
             if service.poll() is not None:
                 break
             time.sleep(0.1)
-    raise SystemExit("the service did not get ready")
+    raise SystemExit("service: not ready after 30 s")
 
 
 def run_all(block: str, folder: Path, environment: dict[str, str]) -> str:
-    """The block's commands (the lines that begin with `$ `), each followed by what it prints."""
-    shown = ""
+    """Run the commands of a block (lines that begin with `$ `); return each followed by its output."""
+    transcript = ""
     for command in re.findall(r"^\$ (.+)$", block, re.MULTILINE):
         print(command, file=sys.stderr)
         done = subprocess.run(
             ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True
         )
         if done.returncode:  # progress is on stderr
-            raise SystemExit(f"exit code {done.returncode}: {done.stderr}")
+            raise SystemExit(f"{command}: exit code {done.returncode}: {done.stderr}")
         output = "\n".join(line.rstrip() for line in done.stdout.rstrip().splitlines())
-        shown += f"$ {command}\n{output}\n"
-    return shown
+        transcript += f"$ {command}\n{output}\n"
+    return transcript
 
 
 if __name__ == "__main__":

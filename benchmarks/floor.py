@@ -1,7 +1,7 @@
-"""The floor: the same bytes through decode, preprocess and network in a bare loop, without HTTP.
+"""Lower bound without HTTP: decode, preprocess and run the network on the same bytes in a bare loop.
 
 `python -m benchmarks.floor JPEG MODEL_FOLDER SECONDS THREADS` prints the images per second and the p50 in
-milliseconds of one image as JSON. It runs the service's own decoder, preprocessing and session.
+milliseconds of one image as JSON. It uses the service's own decoder, preprocessing and session.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WARM_UP_S = 0.5
 
 
 def main() -> None:
-    """Loop in each thread until the time is over."""
+    """Run the loop in each thread until the time is over, and print the result."""
     data = Path(sys.argv[1]).read_bytes()
     folder = Path(sys.argv[2])
     seconds, threads = float(sys.argv[3]), int(sys.argv[4])
@@ -31,22 +31,22 @@ def main() -> None:
     start = time.perf_counter() + WARM_UP_S
     durations: list[list[int]] = [[] for _ in range(threads)]
 
-    def loop(own: list[int]) -> None:
+    def loop(thread_durations: list[int]) -> None:
         while (now := time.perf_counter()) < start + seconds:
             before = time.perf_counter_ns()
             image = decode(data, shorter_side=card.input.resize, max_pixels=10**8)
             session.run(preprocess(image.pixels, card.input, box=image.box))
             if now >= start:
-                own.append(time.perf_counter_ns() - before)
+                thread_durations.append(time.perf_counter_ns() - before)
 
-    workers = [threading.Thread(target=loop, args=(own,)) for own in durations]
+    workers = [threading.Thread(target=loop, args=(thread_durations,)) for thread_durations in durations]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
     elapsed = time.perf_counter() - start
-    every = [duration for own in durations for duration in own]
-    print(json.dumps({"per_s": len(every) / elapsed, "p50_ms": statistics.median(every) / 1e6}))
+    all_ns = [duration for thread_durations in durations for duration in thread_durations]
+    print(json.dumps({"per_s": len(all_ns) / elapsed, "p50_ms": statistics.median(all_ns) / 1e6}))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The service's figures against their targets, all in one run on one machine; about five minutes.
+"""Measure the service's figures against their targets in one run, in about five minutes.
 
     make bench                                    # or, with .venv-bench in place:
     .venv-bench/bin/python -m benchmarks.http [--rounds 3] [--json FILE]
 
-What is compared runs by turns within each round, and every figure is the median of the rounds with their
-range; a ratio is taken within a round, where both sides met the same machine. See docs/measurement.md.
+Within each round, compared alternatives run in turn. Every figure is the median of the rounds with their
+range; ratios are taken within a round, under the same conditions. See docs/measurement.md.
 """
 
 from __future__ import annotations
@@ -18,66 +18,69 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-if not __package__:  # run as a script: this folder must not be searched, its http.py hides Python's own
+if not __package__:  # run as a script: this folder's http.py would hide Python's http package
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.photos import MODEL, Photos
 from benchmarks.report import Figure, figure, guarded, has_vnni, machine, table
 from benchmarks.served import SIX, memory, overload, run_json, startup, throughput
+from models.cost.latency import Effort, measure, measurement
 from models.zoo.files import NETWORKS
 
 PARTS = ("throughput", "preparation", "precision", "recording", "startup", "memory", "overload")
+PRECISION = Effort(rounds=12, runs=24)
 STARTS_NO_PART_AFTER_S = 6.5 * 60
 
 
 def preparation(photos: Photos) -> list[Figure]:
-    """Decode and preprocess, ours against OpenCV's (small) and Pillow's full decoding (large)."""
-    found = run_json("inprocess", "preparation", photos.small, photos.large, NETWORKS / MODEL)
-    best = [min(pair) for pair in zip(found["small opencv linear"], found["small opencv area"], strict=True)]
-    found["small opencv"] = best
+    """Measure decode and preprocess against OpenCV (small image) and Pillow (large image)."""
+    times = run_json("inprocess", "preparation", photos.small, photos.large, NETWORKS / MODEL)
+    best = [min(pair) for pair in zip(times["small opencv linear"], times["small opencv area"], strict=True)]
+    times["small opencv"] = best
 
-    def ratio(one: str, other: str) -> list[float]:
-        return [a / b for a, b in zip(found[one], found[other], strict=True)]
+    def ratio(name: str, reference: str) -> list[float]:
+        return [a / b for a, b in zip(times[name], times[reference], strict=True)]
 
     return [
-        figure("decode + preprocess, 512×512 JPEG", "ms", found["small"]),
+        figure("decode + preprocess, 512×512 JPEG", "ms", times["small"]),
         figure("  / simplejpeg with OpenCV", "×", ratio("small", "small opencv"), 1.0),
-        figure("decode + preprocess, 4000×3000 JPEG", "ms", found["large"]),
+        figure("decode + preprocess, 4000×3000 JPEG", "ms", times["large"]),
         figure("  / full Pillow decode", "×", ratio("large", "large pillow"), 0.15),
         figure("  / full Pillow decode + preprocess", "×", ratio("large", "large pillow and all")),
     ]
 
 
-def precision() -> list[Figure]:
-    """int8 against fp32, one thread, by turns."""
-    found = run_json("inprocess", "inference", NETWORKS, *SIX)
+def precision(effort: Effort = PRECISION) -> list[Figure]:
+    """Measure int8 against fp32 on one thread by `weighin bench`."""
+    medians = measurement(measure(NETWORKS, SIX, effort)).medians
     target, note = (0.55, "") if has_vnni() else (None, "no VNNI here")
     figures = []
-    for name in NETWORKS:
-        figures.append(figure(f"{name}, fp32", "ms", found[name]))
-        ratios = [a / b for a, b in zip(found[f"{name}-int8"], found[name], strict=True)]
+    for name in SIX[::2]:
+        fp32, int8 = medians[name], medians[f"{name}-int8"]
+        figures.append(figure(f"{name}, fp32", "ms", [nanoseconds / 1e6 for nanoseconds in fp32.values()]))
+        ratios = [int8[at] / fp32[at] for at in fp32]
         figures.append(figure("  int8 / fp32", "×", ratios, target, note=note))
     return figures
 
 
 def recording() -> list[Figure]:
-    """What being recorded costs a request, and the flush that follows every second."""
-    found = run_json("inprocess", "recording")
+    """Measure the cost of recording per request, and of the flush every second."""
+    times = run_json("inprocess", "recording")
     return [
-        figure("recording, per request", "µs", found["request_us"], 30),
-        figure("  and once a second, in the background", "ms", found["flush_ms"]),
+        figure("recording, per request", "µs", times["request_us"], 30),
+        figure("  flush, once per second in the background", "ms", times["flush_ms"]),
     ]
 
 
 def main() -> int:
-    """Measure every part and print the table; 1 when a part could not be measured, whatever the targets."""
+    """Measure every part and print the table; return 1 if a part could not be measured, else 0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.http", description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, choices=range(1, 6), default=3, help="of what goes over HTTP")
+    parser.add_argument("--rounds", type=int, choices=range(1, 6), default=3, help="rounds of HTTP parts")
     parser.add_argument("--json", type=Path, help="also write everything to this file")
     parser.add_argument("--only", action="append", choices=PARTS, help="measure only this part (repeatable)")
     arguments = parser.parse_args()
 
-    began = time.monotonic()
+    started = time.monotonic()
     environment = machine()
     figures: list[Figure] = []
     failures: list[str] = []
@@ -95,8 +98,8 @@ def main() -> int:
         for name, measure in zip(PARTS, measures, strict=True):
             if arguments.only and name not in arguments.only:
                 continue
-            if time.monotonic() - began > STARTS_NO_PART_AFTER_S:
-                failures.append(f"{name}: left out, the run has lasted too long")
+            if time.monotonic() - started > STARTS_NO_PART_AFTER_S:
+                failures.append(f"{name}: skipped, the run exceeds {STARTS_NO_PART_AFTER_S:.0f} s")
                 continue
             print(f"measuring {name} ...", file=sys.stderr, flush=True)
             measured, failure = guarded(name, measure)
@@ -108,11 +111,11 @@ def main() -> int:
     print(f"\n{table(figures)}")
     for failure in failures:
         print(f"NOT MEASURED  {failure}")
-    missed = [each.name.strip() for each in figures if each.met is False]
-    targets = sum(each.met is not None for each in figures)
-    print(f"\n{targets - len(missed)} of {targets} targets met, in {time.monotonic() - began:.0f} s")
+    missed = sum(row.met is False for row in figures)
+    targets = sum(row.met is not None for row in figures)
+    print(f"\n{targets - missed} of {targets} targets met, in {time.monotonic() - started:.0f} s")
     if arguments.json:
-        report = {"machine": environment, "figures": [asdict(each) | {"met": each.met} for each in figures]}
+        report = {"machine": environment, "figures": [asdict(row) | {"met": row.met} for row in figures]}
         arguments.json.write_text(json.dumps(report | {"not_measured": failures}, indent=2) + "\n")
     return 1 if failures else 0
 

@@ -1,7 +1,7 @@
-"""What is measured without HTTP: decoding and preprocessing, int8 against fp32, the cost of recording.
+"""Measurements without HTTP: decoding and preprocessing, cost of recording.
 
-`python -m benchmarks.inprocess PART ...` runs one part in this process and prints its rounds as JSON. Within
-a part everything compared runs by turns, in a new random order in every round.
+`python -m benchmarks.inprocess PART ...` runs one part in this process and prints its rounds as JSON.
+Compared alternatives are interleaved, in a new random order in every round.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from PIL import Image
 from models.zoo.card import read_card
 from models.zoo.preprocess import preprocess
 from service.inference.decoding.decode import decode
-from service.inference.session import OnnxSession
 from service.latency.prometheus import Metrics
 from service.latency.recorder import Recorder
 from service.latency.stages import Stopwatch
@@ -35,7 +34,7 @@ Rounds = dict[str, list[float]]
 def interleaved(
     work: Mapping[str, Callable[[], object]], rounds: int, repeats: Mapping[str, int], seed: int = 0
 ) -> Rounds:
-    """Per round the median milliseconds of each piece of work, run as a block of `repeats`."""
+    """Return the median milliseconds of each function per round, each run as a block of `repeats`."""
     order = list(work)
     shuffle = random.Random(seed).shuffle
     for name in order:  # warm-up, not measured
@@ -55,15 +54,18 @@ def interleaved(
 
 
 def preparation(small: Path, large: Path, model: Path) -> Rounds:
-    """Decode and preprocess: the service's for a small and a large JPEG, simplejpeg with OpenCV's resize and
-    a fused normalise for the small one, Pillow's full decoding of the large one, alone and preprocessed."""
+    """Measure decode and preprocess, in milliseconds.
+
+    The service's code for a small and a large JPEG; simplejpeg with OpenCV's resize and fused normalisation
+    for the small one; Pillow's full decoding of the large one, alone and with preprocessing.
+    """
     import cv2
 
     cv2.setNumThreads(1)
     spec = read_card(model).input
     small_data, large_data = small.read_bytes(), large.read_bytes()
 
-    def ours(data: bytes) -> object:
+    def service_code(data: bytes) -> object:
         image = decode(data, shorter_side=spec.resize, max_pixels=10**8)
         return preprocess(image.pixels, spec, box=image.box)
 
@@ -87,10 +89,10 @@ def preparation(small: Path, large: Path, model: Path) -> Rounds:
 
     return interleaved(
         {
-            "small": lambda: ours(small_data),
+            "small": lambda: service_code(small_data),
             "small opencv linear": lambda: opencv(cv2.INTER_LINEAR),
             "small opencv area": lambda: opencv(cv2.INTER_AREA),
-            "large": lambda: ours(large_data),
+            "large": lambda: service_code(large_data),
             "large pillow": pillow_full,
             "large pillow and all": pillow_and_all,
         },
@@ -106,20 +108,8 @@ def preparation(small: Path, large: Path, model: Path) -> Rounds:
     )
 
 
-def inference(zoo: Path, names: list[str]) -> Rounds:
-    """Each network alone on one thread, all of them resident."""
-    work: dict[str, Callable[[], object]] = {}
-    for name in names:
-        card = read_card(zoo / name)
-        session = OnnxSession((zoo / name / card.file.name).read_bytes(), card)
-        shape = (1, card.input.channels, card.input.height, card.input.width)
-        image = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
-        work[name] = lambda session=session, image=image: session.run(image)  # type: ignore[misc]
-    return interleaved(work, rounds=12, repeats=dict.fromkeys(work, 24))
-
-
 def recording() -> Rounds:
-    """Microseconds that a request spends on being timed and recorded, and milliseconds of each flush."""
+    """Measure timing and recording per request in microseconds, and each flush in milliseconds."""
     per_request, flushes = [], []
     with tempfile.TemporaryDirectory() as folder:
         state = open_state(Path(folder), None)
@@ -148,8 +138,6 @@ if __name__ == "__main__":
     part, *arguments = sys.argv[1:]
     if part == "preparation":
         result = preparation(*(Path(argument) for argument in arguments))
-    elif part == "inference":
-        result = inference(Path(arguments[0]), arguments[1:])
     else:
         result = recording()
     print(json.dumps(result))

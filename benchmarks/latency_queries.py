@@ -1,11 +1,10 @@
-"""How long /latency and /latency/history take over 30 days of 20 models.
+"""Duration of /latency and /latency/history queries over 30 days of 20 models.
 
-Fills a database of its own as if 20 models had been busy in every minute of 30 days (by default 300 runs a
-minute each, in `--instances` processes) and asks through the HTTP router, in this process, without sockets.
-`first`: a process's first answer at all, nothing is cached; `again`: closed buckets are, and every model has
-recorded a run since; `idle`: nothing was recorded since; `minute`: a minute has closed since; `flush`: saving
-one run of each model. Wall-clock medians of several rounds, in milliseconds, and the processor's share of
-`first`.
+Fills a new database as if 20 models had run in every minute of 30 days (by default 300 runs per minute each,
+in `--instances` processes) and queries the HTTP router in this process, without sockets. `first`: first
+response of a process, nothing cached; `again`: closed buckets cached, and every model has recorded a run
+since; `idle`: nothing recorded since; `minute`: a minute has closed since; `flush`: saving one run of each
+model. Medians of wall-clock time over several rounds, in milliseconds, and the CPU time of `first`.
 
     python -m benchmarks.latency_queries [--models 20] [--runs-per-minute 300] [--instances 1]
 """
@@ -14,11 +13,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import multiprocessing
 import statistics
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -44,7 +45,7 @@ from service.latency.stages import STAGES
 from service.latency.store import LatencyStore
 from service.storage.database import open_database
 
-QUESTIONS = (
+QUERIES = (
     "/latency?since=15m",
     "/latency?since=24h",
     "/latency?since=7d",
@@ -59,7 +60,7 @@ ROUNDS = 15
 
 
 class Clock:
-    """A clock that is set by hand."""
+    """A clock that is set explicitly."""
 
     def __init__(self, now: float) -> None:
         self.now = now
@@ -69,7 +70,7 @@ class Clock:
 
 
 def sample(runs: int, seed: int) -> Distribution:
-    """A plausible distribution of so many runs: log-normal around 1 to 8 ms."""
+    """Return a plausible distribution of `runs` runs: log-normal around 1 to 8 ms."""
     random = np.random.default_rng(seed)
     return Distribution.of(random.lognormal(np.log(random.uniform(1e6, 8e6)), 0.3, runs).astype(int).tolist())
 
@@ -77,7 +78,7 @@ def sample(runs: int, seed: int) -> Distribution:
 def fill(
     store: LatencyStore, now: float, models: list[str], runs_per_minute: int, instances: int = 1
 ) -> None:
-    """30 days, as far as they are kept by minute, hour and day."""
+    """Write 30 days of buckets, by day, hour and minute as the store retains them."""
     minutes = [sample(runs_per_minute, seed) for seed in range(40)]
     hours = [merge([minutes[(first + n) % 40] for n in range(60)]) for first in range(7)]
     days = [merge(hours * 3) for _ in range(2)]
@@ -98,7 +99,9 @@ def fill(
                         bucket,
                         f"earlier {instance}",
                         {
-                            Series("live", model, "", "", stage): pool[random.integers(len(pool))]
+                            Series("live", model, version_of(model), "", stage): pool[
+                                random.integers(len(pool))
+                            ]
                             for model in models
                             for stage in STAGES
                         },
@@ -111,86 +114,93 @@ def fill(
 
 
 async def measure(models: list[str], runs_per_minute: int, instances: int, folder: Path) -> None:
-    """Fill, ask and print."""
+    """Fill the database, run the queries and print the table."""
     clock = Clock(time.time() // MINUTE_S * MINUTE_S + 30)
     engine = open_database(None, folder)
     store = LatencyStore(engine)
     store.ensure_open()
-    begun = time.perf_counter()
+    started = time.perf_counter()
     fill(store, clock(), models, runs_per_minute, instances)
-    print(f"filled in {time.perf_counter() - begun:.0f} s, {size_of(folder):.0f} MB")
+    print(f"filled in {time.perf_counter() - started:.0f} s, {size_of(folder):.0f} MB")
     run = dict.fromkeys(STAGES, 2_000_000)
     columns = ("first", "(cpu)", "again", "idle", "minute", "flush")
-    print(f"\n{'milliseconds':64} {' '.join(f'{each:>7}' for each in columns)} {'kB':>6}")
-    for question in QUESTIONS:
+    print(f"\n{'milliseconds':64} {' '.join(f'{column:>7}' for column in columns)} {'kB':>6}")
+    for query in QUERIES:
         first, cpu, again, idle, minute, flush = [], [], [], [], [], []
         for _ in range(3):
-            # In a process of its own: a service that starts has an empty heap, which it pays for.
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
-                spent_ms, cpu_ms = fresh.submit(after_a_start, question, models, folder, clock()).result()
-            first.append(spent_ms)
+            # In a new process: a service that has just started must first grow its heap.
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+                wall_ms, cpu_ms = executor.submit(after_a_start, query, models, folder, clock()).result()
+            first.append(wall_ms)
             cpu.append(cpu_ms)
         recorder = Recorder(store, Metrics({}), clock=clock)
         client = client_of(recorder, models)
-        await timed(client, question)
+        await timed(client, query)
         for _ in range(5):
             clock.now += MINUTE_S
             for model in models:
-                recorder.record(model, "live", run)
-            spent = time.perf_counter()
+                recorder.record(model, "live", run, version_of(model))
+            flush_started = time.perf_counter()
             recorder.flush()
-            flush.append((time.perf_counter() - spent) * 1000)
-            minute.append(await timed(client, question))
+            flush.append((time.perf_counter() - flush_started) * 1000)
+            minute.append(await timed(client, query))
         for _ in range(ROUNDS):
             for model in models:
-                recorder.record(model, "live", run)
-            again.append(await timed(client, question))
-            idle.append(await timed(client, question))
-        size = len((await client.get(question)).content) / 1000
+                recorder.record(model, "live", run, version_of(model))
+            again.append(await timed(client, query))
+            idle.append(await timed(client, query))
+        size = len((await client.get(query)).content) / 1000
         figures = " ".join(
-            f"{statistics.median(each):7.1f}" for each in (first, cpu, again, idle, minute, flush)
+            f"{statistics.median(times):7.1f}" for times in (first, cpu, again, idle, minute, flush)
         )
-        print(f"{question:64} {figures} {size:6.0f}")
+        print(f"{query:64} {figures} {size:6.0f}")
         await client.aclose()
 
 
-def after_a_start(question: str, models: list[str], folder: Path, now: float) -> tuple[float, float]:
-    """Milliseconds, and milliseconds of the processor, until a process has its first answer at all."""
+def after_a_start(query: str, models: list[str], folder: Path, now: float) -> tuple[float, float]:
+    """Return wall-clock and CPU milliseconds of the first query in a process."""
     store = LatencyStore(open_database(None, folder))
     store.ensure_open()
     client = client_of(Recorder(store, Metrics({}), clock=Clock(now)), models)
-    begun = time.process_time()
-    spent_ms = asyncio.run(timed(client, question))
-    return spent_ms, (time.process_time() - begun) * 1000
+    started = time.process_time()
+    wall_ms = asyncio.run(timed(client, query))
+    return wall_ms, (time.process_time() - started) * 1000
 
 
 def client_of(recorder: Recorder, models: list[str]) -> httpx.AsyncClient:
-    """A client of an application with nothing but the latency routes."""
+    """Return a client of an application with only the latency routes."""
     app = FastAPI()
-    app.include_router(latency_router(Latencies(recorder), lambda: models))
+    latencies = Latencies(recorder, lambda: {model: version_of(model) for model in models})
+    app.include_router(latency_router(latencies, lambda: models))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 
 
-async def timed(client: httpx.AsyncClient, question: str) -> float:
-    """Milliseconds until the answer is there."""
-    begun = time.perf_counter()
-    (await client.get(question)).raise_for_status()
-    return (time.perf_counter() - begun) * 1000
+@cache
+def version_of(model: str) -> str:
+    """Return a version as the service records it."""
+    return hashlib.sha256(model.encode()).hexdigest()
+
+
+async def timed(client: httpx.AsyncClient, query: str) -> float:
+    """Return the duration of a query in milliseconds."""
+    started = time.perf_counter()
+    (await client.get(query)).raise_for_status()
+    return (time.perf_counter() - started) * 1000
 
 
 def size_of(folder: Path) -> float:
-    """Megabytes of the files in it."""
+    """Return the size of the files in a folder in megabytes."""
     return sum(file.stat().st_size for file in folder.iterdir()) / 1e6
 
 
 def main() -> None:
-    """Read the arguments and measure."""
+    """Parse the command line and measure."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", type=int, default=20)
-    parser.add_argument("--runs-per-minute", type=int, default=300)
-    parser.add_argument("--instances", type=int, default=1)
+    parser.add_argument("--models", type=int, default=20, help="number of models (default: 20)")
+    parser.add_argument("--runs-per-minute", type=int, default=300, help="of each model (default: 300)")
+    parser.add_argument("--instances", type=int, default=1, help="number of replicas (default: 1)")
     arguments = parser.parse_args()
     models = [f"model-{number:02}" for number in range(arguments.models)]
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
-"""A bounded HTTP load generator for one loopback port, in a process of its own.
+"""A bounded HTTP load generator for one loopback port, in a separate process.
 
-`python -m benchmarks.load` reads a Plan as JSON from standard input and prints an Outcome as JSON. Every
-request is built beforehand and written at once to a kept-alive connection; of an answer only the status, the
-length and `Retry-After` are looked at, so that the generator takes little of the cores it shares with the
+`python -m benchmarks.load` reads a Plan as JSON from standard input and prints an Outcome as JSON. Requests
+are built in advance and written in one piece to persistent connections; of a response, only status, length
+and `Retry-After` are parsed, so that the generator uses little CPU time of the cores it shares with the
 server.
 """
 
@@ -23,20 +23,23 @@ import uvloop
 HOST = "127.0.0.1"
 MOST_CONNECTIONS = 512
 LONGEST_S = 60
-"""What a run may last at most, whatever was asked for."""
+"""Maximum duration of a run."""
 LAST_ANSWERS_S = 12
-"""How long answers are waited for after the last request: the service's deadline and a little."""
+"""Time to wait for responses after the last request: slightly more than the service's deadline."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to send, by turns: by `clients` that each wait for an answer before they go on (closed loop), or,
-    where `rate` is given, at random times, `rate` per second on average, whatever comes back (open loop).
-    Ends after `seconds`, the closed loop also after `count` requests where that is given."""
+    """Requests to send in turn.
+
+    Closed loop: `clients` that each wait for a response before the next request. Open loop, if `rate` is
+    given: at random times, `rate` per second on average, regardless of responses. Ends after `seconds`; the
+    closed loop also after `count` requests if that is given.
+    """
 
     port: int
     requests: list[tuple[str, str, str]]
-    """(path, content type, file that holds the body)."""
+    """(path, content type, file with the body)."""
     clients: int = 1
     rate: float | None = None
     seconds: float = 3
@@ -47,8 +50,8 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """What came back. Latencies are milliseconds: from sending in the closed loop, and in the open loop from
-    the time at which the request was meant to be sent."""
+    """Result of a run. `latencies_ms`: by status; measured from sending in the closed loop, and from the
+    scheduled time in the open loop."""
 
     seconds: float = 0
     latencies_ms: dict[str, list[float]] = field(default_factory=dict)
@@ -56,7 +59,7 @@ class Outcome:
     unanswered: int = 0
 
     def add(self, status: str, started_ns: int) -> None:
-        """Take an answer that has just come."""
+        """Count a response that has just arrived."""
         elapsed = (time.perf_counter_ns() - started_ns) / 1e6
         self.latencies_ms.setdefault(status, []).append(round(elapsed, 4))
 
@@ -77,7 +80,7 @@ class Connection(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     def send(self, request: bytes) -> asyncio.Future[tuple[str, bool]]:
-        """Send and return the coming status and whether there is a `Retry-After`."""
+        """Send a request; the result is its status and whether the response has `Retry-After`."""
         assert self._transport is not None
         self._buffer = b""
         self._answer = asyncio.get_running_loop().create_future()
@@ -107,7 +110,7 @@ class Connection(asyncio.Protocol):
 
 
 def build(port: int, path: str, content_type: str, file: str) -> bytes:
-    """A whole POST request."""
+    """Return a complete POST request."""
     body = Path(file).read_bytes()
     head = (
         f"POST {path} HTTP/1.1\r\nHost: {HOST}:{port}\r\nContent-Type: {content_type}\r\n"
@@ -122,16 +125,16 @@ async def connect(port: int) -> Connection:
 
 
 async def closed_loop(plan: Plan, requests: list[bytes]) -> Outcome:
-    """`plan.clients` clients, each sending its next request when the last one is answered."""
+    """Run `plan.clients` clients that each send a request after the response to the previous one."""
     outcome = Outcome()
     start = time.perf_counter() + plan.warm_up_s
     end = start + min(plan.seconds, LONGEST_S)
-    left = iter(range(plan.count)) if plan.count is not None else iter(lambda: 0, 1)
+    remaining = iter(range(plan.count)) if plan.count is not None else iter(lambda: 0, 1)
 
     async def client(index: int) -> None:
         connection = await connect(plan.port)
         turn = index
-        while time.perf_counter() < end and next(left, None) is not None:
+        while time.perf_counter() < end and next(remaining, None) is not None:
             if not connection.open:
                 connection = await connect(plan.port)
             sent = time.perf_counter_ns()
@@ -148,7 +151,7 @@ async def closed_loop(plan: Plan, requests: list[bytes]) -> Outcome:
 
 
 async def open_loop(plan: Plan, rate: float, requests: list[bytes]) -> Outcome:
-    """Poisson arrivals; a request that finds no free connection waits, and that counts as its latency."""
+    """Send at Poisson times; waiting for a free connection counts towards the latency."""
     outcome = Outcome()
     gaps = random.Random(plan.seed)
     idle = deque([await connect(plan.port) for _ in range(64)])

@@ -1,11 +1,11 @@
-"""MLPerf's own load generator against ours on the same session: single-stream p90 and offline throughput.
+"""Compare this project's measurement with MLPerf's load generator: single-stream p90, offline throughput.
 
     .venv/bin/pip install 'mlcommons-loadgen>=6.0'
     .venv/bin/python -m benchmarks.loadgen --models DIRECTORY --model NAME [--rounds 5] [--seconds 4]
 
-The two take turns, each round in a random order, in one process on one session; the figure is the median
-over rounds of their ratio with a 95 % bootstrap interval. Results are appended where benchmarks.instrument
-keeps its own, and end up in docs/instrument.md.
+Both run in turn, each round in random order, in one process on one session. The figure is the median over
+rounds of their ratio with a 95 % bootstrap interval. Results are appended to those of benchmarks.instrument
+and shown in docs/instrument.md.
 """
 
 from __future__ import annotations
@@ -38,9 +38,7 @@ from service.inference.cpu import core_budget
 try:
     import mlperf_loadgen as loadgen
 except ImportError:
-    sys.exit(
-        "mlcommons-loadgen is not installed; install it with: .venv/bin/pip install 'mlcommons-loadgen>=6.0'"
-    )
+    sys.exit("mlcommons-loadgen: not installed; run: .venv/bin/pip install 'mlcommons-loadgen>=6.0'")
 
 _LINES = {
     "single-stream": "90.0th percentile latency (ns)",
@@ -49,7 +47,7 @@ _LINES = {
 
 
 class _System:
-    """The session as MLPerf's system under test: `threads` threads answer queries in the order they come."""
+    """The session as MLPerf's system under test: `threads` threads answer queries in FIFO order."""
 
     def __init__(self, subject: BareSession, threads: int) -> None:
         self._subject = subject
@@ -59,7 +57,7 @@ class _System:
             thread.start()
 
     def issue(self, samples: list[Any]) -> None:
-        """Called by the load generator: single-stream, answered on the spot as a caller of a session is."""
+        """Receive queries from the load generator; single-stream queries run in its thread."""
         if len(samples) == 1:
             self._answer(samples[0])
             return
@@ -83,7 +81,7 @@ class _System:
 
 
 def mlperf(subject: BareSession, scenario: str, seconds: float, expected_per_s: float) -> float:
-    """MLPerf's figure: p90 in nanoseconds, or samples per second."""
+    """Measure with MLPerf's load generator; return p90 in nanoseconds, or samples per second (offline)."""
     threads = core_budget() if scenario == "offline" else 0
     system = _System(subject, threads)
     settings = loadgen.TestSettings()
@@ -113,11 +111,11 @@ def mlperf(subject: BareSession, scenario: str, seconds: float, expected_per_s: 
         name, _, value = line.partition(":")
         if name.strip() == _LINES[scenario]:
             return float(value)
-    raise RuntimeError(f"the load generator's summary has no '{_LINES[scenario]}':\n{summary}")
+    raise RuntimeError(f"mlperf_log_summary.txt: no '{_LINES[scenario]}':\n{summary}")
 
 
 def ours(subject: BareSession, executor: ThreadPoolExecutor, scenario: str, seconds: float) -> float:
-    """The same figure by our own measurement."""
+    """Measure the same figure with this project's code."""
     if scenario == "offline":
         images, elapsed_ns = all_at_once(subject, executor, core_budget(), 1, seconds)
         return images / (elapsed_ns / 1e9)
@@ -126,7 +124,7 @@ def ours(subject: BareSession, executor: ThreadPoolExecutor, scenario: str, seco
 
 
 def main() -> None:
-    """Take turns and keep the ratios."""
+    """Measure both in turn and append the ratios to the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,12 +1,12 @@
-"""What the dashboard costs: how soon it is drawn, and what a hundred open ones take from the service.
+"""Cost of the dashboard: time until it is drawn, and throughput lost to a hundred open dashboards.
 
-`drawn`: a service whose database holds 30 days of 20 models is started, and a browser opens /dashboard for
-each window; from the start of the navigation until the table is painted, and until every chart is drawn.
-`first` is the first visit after the start, nothing cached anywhere; `again` later ones, each with an empty
-browser cache. `crowd`: 8 clients classify as fast as they can, by turns with and without 100 dashboards of a
-view, which fetch /dashboard/figures every 5 seconds each over connections of their own. The dashboards'
-own cost is in it too, since they run on the same cores. Before that, the processor time that the service
-uses for the dashboards alone: that can be told on a busy machine too.
+`drawn`: starts a service with 30 days of 20 models and opens /dashboard in a browser for each window;
+measures from the start of the navigation until the table is painted, and until every chart is drawn. `first`
+is the first visit after the start, with nothing cached; `again` are later visits with an empty browser cache.
+`crowd`: 8 clients classify as fast as possible, in turn with and without 100 dashboards of one view, each of
+which fetches /dashboard/figures every 5 seconds over its own connection. The cost of simulating dashboards is
+included, since they run on the same cores. Before that, measures the CPU time that the service uses for the
+dashboards alone, which is also valid on a busy machine.
 
     python -m benchmarks.pages [--rounds 6] [--only drawn|crowd]          # after make .venv/installed-web
 """
@@ -55,7 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "data")
         data.mkdir()
-        begun = time.perf_counter()
+        started = time.perf_counter()
         store = LatencyStore(open_database(None, data))
         store.ensure_open()
         now = time.time() // MINUTE_S * MINUTE_S
@@ -68,12 +68,12 @@ def main() -> None:
             figures += crowd(data, Photos(Path(folder)), arguments.rounds)
     for key, value in machine().items():
         print(f"{key}: {value}")
-    print(f"\n{table(figures)}\n\nin {time.perf_counter() - begun:.0f} s")
+    print(f"\n{table(figures)}\n\nin {time.perf_counter() - started:.0f} s")
 
 
 @contextlib.contextmanager
 def served(data: Path) -> Iterator[Server]:
-    """The service with its six models on that data directory."""
+    """Run the service with its six models on this data directory."""
     port = free_port()
     environment = {"WEIGHIN_DATA_DIR": str(data), "WEIGHIN_PORT": str(port)}
     server = Server("weighin", ["-m", "service", "serve"], port, environment)
@@ -85,7 +85,7 @@ def served(data: Path) -> Iterator[Server]:
 
 
 def drawn(data: Path, rounds: int) -> list[Figure]:
-    """Seconds until the page is there, by window."""
+    """Measure the seconds until the page is drawn, by window."""
     from playwright.sync_api import sync_playwright
 
     figures = []
@@ -119,24 +119,24 @@ def drawn(data: Path, rounds: int) -> list[Figure]:
             figures += [
                 figure(f"{since}: table painted, first after start", "s", [first[0]], DRAWN_WITHIN_S),
                 figure("  every chart drawn, first after start", "s", [first[1]], DRAWN_WITHIN_S),
-                figure("  table painted, again", "s", [each[0] for each in again], DRAWN_WITHIN_S),
-                figure("  every chart drawn, again", "s", [each[1] for each in again], DRAWN_WITHIN_S),
+                figure("  table painted, again", "s", [painted for painted, _ in again], DRAWN_WITHIN_S),
+                figure("  every chart drawn, again", "s", [charts for _, charts in again], DRAWN_WITHIN_S),
             ]
         browser.close()
     return figures
 
 
 def crowd(data: Path, photos: Photos, rounds: int) -> list[Figure]:
-    """Classifications per second without and with a hundred dashboards."""
+    """Measure classifications per second without and with a hundred dashboards."""
     alone, together, fetched, used = [], [], [], []
     with served(data) as server:
         path = "/dashboard/figures?since=24h"
         httpx.get(f"http://127.0.0.1:{server.port}{path}", timeout=30, trust_env=False).raise_for_status()
         for _ in range(rounds):
             with dashboards(server.port, path):
-                cpu_s, begun = server.cpu_s(), time.perf_counter()
+                cpu_s, started = server.cpu_s(), time.perf_counter()
                 time.sleep(LOAD_S)
-                used.append((server.cpu_s() - cpu_s) / (time.perf_counter() - begun) / core_budget())
+                used.append((server.cpu_s() - cpu_s) / (time.perf_counter() - started) / core_budget())
         for turn in range(rounds):
             order = (False, True) if turn % 2 else (True, False)
             for crowded in order:
@@ -145,29 +145,29 @@ def crowd(data: Path, photos: Photos, rounds: int) -> list[Figure]:
                         fetched.append(stack.enter_context(dashboards(server.port, path)))
                     outcome = load(server, [photos.raw()], clients=8, seconds=LOAD_S, warm_up_s=1)
                     (together if crowded else alone).append(per_s(outcome))
-    kept = [1 - with_them / without for with_them, without in zip(together, alone, strict=True)]
+    lost = [1 - crowded / undisturbed for crowded, undisturbed in zip(together, alone, strict=True)]
     return [
         figure(f"{DASHBOARDS} dashboards alone: share of the cores' time", "×", used, MOST_OF_THROUGHPUT),
         figure("8 clients, alone", "images/s", alone),
         figure(f"8 clients beside {DASHBOARDS} dashboards", "images/s", together),
-        figure("  share of the throughput that they cost", "×", kept, MOST_OF_THROUGHPUT),
-        figure("  figures fetched meanwhile", "per s", [median(each) for each in fetched]),
+        figure("  share of the throughput that they cost", "×", lost, MOST_OF_THROUGHPUT),
+        figure("  figures fetched meanwhile", "per s", [median(rate) for rate in fetched]),
     ]
 
 
 @contextlib.contextmanager
 def dashboards(port: int, path: str) -> Iterator[list[float]]:
-    """A crowd of them in a process of its own; afterwards the list holds how many answers came per second."""
+    """Run dashboards in a separate process; yields a list that gets the responses per second at the end."""
     rate: list[float] = []
     command = [sys.executable, "-m", "benchmarks.crowd", str(port), path, str(DASHBOARDS), str(EVERY_S)]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    process.stdout.readline()  # all have fetched once
+    process.stdout.readline()  # every dashboard has fetched once
     try:
         yield rate
     finally:
-        told, _ = process.communicate()  # the end of its input ends it
-        rate.append(float(told))
+        output, _ = process.communicate()  # closes its input, which ends it
+        rate.append(float(output))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The bytes that the benchmark posts, made from real photographs."""
+"""Request bodies of the benchmarks, from real photographs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BOUNDARY = "weighin-benchmark"
 
 
 class Photos:
-    """The bytes that are posted: a photograph of 512 x 512 pixels, one of 4000 x 3000, and a form."""
+    """Files with a JPEG of 512 x 512 pixels, one of 4000 x 3000, and a multipart form."""
 
     def __init__(self, folder: Path) -> None:
         self.small, self.large, self.form = folder / "512.jpg", folder / "4000.jpg", folder / "512.form"
@@ -26,16 +26,16 @@ class Photos:
         self.form.write_bytes(head.encode() + self.small.read_bytes() + f"\r\n--{BOUNDARY}--\r\n".encode())
 
     def raw(self, model: str = MODEL) -> list[str]:
-        """The small photograph as the whole body."""
+        """Return a request of `load.Plan` with the small photograph as its body."""
         return [f"/classify?model={model}", "image/jpeg", str(self.small)]
 
     def multipart(self, path: str = f"/classify?model={MODEL}") -> list[str]:
-        """The small photograph in a form."""
+        """Return a request of `load.Plan` with the small photograph in a form."""
         return [path, f"multipart/form-data; boundary={BOUNDARY}", str(self.form)]
 
     @staticmethod
     def _large_photo() -> Image.Image:
-        """A camera's picture where `make photos` has put one, else scikit-image's photographs tiled."""
+        """Return a photograph of `make photos` if it exists, else tiled photographs of scikit-image."""
         camera = ROOT / ".cache/photos/lomiri-wallpapers-16.04/Dragonfly_by_Bolly.jpg"
         if camera.exists():
             return Image.open(camera).convert("RGB").resize((4000, 3000), Image.Resampling.LANCZOS)

@@ -1,8 +1,8 @@
-"""What recording one run with all its stages costs, in microseconds.
+"""Cost of recording one run with all its stages, in microseconds.
 
-`alone`: one thread, until the queue is full and added up; `queued`: the same without the adding up, which is
-what a request pays; `flushing`: while the flush thread adds up and writes to a real database once a second;
-`crowded`: four threads at once, wall-clock time over runs. The target is 30 us.
+`alone`: one thread, aggregation of a full queue included; `queued`: without aggregation, the cost to a
+request; `flushing`: while the flush thread aggregates and writes to a real database once a second; `crowded`:
+four threads at once, wall-clock time divided by runs. The target is 30 us.
 
     python -m benchmarks.recording [--runs 200000]
 """
@@ -22,22 +22,22 @@ from service.state import open_state
 
 
 def microseconds_per_run(recorder: Recorder, runs: int) -> float:
-    """Record that many runs with durations that differ from run to run."""
+    """Record `runs` runs of different durations; return the mean microseconds per run."""
     pool = [
-        {stage: 100_000 * (place + 1) + 977 * n for place, stage in enumerate(STAGES)} for n in range(1000)
+        {stage: 100_000 * (index + 1) + 977 * n for index, stage in enumerate(STAGES)} for n in range(1000)
     ]
-    begun = time.perf_counter()
+    started = time.perf_counter()
     for n in range(runs):
         recorder.record("efficientnet-lite0", "live", pool[n % 1000])
-    return (time.perf_counter() - begun) / runs * 1e6
+    return (time.perf_counter() - started) / runs * 1e6
 
 
 def main() -> None:
-    """Read the arguments and measure."""
+    """Parse the command line and measure."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", type=int, default=200_000)
+    parser.add_argument("--runs", type=int, default=200_000, help="runs to record (default: 200000)")
     runs = parser.parse_args().runs
     print(f"alone     {microseconds_per_run(Recorder(None, Metrics({})), runs):6.2f}")
     print(f"queued    {microseconds_per_run(Recorder(None, Metrics({})), QUEUE_LIMIT - 1):6.2f}")
@@ -48,15 +48,15 @@ def main() -> None:
         threads = [
             threading.Thread(target=microseconds_per_run, args=(recorder, runs // 4)) for _ in range(4)
         ]
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        print(f"crowded   {(time.perf_counter() - begun) / (runs // 4 * 4) * 1e6:6.2f}")
-        begun = time.perf_counter()
+        print(f"crowded   {(time.perf_counter() - started) / (runs // 4 * 4) * 1e6:6.2f}")
+        started = time.perf_counter()
         recorder.close()
-        print(f"last flush {(time.perf_counter() - begun) * 1000:.1f} ms")
+        print(f"last flush {(time.perf_counter() - started) * 1000:.1f} ms")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Figures as measured, their targets, and the machine they were measured on."""
+"""Measured figures with their targets, and the machine's description."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure: `value` is the median of the rounds, `low` and `high` the extremes among them.
+    """One figure: `value` is the median of the rounds, `low` and `high` their extremes.
 
-    `target` is None for a figure that only informs; otherwise the value must be at most that, or at least
-    where `at_least` is set.
+    `target`: maximum of the value, or minimum if `at_least` is set; None without a target.
     """
 
     name: str
@@ -38,13 +37,13 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the median meets the target."""
+        """Whether the median meets the target; None without a target."""
         if self.target is None:
             return None
         return self.value >= self.target if self.at_least else self.value <= self.target
 
     def cells(self) -> tuple[str, str, str, str]:
-        """Name, what was measured with its spread, target, verdict."""
+        """Return name, value with spread, target and verdict as text."""
         spread = f"  ({_short(self.low)} to {_short(self.high)}, {self.rounds})" if self.rounds > 1 else ""
         target = "" if self.target is None else f"{'≥' if self.at_least else '≤'} {_short(self.target)}"
         verdict = {None: "", True: "met", False: "MISSED"}[self.met]
@@ -61,21 +60,21 @@ def figure(
     at_least: bool = False,
     note: str = "",
 ) -> Figure:
-    """The median of `rounds` with its range."""
+    """Return the median of `rounds` with its range."""
     middle = statistics.median(rounds)
     return Figure(name, unit, middle, min(rounds), max(rounds), len(rounds), target, at_least, note)
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """All figures as lines of aligned columns."""
-    rows = [("figure", "measured (range, rounds)", "target", ""), *(each.cells() for each in figures)]
+    """Return all figures as lines of aligned columns."""
+    rows = [("figure", "measured (range, rounds)", "target", ""), *(row.cells() for row in figures)]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
 
 
 def machine() -> dict[str, object]:
-    """What the figures depend on: processor, cores, load, versions."""
+    """Return what the figures depend on: CPU, cores, load, versions."""
     return {
         "cpu": _cpu_model(),
         "cores": core_budget(),
@@ -88,16 +87,16 @@ def machine() -> dict[str, object]:
 
 
 def has_vnni() -> bool:
-    """Whether the processor has the int8 dot products that quantized networks gain from."""
+    """Return whether the CPU has VNNI, the int8 dot products that speed up quantized networks."""
     flags = _cpuinfo("flags").split()
     return "avx512_vnni" in flags or "avx_vnni" in flags
 
 
 def guarded(part: str, measure: Callable[[], list[Figure]]) -> tuple[list[Figure], str | None]:
-    """The figures of `measure`; where it fails, none and one line that says why, so that the rest goes on."""
+    """Return the figures of `measure` and None, or no figures and the error as one line."""
     try:
         return measure(), None
-    except Exception as error:  # whatever went wrong with one part, the others are worth having
+    except Exception as error:  # a failure of one part must not prevent the others
         return [], f"{part}: {type(error).__name__}: {error}"
 
 

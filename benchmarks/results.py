@@ -7,28 +7,28 @@ from typing import Any
 
 from models.zoo.files import JsonLines
 
-PLACE = Path(__file__).parent / "instrument" / "results.jsonl"
-"""Of the proof of the instrument; other studies have a file of their own."""
+INSTRUMENT = Path(__file__).parent / "instrument" / "results.jsonl"
+"""Results of benchmarks.instrument; other studies have their own file."""
 
 Record = dict[str, Any]
 
 
 class Results:
-    """The file of results; each line is one record with its `kind`."""
+    """A file of results: one record with its `kind` per line."""
 
-    def __init__(self, path: Path = PLACE) -> None:
+    def __init__(self, path: Path = INSTRUMENT) -> None:
         self._path = path
 
     def append(self, kind: str, **fields: Any) -> None:
-        """Add a record and make sure that it is on the disk."""
+        """Append a record and wait until it is on disk."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         JsonLines(self._path).append({"kind": kind, **fields})
 
     def of(self, kind: str) -> list[Record]:
-        """Every record of that kind, the oldest first."""
+        """Return all records of a kind, oldest first."""
         return [record for record in JsonLines(self._path).records if record["kind"] == kind]
 
     def last(self, kind: str) -> Record | None:
-        """The newest record of that kind."""
-        found = self.of(kind)
-        return found[-1] if found else None
+        """Return the newest record of a kind, or None."""
+        records = self.of(kind)
+        return records[-1] if records else None

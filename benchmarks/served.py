@@ -1,4 +1,4 @@
-"""What is measured over HTTP: throughput, overhead, start, memory, overload."""
+"""Measurements over HTTP: throughput, overhead, start, memory, overload."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ SIX = [f"efficientnet-lite{size}{suffix}" for size in range(3) for suffix in (""
 DEADLINE_MS = 10_000
 ONE_COMMAND_S = 90
 SECONDS = 3.0
-"""How long each measurement of a round lasts."""
+"""Duration of each measurement in a round."""
 
 
 def run_json(module: str, *arguments: object, stdin: str | None = None) -> Any:
-    """What `python -m benchmarks.MODULE ARGUMENTS`, a process of its own, prints."""
+    """Run `python -m benchmarks.MODULE ARGUMENTS`; return its output as decoded JSON.
+
+    Raises RuntimeError if it fails.
+    """
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)],
         input=stdin,
@@ -35,12 +38,12 @@ def run_json(module: str, *arguments: object, stdin: str | None = None) -> Any:
         timeout=ONE_COMMAND_S,
     )
     if done.returncode:
-        raise RuntimeError(f"benchmarks.{module} failed: {done.stderr.strip().splitlines()[-1:]}")
+        raise RuntimeError(f"benchmarks.{module}: failed: {done.stderr.strip().splitlines()[-1:]}")
     return json.loads(done.stdout)
 
 
 def load(server: Server, requests: list[list[str]], **plan: object) -> dict[str, Any]:
-    """The Outcome of a Plan (benchmarks/load.py) against `server`."""
+    """Run a Plan (benchmarks/load.py) against `server`; return its Outcome."""
     outcome: dict[str, Any] = run_json(
         "load", stdin=json.dumps({"port": server.port, "requests": requests} | plan)
     )
@@ -48,26 +51,26 @@ def load(server: Server, requests: list[list[str]], **plan: object) -> dict[str,
 
 
 def completed(outcome: dict[str, Any]) -> list[float]:
-    """Latencies, in ms, of the requests answered with 200; RuntimeError where there are none."""
+    """Return the latencies in ms of the requests with status 200; RuntimeError without any."""
     latencies: list[float] = outcome["latencies_ms"].get("200", [])
     if not latencies:
-        counts = {status: len(each) for status, each in outcome["latencies_ms"].items()}
-        raise RuntimeError(f"no request was answered with 200: {counts}")
+        counts = {status: len(times) for status, times in outcome["latencies_ms"].items()}
+        raise RuntimeError(f"load: no response with status 200: {counts}")
     return latencies
 
 
 def per_s(outcome: dict[str, Any]) -> float:
-    """Requests answered with 200, per second."""
+    """Return the requests with status 200 per second."""
     return len(completed(outcome)) / float(outcome["seconds"])
 
 
 def throughput(photos: Photos, rounds: int) -> list[Figure]:
-    """One and eight clients against the floor, and against what people write instead."""
+    """Measure one and eight clients against the bare loop, a plain FastAPI route and LitServe."""
     model, cores = NETWORKS / MODEL, core_budget()
     with ExitStack() as stack:
-        ours = stack.enter_context(weighin())
-        ours.wait_until("/readyz")
-        ours.pause()
+        service = stack.enter_context(weighin())
+        service.wait_until("/readyz")
+        service.pause()
         rivals = {}
         for name in ("plain_fastapi", "lit"):
             rivals[name] = stack.enter_context(rival(name, model))
@@ -85,25 +88,25 @@ def throughput(photos: Photos, rounds: int) -> list[Figure]:
         work: dict[str, Callable[[], dict[str, float]]] = {
             "floor 1": lambda: run_json("floor", photos.small, model, SECONDS, 1),
             "floor": lambda: run_json("floor", photos.small, model, SECONDS, cores),
-            "raw 1": lambda: loaded(ours, photos.raw(), 1),
-            "form 1": lambda: loaded(ours, photos.multipart(), 1),
-            "raw 8": lambda: loaded(ours, photos.raw(), 8),
-            "form 8": lambda: loaded(ours, photos.multipart(), 8),
+            "raw 1": lambda: loaded(service, photos.raw(), 1),
+            "form 1": lambda: loaded(service, photos.multipart(), 1),
+            "raw 8": lambda: loaded(service, photos.raw(), 8),
+            "form 8": lambda: loaded(service, photos.multipart(), 8),
             "plain 8": lambda: loaded(rivals["plain_fastapi"], photos.multipart("/classify"), 8),
             "lit 8": lambda: loaded(rivals["lit"], photos.multipart("/classify"), 8),
         }
-        found: dict[str, list[dict[str, float]]] = {name: [] for name in work}
+        rounds_of: dict[str, list[dict[str, float]]] = {name: [] for name in work}
         order = list(work)
         for _ in range(rounds):
             random.shuffle(order)
             for name in order:
-                found[name].append(work[name]())
+                rounds_of[name].append(work[name]())
 
     def values(name: str, key: str) -> list[float]:
-        return [result[key] for result in found[name]]
+        return [result[key] for result in rounds_of[name]]
 
-    def ratio(one: str, other: str, key: str) -> list[float]:
-        return [a / b for a, b in zip(values(one, key), values(other, key), strict=True)]
+    def ratio(name: str, reference: str, key: str) -> list[float]:
+        return [a / b for a, b in zip(values(name, key), values(reference, key), strict=True)]
 
     return [
         figure("floor: bare loop, 1 thread, p50", "ms", values("floor 1", "p50_ms")),
@@ -122,7 +125,7 @@ def throughput(photos: Photos, rounds: int) -> list[Figure]:
 
 
 def startup() -> list[Figure]:
-    """From the start of the process until six models are ready."""
+    """Measure the time from process start until six models are ready."""
     ready = []
     for _ in range(3):
         with weighin() as server:
@@ -131,7 +134,7 @@ def startup() -> list[Figure]:
 
 
 def memory(photos: Photos) -> list[Figure]:
-    """Resident memory over 10 000 requests to six models by turns."""
+    """Measure resident memory over 10 000 requests to six models in turn."""
     resident = {}
     with weighin() as server:
         server.wait_until("/readyz")
@@ -142,7 +145,7 @@ def memory(photos: Photos) -> list[Figure]:
             outcome = load(server, requests, clients=8, seconds=60, warm_up_s=0, count=until - done)
             done += len(completed(outcome))
             if done < until:
-                raise RuntimeError(f"only {done} of {until} requests were answered within the time")
+                raise RuntimeError(f"load: only {done} of {until} requests completed in time")
             resident[until] = server.resident_mb()
     steps = ", ".join(f"{count}: {value:.0f}" for count, value in resident.items())
     return [
@@ -152,8 +155,8 @@ def memory(photos: Photos) -> list[Figure]:
 
 
 def overload(photos: Photos, rounds: int) -> list[Figure]:
-    """Poisson arrivals at three times what eight waiting clients get through."""
-    peak, carried, accepted, refused, unexplained, strange = [], [], [], [], [], []
+    """Measure Poisson arrivals at three times the throughput of eight clients."""
+    peak, carried, accepted, refused, without_retry_after, unexpected = [], [], [], [], [], []
     with weighin() as server:
         server.wait_until("/readyz")
         for seed in range(rounds):
@@ -163,14 +166,14 @@ def overload(photos: Photos, rounds: int) -> list[Figure]:
             carried.append(per_s(outcome) / peak[-1])
             accepted.append(max(completed(outcome)))
             refused.append(quantiles(refusals, n=100)[98] if len(refusals) > 1 else 0.0)
-            unexplained.append(len(refusals) - outcome["retry_after"])
+            without_retry_after.append(len(refusals) - outcome["retry_after"])
             others = {k: len(v) for k, v in outcome["latencies_ms"].items() if k not in ("200", "503")}
-            strange.append(sum(others.values()) + outcome["unanswered"])
+            unexpected.append(sum(others.values()) + outcome["unanswered"])
     return [
         figure("peak, 8 clients", "images/s", peak),
         figure("3 × that, open loop: completed / peak", "×", carried, 0.9, at_least=True),
         figure("  slowest accepted request", "ms", accepted, DEADLINE_MS),
         figure("  p99 of refusals", "ms", refused, 50),
-        figure("  503 without Retry-After", "", unexplained, 0),
-        figure("  neither 200 nor 503", "", strange, 0),
+        figure("  503 without Retry-After", "", without_retry_after, 0),
+        figure("  neither 200 nor 503", "", unexpected, 0),
     ]

@@ -1,4 +1,4 @@
-"""Servers under test, each in a process group of its own on a free loopback port."""
+"""Servers under test, each in its own process group on a free loopback port."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STOPS_WITHIN_S = 15
 
 
 class Server:
-    """A started server. Paused servers take no part of the cores while another one is measured."""
+    """A running server. A paused one uses no CPU time while another is measured."""
 
     def __init__(self, name: str, arguments: list[str], port: int, environment: dict[str, str]) -> None:
         self.name = name
@@ -37,9 +37,9 @@ class Server:
         )
 
     def wait_until(self, path: str) -> float:
-        """Seconds from the start of the process until a GET of `path` is answered with 200.
+        """Wait until GET `path` returns 200; return the seconds since the start of the process.
 
-        Raises RuntimeError with the end of the server's log when that does not happen.
+        Raises RuntimeError, with the end of the server's log, if it exits or takes over STARTS_WITHIN_S.
         """
         request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode()
         while time.perf_counter() - self.started < STARTS_WITHIN_S and self._process.poll() is None:
@@ -49,28 +49,28 @@ class Server:
                     return time.perf_counter() - self.started
             time.sleep(0.005)
         self.log.seek(0)
-        raise RuntimeError(f"{self.name} did not start: {self.log.read()[-1000:].decode(errors='replace')}")
+        raise RuntimeError(f"{self.name}: did not start: {self.log.read()[-1000:].decode(errors='replace')}")
 
     def resident_mb(self) -> float:
-        """Resident memory of the server's first process, in MB (10^6 bytes)."""
+        """Return the resident memory of the server's first process in MB (10^6 bytes)."""
         pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
     def cpu_s(self) -> float:
-        """Processor time that the server's first process has used so far."""
+        """Return the CPU time of the server's first process so far, in seconds."""
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def pause(self) -> None:
-        """Stop the whole process group."""
+        """Stop the process group with SIGSTOP."""
         os.killpg(self._process.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Continue a paused process group."""
         os.killpg(self._process.pid, signal.SIGCONT)
 
     def stop(self) -> None:
-        """End the process group, first kindly."""
+        """End the process group with SIGTERM, then SIGKILL."""
         with contextlib.suppress(ProcessLookupError):
             self.resume()
             self._process.terminate()
@@ -82,7 +82,7 @@ class Server:
 
 
 def free_port() -> int:
-    """A loopback port that nothing listens on."""
+    """Return a free loopback port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -90,7 +90,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def weighin() -> Iterator[Server]:
-    """The service with its six models, as `weighin serve` starts it, with a data directory of its own."""
+    """Run `weighin serve` with its six models and a new data directory."""
     with tempfile.TemporaryDirectory() as data:
         port = free_port()
         environment = {"WEIGHIN_DATA_DIR": data, "WEIGHIN_PORT": str(port)}
@@ -103,7 +103,7 @@ def weighin() -> Iterator[Server]:
 
 @contextlib.contextmanager
 def rival(name: str, model: Path) -> Iterator[Server]:
-    """`benchmarks/rivals/NAME.py`, serving the model in the folder `model`."""
+    """Run `benchmarks/rivals/NAME.py` with the model in the folder `model`."""
     port = free_port()
     server = Server(name, ["-m", f"benchmarks.rivals.{name}", str(port), str(model)], port, {})
     try:

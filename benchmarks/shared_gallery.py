@@ -1,6 +1,6 @@
-"""How well and how fast a gallery in PostgreSQL is searched: `python -m benchmarks.shared_gallery`.
+"""Recall and latency of searching a gallery in PostgreSQL: `python -m benchmarks.shared_gallery`.
 
-The vectors of benchmarks.retrieval, in the server that the tests use, searched by the service's own class,
+Uses the vectors of benchmarks.retrieval, the PostgreSQL server of the tests and the service's own class,
 without HTTP. Prints the table of docs/postgresql.md.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from pgvector.psycopg import register_vector
 from sqlalchemy import Engine, text
 
-from benchmarks.retrieval.vectors import DIMENSIONS, MODEL, K, Searched, searched
+from benchmarks.retrieval.vectors import DIMENSIONS, MODEL, K, Workload, workload
 from service.gallery.database import GalleryDatabase
 from service.gallery.postgres import EXACT_UP_TO, PostgresqlNearest, index_name
 from service.gallery.records import Condition
@@ -26,11 +26,11 @@ EMBEDDER = f"{MODEL}@000000000000"
 QUERIES = 200
 WORK_MEMORY = "1GB"
 SHARES = (1, 10, 50)
-"""Per cent of the images that a filter keeps."""
+"""Percentages of the images that filters match."""
 
 
 def fill(server: PostgresServer, engine: Engine, vectors: np.ndarray) -> None:
-    """Put the vectors there under keys from 1, each with a number of 0 to 99 as metadata."""
+    """Insert the vectors with keys from 1, each with a number from 0 to 99 as metadata."""
     prepare(engine)
     with server.connect() as connection:
         register_vector(connection)
@@ -50,29 +50,29 @@ def fill(server: PostgresServer, engine: Engine, vectors: np.ndarray) -> None:
 
 
 def report(
-    what: str, search: PostgresqlNearest, data: Searched, share: int = 100, queries: int = QUERIES
+    name: str, search: PostgresqlNearest, data: Workload, share: int = 100, queries: int = QUERIES
 ) -> None:
-    """Measure and print one row: of the first `queries` queries, among `share` per cent of the images."""
+    """Measure and print one row: the first `queries` queries, with a filter for `share` percent of images."""
     where: Sequence[Condition] = () if share == 100 else [Condition("hundredth", "lt", share)]
-    kept = np.arange(1, len(data.gallery) + 1) % 100 < share
-    some = Searched(data.gallery, data.queries[:queries])
-    found, took = [], []
-    for query in some.queries:
-        begun = time.perf_counter()
+    matching = np.arange(1, len(data.gallery) + 1) % 100 < share
+    subset = Workload(data.gallery, data.queries[:queries])
+    results, times_ms = [], []
+    for query in subset.queries:
+        started = time.perf_counter()
         keys, _ = search.nearest(query, K, where)
-        took.append((time.perf_counter() - begun) * 1000)
-        found.append(keys - 1)
-    recall = some.recall(found, kept)
-    p50, p99 = np.percentile(took, (50, 99))
-    print(f"| {what} | {recall.mean():.3f} | {recall.min():.1f} | {p50:.1f} | {p99:.1f} |", flush=True)
+        times_ms.append((time.perf_counter() - started) * 1000)
+        results.append(keys - 1)
+    recall = subset.recall(results, matching)
+    p50, p99 = np.percentile(times_ms, (50, 99))
+    print(f"| {name} | {recall.mean():.3f} | {recall.min():.1f} | {p50:.1f} | {p99:.1f} |", flush=True)
 
 
 def main() -> None:
-    """Fill a server, and measure without an index, with one, and with filters."""
+    """Fill a server; measure without an index, with an index, and with filters."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--count", type=int, default=10_000, help="images in the gallery")
     count = arguments.parse_args().count
-    data = searched(count)
+    data = workload(count)
     with postgres_server() as server:
         with server.connect() as connection:
             connection.execute(f"ALTER DATABASE postgres SET maintenance_work_mem = '{WORK_MEMORY}'")
@@ -88,11 +88,11 @@ def main() -> None:
         report("exact", exact, data, queries=50)
         exact.close()
         search = PostgresqlNearest(GalleryDatabase(engine), EMBEDDER, DIMENSIONS)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         search.notify()
         while search.status.mode != "hnsw":
             time.sleep(0.1)
-        built = time.perf_counter() - begun
+        seconds = time.perf_counter() - started
         report("HNSW", search, data)
         for share in SHARES:
             way = "exact" if count * share // 100 <= EXACT_UP_TO else "HNSW"
@@ -100,7 +100,8 @@ def main() -> None:
         with engine.connect() as connection:
             size = connection.execute(text(f"SELECT pg_relation_size('{index_name(EMBEDDER)}')")).scalar_one()
         print(
-            f"\nIndex: built in {built:.0f} s, {size / 1e6:.0f} MB, {size / count / 1000:.1f} KB per vector."
+            f"\nIndex: built in {seconds:.0f} s, {size / 1e6:.0f} MB, "
+            f"{size / count / 1000:.1f} KB per vector."
         )
         search.close()
         engine.dispose()

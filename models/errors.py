@@ -1,7 +1,7 @@
-"""What a user of `python -m models` can put right: the command ends with it as one line."""
+"""The error that `python -m models` prints as one line, because its user can correct the cause."""
 
 from __future__ import annotations
 
 
 class ModelsError(Exception):
-    """Something is missing, or is not what it should be; the message says what, and what to do."""
+    """Missing or unsuitable input; the message names it and says what to do."""

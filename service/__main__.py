@@ -1,4 +1,4 @@
-"""`python -m service` is `weighin`."""
+"""Run `python -m service` as `weighin`."""
 
 from service.cli import main
 

@@ -1,4 +1,4 @@
-"""Build the service: its parts from the settings, its routes and its middleware. Nothing else does."""
+"""Build the service from its settings: parts, routes and middleware."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastapi_offline import FastAPIOffline
 from service.api import problems
 from service.api.benchmarks import benchmarks_router
 from service.api.body.image import document_form_fields
-from service.api.body.stream import Bounds
+from service.api.body.request import Bounds
 from service.api.explain import explain_router
 from service.api.gallery import gallery_router
 from service.api.gallery_images import gallery_images_router
@@ -68,8 +68,8 @@ OWN_PATHS = frozenset(
 
 DESCRIPTION = """
 Classifies images with lightweight ONNX networks, finds similar images in a gallery, compares models on one
-image, and records what each model costs on this machine. Every error is an RFC 9457 problem document whose
-`type` is stable.
+image, and records the latency of each model on this machine. Every error is an RFC 9457 problem document
+with a stable `type`.
 """
 
 
@@ -93,12 +93,12 @@ class Services:
 
     @property
     def storage_problem(self) -> str | None:
-        """Why state cannot be written at the moment; None when it can."""
+        """Reason why state cannot be written at the moment; None if it can."""
         return self.state.problem or self.recorder.problem
 
     @contextlib.asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
-        """Open the parts, load the models in the background, and close all in the end."""
+        """Open the parts, load the models in the background, and close everything at the end."""
         self.recorder.start()
         await self.jobs.open()
         loading = asyncio.create_task(asyncio.to_thread(self.registry.load))
@@ -130,7 +130,7 @@ class Services:
 
 
 def build(settings: Settings, *, address: str | None = None) -> Services:
-    """Build the parts of the service from its settings, and take the data directory.
+    """Build the parts of the service from its settings, and lock the data directory.
 
     Raises the errors of `create_app`.
     """
@@ -218,7 +218,7 @@ def api_routers(services: Services) -> Iterator[APIRouter]:
 
 
 def page_routers(services: Services, app: FastAPI) -> Iterator[APIRouter]:
-    """Yield the routers of the pages; `app` is what the API's documentation describes."""
+    """Yield the routers of the pages; `app`: the application that /docs describes."""
     site, names = services.site, services.registry.names
     yield site.router()
     yield docs_router(app)
@@ -228,7 +228,7 @@ def page_routers(services: Services, app: FastAPI) -> Iterator[APIRouter]:
 
 
 def add_middleware(app: FastAPI, services: Services) -> None:
-    """Wrap the application in its middleware; what is added last is passed first."""
+    """Wrap the application in its middleware; the last one added is the outermost."""
     settings = services.settings
     app.add_middleware(HeadRequests)
     app.add_middleware(JsonBodies, deadline_s=settings.deadline_s)
@@ -246,13 +246,13 @@ def add_middleware(app: FastAPI, services: Services) -> None:
 
 
 def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
-    """Return the service as an ASGI application; its state is open from here to the end of its lifespan.
+    """Return the service as an ASGI application; its state is open until the end of its lifespan.
 
-    `address` is where it will serve, for the message that a second one on the same data directory gets.
+    `address`: URL of this service, for the error message of a second service on the same data directory.
 
-    Raises DataDirectoryInUse when another process has the data directory, FileNotFoundError for a folder of
-    models that does not exist, UnreadableFolder for one that cannot be listed, and InvalidParameter for a
-    prefix that is a path of the service.
+    Raises DataDirectoryInUse if another process has locked the data directory, FileNotFoundError for a
+    missing model directory, UnreadableFolder for one that cannot be listed, and InvalidParameter for a
+    `root_path` that is a path of the service.
     """
     _check_root_path(settings.root_path)
     services = build(settings, address=address)
@@ -265,8 +265,8 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.stopping = services.jobs.stop  # what would outlast the server's grace: see service/server.py
-    app.state.refused = partial(services.metrics.count_error, None)  # what never reaches the application
+    app.state.stopping = services.jobs.stop  # ends event streams on shutdown, see service/server.py
+    app.state.refused = partial(services.metrics.count_error, None)  # counts refusals by the connection
     problems.install(app)
     document_form_fields(app)
     add_routes(app, api_routers(services))
@@ -276,7 +276,7 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
 
 
 def _check_root_path(root_path: str) -> None:
-    """Refuse a prefix that is a path of the service itself: what `/models/models` means would be a guess."""
+    """Raise InvalidParameter for a prefix that is a path of the service: `/models/models` is ambiguous."""
     if root_path[1:].partition("/")[0] in OWN_PATHS:
         raise InvalidParameter(
             f"WEIGHIN_ROOT_PATH: {root_path!r} begins like a path of the service itself (example: /weighin)"

@@ -1,4 +1,4 @@
-"""The HTTP server process: binds, serves, and ends cleanly on SIGTERM."""
+"""HTTP server process: bind, serve, shut down cleanly on SIGTERM."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from service.settings import Settings
 log = structlog.get_logger(__name__)
 
 _KEEP_ALIVE_S = 75
-"""How long a connection may idle. A dashboard asks every 5 s, uvicorn's own limit: each time a connection
-would be closed just when it is needed."""
+"""Idle timeout of a connection. With uvicorn's default of 5 s, a dashboard that polls every 5 s would lose
+its connection each time."""
 
-_TRIES = 20
-"""Free ports to try until one is free at every address."""
+_MAX_ATTEMPTS = 20
+"""Ports to try until one is free at every address."""
 
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 
 
 class CannotListen(WeighinError):
-    """The address does not exist here, or something else listens there already."""
+    """The address does not exist on this machine, or its port is in use."""
 
     slug = "cannot-listen"
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then give requests `shutdown_grace_s`, flush the state and return.
+    """Serve until SIGTERM or SIGINT; then wait up to `shutdown_grace_s` for requests, and save the state.
 
-    Raises CannotListen, DataDirectoryInUse, and FileNotFoundError or UnreadableFolder for a folder of models.
+    Raises CannotListen, DataDirectoryInUse, and FileNotFoundError or UnreadableFolder for a model directory.
     """
     with ExitStack() as stack:
         listeners = listen(settings.host, settings.port)
@@ -52,7 +52,7 @@ def serve(settings: Settings) -> None:
 
 
 def server_config(app: Any, settings: Settings) -> uvicorn.Config:
-    """How uvicorn runs an application that `create_app` made."""
+    """Return uvicorn's configuration for an application of `create_app`."""
     return uvicorn.Config(
         app,
         loop="auto",
@@ -70,10 +70,10 @@ def server_config(app: Any, settings: Settings) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, but a signal that it has obeyed is not raised again: a clean stop exits with 0.
+    """uvicorn's server without re-raising handled signals, so that a clean shutdown exits with 0.
 
-    `stopping` is called on the event loop as soon as a signal comes: streams that would never end have to end
-    before the server waits for them.
+    `stopping` is called on the event loop when a signal arrives, to end endless streams before the server
+    waits for them.
     """
 
     def __init__(self, config: uvicorn.Config, stopping: Callable[[], None]) -> None:
@@ -93,21 +93,20 @@ class _Server(uvicorn.Server):
 
 
 def logging_level(settings: Settings) -> str:
-    """uvicorn's own lines (process started, connection details) matter only when someone debugs."""
+    """Return uvicorn's log level: its messages (process start, connections) are only useful for debugging."""
     return "debug" if settings.log_level == "debug" else "warning"
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Listen at every address of `host`, on one port; 0 takes one that is free at all of them.
+    """Listen on every address of `host`, on one port; 0 picks a port that is free at all of them.
 
-    `::` takes IPv4 too, and IPv4 alone where there is no IPv6. An address that this machine does not have is
-    left out as long as another is left.
-    Raises CannotListen.
+    `::` includes IPv4, and means IPv4 alone if there is no IPv6. Addresses that this machine does not have
+    are skipped unless none is left. Raises CannotListen.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
-        for attempt in range(_TRIES if port == 0 else 1, 0, -1):
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in infos))
+        for attempt in range(_MAX_ATTEMPTS if port == 0 else 1, 0, -1):
             try:
                 return listen_at_all(addresses, port)
             except OSError as error:
@@ -118,8 +117,8 @@ def listen(host: str, port: int) -> list[socket.socket]:
             return listen("0.0.0.0", port)
         reason = getattr(error, "strerror", None) or str(error)
         raise CannotListen(
-            f"cannot listen on {host} port {port}: {reason.lower()}; "
-            "choose another with --host and --port, or WEIGHIN_HOST and WEIGHIN_PORT"
+            f"cannot listen on {host} port {port}: {reason.lower()} "
+            "(set another with --host and --port, or WEIGHIN_HOST and WEIGHIN_PORT)"
         ) from None
     raise AssertionError
 
@@ -127,13 +126,13 @@ def listen(host: str, port: int) -> list[socket.socket]:
 def listen_at_all(
     addresses: Sequence[tuple[socket.AddressFamily, tuple[Any, ...]]], port: int
 ) -> list[socket.socket]:
-    """Listen at these addresses of sockets, all on one port; leave out those that this machine does not have.
+    """Listen on these socket addresses, all on one port; skip those that this machine does not have.
 
-    Raises OSError when none is left or the port is taken at one.
+    Raises OSError if none is left or the port is in use at one of them.
     """
     listeners: list[socket.socket] = []
     absent: OSError | None = None
-    with ExitStack() as opened:  # closes those that are open when one fails
+    with ExitStack() as opened:  # closes open listeners if one fails
         for family, (host, _, *scope) in addresses:
             try:
                 listener = _listen_at(family, (host, port, *scope))
@@ -154,7 +153,7 @@ def _listen_at(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:  # the system's default differs
+        if family == socket.AF_INET6:  # the default depends on the system
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != "::"))
         listener.bind(address)
         listener.listen(2048)

@@ -1,4 +1,4 @@
-"""What can be set, and the only reader of the environment (`WEIGHIN_*`)."""
+"""Settings from the environment (`WEIGHIN_*`); the only reader of the environment."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _URL_AS_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a path keeps one of t
 class Settings(BaseSettings):
     """Settings of one process; each is read from the environment as `WEIGHIN_<NAME>`.
 
-    A variable that is empty or blank counts as unset. Raises ValidationError with all that is wrong;
-    `setting_problems` puts it into words.
+    Empty and blank variables count as unset. Raises ValidationError with all invalid settings;
+    `setting_problems` formats it.
     """
 
     model_config = SettingsConfigDict(
@@ -148,7 +148,7 @@ class Settings(BaseSettings):
     @field_validator("api_key")
     @classmethod
     def _check_key(cls, value: SecretStr | None) -> SecretStr | None:
-        # An empty key would look like protection and be none: a variable that is set but empty means unset.
+        # An empty key would give no protection, so it counts as unset.
         key = "" if value is None else value.get_secret_value()
         if not (key.isascii() and key.isprintable()):
             raise ValueError("cannot be sent in a header (allowed: printable ASCII characters)")
@@ -181,7 +181,7 @@ class Settings(BaseSettings):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _refuse_quotes(cls, value: object) -> object:  # the last of them, so that it runs first
+    def _refuse_quotes(cls, value: object) -> object:  # the last validator runs first
         if isinstance(value, str) and len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
             raise ValueError(
                 "is in quotes (allowed: without them; `docker --env-file` does not remove quotes)"
@@ -197,7 +197,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read variables the way `service.text.environment` does."""
+        """Read variables with `service.text.environment`."""
         assert isinstance(env_settings, EnvSettingsSource)
         values, _ = read_environment(os.environ, settings_cls.model_fields)
         env_settings.env_vars = {f"{PREFIX}{name}".lower(): text for name, text in values.items()}
@@ -205,14 +205,14 @@ class Settings(BaseSettings):
 
 
 def environment_warnings() -> list[str]:
-    """A line for each WEIGHIN_* variable that is set but ignored."""
+    """Return a warning for each WEIGHIN_* variable that is set but ignored."""
     return read_environment(os.environ, Settings.model_fields)[1]
 
 
 def setting_problems(error: ValidationError, given: Mapping[str, object]) -> list[str]:
-    """A line for each setting that is wrong: its variable, what it holds, what is allowed; never a secret.
+    """Return a line per invalid setting: variable, value without secrets, and the allowed values.
 
-    `given`: the settings that come from the command line, which are named as options.
+    `given`: settings from the command line, which are reported as options.
     """
     lines = []
     for problem in error.errors(include_url=False):
@@ -227,10 +227,10 @@ def setting_problems(error: ValidationError, given: Mapping[str, object]) -> lis
         elif name in ("allowed_origins", "trusted_proxies"):
             shown = f"'{', '.join(map(_shown, comma_list(str(value))))[:200]}'"
         cause = problem.get("ctx", {}).get("error")
-        words = str(cause) if cause is not None else problem["msg"].removeprefix("Input ")
+        reason = str(cause) if cause is not None else problem["msg"].removeprefix("Input ")
         if problem["type"].startswith("bool"):
-            words += " (allowed: true, false, yes, no, on, off, 1, 0)"
-        lines.append(f"{source} {shown}: {words}")
+            reason += " (allowed: true, false, yes, no, on, off, 1, 0)"
+        lines.append(f"{source} {shown}: {reason}")
     return lines
 
 
@@ -242,10 +242,10 @@ def _expanded(path: Path) -> Path:
 
 
 def normal_root_path(text: str) -> str:
-    """A prefix with a slash before and none behind it; empty for none. ValueError for what is no path."""
+    """Return a URL prefix with a leading and without a trailing slash; empty for `/`. Raises ValueError."""
     path = text.strip().strip("/")
     if path and (_ROOT_PATH.fullmatch(path) is None or not {".", ".."}.isdisjoint(path.split("/"))):
-        raise ValueError(f"{_shown(text)[:100]!r} is no path prefix (example: /weighin)")
+        raise ValueError(f"{_shown(text)[:100]!r} is not a path prefix (example: /weighin)")
     return f"/{path}" if path else ""
 
 
@@ -255,12 +255,12 @@ def _checked_network(text: str) -> str:
     except ValueError:
         examples = "127.0.0.1, 10.0.0.0/8, ::1, *"
         raise ValueError(
-            f"{_shown(text)[:100]!r} is no address and no network (examples: {examples})"
+            f"{_shown(text)[:100]!r} is not an address or network (examples: {examples})"
         ) from None
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    """Return the network, IPv4 where it is written as one of IPv4-mapped IPv6 addresses."""
+    """Return the network; IPv4-mapped IPv6 networks are converted to IPv4."""
     network = ipaddress.ip_network(text, strict=False)
     if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:
         mapped = network.network_address.ipv4_mapped
@@ -270,7 +270,7 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
 
 
 def _shown(text: str) -> str:
-    """Return what a setting holds, or an entry of it, without the password of a URL."""
+    """Return the value of a setting, or an entry of it, without the password of a URL."""
     return redacted(text) if "://" in text or "@" in text else text
 
 
@@ -278,7 +278,7 @@ def _checked_origin(text: str) -> str:
     origin = ANY if text == ANY else parse_origin(text)
     if origin is None:
         examples = "https://app.example.org, http://10.0.0.7:3000, *"
-        raise ValueError(f"{_shown(text)[:100]!r} is no origin (examples: {examples})")
+        raise ValueError(f"{_shown(text)[:100]!r} is not an origin (examples: {examples})")
     return str(origin)
 
 

@@ -1,4 +1,4 @@
-"""What the service keeps, opened together: the data directory and the database in it, or one on a server."""
+"""Persistent state of the service: the data directory with its database, or a database on a server."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from service.latency.store import LatencyStore
 from service.storage.database import on_server, open_database
 from service.storage.directory import DataDirectory
 
-_TRY_EVERY_S = 5.0
+_CHECK_INTERVAL_S = 5.0
 
 
 class State:
-    """The directory's lock and the stores; a context, or closed with `close`."""
+    """The locked data directory and the stores; a context manager, or close it with `close`."""
 
     def __init__(
         self,
@@ -26,26 +26,28 @@ class State:
         benchmarks: BenchmarkStore,
         gallery: GalleryDatabase,
     ) -> None:
-        """`directory`: None where nothing is kept in one, because a server keeps it."""
+        """`directory`: None if the database is on a server."""
         self.directory = directory
         self.latencies = latencies
         self.benchmarks = benchmarks
         self.gallery = gallery
         self._problem: str | None = None
-        self._try_again = 0.0
+        self._next_check = 0.0
 
     @property
     def problem(self) -> str | None:
-        """Why nothing could be written to the data directory, or the database's server not be reached, at the
-        last try, in words for a client; None when all was well. Tried every few seconds, since it waits."""
+        """Reason, for clients, why the data directory or the database server failed its last check, or None.
+
+        Blocks during a check, which runs at most every 5 seconds.
+        """
         now = time.monotonic()
-        if now >= self._try_again:
-            self._try_again = now + _TRY_EVERY_S  # before, so that others need not wait for a server too
+        if now >= self._next_check:
+            self._next_check = now + _CHECK_INTERVAL_S  # set first, so that other threads do not wait as well
             self._problem = self.gallery.problem if self.directory is None else self.directory.problem
         return self._problem
 
     def close(self) -> None:
-        """Close the database, then let the directory go."""
+        """Close the database, then release the directory."""
         self.latencies.close()
         if self.directory is not None:
             self.directory.__exit__(None, None, None)
@@ -60,17 +62,17 @@ class State:
 
 
 def open_state(data_dir: Path, database_url: str | None, *, address: str | None = None) -> State:
-    """Take the data directory and name the database; `Recorder.start` opens that. A database on a server is
-    shared by many processes, which then neither make nor lock a directory.
+    """Lock the data directory and create the stores; `Recorder.start` opens the database.
 
-    Raises DataDirectoryInUse when another process has the directory, and StorageUnavailable for a database
-    URL that cannot be used. A directory that cannot be written is no error but the state's `problem`.
+    A database on a server is shared by several processes, which neither create nor lock a directory. Raises
+    DataDirectoryInUse if another process has locked the directory, and StorageUnavailable for an unusable
+    database URL. A directory that cannot be written is not an error, but reported by `State.problem`.
     """
     engine = open_database(database_url, data_dir.absolute())
     if on_server(engine):
         return State(None, LatencyStore(engine), BenchmarkStore(engine), GalleryDatabase(engine))
     directory = DataDirectory(data_dir, address).__enter__()
-    # A file may only be written by the process that has the directory.
+    # A database file may only be written by the process that has locked the directory.
     obstacle = directory.claim
     return State(
         directory,

@@ -1,4 +1,4 @@
-"""The container's health check asks where the service listens."""
+"""The container's health check connects to the service's address."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(**variables: str) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def answering(host: str, status: bytes = b"200 OK") -> Iterator[int]:
-    """A listener that gives each connection this status; yields its port."""
+    """Run a listener that responds to each connection with `status`; yields its port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as listener:
 
@@ -52,26 +52,26 @@ def answering(host: str, status: bytes = b"200 OK") -> Iterator[int]:
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_the_port_is_read_as_the_service_reads_it(spelling: str) -> None:
+def test_spellings_of_the_port(spelling: str) -> None:
     with answering("127.0.0.1") as port:
         done = run(port=spelling.format(port), host="")
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "localhost", "127.0.0.1", ""])
-def test_a_service_at_any_address_is_asked(host: str) -> None:
+def test_hosts_reached_over_ipv4(host: str) -> None:
     with answering("127.0.0.1") as port:
         assert run(port=str(port), host=host).returncode == 0
 
 
 @pytest.mark.parametrize("host", ["::", "::1", "[::1]"] if IPV6 else ["::ffff:127.0.0.1"])
-def test_a_service_at_ipv6_is_asked(host: str) -> None:
+def test_hosts_reached_over_ipv6(host: str) -> None:
     with answering("::1" if IPV6 else "127.0.0.1") as port:
         assert run(port=str(port), host=host).returncode == 0
 
 
 @pytest.mark.parametrize("port", ["", " ", "tcp://10.96.12.34:9999"])
-def test_no_port_of_its_own_means_8000(port: str) -> None:
+def test_default_port(port: str) -> None:
     done = run(port=port, host="127.0.0.254")  # where nothing listens
     assert done.returncode == 1
     assert done.stderr.startswith("127.0.0.254 port 8000: ")
@@ -83,7 +83,7 @@ def test_not_ready_is_unhealthy() -> None:
 
 
 @pytest.mark.parametrize("port", ["many", "0", "99999999999"])
-def test_a_bad_port_is_unhealthy(port: str) -> None:
+def test_invalid_port_is_unhealthy(port: str) -> None:
     done = run(port=port)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -108,7 +108,7 @@ def test_a_bad_port_is_unhealthy(port: str) -> None:
         ("sh\0-c\0weighin models --port 9000\0", {}),
     ],
 )
-def test_options_of_the_command_come_first(command: str, options: dict[str, str]) -> None:
+def test_options_of_the_command(command: str, options: dict[str, str]) -> None:
     program = f"import runpy; print(runpy.run_path({str(CHECK)!r})['options_of']({command.encode()!r}))"
     done = subprocess.run(
         [sys.executable, "-c", program],

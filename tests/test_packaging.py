@@ -1,4 +1,4 @@
-"""What is pinned, shipped and documented agrees with what the code needs."""
+"""Lock files, imports and documented dependencies agree with the code."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ URL = re.compile(r"https?:" + r"//|--(extra-)?index-url|--find-links", re.IGNORE
 
 
 def pinned(lock: Path) -> dict[str, str]:
-    """Normalised name to version of each requirement in `lock`."""
-    found = re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", lock.read_text(), re.MULTILINE)
-    return {normalised(name): version for name, version in found}
+    """Return the version of each requirement in `lock` by its normalised name."""
+    requirements = re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", lock.read_text(), re.MULTILINE)
+    return {normalised(name): version for name, version in requirements}
 
 
 def normalised(name: str) -> str:
@@ -42,7 +42,7 @@ RUNTIME = sorted(required(requirement) for requirement in PROJECT["dependencies"
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.parent.name + "/" + path.name)
-def test_a_lock_names_no_index(lock: Path) -> None:
+def test_lock_names_no_index(lock: Path) -> None:
     assert not URL.findall(lock.read_text())
 
 
@@ -54,24 +54,24 @@ def test_every_pinned_package_has_hashes(lock: Path) -> None:
     assert not [entry.split()[0] for entry in entries if "--hash=sha256:" not in entry]
 
 
-def test_the_lock_pins_every_runtime_dependency_and_no_torch() -> None:
+def test_lock_pins_runtime_dependencies_without_torch() -> None:
     names = pinned(LOCKS[0]).keys()
     assert set(RUNTIME) <= names
     assert not names & {"torch", "opencv-python-headless", "opencv-python", "scipy", "pytest"}
 
 
-def test_the_tests_run_what_is_served() -> None:
+def test_locks_agree() -> None:
     """A package in both locks has one version."""
     served, tested = pinned(LOCKS[0]), pinned(LOCKS[1])
     assert {name: tested.get(name) for name in served} == served
 
 
 @pytest.mark.parametrize("name", RUNTIME)
-def test_the_map_says_why_a_dependency_is_there(name: str) -> None:
-    """docs/architecture.md has a line `| name | why |` for each, with a reason."""
+def test_dependency_is_documented(name: str) -> None:
+    """docs/architecture.md has a row `| name | reason |` for each dependency."""
     lines = (ROOT / "docs/architecture.md").read_text().splitlines()
     rows = [line for line in lines if re.match(rf"\| `?{re.escape(name)}`? \|", line, re.IGNORECASE)]
-    assert len(rows) == 1, f"docs/architecture.md needs one line '| `{name}` | why |'"
+    assert len(rows) == 1, f"docs/architecture.md: {len(rows)} rows '| `{name}` | reason |' (allowed: 1)"
     assert len(rows[0].split("|")[2].strip()) > 10
 
 
@@ -82,12 +82,12 @@ def test_only_settings_reads_the_environment() -> None:
             name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
             if name in ("environ", "getenv", "environb", "getenvb"):
                 readers.append(path.relative_to(ROOT).as_posix())
-    # the second only turns onnxruntime's telemetry off
+    # service/__init__.py only turns off the telemetry of onnxruntime
     assert set(readers) <= {"service/settings.py", "service/__init__.py"}
 
 
-def test_serving_needs_no_torch_and_imports_onnx_late() -> None:
-    """Every module of the service can be imported without torch; none imports onnx before it is needed."""
+def test_service_imports_neither_torch_nor_onnx() -> None:
+    """Every module of the service can be imported without torch and onnx; onnx is imported lazily."""
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for folder in ("service", "models/zoo", "models/onnx_tools")
@@ -102,8 +102,8 @@ def test_serving_needs_no_torch_and_imports_onnx_late() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_decoders_are_those_of_the_documentation() -> None:
-    """When this fails, read the change log of what changed before writing its version into the table."""
+def test_documented_versions_of_decoders() -> None:
+    """After a failure, read the library's change log before you update the version in docs/decoding.md."""
     rows = re.findall(
         r"^\| ([\w-]+) \| ([\d.]+) \| `(\w+)` \|", (ROOT / "docs/decoding.md").read_text(), re.MULTILINE
     )
@@ -123,7 +123,7 @@ def test_the_decoders_are_those_of_the_documentation() -> None:
 
 
 @pytest.mark.parametrize("module", ["service.inference.session", "models.onnx_tools.inspect"])
-def test_onnxruntime_sends_and_keeps_no_telemetry(module: str, tmp_path: Path) -> None:
+def test_onnxruntime_has_no_telemetry(module: str, tmp_path: Path) -> None:
     code = f"import {module}, os, onnxruntime; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     done = subprocess.run(

@@ -1,1 +1,1 @@
-"""Proof that the instrument is right, by experiments with known answers."""
+"""Validation of `weighin bench` by experiments with known answers."""

@@ -1,15 +1,14 @@
-"""Proof that the instrument is right: experiments whose right answer is known.
+"""Validate `weighin bench` by experiments with known answers.
 
-    .venv/bin/python -m benchmarks.instrument traces --seconds 280   # again: it goes on where it was
-    .venv/bin/python -m benchmarks.instrument traces --model separable-81m  # a network that it makes itself
+    .venv/bin/python -m benchmarks.instrument traces --seconds 280   # run again to resume
+    .venv/bin/python -m benchmarks.instrument traces --model separable-81m  # a small generated network
     .venv/bin/python -m benchmarks.instrument order | noise | stalls | simulation
     .venv/bin/python -m benchmarks.instrument choose                 # later traces are unseen by the rule
     .venv/bin/python -m benchmarks.instrument page                   # writes docs/instrument.md
     .venv/bin/python -m benchmarks.loadgen                           # needs mlcommons-loadgen
 
-Each step appends to benchmarks/instrument/results.jsonl, so that nothing that was measured is measured again;
-commit it with the page.
-The machine must be otherwise idle: what was measured while it was not is kept, marked, and left out.
+Each step appends to benchmarks/instrument/results.jsonl and is not repeated; commit that file with the page.
+The machine must be otherwise idle: launches during other load are recorded, marked and excluded.
 """
 
 from __future__ import annotations
@@ -36,21 +35,21 @@ ORDER_RUNS = 2
 
 
 def main() -> None:
-    """Run one experiment as far as it goes in the time given."""
+    """Run one experiment until it is complete or the time is over."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("experiment", choices=EXPERIMENTS)
-    parser.add_argument("--models", type=Path, default=NETWORKS, help="a folder of the zoo")
-    parser.add_argument("--model", default="efficientnet-lite0-int8", help="the model of all but `order`")
-    parser.add_argument("--seconds", type=float, default=280, help="start nothing more after that")
-    parser.add_argument("--launches", type=int, default=24, help="traces: quiet launches wanted of the model")
-    parser.add_argument("--rounds", type=int, default=84, help="traces: rounds of a launch")
+    parser.add_argument("--models", type=Path, default=NETWORKS, help="folder of models")
+    parser.add_argument("--model", default="efficientnet-lite0-int8", help="model of all but `order`")
+    parser.add_argument("--seconds", type=float, default=280, help="start no further step after this time")
+    parser.add_argument("--launches", type=int, default=24, help="traces: number of quiet launches")
+    parser.add_argument("--rounds", type=int, default=84, help="traces: rounds per launch")
     arguments = parser.parse_args()
     results = Results()
     if arguments.experiment == "page":
         if results.last("machine") is None:
-            sys.exit("nothing was measured yet: run the experiments first")
+            sys.exit("results.jsonl: no measurements; run the experiments first")
         PAGE.write_text(page.page(results))
         return
     if arguments.experiment == "choose":
@@ -77,8 +76,8 @@ def main() -> None:
 
     def missing() -> bool:
         if arguments.experiment == "traces":
-            mine = [each for each in results.of("trace-launch") if each["model"] == folder.name]
-            return sum(launch["quiet"] for launch in mine) < arguments.launches
+            launches = [launch for launch in results.of("trace-launch") if launch["model"] == folder.name]
+            return sum(launch["quiet"] for launch in launches) < arguments.launches
         if arguments.experiment == "order":
             return len(results.of("standard-run")) < ORDER_RUNS
         if arguments.experiment == "noise":
@@ -87,7 +86,7 @@ def main() -> None:
         return results.last(kind) is None
 
     while missing() and time_for_more():
-        began = time.monotonic()
+        step_started = time.monotonic()
         if arguments.experiment == "traces":
             traces.record_launch(results, folder, arguments.rounds)
         elif arguments.experiment == "order":
@@ -99,7 +98,7 @@ def main() -> None:
             stalls.record(results, folder)
         else:
             simulation.record(results)
-        slowest = max(slowest, time.monotonic() - began)
+        slowest = max(slowest, time.monotonic() - step_started)
         print(f"{arguments.experiment}: {time.monotonic() - start:.0f} s", flush=True)
 
 

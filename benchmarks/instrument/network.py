@@ -1,4 +1,4 @@
-"""A small network of its own, about a millisecond a run, so that the proof needs hours of no machine."""
+"""A small generated network that takes about a millisecond per run, for faster experiments."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _BLOCKS = ((64, 1), (128, 2), (128, 2))
 
 
 def make_network(folder: Path) -> Path:
-    """Write the network with its card to `folder`/NAME, unless it is there, and return that folder.
+    """Write the network with its card to `folder`/NAME, unless it exists, and return that folder.
 
-    He-scaled random weights: values as large as in a trained network, none of them denormal.
+    The weights are random and He-scaled: activations are as large as in a trained network, none is denormal.
     """
     target = folder / NAME
     if (target / "card.json").exists():

@@ -1,4 +1,4 @@
-"""A busy loop on one core during half of a run: is it marked, or silently published?"""
+"""Test whether a run is flagged if another process keeps one core busy during half of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WARM_UP_S = 0.3
 
 
 def record_run(results: Results, registry: Registry, model: str, *, noise: bool) -> None:
-    """A quick run of one model; with `noise`, from the middle of it on one core is busy."""
+    """Record a quick run of one model; with `noise`, one core is busy during its second half."""
     plan = replace(make_plan(registry, Request(models=(model,))), warm_up_s=WARM_UP_S)
     middle = plan.configuration.launches * plan.configuration.rounds // 2
     loops: list[subprocess.Popen[bytes]] = []

@@ -1,4 +1,4 @@
-"""Two standard runs of the same models: do they order every pair alike that either calls distinguishable?"""
+"""Test whether two standard runs of the same models rank every distinguishable pair alike."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from benchmarks.results import Results
+from models.zoo.verdicts import Verdict
 from service.bench.bundle import Bundle
-from service.bench.judge.verdicts import Verdict, compare_entries
+from service.bench.judge.verdicts import compare_entries
 from service.bench.measure.plan import Request, make_plan
 from service.bench.measure.runner import Runner
 from service.inference.registry import Registry
 
 
 def record_run(results: Results, registry: Registry, names: Sequence[str] | None) -> None:
-    """One standard run, kept as what it says of every pair, and of every model's p50."""
+    """Record one standard run: the verdict on every pair and the p50 of every model."""
     plan = make_plan(registry, Request(models=None if names is None else tuple(names), profile="standard"))
     bundle = Runner(plan).run()
     results.append(
@@ -31,21 +32,24 @@ def record_run(results: Results, registry: Registry, names: Sequence[str] | None
 
 
 def every_pair(bundle: Bundle) -> dict[str, Verdict]:
-    """`a b` to the verdict on a against b, adjusted within the comparisons with b."""
+    """Return the verdict on a against b by "a b", adjusted within the comparisons with b."""
     names = [entry.name for entry in bundle.entries if not entry.control]
     verdicts: dict[str, Verdict] = {}
     for reference in names:
-        for found in compare_entries(bundle, reference, [name for name in names if name != reference]):
-            verdicts[f"{found.entry} {reference}"] = found.verdict
+        others = [name for name in names if name != reference]
+        for comparison in compare_entries(bundle, reference, others):
+            verdicts[f"{comparison.entry} {reference}"] = comparison.verdict
     return {f"{a} {b}": verdicts[f"{a} {b}"] for a, b in combinations(names, 2)}
 
 
-def disagreements(one: dict[str, Verdict], other: dict[str, Verdict]) -> tuple[list[str], int]:
-    """Pairs that one of the runs calls distinguishable and the other does not order alike, and how many
-    pairs either calls distinguishable."""
+def disagreements(first: dict[str, Verdict], second: dict[str, Verdict]) -> tuple[list[str], int]:
+    """Return the pairs with different verdicts in two runs, and the number of distinguishable pairs.
+
+    A pair is distinguishable if at least one run calls it so.
+    """
     pairs = [
         pair
-        for pair in one.keys() & other.keys()
-        if "indistinguishable" not in (one[pair], other[pair]) or one[pair] != other[pair]
+        for pair in first.keys() & second.keys()
+        if "indistinguishable" not in (first[pair], second[pair]) or first[pair] != second[pair]
     ]
-    return sorted(pair for pair in pairs if one[pair] != other[pair]), len(pairs)
+    return sorted(pair for pair in pairs if first[pair] != second[pair]), len(pairs)

@@ -9,10 +9,10 @@ from benchmarks.instrument.order import disagreements
 from benchmarks.instrument.traces import judge, median_ms, rates, segments, true_slowdowns
 from benchmarks.results import Record, Results
 from models.zoo.statistics import wilson
-from service.bench.judge.verdicts import LEVEL, MIN_DIFFERENCE
+from models.zoo.verdicts import LEVEL, MIN_DIFFERENCE
 from service.bench.measure.plan import PROFILES
 
-_WANTED = {"alike": 0.05, "slow3": 0.50, "slow5": 0.90, "slow10": 0.99}
+_TARGETS = {"alike": 0.05, "slow3": 0.50, "slow5": 0.90, "slow10": 0.99}
 _LEVELS = (0.05, 0.02, 0.01, 0.005, 0.002)
 _HEAD = """# How well `weighin bench` tells models apart
 
@@ -74,31 +74,32 @@ def _verdicts(results: Results) -> list[str]:
         )
     for profile, repetitions in PROFILES.items():
         judged = {
-            model: [judge(each) for each in segments(launches, repetitions.launches, repetitions.rounds)]
+            model: [judge(part) for part in segments(launches, repetitions.launches, repetitions.rounds)]
             for model, launches in by_model.items()
         }
-        together = [each for some in judged.values() for each in some]
-        if not together:
+        pooled = [p_values for of_model in judged.values() for p_values in of_model]
+        if not pooled:
             continue
         lines += [
             "",
-            f"### {len(together)} segments of a {profile} run "
-            f"({repetitions.launches} x {repetitions.rounds})",
+            f"### {len(pooled)} segments of a {profile} run ({repetitions.launches} x {repetitions.rounds})",
             "",
             "| level | equal, told apart | 3 % found | 5 % found | 10 % found |",
             "| --- | --- | --- | --- | --- |",
         ]
         for level in _LEVELS:
             mark = " (in use)" if level == LEVEL else ""
-            lines.append(_row(f"{level}{mark}", rates(together, level)))
+            lines.append(_row(f"{level}{mark}", rates(pooled, level)))
         if len(judged) > 1:
             lines += [
-                _row(f"in use, `{model}` alone", rates(some, LEVEL)) for model, some in judged.items() if some
+                _row(f"in use, `{model}` alone", rates(of_model, LEVEL))
+                for model, of_model in judged.items()
+                if of_model
             ]
         unseen = [
-            judge(each)
+            judge(part)
             for launches in by_model.values()
-            for each in segments(
+            for part in segments(
                 [launch for launch in launches if launch["at"] > chosen_at],
                 repetitions.launches,
                 repetitions.rounds,
@@ -106,33 +107,33 @@ def _verdicts(results: Results) -> list[str]:
         ]
         if chosen_at and unseen:
             lines.append(_row("in use, launches after the rule was chosen", rates(unseen, LEVEL)))
-        lines += ["", *_met(rates(together, LEVEL))]
+        lines += ["", *_targets(rates(pooled, LEVEL))]
     return [
         *lines,
         "",
         f"A verdict also needs a difference of at least {MIN_DIFFERENCE:.0%}. The level in use is that of "
-        "`service/bench/judge/verdicts.py`.",
+        "`models/zoo/verdicts.py`.",
     ]
 
 
-def _row(label: str, found: dict[str, tuple[int, int, float, float]]) -> str:
-    cells = [f"{hits}/{n} = {hits / n:.1%} [{low:.1%}, {high:.1%}]" for hits, n, low, high in found.values()]
+def _row(label: str, counts: dict[str, tuple[int, int, float, float]]) -> str:
+    cells = [f"{hits}/{n} = {hits / n:.1%} [{low:.1%}, {high:.1%}]" for hits, n, low, high in counts.values()]
     return f"| {label} | " + " | ".join(cells) + " |"
 
 
-def _met(found: dict[str, tuple[int, int, float, float]]) -> list[str]:
+def _targets(counts: dict[str, tuple[int, int, float, float]]) -> list[str]:
     words = []
-    for name, wanted in _WANTED.items():
-        hits, n, _, high = found[name]
+    for name, target in _TARGETS.items():
+        hits, n, _, high = counts[name]
         if name == "alike":
-            met = high <= wanted
-            if not met and wilson(0, n)[1] > wanted:
-                words.append(f"equal sessions told apart: {n} verdicts are too few to show {wanted:.0%}")
+            met = high <= target
+            if not met and wilson(0, n)[1] > target:
+                words.append(f"equal sessions told apart: {n} verdicts are too few to show {target:.0%}")
                 continue
-            words.append(f"equal sessions told apart in at most {wanted:.0%} (upper bound {high:.1%})")
+            words.append(f"equal sessions told apart in at most {target:.0%} (upper bound {high:.1%})")
         else:
-            met = hits / n >= wanted
-            words.append(f"{name.removeprefix('slow')} % found in at least {wanted:.0%} ({hits / n:.1%})")
+            met = hits / n >= target
+            words.append(f"{name.removeprefix('slow')} % found in at least {target:.0%} ({hits / n:.1%})")
         words[-1] += ": met" if met else ": **missed**"
     return ["Targets: " + "; ".join(words) + "."]
 
@@ -143,19 +144,20 @@ def _order(results: Results) -> list[str]:
     if len(runs) < 2:
         return [*lines, "Not measured yet."]
     wrong, distinguishable = 0, 0
-    for one, other in pairwise(runs):
-        differing, pairs = disagreements(one["verdicts"], other["verdicts"])
+    for first, second in pairwise(runs):
+        differing, pairs = disagreements(first["verdicts"], second["verdicts"])
         wrong, distinguishable = wrong + len(differing), distinguishable + pairs
         lines.append(
-            f"- {len(one['verdicts'])} pairs, {pairs} of them called distinguishable by either run, "
+            f"- {len(first['verdicts'])} pairs, {pairs} of them called distinguishable by either run, "
             f"{len(differing)} not ranked alike{': ' + ', '.join(differing) if differing else ''}. The runs "
-            f"took {one['seconds']:.0f} and {other['seconds']:.0f} s; flags: {_kinds(one)}; {_kinds(other)}."
+            f"took {first['seconds']:.0f} and {second['seconds']:.0f} s; "
+            f"flags: {_kinds(first)}; {_kinds(second)}."
         )
     low, high = wilson(wrong, distinguishable)
     between = [
-        abs(other["p50_ns"][name] / one["p50_ns"][name] - 1)
-        for one, other in pairwise(runs)
-        for name in one["p50_ns"].keys() & other["p50_ns"].keys()
+        abs(second["p50_ns"][name] / first["p50_ns"][name] - 1)
+        for first, second in pairwise(runs)
+        for name in first["p50_ns"].keys() & second["p50_ns"].keys()
     ]
     return [
         *lines,

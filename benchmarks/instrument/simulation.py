@@ -1,4 +1,4 @@
-"""The percentile rule against runs whose true percentile is known: independent samples, and bursty ones."""
+"""Test the percentile rule on simulated runs with a known percentile: independent and bursty samples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _QUANTILES = {0.90: 1.2815516, 0.95: 1.6448536, 0.99: 2.3263479}
 
 
 def record(results: Results) -> None:
-    """Simulate every percentile at its least n and at more; then the p99 on traces with bursts."""
+    """Simulate every percentile at its minimum n and above, then the p99 of bursty samples."""
     for fraction, z in _QUANTILES.items():
         for n in (samples_needed(fraction), 1600, 6400):
             held = _held(_Independent(n), n, fraction, math.exp(0.25 * z))
@@ -43,13 +43,15 @@ class _Independent:
         self._random = np.random.default_rng(n)
 
     def draw(self, runs: int, n: int) -> NDArray[np.float64]:
-        """float64 (runs, n)."""
+        """Return samples, float64 (runs, n)."""
         return np.exp(0.25 * self._random.standard_normal((runs, n)))
 
 
 class _Bursty:
-    """Two states: calm, and bursts of geometric length in which runs take half as long again; bursts take up
-    2 % of the runs, so that they decide the p99."""
+    """Latencies with bursts of geometric length, in which runs take 1.5 times as long.
+
+    2 % of the runs are in bursts, so that they determine the p99.
+    """
 
     def __init__(self, mean_burst: int) -> None:
         self._random = np.random.default_rng(mean_burst)
@@ -57,20 +59,22 @@ class _Bursty:
         self._enter = 0.02 / 0.98 * self._leave
 
     def draw(self, runs: int, n: int) -> NDArray[np.float64]:
-        """float64 (runs, n)."""
+        """Return samples, float64 (runs, n)."""
         in_burst = np.empty((runs, n), dtype=bool)
         state = self._random.random(runs) < 0.02
         chance = self._random.random((n, runs))
-        for at in range(n):
-            in_burst[:, at] = state
-            state = np.where(state, chance[at] >= self._leave, chance[at] < self._enter)
+        for index in range(n):
+            in_burst[:, index] = state
+            state = np.where(state, chance[index] >= self._leave, chance[index] < self._enter)
         return np.exp(0.05 * self._random.standard_normal((runs, n))) * np.where(in_burst, 1.5, 1.0)
 
 
 def _bursty_p99(mean_burst: int) -> float:
-    """The true p99: half of the 2 % in bursts lie above it, so it is the bursts' median (bursts and calm
-    hardly overlap)."""
-    del mean_burst  # how long they are does not change how many there are
+    """Return the true p99: the median of the bursts, since half of their 2 % are above it.
+
+    (Durations in and outside of bursts hardly overlap.)
+    """
+    del mean_burst  # the length of bursts does not change their share
     return 1.5
 
 
@@ -85,5 +89,5 @@ def _held(source: _Independent | _Bursty, n: int, fraction: float, truth: float)
 
 
 def interval(record: dict[str, object]) -> tuple[float, float]:
-    """The 95 % interval of the share of runs whose bound held."""
+    """Return the 95 % interval of the share of runs whose bound held."""
     return wilson(int(record["held"]), int(record["runs"]))  # type: ignore[call-overload]

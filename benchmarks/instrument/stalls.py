@@ -1,4 +1,4 @@
-"""Coordinated omission: a service that stalls 200 ms every 2 s, seen by an open and by a closed loop."""
+"""Coordinated omission: a service that stalls for 200 ms every 2 s, measured by an open and a closed loop."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CLIENTS = 2
 
 
 def record(results: Results, folder: Path) -> None:
-    """Measure a real service with both loops, first undisturbed, then while it is stopped again and again."""
+    """Measure a real service with both loops, first undisturbed, then while it is stopped periodically."""
     with _service(folder) as (pid, url):
         for stalling in (False, True):
             with _stalls(pid) if stalling else _nothing():
@@ -66,7 +66,7 @@ def record(results: Results, folder: Path) -> None:
 
 
 def _interval(samples: list[int]) -> tuple[float, float]:
-    """95 % interval of the p99 from 2 000 resamples of stretches of 2 s, which keep a stall whole."""
+    """Return the 95 % interval of the p99 by a block bootstrap (2 000 resamples of 2 s, one stall each)."""
     random_state = np.random.default_rng(0)
     values = np.array(samples)
     length = max(1, round(len(values) * EVERY_S / SECONDS))
@@ -101,7 +101,7 @@ def _service(folder: Path) -> Iterator[tuple[int, str]]:
                 if re.search(r"\bready\b", line):
                     break
             else:
-                raise RuntimeError("the service did not start")
+                raise RuntimeError("service: did not start")
             yield service.pid, f"http://127.0.0.1:{port}"
         finally:
             service.send_signal(signal.SIGCONT)
@@ -111,10 +111,10 @@ def _service(folder: Path) -> Iterator[tuple[int, str]]:
 
 @contextmanager
 def _stalls(pid: int) -> Iterator[None]:
-    over = threading.Event()
+    stopped = threading.Event()
 
     def stall() -> None:
-        while not over.wait(EVERY_S - STALL_S):
+        while not stopped.wait(EVERY_S - STALL_S):
             os.kill(pid, signal.SIGSTOP)
             time.sleep(STALL_S)
             os.kill(pid, signal.SIGCONT)
@@ -124,7 +124,7 @@ def _stalls(pid: int) -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
+        stopped.set()
         thread.join()
 
 

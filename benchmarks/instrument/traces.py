@@ -1,8 +1,8 @@
-"""Long interleaved traces of one model four times over and of copies made slower by a known amount of work.
+"""Long interleaved traces of four equal sessions of a model and of copies slowed by a known amount of work.
 
-Each launch is a fresh process with sessions `a1` to `a4`, all alike, and `slow3`, `slow5`, `slow10`, whose
-every run does that many per cent more work. Cut into disjoint segments as large as a quick or standard run,
-they give many verdicts whose right answer is known.
+Each launch is a new process with equal sessions `a1` to `a4`, and `slow3`, `slow5`, `slow10`, whose runs do
+3, 5 and 10 percent more work. Split into disjoint segments as large as a quick or standard run, the traces
+give many verdicts whose correct answer is known.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from benchmarks.results import Record, Results
 from models.zoo.card import read_card
 from models.zoo.preprocess import preprocess
 from models.zoo.statistics import holm, wilson
+from models.zoo.verdicts import bootstrap, verdict
 from service.bench.bundle import Entry
-from service.bench.judge.verdicts import bootstrap, verdict
 from service.bench.measure.inputs import natural_picture
 from service.bench.measure.machine_watch import MAX_CLOCK_JUMP_S, MAX_OUTSIDE_LOAD, MAX_STEAL, MachineWatch
 from service.bench.measure.messages import BlockReport, Done, WorkerConfig, WorkerEntry
@@ -38,10 +38,10 @@ WARM_UP_S = 0.3
 
 
 def calibrate(results: Results, folder: Path) -> Record:
-    """How many dot products make a run 1 % longer, measured once and kept: with and without them by turns."""
-    for kept in results.of("trace-calibration"):
-        if kept["model"] == folder.name:
-            return kept
+    """Measure once how long a dot product and a run take, interleaved; return the recorded calibration."""
+    for record in results.of("trace-calibration"):
+        if record["model"] == folder.name:
+            return record
     card = read_card(folder)
     run = open_model("onnxruntime", (folder / card.file.name).read_bytes(), card, 1)
     tensor = preprocess(natural_picture(), card.input)
@@ -57,13 +57,13 @@ def calibrate(results: Results, folder: Path) -> Record:
     p50 = statistics.median(without)
     unit = (statistics.median(with_work) - p50) / added
     results.append("trace-calibration", model=folder.name, p50_ns=p50, unit_ns=unit)
-    found = results.last("trace-calibration")
-    assert found is not None
-    return found
+    recorded = results.last("trace-calibration")
+    assert recorded is not None
+    return recorded
 
 
 def record_launch(results: Results, folder: Path, rounds: int) -> bool:
-    """Run one launch and keep it; whether the machine was quiet meanwhile."""
+    """Run and record one launch; return whether the machine was quiet meanwhile."""
     calibration = calibrate(results, folder)
     work = {
         name: round(share * calibration["p50_ns"] / calibration["unit_ns"]) for name, share in SLOWER.items()
@@ -79,7 +79,7 @@ def record_launch(results: Results, folder: Path, rounds: int) -> bool:
         for name in names
     ]
     shuffle = random.Random(number)
-    shuffle.shuffle(entries)  # which session is loaded first is part of what a launch draws
+    shuffle.shuffle(entries)  # the order of loading is random, too
     config = WorkerConfig(
         launch=number,
         scenario="single-stream",
@@ -120,51 +120,53 @@ def record_launch(results: Results, folder: Path, rounds: int) -> bool:
 
 @dataclass(frozen=True)
 class Segment:
-    """As much of the traces as one run would have: entry to launch to its rounds' medians."""
+    """Part of the traces, as large as one run: medians of rounds by entry and launch."""
 
     medians: Mapping[str, Mapping[int, Sequence[float]]]
 
     def ratios(self, entry: str, *references: str) -> dict[int, list[float]]:
-        """Log-ratios of the rounds' medians by launch, to the geometric mean of the references."""
+        """Return log-ratios of the entry's medians to the references' geometric mean, by launch."""
         return {
-            at: (
-                np.log(np.array(mine))
-                - np.mean([np.log(np.array(self.medians[each][at])) for each in references], axis=0)
+            launch: (
+                np.log(np.array(medians))
+                - np.mean([np.log(np.array(self.medians[name][launch])) for name in references], axis=0)
             ).tolist()
-            for at, mine in self.medians[entry].items()
+            for launch, medians in self.medians[entry].items()
         }
 
 
 def segments(launches: Sequence[Record], per_segment: int, rounds: int) -> list[Segment]:
-    """Disjoint segments of `per_segment` launches with `rounds` rounds each.
+    """Return disjoint segments of `per_segment` launches with `rounds` rounds each.
 
-    Which launches go together changes from one stretch of rounds to the next, so that no few launches decide
-    all verdicts.
+    The grouping of launches differs between windows of rounds, so that no few launches decide all verdicts.
     """
-    found = []
-    stretches = min((len(launch["medians_ns"]["a1"]) for launch in launches), default=0) // rounds
+    parts = []
+    windows = min((len(launch["medians_ns"]["a1"]) for launch in launches), default=0) // rounds
     shuffle = random.Random(0)
-    for stretch in range(stretches):
+    for number in range(windows):
         order = list(range(len(launches)))
         shuffle.shuffle(order)
-        for at in range(0, len(order) - per_segment + 1, per_segment):
-            group = order[at : at + per_segment]
-            window = slice(stretch * rounds, (stretch + 1) * rounds)
-            found.append(
+        for start in range(0, len(order) - per_segment + 1, per_segment):
+            group = order[start : start + per_segment]
+            window = slice(number * rounds, (number + 1) * rounds)
+            parts.append(
                 Segment(
                     {
-                        name: {each: launches[each]["medians_ns"][name][window] for each in group}
+                        name: {launch: launches[launch]["medians_ns"][name][window] for launch in group}
                         for name in (*ALIKE, *SLOWER)
                     }
                 )
             )
-    return found
+    return parts
 
 
 @dataclass(frozen=True)
 class PValues:
-    """What the bootstrap says of one segment: mean log-ratio and p of each comparison. `alike` has one per
-    pair of equal sessions, `slower` one per copy, p adjusted among them as in a run."""
+    """Mean log-ratio and p-value of each comparison of a segment, by the bootstrap.
+
+    `alike`: one per pair of equal sessions. `slower`: one per copy, with p adjusted among the copies as in a
+    run.
+    """
 
     alike: tuple[tuple[float, float], ...]
     slower: dict[str, tuple[float, float]]
@@ -176,7 +178,7 @@ def judge(segment: Segment) -> PValues:
     for entry, reference in PAIRS_ALIKE:
         estimate = bootstrap(segment.ratios(entry, reference))
         alike.append((estimate.mean, estimate.p))
-    # the baseline of a run is measured twice, and so is the copies' here
+    # two sessions, because the baseline of a run is also measured twice
     estimates = {name: bootstrap(segment.ratios(name, "a1", "a2")) for name in SLOWER}
     adjusted = holm([estimate.p for estimate in estimates.values()])
     slower = {
@@ -186,31 +188,36 @@ def judge(segment: Segment) -> PValues:
 
 
 def rates(judged: Sequence[PValues], level: float) -> dict[str, tuple[int, int, float, float]]:
-    """Of each kind: verdicts that are not indistinguishable (copies: `slower`), all, and a 95 % interval."""
-    false = [verdict(mean, p, level) != "indistinguishable" for each in judged for mean, p in each.alike]
+    """Return hits, number of verdicts and the 95 % interval of their share, for equal sessions and each copy.
+
+    A hit is any difference between equal sessions, and the verdict `slower` for a copy.
+    """
+    false = [
+        verdict(mean, p, level) != "indistinguishable" for segment in judged for mean, p in segment.alike
+    ]
     counted = {"alike": (sum(false), len(false))}
     for name in SLOWER:
-        hits = [verdict(*each.slower[name], level) == "slower" for each in judged]
+        hits = [verdict(*segment.slower[name], level) == "slower" for segment in judged]
         counted[name] = (sum(hits), len(hits))
     return {name: (hits, n, *wilson(hits, n)) for name, (hits, n) in counted.items()}
 
 
 def true_slowdowns(launches: Sequence[Record]) -> dict[str, tuple[float, float, float]]:
-    """How much longer each copy's runs took over all launches, with a 95 % interval: what was to be found."""
+    """Return the slowdown of each copy over all launches as a share, with its 95 % interval."""
     whole = Segment(
         {
-            name: {at: launch["medians_ns"][name] for at, launch in enumerate(launches)}
+            name: {number: launch["medians_ns"][name] for number, launch in enumerate(launches)}
             for name in (*ALIKE, *SLOWER)
         }
     )
-    found = {}
+    slowdowns = {}
     for name in SLOWER:
         estimate = bootstrap(whole.ratios(name, "a1", "a2"))
-        found[name] = (math.expm1(estimate.mean), math.expm1(estimate.low), math.expm1(estimate.high))
-    return found
+        slowdowns[name] = (math.expm1(estimate.mean), math.expm1(estimate.low), math.expm1(estimate.high))
+    return slowdowns
 
 
 def median_ms(launches: Sequence[Record]) -> float:
-    """The model's p50 in milliseconds over all launches."""
-    every = [median for launch in launches for name in ALIKE for median in launch["medians_ns"][name]]
-    return statistics.median(every) / 1e6
+    """Return the model's p50 in milliseconds over all launches."""
+    medians = [median for launch in launches for name in ALIKE for median in launch["medians_ns"][name]]
+    return statistics.median(medians) / 1e6

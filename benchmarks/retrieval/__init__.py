@@ -1,1 +1,1 @@
-"""Similar images against their targets, beside other libraries: `python -m benchmarks.retrieval`."""
+"""Benchmark of the similarity search beside other libraries: `python -m benchmarks.retrieval`."""

@@ -1,14 +1,14 @@
-"""Similar images against their targets, beside other libraries, on real embeddings.
+"""Benchmark of the similarity search against its targets and beside other libraries, on real embeddings.
 
-    .venv-bench/bin/python -m benchmarks.retrieval embed [--seconds 60]  # 101 000 pictures; again: it goes on
-    .venv-bench/bin/python -m benchmarks.retrieval search [--only hnsw]  # what is measured is kept
-    .venv-bench/bin/python -m benchmarks.retrieval edited                # edited copies, and the near rule
+    .venv-bench/bin/python -m benchmarks.retrieval embed [--seconds 60]  # 101 000 images; run again to resume
+    .venv-bench/bin/python -m benchmarks.retrieval search [--only hnsw]  # measured searches are not repeated
+    .venv-bench/bin/python -m benchmarks.retrieval edited                # edited copies, and near duplicates
     .venv-bench/bin/python -m benchmarks.retrieval precision NAME [--zoo FOLDER] [--write-card]
     .venv-bench/bin/python -m benchmarks.retrieval page                  # writes docs/retrieval.md's tables
 
-`make bench-retrieval` does all but the precision of one network. Needs `make photos` and `make fashion`, 4 GB
-of memory and 2 GB of disk below .cache. Each way to search is measured in a process of its own; its figures
-go to benchmarks/retrieval/results.jsonl; commit it with the page. Run it on a machine that does nothing else.
+`make bench-retrieval` runs all but `precision`. Needs `make photos` and `make fashion`, 4 GB of memory and 2
+GB of disk space in .cache. Each search method is measured in a separate process; results are appended to
+benchmarks/retrieval/results.jsonl, which is committed with the page. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("command", choices=("embed", "search", "edited", "precision", "page"))
-    parser.add_argument("name", nargs="?", help="precision: a model of the zoo")
-    parser.add_argument("--zoo", type=Path, default=NETWORKS, help="precision: a folder of models")
-    parser.add_argument("--write-card", action="store_true", help="precision: state it in the model's card")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="embed: stop after so long")
-    parser.add_argument("--only", help="search: only this way")
-    parser.add_argument("--count", type=int, help="search: only in a gallery of so many")
-    parser.add_argument("--again", action="store_true", help="search: also what was measured already")
+    parser.add_argument("name", nargs="?", help="precision: model of the zoo")
+    parser.add_argument("--zoo", type=Path, default=NETWORKS, help="precision: folder of models")
+    parser.add_argument("--write-card", action="store_true", help="precision: write it into the model's card")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="embed: stop after this time")
+    parser.add_argument("--only", help="search: only this method")
+    parser.add_argument("--count", type=int, help="search: only this size of the gallery")
+    parser.add_argument("--again", action="store_true", help="search: repeat measured searches")
     arguments = parser.parse_args()
     results = Results(RESULTS)
     try:
@@ -78,10 +78,10 @@ def main() -> None:
             measure_edited(results)
         elif arguments.command == "precision":
             if arguments.name is None:
-                parser.error("precision needs the name of a model")
+                parser.error("precision: name of a model missing")
             measure_precision(arguments.zoo / arguments.name, arguments.write_card)
         elif not results.of("search"):
-            sys.exit(f"{RESULTS.name} has no searches; run: python -m benchmarks.retrieval search")
+            sys.exit(f"{RESULTS.name}: no searches; run: python -m benchmarks.retrieval search")
         else:
             page.write(results)
     except (MissingDataError, TimeoutError, FileNotFoundError) as error:
@@ -89,24 +89,24 @@ def main() -> None:
 
 
 def measure_searches(results: Results, only: str | None, count: int | None, again: bool) -> None:
-    """Measure every way to search that was not measured yet."""
+    """Measure every search method that was not measured yet, or all with `again`."""
     embed()
     done = {(record["way"], record["images"]) for record in results.of("search")}
     for way, images in SEARCHES:
         if only not in (None, way) or count not in (None, images) or ((way, images) in done and not again):
             continue
         folder = WORK / (f"churn-{images}" if way == "churn" else str(images))
-        ended = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", "benchmarks.retrieval.worker", way, str(images), str(folder)],
             stdout=subprocess.PIPE,
             check=False,
             cwd=ROOT,
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
         )
-        if ended.returncode:
-            print(f"{way} of {images}: failed with {ended.returncode}", file=sys.stderr)
+        if process.returncode:
+            print(f"{way}, {images}: exit code {process.returncode}", file=sys.stderr)
             continue
-        figures = json.loads(ended.stdout)
+        figures = json.loads(process.stdout)
         results.append(
             "search",
             way=way,
@@ -120,18 +120,18 @@ def measure_searches(results: Results, only: str | None, count: int | None, agai
 
 
 def measure_edited(results: Results) -> None:
-    """Search for edited copies, and judge the rules of what is near."""
+    """Search for edited copies, and evaluate rules for near duplicates."""
     garments, _ = embed()
     registry = Registry((NETWORKS,), MODEL)
     registry.load()
     models = [registry.get(name) for name in EDITED_WITH]
     originals = edited.pictures()
-    copies = {edit: edited.looks(images, models) for edit, images in edited.edited(originals).items()}
-    kept = edited.looks(originals, models)
+    copies = {edit: edited.features(images, models) for edit, images in edited.edited(originals).items()}
+    stored = edited.features(originals, models)
     first = {
         model.name: {
-            edit: edited.found_first(looks.embeddings[model.name], kept.embeddings[model.name])
-            for edit, looks in copies.items()
+            edit: edited.found_first(copy.embeddings[model.name], stored.embeddings[model.name])
+            for edit, copy in copies.items()
         }
         for model in models
     }
@@ -140,17 +140,17 @@ def measure_edited(results: Results) -> None:
         at=time.time(),
         pictures=len(originals),
         found_first=first,
-        rules=near.judged(kept, copies, MODEL, garments),
+        rules=near.evaluate_rules(stored, copies, MODEL, garments),
     )
     print(json.dumps(first, indent=2))
 
 
 def measure_precision(folder: Path, write_card: bool) -> None:
-    """Print a network's precision at ten by class, and put it into its card if that is wanted."""
-    found = precision.precision(folder)
-    print(found.model_dump_json(indent=2))
+    """Print a network's precision at ten by class; with `write_card`, write it into its card."""
+    result = precision.precision(folder)
+    print(result.model_dump_json(indent=2))
     if write_card:
-        precision.write_to_card(folder, found)
+        precision.write_to_card(folder, result)
 
 
 if __name__ == "__main__":

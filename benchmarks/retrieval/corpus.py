@@ -1,4 +1,4 @@
-"""The pictures that are embedded: crops of real photographs and Fashion-MNIST, the same ones every time."""
+"""Images to embed: reproducible crops of real photographs, and Fashion-MNIST."""
 
 from __future__ import annotations
 
@@ -19,29 +19,28 @@ PACKAGES = (
     "plasma-workspace-wallpapers",
 )
 READ_AT = 1024
-"""Pixels of the shorter side at which a photograph is cropped: most crops are then of the size of the
-networks' input or below, and cutting them costs less than embedding them."""
+"""Shorter side in pixels at which photographs are cropped: most crops are then no larger than the networks'
+input, and cropping costs less than embedding."""
 SHARES = (0.1, 0.6)
-"""Smallest and largest side of a crop, as shares of the photograph's shorter side; between them evenly in
-the logarithm."""
+"""Smallest and largest side of a crop as shares of the shorter side; log-uniform in between."""
 
 Pixels = NDArray[np.uint8]
 
 
 class MissingDataError(Exception):
-    """Pictures are not where they were looked for; the message says what to run."""
+    """Images are missing; the message names the folder and the command to run."""
 
 
 def photographs(folder: Path = CACHE / "photos") -> list[Path]:
-    """The large photographs of `make photos`, sorted by package and name."""
-    found = [path for package in PACKAGES for path in sorted((folder / package).glob("*.jpg"))]
-    if not found:
-        raise MissingDataError(f"there are no photographs in {folder}; fetch them with: make photos")
-    return found
+    """Return the photographs of `make photos`, sorted by package and name. Raises MissingDataError."""
+    paths = [path for package in PACKAGES for path in sorted((folder / package).glob("*.jpg"))]
+    if not paths:
+        raise MissingDataError(f"{folder}: no photographs; run: make photos")
+    return paths
 
 
 def read_photograph(path: Path, shorter_side: int = READ_AT) -> Pixels:
-    """A photograph, upright, uint8 RGB (H, W, 3), reduced to `shorter_side` where it is larger."""
+    """Read a photograph upright, uint8 RGB (H, W, 3), reduced to `shorter_side` if it is larger."""
     with Image.open(path) as opened:
         image = ImageOps.exif_transpose(opened).convert("RGB")
     scale = shorter_side / min(image.size)
@@ -52,26 +51,26 @@ def read_photograph(path: Path, shorter_side: int = READ_AT) -> Pixels:
 
 
 class Crops:
-    """`per_photograph` square crops of every photograph: number i is of photograph i // per_photograph.
+    """`per_photograph` square crops of every photograph; crop i is of photograph i // per_photograph.
 
-    Each is drawn from its own seed, so that reading may begin anywhere and a longer series begins with the
-    shorter one's places.
+    Each crop has its own seed, so that reading can start anywhere, and a longer series of a photograph starts
+    with the same crops as a shorter one.
     """
 
     def __init__(self, per_photograph: int) -> None:
         self._paths = photographs()
-        self._each = per_photograph
+        self._per_photograph = per_photograph
 
     def __len__(self) -> int:
-        return len(self._paths) * self._each
+        return len(self._paths) * self._per_photograph
 
     def since(self, first: int) -> Iterator[Pixels]:
-        """The crops from number `first` on, uint8 RGB (side, side, 3)."""
+        """Yield the crops from number `first` on, uint8 RGB (side, side, 3)."""
         for number in range(first, len(self)):
-            path = self._paths[number // self._each]
+            path = self._paths[number // self._per_photograph]
             pixels = _photograph(path)
             height, width = pixels.shape[:2]
-            random = np.random.default_rng([number % self._each, *path.name.encode()])
+            random = np.random.default_rng([number % self._per_photograph, *path.name.encode()])
             share = np.exp(random.uniform(*np.log(SHARES)))
             side = round(min(height, width) * float(share))
             top, left = random.integers(0, [height - side + 1, width - side + 1])
@@ -87,7 +86,7 @@ class FashionMnist:
             labels = [_read_idx(folder / f"{part}-labels-idx1-ubyte.gz", 8) for part in ("train", "t10k")]
         except FileNotFoundError as error:
             raise MissingDataError(
-                f"{error.filename} is missing; put Fashion-MNIST there with: make fashion "
+                f"{error.filename}: missing; run: make fashion "
                 "(or link the folder to /usr/share/datasets/fashion-mnist of Debian's dataset-fashion-mnist)"
             ) from None
         self.pixels = np.concatenate([part.reshape(-1, 28, 28) for part in parts])
@@ -98,7 +97,7 @@ class FashionMnist:
         return len(self.pixels)
 
     def since(self, first: int) -> Iterator[Pixels]:
-        """The images from number `first` on as grey RGB, uint8 (28, 28, 3)."""
+        """Yield the images from number `first` on as grey RGB, uint8 (28, 28, 3)."""
         for image in self.pixels[first:]:
             yield np.repeat(image[..., None], 3, axis=2)
 

@@ -1,8 +1,8 @@
-"""Edited copies: is the original of a cropped, recompressed, resized, flipped or darkened photograph found?
+"""Search for the originals of cropped, recompressed, resized, flipped and darkened photographs.
 
-200 pictures are cut from the large photographs, no two of which overlap; each is edited in five ways, and the
-copies are searched for among the originals, through the service's own decoding and embedding. The same
-embeddings and perceptual hashes then say which thresholds tell edited copies from other pictures.
+200 images without overlaps are cropped from large photographs; each is edited in five ways, and the copies
+are searched for among the originals with the service's own decoding and embedding. The same embeddings and
+perceptual hashes are used to evaluate thresholds for near duplicates (near.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from service.inference.registry import ServedModel
 PICTURES = 200
 COLUMNS, ROWS = 3, 2
 READ_AT = 1600
-"""Pixels of a photograph's shorter side before it is cut: the pieces then have some 800."""
+"""Shorter side of a photograph in pixels before it is cropped; the crops then have about 800."""
 MAX_PIXELS = 10**8
 
 EDITS: dict[str, Callable[[Image.Image], bytes]] = {
@@ -35,15 +35,15 @@ EDITS: dict[str, Callable[[Image.Image], bytes]] = {
 
 
 @dataclass(frozen=True)
-class Looks:
-    """What pictures look like: per model their embeddings, float32 (N, D), and their perceptual hashes."""
+class Features:
+    """Features of N images: embeddings by model, float32 (N, D), and perceptual hashes, uint64 (N,)."""
 
     embeddings: dict[str, NDArray[np.float32]]
     hashes: NDArray[np.uint64]
 
 
 def pictures() -> list[bytes]:
-    """The originals, as JPEGs of quality 90: PICTURES pieces of a grid over each photograph."""
+    """Return the originals as JPEGs of quality 90: PICTURES random cells of a grid over all photographs."""
     pieces = []
     for path in photographs():
         image = Image.fromarray(read_photograph(path, READ_AT))
@@ -56,22 +56,25 @@ def pictures() -> list[bytes]:
 
 
 def edited(originals: Sequence[bytes]) -> dict[str, list[bytes]]:
-    """The copies by edit, each of the decoded original."""
+    """Return the edited copies by name of the edit."""
     images = [Image.open(io.BytesIO(original)) for original in originals]
     return {name: [edit(image) for image in images] for name, edit in EDITS.items()}
 
 
-def looks(images: Sequence[bytes], models: Sequence[ServedModel]) -> Looks:
-    """What the gallery would keep of these images."""
-    kept = [prepare(image, models, max_pixels=MAX_PIXELS) for image in images]
-    return Looks(
-        {model.name: np.stack([each.embeddings[embedder_of(model)] for each in kept]) for model in models},
-        np.array([each.perceptual_hash for each in kept], np.uint64),
+def features(images: Sequence[bytes], models: Sequence[ServedModel]) -> Features:
+    """Return the features that the gallery would store of these images."""
+    prepared = [prepare(image, models, max_pixels=MAX_PIXELS) for image in images]
+    return Features(
+        {
+            model.name: np.stack([image.embeddings[embedder_of(model)] for image in prepared])
+            for model in models
+        },
+        np.array([image.perceptual_hash for image in prepared], np.uint64),
     )
 
 
 def found_first(copies: NDArray[np.float32], originals: NDArray[np.float32]) -> int:
-    """How many of the copies, float32 (N, D), have their own original as the nearest."""
+    """Return the number of copies, float32 (N, D), whose nearest original is their own."""
     return int((np.argmax(copies @ originals.T, axis=1) == np.arange(len(copies))).sum())
 
 

@@ -1,4 +1,4 @@
-"""Embeddings of many pictures, kept in .cache/embeddings, so that what was embedded is not embedded again."""
+"""Embeddings of many images, cached in .cache/embeddings."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ Vectors = NDArray[np.float32]
 
 
 class Pictures(Protocol):
-    """A series of pictures that can be read from anywhere on."""
+    """A series of images that can be read from any position."""
 
     def __len__(self) -> int: ...
 
     def since(self, first: int) -> Iterator[Pixels]:
-        """The pictures from number `first` on, uint8 RGB (H, W, 3)."""
+        """Yield the images from number `first` on, uint8 RGB (H, W, 3)."""
 
 
 class Embedder:
-    """A network of the zoo that turns a picture into its embedding, as the service does."""
+    """Embeds images with a network of the zoo, as the service does."""
 
     def __init__(self, folder: Path) -> None:
         self.card = read_card(folder)
@@ -40,16 +40,16 @@ class Embedder:
         self.dimensions = self.card.outputs["embedding"][0]
 
     def __call__(self, pixels: Pixels) -> Vectors:
-        """The L2-normalised embedding of uint8 RGB (H, W, 3), float32 (D,)."""
+        """Return the L2-normalised embedding of an image, uint8 RGB (H, W, 3): float32 (D,)."""
         out = self._session.run(preprocess(pixels, self.card.input), ("embedding",))["embedding"][0]
         return out / np.float32(max(float(np.linalg.norm(out)), 1e-12))
 
 
 def embeddings(embedder: Embedder, name: str, pictures: Pictures, seconds: float = float("inf")) -> Vectors:
-    """The embeddings of `pictures`, float32 (N, D), mapped from the file that keeps them.
+    """Return the embeddings of `pictures`, float32 (N, D), memory-mapped from their cache file.
 
-    The file only ever grows, by whole rows, so its length says how many are done; another run goes on from
-    there. Raises TimeoutError when more than `seconds` would be needed.
+    The file only grows, by whole rows; another run resumes at its end. Raises TimeoutError if they are not
+    complete after `seconds`.
     """
     card = embedder.card
     path = EMBEDDINGS / f"{card.name}-{card.file.sha256[:12]}" / f"{name}.f32"
@@ -58,7 +58,7 @@ def embeddings(embedder: Embedder, name: str, pictures: Pictures, seconds: float
     with path.open("ab") as file:
         done = file.tell() // row
         file.truncate(done * row)
-        until = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         block: list[Vectors] = []
         while done < len(pictures):
             for number, pixels in enumerate(pictures.since(done), done + 1):
@@ -68,7 +68,7 @@ def embeddings(embedder: Embedder, name: str, pictures: Pictures, seconds: float
                     file.flush()
                     block.clear()
                     done = number
-                    if time.monotonic() >= until and done < len(pictures):
-                        raise TimeoutError(f"{done} of {len(pictures)} of {name} by {card.name} are embedded")
-            print(f"{done} of {len(pictures)} of {name} by {card.name} are embedded", file=sys.stderr)
+                    if time.monotonic() >= deadline and done < len(pictures):
+                        raise TimeoutError(f"{name}: {done} of {len(pictures)} embedded by {card.name}")
+            print(f"{name}: {done} of {len(pictures)} embedded by {card.name}", file=sys.stderr)
     return np.memmap(path, dtype=np.float32, mode="r", shape=(len(pictures), embedder.dimensions))

@@ -1,4 +1,4 @@
-"""Which thresholds of hash and cosine tell edited copies from other pictures, and what they get wrong."""
+"""Evaluate thresholds of hash bits and cosine that separate edited copies from other images."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.retrieval.corpus import FashionMnist
-from benchmarks.retrieval.edited import EDITS, Looks
+from benchmarks.retrieval.edited import EDITS, Features
 from service.gallery.duplicates import NEAR_COSINE, NEAR_HASH_BITS, perceptual_hash
 
 RULES = tuple((bits, cosine) for bits in (4, 6, 8, 10, 12, 16) for cosine in (0.75, 0.85, 0.9, 0.95))
 GARMENTS = 20_000
-ASKED = 2_000
+QUERIES = 2_000
 CHUNK = 250
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What the rule of at most `bits` differing and at least `cosine` calls near.
+class RuleResult:
+    """What the rule "at most `bits` differing hash bits and a cosine of at least `cosine`" marks as near.
 
-    `copies`: how many of each edit's copies; `others`: pairs of a copy and another picture, of `other_pairs`;
-    `garments`: pairs of a test and a training image of Fashion-MNIST, of `garment_pairs`; `garments_asked`:
-    the share of these test images that have any.
+    `copies`: number of copies by edit. `others`: pairs of a copy and another image, of `other_pairs`.
+    `garments`: pairs of a test and a training image of Fashion-MNIST, of `garment_pairs`. `garments_asked`:
+    share of these test images with at least one near image.
     """
 
     bits: int
@@ -42,34 +42,34 @@ class Judged:
         return (self.bits, self.cosine) == (NEAR_HASH_BITS, NEAR_COSINE)
 
 
-def judged(
-    originals: Looks, copies: dict[str, Looks], model: str, garments: NDArray[np.float32]
+def evaluate_rules(
+    originals: Features, copies: dict[str, Features], model: str, garments: NDArray[np.float32]
 ) -> list[dict[str, object]]:
-    """Every rule on the same pictures. `garments`: Fashion-MNIST's embeddings by `model`, float32 (N, D)."""
+    """Evaluate all rules. `garments`: embeddings of Fashion-MNIST by `model`, float32 (N, D)."""
     own = originals.embeddings[model]
     cosines = {edit: copies[edit].embeddings[model] @ own.T for edit in EDITS}
     bits = {edit: _differing(copies[edit].hashes, originals.hashes) for edit in EDITS}
     same = np.eye(len(own), dtype=bool)
     pairs = dict.fromkeys(RULES, 0)
-    asked = dict.fromkeys(RULES, 0)
+    with_near = dict.fromkeys(RULES, 0)
     for garment_cosines, garment_bits in _garments(garments):
         for rule in RULES:
             near = _near(rule, garment_bits, garment_cosines)
             pairs[rule] += int(near.sum())
-            asked[rule] += int(near.any(axis=1).sum())
+            with_near[rule] += int(near.any(axis=1).sum())
     results = []
     for rule in RULES:
         near = {edit: _near(rule, bits[edit], cosines[edit]) for edit in EDITS}
         results.append(
             asdict(
-                Judged(
+                RuleResult(
                     *rule,
-                    copies={edit: int(each[same].sum()) for edit, each in near.items()},
-                    others=sum(int(each[~same].sum()) for each in near.values()),
+                    copies={edit: int(matrix[same].sum()) for edit, matrix in near.items()},
+                    others=sum(int(matrix[~same].sum()) for matrix in near.values()),
                     other_pairs=len(EDITS) * int((~same).sum()),
                     garments=pairs[rule],
-                    garment_pairs=ASKED * GARMENTS,
-                    garments_asked=asked[rule] / ASKED,
+                    garment_pairs=QUERIES * GARMENTS,
+                    garments_asked=with_near[rule] / QUERIES,
                 )
             )
         )
@@ -77,14 +77,14 @@ def judged(
 
 
 def _garments(embeddings: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
-    """Cosines and differing bits of ASKED test images with GARMENTS training images, some at a time."""
+    """Yield cosines and differing bits of QUERIES test images with GARMENTS training images, in chunks."""
     data = FashionMnist()
-    kept = np.array(embeddings[:GARMENTS])
-    kept_hashes = _hashes(data.pixels[:GARMENTS])
-    asked_hashes = _hashes(data.pixels[data.train : data.train + ASKED])
-    for start in range(0, ASKED, CHUNK):
-        asked = embeddings[data.train + start : data.train + start + CHUNK]
-        yield asked @ kept.T, _differing(asked_hashes[start : start + CHUNK], kept_hashes)
+    gallery = np.array(embeddings[:GARMENTS])
+    gallery_hashes = _hashes(data.pixels[:GARMENTS])
+    query_hashes = _hashes(data.pixels[data.train : data.train + QUERIES])
+    for start in range(0, QUERIES, CHUNK):
+        queries = embeddings[data.train + start : data.train + start + CHUNK]
+        yield queries @ gallery.T, _differing(query_hashes[start : start + CHUNK], gallery_hashes)
 
 
 def _hashes(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
@@ -98,11 +98,11 @@ def _near(
     return (bits <= rule[0]) & (cosines >= rule[1])
 
 
-def _differing(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """Bits in which each of `one` (N,) differs from each of `other` (M,), (N, M)."""
-    return np.bitwise_count(one[:, None] ^ other[None, :])
+def _differing(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    """Return the number of bits in which each of `first` (N,) differs from each of `second` (M,), (N, M)."""
+    return np.bitwise_count(first[:, None] ^ second[None, :])
 
 
-def rule_rows(results: Sequence[dict[str, object]]) -> list[Judged]:
-    """Results that were kept, as they were judged."""
-    return [Judged(**each) for each in results]  # type: ignore[arg-type]
+def rule_rows(results: Sequence[dict[str, object]]) -> list[RuleResult]:
+    """Convert recorded results."""
+    return [RuleResult(**result) for result in results]  # type: ignore[arg-type]

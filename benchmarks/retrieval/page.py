@@ -38,7 +38,9 @@ def figures(results: Results) -> str:
     parts += [targets(searches), filtered(searches), churned(searches)]
     measured = results.last("edited")
     parts += (
-        ["Edited copies were not measured.\n"] if measured is None else [found(measured), rules(measured)]
+        ["Edited copies were not measured.\n"]
+        if measured is None
+        else [edited_copies(measured), rules(measured)]
     )
     return "\n".join(parts)
 
@@ -78,8 +80,8 @@ def searched(searches: dict[tuple[str, int], Record], images: int) -> str:
     ]
     where = ""
     if machines:
-        loads = [each["load_average"][0] for each in machines]
-        kinds = sorted({f"{each['cores']} cores of {each['cpu']}" for each in machines})
+        loads = [machine["load_average"][0] for machine in machines]
+        kinds = sorted({f"{machine['cores']} cores of {machine['cpu']}" for machine in machines})
         where = f"\nOn {', '.join(kinds)}; load average meanwhile {min(loads)} to {max(loads)}.\n"
     return f"### {_number(images)} vectors of 1 280 dimensions\n\n" + _table(head, rows) + where
 
@@ -131,19 +133,19 @@ def targets(searches: dict[tuple[str, int], Record]) -> str:
 
 
 def filtered(searches: dict[tuple[str, int], Record]) -> str:
-    """Searches under filters."""
+    """Return the table of filtered searches."""
     rows = []
     for way, images in (("exact", 10_000), ("hnsw", 10_000), ("exact", 20_000), ("hnsw", 100_000)):
-        for each in searches.get((way, images), {}).get("filters", ()):
+        for result in searches.get((way, images), {}).get("filters", ()):
             rows.append(
                 (
                     f"{way}, {_number(images)}",
-                    f"{each['share']:.0%}",
-                    str(each["kept"]),
-                    str(each["fewest"]),
-                    f"{each['recall']:.4f}",
-                    _spread(each["p50_ms"]),
-                    _spread(each["cpu_p50_ms"]),
+                    f"{result['share']:.0%}",
+                    str(result["kept"]),
+                    str(result["fewest"]),
+                    f"{result['recall']:.4f}",
+                    _spread(result["p50_ms"]),
+                    _spread(result["cpu_p50_ms"]),
                 )
             )
     head = ("", "filter keeps", "of them", "fewest found of 10", "recall@10", "p50 ms", "CPU p50 ms")
@@ -151,33 +153,33 @@ def filtered(searches: dict[tuple[str, int], Record]) -> str:
 
 
 def churned(searches: dict[tuple[str, int], Record]) -> str:
-    """Recall round by round."""
+    """Return the table of recall after each round of deleting and adding."""
     rows = []
     for images in (10_000, 100_000):
         if (record := searches.get(("churn", images))) is not None:
             name = _number(images)
-            rows.append((f"{name}: recall@10", *(f"{each:.4f}" for each in record["recalls"])))
-            rows.append((f"{name}: dead nodes then", *(str(each) for each in record["dead"])))
+            rows.append((f"{name}: recall@10", *(f"{recall:.4f}" for recall in record["recalls"])))
+            rows.append((f"{name}: dead nodes then", *(str(nodes) for nodes in record["dead"])))
     head = ("after round", *(str(number) for number in range(1, 11)))
     return "### Deleting and adding again, 20 % a round\n\n" + _table(head, rows)
 
 
-def found(measured: Record) -> str:
-    """Return the table of edited copies that find their original first."""
+def edited_copies(measured: Record) -> str:
+    """Return the table of edited copies whose nearest image is their original."""
     rows = []
     for model, first in measured["found_first"].items():
         total = sum(first.values())
-        asked = len(EDITS) * measured["pictures"]
-        low, high = wilson(total, asked)
+        queries = len(EDITS) * measured["pictures"]
+        low, high = wilson(total, queries)
         counts = (f"{first[edit] / measured['pictures']:.3f}" for edit in EDITS)
-        rows.append((model, *counts, f"**{total / asked:.3f}** ({low:.3f} to {high:.3f})"))
+        rows.append((model, *counts, f"**{total / queries:.3f}** ({low:.3f} to {high:.3f})"))
     return f"### Edited copies: recall@1 of the original among {PICTURES}\n\n" + _table(
         ("", *EDITS, "all (95 % Wilson)"), rows
     )
 
 
 def rules(measured: Record) -> str:
-    """Return the table of what each rule marks as near."""
+    """Return the table of the images that each rule marks as near."""
     rows = []
     for rule in rule_rows(measured["rules"]):
         cells = (
@@ -189,12 +191,12 @@ def rules(measured: Record) -> str:
             f"{rule.garments_asked:.1%}",
         )
         rows.append(tuple(f"**{cell}**" for cell in cells) if rule.chosen else cells)
-    one = rule_rows(measured["rules"])[0]
+    first = rule_rows(measured["rules"])[0]
     head = (
         "hash bits",
         "cosine",
         *EDITS,
-        f"other pictures, of {one.other_pairs} pairs",
+        f"other pictures, of {first.other_pairs} pairs",
         "garments, per million pairs",
         "garments that have any",
     )

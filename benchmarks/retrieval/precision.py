@@ -1,6 +1,6 @@
-"""Precision at ten: how many of a test image's ten nearest training images are of its class.
+"""Precision at ten: share of a test image's ten nearest training images that have its class.
 
-The embeddings of any model of the zoo do; those that were trained on Fashion-MNIST should do best.
+Works with any model of the zoo; models trained on Fashion-MNIST should score best.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DATASET = "Fashion-MNIST test"
 
 
 def precision(folder: Path) -> Retrieval:
-    """Of the model in `folder`, over the 10 000 test images among the 60 000 training images."""
+    """Measure the model in `folder`: 10 000 test images against 60 000 training images of Fashion-MNIST."""
     data = FashionMnist()
     embedder = Embedder(folder)
     vectors = embeddings(embedder, "fashion-mnist", data)
@@ -42,8 +42,8 @@ def precision(folder: Path) -> Retrieval:
         np.array(vectors[data.train :]),
         data.classes[data.train :],
     )
-    of = data.classes[data.train :]
-    by_class = {name: float(shares[of == number].mean()) for number, name in enumerate(CLASSES)}
+    classes = data.classes[data.train :]
+    by_class = {name: float(shares[classes == number].mean()) for number, name in enumerate(CLASSES)}
     return Retrieval(
         dataset=DATASET,
         k=K,
@@ -62,7 +62,7 @@ def same_class(
     queries: NDArray[np.float32],
     query_classes: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Of each query (Q, D), the share of its K nearest in the gallery (N, D) that are of its class, (Q,)."""
+    """Return, per query (Q, D), the share of its K nearest in the gallery (N, D) with its class: (Q,)."""
     shares = []
     for start in range(0, len(queries), AT_ONCE):
         cosines = queries[start : start + AT_ONCE] @ gallery.T
@@ -72,6 +72,6 @@ def same_class(
     return np.concatenate(shares)
 
 
-def write_to_card(folder: Path, found: Retrieval) -> None:
-    """State it in the model's card."""
-    write_card(folder, read_card(folder).model_copy(update={"retrieval": found}))
+def write_to_card(folder: Path, result: Retrieval) -> None:
+    """Write the result into the card of the model in `folder`."""
+    write_card(folder, read_card(folder).model_copy(update={"retrieval": result}))

@@ -1,4 +1,4 @@
-"""Other libraries behind one interface: build an index of the same vectors, search it on one thread."""
+"""Other libraries behind one interface: build an index of vectors (N, D), search it on one thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BLOCK = 1_000
 
 
 def faiss_flat(vectors: NDArray[np.float32]) -> Search:
-    """faiss-cpu's exhaustive search over float32."""
+    """Build faiss-cpu's exhaustive search over float32."""
     import faiss
 
     faiss.omp_set_num_threads(1)
@@ -23,7 +23,7 @@ def faiss_flat(vectors: NDArray[np.float32]) -> Search:
 
 
 def faiss_hnsw(vectors: NDArray[np.float32]) -> Search:
-    """faiss-cpu's HNSW over float32, with the parameters of our graph."""
+    """Build faiss-cpu's HNSW over float32, with the parameters of the service's graph."""
     import faiss
 
     faiss.omp_set_num_threads(1)
@@ -35,7 +35,7 @@ def faiss_hnsw(vectors: NDArray[np.float32]) -> Search:
 
 
 def hnswlib(vectors: NDArray[np.float32]) -> Search:
-    """hnswlib over float32, with the parameters of our graph."""
+    """Build hnswlib over float32, with the parameters of the service's graph."""
     import hnswlib as library
 
     index = library.Index(space="ip", dim=vectors.shape[1])
@@ -47,7 +47,7 @@ def hnswlib(vectors: NDArray[np.float32]) -> Search:
 
 
 def qdrant_local(vectors: NDArray[np.float32]) -> Search:
-    """qdrant-client's local mode, in memory: exhaustive, for prototypes by its own account."""
+    """Build qdrant-client's local mode in memory: exhaustive, and documented as for prototypes."""
     import warnings
 
     from qdrant_client import QdrantClient, models

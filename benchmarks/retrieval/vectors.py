@@ -1,4 +1,4 @@
-"""The vectors that searches are measured on: a gallery and queries of both kinds, and who is nearest."""
+"""Vectors of the search benchmarks: a gallery and queries of garments and crops, and the true neighbours."""
 
 from __future__ import annotations
 
@@ -16,60 +16,60 @@ MODEL = "efficientnet-lite0-int8"
 DIMENSIONS = 1280
 CROPS_PER_PHOTOGRAPH = 840
 QUERIES = 500
-"""Of each kind; none of them is in the gallery."""
+"""Number of queries of each kind; none is in the gallery."""
 GALLERY = (69_500, 30_500)
-"""Garments and crops among 100 000; fewer have the same shares."""
+"""Garments and crops in a gallery of 100 000; smaller galleries have the same shares."""
 K = 10
-SAME = 1e-6
-"""Cosines as near as this to the tenth nearest one's are as good: float32 sums them differently by order."""
+TOLERANCE = 1e-6
+"""Cosines within this of the K-th nearest are equal to it, because float32 sums depend on their order."""
 
 
 @dataclass(frozen=True)
-class Searched:
-    """`gallery` and `queries`, float32 (N, D); which of the gallery each is: crops are True."""
+class Workload:
+    """Vectors to search: `gallery`, float32 (N, D), and `queries`, float32 (Q, D)."""
 
     gallery: NDArray[np.float32]
     queries: NDArray[np.float32]
 
     @cached_property
     def cosines(self) -> NDArray[np.float32]:
-        """Of each query with all of the gallery, float32 (Q, N)."""
+        """Cosines of each query with the whole gallery, float32 (Q, N)."""
         return self.queries @ self.gallery.T
 
-    def tenth(self, kept: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-        """The K-th best cosine of each query among those that are `kept`, float32 (Q,)."""
-        among = self.cosines if kept is None else self.cosines[:, kept]
-        return np.partition(among, -K, axis=1)[:, -K]
+    def kth_cosine(self, matching: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+        """Return the K-th best cosine of each query among rows that match a filter (N,), float32 (Q,)."""
+        cosines = self.cosines if matching is None else self.cosines[:, matching]
+        return np.partition(cosines, -K, axis=1)[:, -K]
 
     def recall(
-        self, found: list[NDArray[np.int64]], kept: NDArray[np.bool_] | None = None
+        self, results: list[NDArray[np.int64]], matching: NDArray[np.bool_] | None = None
     ) -> NDArray[np.float64]:
-        """Of each query, the share of the K nearest that was found: rows of the gallery, at most K each.
+        """Return recall at K of each query, (Q,). `results`: at most K rows of the gallery per query.
 
-        What is found counts if it is kept and as near as the K-th nearest.
+        A row counts if it matches the filter `matching` (N,) and is as near as the K-th nearest.
         """
-        least = self.tenth(kept) - SAME
-        right = [
+        threshold = self.kth_cosine(matching) - TOLERANCE
+        hits = [
             sum(
                 1
                 for row in {int(row) for row in rows[:K]}
-                if self.cosines[query, row] >= least[query] and (kept is None or kept[row])
+                if self.cosines[query, row] >= threshold[query] and (matching is None or matching[row])
             )
-            for query, rows in enumerate(found)
+            for query, rows in enumerate(results)
         ]
-        return np.array(right) / K
+        return np.array(hits) / K
 
 
 def embed(seconds: float = float("inf")) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The embeddings of all garments and of all crops, made where they are not kept yet."""
+    """Return the embeddings of all garments and of all crops; compute those that are not cached."""
     embedder = Embedder(NETWORKS / MODEL)
     garments = embeddings(embedder, "fashion-mnist", FashionMnist(), seconds)
     crops = embeddings(embedder, f"crops-{CROPS_PER_PHOTOGRAPH}", Crops(CROPS_PER_PHOTOGRAPH), seconds)
     return garments, crops
 
 
-def searched(count: int) -> Searched:
-    """A gallery of `count`, in an order of its own, and the queries, by turns of both kinds."""
+def workload(count: int) -> Workload:
+    """Return a shuffled gallery of `count` vectors, and queries that alternate between both kinds."""
     kinds = embed()
     gallery, queries = [], []
     for number, (vectors, share) in enumerate(zip(kinds, GALLERY, strict=True)):
@@ -77,6 +77,6 @@ def searched(count: int) -> Searched:
         queries.append(vectors[np.sort(order[:QUERIES])])
         chosen = order[QUERIES : QUERIES + round(count * share / sum(GALLERY))]
         gallery.append(vectors[np.sort(chosen)])
-    together = np.concatenate(gallery)
-    mixed = np.random.default_rng(9).permutation(len(together))
-    return Searched(together[mixed], np.stack(queries, axis=1).reshape(-1, together.shape[1]))
+    vectors_of_both = np.concatenate(gallery)
+    order = np.random.default_rng(9).permutation(len(vectors_of_both))
+    return Workload(vectors_of_both[order], np.stack(queries, axis=1).reshape(-1, vectors_of_both.shape[1]))

@@ -1,6 +1,6 @@
-"""One way to search, measured in a process of its own: `python -m benchmarks.retrieval.worker`.
+"""Measure one search method in this process: `python -m benchmarks.retrieval.worker METHOD COUNT FOLDER`.
 
-Prints its figures as JSON. FOLDER keeps our database and index file between the ways of ours.
+Prints its figures as JSON. FOLDER has the service's database and index file, which its methods share.
 """
 
 from __future__ import annotations
@@ -16,67 +16,68 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.retrieval.kept import EMBEDDER, Kept
 from benchmarks.retrieval.rivals import RIVALS
 from benchmarks.retrieval.timing import own_memory, timed_searches
-from benchmarks.retrieval.vectors import DIMENSIONS, K, Searched, searched
+from benchmarks.retrieval.vector_store import EMBEDDER, VectorStore
+from benchmarks.retrieval.vectors import DIMENSIONS, K, Workload, workload
 from service.gallery.index.embedded import EmbeddedSearch
 
 SHARES = (0.01, 0.1, 0.5)
 CHURN_ROUNDS = 10
 CHURN_SHARE = 0.2
-A_LONG_TIME_S = 1_000.0
+SETTLE_TIMEOUT_S = 1_000.0
 EVERY = {"qdrant local": 5}
-"""Slow ways, and that they are asked only every so-manyth query: at 100 000 vectors one takes 0.2 s."""
+"""Query subsampling for slow methods: at 100 000 vectors, one query takes 0.2 s."""
 WHILE_BUILDING = 20
-"""Queries that are answered from the database while there is no index yet."""
+"""Number of queries answered from the database while the index is built."""
 
 Figures = dict[str, Any]
 
 
 def rival(way: str, count: int) -> Figures:
     """Build and search with another library."""
-    data = searched(count)
-    before, begun, begun_cpu = own_memory(), time.perf_counter(), time.process_time()
+    data = workload(count)
+    before, started, started_cpu = own_memory(), time.perf_counter(), time.process_time()
     search = RIVALS[way](data.gallery)
-    built, cpu, used = time.perf_counter() - begun, time.process_time() - begun_cpu, own_memory() - before
-    asked = Searched(data.gallery, data.queries[:: EVERY.get(way, 1)])
-    found, figures = timed_searches(search, asked.queries)
+    build_s, build_cpu_s = time.perf_counter() - started, time.process_time() - started_cpu
+    memory = own_memory() - before
+    subset = Workload(data.gallery, data.queries[:: EVERY.get(way, 1)])
+    results, figures = timed_searches(search, subset.queries)
     return {
-        "recall": float(asked.recall(found).mean()),
-        "build_s": built,
-        "build_cpu_s": cpu,
-        "bytes_per_vector": used / count,
+        "recall": float(subset.recall(results).mean()),
+        "build_s": build_s,
+        "build_cpu_s": build_cpu_s,
+        "bytes_per_vector": memory / count,
         **figures,
     }
 
 
 def exact(count: int, folder: Path) -> Figures:
-    """Build from the database; search by comparing all."""
-    data, kept = searched(count), filled(count, folder)
-    figures, search = built(count, folder, kept, exact_up_to=count)
+    """Build from the database; search exhaustively."""
+    data, store = workload(count), filled(count, folder)
+    figures, search = built(count, folder, store, exact_up_to=count)
     figures |= searches(search, data)
     search.close()
     return figures
 
 
 def build(count: int, folder: Path) -> Figures:
-    """Build the graph from the database, and leave its file."""
+    """Build the graph from the database and save it."""
     figures, search = built(count, folder, filled(count, folder), exact_up_to=0)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     search.close()
-    return {**figures, "save_s": time.perf_counter() - begun}
+    return {**figures, "save_s": time.perf_counter() - started}
 
 
 def hnsw(count: int, folder: Path) -> Figures:
-    """Start from the file that `build` left, until the first answer; then search by the graph."""
-    data, kept = searched(count), filled(count, folder)
-    before, begun = own_memory(), time.perf_counter()
-    search = opened(kept, folder, 0)
+    """Load the file that `build` saved, until the first answer; then search by the graph."""
+    data, store = workload(count), filled(count, folder)
+    before, started = own_memory(), time.perf_counter()
+    search = opened(store, folder, 0)
     if search.sequence != count:
-        raise SystemExit(f"{folder} has no index of {count}: measure build first")
+        raise SystemExit(f"{folder}: no index of {count} vectors; measure build first")
     search.search(data.queries[0], K)
-    first_s = time.perf_counter() - begun
+    first_s = time.perf_counter() - started
     settled(search)
     figures = {"first_answer_s": first_s, "bytes_per_vector": (own_memory() - before) / count}
     figures |= searches(search, data)
@@ -84,38 +85,38 @@ def hnsw(count: int, folder: Path) -> Figures:
     return figures
 
 
-def built(count: int, folder: Path, kept: Kept, exact_up_to: int) -> tuple[Figures, EmbeddedSearch]:
-    """What building takes, and the search that was built."""
+def built(count: int, folder: Path, store: VectorStore, exact_up_to: int) -> tuple[Figures, EmbeddedSearch]:
+    """Build the index; return time and memory of the build, and the search."""
     shutil.rmtree(folder / "index", ignore_errors=True)
-    before, begun, begun_cpu = own_memory(), time.perf_counter(), time.process_time()
-    search = opened(kept, folder, exact_up_to)
+    before, started, started_cpu = own_memory(), time.perf_counter(), time.process_time()
+    search = opened(store, folder, exact_up_to)
     settled(search)
-    seconds, cpu = time.perf_counter() - begun, time.process_time() - begun_cpu
+    seconds, cpu = time.perf_counter() - started, time.process_time() - started_cpu
     memory = (own_memory() - before) / count
     return {"build_s": seconds, "build_cpu_s": cpu, "bytes_per_vector": memory}, search
 
 
-def searches(search: EmbeddedSearch, data: Searched) -> Figures:
-    """Recall and times, without a filter and with some."""
-    found, times = timed_searches(lambda query: search.search(query, K)[0] - 1, data.queries)
-    recall = float(data.recall(found).mean())
+def searches(search: EmbeddedSearch, data: Workload) -> Figures:
+    """Measure recall and latency, without and with filters."""
+    results, times = timed_searches(lambda query: search.search(query, K)[0] - 1, data.queries)
+    recall = float(data.recall(results).mean())
     return {"mode": search.status.mode, "recall": recall, **times, "filters": filters(search, data)}
 
 
 def unindexed(count: int, folder: Path) -> Figures:
-    """Start without an index file: the first answers, streamed from the database while the index is built."""
-    data, kept = searched(count), filled(count, folder)
+    """Start without an index file; measure the first searches, which read the database during the build."""
+    data, store = workload(count), filled(count, folder)
     shutil.rmtree(folder / "index", ignore_errors=True)
     before = own_memory()
-    begun = time.perf_counter()
-    search = opened(kept, folder, 0)
-    found: list[NDArray[np.int64]] = []
+    started = time.perf_counter()
+    search = opened(store, folder, 0)
+    results: list[NDArray[np.int64]] = []
     seconds = []
     for query in data.queries[:WHILE_BUILDING]:
-        found.append(search.search(query, K)[0] - 1)
-        seconds.append(time.perf_counter() - begun)
+        results.append(search.search(query, K)[0] - 1)
+        seconds.append(time.perf_counter() - started)
     status = search.status
-    recall = Searched(data.gallery, data.queries[:WHILE_BUILDING]).recall(found)
+    recall = Workload(data.gallery, data.queries[:WHILE_BUILDING]).recall(results)
     figures = {
         "mode": status.mode,
         "indexed_by_then": status.indexed,
@@ -129,73 +130,75 @@ def unindexed(count: int, folder: Path) -> Figures:
 
 
 def churned(count: int, folder: Path) -> Figures:
-    """Recall after each of ten rounds of deleting a fifth and adding it again, in a database of its own."""
-    data = searched(count)
+    """Measure recall after each of ten rounds of deleting a fifth and adding it again, in a new database."""
+    data = workload(count)
     shutil.rmtree(folder, ignore_errors=True)
-    kept = filled(count, folder)
-    search = opened(kept, folder, 0)
+    store = filled(count, folder)
+    search = opened(store, folder, 0)
     settled(search)
     rows = np.arange(count)
-    keys = rows + 1  # of each row of the gallery, at present
+    keys = rows + 1  # current key of each row of the gallery
     random = np.random.default_rng(0)
     recalls, dead, seconds = [], [], []
     for _ in range(CHURN_ROUNDS):
-        some = random.choice(count, round(CHURN_SHARE * count), replace=False)
-        begun = time.perf_counter()
-        kept.delete(keys[some])
-        keys[some] = kept.put(data.gallery[some])
+        churned_rows = random.choice(count, round(CHURN_SHARE * count), replace=False)
+        started = time.perf_counter()
+        store.delete(keys[churned_rows])
+        keys[churned_rows] = store.put(data.gallery[churned_rows])
         search.notify()
         settled(search)
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
         row_of = dict(zip(keys.tolist(), rows.tolist(), strict=True))
-        found = [np.array([row_of[int(key)] for key in search.search(query, K)[0]]) for query in data.queries]
-        recalls.append(float(data.recall(found).mean()))
+        results = [
+            np.array([row_of[int(key)] for key in search.search(query, K)[0]]) for query in data.queries
+        ]
+        recalls.append(float(data.recall(results).mean()))
         dead.append(search.status.dead)
     search.close()
     return {"mode": search.status.mode, "recalls": recalls, "dead": dead, "seconds": seconds}
 
 
-def filters(search: EmbeddedSearch, data: Searched) -> list[Figures]:
-    """Searches that only a random share of the gallery may be found by."""
-    results = []
+def filters(search: EmbeddedSearch, data: Workload) -> list[Figures]:
+    """Measure searches with filters that match a random share of the gallery."""
+    figures = []
     for share in SHARES:
-        kept = np.random.default_rng(int(1000 * share)).random(len(data.gallery)) < share
-        found, times = timed_searches(
-            lambda query, kept=kept: search.search(query, K, lambda keys: kept[keys - 1])[0] - 1,
+        matching = np.random.default_rng(int(1000 * share)).random(len(data.gallery)) < share
+        results, times = timed_searches(
+            lambda query, matching=matching: search.search(query, K, lambda keys: matching[keys - 1])[0] - 1,
             data.queries[::5],
         )
-        narrowed = Searched(data.gallery, data.queries[::5])
-        results.append(
+        subset = Workload(data.gallery, data.queries[::5])
+        figures.append(
             {
                 "share": share,
-                "kept": int(kept.sum()),
-                "fewest": min(len(rows) for rows in found),
-                "recall": float(narrowed.recall(found, kept).mean()),
+                "kept": int(matching.sum()),
+                "fewest": min(len(rows) for rows in results),
+                "recall": float(subset.recall(results, matching).mean()),
                 **times,
             }
         )
-    return results
+    return figures
 
 
-def filled(count: int, folder: Path) -> Kept:
-    """The database with the vectors of `searched(count)`: the key of a row is its number plus one."""
-    kept = Kept(folder)
-    if kept.sequence == 0:
-        kept.put(searched(count).gallery)
-    if kept.sequence != count:
-        raise SystemExit(f"{folder} holds {kept.sequence} changes, not {count}: remove it")
-    return kept
+def filled(count: int, folder: Path) -> VectorStore:
+    """Return the store with the vectors of `workload(count)`; the key of a row is its number plus one."""
+    store = VectorStore(folder)
+    if store.sequence == 0:
+        store.put(workload(count).gallery)
+    if store.sequence != count:
+        raise SystemExit(f"{folder}: {store.sequence} changes (allowed: {count}); remove it")
+    return store
 
 
-def opened(kept: Kept, folder: Path, exact_up_to: int) -> EmbeddedSearch:
-    """Our search over the database in `folder`."""
-    return EmbeddedSearch(kept, DIMENSIONS, model=EMBEDDER, folder=folder / "index", exact_up_to=exact_up_to)
+def opened(store: VectorStore, folder: Path, exact_up_to: int) -> EmbeddedSearch:
+    """Open the service's search over the store in `folder`."""
+    return EmbeddedSearch(store, DIMENSIONS, model=EMBEDDER, folder=folder / "index", exact_up_to=exact_up_to)
 
 
 def settled(search: EmbeddedSearch) -> None:
-    """Wait until the index has everything."""
-    if not search.wait_until_settled(A_LONG_TIME_S):
-        raise SystemExit("the index does not get ready")
+    """Wait until the index is complete."""
+    if not search.wait_until_settled(SETTLE_TIMEOUT_S):
+        raise SystemExit(f"index: not complete after {SETTLE_TIMEOUT_S:.0f} s")
 
 
 WAYS: dict[str, Callable[[int, Path], Figures]] = {
@@ -209,7 +212,7 @@ WAYS: dict[str, Callable[[int, Path], Figures]] = {
 
 
 def main() -> None:
-    """Measure one way."""
+    """Measure one method."""
     way, count, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
     print(json.dumps(WAYS[way](count, folder)))
 

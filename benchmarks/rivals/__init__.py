@@ -1,1 +1,1 @@
-"""What people write instead: the same network behind other servers, for comparison."""
+"""The same network behind other servers, for comparison."""

@@ -1,4 +1,4 @@
-"""LitServe with the service's own decoder, preprocessing and session, and a worker for each core.
+"""LitServe with the service's own decoder, preprocessing and session, and one worker per core.
 
 `python -m benchmarks.rivals.lit PORT MODEL_FOLDER`
 """
@@ -21,7 +21,7 @@ from service.inference.session import OnnxSession
 
 
 class Classify(litserve.LitAPI):
-    """One image, the five likeliest classes."""
+    """Returns the five most probable classes of an image."""
 
     def setup(self, device: str) -> None:  # noqa: ARG002
         folder = Path(sys.argv[2])

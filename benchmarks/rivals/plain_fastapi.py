@@ -1,4 +1,4 @@
-"""A plain FastAPI `def` route: multipart, Pillow decodes in full, FastAPI's own pool of threads.
+"""A plain FastAPI `def` route: multipart form, full decoding by Pillow, FastAPI's thread pool.
 
 `python -m benchmarks.rivals.plain_fastapi PORT MODEL_FOLDER`
 """
@@ -28,13 +28,13 @@ app = FastAPI()
 
 @app.get("/health")
 def health() -> str:
-    """Alive."""
+    """Return 200 once the server runs."""
     return "ok"
 
 
 @app.post("/classify")
 def classify(image: UploadFile) -> list[dict[str, Any]]:
-    """The five likeliest classes."""
+    """Return the five most probable classes."""
     pixels = np.asarray(Image.open(io.BytesIO(image.file.read())).convert("RGB"))
     logits = SESSION.run(preprocess(pixels, CARD.input))["logits"][0]
     probabilities = np.exp(logits - logits.max())

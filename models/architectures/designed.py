@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
-from torch.nn import functional as F
+from pydantic import Field
+from torch import nn
 
+from models.architectures.image_classifier import ImageClassifier
 from models.blocks.arguments import check_groups
 from models.blocks.bottleneck import Bottleneck
 from models.blocks.conv_norm_act import ConvNormAct
@@ -20,6 +20,7 @@ from models.blocks.grouped import GroupedConv
 from models.blocks.inverted_residual import InvertedResidual
 from models.blocks.norm import Norm
 from models.blocks.shuffle import ShuffleUnit
+from models.zoo.frozen import Frozen
 
 Channels = Annotated[int, Field(gt=0, multiple_of=8)]
 """Multiples of 8: other widths leave the runtime's vector registers partly empty and can be slower."""
@@ -39,11 +40,7 @@ BlockName = Literal[
 ]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Stage(_Frozen):
+class Stage(Frozen):
     """`repeats` blocks of `channels`; the first has the stride and changes the channels.
 
     `ratio` is the expansion of an inverted residual or Ghost block, or the reduction of a bottleneck or Fire
@@ -59,7 +56,7 @@ class Stage(_Frozen):
     group_width: int = Field(default=16, gt=0, multiple_of=8)
 
 
-class Design(_Frozen):
+class Design(Frozen):
     """A whole network: channels of the stem, a 3 x 3 convolution; stages; channels of a pointwise head."""
 
     stem: Channels
@@ -71,7 +68,7 @@ class Design(_Frozen):
         return "+".join(dict.fromkeys(stage.block for stage in self.stages))
 
 
-def rounded(channels: float, divisor: int = 8) -> int:
+def round_channels(channels: float, divisor: int = 8) -> int:
     """Round to the nearest multiple of `divisor`, at least `divisor`."""
     return max(divisor, int(channels / divisor + 0.5) * divisor)
 
@@ -98,7 +95,7 @@ def _grouped(channels: int, stage: Stage, stride: int) -> nn.Module:
 
 
 def _bottleneck(channels: int, stage: Stage, stride: int) -> nn.Module:
-    width = rounded(stage.channels * (stage.ratio or 0.25))
+    width = round_channels(stage.channels * (stage.ratio or 0.25))
     return Bottleneck(
         channels,
         stage.channels,
@@ -110,14 +107,14 @@ def _bottleneck(channels: int, stage: Stage, stride: int) -> nn.Module:
 
 
 def _inverted_residual(channels: int, stage: Stage, stride: int, *, squeeze: bool = False) -> nn.Module:
-    width = rounded(channels * (stage.ratio or 4))
+    width = round_channels(channels * (stage.ratio or 4))
     return InvertedResidual(
         channels,
         stage.channels,
         stage.kernel_size,
         stride=stride,
         expansion_ratio=width / channels,
-        squeezed=rounded(width / 4) if squeeze else None,
+        squeezed=round_channels(width / 4) if squeeze else None,
     )
 
 
@@ -130,7 +127,7 @@ def _shuffle(channels: int, stage: Stage, stride: int) -> nn.Module:
 
 
 def _fire(channels: int, stage: Stage, stride: int) -> nn.Module:
-    squeezed = rounded(stage.channels * (stage.ratio or 0.25))
+    squeezed = round_channels(stage.channels * (stage.ratio or 0.25))
     return Fire(
         channels,
         stage.channels,
@@ -143,7 +140,7 @@ def _fire(channels: int, stage: Stage, stride: int) -> nn.Module:
 
 
 def _ghost(channels: int, stage: Stage, stride: int) -> nn.Module:
-    width = rounded(channels * (stage.ratio or 2), 16)
+    width = round_channels(channels * (stage.ratio or 2), 16)
     return GhostBottleneck(
         channels,
         stage.channels,
@@ -167,46 +164,33 @@ BLOCKS: dict[str, Callable[[int, Stage, int], nn.Module]] = {
 }
 
 
-class DesignedNetwork(nn.Module):
+class DesignedNetwork(ImageClassifier):
     """Grey images (N, 1, 28, 28) -> logits (N, classes).
 
     Raises ValueError if a block cannot have the design's channels, e.g. groups that do not divide them.
     """
 
-    input_size = 28
     input_channels = 1
 
     def __init__(self, design: Design, classes: int) -> None:
-        super().__init__()
-        self.design = design
-        self.stem = ConvNormAct(1, design.stem, 3)
+        stem = ConvNormAct(1, design.stem, 3)
         channels = design.stem
         blocks = []
         for stage in design.stages:
             for repeat in range(stage.repeats):
                 blocks.append(BLOCKS[stage.block](channels, stage, stage.stride if repeat == 0 else 1))
                 channels = stage.channels
-        self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Identity() if design.head is None else ConvNormAct(channels, design.head, 1)
-        self.dropout = nn.Dropout(DROPOUT)
-        self.classifier = nn.Linear(design.head or channels, classes)
-        self.apply(_initialise)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Return the last feature map, (N, embedding, h, w)."""
-        y: Tensor = self.head(self.blocks(self.stem(x)))
-        return y
-
-    def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
-        """Return logits (N, classes), or with `pre_logits` the classifier's input (N, embedding)."""
-        embedding = F.adaptive_avg_pool2d(features, 1).flatten(1)
-        if pre_logits:
-            return embedding
-        logits: Tensor = self.classifier(self.dropout(embedding))
-        return logits
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
+        super().__init__(
+            stem,
+            nn.Sequential(*blocks),
+            nn.Identity() if design.head is None else ConvNormAct(channels, design.head, 1),
+            embedding=design.head or channels,
+            classes=classes,
+            dropout=DROPOUT,
+            input_size=28,
+            start=lambda network: network.apply(_initialise),
+        )
+        self.design = design
 
 
 def _initialise(module: nn.Module) -> None:

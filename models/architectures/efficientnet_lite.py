@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from models.architectures.initialise import initialise
+from models.architectures.image_classifier import ImageClassifier
 from models.architectures.width import scaled_channels
 from models.blocks.conv_norm_act import ConvNormAct
 from models.blocks.inverted_residual import InvertedResidual
@@ -58,8 +57,8 @@ STAGES = (
 )
 
 
-class EfficientNetLite(nn.Module):
-    """Images (N, 3, input_size, input_size) -> logits (N, classes).
+class EfficientNetLite(ImageClassifier):
+    """Images (N, 3, input_size, input_size) -> logits (N, classes), with an embedding of 1280.
 
     Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks",
     https://arxiv.org/abs/1905.11946; the Lite variants: TensorFlow's TPU repository, efficientnet/lite. They
@@ -67,12 +66,9 @@ class EfficientNetLite(nn.Module):
     TensorFlow's "same", fixed for the variant's input size.
     """
 
-    input_channels = 3
-
     def __init__(self, variant: Variant, classes: int = 1000) -> None:
-        super().__init__()
-        self.input_size = size = variant.input_size
-        self.stem = ConvNormAct(3, STEM_CHANNELS, 3, stride=2, pads=same_pads(size, 3, 2), norm=TENSORFLOW)
+        size = variant.input_size
+        stem = ConvNormAct(3, STEM_CHANNELS, 3, stride=2, pads=same_pads(size, 3, 2), norm=TENSORFLOW)
         size = math.ceil(size / 2)
         channels = STEM_CHANNELS
         blocks = []
@@ -95,24 +91,12 @@ class EfficientNetLite(nn.Module):
                 )
                 channels = out_channels
                 size = math.ceil(size / stride)
-        self.blocks = nn.Sequential(*blocks)
-        self.head = ConvNormAct(channels, EMBEDDING, 1, norm=TENSORFLOW)
-        self.dropout = nn.Dropout(variant.dropout)
-        self.classifier = nn.Linear(EMBEDDING, classes)
-        initialise(self)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Return the last feature map, (N, 1280, S, S) with S = ceil(input_size / 32)."""
-        y: Tensor = self.head(self.blocks(self.stem(x)))
-        return y
-
-    def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
-        """Return logits (N, classes), or with `pre_logits` the classifier's input (N, 1280)."""
-        embedding = F.adaptive_avg_pool2d(features, 1).flatten(1)
-        if pre_logits:
-            return embedding
-        logits: Tensor = self.classifier(self.dropout(embedding))
-        return logits
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
+        super().__init__(
+            stem,
+            nn.Sequential(*blocks),
+            ConvNormAct(channels, EMBEDDING, 1, norm=TENSORFLOW),
+            embedding=EMBEDDING,
+            classes=classes,
+            dropout=variant.dropout,
+            input_size=variant.input_size,
+        )

@@ -57,7 +57,6 @@ DESIGNS: dict[str, Design] = {
         ),
     ),
 }
-BASELINES = ("fashion-standard-equal-macs", "fashion-standard-equal-width")
 
 
 def design_of(name: str) -> Design:
@@ -65,7 +64,7 @@ def design_of(name: str) -> Design:
     try:
         return DESIGNS[name]
     except KeyError:
-        raise ValueError(f"there is no network named {name!r}; known: {', '.join(DESIGNS)}") from None
+        raise ValueError(f"network {name!r}: unknown (allowed: {', '.join(DESIGNS)})") from None
 
 
 def name_of(design: Design) -> str | None:

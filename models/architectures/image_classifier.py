@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -9,10 +11,11 @@ from models.architectures.initialise import initialise
 
 
 class ImageClassifier(nn.Module):
-    """Images (N, 3, input_size, input_size) -> logits (N, classes).
+    """Images (N, input_channels, input_size, input_size) -> logits (N, classes).
 
     `stem`, `blocks` and `head` compute the last feature map, which is averaged over its positions. `hidden`
     is an optional layer before the classifier with `embedding` outputs.
+    `start` initialises the weights.
     """
 
     input_channels = 3
@@ -28,6 +31,7 @@ class ImageClassifier(nn.Module):
         dropout: float,
         hidden: nn.Module | None = None,
         input_size: int = 224,
+        start: Callable[[nn.Module], object] = initialise,
     ) -> None:
         super().__init__()
         self.input_size = input_size
@@ -37,7 +41,7 @@ class ImageClassifier(nn.Module):
         self.hidden = nn.Identity() if hidden is None else hidden
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(embedding, classes)
-        initialise(self)
+        start(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last feature map, (N, channels, h, w)."""

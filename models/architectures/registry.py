@@ -43,7 +43,7 @@ class Registry:
     def add(self, name: str, build: Build) -> None:
         """Register `build` under `name`. Raises ValueError if the name is taken."""
         if name in self._builds:
-            raise ValueError(f"there is an architecture named {name!r} already")
+            raise ValueError(f"architecture {name!r}: already registered")
         self._builds[name] = build
 
     def create(self, name: str, classes: int = 1000, width_multiplier: float = 1.0) -> nn.Module:
@@ -56,7 +56,7 @@ class Registry:
             build = self._builds[name]
         except KeyError:
             known = ", ".join(self._builds) or "none"
-            raise ValueError(f"there is no architecture named {name!r}; known: {known}") from None
+            raise ValueError(f"architecture {name!r}: unknown (allowed: {known})") from None
         return build(classes, width_multiplier)
 
     def __iter__(self) -> Iterator[str]:

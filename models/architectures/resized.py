@@ -24,28 +24,30 @@ def resize(network: nn.Module, shapes: Shapes) -> None:
     """
     if shapes.keys() != network.state_dict().keys():
         differing = sorted(shapes.keys() ^ network.state_dict().keys())
-        raise ValueError(f"the shapes are of another network: {', '.join(differing[:8])}")
+        raise ValueError(f"shapes: of another network, keys differ: {', '.join(differing[:8])}")
     for name, module in network.named_modules():
-        wanted = {
+        new_shapes = {
             key: shapes[f"{name}.{key}" if name else key] for key in module.state_dict() if "." not in key
         }
         if isinstance(module, nn.Conv2d):
-            _resize_convolution(name, module, wanted)
+            _resize_convolution(name, module, new_shapes)
         elif isinstance(module, nn.BatchNorm2d):
-            module.num_features = wanted["weight"][0]
-            _replace(module, wanted)
+            module.num_features = new_shapes["weight"][0]
+            _replace(module, new_shapes)
         elif isinstance(module, nn.Linear):
-            module.out_features, module.in_features = wanted["weight"]
-            _replace(module, wanted)
+            module.out_features, module.in_features = new_shapes["weight"]
+            _replace(module, new_shapes)
 
 
 def _resize_convolution(name: str, module: nn.Conv2d, shapes: Shapes) -> None:
     outputs, inputs, *kernel = shapes["weight"]
     if tuple(kernel) != module.kernel_size:
-        raise ValueError(f"{name} has a kernel of {module.kernel_size}, the shapes say {tuple(kernel)}")
+        raise ValueError(f"shapes: kernel {tuple(kernel)} of {name} (allowed: {module.kernel_size})")
     if module.groups == module.in_channels and module.groups > 1:
         if inputs != 1:
-            raise ValueError(f"{name} is depthwise, the shapes say {inputs} channels a group")
+            raise ValueError(
+                f"shapes: {inputs} channels per group of {name}, which is depthwise (allowed: 1)"
+            )
         module.groups = outputs
     module.in_channels, module.out_channels = inputs * module.groups, outputs
     _replace(module, shapes)

@@ -11,13 +11,13 @@ def scaled_channels(channels: int, multiplier: float, divisor: int = 8) -> int:
     A multiplier of 1 returns `channels`, so that the network is the published one.
     Raises ValueError, with the smallest allowed multiplier, if no channel is left.
     """
-    wanted = channels * multiplier
-    if not math.isfinite(wanted) or round(wanted) < 1:
+    exact = channels * multiplier
+    if not math.isfinite(exact) or round(exact) < 1:
         raise ValueError(
-            f"width multiplier {multiplier:g} leaves none of {channels} channels; "
-            f"at least {0.51 / channels:.2g} is needed"
+            f"width multiplier: {multiplier:g} leaves none of {channels} channels "
+            f"(allowed: {0.51 / channels:.2g} or more)"
         )
     if multiplier == 1:
         return channels
-    rounded = max(divisor, int(wanted + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * wanted else rounded
+    rounded = max(divisor, int(exact + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * exact else rounded

@@ -15,7 +15,7 @@ def check_positive(**values: int) -> None:
     """Raise ValueError unless each value is an integer of at least 1."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is {value!r}; a whole number of at least 1 is needed")
+            raise ValueError(f"{name}: {value!r} (allowed: a whole number, 1 or more)")
 
 
 def check_groups(groups: int, **channels: int) -> None:
@@ -25,7 +25,7 @@ def check_groups(groups: int, **channels: int) -> None:
     if common % groups:
         given = " and ".join(f"{name} {value}" for name, value in channels.items())
         allowed = ", ".join(str(number) for number in range(1, common + 1) if common % number == 0)
-        raise ValueError(f"{groups} groups do not divide {given}; allowed: {allowed}")
+        raise ValueError(f"groups: {groups} do not divide {given} (allowed: {allowed})")
 
 
 def check_even(**channels: int) -> None:
@@ -33,7 +33,7 @@ def check_even(**channels: int) -> None:
     check_positive(**channels)
     for name, value in channels.items():
         if value % 2:
-            raise ValueError(f"{name} is {value}; an even number is needed, for half of it goes each way")
+            raise ValueError(f"{name}: {value} cannot be split into halves (allowed: an even number)")
 
 
 def share_of(channels: int, share: float, *, name: str, of: str) -> int:
@@ -46,19 +46,17 @@ def share_of(channels: int, share: float, *, name: str, of: str) -> int:
     width = round(channels * share) if math.isfinite(share) else 0
     if width < 1:
         raise ValueError(
-            f"{name} {share:g} leaves no channel of {of} {channels}; at least {1 / channels:.3g} is needed"
+            f"{name}: {share:g} leaves no channel of {of} {channels} (allowed: {1 / channels:.3g} or more)"
         )
     return width
 
 
-def made(activation: Activation | None) -> nn.Module:
-    """Create an activation module; the identity for None. Raises ValueError if it makes no module."""
+def make_activation(activation: Activation | None) -> nn.Module:
+    """Create an activation module; the identity for None. Raises ValueError if `activation` is no factory."""
     if activation is None:
         return nn.Identity()
-    makes = callable(activation) and not isinstance(activation, nn.Module)
-    module = activation() if makes else None
+    is_factory = callable(activation) and not isinstance(activation, nn.Module)
+    module = activation() if is_factory else None
     if not isinstance(module, nn.Module):
-        raise ValueError(
-            f"activation is {activation!r}; what makes a module is needed, e.g. nn.ReLU, or None"
-        )
+        raise ValueError(f"activation: {activation!r} (allowed: a factory of modules, e.g. nn.ReLU, or None)")
     return module

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from models.blocks.arguments import Activation, check_groups, check_positive, made, share_of
+from models.blocks.arguments import Activation, check_groups, check_positive, make_activation, share_of
 from models.blocks.conv_norm_act import ConvNormAct
 from models.blocks.norm import Norm
 from models.blocks.padded_conv import PaddedConv2d
@@ -43,10 +43,10 @@ class Bottleneck(nn.Module):
         check_groups(groups, **{"the bottleneck's width": width})
         self.conv1 = PaddedConv2d(in_channels, width, 1)
         self.bn1 = norm.over(width)
-        self.act1 = made(activation)
+        self.act1 = make_activation(activation)
         self.conv2 = PaddedConv2d(width, width, kernel_size, stride=stride, groups=groups)
         self.bn2 = norm.over(width)
-        self.act2 = made(activation)
+        self.act2 = make_activation(activation)
         self.conv3 = PaddedConv2d(width, out_channels, 1)
         self.bn3 = norm.over(out_channels)
         self.shortcut = (
@@ -54,7 +54,7 @@ class Bottleneck(nn.Module):
             if stride == 1 and in_channels == out_channels
             else ConvNormAct(in_channels, out_channels, 1, stride=stride, norm=norm, activation=None)
         )
-        self.act3 = made(activation)
+        self.act3 = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.act1(self.bn1(self.conv1(x)))

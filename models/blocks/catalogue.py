@@ -92,8 +92,9 @@ BLOCKS: dict[str, Callable[[Shape], nn.Module]] = {
 def build(block: str, shape: Shape) -> nn.Module:
     """Create the block `block` with initialised weights.
 
-    Raises ValueError for an unknown name, with the allowed ones, and for a shape that the block cannot have.
+    Raises ValueError for an unknown name, with the allowed ones, and for a shape that the block does not
+    support.
     """
     if block not in BLOCKS:
-        raise ValueError(f"there is no block named {block!r}; known: {', '.join(BLOCKS)}")
+        raise ValueError(f"block {block!r}: unknown (allowed: {', '.join(BLOCKS)})")
     return BLOCKS[block](shape)

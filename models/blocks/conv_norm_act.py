@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.blocks.arguments import Activation, made
+from models.blocks.arguments import Activation, make_activation
 from models.blocks.norm import Norm
 from models.blocks.padded_conv import PaddedConv2d, Pads
 
@@ -46,7 +46,7 @@ class ConvNormAct(nn.Module):
             bias=norm is None,
         )
         self.bn = nn.Identity() if norm is None else norm.over(out_channels)
-        self.act = made(activation)
+        self.act = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.act(self.bn(self.conv(x)))

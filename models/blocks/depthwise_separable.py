@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.blocks.arguments import Activation, check_positive, made
+from models.blocks.arguments import Activation, check_positive, make_activation
 from models.blocks.norm import Norm
 from models.blocks.padded_conv import PaddedConv2d, Pads
 
@@ -36,10 +36,10 @@ class DepthwiseSeparable(nn.Module):
             in_channels, in_channels, kernel_size, stride=stride, pads=pads, groups=in_channels
         )
         self.bn1 = norm.over(in_channels)
-        self.act1 = made(activation)
+        self.act1 = make_activation(activation)
         self.conv_pw = PaddedConv2d(in_channels, out_channels, 1)
         self.bn2 = norm.over(out_channels)
-        self.act2 = made(activation)
+        self.act2 = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.act1(self.bn1(self.conv_dw(x)))

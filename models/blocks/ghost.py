@@ -34,9 +34,7 @@ class GhostModule(nn.Module):
         super().__init__()
         check_positive(out_channels=out_channels, ratio=ratio)
         if ratio < 2 or out_channels % ratio:
-            raise ValueError(
-                f"ratio is {ratio}; a number of at least 2 that divides out_channels {out_channels} is needed"
-            )
+            raise ValueError(f"ratio: {ratio} (allowed: 2 or more, a divisor of out_channels {out_channels})")
         intrinsic = out_channels // ratio
         self.primary = ConvNormAct(
             in_channels, intrinsic, kernel_size, stride=stride, norm=norm, activation=activation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.blocks.arguments import Activation, made
+from models.blocks.arguments import Activation, make_activation
 from models.blocks.norm import Norm
 from models.blocks.padded_conv import PaddedConv2d, Pads
 from models.blocks.shuffle import channel_shuffle
@@ -41,7 +41,7 @@ class GroupedConv(nn.Module):
             in_channels, out_channels, kernel_size, stride=stride, pads=pads, groups=groups
         )
         self.bn = norm.over(out_channels)
-        self.act = made(activation)
+        self.act = make_activation(activation)
         self.shuffle = shuffle
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.blocks.arguments import Activation, check_positive, made, share_of
+from models.blocks.arguments import Activation, check_positive, make_activation, share_of
 from models.blocks.norm import Norm
 from models.blocks.padded_conv import PaddedConv2d, Pads
 from models.blocks.squeeze_excitation import SqueezeExcitation
@@ -44,10 +44,10 @@ class InvertedResidual(nn.Module):
         if self.has_expansion:
             self.conv_pw = PaddedConv2d(in_channels, width, 1)
             self.bn1 = norm.over(width)
-            self.act1 = made(activation)
+            self.act1 = make_activation(activation)
         self.conv_dw = PaddedConv2d(width, width, kernel_size, stride=stride, pads=pads, groups=width)
         self.bn2 = norm.over(width)
-        self.act2 = made(activation)
+        self.act2 = make_activation(activation)
         self.se = nn.Identity() if squeezed is None else SqueezeExcitation(width, squeezed)
         self.conv_pwl = PaddedConv2d(width, out_channels, 1)
         self.bn3 = norm.over(out_channels)

@@ -20,9 +20,9 @@ class Norm:
 
     def __post_init__(self) -> None:
         if not self.eps > 0:
-            raise ValueError(f"eps is {self.eps}; more than 0 is needed")
+            raise ValueError(f"eps: {self.eps} (allowed: more than 0)")
         if not 0 < self.momentum <= 1:
-            raise ValueError(f"momentum is {self.momentum}; more than 0 and at most 1 is needed")
+            raise ValueError(f"momentum: {self.momentum} (allowed: more than 0, at most 1)")
 
     def over(self, channels: int) -> nn.BatchNorm2d:
         """Create a batch norm layer for maps (N, channels, H, W)."""

@@ -37,11 +37,11 @@ def same_pads(size: int, kernel_size: int, stride: int) -> Pads:
 def centred_pads(kernel_size: int) -> Pads:
     """Return equal padding for all sides, for which the output side is ceil(size / stride).
 
-    Raises ValueError for an even kernel, which has no centre.
+    Raises ValueError for an even kernel size.
     """
     check_positive(kernel_size=kernel_size)
     if kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size is {kernel_size}; without pads an odd number is needed")
+        raise ValueError(f"kernel_size: {kernel_size} (allowed: an odd number, or any number with pads)")
     return Pads(*[kernel_size // 2] * 4)
 
 
@@ -69,7 +69,7 @@ class PaddedConv2d(nn.Conv2d):
         check_groups(groups, in_channels=in_channels, out_channels=out_channels)
         pads = centred_pads(kernel_size) if pads is None else pads
         if min(pads) < 0:
-            raise ValueError(f"pads are {tuple(pads)}; none may be below 0")
+            raise ValueError(f"pads: {tuple(pads)} (allowed: 0 or more each)")
         self.pads = pads
         self.even = len(set(pads)) == 1
         super().__init__(

@@ -30,7 +30,7 @@ class Shape:
             inputs=self.inputs, outputs=self.outputs, kernel=self.kernel, size=self.size, stride=self.stride
         )
         if self.kernel % 2 == 0:
-            raise ValueError(f"kernel is {self.kernel}; an odd number is needed")
+            raise ValueError(f"kernel: {self.kernel} (allowed: an odd number)")
 
     @property
     def output_size(self) -> int:

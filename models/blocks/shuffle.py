@@ -51,7 +51,7 @@ class ShuffleUnit(nn.Module):
         self.splits = stride == 1
         if self.splits and in_channels != out_channels:
             raise ValueError(
-                f"a shuffle unit of stride 1 keeps its channels; given: {in_channels} in, {out_channels} out"
+                f"out_channels: {out_channels} (allowed with stride 1: as many as in_channels, {in_channels})"
             )
         half = out_channels // 2
         entering = half if self.splits else in_channels

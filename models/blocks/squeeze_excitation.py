@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.blocks.arguments import Activation, made
+from models.blocks.arguments import Activation, make_activation
 from models.blocks.padded_conv import PaddedConv2d
 
 
@@ -27,9 +27,9 @@ class SqueezeExcitation(nn.Module):
     ) -> None:
         super().__init__()
         self.conv_reduce = PaddedConv2d(channels, reduced, 1, bias=True)
-        self.act = made(activation)
+        self.act = make_activation(activation)
         self.conv_expand = PaddedConv2d(reduced, channels, 1, bias=True)
-        self.gate = made(gate)
+        self.gate = make_activation(gate)
 
     def forward(self, x: Tensor) -> Tensor:
         gates = x.mean((2, 3), keepdim=True)

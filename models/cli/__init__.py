@@ -13,7 +13,7 @@ from models.errors import ModelsError
 INSTALL = "make .venv-models/installed (or pip install -r models/requirements.txt)"
 
 app = typer.Typer(
-    help="Build the zoo from trained weights, train and compress networks, print what cards say.",
+    help="Build the zoo from trained weights; train, compress, evaluate and measure networks.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -42,17 +42,17 @@ for name, command in {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status; errors that a user can act on are one line on stderr.
 
-    Raises SystemExit with code 2, after a usage message on stderr, for arguments that no command takes.
+    Raises SystemExit with code 2, after a usage message on stderr, for unknown commands or arguments.
     """
     try:
         app(arguments, prog_name="python -m models")
-    except SystemExit as ended:
-        if ended.code:
+    except SystemExit as exit_request:
+        if exit_request.code:
             raise
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("models"):
             raise
-        print(f"python -m models: {error.name} is not installed; install it with: {INSTALL}", file=sys.stderr)
+        print(f"python -m models: {error.name}: not installed; run: {INSTALL}", file=sys.stderr)
         return 1
     except (ModelsError, ValueError, OSError, RuntimeError) as error:
         print(f"python -m models: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Options that several commands have, and the setting of a training that they describe."""
+"""Options that several commands share, and the training setting that they describe."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ RUNS = Path(".cache/runs")
 PHOTOS = Path(".cache/photos")
 
 Name = Annotated[str, typer.Argument(metavar="NAME")]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="a training's name")]
-Zoo = Annotated[Path, typer.Option(parser=networks_in, metavar="PATH", help="the folder of networks")]
-Output = Annotated[Path, typer.Option(parser=networks_in, metavar="PATH", help="the zoo to write to")]
-Photos = Annotated[Path, typer.Option(help="where `make photos` put them")]
-Json = Annotated[Path | None, typer.Option("--json", help="where the judgement goes, for the report")]
-Seed = Annotated[int, typer.Option(help="of the training")]
-DataDir = Annotated[Path | None, typer.Option(help="the folder with Fashion-MNIST's four .gz files")]
-Runs = Annotated[Path, typer.Option(help="where trainings are kept")]
-Recipe = Annotated[Path | None, typer.Option(help="another recipe than models/train/training.toml")]
-Epochs = Annotated[int | None, typer.Option(help="instead of the recipe's")]
-Threads = Annotated[int, typer.Option(help="of torch")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="name of a training")]
+Zoo = Annotated[Path, typer.Option(parser=networks_in, metavar="PATH", help="folder of models")]
+Output = Annotated[Path, typer.Option(parser=networks_in, metavar="PATH", help="zoo to write to")]
+Photos = Annotated[Path, typer.Option(help="folder of the photographs that `make photos` fetched")]
+Json = Annotated[Path | None, typer.Option("--json", help="file to write the result to, for `report`")]
+Seed = Annotated[int, typer.Option(help="seed of the training")]
+DataDir = Annotated[Path | None, typer.Option(help="folder of Fashion-MNIST's four .gz files")]
+Runs = Annotated[Path, typer.Option(help="folder of the trainings")]
+Recipe = Annotated[Path | None, typer.Option(help="recipe; default: models/train/training.toml")]
+Epochs = Annotated[int | None, typer.Option(help="number of epochs; default: the recipe's")]
+Threads = Annotated[int, typer.Option(help="threads of torch")]
 Limit = Annotated[int | None, typer.Option(help="number of training images, for a quick trial; default: all")]
-Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="where to train")]
+Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="device to train on")]
 
 
 def setting_of(
@@ -40,9 +40,9 @@ def setting_of(
     limit: int | None,
     device: str = "cpu",
 ) -> Setting:
-    """Return what all trainings with those options share.
+    """Return the setting that all trainings with these options share; sets torch's number of threads.
 
-    Raises ValueError for a device that is not there and for no epochs, and DataError without the images.
+    Raises ValueError for an unavailable device and for fewer than one epoch, DataError for missing images.
     """
     import torch
 
@@ -55,6 +55,6 @@ def setting_of(
     config = read_config(recipe or RECIPE)
     if epochs is not None:
         if epochs < 1:
-            raise ValueError(f"--epochs is {epochs}; at least 1 is needed")
+            raise ValueError(f"--epochs: {epochs} (allowed: 1 or more)")
         config = config.model_copy(update={"epochs": epochs})
     return Setting.of(data_dir or default_folder(), runs, config, limit, device_of(device))

@@ -22,22 +22,22 @@ def build(
     """Build one model of the zoo, or all of them."""
     from models.publish.build import build, names
 
-    for each in names() if name == "all" else [name]:
-        card = build(each, photos, output)
-        print(f"{output / each}: {card.file.bytes / 1e6:.1f} MB{_agreement(card)}", flush=True)
+    for model in names() if name == "all" else [name]:
+        card = build(model, photos, output)
+        print(f"{output / model}: {card.file.bytes / 1e6:.1f} MB{_agreement(card)}", flush=True)
 
 
 def choices(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="a floating-point model, e.g. efficientnet-lite0")
+        str, typer.Argument(metavar="NAME", help="floating-point model, e.g. efficientnet-lite0")
     ],
     photos: Photos = PHOTOS,
     zoo: Zoo = NETWORKS,
 ) -> None:
-    """Measure what each choice of the quantization brings."""
+    """Measure the effect of each quantization choice."""
     from models.compress.choices import measure
 
-    print("| what is quantized how | divergence (nats) | top-1 agreement |\n| --- | --- | --- |")
+    print("| quantization | divergence (nats) | top-1 agreement |\n| --- | --- | --- |")
     for choice, compared in measure(zoo / name, photos):
         print(f"| {choice} | {compared.divergence:.4f} | {compared.top_1_agreement:.1%} |", flush=True)
 
@@ -55,16 +55,16 @@ def _agreement(card: Card) -> str:
 def pull(
     network: Annotated[str, typer.Argument(metavar="timm/NAME", help="e.g. timm/mobilenetv3_small_100")],
     output: Output = NETWORKS,
-    name: Annotated[str | None, typer.Option(help="its name in the zoo; default: NAME")] = None,
+    name: Annotated[str | None, typer.Option(help="name in the zoo; default: NAME")] = None,
     block: Annotated[
         str, typer.Option(help="block family for the card, e.g. inverted-residual")
     ] = "unstated",
     from_folder: Annotated[
         Path | None,
-        typer.Option(help="folder with config.json and model.safetensors, as the hub would hand them out"),
+        typer.Option(help="folder with the hub's config.json and model.safetensors; default: download"),
     ] = None,
 ) -> None:
-    """Put a pretrained network of a hub into the zoo, e.g. timm/NAME."""
+    """Put a pretrained network from a hub into the zoo, e.g. timm/NAME."""
     from models.publish.pull import pull
 
     card = pull(network, output, name=name, block=block, folder=from_folder)
@@ -77,12 +77,12 @@ def table(
         str | None, typer.Option(help="only models with this label set, e.g. imagenet-1k")
     ] = None,
 ) -> None:
-    """Print what the cards say as a Markdown table; needs no torch."""
+    """Print the cards as a Markdown table; needs no torch."""
     print(card_table(zoo, labels), end="")
 
 
 def card_table(zoo: Path, labels: str | None = None) -> str:
-    """The cards of a zoo, or those with this label set, as a Markdown table, one row each, sorted by name."""
+    """Return a Markdown table of a zoo's cards, sorted by name; `labels` restricts it to a label set."""
     columns = ("model", "input", "parameters", "MACs", "file", "top-1 accuracy", "agreement with parent")
     rows = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
     for path in sorted(zoo.glob("*/card.json")):

@@ -1,1 +1,1 @@
-"""Smaller and faster variants of a model, and how much of it they keep."""
+"""Compress networks: pruning, distillation, quantization and architecture search."""

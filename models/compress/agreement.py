@@ -1,4 +1,4 @@
-"""How far two models of the same classes agree on the same images."""
+"""Agreement of two models of the same classes on the same images."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from models.zoo.card import Interval
 
 @dataclass(frozen=True)
 class Compared:
-    """`top_1_agreement`: share of `n` images for which both name the same class, with its interval.
+    """Agreement of two models on `n` images.
 
-    `divergence`: mean Kullback-Leibler divergence of the second's probabilities from the first's, in nats; it
-    changes with every probability, so it tells two close variants apart where the few flips do not.
+    `top_1_agreement`: share of images with the same top-1 class, with its 95 % Wilson `interval`.
+    `divergence`: mean Kullback-Leibler divergence of the second's probabilities from the first's, in nats. It
+    depends on all probabilities, so it distinguishes variants whose top-1 classes hardly differ.
     """
 
     n: int
@@ -27,10 +28,10 @@ class Compared:
 def compare_logits(first: NDArray[np.float32], second: NDArray[np.float32]) -> Compared:
     """Compare logits (n, classes) of two models for the same images.
 
-    Raises ValueError when the shapes differ or there are no images.
+    Raises ValueError if the shapes differ or there are no images.
     """
     if first.shape != second.shape or first.ndim != 2 or len(first) == 0:
-        raise ValueError(f"logits of shapes {first.shape} and {second.shape} cannot be compared")
+        raise ValueError(f"logits: shapes {first.shape} and {second.shape} (allowed: one shape (n, classes))")
     same = int((first.argmax(1) == second.argmax(1)).sum())
     p, q = _log_softmax(first), _log_softmax(second)
     return Compared(

@@ -1,4 +1,4 @@
-"""What each choice of the quantization brings, measured on photographs that neither calibrate nor judge."""
+"""Effect of each quantization choice, measured on photographs that the published agreement does not use."""
 
 from __future__ import annotations
 
@@ -15,31 +15,32 @@ from models.zoo.preprocess import preprocess
 
 CALIBRATED_ON = ("plasma-workspace-wallpapers",)
 COMPARED_ON = ("mate-backgrounds",)
-KEPT = ("stem", "blocks.0")
+FLOAT_MODULES = ("stem", "blocks.0")
 
 
 def plans() -> Iterator[tuple[str, QuantizationPlan]]:
-    """The variants to measure, each with its description."""
+    """Yield the variants to measure, each with its description."""
     yield "everything in int8, biases not corrected", QuantizationPlan(correct_biases=False)
     yield "everything in int8", QuantizationPlan()
     yield "stem in float", QuantizationPlan(("stem",))
-    yield "stem and first block in float: the choice", QuantizationPlan(KEPT)
-    yield "the choice, biases not corrected", QuantizationPlan(KEPT, correct_biases=False)
-    yield "the choice, ranges by entropy", QuantizationPlan(KEPT, method="entropy")
+    yield "stem and first block in float: the choice", QuantizationPlan(FLOAT_MODULES)
+    yield "the choice, biases not corrected", QuantizationPlan(FLOAT_MODULES, correct_biases=False)
+    yield "the choice, ranges by entropy", QuantizationPlan(FLOAT_MODULES, method="entropy")
     for percentile in (99.9, 99.99):
         yield (
             f"the choice, ranges holding {percentile} % of the values",
-            QuantizationPlan(KEPT, method="percentile", percentile=percentile),
+            QuantizationPlan(FLOAT_MODULES, method="percentile", percentile=percentile),
         )
     for block in (1, 2):
-        yield f"the choice, block {block} in float too", QuantizationPlan((*KEPT, f"blocks.{block}"))
+        yield f"the choice, block {block} in float too", QuantizationPlan((*FLOAT_MODULES, f"blocks.{block}"))
 
 
 def measure(folder: Path, photos: Path) -> Iterator[tuple[str, Compared]]:
-    """Compare the floating-point model in `folder` with each variant of it, one at a time.
+    """Yield each variant's description and its agreement with the floating-point model in `folder`.
 
-    The photographs that an int8 model of the zoo is judged on play no part, so choosing by these figures does
-    not flatter the agreement on its card.
+    The photographs differ from those of the agreement on a card, so choosing by these figures does not bias
+    it.
+    Raises MissingPhotosError if `photos` lacks the photographs.
     """
     card = read_card(folder)
     source = folder / card.file.name

@@ -1,4 +1,4 @@
-"""How the student is compressed: what `compression.toml` sets, validated."""
+"""Settings of the compression techniques, read from `compression.toml` and validated."""
 
 from __future__ import annotations
 
@@ -6,43 +6,44 @@ import tomllib
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from models.train.recipe import TrainConfig
 from models.zoo.files import read_text
+from models.zoo.frozen import Frozen
 
 DEFAULTS = Path(__file__).parent / "compression.toml"
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FineTuning(_Table):
-    """Training on from weights that are good already: fewer epochs, smaller steps, no warm-up."""
+class FineTuning(Frozen):
+    """Fine-tuning of a trained network: fewer epochs, a lower learning rate, no warm-up."""
 
     epochs: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
 
-    def of(self, config: TrainConfig) -> TrainConfig:
-        """The recipe with these."""
+    def of(self, config: TrainConfig, epochs: int | None = None) -> TrainConfig:
+        """Return `config` with these epochs, or `epochs`, and this learning rate, without warm-up."""
         optimizer = config.optimizer.model_copy(
             update={"learning_rate": self.learning_rate, "warm_up_epochs": 0.0}
         )
-        return config.model_copy(update={"epochs": self.epochs, "optimizer": optimizer})
+        return config.model_copy(update={"epochs": epochs or self.epochs, "optimizer": optimizer})
 
 
 class Pruning(FineTuning):
-    """`shares` of the multiply-accumulates to do without."""
+    """Pruning, then fine-tuning. `shares`: shares of the multiply-accumulates to remove."""
 
     shares: tuple[Share, ...]
 
 
-class Distillation(_Table):
-    """`passes` over the images, each with its random changes, that the teacher is asked about; `temperature`
-    softens its answers, which have `weight` in the loss beside the true classes."""
+class Distillation(Frozen):
+    """Distillation.
+
+    `passes`: augmented passes over the images for which the teacher's answers are cached, by `pass_seed`.
+    `temperature`: softens the probabilities. `weight`: of the teacher in the loss; the true classes have the
+    rest.
+    """
 
     passes: int = Field(gt=0)
     pass_seed: int = Field(ge=0)
@@ -50,10 +51,10 @@ class Distillation(_Table):
     weight: float = Field(gt=0, le=1)
 
 
-class Search(_Table):
-    """`candidates`, each trained for `epochs` on `images`, to judge it, and its latency measured.
+class Search(Frozen):
+    """Architecture search over `candidates`, each trained for `epochs` on `images` training images.
 
-    The winner is the most accurate that takes no longer than the network `no_slower_than`.
+    The winner is the most accurate candidate whose p50 is at most that of the network `no_slower_than`.
     """
 
     candidates: int = Field(gt=0)
@@ -62,8 +63,8 @@ class Search(_Table):
     no_slower_than: str
 
 
-class Compression(_Table):
-    """All of it."""
+class Compression(Frozen):
+    """All settings of `compression.toml`."""
 
     pruning: Pruning
     distillation: Distillation
@@ -73,5 +74,5 @@ class Compression(_Table):
 
 
 def read_compression(path: Path = DEFAULTS) -> Compression:
-    """The settings in a TOML file. Raises ValueError (pydantic's) that names what is wrong."""
+    """Read the settings from a TOML file. Raises ValueError (pydantic's) that names key and problem."""
     return Compression.model_validate(tomllib.loads(read_text(path)))

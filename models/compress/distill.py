@@ -1,4 +1,4 @@
-"""Distillation: a student learns from a teacher's probabilities, which are asked for once and kept."""
+"""Knowledge distillation: train a student on a teacher's probabilities, computed once and cached."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ from models.zoo.card import Card
 from models.zoo.files import write_whole
 
 Teacher = Callable[[Tensor], Tensor]
-"""Inputs, float32 (N, 1, 28, 28), wherever they are, to logits, float32 (N, classes), on the processor."""
+"""From inputs, float32 (N, 1, 28, 28) on any device, to logits, float32 (N, classes) on the CPU."""
 
 
-def published(zoo: Path, card: Card, threads: int) -> Teacher:
-    """A model of a zoo as a teacher, run by ONNX Runtime.
+def zoo_teacher(zoo: Path, card: Card, threads: int) -> Teacher:
+    """Return a model of a zoo as a teacher, run by ONNX Runtime.
 
-    Raises ValueError where it is not for the data that the student learns from.
+    Raises ValueError for another label set or input than the student's.
     """
     if (card.labels, card.input) != (FASHION_MNIST.labels, SPEC):
-        raise ValueError(f"{card.name} is for {card.labels}; a teacher must be for {FASHION_MNIST.labels}")
+        raise ValueError(
+            f"teacher {card.name}: label set {card.labels} (allowed: {FASHION_MNIST.labels}, 28 x 28 grey)"
+        )
     session = open_session(zoo / card.name / card.file.name, threads)
 
     def teacher(inputs: Tensor) -> Tensor:
@@ -42,11 +44,11 @@ def published(zoo: Path, card: Card, threads: int) -> Teacher:
 
 
 class TeacherCache:
-    """What the teacher says of every training image under each of some fixed random changes.
+    """Cached probabilities of a teacher for the training images in a fixed number of augmented passes.
 
-    The teacher is the mean of the teachers' probabilities. A file for each pass lies in `folder`, written
-    whole, so that a killed run goes on with the next pass; `identity` says which teacher it is.
-    Raises ValueError where the folder holds another teacher's answers.
+    The teacher is the mean of the probabilities of `teachers`; `identity` identifies it. `folder` has one
+    file per pass, written atomically, so a killed run loses one pass.
+    Raises ValueError if `folder` has the answers of another teacher.
     """
 
     def __init__(
@@ -54,70 +56,74 @@ class TeacherCache:
         folder: Path,
         teachers: Sequence[Teacher],
         identity: Any,
-        learn: Prepared,
+        images: Prepared,
         config: TrainConfig,
         settings: Distillation,
     ) -> None:
         self.passes = Passes(settings.passes, settings.pass_seed)
         self._folder = folder
         self._teachers = teachers
-        self._learn = learn
+        self._images = images
         self._config = config
-        about = {
+        description = {
             "teacher": identity,
-            "images": len(learn),
+            "images": len(images),
             "pass_seed": settings.pass_seed,
             "augmentation": config.augmentation.model_dump(),
         }
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "teacher.json"
-        text = json.dumps(about, sort_keys=True)
+        text = json.dumps(description, sort_keys=True)
         if path.exists() and path.read_text() != text:
-            raise ValueError(f"{folder} holds another teacher's answers; remove it, or give another --runs")
+            raise ValueError(f"{folder}: answers of another teacher; remove it, or give another --runs")
         write_whole(path, text.encode())
 
     def log_probabilities(self, number: int) -> Tensor:
-        """Of pass `number`, float32 (images, classes), on the processor; asked for now where not kept yet."""
+        """Return the log-probabilities of pass `number`, float32 (images, classes) on the CPU.
+
+        Computes and caches them first if needed. Raises ValueError for a file with another number of images.
+        """
         path = self._folder / f"pass-{number}.npy"
         if not path.exists():
             buffer = io.BytesIO()
-            np.save(buffer, self._ask(number).numpy().astype(np.float16))
+            np.save(buffer, self._compute(number).numpy().astype(np.float16))
             write_whole(path, buffer.getvalue())
-        found = np.load(path, allow_pickle=False)
-        if len(found) != len(self._learn):
-            raise ValueError(f"{path} has answers for {len(found)} images, needed are {len(self._learn)}")
-        return torch.from_numpy(found.astype(np.float32))
+        answers = np.load(path, allow_pickle=False)
+        if len(answers) != len(self._images):
+            raise ValueError(f"{path}: answers for {len(answers)} images (allowed: {len(self._images)})")
+        return torch.from_numpy(answers.astype(np.float32))
 
     @torch.no_grad()
-    def _ask(self, number: int) -> Tensor:
-        learn = self._learn
-        device, size = learn.inputs.device, learn.inputs.shape[-1]
-        drawn = augment.draw(len(learn), size, self._config.augmentation, self.passes.of(0, number))
+    def _compute(self, number: int) -> Tensor:
+        inputs, count = self._images.inputs, len(self._images)
+        device, size = inputs.device, inputs.shape[-1]
+        drawn = augment.draw(count, size, self._config.augmentation, self.passes.of(0, number))
         drawn = drawn.to(device)
-        ground = float(learn.inputs.min())
+        background = float(inputs.min())
         answers = []
-        for indices in torch.arange(len(learn), device=device).split(500):
-            images = augment.apply(learn.inputs[indices], drawn, indices, ground)
-            shares = [teacher(images).softmax(1) for teacher in self._teachers]
-            answers.append(torch.stack(shares).mean(0).clamp_min(1e-7).log())
+        for indices in torch.arange(count, device=device).split(500):
+            batch = augment.apply(inputs[indices], drawn, indices, background)
+            probabilities = [teacher(batch).softmax(1) for teacher in self._teachers]
+            answers.append(torch.stack(probabilities).mean(0).clamp_min(1e-7).log())
         return torch.cat(answers)
 
 
-def distilling(cache: TeacherCache, config: TrainConfig, settings: Distillation) -> Objective:
-    """The loss of a student: its divergence from the teacher, both softened, beside the true classes.
+def distillation_loss(cache: TeacherCache, config: TrainConfig, settings: Distillation) -> Objective:
+    """Return the loss of a student: divergence from the teacher and cross-entropy with the true classes.
 
-    Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", https://arxiv.org/abs/1503.02531;
-    the square of the temperature keeps the two parts in proportion.
+    Both distributions of the divergence are softened by the temperature, whose square scales the divergence
+    so that its gradients stay comparable: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural
+    Network", https://arxiv.org/abs/1503.02531.
     """
-    kept: dict[int, Tensor] = {}
+    current: dict[int, Tensor] = {}
     temperature = settings.temperature
 
     def objective(logits: Tensor, classes: Tensor, indices: Tensor, epoch: int) -> Tensor:
         number = epoch % settings.passes
-        if number not in kept:
-            kept.clear()
-            kept[number] = cache.log_probabilities(number).to(logits.device)
-        teacher = (kept[number][indices] / temperature).log_softmax(1)
+        if number not in current:
+            current.clear()
+            current[number] = cache.log_probabilities(number).to(logits.device)
+        teacher = (current[number][indices] / temperature).log_softmax(1)
         student = (logits / temperature).log_softmax(1)
         divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(1)
         truth = F.cross_entropy(logits, classes, reduction="none", label_smoothing=config.label_smoothing)

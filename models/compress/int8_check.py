@@ -1,4 +1,4 @@
-"""Whether static int8 will do for a trained network, judged on validation images, kept with the training."""
+"""Decide whether static int8 suffices for a trained network, by its accuracy on validation images."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from models.zoo.files import write_whole
 
 FILE = "int8-check.json"
 ALLOWED_POINTS = 0.5
-"""What static int8 may lose on the validation images before a network is trained with rounding."""
+"""Largest acceptable loss of static int8, in percentage points; above it, use quantization-aware training."""
 
 
 @dataclass(frozen=True)
 class Int8Check:
-    """Share of `n` validation images named right in `fp32` and in static `int8`."""
+    """Accuracy (0 to 1) on `n` validation images in `fp32` and in static `int8`."""
 
     fp32: float
     int8: float
@@ -32,7 +32,7 @@ class Int8Check:
 
     @property
     def lost_points(self) -> float:
-        """Percentage points that int8 loses; negative where it gains."""
+        """Percentage points that int8 loses; negative if it gains."""
         return 100 * (self.fp32 - self.int8)
 
     @property
@@ -47,23 +47,20 @@ class Int8Check:
             f"{self.lost_points:.2f} points less where {ALLOWED_POINTS} are allowed: {decision}"
         )
 
-    def keep(self, folder: Path) -> None:
-        """Write it into a training's folder, whole or not at all."""
+    def save(self, folder: Path) -> None:
+        """Write the check into a training's folder, atomically."""
         write_whole(folder / FILE, (json.dumps(asdict(self)) + "\n").encode())
 
     @classmethod
-    def kept(cls, folder: Path) -> Int8Check | None:
-        """What was decided for the training in `folder`; None where nothing was.
-
-        Raises ValueError for a damaged file.
-        """
+    def load(cls, folder: Path) -> Int8Check | None:
+        """Read the check from a training's folder; None without one. Raises ValueError for a damaged file."""
         path = folder / FILE
         if not path.exists():
             return None
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is damaged ({error}); make it again: check-int8") from None
+            raise ValueError(f"{path}: damaged ({error}); run check-int8 again") from None
 
 
 def check(
@@ -72,9 +69,10 @@ def check(
     images: Sequence[NDArray[np.float32]],
     classes: NDArray[np.int64],
 ) -> Int8Check:
-    """Quantize `network`, in evaluation mode, by `calibration`, and hold it against itself on `images`.
+    """Quantize `network`, calibrated on `calibration`, and compare its accuracy before and after on `images`.
 
-    Inputs are float32 (1, channels, height, width) each, `classes` (len(images),).
+    `network` is in evaluation mode. Each image is float32 (1, channels, height, width), `classes` is int64
+    (len(images),).
     """
     with tempfile.TemporaryDirectory() as temporary:
         floating, integer = Path(temporary) / "model.onnx", Path(temporary) / "int8.onnx"

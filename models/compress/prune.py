@@ -1,4 +1,4 @@
-"""Structured pruning: the least important channels of a trained network are taken out, wherever they are."""
+"""Structured pruning: remove the least important channels of a trained network, across all layers."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ from models.architectures.designed import DesignedNetwork
 from models.cost.profiling import profile
 
 MULTIPLE = 8
-"""Channels are left in multiples of it."""
-SHUFFLED = {"grouped", "shuffle"}
-"""Blocks whose channels change places: taking some out would deal the rest into other groups."""
+"""Remaining channels are multiples of this."""
+UNPRUNABLE = {"grouped", "shuffle"}
+"""Blocks that shuffle channels: removing some would regroup the others."""
 STEPS = 60
+"""Number of pruning ratios that are tried, in equal steps."""
 
 
 def pruned(network: DesignedNetwork, share: float) -> DesignedNetwork:
-    """A copy of `network` with at least `share` of its multiply-accumulates fewer, and as few less as can be.
+    """Return a copy of `network` with `share` fewer multiply-accumulates, or slightly more than that share.
 
-    Channels that belong together (the two sides of an addition, a depthwise convolution and its input) go
-    together; a group's importance is the size of all its weights: Fang et al., "DepGraph: Towards Any
-    Structural Pruning", https://arxiv.org/abs/2301.12900, by the authors' library torch-pruning. The network
-    is left as it was. Raises ValueError for a share that is not between 0 and 1 or cannot be reached.
+    Dependent channels (the two operands of an addition, a depthwise convolution and its input) are removed
+    together; a group's importance is the L2 norm of its weights: Fang et al., "DepGraph: Towards Any
+    Structural Pruning", https://arxiv.org/abs/2301.12900, by the authors' library torch-pruning. `network` is
+    not changed.
+    Raises ValueError if `share` is not between 0 and 1 or cannot be reached, or blocks cannot be pruned.
     """
     if not 0 < share < 1:
-        raise ValueError(f"share is {share}; more than 0 and less than 1 is needed")
-    fixed = sorted({stage.block for stage in network.design.stages} & SHUFFLED)
-    if fixed:
-        raise ValueError(f"{', '.join(fixed)} blocks shuffle their channels and cannot be pruned; others can")
+        raise ValueError(f"share: {share} (allowed: more than 0 and less than 1)")
+    unprunable = sorted({stage.block for stage in network.design.stages} & UNPRUNABLE)
+    if unprunable:
+        raise ValueError(f"{', '.join(unprunable)} blocks: cannot be pruned, they shuffle channels")
     before = _macs(network)
     best: DesignedNetwork | None = None
     lowest = before
@@ -43,14 +45,14 @@ def pruned(network: DesignedNetwork, share: float) -> DesignedNetwork:
             break
     if best is None:
         raise ValueError(
-            f"{share:.0%} fewer of {before} multiply-accumulates cannot be had with channels in multiples of "
-            f"{MULTIPLE}; the fewest are {lowest}"
+            f"share: {share:.0%} of {before} multiply-accumulates cannot be removed with multiples of "
+            f"{MULTIPLE} channels (allowed: down to {lowest} multiply-accumulates)"
         )
     return best
 
 
 def _without(network: DesignedNetwork, ratio: float) -> DesignedNetwork:
-    """A copy without `ratio` of all channels, wherever in the network the least important are."""
+    """Return a copy without the least important channels, `ratio` of all."""
     smaller = copy.deepcopy(network).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

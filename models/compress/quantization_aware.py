@@ -1,4 +1,4 @@
-"""Quantization-aware training: a network is trained on while its weights and activations are rounded."""
+"""Quantization-aware training: fine-tune a network with fake quantization of weights and activations."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Hardswish)
 
 
 class _Rounding:
-    """Rounds an activation to 256 steps between the least and greatest value seen, which drift along."""
+    """Forward hook that rounds an activation to 256 steps between moving averages of its extremes."""
 
     def __init__(self) -> None:
         self.low, self.high = 0.0, 0.0
 
     def __call__(self, _module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         low, high = min(0.0, float(output.detach().min())), max(0.0, float(output.detach().max()))
-        drift = 1.0 if self.high == self.low else 0.05
-        self.low += drift * (low - self.low)
-        self.high += drift * (high - self.high)
+        momentum = 1.0 if self.high == self.low else 0.05
+        self.low += momentum * (low - self.low)
+        self.high += momentum * (high - self.high)
         scale = max((self.high - self.low) / 255, 1e-8)
         zero = round(min(255.0, max(0.0, -self.low / scale)))
         return torch.fake_quantize_per_tensor_affine(output, scale, zero, 0, 255)
 
 
 @contextmanager
-def rounded(network: nn.Module) -> Iterator[None]:
-    """Within, `network` computes as its static int8 variant will.
+def fake_quantization(network: nn.Module) -> Iterator[None]:
+    """Context in which `network` computes as its static int8 variant will.
 
-    Weights are rounded per output channel, activations to unsigned values with a zero point of their own.
+    Weights are rounded per output channel to int8, activations per tensor to uint8 with a zero point.
     Gradients pass the rounding unchanged: Jacob et al., "Quantization and Training of Neural Networks for
     Efficient Integer-Arithmetic-Only Inference", https://arxiv.org/abs/1712.05877. Batch norms must be folded
-    (`models.architectures.folded`).
+    before (`models.architectures.folded`).
     """
     hooks = []
     for parent in network.modules():
@@ -63,7 +63,7 @@ def _round_weights(module: nn.Module, _inputs: tuple[Tensor, ...]) -> None:
     scale = weight.detach().abs().amax((1, 2, 3)).clamp_min(1e-8) / 127
     zeros = torch.zeros(len(scale), dtype=torch.int32, device=weight.device)
     rounded_weight = torch.fake_quantize_per_channel_affine(weight, scale, zeros, 0, -127, 127)
-    # Kept aside under another name: the optimizer goes on with the parameter itself.
+    # Saved under another name, because the optimizer updates the parameter itself.
     module.__dict__["exact_weight"] = module._parameters.pop("weight")
     module.__dict__["weight"] = rounded_weight
 

@@ -1,4 +1,4 @@
-"""Hardware-aware search: designs that are both accurate and fast here, their latency measured on this CPU."""
+"""Hardware-aware architecture search: accuracy after a short training, and latency measured on this CPU."""
 
 from __future__ import annotations
 
@@ -7,58 +7,51 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
-from models.architectures.designed import Design, DesignedNetwork, Stage, groups_of, rounded
+from models.architectures.designed import BlockName, Design, DesignedNetwork, Stage, groups_of, round_channels
 from models.architectures.fashion import BUDGET
 from models.cost.latency import Effort, measure, measurement, normalised, write_untrained
 from models.cost.profiling import profile
 from models.export.to_onnx import to_onnx
 from models.zoo.files import write_whole
 
-BLOCKS = (
-    "standard",
-    "depthwise-separable",
-    "grouped",
-    "bottleneck",
-    "inverted-residual",
-    "inverted-residual-se",
-    "shuffle",
-    "fire",
-    "ghost",
-)
+BLOCKS = get_args(BlockName)
 STORAGE = "search.db"
 STUDY = "fashion"
 WIDENING = ("inverted-residual", "inverted-residual-se", "ghost")
 NARROWING = ("bottleneck", "fire")
-"""The blocks that a ratio means something to, and which way."""
+"""Blocks with a ratio, which widens or narrows them inside."""
 RATIOS = (2.0, 3.0, 4.0, 6.0)
-NARROWER = 0.95
-"""By so much a design that is over the budget is narrowed, again and again until it is within."""
-NARROWEST = 0.01
-"""The least share of its width at which a design is tried."""
-RANDOM = 20
-"""So many trials are drawn by chance before the sampler learns from them."""
+WIDTH_STEP = 0.95
+"""Width multiplier, applied until the design fits the budget."""
+MIN_WIDTH = 0.01
+"""Smallest width multiplier that is tried."""
+RANDOM_TRIALS = 20
+"""Number of random trials before the sampler uses their results."""
 TRAINING = "training"
-"""The study's attribute: what its candidates are judged by, in words."""
-SAME = "same_as"
-"""A trial's attribute: the earlier trial that had the same design, whose values it took over."""
+"""Attribute of the study: a description of how its candidates are trained."""
+DUPLICATE = "same_as"
+"""Attribute of a trial: the number of the earlier trial with the same design, whose values it copies."""
 
 Judge = Callable[[Design], float]
-"""Trains a design a little and returns its accuracy on the images kept back to choose on."""
+"""Trains a design briefly and returns its accuracy (0 to 1) on the validation images."""
 
 
 class OverBudgetError(Exception):
-    """No width brings a design within the budget."""
+    """A design exceeds the budget at any width."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A design, its accuracy after a little training, its measured p50; `best`: no other beats both."""
+    """A design with its validation accuracy after a short training and its measured p50.
+
+    `best`: on the Pareto front of both.
+    """
 
     number: int
     design: Design
@@ -69,7 +62,7 @@ class Candidate:
 
 
 def suggest(trial: optuna.Trial) -> Design:
-    """A design of the search space: one block, and for each stage width, depth and kernel."""
+    """Return a design of the search space: one block, and width, depth and kernel of each stage."""
     block = trial.suggest_categorical("block", BLOCKS)
     ratio = trial.suggest_categorical("ratio", RATIOS) if block in WIDENING + NARROWING else None
     stages = tuple(
@@ -86,9 +79,9 @@ def suggest(trial: optuna.Trial) -> Design:
 
 
 def p50_ms(design: Design, runs: int = 200) -> float:
-    """Measure the p50 of a design with random weights by `weighin bench`, in milliseconds, one thread.
+    """Return the p50 in milliseconds of a design with random weights, by `weighin bench` with one thread.
 
-    Raises ModelsError where that fails.
+    Raises ModelsError if the benchmark fails.
     """
     torch.manual_seed(0)
     network = DesignedNetwork(design, 10).eval()
@@ -108,44 +101,45 @@ def p50_ms(design: Design, runs: int = 200) -> float:
 
 
 def macs_of(design: Design) -> int:
-    """Multiply-accumulates of one image. Raises ValueError for a design that cannot be built."""
+    """Return a design's multiply-accumulates of one image. Raises ValueError if it cannot be built."""
     return profile(DesignedNetwork(design, 10), 28, 1).macs
 
 
-def within(design: Design, budget: int) -> Design:
-    """The design with channels that its blocks can have, all narrowed alike where it is over the budget.
+def fit_to_budget(design: Design, budget: int) -> Design:
+    """Return the design, narrowed uniformly until it has at most `budget` multiply-accumulates.
 
-    So each suggestion comes to something: of those drawn freely few are within, and of wide blocks none.
-    A pointwise head keeps its channels. Raises OverBudgetError for a design that is too deep at any width.
+    Channels are round_channels to numbers that the blocks support; a pointwise head is not narrowed. Without
+    this step few suggestions would fit the budget, and none with wide blocks. Raises OverBudgetError for a
+    design that is too deep at any width.
     """
     width = 1.0
-    fitting = _of_width(design, width)
-    while macs_of(fitting) > budget:
-        width *= NARROWER
-        if width < NARROWEST:
-            raise OverBudgetError(f"not within {budget} multiply-accumulates at any width: {design}")
-        fitting = _of_width(design, width)
-    return fitting
+    narrowed = _scaled(design, width)
+    while macs_of(narrowed) > budget:
+        width *= WIDTH_STEP
+        if width < MIN_WIDTH:
+            raise OverBudgetError(f"design: over {budget} multiply-accumulates at any width: {design}")
+        narrowed = _scaled(design, width)
+    return narrowed
 
 
-def _of_width(design: Design, width: float) -> Design:
-    """At about a share of its channels: the nearest that its blocks can have."""
-    channels = stem = rounded(width * design.stem)
+def _scaled(design: Design, width: float) -> Design:
+    """Multiply the channels by `width`, round_channels to the nearest numbers that the blocks support."""
+    channels = stem = round_channels(width * design.stem)
     stages = []
     for stage in design.stages:
         if stage.block == "grouped":
-            channels = _dividing(channels, width * stage.channels, stage.group_width)
+            channels = _grouped_channels(channels, width * stage.channels, stage.group_width)
         else:
-            channels = rounded(width * stage.channels, 16 if stage.block == "shuffle" else 8)
+            channels = round_channels(width * stage.channels, 16 if stage.block == "shuffle" else 8)
         stages.append(stage.model_copy(update={"channels": channels}))
     return design.model_copy(update={"stem": stem, "stages": tuple(stages)})
 
 
-def _dividing(channels: int, wanted: float, group_width: int) -> int:
-    """The channels nearest to those wanted that grouped convolutions can have after a layer's `channels`."""
-    possible = range(group_width, round(wanted) + channels + group_width, group_width)
-    fitting = [each for each in possible if each % groups_of(channels, each, group_width) == 0]
-    return min(fitting, key=lambda each: abs(each - wanted))
+def _grouped_channels(inputs: int, wanted: float, group_width: int) -> int:
+    """Return the number of output channels nearest to `wanted` that a grouped convolution can have."""
+    candidates = range(group_width, round(wanted) + inputs + group_width, group_width)
+    supported = [outputs for outputs in candidates if outputs % groups_of(inputs, outputs, group_width) == 0]
+    return min(supported, key=lambda outputs: abs(outputs - wanted))
 
 
 def search(
@@ -153,56 +147,58 @@ def search(
     candidates: int,
     judge: Judge,
     training: str = "",
-    say: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
     measure_p50_ms: Callable[[Design], float] = p50_ms,
 ) -> list[Candidate]:
-    """Go on searching until `candidates` were judged, and return them; a killed search loses one candidate.
+    """Search, or resume the search in `folder`, until it has `candidates`, and return them.
 
-    Everything is kept in `folder`. A design over the budget is narrowed until it is within; one that was
-    judged before takes over its values, and is no further candidate.
-    Nothing else should train meanwhile: latency is measured here. Raises ValueError where the folder's search
-    judges by another `training`, and RuntimeError where the sampler keeps coming back to the same designs.
+    A killed search loses one candidate. Designs over the budget are narrowed to fit it; a design that was
+    judged before copies those values and does not count as a candidate. `training` describes what `judge`
+    does; `report` receives one line per candidate. Latency is measured here, so nothing else should run
+    meanwhile.
+    Raises ValueError if the search in `folder` has another `training`, and RuntimeError if the sampler
+    suggests too few new designs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     study = _study(folder)
-    before = study.user_attrs.get(TRAINING, training)
-    if before != training:
-        raise ValueError(f"the search in {folder} judges by {before}, not by {training}; give another --runs")
+    stored = study.user_attrs.get(TRAINING, training)
+    if stored != training:
+        raise ValueError(f"{folder}: search by {stored}, not by {training}; give another --runs")
     study.set_user_attr(TRAINING, training)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)  # what was running when it was killed
+        study.tell(trial.number, state=TrialState.FAIL)  # interrupted by a kill
 
     def objective(trial: optuna.Trial) -> tuple[float, float]:
-        design = within(suggest(trial), BUDGET)
+        design = fit_to_budget(suggest(trial), BUDGET)
         described = design.model_dump(mode="json")
         trial.set_user_attr("design", described)
         for earlier in _judged(study):
             if earlier.user_attrs["design"] == described:
-                trial.set_user_attr(SAME, earlier.number)
+                trial.set_user_attr(DUPLICATE, earlier.number)
                 return earlier.values[0], earlier.values[1]
         macs = macs_of(design)
         trial.set_user_attr("macs", macs)
         latency = measure_p50_ms(design)
         accuracy = judge(design)
-        say(
+        report(
             f"candidate {trial.number}: {design.block()} {accuracy:.2%}, {latency * 1000:.0f} µs, {macs} MACs"
         )
         return accuracy, latency
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     while (done := len(_judged(study))) < candidates:
-        # Seeded by what is there, so that a resumed search does not propose the same designs again.
-        study.sampler = optuna.samplers.TPESampler(seed=len(study.trials), n_startup_trials=RANDOM)
+        # Seeded by the number of trials, so that a resumed search does not repeat its first suggestions.
+        study.sampler = optuna.samplers.TPESampler(seed=len(study.trials), n_startup_trials=RANDOM_TRIALS)
         study.optimize(objective, n_trials=1, catch=(OverBudgetError,))
         if len(study.trials) > 20 * candidates:
-            raise RuntimeError(f"of {len(study.trials)} suggestions only {done} are designs of their own")
-    return found(folder)
+            raise RuntimeError(f"search: only {done} distinct designs in {len(study.trials)} suggestions")
+    return read_candidates(folder)
 
 
-def found(folder: Path) -> list[Candidate]:
-    """All candidates that were judged so far. Raises FileNotFoundError where there was no search."""
+def read_candidates(folder: Path) -> list[Candidate]:
+    """Return all judged candidates of the search in `folder`. Raises FileNotFoundError without a search."""
     if not (folder / STORAGE).exists():
-        raise FileNotFoundError(f"there was no search in {folder}")
+        raise FileNotFoundError(f"{folder}: no search")
     judged = _judged(_study(folder))
     return [
         Candidate(
@@ -211,34 +207,34 @@ def found(folder: Path) -> list[Candidate]:
             accuracy=trial.values[0],
             p50_ms=trial.values[1],
             macs=trial.user_attrs["macs"],
-            best=not any(_beats(other, trial) for other in judged),
+            best=not any(_dominates(other, trial) for other in judged),
         )
         for trial in judged
     ]
 
 
-def _beats(one: FrozenTrial, other: FrozenTrial) -> bool:
-    """In one of accuracy and latency, and is as good in the other."""
-    (accuracy, p50), (others_accuracy, others_p50) = one.values, other.values
-    return accuracy >= others_accuracy and p50 <= others_p50 and one.values != other.values
+def _dominates(first: FrozenTrial, second: FrozenTrial) -> bool:
+    """Return whether the first is better in accuracy or latency and not worse in the other."""
+    (accuracy, p50), (other_accuracy, other_p50) = first.values, second.values
+    return accuracy >= other_accuracy and p50 <= other_p50 and first.values != second.values
 
 
 def winner(candidates: Sequence[Candidate], limit_ms: float) -> Candidate:
-    """The most accurate that takes at most `limit_ms`: what gets the whole training.
+    """Return the most accurate candidate whose p50 is at most `limit_ms`, to be trained fully.
 
-    So MnasNet's search treats latency (Tan et al., arXiv 1807.11626): as a target. Raises ValueError where no
-    candidate is so fast.
+    Latency is a hard target, as in MnasNet's search (Tan et al., https://arxiv.org/abs/1807.11626).
+    Raises ValueError if no candidate is fast enough.
     """
     fast = [candidate for candidate in candidates if candidate.p50_ms <= limit_ms]
     if not fast:
-        raise ValueError(f"none of {len(candidates)} candidates takes at most {limit_ms:.3f} ms")
+        raise ValueError(f"{len(candidates)} candidates: none with p50 of at most {limit_ms:.3f} ms")
     return max(fast, key=lambda candidate: (candidate.accuracy, -candidate.p50_ms))
 
 
 def _judged(study: optuna.Study) -> list[FrozenTrial]:
-    """Those that were trained and measured themselves."""
+    """Return the trials that were trained and measured, without duplicates."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return [trial for trial in trials if SAME not in trial.user_attrs]
+    return [trial for trial in trials if DUPLICATE not in trial.user_attrs]
 
 
 def _study(folder: Path) -> optuna.Study:
@@ -251,7 +247,7 @@ def _study(folder: Path) -> optuna.Study:
 
 
 def write_candidates(candidates: list[Candidate], path: Path) -> None:
-    """All candidates as JSON, the fastest first."""
+    """Write all candidates as a JSON array, fastest first."""
     entries: list[dict[str, Any]] = [
         {
             "number": candidate.number,

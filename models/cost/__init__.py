@@ -1,1 +1,1 @@
-"""What a block or a network costs: by formula, by counting, and measured."""
+"""Cost of a block or a network: by formula, counted on the module, and measured."""

@@ -1,4 +1,4 @@
-"""What a block costs, spelled out: its formula with the numbers in it, beside the standard convolution."""
+"""Text about a block's cost: its formula in numbers and its latency, beside the standard convolution."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ BASELINE = "standard"
 
 
 def explain(block: str, shape: Shape, effort: Effort) -> str:
-    """Formula and figures of the block and of the standard convolution, and what both take here.
+    """Return text with formula, cost and measured latency of a block and of the standard convolution.
 
-    The latency is that of random weights, and is marked so.
-    Raises ValueError for an unknown block, or where it cannot have that shape.
+    The weights are random, which the text states.
+    Raises ValueError for an unknown block or an invalid shape, and ModelsError if the benchmark fails.
     """
     names = list(dict.fromkeys((block, BASELINE)))
     costs = {name: convolutions_of(name, shape) for name in names}
@@ -33,14 +33,14 @@ def explain(block: str, shape: Shape, effort: Effort) -> str:
         f"{shape.stride}, map {shape.size} x {shape.size} -> {shape.output_size} x {shape.output_size}"
     ]
     for name in names:
-        lines += ["", *_spelled_out(name, costs[name])]
+        lines += ["", *_cost_lines(name, costs[name])]
     macs = {name: total(costs[name]).macs for name in names}
     weights = {name: sum(part.weights for part in costs[name]) for name in names}
     if block != BASELINE:
         lines += [
             "",
             f"{block} / {BASELINE}: {macs[block] / macs[BASELINE]:.3f} of the multiply-accumulates, "
-            f"{weights[block] / weights[BASELINE]:.3f} of the weights{_known_share(block, shape)}",
+            f"{weights[block] / weights[BASELINE]:.3f} of the weights{_textbook_ratio(block, shape)}",
         ]
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
@@ -48,28 +48,28 @@ def explain(block: str, shape: Shape, effort: Effort) -> str:
         measured = measurement(
             measure(Path(folder), [BASELINE, *(n for n in names if n != BASELINE)], effort)
         )
-    lines += ["", *_timed(measured, macs)]
+    lines += ["", *_latency_lines(measured, macs)]
     return "\n".join(lines) + "\n"
 
 
-def _spelled_out(name: str, parts: tuple[Convolution, ...]) -> list[str]:
+def _cost_lines(name: str, parts: tuple[Convolution, ...]) -> list[str]:
     width = max(len(part.formula()) for part in parts)
-    role = max(len("together"), *(len(part.role) for part in parts))
+    role = max(len("total"), *(len(part.role) for part in parts))
     rows = [
         f"  {part.role:<{role}}  {part.formula():<{width}} = "
-        f"{_spaced(part.macs):>15}  {_spaced(part.weights):>11}"
+        f"{_digits(part.macs):>15}  {_digits(part.weights):>11}"
         for part in parts
     ]
     cost = total(parts)
     weights = sum(part.weights for part in parts)
     extra = cost.parameters - weights
-    sums = f"  {'together':<{role}}  {'':<{width}}   {_spaced(cost.macs):>15}  {_spaced(weights):>11}"
+    sums = f"  {'total':<{role}}  {'':<{width}}   {_digits(cost.macs):>15}  {_digits(weights):>11}"
     header = f"{name:<{role + width + 4}}   {'multiply-accs':>15}  {'weights':>11}"
-    return [header, *rows, f"{sums}  and {_spaced(extra)} of batch norm or biases"]
+    return [header, *rows, f"{sums}  and {_digits(extra)} of batch norm or biases"]
 
 
-def _known_share(block: str, shape: Shape) -> str:
-    """The share as textbooks give it, where there is one."""
+def _textbook_ratio(block: str, shape: Shape) -> str:
+    """Return the textbook formula of the ratio to the standard convolution, or "" without one."""
     if block == "depthwise-separable":
         return f" (1/N + 1/D_K² = 1/{shape.outputs} + 1/{shape.kernel**2})"
     if block == "grouped":
@@ -78,7 +78,7 @@ def _known_share(block: str, shape: Shape) -> str:
 
 
 def _write_block(folder: Path, name: str, shape: Shape) -> None:
-    """Write the block with random weights as a model that `weighin bench` can measure."""
+    """Write the block with random weights into `folder` as a model that `weighin bench` can measure."""
     block = build(name, shape).eval()
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, shape.inputs, shape.size, shape.size, generator=generator)
@@ -97,7 +97,7 @@ def _write_block(folder: Path, name: str, shape: Shape) -> None:
     )
 
 
-def _timed(measured: Measurement, macs: dict[str, int]) -> list[str]:
+def _latency_lines(measured: Measurement, macs: dict[str, int]) -> list[str]:
     lines = [
         f"latency with random weights (untrained), {measured.runtime}, fp32, one thread, "
         f"{measured.rounds} rounds of {measured.runs} runs, interleaved:"
@@ -115,10 +115,10 @@ def _timed(measured: Measurement, macs: dict[str, int]) -> list[str]:
             f"  {latencies[baseline].p50_ms / latencies[block].p50_ms:.1f} times as fast with "
             f"{macs[baseline] / macs[block]:.1f} times fewer multiply-accumulates"
         )
-    return lines + [f"  not to be trusted: {doubt}" for doubt in measured.doubts]
+    return lines + [f"  unreliable: {doubt}" for doubt in measured.doubts]
 
 
-def _spaced(number: int) -> str:
+def _digits(number: int) -> str:
     return f"{number:,}".replace(",", " ")
 
 
@@ -136,11 +136,11 @@ VARIANTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("fire, an eighth inside", "fire", {}),
     ("ghost, 2 times inside", "ghost", {}),
 )
-"""Rows of the table: what is said, the block, what differs from the shape that is asked for."""
+"""Rows of the table: description, block, changes to the given shape."""
 
 
 def table(shape: Shape) -> str:
-    """What every block costs at one shape, as a Markdown table; by the formulas, measuring nothing."""
+    """Return a Markdown table of every block's cost at one shape, by the formulas."""
     baseline = total(convolutions_of(BASELINE, shape))
     rows = [
         "| block | formula | parameters | multiply-accumulates | share of the standard convolution's |",
@@ -151,7 +151,7 @@ def table(shape: Shape) -> str:
         cost = total(parts)
         terms = " + ".join(part.formula() for part in parts)
         rows.append(
-            f"| {name} | {terms} | {_spaced(cost.parameters)} | {_spaced(cost.macs)} "
+            f"| {name} | {terms} | {_digits(cost.parameters)} | {_digits(cost.macs)} "
             f"| {cost.macs / baseline.macs:.1%} |"
         )
     return "\n".join(rows) + "\n"

@@ -1,4 +1,4 @@
-"""What blocks cost by the formulas of their papers, without building them."""
+"""Cost of blocks by the formulas of their papers, without building them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from models.blocks.shape import Shape
 
 @dataclass(frozen=True)
 class Cost:
-    """`parameters`: trainable, batch norm unfolded. `macs`: multiply-accumulates of one image.
+    """Cost of a block or network.
 
-    `macs` counts convolutions and linear layers, as papers do: not batch norm, bias, activation or pooling.
+    `parameters`: trainable parameters, with batch norm unfolded. `macs`: multiply-accumulates of one image,
+    in convolutions and linear layers only, as papers count them.
     """
 
     parameters: int
@@ -22,12 +23,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class Convolution:
-    """One convolution of `kernel`² from `inputs` to `outputs` channels, whose output is `size` x `size`.
+    """One `kernel` x `kernel` convolution from `inputs` to `outputs` channels, with `size` x `size` outputs.
 
-    It costs D_K² M N / G multiply-accumulates per output place; the standard convolution has one group G, the
-    depthwise one as many as channels (D_K² M), the pointwise one D_K = 1 (M N). `normalised`: batch norm
-    follows, which has two parameters per channel, and no multiply-accumulates of its own, for it is folded
-    into the weights. `biased`: one parameter per channel.
+    It costs D_K² M N / G multiply-accumulates per output position: the standard convolution has G = 1 group,
+    the depthwise one as many groups as channels (D_K² M), the pointwise one D_K = 1 (M N). `normalised`:
+    batch norm follows, which adds two parameters per channel and no multiply-accumulates, since it is folded
+    into the weights. `biased`: adds one parameter per channel. Raises ValueError for numbers that are not
+    positive and groups that do not divide the channels.
     """
 
     role: str
@@ -56,10 +58,10 @@ class Convolution:
         return self.weights + self.outputs * (2 * self.normalised + self.biased)
 
     def formula(self) -> str:
-        """The multiply-accumulates as a product, e.g. `3² · 64 · 56²` for a depthwise convolution."""
+        """Return the multiply-accumulates as a product, e.g. `3² · 64 · 56²` for a depthwise convolution."""
         factors = [f"{self.kernel}²"] if self.kernel > 1 else []
         factors += [str(self.inputs)]
-        # Depthwise, the outputs and the groups cancel.
+        # In a depthwise convolution, outputs and groups cancel.
         if self.groups != self.outputs:
             factors += [str(self.outputs)]
         product = " · ".join([*factors, f"{self.size}²"])
@@ -67,7 +69,7 @@ class Convolution:
 
 
 def total(convolutions: tuple[Convolution, ...]) -> Cost:
-    """What several convolutions cost together."""
+    """Return the total cost of several convolutions."""
     return Cost(
         sum(convolution.parameters for convolution in convolutions),
         sum(convolution.macs for convolution in convolutions),
@@ -75,12 +77,12 @@ def total(convolutions: tuple[Convolution, ...]) -> Cost:
 
 
 def standard(shape: Shape) -> tuple[Convolution, ...]:
-    """D_K² M N: the baseline."""
+    """Standard convolution, the baseline: D_K² M N."""
     return (Convolution("standard", shape.kernel, shape.inputs, shape.outputs, shape.output_size),)
 
 
 def depthwise_separable(shape: Shape) -> tuple[Convolution, ...]:
-    """D_K² M + M N."""
+    """Depthwise, then pointwise: D_K² M + M N."""
     return (
         _depthwise("depthwise", shape, shape.inputs),
         _pointwise("pointwise", shape.inputs, shape.outputs, shape.output_size),
@@ -88,13 +90,13 @@ def depthwise_separable(shape: Shape) -> tuple[Convolution, ...]:
 
 
 def grouped(shape: Shape) -> tuple[Convolution, ...]:
-    """D_K² M N / G."""
-    (whole,) = standard(shape)
-    return (replace(whole, role="grouped", groups=shape.groups_of(shape.inputs)),)
+    """Grouped convolution: D_K² M N / G."""
+    (convolution,) = standard(shape)
+    return (replace(convolution, role="grouped", groups=shape.groups_of(shape.inputs)),)
 
 
 def bottleneck(shape: Shape) -> tuple[Convolution, ...]:
-    """Pointwise to W, D_K² W² / G there, pointwise from W; a pointwise shortcut where the shape changes."""
+    """Pointwise to W, D_K² W² / G, pointwise from W; a pointwise shortcut if the shape changes."""
     width = share_of(shape.outputs, shape.ratio_or(0.25), name="ratio", of="outputs")
     groups = shape.groups_of(width)
     parts = [
@@ -108,7 +110,7 @@ def bottleneck(shape: Shape) -> tuple[Convolution, ...]:
 
 
 def inverted_residual(shape: Shape) -> tuple[Convolution, ...]:
-    """Pointwise to W (none where W is the input's), D_K² W depthwise, gates, pointwise from W."""
+    """Pointwise to W (none if W = M), D_K² W depthwise, squeeze-and-excitation, pointwise from W."""
     width = share_of(shape.inputs, shape.ratio_or(6), name="ratio", of="inputs")
     widening = () if width == shape.inputs else (_pointwise("expand", shape.inputs, width, shape.size),)
     return (
@@ -120,7 +122,7 @@ def inverted_residual(shape: Shape) -> tuple[Convolution, ...]:
 
 
 def shuffle(shape: Shape) -> tuple[Convolution, ...]:
-    """Half of the channels through pointwise, depthwise, pointwise; with a stride all, on two branches."""
+    """Pointwise, depthwise, pointwise on half of the channels; with a stride, two branches from all."""
     half = shape.outputs // 2
     entering = half if shape.stride == 1 else shape.inputs
     shortcut = (
@@ -140,7 +142,7 @@ def shuffle(shape: Shape) -> tuple[Convolution, ...]:
 
 
 def fire(shape: Shape) -> tuple[Convolution, ...]:
-    """Pointwise to S; from S half of the outputs pointwise, half D_K² S N/2; biases, no batch norm."""
+    """Pointwise to S, then half of the outputs pointwise, half D_K² S N/2; biases instead of batch norm."""
     squeezed = share_of(shape.outputs, shape.ratio_or(0.125), name="ratio", of="outputs")
     half, size = shape.outputs // 2, shape.output_size
     return tuple(
@@ -154,7 +156,7 @@ def fire(shape: Shape) -> tuple[Convolution, ...]:
 
 
 def ghost(shape: Shape) -> tuple[Convolution, ...]:
-    """Two Ghost modules, half of each pointwise (M N/2), half depthwise 3 x 3 from that (9 N/2)."""
+    """Two Ghost modules: half of the outputs pointwise (M N/2), half 3 x 3 depthwise from those (9 N/2)."""
     width = share_of(shape.inputs, shape.ratio_or(2), name="ratio", of="inputs")
     striding = () if shape.stride == 1 else (_depthwise("depthwise", shape, width),)
     shortcut = (
@@ -187,7 +189,7 @@ def _depthwise(role: str, shape: Shape, channels: int) -> Convolution:
 
 
 def _gates(width: int, squeezed: int | None) -> tuple[Convolution, ...]:
-    """Squeeze-and-excitation: two pointwise convolutions with biases on the one place that is left."""
+    """Squeeze-and-excitation: two pointwise convolutions with biases on a pooled 1 x 1 map."""
     if squeezed is None:
         return ()
     return tuple(
@@ -217,14 +219,14 @@ FORMULAS: dict[str, Callable[[Shape], tuple[Convolution, ...]]] = {
     "fire": fire,
     "ghost": ghost,
 }
-"""By the block's name."""
+"""Formula of each block, by the block's name."""
 
 
 def convolutions_of(block: str, shape: Shape) -> tuple[Convolution, ...]:
     """Return the convolutions of a block by its formula, without building it.
 
-    Raises ValueError, with the known names, for an unknown block, and where the block cannot have that shape.
+    Raises ValueError for an unknown block, and for a shape that the block does not support.
     """
     if block not in FORMULAS:
-        raise ValueError(f"there is no block named {block!r}; known: {', '.join(FORMULAS)}")
+        raise ValueError(f"block {block!r}: unknown (allowed: {', '.join(FORMULAS)})")
     return FORMULAS[block](shape)

@@ -1,4 +1,4 @@
-"""Latency of ONNX models: measured by `weighin bench` in a process of its own, and read from its bundles."""
+"""Latency of ONNX models: run `weighin bench` in another process, and summarise its bundles."""
 
 from __future__ import annotations
 
@@ -10,24 +10,28 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from models.errors import ModelsError
 from models.zoo.card import Card, InputSpec, Source, write_card
+from models.zoo.verdicts import Estimate, bootstrap
 
 ROOT = Path(__file__).resolve().parents[2]
-"""The folder that holds both `models` and `service`."""
+"""Folder that contains `models` and `service`."""
 LAUNCHES = 5
 UNTRAINED = "random, He-scaled"
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How thoroughly latency is measured: `rounds` in all, spread over `launches` processes, and the `runs`
-    of every model in a round. Raises ValueError where that measures nothing."""
+    """Amount of measurement: `rounds` in all, split over `launches` processes; `runs` per model and round.
+
+    Raises ValueError for fewer than one round or run.
+    """
 
     rounds: int
     runs: int
@@ -36,18 +40,18 @@ class Effort:
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.runs < 1:
             raise ValueError(
-                f"{self.rounds} rounds of {self.runs} runs measure nothing; at least 1 of each is needed"
+                f"measurement: {self.rounds} rounds of {self.runs} runs (allowed: 1 or more of each)"
             )
 
     @classmethod
     def in_launches(cls, rounds: int, runs: int) -> Effort:
-        """Return the effort in LAUNCHES processes, or fewer where `rounds` cannot be divided so."""
+        """Return the effort split over LAUNCHES processes, or over fewer if `rounds` is not a multiple."""
         return cls(rounds, runs, math.gcd(rounds, LAUNCHES) if rounds > 0 else 1)
 
 
 @dataclass(frozen=True)
 class Latency:
-    """`p50_ms`: the median of all runs; `low_ms`, `high_ms`: the least, the greatest median of a round."""
+    """`p50_ms`: median of all runs; `low_ms`, `high_ms`: lowest and highest median of a round."""
 
     p50_ms: float
     low_ms: float
@@ -56,10 +60,11 @@ class Latency:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a bundle of `weighin bench` says: `latency` by entry, and the cards' facts by model.
+    """Summary of a bundle of `weighin bench`: `latency` by entry, `models`: the cards' facts by model name.
 
-    `machine` and `runtime` in words; `rounds` in all and `runs` of an entry in each. `control_ratio`: the
-    baseline's second p50 over its first. `doubts`: why the whole measurement may be wrong, in words.
+    `rounds`: in all. `runs`: of an entry in each round. `control_ratio`: the control's p50 divided by the
+    baseline's. `medians`: nanoseconds by entry, launch and round. `doubts`: reasons why the whole measurement
+    is unreliable.
     """
 
     machine: str
@@ -69,14 +74,22 @@ class Measurement:
     latency: Mapping[str, Latency]
     models: Mapping[str, Mapping[str, Any]]
     control_ratio: float
+    medians: Mapping[str, Mapping[tuple[int, int], float]]
     doubts: tuple[str, ...] = ()
+
+    def ratio(self, entry: str, other: str) -> Estimate:
+        """Return the logarithm of the time of `entry` over that of `other`, from the rounds of both."""
+        ratios: defaultdict[int, list[float]] = defaultdict(list)
+        for at, median in self.medians[entry].items():
+            ratios[at[0]].append(math.log(median / self.medians[other][at]))
+        return bootstrap(ratios)
 
 
 def measure(zoo: Path, names: Sequence[str], effort: Effort) -> dict[str, Any]:
-    """Run `weighin bench` on models of `zoo`, one thread each; return its bundle, content of a JSON file.
+    """Run `weighin bench` with one thread on the models `names` of `zoo`; return its bundle as decoded JSON.
 
-    The first of `names` is the baseline, measured twice as a control.
-    Raises ModelsError, with its message, where the benchmark fails.
+    The first of `names` is the baseline, measured a second time as the control.
+    Raises ModelsError, with the message of `weighin bench`, if the benchmark fails.
     """
     with tempfile.TemporaryDirectory(prefix="weighin-bench-") as work:
         bundle = Path(work) / "bundle.json"
@@ -101,30 +114,35 @@ def measure(zoo: Path, names: Sequence[str], effort: Effort) -> dict[str, Any]:
 
 
 def read_bundle(path: Path) -> Measurement:
-    """Read a bundle that `weighin bench --json` wrote. Raises OSError, and ValueError for anything else."""
+    """Read a file that `weighin bench --json` wrote. Raises OSError, and ValueError for other content."""
     try:
         return measurement(json.loads(path.read_bytes()))
     except ValueError as error:
-        raise ValueError(f"{path} is no measurement of a zoo: {error}") from None
+        raise ValueError(f"{path}: not a measurement of a zoo: {error}") from None
 
 
 def measurement(bundle: Mapping[str, Any]) -> Measurement:
-    """Summarise a bundle. Raises ValueError for one that is damaged or was changed after it was written."""
+    """Summarise a bundle. Raises ValueError if it is damaged or its digest does not match."""
     try:
         content = {key: value for key, value in bundle.items() if key != "digest"}
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         if bundle["digest"] != hashlib.sha256(canonical.encode()).hexdigest():
-            raise ValueError("its digest is another than it states")
+            raise ValueError("digest: does not match the content")
         return _measurement(bundle)
     except (KeyError, TypeError, AttributeError, statistics.StatisticsError) as error:
-        raise ValueError(f"not a bundle of weighin bench ({error!r})") from None
+        raise ValueError(f"not a bundle of `weighin bench` ({error!r})") from None
 
 
 def _measurement(bundle: Mapping[str, Any]) -> Measurement:
-    rounds: dict[str, list[list[int]]] = {entry["name"]: [] for entry in bundle["entries"]}
+    names = [entry["name"] for entry in bundle["entries"]]
+    rounds: dict[str, dict[tuple[int, int], list[int]]] = {name: {} for name in names}
     for block in bundle["blocks"]:
-        rounds[block["entry"]].append(block["durations_ns"]["inference"])
-    latency = {name: _latency(durations) for name, durations in rounds.items()}
+        rounds[block["entry"]][block["launch"], block["round"]] = block["durations_ns"]["inference"]
+    medians = {
+        name: {at: statistics.median(durations) for at, durations in found.items()}
+        for name, found in rounds.items()
+    }
+    latency = {name: _latency(rounds[name].values(), medians[name].values()) for name in names}
     baseline = bundle["configuration"]["baseline"]
     control = next(entry["name"] for entry in bundle["entries"] if entry["control"])
     machine = bundle["fingerprint"]["machine"]
@@ -136,13 +154,13 @@ def _measurement(bundle: Mapping[str, Any]) -> Measurement:
         latency=latency,
         models={model["name"]: model for model in bundle["models"]},
         control_ratio=latency[control].p50_ms / latency[baseline].p50_ms,
+        medians=medians,
         doubts=tuple(f"{f['kind']}: {f['reason']}" for f in bundle["flags"] if f["entry"] is None),
     )
 
 
-def _latency(rounds: Sequence[Sequence[int]]) -> Latency:
-    """Summarise nanoseconds of runs, a list for each round."""
-    medians = [statistics.median(durations) for durations in rounds]
+def _latency(rounds: Iterable[Sequence[int]], medians: Collection[float]) -> Latency:
+    """Summarise nanoseconds of runs, a list for each round, and the median of each round."""
     p50 = statistics.median(duration for durations in rounds for duration in durations)
     low, high = min(medians), max(medians)
     return Latency(*(round(nanoseconds / 1e6, 4) for nanoseconds in (p50, low, high)))
@@ -158,9 +176,9 @@ def write_untrained(
     macs: int,
     precision: Literal["fp32", "int8"] = "fp32",
 ) -> None:
-    """Write an ONNX file of random weights as `folder/model.onnx`, with a card that `weighin bench` reads.
+    """Write an ONNX file with random weights to `folder/model.onnx`, with a card for `weighin bench`.
 
-    The network takes what `spec` says and gives `logits` (N, classes).
+    The model takes the input of `spec` and returns `logits` (N, classes).
     """
     from models.export.to_onnx import model_file
 
@@ -185,7 +203,7 @@ def write_untrained(
 
 
 def normalised(channels: Literal[1, 3], height: int, width: int) -> InputSpec:
-    """Return an input of (channels, height, width) whose values are about of mean 0 and deviation 1."""
+    """Return an input specification that gives photographs roughly mean 0 and standard deviation 1."""
     return InputSpec(
         height=height,
         width=width,

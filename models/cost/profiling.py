@@ -1,4 +1,4 @@
-"""Cost of a block or network on paper, counted on the module itself."""
+"""Count parameters and multiply-accumulates of a module."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.cost.formulas import Cost
 
 
 def profile(network: nn.Module, input_size: int, channels: int = 3) -> Cost:
-    """Count a network or block on one image of `channels` x `input_size` x `input_size` pixels."""
+    """Return the cost of a network or block for one image of `channels` x `input_size` x `input_size`."""
     macs = 0
 
     def count(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:

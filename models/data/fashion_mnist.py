@@ -1,4 +1,4 @@
-"""Fashion-MNIST from its four IDX files: whole, checked, and with a validation split that never moves."""
+"""Load Fashion-MNIST from its four IDX files, verify SHA-256, and split off validation images by a seed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from models.zoo.card import InputSpec
 from models.zoo.preprocess import preprocess
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package `dataset-fashion-mnist` puts the files."""
+"""Folder of Debian's package `dataset-fashion-mnist`."""
 FETCHED = Path(".cache/fashion-mnist")
-"""Where `make fashion` puts them without installing anything."""
+"""Folder to which `make fashion` downloads the files without installing a package."""
 WHERE = (
     "fetch them with `make fashion` or `apt install dataset-fashion-mnist` (Debian, Ubuntu), or take the "
     "four .gz files of https://github.com/zalandoresearch/fashion-mnist and name their folder with --data-dir"
@@ -37,16 +37,16 @@ SPEC = InputSpec(
     interpolation="bilinear",
     polarity="light-on-dark",
 )
-"""Mean and deviation are the 60 000 training images', to two digits."""
+"""Mean and standard deviation of the 60 000 training images, to two digits."""
 
 
 class DataError(ValueError):
-    """The data set is missing or is not what it should be; the message says what, where and what to do."""
+    """The data set is missing or damaged; the message names the file and says what to do."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What the files of a data set must be. `sha256`: of each file's content without gzip, by file name."""
+    """A data set and the expected SHA-256 of each file's content after gunzip, by file name."""
 
     name: str
     labels: str
@@ -78,46 +78,46 @@ class Images:
         return len(self.pixels)
 
     def take(self, indices: NDArray[np.int64]) -> Images:
-        """Those images, in that order."""
+        """Return the images at `indices`, int64 (n,), in that order."""
         return Images(self.pixels[indices], self.classes[indices])
 
 
 def default_folder() -> Path:
-    """Where the data set is looked for when nobody says: what `make fashion` fetched, else Debian's place."""
+    """Return the default data set folder: FETCHED if it exists, else DEBIAN."""
     return FETCHED if FETCHED.is_dir() else DEBIAN
 
 
 def load_train(folder: Path, dataset: Dataset = FASHION_MNIST) -> Images:
-    """The images to learn from and to choose on. Raises DataError, with the file's name."""
+    """Load the training images, validation images included. Raises DataError, with the file's name."""
     return _load(folder, TRAIN, dataset)
 
 
 def load_test(folder: Path, dataset: Dataset = FASHION_MNIST) -> Images:
-    """The images that only an evaluation may see, at the end. Raises DataError, with the file's name."""
+    """Load the test images, for final evaluation only. Raises DataError, with the file's name."""
     return _load(folder, TEST, dataset)
 
 
 def split(images: Images, validation: int, seed: int) -> tuple[Images, Images]:
-    """Images to learn from and `validation` others to choose on, as many of each class, by `seed` alone.
+    """Split into training images and `validation` validation images, as many of each class, by `seed`.
 
-    Raises ValueError where `validation` does not divide by the classes or leaves a class nothing to learn.
+    Raises ValueError if `validation` is not a multiple of the number of classes or uses up a class.
     """
     counts = np.bincount(images.classes)
-    each, left_over = divmod(validation, len(counts))
-    if left_over or not 0 <= each < counts.min():
+    per_class, remainder = divmod(validation, len(counts))
+    if remainder or not 0 <= per_class < counts.min():
         raise ValueError(
-            f"{validation} validation images of {len(images)} in {len(counts)} classes: give a multiple of "
-            f"{len(counts)} below {len(counts) * counts.min()}"
+            f"validation: {validation} of {len(images)} images in {len(counts)} classes (allowed: a multiple "
+            f"of {len(counts)} below {len(counts) * counts.min()})"
         )
     random = np.random.default_rng(seed)
     members = [random.permutation(np.flatnonzero(images.classes == label)) for label in range(len(counts))]
-    chosen = np.sort(np.concatenate([indices[:each] for indices in members]))
-    rest = np.setdiff1d(np.arange(len(images)), chosen)
-    return images.take(rest), images.take(chosen)
+    held_out = np.sort(np.concatenate([indices[:per_class] for indices in members]))
+    rest = np.setdiff1d(np.arange(len(images)), held_out)
+    return images.take(rest), images.take(held_out)
 
 
 def tensors(pixels: NDArray[np.uint8], spec: InputSpec = SPEC) -> NDArray[np.float32]:
-    """Grey images uint8 (N, H, W) as the network's input (N, 1, height, width), made as the service does."""
+    """Preprocess grey images, uint8 (N, H, W), as the service does: float32 (N, 1, height, width)."""
     out = np.empty((len(pixels), 1, spec.height, spec.width), dtype=np.float32)
     for index, image in enumerate(pixels):
         preprocess(np.broadcast_to(image[..., None], (*image.shape, 3)), spec, out[index : index + 1])
@@ -126,35 +126,36 @@ def tensors(pixels: NDArray[np.uint8], spec: InputSpec = SPEC) -> NDArray[np.flo
 
 def _load(folder: Path, files: tuple[str, str], dataset: Dataset) -> Images:
     if not folder.is_dir():
-        raise DataError(f"there is no folder {folder} with {dataset.name}; {WHERE}")
+        raise DataError(f"{dataset.name}: no folder {folder}; {WHERE}")
     pixels, classes = (_read(folder / name, dataset) for name in files)
     if pixels.ndim != 3 or classes.ndim != 1 or len(pixels) != len(classes) or len(pixels) == 0:
-        raise DataError(f"{files[0]} is {pixels.shape} and {files[1]} {classes.shape} in {folder}; {WHERE}")
-    if classes.max() >= dataset.classes:
         raise DataError(
-            f"{files[1]} in {folder} has a class {classes.max()}; known: 0 to {dataset.classes - 1}"
+            f"{folder}: shapes {pixels.shape} in {files[0]} and {classes.shape} in {files[1]} do not match; "
+            f"{WHERE}"
         )
+    if classes.max() >= dataset.classes:
+        raise DataError(f"{folder / files[1]}: class {classes.max()} (allowed: 0 to {dataset.classes - 1})")
     return Images(pixels, classes.astype(np.int64))
 
 
 def _read(path: Path, dataset: Dataset) -> NDArray[np.uint8]:
-    """An IDX file of bytes: two zeros, the type, the number of dimensions, their 32-bit sizes, the values."""
+    """Read an IDX file of bytes: two zeros, type, number of dimensions, 32-bit size of each, values."""
     try:
         with gzip.open(path) as file:
             content = file.read()
     except FileNotFoundError:
-        raise DataError(f"{path} is missing; {WHERE}") from None
+        raise DataError(f"{path}: missing; {WHERE}") from None
     except (EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{path} is truncated or damaged ({error}); {WHERE}") from error
-    found, expected = hashlib.sha256(content).hexdigest(), dataset.sha256[path.name]
-    if found != expected:
+        raise DataError(f"{path}: truncated or damaged ({error}); {WHERE}") from error
+    digest, expected = hashlib.sha256(content).hexdigest(), dataset.sha256[path.name]
+    if digest != expected:
         raise DataError(
-            f"{path} is not {dataset.name}'s: its content has SHA-256 {found}, expected is {expected}; "
+            f"{path}: not a file of {dataset.name}: its content has SHA-256 {digest} (allowed: {expected}); "
             f"{WHERE}"
         )
     dimensions = content[3]
     start = 4 + 4 * dimensions
     shape = np.frombuffer(content[4:start], dtype=">u4").astype(int)
     if content[:3] != b"\0\0\x08" or len(content) != start + int(shape.prod()):
-        raise DataError(f"{path} is no IDX file of bytes with {len(content)} bytes in all")
+        raise DataError(f"{path}: not an IDX file of {len(content)} bytes")
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)

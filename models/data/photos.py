@@ -1,4 +1,4 @@
-"""Crops of large photographs: the natural images that calibration learns from and agreement is judged on."""
+"""Crops of large photographs: natural images for calibration and for measuring agreement."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from PIL import Image, ImageOps
 from models.errors import ModelsError
 
 SHARES = (1.0, 0.75, 0.5, 0.35)
-"""Sides of the crops, as shares of the photograph's shorter side; they take turns."""
+"""Sides of the crops as shares of the photograph's shorter side, used in turn."""
 SMALLEST = 320
-"""Pixels below which a crop is no longer larger than what the networks look at."""
+"""Minimum side of a crop in pixels, larger than every network's input."""
 
 
 class MissingPhotosError(ModelsError):
-    """There are no photographs where they were looked for."""
+    """A package's photographs are missing."""
 
 
 def photographs(folder: Path, packages: Sequence[str]) -> list[Path]:
-    """The JPEG files of these packages below `folder`, as `fetch-photos` puts them there, sorted by name.
+    """Return the JPEG files of `packages` in `folder`, where `fetch-photos` put them, sorted by name.
 
-    Raises MissingPhotosError where a package has none.
+    Raises MissingPhotosError for a package without files.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     for package in packages:
         files = sorted((folder / package).glob("*.jpg"))
         if not files:
-            raise MissingPhotosError(f"no photographs of {package} in {folder}; fetch them: make photos")
-        found += files
-    return found
+            raise MissingPhotosError(f"{folder / package}: no photographs; run: make photos")
+        paths += files
+    return paths
 
 
 def crops(
     folder: Path, packages: Sequence[str], per_photograph: int, seed: int = 0
 ) -> Iterator[NDArray[np.uint8]]:
-    """Square crops of every photograph, uint8 RGB (side, side, 3), the same ones every time.
+    """Yield the same square crops of every photograph every time, uint8 RGB (side, side, 3).
 
-    The first is the largest in the centre; the others have the sides SHARES in turn, at places drawn from
-    `seed` and the photograph's name, so that another list of packages does not move them. No side is below
-    SMALLEST, or below the photograph's own shorter side where that is less.
+    The first is the largest, in the centre. The others have the sides SHARES in turn, at positions drawn from
+    `seed` and the photograph's name, so they do not depend on the list of packages. No side is below
+    SMALLEST, unless the photograph's shorter side is. Raises MissingPhotosError for a package without files.
     """
     for path in photographs(folder, packages):
         pixels = _read(path)

@@ -1,4 +1,4 @@
-"""How good a model of the zoo is: run through ONNX Runtime as the service does, on images it has not seen."""
+"""Accuracy and robustness of a model of the zoo on unseen images, run by ONNX Runtime as the service does."""
 
 from __future__ import annotations
 
@@ -19,111 +19,114 @@ from models.zoo.preprocess import preprocess
 TEST = "Fashion-MNIST test"
 COMMAND = "python -m models evaluate"
 TOLERATED = 5
-"""By how many of 10 000 images another processor may answer otherwise: sums are added in another order."""
+"""Images of 10 000 that another processor may classify differently, since it sums in another order."""
 PHOTO_SIDE = 256
-"""To so many pixels photographs are scaled before they are corrupted: what ImageNet-C's strengths are for."""
+"""Side in pixels to which photographs are scaled before corruption; ImageNet-C's severities are for it."""
 
 Progress = Callable[[Iterable[str]], Iterable[str]]
 
 
-class Classes:
-    """Names the top-1 class of images with one model of the zoo, one image at a time as the service does."""
+class ZooClassifier:
+    """Runs one model of the zoo on images, one at a time as the service does."""
 
     def __init__(self, folder: Path) -> None:
         self.card: Card = read_card(folder)
         self._session = open_session(folder / self.card.file.name)
 
-    def of(self, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.int64]:
-        """The class of each image, grey (H, W) or RGB (H, W, 3): int64 (n,)."""
+    def classes(self, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.int64]:
+        """Return the top-1 class of each image, uint8 grey (H, W) or RGB (H, W, 3): int64 (n,)."""
         return self.logits(images).argmax(1)
 
     def logits(self, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """The logits of each image, float32 (n, classes)."""
+        """Return the logits of each image, uint8 grey (H, W) or RGB (H, W, 3): float32 (n, classes)."""
         spec = self.card.input
         tensor = np.empty((1, spec.channels, spec.height, spec.width), dtype=np.float32)
-        found = []
+        logits = []
         for image in images:
             rgb = image if image.ndim == 3 else np.broadcast_to(image[..., None], (*image.shape, 3))
             preprocess(rgb, spec, tensor)
-            found.append(self._session.run(["logits"], {"image": tensor})[0])
-        return np.concatenate(found)
+            logits.append(self._session.run(["logits"], {"image": tensor})[0])
+        return np.concatenate(logits)
 
 
-def accuracy_of(right: NDArray[np.bool_]) -> Accuracy:
-    """What a card says of which test images were named right, bool (n,)."""
-    correct = int(right.sum())
+def accuracy_of(correct: NDArray[np.bool_]) -> Accuracy:
+    """Return a card's accuracy for `correct`, bool (n,): which test images were classified correctly."""
+    count = int(correct.sum())
     return Accuracy(
-        value=round(correct / len(right), 5),
+        value=round(count / len(correct), 5),
         kind="measured",
         dataset=TEST,
-        n=len(right),
-        interval=Interval.wilson(correct, len(right)),
-        correct=correct,
+        n=len(correct),
+        interval=Interval.wilson(count, len(correct)),
+        correct=count,
         instruction_set=" ".join(this_machine().instruction_set) or "unknown",
         how=f"{COMMAND}, ONNX Runtime, one thread, the whole test set, which no training or choice has seen",
     )
 
 
 def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Softmax of each row, float64 (n, classes)."""
+    """Return the softmax of each row of logits (n, classes), float64."""
     exponents = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
     result: NDArray[np.float64] = exponents / exponents.sum(1, keepdims=True)
     return result
 
 
 def mean_probabilities(logits: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
-    """What several networks say together: the mean of their softmax, float64 (n, classes)."""
-    mean: NDArray[np.float64] = np.mean([probabilities(each) for each in logits], axis=0)
+    """Return the mean of several networks' softmax for the same images, float64 (n, classes)."""
+    mean: NDArray[np.float64] = np.mean([probabilities(network) for network in logits], axis=0)
     return mean
 
 
-def disagreement(stated: Card, found: Card) -> list[str]:
-    """In words, where a card states other figures than were found; empty where it does not.
+def disagreement(stated: Card, measured: Card) -> list[str]:
+    """Return one message for each figure of the card `stated` that differs from `measured`.
 
-    Accuracy may be off by TOLERATED of 10 000 images, a share under corruption by as much, or by one image
-    where there are fewer.
+    Accuracy may differ by TOLERATED of 10 000 images; a share under corruption by as much, or by one image.
     """
-    wrong = []
-    if found.accuracy is not None and found.accuracy.correct is not None:
+    differences = []
+    if measured.accuracy is not None and measured.accuracy.correct is not None:
         accuracy = stated.accuracy
-        off = (
+        images = (
             None
             if accuracy is None
-            else abs(round(accuracy.value * found.accuracy.n) - found.accuracy.correct)
+            else abs(round(accuracy.value * measured.accuracy.n) - measured.accuracy.correct)
         )
-        if off is None or off > TOLERATED * found.accuracy.n / 10_000:
-            given = "no accuracy" if accuracy is None else f"{accuracy.value:.2%}"
-            wrong.append(f"{stated.name}: the card says {given}, found is {found.accuracy.value:.2%}")
-    if found.robustness is not None and found.robustness is not stated.robustness:
-        allowed = max(TOLERATED / 10_000, 1 / found.robustness.n)
-        given = "nothing" if stated.robustness is None else f"{stated.robustness.mean:.2%}"
-        if stated.robustness is None or abs(stated.robustness.mean - found.robustness.mean) > allowed:
-            wrong.append(
-                f"{stated.name}: the card says {given} under corruption, found is {found.robustness.mean:.2%}"
+        if images is None or images > TOLERATED * measured.accuracy.n / 10_000:
+            given = "none" if accuracy is None else f"{accuracy.value:.2%}"
+            differences.append(
+                f"{stated.name}: accuracy {given} on the card, measured {measured.accuracy.value:.2%}"
             )
-    return wrong
+    if measured.robustness is not None and measured.robustness is not stated.robustness:
+        allowed = max(TOLERATED / 10_000, 1 / measured.robustness.n)
+        given = "none" if stated.robustness is None else f"{stated.robustness.mean:.2%}"
+        if stated.robustness is None or abs(stated.robustness.mean - measured.robustness.mean) > allowed:
+            differences.append(
+                f"{stated.name}: robustness {given} on the card, measured {measured.robustness.mean:.2%}"
+            )
+    return differences
 
 
-def corrupted_accuracy(classes: Classes, images: Images, progress: Progress = iter) -> Robustness:
-    """The share of corrupted images named right."""
+def corrupted_accuracy(classifier: ZooClassifier, images: Images, progress: Progress = iter) -> Robustness:
+    """Measure the accuracy on corrupted images; `progress` wraps the iteration over corruptions."""
 
     def share(corruption: str, severity: int) -> float:
         corrupted = _corrupted(images.pixels, corruption, severity, SMALL)
-        return float((classes.of(corrupted) == images.classes).mean())
+        return float((classifier.classes(corrupted) == images.classes).mean())
 
     return _robustness("accuracy", TEST, len(images), share, progress)
 
 
-def stability(classes: Classes, photos: Path, packages: tuple[str, ...], per_photo: int) -> Robustness:
-    """The share of corrupted crops of photographs that get the class of the clean crop.
+def stability(
+    classifier: ZooClassifier, photos: Path, packages: tuple[str, ...], per_photo: int
+) -> Robustness:
+    """Measure the share of corrupted crops of photographs that get the top-1 class of the clean crop.
 
-    Raises MissingPhotosError where the photographs are not there.
+    Raises MissingPhotosError if photographs of `packages` are missing in `photos`.
     """
     clean = [_scaled(crop) for crop in crops(photos, packages, per_photo)]
-    expected = classes.of(clean)
+    expected = classifier.classes(clean)
 
     def share(corruption: str, severity: int) -> float:
-        return float((classes.of(_corrupted(clean, corruption, severity, LARGE)) == expected).mean())
+        return float((classifier.classes(_corrupted(clean, corruption, severity, LARGE)) == expected).mean())
 
     return _robustness("stability", f"crops of {' and '.join(packages)}", len(clean), share, iter)
 
@@ -131,11 +134,11 @@ def stability(classes: Classes, photos: Path, packages: tuple[str, ...], per_pho
 def _robustness(
     measure: str, dataset: str, n: int, share: Callable[[str, int], float], progress: Progress
 ) -> Robustness:
-    found = {
+    by_corruption = {
         corruption: tuple(round(share(corruption, severity), 4) for severity in SEVERITIES)
         for corruption in progress(CORRUPTIONS)
     }
-    shares = [value for severities in found.values() for value in severities]
+    shares = [value for severities in by_corruption.values() for value in severities]
     size = "28 x 28" if measure == "accuracy" else f"{PHOTO_SIDE} x {PHOTO_SIDE}"
     return Robustness.model_validate(
         {
@@ -143,7 +146,7 @@ def _robustness(
             "dataset": dataset,
             "n": n,
             "mean": round(float(np.mean(shares)), 4),
-            "corruptions": found,
+            "corruptions": by_corruption,
             "how": f"{COMMAND} --corruptions, ONNX Runtime; of {size} pixels, by models/zoo/corruptions.py",
         }
     )

@@ -1,4 +1,4 @@
-"""Whether one network really names more images right than another: judged on the same images, in pairs."""
+"""Paired significance tests of accuracy on the same images: McNemar's test and a bootstrap over seeds."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ BOOTSTRAPS = 10_000
 
 @dataclass(frozen=True)
 class Paired:
-    """Two networks on the same `n` images.
+    """Comparison of two networks on the same `n` images.
 
-    `only_first`, `only_second`: images that only the one names right. `difference`: the first's accuracy less
-    the second's, with its 95 % interval from `low` to `high`. `p`: two-sided mid-p of McNemar's test.
+    `only_first`, `only_second`: number of images that only this network classifies correctly. `difference`:
+    first accuracy minus second, with its 95 % interval `low` to `high`. `p`: two-sided mid-p of McNemar's
+    test.
     """
 
     n: int
@@ -31,13 +32,13 @@ class Paired:
 
 
 def compare(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
-    """Compare which images two networks name right, each bool (n,).
+    """Compare two networks by which images they classify correctly, each bool (n,).
 
-    The interval is Agresti and Min's (Statistics in Medicine 24, 2005), Wald's with half an image added to
-    each count. Raises ValueError where there are no images or not as many.
+    The interval is Agresti and Min's (Statistics in Medicine 24, 2005): Wald's with half an image added to
+    each count. Raises ValueError if the shapes differ or there are no images.
     """
     if first.shape != second.shape or first.ndim != 1 or len(first) == 0:
-        raise ValueError(f"answers of shapes {first.shape} and {second.shape} cannot be paired")
+        raise ValueError(f"answers: shapes {first.shape} and {second.shape} (allowed: one shape (n,))")
     n = len(first)
     b, c = int((first & ~second).sum()), int((~first & second).sum())
     share_b, share_c = (b + 0.5) / (n + 2), (c + 0.5) / (n + 2)
@@ -47,24 +48,24 @@ def compare(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
 
 
 def mcnemar(b: int, c: int) -> float:
-    """The two-sided mid-p of McNemar's test for `b` and `c` images that only the one or the other got right.
+    """Return the two-sided mid-p of McNemar's test; `b`, `c`: images that only one of the two got right.
 
-    Under no difference each such image falls to either side like a coin. The mid-p counts half of the outcome
-    that was seen: Fagerland, Lydersen and Laake, BMC Medical Research Methodology 13:91 (2013), who find it
-    nearly always to keep its level, where the exact test is needlessly strict.
+    Under the null hypothesis both are equally likely for each such image. The mid-p counts half the
+    probability of the observed outcome. Fagerland, Lydersen and Laake, BMC Medical Research Methodology 13:91
+    (2013), find that it nearly always holds its level, while the exact test is conservative.
     """
-    n, less = b + c, min(b, c)
+    n, fewer = b + c, min(b, c)
     if n == 0 or b == c:
         return 1.0
-    return min(1.0, 2 * binomial_cdf(less, n, 0.5) - binomial_pmf(less, n, 0.5))
+    return min(1.0, 2 * binomial_cdf(fewer, n, 0.5) - binomial_pmf(fewer, n, 0.5))
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What a change brought over `seeds` trainings with and as many without it, judged on `n` images.
+    """Effect of a change on accuracy, over `seeds` pairs of trainings with and without it and `n` images.
 
-    `difference`: mean accuracy with it less without. `low`, `high`: 95 % bootstrap interval that redraws
-    images and seeds. `p`: two-sided, Student's t test of the seeds' differences; `by_seed`: those.
+    `difference`: mean accuracy with the change minus without. `low`, `high`: 95 % bootstrap interval over
+    images and seeds. `by_seed`: difference of each seed. `p`: two-sided, Student's t test of `by_seed`.
     """
 
     n: int
@@ -77,16 +78,18 @@ class Gain:
 
 
 def gain(with_it: NDArray[np.bool_], without: NDArray[np.bool_], seed: int = 0) -> Gain:
-    """Judge a change by which images each training names right, bool (seeds, n), row by row the same seed.
+    """Measure the effect of a change by which images the trainings classify correctly.
 
-    Images and seeds are redrawn independently, each image with all of its seeds, as both could have been
-    others. Raises ValueError for fewer than two seeds or shapes that differ.
+    `with_it`, `without`: bool (seeds, n), the same seed in the same row. The bootstrap redraws images and
+    seeds independently. `seed` is the bootstrap's. Raises ValueError if the shapes differ or for fewer than
+    two seeds.
     """
     from scipy import stats
 
     if with_it.shape != without.shape or with_it.ndim != 2 or len(with_it) < 2:
         raise ValueError(
-            f"answers of shapes {with_it.shape} and {without.shape}: two seeds or more are needed"
+            f"answers: shapes {with_it.shape} and {without.shape} "
+            f"(allowed: one shape (seeds, n) with two seeds or more)"
         )
     differences = with_it.astype(np.float64) - without
     seeds, n = differences.shape

@@ -1,4 +1,4 @@
-"""Significance of differences between networks, as `evaluate` and `gain` found it, in words; no torch."""
+"""Results of `evaluate` and `gain`: read from their files and described in Markdown; needs no torch."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
+
+from models.zoo.frozen import Frozen
 
 PAIRS = "zoo-pairs.json"
 GAIN = "zoo-gain.json"
-"""Beside docs/zoo.md, where they have been written."""
+"""Files beside docs/zoo.md, which may be missing."""
 LEVEL = 0.05
+"""Significance level."""
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class JudgedPair(_Frozen):
-    """Two networks on the same images: `difference` in accuracy, first less second; `p` after Holm."""
+class JudgedPair(Frozen):
+    """Two networks on the same images. `difference`: first accuracy minus second; `p`: Holm-corrected."""
 
     first: str
     second: str
@@ -32,17 +31,17 @@ class JudgedPair(_Frozen):
     p: float = Field(ge=0, le=1)
 
 
-class JudgedMean(_Frozen):
-    """How accurate the mean of the probabilities of some networks is."""
+class JudgedMean(Frozen):
+    """Accuracy (0 to 1) of the mean of several networks' probabilities."""
 
     networks: tuple[str, ...]
     accuracy: float = Field(ge=0, le=1)
 
 
-class Pairs(_Frozen):
-    """All pairs of some networks on `n` images, and the SHA-256 of the files that were judged.
+class Pairs(Frozen):
+    """All pairs of some networks on `n` images, with the SHA-256 of the networks' files.
 
-    `averaged`: those of them that were made from no other, where that was asked for.
+    `averaged`: the ensemble of the networks without a parent, if it was evaluated.
     """
 
     n: int = Field(gt=0)
@@ -55,10 +54,10 @@ class Pairs(_Frozen):
         return next((pair.p for pair in self.pairs if {pair.first, pair.second} == {first, second}), None)
 
 
-class JudgedFurther(_Frozen):
-    """The finished student trained on for `epochs` with the teacher and without, judged on the same images.
+class JudgedFurther(Frozen):
+    """The trained student, fine-tuned for `epochs` with the teacher and without, on the same images.
 
-    One training each; `p` of McNemar's test (models/evaluate/paired.py).
+    One training each; `p`: McNemar's test (models/evaluate/paired.py).
     """
 
     epochs: int = Field(gt=0)
@@ -70,8 +69,8 @@ class JudgedFurther(_Frozen):
     p: float = Field(ge=0, le=1)
 
     @property
-    def real(self) -> bool:
-        """Whether the difference is significant."""
+    def significant(self) -> bool:
+        """Whether `p` is below LEVEL."""
         return self.p < LEVEL
 
     def __str__(self) -> str:
@@ -79,15 +78,15 @@ class JudgedFurther(_Frozen):
         return (
             f"{self.epochs} epochs of fine-tuning the trained network, one training each: "
             f"{self.distilled:.2%} with the teacher and {self.alone:.2%} without, {points}; "
-            f"McNemar's p {self.p:.2g}): {'significant' if self.real else 'not significant'}"
+            f"McNemar's p {self.p:.2g}): {'significant' if self.significant else 'not significant'}"
         )
 
 
-class JudgedGain(_Frozen):
-    """What the mean of `teachers`, itself right in the share `teacher` of the images, brought `student`.
+class JudgedGain(Frozen):
+    """Gain of `student` from the mean of `teachers`, whose accuracy is `teacher`.
 
-    Over `seeds` pairs of trainings of `epochs` from random weights, and `n` images
-    (models/evaluate/paired.py).
+    Measured over `seeds` pairs of trainings of `epochs` from random weights, and `n` images
+    (models/evaluate/paired.py). `further`: the same for a trained student.
     """
 
     student: str
@@ -105,7 +104,7 @@ class JudgedGain(_Frozen):
     further: JudgedFurther | None = None
 
     @property
-    def real(self) -> bool:
+    def significant(self) -> bool:
         """Whether the gain is significant both over images and seeds and over seeds alone."""
         return self.low > 0 and self.p < LEVEL
 
@@ -113,12 +112,12 @@ class JudgedGain(_Frozen):
         return (
             f"the teacher gains {100 * self.difference:+.2f} points ({100 * self.low:+.2f} to "
             f"{100 * self.high:+.2f} over images and seeds; p over {self.seeds} seeds {self.p:.2g}): "
-            f"{'significant' if self.real else 'not significant'}"
+            f"{'significant' if self.significant else 'not significant'}"
         )
 
 
-def judged_beside(page: Path) -> tuple[Pairs | None, JudgedGain | None]:
-    """What was judged, as the files beside the page have it; None for each that is not there.
+def read_judgements(page: Path) -> tuple[Pairs | None, JudgedGain | None]:
+    """Read the files PAIRS and GAIN beside the page; None for a missing one.
 
     Raises ValueError for a damaged file.
     """
@@ -131,16 +130,21 @@ def _read(path: Path, kind: type[Kind]) -> Kind | None:
     try:
         return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (ValidationError, ValueError) as error:
-        raise ValueError(f"{path} is no judgement of networks: {str(error).splitlines()[0]}") from None
+        raise ValueError(
+            f"{path}: not a result of `models evaluate` or `gain`: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def paragraphs(pairs: Pairs | None, gain: JudgedGain | None, sha256: Mapping[str, str]) -> Iterator[str]:
-    """Lines of Markdown. Raises ValueError where a model, by its `sha256`, is not the one that was judged."""
+    """Yield the lines of Markdown about significance and distillation.
+
+    `sha256`: digests of the models' files by name. Raises ValueError if a compared model has changed since.
+    """
     if pairs is not None:
         changed = sorted(name for name, digest in pairs.sha256.items() if sha256.get(name) != digest)
         if changed:
             raise ValueError(
-                f"not judged in pairs as they are now: {', '.join(changed)}; run: python -m models evaluate"
+                f"{', '.join(changed)}: changed since `evaluate`; run: python -m models evaluate"
             )
         yield from _paired(pairs)
     if gain is not None:
@@ -154,12 +158,12 @@ def paragraphs(pairs: Pairs | None, gain: JudgedGain | None, sha256: Mapping[str
 
 
 def _paired(pairs: Pairs) -> Iterator[str]:
-    apart = sum(pair.p < LEVEL for pair in pairs.pairs)
+    significant = sum(pair.p < LEVEL for pair in pairs.pairs)
     yield ""
     yield (
-        f"**Significance**: {apart} of {len(pairs.pairs)} pairs differ significantly on the same {pairs.n} "
-        f"images (McNemar's test, Holm's correction at {LEVEL:.0%}). The table shows by how many points the "
-        f"row's network is ahead of the column's, or a dot if the difference is not significant. "
+        f"**Significance**: {significant} of {len(pairs.pairs)} pairs differ significantly on the same "
+        f"{pairs.n} images (McNemar's test, Holm's correction at {LEVEL:.0%}). The table shows by how many "
+        f"points the row's network is ahead of the column's, or a dot if the difference is not significant. "
         f"[{PAIRS}]({PAIRS}) has all 95 % intervals, uncorrected. Each network was trained once; other seeds "
         f"may give other results."
     )
@@ -174,39 +178,39 @@ def _paired(pairs: Pairs) -> Iterator[str]:
 
 
 def _matrix(pairs: Pairs) -> Iterator[str]:
-    """A row for each network, the most accurate first; columns are numbered in the same order."""
-    ahead: dict[str, float] = dict.fromkeys(pairs.sha256, 0.0)
+    """Yield a table with a row per network, most accurate first; columns are numbered in the same order."""
+    lead: dict[str, float] = dict.fromkeys(pairs.sha256, 0.0)
     cells = {}
     for pair in pairs.pairs:
-        ahead[pair.first] += pair.difference
-        ahead[pair.second] -= pair.difference
+        lead[pair.first] += pair.difference
+        lead[pair.second] -= pair.difference
         points = f"{100 * abs(pair.difference):.2f}" if pair.p < LEVEL else "·"
         cells[pair.first, pair.second] = cells[pair.second, pair.first] = points
-    names = sorted(ahead, key=lambda name: -ahead[name])
+    names = sorted(lead, key=lambda name: -lead[name])
     yield "| " + " | ".join(["network", *(str(number) for number in range(2, len(names) + 1))]) + " |"
     yield "|" + " --- |" * len(names)
     for row, name in enumerate(names[:-1]):
-        found = [cells.get((name, other), "·") if row < column else "" for column, other in enumerate(names)]
-        yield f"| {row + 1}. `{name}` | " + " | ".join(found[1:]) + " |"
+        values = [cells.get((name, other), "·") if row < column else "" for column, other in enumerate(names)]
+        yield f"| {row + 1}. `{name}` | " + " | ".join(values[1:]) + " |"
     yield f"| {len(names)}. `{names[-1]}` | " + " | ".join([""] * (len(names) - 1)) + " |"
 
 
 def pairs_of(
     n: int,
     sha256: Mapping[str, str],
-    found: Sequence[tuple[str, str, Any]],
-    p: Sequence[float],
+    compared: Sequence[tuple[str, str, Any]],
+    adjusted_p: Sequence[float],
     averaged: JudgedMean | None,
 ) -> Pairs:
-    """What `models.evaluate.paired.compare` found of pairs, with the `p` that Holm's correction left."""
+    """Combine comparisons (first, second, Paired) of `n` images with their Holm-corrected p-values."""
     return Pairs(
         n=n,
         averaged=averaged,
         sha256=dict(sha256),
         pairs=tuple(
             JudgedPair(
-                first=first, second=second, difference=pair.difference, low=pair.low, high=pair.high, p=each
+                first=first, second=second, difference=pair.difference, low=pair.low, high=pair.high, p=p
             )
-            for (first, second, pair), each in zip(found, p, strict=True)
+            for (first, second, pair), p in zip(compared, adjusted_p, strict=True)
         ),
     )

@@ -1,4 +1,4 @@
-"""What a teacher brought a student: trainings with and without it, alike in all else, on the test images."""
+"""Gain of a student from its teacher: otherwise equal trainings with and without it, on the test images."""
 
 from __future__ import annotations
 
@@ -10,79 +10,81 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.fashion_mnist import Images
-from models.evaluate.accuracy import Classes, mean_probabilities
+from models.evaluate.accuracy import ZooClassifier, mean_probabilities
 from models.evaluate.paired import compare, gain
 from models.evaluate.significance import JudgedFurther, JudgedGain
 from models.train import checkpoint
-from models.train.family import run_folder, trained
+from models.train.family import load_trained, run_folder
 from models.train.job import Prepared
 from models.train.loop import CHECKPOINT
 from models.train.predict import predict
 from models.zoo.card import read_cards
 
-TAUGHT, ALONE = "distilled", "alone"
-"""End the names of a student's trainings with a teacher and without."""
-TRAINED_ON = "-on"
-"""Ends the name of a training that went on from a finished network, with a teacher or without."""
-FROM_TEACHER = ("teacher", "distillation")
-"""What a training with a teacher has in its identity, and one without has not."""
+DISTILLED, ALONE = "distilled", "alone"
+"""Suffixes of the names of a student's trainings with and without a teacher."""
+FINE_TUNED = "-on"
+"""Suffix of the names of trainings that start from a trained student."""
+TEACHER_KEYS = ("teacher", "distillation")
+"""Keys that only the identity of a training with a teacher has."""
 
 
 def judge(
-    student: str, runs: Path, seeds: int, zoo: Path, test: Images, say: Callable[[str], None] = print
+    student: str, runs: Path, seeds: int, zoo: Path, test: Images, report: Callable[[str], None] = print
 ) -> JudgedGain:
-    """Judge the trainings of `models distill`: `seeds` pairs from 0, and those trained on, where both are.
+    """Judge the trainings of `models distill`: seeds 0 to `seeds` - 1, and the fine-tuned pair if both exist.
 
-    The teachers, of `zoo`, are judged too, by the mean of their probabilities.
-    Raises FileNotFoundError for a training that is not there, CheckpointError for trainings that differ in
-    more than seed and teacher, and ValueError for a zoo without the very teachers.
+    The accuracy of the teachers, models of `zoo`, is that of the mean of their probabilities. `report`
+    receives one line per result.
+    Raises FileNotFoundError for a missing training, CheckpointError for trainings that differ in more than
+    seed and teacher, and ValueError if the models of `zoo` are not the teachers.
     """
-    networks, identities = _pairs_of(student, runs, range(seeds))
-    further = _further(student, runs, identities[TAUGHT][0], test, say)
-    teachers = identities[TAUGHT][0]["teacher"]
-    taught_by = _teachers_accuracy(teachers, zoo, test)
-    say(f"the mean of {', '.join(map(_name, teachers))}: {taught_by:.2%}")
-    right = {kind: np.stack([_right(network, test) for network in networks[kind]]) for kind in networks}
-    for kind in right:
-        each = ", ".join(f"{share:.2%}" for share in right[kind].mean(1))
-        say(f"{student} {kind}: {right[kind].mean():.2%} on average ({each})")
-    found = gain(right[TAUGHT], right[ALONE])
+    networks, identities = _load_pairs(student, runs, range(seeds))
+    further = _judge_fine_tuned(student, runs, identities[DISTILLED][0], test, report)
+    teachers = identities[DISTILLED][0]["teacher"]
+    teacher_accuracy = _teacher_accuracy(teachers, zoo, test)
+    report(f"mean of {', '.join(map(_name, teachers))}: {teacher_accuracy:.2%}")
+    correct = {kind: np.stack([_correct(network, test) for network in networks[kind]]) for kind in networks}
+    for kind in correct:
+        by_seed = ", ".join(f"{share:.2%}" for share in correct[kind].mean(1))
+        report(f"{student} {kind}: {correct[kind].mean():.2%} on average ({by_seed})")
+    result = gain(correct[DISTILLED], correct[ALONE])
     return JudgedGain(
         student=student,
         teachers=tuple(map(_name, teachers)),
-        teacher=taught_by,
-        epochs=identities[TAUGHT][0]["recipe"]["epochs"],
-        seeds=found.seeds,
-        n=found.n,
-        distilled=float(right[TAUGHT].mean()),
-        alone=float(right[ALONE].mean()),
-        difference=found.difference,
-        low=found.low,
-        high=found.high,
-        p=found.p,
+        teacher=teacher_accuracy,
+        epochs=identities[DISTILLED][0]["recipe"]["epochs"],
+        seeds=result.seeds,
+        n=result.n,
+        distilled=float(correct[DISTILLED].mean()),
+        alone=float(correct[ALONE].mean()),
+        difference=result.difference,
+        low=result.low,
+        high=result.high,
+        p=result.p,
         further=further,
     )
 
 
-def _further(
-    student: str, runs: Path, taught: Mapping[str, Any], test: Images, say: Callable[[str], None]
+def _judge_fine_tuned(
+    student: str, runs: Path, distilled: Mapping[str, Any], test: Images, report: Callable[[str], None]
 ) -> JudgedFurther | None:
-    """The finished student trained on, with the same teacher and without it; None where one is missing."""
-    names = [f"{student}-{kind}{TRAINED_ON}" for kind in (TAUGHT, ALONE)]
+    """Judge the student fine-tuned with and without the teacher of `distilled`; None if one is missing."""
+    names = [f"{student}-{kind}{FINE_TUNED}" for kind in (DISTILLED, ALONE)]
     if not all((run_folder(runs, name, 0) / CHECKPOINT).exists() for name in names):
         return None
-    networks, identities = _pairs_of(student, runs, (0,), TRAINED_ON)
-    (identity,) = identities[TAUGHT]
+    networks, identities = _load_pairs(student, runs, (0,), FINE_TUNED)
+    (identity,) = identities[DISTILLED]
     path = run_folder(runs, names[0], 0) / CHECKPOINT
-    checkpoint.require_same(path, *({key: each[key] for key in FROM_TEACHER} for each in (identity, taught)))
-    right = [_right(networks[kind][0], test) for kind in (TAUGHT, ALONE)]
-    for name, answers in zip(names, right, strict=True):
-        say(f"{name}: {answers.mean():.2%}")
-    pair = compare(*right)
+    stored, expected = ({key: source[key] for key in TEACHER_KEYS} for source in (identity, distilled))
+    checkpoint.require_identity(path, stored, expected)
+    correct = [_correct(networks[kind][0], test) for kind in (DISTILLED, ALONE)]
+    for name, answers in zip(names, correct, strict=True):
+        report(f"{name}: {answers.mean():.2%}")
+    pair = compare(*correct)
     return JudgedFurther(
         epochs=identity["recipe"]["epochs"],
-        distilled=float(right[0].mean()),
-        alone=float(right[1].mean()),
+        distilled=float(correct[0].mean()),
+        alone=float(correct[1].mean()),
         difference=pair.difference,
         low=pair.low,
         high=pair.high,
@@ -90,45 +92,51 @@ def _further(
     )
 
 
-def _pairs_of(
-    student: str, runs: Path, seeds: Sequence[int], ending: str = ""
+def _load_pairs(
+    student: str, runs: Path, seeds: Sequence[int], suffix: str = ""
 ) -> tuple[dict[str, list[Any]], dict[str, list[Mapping[str, Any]]]]:
-    """The networks and the identities of trainings with and without a teacher that differ in nothing else."""
-    networks: dict[str, list[Any]] = {TAUGHT: [], ALONE: []}
-    identities: dict[str, list[Mapping[str, Any]]] = {TAUGHT: [], ALONE: []}
-    for kind in (TAUGHT, ALONE):
+    """Load networks and identities of the trainings with and without a teacher; all else must be equal."""
+    networks: dict[str, list[Any]] = {DISTILLED: [], ALONE: []}
+    identities: dict[str, list[Mapping[str, Any]]] = {DISTILLED: [], ALONE: []}
+    for kind in (DISTILLED, ALONE):
         for seed in seeds:
-            folder = run_folder(runs, f"{student}-{kind}{ending}", seed)
-            network, identity = trained(folder)
+            folder = run_folder(runs, f"{student}-{kind}{suffix}", seed)
+            network, identity = load_trained(folder)
             networks[kind].append(network)
             identities[kind].append(identity)
-            for without, other in (
+            for ignored, other in (
                 (("seed",), identities[kind][0]),
-                (("seed", *FROM_TEACHER), identities[TAUGHT][0]),
+                (("seed", *TEACHER_KEYS), identities[DISTILLED][0]),
             ):
-                checkpoint.require_same(folder / CHECKPOINT, _but(identity, without), _but(other, without))
+                checkpoint.require_identity(
+                    folder / CHECKPOINT, _without(identity, ignored), _without(other, ignored)
+                )
     return networks, identities
 
 
-def _but(identity: Mapping[str, Any], without: Sequence[str]) -> dict[str, Any]:
-    return {key: value for key, value in identity.items() if key not in (*without, "made_with")}
+def _without(identity: Mapping[str, Any], ignored: Sequence[str]) -> dict[str, Any]:
+    return {key: value for key, value in identity.items() if key not in (*ignored, "made_with")}
 
 
-def _right(network: Any, test: Images) -> NDArray[np.bool_]:
+def _correct(network: Any, test: Images) -> NDArray[np.bool_]:
     prepared = Prepared.of(test)
-    right: NDArray[np.bool_] = (predict(network, prepared.inputs).argmax(1) == prepared.classes).numpy()
-    return right
+    correct: NDArray[np.bool_] = (predict(network, prepared.inputs).argmax(1) == prepared.classes).numpy()
+    return correct
 
 
-def _teachers_accuracy(teachers: Sequence[str], zoo: Path, test: Images) -> float:
+def _teacher_accuracy(teachers: Sequence[str], zoo: Path, test: Images) -> float:
     cards = read_cards(zoo, [_name(teacher) for teacher in teachers])
-    others = [each for each in teachers if not cards[_name(each)].file.sha256.startswith(each.split()[1])]
-    if others:
-        raise ValueError(f"{zoo} has other models than those that taught: {', '.join(others)}")
-    mean = mean_probabilities([Classes(zoo / name).logits(test.pixels) for name in cards])
+    changed = [
+        teacher
+        for teacher in teachers
+        if not cards[_name(teacher)].file.sha256.startswith(teacher.split()[1])
+    ]
+    if changed:
+        raise ValueError(f"{zoo}: models changed since they were teachers: {', '.join(changed)}")
+    mean = mean_probabilities([ZooClassifier(zoo / name).logits(test.pixels) for name in cards])
     return float((mean.argmax(1) == test.classes).mean())
 
 
 def _name(teacher: str) -> str:
-    """Of `NAME SHA256`, as `models distill` keeps its teachers."""
+    """Return the name in `NAME SHA256`, the form of a teacher in an identity."""
     return teacher.split()[0]

@@ -1,4 +1,4 @@
-"""A network to an ONNX file, whose outputs are compared with the network's own every time."""
+"""Export a network to an ONNX file and check that both compute the same."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from models.zoo.files import write_whole
 OUTPUTS = ("logits", "embedding", "features")
 OPSET = 20
 TOLERANCE = 1e-4
-"""How far an output of the file may be from the network's, as a share of the output's largest value where
-that is over 1. Both sum the same products in another order, and nothing else may differ."""
+"""Largest allowed difference between the file's and the network's outputs, divided by the output's largest
+value if that is over 1. Only the order of summation may differ."""
 
 
 class ExportMismatchError(ModelsError):
-    """The exported file computes something else than the network."""
+    """The exported file and the network compute different outputs."""
 
 
 class _Outputs(nn.Module):
-    """The network with all outputs that a model of the zoo has, each computed once."""
+    """A network with the three outputs of a model of the zoo, computed in one pass."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -47,15 +47,12 @@ class _Outputs(nn.Module):
         return self.network.forward_head(features), embedding, features
 
 
-class _Alone(nn.Module):
-    """A block made a classifier of grey images, by views of tensors and two numbers of the block's output.
-
-    The block is under the name that the graph's tidying takes off its modules.
-    """
+class _BlockClassifier(nn.Module):
+    """A block wrapped as a classifier of grey images: reshapes the input, returns one output value twice."""
 
     def __init__(self, block: nn.Module, channels: int, size: int) -> None:
         super().__init__()
-        self.network = block
+        self.network = block  # `tidy` removes this prefix from the names of modules
         self._shape = (-1, channels, size, size)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -65,12 +62,12 @@ class _Alone(nn.Module):
 
 
 def export(network: nn.Module, path: Path, samples: NDArray[np.float32]) -> None:
-    """Write `network` to `path`, whole or not at all.
+    """Write `network`, in evaluation mode, to the ONNX file `path`, atomically.
 
-    The file takes `image`, float32 (N, input_channels, input_size, input_size), and offers `logits`
+    The file takes `image`, float32 (N, input_channels, input_size, input_size), and returns `logits`
     (N, classes), `embedding` and `features`. Batch norm and padding are folded into the convolutions.
-    Raises ExportMismatchError, and writes nothing, where its outputs for `samples` together, or for the first
-    of them alone, are not the network's within TOLERANCE.
+    Raises ExportMismatchError, and writes nothing, if the outputs for `samples` (N, input_channels,
+    input_size, input_size), or for the first of them alone, differ from the network's by more than TOLERANCE.
     """
     model = to_onnx(network)
     content = model.SerializeToString()
@@ -80,29 +77,33 @@ def export(network: nn.Module, path: Path, samples: NDArray[np.float32]) -> None
 
 
 def to_onnx(network: nn.Module) -> onnx.ModelProto:
-    """The network in evaluation mode as a checked ONNX model, its tensors named after its modules."""
+    """Return the network in evaluation mode as a checked ONNX model with tensors named after modules.
+
+    Raises ExportMismatchError if batch norm or padding could not be folded.
+    """
     size = network.input_size
-    model = _converted(_Outputs(network), (network.input_channels, size, size), OUTPUTS)
-    _refuse_leftovers(model.graph)
+    model = _convert(_Outputs(network), (network.input_channels, size, size), OUTPUTS)
+    _require_folded(model.graph)
     return model
 
 
 def block_to_onnx(block: nn.Module, channels: int, size: int, shape: tuple[int, int]) -> onnx.ModelProto:
-    """A block by itself in evaluation mode, as a classifier that `weighin bench` can run.
+    """Return a block in evaluation mode as a classifier that `weighin bench` can run.
 
-    The input map (N, channels, size, size) is a view of `image`, grey images (N, 1, *shape) of as many
-    values; `logits` (N, 2) is the first value of the output map, twice, which takes some 2 µs.
+    `image`, grey (N, 1, *shape), is reshaped to the block's input (N, channels, size, size), so
+    `shape[0] * shape[1]` must be `channels * size²`. `logits` (N, 2) is the first output value, twice; both
+    take about 2 µs.
     """
-    return _converted(_Alone(block, channels, size), (1, *shape), ("logits",))
+    return _convert(_BlockClassifier(block, channels, size), (1, *shape), ("logits",))
 
 
-def _converted(
-    network: _Outputs | _Alone, shape: tuple[int, int, int], outputs: Sequence[str]
+def _convert(
+    network: _Outputs | _BlockClassifier, shape: tuple[int, int, int], outputs: Sequence[str]
 ) -> onnx.ModelProto:
     training = network.network.training
     try:
         with warnings.catch_warnings():
-            # torch's exporter warns about its own use of a name that it deprecated.
+            # torch's exporter uses a name that torch itself deprecated.
             warnings.simplefilter("ignore", FutureWarning)
             program = torch.onnx.export(
                 network.eval(),
@@ -118,46 +119,50 @@ def _converted(
     finally:
         network.network.train(training)
     if program is None:
-        raise ExportMismatchError("torch.onnx.export returned nothing")
+        raise ExportMismatchError("torch.onnx.export: returned None")
     model = program.model_proto
     tidy(model)
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
-def _refuse_leftovers(graph: onnx.GraphProto) -> None:
-    left = sorted({node.op_type for node in graph.node} & {"BatchNormalization", "Pad"})
-    if left:
-        raise ExportMismatchError(f"the export left {', '.join(left)} in the graph instead of folding it")
+def _require_folded(graph: onnx.GraphProto) -> None:
+    unfolded = sorted({node.op_type for node in graph.node} & {"BatchNormalization", "Pad"})
+    if unfolded:
+        raise ExportMismatchError(f"exported graph: {', '.join(unfolded)} not folded into convolutions")
 
 
 def compare(model: bytes, network: nn.Module, samples: NDArray[np.float32]) -> float:
-    """The largest difference between the model's outputs and the network's for `samples` (N, 3, H, W).
+    """Return the largest difference between the outputs of an ONNX model and a network for `samples`.
 
-    The network must be in evaluation mode.
-    Differences are relative to the output's largest value where that is over 1.
-    Raises ExportMismatchError where it is over TOLERANCE.
+    `samples`: float32 (N, channels, H, W). The network must be in evaluation mode. Differences are divided by
+    the output's largest value if that is over 1. Raises ExportMismatchError for a difference over TOLERANCE
+    and for other shapes.
     """
-    found = open_session(model).run(list(OUTPUTS), {"image": samples})
+    outputs = open_session(model).run(list(OUTPUTS), {"image": samples})
     with torch.no_grad():
         images = torch.from_numpy(samples)
         features = network.forward_features(images)
         expected = (network(images), network.forward_head(features, pre_logits=True), features)
     worst = 0.0
-    for name, ours, theirs in zip(OUTPUTS, expected, found, strict=True):
-        reference = ours.numpy()
-        if reference.shape != theirs.shape:
-            raise ExportMismatchError(f"{name} is {theirs.shape}, the network's {reference.shape}")
+    for name, tensor, output in zip(OUTPUTS, expected, outputs, strict=True):
+        reference = tensor.numpy()
+        if reference.shape != output.shape:
+            raise ExportMismatchError(
+                f"{name}: shape {output.shape} (allowed: the network's {reference.shape})"
+            )
         scale = max(1.0, float(np.abs(reference).max()))
-        difference = float(np.abs(theirs - reference).max()) / scale
+        difference = float(np.abs(output - reference).max()) / scale
         if not difference <= TOLERANCE:
-            raise ExportMismatchError(f"{name} differs by {difference:.2e}, allowed is {TOLERANCE:.0e}")
+            raise ExportMismatchError(
+                f"{name}: differs from the network's by {difference:.2e} (allowed: {TOLERANCE:.0e})"
+            )
         worst = max(worst, difference)
     return worst
 
 
 def write_classifier(network: Network, path: Path) -> None:
-    """Write the classifier's `weight` (classes, embedding) and `bias` (classes,), float32, as .npz."""
+    """Write the classifier's `weight` (classes, embedding) and `bias` (classes,), float32, to an .npz."""
     layer = network.classifier
     arrays = {"weight": layer.weight.detach().numpy(), "bias": layer.bias.detach().numpy()}
     with tempfile.TemporaryFile() as file:
@@ -167,13 +172,13 @@ def write_classifier(network: Network, path: Path) -> None:
 
 
 def plain_file(path: Path) -> File:
-    """What a card says about a file."""
+    """Return a card's entry for a file: name, size in bytes, SHA-256."""
     content = path.read_bytes()
     return File(name=path.name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def model_file(path: Path) -> ModelFile:
-    """What a card says about an ONNX file."""
+    """Return a card's entry for an ONNX file: also opset and number of initializer elements."""
     model = onnx.load(path)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     elements = sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)

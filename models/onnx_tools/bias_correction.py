@@ -1,4 +1,4 @@
-"""Move the biases of a quantized network so that its activations have the means that they had in float."""
+"""Bias correction: give the activations of a quantized network the means that they had in floating point."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ if TYPE_CHECKING:
 def correct_biases(
     floating: onnx.ModelProto, quantized: onnx.ModelProto, images: Sequence[NDArray[np.float32]]
 ) -> None:
-    """Change the int32 biases of `quantized`, in place, on the evidence of `images`, each (1, 3, H, W).
+    """Correct the int32 biases of `quantized` in place, measured on `images`, each float32 (1, 3, H, W).
 
-    Rounding weights to 8 bits shifts each output channel of a convolution by a little, always the same way,
-    and the shifts add up from layer to layer. Layer by layer from the input, each channel's bias takes over
-    the difference between the two networks' means of that channel, measured behind the activation with all
-    earlier layers corrected already: Nagel et al., "Data-Free Quantization Through Weight Equalization and
-    Bias Correction", https://arxiv.org/abs/1906.04721, in its empirical form. It costs nothing at run time.
+    Rounding weights to 8 bits shifts the mean of each output channel of a convolution, and the shifts add up
+    over the layers. From the input on, the difference of each channel's mean between the two networks, after
+    the activation and with earlier layers corrected, is added to its bias: the empirical form of Nagel et
+    al., "Data-Free Quantization Through Weight Equalization and Bias Correction",
+    https://arxiv.org/abs/1906.04721. It costs nothing at run time.
     """
     from onnx import numpy_helper
 
     convolutions = [node for node in floating.graph.node if node.op_type == "Conv"]
-    followers = _followers(floating.graph)
-    behind = {node.name: _behind_activation(node, followers) for node in convolutions}
-    expected = channel_means(floating, list(behind.values()), images)
+    consumers = _consumers(floating.graph)
+    activated = {node.name: _activated_output(node, consumers) for node in convolutions}
+    expected = channel_means(floating, list(activated.values()), images)
     weights = {tensor.name: tensor for tensor in quantized.graph.initializer}
     for node in convolutions:
         bias = _quantized_bias(quantized.graph, node.name)
         if bias is None:
             continue
-        stored, scale, output = bias
-        found = channel_means(quantized, [output], images)[output]
-        steps = np.round((expected[behind[node.name]] - found) / numpy_helper.to_array(weights[scale]))
-        corrected = numpy_helper.to_array(weights[stored]) + steps.astype(np.int64)
-        weights[stored].CopyFrom(numpy_helper.from_array(corrected.astype(np.int32), stored))
+        values, scale, output = bias
+        means = channel_means(quantized, [output], images)[output]
+        steps = np.round((expected[activated[node.name]] - means) / numpy_helper.to_array(weights[scale]))
+        corrected = numpy_helper.to_array(weights[values]) + steps.astype(np.int64)
+        weights[values].CopyFrom(numpy_helper.from_array(corrected.astype(np.int32), values))
 
 
 def channel_means(
     model: onnx.ModelProto, values: Sequence[str], images: Sequence[NDArray[np.float32]]
 ) -> dict[str, NDArray[np.float64]]:
-    """Return each channel's mean over images and places for the named feature maps, float64 (channels,)."""
+    """Return each channel's mean over images and positions for feature maps by name, float64 (channels,)."""
     session = open_session(_up_to(model, values).SerializeToString())
     sums: dict[str, NDArray[np.float64]] = {}
     for image in images:
@@ -58,52 +58,52 @@ def channel_means(
 
 
 def _up_to(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
-    """The part of `model` that computes `values`, its outputs now; the rest would run for nothing."""
+    """Return the part of `model` that computes `values`, with these as its outputs."""
     import onnx
 
     part = onnx.ModelProto()
     part.CopyFrom(model)
-    needed, kept = set(values), []
+    needed, nodes = set(values), []
     for node in reversed(model.graph.node):
         if needed.intersection(node.output):
             needed.update(node.input)
-            kept.append(node)
+            nodes.append(node)
     constants = [tensor for tensor in model.graph.initializer if tensor.name in needed]
     outputs = [onnx.helper.make_tensor_value_info(value, onnx.TensorProto.FLOAT, None) for value in values]
-    for field, entries in (("node", kept[::-1]), ("initializer", constants), ("output", outputs)):
+    for field, entries in (("node", nodes[::-1]), ("initializer", constants), ("output", outputs)):
         part.graph.ClearField(field)
         getattr(part.graph, field).extend(entries)
     return part
 
 
-def _followers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
-    followers = defaultdict(list)
+def _consumers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
+    consumers = defaultdict(list)
     for node in graph.node:
         for value in node.input:
-            followers[value].append(node)
-    return followers
+            consumers[value].append(node)
+    return consumers
 
 
-def _behind_activation(node: onnx.NodeProto, followers: dict[str, list[onnx.NodeProto]]) -> str:
-    """The value that quantization rounds: the convolution's own, or its activation's where it has one."""
-    after = followers[node.output[0]]
-    rounded_behind = len(after) == 1 and after[0].op_type in ("Clip", "Relu")
-    return str(after[0].output[0] if rounded_behind else node.output[0])
+def _activated_output(node: onnx.NodeProto, consumers: dict[str, list[onnx.NodeProto]]) -> str:
+    """Return the output that quantization rounds: the activation's, or the convolution's without one."""
+    after = consumers[node.output[0]]
+    has_activation = len(after) == 1 and after[0].op_type in ("Clip", "Relu")
+    return str(after[0].output[0] if has_activation else node.output[0])
 
 
 def _quantized_bias(graph: onnx.GraphProto, name: str) -> tuple[str, str, str] | None:
-    """Names of a convolution's int32 bias, of its scale and of the rounded output.
+    """Return the names of a convolution's int32 bias, of its scale and of the rounded output.
 
-    None where the bias is float, or where there is none, as when all of it is zero.
+    None if the bias is float or missing; it is missing if it is all zero.
     """
-    sources = {value: node for node in graph.node for value in node.output}
-    followers = _followers(graph)
+    producers = {value: node for node in graph.node for value in node.output}
+    consumers = _consumers(graph)
     convolution = next(node for node in graph.node if node.name == name)
     if len(convolution.input) < 3:
         return None
-    dequantize = sources.get(convolution.input[2])
-    rounding = [node for node in followers[convolution.output[0]] if node.op_type == "QuantizeLinear"]
+    dequantize = producers.get(convolution.input[2])
+    rounding = [node for node in consumers[convolution.output[0]] if node.op_type == "QuantizeLinear"]
     if dequantize is None or dequantize.op_type != "DequantizeLinear" or not rounding:
         return None
-    output = followers[rounding[0].output[0]][0].output[0]
+    output = consumers[rounding[0].output[0]][0].output[0]
     return dequantize.input[0], dequantize.input[1], output

@@ -1,4 +1,4 @@
-"""Recognise by their first bytes the files that people have in place of an ONNX file."""
+"""Recognise other files that are mistaken for ONNX files, by their signature."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"%PDF", f"a PDF document: {_AGAIN}"),
 )
 _MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
-_ONNX_FIRST = b"\x08"  # the field `ir_version`, with which every writer of ONNX files begins
+_ONNX_FIRST = b"\x08"  # the field `ir_version`, which every writer of ONNX files puts first
 
 
 def file_kind(content: bytes) -> str | None:
-    """Return what `content` is and what to do about it; None for an ONNX file and for what is not known."""
+    """Return the kind of file of `content`, with advice; None for an ONNX file and for unknown content."""
     if not content:
         return f"empty: {_AGAIN}"
     if content.startswith(_ONNX_FIRST) and content[4:8] != b"ORTM":
         return None
-    for at, signature, kind in _SIGNATURES:
-        if content.startswith(signature, at):
+    for offset, signature, kind in _SIGNATURES:
+        if content.startswith(signature, offset):
             return kind
     if content[:1] == b"\x80" and content[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return f"a Python pickle, e.g. a PyTorch checkpoint (.pth): {_EXPORT}"
@@ -71,33 +71,33 @@ def _text_kind(beginning: bytes) -> str | None:
 
 
 def looks_truncated(content: bytes) -> bool:
-    """Whether an ONNX file ends in the middle of one of its outermost fields."""
-    at = 0
-    while at < len(content):
-        key, at = _varint(content, at)
+    """Return whether an ONNX file ends inside one of its outermost fields."""
+    offset = 0
+    while offset < len(content):
+        key, offset = _varint(content, offset)
         match key & 7:
             case 0:
-                _, at = _varint(content, at)
+                _, offset = _varint(content, offset)
             case 1:
-                at += 8
+                offset += 8
             case 2:
-                length, at = _varint(content, at)
-                at += length
+                length, offset = _varint(content, offset)
+                offset += length
             case 5:
-                at += 4
+                offset += 4
             case _:
                 return False
-    return at > len(content)
+    return offset > len(content)
 
 
-def _varint(content: bytes, at: int) -> tuple[int, int]:
-    """The number at `at` and where it ends, which is beyond the end where it is cut off."""
+def _varint(content: bytes, offset: int) -> tuple[int, int]:
+    """Return the number at `offset` and the offset after it, which is past the end if it is truncated."""
     value = 0
     for shift in range(0, 70, 7):
-        if at >= len(content):
+        if offset >= len(content):
             return 0, len(content) + 1
-        value |= (content[at] & 0x7F) << shift
-        at += 1
-        if content[at - 1] < 0x80:
+        value |= (content[offset] & 0x7F) << shift
+        offset += 1
+        if content[offset - 1] < 0x80:
             break
-    return value, at
+    return value, offset

@@ -1,4 +1,4 @@
-"""Nodes and weights of an ONNX file as plain values; changed weights; a chain of one operator to measure."""
+"""Read nodes and weights of an ONNX file, change its weights, build a chain of convolutions to measure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHAIN_CHANNELS, CHAIN_SIZE, CHAIN_LAYERS = 256, 28, 4
 
 @dataclass(frozen=True)
 class Weight:
-    """A constant tensor. `values` is None for values in another file, and for text, bfloat16 and the like."""
+    """A constant tensor. `values` is None if they are in another file or of a type that NumPy lacks."""
 
     name: str
     shape: tuple[int, ...]
@@ -29,7 +29,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class Node:
-    """An operator; `ints` are its attributes that are whole numbers, e.g. `group`."""
+    """An operator. `ints`: its integer attributes, e.g. `group`."""
 
     name: str
     op: str
@@ -41,19 +41,19 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """The main graph of a model, nodes in the order of the file; weights by name, `Constant` nodes too."""
+    """The main graph of a model: nodes in the order of the file, weights (`Constant` nodes too) by name."""
 
     nodes: tuple[Node, ...]
     weights: Mapping[str, Weight]
 
     @cached_property
     def producers(self) -> Mapping[str, Node]:
-        """The node that makes each tensor."""
+        """Node that computes each tensor, by the tensor's name."""
         return {output: node for node in self.nodes for output in node.outputs}
 
     @cached_property
     def consumers(self) -> Mapping[str, tuple[Node, ...]]:
-        """The nodes that take each tensor."""
+        """Nodes that read each tensor, by the tensor's name."""
         consumers: dict[str, list[Node]] = {}
         for node in self.nodes:
             for name in node.inputs:
@@ -62,21 +62,22 @@ class Graph:
 
 
 def read_graph(content: bytes) -> Graph:
-    """Return the main graph of an ONNX file. Raises UnreadableModel for anything else."""
+    """Return the main graph of an ONNX file. Raises UnreadableModel for other content."""
     model = parse(content)
     if not model.HasField("graph"):
-        raise UnreadableModel("it is not an ONNX file: there is no graph in it")
+        raise UnreadableModel("not an ONNX file: no graph")
     try:
         weights = {name: weight_of(name, tensor) for name, tensor in constants_of(model.graph).items()}
         return Graph(tuple(_node(node) for node in model.graph.node), weights)
     except UnicodeDecodeError:
-        raise UnreadableModel("it is a damaged ONNX file: a name in it is not UTF-8") from None
+        raise UnreadableModel("damaged ONNX file: a name is not UTF-8") from None
 
 
 def change_weights(content: bytes, change: Callable[[str, NDArray[np.generic]], None]) -> bytes:
-    """Return the ONNX file `content` with weights that `change(name, values)` has changed in place.
+    """Return the ONNX file `content` after `change(name, values)` has changed its weights in place.
 
-    It is called with each weight of the main graph whose values `read_graph` shows. Raises UnreadableModel.
+    `change` is called for each weight of the main graph whose values `read_graph` returns. Raises
+    UnreadableModel for other content.
     """
     from onnx import numpy_helper
 
@@ -91,9 +92,9 @@ def change_weights(content: bytes, change: Callable[[str, NDArray[np.generic]], 
 
 
 def convolution_chain(arithmetic: Literal["fp32", "int8"]) -> bytes:
-    """Return an ONNX model of four 1x1 convolutions of 256 channels on 28x28 places, between float ends.
+    """Return an ONNX model of four 1 x 1 convolutions of 256 channels on 28 x 28 maps; its ends are float.
 
-    A layer has 51 M multiply-accumulates; its weights and activations stay in the second-level cache.
+    A layer has 51 M multiply-accumulates; its weights and activations fit the second-level cache.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -155,5 +156,5 @@ def weight_of(name: str, tensor: onnx.TensorProto) -> Weight:
         return Weight(name, shape, numpy_helper.to_array(tensor))
     except (ValueError, TypeError):
         raise UnreadableModel(
-            f"it is a damaged ONNX file: tensor '{name[:100]}' has another number of values than its shape"
+            f"damaged ONNX file: tensor '{name[:100]}' has another number of values than its shape"
         ) from None

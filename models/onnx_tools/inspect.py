@@ -1,4 +1,4 @@
-"""Read what an ONNX file says of itself, without running it or reading any other file."""
+"""Inspect an ONNX file without running it or reading other files: external data, activation of an output."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ACTIVATIONS: dict[str, Activation] = {
     "Sigmoid": "sigmoid",
     "QLinearSigmoid": "sigmoid",
 }
-_KEEPING = frozenset(
+_VALUE_PRESERVING = frozenset(
     {
         "Cast",
         "Clip",
@@ -33,87 +33,84 @@ _KEEPING = frozenset(
     }
 )
 MAX_BYTES = 2**31 - 1
-"""No message of protocol buffers may be larger."""
+"""Maximum size of a protocol buffers message."""
 IN_MEMORY = "_ORT_MEM_ADDR_"
-"""ONNX Runtime takes a tensor whose location holds this as an address in its own memory."""
+"""ONNX Runtime reads a tensor whose location contains this from an address in its own memory."""
 
 
 _NO_TEXT = "it is a damaged ONNX file: a text in it is not UTF-8"
 
 
 class UnreadableModel(ValueError):
-    """The bytes are not an ONNX file, or a damaged or too large one."""
+    """The content is not an ONNX file, or is damaged or too large."""
 
 
 def external_files(content: bytes) -> tuple[str, ...]:
-    """Return the base names of the files that hold tensors of the ONNX file `content`, sorted; () for none.
+    """Return the sorted base names of the other files with tensors of the ONNX file `content`; () for none.
 
-    Covers every tensor of the file: initializers, sparse ones, attributes, subgraphs, functions, training.
-    Raises UnreadableModel when that cannot be told.
+    Covers all tensors: initializers, sparse ones, attributes, subgraphs, functions, training.
+    Raises UnreadableModel for content that cannot be parsed.
     """
-    if b"location" not in content:  # the key that every external tensor must have
+    if b"location" not in content:  # a key that every external tensor must have
         return ()
     return tuple(sorted({_base_name(tensor) for tensor in tensors(parse(content)) if is_external(tensor)}))
 
 
 def output_activation(content: bytes, output: str) -> Activation:
-    """Return what the last operator before `output` applies: softmax, sigmoid, or none of the two.
+    """Return the activation that computes `output`: "softmax", "sigmoid" or "none".
 
-    Operators that keep the values, e.g. Reshape or a pair that quantizes, are passed over; functions of the
-    file are looked into. Raises UnreadableModel for bytes that are not an ONNX file.
+    Skips operators that preserve values, e.g. Reshape and QuantizeLinear, and searches the file's functions.
+    Raises UnreadableModel for content that cannot be parsed.
     """
-    if not any(_operator(name) in content for name in _ACTIVATIONS):
+    if not any(_operator_field(name) in content for name in _ACTIVATIONS):
         return "none"
     model = parse(content)
     functions = {(function.domain, function.name): function for function in model.functions}
     nodes: Sequence[onnx.NodeProto] = model.graph.node
     steps = len(nodes) + sum(len(function.node) for function in model.functions)
-    outer: list[
+    callers: list[
         tuple[Sequence[onnx.NodeProto], dict[str, str]]
-    ] = []  # where a function was called, its inputs
-    for _ in range(steps):  # no more, also where a damaged graph has a cycle
+    ] = []  # the caller's nodes, the inputs it passes
+    for _ in range(steps):  # bounded, because a damaged graph may have a cycle
         node = next((node for node in nodes if output in node.output), None)
-        if node is None:  # an input: of a function, or of the graph
-            if not outer:
+        if node is None:  # an input of a function or of the graph
+            if not callers:
                 return "none"
-            nodes, inputs = outer.pop()
+            nodes, inputs = callers.pop()
             output = inputs.get(output, "")
             continue
         function = functions.get((node.domain, node.op_type))
         if function is not None:
-            place = list(node.output).index(output)
-            if place >= len(function.output):
+            position = list(node.output).index(output)
+            if position >= len(function.output):
                 return "none"
-            outer.append((nodes, dict(zip(function.input, node.input, strict=False))))
-            nodes, output = function.node, function.output[place]
-        elif node.op_type in _KEEPING and node.input:
+            callers.append((nodes, dict(zip(function.input, node.input, strict=False))))
+            nodes, output = function.node, function.output[position]
+        elif node.op_type in _VALUE_PRESERVING and node.input:
             output = node.input[0]
         else:
             return _ACTIVATIONS.get(node.op_type, "none")
     return "none"
 
 
-def _operator(name: str) -> bytes:
-    """The field of a node that names its operator, as it is written: number 4, length, name."""
+def _operator_field(name: str) -> bytes:
+    """Return the encoded field of a node with its operator: field number 4, length, name."""
     return bytes((0x22, len(name))) + name.encode()
 
 
 def parse(content: bytes) -> onnx.ModelProto:
-    """Return the message that an ONNX file holds.
-
-    Raises UnreadableModel for anything else, and for files over 2 GiB.
-    """
+    """Parse an ONNX file. Raises UnreadableModel for other content, and for files over 2 GiB."""
     import onnx
 
     if len(content) > MAX_BYTES:
-        raise UnreadableModel(f"it is an ONNX file of {len(content)} bytes (allowed: {MAX_BYTES})")
+        raise UnreadableModel(f"ONNX file of {len(content)} bytes (allowed: {MAX_BYTES})")
 
     try:
         model = onnx.ModelProto()
         model.ParseFromString(content)
         return model
-    except Exception:  # protobuf's DecodeError, and what nested or huge messages raise in its place
-        raise UnreadableModel("it is not an ONNX file, or a damaged one: it cannot be parsed") from None
+    except Exception:  # protobuf's DecodeError, and other errors for nested or huge messages
+        raise UnreadableModel("not an ONNX file, or a damaged one: cannot be parsed") from None
 
 
 def parse_model(content: bytes) -> onnx.ModelProto:

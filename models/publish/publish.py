@@ -1,4 +1,4 @@
-"""A trained network of the family into the zoo: exported, judged on the test images, with its card."""
+"""Publish a trained network of the Fashion-MNIST family to the zoo: export, evaluate, write its card."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from models.architectures.designed import DesignedNetwork
 from models.architectures.fashion import name_of
 from models.cost.profiling import profile
 from models.data.fashion_mnist import FASHION_MNIST, SPEC, Images, tensors
-from models.evaluate.accuracy import TEST, Classes, accuracy_of, corrupted_accuracy
+from models.evaluate.accuracy import TEST, ZooClassifier, accuracy_of, corrupted_accuracy
 from models.export.to_onnx import export, model_file, plain_file, write_classifier
 from models.onnx_tools.quantize import QuantizationPlan, quantize
-from models.publish.build import replaced_whole
+from models.publish.build import replace_folder
 from models.publish.recipes import INT8_SUFFIX
 from models.zoo.card import Agreement, Card, Classifier, Interval, Source, read_card, write_card
 
@@ -31,7 +31,7 @@ SAMPLES = 64
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a network's weights come from, what it is derived from, what else a card should say."""
+    """Provenance on a card: `how` the weights were trained, the parent model's name, further notes."""
 
     how: str
     derived_from: str | None = None
@@ -44,17 +44,18 @@ def publish(
     identity: Mapping[str, Any],
     origin: Origin,
     output: Path,
-    learned: Images,
+    train: Images,
     test: Images,
 ) -> Card:
-    """Write `output/<name>` and return its card. The folder is replaced whole, or left as it was.
+    """Write `output/<name>` and return its card. The folder is replaced atomically.
 
-    Raises ExportMismatchError where the file computes something else than the network.
+    `identity`: of the training, as `load_trained` returns it. The exported file is compared with the network
+    on `train` and evaluated on `test`. Raises ExportMismatchError if the file and the network differ.
     """
     cost = profile(network, network.input_size, network.input_channels)
     embedding = network.classifier.in_features
-    with replaced_whole(output / name) as folder:
-        export(network, folder / "model.onnx", tensors(learned.pixels[:SAMPLES]))
+    with replace_folder(output / name) as folder:
+        export(network, folder / "model.onnx", tensors(train.pixels[:SAMPLES]))
         write_classifier(network, folder / "classifier.npz")
         card = Card(
             name=name,
@@ -77,18 +78,18 @@ def publish(
             source=Source(weights=f"trained by this project: {origin.how}", licence="Apache-2.0"),
             notes=(*origin.notes, _training_note(identity), POLARITY),
         )
-        card = judged(folder, card, test)
+        card = evaluated(folder, card, test)
         write_card(folder, card)
     return card
 
 
-def judged(folder: Path, card: Card, test: Images) -> Card:
-    """The card with what the model in `folder` is found to be good for."""
+def evaluated(folder: Path, card: Card, test: Images) -> Card:
+    """Return the card with accuracy and robustness of the model in `folder`; writes `card` there first."""
     write_card(folder, card)
-    classes = Classes(folder)
-    accuracy = accuracy_of(classes.of(test.pixels) == test.classes)
-    found = {"accuracy": accuracy, "robustness": corrupted_accuracy(classes, test)}
-    return card.model_copy(update=found)
+    classifier = ZooClassifier(folder)
+    accuracy = accuracy_of(classifier.classes(test.pixels) == test.classes)
+    results = {"accuracy": accuracy, "robustness": corrupted_accuracy(classifier, test)}
+    return card.model_copy(update=results)
 
 
 def publish_int8(
@@ -99,11 +100,14 @@ def publish_int8(
     test: Images,
     notes: tuple[str, ...] = (),
 ) -> Card:
-    """Write the int8 variant of a published model beside it, and return its card."""
+    """Write the int8 variant of a published model beside it, and return its card.
+
+    `calibration`: images that set the activation ranges. `test`: images for accuracy and agreement.
+    """
     parent = read_card(output / parent_name)
     name = parent_name + INT8_SUFFIX
     images = list(tensors(calibration.pixels)[:, None])
-    with replaced_whole(output / name) as folder:
+    with replace_folder(output / name) as folder:
         quantize(output / parent_name / parent.file.name, folder / "model.onnx", images, plan)
         note = f"static QDQ, {plan.method} ranges, calibrated on {len(images)} training images"
         changes = {
@@ -116,15 +120,17 @@ def publish_int8(
             "agreement": None,
             "notes": (note, *notes, POLARITY),
         }
-        card = judged(folder, Card.model_validate(parent.model_dump() | changes), test)
+        card = evaluated(folder, Card.model_validate(parent.model_dump() | changes), test)
         card = card.model_copy(update={"agreement": _agreement(output / parent_name, folder, test)})
         write_card(folder, Card.model_validate(card.model_dump()))
     return card
 
 
 def _agreement(parent: Path, derived: Path, test: Images) -> Agreement:
-    classes = [Classes(folder).of(test.pixels) for folder in (parent, derived)]
-    same = int((classes[0] == classes[1]).sum())
+    parent_classes, derived_classes = (
+        ZooClassifier(folder).classes(test.pixels) for folder in (parent, derived)
+    )
+    same = int((parent_classes == derived_classes).sum())
     return Agreement(
         parent=parent.name,
         value=round(same / len(test), 4),
@@ -155,7 +161,7 @@ def _training_note(identity: Mapping[str, Any]) -> str:
     return note
 
 
-def first(images: Images, count: int) -> Images:
-    """`count` of the images, evenly spread."""
+def evenly_spaced(images: Images, count: int) -> Images:
+    """Return `count` of the images at equal distances."""
     indices: NDArray[np.int64] = np.linspace(0, len(images) - 1, count).astype(np.int64)
     return images.take(indices)

@@ -1,4 +1,4 @@
-"""A pretrained network of a hub into the zoo, by timm: its weights, its preprocessing, its labels."""
+"""Pull a pretrained network from a hub into the zoo with timm: weights, preprocessing and labels."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from torch import Tensor, nn
 
 from models.cost.profiling import profile
 from models.export.to_onnx import ExportMismatchError, export, model_file, plain_file, write_classifier
-from models.publish.build import replaced_whole
+from models.publish.build import replace_folder
 from models.zoo.card import Card, Classifier, InputSpec, Source, write_card
 from models.zoo.labels import read_labels
 
 HUB = "timm/"
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-_named: list[torch.library.Library] = []
-"""Keeps the operators' names alive: they vanish with the object that declared them."""
+_declarations: list[torch.library.Library] = []
+"""References to the declared operators, which disappear with their Library object."""
 
 
 def timm() -> ModuleType:
-    """`timm`, which imports torchvision. Raises ModuleNotFoundError where one is not installed."""
+    """Import and return timm, after torchvision. Raises ModuleNotFoundError if one is not installed."""
     import_torchvision()
     return importlib.import_module("timm")
 
 
 def import_torchvision() -> None:
-    """Import torchvision; where its compiled operators do not load, declare the two that it asks for at once.
+    """Import torchvision, even if its compiled operators do not load beside a CPU build of torch.
 
-    torchvision's wheel is linked to CUDA, so beside a CPU build of torch its library does not load; it goes
-    on without, except that it describes the shapes of non-maximum suppression, which then has no declaration.
-    No classifier needs that operator, and calling it still fails.
+    torchvision's wheel is linked to CUDA. Without its library, the import fails only because it registers
+    shape functions for non-maximum suppression, whose operators are then undeclared; this function declares
+    them. No classifier needs those operators, and calling them still fails.
     """
     try:
         importlib.import_module("torchvision")
@@ -46,12 +46,12 @@ def import_torchvision() -> None:
         library = torch.library.Library("torchvision", "FRAGMENT")
         for operator in ("nms", "qnms"):
             library.define(operator + _SCHEMA)
-        _named.append(library)
+        _declarations.append(library)
         importlib.import_module("torchvision")
 
 
 class PulledNetwork(nn.Module):
-    """A timm network under the names that every network here goes by."""
+    """A timm network with the interface of this project's networks."""
 
     def __init__(self, model: nn.Module, input_size: int, input_channels: int) -> None:
         super().__init__()
@@ -61,17 +61,17 @@ class PulledNetwork(nn.Module):
 
     @property
     def classifier(self) -> nn.Module:
-        """The layer that makes the logits; the model's own, so that its weights have one name."""
+        """Return the model's own classification layer, so that its weights are not registered twice."""
         layer: nn.Module = self.model.get_classifier()
         return layer
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images to the last feature map (N, channels, h, w)."""
+        """Return the last feature map (N, channels, h, w) for images (N, channels, height, width)."""
         features: Tensor = self.model.forward_features(x)
         return features
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
-        """The last feature map to logits (N, classes), or to the embedding before them."""
+        """Return logits (N, classes) for the last feature map, or with `pre_logits` the embedding."""
         head: Tensor = self.model.forward_head(features, pre_logits=pre_logits)
         return head
 
@@ -82,7 +82,7 @@ class PulledNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class Labels:
-    """A label set's name, and the names of its classes where they do not come with the project."""
+    """Name of a label set; `own`: its class names, None for a label set of this project."""
 
     name: str
     own: tuple[str, ...] | None = None
@@ -96,63 +96,60 @@ def pull(
     block: str = "unstated",
     folder: Path | None = None,
 ) -> Card:
-    """Put `timm/NAME` into the zoo `output` as `name`, by default NAME, and return its card.
+    """Put the network `timm/NAME` into the zoo `output` as `name`, by default NAME, and return its card.
 
-    The weights come from timm's hub; with `folder` from config.json and model.safetensors there, as the hub
-    would hand them out. The file's outputs are compared with the network's before anything is written, and
-    its folder in the zoo is replaced whole or left as it was.
-    Raises ValueError for what is no such name or cannot be served faithfully, and what timm raises where the
-    hub cannot be reached or does not know the network.
+    The weights come from timm's hub, or from the hub's files config.json and model.safetensors in `folder`.
+    The exported file is compared with the network before the folder in the zoo is replaced atomically.
+    Raises ValueError for another name, unsupported preprocessing or labels and a mismatch, and the errors of
+    timm for an unknown network or an unreachable hub.
     """
     if not network.startswith(HUB) or len(network) == len(HUB):
         raise ValueError(
-            f"{network!r} names no network to pull; given as timm/NAME, e.g. timm/mobilenetv3_small_100"
+            f"network {network!r}: unknown hub (allowed: timm/NAME, e.g. timm/mobilenetv3_small_100)"
         )
-    wanted = network.removeprefix(HUB)
-    model = _loaded(f"local-dir:{folder}" if folder else wanted).eval()
+    hub_name = network.removeprefix(HUB)
+    model = _load(f"local-dir:{folder}" if folder else hub_name).eval()
     facts: dict[str, Any] = dict(model.pretrained_cfg)
     spec = input_spec(timm().data.resolve_model_data_config(model))
     pulled = PulledNetwork(model, spec.height, spec.channels).eval()
-    labels = label_set(facts, wanted, classes=int(model.num_classes))
-    with replaced_whole(output / (name or wanted)) as fresh:
+    labels = label_set(facts, hub_name, classes=int(model.num_classes))
+    with replace_folder(output / (name or hub_name)) as target:
         try:
-            export(pulled, fresh / "model.onnx", _samples(pulled))
+            export(pulled, target / "model.onnx", _samples(pulled))
         except ExportMismatchError as error:
-            raise ValueError(f"{network} cannot be served faithfully: {error}") from error
+            raise ValueError(f"{network}: exported file differs from the network: {error}") from error
         if isinstance(pulled.classifier, nn.Linear):
-            write_classifier(pulled, fresh / "classifier.npz")
+            write_classifier(pulled, target / "classifier.npz")
         if labels.own is not None:
-            (fresh / "labels.txt").write_text("\n".join(labels.own) + "\n", encoding="utf-8")
-        card = _card(name or wanted, pulled, spec, labels.name, facts, block, fresh)
-        read_labels(card, fresh)
-        write_card(fresh, card)
+            (target / "labels.txt").write_text("\n".join(labels.own) + "\n", encoding="utf-8")
+        card = _card(name or hub_name, pulled, spec, labels.name, facts, block, target)
+        read_labels(card, target)
+        write_card(target, card)
     return card
 
 
-def _loaded(model: str) -> nn.Module:
+def _load(model: str) -> nn.Module:
     from safetensors import SafetensorError
 
     try:
         network: nn.Module = timm().create_model(model, pretrained=True)
     except SafetensorError as error:
-        raise ValueError(f"the weights of {model} cannot be read: {error}") from error
+        raise ValueError(f"{model}: unreadable weights: {error}") from error
     return network
 
 
 def input_spec(config: dict[str, Any]) -> InputSpec:
-    """timm's preprocessing as ours, which computes the same: shorter side, centre crop, mean and deviation.
+    """Convert timm's data configuration to the equivalent InputSpec: resize, centre crop, mean and deviation.
 
-    Raises ValueError for preprocessing that is no such thing.
+    Raises ValueError for preprocessing that InputSpec cannot express.
     """
     channels, height, width = config["input_size"]
     if height != width:
-        raise ValueError(f"it takes {height} x {width} images; only square ones are supported")
+        raise ValueError(f"input_size: {height} x {width} (allowed: square)")
     if config["crop_mode"] != "center":
-        raise ValueError(f"it crops {config['crop_mode']!r}; only 'center' is supported")
+        raise ValueError(f"crop_mode: {config['crop_mode']!r} (allowed: 'center')")
     if config["interpolation"] not in ("bilinear", "bicubic"):
-        raise ValueError(
-            f"it resizes {config['interpolation']!r}; only 'bilinear' and 'bicubic' are supported"
-        )
+        raise ValueError(f"interpolation: {config['interpolation']!r} (allowed: 'bilinear', 'bicubic')")
     return InputSpec(
         height=height,
         width=width,
@@ -165,21 +162,25 @@ def input_spec(config: dict[str, Any]) -> InputSpec:
 
 
 def label_set(facts: dict[str, Any], name: str, classes: int) -> Labels:
-    """What the network's classes are called: as its configuration says, else as ImageNet's of that number.
+    """Return the label set of the hub's configuration, else the ImageNet variant with as many classes.
 
-    Raises ValueError where neither has as many names.
+    Raises ValueError if neither has `classes` names.
     """
-    given = facts.get("label_names")
-    if given:
-        if len(given) != classes:
-            raise ValueError(f"its configuration names {len(given)} classes, the network has {classes}")
-        described = facts.get("label_descriptions") or {}
-        return Labels(f"{name}-labels"[:64], tuple(str(described.get(label, label)) for label in given))
+    label_names = facts.get("label_names")
+    if label_names:
+        if len(label_names) != classes:
+            raise ValueError(
+                f"label_names: {len(label_names)} names (allowed: {classes}, the number of classes)"
+            )
+        descriptions = facts.get("label_descriptions") or {}
+        return Labels(
+            f"{name}-labels"[:64], tuple(str(descriptions.get(label, label)) for label in label_names)
+        )
     if classes == 1000:
         return Labels("imagenet-1k")
     subset = timm().data.infer_imagenet_subset({"num_classes": classes})
     if subset is None:
-        raise ValueError(f"its {classes} classes have no names: the configuration lists none")
+        raise ValueError(f"label_names: missing for {classes} classes that are no ImageNet variant")
     info = timm().data.ImageNetInfo(subset)
     return Labels(str(subset), tuple(info.index_to_description(index) for index in range(classes)))
 

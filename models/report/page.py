@@ -1,4 +1,4 @@
-"""Generate docs/zoo.md from the cards of a zoo and the measurements beside the page; needs no torch."""
+"""Generate docs/zoo.md from the cards of a zoo and the result files beside the page; needs no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from models.cost.latency import Measurement, read_bundle
 from models.evaluate import significance
-from models.evaluate.significance import JudgedGain, Pairs, judged_beside
+from models.evaluate.significance import JudgedGain, Pairs, read_judgements
 from models.report import techniques
 from models.report.reference_table import markdown, read_bundles
 from models.report.results import FIGURES, Row, front, inversions, rows, short_name
@@ -16,43 +16,43 @@ from models.report.techniques import EQUAL_MACS, EQUAL_WIDTH
 from models.zoo.card import Card
 
 REFERENCE = "zoo-reference.json"
-"""The reference networks' bundles that `weigh-reference --json` writes beside the page."""
+"""File beside the page with the bundles of the reference networks, by `weigh-reference --json`."""
 TITLES = {"fashion-mnist": "Fashion-MNIST, 28 × 28", "imagenet-1k": "ImageNet, 224 × 224 and more"}
 FASHION = "fashion-mnist"
 
 
 @dataclass(frozen=True)
-class Beside:
-    """Optional measurements and judgements: those that have a file beside the page."""
+class Findings:
+    """Optional results for the page: reference measurements, pairwise comparisons, gain of a teacher."""
 
     reference: Sequence[Measurement] | None = None
     pairs: Pairs | None = None
     gain: JudgedGain | None = None
 
     @classmethod
-    def of(cls, output: Path) -> Beside:
-        """Read the files beside `output`. Raises ValueError for a damaged one."""
+    def beside(cls, output: Path) -> Findings:
+        """Read the files that exist beside `output`. Raises ValueError for a damaged one."""
         path = output.with_name(REFERENCE)
-        return cls(read_bundles(path) if path.exists() else None, *judged_beside(output))
+        return cls(read_bundles(path) if path.exists() else None, *read_judgements(output))
 
 
-def page(zoo: Path, measured: Measurement, beside: Beside = Beside()) -> str:
+def page(zoo: Path, measured: Measurement, findings: Findings = Findings()) -> str:
     """Return the whole page as Markdown.
 
-    Raises ValueError as `rows` does, and if a model has changed since it was judged.
+    Raises ValueError as `rows` does, and if a model has changed since `findings` were written.
     """
-    return "\n".join(_page(rows(zoo, measured), measured, beside)) + "\n"
+    return "\n".join(_page(rows(zoo, measured), measured, findings)) + "\n"
 
 
-def page_beside(output: Path, zoo: Path) -> str:
-    """Return the page that belongs to the measurements beside `output`, to compare with the file.
+def page_from_files(output: Path, zoo: Path) -> str:
+    """Return the page for the result files beside `output`, to compare with the written one.
 
     Raises FileNotFoundError without a measurement, and ValueError for a damaged one or as `rows` does.
     """
-    return page(zoo, read_bundle(output.with_name(FIGURES)), Beside.of(output))
+    return page(zoo, read_bundle(output.with_name(FIGURES)), Findings.beside(output))
 
 
-def _page(models: Sequence[Row], measured: Measurement, beside: Beside) -> Iterator[str]:
+def _page(models: Sequence[Row], measured: Measurement, findings: Findings) -> Iterator[str]:
     groups = {
         labels: [row for row in models if row.card.labels == labels]
         for labels in dict.fromkeys(row.card.labels for row in models)
@@ -81,8 +81,10 @@ def _page(models: Sequence[Row], measured: Measurement, beside: Beside) -> Itera
     for labels, group in groups.items():
         yield ""
         yield f"### {TITLES.get(labels, labels)}: gains"
-        further = beside.gain.further if beside.gain is not None and labels == FASHION else None
-        yield from techniques.gains(group, beside.pairs if labels == FASHION else None, further)
+        fine_tuned = findings.gain.further if findings.gain is not None and labels == FASHION else None
+        yield from techniques.gains(
+            group, findings.pairs if labels == FASHION else None, fine_tuned, measured
+        )
     yield ""
     yield "## All models"
     yield ""
@@ -98,12 +100,12 @@ def _page(models: Sequence[Row], measured: Measurement, beside: Beside) -> Itera
         yield from _fronts(group)
         if labels == FASHION:
             digests = {row.card.name: row.card.file.sha256 for row in group}
-            yield from significance.paragraphs(beside.pairs, beside.gain, digests)
-    if beside.reference is not None:
+            yield from significance.paragraphs(findings.pairs, findings.gain, digests)
+    if findings.reference is not None:
         yield ""
         yield "## Reference networks at ImageNet's size, untrained"
         yield ""
-        yield markdown(beside.reference).rstrip("\n")
+        yield markdown(findings.reference).rstrip("\n")
 
 
 def _table(models: Sequence[Row]) -> Iterator[str]:
@@ -138,7 +140,7 @@ def _table(models: Sequence[Row]) -> Iterator[str]:
 
 
 def _times_as_fast(row: Row, other: Row) -> str:
-    """Return how many times as fast as `other`, on the same images; a dash for other images."""
+    """Return how many times as fast as `other` the model is; a dash if their label sets differ."""
     return f"{other.p50_ms / row.p50_ms:.2f}" if row.card.labels == other.card.labels else "–"
 
 

@@ -39,17 +39,17 @@ LABEL_ITERATIONS = 2000
 
 
 def draw(models: Sequence[Row], cost: str, path: Path) -> None:
-    """Write an SVG of the models that state an accuracy, over `p50_ms` or `macs`, with their intervals.
+    """Write an SVG of accuracy over `cost` (`p50_ms` or `macs`), with intervals, for models with an accuracy.
 
     Raises ValueError if no model states an accuracy.
     """
-    judged = [row for row in models if row.card.accuracy is not None]
-    if not judged:
-        raise ValueError("no model states an accuracy to draw")
+    drawn = [row for row in models if row.card.accuracy is not None]
+    if not drawn:
+        raise ValueError(f"{path.name}: none of {len(models)} models states an accuracy to draw")
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 7), dpi=72, layout="constrained")
         axes = figure.subplots()
-        best = front(judged, cost)
+        best = front(drawn, cost)
         axes.step(
             [_cost(row, cost) for row in best],
             [100 * accuracy(row) for row in best],
@@ -60,7 +60,7 @@ def draw(models: Sequence[Row], cost: str, path: Path) -> None:
             label="Pareto front",
         )
         for name, colour in COLOURS.items():
-            for number, row in enumerate(row for row in judged if kind(row.card) == name):
+            for number, row in enumerate(row for row in drawn if kind(row.card) == name):
                 axes.errorbar(
                     _cost(row, cost),
                     100 * accuracy(row),
@@ -83,22 +83,22 @@ def draw(models: Sequence[Row], cost: str, path: Path) -> None:
         axes.set_ylabel("top-1 accuracy in % (bars: 95 % interval)")
         figure.legend(loc="outside upper center", ncols=4, fontsize=8, frameon=False)
         figure.draw_without_rendering()
-        _label(axes, [(_cost(row, cost), 100 * accuracy(row), row) for row in judged])
+        _label(axes, [(_cost(row, cost), 100 * accuracy(row), row) for row in drawn])
         _write(figure, path)
 
 
 def draw_front(candidates: Sequence[Candidate], path: Path) -> None:
     """Write an SVG of a search's candidates. Raises ValueError if there are none."""
     if not candidates:
-        raise ValueError("there are no candidates to draw")
+        raise ValueError(f"{path.name}: no candidates to draw")
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         axes = figure.subplots()
         for block in dict.fromkeys(candidate.design.block() for candidate in candidates):
-            own = [candidate for candidate in candidates if candidate.design.block() == block]
+            members = [candidate for candidate in candidates if candidate.design.block() == block]
             axes.scatter(
-                [1000 * candidate.p50_ms for candidate in own],
-                [100 * candidate.accuracy for candidate in own],
+                [1000 * candidate.p50_ms for candidate in members],
+                [100 * candidate.accuracy for candidate in members],
                 s=22,
                 label=block,
             )
@@ -121,7 +121,7 @@ def _latency_bars(row: Row) -> list[list[float]]:
 
 
 def _accuracy_bars(row: Row) -> list[list[float]] | None:
-    """Return the distances of the interval's ends in points; None if the card states no interval."""
+    """Return the lengths of the error bar below and above, in points; None without an interval."""
     stated = row.card.accuracy
     if stated is None or stated.interval is None:
         return None
@@ -129,9 +129,9 @@ def _accuracy_bars(row: Row) -> list[list[float]] | None:
 
 
 def _label(axes: Axes, points: Sequence[tuple[float, float, Row]]) -> None:
-    """Write each model's short name beside its point, inside the laid-out axes and clear of other names.
+    """Write each model's short name beside its point, inside the axes and without overlaps.
 
-    Names that start at the same place are never separated, so each starts a little above the one before.
+    adjustText never separates texts that start at the same position, so each starts slightly higher.
     """
     texts = [
         axes.text(
@@ -139,12 +139,12 @@ def _label(axes: Axes, points: Sequence[tuple[float, float, Row]]) -> None:
         )
         for number, (x, y, row) in enumerate(points)
     ]
-    places = [(x, y) for x, y, _ in points]
+    positions = [(x, y) for x, y, _ in points]
     adjust_text(
         texts,
-        *zip(*places, strict=True),
-        target_x=[x for x, _ in places],
-        target_y=[y for _, y in places],
+        *zip(*positions, strict=True),
+        target_x=[x for x, _ in positions],
+        target_y=[y for _, y in positions],
         ax=axes,
         expand=(1.3, 1.9),
         force_text=(0.6, 1.0),
@@ -152,14 +152,14 @@ def _label(axes: Axes, points: Sequence[tuple[float, float, Row]]) -> None:
         iter_lim=LABEL_ITERATIONS,
     )
     to_data = axes.transData.inverted()
-    for text, (x, y) in zip(texts, places, strict=True):
+    for text, (x, y) in zip(texts, positions, strict=True):
         box = text.get_window_extent().transformed(to_data)
         end = min(max(x, box.x0), box.x1), min(max(y, box.y0), box.y1)
         axes.plot([x, end[0]], [y, end[1]], color="#808080", linewidth=0.5, scalex=False, scaley=False)
 
 
 def _write(figure: Figure, path: Path) -> None:
-    """Write an SVG of the same bytes for the same figure."""
+    """Write an SVG whose bytes depend on the figure only, not on the date."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     write_whole(path, buffer.getvalue())

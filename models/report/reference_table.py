@@ -14,7 +14,10 @@ PRECISIONS = ("fp32", "int8")
 
 @dataclass(frozen=True)
 class Published:
-    """`top_1`: ImageNet-1k validation, percent; `parameters` and `macs` in millions, as the source counts."""
+    """Published figures of a network, as the source counts them.
+
+    `top_1`: accuracy on ImageNet-1k validation, in percent. `parameters`, `macs`: in millions.
+    """
 
     top_1: float
     parameters: float
@@ -41,46 +44,46 @@ PUBLISHED = {
 
 
 def read_bundles(path: Path) -> list[Measurement]:
-    """Read the bundles, one for each network, that `python -m models weigh-reference --json` wrote.
+    """Read the file that `python -m models weigh-reference --json` wrote: a list with one bundle per network.
 
-    Raises OSError, and ValueError for anything else.
+    Raises OSError, and ValueError for any other content.
     """
     try:
-        found = [measurement(bundle) for bundle in json.loads(path.read_bytes())]
-        markdown(found)
+        measurements = [measurement(bundle) for bundle in json.loads(path.read_bytes())]
+        markdown(measurements)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no measurement of the reference networks: {error}") from None
-    return found
+        raise ValueError(f"{path}: not a measurement of the reference networks: {error}") from None
+    return measurements
 
 
 def markdown(measured: Sequence[Measurement]) -> str:
-    """Return the table, and the conditions that it holds for.
+    """Return the table of networks, one row per measurement, and the conditions of the measurement.
 
-    Raises ValueError where there is no measurement, or they were made under several conditions.
+    Raises ValueError without measurements, and if their machine, runtime, rounds or runs differ.
     """
-    conditions = {(each.machine, each.runtime, each.rounds, each.runs) for each in measured}
+    conditions = {(network.machine, network.runtime, network.rounds, network.runs) for network in measured}
     if len(conditions) != 1:
-        raise ValueError(f"{len(measured)} bundles were measured under {len(conditions)} conditions")
+        raise ValueError(f"{len(measured)} bundles: measured under {len(conditions)} conditions (allowed: 1)")
     machine, runtime, rounds, runs = conditions.pop()
     lines = [
         "| network (untrained) | px | parameters | MACs | fp32 p50 ms (rounds) | int8 p50 ms (rounds) "
         "| int8 speed-up | published top-1 | published parameters | published MACs |",
         "|" + " --- |" * 10,
     ]
-    networks = {next(iter(each.models)).removesuffix("-fp32"): each for each in measured}
-    for name, each in networks.items():
-        both = [each.latency[f"{name}-{precision}"] for precision in PRECISIONS]
-        facts, published = each.models[f"{name}-fp32"], PUBLISHED[name]
-        latencies = " | ".join(f"{x.p50_ms:.2f} ({x.low_ms:.2f} to {x.high_ms:.2f})" for x in both)
+    networks = {next(iter(network.models)).removesuffix("-fp32"): network for network in measured}
+    for name, network in networks.items():
+        fp32, int8 = (network.latency[f"{name}-{precision}"] for precision in PRECISIONS)
+        facts, published = network.models[f"{name}-fp32"], PUBLISHED[name]
+        cells = " | ".join(f"{x.p50_ms:.2f} ({x.low_ms:.2f} to {x.high_ms:.2f})" for x in (fp32, int8))
         lines.append(
             f"| {name} | {facts['height']} | {facts['parameters'] / 1e6:.2f} M | {facts['macs'] / 1e6:.0f} M "
-            f"| {latencies} | {both[0].p50_ms / both[1].p50_ms:.2f} "
+            f"| {cells} | {fp32.p50_ms / int8.p50_ms:.2f} "
             f"| {published.top_1:.1f} % | {published.parameters:.2f} M | {published.macs:.0f} M |"
         )
-    ratios = [each.control_ratio for each in measured]
+    ratios = [network.control_ratio for network in measured]
     doubts: dict[str, list[str]] = {}
-    for name, each in networks.items():
-        for doubt in each.doubts:
+    for name, network in networks.items():
+        for doubt in network.doubts:
             doubts.setdefault(doubt, []).append(name)
     lines += [
         "",

@@ -1,4 +1,4 @@
-"""Every model of a zoo with its measured latency, the fronts and the inversions; needs no torch."""
+"""Cards joined with measured latencies, their Pareto fronts, and MAC-latency inversions; needs no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from models.cost.latency import Latency, Measurement
 from models.zoo.card import Card, read_card
 
 FIGURES = "zoo-latency.json"
-"""The bundle of `weighin bench` that the page was made with, beside it."""
+"""File beside the page with the bundle of `weighin bench` that the page is made from."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Row:
 
 
 def short_name(card: Card) -> str:
-    """Return the name of a model without what its label set repeats, with `inverted-residual` as `ir`."""
+    """Return a model's name without `fashion-` or `efficientnet-`, and with `ir` for `inverted-residual`."""
     name = card.name.removeprefix("fashion-").removeprefix("efficientnet-")
     return name.replace("inverted-residual", "ir")
 
@@ -40,17 +40,19 @@ def rows(zoo: Path, measured: Measurement) -> list[Row]:
     cards = [read_card(path.parent) for path in sorted(zoo.glob("*/card.json"))]
     stale = [c.name for c in cards if measured.models.get(c.name, {}).get("sha256") != c.file.sha256]
     if stale:
-        raise ValueError(f"not measured as they are now: {', '.join(stale)}; run: python -m models report")
+        raise ValueError(f"{', '.join(stale)}: not measured, or changed since; run: python -m models report")
     unordered = [Row(card, measured.latency[card.name]) for card in cards]
     return sorted(unordered, key=lambda row: (row.card.labels, row.p50_ms, row.card.name))
 
 
 def front(models: Sequence[Row], cost: str) -> list[Row]:
-    """Return the models that none with as little `p50_ms` or `macs` beats in accuracy, cheapest first."""
-    judged = [row for row in models if row.card.accuracy is not None]
-    ordered = sorted(judged, key=lambda row: (_cost(row, cost), -accuracy(row)))
+    """Return the Pareto front of accuracy and `cost` (`p50_ms` or `macs`), cheapest first.
+
+    Models that state no accuracy are left out.
+    """
+    candidates = [row for row in models if row.card.accuracy is not None]
     best: list[Row] = []
-    for row in ordered:
+    for row in sorted(candidates, key=lambda row: (_cost(row, cost), -accuracy(row))):
         if not best or accuracy(row) > accuracy(best[-1]):
             best.append(row)
     return best
@@ -61,13 +63,13 @@ def _cost(row: Row, cost: str) -> float:
 
 
 def accuracy(row: Row) -> float:
-    """Return the accuracy that a card states; there must be one."""
+    """Return the top-1 accuracy (0 to 1) on a card that states one."""
     assert row.card.accuracy is not None
     return row.card.accuracy.value
 
 
 def inversions(models: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """Return pairs of fp32 models: the first has at least 5 % fewer MACs and takes at least 5 % longer."""
+    """Return pairs of fp32 models whose first has over 5 % fewer MACs but is over 5 % slower."""
     floats = [row for row in models if row.card.precision == "fp32"]
     return [
         (a, b)

@@ -1,12 +1,16 @@
-"""What each block and each technique gains on the networks of a zoo, in sentences; needs no torch."""
+"""Sentences about what each block and technique gains on the networks of a zoo; needs no torch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
+from models.cost.latency import Measurement
 from models.evaluate.significance import LEVEL, JudgedFurther, Pairs
 from models.report.results import Row, accuracy, short_name
 from models.zoo.card import Card
+from models.zoo.statistics import holm
+from models.zoo.verdicts import Verdict, verdict
 
 SEARCHED = "fashion-searched"
 EQUAL_WIDTH, EQUAL_MACS = "fashion-standard-equal-width", "fashion-standard-equal-macs"
@@ -19,7 +23,7 @@ TECHNIQUES = {
 
 
 def technique(card: Card) -> str | None:
-    """Return which of TECHNIQUES made a model from its parent; None for a model without a parent."""
+    """Return the key of TECHNIQUES that made a model from its parent; None without a parent."""
     if card.derived_from is None:
         return None
     if card.precision == "int8":
@@ -30,49 +34,56 @@ def technique(card: Card) -> str | None:
 
 
 def kind(card: Card) -> str:
-    """Return a technique, `Searched`, `Plain convolution` or `Block`: one colour each in a picture."""
+    """Return the category of a model in plots: a technique, `Searched`, `Plain convolution` or `Block`."""
     if card.name == SEARCHED:
         return "Searched"
     return technique(card) or ("Plain convolution" if card.block == "standard" else "Block")
 
 
 def gains(
-    models: Sequence[Row], pairs: Pairs | None = None, further: JudgedFurther | None = None
+    models: Sequence[Row],
+    pairs: Pairs | None = None,
+    fine_tuned: JudgedFurther | None = None,
+    measured: Measurement | None = None,
 ) -> Iterator[str]:
-    """Lines of Markdown: what the blocks and techniques gain that these models, of one label set, show.
+    """Yield lines of Markdown about the gains of blocks and techniques among models of one label set.
 
-    `pairs`: which differences in accuracy are significant. `further`: what the epochs of a distilled network
-    gain without its teacher.
+    `pairs`: significance of differences in accuracy. `fine_tuned`: fine-tuning with a teacher compared with
+    fine-tuning alone. `measured`: the rounds by which a network is called faster or slower.
     """
     by_name = {row.card.name: row for row in models}
     if EQUAL_MACS in by_name:
-        yield from _blocks(by_name, pairs)
-    for title, what in TECHNIQUES.items():
+        yield from _blocks(by_name, pairs, measured)
+    for title, description in TECHNIQUES.items():
         derived = [row for row in models if technique(row.card) == title and row.card.derived_from in by_name]
         if not derived:
             continue
         yield ""
-        yield f"**{title}** ({what}):"
+        yield f"**{title}** ({description}):"
         yield ""
         compared = [(row, by_name[row.card.derived_from or ""]) for row in derived]
         for row, parent in compared:
             yield f"- `{short_name(row.card)}` compared with `{short_name(parent.card)}`: " + _effect(
                 row, parent, pairs
             )
-        slower = [f"`{short_name(row.card)}`" for row, parent in compared if row.p50_ms > parent.p50_ms]
+        slower = [
+            f"`{short_name(row.card)}`"
+            for (row, _), (found, _) in zip(compared, _timed(compared, measured), strict=True)
+            if found == "slower"
+        ]
         if title == "Quantized" and slower:
             yield (
                 f"- int8 is slower than float for {', '.join(slower)}: in a network this small, converting "
                 f"to integers and back between the layers takes longer than the integer arithmetic saves."
             )
-        if title == "Distilled" and further is not None:
-            yield f"- Share of the teacher: {further}."
+        if title == "Distilled" and fine_tuned is not None:
+            yield f"- Share of the teacher: {fine_tuned}."
     if SEARCHED in by_name:
         yield ""
-        yield _searched(by_name[SEARCHED], models)
+        yield _searched(by_name[SEARCHED], models, pairs, measured)
 
 
-def _blocks(by_name: dict[str, Row], pairs: Pairs | None) -> Iterator[str]:
+def _blocks(by_name: dict[str, Row], pairs: Pairs | None, measured: Measurement | None) -> Iterator[str]:
     """Compare every block with the plain convolutions of about as many MACs."""
     plain = by_name[EQUAL_MACS]
     blocks = [row for row in by_name.values() if kind(row.card) == "Block"]
@@ -91,7 +102,7 @@ def _blocks(by_name: dict[str, Row], pairs: Pairs | None) -> Iterator[str]:
     if not blocks:
         return
     macs = [row.card.macs / 1e6 for row in blocks]
-    faster = sum(row.p50_ms < plain.p50_ms for row in blocks)
+    faster = sum(found == "faster" for found, _ in _timed([(row, plain) for row in blocks], measured))
     smaller = sum(row.card.file.bytes < plain.card.file.bytes for row in blocks)
     ahead = sum(accuracy(row) > accuracy(plain) for row in blocks)
     summary = (
@@ -101,8 +112,8 @@ def _blocks(by_name: dict[str, Row], pairs: Pairs | None) -> Iterator[str]:
     )
     if pairs is not None:
         levels = [pairs.p(row.card.name, plain.card.name) for row in blocks]
-        apart = sum(p is not None and p < LEVEL for p in levels)
-        summary += f", significantly different in accuracy: {apart or 'none'}"
+        significant = sum(p is not None and p < LEVEL for p in levels)
+        summary += f", significantly different in accuracy: {significant or 'none'}"
     yield ""
     yield f"**Blocks** compared with `{short_name(plain.card)}`: {summary}."
     yield ""
@@ -111,47 +122,74 @@ def _blocks(by_name: dict[str, Row], pairs: Pairs | None) -> Iterator[str]:
 
 
 def _effect(row: Row, base: Row, pairs: Pairs | None) -> str:
-    """Return what a model gains and costs beside another: points, milliseconds, bytes, MACs."""
-    card, before = row.card, base.card
+    """Return the differences of a model from another: points, milliseconds, bytes, MACs."""
+    card, other = row.card, base.card
     return (
         f"{_points(row, base, pairs)}, "
-        f"{row.p50_ms - base.p50_ms:+.3f} ms (× {row.p50_ms / base.p50_ms:.2f}), "
-        f"{card.file.bytes - before.file.bytes:+,} bytes (× {card.file.bytes / before.file.bytes:.2f}), "
-        f"MACs × {card.macs / before.macs:.2f}."
+        f"{_milliseconds(row, base)} (× {row.p50_ms / base.p50_ms:.2f}), "
+        f"{card.file.bytes - other.file.bytes:+,} bytes (× {card.file.bytes / other.file.bytes:.2f}), "
+        f"MACs × {card.macs / other.macs:.2f}."
     )
 
 
 def _points(row: Row, base: Row, pairs: Pairs | None) -> str:
-    """Return the difference in accuracy where both were measured, else the agreement with the parent."""
-    both = (row.card.accuracy, base.card.accuracy)
-    if all(stated is not None and stated.kind == "measured" for stated in both):
+    """Return the difference in accuracy if both were measured, else the agreement with the parent."""
+    accuracies = (row.card.accuracy, base.card.accuracy)
+    if all(stated is not None and stated.kind == "measured" for stated in accuracies):
         p = None if pairs is None else pairs.p(row.card.name, base.card.name)
-        judged = "" if p is None else f" ({'significant' if p < LEVEL else 'not significant'})"
-        return f"{100 * (accuracy(row) - accuracy(base)):+.2f} points{judged}"
+        verdict = "" if p is None else f" ({'significant' if p < LEVEL else 'not significant'})"
+        return f"{100 * (accuracy(row) - accuracy(base)):+.2f} points{verdict}"
     if row.card.agreement is not None:
         return f"the same top-1 class for {row.card.agreement.value:.1%} of {row.card.agreement.n} images"
     return "accuracy not measured"
 
 
-def _searched(row: Row, models: Sequence[Row]) -> str:
+def _searched(row: Row, models: Sequence[Row], pairs: Pairs | None, measured: Measurement | None) -> str:
     by_hand = [
         other
         for other in models
         if other.card.derived_from is None and other is not row and other.card.accuracy is not None
     ]
-    beaten = [other for other in by_hand if accuracy(row) > accuracy(other) and row.p50_ms < other.p50_ms]
-    by_points = (
-        f"`{short_name(other.card)}` ({100 * (accuracy(row) - accuracy(other)):+.2f} points, "
-        f"{row.p50_ms - other.p50_ms:+.3f} ms)"
-        for other in beaten
-    )
-    verdict = (
-        f"more accurate and faster than {', '.join(by_points)}"
-        if beaten
-        else "no network designed by hand is both less accurate and slower"
-    )
+    ahead, even = [], []
+    for other, (found, time) in zip(by_hand, _timed([(row, o) for o in by_hand], measured), strict=True):
+        if found != "faster":
+            continue
+        compared = f"`{short_name(other.card)}` ({_points(row, other, pairs)}, {time})"
+        p = None if pairs is None else pairs.p(row.card.name, other.card.name)
+        if p is not None and p >= LEVEL:
+            even.append(compared)
+        elif accuracy(row) > accuracy(other):
+            ahead.append(compared)
+    verdicts = []
+    if ahead:
+        verdicts.append(f"more accurate and faster than {', '.join(ahead)}")
+    if even:
+        verdicts.append(f"faster than {', '.join(even)}")
     return (
         f"**Searched** (a design found by measuring the latency of candidates and training them briefly): "
         f"`{short_name(row.card)}` reaches {accuracy(row):.2%} in {row.p50_ms:.3f} ms with "
-        f"{row.card.file.bytes:,} bytes: {verdict}."
+        f"{row.card.file.bytes:,} bytes: "
+        f"{'; '.join(verdicts) or 'no network designed by hand is both less accurate and slower'}."
     )
+
+
+def _timed(
+    compared: Sequence[tuple[Row, Row]], measured: Measurement | None
+) -> Iterator[tuple[Verdict, str]]:
+    """Yield for each row whether it is faster than the row beside it, and the difference in words.
+
+    By the rule of models/zoo/verdicts.py and with its 95 % interval; without rounds, by the p50.
+    """
+    if measured is None:
+        for row, other in compared:
+            yield verdict(math.log(row.p50_ms / other.p50_ms), 0.0), _milliseconds(row, other)
+        return
+    ratios = [measured.ratio(row.card.name, other.card.name) for row, other in compared]
+    adjusted = holm([ratio.p for ratio in ratios])
+    for (row, other), ratio, p in zip(compared, ratios, adjusted, strict=True):
+        times = f"× {math.exp(ratio.mean):.2f}, {math.exp(ratio.low):.2f} to {math.exp(ratio.high):.2f}"
+        yield verdict(ratio.mean, p), f"{_milliseconds(row, other)} ({times})"
+
+
+def _milliseconds(row: Row, base: Row) -> str:
+    return f"{row.p50_ms - base.p50_ms:+.3f} ms"

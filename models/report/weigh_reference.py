@@ -1,4 +1,4 @@
-"""Measure the reference networks on this CPU by `weighin bench`: random weights, fp32 and int8; resumes."""
+"""Measure the reference networks with `weighin bench`: random weights, fp32 and int8; resumable."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from models.zoo.files import JsonLines, write_whole
 from models.zoo.machine import this_machine
 
 CALIBRATION_IMAGES = 4
-"""Random weights have no accuracy to lose, and the ranges that calibration finds do not change the speed."""
+"""Few, because random weights have no accuracy to lose and the ranges do not change the speed."""
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured: the networks, each in fp32 and int8. Raises ValueError for unknown ones, or none."""
+    """Networks to measure, each in fp32 and int8. Raises ValueError for an unknown network and for none."""
 
     networks: tuple[str, ...]
     effort: Effort
@@ -41,17 +41,17 @@ class Plan:
         unknown = [name for name in self.networks if name not in list(ARCHITECTURES)]
         if unknown or not self.networks:
             raise ValueError(
-                f"there is no reference network named {', '.join(unknown) or 'nothing'!r}; "
-                f"known: {', '.join(ARCHITECTURES)}"
+                f"reference network {', '.join(unknown)!r}: unknown (allowed: {', '.join(ARCHITECTURES)})"
             )
 
 
-def weigh(plan: Plan, work: Path, output: Path, report: Report) -> str:
-    """Measure what `work` does not hold yet, write the bundles to `output`, return them as a table.
+def measure_reference(plan: Plan, work: Path, output: Path, report: Report) -> str:
+    """Measure the networks that `work` lacks, write all bundles to `output` and return their Markdown table.
 
-    Models and the bundle of every finished network are kept in `work`, so that a killed measurement loses
-    one network. Raises ValueError where what `work` holds was measured under other conditions (another
-    machine, runtime, number of runs, or other models), and ModelsError where `weighin bench` fails.
+    `work` stores models and the bundle of every finished network, so a killed measurement loses one network.
+    `report` receives one line of progress per step. Raises ValueError if bundles in `work` were measured
+    under other conditions (machine, runtime, number of runs, models), and ModelsError if `weighin bench`
+    fails.
     """
     models = work / "models"
     for network in plan.networks:
@@ -66,7 +66,7 @@ def weigh(plan: Plan, work: Path, output: Path, report: Report) -> str:
 
 
 def _make_models(network: str, models: Path, report: Report) -> None:
-    """Export the network with random weights, and quantize it, unless both are there; a card is the last."""
+    """Export the network with random weights and quantize it; skip if the int8 card, written last, exists."""
     floating, integer = (models / f"{network}-{precision}" for precision in PRECISIONS)
     if (integer / "card.json").exists():
         return
@@ -90,7 +90,7 @@ def _make_models(network: str, models: Path, report: Report) -> None:
 
 
 def _images(size: int, count: int) -> NDArray[np.float32]:
-    """Random images with coarse and fine parts, the same ones every time, (count, 3, size, size)."""
+    """Return the same random images every time, with coarse and fine detail: (count, 3, size, size)."""
     random = np.random.default_rng(0)
     coarse = random.normal(0, 1, (count, 3, 8, 8)).repeat(size // 8 + 1, axis=2).repeat(size // 8 + 1, axis=3)
     fine = random.normal(0, 0.3, (count, 3, size, size))
@@ -98,7 +98,7 @@ def _images(size: int, count: int) -> NDArray[np.float32]:
 
 
 def _conditions(plan: Plan, models: Path) -> dict[str, Any]:
-    """All that must stay the same from the first network to the last."""
+    """Return what must be the same for all networks of a measurement."""
     names = [f"{network}-{precision}" for network in plan.networks for precision in PRECISIONS]
     machine = this_machine()
     return {

@@ -1,4 +1,4 @@
-"""Random changes to training images, drawn for a whole pass, so that the same pass can be had again."""
+"""Random augmentation of training images, drawn for a whole pass by a seed, so that it is reproducible."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from models.train.recipe import Augmentation
 
 @dataclass(frozen=True)
 class Draw:
-    """What happens to each of N images. `mirrored` bool (N,); `shift` int64 (N, 2), rows and columns down and
-    right, at most `furthest`; `erased` int64 (N, 4), top, left, bottom and right of the rectangle, empty for
-    most."""
+    """Augmentation of N images.
+
+    `mirrored`: bool (N,). `shift`: int64 (N, 2), rows down and columns right, at most `max_shift` pixels.
+    `erased`: int64 (N, 4), top, left, bottom and right of a rectangle, which is empty for most images.
+    """
 
     mirrored: Tensor
     shift: Tensor
-    furthest: int
+    max_shift: int
     erased: Tensor
 
     def to(self, device: torch.device) -> Draw:
-        """The same on a device, for images that are there."""
-        return Draw(self.mirrored.to(device), self.shift.to(device), self.furthest, self.erased.to(device))
+        """Return a copy on `device`."""
+        return Draw(self.mirrored.to(device), self.shift.to(device), self.max_shift, self.erased.to(device))
 
 
 def draw(count: int, size: int, config: Augmentation, seed: Sequence[int]) -> Draw:
-    """Changes for `count` images of `size` x `size` pixels; the same for the same seed.
+    """Draw the augmentation of `count` images of `size` x `size` pixels; the same for the same seed.
 
     Rectangles have sides in a ratio of 0.3 to 3.3: Zhong et al., "Random Erasing Data Augmentation",
     https://arxiv.org/abs/1708.04896.
@@ -47,21 +49,21 @@ def draw(count: int, size: int, config: Augmentation, seed: Sequence[int]) -> Dr
     return Draw(torch.from_numpy(mirrored), torch.from_numpy(shift), config.shift, torch.from_numpy(erased))
 
 
-def apply(images: Tensor, drawn: Draw, indices: Tensor, ground: float) -> Tensor:
-    """The `images` (B, 1, S, S) changed as drawn for those `indices` (B,); what is empty becomes `ground`.
+def apply(images: Tensor, drawn: Draw, indices: Tensor, background: float) -> Tensor:
+    """Return `images` (B, 1, S, S), augmented as drawn for `indices` (B,) and filled with `background`.
 
     All tensors are on one device.
     """
     size = images.shape[-1]
-    places = torch.arange(size, device=images.device)
+    pixels = torch.arange(size, device=images.device)
     shift = drawn.shift[indices]
-    border = drawn.furthest
-    rows = places - shift[:, :1] + border
-    columns = torch.where(drawn.mirrored[indices, None], size - 1 - places, places) - shift[:, 1:] + border
-    padded = F.pad(images[:, 0], (border,) * 4, value=ground)
-    each = torch.arange(len(images), device=images.device)
-    moved = padded[each[:, None, None], rows[:, :, None], columns[:, None, :]]
+    border = drawn.max_shift
+    rows = pixels - shift[:, :1] + border
+    columns = torch.where(drawn.mirrored[indices, None], size - 1 - pixels, pixels) - shift[:, 1:] + border
+    padded = F.pad(images[:, 0], (border,) * 4, value=background)
+    batch = torch.arange(len(images), device=images.device)
+    moved = padded[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
     top, left, bottom, right = drawn.erased[indices].T[:, :, None]
-    down = (places >= top) & (places < bottom)
-    across = (places >= left) & (places < right)
-    return moved.masked_fill_(down[:, :, None] & across[:, None, :], ground)[:, None]
+    erased_rows = (pixels >= top) & (pixels < bottom)
+    erased_columns = (pixels >= left) & (pixels < right)
+    return moved.masked_fill_(erased_rows[:, :, None] & erased_columns[:, None, :], background)[:, None]

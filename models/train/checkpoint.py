@@ -1,4 +1,4 @@
-"""A training's state in a file that is whole or not there, and that says what it belongs to."""
+"""Checkpoints: a training's state and identity, written to a file atomically."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ FORMAT = 1
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be read, or belongs to another training; the message says how it differs."""
+    """A checkpoint is damaged or belongs to another training; the message lists the differences."""
 
 
 def save(path: Path, identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Write `state`, tensors and plain values, with what it belongs to; whole or not at all.
+    """Write `state` (tensors and plain values) and the `identity` of its training to `path`, atomically.
 
-    `identity` is plain values as JSON has them.
+    `identity` must be serialisable as JSON.
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "identity": json.dumps(identity, sort_keys=True), "state": state}, buffer)
@@ -32,13 +32,13 @@ def save(path: Path, identity: Mapping[str, Any], state: Mapping[str, Any]) -> N
 
 
 def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Identity and state of a checkpoint; nothing but tensors and plain values is unpickled.
+    """Return the identity and the state of a checkpoint; unpickles only tensors and plain values.
 
-    Raises FileNotFoundError where there is none and CheckpointError where it is damaged or another format.
+    Raises FileNotFoundError if `path` is missing, CheckpointError if it is damaged or of another format.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        found = content["format"]
+        format_number = content["format"]
         identity, state = json.loads(content["identity"]), content["state"]
     except FileNotFoundError:
         raise
@@ -52,34 +52,32 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         pickle.UnpicklingError,
     ) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
-            f"{path} is no whole checkpoint ({reason}); remove it to start afresh"
-        ) from error
-    if found != FORMAT:
-        raise CheckpointError(f"{path} has format {found}; this version reads {FORMAT}")
+        raise CheckpointError(f"{path}: damaged checkpoint ({reason}); remove it to start again") from error
+    if format_number != FORMAT:
+        raise CheckpointError(f"{path}: checkpoint format {format_number} (allowed: {FORMAT})")
     return identity, state
 
 
-def require_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise CheckpointError, naming every entry that differs, unless a checkpoint belongs to `wanted`."""
-    plain = json.loads(json.dumps(wanted))
+def require_identity(path: Path, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raise CheckpointError, with every difference, unless the identity `stored` at `path` is `expected`."""
+    plain = json.loads(json.dumps(expected))
     differing = [
-        f"{key} is {_short(a)}, wanted is {_short(b)}"
-        for key, (a, b) in _differences("", found, plain).items()
+        f"{key} is {_short(a)}, expected {_short(b)}"
+        for key, (a, b) in _differences("", stored, plain).items()
     ]
     if differing:
         raise CheckpointError(
-            f"{path} is of another training: {'; '.join(differing)}. Give another folder with --runs, or "
-            f"remove it to start afresh"
+            f"{path}: belongs to another training: {'; '.join(differing)}; give another folder with --runs, "
+            f"or remove it to start again"
         )
 
 
 def _differences(prefix: str, a: Any, b: Any) -> dict[str, tuple[Any, Any]]:
     if isinstance(a, Mapping) and isinstance(b, Mapping):
-        found = {}
+        differing = {}
         for key in sorted(a.keys() | b.keys()):
-            found |= _differences(f"{prefix}.{key}" if prefix else key, a.get(key), b.get(key))
-        return found
+            differing |= _differences(f"{prefix}.{key}" if prefix else key, a.get(key), b.get(key))
+        return differing
     return {} if a == b else {prefix: (a, b)}
 
 
@@ -89,24 +87,26 @@ def _short(value: Any) -> str:
 
 
 def epochs_done(state: Mapping[str, Any]) -> int:
-    """How many whole epochs are behind a training's state."""
+    """Return the number of completed epochs of a training's state."""
     return len(json.loads(state["history"]))
 
 
 def made_with(state: Mapping[str, Any]) -> str:
-    """On which devices, and with which torch, the epochs behind a training's state were trained."""
+    """Return the devices and torch versions of a training's epochs, e.g. `cpu, torch 2.9.1`."""
     epochs = json.loads(state["history"])
-    each = (f"{e.get('device', 'cpu')}, torch {e.get('torch', 'of a version not kept')}" for e in epochs)
-    return " and ".join(dict.fromkeys(each))
+    builds = (
+        f"{epoch.get('device', 'cpu')}, torch {epoch.get('torch', '(version unknown)')}" for epoch in epochs
+    )
+    return " and ".join(dict.fromkeys(builds))
 
 
-def misfits(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """What keeps one state dict from taking the place of another, in words; empty where nothing does."""
-    problems = [f"{key} is missing" for key in wanted.keys() - found.keys()]
-    problems += [f"{key} is left over" for key in found.keys() - wanted.keys()]
+def state_dict_problems(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """Return one message per key of a state dict that is missing, unexpected or of another shape."""
+    problems = [f"{key} is missing" for key in expected.keys() - stored.keys()]
+    problems += [f"{key} is unexpected" for key in stored.keys() - expected.keys()]
     problems += [
-        f"{key} is {tuple(found[key].shape)}, the network's {tuple(wanted[key].shape)}"
-        for key in wanted.keys() & found.keys()
-        if found[key].shape != wanted[key].shape
+        f"{key} is {tuple(stored[key].shape)}, the network's {tuple(expected[key].shape)}"
+        for key in expected.keys() & stored.keys()
+        if stored[key].shape != expected[key].shape
     ]
     return sorted(problems)

@@ -1,4 +1,4 @@
-"""Where a network is trained: on the processor or on an NVIDIA GPU. Serving is for processors."""
+"""Training devices: the CPU or an NVIDIA GPU, and what makes each fast. Serving uses the CPU only."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ Forward = Callable[[Tensor], Tensor]
 
 
 def device_of(name: str) -> torch.device:
-    """The device `cpu` or `cuda`. Raises ValueError where this machine's torch has no such device."""
+    """Return the torch device `cpu` or `cuda`. Raises ValueError for other names and without a GPU."""
     if name not in ("cpu", "cuda"):
-        raise ValueError(f"device is {name!r}; known: cpu, cuda")
+        raise ValueError(f"device: {name!r} is unknown (allowed: cpu, cuda)")
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is 'cuda', but torch finds no NVIDIA GPU here; there is: cpu")
+        raise ValueError("device: 'cuda' is unavailable, torch finds no NVIDIA GPU (allowed: cpu)")
     return torch.device(name)
 
 
 def layout(device: torch.device) -> torch.memory_format:
-    """The order of a tensor's dimensions in memory in which convolutions of these networks are fastest.
+    """Return the memory format in which convolutions of these networks are fastest on `device`.
 
-    Channels last suits the processor's vectors; cuDNN's depthwise convolutions in float32 want them first.
+    Channels last on the CPU; channels first on the GPU, for cuDNN's depthwise convolutions in float32.
     """
     return torch.channels_last if device.type == "cpu" else torch.contiguous_format
 
@@ -32,17 +32,17 @@ def cuda_graph(network: nn.Module, batch: Tensor) -> Forward:
     """Record `network` in training as a CUDA graph, which starts hundreds of small kernels as one.
 
     `batch` (B, channels, height, width) on the GPU sets the batch size of the graph; a batch of another size
-    bypasses it. Weights and statistics are as they were afterwards. On the processor, and for a network with
-    hooks, which a graph would skip, this is the network itself.
+    bypasses it. Recording leaves weights and statistics unchanged. On the CPU, and for a network with hooks,
+    which a graph would skip, return the network itself.
     """
     if batch.device.type != "cuda" or any(_hooked(module) for module in network.modules()):
         return network
-    # The weights' gradients are added up on the stream that the record was made on: as is meant.
+    # Gradients accumulate on the stream that recorded the graph; that is intended.
     torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     torch.cuda.make_graphed_callables(network, (batch.clone(),))
-    replayed: Forward = network.__dict__.pop("forward")  # it put the record in the method's place
-    network.load_state_dict(before)  # the warm-up moved the batch norms' statistics
+    replayed: Forward = network.__dict__.pop("forward")  # torch replaced the method by the recorded graph
+    network.load_state_dict(before)  # the warm-up changed the batch norm statistics
     network.zero_grad(set_to_none=True)
 
     def forward(images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The trained networks of the family: which jobs train them, and what comes back from a finished one."""
+"""Training jobs of the Fashion-MNIST family, and loading of its trained networks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from models.train.recipe import TrainConfig, read_config
 
 @dataclass(frozen=True)
 class Setting:
-    """What all trainings of a session share: the images, the recipe, where runs are kept."""
+    """What all trainings of a session share: the images, the recipe, the folder of runs."""
 
     train: Prepared
     validation: Prepared
@@ -39,10 +39,11 @@ class Setting:
         limit: int | None = None,
         device: torch.device | None = None,
     ) -> Setting:
-        """The training images split by the recipe; with `limit` only the first so many, to try things out.
+        """Load Fashion-MNIST's training images from `data` and split them by the recipe.
 
-        They are put on `device`, the processor by default, and whatever learns from them is trained there.
-        Raises DataError, and ValueError for a recipe that does not fit the data.
+        `limit` truncates both parts, for quick trials. The images are put on `device`, by default the CPU,
+        and networks are trained there. Raises DataError, and ValueError for a recipe that does not fit the
+        data.
         """
         config = config or read_config()
         images = load_train(data, FASHION_MNIST)
@@ -58,17 +59,17 @@ def _first(images: Images, count: int) -> Images:
 
 
 def run_folder(runs: Path, name: str, seed: int) -> Path:
-    """Where the training of a network by a seed is kept."""
+    """Return the folder of a network's training by a seed."""
     return runs / f"{name}-seed{seed}"
 
 
 def identity_of(design: Design, **more: Any) -> dict[str, Any]:
-    """What a checkpoint must belong to: the network, and what else decides its weights."""
+    """Return the identity of a training: the design, and `more` that determines the weights."""
     return {"design": design.model_dump(mode="json"), **more}
 
 
 def job_of(setting: Setting, name: str, design: Design, seed: int) -> Job:
-    """The plain training of one network."""
+    """Return the job that trains one network by the recipe."""
     return Job(
         folder=run_folder(setting.runs, name, seed),
         identity=identity_of(design),
@@ -79,14 +80,14 @@ def job_of(setting: Setting, name: str, design: Design, seed: int) -> Job:
     )
 
 
-def fresh(design: Design, seed: int, classes: int = FASHION_MNIST.classes) -> DesignedNetwork:
-    """A network with the weights that every training by this seed begins with."""
+def new_network(design: Design, seed: int, classes: int = FASHION_MNIST.classes) -> DesignedNetwork:
+    """Return an untrained network, initialised by `seed`; sets torch's global seed."""
     torch.manual_seed(seed)
     return DesignedNetwork(design, classes)
 
 
 def weights_digest(network: torch.nn.Module) -> str:
-    """Sixteen hex digits that say which weights a network has."""
+    """Return the first 16 hex digits of the SHA-256 of a network's state dict."""
     digest = hashlib.sha256()
     for key, tensor in sorted(network.state_dict().items()):
         digest.update(key.encode())
@@ -94,32 +95,32 @@ def weights_digest(network: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def trained(folder: Path, design: Design | None = None) -> tuple[DesignedNetwork, Mapping[str, Any]]:
-    """The averaged weights of a training in their network, in evaluation mode, and the checkpoint's identity.
+def load_trained(folder: Path, design: Design | None = None) -> tuple[DesignedNetwork, Mapping[str, Any]]:
+    """Return the network of a finished training, with averaged weights in evaluation mode, and its identity.
 
-    `made_with` in it says on which device and by which torch it was trained.
-    Raises FileNotFoundError where nothing was trained, and CheckpointError where the checkpoint is damaged,
+    `made_with` in the identity names the device and the version of torch.
+    Raises FileNotFoundError without a checkpoint in `folder`, and CheckpointError if it is damaged,
     unfinished or, with `design`, of another network.
     """
     path = folder / CHECKPOINT
     if not path.exists():
-        raise FileNotFoundError(f"nothing is trained in {folder}; see docs/training.md")
+        raise FileNotFoundError(f"{folder}: no trained network; see docs/training.md")
     identity, state = checkpoint.load(path)
     if design is not None:
-        wanted = {"design": design.model_dump(mode="json")}
-        checkpoint.require_same(path, {"design": identity.get("design")}, wanted)
+        expected = {"design": design.model_dump(mode="json")}
+        checkpoint.require_identity(path, {"design": identity.get("design")}, expected)
     epochs = checkpoint.epochs_done(state)
     if epochs < identity["recipe"]["epochs"]:
         raise CheckpointError(
-            f"{path} is at epoch {epochs} of {identity['recipe']['epochs']}; train it to the end"
+            f"{path}: unfinished, epoch {epochs} of {identity['recipe']['epochs']}; train it to the end"
         )
     network = DesignedNetwork(Design.model_validate(identity["design"]), FASHION_MNIST.classes)
     if identity.get("folded"):
         fold_batch_norms(network.eval())
     if identity.get("pruned"):
         resize(network, identity["pruned"])
-    problems = checkpoint.misfits(state["average"], network.state_dict())
+    problems = checkpoint.state_dict_problems(state["average"], network.state_dict())
     if problems:
-        raise CheckpointError(f"{path} does not fit its own design: {'; '.join(problems[:8])}")
+        raise CheckpointError(f"{path}: weights do not fit the design: {'; '.join(problems[:8])}")
     network.load_state_dict(state["average"])
     return network.eval(), {**identity, "made_with": checkpoint.made_with(state)}

@@ -1,4 +1,4 @@
-"""What a training is: the images it learns from, the recipe, and what its checkpoint must belong to."""
+"""Description of a training: its images, its recipe and the identity of its checkpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models.data.fashion_mnist import Images, tensors
 from models.train.recipe import TrainConfig
 
 Objective = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""Logits (B, classes), classes (B,), indices of the images (B,) and the epoch to the loss of each (B,)."""
+"""From logits (B, classes), classes (B,), image indices (B,) and the epoch to the losses (B,)."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Prepared:
 
     @classmethod
     def of(cls, images: Images) -> Prepared:
-        """What a network gets to see of `images`."""
+        """Preprocess `images` as the service does."""
         return cls(torch.from_numpy(tensors(images.pixels)), torch.from_numpy(images.classes))
 
     def to(self, device: torch.device) -> Prepared:
-        """The same on a device, where the training then is."""
+        """Return a copy on `device`, where the training then runs."""
         return Prepared(self.inputs.to(device), self.classes.to(device))
 
     def __len__(self) -> int:
@@ -39,26 +39,27 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Passes:
-    """Which random changes the images get in each epoch.
+    """Seeds of the augmentation of each epoch.
 
-    With `count` 0 every epoch has new ones, by the training's own seed. Otherwise the same `count` passes
-    come round again, by `seed`, so that what a teacher says of them can be kept.
+    With `count` 0, the training's own seed gives every epoch a new augmentation. Otherwise epochs cycle
+    through `count` passes by `seed`, so that a teacher's answers to them can be cached.
     """
 
     count: int = 0
     seed: int = 0
 
     def of(self, training_seed: int, epoch: int) -> tuple[int, int, int]:
-        """The seed of the changes in `epoch`."""
+        """Return the seed of the augmentation in `epoch`."""
         return (1, self.seed, epoch % self.count) if self.count else (0, training_seed, epoch)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training: where it is kept, what it is, what it learns from.
+    """One training: its folder, identity, images, recipe and seed.
 
-    `identity` says in plain values what a checkpoint must belong to: the network, the data, the objective.
-    Recipe, seed and passes are added to it. `validation` may be empty.
+    `identity` describes the network, the data and the objective in JSON values; a checkpoint is resumed only
+    if its own is the same. `full_identity` adds recipe, seed and passes. `validation` may be empty.
+    `objective` replaces the cross-entropy loss. `after_step` is called with the network after every step.
     """
 
     folder: Path
@@ -72,11 +73,11 @@ class Job:
     after_step: Callable[[nn.Module], None] | None = None
 
     def with_recipe(self, config: TrainConfig, **identity: Any) -> Job:
-        """The same by another recipe, with more that a checkpoint must belong to."""
+        """Return a copy with another recipe and an extended identity."""
         return replace(self, config=config, identity={**self.identity, **identity})
 
     def full_identity(self) -> dict[str, Any]:
-        """Everything that decides what comes out."""
+        """Return everything that determines the trained weights."""
         return {
             **self.identity,
             "seed": self.seed,

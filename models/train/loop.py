@@ -1,4 +1,4 @@
-"""Trains one network by the recipe: an epoch at a time, resumable after a kill as if nothing had happened."""
+"""Train one network by a recipe; resumable after a kill, with the same result."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ LOG = "log.jsonl"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training came to. `state`: the averaged weights, as a state dict of the network.
+    """Result of a training. `state`: the averaged weights, as a state dict of the network.
 
-    `accuracy`: theirs on the images kept back to choose on, `None` without such images.
+    `accuracy`: share of the validation images that they classify correctly, None without such images.
+    `seconds`: duration of all epochs.
     """
 
     state: dict[str, Tensor]
@@ -41,37 +42,37 @@ class Outcome:
 
 
 def train(network: nn.Module, job: Job, *, bar: bool = True) -> Outcome:
-    """Train `network` to the recipe's last epoch, from the folder's checkpoint where there is one.
+    """Train `network` to the recipe's last epoch, resuming from the checkpoint in the job's folder.
 
-    After each epoch the checkpoint is replaced and the log, one line of JSON for each epoch, written. A run
-    that was killed goes on after its last whole epoch and ends in the same weights, bit for bit on the same
-    processor with as many threads; a GPU adds in any order. It trains where the job's images are. The network
-    is left with the averaged weights, in evaluation mode, on the processor.
-    Raises CheckpointError for a checkpoint of something else, and RuntimeError where another process trains
-    in the folder or the loss is no longer finite.
+    After each epoch, the checkpoint and the log (one line of JSON per epoch) are replaced. A killed run
+    resumes after its last complete epoch and ends with the same weights, bit for bit on the same CPU with as
+    many threads; a GPU adds in any order. Training runs on the device of the job's images. Afterwards the
+    network has the averaged weights, in evaluation mode, on the CPU. `bar` shows progress on terminals.
+    Raises CheckpointError for the checkpoint of another training, and RuntimeError if another process trains
+    in the folder or the loss is not finite.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(job.folder / "lock", blocking=False):
             return _train(network, job, bar)
     except filelock.Timeout:
-        raise RuntimeError(f"another process is training in {job.folder}") from None
+        raise RuntimeError(f"{job.folder}: another process is training here") from None
 
 
 def _train(network: nn.Module, job: Job, bar: bool) -> Outcome:
     state = _State(network, job)
     state.resume()
-    left = range(len(state.history), job.config.epochs)
-    forward = state.forward() if left else network
-    for epoch in left:
+    remaining = range(len(state.history), job.config.epochs)
+    forward = state.forward() if remaining else network
+    for epoch in remaining:
         started = time.perf_counter_ns()
         loss = _epoch(state, forward, job, epoch, bar)
-        chosen = accuracy(state.average, job.validation) if len(job.validation) else None
+        validation_accuracy = accuracy(state.average, job.validation) if len(job.validation) else None
         state.history.append(
             {
                 "epoch": epoch + 1,
                 "loss": loss,
-                "validation_accuracy": chosen,
+                "validation_accuracy": validation_accuracy,
                 "seconds": round((time.perf_counter_ns() - started) / 1e9, 2),
                 "device": state.device.type,
                 "threads": torch.get_num_threads(),
@@ -89,10 +90,10 @@ def _train(network: nn.Module, job: Job, bar: bool) -> Outcome:
     )
 
 
-def train_without_keeping(network: nn.Module, job: Job, *, bar: bool = True) -> float:
-    """Train `network` as `train` does, but leave nothing behind; return its accuracy on the kept-back images.
+def train_without_saving(network: nn.Module, job: Job, *, bar: bool = True) -> float:
+    """Train `network` as `train` does, without files; return its accuracy (0 to 1) on the validation images.
 
-    For trainings of seconds, of which there are many. The job's folder is not touched.
+    For many short trainings. The job's folder is not used.
     """
     state = _State(network, job)
     forward = state.forward()
@@ -102,7 +103,7 @@ def train_without_keeping(network: nn.Module, job: Job, *, bar: bool = True) -> 
 
 
 class _State:
-    """What changes during a training, and its way to the disk and back."""
+    """The mutable state of a training, and its checkpoint."""
 
     def __init__(self, network: nn.Module, job: Job) -> None:
         self.device = job.train.inputs.device
@@ -112,17 +113,17 @@ class _State:
         self._job = job
         self._path = job.folder / CHECKPOINT
         config = job.config.optimizer
-        decays = [p for p in network.parameters() if p.ndim > 1]
-        stays = [p for p in network.parameters() if p.ndim <= 1]
+        decayed = [p for p in network.parameters() if p.ndim > 1]
+        undecayed = [p for p in network.parameters() if p.ndim <= 1]
         groups = [
-            {"params": decays, "weight_decay": config.weight_decay},
-            {"params": stays, "weight_decay": 0.0},
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": undecayed, "weight_decay": 0.0},
         ]
         fused = self.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, foreach=not fused, fused=fused)
 
     def forward(self) -> Forward:
-        """The network in training, the quickest way that the device has."""
+        """Return the fastest training forward pass on the device."""
         size = min(self._job.config.batch_size, len(self._job.train))
         return cuda_graph(self.network, self._job.train.inputs[:size])
 
@@ -130,15 +131,15 @@ class _State:
         if not self._path.exists():
             return
         identity, state = checkpoint.load(self._path)
-        checkpoint.require_same(self._path, identity, self._job.full_identity())
+        checkpoint.require_identity(self._path, identity, self._job.full_identity())
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.history = json.loads(state["history"])
-        began = self.history[-1].get("device", "cpu")
-        if began != self.device.type:  # the optimizer's state is laid out for it
+        device = self.history[-1].get("device", "cpu")
+        if device != self.device.type:  # the layout of the optimizer's state depends on the device
             raise checkpoint.CheckpointError(
-                f"{self._path} was begun on {began}; go on with --device {began}"
+                f"{self._path}: training was started on {device}; resume it with --device {device}"
             )
         self._write_log()
 
@@ -165,7 +166,7 @@ def _copy(network: nn.Module) -> nn.Module:
 
 
 def _epoch(state: _State, forward: Forward, job: Job, epoch: int, bar: bool) -> float:
-    """One pass over the images; everything random in it comes from the seed and the epoch."""
+    """Train for one pass over the images, randomised by seed and epoch only; return the mean loss."""
     config = job.config
     torch.manual_seed(int(np.random.default_rng([2, job.seed, epoch]).integers(1 << 62)))
     order = torch.from_numpy(np.random.default_rng([3, job.seed, epoch]).permutation(len(job.train)))
@@ -173,16 +174,17 @@ def _epoch(state: _State, forward: Forward, job: Job, epoch: int, bar: bool) -> 
     size = job.train.inputs.shape[-1]
     drawn = augment.draw(len(job.train), size, config.augmentation, job.passes.of(job.seed, epoch))
     drawn = drawn.to(state.device)
-    ground = float(job.train.inputs.min())
+    background = float(job.train.inputs.min())
     batches = order.split(config.batch_size)
-    total = torch.zeros((), dtype=torch.float64, device=state.device)  # read once: a GPU must not wait for us
+    # Summed on the device and read once, since every read would stall a GPU.
+    total = torch.zeros((), dtype=torch.float64, device=state.device)
     state.network.train()
-    for index, indices in enumerate(_shown(batches, f"epoch {epoch + 1}/{config.epochs}", bar)):
+    for index, indices in enumerate(_with_progress(batches, f"epoch {epoch + 1}/{config.epochs}", bar)):
         step = epoch * len(batches) + index
-        rate = config.optimizer.learning_rate * _share(step, len(batches), config)
+        rate = config.optimizer.learning_rate * _schedule(step, len(batches), config)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        images = augment.apply(job.train.inputs[indices], drawn, indices, ground)
+        images = augment.apply(job.train.inputs[indices], drawn, indices, background)
         logits = forward(images.contiguous(memory_format=layout(state.device)))
         loss = _losses(job, logits, indices, epoch).mean()
         state.optimizer.zero_grad(set_to_none=True)
@@ -190,17 +192,15 @@ def _epoch(state: _State, forward: Forward, job: Job, epoch: int, bar: bool) -> 
         state.optimizer.step()
         if job.after_step is not None:
             job.after_step(state.network)
-        _follow(state.average, state.network, min(config.ema_decay, (1 + step) / (10 + step)))
+        _update_average(state.average, state.network, min(config.ema_decay, (1 + step) / (10 + step)))
         total += loss.detach().double() * len(indices)
     mean = float(total) / len(job.train)
     if not math.isfinite(mean):
-        raise RuntimeError(
-            f"the loss in epoch {epoch + 1} of {job.folder.name} is {mean}; lower the learning rate"
-        )
+        raise RuntimeError(f"{job.folder.name}: loss of epoch {epoch + 1} is {mean}; lower the learning rate")
     return mean
 
 
-def _shown(batches: tuple[Tensor, ...], title: str, bar: bool) -> Iterator[Tensor]:
+def _with_progress(batches: tuple[Tensor, ...], title: str, bar: bool) -> Iterator[Tensor]:
     # None shows the bar on terminals only.
     yield from tqdm(batches, desc=title, leave=False, disable=None if bar else True)
 
@@ -212,21 +212,21 @@ def _losses(job: Job, logits: Tensor, indices: Tensor, epoch: int) -> Tensor:
     return F.cross_entropy(logits, classes, reduction="none", label_smoothing=job.config.label_smoothing)
 
 
-def _share(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
-    """The learning rate's share in a step: a linear warm-up, then a cosine down to nothing at the end."""
+def _schedule(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
+    """Return the factor of the learning rate in a step: linear warm-up, then cosine decay to 0."""
     warm_up = config.optimizer.warm_up_epochs * steps_per_epoch
     if step < warm_up:
         return (step + 1) / (warm_up + 1)
-    left = (step - warm_up) / max(1.0, config.epochs * steps_per_epoch - warm_up)
-    return (1 + math.cos(math.pi * left)) / 2
+    progress = (step - warm_up) / max(1.0, config.epochs * steps_per_epoch - warm_up)
+    return (1 + math.cos(math.pi * progress)) / 2
 
 
 @torch.no_grad()
-def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """Move the average's weights and batch-norm statistics towards the network's."""
-    ours, theirs = average.state_dict(keep_vars=False), network.state_dict(keep_vars=False)
-    floats = [key for key, tensor in ours.items() if tensor.is_floating_point()]
-    torch._foreach_lerp_([ours[k] for k in floats], [theirs[k] for k in floats], 1 - decay)
-    counts = [key for key, tensor in ours.items() if not tensor.is_floating_point()]
-    if counts:  # of batches; a network whose batch norms are folded has none
-        torch._foreach_copy_([ours[k] for k in counts], [theirs[k] for k in counts])
+def _update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Update the exponential moving average of weights and batch norm statistics, in place."""
+    target, source = average.state_dict(keep_vars=False), network.state_dict(keep_vars=False)
+    floats = [key for key, tensor in target.items() if tensor.is_floating_point()]
+    torch._foreach_lerp_([target[k] for k in floats], [source[k] for k in floats], 1 - decay)
+    counts = [key for key, tensor in target.items() if not tensor.is_floating_point()]
+    if counts:  # batch counters; a network with folded batch norms has none
+        torch._foreach_copy_([target[k] for k in counts], [source[k] for k in counts])

@@ -1,4 +1,4 @@
-"""What a network in evaluation mode says of prepared images, and how often it is right."""
+"""Batched inference and accuracy of a network."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from models.train.job import Prepared
 
 @torch.no_grad()
 def predict(network: nn.Module, inputs: Tensor, batch_size: int = 500) -> Tensor:
-    """Logits (N, classes) of a network in evaluation mode, which is where the inputs are."""
+    """Return logits (N, classes) for `inputs` (N, 1, H, W); one device, network in evaluation mode."""
     order = layout(inputs.device)
     return torch.cat([network(x.contiguous(memory_format=order)) for x in inputs.split(batch_size)])
 
 
 def accuracy(network: nn.Module, images: Prepared) -> float:
-    """Share of the images that a network in evaluation mode names right."""
-    right = predict(network, images.inputs).argmax(1) == images.classes
-    return float(right.double().mean())
+    """Return the share of images that a network in evaluation mode classifies correctly."""
+    correct = predict(network, images.inputs).argmax(1) == images.classes
+    return float(correct.double().mean())

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from typing_extensions import TypedDict  # pydantic reads the one in typing from Python 3.12 on
 
 from models.zoo import statistics
 from models.zoo.files import read_text, write_whole
+from models.zoo.frozen import Frozen
 
 
 def _lower(given: object) -> object:
@@ -46,11 +47,11 @@ GraphName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 _OUTPUT_NAMES: tuple[OutputName, ...] = ("logits", "embedding", "features")
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+class _Finite(Frozen):
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
-class InputSpec(_Frozen):
+class InputSpec(_Finite):
     """Preprocessing of an image to the network's input.
 
     `fitting` makes the image `height` x `width` pixels:
@@ -148,7 +149,7 @@ class Outputs(TypedDict):
     multi_label: NotRequired[bool]
 
 
-class File(_Frozen):
+class File(_Finite):
     """Name, size and checksum of a file in the model's folder."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
@@ -163,14 +164,14 @@ class ModelFile(File):
     initializer_elements: Count
 
 
-class Classifier(_Frozen):
+class Classifier(_Finite):
     """Final linear layer in its own file: `weight` float32 (classes, embedding) and `bias` (classes,)."""
 
     model: Name = Field(description="The model whose folder holds the file; an int8 variant names its parent")
     file: File
 
 
-class Interval(_Frozen):
+class Interval(_Finite):
     """Confidence interval of a proportion."""
 
     low: Fraction
@@ -190,7 +191,7 @@ class Interval(_Frozen):
         return cls(low=round(low, 4), high=round(high, 4))
 
 
-class Accuracy(_Frozen):
+class Accuracy(_Finite):
     """Top-1 accuracy and its origin.
 
     `measured`: by this project on `dataset`; `reported`: by the publisher of the weights (`how` cites it);
@@ -219,7 +220,7 @@ class Accuracy(_Frozen):
         return self
 
 
-class Robustness(_Frozen):
+class Robustness(_Finite):
     """Robustness of a model to corrupted images, each corruption at five severities.
 
     `accuracy`: share of `n` labelled images classified correctly; `stability`: share of `n` images, labelled
@@ -245,7 +246,7 @@ class Robustness(_Frozen):
         return self
 
 
-class Agreement(_Frozen):
+class Agreement(_Finite):
     """How often this model and its parent predict the same top-1 class."""
 
     parent: Name
@@ -255,7 +256,7 @@ class Agreement(_Frozen):
     how: str
 
 
-class Retrieval(_Frozen):
+class Retrieval(_Finite):
     """Precision at k of similarity search with the model's embeddings.
 
     Each of `n` images outside the training set queries `gallery` others; `mean` is the mean share
@@ -271,14 +272,14 @@ class Retrieval(_Frozen):
     how: str
 
 
-class Source(_Frozen):
+class Source(_Finite):
     """Origin and licence of the weights."""
 
     weights: str
     licence: str
 
 
-class Fact(_Frozen):
+class Fact(_Finite):
     """Where one fact of a card comes from.
 
     `undecided`: the values that the pictures could not tell apart, the card's among them.
@@ -289,7 +290,7 @@ class Fact(_Frozen):
     undecided: tuple[str, ...] = ()
 
 
-class Card(_Frozen):
+class Card(_Finite):
     """A model card: identity, preprocessing, outputs, cost, accuracy and origin of one model.
 
     Version 2 adds what networks from elsewhere need: `format`, `given`, `provenance`, the precision `fp16`,
@@ -390,16 +391,16 @@ def read_card(folder: Path) -> Card:
 
 
 def read_cards(zoo: Path, names: Sequence[str]) -> dict[str, Card]:
-    """Read the cards of models by name. Raises ValueError, with the known names, for an unknown one."""
+    """Read the cards of models by name. Raises ValueError, with the allowed names, for an unknown one."""
     unknown = [name for name in names if not (zoo / name / "card.json").exists()]
     if unknown:
         known = ", ".join(sorted(path.parent.name for path in zoo.glob("*/card.json")))
-        raise ValueError(f"there is no model named {', '.join(unknown)} in {zoo}; known: {known}")
+        raise ValueError(f"{zoo}: no model {', '.join(unknown)} (allowed: {known})")
     return {name: read_card(zoo / name) for name in names}
 
 
 def write_card(folder: Path, card: Card) -> None:
-    """Write `folder/card.json` whole or not at all."""
+    """Write `folder/card.json` atomically."""
     later = _ADDED_BY_VERSION_2 if card.schema_version == 1 else None
     text = card.model_dump_json(indent=2, exclude_none=True, exclude=later) + "\n"
     write_whole(folder / "card.json", text.encode())

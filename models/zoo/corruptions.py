@@ -58,9 +58,9 @@ def corrupt(
     Raises ValueError for an unknown corruption or severity.
     """
     if corruption not in CORRUPTIONS:
-        raise ValueError(f"there is no corruption {corruption!r}; known: {', '.join(CORRUPTIONS)}")
+        raise ValueError(f"corruption {corruption!r}: unknown (allowed: {', '.join(CORRUPTIONS)})")
     if severity not in SEVERITIES:
-        raise ValueError(f"severity is {severity}; 1 to 5 are known")
+        raise ValueError(f"severity: {severity} (allowed: 1 to 5)")
     strength = getattr(scale, corruption)[severity - 1]
     return CORRUPTIONS[corruption](pixels, strength, np.random.default_rng([seed, severity]))
 
@@ -71,14 +71,14 @@ def _noise(pixels: NDArray[np.uint8], strength: float, random: np.random.Generat
 
 def _blur(pixels: NDArray[np.uint8], strength: float, _random: np.random.Generator) -> NDArray[np.uint8]:
     """Gaussian blur, truncated at four standard deviations, with edge padding."""
-    reach = max(1, round(4 * strength))
-    places = np.arange(-reach, reach + 1)
-    kernel = np.exp(-0.5 * (places / strength) ** 2)
+    radius = max(1, round(4 * strength))
+    offsets = np.arange(-radius, radius + 1)
+    kernel = np.exp(-0.5 * (offsets / strength) ** 2)
     kernel /= kernel.sum()
     result = pixels.astype(np.float64)
     for axis in (0, 1):
         length = result.shape[axis]
-        border = [(reach, reach) if axis == dimension else (0, 0) for dimension in range(result.ndim)]
+        border = [(radius, radius) if axis == dimension else (0, 0) for dimension in range(result.ndim)]
         padded = np.pad(result, border, mode="edge")
         result = sum(
             weight * padded.take(range(start, start + length), axis) for start, weight in enumerate(kernel)

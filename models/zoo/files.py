@@ -1,4 +1,4 @@
-"""Files: where a zoo's networks are, regular files and text, whole writes, a JSON-lines log."""
+"""Files: the networks of a zoo, safe reading of regular files and text, atomic writes, a JSON lines log."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 NETWORKS = Path(__file__).parent / "networks"
-"""The networks that come with the project, a folder each."""
+"""Folder of the included networks, which have one folder each."""
 
 
 def networks_in(zoo: Path | str) -> Path:
-    """Return the folder whose folders are networks: `zoo/networks` where there is one, else `zoo` itself."""
+    """Return the folder that contains the networks' folders: `zoo/networks` if it exists, else `zoo`."""
     inside = Path(zoo) / "networks"
     return inside if inside.is_dir() and not holds_network(inside) else Path(zoo)
 
@@ -24,7 +24,7 @@ def networks_in(zoo: Path | str) -> Path:
 def holds_network(folder: Path) -> bool:
     """Return whether `folder` has a card or a model, broken links included.
 
-    Raises OSError where that cannot be told.
+    Raises OSError if `folder` cannot be searched.
     """
     return _exists(folder / "card.json") or _exists(folder / "model.onnx")
 
@@ -40,7 +40,7 @@ def _exists(path: Path) -> bool:
 def read_regular(path: Path) -> bytes:
     """Return the content of a regular file.
 
-    Raises OSError for anything else: a named pipe would be waited for without end.
+    Raises OSError for anything else, e.g. a named pipe, whose reader would wait forever.
     """
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
@@ -51,7 +51,7 @@ def read_regular(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file that people write, in UTF-8, UTF-16 or UTF-32, without byte order marks.
+    """Return the text of a file in UTF-8, UTF-16 or UTF-32, without byte order marks.
 
     Windows' editors and shells write the marks and UTF-16. Raises OSError as `read_regular` does, and
     UnicodeDecodeError.
@@ -61,19 +61,19 @@ def read_text(path: Path) -> str:
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError:
-        text = content.decode("utf-8")  # to say that it is not that
-    return text.lstrip("\ufeff")  # tools that add a mark add it to text that has one, too
+        text = content.decode("utf-8")  # raises an error that names UTF-8
+    return text.lstrip("\ufeff")  # some tools add a second mark
 
 
 def not_text(error: UnicodeDecodeError) -> str:
-    """Say where a file's bytes are no text, without the bytes around."""
+    """Return a message with the position and value of the invalid byte, without its neighbours."""
     return f"byte 0x{error.object[error.start]:02x} at {error.start} is not {error.encoding}"
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that `path` is never seen half written, not even after a power cut.
+    """Write a file atomically: readers never see a partial file, not even after a power cut.
 
-    Raises OSError where that place cannot be written; what was there stays then.
+    Raises OSError if it cannot be written; the previous file then stays.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -87,31 +87,31 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 class JsonLines:
-    """Append-only log of JSON objects, one a line, each on disk before `append` returns.
+    """Append-only log of JSON objects, one per line, each on disk before `append` returns.
 
-    `records` holds what the file has. A last line that is damaged or not ended was cut off: it is dropped.
-    With `conditions` the file's first line must be equal to them; it is written where the file is empty.
-    Raises ValueError where they differ, and for a damaged line that is not the last.
+    `records`: the objects in the file. An incomplete last line is dropped. With `conditions`, the first line
+    of the file must equal them; it is written to an empty file.
+    Raises ValueError if they differ, and for a damaged complete line.
     """
 
     def __init__(self, path: Path, conditions: Mapping[str, Any] | None = None) -> None:
         self._path = path
         content = path.read_bytes() if path.exists() else b""
-        whole = content[: content.rfind(b"\n") + 1]
+        complete = content[: content.rfind(b"\n") + 1]
         try:
-            self.records: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
+            self.records: list[dict[str, Any]] = [json.loads(line) for line in complete.splitlines()]
         except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}); remove it to start again") from None
+            raise ValueError(f"{path}: damaged ({error}); remove it to start again") from None
         if conditions is not None:
             if self.records:
                 self._check(self.records.pop(0), conditions)
             else:
-                whole = json.dumps(conditions).encode() + b"\n"
-        if whole != content:
-            write_whole(path, whole)
+                complete = json.dumps(conditions).encode() + b"\n"
+        if complete != content:
+            write_whole(path, complete)
 
     def append(self, record: dict[str, Any]) -> None:
-        """Add a record."""
+        """Append a record and wait until it is on disk."""
         with self._path.open("ab") as file:
             file.write(json.dumps(record).encode() + b"\n")
             file.flush()
@@ -123,6 +123,6 @@ class JsonLines:
         differing = [key for key in keys if first.get(key) != conditions.get(key)]
         if differing:
             raise ValueError(
-                f"{self._path} was measured under other conditions ({', '.join(differing)} differ); "
+                f"{self._path}: measured under other conditions ({', '.join(differing)} differ); "
                 "remove it, or choose another folder"
             )

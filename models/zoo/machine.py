@@ -1,4 +1,4 @@
-"""What this machine computes with: the CPU's name and identity, its instruction sets, the cores allowed."""
+"""This machine: name and identity of the CPU, its instruction sets, number of usable CPUs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ ISA = (
     "avx_vnni", "avx_vnni_int8", "amx_tile", "amx_int8", "amx_bf16",
     "asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2",
 )  # fmt: skip
-"""Instruction sets that decide how fast float and 8-bit kernels run, on x86-64 and on Arm."""
+"""Instruction sets that affect the speed of float and 8-bit kernels, on x86-64 and Arm."""
 _IDENTITY = ("vendor_id", "cpu family", "model", "stepping", "CPU implementer", "CPU part")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """`cpu`: what the CPU calls itself; `cpu_id`: vendor, family, model and stepping, empty where the system
-    says none; `instruction_set`: those of ISA that it has, sorted; `cpus`: how many this process may use."""
+    """A machine.
+
+    `cpu`: model name. `cpu_id`: vendor, family, model and stepping, or empty if the system does not report
+    them. `instruction_set`: the supported entries of ISA, sorted. `cpus`: number of CPUs that this process
+    may use.
+    """
 
     cpu: str
     cpu_id: str
@@ -29,7 +33,7 @@ class Machine:
 
 
 def this_machine(cpuinfo: Path = CPUINFO) -> Machine:
-    """Return what `cpuinfo` says; what it lacks (not Linux) is what Python knows."""
+    """Return this machine's facts from `cpuinfo`, or from Python for those that it lacks (not on Linux)."""
     facts = first_cpu(cpuinfo)
     name = facts.get("model name") or facts.get("Model")
     flags = facts.get("flags") or facts.get("Features") or ""
@@ -42,7 +46,7 @@ def this_machine(cpuinfo: Path = CPUINFO) -> Machine:
 
 
 def first_cpu(cpuinfo: Path = CPUINFO) -> dict[str, str]:
-    """Return the first processor's entry of `cpuinfo`; empty where that cannot be read."""
+    """Return the first processor's entry of `cpuinfo`; empty if it cannot be read."""
     entries: dict[str, str] = {}
     try:
         lines = cpuinfo.read_text(errors="replace").splitlines()

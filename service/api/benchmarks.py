@@ -1,4 +1,4 @@
-"""/benchmarks: controlled measurements as jobs."""
+"""/benchmarks: run benchmarks as jobs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.responses import StreamingResponse
 
 from models.zoo.statistics import PercentileBound
 from service import errors
-from service.api.answers import root_of
+from service.api.body.request import root_of
 from service.api.periods import format_moment
 from service.api.problems import documented
 from service.api.routers import key_needed, new_router
@@ -23,29 +23,31 @@ from service.bench.jobs import Benchmark, BenchmarkJobs
 from service.bench.judge.summary import EntrySummary, summarise
 from service.bench.measure import plan
 
-TELL_EVERY_S = 10.0
-"""An event at least so often, so that whoever waits knows that the stream is alive."""
+MAX_EVENT_INTERVAL_S = 10.0
+"""Maximum time between two events; a repeated event keeps the stream alive."""
 
-Limit = Annotated[int, Query(description="How many, the newest first", ge=1, le=500)]
+Limit = Annotated[int, Query(description="Maximum number of benchmarks, newest first", ge=1, le=500)]
 
 
 class BenchmarkRequest(BaseModel):
-    """What to measure. Everything has a default: a quick run of all models with the default's label set."""
+    """Configuration of a benchmark. Default: a quick run of all models with the default model's label set."""
 
     model_config = ConfigDict(extra="forbid")
 
-    models: list[str] | None = Field(default=None, description="Names; by default all comparable ones")
+    models: list[str] | None = Field(default=None, description="Model names; by default all comparable ones")
     profile: Literal["quick", "standard", "publish"] = Field(
         default="quick",
-        description="quick: some 15 s per model and no p99; standard: enough for a p99; publish: more",
+        description="quick: about 15 s per model, no p99; standard: enough runs for a p99; publish: more",
     )
     scenario: Literal["single-stream", "offline", "server"] = "single-stream"
-    baseline: str | None = Field(default=None, description="The model that the others are compared with")
-    threads: list[int] = Field(default=[1], description="Threads per image; the service itself runs 1")
-    budget_ms: float | None = Field(default=None, description="Server: the p99 that a rate must keep")
+    baseline: str | None = Field(default=None, description="Model that the others are compared with")
+    threads: list[int] = Field(default=[1], description="Threads per image; the service itself uses 1")
+    budget_ms: float | None = Field(
+        default=None, description="Scenario `server`: highest p99 in milliseconds"
+    )
 
-    def wanted(self) -> plan.Request:
-        """As the plan takes it."""
+    def to_plan(self) -> plan.Request:
+        """Convert to the request that `make_plan` takes."""
         return plan.Request(
             models=None if self.models is None else tuple(self.models),
             profile=self.profile,
@@ -57,7 +59,7 @@ class BenchmarkRequest(BaseModel):
 
 
 class ProgressOut(BaseModel):
-    """How far it is; `launch` and `round` count from 1, 0 where there is none."""
+    """Progress of a benchmark; `launch` and `round` count from 1, and are 0 before the first."""
 
     doing: str
     launch: int
@@ -70,21 +72,21 @@ class ProgressOut(BaseModel):
 
 
 class BoundOut(BaseModel):
-    """A percentile in milliseconds: the plain estimate, and what it does not exceed with 99 % confidence."""
+    """A percentile in milliseconds: estimate and upper bound at 99 % confidence."""
 
     estimate: float
     bound: float
 
     @classmethod
     def of(cls, bound: PercentileBound | None) -> BoundOut | None:
-        """None stays None: too few runs."""
+        """Build the response; None if there are too few runs."""
         if bound is None:
             return None
         return cls(estimate=round(bound.estimate_ns / 1e6, 3), bound=round(bound.bound_ns / 1e6, 3))
 
 
 class LatencyOut(BaseModel):
-    """Latency in milliseconds; percentiles are null where too few runs stand behind them."""
+    """Latency in milliseconds; percentiles are null if there are too few runs."""
 
     count: int
     p50: float | None
@@ -94,7 +96,7 @@ class LatencyOut(BaseModel):
 
 
 class SpeedupOut(BaseModel):
-    """How many times faster than the baseline, with the 95 % interval, and whether that can be told."""
+    """Speed-up over the baseline with its 95 % interval and verdict."""
 
     estimate: float
     low: float
@@ -103,24 +105,27 @@ class SpeedupOut(BaseModel):
 
 
 class ResultOut(BaseModel):
-    """One entry of a measurement."""
+    """Results of one entry of a benchmark."""
 
     entry: str = Field(
-        description="The model, with what is special about this entry", examples=["lite0#again"]
+        description="Name of the entry: the model with a suffix for threads, runtime, HTTP or control",
+        examples=["lite0#again"],
     )
     model: str
-    control: bool = Field(description="The baseline again, under another name: should not differ from it")
-    stage: str = Field(description="What the latencies are of")
+    control: bool = Field(description="Whether this is the control: the baseline, measured a second time")
+    stage: str = Field(description="Stage whose latencies these are")
     latency_ms: LatencyOut
     images_per_s: float | None
-    rate_per_s: float | None = Field(description="Server: the highest rate that kept the budget")
+    rate_per_s: float | None = Field(
+        description="Scenario `server`: highest rate with the p99 within the budget, in queries per second"
+    )
     peak_memory_bytes: int | None
     gmacs_per_s: float | None
     speedup: SpeedupOut | None
 
 
 class FlagOut(BaseModel):
-    """A reason to doubt the measurement, or one entry of it."""
+    """A reason to doubt the benchmark or one of its entries."""
 
     kind: str = Field(examples=["dirty", "contaminated"])
     entry: str | None
@@ -128,17 +133,17 @@ class FlagOut(BaseModel):
 
 
 class BenchmarkOut(BaseModel):
-    """A benchmark as it stands."""
+    """State of a benchmark."""
 
     id: str
     state: Literal["running", "done", "cancelled", "failed", "interrupted"]
-    cancelling: bool = Field(description="It was told to stop and will soon")
+    cancelling: bool = Field(description="Cancelled, but still stopping")
     created_at: str
     finished_at: str | None
     request: dict[str, Any]
     progress: ProgressOut | None
-    detail: str | None = Field(description="Why it ended as it did, where that is not plain")
-    measured: bool = Field(description="Whether there is a measurement: /benchmarks/{id}/bundle")
+    detail: str | None = Field(description="Reason of a failure or an early end")
+    measured: bool = Field(description="Whether there are results: /benchmarks/{id}/bundle")
 
     @classmethod
     def of(cls, benchmark: Benchmark) -> BenchmarkOut:
@@ -147,27 +152,27 @@ class BenchmarkOut(BaseModel):
 
 
 class BenchmarkDetails(BenchmarkOut):
-    """A benchmark with its results; empty while there are none."""
+    """A benchmark with its results, which are empty until it ends."""
 
     results: list[ResultOut]
     flags: list[FlagOut]
 
     @classmethod
     def with_results(cls, benchmark: Benchmark, bundle: Bundle | None) -> BenchmarkDetails:
-        """Build the response, with the results in `bundle` if there is one."""
-        results = [] if bundle is None else [_result(each) for each in summarise(bundle)]
+        """Build the response, with the results of `bundle` if there is one."""
+        results = [] if bundle is None else [_result(summary) for summary in summarise(bundle)]
         flags = [] if bundle is None else [FlagOut(**flag.model_dump()) for flag in bundle.flags]
         return cls(**_facts(benchmark), results=results, flags=flags)
 
 
 class BenchmarksResponse(BaseModel):
-    """Benchmarks, the newest first."""
+    """Benchmarks, newest first."""
 
     benchmarks: list[BenchmarkOut]
 
 
 def benchmarks_router(jobs: BenchmarkJobs, api_key: SecretStr | None) -> APIRouter:
-    """The routes that start, show and end benchmarks. `api_key` guards those that change something."""
+    """Return the routes that start, show and cancel benchmarks. `api_key` protects the routes that write."""
     router = new_router("benchmarks")
     guarded = [Depends(key_needed(api_key))]
 
@@ -189,14 +194,14 @@ def benchmarks_router(jobs: BenchmarkJobs, api_key: SecretStr | None) -> APIRout
         ),
     )
     async def start(
-        request: Request, response: Response, wanted: BenchmarkRequest | None = None
+        request: Request, response: Response, configuration: BenchmarkRequest | None = None
     ) -> BenchmarkOut:
-        """Start a benchmark in a process of its own; one runs at a time.
+        """Start a benchmark in a separate process; one runs at a time.
 
-        Follow it at the address in `Location`, or at `/events` below that. Requests that the service answers
-        meanwhile disturb it: it is then flagged `contaminated`, and no evidence for `/recommend`.
+        `Location` has its URL; add `/events` to watch it. If the service answers requests during the run, the
+        benchmark is flagged `contaminated`, and `/recommend` does not use it.
         """
-        started = await jobs.start((wanted or BenchmarkRequest()).wanted())
+        started = await jobs.start((configuration or BenchmarkRequest()).to_plan())
         response.headers["Location"] = f"{root_of(request)}/benchmarks/{started.row.id}"
         return BenchmarkOut.of(started)
 
@@ -206,8 +211,9 @@ def benchmarks_router(jobs: BenchmarkJobs, api_key: SecretStr | None) -> APIRout
         responses=documented(errors.InvalidParameter, errors.StorageUnavailable),
     )
     async def newest(limit: Limit = 50) -> BenchmarksResponse:
-        """Benchmarks of this service and of `weighin bench`, the newest first, without their results."""
-        return BenchmarksResponse(benchmarks=[BenchmarkOut.of(each) for each in await jobs.newest(limit)])
+        """List the benchmarks of this service and of `weighin bench`, newest first, without results."""
+        benchmarks = [BenchmarkOut.of(benchmark) for benchmark in await jobs.newest(limit)]
+        return BenchmarksResponse(benchmarks=benchmarks)
 
     @router.get(
         "/benchmarks/{id}",
@@ -215,15 +221,15 @@ def benchmarks_router(jobs: BenchmarkJobs, api_key: SecretStr | None) -> APIRout
         responses=documented(errors.UnknownBenchmark, errors.StorageUnavailable),
     )
     async def one(id: str) -> BenchmarkDetails:
-        """How far it is, or how it ended and what was measured."""
-        found = await jobs.get(id)
-        if not found.row.measured:
-            return BenchmarkDetails.with_results(found, None)
+        """Return its state, progress and results."""
+        benchmark = await jobs.get(id)
+        if not benchmark.row.measured:
+            return BenchmarkDetails.with_results(benchmark, None)
         content = await jobs.bundle(id)
 
         def details() -> BenchmarkDetails:
             bundle = None if content is None else from_json(content, f"Benchmark '{id[:64]}'")
-            return BenchmarkDetails.with_results(found, bundle)
+            return BenchmarkDetails.with_results(benchmark, bundle)
 
         return await asyncio.to_thread(details)
 
@@ -237,16 +243,15 @@ def benchmarks_router(jobs: BenchmarkJobs, api_key: SecretStr | None) -> APIRout
         },
     )
     async def bundle(id: str) -> Response:
-        """Raw samples, configuration, fingerprint: what `weighin bench --json` writes, to be carried away.
+        """Download raw samples, configuration and fingerprint, as `weighin bench --json` writes them.
 
-        503 while it runs; 404 when it ended without a measurement.
+        503 while it runs; 404 if it ended without results.
         """
         content = await jobs.bundle(id)
         if content is None:
-            found = await jobs.get(id)
-            if found.ended:
-                raise errors.UnknownBenchmark(f"benchmark '{id[:64]}' ended without a measurement")
-            raise errors.NotReady(f"benchmark '{id[:64]}' is still running")
+            if (await jobs.get(id)).ended:
+                raise errors.UnknownBenchmark(f"benchmark '{id[:64]}': ended without results")
+            raise errors.NotReady(f"benchmark '{id[:64]}': still running")
         headers = {"Content-Disposition": f'attachment; filename="weighin-{id}.json"'}
         return Response(content, media_type="application/json", headers=headers)
 
@@ -260,8 +265,10 @@ def benchmarks_router(jobs: BenchmarkJobs, api_key: SecretStr | None) -> APIRout
         },
     )
     async def events(id: str) -> StreamingResponse:
-        """Server-sent events: `progress` whenever something changes, `end` when it has ended; the data of
-        each is the benchmark as JSON. The stream ends early when the service stops."""
+        """Stream server-sent events: `progress` on every change, then one `end`.
+
+        The data of each event is the benchmark as JSON. The stream ends early if the service stops.
+        """
         await jobs.get(id)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(_events(jobs, id), media_type="text/event-stream", headers=headers)
@@ -271,7 +278,7 @@ def benchmarks_router(jobs: BenchmarkJobs, api_key: SecretStr | None) -> APIRout
         summary="Cancel a benchmark",
         dependencies=guarded,
         responses={
-            202: {"model": BenchmarkOut, "description": "It will end soon"},
+            202: {"model": BenchmarkOut, "description": "Stopping"},
             **documented(
                 errors.Unauthorized,
                 errors.CrossSiteRequest,
@@ -282,20 +289,20 @@ def benchmarks_router(jobs: BenchmarkJobs, api_key: SecretStr | None) -> APIRout
         },
     )
     async def cancel(id: str, response: Response) -> BenchmarkOut:
-        """Stop it and keep what was measured, flagged `partial`: 202, and 200 once it has stopped.
+        """Stop a benchmark and keep its results, flagged `partial`: 202 while it stops, 200 once stopped.
 
-        Cancelling twice is cancelling once. A benchmark that ended in another way is a 409: results stay.
+        Idempotent. A benchmark that already ended gets 409 and keeps its results.
         """
-        found = await jobs.cancel(id)
-        if not found.ended:
+        benchmark = await jobs.cancel(id)
+        if not benchmark.ended:
             response.status_code = 202
-        return BenchmarkOut.of(found)
+        return BenchmarkOut.of(benchmark)
 
     return router
 
 
 async def _events(jobs: BenchmarkJobs, identifier: str) -> AsyncIterator[str]:
-    async for benchmark in jobs.follow(identifier, TELL_EVERY_S):
+    async for benchmark in jobs.follow(identifier, MAX_EVENT_INTERVAL_S):
         yield _event(benchmark)
 
 
@@ -320,7 +327,7 @@ def _facts(benchmark: Benchmark) -> dict[str, Any]:
 
 
 def _result(summary: EntrySummary) -> ResultOut:
-    compared = summary.comparison
+    comparison = summary.comparison
     return ResultOut(
         entry=summary.entry.name,
         model=summary.entry.model,
@@ -338,11 +345,11 @@ def _result(summary: EntrySummary) -> ResultOut:
         peak_memory_bytes=summary.peak_memory_bytes,
         gmacs_per_s=summary.gmacs_per_s,
         speedup=None
-        if compared is None
+        if comparison is None
         else SpeedupOut(
-            estimate=compared.speedup[0],
-            low=compared.speedup[1],
-            high=compared.speedup[2],
-            verdict=compared.verdict,
+            estimate=comparison.speedup[0],
+            low=comparison.speedup[1],
+            high=comparison.speedup[2],
+            verdict=comparison.verdict,
         ),
     )

@@ -1,4 +1,4 @@
-"""POST /explain: the class activation map of an image, as a picture or as numbers."""
+"""POST /explain: the class activation map of an image, as PNG or as JSON."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from service import errors
-from service.api.answers import ClassifyTimings, ImageFacts, image_facts, timed_answer, timings
-from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, form_first, read_image
-from service.api.body.stream import Bounds, deadline_for
+from service.api.body.image import (
+    IMAGE_ERRORS,
+    OPENAPI_BODY,
+    ClassifyTimings,
+    ImageFacts,
+    form_first,
+    image_facts,
+    read_image,
+    timed_answer,
+    timings,
+)
+from service.api.body.request import Bounds, deadline_for
 from service.api.inference import Model
 from service.api.middleware.context import find_model
 from service.api.problems import documented
@@ -20,7 +29,7 @@ from service.inference.registry import Registry
 
 
 class RegionOut(BaseModel):
-    """The part of the image that the map covers, which is what the network saw, in the image's pixels."""
+    """Region of the image that the map covers, the network's input, in pixels of the image."""
 
     left: float = Field(examples=[75.5])
     top: float = Field(examples=[0.0])
@@ -29,18 +38,18 @@ class RegionOut(BaseModel):
 
 
 class ExplainResponse(BaseModel):
-    """One class of one model, explained by where in the image its logit comes from."""
+    """Class activation map of one class: how much each place in the image adds to the logit."""
 
     request_id: str = Field(examples=["7f9c2ba4e88f827d"])
     model: str = Field(examples=["efficientnet-lite0-int8"])
     image: ImageFacts
     class_id: int = Field(examples=[281])
     label: str = Field(examples=["tabby"])
-    logit: float = Field(description="As the network gave it", examples=[9.1234])
-    bias: float = Field(description="What the class has without any image", examples=[-0.0071])
+    logit: float = Field(description="Logit of the class, computed by the network", examples=[9.1234])
+    bias: float = Field(description="Bias of the class in the last layer", examples=[-0.0071])
     region: RegionOut
     map: list[list[float]] = Field(
-        description="Rows from top to bottom; the mean of all values plus `bias` is `logit`",
+        description="Rows, top to bottom; the mean of all values plus `bias` equals `logit`",
         examples=[[[7.5, 11.25], [8.0, 9.75]]],
     )
     timings_ms: ClassifyTimings
@@ -50,7 +59,7 @@ PNG = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
 
 
 def explain_router(registry: Registry, explainer: Explainer, bounds: Bounds) -> APIRouter:
-    """Return the route that explains a classification."""
+    """Return the route `POST /explain`."""
     router = new_router("inference")
     form = [Depends(form_first(bounds))]
 
@@ -59,7 +68,7 @@ def explain_router(registry: Registry, explainer: Explainer, bounds: Bounds) -> 
         summary="Explain a classification",
         response_model=ExplainResponse,
         responses={
-            200: {"description": "The map as a picture, or as numbers", "content": PNG},
+            200: {"description": "The map as JSON or PNG", "content": PNG},
             **documented(*IMAGE_ERRORS, errors.UnknownModel, errors.NoExactMap),
         },
         openapi_extra=OPENAPI_BODY,
@@ -69,19 +78,19 @@ def explain_router(registry: Registry, explainer: Explainer, bounds: Bounds) -> 
         request: Request,
         model: Model = None,
         class_id: Annotated[
-            int | None, Query(description="A class of the model; by default the one it names")
+            int | None, Query(description="Class to explain; by default the most probable one")
         ] = None,
         over_image: Annotated[
-            bool, Query(description="Whether the picture shows the image below the map, or the map alone")
+            bool, Query(description="Draw the map over the image; if false, the map alone")
         ] = True,
         accept: Annotated[
-            str, Header(description="`application/json` for the numbers; else a PNG is sent")
+            str, Header(description="`application/json` for numbers, anything else for a PNG")
         ] = "image/png",
     ) -> Response:
-        """The class activation map: what each place of the last feature map adds to the class's logit.
+        """Return the class activation map: how much each place of the last feature map adds to the logit.
 
-        It is exact, not an estimate: its mean plus the bias is the logit that the network gave, for networks
-        that end in average pooling and one linear layer. Others get 409.
+        The map is exact: its mean plus the bias equals the logit. It needs a network that ends in global
+        average pooling and one linear layer; other networks get 409.
         """
         deadline = deadline_for(request, bounds)
         served = find_model(request, registry, model)

@@ -1,4 +1,4 @@
-"""/gallery: the images that /retrieve-similar finds, as a whole, page by page and many at a time."""
+"""/gallery: status, re-index, list and bulk upload of the images that /retrieve-similar searches."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field, SecretStr
 
 from service import errors
-from service.api.answers import root_of
 from service.api.body.image import read_image
 from service.api.body.parts import Part, stream_parts
-from service.api.body.stream import Bounds, deadline_for, is_form
+from service.api.body.request import Bounds, deadline_for, is_form, root_of
 from service.api.gallery_bulk import IMAGE, METADATA, AddedResponse, Bulk
 from service.api.gallery_images import ImageOut
 from service.api.problems import documented
@@ -45,49 +44,55 @@ _BULK_BODY: dict[str, Any] = {
 
 
 class ImagesResponse(BaseModel):
-    """Images by id, and where to go on."""
+    """One page of images, ordered by id."""
 
     images: list[ImageOut]
-    next_cursor: str | None = Field(description="For the next page; null on the last", examples=[EXAMPLE_ID])
-    count: int = Field(description="How many there are in all, or that meet `where`", examples=[1234])
+    next_cursor: str | None = Field(
+        description="Cursor of the next page; null on the last page", examples=[EXAMPLE_ID]
+    )
+    count: int = Field(description="Number of images, in total or matching `where`", examples=[1234])
 
 
 class QuotaOut(BaseModel):
-    """How much the gallery may hold."""
+    """Maximum size of the gallery."""
 
     images: int
     bytes: int
 
 
 class SearchOut(BaseModel):
-    """How searches go."""
+    """State of the vector index."""
 
-    mode: str = Field(description="exact, hnsw, or what is being done meanwhile", examples=["hnsw"])
-    indexed: int = Field(description="Images in the index; the others are looked at one by one")
+    mode: str = Field(
+        description="`exact`, `hnsw`, or `streaming` until the index is built", examples=["hnsw"]
+    )
+    indexed: int = Field(description="Images in the index; searches scan the others one by one")
 
 
 class ReindexingOut(BaseModel):
-    """How far the change to another model is."""
+    """Progress of a re-index."""
 
-    model: str
+    model: str = Field(description="The new model")
     done: int
     total: int
-    problem: str | None = Field(description="Why it waits, or has stopped")
+    problem: str | None = Field(description="Why it waits or has stopped")
 
 
 class GalleryOut(BaseModel):
-    """The gallery as a whole."""
+    """Status of the gallery."""
 
-    model: str = Field(description="The model by which it answers", examples=["efficientnet-lite0-int8"])
+    model: str = Field(
+        description="Model whose embeddings searches use", examples=["efficientnet-lite0-int8"]
+    )
     replaced: bool = Field(
-        description="Whether the model of that name is another file by now, or gone: the gallery goes on "
-        "with its own copy until it is re-indexed"
+        description="Whether the model of that name was replaced or removed: the gallery uses its own copy "
+        "until it is re-indexed"
     )
     images: int
-    bytes: int = Field(description="Of all originals together")
+    bytes: int = Field(description="Total size of the original files")
     quota: QuotaOut
-    search: SearchOut | None = Field(description="null until something was searched for")
-    reindexing: ReindexingOut | None = Field(description="null when no other model is being changed to")
+    search: SearchOut | None = Field(description="null before the first search")
+    reindexing: ReindexingOut | None = Field(description="null unless a re-index is in progress")
 
     @classmethod
     def of(cls, status: GalleryStatus) -> GalleryOut:
@@ -104,8 +109,10 @@ class GalleryOut(BaseModel):
 
 
 def gallery_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds, *, width: int) -> APIRouter:
-    """The routes of the gallery as a whole. `api_key` guards those that change something; `width` images of
-    one request are worked on at a time."""
+    """Return the routes of the whole gallery.
+
+    `api_key` protects the routes that write; `width`: images of one request that are processed concurrently.
+    """
     router = new_router("gallery")
     guarded = [Depends(key_needed(api_key))]
     bulk = Bulk(gallery.writer, width, bounds)
@@ -116,7 +123,7 @@ def gallery_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds, 
         responses=documented(errors.DatabaseUnreachable, errors.StorageUnavailable),
     )
     async def status() -> GalleryOut:
-        """How much it holds and may hold, by which model it answers, and how far a change of that is."""
+        """Return size, quota, model, index and re-index progress."""
         return GalleryOut.of(await gallery.status())
 
     @router.post(
@@ -139,9 +146,10 @@ def gallery_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds, 
     async def reindex(
         model: Annotated[str, Query(description="A served model", examples=["efficientnet-lite0"])],
     ) -> GalleryOut:
-        """Embed all images by this model in the background; the old one answers until that is done.
+        """Re-embed all images with this model in the background; the old model serves searches until the end.
 
-        `GET /gallery` tells how far it is. It goes on after a restart; naming the model that answers ends it.
+        `GET /gallery` returns the progress. A re-index continues after a restart; start one with the current
+        model to cancel it.
         """
         await gallery.reindexer.begin(model)
         return GalleryOut.of(await gallery.status())
@@ -153,17 +161,20 @@ def gallery_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds, 
     )
     async def images(
         request: Request,
-        cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
-        limit: Annotated[int, Query(description="Images on a page", ge=1, le=MAX_LIMIT)] = 100,
+        cursor: Annotated[str | None, Query(description="`next_cursor` of the previous page")] = None,
+        limit: Annotated[int, Query(description="Images per page", ge=1, le=MAX_LIMIT)] = 100,
         where: Where = None,
     ) -> ImagesResponse:
-        """Images by id. What is there throughout is told once, whatever comes and goes between the pages."""
+        """List images by id.
+
+        Images that exist during the whole listing appear exactly once, even if others are added or deleted.
+        """
         after = None if cursor is None else check_id(cursor)
-        found, count = await gallery.writer.page(after, limit + 1, parse_where(where))
-        page = found[:limit]
+        rows, count = await gallery.writer.page(after, limit + 1, parse_where(where))
+        page = rows[:limit]
         return ImagesResponse(
             images=[ImageOut.of(image, root_of(request)) for image in page],
-            next_cursor=page[-1].id if len(found) > limit else None,
+            next_cursor=page[-1].id if len(rows) > limit else None,
             count=count,
         )
 
@@ -186,10 +197,11 @@ def gallery_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds, 
         openapi_extra=_BULK_BODY,
     )
     async def add(request: Request) -> AddedResponse:
-        """Keep each image under an id of its own, unless its bytes are there already: `exists`.
+        """Add each image under a generated id, unless the gallery already has its bytes: `exists`.
 
-        They are kept as they come in, however many there are, and an image that cannot be kept is `rejected`
-        without the others. What was kept stays when the request breaks off: sent again, it `exists`.
+        Images are committed one by one as they arrive, without a limit on the size of the request. An image
+        that cannot be stored is `rejected`; the others are added. If the request breaks off, the images
+        already added stay; sent again, they are reported as `exists`.
         """
         if is_form(request):
             return AddedResponse(
@@ -197,9 +209,9 @@ def gallery_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds, 
             )
         data = await read_image(request, bounds, deadline_for(request, bounds))
 
-        async def one() -> Any:
+        async def raw_body() -> Any:
             yield Part(IMAGE, data, len(data))
 
-        return AddedResponse(images=await bulk.add(one()))
+        return AddedResponse(images=await bulk.add(raw_body()))
 
     return router

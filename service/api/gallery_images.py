@@ -1,4 +1,4 @@
-"""/gallery/images/{id}: one image of the gallery, its bytes, and the images similar to it."""
+"""/gallery/images/{id}: store, read and delete one image, and find images similar to it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, Field, SecretStr
 
 from service import errors
-from service.api.answers import root_of, timed_answer, timings
-from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, read_image
-from service.api.body.parameters import ignores_unknown_parameters
+from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, read_image, timed_answer, timings
 from service.api.body.parts import stream_parts
-from service.api.body.stream import Bounds, deadline_for, in_time, is_form
+from service.api.body.request import (
+    Bounds,
+    deadline_for,
+    ignores_unknown_parameters,
+    in_time,
+    is_form,
+    root_of,
+)
 from service.api.gallery_bulk import IMAGE, METADATA
 from service.api.periods import format_moment
 from service.api.problems import documented
@@ -24,7 +29,7 @@ from service.gallery.records import Put, StoredImage
 from service.gallery.search import SearchOptions
 
 _FORM_BYTES = 10_000
-"""What a form may have beside its image and metadata."""
+"""Bytes of a form beside its image and metadata."""
 
 Id = Annotated[str, Path(description="1 to 255 letters, digits, `_`, `.` and `-`", examples=["tabby-1.jpg"])]
 
@@ -32,7 +37,7 @@ _PUT_BODY: dict[str, Any] = {
     "requestBody": {
         **OPENAPI_BODY["requestBody"],
         "description": "The image: as the raw body (any content type), or as a file part named `image`, "
-        "then with its metadata as a part named `metadata`.",
+        "with its metadata in a part named `metadata`.",
         "content": {
             **OPENAPI_BODY["requestBody"]["content"],  # type: ignore[dict-item]
             "multipart/form-data": {
@@ -64,9 +69,11 @@ class ImageOut(BaseModel):
     metadata: MetadataOut = Field(examples=[{"label": "cat", "year": 2024}])
     width: int = Field(description="Pixels, as displayed", examples=[451])
     height: int = Field(description="Pixels, as displayed", examples=[300])
-    format: str = Field(description="What its bytes say it is", examples=["jpeg"])
-    bytes: int = Field(description="Of the original", examples=[34213])
-    sha256: str = Field(description="Of the original", examples=["9f86d081884c7d659a2feaa0c55ad015..."])
+    format: str = Field(description="Format, detected from the file signature", examples=["jpeg"])
+    bytes: int = Field(description="Size of the original file", examples=[34213])
+    sha256: str = Field(
+        description="SHA-256 of the original file", examples=["9f86d081884c7d659a2feaa0c55ad015..."]
+    )
     created_at: str = Field(examples=["2026-01-31T12:00:00Z"])
     image_url: str = Field(examples=[f"/gallery/images/{EXAMPLE_ID}/content"])
 
@@ -77,7 +84,7 @@ class ImageOut(BaseModel):
 
 
 class PutOut(ImageOut):
-    """An image, and what became of it."""
+    """A stored image and the result of the request."""
 
     status: Literal["added", "replaced", "unchanged"]
 
@@ -89,14 +96,14 @@ class PutOut(ImageOut):
 
 
 class SimilarTimings(BaseModel):
-    """Milliseconds."""
+    """Milliseconds per stage."""
 
     search: float = Field(examples=[1.2])
     total: float = Field(examples=[1.2])
 
 
 class SimilarResponse(BaseModel):
-    """The kept images that are most like a kept one, itself left out."""
+    """The stored images that are most similar to a stored one, without itself."""
 
     request_id: str
     model: str
@@ -105,7 +112,7 @@ class SimilarResponse(BaseModel):
 
 
 def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds) -> APIRouter:
-    """Return the routes of one image. `api_key` guards those that change something."""
+    """Return the routes of one image. `api_key` protects the routes that write."""
     router = new_router("gallery", prefix="/gallery/images/{id}")
     guarded = [Depends(key_needed(api_key))]
     writer = gallery.writer
@@ -115,7 +122,7 @@ def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: B
         summary="Add or replace an image",
         dependencies=guarded,
         responses={
-            200: {"model": PutOut, "description": "Replaced, or there already"},
+            200: {"model": PutOut, "description": "Replaced or unchanged"},
             201: {"model": PutOut, "description": "New"},
             **documented(
                 *IMAGE_ERRORS,
@@ -135,32 +142,32 @@ def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: B
         metadata: Annotated[
             str | None,
             Query(
-                description="A flat JSON object, for an image that is the raw body",
+                description="A flat JSON object; only with the image as the raw body",
                 examples=['{"label": "cat", "year": 2024}'],
             ),
         ] = None,
     ) -> PutOut:
-        """Keep the image and its metadata under this id, over what was there: the same again changes nothing.
+        """Store an image and its metadata under this id, or replace the image that has it. Idempotent.
 
-        It is on the disk, and found, when this answers.
+        When the response arrives, the image is on disk and visible to searches.
         """
         deadline = deadline_for(request, bounds)
         check_id(id)
         fields = parse_metadata(metadata or "")
         if is_form(request):
             if metadata is not None:
-                raise errors.InvalidParameter("metadata of a form are a part of it, not a parameter")
+                raise errors.InvalidParameter("metadata: query parameter with a form (allowed: a form part)")
             data, text = await in_time(_read_form(request, bounds), deadline)
             fields = parse_metadata(text)
         else:
             data = await read_image(request, bounds, deadline)
-        done = await writer.put(id, data, fields, deadline)
-        response.status_code = 201 if done.status == "added" else 200
-        return PutOut.after(done, root_of(request))
+        result = await writer.put(id, data, fields, deadline)
+        response.status_code = 201 if result.status == "added" else 200
+        return PutOut.after(result, root_of(request))
 
     @router.get("", summary="Get an image's metadata", responses=documented(*_UNKNOWN))
     async def one(request: Request, id: Id) -> ImageOut:
-        """Its metadata, size and when it came."""
+        """Return metadata, size, hash and time of creation."""
         return ImageOut.of(await writer.get(id), root_of(request))
 
     @router.delete(
@@ -171,7 +178,7 @@ def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: B
         responses=documented(errors.Unauthorized, errors.CrossSiteRequest, *_UNKNOWN),
     )
     async def delete(id: Id) -> None:
-        """Gone for good, and not found any more, when this answers; once more, and it is a 404."""
+        """Delete an image: when the response arrives, searches no longer find it; a repeat gets 404."""
         await writer.delete(id)
 
     @router.get(
@@ -179,18 +186,18 @@ def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: B
         summary="Get an image",
         response_class=Response,
         responses={
-            200: {"content": {"image/*": {}}, "description": "The bytes as they came"},
-            304: {"description": "The client has it"},
+            200: {"content": {"image/*": {}}, "description": "The original bytes"},
+            304: {"description": "Not modified"},
             **documented(*_UNKNOWN),
         },
     )
     @ignores_unknown_parameters
     async def content(request: Request, id: Id) -> Response:
-        """Its original bytes, with the type that they are of."""
+        """Return the original bytes, with the media type of their format."""
         image = await writer.get(id)
-        known = _known(request, image.sha256)
-        if known is not None:
-            return known
+        not_modified = _not_modified(request, image.sha256)
+        if not_modified is not None:
+            return not_modified
         return _file(await writer.original(image), f"image/{image.format}", image.sha256)
 
     @router.get(
@@ -199,18 +206,18 @@ def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: B
         response_class=Response,
         responses={
             200: {"content": {"image/jpeg": {}}, "description": "A JPEG of at most 256 x 256 pixels"},
-            304: {"description": "The client has it"},
+            304: {"description": "Not modified"},
             **documented(*_UNKNOWN),
         },
     )
     @ignores_unknown_parameters
     async def thumbnail(request: Request, id: Id) -> Response:
-        """A small JPEG of it, upright, made when the image came."""
+        """Return the image as a small upright JPEG, which was made when it was added."""
         image = await writer.get(id)
         tag = f"{image.sha256}-thumbnail"
-        known = _known(request, tag)
-        if known is not None:
-            return known
+        not_modified = _not_modified(request, tag)
+        if not_modified is not None:
+            return not_modified
         return _file(await writer.thumbnail(image), "image/jpeg", tag)
 
     @router.get(
@@ -222,51 +229,50 @@ def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: B
     async def similar(
         request: Request, id: Id, k: K = 10, min_score: MinScore = -1.0, where: Where = None
     ) -> Response:
-        """As /retrieve-similar, with a kept image, which is left out of the answer."""
+        """Find the images most similar to a stored one, without itself, as `/retrieve-similar` does."""
         options = SearchOptions(k, min_score, parse_where(where))
-        found = await gallery.retriever.similar(await writer.get(id), options)
+        retrieval = await gallery.retriever.similar(await writer.get(id), options)
         body = {
             "request_id": request.state.request_id,
-            "model": found.model,
-            "matches": [match_out(match, root_of(request)) for match in found.matches],
-            "timings_ms": timings(found.durations),
+            "model": retrieval.model,
+            "matches": [match_out(match, root_of(request)) for match in retrieval.matches],
+            "timings_ms": timings(retrieval.durations),
         }
-        return timed_answer(body, found.durations)
+        return timed_answer(body, retrieval.durations)
 
     return router
 
 
 async def _read_form(request: Request, bounds: Bounds) -> tuple[bytes, bytes]:
-    """The image and the metadata of a form; empty metadata where there is no such part."""
+    """Return image and metadata of a form; metadata are empty if there is no such part."""
     limits = {IMAGE: bounds.body_bytes, METADATA: MAX_METADATA_BYTES}
-    found: dict[str, list[bytes]] = {IMAGE: [], METADATA: []}
+    contents: dict[str, list[bytes]] = {IMAGE: [], METADATA: []}
     names: list[str] = []
-    whole = bounds.body_bytes + MAX_METADATA_BYTES + _FORM_BYTES
-    async for part in stream_parts(request, limits, wait_s=bounds.deadline_s, max_bytes=whole):
+    form_bytes = bounds.body_bytes + MAX_METADATA_BYTES + _FORM_BYTES
+    async for part in stream_parts(request, limits, wait_s=bounds.deadline_s, max_bytes=form_bytes):
         names.append(part.name)
         if part.name in limits and part.data is None:
             kind = errors.BodyTooLarge if part.name == IMAGE else errors.InvalidParameter
-            raise kind(f"{part.name} has {part.size} bytes; {limits[part.name]} are allowed")
+            raise kind(f"{part.name}: {part.size} bytes (limit: {limits[part.name]})")
         if part.data is not None:
-            found[part.name].append(part.data)
-    if len(found[IMAGE]) != 1 or len(found[METADATA]) > 1:
-        told = ", ".join(f"'{name[:50]}'" for name in names[:10]) or "none"
+            contents[part.name].append(part.data)
+    if len(contents[IMAGE]) != 1 or len(contents[METADATA]) > 1:
+        parts = ", ".join(f"'{name[:50]}'" for name in names[:10]) or "none"
         raise errors.MalformedRequest(
-            f"the form needs one part named '{IMAGE}', and may have one named '{METADATA}'; "
-            f"its parts are: {told}"
+            f"multipart form: parts {parts} (allowed: one '{IMAGE}', at most one '{METADATA}')"
         )
     unknown = [name for name in names if name not in limits]
     if unknown:
         raise errors.InvalidParameter(
             f"unknown form field {unknown[0][:50]!r} (allowed: {IMAGE}, {METADATA})"
         )
-    if not found[IMAGE][0]:
+    if not contents[IMAGE][0]:
         raise errors.EmptyBody
-    return found[IMAGE][0], b"".join(found[METADATA])
+    return contents[IMAGE][0], b"".join(contents[METADATA])
 
 
 def _headers(tag: str) -> dict[str, str]:
-    # An id may get other bytes, so a cache has to ask each time; the answer is then short.
+    # An image can be replaced under its id, so caches must revalidate.
     return {
         "ETag": f'"{tag}"',
         "Cache-Control": "private, no-cache",
@@ -274,10 +280,10 @@ def _headers(tag: str) -> dict[str, str]:
     }
 
 
-def _known(request: Request, tag: str) -> Response | None:
-    """What to answer a client that has these bytes already."""
-    given = request.headers.get("if-none-match", "")
-    tags = {each.strip().removeprefix("W/") for each in given.split(",")}
+def _not_modified(request: Request, tag: str) -> Response | None:
+    """Return a 304 if the client has the current version (If-None-Match), else None."""
+    if_none_match = request.headers.get("if-none-match", "")
+    tags = {text.strip().removeprefix("W/") for text in if_none_match.split(",")}
     return Response(status_code=304, headers=_headers(tag)) if tags & {f'"{tag}"', "*"} else None
 
 

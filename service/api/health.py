@@ -1,4 +1,4 @@
-"""GET /healthz, /readyz and /metrics: for orchestrators and monitors."""
+"""GET /healthz, /readyz and /metrics: health checks and metrics."""
 
 from __future__ import annotations
 
@@ -8,59 +8,65 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
-from service.api.body.parameters import ignores_unknown_parameters
+from service.api.body.request import ignores_unknown_parameters
 from service.api.routers import new_router
 from service.inference.registry import ModelEntry, Registry
 from service.latency.prometheus import CONTENT_TYPE, Metrics
 
 
 class Health(BaseModel):
-    """The process answers."""
+    """Liveness: the process answers."""
 
     status: Literal["ok"] = "ok"
 
 
 class Broken(BaseModel):
-    """A model, and what is wrong with it."""
+    """A model and its problem."""
 
     model: str
     reason: str
 
 
 class Readiness(BaseModel):
-    """Whether requests will be answered."""
+    """Readiness: whether the service can answer requests."""
 
     status: Literal["ready", "loading", "no-models"]
-    degraded: str | None = Field(description="Why state cannot be written at the moment; inference goes on")
+    degraded: str | None = Field(
+        description="Reason if storage is unavailable (inference continues); null otherwise"
+    )
     models_loaded: int
     models_broken: int
-    broken: list[Broken] = Field(description="The models that are not served")
-    failing: list[Broken] = Field(description="Models that are served, but whose latest run failed")
+    broken: list[Broken] = Field(description="Models that are not served")
+    failing: list[Broken] = Field(description="Served models whose latest run failed")
     refused: list[Broken] = Field(
-        description="Models whose folder has something newer that cannot be served: the version before it is"
+        description="Models whose newer version cannot be served; the version before it is served"
     )
 
 
 def health_router(registry: Registry, metrics: Metrics, state_problem: Callable[[], str | None]) -> APIRouter:
-    """The routes for machines that watch over this one."""
+    """Return the routes of health checks and metrics.
+
+    `state_problem` returns the reason why storage is unavailable, or None.
+    """
     router = new_router("operations")
 
     @router.get("/healthz", summary="Check liveness")
     @ignores_unknown_parameters
     async def healthz() -> Health:
-        """Answers as long as the event loop does."""
+        """Return 200 while the event loop runs."""
         return Health()
 
     @router.get(
         "/readyz",
         summary="Check readiness",
-        responses={503: {"model": Readiness, "description": "Not yet, or there is no model to serve"}},
+        responses={503: {"model": Readiness, "description": "Still loading, or no model can be served"}},
     )
     @ignores_unknown_parameters
     def readyz(
         response: Response,
-    ) -> Readiness:  # not async: finding out whether the disk takes data waits for it
-        """200 once every model is loaded and warm (or has said why it is not), 503 before and without any."""
+    ) -> Readiness:  # not async: the check of the storage blocks
+        """Return 200 once all models are loaded and warmed up, or reported as broken; 503 before that, or if
+        no model can be served."""
         loaded = len(registry.loaded)
         status: Literal["ready", "loading", "no-models"] = "ready"
         if not registry.ready:
@@ -94,7 +100,7 @@ def health_router(registry: Registry, metrics: Metrics, state_problem: Callable[
     @router.get("/metrics", summary="Get Prometheus metrics", response_class=Response)
     @ignores_unknown_parameters
     def render() -> Response:  # not async, as above
-        """Counters, gauges and histograms in Prometheus' exposition format; times in seconds."""
+        """Return counters, gauges and histograms in the Prometheus exposition format; times in seconds."""
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
     return router

@@ -1,4 +1,4 @@
-"""POST /classify and POST /compare: read the image, run the models, shape the response."""
+"""POST /classify and POST /compare."""
 
 from __future__ import annotations
 
@@ -10,9 +10,18 @@ from pydantic import BaseModel, Field
 from models.zoo.card import Accuracy
 from models.zoo.statistics import MIN_SAMPLES
 from service import errors
-from service.api.answers import ClassifyTimings, ImageFacts, image_facts, timed_answer, timings
-from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, form_first, read_image
-from service.api.body.stream import Bounds, deadline_for
+from service.api.body.image import (
+    IMAGE_ERRORS,
+    OPENAPI_BODY,
+    ClassifyTimings,
+    ImageFacts,
+    form_first,
+    image_facts,
+    read_image,
+    timed_answer,
+    timings,
+)
+from service.api.body.request import Bounds, deadline_for
 from service.api.middleware.context import find_model
 from service.api.problems import documented
 from service.api.routers import new_router
@@ -24,18 +33,18 @@ from service.text.display import comma_list
 
 
 class PredictionOut(BaseModel):
-    """One class."""
+    """A class and its probability."""
 
     class_id: int = Field(examples=[281])
     label: str = Field(examples=["tabby"])
     probability: float = Field(
-        description="Softmax over all classes, or the network's own where it ends in softmax or sigmoid",
+        description="Softmax over all classes, or the network's output if it ends in softmax or sigmoid",
         examples=[0.31],
     )
 
 
 class ClassifyResponse(BaseModel):
-    """What one model says of the image."""
+    """Predictions of one model."""
 
     request_id: str = Field(examples=["7f9c2ba4e88f827d"])
     model: str = Field(examples=["efficientnet-lite0-int8"])
@@ -45,7 +54,7 @@ class ClassifyResponse(BaseModel):
 
 
 class CompareTimings(BaseModel):
-    """Milliseconds of what is done once for all models, and of the whole comparison."""
+    """Milliseconds of the stages that run once for all models, and of the whole comparison."""
 
     queue: float
     decode: float
@@ -53,7 +62,7 @@ class CompareTimings(BaseModel):
 
 
 class ModelTimings(BaseModel):
-    """Median milliseconds of each stage over the measured runs."""
+    """Median milliseconds per stage over the measured runs."""
 
     preprocess: float
     inference: float
@@ -61,7 +70,7 @@ class ModelTimings(BaseModel):
 
 
 class InferenceLatency(BaseModel):
-    """Inference times of the measured runs, in milliseconds; `null` where too few runs stand behind."""
+    """Inference times of the measured runs in milliseconds; percentiles are null if runs are too few."""
 
     count: int
     min: float
@@ -71,30 +80,30 @@ class InferenceLatency(BaseModel):
 
 
 class ComparedOut(BaseModel):
-    """One model's answer, cost and size."""
+    """Predictions, latency and size of one model."""
 
     model: str
     predictions: list[PredictionOut]
     timings_ms: ModelTimings
     latency_ms: InferenceLatency
-    speedup: float = Field(description="The baseline's p50 of inference over this model's")
+    speedup: float = Field(description="p50 of inference of the baseline divided by that of this model")
     parameters: int
-    macs: int = Field(description="Multiply-accumulates of one image")
+    macs: int = Field(description="Multiply-accumulate operations per image")
     file_bytes: int
     accuracy: Accuracy | None
 
 
 class AgreementOut(BaseModel):
-    """Who names what."""
+    """Agreement of the models on the top-1 label."""
 
     top1: float = Field(
-        description="Share of the models that name the most common top-1 label", examples=[1.0]
+        description="Share of the models that predict the most common top-1 label", examples=[1.0]
     )
-    labels: dict[str, list[str]] = Field(description="Top-1 label to the models that name it")
+    labels: dict[str, list[str]] = Field(description="Top-1 label to the models that predict it")
 
 
 class CompareResponse(BaseModel):
-    """The image through every model, side by side."""
+    """Results of all models on one image."""
 
     request_id: str
     image: ImageFacts
@@ -102,21 +111,21 @@ class CompareResponse(BaseModel):
     results: list[ComparedOut]
     baseline: str
     agreement: AgreementOut
-    fastest: str | None = Field(description="Least p50 of inference; null below 5 runs")
+    fastest: str | None = Field(description="Model with the lowest p50 of inference; null below 5 runs")
     order: list[list[str]] = Field(description="Order of the models in each measured round")
 
 
-Model = Annotated[str | None, Query(description="A model's name; by default the service's default model")]
+Model = Annotated[str | None, Query(description="Model name; by default the service's default model")]
 TopK = Annotated[
     int | None,
-    Query(description="How many classes, 1 to a model's number of them; by default 5, or all if fewer"),
+    Query(description="Number of classes, 1 to all classes of the model; by default 5, or all if fewer"),
 ]
 
 
 def inference_router(
     registry: Registry, classifier: Classifier, comparer: Comparer, bounds: Bounds
 ) -> APIRouter:
-    """Return the routes that classify an image with one model and with several."""
+    """Return the routes `POST /classify` and `POST /compare`."""
     router = new_router("inference")
     form = [Depends(form_first(bounds))]
 
@@ -131,7 +140,7 @@ def inference_router(
     async def classify(request: Request, model: Model = None, top_k: TopK = None) -> Response:
         """Classify the posted image with one model.
 
-        The image is decoded at the scale that the model needs, its EXIF orientation applied.
+        The image is decoded at the scale that the model needs; its EXIF orientation is applied.
         """
         deadline = deadline_for(request, bounds)
         served = find_model(request, registry, model)
@@ -157,14 +166,16 @@ def inference_router(
             ),
         ] = None,
         top_k: TopK = None,
-        repeat: Annotated[int, Query(description="Measured runs of each model, 1 to 50")] = 1,
-        baseline: Annotated[str | None, Query(description="The model that `speedup` refers to")] = None,
-        mix_labels: Annotated[bool, Query(description="Compare models of different label sets")] = False,
+        repeat: Annotated[int, Query(description="Measured runs per model, 1 to 50")] = 1,
+        baseline: Annotated[
+            str | None, Query(description="Model that `speedup` refers to; by default the default model")
+        ] = None,
+        mix_labels: Annotated[bool, Query(description="Allow models of different label sets")] = False,
     ) -> Response:
-        """Run the posted image through several models, alone on the cores, in rotating order.
+        """Compare several models on the posted image: predictions, latency and speed-up.
 
-        It is decoded once; each model runs once unrecorded and then `repeat` times. One comparison runs at a
-        time and takes at most the service's budget of seconds.
+        The image is decoded once; each model runs once as warm-up and then `repeat` times, in rotating order
+        and without other jobs on the cores. One comparison runs at a time, within the service's time budget.
         """
         deadline = deadline_for(request, bounds)
         names = None if models is None else comma_list(models)
@@ -222,6 +233,10 @@ def _compared(result: ComparedModel) -> dict[str, Any]:
 
 def _predictions(predictions: tuple[Prediction, ...]) -> list[dict[str, Any]]:
     return [
-        {"class_id": one.class_id, "label": one.label, "probability": round(one.probability, 6)}
-        for one in predictions
+        {
+            "class_id": prediction.class_id,
+            "label": prediction.label,
+            "probability": round(prediction.probability, 6),
+        }
+        for prediction in predictions
     ]

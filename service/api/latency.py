@@ -1,4 +1,4 @@
-"""GET /latency and /latency/history: what each model and stage has cost here."""
+"""GET /latency and /latency/history: recorded latency per model and stage."""
 
 import asyncio
 import time
@@ -42,28 +42,30 @@ _ROW: dict[str, JsonValue] = {
 
 
 class LatencyWindow(BaseModel):
-    """The time that the answer covers."""
+    """Time range of the response."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": _WINDOW})
 
     from_: datetime = Field(
         alias="from",
-        description="Where it begins: the moment asked for, rounded down to a whole bucket of what is kept",
+        description="Start: the requested time, rounded down to the start of a stored bucket",
     )
-    to: datetime = Field(description="Now")
-    resolution_s: int = Field(description="Seconds of the bucket it begins with; in a history, of a step")
+    to: datetime = Field(description="End: the time of the request")
+    resolution_s: int = Field(description="Length of the first bucket in seconds; in a history, of a step")
 
 
 class Latency(BaseModel):
-    """One model and stage. Percentiles are null with too few samples behind them."""
+    """Latency of one model and stage; percentiles are null if there are too few samples."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": _ROW})
 
     model: str
     stage: Stage
     regime: Regime
-    count: int = Field(description="Recorded runs, exact")
-    errors: dict[str, int] = Field(description="Failed requests by kind, in the row of `total`; else empty")
+    count: int = Field(description="Number of recorded runs, exact")
+    errors: dict[str, int] = Field(
+        description="Failed requests by kind of error, in the row of stage `total`; otherwise empty"
+    )
     mean_ms: float | None = Field(description="Exact; null without samples")
     p50_ms: float | None = Field(description="Within 0.1 %; null without samples")
     p90_ms: float | None = Field(description=f"Within 0.1 %; null below {MIN_SAMPLES[0.90]} samples")
@@ -73,7 +75,7 @@ class Latency(BaseModel):
 
 
 class LatencyPoint(Latency):
-    """One model and stage in one step."""
+    """Latency of one model and stage in one step."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"at": _WINDOW["from"], **_ROW}})
 
@@ -81,7 +83,7 @@ class LatencyPoint(Latency):
 
 
 DEGRADED = Field(
-    description="Why only what is in this process's memory is in the answer; null when everything is",
+    description="Reason if the database is unavailable and only this process's memory was read, else null",
     examples=[None],
 )
 
@@ -102,7 +104,7 @@ class ModelVersion(BaseModel):
 
 
 class LatencyResponse(BaseModel):
-    """What each model and stage has cost."""
+    """Latency per model and stage."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -114,14 +116,14 @@ class LatencyResponse(BaseModel):
     )
     latencies: list[Latency]
     errors_without_model: dict[str, int] = Field(
-        description="Requests that failed before a model was known, by kind; empty when one is asked for",
+        description="Requests that failed before a model was known, by kind; empty if `model` is given",
         examples=[{"unknown-model": 1}],
     )
     degraded: str | None = DEGRADED
 
 
 class HistoryResponse(BaseModel):
-    """What each model and stage has cost, step by step."""
+    """Latency per model and stage over time."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -132,23 +134,24 @@ class HistoryResponse(BaseModel):
 
 
 MAX_ROWS = 50_000
-"""Most points of a history over all models and stages (some 10 MB)."""
+"""Maximum points of a history over all models and stages (about 10 MB)."""
 
-SHARED_FOR_S = 1.0
-"""For so long equal questions get the same answer, unless something was recorded since."""
+CACHE_TTL_S = 1.0
+"""Time that a response is reused for equal requests, unless something was recorded since."""
 
 ModelName = Annotated[
     str | None,
     Query(
-        description="One model; by default all that anything was recorded of", examples=["efficientnet-lite0"]
+        description="Model name; by default all models with recorded latencies",
+        examples=["efficientnet-lite0"],
     ),
 ]
 StageName = Annotated[Stage | None, Query(description="One stage; by default all")]
-RegimeName = Annotated[Regime, Query(description="How the samples came about; regimes are never pooled")]
+RegimeName = Annotated[Regime, Query(description="Source of the samples; regimes are never pooled")]
 Since = Annotated[
     str,
     Query(
-        description="A length of time (`15m`, `24h`, `30d`) or a moment in ISO 8601 (UTC unless it says so)",
+        description="A duration (`15m`, `24h`, `30d`) or a time in ISO 8601 (UTC if it has no offset)",
         examples=["24h", "2026-01-31T12:00:00Z"],
     ),
 ]
@@ -171,15 +174,15 @@ Step = Annotated[
 
 
 def latency_router(latencies: Latencies, model_names: Callable[[], Collection[str]]) -> APIRouter:
-    """The routes that tell recorded latencies. `model_names`: of the models that are served."""
+    """Return the routes of recorded latencies. `model_names` returns the names of served models."""
     router = new_router("latency")
-    # One thread beside the event loop and the pool: answers are merged one at a time, requests go first.
+    # One thread, so that merging histograms takes at most one core from requests.
     reader = ThreadPoolExecutor(1, thread_name_prefix="weighin-latency")
-    shared = _Shared(latencies.revision)
+    cache = _ResponseCache(latencies.revision)
 
-    async def answer(key: tuple[object, ...], work: Callable[[], Any]) -> Response:
-        asked = time.monotonic()
-        body = await asyncio.get_running_loop().run_in_executor(reader, shared.answer, key, asked, work)
+    async def answer(key: tuple[object, ...], compute: Callable[[], Any]) -> Response:
+        asked_at = time.monotonic()
+        body = await asyncio.get_running_loop().run_in_executor(reader, cache.answer, key, asked_at, compute)
         return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
 
     def check(model: str | None) -> None:
@@ -199,13 +202,13 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
         since: Since = "24h",
         version: VersionName = CURRENT,
     ) -> Response:
-        """Counts, mean, percentiles and maximum of each model and stage, from the moment asked for until now.
+        """Return count, mean, percentiles and maximum per model and stage, from `since` until now.
 
-        What this service has just answered is in it. A percentile with too few samples behind it is null. A
-        model or stage that nothing was recorded of has no row, unless it was asked for by the model's name.
+        The most recent requests are included. A percentile is null if there are too few samples. A model or
+        stage without samples has no row, unless `model` is given.
         """
 
-        def work() -> dict[str, object]:
+        def compute() -> dict[str, object]:
             check(model)
             begin = parse_since(since, latencies.now())
             window, figures = latencies.window(regime, begin, model=model, stage=stage, version=version)
@@ -221,7 +224,7 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
                 "degraded": window.degraded,
             }
 
-        return await answer(("latency", model, stage, regime, since, version), work)
+        return await answer(("latency", model, stage, regime, since, version), compute)
 
     @router.get(
         "/latency/history",
@@ -237,13 +240,13 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
         step: Step = None,
         version: VersionName = CURRENT,
     ) -> Response:
-        """The same figures step by step, oldest first; steps in which nothing was recorded are left out.
+        """Return the same figures per time step, oldest first; empty steps are left out.
 
-        The step is rounded up to what is kept of the time asked for: minutes for 48 hours, hours for 7 days,
-        days for a year.
+        The step is rounded up to the stored resolution: minutes for 48 hours, hours for 7 days, days for a
+        year.
         """
 
-        def work() -> dict[str, object]:
+        def compute() -> dict[str, object]:
             check(model)
             step_s = None if step is None else parse_step(step)
             window, steps = latencies.history(
@@ -255,8 +258,8 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
                 points += ({"at": moment, **row} for row in _rows(figures, regime, model, stage))
                 if len(points) > MAX_ROWS:
                     raise errors.InvalidParameter(
-                        f"step: these are more than {MAX_ROWS} points: ask for one model or stage, take a "
-                        "longer step or a later since"
+                        f"step: more than {MAX_ROWS} points (use one model or stage, a longer step or a "
+                        "later since)"
                     )
             return {
                 "window": window_out(window),
@@ -265,44 +268,44 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
                 "degraded": window.degraded,
             }
 
-        return await answer(("history", model, stage, regime, since, step, version), work)
+        return await answer(("history", model, stage, regime, since, step, version), compute)
 
     return router
 
 
 def check_model(latencies: Latencies, names: Collection[str], model: str) -> None:
-    """Raise UnknownModel for one that is not served (`names` are) and that nothing was recorded of."""
+    """Raise UnknownModel if `model` is not in `names`, the served models, and has no recorded latencies."""
     if model not in names and not latencies.knows(model):
         raise errors.UnknownModel(model, names)
 
 
-class _Shared:
-    """Answers that serve more than one equal question; used by one thread.
+class _ResponseCache:
+    """Responses that are reused for equal requests; used by one thread.
 
-    An answer serves every question that was asked before its working out began, so a crowd of dashboards
-    costs no more than a few, and for a second all others as long as nothing was recorded.
+    A response is reused for requests that arrived before its computation began, so that many dashboards cost
+    no more than one, and for CACHE_TTL_S while nothing is recorded.
     """
 
     def __init__(self, revision: Callable[[], int]) -> None:
         self._revision = revision
         self._answers: dict[tuple[object, ...], tuple[float, int, bytes]] = {}
 
-    def answer(self, key: tuple[object, ...], asked: float, work: Callable[[], Any]) -> bytes:
-        """The JSON of `work()`, now or lately."""
-        begun, revision = time.monotonic(), self._revision()
-        earlier = self._answers.get(key)
-        if earlier is not None and (
-            earlier[0] >= asked or (earlier[0] > begun - SHARED_FOR_S and earlier[1] == revision)
+    def answer(self, key: tuple[object, ...], asked_at: float, compute: Callable[[], Any]) -> bytes:
+        """Return the JSON of `compute()`, cached if possible. `asked_at`: monotonic time of the request."""
+        now, revision = time.monotonic(), self._revision()
+        cached = self._answers.get(key)
+        if cached is not None and (
+            cached[0] >= asked_at or (cached[0] > now - CACHE_TTL_S and cached[1] == revision)
         ):
-            return earlier[2]
-        body = orjson.dumps(work())
-        self._answers = {k: v for k, v in self._answers.items() if v[0] > begun - SHARED_FOR_S}
-        self._answers[key] = (begun, revision, body)
+            return cached[2]
+        body = orjson.dumps(compute())
+        self._answers = {k: v for k, v in self._answers.items() if v[0] > now - CACHE_TTL_S}
+        self._answers[key] = (now, revision, body)
         return body
 
 
 def window_out(window: Window) -> dict[str, object]:
-    """The window as JSON has it."""
+    """Return the JSON object of a LatencyWindow."""
     return {
         "from": format_moment(window.start),
         "to": format_moment(window.end),
@@ -313,24 +316,24 @@ def window_out(window: Window) -> dict[str, object]:
 def _rows(
     figures: Figures, regime: Regime, model: str | None, stage: Stage | None, *, empty_too: bool = False
 ) -> Iterator[dict[str, object]]:
-    """The rows of the models and stages asked for, by model and in the order of the stages."""
+    """Yield the rows of the requested models and stages, sorted by model, then in the order of STAGES."""
     names = {name for name, _ in figures.summaries} | figures.errors.keys() - {""}
     if model is not None:
         names = names & {model} | ({model} if empty_too else set())
     for name in sorted(names):
         failures = figures.errors.get(name, {})
-        for each in STAGES if stage is None else (stage,):
-            summary = figures.summaries.get((name, each))
-            told = failures if each == "total" else {}
-            if summary is None and not told and not (empty_too and model is not None):
+        for row_stage in STAGES if stage is None else (stage,):
+            summary = figures.summaries.get((name, row_stage))
+            row_errors = failures if row_stage == "total" else {}
+            if summary is None and not row_errors and not (empty_too and model is not None):
                 continue
             summary = summary or EMPTY_SUMMARY
             yield {
                 "model": name,
-                "stage": each,
+                "stage": row_stage,
                 "regime": regime,
                 "count": summary.count,
-                "errors": told,
+                "errors": row_errors,
                 "mean_ms": summary.mean_ms,
                 "p50_ms": summary.p50_ms,
                 "p90_ms": summary.p90_ms,

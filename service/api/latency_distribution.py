@@ -1,4 +1,4 @@
-"""GET /latency/distribution: how the runs of one model and stage are distributed."""
+"""GET /latency/distribution: percentile curve and histogram of one model and stage."""
 
 from collections.abc import Callable, Collection
 from typing import Annotated
@@ -26,16 +26,16 @@ from service.latency.stages import Regime, Stage
 
 
 class CurvePoint(BaseModel):
-    """One percentile."""
+    """A percentile."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"fraction": 0.99, "ms": 4.1}})
 
-    fraction: float = Field(description="0 to below 1; 0 is the fastest run")
+    fraction: float = Field(description="0 to below 1; 0 is the minimum")
     ms: float
 
 
 class BinOut(BaseModel):
-    """How many runs took from `from_ms` to before `to_ms`."""
+    """Number of runs with a latency in [`from_ms`, `to_ms`)."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"example": {"from_ms": 2.5, "to_ms": 2.6, "count": 31}}
@@ -47,7 +47,7 @@ class BinOut(BaseModel):
 
 
 class DistributionResponse(BaseModel):
-    """How the runs of one model and stage are distributed."""
+    """Latency distribution of one model and stage."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -58,12 +58,12 @@ class DistributionResponse(BaseModel):
     regime: Regime
     count: int
     curve: list[CurvePoint] = Field(description="Percentiles that the sample size supports, ascending")
-    histogram: list[BinOut] = Field(description="At most 60 bins without gaps, even in the logarithm")
+    histogram: list[BinOut] = Field(description="At most 60 adjacent bins, equally wide on a log scale")
     degraded: str | None = DEGRADED
 
 
 def distribution_router(latencies: Latencies, model_names: Callable[[], Collection[str]]) -> APIRouter:
-    """The route that tells a distribution. `model_names`: of the models that are served."""
+    """Return the route `GET /latency/distribution`. `model_names` returns the served models' names."""
     router = new_router("latency")
 
     @router.get(
@@ -71,22 +71,22 @@ def distribution_router(latencies: Latencies, model_names: Callable[[], Collecti
         summary="Get latency distribution",
         responses=documented(errors.UnknownModel, errors.InvalidParameter),
     )
-    def distribution(  # not async: reads the database, and merges
+    def distribution(  # not async: reads the database and merges histograms
         response: Response,
-        model: Annotated[str, Query(description="One model", examples=["efficientnet-lite0"])],
-        stage: Annotated[Stage, Query(description="One stage")] = "total",
+        model: Annotated[str, Query(description="Model name", examples=["efficientnet-lite0"])],
+        stage: Annotated[Stage, Query(description="Stage")] = "total",
         regime: RegimeName = "live",
         since: Since = "24h",
         version: VersionName = CURRENT,
     ) -> DistributionResponse:
-        """The percentile curve and a histogram of one model and stage, from the moment asked for until now.
+        """Return the percentile curve and a histogram of one model and stage, from `since` until now.
 
-        The curve has the percentiles of `/latency` and others in between and beyond, as far as there are
-        enough samples for them by the same rule.
+        The curve has the percentiles of `/latency` and others, up to the highest percentile that the sample
+        size supports.
         """
         check_model(latencies, model_names(), model)
         begin = parse_since(since, latencies.now())
-        window, found = latencies.distribution(regime, begin, model, stage, version)
+        window, samples = latencies.distribution(regime, begin, model, stage, version)
         response.headers["Cache-Control"] = "no-store"
         return DistributionResponse.model_validate(
             {
@@ -95,11 +95,11 @@ def distribution_router(latencies: Latencies, model_names: Callable[[], Collecti
                 "model": model,
                 "stage": stage,
                 "regime": regime,
-                "count": found.count,
-                "curve": [{"fraction": fraction, "ms": ms} for fraction, ms in curve(found)],
+                "count": samples.count,
+                "curve": [{"fraction": fraction, "ms": ms} for fraction, ms in curve(samples)],
                 "histogram": [
-                    {"from_ms": each.from_ms, "to_ms": each.to_ms, "count": each.count}
-                    for each in histogram(found)
+                    {"from_ms": bin.from_ms, "to_ms": bin.to_ms, "count": bin.count}
+                    for bin in histogram(samples)
                 ],
                 "degraded": window.degraded,
             }

@@ -18,7 +18,7 @@ from fastapi import Request
 
 from models.zoo.card import Card, InputSpec, Outputs
 from service.api.body.parts import Part, stream_parts
-from service.api.body.stream import is_form
+from service.api.body.request import is_form
 from service.errors import InvalidParameter, MalformedRequest
 from service.own_models.add import Options
 from service.own_models.facts import OPTIONS

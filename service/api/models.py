@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, SecretStr
 
 from models.zoo.card import Activation, Card
 from service import errors
-from service.api.answers import root_of
+from service.api.body.request import root_of
 from service.api.model_upload import OPENAPI_BODY, Upload, uploaded_model
 from service.api.problems import documented
 from service.api.routers import new_router, own_key_needed
@@ -38,8 +38,8 @@ class ModelOut(BaseModel):
         examples=[None],
     )
     activation: Activation | None = Field(
-        description="What the network applies to its logits itself, as its card says or its file shows: then "
-        "no softmax is applied here; null where it is not loaded"
+        description="Activation at the end of the network, from its card or its file; with `softmax` or "
+        "`sigmoid`, the service applies no softmax. null if the model is not loaded"
     )
     assumed: list[str] = Field(
         description="Facts of the card that nothing supports, by their paths; with those of `input`, "
@@ -50,7 +50,7 @@ class ModelOut(BaseModel):
 
 
 class ModelsResponse(BaseModel):
-    """All models of the zoo, the broken ones too."""
+    """All models of the zoo, including broken ones."""
 
     models: list[ModelOut]
 
@@ -119,12 +119,12 @@ def models_router(registry: Registry, changes: Changes) -> APIRouter:
 
     @router.get("/models", summary="List models")
     async def models() -> ModelsResponse:
-        """List every model of the zoo folders; `reason` says why one is not loaded or why its run failed."""
+        """List every model of the zoo; `reason` is set if it is not loaded or its latest run failed."""
         return ModelsResponse(models=[_out(entry) for entry in registry.entries])
 
     @router.get("/models/{name}", summary="Get a model", responses=documented(errors.UnknownModel))
     async def model(name: str) -> ModelOut:
-        """Return a model's card, and why it is not loaded or its latest run failed."""
+        """Return a model's card; `reason` is set if it is not loaded or its latest run failed."""
         return _out(registry.entry(name))
 
     @router.post(

@@ -1,4 +1,4 @@
-"""Lengths and moments of time as query parameters: `15m`, `24h`, `30d`, or a moment in ISO 8601."""
+"""Parse durations (`15m`, `24h`, `30d`) and times in ISO 8601 of query parameters."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ _LENGTH = re.compile(r"([0-9]{1,6})([smhd])")
 
 
 def parse_since(text: str, now: float) -> float:
-    """The moment, in seconds since 1970: so long before `now`, or as written (UTC unless it says otherwise).
+    """Return a time in seconds since 1970: `now` minus a duration, or a time in ISO 8601 (default UTC).
 
-    Raises InvalidParameter for anything else, and for a moment that is yet to come.
+    Raises InvalidParameter for anything else and for times in the future.
     """
     length_s = _parse_length(text)
     if length_s is not None:
         return now - length_s
     try:
-        # A plus sign that was not escaped has become a space.
+        # An unescaped plus sign arrives as a space.
         moment = datetime.fromisoformat(text.strip().replace(" ", "+") if "T" in text else text)
     except ValueError:
         raise InvalidParameter(
-            f"since: {text[:50]!r} is neither a length of time like 15m, 24h or 30d nor a moment in ISO 8601 "
-            "like 2026-01-31T12:00:00Z"
+            f"since {text[:50]!r}: invalid (allowed: durations such as 15m, 24h, 30d; times in ISO 8601 such "
+            "as 2026-01-31T12:00:00Z)"
         ) from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     since = moment.timestamp()
     if since > now:
-        raise InvalidParameter(f"since: {text[:50]!r} is yet to come; it is {format_moment(now)}")
+        raise InvalidParameter(f"since {text[:50]!r}: in the future (now: {format_moment(now)})")
     return since
 
 
 def parse_step(text: str) -> int:
-    """The length in seconds. Raises InvalidParameter unless it is some whole minutes, at most 30 days."""
+    """Return a duration in seconds. Raises InvalidParameter unless it is whole minutes, at most 30 days."""
     length_s = _parse_length(text)
     if length_s is None or length_s % MINUTE_S or length_s > 30 * DAY_S:
         raise InvalidParameter(
-            f"step: {text[:50]!r} is not a length like 60s, 5m, 1h or 1d of whole minutes up to 30d"
+            f"step {text[:50]!r}: invalid (allowed: whole minutes up to 30d, such as 60s, 5m, 1h, 1d)"
         )
     return length_s
 
 
 def format_moment(seconds: float) -> str:
-    """Seconds since 1970 in ISO 8601, UTC, with milliseconds where there are any."""
+    """Format seconds since 1970 in ISO 8601, UTC, with milliseconds unless they are zero."""
     precision = "seconds" if seconds == int(seconds) else "milliseconds"
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=precision).replace("+00:00", "Z")
 
 
 def _parse_length(text: str) -> int | None:
-    """Seconds of a length like `15m`; None when it is none, or none at all."""
+    """Return the seconds of a duration like `15m`, or None if it is invalid or zero."""
     match = _LENGTH.fullmatch(text)
     return (int(match[1]) * _UNITS[match[2]] or None) if match else None

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem documents, FastAPI's own included."""
+"""Convert errors, including FastAPI's own, to RFC 9457 problem documents."""
 
 from __future__ import annotations
 
@@ -53,37 +53,37 @@ STATUS: dict[type[errors.WeighinError], tuple[int, str]] = {
     errors.StorageUnavailable: (507, "State cannot be written"),
     errors.GalleryFull: (507, "Gallery full"),
 }
-"""HTTP status and title of every expected failure."""
+"""HTTP status and title of every expected error."""
 
 INTERNAL_ERROR = "internal-error"
-"""Slug of a failure that nobody expected."""
+"""Slug of unexpected errors."""
 
 _BODY_UNREAD = (errors.BodyTooLarge, errors.DeadlineExceeded)
 
 RETRY_AFTER_S = 1
-"""Seconds after which a refused request may find room: a full queue empties well within one."""
+"""Retry-After of refused requests: a full queue empties in less than a second."""
 
 
 class Problem(BaseModel):
-    """An error, in the shape of RFC 9457."""
+    """An error as an RFC 9457 problem document."""
 
     type: str = Field(description="Stable name of the kind of error", examples=["unknown-model"])
-    title: str = Field(description="The kind of error in words", examples=["Unknown model"])
+    title: str = Field(description="Title of the kind of error", examples=["Unknown model"])
     status: int = Field(description="HTTP status", examples=[404])
     detail: str = Field(
-        description="What was given and what is allowed",
+        description="The problem, with the value that was given and the allowed ones",
         examples=["model 'resnet': unknown (allowed: efficientnet-lite0, efficientnet-lite0-int8)"],
     )
     request_id: str = Field(description="Also in X-Request-ID and in the log", examples=["01J9ZQ5T3M"])
-    models: list[str] | None = Field(default=None, description="Of `unknown-model`: all that are served")
+    models: list[str] | None = Field(default=None, description="With `unknown-model`: all served models")
 
 
 _SCHEMA = {"$ref": f"#/components/schemas/{Problem.__name__}"}
-"""Refers to the schema in the OpenAPI document. FastAPI would build a `model` for every error of a route."""
+"""Reference to the schema, because FastAPI would build a `model` for every error of a route."""
 
 
 class ProblemResponse(Response):
-    """A problem document; when it is sent, its slug stays in the request's state as `problem`."""
+    """A problem document; on sending, it stores its slug in the request's state as `problem`."""
 
     def __init__(self, slug: str, content: bytes, status: int, headers: dict[str, str] | None) -> None:
         super().__init__(content, status, headers, MEDIA_TYPE)
@@ -110,19 +110,19 @@ def problem(
 
 
 def problem_of(request_id: str, error: errors.WeighinError) -> Response:
-    """The problem document of an expected failure."""
+    """Return the problem document of an expected error."""
     status, title = STATUS[type(error)]
     response = problem(request_id, status, error.slug, title, error.detail, error.extensions)
     if isinstance(error, errors.Unauthorized):
         response.headers["WWW-Authenticate"] = 'Bearer realm="weighin"'
     if isinstance(error, _BODY_UNREAD):
-        # else the server would read the rest of the body, however long, only to throw it away
+        # otherwise the server would read and discard the rest of the body, however long
         response.headers["Connection"] = "close"
     return response
 
 
 def documented(*kinds: type[errors.WeighinError]) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's `responses` for the failures that an endpoint can answer with."""
+    """Return OpenAPI `responses` for the errors that an endpoint can raise."""
     responses: dict[int | str, dict[str, Any]] = {}
     if errors.StorageUnavailable in kinds and errors.DatabaseUnreachable not in kinds:
         kinds = (*kinds, errors.DatabaseUnreachable)
@@ -146,9 +146,9 @@ def documented(*kinds: type[errors.WeighinError]) -> dict[int | str, dict[str, A
 
 
 def install(app: FastAPI) -> None:
-    """Make every expected error of `app` a problem document, and say so in its OpenAPI document.
+    """Register handlers that convert expected errors to problem documents, and describe them in OpenAPI.
 
-    `RequestContext` sees to the unexpected ones.
+    `RequestContext` handles unexpected errors.
     """
     generate = app.openapi
 
@@ -175,19 +175,19 @@ def install(app: FastAPI) -> None:
         headers = dict(error.headers or {})
         detail = str(error.detail)
         if error.status_code == HTTPStatus.NOT_FOUND:
-            detail = f"there is nothing at {path}"
+            detail = f"path {path}: not found"
             if path.endswith("/") and _allowed_methods(request, request.scope["path"].rstrip("/")):
-                detail += f" (without the slash at the end there is: {path.rstrip('/')})"
+                detail += f" (did you mean {path.rstrip('/')}?)"
         elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             headers["Allow"] = ", ".join(_allowed_methods(request, request.scope["path"]))
-            detail = f"{request.method} is not possible at {path} (allowed: {headers['Allow']})"
+            detail = f"{request.method} {path}: method not allowed (allowed: {headers['Allow']})"
         response = problem(request.state.request_id, error.status_code, slug, phrase, detail)
         response.headers.update(headers)
         return response
 
 
 def _allowed_methods(request: Request, path: str) -> list[str]:
-    """The methods that some route answers at `path`; a route on its own knows of no other at its path."""
+    """Return the methods of all routes at `path`; a single route does not know about the others."""
     routes = request.app.router.routes
     methods = [
         method
@@ -208,10 +208,10 @@ def _describe_problem(document: dict[str, Any]) -> None:
 
 
 def _in_words(error: RequestValidationError) -> str:
-    def sentence(one: dict[str, Any]) -> str:
-        name = ".".join(str(part) for part in one["loc"] if part not in ("query", "body", "path"))
-        given = one.get("input")
-        told = f" (given: {str(given)[:100]!r})" if isinstance(given, str | int | float) else ""
-        return f"{name}: {one['msg'][:1].lower()}{one['msg'][1:]}{told}"
+    def sentence(detail: dict[str, Any]) -> str:
+        name = ".".join(str(part) for part in detail["loc"] if part not in ("query", "body", "path"))
+        value = detail.get("input")
+        given = f" (given: {str(value)[:100]!r})" if isinstance(value, str | int | float) else ""
+        return f"{name}: {detail['msg'][:1].lower()}{detail['msg'][1:]}{given}"
 
-    return "; ".join(sentence(one) for one in error.errors())
+    return "; ".join(sentence(detail) for detail in error.errors())

@@ -1,4 +1,4 @@
-"""GET /recommend: which network fits, by what was measured on this machine."""
+"""GET /recommend: recommend a model for a budget, from benchmarks of this machine."""
 
 from typing import Annotated, Any, Literal
 
@@ -19,7 +19,7 @@ from service.inference.registry import Registry
 
 
 class ClaimOut(BaseModel):
-    """An accuracy that may be counted on: if inherited, the parent's minus the measured disagreement."""
+    """Accuracy with its 95 % interval; if inherited, the fp32 model's minus the measured disagreement."""
 
     value: float
     low: float = Field(description="95 % interval")
@@ -29,28 +29,28 @@ class ClaimOut(BaseModel):
 
     @classmethod
     def of(cls, accuracy: AccuracyEstimate | None) -> "ClaimOut | None":
-        """None stays None: not known."""
+        """Build the response; None if the accuracy is unknown."""
         return None if accuracy is None else cls(**vars(accuracy))
 
 
 class FitOut(BaseModel):
-    """A model that keeps to every bound."""
+    """A model that is within every bound."""
 
     model: str
     confidence: float | None = Field(
-        description="That its latency keeps to the bounds, at least 0.99; null where none was given"
+        description="Confidence that its latency is within the bounds, at least 0.99; null without bounds"
     )
     accuracy: ClaimOut | None
-    latency_ms: LatencyOut | None = Field(description="Inference on one thread; null where not measured")
+    latency_ms: LatencyOut | None = Field(description="Inference on one thread; null if not measured")
     file_bytes: int
     parameters: int
     macs: int
-    benchmark: str | None = Field(description="The measurement that this rests on")
+    benchmark: str | None = Field(description="Id of the benchmark that the latency is from")
     notes: list[str]
 
 
 class ParetoOut(BaseModel):
-    """A model that no other surely beats in accuracy, median latency and bytes together."""
+    """A model on the Pareto front of accuracy, median latency and file size."""
 
     model: str
     accuracy: ClaimOut | None
@@ -58,18 +58,18 @@ class ParetoOut(BaseModel):
     file_bytes: int
 
 
-class WeighedOut(ParetoOut):
-    """A model that was measured here, with what its figures may be."""
+class MeasuredOut(ParetoOut):
+    """A measured model with the 95 % interval of its median."""
 
     p50_low_ms: float = Field(description="95 % interval of the median")
     p50_high_ms: float
     parameters: int
     macs: int
-    benchmark: str = Field(description="The measurement that this rests on")
+    benchmark: str = Field(description="Id of the benchmark that the latency is from")
 
 
 class DominatedOut(BaseModel):
-    """A model that another surely beats in all three."""
+    """A model that another one dominates: significantly better in all three."""
 
     model: str
     by: str
@@ -77,37 +77,37 @@ class DominatedOut(BaseModel):
 
 
 class RejectedOut(BaseModel):
-    """A model that does not fit, and why."""
+    """A model that does not fit, with the reason."""
 
     model: str
     reason: str = Field(examples=["p99 12.3 ms > 10 ms", "quick runs give no p99: run `weighin bench ...`"])
 
 
 class UnusedOut(BaseModel):
-    """A measurement that counts for nothing here."""
+    """A benchmark that is not used, with the reason."""
 
     benchmark: str
     reason: str = Field(examples=["dirty: 3.1 % steal"])
 
 
 class EvidenceOut(BaseModel):
-    """What the answer rests on."""
+    """Benchmarks that the recommendation is based on."""
 
     machine: str
     runtime: dict[str, str]
-    benchmarks: list[str] = Field(description="Measurements that count")
+    benchmarks: list[str] = Field(description="Ids of the benchmarks that are used")
     unused: list[UnusedOut]
-    run: str | None = Field(description="The command that would measure what is missing")
+    run: str | None = Field(description="Command that measures the missing models")
 
 
 class RecommendResponse(BaseModel):
-    """The model to take, the others that fit, and why each other one is out."""
+    """The recommended model, others that fit, and the reasons against the rest."""
 
     recommended: str | None
     why: str
     labels: str
     fits: list[FitOut] = Field(description="Most accurate first")
-    measured: list[WeighedOut] = Field(description="All that the front was taken from")
+    measured: list[MeasuredOut] = Field(description="All models that the Pareto front is computed from")
     pareto: list[ParetoOut]
     dominated: list[DominatedOut]
     rejected: list[RejectedOut]
@@ -115,7 +115,7 @@ class RecommendResponse(BaseModel):
 
 
 def recommend_router(registry: Registry, archive: BenchmarkArchive) -> APIRouter:
-    """The route that recommends."""
+    """Return the route `GET /recommend`."""
     router = new_router("benchmarks")
 
     @router.get(
@@ -123,17 +123,17 @@ def recommend_router(registry: Registry, archive: BenchmarkArchive) -> APIRouter
         summary="Recommend a model",
         responses=documented(errors.InvalidParameter, errors.StorageUnavailable),
     )
-    def recommend(  # not async: reads the database, and compares models
-        p99_ms: Annotated[float | None, Query(description="Most milliseconds at the 99th percentile")] = None,
-        p90_ms: Annotated[float | None, Query(description="At the 90th")] = None,
-        p50_ms: Annotated[float | None, Query(description="At the median")] = None,
-        max_bytes: Annotated[int | None, Query(description="Most bytes of the model's file")] = None,
-        min_accuracy: Annotated[float | None, Query(description="Least top-1 accuracy, 0 to 1")] = None,
+    def recommend(  # not async: reads the database and compares models
+        p99_ms: Annotated[float | None, Query(description="Maximum p99 in milliseconds")] = None,
+        p90_ms: Annotated[float | None, Query(description="Maximum p90 in milliseconds")] = None,
+        p50_ms: Annotated[float | None, Query(description="Maximum median in milliseconds")] = None,
+        max_bytes: Annotated[int | None, Query(description="Maximum size of the model file in bytes")] = None,
+        min_accuracy: Annotated[float | None, Query(description="Minimum top-1 accuracy, 0 to 1")] = None,
         labels: Annotated[str | None, Query(description="Label set; by default the default model's")] = None,
     ) -> RecommendResponse:
-        """Models held against the bounds, by the latency of inference on one thread measured here.
+        """Recommend the most accurate model within the bounds, by inference latency on one thread.
 
-        Only clean measurements on this very machine, with this ONNX Runtime and these files, count.
+        Uses clean benchmarks of this machine, with this version of ONNX Runtime and these model files.
         """
         constraints = Constraints(p50_ms, p90_ms, p99_ms, max_bytes, min_accuracy, labels)
         bundles, unreadable = archive.newest_bundles()
@@ -143,12 +143,13 @@ def recommend_router(registry: Registry, archive: BenchmarkArchive) -> APIRouter
 
 
 def answer(advice: Advice) -> RecommendResponse:
-    """The advice as JSON has it."""
-    found, machine = advice.recommendation, advice.machine
+    """Build the response."""
+    recommendation, machine = advice.recommendation, advice.machine
+    unused = [UnusedOut(benchmark=name, reason=reason) for name, reason in advice.evidence.unused.items()]
     return RecommendResponse(
-        recommended=found.recommended,
-        why=found.why,
-        labels=found.labels,
+        recommended=recommendation.recommended,
+        why=recommendation.why,
+        labels=recommendation.labels,
         fits=[
             FitOut(
                 model=fit.facts.name,
@@ -161,18 +162,18 @@ def answer(advice: Advice) -> RecommendResponse:
                 benchmark=None if fit.measured is None else fit.measured.stored.id,
                 notes=list(fit.notes),
             )
-            for fit in found.fits
+            for fit in recommendation.fits
         ],
-        measured=[_weighed(each) for each in found.measured],
-        pareto=[ParetoOut(**_point(each)) for each in found.pareto],
-        dominated=[DominatedOut(**vars(each)) for each in found.dominated],
-        rejected=[RejectedOut(**vars(each)) for each in found.rejected],
+        measured=[_measured(candidate) for candidate in recommendation.measured],
+        pareto=[ParetoOut(**_point(candidate)) for candidate in recommendation.pareto],
+        dominated=[DominatedOut(**vars(dominated)) for dominated in recommendation.dominated],
+        rejected=[RejectedOut(**vars(rejected)) for rejected in recommendation.rejected],
         evidence=EvidenceOut(
             machine=machine.machine.cpu_model,
             runtime=machine.software.runtimes,
             benchmarks=advice.evidence.used,
-            unused=[UnusedOut(benchmark=name, reason=why) for name, why in advice.evidence.unused.items()],
-            run=found.run,
+            unused=unused,
+            run=recommendation.run,
         ),
     )
 
@@ -186,10 +187,10 @@ def _point(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def _weighed(candidate: Candidate) -> WeighedOut:
+def _measured(candidate: Candidate) -> MeasuredOut:
     measured = candidate.measured
     low, high = measured.median_interval_ns
-    return WeighedOut(
+    return MeasuredOut(
         **_point(candidate),
         p50_low_ms=round(low / 1e6, 3),
         p50_high_ms=round(high / 1e6, 3),

@@ -1,4 +1,4 @@
-"""POST /retrieve-similar: find the images of the gallery that are most similar to a posted one."""
+"""POST /retrieve-similar: find the images of the gallery that are most similar to a posted image."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from service import errors
-from service.api.answers import ImageFacts, image_facts, root_of, timed_answer, timings
-from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, form_first, read_image
-from service.api.body.stream import Bounds, deadline_for
+from service.api.body.image import (
+    IMAGE_ERRORS,
+    OPENAPI_BODY,
+    ImageFacts,
+    form_first,
+    image_facts,
+    read_image,
+    timed_answer,
+    timings,
+)
+from service.api.body.request import Bounds, deadline_for, root_of
 from service.api.middleware.context import note_model
 from service.api.problems import documented
 from service.api.routers import new_router
@@ -22,60 +30,60 @@ MetadataOut = dict[str, str | int | float | bool | None]
 EXAMPLE_ID = "tabby-1.jpg"
 
 HINT = (
-    "the gallery has no images yet: add some with PUT /gallery/images/{id}, with POST /gallery/images, "
-    "or with `weighin gallery add FOLDER`"
+    "the gallery has no images yet: add images with PUT /gallery/images/{id}, POST /gallery/images "
+    "or `weighin gallery add FOLDER`"
 )
 
-K = Annotated[int, Query(description=f"How many matches at most: 1 to {MAX_K}", ge=1, le=MAX_K)]
+K = Annotated[int, Query(description=f"Maximum number of matches, 1 to {MAX_K}", ge=1, le=MAX_K)]
 MinScore = Annotated[
-    float, Query(description="The least score of a match, -1 to 1", ge=-1, le=1, allow_inf_nan=False)
+    float, Query(description="Minimum score of a match, -1 to 1", ge=-1, le=1, allow_inf_nan=False)
 ]
 Where = Annotated[
     str | None,
     Query(
-        description="Conditions on metadata, as JSON: a value for equality, or `gte`, `gt`, `lte`, `lt`",
+        description="Metadata filter as JSON: a value for equality, or `gte`, `gt`, `lte`, `lt`",
         examples=['{"label": "cat", "year": {"gte": 2019, "lt": 2024}}'],
     ),
 ]
 
 
 class MatchOut(BaseModel):
-    """A kept image that is like the one asked with."""
+    """A stored image that is similar to the query image."""
 
     id: str = Field(examples=[EXAMPLE_ID])
     score: float = Field(description="Cosine of the embeddings, -1 to 1", examples=[0.913254])
     duplicate: Literal["exact", "near"] | None = Field(
-        description="exact: the same bytes; near: the same picture, by perceptual hash and score"
+        description="exact: same bytes; near: same picture in other bytes, by perceptual hash and score"
     )
     metadata: MetadataOut = Field(examples=[{"label": "cat", "year": 2024}])
     image_url: str = Field(examples=[f"/gallery/images/{EXAMPLE_ID}/content"])
 
 
 class RetrievalTimings(BaseModel):
-    """Milliseconds of each stage; `total` is their sum."""
+    """Milliseconds per stage; `total` is their sum."""
 
     queue: float = Field(description="Waiting for a core", examples=[0.041])
     decode: float = Field(description="Bytes to RGB pixels", examples=[0.652])
     preprocess: float = Field(description="Resize, crop, normalise", examples=[0.114])
-    inference: float = Field(description="The network", examples=[1.874])
-    postprocess: float = Field(description="Hashes, and the embedding at length 1", examples=[0.4])
-    search: float = Field(description="The nearest images, and what is known of them", examples=[1.2])
+    inference: float = Field(description="Run of the network", examples=[1.874])
+    postprocess: float = Field(description="Hashes, and normalization of the embedding", examples=[0.4])
+    search: float = Field(description="Nearest neighbours and their metadata", examples=[1.2])
     total: float = Field(examples=[4.281])
 
 
 class RetrievalResponse(BaseModel):
-    """The kept images that are most like the posted one."""
+    """The stored images that are most similar to the posted image."""
 
     request_id: str = Field(examples=["7f9c2ba4e88f827d"])
     model: str = Field(examples=["efficientnet-lite0-int8"])
     image: ImageFacts
-    matches: list[MatchOut] = Field(description="Best first, equal scores by id")
-    hint: str | None = Field(description="What to do about a gallery without images")
+    matches: list[MatchOut] = Field(description="Best first, ties by id")
+    hint: str | None = Field(description="How to add images, if the gallery is empty")
     timings_ms: RetrievalTimings
 
 
 def retrieve_router(retriever: Retriever, bounds: Bounds) -> APIRouter:
-    """Return the route that finds similar images."""
+    """Return the route `POST /retrieve-similar`."""
     router = new_router("gallery")
     form = [Depends(form_first(bounds))]
 
@@ -98,12 +106,12 @@ def retrieve_router(retriever: Retriever, bounds: Bounds) -> APIRouter:
         request: Request,
         k: K = 10,
         model: Annotated[
-            str | None, Query(description="The gallery's model, to be sure; another one is a 409")
+            str | None, Query(description="Expected model of the gallery; 409 if it is another one")
         ] = None,
         min_score: MinScore = -1.0,
         where: Where = None,
     ) -> Response:
-        """The kept images whose embeddings have the greatest cosine with the posted image's.
+        """Find the stored images with the highest cosine similarity to the posted image.
 
         `duplicate` is "exact" for the same bytes and "near" for the same picture in other bytes.
         """
@@ -131,7 +139,7 @@ def _retrieval(request: Request, retrieval: Retrieval, images: int) -> dict[str,
 
 
 def match_out(match: Match, root: str) -> dict[str, Any]:
-    """A match as JSON has it; not through pydantic, since there may be a hundred per answer."""
+    """Return the JSON object of a MatchOut; without pydantic, because a response can have a hundred."""
     return {
         "id": match.image.id,
         "score": match.score,
@@ -142,5 +150,5 @@ def match_out(match: Match, root: str) -> dict[str, Any]:
 
 
 def content_url(id: str, root: str) -> str:
-    """Path of the image's bytes. `root`: the prefix of public addresses."""
+    """Return the URL path of an image's bytes. `root`: URL prefix of the service."""
     return f"{root}/gallery/images/{id}/content"

@@ -1,4 +1,4 @@
-"""Routers: what every route has, the key that guards some, and how routes come into the application."""
+"""Create routers, protect routes with the API key, and add routes to the application."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import SecretStr
 
-from service.api.body.parameters import refuse_unknown_parameters
+from service.api.body.request import refuse_unknown_parameters
 from service.api.problems import documented
 from service.errors import (
     HeadersTooLarge,
@@ -20,11 +20,11 @@ from service.errors import (
     Unauthorized,
 )
 
-_bearer = Depends(HTTPBearer(auto_error=False, description="WEIGHIN_API_KEY, where it is set"))
+_bearer = Depends(HTTPBearer(auto_error=False, description="WEIGHIN_API_KEY, if it is set"))
 
 
 def new_router(*tags: str, prefix: str = "") -> APIRouter:
-    """Return a router whose routes refuse unknown query parameters and document the errors that all have."""
+    """Return a router whose routes refuse unknown query parameters and document the common errors."""
     return APIRouter(
         prefix=prefix,
         tags=list(tags),
@@ -34,19 +34,19 @@ def new_router(*tags: str, prefix: str = "") -> APIRouter:
 
 
 def key_needed(api_key: SecretStr | None) -> Callable[..., Awaitable[None]]:
-    """A dependency for routes that change state: Unauthorized unless the request carries `api_key`.
+    """Return a dependency for routes that write: raise Unauthorized unless the request has `api_key`.
 
-    Without a key set, everyone may.
+    If `api_key` is None, every request is allowed.
     """
 
-    async def check(given: HTTPAuthorizationCredentials | None = _bearer) -> None:
+    async def check(credentials: HTTPAuthorizationCredentials | None = _bearer) -> None:
         if api_key is None:
             return
         expected = api_key.get_secret_value().encode()
-        if given is None:
-            raise Unauthorized("this needs a key: send it as 'Authorization: Bearer <key>'")
-        if not secrets.compare_digest(given.credentials.encode(), expected):
-            raise Unauthorized("the key is not the right one")
+        if credentials is None:
+            raise Unauthorized("API key: missing (send 'Authorization: Bearer <key>')")
+        if not secrets.compare_digest(credentials.credentials.encode(), expected):
+            raise Unauthorized("API key: wrong")
 
     return check
 
@@ -67,9 +67,9 @@ def own_key_needed(api_key: SecretStr | None) -> Callable[..., Awaitable[None]]:
 
 
 def add_routes(app: FastAPI, routers: Iterable[APIRouter]) -> None:
-    """Add the routes of `routers` to `app` as they are.
+    """Add the routes of `routers` to `app` without copies.
 
-    `app.include_router` would build each route a second time, and match each request twice.
+    `app.include_router` would build each route again, and match each request twice.
     """
     for router in routers:
         app.router.routes.extend(router.routes)

@@ -1,1 +1,1 @@
-"""Controlled measurement: what each model costs on this machine, with evidence that can be carried away."""
+"""Benchmarks: measure models on this machine, store the results as bundles, judge and recommend."""

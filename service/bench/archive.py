@@ -1,4 +1,4 @@
-"""Measurements in the database: kept, found again, and read once."""
+"""Save benchmark bundles in the database and read them back, with a cache."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from service.bench.recommend.evidence import StoredBundle
 from service.bench.store import BenchmarkStore
 from service.errors import InvalidBundle, StorageUnavailable
 
-MOST = 50
-"""So many of the newest measurements are looked at for a recommendation."""
+MAX_BUNDLES = 50
+"""Number of newest benchmarks that a recommendation uses."""
 
 
 def new_id() -> str:
-    """An id for a benchmark."""
+    """Return a random id for a benchmark."""
     return uuid.uuid4().hex[:16]
 
 
-def asked_for(bundle: Bundle) -> str:
-    """What was asked for, as JSON, of a measurement that did not come from a request."""
+def request_json(bundle: Bundle) -> str:
+    """Return the request, as JSON, that corresponds to a bundle of the command line."""
     configuration = bundle.configuration
     return json.dumps(
         {
@@ -37,22 +37,22 @@ def asked_for(bundle: Bundle) -> str:
 
 
 class BenchmarkArchive:
-    """Saves bundles and reads them back, each only once; any thread may call it.
+    """Saves bundles and reads them back, cached; thread-safe.
 
-    Methods raise StorageUnavailable when the database cannot be used.
+    Methods raise StorageUnavailable if the database cannot be used.
     """
 
     def __init__(self, store: BenchmarkStore) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._read: dict[str, StoredBundle | str] = {}
+        self._cache: dict[str, StoredBundle | str] = {}
 
     def save(self, bundle: Bundle) -> str:
-        """Keep a measurement that was taken elsewhere; returns its id."""
+        """Save a bundle of another process, and return its id."""
         identifier = new_id()
         self._store.add(
             identifier,
-            asked_for(bundle),
+            request_json(bundle),
             bundle.started_at.timestamp(),
             bundle.finished_at.timestamp(),
             to_json(bundle).encode(),
@@ -60,20 +60,20 @@ class BenchmarkArchive:
         return identifier
 
     def newest_bundles(self) -> tuple[list[StoredBundle], dict[str, str]]:
-        """Return the newest measurements, and by id why one of them cannot be read."""
-        identifiers = [row.id for row in self._store.rows(MOST, measured=True)]
+        """Return the newest bundles, and the reasons, by id, why others cannot be read."""
+        identifiers = [row.id for row in self._store.rows(MAX_BUNDLES, measured=True)]
         with self._lock:
-            known = {each: self._read[each] for each in identifiers if each in self._read}
+            results = {name: self._cache[name] for name in identifiers if name in self._cache}
         for identifier in identifiers:
-            if identifier not in known:
-                known[identifier] = self._load(identifier)
+            if identifier not in results:
+                results[identifier] = self._load(identifier)
         with self._lock:
-            self._read = known
-        bundles = [each for each in known.values() if isinstance(each, StoredBundle)]
-        return bundles, {name: why for name, why in known.items() if isinstance(why, str)}
+            self._cache = results
+        bundles = [result for result in results.values() if isinstance(result, StoredBundle)]
+        return bundles, {name: reason for name, reason in results.items() if isinstance(reason, str)}
 
     def newest(self) -> str | None:
-        """The id of the newest measurement; None where there is none, or it cannot be told now."""
+        """Return the id of the newest bundle; None if there is none or the database cannot be used."""
         try:
             return next((row.id for row in self._store.rows(1, measured=True)), None)
         except StorageUnavailable:
@@ -82,8 +82,8 @@ class BenchmarkArchive:
     def _load(self, identifier: str) -> StoredBundle | str:
         content = self._store.bundle(identifier)
         if content is None:
-            return "it is gone"
+            return "deleted"
         try:
-            return StoredBundle(identifier, from_json(content, "It"))
+            return StoredBundle(identifier, from_json(content, "bundle"))
         except InvalidBundle as error:
             return error.detail

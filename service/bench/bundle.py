@@ -1,12 +1,13 @@
-"""One measurement: raw samples, configuration, fingerprint, what was measured, and reasons to doubt it."""
+"""Bundle: one benchmark as data, with raw samples, configuration, fingerprint, models and flags."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, Field, StringConstraints
 
 from models.zoo.card import Accuracy, Agreement, Card, Fraction, Name, Sha256
+from models.zoo.frozen import Frozen
 from service.bench.fingerprint import Fingerprint
 
 SCHEMA_VERSION = 1
@@ -16,39 +17,35 @@ Scenario = Literal["single-stream", "offline", "server"]
 RuntimeName = Literal["onnxruntime", "openvino"]
 BenchRegime = Literal["isolated", "load"]
 BenchStage = Literal["queue", "decode", "preprocess", "inference", "postprocess", "total", "round_trip"]
-"""Stages of a request, and `round_trip`: what a client of a running service waited."""
+"""Stages of a request, and `round_trip`: the latency that a client of a running service sees."""
 FlagKind = Literal["dirty", "unstable", "drift", "void", "partial", "contaminated"]
 EntryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.#@+-]{0,127}$")]
 Nanoseconds = Annotated[int, Field(ge=0)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ModelFacts(_Frozen):
-    """The card's facts that tables and recommendations need, so that a bundle can be read without the zoo."""
+class ModelFacts(Frozen):
+    """Facts of a model's card, so that tables and recommendations need no zoo."""
 
     name: Name
-    sha256: Sha256 = Field(description="Of the ONNX file that ran")
-    bytes: int = Field(gt=0, description="Of the ONNX file")
+    sha256: Sha256 = Field(description="SHA-256 of the ONNX file that ran")
+    bytes: int = Field(gt=0, description="Size of the ONNX file")
     labels: Name
     classes: int = Field(gt=1)
     architecture: str
     block: str
     precision: Literal["fp32", "fp16", "int8"]
-    height: int = Field(gt=0, description="Of the network's input, in pixels")
-    width: int = Field(gt=0)
+    height: int = Field(gt=0, description="Height of the network's input, in pixels")
+    width: int = Field(gt=0, description="Width of the network's input, in pixels")
     parameters: int = Field(gt=0)
-    macs: int = Field(gt=0, description="Multiply-accumulates of one image")
+    macs: int = Field(gt=0, description="Multiply-accumulate operations per image")
     accuracy: Accuracy | None
     agreement: Agreement | None
     derived_from: Name | None
-    trained: bool = Field(description="False: random weights, whose latency may mislead")
+    trained: bool = Field(description="False for random weights, whose latency may mislead")
 
     @classmethod
     def of(cls, card: Card) -> Self:
-        """What `card` says."""
+        """Return the facts of `card`."""
         return cls(
             name=card.name,
             sha256=card.file.sha256,
@@ -69,10 +66,10 @@ class ModelFacts(_Frozen):
         )
 
 
-class Entry(_Frozen):
-    """One thing that was measured: a model in a runtime with a number of threads.
+class Entry(Frozen):
+    """A measured combination of model, runtime and number of threads.
 
-    The baseline appears twice: its `control` is the same thing under another name, and should not differ.
+    The baseline is measured twice: the entry with `control` repeats it under another name.
     """
 
     name: EntryName = Field(description="Unique in the bundle, e.g. lite0, lite0@openvino, lite0@2-threads")
@@ -83,57 +80,59 @@ class Entry(_Frozen):
     control: bool = False
 
 
-class Inputs(_Frozen):
-    """What the networks were fed with."""
+class Inputs(Frozen):
+    """Input images of the networks."""
 
-    kind: Literal["photos", "synthetic"] = Field(description="synthetic: one fixed natural-looking picture")
+    kind: Literal["photos", "synthetic"] = Field(description="synthetic: a fixed picture with 1/f spectrum")
     count: int = Field(ge=1)
-    sha256: tuple[Sha256, ...] = Field(description="Of each photo's bytes, or of the picture's pixels")
+    sha256: tuple[Sha256, ...] = Field(description="SHA-256 of each photo, or of the picture's pixels")
 
 
-class Configuration(_Frozen):
-    """What was asked for."""
+class Configuration(Frozen):
+    """Configuration of a benchmark."""
 
     profile: Profile
     scenario: Scenario
     baseline: EntryName
     launches: int = Field(ge=1)
-    rounds: int = Field(ge=1, description="Per launch")
-    block_runs: int = Field(ge=1, description="Least runs of an entry in a round")
-    block_s: float = Field(ge=0, description="Least seconds of an entry in a round")
-    budget_ms: float | None = Field(default=None, gt=0, description="Server: the p99 that a rate must keep")
-    seed: int = Field(description="Of the order of entries and of arrival times")
+    rounds: int = Field(ge=1, description="Rounds per launch")
+    block_runs: int = Field(ge=1, description="Minimum runs of an entry in a round")
+    block_s: float = Field(ge=0, description="Minimum seconds of an entry in a round")
+    budget_ms: float | None = Field(
+        default=None, gt=0, description="Scenario server: highest p99 in milliseconds"
+    )
+    seed: int = Field(description="Seed of the order of entries and of arrival times")
     inputs: Inputs
     http: bool = Field(default=False, description="Whether a running service was measured too")
 
 
-class Block(_Frozen):
-    """The runs of one entry in one round, in the order in which they happened.
+class Block(Frozen):
+    """Runs of one entry in one round, in order.
 
-    Every list of `durations_ns` has one duration per run; a run processed `images` images.
+    Every list of `durations_ns` has one duration per run; each run processed `images` images.
     """
 
     launch: int = Field(ge=0)
     round: int = Field(ge=0)
-    position: int = Field(ge=0, description="Place in the round's random order")
+    position: int = Field(ge=0, description="Position in the round's random order")
     entry: EntryName
     images: int = Field(default=1, ge=1)
     durations_ns: dict[BenchStage, tuple[Nanoseconds, ...]]
 
 
-class RateTrial(_Frozen):
-    """Server: Poisson arrivals at one rate; each latency counts from the moment it was meant to be sent."""
+class RateTrial(Frozen):
+    """Scenario server: Poisson arrivals at one rate; latencies count from the intended send time."""
 
     launch: int = Field(ge=0)
     entry: EntryName
     rate_per_s: float = Field(gt=0)
-    latencies_ns: tuple[Nanoseconds, ...] = Field(description="From the intended send time to the answer")
+    latencies_ns: tuple[Nanoseconds, ...] = Field(description="From the intended send time to the response")
     inference_ns: tuple[Nanoseconds, ...]
-    abandoned: int = Field(default=0, ge=0, description="Queries given up: the backlog grew too long")
+    abandoned: int = Field(default=0, ge=0, description="Queries not sent because the backlog was too long")
 
 
-class WarmUp(_Frozen):
-    """The runs before the first that counted."""
+class WarmUp(Frozen):
+    """Warm-up runs of an entry, which are not counted."""
 
     launch: int = Field(ge=0)
     entry: EntryName
@@ -142,8 +141,8 @@ class WarmUp(_Frozen):
     stable: bool
 
 
-class Cold(_Frozen):
-    """What the first use costs, in a fresh process."""
+class Cold(Frozen):
+    """Cold start of an entry in a new process."""
 
     launch: int = Field(ge=0)
     entry: EntryName
@@ -151,37 +150,37 @@ class Cold(_Frozen):
     first_run_ns: Nanoseconds
 
 
-class Memory(_Frozen):
-    """Resident memory of a process that runs this entry alone."""
+class Memory(Frozen):
+    """Resident memory of a process that runs only this entry."""
 
     entry: EntryName
-    before_bytes: int = Field(ge=0, description="With the runtime imported and nothing loaded")
-    peak_bytes: int = Field(ge=0, description="The most it ever held")
+    before_bytes: int = Field(ge=0, description="After importing the runtime, before loading the model")
+    peak_bytes: int = Field(ge=0, description="Peak")
 
 
-class GateReading(_Frozen):
-    """What the machine did beside the measurement for some time; null where it does not say."""
+class GateReading(Frozen):
+    """Disturbances by the rest of the machine in one interval; null if the system does not report them."""
 
     when: Literal["before", "during", "after"]
-    launch: int = Field(ge=0, description="The launch that it concerns")
+    launch: int = Field(ge=0, description="Launch of the interval")
     started_at: AwareDatetime
     seconds: float = Field(ge=0)
     steal_fraction: float | None = Field(description="Share of the CPUs' time that the hypervisor took")
     outside_load: float | None = Field(description="Busy cores of other processes, per core of this machine")
-    throttled_periods: int | None = Field(description="Periods in which the cgroup's quota stopped us")
-    clock_jump_s: float = Field(description="Wall clock against monotonic clock over the launch")
+    throttled_periods: int | None = Field(description="Periods in which the cgroup's quota throttled us")
+    clock_jump_s: float = Field(description="Wall clock minus monotonic clock over the interval")
 
 
-class Flag(_Frozen):
-    """A reason to doubt the measurement, or an entry of it."""
+class Flag(Frozen):
+    """A reason to doubt a benchmark or one of its entries."""
 
     kind: FlagKind
-    entry: EntryName | None = Field(default=None, description="null: all of it")
+    entry: EntryName | None = Field(default=None, description="null: the whole benchmark")
     reason: str
 
 
-class Bundle(_Frozen):
-    """One measurement. Whatever is computed from it can be computed again from here."""
+class Bundle(Frozen):
+    """One benchmark, complete: all figures can be recomputed from it."""
 
     schema_version: Literal[1] = 1
     started_at: AwareDatetime
@@ -198,45 +197,45 @@ class Bundle(_Frozen):
     blocks: tuple[Block, ...]
     trials: tuple[RateTrial, ...] = ()
     flags: tuple[Flag, ...]
-    confidence: Fraction = Field(default=0.99, description="Of percentile bounds")
+    confidence: Fraction = Field(default=0.99, description="Confidence of percentile bounds")
 
     def model_of(self, entry: Entry) -> ModelFacts:
-        """The facts of the model that `entry` ran."""
+        """Return the facts of the entry's model."""
         return next(model for model in self.models if model.name == entry.model)
 
     def entry(self, name: str) -> Entry:
-        """The entry of that name; KeyError when there is none."""
+        """Return the entry `name`. Raises KeyError."""
         for entry in self.entries:
             if entry.name == name:
                 return entry
         raise KeyError(name)
 
     def blocks_of(self, entry: str) -> tuple[Block, ...]:
-        """The blocks of an entry, by launch and round."""
+        """Return the blocks of an entry, ordered by launch and round."""
         return tuple(block for block in self.blocks if block.entry == entry)
 
     def stage_of(self, entry: str) -> BenchStage:
-        """The stage that the entry's figures are about: the network's own time, unless that is not all.
+        """Return the stage that the entry's figures refer to.
 
-        Through a service it is what the client waited, offline the time for all images of a block.
+        `inference`, or over HTTP `round_trip`, or in the offline scenario `total`, the time of a whole block.
         """
         if self.entry(entry).via == "http":
             return "round_trip"
         return "total" if self.configuration.scenario == "offline" else "inference"
 
     def samples(self, entry: str, stage: BenchStage | None = None) -> tuple[int, ...]:
-        """Every duration of the entry's stage (by default `stage_of`), in nanoseconds, in order."""
+        """Return the durations of a stage of an entry (by default `stage_of`) in nanoseconds, in order."""
         stage = stage or self.stage_of(entry)
         return tuple(
             duration for block in self.blocks_of(entry) for duration in block.durations_ns.get(stage, ())
         )
 
     def flags_of(self, kind: FlagKind, entry: str | None = None) -> tuple[Flag, ...]:
-        """Flags of that kind that concern everything or, where given, that entry."""
+        """Return the flags of `kind` that apply to the whole benchmark or to `entry`."""
         return tuple(
             flag for flag in self.flags if flag.kind == kind and (flag.entry is None or flag.entry == entry)
         )
 
     def with_flag(self, flag: Flag) -> Self:
-        """A copy with one more flag."""
+        """Return a copy with one more flag."""
         return self.model_copy(update={"flags": (*self.flags, flag)})

@@ -1,4 +1,4 @@
-"""A bundle as a portable JSON file: whole or not at all, with a digest that reveals hand edits."""
+"""Read and write bundles as portable JSON files, with a digest that detects changes."""
 
 from __future__ import annotations
 
@@ -12,61 +12,56 @@ from pydantic import ValidationError
 
 from models.zoo.files import write_whole
 from service.bench.bundle import SCHEMA_VERSION, Bundle
-from service.errors import InvalidBundle
+from service.errors import InvalidBundle, error_words
 
 
 def to_json(bundle: Bundle) -> str:
-    """The bundle as it is written to a file, with the digest of its content."""
+    """Serialize a bundle with the digest of its content."""
     content = bundle.model_dump(mode="json")
     return json.dumps({"digest": _digest(content), **content}, separators=(",", ":"), allow_nan=False) + "\n"
 
 
-def from_json(text: str | bytes, what: str = "The bundle") -> Bundle:
-    """The bundle in `text`. InvalidBundle, which begins with `what`, says what is wrong with it."""
+def from_json(text: str | bytes, what: str = "bundle") -> Bundle:
+    """Parse a bundle. Raises InvalidBundle, whose message starts with `what`."""
     try:
         content: Any = json.loads(text)
     except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError among them
-        raise InvalidBundle(f"{what} is not JSON.") from None
+        raise InvalidBundle(f"{what}: not JSON") from None
     if not isinstance(content, dict) or "schema_version" not in content:
-        raise InvalidBundle(f"{what} is JSON, but not a bundle: it has no schema_version.")
-    found = content["schema_version"]
-    if found != SCHEMA_VERSION or isinstance(found, bool):
-        raise InvalidBundle(
-            f"{what} has schema version {str(found)[:20]}; this version of Weigh-in reads {SCHEMA_VERSION}."
-        )
+        raise InvalidBundle(f"{what}: not a bundle, no schema_version")
+    version = content["schema_version"]
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        raise InvalidBundle(f"{what}: schema version {str(version)[:20]} (allowed: {SCHEMA_VERSION})")
     digest = content.pop("digest", None)
     if digest is None:
-        raise InvalidBundle(f"{what} has no digest, so it was not written by Weigh-in as it is.")
+        raise InvalidBundle(f"{what}: no digest")
     if digest != _digest(content):
-        raise InvalidBundle(f"{what} was changed after it was written: its digest is another than it states.")
+        raise InvalidBundle(f"{what}: changed after it was written, its digest does not match")
     try:
         return Bundle.model_validate_json(json.dumps(content))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InvalidBundle(f"{what} is not a valid bundle: {where}: {first['msg']}.") from None
+        field = ".".join(map(str, first["loc"]))
+        raise InvalidBundle(f"{what}: not a valid bundle: {field}: {first['msg']}") from None
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Read a bundle's file. InvalidBundle names the file and says what is wrong with it."""
+    """Read a bundle from a file. Raises InvalidBundle with the file's name."""
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise InvalidBundle(f"{path.name} cannot be read: {error.strerror}.") from None
+        raise InvalidBundle(f"{path.name} cannot be read: {error_words(error)}") from None
     return from_json(text, path.name)
 
 
 def write_bundle(path: Path, bundle: Bundle) -> None:
-    """Write the bundle to `path`, whole or not at all, readable by all: it is carried elsewhere.
-
-    Raises OSError when the place cannot be written.
-    """
+    """Write the bundle to `path` atomically, readable by all users. Raises OSError."""
     write_whole(path, to_json(bundle).encode())
     path.chmod(0o644)
 
 
 def json_schema() -> str:
-    """The JSON Schema of a bundle's file, as kept in docs/bundle.schema.json."""
+    """Return the JSON Schema of a bundle file, which is docs/bundle.schema.json."""
     schema = Bundle.model_json_schema(mode="serialization")
     schema["properties"] = {
         "digest": {

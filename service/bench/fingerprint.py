@@ -1,4 +1,4 @@
-"""What a measurement was taken on: what identifies the machine, what ran on it, and the state it was in."""
+"""Fingerprint of a benchmark: machine, software, and state of the machine."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
+from models.zoo.frozen import Frozen
 from models.zoo.machine import first_cpu, this_machine
 from service.inference.cpu import CGROUPS, OWN, cgroup_folders, core_budget, quota_cores
 
@@ -17,34 +18,30 @@ PROC = Path("/proc")
 SYS = Path("/sys")
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Machine(_Frozen):
-    """What identifies a machine: two measurements are of one machine when all of this is equal."""
+class Machine(Frozen):
+    """Identity of a machine: two benchmarks are of the same machine if all fields are equal."""
 
     architecture: str = Field(description="e.g. x86_64, aarch64")
-    cpu_model: str = Field(description="What the CPU calls itself")
-    cpu_id: str = Field(description="Vendor, family, model and stepping; empty where the system says none")
-    isa: tuple[str, ...] = Field(description="Instruction sets that matter to inference, sorted")
+    cpu_model: str = Field(description="Model name of the CPU")
+    cpu_id: str = Field(description="Vendor, family, model and stepping; empty if unknown")
+    isa: tuple[str, ...] = Field(description="Instruction sets relevant to inference, sorted")
     cpus: int = Field(ge=1, description="Logical CPUs that the process may run on (affinity)")
     quota_cores: float | None = Field(description="Cores that the cgroup's cpu.max allows; null: no limit")
     cores: int = Field(ge=1, description="Whole cores that the process can keep busy")
 
 
-class Software(_Frozen):
-    """What ran: a runtime of another version is another thing to measure."""
+class Software(Frozen):
+    """Software of a benchmark; results of different runtime versions are not comparable."""
 
     runtimes: dict[str, str] = Field(description="Runtime to its version, e.g. onnxruntime")
-    session_options: dict[str, str] = Field(description="What every session was opened with, threads apart")
+    session_options: dict[str, str] = Field(description="Options of every session, without threads")
     python: str
     weighin: str
     system: str = Field(description="Operating system and kernel release")
 
 
-class State(_Frozen):
-    """What the machine was like when the run began; null where the system does not say, or may not."""
+class State(Frozen):
+    """State of the machine at the start; null if the system does not report it."""
 
     governor: str | None = Field(description="Frequency governor of the first CPU")
     frequency_mhz: float | None = Field(description="Current frequency of the first CPU")
@@ -54,11 +51,11 @@ class State(_Frozen):
         description="Share of the CPUs' time since boot that the hypervisor took"
     )
     throttled_periods: int | None = Field(description="The cgroup's nr_throttled")
-    memory_bytes: int | None = Field(description="Memory of the machine")
+    memory_bytes: int | None = Field(description="Total memory of the machine")
 
 
-class Fingerprint(_Frozen):
-    """Machine, software and state of one run."""
+class Fingerprint(Frozen):
+    """Machine, software and state of one benchmark."""
 
     machine: Machine
     software: Software
@@ -68,7 +65,7 @@ class Fingerprint(_Frozen):
 def take_fingerprint(
     runtimes: Mapping[str, str], session_options: Mapping[str, str], *, proc: Path = PROC, system: Path = SYS
 ) -> Fingerprint:
-    """The fingerprint of this machine now. What cannot be read is None, never an error."""
+    """Return the fingerprint of this machine now; values that cannot be read are None."""
     cgroups = system / "fs/cgroup"
     own = proc / "self/cgroup"
     machine = this_machine(proc / "cpuinfo")
@@ -103,15 +100,15 @@ def take_fingerprint(
 
 
 def same_machine(one: Fingerprint, other: Fingerprint) -> list[str]:
-    """What tells the two machines apart, in words, the values of `one` first; empty for one machine."""
+    """Return the differences between two machines, the values of `one` first; empty for the same machine."""
     return _differences(one.machine, other.machine)
 
 
 def same_software(one: Fingerprint, other: Fingerprint) -> list[str]:
-    """What differs in the software that decides latency: runtimes' versions and session options.
+    """Return the differences in software that affect latency: versions of runtimes and session options.
 
-    A runtime that only one of the two used is no difference. Python, kernel and the project's own version
-    are recorded but do not make two measurements incomparable.
+    Runtimes that only one of the two used are ignored, and so are the versions of Python, kernel and project,
+    which are recorded for information.
     """
     differences = []
     for field in ("runtimes", "session_options"):
@@ -123,7 +120,7 @@ def same_software(one: Fingerprint, other: Fingerprint) -> list[str]:
 
 
 def throttled_periods(cgroups: Path = CGROUPS, own: Path = OWN) -> int | None:
-    """How often the quota stopped this process's cgroup so far (`nr_throttled`); None where there is none."""
+    """Return how often the quota throttled this process's cgroup (`nr_throttled`); None without a cgroup."""
     for folder in cgroup_folders(cgroups, own):
         for line in (_read(folder / "cpu.stat") or "").splitlines():
             name, _, value = line.partition(" ")
@@ -135,13 +132,13 @@ def throttled_periods(cgroups: Path = CGROUPS, own: Path = OWN) -> int | None:
 def _differences(one: BaseModel, other: BaseModel) -> list[str]:
     mine, theirs = one.model_dump(), other.model_dump()
     return [
-        f"{name.replace('_', ' ')}: {_words(mine[name])}, there {_words(theirs[name])}"
+        f"{name.replace('_', ' ')}: {_format(mine[name])}, there {_format(theirs[name])}"
         for name in mine
         if mine[name] != theirs[name]
     ]
 
 
-def _words(value: object) -> str:
+def _format(value: object) -> str:
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
     return "none" if value is None else str(value)
@@ -175,7 +172,7 @@ def _number(text: str | None) -> float | None:
 
 
 def _read(path: Path) -> str | None:
-    """The file's text; None where it does not exist or may not be read: a guest's governor, say."""
+    """Return the file's text; None if it does not exist or cannot be read."""
     try:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError):

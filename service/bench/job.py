@@ -1,7 +1,7 @@
-"""The process of one benchmark of the service: configuration on standard input, reports on standard output.
+"""Process of one benchmark of the service: configuration on standard input, reports on standard output.
 
-It dies with the service: when its standard input closes, however that came about, it ends at once, and the
-process that measures for it with it, since that watches its own standard input in the same way.
+It ends with the service: when its standard input closes, for whatever reason, it exits at once. Its worker
+process watches its own standard input in the same way.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from io import FileIO
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
+from models.zoo.frozen import Frozen
 from service.bench.bundle_file import to_json
 from service.bench.measure.plan import Repetitions, Request, make_plan
 from service.bench.measure.progress import Progress
@@ -24,17 +25,13 @@ from service.errors import WeighinError
 from service.inference.registry import Registry
 
 CANCEL = b"cancel\n"
-"""Written to a job's standard input, it makes it stop and report what there is."""
+"""Command on a job's standard input: stop and report a partial bundle."""
 
-_TELL_EVERY_S = 0.1
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+_PROGRESS_INTERVAL_S = 0.1
 
 
-class JobConfig(_Frozen):
-    """What to measure, in which zoo. `repetitions` replaces those of the profile."""
+class JobConfig(Frozen):
+    """Zoo and request of a job. `repetitions` replaces those of the profile."""
 
     model_dirs: tuple[Path, ...]
     added_models: Path | None = None
@@ -43,22 +40,22 @@ class JobConfig(_Frozen):
     repetitions: Repetitions | None = None
 
 
-class ProgressReport(_Frozen):
-    """How far it is."""
+class ProgressReport(Frozen):
+    """Progress of the benchmark."""
 
     kind: Literal["progress"] = "progress"
     progress: Progress
 
 
-class BundleReport(_Frozen):
-    """The measurement, as the JSON of its bundle: the last report."""
+class BundleReport(Frozen):
+    """The bundle as JSON; the last report."""
 
     kind: Literal["bundle"] = "bundle"
     bundle: str
 
 
-class FailureReport(_Frozen):
-    """It could not be measured; the message is safe to show."""
+class FailureReport(Frozen):
+    """The benchmark failed; the message is safe to show to clients."""
 
     kind: Literal["failure"] = "failure"
     message: str
@@ -69,37 +66,37 @@ JOB_REPORT: TypeAdapter[JobReport] = TypeAdapter(JobReport)
 
 
 def main() -> int:
-    """Measure what the configuration on standard input says; 0 when there is a bundle."""
+    """Run the benchmark configured on standard input; return 0 if there is a bundle."""
     # Unbuffered: the thread that waits for commands would hold a buffer's lock when the process ends.
     commands = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
     config_line = commands.readline()
     reports = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what a library prints must not land among the reports
+    os.dup2(2, 1)  # keep the output of libraries out of the reports
 
-    def report(each: JobReport) -> None:
-        reports.write(each.model_dump_json() + "\n")
+    def send(report: JobReport) -> None:
+        reports.write(report.model_dump_json() + "\n")
 
-    told = 0.0
+    last_sent = 0.0
 
-    def tell(progress: Progress) -> None:
-        nonlocal told
-        if time.monotonic() - told >= _TELL_EVERY_S:
-            told = time.monotonic()
-            report(ProgressReport(progress=progress))
+    def send_progress(progress: Progress) -> None:
+        nonlocal last_sent
+        if time.monotonic() - last_sent >= _PROGRESS_INTERVAL_S:
+            last_sent = time.monotonic()
+            send(ProgressReport(progress=progress))
 
     try:
         config = JobConfig.model_validate_json(config_line)
         registry = Registry(config.model_dirs, config.default_model, added=config.added_models)
-        runner = Runner(make_plan(registry, config.request, repetitions=config.repetitions), tell)
-        threading.Thread(target=_obey, args=(commands, runner), daemon=True).start()
-        report(BundleReport(bundle=to_json(runner.run())))
+        runner = Runner(make_plan(registry, config.request, repetitions=config.repetitions), send_progress)
+        threading.Thread(target=_read_commands, args=(commands, runner), daemon=True).start()
+        send(BundleReport(bundle=to_json(runner.run())))
     except WeighinError as error:
-        report(FailureReport(message=error.detail))
+        send(FailureReport(message=error.detail))
         return 1
     return 0
 
 
-def _obey(commands: FileIO, runner: Runner) -> None:
+def _read_commands(commands: FileIO, runner: Runner) -> None:
     for line in commands:
         if line == CANCEL:
             runner.cancel()

@@ -1,4 +1,4 @@
-"""Benchmarks as jobs of the service: one at a time, each in a process of its own, watched and kept."""
+"""Run benchmarks as jobs of the service: one at a time, each in a separate process."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from service.inference.pool import CorePool
 from service.inference.registry import Registry
 from service.latency.recorder import Recorder
 
-_HEARD_EVERY_S = 10.0
+_HEARTBEAT_INTERVAL_S = 10.0
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark as it stands. `progress`: while this process runs it. `cancelling`: it will end soon."""
+    """State of a benchmark. `progress`: if this process runs it; `cancelling`: cancelled, but not ended."""
 
     row: BenchmarkRow
     progress: Progress | None = None
@@ -41,7 +41,7 @@ class Benchmark:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing will change any more."""
+        """Whether the benchmark has ended."""
         return self.row.state != "running"
 
 
@@ -52,11 +52,11 @@ class _Running:
         self.jobs_before = jobs_before
         self.progress: Progress | None = None
         self.cancelled = False
-        self.why_cancelled: str | None = None
+        self.cancel_reason: str | None = None
 
 
 class BenchmarkJobs:
-    """Starts, watches and cancels benchmarks. All methods belong to the event loop's thread."""
+    """Starts, watches and cancels benchmarks. Call all methods from the event loop's thread."""
 
     def __init__(
         self,
@@ -82,27 +82,27 @@ class BenchmarkJobs:
         self._stopping = False
 
     async def open(self) -> None:
-        """Settle what a predecessor left behind. Where state cannot be written, that waits."""
+        """Mark benchmarks of an earlier process as interrupted, unless state cannot be written."""
         with contextlib.suppress(StorageUnavailable):
             await asyncio.to_thread(
                 self._store.interrupt_lost, time.time(), detail="the service ended while it ran"
             )
 
     async def start(self, request: Request) -> Benchmark:
-        """Begin to measure.
+        """Start a benchmark.
 
-        Raises Busy while another benchmark runs, the errors of `make_plan` for a request that cannot be
-        carried out, and StorageUnavailable when its result could not be kept.
+        Raises Busy while another one runs, the errors of `make_plan` for an invalid request, and
+        StorageUnavailable if the result could not be stored.
         """
         self._check_free()
         self._starting = True
         try:
             await asyncio.to_thread(make_plan, self._registry, request)
             identifier, now = new_id(), time.time()
-            asked = json.dumps(_told(request))
-            await asyncio.to_thread(self._store.begin, identifier, asked, now)
-            row = BenchmarkRow(identifier, "running", now, None, asked, None, measured=False)
-            # Jobs that are in the pool now will disturb it, as will all that come.
+            request_json = json.dumps(_public_fields(request))
+            await asyncio.to_thread(self._store.begin, identifier, request_json, now)
+            row = BenchmarkRow(identifier, "running", now, None, request_json, None, measured=False)
+            # Jobs that are in the pool now will disturb the benchmark, like all later ones.
             before = self._pool.begun - self._pool.running - self._pool.waiting
             config = JobConfig(
                 model_dirs=self._model_dirs,
@@ -114,7 +114,7 @@ class BenchmarkJobs:
             try:
                 process = await JobProcess.start(config)
             except OSError as error:
-                detail = f"its process could not be started: {error.strerror}"
+                detail = f"process could not be started: {error.strerror}"
                 await asyncio.to_thread(self._store.finish, identifier, "failed", time.time(), detail=detail)
                 raise
             self._running = _Running(row, process, before)
@@ -124,23 +124,23 @@ class BenchmarkJobs:
         return self._now(row)
 
     async def cancel(self, identifier: str) -> Benchmark:
-        """Make it stop and keep what there is, marked partial. Doing it twice is doing it once.
+        """Stop a benchmark and keep its results, flagged partial; idempotent.
 
-        Raises UnknownBenchmark, and BenchmarkEnded for one that ended in another way.
+        Raises UnknownBenchmark, and BenchmarkEnded for a benchmark that ended in another way.
         """
         running = self._running
         if running is not None and running.row.id == identifier:
             self._cancel(running, "it was cancelled")
             return self._now(running.row)
-        found = await self.get(identifier)
-        if not found.ended:
-            raise BenchmarkEnded(f"benchmark '{identifier}' runs in another process: cancel it there")
-        if found.row.state != "cancelled":
-            raise BenchmarkEnded(f"benchmark '{identifier}' has ended already: {found.row.state}")
-        return found
+        benchmark = await self.get(identifier)
+        if not benchmark.ended:
+            raise BenchmarkEnded(f"benchmark '{identifier}': runs in another process (cancel it there)")
+        if benchmark.row.state != "cancelled":
+            raise BenchmarkEnded(f"benchmark '{identifier}': already ended ({benchmark.row.state})")
+        return benchmark
 
     async def get(self, identifier: str) -> Benchmark:
-        """The benchmark of that id. UnknownBenchmark when there is none."""
+        """Return a benchmark. Raises UnknownBenchmark."""
         if self._running is not None and self._running.row.id == identifier:
             return self._now(self._running.row)
         row = await asyncio.to_thread(self._store.row, identifier)
@@ -149,71 +149,72 @@ class BenchmarkJobs:
         return Benchmark(row)
 
     async def newest(self, limit: int) -> list[Benchmark]:
-        """The newest benchmarks, the one that runs among them."""
+        """Return the newest benchmarks, including the running one."""
         return [self._now(row) for row in await asyncio.to_thread(self._store.rows, limit)]
 
     async def bundle(self, identifier: str) -> bytes | None:
-        """A measurement's JSON; None while there is none. UnknownBenchmark for an id that is none."""
+        """Return the bundle as JSON; None if there is none (yet). Raises UnknownBenchmark."""
         await self.get(identifier)
         return await asyncio.to_thread(self._store.bundle, identifier)
 
     async def follow(self, identifier: str, at_least_every_s: float) -> AsyncIterator[Benchmark]:
-        """The benchmark whenever it changes, and so often even if not, until it has ended or the service
-        stops. UnknownBenchmark for an id that is none.
+        """Yield the benchmark on every change, and at least every `at_least_every_s` seconds.
+
+        Stops when the benchmark has ended or the service stops. Raises UnknownBenchmark.
         """
         while True:
             changed = self._changed
-            found = await self.get(identifier)
-            yield found
-            if found.ended or self._stopping:
+            benchmark = await self.get(identifier)
+            yield benchmark
+            if benchmark.ended or self._stopping:
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), at_least_every_s)
 
     def stop(self) -> None:
-        """The service is about to stop: end what runs, and let those who follow it go."""
+        """Cancel the running benchmark and end all event streams, because the service stops."""
         self._stopping = True
         if self._running is not None:
             self._cancel(self._running, "the service was stopped")
         self._notify()
 
     async def close(self) -> None:
-        """Wait until what ran has ended and is kept; no process is left then."""
+        """Stop, and wait until the running benchmark has ended and is stored; no process remains."""
         self.stop()
         if self._task is not None:
             await self._task
 
     def _check_free(self) -> None:
         if self._stopping:
-            raise Busy("the service is stopping")
+            raise Busy("service: stopping")
         if self._starting or self._running is not None:
-            which = "" if self._running is None else f" '{self._running.row.id}'"
-            raise Busy(f"another benchmark{which} is running; one runs at a time")
+            running = "another one" if self._running is None else f"'{self._running.row.id}'"
+            raise Busy(f"benchmark: {running} is running (limit: 1)")
 
-    def _cancel(self, running: _Running, why: str) -> None:
+    def _cancel(self, running: _Running, reason: str) -> None:
         if running.cancelled:
             return
         running.cancelled = True
-        running.why_cancelled = why
+        running.cancel_reason = reason
         running.process.cancel()
         self._notify()
 
     async def _watch(self, running: _Running) -> None:
         state: BenchmarkState = "failed"
-        detail: str | None = "it failed unexpectedly, see the log"
+        detail: str | None = "unexpected error (see the log)"
         bundle: bytes | None = None
         try:
             last = await self._listen(running)
-            state, detail = "failed", "the process that measured it ended early"
+            state, detail = "failed", "the benchmark process ended early"
             if isinstance(last, BundleReport):
                 bundle = await asyncio.to_thread(self._finished, last.bundle, running)
-                state, detail = ("cancelled", running.why_cancelled) if running.cancelled else ("done", None)
+                state, detail = ("cancelled", running.cancel_reason) if running.cancelled else ("done", None)
             elif running.cancelled:
-                state, detail = "cancelled", f"{running.why_cancelled}, before anything was measured"
+                state, detail = "cancelled", f"{running.cancel_reason}, before the first results"
             elif isinstance(last, FailureReport):
                 detail = last.message
         except Exception:
-            log.exception("a benchmark failed", benchmark=running.row.id)
+            log.exception("benchmark failed", benchmark=running.row.id)
         finally:
             await running.process.end()
         try:
@@ -221,32 +222,32 @@ class BenchmarkJobs:
                 self._store.finish, running.row.id, state, time.time(), detail=detail, bundle=bundle
             )
         except StorageUnavailable as error:
-            log.error("a benchmark could not be kept", benchmark=running.row.id, reason=error.detail)
+            log.error("benchmark could not be stored", benchmark=running.row.id, reason=error.detail)
         self._running = None
         self._notify()
 
     async def _listen(self, running: _Running) -> JobReport | None:
-        """Take reports until the process ends; the last one that is not of progress."""
+        """Process reports until the process ends; return the last one that is not a progress report."""
         last: JobReport | None = None
-        heard = time.monotonic()
+        last_heartbeat = time.monotonic()
         async for report in running.process.reports():
             if not isinstance(report, ProgressReport):
                 last = report
                 continue
             running.progress = report.progress
             self._notify()
-            if time.monotonic() - heard > _HEARD_EVERY_S:
-                heard = time.monotonic()
+            if time.monotonic() - last_heartbeat > _HEARTBEAT_INTERVAL_S:
+                last_heartbeat = time.monotonic()
                 with contextlib.suppress(StorageUnavailable):
                     await asyncio.to_thread(self._store.heard, running.row.id, time.time())
         return last
 
     def _finished(self, text: str, running: _Running) -> bytes:
-        """Mark what live traffic disturbed, record the rest, and return what is kept."""
+        """Flag a benchmark that live traffic disturbed, record the samples of others, and return its JSON."""
         bundle: Bundle = from_json(text)
-        answered = self._pool.begun - running.jobs_before
-        if answered:
-            reason = f"the service ran {answered} jobs of its own meanwhile"
+        live_jobs = self._pool.begun - running.jobs_before
+        if live_jobs:
+            reason = f"the service ran {live_jobs} jobs of its own meanwhile"
             bundle = bundle.with_flag(Flag(kind="contaminated", reason=reason))
         if not bundle.flags_of("contaminated") and not bundle.flags_of("void"):
             versions = {facts.name: facts.sha256 for facts in bundle.models}
@@ -265,8 +266,8 @@ class BenchmarkJobs:
         changed.set()
 
 
-def _told(request: Request) -> dict[str, object]:
-    """Return the request as the API shows it: without the paths of files, and what HTTP cannot ask for."""
+def _public_fields(request: Request) -> dict[str, object]:
+    """Return the request as the API shows it: without paths and fields that only the command line has."""
     hidden = ("photos", "url", "launches", "rounds", "runs")
     shown = {name: value for name, value in asdict(request).items() if name not in hidden}
     return shown | {"photos": len(request.photos)}

@@ -1,4 +1,4 @@
-"""Benchmarks in the database: what was asked, how it ended, and the measurement's JSON."""
+"""Table of benchmarks: request, state and bundle."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from service.storage.errors import DAMAGED, storage_errors
 BenchmarkState = Literal["running", "done", "cancelled", "failed", "interrupted"]
 
 SILENT_AFTER_S = 30.0
-"""A running benchmark that was not heard of for this long has lost its process."""
+"""Heartbeat timeout: a running benchmark without a heartbeat for this long has lost its process."""
 
 benchmarks = Table(
     "benchmarks",
@@ -52,7 +52,7 @@ _FACTS = [column for column in benchmarks.c if column.name != "bundle"]
 
 @dataclass(frozen=True)
 class BenchmarkRow:
-    """One benchmark without its measurement. Times are seconds since 1970; `request` is JSON."""
+    """A benchmark without its bundle. Times are seconds since 1970; `request` is JSON."""
 
     id: str
     state: BenchmarkState
@@ -64,16 +64,15 @@ class BenchmarkRow:
 
 
 class BenchmarkStore:
-    """Methods raise StorageUnavailable when the database cannot be used; they may be called by any thread."""
+    """Store of benchmarks, thread-safe. Methods raise StorageUnavailable if the database cannot be used."""
 
     def __init__(self, engine: Engine, obstacle: Callable[[], str | None] = lambda: None) -> None:
-        """Does not connect. `obstacle`: why nothing may be written now, in words for a client; None when it
-        may."""
+        """Does not connect. `obstacle` returns the reason, for clients, why writes are refused, or None."""
         self._engine = engine
         self._obstacle = obstacle
 
     def begin(self, identifier: str, request: str, now: float) -> None:
-        """A benchmark begins to run."""
+        """Insert a running benchmark."""
         with self._writing() as connection:
             moment = _ms(now)
             connection.execute(
@@ -83,7 +82,7 @@ class BenchmarkStore:
             )
 
     def heard(self, identifier: str, now: float) -> None:
-        """Its process is alive."""
+        """Store a heartbeat: the benchmark's process is alive."""
         with self._writing() as connection:
             connection.execute(
                 update(benchmarks)
@@ -100,7 +99,7 @@ class BenchmarkStore:
         detail: str | None = None,
         bundle: bytes | None = None,
     ) -> None:
-        """It has ended; `bundle` is the measurement's JSON where there is one."""
+        """Store the final state, and the bundle's JSON if there is one."""
         with self._writing() as connection:
             connection.execute(
                 update(benchmarks)
@@ -111,7 +110,7 @@ class BenchmarkStore:
     def add(
         self, identifier: str, request: str, started_at: float, finished_at: float, bundle: bytes
     ) -> None:
-        """Keep a measurement that was taken elsewhere, e.g. by the command line."""
+        """Insert a finished benchmark of another process, such as the command line."""
         with self._writing() as connection:
             connection.execute(
                 insert(benchmarks).values(
@@ -126,7 +125,7 @@ class BenchmarkStore:
             )
 
     def rows(self, limit: int, *, measured: bool = False) -> list[BenchmarkRow]:
-        """The newest benchmarks first, at most `limit`; only those with a measurement if `measured`."""
+        """Return up to `limit` benchmarks, newest first; with `measured`, only those with a bundle."""
         query = select(*_FACTS, benchmarks.c.bundle.is_not(None).label("measured"))
         if measured:
             query = query.where(benchmarks.c.bundle.is_not(None))
@@ -135,16 +134,16 @@ class BenchmarkStore:
             return [] if connection is None else [_row(row) for row in connection.execute(query).mappings()]
 
     def row(self, identifier: str) -> BenchmarkRow | None:
-        """The benchmark of that id."""
+        """Return a benchmark, or None."""
         query = select(*_FACTS, benchmarks.c.bundle.is_not(None).label("measured"))
         with self._reading() as connection:
             if connection is None:
                 return None
-            found = connection.execute(query.where(benchmarks.c.id == identifier)).mappings().first()
-            return None if found is None else _row(found)
+            row = connection.execute(query.where(benchmarks.c.id == identifier)).mappings().first()
+            return None if row is None else _row(row)
 
     def bundle(self, identifier: str) -> bytes | None:
-        """The measurement's JSON; None where there is none."""
+        """Return the bundle's JSON, or None."""
         query = select(benchmarks.c.bundle).where(benchmarks.c.id == identifier)
         with self._reading() as connection:
             packed = None if connection is None else connection.execute(query).scalar()
@@ -154,10 +153,10 @@ class BenchmarkStore:
             raise StorageUnavailable(DAMAGED) from error
 
     def interrupt_lost(self, now: float, *, detail: str) -> None:
-        """Mark as interrupted what is said to run but has no process any more.
+        """Mark running benchmarks that have lost their process as interrupted.
 
-        With an SQLite file that is everything: the data directory is this process's own, and nothing of its
-        predecessor's outlives that. Where several share a database, only what has fallen silent.
+        With an SQLite file these are all, because this process has locked the data directory and benchmark
+        processes end with their service. In a shared database, those without a recent heartbeat.
         """
         lost = [benchmarks.c.state == "running"]
         if database_file(self._engine) is None:
@@ -180,7 +179,7 @@ class BenchmarkStore:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Connection | None]:
-        """A connection, or None where there is no table yet: reading never makes or migrates a database."""
+        """Yield a connection, or None if there is no table yet: reads never create or migrate a database."""
         file = database_file(self._engine)
         if file is not None and not file.exists():
             yield None

@@ -1,40 +1,103 @@
-"""`weighin ...`: the command line, a file per command."""
+"""The command line `weighin`, one file per command, imported only when it runs."""
 
 from __future__ import annotations
 
-import typer
+from importlib import import_module
+from typing import Any, NamedTuple
 
-from service.cli.add import add_model
-from service.cli.bench import bench_app
-from service.cli.compare import compare_photos
-from service.cli.doctor import doctor
-from service.cli.gallery import gallery_app
-from service.cli.models import list_models
-from service.cli.output import print_anything, say
-from service.cli.recommend import recommend
-from service.cli.serve import serve
+import typer
+from typer.core import TyperGroup
+from typer.main import get_group
+
+from service.cli.output import escape_unencodable, say
 from service.errors import WeighinError
 from service.logs import configure_logging
 
+
+class _Command(NamedTuple):
+    """Where a command is: the module in this package and the name in it, with the help of the list."""
+
+    module: str
+    name: str
+    help: str
+
+
+COMMANDS = {
+    "serve": _Command(
+        "serve",
+        "serve",
+        "Run the HTTP service. Every setting can also be set by an environment variable, WEIGHIN_<NAME>.",
+    ),
+    "models": _Command(
+        "models",
+        "list_models",
+        "List the models that the service would serve, and why others would not be served.",
+    ),
+    "add": _Command(
+        "add", "add_model", "Add an ONNX file as a model: read its facts, run it once, write its folder."
+    ),
+    "compare": _Command(
+        "compare",
+        "compare_photos",
+        "Compare models on photos, without a server: predictions, latency, speed-up.",
+    ),
+    "doctor": _Command(
+        "doctor",
+        "doctor",
+        "Find out why a model is slow on this machine: problems with evidence and remedy, costliest "
+        "operators.",
+    ),
+    "recommend": _Command(
+        "recommend",
+        "recommend",
+        "Recommend a model for a budget, from benchmarks of this machine or from bundle files.",
+    ),
+    "bench": _Command(
+        "bench", "bench_app", "Benchmark models on this machine, interleaved, in separate processes."
+    ),
+    "gallery": _Command(
+        "gallery",
+        "gallery_app",
+        "Manage the gallery, which `POST /retrieve-similar` searches for similar images.",
+    ),
+}
+
+
+def load_command(name: str) -> Any:
+    """Import a command and return it as typer runs it. Raises KeyError for an unknown name."""
+    command = COMMANDS[name]
+    target = getattr(import_module(f"{__name__}.{command.module}"), command.name)
+    single = typer.Typer(add_completion=False)
+    if isinstance(target, typer.Typer):
+        single.add_typer(target, name=name)
+    else:
+        single.command(name)(target)
+    return get_group(single).commands[name]
+
+
+class _LazyGroup(TyperGroup):
+    """Lists commands by name and help alone, and imports the one that is run."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] in COMMANDS:
+            self.add_command(load_command(args[0]))
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
-    help="Put lightweight image classifiers on the scale.",
+    cls=_LazyGroup,
+    help="Serve, measure and compare lightweight image classifiers on CPU.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("serve")(serve)
-app.command("models")(list_models)
-app.command("add")(add_model)
-app.command("compare")(compare_photos)
-app.add_typer(bench_app, name="bench")
-app.add_typer(gallery_app, name="gallery")
-app.command("doctor")(doctor)
-app.command("recommend")(recommend)
+for _name, _listed in COMMANDS.items():
+    app.command(_name, help=_listed.help)(lambda: None)
 
 
 def main() -> None:
-    """Run the command line; an expected failure is one line on standard error and exit code 1."""
-    print_anything()
+    """Run the command line; an expected error prints one line to standard error and exits with code 1."""
+    escape_unencodable()
     configure_logging("text", "warning")  # on standard error; `serve` configures it again from its settings
     try:
         app()

@@ -1,4 +1,4 @@
-"""`weighin bench`: a controlled measurement of models on this machine."""
+"""`weighin bench`: benchmark models on this machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from service.state import open_state
 from service.text.display import comma_list, shown
 
 bench_app = typer.Typer(
-    help="Measure models on this machine, controlled and interleaved.",
+    help="Benchmark models on this machine, interleaved, in separate processes.",
     invoke_without_command=True,
     no_args_is_help=False,
     pretty_exceptions_enable=False,
@@ -34,7 +34,7 @@ bench_app = typer.Typer(
 bench_app.command("compare")(compare_files)
 
 CANCELLED = 130
-"""Exit code after Ctrl-C, as shells count it."""
+"""Exit code after Ctrl-C: 128 + SIGINT."""
 
 
 @bench_app.callback()
@@ -46,31 +46,37 @@ def bench(
     profile: Annotated[str, typer.Option(help="quick, standard or publish")] = "quick",
     scenario: Annotated[str, typer.Option(help="single-stream, offline or server")] = "single-stream",
     baseline: Annotated[
-        str | None, typer.Option(help="What the others are compared with [default: the default model]")
+        str | None, typer.Option(help="Model that others are compared with [default: the default model]")
     ] = None,
-    threads: Annotated[str, typer.Option(help="Threads of one run, several separated by commas")] = "1",
-    runtime: Annotated[str, typer.Option(help="onnxruntime, openvino or both, by comma")] = "onnxruntime",
+    threads: Annotated[str, typer.Option(help="Threads per run; several, separated by commas")] = "1",
+    runtime: Annotated[str, typer.Option(help="onnxruntime, openvino, or both with a comma")] = "onnxruntime",
     photos: Annotated[
         list[Path] | None,
-        typer.Option("--input", help="A photo to run on, can be repeated [default: one fixed picture]"),
+        typer.Option("--input", help="Photo to run on, repeatable [default: one fixed picture]"),
     ] = None,
     url: Annotated[
-        str | None, typer.Option("--http", help="Also measure through the service at this address")
+        str | None, typer.Option("--http", help="Also measure over HTTP, through the service at this URL")
     ] = None,
-    budget_ms: Annotated[float | None, typer.Option(help="Server: the p99 that a rate must keep")] = None,
-    seed: Annotated[int | None, typer.Option(help="Repeats the random order of an earlier run")] = None,
-    launches: Annotated[int | None, typer.Option(min=1, help="Launches; default: the profile's")] = None,
+    budget_ms: Annotated[
+        float | None, typer.Option(help="Scenario server: highest p99 in milliseconds")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the random order [default: random]")] = None,
+    launches: Annotated[
+        int | None, typer.Option(min=1, help="Processes per benchmark [default: the profile's]")
+    ] = None,
     rounds: Annotated[
-        int | None, typer.Option(min=1, help="Rounds of a launch; default: the profile's")
+        int | None, typer.Option(min=1, help="Rounds per launch [default: the profile's]")
     ] = None,
-    runs: Annotated[int | None, typer.Option(min=1, help="Runs of a model in a round")] = None,
+    runs: Annotated[
+        int | None, typer.Option(min=1, help="Runs per model and round [default: the profile's]")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the bundle to this file")] = None,
 ) -> None:
-    """Measure models here: fresh processes, stable warm-up, interleaved rounds, honest verdicts."""
+    """Benchmark models: separate processes, warm-up until stable, interleaved rounds, tested differences."""
     if context.invoked_subcommand is not None:
         return
     if json_file is not None:
-        _check_place(json_file)
+        _check_target(json_file)
     settings = settings_with()
     registry = Registry(settings.model_dirs, settings.default_model, added=settings.added_models)
     plan = make_plan(
@@ -98,22 +104,22 @@ def bench(
     if json_file is not None:
         say(f"written to {json_file}", error=True)
     if bundle.blocks or bundle.trials:
-        _keep(settings, bundle)
+        _store(settings, bundle)
     if bundle.flags_of("partial"):
         raise typer.Exit(CANCELLED)
 
 
-def _keep(settings: Settings, bundle: Bundle) -> None:
-    """In the data directory, where `weighin recommend` looks; only one process at a time may."""
+def _store(settings: Settings, bundle: Bundle) -> None:
+    """Save the bundle in the data directory, for `weighin recommend`; warn if another process holds it."""
     try:
         with open_state(settings.data_dir, settings.database_url) as state:
             BenchmarkArchive(state.benchmarks).save(bundle)
     except (DataDirectoryInUse, StorageUnavailable) as error:
-        say(f"not kept for `weighin recommend`: {error.detail}", error=True)
+        say(f"not saved for `weighin recommend`: {error.detail}", error=True)
 
 
 def _run(plan: Plan) -> Bundle:
-    """Measure with a live display on standard error; Ctrl-C ends it with what there is."""
+    """Run the benchmark with a progress display on standard error; Ctrl-C ends it with a partial bundle."""
     display = Progress(
         TextColumn("{task.fields[where]}", markup=False),
         BarColumn(),
@@ -121,12 +127,12 @@ def _run(plan: Plan) -> Bundle:
         TextColumn("{task.description}", markup=False),
         console=LiteralConsole(stderr=True),
         transient=True,
-        refresh_per_second=2,  # every refresh takes time from the cores that are measured
+        refresh_per_second=2,  # low, because a refresh uses a core that is being measured
     )
     with display:
         task = display.add_task("starting", total=1.0, where="", left_s=None)
 
-        def tell(now: progress_of.Progress) -> None:
+        def show(now: progress_of.Progress) -> None:
             where = f"launch {now.launch}/{now.launches}" if now.launch else "preparing"
             if now.round:
                 where += f", round {now.round}/{now.rounds}"
@@ -134,7 +140,7 @@ def _run(plan: Plan) -> Bundle:
                 task, description=shown(now.doing), completed=now.done, where=where, left_s=now.left_s
             )
 
-        return Runner(plan, tell).run()
+        return Runner(plan, show).run()
 
 
 class _TimeLeft(ProgressColumn):
@@ -150,10 +156,12 @@ def _numbers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in comma_list(text))
     except ValueError:
-        raise InvalidParameter(f"threads is '{text[:100]}'; it may be numbers, separated by commas") from None
+        raise InvalidParameter(f"--threads '{text[:100]}': invalid (allowed: integers, by comma)") from None
 
 
-def _check_place(path: Path) -> None:
-    """Better now than after minutes of measuring."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise InvalidParameter(f"--json {path}: there is no folder for it, or it is one itself")
+def _check_target(path: Path) -> None:
+    """Raise InvalidParameter if `path` cannot be written, before minutes of measuring."""
+    if path.is_dir():
+        raise InvalidParameter(f"--json {path}: is a folder")
+    if not path.parent.is_dir():
+        raise InvalidParameter(f"--json {path}: folder not found")

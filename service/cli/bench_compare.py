@@ -1,4 +1,4 @@
-"""`weighin bench compare A.json B.json`: has anything become slower?"""
+"""`weighin bench compare A.json B.json`: find regressions between two bundles."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ REGRESSED, REFUSED = 1, 2
 
 
 def compare_files(
-    then: Annotated[Path, typer.Argument(help="The bundle from before", metavar="A.json")],
-    now: Annotated[Path, typer.Argument(help="The bundle from after", metavar="B.json")],
+    then: Annotated[Path, typer.Argument(help="Older bundle", metavar="A.json")],
+    now: Annotated[Path, typer.Argument(help="Newer bundle", metavar="B.json")],
     threshold: Annotated[
-        float, typer.Option(help="A slowdown beyond this counts, 0.05 is 5 %")
+        float, typer.Option(help="Smallest slowdown that counts as a regression, 0.05 is 5 %")
     ] = DEFAULT_THRESHOLD,
     across_machines: Annotated[
         bool, typer.Option("--across-machines", help="Show bundles of different machines side by side")
     ] = False,
 ) -> None:
-    """Compare two measurements of one machine. Exit code 1: something became slower; 2: no comparison."""
+    """Compare two benchmarks of one machine. Exit code 1: a model regressed; 2: not comparable."""
     try:
-        found = compare_bundles(
+        regression = compare_bundles(
             read_bundle(then), read_bundle(now), threshold=threshold, across_machines=across_machines
         )
     except WeighinError as error:
         say(f"weighin: {error.detail}", error=True)
         raise typer.Exit(REFUSED) from None
     console = LiteralConsole()
-    for label in found.labels:
+    for label in regression.labels:
         console.print(styled((label, "bold red")), soft_wrap=True, highlight=False)
-    print_whole(console, _table(found))
-    for names, where in ((found.only_then, then), (found.only_now, now)):
+    print_whole(console, _table(regression))
+    for names, file in ((regression.only_then, then), (regression.only_now, now)):
         if names:
-            console.print(f"only in {shown(where.name)}: {shown(', '.join(names))}", soft_wrap=True)
-    if found.regressed and not across_machines:
+            console.print(f"only in {shown(file.name)}: {shown(', '.join(names))}", soft_wrap=True)
+    if regression.regressed and not across_machines:
         raise typer.Exit(REGRESSED)
 
 
-def _table(found: Regression) -> Table:
+def _table(regression: Regression) -> Table:
     table = Table("model", box=None, pad_edge=False)
     for heading in ("then p50 ms", "now p50 ms", "change", "95 %", "verdict", ""):
         table.add_column(heading, justify="right", no_wrap=True)
-    for change in found.changes:
+    for change in regression.changes:
         regressed = ("REGRESSED" if change.regressed else "", "bold red")
         remarks = styled(
             regressed,

@@ -1,4 +1,4 @@
-"""A measurement as a table with its notes."""
+"""Print a bundle as a table with notes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOUD = ("void", "partial", "dirty", "contaminated")
 
 
 def print_bundle(console: Console, bundle: Bundle) -> None:
-    """What was measured, on what, how it came out, and every reason to doubt it."""
+    """Print the figures of each model, the machine and configuration, and the bundle's flags."""
     summaries = summarise(bundle)
     print_whole(console, _table(bundle, summaries))
     for line in _about(bundle, summaries):
@@ -28,13 +28,13 @@ def print_bundle(console: Console, bundle: Bundle) -> None:
 
 
 def print_whole(console: Console, table: Table) -> None:
-    """Print a table as wide as it is: one that is cut off hides figures, one that wraps keeps them."""
-    width = Measurement.get(console, console.options.update(max_width=1000), table).maximum
-    before, console.width = console.width, max(width, console.width)
+    """Print a table at its full width: lines may wrap, but no cell is cut off."""
+    table_width = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+    console_width, console.width = console.width, max(table_width, console.width)
     try:
         console.print(table)
     finally:
-        console.width = before
+        console.width = console_width
 
 
 def _table(bundle: Bundle, summaries: list[EntrySummary]) -> Table:
@@ -54,30 +54,31 @@ def _table(bundle: Bundle, summaries: list[EntrySummary]) -> Table:
         headings += ["GMAC/s", "speed-up", "verdict"]
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
-    for each in summaries:
-        cells = [_accuracy(each), f"{each.model.bytes / 1e6:.1f} MB", millions(each.model.macs)]
+    for summary in summaries:
+        cells = [_accuracy(summary), f"{summary.model.bytes / 1e6:.1f} MB", millions(summary.model.macs)]
         if server:
-            cells += ["" if each.rate_per_s is None else f"{each.rate_per_s:.0f}"]
+            cells += ["" if summary.rate_per_s is None else f"{summary.rate_per_s:.0f}"]
         elif not offline:
             cells += [
-                "" if each.p50_ns is None else f"{each.p50_ns / 1e6:.3f}",
-                _percentile(each.p90, 0.90, each.count),
-                _percentile(each.p99, 0.99, each.count),
+                "" if summary.p50_ns is None else f"{summary.p50_ns / 1e6:.3f}",
+                _percentile(summary.p90, 0.90, summary.count),
+                _percentile(summary.p99, 0.99, summary.count),
             ]
         if not server:
-            cells += ["" if each.images_per_s is None else f"{each.images_per_s:.0f}"]
-        memory = each.peak_memory_bytes
+            cells += ["" if summary.images_per_s is None else f"{summary.images_per_s:.0f}"]
+        memory = summary.peak_memory_bytes
         cells += ["" if memory is None else f"{memory / 1e6:.0f} MB"]
         if not server:
-            cells += ["" if each.gmacs_per_s is None else f"{each.gmacs_per_s:.1f}", *_speedup(bundle, each)]
-        table.add_row(shown(each.entry.name), *cells)
+            gmacs = "" if summary.gmacs_per_s is None else f"{summary.gmacs_per_s:.1f}"
+            cells += [gmacs, *_speedup(bundle, summary)]
+        table.add_row(shown(summary.entry.name), *cells)
     return table
 
 
-def _accuracy(each: EntrySummary) -> str:
-    accuracy = each.model.accuracy
+def _accuracy(summary: EntrySummary) -> str:
+    accuracy = summary.model.accuracy
     if accuracy is None:
-        return "unknown" if each.model.trained else "untrained"
+        return "unknown" if summary.model.trained else "untrained"
     mark = {"measured": "", "reported": " r", "inherited": " i"}[accuracy.kind]
     return f"{accuracy.value:.1%}{mark}"
 
@@ -88,13 +89,13 @@ def _percentile(bound: PercentileBound | None, fraction: float, count: int) -> s
     return f"<= {bound.bound_ns / 1e6:.3f} ({bound.estimate_ns / 1e6:.3f})"
 
 
-def _speedup(bundle: Bundle, each: EntrySummary) -> tuple[str, str]:
-    if each.entry.name == bundle.configuration.baseline:
+def _speedup(bundle: Bundle, summary: EntrySummary) -> tuple[str, str]:
+    if summary.entry.name == bundle.configuration.baseline:
         return "1", "baseline"
-    if each.comparison is None:
+    if summary.comparison is None:
         return "", ""
-    speedup, low, high = each.comparison.speedup
-    return f"{speedup:.2f}x [{low:.2f}, {high:.2f}]", each.comparison.verdict
+    speedup, low, high = summary.comparison.speedup
+    return f"{speedup:.2f}x [{low:.2f}, {high:.2f}]", summary.comparison.verdict
 
 
 def _about(bundle: Bundle, summaries: list[EntrySummary]) -> list[str]:
@@ -103,18 +104,18 @@ def _about(bundle: Bundle, summaries: list[EntrySummary]) -> list[str]:
         f"{name} {version}" for name, version in bundle.fingerprint.software.runtimes.items()
     )
     inputs = configuration.inputs
-    fed = "one fixed picture" if inputs.kind == "synthetic" else f"{inputs.count} photos"
+    images = "one fixed picture" if inputs.kind == "synthetic" else f"{inputs.count} photos"
     lines = [
-        f"{machine.cpu_model}, {machine.cores} cores; {runtimes}; {fed}",
+        f"{machine.cpu_model}, {machine.cores} cores; {runtimes}; {images}",
         f"{configuration.profile} {configuration.scenario}: {configuration.launches} launches x "
-        f"{configuration.rounds} rounds; all models loaded, one at a time running; seed {configuration.seed}",
-        "accuracy: r reported by the publisher of the weights, i inherited from the parent; "
-        "p90, p99: bound with 99 % confidence (estimate)",
+        f"{configuration.rounds} rounds; all models loaded, one runs at a time; seed {configuration.seed}",
+        "accuracy: r reported by the publisher, i inherited from the fp32 model; "
+        "p90, p99: upper bound at 99 % confidence (estimate)",
     ]
     cold = [
-        f"{each.entry.name} {each.load_ns / 1e6:.0f} + {each.first_run_ns / 1e6:.1f} ms"
-        for each in summaries
-        if each.load_ns is not None and each.first_run_ns is not None and not each.entry.control
+        f"{summary.entry.name} {summary.load_ns / 1e6:.0f} + {summary.first_run_ns / 1e6:.1f} ms"
+        for summary in summaries
+        if summary.load_ns is not None and summary.first_run_ns is not None and not summary.entry.control
     ]
     if cold:
         lines.append("cold start (load + first run): " + ", ".join(cold))
@@ -126,14 +127,14 @@ def _notes(bundle: Bundle, summaries: list[EntrySummary]) -> list[Text]:
     for kind in (*_LOUD, "unstable", "drift"):
         for flag in bundle.flags:
             if flag.kind == kind:
-                whose = f"{flag.entry}: " if flag.entry else ""
-                notes.append(styled((kind, "bold red"), f": {whose}{flag.reason}"))
+                entry = f"{flag.entry}: " if flag.entry else ""
+                notes.append(styled((kind, "bold red"), f": {entry}{flag.reason}"))
     configuration = bundle.configuration
     quick = configuration.profile == "quick" and configuration.scenario == "single-stream"
-    if quick and any(each.p99 is None for each in summaries):
-        notes.append(styled(("quick", "yellow"), ": too few runs for a p99; --profile standard has enough"))
+    if quick and any(summary.p99 is None for summary in summaries):
+        notes.append(styled(("quick", "yellow"), ": too few runs for a p99 (use --profile standard)"))
     notes += [
-        styled(("untrained", "yellow"), f": {model.name} has random weights, whose latency may mislead")
+        styled(("untrained", "yellow"), f": {model.name} has random weights; its latency may mislead")
         for model in bundle.models
         if not model.trained
     ]
@@ -141,19 +142,20 @@ def _notes(bundle: Bundle, summaries: list[EntrySummary]) -> list[Text]:
 
 
 def _overheads(summaries: list[EntrySummary]) -> list[str]:
-    """What the service adds to the bare session, per model that was measured both ways."""
-    bare = {each.entry.name: each for each in summaries if each.entry.via == "session"}
+    """Return a line per model that was measured with and without the service: the difference in ms."""
+    bare = {summary.entry.name: summary for summary in summaries if summary.entry.via == "session"}
     lines = []
-    for each in summaries:
-        own = bare.get(each.entry.model)  # one thread in ONNX Runtime, as a service runs it
-        if each.entry.via != "http" or own is None or "total" not in own.stages_p50_ns:
+    for summary in summaries:
+        session = bare.get(summary.entry.model)  # one thread in ONNX Runtime, as the service uses
+        if summary.entry.via != "http" or session is None or "total" not in session.stages_p50_ns:
             continue
-        p50 = {stage: ns / 1e6 for stage, ns in each.stages_p50_ns.items()}
-        alone = own.stages_p50_ns["total"] / 1e6
-        within = ", ".join(f"{stage} {p50[stage]:.3f}" for stage in _WITHIN_SERVICE)
+        p50 = {stage: ns / 1e6 for stage, ns in summary.stages_p50_ns.items()}
+        session_ms = session.stages_p50_ns["total"] / 1e6
+        stages = ", ".join(f"{stage} {p50[stage]:.3f}" for stage in _WITHIN_SERVICE)
         lines.append(
-            f"{each.entry.name}: {p50['round_trip']:.3f} ms = {alone:.3f} bare, from bytes to logits, "
-            f"+ {p50['round_trip'] - alone:.3f} overhead; {p50['round_trip'] - p50['total']:.3f} of it is "
-            f"outside the service's own {p50['total']:.3f} ({within})"
+            f"{summary.entry.name}: {p50['round_trip']:.3f} ms = {session_ms:.3f} bare session, bytes to "
+            f"logits, + {p50['round_trip'] - session_ms:.3f} overhead; "
+            f"{p50['round_trip'] - p50['total']:.3f} of it is outside the service's own "
+            f"{p50['total']:.3f} ({stages})"
         )
     return lines

@@ -1,4 +1,4 @@
-"""`weighin compare PHOTO ...`: photos through several models, side by side, without a server."""
+"""`weighin compare PHOTO ...`: compare models on photos, without a server."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ def compare_photos(
     names: Annotated[
         str | None, typer.Option("--models", help="Names, separated by commas [default: all comparable]")
     ] = None,
-    baseline: Annotated[str | None, typer.Option(help="The model that the speed-up refers to")] = None,
-    repeat: Annotated[int, typer.Option(help="Measured runs of each model, 1 to 50")] = 20,
+    baseline: Annotated[
+        str | None, typer.Option(help="Model that others are compared with [default: the default model]")
+    ] = None,
+    repeat: Annotated[int, typer.Option(help="Measured runs per model, 1 to 50")] = 20,
 ) -> None:
-    """Run photos through several models, side by side, without a server."""
+    """Compare models on photos, without a server: predictions, latency, speed-up."""
     out = console()
     settings = settings_with()
     registry = Registry(settings.model_dirs, settings.default_model, added=settings.added_models)

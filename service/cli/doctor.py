@@ -1,4 +1,4 @@
-"""`weighin doctor [MODEL]`: why is it slow?"""
+"""`weighin doctor [MODEL]`: find out why a model is slow."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ from service.text.display import shown
 def doctor(
     model: Annotated[str | None, typer.Argument(help="A model's name [default: all]")] = None,
     threads: Annotated[
-        int, typer.Option(min=1, max=256, help="Threads per image where it is slow; 1 here")
+        int, typer.Option(min=1, max=256, help="Threads per image in the deployment to diagnose")
     ] = 1,
     spinning: Annotated[
-        bool, typer.Option("--spinning", help="Threads spin there, as is ONNX Runtime's default")
+        bool,
+        typer.Option("--spinning", help="Threads spin in that deployment, which is ONNX Runtime's default"),
     ] = False,
 ) -> None:
-    """Find out why a model is slow on this machine: faults with evidence and remedy, costly operators.
+    """Find out why a model is slow on this machine: problems with evidence and remedy, costliest operators.
 
-    Takes about ten seconds per model, on one core. It is no benchmark: for figures, `weighin bench`.
+    Takes about ten seconds per model, on one core. To measure latency, use `weighin bench`.
     """
     console = LiteralConsole(soft_wrap=True)
     settings = settings_with()
@@ -50,7 +51,7 @@ def doctor(
             report = diagnose(under_test, parent, machine, run_settings, ceiling)
         except (ModelUnavailable, SessionError, UnreadableModel) as error:
             failed = True
-            console.print(styled((name, "bold"), f": cannot be examined: {error}"), end="\n\n")
+            console.print(styled((name, "bold"), f": cannot be diagnosed: {error}"), end="\n\n")
             continue
         _show(console, report)
     if failed:
@@ -68,17 +69,18 @@ def _parent(registry: Registry, model: ModelUnderTest) -> ModelUnderTest | None:
 
 
 def _show(console: Console, report: Report) -> None:
-    found = f"{len(report.findings)} found" if report.findings else "nothing found that slows it down"
-    console.print(styled((report.model, "bold"), f": {found}"))
+    count = len(report.findings)
+    summary = "no problems" if count == 0 else f"{count} problem{'s' * (count > 1)}"
+    console.print(styled((report.model, "bold"), f": {summary}"))
     for finding in report.findings:
         console.print(styled("  ", (finding.title, "bold"), f" ({finding.slug})"))
         console.print(f"    evidence: {shown(finding.evidence)}")
         console.print(f"    remedy: {shown(finding.remedy)}")
-    ceiling = ", ".join(f"{kind} {reached:.0f}" for kind, reached in report.ceiling_gmacs_per_s.items())
+    ceiling = ", ".join(f"{kind} {rate:.0f}" for kind, rate in report.ceiling_gmacs_per_s.items())
     console.print(
-        f"  The {len(report.operators)} most expensive of {report.operators_in_all} operators, "
-        f"{report.total_us / 1e3:.2f} ms in all on one thread; GMAC/s of a large 1x1 convolution here: "
-        f"{ceiling}"
+        f"  The {len(report.operators)} slowest of {report.operators_in_all} operators, "
+        f"{report.total_us / 1e3:.2f} ms in total on one thread; ceiling (GMAC/s of a large 1x1 "
+        f"convolution): {ceiling}"
     )
     table = Table(box=None, pad_edge=False)
     table.add_column("operator")
@@ -86,14 +88,14 @@ def _show(console: Console, report: Report) -> None:
     for heading in ("ms", "share", "M MACs", "GMAC/s", "of ceiling"):
         table.add_column(heading, justify="right")
     for operator in report.operators:
-        reached, share = operator.gmacs_per_s, report.of_ceiling(operator)
+        rate, share = operator.gmacs_per_s, report.of_ceiling(operator)
         table.add_row(
             shown(operator.name),
             f"{operator.op} {operator.arithmetic}",
             f"{operator.typical_us / 1e3:.3f}",
             f"{operator.share:.1%}",
             f"{operator.macs / 1e6:.2f}" if operator.macs else "",
-            "" if reached is None else f"{reached:.1f}",
+            "" if rate is None else f"{rate:.1f}",
             "" if share is None else f"{share:.0%}",
         )
     console.print(table)

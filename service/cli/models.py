@@ -1,4 +1,4 @@
-"""`weighin models`: the zoo as a table."""
+"""`weighin models`: list the models of the zoo."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.text.display import shown
 
 
 def list_models() -> None:
-    """List the models that would be served, and why one would not be."""
+    """List the models that the service would serve, and why others would not be served."""
     out = console()
     settings = settings_with()
     registry = Registry(settings.model_dirs, settings.default_model, added=settings.added_models)
@@ -19,7 +19,7 @@ def list_models() -> None:
     table = Table("model", "labels", "precision", box=None, pad_edge=False)
     for heading in ("parameters", "MACs", "bytes", "top-1"):
         table.add_column(heading, justify="right")
-    table.add_column("accuracy is")
+    table.add_column("accuracy source")
     table.add_column("assumed")
     for entry in registry.entries:
         card = entry.card

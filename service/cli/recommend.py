@@ -1,4 +1,4 @@
-"""`weighin recommend`: which network fits, here or on the machine that a bundle was carried from."""
+"""`weighin recommend`: recommend a model for a budget, from benchmarks of this or another machine."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from service.text.display import shown
 
 
 def recommend(
-    p99_ms: Annotated[float | None, typer.Option(help="Most milliseconds at the 99th percentile")] = None,
-    p90_ms: Annotated[float | None, typer.Option(help="Most milliseconds at the 90th percentile")] = None,
-    p50_ms: Annotated[float | None, typer.Option(help="Most milliseconds at the median")] = None,
-    max_mb: Annotated[float | None, typer.Option(help="Most megabytes (10^6) of the model's file")] = None,
-    min_accuracy: Annotated[float | None, typer.Option(help="Least top-1 accuracy, 0 to 1")] = None,
+    p99_ms: Annotated[float | None, typer.Option(help="Maximum p99 in milliseconds")] = None,
+    p90_ms: Annotated[float | None, typer.Option(help="Maximum p90 in milliseconds")] = None,
+    p50_ms: Annotated[float | None, typer.Option(help="Maximum median in milliseconds")] = None,
+    max_mb: Annotated[float | None, typer.Option(help="Maximum file size in megabytes (10^6 bytes)")] = None,
+    min_accuracy: Annotated[float | None, typer.Option(help="Minimum top-1 accuracy, 0 to 1")] = None,
     labels: Annotated[str | None, typer.Option(help="Label set [default: the default model's]")] = None,
     bundles: Annotated[
         list[Path] | None,
-        typer.Option("--bundle", help="Measurements carried from the device that will run it; repeatable"),
+        typer.Option("--bundle", help="Bundle that was measured on the target device, repeatable"),
     ] = None,
 ) -> None:
-    """Say which network fits a budget, by what `weighin bench` measured on this machine or wrote to bundles.
+    """Recommend a model for a budget, from benchmarks of this machine or from bundle files.
 
-    Exit code 2 when none fits or nothing was measured.
+    Exit code 2 if no model fits or nothing was measured.
     """
     max_bytes = None if max_mb is None else _bytes(max_mb)
     constraints = Constraints(p50_ms, p90_ms, p99_ms, max_bytes, min_accuracy, labels)
@@ -58,7 +58,7 @@ def recommend(
 
 
 def _bytes(megabytes: float) -> int:
-    """Convert megabytes to bytes; Constraints refuses what is not a valid number."""
+    """Convert megabytes to bytes; invalid numbers become 0, which Constraints refuses."""
     try:
         return int(megabytes * 1e6)
     except (OverflowError, ValueError):  # inf and nan
@@ -66,31 +66,32 @@ def _bytes(megabytes: float) -> int:
 
 
 def _show(console: Console, advice: Advice) -> None:
-    found = advice.recommendation
+    recommendation = advice.recommendation
     machine = advice.machine
     console.print(
         f"For {shown(machine.machine.cpu_model)}, {machine.machine.cores} cores, "
-        f"onnxruntime {machine.software.runtimes.get('onnxruntime', '?')}, labels {found.labels}:"
+        f"onnxruntime {machine.software.runtimes.get('onnxruntime', '?')}, labels {recommendation.labels}:"
     )
-    console.print(styled((found.recommended or "no recommendation", "bold"), f": {found.why}"))
-    if found.fits:
-        console.print(_fits(found.fits))
-        for fit in found.fits:
+    name = recommendation.recommended or "no recommendation"
+    console.print(styled((name, "bold"), f": {recommendation.why}"))
+    if recommendation.fits:
+        console.print(_fits(recommendation.fits))
+        for fit in recommendation.fits:
             for note in fit.notes:
                 console.print(f"  {fit.facts.name}: {shown(note)}")
-    if found.pareto:
-        names = ", ".join(each.measured.name for each in found.pareto)
-        console.print(f"Not surely beaten in accuracy, latency and bytes together: {names}")
-    for out in found.dominated:
-        console.print(f"  {out.model}: {shown(out.reason)}")
-    if found.rejected:
-        console.print("Out:")
-        for rejected in found.rejected:
+    if recommendation.pareto:
+        names = ", ".join(candidate.measured.name for candidate in recommendation.pareto)
+        console.print(f"Pareto front (accuracy, latency, bytes): {names}")
+    for dominated in recommendation.dominated:
+        console.print(f"  {dominated.model}: {shown(dominated.reason)}")
+    if recommendation.rejected:
+        console.print("Rejected:")
+        for rejected in recommendation.rejected:
             console.print(f"  {rejected.model}: {shown(rejected.reason)}")
-    for name, why in advice.evidence.unused.items():
-        console.print(f"Measurement {name} does not count: {shown(why)}")
-    if found.run is not None:
-        console.print(f"To measure what is missing: {found.run}")
+    for bundle, reason in advice.evidence.unused.items():
+        console.print(f"Benchmark {bundle} not used: {shown(reason)}")
+    if recommendation.run is not None:
+        console.print(f"To measure the missing models: {recommendation.run}")
 
 
 def _fits(fits: tuple[Fit, ...]) -> Table:
@@ -99,7 +100,7 @@ def _fits(fits: tuple[Fit, ...]) -> Table:
         table.add_column(heading, justify="right")
     for fit in fits:
         measured = fit.measured
-        bounds = [None if measured is None else measured.percentile(each) for each in (0.90, 0.99)]
+        bounds = [None if measured is None else measured.percentile(fraction) for fraction in (0.90, 0.99)]
         table.add_row(
             fit.facts.name,
             "?" if fit.accuracy is None else f"{fit.accuracy.value:.1%}",
@@ -113,5 +114,5 @@ def _fits(fits: tuple[Fit, ...]) -> Table:
 
 
 def _percent(confidence: float) -> str:
-    """Never rounded up to certainty."""
+    """Format a confidence; never rounds up to 100 %."""
     return "> 99.99%" if confidence > 0.9999 else f"{confidence:.2%}"

@@ -1,4 +1,4 @@
-"""Settings from the environment and the command line, for every command."""
+"""Read settings from the environment and the command line, for every command."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from service.settings import Settings, environment_warnings, setting_problems
 
 
 def settings_with(*, warn: bool = True, **options: object) -> Settings:
-    """Return the environment's settings, overridden by the options of the command line that were given.
+    """Return the settings of the environment, overridden by command-line options that are set.
 
-    Wrong settings are all named on standard error and end the command with exit code 2. `warn`: also name
-    the variables that are ignored.
+    Invalid settings are printed to standard error and end the command with exit code 2. With `warn`, ignored
+    variables are printed too.
     """
-    given = {name: value for name, value in options.items() if value not in (None, "")}
+    overrides = {name: value for name, value in options.items() if value not in (None, "")}
     try:
-        settings = Settings(**given)  # type: ignore[arg-type]
+        settings = Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
-        for line in (*environment_warnings(), *setting_problems(error, given)):
+        for line in (*environment_warnings(), *setting_problems(error, overrides)):
             say(line, error=True)
         raise typer.Exit(2) from None
     if warn:

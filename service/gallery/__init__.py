@@ -1,1 +1,1 @@
-"""Images that can be found by their likes: kept in the database, embedded by a network, searched."""
+"""Gallery: store images in the database, embed them with a network, search for similar ones."""

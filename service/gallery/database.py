@@ -1,4 +1,4 @@
-"""Transactions on the gallery's tables: writers take their turn, readers never make a database."""
+"""Transactions on the gallery's tables: writers are serialized, readers never create a database."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from sqlalchemy import Connection, Engine, select, update
 from service.errors import StorageUnavailable
 from service.gallery.records import GalleryState
 from service.gallery.tables import gallery_state
-from service.storage.database import READING, database_file, has_current_schema, prepare
+from service.storage.database import READING, database_file, has_current_schema, inode_of, prepare
 from service.storage.errors import DAMAGED, storage_errors
 
 _NAME = "gallery"
 
 
 class GalleryDatabase:
-    """Opens the database when it is first needed, and anew when its file was exchanged meanwhile.
+    """Opens the database on first use, and again if its file was replaced; thread-safe.
 
-    Methods raise StorageUnavailable when the database cannot be used; they may be called by any thread.
+    Methods raise StorageUnavailable if the database cannot be used.
     """
 
     def __init__(self, engine: Engine, obstacle: Callable[[], str | None] = lambda: None) -> None:
-        """Does not connect. `obstacle`: why nothing may be written now, in words for a client; None when it
-        may."""
+        """Does not connect. `obstacle` returns the reason, for clients, why writes are refused, or None."""
         self.engine = engine
         self._obstacle = obstacle
         self._file = database_file(engine)
@@ -33,10 +32,10 @@ class GalleryDatabase:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[tuple[Connection, GalleryState]]:
-        """A transaction that no other writer's overlaps, in any process, and the state it begins with.
+        """Yield an exclusive write transaction, across all processes, and the state at its start.
 
-        It is committed when this returns without an exception, and undone else. The writers of all processes
-        queue for the one row of the state, so changes become visible in the order of their numbers.
+        It is committed at the end, or rolled back after an exception. Writers of all processes lock the one
+        row of the state, so changes become visible in the order of their numbers.
         """
         obstacle = self._obstacle()
         if obstacle is not None:
@@ -47,23 +46,23 @@ class GalleryDatabase:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection | None]:
-        """One view of the database, or None where there is no gallery in it yet."""
-        if self._inode() is None:
+        """Yield a consistent read transaction, or None if the database has no gallery yet."""
+        if inode_of(self._file) is None:
             yield None
             return
         with storage_errors(), self.engine.connect().execution_options(**READING) as connection:
-            if self._prepared != self._inode() and has_current_schema(connection):
-                self._prepared = self._inode()
-            yield connection if self._prepared == self._inode() else None
+            if self._prepared != inode_of(self._file) and has_current_schema(connection):
+                self._prepared = inode_of(self._file)
+            yield connection if self._prepared == inode_of(self._file) else None
 
     def state(self) -> GalleryState:
-        """The gallery as a whole."""
+        """Return the state of the gallery."""
         with self.reading() as connection:
             return GalleryState() if connection is None else read_state(connection)
 
     @property
     def problem(self) -> str | None:
-        """Why the database cannot be reached, in words for a client; None when it can. Tries it."""
+        """Reason, for clients, why the database cannot be reached, or None. Connects to it."""
         try:
             with storage_errors(), self.engine.connect():
                 return None
@@ -71,26 +70,18 @@ class GalleryDatabase:
             return error.detail
 
     def _prepare(self) -> None:
-        if self._prepared is None or self._prepared != self._inode():
+        if self._prepared is None or self._prepared != inode_of(self._file):
             prepare(self.engine)
-            self._prepared = self._inode()
-
-    def _inode(self) -> int | None:
-        if self._file is None:
-            return 0
-        try:
-            return self._file.stat().st_ino
-        except OSError:
-            return None
+            self._prepared = inode_of(self._file)
 
 
 def change_state(connection: Connection, **values: Any) -> None:
-    """Set columns of the state's row, from within `GalleryDatabase.writing`."""
+    """Set columns of the state's row, within `GalleryDatabase.writing`."""
     connection.execute(update(gallery_state).where(gallery_state.c.name == _NAME).values(**values))
 
 
 def read_state(connection: Connection, *, for_update: bool = False) -> GalleryState:
-    """The gallery's state as this transaction sees it, or as it stays until its end."""
+    """Return the gallery's state in this transaction; with `for_update`, lock it until the end."""
     query = select(gallery_state).where(gallery_state.c.name == _NAME)
     row = connection.execute(query.with_for_update() if for_update else query).mappings().first()
     if row is None:

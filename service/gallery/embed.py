@@ -1,4 +1,4 @@
-"""Bytes of an image to what the gallery keeps of it: embeddings, a perceptual hash, a thumbnail."""
+"""Compute what the gallery stores of an image: embeddings, perceptual hash, thumbnail."""
 
 from __future__ import annotations
 
@@ -22,36 +22,38 @@ from service.latency.stages import Stopwatch
 OUTPUT: Literal["embedding"] = "embedding"
 
 THUMBNAIL_SIDE = 256
-"""Pixels of a thumbnail's longer side, at most."""
+"""Maximum pixels of a thumbnail's longer side."""
 
 _THUMBNAIL_QUALITY = 82
 
 
 def embedder_of(model: ServedModel) -> str:
-    """What embeddings of this model are filed under: its name, and the beginning of its file's SHA-256, since
-    another file under the same name gives other embeddings."""
+    """Return the embedder of a model: its name and the start of its file's SHA-256.
+
+    The hash is part of it because another file of the same name has other embeddings.
+    """
     return f"{model.name}@{model.card.file.sha256[:12]}"
 
 
 def model_name(embedder: str) -> str:
-    """The name in it."""
+    """Return the model name in an embedder."""
     return embedder.rpartition("@")[0]
 
 
 def dimensions_of(model: ServedModel) -> int:
-    """Length of the model's embeddings. InvalidParameter for a model that gives none."""
+    """Return the length of the model's embeddings. Raises InvalidParameter if it has none."""
     shape = model.card.outputs.get(OUTPUT)
     if shape is None or len(shape) != 1:
-        raise InvalidParameter(f"model '{model.name}' gives no embedding: its card lists no such output")
+        raise InvalidParameter(f"model '{model.name}': no embedding (its card lists no such output)")
     return shape[0]
 
 
 def load_for_embedding(
     data: bytes, model: ServedModel, *, max_pixels: int, stopwatch: Stopwatch | None = None
 ) -> DecodedImage:
-    """Decode an image to be embedded by `model`, at a scale that suits its thumbnail too.
+    """Decode an image for `model`, at a scale that is large enough for the thumbnail too.
 
-    Stored images and queries are decoded alike. Ends the lap `decode`. Raises the errors of `decode`.
+    Stored images and queries are decoded the same way. Ends the lap `decode`. Raises the errors of `decode`.
     """
     return load_image(
         data, model.card.input, max_pixels=max_pixels, min_side=THUMBNAIL_SIDE, stopwatch=stopwatch
@@ -59,21 +61,21 @@ def load_for_embedding(
 
 
 def embed(image: DecodedImage, model: ServedModel, stopwatch: Stopwatch | None = None) -> Vector:
-    """Return the image's embedding by `model`, float32 (dimensions,), L2-normalised; one of zeros stays so.
+    """Return the image's embedding by `model`, float32 (dimensions,), L2-normalised; zeros stay zeros.
 
-    Ends the laps `preprocess` and `inference`. Raises ModelUnavailable when the run fails.
+    Ends the laps `preprocess` and `inference`. Raises ModelUnavailable if the run fails.
     """
     return normalised(run_model(model, image, (OUTPUT,), stopwatch)[OUTPUT])
 
 
 def normalised(embedding: NDArray[np.float32]) -> Vector:
-    """Return a finite embedding at length 1; one of zeros stays so."""
+    """Return a finite embedding, float32 (D,), scaled to length 1; zeros stay zeros."""
     length = float(np.linalg.norm(embedding.astype(np.float64)))
     return (embedding / max(length, 1e-12)).astype(np.float32)
 
 
 def prepare(data: bytes, models: Sequence[ServedModel], *, max_pixels: int) -> NewImage:
-    """All that is kept of an image, with embeddings by `models`. Raises the errors of `decode`."""
+    """Compute all that is stored of an image, with embeddings by `models`. Raises the errors of `decode`."""
     first = load_for_embedding(data, models[0], max_pixels=max_pixels)
     embeddings = {embedder_of(models[0]): embed(first, models[0])}
     for model in models[1:]:

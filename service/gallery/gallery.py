@@ -1,4 +1,4 @@
-"""The gallery as a whole: its parts put together, opened beside the service's start, and told of."""
+"""Gallery facade: wires the components, opens them in the background, reports status."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _RETRY_S = 5.0
 
 @dataclass(frozen=True)
 class GalleryStatus:
-    """What there is: `model` answers, `search` tells how once something was searched for.
+    """Status of the gallery. `model`: name of the active model; `search`: None before the first search.
 
-    `replaced`: the model of that name is another file by now; the one that embedded the images answers.
+    `replaced`: the model of that name was replaced; the one that embedded the images is used.
     """
 
     model: str
@@ -48,9 +48,9 @@ class GalleryStatus:
 
 
 class Gallery:
-    """`writer` stores and deletes images, `retriever` finds them, `reindexer` changes the network.
+    """`writer` stores and deletes images, `retriever` searches, `reindexer` changes the network.
 
-    Costs nothing until there is an image: then its index is opened when the service starts.
+    An empty gallery uses no resources. The index of a gallery with images is opened when the service starts.
     """
 
     def __init__(
@@ -67,8 +67,7 @@ class Gallery:
         max_pixels: int,
         deadline_s: float,
     ) -> None:
-        """`model`: by which a gallery without images embeds. `deadline_s`: how long a request waits for its
-        turn at the database. Opens nothing."""
+        """Opens nothing. `model`: of a new gallery; `deadline_s`: maximum wait for a database thread."""
         self._quota = quota
         self._threads = GalleryThreads(deadline_s)
         self._networks = Networks(registry, model, data_dir / KEPT_FOLDER)
@@ -96,12 +95,11 @@ class Gallery:
         self._opening: asyncio.Task[None] | None = None
 
     def open(self, models_loaded: asyncio.Future[None]) -> None:
-        """In the background, once the models are there: open the index of a gallery that has images, and go
-        on with a change of network that was not finished."""
+        """Start a background task that waits for the models, opens the index and continues a re-index."""
         self._opening = asyncio.create_task(self._open(models_loaded))
 
     async def status(self) -> GalleryStatus:
-        """The gallery at the moment. StorageUnavailable where the database does not answer."""
+        """Return the current status. Raises StorageUnavailable."""
         state = await self._threads.read(self._database.state)
         return GalleryStatus(
             model=self._networks.name_of(state),
@@ -121,7 +119,7 @@ class Gallery:
         return frozenset({self._networks.name_of(state), *map(model_name, state.embedders)})
 
     async def close(self) -> None:
-        """Stop what runs in the background, and save the index."""
+        """Stop background work and save the index."""
         if self._opening is not None:
             self._opening.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -131,8 +129,8 @@ class Gallery:
         await asyncio.to_thread(self._searches.close)
 
     async def _open(self, models_loaded: asyncio.Future[None]) -> None:
-        # A thread that starts now has a heap of its own. Later it would take over one that the loaders leave,
-        # and the core threads would need another one beside it.
+        # Start a reader thread now, so that it gets its own malloc arena. Later it would reuse an arena of
+        # the loading threads, and the core threads would need further ones.
         await self._threads.read(bool)
         await asyncio.wait({models_loaded})
         while True:
@@ -147,8 +145,8 @@ class Gallery:
                 model = self._networks.of(state.embedder)
                 await self._threads.read(self._searches.open_for, embedder_of(model), dimensions_of(model))
             except EmbeddersChanged:
-                pass  # another process let another one answer: the first search opens its index
+                pass  # another process changed the model; the first search opens its index
             except WeighinError as error:
-                log.warning("the gallery does not answer", reason=error.detail)
+                log.warning("gallery unavailable", reason=error.detail)
         if state.target is not None:
             self.reindexer.go_on()

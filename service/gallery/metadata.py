@@ -1,4 +1,4 @@
-"""Metadata of images and conditions on it: parsed strictly from untrusted JSON, stored as indexed rows."""
+"""Metadata of images, and filters on metadata: strict parsing of untrusted JSON, storage as indexed rows."""
 
 from __future__ import annotations
 
@@ -25,30 +25,31 @@ MAX_CONDITIONS = 16
 ID = re.compile(r"[A-Za-z0-9_.-]{1,255}")
 
 _LARGEST = 2**53
-"""Whole numbers up to this are the same in every database, and in JavaScript."""
+"""Largest integer that every database and JavaScript represent exactly."""
 
 _Comparison = Literal["gte", "gt", "lte", "lt"]
 _COMPARISONS: tuple[_Comparison, ...] = get_args(_Comparison)
+_OPERATORS = ", ".join(_COMPARISONS)
 
 
 def check_id(id: str) -> str:
-    """The id, if it can be one. InvalidParameter else."""
+    """Return a valid id. Raises InvalidParameter."""
     if not ID.fullmatch(id) or id in (".", ".."):
         raise InvalidParameter(
-            f"id is {id[:100]!r}; 1 to 255 letters, digits, '_', '.' and '-' are allowed, but not '.' or '..'"
+            f"id {id[:100]!r}: invalid (allowed: 1 to 255 letters, digits, '_', '.', '-'; not '.' or '..')"
         )
     return id
 
 
 def parse_metadata(text: str | bytes) -> Metadata:
-    """The metadata in a JSON text; empty for an empty text.
+    """Parse metadata from JSON; empty text is empty metadata.
 
-    Raises InvalidParameter unless it is a flat object of strings, finite numbers, booleans and nulls, within
+    Raises InvalidParameter unless it is a flat object of strings, finite numbers, booleans and nulls within
     the limits above.
     """
     fields = _object("metadata", text, MAX_METADATA_BYTES)
     if len(fields) > MAX_FIELDS:
-        raise InvalidParameter(f"metadata has {len(fields)} fields; {MAX_FIELDS} are allowed")
+        raise InvalidParameter(f"metadata: {len(fields)} fields (limit: {MAX_FIELDS})")
     for name, value in fields.items():
         _check_name("metadata", name)
         _check_value(f"metadata: field {name[:64]!r}", value)
@@ -56,10 +57,10 @@ def parse_metadata(text: str | bytes) -> Metadata:
 
 
 def parse_where(text: str | None) -> tuple[Condition, ...]:
-    """The conditions in a JSON text like `{"label": "cat", "year": {"gte": 2019, "lt": 2024}}`.
+    """Parse a filter such as `{"label": "cat", "year": {"gte": 2019, "lt": 2024}}`.
 
-    A value is compared for equality; an object holds comparisons with strings or numbers. All must be met.
-    Raises InvalidParameter for anything else.
+    A plain value means equality; an object contains comparisons with strings or numbers. All conditions must
+    hold. Raises InvalidParameter.
     """
     if text is None:
         return ()
@@ -72,75 +73,71 @@ def parse_where(text: str | None) -> tuple[Condition, ...]:
             _check_value(f"where: field {name[:64]!r}", value)
             conditions.append(Condition(name, "eq", value))
     if len(conditions) > MAX_CONDITIONS:
-        raise InvalidParameter(f"where has {len(conditions)} conditions; {MAX_CONDITIONS} are allowed")
+        raise InvalidParameter(f"where: {len(conditions)} conditions (limit: {MAX_CONDITIONS})")
     return tuple(conditions)
 
 
 def _comparisons(name: str, comparisons: dict[str, Any]) -> list[Condition]:
-    found = []
+    conditions = []
     if not comparisons:
-        raise InvalidParameter(f"where: field {name[:64]!r} has no comparison; {_choice()} are there")
+        raise InvalidParameter(f"where: field {name[:64]!r}: no comparison (allowed: {_OPERATORS})")
     for operator, value in comparisons.items():
         if operator not in _COMPARISONS:
             raise InvalidParameter(
-                f"where: field {name[:64]!r} is compared by {operator[:20]!r}; {_choice()} are there, and a "
-                "plain value for equality"
+                f"where: field {name[:64]!r}: unknown comparison {operator[:20]!r} (allowed: {_OPERATORS}; a "
+                "plain value for equality)"
             )
-        what = f"where: field {name[:64]!r}, {operator}"
-        _check_value(what, value)
+        subject = f"where: field {name[:64]!r}, {operator}"
+        _check_value(subject, value)
         if value is None or isinstance(value, bool):
-            raise InvalidParameter(f"{what} is {_shown(value)}; it takes a number or a string")
-        found.append(Condition(name, operator, value))
-    return found
+            raise InvalidParameter(f"{subject}: {_shown(value)} (allowed: a number or a string)")
+        conditions.append(Condition(name, operator, value))
+    return conditions
 
 
-def _choice() -> str:
-    return ", ".join(_COMPARISONS)
-
-
-def _object(what: str, text: str | bytes, most: int) -> dict[str, Any]:
+def _object(subject: str, text: str | bytes, max_bytes: int) -> dict[str, Any]:
     size = len(text if isinstance(text, bytes) else text.encode("utf-8", "replace"))
-    if size > most:
-        raise InvalidParameter(f"{what} has {size} bytes; {most} are allowed")
-    # A file that was written on Windows may begin with a byte order mark.
+    if size > max_bytes:
+        raise InvalidParameter(f"{subject}: {size} bytes (limit: {max_bytes})")
+    # Files written on Windows may begin with a byte order mark.
     text = text.removeprefix(b"\xef\xbb\xbf") if isinstance(text, bytes) else text.removeprefix("\ufeff")
     if not text.strip():
         return {}
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise InvalidParameter(f"{what} is not JSON: {error.msg}, at character {error.pos}") from None
+        raise InvalidParameter(f"{subject}: not JSON: {error.msg}, at character {error.pos}") from None
     if not isinstance(value, dict):
-        raise InvalidParameter(f"{what} is {_shown(value)}; a JSON object is needed")
+        raise InvalidParameter(f"{subject}: {_shown(value)} (allowed: a JSON object)")
     return value
 
 
-def _check_name(what: str, name: str) -> None:
+def _check_name(subject: str, name: str) -> None:
     if not 1 <= len(name) <= MAX_NAME_LENGTH or "\0" in name:
         raise InvalidParameter(
-            f"{what}: a field's name is {name[:MAX_NAME_LENGTH]!r} ({len(name)} characters); "
-            f"1 to {MAX_NAME_LENGTH} are allowed, none of them NUL"
+            f"{subject}: field name {name[:MAX_NAME_LENGTH]!r} of {len(name)} characters (allowed: 1 to "
+            f"{MAX_NAME_LENGTH}, without NUL)"
         )
 
 
-def _check_value(what: str, value: Scalar | list[Any] | dict[str, Any]) -> None:
+def _check_value(subject: str, value: Scalar | list[Any] | dict[str, Any]) -> None:
     match value:
         case None | bool():
             return
         case str():
             size = len(value.encode())
             if size > MAX_STRING_BYTES:
-                raise InvalidParameter(f"{what} has {size} bytes; {MAX_STRING_BYTES} are allowed")
+                raise InvalidParameter(f"{subject}: {size} bytes (limit: {MAX_STRING_BYTES})")
             if "\0" in value:
-                raise InvalidParameter(f"{what} has a NUL character, which cannot be kept")
+                raise InvalidParameter(f"{subject}: NUL character (allowed: text without NUL)")
         case int() | float():
             if not math.isfinite(value) or (isinstance(value, int) and abs(value) > _LARGEST):
                 raise InvalidParameter(
-                    f"{what} is {_shown(value)}; whole numbers go up to 2**53, longer ones fit a string"
+                    f"{subject}: {_shown(value)} (allowed: integers up to 2**53, larger ones as strings)"
                 )
         case _:
             raise InvalidParameter(
-                f"{what} is {_shown(value)}; a string, a number, true, false or null is needed"
+                f"{subject}: {_shown(value)} (allowed: a string, a number, true, false, null)"
             )
 
 
@@ -150,12 +147,12 @@ def _shown(value: Any) -> str:
 
 
 def to_json(metadata: Metadata) -> str:
-    """Metadata as it is kept: with sorted names, so that equal metadata are equal texts."""
+    """Serialize metadata with sorted names, so that equal metadata are equal texts."""
     return json.dumps(dict(metadata), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def write_fields(connection: Connection, key: int, metadata: Metadata) -> None:
-    """Make the rows of an image's fields those of `metadata`."""
+    """Replace an image's field rows by those of `metadata`."""
     remove_fields(connection, key)
     if metadata:
         connection.execute(
@@ -165,38 +162,38 @@ def write_fields(connection: Connection, key: int, metadata: Metadata) -> None:
 
 
 def remove_fields(connection: Connection, key: int) -> None:
-    """Forget an image's fields."""
+    """Delete an image's field rows."""
     connection.execute(delete(gallery_fields).where(gallery_fields.c.key == key))
 
 
 def matching_keys(where: Iterable[Condition], *, among: Sequence[int] | None = None) -> Select[int]:
-    """The keys of the images that meet all conditions (one at least), as a query that can be nested.
+    """Return a subquery of the keys of images that match all conditions (at least one).
 
-    `among`: only those of these keys.
+    `among`: restrict it to these keys.
     """
     within = [] if among is None else [gallery_fields.c.key.in_(among)]
-    each = [select(gallery_fields.c.key).where(*_meets(condition), *within) for condition in where]
-    if len(each) == 1:
-        return each[0]
-    together = intersect(*each).subquery()
-    return select(together.c.key)
+    queries = [select(gallery_fields.c.key).where(*_matches(condition), *within) for condition in where]
+    if len(queries) == 1:
+        return queries[0]
+    intersection = intersect(*queries).subquery()
+    return select(intersection.c.key)
 
 
-def _meets(condition: Condition) -> list[ColumnElement[bool]]:
+def _matches(condition: Condition) -> list[ColumnElement[bool]]:
     columns = _columns(condition.value)
-    met = [gallery_fields.c.name == condition.name, gallery_fields.c.kind == columns["kind"]]
+    same_type = [gallery_fields.c.name == condition.name, gallery_fields.c.kind == columns["kind"]]
     if columns["kind"] == "0":
-        return met
+        return same_type
     name = "number" if columns["kind"] == "n" else "text"
     column, value = gallery_fields.c[name], columns[name]
-    compared: dict[str, ColumnElement[bool]] = {
+    comparisons: dict[str, ColumnElement[bool]] = {
         "eq": column == value,
         "gte": column >= value,
         "gt": column > value,
         "lte": column <= value,
         "lt": column < value,
     }
-    return [*met, compared[condition.operator]]
+    return [*same_type, comparisons[condition.operator]]
 
 
 def _columns(value: Scalar) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which network an embedder's name stands for: a served one, or the copy that the gallery keeps of it."""
+"""Find the networks of the gallery's embedders: served ones, or the copies that the gallery keeps."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ log = structlog.get_logger(__name__)
 
 
 class Networks:
-    """Finds the networks that the gallery's embeddings are of.
+    """Finds the networks of the gallery's embedders.
 
-    Embeddings of two networks cannot be compared, so a gallery goes on with the network that embedded it when
-    another takes that one's name: it stays loaded, and a copy of its folder is kept for the next start.
+    Embeddings of two networks cannot be compared, so the gallery keeps the network that embedded it when
+    another one takes its name: it stays loaded, and a copy of its folder is kept for the next start.
     """
 
     def __init__(self, registry: Registry, default: str, folder: Path) -> None:
-        """`default`: the model of a gallery that has no image yet. `folder`: where copies are kept."""
+        """`default`: name of the model of a new gallery. `folder`: where copies are kept."""
         self._registry = registry
         self._default = default
         self._folder = folder
@@ -43,28 +43,28 @@ class Networks:
         self._opened = asyncio.Event()
 
     def named(self, name: str) -> ServedModel:
-        """A served model that gives embeddings.
+        """Return a served model with embeddings.
 
-        Raises UnknownModel, NotReady, ModelUnavailable, and InvalidParameter for one that gives none.
+        Raises UnknownModel, NotReady, ModelUnavailable, and InvalidParameter for a model without embeddings.
         """
         model = self._registry.get(name)
         dimensions_of(model)
         return model
 
     async def active(self, state: GalleryState) -> ServedModel:
-        """The active network. NotReady while models are loaded, ModelUnavailable if there is none."""
+        """Return the active network. Raises NotReady while models are loading, else ModelUnavailable."""
         return self._default_model() if state.embedder is None else await self._loaded(state.embedder)
 
     async def needed(self, state: GalleryState) -> tuple[ServedModel, ...]:
-        """The networks that an image which comes now is embedded by. Raises as `active` does."""
+        """Return the networks that embed a new image. Raises the errors of `active`."""
         if not state.embedders:
             return (self._default_model(),)
         return tuple([await self._loaded(embedder) for embedder in state.embedders])
 
     def of(self, embedder: str) -> ServedModel:
-        """The network of that name and file: the served one, else the one that is kept.
+        """Return the network of an embedder: the served one, else the copy.
 
-        NotReady while it is loaded, ModelUnavailable if neither is there.
+        Raises NotReady while it is loading, ModelUnavailable if there is neither.
         """
         served = self._served(embedder)
         if served is not None:
@@ -78,14 +78,14 @@ class Networks:
         raise ModelUnavailable(self._lost(embedder))
 
     def is_replaced(self, embedder: str) -> bool:
-        """Whether the model of that name is another file by now, or gone."""
+        """Return whether the model of that name was replaced or removed."""
         try:
             return self._served(embedder) is None
         except NotReady:
             return False
 
     def name_of(self, state: GalleryState) -> str:
-        """The name of the network that answers, whether it is served or not."""
+        """Return the name of the active network, served or not."""
         return self._default if state.embedder is None else model_name(state.embedder)
 
     async def open(self, state: GalleryState) -> None:
@@ -174,11 +174,11 @@ class Networks:
         try:
             return self.named(self._default)
         except UnknownModel as error:
-            raise ModelUnavailable(f"the gallery needs a model: {error.detail}") from None
+            raise ModelUnavailable(f"gallery: no model: {error.detail}") from None
 
 
 def _write_copy(target: Path, source: Path, card: Card, content: bytes) -> None:
-    """Write model, card and labels to a folder of that name, whole or not at all. Raises OSError."""
+    """Write a folder with model, card and labels atomically. Raises OSError."""
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".", dir=target.parent))
     try:

@@ -1,4 +1,4 @@
-"""The search of a gallery in PostgreSQL: exact where few vectors are in question, else by pgvector's HNSW."""
+"""Similarity search in PostgreSQL: exact for few vectors, else with pgvector's HNSW index."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ Keys = NDArray[np.int64]
 Cosines = NDArray[np.float32]
 
 EXACT_UP_TO = 2_000
-"""So many vectors are looked at one by one: some 8 ms at 1280 dimensions."""
+"""Number of vectors up to which a search is exact: about 8 ms at 1280 dimensions."""
 CANDIDATES = 300
-"""HNSW's `ef_search` at least: how many of the nearest it keeps in sight."""
+"""Minimum `ef_search` of HNSW, the size of its candidate list."""
 RERANKED = 4
-"""Times `k` candidates of the 16-bit index are ranked anew by their 32-bit vectors."""
+"""Multiple of `k`: candidates of the 16-bit index that are re-ranked by their 32-bit vectors."""
 MOST_DIMENSIONS = 4_000
-"""pgvector's HNSW takes no more of 16 bits; above, every search is exact."""
+"""Maximum dimensions of pgvector's 16-bit HNSW index; above, every search is exact."""
 LOOK_EVERY_S = 1.0
 
 _PREFIX = "gallery_hnsw_"
-_BUILDING_LOCK = 0x7765_6969  # any number that nothing else in that PostgreSQL takes
+_BUILDING_LOCK = 0x7765_6969  # id of an advisory lock, any number that nothing else uses
 _READY = text(
     "SELECT i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
     " WHERE c.relname = :name AND pg_table_is_visible(c.oid)"
@@ -48,11 +48,11 @@ _OURS = text(
 
 
 class PostgresqlNearest:
-    """Finds the nearest images by the embeddings of one network; any thread may call.
+    """Finds the nearest images by the embeddings of one network; thread-safe.
 
-    Every replica searches the same rows, so it sees what the others wrote as soon as that is committed. The
-    HNSW index is made by one of them, in the background, when there are so many images that it pays; until
-    then every search is exact. `close` ends the thread that sees to it.
+    All replicas search the same rows, so commits of other replicas are visible at once. One replica builds
+    the HNSW index in the background once there are enough images; until then every search is exact. `close`
+    ends the background thread.
     """
 
     def __init__(
@@ -77,9 +77,9 @@ class PostgresqlNearest:
         self._maintainer.start()
 
     def nearest(self, query: Vector, k: int, where: Sequence[Condition] = ()) -> tuple[Keys, Cosines]:
-        """The keys, int64 (K,), and cosines, float32 (K,), of the up to `k` nearest images, best first.
+        """Return keys, int64 (K,), and cosines, float32 (K,), of the up to `k` nearest images, best first.
 
-        `query` is float32 (D,) of length 1. Raises StorageUnavailable when the database cannot be used.
+        `query`: float32 (D,) of length 1. Raises StorageUnavailable.
         """
         with self._database.reading() as connection:
             if connection is None:
@@ -88,10 +88,10 @@ class PostgresqlNearest:
             if images > self._exact_up_to and not self._indexed:
                 self._look.set()
             rows = None
-            asked = self._asked(connection, where, images)
-            if self._indexed and asked > self._exact_up_to:
+            matching = self._count_matching(connection, where, images)
+            if self._indexed and matching > self._exact_up_to:
                 rows = self._by_index(connection, query, k, where)
-                if len(rows) < min(k, self._exact_up_to):  # the filter let too few through on the way
+                if len(rows) < min(k, self._exact_up_to):  # too few candidates passed the filter
                     rows = None
             if rows is None:
                 rows = connection.execute(self._exactly(query, k, where)).all()
@@ -99,30 +99,30 @@ class PostgresqlNearest:
         return keys, np.array([cosine for _, cosine in rows], np.float32)
 
     def notify(self) -> None:
-        """Take note that the store has committed a change."""
+        """Announce a committed change."""
         if not self._indexed:
             self._look.set()
 
     @property
     def status(self) -> SearchStatus:
-        """How searches go at the moment: without an index every image is looked at."""
+        """Current mode of searches; without an index they are exact."""
         return SearchStatus("hnsw", self._seen) if self._indexed else SearchStatus("exact", 0)
 
     def close(self) -> None:
-        """End the thread; an index that is being built is waited for."""
+        """End the thread; waits for an index that is being built."""
         self._closing = True
         self._look.set()
         self._maintainer.join()
 
-    def _asked(self, connection: Connection, where: Sequence[Condition], images: int) -> int:
-        """How many images meet the conditions; not counted further than it matters."""
+    def _count_matching(self, connection: Connection, where: Sequence[Condition], images: int) -> int:
+        """Return how many images match the conditions, counted up to the limit of exact search."""
         if not where:
             return images
-        some = matching_keys(where).limit(self._exact_up_to + 1).subquery()
-        return connection.execute(select(func.count()).select_from(some)).scalar_one()
+        matching = matching_keys(where).limit(self._exact_up_to + 1).subquery()
+        return connection.execute(select(func.count()).select_from(matching)).scalar_one()
 
     def _exactly(self, query: Vector, k: int, where: Sequence[Condition]) -> Select[Any]:
-        # Ordered by what the index is not of, so that it cannot be used.
+        # Ordered by the 32-bit cosine, for which the index cannot be used.
         cosine = _cosine(gallery_embeddings.c.vector, query)
         return (
             self._rows(where, gallery_embeddings.c.key, cosine)
@@ -139,7 +139,7 @@ class PostgresqlNearest:
                 func.set_config("hnsw.ef_search", str(min(max(CANDIDATES, candidates), 1000)), True),
                 func.set_config("hnsw.iterative_scan", "strict_order", True),
                 func.set_config("hnsw.max_scan_tuples", "100000", True),
-                # The planner takes looking at all for cheap: it does not see that vectors lie elsewhere.
+                # The planner underestimates a full scan, because vectors are stored out of line (TOAST).
                 func.set_config("enable_sort", "on" if where else "off", True),
             )
         )
@@ -160,13 +160,13 @@ class PostgresqlNearest:
         ).all()
 
     def _rows(self, where: Sequence[Condition], *columns: ColumnElement[Any]) -> Select[Any]:
-        # The embedder is written into the statement: a parameter would hide that the index is of this one.
+        # A literal embedder: with a parameter the planner could not use the embedder's partial index.
         embedder = literal(self._embedder, literal_execute=True)
         rows = select(*columns).where(gallery_embeddings.c.embedder == embedder)
         return rows.where(gallery_embeddings.c.key.in_(matching_keys(where))) if where else rows
 
     def _maintain(self) -> None:
-        waiting = False  # for an index that there ought to be
+        waiting = False  # whether an index is needed but not ready
         problem = None
         while True:
             self._look.wait(LOOK_EVERY_S if waiting else None)
@@ -179,22 +179,22 @@ class PostgresqlNearest:
                 problem = None
             except StorageUnavailable as error:
                 if problem != error.detail:
-                    log.warning("the gallery's index cannot be seen to for now", reason=error.detail)
+                    log.warning("gallery index: cannot be checked or built", reason=error.detail)
                 waiting, problem = True, error.detail
 
     def _ensure_index(self) -> bool:
-        """Make the index if there ought to be one; True where that has to be looked after again."""
+        """Build the index if it is needed; return True if it must be checked again."""
         state = self._database.state()
         self._seen = state.images
         if state.images <= self._exact_up_to or self._dimensions > MOST_DIMENSIONS:
             return False
         with self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             ready = self._ready(connection)
-            if not ready and _alone(connection):
+            if not ready and _try_lock(connection):
                 try:
-                    ready = self._ready(connection)  # another replica may just have made it
+                    ready = self._ready(connection)  # another replica may have built it meanwhile
                     if not ready:
-                        self._make(connection, keep={index_name(each) for each in state.embedders})
+                        self._build(connection, keep={index_name(embedder) for embedder in state.embedders})
                         ready = True
                 finally:
                     connection.execute(select(func.pg_advisory_unlock(_BUILDING_LOCK)))
@@ -202,31 +202,31 @@ class PostgresqlNearest:
         return not self._indexed
 
     def _ready(self, connection: Connection) -> bool | None:
-        """None where there is no index, False for what a build that failed has left."""
+        """Return whether the index is valid; None if there is none, False after a failed build."""
         return connection.execute(_READY, {"name": self._index}).scalar()
 
-    def _make(self, connection: Connection, keep: set[str]) -> None:
+    def _build(self, connection: Connection, keep: set[str]) -> None:
         for name in connection.execute(_OURS, {"prefix": _PREFIX}).scalars().all():
             if name == self._index or name not in keep:
                 connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
-        log.info("building the gallery's index", embedder=self._embedder)
+        log.info("gallery index: building", embedder=self._embedder)
         quoted = self._embedder.replace("'", "''").replace("%", "%%")
         connection.exec_driver_sql(
             f"CREATE INDEX CONCURRENTLY {self._index} ON {gallery_embeddings.name} USING hnsw"
             f" ((CAST(vector AS halfvec({self._dimensions}))) halfvec_ip_ops) WHERE embedder = '{quoted}'"
         )
-        log.info("the gallery's index is ready", embedder=self._embedder)
+        log.info("gallery index: ready", embedder=self._embedder)
 
 
 def index_name(embedder: str) -> str:
-    """The name of the HNSW index of one embedder's vectors."""
+    """Return the name of the HNSW index of an embedder."""
     return _PREFIX + hashlib.sha256(embedder.encode()).hexdigest()[:16]
 
 
 def _cosine(vector: ColumnElement[Any], query: Vector) -> ColumnElement[float]:
-    # pgvector's <#> is the inner product with its sign turned, and that of vectors of length 1 is the cosine.
+    # pgvector's <#> is the negative inner product, which for vectors of length 1 is the negative cosine.
     return -vector.op("<#>", return_type=Double)(cast(bindparam("query", query, VECTOR()), VECTOR()))
 
 
-def _alone(connection: Connection) -> bool:
+def _try_lock(connection: Connection) -> bool:
     return bool(connection.execute(select(func.pg_try_advisory_lock(_BUILDING_LOCK))).scalar())

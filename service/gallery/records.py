@@ -1,4 +1,4 @@
-"""What the gallery's store takes and gives: images, facts, changes, and the state of the whole."""
+"""Records of the gallery: images, changes, state, quota, filter conditions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PutStatus = Literal["added", "replaced", "unchanged", "exists"]
 
 @dataclass(frozen=True, eq=False)
 class NewImage:
-    """An image as it is to be kept. `perceptual_hash` has 64 bits; `thumbnail` is a JPEG."""
+    """An image to store. `perceptual_hash`: 64 bits; `thumbnail`: JPEG."""
 
     content: bytes
     sha256: str
@@ -38,7 +38,7 @@ class NewImage:
 
 @dataclass(frozen=True)
 class StoredImage:
-    """What is known of a kept image, without its bytes. `created_at`: seconds since 1970."""
+    """A stored image without its bytes. `created_at`: seconds since 1970."""
 
     key: int
     id: str
@@ -54,7 +54,7 @@ class StoredImage:
 
 @dataclass(frozen=True)
 class Put:
-    """What became of an image that was to be kept: of "exists", `image` is the one that has its bytes."""
+    """Result of storing an image; with "exists", `image` is the stored image with the same bytes."""
 
     status: PutStatus
     image: StoredImage
@@ -62,8 +62,10 @@ class Put:
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """One step of the gallery's history, for a vector index: `vector` is there from this change on, or with
-    None the image of that key is gone. Numbers of changes grow and are never given twice."""
+    """A change of the gallery, for a vector index: `vector` was added, or the image of `key` deleted if None.
+
+    `sequence` numbers increase and are never reused.
+    """
 
     sequence: int
     key: int
@@ -72,7 +74,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Extent:
-    """How far embeddings of one network go: the last change there was, and how many images have one."""
+    """Extent of a network's embeddings: number of the last change, and number of embeddings."""
 
     sequence: int
     count: int
@@ -80,7 +82,7 @@ class Extent:
 
 @dataclass(frozen=True)
 class SearchStatus:
-    """How a search runs: its `mode`, and how many images are in its index."""
+    """Status of the search: `mode`, and number of images in the index."""
 
     mode: str
     indexed: int
@@ -88,7 +90,7 @@ class SearchStatus:
 
 @dataclass(frozen=True)
 class Quota:
-    """How much a gallery may hold."""
+    """Maximum size of the gallery."""
 
     images: int
     bytes: int
@@ -96,11 +98,11 @@ class Quota:
 
 @dataclass(frozen=True)
 class GalleryState:
-    """The gallery as a whole.
+    """State of the gallery.
 
-    `embedder` is the network whose embeddings answer (None before the first image), `target` the one that
-    all images are being embedded with meanwhile; both as `model@start of its file's sha256`. `sequence` is
-    the last change, `revision` grows with every write, those of metadata included.
+    `embedder`: the active network, None before the first image; `target`: the new network during a re-index;
+    both as `model@start of its file's sha256`. `sequence`: number of the last change; `revision` increases
+    with every write, including metadata.
     """
 
     embedder: str | None = None
@@ -112,19 +114,19 @@ class GalleryState:
 
     @property
     def embedders(self) -> tuple[str, ...]:
-        """Those that an image which comes now needs an embedding of."""
-        return tuple(each for each in (self.embedder, self.target) if each is not None)
+        """Embedders that a new image needs embeddings by."""
+        return tuple(name for name in (self.embedder, self.target) if name is not None)
 
 
 class EmbeddersChanged(Exception):
-    """An image came with embeddings of other networks than the gallery's, which changed meanwhile."""
+    """The gallery's embedders changed, so that an image or a search has embeddings of other networks."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One condition of a `where`: the field `name` compared with `value`, by type and value.
+    """Condition of a metadata filter: compare the field `name` with `value`.
 
-    Fields of another type than `value` never match; `eq` takes any type, the others strings and numbers.
+    Fields of another type than `value` never match; `eq` accepts any type, the others strings and numbers.
     """
 
     name: str

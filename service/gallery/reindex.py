@@ -1,13 +1,11 @@
-"""Re-embed the gallery by another network in the background, then make that network the active one."""
+"""Re-index: re-embed all images with another network in the background, then activate it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import structlog
 
@@ -32,10 +30,9 @@ from service.inference.registry import ServedModel
 
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T")
 
 _AT_ONCE = 16
-"""Images between two commits: so many are embedded again after a crash."""
+"""Images per commit, which are embedded again after a crash."""
 _DROPPED_AT_ONCE = 256
 _RETRY_S = 2.0
 _EMBED_LIMIT_S = 60.0
@@ -43,8 +40,7 @@ _EMBED_LIMIT_S = 60.0
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the change to another network is: `done` of `total` images; `problem` says why it waits or
-    has stopped, in words for a client."""
+    """Progress of a re-index. `problem`: reason, for clients, why it waits or has stopped."""
 
     model: str
     done: int
@@ -53,9 +49,9 @@ class Progress:
 
 
 class Reindexer:
-    """One at a time per process. All methods belong to the event loop's thread.
+    """Runs one re-index at a time. Call all methods from the event loop's thread.
 
-    What is to be done stands in the database, so it goes on after a restart, from where it was.
+    Its state is in the database, so it continues after a restart.
     """
 
     def __init__(
@@ -78,7 +74,7 @@ class Reindexer:
         self._problem: str | None = None
 
     async def begin(self, name: str) -> None:
-        """Embed all images with the model of that name, then let it answer. The old one answers meanwhile.
+        """Start to re-embed all images with the model `name`, which is activated at the end.
 
         The model that answers already ends what was begun. Raises UnknownModel, NotReady, ModelUnavailable,
         InvalidParameter for a model that gives no embeddings, Busy when it is replaced at this moment, and
@@ -98,21 +94,21 @@ class Reindexer:
         self.go_on()
 
     def go_on(self) -> None:
-        """Do what the database says is to be done, in the background."""
+        """Start or continue the re-index that the database has, in the background."""
         self._problem = None
         self._again.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
 
     async def progress(self, state: GalleryState) -> Progress | None:
-        """How far it is; None when nothing is being done."""
+        """Return the progress; None without a re-index."""
         if state.target is None:
             return None
         extent = await self._threads.read(self._vectors.extent, state.target)
         return Progress(model_name(state.target), extent.count, state.images, self._problem)
 
     async def close(self) -> None:
-        """Stop where it is."""
+        """Stop; the next process continues."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -122,25 +118,25 @@ class Reindexer:
         while self._again.is_set():
             self._again.clear()
             try:
-                await self._through()
+                await self._reindex()
             except (StorageUnavailable, NotReady, QueueFull, DeadlineExceeded) as error:
-                # It will pass: what is done is kept, so the next try goes on from there.
+                # Temporary: progress is committed, so the next attempt continues from there.
                 self._set_problem(error.detail)
                 self._again.set()
                 await asyncio.sleep(_RETRY_S)
             except WeighinError as error:
-                self._set_problem(error.detail)  # asked for again, or after a restart, it goes on
+                self._set_problem(error.detail)  # continues on request or after a restart
             except Exception:
-                log.exception("reindexing failed")
-                self._set_problem("unexpected failure, see the log")
+                log.exception("re-index failed")
+                self._set_problem("unexpected error (see the log)")
 
-    async def _through(self) -> None:
-        """One pass: until no image lacks an embedding, or the target is another."""
+    async def _reindex(self) -> None:
+        """Embed and activate until there is no target, then drop unused embeddings."""
         while (state := await self._state()).target is not None:
             target = state.target
             model = self._networks.of(target)
             after = 0
-            while keys := await self._read(partial(self._vectors.missing, target, after, _AT_ONCE)):
+            while keys := await self._threads.read(self._vectors.missing, target, after, _AT_ONCE):
                 vectors = await self._embedded(keys, model)
                 await self._threads.write(self._vectors.backfill, target, vectors)
                 after = keys[-1]
@@ -150,26 +146,26 @@ class Reindexer:
             activate = partial(self._vectors.activate, target)
             if await self._threads.write(self._searches.switch, activate):
                 log.info("reindexed", model=model.name)
-                # Its index is built from now on, not from the first search on.
+                # Build its index now, not on the first search.
                 with contextlib.suppress(EmbeddersChanged):
-                    await self._read(partial(self._searches.open_for, target, dimensions_of(model)))
+                    await self._threads.read(self._searches.open_for, target, dimensions_of(model))
         while await self._threads.write(self._vectors.drop_unused, _DROPPED_AT_ONCE):
             pass
         await self._threads.write(self._release)
 
     async def _embedded(self, keys: list[int], model: ServedModel) -> dict[int, Vector]:
-        """Embeddings of the images that are still there, several at a time on as many cores."""
+        """Return embeddings of those images that still exist, computed on all cores."""
         vectors: dict[int, Vector] = {}
 
-        async def one(key: int) -> None:
-            data = await self._read(partial(self._store.original, key))
+        async def embed_image(key: int) -> None:
+            data = await self._threads.read(self._store.original, key)
             if data is not None:
                 vectors[key] = await self._embed(key, data, model)
 
         for start in range(0, len(keys), self._pool.threads):
-            some = keys[start : start + self._pool.threads]
-            ended = await asyncio.gather(*map(one, some), return_exceptions=True)
-            for error in ended:
+            batch = keys[start : start + self._pool.threads]
+            errors = await asyncio.gather(*map(embed_image, batch), return_exceptions=True)
+            for error in errors:
                 if error is not None:
                     raise error
         return vectors
@@ -178,7 +174,7 @@ class Reindexer:
         deadline = Deadline.after(_EMBED_LIMIT_S)
 
         def job() -> Vector:
-            # Whatever the limit on pixels is now: the image was taken.
+            # No limit on pixels: the image was accepted before.
             return embed(load_for_embedding(data, model, max_pixels=1 << 62), model)
 
         try:
@@ -186,9 +182,9 @@ class Reindexer:
         except (QueueFull, DeadlineExceeded):
             raise
         except WeighinError as error:
-            images, _ = await self._read(partial(self._store.by_key, [key]))
-            name = f"image '{images[key].id}'" if key in images else "an image"
-            raise ModelUnavailable(f"{name} cannot be embedded: {error.detail}") from error
+            images, _ = await self._threads.read(self._store.by_key, [key])
+            name = f"image '{images[key].id}'" if key in images else "image"
+            raise ModelUnavailable(f"{name}: cannot be embedded: {error.detail}") from error
 
     def _release(self) -> None:
         # On the writer's thread: what `begin` keeps is in the state by then.
@@ -199,10 +195,7 @@ class Reindexer:
     async def _state(self) -> GalleryState:
         return await self._threads.read(self._store.database.state)
 
-    async def _read(self, work: Callable[[], T]) -> T:
-        return await self._threads.read(work)
-
     def _set_problem(self, problem: str) -> None:
         if problem != self._problem:
-            log.warning("reindexing waits", reason=problem)
+            log.warning("re-index waits", reason=problem)
         self._problem = problem

@@ -42,7 +42,7 @@ class Match:
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """At most `k` matches, with at least `min_score`, among the images that meet `where`."""
+    """Maximum number of matches, minimum score (cosine, -1 to 1), and metadata filter."""
 
     k: int = 10
     min_score: float = -1.0
@@ -59,9 +59,9 @@ class ActiveModel:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """The matches, best first and equal ones by id, and the model that found them.
+    """Result of a search: matches, best first, ties by id, and the model of their embeddings.
 
-    `image` is the posted image; None when a stored one was the query.
+    `image`: the posted image; None if a stored image was the query.
     """
 
     model: str
@@ -82,7 +82,7 @@ class _Query:
 class Retriever:
     """Finds similar images. Call all methods from the event loop's thread.
 
-    They raise StorageUnavailable where the database is down.
+    They raise StorageUnavailable if the database cannot be used.
     """
 
     def __init__(
@@ -109,14 +109,14 @@ class Retriever:
     async def active_model(self, expected: str | None = None) -> ActiveModel:
         """Return the model whose embeddings are searched at the moment.
 
-        Raises OtherModel when `expected` is another, UnknownModel when there is none of that name, and those
-        of `Networks.active`.
+        Raises OtherModel if `expected` is another model, UnknownModel if it does not exist, and the errors of
+        `Networks.active`.
         """
         state = await self._threads.read(self._store.database.state)
         name = self._networks.name_of(state)
         if expected is not None and expected != name:
             self._networks.named(expected)
-            raise OtherModel(f"the gallery is embedded by '{name}', not by '{expected}': leave `model` out")
+            raise OtherModel(f"model '{expected}': not the gallery's model (allowed: '{name}', or left out)")
         return ActiveModel(await self._networks.active(state), state.images)
 
     async def retrieve(
@@ -138,16 +138,16 @@ class Retriever:
                 continue
             stopwatch.lap("search")
             durations = stopwatch.stop()
-            # Its total is not that of a classification, and the two must not be pooled.
-            stages: Durations = {stage: spent for stage, spent in durations.items() if stage != "total"}
+            # The total is left out, because it must not be pooled with that of classifications.
+            stages: Durations = {stage: ns for stage, ns in durations.items() if stage != "total"}
             self._recorder.record(model.name, "live", stages, model.version)
             return Retrieval(model.name, matches, durations, image)
-        raise Busy("the gallery changes its network: try again")
+        raise Busy("gallery: its network is being changed (try again)")
 
     async def similar(self, image: StoredImage, options: SearchOptions) -> Retrieval:
         """Return the stored images most similar to a stored one, without that one.
 
-        Raises UnknownImage when it was deleted meanwhile, and those of `Networks.active`.
+        Raises UnknownImage if it was deleted meanwhile, and the errors of `Networks.active`.
         """
         for _ in range(_ATTEMPTS):
             active = await self.active_model()
@@ -158,7 +158,7 @@ class Retriever:
                 continue
             stopwatch.lap("search")
             return Retrieval(active.model.name, matches, stopwatch.stop())
-        raise Busy("the gallery changes its network: try again")
+        raise Busy("gallery: its network is being changed (try again)")
 
     def _load_query(
         self, data: bytes, model: ServedModel, stopwatch: Stopwatch
@@ -180,7 +180,7 @@ class Retriever:
         if not len(keys):
             if self._store.database.state().embedder != embedder:
                 raise EmbeddersChanged
-            raise UnknownImage(f"there is no image '{image.id}' in the gallery any more")
+            raise UnknownImage(f"image '{image.id}': deleted meanwhile")
         return self._find(_Query(image.sha256, image.perceptual_hash, vectors[0]), active, options, image.key)
 
     def _find(
@@ -188,7 +188,7 @@ class Retriever:
     ) -> tuple[Match, ...]:
         """Search and load the matches, on a thread that may wait for the database.
 
-        Raises EmbeddersChanged when another network answers by now.
+        Raises EmbeddersChanged if another network is active by now.
         """
         if active.images == 0:
             return ()

@@ -1,4 +1,4 @@
-"""The open search of a gallery: made when it is first needed, and anew when another network is active."""
+"""Open similarity search of a gallery: opened on first use, and again when another network is activated."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ T = TypeVar("T")
 
 
 class NearestImages(Protocol):
-    """The embeddings of one gallery by one network, searched. Any thread may call; `close` ends it."""
+    """Nearest-neighbour search over the embeddings of one network; thread-safe."""
 
     def nearest(
         self, query: Vector, k: int, where: Sequence[Condition]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The keys of the `k` nearest images that meet `where`, and their cosines, best first.
+        """Return keys, int64 (K,), and cosines, float32 (K,), of the `k` nearest images that match `where`.
 
-        Whatever was committed before the call is taken into account. Raises StorageUnavailable.
+        Best first. All changes committed before the call are visible. Raises StorageUnavailable.
         """
 
     def notify(self) -> None:
-        """Take note that the store has committed a change."""
+        """Announce a committed change."""
 
     @property
     def status(self) -> SearchStatus:
-        """How searches go at the moment."""
+        """Current status of the search."""
 
     def close(self) -> None:
-        """End what runs beside, and save what is worth it."""
+        """Stop background work and persist the index."""
 
 
 OpenNearest = Callable[[str, int], NearestImages]
-"""Opens the search by an embedder whose embeddings have that many dimensions."""
+"""Opens the search of an embedder, given its dimensions."""
 
 
 def open_nearest(
     vectors: GalleryVectors, embedder: str, dimensions: int, *, folder: Path, exact_up_to: int
 ) -> NearestImages:
-    """Open the search that fits the database. Blocks while an index file in `folder` is read.
+    """Open the search for this kind of database. Blocks while an index file in `folder` is read.
 
-    `folder` and `exact_up_to` are for the index of this process; one on a server looks after itself. Either
-    is imported here, so that a service without a gallery loads no index library.
+    `folder` and `exact_up_to` are only used with SQLite. Imports are lazy, so that a service without a
+    gallery loads no index library.
     """
     if on_server(vectors.database.engine):
         from service.gallery.postgres import PostgresqlNearest
@@ -69,14 +69,14 @@ def open_nearest(
 
 
 class Searches:
-    """The search by the active embedder. Methods may be called by any thread.
+    """Holds the open search of the active embedder; thread-safe.
 
-    No search is open by an embedder that is not active: its embeddings are being dropped, or do not all
-    exist yet, and an index that followed them would take what is missing for gone.
+    No search of another embedder is open: its embeddings are being dropped or are incomplete, and its index
+    would treat missing embeddings as deleted.
     """
 
     def __init__(self, open_nearest: OpenNearest, active: Callable[[], str | None]) -> None:
-        """Opens nothing yet. `active` returns the embedder that is active."""
+        """Opens nothing. `active` returns the active embedder."""
         self._open = open_nearest
         self._active = active
         self._lock = threading.Lock()
@@ -84,9 +84,9 @@ class Searches:
         self._nearest: NearestImages | None = None
 
     def open_for(self, embedder: str, dimensions: int) -> NearestImages:
-        """Return the search by this embedder. Blocks while it is opened; a search by another is closed.
+        """Return the search of an embedder, opening it if needed, and close that of another one.
 
-        Raises EmbeddersChanged when another one is active.
+        Raises EmbeddersChanged if the embedder is not active.
         """
         with self._lock:
             if self._nearest is not None and self._embedder == embedder:
@@ -98,28 +98,28 @@ class Searches:
             return self._nearest
 
     def switch(self, work: Callable[[], T]) -> T:
-        """Do `work`, which may activate another embedder, on the thread that writes; close a search by an
-        embedder that is not active any more before anything else is written."""
+        """Run `work`, which may activate another embedder, and close the search if its embedder is no longer
+        active. Call it on the writer's thread, so that it is closed before the next write."""
         with self._lock:
             try:
                 result = work()
-                still = self._nearest is None or self._active() == self._embedder
+                is_current = self._nearest is None or self._active() == self._embedder
             except BaseException:
-                self._close()  # who knows whether it was done
+                self._close()  # unknown whether the embedder was changed
                 raise
-            if not still:
+            if not is_current:
                 self._close()
             return result
 
     def notify(self) -> None:
-        """Tell the open search that the store has committed a change."""
+        """Announce a committed change to the open search."""
         nearest = self._nearest
         if nearest is not None:
             nearest.notify()
 
     @property
     def status(self) -> SearchStatus | None:
-        """How searches go; None while nothing was searched for."""
+        """Status of the open search; None if none is open."""
         nearest = self._nearest
         return None if nearest is None else nearest.status
 

@@ -1,4 +1,4 @@
-"""The images of the gallery, kept: put, described, removed and read back, in one transaction each."""
+"""Store of the gallery's images: put, add, describe, delete and read, one transaction each."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from service.gallery.vectors import remove_vectors, write_vectors
 
 
 class GalleryStore:
-    """What a method has returned from is on disk. Methods raise StorageUnavailable; any thread may call."""
+    """Store of images, thread-safe. Writes are on disk when a method returns. Raises StorageUnavailable."""
 
     def __init__(
         self, database: GalleryDatabase, quota: Quota, *, clock: Callable[[], float] = time.time
@@ -42,9 +42,9 @@ class GalleryStore:
         self._clock = clock
 
     def put(self, id: str, image: NewImage, metadata: Metadata) -> Put:
-        """Keep the image under this id, over what was there: "added", "replaced" or "unchanged".
+        """Store an image under `id` or replace the image that has it: "added", "replaced" or "unchanged".
 
-        Raises GalleryFull, and EmbeddersChanged when the image lacks an embedding that it needs by now.
+        Raises GalleryFull, and EmbeddersChanged if the image lacks an embedding that is needed by now.
         """
         with self.database.writing() as (connection, state):
             before = _find(connection, id)
@@ -53,22 +53,24 @@ class GalleryStore:
             return self._insert(connection, state, id, image, metadata, before)
 
     def add(self, image: NewImage, metadata: Metadata, ids: Sequence[str]) -> Put:
-        """Keep an image under the first of `ids` that is free: "added", or "exists" if its bytes are there.
+        """Store an image under the first free one of `ids`: "added", or "exists" if its bytes are stored.
 
-        Raises as `put` does, and ValueError when none of the ids is free.
+        Raises the errors of `put`, and ValueError if no id is free.
         """
         with self.database.writing() as (connection, state):
-            there = _find_by_sha256(connection, image.sha256)
-            if there is not None:
-                return Put("exists", there)
+            existing = _find_by_sha256(connection, image.sha256)
+            if existing is not None:
+                return Put("exists", existing)
             free = next((id for id in ids if _find(connection, id) is None), None)
             if free is None:
-                raise ValueError("none of the ids is free")
+                raise ValueError("ids: none is free")
             return self._insert(connection, state, free, image, metadata, None)
 
     def describe(self, id: str, sha256: str, metadata: Metadata) -> Put | None:
-        """Give the image of this id and these bytes other metadata: "replaced" or "unchanged"; None if the
-        id has other bytes, or none."""
+        """Replace the metadata of an image: "replaced" or "unchanged".
+
+        Returns None if there is no image with this id and `sha256`.
+        """
         with self.database.writing() as (connection, state):
             before = _find(connection, id)
             if before is None or before.sha256 != sha256:
@@ -76,7 +78,7 @@ class GalleryStore:
             return _described(connection, state, before, metadata)
 
     def delete(self, id: str) -> bool:
-        """Remove the image; False when there is none of this id."""
+        """Delete an image; return False if it does not exist."""
         with self.database.writing() as (connection, state):
             before = _find(connection, id)
             if before is None:
@@ -92,21 +94,21 @@ class GalleryStore:
             return True
 
     def check_room(self, state: GalleryState) -> None:
-        """Raise GalleryFull when not even one more byte fits: before an image is embedded for nothing."""
+        """Raise GalleryFull if not even one byte fits, before an image is embedded in vain."""
         self._check_quota(state.images + 1, state.bytes + 1)
 
     def get(self, id: str) -> StoredImage | None:
-        """The image of this id."""
+        """Return an image, or None."""
         with self.database.reading() as connection:
             return None if connection is None else _find(connection, id)
 
     def find_by_sha256(self, sha256: str) -> StoredImage | None:
-        """An image with these bytes; of several, the one that was there first."""
+        """Return the oldest image with these bytes, or None."""
         with self.database.reading() as connection:
             return None if connection is None else _find_by_sha256(connection, sha256)
 
     def by_key(self, keys: Sequence[int]) -> tuple[Mapping[int, StoredImage], GalleryState]:
-        """The images of these keys (at most some hundreds) that are there, and the state, in one view."""
+        """Return the existing images of these keys (at most hundreds), and the state, in one transaction."""
         with self.database.reading() as connection:
             if connection is None:
                 return {}, GalleryState()
@@ -116,17 +118,17 @@ class GalleryStore:
     def page(
         self, after: str | None, limit: int, where: Sequence[Condition] = ()
     ) -> tuple[list[StoredImage], int]:
-        """The next `limit` images after the id `after`, ordered by id, and how many there are in all.
+        """Return the next `limit` images after the id `after`, ordered by id, and the total number.
 
-        With `where`, of those that meet its conditions.
+        With `where`, only images that match.
         """
         query = select(gallery_images).order_by(gallery_images.c.id).limit(limit)
         count = select(func.count()).select_from(gallery_images)
         if after is not None:
             query = query.where(gallery_images.c.id > after)
         if where:
-            meets = gallery_images.c.key.in_(matching_keys(where))
-            query, count = query.where(meets), count.where(meets)
+            matches = gallery_images.c.key.in_(matching_keys(where))
+            query, count = query.where(matches), count.where(matches)
         with self.database.reading() as connection:
             if connection is None:
                 return [], 0
@@ -134,19 +136,19 @@ class GalleryStore:
             return images, connection.execute(count).scalar_one()
 
     def original(self, key: int) -> bytes | None:
-        """The bytes of the image as they came."""
+        """Return the original bytes of an image, or None."""
         return self._bytes(gallery_contents.c.original, key)
 
     def thumbnail(self, key: int) -> bytes | None:
-        """Its thumbnail, a JPEG."""
+        """Return the thumbnail of an image, a JPEG, or None."""
         return self._bytes(gallery_contents.c.thumbnail, key)
 
     def _bytes(self, column: Any, key: int) -> bytes | None:
         with self.database.reading() as connection:
             if connection is None:
                 return None
-            found = connection.execute(select(column).where(gallery_contents.c.key == key)).scalar()
-            return None if found is None else bytes(found)
+            content = connection.execute(select(column).where(gallery_contents.c.key == key)).scalar()
+            return None if content is None else bytes(content)
 
     def _insert(
         self,
@@ -185,7 +187,7 @@ class GalleryStore:
             insert(gallery_contents).values(key=key, original=image.content, thumbnail=image.thumbnail)
         )
         write_vectors(
-            connection, key, {each: image.embeddings[each] for each in state.embedders or [embedder]}
+            connection, key, {name: image.embeddings[name] for name in state.embedders or [embedder]}
         )
         write_fields(connection, key, metadata)
         change_state(
@@ -200,11 +202,9 @@ class GalleryStore:
 
     def _check_quota(self, images: int, total: int) -> None:
         if images > self._quota.images:
-            raise GalleryFull(f"the gallery holds {images - 1} images; {self._quota.images} are allowed")
+            raise GalleryFull(f"gallery: full with {images - 1} images (limit: {self._quota.images})")
         if total > self._quota.bytes:
-            raise GalleryFull(
-                f"with this image the gallery would hold {total} bytes; {self._quota.bytes} are allowed"
-            )
+            raise GalleryFull(f"gallery: {total} bytes with this image (limit: {self._quota.bytes} bytes)")
 
 
 def _described(connection: Connection, state: GalleryState, before: StoredImage, metadata: Metadata) -> Put:

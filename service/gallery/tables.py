@@ -1,4 +1,4 @@
-"""The gallery's tables as SQLAlchemy sees them; `service/storage/migrations` makes them."""
+"""SQLAlchemy tables of the gallery; `service/storage/migrations` creates them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from service.storage.database import metadata
 
 BYTEWISE = Text().with_variant(Text(collation="C"), "postgresql")
 BYTEWISE_255 = String(255).with_variant(String(255, collation="C"), "postgresql")
-"""Compared byte by byte, as SQLite does anyway: an order of ids and strings that is the same everywhere."""
+"""Compared byte by byte, as in SQLite, so that ids and strings have the same order in every database."""
 
 _BYTES = np.dtype("<f4")
 
@@ -40,21 +40,21 @@ class EmbeddingVector(TypeDecorator[NDArray[np.float32]]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Return the type that the database knows."""
+        """Return the column type of the database."""
         if dialect.name != "postgresql":
             return dialect.type_descriptor(LargeBinary())
-        from pgvector.sqlalchemy import VECTOR  # brings PostgreSQL's dialects, which few need
+        from pgvector.sqlalchemy import VECTOR  # lazy: imports PostgreSQL's dialects
 
         return dialect.type_descriptor(VECTOR())
 
     def process_bind_param(self, value: NDArray[np.float32] | None, dialect: Dialect) -> Any:
-        """Return what is sent to the database."""
+        """Convert a vector to the value that is sent to the database."""
         if value is None or dialect.name == "postgresql":
             return value
         return np.asarray(value, _BYTES).tobytes()
 
     def process_result_value(self, value: Any, dialect: Dialect) -> NDArray[np.float32] | None:
-        """Return the vector that came from the database."""
+        """Convert a value from the database to a vector."""
         if value is None:
             return None
         if dialect.name == "postgresql":
@@ -62,8 +62,8 @@ class EmbeddingVector(TypeDecorator[NDArray[np.float32]]):
         return np.frombuffer(value, _BYTES).astype(np.float32, copy=False)
 
 
-# The truth of a gallery. `key` is the number of the change that put an image there; new bytes under an old id
-# get a new key, and no number is given twice, so a vector index can be told what it has not seen yet.
+# The database is authoritative. `key` is the number of the change that added an image; new bytes under an
+# existing id get a new key. Numbers are never reused, so a vector index can catch up from its last number.
 gallery_state = Table(
     "gallery_state",
     metadata,
@@ -93,7 +93,7 @@ gallery_images = Table(
     Index("gallery_images_by_sha256", "sha256"),
 )
 
-# Apart from the facts, so that a list of images does not read past megabytes.
+# Separate from gallery_images, so that listing images does not read megabytes.
 gallery_contents = Table(
     "gallery_contents",
     metadata,
@@ -111,7 +111,7 @@ gallery_embeddings = Table(
     PrimaryKeyConstraint("embedder", "key"),
 )
 
-# One row per field of an image's metadata: what `where` asks, with an index, in any database.
+# One row per metadata field of an image, so that filters use an index in every database.
 gallery_fields = Table(
     "gallery_fields",
     metadata,

@@ -1,4 +1,4 @@
-"""The threads on which the gallery waits for its database, beside the event loop and the cores' pool."""
+"""Threads for the gallery's database calls, which block neither the event loop nor the core pool."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _READERS = 4
 
 
 class GalleryThreads:
-    """Threads start when there is something to do. Readers do not wait for the one that writes.
+    """Reader threads and a single writer thread, started on first use.
 
-    What has begun ends, whoever still waits for it: the database has time limits of its own. What could not
-    begin for `deadline_s`, because the database keeps all threads waiting, is not begun any more.
+    Started calls run to completion even if the caller is cancelled; the database has its own timeouts. Calls
+    that cannot start within `deadline_s` seconds raise DatabaseUnreachable and are not run.
     """
 
     def __init__(self, deadline_s: float) -> None:
@@ -27,29 +27,29 @@ class GalleryThreads:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="gallery-write")
 
     async def read(self, work: Callable[..., T], *arguments: object) -> T:
-        """What `work` returns, called on one of the readers' threads.
+        """Run `work` on a reader thread and return its result.
 
-        Raises DatabaseUnreachable when it could not begin in time, and what `work` raises.
+        Raises DatabaseUnreachable if it could not start in time, and the errors of `work`.
         """
         return await self._call(self._readers, work, *arguments)
 
     async def write(self, work: Callable[..., T], *arguments: object) -> T:
-        """What `work` returns, called on the writer's thread. Raises as `read` does: nothing is done then."""
+        """Run `work` on the writer thread. Raises the errors of `read`."""
         return await self._call(self._writer, work, *arguments)
 
     def close(self) -> None:
-        """Let what has begun end; what has not is dropped."""
+        """Wait for started calls, and drop the others."""
         self._readers.shutdown(cancel_futures=True)
         self._writer.shutdown(cancel_futures=True)
 
     async def _call(self, threads: ThreadPoolExecutor, work: Callable[..., T], *arguments: object) -> T:
-        called = threads.submit(work, *arguments)
-        result = asyncio.wrap_future(called)
+        call = threads.submit(work, *arguments)
+        result = asyncio.wrap_future(call)
         try:
             done, _ = await asyncio.wait({result}, timeout=self._deadline_s)
         except asyncio.CancelledError:
-            called.cancel()
+            call.cancel()
             raise
-        if not done and called.cancel():
-            raise DatabaseUnreachable(f"the database kept all others waiting for {self._deadline_s:g} s")
+        if not done and call.cancel():
+            raise DatabaseUnreachable(f"database: no free thread within {self._deadline_s:g} s")
         return await result

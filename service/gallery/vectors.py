@@ -1,4 +1,4 @@
-"""The embeddings of the gallery, kept: what an index is made of, and how one network follows another."""
+"""Store of the gallery's embeddings: changes for a vector index, and re-indexing."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from service.storage.database import upsert
 
 _IN_ONE_QUERY = 500
 _WORTH_NAMING = 5_000
-"""So many images are asked about by name; about more, the whole gallery is asked at once."""
+"""Number of keys up to which a query lists them; above, the whole gallery is queried."""
 
 
-# Made once: making it took as long as asking it, and every search does.
+# Built once, because building it takes as long as running it, and every search runs it.
 _BY_KEYS = select(gallery_embeddings.c.key, gallery_embeddings.c.vector).where(
     gallery_embeddings.c.embedder == bindparam("embedder"),
     gallery_embeddings.c.key.in_(bindparam("keys", expanding=True)),
@@ -27,16 +27,16 @@ _BY_KEYS = select(gallery_embeddings.c.key, gallery_embeddings.c.vector).where(
 
 
 class GalleryVectors:
-    """Embeddings by embedder and key. Methods raise StorageUnavailable; any thread may call."""
+    """Embeddings by embedder and key, thread-safe. Methods raise StorageUnavailable."""
 
     def __init__(self, database: GalleryDatabase) -> None:
         """Does not connect."""
         self.database = database
 
     def changes_after(self, embedder: str, sequence: int, limit: int) -> list[Change]:
-        """The next `limit` changes after the one of that number, in order.
+        """Return up to `limit` changes after `sequence`, in order.
 
-        An image that came and went since is only told of by its tombstone.
+        An image that was added and deleted since appears only as deleted.
         """
         put = (
             select(gallery_embeddings.c.key, gallery_embeddings.c.vector)
@@ -60,17 +60,19 @@ class GalleryVectors:
     def vectors(
         self, embedder: str, keys: Sequence[int] | NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Those of `keys` (at most some hundreds) that have an embedding, int64 (M,), and these, float32
-        (M, D), in the same order, which need not be that of `keys`."""
-        wanted = {"embedder": embedder, "keys": [int(key) for key in keys]}
+        """Return those of `keys` (at most hundreds) that have an embedding, and the embeddings.
+
+        int64 (M,) and float32 (M, D) in the same order, which may differ from that of `keys`.
+        """
+        parameters = {"embedder": embedder, "keys": [int(key) for key in keys]}
         with self.database.reading() as connection:
-            rows = [] if connection is None else connection.execute(_BY_KEYS, wanted).all()
+            rows = [] if connection is None else connection.execute(_BY_KEYS, parameters).all()
         if not rows:
             return np.empty(0, np.int64), np.empty((0, 0), np.float32)
         return np.array([key for key, _ in rows], np.int64), np.stack([vector for _, vector in rows])
 
     def extent(self, embedder: str) -> Extent:
-        """The last change, and how many images have an embedding of this embedder, in one view."""
+        """Return the number of the last change and of the embedder's embeddings, in one transaction."""
         count = select(func.count()).where(gallery_embeddings.c.embedder == embedder)
         with self.database.reading() as connection:
             if connection is None:
@@ -78,21 +80,21 @@ class GalleryVectors:
             return Extent(read_state(connection).sequence, connection.execute(count).scalar_one())
 
     def meeting(self, keys: NDArray[np.int64], where: Sequence[Condition]) -> NDArray[np.bool_]:
-        """Which of the images of these keys meet all conditions (one at least), bool (N,)."""
-        found: list[int] = []
+        """Return which images of `keys`, int64 (N,), match all conditions (at least one): bool (N,)."""
+        matching: list[int] = []
         with self.database.reading() as connection:
             if connection is None:
                 return np.zeros(len(keys), np.bool_)
             if len(keys) > _WORTH_NAMING:
-                found += connection.execute(matching_keys(where)).scalars().all()
+                matching += connection.execute(matching_keys(where)).scalars().all()
             else:
                 for start in range(0, len(keys), _IN_ONE_QUERY):
-                    some = keys[start : start + _IN_ONE_QUERY].tolist()
-                    found += connection.execute(matching_keys(where, among=some)).scalars().all()
-        return np.isin(keys, np.array(found, np.int64))
+                    batch = keys[start : start + _IN_ONE_QUERY].tolist()
+                    matching += connection.execute(matching_keys(where, among=batch)).scalars().all()
+        return np.isin(keys, np.array(matching, np.int64))
 
     def missing(self, embedder: str, after: int, limit: int) -> list[int]:
-        """Return the next `limit` keys greater than `after`, ascending, that lack an embedding by it."""
+        """Return up to `limit` keys greater than `after`, ascending, without an embedding by `embedder`."""
         query = _missing(embedder).where(gallery_images.c.key > after)
         with self.database.reading() as connection:
             if connection is None:
@@ -100,9 +102,9 @@ class GalleryVectors:
             return list(connection.execute(query.order_by(gallery_images.c.key).limit(limit)).scalars().all())
 
     def start_reindex(self, embedder: str) -> None:
-        """Have all images embedded by this embedder; `activate` makes it the active one.
+        """Make `embedder` the target of a re-index, or the active one if there are no images.
 
-        The active embedder ends a reindexing that was started. Without images, it is active at once.
+        The active embedder cancels a re-index.
         """
         with self.database.writing() as (connection, state):
             if state.images == 0:
@@ -112,14 +114,14 @@ class GalleryVectors:
                 change_state(connection, target=target, revision=state.revision + 1)
 
     def backfill(self, embedder: str, vectors: Mapping[int, Vector]) -> None:
-        """Store embeddings of images that lack them; those of images that are gone by now are dropped."""
+        """Store embeddings of existing images; those of deleted images are dropped."""
         with self.database.writing() as (connection, _):
-            there = gallery_images.c.key.in_([int(key) for key in vectors])
-            for key in connection.execute(select(gallery_images.c.key).where(there)).scalars().all():
+            exists = gallery_images.c.key.in_([int(key) for key in vectors])
+            for key in connection.execute(select(gallery_images.c.key).where(exists)).scalars().all():
                 write_vectors(connection, key, {embedder: vectors[key]})
 
     def activate(self, embedder: str) -> bool:
-        """Make `embedder` the active one, if it is the target and no image lacks an embedding by it."""
+        """Activate `embedder` if it is the target and no image lacks an embedding; return whether it was."""
         with self.database.writing() as (connection, state):
             if state.target != embedder or connection.execute(_missing(embedder).limit(1)).first():
                 return False
@@ -132,8 +134,8 @@ class GalleryVectors:
             unused = gallery_embeddings.c.embedder.not_in(state.embedders)
             query = select(gallery_embeddings.c.embedder, gallery_embeddings.c.key).where(unused).limit(limit)
             rows = connection.execute(query).all()
-            for embedder in {each for each, _ in rows}:
-                keys = [key for each, key in rows if each == embedder]
+            for embedder in {row_embedder for row_embedder, _ in rows}:
+                keys = [key for row_embedder, key in rows if row_embedder == embedder]
                 connection.execute(
                     delete(gallery_embeddings).where(
                         gallery_embeddings.c.embedder == embedder, gallery_embeddings.c.key.in_(keys)
@@ -143,7 +145,7 @@ class GalleryVectors:
 
 
 def write_vectors(connection: Connection, key: int, embeddings: Embeddings) -> None:
-    """Keep embeddings of one image, over what there was."""
+    """Insert or replace embeddings of one image."""
     upsert(
         connection,
         gallery_embeddings,
@@ -155,12 +157,12 @@ def write_vectors(connection: Connection, key: int, embeddings: Embeddings) -> N
 
 
 def remove_vectors(connection: Connection, key: int) -> None:
-    """Forget all embeddings of an image."""
+    """Delete all embeddings of an image."""
     connection.execute(delete(gallery_embeddings).where(gallery_embeddings.c.key == key))
 
 
 def _missing(embedder: str) -> Select[int]:
-    there = select(gallery_embeddings.c.key).where(
+    embedding = select(gallery_embeddings.c.key).where(
         gallery_embeddings.c.embedder == embedder, gallery_embeddings.c.key == gallery_images.c.key
     )
-    return select(gallery_images.c.key).where(~there.exists())
+    return select(gallery_images.c.key).where(~embedding.exists())

@@ -1,4 +1,4 @@
-"""Write images to the gallery: embed them, commit, and return what became of them."""
+"""Write images to the gallery: embed, commit, notify the search."""
 
 from __future__ import annotations
 
@@ -29,16 +29,14 @@ from service.inference.registry import ServedModel
 T = TypeVar("T")
 
 _ATTEMPTS = 5
-"""How often an image is embedded anew because the gallery's network changed in between."""
+"""Maximum attempts to embed an image while the gallery's network changes."""
 
 
 class GalleryWriter:
     """Stores, deletes and reads images.
 
-    What a method that changes something has returned from is committed, and found from then on.
-
-    All methods belong to the event loop's thread and raise StorageUnavailable where the database does not
-    answer or cannot be written.
+    Writes are durable and visible to searches once the method returns. Call all methods from the event loop's
+    thread. They raise StorageUnavailable if the database cannot be used.
     """
 
     def __init__(
@@ -59,62 +57,62 @@ class GalleryWriter:
         self._max_pixels = max_pixels
 
     async def put(self, id: str, data: bytes, metadata: Metadata, deadline: Deadline) -> Put:
-        """Keep the image under this id, over what was there: "added", "replaced" or "unchanged".
+        """Store an image under `id` or replace the image that has it: "added", "replaced" or "unchanged".
 
-        Raises InvalidParameter for an impossible id, the errors of `decode`, those of `CorePool.run`,
-        GalleryFull, and those of `Networks.needed`.
+        Raises InvalidParameter for an invalid id, GalleryFull, and the errors of `decode`, `CorePool.run` and
+        `Networks.needed`.
         """
         check_id(id)
         digest = await self._threads.read(_digest, data)
-        there = await self._threads.read(self._store.get, id)
-        if there is not None and there.sha256 == digest:
+        existing = await self._threads.read(self._store.get, id)
+        if existing is not None and existing.sha256 == digest:
             described = await self._write(partial(self._store.describe, id, digest, metadata))
             if described is not None:
                 return described
         put = partial(self._store.put, id, metadata=metadata)
-        return await self._keep(data, put, deadline, new=there is None)
+        return await self._embed_and_write(data, put, deadline, new=existing is None)
 
     async def add(self, data: bytes, metadata: Metadata, deadline: Deadline) -> Put:
-        """Keep the image under an id of its own: "added", or "exists" if its bytes are there already.
+        """Store an image under a generated id: "added", or "exists" if its bytes are stored already.
 
-        Raises as `put` does.
+        Raises the errors of `put`.
         """
         digest = await self._threads.read(_digest, data)
-        there = await self._threads.read(self._store.find_by_sha256, digest)
-        if there is not None:
-            return Put("exists", there)
+        existing = await self._threads.read(self._store.find_by_sha256, digest)
+        if existing is not None:
+            return Put("exists", existing)
         ids = (digest[:32], digest, uuid.uuid4().hex)
         add = partial(self._store.add, metadata=metadata, ids=ids)
-        return await self._keep(data, add, deadline, new=True)
+        return await self._embed_and_write(data, add, deadline, new=True)
 
     async def delete(self, id: str) -> None:
-        """Remove the image. UnknownImage when there is none of that id."""
+        """Delete an image. Raises UnknownImage."""
         if not await self._write(partial(self._store.delete, check_id(id))):
             raise _unknown(id)
 
     async def get(self, id: str) -> StoredImage:
-        """The image of that id. UnknownImage when there is none."""
-        found = await self._threads.read(self._store.get, check_id(id))
-        if found is None:
+        """Return an image. Raises UnknownImage."""
+        image = await self._threads.read(self._store.get, check_id(id))
+        if image is None:
             raise _unknown(id)
-        return found
+        return image
 
     async def original(self, image: StoredImage) -> bytes:
-        """The image's own bytes. UnknownImage when it is gone by now."""
-        return _there(await self._threads.read(self._store.original, image.key), image)
+        """Return the original bytes. Raises UnknownImage if the image was deleted meanwhile."""
+        return _existing(await self._threads.read(self._store.original, image.key), image)
 
     async def thumbnail(self, image: StoredImage) -> bytes:
-        """Its thumbnail, a JPEG. UnknownImage when it is gone by now."""
-        return _there(await self._threads.read(self._store.thumbnail, image.key), image)
+        """Return the thumbnail, a JPEG. Raises UnknownImage if the image was deleted meanwhile."""
+        return _existing(await self._threads.read(self._store.thumbnail, image.key), image)
 
     async def page(
         self, after: str | None, limit: int, where: Sequence[Condition]
     ) -> tuple[list[StoredImage], int]:
-        """The next images after the id `after`, by id, and how many meet `where` in all."""
+        """Return the next `limit` images after the id `after`, by id, and the number that match `where`."""
         return await self._threads.read(self._store.page, after, limit, where)
 
-    async def _keep(
-        self, data: bytes, keep: Callable[[NewImage], Put], deadline: Deadline, *, new: bool
+    async def _embed_and_write(
+        self, data: bytes, write: Callable[[NewImage], Put], deadline: Deadline, *, new: bool
     ) -> Put:
         for _ in range(_ATTEMPTS):
             state = await self._threads.read(self._store.database.state)
@@ -124,14 +122,14 @@ class GalleryWriter:
             image = await self._pool.run(
                 partial(prepare, data, models, max_pixels=self._max_pixels), deadline
             )
-            work = partial(keep, image)
+            work = partial(write, image)
             if state.embedder is None:
                 work = partial(self._keep_network_too, models[0], work)
             try:
                 return await self._write(work)
             except EmbeddersChanged:
                 continue
-        raise Busy("the gallery changes its network: try again")
+        raise Busy("gallery: its network is being changed (try again)")
 
     def _keep_network_too(self, model: ServedModel, work: Callable[[], T]) -> T:
         # Before the first image: a gallery that has one has its network on disk.
@@ -142,7 +140,7 @@ class GalleryWriter:
         return await self._threads.write(self._committed, work)
 
     def _committed(self, work: Callable[[], T]) -> T:
-        # On the writer's thread: a request that is cancelled meanwhile must not keep it from the index.
+        # On the writer's thread, so that the index is notified even if the request is cancelled meanwhile.
         result = work()
         self._searches.notify()
         return result
@@ -152,11 +150,11 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _there(content: bytes | None, image: StoredImage) -> bytes:
+def _existing(content: bytes | None, image: StoredImage) -> bytes:
     if content is None:
         raise _unknown(image.id)
     return content
 
 
 def _unknown(id: str) -> UnknownImage:
-    return UnknownImage(f"there is no image '{id}' in the gallery")
+    return UnknownImage(f"image '{id}': not in the gallery")

@@ -1,4 +1,4 @@
-"""Image classification: one image through one model, and the most probable classes of its logits."""
+"""Classify images: run one model on an image and return its most probable classes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFAULT_TOP_K = 5
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One class with its probability: among all classes, or on its own where the network ends in sigmoid."""
+    """A class with its probability: softmax over all classes, or sigmoid if the network ends in one."""
 
     class_id: int
     label: str
@@ -31,7 +31,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Classification:
-    """The predictions of one model for one image, and the time that each stage took."""
+    """Predictions of one model for one image, with durations per stage in nanoseconds."""
 
     model: str
     image: DecodedImage
@@ -40,7 +40,7 @@ class Classification:
 
 
 class Classifier:
-    """Classifies images on the cores of the pool and records what each stage cost."""
+    """Classifies images on the pool and records the latency of each stage."""
 
     def __init__(self, pool: CorePool, recorder: Recorder, *, max_pixels: int) -> None:
         self._pool = pool
@@ -68,13 +68,13 @@ class Classifier:
 
 
 def class_counts(top_k: int | None, *models: ServedModel) -> tuple[int, ...]:
-    """Return how many classes to report for each model: `top_k`, by default 5 or all where there are fewer.
+    """Return the number of classes to report per model: `top_k`, by default 5, or all if a model has fewer.
 
-    Raises InvalidParameter for a `top_k` that is not positive or more than the classes of some model.
+    Raises InvalidParameter if `top_k` is less than 1 or more than the classes of a model.
     """
     fewest = min(model.card.classes for model in models)
     if top_k is not None and not 1 <= top_k <= fewest:
-        raise InvalidParameter(f"top_k is {top_k}; it may be 1 to {fewest}, the number of classes")
+        raise InvalidParameter(f"top_k {top_k}: out of range (allowed: 1 to {fewest}, the number of classes)")
     return tuple(min(DEFAULT_TOP_K, model.card.classes) if top_k is None else top_k for model in models)
 
 
@@ -83,7 +83,7 @@ def predict(
 ) -> tuple[Prediction, ...]:
     """Return the `count` most probable classes of one image.
 
-    Ends the laps `preprocess`, `inference` and `postprocess`. Raises ModelUnavailable when the run fails.
+    Ends the laps `preprocess`, `inference` and `postprocess`. Raises ModelUnavailable if the run fails.
     """
     logits = run_model(model, image, ("logits",), stopwatch)["logits"]
     predictions = top_predictions(
@@ -105,17 +105,15 @@ def top_predictions(
     *,
     multi_label: bool = False,
 ) -> tuple[Prediction, ...]:
-    """The `k` most probable classes of `logits`, float32 (classes,), the most probable first.
+    """Return the `k` most probable classes of `logits`, float32 (classes,), most probable first.
 
-    Probabilities are the softmax over all classes, in float64, or each class's own sigmoid with
-    `multi_label`; where the network has applied an `activation` itself, they are its values, cut to 0 to 1.
-    Equal logits are ordered by class id.
+    Probabilities are the softmax over all classes, in float64, or the sigmoid of each class with
+    `multi_label`; if the network applies an `activation` itself, they are its outputs, clipped to 0 to 1.
+    Ties are ordered by class id.
     """
-    border = np.partition(logits, -k)[-k]
-    chosen = np.flatnonzero(
-        logits >= border
-    )  # all that tie at the border, so that the order decides, not chance
-    top = chosen[np.argsort(-logits[chosen], kind="stable")][:k]
+    threshold = np.partition(logits, -k)[-k]
+    candidates = np.flatnonzero(logits >= threshold)  # all ties at the threshold, for a deterministic order
+    top = candidates[np.argsort(-logits[candidates], kind="stable")][:k]
     if activation == "none" and multi_label:
         probabilities = (1 + np.tanh(logits[top].astype(np.float64) / 2)) / 2
     elif activation == "none":

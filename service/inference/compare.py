@@ -1,4 +1,4 @@
-"""Compare models: one image through each of several, with all cores to itself."""
+"""Compare several models on one image, without other jobs on the cores."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _STAGES: tuple[Stage, ...] = ("preprocess", "inference", "postprocess")
 
 @dataclass(frozen=True)
 class ComparePlan:
-    """A valid comparison, see `Comparer.plan`: `counts[i]` classes are reported for `models[i]`."""
+    """A validated comparison (see `Comparer.plan`); `counts[i]` classes are reported for `models[i]`."""
 
     models: tuple[ServedModel, ...]
     baseline: str
@@ -37,7 +37,7 @@ class ComparePlan:
 
 @dataclass(frozen=True)
 class Latency:
-    """Inference times of one model in one comparison, in nanoseconds; None: too few runs stand behind."""
+    """Inference times of one model in a comparison, in nanoseconds; None if there are too few runs."""
 
     count: int
     min_ns: int
@@ -48,7 +48,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class ComparedModel:
-    """One model's answer and cost; `durations` holds the median of each stage over the runs."""
+    """Predictions and latency of one model; `durations` are medians per stage over the runs."""
 
     model: ServedModel
     predictions: tuple[Prediction, ...]
@@ -59,7 +59,7 @@ class ComparedModel:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Which models name which top-1 label, and the share of models that name the most common one."""
+    """Models by top-1 label, and the share of models that predict the most common one."""
 
     top1: float
     labels: dict[str, list[str]]
@@ -67,7 +67,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The side-by-side view of one image. `order` is the order of the models in each measured round."""
+    """Results of all models on one image. `order`: names of the models in each measured round."""
 
     image: DecodedImage
     durations: Durations
@@ -106,15 +106,15 @@ class Comparer:
         top_k: int | None,
         repeat: int,
     ) -> ComparePlan:
-        """Choose the models and the baseline, and check that the comparison may run.
+        """Select models and baseline, and validate the comparison.
 
-        Without `names`: all models with the default model's label set. Without `baseline`: the default model,
-        or the first where that one is not compared. Raises UnknownModel, ModelUnavailable, NotReady, Busy
-        while another comparison runs, and InvalidParameter for no names, names given twice, mixed label sets
-        without `mix_labels`, a baseline that is not compared, `top_k`, `repeat`, or an estimated time over
-        the budget.
+        `names` None: all models with the default model's label set. `baseline` None: the default model, or
+        the first model if the default one is not compared. Raises UnknownModel, ModelUnavailable, NotReady,
+        Busy while another comparison runs, and InvalidParameter for empty or repeated names, mixed label sets
+        without `mix_labels`, a baseline that is not compared, an invalid `top_k` or `repeat`, or an estimated
+        time over the budget.
         """
-        models = self._chosen(names, mix_labels)
+        models = self._select(names, mix_labels)
         plan = ComparePlan(
             models=models,
             baseline=self._baseline(baseline, [model.name for model in models]),
@@ -125,19 +125,18 @@ class Comparer:
         self._check_free()
         return plan
 
-    def _chosen(self, names: Sequence[str] | None, mix_labels: bool) -> tuple[ServedModel, ...]:
+    def _select(self, names: Sequence[str] | None, mix_labels: bool) -> tuple[ServedModel, ...]:
         if names is not None and not names:
-            raise InvalidParameter("models is empty; leave it out to compare all")
+            raise InvalidParameter("models: empty (leave it out to compare all)")
         models = self._registry.comparable() if names is None else tuple(map(self._registry.get, names))
         counts = Counter(model.name for model in models)
         repeated = [name for name, count in counts.items() if count > 1]
         if repeated:
-            raise InvalidParameter(f"models names {', '.join(repeated)} more than once")
+            raise InvalidParameter(f"models: {', '.join(repeated)} more than once")
         labels = sorted({model.card.labels for model in models})
         if len(labels) > 1 and not mix_labels:
             raise InvalidParameter(
-                f"models have different label sets ({', '.join(labels)}): "
-                "their answers are only comparable with mix_labels=true"
+                f"models: different label sets ({', '.join(labels)}) (allowed: one, or mix_labels=true)"
             )
         return models
 
@@ -147,32 +146,32 @@ class Comparer:
             return default if default in compared else compared[0]
         if baseline not in compared:
             self._registry.entry(baseline)
-            raise InvalidParameter(f"baseline '{baseline}' is not compared; it may be {', '.join(compared)}")
+            raise InvalidParameter(f"baseline '{baseline}': not compared (allowed: {', '.join(compared)})")
         return baseline
 
     def _check_cost(self, plan: ComparePlan) -> None:
         if not 1 <= plan.repeat <= MAX_REPEAT:
-            raise InvalidParameter(f"repeat is {plan.repeat}; it may be 1 to {MAX_REPEAT}")
+            raise InvalidParameter(f"repeat {plan.repeat}: out of range (allowed: 1 to {MAX_REPEAT})")
         runs = plan.repeat + 1
         round_ns = sum(model.typical_ns for model in plan.models)
         if round_ns * runs > self._budget_ns:
             allowed = self._budget_ns // round_ns - 1
-            may = f"repeat may be 1 to {allowed}" if allowed >= 1 else "compare fewer"
+            hint = f"allowed: repeat 1 to {allowed}" if allowed >= 1 else "use fewer models"
             raise InvalidParameter(
-                f"{len(plan.models)} models {runs} times would take about {round_ns * runs / 1e9:.2g} s, "
-                f"more than {self._budget_ns / 1e9:g} s; {may}"
+                f"comparison: {runs} runs of {len(plan.models)} models take about "
+                f"{round_ns * runs / 1e9:.2g} s (limit: {self._budget_ns / 1e9:g} s; {hint})"
             )
 
     def _check_free(self) -> None:
         if self._busy:
-            raise Busy("another comparison is running; one runs at a time")
+            raise Busy("comparison: another one is running (limit: 1)")
 
     async def run(self, plan: ComparePlan, data: bytes, deadline: Deadline) -> Comparison:
-        """Decode once, run each model once unrecorded, then `repeat` measured rounds in rotating order.
+        """Decode once, run each model once as warm-up, then `repeat` measured rounds in rotating order.
 
         Each round has all cores to itself; queued requests run between rounds. The measured runs are recorded
-        as `compare`. Rounds stop early when the machine turns out slower than estimated and the budget is
-        spent: `latency.count` says how many there were.
+        as `compare`. If the machine is slower than estimated, rounds stop when the budget is spent;
+        `latency.count` has the number of rounds.
 
         Raises Busy while another comparison runs, and the errors of `decode` and `CorePool.run`.
         """
@@ -191,10 +190,10 @@ class Comparer:
         def first_job() -> tuple[DecodedImage, dict[str, _Runs], int]:
             stopwatch.lap("queue")
             image = load_image(data, *specs, max_pixels=self._max_pixels, stopwatch=stopwatch)
-            spent = Stopwatch()
+            clock = Stopwatch()
             runs = {model.name: _Runs(predict(model, image, count, Stopwatch())) for model, count in pairs}
-            spent.lap("total")
-            return image, runs, spent.durations["total"]
+            clock.lap("total")
+            return image, runs, clock.durations["total"]
 
         image, runs, spent_ns = await self._pool.run(first_job, deadline, exclusive=True)
         order: list[tuple[str, ...]] = []
@@ -202,14 +201,14 @@ class Comparer:
             rotated = _rotated(pairs, number)
 
             def round_job(rotated: Sequence[tuple[ServedModel, int]] = rotated) -> int:
-                spent = Stopwatch()
+                clock = Stopwatch()
                 for model, count in rotated:
                     laps = Stopwatch()
                     predict(model, image, count, laps)
                     runs[model.name].durations.append(laps.durations)
                     self._recorder.record(model.name, "compare", laps.durations, model.version)
-                spent.lap("total")
-                return spent.durations["total"]
+                clock.lap("total")
+                return clock.durations["total"]
 
             spent_ns += await self._pool.run(round_job, deadline, exclusive=True)
             order.append(tuple(model.name for model, _ in rotated))

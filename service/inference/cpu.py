@@ -1,4 +1,4 @@
-"""How many cores this process may use: the CPU affinity and the cgroup's quota, whichever is smaller."""
+"""Number of cores that this process may use, from CPU affinity and cgroup quota."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ OWN = Path("/proc/self/cgroup")
 
 
 def core_budget(cgroups: Path = CGROUPS, own: Path = OWN) -> int:
-    """The number of cores that this process can keep busy, at least 1.
+    """Return the number of cores that this process can keep busy, at least 1.
 
-    The quota is the smallest that the process's own cgroup or one above it sets (cgroup v2 `cpu.max`, else
-    v1 `cpu.cfs_quota_us`); a fraction of a core counts as nothing unless it is all there is, since a thread
-    more than the quota carries would be throttled.
+    It is the smaller of affinity and quota. The quota is the smallest of the process's cgroup and its parents
+    (cgroup v2 `cpu.max`, else v1 `cpu.cfs_quota_us`), rounded down, because the kernel throttles a process
+    with more busy threads than its quota.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     quota = quota_cores(cgroups, own)
@@ -22,7 +22,7 @@ def core_budget(cgroups: Path = CGROUPS, own: Path = OWN) -> int:
 
 
 def quota_cores(cgroups: Path = CGROUPS, own: Path = OWN) -> float | None:
-    """The cores that the cgroup's quota carries, fractions included; None without a quota."""
+    """Return the cgroup's quota in cores, with fractions; None without a quota."""
     quotas = [
         cores
         for folder in cgroup_folders(cgroups, own)
@@ -32,7 +32,7 @@ def quota_cores(cgroups: Path = CGROUPS, own: Path = OWN) -> float | None:
 
 
 def cgroup_folders(cgroups: Path = CGROUPS, own: Path = OWN) -> list[Path]:
-    """The cgroup folders that limit this process, its own first, up to the root."""
+    """Return the cgroup folders that limit this process, from its own up to the root."""
     folders = []
     for line in _read(own).splitlines():
         _, _, rest = line.partition(":")

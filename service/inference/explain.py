@@ -1,7 +1,8 @@
-"""Why a model names a class: its class activation map, exact where the head is one linear layer."""
+"""Explain a prediction by its class activation map, which is exact for networks with a linear head."""
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,16 +20,16 @@ from service.inference.registry import Registry, ServedModel
 from service.latency.stages import Durations, Stopwatch
 
 TOLERANCE = 1e-3
-"""How far map and logit may lie apart, relative to the logit where that is larger than 1."""
+"""Maximum difference between map and logit, absolute, or relative for logits larger than 1."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What each place of an image adds to the logit of one class.
+    """Class activation map of one class: how much each place of the image adds to the logit.
 
-    `values` is float64 (H, W): their mean plus `bias` is `logit`, as the network itself gave it. They cover
-    `region` of the image: left, top, right, bottom in its pixels, which is what the network saw. `png` is the
-    map as a picture, where one was asked for.
+    `values`: float64 (H, W); their mean plus `bias` equals `logit`, the network's output. `region`: left,
+    top, right and bottom of the network's input, in pixels of the image. `png`: the rendered map, if
+    requested.
     """
 
     model: str
@@ -45,7 +46,7 @@ class Explanation:
 
 @dataclass(frozen=True)
 class ExplainPlan:
-    """A class of a model that a map can be made of, see `Explainer.plan`; `class_id` None: the top class."""
+    """A validated request (see `Explainer.plan`); `class_id` None: the most probable class."""
 
     model: ServedModel
     classifier: Classifier
@@ -53,9 +54,9 @@ class ExplainPlan:
 
 
 class Explainer:
-    """Explains classifications on the cores of the pool; nothing of it is recorded as latency.
+    """Explains predictions on the pool, without recording latency.
 
-    Classifiers are read when they are first needed, about 5 MB for 1000 classes, and kept.
+    Classifiers are read on first use and cached; one of 1000 classes has about 5 MB.
     """
 
     def __init__(self, registry: Registry, pool: CorePool, *, max_pixels: int) -> None:
@@ -63,24 +64,27 @@ class Explainer:
         self._pool = pool
         self._max_pixels = max_pixels
         self._heads: dict[tuple[str, str], LinearHead] = {}
+        self._reading = threading.Lock()
 
     def plan(self, model: ServedModel, class_id: int | None) -> ExplainPlan:
-        """Check the class, and by the card that an exact map exists.
+        """Validate the class, and check in the card that an exact map exists.
 
-        Raises InvalidParameter for a `class_id` that the model has not, and NoExactMap.
+        Raises InvalidParameter if the model has no class `class_id`, and NoExactMap.
         """
         card = model.card
         if class_id is not None and not 0 <= class_id < card.classes:
-            raise InvalidParameter(f"class_id is {class_id}; model '{card.name}' has 0 to {card.classes - 1}")
+            raise InvalidParameter(
+                f"class_id {class_id}: out of range (allowed: 0 to {card.classes - 1} of model '{card.name}')"
+            )
         if model.session.activation != "none":
             raise NoExactMap(
-                f"no exact map exists for model '{card.name}': it applies {model.session.activation} itself, "
-                "so its logits are not known"
+                f"model '{card.name}': no exact map, because the network applies {model.session.activation} "
+                "and its logits are unknown"
             )
         if card.classifier is None or "features" not in card.outputs:
             raise NoExactMap(
-                f"no exact map exists for model '{card.name}': its card names no linear classifier over its "
-                "last feature map"
+                f"model '{card.name}': no exact map, because its card has no linear classifier on the last "
+                "feature map"
             )
         return ExplainPlan(model, card.classifier, class_id)
 
@@ -89,8 +93,9 @@ class Explainer:
     ) -> Explanation:
         """Compute the class activation map of the image in `data`, as one job on the pool.
 
-        With `picture` as a PNG too, `over_image` or alone. Raises the errors of `decode` and `CorePool.run`,
-        and NoExactMap when map and logit of this very run do not agree: the head is another.
+        With `picture`, render it as PNG, over the image if `over_image`. Raises the errors of `decode` and
+        `CorePool.run`, and NoExactMap if map and logit of this run differ, because the network has another
+        head.
         """
         model = plan.model
         stopwatch = Stopwatch()
@@ -100,31 +105,36 @@ class Explainer:
             image = load_image(data, model.card.input, max_pixels=self._max_pixels, stopwatch=stopwatch)
             outputs = run_model(model, image, ("logits", "features"), stopwatch)
             logits = outputs["logits"]
-            chosen = int(logits.argmax()) if plan.class_id is None else plan.class_id
-            logit = float(logits[chosen])
+            class_id = int(logits.argmax()) if plan.class_id is None else plan.class_id
+            logit = float(logits[class_id])
             head = self._head(model, plan.classifier)
-            values = head.class_map(outputs["features"], chosen)
-            bias = float(head.bias[chosen])
+            values = head.class_map(outputs["features"], class_id)
+            bias = float(head.bias[class_id])
             if not abs(values.mean() + bias - logit) <= TOLERANCE * max(1.0, abs(logit)):
                 raise NoExactMap(
-                    f"no exact map exists for model '{model.name}': the logit is {logit:.4f}, pooling and "
-                    f"stored classifier give {values.mean() + bias:.4f}; its head is another"
+                    f"model '{model.name}': no exact map, because the logit is {logit:.4f}, but pooling and "
+                    f"the stored classifier give {values.mean() + bias:.4f}"
                 )
             region = _region(image, model)
             png = heatmap_png(values, region, image, over_image=over_image) if picture else None
             stopwatch.lap("postprocess")
-            label = model.labels[chosen]
+            label = model.labels[class_id]
             return Explanation(
-                model.name, image, chosen, label, logit, bias, values, region, png, stopwatch.stop()
+                model.name, image, class_id, label, logit, bias, values, region, png, stopwatch.stop()
             )
 
         return await self._pool.run(job, deadline)
 
     def _head(self, model: ServedModel, stored: Classifier) -> LinearHead:
-        """Read the model's classifier once; two threads may both read it, and get equal ones."""
+        """Return the model's classifier, cached; a second thread waits for the first."""
         key = (stored.model, stored.file.sha256)
         head = self._heads.get(key)
-        if head is None:
+        if head is not None:
+            return head
+        with self._reading:
+            head = self._heads.get(key)
+            if head is not None:
+                return head
             shape = (model.card.classes, model.card.outputs["features"][0])
             try:
                 # Held open since the model was loaded: the folder may be another version's by now.
@@ -132,8 +142,8 @@ class Explainer:
                 head = read_linear_head(source, stored.file, shape)
             except (UnknownModel, UnusableHead) as error:
                 raise NoExactMap(
-                    f"no exact map can be made for model '{model.name}', whose classifier is that of "
-                    f"'{stored.model}': {error}"
+                    f"model '{model.name}': no exact map, because the classifier of '{stored.model}' "
+                    f"cannot be read: {error}"
                 ) from None
             cards = [model.card for model in self._registry.loaded]
             needed = {
@@ -145,13 +155,13 @@ class Explainer:
 
 
 def _region(image: DecodedImage, model: ServedModel) -> Box:
-    """What the network saw, in pixels of the image as it is displayed, whatever scale it was decoded at."""
+    """Return the region of the network's input, in pixels of the image before scaled decoding."""
     left, top, right, bottom = image.box
-    across, down = image.width / (right - left), image.height / (bottom - top)
-    cut = crop_box(model.card.input, image.box)
+    scale_x, scale_y = image.width / (right - left), image.height / (bottom - top)
+    crop = crop_box(model.card.input, image.box)
     return (
-        (cut[0] - left) * across,
-        (cut[1] - top) * down,
-        (cut[2] - left) * across,
-        (cut[3] - top) * down,
+        (crop[0] - left) * scale_x,
+        (crop[1] - top) * scale_y,
+        (crop[2] - left) * scale_x,
+        (crop[3] - top) * scale_y,
     )

@@ -1,4 +1,4 @@
-"""A class activation map as a picture: warm where the image speaks for the class, cold where against."""
+"""Render a class activation map as PNG: red where it raises the logit, blue where it lowers it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from models.zoo.preprocess import Box
 from service.inference.decoding.decode import DecodedImage
 
 LONGEST_SIDE = 1024
-"""Pixels of the longer side that a picture is scaled down to before the map is laid over it."""
+"""Maximum pixels of the longer side of a rendered map."""
 
-_FOR = np.array((216, 34, 20), np.uint8)
-_AGAINST = np.array((26, 82, 214), np.uint8)
-_STRONGEST = 0.8
+_RAISES = np.array((216, 34, 20), np.uint8)
+_LOWERS = np.array((26, 82, 214), np.uint8)
+_MAX_OPACITY = 0.8
 
 
 def heatmap_png(values: NDArray[np.float64], region: Box, image: DecodedImage, *, over_image: bool) -> bytes:
-    """`values` (H, W) over the part `region` of the image, in the image's own pixels, as a PNG.
+    """Render `values`, float64 (H, W), over `region` of the image, in pixels of the image, as PNG.
 
-    Colours are opaque in proportion to the value, relative to the largest absolute one. `over_image`: laid
-    over the image, RGB; else alone, RGBA, transparent beside the region. Both have the image's proportions.
+    Opacity is proportional to the absolute value, relative to the largest one. With `over_image` the map is
+    drawn over the image, RGB; otherwise alone, RGBA, transparent outside the region. Both keep the image's
+    aspect ratio.
     """
     shrink = min(1.0, LONGEST_SIDE / max(image.width, image.height), image.pixels.shape[0] / image.height)
     size = (max(1, round(image.width * shrink)), max(1, round(image.height * shrink)))
@@ -43,13 +44,13 @@ def _layer(
 ) -> Image.Image:
     left, right = round(region[0] * scale[0]), round(region[2] * scale[0])
     top, bottom = round(region[1] * scale[1]), round(region[3] * scale[1])
-    inside = (max(1, right - left), max(1, bottom - top))
+    layer_size = (max(1, right - left), max(1, bottom - top))
     largest = float(np.abs(values).max()) or 1.0
     coarse = Image.fromarray((values / largest).astype(np.float32))
-    smooth = np.clip(np.asarray(coarse.resize(inside, Image.Resampling.BICUBIC)), -1, 1)
+    smooth = np.clip(np.asarray(coarse.resize(layer_size, Image.Resampling.BICUBIC)), -1, 1)
     colours = np.empty((*smooth.shape, 4), np.uint8)
-    colours[..., :3] = np.where(smooth[..., None] > 0, _FOR, _AGAINST)
-    colours[..., 3] = np.round(np.abs(smooth) * (255 * _STRONGEST))
+    colours[..., :3] = np.where(smooth[..., None] > 0, _RAISES, _LOWERS)
+    colours[..., 3] = np.round(np.abs(smooth) * (255 * _MAX_OPACITY))
     layer = Image.new("RGBA", size)
     layer.paste(Image.fromarray(colours), (left, top))
     return layer

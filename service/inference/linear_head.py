@@ -1,4 +1,4 @@
-"""The stored classifier of a model: the linear layer between pooling and logits."""
+"""Read the stored linear classifier of a model, the layer between pooling and logits."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from models.zoo.card import File
 from models.zoo.files import read_regular
 
+log = structlog.get_logger(__name__)
+
 
 class UnusableHead(Exception):
-    """The file cannot be used; the message says why, without paths."""
+    """The file cannot be used; the message gives the reason, without paths."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,9 @@ class LinearHead:
     bias: NDArray[np.float32]
 
     def class_map(self, features: NDArray[np.float32], class_id: int) -> NDArray[np.float64]:
-        """What each place of `features`, float32 (channels, H, W), adds to the class's logit, float64 (H, W).
+        """Return how much each place of `features`, float32 (channels, H, W), adds to the logit.
 
-        The mean over all places plus the class's bias is the logit, where the network pools by averaging.
+        The map is float64 (H, W). With global average pooling, its mean plus the class's bias is the logit.
         """
         weight = self.weight[class_id].astype(np.float64)
         values: NDArray[np.float64] = np.einsum("c,chw->hw", weight, features.astype(np.float64))
@@ -67,16 +70,17 @@ def read_linear_head(path: Path | HeldFile, file: File, shape: tuple[int, int]) 
     try:
         content = path.read() if isinstance(path, HeldFile) else read_regular(path)
     except OSError:
-        raise UnusableHead(f"its file {file.name} is missing or cannot be read") from None
+        raise UnusableHead(f"{file.name}: missing or unreadable") from None
     if hashlib.sha256(content).hexdigest() != file.sha256:
-        raise UnusableHead(f"its file {file.name} is not the one that the card describes")
+        raise UnusableHead(f"{file.name} is not the one that the card describes")
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays, np.errstate(over="ignore"):
             head = LinearHead(arrays["weight"].astype(np.float32), arrays["bias"].astype(np.float32))
-    except Exception:  # NumPy, zipfile and zlib raise a dozen types, all meaning the same here
-        raise UnusableHead(f"its file {file.name} does not hold a weight and a bias") from None
+    except Exception as error:  # NumPy, zipfile and zlib raise many types for malformed files
+        log.warning("classifier cannot be read", file=file.name, reason=repr(error))
+        raise UnusableHead(f"{file.name}: no arrays `weight` and `bias`") from None
     if head.weight.shape != shape or head.bias.shape != shape[:1]:
-        raise UnusableHead(f"the weight in {file.name} is {head.weight.shape}, {shape} is needed")
+        raise UnusableHead(f"{file.name}: weight of shape {head.weight.shape} (needed: {shape})")
     if not (np.isfinite(head.weight).all() and np.isfinite(head.bias).all()):
-        raise UnusableHead(f"the numbers in {file.name} are not all finite")
+        raise UnusableHead(f"{file.name}: values not finite")
     return head

@@ -1,7 +1,6 @@
-"""The inference pipeline: decode an image once, preprocess it for a network, run the network, timed per step.
+"""Inference pipeline: decode an image, preprocess it for a network, run the network, time each stage.
 
-Everything that runs a network on an image goes through here: /classify, /compare, /explain, the gallery and
-the benchmarks.
+/classify, /compare, /explain, the gallery and the benchmarks all use it.
 """
 
 from __future__ import annotations
@@ -28,10 +27,9 @@ def load_image(
     min_side: int = 0,
     stopwatch: Stopwatch | None = None,
 ) -> DecodedImage:
-    """Decode `data` once, at the smallest scale that keeps what every network of `specs` needs of it.
+    """Decode `data` at the smallest scale that is large enough for all networks of `specs`.
 
-    `min_side`: pixels that the shorter side must keep besides. Ends the lap `decode`. Raises the errors of
-    `decode`.
+    `min_side`: minimum pixels of the shorter side. Ends the lap `decode`. Raises the errors of `decode`.
     """
     stopwatch = stopwatch or Stopwatch()
     image = decode(data, shorter_side=max(shorter_side(*specs), min_side), max_pixels=max_pixels)
@@ -40,7 +38,7 @@ def load_image(
 
 
 def to_tensor(image: DecodedImage, spec: InputSpec) -> NDArray[np.float32]:
-    """Return the image as the network of `spec` takes it: float32 (1, channels, height, width)."""
+    """Preprocess the image for the network of `spec`: float32 (1, channels, height, width)."""
     return preprocess(image.pixels, spec, box=image.box)
 
 
@@ -50,9 +48,9 @@ def run_network(
     image: DecodedImage,
     stopwatch: Stopwatch | None = None,
 ) -> T:
-    """Preprocess the image as `spec` says and return what `run` gives for it.
+    """Preprocess the image for `spec` and return the result of `run` on the tensor.
 
-    Ends the laps `preprocess` and `inference`. Raises what `run` raises.
+    Ends the laps `preprocess` and `inference`. Raises the errors of `run`.
     """
     stopwatch = stopwatch or Stopwatch()
     tensor = to_tensor(image, spec)
@@ -68,9 +66,9 @@ def run_model(
     outputs: Sequence[str] = ("logits",),
     stopwatch: Stopwatch | None = None,
 ) -> Mapping[str, NDArray[np.float32]]:
-    """Run a served model on one image and return `outputs` by name, each float32 without the batch dimension.
+    """Run a served model on one image; return `outputs` by name, float32, without the batch dimension.
 
-    Ends the laps `preprocess` and `inference`. Raises ModelUnavailable when the run fails.
+    Ends the laps `preprocess` and `inference`. Raises ModelUnavailable if the run fails.
     """
     values = run_network(
         lambda tensor: model.session.run(tensor, outputs), model.card.input, image, stopwatch

@@ -20,10 +20,10 @@ _BRIEF_S = 0.1
 
 @dataclass(frozen=True)
 class Deadline:
-    """When a caller stops waiting for its turn.
+    """Time at which a caller stops waiting for a thread.
 
-    `at` is a time of the event loop's clock, in seconds; `limit_s` the time allowed, for the message;
-    `disconnected` returns when the client hung up (it is only awaited while the job waits).
+    `at`: seconds of the event loop's clock; `limit_s`: the time limit, for the message; `disconnected`:
+    returns when the client disconnects (awaited only while the job waits).
     """
 
     at: float
@@ -36,15 +36,15 @@ class Deadline:
         return cls(asyncio.get_running_loop().time() + limit_s, limit_s, disconnected)
 
     def check(self) -> None:
-        """Raise DeadlineExceeded when the deadline has passed."""
+        """Raise DeadlineExceeded if the deadline has passed."""
         if asyncio.get_running_loop().time() >= self.at:
-            raise DeadlineExceeded(f"no result within {self.limit_s:g} s of the request's arrival")
+            raise DeadlineExceeded(f"request: no result within {self.limit_s:g} s")
 
 
 class _Job:
-    """A function that waits for a thread.
+    """A queued function.
 
-    The first to lock `claim` decides whether it runs: a thread takes it to run it, the event loop to cancel.
+    `claim` is locked once, by the thread that runs the job or by the event loop that cancels it.
     """
 
     __slots__ = ("claim", "dispatched", "exclusive", "function", "loop", "result")
@@ -59,12 +59,12 @@ class _Job:
 
 
 class CorePool:
-    """Runs jobs on `threads` threads; at most `max_waiting` jobs wait, in the order in which they came.
+    """Runs jobs on `threads` threads in FIFO order; at most `max_waiting` jobs wait.
 
-    A job is one whole request (decode to postprocess), so that nothing hops between threads. One waiting job
-    per thread is dispatched ahead, so that a thread that ends a job takes the next one at once instead of
-    idling until the event loop has its turn. An `exclusive` job waits until no other is left and keeps others
-    from starting meanwhile; jobs that came before it go first. Call all methods from the event loop's thread.
+    A job is one whole request (decode to postprocess), so that no request moves between threads. One waiting
+    job per thread is dispatched ahead, so that a thread can start its next job without waiting for the event
+    loop. An `exclusive` job runs alone: it starts once all earlier jobs have ended, and later ones wait for
+    it. Call all methods from the event loop's thread.
     """
 
     def __init__(self, threads: int, max_waiting: int) -> None:
@@ -74,9 +74,9 @@ class CorePool:
         self._ready: SimpleQueue[_Job | None] = SimpleQueue()
         self._begun = 0
         self._in_flight = 0  # jobs dispatched or on a thread
-        self._exclusive = False  # and that the one in flight is exclusive
-        # They start with the first job, when the models are loaded: then they take over the heaps of the
-        # threads that loaded them, which saves some 40 MB of six models' resident memory.
+        self._exclusive = False  # whether the job in flight is exclusive
+        # Threads start with the first job, after the models are loaded: they then reuse the malloc arenas of
+        # the loading threads, which saves about 40 MB of resident memory with six models.
         self._workers: list[threading.Thread] = []
 
     @property
@@ -91,11 +91,11 @@ class CorePool:
 
     @property
     def begun(self) -> int:
-        """Number of jobs submitted so far, including those that still wait or run, or gave up waiting."""
+        """Number of jobs submitted so far, including waiting, running and cancelled ones."""
         return self._begun
 
     def ensure_capacity(self) -> None:
-        """Raise QueueFull when a job submitted now would be refused."""
+        """Raise QueueFull if a job submitted now would be refused."""
         waiting = self.waiting
         if waiting >= self.max_waiting and (self._queue or self.running == self.threads):
             raise QueueFull(f"queue full: {waiting} requests waiting (limit: {self.max_waiting})")
@@ -103,9 +103,9 @@ class CorePool:
     async def run(self, function: Callable[[], T], deadline: Deadline, *, exclusive: bool = False) -> T:
         """Run `function` on a thread of the pool and return its result.
 
-        Raises QueueFull when no more may wait, DeadlineExceeded and ClientGone while it waits, and what it
-        raises itself. A job that has started is never interrupted: its thread counts as taken until it ends,
-        even if the caller is cancelled.
+        Raises QueueFull if the queue is full, DeadlineExceeded and ClientGone while the job waits, and the
+        errors of `function`. A started job is never interrupted: it occupies its thread until it ends, even
+        if the caller is cancelled.
         """
         deadline.check()
         self._begun += 1
@@ -153,14 +153,14 @@ class CorePool:
             if job.result.done() or not self._cancel(job):
                 return
             if disconnect is not None and disconnect.done():
-                raise ClientGone("the client hung up while its request waited")
-            raise DeadlineExceeded(f"waited for a free core until the deadline of {deadline.limit_s:g} s")
+                raise ClientGone("client: disconnected while its request waited")
+            raise DeadlineExceeded(f"request: no free core within {deadline.limit_s:g} s")
         finally:
             if disconnect is not None:
                 disconnect.cancel()
 
     def _cancel(self, job: _Job) -> bool:
-        """Keep a waiting job from ever running; return False when a thread has it already."""
+        """Cancel a waiting job; return False if a thread already runs it."""
         if not job.claim.acquire(blocking=False):
             return False
         if job.dispatched:
@@ -205,7 +205,7 @@ class CorePool:
             error: BaseException | None = None
             try:
                 result = job.function()
-            except BaseException as raised:  # the caller's to see, whatever it is
+            except BaseException as raised:  # raised again in the caller
                 error = raised
             job.loop.call_soon_threadsafe(self._ended, job, result, error)
-            del job, result, error  # an idle thread must not keep an image alive
+            del job, result, error  # an idle thread must not hold an image in memory

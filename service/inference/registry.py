@@ -29,8 +29,8 @@ from service.inference.runtime_errors import one_line
 from service.inference.session import OnnxSession, SessionError
 from service.text.display import shown
 
-LOADING = "it is still being loaded"
-CHANGING = "its folder is still being changed"
+LOADING = "still loading"
+CHANGING = "its folder is still changing"
 _WARM_UP_RUNS = 5
 _MANY_LOOKS = 4
 """Looks in a row that find a folder changed, until that is reported."""
@@ -43,7 +43,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model that answers: its card, the names of its classes and its session.
+    """A loaded model: card, class labels and session.
 
     `typical_ns` is the median inference time of its warm-up runs: an estimate for planning, not a figure.
     `head` is the file of the card's `classifier`, where there is one and the system can hold it.
@@ -57,18 +57,18 @@ class ServedModel:
 
     @property
     def name(self) -> str:
-        """The name that clients use."""
+        """Name in requests and responses."""
         return self.card.name
 
     @property
     def version(self) -> str:
-        """SHA-256 of the model's file, hexadecimal."""
+        """SHA-256 of the model file, hexadecimal."""
         return self.card.file.sha256
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A folder of the zoo: the model it holds, or the reason why there is none (yet)."""
+    """A folder of the zoo: its model, or the reason why it is not loaded (yet)."""
 
     name: str
     folder: Path
@@ -80,12 +80,12 @@ class ModelEntry:
 
     @property
     def broken(self) -> bool:
-        """Whether it is known by now that there is no model."""
+        """Whether loading has failed."""
         return self.model is None and self.reason != LOADING
 
     @property
     def problem(self) -> str | None:
-        """Why there is no model, or why its latest run failed; None where all is well."""
+        """Reason why the model is not loaded or its latest run failed; None otherwise."""
         if self.model is None:
             return self.reason
         failure = self.model.session.failure
@@ -93,11 +93,11 @@ class ModelEntry:
 
 
 class UnusableModel(Exception):
-    """A folder of the zoo cannot be served; the message says why, without paths."""
+    """A model of the zoo cannot be served; the message gives the reason, without paths."""
 
 
 class Registry:
-    """The models found in some zoo folders.
+    """Models of the zoo folders.
 
     Cards are read at construction; `load` then makes the sessions, and `refresh` takes changes of the folders
     in. Safe to read from any thread meanwhile: what a method has returned stays as it is, and a `ServedModel`
@@ -112,7 +112,7 @@ class Registry:
         added: Path | None = None,
         warm_up_limit_s: float = 60,
     ) -> None:
-        """Find the models. A folder that cannot be looked into is left out, with a line in the log.
+        """Find the models. Unreadable model folders are skipped with a warning in the log.
 
         `added`: the folder of added models, searched last; it may be missing. A model whose first run takes
         longer than `warm_up_limit_s` is broken. Raises FileNotFoundError, which names the directories that do
@@ -128,7 +128,7 @@ class Registry:
         self._directories = tuple(directories)
         missing = [str(directory) for directory in self._directories if not directory.exists()]
         if missing:
-            raise FileNotFoundError(f"WEIGHIN_MODEL_DIRS: no such folder of models: {', '.join(missing)}")
+            raise FileNotFoundError(f"WEIGHIN_MODEL_DIRS: no such folder: {', '.join(missing)}")
         for directory in self._directories:
             next(_model_folders(directory), None)  # raises UnreadableFolder
         self._seen = self._look()
@@ -139,10 +139,10 @@ class Registry:
         self._entries = {name: _describe(folder) for name, (folder, _) in self._seen.items()}
 
     def load(self) -> None:
-        """Load and warm up every model that has a valid card; a broken one keeps its reason.
+        """Load and warm up every model with a valid card; a broken model gets a reason.
 
-        Warming up runs one model at a time: its time is an estimate of what the model costs alone. Whatever
-        happens, `ready` is true afterwards and every model has a session or a reason.
+        Models are warmed up one at a time, so that the time estimates the latency of a model running alone.
+        Afterwards `ready` is true and every model has a session or a reason, whatever happened.
         """
         with self._changing:
             pending = [entry for entry in self._entries.values() if entry.card is not None]
@@ -268,7 +268,7 @@ class Registry:
 
     @property
     def loaded(self) -> tuple[ServedModel, ...]:
-        """The models that answer, by name."""
+        """The loaded models, sorted by name."""
         return tuple(entry.model for entry in self.entries if entry.model is not None)
 
     def versions(self) -> dict[str, str]:
@@ -283,7 +283,7 @@ class Registry:
         return {card.name: card.doubtful for card in cards if card.doubtful}
 
     def names(self) -> tuple[str, ...]:
-        """The names of all models found, served or not."""
+        """Return the names of all models, loaded or not."""
         return tuple(sorted(self._entries))
 
     def entry(self, name: str) -> ModelEntry:
@@ -295,16 +295,19 @@ class Registry:
             raise UnknownModel(name, entries) from None
 
     def get(self, name: str | None = None) -> ServedModel:
-        """The model of that name, or the default one. UnknownModel, NotReady or ModelUnavailable."""
+        """Return the model `name`, or the default model.
+
+        Raises UnknownModel, NotReady and ModelUnavailable.
+        """
         entry = self.entry(self.default_model if name is None else name)
         if entry.model is None and entry.reason == LOADING:
-            raise NotReady(f"model '{entry.name}' is still being loaded")
+            raise NotReady(f"model '{entry.name}': still loading")
         if entry.model is None:
             raise ModelUnavailable(f"model '{entry.name}' cannot be served: {entry.reason}")
         return entry.model
 
     def content(self, name: str) -> tuple[Card, bytes]:
-        """The card and the verified file of a model, loaded or not. UnknownModel or ModelUnavailable."""
+        """Return card and verified file of a model, loaded or not. Raises UnknownModel, ModelUnavailable."""
         entry = self.entry(name)
         if entry.card is None:
             raise ModelUnavailable(f"model '{entry.name}' cannot be used: {entry.reason}")
@@ -314,19 +317,19 @@ class Registry:
             raise ModelUnavailable(f"model '{entry.name}' cannot be used: {error}") from None
 
     def comparable(self) -> tuple[ServedModel, ...]:
-        """The models that share the default model's label set, whether that one is served or not.
+        """Return the models with the default model's label set, even if that model is not loaded.
 
-        Raises as `get` does when there is none, or the default model's card cannot be read.
+        Raises the errors of `get` if there is none, or if the default model's card cannot be read.
         """
         labels = self.default_labels
         if not self.entry(self.default_model).broken:
-            self.get()  # raises while it is loaded
+            self.get()  # raises NotReady while it is loading
         models = tuple(model for model in self.loaded if model.card.labels == labels)
         return models or (self.get(),)
 
     @property
     def default_labels(self) -> str:
-        """The default model's label set, whether it is served or not. UnknownModel or ModelUnavailable."""
+        """Label set of the default model, loaded or not. Raises UnknownModel, ModelUnavailable."""
         entry = self.entry(self.default_model)
         if entry.card is None:
             raise ModelUnavailable(f"model '{entry.name}' cannot be served: {entry.reason}")
@@ -342,15 +345,15 @@ def _model_folders(directory: Path, *, nested: bool = False) -> Iterator[tuple[P
     try:
         folders = sorted(directory.iterdir())
     except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"WEIGHIN_MODEL_DIRS: no such folder of models: {directory}") from None
+        raise FileNotFoundError(f"WEIGHIN_MODEL_DIRS: no such folder: {directory}") from None
     except OSError as error:
-        reason = f"folder of models {directory} cannot be read: {error_words(error)}"
+        reason = f"folder {directory} cannot be read: {error_words(error)}"
         raise UnreadableFolder(f"WEIGHIN_MODEL_DIRS: {reason}") from None
     for folder in folders:
         if folder.name.startswith("."):
             continue
         try:
-            os.stat(folder)  # of a link: what it leads to
+            os.stat(folder)  # raises for a broken link
             if holds_network(folder):
                 yield folder, None
             elif folder.name == "networks" and folder.is_dir() and not nested:
@@ -393,7 +396,7 @@ def _describe(folder: Path, *, named: bool = True) -> ModelEntry:
 
 
 def _unreadable(name: str, path: Path, error: Exception) -> str:
-    """Why a card was not read."""
+    """Return the reason why a card cannot be read."""
     match error:
         case FileNotFoundError():
             return "it has no card.json"
@@ -406,8 +409,8 @@ def _unreadable(name: str, path: Path, error: Exception) -> str:
             if kind is not None:
                 return f"its card.json is {kind}"
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            return one_line(f"its card.json is not valid: {where}: {first['msg']}")
+            field = ".".join(map(str, first["loc"])) or "the file"
+            return one_line(f"its card.json is not valid: {field}: {first['msg']}")
     log.error("card cannot be read", model=name, exc_info=error)
     return f"its card.json cannot be read: {_kind(error)}"
 
@@ -460,7 +463,7 @@ def _head(card: Card, folders: Mapping[str, Path]) -> HeldFile | None:
 
 
 def _verified(folder: Path, card: Card) -> bytes:
-    """The content of the model's file, if it is the one that the card describes."""
+    """Read the model file and check it against the card. Raises UnusableModel."""
     name = card.file.name
     try:
         content = read_regular(folder / name)
@@ -475,7 +478,7 @@ def _verified(folder: Path, card: Card) -> bytes:
 
 
 def _other_file(content: bytes, digest: str, card: Card) -> str:
-    """Why a file is not the one that the card describes, as far as its bytes tell."""
+    """Return the reason why a file differs from the card, with its kind if the content reveals it."""
     other = f"its file {card.file.name} is not the one that the card describes"
     kind = file_kind(content)
     if kind is not None:
@@ -493,8 +496,8 @@ def _served(folder: Path, card: Card) -> ServedModel:
         raise UnusableModel(f"its labels '{card.labels}' cannot be read: {error_words(error)}") from None
     except ValueError as error:
         kind = _text_kind(folder / "labels.txt")
-        words = str(error) if kind is None else f"labels.txt is {kind}"
-        raise UnusableModel(f"its labels '{card.labels}' cannot be used: {words}") from None
+        reason = str(error) if kind is None else f"labels.txt is {kind}"
+        raise UnusableModel(f"its labels '{card.labels}' cannot be used: {reason}") from None
     session = OnnxSession(content, card)
     session.activation = _activation(content, card)
     return ServedModel(card, labels, session, typical_ns=0)
@@ -514,7 +517,7 @@ def _activation(content: bytes, card: Card) -> Activation:
 
 
 def _text_kind(path: Path) -> str | None:
-    """What lies there in place of a card or labels, where its bytes tell."""
+    """Return the kind of a file that should be a card or labels but is not text; None if unknown."""
     try:
         kind = file_kind(read_regular(path))
     except OSError:
@@ -523,12 +526,12 @@ def _text_kind(path: Path) -> str | None:
 
 
 def _kind(error: Exception) -> str:
-    """What kind of an error nobody expected; its message may hold anything, so that is only logged."""
+    """Return the kind of an unexpected error, without its message, which may contain anything."""
     return "not enough memory" if isinstance(error, MemoryError) else f"unexpected {type(error).__name__}"
 
 
 def _warmed_up(entry: ModelEntry, limit_s: float) -> ModelEntry:
-    """The entry with its model's typical time, or with the reason why the model does not run."""
+    """Return the entry with `typical_ns` set, or without model and with the reason why it does not run."""
     model = entry.model
     if model is None:
         return entry
@@ -553,10 +556,10 @@ def _warm_up(model: ServedModel, limit_s: float) -> int:
         if model.session.activation == "none" and distribution:
             model.session.activation = "softmax"
         if model.session.activation != "none":
-            log.info("activation found in the network", model=model.name, activation=model.session.activation)
+            log.info("activation detected", model=model.name, activation=model.session.activation)
     elif declared != "softmax" and distribution:
         raise UnusableModel(
-            "output 'logits' is a probability distribution, as softmax gives, its card says "
+            "output 'logits' is a probability distribution (softmax), but its card says "
             f"outputs.activation {declared} (allowed: softmax, or left out)"
         )
     image = images[0]
@@ -564,19 +567,19 @@ def _warm_up(model: ServedModel, limit_s: float) -> int:
 
 
 def _are_probabilities(logits: NDArray[np.float32]) -> bool:
-    """Whether they are what a softmax gives, which a graph may spell with other operators."""
+    """Return whether the values are a probability distribution; a graph may express softmax otherwise."""
     return bool(logits.size > 1 and (logits >= 0).all() and abs(logits.sum(dtype=np.float64) - 1) <= 1e-3)
 
 
 def _noise(spec: InputSpec, seed: int) -> NDArray[np.float32]:
-    """A picture of noise as the network gets it, float32 (1, channels, height, width).
+    """Return a normalized image of noise, float32 (1, channels, height, width).
 
-    Not zeros: a network may be right on pictures and give NaN for a flat input, or the other way round.
+    Noise, not zeros: a network may work on pictures but return NaN for a constant input, or vice versa.
     """
     shape = (1, spec.channels, spec.height, spec.width)
     pixels = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
     mean, std = (np.array(values, np.float64)[:, None, None] for values in (spec.mean, spec.std))
-    with np.errstate(all="ignore"):  # what comes of an absurd `std` is seen in the network's outputs
+    with np.errstate(all="ignore"):  # an absurd `std` shows in the network's outputs
         return ((pixels - mean) / std).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""The words of a runtime's exception, fit for clients: one line, without paths and C++ signatures."""
+"""Shorten exceptions of a runtime for clients: one line, without paths and C++ signatures."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 import re
 
 LONGEST = 500
-"""Characters of a message that are kept."""
+"""Maximum characters of a message."""
 
-_LONGEST_READ = 5000  # a file's own names, of any length, are part of messages
+_LONGEST_READ = 5000  # messages contain names of the file, of any length
 
 _PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 _FILE_AND_LINE = r"\S+\.(?:cc|cpp|h|hpp|inc|cu):\d+"
@@ -20,10 +20,9 @@ _PATH = re.compile(r"(?<![\w./:~-])(?:~|/[\w.+@~-]+|[A-Za-z]:\\[\w.+@~ -]+)(?:[/
 
 
 def runtime_words(error: BaseException) -> str:
-    """Return what the runtime says of `error` in at most 500 characters, or the exception's type if nothing.
+    """Return the runtime's message in at most 500 characters, or the exception's type if it is empty.
 
-    Paths of this machine become their base names; names of nodes that look like paths, such as
-    `/layer1/Conv`, stay.
+    Paths are reduced to base names; node names that look like paths, such as `/layer1/Conv`, are kept.
     """
     if isinstance(error, MemoryError):
         return "not enough memory"

@@ -1,4 +1,4 @@
-"""ONNX Runtime: a model file as something that runs, and nothing else in the service imports onnxruntime."""
+"""ONNX Runtime sessions: load, check, run and profile models. The only importer of onnxruntime."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ SESSION_OPTIONS: dict[str, str] = {
     "allow_spinning": "0",
     "provider": "CPUExecutionProvider",
 }
-"""What every session is opened with, as measurements record it."""
+"""Options of every session, as benchmarks record them."""
 
 log = structlog.get_logger(__name__)
 
-# ONNX Runtime's own lines on standard error are not of the log's format; what failed is logged here.
+# ONNX Runtime writes to standard error in a format of its own; failures are logged here instead.
 _FATAL_ONLY = 4
 
 
 _ROUNDING = 1e-3
-"""How far a network's own probabilities may be outside of 0 to 1, e.g. by quantization."""
+"""Tolerance of probabilities outside of 0 to 1, for example because of quantization."""
 _SUM_ROUNDING = 1e-2
 _CLASS_ROUNDING = 1 / 512
-"""How far the sum of softmax may be from 1, and how much more for each class: half a step of 8 bits."""
+"""Tolerance of the sum of softmax around 1: a constant, plus half a step of 8 bits per class."""
 
 
 class SessionError(Exception):
-    """The file cannot be served: the message says what differs from the card, without paths."""
+    """The file cannot be served; the message says how it differs from the card, without paths."""
 
 
 class OnnxSession:
-    """One model, ready to run on one thread at a time per call; calls from several threads may overlap.
+    """Session of one model, thread-safe.
 
-    When served, every run uses the calling thread alone: concurrency comes from several requests, one per
-    core, which measured better than several threads on one image (see docs/measurement.md).
+    In the service every run uses only the calling thread. One request per core has a higher throughput than
+    several threads per image (see docs/measurement.md).
     """
 
     def __init__(
@@ -62,10 +62,9 @@ class OnnxSession:
         threads: int = 1,
         spinning: bool = False,
     ) -> None:
-        """Load an ONNX file's `content`. SessionError when it does not load or differs from `card`.
+        """Load the `content` of an ONNX file. Raises SessionError if it does not load or differs from `card`.
 
-        What differs from the defaults is there to be measured: `threads` per run, and `spinning`: whether
-        threads wait for work without giving their core back.
+        For benchmarks only: `threads` per run, and `spinning`, whether idle threads busy-wait for work.
         """
         self._session = _load(content, _options(threads=threads, spinning=spinning))
         self._name = card.name
@@ -78,12 +77,12 @@ class OnnxSession:
             self._check(card)
         except UnicodeDecodeError as error:
             raise SessionError(
-                f"the model's inputs or outputs have names that are no text: {error}"
+                f"the model's inputs or outputs have names that are not UTF-8: {error}"
             ) from None
         self.activation: Activation = card.outputs.get("activation", "none")
-        """What the network has applied to its logits itself; their values are then checked to be 0 to 1."""
+        """Activation of the network's output; unless "none", outputs are checked to be within 0 to 1."""
         self.failure: str | None = None
-        """Why the latest run failed; None once one succeeds. Read and set without a lock, as a whole."""
+        """Reason why the latest run failed; None after a success. Accessed without a lock."""
         self._run_options = _run_options()
         self._shape = (card.input.channels, card.input.height, card.input.width)
 
@@ -94,7 +93,7 @@ class OnnxSession:
         *,
         limit_s: float | None = None,
     ) -> Mapping[str, NDArray[np.float32]]:
-        """Run the network on `image`, float32 (N, C, H, W), and return the `outputs` asked for, batch first.
+        """Run the network on `image`, float32 (N, C, H, W), and return `outputs` by name, batch first.
 
         The image is brought to the graph's own layout, dtype and fixed batch here. `logits` are (N, classes),
         without a background class, `embedding` is (N, channels); all are float32. Outputs that are not asked
@@ -103,9 +102,7 @@ class OnnxSession:
         (it ends at the next operator), and ValueError for an image of another shape or dtype.
         """
         if image.dtype != np.float32 or image.shape[1:] != self._shape:
-            raise ValueError(
-                f"image is {image.dtype} {image.shape}, the network takes float32 (N, {self._shape})"
-            )
+            raise ValueError(f"image: {image.dtype} {image.shape} (allowed: float32 (N, {self._shape}))")
         options, timer = (self._run_options, None) if limit_s is None else _limited(limit_s)
         try:
             if self._plain:
@@ -115,10 +112,10 @@ class OnnxSession:
             else:
                 values = self._run_adapted(image, [self._names[name] for name in outputs], options)
         except Exception as error:  # a dozen types of onnxruntime's own, and MemoryError
-            words = f"ONNX Runtime {RUNTIME_VERSION} cannot run it: {runtime_words(error)}"
+            reason = f"ONNX Runtime {RUNTIME_VERSION} cannot run it: {runtime_words(error)}"
             if options.terminate:
-                words = f"a run takes longer than {limit_s:g} s"
-            raise self._failed(words) from error
+                reason = f"a run takes longer than {limit_s:g} s"
+            raise self._failed(reason) from error
         finally:
             if timer is not None:
                 timer.cancel()
@@ -158,7 +155,7 @@ class OnnxSession:
         return [np.concatenate(values)[: len(tensor)] for values in zip(*batches, strict=True)]
 
     def _failed(self, problem: str) -> ModelUnavailable:
-        if self.failure != problem:  # not once per request
+        if self.failure != problem:  # log each problem once, not per request
             log.warning("model run failed", model=self._name, reason=problem)
         self.failure = problem
         return ModelUnavailable(f"model '{self._name}' failed: {problem}")
@@ -176,9 +173,8 @@ class OnnxSession:
             )
         if isinstance(shape[0], int) and shape[0] != 1 and shape[0] != spec.batch:
             raise SessionError(
-                f"the model's input has a fixed batch of {shape[0]}, it is given one image at a time: "
-                f"state it in the card (input.batch {shape[0]}), or export it with a dynamic batch dimension "
-                "or a batch of 1"
+                f"the model's input has a fixed batch of {shape[0]} (allowed: 1, or a dynamic batch "
+                f"dimension, or as the card's input.batch)"
             )
         kinds = _OUTPUT_TYPES if card.schema_version > 1 else _OUTPUT_TYPES[:1]
         outputs = {node.name: (node.type, node.shape) for node in self._session.get_outputs()}
@@ -207,10 +203,7 @@ def _batched(name: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
 
 
 def output_problem(name: str, value: object, expected: tuple[int, ...]) -> str | None:
-    """Return what is wrong with one output of a run, None if nothing is.
-
-    Right is what the card says: float32 of the `expected` shape, every number finite.
-    """
+    """Return the problem of an output, or None if it is float32, finite and of the `expected` shape."""
     if not isinstance(value, np.ndarray):
         return f"output '{name}' is a {type(value).__name__}, the card says one tensor"
     if value.dtype != np.float32 or value.shape != expected:
@@ -222,7 +215,7 @@ def output_problem(name: str, value: object, expected: tuple[int, ...]) -> str |
 
 
 def _activation_problem(logits: NDArray[np.float32], activation: Activation) -> str | None:
-    """Return what shows that the network did not apply `activation` to `logits`, (N, classes)."""
+    """Return a problem if `logits`, float32 (N, classes), cannot be outputs of `activation`, else None."""
     hint = "(outputs.activation in card.json: none, softmax or sigmoid)"
     low, high = float(logits.min()), float(logits.max())
     if low < -_ROUNDING or high > 1 + _ROUNDING:
@@ -238,10 +231,10 @@ def _activation_problem(logits: NDArray[np.float32], activation: Activation) -> 
 
 
 def optimized_graph(content: bytes) -> bytes:
-    """The model as ONNX Runtime runs it, as an ONNX file: constants folded, batch norm and QDQ pairs fused.
+    """Return the graph that ONNX Runtime runs as an ONNX file: constants folded, batch norm and QDQ fused.
 
-    Without the last level, which only lays the same graph out for this CPU. SessionError when it does not
-    load.
+    The last optimization level is left out, because it only changes the memory layout for this CPU. Raises
+    SessionError if the model does not load.
     """
     with tempfile.TemporaryDirectory(prefix="weighin-") as folder:
         path = Path(folder, "optimized.onnx")
@@ -253,11 +246,12 @@ def optimized_graph(content: bytes) -> bytes:
 
 
 def profiled_runs(content: bytes, runs: int, *, as_written: bool = False) -> list[dict[str, Any]]:
-    """Run the model `runs` times on noise, one image, and return ONNX Runtime's profile, event by event.
+    """Run the model `runs` times on one image of noise and return the events of ONNX Runtime's profile.
 
     Each event of category `Node` is one run of one operator: `name`, `dur` in whole microseconds, and in
-    `args` its `op_name`, `node_index`, `input_type_shape` and `output_type_shape`. Only tensors of float and
-    fixed shape (but for the batch) can be fed. SessionError when the model does not load or run.
+    `args` its `op_name`, `node_index`, `input_type_shape` and `output_type_shape`. With `as_written`, weights
+    are not prepacked and the memory layout is not optimized. Inputs must be float, of fixed shape except the
+    batch. Raises SessionError if the model does not load or run.
     """
     with tempfile.TemporaryDirectory(prefix="weighin-") as folder:
         options = _options()
@@ -272,10 +266,10 @@ def profiled_runs(content: bytes, runs: int, *, as_written: bool = False) -> lis
             node.name: random.normal(0, 1, [d if isinstance(d, int) else 1 for d in node.shape]).astype("f4")
             for node in session.get_inputs()
         }
-        wanted = [session.get_outputs()[0].name]
+        output_names = [session.get_outputs()[0].name]
         try:
             for _ in range(runs):
-                session.run(wanted, feed)
+                session.run(output_names, feed)
         except Exception as error:
             raise SessionError(
                 f"ONNX Runtime {RUNTIME_VERSION} cannot run the model: {runtime_words(error)}"
@@ -306,7 +300,7 @@ def _run_options() -> onnxruntime.RunOptions:
 
 
 def _limited(seconds: float) -> tuple[onnxruntime.RunOptions, threading.Timer]:
-    """Options of one run, and the timer that ends it at its next operator."""
+    """Return options of one run, and the timer that stops it at its next operator."""
     options = _run_options()
     timer = threading.Timer(seconds, setattr, (options, "terminate", True))
     timer.daemon = True
@@ -320,17 +314,16 @@ def _options(*, threads: int = 1, spinning: bool = False) -> onnxruntime.Session
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
-    # A file in ONNX Runtime's own format would be loaded without a look at what it refers to.
+    # Files in ONNX Runtime's own format could refer to other files without a check.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.log_severity_level = _FATAL_ONLY
     return options
 
 
 def check_self_contained(content: bytes) -> None:
-    """Raise SessionError, naming the files, for an ONNX file that keeps tensors in others.
+    """Raise SessionError, with the file names, if an ONNX file stores tensors in other files.
 
-    The card's checksum does not cover those, and a runtime that is given bytes looks for them in the working
-    directory.
+    The card's checksum does not cover them, and a runtime that loads bytes searches the working directory.
     """
     try:
         files = external_files(content)

@@ -1,1 +1,1 @@
-"""Questions about recorded latency, answered from the recorder's memory and the store together."""
+"""Latency of live requests: record, store, query and export it."""

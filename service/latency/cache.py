@@ -1,4 +1,4 @@
-"""Pooled latencies of closed buckets, read once and remembered, and of open ones, read for every question."""
+"""Cache of pooled latencies: closed buckets are read once, open buckets at most once per second."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from service.latency.series import Figures, Pooled, Scope, combine
 from service.latency.store import StoreView
 
 OPEN_FOR_S = 1.0
-"""TTL of what was read of open buckets; this process's own part is in memory besides."""
+"""TTL of cached reads of open buckets; this process's own part is always read from memory."""
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -36,8 +36,10 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What it is about and when, what is in memory of it, what of the past was dropped, and one view of the
-    store (None: there is none)."""
+    """A query: scope, time, data in memory, dropped data, and a view of the store (None without a store).
+
+    `in_memory`: buckets and instances whose rows in the store `memory` supersedes.
+    """
 
     scope: Scope
     now: float
@@ -47,11 +49,11 @@ class Question:
     view: StoreView | None
 
     def resolution_at(self, since: float) -> int:
-        """Seconds of the finest buckets that are kept of everything from `since` on."""
+        """Return the resolution, in seconds, that is stored for everything since `since`."""
         return resolution_kept(since, self.now, self.dropped)
 
     def is_closed(self, step: Bucket) -> bool:
-        """Whether the store has all of it, and will not change it any more."""
+        """Return whether the store has the whole step and will not change it any more."""
         return (
             self.view is not None
             and step.end <= self.now - GRACE_S
@@ -61,7 +63,7 @@ class Question:
     def read(
         self, buckets: Iterable[Bucket], without: frozenset[tuple[Bucket, str]] = frozenset()
     ) -> dict[Bucket, Pooled]:
-        """What the store has in these buckets, except for the rows of these buckets and instances."""
+        """Read these buckets from the store, except the rows of buckets and instances in `without`."""
         read: dict[Bucket, Pooled] = {}
         if self.view is not None:
             for run in consecutive(buckets):
@@ -69,7 +71,7 @@ class Question:
         return read
 
     def read_figures(self, steps: Iterable[Bucket]) -> dict[Bucket, Figures]:
-        """The figures of those steps that have them in a row per model and stage beside the histograms."""
+        """Read the figures of those steps whose percentiles are stored, so that no histogram is merged."""
         figures: dict[Bucket, Figures] = {}
         if self.view is not None:
             for run in consecutive(step for step in steps if step.resolution_s in (HOUR_S, DAY_S)):
@@ -81,7 +83,7 @@ class Question:
 
 
 class LatencyCache:
-    """Remembers closed buckets, sums of closed buckets, and figures of closed steps. Not thread-safe."""
+    """Caches closed buckets, sums of closed buckets, and figures of closed steps. Not thread-safe."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -100,12 +102,12 @@ class LatencyCache:
 
     @contextlib.contextmanager
     def ask(self, scope: Scope) -> Iterator[Question]:
-        """A question about memory and store; raises StorageUnavailable when that cannot be read."""
+        """Yield a query over memory and store. Raises StorageUnavailable if the store cannot be read."""
         store = self._recorder.store
         if store is None:
             yield self.ask_memory(scope)
             return
-        now, memory = self._recorder.now(), self._memory(scope)  # in this order, and before the store
+        now, memory = self._recorder.now(), self._memory(scope)  # in this order, before the store is read
         dropped, revision = self._recorder.dropped(), self._recorder.history_revision()
         with store.view() as view:
             if (revision, view.late_writes) != self._revision:
@@ -115,7 +117,7 @@ class LatencyCache:
             yield Question(scope, now, *memory, Dropped(*map(max, dropped, view.dropped)), view)
 
     def ask_memory(self, scope: Scope) -> Question:
-        """A question about memory alone."""
+        """Return a query over memory only."""
         now, memory = self._recorder.now(), self._memory(scope)
         return Question(scope, now, *memory, self._recorder.dropped(), None)
 
@@ -128,9 +130,9 @@ class LatencyCache:
         return {bucket: combine(same) for bucket, same in pooled.items()}, in_memory
 
     def figures(self, question: Question, start: int, end: float) -> Figures:
-        """The figures of what was recorded from `start` to `end`, which may be infinite."""
+        """Return the figures from `start` to `end`, which may be infinite."""
         closed, closed_figures, fresh = self._parts(question, start, end)
-        # Only what changed is worked out anew; most series of most answers did not.
+        # Recompute only the series that changed, usually a few.
         touched = closed.distributions.keys() & fresh.distributions.keys()
         changed = combine(
             [Pooled({key: closed.distributions[key] for key in touched}, closed.errors), fresh]
@@ -138,13 +140,13 @@ class LatencyCache:
         return Figures({**closed_figures.summaries, **changed.summaries}, changed.errors)
 
     def pooled(self, question: Question, start: int) -> Pooled:
-        """The distributions of what was recorded from `start` on."""
+        """Return the distributions from `start` on."""
         closed, _, fresh = self._parts(question, start, math.inf)
         return combine([closed, fresh])
 
     def _parts(self, question: Question, start: int, end: float) -> tuple[Pooled, Figures, Pooled]:
-        """What closed buckets add up to, with its figures, and what open ones and memory add to that."""
-        buckets = cover(start, min(end, math.floor(question.now) + 1))  # this second is in it
+        """Return the sum of closed buckets, its figures, and the sum of open buckets and memory."""
+        buckets = cover(start, min(end, math.floor(question.now) + 1))  # includes the current second
         closed = tuple(bucket for bucket in buckets if question.is_closed(bucket))
         is_open = [bucket for bucket in buckets if not question.is_closed(bucket)]
         fresh = combine(
@@ -156,17 +158,17 @@ class LatencyCache:
         return *self._sum(question, closed), fresh
 
     def step(self, question: Question, step: Bucket) -> Figures | None:
-        """The figures of a closed step that `sum_up` has seen to; None for an open one."""
+        """Return the figures of a closed step, after `sum_up`; None for an open step."""
         return self._steps.get((question.scope, step)) if question.is_closed(step) else None
 
     def sum_up(self, question: Question, steps: Sequence[Bucket]) -> None:
-        """Work the figures of closed steps out, as far as they are not known."""
+        """Compute and cache the figures of closed steps."""
         missing = [
             step for step in steps if (question.scope, step) not in self._steps and question.is_closed(step)
         ]
         known = question.read_figures(missing)
         for run in consecutive(step for step in missing if step not in known):
-            # In portions, because the distributions of a long run by minutes take much memory.
+            # In portions, because the distributions of a long run of minutes take much memory.
             for portion in (run[at : at + 64] for at in range(0, len(run), 64)):
                 step_s = portion[0].resolution_s
                 parts: dict[Bucket, list[Pooled]] = {step: [] for step in portion}
@@ -183,7 +185,7 @@ class LatencyCache:
         if known is None:
             coarse = tuple(bucket for bucket in closed if bucket.resolution_s != MINUTE_S)
             if coarse and len(coarse) < len(closed):
-                # Hours and days change once an hour, so their sum is worth remembering by itself.
+                # Hours and days change once an hour, so their sum is cached separately.
                 minutes = [bucket for bucket in closed if bucket.resolution_s == MINUTE_S]
                 pooled = combine([self._sum(question, coarse)[0], *self._read_closed(question, minutes)])
             else:
@@ -195,14 +197,14 @@ class LatencyCache:
         scope = question.scope
         missing = [bucket for bucket in buckets if (scope, bucket) not in self._buckets]
         read = dict.fromkeys(missing, Pooled()) | question.read(missing)
-        # All taken before anything is remembered: that may drop what was there.
+        # Collect all before caching new ones, which may evict others.
         pooled = [read[bucket] if bucket in read else self._buckets[scope, bucket] for bucket in buckets]
         for bucket, part in read.items():
             self._buckets[scope, bucket] = part
         return pooled
 
     def _read_open(self, question: Question, buckets: list[Bucket]) -> Mapping[Bucket, Pooled]:
-        """What the store has of open buckets and is not in memory."""
+        """Return the rows of open buckets in the store that are not in memory."""
         key = (question.scope, tuple(buckets), question.in_memory)
         known = self._open.get(key)
         if known is None:
@@ -211,5 +213,5 @@ class LatencyCache:
 
 
 def _weighted(limit: int, length: Callable[[V], int]) -> LRUCache[K, V]:
-    # One that weighs more than the limit by itself is the only one then, not an error.
+    # The weight is capped, because an entry over the limit would raise an error.
     return LRUCache(limit, lambda value: min(limit, 1 + length(value)))

@@ -1,4 +1,4 @@
-"""Distributions of durations as sparse HDR histograms: made, merged, summarised, encoded and decoded."""
+"""Distributions of durations as sparse HDR histograms: create, merge, summarise, encode and decode."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from models.zoo.statistics import MIN_SAMPLES
 from service.latency.stages import milliseconds
 
 HIGHEST_US = 2**26 - 1
-"""Longest duration with a slot of its own (67.1 s); longer ones count as this, their maximum stays exact."""
+"""Longest duration with its own slot (67.1 s); longer ones are counted here, but the maximum is exact."""
 
 SIGNIFICANT_DIGITS = 3
 _COUNTER_BYTES = 8
 _HALF_BITS = 10
-"""Each power of two has 2**10 slots, so that three digits are significant."""
+"""Each power of two has 2**10 slots, for three significant digits."""
 
-_SHAPE = slice(8, payload_header_size)  # of the header: after its magic number and its length
+_SHAPE = slice(8, payload_header_size)  # the header without magic number and length
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Mean, percentiles and maximum in milliseconds; None where there are too few samples."""
+    """Mean, percentiles and maximum in milliseconds; None if there are too few samples."""
 
     count: int
     mean_ms: float | None
@@ -45,17 +45,17 @@ class Summary:
 
 
 Percentiles = tuple[int, int, int, int]
-"""p50, p90, p95 and p99 in nanoseconds, however few samples there are."""
+"""p50, p90, p95 and p99 in nanoseconds, for any number of samples."""
 
 EMPTY_SUMMARY = Summary(0, None, None, None, None, None, None)
 
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """Counts of durations by HDR slot, only the slots that are in use; count, sum and maximum are exact.
+    """Sparse counts of durations by HDR slot; count, sum and maximum are exact.
 
-    `slots` uint16 (n,) ascending, `counts` (n,) uint32, or int64 where they could be too large for that: an
-    answer about a month holds ten thousand distributions.
+    `slots`: uint16 (n,), ascending, used slots only; `counts`: uint32 (n,), or int64 for 2**32 samples and
+    more, to save memory: a query over a month has ten thousand distributions.
     """
 
     count: int
@@ -66,8 +66,8 @@ class Distribution:
 
     @classmethod
     def of(cls, durations_ns: Sequence[int]) -> Distribution:
-        """The distribution of these durations in nanoseconds; a negative one counts as 0."""
-        # Not with numpy: most often these are a few.
+        """Return the distribution of durations in nanoseconds; negative ones count as 0."""
+        # Without numpy, which is slower for few durations.
         durations = [max(duration, 0) for duration in durations_ns]
         counts = Counter([slot_of_us((duration + 500) // 1000) for duration in durations])
         slots = sorted(counts)
@@ -80,29 +80,29 @@ class Distribution:
         )
 
     def percentiles_ns(self) -> Percentiles:
-        """The percentiles, nearest rank, at the slot's upper end; zeros without samples."""
+        """Return the percentiles by nearest rank, at the upper end of the slot; zeros without samples."""
         if not self.count:
             return (0, 0, 0, 0)
         ranks = np.cumsum(self.counts, dtype=np.int64)
-        wanted = [math.ceil(self.count * fraction) for fraction in MIN_SAMPLES]
+        percentile_ranks = [math.ceil(self.count * fraction) for fraction in MIN_SAMPLES]
         p50, p90, p95, p99 = (
             min(slot_end_us(slot) * 1000, self.max_ns)
-            for slot in self.slots.take(np.searchsorted(ranks, wanted)).tolist()
+            for slot in self.slots.take(np.searchsorted(ranks, percentile_ranks)).tolist()
         )
         return p50, p90, p95, p99
 
     def summary(self) -> Summary:
-        """Mean, percentiles and maximum, to the microsecond."""
+        """Return mean, percentiles and maximum, rounded to microseconds."""
         return summarise(self.count, self.sum_ns, self.max_ns, self.percentiles_ns())
 
 
 def summarise(count: int, sum_ns: int, max_ns: int, percentiles_ns: Percentiles) -> Summary:
-    """The summary of a distribution with these figures, without percentiles that need more samples."""
+    """Return the summary of these figures, without percentiles that need more samples."""
     if not count:
         return EMPTY_SUMMARY
     p50, p90, p95, p99 = (
-        milliseconds(each) if count >= needed else None
-        for each, needed in zip(percentiles_ns, MIN_SAMPLES.values(), strict=True)
+        milliseconds(percentile_ns) if count >= needed else None
+        for percentile_ns, needed in zip(percentiles_ns, MIN_SAMPLES.values(), strict=True)
     )
     return Summary(count, milliseconds(round(sum_ns / count)), p50, p90, p95, p99, milliseconds(max_ns))
 
@@ -110,8 +110,8 @@ def summarise(count: int, sum_ns: int, max_ns: int, percentiles_ns: Percentiles)
 class HistogramCodec:
     """Encodes distributions as compressed HDR histograms (V2, without base64), and decodes them.
 
-    One set of counters serves any number of them: a fresh one each, as the library's own functions take,
-    costs three times as much, and an answer about a month decodes ten thousand. Not thread-safe.
+    Reuses one array of counters: a new one per histogram, as in the library's functions, takes three times as
+    long, and a query over a month decodes ten thousand. Not thread-safe.
     """
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class HistogramCodec:
         self._histogram = HdrHistogram(
             1, HIGHEST_US, SIGNIFICANT_DIGITS, word_size=_COUNTER_BYTES, b64_wrap=False
         )
-        # The two refer to each other: without this the counters (140 kB) would wait for garbage collection.
+        # Break the reference cycle: otherwise the counters (140 kB) would wait for garbage collection.
         self._histogram.encoder.histogram = weakref.proxy(self._histogram)
         self._dense = np.frombuffer(self._histogram.counts, dtype=np.int64)
         self._address = ctypes.addressof(self._histogram.counts)
@@ -130,7 +130,7 @@ class HistogramCodec:
         self._shape = zlib.decompress(self._histogram.encode())[_SHAPE]
 
     def encode(self, distribution: Distribution) -> bytes:
-        """The distribution's slots and counts, for any HDR tool to read."""
+        """Return slots and counts in the format of HDR histogram tools."""
         slots = int(distribution.slots[-1]) + 1 if distribution.count else 0
         self._dense[distribution.slots] = distribution.counts
         buffer, room = ctypes.addressof(self._encoded), len(self._encoded)
@@ -144,23 +144,25 @@ class HistogramCodec:
         )
 
     def decode(self, encoded: bytes, count: int, sum_ns: int, max_ns: int) -> Distribution:
-        """The distribution; count, sum and maximum are kept beside the histogram.
+        """Return the distribution; count, sum and maximum are stored beside the histogram.
 
-        Raises ValueError for bytes that are no histogram, or one with other slots.
+        Raises ValueError for bytes that are not a histogram, or a histogram with other slots.
         """
         try:
             data = zlib.decompress(encoded)
             if data[_SHAPE] != self._shape:
-                raise ValueError("the histogram has other slots")
-            found = pyhdrh.decode(data, payload_header_size, self._address, len(self._dense), _COUNTER_BYTES)
-        except Exception as error:  # zlib's own, and several that the library's C code raises
+                raise ValueError("histogram: other slots")
+            decoded_range = pyhdrh.decode(
+                data, payload_header_size, self._address, len(self._dense), _COUNTER_BYTES
+            )
+        except Exception as error:  # zlib.error, and several types of the library's C code
             self._dense[:] = 0
-            raise ValueError(f"no HDR histogram in these {len(encoded)} bytes") from error
-        if not found["total"]:
+            raise ValueError(f"not an HDR histogram ({len(encoded)} bytes)") from error
+        if not decoded_range["total"]:
             return merge([])
-        low, high = found["min_nonzero_index"], found["max_nonzero_index"]
+        low, high = decoded_range["min_nonzero_index"], decoded_range["max_nonzero_index"]
         part = self._dense[low : high + 1]
-        used = (part != 0).nonzero()[0]  # of bool: twice as fast as of the counts
+        used = (part != 0).nonzero()[0]  # on bool, twice as fast as on the counts
         slots = used.astype(np.uint16)
         slots += np.uint16(low)
         decoded = Distribution(count, sum_ns, max_ns, slots, _narrow(part[used], count))
@@ -169,19 +171,19 @@ class HistogramCodec:
 
 
 def merge(parts: Sequence[Distribution]) -> Distribution:
-    """The distribution of all samples together."""
+    """Return the distribution of all samples together."""
     parts = [part for part in parts if part.count]
     if len(parts) == 1:
         return parts[0]
     if not parts:
         return Distribution(0, 0, 0, np.empty(0, np.uint16), np.empty(0, np.uint32))
-    # float64 sums are exact up to 2**53 samples; bincount's own conversions would take twice as long
+    # float64 sums are exact up to 2**53 samples; converting first halves the time of bincount
     first = min(int(part.slots[0]) for part in parts)
     dense = np.bincount(
         np.concatenate([part.slots for part in parts], dtype=np.intp) - first,
         weights=np.concatenate([part.counts for part in parts], dtype=np.float64),
     )
-    used = (dense != 0).nonzero()[0]  # of bool: twice as fast
+    used = (dense != 0).nonzero()[0]  # on bool, twice as fast
     count = sum(part.count for part in parts)
     return Distribution(
         count=count,
@@ -193,23 +195,23 @@ def merge(parts: Sequence[Distribution]) -> Distribution:
 
 
 def _narrow(counts: NDArray[Any], count: int) -> NDArray[np.uint32] | NDArray[np.int64]:
-    """Slots' shares of `count` samples, in the smaller type that holds them."""
+    """Return `counts`, whose sum is `count`, in the smallest sufficient type."""
     return counts.astype(np.uint32) if count < 2**32 else counts.astype(np.int64)
 
 
 def slot_start_us(slot: int) -> int:
-    """The shortest duration in a slot, microseconds."""
+    """Return the shortest duration of a slot in microseconds."""
     doublings = max((slot >> _HALF_BITS) - 1, 0)
     return (slot - (doublings << _HALF_BITS)) << doublings
 
 
 def slot_end_us(slot: int) -> int:
-    """The longest duration in a slot, microseconds."""
+    """Return the longest duration of a slot in microseconds."""
     return slot_start_us(slot + 1) - 1
 
 
 def slot_of_us(microseconds: int) -> int:
-    """The slot of a duration; of HIGHEST_US for longer ones."""
+    """Return the slot of a duration; longer ones than HIGHEST_US are in its slot."""
     microseconds = min(microseconds, HIGHEST_US)
     doublings = max(microseconds.bit_length() - _HALF_BITS - 1, 0)
     return (doublings << _HALF_BITS) + (microseconds >> doublings)

@@ -1,4 +1,4 @@
-"""Prometheus metrics of the service, in a registry of their own."""
+"""Prometheus metrics of the service, in a separate registry."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ BUCKETS_S = (
     *(0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.0075),
     *(0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
 )
-"""Upper bounds in seconds. The client library's own start at 5 ms, where most of these networks are done."""
+"""Upper bounds in seconds. The defaults of the client library start at 5 ms, more than most networks take."""
 
 _BOUNDS_NS = tuple(round(bound * 1e9) for bound in BUCKETS_S)
 _BOUND_LABELS = (*(str(bound) for bound in BUCKETS_S), "+Inf")
 
 
 class Metrics(Collector):
-    """Durations and errors as Prometheus sees them, and the gauges of the service.
+    """Histograms of durations, counters of errors, and gauges of the service.
 
-    Durations and errors are counted here and not in the client library's objects: those take one duration at
-    a time, and add a `_created` series to each that only a process-wide switch can take away.
-    Callers pass only names of models that exist: each one makes some hundred series.
+    Durations and errors are counted here, because the client library's objects accept one duration at a time,
+    and add a `_created` series to each that only a process-wide switch disables. Callers must pass only names
+    of existing models, because each one creates about a hundred series.
     """
 
     def __init__(self, build: Mapping[str, str], registry: CollectorRegistry | None = None) -> None:
-        """`build`: labels of `weighin_build_info`. `registry`: a fresh one when left out."""
+        """`build`: labels of `weighin_build_info`; `registry`: by default a new one."""
         self._lock = threading.Lock()
         self._observed: dict[tuple[str, Regime, Stage], _Observed] = {}
         self._errors: dict[tuple[str, str], int] = {}
@@ -47,12 +47,12 @@ class Metrics(Collector):
         Info("weighin_build", "Versions in use", registry=self._registry).info(dict(build))
         self._registry.register(self)
 
-    def before_collecting(self, bring_up_to_date: Callable[[], None]) -> None:
-        """Call this whenever metrics are shown, before they are."""
-        self._before_collecting = bring_up_to_date
+    def before_collecting(self, callback: Callable[[], None]) -> None:
+        """Set a callback that runs before metrics are collected."""
+        self._before_collecting = callback
 
     def observe(self, model: str, regime: Regime, stage: Stage, durations_ns: Iterable[int]) -> None:
-        """Count the durations of some runs in nanoseconds."""
+        """Count durations in nanoseconds."""
         with self._lock:
             observed = self._observed.setdefault((model, regime, stage), _Observed())
             for duration_ns in durations_ns:
@@ -60,7 +60,7 @@ class Metrics(Collector):
                 observed.sum_ns += duration_ns
 
     def count_error(self, model: str | None, slug: str, count: int = 1) -> None:
-        """Count failed requests; `model` is None when they failed before a model was known."""
+        """Count failed requests; `model` None: they failed before a model was known."""
         key = (model or "", slug)
         with self._lock:
             self._errors[key] = self._errors.get(key, 0) + count
@@ -74,9 +74,9 @@ class Metrics(Collector):
         degraded: Callable[[], bool] | None = None,
         errors: Callable[[], Iterable[tuple[str, str]]] = lambda: (),
     ) -> None:
-        """Give the gauges that are read whenever metrics are shown; once.
+        """Register the gauges, which are read on every collection. Call it once.
 
-        `errors`: model and kind of each error that is shown before it happens, as 0.
+        `errors`: model and slug of the error counters that start at 0.
         """
         self._expected_errors = errors
         for name, explanation, read in (
@@ -89,13 +89,13 @@ class Metrics(Collector):
                 Gauge(name, explanation, registry=self._registry).set_function(read)
 
     def render(self) -> bytes:
-        """All metrics in the exposition format that `CONTENT_TYPE` names."""
+        """Return all metrics in the exposition format of `CONTENT_TYPE`."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterable[Metric]:
-        """The current durations and errors; called by the registry."""
+        """Yield the histograms and counters; called by the registry."""
         self._before_collecting()
-        # Copied under the lock, formatted outside of it: formatting takes milliseconds.
+        # Copy under the lock and format outside, because formatting takes milliseconds.
         with self._lock:
             observations = [
                 (series, list(observed.counts), observed.sum_ns)
@@ -123,7 +123,7 @@ class Metrics(Collector):
 
 
 class _Observed:
-    """Durations of one series: how many within each bound but not the one below, and their sum."""
+    """Durations of one series: count per bucket (not cumulative), and sum."""
 
     __slots__ = ("counts", "sum_ns")
 

@@ -1,4 +1,4 @@
-"""Latencies of one window of time, or step by step."""
+"""Query latencies of a time window, or per time step."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ CURRENT, ALL = "current", "all"
 _VERSIONS_FOR_S = 5.0
 
 MAX_STEPS = 1500
-"""Most steps of a history: a day by minutes."""
+"""Maximum steps of a history: a day in minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The stretch of time that an answer really covers, in seconds since 1970.
+    """Time range of an answer, in seconds since 1970.
 
-    `resolution_s`: its start is a multiple of this many seconds; in a history also the length of its steps.
-    `degraded`: why only what is in memory is in the answer, in words for a client; None when all of it is.
+    `resolution_s`: the start is a multiple of it; in a history also the length of the steps. `degraded`:
+    reason, for clients, why only data in memory was read; None otherwise.
     """
 
     start: int
@@ -63,15 +63,15 @@ class Latencies:
         self._lock = threading.Lock()
 
     def now(self) -> float:
-        """Seconds since 1970 by the recorder's clock."""
+        """Return seconds since 1970 by the recorder's clock."""
         return self._recorder.now()
 
     def revision(self) -> int:
-        """A number that changes whenever this process records something."""
+        """Return a number that changes whenever this process records something."""
         return self._recorder.revision()
 
     def has_history(self) -> bool:
-        """Return whether the database holds any latency; False where it cannot be read."""
+        """Return whether the database has any latency; False if it cannot be read."""
         store = self._recorder.store
         try:
             return store is not None and store.knows()
@@ -87,7 +87,7 @@ class Latencies:
         stage: Stage | None = None,
         version: str = CURRENT,
     ) -> tuple[Window, Figures]:
-        """The figures of what was recorded since that moment (seconds since 1970)."""
+        """Return the figures since `since` (seconds since 1970)."""
 
         def answer(question: Question, degraded: str | None) -> tuple[Window, Figures]:
             window = _window(question, since, degraded)
@@ -98,7 +98,7 @@ class Latencies:
     def distribution(
         self, regime: Regime, since: float, model: str, stage: Stage, version: str = CURRENT
     ) -> tuple[Window, Distribution]:
-        """The distribution of one model and stage since that moment; empty without samples."""
+        """Return the distribution of one model and stage since `since`; empty without samples."""
 
         def answer(question: Question, degraded: str | None) -> tuple[Window, Distribution]:
             window = _window(question, since, degraded)
@@ -117,11 +117,11 @@ class Latencies:
         stage: Stage | None = None,
         version: str = CURRENT,
     ) -> tuple[Window, list[tuple[int, Figures]]]:
-        """The figures of each step in which something was recorded, with the step's first second.
+        """Return start and figures of each step that has data.
 
-        `step_s`, a multiple of 60, is rounded up to a multiple of the resolution that is kept of the first.
-        None chooses minutes for an hour, hours for a week, else days. Raises InvalidParameter for more than
-        MAX_STEPS steps.
+        `step_s`, a multiple of 60, is rounded up to a multiple of the stored resolution of the first step.
+        None selects minutes for up to an hour, hours for up to a week, else days. Raises InvalidParameter for
+        more than MAX_STEPS steps.
         """
 
         def answer(question: Question, degraded: str | None) -> tuple[Window, list[tuple[int, Figures]]]:
@@ -131,7 +131,7 @@ class Latencies:
             for step in steps:
                 figures = self._cache.step(question, step)
                 if figures is None:
-                    # The last step ends when the window does: never.
+                    # The last step has no end, like the window.
                     end = math.inf if step is steps[-1] else step.end
                     figures = self._cache.figures(question, step.start, end)
                 if figures.summaries or figures.errors:
@@ -180,7 +180,7 @@ class Latencies:
         return Scope(regime, model, stage, versions)
 
     def knows(self, model: str) -> bool:
-        """Whether anything was ever recorded of this model, as far as that can be told now."""
+        """Return whether there is any latency or error of this model in memory or in a readable store."""
         if any(model in part.models() for part in self._recorder.memory()):
             return True
         try:
@@ -194,7 +194,7 @@ class Latencies:
                 with self._cache.ask(scope) as question:
                     return answer(question, None)
             except StorageUnavailable as error:
-                if self._recorder.problem is None:  # else the recorder has said so
+                if self._recorder.problem is None:  # otherwise the recorder has logged it
                     _log.warning("latencies cannot be read; answering from memory", reason=error.detail)
                 return answer(self._cache.ask_memory(scope), self._recorder.problem or error.detail)
 
@@ -207,7 +207,7 @@ def _window(question: Question, since: float, degraded: str | None) -> Window:
 
 def _steps(question: Question, since: float, step_s: int | None) -> list[Bucket]:
     if step_s is None:
-        # Whole minutes, because `since` was worked out a moment before.
+        # Whole minutes, because `since` was computed a moment ago.
         length_s = (question.now - since) // MINUTE_S * MINUTE_S
         step_s = MINUTE_S if length_s <= HOUR_S else HOUR_S if length_s <= 7 * DAY_S else DAY_S
     for kept_s in (MINUTE_S, HOUR_S, DAY_S):
@@ -218,7 +218,6 @@ def _steps(question: Question, since: float, step_s: int | None) -> list[Bucket]
     count = math.floor((question.now - first.start) / step_s) + 1
     if count > MAX_STEPS:
         raise InvalidParameter(
-            f"step: {step_s} s make {count} points in time, at most {MAX_STEPS} are given: "
-            "take a longer step or a later since"
+            f"step {step_s} s: {count} steps (limit: {MAX_STEPS}; use a longer step or a later since)"
         )
     return [Bucket(step_s, first.start + at * step_s) for at in range(count)]

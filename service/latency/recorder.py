@@ -1,4 +1,4 @@
-"""Records durations and errors: queued by requests, added up in memory, saved about every second."""
+"""Record durations and errors: requests queue them; a thread sums them up and saves them every second."""
 
 from __future__ import annotations
 
@@ -22,52 +22,52 @@ from service.latency.store import LatencyStore
 FLUSH_EVERY_S = 1.0
 
 FLUSH_RARELY_S = 60.0
-"""Longest wait after a flush that failed. The wait is 20 times the CPU time of that flush."""
+"""Maximum wait after a failed flush. The wait is 20 times the CPU time of that flush."""
 
 LOOK_EVERY_S = 0.1
-"""How often the queue's length is looked at between flushes."""
+"""Interval at which the queue's length is checked between flushes."""
 
 ADD_UP_FROM = 500
-"""Queued runs and errors that are added up without waiting for the flush, to bound the memory they take."""
+"""Queued runs and errors from which they are summed up before the flush, to bound memory."""
 
 QUEUE_LIMIT = 20_000
-"""Queued runs and errors that are added up by whoever records, if no thread flushes."""
+"""Queued runs and errors from which the recording thread sums them up, if no thread flushes."""
 
 LATE_S = 5
-"""How long after its end a bucket still takes runs, as they may be queued a moment after they were stamped.
-A clock that is corrected by less was not set back."""
+"""Seconds after its end that a bucket still accepts runs, because runs are queued shortly after their
+timestamp. Smaller corrections of the clock do not count as setting it back."""
 
 _IN_MEMORY_S = {MINUTE_S: HOUR_S, HOUR_S: 5 * DAY_S, DAY_S: math.inf}
-"""How long buckets that cannot be saved stay in memory, by resolution: then a longer one stands for them."""
+"""Seconds that unsaved buckets stay in memory, by resolution; then a longer bucket replaces them."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Recorder:
-    """The one place that takes durations and errors; thread-safe.
+    """Records all durations and errors; thread-safe.
 
-    Each run is added to the minute, the hour and the day that it ended in, and all three are saved with every
-    flush. Each process has an instance id of its own, and every row of the store belongs to one instance. A
-    clock that is set back would make this process write a bucket twice, the second time over the first: then
-    it goes on under a new instance id.
+    Each run is added to the minute, the hour and the day in which it ended; every flush saves all three. Each
+    process has its own instance id, and every row of the store belongs to one instance. After the clock is
+    set back, the process would overwrite buckets that it has written before, so it continues under a new
+    instance id.
     """
 
     def __init__(
         self, store: LatencyStore | None, metrics: Metrics, *, clock: Callable[[], float] = time.time
     ) -> None:
-        """Without a store everything stays in memory until the process ends."""
+        """Without a store, everything stays in memory until the process ends."""
         self._store = store
         self._metrics = metrics
         self._clock = clock
-        # What happened, of which model and version, with durations or the kind of the error.
+        # Time, regime, model, version, and durations or the slug of an error.
         self._queue: deque[tuple[float, Regime, str, str, Durations | str]] = deque()
-        self._lock = threading.Lock()  # guards all that follows; not needed to record, nor held for the store
+        self._lock = threading.Lock()  # of all fields below; not held while recording or while saving
         self._instance = uuid.uuid4().hex
-        self._instance_from = 0  # what was dropped from memory is before, and may be in the store
-        self._latest = 0.0  # the latest time that `now` told
-        self._set_back = 0  # how often the clock was
+        self._instance_from = 0  # buckets before this were dropped from memory and may be in the store
+        self._latest = 0.0  # latest result of `now`
+        self._set_back = 0  # how often the clock was set back
         self._held: dict[tuple[Bucket, str], _Held] = {}
-        self._lost_until = {MINUTE_S: 0, HOUR_S: 0}  # of what left memory without being saved
+        self._lost_until = {MINUTE_S: 0, HOUR_S: 0}  # end of buckets that were dropped without being saved
         self._revision = 0
         self._flushing = threading.Lock()
         self._problem: str | None = None
@@ -76,14 +76,14 @@ class Recorder:
         metrics.before_collecting(self.add_up)
 
     def record(self, model: str, regime: Regime, durations: Durations, version: str = "") -> None:
-        """Take the durations of one run, which nobody changes afterwards.
+        """Record the durations of one run; the mapping must not change afterwards.
 
-        The model's name must have been validated; `version`: SHA-256 of its file, empty if not known.
+        `model`: a validated name; `version`: SHA-256 of its file, empty if unknown.
         """
         self._take(regime, model, version, durations)
 
     def record_error(self, model: str | None, regime: Regime, slug: str) -> None:
-        """Take one failed request; `model` is None when it failed before a model was known."""
+        """Record a failed request; `model` None: it failed before a model was known."""
         self._take(regime, model or "", "", slug)
 
     def _take(self, regime: Regime, model: str, version: str, what: Durations | str) -> None:
@@ -93,16 +93,16 @@ class Recorder:
 
     @property
     def problem(self) -> str | None:
-        """Why latencies cannot be kept at the moment, in words for a client; None when they can."""
+        """Reason, for clients, why latencies cannot be saved at the moment, or None."""
         return self._problem
 
     @property
     def store(self) -> LatencyStore | None:
-        """Where they are kept."""
+        """Store of latencies, or None."""
         return self._store
 
     def now(self) -> float:
-        """Seconds since 1970 by the clock that stamps what is recorded."""
+        """Return seconds since 1970 by the clock that timestamps runs."""
         moment = self._clock()
         with self._lock:
             if moment < self._latest - LATE_S:
@@ -112,25 +112,27 @@ class Recorder:
         return moment
 
     def revision(self) -> int:
-        """A number that changes whenever `memory` does."""
+        """Return a number that changes whenever `memory` changes."""
         self.add_up()
         return self._revision
 
     def history_revision(self) -> tuple[int, int]:
-        """Changes when buckets that were over may have changed: the store is another, or the clock was set
-        back before `now` was last called."""
+        """Return a value that changes when past buckets may have changed.
+
+        That is after the store was opened again, or the clock was set back before the last call of `now`.
+        """
         return self._set_back, 0 if self._store is None else self._store.opened_times
 
     def dropped(self) -> Dropped:
-        """Before which moments minutes and hours left memory without being saved; 0 once the store knows."""
+        """Return the times before which minutes and hours were dropped unsaved; 0 once the store has them."""
         with self._lock:
             return Dropped(*self._lost_until.values())
 
     def memory(self) -> list[Part]:
-        """A copy of what may not be in the store yet: minutes, and hours and days that are over.
+        """Return a copy of the data that may not be in the store yet: minutes, and past hours and days.
 
-        To merge it with the store, read the clock, then this, then the store: what is dropped here in between
-        is in the store, and what is in both has the same instance and bucket, with more in this one.
+        To merge it with the store, read the clock, then this, then the store: buckets that are dropped here
+        in between are in the store, and buckets in both have the same instance, with more data in this copy.
         """
         self.add_up()
         with self._lock:
@@ -142,7 +144,7 @@ class Recorder:
             ]
 
     def add_up(self) -> None:
-        """Add what is queued to the buckets in memory and to the metrics."""
+        """Add queued runs and errors to the buckets in memory and to the metrics."""
         with self._lock:
             runs: defaultdict[tuple[int, Series], list[int]] = defaultdict(list)
             failures: Counter[tuple[int, ErrorSeries]] = Counter()
@@ -166,13 +168,13 @@ class Recorder:
             self._revision += taken
 
     def _buckets(self, minute: int) -> list[_Held]:
-        """This instance's minute, hour and day; the caller holds the lock."""
+        """Return this instance's minute, hour and day; the caller must hold the lock."""
         buckets = [bucket_of(resolution_s, minute) for resolution_s in _IN_MEMORY_S]
         if any(
             bucket.start < self._instance_from and (bucket, self._instance) not in self._held
             for bucket in buckets
         ):
-            # The clock was set back, and this instance may have written this bucket before.
+            # The clock was set back: this instance may have written this bucket before.
             self._instance = uuid.uuid4().hex
             self._instance_from = 0
             self._set_back += 1
@@ -180,7 +182,7 @@ class Recorder:
         return [self._held.setdefault(key, _Held(*key)) for key in keys]
 
     def start(self) -> None:
-        """Open the store, so that `problem` is known, and begin to flush."""
+        """Open the store, so that `problem` is known, and start the flush thread."""
         if self._thread is not None:
             return
         self.flush()
@@ -188,7 +190,7 @@ class Recorder:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop flushing, after a last time."""
+        """Stop the flush thread, and flush once more."""
         if self._thread is None:
             return
         self._stop.set()
@@ -210,9 +212,9 @@ class Recorder:
                 self.add_up()
 
     def flush(self) -> None:
-        """Save what is not saved. What cannot be saved stays in memory, and `problem` says why."""
+        """Save unsaved data. If that fails, it stays in memory and `problem` has the reason."""
         with self._flushing:
-            now = self.now()  # what is queued later may be stamped with any moment from here on
+            now = self.now()  # runs that are queued later have timestamps from here on
             saved = False
             try:
                 self.add_up()
@@ -223,20 +225,20 @@ class Recorder:
             except StorageUnavailable as error:
                 self._set_problem(error.detail)
             except Exception:
-                # Nothing may end the flush thread: the next second may do better.
+                # The flush thread must not end, because the next flush may succeed.
                 _log.exception("latencies could not be saved")
-                self._set_problem("latencies cannot be saved: unexpected failure, see the log")
+                self._set_problem("latencies cannot be saved: unexpected error (see the log)")
             self._drop_from_memory(now, saved=saved)
 
     def _save(self, store: LatencyStore) -> None:
         opened_now = store.ensure_open()
         with self._lock:
-            if opened_now:  # what was saved may be gone with the place where it was
+            if opened_now:  # saved data may be lost with the previous database
                 for held in self._held.values():
                     held.saved.clear()
             changes = [(held, held.changes()) for held in self._held.values()]
         parts = [part for _, part in changes if part.distributions or part.errors]
-        # Half of the time after which others read a bucket as closed, as clocks differ.
+        # Half of GRACE_S, after which other instances treat a bucket as closed, because clocks differ.
         is_late = any(part.bucket.end < self._clock() - GRACE_S / 2 for part in parts)
         store.write(parts, late=is_late, dropped=self.dropped())
         with self._lock:
@@ -247,7 +249,7 @@ class Recorder:
         store.maintain(self._clock())
 
     def _drop_from_memory(self, now: float, *, saved: bool) -> None:
-        """Drop buckets that are over and saved, and those that a longer one in memory will stand for."""
+        """Drop past buckets that are saved, and old ones that a longer bucket in memory replaces."""
         with self._lock:
             for (bucket, instance), held in list(self._held.items()):
                 changes = held.changes()
@@ -266,12 +268,12 @@ class Recorder:
 
     def _set_problem(self, problem: str) -> None:
         if problem != self._problem:
-            _log.warning("latencies cannot be saved; they are held in memory", reason=problem)
+            _log.warning("latencies cannot be saved and stay in memory", reason=problem)
         self._problem = problem
 
 
 class _Held:
-    """A bucket of an instance in memory, which knows how much of each series is saved. Not thread-safe."""
+    """Bucket of an instance in memory, with the saved count of each series. Not thread-safe."""
 
     __slots__ = ("_added", "bucket", "distributions", "errors", "instance", "saved")
 
@@ -287,7 +289,7 @@ class _Held:
         self._added[series].append(distribution)
 
     def _merge_added(self) -> None:
-        # Not as they come: hours and days are looked at when they are saved, minutes for every answer too.
+        # Merge lazily: hours and days are read when they are saved, minutes also for every query.
         for series, added in self._added.items():
             known = self.distributions.get(series)
             self.distributions[series] = merge(added if known is None else [known, *added])
@@ -298,7 +300,7 @@ class _Held:
         return Part(self.bucket, self.instance, dict(self.distributions), dict(self.errors))
 
     def changes(self) -> Part:
-        """The series that are not saved, or not all of them."""
+        """Return the series that are not completely saved."""
         self._merge_added()
         return Part(
             self.bucket,

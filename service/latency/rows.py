@@ -1,4 +1,4 @@
-"""Rows of the latency tables: written per process instance, read back pooled, and dropped in time."""
+"""Rows of the latency tables: write per instance, read pooled, drop after the retention."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from service.latency.tables import latency_errors, latency_histograms, latency_p
 from service.storage.database import upsert
 from service.storage.errors import DAMAGED
 
-_MAINTENANCE_LOCK = 0x7765_6968  # any number that nothing else in that PostgreSQL takes
+_MAINTENANCE_LOCK = 0x7765_6968  # id of an advisory lock, any number that nothing else uses
 
 _PERCENTILES = ("p50_ns", "p90_ns", "p95_ns", "p99_ns")
 
-# Written out: at ten thousand rows an answer, SQLAlchemy's typed rows would cost as much as SQLite.
+# Plain SQL: with ten thousand rows per query, SQLAlchemy's typed rows would take as long as SQLite.
 _WHERE = " WHERE resolution_s = :resolution_s AND regime = :regime AND start >= :start AND start < :end"
 _OF_MODEL = " AND model = :model"
 _OF_STAGE = " AND stage = :stage"
@@ -68,14 +68,14 @@ _NOT_POOLED = text(
 ).bindparams(bindparam("regimes", REGIMES, expanding=True), hour_s=HOUR_S, day_s=DAY_S)
 
 POOL_DAYS = 31
-"""How far back hours and days are looked for whose percentiles are not pooled yet."""
+"""Days back for which unpooled percentiles of hours and days are computed."""
 
 POOL_AT_ONCE = 1000
-"""Most models and stages of hours and days whose percentiles are pooled in one hour, the newest first."""
+"""Maximum series of hours and days whose percentiles are pooled per hour, newest first."""
 
 
 def write_parts(connection: Connection, parts: Sequence[Part]) -> None:
-    """Write all series given, over those of the same bucket and instance."""
+    """Insert or replace all series, by bucket and instance."""
     codec = HistogramCodec()
     upsert(
         connection,
@@ -107,7 +107,7 @@ def write_parts(connection: Connection, parts: Sequence[Part]) -> None:
 
 
 def _stored_percentiles(bucket: Bucket, distribution: Distribution) -> tuple[int | None, ...]:
-    # Minutes are read to be merged: not worth it.
+    # Not for minutes, which are only read to be merged.
     return (None,) * len(_PERCENTILES) if bucket.resolution_s == MINUTE_S else distribution.percentiles_ns()
 
 
@@ -118,10 +118,10 @@ def read_pooled(
     end: int,
     without: Collection[tuple[Bucket, str]] = (),
 ) -> dict[Bucket, Pooled]:
-    """What is kept in the buckets as long as `first`, from `first` to before `end` (seconds), without the
-    rows of these buckets and instances. Buckets without rows are absent.
+    """Read the buckets of the length of `first`, from `first` to before `end` (seconds), pooled.
 
-    Raises StorageUnavailable for a histogram that cannot be decoded.
+    Rows of buckets and instances in `without` are skipped; buckets without rows are absent. Raises
+    StorageUnavailable for a histogram that cannot be decoded.
     """
     codec = HistogramCodec()
     skipped = {
@@ -147,9 +147,9 @@ def read_pooled(
 def read_figures(
     connection: Connection, scope: Scope, first: Bucket, end: int
 ) -> dict[Bucket, Figures | None]:
-    """The figures of the same buckets from percentiles that are kept: beside a histogram, or pooled.
+    """Read the figures of the same buckets from stored percentiles, of one histogram or pooled.
 
-    None where histograms have to be merged: there is no such percentile, or parts were written since.
+    None for buckets whose histograms must be merged: percentiles are missing or outdated.
     """
     pooled = {
         (start, model, stage): (count, percentiles)
@@ -163,7 +163,7 @@ def read_figures(
         connection, f"{_SUMS} FROM latency_histograms", scope, first, end, _PER_SERIES
     ):
         count, sum_ns, max_ns, *percentiles = sums
-        known = summaries[start]  # made here, so that a bucket without known figures is in the answer
+        known = summaries[start]  # creates the entry, so that a bucket without known figures is included
         if parts > 1 or percentiles[0] is None:
             pooled_count, percentiles = pooled.get((start, model, stage), (None, percentiles))
             if pooled_count != count:
@@ -232,34 +232,34 @@ def read_versions(
 
 
 def read_progress(connection: Connection) -> tuple[Dropped, int]:
-    """What of the past is kept only by hours or by days, and the number of writes into closed buckets."""
+    """Return the times before which rows are dropped, and the number of writes to closed buckets."""
     rows = connection.execute(select(latency_progress.c.name, latency_progress.c.until)).all()
-    until: dict[str, int] = dict(rows)  # other names are those of replicas that run an older version
+    until: dict[str, int] = dict(rows)  # other names are from replicas of an older version
     return Dropped(until.get("minutes_from", 0), until.get("hours_from", 0)), until.get("late_writes", 0)
 
 
 def note_dropped(connection: Connection, dropped: Dropped) -> None:
-    """Note what of the past is no longer kept, unless that is noted already."""
-    noted = [{"name": name, "until": until} for name, until in dropped._asdict().items()]
-    connection.execute(text(_NOTE + _LATER), noted)
+    """Store the times before which rows are dropped, unless later ones are stored."""
+    rows = [{"name": name, "until": until} for name, until in dropped._asdict().items()]
+    connection.execute(text(_NOTE + _LATER), rows)
 
 
 def note_late_write(connection: Connection) -> None:
-    """Tell all instances that a bucket changed that they may have read as a closed one."""
+    """Count a write to a closed bucket, so that all instances discard cached buckets."""
     connection.execute(text(_NOTE + _MORE), {"name": "late_writes", "until": 1})
 
 
 def pool_percentiles(connection: Connection, now: float) -> list[dict[str, Any]]:
-    """Work out the rows that `latency_pooled` lacks of closed hours and days, at most POOL_AT_ONCE."""
-    wanted = {"start": int(now) - POOL_DAYS * DAY_S, "end": int(now) - GRACE_S, "most": POOL_AT_ONCE}
-    missing = connection.execute(_NOT_POOLED, wanted).all()
+    """Compute up to POOL_AT_ONCE missing rows of `latency_pooled`, of closed hours and days."""
+    parameters = {"start": int(now) - POOL_DAYS * DAY_S, "end": int(now) - GRACE_S, "most": POOL_AT_ONCE}
+    missing = connection.execute(_NOT_POOLED, parameters).all()
     rows = []
     for (resolution_s, regime, start), series in groupby(missing, lambda row: row[:3]):
         bucket = Bucket(resolution_s, start)
         try:
             pooled = read_pooled(connection, Scope(regime), bucket, bucket.end)[bucket]
         except StorageUnavailable:
-            continue  # a histogram is damaged, which only the questions about it need to tell
+            continue  # a damaged histogram; only queries that read it report it
         for *_, model, stage in series:
             distribution = pooled.distributions[model, stage]
             percentiles = dict(zip(_PERCENTILES, distribution.percentiles_ns(), strict=True))
@@ -269,24 +269,24 @@ def pool_percentiles(connection: Connection, now: float) -> list[dict[str, Any]]
 
 
 def maintain(connection: Connection, now: float, pooled: Sequence[dict[str, Any]]) -> None:
-    """Write pooled percentiles, drop the rows that were kept long enough, and note which."""
-    if connection.dialect.name == "postgresql":  # in SQLite the transaction itself waited for its turn
+    """Write pooled percentiles, delete rows past their retention, and store the times of the deletion."""
+    if connection.dialect.name == "postgresql":  # in SQLite, write transactions are exclusive
         connection.execute(select(func.pg_advisory_xact_lock(_MAINTENANCE_LOCK)))
     upsert(connection, latency_pooled, pooled)
     last_minute = _drop(connection, MINUTE_S, now)
     last_hour = _drop(connection, HOUR_S, now)
     _drop(connection, DAY_S, now)
-    # Not up to `now`: a clock that was a year ahead for a moment must not spoil that year.
+    # Up to the last deleted row, not to `now`: a clock that was a year ahead must not affect that year.
     minutes_from, hours_from = bucket_of(HOUR_S, last_minute).end, bucket_of(DAY_S, last_hour).end
     note_dropped(connection, Dropped(max(0, minutes_from), max(0, hours_from)))
 
 
 def _drop(connection: Connection, resolution_s: int, now: float) -> int:
-    """Delete old rows of that resolution; the start of the last one, -DAY_S without any."""
+    """Delete old rows of a resolution; return the start of the last one, or -DAY_S."""
     before = kept_from(resolution_s, now)
     last = -DAY_S
     for table in (latency_histograms, latency_errors, latency_pooled):
-        # All regimes, by name: the key begins with resolution and regime, so this is a few ranges of it.
+        # List all regimes: the key begins with resolution and regime, so this scans a few ranges of it.
         matches = and_(
             table.c.resolution_s == resolution_s, table.c.regime.in_(REGIMES), table.c.start < before
         )

@@ -1,4 +1,4 @@
-"""What is recorded and what is answered: series of one process in one bucket, pooled series, and figures."""
+"""Series of one instance in one bucket, pooled series, and figures of queries."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Versions(NamedTuple):
 
 
 class Scope(NamedTuple):
-    """What a question is about; None: all of them."""
+    """Scope of a query; None: all models or stages."""
 
     regime: Regime
     model: str | None = None
@@ -44,8 +44,7 @@ class Scope(NamedTuple):
 
 
 class Series(NamedTuple):
-    """What a distribution is of. `version`: SHA-256 of the model's file; `runtime`: what ran it; both empty
-    where that is not known."""
+    """Key of a distribution. `version`: SHA-256 of the model file; it and `runtime` are empty if unknown."""
 
     regime: Regime
     model: str
@@ -55,7 +54,7 @@ class Series(NamedTuple):
 
 
 class ErrorSeries(NamedTuple):
-    """What a number of errors is of; `model` is empty when the request failed before a model was known."""
+    """Key of an error count; `model` is empty if the request failed before a model was known."""
 
     regime: Regime
     model: str
@@ -73,13 +72,13 @@ class Pooled:
     errors: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def figures(self) -> Figures:
-        """Mean, percentiles and maximum of each distribution, and the same errors."""
+        """Return the summary of each distribution, and the same errors."""
         return Figures({key: part.summary() for key, part in self.distributions.items()}, self.errors)
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Summaries by model and stage, and errors by model and kind, of one stretch of time."""
+    """Summaries by model and stage, and error counts by model and slug, of one time range."""
 
     summaries: Mapping[tuple[str, Stage], Summary]
     errors: Mapping[str, Mapping[str, int]]
@@ -87,7 +86,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one process instance recorded in one bucket, or those of its series that changed."""
+    """Series of one instance in one bucket, all or only changed ones."""
 
     bucket: Bucket
     instance: str
@@ -95,7 +94,7 @@ class Part:
     errors: Mapping[ErrorSeries, int]
 
     def pooled(self, scope: Scope) -> Pooled:
-        """The part of it that the question is about."""
+        """Return the series within a scope, pooled."""
         return pool(
             (
                 (series.model, series.stage, distribution)
@@ -112,14 +111,14 @@ class Part:
         )
 
     def models(self) -> set[str]:
-        """The models that anything was recorded of."""
+        """Return the names of all models with data."""
         return {series.model for series in self.distributions} | {series.model for series in self.errors}
 
 
 def pool(
     distributions: Iterable[tuple[str, Stage, Distribution]], errors: Iterable[tuple[str, str, int]]
 ) -> Pooled:
-    """Merge distributions of the same model and stage, and add up errors of the same model and kind."""
+    """Merge distributions of the same model and stage, and sum error counts of the same model and slug."""
     parts: defaultdict[tuple[str, Stage], list[Distribution]] = defaultdict(list)
     for model, stage, distribution in distributions:
         parts[model, stage].append(distribution)
@@ -130,7 +129,7 @@ def pool(
 
 
 def combine(parts: Iterable[Pooled]) -> Pooled:
-    """All parts together."""
+    """Merge all parts."""
     parts = list(parts)
     return pool(
         ((*key, distribution) for part in parts for key, distribution in part.distributions.items()),

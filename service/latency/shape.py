@@ -1,4 +1,4 @@
-"""The shape of a distribution: its percentile curve, and a histogram of few bins."""
+"""Percentile curve and coarse histogram of a distribution, for charts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DECADES = 5
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """How many durations lie from `from_ms` to before `to_ms`."""
+    """Number of durations in [`from_ms`, `to_ms`)."""
 
     from_ms: float
     to_ms: float
@@ -27,31 +27,29 @@ class Bin:
 
 
 def fractions() -> list[float]:
-    """Of which percentiles a curve consists: evenly spaced in 1/(1 - fraction), and those that are told
-    everywhere else."""
+    """Return the percentiles of a curve: log-spaced in 1/(1 - fraction), and those of summaries."""
     spaced = (1 - 10 ** (-step / _POINTS_PER_DECADE) for step in range(_POINTS_PER_DECADE * _DECADES + 1))
-    return sorted({*(round(each, 9) for each in spaced), *MIN_SAMPLES})
+    return sorted({*(round(fraction, 9) for fraction in spaced), *MIN_SAMPLES})
 
 
 def curve(distribution: Distribution) -> list[tuple[float, float]]:
-    """(fraction, milliseconds) of every percentile that so many samples can carry, rising in both."""
-    carried = [each for each in fractions() if distribution.count >= samples_needed(each)]
+    """Return (fraction, milliseconds) of every percentile that the sample size supports, ascending."""
+    supported = [fraction for fraction in fractions() if distribution.count >= samples_needed(fraction)]
     if not distribution.count:
         return []
     ranks = np.cumsum(distribution.counts, dtype=np.int64)
-    wanted = [max(1, math.ceil(distribution.count * fraction)) for fraction in carried]
-    slots = distribution.slots.take(np.searchsorted(ranks, wanted)).tolist()
+    percentile_ranks = [max(1, math.ceil(distribution.count * fraction)) for fraction in supported]
+    slots = distribution.slots.take(np.searchsorted(ranks, percentile_ranks)).tolist()
     return [
         (fraction, milliseconds(min(slot_end_us(slot) * 1000, distribution.max_ns)))
-        for fraction, slot in zip(carried, slots, strict=True)
+        for fraction, slot in zip(supported, slots, strict=True)
     ]
 
 
 def histogram(distribution: Distribution, most: int = MOST_BINS) -> Sequence[Bin]:
-    """At most so many bins that follow each other without a gap, about evenly spaced in the logarithm.
+    """Return at most `most` adjacent bins, about evenly spaced on a log scale.
 
-    Their edges are those of the distribution's own slots, so that each count is exact. The first bin may
-    begin at 0.
+    Their edges are edges of HDR slots, so that counts are exact. The first bin may begin at 0.
     """
     if not distribution.count:
         return []

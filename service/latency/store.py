@@ -1,4 +1,4 @@
-"""Database of latencies: each process writes its own minutes, hours and days; all are read pooled."""
+"""Store of latencies: each process writes its own minutes, hours and days; reads are pooled."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from service.latency.rows import (
 from service.latency.series import Figures, Part, Pooled, Scope
 from service.latency.stages import Regime
 from service.latency.tables import latency_errors, latency_histograms
-from service.storage.database import READING, database_file, prepare
+from service.storage.database import READING, database_file, inode_of, prepare
 from service.storage.errors import storage_errors
 
 
 @dataclass(frozen=True, slots=True)
 class StoreView:
-    """One consistent view of the store."""
+    """A consistent view of the store: one read transaction."""
 
     connection: Connection
     dropped: Dropped
@@ -40,12 +40,11 @@ class StoreView:
     def read(
         self, scope: Scope, first: Bucket, end: int, without: Collection[tuple[Bucket, str]] = ()
     ) -> dict[Bucket, Pooled]:
-        """What is kept in the buckets as long as `first`, from `first` to before `end` (seconds), except for
-        the rows of these buckets and instances."""
+        """Read pooled buckets, see `read_pooled`."""
         return read_pooled(self.connection, scope, first, end, without)
 
     def read_figures(self, scope: Scope, first: Bucket, end: int) -> dict[Bucket, Figures | None]:
-        """The same as figures; None where the histograms have to be merged."""
+        """Read figures of buckets; None for buckets whose histograms must be merged."""
         return read_figures(self.connection, scope, first, end)
 
     def read_versions(self, regime: Regime, start: int, model: str | None) -> set[tuple[str, str]]:
@@ -54,15 +53,15 @@ class StoreView:
 
 
 class LatencyStore:
-    """Latencies and errors in the database. Methods raise StorageUnavailable when it cannot be used.
+    """Latencies and errors in the database. Methods raise StorageUnavailable if it cannot be used.
 
-    One thread writes (`ensure_open`, `write`, `maintain`); others may read meanwhile.
+    One thread may write (`ensure_open`, `write`, `maintain`), any thread may read.
     """
 
     def __init__(self, engine: Engine, obstacle: Callable[[], str | None] = lambda: None) -> None:
-        """Does not connect: `ensure_open` does, so that a service without its database still starts.
+        """Does not connect; `ensure_open` does, so that the service starts without its database.
 
-        `obstacle`: why the database must not be opened now, in words for a client; None when it may.
+        `obstacle` returns the reason, for clients, why the database must not be opened, or None.
         """
         self._engine = engine
         self._obstacle = obstacle
@@ -74,28 +73,30 @@ class LatencyStore:
         self.opened_times = 0
 
     def ensure_open(self) -> bool:
-        """Open the database unless it is open. True when it was opened now, as when its file was gone or a
-        server refused something."""
-        if self._opened is not None and self._opened == self._inode() and not self._doubtful:
+        """Open the database unless it is open; return True if it was opened now.
+
+        It is opened again if its file was replaced, or after a write to a server failed.
+        """
+        if self._opened is not None and self._opened == inode_of(self._file) and not self._doubtful:
             return False
         self._opened = None
         obstacle = self._obstacle()
         if obstacle is not None:
             raise StorageUnavailable(obstacle)
         if self._file is not None:
-            self._engine.dispose()  # connections to a file that was deleted or replaced write to nowhere
+            self._engine.dispose()  # connections to a deleted or replaced file would lose writes
         prepare(self._engine)
         with storage_errors(), self._view():
-            self._opened = self._inode()
+            self._opened = inode_of(self._file)
         self._doubtful = False
         self.opened_times += 1
         return True
 
     def write(self, parts: Sequence[Part], *, late: bool = False, dropped: Dropped | None = None) -> None:
-        """Write the series given, over what the same instance wrote of that bucket before; all or nothing.
+        """Insert or replace series, by bucket and instance, in one transaction.
 
-        `late`: some are of buckets that other instances may have read as closed ones. `dropped`: before which
-        moments the instance lost minutes or hours instead of writing them.
+        `late`: other instances may have cached some of the buckets as closed. `dropped`: times before which
+        this instance dropped minutes or hours without writing them.
         """
         if not parts:
             return
@@ -107,14 +108,14 @@ class LatencyStore:
                 if late:
                     note_late_write(connection)
         except StorageUnavailable:
-            # A server's database may come back with less in it, or with nothing: open it anew.
+            # A server's database may come back with fewer rows or none: open it again.
             self._doubtful = self._file is None
             raise
 
     def maintain(self, now: float) -> None:
-        """Once an hour, when the last one is closed, pool percentiles and drop what was kept long enough.
+        """Once an hour, after the last hour is closed, pool percentiles and delete old rows.
 
-        The first call only drops, as a service that starts waits for it.
+        The first call only deletes, because the start of the service waits for it.
         """
         hour = bucket_of(HOUR_S, now - GRACE_S)
         if hour == self._maintained_in:
@@ -131,14 +132,14 @@ class LatencyStore:
 
     @contextlib.contextmanager
     def view(self) -> Iterator[StoreView]:
-        """Read several things from one state of the database."""
+        """Open a consistent view of the database."""
         if self._opened is None:
-            raise StorageUnavailable("the database is not open")
+            raise StorageUnavailable("database: not open")
         with storage_errors(), self._view() as view:
             yield view
 
     def knows(self, model: str | None = None) -> bool:
-        """Return whether there is any row, or any of this model. Raises StorageUnavailable."""
+        """Return whether there is any row, or any row of `model`. Raises StorageUnavailable."""
         with self.view() as view:
             for table in (latency_histograms, latency_errors):
                 rows = select(literal(1)).select_from(table).limit(1)
@@ -156,11 +157,3 @@ class LatencyStore:
     def _view(self) -> Iterator[StoreView]:
         with self._engine.connect().execution_options(**READING) as connection:
             yield StoreView(connection, *read_progress(connection))
-
-    def _inode(self) -> int | None:
-        if self._file is None:
-            return 0
-        try:
-            return self._file.stat().st_ino
-        except OSError:
-            return None

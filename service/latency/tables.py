@@ -1,4 +1,4 @@
-"""The tables of recorded latency as SQLAlchemy sees them; `migrations` makes them."""
+"""SQLAlchemy tables of latency; `service/storage/migrations` creates them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def _version_and_runtime() -> tuple[Column[str], Column[str]]:
     )
 
 
-# The key's order is that of the questions: one resolution and regime, a range of time, then all series of it.
-# A day in a range of 30 is then one stretch of the index.
+# The key has the order of queries: one resolution and regime, a time range, then all series in it. Each query
+# is then one range of the index.
 latency_histograms = Table(
     "latency_histograms",
     metadata,

@@ -72,7 +72,7 @@ def open_database(url: str | None, data_dir: Path) -> Engine:
             _check_parameters(parsed)
             parsed = parsed.set(query={**_POSTGRESQL_CONNECTION, **parsed.query})
         elif parsed.database and not Path(parsed.database).parent.is_dir() and given:
-            raise ValueError("no such folder for the file")
+            raise ValueError("folder of the file not found")
         engine = create_engine(parsed, **(_POSTGRESQL if server else {}))
     except (ArgumentError, ImportError, ValueError) as error:
         reason = str(error) if type(error) is ValueError else "cannot be used"
@@ -94,13 +94,25 @@ def _check_parameters(url: URL) -> None:
             psycopg.conninfo.make_conninfo(**{name: ""})
         except psycopg.ProgrammingError:
             shown = name if name.isidentifier() else "***"  # else part of a password that is not escaped
-            raise ValueError(f"unknown parameter '{shown}' (allowed: those of libpq, as sslmode)") from None
+            raise ValueError(
+                f"unknown parameter '{shown}' (allowed: those of libpq, such as sslmode)"
+            ) from None
 
 
 def database_file(engine: Engine) -> Path | None:
     """Return the file of an SQLite database; None for one in memory or on a server."""
     name = engine.url.database if engine.dialect.name == "sqlite" else None
     return Path(name) if name and name != ":memory:" else None
+
+
+def inode_of(file: Path | None) -> int | None:
+    """Return the inode of a database's file, to tell when it is another; None if gone, 0 without a file."""
+    if file is None:
+        return 0
+    try:
+        return file.stat().st_ino
+    except OSError:
+        return None
 
 
 def on_server(engine: Engine) -> bool:
@@ -212,6 +224,6 @@ def _migrate(connection: Connection, revision: str) -> None:
 
 def _too_new(revision: str) -> StorageUnavailable:
     return StorageUnavailable(
-        f"the database has schema {revision}, this version of Weigh-in knows up to {SCHEMA}: "
-        "run the newer version again, or name another database or data directory"
+        f"database: schema {revision} of a newer version (this version supports up to {SCHEMA}; "
+        "run the newer version, or set another database or data directory)"
     )

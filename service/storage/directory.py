@@ -88,7 +88,7 @@ class DataDirectory:
             except Timeout:
                 raise DataDirectoryInUse(self._describe_owner()) from None
             except NotImplementedError as error:
-                raise OSError("locks do not work there") from error
+                raise OSError("file locks are not supported") from error
             self._write_owner()
 
     def _write_owner(self) -> None:
@@ -113,9 +113,9 @@ class DataDirectory:
                 known += f", serving at {owner['address']}"
         except (OSError, ValueError, KeyError, TypeError):
             known = "another process"
-        return f"the data directory is in use by {known}: stop that one, or set another WEIGHIN_DATA_DIR"
+        return f"data directory: in use by {known} (stop it, or set another WEIGHIN_DATA_DIR)"
 
 
 def _explain(error: OSError) -> str:
     reason = error.strerror or str(error)
-    return f"the data directory cannot be written: {reason[0].lower()}{reason[1:]}"
+    return f"data directory: cannot be written: {reason[0].lower()}{reason[1:]}"

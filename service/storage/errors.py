@@ -10,55 +10,55 @@ from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
 from service.errors import DatabaseUnreachable, StorageUnavailable
 
-DAMAGED = "the database file is damaged: move it away to start a new one"
+DAMAGED = "database file: damaged (move it away to start a new one)"
 
-_UNREACHABLE = "the database server cannot be reached"
+_UNREACHABLE = "database server: cannot be reached"
 
-_TOO_OLD = "the database server lacks something: Weigh-in needs pgvector 0.8 or newer"
+_TOO_OLD = "database server: too old (needed: pgvector 0.8 or newer)"
 
 _BY_MESSAGE = (
-    ("full", "the disk is full"),
-    ("no space", "the disk is full"),
-    ("quota", "the disk quota is used up"),
-    ("readonly", "the data directory is read-only"),
-    ("read-only", "the data directory is read-only"),
-    ("permission", "the data directory may not be written"),
-    ("unable to open", "the database cannot be opened: the data directory is missing or may not be written"),
-    ("no such file", "the data directory is missing"),
+    ("full", "disk: full"),
+    ("no space", "disk: full"),
+    ("quota", "disk: quota exceeded"),
+    ("readonly", "data directory: read-only"),
+    ("read-only", "data directory: read-only"),
+    ("permission", "data directory: permission denied"),
+    ("unable to open", "database: cannot be opened (data directory missing or not writable)"),
+    ("no such file", "data directory: missing"),
     ("not a database", DAMAGED),
     ("malformed", DAMAGED),
     ("no such table", DAMAGED),
-    ("locked", "another program holds the database"),
-    ("i/o error", "the disk reports errors"),
+    ("locked", "database: locked by another program"),
+    ("i/o error", "disk: I/O error"),
 )
 
 # Messages by prefix of PostgreSQL's SQLSTATE, longer prefixes first.
 _TRANSIENT = (
     ("08", _UNREACHABLE),
-    ("57P", "the database server is starting or stopping"),
-    ("53300", "the database server takes no more connections"),
-    ("40", "the database server was busy with a conflicting change: try again"),
-    ("55P03", "the database server was busy with a conflicting change: try again"),
-    ("57014", "the database server took too long"),
+    ("57P", "database server: starting or stopping"),
+    ("53300", "database server: too many connections"),
+    ("40", "database server: conflicting change (try again)"),
+    ("55P03", "database server: conflicting change (try again)"),
+    ("57014", "database server: timeout"),
 )
 _WHILE_CONNECTING = (
-    ("authentication failed", "the database server refuses the user or the password"),
-    ("does not exist", "the database server has no database or no user of that name"),
-    ("too many clients", "the database server takes no more connections"),
-    ("starting up", "the database server is starting or stopping"),
-    ("shutting down", "the database server is starting or stopping"),
+    ("authentication failed", "database server: wrong user or password"),
+    ("does not exist", "database server: unknown database or user"),
+    ("too many clients", "database server: too many connections"),
+    ("starting up", "database server: starting or stopping"),
+    ("shutting down", "database server: starting or stopping"),
 )
 _PERMANENT = (
-    ("53100", "the database server's disk is full"),
-    ("53", "the database server is out of resources"),
-    ("25006", "the database server is read-only"),
-    ("42501", "the database server's user may not do that"),
+    ("53100", "database server: disk full"),
+    ("53", "database server: out of resources"),
+    ("25006", "database server: read-only"),
+    ("42501", "database server: permission denied"),
     ("0A000", _TOO_OLD),
     ("58P01", _TOO_OLD),
     ("42704", _TOO_OLD),
-    ("42P01", "the database lacks a table: was it changed by another program?"),
-    ("XX001", "the database server reports damaged data"),
-    ("XX002", "the database server reports damaged data"),
+    ("42P01", "database: table missing (changed by another program?)"),
+    ("XX001", "database server: damaged data"),
+    ("XX002", "database server: damaged data"),
 )
 
 
@@ -76,7 +76,7 @@ def storage_errors() -> Iterator[None]:
 
 def _translate(error: SQLAlchemyError | OSError) -> StorageUnavailable:
     if isinstance(error, NoConnectionFree):
-        return DatabaseUnreachable("all connections to the database are in use")
+        return DatabaseUnreachable("database: all connections are in use")
     if isinstance(error, DBAPIError) and hasattr(error.orig, "sqlstate"):
         return _translate_code(error, getattr(error.orig, "sqlstate", None))
     message = str(error.orig if isinstance(error, DBAPIError) else error).lower()
@@ -85,7 +85,7 @@ def _translate(error: SQLAlchemyError | OSError) -> StorageUnavailable:
     for part, explanation in _BY_MESSAGE:
         if part in message:
             return StorageUnavailable(explanation)
-    return StorageUnavailable("the database cannot be used, see the log")
+    return StorageUnavailable("database: unexpected error (see the log)")
 
 
 def _translate_code(error: DBAPIError, code: str | None) -> StorageUnavailable:
@@ -94,9 +94,9 @@ def _translate_code(error: DBAPIError, code: str | None) -> StorageUnavailable:
             message = str(error.orig)
             refusals = (explanation for part, explanation in _WHILE_CONNECTING if part in message)
             return DatabaseUnreachable(next(refusals, _UNREACHABLE))
-        return StorageUnavailable("the database cannot be used, see the log")
+        return StorageUnavailable("database: unexpected error (see the log)")
     for kind, explanations in ((DatabaseUnreachable, _TRANSIENT), (StorageUnavailable, _PERMANENT)):
         for start, explanation in explanations:
             if code.startswith(start):
                 return kind(explanation)
-    return StorageUnavailable(f"the database refuses that (PostgreSQL's code {code}), see the log")
+    return StorageUnavailable(f"database server: error {code} of PostgreSQL (see the log)")

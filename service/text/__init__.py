@@ -1,1 +1,1 @@
-"""Text from outside: URLs, origins, environment variables, and its display in messages."""
+"""Untrusted text: parse URLs, origins and environment variables, escape text for display."""

@@ -1,6 +1,6 @@
-"""WEIGHIN_* variables as env files, shells and Kubernetes write them.
+"""Read WEIGHIN_* variables as env files, shells and Kubernetes write them.
 
-Needs only the standard library and starts fast: the container's health check reads its port with it.
+Imports only the standard library: the container's health check reads its port here and must start fast.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ from collections.abc import Collection, Iterator, Mapping
 PREFIX = "WEIGHIN_"
 
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://(\[[0-9a-f:.]+\]|[^\s/:@]+):\d+", re.IGNORECASE)
-_LINKED = PREFIX + "PORT"  # the only setting whose name Kubernetes gives to a link: of a Service `weighin`
+_LINKED = PREFIX + "PORT"  # Kubernetes sets this variable for a Service named `weighin`
 _SERVICE_LINK_NAME = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 _LIKE_PREFIX = re.compile(r"WEIGH_?IN")
 _AROUND = re.compile("^[\\s\ufeff\u200b\u2060]+|[\\s\ufeff\u200b\u2060]+$")
 
 
 def clean(text: str) -> str:
-    """Return `text` without the blanks, line ends and byte order marks around it."""
+    """Strip whitespace and byte order marks from both ends of `text`."""
     return _AROUND.sub("", text)
 
 
 def is_service_link(text: str) -> bool:
-    """Whether Kubernetes puts this into `<SERVICE>_PORT`: `tcp://10.96.12.34:8000`."""
+    """Return whether `text` is a Kubernetes service link such as `tcp://10.96.12.34:8000`."""
     return _SERVICE_LINK.fullmatch(text) is not None
 
 
 def read_environment(
     environment: Mapping[str, str], settings: Collection[str]
 ) -> tuple[dict[str, str], list[str]]:
-    """Return the values of `settings`, by name, and a warning for each variable that is set but ignored.
+    """Return the values of `settings` by name, and one warning per ignored variable.
 
-    `settings` are names in lower case without prefix. A variable that is empty or blank counts as unset. The
-    name of a variable may be in any case; upper case wins. A Kubernetes service link is ignored where
-    Kubernetes can have set it: in WEIGHIN_PORT, and in variables that are no settings.
+    `settings` are lower-case names without prefix. Variable names are case-insensitive; upper case wins.
+    Empty and blank values count as unset. Kubernetes service links are ignored in WEIGHIN_PORT and in
+    variables that are not settings, where Kubernetes may have set them.
     """
     known = {PREFIX + name.upper(): name for name in settings}
     values: dict[str, str] = {}
@@ -54,7 +54,7 @@ def read_environment(
 
 
 def _set_variables(environment: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    """Variables of this service that are not empty: as written, in upper case, and what they hold."""
+    """Yield the non-empty variables of this service: name as written, name in upper case, value."""
     for variable in sorted(environment, reverse=True):  # upper case after lower case, so that it wins
         name = clean(variable).upper()
         text = clean(environment[variable])
@@ -63,7 +63,7 @@ def _set_variables(environment: Mapping[str, str]) -> Iterator[tuple[str, str, s
 
 
 def _suggestion(name: str, known: Collection[str]) -> str:
-    from difflib import get_close_matches  # only needed for a mistake
+    from difflib import get_close_matches  # imported only when needed, to start fast
 
     nearest = get_close_matches(name, known, n=1)
     return f" (did you mean {nearest[0]}?)" if nearest else ""

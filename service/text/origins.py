@@ -1,4 +1,4 @@
-"""Web origins (RFC 6454): scheme, host and port, compared with default ports and in any case."""
+"""Web origins (RFC 6454): parse and compare scheme, host and port."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 ANY = "*"
-"""Stands for every origin in a list of them."""
+"""Wildcard in a list of origins: allows every origin."""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _ORIGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.+)")
@@ -15,7 +15,7 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{0,5}))?")
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """An origin; `port` is None where it is the scheme's default."""
+    """Normalized origin: lower case; `port` is None if it is the scheme's default."""
 
     scheme: str
     host: str
@@ -26,25 +26,25 @@ class Origin:
 
 
 def parse_origin(text: str) -> Origin | None:
-    """The origin that `text` names, as browsers and people write it; None for `null` and what is none.
+    """Return the origin in `text`, or None if it is `null` or not an origin.
 
-    Letter case, a default port, a dot behind the host and one slash at the end make no difference.
+    Ignores letter case, a default port, a dot after the host and one trailing slash.
     """
     match = _ORIGIN.fullmatch(text.removesuffix("/"))
     return None if match is None else _origin(match[1].lower(), match[2])
 
 
 def is_own(origin: Origin, host: str, scheme: str | None = None) -> bool:
-    """Whether a page of `origin` is this service's own, by the header `Host` of its request.
+    """Return whether `origin` is the service itself, addressed by the request's `Host` header (same origin).
 
-    `scheme` is None where it is not known: behind a proxy that ends TLS, the request that arrives is
-    plain HTTP. A host without a port then stands for the default port of the origin's own scheme.
+    Pass `scheme` None if it is unknown: behind a proxy that terminates TLS, requests arrive as plain HTTP. A
+    `host` without a port has the default port of the origin's scheme.
     """
     return (scheme is None or scheme == origin.scheme) and _origin(origin.scheme, host) == origin
 
 
 def parse_host(text: str) -> tuple[str, int | None] | None:
-    """Host and port, as in the header `Host`; None for what is none."""
+    """Return host and port of a `Host` header, or None if it is invalid."""
     match = _HOST.fullmatch(text)
     if match is None:
         return None

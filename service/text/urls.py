@@ -1,4 +1,4 @@
-"""URLs of databases and services in the spellings that people use, brought to one."""
+"""Normalize and redact the URLs of databases and services."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _EXAMPLE = "(example: http://127.0.0.1:8000)"
 
 
 def database_url(text: str) -> str:
-    """Return a database URL as SQLAlchemy understands it, from common spellings of one.
+    """Return the SQLAlchemy form of a database URL.
 
-    `postgres://`, and `postgresql` with any driver, become `postgresql+psycopg`; the path of a file becomes
-    an SQLite URL. Raises ValueError with what may be written; its message repeats nothing but the scheme.
+    `postgres://`, and `postgresql` with any driver, become `postgresql+psycopg`; a file path becomes an
+    SQLite URL. Raises ValueError with the allowed forms; its message repeats only the scheme of `text`.
     """
     match = _SCHEME.fullmatch(text)
     if match is None:
         if _SQLITE_FILE.fullmatch(text) and not text.startswith("//"):
             return f"sqlite:///{_file(text)}"
-        raise ValueError(f"no database URL (allowed: {DATABASE_URLS})")
+        raise ValueError(f"not a database URL (allowed: {DATABASE_URLS})")
     scheme, driver, rest = match[1].lower(), (match[2] or "").lower(), match[3]
     if scheme in ("sqlite", "sqlite3"):
         return _sqlite_url(rest)
@@ -39,10 +39,10 @@ def database_url(text: str) -> str:
 
 def _sqlite_url(rest: str) -> str:
     if rest and not rest.startswith("/"):
-        raise ValueError("two slashes name a host, and SQLite has none (allowed: sqlite:///FILE)")
+        raise ValueError("SQLite URLs have no host (allowed: sqlite:///FILE)")
     path = rest[1:].partition("?")[0]
     if path in ("", ":memory:") or path.startswith("file:"):
-        raise ValueError("a database in memory would be lost with each connection (allowed: sqlite:///FILE)")
+        raise ValueError("in-memory databases are not supported (allowed: sqlite:///FILE)")
     path = rest[1:]
     return f"sqlite:///{_file(path)}" if path.startswith("~") else f"sqlite://{rest}"
 
@@ -59,10 +59,11 @@ def _postgresql_url(rest: str, driver: str) -> str:
     authority, slash, path = address.partition("/")
     user, at, host = authority.rpartition("@")
     if "@" in user or "@" in path or (at and not slash and "@" in query):
-        raise ValueError("'@', '/' or '?' in the user's name or password (allowed: %40, %2F, %3F)")
+        raise ValueError("unescaped '@', '/' or '?' in user or password (allowed: %40, %2F, %3F)")
     if not _HOST.fullmatch(host):
         raise ValueError(
-            "no single HOST:PORT (allowed: ?host=A:5432&host=B:5432 for several; %2F and %3F in a password)"
+            "not a single HOST:PORT (allowed: ?host=A:5432&host=B:5432 for several hosts; "
+            "%2F and %3F in a password)"
         )
     if driver in ("+asyncpg", "+pg8000") and has_query:
         query = urlencode([_for_libpq(*pair) for pair in parse_qsl(query, keep_blank_values=True)])
@@ -76,10 +77,10 @@ def _for_libpq(key: str, value: str) -> tuple[str, str]:
 
 
 def redacted(url: str) -> str:
-    """Return scheme, host, port and path of a URL for a message, and `***` for all else.
+    """Return scheme, host, port and path of a URL for messages; everything else is replaced by `***`.
 
-    User and password, query and fragment are never in it, and nothing of an address that is not plainly a
-    host, a port and a path: it may be a password with characters that are not escaped.
+    User, password, query and fragment are always replaced. An address that is not clearly host, port and path
+    is replaced as a whole, because it may contain an unescaped password.
     """
     match = _SCHEME.fullmatch(url)
     if match is None:
@@ -100,20 +101,20 @@ def redacted(url: str) -> str:
 
 
 def service_url(text: str) -> str:
-    """Return the base URL of a service without a trailing slash; without a scheme, `http://` is meant.
+    """Return the base URL of a service without a trailing slash; the default scheme is `http://`.
 
-    Raises ValueError with what may be written.
+    Raises ValueError, with an example, if `text` is not the URL of a service.
     """
     url = text.strip()
     if "://" not in url and not re.match(r"https?[:/]", url, re.IGNORECASE):
         url = f"http://{url}"
     shown = redacted(url) if re.search("[@?#;%=]", url) else text
-    wrong = ValueError(f"'{shown[:200]}': no URL of a service {_EXAMPLE}")
+    invalid = ValueError(f"'{shown[:200]}': not a service URL {_EXAMPLE}")
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port)
     except ValueError:
-        raise wrong from None
+        raise invalid from None
     if not usable or parts.query or parts.fragment or re.search(r"[\s\\]", url):
-        raise wrong
+        raise invalid
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"

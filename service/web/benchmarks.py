@@ -7,8 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
-from service.api.answers import root_of
-from service.api.body.parameters import ignores_unknown_parameters
+from service.api.body.request import ignores_unknown_parameters, root_of
 from service.api.problems import documented
 from service.api.routers import new_router
 from service.bench.bundle import Bundle

@@ -7,8 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse
 
-from service.api.answers import root_of
-from service.api.body.parameters import ignores_unknown_parameters
+from service.api.body.request import ignores_unknown_parameters, root_of
 from service.api.latency import VersionName, check_model
 from service.api.problems import documented
 from service.api.routers import new_router

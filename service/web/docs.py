@@ -6,8 +6,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 
-from service.api.answers import root_of
-from service.api.body.parameters import ignores_unknown_parameters
+from service.api.body.request import ignores_unknown_parameters, root_of
 from service.api.routers import new_router
 
 _FILES = "/static-offline-docs"  # where FastAPIOffline mounts its files

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
-from service.api.answers import root_of
-from service.api.body.parameters import ignores_unknown_parameters
+from service.api.body.request import ignores_unknown_parameters, root_of
 from service.api.routers import new_router
 from service.errors import WeighinError
 from service.inference.compare import MAX_REPEAT, MIN_REPEAT_FOR_FASTEST

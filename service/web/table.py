@@ -10,7 +10,9 @@ from models.zoo.statistics import MIN_SAMPLES
 from service.latency.histogram import Summary
 from service.latency.series import Figures
 from service.latency.stages import STAGES
-from service.web.sparkline import sparkline
+
+WIDTH, HEIGHT = 120, 24
+"""Size of a sparkline in SVG units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +94,22 @@ def errors_text(errors: Mapping[str, int]) -> str:
     """Format error counts by kind, most frequent first."""
     ranked = sorted(errors.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count} {slug}" for slug, count in ranked)
+
+
+def sparkline(values: Sequence[float | None]) -> tuple[str, ...]:
+    """Return SVG point lists of `values` from left to right, 0 at the bottom, split at missing values.
+
+    A value without neighbours becomes the same point twice, which a round line cap draws as a dot.
+    """
+    known = [value for value in values if value is not None]
+    if not known:
+        return ()
+    top = max(known) or 1.0
+    step = WIDTH / max(1, len(values) - 1)
+    pieces: list[list[str]] = [[]]
+    for index, value in enumerate(values):
+        if value is not None:
+            pieces[-1].append(f"{index * step:.1f},{HEIGHT * (1 - value / top):.1f}")
+        elif pieces[-1]:
+            pieces.append([])
+    return tuple(" ".join(piece * 2 if len(piece) == 1 else piece) for piece in pieces if piece)

@@ -1,4 +1,4 @@
-"""The load generator against real sockets: it counts what was answered, and from when it should have been."""
+"""The load generator against real sockets: statuses, and latency from the scheduled time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BODY = b"the body of every request"
 
 @contextmanager
 def server(answer: Callable[[int], bytes]) -> Iterator[tuple[int, list[bytes]]]:
-    """A server on a free port, what it got so far; `answer` is given the number of each request."""
+    """Run a server; yields its port and the requests so far. `answer`: from request number to response."""
     numbers = itertools.count()
     received: list[bytes] = []
 
@@ -71,7 +71,7 @@ def ok(_: int) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-def test_closed_loop_sends_the_requests_by_turns(tmp_path: Path) -> None:
+def test_closed_loop(tmp_path: Path) -> None:
     with server(ok) as (port, received):
         outcome = generate(port, tmp_path, clients=3, count=60, seconds=30, warm_up_s=0)
     assert len(outcome["latencies_ms"]["200"]) == len(received) == 60
@@ -81,7 +81,7 @@ def test_closed_loop_sends_the_requests_by_turns(tmp_path: Path) -> None:
     assert all(request.endswith(b"\r\n" + BODY) for request in received)
 
 
-def test_every_status_is_counted_apart(tmp_path: Path) -> None:
+def test_counts_per_status(tmp_path: Path) -> None:
     def answer(number: int) -> bytes:
         if number % 3 == 0:
             return b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
@@ -91,23 +91,23 @@ def test_every_status_is_counted_apart(tmp_path: Path) -> None:
 
     with server(answer) as (port, _):
         outcome = generate(port, tmp_path, count=30, seconds=30, warm_up_s=0)
-    assert {status: len(each) for status, each in outcome["latencies_ms"].items()} == {"200": 10, "503": 20}
+    assert {status: len(times) for status, times in outcome["latencies_ms"].items()} == {"200": 10, "503": 20}
     assert outcome["retry_after"] == 10
 
 
-def test_open_loop_counts_from_when_a_request_was_due(tmp_path: Path) -> None:
+def test_open_loop_latency_from_the_scheduled_time(tmp_path: Path) -> None:
     gate = threading.Lock()
 
-    def one_after_the_other(number: int) -> bytes:
+    def serial(number: int) -> bytes:
         with gate:
-            time.sleep(0.02)  # one core that takes 20 ms; it leaves the real ones to those who measure
+            time.sleep(0.02)  # simulates 20 ms on one core, without using a real one
         return ok(number)
 
-    with server(one_after_the_other) as (port, received):
+    with server(serial) as (port, received):
         outcome = generate(port, tmp_path, rate=100, seconds=1)
     latencies = outcome["latencies_ms"]["200"]
-    # Twice as many come as are carried, so waits grow to half of the second that sending lasted, whereas a
-    # closed loop would have found 20 ms throughout.
+    # The offered load is twice the capacity, so waits grow to half a second; a closed loop would always
+    # measure 20 ms.
     assert len(latencies) == len(received)
     assert outcome["unanswered"] == 0
     assert 60 <= len(latencies) <= 150
@@ -115,7 +115,7 @@ def test_open_loop_counts_from_when_a_request_was_due(tmp_path: Path) -> None:
     assert outcome["seconds"] == pytest.approx(len(latencies) * 0.02, rel=0.5)
 
 
-def test_a_lost_connection_is_no_answer(tmp_path: Path) -> None:
+def test_lost_connection(tmp_path: Path) -> None:
     def answer(number: int) -> bytes:
         if number == 5:
             raise ConnectionAbortedError
@@ -124,4 +124,4 @@ def test_a_lost_connection_is_no_answer(tmp_path: Path) -> None:
     with server(answer) as (port, _), pytest.MonkeyPatch.context() as patch:
         patch.setattr(socketserver.BaseServer, "handle_error", lambda *_: None)
         outcome = generate(port, tmp_path, count=20, seconds=30, warm_up_s=0)
-    assert {status: len(each) for status, each in outcome["latencies_ms"].items()} == {"200": 19, "lost": 1}
+    assert {status: len(times) for status, times in outcome["latencies_ms"].items()} == {"200": 19, "lost": 1}

@@ -1,4 +1,4 @@
-"""The proof's own arithmetic: disjoint segments, verdicts counted right, a page that says what was missed."""
+"""Arithmetic of benchmarks.instrument: disjoint segments, counts of verdicts, targets on the page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.results import Record, Results
 
 
 def launch(number: int, rounds: int = 18, noise: float = 0.01) -> Record:
-    """A launch whose copies are slower by what their names say; every median tells where it comes from."""
+    """Return a launch whose copies are slower by their nominal share; all medians are different."""
     random = np.random.default_rng(number)
     factors = dict.fromkeys(ALIKE, 1.0) | {name: 1 + share for name, share in SLOWER.items()}
     return {
@@ -28,36 +28,36 @@ def launch(number: int, rounds: int = 18, noise: float = 0.01) -> Record:
     }
 
 
-def test_segments_are_disjoint_and_use_everything_once() -> None:
+def test_segments_are_disjoint() -> None:
     launches = [launch(number) for number in range(7)]
-    found = segments(launches, 3, 6)
-    assert len(found) == 2 * 3  # two groups of three launches in each of three stretches
-    used = [value for segment in found for rounds in segment.medians["a1"].values() for value in rounds]
+    parts = segments(launches, 3, 6)
+    assert len(parts) == 2 * 3  # two groups of three launches in each of three windows
+    used = [value for segment in parts for rounds in segment.medians["a1"].values() for value in rounds]
     assert len(used) == len(set(used)) == 6 * 3 * 6
-    groups = {tuple(sorted(segment.medians["a1"])) for segment in found}
-    assert len(groups) > 2  # which launches go together changes
+    groups = {tuple(sorted(segment.medians["a1"])) for segment in parts}
+    assert len(groups) > 2  # the grouping of launches differs between windows
 
 
-def test_equal_sessions_are_not_told_apart_and_copies_are_found() -> None:
+def test_rates_of_equal_sessions_and_copies() -> None:
     launches = [launch(number) for number in range(9)]
     judged = [judge(segment) for segment in segments(launches, 3, 6)]
-    found = rates(judged, 0.01)
-    assert found["alike"][:2] == (0, 18)
-    assert found["slow10"][:2] == (9, 9)
+    counts = rates(judged, 0.01)
+    assert counts["alike"][:2] == (0, 18)
+    assert counts["slow10"][:2] == (9, 9)
     slowdowns = true_slowdowns(launches)
     for name, share in SLOWER.items():
         _, low, high = slowdowns[name]
         assert low < share < high
 
 
-def test_an_order_that_differs_is_a_disagreement_and_two_ties_are_none() -> None:
-    one = {"a b": "faster", "a c": "indistinguishable", "b c": "slower"}
-    other = {"a b": "faster", "a c": "indistinguishable", "b c": "indistinguishable"}
-    assert disagreements(one, other) == (["b c"], 2)  # type: ignore[arg-type]
-    assert disagreements(one, one) == ([], 2)  # type: ignore[arg-type]
+def test_disagreements_of_two_runs() -> None:
+    first = {"a b": "faster", "a c": "indistinguishable", "b c": "slower"}
+    second = {"a b": "faster", "a c": "indistinguishable", "b c": "indistinguishable"}
+    assert disagreements(first, second) == (["b c"], 2)  # type: ignore[arg-type]
+    assert disagreements(first, first) == ([], 2)  # type: ignore[arg-type]
 
 
-def test_the_page_says_what_is_missing_and_what_was_missed(tmp_path: Path) -> None:
+def test_page_of_missing_and_missed_results(tmp_path: Path) -> None:
     results = Results(tmp_path / "results.jsonl")
     assert page(results).count("Not measured yet.") == 5
     results.append("loadgen", model="m", scenario="offline", rounds=3, ratio=1.2, low=1.1, high=1.3)
@@ -75,7 +75,7 @@ def test_the_page_says_what_is_missing_and_what_was_missed(tmp_path: Path) -> No
     assert "10 % found in at least 99% (100.0%): met" in text
 
 
-def test_what_was_appended_is_found_again(tmp_path: Path) -> None:
+def test_results_are_read_back(tmp_path: Path) -> None:
     results = Results(tmp_path / "deep" / "results.jsonl")
     assert results.last("x") is None
     results.append("x", value=1)

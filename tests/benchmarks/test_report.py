@@ -1,4 +1,4 @@
-"""Figures are judged by their median, and a part that fails does not take the others along."""
+"""Verdicts on figures by their median, the table, and failures of single parts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def report() -> ModuleType:
     return module
 
 
-def test_the_median_decides(report: ModuleType) -> None:
+def test_verdict_by_the_median(report: ModuleType) -> None:
     assert report.figure("a", "ms", [1, 2, 9], 2).met is True
     assert report.figure("a", "ms", [1, 3, 9], 2).met is False
     assert report.figure("a", "ms", [1, 2, 9], 2, at_least=True).met is True
@@ -30,7 +30,7 @@ def test_the_median_decides(report: ModuleType) -> None:
     assert report.figure("a", "ms", [1, 2, 9]).met is None
 
 
-def test_the_table_shows_value_spread_target_and_verdict(report: ModuleType) -> None:
+def test_table(report: ModuleType) -> None:
     lines = report.table(
         [report.figure("ratio", "×", [1.1, 1.3, 1.2], 1.15), report.figure("memory", "MB", [400], 450)]
     ).splitlines()
@@ -38,7 +38,7 @@ def test_the_table_shows_value_spread_target_and_verdict(report: ModuleType) -> 
     assert lines[2].split() == ["memory", "400", "MB", "≤", "450", "met"]
 
 
-def test_a_part_that_fails_says_so(report: ModuleType) -> None:
+def test_failure_of_one_part(report: ModuleType) -> None:
     def fails() -> None:
         raise RuntimeError("no such luck")
 
@@ -47,7 +47,7 @@ def test_a_part_that_fails_says_so(report: ModuleType) -> None:
     assert (len(figures), failure) == (1, None)
 
 
-def test_the_machine_is_described(report: ModuleType) -> None:
+def test_description_of_the_machine(report: ModuleType) -> None:
     machine = report.machine()
     assert machine["cores"] >= 1
     assert machine["cpu"]

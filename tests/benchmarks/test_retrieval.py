@@ -1,4 +1,4 @@
-"""The parts of the benchmark of similar images whose right answer is known beforehand."""
+"""Parts of the similarity search benchmark with known answers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from benchmarks.retrieval.corpus import FashionMnist, MissingDataError
 from benchmarks.retrieval.edited import found_first
 from benchmarks.retrieval.embeddings import Embedder, embeddings
 from benchmarks.retrieval.precision import same_class, write_to_card
-from benchmarks.retrieval.vectors import K, Searched
+from benchmarks.retrieval.vectors import K, Workload
 from models.zoo.card import Retrieval, read_card
 
 
 class Noise:
-    """Random pictures; `read` counts them."""
+    """Random images; `read` counts those that were read."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -37,7 +37,7 @@ class Noise:
             yield np.random.default_rng(number).integers(0, 256, (40, 50, 3), np.uint8)
 
 
-def test_embeddings_go_on_where_they_were_cut_off(
+def test_interrupted_embeddings_resume(
     tiny_models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedded, "EMBEDDINGS", tmp_path)
@@ -57,16 +57,16 @@ def test_embeddings_go_on_where_they_were_cut_off(
     assert again.read == 0
 
 
-def test_missing_pictures_say_what_to_run(tmp_path: Path) -> None:
+def test_missing_images(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match="make fashion"):
         FashionMnist(tmp_path)
 
 
-def test_recall_counts_what_is_as_near_as_the_tenth() -> None:
+def test_recall_with_ties() -> None:
     gallery = np.eye(20, dtype=np.float32)
     query = np.linspace(1, 0.05, 20, dtype=np.float32)[None]
-    query[0, 9] = query[0, 10]  # two are the tenth nearest
-    data = Searched(gallery, query)
+    query[0, 9] = query[0, 10]  # two rows are tied for the tenth place
+    data = Workload(gallery, query)
     nearest = np.arange(10)
     assert data.recall([nearest]).tolist() == [1]
     assert data.recall([np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 10])]).tolist() == [1]
@@ -77,43 +77,43 @@ def test_recall_counts_what_is_as_near_as_the_tenth() -> None:
     assert data.recall([nearest], odd).tolist() == [0.5]
 
 
-def test_precision_is_the_share_of_the_same_class() -> None:
+def test_precision_at_ten() -> None:
     gallery = np.repeat(np.eye(2, dtype=np.float32), 12, axis=0)
     gallery[:, 0] += np.linspace(0, 0.01, 24, dtype=np.float32)
     classes = np.repeat([0, 1], 12)
-    classes[:3] = 1  # the three farthest of the first kind's twelve from its own direction
+    classes[:3] = 1  # the three of the first twelve rows that are farthest from the query
     queries = np.eye(2, dtype=np.float32)
     shares = same_class(gallery, classes, queries, np.array([0, 1]))
     assert shares.tolist() == [(K - 1) / K, 1]
 
 
-def test_a_copy_counts_when_its_own_original_is_nearest() -> None:
+def test_copies_with_their_original_nearest() -> None:
     originals = np.eye(4, dtype=np.float32)
     assert found_first(originals, originals) == 4
     assert found_first(originals[[0, 1, 3, 2]], originals) == 2
 
 
-def test_precision_goes_into_the_card(tiny_models_dir: Path, tmp_path: Path) -> None:
+def test_precision_in_the_card(tiny_models_dir: Path, tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     folder.mkdir()
     (folder / "card.json").write_bytes((tiny_models_dir / "tiny" / "card.json").read_bytes())
-    found = Retrieval(
+    result = Retrieval(
         dataset="Fashion-MNIST test", k=10, n=2, gallery=3, mean=0.5, classes={"Bag": 0.5}, how="so"
     )
-    write_to_card(folder, found)
+    write_to_card(folder, result)
     card = read_card(folder)
-    assert card.retrieval == found
+    assert card.retrieval == result
     assert card.model_copy(update={"retrieval": None}) == read_card(tiny_models_dir / "tiny")
 
 
 def record(**changes: Any) -> dict[str, Any]:
-    """A measured search."""
+    """Return the record of a measured search."""
     times = {name: [1.0, 2.0, 4.0] for name in ("p50_ms", "p99_ms", "cpu_p50_ms", "cpu_p99_ms")}
     fields = {"way": "hnsw", "images": 100_000, "recall": 0.995, "build_s": 50.0, "build_cpu_s": 40.0}
     return {**fields, "bytes_per_vector": 2800.0, **times, **changes}
 
 
-def test_the_page_says_what_is_met_and_what_is_missed(tmp_path: Path) -> None:
+def test_targets_met_and_missed(tmp_path: Path) -> None:
     results = Results(tmp_path / "results.jsonl")
     results.append("search", **record(), first_answer_s=0.5)
     results.append("search", **record(way="build", build_s=77.0, bytes_per_vector=3100.0))
@@ -134,6 +134,6 @@ def test_the_page_says_what_is_met_and_what_is_missed(tmp_path: Path) -> None:
     assert "3.1 ms, 2.0 of them CPU | ≤ 3 ms | **missed** |" in text
 
 
-def test_the_page_has_a_place_for_the_figures() -> None:
+def test_markers_in_the_page() -> None:
     text = page.PAGE.read_text()
     assert text.index(page.BEGIN) < text.index(page.END)

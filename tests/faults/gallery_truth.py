@@ -1,4 +1,4 @@
-"""What a gallery must hold after whatever happened: all that was acknowledged, and nothing half."""
+"""Expected contents of a gallery after faults: all acknowledged changes, and nothing incomplete."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Truth:
         self._lock = threading.Lock()
 
     def change(self, client: httpx.Client, id: str, chance: random.Random) -> httpx.Response:
-        """Put a new picture under the id, or delete it. Raises httpx.TransportError as `client` does."""
+        """Put a new picture under the id, or delete it. Raises httpx.TransportError."""
         delete = chance.random() < 0.35
         with self._lock:
             after = None if delete else next(self._seeds)

@@ -1,4 +1,4 @@
-"""nginx and haproxy in front of a service, each a process of its own on the loopback."""
+"""Start nginx and haproxy in front of a service, on the loopback interface."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ backend service
 def nginx(
     folder: Path, upstream: Address, server: str, *, tls: tuple[Path, Path] | None = None
 ) -> Iterator[Address]:
-    """nginx that passes Upgrade and Connection on; `server` is its `location`s, `tls` certificate and key."""
+    """Start nginx, which forwards Upgrade and Connection. `server`: `location`s; `tls`: certificate, key."""
     port = _free_port()
     folder.mkdir(parents=True, exist_ok=True)
     if tls is not None:
@@ -79,7 +79,7 @@ def nginx(
 
 @contextlib.contextmanager
 def haproxy(folder: Path, upstream: Address) -> Iterator[Address]:
-    """haproxy that keeps its connections to the service and shares them among clients."""
+    """Start haproxy, which reuses connections to the service for several clients."""
     port = _free_port()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "haproxy.cfg").write_text(_HAPROXY.format(port=port, upstream="{}:{}".format(*upstream)))
@@ -88,7 +88,7 @@ def haproxy(folder: Path, upstream: Address) -> Iterator[Address]:
 
 
 def needs(*commands: str) -> None:
-    """Fail, not skip, where a program is missing: what it tests would go untested unnoticed."""
+    """Fail, instead of skipping, if a program is missing, so that missing tests are noticed."""
     for command in commands:
         assert shutil.which(command), f"this test needs `{command}`: apt install {command}"
 

@@ -1,4 +1,4 @@
-"""Benchmarks of a service that is killed or stopped: no orphan, nothing half kept, and the next one knows."""
+"""Benchmarks of a killed or stopped service: no orphans, no incomplete results, state after a restart."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.fault, pytest.mark.alone]
 
 
 def descendants(pid: int) -> dict[int, str]:
-    """The processes below `pid`, each with its command line."""
+    """Return the descendants of `pid` with their command lines."""
     found: dict[int, str] = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
         for child in (task / "children").read_text().split():
@@ -28,7 +28,7 @@ def descendants(pid: int) -> dict[int, str]:
 
 
 def alive(pid: int) -> bool:
-    """Whether the process runs: one that has ended but was not waited for does not."""
+    """Return whether the process runs; zombies do not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
@@ -36,7 +36,7 @@ def alive(pid: int) -> bool:
 
 
 def measuring(client: httpx.Client, identifier: str, service: int) -> dict[int, str]:
-    """Wait until the second launch runs; the processes below the service then: the job and its worker."""
+    """Wait until the second launch runs; return the processes of the service: the job and its worker."""
     for _, body in events(client, identifier):
         progress = body["progress"]
         if progress is not None and progress["launch"] >= 2:
@@ -46,9 +46,7 @@ def measuring(client: httpx.Client, identifier: str, service: int) -> dict[int, 
     raise AssertionError("it ended before it could be caught measuring")
 
 
-def test_a_kill_of_the_service_leaves_no_process_and_no_half_result(
-    tiny_models_dir: Path, tmp_path: Path
-) -> None:
+def test_killed_service_leaves_no_process(tiny_models_dir: Path, tmp_path: Path) -> None:
     with service_process(tiny_models_dir, tmp_path) as process, process.client() as client:
         identifier = start(client, models=["tiny"])["id"]
         below = measuring(client, identifier, process.popen.pid)
@@ -68,9 +66,7 @@ def test_a_kill_of_the_service_leaves_no_process_and_no_half_result(
         assert start(client, models=["tiny"])["id"] != identifier
 
 
-def test_a_stop_ends_streams_at_once_keeps_what_was_measured_and_exits_with_0(
-    tiny_models_dir: Path, tmp_path: Path
-) -> None:
+def test_stop_keeps_a_partial_benchmark(tiny_models_dir: Path, tmp_path: Path) -> None:
     with service_process(tiny_models_dir, tmp_path) as process, process.client() as client:
         identifier = start(client, models=["tiny"])["id"]
         below = measuring(client, identifier, process.popen.pid)
@@ -95,9 +91,7 @@ def test_a_stop_ends_streams_at_once_keeps_what_was_measured_and_exits_with_0(
         assert bundle.blocks
 
 
-def test_a_killed_job_is_a_failure_that_says_so_and_frees_the_place(
-    tiny_models_dir: Path, tmp_path: Path
-) -> None:
+def test_killed_job(tiny_models_dir: Path, tmp_path: Path) -> None:
     with service_process(tiny_models_dir, tmp_path) as process, process.client() as client:
         identifier = start(client, models=["tiny"])["id"]
         below = measuring(client, identifier, process.popen.pid)
@@ -106,7 +100,7 @@ def test_a_killed_job_is_a_failure_that_says_so_and_frees_the_place(
         os.kill(job, signal.SIGKILL)
         assert list(events(client, identifier))[-1][1]["state"] == "failed"
         body = client.get(f"/benchmarks/{identifier}").json()
-        assert body["detail"] == "the process that measured it ended early"
+        assert body["detail"] == "the benchmark process ended early"
         for handle in handles.values():
             assert _ends(handle)
             os.close(handle)
@@ -115,5 +109,5 @@ def test_a_killed_job_is_a_failure_that_says_so_and_frees_the_place(
 
 
 def _ends(handle: int) -> bool:
-    """Whether the process of a pidfd ends within 20 seconds."""
+    """Return whether the process of a pidfd ends within 20 seconds."""
     return bool(select.select([handle], [], [], 20)[0])

@@ -1,4 +1,4 @@
-"""Disks that are full or read-only, and whether what was acknowledged had been synced to them."""
+"""The gallery on full and read-only disks, and syncing of acknowledged images."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def ids(client: httpx.Client) -> list[str]:
 
 
 def found(client: httpx.Client, number: int) -> tuple[str, str | None]:
-    """Id and kind of duplicate of the likest image to picture `number`."""
+    """Return id and duplicate kind of the image most similar to picture `number`."""
     match = (
         client.post("/retrieve-similar?k=1", content=blobs(number)).raise_for_status().json()["matches"][0]
     )
     return match["id"], match["duplicate"]
 
 
-def test_a_full_disk_refuses_images_and_loses_none(tiny_models_dir: Path, tmp_path: Path) -> None:
+def test_gallery_on_a_full_disk(tiny_models_dir: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         with service_process(tiny_models_dir, disk) as process, process.client() as client:
             for number in range(4):
@@ -49,7 +49,7 @@ def test_a_full_disk_refuses_images_and_loses_none(tiny_models_dir: Path, tmp_pa
                 else:
                     number += 1
                 assert number < 200, "the disk is not full"
-            assert_problem(refused, 507, "storage-unavailable", "the disk is full")
+            assert_problem(refused, 507, "storage-unavailable", "disk: full")
             kept = [f"image-{each}" for each in range(number)]
             assert sorted(ids(client)) == sorted(kept)
             assert found(client, 3) == ("image-3", "exact")
@@ -66,7 +66,7 @@ def test_a_full_disk_refuses_images_and_loses_none(tiny_models_dir: Path, tmp_pa
             assert found(client, number) == (f"image-{number}", "exact")
 
 
-def test_a_read_only_disk_refuses_the_gallery_and_nothing_else(tiny_models_dir: Path, tmp_path: Path) -> None:
+def test_gallery_on_a_read_only_disk(tiny_models_dir: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         with service_process(tiny_models_dir, disk) as process, process.client() as client:
             for number in range(3):

@@ -1,4 +1,4 @@
-"""kill -9 at any moment of adding, deleting, re-embedding and saving: what was acknowledged is there."""
+"""kill -9 while images are added, deleted, re-embedded and saved: acknowledged changes persist."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CLIENTS = 2
 
 
 def serve_until_killed(models_dir: str, data_dir: str, port: int) -> None:
-    """The service, whose index is above its exact size, saved and built anew, every few changes."""
+    """Run a service whose index is approximate, saved and rebuilt after every few changes."""
     from service.gallery.index import embedded
 
     embedded.SAVE_AFTER_CHANGES = 3
@@ -55,7 +55,7 @@ def serve_until_killed(models_dir: str, data_dir: str, port: int) -> None:
 
 @pytest.fixture(scope="module")
 def processes() -> ForkServerContext:
-    """Starts processes that have everything imported already: two hundred starts take no minutes then."""
+    """Starts processes with all modules imported, so that two hundred starts are fast."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "tests.faults.test_gallery_kills", "service.app"])
     return context
@@ -65,7 +65,7 @@ def processes() -> ForkServerContext:
 def service(
     processes: ForkServerContext, models_dir: Path, data_dir: Path
 ) -> Iterator[tuple[int, httpx.Client]]:
-    """The service's process id and a client of it; it is killed at the end."""
+    """Yield the service's process id and a client; the service is killed at the end."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     process = processes.Process(target=serve_until_killed, args=(str(models_dir), str(data_dir), port))
@@ -89,7 +89,7 @@ def service(
 
 
 def consistent(data_dir: Path) -> None:
-    """Assert that SQLite finds nothing wrong and that no table has what the others lack."""
+    """Assert that SQLite's integrity check passes and the tables are consistent."""
     with closing(sqlite3.connect(data_dir / FILE_NAME)) as connection:
 
         def column(query: str) -> list[tuple[object, ...]]:
@@ -118,10 +118,10 @@ def change_until_it_dies(url: httpx.URL, truth: Truth, ids: list[str], chance: r
 
 
 @pytest.mark.parametrize("gallery", range(GALLERIES))
-def test_two_hundred_kills_lose_nothing_that_was_acknowledged(
+def test_two_hundred_kills(
     processes: ForkServerContext, tiny_models_dir: Path, tmp_path: Path, gallery: int
 ) -> None:
-    """Fifty of each of four galleries, which can be killed side by side."""
+    """Four galleries in parallel, each killed fifty times."""
     chance = random.Random(20 + gallery)
     truth = Truth(IDS)
     ids = list(truth.possible)

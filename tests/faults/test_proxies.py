@@ -1,4 +1,4 @@
-"""Behind nginx and haproxy: no request hides in a body; pages and links work under a prefix over TLS."""
+"""Behind nginx and haproxy: no request smuggling; pages and links under a prefix over TLS."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HIDDEN = b"DELETE /gallery/images/kept HTTP/1.1\r\nHost: a\r\n\r\n"
 
 @pytest.fixture(scope="module")
 def service(tiny_models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A client of the service itself."""
+    """Return a client of the service itself."""
     with (
         service_process(tiny_models_dir, tmp_path_factory.mktemp("data")) as process,
         process.client() as client,
@@ -42,7 +42,7 @@ def service(tiny_models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def proxy(
     request: pytest.FixtureRequest, service: httpx.Client, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Address]:
-    """Where the proxy listens."""
+    """Return the address of the proxy."""
     upstream = (service.base_url.host, service.base_url.port or 80)
     with PROXIES[request.param](tmp_path_factory.mktemp(request.param), upstream) as address:
         yield address
@@ -81,9 +81,7 @@ SMUGGLED = {
 
 @pytest.mark.parametrize("path", [b"/classify", b"/nowhere"])
 @pytest.mark.parametrize("name", SMUGGLED)
-def test_a_request_hidden_in_a_body_is_not_run(
-    service: httpx.Client, proxy: Address, png: bytes, name: str, path: bytes
-) -> None:
+def test_request_smuggling(service: httpx.Client, proxy: Address, png: bytes, name: str, path: bytes) -> None:
     fields, body = SMUGGLED[name]
     service.put("/gallery/images/kept", content=png).raise_for_status()
     with socket.create_connection(proxy, timeout=20) as connection, contextlib.suppress(OSError):
@@ -106,7 +104,7 @@ def test_a_request_hidden_in_a_body_is_not_run(
 
 
 @pytest.mark.parametrize("fields", [UPGRADE, WEBSOCKET])
-def test_uploads_that_offer_an_upgrade_are_classified(proxy: Address, png: bytes, fields: bytes) -> None:
+def test_uploads_with_an_upgrade_field(proxy: Address, png: bytes, fields: bytes) -> None:
     for framing, body in ((b"Content-Length: %d\r\n" % len(png), png), (CODED, chunked(png[:50], png[50:]))):
         head = b"POST /classify HTTP/1.1\r\nHost: a\r\n" + fields + framing + b"\r\n"
         with socket.create_connection(proxy, timeout=20) as connection:
@@ -138,7 +136,7 @@ PREFIXED = """
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate of our own for localhost, and its key."""
+    """Return a self-signed certificate for localhost, and its key."""
     needs("openssl")
     folder = tmp_path_factory.mktemp("certificate")
     files = folder / "certificate.pem", folder / "key.pem"
@@ -161,7 +159,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize("known_by", ["setting", "header"])
 @pytest.mark.parametrize("strip", ["/", ""])
-def test_everything_works_under_a_prefix_over_tls(
+def test_prefix_over_tls(
     tiny_models_dir: Path,
     tmp_path: Path,
     png: bytes,

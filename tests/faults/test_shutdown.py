@@ -1,4 +1,4 @@
-"""SIGTERM with the default grace: during a slow upload, and as process 1 of a namespace of its own."""
+"""SIGTERM with the default grace period: during a slow upload, and as process 1 of a PID namespace."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from tests.helpers.process import service_process
 pytestmark = pytest.mark.fault
 
 
-def test_a_slow_upload_gets_its_grace_and_then_it_exits_with_0(
-    tiny_models_dir: Path, tmp_path: Path, png: bytes
-) -> None:
+def test_slow_upload_gets_the_grace_period(tiny_models_dir: Path, tmp_path: Path, png: bytes) -> None:
     with service_process(tiny_models_dir, tmp_path) as process, process.client() as client:
         address = (client.base_url.host, client.base_url.port or 0)
         with socket.create_connection(address, timeout=30) as slow, socket.create_connection(address) as kept:
@@ -41,7 +39,7 @@ def test_a_slow_upload_gets_its_grace_and_then_it_exits_with_0(
         assert [row["count"] for row in rows] == [1]
 
 
-def test_as_process_1_it_obeys_sigterm_too(tiny_models_dir: Path, tmp_path: Path, png: bytes) -> None:
+def test_sigterm_as_process_1(tiny_models_dir: Path, tmp_path: Path, png: bytes) -> None:
     unshare = shutil.which("unshare")
     assert unshare is not None, "this test needs `unshare` (util-linux)"
     assert os.geteuid() == 0, "this test needs root, to make a namespace of processes"

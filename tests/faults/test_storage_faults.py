@@ -1,4 +1,4 @@
-"""Kills, disks that are full or read-only, databases that are gone or damaged: latencies outlive them."""
+"""Latencies after kills, on full and read-only disks, and with deleted and damaged databases."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ with open_state(Path(sys.argv[1]), None) as state:
 """
 
 WITHOUT_OVERRIDE = ("setpriv", "--bounding-set=-dac_override")
-"""Runs a command as root without root's right to write whatever the permissions say."""
+"""Runs a command as root without CAP_DAC_OVERRIDE, so that file permissions apply."""
 
 
 def needs_root(*commands: str) -> None:
-    """Fail, not skip: these faults can only be made by root, and CI is root."""
+    """Fail, instead of skipping, unless run as root, which these faults need (CI is root)."""
     assert os.geteuid() == 0, "this test needs root: run `sudo make test-faults`"
     for command in commands:
         assert shutil.which(command), f"this test needs `{command}` (util-linux)"
 
 
 def saved(data_dir: Path) -> int:
-    """Answered requests in the database's minutes, read by SQLite alone; 0 while there is no such table."""
+    """Return the number of requests in the database's minutes, read with SQLite; 0 without the table."""
     question = "SELECT sum(count) FROM latency_histograms WHERE resolution_s = 60 AND stage = 'total'"
     try:
         with closing(sqlite3.connect(f"file:{data_dir / FILE_NAME}?mode=rw", uri=True)) as connection:
@@ -67,7 +67,7 @@ def saved(data_dir: Path) -> int:
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
-    """Ask again and again, for a minute at most."""
+    """Poll for up to a minute."""
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, f"a minute has passed and not: {what}"
@@ -82,7 +82,7 @@ def degraded(client: httpx.Client) -> str | None:
 
 
 def total(client: httpx.Client) -> dict[str, Any]:
-    """The row of all answered requests of the model `tiny`."""
+    """Return the row of stage `total` of the model `tiny`."""
     (row,) = client.get("/latency?model=tiny&stage=total").json()["latencies"]
     found: dict[str, Any] = row
     return found
@@ -95,7 +95,7 @@ def classify(client: httpx.Client, png: bytes, times: int) -> None:
 
 @contextmanager
 def small_disk(folder: Path, size: str = "4m") -> Iterator[Path]:
-    """A file system of its own that is soon full."""
+    """Mount a small file system."""
     needs_root("mount", "umount")
     folder.mkdir()
     made = subprocess.run(
@@ -109,7 +109,7 @@ def small_disk(folder: Path, size: str = "4m") -> Iterator[Path]:
 
 
 def fill(file: Path) -> None:
-    """Write until there is no room left."""
+    """Fill the file system."""
     with file.open("wb", buffering=0) as out:
         try:
             while True:
@@ -141,7 +141,7 @@ def test_kill_9_loses_at_most_two_seconds(tmp_path: Path) -> None:
         assert found <= log[-1][0] + 1000  # what it did after its last line here, not twice as much
 
 
-def test_a_killed_service_knows_what_it_served(tiny_models_dir: Path, tmp_path: Path, png: bytes) -> None:
+def test_latencies_after_a_kill(tiny_models_dir: Path, tmp_path: Path, png: bytes) -> None:
     with service_process(tiny_models_dir, tmp_path) as process, process.client() as client:
         classify(client, png, 20)
         client.post("/classify", content=b"")
@@ -163,9 +163,7 @@ def test_a_killed_service_knows_what_it_served(tiny_models_dir: Path, tmp_path: 
         assert total(client)["count"] == 21
 
 
-def test_a_directory_that_may_not_be_written_stops_nothing(
-    tiny_models_dir: Path, tmp_path: Path, png: bytes
-) -> None:
+def test_unwritable_directory(tiny_models_dir: Path, tmp_path: Path, png: bytes) -> None:
     needs_root("setpriv")
     data_dir = tmp_path / "data"
     data_dir.mkdir(mode=0o555)
@@ -190,9 +188,7 @@ def test_a_directory_that_may_not_be_written_stops_nothing(
         assert process.wait() == 0
 
 
-def test_a_database_that_becomes_read_only_stops_nothing(
-    tiny_models_dir: Path, tmp_path: Path, png: bytes
-) -> None:
+def test_database_becomes_read_only(tiny_models_dir: Path, tmp_path: Path, png: bytes) -> None:
     with small_disk(tmp_path / "disk") as disk:
         with service_process(tiny_models_dir, disk) as process, process.client() as client:
             classify(client, png, 2)
@@ -209,9 +205,7 @@ def test_a_database_that_becomes_read_only_stops_nothing(
             until(lambda: total(client)["count"] == 5, "memory and database are told together")
 
 
-def test_a_full_disk_stops_nothing_and_loses_nothing(
-    tiny_models_dir: Path, tmp_path: Path, png: bytes
-) -> None:
+def test_full_disk(tiny_models_dir: Path, tmp_path: Path, png: bytes) -> None:
     with small_disk(tmp_path / "disk") as disk:
         with service_process(tiny_models_dir, disk) as process, process.client() as client:
             classify(client, png, 5)
@@ -231,9 +225,7 @@ def test_a_full_disk_stops_nothing_and_loses_nothing(
             assert total(client)["count"] == 15
 
 
-def test_a_service_can_start_and_stop_on_a_full_disk(
-    tiny_models_dir: Path, tmp_path: Path, png: bytes
-) -> None:
+def test_start_and_stop_on_a_full_disk(tiny_models_dir: Path, tmp_path: Path, png: bytes) -> None:
     with small_disk(tmp_path / "disk") as disk:
         fill(disk / "filling")
         with service_process(tiny_models_dir, disk) as process, process.client() as client:
@@ -245,7 +237,7 @@ def test_a_service_can_start_and_stop_on_a_full_disk(
         assert "Traceback" not in process.log
 
 
-def test_a_deleted_database_is_made_anew_and_told(tiny_models_dir: Path, tmp_path: Path, png: bytes) -> None:
+def test_deleted_database_is_recreated(tiny_models_dir: Path, tmp_path: Path, png: bytes) -> None:
     with service_process(tiny_models_dir, tmp_path) as process, process.client() as client:
         classify(client, png, 2)
         until(lambda: saved(tmp_path) == 2, "the first requests are saved")
@@ -258,7 +250,7 @@ def test_a_deleted_database_is_made_anew_and_told(tiny_models_dir: Path, tmp_pat
 
 
 @pytest.mark.parametrize("damage", ["text", "torn"])
-def test_a_damaged_database_is_left_alone(
+def test_damaged_database_is_not_changed(
     tiny_models_dir: Path, tmp_path: Path, png: bytes, damage: str
 ) -> None:
     file = tmp_path / FILE_NAME
@@ -274,7 +266,7 @@ def test_a_damaged_database_is_left_alone(
         file.write_bytes(content)
     content = bytearray(file.read_bytes())
     with service_process(tiny_models_dir, tmp_path) as process, process.client() as client:
-        assert "damaged: move it away" in str(degraded(client))
+        assert "damaged (move it away" in str(degraded(client))
         classify(client, png, 2)
         assert total(client)["count"] == 2
         assert "damaged" in client.get("/latency").json()["degraded"]

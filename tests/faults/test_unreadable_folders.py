@@ -1,4 +1,4 @@
-"""Folders that root may not read, as other users see them: lost+found on a volume of its own."""
+"""Unreadable folders, such as lost+found on a separate volume."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WITHOUT_OVERRIDE = (
 
 @pytest.fixture
 def zoo(tmp_path: Path) -> Path:
-    """A zoo with a model, a folder that may not be listed, and one that may be listed but not entered."""
+    """Return a zoo with a model, a folder that cannot be listed, and one that cannot be entered."""
     needs_root("setpriv")
     make_tiny_model(tmp_path / "zoo", "tiny")
     (tmp_path / "zoo/lost+found").mkdir(mode=0o000)
@@ -40,7 +40,7 @@ def weighin(zoo: Path, data_dir: Path, *arguments: object) -> subprocess.Complet
     )
 
 
-def test_a_closed_folder_in_a_zoo_is_left_out(zoo: Path, tmp_path: Path) -> None:
+def test_unreadable_folder_in_a_zoo(zoo: Path, tmp_path: Path) -> None:
     with (
         service_process(zoo, tmp_path / "data", prefix=WITHOUT_OVERRIDE) as process,
         process.client() as client,
@@ -56,7 +56,7 @@ def test_a_closed_folder_in_a_zoo_is_left_out(zoo: Path, tmp_path: Path) -> None
     assert "tiny" in done.stdout
 
 
-def test_files_that_may_not_be_read_are_their_models_fault(zoo: Path, tmp_path: Path) -> None:
+def test_unreadable_model_files(zoo: Path, tmp_path: Path) -> None:
     for name in ("card.json", "model.onnx", "labels.txt"):
         (make_tiny_model(zoo, f"no-{name}") / name).chmod(0o000)
     done = weighin(zoo, tmp_path / "data", "models")
@@ -70,11 +70,11 @@ def test_a_closed_zoo_is_named(zoo: Path, tmp_path: Path) -> None:
     for command in ("models", "serve"):
         done = weighin(zoo, tmp_path / "data", command)
         assert done.returncode == 1
-        reason = f"folder of models {zoo} cannot be read: permission denied"
+        reason = f"folder {zoo} cannot be read: permission denied"
         assert done.stderr == f"weighin: WEIGHIN_MODEL_DIRS: {reason}\n"
 
 
-def test_closed_folders_of_photos_are_named_and_passed_over(zoo: Path, tmp_path: Path, png: bytes) -> None:
+def test_unreadable_photo_folders(zoo: Path, tmp_path: Path, png: bytes) -> None:
     photos = tmp_path / "photos"
     for name in ("open", "unlisted", "unentered"):
         (photos / name).mkdir(parents=True)

@@ -1,1 +1,1 @@
-"""Fuzzer of decoding, of multipart forms and of cards: `python -m tests.fuzz --help`, docs/fuzzing.md."""
+"""Fuzzer of image decoding, multipart forms and model cards: `python -m tests.fuzz`, docs/fuzzing.md."""

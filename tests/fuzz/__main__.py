@@ -23,16 +23,16 @@ _SHOWN = 4
 
 
 def main() -> int:
-    """Parse the command line; return 0 where nothing was found, 1 where something was, 130 after Ctrl-C."""
+    """Run the command line; return 0 without findings, 1 with findings, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("--inputs", type=int, default=100_000, help="how many (default: 100000)")
-    parser.add_argument("--seed", type=int, default=1, help="of the inputs (default: 1)")
+    parser.add_argument("--inputs", type=int, default=100_000, help="number of inputs (default: 100000)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the inputs (default: 1)")
     parser.add_argument(
-        "--workers", type=int, default=len(os.sched_getaffinity(0)), help="default: one a core"
+        "--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: one per core)"
     )
-    parser.add_argument("--only", type=int, metavar="INDEX", help="run this one input and keep it as a file")
+    parser.add_argument("--only", type=int, metavar="INDEX", help="run one input and save it as a file")
     parser.add_argument(
-        "--folder", type=Path, default=CACHE, help=f"for findings and progress (default: {CACHE})"
+        "--folder", type=Path, default=CACHE, help=f"folder of findings and progress (default: {CACHE})"
     )
     arguments = parser.parse_args()
     if arguments.only is not None:
@@ -54,7 +54,7 @@ def run_one(parent: Path, seed: int, index: int) -> int:
 
 
 def _identity(seed: int, inputs: int, workers: int) -> str:
-    """Return what a run depends on; another run starts from the first input."""
+    """Return everything that a run depends on; a run with another identity starts from the first input."""
     digest = hashlib.sha256()
     for folder in ("service", "models/zoo", "tests/fuzz"):
         for path in sorted(Path(folder).rglob("*.py")):
@@ -64,19 +64,19 @@ def _identity(seed: int, inputs: int, workers: int) -> str:
 
 
 def run(parent: Path, seed: int, inputs: int, workers: int) -> int:
-    """Run inputs 0 to `inputs` of a seed, going on where the same run was stopped."""
+    """Run inputs 0 to `inputs` of a seed, or resume the same run if it was interrupted."""
     folder = parent / f"run-{seed}"
     identity = folder / "run.json"
     if identity.exists() and identity.read_text() == _identity(seed, inputs, workers):
-        print("going on where the last run was stopped")
+        print("resuming the last run")
     else:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         identity.write_text(_identity(seed, inputs, workers))
-    load_seeds()  # once, rather than in every worker
+    load_seeds()  # fills the cache once, before the workers read it
     progress = [Progress(folder / f"progress-{number}", number) for number in range(workers)]
     variables = environment()
-    started, at_first = time.monotonic(), sum(each.done for each in progress)
+    started, done_before = time.monotonic(), sum(worker.done for worker in progress)
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.fuzz.worker", *map(str, (folder, seed, number, workers, inputs))],
@@ -90,51 +90,51 @@ def run(parent: Path, seed: int, inputs: int, workers: int) -> int:
             time.sleep(0.1)
             if time.monotonic() - shown >= _EVERY_S:
                 shown = time.monotonic()
-                _show(progress, inputs, at_first, shown - started)
+                _show(progress, inputs, done_before, shown - started)
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here")
+        print("\nstopped; run the same command to resume")
         return 130
     finally:
         for process in processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
             process.wait()
-    return _conclude(folder, progress, processes, inputs, time.monotonic() - started)
+    return _report(folder, progress, processes, inputs, time.monotonic() - started)
 
 
-def _show(progress: list[Progress], inputs: int, at_first: int, seconds: float) -> None:
-    done = sum(each.done for each in progress)
-    rate = (done - at_first) / seconds
-    left = f"{(inputs - done) / rate:.0f} s left" if rate else "starting"
-    findings = sum(each["finding"] for each in progress)
-    print(f"{done} of {inputs} inputs, {rate:.0f} a second, {left}, {findings} findings", flush=True)
+def _show(progress: list[Progress], inputs: int, done_before: int, seconds: float) -> None:
+    done = sum(worker.done for worker in progress)
+    rate = (done - done_before) / seconds
+    remaining = f"{(inputs - done) / rate:.0f} s left" if rate else "starting"
+    findings = sum(worker["finding"] for worker in progress)
+    print(f"{done} of {inputs} inputs, {rate:.0f} per second, {remaining}, {findings} findings", flush=True)
 
 
-def _conclude(
+def _report(
     folder: Path,
     progress: list[Progress],
     processes: list[subprocess.Popen[bytes]],
     inputs: int,
     seconds: float,
 ) -> int:
-    """Print outcomes and findings; the run is over, so that the same command starts it anew."""
-    done = sum(each.done for each in progress)
+    """Print outcomes and findings; remove the identity, so that the same command starts a new run."""
+    done = sum(worker.done for worker in progress)
     if done < inputs or any(process.returncode for process in processes):
-        print(f"a worker ended early: exit codes {[process.returncode for process in processes]}")
+        print(f"workers: ended early with exit codes {[process.returncode for process in processes]}")
         return 1
     (folder / "run.json").unlink()
-    checked = all(each["heap checked"] for each in progress)
-    calls = sum(each["simplejpeg calls"] for each in progress)
+    checked = all(worker["heap checked"] for worker in progress)
+    calls = sum(worker["simplejpeg calls"] for worker in progress)
     print(f"{inputs} inputs in {seconds:.0f} s; {calls} decoded by simplejpeg into a guarded buffer")
-    print(f"checks of the heap by glibc: {'active' if checked else 'not available here'}")
+    print(f"heap checks of glibc: {'active' if checked else 'unavailable'}")
     for outcome in OUTCOMES:
-        print(f"{sum(each[outcome] for each in progress):8d} {outcome}")
+        print(f"{sum(worker[outcome] for worker in progress):8d} {outcome}")
     findings = [json.loads(path.read_text()) for path in sorted((folder / "findings").glob("*.json"))]
-    alike: dict[str, list[dict[str, str]]] = {}
+    by_kind: dict[str, list[dict[str, str]]] = {}
     for facts in findings:
         origin = facts["origin"].split()[0]
-        alike.setdefault(f"{origin}: {_kind_of(facts['reason'])}", []).append(facts)
-    for kind, members in sorted(alike.items(), key=lambda item: -len(item[1])):
+        by_kind.setdefault(f"{origin}: {_kind_of(facts['reason'])}", []).append(facts)
+    for kind, members in sorted(by_kind.items(), key=lambda item: -len(item[1])):
         print(f"\n{len(members)} x {kind}")
         for facts in members[:_SHOWN]:
             print(f"  {facts['again']}  # {facts['origin']}: {facts['reason'].splitlines()[0]}")
@@ -144,7 +144,7 @@ def _conclude(
 
 
 def _kind_of(reason: str) -> str:
-    """Return what findings of one kind share: the first line without numbers, the error, the place."""
+    """Return the key by which findings are grouped: first line without numbers, error, source line."""
     lines = [line.strip() for line in reason.splitlines()]
     places = [re.sub(r".*/", "", line) for line in lines if line.startswith("File ")]
     place = next((line for line in places if not line.startswith(("guard.py", "checks.py"))), "")

@@ -1,4 +1,4 @@
-"""Run one input and judge what came of it; a death is for the process above to see."""
+"""Run one input and check its outcome and cost; the parent process detects crashes."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ MAX_PIXELS = 1_000_000
 MAX_BYTES = 1_000_000
 
 _FORM_LIMITS = {"image": 2000, "metadata": 20}
-# A bound is breached where this many measurements in a row say so: another process may have slowed one.
+# A bound is breached after this many measurements in a row, since another process may slow down one.
 _TRIES = 5
 _FILL = 0xA5
 
 
 class Breach(Exception):
-    """An input was handled otherwise than documented, or at too high a cost."""
+    """An input was handled differently than documented, or at too high a cost."""
 
 
 class Checker:
-    """Judges inputs in this process, whose memory it arranges for that; writes in `folder`."""
+    """Checks inputs in this process; patches simplejpeg and malloc; writes into `folder`."""
 
     def __init__(
         self, folder: Path, memory: measure.Bound = measure.MEMORY, cpu: measure.Bound = measure.CPU
     ) -> None:
         self._folder, self._memory, self._cpu = folder, memory, cpu
         folder.mkdir(exist_ok=True)
-        # Imported once simplejpeg is guarded, however service.inference.decoding.decode refers to it.
+        # Imported after simplejpeg is replaced, in case decode.py imports the function itself.
         self._guard = GuardedSimplejpeg(MAX_PIXELS, MAX_BYTES)
         self._guard.install()
         import service.inference.decoding.decode
@@ -61,11 +61,11 @@ class Checker:
 
     @property
     def guarded_calls(self) -> int:
-        """How many pictures simplejpeg has decoded into a guarded buffer."""
+        """Number of images that simplejpeg has decoded into a guarded buffer."""
         return self._guard.calls
 
     def check(self, item: Input) -> str:
-        """Run an input; return a word for its outcome. Raises Breach."""
+        """Run an input and return its outcome, one of OUTCOMES in worker.py. Raises Breach."""
         try:
             if item.target == "image":
                 return self._image(item)
@@ -78,9 +78,9 @@ class Checker:
             raise Breach(f"undocumented exception:\n{traceback.format_exc()}") from None
 
     def _run_twice(self, item: Input, run: Callable[[], Result]) -> tuple[Result, Result]:
-        """Run in memory that is filled when it is handed out and when it is freed, then measured, without.
+        """Run once with memory filled at allocation and release, then again without, measured.
 
-        Raises Breach where it costs too much each time.
+        Raises Breach if every measurement exceeds a bound.
         """
         self._fill(_FILL)
         try:
@@ -117,7 +117,7 @@ class Checker:
                 return self._decode(item.data, shorter_side=item.shorter_side, max_pixels=MAX_PIXELS)
             except (EmptyBody, UnknownImageType, TooManyPixels, UndecodableImage) as error:
                 if isinstance(error.__context__, MemoryError):
-                    raise Breach("memory: more than the address space allows was asked for") from None
+                    raise Breach("memory: a request exceeds the address space limit") from None
                 return error.slug
 
         first, second = self._run_twice(item, decoded)
@@ -126,7 +126,7 @@ class Checker:
                 raise Breach(f"not deterministic: {_word(first)}, then {_word(second)}")
             return str(first)
         self._check_picture(item, first)
-        # Whatever no decoder wrote to had another value the second time.
+        # Bytes that the decoder did not write have different values in the two runs.
         a, b = first.pixels, second.pixels
         if a.shape != b.shape or (a != b).any():
             count = int((a != b).any(axis=2).sum()) if a.shape == b.shape else a.size
@@ -184,18 +184,18 @@ class Checker:
                 return "card refused"
 
         card, again = self._run_twice(item, read)
-        if repr(card) != repr(again):  # two that hold NaN would not be equal
+        if repr(card) != repr(again):  # cards with NaN are never equal
             raise Breach(f"not deterministic: {card!r:.500}, then {again!r:.500}")
         if isinstance(card, str):
             return card
         write_card(self._folder, card)
         if read() != card:
-            raise Breach("the card is refused or another one after it was written and read again")
+            raise Breach("card: differs or is refused after it was written and read again")
         return "card read"
 
 
 def _parsed(content_type: str, chunks: list[bytes]) -> tuple[str, list[tuple[str, bytes | None, int]]]:
-    """Return how a form ended and the parts that were finished by then."""
+    """Return the outcome of parsing a form, and the parts that were complete by then."""
     parts = []
     form: Parts | None = None
     try:

@@ -21,7 +21,7 @@ _NEWLINES = (b"\r\n", b"\r\n", b"\r\n", b"\r\n", b"\r\n", b"\r\n", b"\n", b"\r",
 
 
 def any_form(chance: random.Random) -> tuple[str, bytes]:
-    """Return a content type and a body of zero to six parts; about half are sound."""
+    """Return a content type and a body of zero to six parts; about half are valid."""
     boundary = chance.choice(_BOUNDARIES)
     sound = chance.random() < 0.4
     body = (
@@ -162,7 +162,7 @@ _VALUES: tuple[Any, ...] = (
 
 
 def any_card(chance: random.Random, seed: bytes) -> bytes:
-    """Return a card with values changed, dropped, added or moved; sometimes nested deeply or cut."""
+    """Return a card with values changed, dropped, added or copied; rarely with deep nesting."""
     card = json.loads(seed)
     for _ in range(chance.choice((0, 1, 1, 1, 2, 4))):
         places = list(_places(card))

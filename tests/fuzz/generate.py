@@ -1,4 +1,4 @@
-"""Inputs by number: `Generator(seed).input(i)` is the same on every machine with the same libraries."""
+"""Reproducible inputs: `Generator(seed).input(i)` is the same on all machines with the same libraries."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.fuzz.values import INTERESTING, Order
 
 Target = Literal["image", "form", "card"]
 
-# How often a format is chosen: JPEG has two decoders, a header parser of our own and the most kinds.
+# Frequency of each format. JPEG has two decoders, this project's header parser and the most variants.
 _WEIGHTS = {"jpeg": 12, "png": 4, "webp": 3, "gif": 3, "bmp": 3, "tiff": 5, "avif": 2}
 _SHORTER_SIDES = (1, 2, 4, 8, 16, 32, 64, 224, 1000)
 _LONGEST = 400_000
 
-# What people send for an image: base64 as it is, in an address, in JSON; pages, drawings, raw files.
+# Content that clients send instead of an image: base64, data URLs, JSON, web pages, drawings, raw files.
 _OTHER_STARTS = (
     *(
         b"",
@@ -62,8 +62,8 @@ _OTHER_STARTS = (
 class Input:
     """One input of a target.
 
-    `origin` says what it was made from. `shorter_side` is for images, `content_type` and `cuts` (where the
-    body is cut into chunks) for forms.
+    `origin`: the seed that it was made from. `shorter_side` is for images; `content_type` and `cuts` (offsets
+    at which the body is split into chunks) are for forms.
     """
 
     index: int
@@ -76,7 +76,7 @@ class Input:
 
 
 class Generator:
-    """Makes inputs from seeds; holds nothing that one input could leave to the next."""
+    """Makes inputs from seeds; each input is independent of the previous ones."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -141,7 +141,7 @@ class Generator:
     def _any_seed(self, chance: random.Random) -> tuple[str, str]:
         [kind] = chance.choices(list(_WEIGHTS), list(_WEIGHTS.values()))
         name = chance.choice(self._by_format[kind])
-        # What is large takes long; it need not be as frequent as the rest.
+        # Large images are slow, so they are less frequent.
         if " flat " in name and chance.random() < 0.8:
             name = chance.choice(self._by_format[kind])
         return kind, name
@@ -153,7 +153,7 @@ def splice(chance: random.Random, data: bytes, other: bytes) -> bytes:
 
 
 def mutate_bytes(chance: random.Random, data: bytes) -> bytes:
-    """Change, move, drop or add bytes, half of the time among the first 200, without knowing the format."""
+    """Change, copy, drop or add bytes regardless of the format, half of the time in the first 200 bytes."""
     if not data:
         return data
     changed = bytearray(data)

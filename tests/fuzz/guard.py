@@ -1,4 +1,4 @@
-"""Memory that shows an overflow: simplejpeg reads from and writes to pages that end where their bytes end."""
+"""Detect buffer overflows: simplejpeg's buffers end directly before an inaccessible memory page."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _POISON = 0xD7
 
 
 class Overflow(BaseException):
-    """Bytes before a guarded buffer were written to; writing behind it ends the process.
+    """Bytes before a guarded buffer were written to; writing past its end ends the process.
 
-    No Exception, so that nothing that takes exceptions for broken pictures hides it.
+    A BaseException, so that code that treats exceptions as broken images does not catch it.
     """
 
 
 class GuardedPages:
-    """Memory whose last byte lies directly before a page that must not be touched.
+    """Memory whose last byte is directly before an inaccessible page.
 
-    `take(n)` lends its last n bytes. Reading or writing behind them is a SIGSEGV; `check()` raises Overflow
-    where one of the page before them was written to.
+    `take(n)` returns the last n bytes. Access past their end raises SIGSEGV; `check()` raises Overflow if the
+    page before them was written to.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -41,7 +41,7 @@ class GuardedPages:
             raise OSError(ctypes.get_errno(), "mprotect failed")
 
     def take(self, size: int, fill: int = _POISON) -> NDArray[np.uint8]:
-        """Return the last `size` bytes, filled; what was lent before must no longer be in use."""
+        """Return the last `size` bytes, filled with `fill`; earlier buffers must no longer be in use."""
         if size > self._size - PAGE:
             raise Overflow(f"guarded buffer: {size} bytes do not fit (allowed: {self._size - PAGE})")
         start = self._size - size
@@ -52,7 +52,7 @@ class GuardedPages:
         return buffer
 
     def check(self) -> None:
-        """Raise Overflow if what lies before the bytes last lent has changed."""
+        """Raise Overflow if bytes before the last buffer have changed."""
         start = self._size - self._taken
         changed = np.flatnonzero(self._pages[start - PAGE : start] != _POISON)
         if changed.size:
@@ -61,14 +61,14 @@ class GuardedPages:
             )
 
     def release(self) -> None:
-        """Give the pages back to the system, so that each use counts as memory anew."""
+        """Return the pages to the system, so that each use counts as new memory."""
         self._map.madvise(mmap.MADV_DONTNEED, 0, self._size)
 
 
 class GuardedSimplejpeg:
-    """Stands in for `simplejpeg.decode_jpeg`: same results, from guarded input into a guarded buffer.
+    """Replacement of `simplejpeg.decode_jpeg` with the same results, from a guarded into a guarded buffer.
 
-    The buffer has exactly the size that simplejpeg allocates by itself when none is given to it.
+    The output buffer has exactly the size that simplejpeg would allocate itself.
     """
 
     def __init__(self, max_pixels: int, max_bytes: int) -> None:
@@ -80,7 +80,7 @@ class GuardedSimplejpeg:
         self.calls = 0
 
     def install(self) -> None:
-        """Replace simplejpeg's function by this one, for whoever looks it up from now on."""
+        """Replace `simplejpeg.decode_jpeg` by this object."""
         simplejpeg.decode_jpeg = self
 
     def __call__(self, data: bytes, colorspace: str = "rgb", **options: Any) -> NDArray[np.uint8]:
@@ -95,16 +95,16 @@ class GuardedSimplejpeg:
             finally:
                 self._output.check()
             self.calls += 1
-            return np.array(pixels)  # the pages will be lent again
+            return np.array(pixels)  # copied, because the pages are used again
         finally:
             self._output.release()
             self._input.release()
 
     def _buffer_size(self, data: NDArray[np.uint8], colorspace: str, options: dict[str, Any]) -> int:
-        """Return the bytes of the result: simplejpeg names them when it refuses too small a buffer.
+        """Return the size of the result in bytes, from simplejpeg's error for a buffer that is too small.
 
-        Its `decode_jpeg_header` tells the size too, but fails for sampling factors that it can decode. A
-        refusal leaks 4 KB, which is nothing to a child that runs 2000 inputs.
+        `decode_jpeg_header` also returns the size, but fails for sampling factors that simplejpeg can decode.
+        The error leaks 4 KB, which a child that runs 2000 inputs can afford.
         """
         try:
             self._decode(data, colorspace, buffer=bytearray(1), **options)
@@ -117,4 +117,4 @@ class GuardedSimplejpeg:
                     ) from None
                 return height * width * channels
             raise
-        raise Overflow("a picture was decoded into a buffer of 1 byte")
+        raise Overflow("an image was decoded into a buffer of 1 byte")

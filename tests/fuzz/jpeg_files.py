@@ -1,4 +1,4 @@
-"""Writers of whole JPEG files of every frame type, also of those that no library here writes."""
+"""Writers of JPEG files of every frame type, also of those that no installed library writes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 import struct
 from collections.abc import Sequence
 
-# Frame types by the low digit of their marker (FFCn); 4, 8 and 12 are no frames.
+# Frame types by the low digit of their marker (FFCn); 4, 8 and 12 are not frames.
 DCT_FRAMES = (0, 1, 2)
 LOSSLESS_FRAME = 3
 DIFFERENTIAL_FRAMES = (5, 6, 7, 13, 14, 15)
@@ -23,7 +23,7 @@ _CODE_BITS = 5
 
 
 def segment(marker: int, payload: bytes) -> bytes:
-    """Return a marker segment; the length is truncated to 16 bits where the payload is longer."""
+    """Return a marker segment; the length of a longer payload is truncated to 16 bits."""
     return struct.pack(">BBH", 0xFF, marker, (len(payload) + 2) & 0xFFFF) + payload
 
 
@@ -34,27 +34,27 @@ def frame_header(marker: int, width: int, height: int, factors: Factors, bits: i
 
 
 def scan_header(components: Sequence[int], start: int = 0, end: int = 63, approximation: int = 0) -> bytes:
-    """Return a start of scan of the components of these indices, all with Huffman table 0."""
+    """Return a start of scan of the components with these indices, all with Huffman table 0."""
     selected = b"".join(bytes([i + 1, 0]) for i in components)
     return segment(0xDA, bytes([len(components)]) + selected + bytes([start, end, approximation]))
 
 
 def huffman_table(kind: int, symbols: bytes) -> bytes:
-    """Return a table of class `kind` (0: DC or lossless, 1: AC), whose codes all have five bits."""
+    """Return a Huffman table of class `kind` (0: DC or lossless, 1: AC) whose codes all have five bits."""
     counts = bytearray(16)
     counts[_CODE_BITS - 1] = len(symbols)
     return segment(0xC4, bytes([kind << 4]) + bytes(counts) + symbols)
 
 
 def _padded(bits: list[str]) -> bytes:
-    """Return bits as entropy-coded bytes, filled up with ones, FF followed by 00."""
+    """Return bits as entropy-coded bytes, padded with ones, with FF escaped as FF 00."""
     text = "".join(bits)
     text += "1" * (-len(text) % 8)
     return int("1" + text, 2).to_bytes(len(text) // 8 + 1)[1:].replace(b"\xff", b"\xff\0")
 
 
 def _value(category: int, chance: random.Random) -> str:
-    """Return bits of any value of a Huffman category; category 16 has none."""
+    """Return the bits of a random value of a Huffman category; category 16 has no bits."""
     return "" if category in (0, 16) else f"{chance.getrandbits(category):0{category}b}"
 
 
@@ -68,7 +68,7 @@ class _Scan:
         self.bits: list[str] = []
 
     def unit_begins(self) -> None:
-        """Insert a restart marker where one is due."""
+        """Begin an MCU; insert a restart marker first if one is due."""
         if self._restart and self._units and self._units % self._restart == 0:
             self._pieces += [_padded(self.bits), bytes([0xFF, 0xD0 + (self._units // self._restart - 1) % 8])]
             self.bits = []
@@ -83,7 +83,7 @@ def _code(symbols: bytes, symbol: int) -> str:
 
 
 def _units(width: int, height: int, factors: Factors, components: Sequence[int]) -> tuple[int, int]:
-    """Return how many MCUs a scan of these components has, and how many blocks each of them."""
+    """Return the number of MCUs in a scan of these components, and the number of blocks per MCU."""
     most_h, most_v = max(h for h, _ in factors), max(v for _, v in factors)
     if len(components) > 1:
         columns, rows = -(-width // (8 * most_h)), -(-height // (8 * most_v))
@@ -123,8 +123,8 @@ def dct_jpeg(
 ) -> bytes:
     """Return a sequential (`frame` 0 or 1) or progressive (2) Huffman-coded JPEG of random coefficients.
 
-    Not interleaved: one scan a component. `again`: so many more scans of the first component, each of which
-    makes a decoder visit all of its blocks for a few bytes.
+    Without `interleaved`, each component has its own scan. `again`: number of additional scans of the first
+    component, each of which makes a decoder visit all blocks for a few bytes.
     """
     every = tuple(range(len(factors)))
     parts = [
@@ -148,7 +148,7 @@ def dct_jpeg(
 def _progressive_scans(
     chance: random.Random, width: int, height: int, factors: Factors, restart: int, again: int
 ) -> list[bytes]:
-    """Return scans: DC without its last bit, that bit, then AC scans in which every block ends at once."""
+    """Return scans: DC without its last bit, that bit, then AC scans in which every block is empty."""
     every = tuple(range(len(factors)))
     units, blocks = _units(width, height, factors, every)
     first, last = _Scan(restart), _Scan(restart)
@@ -191,7 +191,7 @@ def lossless_jpeg(
     flat: bool = True,
     marker: int = 0xC3,
 ) -> bytes:
-    """Return a lossless JPEG (SOF3) of `bits` 2 to 16. Flat: all differences are 0, and cost one bit each."""
+    """Return a lossless JPEG (SOF3) of `bits` 2 to 16. `flat`: all differences are 0, one bit each."""
     factors = ((1, 1),) * components
     count = width * height * components
     if flat:

@@ -1,4 +1,4 @@
-"""Mutations of JPEG files that keep what they do not change sound: segments, headers, tables and scans."""
+"""Structure-aware mutations of JPEG files: segments, headers, tables and scans."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.fuzz.values import any_number, change_number
 
 
 class Segment:
-    """A marker, its payload (None where it has none) and the entropy-coded data behind it."""
+    """A marker, its payload (None for markers without one) and the entropy-coded data after it."""
 
     def __init__(self, marker: int, payload: bytes | None, coded: bytes = b"") -> None:
         self.marker, self.payload, self.coded = marker, payload, coded
@@ -26,7 +26,7 @@ class Segment:
 
 
 def jpeg_segments(data: bytes) -> list[Segment]:
-    """Split a JPEG at its markers, those of restart intervals included."""
+    """Split a JPEG at its markers, restart markers included."""
     segments: list[Segment] = []
     at = 0
     while 0 <= (at := data.find(b"\xff", at)) < len(data) - 1:
@@ -46,7 +46,7 @@ def jpeg_segments(data: bytes) -> list[Segment]:
 
 
 def _next_marker(data: bytes, at: int) -> int:
-    """Return where a byte FF stands that is neither escaped nor a fill byte; the data's end if none does."""
+    """Return the offset of the next FF that is neither escaped nor a fill byte, or the data's length."""
     while (at := data.find(b"\xff", at)) >= 0:
         if data[at + 1 : at + 2] not in (b"\0", b"\xff"):
             return at

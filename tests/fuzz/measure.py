@@ -1,4 +1,4 @@
-"""Time and memory of one input, and the bounds that they must keep."""
+"""CPU time and memory of one input, and their bounds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _M_PERTURB = -6
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A bound that grows with the pixels that a header declares and with the bytes given."""
+    """A bound that grows with the declared pixels and the size of the file."""
 
     constant: float
     per_pixel: float
@@ -33,7 +33,7 @@ CPU = Bound(constant=0.03, per_pixel=0.4e-6, per_byte=0.1e-6)
 
 
 class Meter:
-    """Measures a block: `cpu_s` of all threads and `peak_bytes`, by how much resident memory grew at most."""
+    """Context that measures `cpu_s` of all threads and `peak_bytes`, the peak growth of resident memory."""
 
     def __init__(self) -> None:
         self.cpu_s = 0.0
@@ -61,17 +61,17 @@ def _resident_bytes() -> dict[str, int]:
 
 
 def fill_fresh_memory_with(byte: int) -> None:
-    """Let malloc fill what it hands out with a byte, and what is freed with its complement; 0: nothing."""
+    """Make malloc fill allocated memory with `byte` and freed memory with its complement; 0 turns it off."""
     mallopt = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int)(_address_of_mallopt())
     mallopt(_M_PERTURB, byte and byte ^ 0xFF)
 
 
 @functools.cache
 def _address_of_mallopt() -> int:
-    """Return where the `mallopt` is that belongs to the `malloc` in use.
+    """Return the address of the `mallopt` that belongs to the active `malloc`.
 
-    glibc's debugging library has its functions under the oldest version of each name, which a plain look-up
-    by name passes over.
+    glibc's debugging library exports its functions under the oldest version of each symbol, which a look-up
+    by name does not find.
     """
     libc = ctypes.CDLL(None)
     libc.dlvsym.restype = ctypes.c_void_p
@@ -82,7 +82,7 @@ def _address_of_mallopt() -> int:
 
 
 def heap_is_checked() -> bool:
-    """Whether glibc ends a process that writes one byte behind a block of the heap; tried in a child."""
+    """Return whether glibc aborts a process that writes past a heap block; tested in a child process."""
     if (pid := os.fork()) == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         api = ctypes.pythonapi

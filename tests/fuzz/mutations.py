@@ -1,4 +1,4 @@
-"""Mutations of PNG, TIFF, BMP, GIF, WebP and AVIF that know chunks, tags, fields and boxes."""
+"""Structure-aware mutations of PNG, TIFF, BMP, GIF, WebP and AVIF: chunks, tags, fields and boxes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _packed_zeros(size: int) -> bytes:
 
 
 def mutate_png(chance: random.Random, data: bytes) -> bytes:
-    """Change, move, repeat, drop and add chunks; checksums stay right, mostly."""
+    """Change, move, repeat, drop and add chunks; checksums mostly stay valid."""
     chunks, at = [], 8
     while at + 8 <= len(data):
         length = int.from_bytes(data[at : at + 4])
@@ -187,7 +187,7 @@ def mutate_bmp(chance: random.Random, data: bytes) -> bytes:
 
 
 def mutate_gif(chance: random.Random, data: bytes) -> bytes:
-    """Change the screen, an image's place and size, its flags and code size, or an extension."""
+    """Change the screen, an image's position and size, its flags and code size, or an extension."""
     changed = bytearray(data)
     for _ in range(chance.choice((1, 1, 2, 3))):
         images = [at for at in range(13, len(data) - 10) if data[at] in (0x2C, 0x21)]
@@ -259,7 +259,7 @@ _CONTAINERS = {
 
 
 def _boxes(data: bytes, start: int, end: int) -> list[tuple[int, int]]:
-    """Return (start, end) of every box, those within containers too."""
+    """Return (start, end) of every box, nested boxes included."""
     boxes: list[tuple[int, int]] = []
     while start + 8 <= end and len(boxes) < 500:
         length = int.from_bytes(data[start : start + 4]) or end - start
@@ -272,7 +272,7 @@ def _boxes(data: bytes, start: int, end: int) -> list[tuple[int, int]]:
 
 
 def mutate_avif(chance: random.Random, data: bytes) -> bytes:
-    """Change boxes: sizes, types, and numbers within them; drop or repeat one without mending the offsets."""
+    """Change sizes, types and content of boxes; drop or repeat a box without adjusting offsets."""
     changed = bytearray(data)
     for _ in range(chance.choice((1, 1, 2, 3))):
         boxes = _boxes(bytes(changed), 0, len(changed))

@@ -1,4 +1,4 @@
-"""Writers of PNG, BMP and TIFF files of kinds that Pillow reads but does not write."""
+"""Writers of PNG, BMP and TIFF variants that Pillow reads but does not write."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 # Bits per sample by PNG colour type, and samples per pixel.
 PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-# First column and row of each of the seven passes, and the steps to the next.
+# First column and row of each of the seven passes, and the steps between columns and rows.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
@@ -24,7 +24,7 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 def png(
     chance: random.Random, width: int, height: int, depth: int, colour: int, *, interlaced: bool = False
 ) -> bytes:
-    """Return a PNG of random bytes and filters; a palette where it needs one, transparency at times."""
+    """Return a PNG of random bytes and filters, with a palette if needed and sometimes transparency."""
     pixel_bits = depth * _PNG_SAMPLES[colour]
     rows = bytearray()
     for left, top, step_x, step_y in _ADAM7 if interlaced else ((0, 0, 1, 1),):
@@ -90,7 +90,7 @@ _TYPES = {1: "B", 2: "B", 3: "H", 4: "I", 5: "II", 6: "b", 7: "B", 8: "h", 9: "i
 
 
 def tiff_directory(entries: Sequence[Entry], order: str, offset: int, following: int = 0) -> bytes:
-    """Return an image file directory at `offset` with its values behind it; `order` is < or >."""
+    """Return an image file directory at `offset`, followed by its values; `order` is < or >."""
     directory = struct.pack(order + "H", len(entries))
     values_at = offset + 2 + 12 * len(entries) + 4
     values = b""
@@ -124,7 +124,7 @@ def tiff(
 ) -> bytes:
     """Return a TIFF of random or blank pixels in strips or square tiles (of `tile`, a multiple of 16).
 
-    `more`: directory entries beside those that the other arguments stand for.
+    `more`: additional directory entries.
     """
     columns, rows = (tile, tile) if tile else (width, min(height, 16))
     pieces = -(-width // columns) * -(-height // rows) * (samples if planar else 1)
@@ -168,7 +168,7 @@ def exif(chance: random.Random, orientation: int, kind: int = 3, order: str = "<
     """Return an EXIF block (without a format's own prefix) whose orientation has TIFF type `kind`."""
     entries: list[Entry] = [(0x0112, kind, [orientation]), (0x010F, 2, list(b"Maker\0"))]
     if chance.random() < 0.3:
-        entries.append((0x8769, 4, [8]))  # a directory of its own that is the first one again
+        entries.append((0x8769, 4, [8]))  # a subdirectory that points back to the first directory
     return struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, 8) + tiff_directory(
         entries, order, 8
     )

@@ -1,4 +1,4 @@
-"""Small sound files of every kind, which inputs are made from: written by Pillow and by the writers here."""
+"""Seed files: small valid images of every format and variant, by Pillow and by this package's writers."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ _OPTIONS: dict[str, list[Options]] = {
         {"speed": 10, "tile_rows": 1, "tile_cols": 1, "max_threads": 1},
     ],
 }
-# libtiff refuses these for all other modes, with a message on standard error.
+# Modes for which libtiff accepts these; for others it prints a message on standard error.
 _TIFF_FOR_MODES: dict[str, list[Options]] = {
     "1": [{"compression": compression} for compression in ("group3", "group4", "tiff_ccitt")],
     **{mode: [{"compression": "jpeg"}] for mode in ("LA", "CMYK", "YCbCr")},
@@ -113,7 +113,7 @@ _SUFFIXES = {
 
 
 def load_seeds() -> dict[str, bytes]:
-    """Return all seeds by name, whose first word is the format; made once, then read from the cache."""
+    """Return all seeds by name, whose first word is the format; creates the cache on first use."""
     digest = hashlib.sha256("".join(version(name) for name in ("pillow", "simplejpeg", "numpy")).encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
@@ -139,7 +139,7 @@ def _unpacked(content: bytes) -> dict[str, bytes]:
 
 
 def make_seeds() -> dict[str, bytes]:
-    """Write every seed; a combination of mode and options that Pillow cannot write is left out."""
+    """Make every seed; combinations of mode and options that Pillow cannot write are skipped."""
     seeds: dict[str, bytes] = {}
     known: set[bytes] = set()
     for name, data in (*_by_pillow(), *_jpegs(), *_rasters(), *_flat()):
@@ -151,7 +151,7 @@ def make_seeds() -> dict[str, bytes]:
 
 @functools.cache
 def picture(mode: str, width: int, height: int) -> Image.Image:
-    """Return a picture of `mode` with a gradient, edges and some noise, the same everywhere."""
+    """Return a reproducible image of `mode` with a gradient, edges and some noise."""
     noise = np.random.default_rng(len(mode) + width).integers(0, 40, (height, width, 4))
     ramp = np.add.outer(np.arange(height) * 5, np.arange(width) * 3)[:, :, None] * np.array([1, 2, 3, 1])
     values = ((ramp // 2 + noise) % 256).astype(np.uint8)
@@ -179,16 +179,16 @@ def _saved(image: Image.Image, kind: str, options: Options) -> bytes | None:
     buffer = io.BytesIO()
     try:
         image.copy().save(buffer, kind, **options)
-    except (OSError, ValueError, KeyError, TypeError, SystemError):  # a mode or option that it cannot write
+    except (OSError, ValueError, KeyError, TypeError, SystemError):  # unsupported mode or option
         return None
     return _without_times(buffer.getvalue()) if kind == "AVIF" else buffer.getvalue()
 
 
 def _without_times(avif: bytes) -> bytes:
-    """Return a sequence without the times of creation and modification, so that it is the same each time."""
+    """Return an AVIF sequence with creation and modification times set to 0, for reproducibility."""
     changed = bytearray(avif)
     for box in re.finditer(b"mvhd\1|tkhd\1|mdhd\1", avif):
-        changed[box.start() + 8 : box.start() + 24] = bytes(16)  # behind name, version 1 and flags
+        changed[box.start() + 8 : box.start() + 24] = bytes(16)  # after name, version 1 and flags
     return bytes(changed)
 
 
@@ -317,7 +317,7 @@ def _rasters() -> Iterator[tuple[str, bytes]]:
 
 
 def _flat() -> Iterator[tuple[str, bytes]]:
-    """Large in pixels and small in bytes, so that time and memory per declared pixel are seen."""
+    """Yield images with many pixels in few bytes, to test time and memory per declared pixel."""
     chance = random.Random("flat seeds")
     for kind, options in (
         ("PNG", {}),

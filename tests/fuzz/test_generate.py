@@ -1,4 +1,4 @@
-"""Inputs are the same everywhere, and the seeds that they are made from are sound."""
+"""Inputs are reproducible, and seeds are valid."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.fuzz.generate import Generator
 from tests.fuzz.jpeg_mutations import jpeg_segments
 from tests.fuzz.seeds import load_seeds, make_seeds
 
-# Pillow warns of odd metadata; a warning is no outcome of its own.
-pytestmark = pytest.mark.filterwarnings("ignore")
+# Pillow warns about unusual metadata; a warning is not an outcome.
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.fuzz]
 
-# Kinds that a service may refuse; all other seeds must be decoded.
+# Variants that the service may refuse; all other seeds must be decoded.
 RARE = re.compile(
     r"jpeg (SOF[3-9]|SOF1\d|SOF. 12 bits|flat SOF3|SOF\d \(\(1, 1\), \(1, 1\)\)$)"
     r"|png colour 2 depth 16|bmp compression 6|tiff I;16B big_tiff|tiff . x .+ bits \{'(planar|order)'"
@@ -36,14 +36,14 @@ def digest_of_inputs(count: int) -> str:
     return digest.hexdigest()
 
 
-def test_an_input_depends_on_seed_and_number_only() -> None:
+def test_input_depends_on_seed_and_number_only() -> None:
     generator = Generator(5)
     backwards = [generator.input(index) for index in reversed(range(200))]
     assert backwards[::-1] == [generator.input(index) for index in range(200)]
     assert generator.input(7) != Generator(6).input(7)
 
 
-def test_another_process_makes_the_same_inputs() -> None:
+def test_inputs_of_another_process() -> None:
     code = "from tests.fuzz.test_generate import digest_of_inputs; print(digest_of_inputs(200))"
     answer = subprocess.run(
         [sys.executable, "-c", code],
@@ -77,7 +77,7 @@ def test_seeds_have_every_frame_type_of_jpeg() -> None:
     assert markers >= set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
-def test_splitting_a_jpeg_loses_nothing() -> None:
+def test_jpeg_segments_add_up_to_the_file() -> None:
     for name, data in load_seeds().items():
         if name.startswith("jpeg"):
             assert b"".join(bytes(segment) for segment in jpeg_segments(data)) == data, name

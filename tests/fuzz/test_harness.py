@@ -1,4 +1,4 @@
-"""The harness sees what it is there to see: overflows, deaths, costs, and where it was stopped."""
+"""The harness detects overflows, crashes and costs, and resumes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from tests.fuzz.guard import GuardedPages, Overflow
 from tests.fuzz.measure import Meter
 from tests.fuzz.worker import OUTCOMES, Progress, environment
 from tests.helpers.until import until
+
+pytestmark = pytest.mark.fuzz
 
 LOSSLESS = """
 import random
@@ -40,7 +42,7 @@ def run_python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_byte_written_behind_a_guarded_buffer_ends_the_process() -> None:
+def test_write_past_a_guarded_buffer() -> None:
     code = """
 import ctypes
 from tests.fuzz.guard import GuardedPages
@@ -50,11 +52,11 @@ print("within", flush=True)
 ctypes.memset(buffer.ctypes.data + {size}, 1, 1)
 """
     for size in (1, 4096, 99_999):
-        ended = run_python(code.format(size=size))
-        assert (ended.stdout, ended.returncode) == ("within\n", -signal.SIGSEGV)
+        done = run_python(code.format(size=size))
+        assert (done.stdout, done.returncode) == ("within\n", -signal.SIGSEGV)
 
 
-def test_a_byte_written_before_a_guarded_buffer_is_seen() -> None:
+def test_write_before_a_guarded_buffer() -> None:
     pages = GuardedPages(10_000)
     buffer = pages.take(5000)
     buffer[:] = 1
@@ -65,19 +67,19 @@ def test_a_byte_written_before_a_guarded_buffer_is_seen() -> None:
         pages.check()
 
 
-def test_the_overflow_of_libjpeg_turbo_3_1_2_is_seen() -> None:
-    """simplejpeg scales no lossless JPEG but writes it whole: a newer one that does must change this test."""
-    ended = run_python(LOSSLESS)
-    assert ended.stdout == "whole\n"
-    assert ended.returncode == -signal.SIGSEGV
+def test_overflow_of_libjpeg_turbo_3_1_2() -> None:
+    """simplejpeg writes a lossless JPEG at full size even if it should scale it; adapt this after a fix."""
+    done = run_python(LOSSLESS)
+    assert done.stdout == "whole\n"
+    assert done.returncode == -signal.SIGSEGV
 
 
-def test_the_heap_is_checked_where_glibc_can() -> None:
+def test_heap_checks_where_glibc_has_them() -> None:
     code = "from tests.fuzz.measure import heap_is_checked; print(heap_is_checked())"
     assert run_python(code).stdout.strip() == str("LD_PRELOAD" in environment())
 
 
-def test_fresh_memory_is_filled_as_asked() -> None:
+def test_fill_of_fresh_memory() -> None:
     code = """
 import numpy as np
 from tests.fuzz.measure import fill_fresh_memory_with
@@ -88,7 +90,7 @@ for byte in (0xA5, 0x11):
     assert run_python(code).stderr == ""
 
 
-def test_memory_that_was_given_back_counts_each_time() -> None:
+def test_released_memory_counts_again() -> None:
     code = """
 from tests.fuzz.measure import Meter
 for size in (5_000_000, 50_000_000, 50_000_000, 10_000_000):
@@ -99,7 +101,7 @@ for size in (5_000_000, 50_000_000, 50_000_000, 10_000_000):
     assert run_python(code).stderr == ""
 
 
-def test_time_is_that_of_the_processor() -> None:
+def test_meter_measures_cpu_time() -> None:
     with Meter() as meter:
         sum(range(1_000_000))
     assert 0.001 < meter.cpu_s < 5
@@ -121,17 +123,17 @@ for memory, cpu in ((3, 1), (1e-3, 1), (3, 1e-15)):
     except Breach as breach:
         print(str(breach).split(":")[0])
 """
-    ended = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
         env=environment(),
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (ended.stdout.split("\n"), ended.stderr) == (["decoded png", "memory", "time", ""], "")
+    assert (done.stdout.split("\n"), done.stderr) == (["decoded png", "memory", "time", ""], "")
 
 
-def test_a_death_leaves_its_input_and_the_rest_is_run(tmp_path: Path) -> None:
+def test_crash_is_a_finding_and_the_run_continues(tmp_path: Path) -> None:
     code = """
 import ctypes, os, signal, sys
 from pathlib import Path
@@ -159,7 +161,7 @@ Worker(Path(sys.argv[1]), 1, 0, 1, 9, Fatal()).run()
         for path in (tmp_path / "findings").glob("*.json")
     }
     assert reasons.keys() == {3, 5, 6}
-    assert reasons[3].startswith("death by SIGSEGV")
+    assert reasons[3].startswith("killed by SIGSEGV")
     assert "string_at" in reasons[3]
     assert reasons[5] == "a rule"
     assert "a fault of the harness" in reasons[6]
@@ -169,12 +171,12 @@ Worker(Path(sys.argv[1]), 1, 0, 1, 9, Fatal()).run()
 
 
 def command(folder: Path, *more: str) -> list[str]:
-    """Return the command line of a run in a folder of its own."""
+    """Return the command line of a run in `folder`."""
     return [sys.executable, "-m", "tests.fuzz", "--folder", str(folder), "--workers", "1", *more]
 
 
 @pytest.mark.fault
-def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_killed_run_resumes(tmp_path: Path) -> None:
     arguments = command(tmp_path, "--inputs", "600", "--seed", "3")
     state = tmp_path / "run-3" / "progress-0"
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL) as process:
@@ -185,16 +187,16 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
         process.kill()
     before = Progress(state, 0).done
     assert before < 600
-    ended = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    assert ended.stdout.startswith("going on where the last run was stopped\n")
-    assert "600 inputs in" in ended.stdout
-    assert ended.stderr == ""
-    counts = [line.split(maxsplit=1) for line in ended.stdout.splitlines()]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("resuming the last run\n")
+    assert "600 inputs in" in done.stdout
+    assert done.stderr == ""
+    counts = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
     assert sum(int(line[0]) for line in counts if len(line) == 2 and line[1] in OUTCOMES) == 600
 
 
 @pytest.mark.fault
-def test_ctrl_c_ends_a_run(tmp_path: Path) -> None:
+def test_ctrl_c(tmp_path: Path) -> None:
     arguments = command(tmp_path, "--inputs", "100000", "--seed", "3")
     state = tmp_path / "run-3" / "progress-0"
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -205,13 +207,13 @@ def test_ctrl_c_ends_a_run(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate()
     assert process.returncode == 130
-    assert output.endswith("stopped; the same command goes on from here\n")
+    assert output.endswith("stopped; run the same command to resume\n")
 
 
-def test_one_input_can_be_run_by_itself(tmp_path: Path) -> None:
-    ended = subprocess.run(
+def test_run_of_one_input(tmp_path: Path) -> None:
+    done = subprocess.run(
         command(tmp_path, "--seed", "3", "--only", "11"), capture_output=True, text=True, check=False
     )
     assert (tmp_path / "only" / "3-11" / "current-0").read_bytes() == Generator(3).input(11).data
-    assert ended.stdout.endswith("no finding\n")
-    assert ended.returncode == 0
+    assert done.stdout.endswith("no finding\n")
+    assert done.returncode == 0

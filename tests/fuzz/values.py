@@ -1,4 +1,4 @@
-"""Numbers that parsers get wrong, and how they get into a file."""
+"""Boundary values that parsers mishandle, and their insertion into files."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ INTERESTING = (
 
 
 def any_number(chance: random.Random, bits: int, old: int = 0) -> int:
-    """Return a number of `bits` bits: a notable one, one near `old`, or any."""
+    """Return a number of `bits` bits: a boundary value, a value near `old`, or a random one."""
     pick = chance.random()
     if pick < 0.55:
         value = chance.choice(INTERESTING)

@@ -1,4 +1,4 @@
-"""One worker of a run: forks a child that runs input after input, and a fresh one where that dies."""
+"""Worker of a run: forks a child that runs inputs, and a new child if it crashes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _DEBUG_MALLOC = "libc_malloc_debug.so.0"
 _ADDRESS_SPACE = 1 << 30
 _CPU_S = 20.0
 _WALL_S = 120.0
-# A child is replaced after this many inputs, so that nothing builds up; a death costs no more than a fork.
+# A child is replaced after this many inputs, to limit leaks; a crash costs one fork.
 _INPUTS_OF_A_CHILD = 2000
 _DONE, _BROKE, _CRASHED = 0, 3, 99
 _PR_SET_PDEATHSIG = 1
@@ -48,7 +48,7 @@ OUTCOMES = (
 
 
 def environment() -> dict[str, str]:
-    """Return the variables of a worker: glibc checks its heap, and gives memory back when it is freed."""
+    """Return the environment of a worker: glibc checks the heap and returns freed memory to the system."""
     settings = {
         "MALLOC_CHECK_": "3",
         "MALLOC_ARENA_MAX": "1",
@@ -57,7 +57,7 @@ def environment() -> dict[str, str]:
         "NUMPY_MADVISE_HUGEPAGE": "0",
         "PYTHONFAULTHANDLER": "0",
     }
-    # Since glibc 2.34 the checks are in a library of their own.
+    # Since glibc 2.34 the checks are in a separate library.
     trial = subprocess.run(
         [sys.executable, "-c", ""],
         env=os.environ | {"LD_PRELOAD": _DEBUG_MALLOC},
@@ -70,12 +70,12 @@ def environment() -> dict[str, str]:
 
 
 def _status_of_fork(run: Callable[[], None], stderr: int) -> int:
-    """Run a function in a child whose messages go to a file; return how it ended."""
+    """Run a function in a child with output to file descriptor `stderr`; return the wait status."""
     pid = os.fork()
     if pid == 0:
         try:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker, which ends this
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker handles Ctrl-C and kills the child
             os.dup2(stderr, 2)
             os.dup2(stderr, 1)
             run()
@@ -92,7 +92,7 @@ def _status_of_fork(run: Callable[[], None], stderr: int) -> int:
 
 
 class Progress:
-    """Where a worker is, in a file that outlives it: the next input, and how many had which outcome."""
+    """Progress of a worker in a file that survives a crash: next input, and number of inputs per outcome."""
 
     _FIELDS = ("next", "heap checked", "simplejpeg calls", *OUTCOMES)
 
@@ -109,13 +109,13 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """Inputs that had an outcome."""
+        """Number of inputs with an outcome."""
         return int(self._values[-len(OUTCOMES) :].sum())
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """An input that killed a child or broke a rule; the input itself is beside it, in a `.bin`."""
+    """An input that crashed a child or broke a rule, saved as `.json` beside the input's `.bin`."""
 
     seed: int
     index: int
@@ -134,7 +134,7 @@ class Finding:
 
 
 class Worker:
-    """Runs the inputs `number`, `number + step`, ... below `end`, from where its progress says."""
+    """Runs the inputs `number`, `number + step`, ... below `end`, starting at its saved progress."""
 
     def __init__(
         self, folder: Path, seed: int, number: int, step: int, end: int, checker: Checker | None = None
@@ -149,24 +149,24 @@ class Worker:
         self._generator = Generator(seed)
 
     def run(self) -> None:
-        """Work until the last input has an outcome."""
+        """Run until the last input has an outcome."""
         self._progress["heap checked"] = int(measure.heap_is_checked())
         while self._progress["next"] < self._end:
             status = _status_of_fork(self._run_inputs, self._messages)
             if os.WIFSIGNALED(status):
-                self._record_death(f"death by {signal.Signals(os.WTERMSIG(status)).name}")
+                self._record_crash(f"killed by {signal.Signals(os.WTERMSIG(status)).name}")
             elif os.WEXITSTATUS(status) not in (_DONE, _BROKE):
-                self._record_death(f"exit {os.WEXITSTATUS(status)}")
+                self._record_crash(f"exit {os.WEXITSTATUS(status)}")
 
     def run_one(self, index: int) -> str | None:
-        """Run one input in a child; return why it is a finding, if it is."""
+        """Run one input in a child; return the reason of a finding, or None."""
         self._progress["next"], self._step, self._end = index, 1, index + 1
         self.run()
         path = self._folder / "findings" / f"{index:08d}.json"
         return str(json.loads(path.read_text())["reason"]) if path.exists() else None
 
     def _run_inputs(self) -> None:
-        """Run inputs in this process, a child: until one is a finding, or it has had its share."""
+        """Run inputs in this child process, until a finding or _INPUTS_OF_A_CHILD inputs."""
         limit_this_process()
         calls = self._checker.guarded_calls
         for _ in range(_INPUTS_OF_A_CHILD):
@@ -175,7 +175,7 @@ class Worker:
                 break
             item = self._generator.input(index)
             self._save_current(item)
-            # Their default action is to end the process.
+            # By default, these signals end the process.
             signal.setitimer(signal.ITIMER_PROF, _CPU_S)
             signal.setitimer(signal.ITIMER_REAL, _WALL_S)
             try:
@@ -202,22 +202,22 @@ class Worker:
         os.ftruncate(self._current, 0)
         os.pwrite(self._current, item.data, 0)
 
-    def _record_death(self, how: str) -> None:
-        """Keep the input that the child was at, with what the child said at last, and go past it."""
+    def _record_crash(self, how: str) -> None:
+        """Save the child's current input and its last output as a finding, and skip the input."""
         index = self._progress["next"]
         item = self._generator.input(index)
         saved = os.pread(self._current, os.fstat(self._current).st_size, 0)
         if saved != item.data:
-            raise RuntimeError(f"input {index}: not the one that was saved before the child ended ({how})")
-        said = os.pread(self._messages, 1 << 20, 0).decode(errors="replace")[-3000:]
-        reason = f"{how}\n{said}".rstrip()
+            raise RuntimeError(f"input {index}: differs from the input saved before the crash ({how})")
+        output = os.pread(self._messages, 1 << 20, 0).decode(errors="replace")[-3000:]
+        reason = f"{how}\n{output}".rstrip()
         Finding(self._seed, index, item.target, item.origin, reason).save(self._findings, item)
         self._progress["finding"] += 1
         self._progress["next"] = index + self._step
 
 
 def limit_this_process() -> None:
-    """Limit memory; no core files; the place of a fault on standard error; no warnings of Pillow."""
+    """Limit memory, disable core files and warnings, print tracebacks of crashes on standard error."""
     faulthandler.enable()
     warnings.simplefilter("ignore")
     pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -227,7 +227,7 @@ def limit_this_process() -> None:
 
 
 def main() -> None:
-    """Work as `python -m tests.fuzz.worker FOLDER SEED NUMBER STEP END`."""
+    """Run `python -m tests.fuzz.worker FOLDER SEED NUMBER STEP END`."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     folder, seed, number, step, end = sys.argv[1:]
     try:

@@ -1,4 +1,4 @@
-"""Which families of addresses this machine has: a container may have IPv4 alone."""
+"""Address families of this machine: a container may have only IPv4."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line in this process, which has the imports that cost a process of its own a second."""
+"""Run the command line in this process: its imports would cost a separate process a second."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.helpers.process import environment
 
 
 @dataclass(frozen=True)
-class Ended:
-    """What a command ended with."""
+class CommandResult:
+    """Exit code and output of a command."""
 
     returncode: int
     stdout: str
@@ -29,31 +29,31 @@ class Ended:
 
 def weighin(
     models_dir: Path, data_dir: Path, *arguments: str, encoding: str = "utf-8", **settings: object
-) -> Ended:
-    """Run `weighin` with these arguments and settings; `encoding`: that of standard output and error.
+) -> CommandResult:
+    """Run `weighin` with these arguments and settings; `encoding` is that of standard output and error.
 
-    Commands that log need a process of their own: a logger keeps what it was first configured with.
+    Commands that log need a separate process, because a logger keeps its first configuration.
     """
     out, err = io.BytesIO(), io.BytesIO()
-    with pytest.MonkeyPatch.context() as patch, _logging_kept():
+    with pytest.MonkeyPatch.context() as patch, _logging_restored():
         for name in [name for name in os.environ if name.startswith("WEIGHIN_")]:
             patch.delenv(name)
         for name, value in environment(models_dir, data_dir, **settings).items():
             patch.setenv(name, value)
         patch.setattr(sys, "argv", ["weighin", *arguments])
-        patch.setattr(sys, "excepthook", sys.excepthook)  # put back afterwards: typer sets its own
+        patch.setattr(sys, "excepthook", sys.excepthook)  # restored afterwards, because typer replaces it
         patch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding, write_through=True))
         patch.setattr(sys, "stderr", io.TextIOWrapper(err, encoding, write_through=True))
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as exit_request:
             main()
-        code = ended.value.code
+        code = exit_request.value.code
         sys.stdout.detach()  # type: ignore[attr-defined, unused-ignore]
         sys.stderr.detach()  # type: ignore[attr-defined, unused-ignore]
-    return Ended(int(code or 0), out.getvalue().decode(encoding), err.getvalue().decode(encoding))
+    return CommandResult(int(code or 0), out.getvalue().decode(encoding), err.getvalue().decode(encoding))
 
 
 @contextlib.contextmanager
-def _logging_kept() -> Iterator[None]:
+def _logging_restored() -> Iterator[None]:
     root, alembic = logging.root, logging.getLogger("alembic")
     handlers, levels, configuration = root.handlers, (root.level, alembic.level), structlog.get_config()
     try:

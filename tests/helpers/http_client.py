@@ -9,11 +9,11 @@ import httpx
 from tests.helpers.until import until
 
 _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""Trusts nobody: httpx would read its certificate authorities for every client, though none speaks TLS."""
+"""An empty trust store: httpx would load certificate authorities for every client, though none uses TLS."""
 
 
 def http_client(url: httpx.URL | str) -> httpx.Client:
-    """Make a client of the service at `url`, past any proxy."""
+    """Return a client of the service at `url` that ignores proxy settings."""
     return httpx.Client(base_url=url, timeout=30, trust_env=False, verify=_NO_CERTIFICATES)
 
 

@@ -1,4 +1,4 @@
-"""JPEG files built segment by segment, for tests of what a header may say."""
+"""JPEG files built segment by segment, for tests of unusual headers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE
 
 
 def segment(marker: int, content: bytes = b"") -> bytes:
-    """A marker with its length and content."""
+    """Return a marker segment with its length and content."""
     return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
 
 
 def lossless(width: int, height: int, *, components: int = 3, bits: int = 8, marker: int = 0xC3) -> bytes:
-    """A lossless JPEG of one colour: each sample differs from its prediction by 0, coded as one bit 0."""
+    """Return a lossless JPEG of one colour: each difference from the prediction is 0, coded as one bit."""
     ids = range(1, components + 1)
     frame = struct.pack(">BHHB", bits, height, width, components)
     frame += b"".join(bytes([component, 0x11, 0]) for component in ids)
@@ -32,16 +32,16 @@ def lossless(width: int, height: int, *, components: int = 3, bits: int = 8, mar
 
 
 def segments(data: bytes) -> list[tuple[int, int, bytes]]:
-    """Marker, offset and bytes of each segment of a well-formed JPEG, up to its first scan header."""
-    at, found = 2, []
+    """Return marker, offset and bytes of each segment of a valid JPEG, up to its first scan header."""
+    offset, parts = 2, []
     while True:
-        length = 2 + int.from_bytes(data[at + 2 : at + 4])
-        found.append((data[at + 1], at, data[at : at + length]))
-        if data[at + 1] == 0xDA:
-            return found
-        at += length
+        length = 2 + int.from_bytes(data[offset + 2 : offset + 4])
+        parts.append((data[offset + 1], offset, data[offset : offset + length]))
+        if data[offset + 1] == 0xDA:
+            return parts
+        offset += length
 
 
 def offset_of(data: bytes, *markers: int) -> int:
-    """Where the first segment with one of `markers` begins."""
-    return next(at for marker, at, _ in segments(data) if marker in markers)
+    """Return the offset of the first segment with one of `markers`."""
+    return next(offset for marker, offset, _ in segments(data) if marker in markers)

@@ -1,4 +1,4 @@
-"""A hub of one file on the loopback: what timm asks a hub of models for, and what it gets there."""
+"""A local HTTP server that acts as a model hub with one file."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @contextmanager
 def local_hub(path: str, content: bytes) -> Iterator[tuple[str, list[str]]]:
-    """A server that hands out `content` at `path`: its address, and the requests that it has had so far."""
+    """Serve `content` at `path`; yields the server's address and the list of requests so far."""
     requests: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> bool:
             requests.append(f"{self.command} {self.path}")
-            found = self.path == path
-            self.send_response(200 if found else 404)
-            self.send_header("Content-Length", str(len(content) if found else 0))
-            if found:
+            exists = self.path == path
+            self.send_response(200 if exists else 404)
+            self.send_header("Content-Length", str(len(content) if exists else 0))
+            if exists:
                 self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
                 self.send_header("X-Repo-Commit", "0" * 40)
             else:
                 self.send_header("X-Error-Code", "EntryNotFound")
             self.end_headers()
-            return found
+            return exists
 
         def do_HEAD(self) -> None:
             self._answer()
@@ -36,7 +36,7 @@ def local_hub(path: str, content: bytes) -> Iterator[tuple[str, list[str]]]:
                 self.wfile.write(content)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)

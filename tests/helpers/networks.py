@@ -1,4 +1,4 @@
-"""Small real networks for the service's tests: right, or with one fault."""
+"""Small real networks for the service's tests: valid, or with one fault."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from service.inference.session import OnnxSession
 
 SIDE = 16
 LIGHT = "light"
-"""The mean of each channel plus 0.5: below zero for dark pictures, above for light ones and for noise."""
+"""Tensor of each channel's mean plus 0.5: negative for dark images, positive for light ones and noise."""
 CONTRAST = "contrast"
-"""The norm of the input: zero for a picture of one grey, 127."""
+"""Tensor of the input's norm: zero for an image of the grey value 127."""
 
 Tail = Sequence[tuple[str, Sequence[str], dict[str, Any]]]
 """Operators after the linear layer: name, further inputs (or `LIGHT` as the only one), attributes."""
@@ -43,11 +43,11 @@ def save_network(
     names: Sequence[str] | None = None,
     **card: Any,
 ) -> Path:
-    """Write `zoo/name` with a card and labels: average pooling, one linear layer, then `tail`; return it.
+    """Write a network with card and labels to `zoo/name` and return that folder.
 
-    `tail` runs on the scores of the linear layer, or on LIGHT alone where that is its input, and gives
-    `logits` of `kind`, declared as `declared`. `embedding`: `embedding` is the tail of LIGHT instead and
-    `logits` are the scores. `card` changes fields of the card.
+    Layers: average pooling, one linear layer, then `tail`, which runs on the scores of the linear layer, or
+    on LIGHT if that is its input, and returns `logits` of type `kind` and shape `declared`. With `embedding`,
+    `logits` are the scores and the tail returns `embedding`. `card` replaces fields of the card.
     """
     random = np.random.default_rng(0)
     tensors: dict[str, NDArray[Any]] = {
@@ -65,9 +65,9 @@ def save_network(
     ]
     last = "scores"
     for number, (op, inputs, attributes) in enumerate(tail):
-        taken = list(inputs) if LIGHT in inputs else [last, *inputs]
+        node_inputs = list(inputs) if LIGHT in inputs else [last, *inputs]
         last = f"tail{number}"
-        nodes.append(helper.make_node(op, taken, [last], **attributes))
+        nodes.append(helper.make_node(op, node_inputs, [last], **attributes))
     nodes.append(helper.make_node("Identity", ["scores" if embedding else last], ["logits"]))
     outputs = {"logits": [classes]}
     values = [_value("logits", kind, [batch, classes] if declared is None else declared)]
@@ -113,7 +113,7 @@ def save_network(
 
 
 def put_file(folder: Path, model: onnx.ModelProto | bytes) -> None:
-    """Write `model.onnx` and its facts into the card."""
+    """Write `model.onnx`, and its size and digest into the card."""
     content = model if isinstance(model, bytes) else model.SerializeToString()
     (folder / "model.onnx").write_bytes(content)
     card = json.loads((folder / "card.json").read_text())
@@ -128,7 +128,7 @@ def put_file(folder: Path, model: onnx.ModelProto | bytes) -> None:
 
 
 def served(folder: Path) -> ServedModel:
-    """The model in `folder` without a registry, not warmed up."""
+    """Load the model in `folder` without a registry or warm-up."""
     card = read_card(folder)
     content = (folder / card.file.name).read_bytes()
     return ServedModel(card, read_labels(card, folder), OnnxSession(content, card), typical_ns=0)

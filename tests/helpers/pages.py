@@ -1,4 +1,4 @@
-"""What every page must hold to."""
+"""Checks that apply to every page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from service.web.site import Site
 
 
 def names_in(template: str) -> set[str]:
-    """The variables that a template refers to, without what every template may use."""
+    """Return the variables that a template refers to, without globals."""
     environment = Site().templates
     assert environment.loader is not None
     source = environment.loader.get_source(environment, template)[0]
@@ -18,7 +18,7 @@ def names_in(template: str) -> set[str]:
 
 
 class Code(HTMLParser):
-    """Collects whatever in a page the policy would have to allow."""
+    """Collects everything in a page that the content security policy would have to allow, and all links."""
 
     def __init__(self) -> None:
         super().__init__()

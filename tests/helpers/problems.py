@@ -1,4 +1,4 @@
-"""What every error response must look like."""
+"""Assertion about error responses."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import httpx
 
 
 def assert_problem(response: httpx.Response, status: int, slug: str, *words: str) -> dict[str, Any]:
-    """Assert that `response` is the RFC 9457 document of that kind, that its detail has the words in it, and
-    that nothing internal leaks; return the document."""
+    """Assert that `response` is an RFC 9457 problem document, and return it.
+
+    It must have this status and type (`slug`), `words` in its detail, and nothing internal.
+    """
     body: dict[str, Any] = response.json()
     assert (response.status_code, body["type"]) == (status, slug), body
     assert response.headers["content-type"] == "application/problem+json"

@@ -1,4 +1,4 @@
-"""The service as a process of its own, as people start it."""
+"""The service in a separate process, as users start it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.helpers.http_client import http_client, wait_until_loaded
 
 
 class ServiceProcess:
-    """`weighin serve` on a free port; `lines` collects what it logs."""
+    """`weighin serve` on a free port. `lines`: its log lines so far."""
 
     def __init__(self, popen: subprocess.Popen[str]) -> None:
         self.popen = popen
@@ -31,45 +31,45 @@ class ServiceProcess:
         assert self.popen.stderr is not None
         for line in self.popen.stderr:
             self.lines.append(line)
-            found = re.search(r"http://[\d.]+:\d+", line)
-            if found and not self._url:
-                self._url = found.group()
+            url = re.search(r"http://[\d.]+:\d+", line)
+            if url and not self._url:
+                self._url = url.group()
                 self._listening.set()
         self._listening.set()
 
     @contextmanager
     def client(self) -> Iterator[httpx.Client]:
-        """A client of the service, once it is ready."""
+        """Wait until the service is ready; yields a client."""
         self._listening.wait(60)
-        assert self._url, f"it did not start: {''.join(self.lines)}"
+        assert self._url, f"service: did not start: {''.join(self.lines)}"
         with http_client(self._url) as client:
             wait_until_loaded(client)
             yield client
 
     def wait(self, seconds: float = 60) -> int:
-        """Its exit code."""
+        """Wait for its end; return its exit code."""
         code = self.popen.wait(seconds)
         self._reader.join(30)
         return code
 
     @property
     def log(self) -> str:
-        """What it has logged so far."""
+        """Its log so far."""
         return "".join(self.lines)
 
 
 def environment(models_dir: Path, data_dir: Path, **settings: object) -> dict[str, str]:
-    """The environment for a service with the tiny models on a free port."""
-    own = {key: value for key, value in os.environ.items() if not key.startswith("WEIGHIN_")}
-    given = {"MODEL_DIRS": models_dir, "DATA_DIR": data_dir, "DEFAULT_MODEL": "tiny", "PORT": 0} | settings
-    return own | {f"WEIGHIN_{key.upper()}": str(value) for key, value in given.items()}
+    """Return the environment of a service with the tiny models on a free port, and these settings."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("WEIGHIN_")}
+    values = {"MODEL_DIRS": models_dir, "DATA_DIR": data_dir, "DEFAULT_MODEL": "tiny", "PORT": 0} | settings
+    return inherited | {f"WEIGHIN_{key.upper()}": str(value) for key, value in values.items()}
 
 
 @contextmanager
 def service_process(
     models_dir: Path, data_dir: Path, *, prefix: Sequence[str] = (), **settings: object
 ) -> Iterator[ServiceProcess]:
-    """Start `weighin serve` (behind the command `prefix`) and kill it at the end if it still runs."""
+    """Start `weighin serve`, with `prefix` before the command; kill it at the end if it still runs."""
     command = [*prefix, sys.executable, "-m", "service", "serve"]
     popen = subprocess.Popen(
         command, env=environment(models_dir, data_dir, **settings), stderr=subprocess.PIPE, text=True

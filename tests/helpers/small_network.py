@@ -1,4 +1,4 @@
-"""A small network of the zoo's own blocks, with random weights and used batch norms."""
+"""A small EfficientNet-Lite with random weights and non-trivial batch norms."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ SIZE = 64
 
 
 def small_network(seed: int = 0) -> EfficientNetLite:
-    """An EfficientNet-Lite of a fifth of the width for 64 x 64 images and 10 classes, in evaluation mode."""
+    """Return a narrow EfficientNet-Lite for 64 x 64 images and 10 classes, in evaluation mode."""
     torch.manual_seed(seed)
     network = EfficientNetLite(Variant(0.2, 0.5, SIZE, 0.2), classes=10)
     network.classifier.weight.data.normal_(0, 0.5)
-    # Batch norms that change nothing would hide that they are folded wrongly.
+    # Identity batch norms would hide errors of folding.
     with torch.no_grad():
         for _ in range(40):
             network(torch.from_numpy(noise(8, int(torch.randint(1 << 30, ())))))
@@ -28,7 +28,7 @@ def small_network(seed: int = 0) -> EfficientNetLite:
 
 
 def noise(count: int, seed: int = 0) -> NDArray[np.float32]:
-    """Random images, float32 (count, 3, 64, 64), smooth enough to excite the whole network."""
+    """Return random images, float32 (count, 3, 64, 64), with enough coarse detail to excite all layers."""
     random = np.random.default_rng(seed)
     coarse = random.normal(0, 0.6, (count, 3, SIZE // 8, SIZE // 8))
     fine = random.normal(0, 0.2, (count, 3, SIZE, SIZE))

@@ -1,4 +1,4 @@
-"""TIFF files of any photometric interpretation, depth and order, written sample by sample."""
+"""TIFF files of any photometric interpretation, bit depth and byte order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def tiff(
     tags: dict[int, Sequence[int]] | None = None,
     deflate: bool = False,
 ) -> bytes:
-    """A TIFF of one strip a plane; `samples` is (H, W, samples per pixel)."""
+    """Return a TIFF with one strip per plane; `samples` is (H, W, samples per pixel)."""
     height, width, count = samples.shape
     planes = [samples] if planar == 1 else [samples[:, :, [index]] for index in range(count)]
     strips = [packed(plane, bits, order, fill_order) for plane in planes]
@@ -51,28 +51,29 @@ def tiff(
     entries |= {tag: ("H", values) for tag, values in (tags or {}).items()}
     body = b"".join(strips)
     body += bytes(-len(body) % 2)
-    directory, behind = 8 + len(body), b""
-    after = directory + 2 + 12 * len(entries) + 4
+    directory, long_values = 8 + len(body), b""
+    values_offset = directory + 2 + 12 * len(entries) + 4
     rows = []
     for tag, (code, values) in sorted(entries.items()):
         content = struct.pack(f"{order}{len(values)}{code}", *values)
         if len(content) > 4:
-            content, behind = struct.pack(order + "I", after + len(behind)), behind + content
+            offset = struct.pack(order + "I", values_offset + len(long_values))
+            content, long_values = offset, long_values + content
         rows.append(
             struct.pack(order + "HHI", tag, {"H": 3, "I": 4}[code], len(values)) + content.ljust(4, b"\0")
         )
     start = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "I", directory)
-    return start + body + struct.pack(order + "H", len(rows)) + b"".join(rows) + bytes(4) + behind
+    return start + body + struct.pack(order + "H", len(rows)) + b"".join(rows) + bytes(4) + long_values
 
 
 def packed(samples: NDArray[np.generic], bits: int, order: str, fill_order: int) -> bytes:
-    """Samples of `bits` bits each, rows padded to whole bytes."""
+    """Pack samples of `bits` bits each, with rows padded to whole bytes."""
     if bits in (8, 16, 32, 64):
         data = samples.astype(samples.dtype.newbyteorder(order)).tobytes()
     else:
         rows = samples.reshape(samples.shape[0], -1).astype(np.uint32)
-        places = np.arange(bits - 1, -1, -1)
-        data = np.packbits((rows[:, :, None] >> places & 1).reshape(rows.shape[0], -1), axis=1).tobytes()
+        shifts = np.arange(bits - 1, -1, -1)
+        data = np.packbits((rows[:, :, None] >> shifts & 1).reshape(rows.shape[0], -1), axis=1).tobytes()
     if fill_order == 2:
         data = np.packbits(np.unpackbits(np.frombuffer(data, np.uint8)), bitorder="little").tobytes()
     return data

@@ -1,4 +1,4 @@
-"""A small data set in Fashion-MNIST's format: four classes of bars that a tiny network learns in seconds."""
+"""A small data set in Fashion-MNIST's format: four classes of bars, learnt by a tiny network in seconds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLASSES = 4
 
 
 def make_tiny_fashion(folder: Path, train: int = 256, test: int = 64) -> Dataset:
-    """Write the four files into `folder` and return what they must be."""
+    """Write the four files into `folder` and return the data set with their checksums."""
     folder.mkdir(parents=True, exist_ok=True)
     sums = {}
     for names, count, seed in ((TRAIN, train, 1), (TEST, test, 2)):
@@ -28,7 +28,7 @@ def make_tiny_fashion(folder: Path, train: int = 256, test: int = 64) -> Dataset
 
 
 def idx(array: NDArray[np.uint8]) -> bytes:
-    """An array of bytes in the IDX format."""
+    """Encode an array of bytes in the IDX format."""
     return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, dtype=">u4").tobytes() + array.tobytes()
 
 
@@ -38,8 +38,8 @@ def _images(count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]
     pixels = random.integers(0, 60, (count, 28, 28)).astype(np.uint8)
     for image, label in zip(pixels, classes, strict=True):
         start, width = random.integers(8, 14), random.integers(3, 6)
-        across = image if label % 2 == 0 else image.T
-        across[start : start + width, 5:23] = 200
+        oriented = image if label % 2 == 0 else image.T
+        oriented[start : start + width, 5:23] = 200
         if label >= 2:
-            across[start + width + 3 : start + 2 * width + 3, 5:23] = 200
+            oriented[start + width + 3 : start + 2 * width + 3, 5:23] = 200
     return pixels, classes

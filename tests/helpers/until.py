@@ -1,4 +1,4 @@
-"""Waiting for something that happens by itself, without sleeping longer than it takes."""
+"""Polling for a condition."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
-    """Ask again and again, for a minute at most."""
+    """Poll `condition` until it is true; fail after a minute, naming `what` was expected."""
     deadline = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < deadline, f"a minute has passed and not: {what}"
+        assert time.monotonic() < deadline, f"timeout after 60 s, expected: {what}"
         time.sleep(0.01)

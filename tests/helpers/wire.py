@@ -1,4 +1,4 @@
-"""Bytes on a connection: requests cut into packets, and the responses read back one after the other."""
+"""Raw HTTP over sockets: requests cut into packets, responses parsed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Address = tuple[str, int]
 
 @dataclass(frozen=True)
 class Seen:
-    """A request as the application saw it."""
+    """A request as the application received it."""
 
     method: str
     path: str
@@ -35,7 +35,7 @@ class Seen:
 
 @dataclass
 class Application:
-    """An ASGI application that keeps what it is asked and answers 200; `early` paths before the body."""
+    """An ASGI application that records requests and responds with 200; for `early` paths before the body."""
 
     early: frozenset[str] = frozenset({"/early"})
     seen: list[Seen] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Application:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a connection."""
+    """Result of a connection: requests received, status of each response, whether it was closed, bytes."""
 
     seen: list[Seen]
     statuses: list[int]
@@ -72,7 +72,7 @@ def converse(
     protocol: type[HttpProtocol] = HttpProtocol,
     application: Application | None = None,
 ) -> Outcome:
-    """Send `packets` over a socket of their own, each read before the next is sent."""
+    """Send `packets` over a new socket, each after the server has read the previous one."""
     app = application or Application()
     return asyncio.run(_converse(packets, protocol, app))
 
@@ -113,7 +113,7 @@ async def _converse(packets: Iterable[bytes], protocol: type[HttpProtocol], app:
 
 @contextlib.contextmanager
 def serving(app: Any, **options: Any) -> Iterator[Address]:
-    """`app` on a socket of its own."""
+    """Serve `app` on a new loopback socket; yields its address."""
     listener = socket.create_server(("127.0.0.1", 0))
     options = {"http": HttpProtocol} | options
     config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None, access_log=False, **options)
@@ -131,16 +131,16 @@ def serving(app: Any, **options: Any) -> Iterator[Address]:
 
 
 def responses(received: bytes) -> list[tuple[int, http.client.HTTPMessage, bytes]]:
-    """Status, header and body of each final response in `received`. Fails for bytes that are none."""
+    """Return status, header and body of each final response in `received`; fails for other bytes."""
     received = received.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
     stream = io.BytesIO(received)
     stream.close = lambda: None  # type: ignore[method-assign]  # HTTPResponse closes what it has read
-    found = []
+    parsed = []
     while stream.tell() < len(received):
         response = http.client.HTTPResponse(cast(socket.socket, _File(stream)))
         response.begin()
-        found.append((response.status, response.headers, response.read()))
-    return found
+        parsed.append((response.status, response.headers, response.read()))
+    return parsed
 
 
 @dataclass(frozen=True)
@@ -151,14 +151,14 @@ class _File:
         return self.stream
 
 
-def cut(raw: bytes, places: Sequence[int]) -> list[bytes]:
-    """`raw` in pieces that end at `places`."""
-    edges = [0, *sorted({place for place in places if 0 < place < len(raw)}), len(raw)]
+def cut(raw: bytes, offsets: Sequence[int]) -> list[bytes]:
+    """Split `raw` at `offsets`."""
+    edges = [0, *sorted({offset for offset in offsets if 0 < offset < len(raw)}), len(raw)]
     return [raw[start:end] for start, end in itertools.pairwise(edges)]
 
 
 def ask(address: Address, raw: bytes, *, seconds: float = 20) -> bytes:
-    """Send `raw` and return all that comes back until the server closes the connection."""
+    """Send `raw` and return everything received until the server closes the connection."""
     with socket.create_connection(address, timeout=seconds) as connection:
         connection.sendall(raw)
         received = b""

@@ -1,4 +1,4 @@
-"""The service on a real socket, with the tiny models, its state in SQLite and in PostgreSQL."""
+"""Fixtures: services on real sockets with the tiny models, with SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL server, started for the first test that wants one."""
+    """Return a PostgreSQL server, started on first use."""
     with postgres_server() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def new_database(request: pytest.FixtureRequest) -> NewDatabase:
-    """Makes an empty database and gives its URL; None stands for a file in the data directory."""
+    """Return a function that creates an empty database and returns its URL; None: the data directory."""
     if getattr(request, "param", "sqlite") == "sqlite":
         return lambda: None
     server: PostgresServer = request.getfixturevalue("postgres")
@@ -51,7 +51,7 @@ def new_database(request: pytest.FixtureRequest) -> NewDatabase:
 
 @pytest.fixture(scope="session")
 def slow_png() -> bytes:
-    """64 M pixels in few bytes: it holds a core for as long as a machine needs to unpack them."""
+    """Return an image of 64 M pixels in few bytes, which keeps a core busy while it is decoded."""
     buffer = io.BytesIO()
     Image.new("RGB", (8000, 8000), "green").save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
@@ -59,7 +59,7 @@ def slow_png() -> bytes:
 
 @pytest.fixture
 def database_url(new_database: NewDatabase) -> str | None:
-    """The URL of an empty database of this test's own; None stands for a file in the data directory."""
+    """Return the URL of an empty database of this test; None: a file in the data directory."""
     return new_database()
 
 
@@ -87,13 +87,13 @@ def new_tables(new_database: NewDatabase, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def migrated_url(new_tables: NewTables, tmp_path: Path) -> str | None:
-    """The URL of a database of this test's own with the tables; None stands for the file in `tmp_path`."""
+    """Return the URL of a database of this test with the tables; None: the file in `tmp_path`."""
     return new_tables(tmp_path)
 
 
 @contextmanager
 def running(settings: Settings) -> Iterator[httpx.Client]:
-    """The service in a thread of this process, on a free port; yields a client that talks to it."""
+    """Run the service in a thread of this process, on a free port; yield a client."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(server_config(create_app(settings), settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="service")
@@ -112,7 +112,7 @@ def running(settings: Settings) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def tiny_settings(tiny_models_dir: Path, tmp_path: Path, new_tables: NewTables) -> Settings:
-    """Settings for the tiny models with a data directory and a database of their own."""
+    """Return settings with the tiny models and a separate data directory and database."""
     return Settings(
         model_dirs=(tiny_models_dir,),
         default_model="tiny",
@@ -123,7 +123,7 @@ def tiny_settings(tiny_models_dir: Path, tmp_path: Path, new_tables: NewTables) 
 
 @pytest.fixture
 def serve(tiny_settings: Settings) -> Iterator[Callable[..., httpx.Client]]:
-    """Start services with the tiny models, settings changed as given; they end with the test."""
+    """Return a function that starts services with the tiny models and given settings, until the test ends."""
     with ExitStack() as stack:
 
         def start(**changes: object) -> httpx.Client:
@@ -136,7 +136,7 @@ def serve(tiny_settings: Settings) -> Iterator[Callable[..., httpx.Client]]:
 def serve_for_module(
     tiny_models_dir: Path, tmp_path_factory: pytest.TempPathFactory, new_tables: NewTables
 ) -> Iterator[Callable[..., httpx.Client]]:
-    """Start services with the tiny models and other settings as given; they end with the module."""
+    """Return a function that starts services with tiny models and given settings, until the module ends."""
     with ExitStack() as stack:
 
         def start(**changes: object) -> httpx.Client:
@@ -156,7 +156,7 @@ def serve_for_module(
 def client(
     tiny_models_dir: Path, tmp_path_factory: pytest.TempPathFactory, new_tables: NewTables
 ) -> Iterator[httpx.Client]:
-    """A client of one service with the tiny models, shared by a module's tests."""
+    """Return a client of a service with the tiny models, shared by the module's tests."""
     data_dir = tmp_path_factory.mktemp("data")
     settings = Settings(
         model_dirs=(tiny_models_dir,),

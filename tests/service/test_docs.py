@@ -1,4 +1,4 @@
-"""The documentation names every route, error and setting; its commands and links exist."""
+"""The documentation covers every route, error and setting; its commands and links are valid."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ CURLS = sorted(set(re.findall(r"^\$ (curl .+)$", README + API, re.MULTILINE)))
 
 @pytest.fixture(scope="module")
 def paths(client: httpx.Client) -> dict[str, Any]:
-    """The OpenAPI description of every path."""
+    """Return the OpenAPI description of every path."""
     found: dict[str, Any] = client.get("/openapi.json").json()["paths"]
     return found
 
 
-def test_every_route_has_a_place_and_a_curl(paths: dict[str, Any]) -> None:
+def test_every_route_is_documented(paths: dict[str, Any]) -> None:
     called = {(method_of(command), template_of(url_of(command)[0], paths)) for command in CURLS}
     assert len(paths) >= 9
     for path, operations in paths.items():
@@ -41,8 +41,8 @@ def test_every_route_has_a_place_and_a_curl(paths: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("command", CURLS)
-def test_a_curl_asks_for_what_there_is(command: str, paths: dict[str, Any]) -> None:
-    """Its path, method and parameters are in the API's description: a renamed one is not left behind."""
+def test_curl_commands_match_openapi(command: str, paths: dict[str, Any]) -> None:
+    """Path, method and parameters are in the OpenAPI document, so that renames reach the documentation."""
     path, query = url_of(command)
     operation = paths[template_of(path, paths)][method_of(command)]
     known = {parameter["name"] for parameter in operation.get("parameters", [])}
@@ -52,12 +52,12 @@ def test_a_curl_asks_for_what_there_is(command: str, paths: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     "kind", [kind for kind in STATUS if kind is not ClientGone], ids=lambda kind: kind.slug
 )
-def test_every_error_is_listed_with_its_status(kind: type) -> None:
+def test_every_error_is_documented(kind: type) -> None:
     status = STATUS[kind][0]
     assert re.search(rf"^\| {status} \|.*`{kind.slug}`", API, re.MULTILINE)
 
 
-def test_the_make_targets_exist() -> None:
+def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"`make ([a-z]+(?:-[a-z]+)*)|^(?:\$ )?make ([a-z-]+)", EVERYWHERE, re.MULTILINE))
     assert (
@@ -72,8 +72,8 @@ def test_readme_length() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
-    """To a file, and where they name a heading, to one that the page has."""
+def test_links(page: Path) -> None:
+    """The linked file exists, and has the linked heading."""
     text = page.read_text()
     links = re.findall(r"\]\(([^)\s]+)\)|src(?:set)?=\"([^\"]+)\"", text)
     for target in map("".join, links):
@@ -86,8 +86,8 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors_of(linked.read_text()), target
 
 
-def test_the_index_lists_every_page_under_its_kind() -> None:
-    """Each page says in its first line which kind it is, and stands there in the index."""
+def test_index_lists_every_page() -> None:
+    """The first line of each page gives its kind, under which the index lists it."""
     sections = re.split(r"^(How to do something|Reference|Explanation|Results):$", INDEX, flags=re.MULTILINE)
     listed = {
         name: kind.replace("How to do something", "How-to")
@@ -102,20 +102,20 @@ def test_the_index_lists_every_page_under_its_kind() -> None:
     assert listed == said
 
 
-def test_the_settings_page_is_that_of_the_settings() -> None:
+def test_settings_table() -> None:
     assert settings_table() in (ROOT / "docs/settings.md").read_text()
 
 
-def test_no_page_names_a_setting_that_does_not_exist() -> None:
-    """A setting that was renamed is not left behind in a document, the compose file or a script."""
+def test_documented_settings_exist() -> None:
+    """Documents, compose file and scripts mention only existing settings."""
     known = {f"WEIGHIN_{name.upper()}" for name in Settings.model_fields} | {"WEIGHIN_"}
     for name in ("compose.yaml", "Dockerfile", "Makefile", ".ci/run"):
         assert set(re.findall(r"WEIGHIN_[A-Z0-9_]*", (ROOT / name).read_text())) <= known, name
     assert set(re.findall(r"WEIGHIN_[A-Z0-9_]*", EVERYWHERE)) <= known
 
 
-def test_the_architecture_page_names_every_folder() -> None:
-    """Every folder of code has a row, and every row a folder that exists."""
+def test_architecture_page_lists_every_folder() -> None:
+    """Every code folder has a row, and every row an existing folder."""
     page = (ROOT / "docs/architecture.md").read_text()
     rows = re.findall(r"^\| (`[^|]+`) \|", page, re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`([\w/]+)/`", row)}
@@ -130,7 +130,7 @@ def test_the_architecture_page_names_every_folder() -> None:
 
 
 @pytest.mark.parametrize("half", ["In the service", "In models"])
-def test_the_architecture_page_pictures_the_enforced_layers(half: str) -> None:
+def test_architecture_page_shows_the_enforced_layers(half: str) -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (contract,) = [contract for contract in contracts if contract["name"].startswith(half)]
     page = (ROOT / "docs/architecture.md").read_text()
@@ -141,7 +141,7 @@ def test_the_architecture_page_pictures_the_enforced_layers(half: str) -> None:
 
 
 def anchors_of(text: str) -> set[str]:
-    """The anchors that the headings of a page get."""
+    """Return the anchors of a page's headings."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -154,7 +154,7 @@ def method_of(command: str) -> str:
 
 
 def url_of(command: str) -> tuple[str, dict[str, str]]:
-    """Path and query of the command's URL."""
+    """Return path and query of the command's URL."""
     match = re.search(r"localhost:8000(/[^\s'\"]*)", command)
     assert match is not None, command
     url = urlsplit(match.group(1))
@@ -162,7 +162,7 @@ def url_of(command: str) -> tuple[str, dict[str, str]]:
 
 
 def template_of(path: str, paths: dict[str, Any]) -> str:
-    """The described path that `path` is an instance of."""
+    """Return the path template that `path` matches."""
     if path in paths:
         return path
     for template in paths:

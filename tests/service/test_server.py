@@ -1,4 +1,4 @@
-"""The process: how it starts, what stops it from starting, and how it ends."""
+"""Start, startup errors and shutdown of the server process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def send_part_of_a_body(url_host: str, url_port: int) -> socket.socket:
 
 @pytest.mark.fault
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_0_and_the_latencies_are_kept(
+def test_signals_stop_the_server_cleanly(
     tiny_models_dir: Path, tmp_path: Path, png: bytes, stop: signal.Signals
 ) -> None:
     with service_process(tiny_models_dir, tmp_path) as process, process.client() as client:
@@ -40,7 +40,7 @@ def test_a_signal_ends_it_with_0_and_the_latencies_are_kept(
 
 
 @pytest.mark.fault
-def test_a_slow_upload_does_not_hold_it_beyond_the_grace(tiny_models_dir: Path, tmp_path: Path) -> None:
+def test_shutdown_during_a_slow_upload(tiny_models_dir: Path, tmp_path: Path) -> None:
     settings = {"shutdown_grace_s": 1}
     with (
         service_process(tiny_models_dir, tmp_path, **settings) as process,
@@ -53,7 +53,7 @@ def test_a_slow_upload_does_not_hold_it_beyond_the_grace(tiny_models_dir: Path, 
 
 
 @pytest.mark.fault
-def test_a_refused_upload_does_not_hold_it_and_keeps_no_bytes(tiny_models_dir: Path, tmp_path: Path) -> None:
+def test_shutdown_during_a_refused_upload(tiny_models_dir: Path, tmp_path: Path) -> None:
     def memory() -> int:
         [line] = [
             line
@@ -80,20 +80,18 @@ def test_a_refused_upload_does_not_hold_it_and_keeps_no_bytes(tiny_models_dir: P
     assert "Traceback" not in process.log
 
 
-def test_a_port_in_use_is_one_line_and_exit_code_1(tiny_models_dir: Path, tmp_path: Path) -> None:
+def test_port_in_use(tiny_models_dir: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = weighin(tiny_models_dir, tmp_path, "serve", port=port)
     assert done.returncode == 1
     assert done.stderr.splitlines(keepends=True) == [
-        f"weighin: cannot listen on 127.0.0.1 port {port}: address already in use; "
-        "choose another with --host and --port, or WEIGHIN_HOST and WEIGHIN_PORT\n"
+        f"weighin: cannot listen on 127.0.0.1 port {port}: address already in use "
+        "(set another with --host and --port, or WEIGHIN_HOST and WEIGHIN_PORT)\n"
     ]
 
 
-def test_a_second_one_on_the_same_data_directory_names_the_first(
-    tiny_models_dir: Path, tmp_path: Path
-) -> None:
+def test_data_directory_in_use(tiny_models_dir: Path, tmp_path: Path) -> None:
     with service_process(tiny_models_dir, tmp_path) as first, first.client() as client:
         with service_process(tiny_models_dir, tmp_path) as second:
             assert second.wait() == 1
@@ -107,33 +105,35 @@ def test_a_second_one_on_the_same_data_directory_names_the_first(
     ("setting", "value", "word"),
     [
         ("port", "many", "WEIGHIN_PORT 'many'"),
-        ("database_url", "jdbc:postgresql://u:secret@h/db", "WEIGHIN_DATABASE_URL '***': no database URL"),
+        ("database_url", "jdbc:postgresql://u:secret@h/db", "WEIGHIN_DATABASE_URL '***': not a database URL"),
         ("deadline_s", "-1", "WEIGHIN_DEADLINE_S"),
-        ("model_dirs", "nowhere", "no such folder of models: nowhere"),
+        ("model_dirs", "nowhere", "no such folder: nowhere"),
         (
             "model_dirs",
             "nowhere:elsewhere",
-            "WEIGHIN_MODEL_DIRS: no such folder of models: nowhere, elsewhere",
+            "WEIGHIN_MODEL_DIRS: no such folder: nowhere, elsewhere",
         ),
         ("host", "256.1.1.1", "256.1.1.1"),
-        ("database_url", "sqlite:////no/such/folder/x.db", "no such folder for the file"),
+        ("database_url", "sqlite:////no/such/folder/x.db", "folder of the file not found"),
         ("allowed_origins", "app.example.org", "WEIGHIN_ALLOWED_ORIGINS 'app.example.org': "),
-        ("allowed_origins", "https://app.example.org/x", "is no origin (examples: https://app.example.org"),
+        (
+            "allowed_origins",
+            "https://app.example.org/x",
+            "is not an origin (examples: https://app.example.org",
+        ),
         ("trusted_proxies", "proxy", "WEIGHIN_TRUSTED_PROXIES 'proxy': "),
         ("root_path", "https://a/b", "WEIGHIN_ROOT_PATH 'https://a/b': "),
         ("root_path", "/models", "WEIGHIN_ROOT_PATH: '/models' begins like a path of the service"),
     ],
 )
-def test_a_bad_setting_is_named_and_nothing_starts(
-    tiny_models_dir: Path, tmp_path: Path, setting: str, value: str, word: str
-) -> None:
+def test_invalid_setting(tiny_models_dir: Path, tmp_path: Path, setting: str, value: str, word: str) -> None:
     done = weighin(tiny_models_dir, tmp_path, "serve", **{setting: value})
     assert done.returncode in (1, 2)
     assert word in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_process_with_bad_settings_ends(tiny_models_dir: Path, tmp_path: Path) -> None:
+def test_exit_code_with_invalid_settings(tiny_models_dir: Path, tmp_path: Path) -> None:
     with service_process(tiny_models_dir, tmp_path, port="many", deadline_s="-1") as process:
         assert process.wait() == 2
     assert "WEIGHIN_PORT 'many'" in process.log
@@ -141,9 +141,7 @@ def test_a_process_with_bad_settings_ends(tiny_models_dir: Path, tmp_path: Path)
     assert "Traceback" not in process.log
 
 
-def test_logs_are_json_off_a_terminal_with_a_line_per_request_when_asked_for(
-    tiny_models_dir: Path, tmp_path: Path, png: bytes
-) -> None:
+def test_json_log_with_requests(tiny_models_dir: Path, tmp_path: Path, png: bytes) -> None:
     with service_process(tiny_models_dir, tmp_path, log_requests="true") as process:
         with process.client() as client:
             client.post("/classify", content=png, headers={"X-Request-ID": "find-me"})
@@ -155,7 +153,7 @@ def test_logs_are_json_off_a_terminal_with_a_line_per_request_when_asked_for(
     assert {"listening", "ready"} <= {record["event"] for record in records}
 
 
-def test_it_starts_beside_a_kubernetes_service_of_its_name(tiny_models_dir: Path, tmp_path: Path) -> None:
+def test_kubernetes_service_link(tiny_models_dir: Path, tmp_path: Path) -> None:
     # an address that is nobody's: the default port may be taken where this test runs
     links = {"port": "tcp://10.96.12.34:8000", "service_host": "10.96.12.34", "prot": "1"}
     with service_process(tiny_models_dir, tmp_path, host="192.0.2.1", log_format="text", **links) as process:
@@ -168,9 +166,7 @@ def test_it_starts_beside_a_kubernetes_service_of_its_name(tiny_models_dir: Path
     assert "cannot listen on 192.0.2.1 port 8000" in process.log
 
 
-def test_a_data_directory_that_cannot_be_is_named_with_its_variable(
-    tiny_models_dir: Path, tmp_path: Path
-) -> None:
+def test_unusable_data_directory(tiny_models_dir: Path, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     with (
@@ -178,7 +174,7 @@ def test_a_data_directory_that_cannot_be_is_named_with_its_variable(
         process.client(),
     ):
         until(lambda: "ready" in process.log, "the models are loaded")
-        assert f"WEIGHIN_DATA_DIR '{file}': the data directory cannot be written" in process.log
+        assert f"WEIGHIN_DATA_DIR '{file}': data directory: cannot be written" in process.log
         assert "WEIGHIN_GALLERY_MODEL: no such model" in process.log
 
 
@@ -190,7 +186,7 @@ def accepts(host: str, port: int) -> bool:
         return False
 
 
-def test_a_name_is_listened_at_on_every_address() -> None:
+def test_listen_on_every_address_of_a_name() -> None:
     found = socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)
     listeners = listen("localhost", 0)
     try:
@@ -202,7 +198,7 @@ def test_a_name_is_listened_at_on_every_address() -> None:
             listener.close()
 
 
-def test_both_families_get_one_port() -> None:
+def test_one_port_for_both_address_families() -> None:
     addresses = [(socket.AF_INET6, ("::1", 0, 0, 0)), (socket.AF_INET, ("127.0.0.1", 0))]
     listeners = listen_at_all(addresses, 0)
     try:
@@ -214,7 +210,7 @@ def test_both_families_get_one_port() -> None:
             listener.close()
 
 
-def test_an_address_that_is_not_here_is_left_out() -> None:
+def test_missing_address_is_skipped() -> None:
     addresses = [(socket.AF_INET6, ("2001:db8::1", 0, 0, 0)), (socket.AF_INET, ("127.0.0.1", 0))]
     [listener] = listen_at_all(addresses, 0)
     with listener:
@@ -223,7 +219,7 @@ def test_an_address_that_is_not_here_is_left_out() -> None:
         listen_at_all(addresses[:1], 0)
 
 
-def test_a_port_taken_in_one_family_is_taken() -> None:
+def test_port_in_use_in_one_address_family() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         addresses = [(socket.AF_INET6, ("::1", 0, 0, 0)), (socket.AF_INET, ("127.0.0.1", 0))]
         port = taken.getsockname()[1]
@@ -233,7 +229,7 @@ def test_a_port_taken_in_one_family_is_taken() -> None:
 
 
 @pytest.mark.parametrize(("host", "four", "six"), [("::", True, IPV6), ("0.0.0.0", True, False)])
-def test_all_addresses(host: str, four: bool, six: bool) -> None:
+def test_listen_on_all_addresses(host: str, four: bool, six: bool) -> None:
     [listener] = listen(host, 0)
     with listener:
         port = listener.getsockname()[1]
@@ -241,7 +237,7 @@ def test_all_addresses(host: str, four: bool, six: bool) -> None:
 
 
 @pytest.mark.parametrize("host", ["256.1.1.1", "no-such-host.invalid", "a" * 300, "\udcff", "192.0.2.1"])
-def test_a_host_that_is_none_is_named(host: str) -> None:
+def test_invalid_host(host: str) -> None:
     with pytest.raises(CannotListen, match="WEIGHIN_HOST") as caught:
         listen(host, 0)
     assert caught.value.detail.startswith(f"cannot listen on {host} port 0: ")

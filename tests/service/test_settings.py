@@ -1,4 +1,4 @@
-"""Settings from the environment: spellings, and every problem named at once."""
+"""Settings from the environment: spellings and error messages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def problems(
 
 
 @pytest.mark.parametrize("text", ["", "  ", "\r", "\r\n"])
-def test_every_blank_variable_means_its_default(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_blank_variables_are_defaults(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     default = Settings()
     assert settings(monkeypatch, **dict.fromkeys(Settings.model_fields, text)) == default
 
@@ -75,13 +75,13 @@ def test_common_spellings(monkeypatch: pytest.MonkeyPatch, name: str, text: str,
     assert getattr(settings(monkeypatch, **{name: text}), name) == value
 
 
-def test_a_key_from_a_file_has_no_line_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_api_key_with_line_end(monkeypatch: pytest.MonkeyPatch) -> None:
     key = settings(monkeypatch, api_key="secret\r\n").api_key
     assert key is not None
     assert key.get_secret_value() == "secret"
 
 
-def test_a_service_link_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_service_link_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings(monkeypatch, port="tcp://10.96.12.34:8000").port == 8000
     assert len(environment_warnings()) == 1
 
@@ -120,17 +120,17 @@ def test_a_service_link_means_the_default(monkeypatch: pytest.MonkeyPatch) -> No
             "https://a.example/?key=secret",
             "WEIGHIN_ALLOWED_ORIGINS 'https://a.example/***'",
         ),
-        ("allowed_origins", "u:secret@a.example", "WEIGHIN_ALLOWED_ORIGINS '***': '***' is no origin"),
+        ("allowed_origins", "u:secret@a.example", "WEIGHIN_ALLOWED_ORIGINS '***': '***' is not an origin"),
         ("database_url", "tcp://u:secret@h:5432", "WEIGHIN_DATABASE_URL 'tcp://***@h:5432': 'tcp://' is not"),
         ("data_dir", "s3://bucket/x", "WEIGHIN_DATA_DIR 's3://bucket/x': is a URL (allowed: the path of"),
         ("host", "http://u:secret@0.0.0.0", "WEIGHIN_HOST 'http://***@0.0.0.0': should be a host"),
         ("root_path", "https://u:secret@h/x", "WEIGHIN_ROOT_PATH 'https://***@h/x': 'https://***@h/x' is no"),
-        ("trusted_proxies", "u:secret@h, ::1", "WEIGHIN_TRUSTED_PROXIES '***, ::1': '***' is no address"),
+        ("trusted_proxies", "u:secret@h, ::1", "WEIGHIN_TRUSTED_PROXIES '***, ::1': '***' is not an address"),
         ("data_dir", "s3://u:secret@bucket", "WEIGHIN_DATA_DIR 's3://***@bucket': is a URL"),
         ("api_key", "'secret'", "WEIGHIN_API_KEY (not shown): is in quotes"),
     ],
 )
-def test_a_problem_names_variable_and_value(
+def test_message_of_an_invalid_setting(
     monkeypatch: pytest.MonkeyPatch, name: str, text: str, line: str
 ) -> None:
     [problem] = problems(monkeypatch, **{name: text})
@@ -138,7 +138,7 @@ def test_a_problem_names_variable_and_value(
     assert "secret" not in problem
 
 
-def test_all_problems_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_invalid_settings_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     found = problems(monkeypatch, {"port": 70000}, threads="0", database_url="nowhere", log_level="x")
     assert [line.split()[0] for line in found] == [
         *("--port", "WEIGHIN_DATABASE_URL", "WEIGHIN_THREADS", "WEIGHIN_LOG_LEVEL")

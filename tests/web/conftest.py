@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from models.zoo.files import NETWORKS
-from tests.helpers.process import service_process
 from tests.web.photographs import write_photographs
+from tests.web.services import zoo_service
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -69,11 +68,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Watched]]:
 @pytest.fixture(scope="session")
 def zoo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where a service with the project's own zoo is, shared by all tests of the session."""
-    data_dir = tmp_path_factory.mktemp("zoo-service")
-    with (
-        service_process(NETWORKS, data_dir, default_model="efficientnet-lite0-int8") as process,
-        process.client() as client,
-    ):
+    with zoo_service(tmp_path_factory.mktemp("zoo-service")) as client:
         yield str(client.base_url).rstrip("/")
 
 

@@ -41,7 +41,7 @@ def service(tiny_models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         yield kept
 
 
-def test_two_runs_are_compared_by_keyboard_and_the_url_keeps_them(visit: Visit, service: Service) -> None:
+def test_compare_two_runs_by_keyboard(visit: Visit, service: Service) -> None:
     one = visit(service.page)
     page = one.page
     for label in (f"{service.then} as the first", f"{service.slower} as the second"):
@@ -60,7 +60,7 @@ def test_two_runs_are_compared_by_keyboard_and_the_url_keeps_them(visit: Visit, 
     assert one.violations() == []
 
 
-def test_a_run_is_started_watched_and_listed(visit: Visit, service: Service) -> None:
+def test_start_and_watch_a_run(visit: Visit, service: Service) -> None:
     one = visit(service.page)
     page = one.page
     page.get_by_role("checkbox", name="tiny", exact=True).check()
@@ -81,7 +81,7 @@ def test_a_run_is_started_watched_and_listed(visit: Visit, service: Service) -> 
     assert one.violations() == []
 
 
-def test_a_run_is_cancelled_and_what_is_refused_says_why(visit: Visit, service: Service) -> None:
+def test_cancelled_and_refused_runs(visit: Visit, service: Service) -> None:
     one = visit(service.page)
     one.allow("422|503")
     page = one.page

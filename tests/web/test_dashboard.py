@@ -86,7 +86,7 @@ def drawn(page: Page) -> None:
     page.wait_for_selector("body[data-drawn]")
 
 
-def test_the_figures_are_those_of_the_api(visit: Visit, served: Served) -> None:
+def test_figures_equal_the_api(visit: Visit, served: Served) -> None:
     page = visit(f"{served.url}/dashboard?stage=all").page
     rows = served.client.get("/latency").json()["latencies"]
     assert len(rows) == 12
@@ -98,7 +98,7 @@ def test_the_figures_are_those_of_the_api(visit: Visit, served: Served) -> None:
     assert page.get_by_role("cell", name="3 unknown-image-type").is_visible()
 
 
-def test_every_chart_is_drawn_and_zooms_by_keyboard_and_mouse(visit: Visit, served: Served) -> None:
+def test_charts_zoom_by_keyboard_and_mouse(visit: Visit, served: Served) -> None:
     page = visit(f"{served.url}/dashboard?since=1h").page
     drawn(page)
     for chart in CHARTS:
@@ -127,7 +127,7 @@ def test_every_chart_is_drawn_and_zooms_by_keyboard_and_mouse(visit: Visit, serv
     assert page.evaluate(span) == pytest.approx(whole / 2, rel=0.1)
 
 
-def test_it_refreshes_itself_without_touching_what_stays(visit: Visit, served: Served) -> None:
+def test_refresh_keeps_unchanged_elements(visit: Visit, served: Served) -> None:
     one = visit(f"{served.url}/dashboard?model=tiny-b&stage=total")
     page = one.page
     before = int(cells(page, "tiny-b", "total")[0])
@@ -140,7 +140,7 @@ def test_it_refreshes_itself_without_touching_what_stays(visit: Visit, served: S
     assert "Refreshed every 5 s" in page.locator("#refresh").inner_text()
 
 
-def test_a_filter_lives_in_the_url_and_survives_reload_and_back(visit: Visit, served: Served) -> None:
+def test_filters_in_the_url(visit: Visit, served: Served) -> None:
     page = visit(f"{served.url}/dashboard").page
     page.get_by_role("combobox", name="Model").select_option("tiny-b")
     page.get_by_role("combobox", name="Stage").select_option("decode")
@@ -161,7 +161,7 @@ def test_a_filter_lives_in_the_url_and_survives_reload_and_back(visit: Visit, se
     assert page.locator("#charts").is_hidden()
 
 
-def test_the_keyboard_alone_chooses_a_view(visit: Visit, served: Served) -> None:
+def test_choose_a_view_by_keyboard(visit: Visit, served: Served) -> None:
     page = visit(f"{served.url}/dashboard").page
     page.get_by_role("combobox", name="Stage").focus()
     page.keyboard.type("inference")
@@ -183,9 +183,7 @@ def test_a_full_page_is_in_order(visit: Visit, served: Served, scheme: str, widt
     assert one.violations() == []
 
 
-def test_the_page_says_when_the_server_is_gone_and_recovers(
-    visit: Visit, tiny_models_dir: Path, tmp_path: Path, cat_jpeg: bytes
-) -> None:
+def test_unreachable_server(visit: Visit, tiny_models_dir: Path, tmp_path: Path, cat_jpeg: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
 
@@ -211,9 +209,7 @@ def test_the_page_says_when_the_server_is_gone_and_recovers(
         expect(one.page.locator("#figures tbody td").nth(1)).to_have_text("2", timeout=SOON_MS)
 
 
-def test_a_name_with_markup_in_it_is_shown_and_not_run(
-    visit: Visit, tiny_models_dir: Path, tmp_path: Path
-) -> None:
+def test_model_name_with_markup(visit: Visit, tiny_models_dir: Path, tmp_path: Path) -> None:
     state = open_state(tmp_path / "data", None)
     recorder = Recorder(state.latencies, Metrics({}))
     recorder.record(EVIL, "live", {"total": 5_000_000, "inference": 4_000_000})
@@ -255,7 +251,7 @@ def weighed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield str(client.base_url).rstrip("/")
 
 
-def test_accuracy_latency_and_size_have_error_bars(visit: Visit, weighed: str) -> None:
+def test_error_bars(visit: Visit, weighed: str) -> None:
     one = visit(f"{weighed}/dashboard")
     page = one.page
     page.wait_for_selector("#pareto .xerror, #pareto .errorbar", state="attached")

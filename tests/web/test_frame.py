@@ -44,7 +44,7 @@ def test_an_injected_script_does_not_run(visit: Visit, zoo_url: str, path: str) 
     assert one.page.evaluate("window.injected") is None
 
 
-def test_nothing_can_be_loaded_from_elsewhere(visit: Visit, zoo_url: str) -> None:
+def test_content_security_policy(visit: Visit, zoo_url: str) -> None:
     one = visit(f"{zoo_url}/")
     one.allow("Content Security Policy|Refused|example.invalid")
     failed = one.page.evaluate("fetch('https://example.invalid/').then(() => '', (error) => error.name)")
@@ -53,7 +53,7 @@ def test_nothing_can_be_loaded_from_elsewhere(visit: Visit, zoo_url: str) -> Non
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_the_theme_is_the_systems_until_one_is_chosen(visit: Visit, zoo_url: str, path: str) -> None:
+def test_theme(visit: Visit, zoo_url: str, path: str) -> None:
     one = visit(f"{zoo_url}{path}", color_scheme="dark")
     assert one.page.evaluate(BACKGROUND) == DARK
     one.page.emulate_media(color_scheme="light")
@@ -67,7 +67,7 @@ def test_the_theme_is_the_systems_until_one_is_chosen(visit: Visit, zoo_url: str
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_the_first_tab_leads_to_the_content(visit: Visit, zoo_url: str, path: str) -> None:
+def test_skip_link(visit: Visit, zoo_url: str, path: str) -> None:
     one = visit(f"{zoo_url}{path}")
     one.page.keyboard.press("Tab")
     link = one.page.get_by_role("link", name="Skip to the content")

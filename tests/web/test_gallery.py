@@ -9,9 +9,8 @@ import httpx
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from models.zoo.files import NETWORKS
-from tests.helpers.process import service_process
 from tests.web.photographs import write_photographs
+from tests.web.services import zoo_service
 from tests.web.watched import Watched
 
 pytestmark = pytest.mark.web
@@ -27,13 +26,24 @@ def photographs(tmp_path: Path) -> dict[str, Path]:
     return write_photographs(tmp_path, ("cat", *KEPT))
 
 
+@pytest.fixture(scope="module")
+def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    with zoo_service(tmp_path_factory.mktemp("gallery")) as client:
+        yield client
+
+
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[httpx.Client]:
-    """A service with the project's models and a gallery of its own, which is empty."""
-    with (
-        service_process(NETWORKS, tmp_path / "data", default_model="efficientnet-lite0-int8") as process,
-        process.client() as client,
-    ):
+def service(shared_service: httpx.Client) -> Iterator[httpx.Client]:
+    """A service with the project's models and a gallery, which is empty when a test begins."""
+    yield shared_service
+    for image in shared_service.get("/gallery/images").json()["images"]:
+        assert shared_service.delete(f"/gallery/images/{image['id']}").status_code == 204
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A service whose gallery is changed with the key `open-sesame` only."""
+    with zoo_service(tmp_path_factory.mktemp("guarded"), api_key="open-sesame") as client:
         yield client
 
 
@@ -48,7 +58,7 @@ def keep(client: httpx.Client, photographs: dict[str, Path]) -> None:
         assert response.status_code == 201, response.text
 
 
-def test_an_empty_gallery_is_told_in_words_and_a_picture_can_be_added(
+def test_add_a_picture_to_an_empty_gallery(
     visit: Visit, service: httpx.Client, photographs: dict[str, Path]
 ) -> None:
     one = visit(f"{service.base_url}/")
@@ -69,9 +79,7 @@ def test_an_empty_gallery_is_told_in_words_and_a_picture_can_be_added(
     assert match.locator("img").evaluate("(image) => image.decode().then(() => image.naturalWidth)") > 0
 
 
-def test_similar_images_are_shown_best_first_and_a_click_makes_one_the_picture(
-    visit: Visit, service: httpx.Client, photographs: dict[str, Path]
-) -> None:
+def test_similar_images(visit: Visit, service: httpx.Client, photographs: dict[str, Path]) -> None:
     keep(service, photographs)
     one = visit(f"{service.base_url}/")
     page = one.page
@@ -107,56 +115,40 @@ def test_metadata_is_shown_and_not_run(
     assert page.evaluate("window.injected") is None
 
 
-def test_where_a_key_is_needed_it_is_asked_for(
-    visit: Visit, tmp_path: Path, photographs: dict[str, Path]
+def test_api_key_field(visit: Visit, guarded: httpx.Client, photographs: dict[str, Path]) -> None:
+    one = visit(f"{guarded.base_url}/")
+    one.allow("status of 401")
+    page = one.page
+    look_at(page, photographs["cat"])
+    expect(page.get_by_label("Key")).to_be_hidden()
+    page.get_by_role("button", name="Add the image to the gallery").click()
+    expect(page.locator("#similar-problem")).to_contain_text("API key: missing")
+    page.get_by_label("Key").fill("wrong")
+    page.get_by_role("button", name="Add the image to the gallery").click()
+    expect(page.locator("#similar-problem")).to_have_text("API key: wrong")
+    page.get_by_label("Key").fill("open-sesame")
+    page.get_by_role("button", name="Add the image to the gallery").click()
+    expect(page.locator(".match")).to_have_attribute("data-id", "cat.jpg")
+    expect(page.locator("#similar-problem")).to_have_text("")
+
+
+def test_search_in_progress_keeps_refusal(
+    visit: Visit, guarded: httpx.Client, photographs: dict[str, Path]
 ) -> None:
-    with (
-        service_process(
-            NETWORKS, tmp_path / "guarded", default_model="efficientnet-lite0-int8", api_key="open-sesame"
-        ) as process,
-        process.client() as client,
-    ):
-        one = visit(f"{client.base_url}/")
-        one.allow("status of 401")
-        page = one.page
+    watched = visit(f"{guarded.base_url}/")
+    watched.allow("status of 401")
+    page = watched.page
+    searches: list[Route] = []
+    page.route("**/retrieve-similar*", lambda route: searches.append(route))
+    with page.expect_request("**/retrieve-similar*"):
         look_at(page, photographs["cat"])
-        expect(page.get_by_label("Key")).to_be_hidden()
-        page.get_by_role("button", name="Add the image to the gallery").click()
-        expect(page.locator("#similar-problem")).to_contain_text("this needs a key")
-        page.get_by_label("Key").fill("wrong")
-        page.get_by_role("button", name="Add the image to the gallery").click()
-        expect(page.locator("#similar-problem")).to_have_text("the key is not the right one")
-        page.get_by_label("Key").fill("open-sesame")
-        page.get_by_role("button", name="Add the image to the gallery").click()
-        expect(page.locator(".match")).to_have_attribute("data-id", "cat.jpg")
-        expect(page.locator("#similar-problem")).to_have_text("")
+    page.get_by_role("button", name="Add the image to the gallery").click()
+    expect(page.locator("#similar-news")).to_have_text("Searching the gallery …")
+    searches[0].continue_()
+    expect(page.locator("#similar-problem")).to_contain_text("API key: missing")
 
 
-def test_a_search_in_progress_does_not_clear_a_refusal(
-    visit: Visit, tmp_path: Path, photographs: dict[str, Path]
-) -> None:
-    with (
-        service_process(
-            NETWORKS, tmp_path / "guarded", default_model="efficientnet-lite0-int8", api_key="open-sesame"
-        ) as process,
-        process.client() as client,
-    ):
-        watched = visit(f"{client.base_url}/")
-        watched.allow("status of 401")
-        page = watched.page
-        searches: list[Route] = []
-        page.route("**/retrieve-similar*", lambda route: searches.append(route))
-        with page.expect_request("**/retrieve-similar*"):
-            look_at(page, photographs["cat"])
-        page.get_by_role("button", name="Add the image to the gallery").click()
-        expect(page.locator("#similar-news")).to_have_text("Searching the gallery …")
-        searches[0].continue_()
-        expect(page.locator("#similar-problem")).to_contain_text("this needs a key")
-
-
-def test_a_name_that_cannot_be_is_refused_before_it_is_sent(
-    visit: Visit, service: httpx.Client, photographs: dict[str, Path]
-) -> None:
+def test_invalid_id(visit: Visit, service: httpx.Client, photographs: dict[str, Path]) -> None:
     one = visit(f"{service.base_url}/")
     page = one.page
     look_at(page, photographs["cat"])

@@ -16,6 +16,7 @@ from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.service.api.test_overload import posting
 from tests.service.conftest import running
+from tests.web.services import NO_HURRY
 from tests.web.watched import Watched
 
 pytestmark = pytest.mark.web
@@ -85,8 +86,8 @@ def tiny_service(folder: Path, *models: Callable[[Path], object], **settings: ob
     """A service with models of its own; yields its address."""
     for make in models:
         make(folder / "zoo")
-    given = {"model_dirs": (folder / "zoo",), "default_model": "tiny", "data_dir": folder / "data"} | settings
-    with running(Settings(**given)) as client:  # type: ignore[arg-type]
+    given = {"model_dirs": (folder / "zoo",), "default_model": "tiny", "data_dir": folder / "data"}
+    with running(Settings(**(given | NO_HURRY | settings))) as client:  # type: ignore[arg-type]
         yield str(client.base_url).rstrip("/")
 
 
@@ -100,7 +101,7 @@ def playground(visit: Visit, zoo_url: str) -> Watched:
     return visit(f"{zoo_url}/")
 
 
-def test_a_dropped_photograph_is_seen_by_six_models(playground: Watched, photographs: Photographs) -> None:
+def test_drop_a_photograph(playground: Watched, photographs: Photographs) -> None:
     page = playground.page
     give(page, "drop", photographs["cat"])
     expect(rows(page)).to_have_count(6)
@@ -115,7 +116,7 @@ def test_a_dropped_photograph_is_seen_by_six_models(playground: Watched, photogr
     assert not [url for url in playground.requests if not url.startswith(("blob:", playground.origin))]
 
 
-def test_what_is_shown_is_what_the_service_answers(playground: Watched, photographs: Photographs) -> None:
+def test_page_equals_the_response(playground: Watched, photographs: Photographs) -> None:
     page = playground.page
     answers = []
 
@@ -187,17 +188,17 @@ def test_the_map_changes_with_the_class(playground: Watched, photographs: Photog
     expect(page.locator(".map").first).to_be_hidden()
 
 
-def test_a_model_without_an_exact_map_says_so(visit: Visit, tmp_path: Path, photographs: Photographs) -> None:
+def test_model_without_an_exact_map(visit: Visit, tmp_path: Path, photographs: Photographs) -> None:
     with tiny_service(tmp_path, tiny()) as url:
         one = visit(f"{url}/")
         one.allow(r"status of 409.*/explain")
         page = one.page
         page.set_input_files("#file", photographs["cat"])
-        expect(page.locator("figcaption")).to_contain_text("no exact map exists for model 'tiny'")
+        expect(page.locator("figcaption")).to_contain_text("model 'tiny': no exact map")
         expect(page.locator("#progress")).to_have_text("cat.jpg: 1 model, 5 runs each.")
 
 
-def test_a_pasted_picture_replaces_the_one_before(playground: Watched, photographs: Photographs) -> None:
+def test_paste_a_picture(playground: Watched, photographs: Photographs) -> None:
     page = playground.page
     choose(page, photographs["cat"])
     give(page, "paste", photographs["rocket"])
@@ -217,7 +218,7 @@ def test_a_picture_from_the_camera(visit: Visit, zoo_url: str) -> None:
     assert page.evaluate("document.getElementById('video').srcObject") is None
 
 
-def test_sorting_puts_rows_and_cards_into_one_order(playground: Watched, photographs: Photographs) -> None:
+def test_sorting(playground: Watched, photographs: Photographs) -> None:
     page = playground.page
     choose(page, photographs["cat"])
     for name, first, then in (("Size", "ascending", "descending"), ("Accuracy", "descending", "ascending")):
@@ -233,7 +234,7 @@ def test_sorting_puts_rows_and_cards_into_one_order(playground: Watched, photogr
             assert cards == column(page, "Model")
 
 
-def test_the_baseline_is_the_readers_choice(playground: Watched, photographs: Photographs) -> None:
+def test_choose_the_baseline(playground: Watched, photographs: Photographs) -> None:
     page = playground.page
     choose(page, photographs["cat"])
     page.get_by_label("Baseline").select_option("efficientnet-lite2")
@@ -242,9 +243,7 @@ def test_the_baseline_is_the_readers_choice(playground: Watched, photographs: Ph
     expect(page.locator("#facts")).to_contain_text("relative to efficientnet-lite2.")
 
 
-def test_bytes_that_are_no_picture_are_told_in_the_services_words(
-    playground: Watched, tmp_path: Path, photographs: Photographs
-) -> None:
+def test_undecodable_file(playground: Watched, tmp_path: Path, photographs: Photographs) -> None:
     playground.allow("status of 415.*/compare")
     page = playground.page
     choose(page, photographs["cat"])
@@ -258,17 +257,15 @@ def test_bytes_that_are_no_picture_are_told_in_the_services_words(
     expect(page.locator("#answers")).to_be_visible()
 
 
-def test_too_large_a_picture_is_told_in_words(visit: Visit, tmp_path: Path, photographs: Photographs) -> None:
+def test_picture_over_the_size_limit(visit: Visit, tmp_path: Path, photographs: Photographs) -> None:
     with tiny_service(tmp_path, tiny(), max_body_bytes=1000) as url:
         one = visit(f"{url}/")
         one.allow("status of 413|ERR_CONNECTION")
         one.page.set_input_files("#file", photographs["cat"])
-        expect(one.page.locator("#problem")).to_contain_text("1000 are allowed")
+        expect(one.page.locator("#problem")).to_contain_text("limit: 1000")
 
 
-def test_a_service_that_is_gone_is_told_in_words(
-    visit: Visit, tmp_path: Path, photographs: Photographs
-) -> None:
+def test_unreachable_service(visit: Visit, tmp_path: Path, photographs: Photographs) -> None:
     with tiny_service(tmp_path, tiny()) as url:
         one = visit(f"{url}/")
         one.allow("ERR_CONNECTION_REFUSED")
@@ -287,14 +284,12 @@ def test_it_waits_for_another_comparison(visit: Visit, tmp_path: Path, photograp
             while client.get("/metrics").text.count("weighin_requests_running 0"):
                 pass
             one.page.set_input_files("#file", photographs["cat"])
-            expect(one.page.locator("#progress")).to_contain_text("another comparison is running")
+            expect(one.page.locator("#progress")).to_contain_text("another one is running")
         expect(one.page.locator("#progress")).to_have_text("cat.jpg: 1 model, 5 runs each.")
     assert answers[0].status_code == 200
 
 
-def test_what_a_file_says_is_shown_and_not_run(
-    visit: Visit, tmp_path: Path, photographs: Photographs
-) -> None:
+def test_file_name_with_markup(visit: Visit, tmp_path: Path, photographs: Photographs) -> None:
     """A label and a file's name with markup in them."""
 
     def evil(zoo: Path) -> None:
@@ -314,7 +309,7 @@ def test_what_a_file_says_is_shown_and_not_run(
         assert page.evaluate("window.injected") is None
 
 
-def test_what_the_browser_cannot_show_the_service_shows(playground: Watched, tmp_path: Path) -> None:
+def test_preview_of_formats_unknown_to_the_browser(playground: Watched, tmp_path: Path) -> None:
     import skimage.data
 
     tiff = tmp_path / "cat.tiff"

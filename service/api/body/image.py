@@ -1,7 +1,9 @@
-"""The image in a request's body: raw bytes, or the part `image` of a form; cut off when too large.
+"""What routes that take an image share: reading it, and its facts and timings in the response.
 
-A form may also have the route's parameters as fields. They are read ahead of the query parameters and put
-among them, so that both are validated alike.
+The image is the raw body or the form part `image`, up to a size limit.
+
+A form may also contain the route's parameters as fields. They are merged into the query parameters before
+validation, so that both are validated alike.
 """
 
 from __future__ import annotations
@@ -11,36 +13,40 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import FastAPI, Request
+import orjson
+from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel, Field
 from starlette.datastructures import QueryParams
 
 from service import errors
-from service.api.body.parameters import query_parameters
 from service.api.body.parts import Part, Parts
-from service.api.body.stream import (
+from service.api.body.request import (
     Bounds,
     body_chunks,
     content_type_of,
     in_time,
     is_form,
     media_type_of,
+    query_parameters,
     read_body,
 )
+from service.inference.decoding.decode import DecodedImage
 from service.inference.pool import Deadline
+from service.latency.stages import Durations, milliseconds
 
 PART = "image"
 
 MAX_FIELD_BYTES = 16_384
-"""Bytes of a form field that is a parameter."""
+"""Maximum bytes of a form field that is a parameter."""
 
 MAX_PARTS = 100
-"""Parts of a form that holds one image."""
+"""Maximum parts of a form with one image."""
 
 OPENAPI_BODY = {
     "requestBody": {
         "required": True,
         "description": "The image: as the raw body (any content type), or as a file part named `image`. "
-        "A form may have the query parameters as fields too.",
+        "Form fields may replace query parameters.",
         "content": {
             "multipart/form-data": {
                 "schema": {
@@ -54,7 +60,7 @@ OPENAPI_BODY = {
         },
     }
 }
-"""What FastAPI cannot derive: the handlers read the body themselves, as it comes in."""
+"""OpenAPI of the body, which FastAPI cannot derive because the handlers stream it."""
 
 IMAGE_ERRORS = (
     errors.MalformedRequest,
@@ -77,9 +83,29 @@ SEND = "send the image's bytes, or a form (multipart/form-data) with a file part
 _URLENCODED = re.compile(rb"[\w.~+*%-]+=[\w.~+*%&=-]*")
 
 
+class ImageFacts(BaseModel):
+    """The posted image, as displayed (EXIF orientation applied)."""
+
+    width: int = Field(description="Pixels", examples=[451])
+    height: int = Field(description="Pixels", examples=[300])
+    format: str = Field(description="Format, detected from the file signature", examples=["jpeg"])
+    bytes: int = Field(examples=[34213])
+
+
+class ClassifyTimings(BaseModel):
+    """Milliseconds per stage; `total` is their sum, from the complete body to the finished response."""
+
+    queue: float = Field(description="Waiting for a core", examples=[0.041])
+    decode: float = Field(description="Bytes to RGB pixels", examples=[0.652])
+    preprocess: float = Field(description="Resize, crop, normalise", examples=[0.114])
+    inference: float = Field(description="Run of the network", examples=[1.874])
+    postprocess: float = Field(description="Softmax and labels", examples=[0.031])
+    total: float = Field(examples=[2.712])
+
+
 @dataclass
 class Form:
-    """A form that was read ahead of the route: its image and fields, and what is wrong with it."""
+    """A form that was read before the route runs: image, fields, and the first problem."""
 
     deadline: Deadline
     image: bytes = b""
@@ -88,16 +114,15 @@ class Form:
 
     @property
     def unread(self) -> bool:
-        """Whether it was not read to its end, so that it may have more fields."""
+        """Whether reading stopped before the end, so that the form may have more fields."""
         return isinstance(self.problem, (errors.BodyTooLarge, errors.DeadlineExceeded, errors.ClientGone))
 
 
 def form_first(bounds: Bounds) -> Callable[[Request], Awaitable[None]]:
-    """Return a dependency for routes that take an image: it reads a form's fields as query parameters.
+    """Return a dependency for routes that take an image: it merges form fields into the query parameters.
 
-    What is wrong with the form is not raised here but by `read_image`: a query parameter that is wrong comes
-    first, as it does with a raw body. The fields that are right are read all the same, so that the error is
-    of the model that the form names.
+    It stores a problem of the form, and `read_image` raises it: invalid query parameters are reported first,
+    as with a raw body. Valid fields are used in any case, so that the error is counted under the right model.
     """
 
     async def read(request: Request) -> None:
@@ -120,9 +145,9 @@ def form_first(bounds: Bounds) -> Callable[[Request], Awaitable[None]]:
 async def read_image(request: Request, bounds: Bounds, deadline: Deadline) -> bytes:
     """Return the bytes of the posted image.
 
-    Raises BodyTooLarge, DeadlineExceeded when the body is not there in time, ClientGone, MalformedRequest for
-    a broken form or one without the part, InvalidParameter for other parts than the route's parameters,
-    EmptyBody, and UnknownImageType for a body of another kind.
+    Raises BodyTooLarge, DeadlineExceeded, ClientGone, EmptyBody, MalformedRequest for a malformed form or one
+    without exactly one image, InvalidParameter for a part that is not a parameter of the route, and
+    UnknownImageType for a raw body that is a form.
     """
     form: Form | None = getattr(request.state, "form", None)
     if form is None:
@@ -137,8 +162,24 @@ async def read_image(request: Request, bounds: Bounds, deadline: Deadline) -> by
     return data
 
 
+def timed_answer(body: dict[str, Any], durations: Durations) -> Response:
+    """Return `body` as a JSON response with `durations` in the Server-Timing header."""
+    timing = ", ".join(f"{stage};dur={nanoseconds / 1e6:.3f}" for stage, nanoseconds in durations.items())
+    return Response(orjson.dumps(body), headers={"Server-Timing": timing}, media_type="application/json")
+
+
+def image_facts(image: DecodedImage) -> dict[str, Any]:
+    """Return the JSON object of an `ImageFacts`."""
+    return {"width": image.width, "height": image.height, "format": image.format, "bytes": image.bytes}
+
+
+def timings(durations: Durations) -> dict[str, float]:
+    """Return the milliseconds per stage."""
+    return {stage: milliseconds(nanoseconds) for stage, nanoseconds in durations.items()}
+
+
 def document_form_fields(app: FastAPI) -> None:
-    """Make the OpenAPI document list the query parameters of routes that take an image as form fields too."""
+    """List the query parameters of routes that take an image as form fields in OpenAPI."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -158,11 +199,11 @@ def _describe_fields(operation: dict[str, Any]) -> None:
     properties = content.get("multipart/form-data", {}).get("schema", {}).get("properties", {})
     if PART not in properties or properties[PART].get("type") != "string":
         return
-    own = dict(properties)  # the schema is shared by all routes
+    own = dict(properties)  # a copy, because all routes share the schema
     for parameter in operation.get("parameters", ()):
         if parameter["in"] == "query":
-            described = {"description": parameter["description"]} if "description" in parameter else {}
-            own.setdefault(parameter["name"], {**parameter["schema"], **described})
+            description = {"description": parameter["description"]} if "description" in parameter else {}
+            own.setdefault(parameter["name"], {**parameter["schema"], **description})
     schema = content["multipart/form-data"]["schema"]
     operation["requestBody"] = {
         **operation["requestBody"],
@@ -171,14 +212,16 @@ def _describe_fields(operation: dict[str, Any]) -> None:
 
 
 def _check_kind(request: Request, data: bytes) -> None:
-    """Say what to send where the body is certainly something else: by its media type and its bytes both, as
-    curl sends any file as a urlencoded form."""
+    """Raise UnknownImageType if the body is a form, not an image.
+
+    For urlencoded forms the bytes are checked too, because curl sends any file with that media type.
+    """
     media_type = media_type_of(request)
-    other = media_type.startswith("multipart/") or (
+    is_other_form = media_type.startswith("multipart/") or (
         media_type == "application/x-www-form-urlencoded" and _URLENCODED.fullmatch(data[:1000]) is not None
     )
-    if other:
-        raise errors.UnknownImageType(f"the body is {media_type[:80]}, no image: {SEND}")
+    if is_other_form:
+        raise errors.UnknownImageType(f"body: {media_type[:80]} is not an image ({SEND})")
 
 
 async def _read_parts(request: Request, parts: list[Part], max_bytes: int) -> None:
@@ -199,15 +242,15 @@ def _image_of(parts: list[Part]) -> bytes:
     images = [part.data for part in parts if part.name == PART]
     if len(images) != 1 or images[0] is None:
         names = ", ".join(f"'{part.name[:50]}'" for part in parts[:10]) or "none"
-        raise errors.MalformedRequest(f"the form needs one part named '{PART}'; its parts are: {names}")
+        raise errors.MalformedRequest(f"multipart form: parts {names} (needed: one named '{PART}')")
     return images[0]
 
 
 def _read_fields(request: Request, form: Form, parts: list[Part]) -> errors.WeighinError | None:
-    """Put the fields into `form` and among the query parameters, which the route's own are read from next.
+    """Store the fields in `form` and merge them into the query parameters, from which FastAPI reads next.
 
-    An empty field is left out: HTML forms send all that they have. Returns what is wrong with the first one
-    that cannot be taken.
+    Empty fields are ignored, because HTML forms send all fields. Returns the problem of the first invalid
+    field, or None.
     """
     known = query_parameters(request)
     query = request.query_params
@@ -233,7 +276,7 @@ def _read_fields(request: Request, form: Form, parts: list[Part]) -> errors.Weig
 
 
 def _text(part: Part, fields: frozenset[str], *, repeated: bool) -> str:
-    """The value of a form field. Raises InvalidParameter."""
+    """Return the value of a form field. Raises InvalidParameter."""
     if part.name not in fields:
         allowed = ", ".join((PART, *sorted(fields)))
         raise errors.InvalidParameter(f"unknown form field {part.name[:50]!r} (allowed: {allowed})")

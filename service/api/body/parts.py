@@ -1,4 +1,4 @@
-"""The parts of a multipart form one after the other as they come in, however many there are."""
+"""Parse the parts of a multipart form (RFC 7578, RFC 2046) as they arrive."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError, ParseError
 from python_multipart.multipart import MAX_BOUNDARY_LENGTH, MultipartParser, parse_options_header
 
-from service.api.body.stream import body_chunks, content_type_of
+from service.api.body.request import body_chunks, content_type_of
 from service.errors import DeadlineExceeded, MalformedRequest
 from service.text.display import quoted
 
 MAX_HEADER_FIELDS = 32
-"""Header fields of a part."""
+"""Maximum header fields of a part."""
 
 MAX_HEADER_BYTES = 16_384
-"""Bytes of one header field of a part; a file name of some thousand characters has its place."""
+"""Maximum bytes of one header field of a part, enough for file names of thousands of characters."""
 
 MAX_PREAMBLE_BYTES = 65_536
-"""Bytes before the first boundary."""
+"""Maximum bytes before the first boundary."""
 
 _LIMITS = {
     "Maximum header count exceeded": f"a part has too many header fields (limit: {MAX_HEADER_FIELDS})",
@@ -40,8 +40,11 @@ OpenFile = Callable[[str, str], BinaryIO | None]
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A part of a form. `size` is what it had; `data` is None where that is more than it may have, where
-    nobody asked for a part of that name, or where it went to a file. `file`: whether it has a file name."""
+    """A part of a form.
+
+    `size`: bytes received; `data`: None if the part is over its limit, has no limit, that is an unexpected
+    name, or was written to a file; `file`: whether it has a file name.
+    """
 
     name: str
     data: bytes | None
@@ -57,14 +60,14 @@ async def stream_parts(
     max_bytes: int | None = None,
     open_file: OpenFile | None = None,
 ) -> AsyncIterator[Part]:
-    """Yield the form's parts in order, each as soon as it is complete; only the current one is in memory.
+    """Yield the form's parts in order, as soon as each is complete; only one is in memory at a time.
 
-    `limits`: the most bytes that parts of a name may have. `wait_s`: how long nothing may arrive.
-    `max_bytes`: of the whole form; without it a form may have any length. `open_file`: for parts that are
-    written to a file as they come in, on a thread, and closed at their end.
+    `limits`: maximum bytes of a part, by name. `wait_s`: maximum seconds between two chunks of the body.
+    `max_bytes`: maximum size of the form; None for no limit. `open_file`: opens a file for parts that are
+    written to one as they arrive, on a thread, and closed at their end.
 
-    Raises MalformedRequest, BodyTooLarge for the whole, DeadlineExceeded, ClientGone, and what `open_file`
-    and writing raise.
+    Raises MalformedRequest, BodyTooLarge for the whole form, DeadlineExceeded, ClientGone, and what
+    `open_file` and writing raise.
     """
     form = Parts(content_type_of(request), limits, open_file)
     chunks = body_chunks(request, max_bytes)
@@ -73,7 +76,7 @@ async def stream_parts(
             async with asyncio.timeout(wait_s):
                 chunk = await anext(chunks, None)
         except TimeoutError:
-            raise DeadlineExceeded(f"nothing of the body arrived for {wait_s:g} s") from None
+            raise DeadlineExceeded(f"body: no data for {wait_s:g} s") from None
         if chunk is None:
             break
         if open_file is None:
@@ -86,18 +89,18 @@ async def stream_parts(
 
 
 class Parts:
-    """Takes a form's bytes and gives its finished parts; all methods raise MalformedRequest."""
+    """Incremental parser: takes bytes, returns finished parts. All methods raise MalformedRequest."""
 
     def __init__(
         self, content_type: str, limits: Mapping[str, int], open_file: OpenFile | None = None
     ) -> None:
-        """`content_type` names the boundary; `limits`: the most bytes that parts of a name may have.
+        """`content_type` contains the boundary; `limits`: maximum bytes of a part, by name.
 
         Parts with a file name that `open_file` opens a file for are written to it, whatever their size.
         """
         boundary = parse_options_header(content_type)[1].get(b"boundary")
         if not boundary:
-            raise MalformedRequest("the content type multipart/form-data names no boundary")
+            raise MalformedRequest("content type multipart/form-data: no boundary")
         if len(boundary) > MAX_BOUNDARY_LENGTH:
             raise MalformedRequest(
                 f"multipart form: a boundary of {len(boundary)} bytes (limit: {MAX_BOUNDARY_LENGTH})"
@@ -108,13 +111,13 @@ class Parts:
         self._finished: list[Part] = []
         self._name = ""
         self._file = False
-        self._decode = b""  # its Content-Transfer-Encoding
+        self._decode = b""  # Content-Transfer-Encoding of the part
         self._pieces: list[bytes] = []
         self._size = 0
         self._header = [b"", b""]
         self._headers: dict[bytes, bytes] = {}
         self._complete = False
-        self._preamble: bytes | None = b"\r\n"  # None behind the first boundary
+        self._preamble: bytes | None = b"\r\n"  # None after the first boundary
         self._first = re.compile(rb"\r\n--" + re.escape(boundary) + rb"([ \t]*\r\n|--)")
         self._delimiter = b"--" + boundary
         self._parser = MultipartParser(
@@ -134,7 +137,7 @@ class Parts:
         )
 
     def feed(self, chunk: bytes) -> None:
-        """Read on."""
+        """Parse the next bytes of the form."""
         if self._preamble is not None:
             chunk = self._without_preamble(chunk)
             if not chunk:
@@ -146,11 +149,11 @@ class Parts:
             if reason is None and self._is_fold(chunk, error):
                 reason = "a folded header field of a part (allowed: each field on one line)"
             if reason is None:
-                reason = "the body is not the multipart form that its content type announces"
+                reason = "the body is not a multipart form with the boundary of its content type"
             raise MalformedRequest(f"multipart form: {reason}") from None
 
     def _is_fold(self, chunk: bytes, error: FormParserError) -> bool:
-        """Whether the parser stopped at a line of a part's header that goes on with the field before."""
+        """Return whether the parser stopped at a folded header line, which continues the previous field."""
         if not isinstance(error, ParseError):
             return False
         at = error.offset
@@ -158,25 +161,25 @@ class Parts:
         return "in header" in str(error) and starts_line and chunk[at : at + 1] in (b" ", b"\t")
 
     def finished(self) -> list[Part]:
-        """The parts that ended since this was last asked."""
+        """Return the parts that were completed since the last call."""
         parts, self._finished = self._finished, []
         return parts
 
     def check_complete(self) -> None:
-        """Raise unless that was all of the form."""
+        """Raise MalformedRequest unless the closing boundary was parsed."""
         if self._preamble is not None:
             if self._delimiter + b"\n" in self._preamble:
                 raise MalformedRequest("multipart form: lines end in LF (allowed: CR LF)")
             raise MalformedRequest("multipart form: the boundary of the content type is not in the body")
         if not self._complete:
-            raise MalformedRequest("the multipart form ends before its closing boundary")
+            raise MalformedRequest("multipart form: ends before its closing boundary")
 
     def _without_preamble(self, chunk: bytes) -> bytes:
-        """What is to be parsed of `chunk`: nothing before the first boundary (RFC 2046 5.1.1)."""
-        before = self._preamble or b""
-        preamble = before + chunk
-        # What was searched before can only become a boundary from its last line end on.
-        first = self._first.search(preamble, max(0, before.rfind(b"\r\n")))
+        """Return the part of `chunk` from the first boundary on (RFC 2046 5.1.1); empty before it."""
+        searched = self._preamble or b""
+        preamble = searched + chunk
+        # A boundary can start no earlier than the last line end of the bytes already searched.
+        first = self._first.search(preamble, max(0, searched.rfind(b"\r\n")))
         if first is not None:
             self._preamble = None
             return self._delimiter + first[1].lstrip(b" \t") + preamble[first.end() :]
@@ -251,7 +254,7 @@ class Parts:
                 data = _DECODERS[self._decode](data)
             except binascii.Error:
                 raise MalformedRequest(
-                    f"multipart form: part {self._name[:50]!r} is not {self._decode.decode()}, as it says"
+                    f"multipart form: part {self._name[:50]!r} is not valid {self._decode.decode()}"
                 ) from None
         self._finished.append(Part(self._name, data, self._size, self._file))
 

@@ -1,7 +1,7 @@
-"""Refuse requests before a route runs: images that the queue has no room for, JSON bodies over their limits.
+"""Refuse requests before a route runs: images while the queue is full, JSON bodies over their limits.
 
-At several times the load that a machine can carry, most requests are refusals, and what each costs is taken
-from those that are answered. So the queue is looked at ahead of routing and of the parameters.
+Under overload most requests are refused, and every refusal costs time that accepted requests need. So the
+queue is checked before routing and before parameters are parsed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.body.stream import in_time, is_form, read_body
+from service.api.body.request import in_time, is_form, read_body
 from service.api.middleware.context import query_model, route_path
 from service.api.problems import problem_of
 from service.errors import QueueFull, WeighinError
@@ -19,21 +19,21 @@ from service.inference.pool import CorePool, Deadline
 from service.inference.registry import Registry
 
 MAX_JSON_BYTES = 100_000
-"""Bytes of a JSON body."""
+"""Maximum bytes of a JSON body."""
 
 _IMAGE_ROUTES = re.compile(r"POST /(classify|compare|explain|retrieve-similar)|PUT /gallery/images/[^/]+")
-"""Routes with one image. POST /gallery/images is not among them: its images wait until there is room."""
+"""Routes with one image. POST /gallery/images is not one: its images wait while the queue is full."""
 
 _DEFAULT_MODEL_ROUTES = frozenset({"/classify", "/explain"})
 _JSON_ROUTES = frozenset({"/benchmarks"})
 
 
 class LoadShedding:
-    """Pure ASGI middleware: a request with an image gets 503 at once while the queue of `pool` is full.
+    """Pure ASGI middleware: answer requests with an image with 503 while the queue of `pool` is full.
 
-    The refusal is counted under the model that the query names, or the default one where the route has one.
-    A form may name another: it is not read, so without one in the query the refusal is counted under no
-    model. A request for a model that is not served passes, to be told so.
+    A refusal is counted under the model in the query, or under the route's default model. A form could name
+    another model but is not read, so a form without a model in the query is counted under no model. Requests
+    for models that are not served pass, so that the route reports the unknown model.
     """
 
     def __init__(self, app: ASGIApp, *, pool: CorePool, registry: Registry) -> None:
@@ -67,7 +67,7 @@ class LoadShedding:
 
 
 class JsonBodies:
-    """Pure ASGI middleware: read JSON bodies ahead, within limits; FastAPI would read any number of bytes."""
+    """Pure ASGI middleware: read JSON bodies within limits, because FastAPI reads bodies of any size."""
 
     def __init__(self, app: ASGIApp, *, deadline_s: float) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""What every request passes: its id, safe headers, cross-site refusal, request log, HEAD, error counting."""
+"""Middleware of all requests: request id, safe headers, cross-site check, log, HEAD, error counting."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from service.text.origins import ANY, is_own, parse_origin
 
 log = structlog.get_logger("service.request")
 
-_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_LOOKED_AT = frozenset({b"x-request-id", b"origin", b"sec-fetch-site", b"host"})
+_READ_HEADERS = frozenset({b"x-request-id", b"origin", b"sec-fetch-site", b"host"})
 _ALL_METHODS = {"Allow": "GET, HEAD, POST, PUT, DELETE, OPTIONS"}
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 
 MODEL_PATHS = frozenset({"classify", "compare", "explain", "retrieve-similar", "gallery"})
-"""First segments of the paths that run networks: their errors are also recorded beside latency."""
+"""First path segments of routes that run networks; their errors are also recorded with the latencies."""
 
 _NO_ROUTE = "not-found"
 _WITHOUT_MODEL = frozenset({kind.slug for kind in STATUS} | {INTERNAL_ERROR, "method-not-allowed"})
@@ -47,12 +47,15 @@ _WITH_MODEL = frozenset({kind.slug for kind in (*IMAGE_ERRORS, *_OTHER_MODEL_ERR
 
 
 def new_request_id() -> str:
-    """A random request id. It is no secret, and asking the kernel for one would let a busy thread in."""
+    """Return a random request id.
+
+    It is not a secret; `os.urandom` would release the GIL, and a busy thread would delay the event loop.
+    """
     return f"{random.getrandbits(64):016x}"
 
 
 def identifying_headers(request_id: str) -> list[tuple[bytes, bytes]]:
-    """The header fields that every response carries."""
+    """Return the header fields of every response."""
     return [(b"x-request-id", request_id.encode("latin-1")), _NO_SNIFFING]
 
 
@@ -65,9 +68,9 @@ def route_path(scope: Scope) -> str:
 class RequestContext:
     """Pure ASGI middleware around the whole application.
 
-    Every request gets `scope["state"]["request_id"]` (the client's X-Request-ID if it is sane, else a random
-    one), and every response carries it. An exception that nothing else handled is logged with it and becomes
-    a problem document without internal details. A request cancelled by the stopping server gets 503.
+    Sets `scope["state"]["request_id"]` to the client's X-Request-ID if it is valid, else to a random id, and
+    adds it to the response. Logs unhandled exceptions with it and answers them with a problem document
+    without internal details. Requests that the stopping server cancels get 503.
     """
 
     def __init__(self, app: ASGIApp, *, allowed_origins: Collection[str], log_requests: bool) -> None:
@@ -80,9 +83,9 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in _LOOKED_AT}
-        given = headers.get(b"x-request-id", "")
-        request_id = given if _SANE_ID.fullmatch(given) else new_request_id()
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in _READ_HEADERS}
+        client_id = headers.get(b"x-request-id", "")
+        request_id = client_id if _VALID_ID.fullmatch(client_id) else new_request_id()
         scope.setdefault("state", {})["request_id"] = request_id
         started = time.perf_counter_ns()
         status = 0
@@ -97,23 +100,23 @@ class RequestContext:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 refusal = self._refusal(scope["method"], headers, scope["state"].get("forwarded_scheme"))
-                if refusal is None and scope["path"] == "*":  # OPTIONS * asks about the whole server
+                if refusal is None and scope["path"] == "*":  # OPTIONS *, about the server as a whole
                     await Response(status_code=204, headers=_ALL_METHODS)(scope, receive, send_with_headers)
                 elif refusal is None:
                     await self._app(scope, receive, send_with_headers)
                 else:
                     await problem_of(request_id, refusal)(scope, receive, send_with_headers)
             except asyncio.CancelledError:
-                # only the server cancels requests: those that outlast its grace when it stops
+                # only the server cancels requests: those still running after its grace period
                 if status:
                     raise
-                stopping = errors.NotReady("the service is stopping")
+                stopping = errors.NotReady("service: stopping")
                 await problem_of(request_id, stopping)(scope, receive, send_with_headers)
             except Exception as error:
                 log.error("unexpected error", path=scope["path"], exc_info=error)
                 if status:
                     raise
-                detail = "something went wrong here; the request id finds it in the log"
+                detail = "unexpected error (search the log for the request id)"
                 response = problem(request_id, 500, INTERNAL_ERROR, "Internal error", detail)
                 await response(scope, receive, send_with_headers)
             if self._log_requests:
@@ -123,16 +126,17 @@ class RequestContext:
     def _refusal(
         self, method: str, headers: Mapping[bytes, str], scheme: str | None
     ) -> errors.CrossSiteRequest | None:
-        """Refuse what a browser sends for another site's page; other clients send neither of the headers.
+        """Return an error for requests that a browser sends for another site's page.
 
-        `scheme` is that of the public address, where a trusted proxy says it.
+        Clients other than browsers send neither `Origin` nor `Sec-Fetch-Site`. `scheme`: scheme of the public
+        URL if a trusted proxy sent it.
         """
         if method in _SAFE_METHODS:
             return None
-        given, site = headers.get(b"origin"), headers.get(b"sec-fetch-site")
-        if (given is None and site is None) or self._any_origin:
+        origin_header, site = headers.get(b"origin"), headers.get(b"sec-fetch-site")
+        if (origin_header is None and site is None) or self._any_origin:
             return None
-        origin = None if given is None else parse_origin(given)
+        origin = None if origin_header is None else parse_origin(origin_header)
         if origin in self._allowed_origins:
             return None
         if site is not None:
@@ -141,13 +145,14 @@ class RequestContext:
             same = origin is not None and is_own(origin, headers.get(b"host", ""), scheme)
         if same:
             return None
-        return errors.CrossSiteRequest(f"a page of {(given or 'another site')[:100]} may not {method} here")
+        source = (origin_header or "another site")[:100]
+        return errors.CrossSiteRequest(f"{method} from a page of {source}: cross-site request refused")
 
 
 class HeadRequests:
-    """Pure ASGI middleware: HEAD gets the status and header that GET would, without the body.
+    """Pure ASGI middleware: answer HEAD with the status and headers of GET, without the body.
 
-    A stream is ended before its first event: the application gets a disconnect.
+    A stream ends before its first event, because the application receives a disconnect.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -167,7 +172,7 @@ class HeadRequests:
                 ended = True
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
             else:
-                await asyncio.sleep(0)  # a stream that never waits is to learn of its end too
+                await asyncio.sleep(0)  # let a stream that never waits receive the disconnect
 
         async def receive_until_answered() -> Message:
             return {"type": "http.disconnect"} if ended else await receive()
@@ -176,41 +181,43 @@ class HeadRequests:
 
 
 def series_to_show(models: Collection[str]) -> list[tuple[str, str]]:
-    """Model and kind of each error that can happen: a counter that starts at its first error hides it from
-    Prometheus' `increase`."""
+    """Return model and slug of every possible error, to create the counters at 0.
+
+    Prometheus' `increase` misses the first error of a counter that only appears with it.
+    """
     pairs = [("", kind) for kind in sorted(_WITHOUT_MODEL)]
     return pairs + [(model, kind) for model in models for kind in sorted(_WITH_MODEL)]
 
 
 def note_model(request: Request, model: str) -> None:
-    """Count the request under this model should it fail; the name must be validated."""
+    """Count the request under `model`, a validated name, if it fails."""
     request.state.model = model
 
 
 def find_model(request: Request, registry: Registry, name: str | None) -> ServedModel:
-    """Return the model of that name, or the default one, and count the request under it should it fail.
+    """Return the model `name`, by default the default model, and count the request under it if it fails.
 
-    Raises UnknownModel, NotReady, ModelUnavailable, and what kept a form from being read.
+    Raises UnknownModel, NotReady, ModelUnavailable, and the problem of a form that was not read to its end.
     """
     form = getattr(request.state, "form", None)
     if name is None and form is not None and form.unread:
-        raise form.problem  # it may name a model
+        raise form.problem  # the unread rest may name a model
     note_model(request, registry.entry(registry.default_model if name is None else name).name)
     return registry.get(name)
 
 
 def query_model(scope: Scope) -> str | None:
-    """Return the model that the query names, whether there is one of that name or not."""
+    """Return the model named in the query, known or not; None if there is none."""
     names = parse_qs(scope["query_string"].decode("latin-1")).get("model")
     return names[-1] if names else None
 
 
 class ErrorCounting:
-    """Pure ASGI middleware around all others: counts each problem document that is sent, once.
+    """Outermost pure ASGI middleware: counts every problem document that is sent, once.
 
-    A request that the connection refused while its body came in counts by that refusal. Counted under the
-    model that a route noted (`note_model`), else under the one that the query or the form names if there is
-    one of that name, else under none. A path that no route has is not counted.
+    If the connection refuses a request while its body arrives, that refusal is counted. The model is the one
+    that the route noted (`note_model`), else a known model named in the query or the form, else none. Paths
+    without a route are not counted.
     """
 
     def __init__(self, app: ASGIApp, *, registry: Registry, recorder: Recorder, metrics: Metrics) -> None:
@@ -226,7 +233,7 @@ class ErrorCounting:
         scope.setdefault("state", {})
         try:
             await self._app(scope, receive, send)
-        except Exception:  # after the response began, or the server's own
+        except Exception:  # raised after the response started, or by the server
             self._count(scope, INTERNAL_ERROR)
             raise
         slug = scope["state"].get("refused") or scope["state"].get("problem")
@@ -242,7 +249,7 @@ class ErrorCounting:
         self._recorder.record_error(model, "compare" if route == "compare" else "live", slug)
 
     def _named(self, scope: Scope) -> str | None:
-        """The model that the query or the form names, if there is one of that name."""
+        """Return the model named in the query or the form if it is known, else None."""
         name = query_model(scope)
         form = scope["state"].get("form")
         if name is None and form is not None:

@@ -1,4 +1,4 @@
-"""CORS: which other origins' pages may use the API, and what of the responses they may read."""
+"""CORS: allow pages of other origins to use the API and to read its response headers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from service.errors import CrossSiteRequest
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 
 REQUEST_HEADERS = ("Accept", "Authorization", "Content-Type", "If-None-Match", "X-Request-ID")
-"""What the API reads of a request."""
+"""Request headers that the API reads."""
 
 RESPONSE_HEADERS = (
     "Content-Disposition",
@@ -27,12 +27,15 @@ RESPONSE_HEADERS = (
     "WWW-Authenticate",
     "X-Request-ID",
 )
-"""What the API says in the header of a response, beside what every page may read."""
+"""Response headers that pages may read, beside those that are always readable."""
 
 
 class Cors(CORSMiddleware):
-    """Around all that answers, so that errors can be read too. `*` allows every origin, without credentials:
-    browsers then send no cookies, of which there are none, but pages may send the key themselves."""
+    """CORS middleware around everything that responds, so that pages can read errors too.
+
+    `*` allows every origin without credentials: browsers send no cookies (the API uses none), but pages can
+    send the API key.
+    """
 
     def __init__(self, app: ASGIApp, allowed_origins: Collection[str]) -> None:
         super().__init__(
@@ -44,11 +47,11 @@ class Cors(CORSMiddleware):
         )
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """Allow, or say in a problem document what is not allowed."""
+        """Answer a preflight request: allow it, or return a problem document with what is not allowed."""
         request_id = new_request_id()
         response = super().preflight_response(request_headers)
         if response.status_code >= 400:
-            asked = ", ".join(
+            requested = ", ".join(
                 filter(
                     None,
                     (
@@ -60,9 +63,7 @@ class Cors(CORSMiddleware):
             )
             allowed = ", ".join((*METHODS, *REQUEST_HEADERS))
             reason = bytes(response.body).decode().lower().replace("cors", "CORS")
-            detail = (
-                f"{reason}: asked for {asked} (allowed: the origins of WEIGHIN_ALLOWED_ORIGINS, {allowed})"
-            )
+            detail = f"{reason}: {requested} (allowed: the origins of WEIGHIN_ALLOWED_ORIGINS, {allowed})"
             refusal = problem_of(request_id, CrossSiteRequest(detail))
             refusal.headers["Vary"] = response.headers["Vary"]
             response = refusal

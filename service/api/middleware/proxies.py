@@ -1,4 +1,4 @@
-"""Behind a reverse proxy: the prefix of public addresses, and what a trusted proxy says of clients."""
+"""Reverse proxies: URL prefix of the service, and X-Forwarded fields of trusted proxies."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-
 class ReverseProxy:
     """Pure ASGI middleware around everything else.
 
-    `root_path` is the prefix in public addresses; requests may arrive with it or, where the proxy strips it,
-    without. Of peers in `trusted` (addresses, networks, or `*`) the fields `X-Forwarded-For`, `-Proto`,
-    `-Host` and `-Prefix` are believed, of others they are ignored; so is a malformed value. Where several
-    proxies appended to a field, the client is the last address that is not trusted, the others are the
-    first value. A prefix that is set is not replaced.
+    `root_path` is the URL prefix; requests may arrive with it, or without it if the proxy strips it.
+    `X-Forwarded-For`, `-Proto`, `-Host` and `-Prefix` are used if the peer is in `trusted` (addresses,
+    networks, or `*`); otherwise, and if malformed, they are ignored. If several proxies appended to a field,
+    the client is the last untrusted address, and the first value of the other fields is used. A configured
+    `root_path` takes precedence over `X-Forwarded-Prefix`.
     """
 
     def __init__(self, app: ASGIApp, *, root_path: str, trusted: Collection[str]) -> None:
         self._app = app
         self._root_path = root_path
         self._any = ANY in trusted
-        self._trusted: list[_Network] = [ipaddress.ip_network(each) for each in trusted if each != ANY]
+        self._trusted: list[_Network] = [ipaddress.ip_network(text) for text in trusted if text != ANY]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -40,7 +40,7 @@ class ReverseProxy:
         prefix = self._root_path
         client = scope.get("client")
         if client is not None and self._trusts(client[0]):
-            prefix = self._believe(scope) or prefix
+            prefix = self._apply(scope) or prefix
         if prefix:
             path: str = scope["path"]
             if path == prefix and scope["method"] in ("GET", "HEAD"):
@@ -62,19 +62,19 @@ class ReverseProxy:
             address = address.ipv4_mapped
         return any(address in network for network in self._trusted)
 
-    def _believe(self, scope: Scope) -> str:
-        """Put what the proxy says into `scope`. Returns the prefix it says; empty where one is set."""
-        said: dict[bytes, str] = {}
+    def _apply(self, scope: Scope) -> str:
+        """Apply the X-Forwarded fields to `scope` and return the prefix; empty if `root_path` is set."""
+        fields: dict[bytes, str] = {}
         for name, value in scope["headers"]:
             if name in _FORWARDED:
                 text = value.decode("latin-1")
-                said[name] = f"{said[name]},{text}" if name in said else text
-        if not said:
+                fields[name] = f"{fields[name]},{text}" if name in fields else text
+        if not fields:
             return ""
-        addresses = said.pop(b"x-forwarded-for", "")
+        addresses = fields.pop(b"x-forwarded-for", "")
         if addresses:
             self._set_client(scope, addresses)
-        first = {name: text.partition(",")[0].strip() for name, text in said.items()}
+        first = {name: text.partition(",")[0].strip() for name, text in fields.items()}
         scheme = first.get(b"x-forwarded-proto", "").lower()
         if scheme in ("http", "https"):
             scope["scheme"] = scheme
@@ -104,7 +104,7 @@ class ReverseProxy:
 
 
 async def _to_directory(prefix: str, query: bytes, send: Send) -> None:
-    """Redirect to the same address with a slash: addresses in the page are relative to it."""
+    """Redirect to the prefix with a trailing slash, because URLs in the page are relative."""
     location = f"{prefix}/".encode() + (b"?" + query if query else b"")
     headers = [(b"location", location), (b"content-length", b"0")]
     headers += identifying_headers(new_request_id())

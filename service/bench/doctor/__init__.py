@@ -1,1 +1,1 @@
-"""Why is a model slow here? Each way to be slow has a check of its own that shows evidence and a remedy."""
+"""Find out why a model is slow: one check per cause, with evidence and remedy."""

@@ -1,4 +1,4 @@
-"""Two models timed in turn by the benchmark's own code: a quick answer to "is one slower?", no benchmark."""
+"""A/B timing: compare two models in a few seconds, with the code of the benchmark."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from service.bench.judge.verdicts import bootstrap
+from models.zoo.verdicts import bootstrap
 from service.bench.measure.scenarios import one_after_another, warm_up
 from service.bench.measure.subjects import Subject
 
@@ -16,7 +16,7 @@ _BLOCK_RUNS, _BLOCK_S = 5, 0.02
 
 @dataclass(frozen=True)
 class AbTiming:
-    """Medians of `a` and `b`; `ratio` is a's time over b's, `low` to `high` its 95 % interval."""
+    """Medians of `a` and `b` in nanoseconds; `ratio` is a's time divided by b's, with its 95 % interval."""
 
     a_ns: int
     b_ns: int
@@ -25,7 +25,7 @@ class AbTiming:
     high: float
 
     def __str__(self) -> str:
-        """The figures, for evidence."""
+        """Format the figures for the evidence of a finding."""
         interval = f"ratio {self.ratio:.3g}, 95 % interval {self.low:.3g} to {self.high:.3g}"
         return (
             f"{self.a_ns / 1e6:.3g} ms against {self.b_ns / 1e6:.3g} ms ({interval}, {ROUNDS} rounds in turn)"
@@ -33,9 +33,9 @@ class AbTiming:
 
 
 def time_in_turn(a: Subject, b: Subject) -> AbTiming:
-    """Warm both up, then time blocks of about 20 ms of each, in nine rounds of alternating order.
+    """Warm up both subjects, then time blocks of about 20 ms of each, in nine rounds of alternating order.
 
-    Statistics are those of a benchmark of one launch (service/bench/judge/verdicts.py): the interquartile
+    Statistics are those of a benchmark of one launch (models/zoo/verdicts.py): the interquartile
     mean of the rounds' log-ratios of medians, with a bootstrap interval over rounds.
     """
     for subject in (a, b):

@@ -1,4 +1,4 @@
-"""All checks on one model, and its most expensive operators compared with the ceiling of this CPU."""
+"""Run all checks on a model, and compare its costliest operators with the ceiling of this CPU."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ MOST_EXPENSIVE = 10
 
 @dataclass(frozen=True)
 class Report:
-    """Findings and costly operators of one model.
+    """Findings and costliest operators of one model.
 
-    `ceiling_gmacs_per_s`: what one core reaches on large 1x1 convolutions.
+    `ceiling_gmacs_per_s`: GMAC/s of one core on large 1x1 convolutions.
     """
 
     model: str
@@ -31,9 +31,9 @@ class Report:
     ceiling_gmacs_per_s: Mapping[Arithmetic, float]
 
     def of_ceiling(self, operator: Operator) -> float | None:
-        """The share of the ceiling of its own arithmetic that an operator reaches."""
-        reached = operator.gmacs_per_s
-        return None if reached is None else reached / self.ceiling_gmacs_per_s[operator.arithmetic]
+        """Return an operator's GMAC/s as a share of the ceiling of its arithmetic; None if unknown."""
+        rate = operator.gmacs_per_s
+        return None if rate is None else rate / self.ceiling_gmacs_per_s[operator.arithmetic]
 
 
 def diagnose(
@@ -43,11 +43,11 @@ def diagnose(
     settings: RunSettings,
     ceiling: Mapping[Arithmetic, float] | None = None,
 ) -> Report:
-    """Run every check on `model`; it takes some seconds of one core.
+    """Run every check on `model`; takes several seconds of one core.
 
-    `parent`: the float model that an int8 one was made of, to be measured against. `ceiling`: measured
-    before, for another model on this machine; by default it is measured now. Raises SessionError for
-    a model that does not load, and UnreadableModel for one whose file cannot be read.
+    `parent`: the fp32 model that an int8 model was made from, for comparison. `ceiling`: result of
+    `measure_ceiling` on this machine; by default it is measured now. Raises SessionError if the model does
+    not load, and UnreadableModel if its file cannot be parsed.
     """
     operators = model.operators
     return Report(

@@ -1,4 +1,4 @@
-"""What the doctor finds: a way to be slow, how one knows, and what to do about it."""
+"""Findings of the doctor: cause, evidence and remedy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Slug = Literal[
 
 @dataclass(frozen=True)
 class Finding:
-    """`slug` is stable and names the kind; `evidence` holds figures, `remedy` what would cure it."""
+    """A cause of slowness. `slug`: stable name of the kind; `evidence`: figures; `remedy`: what to change."""
 
     slug: Slug
     title: str
@@ -29,6 +29,6 @@ class Finding:
 
 
 def some(names: list[str], most: int = 3) -> str:
-    """The first few of the names, and how many more there are."""
+    """Format the first `most` names and the number of others."""
     shown = ", ".join(f"'{name}'" for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,4 +1,4 @@
-"""Which operators cost what: ONNX Runtime's profile, with multiply-accumulates put to it."""
+"""Time per operator from ONNX Runtime's profiler, with multiply-accumulate counts."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ _RUNNING = "_kernel_time"
 class Operator:
     """One operator of the optimized graph, over several runs of one image.
 
-    `typical_us` is the mean of the middle half of the runs: the profile counts whole microseconds, which a
-    median would keep. `share` is of the sum over all operators; `macs` is 0 for what does not multiply and
-    accumulate.
+    `typical_us`: interquartile mean of the runs in microseconds (a median would keep the profile's
+    resolution of 1 us). `share`: of the sum over all operators. `macs`: 0 without multiply-accumulates.
     """
 
     name: str
@@ -36,14 +35,14 @@ class Operator:
 
     @property
     def gmacs_per_s(self) -> float | None:
-        """Multiply-accumulates per second, in 10^9; None where there are none or the time is too short."""
+        """GMAC/s (10^9 per second); None without multiply-accumulates or if the time rounds to zero."""
         return self.macs / self.typical_us / 1e3 if self.macs and self.typical_us else None
 
 
 def measure_operators(content: bytes, *, runs: int = 30, warm_up: int = 10) -> tuple[Operator, ...]:
-    """Run the model `warm_up + runs` times on noise, one image on one thread, with the profiler on.
+    """Profile `warm_up + runs` runs of the model on noise, one image on one thread.
 
-    The most expensive operator first. SessionError when the model does not load.
+    Returns the operators, the most expensive first. Raises SessionError if the model does not load.
     """
     as_written = _kernels(profiled_runs(content, 1, as_written=True))
     by_node: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
@@ -55,17 +54,17 @@ def measure_operators(content: bytes, *, runs: int = 30, warm_up: int = 10) -> t
     }
     total = sum(typical.values()) or 1.0
     macs = _macs_of({node: events[0] for node, events in by_node.items()}, as_written)
-    found = [
+    operators = [
         _operator(by_node[node][0], typical_us, typical_us / total, macs.get(node, 0))
         for node, typical_us in typical.items()
     ]
-    return tuple(sorted(found, key=lambda operator: -operator.typical_us))
+    return tuple(sorted(operators, key=lambda operator: -operator.typical_us))
 
 
 def measure_ceiling(*, runs: int = 30) -> dict[Arithmetic, float]:
-    """Measure what this CPU reaches on one core, in GMAC/s: large 1x1 convolutions in each arithmetic.
+    """Measure GMAC/s of one core on large 1x1 convolutions, for each arithmetic.
 
-    An operator of a model that is far below it is not limited by arithmetic.
+    An operator far below this ceiling is not limited by arithmetic.
     """
     ceiling: dict[Arithmetic, float] = {}
     kinds: tuple[Arithmetic, ...] = ("fp32", "int8")
@@ -78,10 +77,10 @@ def measure_ceiling(*, runs: int = 30) -> dict[Arithmetic, float]:
 def _macs_of(
     as_run: Mapping[str, Mapping[str, Any]], as_written: Sequence[Mapping[str, Any]]
 ) -> dict[str, int]:
-    """Multiply-accumulates of the operators that ran, from the shapes that the model has on paper.
+    """Return the multiply-accumulates of the operators that ran, by node, from the shapes of `as_written`.
 
-    Layouts for one CPU rename operators, pad their shapes and insert others, but keep the order of those that
-    do arithmetic: batch norm among them, which may become a convolution and then counts as nothing here.
+    The memory layout for a CPU renames operators, pads their shapes and inserts others, but keeps the order
+    of those with arithmetic. Batch norm is one of them: it may become a convolution, and counts as 0 here.
     """
     ran = [node for node, event in as_run.items() if event["args"]["op_name"] in _ARITHMETIC]
     written = [event for event in as_written if event["args"]["op_name"] in _ARITHMETIC]
@@ -91,19 +90,19 @@ def _macs_of(
 
 
 def _kernels(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The runs of operators among the events of a profile, in their order."""
+    """Return the operator runs among the events of a profile, in order."""
     return [e for e in events if e.get("cat") == "Node" and e["name"].endswith(_RUNNING)]
 
 
 def _middle_half(durations: Sequence[float]) -> Sequence[float]:
-    """The durations without the slowest and the fastest quarter."""
+    """Return the durations without the fastest and the slowest quarter."""
     cut = len(durations) // 4
     return sorted(durations)[cut : len(durations) - cut]
 
 
 def _operator(event: Mapping[str, Any], typical_us: float, share: float, macs: int) -> Operator:
     arguments = event["args"]
-    kinds = {kind for each in arguments["input_type_shape"][:1] for kind in each}
+    kinds = {kind for input_type in arguments["input_type_shape"][:1] for kind in input_type}
     return Operator(
         name=event["name"].removesuffix(_RUNNING),
         op=arguments["op_name"],

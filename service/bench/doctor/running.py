@@ -1,4 +1,4 @@
-"""Faults of how a model is run here: 8 bits that gain nothing, more threads than cores, threads that spin."""
+"""Checks of how a model is run: int8 without gain, more threads than cores, spinning threads."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from service.inference.session import OnnxSession
 
 GAIN_WORTH_HAVING = 0.05
 SMALL_MACS = 60_000_000
-"""Below this many multiply-accumulates, quantizing and requantizing between small layers costs more than
-8-bit arithmetic saves (measured on depthwise-separable networks: slower at 18 M, even at 67 M)."""
+"""Multiply-accumulates below which quantizing between small layers costs more than 8-bit arithmetic saves
+(measured on depthwise-separable networks: slower at 18 M, equal at 67 M)."""
 _INT8_INSTRUCTIONS = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm"})
 _SPIN_RUNS = 40
 _PAUSE_S = 0.003
@@ -25,9 +25,9 @@ _SPINNING_FROM = 1.25
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How the model is run where it is slow: threads per image, and whether they spin while they wait.
+    """How the model is run in the deployment to diagnose: threads per image, and whether idle threads spin.
 
-    `service_threads` is the pool of the service (WEIGHIN_THREADS), None where the cores decide.
+    `service_threads`: size of the service's pool (WEIGHIN_THREADS); None if it follows the cores.
     """
 
     threads: int = 1
@@ -38,18 +38,18 @@ class RunSettings:
 def int8_without_gain(
     model: ModelUnderTest, parent: ModelUnderTest | None, machine: Machine
 ) -> Iterator[Finding]:
-    """8-bit arithmetic on a CPU without instructions for it, or on a network too small to gain by it."""
+    """Find int8 models on a CPU without 8-bit instructions, or too small to gain."""
     if model.card.precision != "int8":
         return
     has_instructions = bool(_INT8_INSTRUCTIONS & set(machine.isa))
     measured, loses = (
-        "its parent is not in the zoo, so the two could not be measured against each other",
+        "its fp32 model is not in the zoo, so the two could not be compared",
         False,
     )
     if parent is not None:
         timed = time_in_turn(model.subject(), parent.subject())
         gain = 1 / timed.ratio
-        measured = f"it is {gain:.2f} times as fast as its parent '{parent.card.name}': {timed}"
+        measured = f"it is {gain:.2f} times as fast as '{parent.card.name}': {timed}"
         loses = timed.ratio > 1 - GAIN_WORTH_HAVING
     serve = f"serve '{parent.card.name}'" if parent is not None else "serve the float model"
     if not has_instructions:
@@ -60,23 +60,23 @@ def int8_without_gain(
             f"{', '.join(machine.isa) or 'none that matter'}); {measured}",
             remedy=f"{serve} on machines without VNNI, AMX or Arm's dot product"
             if loses or parent is None
-            else "it gains by its size here; on a CPU with VNNI it would gain more",
+            else "none needed: it is faster here, and faster still on a CPU with VNNI",
         )
     elif loses:
         macs = model.card.macs
-        small_words = f" ({macs / 1e6:.3g} M multiply-accumulates)"
+        size = f" ({macs / 1e6:.3g} M multiply-accumulates)"
         yield Finding(
             slug="int8-without-gain",
             title="int8 on a network too small to gain" if macs < SMALL_MACS else "int8 without gain",
-            evidence=measured + (small_words if macs < SMALL_MACS else ""),
-            remedy=f"{serve} instead: 8 bits pay from some tens of millions of multiply-accumulates on"
+            evidence=measured + (size if macs < SMALL_MACS else ""),
+            remedy=f"{serve} instead: int8 gains from some tens of millions of multiply-accumulates on"
             if macs < SMALL_MACS
-            else f"{serve} instead, or see whether its QDQ pairs fuse and its channels are aligned",
+            else f"{serve} instead, or check whether its QDQ pairs fuse and its channels are aligned",
         )
 
 
 def threads_beyond_cores(settings: RunSettings, machine: Machine) -> Iterator[Finding]:
-    """More threads than the affinity and the cgroup leave cores: they wait for each other, or are stopped."""
+    """Find more threads than cores (affinity and cgroup): they wait for each other, or are throttled."""
     for what, threads in (
         ("WEIGHIN_THREADS", settings.service_threads),
         ("threads per image", settings.threads),
@@ -86,8 +86,8 @@ def threads_beyond_cores(settings: RunSettings, machine: Machine) -> Iterator[Fi
             yield Finding(
                 slug="threads-beyond-the-cores",
                 title="More threads than cores",
-                evidence=f"{what} is {threads}, the process can keep {machine.cores} busy: the affinity "
-                f"leaves {machine.cpus}, the cgroup's cpu.max {quota}",
+                evidence=f"{what} is {threads}, the process can keep {machine.cores} busy: CPU affinity "
+                f"{machine.cpus}, cgroup cpu.max {quota}",
                 remedy="leave WEIGHIN_THREADS unset: the cores are counted at start"
                 if what == "WEIGHIN_THREADS"
                 else f"set intra_op_num_threads to at most {machine.cores}; 1 is best where requests overlap",
@@ -95,26 +95,26 @@ def threads_beyond_cores(settings: RunSettings, machine: Machine) -> Iterator[Fi
 
 
 def spinning(model: ModelUnderTest, settings: RunSettings) -> Iterator[Finding]:
-    """Threads that wait for work in a loop: they take the cores that other sessions and requests need."""
+    """Find threads that busy-wait for work: they take cores that other sessions and requests need."""
     if not settings.spinning or settings.threads < 2:
-        return  # a single thread is the caller's own and does not wait
-    spun = [_cost(model, model.session(threads=settings.threads, spinning=each)) for each in (True, False)]
-    (busy_ms, run_ms), (calm_ms, calm_run_ms) = spun
-    if busy_ms < _SPINNING_FROM * calm_ms:
+        return  # a single thread is the caller's and does not wait
+    costs = [_cost(model, model.session(threads=settings.threads, spinning=spins)) for spins in (True, False)]
+    (spinning_ms, spinning_run_ms), (waiting_ms, waiting_run_ms) = costs
+    if spinning_ms < _SPINNING_FROM * waiting_ms:
         return
     yield Finding(
         slug="spinning",
         title="Threads that spin",
         evidence=f"with a pause of {_PAUSE_S * 1e3:g} ms between runs, {settings.threads} threads use "
-        f"{busy_ms:.3g} ms of CPU per run with spinning and {calm_ms:.3g} ms without "
-        f"(a run takes {run_ms:.3g} and {calm_run_ms:.3g} ms)",
-        remedy="set the session option session.intra_op.allow_spinning to 0, as Weigh-in does; several "
-        "sessions that spin against each other slow each other down",
+        f"{spinning_ms:.3g} ms of CPU per run with spinning and {waiting_ms:.3g} ms without "
+        f"(a run takes {spinning_run_ms:.3g} and {waiting_run_ms:.3g} ms)",
+        remedy="set the session option session.intra_op.allow_spinning to 0, as Weigh-in does; "
+        "spinning sessions slow each other down",
     )
 
 
 def _cost(model: ModelUnderTest, session: OnnxSession) -> tuple[float, float]:
-    """Milliseconds of CPU per run, pauses included, and of wall time of the typical run."""
+    """Return CPU milliseconds per run, including pauses, and the median wall time in milliseconds."""
     for _ in range(5):
         session.run(model.image)
     walls = []

@@ -1,4 +1,4 @@
-"""Faults of the graph: batch norm that is left, QDQ pairs that did not fuse, channels off the alignment."""
+"""Checks of the graph: unfolded batch norm, QDQ pairs that did not fuse, unaligned channels."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from service.bench.doctor.model import ModelUnderTest
 _CONVERTING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _COMPUTING = frozenset({"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
 _CONVOLUTIONS = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}
-"""Which input of a convolution is its weight, (M, C / groups, kH, kW)."""
+"""Index of the weight input, (M, C / groups, kH, kW), of convolutions."""
 
 
 def batch_norm_unfolded(model: ModelUnderTest) -> Iterator[Finding]:
-    """Batch norm that ONNX Runtime could not fold into the convolution before it."""
-    left = [node for node in model.optimized.nodes if node.op == "BatchNormalization"]
-    if not left:
+    """Find batch norms that ONNX Runtime could not fold into the convolution before them."""
+    unfolded = [node for node in model.optimized.nodes if node.op == "BatchNormalization"]
+    if not unfolded:
         return
-    of = sum(node.op == "BatchNormalization" for node in model.graph.nodes)
+    total = sum(node.op == "BatchNormalization" for node in model.graph.nodes)
     yield Finding(
         slug="batch-norm-unfolded",
         title="Unfolded batch norm",
-        evidence=f"{len(left)} of {of} batch norms are still there after optimization: {some(_names(left))}; "
-        "each reads and writes a whole feature map for two operations per value",
-        remedy="put batch norm directly behind a convolution that nothing else reads, and export in "
+        evidence=f"{len(unfolded)} of {total} batch norms remain after optimization: "
+        f"{some(_names(unfolded))}; each reads and writes a whole feature map for two operations per value",
+        remedy="place batch norm directly after a convolution without other consumers, and export in "
         "evaluation mode, so that it is folded into the weights",
     )
 
 
 def qdq_not_fused(model: ModelUnderTest) -> Iterator[Finding]:
-    """QuantizeLinear and DequantizeLinear that did not become 8-bit operators."""
+    """Find QuantizeLinear and DequantizeLinear pairs that did not fuse into 8-bit operators."""
     graph = model.optimized
     stored = [node for node in graph.nodes if node.op in _COMPUTING and _has_8_bit_weight(node, graph)]
     islands = [
-        node for stretch in _islands(graph) for node in stretch if not any(node is each for each in stored)
+        node for island in _islands(graph) for node in island if not any(node is other for other in stored)
     ]
     if not stored and not islands:
         return
@@ -45,103 +45,105 @@ def qdq_not_fused(model: ModelUnderTest) -> Iterator[Finding]:
     if islands:
         kinds = ", ".join(sorted({node.op for node in islands}))
         parts.append(
-            f"{len(islands)} operators ({kinds}) stand between DequantizeLinear and QuantizeLinear because "
-            f"they have no 8-bit kernel or their pairs do not match: {some(_names(islands))}"
+            f"{len(islands)} operators ({kinds}) run in float between DequantizeLinear and QuantizeLinear, "
+            f"because they have no 8-bit kernel or their pairs do not match: {some(_names(islands))}"
         )
-    left = [op for op in model.operators if op.op in _CONVERTING]
-    parts.append(f"converting takes {sum(op.share for op in left):.0%} of the time ({len(left)} operators)")
+    converting = [op for op in model.operators if op.op in _CONVERTING]
+    share = sum(op.share for op in converting)
+    parts.append(f"conversions take {share:.0%} of the time ({len(converting)} operators)")
     yield Finding(
         slug="qdq-not-fused",
         title="QDQ pairs that did not fuse",
         evidence="; ".join(parts),
-        remedy="quantize inputs, weights and outputs of an operator all three, use activations with 8-bit "
-        "kernels (ReLU and Clip fuse, Sigmoid and LeakyReLU have one), or leave the operator in float",
+        remedy="quantize inputs, weights and outputs of an operator, use activations with 8-bit kernels "
+        "(ReLU and Clip fuse, Sigmoid and LeakyReLU have one), or leave the operator in float",
     )
 
 
 def channels_off_alignment(model: ModelUnderTest, isa: Collection[str]) -> Iterator[Finding]:
-    """Channels that this CPU's vector registers do not divide into."""
+    """Find convolutions whose channels are not a multiple of this CPU's vector width."""
     block = 16 if "avx512f" in isa else 8
     dense, grouped = [], []
     for node in model.optimized.nodes:
         shape = _kernel(node, model.optimized)
         if shape is None:
             continue
-        made, taken, groups = shape[0], shape[1], node.ints.get("group", 1)
-        label = f"{_label(node)} ({taken * groups} -> {made}{f', {groups} groups' if groups > 1 else ''})"
-        if groups == 1 or taken == 1:
+        outputs, inputs, groups = shape[0], shape[1], node.ints.get("group", 1)
+        suffix = f", {groups} groups" if groups > 1 else ""
+        label = f"{_label(node)} ({inputs * groups} -> {outputs}{suffix})"
+        if groups == 1 or inputs == 1:
             # Up to three input channels are an image, which has kernels of its own.
-            if made % 4 or (groups == 1 and taken > 3 and taken % 4):
+            if outputs % 4 or (groups == 1 and inputs > 3 and inputs % 4):
                 dense.append(label)
-        elif taken % block or (made // groups) % block:
+        elif inputs % block or (outputs // groups) % block:
             grouped.append(label)
     if not dense and not grouped:
         return
     parts = []
     if dense:
-        parts.append(f"{len(dense)} convolutions have channels that are no multiple of 4: {some(dense)}")
+        parts.append(f"{len(dense)} convolutions have channels that are not a multiple of 4: {some(dense)}")
     if grouped:
         parts.append(
-            f"{len(grouped)} grouped convolutions have channels per group that are no multiple of {block}: "
-            f"{some(grouped)}"
+            f"{len(grouped)} grouped convolutions have channels per group that are not a multiple of "
+            f"{block}: {some(grouped)}"
         )
     yield Finding(
         slug="channels-off-alignment",
         title="Channels off the alignment",
         evidence="; ".join(parts) + ": they run in slower kernels, without the blocked layout",
         remedy="make channels a multiple of 8 (4 at least)"
-        + (f", and of {block} in each group, or take depthwise convolutions" if grouped else ""),
+        + (f", and of {block} in each group, or use depthwise convolutions" if grouped else ""),
     )
 
 
 def _has_8_bit_weight(node: Node, graph: Graph) -> bool:
-    """Whether a float operator's weight is stored in 8 bits and made float again at every run."""
+    """Return whether a float operator's weight is stored in 8 bits and dequantized at every run."""
     for name in node.inputs[1:2]:
-        maker = graph.producers.get(name)
-        if maker is not None and maker.op == "DequantizeLinear" and maker.inputs[0] in graph.weights:
+        producer = graph.producers.get(name)
+        if producer is not None and producer.op == "DequantizeLinear" and producer.inputs[0] in graph.weights:
             return True
     return False
 
 
 def _islands(graph: Graph) -> list[list[Node]]:
-    """Stretches of float operators between DequantizeLinear and QuantizeLinear.
+    """Return connected groups of float operators between DequantizeLinear and QuantizeLinear.
 
-    A stretch with float weights was left in float on purpose, and one that begins with the image or ends with
-    an output has to be.
+    Groups with float weights are left out, because they were left in float on purpose, and so are groups that
+    begin with the image or end with an output, which are always float.
     """
-    stretches: list[list[Node]] = []
+    islands: list[list[Node]] = []
     seen: set[str] = set()
     for start in graph.nodes:
         if start.op in _CONVERTING or start.outputs[0] in seen:
             continue
-        stretch, ahead, makers, users = [], [start], set(), set()
+        island, stack, producer_ops, consumer_ops = [], [start], set(), set()
         seen.add(start.outputs[0])
-        while ahead:
-            node = ahead.pop()
-            stretch.append(node)
-            before = [graph.producers[name] for name in node.inputs if name in graph.producers]
-            behind = [user for name in node.outputs for user in graph.consumers.get(name, ())]
-            makers |= {each.op for each in before}
-            users |= {each.op for each in behind}
-            for each in (*before, *behind):
-                if each.op not in _CONVERTING and each.outputs[0] not in seen:
-                    seen.add(each.outputs[0])
-                    ahead.append(each)
-        on_purpose = any(node.op in _COMPUTING and not _has_8_bit_weight(node, graph) for node in stretch)
-        if "DequantizeLinear" in makers and "QuantizeLinear" in users and not on_purpose:
-            stretches.append(stretch)
-    return stretches
+        while stack:
+            node = stack.pop()
+            island.append(node)
+            producers = [graph.producers[name] for name in node.inputs if name in graph.producers]
+            consumers = [consumer for name in node.outputs for consumer in graph.consumers.get(name, ())]
+            producer_ops |= {producer.op for producer in producers}
+            consumer_ops |= {consumer.op for consumer in consumers}
+            for neighbour in (*producers, *consumers):
+                if neighbour.op not in _CONVERTING and neighbour.outputs[0] not in seen:
+                    seen.add(neighbour.outputs[0])
+                    stack.append(neighbour)
+        on_purpose = any(node.op in _COMPUTING and not _has_8_bit_weight(node, graph) for node in island)
+        if "DequantizeLinear" in producer_ops and "QuantizeLinear" in consumer_ops and not on_purpose:
+            islands.append(island)
+    return islands
 
 
 def _kernel(node: Node, graph: Graph) -> tuple[int, ...] | None:
-    """The shape of a convolution's weight, through its DequantizeLinear; None for other operators."""
-    at = _CONVOLUTIONS.get(node.op)
-    if at is None or at >= len(node.inputs):
+    """Return the shape of a convolution's weight, also behind DequantizeLinear; None for other operators."""
+    index = _CONVOLUTIONS.get(node.op)
+    if index is None or index >= len(node.inputs):
         return None
-    name = node.inputs[at]
-    maker = graph.producers.get(name)
-    if name not in graph.weights and maker is not None and maker.op == "DequantizeLinear":
-        name = maker.inputs[0]
+    name = node.inputs[index]
+    producer = graph.producers.get(name)
+    if name not in graph.weights and producer is not None and producer.op == "DequantizeLinear":
+        name = producer.inputs[0]
     weight = graph.weights.get(name)
     return weight.shape if weight is not None and len(weight.shape) >= 3 else None
 
@@ -151,5 +153,5 @@ def _names(nodes: Collection[Node]) -> list[str]:
 
 
 def _label(node: Node) -> str:
-    """What to call a node: its name, else its first output's."""
+    """Return a node's name, or that of its first output."""
     return node.name or node.outputs[0]

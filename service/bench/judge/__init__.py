@@ -1,1 +1,1 @@
-"""What may be concluded from samples: verdicts, stability, regressions."""
+"""Statistics of benchmarks: verdicts, stability, regressions, summaries."""

@@ -1,4 +1,4 @@
-"""The reasons to doubt a measurement that can be read off it."""
+"""Flags of a benchmark: reasons to doubt it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from service.bench.measure.machine_watch import violations
 
 
 def find_flags(bundle: Bundle) -> list[Flag]:
-    """Flags for what happened beside the run, and for entries that did not stand still or differ from
-    themselves."""
+    """Return the flags for disturbances, unstable or drifting entries, and a baseline that differs from its
+    control."""
     flags = dirty(bundle.gates, judge_load=not bundle.configuration.http)
     flags += unstable(bundle.warm_ups, bundle.entries)
     flags += drifting(bundle)
@@ -20,24 +20,24 @@ def find_flags(bundle: Bundle) -> list[Flag]:
 
 
 def dirty(gates: Sequence[GateReading], *, judge_load: bool = True) -> list[Flag]:
-    """Steal, outside load, throttling and clock jumps beyond what is tolerated."""
+    """Return flags for steal, outside load, throttling and clock jumps over their limits."""
     return [Flag(kind="dirty", reason=reason) for reason in violations(gates, judge_load=judge_load)]
 
 
 def unstable(warm_ups: Sequence[WarmUp], entries: Sequence[Entry]) -> list[Flag]:
-    """Entries whose warm-up ended without three windows that agree."""
+    """Return flags for entries whose warm-up ended before three windows in a row agreed."""
     flags = []
     for entry in entries:
-        mine = [each for each in warm_ups if each.entry == entry.name]
-        unsettled = sum(not each.stable for each in mine)
+        of_entry = [warm_up for warm_up in warm_ups if warm_up.entry == entry.name]
+        unsettled = sum(not warm_up.stable for warm_up in of_entry)
         if unsettled:
-            reason = f"warm-up did not settle in {unsettled} of {len(mine)} launches"
+            reason = f"warm-up did not settle in {unsettled} of {len(of_entry)} launches"
             flags.append(Flag(kind="unstable", entry=entry.name, reason=reason))
     return flags
 
 
 def drifting(bundle: Bundle) -> list[Flag]:
-    """Entries whose last third differs from their first by more than 5 %."""
+    """Return flags for entries whose last third of runs differs from the first by more than 5 %."""
     flags = []
     for entry in bundle.entries:
         stage = bundle.stage_of(entry.name)
@@ -54,14 +54,14 @@ def drifting(bundle: Bundle) -> list[Flag]:
 
 
 def void(bundle: Bundle) -> list[Flag]:
-    """The whole run, when the baseline differs from itself by the rule that judges the others."""
+    """Return a flag for the whole benchmark if the baseline differs from its control, by the verdict rule."""
     controls = [entry.name for entry in bundle.entries if entry.control]
     return [
         Flag(
             kind="void",
-            reason=f"{each.reference} measured twice differs from itself: "
-            f"{each.ratio - 1:+.1%} ({each.low - 1:+.1%} to {each.high - 1:+.1%})",
+            reason=f"{comparison.reference} measured twice differs from itself: "
+            f"{comparison.ratio - 1:+.1%} ({comparison.low - 1:+.1%} to {comparison.high - 1:+.1%})",
         )
-        for each in compare_entries(bundle, bundle.configuration.baseline, controls)
-        if each.verdict != "indistinguishable"
+        for comparison in compare_entries(bundle, bundle.configuration.baseline, controls)
+        if comparison.verdict != "indistinguishable"
     ]

@@ -1,8 +1,8 @@
-"""Two measurements of one machine, before and after a change: has an entry become slower?
+"""Find regressions between two benchmarks of one machine, before and after a change.
 
-The runs were not interleaved with each other, so what the machine did in between cannot be told from the
-change: use the same profile, and a threshold above what two runs of the same thing differ by
-(docs/instrument.md says by how much they do).
+The two benchmarks are not interleaved, so a change of the machine between them looks like a regression. Use
+the same profile, and a threshold above the difference of two benchmarks of the same models
+(docs/instrument.md has figures).
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.zoo.statistics import holm
-from service.bench.bundle import Bundle, FlagKind
-from service.bench.fingerprint import same_machine, same_software
-from service.bench.judge.verdicts import (
+from models.zoo.verdicts import (
     RESAMPLES,
     Verdict,
     estimate_from,
     interquartile_mean,
     resampled_means,
-    round_medians,
     verdict,
 )
+from service.bench.bundle import Bundle, FlagKind
+from service.bench.fingerprint import same_machine, same_software
+from service.bench.judge.verdicts import round_medians
 from service.errors import InvalidBundle, InvalidParameter
 
 DEFAULT_THRESHOLD = 0.05
@@ -32,10 +32,10 @@ _NO_EVIDENCE: tuple[FlagKind, ...] = ("void", "partial")
 
 @dataclass(frozen=True)
 class Change:
-    """One entry then and now. `ratio` is now over then (above 1: slower), with its 95 % interval.
+    """Change of one entry. `ratio`: new time divided by old time (above 1: slower), with its 95 % interval.
 
-    `regressed`: slower by the verdict rule and by more than the threshold. `other_file`: the model's file is
-    another one.
+    `regressed`: slower by the verdict rule and by more than the threshold. `other_file`: the model file
+    differs.
     """
 
     entry: str
@@ -52,7 +52,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Regression:
-    """What two bundles say together. `labels`: what a reader must know before believing it."""
+    """Comparison of two bundles. `labels`: caveats for the reader."""
 
     changes: tuple[Change, ...]
     only_then: tuple[str, ...]
@@ -70,28 +70,26 @@ def compare_bundles(
 ) -> Regression:
     """Compare the entries that both bundles have.
 
-    Raises InvalidParameter for a threshold that is not in 0 to 10, and InvalidBundle when the bundles cannot
-    be compared: other machines (unless `across_machines`, which labels the result), other scenarios or
-    inputs, nothing in common, or a run that is void or partial.
+    Raises InvalidParameter for a threshold outside of 0 to 10, and InvalidBundle if the bundles are not
+    comparable: different machines (unless `across_machines`, which adds a label), scenarios or inputs, no
+    common entry, or a void or partial bundle.
     """
     if not 0 <= threshold <= 10:
-        raise InvalidParameter(f"threshold is {threshold:g}; it may be 0 to 10, as in 0.05 for 5 %")
+        raise InvalidParameter(f"threshold {threshold:g}: out of range (allowed: 0 to 10, 0.05 for 5 %)")
     _refuse_no_evidence(then, "first")
     _refuse_no_evidence(now, "second")
     labels = []
     machine = same_machine(then.fingerprint, now.fingerprint)
     if machine:
         if not across_machines:
-            raise InvalidBundle(
-                f"The bundles are of different machines ({'; '.join(machine)}): "
-                "a difference would say nothing of the change."
-            )
+            raise InvalidBundle(f"bundles: from different machines ({'; '.join(machine)}), not comparable")
         labels.append(f"DIFFERENT MACHINES: {'; '.join(machine)}")
-    labels += [f"other software: {each}" for each in same_software(then.fingerprint, now.fingerprint)]
+    software = same_software(then.fingerprint, now.fingerprint)
+    labels += [f"other software: {difference}" for difference in software]
     for field in ("scenario", "inputs"):
         mine, theirs = getattr(then.configuration, field), getattr(now.configuration, field)
         if mine != theirs:
-            raise InvalidBundle(f"The bundles have different {field}: they do not measure the same thing.")
+            raise InvalidBundle(f"bundles: different {field}, not comparable")
     if then.configuration.profile != now.configuration.profile:
         labels.append(f"profile {then.configuration.profile}, then {now.configuration.profile}")
     for field in ("launches", "rounds", "block_runs", "block_s"):
@@ -100,16 +98,16 @@ def compare_bundles(
             labels.append(f"{field} {mine}, then {theirs}")
     for which, bundle in (("first", then), ("second", now)):
         for kind in ("dirty", "contaminated", "drift", "unstable"):
-            found = [flag for flag in bundle.flags if flag.kind == kind]
-            if found:
-                labels.append(f"the {which} is {kind} ({len(found)}): {found[0].reason}")
+            flags = [flag for flag in bundle.flags if flag.kind == kind]
+            if flags:
+                labels.append(f"the {which} is {kind} ({len(flags)}): {flags[0].reason}")
     return _compare(then, now, threshold, tuple(labels))
 
 
 def _refuse_no_evidence(bundle: Bundle, which: str) -> None:
     for kind in _NO_EVIDENCE:
         for flag in bundle.flags_of(kind):
-            raise InvalidBundle(f"The {which} bundle is {kind}, which is no evidence: {flag.reason}.")
+            raise InvalidBundle(f"{which} bundle: {kind}, not usable as evidence: {flag.reason}")
 
 
 def _compare(then: Bundle, now: Bundle, threshold: float, labels: tuple[str, ...]) -> Regression:
@@ -118,19 +116,19 @@ def _compare(then: Bundle, now: Bundle, threshold: float, labels: tuple[str, ...
     common = [name for name in before if before[name] and after.get(name)]
     if not common:
         mine, theirs = (", ".join(names) or "nothing" for names in (before, after))
-        raise InvalidBundle(f"The bundles have nothing in common: {mine}; {theirs}.")
+        raise InvalidBundle(f"bundles: no common entries ({mine}; {theirs})")
     estimates = {}
     for name in common:
         random = np.random.default_rng(0)
-        one, other = _by_launch(before[name]), _by_launch(after[name])
-        difference = resampled_means(other, RESAMPLES, random) - resampled_means(one, RESAMPLES, random)
-        mean = float(interquartile_mean(np.concatenate(other)) - interquartile_mean(np.concatenate(one)))
+        old, new = _by_launch(before[name]), _by_launch(after[name])
+        difference = resampled_means(new, RESAMPLES, random) - resampled_means(old, RESAMPLES, random)
+        mean = float(interquartile_mean(np.concatenate(new)) - interquartile_mean(np.concatenate(old)))
         estimates[name] = estimate_from(mean, difference)
     adjusted = dict(zip(common, holm([estimates[name].p for name in common]), strict=True))
     changes = []
     for name in common:
         estimate = estimates[name]
-        said = verdict(estimate.mean, adjusted[name])
+        entry_verdict = verdict(estimate.mean, adjusted[name])
         ratio = math.exp(estimate.mean)
         changes.append(
             Change(
@@ -141,8 +139,8 @@ def _compare(then: Bundle, now: Bundle, threshold: float, labels: tuple[str, ...
                 low=math.exp(estimate.low),
                 high=math.exp(estimate.high),
                 adjusted_p=adjusted[name],
-                verdict=said,
-                regressed=said == "slower" and ratio > 1 + threshold,
+                verdict=entry_verdict,
+                regressed=entry_verdict == "slower" and ratio > 1 + threshold,
                 other_file=then.model_of(then.entry(name)).sha256 != now.model_of(now.entry(name)).sha256,
             )
         )

@@ -1,4 +1,4 @@
-"""Whether what is measured stands still: before the first run that counts, and from first to last."""
+"""Stability of latencies: of the warm-up, and from the first to the last run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ DRIFT_BEYOND = 1.05
 
 
 def is_stable(window_p50_ns: Sequence[float]) -> bool:
-    """Whether the last three windows' medians lie within 5 % of each other."""
+    """Return whether the medians of the last three windows are within 5 % of each other."""
     last = window_p50_ns[-WINDOWS_IN_A_ROW:]
     return len(last) == WINDOWS_IN_A_ROW and max(last) <= STABLE_WITHIN * min(last)
 
 
 def drift(samples_ns: Sequence[float]) -> float | None:
-    """Median of the last third over the median of the first, of samples in order; None below 3 samples."""
+    """Return the median of the last third divided by that of the first; None below 3 samples."""
     third = len(samples_ns) // 3
     if third == 0:
         return None
@@ -28,5 +28,5 @@ def drift(samples_ns: Sequence[float]) -> float | None:
 
 
 def drifted(ratio: float) -> bool:
-    """Whether such a drift is more than 5 % either way."""
+    """Return whether a drift ratio is more than 5 % in either direction."""
     return not 1 / DRIFT_BEYOND <= ratio <= DRIFT_BEYOND

@@ -1,4 +1,4 @@
-"""What a bundle says of each entry, for tables and recommendations; its runs as the recorder takes them."""
+"""Summary statistics per entry of a bundle, and its samples for the latency recorder."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from service.latency.stages import STAGES, Durations, Regime
 
 @dataclass(frozen=True)
 class EntrySummary:
-    """One entry's figures.
+    """Figures of one entry.
 
-    Latencies are of `stage`, one image at a time; `count` runs stand behind them, and percentiles are None
-    where those are too few. Offline there are no latencies but `images_per_s`. `rate_per_s`: server, the
-    highest rate that kept the budget, the median over launches; 0 when none did. `comparison` is with the
+    Latencies are of `stage`, from `count` runs of one image; percentiles are None if there are too few runs.
+    In the offline scenario there are no latencies, only `images_per_s`. `rate_per_s`: in the server scenario,
+    the highest rate within the budget, median over launches; 0 if there is none. `comparison`: with the
     baseline.
     """
 
@@ -45,13 +45,14 @@ class EntrySummary:
 
 
 def summarise(bundle: Bundle) -> list[EntrySummary]:
-    """A summary of every entry, controls included, in the bundle's order."""
-    compared = {each.entry: each for each in compare_entries(bundle, bundle.configuration.baseline)}
-    return [_summarise(bundle, entry, compared.get(entry.name)) for entry in bundle.entries]
+    """Summarise every entry, including controls, in the bundle's order."""
+    comparisons = compare_entries(bundle, bundle.configuration.baseline)
+    by_entry = {comparison.entry: comparison for comparison in comparisons}
+    return [_summarise(bundle, entry, by_entry.get(entry.name)) for entry in bundle.entries]
 
 
 def kept_rate(trials: Iterable[RateTrial], budget_ms: float) -> float:
-    """The highest rate whose p99, bounded with confidence, kept the budget, the median over launches."""
+    """Return the highest rate whose p99 bound is within the budget, as the median over launches."""
     best: dict[int, float] = {}
     for trial in trials:
         best.setdefault(trial.launch, 0.0)
@@ -67,11 +68,11 @@ def keeps_budget(latencies_ns: Sequence[int], abandoned: int, budget_ms: float) 
 
 
 def recorder_samples(bundle: Bundle) -> Iterator[tuple[str, Regime, Durations]]:
-    """Yield model, regime and durations of every run that is comparable with what the service itself records.
+    """Yield model, regime and durations of every run that is comparable with the service's own latencies.
 
-    Those are runs of one thread in ONNX Runtime, called directly: single-stream ones as `isolated`, and of
-    a server run those at the highest rate that kept the budget as `load`. The control is the baseline over
-    again and would count it twice. Offline blocks say nothing of single images.
+    These are runs of one thread in ONNX Runtime, called directly: single-stream runs as `isolated`, and of
+    the server scenario those at the highest rate within the budget as `load`. Controls are left out, because
+    they would count the baseline twice, and so are offline blocks, which have no latency per image.
     """
     chosen = {entry.name: entry for entry in bundle.entries if _is_like_the_service(entry)}
     if bundle.configuration.scenario == "single-stream":
@@ -106,8 +107,8 @@ def _summarise(bundle: Bundle, entry: Entry, comparison: Comparison | None) -> E
         throughput = 1e9 / float(np.mean(samples))
     trials = [trial for trial in bundle.trials if trial.entry == entry.name]
     budget = bundle.configuration.budget_ms
-    cold = [each for each in bundle.cold if each.entry == entry.name]
-    memory = next((each for each in bundle.memory if each.entry == entry.name), None)
+    cold = [start for start in bundle.cold if start.entry == entry.name]
+    memory = next((memory for memory in bundle.memory if memory.entry == entry.name), None)
     return EntrySummary(
         entry=entry,
         model=model,
@@ -118,14 +119,15 @@ def _summarise(bundle: Bundle, entry: Entry, comparison: Comparison | None) -> E
         p95=percentile_bound(samples, 0.95),
         p99=percentile_bound(samples, 0.99),
         stages_p50_ns={
-            each: float(np.median(bundle.samples(entry.name, each))) for each in _stages(bundle, entry.name)
+            stage: float(np.median(bundle.samples(entry.name, stage)))
+            for stage in _stages(bundle, entry.name)
         },
         images_per_s=throughput,
         rate_per_s=kept_rate(trials, budget) if trials and budget else None,
         peak_memory_bytes=memory.peak_bytes if memory else None,
         model_memory_bytes=memory.peak_bytes - memory.before_bytes if memory else None,
-        load_ns=statistics.median(each.load_ns for each in cold) if cold else None,
-        first_run_ns=statistics.median(each.first_run_ns for each in cold) if cold else None,
+        load_ns=statistics.median(start.load_ns for start in cold) if cold else None,
+        first_run_ns=statistics.median(start.first_run_ns for start in cold) if cold else None,
         gmacs_per_s=_gmacs(bundle, model, p50, throughput),
         comparison=comparison,
         flags=tuple(flag for flag in bundle.flags if flag.entry in (None, entry.name)),
@@ -133,7 +135,7 @@ def _summarise(bundle: Bundle, entry: Entry, comparison: Comparison | None) -> E
 
 
 def _gmacs(bundle: Bundle, model: ModelFacts, p50_ns: float | None, throughput: float | None) -> float | None:
-    """Billions of multiply-accumulates per second: of one run, or offline of all cores."""
+    """Return GMAC/s (10^9 multiply-accumulates per second) of one run, or offline of all cores."""
     if bundle.configuration.scenario == "offline":
         return None if throughput is None else model.macs * throughput / 1e9
     return model.macs / p50_ns if p50_ns else None

@@ -1,4 +1,4 @@
-"""What the networks are fed with: the user's photos, or one fixed picture whose statistics are natural."""
+"""Input images of a benchmark: the user's photos, or one fixed picture with natural statistics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.bench.bundle import Inputs
-from service.errors import InvalidParameter, WeighinError
+from service.errors import InvalidParameter, WeighinError, error_words
 from service.inference.decoding.decode import decode
 
 SIDE = 512
@@ -22,9 +22,9 @@ MAX_PIXELS = 64_000_000
 
 @lru_cache(maxsize=1)
 def natural_picture() -> NDArray[np.uint8]:
-    """A fixed picture, uint8 RGB (512, 512, 3), whose spectrum falls with 1/f as that of photographs does.
+    """Return a fixed picture, uint8 RGB (512, 512, 3), with a 1/f spectrum as in photographs.
 
-    Not black, not noise: constant inputs make some layers' values denormal or zero and others' saturate.
+    A constant image would make values of some layers denormal or zero, and saturate others.
     """
     random = np.random.default_rng(2026)
     frequency = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE)[None, :])
@@ -36,21 +36,21 @@ def natural_picture() -> NDArray[np.uint8]:
         normalised: NDArray[np.float64] = (values - values.mean()) / values.std()
         return normalised
 
-    light = field()  # colours differ less than light and shade do
+    light = field()  # in photographs, brightness varies more than colour
     channels = np.stack([0.9 * light + 0.4 * field() for _ in range(3)], axis=2)
     pixels: NDArray[np.uint8] = np.clip(118 + 55 * channels, 0, 255).astype(np.uint8)
     return pixels
 
 
 def as_jpeg(pixels: NDArray[np.uint8]) -> bytes:
-    """The picture, uint8 RGB (H, W, 3), as a JPEG of quality 90."""
+    """Encode uint8 RGB (H, W, 3) as a JPEG of quality 90."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 
 def describe_inputs(photos: Sequence[Path]) -> Inputs:
-    """What will be run on, photos decoded once to be sure. InvalidParameter names one that cannot be used."""
+    """Describe the inputs and decode each photo once as a check. Raises InvalidParameter."""
     if not photos:
         digest = hashlib.sha256(natural_picture().tobytes()).hexdigest()
         return Inputs(kind="synthetic", count=1, sha256=(digest,))
@@ -60,8 +60,8 @@ def describe_inputs(photos: Sequence[Path]) -> Inputs:
             data = photo.read_bytes()
             decode(data, shorter_side=224, max_pixels=MAX_PIXELS)
         except OSError as error:
-            raise InvalidParameter(f"input {photo.name} cannot be read: {error.strerror}") from None
+            raise InvalidParameter(f"input {photo.name}: cannot be read: {error_words(error)}") from None
         except WeighinError as error:
-            raise InvalidParameter(f"input {photo.name} cannot be used: {error.detail}") from None
+            raise InvalidParameter(f"input {photo.name}: cannot be used: {error.detail}") from None
         digests.append(hashlib.sha256(data).hexdigest())
     return Inputs(kind="photos", count=len(photos), sha256=tuple(digests))

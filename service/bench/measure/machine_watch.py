@@ -1,4 +1,4 @@
-"""What the machine did beside the measurement, and whether that spoils it."""
+"""Watch the machine during a benchmark: steal, load of other processes, throttling, clock jumps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TICKS_PER_S = 100  # the kernel's USER_HZ, the same on every Linux that Python 
 
 @dataclass(frozen=True, slots=True)
 class CpuTimes:
-    """Ticks that this process's CPUs spent since boot: in all, not idle, and taken by the hypervisor."""
+    """Ticks of this process's CPUs since boot: in total, not idle, and taken by the hypervisor."""
 
     total: int
     busy: int
@@ -30,7 +30,7 @@ class CpuTimes:
 
 
 def cpu_times(stat: Path = STAT) -> CpuTimes | None:
-    """The counters of the CPUs that this process may run on; None where the system does not say."""
+    """Return the counters of the CPUs that this process may run on; None if the system has none."""
     cpus = {f"cpu{cpu}" for cpu in os.sched_getaffinity(0)} if hasattr(os, "sched_getaffinity") else set()
     total = busy = steal = 0
     try:
@@ -49,7 +49,7 @@ def cpu_times(stat: Path = STAT) -> CpuTimes | None:
 
 
 class MachineWatch:
-    """Watches from its construction to `read`."""
+    """Watches the machine from construction to `read`."""
 
     def __init__(self, when: Literal["before", "during", "after"], launch: int, stat: Path = STAT) -> None:
         self._when: Literal["before", "during", "after"] = when
@@ -62,7 +62,7 @@ class MachineWatch:
         self._throttled = throttled_periods()
 
     def read(self, measured_cpu_s: float = 0.0) -> GateReading:
-        """What happened since. `measured_cpu_s`: CPU seconds of the processes that measured meanwhile."""
+        """Return the readings. `measured_cpu_s`: CPU seconds of the measuring processes."""
         seconds = time.monotonic() - self._monotonic
         own_s = time.process_time() - self._own_cpu_s + measured_cpu_s
         times, throttled = cpu_times(self._stat), throttled_periods()
@@ -87,22 +87,22 @@ class MachineWatch:
 
 
 def violations(readings: Sequence[GateReading], *, judge_load: bool = True) -> list[str]:
-    """Why a run with these readings is dirty, in words; empty for a clean one.
+    """Return the reasons why a benchmark with these readings is dirty; empty if it is clean.
 
-    `judge_load` is False when what is measured runs outside: then its load is no disturbance.
+    Pass `judge_load` False if the measured service is another process, whose load is not a disturbance.
     """
-    found = []
+    reasons = []
     for reading in readings:
         when = f"launch {reading.launch + 1}" if reading.when == "during" else f"{reading.when} the run"
         if reading.steal_fraction is not None and reading.steal_fraction > MAX_STEAL:
-            found.append(f"{when}: the hypervisor took {reading.steal_fraction:.1%} of the CPUs' time")
+            reasons.append(f"{when}: the hypervisor took {reading.steal_fraction:.1%} of the CPUs' time")
         if judge_load and reading.outside_load is not None and reading.outside_load > MAX_OUTSIDE_LOAD:
-            found.append(f"{when}: other processes kept each core busy for {reading.outside_load:.0%}")
+            reasons.append(f"{when}: other processes kept each core busy for {reading.outside_load:.0%}")
         if reading.throttled_periods:
-            found.append(f"{when}: the cgroup's CPU quota stopped it {reading.throttled_periods} times")
+            reasons.append(f"{when}: the cgroup's CPU quota throttled it {reading.throttled_periods} times")
         if abs(reading.clock_jump_s) > MAX_CLOCK_JUMP_S:
-            found.append(
-                f"{when}: the clock jumped by {reading.clock_jump_s:+.1f} s (durations are of another clock, "
-                "the times of day are not to be trusted)"
+            reasons.append(
+                f"{when}: the clock jumped by {reading.clock_jump_s:+.1f} s (times of day are unreliable; "
+                "durations are not affected)"
             )
-    return found
+    return reasons

@@ -1,23 +1,20 @@
-"""What a worker process is told to do in one launch, and what it reports; both travel as JSON lines."""
+"""Messages to and from a worker process, as JSON lines: its configuration and its reports."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
+from models.zoo.frozen import Frozen
 from service.bench.bundle import Block, Cold, Entry, Memory, RateTrial, Scenario, WarmUp
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class WorkerEntry(Frozen):
+    """An entry with the folder of its model, and the SHA-256 of its file (empty: any).
 
-
-class WorkerEntry(_Frozen):
-    """An entry with where its model lies, and the SHA-256 of the file that is meant (empty: any).
-
-    `extra_work` makes every run longer by that many dot products of 8 192 numbers: how the proof of the
-    instrument makes a copy slower by a known amount.
+    `extra_work`: dot products of 8192 numbers added to every run; benchmarks/instrument uses them to make a
+    copy slower by a known amount.
     """
 
     entry: Entry
@@ -26,11 +23,11 @@ class WorkerEntry(_Frozen):
     extra_work: int = 0
 
 
-class WorkerConfig(_Frozen):
-    """One launch: load the entries' models, warm them up, then run them in the `order` given, round by round.
+class WorkerConfig(Frozen):
+    """Configuration of one launch: load and warm up the models, then run them in `order`, round by round.
 
-    A block has at least `block_runs` runs and `block_s` seconds. `memory`: load and run the only entry, and
-    report what memory that took, nothing else.
+    A block has at least `block_runs` runs and `block_s` seconds. `purpose` "memory": load and run the only
+    entry, and report its memory.
     """
 
     launch: int
@@ -50,40 +47,40 @@ class WorkerConfig(_Frozen):
     seed: int = 0
 
 
-class ColdReport(_Frozen):
+class ColdReport(Frozen):
     kind: Literal["cold"] = "cold"
     cold: Cold
 
 
-class WarmUpReport(_Frozen):
+class WarmUpReport(Frozen):
     kind: Literal["warm_up"] = "warm_up"
     warm_up: WarmUp
 
 
-class BlockReport(_Frozen):
+class BlockReport(Frozen):
     kind: Literal["block"] = "block"
     block: Block
 
 
-class TrialReport(_Frozen):
+class TrialReport(Frozen):
     kind: Literal["trial"] = "trial"
     trial: RateTrial
 
 
-class MemoryReport(_Frozen):
+class MemoryReport(Frozen):
     kind: Literal["memory"] = "memory"
     memory: Memory
 
 
-class Failure(_Frozen):
-    """The launch cannot go on; the message is for people, without paths."""
+class Failure(Frozen):
+    """The launch failed; the message has no paths."""
 
     kind: Literal["failure"] = "failure"
     message: str
 
 
-class Done(_Frozen):
-    """The launch is over; `cpu_s` is what it took of the cores."""
+class Done(Frozen):
+    """The launch has ended; `cpu_s`: CPU seconds of the process."""
 
     kind: Literal["done"] = "done"
     cpu_s: float

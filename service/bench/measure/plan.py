@@ -1,4 +1,4 @@
-"""What a benchmark will do, decided and checked before anything runs."""
+"""Plan a benchmark: validate the request and decide what runs, before anything runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ T = TypeVar("T", int, str)
 
 @dataclass(frozen=True)
 class Repetitions:
-    """How often a profile repeats things; see Configuration. The server scenario has launches of its own."""
+    """Repetitions of a profile, see Configuration; the server scenario has its own number of launches."""
 
     launches: int
     rounds: int
@@ -39,19 +39,19 @@ class Repetitions:
 
 
 PROFILES: dict[Profile, Repetitions] = {
-    # exactly 3 x 6 x 32 = 576 runs, too few for a p99
+    # 3 x 6 x 32 = 576 runs, too few for a p99
     "quick": Repetitions(3, 6, 32, 0.0, 1, 700),
     "standard": Repetitions(5, 10, 32, 0.1, 2, 1000),
-    # 200 blocks of 0.3 s: a minute of every model
+    # 200 blocks of 0.3 s: a minute per model
     "publish": Repetitions(10, 20, 32, 0.3, 3, 2000),
 }
 
 
 @dataclass(frozen=True)
 class Request:
-    """What someone asks for. Without `models`: all that share the default model's label set.
+    """Request for a benchmark. `models` None: all with the default model's label set.
 
-    `launches`, `rounds` of each and `runs` of an entry in a round: instead of the profile's.
+    `launches`, `rounds` per launch and `runs` per entry and round override those of the profile.
     """
 
     models: tuple[str, ...] | None = None
@@ -69,7 +69,7 @@ class Request:
     runs: int | None = None
 
     def repetitions(self, profile: Profile) -> Repetitions:
-        """The profile's, with the `launches`, `rounds` and exactly as many `runs` as are asked for."""
+        """Return the profile's repetitions, with the overrides of this request."""
         changes: dict[str, float | None] = {
             "launches": self.launches,
             "server_launches": self.launches,
@@ -77,15 +77,15 @@ class Request:
             "block_runs": self.runs,
             "block_s": None if self.runs is None else 0.0,
         }
-        given = {name: value for name, value in changes.items() if value is not None}
-        return replace(PROFILES[profile], **given)  # type: ignore[arg-type]
+        overrides = {name: value for name, value in changes.items() if value is not None}
+        return replace(PROFILES[profile], **overrides)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be done.
+    """A validated benchmark.
 
-    `worker_entries` has the baseline twice; `orders[launch][round]` names the entries in turn.
+    `worker_entries` has the baseline twice; `orders[launch][round]`: names of the entries in random order.
     """
 
     configuration: Configuration
@@ -101,14 +101,14 @@ class Plan:
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """What is measured, the control included."""
-        return tuple(each.entry for each in self.worker_entries)
+        """The measured entries, including the control."""
+        return tuple(worker_entry.entry for worker_entry in self.worker_entries)
 
 
 def make_plan(registry: Registry, request: Request, *, repetitions: Repetitions | None = None) -> Plan:
-    """Check the request and plan it. `repetitions` replaces those of the profile.
+    """Validate and plan a request. `repetitions` replaces those of the profile.
 
-    Raises UnknownModel, ModelUnavailable, and InvalidParameter, which say what was given and what may be.
+    Raises UnknownModel, ModelUnavailable and InvalidParameter.
     """
     profile = _one_of("profile", request.profile, tuple(PROFILES))
     scenario: Scenario = _one_of("scenario", request.scenario, ("single-stream", "offline", "server"))
@@ -121,7 +121,7 @@ def make_plan(registry: Registry, request: Request, *, repetitions: Repetitions 
     threads = _unique("threads", request.threads)
     for number in threads:
         if not 1 <= number <= MAX_THREADS:
-            raise InvalidParameter(f"threads is {number}; it may be 1 to {MAX_THREADS}")
+            raise InvalidParameter(f"threads {number}: out of range (allowed: 1 to {MAX_THREADS})")
     _check_budget(scenario, request.budget_ms)
     url = None if request.url is None else _service_url(request.url)
     cards = _cards(registry, request.models)
@@ -132,13 +132,13 @@ def make_plan(registry: Registry, request: Request, *, repetitions: Repetitions 
         for card, folder in cards
         for entry in _entries(card.name, runtimes, threads, url is not None)
     ]
-    first = next(each for each in worker_entries if each.entry.model == baseline)
-    again = first.entry.model_copy(update={"name": f"{first.entry.name}#again", "control": True})
-    worker_entries.insert(worker_entries.index(first) + 1, first.model_copy(update={"entry": again}))
+    first = next(worker_entry for worker_entry in worker_entries if worker_entry.entry.model == baseline)
+    control = first.entry.model_copy(update={"name": f"{first.entry.name}#again", "control": True})
+    worker_entries.insert(worker_entries.index(first) + 1, first.model_copy(update={"entry": control}))
 
-    chosen = repetitions or request.repetitions(profile)
-    launches = chosen.server_launches if scenario == "server" else chosen.launches
-    rounds = 1 if scenario == "server" else chosen.rounds
+    repeat = repetitions or request.repetitions(profile)
+    launches = repeat.server_launches if scenario == "server" else repeat.launches
+    rounds = 1 if scenario == "server" else repeat.rounds
     seed = request.seed if request.seed is not None else random.SystemRandom().randrange(2**31)
     _check_paths([*request.photos, *(folder for _, folder in cards)])
     inputs = describe_inputs(request.photos)
@@ -149,8 +149,8 @@ def make_plan(registry: Registry, request: Request, *, repetitions: Repetitions 
             baseline=first.entry.name,
             launches=launches,
             rounds=rounds,
-            block_runs=chosen.block_runs,
-            block_s=chosen.block_s,
+            block_runs=repeat.block_runs,
+            block_s=repeat.block_s,
             budget_ms=request.budget_ms if scenario == "server" else None,
             seed=seed,
             inputs=inputs,
@@ -158,13 +158,13 @@ def make_plan(registry: Registry, request: Request, *, repetitions: Repetitions 
         ),
         worker_entries=tuple(worker_entries),
         models=tuple(ModelFacts.of(card) for card, _ in cards),
-        orders=_orders([each.entry.name for each in worker_entries], launches, rounds, seed),
+        orders=_orders([worker_entry.entry.name for worker_entry in worker_entries], launches, rounds, seed),
         cores=cores,
         photos=tuple(str(photo.resolve()) for photo in request.photos),
-        # a service decodes and preprocesses, so the session it is compared with does too
+        # a service decodes and preprocesses, so the session that it is compared with does as well
         stages=bool(request.photos) or url is not None,
         url=url,
-        trial_queries=chosen.trial_queries,
+        trial_queries=repeat.trial_queries,
     )
 
 
@@ -197,44 +197,42 @@ def _orders(
 def _cards(registry: Registry, names: Sequence[str] | None) -> list[tuple[Card, Path]]:
     if names is None:
         labels = registry.default_labels
-        found = []
+        cards = []
         for entry in registry.entries:
             if entry.card is None or entry.card.labels != labels or entry.broken:
                 continue
             try:
-                found.append((registry.content(entry.name)[0], entry.folder))
+                cards.append((registry.content(entry.name)[0], entry.folder))
             except ModelUnavailable:
-                continue  # what cannot be served is not what someone who names nothing asks for
-        if not found:
-            registry.content(registry.default_model)  # raises, with the reason: it is one of them
-            raise ModelUnavailable(f"no model with the labels '{labels}' is served")
-        return found
+                continue  # only models that are named must be usable
+        if not cards:
+            registry.content(registry.default_model)  # raises with the reason
+            raise ModelUnavailable(f"labels '{labels}': no model can be served")
+        return cards
     if not names:
-        raise InvalidParameter("models names none; at least one is needed")
+        raise InvalidParameter("models: empty (allowed: one or more)")
     return [(registry.content(name)[0], registry.entry(name).folder) for name in _unique("models", names)]
 
 
-def _baseline(registry: Registry, given: str | None, names: Sequence[str]) -> str:
-    if given is None:
+def _baseline(registry: Registry, baseline: str | None, names: Sequence[str]) -> str:
+    if baseline is None:
         return registry.default_model if registry.default_model in names else names[0]
-    if given not in names:
-        registry.entry(given)
-        raise InvalidParameter(f"baseline '{given}' is not measured; it may be {', '.join(names)}")
-    return given
+    if baseline not in names:
+        registry.entry(baseline)
+        raise InvalidParameter(f"baseline '{baseline}': not measured (allowed: {', '.join(names)})")
+    return baseline
 
 
 def _check_budget(scenario: Scenario, budget_ms: float | None) -> None:
     if budget_ms is None:
         if scenario == "server":
-            raise InvalidParameter(
-                "scenario server needs a budget: the p99 in milliseconds that a rate must keep"
-            )
+            raise InvalidParameter("budget_ms: missing (needed by scenario server: the highest p99)")
     elif not 0 < budget_ms < 60_000:
-        raise InvalidParameter(f"budget is {budget_ms:g} ms; it may be more than 0 and less than 60000")
+        raise InvalidParameter(f"budget_ms {budget_ms:g}: out of range (allowed: above 0, below 60000)")
 
 
 def _check_paths(paths: Sequence[Path]) -> None:
-    """Raise InvalidParameter for a path that is no UTF-8: it cannot be sent to the measuring process."""
+    """Raise InvalidParameter for a path that is not UTF-8, because JSON cannot carry it to the worker."""
     for path in paths:
         if not encodable(str(path.resolve())):
             raise InvalidParameter(f"'{shown(path)}': path is not UTF-8 (allowed: rename or link it)")
@@ -247,15 +245,15 @@ def _service_url(text: str) -> str:
         raise InvalidParameter(str(error)) from None
 
 
-def _unique(what: str, values: Sequence[T]) -> list[T]:
-    twice = [str(value) for value, count in Counter(values).items() if count > 1]
-    if twice:
-        raise InvalidParameter(f"{what} names {', '.join(twice)} more than once")
+def _unique(name: str, values: Sequence[T]) -> list[T]:
+    repeated = [str(value) for value, count in Counter(values).items() if count > 1]
+    if repeated:
+        raise InvalidParameter(f"{name}: {', '.join(repeated)} more than once")
     return list(values)
 
 
-def _one_of(what: str, given: str, allowed: Sequence[S]) -> S:
-    for each in allowed:
-        if each == given:
-            return each
-    raise InvalidParameter(f"{what} is '{given[:100]}'; it may be {', '.join(allowed)}")
+def _one_of(name: str, value: str, allowed: Sequence[S]) -> S:
+    for choice in allowed:
+        if choice == value:
+            return choice
+    raise InvalidParameter(f"{name} '{value[:100]}': unknown (allowed: {', '.join(allowed)})")

@@ -1,4 +1,4 @@
-"""One worker process: started with its configuration, listened to, and gone at the end whatever happens."""
+"""Run a worker process: start it, yield its reports, and kill it at the end whatever happens."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from service.bench.measure.messages import REPORT, Done, Failure, Report, Worker
 from service.errors import MeasurementFailed
 
 WORKER = "service.bench.measure.worker"
-_LOOK_UP_EVERY_S = 0.25
+_POLL_INTERVAL_S = 0.25
 
 
 class Cancelled(Exception):
-    """Whoever asked for the measurement does not want it any more."""
+    """The benchmark was cancelled."""
 
 
 def run_worker(config: WorkerConfig, cancelled: Callable[[], bool], worker: str = WORKER) -> Iterator[Report]:
     """Start a worker and yield its reports, `Done` last.
 
-    Raises MeasurementFailed when it fails or dies, and Cancelled soon after `cancelled` says so. However this
-    ends, by an exception or by the caller's leaving the loop, the process is gone then.
+    Raises MeasurementFailed if the worker fails or dies, and Cancelled soon after `cancelled` returns True.
+    The process is killed at the end, also after an exception or if the caller leaves the loop.
     """
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
@@ -35,7 +35,7 @@ def run_worker(config: WorkerConfig, cancelled: Callable[[], bool], worker: str 
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            # Ctrl-C on the terminal is for the parent, which then ends the worker.
+            # Ctrl-C on the terminal reaches only the parent, which ends the worker.
             start_new_session=True,
         )
         try:
@@ -51,7 +51,7 @@ def run_worker(config: WorkerConfig, cancelled: Callable[[], bool], worker: str 
                 yield report
                 if isinstance(report, Done):
                     return
-            raise MeasurementFailed(f"the measuring process ended early ({_ending(process, errors)})")
+            raise MeasurementFailed(f"worker process: ended early ({_exit_reason(process, errors)})")
         finally:
             process.kill()
             process.wait()
@@ -67,7 +67,7 @@ def _lines(pipe: IO[bytes], cancelled: Callable[[], bool]) -> Iterator[bytes]:
         while True:
             if cancelled():
                 raise Cancelled
-            if not selector.select(_LOOK_UP_EVERY_S):
+            if not selector.select(_POLL_INTERVAL_S):
                 continue
             chunk = pipe.read1(1 << 20)  # type: ignore[attr-defined]
             if not chunk:
@@ -83,13 +83,13 @@ def _report(line: bytes) -> Report:
     try:
         return REPORT.validate_json(line)
     except ValidationError as error:
-        raise MeasurementFailed(f"the measuring process reported nonsense: {line[:100]!r}") from error
+        raise MeasurementFailed(f"worker process: invalid report {line[:100]!r}") from error
 
 
-def _ending(process: subprocess.Popen[bytes], errors: IO[bytes]) -> str:
+def _exit_reason(process: subprocess.Popen[bytes], errors: IO[bytes]) -> str:
     code = process.wait()
     errors.seek(0)
-    last = errors.read().decode(errors="replace").strip().rpartition("\n")[2]
+    last_line = errors.read().decode(errors="replace").strip().rpartition("\n")[2]
     if code < 0:
-        return f"signal {-code}: it was killed, for want of memory perhaps"
-    return f"exit code {code}{': ' + last[:200] if last else ''}"
+        return f"killed by signal {-code}, possibly out of memory"
+    return f"exit code {code}{': ' + last_line[:200] if last_line else ''}"

@@ -1,4 +1,4 @@
-"""How far a benchmark is and how long it will still take, learnt from how long its parts took."""
+"""Progress of a benchmark, and an estimate of the remaining time."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ _SEARCH_TRIALS = 8
 
 @dataclass(frozen=True)
 class Progress:
-    """What is being done. `done` runs from 0 to 1; `left_s` is an estimate; `launch` and `round` count from
-    1, 0 where there is none."""
+    """Progress of a benchmark.
+
+    `done`: 0 to 1; `left_s`: an estimate; `launch` and `round` count from 1, and are 0 before the first.
+    """
 
     doing: str
     launch: int
@@ -31,7 +33,7 @@ class Progress:
 
 
 class Timetable:
-    """Expected seconds of every part, corrected by what the finished ones really took."""
+    """Expected seconds of every part, scaled by the duration of the finished parts."""
 
     def __init__(self, plan: Plan, clock: Callable[[], float] = time.monotonic) -> None:
         self._plan = plan
@@ -43,15 +45,15 @@ class Timetable:
         self._measured_run_s: set[str] = set()
 
     def learn_run(self, entry: str, seconds: float) -> None:
-        """One run of the entry takes that long."""
+        """Set the duration of one run of an entry."""
         self._run_s[entry] = seconds
 
     def finish(self, part: str) -> None:
-        """One more of these is over: `memory`, `launch`, `warm-up` or `block` with an entry's name."""
+        """Count a finished part: `memory`, `launch`, `warm-up NAME` or `block NAME`."""
         self._finished[part] = self._finished.get(part, 0) + 1
 
     def now(self, doing: str, launch: int = 0, round_number: int = 0) -> Progress:
-        """Where things stand."""
+        """Return the current progress."""
         configuration = self._plan.configuration
         spent = left = 0.0
         for part, (count, seconds) in self._parts().items():
@@ -59,7 +61,7 @@ class Timetable:
             spent += finished * seconds
             left += (count - finished) * seconds
         elapsed = self._clock() - self._start
-        # The estimates are good in proportion before they are good in seconds.
+        # The estimates are right in proportion before they are right in seconds.
         pace = elapsed / spent if spent > 1 else 1.0
         total = spent + left
         return Progress(
@@ -74,7 +76,7 @@ class Timetable:
         )
 
     def _parts(self) -> dict[str, tuple[int, float]]:
-        """Part to how many there are and how long one takes."""
+        """Return the number and the expected seconds of each part, by part."""
         plan, configuration = self._plan, self._plan.configuration
         launches, rounds = configuration.launches, configuration.rounds
         parts = {"launch": (launches, _PROCESS_S), "memory": (len(memory_entries(plan)), _PROCESS_S)}
@@ -92,5 +94,5 @@ class Timetable:
 
 
 def memory_entries(plan: Plan) -> tuple[str, ...]:
-    """The entries whose memory can be measured: those that are not controls and run here."""
+    """Return the entries whose memory is measured: all but controls and HTTP."""
     return tuple(entry.name for entry in plan.entries if not entry.control and entry.via == "session")

@@ -1,4 +1,4 @@
-"""Run a plan: a process per launch, the machine watched during each, and everything put into one bundle."""
+"""Run a plan: one process per launch, with a watch over the machine; collect the results in a bundle."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from service.bench.measure.runtimes import runtime_version, session_options
 from service.errors import MeasurementFailed
 
 GATE_S = 0.5
-"""How long the machine is watched before the first launch and after the last."""
+"""Seconds that the machine is watched before the first launch and after the last."""
 
 
 class Runner:
-    """Runs one plan, once. `cancel` may be called from another thread or a signal handler."""
+    """Runs one plan, once. `cancel` may be called from any thread or a signal handler."""
 
     def __init__(
         self, plan: Plan, progress: Callable[[Progress], None] = lambda _: None, *, worker: str = WORKER
@@ -59,14 +59,14 @@ class Runner:
         self._trials: list[RateTrial] = []
 
     def cancel(self) -> None:
-        """Stop soon: `run` then returns what there is. Doing it twice is doing it once."""
+        """Stop soon; `run` then returns a partial bundle. Idempotent."""
         self._cancel.set()
 
     def run(self) -> Bundle:
-        """Measure, and return the bundle: complete, or flagged `partial` after a cancellation, a
-        KeyboardInterrupt, or a failure that came when something was measured already.
+        """Measure and return the bundle.
 
-        Raises MeasurementFailed when it fails before. No process outlives this call.
+        It is flagged `partial` after a cancellation, a KeyboardInterrupt, or a failure after the first
+        results. Raises MeasurementFailed for an earlier failure. No process remains after this call.
         """
         plan = self._plan
         started_at = datetime.now(UTC)
@@ -108,7 +108,7 @@ class Runner:
         )
         flags = find_flags(bundle)
         if partial is not None:
-            flags.append(Flag(kind="partial", reason=self._how_far(partial)))
+            flags.append(Flag(kind="partial", reason=self._partial_reason(partial)))
         return bundle.model_copy(update={"flags": tuple(flags)})
 
     def _watch(self, when: str, launch: int) -> None:
@@ -120,7 +120,7 @@ class Runner:
 
     def _measure_memory(self, name: str) -> None:
         self._tell(self._timetable.now(f"memory of {name}"))
-        worker_entry = next(each for each in self._plan.worker_entries if each.entry.name == name)
+        worker_entry = next(entry for entry in self._plan.worker_entries if entry.entry.name == name)
         config = self._worker_config(0).model_copy(
             update={"purpose": "memory", "entries": (worker_entry,), "order": ()}
         )
@@ -144,11 +144,11 @@ class Runner:
             self._cold.append(report.cold)
             doing, launch = f"loaded {report.cold.entry}", report.cold.launch
         elif isinstance(report, WarmUpReport):
-            found = report.warm_up
-            self._warm_ups.append(found)
-            self._timetable.learn_run(found.entry, found.window_p50_ns[-1] / 1e9)
-            self._timetable.finish(f"warm-up {found.entry}")
-            doing, launch = f"warmed up {found.entry}", found.launch
+            warm_up = report.warm_up
+            self._warm_ups.append(warm_up)
+            self._timetable.learn_run(warm_up.entry, warm_up.window_p50_ns[-1] / 1e9)
+            self._timetable.finish(f"warm-up {warm_up.entry}")
+            doing, launch = f"warmed up {warm_up.entry}", warm_up.launch
         elif isinstance(report, BlockReport):
             self._blocks.append(report.block)
             self._timetable.finish(f"block {report.block.entry}")
@@ -181,7 +181,7 @@ class Runner:
             seed=configuration.seed,
         )
 
-    def _how_far(self, why: str) -> str:
+    def _partial_reason(self, cause: str) -> str:
         configuration = self._plan.configuration
         complete = sum(reading.when == "during" for reading in self._gates)
-        return f"{why}; {complete} of {configuration.launches} launches are complete"
+        return f"{cause}; {complete} of {configuration.launches} launches are complete"

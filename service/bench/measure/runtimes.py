@@ -1,4 +1,4 @@
-"""The runtimes that a model can be measured in, behind one function; OpenVINO is imported nowhere else."""
+"""Runtimes of benchmarks, ONNX Runtime and OpenVINO, behind one function. The only importer of OpenVINO."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ from service.inference.session import (
 )
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""One image, float32 (1, C, H, W), to its logits, float32 (1, classes); calls may overlap."""
+"""Function from an image, float32 (1, C, H, W), to logits, float32 (1, classes); thread-safe."""
 
 OPENVINO_OPTIONS = {"NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-"""f32: left to itself OpenVINO computes in bf16 where the CPU can, which makes another network of it."""
+"""f32, because by default OpenVINO computes in bf16 if the CPU supports it, with other results."""
 
 INSTALL_OPENVINO = ".venv/bin/pip install 'openvino>=2026.4'"
 
 
 def check_runtime(name: RuntimeName) -> None:
-    """Raise InvalidParameter, naming the command that installs it, when the runtime is not there."""
+    """Raise InvalidParameter, with the command to install it, if the runtime is not installed."""
     if name == "openvino" and importlib.util.find_spec("openvino") is None:
-        raise InvalidParameter(f"runtime 'openvino' is not installed; install it with: {INSTALL_OPENVINO}")
+        raise InvalidParameter(f"runtime 'openvino': not installed (install it with: {INSTALL_OPENVINO})")
 
 
 def import_runtime(name: RuntimeName) -> None:
-    """Import the runtime, which otherwise happens when a model is opened."""
+    """Import the runtime, which is otherwise imported when a model is opened."""
     if name == "openvino":
         importlib.import_module("openvino")
 
 
 def runtime_version(name: RuntimeName) -> str:
-    """The installed version."""
+    """Return the installed version."""
     return RUNTIME_VERSION if name == "onnxruntime" else importlib.metadata.version(name)
 
 
 def session_options(name: RuntimeName) -> dict[str, str]:
-    """What the runtime's sessions are opened with, threads apart, each key prefixed with the runtime."""
+    """Return the options of the runtime's sessions, without threads, with keys prefixed by the runtime."""
     options = SESSION_OPTIONS if name == "onnxruntime" else OPENVINO_OPTIONS
     return {f"{name}.{key}": value for key, value in options.items()}
 
@@ -58,8 +58,8 @@ def session_options(name: RuntimeName) -> dict[str, str]:
 def open_model(name: RuntimeName, content: bytes, card: Card, threads: int) -> Run:
     """Load an ONNX file's `content` for runs of `threads` threads each.
 
-    Raises SessionError or ModelUnavailable when the runtime cannot load it, InvalidParameter when the runtime
-    is not installed. Runs raise ModelUnavailable where they fail or give something else than the card says.
+    Raises SessionError or ModelUnavailable if the runtime cannot load it, and InvalidParameter if the runtime
+    is not installed. Runs raise ModelUnavailable if they fail or their output differs from the card.
     """
     check_runtime(name)
     if name == "openvino":
@@ -79,7 +79,7 @@ def _open_in_openvino(content: bytes, card: Card, threads: int) -> Run:
     try:
         core = openvino.Core()
         model = core.read_model(content, b"")
-        # Of one image and with the logits alone, as the other runtime runs it.
+        # One image, and only the logits, as with ONNX Runtime.
         network = openvino.Model([model.output("logits")], model.get_parameters(), card.name)
         network.reshape(shape)
         options = OPENVINO_OPTIONS | {"INFERENCE_NUM_THREADS": threads}

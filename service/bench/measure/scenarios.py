@@ -1,4 +1,4 @@
-"""How a subject is run: once after the other, on all cores at once, or at a rate; and warmed up before."""
+"""Scenarios: run a subject back to back, on all cores, or at a rate; and warm it up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from service.bench.judge.summary import keeps_budget
 from service.bench.measure.subjects import Subject
 
 LEAD_IN_RUNS = 2
-"""Runs at the start of a block that do not count: the models before it have emptied the caches."""
+"""Uncounted runs at the start of a block, because other models have evicted the caches."""
 
 _WARM_UP_RUNS = 10
 _WINDOW_S = 0.05
@@ -28,7 +28,7 @@ Columns = dict[BenchStage, list[int]]
 
 @dataclass(frozen=True)
 class WarmedUp:
-    """Runs that did not count, the medians of the windows at their end, and whether those agree."""
+    """Result of a warm-up: number of runs, medians of the windows in nanoseconds, and whether they agree."""
 
     runs: int
     windows_ns: tuple[int, ...]
@@ -36,8 +36,10 @@ class WarmedUp:
 
 
 def warm_up(subject: Subject, stage: BenchStage, least_s: float) -> WarmedUp:
-    """Run until at least 10 runs and `least_s` have passed and then three windows in a row agree, at most
-    ten. A window has at least 10 runs and 50 ms (less where `least_s` is less)."""
+    """Warm up a subject: at least 10 runs and `least_s` seconds, then windows until three in a row agree.
+
+    At most ten windows; a window has at least 10 runs and 50 ms (or `least_s`, if that is shorter).
+    """
     runs = 0
     start = time.monotonic()
     while runs < _WARM_UP_RUNS or time.monotonic() - start < least_s:
@@ -54,7 +56,7 @@ def warm_up(subject: Subject, stage: BenchStage, least_s: float) -> WarmedUp:
 def one_after_another(
     subject: Subject, least_runs: int, least_s: float, first: int = 0, *, lead_in: int = LEAD_IN_RUNS
 ) -> Columns:
-    """Single-stream: the next run starts when the last has ended."""
+    """Single-stream: each run starts when the previous one has ended. Returns nanoseconds by stage."""
     for number in range(lead_in):
         subject.run(first + number)
     columns: Columns = {}
@@ -70,7 +72,7 @@ def one_after_another(
 def all_at_once(
     subject: Subject, executor: ThreadPoolExecutor, threads: int, least_runs: int, least_s: float
 ) -> tuple[int, int]:
-    """Offline: `threads` threads take images as fast as they can. Returns images and nanoseconds in all."""
+    """Offline: `threads` threads process images as fast as possible. Returns images and total nanoseconds."""
     lock = threading.Lock()
     taken = 0
     start = time.perf_counter_ns()
@@ -92,8 +94,11 @@ def all_at_once(
 
 @dataclass(frozen=True)
 class Trial:
-    """Queries at one rate: latencies from the intended send times, the network's own times, and how many
-    queries were given up because the backlog had grown hopeless."""
+    """Queries at one rate.
+
+    `latencies_ns`: from the intended send times; `inference_ns`: of the network alone; `abandoned`: queries
+    that were not sent because the backlog was too long.
+    """
 
     rate_per_s: float
     latencies_ns: tuple[int, ...]
@@ -114,9 +119,9 @@ def at_rate(
     budget_ms: float,
     draw: random.Random,
 ) -> Trial:
-    """Server: Poisson arrivals, first come first served by `threads` threads, whatever became of the last.
+    """Server: Poisson arrivals, served in FIFO order by `threads` threads.
 
-    A query's latency counts from when it was meant to be sent: one that waits for a busy thread has waited.
+    Latencies count from the intended send time, so that waiting for a busy thread is included.
     """
     arrivals: list[int] = []
     at = 0.0
@@ -160,8 +165,10 @@ def search_rate(
     budget_ms: float,
     draw: random.Random,
 ) -> Iterator[Trial]:
-    """Trials at 25, 50, 75 and 90 % of the capacity, then between the best that kept the budget and the
-    first above it that did not, until those are 5 % apart."""
+    """Yield trials at 25, 50, 75 and 90 % of the capacity, then by bisection.
+
+    Bisects between the highest rate within the budget and the lowest rate over it, until they are within 5 %.
+    """
     images, elapsed_ns = all_at_once(subject, executor, threads, threads, _CAPACITY_S)
     capacity = images / (elapsed_ns / 1e9)
 
@@ -174,18 +181,18 @@ def search_rate(
 def _search(capacity: float, budget_ms: float, trial: Callable[[float], Trial]) -> Iterator[Trial]:
     kept, failed = 0.0, capacity
     for share in (0.25, 0.5, 0.75, 0.9):
-        found = trial(share * capacity)
-        yield found
-        if not found.keeps(budget_ms):
+        result = trial(share * capacity)
+        yield result
+        if not result.keeps(budget_ms):
             failed = share * capacity
             break
         kept = share * capacity
     lowest = 0.02 * capacity
     while failed > 1.05 * max(kept, lowest):
         middle = (kept + failed) / 2 if kept else max(failed / 2, lowest)
-        found = trial(middle)
-        yield found
-        if found.keeps(budget_ms):
+        result = trial(middle)
+        yield result
+        if result.keeps(budget_ms):
             kept = middle
         else:
             failed = middle

@@ -1,4 +1,4 @@
-"""One entry, ready to be run: directly or through a service, each run split into its stages."""
+"""Subjects of a benchmark: a network, the inference pipeline, or a service, timed per stage."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _SERVICE_STAGES: tuple[BenchStage, ...] = (
 
 
 class Subject(Protocol):
-    """What is measured. Calls of `run` may overlap."""
+    """Subject of a benchmark. `run` is thread-safe."""
 
     def run(self, number: int) -> StageTimes:
-        """Run once on input `number` (modulo how many there are); nanoseconds of each stage."""
+        """Run once on input `number` (modulo the number of inputs); return nanoseconds per stage."""
 
 
 class BareSession:
-    """The network alone, on tensors made beforehand: every run has one stage, `inference`."""
+    """The network alone, on preprocessed tensors; the only stage is `inference`."""
 
     def __init__(self, run: Run, tensors: Sequence[NDArray[np.float32]], extra_work: int = 0) -> None:
         self._run = run
@@ -58,7 +58,7 @@ class BareSession:
 
 
 class FromBytes:
-    """The whole way from an image's bytes to logits, as the service goes it, without the service."""
+    """The service's pipeline from the bytes of an image to logits, without the service."""
 
     def __init__(self, run: Run, card: Card, images: Sequence[bytes], max_pixels: int) -> None:
         self._run = run
@@ -82,9 +82,9 @@ class FromBytes:
 
 
 class ThroughService:
-    """A model of a running service, over one kept-alive connection per thread.
+    """A model of a running service, over one keep-alive connection per thread.
 
-    `round_trip` is what the client waited; the other stages are what the service says they took.
+    `round_trip` is measured by the client; the other stages are from the service's response.
     """
 
     def __init__(self, url: str, model: str, images: Sequence[bytes]) -> None:
@@ -97,12 +97,12 @@ class ThroughService:
         self._opened: list[http.client.HTTPConnection] = []
 
     def close(self) -> None:
-        """Close every connection; nothing may run meanwhile."""
+        """Close all connections; no run may be in progress."""
         for connection in self._opened:
             connection.close()
 
     def run(self, number: int) -> StageTimes:
-        """Post one image. MeasurementFailed when the answer is not a classification."""
+        """Post one image. Raises MeasurementFailed if the response is not a classification."""
         data = self._images[number % len(self._images)]
         connection = self._connection()
         start = time.perf_counter_ns()
@@ -111,19 +111,19 @@ class ThroughService:
             response = connection.getresponse()
             body = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise MeasurementFailed(f"the service at {self._address} does not answer: {error}") from None
+            raise MeasurementFailed(f"service at {self._address}: no response: {error}") from None
         round_trip = time.perf_counter_ns() - start
         try:
             answer = json.loads(body)
             if response.status != http.client.OK:
                 raise MeasurementFailed(
-                    f"the service at {self._address} answers {response.status}: {str(answer['detail'])[:300]}"
+                    f"service at {self._address}: status {response.status}: {str(answer['detail'])[:300]}"
                 )
             timings = answer["timings_ms"]
             times: StageTimes = {stage: int(timings[stage] * 1e6) for stage in _SERVICE_STAGES}
         except (ValueError, KeyError, TypeError):
             raise MeasurementFailed(
-                f"what answers at {self._address} (status {response.status}) is no Weigh-in service"
+                f"service at {self._address}: status {response.status}, not a response of Weigh-in"
             ) from None
         return times | {"round_trip": round_trip}
 

@@ -1,6 +1,6 @@
-"""The process of one launch: configuration on standard input, reports as JSON lines on standard output.
+"""Process of one launch: configuration on standard input, reports as JSON lines on standard output.
 
-It dies with its parent: the pipe of its standard input closes when the parent ends, however it ends.
+It ends with its parent: its standard input closes when the parent ends, for whatever reason.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from service.bench.measure.messages import (
 )
 from service.bench.measure.runtimes import Run, import_runtime, open_model
 from service.bench.measure.subjects import BareSession, FromBytes, Subject, ThroughService
-from service.errors import MeasurementFailed, WeighinError
+from service.errors import MeasurementFailed, WeighinError, error_words
 from service.inference.pipeline import load_image, to_tensor
 from service.inference.session import SessionError
 
@@ -46,11 +46,11 @@ _MEMORY_RUNS = 5
 
 
 def main() -> int:
-    """Carry out the configuration on standard input; return 0 when all was done."""
+    """Run the launch configured on standard input; return 0 if it succeeds."""
     config_line = sys.stdin.buffer.readline()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     reports = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what a library prints must not land among the reports
+    os.dup2(2, 1)  # keep the output of libraries out of the reports
 
     def emit(report: Report) -> None:
         reports.write(report.model_dump_json() + "\n")
@@ -60,7 +60,7 @@ def main() -> int:
         if config.purpose == "memory":
             _report_memory(config, emit)
         else:
-            _Launch(config, emit).carry_out()
+            _Launch(config, emit).run()
     except WeighinError as error:
         emit(Failure(message=str(error)))
         return 1
@@ -69,7 +69,7 @@ def main() -> int:
 
 
 def _die_with_parent() -> None:
-    # The descriptor itself: a thread that waits in sys.stdin would hold its lock and abort a normal end.
+    # Read the descriptor: a thread that waits in sys.stdin would hold its lock and abort a normal exit.
     while os.read(0, 1):
         pass
     os._exit(1)
@@ -85,25 +85,25 @@ class _Launch:
         self._images = _images(config)
         self._executor = ThreadPoolExecutor(config.cores)
 
-    def carry_out(self) -> None:
+    def run(self) -> None:
         config = self._config
         for worker_entry in config.entries:
             self._open(worker_entry)
-        # What lives now lives to the end; a collection in the middle of a run would be counted as its time.
+        # All objects live until the end now; a collection during a run would count as its time.
         gc.collect()
         gc.freeze()
         gc.disable()
         for worker_entry in config.entries:
             name = worker_entry.entry.name
-            done = scenarios.warm_up(self._subjects[name], self._stage[name], config.warm_up_s)
+            warmed_up = scenarios.warm_up(self._subjects[name], self._stage[name], config.warm_up_s)
             self._emit(
                 WarmUpReport(
                     warm_up=WarmUp(
                         launch=config.launch,
                         entry=name,
-                        runs=done.runs,
-                        window_p50_ns=done.windows_ns,
-                        stable=done.stable,
+                        runs=warmed_up.runs,
+                        window_p50_ns=warmed_up.windows_ns,
+                        stable=warmed_up.stable,
                     )
                 )
             )
@@ -202,7 +202,7 @@ def _images(config: WorkerConfig) -> Sequence[bytes]:
         return [Path(photo).read_bytes() for photo in config.photos]
     except OSError as error:
         name = Path(error.filename or "").name
-        raise MeasurementFailed(f"input {name} cannot be read any more: {error.strerror}") from None
+        raise MeasurementFailed(f"input {name}: cannot be read any more: {error_words(error)}") from None
 
 
 def _read_card(folder: Path) -> Card:
@@ -222,7 +222,7 @@ def _read_model(worker_entry: WorkerEntry) -> tuple[Card, bytes]:
     except OSError:
         raise MeasurementFailed(f"model '{folder.name}' cannot be read any more") from None
     if hashlib.sha256(content).hexdigest() != card.file.sha256:
-        raise MeasurementFailed(f"model '{folder.name}': its file is not the one that its card describes")
+        raise MeasurementFailed(f"model '{folder.name}': its file is not the one that the card describes")
     return card, content
 
 
@@ -248,9 +248,9 @@ def _report_memory(config: WorkerConfig, emit: Emit) -> None:
 
 
 def _measure_memory(entry: str, spec: InputSpec, load: Callable[[], Run]) -> Memory | None:
-    """Load the model, run it some times, and return what that took; None where the system does not say.
+    """Load the model, run it a few times, and return the memory; None if the system does not report it.
 
-    For a process that has the runtime imported and nothing else done; the input is made before.
+    Call it in a process that has only imported the runtime. The input is created before the first reading.
     """
     tensor = np.full((1, spec.channels, spec.height, spec.width), 0.5, np.float32)
     before = _resident("VmRSS")
@@ -264,9 +264,9 @@ def _measure_memory(entry: str, spec: InputSpec, load: Callable[[], Run]) -> Mem
 
 
 def _resident(field: str) -> int | None:
-    """VmRSS or VmHWM of this process in bytes; None where the system does not say (it is Linux's).
+    """Return VmRSS or VmHWM of this process in bytes; None on systems other than Linux.
 
-    `getrusage` would not do: its maximum includes what the parent held when it started this process.
+    `getrusage` is not usable: its maximum includes the parent's memory at the fork.
     """
     try:
         for line in Path("/proc/self/status").read_text().splitlines():

@@ -1,1 +1,1 @@
-"""Which model fits, from the measurements that count on this machine."""
+"""Recommend a model for a budget, from benchmarks of this machine."""

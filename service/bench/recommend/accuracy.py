@@ -1,4 +1,4 @@
-"""Accuracy of a model with its interval: inherited figures less the measured disagreement."""
+"""Accuracy of a model with its interval; inherited accuracy minus the measured disagreement."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.bench.bundle import ModelFacts
 
 @dataclass(frozen=True)
 class AccuracyEstimate:
-    """An accuracy with its 95 % interval, of which kind it is, and how it was found, in words."""
+    """An accuracy, 0 to 1, with its 95 % interval, its kind, and `how` it was determined, in words."""
 
     value: float
     low: float
@@ -21,10 +21,10 @@ class AccuracyEstimate:
 
 
 def estimate_accuracy(facts: ModelFacts) -> AccuracyEstimate | None:
-    """Return the accuracy that counts; None where none is known.
+    """Return the accuracy to compare models by; None if it is unknown.
 
-    An inherited one is the parent's minus the measured disagreement: at worst every image on which the two
-    differ is one that the parent got right. Its interval reaches up to the parent's.
+    An inherited accuracy is that of the fp32 model minus the measured disagreement: the worst case, in which
+    the fp32 model is right wherever the two differ. The upper end of its interval is the fp32 model's.
     """
     accuracy = facts.accuracy
     if accuracy is None:
@@ -37,7 +37,7 @@ def estimate_accuracy(facts: ModelFacts) -> AccuracyEstimate | None:
         how = f"{accuracy.kind} on {accuracy.dataset}, n = {accuracy.n}"
         return AccuracyEstimate(accuracy.value, low, high, accuracy.kind, how)
     agreement = facts.agreement
-    if agreement is None:  # a card without it is refused, but a bundle may come from elsewhere
+    if agreement is None:  # cards without it are refused, but a bundle may be of another version
         return None
     lost = 1 - agreement.value
     return AccuracyEstimate(

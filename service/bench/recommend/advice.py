@@ -1,4 +1,4 @@
-"""From zoo and measurements to a recommendation: for this machine, or for the one a bundle comes from."""
+"""Recommend a model for this machine, or for the machine of a bundle."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from service.inference.registry import LOADING, Registry
 
 @dataclass(frozen=True)
 class Advice:
-    """A recommendation with what it rests on. `machine`: the one it is for."""
+    """A recommendation with its evidence. `machine`: the machine that it is for."""
 
     recommendation: Recommendation
     evidence: Evidence
@@ -24,7 +24,7 @@ class Advice:
 
 
 def this_machine() -> Fingerprint:
-    """The fingerprint that measurements of ONNX Runtime must have to count here."""
+    """Return the fingerprint that usable benchmarks of ONNX Runtime have on this machine."""
     return take_fingerprint({"onnxruntime": runtime_version("onnxruntime")}, session_options("onnxruntime"))
 
 
@@ -35,7 +35,7 @@ def advise_here(
     unreadable: dict[str, str],
     here: Fingerprint,
 ) -> Advice:
-    """What to serve on this machine, of the models in the zoo, by what was measured here."""
+    """Recommend a model of the zoo for this machine, from benchmarks of this machine."""
     facts = [ModelFacts.of(entry.card) for entry in registry.entries if entry.card is not None]
     broken = {
         entry.name: entry.reason
@@ -51,17 +51,17 @@ def advise_here(
 
 
 def advise_from(constraints: Constraints, bundles: Sequence[StoredBundle], registry: Registry) -> Advice:
-    """What to serve on the machine that the bundles were carried from, of the models that they hold.
+    """Recommend a model of the bundles for the machine that they were measured on.
 
-    InvalidBundle when they come from more than one machine. Where the zoo here has another file of a model,
-    that is said: what was measured is not what would be deployed.
+    Raises InvalidBundle if they are from more than one machine. Models whose file in the zoo differs are
+    rejected as stale.
     """
     first = bundles[0]
     for other in bundles[1:]:
         differences = same_machine(first.bundle.fingerprint, other.bundle.fingerprint)
         if differences:
             raise InvalidBundle(
-                f"{first.id} and {other.id} come from different machines: {'; '.join(differences)}."
+                f"{first.id} and {other.id}: from different machines ({'; '.join(differences)})"
             )
     facts = {each.name: each for stored in reversed(bundles) for each in stored.bundle.models}
     hashes = {
@@ -72,8 +72,8 @@ def advise_from(constraints: Constraints, bundles: Sequence[StoredBundle], regis
     evidence = weigh_evidence(bundles, None, hashes)
     sets = {each.labels for each in facts.values()}
     labels = sets.pop() if len(sets) == 1 else _default_labels(registry)
-    found = recommend(constraints, list(facts.values()), evidence, labels)
-    return Advice(found, evidence, machine=first.bundle.fingerprint)
+    recommendation = recommend(constraints, list(facts.values()), evidence, labels)
+    return Advice(recommendation, evidence, machine=first.bundle.fingerprint)
 
 
 def _default_labels(registry: Registry) -> str:

@@ -1,4 +1,4 @@
-"""What measurements say of each model here, and why some of them say nothing."""
+"""Evidence of a recommendation: usable benchmarks per model, and the reasons against others."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ _RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class StoredBundle:
-    """A bundle under the name by which it can be found again. `compared`: pairs of its entries that were
-    compared before, and by how much the first is faster, in words. `intervals`: of medians, by entry."""
+    """A bundle with its id, and caches.
+
+    `compared`: by pair of entries, how much faster the first is, in words. `intervals`: 95 % intervals of
+    medians in nanoseconds, by entry.
+    """
 
     id: str
     bundle: Bundle
@@ -32,14 +35,14 @@ class StoredBundle:
 
 @dataclass(frozen=True)
 class Measured:
-    """One model's usable measurement: inference of one image on one thread in ONNX Runtime, run after run."""
+    """Usable benchmark of a model: single-stream inference on one thread in ONNX Runtime."""
 
     stored: StoredBundle
     entry: Entry
 
     @property
     def facts(self) -> ModelFacts:
-        """What was measured."""
+        """Facts of the measured model."""
         return self.stored.bundle.model_of(self.entry)
 
     @property
@@ -49,46 +52,46 @@ class Measured:
 
     @property
     def quick(self) -> bool:
-        """Whether it was a quick run, which says nothing of a p99."""
+        """Whether it was a quick benchmark, which has no p99."""
         return self.stored.bundle.configuration.profile == "quick"
 
     @cached_property
     def samples_ns(self) -> NDArray[np.int64]:
-        """Every duration, sorted."""
+        """Durations in nanoseconds, int64 (runs,), sorted."""
         return np.sort(np.array(self.stored.bundle.samples(self.entry.name, "inference"), dtype=np.int64))
 
     @property
     def count(self) -> int:
-        """How many runs there are."""
+        """Number of runs."""
         return len(self.samples_ns)
 
     @property
     def p50_ms(self) -> float:
-        """The median, with microsecond resolution."""
+        """Median in milliseconds, with microsecond resolution."""
         return round(float(np.median(self.samples_ns)) / 1e6, 3)
 
     def percentile(self, fraction: float) -> PercentileBound | None:
-        """The percentile with its 99 % bound; None where too few runs (or quick ones) stand behind it."""
+        """Return a percentile with its 99 % bound; None for too few runs, or p99 of a quick benchmark."""
         if self.quick and fraction >= 0.99:
             return None
         return percentile_bound(self.samples_ns.tolist(), fraction)
 
     def confidence(self, fraction: float, limit_ns: float) -> float:
-        """How sure it is that the percentile does not exceed the limit, 0 to 1.
+        """Return the confidence, 0 to 1, that the percentile is within the limit.
 
-        The complement of the chance that so few runs exceed it although more than `1 - fraction` of all do,
-        one run more counted than seen: the same conservative rule as the bound's.
+        One minus the probability that so few runs exceed the limit although a share of `1 - fraction` does;
+        one more run is counted than observed, as in the rule of the bound, to be conservative.
         """
         over = int(self.count - np.searchsorted(self.samples_ns, limit_ns, side="right"))
         return 1 - binomial_cdf(over + 1, self.count, 1 - fraction)
 
     @property
     def median_interval_ns(self) -> tuple[float, float]:
-        """The 95 % interval of the median, launches resampled first and rounds within them."""
-        known = self.stored.intervals.get(self.entry.name)
-        if known is None:
-            known = self.stored.intervals[self.entry.name] = self._resampled_median()
-        return known
+        """The 95 % interval of the median, by a bootstrap over launches and rounds within them."""
+        interval = self.stored.intervals.get(self.entry.name)
+        if interval is None:
+            interval = self.stored.intervals[self.entry.name] = self._resampled_median()
+        return interval
 
     def _resampled_median(self) -> tuple[float, float]:
         blocks = self.stored.bundle.blocks_of(self.entry.name)
@@ -113,7 +116,7 @@ class Measured:
 
     @property
     def caveats(self) -> list[str]:
-        """Flags that do not void it, in words."""
+        """Flags that do not exclude it as evidence, in words."""
         bundle = self.stored.bundle
         return [
             f"{flag.kind}: {flag.reason}"
@@ -124,7 +127,10 @@ class Measured:
 
 @dataclass
 class Evidence:
-    """The usable measurements by model, newest first; per model why others are unusable, newest first."""
+    """Usable benchmarks by model, and reasons against others by model, both newest first.
+
+    `used`: ids of the bundles that are used; `unused`: reasons against others, by id.
+    """
 
     usable: dict[str, list[Measured]] = field(default_factory=dict)
     unusable: dict[str, list[str]] = field(default_factory=dict)
@@ -132,44 +138,45 @@ class Evidence:
     unused: dict[str, str] = field(default_factory=dict)
 
     def best(self, model: str, fraction: float) -> Measured | None:
-        """The newest measurement of the model that carries that percentile, else the newest."""
-        found = self.usable.get(model, [])
-        return next((each for each in found if each.percentile(fraction)), next(iter(found), None))
+        """Return the newest benchmark of the model with that percentile, else the newest."""
+        usable = self.usable.get(model, [])
+        with_percentile = (measured for measured in usable if measured.percentile(fraction))
+        return next(with_percentile, next(iter(usable), None))
 
 
 def weigh_evidence(
     bundles: Iterable[StoredBundle], here: Fingerprint | None, hashes: Mapping[str, str]
 ) -> Evidence:
-    """Sort measurements into what counts and what does not, and why.
+    """Sort benchmarks into usable ones and unusable ones, with reasons.
 
-    `here`: what this machine is; None when the bundles are the machine, carried from elsewhere. `hashes`: the
-    SHA-256 of each model's file as it is now, where it is known.
+    `here`: fingerprint of this machine; None if the recommendation is for the machine of the bundles.
+    `hashes`: SHA-256 of the model files in the zoo, by name.
     """
     evidence = Evidence()
-    for each in sorted(bundles, key=lambda one: one.bundle.started_at, reverse=True):
-        bundle = each.bundle
+    for stored in sorted(bundles, key=lambda stored: stored.bundle.started_at, reverse=True):
+        bundle = stored.bundle
         problem = _problem(bundle, here)
         if problem is not None:
-            evidence.unused[each.id] = problem
+            evidence.unused[stored.id] = problem
         used = False
         for entry in bundle.entries:
             if entry.control:
                 continue
             reason = problem or _entry_problem(bundle, entry, hashes)
             if reason is None:
-                evidence.usable.setdefault(entry.model, []).append(Measured(each, entry))
+                evidence.usable.setdefault(entry.model, []).append(Measured(stored, entry))
                 used = True
             else:
                 evidence.unusable.setdefault(entry.model, []).append(f"{_when(bundle)}: {reason}")
         if used:
-            evidence.used.append(each.id)
+            evidence.used.append(stored.id)
         elif problem is None:
-            evidence.unused[each.id] = "nothing in it is what a service would run"
+            evidence.unused[stored.id] = "no entry is run as the service does"
     return evidence
 
 
 def _problem(bundle: Bundle, here: Fingerprint | None) -> str | None:
-    """Why nothing in the bundle counts; None when it may."""
+    """Return the reason against the whole bundle, or None."""
     if here is not None:
         machine = same_machine(here, bundle.fingerprint)
         if machine:
@@ -182,22 +189,22 @@ def _problem(bundle: Bundle, here: Fingerprint | None) -> str | None:
         if flags:
             return f"{kind}: {flags[0].reason}"
     if bundle.configuration.scenario != "single-stream":
-        return f"scenario {bundle.configuration.scenario} says nothing of a single image's latency"
+        return f"scenario {bundle.configuration.scenario} has no latency of single images"
     return None
 
 
 def _entry_problem(bundle: Bundle, entry: Entry, hashes: Mapping[str, str]) -> str | None:
     facts = bundle.model_of(entry)
     if entry.via != "session" or entry.runtime != "onnxruntime" or entry.threads != 1:
-        return f"'{entry.name}' is not run as the service does: one thread in onnxruntime"
+        return f"'{entry.name}' is not run as the service does (one thread in onnxruntime)"
     if hashes.get(entry.model, facts.sha256) != facts.sha256:
-        return "stale: the model's file is another now"
+        return "stale: the model file has changed"
     for kind in _NO_EVIDENCE:
         flags = [flag for flag in bundle.flags if flag.kind == kind and flag.entry == entry.name]
         if flags:
             return f"{kind}: {flags[0].reason}"
     if not bundle.samples(entry.name, "inference"):
-        return "it holds no runs of it"
+        return "no runs"
     return None
 
 

@@ -1,4 +1,4 @@
-"""The Pareto front over accuracy, latency and bytes: out is only what is surely worse, not what looks so."""
+"""Pareto front over accuracy, latency and bytes; only significantly worse models are dominated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from service.bench.recommend.evidence import Measured, StoredBundle
 
 @dataclass(frozen=True)
 class Dominated:
-    """A model that another beats in everything, and the figures that say so."""
+    """A model that another one dominates, with the figures."""
 
     model: str
     by: str
@@ -21,26 +21,27 @@ class Dominated:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that was measured, and its accuracy."""
+    """A measured model and its accuracy."""
 
     measured: Measured
     accuracy: AccuracyEstimate | None
 
 
 def front(models: Sequence[Candidate]) -> tuple[list[Candidate], list[Dominated]]:
-    """The models that no other surely beats, and the rest with what beats them.
+    """Return the models on the Pareto front, and the dominated ones with the reasons.
 
-    One beats another when it is not larger, its accuracy's interval lies above the other's, and it is
-    faster: by the paired comparison of rounds where both were measured together, else when the 95 % intervals
-    of their medians are apart. A model whose accuracy is not known neither beats nor is beaten.
+    A model dominates another if it is not larger, the interval of its accuracy is above the other's, and it
+    is faster: by the paired comparison of rounds if both were measured in one benchmark, else if the 95 %
+    intervals of their medians do not overlap. A model of unknown accuracy neither dominates nor is dominated.
     """
     on_front, dominated = [], []
     for mine in models:
-        by = next((found for theirs in models if (found := _dominated(mine, theirs)) is not None), None)
-        if by is None:
+        reasons = (_dominated(mine, theirs) for theirs in models)
+        reason = next((reason for reason in reasons if reason is not None), None)
+        if reason is None:
             on_front.append(mine)
         else:
-            dominated.append(by)
+            dominated.append(reason)
     return on_front, dominated
 
 
@@ -63,7 +64,7 @@ def _dominated(me: Candidate, them: Candidate) -> Dominated | None:
 
 
 def _faster(one: Measured, other: Measured) -> str | None:
-    """How much faster `one` is than `other`, in words; None unless it surely is."""
+    """Return how much faster `one` is than `other`, in words; None unless significantly faster."""
     if one.stored is other.stored:
         return _paired(one.stored, one.entry.name, other.entry.name)
     (_, high), (low, _) = one.median_interval_ns, other.median_interval_ns

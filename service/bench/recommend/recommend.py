@@ -1,4 +1,4 @@
-"""Which network fits: bounds compared with measurements, ranked, with reasons for each that does not."""
+"""Recommend a model: compare bounds with benchmarks, rank models that fit, give reasons against others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SIGNIFICANT_MS = 3
 
 @dataclass(frozen=True)
 class Constraints:
-    """What a model must keep to; None: no bound. Raises InvalidParameter for a bound without a meaning."""
+    """Bounds of a recommendation; None: no bound. Raises InvalidParameter for invalid values."""
 
     p50_ms: float | None = None
     p90_ms: float | None = None
@@ -31,22 +31,22 @@ class Constraints:
         for name in ("p50_ms", "p90_ms", "p99_ms", "max_bytes"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                raise InvalidParameter(f"{name} is {value}; it must be more than 0 and finite")
+                raise InvalidParameter(f"{name} {value}: out of range (allowed: above 0, finite)")
         if self.min_accuracy is not None and not 0 <= self.min_accuracy <= 1:
             raise InvalidParameter(
-                f"min_accuracy is {self.min_accuracy}; it may be 0 to 1, as in 0.7 for 70 %"
+                f"min_accuracy {self.min_accuracy}: out of range (allowed: 0 to 1, 0.7 for 70 %)"
             )
 
     @property
     def latency_bounds(self) -> list[tuple[float, float]]:
-        """(fraction, milliseconds) of each percentile that is bounded, the highest first."""
+        """(fraction, milliseconds) of each bounded percentile, highest first."""
         bounds = ((0.99, self.p99_ms), (0.90, self.p90_ms), (0.50, self.p50_ms))
         return [(fraction, limit) for fraction, limit in bounds if limit is not None]
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A model that keeps to everything. `confidence`: of its latency; None where none was bounded."""
+    """A model within all bounds. `confidence`: that its latency is; None without latency bounds."""
 
     facts: ModelFacts
     accuracy: AccuracyEstimate | None
@@ -57,7 +57,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A model that does not fit, and all reasons why, in words."""
+    """A model that does not fit, with all reasons."""
 
     model: str
     reason: str
@@ -65,8 +65,11 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """`why` explains `recommended`; `measured` are all that `pareto` was taken from; `run` is the command
-    that would add the evidence that is missing."""
+    """Recommendation with its reasons.
+
+    `why`: reason for `recommended`; `measured`: all models that `pareto` is computed from; `run`: command
+    that measures the missing models.
+    """
 
     recommended: str | None
     why: str
@@ -86,24 +89,24 @@ def recommend(
     default_labels: str,
     broken: Mapping[str, str] | None = None,
 ) -> Recommendation:
-    """Recommend the best of `models` under `constraints`. `broken`: what cannot be served, with the reason.
+    """Recommend the best of `models` within `constraints`. `broken`: reasons of models that are not served.
 
-    Without a label set in them it is `default_labels`, as accuracies on different ones do not compare.
-    Raises InvalidParameter for a label set that no model has.
+    Only models of one label set are compared, by default `default_labels`, because accuracies on different
+    label sets are not comparable. Raises InvalidParameter for a label set that no model has.
     """
     known = {facts.name: facts for facts in models}
     sets = sorted({facts.labels for facts in known.values()})
     labels = constraints.labels or (default_labels if default_labels in sets or not sets else sets[0])
     if labels not in sets and sets:
-        raise InvalidParameter(f"labels is '{labels[:64]}'; the models have {', '.join(sets)}")
+        raise InvalidParameter(f"labels '{labels[:64]}': unknown (allowed: {', '.join(sets)})")
     fits: list[Fit] = []
-    rejected = [Rejected(name, f"it cannot be served: {why}") for name, why in (broken or {}).items()]
-    lacking: list[str] = []
+    rejected = [Rejected(name, f"cannot be served: {reason}") for name, reason in (broken or {}).items()]
+    unmeasured: list[str] = []
     comparable: list[Candidate] = []
     for facts in known.values():
         accuracy = estimate_accuracy(facts)
         if facts.labels != labels:
-            rejected.append(Rejected(facts.name, f"its labels are {facts.labels}, not {labels}"))
+            rejected.append(Rejected(facts.name, f"labels {facts.labels}, not {labels}"))
             continue
         measured = evidence.best(facts.name, _highest(constraints))
         if measured is not None:
@@ -111,7 +114,7 @@ def recommend(
         reasons = _size_and_accuracy(constraints, facts, accuracy)
         latency, missing = _latency(constraints, facts.name, measured, evidence)
         if missing and not reasons:
-            lacking.append(facts.name)
+            unmeasured.append(facts.name)
         reasons += latency
         if reasons:
             rejected.append(Rejected(facts.name, "; ".join(reasons)))
@@ -127,13 +130,13 @@ def recommend(
         measured=tuple(comparable),
         pareto=tuple(on_front),
         dominated=tuple(dominated),
-        rejected=tuple(sorted(rejected, key=lambda each: each.model)),
-        run=command(sorted(lacking)) if lacking else None,
+        rejected=tuple(sorted(rejected, key=lambda rejection: rejection.model)),
+        run=command(sorted(unmeasured)) if unmeasured else None,
     )
 
 
 def command(models: Sequence[str]) -> str:
-    """What to run to get evidence of these models."""
+    """Return the command that measures these models."""
     return f"weighin bench --profile standard --models {','.join(models)}"
 
 
@@ -149,7 +152,7 @@ def _size_and_accuracy(
         reasons.append(f"{_mb(facts.bytes)} MB > {_mb(constraints.max_bytes)} MB")
     if constraints.min_accuracy is not None:
         if accuracy is None:
-            reasons.append("its accuracy is not known")
+            reasons.append("accuracy unknown")
         elif accuracy.value < constraints.min_accuracy:
             how = f" ({accuracy.how})" if accuracy.kind == "inherited" else ""
             reasons.append(f"accuracy {accuracy.value:.1%} < {constraints.min_accuracy:.1%}{how}")
@@ -159,7 +162,7 @@ def _size_and_accuracy(
 def _latency(
     constraints: Constraints, model: str, measured: Measured | None, evidence: Evidence
 ) -> tuple[list[str], bool]:
-    """Why the model's latency is not within the bounds; and whether that is for want of a measurement."""
+    """Return the reasons why the latency is not within the bounds, and whether a benchmark is missing."""
     bounds = constraints.latency_bounds
     if not bounds:
         return [], False
@@ -169,14 +172,14 @@ def _latency(
         if not unusable:
             return [f"not measured here: {run}"], True
         others = f" (and {len(unusable) - 1} older)" if len(unusable) > 1 else ""
-        return [f"no usable measurement: {unusable[0]}{others}; {run}"], True
+        return [f"no usable benchmark: {unusable[0]}{others}; {run}"], True
     reasons, missing = [], False
     for fraction, limit in bounds:
         name = f"p{fraction * 100:.0f}"
         bound = measured.percentile(fraction)
         if bound is None:
             missing = True
-            few = f"{measured.count} runs are too few for a {name} ({MIN_SAMPLES[fraction]})"
+            few = f"{measured.count} runs are too few for a {name} (needed: {MIN_SAMPLES[fraction]})"
             reasons.append(f"{'quick runs give no p99' if measured.quick else few}: {run}")
         elif bound.estimate_ns > limit * 1e6:
             reasons.append(f"{name} {_ms(bound.estimate_ns)} ms > {limit:g} ms")
@@ -193,21 +196,23 @@ def _fit(
 ) -> Fit:
     notes = []
     if accuracy is None:
-        notes.append("its accuracy is not known")
+        notes.append("accuracy unknown")
     elif accuracy.kind == "inherited":
         notes.append(f"accuracy {accuracy.how}")
-    wanted = constraints.min_accuracy
-    if accuracy is not None and wanted is not None and accuracy.low < wanted:
-        notes.append(f"its accuracy may be as low as {accuracy.low:.1%} (95 % interval)")
+    minimum = constraints.min_accuracy
+    if accuracy is not None and minimum is not None and accuracy.low < minimum:
+        notes.append(f"accuracy may be as low as {accuracy.low:.1%} (95 % interval)")
     if measured is None:
         notes.append(f"not measured here: run `{command([facts.name])}`")
         return Fit(facts, accuracy, None, None, tuple(notes))
-    sure = [measured.confidence(fraction, limit * 1e6) for fraction, limit in constraints.latency_bounds]
-    return Fit(facts, accuracy, measured, min(sure, default=None), (*notes, *measured.caveats))
+    confidences = [
+        measured.confidence(fraction, limit * 1e6) for fraction, limit in constraints.latency_bounds
+    ]
+    return Fit(facts, accuracy, measured, min(confidences, default=None), (*notes, *measured.caveats))
 
 
 def _rank(fit: Fit) -> tuple[float, float, int]:
-    """Most accurate first; of equals the faster, then the smaller."""
+    """Sort key: most accurate first, ties by median latency, then by size."""
     median = math.inf if fit.measured is None else fit.measured.p50_ms
     return (1.0 if fit.accuracy is None else -fit.accuracy.value, median, fit.facts.bytes)
 
@@ -215,30 +220,30 @@ def _rank(fit: Fit) -> tuple[float, float, int]:
 def _why(constraints: Constraints, fits: Sequence[Fit], evidence: Evidence) -> str:
     if not fits:
         if not evidence.usable:
-            return "nothing that counts has been measured here"
-        return "no model keeps to all of it: see why each is out"
+            return "no usable benchmark of this machine"
+        return "no model is within all bounds: see the reasons per model"
     best = fits[0]
-    words = [f"the most accurate of {len(fits)} that fit" if len(fits) > 1 else "the only one that fits"]
+    parts = [f"the most accurate of {len(fits)} that fit" if len(fits) > 1 else "the only one that fits"]
     if best.accuracy is not None:
-        words.append(f"accuracy {best.accuracy.value:.1%}")
+        parts.append(f"accuracy {best.accuracy.value:.1%}")
     if best.measured is not None:
         for fraction, limit in constraints.latency_bounds:
             bound = best.measured.percentile(fraction)
             assert bound is not None
-            words.append(
+            parts.append(
                 f"p{fraction * 100:.0f} at most {_ms(bound.bound_ns)} ms <= {limit:g} ms "
                 f"({CONFIDENCE:.0%} confidence, n = {bound.n})"
             )
-    words.append(f"{_mb(best.facts.bytes)} MB")
-    return ", ".join(words)
+    parts.append(f"{_mb(best.facts.bytes)} MB")
+    return ", ".join(parts)
 
 
 def _ms(nanoseconds: float) -> str:
-    """Milliseconds with three digits that count."""
+    """Format nanoseconds as milliseconds with three significant digits."""
     value = nanoseconds / 1e6
     return f"{value:.{max(0, _SIGNIFICANT_MS - 1 - math.floor(math.log10(max(value, 1e-3))))}f}"
 
 
 def _mb(size: int) -> str:
-    """Megabytes (10^6) with three digits that count."""
+    """Format bytes as megabytes (10^6) with three significant digits."""
     return f"{size / 1e6:.3g}"

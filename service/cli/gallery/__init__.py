@@ -1,4 +1,4 @@
-"""`weighin gallery ...`: fill, look at, move and re-embed a gallery, on a server or in the data directory."""
+"""`weighin gallery`: manage the gallery of a running service or of the configured database."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from service.cli.gallery.reindex import reindex
 from service.cli.gallery.show import list_images, remove
 
 gallery_app = typer.Typer(
-    help="Images to be found again by their likes: `POST /retrieve-similar` searches them.",
+    help="Manage the gallery, which `POST /retrieve-similar` searches for similar images.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

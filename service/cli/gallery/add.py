@@ -1,4 +1,4 @@
-"""`weighin gallery add`: images and folders of them, several at a time, each committed by itself."""
+"""`weighin gallery add`: add images and folders of images, several at a time, one commit per image."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from service.inference.decoding.decode import SUFFIXES
 from service.text.display import shown, without_surrogates
 
 _AT_ONCE = 8
-"""Images on their way, so that all cores of the service have work."""
+"""Concurrent requests, enough to keep all cores of the service busy."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """A file, and the folder it was found under."""
+class ImageFile:
+    """An image file, and the command-line folder that contains it."""
 
     file: Path
     root: Path
@@ -41,47 +41,50 @@ def add(
         bool,
         typer.Option(
             "--metadata-from-path",
-            help="Keep where each image lay as `path`, and the name of its folder as `label`",
+            help="Store the relative path as `path` and the name of the parent folder as `label`",
         ),
     ] = False,
     url: Url = None,
 ) -> None:
-    """Add images. What is there already, byte for byte, is not added again, so an interrupted command can be
-    given again and goes on where it was."""
+    """Add images. Files that the gallery already has, byte for byte, are not added again: repeat an
+    interrupted command to continue."""
     if not all(places):
-        raise InvalidParameter("a place is empty (allowed: files and folders; '.' for this folder)")
+        raise InvalidParameter("DIR is empty (allowed: files and folders; '.' for this folder)")
     files, others = _find([Path(place) for place in places])
-    done: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     with open_gallery(url) as client, progress_bar() as bar:
         task = bar.add_task("adding", total=len(files))
         try:
-            for found, status, detail in _added(client, files, metadata_from_path):
-                done[status] += 1
+            for image, status, detail in _added(client, files, metadata_from_path):
+                counts[status] += 1
                 bar.advance(task)
                 if status == "rejected":
-                    bar.console.print(styled(f"{found.file}: {detail}"), soft_wrap=True)
+                    bar.console.print(styled(f"{image.file}: {detail}"), soft_wrap=True)
         except KeyboardInterrupt:
-            _tell(done, others)
-            print("interrupted: the same command again goes on from here", file=sys.stderr)
+            _print_counts(counts, others)
+            print("interrupted: repeat the command to continue", file=sys.stderr)
             raise typer.Exit(CANCELLED) from None
         except Refused:
-            _tell(done, others)
+            _print_counts(counts, others)
             raise
-    _tell(done, others)
-    if done["rejected"]:
+    _print_counts(counts, others)
+    if counts["rejected"]:
         raise typer.Exit(1)
 
 
-def _tell(done: Counter[str], others: int) -> None:
-    told = [f"{done[status]} {status}" for status in ("added", "exists", "rejected") if done[status]]
+def _print_counts(counts: Counter[str], others: int) -> None:
+    parts = [f"{counts[status]} {status}" for status in ("added", "exists", "rejected") if counts[status]]
     if others:
-        told.append(f"{others} other files passed over")
-    print(", ".join(told) or "nothing to add")
+        parts.append(f"{others} other files skipped")
+    print(", ".join(parts) or "nothing to add")
 
 
-def _find(places: list[Path]) -> tuple[list[Found], int]:
-    """The images in these places in a fixed order, each once, and how many other files lie there."""
-    files: dict[Path, Found] = {}
+def _find(places: list[Path]) -> tuple[list[ImageFile], int]:
+    """Return the images in files and folders, in sorted order without repeats, and the number of other files.
+
+    Raises FileNotFoundError and UnreadableFolder.
+    """
+    files: dict[Path, ImageFile] = {}
     others = 0
     for place in places:
         try:
@@ -91,20 +94,20 @@ def _find(places: list[Path]) -> tuple[list[Found], int]:
         except OSError as error:
             raise UnreadableFolder(f"{place} cannot be read: {error_words(error)}") from None
         if not stat.S_ISDIR(mode):
-            files.setdefault(place.absolute(), Found(place, place.parent))
+            files.setdefault(place.absolute(), ImageFile(place, place.parent))
             continue
         for file in sorted(_files_in(place)):
             if file.suffix.lower() in SUFFIXES:
-                files.setdefault(file.absolute(), Found(file, place))
+                files.setdefault(file.absolute(), ImageFile(file, place))
             else:
                 others += 1
     return list(files.values()), others
 
 
 def _files_in(place: Path) -> Iterator[Path]:
-    """The regular files in `place` and the folders below. What cannot be read is named and passed over.
+    """Yield the regular files in `place` and its subfolders; report and skip unreadable ones.
 
-    Raises UnreadableFolder when `place` itself cannot be read.
+    Raises UnreadableFolder if `place` itself cannot be read.
     """
 
     def skip(error: OSError) -> None:
@@ -122,44 +125,46 @@ def _files_in(place: Path) -> Iterator[Path]:
                 say(f"skipped: {path}: {error_words(error)}", error=True)
 
 
-def metadata_of(found: Found) -> dict[str, str]:
-    """Metadata from a file's place: `path` from the folder that was named, `label` for the folder it lies in.
+def metadata_of(image: ImageFile) -> dict[str, str]:
+    r"""Return metadata of a file: `path`, relative to its root, and `label`, the name of its parent folder.
 
-    A byte of a name that is no UTF-8 is written as `\x80`.
+    Bytes of a name that are not UTF-8 are written as `\x80`.
     """
-    path = found.file.relative_to(found.root)
+    path = image.file.relative_to(image.root)
     label = {"label": path.parent.name} if path.parent.name else {}
     return {name: without_surrogates(value) for name, value in {"path": path.as_posix(), **label}.items()}
 
 
 def _added(
-    client: GalleryClient, files: Iterable[Found], metadata_from_path: bool
-) -> Iterator[tuple[Found, str, str | None]]:
-    """Each file with what became of it, in the order of the answers. Raises Refused when it is no use to go
-    on, after the answers to those that were on their way."""
+    client: GalleryClient, files: Iterable[ImageFile], metadata_from_path: bool
+) -> Iterator[tuple[ImageFile, str, str | None]]:
+    """Yield file, status and detail in the order of the responses.
 
-    def one(found: Found) -> tuple[Found, str, str | None] | Refused:
+    Raises Refused, after the pending responses, if further requests would fail too.
+    """
+
+    def add_file(image: ImageFile) -> tuple[ImageFile, str, str | None] | Refused:
         try:
-            content = found.file.read_bytes()
-            answer = client.add(content, metadata_of(found) if metadata_from_path else {})
+            content = image.file.read_bytes()
+            answer = client.add(content, metadata_of(image) if metadata_from_path else {})
         except OSError as error:
-            return found, "rejected", error.strerror
+            return image, "rejected", error.strerror
         except Refused as error:
-            return error if error.hopeless else (found, "rejected", error.detail)
-        return found, answer["status"], answer["detail"]
+            return error if error.hopeless else (image, "rejected", error.detail)
+        return image, answer["status"], answer["detail"]
 
-    # Not `map`: that would take all files in hand at once, and go on with them after Ctrl-C.
-    left = iter(files)
+    # Not `map`: it would submit all files at once, and continue after Ctrl-C.
+    remaining = iter(files)
     refusal: Refused | None = None
     with ThreadPoolExecutor(_AT_ONCE) as threads:
-        waiting: set[Future[tuple[Found, str, str | None] | Refused]] = set()
+        pending: set[Future[tuple[ImageFile, str, str | None] | Refused]] = set()
         while True:
-            room = _AT_ONCE - len(waiting) if refusal is None else 0
-            waiting |= {threads.submit(one, found) for found in itertools.islice(left, room)}
-            if not waiting:
+            free = _AT_ONCE - len(pending) if refusal is None else 0
+            pending |= {threads.submit(add_file, image) for image in itertools.islice(remaining, free)}
+            if not pending:
                 break
-            ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for outcome in (future.result() for future in ready):
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for outcome in (future.result() for future in done):
                 if isinstance(outcome, Refused):
                     refusal = outcome
                 else:

@@ -1,7 +1,7 @@
-"""A gallery as a file: a tar of the images as they came, and before them a line of JSON about each.
+"""Exported gallery: a tar file with `gallery.jsonl` and the original bytes of the images.
 
-`gallery.jsonl` comes first and has a line per image: `id`, `file`, `sha256`, `metadata`, and for people
-`width`, `height`, `bytes` and `created_at`. Any tar and any JSON reader can make something of it.
+`gallery.jsonl` is the first member and has one line per image: `id`, `file`, `sha256`, `metadata`, and, for
+information only, `width`, `height`, `bytes` and `created_at`.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _MOST_LINES_BYTES = 1 << 32
 
 
 class BadArchive(WeighinError):
-    """The file is no exported gallery, or was damaged."""
+    """The file is not an exported gallery, or is damaged."""
 
     slug = "bad-archive"
 
 
 @dataclass(frozen=True)
 class Archived:
-    """An image out of an archive."""
+    """An image read from an archive."""
 
     id: str
     metadata: dict[str, Any]
@@ -43,9 +43,9 @@ class Archived:
 def write_archive(
     target: Path, images: Iterable[dict[str, Any]], content: Callable[[str], bytes | None]
 ) -> Iterator[tuple[int, int]]:
-    """Write all images to `target`, which is there only once it is whole; yields (written, of how many).
+    """Write all images to `target` and yield (written, total) after each; `target` appears once complete.
 
-    `content` gives the bytes of an id, None for an image that is gone meanwhile, which is left out.
+    `content` returns the bytes of an id, or None if the image was deleted meanwhile; it is then left out.
     """
     target = target.absolute()
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
@@ -79,16 +79,16 @@ def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 class Archive:
-    """An exported gallery, read from its beginning to its end; a context. Nothing is unpacked to disk."""
+    """Sequential reader of an exported gallery; a context manager. Nothing is unpacked to disk."""
 
     def __init__(self, file: Path) -> None:
-        """Raises FileNotFoundError, and BadArchive for a file that does not begin as it should."""
+        """Open `file` and read `gallery.jsonl`. Raises FileNotFoundError and BadArchive."""
         if not file.is_file():
             raise FileNotFoundError(f"no such file: {file}")
         try:
             self._tar = tarfile.open(file, "r|*")  # noqa: SIM115  # closed by __exit__
         except tarfile.TarError as error:
-            raise BadArchive(f"{file} is no tar file: {error}") from None
+            raise BadArchive(f"{file}: not a tar file: {error}") from None
         try:
             self._images = self._read_lines(file)
         except BaseException:
@@ -99,9 +99,9 @@ class Archive:
         return len(self._images)
 
     def __iter__(self) -> Iterator[Archived]:
-        """The images in the order of the file.
+        """Yield the images in the order of the file.
 
-        Raises BadArchive where the file ends too early or an image's bytes are not those that were exported.
+        Raises BadArchive if the file is truncated or an image does not match its SHA-256.
         """
         missing = dict(self._images)
         try:
@@ -112,14 +112,14 @@ class Archive:
                     continue
                 content = file.read()
                 if "sha256" in line and hashlib.sha256(content).hexdigest() != line["sha256"]:
-                    raise BadArchive(f"image '{line['id']}' was damaged since it was exported")
+                    raise BadArchive(f"image '{line['id']}': damaged, its sha256 does not match")
                 yield Archived(line["id"], line["metadata"], content)
         except (tarfile.TarError, EOFError, OSError) as error:
-            raise BadArchive(f"the file is damaged: {error}") from None
+            raise BadArchive(f"damaged file: {error}") from None
         self.left_out = len(missing)
 
     left_out = 0
-    """Images that are described but not there, known after the last: deleted while it was exported."""
+    """Images listed without bytes, deleted during the export; set after the last image was read."""
 
     def __enter__(self) -> Archive:
         return self
@@ -128,19 +128,19 @@ class Archive:
         self._tar.close()
 
     def _read_lines(self, file: Path) -> dict[str, dict[str, Any]]:
-        wrong = BadArchive(f"{file} is no exported gallery: it does not begin with {LINES}")
+        invalid = BadArchive(f"{file}: not an exported gallery: does not begin with {LINES}")
         try:
             member = self._tar.next()
             lines = None if member is None or member.name != LINES else self._tar.extractfile(member)
             if member is None or lines is None or member.size > _MOST_LINES_BYTES:
-                raise wrong
+                raise invalid
             images = {}
             while line := lines.readline(_LONGEST_LINE):
                 image = json.loads(line)
                 metadata = image.get("metadata", {})
                 if not isinstance(image["id"], str) or not isinstance(metadata, dict):
-                    raise wrong
+                    raise invalid
                 images[image["file"]] = {**image, "metadata": metadata}
         except (tarfile.TarError, ValueError, KeyError, TypeError, AttributeError, EOFError, OSError):
-            raise wrong from None
+            raise invalid from None
         return images

@@ -1,4 +1,4 @@
-"""A gallery's HTTP interface as the command line uses it, with patience for a service that is busy."""
+"""HTTP client of a gallery, which retries while the service is busy."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from service.errors import WeighinError
 from service.text.urls import redacted, service_url
 
 if TYPE_CHECKING:
-    import httpx  # takes a tenth of a second, which other commands need not wait for
+    import httpx  # lazy, because the import takes a tenth of a second
 
 PAGE = 1000
-"""Images that one request lists."""
+"""Images per page."""
 
 _ATTEMPTS = 30
 _LONGEST_WAIT_S = 5.0
@@ -24,23 +24,23 @@ _TIMEOUT_S = 120.0
 
 
 class Refused(WeighinError):
-    """The service said no, or cannot be reached."""
+    """The service refused the request, or cannot be reached."""
 
     slug = "refused"
 
     def __init__(self, message: str, status: int = 0) -> None:
-        """`status`: of the HTTP response, 0 without one."""
+        """`status`: HTTP status, 0 if there was no response."""
         super().__init__(message)
         self.status = status
 
     @property
     def hopeless(self) -> bool:
-        """Whether the next image would be refused too: there is no room, no right, or no service."""
+        """Whether further requests would fail too: gallery full, access denied, or service down."""
         return self.status in (0, 401, 403, 404, 405, 507) or self.status >= 500
 
 
 class GalleryClient:
-    """Speaks to one service; any thread may call. Methods raise Refused."""
+    """Client of one service, thread-safe. All methods raise Refused."""
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
         import httpx
@@ -57,50 +57,50 @@ class GalleryClient:
         self._url = redacted(base_url)
 
     def state(self) -> dict[str, Any]:
-        """What GET /gallery says."""
+        """Return the response of `GET /gallery`."""
         return self._json("GET", "/gallery")
 
     def images(self, where: str | None = None) -> Iterator[dict[str, Any]]:
-        """All images that meet `where`, by id."""
+        """Yield all images that match the filter `where` (JSON), in the order of their ids."""
         cursor: str | None = None
         while True:
-            asked: dict[str, Any] = {"limit": PAGE}
-            asked |= {} if where is None else {"where": where}
-            asked |= {} if cursor is None else {"cursor": cursor}
-            page = self._json("GET", "/gallery/images", params=asked)
+            params: dict[str, Any] = {"limit": PAGE}
+            params |= {} if where is None else {"where": where}
+            params |= {} if cursor is None else {"cursor": cursor}
+            page = self._json("GET", "/gallery/images", params=params)
             yield from page["images"]
             cursor = page["next_cursor"]
             if cursor is None:
                 return
 
     def add(self, content: bytes, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """Add one image under an id of the service's choice: its `id`, `status` and `detail`."""
+        """Add an image under a generated id; return its `id`, `status` and `detail`."""
         parts = {} if not metadata else {"metadata": (None, json.dumps(dict(metadata)), "application/json")}
         files = {**parts, "image": ("image", content, "application/octet-stream")}
-        [image] = self._json("POST", "/gallery/images", files=files)["images"]
-        found: dict[str, Any] = image
-        return found
+        images: list[dict[str, Any]] = self._json("POST", "/gallery/images", files=files)["images"]
+        [image] = images
+        return image
 
     def put(self, id: str, content: bytes, metadata: Mapping[str, Any]) -> int:
-        """Keep an image under this id; the status, 201 for a new one."""
-        described = (None, json.dumps(dict(metadata)), "application/json")
-        files = {"metadata": described, "image": ("image", content, "application/octet-stream")}
+        """Store an image under `id`; return the HTTP status, 201 if the id is new."""
+        part = (None, json.dumps(dict(metadata)), "application/json")
+        files = {"metadata": part, "image": ("image", content, "application/octet-stream")}
         return self._request("PUT", _image(id), files=files).status_code
 
     def content(self, id: str) -> bytes:
-        """The bytes of an image."""
+        """Return the original bytes of an image."""
         return self._request("GET", f"{_image(id)}/content").content
 
     def remove(self, id: str) -> None:
-        """Remove an image."""
+        """Delete an image."""
         self._request("DELETE", _image(id))
 
     def reindex(self, model: str) -> dict[str, Any]:
-        """Begin to embed all images by another model; the gallery's state then."""
+        """Start to re-embed all images with `model`; return the gallery's state."""
         return self._json("POST", "/gallery/reindex", params={"model": model})
 
     def wait_until_ready(self) -> None:
-        """Return as soon as the models are loaded."""
+        """Wait until the models are loaded."""
         while self._json("GET", "/readyz")["status"] == "loading":
             time.sleep(0.05)
 
@@ -112,25 +112,25 @@ class GalleryClient:
     ) -> None:
         self._http.close()
 
-    def _json(self, method: str, path: str, **what: Any) -> dict[str, Any]:
-        found: dict[str, Any] = self._request(method, path, **what).json()
-        return found
+    def _json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = self._request(method, path, **options).json()
+        return answer
 
-    def _request(self, method: str, path: str, **what: Any) -> httpx.Response:
+    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
         import httpx
 
         for attempt in range(_ATTEMPTS):
             try:
-                response = self._http.request(method, path, **what)
+                response = self._http.request(method, path, **options)
             except UnicodeError:
-                raise Refused("an argument is not UTF-8, and cannot be sent") from None
+                raise Refused("argument: not UTF-8") from None
             except httpx.HTTPError as error:
                 raise Refused(f"no answer from {self._url}: {error or type(error).__name__}") from None
             if response.status_code != 503 or attempt == _ATTEMPTS - 1:
                 break
-            if path == "/readyz":  # what it says is the answer
+            if path == "/readyz":  # 503 is a valid answer: not ready
                 return response
-            if _kind(response) == "model-unavailable":  # waiting does not mend it
+            if _kind(response) == "model-unavailable":  # a retry would fail too
                 break
             time.sleep(min(float(response.headers.get("Retry-After", 1)), _LONGEST_WAIT_S))
         if response.is_error:
@@ -154,4 +154,4 @@ def _detail(response: httpx.Response) -> str:
     try:
         return str(response.json()["detail"])
     except (ValueError, KeyError, TypeError):
-        return f"{response.request.url} answered {response.status_code}: is it a Weigh-in?"
+        return f"{response.request.url}: status {response.status_code}, not a response of Weigh-in"

@@ -1,4 +1,4 @@
-"""What long commands show on standard error while they run."""
+"""Progress display of long commands, on standard error."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from service.cli.output import LiteralConsole
 
 CANCELLED = 130
-"""Exit code after Ctrl-C, as shells count it."""
+"""Exit code after Ctrl-C: 128 + SIGINT."""
 
 
 def progress_bar() -> Progress:
-    """A bar with how many of how many, the time left, and a word on what is happening; on terminals only."""
+    """Return a progress bar with description, count, total and time left; hidden if not on a terminal."""
     console = LiteralConsole(stderr=True)
     return Progress(
         TextColumn("{task.description}", markup=False),

@@ -1,4 +1,4 @@
-"""`weighin gallery export` and `weighin gallery import`: from here to anywhere, and back."""
+"""`weighin gallery export` and `weighin gallery import`: move a gallery as a tar file."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from service.cli.output import say, styled
 
 
 def export_gallery(
-    file: Annotated[Path, typer.Argument(help="The tar file to write", metavar="FILE.tar")],
+    file: Annotated[Path, typer.Argument(help="Tar file to write", metavar="FILE.tar")],
     url: Url = None,
 ) -> None:
-    """Write all images, as they came, with ids and metadata, to a tar file with a JSON-lines file in it."""
+    """Write the original bytes of all images, with ids and metadata as JSON lines, to a tar file."""
     if not file.absolute().parent.is_dir():
         raise FileNotFoundError(f"no such folder: {file.absolute().parent}")
-    gone: list[str] = []
+    deleted: list[str] = []
     number = 0
     with open_gallery(url) as client, progress_bar() as bar:
 
@@ -33,7 +33,7 @@ def export_gallery(
             except Refused as error:
                 if error.status != 404:
                     raise
-                gone.append(id)
+                deleted.append(id)
                 return None
 
         task = bar.add_task("exporting", total=None)
@@ -41,19 +41,19 @@ def export_gallery(
             for number, total in write_archive(file, client.images(), content):
                 bar.update(task, completed=number, total=total)
         except KeyboardInterrupt:
-            print("interrupted: nothing was written", file=sys.stderr)
+            print("interrupted: nothing written", file=sys.stderr)
             raise typer.Exit(CANCELLED) from None
-    say(f"{number - len(gone)} images written to {file}")
-    if gone:
-        print(f"{len(gone)} were removed meanwhile and are not in it", file=sys.stderr)
+    say(f"{number - len(deleted)} images written to {file}")
+    if deleted:
+        print(f"{len(deleted)} images left out: deleted during the export", file=sys.stderr)
 
 
 def import_gallery(
-    file: Annotated[Path, typer.Argument(help="A tar file from `export`", metavar="FILE.tar")],
+    file: Annotated[Path, typer.Argument(help="Tar file that `export` wrote", metavar="FILE.tar")],
     url: Url = None,
 ) -> None:
-    """Keep all images of an exported gallery under the ids they had, over what is there under these."""
-    done: Counter[str] = Counter()
+    """Store all images of an exported gallery under their ids; images with the same ids are replaced."""
+    counts: Counter[str] = Counter()
     with Archive(file) as archive, open_gallery(url) as client, progress_bar() as bar:
         task = bar.add_task("importing", total=len(archive))
         try:
@@ -63,23 +63,23 @@ def import_gallery(
                 except Refused as error:
                     if error.hopeless:
                         raise
-                    done["rejected"] += 1
+                    counts["rejected"] += 1
                     bar.console.print(styled(f"{image.id}: {error.detail}"), soft_wrap=True)
                 else:
-                    done["added" if new else "there before"] += 1
+                    counts["added" if new else "replaced"] += 1
                 bar.advance(task)
         except KeyboardInterrupt:
-            print(_told(done))
-            print("interrupted: the same command again goes on from here", file=sys.stderr)
+            print(_summary(counts))
+            print("interrupted: repeat the command to continue", file=sys.stderr)
             raise typer.Exit(CANCELLED) from None
         finally:
             bar.stop()
-    print(_told(done))
+    print(_summary(counts))
     if archive.left_out:
-        print(f"{archive.left_out} images are described in the file but not in it", file=sys.stderr)
-    if done["rejected"]:
+        print(f"{archive.left_out} images left out: listed in the file without bytes", file=sys.stderr)
+    if counts["rejected"]:
         raise typer.Exit(1)
 
 
-def _told(done: Counter[str]) -> str:
-    return ", ".join(f"{count} {what}" for what, count in done.items()) or "no images"
+def _summary(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {status}" for status, count in counts.items()) or "no images"

@@ -1,4 +1,4 @@
-"""`weighin gallery reindex`: embed all images by another model, and watch it."""
+"""`weighin gallery reindex`: re-embed all images with another model and show progress."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from service.cli.gallery.target import Url, open_gallery
 from service.cli.output import say
 from service.text.display import shown
 
-_LOOK_EVERY_S = 0.2
+_POLL_INTERVAL_S = 0.2
 
 
 def reindex(
-    model: Annotated[str, typer.Option(help="The model whose embeddings shall answer")],
+    model: Annotated[str, typer.Option(help="Name of the new model")],
     url: Url = None,
 ) -> None:
-    """Embed all images by another model. The one of before answers until the last image is done. What was
-    interrupted is gone on with by the same command, or by a service that is started."""
+    """Re-embed all images with another model. The old model serves searches until the last image is done.
+    An interrupted re-index continues when the command is repeated or a service starts."""
     with open_gallery(url) as client, progress_bar() as bar:
         try:
             state = client.reindex(model)
@@ -33,12 +33,12 @@ def reindex(
                     bar.update(task, description=shown(f"waiting: {running['problem']}"))
                 else:
                     bar.update(task, description="embedding")
-                time.sleep(_LOOK_EVERY_S)
+                time.sleep(_POLL_INTERVAL_S)
                 state = client.state()
         except KeyboardInterrupt:
-            where = "the service goes on by itself" if url else "the same command again goes on from here"
-            print(f"interrupted: {where}", file=sys.stderr)
+            hint = "the service continues the re-index" if url else "repeat the command to continue"
+            print(f"interrupted: {hint}", file=sys.stderr)
             raise typer.Exit(CANCELLED) from None
     if state["model"] != model:
-        raise Refused(f"the gallery is embedded by {state['model']}: someone else changed it meanwhile")
+        raise Refused(f"gallery: re-indexed with '{state['model']}' by another client")
     say(f"{state['images']} images are embedded by {model}")

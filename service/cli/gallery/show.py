@@ -1,4 +1,4 @@
-"""`weighin gallery list` and `weighin gallery remove`."""
+"""`weighin gallery list` and `weighin gallery remove`: list and delete images."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from service.text.display import shown
 
 Where = Annotated[
     str | None,
-    typer.Option(help='Conditions on metadata, as JSON: \'{"label": "cat", "year": {"gte": 2019}}\''),
+    typer.Option(help='Metadata filter as JSON: \'{"label": "cat", "year": {"gte": 2019}}\''),
 ]
 
 
 def list_images(
     where: Where = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="So many at most [default: all]")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON per image")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of images [default: all]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line")] = False,
     url: Url = None,
 ) -> None:
     """List the images by id, with their metadata."""
@@ -31,7 +31,7 @@ def list_images(
         images = itertools.islice(client.images(where), limit)
         if as_json:
             for image in images:
-                print(json.dumps(image))  # ASCII, whatever standard output can encode
+                print(json.dumps(image))  # ASCII, which every standard output can encode
             return
         state = client.state()
         table = Table("id", box=None, pad_edge=False)
@@ -39,20 +39,21 @@ def list_images(
         table.add_column("bytes", justify="right")
         table.add_column("metadata")
         for image in images:
-            described = ", ".join(f"{name}={value}" for name, value in image["metadata"].items())
+            metadata = ", ".join(f"{name}={value}" for name, value in image["metadata"].items())
             pixels = f"{image['width']} x {image['height']}"
-            table.add_row(shown(image["id"]), pixels, str(image["bytes"]), shown(described))
+            table.add_row(shown(image["id"]), pixels, str(image["bytes"]), shown(metadata))
     out = console()
     out.print(table)
-    told = f"{state['images']} images of {state['bytes'] / 1e6:.1f} MB in all, embedded by {state['model']}"
-    out.print(told, style="dim", highlight=False)
+    size_mb = state["bytes"] / 1e6
+    total = f"{state['images']} images of {size_mb:.1f} MB in total, embedded by {state['model']}"
+    out.print(total, style="dim", highlight=False)
 
 
 def remove(
-    ids: Annotated[list[str], typer.Argument(help="Ids, as `list` shows them", metavar="ID...")],
+    ids: Annotated[list[str], typer.Argument(help="Ids of the images", metavar="ID...")],
     url: Url = None,
 ) -> None:
-    """Remove images. Those that are not there are named, and the others removed all the same."""
+    """Delete images. Unknown ids are reported, and the other images are deleted."""
     missing = 0
     with open_gallery(url) as client:
         for id in ids:

@@ -1,4 +1,4 @@
-"""Which gallery a command is about: a running service's, or the one of this machine's settings."""
+"""Open the gallery of a running service, or of the configured database with a service in this process."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ Url = Annotated[
     str | None,
     typer.Option(
         "--url",
-        help="A running service, e.g. http://127.0.0.1:8000 [default: the database that the settings name, "
-        "which no service may hold if it is a file]",
+        help="URL of a running service, e.g. http://127.0.0.1:8000 [default: open the configured database "
+        "directly; if it is a file, no service may be running on it]",
     ),
 ]
 
 
 @contextmanager
 def open_gallery(url: str | None) -> Iterator[GalleryClient]:
-    """A client of the service at `url`, or without one of a service in this process, on the settings'
-    database and a loopback port that nobody else is told: what holds for the one then holds for the other.
+    """Yield a client of the service at `url`, once it is ready.
 
-    Raises Refused when there is no service, DataDirectoryInUse when there is one and it was not named.
+    Without `url`, start a service in this process, on the configured database and a free loopback port, so
+    that both cases behave alike. Raises Refused if the service cannot be reached, and DataDirectoryInUse if
+    another service holds the data directory.
     """
     settings = settings_with()
     key = None if settings.api_key is None else settings.api_key.get_secret_value()
@@ -46,7 +47,7 @@ def open_gallery(url: str | None) -> Iterator[GalleryClient]:
 
 @contextmanager
 def _own_service(settings: Settings) -> Iterator[str]:
-    import uvicorn  # here, so that `--url` and `--help` do not wait for a web framework
+    import uvicorn  # imported here, because `--url` and `--help` need no web framework
 
     from service.app import create_app
     from service.logs import configure_logging
@@ -57,7 +58,7 @@ def _own_service(settings: Settings) -> Iterator[str]:
         try:
             app = create_app(settings)
         except DataDirectoryInUse as error:
-            raise DataDirectoryInUse(f"{error.detail}; or name that service with --url") from None
+            raise DataDirectoryInUse(f"{error.detail}; or use that service with --url") from None
         server = uvicorn.Server(
             uvicorn.Config(app, http="httptools", ws="none", lifespan="on", log_config=None, access_log=False)
         )
@@ -67,7 +68,7 @@ def _own_service(settings: Settings) -> Iterator[str]:
             yield address
         except Refused as error:
             if not thread.is_alive():
-                raise Refused("the service in this process ended, see above") from error
+                raise Refused("service in this process: ended (see the messages above)") from error
             raise
         finally:
             app.state.stopping()

@@ -22,10 +22,10 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from models.zoo.preprocess import Box
 from service.errors import EmptyBody, TooManyPixels, UndecodableImage, UnknownImageType
-from service.inference.decoding.jpeg import DamagedJpeg, jpeg_pixels
-from service.inference.decoding.jpeg_header import read_jpeg_header
+from service.inference.decoding.jpeg import JpegHeader, decode_strictly, read_jpeg_header
+from service.inference.decoding.jpeg_repair import DamagedJpeg, repaired_pixels
 from service.inference.decoding.metadata import png_without_metadata, webp_without_metadata
-from service.inference.decoding.rgb import apply_orientation, to_rgb
+from service.inference.decoding.rgb import to_rgb
 from service.inference.decoding.signatures import Format, identify_unsupported, image_format
 from service.inference.decoding.tiff import CheckedTiff
 
@@ -117,13 +117,45 @@ def _decode_jpeg(data: bytes, shorter_side: int, max_pixels: int) -> DecodedImag
     if header.bits != 8:
         raise UndecodableImage(f"JPEG: {header.bits} bits per sample (allowed: 8)")
     try:
-        pixels = apply_orientation(jpeg_pixels(data, header, scale), header.orientation)
+        pixels = _oriented(_jpeg_pixels(data, header, scale), header.orientation)
     except (DamagedJpeg, MemoryError):
         raise _undecodable("jpeg", data) from None
     swapped = header.orientation >= 5
     width, height = (header.height, header.width) if swapped else (header.width, header.height)
     box = _covered_box(pixels, width / scale, height / scale, header.orientation)
     return DecodedImage(pixels, box, width, height, "jpeg", len(data), scale)
+
+
+def _jpeg_pixels(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint8]:
+    try:
+        return decode_strictly(data, header, scale)
+    except ValueError:
+        return repaired_pixels(data, header, scale)
+
+
+def _oriented(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Rotate and flip uint8 (H, W, 3) by an EXIF orientation, 1 to 8 (others count as 1); C-contiguous."""
+    match orientation:
+        case 2:
+            oriented = pixels[:, ::-1]
+        case 3:
+            oriented = pixels[::-1, ::-1]
+        case 4:
+            oriented = pixels[::-1]
+        case 5:
+            oriented = pixels.swapaxes(0, 1)
+        case 6:
+            oriented = pixels.swapaxes(0, 1)[:, ::-1]
+        case 7:
+            oriented = pixels[::-1, ::-1].swapaxes(0, 1)
+        case 8:
+            oriented = pixels.swapaxes(0, 1)[::-1]
+        case _:
+            return np.ascontiguousarray(pixels)
+    result = np.empty(oriented.shape, dtype=np.uint8)
+    for channel in range(3):  # three times as fast as one copy with an innermost loop of 3
+        result[:, :, channel] = oriented[:, :, channel]
+    return result
 
 
 def _covered_box(pixels: NDArray[np.uint8], width: float, height: float, orientation: int) -> Box:
@@ -149,7 +181,7 @@ def _decode_with_pillow(data: bytes, kind: Format, max_pixels: int) -> NDArray[n
             tags = image.tag_v2
             tile = int(tags.get(TILEWIDTH, image.width)), int(tags.get(TILELENGTH, image.height))
             _check_pixels(kind, *tile, max_pixels)
-        return to_rgb(image)
+        return _oriented(*to_rgb(image))
     except (TooManyPixels, UndecodableImage):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

@@ -1,90 +1,124 @@
-"""JPEG decoding at a scale: refuse damaged files, repair deviations that cost no pixel."""
+"""JPEG: read its header, size, EXIF orientation and scans (ITU-T T.81, annex B), and decode it at a scale."""
 
 from __future__ import annotations
 
-import contextlib
-import io
+import itertools
 import re
-from collections import defaultdict
+import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile
 
-from service.inference.decoding.jpeg_header import (
-    END_OF_IMAGE,
-    FRAMES,
-    MAX_SCANS,
-    PROGRESSIVE,
-    START_OF_SCAN,
-    JpegHeader,
-    Segment,
-    ends_of_coded_data,
-    segments,
-)
+from service.errors import UndecodableImage
+from service.inference.decoding.rgb import exif_orientation
 
-_ARITHMETIC = frozenset({0xC9, 0xCA})
-_APP0, _APP14, _APP15, _COMMENT = 0xE0, 0xEE, 0xEF, 0xFE
-_MAX_SCAN_COMPONENTS = 4
-_SEQUENTIAL_SCAN = b"\x00\x3f\x00"
-_JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
-_ADOBE = b"Adobe"
-_ADOBE_BYTES = 12
-# Adobe's colour transforms by number of components: the defined ones, and libjpeg's fallback for others.
-_TRANSFORMS = {3: ((0, 1), 1), 4: ((0, 2), 2)}
+EXIF = b"Exif\0\0"
+APP1 = 0xE1
+START_OF_SCAN = 0xDA
+START_OF_IMAGE = 0xD8
+END_OF_IMAGE = 0xD9
 
-_PADDING = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
-_MAX_ATTEMPTS = 12
-_MAX_VARIED_PADDING = 16
-_BLOCK = 64
+# Frame headers are C0 to CF except these three (Huffman tables, reserved, arithmetic conditioning).
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+PROGRESSIVE = frozenset({0xC2, 0xCA})
+WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 
+# libjpeg-turbo scales frames with a discrete cosine transform: baseline, extended and progressive, with
+# Huffman or arithmetic codes. A lossless frame (C3) has none: for it, libjpeg-turbo before 3.1.4 ignores the
+# scale and writes full-size pixels into the smaller buffer. It does not decode hierarchical frames.
+_DECODED_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
+_FRAME_KINDS = {0xC3: "lossless", 0xCB: "lossless"}
 
-class DamagedJpeg(ValueError):
-    """The JPEG has missing or wrong pixels, or no available decoder reads it."""
+# A marker is FF and one byte; further FFs before that byte are fill bytes, and FF 00 is not a marker.
+_MARKER = re.compile(rb"\xff[^\x00\xff]")
+_PARAMETERLESS = re.compile(rb"(?:\xff+[\x01\xd0-\xd7])*")
+
+# Far above what cameras and editors write, low enough that a small body cannot keep a core busy.
+_MAX_SEGMENTS = 4096
+MAX_SCANS = 100
 
 
-def jpeg_pixels(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint8]:
+@dataclass(frozen=True, slots=True)
+class JpegHeader:
+    """The frame header of a JPEG and its EXIF orientation.
+
+    `width` and `height` are as stored, before the orientation is applied; `orientation` is 1 to 8. `frame` is
+    the marker of the frame header, C0 to CF; `first_scan` the offset of the first scan's marker.
+    """
+
+    width: int
+    height: int
+    components: int
+    bits: int
+    orientation: int
+    frame: int
+    first_scan: int
+
+
+class Segment(NamedTuple):
+    """A marker and its content, `data[start:end]`; `at` is the offset of the FF before the marker."""
+
+    marker: int
+    at: int
+    start: int
+    end: int
+
+
+def read_jpeg_header(data: bytes) -> JpegHeader:
+    """Read the segments of a JPEG up to its first scan. Takes microseconds for any image size.
+
+    Raises UndecodableImage unless there is exactly one complete frame header before the first scan, for a
+    lossless or hierarchical frame, for a size of 0 pixels, and for more segments or scans than the limits.
+    """
+    exif: list[bytes] = []
+    frame: tuple[int, int, int, int] | None = None
+    frame_marker = 0
+    first_scan = len(data)
+    for segment in segments(data, 2):
+        marker = segment.marker
+        if marker == START_OF_SCAN:
+            first_scan = segment.at
+        elif marker in FRAMES:
+            if frame is not None:
+                raise UndecodableImage("JPEG: two frame headers")
+            if segment.start + 6 > len(data) or segment.end - segment.start < 6:
+                break
+            frame = struct.unpack_from(">BHHB", data, segment.start)
+            frame_marker = marker
+        elif marker == APP1 and data.startswith(EXIF, segment.start):
+            # A block over 64 KB continues in further segments, each with the same signature.
+            exif.append(data[segment.start + len(EXIF) : segment.end])
+    if frame is None:
+        raise UndecodableImage(f"JPEG: truncated before its frame header (given: {len(data)} bytes)")
+    if frame_marker not in _DECODED_FRAMES:
+        kind = _FRAME_KINDS.get(frame_marker, "hierarchical")
+        raise UndecodableImage(
+            f"JPEG: {kind} frames are unsupported (given: SOF{frame_marker - 0xC0}; "
+            "allowed: baseline, extended, progressive)"
+        )
+    bits, height, width, components = frame
+    if not width or not height:
+        raise UndecodableImage(f"JPEG: {width} x {height} pixels (allowed: at least 1 x 1)")
+    # Each scan costs a pass over the image. A sequential JPEG whose first scan has all components has no
+    # other.
+    if frame_marker in PROGRESSIVE or data[first_scan + 4 : first_scan + 5] != bytes([components]):
+        scans = (segment for segment in scan_segments(data, first_scan) if segment.marker == START_OF_SCAN)
+        if next(itertools.islice(scans, MAX_SCANS, None), None) is not None:
+            raise UndecodableImage(f"JPEG: more than {MAX_SCANS} scans")
+    orientation = exif_orientation(b"".join(exif)) if exif else 1
+    return JpegHeader(width, height, components, bits, orientation, frame_marker, first_scan)
+
+
+def decode_strictly(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint8]:
     """Decode `data` at 1/`scale` (1, 2, 4 or 8): uint8 RGB (ceil(H / scale), ceil(W / scale), 3), as stored.
 
-    libjpeg warns of faults that cost pixels (a bad code, truncated coded data) and of faults that do not (a
-    missing end marker, an odd JFIF version, scan parameters that a sequential JPEG does not use, a broken
-    colour profile, padding, a repeated scan), but it reports only the first. So a file with a warning is
-    decoded again without the parts that change no pixel; a warning that remains is damage.
-
-    Raises DamagedJpeg, MemoryError.
+    Raises ValueError for the first warning of libjpeg-turbo, and MemoryError.
     """
-    try:
-        return _decode_strictly(data, header, scale)
-    except ValueError:
-        repaired = _normalised(data, header)
-    places: Iterator[tuple[int, int]] = iter(())
-    base, done = repaired, 0
-    for _ in range(_MAX_ATTEMPTS):
-        try:
-            return _decode_strictly(repaired, header, scale)
-        except ValueError as error:
-            warning = str(error)
-        if "subsampling" in warning:
-            # TurboJPEG's API has no name for this subsampling; Pillow decodes it and detects truncation.
-            return _with_pillow(data, header, scale)
-        if _PADDING.search(warning):
-            if not done:  # usually all scans have the same padding
-                with contextlib.suppress(ValueError):
-                    return _decode_strictly(_without_zero_padding(repaired), header, scale)
-            # a later place: the one before was padding
-            base, places = repaired, _find_padding(repaired, done, warning)
-        start, done = next(places, (-1, -1))
-        if done < 0:
-            break
-        repaired, done = base[:start] + base[done:], start
-    raise DamagedJpeg("coded data are damaged")
-
-
-def _decode_strictly(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint8]:
-    """Decode with libjpeg-turbo. Raises ValueError for its first warning."""
     # The library takes the smallest of its scales that reaches both minimums; 0 means unscaled.
     rows, columns = (0, 0) if scale == 1 else (-(-header.height // scale), -(-header.width // scale))
     is_cmyk = header.components == 4
@@ -98,133 +132,72 @@ def _decode_strictly(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.
     return np.asarray(Image.frombuffer("CMYK", size, pixels, "raw", "CMYK;I", 0, 1).convert("RGB"))
 
 
-def _with_pillow(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint8]:
-    try:
-        image = JpegImageFile(io.BytesIO(data))
-        if image.size != (header.width, header.height):
-            raise DamagedJpeg(f"Pillow reads a size of {image.size}")
-        # Pillow rounds the ratio of the sizes down to a power of two.
-        image.draft(None, (max(1, header.width // scale), max(1, header.height // scale)))
-        image.load()
-        return np.asarray(image.convert("RGB"))
-    except Exception as error:  # Pillow raises nearly any exception type for malformed bytes
-        raise DamagedJpeg(str(error)) from None
+def segments(data: bytes, position: int, *, after_scan: bool = False) -> Iterator[Segment]:
+    """Yield the segments from `position` up to and including the next start of a scan or end of image.
 
-
-def _normalised(data: bytes, header: JpegHeader) -> bytes:
-    """Copy the segments of `data` that pixels depend on, and append an end marker.
-
-    Sets scan parameters to those that libjpeg assumes and omits repeated scans. Raises DamagedJpeg if the end
-    marker is missing and the scans before it are incomplete.
+    Skips fill bytes, stray bytes and markers without a length, as libjpeg does. Stops before a marker whose
+    length is truncated; the content of the last segment may be truncated. With `after_scan`, stops before the
+    start of another image too.
+    Raises UndecodableImage for more than 4096 segments.
     """
-    pieces = [b"\xff\xd8"]
-    coefficients = _Coefficients(header.frame in PROGRESSIVE)
-    arithmetic = header.frame in _ARITHMETIC
-    ends = ends_of_coded_data(data, header.first_scan)
-    position, ended = 2, False
-    for _ in range(MAX_SCANS + 1):
-        scan: Segment | None = None
-        repeated = False
-        for segment in segments(data, position, after_scan=position > 2):
-            if segment.end > len(data):
-                break
-            content = data[segment.start : segment.end]
-            if segment.marker == END_OF_IMAGE:
-                ended = True
-            elif segment.marker == START_OF_SCAN:
-                scan = segment
-                repeated = not coefficients.add(content)
-                if repeated:
-                    continue
-                if header.frame not in PROGRESSIVE:
-                    content = content[:-3] + _SEQUENTIAL_SCAN
-            elif segment.marker in FRAMES:
-                coefficients.expect(content)
-            pieces.append(_normalised_segment(segment.marker, content, header))
-        if scan is None:
-            break
-        index = int(np.searchsorted(ends, scan.end))
-        position = int(ends[index]) if index < len(ends) else len(data)
-        if not repeated:
-            pieces.append(data[scan.end : position].rstrip(b"\xff"))
-    else:
-        raise DamagedJpeg(f"more than {MAX_SCANS} scans")
-    # The arithmetic decoder does not detect truncated coded data.
-    if not ended and (arithmetic or not coefficients.complete):
-        raise DamagedJpeg("end marker missing, scans possibly too")
-    return b"".join([*pieces, b"\xff\xd9"])
-
-
-def _normalised_segment(marker: int, content: bytes, header: JpegHeader) -> bytes:
-    """Return the segment in the form that libjpeg accepts; empty if no pixel depends on it."""
-    if marker == _APP0 and content.startswith(b"JFIF\0") and len(content) >= 14:
-        return _JFIF
-    if marker == _APP14 and content.startswith(_ADOBE) and len(content) >= _ADOBE_BYTES:
-        known, assumed = _TRANSFORMS.get(header.components, ((), content[11]))
-        transform = content[11] if content[11] in known else assumed
-        content = content[:11] + bytes([transform])
-    elif _APP0 <= marker <= _APP15 or marker in (_COMMENT, END_OF_IMAGE):
-        return b""
-    return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2) + content
-
-
-class _Coefficients:
-    """Record of the coefficients that the scans have delivered so far, by component and precision."""
-
-    def __init__(self, progressive: bool) -> None:
-        self._progressive = progressive
-        self._components: set[int] = set()
-        self._bits_missing: defaultdict[int, list[int]] = defaultdict(lambda: [-1] * _BLOCK)
-
-    def expect(self, frame: bytes) -> None:
-        """Set the components from the content of a frame header."""
-        self._components = set(frame[6::3])
-
-    def add(self, scan: bytes) -> bool:
-        """Add a scan by the content of its header: component count, each with its tables, three parameters.
-
-        Returns False if the scan repeats earlier ones.
-        """
-        if not scan or scan[0] > _MAX_SCAN_COMPONENTS or len(scan) != 1 + 2 * scan[0] + 3:
-            return True  # libjpeg refuses it
-        first, last, precision = scan[-3:] if self._progressive else _SEQUENTIAL_SCAN
-        span = range(first, min(last, _BLOCK - 1) + 1)
-        before = precision >> 4 or -1
-        missing = [self._bits_missing[component] for component in scan[1:-3:2]]
-        if self._progressive and any(bits[place] != before for bits in missing for place in span):
-            return False
-        for bits in missing:
-            for place in span:
-                bits[place] = precision & 15
-        return True
-
-    @property
-    def complete(self) -> bool:
-        """Whether all coefficients have arrived at full precision."""
-        return all(not any(self._bits_missing[component]) for component in self._components)
-
-
-def _without_zero_padding(data: bytes) -> bytes:
-    """Strip zeros from the end of each scan's coded data, except one after FF, which is part of the data."""
-    pieces, position = [], 0
-    for end in ends_of_coded_data(data, data.find(b"\xff\xda")).tolist():
-        stripped = data[position:end].rstrip(b"\0")
-        pieces.append(stripped + b"\0" if stripped.endswith(b"\xff") else stripped)
+    for _ in range(_MAX_SEGMENTS):
+        run = _PARAMETERLESS.match(data, position)
+        at = data.find(b"\xff", position if run is None else run.end())
+        if at < 0:
+            return
+        if data[at + 1 : at + 2] in (b"\0", b"\xff", b""):
+            next_marker = _MARKER.search(data, at)
+            if next_marker is None:
+                return
+            at = next_marker.start()
+        marker = data[at + 1]
+        if marker == START_OF_IMAGE and after_scan:
+            return
+        if marker in WITHOUT_LENGTH:
+            position = at + 2
+            continue
+        if marker == END_OF_IMAGE:
+            yield Segment(marker, at, at + 2, at + 2)
+            return
+        if at + 4 > len(data):
+            return
+        start = at + 4
+        end = start + max(0, int.from_bytes(data[at + 2 : start]) - 2)
+        yield Segment(marker, at, start, end)
+        if marker == START_OF_SCAN:
+            return
         position = end
-    return b"".join([*pieces, data[position:]])
+    raise UndecodableImage(f"JPEG: more than {_MAX_SEGMENTS} segments before a scan")
 
 
-def _find_padding(data: bytes, position: int, warning: str) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) of each place after `position` that may be the padding that `warning` reports.
+def scan_segments(data: bytes, first_scan: int) -> Iterator[Segment]:
+    """Yield the segments from the first scan's header to the end of the image, without coded data.
 
-    Padding is one repeated value, or a few bytes. Longer varied bytes are coded data: if they are damaged,
-    the decoder may finish before their end.
+    Never reads beyond the end of the image (into a video or a second image).
     """
-    match = _PADDING.search(warning)
-    assert match is not None
-    count, marker = int(match[1]), int(match[2], 16)
-    for end in ends_of_coded_data(data, max(position, data.find(b"\xff\xda"))):
-        padding = data[max(0, int(end) - count) : int(end)]
-        is_padding = len(padding) == count and (len(set(padding)) == 1 or count <= _MAX_VARIED_PADDING)
-        if is_padding and data[end + 1] == marker:
-            yield int(end) - count, int(end)
+    position = first_scan
+    ends = ends_of_coded_data(data, first_scan)
+    while True:
+        scan: Segment | None = None
+        for segment in segments(data, position, after_scan=position > first_scan):
+            yield segment
+            scan = segment if segment.marker == START_OF_SCAN else None
+        if scan is None:
+            return
+        index = int(np.searchsorted(ends, scan.end))
+        if index == len(ends):
+            return
+        position = int(ends[index])
+
+
+def ends_of_coded_data(data: bytes, position: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Return the offsets from `position` of each FF that starts a marker other than a restart marker.
+
+    In coded data FF is followed by 00 or a restart marker, so the first offset after a scan's header is the
+    end of its coded data.
+    """
+    values = np.frombuffer(data, np.uint8)[position:]
+    following = values[1:]
+    marker = (values[:-1] == 0xFF) & (following != 0x00) & (following != 0xFF)
+    marker &= (following < 0xD0) | (following > 0xD7)
+    return np.flatnonzero(marker) + position

@@ -19,8 +19,8 @@ _ORIENTATION = 0x0112
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I"}
 
 
-def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """Return the current frame of `image` as uint8 RGB (H, W, 3) with EXIF orientation applied.
+def to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], int]:
+    """Return the current frame of `image` as uint8 RGB (H, W, 3), as stored, and its EXIF orientation.
 
     Ignores colour profiles. Raises whatever Pillow raises for pixels that it cannot decode or convert.
     """
@@ -35,7 +35,7 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
             orientation = tiff_orientation[0]
     elif isinstance(exif := image.info.get("exif"), bytes):
         orientation = exif_orientation(exif)
-    return apply_orientation(_rgb_pixels(image), orientation)
+    return _rgb_pixels(image), orientation
 
 
 def exif_orientation(exif: bytes) -> int:
@@ -65,31 +65,6 @@ def exif_orientation(exif: bytes) -> int:
     except struct.error:  # truncated EXIF is no reason to refuse the image
         pass
     return 1
-
-
-def apply_orientation(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Rotate and flip uint8 (H, W, 3) by an EXIF orientation, 1 to 8 (others count as 1); C-contiguous."""
-    match orientation:
-        case 2:
-            oriented = pixels[:, ::-1]
-        case 3:
-            oriented = pixels[::-1, ::-1]
-        case 4:
-            oriented = pixels[::-1]
-        case 5:
-            oriented = pixels.swapaxes(0, 1)
-        case 6:
-            oriented = pixels.swapaxes(0, 1)[:, ::-1]
-        case 7:
-            oriented = pixels[::-1, ::-1].swapaxes(0, 1)
-        case 8:
-            oriented = pixels.swapaxes(0, 1)[::-1]
-        case _:
-            return np.ascontiguousarray(pixels)
-    result = np.empty(oriented.shape, dtype=np.uint8)
-    for channel in range(3):  # three times as fast as one copy with an innermost loop of 3
-        result[:, :, channel] = oriented[:, :, channel]
-    return result
 
 
 def _rgb_pixels(image: Image.Image) -> NDArray[np.uint8]:

@@ -59,7 +59,7 @@ def test_every_network(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["mobilenet-v1", "shufflenet-v2", "efficientnet-lite0"])
-def test_an_embedding_is_the_mean_of_the_features_where_no_layer_lies_between(name: str) -> None:
+def test_embedding_is_the_mean_of_features(name: str) -> None:
     network = ARCHITECTURES.create(name, classes=10).eval()
     with torch.no_grad():
         features = network.forward_features(torch.randn(2, 3, network.input_size, network.input_size))
@@ -69,7 +69,7 @@ def test_an_embedding_is_the_mean_of_the_features_where_no_layer_lies_between(na
 
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
 @pytest.mark.parametrize("width_multiplier", [0.3, 0.5, 1.5])
-def test_other_widths_are_multiples_of_eight(name: str, width_multiplier: float) -> None:
+def test_channels_at_other_widths(name: str, width_multiplier: float) -> None:
     network = ARCHITECTURES.create(name, classes=10, width_multiplier=width_multiplier)
     convolutions = {
         key: module
@@ -86,9 +86,9 @@ def test_other_widths_are_multiples_of_eight(name: str, width_multiplier: float)
 
 
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
-def test_a_width_multiplier_that_leaves_no_channel_is_refused(name: str) -> None:
+def test_width_multiplier_too_small(name: str) -> None:
     for width_multiplier in (0, -1, 0.001, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=r"width multiplier .* leaves none of \d+ channels; at least"):
+        with pytest.raises(ValueError, match=r"width multiplier: .* leaves none of \d+ channels \(allowed: "):
             ARCHITECTURES.create(name, width_multiplier=width_multiplier)
 
 
@@ -106,5 +106,5 @@ def test_a_width_multiplier_that_leaves_no_channel_is_refused(name: str) -> None
         (116, 0.5, 56),
     ],
 )
-def test_channels_are_scaled_to_multiples_of_eight(channels: int, multiplier: float, expected: int) -> None:
+def test_scaled_channels(channels: int, multiplier: float, expected: int) -> None:
     assert scaled_channels(channels, multiplier) == expected

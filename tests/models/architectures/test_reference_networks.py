@@ -63,12 +63,12 @@ def differences(name: str, change: Callable[[torch.nn.Module], None] | None = No
 
 
 @pytest.mark.parametrize("name", list(REFERENCES))
-def test_every_stage_and_the_logits_are_the_same(name: str) -> None:
+def test_stages_and_logits_equal_the_reference(name: str) -> None:
     found = differences(name)
     assert {stage: share for stage, share in found.items() if not share <= TOLERANCE} == {}
 
 
-def test_every_block_of_every_network_is_compared() -> None:
+def test_every_block_is_compared() -> None:
     for name in ARCHITECTURES:
         compared = [stage for stage, _ in REFERENCES[name].stages if stage.startswith("blocks.")]
         assert compared == [f"blocks.{index}" for index in range(len(ours(name).blocks))]
@@ -106,9 +106,7 @@ def missing_gate(network: torch.nn.Module) -> None:
         (missing_gate, "blocks.9"),
     ],
 )
-def test_a_mistake_shows_at_its_stage_and_in_the_logits(
-    change: Callable[[torch.nn.Module], None], stage: str
-) -> None:
+def test_comparison_detects_a_mistake(change: Callable[[torch.nn.Module], None], stage: str) -> None:
     found = differences("mobilenet-v3-small", change)
     wrong = [name for name, share in found.items() if not share <= TOLERANCE]
     assert wrong[0] == stage

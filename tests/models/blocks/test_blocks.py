@@ -15,7 +15,7 @@ pytestmark = pytest.mark.torch
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_same_padding_gives_the_size_divided_by_the_stride(kernel_size: int, stride: int) -> None:
+def test_same_padding_output_size(kernel_size: int, stride: int) -> None:
     for size in range(kernel_size, 40):
         pads = same_pads(size, kernel_size, stride)
         assert (size + pads.top + pads.bottom - kernel_size) // stride + 1 == -(-size // stride)
@@ -23,13 +23,13 @@ def test_same_padding_gives_the_size_divided_by_the_stride(kernel_size: int, str
         assert (pads.top, pads.bottom) == (pads.left, pads.right)
 
 
-def test_same_padding_as_tensorflow_documents_it() -> None:
+def test_same_padding_equals_tensorflow() -> None:
     assert same_pads(224, 3, 2) == Pads(0, 0, 1, 1)
     assert same_pads(65, 5, 2) == Pads(2, 2, 2, 2)
     assert same_pads(56, 5, 2) == Pads(1, 1, 2, 2)
 
 
-def test_uneven_pads_put_zeros_on_their_own_sides() -> None:
+def test_asymmetric_padding() -> None:
     convolution = PaddedConv2d(1, 1, 3, pads=Pads(top=0, left=1, bottom=2, right=0))
     torch.nn.init.ones_(convolution.weight)
     found = convolution(torch.arange(9.0).reshape(1, 1, 3, 3))
@@ -58,7 +58,7 @@ def test_shapes_and_gradients(block: torch.nn.Module, size: int, expected: tuple
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_the_skip_connection_is_there_where_shapes_allow_it() -> None:
+def test_skip_connection_for_equal_shapes() -> None:
     assert InvertedResidual(8, 8, 3, same_pads(15, 3, 1)).has_skip
     assert not InvertedResidual(8, 8, 3, same_pads(15, 3, 2), stride=2).has_skip
     assert not InvertedResidual(8, 16, 3, same_pads(15, 3, 1)).has_skip
@@ -68,14 +68,14 @@ def test_the_skip_connection_is_there_where_shapes_allow_it() -> None:
     assert torch.equal(block(image), image)
 
 
-def test_without_expansion_there_is_no_widening_convolution() -> None:
+def test_expansion_ratio_of_one() -> None:
     block = InvertedResidual(8, 16, 3, same_pads(15, 3, 1), expansion_ratio=1)
     assert not hasattr(block, "conv_pw")
     assert block.conv_dw.weight.shape == (8, 1, 3, 3)
     assert InvertedResidual(8, 16, 3, NO_PADS, expansion_ratio=4).conv_dw.weight.shape == (32, 1, 3, 3)
 
 
-def test_activations_stay_within_six() -> None:
+def test_relu6_bounds_activations() -> None:
     output = ConvNormAct(3, 8, 1)(torch.randn(4, 3, 9, 9) * 1000)
     assert output.min() >= 0
     assert output.max() <= 6

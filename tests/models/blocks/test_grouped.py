@@ -37,7 +37,7 @@ def test_grouped_equals_split_convolve_concatenate(groups: int, stride: int, ker
     assert torch.allclose(block(image), block.act(block.bn(expected)), atol=1e-5)
 
 
-def test_groups_do_not_see_each_other_and_a_shuffle_makes_them() -> None:
+def test_groups_are_independent_until_shuffled() -> None:
     torch.manual_seed(0)
     image = torch.randn(1, 8, 5, 5)
     other = image.clone()

@@ -53,7 +53,7 @@ def test_shapes_and_gradients(make: Make, stride: int, in_channels: int, out_cha
 
 
 @pytest.mark.parametrize(("stride", "out_channels"), [(1, 16), (2, 16), (2, 24)])
-def test_shuffle_units_too(stride: int, out_channels: int) -> None:
+def test_shapes_and_gradients_of_shuffle_units(stride: int, out_channels: int) -> None:
     for kernel_size, size in ((3, 15), (5, 16)):
         unit = ShuffleUnit(16, out_channels, kernel_size, stride=stride)
         judge(unit, 16, out_channels, size, stride)
@@ -70,7 +70,7 @@ def judge(block: torch.nn.Module, in_channels: int, out_channels: int, size: int
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_squeeze_excitation_multiplies_each_channel_by_one_gate() -> None:
+def test_squeeze_excitation_scales_channels() -> None:
     torch.manual_seed(0)
     image = torch.rand(2, 8, 5, 5) + 0.5
     gates = SqueezeExcitation(8, 4)(image) / image
@@ -80,14 +80,14 @@ def test_squeeze_excitation_multiplies_each_channel_by_one_gate() -> None:
     assert gates.std() > 1e-3
 
 
-def test_a_bottleneck_adds_its_input_before_the_last_activation() -> None:
+def test_bottleneck_adds_its_input() -> None:
     block = Bottleneck(16, 16).eval()
     torch.nn.init.zeros_(block.bn3.weight)
     image = torch.randn(2, 16, 7, 7)
     assert torch.equal(block(image), image.relu())
 
 
-def test_a_ghost_bottleneck_adds_its_input() -> None:
+def test_ghost_bottleneck_adds_its_input() -> None:
     block = GhostBottleneck(16, 16).eval()
     for part in (block.narrow.primary.bn, block.narrow.cheap.bn):
         torch.nn.init.zeros_(part.weight)
@@ -95,7 +95,7 @@ def test_a_ghost_bottleneck_adds_its_input() -> None:
     assert torch.equal(block(image), image)
 
 
-def test_half_of_a_shuffle_units_channels_pass_untouched() -> None:
+def test_shuffle_unit_passes_half_of_the_channels() -> None:
     image = torch.randn(2, 16, 7, 7)
     output = ShuffleUnit(16, 16)(image)
     # Interleaved: the even channels are the half that passed.

@@ -1,4 +1,4 @@
-"""`python -m models publish` and `evaluate` for people who mistype, or whose card is wrong."""
+"""`python -m models publish` and `evaluate` with wrong arguments."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ pytestmark = pytest.mark.torch
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message"),
     [
-        (["evaluate", "nothing", "--zoo", "{zoo}"], "no model named nothing in {zoo}; known: tiny, tiny-b"),
+        (["evaluate", "nothing", "--zoo", "{zoo}"], "{zoo}: no model nothing (allowed: tiny, tiny-b)"),
         (
             ["evaluate", "tiny", "--zoo", "{zoo}"],
-            "no labelled images for tiny-10; known: fashion-mnist, imagenet-1k",
+            "label set tiny-10: no images to evaluate on (allowed: fashion-mnist, imagenet-1k)",
         ),
-        (["publish", "fashion-ghost", "--runs", "{zoo}"], "nothing is trained in {zoo}/fashion-ghost-seed0"),
-        (["publish", "a", "b", "--as", "c"], "--run and --as are for a single NAME"),
+        (["publish", "fashion-ghost", "--runs", "{zoo}"], "{zoo}/fashion-ghost-seed0: no trained network"),
+        (["publish", "a", "b", "--as", "c"], "--run and --as: 2 names were given (allowed: one NAME)"),
     ],
 )
-def test_what_goes_wrong_is_one_line(
+def test_errors_are_one_line(
     arguments: list[str],
-    complaint: str,
+    message: str,
     tiny_models_dir: Path,
     fashion: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given = [argument.format(zoo=tiny_models_dir) for argument in arguments]
+    command = [argument.format(zoo=tiny_models_dir) for argument in arguments]
     assert fashion.is_dir()
-    assert main(given) == 1
+    assert main(command) == 1
     error = capsys.readouterr().err
-    assert complaint.format(zoo=tiny_models_dir) in error
+    assert message.format(zoo=tiny_models_dir) in error
     assert error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""`python -m models` where torch is missing, and for people who mistype."""
+"""`python -m models` without torch, and with wrong arguments."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from models.errors import ModelsError
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is installed here")
-def test_without_torch_it_says_how_to_install_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_torch(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["build", "efficientnet-lite0"]) == 1
     captured = capsys.readouterr()
     assert captured.err == (
-        "python -m models: torch is not installed; install it with: make .venv-models/installed "
+        "python -m models: torch: not installed; run: make .venv-models/installed "
         "(or pip install -r models/requirements.txt)\n"
     )
 
 
-def test_the_table_needs_no_torch(tiny_models_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_without_torch(tiny_models_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["table", str(tiny_models_dir)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[0] for line in lines] == ["| model", "| ---", "| `tiny`", "| `tiny-b`"]
 
 
-def test_the_table_of_one_label_set(tiny_models_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_of_one_label_set(tiny_models_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["table", str(tiny_models_dir), "--labels", "imagenet-1k"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
 
@@ -42,33 +42,31 @@ def test_the_table_of_one_label_set(tiny_models_dir: Path, capsys: pytest.Captur
         "publish.pretrained.WeightsMismatchError",
     ],
 )
-def test_what_a_user_can_put_right_is_an_error_of_the_models(error: str) -> None:
+def test_user_errors_are_models_errors(error: str) -> None:
     pytest.importorskip("torch")
     module, _, name = error.rpartition(".")
     assert issubclass(getattr(importlib.import_module(f"models.{module}"), name), ModelsError)
 
 
 @pytest.mark.torch
-def test_missing_photographs_are_one_line(
-    zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_photographs(zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
     command = ["evaluate", "efficientnet-lite0", "--corruptions", "--zoo", str(zoo)]
     assert main([*command, "--photos", str(tmp_path)]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("python -m models: no photographs of ")
-    assert error.endswith("fetch them: make photos\n")
+    assert error.startswith(f"python -m models: {tmp_path}/lomiri-wallpapers-16.04: no photographs")
+    assert error.endswith("run: make photos\n")
     assert error.count("\n") == 1
 
 
-def test_a_broken_card_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "card.json").write_text("{}")
     assert main(["table", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("python -m models: ")
 
 
-def test_no_command_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([])
     assert stopped.value.code == 2

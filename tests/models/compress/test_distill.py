@@ -1,4 +1,4 @@
-"""The teacher is asked once, its answers are kept, and the student's loss is what the paper says."""
+"""Distillation: cached teacher answers, and the loss of the paper."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from models.compress.compression import Distillation, FineTuning, read_compression  # noqa: E402
-from models.compress.distill import TeacherCache, distilling  # noqa: E402
+from models.compress.distill import TeacherCache, distillation_loss  # noqa: E402
 from models.train.job import Job  # noqa: E402
 from models.train.loop import train  # noqa: E402
 from tests.models.train.test_loop import CLASSES, fresh, same, tiny_job  # noqa: E402
@@ -27,16 +27,16 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-class Counted(torch.nn.Module):
-    """A teacher that counts how many images it was asked about."""
+class CountingTeacher(torch.nn.Module):
+    """A teacher that counts the images that it classifies."""
 
     def __init__(self) -> None:
         super().__init__()
         self.network = fresh().eval()
-        self.asked = 0
+        self.images = 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.asked += len(x)
+        self.images += len(x)
         return self.network(x)
 
 
@@ -44,61 +44,62 @@ def cache_of(job: Job, folder: Path, *teachers: Any, identity: Any = "a") -> Tea
     return TeacherCache(folder, teachers, identity, job.train, job.config, SETTINGS)
 
 
-def test_each_pass_is_asked_for_once_even_by_another_process(tmp_path: Path) -> None:
-    job, teacher = tiny_job(tmp_path), Counted()
+def test_teacher_answers_are_cached(tmp_path: Path) -> None:
+    job, teacher = tiny_job(tmp_path), CountingTeacher()
     cache = cache_of(job, tmp_path / "teacher", teacher)
     first = [cache.log_probabilities(number) for number in range(2)]
-    assert teacher.asked == 2 * len(job.train)
+    assert teacher.images == 2 * len(job.train)
     assert not torch.equal(first[0], first[1])
     again = cache_of(job, tmp_path / "teacher", teacher).log_probabilities(0)
     assert torch.equal(again, first[0])
-    assert teacher.asked == 2 * len(job.train)
+    assert teacher.images == 2 * len(job.train)
     assert first[0].exp().sum(1).numpy() == pytest.approx(np.ones(len(job.train)), abs=2e-3)
 
 
-def test_another_teachers_answers_are_refused(tmp_path: Path) -> None:
+def test_cache_of_another_teacher(tmp_path: Path) -> None:
     job = tiny_job(tmp_path)
-    cache_of(job, tmp_path / "teacher", Counted())
-    with pytest.raises(ValueError, match="holds another teacher's answers"):
-        cache_of(job, tmp_path / "teacher", Counted(), identity="b")
+    cache_of(job, tmp_path / "teacher", CountingTeacher())
+    with pytest.raises(ValueError, match="answers of another teacher"):
+        cache_of(job, tmp_path / "teacher", CountingTeacher(), identity="b")
 
 
 def test_several_teachers_are_averaged(tmp_path: Path) -> None:
     job = tiny_job(tmp_path)
-    sure, unsure = Counted(), Counted()
-    sure.network.classifier.bias.data[1] += 8
+    confident, unsure = CountingTeacher(), CountingTeacher()
+    confident.network.classifier.bias.data[1] += 8
     apart = [
-        cache_of(job, tmp_path / str(i), t).log_probabilities(0).exp() for i, t in enumerate((sure, unsure))
+        cache_of(job, tmp_path / str(i), t).log_probabilities(0).exp()
+        for i, t in enumerate((confident, unsure))
     ]
-    both = cache_of(job, tmp_path / "both", sure, unsure).log_probabilities(0).exp()
+    both = cache_of(job, tmp_path / "both", confident, unsure).log_probabilities(0).exp()
     assert torch.allclose(both, (apart[0] + apart[1]) / 2, atol=2e-3)
 
 
-def test_the_loss_is_least_where_the_student_says_what_the_teacher_says(tmp_path: Path) -> None:
+def test_distillation_loss_is_scaled_divergence(tmp_path: Path) -> None:
     job = tiny_job(tmp_path)
-    cache = cache_of(job, tmp_path / "teacher", Counted())
-    objective = distilling(cache, job.config, SETTINGS.model_copy(update={"weight": 1.0}))
+    cache = cache_of(job, tmp_path / "teacher", CountingTeacher())
+    objective = distillation_loss(cache, job.config, SETTINGS.model_copy(update={"weight": 1.0}))
     indices = torch.arange(20)
     teacher = cache.log_probabilities(1)[indices]
     assert objective(teacher, job.train.classes[indices], indices, 3).abs().max() < 1e-5
     other = teacher + torch.randn_like(teacher)
     softened = [(x / 2).softmax(1) for x in (teacher, other)]
     expected = 4 * (softened[0] * (softened[0] / softened[1]).log()).sum(1)
-    found = objective(other, job.train.classes[indices], indices, 1)
-    assert torch.allclose(found, expected, atol=1e-4)
+    loss = objective(other, job.train.classes[indices], indices, 1)
+    assert torch.allclose(loss, expected, atol=1e-4)
 
 
-def test_a_student_is_trained_by_it_and_resumes(tmp_path: Path) -> None:
+def test_distillation_changes_the_weights(tmp_path: Path) -> None:
     job = tiny_job(tmp_path)
-    cache = cache_of(job, tmp_path / "teacher", Counted())
-    job = replace(job, passes=cache.passes, objective=distilling(cache, job.config, SETTINGS))
-    with_it = train(fresh(), replace(job, folder=tmp_path / "with"), bar=False).state
-    without = train(fresh(), replace(job, folder=tmp_path / "without", objective=None), bar=False).state
-    assert not same(with_it, without)
-    assert with_it["classifier.weight"].shape[0] == CLASSES
+    cache = cache_of(job, tmp_path / "teacher", CountingTeacher())
+    job = replace(job, passes=cache.passes, objective=distillation_loss(cache, job.config, SETTINGS))
+    distilled = train(fresh(), replace(job, folder=tmp_path / "with"), bar=False).state
+    alone = train(fresh(), replace(job, folder=tmp_path / "without", objective=None), bar=False).state
+    assert not same(distilled, alone)
+    assert distilled["classifier.weight"].shape[0] == CLASSES
 
 
-def test_the_settings_are_valid_and_fine_tuning_keeps_the_rest_of_the_recipe(tmp_path: Path) -> None:
+def test_committed_settings_and_fine_tuning(tmp_path: Path) -> None:
     settings = read_compression()
     assert settings.search.candidates >= 60
     config = tiny_job(tmp_path).config

@@ -1,4 +1,4 @@
-"""Pruned networks cost what was asked for, in multiples of 8, and can be made again from their shapes."""
+"""Pruning: cost, multiples of 8, and rebuilding from shapes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.torch
 @pytest.mark.parametrize(
     "name", ["fashion-depthwise-separable", "fashion-inverted-residual-se", "fashion-standard-equal-macs"]
 )
-def test_channels_go_whole_and_in_multiples_of_eight(name: str, share: float, tmp_path: Path) -> None:
+def test_pruned_channels_are_multiples_of_eight(name: str, share: float, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = create(name).eval()
     before = copy.deepcopy(network.state_dict())
@@ -46,7 +46,7 @@ def test_channels_go_whole_and_in_multiples_of_eight(name: str, share: float, tm
     export(again, tmp_path / "model.onnx", images.numpy().astype(np.float32))
 
 
-def test_the_least_important_channels_go() -> None:
+def test_least_important_channels_are_pruned() -> None:
     torch.manual_seed(0)
     network = create("fashion-standard-equal-macs").eval()
     weak = network.blocks[4].conv
@@ -55,23 +55,23 @@ def test_the_least_important_channels_go() -> None:
         network.blocks[4].bn.weight[:40] *= 1e-4
     smaller = pruned(network, 0.2)
     assert smaller.blocks[4].conv.out_channels < network.blocks[4].conv.out_channels - 15
-    kept = smaller.blocks[4].conv.weight.abs().amax((1, 2, 3))
-    assert (kept > 1e-2).sum() == 40
+    remaining = smaller.blocks[4].conv.weight.abs().amax((1, 2, 3))
+    assert (remaining > 1e-2).sum() == 40
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 1.5])
-def test_a_share_that_is_none_is_refused(share: float) -> None:
+def test_share_out_of_range(share: float) -> None:
     with pytest.raises(ValueError, match="more than 0 and less than 1"):
         pruned(create("fashion-fire"), share)
 
 
-def test_what_cannot_be_had_is_refused_in_words() -> None:
-    with pytest.raises(ValueError, match=r"99% fewer of \d+ .* the fewest are \d+"):
+def test_unreachable_share_and_unprunable_block() -> None:
+    with pytest.raises(ValueError, match=r"99% of \d+ .*allowed: down to \d+"):
         pruned(create("fashion-fire").eval(), 0.99)
-    with pytest.raises(ValueError, match="shuffle blocks shuffle their channels"):
+    with pytest.raises(ValueError, match="shuffle blocks: cannot be pruned"):
         pruned(create("fashion-shuffle"), 0.3)
 
 
-def test_shapes_of_another_network_are_refused() -> None:
-    with pytest.raises(ValueError, match="shapes are of another network"):
+def test_shapes_of_another_network() -> None:
+    with pytest.raises(ValueError, match="shapes: of another network"):
         resize(create("fashion-fire"), shapes_of(create("fashion-ghost")))

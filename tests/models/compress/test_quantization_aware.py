@@ -1,4 +1,4 @@
-"""Folding batch norms changes nothing; rounding does, a little, and leaves no trace."""
+"""Folding of batch norms, and fake quantization."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ torch = pytest.importorskip("torch")
 
 from models.architectures.fashion import DESIGNS  # noqa: E402
 from models.architectures.folded import fold_batch_norms  # noqa: E402
-from models.compress.quantization_aware import rounded  # noqa: E402
+from models.compress.quantization_aware import fake_quantization  # noqa: E402
 from tests.models.architectures.test_designed import used  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
 
 @pytest.mark.parametrize("name", list(DESIGNS))
-def test_folding_changes_nothing(name: str) -> None:
+def test_folding_preserves_outputs(name: str) -> None:
     network = used(name)
     images = torch.randn(4, 1, 28, 28)
     with torch.no_grad():
@@ -28,18 +28,18 @@ def test_folding_changes_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["fashion-inverted-residual-se", "fashion-depthwise-separable"])
-def test_rounding_is_small_trainable_and_taken_back(name: str) -> None:
+def test_fake_quantization_trains_and_is_undone(name: str) -> None:
     network = used(name)
     fold_batch_norms(network)
     images = torch.randn(16, 1, 28, 28)
     with torch.no_grad():
         exact = network(images)
-    with rounded(network):
+    with fake_quantization(network):
         for _ in range(60):
             network(images)
-        rough = network(images)
-        rough.square().sum().backward()
-    difference = (rough - exact).abs().mean() / exact.std()
+        quantized = network(images)
+        quantized.square().sum().backward()
+    difference = (quantized - exact).abs().mean() / exact.std()
     assert 1e-4 < difference < 0.3
     for key, parameter in network.named_parameters():
         assert parameter.grad is not None, key
@@ -47,12 +47,12 @@ def test_rounding_is_small_trainable_and_taken_back(name: str) -> None:
         assert torch.equal(network(images), exact)
 
 
-def test_weights_have_at_most_255_steps_a_channel() -> None:
+def test_fake_quantized_weights_have_255_steps() -> None:
     network = used("fashion-depthwise-separable")
     fold_batch_norms(network)
     seen: list[torch.Tensor] = []
     convolution = network.blocks[3].conv_pw
-    with rounded(network), torch.no_grad():
+    with fake_quantization(network), torch.no_grad():
         hook = convolution.register_forward_pre_hook(lambda m, _i: seen.append(m.weight))
         network(torch.randn(2, 1, 28, 28))
         hook.remove()

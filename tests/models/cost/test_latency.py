@@ -25,7 +25,7 @@ ROUNDS = [[1_000_000, 1_100_000, 90_000_000], [2_000_000] * 3, [3_000_000] * 3]
 
 @pytest.mark.fault
 @pytest.mark.alone
-def test_a_larger_model_takes_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_larger_model_takes_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIGHIN_DATABASE_URL", "postgresql://user@127.0.0.1:1/none")
     sizes = {"wide": (10, 1024), "square": (1024, 1024), "narrow": (1024, 10)}
     weights = {name: np.full(size, 1e-3, np.float32) for name, size in sizes.items()}
@@ -33,51 +33,51 @@ def test_a_larger_model_takes_longer(tmp_path: Path, monkeypatch: pytest.MonkeyP
     save_network(tmp_path, "large", SLOW, weights=weights)
     bundle = measure(tmp_path, ["small", "large"], Effort(rounds=4, runs=7, launches=2))
     assert from_json(json.dumps(bundle)).configuration.baseline == "small"
-    found = measurement(bundle)
-    assert (found.rounds, found.runs) == (4, 7)
-    assert found.latency["large"].p50_ms > 3 * found.latency["small"].p50_ms > 0
-    for latency in found.latency.values():
+    measured = measurement(bundle)
+    assert (measured.rounds, measured.runs) == (4, 7)
+    assert measured.latency["large"].p50_ms > 3 * measured.latency["small"].p50_ms > 0
+    for latency in measured.latency.values():
         assert latency.low_ms <= latency.p50_ms <= latency.high_ms
     durations = [block["durations_ns"]["inference"] for block in bundle["blocks"]]
     assert len(durations) == 4 * 3
-    assert all(len(each) == 7 and min(each) > 0 for each in durations)
-    assert found.control_ratio > 0
+    assert all(len(runs) == 7 and min(runs) > 0 for runs in durations)
+    assert measured.control_ratio > 0
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["large", "small"]
 
 
-def test_a_failed_benchmark_says_why(tiny_models_dir: Path) -> None:
+def test_failed_benchmark(tiny_models_dir: Path) -> None:
     with pytest.raises(ModelsError, match=r"weighin bench failed: .*absent.*tiny"):
         measure(tiny_models_dir, ["tiny", "absent"], Effort(rounds=1, runs=1))
 
 
-def test_a_rounds_outlier_does_not_move_its_median(tmp_path: Path) -> None:
+def test_medians_ignore_outliers(tmp_path: Path) -> None:
     samples = {"tiny": [ROUNDS], "tiny#again": [[[2_200_000] * 3] * 3]}
     flags = [Flag(kind="dirty", reason="steal"), Flag(kind="drift", entry="tiny", reason="slower")]
     write_bundle(tmp_path / "b.json", bundles.bundle(samples, control="tiny#again", flags=flags))
-    found = read_bundle(tmp_path / "b.json")
-    assert found.latency["tiny"] == Latency(p50_ms=2.0, low_ms=1.1, high_ms=3.0)
-    assert (found.rounds, found.runs) == (3, 3)
-    assert found.control_ratio == pytest.approx(1.1)
-    assert found.machine == "Test CPU (avx2), 2 cores"
-    assert found.runtime == "ONNX Runtime 1.32.0"
-    assert found.models["tiny"]["sha256"] == "0" * 64
-    assert found.doubts == ("dirty: steal",)
+    measured = read_bundle(tmp_path / "b.json")
+    assert measured.latency["tiny"] == Latency(p50_ms=2.0, low_ms=1.1, high_ms=3.0)
+    assert (measured.rounds, measured.runs) == (3, 3)
+    assert measured.control_ratio == pytest.approx(1.1)
+    assert measured.machine == "Test CPU (avx2), 2 cores"
+    assert measured.runtime == "ONNX Runtime 1.32.0"
+    assert measured.models["tiny"]["sha256"] == "0" * 64
+    assert measured.doubts == ("dirty: steal",)
 
 
-def test_what_is_no_whole_bundle_is_an_error(tmp_path: Path) -> None:
+def test_damaged_bundle(tmp_path: Path) -> None:
     bundle = bundles.bundle({"tiny": [ROUNDS], "tiny#again": [ROUNDS]}, control="tiny#again")
     empty = bundle.model_copy(update={"blocks": ()})
     changed = to_json(bundle).replace("90000000", "91000000")
     for text in ("", "{}", "[]", changed, to_json(empty)):
         (tmp_path / "b.json").write_text(text)
-        with pytest.raises(ValueError, match=r"b\.json is no measurement of a zoo: "):
+        with pytest.raises(ValueError, match=r"b\.json: not a measurement of a zoo: "):
             read_bundle(tmp_path / "b.json")
 
 
-def test_an_effort_that_measures_nothing_is_an_error() -> None:
-    with pytest.raises(ValueError, match="0 rounds of 5 runs measure nothing"):
+def test_effort_without_runs() -> None:
+    with pytest.raises(ValueError, match="measurement: 0 rounds of 5 runs"):
         Effort(rounds=0, runs=5)
-    with pytest.raises(ValueError, match="5 rounds of 0 runs measure nothing"):
+    with pytest.raises(ValueError, match="measurement: 5 rounds of 0 runs"):
         Effort.in_launches(5, 0)
     efforts = [Effort.in_launches(rounds, 1) for rounds in (1, 5, 7, 20)]
     assert [effort.launches for effort in efforts] == [1, 5, 1, 5]

@@ -37,7 +37,7 @@ def test_costs_counted_by_hand() -> None:
     assert profile(network, 32) == Cost(parameters, macs)
 
 
-def test_counting_leaves_the_network_as_it_was() -> None:
+def test_profiling_preserves_the_network() -> None:
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8)).train()
     profile(network, 32)
     assert network.training
@@ -46,7 +46,7 @@ def test_counting_leaves_the_network_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_the_cards_costs_are_the_networks(name: str, zoo: Path) -> None:
+def test_costs_on_cards_equal_the_networks(name: str, zoo: Path) -> None:
     network = ARCHITECTURES.create(name)
     cost = profile(network, network.input_size)
     for folder in (zoo / name, zoo / f"{name}-int8"):
@@ -78,7 +78,7 @@ def shapes(block: str) -> Iterator[Shape]:
 
 
 @pytest.mark.parametrize("block", list(BLOCKS))
-def test_formulas_and_modules_agree_over_a_grid(block: str) -> None:
+def test_formulas_equal_modules(block: str) -> None:
     grid = list(shapes(block))
     assert len(grid) >= 45
     for shape in grid:
@@ -101,9 +101,9 @@ def test_formulas_by_hand() -> None:
     assert share == pytest.approx(1 / 128 + 1 / 9)
 
 
-def test_formulas_refuse_what_the_blocks_refuse() -> None:
+def test_formulas_and_blocks_raise_the_same_errors() -> None:
     for block, shape, message in (
-        ("grouped", Shape(64, 96, groups=5), "5 groups do not divide"),
+        ("grouped", Shape(64, 96, groups=5), "groups: 5 do not divide"),
         ("bottleneck", Shape(64, 64, ratio=0.001), "leaves no channel"),
         ("inverted-residual", Shape(64, 64, ratio=0), "leaves no channel"),
     ):
@@ -111,7 +111,9 @@ def test_formulas_refuse_what_the_blocks_refuse() -> None:
             with pytest.raises(ValueError, match=message):
                 make(block, shape)
     for make in (convolutions_of, build):
-        with pytest.raises(ValueError, match="no block named 'dense'; known: standard, depthwise-separable"):
+        with pytest.raises(
+            ValueError, match=r"block 'dense': unknown \(allowed: standard, depthwise-separable"
+        ):
             make("dense", Shape(8, 8))
-    with pytest.raises(ValueError, match="kernel is 4; an odd number"):
+    with pytest.raises(ValueError, match=r"kernel: 4 \(allowed: an odd number"):
         Shape(8, 8, kernel=4)

@@ -1,4 +1,4 @@
-"""The data set is read whole or refused in words, and split the same way every time."""
+"""Reading the data set, errors of damaged files, and a reproducible split."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def tiny(tmp_path: Path) -> tuple[Path, Dataset]:
     return folder, make_tiny_fashion(folder)
 
 
-def test_what_is_read_is_what_was_written(tiny: tuple[Path, Dataset]) -> None:
+def test_images_and_classes_are_read(tiny: tuple[Path, Dataset]) -> None:
     images = load_train(*tiny)
     assert images.pixels.shape == (256, 28, 28)
     assert images.pixels.dtype == np.uint8
@@ -37,38 +37,38 @@ def test_what_is_read_is_what_was_written(tiny: tuple[Path, Dataset]) -> None:
     assert len(load_test(*tiny)) == 64
 
 
-def test_training_needs_no_test_files(tiny: tuple[Path, Dataset]) -> None:
+def test_training_without_test_files(tiny: tuple[Path, Dataset]) -> None:
     for name in TEST:
         (tiny[0] / name).unlink()
     assert len(load_train(*tiny)) == 256
-    with pytest.raises(DataError, match=f"{TEST[0]} is missing"):
+    with pytest.raises(DataError, match=f"{TEST[0]}: missing"):
         load_test(*tiny)
 
 
-def test_a_missing_folder_says_where_to_get_the_data(tmp_path: Path) -> None:
+def test_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(
         DataError,
-        match=r"no folder .*nowhere with Fashion-MNIST; .*apt install dataset-fashion-mnist.*--data-dir",
+        match=r"Fashion-MNIST: no folder .*nowhere; .*apt install dataset-fashion-mnist.*--data-dir",
     ):
         load_train(tmp_path / "nowhere")
 
 
-def test_a_missing_file_is_named(tiny: tuple[Path, Dataset]) -> None:
+def test_missing_file(tiny: tuple[Path, Dataset]) -> None:
     (tiny[0] / TRAIN[1]).unlink()
-    with pytest.raises(DataError, match=f"{TRAIN[1]} is missing; fetch"):
+    with pytest.raises(DataError, match=f"{TRAIN[1]}: missing; fetch"):
         load_train(*tiny)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 2000, -9, -1])
-def test_a_truncated_file_is_named(tiny: tuple[Path, Dataset], keep: int) -> None:
+def test_truncated_file(tiny: tuple[Path, Dataset], keep: int) -> None:
     path = tiny[0] / TRAIN[0]
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match=f"{TRAIN[0]} is (truncated|not bars's)"):
+    with pytest.raises(DataError, match=f"{TRAIN[0]}: (truncated|not a file of bars)"):
         load_train(*tiny)
 
 
 @pytest.mark.parametrize("where", [2, 400, -6])
-def test_a_changed_byte_is_found(tiny: tuple[Path, Dataset], where: int) -> None:
+def test_changed_byte(tiny: tuple[Path, Dataset], where: int) -> None:
     path = tiny[0] / TRAIN[0]
     content = bytearray(path.read_bytes())
     content[where] ^= 0x10
@@ -77,20 +77,22 @@ def test_a_changed_byte_is_found(tiny: tuple[Path, Dataset], where: int) -> None
         load_train(*tiny)
 
 
-def test_other_content_has_another_checksum(tiny: tuple[Path, Dataset]) -> None:
+def test_content_with_another_checksum(tiny: tuple[Path, Dataset]) -> None:
     path = tiny[0] / TRAIN[1]
     path.write_bytes(gzip.compress(idx(np.zeros(256, dtype=np.uint8))))
-    with pytest.raises(DataError, match=f"{TRAIN[1]} is not bars's: its content has SHA-256 [0-9a-f]{{64}}"):
+    with pytest.raises(
+        DataError, match=f"{TRAIN[1]}: not a file of bars: its content has SHA-256 [0-9a-f]{{64}}"
+    ):
         load_train(*tiny)
 
 
-def test_a_recompressed_file_is_the_same_data(tiny: tuple[Path, Dataset]) -> None:
+def test_recompressed_file(tiny: tuple[Path, Dataset]) -> None:
     path = tiny[0] / TRAIN[0]
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), compresslevel=1, mtime=12345))
     assert len(load_train(*tiny)) == 256
 
 
-def test_the_split_is_even_disjoint_and_always_the_same(tiny: tuple[Path, Dataset]) -> None:
+def test_split_is_even_disjoint_and_reproducible(tiny: tuple[Path, Dataset]) -> None:
     images = load_train(*tiny)
     numbered = Images(np.arange(256).reshape(256, 1, 1), images.classes)  # type: ignore[arg-type]
     rest, chosen = split(numbered, 40, seed=3)
@@ -105,12 +107,12 @@ def test_the_split_is_even_disjoint_and_always_the_same(tiny: tuple[Path, Datase
 
 
 @pytest.mark.parametrize("validation", [41, -4, 256])
-def test_an_impossible_split_says_what_is_possible(tiny: tuple[Path, Dataset], validation: int) -> None:
-    with pytest.raises(ValueError, match="give a multiple of 4 below 256"):
+def test_invalid_split(tiny: tuple[Path, Dataset], validation: int) -> None:
+    with pytest.raises(ValueError, match="allowed: a multiple of 4 below 256"):
         split(load_train(*tiny), validation, seed=0)
 
 
-def test_tensors_are_normalised_grey_and_light_ones_turned(tiny: tuple[Path, Dataset]) -> None:
+def test_tensors_are_normalised_and_inverted(tiny: tuple[Path, Dataset]) -> None:
     pixels = load_train(*tiny).pixels[:8]
     found = tensors(pixels)
     assert found.shape == (8, 1, 28, 28)

@@ -15,8 +15,8 @@ from models.evaluate.significance import (
     JudgedMean,
     JudgedPair,
     Pairs,
-    judged_beside,
     paragraphs,
+    read_judgements,
 )
 
 DIGESTS = {"a": "1", "b": "2", "c": "3"}
@@ -59,7 +59,7 @@ def test_significant_differences_are_shown_in_points() -> None:
     )
     assert pairs.p("b", "a") == pairs.p("a", "b") == 0.3
     assert pairs.p("a", "d") is None
-    with pytest.raises(ValueError, match="not judged in pairs as they are now: b; run: python -m models"):
+    with pytest.raises(ValueError, match="b: changed since `evaluate`; run: python -m models"):
         list(paragraphs(pairs, None, DIGESTS | {"b": "9"}))
 
 
@@ -67,7 +67,7 @@ def test_significant_differences_are_shown_in_points() -> None:
     ("changes", "verdict"),
     [({}, "significant"), ({"low": -0.001}, "not significant"), ({"p": 0.2}, "not significant")],
 )
-def test_a_gain_must_hold_over_images_and_over_seeds(changes: dict[str, float], verdict: str) -> None:
+def test_verdict_on_a_gain(changes: dict[str, float], verdict: str) -> None:
     (_, text) = paragraphs(None, JudgedGain.model_validate(GAINED | changes), {})
     assert "**Distillation from random weights**: 5 trainings of `a` with a teacher and 5 without" in text
     assert "6 epochs each. The teacher is the mean of `b`, `c` (95.00%)." in text
@@ -76,11 +76,11 @@ def test_a_gain_must_hold_over_images_and_over_seeds(changes: dict[str, float], 
     assert text.endswith(f"): {verdict}.")
 
 
-def test_files_beside_the_page_are_read_where_they_are(tmp_path: Path) -> None:
+def test_missing_and_damaged_judgements(tmp_path: Path) -> None:
     page = tmp_path / "zoo.md"
-    assert judged_beside(page) == (None, None)
+    assert read_judgements(page) == (None, None)
     (tmp_path / GAIN).write_text(json.dumps(GAINED))
-    assert judged_beside(page) == (None, JudgedGain.model_validate(GAINED))
+    assert read_judgements(page) == (None, JudgedGain.model_validate(GAINED))
     (tmp_path / PAIRS).write_text("{}")
-    with pytest.raises(ValueError, match=r"zoo-pairs\.json is no judgement of networks"):
-        judged_beside(page)
+    with pytest.raises(ValueError, match=r"zoo-pairs\.json: not a result of"):
+        read_judgements(page)

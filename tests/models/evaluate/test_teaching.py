@@ -1,4 +1,4 @@
-"""What a teacher brought is judged over trainings that differ in nothing but the teacher, or not at all."""
+"""The gain from a teacher is judged only over otherwise equal trainings."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ pytest.importorskip("torch")
 
 from models.cli import main
 from models.data.fashion_mnist import load_test, load_train
-from models.evaluate.significance import GAIN, judged_beside
-from models.publish.publish import Origin, first, publish
-from models.train.family import run_folder, trained
+from models.evaluate.significance import GAIN, read_judgements
+from models.publish.publish import Origin, evenly_spaced, publish
+from models.train.family import load_trained, run_folder
 from models.zoo.card import read_card, write_card
 
 pytestmark = pytest.mark.torch
@@ -30,16 +30,16 @@ def few(fashion: Path, tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def distill(few: list[str], fashion: Path, tmp_path: Path) -> list[str]:
-    """The command with two teachers, both published on a few images, all but seeds and limits."""
+    """Return the command with two published teachers, without seeds and limits."""
     zoo = tmp_path / "zoo"
-    learned, test = first(load_train(fashion), 64), first(load_test(fashion), 20)
+    train, test = evenly_spaced(load_train(fashion), 64), evenly_spaced(load_test(fashion), 20)
     for name in (STUDENT, OTHER):
         assert main(["train", name, *few]) == 0
-        publish(name, *trained(run_folder(tmp_path, name, 0)), Origin("a test"), zoo, learned, test)
+        publish(name, *load_trained(run_folder(tmp_path, name, 0)), Origin("a test"), zoo, train, test)
     return ["distill", STUDENT, "--teacher", STUDENT, "--teacher", OTHER, "--zoo", str(zoo)]
 
 
-def test_it_is_judged_over_seeds_and_for_the_network_trained_on(
+def test_gain_over_seeds_and_fine_tuning(
     distill: list[str], few: list[str], fashion: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     zoo = tmp_path / "zoo"
@@ -47,8 +47,8 @@ def test_it_is_judged_over_seeds_and_for_the_network_trained_on(
     gain += ["--runs", str(tmp_path), "--data-dir", str(fashion)]
     assert main([*distill, "--seed", "0", "--seed", "1", *few]) == 0
     assert main(gain) == 0
-    assert "the teacher brings " in capsys.readouterr().out
-    _, judged = judged_beside(tmp_path / "zoo.md")
+    assert "the teacher gains " in capsys.readouterr().out
+    _, judged = read_judgements(tmp_path / "zoo.md")
     assert judged is not None
     assert (judged.student, judged.seeds, judged.n) == (STUDENT, 2, 10_000)
     assert judged.teachers == (STUDENT, OTHER)
@@ -59,22 +59,25 @@ def test_it_is_judged_over_seeds_and_for_the_network_trained_on(
     assert main([*distill, "--trained", *few]) == 0
     assert main(gain) == 0
     assert f"{STUDENT}-alone-on: " in capsys.readouterr().out
-    _, judged = judged_beside(tmp_path / "zoo.md")
+    _, judged = read_judgements(tmp_path / "zoo.md")
     assert judged is not None
     assert judged.further is not None
     assert judged.further.epochs == 1
 
     shutil.rmtree(run_folder(tmp_path, f"{STUDENT}-alone", 1))
-    longer = ["2" if before == "--epochs" else each for before, each in zip(["", *few], few, strict=False)]
+    longer = [
+        "2" if previous == "--epochs" else argument
+        for previous, argument in zip(["", *few], few, strict=False)
+    ]
     assert main([*distill, "--seed", "1", "--only", "without", *longer]) == 0
     capsys.readouterr()
     assert main(gain) == 1
-    assert "is of another training: recipe.epochs is 2, wanted is 1" in capsys.readouterr().err
+    assert "belongs to another training: recipe.epochs is 2, expected 1" in capsys.readouterr().err
     assert main([*gain, "--seeds", "1"]) == 1
-    assert "two seeds or more are needed" in capsys.readouterr().err
+    assert "two seeds or more" in capsys.readouterr().err
 
 
-def test_a_zoo_without_the_teachers_is_refused(
+def test_zoo_with_a_changed_teacher(
     distill: list[str], few: list[str], fashion: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     zoo = tmp_path / "zoo"
@@ -84,4 +87,4 @@ def test_a_zoo_without_the_teachers_is_refused(
     gain = ["gain", STUDENT, "--seeds", "2", "--zoo", str(zoo), "--runs", str(tmp_path)]
     capsys.readouterr()
     assert main([*gain, "--data-dir", str(fashion)]) == 1
-    assert f"{zoo} has other models than those that taught: {STUDENT} " in capsys.readouterr().err
+    assert f"{zoo}: models changed since they were teachers: {STUDENT} " in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Exported files compute what the network computes; where they do not, nothing is written."""
+"""Exported files compute the same as the network; others are not written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.torch
 
 @pytest.mark.photos
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_the_zoos_file_computes_the_networks_logits(name: str, photos: Path, zoo: Path) -> None:
+def test_zoo_file_equals_the_network(name: str, photos: Path, zoo: Path) -> None:
     images = tensors(crops(photos, ["lomiri-wallpapers-16.04"], 2), RECIPES[name].input)
     found = run(open_session(zoo / name / "model.onnx"), images)
     with torch.no_grad():
@@ -33,10 +33,17 @@ def test_the_zoos_file_computes_the_networks_logits(name: str, photos: Path, zoo
     assert len(set(expected.argmax(1))) > 10
 
 
-def test_any_batch_gives_the_same_outputs(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of `small_network()`."""
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    export(small_network(), path, noise(3))
+    return path
+
+
+def test_any_batch_gives_the_same_outputs(exported: Path) -> None:
     network = small_network()
-    export(network, tmp_path / "model.onnx", noise(3))
-    session = open_session(tmp_path / "model.onnx")
+    session = open_session(exported)
     assert [(value.name, value.shape[1:]) for value in session.get_inputs()] == [("image", [3, 64, 64])]
     images = noise(5, seed=1)
     with torch.no_grad():
@@ -49,8 +56,8 @@ def test_any_batch_gives_the_same_outputs(tmp_path: Path) -> None:
         assert features.shape == (batch, 1280, 2, 2)
 
 
-def test_batch_norm_and_padding_are_folded_and_nothing_local_is_kept() -> None:
-    model = to_onnx(small_network())
+def test_batch_norm_and_padding_are_folded_and_nothing_local_is_kept(exported: Path) -> None:
+    model = onnx.load(exported)
     assert {node.op_type for node in model.graph.node} == {
         "Conv",
         "Clip",
@@ -68,34 +75,34 @@ def test_batch_norm_and_padding_are_folded_and_nothing_local_is_kept() -> None:
     assert len(content) == pytest.approx(4 * sum(np.prod(t.dims) for t in model.graph.initializer), rel=0.2)
 
 
-def test_the_networks_mode_is_left_as_it_was() -> None:
+def test_export_preserves_training_mode() -> None:
     network = small_network().train()
     to_onnx(network)
     assert network.training
     assert network.head.bn.training
 
 
-def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mismatched_file_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def other_weights(_network: torch.nn.Module) -> onnx.ModelProto:
         return to_onnx(small_network(seed=1))
 
     monkeypatch.setattr(exporting, "to_onnx", other_weights)
     (tmp_path / "model.onnx").write_bytes(b"as it was")
-    with pytest.raises(ExportMismatchError, match="logits differs by"):
+    with pytest.raises(ExportMismatchError, match="logits: differs from the network's by"):
         export(small_network(), tmp_path / "model.onnx", noise(2))
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("model.onnx", b"as it was")]
 
 
-def test_outputs_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+def test_non_finite_outputs(tmp_path: Path) -> None:
     network = small_network()
     with torch.no_grad():
         network.classifier.bias[3] = float("nan")
-    with pytest.raises(ExportMismatchError, match="logits differs by nan"):
+    with pytest.raises(ExportMismatchError, match="logits: differs from the network's by nan"):
         export(network, tmp_path / "model.onnx", noise(2))
     assert not list(tmp_path.iterdir())
 
 
-def test_the_classifier_is_stored_without_pickle(tmp_path: Path) -> None:
+def test_classifier_file_without_pickle(tmp_path: Path) -> None:
     network = small_network()
     exporting.write_classifier(network, tmp_path / "classifier.npz")
     with np.load(tmp_path / "classifier.npz", allow_pickle=False) as arrays:

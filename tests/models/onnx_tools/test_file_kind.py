@@ -1,4 +1,4 @@
-"""Files that are no ONNX files are named by their bytes, with what to do."""
+"""Files of other kinds are recognised by their signature."""
 
 from __future__ import annotations
 
@@ -78,15 +78,15 @@ def test_a_file_of_another_kind_is_named(kind: str) -> None:
 
 
 @pytest.mark.parametrize("content", [network(), network()[:-10], bytes(range(128, 256)), b"\x0a\x05pytho"])
-def test_what_may_be_onnx_or_anything_is_not_named(content: bytes) -> None:
+def test_unrecognised_content(content: bytes) -> None:
     assert file_kind(content) is None
 
 
-def test_an_onnx_file_that_is_cut_off_is_told_anywhere() -> None:
+def test_truncated_onnx_file() -> None:
     content = network()
     onnx.ModelProto.FromString(content)
     assert not looks_truncated(content)
-    told = [looks_truncated(content[:end]) for end in range(10, len(content))]
-    # between two fields it is a file without the rest, which the runtime refuses for what it lacks
-    assert told.count(False) <= 5
+    truncated = [looks_truncated(content[:end]) for end in range(10, len(content))]
+    # Cut between two fields, it is a valid file, which the runtime refuses because parts are missing.
+    assert truncated.count(False) <= 5
     assert looks_truncated(content[: len(content) // 2])

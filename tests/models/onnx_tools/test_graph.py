@@ -1,4 +1,4 @@
-"""The reader of ONNX files agrees with the onnx package, and survives files that are none."""
+"""The reader of ONNX files against the onnx package, and on damaged files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_weights_are_what_numpy_helper_reads(array: np.ndarray) -> None:
     assert weight.values.tobytes() == array.tobytes()
 
 
-def test_float_data_that_is_not_raw_is_read_too() -> None:
+def test_weights_in_float_data() -> None:
     tensor = helper.make_tensor("w", TensorProto.FLOAT, [2, 2], [1.0, -2.5, 0.0, 1e-40])
     assert not tensor.raw_data
     values = of([tensor]).weights["w"].values
@@ -46,7 +46,7 @@ def test_float_data_that_is_not_raw_is_read_too() -> None:
     np.testing.assert_array_equal(values, np.array([[1.0, -2.5], [0.0, 1e-40]], np.float32))
 
 
-def test_a_type_of_no_interest_and_values_elsewhere_have_no_values() -> None:
+def test_weights_without_values() -> None:
     text = helper.make_tensor("t", TensorProto.STRING, [1], [b"x"])
     elsewhere = TensorProto(
         name="e", dims=[3], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL
@@ -65,7 +65,7 @@ def test_a_constant_node_is_a_weight() -> None:
     assert values.tolist() == [0, 1, 2]
 
 
-def test_nodes_have_their_names_links_and_whole_numbers(tmp_path: Path) -> None:
+def test_nodes_equal_those_of_onnx(tmp_path: Path) -> None:
     content = (small().save(tmp_path, "small") / "model.onnx").read_bytes()
     graph = read_graph(content)
     theirs = onnx.load_from_string(content).graph
@@ -76,7 +76,7 @@ def test_nodes_have_their_names_links_and_whole_numbers(tmp_path: Path) -> None:
     assert [node.name for node in graph.consumers["dw"]] == ["dw.relu"]
 
 
-def test_weights_are_changed_and_nothing_else(tmp_path: Path) -> None:
+def test_only_weights_are_changed(tmp_path: Path) -> None:
     folder = small().save(tmp_path, "small")
     content = (folder / "model.onnx").read_bytes()
 
@@ -85,15 +85,15 @@ def test_weights_are_changed_and_nothing_else(tmp_path: Path) -> None:
             values[...] = 0
 
     changed = onnx.load_from_string(change_weights(content, clear))
-    [tensor] = [each for each in changed.graph.initializer if each.name == "pw1.weight"]
+    [tensor] = [weight for weight in changed.graph.initializer if weight.name == "pw1.weight"]
     assert not numpy_helper.to_array(tensor).any()
     original = onnx.load_from_string(content)
-    [theirs] = [each for each in original.graph.initializer if each.name == "pw1.weight"]
+    [theirs] = [weight for weight in original.graph.initializer if weight.name == "pw1.weight"]
     tensor.CopyFrom(theirs)
     assert changed == original
 
 
-def test_the_value_of_a_constant_node_is_changed_too() -> None:
+def test_constant_node_is_changed() -> None:
     value = numpy_helper.from_array(np.arange(3, dtype=np.float32), "inner")
     graph = helper.make_graph([helper.make_node("Constant", [], ["c"], value=value)], "g", [], [], [])
 
@@ -108,7 +108,7 @@ def test_the_value_of_a_constant_node_is_changed_too() -> None:
 
 
 @given(st.data())
-def test_a_damaged_file_is_unreadable_or_read_never_worse(data: st.DataObject) -> None:
+def test_damaged_file_is_read_or_refused(data: st.DataObject) -> None:
     network = Network(input=8)
     graph = helper.make_graph(
         [helper.make_node("Conv", ["x", "w"], ["y"], group=1)],
@@ -127,7 +127,7 @@ def test_a_damaged_file_is_unreadable_or_read_never_worse(data: st.DataObject) -
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_a_graph_or_unreadable(content: bytes) -> None:
+def test_arbitrary_bytes_are_read_or_refused(content: bytes) -> None:
     with contextlib.suppress(UnreadableModel):
         read_graph(content)
 
@@ -137,13 +137,13 @@ def test_no_graph_is_unreadable() -> None:
         read_graph(b"")
 
 
-def test_a_file_over_the_limit_of_protocol_buffers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_over_the_size_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspect, "MAX_BYTES", 10)
-    with pytest.raises(UnreadableModel, match=r"an ONNX file of 11 bytes \(allowed: 10\)"):
+    with pytest.raises(UnreadableModel, match=r"ONNX file of 11 bytes \(allowed: 10\)"):
         read_graph(bytes(11))
 
 
-def test_values_that_do_not_fit_the_shape_are_unreadable() -> None:
+def test_values_that_do_not_fit_the_shape() -> None:
     tensor = numpy_helper.from_array(np.zeros(4, np.float32), "w")
     tensor.dims[0] = 5
     with pytest.raises(UnreadableModel, match="tensor 'w' has another number of values than its shape"):

@@ -95,7 +95,7 @@ HOLDERS = [
 
 
 @pytest.mark.parametrize("holder", HOLDERS)
-def test_external_data_is_found_wherever_it_is_used(holder: Callable[[TensorProto], onnx.ModelProto]) -> None:
+def test_external_data_in_every_field(holder: Callable[[TensorProto], onnx.ModelProto]) -> None:
     assert external_files(holder(outside()).SerializeToString()) == ("model.onnx.data",)
     assert external_files(holder(inside()).SerializeToString()) == ()
 
@@ -113,7 +113,7 @@ def test_external_data_is_found_wherever_it_is_used(holder: Callable[[TensorProt
         ("x" * 300, "x" * 80),
     ],
 )
-def test_external_files_go_by_their_base_names(location: str, name: str) -> None:
+def test_base_names_of_external_files(location: str, name: str) -> None:
     assert external_files(initializer(outside(location)).SerializeToString()) == (name,)
 
 
@@ -122,7 +122,7 @@ def test_each_file_is_named_once_in_order() -> None:
     assert external_files(model.SerializeToString()) == ("a", "b")
 
 
-def test_a_location_without_the_mark_counts_too() -> None:
+def test_external_data_without_data_location() -> None:
     """Readers differ in what they take for external."""
     tensor = outside()
     tensor.ClearField("data_location")
@@ -172,11 +172,11 @@ def ending_in(*operators: str) -> bytes:
         (["Softmax", "Mul"], "none"),
     ],
 )
-def test_the_last_operator_tells_the_activation(operators: list[str], activation: str) -> None:
+def test_activation_of_the_last_operator(operators: list[str], activation: str) -> None:
     assert output_activation(ending_in(*operators), "logits") == activation
 
 
-def test_an_output_that_nothing_makes_has_no_activation() -> None:
+def test_activation_of_a_missing_output() -> None:
     assert output_activation(ending_in("Softmax"), "embedding") == "none"
     nodes = [
         helper.make_node("Identity", ["logits"], ["logits"]),

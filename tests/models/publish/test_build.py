@@ -1,4 +1,4 @@
-"""Building the zoo: what is committed can be built again, and a failed build changes nothing."""
+"""Building the zoo: reproducibility, and failed builds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 
 from models.cli import main
 from models.data.photos import MissingPhotosError
-from models.publish.build import JUDGED_ON, build, judge, names, replaced_whole
+from models.publish.build import JUDGED_ON, build, names, photo_agreement, replace_folder
 from models.publish.recipes import RECIPES
 from models.zoo.card import read_card
 from tests.models.zoo.card_facts import untrue_facts
@@ -18,7 +18,7 @@ from tests.models.zoo.card_facts import untrue_facts
 pytestmark = [pytest.mark.torch, pytest.mark.photos]
 
 
-def test_a_network_and_its_int8_variant_are_built_as_they_are_in_the_zoo(
+def test_rebuilt_models_equal_the_zoo(
     photos: Path, zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("efficientnet-lite0", "efficientnet-lite0-int8"):
@@ -36,32 +36,32 @@ def test_a_network_and_its_int8_variant_are_built_as_they_are_in_the_zoo(
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_the_stated_agreement_is_what_one_finds(name: str, photos: Path, zoo: Path) -> None:
+def test_stated_agreement_is_reproducible(name: str, photos: Path, zoo: Path) -> None:
     card = read_card(zoo / f"{name}-int8")
     stated = card.agreement
     assert stated is not None
     assert all(package in stated.how for package in JUDGED_ON)
-    found = judge(zoo / name / "model.onnx", zoo / f"{name}-int8" / "model.onnx", RECIPES[name].input, photos)
-    assert found.n == stated.n
-    # Processors sum in different orders, which turns a few of the closest calls.
-    assert found.top_1_agreement == pytest.approx(stated.value, abs=0.015)
+    compared = photo_agreement(
+        zoo / name / "model.onnx", zoo / f"{name}-int8" / "model.onnx", RECIPES[name].input, photos
+    )
+    assert compared.n == stated.n
+    # Processors sum in different orders, which changes the class of a few images.
+    assert compared.top_1_agreement == pytest.approx(stated.value, abs=0.015)
 
 
-def test_an_unknown_name_is_answered_with_the_known_ones(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no recipe for 'resnet-9000'; known: efficientnet-lite0, "):
+def test_unknown_name(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"recipe 'resnet-9000': unknown \(allowed: efficientnet-lite0, "):
         build("resnet-9000", photos, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_an_int8_model_without_its_parent_is_refused(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_int8_model_without_parent(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["build", "efficientnet-lite0-int8", "--photos", str(photos), "--output", str(tmp_path)]) == 1
     assert "efficientnet-lite0/card.json" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_missing_photographs_leave_the_model_as_it_was(tmp_path: Path) -> None:
+def test_missing_photographs_leave_the_model(tmp_path: Path) -> None:
     folder = tmp_path / "zoo" / "efficientnet-lite0"
     folder.mkdir(parents=True)
     (folder / "model.onnx").write_bytes(b"as it was")
@@ -71,20 +71,20 @@ def test_missing_photographs_leave_the_model_as_it_was(tmp_path: Path) -> None:
     assert (folder / "model.onnx").read_bytes() == b"as it was"
 
 
-def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_atomic_replacement_of_a_folder(tmp_path: Path) -> None:
     target = tmp_path / "model"
-    with replaced_whole(target) as fresh:
-        (fresh / "a").write_text("first")
+    with replace_folder(target) as folder:
+        (folder / "a").write_text("first")
 
     def fail_half_way() -> None:
-        with replaced_whole(target) as fresh:
-            (fresh / "b").write_text("half")
+        with replace_folder(target) as folder:
+            (folder / "b").write_text("half")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail_half_way()
     assert [(path.name, path.read_text()) for path in target.iterdir()] == [("a", "first")]
-    with replaced_whole(target) as fresh:
-        (fresh / "c").write_text("second")
+    with replace_folder(target) as folder:
+        (folder / "c").write_text("second")
     assert [path.name for path in target.iterdir()] == ["c"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

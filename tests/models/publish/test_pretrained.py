@@ -34,7 +34,7 @@ def test_logits_equal_the_reference_implementations(name: str, photos: Path) -> 
     )
     with torch.no_grad():
         expected, found = reference.eval()(images), load_pretrained(name)(images)
-    # These are trained logits, units apart, and not the noise of fresh weights.
+    # Logits of trained weights differ by units, unlike those of random weights.
     assert expected.std() > 0.8
     assert len(set(expected.argmax(1).tolist())) > 5
     assert (found - expected).abs().max() <= 1e-4
@@ -48,12 +48,12 @@ def test_a_missing_key_is_an_error(state: dict[str, torch.Tensor], tmp_path: Pat
 
 def test_a_surplus_key_is_an_error(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     surplus = state | {"_blocks.3._se_reduce.weight": torch.zeros(1)}
-    with pytest.raises(WeightsMismatchError, match=r"left over: _blocks\.3\._se_reduce\.weight"):
+    with pytest.raises(WeightsMismatchError, match=r"unexpected: _blocks\.3\._se_reduce\.weight"):
         load_pretrained("efficientnet-lite0", _saved(surplus, tmp_path))
 
 
 def test_another_networks_weights_are_an_error() -> None:
-    with pytest.raises(WeightsMismatchError, match=r"left over: _blocks\.16"):
+    with pytest.raises(WeightsMismatchError, match=r"unexpected: _blocks\.16"):
         load_pretrained("efficientnet-lite0", wheel_file("efficientnet-lite1"))
     with pytest.raises(
         WeightsMismatchError, match=r"of another shape: blocks\.10\.bn1\.bias, .* and \d+ more$"
@@ -61,12 +61,10 @@ def test_another_networks_weights_are_an_error() -> None:
         load_pretrained("efficientnet-lite1", wheel_file("efficientnet-lite2"))
 
 
-def test_a_layer_that_the_map_forgot_is_an_error(state: dict[str, torch.Tensor]) -> None:
+def test_layer_missing_in_the_key_map(state: dict[str, torch.Tensor]) -> None:
     network = load_pretrained("efficientnet-lite0")
     network.extra = torch.nn.Linear(2, 2)
-    with pytest.raises(
-        WeightsMismatchError, match=r"the network has, the map lacks: extra\.bias, extra\.weight"
-    ):
+    with pytest.raises(WeightsMismatchError, match=r"not in the key map: extra\.bias, extra\.weight"):
         translate(state, network)
 
 

@@ -1,4 +1,4 @@
-"""`docs/zoo.md` says what the cards say, notices when they change, and needs no torch to be checked."""
+"""`docs/zoo.md` matches the cards, and is checked without torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from models.cli import main
 from models.cost.latency import Latency, Measurement, measurement
-from models.report.page import REFERENCE, page, page_beside
+from models.report.page import REFERENCE, page, page_from_files
 from models.report.results import FIGURES, Row, front, inversions, rows
 from models.zoo.card import Accuracy, Card, read_card, write_card
 from service.bench.bundle import Bundle, Flag, ModelFacts
@@ -30,8 +30,8 @@ def bundle_of(zoo: Path, **p50_ms: float) -> Bundle:
     times = {card.name: p50_ms.get(card.name.replace("-", "_"), 1.0) for card in cards}
     times["again"] = times[cards[0].name]
     samples = {name: [[[int(1e6 * time)] * 5] * 3] for name, time in times.items()}
-    made = bundles.bundle(samples, control="again", on=bundles.fingerprint("a machine"))
-    return made.model_copy(update={"models": tuple(ModelFacts.of(card) for card in cards)})
+    bundle = bundles.bundle(samples, control="again", on=bundles.fingerprint("a machine"))
+    return bundle.model_copy(update={"models": tuple(ModelFacts.of(card) for card in cards)})
 
 
 def measured_of(bundle: Bundle) -> Measurement:
@@ -44,7 +44,7 @@ def row(tiny: Card, name: str, accuracy: float, p50_ms: float, macs: int) -> Row
     return Row(card, Latency(p50_ms, p50_ms, p50_ms))
 
 
-def test_the_page_lists_every_model_the_fastest_first(zoo: Path) -> None:
+def test_page_lists_models_fastest_first(zoo: Path) -> None:
     text = page(zoo, measured_of(bundle_of(zoo, tiny=0.5, tiny_b=0.25)))
     assert text.index("| `tiny-b` |") < text.index("| `tiny` |")
     assert "## tiny-10" in text
@@ -53,33 +53,35 @@ def test_the_page_lists_every_model_the_fastest_first(zoo: Path) -> None:
     assert "Unreliable" not in text
 
 
-def test_the_page_says_what_speaks_against_the_measurement(zoo: Path) -> None:
+def test_page_of_unreliable_measurement(zoo: Path) -> None:
     dirty = bundle_of(zoo).with_flag(Flag(kind="dirty", reason="others ran"))
     assert "**Unreliable measurement**: dirty: others ran." in page(zoo, measured_of(dirty))
 
 
-def test_the_front_is_what_nothing_beats(zoo: Path) -> None:
+def test_pareto_front_and_inversions(zoo: Path) -> None:
     tiny = read_card(zoo / "tiny")
-    found = [
+    models = [
         row(tiny, "slow", 0.95, 4.0, 10),
         row(tiny, "quick", 0.90, 1.0, 30),
         row(tiny, "beaten", 0.89, 2.0, 20),
     ]
-    slow, quick, beaten = found
-    assert front(found, "p50_ms") == [quick, slow]
-    assert front(found, "macs") == [slow]
-    assert inversions(found) == [(slow, quick), (slow, beaten), (beaten, quick)]
+    slow, quick, beaten = models
+    assert front(models, "p50_ms") == [quick, slow]
+    assert front(models, "macs") == [slow]
+    assert inversions(models) == [(slow, quick), (slow, beaten), (beaten, quick)]
 
 
-def test_a_model_that_changed_since_it_was_measured_is_named(zoo: Path) -> None:
+def test_model_changed_since_measurement(zoo: Path) -> None:
     measured = measured_of(bundle_of(zoo))
     assert len(rows(zoo, measured)) == 2
     changed = replace(measured, models={**measured.models, "tiny": {"sha256": "0" * 64}})
-    with pytest.raises(ValueError, match="not measured as they are now: tiny; run: python -m models report"):
+    with pytest.raises(
+        ValueError, match="tiny: not measured, or changed since; run: python -m models report"
+    ):
         rows(zoo, changed)
 
 
-def test_a_card_that_changed_is_found_by_the_check(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_of_changed_card(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle, output = bundle_of(zoo), zoo.parent / "zoo.md"
     output.write_text(page(zoo, measured_of(bundle)))
     write_bundle(zoo.parent / FIGURES, bundle)
@@ -88,27 +90,27 @@ def test_a_card_that_changed_is_found_by_the_check(zoo: Path, capsys: pytest.Cap
     card = read_card(zoo / "tiny")
     write_card(zoo / "tiny", card.model_copy(update={"block": "another"}))
     assert main(command) == 1
-    assert "is not what the cards say" in capsys.readouterr().err
+    assert "differs from the cards" in capsys.readouterr().err
     (zoo.parent / FIGURES).write_text("{}")
     assert main(command) == 1
-    assert "no measurement of a zoo" in capsys.readouterr().err
+    assert "not a measurement of a zoo" in capsys.readouterr().err
 
 
-def test_the_reference_networks_are_told_of_where_they_were_measured(zoo: Path) -> None:
+def test_reference_networks_on_the_page(zoo: Path) -> None:
     output = zoo.parent / "zoo.md"
     write_bundle(zoo.parent / FIGURES, bundle_of(zoo))
-    assert "Reference networks" not in page_beside(output, zoo)
+    assert "Reference networks" not in page_from_files(output, zoo)
     floating = [[2_500_000] * 3, [2_400_000] * 3, [2_750_000] * 3]
     samples = {
         "squeezenet-fp32": [floating],
         "squeezenet-fp32#again": [[[2_510_000] * 3] * 3],
         "squeezenet-int8": [[[1_250_000] * 3, [1_200_000] * 3, [1_300_000] * 3]],
     }
-    made = bundles.bundle(samples, control="squeezenet-fp32#again", on=bundles.fingerprint("a CPU"))
-    facts = made.models[0].model_copy(update={"parameters": 1235496, "macs": 349151936})
-    made = made.model_copy(update={"models": (facts, *made.models[1:])})
-    (zoo.parent / REFERENCE).write_text(f"[{to_json(made)}]")
-    text = page_beside(output, zoo)
+    bundle = bundles.bundle(samples, control="squeezenet-fp32#again", on=bundles.fingerprint("a CPU"))
+    facts = bundle.models[0].model_copy(update={"parameters": 1235496, "macs": 349151936})
+    bundle = bundle.model_copy(update={"models": (facts, *bundle.models[1:])})
+    (zoo.parent / REFERENCE).write_text(f"[{to_json(bundle)}]")
+    text = page_from_files(output, zoo)
     assert "## Reference networks at ImageNet's size, untrained" in text
     assert (
         "| squeezenet | 224 | 1.24 M | 349 M | 2.50 (2.40 to 2.75) | 1.25 (1.20 to 1.30) | 2.00 | 58.2 %"
@@ -116,15 +118,15 @@ def test_the_reference_networks_are_told_of_where_they_were_measured(zoo: Path) 
     )
     assert "a CPU (avx2), 2 cores, ONNX Runtime 1.32.0, one thread, 3 rounds of 3 runs" in text
     assert "ratios 1.004 to 1.004." in text
-    other = made.model_copy(update={"fingerprint": bundles.fingerprint("another CPU")})
-    for damaged in ("[{}]", "{}", "[]", f"[{to_json(made)},{to_json(other)}]"):
+    other = bundle.model_copy(update={"fingerprint": bundles.fingerprint("another CPU")})
+    for damaged in ("[{}]", "{}", "[]", f"[{to_json(bundle)},{to_json(other)}]"):
         (zoo.parent / REFERENCE).write_text(damaged)
-        with pytest.raises(ValueError, match="no measurement of the reference networks"):
-            page_beside(output, zoo)
+        with pytest.raises(ValueError, match="not a measurement of the reference networks"):
+            page_from_files(output, zoo)
 
 
 @pytest.mark.torch
-def test_a_fresh_measurement_is_written_with_its_pictures(zoo: Path) -> None:
+def test_report_writes_page_and_plots(zoo: Path) -> None:
     pytest.importorskip("torch")
     accuracy = Accuracy(value=0.5, kind="measured", dataset="d", n=100, how="h")
     write_card(zoo / "tiny", read_card(zoo / "tiny").model_copy(update={"accuracy": accuracy}))
@@ -143,6 +145,6 @@ def test_a_fresh_measurement_is_written_with_its_pictures(zoo: Path) -> None:
 COMMITTED = Path(__file__).resolve().parents[3] / "docs" / "zoo.md"
 
 
-def test_the_committed_page_is_what_the_cards_say() -> None:
+def test_committed_page_matches_the_cards() -> None:
     root = COMMITTED.parents[1]
-    assert COMMITTED.read_text() == page_beside(COMMITTED, root / "models" / "zoo" / "networks")
+    assert COMMITTED.read_text() == page_from_files(COMMITTED, root / "models" / "zoo" / "networks")

@@ -1,4 +1,4 @@
-"""The gains of blocks and techniques come from the cards, once for each model, and only if measured."""
+"""Gains of blocks and techniques, from cards and measurements."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from models.cost.latency import Latency
+from models.cost.latency import Latency, Measurement
 from models.evaluate.significance import JudgedFurther, JudgedPair, Pairs
 from models.report.results import Row
 from models.report.techniques import EQUAL_MACS, EQUAL_WIDTH, SEARCHED, gains, kind, technique
@@ -74,17 +74,17 @@ def test_blocks_are_compared_with_plain_convolutions(tiny: Card) -> None:
     assert "- `ghost`: +1.00 points (not significant), +1.000 ms (× 1.50)" in text
     assert "- `fire`: -1.00 points (significant), -1.000 ms (× 0.50)" in text
     assert "significant" not in "\n".join(gains([plain, wide, ghost, fire]))
-    kinds = [kind(each.card) for each in (plain, ghost, row(tiny, SEARCHED, 1.0, 0.9))]
+    kinds = [kind(model.card) for model in (plain, ghost, row(tiny, SEARCHED, 1.0, 0.9))]
     assert kinds == ["Plain convolution", "Block", "Searched"]
 
 
 @pytest.mark.parametrize(("p", "verdict"), [(0.01, "significant"), (0.4, "not significant")])
 def test_distillation_is_compared_with_fine_tuning_alone(tiny: Card, p: float, verdict: str) -> None:
     taught = [row(tiny, "a", 2.0, 0.942), row(tiny, "a-distilled", 2.0, 0.944, derived_from="a")]
-    further = JudgedFurther(
+    fine_tuned = JudgedFurther(
         epochs=8, distilled=0.944, alone=0.943, difference=0.001, low=-0.001, high=0.003, p=p
     )
-    text = "\n".join(gains(taught, further=further))
+    text = "\n".join(gains(taught, fine_tuned=fine_tuned))
     assert "`a`: +0.20 points" in text
     assert text.endswith(
         "8 epochs of fine-tuning the trained network, one training each: 94.40% with the teacher and "
@@ -114,6 +114,35 @@ def test_search_is_compared_with_designs_by_hand(tiny: Card) -> None:
     assert "in 1.000 ms" in "\n".join(gains([searched, slow, good, pruned]))
     assert "no network designed by hand is both less accurate and slower" in "\n".join(
         gains([searched, good])
+    )
+
+
+def test_search_verdicts_with_intervals(tiny: Card) -> None:
+    rows = [row(tiny, name, 2.0, value) for name, value in (("even", 0.92), ("worse", 0.9), ("near", 0.9))]
+    pairs = Pairs(
+        n=9,
+        sha256={},
+        pairs=tuple(
+            JudgedPair(first=SEARCHED, second=name, difference=0.01, low=0, high=0.02, p=p)
+            for name, p in (("even", 0.3), ("worse", 0.01), ("near", 0.01))
+        ),
+    )
+    times = {SEARCHED: 1e6, "even": 2e6, "worse": 2e6, "near": 1.001e6}
+    measured = Measurement(
+        machine="m",
+        runtime="r",
+        rounds=8,
+        runs=1,
+        latency={},
+        models={},
+        control_ratio=1.0,
+        medians={name: {(at // 4, at % 4): time for at in range(8)} for name, time in times.items()},
+    )
+    text = "\n".join(gains([row(tiny, SEARCHED, 1.0, 0.93), *rows], pairs, measured=measured))
+    assert text.endswith(
+        "more accurate and faster than `worse` (+3.00 points (significant), "
+        "-1.000 ms (× 0.50, 0.50 to 0.50)); "
+        "faster than `even` (+1.00 points (not significant), -1.000 ms (× 0.50, 0.50 to 0.50))."
     )
 
 

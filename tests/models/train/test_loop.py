@@ -1,4 +1,4 @@
-"""Training: it learns, it is a function of seed and recipe alone, and a kill costs one epoch at most."""
+"""Training: learning, dependence on the seed, checkpoints and resuming."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_it_learns_and_logs_every_epoch(tmp_path: Path) -> None:
+def test_training_learns_and_logs_epochs(tmp_path: Path) -> None:
     job = tiny_job(tmp_path, epochs=8)
     network = fresh()
     outcome = train(network, job, bar=False)
@@ -82,7 +82,7 @@ def test_it_learns_and_logs_every_epoch(tmp_path: Path) -> None:
     assert log[-1]["loss"] < log[0]["loss"]  # type: ignore[operator]
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
+def test_weights_depend_on_the_seed(tmp_path: Path) -> None:
     job = tiny_job(tmp_path, epochs=1)
     first = train(fresh(), job, bar=False).state
     again = train(fresh(), replace(job, folder=tmp_path / "again"), bar=False).state
@@ -99,20 +99,20 @@ from tests.models.train.test_loop import fresh, tiny_job
 import torch
 torch.set_num_threads(1)
 steps = 0
-def follow(average, network, decay, real=models.train.loop._follow):
+def update(average, network, decay, original=models.train.loop._update_average):
     global steps
     steps += 1
-    real(average, network, decay)
+    original(average, network, decay)
     if steps == int(sys.argv[2]):
         print("reached", flush=True)
         sys.stdin.read()
-models.train.loop._follow = follow
+models.train.loop._update_average = update
 models.train.loop.train(fresh(), tiny_job(Path(sys.argv[1])), bar=False)
 """
 
 
 @pytest.mark.parametrize("steps", [3, 9, 16])
-def test_killed_and_resumed_is_as_if_nothing_had_happened(tmp_path: Path, steps: int) -> None:
+def test_killed_training_resumes_identically(tmp_path: Path, steps: int) -> None:
     job = tiny_job(tmp_path / "killed")
     whole = train(fresh(), tiny_job(tmp_path / "whole"), bar=False)
     command = [sys.executable, "-c", KILLED, str(tmp_path / "killed"), str(steps)]
@@ -134,7 +134,7 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(tmp_path: Path, steps:
     assert len(losses[0]) == 3
 
 
-def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
+def test_finished_training_is_not_repeated(tmp_path: Path) -> None:
     job = tiny_job(tmp_path)
     first = train(fresh(), job, bar=False)
     written = (job.folder / CHECKPOINT).stat().st_mtime_ns
@@ -143,30 +143,30 @@ def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
     assert (job.folder / CHECKPOINT).stat().st_mtime_ns == written
 
 
-def test_a_checkpoint_of_something_else_is_refused_in_words(tmp_path: Path) -> None:
+def test_checkpoint_of_another_training(tmp_path: Path) -> None:
     job = tiny_job(tmp_path, epochs=1)
     train(fresh(), job, bar=False)
     before = (job.folder / CHECKPOINT).read_bytes()
     wider = TINY.model_copy(update={"stem": 16})
     other = replace(job, identity={"design": wider.model_dump()}, seed=3)
     with pytest.raises(
-        CheckpointError, match=r"another training: design.stem is 8, wanted is 16; seed is 0, wanted is 3"
+        CheckpointError, match=r"another training: design.stem is 8, expected 16; seed is 0, expected 3"
     ):
         train(DesignedNetwork(wider, CLASSES), other, bar=False)
-    with pytest.raises(CheckpointError, match=r"recipe.epochs is 1, wanted is 3"):
+    with pytest.raises(CheckpointError, match=r"recipe.epochs is 1, expected 3"):
         train(fresh(), replace(job, config=tiny_config(3)), bar=False)
     assert (job.folder / CHECKPOINT).read_bytes() == before
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
-def test_a_damaged_checkpoint_is_named_and_kept(tmp_path: Path, content: bytes | None) -> None:
+def test_damaged_checkpoint(tmp_path: Path, content: bytes | None) -> None:
     job = tiny_job(tmp_path, epochs=1)
     train(fresh(), job, bar=False)
     path = job.folder / CHECKPOINT
     path.write_bytes(path.read_bytes()[:-100] if content is None else content)
     damaged = path.read_bytes()
     with pytest.raises(
-        CheckpointError, match=r"checkpoint.pt is no whole checkpoint .*remove it to start afresh"
+        CheckpointError, match=r"checkpoint.pt: damaged checkpoint .*remove it to start again"
     ):
         train(fresh(), job, bar=False)
     assert path.read_bytes() == damaged
@@ -187,7 +187,7 @@ def test_a_failed_write_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: 
     assert [file.name for file in tmp_path.iterdir()] == [CHECKPOINT]
 
 
-def test_two_trainings_in_one_folder_are_one_too_many(tmp_path: Path) -> None:
+def test_concurrent_training_in_one_folder(tmp_path: Path) -> None:
     import filelock
 
     job = tiny_job(tmp_path)
@@ -199,15 +199,15 @@ def test_two_trainings_in_one_folder_are_one_too_many(tmp_path: Path) -> None:
         train(fresh(), job, bar=False)
 
 
-def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
+def test_nan_loss_stops_training(tmp_path: Path) -> None:
     job = tiny_job(tmp_path)
     broken = replace(job, objective=lambda logits, _c, _i, _e: logits.sum(1) * float("nan"))
-    with pytest.raises(RuntimeError, match="the loss in epoch 1 of run is nan"):
+    with pytest.raises(RuntimeError, match="run: loss of epoch 1 is nan"):
         train(fresh(), broken, bar=False)
     assert not (job.folder / CHECKPOINT).exists()
 
 
-def test_fixed_passes_come_round_again_whatever_the_seed() -> None:
+def test_passes_repeat_for_every_seed() -> None:
     fixed = Passes(count=2, seed=7)
     assert fixed.of(0, 0) == fixed.of(5, 2) != fixed.of(0, 1)
     assert Passes().of(0, 0) != Passes().of(0, 2)

@@ -1,4 +1,4 @@
-"""The recipe's file: valid as committed, and refused with the key that is wrong."""
+"""The recipe file: valid as committed; errors name the key."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def test_the_committed_recipe_is_valid() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "change", "complaint"),
+    ("key", "change", "message"),
     [
         ("batch_size", "batch_size = 0", r"batch_size: .*greater than 0.* \(given: 0\)"),
         ("batch_size", "batch = 256", "batch: Extra inputs are not permitted"),
         ("mirror", "mirror = 1.5", r"augmentation.mirror: .*less than 1"),
-        ("mirror", "mirror = ", "is no TOML"),
+        ("mirror", "mirror = ", "not TOML"),
     ],
 )
-def test_a_wrong_entry_is_named(tmp_path: Path, key: str, change: str, complaint: str) -> None:
+def test_invalid_recipe(tmp_path: Path, key: str, change: str, message: str) -> None:
     text, replaced = re.subn(rf"^{key} = .*$", change, RECIPE.read_text(), flags=re.MULTILINE)
     assert replaced == 1
     path = tmp_path / "recipe.toml"
     path.write_text(text)
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=message):
         read_config(path)

@@ -1,4 +1,4 @@
-"""docs/training.md names only commands and options that there are."""
+"""docs/training.md names only existing commands and options."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def options() -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize(("command", "rest"), COMMANDS, ids=[f"{c}{i}" for i, (c, _) in enumerate(COMMANDS)])
-def test_each_command_takes_its_options(command: str, rest: str) -> None:
+def test_documented_options_exist(command: str, rest: str) -> None:
     assert set(re.findall(r"--[a-z0-9-]+", rest)) <= options()[command]
 
 
-def test_every_step_is_there() -> None:
+def test_all_steps_are_documented() -> None:
     named = {command for command, _ in COMMANDS}
     steps = {"train", "prune", "check-int8", "train-int8", "search", "distill", "publish", "gain", "evaluate"}
     assert steps | {"report"} <= named

@@ -30,7 +30,7 @@ ROBUSTNESS: dict[str, Any] = {
 }
 
 
-def test_a_measured_accuracy_is_its_counts() -> None:
+def test_accuracy_contradicts_its_counts() -> None:
     assert Accuracy.model_validate(ACCURACY).correct == 9431
     with pytest.raises(ValueError, match="9430 of 10000 right is not an accuracy"):
         Accuracy.model_validate(ACCURACY | {"correct": 9430})
@@ -49,7 +49,7 @@ def test_numbers_are_finite(value: str) -> None:
         Robustness.model_validate_json(text)
 
 
-def test_a_mean_is_that_of_its_corruptions() -> None:
+def test_mean_contradicts_its_corruptions() -> None:
     assert Robustness.model_validate(ROBUSTNESS).corruptions["blur"][4] == 0.5
     with pytest.raises(ValueError, match=r"mean 0.8 is not the mean of the corruptions, 0.7000"):
         Robustness.model_validate(ROBUSTNESS | {"mean": 0.8})
@@ -78,7 +78,7 @@ def test_every_integer_has_an_upper_bound() -> None:
     assert [path.split(".")[-2:] for path in unbounded] == [["correct", "anyOf"]]  # not more than `n`
 
 
-def test_the_documented_example_is_a_card() -> None:
+def test_documented_example_is_a_card() -> None:
     """docs/models.md shows a valid card, and says what each of its fields means."""
     page = (Path(__file__).parents[3] / "docs/models.md").read_text()
     (example,) = re.findall(r"```json\n(.+?)```", page, re.DOTALL)

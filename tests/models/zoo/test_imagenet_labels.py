@@ -24,6 +24,6 @@ def imagenet_labels() -> tuple[str, ...]:
     return tuple(names)
 
 
-def test_the_list_in_the_zoo_is_made_from_the_wheel() -> None:
+def test_imagenet_labels_equal_the_wheel() -> None:
     text = (BUILT_IN / "imagenet-1k.txt").read_text(encoding="utf-8")
     assert text == "".join(f"{name}\n" for name in imagenet_labels())

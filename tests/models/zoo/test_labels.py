@@ -20,7 +20,7 @@ def card_of(folder: Path, **changes: object) -> Card:
     return Card.model_validate(read_card(folder).model_dump() | changes)
 
 
-def test_the_models_own_labels_come_first(folder: Path) -> None:
+def test_labels_of_the_model_take_precedence(folder: Path) -> None:
     card = card_of(folder, labels="imagenet-1k")
     assert read_labels(card, folder) == tuple(f"thing {i}" for i in range(10))
 
@@ -52,7 +52,7 @@ def test_labels_that_do_not_fit_are_refused(folder: Path, text: str, complaint: 
         read_labels(read_card(folder), folder)
 
 
-def test_windows_lines_and_odd_separators_are_one_class_a_line(folder: Path) -> None:
+def test_line_endings_and_separators(folder: Path) -> None:
     (folder / "labels.txt").write_bytes(
         "\ufeffä\r\nb\u2028b\r\nc\r\nd\r\ne\r\nf\r\ng\r\nh\r\ni\r\nj\r\n".encode()
     )
@@ -60,13 +60,13 @@ def test_windows_lines_and_odd_separators_are_one_class_a_line(folder: Path) -> 
     assert labels[:3] == ("ä", "b\u2028b", "c")
 
 
-def test_an_unknown_label_set_says_which_are_built_in(folder: Path) -> None:
+def test_unknown_label_set(folder: Path) -> None:
     (folder / "labels.txt").unlink()
     with pytest.raises(ValueError, match=r"'tiny-10' is not built in \(.*imagenet-1k.*\)"):
         read_labels(read_card(folder), folder)
 
 
-def test_bytes_that_are_no_text_are_refused(folder: Path) -> None:
+def test_labels_that_are_not_text(folder: Path) -> None:
     (folder / "labels.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="not UTF-8"):
         read_labels(read_card(folder), folder)

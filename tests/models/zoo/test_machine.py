@@ -7,7 +7,7 @@ from pathlib import Path
 from models.zoo.machine import this_machine
 
 
-def test_the_machine_is_named_by_its_cpuinfo(tmp_path: Path) -> None:
+def test_machine_of_cpuinfo(tmp_path: Path) -> None:
     (tmp_path / "x86").write_text(
         "processor\t: 0\nmodel name\t: A CPU\nflags\t\t: fpu avx2 avx512_vnni\n\nprocessor\t: 1\n"
         "model name\t: A CPU\nflags\t\t: fpu avx2 avx512_vnni\n"

@@ -161,7 +161,7 @@ def test_refuses_a_box_that_is_not_within(box: tuple[float, float, float, float]
         preprocess(photo(5, 10), spec_of(), box=box)
 
 
-def test_without_resizing_only_the_crop_and_the_arithmetic_are_left() -> None:
+def test_preprocessing_without_resizing() -> None:
     pixels = photo(256, 300)
     spec = spec_of(mean=(120.0, 110.0, 100.0), std=(60.0, 59.0, 58.0))
     cropped = pixels[16:240, 38:262].transpose(2, 0, 1).astype(np.float64)
@@ -276,7 +276,7 @@ def shirt(ground: int, cloth: int, height: int = 300, width: int = 240) -> NDArr
 
 
 @pytest.mark.parametrize(("ground", "cloth"), [(0, 180), (10, 255), (60, 20), (127, 255)])
-def test_a_picture_on_a_dark_ground_stays_and_its_negative_is_turned(ground: int, cloth: int) -> None:
+def test_polarity_of_dark_and_light_background(ground: int, cloth: int) -> None:
     pixels = shirt(ground, cloth)
     expected = preprocess(pixels, grey_spec("as-is"))
     np.testing.assert_array_equal(preprocess(pixels, grey_spec("light-on-dark")), expected)
@@ -287,13 +287,13 @@ def test_a_picture_on_a_dark_ground_stays_and_its_negative_is_turned(ground: int
 
 
 @pytest.mark.parametrize("side", [1, 5, 28, 64])
-def test_polarity_is_told_by_the_corners_of_any_size(side: int) -> None:
+def test_polarity_by_corners_of_any_size(side: int) -> None:
     spec = grey_spec("light-on-dark", side)
     assert preprocess(np.full((90, 70, 3), 250, dtype=np.uint8), spec).max() == pytest.approx(5, abs=1e-3)
     assert preprocess(np.full((90, 70, 3), 5, dtype=np.uint8), spec).max() == pytest.approx(5, abs=1e-3)
 
 
-def test_two_light_corners_of_four_are_not_a_light_ground() -> None:
+def test_polarity_of_two_light_corners() -> None:
     pixels = np.zeros((28, 28, 3), dtype=np.uint8)
     pixels[:, :10] = 255
     found = preprocess(pixels, grey_spec("light-on-dark"))
@@ -303,7 +303,7 @@ def test_two_light_corners_of_four_are_not_a_light_ground() -> None:
     assert (found[0, 0, 0, 0], found[0, 0, 0, 27]) == (pytest.approx(0, abs=1e-3), 255)
 
 
-def test_polarity_is_for_grey_pictures_and_a_card_without_it_leaves_them_alone() -> None:
+def test_polarity_needs_one_grey_channel() -> None:
     with pytest.raises(ValueError, match="polarity light-on-dark is for one grey channel"):
         spec_of(polarity="light-on-dark")
     assert spec_of().polarity == "as-is"

@@ -24,18 +24,18 @@ INT8 = "efficientnet-lite0-int8"
 PARENT = "efficientnet-lite0"
 
 
-def test_the_zoo_has_the_six_imagenet_networks_and_the_family() -> None:
+def test_models_of_the_zoo() -> None:
     assert set(IMAGENET) <= set(NAMES)
     assert set(NAMES) == {*IMAGENET, *FASHION}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_the_card_states_can_be_found_in_the_files(zoo: Path, name: str) -> None:
+def test_cards_match_their_files(zoo: Path, name: str) -> None:
     assert untrue_facts(zoo / name) == []
 
 
 @pytest.mark.parametrize("name", IMAGENET)
-def test_what_the_card_reports_says_where_it_comes_from(zoo: Path, name: str) -> None:
+def test_reported_accuracy_has_a_source(zoo: Path, name: str) -> None:
     card = read_card(zoo / name)
     assert card.labels == "imagenet-1k"
     assert card.accuracy is not None
@@ -56,7 +56,7 @@ def test_what_the_card_reports_says_where_it_comes_from(zoo: Path, name: str) ->
 
 
 @pytest.mark.parametrize("name", FASHION)
-def test_the_family_was_measured_on_the_whole_test_set(zoo: Path, name: str) -> None:
+def test_family_is_measured_on_all_test_images(zoo: Path, name: str) -> None:
     card = read_card(zoo / name)
     assert card.labels == "fashion-mnist"
     assert card.input.polarity == "light-on-dark"
@@ -73,7 +73,7 @@ def test_the_family_was_measured_on_the_whole_test_set(zoo: Path, name: str) -> 
         assert card.agreement is not None
 
 
-def test_the_family_is_small(zoo: Path) -> None:
+def test_size_of_the_family(zoo: Path) -> None:
     files = (file for name in FASHION for file in (zoo / name).iterdir())
     assert sum(file.stat().st_size for file in files) < FAMILY_BYTES
 
@@ -103,7 +103,7 @@ def copied(zoo: Path, tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
     return copy
 
 
-def test_an_unchanged_copy_is_true(copied: Callable[[dict[str, Any]], Path]) -> None:
+def test_unchanged_copy(copied: Callable[[dict[str, Any]], Path]) -> None:
     assert untrue_facts(copied({})) == []
 
 
@@ -126,14 +126,14 @@ def test_an_unchanged_copy_is_true(copied: Callable[[dict[str, Any]], Path]) -> 
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_a_lie_is_found_out(
+def test_false_statement_on_a_card(
     copied: Callable[[dict[str, Any]], Path], changes: dict[str, Any], found: str
 ) -> None:
     untrue = untrue_facts(copied(changes))
     assert any(fact.startswith(found) for fact in untrue), untrue
 
 
-def test_another_classifier_than_the_files_is_found_out(copied: Callable[[dict[str, Any]], Path]) -> None:
+def test_classifier_of_another_model(copied: Callable[[dict[str, Any]], Path]) -> None:
     folder = copied({})
     path = folder.parent / PARENT / "classifier.npz"
     with np.load(path) as arrays:
@@ -143,6 +143,6 @@ def test_another_classifier_than_the_files_is_found_out(copied: Callable[[dict[s
     assert any(fact.startswith("classifier: logits differ by") for fact in untrue_facts(folder))
 
 
-def test_the_documented_table_is_the_cards(zoo: Path) -> None:
+def test_documented_table_matches_the_cards(zoo: Path) -> None:
     page = (zoo.parents[2] / "docs" / "models.md").read_text()
     assert card_table(zoo) in page

@@ -1,4 +1,4 @@
-"""The lists that the edge of the API keeps by hand are those of the routes."""
+"""Lists of routes that are maintained by hand match the routes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from service.api.middleware.admission import _IMAGE_ROUTES
 from service.app import OWN_PATHS
 
 
-def test_every_route_with_one_image_is_refused_early(client: httpx.Client) -> None:
+def test_image_routes_are_refused_early(client: httpx.Client) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     with_image = {
         f"{method.upper()} {path.replace('{id}', 'x')}"
@@ -21,7 +21,7 @@ def test_every_route_with_one_image_is_refused_early(client: httpx.Client) -> No
     assert not _IMAGE_ROUTES.fullmatch("POST /gallery/images")  # its images wait for room
 
 
-def test_no_prefix_can_be_a_path_of_the_service(client: httpx.Client) -> None:
-    """WEIGHIN_ROOT_PATH is held against the first segments of all paths."""
+def test_own_paths_are_complete(client: httpx.Client) -> None:
+    """WEIGHIN_ROOT_PATH is checked against OWN_PATHS, the first segments of all paths."""
     first = {path.split("/")[1] for path in client.get("/openapi.json").json()["paths"]}
     assert first - {""} <= OWN_PATHS

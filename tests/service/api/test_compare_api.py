@@ -1,4 +1,4 @@
-"""POST /compare: the side-by-side view, its rules and its limits."""
+"""POST /compare: results, rules and limits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers.problems import assert_problem
 from tests.service.conftest import running
 
 
-def test_each_model_answers_as_it_does_alone(client: httpx.Client, cat_jpeg: bytes) -> None:
+def test_results_equal_those_of_classify(client: httpx.Client, cat_jpeg: bytes) -> None:
     response = client.post("/compare?top_k=3&repeat=7", files={"image": cat_jpeg})
     assert response.status_code == 200
     body = CompareResponse.model_validate_json(response.content, strict=True)
@@ -43,13 +43,13 @@ def test_each_model_answers_as_it_does_alone(client: httpx.Client, cat_jpeg: byt
     assert body.image.bytes == len(cat_jpeg)
 
 
-def test_the_order_rotates(client: httpx.Client, png: bytes) -> None:
+def test_order_of_models_rotates(client: httpx.Client, png: bytes) -> None:
     body = client.post("/compare?repeat=3", content=png).json()
     assert body["order"] == [["tiny", "tiny-b"], ["tiny-b", "tiny"], ["tiny", "tiny-b"]]
     assert body["fastest"] is None
 
 
-def test_agreement_says_who_names_what(client: httpx.Client, png: bytes) -> None:
+def test_agreement_on_labels(client: httpx.Client, png: bytes) -> None:
     body = client.post("/compare", content=png).json()
     tops = {result["model"]: result["predictions"][0]["label"] for result in body["results"]}
     named = {model: label for label, models in body["agreement"]["labels"].items() for model in models}
@@ -57,16 +57,14 @@ def test_agreement_says_who_names_what(client: httpx.Client, png: bytes) -> None
     assert body["agreement"]["top1"] == (1.0 if len(set(tops.values())) == 1 else 0.5)
 
 
-def test_chosen_models_in_their_order_with_the_chosen_baseline(client: httpx.Client, png: bytes) -> None:
+def test_chosen_models_and_baseline(client: httpx.Client, png: bytes) -> None:
     body = client.post("/compare?models=tiny-b,tiny&baseline=tiny-b", content=png).json()
     assert [result["model"] for result in body["results"]] == ["tiny-b", "tiny"]
     assert body["baseline"] == "tiny-b"
     assert client.post("/compare?models=tiny-b", content=png).json()["baseline"] == "tiny-b"
 
 
-def test_its_runs_are_recorded_as_compare_and_never_as_live(
-    serve: Callable[..., httpx.Client], png: bytes
-) -> None:
+def test_runs_are_recorded_as_compare(serve: Callable[..., httpx.Client], png: bytes) -> None:
     client = serve()
     client.post("/compare?repeat=4", content=png)
     client.post("/classify?model=tiny-b", content=png)
@@ -103,14 +101,14 @@ def test_bad_parameters(
     assert_problem(client.post(f"/compare?{query}", content=png), status, slug, word)
 
 
-def test_bad_images_are_the_same_errors_and_leave_the_place_free(client: httpx.Client, png: bytes) -> None:
+def test_invalid_images(client: httpx.Client, png: bytes) -> None:
     assert_problem(client.post("/compare", content=b""), 422, "empty-body")
     assert_problem(client.post("/compare", content=b"text"), 415, "unknown-image-type")
     assert_problem(client.post("/compare", content=png[:40]), 422, "undecodable-image")
     assert client.post("/compare", content=png).status_code == 200
 
 
-def test_label_sets_are_not_mixed_unless_asked_for(tmp_path: Path, png: bytes) -> None:
+def test_mixed_label_sets(tmp_path: Path, png: bytes) -> None:
     make_tiny_model(tmp_path / "zoo", "a", labels="first-10")
     make_tiny_model(tmp_path / "zoo", "b", labels="second-10")
     settings = Settings(model_dirs=(tmp_path / "zoo",), default_model="b", data_dir=tmp_path / "data")
@@ -123,15 +121,13 @@ def test_label_sets_are_not_mixed_unless_asked_for(tmp_path: Path, png: bytes) -
         assert [result["model"] for result in mixed.json()["results"]] == ["a", "b"]
 
 
-def test_what_would_take_too_long_is_refused_before_it_starts(
-    serve: Callable[..., httpx.Client], png: bytes
-) -> None:
+def test_comparison_over_the_time_budget(serve: Callable[..., httpx.Client], png: bytes) -> None:
     client = serve(compare_budget_s=1e-6)
-    assert_problem(client.post("/compare", content=png), 422, "invalid-parameter", "more than 1e-06 s")
+    assert_problem(client.post("/compare", content=png), 422, "invalid-parameter", "limit: 1e-06 s")
     assert client.get("/latency?regime=compare").json()["latencies"] == []
 
 
-def test_only_one_runs_at_a_time(client: httpx.Client, cat_jpeg: bytes) -> None:
+def test_concurrent_comparisons(client: httpx.Client, cat_jpeg: bytes) -> None:
     async def storm() -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=client.base_url, timeout=30, trust_env=False) as many:
             requests = [many.post("/compare?repeat=50", content=cat_jpeg) for _ in range(6)]
@@ -143,11 +139,11 @@ def test_only_one_runs_at_a_time(client: httpx.Client, cat_jpeg: bytes) -> None:
     assert statuses[-1] == 503
     for response in responses:
         if response.status_code == 503:
-            assert_problem(response, 503, "busy", "one runs at a time")
+            assert_problem(response, 503, "busy", "limit: 1")
     assert client.post("/compare", content=cat_jpeg).status_code == 200
 
 
-def test_requests_get_their_turn_between_its_rounds(client: httpx.Client, cat_jpeg: bytes) -> None:
+def test_requests_run_between_rounds(client: httpx.Client, cat_jpeg: bytes) -> None:
     async def both() -> tuple[httpx.Response, list[httpx.Response]]:
         async with httpx.AsyncClient(base_url=client.base_url, timeout=30, trust_env=False) as many:
             comparison = asyncio.create_task(many.post("/compare?repeat=50", content=cat_jpeg))

@@ -1,4 +1,4 @@
-"""Pages of other origins: preflights, readable responses, and errors that they can read."""
+"""CORS: preflights, readable responses and errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Serve = Callable[..., httpx.Client]
 
 @pytest.fixture(scope="module")
 def guarded(serve_for_module: Serve) -> httpx.Client:
-    """A service that allows PAGE, and wants a key."""
+    """Return a client of a service that allows PAGE and needs a key."""
     return serve_for_module(
         allowed_origins=frozenset({PAGE}), api_key=SecretStr("secret"), max_body_bytes=100_000
     )
@@ -34,7 +34,7 @@ def preflight(
     "headers",
     ["authorization", "Authorization,Content-Type", "authorization, x-request-id", "if-none-match", "accept"],
 )
-def test_preflights_for_what_the_api_reads(guarded: httpx.Client, headers: str) -> None:
+def test_allowed_preflights(guarded: httpx.Client, headers: str) -> None:
     for method in ("GET", "HEAD", "POST", "PUT", "DELETE"):
         response = preflight(guarded, headers, method=method)
         assert response.status_code == 200
@@ -54,18 +54,18 @@ def test_preflights_for_what_the_api_reads(guarded: httpx.Client, headers: str) 
         ({"headers": "x-other"}, "headers"),
     ],
 )
-def test_other_preflights_are_403(guarded: httpx.Client, changed: dict[str, str], word: str) -> None:
+def test_refused_preflights(guarded: httpx.Client, changed: dict[str, str], word: str) -> None:
     response = preflight(guarded, changed.pop("headers", "authorization"), **changed)
     assert_problem(response, 403, "cross-site-request", word, "Authorization")
 
 
-def test_preflights_where_nothing_is_allowed_are_405(client: httpx.Client) -> None:
+def test_preflight_without_allowed_origins(client: httpx.Client) -> None:
     response = preflight(client, "authorization")
     assert_problem(response, 405, "method-not-allowed")
     assert "access-control-allow-origin" not in response.headers
 
 
-def test_pages_can_read_responses_and_errors(guarded: httpx.Client, png: bytes) -> None:
+def test_responses_and_errors_of_allowed_origins(guarded: httpx.Client, png: bytes) -> None:
     ours = {"Origin": PAGE, "Sec-Fetch-Site": "cross-site"}
     for response, status in (
         (guarded.post("/classify", content=png, headers=ours), 200),
@@ -86,14 +86,14 @@ def test_pages_can_read_responses_and_errors(guarded: httpx.Client, png: bytes) 
         assert "Origin" in response.headers["vary"]
 
 
-def test_responses_differ_by_origin_so_caches_are_told(guarded: httpx.Client) -> None:
+def test_vary_header(guarded: httpx.Client) -> None:
     assert "Origin" in guarded.get("/models").headers["vary"]
     other = guarded.get("/models", headers={"Origin": "https://evil.example"})
     assert "Origin" in other.headers["vary"]
     assert "access-control-allow-origin" not in other.headers
 
 
-def test_other_origins_are_refused(guarded: httpx.Client, png: bytes) -> None:
+def test_other_origins(guarded: httpx.Client, png: bytes) -> None:
     for origin in (
         "https://evil.example",
         "null",
@@ -104,7 +104,7 @@ def test_other_origins_are_refused(guarded: httpx.Client, png: bytes) -> None:
         assert_problem(response, 403, "cross-site-request")
 
 
-def test_a_star_allows_all_without_credentials(serve: Serve, png: bytes) -> None:
+def test_wildcard_origin(serve: Serve, png: bytes) -> None:
     client = serve(allowed_origins=frozenset({"*"}))
     for origin in (PAGE, "http://10.0.0.7:3000", "null"):
         response = client.post("/classify", content=png, headers={"Origin": origin})

@@ -27,7 +27,7 @@ Series = tuple[str, str]
 
 
 def counted(client: httpx.Client) -> Counter[Series]:
-    """`weighin_errors_total` by model and kind."""
+    """Return `weighin_errors_total` by model and kind."""
     return Counter(
         {
             (sample.labels["model"], sample.labels["kind"]): int(sample.value)
@@ -39,7 +39,7 @@ def counted(client: httpx.Client) -> Counter[Series]:
 
 
 def recorded(client: httpx.Client, regime: str) -> Counter[Series]:
-    """Errors in `/latency` by model and kind."""
+    """Return the errors of `/latency` by model and kind."""
     body = client.get(f"/latency?regime={regime}").json()
     found = Counter({("", kind): count for kind, count in body["errors_without_model"].items()})
     for row in body["latencies"]:
@@ -53,7 +53,7 @@ OTHER_SITE: dict[str, Any] = {"content": b"x", "headers": {"Origin": "https://ev
 
 
 def fields(*names_and_values: tuple[str, str], image: bytes | None = b"no picture") -> dict[str, Any]:
-    """A form with these fields, and an image behind them."""
+    """Return a form with these fields, followed by an image."""
     parts = [(name, (None, value)) for name, value in names_and_values]
     return {"files": parts if image is None else [*parts, ("image", ("x.png", image))]}
 
@@ -114,7 +114,7 @@ FAILURES: list[tuple[str, str, dict[str, Any], int, Series]] = [
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A service with two tiny models and one that cannot be loaded."""
+    """Return a client of a service with two tiny models and a broken one."""
     folder = tmp_path_factory.mktemp("counting")
     for number, name in enumerate(("tiny", "tiny-b", "broken")):
         make_tiny_model(folder / "zoo", name, seed=number)
@@ -126,7 +126,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield client
 
 
-def test_every_series_is_there_at_0(client: httpx.Client) -> None:
+def test_counters_start_at_zero(client: httpx.Client) -> None:
     before = counted(client)
     assert {model for model, _ in before} == {"", "tiny", "tiny-b", "broken"}
     assert {series for *_, series in FAILURES} <= before.keys()
@@ -138,7 +138,7 @@ def test_every_series_is_there_at_0(client: httpx.Client) -> None:
     FAILURES,
     ids=[f"{method} {path} {status} {series[0]}" for method, path, _, status, series in FAILURES],
 )
-def test_a_failed_request_is_counted_once(
+def test_failed_request(
     client: httpx.Client, method: str, path: str, body: dict[str, Any], status: int, series: Series
 ) -> None:
     regime = "compare" if path.startswith("/compare") else "live"
@@ -150,13 +150,13 @@ def test_a_failed_request_is_counted_once(
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/classify/x", "/static/none.css", "/gallery/none"])
-def test_a_path_without_a_route_is_not_counted(client: httpx.Client, path: str) -> None:
+def test_path_without_a_route(client: httpx.Client, path: str) -> None:
     before = counted(client)
     assert client.get(path).status_code == 404
     assert counted(client) == before
 
 
-def test_what_succeeds_is_not_counted(client: httpx.Client, png: bytes) -> None:
+def test_successful_request(client: httpx.Client, png: bytes) -> None:
     before = counted(client)
     for path in ("/classify", "/compare", "/retrieve-similar"):
         assert client.post(path, content=png).status_code == 200
@@ -164,7 +164,7 @@ def test_what_succeeds_is_not_counted(client: httpx.Client, png: bytes) -> None:
     assert counted(client) == before
 
 
-def test_a_client_that_hangs_up_is_counted(client: httpx.Client) -> None:
+def test_disconnected_client(client: httpx.Client) -> None:
     before = counted(client)
     with socket.create_connection(
         (client.base_url.host, client.base_url.port or 0), timeout=30
@@ -186,7 +186,7 @@ def test_a_client_that_hangs_up_is_counted(client: httpx.Client) -> None:
         ),
     ],
 )
-def test_what_the_connection_refuses_is_counted_once(
+def test_refusal_by_the_connection(
     client: httpx.Client, request_bytes: bytes, status: int, series: Series
 ) -> None:
     before = counted(client)
@@ -202,7 +202,7 @@ def test_what_the_connection_refuses_is_counted_once(
 PREFLIGHT = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
 
 
-def test_a_refused_preflight_is_counted(serve_for_module: Callable[..., httpx.Client]) -> None:
+def test_refused_preflight(serve_for_module: Callable[..., httpx.Client]) -> None:
     client = serve_for_module(allowed_origins=frozenset({"https://app.example.org"}))
     before = counted(client)
     assert client.options("/classify", headers=PREFLIGHT).status_code == 403
@@ -212,7 +212,7 @@ def test_a_refused_preflight_is_counted(serve_for_module: Callable[..., httpx.Cl
 
 
 @pytest.mark.parametrize("root_path", ["", "/weighin"])
-def test_what_the_connection_refuses_is_counted_behind_a_proxy(
+def test_refusal_by_the_connection_behind_a_proxy(
     serve_for_module: Callable[..., httpx.Client], root_path: str
 ) -> None:
     client = serve_for_module(trusted_proxies=frozenset({"127.0.0.0/8"}), root_path=root_path)
@@ -230,7 +230,7 @@ def test_what_the_connection_refuses_is_counted_behind_a_proxy(
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_a_failure_that_nobody_expected_is_counted(tiny_models_dir: Path, begun: bool) -> None:
+def test_unexpected_error(tiny_models_dir: Path, begun: bool) -> None:
     async def fails(_: Scope, __: Receive, send: Send) -> None:
         if begun:
             await send({"type": "http.response.start", "status": 200, "headers": []})

@@ -1,4 +1,4 @@
-"""POST /explain: a picture or numbers, and words where there is no exact map."""
+"""POST /explain: PNG, JSON, and models without an exact map."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ JSON = {"Accept": "application/json"}
 
 
 def with_classifier(folder: Path, *, shift: float = 0.0, damage: bool = False) -> None:
-    """Store the tiny model's classifier beside it, as the zoo does, its bias `shift`ed off the truth."""
+    """Store the classifier of a tiny model beside it, with its bias `shift`ed."""
     weights = {
         one.name: numpy_helper.to_array(one)
         for one in onnx.load(folder / "model.onnx").graph.initializer  # type: ignore[attr-defined]
@@ -42,7 +42,7 @@ def with_classifier(folder: Path, *, shift: float = 0.0, damage: bool = False) -
 
 @pytest.fixture(scope="module")
 def explained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """`tiny` has its classifier, `other-head` one that is not its own, `damaged` half of one, `bare` none."""
+    """Serve `tiny` with its classifier, `other-head` with another, `damaged` with half, `bare` without."""
     zoo = tmp_path_factory.mktemp("explained")
     with_classifier(make_tiny_model(zoo, "tiny"))
     with_classifier(make_tiny_model(zoo, "other-head"), shift=0.01)
@@ -53,7 +53,7 @@ def explained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client
         yield client
 
 
-def test_the_numbers_add_up_to_the_logit(explained: httpx.Client, cat_jpeg: bytes) -> None:
+def test_mean_of_the_map_plus_bias_is_the_logit(explained: httpx.Client, cat_jpeg: bytes) -> None:
     classified = explained.post("/classify", content=cat_jpeg, params={"top_k": TINY_CLASSES}).json()
     logits = {}
     for prediction in classified["predictions"]:
@@ -75,9 +75,7 @@ def test_the_numbers_add_up_to_the_logit(explained: httpx.Client, cat_jpeg: byte
     )
 
 
-def test_by_default_it_explains_what_the_model_names_as_a_picture(
-    explained: httpx.Client, cat_jpeg: bytes
-) -> None:
+def test_png_of_the_top_class_by_default(explained: httpx.Client, cat_jpeg: bytes) -> None:
     top = explained.post("/classify", content=cat_jpeg).json()["predictions"][0]["class_id"]
     response = explained.post("/explain", content=cat_jpeg)
     assert response.headers["content-type"] == "image/png"
@@ -94,7 +92,7 @@ def test_by_default_it_explains_what_the_model_names_as_a_picture(
     assert form.content == response.content
 
 
-def test_the_picture_changes_with_the_class(explained: httpx.Client, cat_jpeg: bytes) -> None:
+def test_png_depends_on_the_class(explained: httpx.Client, cat_jpeg: bytes) -> None:
     pictures = {
         explained.post("/explain", content=cat_jpeg, params={"class_id": one}).content
         for one in range(TINY_CLASSES)
@@ -103,12 +101,12 @@ def test_the_picture_changes_with_the_class(explained: httpx.Client, cat_jpeg: b
 
 
 @pytest.mark.parametrize("class_id", [-1, TINY_CLASSES, 10**12])
-def test_a_class_has_to_exist(explained: httpx.Client, cat_jpeg: bytes, class_id: int) -> None:
+def test_class_id_out_of_range(explained: httpx.Client, cat_jpeg: bytes, class_id: int) -> None:
     response = explained.post("/explain", content=cat_jpeg, params={"class_id": class_id})
     assert_problem(response, 422, "invalid-parameter", str(class_id), "0 to 9")
 
 
-def test_wrong_requests_are_told_so(explained: httpx.Client, cat_jpeg: bytes) -> None:
+def test_invalid_requests(explained: httpx.Client, cat_jpeg: bytes) -> None:
     def ask(content: bytes = cat_jpeg, **query: str) -> httpx.Response:
         return explained.post("/explain", content=content, params=query)
 
@@ -123,22 +121,22 @@ def test_wrong_requests_are_told_so(explained: httpx.Client, cat_jpeg: bytes) ->
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        ("bare", "names no linear classifier"),
-        ("other-head", "its head is another"),
+        ("bare", "no linear classifier"),
+        ("other-head", "the stored classifier give"),
         ("damaged", "classifier.npz is not the one that the card describes"),
     ],
 )
-def test_no_exact_map_is_said_in_words(
+def test_models_without_an_exact_map(
     explained: httpx.Client, cat_jpeg: bytes, model: str, words: str
 ) -> None:
     response = explained.post("/explain", content=cat_jpeg, params={"model": model})
     assert_problem(response, 409, "no-exact-map", f"model '{model}'", words)
 
 
-def test_it_waits_its_turn_and_no_longer(
+def test_deadline_and_full_queue(
     serve: Callable[..., httpx.Client], cat_jpeg: bytes, slow_png: bytes, tmp_path: Path
 ) -> None:
-    """One thread, held by 64 M pixels: the next waits until its deadline, one more is refused."""
+    """One thread is busy with 64 M pixels: one request waits until its deadline, another is refused."""
     with_classifier(make_tiny_model(tmp_path / "zoo", "tiny"))
     client = serve(model_dirs=(tmp_path / "zoo",), threads=1, max_waiting=1, deadline_s=0.2)
     with posting(client, slow_png):
@@ -149,7 +147,7 @@ def test_it_waits_its_turn_and_no_longer(
     assert_problem(waits[0], 504, "deadline-exceeded", "0.2 s")
 
 
-def test_it_is_not_recorded_as_a_classification(explained: httpx.Client, cat_jpeg: bytes) -> None:
+def test_explanations_are_not_recorded(explained: httpx.Client, cat_jpeg: bytes) -> None:
     def counted() -> int:
         rows = explained.get("/latency", params={"since": "1h"}).json()["latencies"]
         return sum(row["count"] for row in rows)

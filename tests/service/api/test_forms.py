@@ -1,4 +1,4 @@
-"""Multipart forms as clients write them: parameters as fields, odd but valid syntax, and what is refused."""
+"""Multipart forms: parameters as fields, unusual but valid syntax, refused forms."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORM = "multipart/form-data; boundary=XX"
 
 
 def form(*fields: tuple[str, str], image: bytes, first: bool = True) -> Fields:
-    """A form's parts, the image first or last."""
+    """Return the parts of a form, the image first or last."""
     parts: Fields = [(name, (None, value)) for name, value in fields]
     file = [("image", ("x.png", image))]
     return file + parts if first else parts + file
@@ -33,7 +33,7 @@ def form(*fields: tuple[str, str], image: bytes, first: bool = True) -> Fields:
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_parameters_may_be_fields(client: httpx.Client, png: bytes, first: bool) -> None:
+def test_parameters_as_form_fields(client: httpx.Client, png: bytes, first: bool) -> None:
     for query, fields in (
         ("", [("top_k", "2"), ("model", "tiny")]),
         ("?model=tiny", [("top_k", "2")]),
@@ -43,7 +43,7 @@ def test_parameters_may_be_fields(client: httpx.Client, png: bytes, first: bool)
         assert (answer["model"], len(answer["predictions"])) == ("tiny", 2)
 
 
-def test_every_route_that_takes_an_image_takes_fields(client: httpx.Client, png: bytes) -> None:
+def test_form_fields_on_every_image_route(client: httpx.Client, png: bytes) -> None:
     compared = client.post(
         "/compare", files=form(("models", "tiny"), ("repeat", "2"), ("top_k", "3"), image=png)
     )
@@ -72,9 +72,7 @@ def test_every_route_that_takes_an_image_takes_fields(client: httpx.Client, png:
         ("/retrieve-similar", "where", "{"),
     ],
 )
-def test_a_field_is_validated_as_a_query_parameter(
-    client: httpx.Client, png: bytes, path: str, name: str, value: str
-) -> None:
+def test_form_field_validation(client: httpx.Client, png: bytes, path: str, name: str, value: str) -> None:
     as_query = client.post(path, params={name: value}, content=png)
     as_field = client.post(path, files=form((name, value), image=png))
     assert 400 <= as_query.status_code < 500
@@ -94,14 +92,14 @@ def test_a_field_is_validated_as_a_query_parameter(
         ("/retrieve-similar", [("id", "x")], ("unknown form field 'id'", "min_score")),
     ],
 )
-def test_fields_that_are_refused(
+def test_refused_form_fields(
     client: httpx.Client, png: bytes, path: str, fields: list[tuple[str, str]], words: tuple[str, ...]
 ) -> None:
     response = client.post(path, files=form(*fields, image=png))
     assert_problem(response, 422, "invalid-parameter", *words)
 
 
-def test_a_file_or_other_bytes_are_no_field(client: httpx.Client, png: bytes) -> None:
+def test_files_and_binary_as_form_fields(client: httpx.Client, png: bytes) -> None:
     image = ("image", ("x.png", png))
     response = client.post("/classify", files=[image, ("model", ("model.txt", b"tiny"))])
     assert_problem(response, 422, "invalid-parameter", "form field 'model': sent as a file")
@@ -118,30 +116,30 @@ def test_a_file_or_other_bytes_are_no_field(client: httpx.Client, png: bytes) ->
         ("/retrieve-similar", ("k", "model", "min_score", "where")),
     ],
 )
-def test_a_field_without_a_value_is_left_out(
+def test_empty_form_field(
     client: httpx.Client, png: bytes, path: str, names: tuple[str, ...], blank: str
 ) -> None:
     response = client.post(path, files=form(*((name, blank) for name in names), image=png))
     assert response.status_code == 200
 
 
-def test_a_field_without_a_value_leaves_that_of_the_query(client: httpx.Client, png: bytes) -> None:
+def test_empty_form_field_with_query_parameter(client: httpx.Client, png: bytes) -> None:
     response = client.post("/classify?top_k=2", files=form(("top_k", ""), image=png))
     assert len(response.json()["predictions"]) == 2
 
 
-def test_a_wrong_query_parameter_comes_before_a_wrong_form(client: httpx.Client) -> None:
+def test_query_errors_precede_form_errors(client: httpx.Client) -> None:
     response = client.post("/classify?top_k=0", files={"photo": b"x"})
     assert_problem(response, 422, "invalid-parameter", "top_k")
 
 
-def test_fields_do_not_need_the_default_model(serve: Callable[..., httpx.Client], png: bytes) -> None:
+def test_model_field_without_a_default_model(serve: Callable[..., httpx.Client], png: bytes) -> None:
     client = serve(default_model="gone")
     assert client.post("/classify", content=png).status_code == 404
     assert client.post("/classify", files=form(("model", "tiny"), image=png)).status_code == 200
 
 
-def test_the_openapi_document_lists_the_fields(client: httpx.Client) -> None:
+def test_form_fields_in_openapi(client: httpx.Client) -> None:
     paths = client.get("/openapi.json").json()["paths"]
 
     def fields(path: str, method: str = "post") -> set[str]:
@@ -169,7 +167,7 @@ NAMED = b'Content-Disposition: form-data; name="image"; filename="x.png"'
 
 
 def one(header: bytes, data: bytes, boundary: bytes = b"XX") -> bytes:
-    """A form of one part named `image`, whose header goes on with `header`."""
+    """Return a form with one part named `image`, with `header` appended to the part header."""
     return (part(NAMED + header, data) + END).replace(b"--XX", b"--" + boundary)
 
 
@@ -198,7 +196,7 @@ def many(count: int) -> bytes:
         ("multipart/form-data; boundary=" + "b" * 200, lambda png: one(b"", png, b"b" * 200)),
     ],
 )
-def test_odd_but_valid_forms_are_read(
+def test_unusual_but_valid_forms(
     client: httpx.Client, png: bytes, content_type: str, shape: Callable[[bytes], bytes]
 ) -> None:
     body = shape(png)
@@ -220,29 +218,27 @@ def test_odd_but_valid_forms_are_read(
             "a folded header field",
         ),
         (FORM, one(b'\r\nContent-Type: image/png;\r\n\tname="x"', b"x"), "a folded header field of a part"),
-        (FORM, one(b"\r\nA : b", b"x"), "not the multipart form that its content type announces"),
+        (FORM, one(b"\r\nA : b", b"x"), "not a multipart form with the boundary of its content type"),
         (FORM, part(b"Content-Type: image/png", b"x") + END, "a part without a name"),
         (FORM, part(b"Content-Disposition: form-data; name*=utf-8''image", b"x") + END, "without a name"),
         (FORM, part(b'Content-Disposition: form-data; name=""', b"x") + END, "without a name"),
         (FORM, one(b"\r\n" + NAMED, b"x"), "two header fields 'content-disposition'"),
         (FORM, one(b"\r\nContent-Type: multipart/mixed; boundary=YY", b"x"), "multipart/mixed"),
         (FORM, one(ENCODING + b"x-uuencode", b"x"), "'x-uuencode' (allowed"),
-        (FORM, one(ENCODING + b"base64", b"!!!!"), "is not base64"),
+        (FORM, one(ENCODING + b"base64", b"!!!!"), "is not valid base64"),
         (FORM, one(b"", b"x").replace(b"\r\n", b"\n"), "lines end in LF (allowed: CR LF)"),
         (FORM, one(b"", b"x", b"YY"), "the boundary of the content type is not in the body"),
         (FORM, b"x" * (MAX_PREAMBLE_BYTES + 10), "the boundary of the content type is not in the body"),
         (FORM, part(NAMED, b"x"), "ends before its closing boundary"),
         (FORM, b"", "the boundary of the content type is not in the body"),
-        ("multipart/form-data", b"--\r\n", "names no boundary"),
-        ("multipart/form-data; boundary=", b"--\r\n", "names no boundary"),
-        ('multipart/form-data; boundary=""', b"--\r\n", "names no boundary"),
+        ("multipart/form-data", b"--\r\n", "no boundary"),
+        ("multipart/form-data; boundary=", b"--\r\n", "no boundary"),
+        ('multipart/form-data; boundary=""', b"--\r\n", "no boundary"),
         ("multipart/form-data; boundary=" + "b" * 300, b"--b--", "a boundary of 300 bytes (limit: 256)"),
         (FORM, part(NAMED, b"x") * 200 + END, "more than 100 parts"),
     ],
 )
-def test_forms_that_are_refused_by_name(
-    client: httpx.Client, content_type: str, body: bytes, word: str
-) -> None:
+def test_malformed_forms(client: httpx.Client, content_type: str, body: bytes, word: str) -> None:
     response = client.post("/classify", content=body, headers={"Content-Type": content_type})
     assert_problem(response, 400, "malformed-request", word)
 
@@ -257,22 +253,20 @@ def test_forms_that_are_refused_by_name(
         ("multipart/form-database; boundary=XX", one(b"", b"x")),
     ],
 )
-def test_bodies_of_other_kinds_are_told_what_to_send(
-    client: httpx.Client, content_type: str, body: bytes
-) -> None:
+def test_bodies_that_are_forms(client: httpx.Client, content_type: str, body: bytes) -> None:
     response = client.post("/classify", content=body, headers={"Content-Type": content_type})
     media_type = content_type.partition(";")[0]
     assert_problem(response, 415, "unknown-image-type", media_type, "multipart/form-data", "'image'")
 
 
-def test_curl_sends_any_file_as_a_urlencoded_form(client: httpx.Client, png: bytes) -> None:
+def test_image_with_urlencoded_content_type(client: httpx.Client, png: bytes) -> None:
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     assert client.post("/classify", content=png, headers=headers).status_code == 200
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200), st.lists(st.integers(1, 300), max_size=4))
-def test_any_preamble_is_passed_over(preamble: bytes, places: list[int]) -> None:
+def test_preamble_is_skipped(preamble: bytes, places: list[int]) -> None:
     whole = preamble + b"\r\n" + part(NAMED, b"data") + b"--XX--\r\n"
     edges = [0, *sorted({place for place in places if place < len(whole)}), len(whole)]
     form = Parts(FORM, {"image": 100})
@@ -282,7 +276,7 @@ def test_any_preamble_is_passed_over(preamble: bytes, places: list[int]) -> None
     assert [(found.name, found.data, found.file) for found in form.finished()] == [("image", b"data", True)]
 
 
-def test_a_part_of_another_name_keeps_no_bytes() -> None:
+def test_data_of_unknown_parts_is_discarded() -> None:
     form = Parts(FORM, {"image": 3})
     form.feed(part(NAMED, b"1234") + part(b"Content-Disposition: form-data; name=other", b"x") + b"--XX--")
     assert [(found.data, found.size) for found in form.finished()] == [(None, 4), (None, 1)]

@@ -1,4 +1,4 @@
-"""HEAD is answered as GET, without the body; methods that are not there are named."""
+"""HEAD responses, and the allowed methods of a path."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def same_header(one: httpx.Response, other: httpx.Response) -> bool:
     }
 
 
-def test_head_is_get_without_the_body(client: httpx.Client, png: bytes) -> None:
+def test_head_equals_get_without_body(client: httpx.Client, png: bytes) -> None:
     client.put("/gallery/images/kept", content=png)
     style = client.get("/").text.partition('rel="stylesheet" href="')[2].partition('"')[0]
     for path in (
@@ -52,13 +52,13 @@ def test_head_is_get_without_the_body(client: httpx.Client, png: bytes) -> None:
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/dashboard", "/latency", "/gallery"])
-def test_head_where_the_content_changes(client: httpx.Client, path: str) -> None:
+def test_head_of_changing_content(client: httpx.Client, path: str) -> None:
     head = client.head(path)
     assert (head.status_code, head.content) == (200, b"")
     assert int(head.headers["content-length"]) > 0
 
 
-def test_head_leaves_the_connection_usable(client: httpx.Client) -> None:
+def test_request_after_head(client: httpx.Client) -> None:
     address = (client.base_url.host, client.base_url.port or 80)
     head = b"HEAD /models HTTP/1.1\r\nHost: a\r\n\r\n"
     got = ask(address, head + head + b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
@@ -67,7 +67,7 @@ def test_head_leaves_the_connection_usable(client: httpx.Client) -> None:
     assert b'"models"' not in got
 
 
-def test_head_of_a_stream_ends() -> None:
+def test_head_of_a_stream() -> None:
     async def endless() -> Any:
         while True:
             yield b"data: tick\n\n"
@@ -82,9 +82,11 @@ def test_head_of_a_stream_ends() -> None:
     assert b"tick" not in received
 
 
-def test_the_methods_of_a_path_are_named(client: httpx.Client) -> None:
+def test_allow_header(client: httpx.Client) -> None:
     for method, path, allowed in (
-        ("DELETE", "/models", "GET, HEAD"),
+        ("DELETE", "/recommend", "GET, HEAD"),
+        ("DELETE", "/models", "GET, HEAD, POST"),
+        ("POST", "/models/tiny", "GET, HEAD, PUT, DELETE"),
         ("GET", "/classify", "POST"),
         ("HEAD", "/classify", "POST"),
         ("PATCH", "/gallery/images", "GET, HEAD, POST"),
@@ -108,16 +110,14 @@ def test_the_methods_of_a_path_are_named(client: httpx.Client) -> None:
         ("GET", "/models/tiny/"),
     ],
 )
-def test_a_slash_at_the_end_is_404_and_never_leads_elsewhere(
-    client: httpx.Client, method: str, path: str
-) -> None:
+def test_trailing_slash(client: httpx.Client, method: str, path: str) -> None:
     headers = {"Host": "weighin.example.org", "X-Forwarded-Proto": "https"}
     response = client.request(method, path, headers=headers)
-    assert_problem(response, 404, "not-found", f"without the slash at the end there is: {path.rstrip('/')}")
+    assert_problem(response, 404, "not-found", f"did you mean {path.rstrip('/')}?")
     assert "location" not in response.headers
 
 
-def test_no_path_leads_to_another_place(client: httpx.Client) -> None:
+def test_no_redirects(client: httpx.Client) -> None:
     for path in (
         "//evil.example",
         "/static",
@@ -134,7 +134,7 @@ def test_no_path_leads_to_another_place(client: httpx.Client) -> None:
         assert "location" not in response.headers
 
 
-def test_responses_to_head_are_complete_for_a_strict_client(client: httpx.Client) -> None:
+def test_head_with_a_strict_client(client: httpx.Client) -> None:
     address = (client.base_url.host, client.base_url.port or 80)
     received = ask(address, b"HEAD /nowhere HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
     head, _, body = received.partition(b"\r\n\r\n")

@@ -142,7 +142,7 @@ def test_without_the_key_sent_nothing_may_be_changed(
     del client.headers["Authorization"]
     assert_problem(change(client, model), 401, "unauthorized", "Bearer")
     client.headers["Authorization"] = "Bearer other"
-    assert_problem(change(client, model), 401, "unauthorized", "not the right one")
+    assert_problem(change(client, model), 401, "unauthorized", "API key: wrong")
     client.headers["Authorization"] = KEY["Authorization"]
     client.headers["Origin"] = "https://evil.example"
     assert_problem(change(client, model), 403, "cross-site-request")

@@ -1,4 +1,4 @@
-"""GET /models: the zoo, broken models included; /healthz and /readyz; /docs and the OpenAPI document."""
+"""GET /models, with broken models; /healthz and /readyz; /docs and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.helpers.until import until
 from tests.service.conftest import running
 
 
-def test_models_lists_the_cards(client: httpx.Client, tiny_models_dir: Path) -> None:
+def test_models_with_their_cards(client: httpx.Client, tiny_models_dir: Path) -> None:
     models = client.get("/models").json()["models"]
     assert [(model["name"], model["loaded"], model["reason"]) for model in models] == [
         ("tiny", True, None),
@@ -30,7 +30,7 @@ def test_models_lists_the_cards(client: httpx.Client, tiny_models_dir: Path) -> 
     assert_problem(client.get("/models/nope"), 404, "unknown-model", "'nope'")
 
 
-def test_a_broken_model_is_listed_with_its_reason_and_answers_503(tmp_path: Path, png: bytes) -> None:
+def test_broken_model(tmp_path: Path, png: bytes) -> None:
     make_tiny_model(tmp_path / "zoo", "good")
     (make_tiny_model(tmp_path / "zoo", "broken") / "model.onnx").unlink()
     settings = Settings(model_dirs=(tmp_path / "zoo",), default_model="good", data_dir=tmp_path / "data")
@@ -55,7 +55,7 @@ def test_a_broken_model_is_listed_with_its_reason_and_answers_503(tmp_path: Path
         }
 
 
-def test_without_any_model_it_is_alive_but_not_ready(tmp_path: Path) -> None:
+def test_health_without_models(tmp_path: Path) -> None:
     (tmp_path / "zoo").mkdir()
     settings = Settings(model_dirs=(tmp_path / "zoo",), data_dir=tmp_path / "data")
     with running(settings) as client:
@@ -64,7 +64,7 @@ def test_without_any_model_it_is_alive_but_not_ready(tmp_path: Path) -> None:
         assert (ready.status_code, ready.json()["status"]) == (503, "no-models")
 
 
-def test_the_documentation_needs_no_other_host(client: httpx.Client) -> None:
+def test_docs_page_is_self_contained(client: httpx.Client) -> None:
     page = client.get("/docs")
     assert page.status_code == 200
     links = re.findall(r"""(?:src|href)=["']([^"']+)""", page.text)
@@ -74,7 +74,7 @@ def test_the_documentation_needs_no_other_host(client: httpx.Client) -> None:
         assert client.get(link).status_code == 200
 
 
-def test_every_route_documents_its_errors_as_problems(client: httpx.Client) -> None:
+def test_documented_errors(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
     assert document["components"]["schemas"]["Problem"]
     for path, methods in document["paths"].items():
@@ -90,7 +90,7 @@ def test_every_route_documents_its_errors_as_problems(client: httpx.Client) -> N
     assert document["components"]["schemas"]["ClassifyTimings"]["properties"]["queue"]["examples"]
 
 
-def test_the_metrics_show_what_was_recorded(serve: Callable[..., httpx.Client], png: bytes) -> None:
+def test_metrics_of_recorded_requests(serve: Callable[..., httpx.Client], png: bytes) -> None:
     client = serve()
     for _ in range(3):
         client.post("/classify", content=png)

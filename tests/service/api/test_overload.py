@@ -1,4 +1,4 @@
-"""More requests than cores: the queue is bounded, in order, and forgets clients that hang up."""
+"""Overload: bounded FIFO queue, deadlines, disconnected clients."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def until(client: httpx.Client, *, running: int, waiting: int) -> None:
 
 @contextmanager
 def posting(client: httpx.Client, data: bytes, path: str = "/classify") -> Iterator[list[httpx.Response]]:
-    """Post `data` to `path` from a thread of its own; the answer is in the list afterwards."""
+    """Post `data` to `path` from a separate thread; yield a list that gets the response."""
     answers: list[httpx.Response] = []
 
     def post() -> None:
@@ -45,9 +45,7 @@ def posting(client: httpx.Client, data: bytes, path: str = "/classify") -> Itera
         thread.join()
 
 
-def test_one_more_than_may_wait_gets_503_at_once_and_the_others_are_answered(
-    serve: Callable[..., httpx.Client], slow_png: bytes, png: bytes
-) -> None:
+def test_full_queue(serve: Callable[..., httpx.Client], slow_png: bytes, png: bytes) -> None:
     client = serve(threads=1, max_waiting=1)
     with posting(client, slow_png) as first:
         until(client, running=1, waiting=0)
@@ -73,9 +71,7 @@ def test_one_more_than_may_wait_gets_503_at_once_and_the_others_are_answered(
     )
 
 
-def test_a_client_that_hangs_up_while_it_waits_gives_its_place_to_the_next(
-    serve: Callable[..., httpx.Client], slow_png: bytes, png: bytes
-) -> None:
+def test_disconnect_while_queued(serve: Callable[..., httpx.Client], slow_png: bytes, png: bytes) -> None:
     client = serve(threads=1, max_waiting=1)
     with posting(client, slow_png) as first:
         until(client, running=1, waiting=0)
@@ -92,9 +88,7 @@ def test_a_client_that_hangs_up_while_it_waits_gives_its_place_to_the_next(
     assert (row["count"], row["errors"]) == (2, {"client-gone": 1})
 
 
-def test_what_waits_beyond_its_deadline_gets_504(
-    serve: Callable[..., httpx.Client], slow_png: bytes, png: bytes
-) -> None:
+def test_deadline_while_queued(serve: Callable[..., httpx.Client], slow_png: bytes, png: bytes) -> None:
     client = serve(threads=1, deadline_s=0.1)
     with posting(client, slow_png) as first:
         until(client, running=1, waiting=0)

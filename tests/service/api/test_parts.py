@@ -1,4 +1,4 @@
-"""The parts of a form do not depend on how its body is cut into chunks."""
+"""Parsing of forms in chunks of any size."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def parsed(body: bytes, size: int) -> list[tuple[str, bytes | None]]:
 @pytest.mark.parametrize(
     "start", [b"", b"\r\n", b"\n\r\r\n\r\n", b"text\r\n", b"\rtext\r\n", b"\n-\r\n", b"\r\n--bc\r\n--\r\n"]
 )
-def test_lines_before_the_first_boundary_are_passed_over(start: bytes, size: int) -> None:
+def test_lines_before_the_first_boundary(start: bytes, size: int) -> None:
     assert parsed(start + PART, size) == [("image", b"bytes")]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 @pytest.mark.parametrize("start", [b"text", b"\r\n\r\x0b", b"text\n", b"\r", b"\n"])
-def test_a_boundary_begins_a_line(start: bytes, size: int) -> None:
+def test_boundary_inside_a_line(start: bytes, size: int) -> None:
     assert parsed(start + PART, size) == []  # the closing one is the first that does
     with pytest.raises(MalformedRequest):
         parsed(start + PART.replace(b"\r\n--b--", b""), size)
@@ -39,8 +39,8 @@ def test_a_boundary_begins_a_line(start: bytes, size: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 @pytest.mark.parametrize("space", [b"\r\n ", b"\r\n\t"])
-def test_a_folded_header_field_is_named(size: int, space: bytes) -> None:
+def test_folded_header_field(size: int, space: bytes) -> None:
     with pytest.raises(MalformedRequest, match="a folded header field of a part"):
         parsed(PART.replace(b"; ", b";" + space), size)
-    with pytest.raises(MalformedRequest, match="not the multipart form"):
+    with pytest.raises(MalformedRequest, match="not a multipart form"):
         parsed(PART.replace(b"\r\n\r\n", b"\r\nA : b\r\n\r\n"), size)

@@ -1,4 +1,4 @@
-"""Query parameters that a route does not declare, or that come twice."""
+"""Unknown and repeated query parameters."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ from tests.helpers.problems import assert_problem
         "/static-offline-docs/swagger-ui.css",
     ],
 )
-def test_pages_probes_and_pictures_ignore_what_others_add(
-    client: httpx.Client, png: bytes, path: str
-) -> None:
+def test_routes_that_ignore_unknown_parameters(client: httpx.Client, png: bytes, path: str) -> None:
     client.put("/gallery/images/kept", content=png)
     for query in ("_=1700000000", "utm_source=mail&utm_source=2", "fbclid"):
         assert client.get(f"{path}?{query}").status_code == 200
@@ -47,7 +45,7 @@ def test_pages_probes_and_pictures_ignore_what_others_add(
         ("DELETE", "/gallery/images/kept", "force", "none"),
     ],
 )
-def test_others_refuse_them_and_name_query_parameters_only(
+def test_routes_that_refuse_unknown_parameters(
     client: httpx.Client, png: bytes, method: str, path: str, name: str, allowed: str
 ) -> None:
     response = client.request(method, f"{path}?{name}=1", content=png if method in ("POST", "PUT") else None)
@@ -64,6 +62,6 @@ def test_others_refuse_them_and_name_query_parameters_only(
         ("GET", "/gallery/images?limit=1&limit=2"),
     ],
 )
-def test_a_parameter_given_twice_is_refused(client: httpx.Client, png: bytes, method: str, path: str) -> None:
+def test_repeated_parameter(client: httpx.Client, png: bytes, method: str, path: str) -> None:
     response = client.request(method, path, content=png if method == "POST" else None)
     assert_problem(response, 422, "invalid-parameter", "given 2 times")

@@ -1,4 +1,4 @@
-"""Under a prefix and behind trusted proxies: addresses, redirects, the same-origin check."""
+"""URL prefix and trusted proxies: links, redirects, same-origin check."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ LOOPBACK = frozenset({"127.0.0.0/8"})
 
 @pytest.fixture(scope="module")
 def prefixed(serve_for_module: Serve) -> httpx.Client:
-    """A service under a prefix that trusts no proxy."""
+    """Return a client of a service under a prefix that trusts no proxy."""
     return serve_for_module(root_path="/weighin")
 
 
 @pytest.fixture(scope="module")
 def trusting(serve_for_module: Serve) -> httpx.Client:
-    """A service that trusts proxies on the loopback."""
+    """Return a client of a service that trusts proxies on the loopback interface."""
     return serve_for_module(trusted_proxies=LOOPBACK)
 
 
 @pytest.fixture(scope="module")
 def wary(serve_for_module: Serve) -> httpx.Client:
-    """A service that trusts a proxy elsewhere."""
+    """Return a client of a service that trusts a proxy at another address."""
     return serve_for_module(trusted_proxies=frozenset({"192.0.2.1/32"}))
 
 
@@ -53,9 +53,7 @@ def addresses(page: str) -> set[str]:
 
 @pytest.mark.parametrize("stripped", [True, False])
 @pytest.mark.parametrize("page", ["/", "/dashboard", "/dashboard/benchmarks", "/docs"])
-def test_pages_lead_only_to_addresses_under_the_prefix(
-    prefixed: httpx.Client, page: str, stripped: bool
-) -> None:
+def test_links_of_pages_have_the_prefix(prefixed: httpx.Client, page: str, stripped: bool) -> None:
     client = prefixed
     prefix = "" if stripped else "/weighin"
     response = client.get(prefix + page)
@@ -70,7 +68,7 @@ def test_pages_lead_only_to_addresses_under_the_prefix(
             assert client.get(path.removeprefix("/weighin") if stripped else path).status_code == 200
 
 
-def test_scripts_ask_only_under_the_prefix(client: httpx.Client) -> None:
+def test_scripts_use_relative_urls(client: httpx.Client) -> None:
     style = next(a for a in addresses(client.get("/").text) if a.endswith("weighin.css"))
     for name in ("api", "benchmarks", "dashboard", "maps", "playground", "similar", "charts", "sources"):
         script = client.get(urljoin("/", style.replace("weighin.css", f"{name}.js")))
@@ -93,7 +91,7 @@ def test_links_in_json_have_the_prefix(prefixed: httpx.Client, png: bytes, prefi
     assert_problem(started, 404, "unknown-model")
 
 
-def test_the_prefix_alone_leads_to_the_page(prefixed: httpx.Client) -> None:
+def test_redirect_from_prefix_without_slash(prefixed: httpx.Client) -> None:
     client = prefixed
     response = client.get("/weighin")
     assert (response.status_code, response.headers["location"]) == (308, "/weighin/")
@@ -103,14 +101,14 @@ def test_the_prefix_alone_leads_to_the_page(prefixed: httpx.Client) -> None:
     assert client.post("/weighin").status_code in (404, 405)
 
 
-def test_without_the_setting_a_prefix_changes_nothing(client: httpx.Client, png: bytes) -> None:
+def test_no_prefix(client: httpx.Client, png: bytes) -> None:
     client.put("/gallery/images/a", content=png)
     assert client.get("/gallery/images/a", headers=PUBLIC).json()["image_url"] == "/gallery/images/a/content"
     assert "servers" not in client.get("/openapi.json", headers=PUBLIC).json()
     assert client.get("/weighin/healthz").status_code == 404
 
 
-def test_a_trusted_proxy_says_the_prefix(trusting: httpx.Client, serve: Serve, png: bytes) -> None:
+def test_prefix_of_a_trusted_proxy(trusting: httpx.Client, serve: Serve, png: bytes) -> None:
     client = trusting
     client.put("/gallery/images/a", content=png)
     for prefix in ("/weighin", "weighin/", "/weighin, /other"):
@@ -130,7 +128,7 @@ def dashboard_address(client: httpx.Client, headers: dict[str, str]) -> str:
     return found.group().removesuffix("/classify")
 
 
-def test_only_a_trusted_proxy_says_scheme_and_host(trusting: httpx.Client, wary: httpx.Client) -> None:
+def test_scheme_and_host_of_trusted_proxies_only(trusting: httpx.Client, wary: httpx.Client) -> None:
     assert dashboard_address(trusting, PUBLIC) == "https://photos.example/weighin"
     assert dashboard_address(wary, PUBLIC) == str(wary.base_url).rstrip("/")
     malformed = {"X-Forwarded-Proto": "gopher", "X-Forwarded-Host": "a/b <script>"}
@@ -148,20 +146,20 @@ def test_only_a_trusted_proxy_says_scheme_and_host(trusting: httpx.Client, wary:
         ("null", 403),
     ],
 )
-def test_the_same_origin_is_the_public_one(
+def test_same_origin_check_behind_a_proxy(
     trusting: httpx.Client, png: bytes, origin: str, status: int
 ) -> None:
     response = trusting.post("/classify", content=png, headers=PUBLIC | {"Origin": origin})
     assert response.status_code == status
 
 
-def test_an_untrusted_client_cannot_choose_its_host(wary: httpx.Client, png: bytes) -> None:
+def test_forwarded_host_of_an_untrusted_client(wary: httpx.Client, png: bytes) -> None:
     client = wary
     headers = PUBLIC | {"Origin": "https://photos.example"}
     assert_problem(client.post("/classify", content=png, headers=headers), 403, "cross-site-request")
 
 
-def test_refusals_for_a_full_queue_know_the_prefix(serve: Serve, png: bytes) -> None:
+def test_full_queue_under_a_prefix(serve: Serve, png: bytes) -> None:
     client = serve(root_path="/weighin", max_waiting=0)
     assert client.post("/weighin/classify", content=png).status_code == 200
     assert client.post("/classify", content=png).status_code == 200
@@ -178,14 +176,12 @@ def test_spellings_of_a_prefix(given: str, normal: str) -> None:
 @pytest.mark.parametrize(
     "given", ["https://x/y", "/a b", "/a?b", "/a#b", "/a/../b", "/a//b", "/%2e", "/ä", "."]
 )
-def test_what_is_no_prefix_is_refused(given: str) -> None:
-    with pytest.raises(ValidationError, match=r"is no path prefix \(example: /weighin\)"):
+def test_invalid_prefix(given: str) -> None:
+    with pytest.raises(ValidationError, match=r"is not a path prefix \(example: /weighin\)"):
         Settings(root_path=given)
 
 
-def test_a_prefix_that_is_a_path_of_the_service_is_refused(
-    client: httpx.Client, tiny_settings: Settings
-) -> None:
+def test_prefix_that_is_a_route(client: httpx.Client, tiny_settings: Settings) -> None:
     paths = [*client.get("/openapi.json").json()["paths"], "/docs", "/openapi.json", "/static/x"]
     for path in paths:
         if path != "/":
@@ -193,19 +189,19 @@ def test_a_prefix_that_is_a_path_of_the_service_is_refused(
                 create_app(tiny_settings.model_copy(update={"root_path": path}))
 
 
-def test_trusted_proxies_are_addresses_and_networks() -> None:
+def test_trusted_proxies_setting() -> None:
     settings = Settings(trusted_proxies="127.0.0.1, 10.1.2.3/8,::1,2001:db8::/32")  # type: ignore[arg-type]
     assert settings.trusted_proxies == {"127.0.0.1/32", "10.0.0.0/8", "::1/128", "2001:db8::/32"}
     mapped = Settings(trusted_proxies="::ffff:10.1.2.3, ::ffff:192.168.0.0/112, ::/0")  # type: ignore[arg-type]
     assert mapped.trusted_proxies == {"10.1.2.3/32", "192.168.0.0/16", "::/0"}
     assert Settings(trusted_proxies="*").trusted_proxies == {"*"}  # type: ignore[arg-type]
     for text in ("localhost", "10.0.0.0/40", "proxy.example", "10.0.0.1-10.0.0.9"):
-        with pytest.raises(ValidationError, match="is no address and no network"):
+        with pytest.raises(ValidationError, match="is not an address or network"):
             Settings(trusted_proxies=text)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("service", ["client", "prefixed"])
-def test_options_of_the_whole_service(service: str, request: pytest.FixtureRequest) -> None:
+def test_options_asterisk(service: str, request: pytest.FixtureRequest) -> None:
     client: httpx.Client = request.getfixturevalue(service)
     raw = b"OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     [(status, headers, body)] = responses(ask((client.base_url.host, client.base_url.port or 80), raw))

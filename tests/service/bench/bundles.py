@@ -1,4 +1,4 @@
-"""Bundles made from given samples, for tests that need one without measuring."""
+"""Create bundles from given samples, without measuring."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOMENT = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 
 
 def fingerprint(cpu: str = "Test CPU", onnxruntime: str = "1.32.0") -> Fingerprint:
-    """A fingerprint of a machine that does not exist."""
+    """Return a fingerprint of a fictitious machine."""
     return Fingerprint(
         machine=Machine(
             architecture="x86_64",
@@ -51,7 +51,7 @@ def fingerprint(cpu: str = "Test CPU", onnxruntime: str = "1.32.0") -> Fingerpri
 
 
 def facts(name: str, accuracy: float = 0.75) -> ModelFacts:
-    """Facts of a model that does not exist."""
+    """Return facts of a fictitious model."""
     return ModelFacts(
         name=name,
         sha256="0" * 64,

@@ -1,4 +1,4 @@
-"""Plans that are over in a second: the tiny models, few runs, hardly any warm-up."""
+"""Fixtures: plans that take a second, with the tiny models, few runs and a short warm-up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHORT = Repetitions(launches=2, rounds=2, block_runs=32, block_s=0.0, server_lau
 
 @pytest.fixture
 def registry(tiny_models_dir: Path) -> Registry:
-    """The tiny models, not loaded."""
+    """Return a registry of the tiny models, not loaded."""
     return Registry([tiny_models_dir], "tiny")
 
 

@@ -30,7 +30,7 @@ def start(client: httpx.Client, **wanted: object) -> dict[str, Any]:
 
 
 def events(client: httpx.Client, identifier: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The events of a benchmark until the stream ends."""
+    """Return the events of a benchmark until the stream ends."""
     with client.stream("GET", f"/benchmarks/{identifier}/events", timeout=120) as response:
         assert response.status_code == 200
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -44,7 +44,7 @@ def events(client: httpx.Client, identifier: str) -> Iterator[tuple[str, dict[st
 
 
 def ended(client: httpx.Client, identifier: str) -> dict[str, Any]:
-    """Wait until it has ended; what is told of it then."""
+    """Wait until a benchmark has ended; return its final state."""
     assert list(events(client, identifier))[-1][0] == "end"
     body: dict[str, Any] = client.get(f"/benchmarks/{identifier}").json()
     return body
@@ -54,7 +54,7 @@ def ended(client: httpx.Client, identifier: str) -> dict[str, Any]:
 def measured(
     tiny_models_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[httpx.Client, str, list[tuple[str, dict[str, Any]]]]]:
-    """A service that has finished one quick benchmark of `tiny`, its id, and the events meanwhile."""
+    """Run a quick benchmark of `tiny`; return the client, its id, and its events."""
     data_dir = tmp_path_factory.mktemp("data")
     settings = Settings(model_dirs=(tiny_models_dir,), default_model="tiny", data_dir=data_dir)
     with running(settings) as client:
@@ -65,7 +65,7 @@ def measured(
 Measured = tuple[httpx.Client, str, list[tuple[str, dict[str, Any]]]]
 
 
-def test_it_measures_in_a_process_of_its_own_and_tells_how_far_it_is(measured: Measured) -> None:
+def test_progress_of_a_separate_process(measured: Measured) -> None:
     client, identifier, told = measured
     assert [kind for kind, _ in told[:-1]] == ["progress"] * (len(told) - 1)
     assert told[-1][0] == "end"
@@ -81,7 +81,7 @@ def test_it_measures_in_a_process_of_its_own_and_tells_how_far_it_is(measured: M
     assert body["finished_at"] > body["created_at"]
 
 
-def test_results_hold_every_entry_with_its_bounds(measured: Measured) -> None:
+def test_results_of_a_benchmark(measured: Measured) -> None:
     client, identifier, _ = measured
     body = client.get(f"/benchmarks/{identifier}").json()
     results = {each["entry"]: each for each in body["results"]}
@@ -94,7 +94,7 @@ def test_results_hold_every_entry_with_its_bounds(measured: Measured) -> None:
     assert results["tiny"]["speedup"] is None
 
 
-def test_the_bundle_is_the_one_that_the_command_line_writes(measured: Measured) -> None:
+def test_downloaded_bundle(measured: Measured) -> None:
     client, identifier, _ = measured
     response = client.get(f"/benchmarks/{identifier}/bundle")
     assert response.headers["content-disposition"] == f'attachment; filename="weighin-{identifier}.json"'
@@ -104,7 +104,7 @@ def test_the_bundle_is_the_one_that_the_command_line_writes(measured: Measured) 
     assert not bundle.flags_of("contaminated")
 
 
-def test_its_samples_are_recorded_as_isolated_never_as_live(measured: Measured) -> None:
+def test_samples_are_recorded_as_isolated(measured: Measured) -> None:
     client, identifier, _ = measured
     void = any(flag["kind"] == "void" for flag in client.get(f"/benchmarks/{identifier}").json()["flags"])
     for regime in ("isolated", "live", "load", "compare"):
@@ -113,7 +113,7 @@ def test_its_samples_are_recorded_as_isolated_never_as_live(measured: Measured) 
         assert counts == ({("tiny", "inference"): 576} if regime == "isolated" and not void else {})
 
 
-def test_it_is_listed_and_recommend_names_it(measured: Measured) -> None:
+def test_list_and_recommend_after_a_benchmark(measured: Measured) -> None:
     client, identifier, _ = measured
     listed = client.get("/benchmarks").json()["benchmarks"]
     assert [(each["id"], each["state"]) for each in listed] == [(identifier, "done")]
@@ -124,7 +124,7 @@ def test_it_is_listed_and_recommend_names_it(measured: Measured) -> None:
     flags = {flag["kind"] for flag in client.get(f"/benchmarks/{identifier}").json()["flags"]}
     voided = flags & {"dirty", "void"}
     if voided:  # a noisy machine: then it says so
-        assert reasons["tiny"].startswith("no usable measurement: quick run of ")
+        assert reasons["tiny"].startswith("no usable benchmark: quick run of ")
         assert body["evidence"]["unused"][0]["benchmark"] == identifier
     else:
         assert reasons["tiny"].startswith("quick runs give no p99: run ")
@@ -139,9 +139,9 @@ def test_it_is_listed_and_recommend_names_it(measured: Measured) -> None:
         assert weighed["p50_low_ms"] <= weighed["p50_ms"] <= weighed["p50_high_ms"]
 
 
-def test_a_benchmark_that_is_done_cannot_be_cancelled_and_stays(measured: Measured) -> None:
+def test_cancel_a_finished_benchmark(measured: Measured) -> None:
     client, identifier, _ = measured
-    assert_problem(client.delete(f"/benchmarks/{identifier}"), 409, "benchmark-ended", "has ended", "done")
+    assert_problem(client.delete(f"/benchmarks/{identifier}"), 409, "benchmark-ended", "ended", "done")
     assert client.get(f"/benchmarks/{identifier}").json()["measured"]
 
 
@@ -156,18 +156,18 @@ def test_unknown_ids_are_404(measured: Measured) -> None:
     ("wanted", "status", "slug", "words"),
     [
         ({"models": ["resnet"]}, 404, "unknown-model", "model 'resnet': unknown (allowed: tiny, tiny-b)"),
-        ({"models": []}, 422, "invalid-parameter", "models names none"),
+        ({"models": []}, 422, "invalid-parameter", "models: empty"),
         ({"models": ["tiny", "tiny"]}, 422, "invalid-parameter", "more than once"),
         ({"scenario": "sprint"}, 422, "invalid-parameter", "scenario"),
         ({"profile": "slow"}, 422, "invalid-parameter", "profile"),
-        ({"scenario": "server"}, 422, "invalid-parameter", "needs a budget"),
-        ({"scenario": "server", "budget_ms": 0}, 422, "invalid-parameter", "budget is 0 ms"),
+        ({"scenario": "server"}, 422, "invalid-parameter", "budget_ms: missing"),
+        ({"scenario": "server", "budget_ms": 0}, 422, "invalid-parameter", "budget_ms 0: out of range"),
         ({"models": ["tiny"], "baseline": "tiny-b"}, 422, "invalid-parameter", "baseline 'tiny-b'"),
-        ({"threads": [0]}, 422, "invalid-parameter", "threads is 0"),
+        ({"threads": [0]}, 422, "invalid-parameter", "threads 0: out of range"),
         ({"flavour": "sour"}, 422, "invalid-parameter", "flavour"),
     ],
 )
-def test_a_request_that_cannot_be_carried_out_is_refused_and_nothing_is_kept(
+def test_invalid_request(
     wanted: dict[str, object], status: int, slug: str, words: str, measured: Measured
 ) -> None:
     client, identifier, _ = measured
@@ -176,7 +176,7 @@ def test_a_request_that_cannot_be_carried_out_is_refused_and_nothing_is_kept(
 
 
 @pytest.mark.parametrize("content", [b"{", b"[1]", b'{"models": "tiny"}'])
-def test_a_body_that_is_no_request_is_refused(content: bytes, measured: Measured) -> None:
+def test_invalid_request_body(content: bytes, measured: Measured) -> None:
     client, _, _ = measured
     response = client.post("/benchmarks", content=content, headers={"content-type": "application/json"})
     assert_problem(response, 422, "invalid-parameter")
@@ -185,24 +185,22 @@ def test_a_body_that_is_no_request_is_refused(content: bytes, measured: Measured
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ({"p99_ms": 0}, "p99_ms is 0.0; it must be more than 0"),
-        ({"p99_ms": "nan"}, "p99_ms is nan"),
-        ({"p90_ms": "inf"}, "p90_ms is inf"),
+        ({"p99_ms": 0}, "p99_ms 0.0: out of range (allowed: above 0"),
+        ({"p99_ms": "nan"}, "p99_ms nan"),
+        ({"p90_ms": "inf"}, "p90_ms inf"),
         ({"p50_ms": "fast"}, "p50_ms"),
-        ({"max_bytes": -1}, "max_bytes is -1"),
-        ({"min_accuracy": 70}, "min_accuracy is 70.0; it may be 0 to 1"),
-        ({"labels": "pets"}, "labels is 'pets'; the models have tiny-10"),
+        ({"max_bytes": -1}, "max_bytes -1"),
+        ({"min_accuracy": 70}, "min_accuracy 70.0: out of range (allowed: 0 to 1"),
+        ({"labels": "pets"}, "labels 'pets': unknown (allowed: tiny-10)"),
         ({"p99": 10}, "unknown query parameter 'p99'"),
     ],
 )
-def test_recommend_refuses_bounds_that_mean_nothing(
-    query: dict[str, Any], words: str, measured: Measured
-) -> None:
+def test_recommend_with_invalid_bounds(query: dict[str, Any], words: str, measured: Measured) -> None:
     client, _, _ = measured
     assert_problem(client.get("/recommend", params=query), 422, "invalid-parameter", words)
 
 
-def test_recommend_without_bounds_ranks_and_tells_what_is_not_measured(serve: Serve) -> None:
+def test_recommend_without_bounds(serve: Serve) -> None:
     body = serve().get("/recommend").json()
     assert {fit["model"] for fit in body["fits"]} == {"tiny", "tiny-b"}
     assert all(fit["confidence"] is None and fit["latency_ms"] is None for fit in body["fits"])
@@ -212,13 +210,11 @@ def test_recommend_without_bounds_ranks_and_tells_what_is_not_measured(serve: Se
     }  # fmt: skip
 
 
-def test_one_at_a_time_cancelled_once_or_twice_and_live_traffic_contaminates(
-    serve: Serve, png: bytes
-) -> None:
+def test_busy_cancel_and_contamination(serve: Serve, png: bytes) -> None:
     client = serve()
     identifier = start(client, models=["tiny"])["id"]
     busy = client.post("/benchmarks", json={"models": ["tiny"]})
-    assert_problem(busy, 503, "busy", "another benchmark", "one runs at a time")
+    assert_problem(busy, 503, "busy", "is running", "limit: 1")
     not_yet = client.get(f"/benchmarks/{identifier}/bundle")
     assert_problem(not_yet, 503, "not-ready", "still running")
     assert client.post("/classify", content=png).status_code == 200
@@ -248,7 +244,7 @@ def test_one_at_a_time_cancelled_once_or_twice_and_live_traffic_contaminates(
     assert ended(client, second)["state"] == "cancelled"
 
 
-def test_a_server_run_is_recorded_as_load_and_is_no_evidence_of_a_single_image(serve: Serve) -> None:
+def test_server_scenario_is_recorded_as_load(serve: Serve) -> None:
     client = serve()
     wanted = {"models": ["tiny"], "scenario": "server", "budget_ms": 200}
     body = ended(client, start(client, **wanted)["id"])
@@ -262,10 +258,10 @@ def test_a_server_run_is_recorded_as_load_and_is_no_evidence_of_a_single_image(s
     told = client.get("/recommend", params={"p90_ms": 1000}).json()
     assert told["recommended"] is None
     unused = told["evidence"]["unused"][0]["reason"]
-    assert "scenario server says nothing of a single image" in unused or "dirty" in unused
+    assert "scenario server has no latency of single images" in unused or "dirty" in unused
 
 
-def test_with_a_key_set_only_its_holder_may_start_and_cancel(serve: Serve) -> None:
+def test_api_key_of_benchmarks(serve: Serve) -> None:
     client = serve(api_key=SecretStr("open sesame"))
     for header in (None, "Bearer wrong", "Basic b3BlbiBzZXNhbWU="):
         headers = {} if header is None else {"Authorization": header}
@@ -281,14 +277,14 @@ def test_with_a_key_set_only_its_holder_may_start_and_cancel(serve: Serve) -> No
     assert_problem(client.post("/benchmarks", json={"models": []}, headers=key), 422, "invalid-parameter")
 
 
-def test_pages_of_other_sites_may_neither_start_nor_cancel(serve: Serve) -> None:
+def test_cross_site_requests_to_benchmarks(serve: Serve) -> None:
     client = serve()
     headers = {"Origin": "https://elsewhere.example"}
     assert_problem(client.post("/benchmarks", json={}, headers=headers), 403, "cross-site-request")
     assert_problem(client.delete("/benchmarks/some", headers=headers), 403, "cross-site-request")
 
 
-def test_where_nothing_can_be_kept_nothing_is_measured(serve: Serve, tmp_path: Path) -> None:
+def test_no_benchmark_without_storage(serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     client = serve(data_dir=tmp_path / "file" / "data")
     response = client.post("/benchmarks", json={"models": ["tiny"]})

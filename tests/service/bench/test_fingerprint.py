@@ -1,4 +1,4 @@
-"""The fingerprint, on /proc and /sys as kernels write them and where they may not be read."""
+"""Fingerprints from /proc and /sys, also where they cannot be read."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_what_may_not_be_read_is_none(tmp_path: Path) -> None:
     assert found.state.steal_fraction is None
 
 
-def test_a_system_without_any_of_it_still_has_a_fingerprint(tmp_path: Path) -> None:
+def test_fingerprint_without_proc_and_sys(tmp_path: Path) -> None:
     found = taken(tmp_path)
     assert found.machine.cpus == len(os.sched_getaffinity(0))
     assert found.machine.isa == ()
@@ -67,7 +67,7 @@ def test_a_system_without_any_of_it_still_has_a_fingerprint(tmp_path: Path) -> N
     assert set(found.state.model_dump().values()) == {None}
 
 
-def test_the_same_machine_in_another_state_is_the_same(tmp_path: Path) -> None:
+def test_same_machine_in_another_state(tmp_path: Path) -> None:
     root = written(tmp_path)
     before = taken(root)
     (root / "proc/loadavg").write_text("9.0 1 1 1/1 1\n")

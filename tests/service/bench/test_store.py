@@ -1,4 +1,4 @@
-"""Benchmarks kept in real databases: states, measurements, lost processes, places that refuse."""
+"""Benchmarks in real databases: states, bundles, lost processes, unusable databases."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def store(engine: Engine) -> BenchmarkStore:
     return BenchmarkStore(engine)
 
 
-def test_a_benchmark_runs_and_ends_with_its_measurement(store: BenchmarkStore) -> None:
+def test_benchmark_from_start_to_bundle(store: BenchmarkStore) -> None:
     store.begin("a", '{"profile": "quick"}', 100.25)
     [row] = store.rows(10)
     assert (row.id, row.state, row.created_at, row.finished_at, row.measured) == (
@@ -55,7 +55,7 @@ def test_a_benchmark_runs_and_ends_with_its_measurement(store: BenchmarkStore) -
     assert store.bundle("a") == b'{"some": "json"}'
 
 
-def test_the_newest_come_first_and_those_without_a_measurement_can_be_left_out(store: BenchmarkStore) -> None:
+def test_order_of_benchmarks(store: BenchmarkStore) -> None:
     for number in range(3):
         store.begin(f"b{number}", "{}", number)
     store.finish("b1", "done", 9, bundle=b"{}")
@@ -65,7 +65,7 @@ def test_the_newest_come_first_and_those_without_a_measurement_can_be_left_out(s
     assert store.bundle("none") is None
 
 
-def test_what_ran_when_its_process_ended_is_interrupted_at_the_next_start(store: BenchmarkStore) -> None:
+def test_interrupted_benchmark(store: BenchmarkStore) -> None:
     store.begin("lost", "{}", 1)
     store.begin("over", "{}", 2)
     store.finish("over", "failed", 3, detail="it broke")
@@ -94,7 +94,7 @@ def test_a_bundle_is_kept_and_read_once(store: BenchmarkStore, engine: Engine) -
         BenchmarkArchive(store).newest_bundles()
 
 
-def test_a_measurement_of_another_version_is_named_and_the_others_are_read(store: BenchmarkStore) -> None:
+def test_unreadable_bundle_among_others(store: BenchmarkStore) -> None:
     archive = BenchmarkArchive(store)
     good = archive.save(bundles.bundle(SAMPLES))
     store.add("newer", "{}", 1, 2, b'{"schema_version": 99}')
@@ -103,7 +103,7 @@ def test_a_measurement_of_another_version_is_named_and_the_others_are_read(store
     assert "schema version 99" in problems["newer"]
 
 
-def test_the_schema_of_before_is_migrated_and_keeps_what_is_in_it(engine: Engine) -> None:
+def test_migration_keeps_rows(engine: Engine) -> None:
     from alembic import command
     from alembic.config import Config
 
@@ -124,7 +124,7 @@ def test_the_schema_of_before_is_migrated_and_keeps_what_is_in_it(engine: Engine
         assert connection.exec_driver_sql("SELECT id FROM benchmarks").all() == [("a",)]
 
 
-def test_the_migration_makes_the_table_that_the_code_expects(engine: Engine) -> None:
+def test_migrated_table(engine: Engine) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
@@ -135,17 +135,17 @@ def test_the_migration_makes_the_table_that_the_code_expects(engine: Engine) -> 
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
-def test_an_obstacle_and_a_place_that_is_none_are_said(tmp_path: Path, engine: Engine) -> None:
+def test_obstacle_and_missing_folder(tmp_path: Path, engine: Engine) -> None:
     barred = BenchmarkStore(engine, lambda: "someone else has it")
     with pytest.raises(StorageUnavailable, match="someone else has it"):
         barred.begin("a", "{}", 1)
     assert not (tmp_path / FILE_NAME).exists()
     nowhere = BenchmarkStore(open_database(None, tmp_path / "missing"))
-    with pytest.raises(StorageUnavailable, match="missing or may not be written"):
+    with pytest.raises(StorageUnavailable, match="missing or not writable"):
         nowhere.begin("a", "{}", 1)
 
 
-def test_a_database_that_was_never_made_holds_nothing(tmp_path: Path, store: BenchmarkStore) -> None:
+def test_reads_without_a_database(tmp_path: Path, store: BenchmarkStore) -> None:
     assert store.rows(10) == []
     assert store.row("a") is None
     assert store.bundle("a") is None

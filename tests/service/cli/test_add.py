@@ -9,7 +9,7 @@ import pytest
 
 from models.zoo.card import read_card
 from service.settings import Settings
-from tests.helpers.command_line import Ended, weighin
+from tests.helpers.command_line import CommandResult, weighin
 from tests.helpers.foreign import SIDE, save
 from tests.service.conftest import running
 
@@ -20,7 +20,7 @@ def file(tmp_path: Path) -> Path:
     return save(tmp_path / "given" / "mine.onnx")
 
 
-def run(tiny: Path, tmp_path: Path, *arguments: object) -> Ended:
+def run(tiny: Path, tmp_path: Path, *arguments: object) -> CommandResult:
     return weighin(tiny, tmp_path / "data", "add", *map(str, arguments))
 
 

@@ -1,4 +1,4 @@
-"""`weighin bench` and `weighin bench compare`, as people call them."""
+"""`weighin bench` and `weighin bench compare`, run as processes."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ def weighin(models_dir: Path, tmp_path: Path, *arguments: str) -> subprocess.Com
 
 
 @pytest.mark.alone  # three launches with their full warm-up
-def test_a_quick_run_of_one_model_is_a_measurement_without_comparison(
-    tiny_models_dir: Path, tmp_path: Path
-) -> None:
+def test_quick_run_of_one_model(tiny_models_dir: Path, tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     done = weighin(tiny_models_dir, tmp_path, "--models", "tiny", "--json", str(file))
     assert done.returncode == 0, done.stderr
@@ -51,7 +49,7 @@ def test_a_quick_run_of_one_model_is_a_measurement_without_comparison(
 
 
 @pytest.mark.alone
-def test_ctrl_c_writes_what_there_is_and_leaves_no_process(tiny_models_dir: Path, tmp_path: Path) -> None:
+def test_ctrl_c_writes_a_partial_bundle(tiny_models_dir: Path, tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     env = environment(tiny_models_dir, tmp_path / "data") | {"TTY_COMPATIBLE": "1", "FORCE_COLOR": "1"}
     command = [sys.executable, "-m", "service", "bench", "--profile", "standard", "--json", str(file)]
@@ -77,15 +75,18 @@ def test_ctrl_c_writes_what_there_is_and_leaves_no_process(tiny_models_dir: Path
     ("arguments", "words"),
     [
         (["--models", "resnet"], "weighin: model 'resnet': unknown (allowed: tiny, tiny-b)"),
-        (["--scenario", "fast"], "weighin: scenario is 'fast'; it may be single-stream, offline, server"),
-        (["--scenario", "server", "--budget-ms", "0"], "weighin: budget is 0 ms"),
-        (["--threads", "two"], "weighin: threads is 'two'; it may be numbers"),
-        (["--input", "gone.jpg"], "weighin: input gone.jpg cannot be read"),
-        (["--json", "no/such/folder/run.json"], "there is no folder for it"),
-        (["--http", "http://127.0.0.1:9"], "weighin: the service at 127.0.0.1:9 does not answer"),
+        (
+            ["--scenario", "fast"],
+            "weighin: scenario 'fast': unknown (allowed: single-stream, offline, server)",
+        ),
+        (["--scenario", "server", "--budget-ms", "0"], "weighin: budget_ms 0: out of range"),
+        (["--threads", "two"], "weighin: --threads 'two': invalid (allowed: integers"),
+        (["--input", "gone.jpg"], "weighin: input gone.jpg: cannot be read"),
+        (["--json", "no/such/folder/run.json"], "folder not found"),
+        (["--http", "http://127.0.0.1:9"], "weighin: service at 127.0.0.1:9: no response"),
     ],
 )
-def test_bad_input_is_one_line(
+def test_invalid_input_prints_one_line(
     tiny_models_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -100,7 +101,7 @@ def test_bad_input_is_one_line(
     assert done.stdout == ""
 
 
-def test_compare_exits_by_what_it_finds(
+def test_exit_codes_of_compare(
     tiny_models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -110,7 +111,7 @@ def test_compare_exits_by_what_it_finds(
     write_bundle(tmp_path / "elsewhere.json", bundle(base, on=fingerprint("Other CPU")))
     write_bundle(tmp_path / "void.json", bundle(base, flags=[Flag(kind="void", reason="no")]))
 
-    def compare(one: str, other: str, *more: str) -> command_line.Ended:
+    def compare(one: str, other: str, *more: str) -> command_line.CommandResult:
         files = [str(tmp_path / one), str(tmp_path / other)]
         return command_line.weighin(tiny_models_dir, tmp_path / "data", "bench", "compare", *files, *more)
 
@@ -132,5 +133,5 @@ def test_compare_exits_by_what_it_finds(
     (tmp_path / "now.json").write_text((tmp_path / "now.json").read_text().replace("1300000", "1000000"))
     edited = compare("then.json", "now.json")
     assert edited.returncode == 2
-    assert edited.stderr.startswith("weighin: now.json was changed after it was written")
+    assert edited.stderr.startswith("weighin: now.json: changed after it was written")
     assert compare("then.json", "gone.json").returncode == 2

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import service.cli
+from service.cli import COMMANDS, load_command
 from service.cli.output import millions
 from service.text.display import shown
 from tests.conftest import make_tiny_model
@@ -19,7 +20,7 @@ from tests.helpers.process import environment
 
 
 @pytest.mark.parametrize(
-    ("count", "told"),
+    ("count", "expected"),
     [
         (860_200_000, "860 M"),
         (2_113_000_000, "2113 M"),
@@ -28,18 +29,18 @@ from tests.helpers.process import environment
         (1200, "0.0012 M"),
     ],
 )
-def test_small_networks_are_told_apart(count: int, told: str) -> None:
-    assert millions(count) == told
+def test_millions_of_small_counts(count: int, expected: str) -> None:
+    assert millions(count) == expected
 
 
-def test_models_lists_them_and_marks_the_default(tiny_models_dir: Path, tmp_path: Path) -> None:
+def test_models_table_marks_the_default(tiny_models_dir: Path, tmp_path: Path) -> None:
     done = weighin(tiny_models_dir, tmp_path, "models")
     assert done.returncode == 0
     assert "tiny *" in done.stdout
     assert "tiny-b" in done.stdout
 
 
-def test_compare_prints_a_row_per_model_for_each_photo(
+def test_compare_prints_one_row_per_model_and_photo(
     tiny_models_dir: Path, tmp_path: Path, cat_jpeg: bytes, png: bytes
 ) -> None:
     (tmp_path / "cat.jpg").write_bytes(cat_jpeg)
@@ -53,9 +54,7 @@ def test_compare_prints_a_row_per_model_for_each_photo(
     assert done.stdout.count("1.00x") >= 2
 
 
-def test_a_photo_that_cannot_be_read_is_named_and_the_others_are_compared(
-    tiny_models_dir: Path, tmp_path: Path, png: bytes
-) -> None:
+def test_compare_with_an_unreadable_photo(tiny_models_dir: Path, tmp_path: Path, png: bytes) -> None:
     (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "ramp.png").write_bytes(png)
     photos = [str(tmp_path / name) for name in ("text.jpg", "gone.jpg", "ramp.png")]
@@ -67,7 +66,7 @@ def test_a_photo_that_cannot_be_read_is_named_and_the_others_are_compared(
     assert "Traceback" not in done.stderr
 
 
-def test_an_unknown_model_is_one_line(tiny_models_dir: Path, tmp_path: Path, png: bytes) -> None:
+def test_unknown_model_prints_one_line(tiny_models_dir: Path, tmp_path: Path, png: bytes) -> None:
     (tmp_path / "ramp.png").write_bytes(png)
     done = weighin(tiny_models_dir, tmp_path, "compare", str(tmp_path / "ramp.png"), "--models", "resnet")
     assert done.returncode == 1
@@ -86,20 +85,20 @@ HOSTILE = [
     b"-dash.png",
     b"l" * 251 + b".png",
 ]
-"""Names of files, as the file system has them."""
+"""File names as bytes."""
 
 PROCESSES = [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}]
 ENCODINGS = ["utf-8", "latin-1"]
 
 
 def unmarked(text: str) -> str:
-    """The text without line breaks of tables and their padding."""
+    """Return the text without line breaks and padding of tables."""
     return re.sub(r"\s+", "", text)
 
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose classes all have names that a terminal, rich or a table would act upon."""
+    """Return a zoo with a model whose labels contain terminal escapes, markup and newlines."""
     folder = make_tiny_model(tmp_path_factory.mktemp("labelled"), "tiny")
     (folder / "labels.txt").write_text("".join(f"[/b]:cat: \x1b[2J{n}\n" for n in range(10)))
     return folder.parent
@@ -107,7 +106,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hostile(tmp_path: Path, png: bytes) -> list[str]:
-    """Photos with the hostile names, and one that is not there."""
+    """Return paths of photos with hostile names, and of one that does not exist."""
     photos = [tmp_path / os.fsdecode(name) for name in HOSTILE]
     for photo in photos:
         photo.parent.mkdir(exist_ok=True)
@@ -116,7 +115,7 @@ def hostile(tmp_path: Path, png: bytes) -> list[str]:
 
 
 @pytest.mark.parametrize("encoding", PROCESSES, ids=str)
-def test_hostile_names_and_labels_are_shown_as_they_are(
+def test_hostile_names_and_labels(
     labelled: Path, tmp_path: Path, hostile: list[str], encoding: dict[str, str]
 ) -> None:
     env = environment(labelled, tmp_path / "data") | encoding
@@ -146,7 +145,7 @@ def assert_shown(returncode: int, out: str, err: str) -> None:
     assert "caf\\xe9.png" in out
 
 
-def test_lists_may_have_blanks(tiny_models_dir: Path, tmp_path: Path, png: bytes) -> None:
+def test_model_list_with_blanks(tiny_models_dir: Path, tmp_path: Path, png: bytes) -> None:
     (tmp_path / "ramp.png").write_bytes(png)
     arguments = ["compare", str(tmp_path / "ramp.png"), "--repeat", "1", "--models"]
     done = weighin(tiny_models_dir, tmp_path, *arguments, " tiny-b , tiny,")
@@ -156,7 +155,7 @@ def test_lists_may_have_blanks(tiny_models_dir: Path, tmp_path: Path, png: bytes
     assert done.returncode == 0, done.stderr
 
 
-def test_a_broken_model_with_a_hostile_name_is_listed(tmp_path: Path) -> None:
+def test_broken_model_with_a_hostile_name(tmp_path: Path) -> None:
     for name in (b"[b]\x1b[2J", b"caf\xe9"):
         folder = tmp_path / "zoo" / os.fsdecode(name)
         folder.mkdir(parents=True)
@@ -170,8 +169,23 @@ def test_a_broken_model_with_a_hostile_name_is_listed(tmp_path: Path) -> None:
     assert "caf\\xe9" in done.stderr, "skipped with a line in the log"
 
 
-def test_only_one_module_makes_consoles() -> None:
-    """A console of rich's own would take names for markup; so does `escape` with emoji codes."""
+def test_consoles_are_made_in_one_module() -> None:
+    """rich's own console would interpret names as markup, and `escape` leaves emoji codes."""
     for path in (Path(service.cli.__file__).parent).rglob("*.py"):
         if path.name != "output.py":
             assert not re.search(r"rich\.markup import|(?<!Literal)Console\(", path.read_text()), path
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_has_the_first_paragraph_of_each_commands_help(name: str) -> None:
+    first = load_command(name).help.split("\n\n")[0]
+    assert COMMANDS[name].help == " ".join(first.split())
+
+
+def test_help_imports_no_command() -> None:
+    code = "import sys; sys.argv = ['weighin', '--help']; from service.cli import main\n"
+    code += "try: main()\nexcept SystemExit: print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(name in done.stdout for name in COMMANDS)
+    loaded = done.stdout.splitlines()[-1].split()
+    assert not {"numpy", "sqlalchemy", "onnxruntime", "service.cli.bench"} & set(loaded)

@@ -1,4 +1,4 @@
-"""`weighin doctor` as people call it."""
+"""`weighin doctor`, run as a process."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ def doctor(models: Path, *arguments: str, **settings: object) -> subprocess.Comp
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 
-def test_it_shows_what_it_found_and_the_costly_operators(tmp_path: Path) -> None:
+def test_findings_and_operators_are_printed(tmp_path: Path) -> None:
     Network().conv("stem", 30, kernel=3, stride=2).conv("pw", 32).save(tmp_path, "odd")
     small().save(tmp_path, "clean")
     done = doctor(tmp_path, "odd", threads=256)
     assert done.returncode == 0, done.stderr
-    assert "odd: 2 found" in done.stdout
+    assert "odd: 2 problems" in done.stdout
     assert "Channels off the alignment (channels-off-alignment)" in done.stdout
     assert "More threads than cores (threads-beyond-the-cores)" in done.stdout
     assert done.stdout.count("evidence: ") == done.stdout.count("remedy: ") == 2
-    assert "GMAC/s of a large 1x1 convolution here: fp32 " in done.stdout
+    assert "GMAC/s of a large 1x1 convolution): fp32 " in done.stdout
     assert "clean" not in done.stdout
     assert not (tmp_path / "no-data").exists()
 
 
-def test_it_looks_at_all_models_and_names_one_that_it_cannot(tmp_path: Path) -> None:
+def test_all_models_with_one_broken(tmp_path: Path) -> None:
     small().save(tmp_path, "clean")
     (make_tiny_model(tmp_path, "broken") / "model.onnx").write_bytes(b"no model")
     done = doctor(tmp_path)
     assert done.returncode == 1
-    assert "clean: nothing found that slows it down" in done.stdout
-    assert "broken: cannot be examined: model 'broken' cannot be used: its file model.onnx" in done.stdout
+    assert "clean: no problems" in done.stdout
+    assert "broken: cannot be diagnosed: model 'broken' cannot be used: its file model.onnx" in done.stdout
     assert "Traceback" not in done.stderr
 
 
-def test_an_unknown_model_is_one_line(tmp_path: Path) -> None:
+def test_unknown_model_prints_one_line(tmp_path: Path) -> None:
     small().save(tmp_path, "clean")
     done = doctor(tmp_path, "resnet")
     assert done.returncode == 1

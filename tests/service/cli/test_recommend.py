@@ -1,4 +1,4 @@
-"""`weighin recommend` as people call it: with bundles in files and with what the data directory holds."""
+"""`weighin recommend` with bundle files and with the data directory."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
 
 
-def weighin(models: Path, data: Path, *arguments: str) -> command_line.Ended:
+def weighin(models: Path, data: Path, *arguments: str) -> command_line.CommandResult:
     return command_line.weighin(models, data, "recommend", *arguments)
 
 
-def of_the_zoo(models: Path, on: Fingerprint) -> Bundle:
-    """A measurement of the tiny models: `tiny` takes 1 ms, `tiny-b` 3."""
+def benchmark_of_zoo(models: Path, on: Fingerprint) -> Bundle:
+    """Return a benchmark of the tiny models: `tiny` takes 1 ms, `tiny-b` 3 ms."""
     random = np.random.default_rng(0)
     samples = {
         name: [
@@ -45,7 +45,7 @@ def of_the_zoo(models: Path, on: Fingerprint) -> Bundle:
     return bundles.bundle(samples, on=on).model_copy(update={"models": facts})
 
 
-def keep(data: Path, bundle: Bundle) -> str:
+def store(data: Path, bundle: Bundle) -> str:
     data.mkdir(exist_ok=True)
     engine = open_database(None, data)
     identifier = BenchmarkArchive(BenchmarkStore(engine)).save(bundle)
@@ -53,70 +53,67 @@ def keep(data: Path, bundle: Bundle) -> str:
     return identifier
 
 
-def test_with_nothing_measured_it_says_what_to_run(tiny_models_dir: Path, tmp_path: Path) -> None:
+def test_recommend_without_benchmarks(tiny_models_dir: Path, tmp_path: Path) -> None:
     done = weighin(tiny_models_dir, tmp_path, "--p99-ms", "10")
     assert done.returncode == 2
-    assert "no recommendation: nothing that counts has been measured here" in done.stdout
+    assert "no recommendation: no usable benchmark of this machine" in done.stdout
     assert "tiny: not measured here: run `weighin bench --profile standard --models tiny`" in done.stdout
-    assert "To measure what is missing: weighin bench --profile standard --models tiny,tiny-b" in done.stdout
+    assert (
+        "To measure the missing models: weighin bench --profile standard --models tiny,tiny-b" in done.stdout
+    )
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_measured_here_counts(tiny_models_dir: Path, tmp_path: Path) -> None:
-    keep(tmp_path, of_the_zoo(tiny_models_dir, this_machine()))
+def test_recommend_from_local_benchmarks(tiny_models_dir: Path, tmp_path: Path) -> None:
+    store(tmp_path, benchmark_of_zoo(tiny_models_dir, this_machine()))
     done = weighin(tiny_models_dir, tmp_path, "--p99-ms", "2")
     assert done.returncode == 0, done.stderr
     assert "tiny: the only one that fits, p99 at most 1.0" in done.stdout
     assert "tiny-b: p99 3.0" in done.stdout
     assert " ms > 2 ms" in done.stdout
-    assert "tiny: its accuracy is not known" in done.stdout
+    assert "tiny: accuracy unknown" in done.stdout
 
 
-def test_what_was_measured_elsewhere_does_not_count_and_says_so(
-    tiny_models_dir: Path, tmp_path: Path
-) -> None:
-    identifier = keep(tmp_path, of_the_zoo(tiny_models_dir, bundles.fingerprint(cpu="Another CPU")))
+def test_benchmark_of_another_machine_is_not_used(tiny_models_dir: Path, tmp_path: Path) -> None:
+    identifier = store(tmp_path, benchmark_of_zoo(tiny_models_dir, bundles.fingerprint(cpu="Another CPU")))
     done = weighin(tiny_models_dir, tmp_path, "--p99-ms", "2")
     assert done.returncode == 2
-    assert f"Measurement {identifier} does not count: measured on another machine" in done.stdout
+    assert f"Benchmark {identifier} not used: measured on another machine" in done.stdout
     assert "there Another CPU" in done.stdout
 
 
-def test_a_bundle_recommends_for_the_machine_that_it_comes_from(
-    tiny_models_dir: Path, tmp_path: Path
-) -> None:
+def test_recommend_from_bundle_files(tiny_models_dir: Path, tmp_path: Path) -> None:
     pi = tmp_path / "pi.json"
-    write_bundle(pi, of_the_zoo(tiny_models_dir, bundles.fingerprint(cpu="Cortex-A76")))
+    write_bundle(pi, benchmark_of_zoo(tiny_models_dir, bundles.fingerprint(cpu="Cortex-A76")))
     done = weighin(tiny_models_dir, tmp_path, "--p99-ms", "2", "--bundle", str(pi))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("For Cortex-A76, 2 cores, onnxruntime 1.32.0, labels tiny-10:\ntiny: the")
     other = tmp_path / "other.json"
-    write_bundle(other, of_the_zoo(tiny_models_dir, bundles.fingerprint(cpu="Cortex-A53")))
+    write_bundle(other, benchmark_of_zoo(tiny_models_dir, bundles.fingerprint(cpu="Cortex-A53")))
     mixed = weighin(tiny_models_dir, tmp_path, "--bundle", str(pi), "--bundle", str(other))
     assert mixed.returncode == 1
     assert mixed.stderr == (
-        "weighin: pi.json and other.json come from different machines: "
-        "cpu model: Cortex-A76, there Cortex-A53.\n"
+        "weighin: pi.json and other.json: from different machines (cpu model: Cortex-A76, there Cortex-A53)\n"
     )
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"schema_version": 7}, "has schema version 7; this version"),
-        ({"confidence": 0.5}, "was changed after it was written"),
-        ({"digest": None}, "has no digest"),
+        ({"schema_version": 7}, "schema version 7 (allowed: 1)"),
+        ({"confidence": 0.5}, "changed after it was written"),
+        ({"digest": None}, "no digest"),
     ],
 )
-def test_a_bundle_of_another_version_or_edited_by_hand_is_refused(
+def test_invalid_bundle_file(
     change: dict[str, object], words: str, tiny_models_dir: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "pi.json"
-    write_bundle(path, of_the_zoo(tiny_models_dir, bundles.fingerprint()))
+    write_bundle(path, benchmark_of_zoo(tiny_models_dir, bundles.fingerprint()))
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     done = weighin(tiny_models_dir, tmp_path, "--bundle", str(path))
     assert done.returncode == 1
-    assert done.stderr.startswith("weighin: pi.json ")
+    assert done.stderr.startswith("weighin: pi.json: ")
     assert words in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -124,15 +121,15 @@ def test_a_bundle_of_another_version_or_edited_by_hand_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--p99-ms", "0"), "p99_ms is 0.0; it must be more than 0"),
-        (("--max-mb", "0"), "max_bytes is 0; it must be more than 0"),
-        (("--max-mb", "inf"), "max_bytes is 0; it must be more than 0"),
-        (("--min-accuracy", "70"), "min_accuracy is 70.0; it may be 0 to 1"),
-        (("--labels", "pets"), "labels is 'pets'; the models have tiny-10"),
-        (("--bundle", "nowhere.json"), "nowhere.json cannot be read: No such file or directory"),
+        (("--p99-ms", "0"), "p99_ms 0.0: out of range (allowed: above 0"),
+        (("--max-mb", "0"), "max_bytes 0: out of range (allowed: above 0"),
+        (("--max-mb", "inf"), "max_bytes 0: out of range (allowed: above 0"),
+        (("--min-accuracy", "70"), "min_accuracy 70.0: out of range (allowed: 0 to 1"),
+        (("--labels", "pets"), "labels 'pets': unknown (allowed: tiny-10)"),
+        (("--bundle", "nowhere.json"), "nowhere.json cannot be read: no such file or directory"),
     ],
 )
-def test_bad_input_is_one_line(
+def test_invalid_input_prints_one_line(
     arguments: tuple[str, ...], words: str, tiny_models_dir: Path, tmp_path: Path
 ) -> None:
     done = weighin(tiny_models_dir, tmp_path, *arguments)

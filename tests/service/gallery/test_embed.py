@@ -33,7 +33,7 @@ def hash_of(image: Image.Image) -> int:
     return perceptual_hash(pixels, (0, 0, pixels.shape[1], pixels.shape[0]))
 
 
-def test_embeddings_have_length_1_and_do_not_depend_on_what_else_is_embedded(
+def test_embeddings_have_length_1(
     models: dict[str, ServedModel],
 ) -> None:
     one = prepare(jpeg("cat"), [models["tiny"]], max_pixels=10**7)
@@ -49,13 +49,13 @@ def test_embeddings_have_length_1_and_do_not_depend_on_what_else_is_embedded(
     assert (one.width, one.height, one.format) == (451, 300, "jpeg")
 
 
-def test_another_file_of_the_same_name_is_another_embedder(models: dict[str, ServedModel]) -> None:
+def test_embedder_of_another_file(models: dict[str, ServedModel]) -> None:
     card = models["tiny"].card
     changed = card.model_copy(update={"file": card.file.model_copy(update={"sha256": "0" * 64})})
     assert embedder_of(replace(models["tiny"], card=changed)) != embedder_of(models["tiny"])
 
 
-def test_an_embedding_of_zeros_stays_and_one_of_nans_is_refused(tmp_path: Path) -> None:
+def test_embeddings_of_zeros_and_nans(tmp_path: Path) -> None:
     assert not normalised(np.zeros(8, np.float32)).any()
     model = served(save_network(tmp_path, "dark-fails", [("Log", [LIGHT], {})], embedding=True))
     white, black = (
@@ -67,14 +67,14 @@ def test_an_embedding_of_zeros_stays_and_one_of_nans_is_refused(tmp_path: Path) 
         embed(black, model)
 
 
-def test_a_model_without_embeddings_is_said(models: dict[str, ServedModel]) -> None:
+def test_model_without_embeddings(models: dict[str, ServedModel]) -> None:
     assert dimensions_of(models["tiny"]) == 8
     card = models["tiny"].card.model_copy(update={"outputs": {"logits": (10,)}})
-    with pytest.raises(InvalidParameter, match="'tiny' gives no embedding"):
+    with pytest.raises(InvalidParameter, match="'tiny': no embedding"):
         dimensions_of(replace(models["tiny"], card=card))
 
 
-def test_bytes_that_cannot_be_decoded_are_said(models: dict[str, ServedModel]) -> None:
+def test_undecodable_histogram(models: dict[str, ServedModel]) -> None:
     with pytest.raises(UndecodableImage):
         prepare(jpeg("cat")[:5000], [models["tiny"]], max_pixels=10**7)
 
@@ -97,12 +97,12 @@ EDITS: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 @pytest.mark.parametrize("edit", EDITS)
-def test_the_hash_of_a_copy_differs_in_few_bits(edit: str) -> None:
+def test_hashes_of_copies(edit: str) -> None:
     for name in PHOTOS:
         assert differing_bits(hash_of(photo(name)), hash_of(EDITS[edit](photo(name)))) <= NEAR_HASH_BITS
 
 
-def test_the_hashes_of_different_pictures_differ_in_many_bits() -> None:
+def test_hashes_of_different_pictures() -> None:
     hashes = [hash_of(photo(name)) for name in PHOTOS]
     hashes += [hash_of(Image.open(io.BytesIO(blobs(seed)))) for seed in range(20)]
     for place, one in enumerate(hashes):
@@ -111,7 +111,7 @@ def test_the_hashes_of_different_pictures_differ_in_many_bits() -> None:
             assert differing_bits(one, other) > NEAR_HASH_BITS
 
 
-def test_a_flat_picture_has_a_hash_that_rounding_does_not_decide() -> None:
+def test_hash_of_flat_and_symmetric_pictures() -> None:
     assert {hash_of(Image.new("RGB", (37, 91), colour)) for colour in ("red", "white", "#123456")} == {0}
 
 
@@ -169,7 +169,7 @@ def test_flat_pictures_are_not_near_after_encoding(kind: str, size: tuple[int, i
     assert {duplicate(("a", "b"), pair, 1.0) for pair in itertools.combinations(hashes, 2)} == {None}
 
 
-def test_a_plain_shape_is_near_to_its_copies() -> None:
+def test_copies_of_a_plain_shape_are_near() -> None:
     circle = Image.new("RGB", (300, 300), "white")
     ImageDraw.Draw(circle).ellipse((75, 75, 225, 225), fill="red")
     own = hash_of(circle)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from service.api.body.parts import Part
-from service.api.body.stream import Bounds
+from service.api.body.request import Bounds
 from service.api.gallery_bulk import AddedOut, AddedResponse, Bulk
 from service.gallery.gallery import Gallery
 from service.gallery.records import Quota
@@ -28,7 +28,7 @@ from tests.service.gallery.pictures import blobs, jpeg
 pytestmark = pytest.mark.databases("sqlite", "postgresql")
 
 
-def test_many_are_added_at_once_each_for_itself(serve: Callable[..., httpx.Client]) -> None:
+def test_bulk_upload(serve: Callable[..., httpx.Client]) -> None:
     client = serve()
     put(client, "mine", blobs(200))
     files = [
@@ -65,7 +65,7 @@ def test_many_are_added_at_once_each_for_itself(serve: Callable[..., httpx.Clien
     assert [entry["status"] for entry in raw] == ["added"]
 
 
-def test_a_form_of_many_without_an_image_or_end_is_400(client: httpx.Client) -> None:
+def test_bulk_form_without_image_or_end(client: httpx.Client) -> None:
     response = client.post("/gallery/images", files={"photo": blobs(0)})
     assert_problem(response, 400, "malformed-request", "'photo'")
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
@@ -83,19 +83,19 @@ def test_a_form_of_many_without_an_image_or_end_is_400(client: httpx.Client) -> 
         assert_problem(response, 400, "malformed-request")
 
 
-def test_each_image_of_many_has_the_limit_of_one(serve: Callable[..., httpx.Client]) -> None:
+def test_bulk_upload_size_limit(serve: Callable[..., httpx.Client]) -> None:
     client = serve(max_body_bytes=50_000)
     files = [("image", ("a.jpg", jpeg("cat"))), ("image", ("b.bin", bytes(60_000)))] * 3
     entries = client.post("/gallery/images", files=files).json()["images"]
     assert [entry["status"] for entry in entries[1::2]] == ["rejected"] * 3
-    assert "60000 bytes; 50000 are allowed" in entries[1]["detail"]
+    assert "60000 bytes (limit: 50000)" in entries[1]["detail"]
     assert {entry["status"] for entry in entries[::2]} <= {"added", "exists"}
     put_too_large = client.put("/gallery/images/a", files={"image": bytes(60_000)})
     assert_problem(put_too_large, 413, "body-too-large", "50000")
     assert_problem(client.put("/gallery/images/a", content=bytes(60_000)), 413, "body-too-large")
 
 
-def test_a_stream_of_images_is_kept_while_it_comes(serve: Callable[..., httpx.Client]) -> None:
+def test_images_are_committed_as_they_arrive(serve: Callable[..., httpx.Client]) -> None:
     """The first is listed before the last was sent: nothing waits for the form's end."""
     client = serve()
     with http_client(client.base_url) as other:
@@ -113,7 +113,7 @@ def test_a_stream_of_images_is_kept_while_it_comes(serve: Callable[..., httpx.Cl
     assert [entry["status"] for entry in entries] == ["added"] * 3
 
 
-def test_an_unknown_part_is_refused_by_name(client: httpx.Client) -> None:
+def test_unknown_form_part(client: httpx.Client) -> None:
     image, note = ("image", ("a.png", blobs(220))), ("note", (None, "what is this?"))
     for files in ([image, note], [note, image]):
         response = client.post("/gallery/images", files=files)
@@ -122,22 +122,22 @@ def test_an_unknown_part_is_refused_by_name(client: httpx.Client) -> None:
     assert_problem(response, 422, "invalid-parameter", "unknown form field 'note'", "image, metadata")
 
 
-def test_metadata_stand_before_their_image(client: httpx.Client) -> None:
+def test_metadata_after_its_image(client: httpx.Client) -> None:
     """After it they would be lost, or be another image's, without a word."""
     image, metadata = ("image", ("a.png", blobs(210))), ("metadata", (None, '{"n": 1}'))
     for files in ([image, metadata], [metadata, metadata, image], [metadata]):
         response = client.post("/gallery/images", files=files)
-        assert_problem(response, 400, "malformed-request", "before the image", "were kept")
+        assert_problem(response, 400, "malformed-request", "without an image after it", "were added")
     [entry] = client.post("/gallery/images", files=[metadata, image]).json()["images"]
     assert (entry["status"], entry["detail"]) == (
         "exists",
-        "it is there with other metadata, which were left as they are",
+        "stored with other metadata, which were not changed",
     )
     assert client.get(f"/gallery/images/{entry['id']}").json()["metadata"] == {}
 
 
 @pytest.mark.databases("sqlite")
-def test_as_many_images_are_in_memory_as_are_worked_on(tiny_settings: Settings) -> None:
+def test_images_in_memory_during_bulk_upload(tiny_settings: Settings) -> None:
     """However many the form has: the next is only read when there is room."""
     registry = Registry(tiny_settings.model_dirs, "tiny")
     registry.load()

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.databases("sqlite", "postgresql")
 
 
 @pytest.mark.parametrize("id", ["a b", "ä", "x" * 256, "%00", "a;b", "..", "."])
-def test_an_impossible_id_is_422_and_keeps_nothing(client: httpx.Client, id: str) -> None:
+def test_invalid_id(client: httpx.Client, id: str) -> None:
     # httpx would resolve dots, so they are sent as a careless client would
     path = f"/gallery/images/{id.replace('.', '%2E')}"
     response = client.put(path, content=blobs(8))
@@ -27,7 +27,7 @@ def test_an_impossible_id_is_422_and_keeps_nothing(client: httpx.Client, id: str
     assert_problem(client.get(f"{path}/content"), 422, "invalid-parameter", "1 to 255")
 
 
-def test_an_id_that_would_climb_out_leads_nowhere(client: httpx.Client) -> None:
+def test_id_with_path_traversal(client: httpx.Client) -> None:
     for method in ("PUT", "GET", "DELETE"):
         response = client.request(method, "/gallery/images/..%2F..%2Fetc%2Fpasswd", content=blobs(8))
         assert_problem(response, 404, "not-found")
@@ -46,7 +46,7 @@ def test_an_id_that_would_climb_out_leads_nowhere(client: httpx.Client) -> None:
         (json.dumps({"a": "\0"}), "NUL"),
     ],
 )
-def test_metadata_that_cannot_be_kept_are_422(client: httpx.Client, metadata: str, word: str) -> None:
+def test_invalid_metadata_in_requests(client: httpx.Client, metadata: str, word: str) -> None:
     response = client.put("/gallery/images/meta", params={"metadata": metadata}, content=blobs(9))
     body = assert_problem(response, 422, "invalid-parameter", "metadata")
     assert re.search(word, body["detail"])
@@ -55,11 +55,11 @@ def test_metadata_that_cannot_be_kept_are_422(client: httpx.Client, metadata: st
     assert_problem(client.get("/gallery/images/meta"), 404, "unknown-image")
 
 
-def test_ten_megabytes_of_metadata_are_422(client: httpx.Client) -> None:
+def test_oversized_metadata(client: httpx.Client) -> None:
     huge = json.dumps({"a": "x" * 10_000_000})
     files = [("metadata", (None, huge)), ("image", ("a.png", blobs(9)))]
     response = client.put("/gallery/images/huge", files=files)
-    assert_problem(response, 422, "invalid-parameter", "metadata has 10000009 bytes", "16384")
+    assert_problem(response, 422, "invalid-parameter", "metadata: 10000009 bytes", "16384")
     [entry] = client.post("/gallery/images", files=files).json()["images"]
     assert entry["status"] == "rejected"
     assert "16384" in entry["detail"]
@@ -74,12 +74,12 @@ def test_ten_megabytes_of_metadata_are_422(client: httpx.Client) -> None:
         [("image", ("a", b"x")), ("metadata", (None, "{}")), ("metadata", (None, "{}"))],
     ],
 )
-def test_a_form_with_other_parts_is_400(client: httpx.Client, files: Any) -> None:
+def test_form_with_wrong_parts(client: httpx.Client, files: Any) -> None:
     response = client.put("/gallery/images/parts", files=files)
-    assert_problem(response, 400, "malformed-request", "'image'", "its parts are")
+    assert_problem(response, 400, "malformed-request", "allowed: one 'image'")
 
 
-def test_bytes_that_are_no_image_are_refused_and_leave_what_was_there(client: httpx.Client) -> None:
+def test_put_of_undecodable_bytes(client: httpx.Client) -> None:
     put(client, "steady", blobs(10))
     truncated = jpeg("cat")[:9000]
     for data, status, slug in (
@@ -92,15 +92,15 @@ def test_bytes_that_are_no_image_are_refused_and_leave_what_was_there(client: ht
     assert client.get("/gallery/images/steady/content").content == blobs(10)
 
 
-def test_the_quota_is_507_and_what_is_there_stays(serve: Callable[..., httpx.Client]) -> None:
+def test_image_quota(serve: Callable[..., httpx.Client]) -> None:
     client = serve(gallery_max_images=2)
     put(client, "a", blobs(20))
     files = [("image", ("x.png", blobs(seed))) for seed in (21, 22)]
     entries = client.post("/gallery/images", files=files).json()["images"]
     assert sorted(entry["status"] for entry in entries) == ["added", "rejected"]
-    assert_problem(client.put("/gallery/images/c", content=blobs(23)), 507, "gallery-full", "2 are allowed")
+    assert_problem(client.put("/gallery/images/c", content=blobs(23)), 507, "gallery-full", "limit: 2")
     others = [("image", ("x.png", blobs(seed))) for seed in (30, 31)]
-    assert_problem(client.post("/gallery/images", files=others), 507, "gallery-full", "2 are allowed")
+    assert_problem(client.post("/gallery/images", files=others), 507, "gallery-full", "limit: 2")
     assert put(client, "a", blobs(24))["status"] == "replaced"
     assert client.get("/gallery").json()["quota"]["images"] == 2
     assert len(listed(client)) == 2
@@ -108,15 +108,15 @@ def test_the_quota_is_507_and_what_is_there_stays(serve: Callable[..., httpx.Cli
     assert put(client, "c", blobs(23))["status"] == "added"
 
 
-def test_the_quota_on_bytes_is_507(serve: Callable[..., httpx.Client]) -> None:
+def test_byte_quota(serve: Callable[..., httpx.Client]) -> None:
     client = serve(gallery_max_bytes=len(blobs(25)) + 10)
     put(client, "a", blobs(25))
     response = client.put("/gallery/images/b", content=blobs(26))
-    assert_problem(response, 507, "gallery-full", "bytes", "are allowed")
+    assert_problem(response, 507, "gallery-full", "bytes", "limit: ")
     assert listed(client) == ["a"]
 
 
-def test_the_key_guards_what_changes_the_gallery_and_nothing_else(serve: Callable[..., httpx.Client]) -> None:
+def test_api_key_of_the_gallery(serve: Callable[..., httpx.Client]) -> None:
     client = serve(api_key=SecretStr("open sesame"))
     changes = [
         ("PUT", "/gallery/images/a"),
@@ -134,7 +134,7 @@ def test_the_key_guards_what_changes_the_gallery_and_nothing_else(serve: Callabl
     assert client.delete("/gallery/images/a", headers=headers).status_code == 204
 
 
-def test_pages_of_other_sites_may_not_change_the_gallery(serve: Callable[..., httpx.Client]) -> None:
+def test_cross_site_requests_to_the_gallery(serve: Callable[..., httpx.Client]) -> None:
     client = serve(allowed_origins=frozenset({"https://friend.example"}))
     for method, path in (
         ("PUT", "/gallery/images/a"),

@@ -17,9 +17,7 @@ from tests.service.gallery.pictures import blobs
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_where_nothing_can_be_written_changes_are_507_and_the_rest_goes_on(
-    serve: Callable[..., httpx.Client], tmp_path: Path, cat_jpeg: bytes
-) -> None:
+def test_read_only_storage(serve: Callable[..., httpx.Client], tmp_path: Path, cat_jpeg: bytes) -> None:
     (tmp_path / "file").write_text("a directory cannot be made below this")
     client = serve(data_dir=tmp_path / "file" / "data")
     files = [("image", ("a.png", blobs(1))), ("image", ("b.png", blobs(2)))]
@@ -37,9 +35,7 @@ def test_where_nothing_can_be_written_changes_are_507_and_the_rest_goes_on(
     assert client.get("/readyz").json()["degraded"] is not None
 
 
-def test_a_damaged_database_is_507_and_inference_goes_on(
-    serve: Callable[..., httpx.Client], tmp_path: Path, cat_jpeg: bytes
-) -> None:
+def test_damaged_database(serve: Callable[..., httpx.Client], tmp_path: Path, cat_jpeg: bytes) -> None:
     (tmp_path / "data").mkdir(exist_ok=True)
     (tmp_path / "data" / "weighin.db").write_bytes(b"mine, and no database " * 1000)
     client = serve()
@@ -52,7 +48,7 @@ def test_a_damaged_database_is_507_and_inference_goes_on(
     assert client.post("/classify", content=cat_jpeg).status_code == 200
 
 
-def test_the_default_threshold_is_the_one_that_was_measured() -> None:
+def test_default_threshold() -> None:
     from service.gallery.index.embedded import EXACT_UP_TO
 
     assert Settings.model_fields["gallery_exact_up_to"].default == EXACT_UP_TO
@@ -80,9 +76,7 @@ with running(settings) as client:
 """
 
 
-def test_who_has_no_gallery_loads_no_index_library(
-    tiny_models_dir: Path, tmp_path: Path, cat_jpeg: bytes
-) -> None:
+def test_no_index_library_without_a_gallery(tiny_models_dir: Path, tmp_path: Path, cat_jpeg: bytes) -> None:
     """And who has one does, so the test would notice if the library had another name."""
     (tmp_path / "cat.jpg").write_bytes(cat_jpeg)
     arguments = [str(tiny_models_dir), str(tmp_path / "data"), str(tmp_path / "cat.jpg")]

@@ -100,7 +100,7 @@ def test_a_vector_comes_back_as_it_went_in(database: GalleryDatabase, store: Gal
     assert kept.tobytes() == odd.tobytes()
 
 
-def test_above_a_number_of_images_there_is_an_index_and_it_is_used(
+def test_index_is_built_and_used(
     database: GalleryDatabase, store: GalleryStore, postgres: PostgresServer
 ) -> None:
     search = PostgresqlNearest(database, EMBEDDER, DIMENSIONS, exact_up_to=100)
@@ -123,7 +123,7 @@ def test_above_a_number_of_images_there_is_an_index_and_it_is_used(
     search.close()
 
 
-def test_with_an_index_writes_are_seen_at_once_by_every_replica(
+def test_writes_are_visible_to_every_replica(
     database: GalleryDatabase, store: GalleryStore, migrated_url: str, tmp_path: Path
 ) -> None:
     kept = {put(store, f"i{n}", vector): vector for n, vector in enumerate(vectors(150))}

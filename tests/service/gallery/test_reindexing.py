@@ -54,9 +54,7 @@ def database_of(settings: Settings) -> Iterator[GalleryDatabase]:
         engine.dispose()
 
 
-def test_another_model_answers_when_all_images_are_embedded_by_it(
-    serve: Callable[..., httpx.Client], tiny_settings: Settings
-) -> None:
+def test_reindex_activates_the_new_model(serve: Callable[..., httpx.Client], tiny_settings: Settings) -> None:
     client = serve()
     fill(client)
     before = client.get("/gallery/images/i00/similar?k=100").json()["matches"]
@@ -90,9 +88,7 @@ def _embeddings(database: GalleryDatabase) -> int:
         return connection.execute(select(func.count()).select_from(gallery_embeddings)).scalar_one()
 
 
-def test_what_was_begun_goes_on_after_a_restart_and_the_old_model_answers_meanwhile(
-    tiny_settings: Settings, tiny_models_dir: Path
-) -> None:
+def test_reindex_continues_after_a_restart(tiny_settings: Settings, tiny_models_dir: Path) -> None:
     """The process ended when half of the images were embedded anew."""
     with running(tiny_settings) as client:
         fill(client)
@@ -111,7 +107,7 @@ def test_what_was_begun_goes_on_after_a_restart_and_the_old_model_answers_meanwh
         assert [best(client, seed)[1:] for seed in (0, 19)] == [("i00", 1.0), ("i19", 1.0)]
 
 
-def test_going_to_and_fro_between_models_loses_no_image(
+def test_reindex_back_and_forth(
     serve: Callable[..., httpx.Client],
 ) -> None:
     """An index that followed its network's embeddings while they were dropped and made again missed some."""
@@ -134,7 +130,7 @@ def test_going_to_and_fro_between_models_loses_no_image(
             until(lambda: client.get("/gallery").json()["search"]["mode"] == "exact", "the index is there")
 
 
-def test_naming_the_model_that_answers_gives_it_up(serve: Callable[..., httpx.Client]) -> None:
+def test_reindex_with_the_active_model_cancels(serve: Callable[..., httpx.Client]) -> None:
     client = serve()
     fill(client)
     client.post("/gallery/reindex?model=tiny-b")
@@ -145,7 +141,7 @@ def test_naming_the_model_that_answers_gives_it_up(serve: Callable[..., httpx.Cl
     assert best(client, 3) == (client.get("/gallery").json()["model"], "i03", 1.0)
 
 
-def test_an_empty_gallery_takes_the_model_at_once(serve: Callable[..., httpx.Client]) -> None:
+def test_reindex_of_an_empty_gallery(serve: Callable[..., httpx.Client]) -> None:
     client = serve()
     body = client.post("/gallery/reindex?model=tiny-b").json()
     assert (body["model"], body["reindexing"]) == ("tiny-b", None)
@@ -160,7 +156,7 @@ def test_a_model_that_is_not_there_is_404(serve: Callable[..., httpx.Client]) ->
     assert client.get("/gallery").json()["reindexing"] is None
 
 
-def test_the_setting_names_the_model_of_a_new_gallery_only(
+def test_gallery_model_setting(
     tiny_settings: Settings,
 ) -> None:
     with running(tiny_settings.model_copy(update={"gallery_model": "tiny-b"})) as client:
@@ -186,7 +182,7 @@ def test_a_gallery_whose_model_and_copy_are_gone_says_so_and_can_be_reindexed(
     shutil.rmtree(tiny_settings.data_dir / KEPT_FOLDER)
     with running(settings("none", "yours")) as client:
         problem = client.post("/retrieve-similar", content=blobs(0))
-        assert_problem(problem, 503, "model-unavailable", "'mine'", "not served here", "reindex")
+        assert_problem(problem, 503, "model-unavailable", "'mine'", "not served", "re-index")
         assert_problem(client.put("/gallery/images/c", content=blobs(2)), 503, "model-unavailable")
         assert client.get("/gallery/images/a/content").content == blobs(0)
     with running(settings("other", "mine")) as client:

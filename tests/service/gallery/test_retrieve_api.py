@@ -24,9 +24,7 @@ from tests.service.gallery.pictures import PHOTOS, blobs, encoded, jpeg, photo
 pytestmark = pytest.mark.databases("sqlite", "postgresql")
 
 
-def test_an_empty_gallery_answers_with_no_matches_and_a_hint(
-    serve: Callable[..., httpx.Client], cat_jpeg: bytes
-) -> None:
+def test_hint_of_an_empty_gallery(serve: Callable[..., httpx.Client], cat_jpeg: bytes) -> None:
     client = serve()
     response = client.post("/retrieve-similar", content=cat_jpeg)
     assert response.status_code == 200
@@ -40,7 +38,7 @@ def test_an_empty_gallery_answers_with_no_matches_and_a_hint(
     assert_problem(client.post("/retrieve-similar", content=b"text"), 415, "unknown-image-type")
 
 
-def test_a_photograph_finds_itself_and_its_copies(client: httpx.Client) -> None:
+def test_search_with_a_stored_photograph_and_copies(client: httpx.Client) -> None:
     for name in PHOTOS:
         assert put(client, f"photo-{name}.jpg", jpeg(name), name=name)["status"] == "added"
     where = json.dumps({"name": {"gte": ""}})
@@ -80,16 +78,14 @@ def test_scores_are_cosines_of_the_networks_embeddings(client: httpx.Client, tin
     assert retrieve(client, jpeg("cat"), where='{"cosine": true}', min_score=least) == found[:3]
 
 
-def test_equal_scores_are_in_the_order_of_ids(client: httpx.Client) -> None:
+def test_ties_are_ordered_by_id(client: httpx.Client) -> None:
     for id in ("tie-c", "tie-B", "tie-a", "tie-10"):
         put(client, id, blobs(1), tie=1)
     found = retrieve(client, blobs(1), where='{"tie": 1}', k=3)
     assert [(match["id"], match["score"]) for match in found] == [("tie-10", 1), ("tie-B", 1), ("tie-a", 1)]
 
 
-def test_what_a_search_takes_is_told_and_recorded(
-    serve: Callable[..., httpx.Client], cat_jpeg: bytes
-) -> None:
+def test_search_latency_is_recorded(serve: Callable[..., httpx.Client], cat_jpeg: bytes) -> None:
     client = serve()
     put(client, "a", blobs(2))
     response = client.post("/retrieve-similar", files={"image": cat_jpeg})
@@ -140,14 +136,12 @@ def test_a_kept_image_finds_the_others(client: httpx.Client) -> None:
         ({"where": "1"}, "where"),
     ],
 )
-def test_bad_parameters_of_a_search_are_422(
-    client: httpx.Client, parameters: dict[str, object], word: str
-) -> None:
+def test_invalid_search_parameters(client: httpx.Client, parameters: dict[str, object], word: str) -> None:
     response = client.post("/retrieve-similar", params=parameters, content=blobs(0))
     assert_problem(response, 422, "invalid-parameter", word)
 
 
-def test_another_model_than_the_gallerys_is_409(client: httpx.Client, cat_jpeg: bytes) -> None:
+def test_expected_model_differs(client: httpx.Client, cat_jpeg: bytes) -> None:
     put(client, "anything", blobs(11))
     response = client.post("/retrieve-similar?model=tiny-b", content=cat_jpeg)
     assert_problem(response, 409, "other-model", "'tiny'", "'tiny-b'")

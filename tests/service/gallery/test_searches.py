@@ -62,9 +62,7 @@ def test_it_is_opened_once_and_told_of(searches: Searches) -> None:
     assert searches.status is None
 
 
-def test_when_another_network_answers_the_search_is_closed_before_its_embeddings_go(
-    searches: Searches, vectors: GalleryVectors
-) -> None:
+def test_search_closes_before_embeddings_are_dropped(searches: Searches, vectors: GalleryVectors) -> None:
     assert nearest(searches, ONE, 0) == 1
     with pytest.raises(EmbeddersChanged):
         searches.open_for(OTHER, 3)
@@ -78,7 +76,7 @@ def test_when_another_network_answers_the_search_is_closed_before_its_embeddings
     assert [nearest(searches, OTHER, axis) for axis in range(3)] == [3, 2, 1]
 
 
-def test_a_change_that_failed_closes_it_too(searches: Searches) -> None:
+def test_failed_switch_closes_the_search(searches: Searches) -> None:
     """Whether it was done is not known then."""
     assert nearest(searches, ONE, 0) == 1
 

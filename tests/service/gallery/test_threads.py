@@ -11,7 +11,7 @@ from service.errors import DatabaseUnreachable
 from service.gallery.threads import GalleryThreads
 
 
-def test_what_could_not_begin_in_time_is_not_begun_any_more() -> None:
+def test_call_that_cannot_start_in_time() -> None:
     async def scenario() -> None:
         threads = GalleryThreads(deadline_s=0.05)
         free, begun = threading.Event(), threading.Event()
@@ -37,7 +37,7 @@ def test_what_could_not_begin_in_time_is_not_begun_any_more() -> None:
     asyncio.run(scenario())
 
 
-def test_who_is_cancelled_leaves_the_queue_and_what_runs_ends() -> None:
+def test_cancelled_calls() -> None:
     async def scenario() -> None:
         threads = GalleryThreads(deadline_s=30)
         free, begun = threading.Event(), threading.Event()
@@ -64,7 +64,7 @@ def test_who_is_cancelled_leaves_the_queue_and_what_runs_ends() -> None:
     asyncio.run(scenario())
 
 
-def test_errors_come_through() -> None:
+def test_errors_are_raised() -> None:
     async def scenario() -> None:
         threads = GalleryThreads(deadline_s=30)
         with pytest.raises(ZeroDivisionError):

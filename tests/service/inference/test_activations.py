@@ -80,7 +80,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("model", EXPECTED)
-def test_probabilities_are_what_the_network_says(client: httpx.Client, png: bytes, model: str) -> None:
+def test_probabilities_of_a_network_with_activation(client: httpx.Client, png: bytes, model: str) -> None:
     activation, probability = EXPECTED[model]
     assert client.get(f"/models/{model}").json()["activation"] == activation
     prediction = client.post(f"/classify?model={model}", content=png).json()["predictions"][0]
@@ -102,9 +102,9 @@ def test_a_comparison_does_the_same(client: httpx.Client, png: bytes) -> None:
     }
 
 
-def test_a_network_without_logits_has_no_exact_map(client: httpx.Client, png: bytes) -> None:
+def test_no_exact_map_with_an_activation(client: httpx.Client, png: bytes) -> None:
     answer = client.post("/explain?model=softmax", content=png)
-    assert_problem(answer, 409, "no-exact-map", "'softmax'", "applies softmax itself")
+    assert_problem(answer, 409, "no-exact-map", "'softmax'", "applies softmax")
 
 
 SIGMOID = ("Sigmoid", [], {})
@@ -148,7 +148,7 @@ LAST: dict[str, tuple[Tail, str, str]] = {
 
 
 @pytest.mark.parametrize("network", LAST)
-def test_a_network_that_contradicts_its_card_is_refused(tmp_path: Path, network: str) -> None:
+def test_activation_contradicts_the_card(tmp_path: Path, network: str) -> None:
     tail, activation, reason = LAST[network]
     declared = {"activation": activation} if activation else {}
     weights = {
@@ -166,7 +166,7 @@ def test_a_network_that_contradicts_its_card_is_refused(tmp_path: Path, network:
 
 
 @pytest.mark.parametrize("activation", ["Softmax", "Sigmoid"])
-def test_an_activation_in_a_function_of_the_file_is_found(tmp_path: Path, activation: str) -> None:
+def test_activation_inside_a_function(tmp_path: Path, activation: str) -> None:
     folder = save_network(tmp_path, "called", [(activation, [], {})], bias=BIAS)
     model = onnx.load(folder / "model.onnx")
     [node] = [node for node in model.graph.node if node.op_type == activation]
@@ -188,7 +188,7 @@ def test_an_activation_in_a_function_of_the_file_is_found(tmp_path: Path, activa
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-def test_an_activation_that_the_network_does_not_have_is_refused(tmp_path: Path, activation: str) -> None:
+def test_declared_activation_is_missing(tmp_path: Path, activation: str) -> None:
     save_network(tmp_path, "liar", bias=BIAS, outputs={"logits": [10], "activation": activation})
     registry = Registry([tmp_path], "liar")
     registry.load()

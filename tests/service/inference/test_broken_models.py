@@ -31,7 +31,7 @@ from tests.service.conftest import running
 ONE = np.array([1], np.int64)
 
 NETWORKS: dict[str, tuple[dict[str, Any], str]] = {
-    "fixed batch": ({"batch": 8}, "fixed batch of 8.*batch of 1"),
+    "fixed batch": ({"batch": 8}, r"fixed batch of 8 \(allowed: 1, or a dynamic"),
     "index out of range": (
         {"tail": [("Gather", ["at"], {"axis": 1})], "weights": {"at": np.array([*range(9), 100], np.int64)}},
         "ONNX Runtime .* cannot run it: .*out of data bounds, idx=100",
@@ -107,7 +107,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_network_that_runs_wrong_is_broken_and_the_others_are_served(tmp_path: Path, network: str) -> None:
+def test_network_with_wrong_outputs(tmp_path: Path, network: str) -> None:
     make_tiny_model(tmp_path, "good")
     changes, reason = NETWORKS[network]
     save_network(tmp_path, "broken", **changes)
@@ -209,7 +209,7 @@ def edit(folder: Path, part: str, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize("fault", FILES)
-def test_a_broken_file_is_its_models_fault_alone(tmp_path: Path, fault: str) -> None:
+def test_broken_file_affects_only_its_model(tmp_path: Path, fault: str) -> None:
     make_tiny_model(tmp_path, "good")
     break_it, reason = FILES[fault]
     break_it(save_network(tmp_path, "broken"))
@@ -275,9 +275,7 @@ def endless() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-def test_folders_that_lead_nowhere_are_left_out_with_a_line_in_the_log(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_broken_links_in_the_zoo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_network(tmp_path / "elsewhere", "linked")
     save_network(tmp_path / "zoo", "good")
     (tmp_path / "zoo/linked").symlink_to(tmp_path / "elsewhere/linked")
@@ -310,7 +308,7 @@ def test_names_that_are_no_text_are_shown(tmp_path: Path) -> None:
         assert_problem(client.post("/classify?model=x", content=picture(0)), 404, "unknown-model", "xfcller")
 
 
-def test_a_reason_is_one_line_of_bounded_length(tmp_path: Path) -> None:
+def test_reason_is_one_short_line(tmp_path: Path) -> None:
     make_tiny_model(tmp_path, "good")
     folder = save_network(tmp_path, "broken")
     model = onnx.load(folder / "model.onnx")
@@ -322,19 +320,19 @@ def test_a_reason_is_one_line_of_bounded_length(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [loop, Path.touch, lambda path: path.symlink_to("nowhere")])
-def test_a_zoo_that_cannot_be_read_is_named(tmp_path: Path, make: Callable[[Path], object]) -> None:
+def test_unreadable_zoo(tmp_path: Path, make: Callable[[Path], object]) -> None:
     make(tmp_path / "zoo")
     with pytest.raises((FileNotFoundError, UnreadableFolder), match=f"{tmp_path}/zoo"):
         Registry([tmp_path / "zoo"], "good")
 
 
-def test_labels_that_are_a_broken_link_are_not_replaced_by_others(tmp_path: Path) -> None:
+def test_labels_file_is_a_broken_link(tmp_path: Path) -> None:
     make_tiny_model(tmp_path, "good")
     replace_by("labels.txt", lambda p: p.symlink_to("nowhere"))(save_network(tmp_path, "broken"))
     assert_only_broken(tmp_path, "labels .* cannot be read: no such file")
 
 
-def test_readiness_is_decided_whatever_fails(tmp_path: Path) -> None:
+def test_ready_after_any_failure(tmp_path: Path) -> None:
     """An error that is no fault of a model: the log cannot be written."""
     make_tiny_model(tmp_path, "good")
     save_network(tmp_path, "z-last")
@@ -369,7 +367,7 @@ def picture(value: int) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_network_that_fails_on_flat_pictures_only_is_served(tmp_path: Path) -> None:
+def test_network_that_fails_on_flat_pictures_only(tmp_path: Path) -> None:
     save_network(tmp_path, "flat", **FLAT)
     registry = Registry([tmp_path], "flat")
     registry.load()
@@ -402,7 +400,7 @@ def problems(client: httpx.Client) -> dict[str, str | None]:
     return {model["name"]: model["reason"] for model in client.get("/models").json()["models"]}
 
 
-def test_a_failed_run_is_said_until_one_succeeds(fragile: httpx.Client) -> None:
+def test_failure_is_reported_until_a_run_succeeds(fragile: httpx.Client) -> None:
     reason = "its latest run failed: output 'logits' is not finite: 10 of 10 values"
     assert fragile.post("/classify?model=dark", content=picture(255)).status_code == 200
     refused = fragile.post("/classify?model=dark", content=picture(0))
@@ -418,13 +416,13 @@ def test_a_failed_run_is_said_until_one_succeeds(fragile: httpx.Client) -> None:
     assert fragile.get("/readyz").json()["failing"] == []
 
 
-def test_a_comparison_names_the_model_that_fails(fragile: httpx.Client) -> None:
+def test_comparison_with_a_failing_model(fragile: httpx.Client) -> None:
     answer = fragile.post("/compare?models=good,dark", content=picture(0))
     assert_problem(answer, 503, "model-unavailable", "model 'dark' failed", "not finite")
     assert fragile.post("/compare?models=good,dark", content=picture(255)).status_code == 200
 
 
-def test_with_a_broken_default_model_the_rest_works(fragile: httpx.Client) -> None:
+def test_broken_default_model(fragile: httpx.Client) -> None:
     assert_problem(
         fragile.post("/classify", content=picture(255)), 503, "model-unavailable", "'batch-8'", "batch of 8"
     )
@@ -436,7 +434,7 @@ def test_with_a_broken_default_model_the_rest_works(fragile: httpx.Client) -> No
     assert fragile.post("/classify?model=good", content=picture(0)).status_code == 200
 
 
-def test_a_gallery_whose_model_fails_says_so(fragile: httpx.Client) -> None:
+def test_gallery_whose_model_fails(fragile: httpx.Client) -> None:
     for response in (
         fragile.put("/gallery/images/a", content=picture(0)),
         fragile.post("/retrieve-similar", content=picture(0)),
@@ -446,7 +444,7 @@ def test_a_gallery_whose_model_fails_says_so(fragile: httpx.Client) -> None:
     assert fragile.post("/retrieve-similar", content=picture(255)).status_code == 200
 
 
-def test_a_gallery_whose_model_is_broken_says_so(tmp_path: Path) -> None:
+def test_gallery_whose_model_is_broken(tmp_path: Path) -> None:
     make_tiny_model(tmp_path / "zoo", "good")
     save_network(tmp_path / "zoo", "batch-8", batch=8, embedding=True, tail=[("Abs", [LIGHT], {})])
     settings = Settings(
@@ -472,21 +470,21 @@ def saved(arrays: dict[str, Any]) -> bytes:
 
 HEAD = {"weight": np.ones((2, 3), np.float32), "bias": np.zeros(2, np.float32)}
 HEADS: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "does not hold"),
-    "text": (b"version https://git-lfs", "does not hold"),
-    "cut off": (saved(HEAD)[:-30], "does not hold"),
-    "damaged": (saved(HEAD).replace(b"NUMPY", b"NUMBY"), "does not hold"),
-    "without a bias": (saved({"weight": HEAD["weight"]}), "does not hold"),
-    "of text": (saved(HEAD | {"weight": np.array([["a"] * 3] * 2)}), "does not hold"),
-    "of records": (saved(HEAD | {"weight": np.zeros((2, 3), "f4,f4")}), "does not hold"),
-    "not finite": (saved(HEAD | {"weight": np.full((2, 3), np.nan)}), "not all finite"),
-    "too large for float32": (saved(HEAD | {"bias": np.full(2, 1e300)}), "not all finite"),
-    "of another shape": (saved(HEAD | {"weight": np.ones((3, 2))}), r"\(3, 2\), \(2, 3\) is needed"),
+    "empty": (b"", "no arrays"),
+    "text": (b"version https://git-lfs", "no arrays"),
+    "cut off": (saved(HEAD)[:-30], "no arrays"),
+    "damaged": (saved(HEAD).replace(b"NUMPY", b"NUMBY"), "no arrays"),
+    "without a bias": (saved({"weight": HEAD["weight"]}), "no arrays"),
+    "of text": (saved(HEAD | {"weight": np.array([["a"] * 3] * 2)}), "no arrays"),
+    "of records": (saved(HEAD | {"weight": np.zeros((2, 3), "f4,f4")}), "no arrays"),
+    "not finite": (saved(HEAD | {"weight": np.full((2, 3), np.nan)}), "not finite"),
+    "too large for float32": (saved(HEAD | {"bias": np.full(2, 1e300)}), "not finite"),
+    "of another shape": (saved(HEAD | {"weight": np.ones((3, 2))}), r"\(3, 2\) \(needed: \(2, 3\)\)"),
 }
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_a_broken_classifier_is_said(tmp_path: Path, head: str) -> None:
+def test_broken_classifier(tmp_path: Path, head: str) -> None:
     content, reason = HEADS[head]
     path = tmp_path / "classifier.npz"
     path.write_bytes(content)
@@ -495,7 +493,7 @@ def test_a_broken_classifier_is_said(tmp_path: Path, head: str) -> None:
         read_linear_head(path, file, (2, 3))
 
 
-def test_a_run_that_fails_leaves_the_session_usable(tmp_path: Path) -> None:
+def test_session_after_a_failed_run(tmp_path: Path) -> None:
     model = served(save_network(tmp_path, "dark", **DARK))
     dark, light = (np.full((1, 3, SIDE, SIDE), value, np.float32) for value in (-1, 1))
     with pytest.raises(ModelUnavailable, match="model 'dark' failed: output 'logits' is not finite"):
@@ -505,11 +503,11 @@ def test_a_run_that_fails_leaves_the_session_usable(tmp_path: Path) -> None:
     assert model.session.failure is None
 
 
-def test_names_of_outputs_that_are_no_text_are_said(tmp_path: Path) -> None:
+def test_output_names_not_utf8(tmp_path: Path) -> None:
     make_tiny_model(tmp_path, "good")
     folder = save_network(tmp_path, "broken")
     put_file(folder, (folder / "model.onnx").read_bytes().replace(b"logits", b"log\xfc\xfcs"))
-    assert_only_broken(tmp_path, "names that are no text|cannot load the model")
+    assert_only_broken(tmp_path, "names that are not UTF-8|cannot load the model")
 
 
 def test_huge_numbers_are_numbers(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ LABELS = [f"thing {i}" for i in range(10)]
     arrays(np.float32, 10, elements=st.floats(-1e4, 1e4, width=32)),
     st.integers(1, 10),
 )
-def test_the_k_largest_come_first_with_probabilities_that_sum_to_one(logits: np.ndarray, k: int) -> None:
+def test_top_predictions(logits: np.ndarray, k: int) -> None:
     predictions = top_predictions(logits, LABELS, k)
     assert len(predictions) == k
     expected = sorted(range(10), key=lambda i: (-float(logits[i]), i))
@@ -27,7 +27,7 @@ def test_the_k_largest_come_first_with_probabilities_that_sum_to_one(logits: np.
     assert sum(p.probability for p in top_predictions(logits, LABELS, 10)) == pytest.approx(1)
 
 
-def test_ties_are_ordered_by_class_even_at_the_border() -> None:
+def test_ties_are_ordered_by_class() -> None:
     logits = np.zeros(10, np.float32)
     assert [p.class_id for p in top_predictions(logits, LABELS, 3)] == [0, 1, 2]
 

@@ -21,24 +21,22 @@ def budget(tmp_path: Path, own: str, files: dict[str, str]) -> int:
     return core_budget(tmp_path / "cgroup", tmp_path / "self")
 
 
-def test_without_a_quota_it_is_the_affinity(tmp_path: Path) -> None:
+def test_cores_without_a_quota(tmp_path: Path) -> None:
     assert budget(tmp_path, "0::/\n", {"cpu.max": "max 100000\n"}) == CORES
     assert core_budget(tmp_path / "none", tmp_path / "none") == CORES
 
 
 @pytest.mark.parametrize(("quota", "cores"), [("100000", 1), ("150000", 1), ("20000", 1), ("6400000", CORES)])
-def test_a_v2_quota_is_rounded_down_to_whole_cores_but_not_below_one(
-    tmp_path: Path, quota: str, cores: int
-) -> None:
+def test_cgroup_v2_quota(tmp_path: Path, quota: str, cores: int) -> None:
     assert budget(tmp_path, "0::/\n", {"cpu.max": f"{quota} 100000\n"}) == cores
 
 
-def test_the_smallest_quota_on_the_way_to_the_root_counts(tmp_path: Path) -> None:
+def test_smallest_cgroup_quota(tmp_path: Path) -> None:
     files = {"a/cpu.max": "100000 100000", "a/b/cpu.max": "max 100000"}
     assert budget(tmp_path, "0::/a/b\n", files) == 1
 
 
-def test_a_v1_quota_counts_and_minus_one_means_none(tmp_path: Path) -> None:
+def test_cgroup_v1_quota(tmp_path: Path) -> None:
     v1 = "4:cpu,cpuacct:/job\n"
     files = {"cpu/job/cpu.cfs_quota_us": "100000\n", "cpu/job/cpu.cfs_period_us": "100000\n"}
     assert budget(tmp_path, v1, files) == 1

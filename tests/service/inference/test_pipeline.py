@@ -24,14 +24,14 @@ def jpeg(side: int) -> bytes:
     return buffer.getvalue()
 
 
-def test_an_image_is_decoded_at_the_scale_of_the_most_demanding_use() -> None:
+def test_decoding_scale_of_several_networks() -> None:
     data = jpeg(800)
     assert load_image(data, spec(32), max_pixels=10**6).scale == 8
     assert load_image(data, spec(32), spec(400), max_pixels=10**6).scale == 2
     assert load_image(data, spec(32), max_pixels=10**6, min_side=801).scale == 1
 
 
-def test_a_run_laps_each_stage_once_in_order() -> None:
+def test_stages_of_a_run() -> None:
     stopwatch = Stopwatch()
     image = load_image(jpeg(64), spec(32), max_pixels=10**6, stopwatch=stopwatch)
     shape = run_network(lambda tensor: tensor.shape, spec(32), image, stopwatch)

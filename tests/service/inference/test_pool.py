@@ -51,7 +51,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def test_jobs_run_in_the_order_in_which_they_came_and_return_their_results() -> None:
+def test_jobs_run_in_fifo_order() -> None:
     async def scenario() -> None:
         pool, gate = CorePool(1, 10), Gate()
         tasks = []
@@ -68,7 +68,7 @@ def test_jobs_run_in_the_order_in_which_they_came_and_return_their_results() -> 
     asyncio.run(scenario())
 
 
-def test_one_more_than_may_wait_is_refused_and_nothing_else_is_lost() -> None:
+def test_full_queue() -> None:
     async def scenario() -> None:
         pool, gate = CorePool(1, 1), Gate()
         tasks = [asyncio.create_task(pool.run(gate.job(name), patient())) for name in "ab"]
@@ -85,7 +85,7 @@ def test_one_more_than_may_wait_is_refused_and_nothing_else_is_lost() -> None:
     asyncio.run(scenario())
 
 
-def test_a_deadline_that_passes_before_or_during_the_wait_is_an_error_and_frees_the_place() -> None:
+def test_deadline_before_and_while_queued() -> None:
     async def scenario() -> None:
         pool, gate = CorePool(1, 10), Gate()
         with pytest.raises(DeadlineExceeded):
@@ -103,7 +103,7 @@ def test_a_deadline_that_passes_before_or_during_the_wait_is_an_error_and_frees_
     asyncio.run(scenario())
 
 
-def test_a_client_that_hangs_up_while_waiting_is_dropped_and_its_job_never_runs() -> None:
+def test_disconnected_client_leaves_the_queue() -> None:
     async def scenario() -> None:
         pool, gate = CorePool(1, 10), Gate()
         first = asyncio.create_task(pool.run(gate.job("first"), patient()))
@@ -127,7 +127,7 @@ def test_a_client_that_hangs_up_while_waiting_is_dropped_and_its_job_never_runs(
     asyncio.run(scenario())
 
 
-def test_a_job_alone_waits_for_the_others_and_keeps_later_ones_out() -> None:
+def test_exclusive_job() -> None:
     async def scenario() -> None:
         pool, gate = CorePool(2, 10), Gate()
         alone_gate = Gate()
@@ -150,7 +150,7 @@ def test_a_job_alone_waits_for_the_others_and_keeps_later_ones_out() -> None:
     asyncio.run(scenario())
 
 
-def test_a_cancelled_caller_leaves_its_thread_taken_until_the_job_ends() -> None:
+def test_cancelled_caller_of_a_running_job() -> None:
     async def scenario() -> None:
         pool, gate = CorePool(1, 10), Gate()
         first = asyncio.create_task(pool.run(gate.job("first"), patient()))
@@ -168,7 +168,7 @@ def test_a_cancelled_caller_leaves_its_thread_taken_until_the_job_ends() -> None
     asyncio.run(scenario())
 
 
-def test_a_job_that_fails_gives_its_thread_back() -> None:
+def test_failed_job_frees_its_thread() -> None:
     def fail() -> None:
         raise ZeroDivisionError
 

@@ -72,7 +72,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("breakage", BREAKAGES)
-def test_a_broken_model_says_why_and_the_others_are_served(tmp_path: Path, breakage: str) -> None:
+def test_broken_model_with_its_reason(tmp_path: Path, breakage: str) -> None:
     make_tiny_model(tmp_path, "good")
     folder = make_tiny_model(tmp_path, "broken")
     break_it, reason = BREAKAGES[breakage]
@@ -88,9 +88,9 @@ def test_a_broken_model_says_why_and_the_others_are_served(tmp_path: Path, break
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_before_it_is_loaded_a_model_is_not_ready(tiny_models_dir: Path) -> None:
+def test_model_before_loading(tiny_models_dir: Path) -> None:
     registry = Registry([tiny_models_dir], "tiny")
-    with pytest.raises(NotReady, match="'tiny' is still being loaded"):
+    with pytest.raises(NotReady, match="'tiny': still loading"):
         registry.get()
     with pytest.raises(UnknownModel, match=r"model 'x': unknown \(allowed: tiny, tiny-b\)"):
         registry.get("x")
@@ -107,7 +107,7 @@ def test_many_models_are_not_all_in_the_message() -> None:
     assert UnknownModel("x", list("abcdef")).detail == "model 'x': unknown (allowed: 6 models)"
 
 
-def test_of_two_models_with_one_name_the_first_folder_wins(tmp_path: Path) -> None:
+def test_two_models_with_one_name(tmp_path: Path) -> None:
     make_tiny_model(tmp_path / "own", "tiny", labels="own-10")
     make_tiny_model(tmp_path / "zoo", "tiny", labels="zoo-10")
     registry = Registry([tmp_path / "own", tmp_path / "zoo"], "tiny")
@@ -131,8 +131,8 @@ def test_a_model_that_is_named_networks(tmp_path: Path) -> None:
     assert networks_in(tmp_path) == tmp_path
 
 
-def test_a_folder_of_models_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no such folder of models"):
+def test_missing_model_directory(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such folder"):
         Registry([tmp_path / "nowhere"], "tiny")
 
 

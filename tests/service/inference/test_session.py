@@ -60,9 +60,7 @@ LOADERS = [load_for_serving, load_for_a_benchmark, optimize, profile]
 
 
 @pytest.mark.parametrize("load", LOADERS)
-def test_weights_in_another_file_are_refused_by_name(
-    external: Path, load: Callable[[bytes, Card], object]
-) -> None:
+def test_external_data_is_refused(external: Path, load: Callable[[bytes, Card], object]) -> None:
     content = (external / "model.onnx").read_bytes()
     with pytest.raises(SessionError, match=r"external data \(weights.bin\).*save it as one file"):
         load(content, read_card(external))
@@ -79,7 +77,7 @@ def test_many_files_are_counted() -> None:
         check_self_contained(model.SerializeToString())
 
 
-def test_a_file_in_the_runtimes_own_format_is_refused(tmp_path: Path) -> None:
+def test_ort_format_is_refused(tmp_path: Path) -> None:
     """It may refer to other files as well, and nothing looks into it."""
     import onnxruntime
 
@@ -118,7 +116,7 @@ def test_a_file_in_the_runtimes_own_format_is_refused(tmp_path: Path) -> None:
         ("", "RuntimeError"),
     ],
 )
-def test_a_runtimes_message_becomes_one_short_line_without_paths(message: str, words: str) -> None:
+def test_runtime_message_without_paths(message: str, words: str) -> None:
     assert runtime_words(RuntimeError(message)) == words
 
 

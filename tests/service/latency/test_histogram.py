@@ -61,7 +61,7 @@ def test_figures_are_those_of_the_samples(samples: list[int]) -> None:
 
 
 @given(st.lists(durations, max_size=5))
-def test_merged_is_the_same_as_recorded_together(parts: list[list[int]]) -> None:
+def test_merge_equals_recording_together(parts: list[list[int]]) -> None:
     together = Distribution.of([sample for part in parts for sample in part]) if parts else merge([])
     assert same(merge([Distribution.of(part) for part in parts]), together)
 
@@ -115,7 +115,7 @@ def test_slots_are_those_of_an_hdr_histogram(samples: list[int]) -> None:
         assert slot_of_us(value) == slot
 
 
-def test_counters_are_freed_without_the_garbage_collector() -> None:
+def test_counters_are_freed_without_gc() -> None:
     gc.disable()
     try:
         codec = HistogramCodec()
@@ -150,9 +150,9 @@ def test_extremes_are_kept() -> None:
 
 
 @pytest.mark.parametrize("garbage", [b"", b"x" * 40, HistogramCodec().encode(Distribution.of([1000]))[:-3]])
-def test_other_bytes_are_refused_and_leave_no_trace(garbage: bytes) -> None:
+def test_decode_of_invalid_bytes(garbage: bytes) -> None:
     codec = HistogramCodec()
-    with pytest.raises(ValueError, match="no HDR histogram"):
+    with pytest.raises(ValueError, match="not an HDR histogram"):
         codec.decode(garbage, 1, 1000, 1000)
     original = Distribution.of([1000, 5_000_000])
     assert same(codec.decode(codec.encode(original), 2, 5_001_000, 5_000_000), original)
@@ -161,5 +161,5 @@ def test_other_bytes_are_refused_and_leave_no_trace(garbage: bytes) -> None:
 def test_histograms_with_other_slots_are_refused() -> None:
     other = HdrHistogram(1, 1_000_000, 2, b64_wrap=False)
     other.record_value(1000)
-    with pytest.raises(ValueError, match="no HDR histogram"):
+    with pytest.raises(ValueError, match="not an HDR histogram"):
         HistogramCodec().decode(other.encode(), 1, 1_000_000, 1_000_000)

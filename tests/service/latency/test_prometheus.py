@@ -63,7 +63,7 @@ def test_gauges_are_read_when_shown() -> None:
     assert shown[key("weighin_build_info", version="1.2", onnxruntime="1.32")] == 1
 
 
-def test_every_name_is_ours_and_two_do_not_share() -> None:
+def test_index_names_are_unique() -> None:
     one, other = Metrics({}), Metrics({})
     one.observe("tiny", "compare", "total", [1])
     one.count_error("tiny", "busy")

@@ -102,7 +102,7 @@ def test_rows_name_the_version_of_the_model(recorder: Recorder, store: LatencySt
     assert minute.errors == {ErrorSeries("live", "tiny", "", "", "queue-full"): 1}
 
 
-def test_what_nobody_flushes_takes_little_memory(clock: Clock) -> None:
+def test_memory_without_flushes(clock: Clock) -> None:
     recorder = Recorder(None, Metrics({}), clock=clock)
     for _ in range(QUEUE_LIMIT + 5):
         recorder.record("tiny", "live", {"total": 1_500_000})
@@ -110,7 +110,7 @@ def test_what_nobody_flushes_takes_little_memory(clock: Clock) -> None:
     assert count(minutes(recorder.memory())) == QUEUE_LIMIT + 5
 
 
-def test_what_many_record_is_added_up_between_flushes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sum_up_between_flushes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.latency.recorder.FLUSH_EVERY_S", 3600)
     recorder = Recorder(None, Metrics({}))
     recorder.start()
@@ -131,9 +131,7 @@ def test_metrics_show_what_was_just_recorded(clock: Clock) -> None:
     assert 'weighin_errors_total{kind="queue-full",model="tiny"} 1.0' in shown
 
 
-def test_memory_holds_only_the_open_minute_once_all_is_saved(
-    recorder: Recorder, store: LatencyStore, clock: Clock
-) -> None:
+def test_memory_after_a_flush(recorder: Recorder, store: LatencyStore, clock: Clock) -> None:
     clock.now += LATE_S
     for _ in range(5):
         recorder.record("tiny", "live", RUN)
@@ -151,9 +149,7 @@ def test_memory_holds_only_the_open_minute_once_all_is_saved(
     assert recorder._held == {}
 
 
-def test_threads_lose_nothing_while_it_is_flushed_and_minutes_pass(
-    recorder: Recorder, store: LatencyStore, clock: Clock
-) -> None:
+def test_concurrent_recording_and_flushing(recorder: Recorder, store: LatencyStore, clock: Clock) -> None:
     running = threading.Event()
 
     def work() -> None:
@@ -174,9 +170,7 @@ def test_threads_lose_nothing_while_it_is_flushed_and_minutes_pass(
     assert count(kept(store)) == count(kept(store, HOUR_S)) == count(kept(store, DAY_S)) == 6000
 
 
-def test_a_clock_that_is_set_back_overwrites_nothing(
-    recorder: Recorder, store: LatencyStore, clock: Clock
-) -> None:
+def test_clock_set_back_overwrites_nothing(recorder: Recorder, store: LatencyStore, clock: Clock) -> None:
     recorder.record("tiny", "live", RUN)
     clock.now += 10 * MINUTE_S
     recorder.record("tiny", "live", RUN)
@@ -191,7 +185,7 @@ def test_a_clock_that_is_set_back_overwrites_nothing(
 
 
 @pytest.mark.parametrize("flush_s", [0.07, 12.0])
-def test_a_run_that_is_queued_while_its_minute_is_saved_makes_no_new_instance(
+def test_run_queued_while_its_minute_is_saved(
     recorder: Recorder,
     store: LatencyStore,
     clock: Clock,
@@ -218,7 +212,7 @@ def test_a_run_that_is_queued_while_its_minute_is_saved_makes_no_new_instance(
     assert count([part]) == 2
 
 
-def test_what_a_missing_directory_held_up_is_saved_when_it_is_back(
+def test_missing_directory_comes_back(
     recorder: Recorder, store: LatencyStore, clock: Clock, tmp_path: Path
 ) -> None:
     recorder.record("tiny", "live", RUN)
@@ -241,7 +235,7 @@ def test_what_a_missing_directory_held_up_is_saved_when_it_is_back(
     assert sum(n for part in kept(store) for n in part.errors.values()) == 3
 
 
-def test_a_deleted_database_is_made_anew_with_what_is_in_memory(
+def test_deleted_database_is_recreated_from_memory(
     recorder: Recorder, store: LatencyStore, tmp_path: Path
 ) -> None:
     recorder.record("tiny", "live", RUN)
@@ -253,9 +247,7 @@ def test_a_deleted_database_is_made_anew_with_what_is_in_memory(
     assert count(kept(store)) == 1
 
 
-def test_a_long_outage_takes_little_memory_and_loses_nothing(
-    store: LatencyStore, clock: Clock, tmp_path: Path
-) -> None:
+def test_memory_during_a_long_outage(store: LatencyStore, clock: Clock, tmp_path: Path) -> None:
     recorder = Recorder(store, Metrics({}), clock=clock)
     recorded = 0
     for _ in range(8 * 24 * 4):  # eight days without the directory
@@ -277,7 +269,7 @@ def test_a_long_outage_takes_little_memory_and_loses_nothing(
     assert sum(n for part in kept(store, DAY_S) for n in part.errors.values()) == recorded
 
 
-def test_a_flush_that_fails_at_much_cost_is_not_repeated_at_once(
+def test_wait_after_an_expensive_failed_flush(
     recorder: Recorder, store: LatencyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flushes: list[float] = []
@@ -302,7 +294,7 @@ def test_a_flush_that_fails_at_much_cost_is_not_repeated_at_once(
     recorder.close()
 
 
-def test_without_a_store_it_stays_in_memory(clock: Clock) -> None:
+def test_recorder_without_a_store(clock: Clock) -> None:
     recorder = Recorder(None, Metrics({}), clock=clock)
     recorder.start()
     recorder.record("tiny", "live", RUN)
@@ -324,7 +316,7 @@ def test_closing_saves_the_last_second(store: LatencyStore, tmp_path: Path) -> N
     assert count(kept(store)) == 1
 
 
-def test_the_revision_tells_when_memory_changed(recorder: Recorder, clock: Clock) -> None:
+def test_revision(recorder: Recorder, clock: Clock) -> None:
     recorder.flush()
     before = recorder.revision()
     assert recorder.revision() == before

@@ -99,7 +99,7 @@ def counts(store: LatencyStore, resolution_s: int) -> Counter[int]:
     return found
 
 
-def test_an_instance_overwrites_its_own_rows_and_no_others(store: LatencyStore) -> None:
+def test_instance_overwrites_only_its_rows(store: LatencyStore) -> None:
     store.write([recorded(DAY, 1, instance="one", errors=1), recorded(DAY, 2, 2, instance="other")])
     store.write([recorded(DAY, 1, 5, 9, instance="one", errors=4)])
     one, other = stored_parts(store, MINUTE_S)
@@ -109,7 +109,7 @@ def test_an_instance_overwrites_its_own_rows_and_no_others(store: LatencyStore) 
     assert (one.errors, other.errors) == ({FULL: 4}, {})
 
 
-def test_hours_and_days_are_the_sum_of_all_instances(store: LatencyStore) -> None:
+def test_hours_and_days_sum_all_instances(store: LatencyStore) -> None:
     clock = Clock(DAY)
     recorders = [Recorder(store, Metrics({}), clock=clock) for _ in range(2)]
     for minute in range(0, 26 * 60, 10):
@@ -131,7 +131,7 @@ def test_hours_and_days_are_the_sum_of_all_instances(store: LatencyStore) -> Non
     )
 
 
-def test_hours_and_days_tell_their_figures_without_their_histograms(store: LatencyStore) -> None:
+def test_figures_without_histograms(store: LatencyStore) -> None:
     store.write(at_every_resolution(DAY, *range(1, 900), instance="one", errors=12))
     hour = Bucket(HOUR_S, DAY)
 
@@ -182,9 +182,7 @@ def test_percentiles_of_several_instances_are_pooled_once(store: LatencyStore) -
     assert kept == [(DAY_S, 1101)], "dropped with the histograms"
 
 
-def test_pooling_takes_the_newest_first_and_passes_damaged_histograms_over(
-    store: LatencyStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pooling_newest_first(store: LatencyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.latency.rows.POOL_AT_ONCE", 3)
     for hour in range(5):
         for instance in ("one", "other"):
@@ -245,7 +243,7 @@ def test_old_rows_are_dropped(store: LatencyStore) -> None:
     assert min(days) == DAY + 3 * DAY_S
 
 
-def test_a_clock_that_was_years_ahead_for_a_moment_spoils_nothing(store: LatencyStore) -> None:
+def test_clock_years_ahead_for_a_moment(store: LatencyStore) -> None:
     clock = Clock(DAY)
     recorder = Recorder(store, Metrics({}), clock=clock)
     recorder.record("tiny", "live", {"total": 1_000_000})
@@ -270,7 +268,7 @@ def test_a_clock_that_was_years_ahead_for_a_moment_spoils_nothing(store: Latency
 
 
 @pytest.mark.databases("sqlite")
-def test_the_database_is_made_anew_when_its_file_is_gone(store: LatencyStore, tmp_path: Path) -> None:
+def test_deleted_database_file(store: LatencyStore, tmp_path: Path) -> None:
     store.write([recorded(DAY, 1)])
     assert not store.ensure_open()
     for file in tmp_path.glob(f"{FILE_NAME}*"):
@@ -280,7 +278,7 @@ def test_the_database_is_made_anew_when_its_file_is_gone(store: LatencyStore, tm
     assert counts(store, MINUTE_S) == {DAY: 2}
 
 
-def test_nothing_is_written_when_a_part_cannot_be(store: LatencyStore) -> None:
+def test_write_is_atomic(store: LatencyStore) -> None:
     broken = Part(Bucket(MINUTE_S, DAY), "one", {}, {FULL._replace(slug=None): 1})  # type: ignore[arg-type]
     with pytest.raises(StorageUnavailable):
         store.write([recorded(DAY, 1), broken])

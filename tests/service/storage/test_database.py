@@ -70,7 +70,7 @@ def test_newer_schema_is_refused_and_unchanged(tmp_path: Path) -> None:
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(
-        StorageUnavailable, match=f"schema 9999, this version of Weigh-in knows up to {SCHEMA}"
+        StorageUnavailable, match=rf"schema 9999 of a newer version \(this version supports up to {SCHEMA}"
     ):
         prepare(engine)
     with engine.connect() as connection:
@@ -102,7 +102,7 @@ def test_damaged_file_is_refused_and_unchanged(tmp_path: Path) -> None:
     content = b"this is no database, but it is mine" * 1000
     (tmp_path / FILE_NAME).write_bytes(content)
     engine = open_database(None, tmp_path)
-    with pytest.raises(StorageUnavailable, match="damaged: move it away") as caught:
+    with pytest.raises(StorageUnavailable, match=r"damaged \(move it away") as caught:
         prepare(engine)
     assert str(tmp_path) not in caught.value.detail
     engine.dispose()
@@ -111,7 +111,7 @@ def test_damaged_file_is_refused_and_unchanged(tmp_path: Path) -> None:
 
 def test_missing_directory_is_reported(tmp_path: Path) -> None:
     engine = open_database(None, tmp_path / "nowhere")
-    with pytest.raises(StorageUnavailable, match="the data directory is missing") as caught:
+    with pytest.raises(StorageUnavailable, match="data directory missing") as caught:
         prepare(engine)
     assert str(tmp_path) not in caught.value.detail
 
@@ -124,7 +124,7 @@ def test_locked_database_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyP
     other.execute("UPDATE alembic_version SET version_num = ''")
     other.execute("BEGIN EXCLUSIVE")
     engine.dispose()
-    with pytest.raises(StorageUnavailable, match="another program holds the database"):
+    with pytest.raises(StorageUnavailable, match="locked by another program"):
         prepare(engine)
     other.execute("ROLLBACK")
     other.close()
@@ -140,7 +140,7 @@ def test_unusable_url_is_reported_without_password(tmp_path: Path, url: str) -> 
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql+psycopg2", "postgresql+asyncpg"])
-def test_any_spelling_of_postgresql_is_opened(tmp_path: Path, scheme: str) -> None:
+def test_spellings_of_postgresql_urls(tmp_path: Path, scheme: str) -> None:
     engine = open_database(f"{scheme}://user:secret@host/db", tmp_path)
     assert engine.url.drivername == "postgresql+psycopg"
     engine.dispose()

@@ -76,7 +76,7 @@ def test_impossible_path_is_a_problem_not_an_error(tmp_path: Path) -> None:
 def test_claim_succeeds_once_possible(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("in the way")
     with open_state(tmp_path / "data", None) as state:
-        with pytest.raises(StorageUnavailable, match="the data directory cannot be written"):
+        with pytest.raises(StorageUnavailable, match="data directory: cannot be written"):
             state.latencies.ensure_open()
         (tmp_path / "data").unlink()
         assert state.latencies.ensure_open()

@@ -1,4 +1,4 @@
-"""Text from outside: what is escaped, and how lists are split."""
+"""Escaping of untrusted text, and splitting of lists."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from service.text.display import comma_list, encodable, shown, without_surrogate
         ("👩‍🔬", "👩‍🔬"),  # joined by U+200D
     ],
 )
-def test_what_would_have_an_effect_is_escaped(text: str, escaped: str) -> None:
+def test_control_characters_are_escaped(text: str, escaped: str) -> None:
     assert shown(text) == escaped
     assert shown(shown(text)) == shown(text)
     assert encodable(shown(text))
 
 
-def test_what_is_kept_is_kept() -> None:
+def test_shown_keep() -> None:
     assert shown("a\nb\x1b", keep="\n") == "a\nb\\x1b"
 
 
-def test_the_name_of_a_file_as_unicode() -> None:
+def test_file_name_without_surrogates() -> None:
     name = os.fsdecode(b"a\xff\n\xc3\xa9")
     assert not encodable(name)
     assert without_surrogates(name) == "a\\xff\né"
@@ -51,5 +51,5 @@ def test_the_name_of_a_file_as_unicode() -> None:
         ("", []),
     ],
 )
-def test_a_list_with_blanks(text: str, items: list[str]) -> None:
+def test_comma_list_with_blanks(text: str, items: list[str]) -> None:
     assert comma_list(text) == items

@@ -1,4 +1,4 @@
-"""Variables as env files, shells and Kubernetes write them."""
+"""Reading of WEIGHIN_* variables as env files, shells and Kubernetes write them."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ LINKS = {
         "\ufeff \ufeff9000 \u200b\r\n",
     ],
 )
-def test_blanks_around_a_value(text: str) -> None:
+def test_value_with_surrounding_blanks(text: str) -> None:
     assert read_environment({"WEIGHIN_PORT": text}, SETTINGS) == ({"port": "9000"}, [])
 
 
 @pytest.mark.parametrize("text", ["", " ", "\r", "\r\n", "\t", "\ufeff"])
 @pytest.mark.parametrize("name", [*SETTINGS, "prot"])
-def test_a_blank_variable_is_unset(text: str, name: str) -> None:
+def test_blank_variable_is_unset(text: str, name: str) -> None:
     assert read_environment({f"WEIGHIN_{name.upper()}": text}, SETTINGS) == ({}, [])
 
 
 @pytest.mark.parametrize("name", ["weighin_port", "Weighin_Port", "\ufeffWEIGHIN_PORT", "WEIGHIN_PORT "])
-def test_the_spelling_of_a_name(name: str) -> None:
+def test_variable_name_in_any_case(name: str) -> None:
     assert read_environment({name: "9000"}, SETTINGS)[0] == {"port": "9000"}
 
 
-def test_upper_case_wins() -> None:
+def test_upper_case_variable_wins() -> None:
     assert read_environment({"weighin_port": "1", "WEIGHIN_PORT": "2", "Weighin_port": "3"}, SETTINGS)[0] == {
         "port": "2"
     }
 
 
 @pytest.mark.parametrize("link", ["tcp://10.96.12.34:8000", "udp://10.0.0.1:53", "tcp://[fd00::1]:8000"])
-def test_a_service_link_of_kubernetes(link: str) -> None:
+def test_kubernetes_service_link(link: str) -> None:
     values, [warning] = read_environment({"WEIGHIN_PORT": link, **LINKS}, SETTINGS)
     assert values == {}
     assert warning.startswith(f"WEIGHIN_PORT: '{link}' is a Kubernetes service link, ignored")
@@ -64,7 +64,7 @@ def test_a_service_link_of_kubernetes(link: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in SETTINGS if name != "port"])
-def test_a_setting_that_kubernetes_cannot_set_is_no_service_link(name: str) -> None:
+def test_service_link_in_other_settings_is_a_value(name: str) -> None:
     variables = {f"WEIGHIN_{name.upper()}": "tcp://10.96.12.34:8000"}
     assert read_environment(variables, SETTINGS) == ({name: "tcp://10.96.12.34:8000"}, [])
 
@@ -80,13 +80,13 @@ def test_a_setting_that_kubernetes_cannot_set_is_no_service_link(name: str) -> N
         ("WEIGHIN_DATABASE_URI", "WEIGHIN_DATABASE_URL"),
     ],
 )
-def test_a_misspelt_name_is_warned_of(name: str, nearest: str) -> None:
+def test_misspelt_name_warns_with_suggestion(name: str, nearest: str) -> None:
     values, warnings = read_environment({name: "x"}, SETTINGS)
     assert values == {}
     assert warnings == [f"{name}: unknown setting, ignored (did you mean {nearest}?)"]
 
 
-def test_a_warning_tells_no_value() -> None:
+def test_warning_without_the_value() -> None:
     assert read_environment({"WEIGHIN_API_KEYS": "secret", "WEIGHTS": "x", "PORT": "1"}, SETTINGS)[1] == [
         "WEIGHIN_API_KEYS: unknown setting, ignored (did you mean WEIGHIN_API_KEY?)"
     ]

@@ -1,4 +1,4 @@
-"""Origins are compared with default ports and in any case."""
+"""Parsing and comparison of origins."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_spellings_of_an_origin(text: str, normal: str) -> None:
     assert str(parse_origin(text)) == normal
 
 
-NO_ORIGINS = [
+INVALID_ORIGINS = [
     "null",
     "app.example.org",
     "https://",
@@ -45,8 +45,8 @@ NO_ORIGINS = [
 ]
 
 
-@pytest.mark.parametrize("text", NO_ORIGINS)
-def test_what_is_no_origin(text: str) -> None:
+@pytest.mark.parametrize("text", INVALID_ORIGINS)
+def test_invalid_origin(text: str) -> None:
     assert parse_origin(text) is None
 
 
@@ -71,25 +71,25 @@ def test_what_is_no_origin(text: str) -> None:
         ("http://::1", "::1", False),
     ],
 )
-def test_origin_beside_host(origin: str, host: str, own: bool) -> None:
+def test_origin_against_host(origin: str, host: str, own: bool) -> None:
     parsed = parse_origin(origin)
     assert (parsed is not None and is_own(parsed, host)) == own
 
 
-def test_a_known_scheme_is_compared_too() -> None:
+def test_origin_with_known_scheme() -> None:
     origin = parse_origin("http://photos.example")
     assert origin is not None
     assert is_own(origin, "photos.example", "http")
     assert not is_own(origin, "photos.example", "https")
 
 
-@pytest.mark.parametrize("text", NO_ORIGINS)
-def test_a_setting_that_is_no_origin_is_refused(text: str) -> None:
-    with pytest.raises(ValidationError, match=r"is no origin \(examples: https://app\.example\.org"):
+@pytest.mark.parametrize("text", INVALID_ORIGINS)
+def test_setting_with_invalid_origin(text: str) -> None:
+    with pytest.raises(ValidationError, match=r"is not an origin \(examples: https://app\.example\.org"):
         Settings(allowed_origins=f"https://fine.example,{text}")  # type: ignore[arg-type]
 
 
-def test_a_setting_is_normalised() -> None:
+def test_allowed_origins_are_normalised() -> None:
     settings = Settings(allowed_origins=" HTTPS://App.Example.org/ ,http://b:80, ")  # type: ignore[arg-type]
     assert settings.allowed_origins == {"https://app.example.org", "http://b"}
     assert Settings(allowed_origins="*").allowed_origins == {"*"}  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""URLs of databases and services in the spellings that people use."""
+"""Normalization and redaction of the URLs of databases and services."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def test_postgresql_with_any_driver(scheme: str) -> None:
     )
 
 
-def test_parameters_of_another_driver() -> None:
+def test_ssl_parameter_of_another_driver() -> None:
     assert database_url("postgresql+asyncpg://h/db?ssl=true").endswith("/db?sslmode=require")
     assert database_url("postgresql+asyncpg://h/db?ssl=verify-full").endswith("/db?sslmode=verify-full")
 
 
 @pytest.mark.parametrize("url", ["postgresql:///db?host=/run/postgresql", "postgresql://u@[::1]:5432/db"])
-def test_postgresql_elsewhere(url: str) -> None:
+def test_postgresql_socket_and_ipv6(url: str) -> None:
     assert database_url(url) == url.replace("postgresql:", "postgresql+psycopg:")
 
 
@@ -48,7 +48,7 @@ def test_postgresql_elsewhere(url: str) -> None:
         ("sqlite:///~/weighin.db", f"sqlite:///{Path.home()}/weighin.db"),
     ],
 )
-def test_an_sqlite_file(text: str, url: str) -> None:
+def test_sqlite_file(text: str, url: str) -> None:
     assert database_url(text) == url
 
 
@@ -58,7 +58,7 @@ def test_an_sqlite_file(text: str, url: str) -> None:
         ("jdbc:postgresql://h/db", "allowed: sqlite:///FILE, postgresql://"),
         ("sqlite:weighin.db", "allowed: sqlite:///FILE"),
         ("sqlite://weighin.db", "allowed: sqlite:///FILE"),
-        *((f"sqlite://{rest}", "a database in memory") for rest in ("", "/", "/:memory:", "/?mode=memory")),
+        *((f"sqlite://{rest}", "in-memory databases") for rest in ("", "/", "/:memory:", "/?mode=memory")),
         ("host=h dbname=db password=secret", "allowed: sqlite:///FILE, postgresql://"),
         ("u:secret@h/db", "allowed: sqlite:///FILE, postgresql://"),
         ("mysql+pymysql://u:secret@h/db", "'mysql://' is not supported"),
@@ -70,7 +70,7 @@ def test_an_sqlite_file(text: str, url: str) -> None:
         ("~no-such-user/weighin.db", "no home directory"),
     ],
 )
-def test_what_cannot_be_used_says_what_to_write(text: str, words: str) -> None:
+def test_invalid_database_url_lists_allowed_forms(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=r"allowed|home") as caught:
         database_url(text)
     assert words in str(caught.value)
@@ -104,7 +104,7 @@ def test_what_cannot_be_used_says_what_to_write(text: str, words: str) -> None:
         ),
     ],
 )
-def test_a_password_is_not_shown(url: str) -> None:
+def test_password_is_redacted(url: str) -> None:
     assert not {"secret", "sec", "ret"} & set(re.split("[^a-z]", redacted(url).partition("://")[2]))
 
 
@@ -121,7 +121,7 @@ def test_a_password_is_not_shown(url: str) -> None:
         ("./state/weighin.db", "./state/weighin.db"),
     ],
 )
-def test_the_rest_of_a_url_is_shown(url: str, shown: str) -> None:
+def test_redaction_keeps_the_rest(url: str, shown: str) -> None:
     assert redacted(url) == shown
 
 
@@ -139,7 +139,7 @@ def test_the_rest_of_a_url_is_shown(url: str, shown: str) -> None:
         ("HTTPS://example.org", "https://example.org"),
     ],
 )
-def test_a_service(text: str, url: str) -> None:
+def test_service_url(text: str, url: str) -> None:
     assert service_url(text) == url
 
 
@@ -150,13 +150,13 @@ def test_a_service(text: str, url: str) -> None:
         *("http://h/?a=b", "http://h/#a", "a b", "http://[::1", ":8000", "http://h:0", "unix:///run/weighin"),
     ],
 )
-def test_no_service(text: str) -> None:
-    with pytest.raises(ValueError, match=r"no URL of a service \(example: http://127.0.0.1:8000\)"):
+def test_invalid_service_url(text: str) -> None:
+    with pytest.raises(ValueError, match=r"not a service URL \(example: http://127.0.0.1:8000\)"):
         service_url(text)
 
 
 @pytest.mark.parametrize("text", ["http://u:secret@h:x", "http://h/?key=secret", "h/#secret", "u:secret@"])
-def test_no_service_and_no_password(text: str) -> None:
-    with pytest.raises(ValueError, match="no URL of a service") as caught:
+def test_invalid_service_url_hides_password(text: str) -> None:
+    with pytest.raises(ValueError, match="not a service URL") as caught:
         service_url(text)
     assert "secret" not in str(caught.value)

@@ -84,7 +84,7 @@ def test_template_variables_equal_the_dataclass_fields() -> None:
         assert len(field.metadata["help"]) > 8, field.name
 
 
-def test_page_without_runs_says_how_to_start_one(tiny_settings: Settings) -> None:
+def test_page_without_runs(tiny_settings: Settings) -> None:
     with running(tiny_settings) as client:
         text = get(client)
     assert "No benchmarks yet" in text

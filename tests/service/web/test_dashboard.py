@@ -325,7 +325,7 @@ def test_warm_up_renders_the_first_views(instrument: Instrument) -> None:
     assert FIRST_VIEWS[0] == View("live", "", "total", "24h"), "what /dashboard without a query shows"
 
 
-def test_a_request_goes_before_the_warm_up(instrument: Instrument) -> None:
+def test_request_during_the_warm_up(instrument: Instrument) -> None:
     instrument.record(1)
     begun, go_on = threading.Event(), threading.Event()
 

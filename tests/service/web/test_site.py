@@ -25,7 +25,7 @@ def static(client: httpx.Client, name: str) -> str:
     return found.group(1)
 
 
-def test_the_frame_uses_exactly_the_fields_of_the_frame() -> None:
+def test_fields_of_the_base_template() -> None:
     assert names_in("base.html") == {field.name for field in dataclasses.fields(Frame)}
     assert all(len(field.metadata["help"]) > 8 for field in dataclasses.fields(Frame))
 
@@ -63,7 +63,7 @@ def test_only_one_chart_library_file_is_served(client: httpx.Client) -> None:
     assert client.get(f"{url.rpartition('/')[0]}/{beside}").status_code == 404
 
 
-def test_a_missing_chart_library_is_named() -> None:
+def test_missing_chart_library() -> None:
     with pytest.raises(FileNotFoundError, match=r"package no_such_package: .* not installed"):
         ChartLibrary(package="no_such_package").file()
     with pytest.raises(FileNotFoundError, match=r"no-such-file\.js"):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from service.web.sparkline import HEIGHT, WIDTH, sparkline
+from service.web.table import HEIGHT, WIDTH, sparkline
 
 
 def points(piece: str) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in (point.split(",") for point in piece.split())]
 
 
-def test_values_run_right_and_the_largest_is_on_top() -> None:
+def test_position_of_points() -> None:
     (piece,) = sparkline([1, 4, 2])
     assert points(piece) == [(0, HEIGHT * 0.75), (WIDTH / 2, 0), (WIDTH, HEIGHT / 2)]
 

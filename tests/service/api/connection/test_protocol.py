@@ -251,7 +251,8 @@ def test_clients_read_the_refusal_of_a_large_body(
     ("path", "headers", "status"),
     [
         ("/nowhere", {}, 404),
-        ("/models", {}, 405),
+        ("/recommend", {}, 405),
+        ("/models", {}, 401),
         ("/classify", {"Origin": "http://other.example"}, 403),
         ("/classify?model=none", {}, 404),
         ("/classify?top_k=0", {}, 422),

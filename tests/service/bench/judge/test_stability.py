@@ -11,7 +11,7 @@ def test_three_windows_in_a_row_make_it_stable() -> None:
     assert not is_stable([100, 100, 106])
 
 
-def test_drift_is_the_last_third_over_the_first() -> None:
+def test_drift_ratio() -> None:
     assert drift([100] * 5 + [500] * 5 + [110] * 5) == 1.1
     assert drift([1, 2]) is None
     assert drifted(1.1)

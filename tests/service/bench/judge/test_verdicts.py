@@ -7,14 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from models.zoo.verdicts import bootstrap, interquartile_mean, verdict
 from service.bench.bundle import Bundle
-from service.bench.judge.verdicts import (
-    bootstrap,
-    compare_entries,
-    interquartile_mean,
-    log_ratios,
-    verdict,
-)
+from service.bench.judge.verdicts import compare_entries, log_ratios
 from tests.service.bench.bundles import bundle
 
 
@@ -40,7 +35,7 @@ def simulated(seed: int, factors: dict[str, float], *, launches: int = 5, rounds
     )
 
 
-def test_a_known_difference_is_found_with_an_interval_around_it() -> None:
+def test_interval_of_a_known_difference() -> None:
     found = {
         each.entry: each
         for each in compare_entries(simulated(1, {"a": 1, "a#2": 1, "b": 1.05, "c": 0.5}), "a")
@@ -55,7 +50,7 @@ def test_a_known_difference_is_found_with_an_interval_around_it() -> None:
     assert found["b"].rounds == 50
 
 
-def test_less_than_one_percent_is_no_verdict_however_sure() -> None:
+def test_no_verdict_below_one_percent() -> None:
     found = compare_entries(simulated(2, {"a": 1, "a#2": 1, "b": 1.006}, launches=20, rounds=20), "a", ["b"])
     assert found[0].p < 0.01
     assert found[0].verdict == "indistinguishable"
@@ -64,7 +59,7 @@ def test_less_than_one_percent_is_no_verdict_however_sure() -> None:
     assert verdict(math.log(1.02), 0.5) == "indistinguishable"
 
 
-def test_a_model_is_rarely_told_from_itself_and_five_percent_are_nearly_always_found() -> None:
+def test_error_rates_of_verdicts() -> None:
     wrong = found = 0
     for seed in range(60):
         run = simulated(seed, {"a": 1, "a#2": 1, "b": 1.05}, launches=3, rounds=6)
@@ -75,7 +70,7 @@ def test_a_model_is_rarely_told_from_itself_and_five_percent_are_nearly_always_f
     assert found >= 57
 
 
-def test_only_rounds_that_have_both_are_compared() -> None:
+def test_rounds_without_both_entries() -> None:
     run = bundle({"a": [[[100], [200]]], "b": [[[110], [440]]]})
     cut = run.model_copy(update={"blocks": run.blocks[:-1]})
     assert log_ratios(cut, "b", "a") == {0: [pytest.approx(math.log(1.1))]}
@@ -94,7 +89,7 @@ def test_offline_blocks_are_compared_per_image() -> None:
     assert compare_entries(run, "a")[0].ratio == pytest.approx(2)
 
 
-def test_the_bootstrap_resamples_launches_first() -> None:
+def test_bootstrap_resamples_launches_first() -> None:
     """Two launches that disagree make a wide interval, however many rounds each has."""
     found = bootstrap({0: [0.10] * 50, 1: [-0.10] * 50})
     assert (found.low, found.high) == pytest.approx((-0.10, 0.10))
@@ -106,7 +101,7 @@ def test_the_bootstrap_resamples_launches_first() -> None:
     assert bootstrap({0: [0.1, 0.2], 1: [0.3]}) == ragged
 
 
-def test_a_round_in_which_the_machine_did_something_else_decides_nothing() -> None:
+def test_one_disturbed_round() -> None:
     steady = [0.02 + 0.001 * (at % 3 - 1) for at in range(20)]
     disturbed = [*steady[:17], 0.9, -0.9, 1.5]
     found = bootstrap({0: disturbed, 1: steady, 2: steady})
@@ -115,7 +110,7 @@ def test_a_round_in_which_the_machine_did_something_else_decides_nothing() -> No
     assert interquartile_mean(np.array([[1.0, 2.0, 3.0, 100.0]])) == pytest.approx([2.5])
 
 
-def test_a_reference_that_was_measured_twice_is_the_mean_of_both() -> None:
+def test_reference_with_a_control() -> None:
     run = bundle({"a": [[[100]]], "a#2": [[[121]]], "b": [[[110]]]}, control="a#2")
     assert log_ratios(run, "b", "a") == {0: [pytest.approx(0.0)]}
     assert log_ratios(run, "a#2", "a") == {0: [pytest.approx(math.log(1.21))]}

@@ -12,7 +12,7 @@ from service.bench.measure.inputs import as_jpeg, describe_inputs, natural_pictu
 from service.inference.decoding.decode import decode
 
 
-def test_the_picture_is_fixed_and_described_by_its_digest() -> None:
+def test_fixed_picture() -> None:
     picture = natural_picture()
     assert (picture.shape, picture.dtype) == ((512, 512, 3), np.uint8)
     inputs = describe_inputs(())
@@ -20,7 +20,7 @@ def test_the_picture_is_fixed_and_described_by_its_digest() -> None:
     assert inputs.sha256 == (hashlib.sha256(picture.tobytes()).hexdigest(),)
 
 
-def test_its_spectrum_falls_and_its_colours_go_together() -> None:
+def test_spectrum_of_the_picture() -> None:
     grey = natural_picture().astype(float).mean(axis=2)
     power = np.abs(np.fft.fft2(grey - grey.mean())) ** 2
     distance = np.hypot(*np.meshgrid(np.fft.fftfreq(512), np.fft.fftfreq(512)))
@@ -31,7 +31,7 @@ def test_its_spectrum_falls_and_its_colours_go_together() -> None:
     assert np.corrcoef(red, green)[0, 1] > 0.7
 
 
-def test_it_survives_jpeg_and_fills_the_range_of_a_network_s_input() -> None:
+def test_picture_survives_jpeg() -> None:
     image = decode(as_jpeg(natural_picture()), shorter_side=256, max_pixels=10**7)
     spec = InputSpec(
         height=224, width=224, resize=256, mean=(127,) * 3, std=(128,) * 3, interpolation="bilinear"

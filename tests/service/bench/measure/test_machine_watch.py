@@ -33,7 +33,7 @@ def test_a_clean_run_has_no_complaints() -> None:
     [
         ({"steal_fraction": 0.02}, "launch 2: the hypervisor took 2.0% of the CPUs' time"),
         ({"outside_load": 0.5}, "launch 2: other processes kept each core busy for 50%"),
-        ({"throttled_periods": 3}, "launch 2: the cgroup's CPU quota stopped it 3 times"),
+        ({"throttled_periods": 3}, "launch 2: the cgroup's CPU quota throttled it 3 times"),
         ({"clock_jump_s": -3600.0}, "launch 2: the clock jumped by -3600.0 s"),
     ],
 )
@@ -42,13 +42,13 @@ def test_each_disturbance_is_named(change: dict[str, float], words: str) -> None
     assert found.startswith(words)
 
 
-def test_the_load_of_a_measured_service_is_no_disturbance() -> None:
+def test_load_of_the_measured_service() -> None:
     loaded = CLEAN.model_copy(update={"outside_load": 0.9, "when": "before"})
     assert violations([loaded], judge_load=False) == []
     assert violations([loaded])[0].startswith("before the run: ")
 
 
-def test_only_the_cpus_that_may_be_used_count(tmp_path: Path) -> None:
+def test_cpu_times_of_allowed_cpus(tmp_path: Path) -> None:
     stat = tmp_path / "stat"
     # fields: user nice system idle iowait irq softirq steal guest guest_nice
     stat.write_text("cpu  9 9 9 9 9 9 9 9 9 9\ncpu0 10 0 5 80 1 0 1 3 10 0\ncpu99999 1 1 1 1 1 1 1 1 1 1\n")

@@ -45,14 +45,14 @@ def test_warm_up_ends_when_three_windows_agree() -> None:
     assert len(found.windows_ns) >= 3
 
 
-def test_warm_up_gives_up_on_what_does_not_settle() -> None:
+def test_unstable_warm_up() -> None:
     growing = Busy(*(0.01 * 1.3 ** (at // 10) for at in range(110)))
     found = warm_up(growing, "inference", 0.0)
     assert not found.stable
     assert len(found.windows_ns) == 10
 
 
-def test_a_block_starts_with_runs_that_do_not_count() -> None:
+def test_lead_in_runs_are_not_counted() -> None:
     subject = Busy(1.0, 1.0, 0.01, 0.01, 0.01)
     columns = one_after_another(subject, 3, 0.0, 7)
     assert len(columns["inference"]) == 3
@@ -65,7 +65,7 @@ def test_a_block_lasts_as_long_as_it_must() -> None:
     assert len(one_after_another(Busy(0.1), 1, 0.02)["inference"]) > 20
 
 
-def test_all_at_once_counts_every_image_once() -> None:
+def test_offline_counts_every_image_once() -> None:
     subject = Busy(0.01)
     with ThreadPoolExecutor(2) as executor:
         images, elapsed_ns = all_at_once(subject, executor, 2, 100, 0.0)
@@ -74,7 +74,7 @@ def test_all_at_once_counts_every_image_once() -> None:
     assert elapsed_ns >= 100 * 0.01e6 / 2
 
 
-def test_a_query_that_had_to_wait_has_waited() -> None:
+def test_latency_includes_the_wait() -> None:
     """2 ms of work every 1 ms: a closed loop sees 2 ms, an open one sees the queue grow."""
     with ThreadPoolExecutor(1) as executor:
         trial = at_rate(Busy(2.0), executor, 1, 1000.0, 100, 1000.0, random.Random(1))
@@ -92,7 +92,7 @@ def test_a_hopeless_backlog_is_given_up() -> None:
     assert not trial.keeps(1e6)
 
 
-def test_a_rate_needs_enough_queries_to_be_kept() -> None:
+def test_rate_with_too_few_queries() -> None:
     with ThreadPoolExecutor(1) as executor:
         few = at_rate(Busy(0.01), executor, 1, 20_000.0, 661, 1000.0, random.Random(1))
         enough = at_rate(Busy(0.01), executor, 1, 20_000.0, 662, 1000.0, random.Random(1))
@@ -101,7 +101,7 @@ def test_a_rate_needs_enough_queries_to_be_kept() -> None:
 
 
 @pytest.mark.parametrize(("budget_ms", "kept"), [(2000.0, True), (0.01, False)])
-def test_the_search_closes_in_on_the_highest_rate(budget_ms: float, kept: bool) -> None:
+def test_search_for_the_highest_rate(budget_ms: float, kept: bool) -> None:
     with ThreadPoolExecutor(1) as executor:
         trials = list(search_rate(Busy(0.02), executor, 1, 662, budget_ms, random.Random(1)))
     assert any(trial.keeps(budget_ms) for trial in trials) == kept

@@ -54,13 +54,13 @@ def failure(url: str, model: str, image: bytes) -> str:
         return str(caught.value)
 
 
-def test_another_server_is_recognised_as_one(greeter: str) -> None:
+def test_response_of_another_server(greeter: str) -> None:
     words = failure(greeter, "tiny", b"x")
-    assert re.fullmatch(r"what answers at 127\.0\.0\.1:\d+ \(status 200\) is no Weigh-in service", words)
+    assert re.fullmatch(r"service at 127\.0\.0\.1:\d+: status 200, not a response of Weigh-in", words)
 
 
-def test_the_service_s_own_words_are_handed_on(client: httpx.Client, cat_jpeg: bytes) -> None:
+def test_error_detail_of_the_service(client: httpx.Client, cat_jpeg: bytes) -> None:
     url = str(client.base_url)
     unknown = failure(url, "resnet", cat_jpeg)
-    assert unknown.endswith("answers 404: model 'resnet': unknown (allowed: tiny, tiny-b)")
-    assert "answers 415" in failure(url, "tiny", b"no picture")
+    assert unknown.endswith("status 404: model 'resnet': unknown (allowed: tiny, tiny-b)")
+    assert "status 415" in failure(url, "tiny", b"no picture")

@@ -39,7 +39,7 @@ def long_config(plan: Plan) -> WorkerConfig:
     )
 
 
-def test_it_dies_with_a_parent_that_is_killed(short_plan: Callable[..., Plan]) -> None:
+def test_worker_ends_with_its_parent(short_plan: Callable[..., Plan]) -> None:
     config = long_config(short_plan(models=("tiny",)))
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, WORKER],
@@ -63,7 +63,7 @@ def test_it_dies_with_a_parent_that_is_killed(short_plan: Callable[..., Plan]) -
     assert worker > 0
 
 
-def test_nonsense_as_configuration_is_no_endless_wait() -> None:
+def test_invalid_worker_configuration() -> None:
     done = subprocess.run(
         [sys.executable, "-m", WORKER], input=b"nonsense\n", capture_output=True, check=False
     )

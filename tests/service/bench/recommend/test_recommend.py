@@ -82,7 +82,7 @@ def on_front(found: Recommendation) -> set[str]:
 SMALL, GOOD, LARGE = facts("small", accuracy=0.68, megabytes=2), facts("good"), facts("large", accuracy=0.78)
 
 
-def test_the_most_accurate_that_fits_is_recommended_and_the_rest_says_why_not() -> None:
+def test_recommend_the_most_accurate_that_fits() -> None:
     big = facts("big", accuracy=0.80, megabytes=13.1)
     models = [(SMALL, 2.0), (GOOD, 6.0), (LARGE, 12.3), (big, 7.0)]
     evidence = weigh(measured(models))
@@ -99,7 +99,7 @@ def test_the_most_accurate_that_fits_is_recommended_and_the_rest_says_why_not() 
     assert found.run is None
 
 
-def test_fits_are_ranked_by_accuracy_then_speed_and_carry_their_confidence() -> None:
+def test_rank_of_fits() -> None:
     twin = facts("twin", accuracy=0.75)
     models = [(SMALL, 2.0), (GOOD, 6.0), (twin, 5.0), (LARGE, 8.0)]
     found = ask([each for each, _ in models], weigh(measured(models)), p99_ms=10)
@@ -109,7 +109,7 @@ def test_fits_are_ranked_by_accuracy_then_speed_and_carry_their_confidence() -> 
         assert fit.confidence >= 0.99
 
 
-def test_a_bound_above_the_limit_is_no_fit_even_if_the_estimate_is_below() -> None:
+def test_bound_above_the_limit_with_estimate_below() -> None:
     bundle = measured([(GOOD, 6.0)])
     samples = np.array(bundle.samples("good"))
     bound = percentile_bound(samples.tolist(), 0.99)
@@ -123,7 +123,7 @@ def test_a_bound_above_the_limit_is_no_fit_even_if_the_estimate_is_below() -> No
     )
 
 
-def test_confidence_is_the_rule_of_the_bounds() -> None:
+def test_confidence_matches_the_bounds() -> None:
     evidence = weigh(measured([(GOOD, 6.0)]))
     one = evidence.usable["good"][0]
     bound = one.percentile(0.99)
@@ -134,7 +134,7 @@ def test_confidence_is_the_rule_of_the_bounds() -> None:
     assert one.confidence(0.99, one.samples_ns[-1]) == pytest.approx(1 - binomial_cdf(1, 1000, 0.01))
 
 
-def test_inherited_accuracy_is_the_parents_less_the_measured_disagreement_and_says_so() -> None:
+def test_inherited_accuracy() -> None:
     interval = Interval(low=0.95, high=0.98)
     child = facts("child").model_copy(
         update={
@@ -157,15 +157,15 @@ def test_inherited_accuracy_is_the_parents_less_the_measured_disagreement_and_sa
     assert reasons(refused)["child"] == f"accuracy 72.0% < 73.0% ({told})"
 
 
-def test_without_any_measurement_it_says_what_to_run() -> None:
+def test_recommend_without_benchmarks() -> None:
     found = ask([SMALL, GOOD], weigh(), p99_ms=10)
     assert found.recommended is None
-    assert found.why == "nothing that counts has been measured here"
+    assert found.why == "no usable benchmark of this machine"
     assert reasons(found)["good"] == "not measured here: run `weighin bench --profile standard --models good`"
     assert found.run == "weighin bench --profile standard --models good,small"
 
 
-def test_what_would_be_out_anyway_need_not_be_measured() -> None:
+def test_no_benchmark_needed_for_rejected_models() -> None:
     found = ask([SMALL, GOOD], weigh(), p99_ms=10, min_accuracy=0.7)
     assert found.run == "weighin bench --profile standard --models good"
 
@@ -178,28 +178,28 @@ def test_quick_runs_give_no_p99_but_a_p90() -> None:
     assert ask([GOOD], evidence, p90_ms=10).recommended == "good"
 
 
-def test_too_few_runs_are_named() -> None:
+def test_too_few_runs() -> None:
     evidence = weigh(measured([(GOOD, 6.0)], runs=2))
     assert reasons(ask([GOOD], evidence, p99_ms=10))["good"].startswith(
-        "50 runs are too few for a p99 (662): run "
+        "50 runs are too few for a p99 (needed: 662): run "
     )
 
 
 @pytest.mark.parametrize("kind", ["dirty", "void", "partial", "contaminated"])
-def test_flagged_runs_are_no_evidence(kind: FlagKind) -> None:
+def test_flagged_runs_are_not_used(kind: FlagKind) -> None:
     flagged = measured([(GOOD, 6.0)], flags=[Flag(kind=kind, reason="something happened")])
     evidence = weigh(flagged)
     found = ask([GOOD], evidence, p99_ms=10)
     assert found.recommended is None
     assert (
-        f"no usable measurement: standard run of 2026-11-24 12:00: {kind}: something happened"
+        f"no usable benchmark: standard run of 2026-11-24 12:00: {kind}: something happened"
         in (reasons(found)["good"])
     )
     assert found.run is not None
     assert evidence.unused == {"run0": f"{kind}: something happened"}
 
 
-def test_a_flag_on_one_entry_spares_the_others() -> None:
+def test_flag_on_one_entry() -> None:
     flags = [Flag(kind="dirty", entry="good", reason="something happened")]
     evidence = weigh(measured([(GOOD, 6.0), (SMALL, 2.0)], flags=flags))
     assert set(evidence.usable) == {"small"}
@@ -213,7 +213,7 @@ def test_drift_is_a_note_not_hidden() -> None:
     assert "drift: the last third took +7 %" in found.fits[0].notes
 
 
-def test_another_machine_another_runtime_and_another_file_are_stale_and_say_so() -> None:
+def test_stale_benchmarks() -> None:
     evidence = weigh(
         measured([(GOOD, 6.0)], cpu="Old CPU"),
         measured([(GOOD, 6.0)], onnxruntime="1.20.0", later_days=1),
@@ -225,15 +225,15 @@ def test_another_machine_another_runtime_and_another_file_are_stale_and_say_so()
     assert "standard run of 2026-11-25" in told
     assert "(and 1 older)" in told
     changed = weigh(measured([(GOOD, 6.0)]), hashes={"good": "1" * 64})
-    assert "stale: the model's file is another now" in reasons(ask([GOOD], changed, p99_ms=10))["good"]
+    assert "stale: the model file has changed" in reasons(ask([GOOD], changed, p99_ms=10))["good"]
 
 
-def test_a_bundle_carried_from_the_device_counts_whatever_runs_here() -> None:
+def test_bundle_of_another_machine() -> None:
     evidence = weigh(measured([(GOOD, 6.0)], cpu="Pi"), carried=True)
     assert ask([GOOD], evidence, p99_ms=10).recommended == "good"
 
 
-def test_the_newest_run_that_carries_the_percentile_counts() -> None:
+def test_newest_benchmark_with_the_percentile() -> None:
     evidence = weigh(
         measured([(GOOD, 6.0)]),
         measured([(GOOD, 8.0)], later_days=1),
@@ -245,39 +245,37 @@ def test_the_newest_run_that_carries_the_percentile_counts() -> None:
         assert best.stored.id == run
 
 
-def test_other_label_sets_are_out_and_an_unknown_one_is_refused() -> None:
+def test_other_and_unknown_label_sets() -> None:
     clothes = facts("clothes", accuracy=0.9, labels="fashion-mnist")
     models = [(GOOD, 6.0), (clothes, 1.0)]
     evidence = weigh(measured(models))
     assert reasons(ask([GOOD, clothes], evidence, p99_ms=10))["clothes"] == (
-        "its labels are fashion-mnist, not imagenet-1k"
+        "labels fashion-mnist, not imagenet-1k"
     )
     assert ask([GOOD, clothes], evidence, p99_ms=10, labels="fashion-mnist").recommended == "clothes"
     with pytest.raises(
-        InvalidParameter, match="labels is 'pets'; the models have fashion-mnist, imagenet-1k"
+        InvalidParameter, match=r"labels 'pets': unknown \(allowed: fashion-mnist, imagenet-1k\)"
     ):
         ask([GOOD, clothes], evidence, labels="pets")
 
 
-def test_a_model_without_known_accuracy_ranks_last_and_fails_a_bound_on_it() -> None:
+def test_model_of_unknown_accuracy() -> None:
     mystery = facts("mystery", accuracy=None)
     models = [(mystery, 1.0), (SMALL, 2.0)]
     evidence = weigh(measured(models))
     found = ask([mystery, SMALL], evidence, p99_ms=10)
     assert [fit.facts.name for fit in found.fits] == ["small", "mystery"]
-    assert "its accuracy is not known" in found.fits[1].notes
-    assert reasons(ask([mystery, SMALL], evidence, min_accuracy=0.1))["mystery"] == (
-        "its accuracy is not known"
-    )
+    assert "accuracy unknown" in found.fits[1].notes
+    assert reasons(ask([mystery, SMALL], evidence, min_accuracy=0.1))["mystery"] == ("accuracy unknown")
 
 
-def test_broken_models_are_told_and_untrained_ones_noted() -> None:
+def test_broken_and_untrained_models() -> None:
     untrained = facts("untrained", trained=False)
     evidence = weigh(measured([(untrained, 1.0)]))
     found = recommend(
         Constraints(p99_ms=10), [untrained], evidence, "imagenet-1k", {"torn": "its file is missing"}
     )
-    assert reasons(found) == {"torn": "it cannot be served: its file is missing"}
+    assert reasons(found) == {"torn": "cannot be served: its file is missing"}
     assert any("untrained" in note for note in found.fits[0].notes)
 
 
@@ -293,13 +291,13 @@ def test_broken_models_are_told_and_untrained_ones_noted() -> None:
         {"min_accuracy": math.nan},
     ],
 )
-def test_bounds_that_mean_nothing_are_refused(given: dict[str, float]) -> None:
+def test_invalid_bounds(given: dict[str, float]) -> None:
     with pytest.raises(InvalidParameter, match=next(iter(given))):
         Constraints(**given)  # type: ignore[arg-type]
 
 
 class TestPareto:
-    def test_a_model_that_another_surely_beats_in_everything_is_out(self) -> None:
+    def test_dominated_model(self) -> None:
         worse = facts("worse", accuracy=0.70, megabytes=5)
         found = ask([GOOD, worse], weigh(measured([(GOOD, 5.0), (worse, 6.0)])))
         assert on_front(found) == {"good"}
@@ -308,12 +306,12 @@ class TestPareto:
         assert "more accurate (75.0% against 70.0%), 1.2" in out.reason
         assert "not larger (4 MB against 5 MB)" in out.reason
 
-    def test_accuracies_whose_intervals_overlap_keep_both(self) -> None:
+    def test_overlapping_accuracy_intervals(self) -> None:
         near = facts("near", accuracy=0.748, megabytes=5)
         found = ask([GOOD, near], weigh(measured([(GOOD, 5.0), (near, 6.0)])))
         assert on_front(found) == {"good", "near"}
 
-    def test_latencies_that_cannot_be_told_apart_keep_both(self) -> None:
+    def test_indistinguishable_latencies(self) -> None:
         near = facts("near", accuracy=0.70, megabytes=5)
         found = ask([GOOD, near], weigh(measured([(GOOD, 5.0), (near, 5.001)])))
         assert on_front(found) == {"good", "near"}
@@ -323,7 +321,7 @@ class TestPareto:
         found = ask([GOOD, tiny], weigh(measured([(GOOD, 5.0), (tiny, 6.0)])))
         assert on_front(found) == {"good", "tiny"}
 
-    def test_models_measured_apart_are_told_apart_by_their_medians_intervals(self) -> None:
+    def test_models_of_different_benchmarks(self) -> None:
         worse = facts("worse", accuracy=0.70, megabytes=5)
         apart = weigh(measured([(GOOD, 5.0)]), measured([(worse, 6.0)]))
         [out] = ask([GOOD, worse], apart).dominated
@@ -331,13 +329,13 @@ class TestPareto:
         close = weigh(measured([(GOOD, 5.0)]), measured([(worse, 5.0)], seed=1))
         assert ask([GOOD, worse], close).dominated == ()
 
-    def test_an_unknown_accuracy_neither_beats_nor_is_beaten(self) -> None:
+    def test_unknown_accuracy_is_never_dominated(self) -> None:
         mystery = facts("mystery", accuracy=None, megabytes=9)
         found = ask([GOOD, mystery], weigh(measured([(GOOD, 5.0), (mystery, 9.0)])))
         assert on_front(found) == {"good", "mystery"}
 
 
-def test_all_that_was_measured_is_told_with_intervals_that_are_worked_out_once() -> None:
+def test_measured_models_with_cached_intervals() -> None:
     kept = [StoredBundle("run", measured({SMALL: 2.0, LARGE: 9.0}))]
 
     def found() -> dict[str, tuple[float, float]]:

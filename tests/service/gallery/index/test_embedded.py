@@ -63,7 +63,7 @@ def test_an_empty_gallery_has_no_nearest(open_search: Open) -> None:
     assert len(keys) == len(scores) == 0
 
 
-def test_a_small_gallery_is_searched_exactly(open_search: Open, rows: Rows) -> None:
+def test_small_gallery_is_searched_exactly(open_search: Open, rows: Rows) -> None:
     for vector in unit_vectors(300):
         rows.put(vector)
     search = open_search()
@@ -75,7 +75,7 @@ def test_a_small_gallery_is_searched_exactly(open_search: Open, rows: Rows) -> N
         assert scores == pytest.approx([rows.rows[int(key)] @ query for key in keys], abs=1e-6)
 
 
-def test_the_order_is_that_of_float32_and_then_of_keys(open_search: Open, rows: Rows) -> None:
+def test_order_by_float32_and_key(open_search: Open, rows: Rows) -> None:
     """All within what float16 can tell apart, some of them equal: only re-ranking puts them in order."""
     base, step = unit_vectors(2)
     for number in (5, 3, 8, 1, 3, 9, 0, 3, 7, 2):
@@ -90,7 +90,7 @@ def test_the_order_is_that_of_float32_and_then_of_keys(open_search: Open, rows: 
     assert {*keys.tolist()} == {*range(1, 11)}
 
 
-def test_more_alike_than_candidates_still_give_the_best(open_search: Open, rows: Rows) -> None:
+def test_more_ties_than_candidates(open_search: Open, rows: Rows) -> None:
     """Four hundred are as near as float16 can tell: the best are found among them all the same."""
     base, step = unit_vectors(2)
     for number in range(400):
@@ -106,7 +106,7 @@ def test_more_alike_than_candidates_still_give_the_best(open_search: Open, rows:
     assert every[4] - every[20] > 3e-6
 
 
-def test_a_large_gallery_is_searched_by_the_graph(open_search: Open, rows: Rows) -> None:
+def test_large_gallery_uses_the_graph(open_search: Open, rows: Rows) -> None:
     for vector in unit_vectors(2000):
         rows.put(vector)
     search = open_search(exact_up_to=100)
@@ -134,7 +134,7 @@ def test_a_filter_still_gives_as_many(open_search: Open, rows: Rows, share: floa
     assert np.mean(shares) >= 0.99
 
 
-def test_a_filter_that_keeps_only_the_farthest(open_search: Open, rows: Rows) -> None:
+def test_filter_that_keeps_only_the_farthest(open_search: Open, rows: Rows) -> None:
     vectors = unit_vectors(2000)
     for vector in vectors:
         rows.put(vector)
@@ -160,7 +160,7 @@ class HeldBack:
         return self.rows.changes_after(sequence, limit)
 
 
-def test_answers_are_exact_before_there_is_an_index(open_search: Open, rows: Rows) -> None:
+def test_exact_search_before_the_index(open_search: Open, rows: Rows) -> None:
     for vector in unit_vectors(1500):
         rows.put(vector)
     source = HeldBack(rows)
@@ -179,9 +179,7 @@ def test_answers_are_exact_before_there_is_an_index(open_search: Open, rows: Row
     assert (search.status.mode, search.status.indexed) == ("hnsw", 1500)
 
 
-def test_what_was_put_is_found_and_what_was_deleted_is_not_before_the_index_follows(
-    open_search: Open, rows: Rows
-) -> None:
+def test_changes_are_visible_before_the_index_follows(open_search: Open, rows: Rows) -> None:
     vectors = unit_vectors(50)
     for vector in vectors[:40]:
         rows.put(vector)
@@ -206,7 +204,7 @@ def test_what_was_put_is_found_and_what_was_deleted_is_not_before_the_index_foll
     assert found(search, vectors[45], 40) == rows.exact(vectors[45], 40)
 
 
-def test_many_deletions_build_the_graph_anew_and_keep_the_recall(open_search: Open, rows: Rows) -> None:
+def test_rebuild_after_many_deletions(open_search: Open, rows: Rows) -> None:
     vectors = unit_vectors(1500)
     for vector in vectors:
         rows.put(vector)
@@ -229,7 +227,7 @@ def test_many_deletions_build_the_graph_anew_and_keep_the_recall(open_search: Op
     assert recall(search, rows, unit_vectors(50, seed=1)) >= 0.98
 
 
-def test_a_saved_index_is_read_and_caught_up_with(
+def test_saved_index_catches_up(
     open_search: Open, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vectors = unit_vectors(1000)
@@ -260,7 +258,7 @@ def test_a_saved_index_is_read_and_caught_up_with(
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".graph", ".json"]
 
 
-def test_an_index_of_another_network_is_not_used(open_search: Open, rows: Rows, tmp_path: Path) -> None:
+def test_index_of_another_network(open_search: Open, rows: Rows, tmp_path: Path) -> None:
     for vector in unit_vectors(20):
         rows.put(vector)
     search = open_search()
@@ -272,7 +270,7 @@ def test_an_index_of_another_network_is_not_used(open_search: Open, rows: Rows, 
     other.close()
 
 
-def test_an_index_of_a_database_that_was_put_back_is_built_anew(open_search: Open) -> None:
+def test_index_after_the_database_was_restored(open_search: Open) -> None:
     """The backup is of before some changes, so the index knows of more than the database does."""
     vectors = unit_vectors(60)
     now, backup = Rows(), Rows()
@@ -293,7 +291,7 @@ def test_an_index_of_a_database_that_was_put_back_is_built_anew(open_search: Ope
     assert found(again, vectors[2], 50) == backup.exact(vectors[2], 50)
 
 
-def test_an_index_that_lacks_an_image_is_built_anew(open_search: Open, rows: Rows) -> None:
+def test_incomplete_index_is_rebuilt(open_search: Open, rows: Rows) -> None:
     vectors = unit_vectors(30)
     for vector in vectors:
         rows.put(vector)
@@ -325,9 +323,7 @@ def test_it_goes_on_when_the_store_is_back(
     assert found(search, vectors[0], 5) == rows.exact(vectors[0], 5)
 
 
-def test_a_folder_that_cannot_be_written_costs_nothing_but_the_file(
-    open_search: Open, rows: Rows, tmp_path: Path
-) -> None:
+def test_unwritable_index_folder(open_search: Open, rows: Rows, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     vectors = unit_vectors(20)
     for vector in vectors:
@@ -338,7 +334,7 @@ def test_a_folder_that_cannot_be_written_costs_nothing_but_the_file(
     search.close()
 
 
-def test_searches_from_many_threads_while_it_changes(open_search: Open, rows: Rows) -> None:
+def test_concurrent_searches_and_changes(open_search: Open, rows: Rows) -> None:
     vectors = unit_vectors(400)
     for vector in vectors[:200]:
         rows.put(vector)
@@ -370,7 +366,7 @@ def test_searches_from_many_threads_while_it_changes(open_search: Open, rows: Ro
 
 
 @pytest.mark.parametrize("query", [np.ones(DIMENSIONS), np.ones(DIMENSIONS - 1, np.float32)])
-def test_a_query_of_another_shape_or_type_is_refused(open_search: Open, query: NDArray[np.float32]) -> None:
+def test_query_of_another_shape_or_dtype(open_search: Open, query: NDArray[np.float32]) -> None:
     with pytest.raises(ValueError, match=r"float32 \(32,\) is needed"):
         open_search().search(query, 1)
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 
-def test_the_graph_may_be_imported_before_anything_else() -> None:
+def test_import_order_of_usearch() -> None:
     # usearch loaded before onnxruntime ends the process with a segmentation fault
     code = "import service.gallery.index.graph, onnxruntime"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

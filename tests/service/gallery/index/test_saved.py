@@ -43,7 +43,7 @@ def test_no_file_is_no_index(tmp_path: Path) -> None:
     assert read(tmp_path / "nowhere") is None
 
 
-def test_the_newer_takes_the_place_of_the_older(tmp_path: Path) -> None:
+def test_newer_index_replaces_the_older(tmp_path: Path) -> None:
     older = commit(tmp_path, 40, 44)
     commit(tmp_path, 50, 55)
     kept = read(tmp_path)
@@ -54,9 +54,7 @@ def test_the_newer_takes_the_place_of_the_older(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", ["temp", "graph", "description"])
-def test_what_a_crash_left_half_is_not_in_force(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
-) -> None:
+def test_files_left_by_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
     """The machine stops before the second is renamed, or before anything is: the first is read."""
     commit(tmp_path, 40, 44)
     graph = Graph(DIMENSIONS)
@@ -82,7 +80,7 @@ def test_what_a_crash_left_half_is_not_in_force(
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".graph", ".json"]
 
 
-def test_everything_is_synced_before_it_is_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_synced_before_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
     sync, renamed = saved._sync, Path.replace
     monkeypatch.setattr(saved, "_sync", lambda path: (steps.append(f"sync {path.name}"), sync(path)))
@@ -99,7 +97,7 @@ def test_everything_is_synced_before_it_is_in_force(tmp_path: Path, monkeypatch:
     ]
 
 
-def test_another_network_or_other_dimensions_are_refused(tmp_path: Path) -> None:
+def test_saved_index_of_another_network(tmp_path: Path) -> None:
     commit(tmp_path, 10, 11)
     with pytest.raises(saved.UnusableIndex, match="of net with 32 dimensions, not of other with 32"):
         saved.read(tmp_path, model="other", dimensions=DIMENSIONS)
@@ -137,7 +135,7 @@ def test_no_damage_goes_unnoticed(tmp_path: Path, pattern: str, count: int) -> N
     "described",
     ["[]", "null", "7", '"text"', "{}", '{"checksum": null}', '{"checksum": {}}', "[" * 100_000, "\xff"],
 )
-def test_a_description_of_anything_else_is_unusable(tmp_path: Path, described: str) -> None:
+def test_invalid_description(tmp_path: Path, described: str) -> None:
     commit(tmp_path, 10, 11)
     (tmp_path / saved.DESCRIPTION).write_text(described, encoding="latin-1")
     with pytest.raises(saved.UnusableIndex):

@@ -16,7 +16,7 @@ from service.inference.decoding.decode import decode
 from tests.helpers.photographs import astronaut
 
 # Pillow warns about odd metadata; warnings do not count as an outcome.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.fuzz]
 
 LIMIT = 200_000
 

@@ -1,4 +1,4 @@
-"""A gallery's embeddings in a real SQLite database, without their images, for the index to follow."""
+"""Embeddings of a gallery in a real SQLite database, without images, as the source of the index."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ EMBEDDER = "benchmark@0"
 AT_ONCE = 5_000
 
 
-class Kept:
-    """The store as the index sees it. Keys are numbers of changes, as in the service."""
+class VectorStore:
+    """The store as the index uses it. Keys are change numbers, as in the service."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -31,28 +31,28 @@ class Kept:
             self.sequence = state.sequence
 
     def put(self, vectors: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Add embeddings (N, D) and return their keys."""
+        """Add embeddings, float32 (N, D), and return their keys, int64 (N,)."""
         keys = np.arange(self.sequence + 1, self.sequence + 1 + len(vectors))
         for start in range(0, len(keys), AT_ONCE):
-            some = [
+            rows = [
                 {"embedder": EMBEDDER, "key": int(key), "vector": vector}
                 for key, vector in zip(
                     keys[start : start + AT_ONCE], vectors[start : start + AT_ONCE], strict=True
                 )
             ]
             with self._database.writing() as (connection, _):
-                connection.execute(insert(gallery_embeddings), some)
-                self._advance(connection, int(some[-1]["key"]))
+                connection.execute(insert(gallery_embeddings), rows)
+                self._advance(connection, int(rows[-1]["key"]))
         return keys
 
     def delete(self, keys: NDArray[np.int64]) -> None:
-        """Remove embeddings, each leaving its tombstone."""
+        """Delete embeddings and write their tombstones."""
         with self._database.writing() as (connection, _):
-            gone = [{"sequence": self.sequence + n, "key": int(key)} for n, key in enumerate(keys, 1)]
-            connection.execute(insert(gallery_tombstones), gone)
+            tombstones = [{"sequence": self.sequence + n, "key": int(key)} for n, key in enumerate(keys, 1)]
+            connection.execute(insert(gallery_tombstones), tombstones)
             for start in range(0, len(keys), 500):
-                some = gallery_embeddings.c.key.in_([int(key) for key in keys[start : start + 500]])
-                connection.execute(delete(gallery_embeddings).where(some))
+                batch = gallery_embeddings.c.key.in_([int(key) for key in keys[start : start + 500]])
+                connection.execute(delete(gallery_embeddings).where(batch))
             self._advance(connection, self.sequence + len(keys))
 
     def changes_after(self, sequence: int, limit: int) -> Sequence[Change]:

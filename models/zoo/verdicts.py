@@ -1,0 +1,97 @@
+"""The rule by which one model is called faster or slower than another, from rounds that ran both.
+
+Of every round the log-ratio of the two medians is taken. The point estimate is the interquartile mean of all
+rounds, since a round in which the machine did something else says nothing of the models. Its interval and p
+come from a hierarchical bootstrap, launches first and rounds within them, because one launch is one draw. A
+verdict needs both a p below LEVEL, adjusted where several models are compared, and a difference of at least
+MIN_DIFFERENCE. LEVEL is calibrated by benchmarks/instrument so that no more than one in twenty comparisons of
+a model with itself gets a verdict (docs/instrument.md has the figures).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVEL = 0.02
+MIN_DIFFERENCE = 0.01
+RESAMPLES = 10_000
+_INTERVAL = 0.95
+
+Verdict = Literal["faster", "slower", "indistinguishable"]
+LogRatios = Mapping[int, Sequence[float]]
+"""Launch to the log-ratio of medians of each of its rounds."""
+
+
+def verdict(log_ratio: float, adjusted_p: float, level: float = LEVEL) -> Verdict:
+    """Return the verdict for a mean log-ratio with this adjusted p."""
+    if adjusted_p >= level or abs(math.expm1(log_ratio)) < MIN_DIFFERENCE:
+        return "indistinguishable"
+    return "slower" if log_ratio > 0 else "faster"
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """An interquartile mean with its 95 % interval and the two-sided p value against zero."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def bootstrap(values: LogRatios, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+    """Estimate the interquartile mean of all rounds by a hierarchical bootstrap; deterministic.
+
+    With one launch, only its rounds are resampled. Raises ValueError without values.
+    """
+    launches = [np.asarray(rounds, dtype=np.float64) for rounds in values.values() if len(rounds)]
+    if not launches:
+        raise ValueError("values: empty, nothing to resample")
+    mean = float(interquartile_mean(np.concatenate(launches)))
+    return estimate_from(mean, resampled_means(launches, resamples, np.random.default_rng(seed)))
+
+
+def estimate_from(mean: float, resampled: NDArray[np.float64]) -> Estimate:
+    """Return the estimate for a measured mean and its resampled means, float64 (resamples,)."""
+    low, high = np.quantile(resampled, [(1 - _INTERVAL) / 2, (1 + _INTERVAL) / 2])
+    return Estimate(mean, float(low), float(high), two_sided_p(resampled))
+
+
+def interquartile_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean of the middle half of the values along the last axis."""
+    count = values.shape[-1]
+    drop = count // 4
+    means: NDArray[np.float64] = np.sort(values, axis=-1)[..., drop : count - drop].mean(axis=-1)
+    return means
+
+
+def resampled_means(
+    launches: Sequence[NDArray[np.float64]], resamples: int, random: np.random.Generator
+) -> NDArray[np.float64]:
+    """Return interquartile means, float64 (resamples,), of launches and rounds drawn with replacement.
+
+    From every drawn launch, the average number of rounds per launch is drawn.
+    """
+    count = len(launches)
+    lengths = np.array([len(rounds) for rounds in launches])
+    padded = np.zeros((count, int(lengths.max())))
+    for index, rounds in enumerate(launches):
+        padded[index, : len(rounds)] = rounds
+    rounds_each = max(1, round(float(lengths.mean())))
+    drawn_launches = random.integers(0, count, (resamples, count, 1))
+    uniform = random.random((resamples, count, rounds_each))
+    drawn_rounds = (uniform * lengths[drawn_launches]).astype(np.int64)
+    return interquartile_mean(padded[drawn_launches, drawn_rounds].reshape(resamples, count * rounds_each))
+
+
+def two_sided_p(means: NDArray[np.float64]) -> float:
+    """Return the two-sided p value: twice the share of means on the rarer side of zero, always above 0."""
+    count = len(means)
+    rarer = min(int((means <= 0).sum()), int((means >= 0).sum()))
+    return min(1.0, 2 * (rarer + 1) / (count + 1))

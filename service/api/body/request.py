@@ -1,0 +1,144 @@
+"""Read query parameters and the body of a request, the body with limits in bytes and time.
+
+An unknown query parameter is refused, because a misspelt one would silently have its default.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from service.errors import BodyTooLarge, ClientGone, DeadlineExceeded, InvalidParameter
+from service.inference.pool import Deadline
+
+T = TypeVar("T")
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+_TOLERANT = "_ignores_unknown_parameters"
+
+_known: dict[Callable[..., Any], frozenset[str]] = {}
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Limits of a request with an image: bytes of the body, and seconds from arrival until its job starts."""
+
+    body_bytes: int
+    deadline_s: float
+
+
+def root_of(request: Request) -> str:
+    """Return the URL prefix that a proxy adds; empty without one."""
+    return str(request.scope.get("root_path", ""))
+
+
+def ignores_unknown_parameters(endpoint: Endpoint) -> Endpoint:
+    """Decorate an endpoint that accepts unknown query parameters, such as pages and health checks."""
+    setattr(endpoint, _TOLERANT, True)
+    return endpoint
+
+
+async def refuse_unknown_parameters(request: Request) -> None:
+    """Dependency of every route: raise InvalidParameter for an undeclared or repeated query parameter."""
+    if not request.scope["query_string"]:
+        return
+    endpoint = request.scope["endpoint"]
+    if hasattr(endpoint, _TOLERANT):
+        return
+    known = query_parameters(request)
+    names = [name for name, _ in request.query_params.multi_items()]
+    unknown = sorted(set(names) - known)
+    if unknown:
+        raise InvalidParameter(
+            f"unknown query parameter {unknown[0][:50]!r} (allowed: {', '.join(sorted(known)) or 'none'})"
+        )
+    repeated = sorted(name for name in known if names.count(name) > 1)
+    if repeated:
+        raise InvalidParameter(f"query parameter {repeated[0]!r}: given {names.count(repeated[0])} times")
+
+
+def query_parameters(request: Request) -> frozenset[str]:
+    """Return the names of the query parameters that the request's route declares."""
+    endpoint = request.scope["endpoint"]
+    known = _known.get(endpoint)
+    if known is None:
+        known = _known[endpoint] = frozenset(_declared(request.scope["route"].dependant))
+    return known
+
+
+def _declared(dependant: Any) -> Iterator[str]:
+    """Yield the query parameters of an endpoint or dependency and, recursively, of its dependencies."""
+    yield from (field.alias for field in dependant.query_params)
+    for dependency in dependant.dependencies:
+        yield from _declared(dependency)
+
+
+def deadline_for(request: Request, bounds: Bounds) -> Deadline:
+    """Return the request's deadline, counted from now or from when its form was read.
+
+    The deadline also watches for the client's disconnect.
+    """
+
+    async def disconnected() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    form = getattr(request.state, "form", None)
+    if form is None:
+        return Deadline.after(bounds.deadline_s, disconnected)
+    return Deadline(form.deadline.at, bounds.deadline_s, disconnected)
+
+
+async def in_time(reading: Awaitable[T], deadline: Deadline) -> T:
+    """Wait for the body. Raises DeadlineExceeded if it does not arrive in time."""
+    try:
+        async with asyncio.timeout_at(deadline.at):
+            return await reading
+    except TimeoutError:
+        raise DeadlineExceeded(f"body: not received within {deadline.limit_s:g} s") from None
+
+
+def content_type_of(request: Request) -> str:
+    """Return the body's content type; empty if it has none."""
+    return request.headers.get("content-type", "")
+
+
+def media_type_of(request: Request) -> str:
+    """Return the content type in lower case, without parameters."""
+    return content_type_of(request).partition(";")[0].strip().lower()
+
+
+def is_form(request: Request) -> bool:
+    """Return whether the content type is multipart/form-data."""
+    return media_type_of(request) == "multipart/form-data"
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Return the whole body. Raises as `body_chunks` does."""
+    # `join` returns a single chunk without copying it
+    return b"".join([chunk async for chunk in body_chunks(request, max_bytes)])
+
+
+async def body_chunks(request: Request, max_bytes: int | None = None) -> AsyncIterator[bytes]:
+    """Yield the body's chunks as they arrive.
+
+    Raises BodyTooLarge as soon as more than `max_bytes` are announced or received, and ClientGone.
+    """
+    announced = request.headers.get("content-length", "")
+    if max_bytes is not None and announced.isdigit() and int(announced) > max_bytes:
+        raise BodyTooLarge(f"body: {announced} bytes (limit: {max_bytes})")
+    size = 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if max_bytes is not None and size > max_bytes:
+                raise BodyTooLarge(f"body: too many bytes (limit: {max_bytes})")
+            if chunk:
+                yield chunk
+    except ClientDisconnect:
+        raise ClientGone("client: disconnected while sending the body") from None
