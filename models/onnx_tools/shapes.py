@@ -114,8 +114,9 @@ class Outline:
     batch: int
 
 
-def outline(model: onnx.ModelProto, size: tuple[int, int] | None = None) -> Outline:
-    """Return the outline of a model; `size` is (height, width) where an image input leaves them free.
+def outline(model: onnx.ModelProto, size: tuple[int, ...] | None = None) -> Outline:
+    """Return the outline of a model; `size` is (height, width) where an image input leaves them free, or all
+    three sides of an image, in the input's order.
 
     `model` stays as it is. Raises UnreadableModel for functions that call themselves or are too many, and for
     operators in a circle.
@@ -370,7 +371,7 @@ def _elements(tensor: onnx.TensorProto) -> int:
     return elements
 
 
-def _fix_inputs(graph: onnx.GraphProto, size: tuple[int, int] | None) -> int:
+def _fix_inputs(graph: onnx.GraphProto, size: tuple[int, ...] | None) -> int:
     """Give free batches of inputs one image, and images without a size `size`; return the fixed batch."""
     weights = {tensor.name for tensor in graph.initializer}
     batch = 1
@@ -385,7 +386,7 @@ def _fix_inputs(graph: onnx.GraphProto, size: tuple[int, int] | None) -> int:
         sides[0].dim_value = fixed
         batch = fixed if len(shape) == 4 else 1
         if size is not None and len(shape) == 4:
-            first = 1 if image_layout(shape) == "nhwc" else 2
+            first = 1 if len(size) == 3 or image_layout(shape) == "nhwc" else 2
             for side, wanted, given in zip(sides[first:], size, shape[first:], strict=False):
                 if not isinstance(given, int) or given == 0:
                     side.dim_value = wanted

@@ -119,7 +119,9 @@ class Draft:
         provenance: dict[str, Fact] = {}
         spec = self._input(provenance)
         outputs = self._outputs(provenance)
-        graph = read_graph(self._prepared.content, self._file.name, (spec.height, spec.width))
+        sides = (spec.height, spec.width)
+        image = (*sides, spec.channels) if spec.layout == "nhwc" else (spec.channels, *sides)
+        graph = read_graph(self._prepared.content, self._file.name, image)
         self._describe(graph)
         for path in _OTHERS:
             claim = self._facts.get(path)
