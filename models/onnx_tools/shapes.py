@@ -159,11 +159,14 @@ def _inferred(model: onnx.ModelProto) -> dict[str, Value]:
 
 
 def _fold_shapes(model: onnx.ModelProto, values: Mapping[str, Value]) -> bool:
-    """Compute what nodes make of known shapes, where inference does not; return whether there was any."""
+    """Compute what nodes make of known shapes and small constants, where inference does not.
+
+    Returns whether there was any.
+    """
     from onnx import helper, numpy_helper
 
     nodes = model.graph.node
-    if not any(node.op_type == "Shape" for node in nodes):
+    if not any(node.op_type in ("Shape", "ConstantOfShape") for node in nodes):
         return False
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     known: dict[str, NDArray[np.generic]] = {}

@@ -93,6 +93,19 @@ def test_free_sizes_of_channels_last_are_those_given() -> None:
     assert facts.outputs[0].shape == (None, CHANNELS, 4, 16)
 
 
+def test_pads_that_the_graph_computes_are_known() -> None:
+    """As torch's older exporter writes pads, of constants alone."""
+    weights = {"four": np.array([4]), "pads": np.array([0, 0, 1, 1])}
+    nodes = [
+        helper.make_node("ConstantOfShape", ["four"], ["zeros"]),
+        helper.make_node("Cast", ["zeros"], ["before"], to=TensorProto.INT64),
+        helper.make_node("Concat", ["before", "pads"], ["all"], axis=0),
+        helper.make_node("Pad", ["image", "all"], ["padded"]),
+        helper.make_node("Conv", ["padded", "k"], ["logits"], pads=[1] * 4),
+    ]
+    assert describe(model(nodes, weights=weights)).macs == CHANNELS * (SIDE + 1) ** 2 * 27
+
+
 def test_free_channels_are_those_given() -> None:
     """As Optimum exports: all sides are free, and the shape of the image is computed with."""
     nodes = [
