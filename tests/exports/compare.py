@@ -32,7 +32,9 @@ class Comparison:
     named: tuple[int, ...]
 
 
-def compare(export: Export, model: ServedModel, client: httpx.Client, photographs: Sequence[Path]) -> Comparison:
+def compare(
+    export: Export, model: ServedModel, client: httpx.Client, photographs: Sequence[Path]
+) -> Comparison:
     """Compare a served model with its framework on each photograph, as a tensor and as a file."""
     theirs, ours, pictured, named = [], [], [], []
     offset, softmax = model.card.class_offset, model.card.outputs.get("activation") == "softmax"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +55,7 @@ def torchvision_current(folder: Path, photographs: Sequence[Path]) -> Export:
     """MobileNetV3 as torch exports by default: two files, a fixed batch of one."""
     network, prepare = _mobilenet_v3(photographs)
     file = folder / "mobilenet_v3_small.onnx"
-    with _quiet():
-        torch.onnx.export(network, (torch.rand(1, 3, 224, 224),), file, verbose=False)
+    torch.onnx.export(network, (torch.rand(1, 3, 224, 224),), file, verbose=False)
     assert file.with_name(f"{file.name}.data").exists()
     return Export(
         "torchvision `mobilenet_v3_small`, `torch.onnx.export(model, image, file)`: two files",
@@ -71,11 +68,10 @@ def torchvision_legacy(folder: Path, photographs: Sequence[Path]) -> Export:
     """MobileNetV3 by the exporter that torch had before, with any number of images."""
     network, prepare = _mobilenet_v3(photographs)
     file = folder / "legacy.onnx"
-    with _quiet():
-        torch.onnx.export(
-            network, (torch.rand(1, 3, 224, 224),), file, dynamo=False,
-            input_names=["image"], dynamic_axes={"image": {0: "batch"}},
-        )  # fmt: skip
+    torch.onnx.export(
+        network, (torch.rand(1, 3, 224, 224),), file, dynamo=False,
+        input_names=["image"], dynamic_axes={"image": {0: "batch"}},
+    )  # fmt: skip
     return Export(
         "torchvision `mobilenet_v3_small`, `dynamo=False`, `dynamic_axes`",
         file, Options(preset="torchvision", labels="imagenet-1k"), prepare, _torch_scores(network),
@@ -87,11 +83,10 @@ def opset_9(folder: Path, photographs: Sequence[Path]) -> Export:
     """MobileNetV2 with opset 9, its weights listed as inputs."""
     network, prepare = _torchvision("mobilenet_v2", photographs, width_mult=0.35)
     file = folder / "mobilenet_v2.onnx"
-    with _quiet():
-        torch.onnx.export(
-            network, (torch.rand(1, 3, SIDE, SIDE),), file, dynamo=False, opset_version=9,
-            keep_initializers_as_inputs=True,
-        )  # fmt: skip
+    torch.onnx.export(
+        network, (torch.rand(1, 3, SIDE, SIDE),), file, dynamo=False, opset_version=9,
+        keep_initializers_as_inputs=True,
+    )  # fmt: skip
     return Export(
         "torchvision `mobilenet_v2`, `dynamo=False`, opset 9, `keep_initializers_as_inputs=True`",
         file, Options(preset="torchvision", labels=_labels_file(folder)), prepare, _torch_scores(network),
@@ -104,8 +99,7 @@ def half(folder: Path, photographs: Sequence[Path]) -> Export:
     network, prepare = _torchvision("shufflenet_v2_x2_0", photographs)
     network.half()
     file = folder / "half.onnx"
-    with _quiet():
-        torch.onnx.export(network, (torch.rand(1, 3, SIDE, SIDE).half(),), file, verbose=False)
+    torch.onnx.export(network, (torch.rand(1, 3, SIDE, SIDE).half(),), file, verbose=False)
     return Export(
         "torchvision `shufflenet_v2_x2_0`, `model.half()`",
         file, Options(preset="torchvision", labels=_labels_file(folder)),
@@ -120,10 +114,9 @@ def int8(folder: Path, photographs: Sequence[Path]) -> Export:
     network, prepare = _torchvision("mobilenet_v2", photographs, width_mult=0.35)
     float_file, file = folder / "float" / "mobilenet_v2.onnx", folder / "int8.onnx"
     float_file.parent.mkdir()
-    with _quiet():
-        torch.onnx.export(
-            network, (torch.rand(1, 3, SIDE, SIDE),), float_file, dynamo=False, input_names=["image"]
-        )
+    torch.onnx.export(
+        network, (torch.rand(1, 3, SIDE, SIDE),), float_file, dynamo=False, input_names=["image"]
+    )
 
     class Pictures(CalibrationDataReader):  # type: ignore[misc, unused-ignore]
         def __init__(self) -> None:
@@ -133,10 +126,10 @@ def int8(folder: Path, photographs: Sequence[Path]) -> Export:
             path = next(self._left, None)
             return None if path is None else {"image": prepare(path)}
 
-    with _quiet():
-        quantize_static(float_file, file, Pictures(), quant_format=QuantFormat.QOperator)
+    quantize_static(float_file, file, Pictures(), quant_format=QuantFormat.QOperator)
     return Export(
-        "torchvision `mobilenet_v2`, `dynamo=False`, `onnxruntime.quantization.quantize_static`, `QuantFormat.QOperator`",
+        "torchvision `mobilenet_v2`, `dynamo=False`, `onnxruntime.quantization.quantize_static`, "
+        "`QuantFormat.QOperator`",
         file, Options(preset="torchvision", labels=_labels_file(folder)), prepare,
         _file_scores(open_session(file)), _CLASSIFICATION, 0.0,
     )  # fmt: skip
@@ -154,8 +147,7 @@ def timm_ghostnet(folder: Path, photographs: Sequence[Path]) -> Export:
     _give_weights(network, photographs, prepare, network.classifier)
     save_config_for_hf(network, folder / "config.json")
     file = folder / "ghostnet_050.onnx"
-    with _quiet():
-        torch.onnx.export(network, (torch.rand(1, 3, SIDE, SIDE),), file, verbose=False)
+    torch.onnx.export(network, (torch.rand(1, 3, SIDE, SIDE),), file, verbose=False)
     return Export(
         "timm `ghostnet_050`, `torch.onnx.export(model, image, file)`, timm's `config.json` beside",
         file, Options(), prepare, _torch_scores(network), "`timm.data.create_transform`",
@@ -176,9 +168,8 @@ def hugging_face_mobilenet(folder: Path, photographs: Sequence[Path]) -> Export:
     )
     prepare = _of_pil(lambda image: processor(image, return_tensors="pt")["pixel_values"])
     _give_weights(network, photographs, prepare, network.classifier)
-    with _quiet():
-        network.save_pretrained(folder)
-        processor.save_pretrained(folder)
+    network.save_pretrained(folder)
+    processor.save_pretrained(folder)
     file = _as_optimum_does(network, folder)
     return Export(
         "transformers `MobileNetV2ForImageClassification`, exported as Optimum does, `config.json` and "
@@ -230,8 +221,7 @@ def keras_mobilenet(folder: Path, photographs: Sequence[Path]) -> Export:
 
     _give_keras_weights(network, np.concatenate([prepare(path) for path in photographs]))
     file = folder / "keras_mobilenet.onnx"
-    with _quiet():
-        network.export(file, format="onnx", verbose=False)
+    network.export(file, format="onnx", verbose=False)
     return Export(
         "Keras 3 `MobileNetV2` with its softmax, backend torch, `model.export(file, format=\"onnx\")`",
         file, Options(preset="keras-tf", labels=_labels_file(folder)), prepare, scores,
@@ -363,11 +353,10 @@ def _as_optimum_does(network: nn.Module, folder: Path) -> Path:
     """Export a network of transformers with the names and free sides that Optimum gives; return the file."""
     sides = {0: "batch_size", 1: "num_channels", 2: "height", 3: "width"}
     file = folder / "model.onnx"
-    with _quiet():
-        torch.onnx.export(
-            network, (torch.rand(2, 3, SIDE, SIDE),), file, dynamo=False, input_names=["pixel_values"],
-            output_names=["logits"], dynamic_axes={"pixel_values": sides, "logits": {0: "batch_size"}},
-        )  # fmt: skip
+    torch.onnx.export(
+        network, (torch.rand(2, 3, SIDE, SIDE),), file, dynamo=False, input_names=["pixel_values"],
+        output_names=["logits"], dynamic_axes={"pixel_values": sides, "logits": {0: "batch_size"}},
+    )  # fmt: skip
     return file
 
 
@@ -395,11 +384,3 @@ def _file_scores(session: ort.InferenceSession) -> Callable[[NDArray[Any]], NDAr
         return answer
 
     return scores
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Let the exporters warn of what will be removed from torch, which other tests count as errors."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -88,7 +88,10 @@ def test_region_at_any_decoding_scale(explain: Explain) -> None:
     Image.fromarray(ramp).save(buffer, "JPEG")
     found = explain(buffer.getvalue(), "efficientnet-lite0")
     assert found.image.scale > 1
-    across, down = 1501 / 383, 1001 / 256  # resized to 383 x 256, cropped 80 from the left and 16 from the top
+    across, down = (
+        1501 / 383,
+        1001 / 256,
+    )  # resized to 383 x 256, cropped at 80 and 16
     assert found.region == pytest.approx((80 * across, 16 * down, 304 * across, 240 * down))
 
 
