@@ -25,13 +25,15 @@ def initialise(network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def randomise(network: nn.Module, seed: int, images: Tensor) -> None:
+def randomise(network: nn.Module, seed: int, images: Tensor, shift: float = 0.0) -> None:
     """Set weights that resemble trained ones: He-scaled, with batch norms and biases that all have an effect.
 
     A freshly initialised network gives logits of the order of 1e-8, on which a comparison "within 1e-4"
     proves nothing, and may compute with denormal numbers. Batch norms take means and variances from `images`
     (N, channels, H, W), as in training, then shift and scale them at random and get random weights and
-    biases, so that activations keep their scale through any number of layers.
+    biases, so that activations keep their scale through any number of layers. `shift` is the mean of these
+    biases: with 0, a random network magnifies the smallest difference between two images from layer to layer,
+    which a trained one does not; with 1, most activations pass their ReLU, and it hardly does.
     """
     random = torch.Generator().manual_seed(seed)
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -43,7 +45,7 @@ def randomise(network: nn.Module, seed: int, images: Tensor) -> None:
                 module.bias.normal_(0.0, 0.1, generator=random)
     for norm in norms:
         norm.weight.uniform_(0.7, 1.3, generator=random)
-        norm.bias.normal_(0.0, 0.2, generator=random)
+        norm.bias.normal_(shift, 0.2, generator=random)
     _observe(network, norms, images)
     for norm in norms:
         mean, variance = norm.running_mean, norm.running_var

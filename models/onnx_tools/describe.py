@@ -144,11 +144,12 @@ class GraphFacts:
     metadata: Mapping[str, str]
 
 
-def describe(content: bytes, size: tuple[int, int] | None = None) -> GraphFacts:
+def describe(content: bytes, size: tuple[int, ...] | None = None) -> GraphFacts:
     """Return the facts of an ONNX file; `size` is (height, width) where its input leaves them free.
 
-    Sides of outputs behind the first that the file leaves open are inferred, for that size. Raises
-    UnreadableModel for what is not an ONNX file.
+    Where it leaves the channels free too, `size` is all three sides of an image, in the input's order. Sides
+    of outputs behind the first that the file leaves open are inferred, for that size. Raises UnreadableModel
+    for what is not an ONNX file.
     """
     model = parse_model(content)
     outlined = outline(model, size)

@@ -114,8 +114,9 @@ class Outline:
     batch: int
 
 
-def outline(model: onnx.ModelProto, size: tuple[int, int] | None = None) -> Outline:
-    """Return the outline of a model; `size` is (height, width) where an image input leaves them free.
+def outline(model: onnx.ModelProto, size: tuple[int, ...] | None = None) -> Outline:
+    """Return the outline of a model; `size` is (height, width) where an image input leaves them free, or all
+    three sides of an image, in the input's order.
 
     `model` stays as it is. Raises UnreadableModel for functions that call themselves or are too many, and for
     operators in a circle.
@@ -158,11 +159,14 @@ def _inferred(model: onnx.ModelProto) -> dict[str, Value]:
 
 
 def _fold_shapes(model: onnx.ModelProto, values: Mapping[str, Value]) -> bool:
-    """Compute what nodes make of known shapes, where inference does not; return whether there was any."""
+    """Compute what nodes make of known shapes and small constants, where inference does not.
+
+    Returns whether there was any.
+    """
     from onnx import helper, numpy_helper
 
     nodes = model.graph.node
-    if not any(node.op_type == "Shape" for node in nodes):
+    if not any(node.op_type in ("Shape", "ConstantOfShape") for node in nodes):
         return False
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     known: dict[str, NDArray[np.generic]] = {}
@@ -371,7 +375,7 @@ def _elements(tensor: onnx.TensorProto) -> int:
     return elements
 
 
-def _fix_inputs(graph: onnx.GraphProto, size: tuple[int, int] | None) -> int:
+def _fix_inputs(graph: onnx.GraphProto, size: tuple[int, ...] | None) -> int:
     """Give free batches of inputs one image, and images without a size `size`; return the fixed batch."""
     weights = {tensor.name for tensor in graph.initializer}
     batch = 1
@@ -386,7 +390,7 @@ def _fix_inputs(graph: onnx.GraphProto, size: tuple[int, int] | None) -> int:
         sides[0].dim_value = fixed
         batch = fixed if len(shape) == 4 else 1
         if size is not None and len(shape) == 4:
-            first = 1 if image_layout(shape) == "nhwc" else 2
+            first = 1 if len(size) == 3 or image_layout(shape) == "nhwc" else 2
             for side, wanted, given in zip(sides[first:], size, shape[first:], strict=False):
                 if not isinstance(given, int) or given == 0:
                     side.dim_value = wanted

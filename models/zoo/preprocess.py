@@ -117,10 +117,30 @@ def crop_box(spec: InputSpec, box: Box) -> Box:
         across, down = (box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1]
         start = (box[0] - offset[0] * across, box[1] - offset[1] * down)
         return (*start, start[0] + spec.width * across, start[1] + spec.height * down)
-    scale = min(box[2] - box[0], box[3] - box[1]) / spec.resize
-    left = (box[0] + box[2] - spec.width * scale) / 2
-    top = (box[1] + box[3] - spec.height * scale) / 2
-    return (left, top, left + spec.width * scale, top + spec.height * scale)
+    (across, down), (column, row) = _resized_size(spec, box), _crop_offset(spec, box)
+    wide, high = (box[2] - box[0]) / across, (box[3] - box[1]) / down
+    left, top = box[0] + column * wide, box[1] + row * high
+    return (left, top, left + spec.width * wide, top + spec.height * high)
+
+
+def _resized_size(spec: InputSpec, box: Box) -> tuple[int, int]:
+    """Return the size to which an image is resized before the crop: (width, height).
+
+    As torchvision, timm and transformers: the longer side is rounded down.
+    """
+    across, down = box[2] - box[0], box[3] - box[1]
+    if across <= down:
+        return spec.resize, int(spec.resize * down / across)
+    return int(spec.resize * across / down), spec.resize
+
+
+def _crop_offset(spec: InputSpec, box: Box) -> tuple[int, int]:
+    """Return where the crop begins, in pixels of the resized image: left, top.
+
+    As torchvision and timm: half pixels are rounded to even. transformers rounds them down.
+    """
+    across, down = _resized_size(spec, box)
+    return round((across - spec.width) / 2), round((down - spec.height) / 2)
 
 
 def _resized_centre(pixels: NDArray[np.uint8], spec: InputSpec, box: Box) -> NDArray[np.uint8]:
@@ -129,9 +149,9 @@ def _resized_centre(pixels: NDArray[np.uint8], spec: InputSpec, box: Box) -> NDA
     Resizes only the source region of the crop, instead of the whole image.
     """
     height, width = pixels.shape[:2]
-    scale = min(box[2] - box[0], box[3] - box[1]) / spec.resize
     left, top, right, bottom = crop_box(spec, box)
-    if scale == 1:
+    scale = max((right - left) / spec.width, (bottom - top) / spec.height)
+    if _resized_size(spec, box) == (box[2] - box[0], box[3] - box[1]):
         row, column = math.floor(top), math.floor(left)
         return pixels[row : row + spec.height, column : column + spec.width]
 

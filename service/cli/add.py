@@ -23,7 +23,10 @@ from service.own_models.presets import PRESETS
 
 _INPUT, _OUTPUT, _WORDS = "Facts of the input", "Facts of the outputs", "Facts for the tables"
 _RANGES = {"0..255": (0.0, 1.0), "0..1": (0.0, 255.0), "-1..1": (127.5, 127.5)}
-_FIRST = ("labels", "classes", "input.name", "input.layout", "input.dtype", "input.batch", "input.height")
+_FIRST = (
+    "labels", "classes", "input.name", "input.layout", "input.dtype", "input.batch", "input.height",
+    "input.width",
+)  # fmt: skip
 
 
 def add_model(

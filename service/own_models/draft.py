@@ -134,7 +134,9 @@ class Draft:
         provenance: dict[str, Fact] = {}
         spec = self._input(provenance)
         outputs = self._outputs(provenance)
-        graph = read_graph(self._prepared.content, self._file.name, (spec.height, spec.width))
+        sides = (spec.height, spec.width)
+        image = (*sides, spec.channels) if spec.layout == "nhwc" else (spec.channels, *sides)
+        graph = read_graph(self._prepared.content, self._file.name, image)
         self._describe(graph)
         for path in _OTHERS:
             claim = self._facts.get(path)
@@ -230,22 +232,27 @@ class Draft:
         layouts = [known] if known else ["nchw", "nhwc"]
         if from_tensorflow(self._graph.producer):
             layouts.reverse()
-        runs: dict[str, tuple[tuple[Ran, ...], bool]] = {}
+        runs: dict[tuple[str, int | None], tuple[tuple[Ran, ...], bool]] = {}
         failed: TrialFailed | None = None
         refused: RefusedModel | None = None
         for layout in layouts:
             try:
-                runs[layout] = self._run_in(layout, path)
-            except TrialFailed as error:
-                failed = failed or error
+                for channels in self._free_channels(layout):
+                    try:
+                        runs[layout, channels] = self._run_in(layout, channels, path)
+                    except TrialFailed as error:
+                        failed = failed or error
             except RefusedModel as error:  # its sides do not allow this layout
                 refused = refused or error
         if failed is not None and not runs:
             raise TrialFailed(f"{self._file.name}: {failed}")
         if refused is not None and not runs:
             raise refused
-        layout, (ran, several) = next(iter(runs.items()))
-        if not known and len(runs) == 1:
+        (layout, channels), (ran, several) = next(iter(runs.items()))
+        if channels is not None and sum(other == layout for other, _ in runs) == 1:
+            only = "the file, which runs with no other number of them"
+            facts.state("input.channels", channels, Rank.FORCED, only)
+        if not known and {other for other, _ in runs} == {layout}:
             facts.state("input.layout", layout, Rank.FORCED, "the file, which runs in no other layout")
         elif not known:
             facts.state("input.layout", layout, Rank.ASSUMED, "the file runs in both layouts")
@@ -255,9 +262,20 @@ class Draft:
             facts.state("input.batch", 1, Rank.FORCED, "the file, which does not run on two images at once")
         return ran
 
-    def _run_in(self, layout: str, path: Path) -> tuple[tuple[Ran, ...], bool]:
-        """Run the file in one layout; also return whether it runs on two images at once, or need not."""
+    def _free_channels(self, layout: str) -> tuple[int | None, ...]:
+        """Return the numbers of channels to try in one layout: None, which is no other, where it is known."""
         facts = self._facts.copy()
+        read_sides(self._graph, layout, facts)
+        return (None,) if facts.known("input.channels") else (3, 1)
+
+    def _run_in(self, layout: str, channels: int | None, path: Path) -> tuple[tuple[Ran, ...], bool]:
+        """Run the file in one layout; also return whether it runs on two images at once, or need not.
+
+        `channels`: how many to try; None where it is known.
+        """
+        facts = self._facts.copy()
+        if channels is not None:
+            facts.state("input.channels", channels, Rank.FORCED, "the number tried")
         read_sides(self._graph, layout, facts)
         assume_size(facts)
         facts.state("input.layout", layout, Rank.FORCED, "the layout tried")

@@ -75,7 +75,7 @@ def read_file(path: Path) -> bytes:
         raise RefusedModel(f"{path.name}: cannot be read, {error_words(error)}") from None
 
 
-def read_graph(content: bytes, name: str, size: tuple[int, int] | None = None) -> GraphFacts:
+def read_graph(content: bytes, name: str, size: tuple[int, ...] | None = None) -> GraphFacts:
     """Return what the graph says. Raises RefusedModel for damaged files and operators of other domains."""
     try:
         graph = describe(content, size)

@@ -93,6 +93,40 @@ def test_free_sizes_of_channels_last_are_those_given() -> None:
     assert facts.outputs[0].shape == (None, CHANNELS, 4, 16)
 
 
+def test_pads_that_the_graph_computes_are_known() -> None:
+    """As torch's older exporter writes pads, of constants alone."""
+    weights = {"four": np.array([4]), "pads": np.array([0, 0, 1, 1])}
+    nodes = [
+        helper.make_node("ConstantOfShape", ["four"], ["zeros"]),
+        helper.make_node("Cast", ["zeros"], ["before"], to=TensorProto.INT64),
+        helper.make_node("Concat", ["before", "pads"], ["all"], axis=0),
+        helper.make_node("Pad", ["image", "all"], ["padded"]),
+        helper.make_node("Conv", ["padded", "k"], ["logits"], pads=[1] * 4),
+    ]
+    assert describe(model(nodes, weights=weights)).macs == CHANNELS * (SIDE + 1) ** 2 * 27
+
+
+def test_free_channels_are_those_given() -> None:
+    """As Optimum exports: all sides are free, and the shape of the image is computed with."""
+    nodes = [
+        helper.make_node("Shape", ["image"], ["shape"]),
+        helper.make_node("Reshape", ["image", "shape"], ["same"]),
+        helper.make_node("Conv", ["same", "k"], ["logits"], pads=[1] * 4),
+    ]
+    content = model(nodes, image=("N", "c", "h", "w"))
+    assert describe(content, (16, 4)).macs is None
+    assert describe(content, (3, 16, 4)).macs == CHANNELS * 16 * 4 * 27
+    last = [
+        helper.make_node("Transpose", ["image"], ["t"], perm=[0, 3, 1, 2]),
+        *nodes[:1],
+        helper.make_node("Gather", ["shape", "places"], ["moved"]),
+        helper.make_node("Reshape", ["t", "moved"], ["same"]),
+        *nodes[2:],
+    ]
+    content = model(last, image=("N", "h", "w", "c"), weights={"places": np.array([0, 3, 1, 2])})
+    assert describe(content, (16, 4, 3)).macs == CHANNELS * 16 * 4 * 27
+
+
 def test_a_fixed_batch_is_counted_as_one_image() -> None:
     assert describe(chain(POOL, FLATTEN, GEMM, image=(4, 3, SIDE, SIDE))).macs == CONV_MACS + HEAD_MACS
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 
 from models.zoo.card import InputSpec
 from models.zoo.preprocess import preprocess, shorter_side
@@ -55,15 +56,16 @@ def resampling(source: int, scale: float, targets: NDArray[np.float64], kernel: 
 
 
 def reference(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float64]:
-    """(C, height, width): every step in float64, on the whole image, nothing left out."""
+    """(C, height, width): every step in float64, on the whole image, nothing left out.
+
+    As torchvision's Resize and CenterCrop: the longer side is rounded down, the crop is of whole pixels.
+    """
     height, width = pixels.shape[:2]
-    scale = min(height, width) / spec.resize
-    rows = (height / scale - spec.height) / 2 + np.arange(spec.height)
-    columns = (width / scale - spec.width) / 2 + np.arange(spec.width)
-    if scale == 1:
-        rows, columns = np.floor(rows), np.floor(columns)
-    across = resampling(width, scale, columns, spec.interpolation)
-    down = resampling(height, scale, rows, spec.interpolation)
+    wide, high = (int(spec.resize * side / min(height, width)) for side in (width, height))
+    rows = round((high - spec.height) / 2) + np.arange(spec.height)
+    columns = round((wide - spec.width) / 2) + np.arange(spec.width)
+    across = resampling(width, width / wide, columns, spec.interpolation)
+    down = resampling(height, height / high, rows, spec.interpolation)
     image = np.einsum("rh,hwc,kw->crk", down, pixels.astype(np.float64), across, optimize=True).clip(0, 255)
     if spec.channels == 1:
         image = np.tensordot([0.299, 0.587, 0.114], image, axes=1)[None]
@@ -105,11 +107,35 @@ def test_equals_the_reference(height: int, width: int, interpolation: str) -> No
     assert np.quantile(difference, 0.999) < 3
 
 
+@pytest.mark.parametrize(
+    ("height", "width"), [(512, 512), (240, 180), (300, 451), (210, 310), (427, 640), (1001, 1501)]
+)
+@pytest.mark.parametrize("side", [64, 224])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_the_crop_is_that_of_the_whole_image_resized_first(
+    height: int, width: int, side: int, interpolation: str
+) -> None:
+    """As torchvision and timm compute it: a crop half a pixel beside theirs changes the scores."""
+    pixels = photo(height, width)
+    resize = side * 256 // 224
+    wide, high = (int(resize * length / min(height, width)) for length in (width, height))
+    whole = Image.fromarray(pixels).resize((wide, high), Image.Resampling[interpolation.upper()])
+    left, top = round((wide - side) / 2), round((high - side) / 2)
+    expected = np.asarray(whole)[top : top + side, left : left + side].astype(np.float64)
+    spec = spec_of(
+        height=side, width=side, resize=resize, mean=(0.0,) * 3, std=(1.0,) * 3, interpolation=interpolation
+    )
+    difference = np.abs(preprocess(pixels, spec)[0].transpose(1, 2, 0) - expected)
+    assert difference.max() <= 1
+    assert difference.mean() < 0.01
+
+
 @pytest.mark.parametrize("scale", [2, 4, 8])
 @pytest.mark.parametrize(("below", "right"), [(1, 1), (-1, 1), (0, -1)])
 def test_a_box_that_ends_within_a_pixel(below: int, right: int, scale: int) -> None:
-    spec = spec_of()
     height, width = 264 * scale + below, 300 * scale + right
+    # An even border, so that the crop is the same one in the picture turned upside down.
+    spec = spec_of(width=224 - int(256 * width / height) % 2)
     picture = photo(height, width)
     # As a JPEG decoder scales: each pixel is the mean of a square, those on the edge repeat it.
     padded = np.pad(picture, ((0, -height % scale), (0, -width % scale), (0, 0)), mode="edge")

@@ -1,0 +1,98 @@
+"""The section of docs/own-models.md that says what was tried: each fact of each export with its origin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from models.zoo.card import Card
+from service.own_models.draft import flat
+from service.own_models.facts import words
+from tests.exports.run import Tried
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "own-models.md"
+HEADING = "## What was tried"
+_FACTS = (
+    "labels", "classes", "input.layout", "input.dtype", "input.batch", "input.height", "input.width",
+    "input.channels", "input.colour_order", "input.mean", "input.std", "input.fitting", "input.resize",
+    "input.interpolation", "outputs.activation", "outputs.class_offset", "outputs.embedding",
+    "outputs.features", "precision", "parameters", "macs", "architecture", "source.licence",
+)  # fmt: skip
+
+
+def facts(results: Mapping[str, Tried]) -> str:
+    """Return what was exported, and the table of facts: the part that is the same at every run."""
+    exports = "\n".join(f"{number}. {_said(each)}" for number, each in enumerate(results.values(), 1))
+    cards = [each.added.card for each in results.values()]
+    head = "| fact | " + " | ".join(str(number) for number in range(1, len(cards) + 1)) + " |"
+    rule = "| --- |" + " --- |" * len(cards)
+    rows = [f"| {path} | " + " | ".join(_cell(card, path) for card in cards) + " |" for path in _FACTS]
+    return f"{exports}\n\n" + "\n".join([head, rule, *rows]) + "\n"
+
+
+def section(results: Mapping[str, Tried]) -> str:
+    """Return the whole section."""
+    rows = [
+        f"| {number} | {each.export.prepared_by} | {each.comparison.same_tensor:.2g} | "
+        f"{each.comparison.pictures:.2g} | {_same(each)} of {len(each.comparison.named)} |"
+        for number, each in enumerate(results.values(), 1)
+    ]
+    table = "\n".join(rows)
+    return f"""{HEADING}
+
+Each of these exports was added with `weighin add`, and its answers were compared with its framework's. The networks have random weights and a last layer that tells ten photographs apart. `make test-models` repeats it; `.venv-models/bin/python -m tests.exports` writes this section.
+
+{facts(results)}
+The value of each fact is followed by its origin. A dash: the network has no such fact.
+
+Two comparisons follow, on ten photographs (PNG). *Same tensor*: the framework's own preprocessing, then the framework's network and the added model. *Own preprocessing*: the framework reads, resizes and runs the photograph, and so does the service. Both give the largest deviation of a logit, in standard deviations of the framework's logits; probabilities are compared by their logarithms. *Same class*: for how many photographs the service names the framework's class first.
+
+| | the framework's preprocessing | same tensor | own preprocessing | same class |
+| --- | --- | --- | --- | --- |
+{table}
+
+Where the last deviation is larger than the one before, the pixels differ:
+
+- torchvision and timm resize the whole photograph and crop; the service resizes only what is kept. Single pixels differ by 1 of 255. An int8 network rounds such a difference to a step of its own.
+- transformers resizes tensors, torchvision's transforms resize Pillow images: again 1 of 255. Where the border of the crop is odd, transformers rounds it down and torchvision to even, as the service does; the crop is then one pixel beside (in 2 of the 10 photographs of export 7).
+- Keras resizes with nearest neighbours; the pixels are equal.
+"""  # noqa: E501
+
+
+def with_section(page: str, text: str) -> str:
+    """Return the page with its section replaced, or appended where it has none."""
+    before, _, after = page.partition(f"{HEADING}\n")
+    _, heading, rest = after.partition("\n## ")
+    return before.rstrip("\n") + f"\n\n{text}" + (f"{heading}{rest}" if heading else "")
+
+
+def _said(each: Tried) -> str:
+    options = each.export.options
+    given = []
+    if options.preset is not None:
+        given.append(f"--preset {options.preset}")
+    if options.labels is not None:
+        named = isinstance(options.labels, str)
+        given.append(f"--labels {options.labels if named else 'FILE'}")
+    size = options.facts.get("input.size")
+    if size is not None:
+        given.append(f"--size {size[0]}")
+    added = f"`{' '.join(given)}`" if given else "no option"
+    return f"{each.export.how}. Added with {added}."
+
+
+def _cell(card: Card, path: str) -> str:
+    fact = card.provenance.get(path)
+    if fact is None:
+        return "–"
+    value = flat(card).get(path, "none" if path == "outputs.activation" else None)
+    if path in ("outputs.embedding", "outputs.features"):
+        value = " x ".join(map(str, card.output_shapes[path.removeprefix("outputs.")]))
+    elif path == "labels" and value is not None and str(value).startswith("labels-"):
+        value = "own"
+    return f"{words(value)}, {fact.origin}"
+
+
+def _same(each: Tried) -> int:
+    comparison = each.comparison
+    return sum(map(int.__eq__, comparison.expected, comparison.named))
