@@ -23,7 +23,7 @@ _BY_MESSAGE = (
     ("readonly", "data directory: read-only"),
     ("read-only", "data directory: read-only"),
     ("permission", "data directory: permission denied"),
-    ("unable to open", "database: cannot be opened (data directory missing or not writable)"),
+    ("unable to open", "database: cannot be opened (data directory is missing or cannot be written)"),
     ("no such file", "data directory: missing"),
     ("not a database", DAMAGED),
     ("malformed", DAMAGED),

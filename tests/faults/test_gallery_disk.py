@@ -85,7 +85,7 @@ def test_gallery_on_a_read_only_disk(tiny_models_dir: Path, tmp_path: Path) -> N
                 client.post("/retrieve-similar", content=blobs(1)),
                 client.get("/gallery/images"),
             ):
-                assert_problem(response, 507, "storage-unavailable", "data directory", "writable")
+                assert_problem(response, 507, "storage-unavailable", "data directory", "written")
             assert client.post("/classify", content=blobs(0)).status_code == 200
             assert {file.name: file.read_bytes() for file in disk.rglob("*") if file.is_file()} == before
             subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
