@@ -111,7 +111,7 @@ def test_damaged_file_is_refused_and_unchanged(tmp_path: Path) -> None:
 
 def test_missing_directory_is_reported(tmp_path: Path) -> None:
     engine = open_database(None, tmp_path / "nowhere")
-    with pytest.raises(StorageUnavailable, match="data directory missing") as caught:
+    with pytest.raises(StorageUnavailable, match="data directory is missing") as caught:
         prepare(engine)
     assert str(tmp_path) not in caught.value.detail
 
