@@ -10,9 +10,9 @@ from pydantic import BaseModel, Field, SecretStr
 
 from models.zoo.card import Activation, Card
 from service import errors
+from service.api.body.model import OPENAPI_BODY, uploaded_model
 from service.api.body.request import root_of
 from service.api.model_changer import ModelChanger, ModelsInUse, exists
-from service.api.model_upload import OPENAPI_BODY, uploaded_model
 from service.api.problems import documented
 from service.api.routers import new_router, own_key_needed
 from service.inference.loading import ModelEntry

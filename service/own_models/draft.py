@@ -22,7 +22,6 @@ from models.zoo.files import write_whole
 from service.errors import ModelUnavailable, RefusedModel, error_words
 from service.inference.runtime_errors import one_line
 from service.inference.session import SessionError
-from service.own_models.assume import assume_input, assume_size, fit_channels, from_tensorflow, scale_resize
 from service.own_models.evidence import Contradiction, judge
 from service.own_models.facts import (
     UNKNOWN,
@@ -42,6 +41,7 @@ from service.own_models.labels import (
     labels_option,
 )
 from service.own_models.pictures import labelled_pictures
+from service.own_models.presets import assume_input, assume_size, fit_channels, from_tensorflow, scale_resize
 from service.own_models.presets import preset as preset_named
 from service.own_models.reading import (
     choose_output,

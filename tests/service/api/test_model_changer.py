@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from service.api.body.model import Upload
 from service.api.model_changer import ModelChanger
-from service.api.model_upload import Upload
 from service.errors import ModelExists, RefusedModel
 from service.inference.registry import Registry
 from service.own_models.add import Bounds, Options
