@@ -55,7 +55,8 @@ class InputSpec(_Finite):
     """Preprocessing of an image to the network's input.
 
     `fitting` makes the image `height` x `width` pixels:
-    - `center-crop`: resizes the shorter side to `resize` pixels and cuts out the centre;
+    - `center-crop`: resizes the shorter side to `resize` pixels and cuts out the centre; with `crop_rounding`
+      `pixels` the longer side is rounded down and the crop begins at a whole pixel, as torchvision does it;
     - `stretch`: resizes to `height` x `width` and does not keep the aspect ratio;
     - `letterbox`: resizes so that the whole image fits in, centres it and fills the borders with `pad_value`;
     - `pad`: the same with the image in the top left corner.
@@ -90,6 +91,7 @@ class InputSpec(_Finite):
     dtype: Literal["float32", "float16", "uint8"] = "float32"
     batch: Annotated[int, Field(gt=0, le=MAX_BATCH)] | None = None
     fitting: Fitting = "center-crop"
+    crop_rounding: Literal["exact", "pixels"] = "exact"
     pad_value: Annotated[int, Field(ge=0, le=255)] = Field(
         default=114, description="Value of the borders that letterbox and pad add, in all channels"
     )
@@ -389,7 +391,7 @@ _ADDED_BY_VERSION_2: dict[str, Any] = {
     "format": True,
     "given": True,
     "provenance": True,
-    "input": {"name", "layout", "colour_order", "dtype", "batch", "fitting", "pad_value"},
+    "input": {"name", "layout", "colour_order", "dtype", "batch", "fitting", "crop_rounding", "pad_value"},
 }
 
 

@@ -117,6 +117,11 @@ def crop_box(spec: InputSpec, box: Box) -> Box:
         across, down = (box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1]
         start = (box[0] - offset[0] * across, box[1] - offset[1] * down)
         return (*start, start[0] + spec.width * across, start[1] + spec.height * down)
+    if spec.crop_rounding == "exact":
+        scale = min(box[2] - box[0], box[3] - box[1]) / spec.resize
+        left = (box[0] + box[2] - spec.width * scale) / 2
+        top = (box[1] + box[3] - spec.height * scale) / 2
+        return (left, top, left + spec.width * scale, top + spec.height * scale)
     (across, down), (column, row) = _resized_size(spec, box), _crop_offset(spec, box)
     wide, high = (box[2] - box[0]) / across, (box[3] - box[1]) / down
     left, top = box[0] + column * wide, box[1] + row * high
@@ -150,8 +155,13 @@ def _resized_centre(pixels: NDArray[np.uint8], spec: InputSpec, box: Box) -> NDA
     """
     height, width = pixels.shape[:2]
     left, top, right, bottom = crop_box(spec, box)
-    scale = max((right - left) / spec.width, (bottom - top) / spec.height)
-    if _resized_size(spec, box) == (box[2] - box[0], box[3] - box[1]):
+    if spec.crop_rounding == "exact":
+        scale = min(box[2] - box[0], box[3] - box[1]) / spec.resize
+        is_resized = scale == 1
+    else:
+        scale = max((right - left) / spec.width, (bottom - top) / spec.height)
+        is_resized = _resized_size(spec, box) == (box[2] - box[0], box[3] - box[1])
+    if is_resized:
         row, column = math.floor(top), math.floor(left)
         return pixels[row : row + spec.height, column : column + spec.width]
 

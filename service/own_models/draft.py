@@ -406,6 +406,8 @@ class Draft:
             if claim is not None:
                 values[name] = claim.value
                 provenance[f"input.{name}"] = claim.fact
+        if fitting == "center-crop":
+            values["crop_rounding"] = "pixels"  # as torchvision, timm and transformers crop
         for path, doubt in self._beside.doubts.items():
             if path in provenance and provenance[path].origin == "metadata":
                 provenance[path] = Fact(origin="assumed", detail=doubt)

@@ -76,9 +76,10 @@ def test_the_map_of_a_cat_is_about_the_cat(explain: Explain, cat_jpeg: bytes) ->
 
 
 def test_region(explain: Explain, cat_jpeg: bytes) -> None:
-    """451 x 300, resized to 384 x 256, of which 224 x 224 are cut out of the centre."""
+    """451 x 300, of which 224 of 256 parts of the shorter side are cut out of the centre."""
     left, top, right, bottom = explain(cat_jpeg, "efficientnet-lite0").region
-    assert (right - left, bottom - top) == pytest.approx((451 * 224 / 384, 300 * 224 / 256))
+    side = 300 * 224 / 256
+    assert (right - left, bottom - top) == pytest.approx((side, side))
     assert ((left + right) / 2, (top + bottom) / 2) == pytest.approx((451 / 2, 150))
 
 
@@ -88,11 +89,10 @@ def test_region_at_any_decoding_scale(explain: Explain) -> None:
     Image.fromarray(ramp).save(buffer, "JPEG")
     found = explain(buffer.getvalue(), "efficientnet-lite0")
     assert found.image.scale > 1
-    across, down = (
-        1501 / 383,
-        1001 / 256,
-    )  # resized to 383 x 256, cropped at 80 and 16
-    assert found.region == pytest.approx((80 * across, 16 * down, 304 * across, 240 * down))
+    side = 1001 * 224 / 256
+    assert found.region == pytest.approx(
+        ((1501 - side) / 2, (1001 - side) / 2, (1501 + side) / 2, (1001 + side) / 2)
+    )
 
 
 def test_map_is_high_where_the_class_is(explain: Explain, cat_jpeg: bytes) -> None:
