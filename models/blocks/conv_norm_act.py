@@ -14,7 +14,7 @@ class ConvNormAct(nn.Module):
 
     Every output channel depends on every input channel at every kernel position: LeCun et al., "Gradient-
     based learning applied to document recognition", 1998, with batch normalisation (Ioffe and Szegedy,
-    https://arxiv.org/abs/1502.03167). Kernel size 1 makes a pointwise convolution, as many groups as channels
+    https://arxiv.org/abs/1502.03167). `kernel_size=1` makes a pointwise convolution, `groups=in_channels`
     a depthwise one. Used for stems and heads.
 
     Without `pads` the output has ceil(H / stride) rows. Without `norm` the convolution has a bias instead;

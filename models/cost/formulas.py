@@ -110,7 +110,7 @@ def bottleneck(shape: Shape) -> tuple[Convolution, ...]:
 
 
 def inverted_residual(shape: Shape) -> tuple[Convolution, ...]:
-    """Pointwise to W (none if W = M), D_K² W depthwise, squeeze-and-excitation, pointwise from W."""
+    """Pointwise M W (none if W = M), depthwise D_K² W, squeeze-and-excitation, pointwise W N."""
     width = share_of(shape.inputs, shape.ratio_or(6), name="ratio", of="inputs")
     widening = () if width == shape.inputs else (_pointwise("expand", shape.inputs, width, shape.size),)
     return (

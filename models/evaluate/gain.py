@@ -12,7 +12,7 @@ BOOTSTRAPS = 10_000
 
 @dataclass(frozen=True)
 class Gain:
-    """Effect of a change on accuracy, over `seeds` pairs of trainings with and without it and `n` images.
+    """Effect of a change on accuracy: `seeds` pairs of trainings, with and without it, on `n` images.
 
     `difference`: mean accuracy with the change minus without. `low`, `high`: 95 % bootstrap interval over
     images and seeds. `by_seed`: difference of each seed. `p`: two-sided, Student's t test of `by_seed`.

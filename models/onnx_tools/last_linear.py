@@ -305,7 +305,7 @@ class _Search:
         return None if value is None else value.sizes
 
     def _values(self, name: str) -> NDArray[np.float32] | None:
-        """The values of a constant of floats, also of one that is dequantized, cast or transposed."""
+        """Return a float constant, after any dequantizing, casting or transposing; None for anything else."""
         chain = self._chain(name)
         if chain is None:
             return None

@@ -35,7 +35,7 @@ def run(
 ) -> NDArray[np.float32]:
     """Return one output for every image, (len(images), ...), each run alone as the service does.
 
-    `images`: each as the network takes it; one with a fixed batch takes as many at once.
+    `images`: input arrays of the network. If its batch size is fixed, each array has that many images.
     """
     name = session.get_inputs()[0].name
     return np.concatenate([session.run([output], {name: image})[0] for image in images])

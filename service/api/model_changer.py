@@ -63,7 +63,7 @@ class ModelChanger:
             raise errors.NotReady("models are still being loaded")
 
     def check_own(self, name: str) -> None:
-        """Raise ModelInUse for a model that was not added here."""
+        """Raise ModelInUse if the model exists outside the folder of added models."""
         if name in self._registry.names() and self._registry.entry(name).folder.parent != self.root:
             raise errors.ModelInUse(
                 f"model '{name}': its folder is one of WEIGHIN_MODEL_DIRS, which is not changed over HTTP "

@@ -156,7 +156,7 @@ class Explainer:
 
 
 def _region(image: DecodedImage, model: ServedModel) -> Box:
-    """Return the region of the network's input, in pixels of the image before scaled decoding."""
+    """Return the region that the network sees, in pixels of the full-size image."""
     left, top, right, bottom = image.box
     scale_x, scale_y = image.width / (right - left), image.height / (bottom - top)
     crop = crop_box(model.card.input, image.box)

@@ -95,7 +95,7 @@ def add(
 
 
 def build(file: Path, content: bytes, options: Options, folder: Path, bounds: Bounds) -> Built:
-    """Write the files of a model to `folder`, which has its name. `content`: `file` with its tensors.
+    """Write a model to `folder`, named as the model. `content`: bytes of `file` with its external tensors.
 
     Raises RefusedModel, and OSError where `folder` cannot be written.
     """

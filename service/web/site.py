@@ -116,7 +116,7 @@ def _address(context: Context, path: str) -> str:
 
 
 def policy(style_hashes: Sequence[str] = ()) -> str:
-    """Return a page's Content-Security-Policy: no external resources, no inline code or style.
+    """Return a page's Content-Security-Policy: nothing external, no inline code, inline style by hash only.
 
     `blob:` images are created by the page: the dropped image and the maps over it.
     """

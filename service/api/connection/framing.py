@@ -106,7 +106,7 @@ def read_head(raw: bytes) -> Head:
 
 
 def check_framing(head: Head, fields: list[tuple[bytes, bytes]]) -> bool:
-    """Return whether the body is chunked. `fields` are the head's FRAMING_FIELDS as the parser read them.
+    """Return whether the body is chunked. `fields`: headers among FRAMING_FIELDS, as parsed.
 
     Raises MalformedRequest for the conflicts of RFC 9112 6, and for every transfer coding except `chunked`.
     """

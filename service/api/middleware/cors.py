@@ -47,7 +47,7 @@ class Cors(CORSMiddleware):
         )
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """Answer a preflight request: allow it, or return a problem document with what is not allowed."""
+        """Answer a preflight request. If it is refused, return a problem document that says why."""
         request_id = new_request_id()
         response = super().preflight_response(request_headers)
         if response.status_code >= 400:
