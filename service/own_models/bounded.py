@@ -22,7 +22,7 @@ from service.inference.runtime_errors import one_line
 
 _OUT_OF_MEMORY = (
     "bad alloc", "bad_alloc", "failed to allocate", "not enough memory", "out of memory", "memoryerror",
-    "failed to map segment",
+    "failed to map segment", "cannot allocate memory", "errno 12", "can't start new thread",
 )  # fmt: skip
 
 
@@ -123,9 +123,10 @@ def _ended(code: int, errors: Any, memory_bytes: int) -> ChildFailed:
     errors.seek(max(0, errors.tell() - 2000))
     said = errors.read().decode(errors="replace").strip().splitlines()
     last = one_line(said[-1]) if said else ""
-    words = of_memory(last, memory_bytes)
-    if words != last:
-        return ChildFailed(words, words.removesuffix(f": {last}"))
+    for line in map(one_line, reversed(said)):  # what follows a lack of memory may be any error
+        words = of_memory(line, memory_bytes)
+        if words != line:
+            return ChildFailed(words, words.removesuffix(f": {line}"))
     if code >= 0:
         plain = f"the process that ran it ended with {code}"
         return ChildFailed(f"{plain} ({last})", plain)

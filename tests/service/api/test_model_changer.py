@@ -166,6 +166,6 @@ def test_a_crash_of_the_child_refuses_the_model(registry: Registry, tmp_path: Pa
 
 
 def test_little_memory_refuses_the_model(registry: Registry, tmp_path: Path) -> None:
-    changer = ModelChanger(registry, no_models, bounds=Bounds(memory_bytes=1 << 20))
+    changer = ModelChanger(registry, no_models, bounds=Bounds(memory_bytes=1 << 25))
     with pytest.raises(RefusedModel, match=r"model\.onnx: it needs more than .* GiB of memory$"):
         asyncio.run(changer.add(upload(tmp_path, 2), replace=True))

@@ -141,7 +141,7 @@ def test_obstacle_and_missing_folder(tmp_path: Path, engine: Engine) -> None:
         barred.begin("a", "{}", 1)
     assert not (tmp_path / FILE_NAME).exists()
     nowhere = BenchmarkStore(open_database(None, tmp_path / "missing"))
-    with pytest.raises(StorageUnavailable, match="missing or not writable"):
+    with pytest.raises(StorageUnavailable, match="missing or cannot be written"):
         nowhere.begin("a", "{}", 1)
 
 
