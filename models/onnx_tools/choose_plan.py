@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import onnx
 
 TRIAL_IMAGES = 64
-"""At most so many of the images, evenly spread, compare a trial with the network."""
+"""Maximum number of images, evenly spread, on which a trial is compared with the network."""
 _BIAS_IMAGES = 16
 ENOUGH = 0.001
 """Divergence in nats below which nothing more is tried."""
@@ -301,6 +301,6 @@ def _macs(model: onnx.ModelProto, size: tuple[int, int] | None) -> dict[str, int
 
 
 def _spread(items: Sequence[int], most: int) -> list[int]:
-    """Return at most so many of the items, evenly spread."""
+    """Return at most `most` of the items, evenly spread."""
     count = min(len(items), most)
     return [items[at * len(items) // count] for at in range(count)]

@@ -59,7 +59,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the pictures say.
+    """Result of comparing conventions on labelled pictures.
 
     `input` is the convention to use. `decided` has, for each fact that the pictures settle, by how much its
     value is ahead, in words; `undecided` the values of each fact that they cannot tell apart, of which

@@ -41,7 +41,7 @@ LEAST_PICTURES = 8
 MOST_PICTURES = 256
 """Pictures that calibrate at most, evenly spread over the folder."""
 FEW_PICTURES = 32
-"""Below so many pictures a warning says that ranges may be too narrow."""
+"""Number of calibration pictures below which a warning says that ranges may be too narrow."""
 _HELD_OUT = 4
 """Without pictures to judge on, every fourth one does not calibrate but judges."""
 

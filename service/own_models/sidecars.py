@@ -120,7 +120,7 @@ def _config_file(file: Path, scores: Collection[int], beside: Beside) -> tuple[M
 
 
 def _fits(names: int, scores: int) -> bool:
-    """Return whether a network with so many scores can have so many names, e.g. with a background class."""
+    """Return whether the numbers of scores and names fit each other, e.g. with a background class."""
     return names in (scores, scores - 1) or (names, scores) == (2, 1)
 
 

@@ -71,7 +71,7 @@ class Answers:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def check(self, versions: int) -> None:
-        """Fail unless every request was answered, by one of at least so many versions and by that alone."""
+        """Fail unless each request was answered by one version alone, and `versions` or more were seen."""
         assert self.failures == []
         mixed = {key: answers for key, answers in self.of_version.items() if len(answers) > 1}
         assert mixed == {}
