@@ -236,6 +236,10 @@ def search(
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="file to draw the Pareto front to, .svg")] = None,
     json: Annotated[Path | None, typer.Option("--json", help="file to write all candidates to")] = None,
+    remeasure: Annotated[
+        Path | None,
+        typer.Option(help="file written by --json: measure its candidates again and train nothing"),
+    ] = None,
     data_dir: DataDir = None,
     runs: Runs = RUNS,
     recipe: Recipe = None,
@@ -254,17 +258,20 @@ def search(
     from models.train.loop import train_without_saving
 
     settings = read_compression().search
-    setting = setting_of(data_dir, runs, recipe, epochs, threads, limit)
-    config = setting.config.model_copy(update={"epochs": epochs or settings.epochs})
-    images = Prepared(setting.train.inputs[: settings.images], setting.train.classes[: settings.images])
-    folder = runs / "search"
+    if remeasure:
+        judged = searching.measured_again(remeasure)
+    else:
+        setting = setting_of(data_dir, runs, recipe, epochs, threads, limit)
+        config = setting.config.model_copy(update={"epochs": epochs or settings.epochs})
+        images = Prepared(setting.train.inputs[: settings.images], setting.train.classes[: settings.images])
+        folder = runs / "search"
 
-    def judge(design: Design) -> float:
-        job = Job(folder, {}, images, setting.validation, config)
-        return train_without_saving(new_network(design, 0), replace(job, seed=0))
+        def judge(design: Design) -> float:
+            job = Job(folder, {}, images, setting.validation, config)
+            return train_without_saving(new_network(design, 0), replace(job, seed=0))
 
-    described = f"{config.epochs} epochs on {len(images)} images, {len(setting.validation)} to judge"
-    judged = searching.search(folder, candidates or settings.candidates, judge, described)
+        described = f"{config.epochs} epochs on {len(images)} images, {len(setting.validation)} to judge"
+        judged = searching.search(folder, candidates or settings.candidates, judge, described)
     if json:
         searching.write_candidates(judged, json)
     if plot:

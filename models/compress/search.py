@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -199,24 +199,66 @@ def read_candidates(folder: Path) -> list[Candidate]:
     """Return all judged candidates of the search in `folder`. Raises FileNotFoundError without a search."""
     if not (folder / STORAGE).exists():
         raise FileNotFoundError(f"{folder}: no search")
-    judged = _judged(_study(folder))
-    return [
+    return _with_front(
         Candidate(
             number=trial.number,
             design=Design.model_validate(trial.user_attrs["design"]),
             accuracy=trial.values[0],
             p50_ms=trial.values[1],
             macs=trial.user_attrs["macs"],
-            best=not any(_dominates(other, trial) for other in judged),
+            best=False,
         )
-        for trial in judged
+        for trial in _judged(_study(folder))
+    )
+
+
+def measured_again(
+    path: Path,
+    report: Callable[[str], None] = print,
+    measure_p50_ms: Callable[[Design], float] = p50_ms,
+) -> list[Candidate]:
+    """Return the candidates that `write_candidates` wrote to `path`, with latencies measured now.
+
+    Their accuracies stay, so nothing is trained. Nothing else should run meanwhile. Raises OSError if the
+    file cannot be read, and ValueError if it holds no candidates.
+    """
+    entries = json.loads(path.read_text())
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{path}: no candidates of a search")
+    candidates = []
+    for entry in entries:
+        design = Design.model_validate(entry["design"])
+        latency = measure_p50_ms(design)
+        report(
+            f"candidate {entry['number']}: {design.block()} {latency * 1000:.1f} µs, "
+            f"before {entry['p50_ms'] * 1000:.1f} µs"
+        )
+        candidates.append(
+            Candidate(
+                number=entry["number"],
+                design=design,
+                accuracy=entry["validation_accuracy"],
+                p50_ms=latency,
+                macs=entry["macs"],
+                best=False,
+            )
+        )
+    return _with_front(candidates)
+
+
+def _with_front(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Return the candidates with `best` filled in."""
+    listed = list(candidates)
+    return [
+        replace(candidate, best=not any(_dominates(other, candidate) for other in listed))
+        for candidate in listed
     ]
 
 
-def _dominates(first: FrozenTrial, second: FrozenTrial) -> bool:
+def _dominates(first: Candidate, second: Candidate) -> bool:
     """Return whether the first is better in accuracy or latency and not worse in the other."""
-    (accuracy, p50), (other_accuracy, other_p50) = first.values, second.values
-    return accuracy >= other_accuracy and p50 <= other_p50 and first.values != second.values
+    ours, theirs = (first.accuracy, first.p50_ms), (second.accuracy, second.p50_ms)
+    return first.accuracy >= second.accuracy and first.p50_ms <= second.p50_ms and ours != theirs
 
 
 def winner(candidates: Sequence[Candidate], limit_ms: float) -> Candidate:

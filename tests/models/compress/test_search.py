@@ -24,6 +24,7 @@ from models.compress.search import (
     OverBudgetError,
     fit_to_budget,
     macs_of,
+    measured_again,
     p50_ms,
     read_candidates,
     search,
@@ -160,3 +161,23 @@ def test_missing_search_and_empty_plot() -> None:
         read_candidates(Path("nowhere"))
     with pytest.raises(ValueError, match="no candidates"):
         draw_front([], Path("front.svg"))
+
+
+def test_candidates_measured_again_keep_accuracy_and_get_another_front(tmp_path: Path) -> None:
+    def reversed_cost(design: Design) -> float:
+        """Another machine, on which designs cost the reverse of what they did."""
+        return 1 - by_macs(design)
+
+    before = search(tmp_path, 4, by_width, report=lambda _line: None, measure_p50_ms=by_macs)
+    write_candidates(before, tmp_path / "all.json")
+    after = measured_again(tmp_path / "all.json", report=lambda _line: None, measure_p50_ms=reversed_cost)
+    by_number = {candidate.number: candidate for candidate in before}
+    assert len(after) == 4
+    for candidate in after:
+        earlier = by_number[candidate.number]
+        assert (candidate.design, candidate.accuracy) == (earlier.design, earlier.accuracy)
+        assert candidate.p50_ms == reversed_cost(candidate.design)
+    assert min(after, key=lambda candidate: candidate.p50_ms).best
+    (tmp_path / "none.json").write_text("[]")
+    with pytest.raises(ValueError, match="no candidates"):
+        measured_again(tmp_path / "none.json")
