@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, Self
+from typing import Annotated, Any, Literal, NotRequired, Self, get_args
 
 from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from typing_extensions import TypedDict  # pydantic reads the one in typing from Python 3.12 on
 
 from models.zoo import statistics
+from models.zoo.detection import Detection, Role
 from models.zoo.files import read_text, write_whole
-from models.zoo.frozen import Frozen
+from models.zoo.frozen import Finite
 
 
 def _lower(given: object) -> object:
@@ -42,16 +43,18 @@ Fitting = Literal["center-crop", "stretch", "letterbox", "pad"]
 Origin = Literal["file", "metadata", "pictures", "flag", "assumed"]
 """Where a fact of a card comes from: the ONNX file, files beside it, pictures, the user, or nowhere."""
 
-OutputName = Literal["logits", "embedding", "features"]
+Task = Literal["image-classification", "object-detection"]
+OutputName = Literal["logits", "embedding", "features"] | Role
 GraphName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-_OUTPUT_NAMES: tuple[OutputName, ...] = ("logits", "embedding", "features")
+_CLASSIFIER_OUTPUTS: tuple[Literal["logits", "embedding", "features"], ...] = (
+    "logits",
+    "embedding",
+    "features",
+)
+_DETECTOR_OUTPUTS: tuple[Role, ...] = get_args(Role)
 
 
-class _Finite(Frozen):
-    model_config = ConfigDict(allow_inf_nan=False)
-
-
-class InputSpec(_Finite):
+class InputSpec(Finite):
     """Preprocessing of an image to the network's input.
 
     `fitting` makes the image `height` x `width` pixels:
@@ -134,24 +137,36 @@ class InputSpec(_Finite):
 class Outputs(TypedDict):
     """Shape of each output in the graph, without the batch dimension, and how to read `logits`.
 
+    A classifier has `logits` and optionally `embedding` and `features`; a detector has what its decoder needs
+    (`models/zoo/detection.py`).
+
     `names` has the graph's names of outputs that are called otherwise there. Without `activation`, the last
-    operator of the file decides. `class_offset` is the number of logits before the first class: 1 where the
-    network has a background class, which is neither counted nor reported. `multi_label`: more than one class
-    may be right, each with its own probability.
+    operator of the file decides. `class_offset` is the number of logits or scores before the first class: 1
+    where the network has a background class, which is neither counted nor reported. `multi_label`: more than
+    one class may be right, each with its own probability.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 
-    logits: Shape
+    logits: NotRequired[Shape]
     embedding: NotRequired[Shape]
     features: NotRequired[Shape]
+    boxes: NotRequired[Shape]
+    scores: NotRequired[Shape]
+    classes: NotRequired[Shape]
+    count: NotRequired[Shape]
+    selected: NotRequired[Shape]
+    heatmap: NotRequired[Shape]
+    size: NotRequired[Shape]
+    offset: NotRequired[Shape]
+    landmarks: NotRequired[Shape]
     activation: NotRequired[Activation]
     names: NotRequired[dict[OutputName, GraphName]]
     class_offset: NotRequired[Literal[0, 1]]
     multi_label: NotRequired[bool]
 
 
-class File(_Finite):
+class File(Finite):
     """Name, size and checksum of a file in the model's folder."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
@@ -166,14 +181,14 @@ class ModelFile(File):
     initializer_elements: Count
 
 
-class Classifier(_Finite):
+class Classifier(Finite):
     """Final linear layer in its own file: `weight` float32 (classes, embedding) and `bias` (classes,)."""
 
     model: Name = Field(description="The model whose folder holds the file; an int8 variant names its parent")
     file: File
 
 
-class Interval(_Finite):
+class Interval(Finite):
     """Confidence interval of a proportion."""
 
     low: Fraction
@@ -193,7 +208,7 @@ class Interval(_Finite):
         return cls(low=round(low, 4), high=round(high, 4))
 
 
-class Accuracy(_Finite):
+class Accuracy(Finite):
     """Top-1 accuracy and its origin.
 
     `measured`: by this project on `dataset`; `reported`: by the publisher of the weights (`how` cites it);
@@ -222,7 +237,7 @@ class Accuracy(_Finite):
         return self
 
 
-class Robustness(_Finite):
+class Robustness(Finite):
     """Robustness of a model to corrupted images, each corruption at five severities.
 
     `accuracy`: share of `n` labelled images classified correctly; `stability`: share of `n` images, labelled
@@ -248,7 +263,7 @@ class Robustness(_Finite):
         return self
 
 
-class Agreement(_Finite):
+class Agreement(Finite):
     """How often this model and its parent predict the same top-1 class."""
 
     parent: Name
@@ -258,7 +273,7 @@ class Agreement(_Finite):
     how: str
 
 
-class Retrieval(_Finite):
+class Retrieval(Finite):
     """Precision at k of similarity search with the model's embeddings.
 
     Each of `n` images outside the training set queries `gallery` others; `mean` is the mean share
@@ -274,14 +289,14 @@ class Retrieval(_Finite):
     how: str
 
 
-class Source(_Finite):
+class Source(Finite):
     """Origin and licence of the weights."""
 
     weights: str
     licence: str
 
 
-class Fact(_Finite):
+class Fact(Finite):
     """Where one fact of a card comes from.
 
     `undecided`: the values that the pictures could not tell apart, the card's among them.
@@ -292,24 +307,26 @@ class Fact(_Finite):
     undecided: tuple[str, ...] = ()
 
 
-class Card(_Finite):
+class Card(Finite):
     """A model card: identity, preprocessing, outputs, cost, accuracy and origin of one model.
 
     Version 2 adds what networks from elsewhere need: `format`, `given`, `provenance`, the precision `fp16`,
-    and the fields of `input` and `outputs` that have defaults here. Version 1 is read as before.
+    and the fields of `input` and `outputs` that have defaults here; and detectors, with `task` and
+    `detection`. Version 1 is read as before.
     """
 
     schema_version: Literal[1, 2] = 1
     format: Literal["onnx"] = "onnx"
     name: Name
-    task: Literal["image-classification"] = "image-classification"
+    task: Task = "image-classification"
     labels: Name = Field(description="The label set, e.g. imagenet-1k; models that share one are comparable")
-    classes: PositiveCount = Field(description="1 only with `outputs.activation` sigmoid")
+    classes: PositiveCount = Field(description="1 for a classifier only with `outputs.activation` sigmoid")
     architecture: str
     block: str = Field(description="Block family, e.g. inverted-residual")
     precision: Literal["fp32", "fp16", "int8"]
     input: InputSpec
     outputs: Outputs
+    detection: Detection | None = Field(default=None, description="Of a detector: how outputs become boxes")
     parameters: PositiveCount = Field(
         description="Trainable parameters, batch norm unfolded, as papers count them"
     )
@@ -334,7 +351,7 @@ class Card(_Finite):
     def _of_its_version(self) -> Self:
         """Refuse what a card of version 1 cannot say, and would be written without."""
         if self.schema_version == 1:
-            later = [name for name in ("given", "provenance") if getattr(self, name)]
+            later = [name for name in ("given", "provenance", "detection") if getattr(self, name)]
             later += [
                 f"input.{name}"
                 for name in sorted(_ADDED_BY_VERSION_2["input"])
@@ -348,7 +365,35 @@ class Card(_Finite):
         return self
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _outputs_of_its_task(self) -> Self:
+        """Refuse outputs that the task does not have, and shapes that contradict each other."""
+        detection = self.detection
+        if detection is None and self.task == "object-detection":
+            raise ValueError("detection: missing (needed by task object-detection)")
+        if detection is not None and self.task != "object-detection":
+            raise ValueError(f"detection: not a field of task {self.task} (allowed: object-detection)")
+        roles: dict[Role, Shape] = {
+            name: self.outputs[name] for name in _DETECTOR_OUTPUTS if name in self.outputs
+        }
+        if detection is None:
+            if roles:
+                raise ValueError(f"outputs.{next(iter(roles))}: not an output of task {self.task}")
+            if "logits" not in self.outputs:
+                raise ValueError(f"outputs.logits: missing (needed by task {self.task})")
+            self._check_logits()
+            return self
+        others = (*_CLASSIFIER_OUTPUTS, "activation", "multi_label")
+        wrong = [f"outputs.{name}" for name in others if name in self.outputs]
+        wrong += [name for name in _OF_CLASSIFIERS if getattr(self, name) is not None]
+        if wrong:
+            raise ValueError(f"{wrong[0]}: not a field of task {self.task}")
+        size = (self.input.height, self.input.width)
+        problem = detection.problem(roles, size, self.classes, self.class_offset)
+        if problem is not None:
+            raise ValueError(f"outputs.{problem}")
+        return self
+
+    def _check_logits(self) -> None:
         logits = self.classes + self.class_offset
         if math.prod(self.outputs["logits"]) != logits or max(self.outputs["logits"]) != logits:
             raise ValueError(f"outputs.logits is {self.outputs['logits']} for {logits} classes")
@@ -356,6 +401,9 @@ class Card(_Finite):
             raise ValueError(
                 "classes is 1: its softmax is always 1 (allowed: 2 or more, or outputs.activation sigmoid)"
             )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
         if (self.agreement is not None) and self.agreement.parent != self.derived_from:
             raise ValueError("agreement.parent differs from derived_from")
         if self.accuracy is not None and self.accuracy.kind == "inherited" and self.agreement is None:
@@ -365,15 +413,16 @@ class Card(_Finite):
     @property
     def output_shapes(self) -> dict[str, Shape]:
         """The shape of each output that the network has, without the batch dimension."""
-        return {name: self.outputs[name] for name in _OUTPUT_NAMES if name in self.outputs}
+        names = (*_CLASSIFIER_OUTPUTS, *_DETECTOR_OUTPUTS)
+        return {name: self.outputs[name] for name in names if name in self.outputs}
 
     def output_name(self, output: str) -> str:
-        """Return the graph's name of `output`: logits, embedding or features."""
+        """Return the graph's name of `output`, e.g. logits."""
         return next((name for own, name in self.outputs.get("names", {}).items() if own == output), output)
 
     @property
     def class_offset(self) -> int:
-        """The number of logits before the first class: 1 with a background class, else 0."""
+        """The number of logits or scores before the first class: 1 with a background class, else 0."""
         return self.outputs.get("class_offset", 0)
 
     @property
@@ -396,11 +445,13 @@ _ADDED_BY_VERSION_2: dict[str, Any] = {
 
 
 _OUTPUTS_OF_VERSION_2 = ("names", "class_offset", "multi_label")
+_OF_CLASSIFIERS = ("classifier", "accuracy", "robustness", "agreement", "retrieval")
+"""Fields that describe classes and embeddings, which a detector does not have."""
 
 
 def decides_predictions(path: str) -> bool:
     """Return whether predictions depend on the fact at `path`, or it only describes."""
-    return path == "labels" or path.startswith(("input.", "outputs."))
+    return path == "labels" or path.startswith(("input.", "outputs.", "detection."))
 
 
 def read_card(folder: Path) -> Card:

@@ -9,3 +9,9 @@ class Frozen(BaseModel):
     """Validated fields that nobody changes; a field of another name is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Finite(Frozen):
+    """The same without infinite numbers and NaN."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
