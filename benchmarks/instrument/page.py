@@ -57,8 +57,8 @@ def _verdicts(results: Results) -> list[str]:
     lines += [
         "Each launch interleaves four equal sessions and three copies whose runs do 3, 5 and 10 % more "
         "work. The trace is cut into disjoint segments as large as a run of the profile; each segment gives "
-        "two verdicts on equal sessions and one on each copy. "
-        f"{len(every) - len(quiet)} of {len(every)} launches were excluded: the machine was not quiet.",
+        f"two verdicts on equal sessions and one on each copy. {len(every) - len(quiet)} of {len(every)} "
+        "launches were excluded because the machine was not quiet.",
         "",
     ]
     chosen = results.last("rule-chosen")
@@ -84,7 +84,7 @@ def _verdicts(results: Results) -> list[str]:
             "",
             f"### {len(pooled)} segments of a {profile} run ({repetitions.launches} x {repetitions.rounds})",
             "",
-            "| level | equal, told apart | 3 % found | 5 % found | 10 % found |",
+            "| level | equal, called different | 3 % found | 5 % found | 10 % found |",
             "| --- | --- | --- | --- | --- |",
         ]
         for level in _LEVELS:
@@ -128,9 +128,11 @@ def _targets(counts: dict[str, tuple[int, int, float, float]]) -> list[str]:
         if name == "alike":
             met = high <= target
             if not met and wilson(0, n)[1] > target:
-                words.append(f"equal sessions told apart: {n} verdicts are too few to show {target:.0%}")
+                words.append(
+                    f"equal sessions called different: {n} verdicts are too few to show {target:.0%}"
+                )
                 continue
-            words.append(f"equal sessions told apart in at most {target:.0%} (upper bound {high:.1%})")
+            words.append(f"equal sessions called different in at most {target:.0%} (upper bound {high:.1%})")
         else:
             met = hits / n >= target
             words.append(f"{name.removeprefix('slow')} % found in at least {target:.0%} ({hits / n:.1%})")
@@ -139,7 +141,7 @@ def _targets(counts: dict[str, tuple[int, int, float, float]]) -> list[str]:
 
 
 def _order(results: Results) -> list[str]:
-    lines = ["## Two standard runs rank the models alike", ""]
+    lines = ["## Do two standard runs rank the models alike?", ""]
     runs = results.of("standard-run")
     if len(runs) < 2:
         return [*lines, "Not measured yet."]
@@ -149,8 +151,8 @@ def _order(results: Results) -> list[str]:
         wrong, distinguishable = wrong + len(differing), distinguishable + pairs
         lines.append(
             f"- {len(first['verdicts'])} pairs, {pairs} of them called distinguishable by either run, "
-            f"{len(differing)} not ranked alike{': ' + ', '.join(differing) if differing else ''}. The runs "
-            f"took {first['seconds']:.0f} and {second['seconds']:.0f} s; "
+            f"{len(differing)} ranked differently{': ' + ', '.join(differing) if differing else ''}. The "
+            f"runs took {first['seconds']:.0f} and {second['seconds']:.0f} s; "
             f"flags: {_kinds(first)}; {_kinds(second)}."
         )
     low, high = wilson(wrong, distinguishable)
@@ -162,7 +164,7 @@ def _order(results: Results) -> list[str]:
     return [
         *lines,
         "",
-        f"Not ranked alike: {wrong} of {distinguishable} [{low:.1%}, {high:.1%}]"
+        f"Ranked differently: {wrong} of {distinguishable} [{low:.1%}, {high:.1%}]"
         f"{': met' if not wrong else ': **missed**'}. A model's p50 differed by up to {max(between):.1%} "
         "between the runs: a comparison of two bundles cannot distinguish a change of this size from noise.",
     ]
@@ -225,9 +227,9 @@ def _percentiles(results: Results) -> list[str]:
     if not runs:
         return [*lines, "Not simulated yet."]
     lines += [
-        "The share of 10 000 simulated runs whose stated bound is not below the true percentile. Independent "
-        "samples are what the rule assumes. In the bursty traces 2 % of the samples lie in bursts of the "
-        "mean length given, in which runs take 1.5 times as long: the rule then overestimates the number of "
+        "Share of 10 000 simulated runs in which the true percentile is at most the stated bound. The rule "
+        "assumes independent samples. In the bursty traces 2 % of the samples lie in bursts of the given "
+        "mean length, in which runs take 1.5 times as long: the rule then overestimates the number of "
         "independent samples.",
         "",
         "| samples | percentile | n | bound holds |",

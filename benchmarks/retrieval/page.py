@@ -70,7 +70,7 @@ def searched(searches: dict[tuple[str, int], Record], images: int) -> str:
         "CPU p50 ms",
         "CPU p99 ms",
         "build s",
-        "its CPU s",
+        "build CPU s",
         "KB a vector",
     )
     machines = [
@@ -148,7 +148,7 @@ def filtered(searches: dict[tuple[str, int], Record]) -> str:
                     _spread(result["cpu_p50_ms"]),
                 )
             )
-    head = ("", "filter keeps", "of them", "fewest found of 10", "recall@10", "p50 ms", "CPU p50 ms")
+    head = ("", "filter keeps", "images kept", "fewest found of 10", "recall@10", "p50 ms", "CPU p50 ms")
     return "### Under filters\n\n" + _table(head, rows)
 
 

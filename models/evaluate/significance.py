@@ -50,7 +50,7 @@ class Pairs(Frozen):
     averaged: JudgedMean | None = None
 
     def p(self, first: str, second: str) -> float | None:
-        """Return the p-value of two networks in either order; None for a pair that was not judged."""
+        """Return the p-value of a pair of networks, in either order; None if the pair was not compared."""
         return next((pair.p for pair in self.pairs if {pair.first, pair.second} == {first, second}), None)
 
 

@@ -22,8 +22,8 @@ from models.publish.recipes import INT8_SUFFIX
 from models.zoo.card import Agreement, Card, Classifier, Interval, Source, read_card, write_card
 
 POLARITY = (
-    "Light clothes on a dark ground are what it learned from; a picture whose corners are mostly light is "
-    "turned into its negative first (polarity light-on-dark), so a photograph on white works too"
+    "Trained on light clothes on a dark background. An image whose corners are mostly light is inverted "
+    "first (polarity light-on-dark), so photographs on a white background work too"
 )
 SAMPLES = 64
 """Training images on which the exported file is compared with the network."""

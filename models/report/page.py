@@ -64,14 +64,14 @@ def _page(models: Sequence[Row], measured: Measurement, findings: Findings) -> I
         "and each technique gains. `python -m models report` writes this page from the models' cards and "
         f"from [{FIGURES}]({FIGURES}), a bundle of `weighin bench`: {measured.machine}, {measured.runtime}: "
         f"{measured.rounds} rounds of {measured.runs} runs each, one thread, models in a new random order in "
-        "every round. p50 is the median of all runs, beside it the lowest and the highest median of a round."
+        "every round. p50 is the median of all runs, followed by the lowest and highest median of a round."
     )
     if measured.doubts:
         yield ""
         yield f"**Unreliable measurement**: {'; '.join(measured.doubts)}."
     yield ""
     yield (
-        "Names are short here: without `fashion-` and `efficientnet-`, and `ir` for `inverted-residual`. "
+        "Names are shortened: without `fashion-` and `efficientnet-`, and `ir` for `inverted-residual`. "
         "A gain is a difference: points of top-1 accuracy, milliseconds of p50, bytes of the ONNX file and "
         "multiply–accumulates (MACs) of one image. Each network was trained once; `significant` refers to "
         "the choice of test images, not to the seed of the training."

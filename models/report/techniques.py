@@ -77,7 +77,7 @@ def gains(
                 f"to integers and back between the layers takes longer than the integer arithmetic saves."
             )
         if title == "Distilled" and fine_tuned is not None:
-            yield f"- Share of the teacher: {fine_tuned}."
+            yield f"- Gain by the teacher alone: {fine_tuned}."
     if SEARCHED in by_name:
         yield ""
         yield _searched(by_name[SEARCHED], models, pairs, measured)
@@ -96,8 +96,8 @@ def _blocks(by_name: dict[str, Row], pairs: Pairs | None, measured: Measurement 
     if EQUAL_WIDTH in by_name:
         wide = by_name[EQUAL_WIDTH]
         yield (
-            f"As wide as the blocks, and so of {wide.card.macs / plain.card.macs:.1f} × the MACs, they gain "
-            f"(`{short_name(wide.card)}`): {_effect(wide, plain, pairs)}"
+            f"With the width of the blocks (`{short_name(wide.card)}`), they need "
+            f"{wide.card.macs / plain.card.macs:.1f} × the MACs: {_effect(wide, plain, pairs)}"
         )
     if not blocks:
         return
@@ -106,14 +106,13 @@ def _blocks(by_name: dict[str, Row], pairs: Pairs | None, measured: Measurement 
     smaller = sum(row.card.file.bytes < plain.card.file.bytes for row in blocks)
     ahead = sum(accuracy(row) > accuracy(plain) for row in blocks)
     summary = (
-        f"of {len(blocks)} blocks with {min(macs):.2f} M to {max(macs):.2f} M MACs, faster than "
-        f"plain convolutions: {faster or 'none'}, smaller: {smaller or 'none'}, "
-        f"more accurate: {ahead or 'none'}"
+        f"of {len(blocks)} blocks with {min(macs):.2f} M to {max(macs):.2f} M MACs, {faster or 'none'} "
+        f"faster than plain convolutions, {smaller or 'none'} smaller, {ahead or 'none'} more accurate"
     )
     if pairs is not None:
         levels = [pairs.p(row.card.name, plain.card.name) for row in blocks]
         significant = sum(p is not None and p < LEVEL for p in levels)
-        summary += f", significantly different in accuracy: {significant or 'none'}"
+        summary += f", {significant or 'none'} significantly different in accuracy"
     yield ""
     yield f"**Blocks** compared with `{short_name(plain.card)}`: {summary}."
     yield ""

@@ -68,9 +68,9 @@ def test_blocks_are_compared_with_plain_convolutions(tiny: Card) -> None:
     )
     text = "\n".join(gains([plain, wide, ghost, fire], pairs))
     assert "`standard-equal-macs` reaches 93.00% in 2.000 ms" in text
-    assert "of 8.0 × the MACs, they gain (`standard-equal-width`): +2.00 points (significant)" in text
-    assert "of 2 blocks with 3.60 M to 4.40 M MACs, faster than plain convolutions: 1" in text
-    assert "smaller: none, more accurate: 1, significantly different in accuracy: 1." in text
+    assert "(`standard-equal-width`), they need 8.0 × the MACs: +2.00 points (significant)" in text
+    assert "of 2 blocks with 3.60 M to 4.40 M MACs, 1 faster than plain convolutions, none smaller" in text
+    assert ", 1 more accurate, 1 significantly different in accuracy." in text
     assert "- `ghost`: +1.00 points (not significant), +1.000 ms (× 1.50)" in text
     assert "- `fire`: -1.00 points (significant), -1.000 ms (× 0.50)" in text
     assert "significant" not in "\n".join(gains([plain, wide, ghost, fire]))

@@ -161,9 +161,9 @@ def _copy(table: str, *, new: bool) -> None:
 
 
 def downgrade() -> None:
-    """Take the columns away, with all rows of known versions, which the old key cannot tell apart.
+    """Drop the columns, and all rows of known versions, which the old key cannot distinguish.
 
-    Nothing calls this. The version before would count hours and days of single instances on top of its sums.
+    Nothing calls this. The previous version would add rows of single instances to its own sums.
     """
     connection = op.get_bind()
     op.drop_table("latency_pooled")
