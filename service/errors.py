@@ -239,7 +239,7 @@ class NoKeySet(WeighinError):
 
 
 class ModelExists(WeighinError):
-    """A model of that name is there already."""
+    """A model of that name exists already."""
 
     slug = "model-exists"
 

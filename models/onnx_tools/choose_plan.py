@@ -1,4 +1,4 @@
-"""Choose which layers of a network stay in floating point, by what leaving them out of int8 gives back."""
+"""Choose which layers of a network stay in float, by how much divergence that removes."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ TRIAL_IMAGES = 64
 """Maximum number of images, evenly spread, on which a trial is compared with the network."""
 _BIAS_IMAGES = 16
 ENOUGH = 0.001
-"""Divergence in nats below which nothing more is tried."""
+"""Divergence in nats at which the search stops."""
 GAIN = 0.2
-"""The share of the divergence that a group in float must take away."""
+"""Minimum share of the divergence that keeping a group in float must remove."""
 CERTAIN = 2.5
-"""How many standard errors what it takes away must be above nothing, over the images."""
+"""Minimum of the removed divergence in standard errors over the images."""
 _TINY = 1e-6
 WORTH = 5.0
-"""The least ratio of that share to the group's share of the multiply-accumulates."""
+"""Minimum ratio of that share to the group's share of the multiply-accumulates."""
 LARGEST = 0.2
-"""The largest share of the multiply-accumulates that may stay in float before the last pooling."""
+"""Maximum share of the multiply-accumulates that stays in float before the last pooling."""
 _FIRST, _PARTS, _FINE = 4, 6, 6
-"""How many groups the beginning may have, how many parts are tried, and how many groups of the best one."""
+"""Maximum numbers of first groups, of parts, and of groups of the best part that are tried."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class _Trial:
         return float(self.divergences.mean())
 
     def pays(self, other: _Trial, share: float) -> bool:
-        """Return whether `other`, which keeps `share` more of the network in float, pays over this one."""
+        """Return whether `other` is worth keeping `share` more of the network in float than this one."""
         gain = 1 - other.mean / self.mean
         # Ratios, because a few images have most of the divergence.
         ratios = np.log(self.divergences + _TINY) - np.log(other.divergences + _TINY)
@@ -76,10 +76,10 @@ class _Trial:
 class Choice:
     """An int8 network.
 
-    `content`: the file. `kept`: the convolutions and linear layers in float before the last pooling, of
-    `layers`. `everything` and `divergence`: mean Kullback-Leibler divergence from the network's
-    probabilities, in nats, on the calibration images, with all in int8 and as chosen. `trials`: how many
-    variants were made and run.
+    `content`: the file. `kept`: the convolutions and linear layers, of `layers` in all, that are in float
+    before the last pooling. `everything` and `divergence`: mean Kullback-Leibler divergence from the
+    network's probabilities, in nats, on the calibration images, with everything in int8 and as chosen.
+    `trials`: number of variants that were made and run.
     """
 
     content: bytes
@@ -102,12 +102,13 @@ def choose_plan(
 ) -> Choice:
     """Return the int8 variant of the ONNX file `content`, as `simplify` returns it.
 
-    `images` are tensors as the network takes them; `activation` is what it has applied to its `output`,
-    `size` the (height, width) of an image where the file leaves them free.
-    Everything in int8 is tried first, then the first layers in float, then parts of the rest, then the groups
-    of the part that gives back most. Groups are kept in float, those that give back most first, as long as
-    each takes away GAIN of the divergence that is left, and WORTH times its share of the
-    multiply-accumulates: 20 variants at most. Raises ValueError for a network without anything to quantize.
+    `images`: input tensors of the network. `activation`: the one that the network applies to its `output`.
+    `size`: (height, width) of an image if the file leaves them free.
+
+    Tries everything in int8, then the first layers in float, then parts of the rest, then the groups of the
+    part that removes most divergence: at most 20 variants. Groups stay in float, those that remove most
+    first, if each removes at least GAIN of the remaining divergence and WORTH times its share of the
+    multiply-accumulates. Raises ValueError for a network without anything to quantize.
     """
     with tempfile.TemporaryDirectory() as folder:
         return _Search(
@@ -135,7 +136,7 @@ class _Search:
         self._layers = [n.name for n in model.graph.node if n.op_type in LINEAR and n.name not in behind]
         if not self._groups:
             raise ValueError("there is no convolution or linear layer with constant weights to quantize")
-        # On other images than those that correct the biases of a trial, which would flatter it.
+        # Not the images that correct the biases of a trial: it would look too good on them.
         correcting = _spread(range(len(images)), min(_BIAS_IMAGES, -(-len(images) // 2)))
         others = [number for number in range(len(images)) if number not in correcting] or [0]
         self._correcting = [images[number] for number in correcting]
@@ -172,10 +173,9 @@ class _Search:
             quantized(self._content, self._images, plan, output=self._output, ranges=self._ranges)
 
     def _first_layers(self, everything: _Trial) -> _Trial:
-        """Keep the network's beginning, as far as that pays.
+        """Keep the first groups in float, as many as are worth it.
 
-        Rounding in one layer hides what the next one loses, so a longer beginning may pay where a shorter one
-        does not.
+        Rounding in one layer hides the loss in the next, so more groups may be worth it where fewer are not.
         """
         best, beginning = everything, Group(frozenset(), 0.0)
         for number, group in enumerate(self._groups[:_FIRST]):
@@ -189,9 +189,9 @@ class _Search:
         return best
 
     def _alternatives(self, start: _Trial) -> list[tuple[_Trial, Group]]:
-        """Try parts of the network beside what `start` keeps, then the groups of the best part.
+        """Try parts of the network in float in addition to those of `start`, then groups of the best part.
 
-        Return those that pay at least by what they give back, each with what it adds; the best first.
+        Return the trials that are worth it, each with the operators that it adds, the best first.
         """
         if start.mean <= ENOUGH:
             return []
@@ -215,7 +215,7 @@ class _Search:
         return sorted(paying, key=lambda pair: pair[0].mean)
 
     def _greedy(self, start: _Trial, alternatives: Sequence[tuple[_Trial, Group]]) -> _Trial:
-        """Add the groups that pay, together with those added before."""
+        """Add, one by one, the groups that are still worth it together with those added before."""
         best = start
         for alone, group in alternatives:
             joined = _joined([best.kept, group])
@@ -230,7 +230,7 @@ class _Search:
         return best
 
     def _try(self, kept: Group) -> _Trial | None:
-        """Quantize all but `kept`; None where onnxruntime would quantize a part of it alone."""
+        """Quantize all but `kept`; None if onnxruntime would quantize a part of `kept` itself."""
         plan = QuantizationPlan(keep_nodes=kept.nodes)
         try:
             content = quantized(
@@ -248,8 +248,8 @@ class _Search:
 def groups_of(model: onnx.ModelProto, output: str, size: tuple[int, int] | None = None) -> list[Group]:
     """Return the network before its last pooling as groups of consecutive operators, in order.
 
-    The first has one convolution or linear layer, any other two at least: one alone in float between integers
-    would be quantized by onnxruntime.
+    The first group has one convolution or linear layer, every other at least two, because onnxruntime
+    quantizes a single float layer between integer operators.
     """
     behind = {node.name for node in classifier_nodes(model.graph, output)}
     macs = _macs(model, size)
@@ -282,7 +282,7 @@ def _joined(groups: Sequence[Group]) -> Group:
 
 
 def _parts(groups: Sequence[Group]) -> list[list[Group]]:
-    """Return the groups in at most _PARTS parts, of about as many groups each."""
+    """Split the groups into at most _PARTS parts of about equal size."""
     bounds = np.linspace(0, len(groups), min(len(groups), _PARTS) + 1).round().astype(int)
     return [list(groups[a:b]) for a, b in itertools.pairwise(bounds)]
 

@@ -53,7 +53,7 @@ _PARAMETERS: Mapping[str, tuple[int, ...]] = {
     "GRU": (1, 2, 3),
     "RNN": (1, 2, 3),
 }
-"""Which inputs of an operator are trained."""
+"""Indices of the trained inputs of each operator."""
 _ALSO_PARAMETERS = frozenset({"Add", "Mul", "Concat"})
 """Operators whose constants of more than one value are trained: biases, scales, positions, class tokens."""
 _PASSED = frozenset(
@@ -70,7 +70,7 @@ _PASSED = frozenset(
         "Unsqueeze",
     }
 )
-"""Operators between a constant and what it is the weight of."""
+"""Operators that may be between a constant and the layer whose weight it is."""
 _NOT_COUNTED = frozenset(
     {
         "Attention",
@@ -86,7 +86,7 @@ _NOT_COUNTED = frozenset(
         "RNN",
     }
 )
-"""Operators that multiply and accumulate, but that `multiply_accumulates` does not know."""
+"""Operators with multiply-accumulates that `multiply_accumulates` does not count."""
 _IN_INTEGERS = frozenset(
     {
         "ConvInteger",
@@ -104,9 +104,9 @@ _IN_INTEGERS = frozenset(
 class TensorInfo:
     """An input or output of a graph.
 
-    `dtype` is NumPy's name, e.g. float32; `string`, `bfloat16` and the like for types that NumPy has not, and
-    `sequence`, `map`, `optional` or `sparse` for what is not a tensor. In `shape`, text is a symbolic size
-    and None an unknown one; `()` where there is no shape at all.
+    `dtype` is NumPy's name, e.g. float32; `string`, `bfloat16` and the like for types that NumPy lacks, and
+    `sequence`, `map`, `optional` or `sparse` for values that are not tensors. In `shape`, text is a symbolic
+    size and None an unknown one; `()` means that there is no shape.
     """
 
     name: str
@@ -116,19 +116,19 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """What an ONNX file says of itself.
+    """Facts of an ONNX file.
 
-    `inputs` are without initializers that are listed as inputs. `custom_domains` are those of operators that
-    neither ONNX nor a function in the file defines; `com.microsoft`, which ONNX Runtime knows, is one.
-    `initializer_elements` are those of the main graph.
+    `inputs` excludes initializers that are listed as inputs. `custom_domains` are the domains of operators
+    that neither ONNX nor a function in the file defines; `com.microsoft`, which ONNX Runtime knows, is one.
+    `initializer_elements` counts the main graph only.
 
-    `parameters` counts the constants that convolutions, matrix products, normalizations, additions and
-    products take, also where they are integers that are dequantized: without batch norm's running mean and
-    variance, and without single numbers that are added or multiplied. Where an exporter has folded batch norm
-    into a convolution, its two values per channel are one, or none where the convolution had a bias.
+    `parameters` counts the constant inputs of convolutions, matrix products, normalizations, additions and
+    products, including dequantized integers; it excludes batch norm's running mean and variance, and single
+    numbers that are added or multiplied. If an exporter has folded batch norm into a convolution, its two
+    values per channel count as one, or as none if the convolution had a bias.
 
-    `macs` is for one image; None where shapes cannot be inferred, or an operator is not known. `precision` is
-    int8 where a layer computes with 8-bit weights and inputs, fp16 where most weights are float16.
+    `macs` is for one image; None if shapes cannot be inferred or an operator is unknown. `precision` is int8
+    if a layer computes with 8-bit weights and inputs, fp16 if most weights are float16.
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -145,11 +145,11 @@ class GraphFacts:
 
 
 def describe(content: bytes, size: tuple[int, ...] | None = None) -> GraphFacts:
-    """Return the facts of an ONNX file; `size` is (height, width) where its input leaves them free.
+    """Return the facts of an ONNX file; `size` is (height, width) if its input leaves them free.
 
-    Where it leaves the channels free too, `size` is all three sides of an image, in the input's order. Sides
-    of outputs behind the first that the file leaves open are inferred, for that size. Raises UnreadableModel
-    for what is not an ONNX file.
+    If the input leaves the channels free too, `size` is all three sides of an image, in the input's order.
+    Free sides of all outputs but the first are inferred for that size. Raises UnreadableModel for content of
+    another kind.
     """
     model = parse_model(content)
     outlined = outline(model, size)
@@ -172,7 +172,7 @@ def describe(content: bytes, size: tuple[int, ...] | None = None) -> GraphFacts:
 
 
 def info(value: onnx.ValueInfoProto) -> TensorInfo:
-    """Return what a file says of an input or output."""
+    """Return type and shape of an input or output."""
     kind = (value.type.WhichOneof("value") or "undefined").removesuffix("_type").removesuffix("_tensor")
     if kind != "tensor":
         return TensorInfo(value.name, kind, ())
@@ -181,7 +181,7 @@ def info(value: onnx.ValueInfoProto) -> TensorInfo:
 
 
 def dtype_name(kind: int) -> str:
-    """Return NumPy's name of a type of tensors, or ONNX's in lower case where NumPy has none."""
+    """Return NumPy's name of a tensor type, or ONNX's in lower case if NumPy has none."""
     from onnx import TensorProto
 
     try:
@@ -192,7 +192,7 @@ def dtype_name(kind: int) -> str:
 
 
 def _filled(output: TensorInfo, outlined: Outline) -> TensorInfo:
-    """The output with the sides that the file leaves open, as they are inferred; its batch stays as it is."""
+    """Return the output with its free sides inferred, except the batch."""
     value = outlined.values.get(output.name)
     if value is None or not value.shape or output.dtype in ("sequence", "map", "optional", "sparse"):
         return output
@@ -224,7 +224,7 @@ def _custom_domains(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def _macs(outlined: Outline) -> int | None:
-    """Multiply-accumulates of one image; None where that cannot be told."""
+    """Return the multiply-accumulates of one image; None if they are unknown."""
     total = 0
     for node in outlined.graph.node:
         counted = node.op_type in WEIGHT_INPUT
@@ -276,14 +276,14 @@ class _Weights:
         self._made: dict[str, dict[str, bool]] = {}
 
     def parameters(self) -> Iterator[tuple[str, int]]:
-        """Yield the name and the number of values of what is trained, some of them more than once."""
+        """Yield name and number of values of each trained constant; some occur more than once."""
         from onnx import TensorProto
 
         floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
         for node in self._nodes:
             loose = node.op_type in _ALSO_PARAMETERS
             if loose and any(self._made_by(name, "DynamicQuantizeLinear") for name in node.input):
-                continue  # the scales of a product in integers
+                continue  # scales of an integer product
             places = range(len(node.input)) if loose else _PARAMETERS.get(node.op_type, ())
             for name in (node.input[place] for place in places if place < len(node.input)):
                 source, dequantized = self._source(name)
@@ -294,7 +294,7 @@ class _Weights:
                     yield source, elements
 
     def precision(self) -> Precision:
-        """Return what most layers compute with; int8 where any does."""
+        """Return the precision of most weights; int8 if any layer computes in int8."""
         from onnx import TensorProto
 
         bytes_ = (TensorProto.INT8, TensorProto.UINT8)
@@ -315,9 +315,9 @@ class _Weights:
         return "fp16" if kinds.get(TensorProto.FLOAT16, 0) > kinds.get(TensorProto.FLOAT, 0) else "fp32"
 
     def _source(self, name: str) -> tuple[str | None, bool]:
-        """The constant that a value is, but for its type and shape, and whether it is dequantized."""
+        """Return the constant that a value equals but for type and shape, and whether it is dequantized."""
         passed: list[tuple[str, bool]] = []  # values on the way, and whether their operator dequantizes
-        seen: set[str] = set()  # a damaged graph may have a circle
+        seen: set[str] = set()  # a damaged graph may have a cycle
         while name not in self._sources:
             if name in self._constants:
                 self._sources[name] = (name, False)
@@ -335,7 +335,7 @@ class _Weights:
         return found
 
     def _made_by(self, name: str, op: str) -> bool:
-        """Whether a value comes from an operator `op`, its shape or type changed on the way or not."""
+        """Return whether a value comes from an operator `op`, possibly with another shape or type."""
         made = self._made.setdefault(op, {})
         passed: list[str] = []
         while name not in made:
@@ -343,7 +343,7 @@ class _Weights:
             if node is None or node.op_type == op:
                 made[name] = node is not None
             else:
-                made[name] = False  # for a circle; it is set again below
+                made[name] = False  # for a cycle; set again below
                 if node.op_type in _PASSED and node.input:
                     passed.append(name)
                     name = node.input[0]
@@ -352,7 +352,7 @@ class _Weights:
 
 
 def _constant(attribute: onnx.AttributeProto) -> _Constant | None:
-    """What an attribute of a `Constant` holds; None for text."""
+    """Return the value of an attribute of a `Constant`; None for text."""
     from onnx import TensorProto
 
     match attribute.name:

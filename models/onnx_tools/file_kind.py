@@ -45,7 +45,7 @@ def file_kind(content: bytes) -> str | None:
 
 
 def what_it_is(content: bytes) -> str | None:
-    """Say what a file that cannot be loaded is: of another kind, or cut off; None for what is not known."""
+    """Return why a file cannot be loaded: another kind of file, or truncated; None if unknown."""
     kind = file_kind(content)
     if kind is not None:
         return f"its file is not an ONNX file, it is {kind}"

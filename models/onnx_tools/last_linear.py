@@ -21,14 +21,14 @@ _SAME = frozenset({"Dropout", "Identity"})
 _RESHAPING = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 _QUANTIZING = frozenset({"DequantizeLinear", "QuantizeLinear"})
 _CONSTANT = _QUANTIZING | {"Cast", "Identity", "Reshape", "Transpose"}
-"""Operators through which a constant is followed."""
+"""Operators that may be between a constant and the layer that uses it."""
 _IN_INTEGERS = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "ConvInteger": 1, "MatMulInteger": 1}
-"""Linear layers with integer weights, and which input those are."""
-_LONGEST = 20  # operators in a row that keep values as they are
+"""Linear layers with integer weights, with the index of the weight input."""
+_LONGEST = 20  # operators in a row that do not change values
 
 
 class NoLinearLayer(Exception):
-    """Why no linear layer before the logits can be used, in words."""
+    """The file has no usable linear layer before the logits; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Head:
 class LastLinear:
     """The last linear layer as the graph has it.
 
-    `embedding` is the value that it takes, `shape` the shape of that with the batch first; it is quantized
-    with the constants `quantized` (scale, zero point) if those are given. `features` is the feature map
-    (N, channels, height, width) whose mean over all places is the embedding. `head` is None, or there are no
-    features, where exact class maps are impossible: `no_maps` says why.
+    `embedding` is its input, of shape `shape` with the batch first, quantized with the constants `quantized`
+    (scale, zero point) if they are given. `features` is the feature map (N, channels, height, width) whose
+    mean over all positions is the embedding. If exact class maps are impossible, `head` or `features` is None
+    and `no_maps` says why.
     """
 
     embedding: str
@@ -62,9 +62,9 @@ class LastLinear:
 
 
 def find_last_linear(model: onnx.ModelProto, outlined: Outline, logits: str) -> LastLinear:
-    """Return the last linear layer before the output `logits`. Raises NoLinearLayer where there is none.
+    """Return the last linear layer before the output `logits`. Raises NoLinearLayer if there is none.
 
-    `model` is without functions of its own. Raises UnreadableModel for damaged constants.
+    The functions of `model` must be inlined. Raises UnreadableModel for damaged constants.
     """
     with np.errstate(all="ignore"):  # weights that are not finite, scales of 0
         return _Search(model, outlined).run(logits)
@@ -150,7 +150,7 @@ class _Search:
         return LastLinear(taken, kind, shape, quantized, head, features, no_maps)
 
     def _taken(self, node: onnx.NodeProto, name: str, channels: int) -> tuple[int, Shape]:
-        """The type of the value that a layer takes, and its shape: one vector of an image."""
+        """Return type and shape of a layer's input, which is one vector per image."""
         value = self._outlined.values.get(name)
         sizes = self._sizes(name)
         if sizes is None:
@@ -167,7 +167,7 @@ class _Search:
         return value.kind, sizes
 
     def _head(self, node: onnx.NodeProto, added: NDArray[np.float32] | None) -> Head:
-        """The weight and bias of a layer in floats, with what is added behind it."""
+        """Return weight and bias of a layer as floats; values added after it are part of the bias."""
         ints = {each.name: each.i for each in node.attribute}
         floats = {each.name: each.f for each in node.attribute}
         weight = self._values(node.input[1]) if len(node.input) > 1 else None
@@ -205,7 +205,7 @@ class _Search:
         return Head(np.ascontiguousarray(weight, np.float32), np.sum(parts, axis=0, dtype=np.float32))
 
     def _dynamic(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
-        """The integer layer of which `node` is the scaling, where its input is quantized as it comes."""
+        """Return the integer layer whose result `node` scales, if its input is quantized dynamically."""
         if node.op_type != "Mul":
             return None
         for name in node.input:
@@ -222,7 +222,7 @@ class _Search:
         return None
 
     def _integer_sides(self, node: onnx.NodeProto) -> tuple[int, int]:
-        """Outputs and inputs of a layer with integer weights."""
+        """Return the numbers of outputs and inputs of a layer with integer weights."""
         at = _IN_INTEGERS[node.op_type]
         weight = self._constants.get(node.input[at]) if at < len(node.input) else None
         if weight is None:
@@ -239,7 +239,7 @@ class _Search:
         return sides[1], sides[0]
 
     def _pooled(self, name: str, channels: int) -> tuple[str | None, str | None]:
-        """The map of which a vector is the mean over all places, or None and why there is none."""
+        """Return the feature map whose mean over all positions is the vector, or None and the reason."""
         for _ in range(_LONGEST):
             node = self._producers.get(name)
             if node is None or not node.input:
@@ -268,7 +268,7 @@ class _Search:
         return None, "no pooling leads to the last linear layer"
 
     def _pooled_axes(self, node: onnx.NodeProto, shape: Shape | None) -> tuple[int, ...] | None:
-        """The axes over which a node takes the mean; None where it does something else."""
+        """Return the axes over which a node takes the mean; None if it does something else."""
         if node.op_type == "GlobalAveragePool":
             return (2, 3)
         ints: dict[str, Sequence[int]] = {each.name: each.ints for each in node.attribute}
@@ -291,7 +291,7 @@ class _Search:
         return None
 
     def _keeps_order(self, node: onnx.NodeProto) -> bool:
-        """Whether a Transpose moves sides of length 1 only, the batch aside."""
+        """Return whether a Transpose moves only sides of length 1, apart from the batch."""
         if node.op_type != "Transpose" or not node.input:
             return False
         sizes = self._sizes(node.input[0])
@@ -323,7 +323,7 @@ class _Search:
         return None if values is None or values.dtype.kind != "f" else values.astype(np.float32)
 
     def _chain(self, name: str) -> list[onnx.NodeProto] | None:
-        """The nodes that make a value of one constant; none for a constant itself, None for other values."""
+        """Return the nodes that compute a value from a constant; [] for a constant, None for other values."""
         chain: list[onnx.NodeProto] = []
         while name not in self._constants:
             node = self._producers.get(name)
@@ -345,7 +345,7 @@ def _sum(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.
 def _made(
     node: onnx.NodeProto, values: NDArray[np.generic], others: Sequence[NDArray[np.generic]]
 ) -> NDArray[np.generic] | None:
-    """What a node makes of a constant; None where that is not known here."""
+    """Return the result of a node on a constant; None for operators not handled here."""
     ints = {each.name: each.i for each in node.attribute}
     match node.op_type:
         case "Identity":
@@ -372,7 +372,7 @@ def _made(
 
 
 def _along(values: NDArray[np.generic], part: NDArray[np.generic], axis: int) -> NDArray[np.generic]:
-    """One scale or zero point, or one for each place along an axis, to be broadcast against `values`."""
+    """Return a scale or zero point, or one per position along an axis, broadcastable to `values`."""
     if part.size == 1:
         return part.reshape(())
     if part.ndim != 1:

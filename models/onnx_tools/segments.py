@@ -1,4 +1,4 @@
-"""Where a network is one value wide: its blocks in their order, and what lies behind the last pooling."""
+"""Split a network where a single value connects its parts: its blocks in order, and the classifier."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _WHOLE_MAP = frozenset({"GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "Red
 
 
 def segments(graph: onnx.GraphProto, output: str) -> list[list[onnx.NodeProto]]:
-    """Return the operators between the image and `output`, in order, split where one value alone goes on.
+    """Return the operators between image and `output`, in order, split where a single value connects them.
 
-    A residual block is one segment, a plain operator is one too. Operators on constants alone are in none.
+    A residual block is one segment, and so is a plain operator. Operators on constants only are left out.
     """
     nodes = _on_the_way(graph, output)
     uses = Counter(name for node in nodes for name in _taken(node))
@@ -46,9 +46,9 @@ def segments(graph: onnx.GraphProto, output: str) -> list[list[onnx.NodeProto]]:
 
 
 def classifier_nodes(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
-    """Return the last pooling over whole maps and all behind it; without one, all from the last linear layer.
+    """Return the last pooling over whole maps (else the last linear layer) and all nodes after it.
 
-    The pooling is one that everything passes through, unlike those of gates.
+    Poolings of gates do not count, because not every value passes through them.
     """
     parts = segments(graph, output)
     pools = [at for at, part in enumerate(parts) if len(part) == 1 and part[0].op_type in _WHOLE_MAP]
@@ -64,7 +64,7 @@ def classifier_nodes(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto
 
 
 def _on_the_way(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
-    """The nodes that `output` depends on, in the order of the file."""
+    """Return the nodes that `output` depends on, in the order of the file."""
     needed, kept = {output}, []
     for node in reversed(graph.node):
         if needed.intersection(node.output):
@@ -74,7 +74,7 @@ def _on_the_way(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
 
 
 def _taken(node: onnx.NodeProto) -> Iterator[str]:
-    """The values that a node takes, those that graphs inside of it refer to among them."""
+    """Return the inputs of a node, including outer values that its subgraphs use."""
     yield from node.input
     for graph in subgraphs(node):
         for inner in every_node(graph.node):

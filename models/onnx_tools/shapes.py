@@ -23,10 +23,10 @@ STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "
 CONTRIB = "com.microsoft"
 """Operators that ONNX Runtime adds to those of ONNX."""
 MAX_NODES = 200_000
-"""Operators in a file, its functions inlined."""
+"""Maximum number of operators in a file, after its functions are inlined."""
 _CHANNELS = (1, 3)
 _KEPT_ELEMENTS = 256
-"""Constants up to this size keep their values: shapes, axes and the like, which inference reads."""
+"""Maximum size of constants that keep their values: shape inference reads shapes, axes and the like."""
 _AS_STANDARD: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "BiasGelu": ("Identity", (0,)),
     "DequantizeLinear": ("DequantizeLinear", (0, 1, 2)),
@@ -81,21 +81,21 @@ _OF_SHAPES = frozenset(
         "Where",
     }
 )
-"""Operators with which shapes are computed; none makes more than it takes, but ConstantOfShape."""
+"""Operators that compute shapes; only ConstantOfShape has an output larger than its inputs."""
 _ROUNDS = 100
 _MOST_INFERRED = 1_000_000  # operators, in all rounds
 
 
 @dataclass(frozen=True)
 class Value:
-    """Type (a number of TensorProto.DataType) and shape of a tensor; None for what is not known."""
+    """Type (a number of TensorProto.DataType) and shape of a tensor; unknown ones are None."""
 
     kind: int
     shape: Shape | None
 
     @property
     def sizes(self) -> tuple[int, ...] | None:
-        """The shape where every side of it is known."""
+        """The shape if all of its sides are known, else None."""
         if self.shape is None:
             return None
         sizes = tuple(side for side in self.shape if isinstance(side, int))
@@ -104,9 +104,9 @@ class Value:
 
 @dataclass(frozen=True)
 class Outline:
-    """A model without the values of its larger constants, its functions inlined, with the shapes of values.
+    """A model with inlined functions and inferred shapes, without the values of larger constants.
 
-    Free batches are one image, `batch` is the number of images otherwise.
+    `batch`: the fixed number of images; 1 if the batch is free.
     """
 
     graph: onnx.GraphProto
@@ -115,11 +115,10 @@ class Outline:
 
 
 def outline(model: onnx.ModelProto, size: tuple[int, ...] | None = None) -> Outline:
-    """Return the outline of a model; `size` is (height, width) where an image input leaves them free, or all
-    three sides of an image, in the input's order.
+    """Return the outline of a model, which is not changed.
 
-    `model` stays as it is. Raises UnreadableModel for functions that call themselves or are too many, and for
-    operators in a circle.
+    `size`: (height, width) if an image input leaves them free, or all three sides of an image in the input's
+    order. Raises UnreadableModel for recursive or too many functions, and for operators in a cycle.
     """
     import onnx
 
@@ -136,7 +135,7 @@ def outline(model: onnx.ModelProto, size: tuple[int, ...] | None = None) -> Outl
     _replace_contrib(for_inference)
     values = _inferred(for_inference)
     for _ in range(min(_ROUNDS, _MOST_INFERRED // (len(graph.node) + 1))):
-        # A shape that is computed may need another that is.
+        # One computed shape may depend on another.
         if not _fold_shapes(for_inference, values):
             break
         values = _inferred(for_inference)
@@ -144,12 +143,12 @@ def outline(model: onnx.ModelProto, size: tuple[int, ...] | None = None) -> Outl
 
 
 def _inferred(model: onnx.ModelProto) -> dict[str, Value]:
-    """The types and shapes of all values, as far as ONNX's own inference finds them."""
+    """Return types and shapes of the values for which ONNX's own inference finds them."""
     import onnx
 
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    except Exception:  # InferenceError, ValidationError, and what damaged messages raise in their place
+    except Exception:  # InferenceError, ValidationError, and others for damaged messages
         inferred = model.graph
     values = {tensor.name: Value(tensor.data_type, tuple(tensor.dims)) for tensor in inferred.initializer}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
@@ -159,9 +158,9 @@ def _inferred(model: onnx.ModelProto) -> dict[str, Value]:
 
 
 def _fold_shapes(model: onnx.ModelProto, values: Mapping[str, Value]) -> bool:
-    """Compute what nodes make of known shapes and small constants, where inference does not.
+    """Compute outputs of nodes on known shapes and small constants that inference has not found.
 
-    Returns whether there was any.
+    Return whether there was any.
     """
     from onnx import helper, numpy_helper
 
@@ -213,7 +212,7 @@ def _computed(
     known: Mapping[str, NDArray[np.generic]],
     opsets: Sequence[onnx.OperatorSetIdProto],
 ) -> NDArray[np.generic] | None:
-    """The output of a node whose inputs are known; None where it cannot be computed."""
+    """Return the output of a node whose inputs are known; None if it cannot be computed."""
     from onnx import TensorProto, helper, numpy_helper, reference
 
     tensors = [numpy_helper.from_array(known[name], name) for name in dict.fromkeys(node.input) if name]
@@ -223,7 +222,7 @@ def _computed(
     try:
         with np.errstate(all="ignore"):
             result = next(iter(reference.ReferenceEvaluator(model).run(None, {})))
-    except Exception:  # whatever a damaged node makes NumPy raise
+    except Exception:  # a damaged node can make NumPy raise anything
         return None
     return result if isinstance(result, np.ndarray) else None
 
@@ -239,7 +238,7 @@ def shape_of(kind: onnx.TypeProto.Tensor) -> Shape | None:
 
 
 def image_layout(shape: Sequence[int | str | None]) -> Layout | None:
-    """Return which layout an image input's shape, with the batch first, shows; None for both or neither."""
+    """Return the layout that an image input's shape (batch first) fits; None if both or neither fit."""
     if len(shape) != 4:
         return None
     first, last = shape[1] in _CHANNELS, shape[3] in _CHANNELS
@@ -249,9 +248,9 @@ def image_layout(shape: Sequence[int | str | None]) -> Layout | None:
 
 
 def inline(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with its own functions inlined; the same object where it has none.
+    """Return the model with its own functions inlined; the same object if it has none.
 
-    Raises UnreadableModel for functions that call themselves, and for more than `MAX_NODES` operators.
+    Raises UnreadableModel for recursive functions, and for more than `MAX_NODES` operators.
     """
     import onnx.inliner
 
@@ -265,7 +264,7 @@ def inline(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def every_node(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """Yield nodes, and those in the graphs that they hold, e.g. the branches of If."""
+    """Yield nodes, and the nodes of their subgraphs, e.g. the branches of If."""
     for node in nodes:
         yield node
         for graph in subgraphs(node):
@@ -281,7 +280,7 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def _check_functions(model: onnx.ModelProto) -> None:
-    """Raise UnreadableModel where inlining would not end, or would make too many nodes."""
+    """Raise UnreadableModel if inlining would not end or would produce too many nodes."""
     functions = {(each.domain, each.name, each.overload): each for each in model.functions}
     nodes: dict[tuple[str, str, str], int] = {}  # of functions, inlined
     inlined = " with its functions inlined" if model.functions else ""
@@ -313,7 +312,7 @@ def _check_functions(model: onnx.ModelProto) -> None:
 
 
 def _without_values(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of the model in which larger constants have a type and a shape only."""
+    """Return a copy of the model in which larger constants have only type and shape."""
     import onnx
 
     copy = onnx.ModelProto(ir_version=model.ir_version)
@@ -341,7 +340,7 @@ def _without_values(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _sort(graph: onnx.GraphProto) -> None:
-    """Put each operator behind those that make its inputs, as ONNX demands and some converters do not."""
+    """Sort operators so that each follows the producers of its inputs, which some converters neglect."""
     makers = {output: index for index, node in enumerate(graph.node) for output in node.output if output}
     before = {
         index: {makers[name] for inner in every_node([node]) for name in inner.input if name in makers}
@@ -364,7 +363,7 @@ def _empty(tensor: onnx.TensorProto) -> None:
 
 
 def _elements(tensor: onnx.TensorProto) -> int:
-    """The number of values that the shape says. Raises UnreadableModel for a negative side."""
+    """Return the number of values in a tensor of this shape. Raises UnreadableModel for a negative side."""
     elements = 1
     for side in tensor.dims:
         if side < 0:
@@ -376,7 +375,7 @@ def _elements(tensor: onnx.TensorProto) -> int:
 
 
 def _fix_inputs(graph: onnx.GraphProto, size: tuple[int, ...] | None) -> int:
-    """Give free batches of inputs one image, and images without a size `size`; return the fixed batch."""
+    """Set free batches to 1 and free image sizes to `size`; return the fixed batch."""
     weights = {tensor.name for tensor in graph.initializer}
     batch = 1
     for value in reversed(graph.input):
@@ -398,7 +397,7 @@ def _fix_inputs(graph: onnx.GraphProto, size: tuple[int, ...] | None) -> int:
 
 
 def _replace_contrib(model: onnx.ModelProto) -> None:
-    """Give operators of ONNX Runtime the standard ones with the same shapes, which inference knows."""
+    """Replace operators of ONNX Runtime by standard ones of the same shapes, which inference knows."""
     for node in model.graph.node:
         if node.domain != CONTRIB:
             continue

@@ -1,4 +1,4 @@
-"""Bring an ONNX file of any tool into the form that quantization takes."""
+"""Convert an ONNX file of any tool to the form that quantization needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import onnx
 
 LEAST_OPSET = 13
-"""The first that has scales per channel."""
+"""First opset with scales per channel."""
 _RAISED_TO = 17
 _LEAST_IR = 8
 """From version 4 on, weights need not be inputs."""
@@ -24,8 +24,8 @@ def simplify(content: bytes) -> bytes:
     """Return an ONNX file that computes the same, as `quantized` (models/onnx_tools/quantize.py) takes it.
 
     Batch norm is folded into weights, convolutions have biases, pooling over whole maps is one operator,
-    nodes have names of their own, and the opset is LEAST_OPSET at least. Raises UnreadableModel where that
-    cannot be done; the message says why.
+    nodes have names of their own, and the opset is LEAST_OPSET at least. Raises UnreadableModel, with the
+    reason, if that is impossible.
     """
     import onnx
     from onnx import version_converter
@@ -59,7 +59,7 @@ def simplify(content: bytes) -> bytes:
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:
-    """Name each node that has no name of its own after its first output."""
+    """Name each unnamed node after its first output."""
     counts = Counter(node.name for node in graph.node)
     taken = set(counts)
     for node in graph.node:
@@ -75,7 +75,7 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
 
 
 def _pool_whole_maps(model: onnx.ModelProto) -> None:
-    """Make a mean over height and width an operator that has an integer kernel."""
+    """Replace a mean over height and width by GlobalAveragePool, which has an integer kernel."""
     from onnx import numpy_helper
 
     values = outline(model).values
@@ -101,7 +101,7 @@ def _pool_whole_maps(model: onnx.ModelProto) -> None:
 
 
 def _add_biases(graph: onnx.GraphProto) -> None:
-    """Give each convolution a bias, which the correction of biases needs."""
+    """Add a zero bias to convolutions without one, for bias correction."""
     import numpy as np
     from onnx import numpy_helper
 

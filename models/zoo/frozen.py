@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Frozen(BaseModel):
-    """Validated fields that nobody changes; a field of another name is an error."""
+    """Immutable, validated fields; unknown fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -111,9 +111,9 @@ class Gallery:
         )
 
     async def models_in_use(self) -> frozenset[str]:
-        """The names of the models that it needs: the active one, and one that it is changing to.
+        """Return the names of the models that the gallery needs: the active one and the target of a re-index.
 
-        StorageUnavailable where the database does not answer.
+        Raises StorageUnavailable if the database does not answer.
         """
         state = await self._threads.read(self._database.state)
         return frozenset({self._networks.name_of(state), *map(model_name, state.embedders)})

@@ -101,10 +101,10 @@ class Networks:
             self._opened.set()
 
     def keep(self, model: ServedModel) -> None:
-        """Copy the model's file, card and labels, unless that is done. Logs where they cannot be written.
+        """Copy the model's file, card and labels, unless a copy exists. Logs if they cannot be written.
 
-        Raises EmbeddersChanged when another version has taken the model's place meanwhile, and
-        ModelUnavailable where its folder has another content that is not served, or none.
+        Raises EmbeddersChanged if another version has replaced the model meanwhile, and ModelUnavailable if
+        its folder is empty or has other content that is not served.
         """
         embedder = embedder_of(model)
         target = self._folder / embedder
@@ -125,13 +125,13 @@ class Networks:
         self._used[embedder] = model
 
     def release(self, needed: Collection[str]) -> None:
-        """Let go of the networks that this process used and that are not among the `needed` any more."""
+        """Release the networks that this process used and that are not in `needed`; delete their copies."""
         for embedder in self._used.keys() - set(needed):
             self._used.pop(embedder, None)
             shutil.rmtree(self._folder / embedder, ignore_errors=True)
 
     def _served(self, embedder: str) -> ServedModel | None:
-        """The served network of that name, if it is of that file. NotReady while it is loaded."""
+        """Return the served network of that name if it has that file. Raises NotReady while it is loading."""
         try:
             model = self._registry.get(model_name(embedder))
         except (UnknownModel, ModelUnavailable):

@@ -76,8 +76,8 @@ class Reindexer:
     async def begin(self, name: str) -> None:
         """Start to re-embed all images with the model `name`, which is activated at the end.
 
-        The model that answers already ends what was begun. Raises UnknownModel, NotReady, ModelUnavailable,
-        InvalidParameter for a model that gives no embeddings, Busy when it is replaced at this moment, and
+        Naming the active model cancels a re-index. Raises UnknownModel, NotReady, ModelUnavailable,
+        InvalidParameter for a model without embeddings, Busy if the model is being replaced, and
         StorageUnavailable.
         """
         model = self._networks.named(name)

@@ -44,7 +44,7 @@ class GalleryStore:
     def put(self, id: str, image: NewImage, metadata: Metadata) -> Put:
         """Store an image under `id` or replace the image that has it: "added", "replaced" or "unchanged".
 
-        Raises GalleryFull, and EmbeddersChanged if the image lacks an embedding that is needed by now.
+        Raises GalleryFull, and EmbeddersChanged if the image lacks an embedding that the gallery now needs.
         """
         with self.database.writing() as (connection, state):
             before = _find(connection, id)

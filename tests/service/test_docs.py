@@ -77,6 +77,21 @@ def test_links(page: Path) -> None:
             assert anchor in anchors_of(linked.read_text()), target
 
 
+NOT_HERE = {
+    "benchmarks/instrument/results.jsonl": "written by the next run",
+    "benchmarks/retrieval/results.jsonl": "written by the next run",
+    "docs/random_interleaving.md": "of google/benchmark",
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_files_exist(page: Path) -> None:
+    """Files of this repository that sentences and tables name in code spans exist."""
+    top = "|".join(("benchmarks", "docker", "docs", "models", "service", "tests", r"\.ci", r"\.github"))
+    named = set(re.findall(rf"`((?:{top})/[\w./-]*)`", page.read_text()))
+    assert {name for name in named - NOT_HERE.keys() if not (ROOT / name).exists()} == set()
+
+
 def test_index_lists_every_page() -> None:
     """The first line of each page gives its kind, under which the index lists it."""
     sections = re.split(r"^(How to do something|Reference|Explanation|Results):$", INDEX, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Does int8 pay on this machine? An int8 model and its parent, timed in turn, and what eats the gain."""
+"""Measure whether int8 is worth it on this machine: an int8 model and its parent, and what costs the gain."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _WORTH_NAMING = 0.1
 
 @dataclass(frozen=True)
 class Int8Gain:
-    """What int8 gains here.
+    """Gain of int8 on this machine.
 
-    `timing`: the parent against the int8 model, so its ratio is the speed-up. `activations`: the share that
-    each kind of activation without an integer kernel has of the int8 model's time, the largest first, and
-    `conversions` that of converting between integers and floating point.
+    `timing`: of the parent and the int8 model; its ratio is the speed-up. `activations`: share of the int8
+    model's time for each kind of activation without an integer kernel, the largest first. `conversions`:
+    share for converting between integers and floating point.
     """
 
     timing: AbTiming
@@ -49,13 +49,13 @@ class Int8Gain:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the speed-up is worth having, by its 95 % interval."""
+        """Whether the speed-up is worth it, by its 95 % interval."""
         if self.timing.low > 1 + GAIN_WORTH_HAVING:
             return "pays"
         return "does not pay" if self.timing.high < 1 + GAIN_WORTH_HAVING else "undecided"
 
     def sentence(self, evidence: str) -> str:
-        """Say in one sentence whether int8 pays here; `evidence`: what it costs in predictions, in words."""
+        """Return one sentence: whether int8 pays here, the figures, and `evidence` about its predictions."""
         timing = self.timing
         start = {
             "pays": "int8 pays on this machine",
@@ -71,7 +71,7 @@ class Int8Gain:
 
     @property
     def eaten(self) -> str | None:
-        """What eats the gain, in words; None where activations in floating point cost little."""
+        """What reduces the gain, as a sentence; None if activations in floating point cost little."""
         share = sum(share for _, share in self.activations)
         if not self.activations or share + self.conversions < _WORTH_NAMING:
             return None

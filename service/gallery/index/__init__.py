@@ -1,1 +1,1 @@
-"""The vector index of an embedded gallery: a cache of what the database holds, rebuilt whenever in doubt."""
+"""The vector index of an embedded gallery: a cache of the database, rebuilt if it may be wrong."""

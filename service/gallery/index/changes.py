@@ -1,4 +1,4 @@
-"""What the index reads of the gallery's store, which is authoritative: changes in order, vectors by key."""
+"""Interface to the gallery's store, which is authoritative: changes in order, vectors by key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Keys = NDArray[np.int64]
 Scores = NDArray[np.float32]
 """Cosines, float32 (N,)."""
 Keep = Callable[[Keys], NDArray[np.bool_]]
-"""Which of these keys (N,) may be found, bool (N,)."""
+"""Returns whether each of the keys (N,) may be in a result, bool (N,)."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class VectorSource:
     """The embeddings of one gallery by one network: functions that any thread may call."""
 
     changes_after: Callable[[int, int], Sequence[Change]]
-    """Up to a limit of changes after a sequence, ascending; of a row only its latest. Empty at the end."""
+    """Returns the changes after a sequence number, in order, up to a limit; of each row only the latest."""
     vectors: Callable[[Keys], tuple[Keys, Vectors]]
-    """Those of some keys whose rows are still there, in any order, with their vectors."""
+    """Returns those of the keys that still have a row, in any order, with their vectors."""
     extent: Callable[[], Extent]
-    """How far the changes go, in one consistent read."""
+    """Returns the number of the last change and the number of embeddings, in one consistent read."""
     meeting: Callable[[Keys, Sequence[Condition]], NDArray[np.bool_]]
-    """Which of some keys (N,) meet all conditions, bool (N,)."""
+    """Returns whether each of the keys (N,) meets all conditions, bool (N,)."""

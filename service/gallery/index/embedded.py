@@ -1,8 +1,8 @@
-"""The search of an embedded gallery: exact while it is small, by an HNSW graph above, never out of date.
+"""Search of an embedded gallery: exact while it is small, an HNSW graph above, never out of date.
 
-The graph is a cache that follows the store's changes on a thread of its own. Whatever it has not taken in yet
-is read from the store by the search itself, so an answer never misses an image that was acknowledged, and
-never has one that was deleted, even while a large graph is still being built.
+The graph is a cache. A separate thread adds the store's changes to it. A search reads the changes that the
+graph lacks from the store, so a result contains every acknowledged image and no deleted one, even while a
+large graph is being built.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from service.gallery.records import Change, Condition, SearchStatus, Vector
 log = structlog.get_logger(__name__)
 
 EXACT_UP_TO = 20_000
-"""Images up to which every vector is looked at; docs/retrieval.md has what that costs."""
+"""Number of images up to which every vector is compared; docs/retrieval.md has the cost."""
 REBUILD_DEAD_SHARE = 0.2
-"""Dead nodes, as a share of all, above which a graph is built anew, if there are REBUILD_DEAD_NODES."""
+"""Share of dead nodes above which the graph is rebuilt, if there are at least REBUILD_DEAD_NODES."""
 REBUILD_DEAD_NODES = 256
 ADD_AT_ONCE = 8
-"""Vectors that are added while searches wait: some 5 ms at 100 000."""
+"""Vectors added under the lock, while searches wait: about 5 ms at 100 000 images."""
 SAVE_AFTER_CHANGES = 1_000
 SAVE_EVERY_S = 30.0
-"""The graph is saved after so many changes and so long; what a crash loses of it is added again at start."""
+"""Minimum number of changes and seconds between saves; changes lost in a crash are added again at start."""
 IDLE_S = 30.0
-"""Without a change for so long, the store is asked whether it is still the one that the graph is of."""
+"""Seconds without a change after which the thread checks that the graph belongs to this database."""
 RETRY_S = 5.0
 NICENESS = 5
-"""Requests go before the index, but not by much: searches wait for whatever it is adding at the moment."""
+"""Slightly lower priority than requests; only slightly, because searches wait while vectors are added."""
 
 Mode = Literal["streaming", "exact", "hnsw"]
 
 
 @dataclass(frozen=True)
 class IndexStatus(SearchStatus):
-    """How far the index goes: up to change `sequence`; `dead` nodes wait for it to be built anew.
+    """State of the index: it contains the changes up to `sequence`; `dead` nodes stay until it is rebuilt.
 
-    `mode` is how a search goes: "streaming" while the index does not have all images yet (and exact then).
+    `mode` of a search: "streaming" (and exact) while the index lacks images.
     """
 
     mode: Mode
@@ -61,7 +61,7 @@ class IndexStatus(SearchStatus):
 class EmbeddedSearch:
     """Finds the nearest images of one gallery by the embeddings of one network.
 
-    All methods may be called from any thread. `close` ends the thread that keeps the index up to date.
+    Thread-safe. `close` ends the thread that keeps the index up to date.
     """
 
     def __init__(
@@ -73,24 +73,24 @@ class EmbeddedSearch:
         folder: Path | None,
         exact_up_to: int = EXACT_UP_TO,
     ) -> None:
-        """Read the index in `folder`, which belongs to this instance alone; start anew where it does not fit.
+        """Read the index in `folder`, which only this instance uses; start empty if it is unusable.
 
-        Without a folder nothing is saved. Blocks for as long as reading takes, not for building.
+        Without a folder nothing is saved. Blocks while the file is read, not while the index is built.
         """
         self._source = source
         self._dimensions = dimensions
         self._model = model
         self._folder = folder
         self._exact_up_to = exact_up_to
-        self._lock = threading.Lock()  # of the graph and the sequence up to which it goes
+        self._lock = threading.Lock()  # guards the graph and its sequence
         self._graph = Graph(dimensions)
         self._sequence = 0
-        self._complete = False  # has been up to date once; before, the graph has too little to be relied on
-        self._saved = (0, time.monotonic())  # up to which change, and when
-        self._told_lock = threading.Lock()
-        self._told = 1  # how often changes were announced,
-        self._followed = 0  # how many of these announcements are in the graph,
-        self._settled = 0  # and up to which everything else was seen to as well
+        self._complete = False  # whether it has been up to date once; until then, searches are exact
+        self._saved = (0, time.monotonic())  # sequence and time of the last save
+        self._announced_lock = threading.Lock()
+        self._announced = 1  # number of announcements of changes,
+        self._followed = 0  # of those whose changes are in the graph,
+        self._settled = 0  # and of those after which rebuilding and saving were done too
         self._pass_ended = threading.Condition()
         self._wake = threading.Event()
         self._closing = threading.Event()
@@ -101,12 +101,12 @@ class EmbeddedSearch:
 
     @property
     def sequence(self) -> int:
-        """The last change that is in the index."""
+        """Number of the last change in the index."""
         return self._sequence
 
     @property
     def status(self) -> IndexStatus:
-        """Where the index stands."""
+        """Return the state of the index."""
         with self._lock:
             mode: Mode = "exact" if self._graph.nodes <= self._exact_up_to else "hnsw"
             return IndexStatus(
@@ -117,9 +117,9 @@ class EmbeddedSearch:
             )
 
     def notify(self) -> None:
-        """Take note of a committed change: searches that begin from now on take it into account."""
-        with self._told_lock:
-            self._told += 1
+        """Announce a committed change: searches that begin afterwards include it."""
+        with self._announced_lock:
+            self._announced += 1
         self._wake.set()
 
     def nearest(self, query: Vector, k: int, where: Sequence[Condition]) -> tuple[Keys, Scores]:
@@ -127,7 +127,7 @@ class EmbeddedSearch:
         return self.search(query, k, (lambda keys: self._source.meeting(keys, where)) if where else None)
 
     def search(self, query: Vector, k: int, keep: Keep | None = None) -> tuple[Keys, Scores]:
-        """The keys of the `k` nearest images that `keep` lets pass, int64, and their cosines, float32.
+        """Return the keys of the `k` nearest images that pass `keep`, int64, and their cosines, float32.
 
         Best first, equal ones by key; fewer where there are no more. `query` has length 1 and is float32
         (D,), else ValueError. Raises what reading the store raises.
@@ -143,19 +143,19 @@ class EmbeddedSearch:
                 keys, rough = self._graph.nearest(query, count, exact=exact)
                 return Candidates(keys, rough, exact, exact and count >= nodes, self._sequence)
 
-        behind = self._followed != self._told  # asked before the graph, which may catch up at any moment
+        behind = self._followed != self._announced  # read before the graph, which may catch up at any moment
         keys, scores, sequence = nearest(look, self._source, query, k, keep)
         if behind:
             keys, scores = with_tail(self._source, query, keep, sequence, (keys, scores), k)
         return best(keys, scores, k)
 
     def wait_until_settled(self, timeout_s: float) -> bool:
-        """Wait until all that was announced is in the index and nothing is being built; whether that came."""
+        """Wait until all announced changes are in the index and nothing is built; False on timeout."""
         with self._pass_ended:
-            return self._pass_ended.wait_for(lambda: self._settled == self._told, timeout_s)
+            return self._pass_ended.wait_for(lambda: self._settled == self._announced, timeout_s)
 
     def close(self) -> None:
-        """End the thread, and save what it has changed."""
+        """End the thread and save the index."""
         self._closing.set()
         self._wake.set()
         self._thread.join()
@@ -175,18 +175,18 @@ class EmbeddedSearch:
             self._saved = (self._sequence, time.monotonic())
 
     def _follow(self) -> None:
-        """What the thread does: take in changes, build anew what has too many dead nodes, save."""
-        if sys.platform == "linux":  # where each thread has a niceness of its own
+        """Run the thread: add changes, rebuild a graph with too many dead nodes, save."""
+        if sys.platform == "linux":  # the only system where each thread has its own niceness
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         idle = False
         while not self._closing.is_set():
             try:
-                self._take_in()
+                self._add_changes()
                 if idle or not self._complete:
                     self._check()
                 self._rebuild_if_due()
                 self._save_if_due()
-            except Exception as error:  # the store is away, or the disk is full: searches do without
+            except Exception as error:  # store unreachable or disk full: searches read the store
                 log.warning("the gallery's index cannot follow", error=str(error))
                 self._closing.wait(RETRY_S)
                 continue
@@ -195,14 +195,14 @@ class EmbeddedSearch:
                 self._pass_ended.notify_all()
             idle = not self._wake.wait(IDLE_S)
 
-    def _take_in(self) -> None:
-        """Take in changes until there are no more."""
+    def _add_changes(self) -> None:
+        """Add changes to the graph until there are no more."""
         while not self._closing.is_set():
             self._wake.clear()
-            told = self._told
+            announced = self._announced
             changes = self._source.changes_after(self._sequence, STREAM_ROWS)
             if not changes:
-                self._followed = told
+                self._followed = announced
                 return
             for start in range(0, len(changes), ADD_AT_ONCE):
                 with self._lock:
@@ -211,10 +211,10 @@ class EmbeddedSearch:
                     return
 
     def _check(self) -> None:
-        """Start anew where the graph, which is up to date, cannot be the store's."""
+        """Discard the graph if it is up to date and does not match the store."""
         extent = self._source.extent()
         if self._closing.is_set() or extent.sequence > self._sequence:
-            return  # it is not up to date any more; next time
+            return  # not up to date; check next time
         if extent.sequence == self._sequence and extent.count == len(self._graph):
             self._complete = True
             return
@@ -233,7 +233,7 @@ class EmbeddedSearch:
         self.notify()
 
     def _rebuild_if_due(self) -> None:
-        """Build the graph anew where too much of it is dead, while the old one answers and follows."""
+        """Rebuild the graph if too much of it is dead, while the old one answers and is updated."""
         if len(self._graph.dead) < max(REBUILD_DEAD_NODES, REBUILD_DEAD_SHARE * self._graph.nodes):
             return
         graph, sequence = Graph(self._dimensions), 0
@@ -242,7 +242,7 @@ class EmbeddedSearch:
                 sequence = apply(graph, changes[start : start + ADD_AT_ONCE])
                 if self._closing.is_set():
                     return
-            self._take_in()
+            self._add_changes()
         with self._lock:
             self._graph, self._sequence = graph, sequence
         self._saved = (0, self._saved[1])
@@ -256,14 +256,14 @@ class EmbeddedSearch:
     def _save(self) -> None:
         if self._folder is None or self._sequence == self._saved[0]:
             return
-        with self._lock:  # for as long as writing to the page cache takes; syncing goes on without it
+        with self._lock:  # held only while writing to the page cache, not while syncing
             written, sequence = saved.write_temp(self._graph, self._folder), self._sequence
         saved.commit(written, model=self._model, sequence=sequence)
         self._saved = (sequence, time.monotonic())
 
 
 def apply(graph: Graph, changes: Sequence[Change]) -> int:
-    """Bring changes, of which there is at least one, into a graph; the sequence up to which it then goes."""
+    """Apply changes, at least one, to a graph; return the sequence number of the last."""
     latest = {change.key: change.vector for change in changes}
     added = {key: vector for key, vector in latest.items() if vector is not None}
     if added:

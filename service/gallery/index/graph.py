@@ -1,4 +1,4 @@
-"""usearch's HNSW graph over float16 vectors, and nothing else imports usearch."""
+"""usearch's HNSW graph over float16 vectors; the only module that imports usearch."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from service.gallery.records import Vector
 CONNECTIVITY = 16
 EXPANSION_ADD = 96
 EXPANSION_SEARCH = 192
-"""With these, docs/retrieval.md measures the recall."""
+"""docs/retrieval.md has the recall with these values."""
 
 ROUNDING = 1e-3
-"""How far a float16 cosine may be from the float32 one: each unit vector is off by at most 2**-11."""
+"""Bound on the error of a float16 cosine: each unit vector is off by at most 2**-11."""
 
 
 class Graph:
-    """The vectors of one gallery, and how near they are. One call at a time: whoever shares it has a lock.
+    """HNSW graph of the vectors of one gallery. Not thread-safe; callers must lock.
 
-    A removed vector keeps its node, which is only marked dead: usearch would give the node to the next vector
-    while its neighbours' links still lead there, and each round of deleting and adding 20 % would cost some
-    percent of recall. So a graph with many dead nodes is to be built anew.
+    The node of a removed vector is only marked dead: usearch would give it to the next vector while the
+    neighbours of the old one still link to it, and each round of deleting and adding 20 % would cost some
+    percent of recall. Rebuild a graph with many dead nodes.
     """
 
     def __init__(self, dimensions: int) -> None:
@@ -46,7 +46,7 @@ class Graph:
         self._dead: set[int] = set()
 
     def __len__(self) -> int:
-        """The vectors that can be found."""
+        """Return the number of vectors that are not deleted."""
         return self.nodes - len(self._dead)
 
     def __contains__(self, key: int) -> bool:
@@ -54,7 +54,7 @@ class Graph:
 
     @property
     def nodes(self) -> int:
-        """All of them, the dead ones included."""
+        """Number of nodes, including dead ones."""
         return len(self._index)
 
     @property
@@ -63,13 +63,13 @@ class Graph:
         return self._dead
 
     def keys(self) -> set[int]:
-        """The keys that can be found."""
+        """Keys that are not deleted."""
         return {int(key) for key in np.asarray(self._index.keys)} - self._dead
 
     def add(self, keys: Sequence[int], vectors: Sequence[Vector]) -> None:
-        """Add vectors, one after the other on this thread: adding from several has left nodes unreachable.
+        """Add vectors one by one on this thread: adding from several left nodes unreachable.
 
-        A key that is there already gets its new vector.
+        The vector of an existing key is replaced.
         """
         known = [key for key in keys if self._index.contains(key)]
         if known:
@@ -78,14 +78,14 @@ class Graph:
         self._index.add(np.array(keys, dtype=np.uint64), np.stack(vectors), threads=1)
 
     def remove(self, key: int) -> None:
-        """Let a key be found no more. One that is not there is none's loss."""
+        """Mark a key as deleted; unknown keys are ignored."""
         if self._index.contains(key):
             self._dead.add(key)
 
     def nearest(self, query: Vector, count: int, *, exact: bool) -> tuple[Keys, Scores]:
-        """The keys nearest to `query`, best first, and their float16 cosines.
+        """Return the keys nearest to `query`, best first, and their float16 cosines.
 
-        `count` is of nodes, so fewer come back where some are dead. `exact` looks at every node.
+        `count` includes dead nodes, so fewer keys are returned if some are dead. `exact` compares every node.
         """
         nodes = self.nodes
         if nodes == 0:
@@ -99,17 +99,17 @@ class Graph:
         return keys, cosines
 
     def write(self, path: Path) -> None:
-        """Write the graph to a file, without the marks on dead nodes. OSError where that fails."""
+        """Write the graph to a file, without the marks of dead nodes. Raises OSError."""
         try:
             self._index.save(str(path))
-        except RuntimeError as error:  # usearch's word for whatever the file system said
+        except RuntimeError as error:  # usearch raises it for any error of the file system
             raise OSError(f"the graph cannot be written: {error}") from error
 
     @classmethod
     def read(cls, path: Path, dimensions: int, dead: Collection[int]) -> Graph:
-        """The graph in a file that `write` wrote, whole: usearch does not check that.
+        """Read the graph from a file of `write`, which must be complete: usearch does not check that.
 
-        ValueError where the file is no such graph.
+        Raises ValueError for any other content.
         """
         graph = cls(dimensions)
         try:
@@ -123,9 +123,9 @@ class Graph:
 
 
 def cosines(query: Vector, vectors: Vectors) -> Scores:
-    """The cosine of `query` with each of the unit `vectors` (N, D), float32 (N,).
+    """Return the cosine of `query` with each of the unit `vectors` (N, D), float32 (N,).
 
-    Not by BLAS, which would take several threads for it: the service already has one for each core.
+    Does not use BLAS, which would start several threads: the service already has one per core.
     """
     products: Scores = np.einsum("ij,j->i", vectors, query)
     return np.clip(products, np.float32(-1), np.float32(1))

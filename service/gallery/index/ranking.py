@@ -1,4 +1,4 @@
-"""From rough neighbours to the answer: filtered, re-ranked in float32, and what came since put among them."""
+"""Turn approximate neighbours into the result: filter, re-rank in float32, merge recent changes."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from service.gallery.index.graph import ROUNDING, cosines
 from service.gallery.records import Change, Vector
 
 CANDIDATES = 64
-"""Neighbours that are looked at first; at least four for each that is wanted."""
+"""Number of candidates requested first; at least four per requested result."""
 WIDER = (1, 8, 32, 256)
-"""How many times as many are looked at by turns, while too few of them may be found; at last all are."""
+"""Multiples of CANDIDATES, tried in order until enough candidates pass the filter; then a full scan."""
 FEWEST_SPARE = 8
-"""Neighbours whose vectors are read first, besides the wanted ones; at least a quarter of those. Float16
-misplaces a few by a place or two."""
+"""Vectors read for re-ranking beyond the requested number, at least a quarter of it: float16 misplaces a few
+neighbours by a place or two."""
 MOST_RERANKED = 32
-"""How many times CANDIDATES are read from the store at most, even if more are equal but for rounding."""
+"""Maximum multiple of CANDIDATES whose vectors are read, even if rounding makes more of them equal."""
 SPARE = 64
-"""Places kept behind the wanted ones while changes stream by: rows that go meanwhile leave theirs."""
+"""Results kept beyond the requested number while changes are merged, in case some of them are deleted."""
 STREAM_ROWS = 512
-"""Changes that are in memory at once while they stream: 2.6 MB of 1 280 dimensions."""
+"""Changes in memory at once while they are streamed: 2.6 MB at 1 280 dimensions."""
 
 
 @dataclass(frozen=True)
 class Candidates:
     """The nearest nodes of a graph: keys, best first, with float16 cosines.
 
-    `exact`: all nodes were compared; `all`: these are all there are. The graph holds the changes up to
+    `exact`: all nodes were compared; `all`: these are all nodes. The graph has the changes up to
     `sequence`.
     """
 
@@ -42,17 +42,17 @@ class Candidates:
 
 
 Look = Callable[[int | None, bool], Candidates]
-"""How to look at so many nodes (None: all), and whether by comparing every one."""
+"""Returns that number of nodes (None: all), with True by comparing every node."""
 
 
 def nearest(
     look: Look, source: VectorSource, query: Vector, k: int, keep: Keep | None
 ) -> tuple[Keys, Scores, int]:
-    """The `k` nearest that may be found, or more, best first, and the sequence up to which that holds.
+    """Return at least the `k` nearest that pass `keep`, best first, and the sequence that they are valid for.
 
-    The graph is asked for more and more neighbours until enough of them pass `keep`, then all its nodes are
-    compared. Where they are, the answer is exact: what was not read in float32 is so much farther off that
-    rounding cannot have hidden it (unless MOST_RERANKED are that close).
+    Requests more and more candidates from the graph until enough pass `keep`; at last all nodes are compared.
+    Then the result is exact: every vector that was not read in float32 is farther away by more than the
+    rounding error (unless more than MOST_RERANKED are that close).
     """
     first = max(CANDIDATES, 4 * k)
     most = first * MOST_RERANKED
@@ -81,7 +81,7 @@ def with_tail(
     found: tuple[Keys, Scores],
     count: int,
 ) -> tuple[Keys, Scores]:
-    """The best `count` of `found` and of all changes after `sequence`, which are read once and not kept."""
+    """Return the best `count` of `found` and of all changes after `sequence`, which are streamed."""
     keys, scores = found
     while changes := source.changes_after(sequence, STREAM_ROWS):
         sequence = changes[-1].sequence
@@ -94,7 +94,7 @@ def with_tail(
 
 
 def reranked(source: VectorSource, query: Vector, keys: Keys) -> tuple[Keys, Scores]:
-    """Those of `keys` that are still there, in any order, with the cosines of what the store keeps."""
+    """Return the `keys` that the store still has, in any order, with the cosines of its float32 vectors."""
     if len(keys) == 0:
         return keys, np.empty(0, np.float32)
     there, vectors = source.vectors(keys)
@@ -102,13 +102,13 @@ def reranked(source: VectorSource, query: Vector, keys: Keys) -> tuple[Keys, Sco
 
 
 def best(keys: Keys, scores: Scores, count: int) -> tuple[Keys, Scores]:
-    """The `count` with the highest scores, best first, equal ones by key."""
+    """Return the `count` keys with the highest scores, best first, ties by key."""
     order = np.lexsort((keys, -scores))[:count]
     return keys[order], scores[order]
 
 
 def _scored(query: Vector, changes: Sequence[Change], keep: Keep | None) -> tuple[Keys, Scores]:
-    vectors = {change.key: change.vector for change in changes}  # the latest of a key that changed twice
+    vectors = {change.key: change.vector for change in changes}  # of a key that changed twice, the latest
     there = {key: vector for key, vector in vectors.items() if vector is not None}
     keys = np.fromiter(there, np.int64, len(there))
     if len(keys) and keep is not None:

@@ -1,9 +1,8 @@
 """The graph as files: written to temporary ones, synced and renamed; read only if every byte is as written.
 
-`<name>.graph` holds usearch's file; `index.json` beside it names it and says what it must be: its SHA-256,
-the sequence up to which it goes, the network whose embeddings these are, and which nodes are dead. That file
-has a checksum of its own. Renaming it is what commits a new pair, so whenever the machine stops, one
-whole pair is there, or none.
+`<name>.graph` is usearch's file. `index.json` names it and has its SHA-256, the sequence of its last change,
+the network of the embeddings, the dead nodes, and a checksum of itself. Renaming `index.json` commits a new
+pair, so after a crash at any time there is one complete pair, or none.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ DESCRIPTION_TEMP = "index.json.tmp"
 
 
 class UnusableIndex(Exception):
-    """The files are not a whole index of this gallery; the message says why."""
+    """The files are not a complete index of this gallery; the message says why."""
 
 
 @dataclass(frozen=True)
 class WrittenGraph:
-    """A graph in a temporary file, and what it was when it was written."""
+    """A graph in a temporary file, and its state when it was written."""
 
     path: Path
     dimensions: int
@@ -48,7 +47,7 @@ def write_temp(graph: Graph, folder: Path) -> WrittenGraph:
 def commit(written: WrittenGraph, *, model: str, sequence: int) -> None:
     """Sync the file and make it the current index, up to `sequence`.
 
-    Raises OSError; what was current stays so then.
+    Raises OSError; the current index is then unchanged.
     """
     folder = written.path.parent
     _sync(written.path)
@@ -77,9 +76,9 @@ def commit(written: WrittenGraph, *, model: str, sequence: int) -> None:
 
 
 def read(folder: Path, *, model: str, dimensions: int) -> tuple[Graph, int] | None:
-    """Return the current graph and the sequence up to which it goes; None where there is none.
+    """Return the current graph and the sequence of its last change; None without one.
 
-    Raises UnusableIndex where it is damaged in any way, or of another network.
+    Raises UnusableIndex if it is damaged in any way, or of another network.
     """
     try:
         described = json.loads((folder / DESCRIPTION).read_bytes())
@@ -108,7 +107,7 @@ def read(folder: Path, *, model: str, dimensions: int) -> tuple[Graph, int] | No
 
 
 def discard(folder: Path) -> None:
-    """Remove the index and whatever was left of another, as far as the file system lets us."""
+    """Remove the index and left-over files of others; errors of the file system are ignored."""
     for path in (folder / DESCRIPTION, folder / DESCRIPTION_TEMP, folder / TEMP, *folder.glob("*.graph")):
         try:
             path.unlink(missing_ok=True)
