@@ -38,7 +38,7 @@ class ModelOut(BaseModel):
         "`sigmoid`, the service applies no softmax. null if the model is not loaded"
     )
     assumed: list[str] = Field(
-        description="Facts of the card that nothing supports, by their paths; with those of `input`, "
+        description="Facts of the card that were assumed, by their paths; with those of `input`, "
         "`outputs` and `labels` predictions may be wrong",
         examples=[[]],
     )
@@ -55,7 +55,7 @@ class AddedModelOut(ModelOut):
     """A model that was added; `card.provenance` has the origin of each fact."""
 
     changes: list[str] = Field(description="How the file served differs from the one that was sent")
-    warnings: list[str] = Field(description="What is not certain, such as facts that nothing supports")
+    warnings: list[str] = Field(description="What is not certain, such as assumed facts")
 
 
 @dataclass(frozen=True)
@@ -141,10 +141,10 @@ def models_router(registry: Registry, changes: Changes) -> APIRouter:
         ] = None,
         preset: Preset = None,
     ) -> AddedModelOut:
-        """Add an ONNX file as `weighin add` does: find out how it wants its images, run it once, serve it.
+        """Add an ONNX file as `weighin add` does: find out its preprocessing, run it once, serve it.
 
-        It is served when the answer comes. `card.provenance` says where each fact comes from; those of origin
-        `assumed` have nothing to support them.
+        The model is served before the response is sent. `card.provenance` says where each fact comes from;
+        `assumed` means that no source states it.
         """
         if name is not None and name in registry.names():
             raise exists(name)
@@ -157,7 +157,7 @@ def models_router(registry: Registry, changes: Changes) -> APIRouter:
         summary="Replace a model",
         dependencies=guarded,
         responses={
-            201: {"model": AddedModelOut, "description": "Added: there was none of that name"},
+            201: {"model": AddedModelOut, "description": "Added: no model had that name"},
             **documented(*_UPLOAD_ERRORS, errors.ModelInUse),
         },
         openapi_extra=OPENAPI_BODY,
@@ -165,9 +165,9 @@ def models_router(registry: Registry, changes: Changes) -> APIRouter:
     async def replace_model(
         request: Request, response: Response, name: str, preset: Preset = None
     ) -> AddedModelOut:
-        """Put an ONNX file in the place of an added model, or add it: 201 if there was none of that name.
+        """Replace an added model by an ONNX file, or add it: 201 if no model had that name.
 
-        Requests that have begun end with the old version, those that come after the answer get the new one.
+        Requests in progress finish with the old version; requests after the response get the new one.
         """
         changer.check_own(name)
         if name not in registry.names():

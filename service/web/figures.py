@@ -84,7 +84,7 @@ class DashboardCache:
     ) -> None:
         """`newest_benchmark` returns the newest benchmark's id; pages reload its chart when it changes.
 
-        `assumed_facts` returns, by model, the facts that nothing supports and predictions depend on.
+        `assumed_facts` returns, by model, the assumed facts on which predictions depend.
         """
         self._site = site
         self._latencies = latencies

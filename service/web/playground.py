@@ -26,7 +26,7 @@ class PlaygroundPage:
     models: Sequence[str] = field(metadata=explained("Names of the models that are compared"))
     baseline: str = field(metadata=explained("Default baseline of the speed-up"))
     assumed: Mapping[str, Sequence[str]] = field(
-        metadata=explained("Facts that nothing supports and predictions depend on, by model")
+        metadata=explained("Assumed facts on which predictions depend, by model")
     )
     problem: str = field(metadata=explained("Why comparison is unavailable; empty if it is available"))
     runs: Sequence[int] = field(metadata=explained("Selectable numbers of measured runs per model"))

@@ -36,8 +36,8 @@ class Row:
 class Group:
     """The rows of one model, at least one, with its errors (all stages together) and sparkline.
 
-    `line`: SVG point lists of the sparkline; empty for none. `assumed`: facts of the model's card that
-    nothing supports and predictions depend on.
+    `line`: SVG point lists of the sparkline; empty for none. `assumed`: assumed facts of the
+    model's card on which predictions depend.
     """
 
     model: str
