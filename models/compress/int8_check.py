@@ -36,15 +36,15 @@ class Int8Check:
         return 100 * (self.fp32 - self.int8)
 
     @property
-    def will_do(self) -> bool:
+    def sufficient(self) -> bool:
         """Whether static int8 loses no more than ALLOWED_POINTS."""
         return self.lost_points <= ALLOWED_POINTS
 
     def __str__(self) -> str:
-        decision = "static int8 will do" if self.will_do else "train-int8 is called for"
+        decision = "static int8 is sufficient" if self.sufficient else "run train-int8"
         return (
             f"{self.fp32:.2%} in fp32, {self.int8:.2%} in static int8 on {self.n} validation images, "
-            f"{self.lost_points:.2f} points less where {ALLOWED_POINTS} are allowed: {decision}"
+            f"{self.lost_points:.2f} points less (allowed: {ALLOWED_POINTS}): {decision}"
         )
 
     def save(self, folder: Path) -> None:

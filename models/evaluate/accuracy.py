@@ -60,7 +60,7 @@ def accuracy_of(correct: NDArray[np.bool_]) -> Accuracy:
         interval=Interval.wilson(count, len(correct)),
         correct=count,
         instruction_set=" ".join(this_machine().instruction_set) or "unknown",
-        how=f"{COMMAND}, ONNX Runtime, one thread, the whole test set, which no training or choice has seen",
+        how=f"{COMMAND}, ONNX Runtime, one thread, the whole test set, never used for training or selection",
     )
 
 
@@ -147,7 +147,7 @@ def _robustness(
             "n": n,
             "mean": round(float(np.mean(shares)), 4),
             "corruptions": by_corruption,
-            "how": f"{COMMAND} --corruptions, ONNX Runtime; of {size} pixels, by models/zoo/corruptions.py",
+            "how": f"{COMMAND} --corruptions, ONNX Runtime; {size} pixels, models/zoo/corruptions.py",
         }
     )
 

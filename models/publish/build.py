@@ -132,7 +132,7 @@ def _int8_card(
             kind="inherited",
             dataset=parent.accuracy.dataset,
             n=parent.accuracy.n,
-            how=f"{parent.name}'s, {parent.accuracy.kind}; read it beside the agreement with that model",
+            how=f"{parent.accuracy.kind} for {parent.name}; see also the agreement with it",
         ),
         "agreement": Agreement(
             parent=parent.name,

@@ -152,12 +152,12 @@ def _training_note(identity: Mapping[str, Any]) -> str:
     recipe = identity["recipe"]
     note = (
         f"{recipe['epochs']} epochs on {identity['images'][0]} of the 60 000 training images, the other "
-        f"{identity['images'][1]} to choose on, seed {identity['seed']}, on {identity['made_with']}"
+        f"{identity['images'][1]} for validation, seed {identity['seed']}, on {identity['made_with']}"
     )
     if "parent" in identity:
-        note += f"; trained on from {identity['parent']}"
+        note += f"; fine-tuned from {identity['parent']}"
     if "teacher" in identity:
-        note += f"; taught by the mean of {' and '.join(identity['teacher'])}"
+        note += f"; teacher: the mean of {' and '.join(identity['teacher'])}"
     return note
 
 

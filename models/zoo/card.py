@@ -221,10 +221,10 @@ class Accuracy(Finite):
     n: PositiveCount
     interval: Interval | None = None
     correct: int | None = Field(
-        default=None, ge=0, description="Images named right, of the n; where it was measured by this project"
+        default=None, ge=0, description="Correctly classified images, of n; only if measured by this project"
     )
     instruction_set: str | None = Field(
-        default=None, description="What the measuring CPU computed with: others round differently"
+        default=None, description="Instruction sets of the measuring CPU; other CPUs round differently"
     )
     how: str
 
@@ -340,7 +340,7 @@ class Card(Finite):
     retrieval: Retrieval | None = None
     source: Source
     given: File | None = Field(
-        default=None, description="The file that the model was added from, where the served one differs"
+        default=None, description="The file that the model was added from, if the served one differs"
     )
     provenance: dict[str, Fact] = Field(
         default_factory=dict, description="Origin of each fact, by its path in the card, e.g. input.layout"

@@ -26,11 +26,11 @@ class ModelOut(BaseModel):
     loaded: bool
     reason: str | None = Field(description="Why it is not loaded, or why its latest run failed")
     version: str | None = Field(
-        description="SHA-256 of the file that is served; null where it is not loaded",
+        description="SHA-256 of the file that is served; null if it is not loaded",
         examples=["c6970c698af0977d7beda4d3eb2df8630dbbdf2afcffe5a384b736aba5787d5b"],
     )
     refused: str | None = Field(
-        description="Why what is in its folder by now is not served, but the version before it",
+        description="Why the new content of its folder is not served; the previous version still is",
         examples=[None],
     )
     activation: Activation | None = Field(
@@ -42,7 +42,7 @@ class ModelOut(BaseModel):
         "`outputs` and `labels` predictions may be wrong",
         examples=[[]],
     )
-    card: Card | None = Field(description="null where the card itself is not valid")
+    card: Card | None = Field(description="null if the card itself is invalid")
 
 
 class ModelsResponse(BaseModel):

@@ -308,7 +308,7 @@ def _with_evidence(
             kind="inherited",
             dataset=parent.accuracy.dataset,
             n=parent.accuracy.n,
-            how=f"{parent.name}'s, {parent.accuracy.kind}; read it beside the agreement with that model",
+            how=f"{parent.accuracy.kind} for {parent.name}; see also the agreement with it",
         )
     elif judgement.right is not None:
         right = judgement.right[1]

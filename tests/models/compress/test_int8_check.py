@@ -17,7 +17,7 @@ pytestmark = pytest.mark.torch
 
 
 @pytest.mark.parametrize(
-    ("int8", "decision"), [(0.9451, "static int8 will do"), (0.9449, "train-int8 is called for")]
+    ("int8", "decision"), [(0.9451, "static int8 is sufficient"), (0.9449, "run train-int8")]
 )
 def test_int8_check_threshold(int8: float, decision: str, tmp_path: Path) -> None:
     result = Int8Check(0.95, int8, 5000)

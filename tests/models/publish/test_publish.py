@@ -123,7 +123,7 @@ def test_card_of_a_derived_model(network: Any, train: Images, test_images: Image
     card = publish(f"{NAME}-distilled", network, identity, origin, tmp_path, train, test_images.take(ONE))
     assert (card.architecture, card.derived_from, card.block) == (NAME, NAME, "depthwise-separable")
     (note,) = (note for note in card.notes if note.startswith("3 epochs on "))
-    assert "; trained on from p, seed 0, 3 epochs, weights 12; taught by the mean of b 34 and c 56" in note
+    assert "; fine-tuned from p, seed 0, 3 epochs, weights 12; teacher: the mean of b 34 and c 56" in note
 
 
 def test_disagreement_of_a_card(zoo_of_two: Path, test_images: Images) -> None:
