@@ -199,5 +199,5 @@ def test_number_of_anchors(
 def test_documented_detector() -> None:
     """docs/models.md shows the outputs and the decoder of a valid detector."""
     page = (Path(__file__).parents[3] / "docs/models.md").read_text()
-    (example,) = re.findall(r"```\n(\"outputs\": .+?)```", page, re.DOTALL)
+    (example,) = re.findall(r"```text\n(\"outputs\": .+?)```", page, re.DOTALL)
     Card.model_validate(VALID["SSD"] | json.loads("{" + example + "}"))
