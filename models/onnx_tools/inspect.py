@@ -45,6 +45,11 @@ class UnreadableModel(ValueError):
     """The content is not an ONNX file, or is damaged or too large."""
 
 
+def import_onnx() -> None:
+    """Import the onnx package now, for a process that is forked before others need it."""
+    import onnx  # noqa: F401
+
+
 def external_files(content: bytes) -> tuple[str, ...]:
     """Return the sorted base names of the other files with tensors of the ONNX file `content`; () for none.
 

@@ -1,7 +1,6 @@
 """Add a model as `add` does, but read the file in a child process, whose end does not end this one.
 
-`service.own_models.apart`, run as a program, is the child. The bounds on time and memory are for the whole of
-it, the processes that it runs the file in included.
+The bounds on time and memory are for the whole of the child, the processes that it runs the file in included.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from models.zoo.card import Card
 from service.errors import Busy, RefusedModel, StorageUnavailable, WeighinError
 from service.inference.runtime_errors import one_line
 from service.own_models.add import Added, Built, Options, build, model_name
-from service.own_models.bounded import ChildFailed, TimeIsOver, answer, ask, of_memory
+from service.own_models.bounded import ChildFailed, TimeIsOver, ask, of_memory
 from service.own_models.folders import check_free, move_back, move_in, workplace
 from service.own_models.labels import BuiltIn
 from service.own_models.reading import read_file
@@ -68,9 +67,9 @@ def _build_apart(file: Path, options: Options, folder: Path, bounds: Bounds) -> 
     """Let the child write the model to `folder`. A quarter of the memory is for it, the rest for the runs."""
     labels = options.labels
     request = {
-        "file": str(file),
-        "folder": str(folder),
-        "labels": str(labels) if isinstance(labels, Path) else None,
+        "file": str(file.absolute()),
+        "folder": str(folder.absolute()),
+        "labels": str(labels.absolute()) if isinstance(labels, Path) else None,
         "built_in": labels.name if isinstance(labels, BuiltIn) else None,
         "label_set": options.label_set,
         "preset": options.preset,
@@ -95,7 +94,8 @@ def _build_apart(file: Path, options: Options, folder: Path, bounds: Bounds) -> 
     return Built(card, tuple(said["changes"]), tuple(said["warnings"]))
 
 
-def _handle(request: Mapping[str, Any]) -> dict[str, Any]:
+def handle(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Answer a request of this module, in the child."""
     bounds = Bounds(request["seconds"], request["memory_bytes"])
     bounds = changed(bounds, until=time.monotonic() + bounds.seconds)
     file, folder = Path(request["file"]), Path(request["folder"])
@@ -119,7 +119,3 @@ def _handle(request: Mapping[str, Any]) -> dict[str, Any]:
         }  # fmt: skip
     card = built.card.model_dump_json(exclude_none=True)
     return {"card": card, "changes": built.changes, "warnings": built.warnings}
-
-
-if __name__ == "__main__":
-    answer(_handle)

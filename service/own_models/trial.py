@@ -1,7 +1,4 @@
-"""Run a file for the first time: in a child process, with bounds on time and memory.
-
-`service.own_models.trial`, run as a program, is the child.
-"""
+"""Run a file for the first time: in a child process, with bounds on time and memory."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from service.errors import RefusedModel
 from service.inference.registry import Registry
 from service.inference.runtime_errors import one_line
 from service.inference.session import SessionError, run_as_written
-from service.own_models.bounded import ChildFailed, TimeIsOver, answer, ask, of_memory
+from service.own_models.bounded import ChildFailed, TimeIsOver, ask, of_memory
 
 _MOST_VALUES = 4096
 """Values of an output that are reported, to compare two files."""
@@ -78,7 +75,7 @@ def run_once(path: Path, feeds: Sequence[Feed], bounds: Bounds) -> list[tuple[Ra
     Raises TrialFailed.
     """
     answer = _child(
-        {"kind": "run", "path": str(path), "feeds": [asdict(feed) for feed in feeds]}, bounds, path
+        {"kind": "run", "path": str(path.absolute()), "feeds": [asdict(feed) for feed in feeds]}, bounds, path
     )
     return [
         tuple(
@@ -95,7 +92,7 @@ def serve_once(folder: Path, bounds: Bounds) -> None:
     Raises TrialFailed with the reason why the service would not serve it.
     """
     model = next(folder.glob("*.onnx"), folder)
-    _child({"kind": "serve", "folder": str(folder)}, bounds, model)
+    _child({"kind": "serve", "folder": str(folder.absolute())}, bounds, model)
 
 
 def _child(request: Mapping[str, Any], bounds: Bounds, model: Path) -> dict[str, Any]:
@@ -118,18 +115,14 @@ def _child(request: Mapping[str, Any], bounds: Bounds, model: Path) -> dict[str,
     return said
 
 
-def _handle(request: Mapping[str, Any]) -> dict[str, Any]:
+def handle(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Answer a request of this module, in the child."""
     try:
         return _run(request) if request["kind"] == "run" else _serve(request)
     except SessionError as error:
         return {"error": one_line(str(error))}
     except MemoryError:
         return {"error": "not enough memory"}
-
-
-def main() -> None:
-    """Answer one request; the child's whole life."""
-    answer(_handle)
 
 
 def _run(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,7 +182,3 @@ def _output(
         "name": name, "dtype": dtype, "shape": list(shape), "finite": finite, "sums_to_one": sums_to_one,
         "values": [value if np.isfinite(value) else 0.0 for value in values], "low": low, "high": high,
     }  # fmt: skip
-
-
-if __name__ == "__main__":
-    main()

@@ -12,6 +12,7 @@ import pytest
 
 from service.bench.bundle_file import from_json
 from tests.helpers.process import service_process
+from tests.helpers.processes import running
 from tests.service.bench.test_benchmarks_api import events, start
 
 pytestmark = [pytest.mark.fault, pytest.mark.alone]
@@ -25,14 +26,6 @@ def descendants(pid: int) -> dict[int, str]:
             command = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode()
             found |= {int(child): command} | descendants(int(child))
     return found
-
-
-def alive(pid: int) -> bool:
-    """Return whether the process runs; zombies do not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def measuring(client: httpx.Client, identifier: str, service: int) -> dict[int, str]:
@@ -51,7 +44,7 @@ def test_killed_service_leaves_no_process(tiny_models_dir: Path, tmp_path: Path)
         identifier = start(client, models=["tiny"])["id"]
         below = measuring(client, identifier, process.popen.pid)
         assert any("service.bench.job" in command for command in below.values()), below
-        handles = {pid: os.pidfd_open(pid) for pid in below if alive(pid)}
+        handles = {pid: os.pidfd_open(pid) for pid in below if running(pid)}
         process.popen.kill()
         process.wait()
     for pid, handle in handles.items():
@@ -70,7 +63,7 @@ def test_stop_keeps_a_partial_benchmark(tiny_models_dir: Path, tmp_path: Path) -
     with service_process(tiny_models_dir, tmp_path) as process, process.client() as client:
         identifier = start(client, models=["tiny"])["id"]
         below = measuring(client, identifier, process.popen.pid)
-        handles = {pid: os.pidfd_open(pid) for pid in below if alive(pid)}
+        handles = {pid: os.pidfd_open(pid) for pid in below if running(pid)}
         with client.stream("GET", f"/benchmarks/{identifier}/events") as response:
             lines = response.iter_lines()
             assert next(lines) == "event: progress"
@@ -95,7 +88,7 @@ def test_killed_job(tiny_models_dir: Path, tmp_path: Path) -> None:
     with service_process(tiny_models_dir, tmp_path) as process, process.client() as client:
         identifier = start(client, models=["tiny"])["id"]
         below = measuring(client, identifier, process.popen.pid)
-        handles = {pid: os.pidfd_open(pid) for pid in below if alive(pid)}
+        handles = {pid: os.pidfd_open(pid) for pid in below if running(pid)}
         [job] = [pid for pid, command in below.items() if "service.bench.job" in command]
         os.kill(job, signal.SIGKILL)
         assert list(events(client, identifier))[-1][1]["state"] == "failed"

@@ -1,0 +1,314 @@
+"""Run a function in a child process with limits, without the child's imports.
+
+On Linux, children are forked by a *fork server*: a process that has imported what they need. It touches no
+model itself, answers one request at a time, and ends with its parent or after a minute without a request.
+Elsewhere such a process answers its only request itself.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import importlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from models.onnx_tools.inspect import import_onnx
+from service.child import child_command
+from service.errors import Busy, error_words
+
+_MODULE = "service.own_models.fork_server"
+FORKS = sys.platform.startswith("linux")
+_IDLE_S = 60.0
+_MOST_ERRORS = 2000
+"""Bytes that are kept of what a child writes to standard error."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a child: memory beyond what it has at its start, and processor time; no core file.
+
+    `inherited`: for good, for its own children too.
+    """
+
+    memory_bytes: int
+    cpu_s: int
+    inherited: bool
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended: its exit code, its answer, and the end of what it wrote to standard error."""
+
+    code: int
+    answer: str = ""
+    errors: str = ""
+
+
+class _Server:
+    """Fork server, a child of this process. Raises Busy where it cannot be started."""
+
+    def __init__(self, own_group: bool) -> None:
+        self._own_group = own_group
+        self._has_answered = False
+        try:
+            self._process = subprocess.Popen(
+                child_command(_MODULE),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=own_group,  # Ctrl-C on the terminal is for the parent, which ends the child
+            )
+        except OSError as error:
+            raise Busy(f"a process to try the file cannot be started: {error_words(error)}") from None
+
+    def ask(self, line: bytes, until: float) -> Ended | None:
+        """Return how the child that answers `line` ended; None where the server had ended before.
+
+        Raises TimeoutError at `until`, by `time.monotonic`, and Busy.
+        """
+        unread = False
+        try:
+            said = self._exchange(line, until)
+        except BrokenPipeError:
+            said, unread = b"", True
+        if not said:
+            code = self._process.wait()
+            gone = self._has_answered and (unread or code == 0)  # it ends with 0 only while idle
+            return None if gone else Ended(code)
+        self._has_answered = True
+        fields = json.loads(said)
+        if "busy" in fields:
+            raise Busy(fields["busy"])
+        return Ended(**fields)
+
+    def end(self) -> None:
+        """End it and its children."""
+        if self._own_group and hasattr(os, "killpg"):
+            with contextlib.suppress(OSError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.communicate()  # waits, and closes the pipes
+
+    def _exchange(self, line: bytes, until: float) -> bytes:
+        """Write a line, and return one; b"" where there is none. Raises BrokenPipeError and TimeoutError."""
+        if not FORKS:
+            try:
+                return self._process.communicate(line, timeout=max(0, until - time.monotonic()))[0]
+            except subprocess.TimeoutExpired:
+                raise TimeoutError from None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(line)
+        self._process.stdin.flush()
+        said = bytearray()
+        with selectors.DefaultSelector() as ready:
+            ready.register(self._process.stdout, selectors.EVENT_READ)
+            while not said.endswith(b"\n"):
+                if not ready.select(max(0, until - time.monotonic())):
+                    raise TimeoutError
+                part = os.read(self._process.stdout.fileno(), 1 << 16)
+                if not part:
+                    return b""
+                said += part
+        return bytes(said)
+
+
+_idle: list[_Server] = []
+"""Servers that have answered. Several only where several requests came at once."""
+
+
+@atexit.register
+def end_idle() -> None:
+    """End the servers that wait for a request."""
+    while _idle:
+        _idle.pop().end()
+
+
+def run_child(
+    module: str, request: Mapping[str, Any], limits: Limits, *, until: float, own_group: bool
+) -> Ended:
+    """Let `handle` of `module` answer `request` in a child, and return how the child ended.
+
+    `own_group`: it and its own children form a group, which is ended with it; False for a child of such a
+    child, which is one of that group. Raises TimeoutError at `until`, by `time.monotonic`, and Busy where the
+    child cannot be started.
+    """
+    given = {"module": module, "request": request, "limits": asdict(limits)}
+    if FORKS and not own_group:
+        return _fork(given, until=until)
+    line = json.dumps(given).encode() + b"\n"
+    while True:
+        try:
+            server = _idle.pop()
+        except IndexError:
+            server = _Server(own_group)
+        ended = None
+        try:
+            ended = server.ask(line, until)
+        finally:
+            if FORKS and ended is not None and ended.code == 0:
+                _idle.append(server)
+            else:
+                server.end()
+        if ended is not None:
+            return ended
+
+
+def serve() -> None:
+    """Answer the parent's requests; the server's whole life."""
+    # What libraries print must not come between the lines.
+    lines = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    if not FORKS:
+        ended = Ended(0, _answer(json.loads(sys.stdin.buffer.readline())))
+        lines.write(json.dumps(asdict(ended)).encode())
+        lines.flush()
+        os._exit(0)
+    import_onnx()
+    while line := _next_line():
+        given = json.loads(line)
+        importlib.import_module(given["module"])
+        gc.freeze()  # children do not copy what they never change
+        try:
+            said = asdict(_fork(given, parent=0))
+        except Busy as error:
+            said = {"busy": str(error)}
+        lines.write(json.dumps(said).encode() + b"\n")
+        lines.flush()
+
+
+def _next_line() -> bytes:
+    """Return the next request; b"" where the parent has ended or asks nothing for a minute."""
+    line = bytearray()
+    with selectors.DefaultSelector() as ready:
+        ready.register(0, selectors.EVENT_READ)
+        while not line.endswith(b"\n"):
+            part = os.read(0, 1 << 16) if ready.select(_IDLE_S) else b""
+            if not part:
+                return b""
+            line += part
+    return bytes(line)
+
+
+def _fork(given: Mapping[str, Any], *, until: float | None = None, parent: int | None = None) -> Ended:
+    """Answer `given` in a child of this process, which must have one thread only; return how it ended.
+
+    Raises TimeoutError at `until`, and Busy. `parent`: a pipe that is readable when the parent has ended; the
+    group of this process ends then.
+    """
+    pipes: list[int] = []
+    try:
+        pipes += os.pipe()
+        pipes += os.pipe()
+        pid = os.fork()
+    except OSError as error:
+        for pipe in pipes:
+            os.close(pipe)
+        raise Busy(f"a process to try the file cannot be started: {error_words(error)}") from None
+    answers, to_answers, errors, to_errors = pipes
+    if pid == 0:
+        _live(given, to_answers, to_errors)
+    os.close(to_answers)
+    os.close(to_errors)
+    try:
+        answer, said = _read_both(answers, errors, until, parent)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        _, status = os.waitpid(pid, 0)
+        os.close(answers)
+        os.close(errors)
+    code = os.waitstatus_to_exitcode(status)
+    return Ended(code, answer.decode(errors="replace"), said.decode(errors="replace"))
+
+
+def _live(given: Mapping[str, Any], answers: int, errors: int) -> NoReturn:
+    """Answer `given`; the whole life of a forked child."""
+    code = 1
+    try:
+        os.dup2(errors, 2)
+        os.dup2(errors, 1)
+        os.dup2(answers, 3)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) > 3:
+                with contextlib.suppress(OSError):
+                    os.close(int(name))
+        answer = _answer(given).encode()
+        with os.fdopen(3, "wb") as file:
+            file.write(answer)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)  # without the destructors of a model that may have done anything
+
+
+def _answer(given: Mapping[str, Any]) -> str:
+    """Bound this process, and answer one request with what its module makes of it."""
+    handle: Callable[[Any], Mapping[str, Any]] = importlib.import_module(given["module"]).handle
+    _bound(Limits(**given["limits"]))
+    return json.dumps(handle(given["request"]))
+
+
+def _read_both(answers: int, errors: int, until: float | None, parent: int | None) -> tuple[bytes, bytes]:
+    """Return what a child writes to two pipes until it has ended; of the second, the end."""
+    read = {answers: bytearray(), errors: bytearray()}
+    with selectors.DefaultSelector() as ready:
+        for pipe in read:
+            ready.register(pipe, selectors.EVENT_READ)
+        if parent is not None:
+            ready.register(parent, selectors.EVENT_READ)
+        while ready.get_map().keys() & read.keys():
+            events = ready.select(None if until is None else max(0, until - time.monotonic()))
+            if not events:
+                raise TimeoutError
+            for key, _ in events:
+                if key.fd == parent:
+                    os.killpg(os.getpid(), signal.SIGKILL)
+                part = os.read(key.fd, 1 << 16)
+                if not part:
+                    ready.unregister(key.fd)
+                read[key.fd] += part
+                del read[errors][:-_MOST_ERRORS]
+    return bytes(read[answers]), bytes(read[errors])
+
+
+def _bound(limits: Limits) -> None:
+    """Bound this process."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    with contextlib.suppress(OSError, ValueError):
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + limits.memory_bytes
+        _lower(resource, resource.RLIMIT_AS, limit, limits.inherited)
+    _lower(resource, resource.RLIMIT_CPU, limits.cpu_s, limits.inherited)
+    _lower(resource, resource.RLIMIT_CORE, 0, True)
+
+
+def _lower(resource: Any, kind: int, limit: int, inherited: bool) -> None:
+    """Lower a limit; one that is lower already stays."""
+    _, hard = resource.getrlimit(kind)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(kind, (limit, limit if inherited else hard))
+
+
+if __name__ == "__main__":
+    importlib.import_module(_MODULE).serve()
