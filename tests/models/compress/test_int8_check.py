@@ -21,7 +21,7 @@ pytestmark = pytest.mark.torch
 )
 def test_int8_check_threshold(int8: float, decision: str, tmp_path: Path) -> None:
     result = Int8Check(0.95, int8, 5000)
-    assert str(result).endswith(f"points less where 0.5 are allowed: {decision}")
+    assert str(result).endswith(f"points less (allowed: 0.5): {decision}")
     result.save(tmp_path)
     assert Int8Check.load(tmp_path) == result
 
