@@ -17,11 +17,13 @@ from service.api import problems
 from service.api.benchmarks import benchmarks_router
 from service.api.body.image import document_form_fields
 from service.api.body.request import Bounds
-from service.api.explain import explain_router
 from service.api.gallery import gallery_router
 from service.api.gallery_images import gallery_images_router
 from service.api.health import health_router
-from service.api.inference import inference_router
+from service.api.inference.classify import classify_router
+from service.api.inference.compare import compare_router
+from service.api.inference.detect import detect_router
+from service.api.inference.explain import explain_router
 from service.api.latency import latency_router
 from service.api.latency_distribution import distribution_router
 from service.api.middleware.admission import JsonBodies, LoadShedding
@@ -40,6 +42,7 @@ from service.gallery.records import Quota
 from service.inference.classify import Classifier
 from service.inference.compare import Comparer
 from service.inference.cpu import core_budget
+from service.inference.detect import Detector
 from service.inference.explain import Explainer
 from service.inference.pool import CorePool
 from service.inference.registry import Registry
@@ -60,16 +63,16 @@ from service.web.site import Site
 log = structlog.get_logger(__name__)
 
 OWN_PATHS = frozenset(
-    {"benchmarks", "classify", "compare", "dashboard", "docs", "explain", "gallery", "healthz", "latency",
-     "metrics", "models", "openapi.json", "readyz", "recommend", "retrieve-similar", "static",
+    {"benchmarks", "classify", "compare", "dashboard", "detect", "docs", "explain", "gallery", "healthz",
+     "latency", "metrics", "models", "openapi.json", "readyz", "recommend", "retrieve-similar", "static",
      "static-offline-docs"}
 )  # fmt: skip
 """First segments of the service's paths."""
 
 DESCRIPTION = """
-Classifies images with lightweight ONNX networks, finds similar images in a gallery, compares models on one
-image, and records the latency of each model on this machine. Every error is an RFC 9457 problem document
-with a stable `type`.
+Classifies images and detects objects with lightweight ONNX networks, finds similar images in a gallery,
+compares models on one image, and records the latency of each model on this machine. Every error is an
+RFC 9457 problem document with a stable `type`.
 """
 
 
@@ -134,7 +137,12 @@ def build(settings: Settings, *, address: str | None = None) -> Services:
 
     Raises the errors of `create_app`.
     """
-    registry = Registry(settings.model_dirs, settings.default_model, added=settings.added_models)
+    registry = Registry(
+        settings.model_dirs,
+        settings.default_model,
+        default_detector=settings.default_detector,
+        added=settings.added_models,
+    )
     pool = CorePool(settings.threads or core_budget(), settings.max_waiting)
     metrics = Metrics({"version": version("weighin"), "onnxruntime": RUNTIME_VERSION})
     state = open_state(settings.data_dir, settings.database_url, address=address)
@@ -203,7 +211,9 @@ def api_routers(services: Services) -> Iterator[APIRouter]:
     comparer = Comparer(
         registry, pool, services.recorder, max_pixels=max_pixels, budget_s=settings.compare_budget_s
     )
-    yield inference_router(registry, classifier, comparer, bounds)
+    yield classify_router(registry, classifier, bounds)
+    yield detect_router(registry, Detector(pool, services.recorder, max_pixels=max_pixels), bounds)
+    yield compare_router(comparer, bounds)
     yield retrieve_router(gallery.retriever, bounds)
     yield gallery_router(gallery, settings.api_key, bounds, width=pool.threads)
     yield gallery_images_router(gallery, settings.api_key, bounds)

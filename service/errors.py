@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
-_MOST_NAMES = 5
+MOST_NAMES = 5
 """Names in a message."""
 
 
@@ -60,16 +60,16 @@ class UnknownModel(WeighinError):
 
     slug = "unknown-model"
 
-    def __init__(self, name: str, served: Collection[str]) -> None:
+    def __init__(self, name: str, served: Collection[str], message: str | None = None) -> None:
         names = sorted(served)
-        if len(names) <= _MOST_NAMES:
+        if len(names) <= MOST_NAMES:
             allowed = ", ".join(names) or "none"
         else:
-            close = difflib.get_close_matches(name[:100], names, _MOST_NAMES)
+            close = difflib.get_close_matches(name[:100], names, MOST_NAMES)
             allowed = ", ".join(
                 [*close, f"{len(names) - len(close)} others" if close else f"{len(names)} models"]
             )
-        super().__init__(f"model '{name[:100]}': unknown (allowed: {allowed})")
+        super().__init__(message or f"model '{name[:100]}': unknown (allowed: {allowed})")
         self.extensions = {"models": names}
 
 
@@ -182,6 +182,12 @@ class Unauthorized(WeighinError):
     """The request lacks the key that WEIGHIN_API_KEY sets."""
 
     slug = "unauthorized"
+
+
+class OtherTask(WeighinError):
+    """The model has another task than the route: a detector does not classify, a classifier not detect."""
+
+    slug = "other-task"
 
 
 class NoExactMap(WeighinError):

@@ -55,6 +55,8 @@ class Settings(BaseSettings):
     one name the first found is served. `models` in `WEIGHIN_DATA_DIR` is always searched, last."""
     default_model: str = "efficientnet-lite0-int8"
     """The model that runs when a request names none."""
+    default_detector: str = "ssd-mobilenet-v2"
+    """The model that runs when a request to `/detect` names none."""
     data_dir: Path = Path("data")
     """Folder for all state, locked by one process at a time. With a PostgreSQL database it is not locked, and
     holds only added models and the gallery's network."""

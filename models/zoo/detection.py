@@ -35,8 +35,9 @@ class SsdAnchors(Finite):
     shift in units of the anchor's size times `box_scales`, and the logarithm of the size relative to the
     anchor's, times `box_scales`.
 
-    Layer i has ceil(height / stride) x ceil(width / stride) cells, row by row, with the anchors of a cell one
-    after another, centred at (cell + `anchor_offset`) * stride. Their scales, in fractions of the input, run
+    A layer has ceil(height / stride) x ceil(width / stride) cells, row by row, with the anchors of a cell one
+    after another. Coordinates are fractions of the input: an anchor is centred at (cell + `anchor_offset`) /
+    cells of its layer, down and across. Scales run
     linearly from `min_scale` to `max_scale` (a single layer: their mean). A cell has one anchor per aspect
     ratio, and one of `interpolated_scale_aspect_ratio`, if any, at the geometric mean of this layer's scale
     and the next's, or 1 after the last. With `reduce_boxes_in_lowest_layer` the first layer has three

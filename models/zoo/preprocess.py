@@ -121,6 +121,8 @@ def crop_box(spec: InputSpec, box: Box) -> Box:
         scale = min(box[2] - box[0], box[3] - box[1]) / spec.resize
         left = (box[0] + box[2] - spec.width * scale) / 2
         top = (box[1] + box[3] - spec.height * scale) / 2
+        if scale == 1:  # cut out, not resized: the crop begins at a whole pixel
+            left, top = math.floor(left), math.floor(top)
         return (left, top, left + spec.width * scale, top + spec.height * scale)
     (across, down), (column, row) = _resized_size(spec, box), _crop_offset(spec, box)
     wide, high = (box[2] - box[0]) / across, (box[3] - box[1]) / down

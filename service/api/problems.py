@@ -30,6 +30,7 @@ STATUS: dict[type[errors.WeighinError], tuple[int, str]] = {
     errors.RequestTimeout: (408, "Request timeout"),
     errors.BenchmarkEnded: (409, "Benchmark has ended"),
     errors.OtherModel: (409, "Other model"),
+    errors.OtherTask: (409, "Other task"),
     errors.NoExactMap: (409, "No exact map"),
     errors.ModelInUse: (409, "Model in use"),
     errors.ModelExists: (409, "Model exists"),

@@ -95,6 +95,7 @@ def retrieve_router(retriever: Retriever, bounds: Bounds) -> APIRouter:
             *IMAGE_ERRORS,
             errors.UnknownModel,
             errors.OtherModel,
+            errors.OtherTask,
             errors.Busy,
             errors.DatabaseUnreachable,
             errors.StorageUnavailable,

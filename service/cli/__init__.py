@@ -46,6 +46,11 @@ COMMANDS = {
         "compare_photos",
         "Compare models on photos, without a server: predictions, latency, speed-up.",
     ),
+    "detect": _Command(
+        "detect",
+        "detect_objects",
+        "Find objects in photos, without a server; draw their boxes with --draw.",
+    ),
     "doctor": _Command(
         "doctor",
         "doctor",
@@ -91,7 +96,7 @@ class _LazyGroup(TyperGroup):
 
 app = typer.Typer(
     cls=_LazyGroup,
-    help="Serve, measure and compare lightweight image classifiers on CPU.",
+    help="Serve, measure and compare lightweight image networks on CPU.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

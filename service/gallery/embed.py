@@ -19,6 +19,7 @@ from service.gallery.records import NewImage, Vector
 from service.inference.decoding.decode import DecodedImage
 from service.inference.loading import ServedModel
 from service.inference.pipeline import load_image, run_model
+from service.inference.registry import check_task
 from service.latency.stages import Stopwatch
 
 OUTPUT: Literal["embedding"] = "embedding"
@@ -56,7 +57,8 @@ def model_name(embedder: str) -> str:
 
 
 def dimensions_of(model: ServedModel) -> int:
-    """Return the length of the model's embeddings. Raises InvalidParameter if it has none."""
+    """Return the length of the model's embeddings. Raises OtherTask, and InvalidParameter if it has none."""
+    check_task(model.card, "image-classification")
     shape = model.card.outputs.get(OUTPUT)
     if shape is None or len(shape) != 1:
         raise InvalidParameter(f"model '{model.name}': no embedding (its card lists no such output)")

@@ -6,7 +6,7 @@ import hashlib
 import os
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,8 +18,10 @@ from pydantic import ValidationError
 from models.onnx_tools.file_kind import file_kind, looks_truncated
 from models.onnx_tools.inspect import output_activation
 from models.zoo.card import Activation, Card, InputSpec, read_card
+from models.zoo.detection import MAX_CANDIDATES
 from models.zoo.files import not_text, read_regular
 from models.zoo.labels import read_labels
+from service.detection.decoders import BoxDecoder, decoder_of
 from service.errors import ModelUnavailable, error_words
 from service.inference.linear_head import HeldFile
 from service.inference.runtime_errors import one_line
@@ -36,7 +38,7 @@ class ServedModel:
     """A loaded model: card, class labels and session.
 
     `typical_ns`: median inference time of the warm-up runs, an estimate for scheduling only. `head`: the open
-    file of the card's `classifier`; None if there is none, or on Windows.
+    file of the card's `classifier`; None if there is none, or on Windows. `decoder`: of a detector.
     """
 
     card: Card
@@ -44,6 +46,12 @@ class ServedModel:
     session: OnnxSession
     typical_ns: int
     head: HeldFile | None = None
+    decoder: BoxDecoder | None = None
+
+    @property
+    def main_outputs(self) -> tuple[str, ...]:
+        """The outputs that predictions are made of."""
+        return ("logits",) if self.decoder is None else self.decoder.outputs
 
     @property
     def name(self) -> str:
@@ -207,6 +215,8 @@ def _load_served_model(folder: Path, card: Card) -> ServedModel:
         reason = str(error) if kind is None else f"labels.txt is {kind}"
         raise UnusableModel(f"its labels '{card.labels}' cannot be used: {reason}") from None
     session = OnnxSession(content, card)
+    if card.detection is not None:
+        return ServedModel(card, labels, session, typical_ns=0, decoder=decoder_of(card))
     session.activation = _activation(content, card)
     return ServedModel(card, labels, session, typical_ns=0)
 
@@ -263,7 +273,22 @@ def _median_time(model: ServedModel, limit_s: float) -> int:
     """
     images = [_noise(model.card.input, seed) for seed in range(2)]
     names = tuple(model.card.output_shapes)
-    logits = [model.session.run(image, names, limit_s=limit_s)["logits"][0] for image in images]
+    runs = [model.session.run(image, names, limit_s=limit_s) for image in images]
+    if model.decoder is None:
+        _settle_activation(model, [run["logits"][0] for run in runs])
+    else:
+        for run in runs:
+            model.decoder.decode({name: run[name][0] for name in names}, 0.0, MAX_CANDIDATES)
+    times = []
+    for _ in range(_WARM_UP_RUNS):
+        start = time.perf_counter_ns()
+        model.session.run(images[0], model.main_outputs)
+        times.append(time.perf_counter_ns() - start)
+    return int(statistics.median(times))
+
+
+def _settle_activation(model: ServedModel, logits: Sequence[NDArray[np.float32]]) -> None:
+    """Set the session's activation by the outputs for two images of noise. Raises UnusableModel."""
     declared = model.card.outputs.get("activation")
     is_distribution = all(map(_are_probabilities, logits))
     if declared is None:
@@ -276,8 +301,6 @@ def _median_time(model: ServedModel, limit_s: float) -> int:
             "output 'logits' is a probability distribution (softmax), but its card says "
             f"outputs.activation {declared} (allowed: softmax, or left out)"
         )
-    image = images[0]
-    return int(statistics.median(_timed(model.session, image) for _ in range(_WARM_UP_RUNS)))
 
 
 def _are_probabilities(logits: NDArray[np.float32]) -> bool:
@@ -295,9 +318,3 @@ def _noise(spec: InputSpec, seed: int) -> NDArray[np.float32]:
     mean, std = (np.array(values, np.float64)[:, None, None] for values in (spec.mean, spec.std))
     with np.errstate(all="ignore"):  # an absurd `std` shows in the network's outputs
         return ((pixels - mean) / std).astype(np.float32)
-
-
-def _timed(session: OnnxSession, image: NDArray[np.float32]) -> int:
-    start = time.perf_counter_ns()
-    session.run(image)
-    return time.perf_counter_ns() - start

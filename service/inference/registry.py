@@ -12,9 +12,17 @@ from pathlib import Path
 
 import structlog
 
-from models.zoo.card import Card
+from models.zoo.card import Card, Task
 from models.zoo.files import holds_network
-from service.errors import ModelUnavailable, NotReady, UnknownModel, UnreadableFolder, error_words
+from service.errors import (
+    MOST_NAMES,
+    ModelUnavailable,
+    NotReady,
+    OtherTask,
+    UnknownModel,
+    UnreadableFolder,
+    error_words,
+)
 from service.inference.loading import (
     LOADING,
     ModelEntry,
@@ -29,6 +37,10 @@ from service.inference.loading import (
 )
 from service.text.display import shown
 
+_WRONG_TASK: dict[Task, str] = {
+    "image-classification": "model '{name}': detects objects, it does not classify images (use POST /detect)",
+    "object-detection": "model '{name}': classifies images, it does not detect objects (use POST /classify)",
+}
 FOLDER_CHANGING = "its folder is still changing"
 _CHANGED_SCANS_LIMIT = 4
 """Consecutive scans that find a folder changed before it is reported as changing."""
@@ -51,6 +63,7 @@ class Registry:
         directories: Iterable[Path],
         default_model: str,
         *,
+        default_detector: str | None = None,
         added: Path | None = None,
         warm_up_limit_s: float = 60,
     ) -> None:
@@ -62,6 +75,7 @@ class Registry:
         """
         self._warm_up_limit_s = warm_up_limit_s
         self.default_model = default_model
+        self.default_detector = default_detector
         self.added = added
         self._entries: Mapping[str, ModelEntry] = {}
         self._update_lock = threading.Lock()
@@ -231,20 +245,45 @@ class Registry:
         """Return the names of all models, loaded or not."""
         return tuple(sorted(self._entries))
 
-    def entry(self, name: str) -> ModelEntry:
-        """Return the model's entry, served or not. Raises UnknownModel."""
+    def entry(self, name: str | None, task: Task | None = None) -> ModelEntry:
+        """Return the model's entry, served or not; without a name, that of the task's default model.
+
+        Raises UnknownModel.
+        """
         entries = self._entries
+        if name is None and task == "object-detection":
+            return self._detector_entry()
+        name = self.default_model if name is None else name
         try:
             return entries[name]
         except KeyError:
             raise UnknownModel(name, entries) from None
 
-    def get(self, name: str | None = None) -> ServedModel:
-        """Return the model `name`, or the default model.
+    def _detector_entry(self) -> ModelEntry:
+        """Return the entry of the default detector. Raises UnknownModel."""
+        name = self.default_detector or ""
+        if name in self._entries:
+            return self._entries[name]
+        detectors = [
+            entry.name
+            for entry in self.entries
+            if entry.card is not None and entry.card.detection is not None
+        ]
+        raise UnknownModel(
+            name,
+            detectors,
+            "WEIGHIN_DEFAULT_DETECTOR is the name of a model that is not there "
+            f"(detectors: {', '.join(detectors[:MOST_NAMES]) or 'none; weighin add adds one'})",
+        )
 
-        Raises UnknownModel, NotReady and ModelUnavailable.
+    def get(self, name: str | None = None, task: Task | None = None) -> ServedModel:
+        """Return the model `name`, or the default model of the task.
+
+        Raises UnknownModel, NotReady and ModelUnavailable, and OtherTask if `task` is not the model's.
         """
-        entry = self.entry(self.default_model if name is None else name)
+        entry = self.entry(name, task)
+        if task is not None and entry.card is not None:
+            check_task(entry.card, task)
         if entry.model is None and entry.reason == LOADING:
             raise NotReady(f"model '{entry.name}': still loading")
         if entry.model is None:
@@ -279,6 +318,12 @@ class Registry:
         if entry.card is None:
             raise ModelUnavailable(f"model '{entry.name}' cannot be served: {entry.reason}")
         return entry.card.labels
+
+
+def check_task(card: Card, task: Task) -> None:
+    """Raise OtherTask, with the right route, if the model's task is another one."""
+    if card.task != task:
+        raise OtherTask(_WRONG_TASK[task].format(name=card.name))
 
 
 def _model_folders(directory: Path, *, nested: bool = False) -> Iterator[tuple[Path, OSError | None]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from models.onnx_tools.file_kind import what_it_is
 from models.onnx_tools.inspect import UnreadableModel, external_files
 from models.zoo.card import Activation, Card, InputSpec
+from models.zoo.detection import DecodedBoxes, ScoreActivation, SelectedBoxes
 from models.zoo.preprocess import graph_input
 from service.errors import ModelUnavailable
 from service.inference.runtime_errors import runtime_words
 
 RUNTIME_VERSION: str = onnxruntime.__version__
 _OUTPUT_TYPES = ("tensor(float)", "tensor(float16)", "tensor(double)")
+_INTEGER_TYPES = ("tensor(int64)", "tensor(int32)")
 _INPUT_TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "uint8": "tensor(uint8)"}
 SESSION_OPTIONS: dict[str, str] = {
     "execution_mode": "sequential",
@@ -42,6 +44,10 @@ _ROUNDING = 1e-3
 _SUM_ROUNDING = 1e-2
 _CLASS_ROUNDING = 1 / 512
 """Tolerance of the sum of softmax around 1: a constant, plus half a step of 8 bits per class."""
+
+_FLOAT32 = np.dtype(np.float32)
+_MAX_BOXES = 100_000
+"""Largest number of boxes of an output whose number of boxes varies."""
 
 
 class SessionError(Exception):
@@ -72,6 +78,8 @@ class OnnxSession:
         self._shapes = {name: _batched(name, shape) for name, shape in card.output_shapes.items()}
         self._names = {name: card.output_name(name) for name in card.output_shapes}
         self._offset = card.class_offset
+        self._detection = card.detection
+        self._unbatched = unbatched_outputs(card)
         self._input = card.input
         self._plain = (self._input.layout, self._input.dtype, self._input.batch) == ("nchw", "float32", None)
         try:
@@ -97,13 +105,16 @@ class OnnxSession:
         """Run the network on `image`, float32 (N, C, H, W), and return `outputs` by name, batch first.
 
         The image is brought to the graph's own layout, dtype and fixed batch here. `logits` are (N, classes),
-        without a background class, `embedding` is (N, channels); all are float32. Outputs that are not asked
-        for are neither computed nor copied. All are checked: shape as the card says, every number finite.
+        without a background class, `embedding` is (N, channels); all are float32, except for `selected` of a
+        detector. Outputs without a batch dimension get one of 1. Outputs that are not asked for are neither
+        computed nor copied. All are checked: shape as the card says, every number finite.
         Raises ModelUnavailable where they are not, the runtime fails, or the run takes longer than `limit_s`
         (it ends at the next operator), and ValueError for an image of another shape or dtype.
         """
         if image.dtype != np.float32 or image.shape[1:] != self._shape:
             raise ValueError(f"image: {image.dtype} {image.shape} (allowed: float32 (N, {self._shape}))")
+        if self._unbatched and len(image) != 1:
+            raise ValueError(f"image: {len(image)} images (allowed: 1, as not all outputs have a batch)")
         options, timer = (self._run_options, None) if limit_s is None else _limited(limit_s)
         try:
             if self._plain:
@@ -122,6 +133,9 @@ class OnnxSession:
                 timer.cancel()
         results: dict[str, NDArray[np.float32]] = {}
         for name, given in zip(outputs, values, strict=True):
+            if self._detection is not None:
+                results[name] = self._detector_output(name, given, len(image))
+                continue
             shape, flat = self._shapes[name]
             value = given
             if isinstance(value, np.ndarray) and value.dtype in (np.float16, np.float64):
@@ -134,9 +148,35 @@ class OnnxSession:
             if problem is not None:
                 raise self._failed(problem)
             results[name] = value[:, self._offset :] if name == "logits" and self._offset else value
+        if len({results[name].shape[1] for name in self._unbatched & results.keys()}) > 1:
+            lengths = ", ".join(f"'{name}' {results[name].shape[1]}" for name in sorted(results))
+            raise self._failed(f"outputs have different numbers of boxes: {lengths}")
         if self.failure is not None:
             self.failure = None
         return results
+
+    def _detector_output(self, name: str, value: Any, images: int) -> NDArray[Any]:
+        """Return an output of a detector, batch first. Raises ModelUnavailable if it is not as the card says.
+
+        Indices (`selected`) are int64, all others float32.
+        """
+        assert self._detection is not None
+        shape, _ = self._shapes[name]
+        kind = np.dtype(np.int64 if name == "selected" else np.float32)
+        if name in self._unbatched:
+            rows = len(value) if isinstance(value, np.ndarray) and value.ndim else 0
+            if rows > _MAX_BOXES:
+                raise self._failed(f"output '{name}' has {rows} rows (limit: {_MAX_BOXES})")
+            value, shape = np.asarray(value)[None], (rows, *shape)
+        if isinstance(value, np.ndarray) and value.dtype != kind and value.dtype.kind in "fiu":
+            value = value.astype(kind)
+        problem = output_problem(name, value, (images, *shape), kind)
+        if problem is None and name in ("scores", "heatmap"):
+            problem = _scores_problem(name, value, getattr(self._detection.decoder, "activation", "none"))
+        if problem is not None:
+            raise self._failed(problem)
+        checked: NDArray[Any] = value
+        return checked
 
     def _run_adapted(
         self, image: NDArray[np.float32], names: list[str], options: onnxruntime.RunOptions
@@ -151,7 +191,11 @@ class OnnxSession:
                 batch = np.concatenate((batch, np.repeat(batch[-1:], size - len(batch), axis=0)))
             batches.append(self._session.run(names, {self._input.name: batch}, options))
         if len(batches) == 1:
-            return [value[: len(tensor)] if isinstance(value, np.ndarray) else value for value in batches[0]]
+            kept = {self._names[name] for name in self._unbatched}
+            return [
+                value[: len(tensor)] if isinstance(value, np.ndarray) and name not in kept else value
+                for name, value in zip(names, batches[0], strict=True)
+            ]
         return [np.concatenate(values)[: len(tensor)] for values in zip(*batches, strict=True)]
 
     def _failed(self, problem: str) -> ModelUnavailable:
@@ -177,6 +221,7 @@ class OnnxSession:
                 f"dimension, or as the card's input.batch)"
             )
         kinds = _OUTPUT_TYPES if card.schema_version > 1 else _OUTPUT_TYPES[:1]
+        integers = ("classes", "count", "selected")
         outputs = {node.name: (node.type, node.shape) for node in self._session.get_outputs()}
         for name, output_shape in card.output_shapes.items():
             graph_name = card.output_name(name)
@@ -185,7 +230,8 @@ class OnnxSession:
                     f"the model has no output '{graph_name}'; its outputs are {sorted(outputs)}"
                 )
             kind, shape = outputs[graph_name]
-            if kind not in kinds or not _fits(shape[1:], output_shape):
+            allowed = (*kinds, *_INTEGER_TYPES) if name in integers else kinds
+            if kind not in allowed or not _fits(shape[1:], output_shape):
                 given = (kind, tuple(shape[1:]))
                 raise SessionError(f"output '{graph_name}' is {given}, the card says float {output_shape}")
 
@@ -202,16 +248,39 @@ def _batched(name: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
     return shape, name != "features" and len(shape) > 1
 
 
-def output_problem(name: str, value: object, expected: tuple[int, ...]) -> str | None:
-    """Return the problem of an output, or None if it is float32, finite and of the `expected` shape."""
+def output_problem(
+    name: str, value: object, expected: tuple[int, ...], kind: np.dtype[Any] = _FLOAT32
+) -> str | None:
+    """Return the problem of an output, or None if it is finite and of the `expected` shape and type."""
     if not isinstance(value, np.ndarray):
         return f"output '{name}' is a {type(value).__name__}, the card says one tensor"
-    if value.dtype != np.float32 or value.shape != expected:
-        return f"output '{name}' is {value.dtype} {value.shape}, the card says float32 {expected}"
+    if value.dtype != kind or value.shape != expected:
+        return f"output '{name}' is {value.dtype} {value.shape}, the card says {kind} {expected}"
     finite = np.isfinite(value)
     if finite.all():
         return None
     return f"output '{name}' is not finite: {value.size - np.count_nonzero(finite)} of {value.size} values"
+
+
+def unbatched_outputs(card: Card) -> frozenset[str]:
+    """Return the outputs of a detector whose first dimension is the number of boxes, not of images."""
+    decoder = None if card.detection is None else card.detection.decoder
+    if isinstance(decoder, DecodedBoxes) and decoder.boxes_first:
+        return frozenset(card.output_shapes)
+    return frozenset({"selected"} if isinstance(decoder, SelectedBoxes) else ())
+
+
+def _scores_problem(name: str, scores: NDArray[np.float32], activation: ScoreActivation) -> str | None:
+    """Return a problem if scores that need no activation are not 0 to 1, else None."""
+    if activation != "none" or not scores.size:
+        return None
+    low, high = float(scores.min()), float(scores.max())
+    if low >= -_ROUNDING and high <= 1 + _ROUNDING:
+        return None
+    return (
+        f"output '{name}' has values from {low:.4g} to {high:.4g}, but scores are 0 to 1 "
+        "(detection.decoder.activation in card.json: none, sigmoid or softmax)"
+    )
 
 
 def _activation_problem(logits: NDArray[np.float32], activation: Activation) -> str | None:
@@ -282,6 +351,12 @@ def profiled_runs(
             ) from error
         events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_bytes())
         return events
+
+
+def open_graph(content: bytes) -> Callable[[Mapping[str, NDArray[Any]]], list[NDArray[Any]]]:
+    """Open an ONNX file of the service itself and return a function that runs it, thread-safe."""
+    session, options = _load(content, _options()), _run_options()
+    return lambda feeds: session.run(None, feeds, options)
 
 
 def run_as_written(content: bytes, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[dict[str, Any]]:

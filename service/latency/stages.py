@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-Stage = Literal["queue", "decode", "preprocess", "inference", "postprocess", "search", "total"]
+Stage = Literal["queue", "decode", "preprocess", "inference", "postprocess", "nms", "search", "total"]
 Regime = Literal["live", "compare", "isolated", "load"]
 
 STAGES: tuple[Stage, ...] = get_args(Stage)

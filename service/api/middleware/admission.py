@@ -11,6 +11,7 @@ import re
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from models.zoo.card import Task
 from service.api.body.request import in_time, is_form, read_body
 from service.api.middleware.context import query_model, route_path
 from service.api.problems import problem_of
@@ -21,10 +22,17 @@ from service.inference.registry import Registry
 MAX_JSON_BYTES = 100_000
 """Maximum bytes of a JSON body."""
 
-_IMAGE_ROUTES = re.compile(r"POST /(classify|compare|explain|retrieve-similar)|PUT /gallery/images/[^/]+")
+_IMAGE_ROUTES = re.compile(
+    r"POST /(classify|compare|detect|explain|retrieve-similar)|PUT /gallery/images/[^/]+"
+)
 """Routes with one image. POST /gallery/images is not one: its images wait while the queue is full."""
 
-_DEFAULT_MODEL_ROUTES = frozenset({"/classify", "/explain"})
+_DEFAULT_TASKS: dict[str, Task] = {
+    "/classify": "image-classification",
+    "/detect": "object-detection",
+    "/explain": "image-classification",
+}
+"""Routes whose default model is that of a task."""
 _JSON_ROUTES = frozenset({"/benchmarks"})
 
 
@@ -56,10 +64,10 @@ class LoadShedding:
             self._pool.ensure_capacity()
         except QueueFull as full:
             name = query_model(scope)
-            if name is None and (path not in _DEFAULT_MODEL_ROUTES or is_form(Request(scope))):
+            if name is None and (path not in _DEFAULT_TASKS or is_form(Request(scope))):
                 return full
             try:
-                scope["state"]["model"] = self._registry.get(name).name
+                scope["state"]["model"] = self._registry.get(name, _DEFAULT_TASKS.get(path)).name
             except WeighinError:
                 return None
             return full

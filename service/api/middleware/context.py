@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from models.zoo.card import Task
 from service import errors
 from service.api.body.image import IMAGE_ERRORS
 from service.api.problems import INTERNAL_ERROR, STATUS, problem, problem_of
@@ -31,7 +32,7 @@ _READ_HEADERS = frozenset({b"x-request-id", b"origin", b"sec-fetch-site", b"host
 _ALL_METHODS = {"Allow": "GET, HEAD, POST, PUT, DELETE, OPTIONS"}
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 
-MODEL_PATHS = frozenset({"classify", "compare", "explain", "retrieve-similar", "gallery"})
+MODEL_PATHS = frozenset({"classify", "compare", "detect", "explain", "retrieve-similar", "gallery"})
 """First path segments of routes that run networks; their errors are also recorded with the latencies."""
 
 _NO_ROUTE = "not-found"
@@ -39,6 +40,7 @@ _WITHOUT_MODEL = frozenset({kind.slug for kind in STATUS} | {INTERNAL_ERROR, "me
 _OTHER_MODEL_ERRORS = (
     errors.NoExactMap,
     errors.OtherModel,
+    errors.OtherTask,
     errors.Busy,
     errors.ClientGone,
     errors.DatabaseUnreachable,
@@ -195,16 +197,19 @@ def note_model(request: Request, model: str) -> None:
     request.state.model = model
 
 
-def find_model(request: Request, registry: Registry, name: str | None) -> ServedModel:
-    """Return the model `name`, by default the default model, and count the request under it if it fails.
+def find_model(
+    request: Request, registry: Registry, name: str | None, task: Task = "image-classification"
+) -> ServedModel:
+    """Return the model `name`, by default the task's, and count the request under it if it fails.
 
-    Raises UnknownModel, NotReady, ModelUnavailable, and the problem of a form that was not read to its end.
+    Raises UnknownModel, OtherTask, NotReady, ModelUnavailable, and the problem of a form that was not read to
+    its end.
     """
     form = getattr(request.state, "form", None)
     if name is None and form is not None and form.unread:
         raise form.problem  # the unread rest may name a model
-    note_model(request, registry.entry(registry.default_model if name is None else name).name)
-    return registry.get(name)
+    note_model(request, registry.entry(name, task).name)
+    return registry.get(name, task)
 
 
 def query_model(scope: Scope) -> str | None:

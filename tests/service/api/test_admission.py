@@ -16,7 +16,7 @@ def test_image_routes_are_refused_early(client: httpx.Client) -> None:
         for method, operation in operations.items()
         if "image/*" in operation.get("requestBody", {}).get("content", {})
     }
-    assert len(with_image) == 5
+    assert len(with_image) == 6
     assert all(_IMAGE_ROUTES.fullmatch(route) for route in with_image)
     assert not _IMAGE_ROUTES.fullmatch("POST /gallery/images")  # its images wait for room
 

@@ -20,7 +20,7 @@ from service.api.body.image import (
     timings,
 )
 from service.api.body.request import Bounds, deadline_for
-from service.api.inference import Model
+from service.api.inference.classify import Model
 from service.api.middleware.context import find_model
 from service.api.problems import documented
 from service.api.routers import new_router
@@ -69,7 +69,7 @@ def explain_router(registry: Registry, explainer: Explainer, bounds: Bounds) -> 
         response_model=ExplainResponse,
         responses={
             200: {"description": "The map as JSON or PNG", "content": PNG},
-            **documented(*IMAGE_ERRORS, errors.UnknownModel, errors.NoExactMap),
+            **documented(*IMAGE_ERRORS, errors.UnknownModel, errors.OtherTask, errors.NoExactMap),
         },
         openapi_extra=OPENAPI_BODY,
         dependencies=form,

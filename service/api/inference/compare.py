@@ -1,4 +1,4 @@
-"""POST /classify and POST /compare."""
+"""POST /compare."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from service import errors
 from service.api.body.image import (
     IMAGE_ERRORS,
     OPENAPI_BODY,
-    ClassifyTimings,
     ImageFacts,
     form_first,
     image_facts,
@@ -22,35 +21,12 @@ from service.api.body.image import (
     timings,
 )
 from service.api.body.request import Bounds, deadline_for
-from service.api.middleware.context import find_model
+from service.api.inference.classify import PredictionOut, TopK, predictions_out
 from service.api.problems import documented
 from service.api.routers import new_router
-from service.inference.classify import Classification, Classifier, Prediction, class_counts
 from service.inference.compare import ComparedModel, Comparer, Comparison
-from service.inference.registry import Registry
 from service.latency.stages import milliseconds
 from service.text.display import comma_list
-
-
-class PredictionOut(BaseModel):
-    """A class and its probability."""
-
-    class_id: int = Field(examples=[281])
-    label: str = Field(examples=["tabby"])
-    probability: float = Field(
-        description="Softmax over all classes, or the network's output if it ends in softmax or sigmoid",
-        examples=[0.31],
-    )
-
-
-class ClassifyResponse(BaseModel):
-    """Predictions of one model."""
-
-    request_id: str = Field(examples=["7f9c2ba4e88f827d"])
-    model: str = Field(examples=["efficientnet-lite0-int8"])
-    image: ImageFacts
-    predictions: list[PredictionOut] = Field(description="Most probable first")
-    timings_ms: ClassifyTimings
 
 
 class CompareTimings(BaseModel):
@@ -115,39 +91,10 @@ class CompareResponse(BaseModel):
     order: list[list[str]] = Field(description="Order of the models in each measured round")
 
 
-Model = Annotated[str | None, Query(description="Model name; by default the service's default model")]
-TopK = Annotated[
-    int | None,
-    Query(description="Number of classes, 1 to all classes of the model; by default 5, or all if fewer"),
-]
-
-
-def inference_router(
-    registry: Registry, classifier: Classifier, comparer: Comparer, bounds: Bounds
-) -> APIRouter:
-    """Return the routes `POST /classify` and `POST /compare`."""
+def compare_router(comparer: Comparer, bounds: Bounds) -> APIRouter:
+    """Return the route `POST /compare`."""
     router = new_router("inference")
     form = [Depends(form_first(bounds))]
-
-    @router.post(
-        "/classify",
-        summary="Classify an image",
-        response_model=ClassifyResponse,
-        responses=documented(*IMAGE_ERRORS, errors.UnknownModel),
-        openapi_extra=OPENAPI_BODY,
-        dependencies=form,
-    )
-    async def classify(request: Request, model: Model = None, top_k: TopK = None) -> Response:
-        """Classify the posted image with one model.
-
-        The image is decoded at the scale that the model needs; its EXIF orientation is applied.
-        """
-        deadline = deadline_for(request, bounds)
-        served = find_model(request, registry, model)
-        (count,) = class_counts(top_k, served)
-        data = await read_image(request, bounds, deadline)
-        result = await classifier.classify(data, served, count, deadline)
-        return timed_answer(_classification(request, result), result.durations)
 
     @router.post(
         "/compare",
@@ -187,16 +134,6 @@ def inference_router(
     return router
 
 
-def _classification(request: Request, result: Classification) -> dict[str, Any]:
-    return {
-        "request_id": request.state.request_id,
-        "model": result.model,
-        "image": image_facts(result.image),
-        "predictions": _predictions(result.predictions),
-        "timings_ms": timings(result.durations),
-    }
-
-
 def _comparison(request: Request, result: Comparison) -> dict[str, Any]:
     return {
         "request_id": request.state.request_id,
@@ -214,7 +151,7 @@ def _compared(result: ComparedModel) -> dict[str, Any]:
     card, latency = result.model.card, result.latency
     return {
         "model": card.name,
-        "predictions": _predictions(result.predictions),
+        "predictions": predictions_out(result.predictions),
         "timings_ms": timings(result.durations),
         "latency_ms": {
             "count": latency.count,
@@ -229,14 +166,3 @@ def _compared(result: ComparedModel) -> dict[str, Any]:
         "file_bytes": card.file.bytes,
         "accuracy": None if card.accuracy is None else card.accuracy.model_dump(mode="json"),
     }
-
-
-def _predictions(predictions: tuple[Prediction, ...]) -> list[dict[str, Any]]:
-    return [
-        {
-            "class_id": prediction.class_id,
-            "label": prediction.label,
-            "probability": round(prediction.probability, 6),
-        }
-        for prediction in predictions
-    ]

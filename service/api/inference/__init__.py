@@ -1,0 +1,1 @@
+"""Routes that run networks on a posted image and keep nothing."""

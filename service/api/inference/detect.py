@@ -1,0 +1,148 @@
+"""POST /detect."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BaseModel, Field
+
+from service import errors
+from service.api.body.image import (
+    IMAGE_ERRORS,
+    OPENAPI_BODY,
+    ImageFacts,
+    form_first,
+    image_facts,
+    read_image,
+    timed_answer,
+    timings,
+)
+from service.api.body.request import Bounds, deadline_for
+from service.api.middleware.context import find_model
+from service.api.problems import documented
+from service.api.routers import new_router
+from service.inference.detect import Detected, Detector, Found, detect_plan
+from service.inference.registry import Registry
+from service.text.display import comma_list
+
+
+class BoxOut(BaseModel):
+    """Edges of a box in pixels of the image as displayed (EXIF orientation applied), within the image."""
+
+    left: float = Field(examples=[75.5])
+    top: float = Field(examples=[12.25])
+    right: float = Field(examples=[375.5])
+    bottom: float = Field(examples=[299.0])
+
+
+class PointOut(BaseModel):
+    """A landmark in pixels of the image; it may lie outside of it."""
+
+    x: float = Field(examples=[101.5])
+    y: float = Field(examples=[64.0])
+
+
+class DetectionOut(BaseModel):
+    """An object that was found."""
+
+    class_id: int = Field(examples=[0])
+    label: str = Field(examples=["Person"])
+    score: float = Field(description="0 to 1; comparable only within one model", examples=[0.59])
+    box: BoxOut
+    landmarks: list[PointOut] = Field(description="Empty for models without landmarks")
+
+
+class DetectTimings(BaseModel):
+    """Milliseconds per stage; `total` is their sum, from the complete body to the finished response."""
+
+    queue: float = Field(description="Waiting for a core", examples=[0.041])
+    decode: float = Field(description="Bytes to RGB pixels", examples=[0.652])
+    preprocess: float = Field(description="Resize, pad, normalise", examples=[0.214])
+    inference: float = Field(description="Run of the network", examples=[11.874])
+    postprocess: float = Field(description="Outputs to boxes in the image", examples=[0.131])
+    nms: float = Field(description="Non-maximum suppression and labels", examples=[0.081])
+    total: float = Field(examples=[12.993])
+
+
+class DetectResponse(BaseModel):
+    """Objects that one model finds."""
+
+    request_id: str = Field(examples=["7f9c2ba4e88f827d"])
+    model: str = Field(examples=["ssd-mobilenet-v2"])
+    image: ImageFacts
+    detections: list[DetectionOut] = Field(description="Best score first; empty if nothing was found")
+    timings_ms: DetectTimings
+
+
+MinScore = Annotated[
+    float | None, Query(description="Lowest score to report, 0 to 1; by default the model's own")
+]
+MaxDetections = Annotated[
+    int | None,
+    Query(description="Most objects to report, 1 to the model's candidates; by default the model's own"),
+]
+
+
+def detect_router(registry: Registry, detector: Detector, bounds: Bounds) -> APIRouter:
+    """Return the route `POST /detect`."""
+    router = new_router("inference")
+    form = [Depends(form_first(bounds))]
+
+    @router.post(
+        "/detect",
+        summary="Detect objects",
+        response_model=DetectResponse,
+        responses=documented(*IMAGE_ERRORS, errors.UnknownModel, errors.OtherTask),
+        openapi_extra=OPENAPI_BODY,
+        dependencies=form,
+    )
+    async def detect(
+        request: Request,
+        model: Annotated[
+            str | None, Query(description="Model name; by default the service's default detector")
+        ] = None,
+        min_score: MinScore = None,
+        max_detections: MaxDetections = None,
+        classes: Annotated[
+            str | None,
+            Query(description="Labels or class ids to report, separated by commas; by default all"),
+        ] = None,
+    ) -> Response:
+        """Find objects in the posted image with one detector.
+
+        The image is decoded at the scale that the model needs. Boxes are in pixels of the full image.
+        """
+        deadline = deadline_for(request, bounds)
+        served = find_model(request, registry, model, "object-detection")
+        names = None if classes is None else comma_list(classes)
+        plan = detect_plan(served, min_score, max_detections, names)
+        data = await read_image(request, bounds, deadline)
+        result = await detector.detect(data, plan, deadline)
+        return timed_answer(_detected(request, result), result.durations)
+
+    return router
+
+
+def _detected(request: Request, result: Detected) -> dict[str, Any]:
+    return {
+        "request_id": request.state.request_id,
+        "model": result.model,
+        "image": image_facts(result.image),
+        "detections": detections_out(result.objects),
+        "timings_ms": timings(result.durations),
+    }
+
+
+def detections_out(objects: tuple[Found, ...]) -> list[dict[str, Any]]:
+    """Return the JSON objects of `DetectionOut`."""
+    return [
+        {
+            "class_id": found.class_id,
+            "label": found.label,
+            "score": round(found.score, 6),
+            "box": dict(zip(("left", "top", "right", "bottom"), found.box, strict=True)),
+            "landmarks": [{"x": x, "y": y} for x, y in found.landmarks],
+        }
+        for found in objects
+    ]

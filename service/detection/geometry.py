@@ -1,0 +1,67 @@
+"""Coordinates between a network's input and the upright original image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.zoo.card import InputSpec
+from models.zoo.preprocess import Box, crop_box
+
+DECIMALS = 2
+"""Digits to which coordinates in pixels are rounded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transformation:
+    """Maps pixels of a network's input to pixels of the upright original.
+
+    `region`: left, top, right and bottom of what the network sees, in pixels of the original; it exceeds the
+    image where preprocessing adds borders. `input_size` and `image_size` are (width, height).
+    """
+
+    region: Box
+    input_size: tuple[int, int]
+    image_size: tuple[int, int]
+
+    @classmethod
+    def of(cls, spec: InputSpec, box: Box, image_size: tuple[int, int]) -> Transformation:
+        """Return the transformation of `spec` for an image of `image_size` (width, height).
+
+        `box`: the part of the decoded pixels that the image covers, as in `preprocess`. The decoded pixels
+        may be a fraction of the original's.
+        """
+        left, top, right, bottom = crop_box(spec, box)
+        wide, high = image_size[0] / (box[2] - box[0]), image_size[1] / (box[3] - box[1])
+        region = (
+            (left - box[0]) * wide,
+            (top - box[1]) * high,
+            (right - box[0]) * wide,
+            (bottom - box[1]) * high,
+        )
+        return cls(region, (spec.width, spec.height), image_size)
+
+    def points(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Map points (..., 2), x and y, to the original, rounded; they may lie outside of the image."""
+        scale, start = self._affine()
+        mapped: NDArray[np.float64] = np.round(points * scale + start, DECIMALS)
+        return mapped
+
+    def boxes(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Map boxes (N, 4), left, top, right, bottom, to the original, clipped to the image and rounded.
+
+        A box outside of the image comes back without area.
+        """
+        scale, start = self._affine()
+        mapped = boxes * np.tile(scale, 2) + np.tile(start, 2)
+        clipped = np.clip(mapped, 0, np.tile(np.array(self.image_size, np.float64), 2))
+        rounded: NDArray[np.float64] = np.round(clipped, DECIMALS)
+        return rounded
+
+    def _affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return scale and start, each of x and y."""
+        left, top, right, bottom = self.region
+        scale = np.array([(right - left) / self.input_size[0], (bottom - top) / self.input_size[1]])
+        return scale, np.array([left, top])

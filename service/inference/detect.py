@@ -1,0 +1,172 @@
+"""Detect objects: run one detector on an image and return the boxes it finds."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.zoo.detection import Detection
+from service.detection.geometry import Transformation
+from service.errors import InvalidParameter
+from service.inference.decoding.decode import DecodedImage
+from service.inference.loading import ServedModel
+from service.inference.pipeline import load_image, run_model
+from service.inference.pool import CorePool, Deadline
+from service.inference.suppression import suppress
+from service.latency.recorder import Recorder
+from service.latency.stages import Durations, Stopwatch
+
+_MOST_LABELS = 10
+"""Labels in a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An object in an image: `box` is left, top, right, bottom, `landmarks` are x and y of each.
+
+    All in pixels of the upright original. The box lies within it, landmarks need not.
+    """
+
+    class_id: int
+    label: str
+    score: float
+    box: tuple[float, float, float, float]
+    landmarks: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class DetectPlan:
+    """A validated request (see `detect_plan`); `classes` None: all."""
+
+    model: ServedModel
+    detection: Detection
+    min_score: float
+    max_detections: int
+    classes: frozenset[int] | None = None
+
+
+@dataclass(frozen=True)
+class Detected:
+    """Objects that one model finds in one image, best first, with durations per stage in nanoseconds."""
+
+    model: str
+    image: DecodedImage
+    objects: tuple[Found, ...]
+    durations: Durations
+
+
+def detect_plan(
+    model: ServedModel,
+    min_score: float | None = None,
+    max_detections: int | None = None,
+    classes: Sequence[str] | None = None,
+) -> DetectPlan:
+    """Check the parameters of a detection; those that are None are the card's.
+
+    `classes`: labels or class ids. Raises InvalidParameter if `min_score` is not within 0 to 1, if
+    `max_detections` is not within 1 to the card's candidates, and for an unknown class.
+    """
+    detection = model.card.detection
+    assert detection is not None
+    if min_score is not None and not 0 <= min_score <= 1:
+        raise InvalidParameter(f"min_score {min_score:g}: out of range (allowed: 0 to 1)")
+    if max_detections is not None and not 1 <= max_detections <= detection.candidates:
+        raise InvalidParameter(
+            f"max_detections {max_detections}: out of range (allowed: 1 to {detection.candidates})"
+        )
+    return DetectPlan(
+        model,
+        detection,
+        detection.min_score if min_score is None else min_score,
+        detection.max_detections if max_detections is None else max_detections,
+        None if classes is None else _class_ids(model, classes),
+    )
+
+
+def _class_ids(model: ServedModel, classes: Sequence[str]) -> frozenset[int]:
+    """Return the ids of `classes`: labels in any case, or ids. Raises InvalidParameter."""
+    if not classes:
+        raise InvalidParameter("classes: empty (leave it out for all)")
+    ids = {label.casefold(): number for number, label in reversed(list(enumerate(model.labels)))}
+    ids |= {str(number): number for number in range(len(model.labels)) if str(number) not in ids}
+    unknown = [name for name in classes if name.casefold() not in ids]
+    if unknown:
+        given = unknown[0][:100]
+        close = difflib.get_close_matches(given, model.labels, _MOST_LABELS) or model.labels[:_MOST_LABELS]
+        more = len(model.labels) - len(close)
+        raise InvalidParameter(
+            f"classes: '{given}' unknown to model '{model.name}' (allowed: {', '.join(close)}"
+            f"{f', {more} others' if more else ''}, or ids 0 to {len(model.labels) - 1})"
+        )
+    return frozenset(ids[name.casefold()] for name in classes)
+
+
+def find_objects(plan: DetectPlan, image: DecodedImage, stopwatch: Stopwatch) -> tuple[Found, ...]:
+    """Return the objects in one image, best first; equal scores are in the order of the network's outputs.
+
+    Ends the laps `preprocess`, `inference`, `postprocess` (outputs to boxes of the image) and `nms`. Raises
+    ModelUnavailable if the run fails.
+    """
+    model, detection = plan.model, plan.detection
+    assert model.decoder is not None
+    outputs = run_model(model, image, model.decoder.outputs, stopwatch)
+    candidates = model.decoder.decode(
+        outputs,
+        plan.min_score,
+        detection.candidates,
+        plan.classes,
+    )
+    transformation = Transformation.of(model.card.input, image.box, (image.width, image.height))
+    boxes = transformation.boxes(candidates.boxes)
+    has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    rows = np.flatnonzero(has_area)
+    stopwatch.lap("postprocess")
+    kept = suppress(
+        boxes[rows], candidates.class_ids[rows], detection.iou, detection.suppression, plan.max_detections
+    )
+    rows = rows[kept]
+    points: list[list[tuple[float, float]]] = [[] for _ in rows]
+    if candidates.landmarks is not None:
+        points = transformation.points(candidates.landmarks[rows]).tolist()
+    found = tuple(
+        Found(class_id, model.labels[class_id], score, tuple(box), tuple((x, y) for x, y in landmarks))
+        for class_id, score, box, landmarks in zip(
+            candidates.class_ids[rows].tolist(),
+            candidates.scores[rows].tolist(),
+            boxes[rows].tolist(),
+            points,
+            strict=True,
+        )
+    )
+    stopwatch.lap("nms")
+    return found
+
+
+class Detector:
+    """Detects objects on the pool and records the latency of each stage."""
+
+    def __init__(self, pool: CorePool, recorder: Recorder, *, max_pixels: int) -> None:
+        self._pool = pool
+        self._recorder = recorder
+        self._max_pixels = max_pixels
+
+    async def detect(self, data: bytes, plan: DetectPlan, deadline: Deadline) -> Detected:
+        """Return the objects in the image in `data`.
+
+        Recorded as `live`. Raises the errors of `decode` and of `CorePool.run`.
+        """
+        stopwatch = Stopwatch()
+        model = plan.model
+
+        def job() -> Detected:
+            stopwatch.lap("queue")
+            image = load_image(data, model.card.input, max_pixels=self._max_pixels, stopwatch=stopwatch)
+            objects = find_objects(plan, image, stopwatch)
+            durations = stopwatch.stop()
+            self._recorder.record(model.name, "live", durations, model.version)
+            return Detected(model.name, image, objects, durations)
+
+        return await self._pool.run(job, deadline)
