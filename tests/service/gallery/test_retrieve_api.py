@@ -104,6 +104,7 @@ def test_search_latency_is_recorded(serve: Callable[..., httpx.Client], cat_jpeg
     assert {stage: row["count"] for stage, row in rows.items()} == {
         **dict.fromkeys(STAGES, 1),
         "total": 0,  # that of classifications: the two are not pooled
+        "nms": 0,
     }
     assert rows["search"]["max_ms"] == pytest.approx(timings["search"], abs=0.01)
     client.post("/retrieve-similar", content=b"text")
