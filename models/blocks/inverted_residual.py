@@ -52,10 +52,15 @@ class InvertedResidual(nn.Module):
         self.conv_pwl = PaddedConv2d(width, out_channels, 1)
         self.bn3 = norm.over(out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = x
-        if self.has_expansion:
-            y = self.act1(self.bn1(self.conv_pw(y)))
-        y = self.se(self.act2(self.bn2(self.conv_dw(y))))
+    def expand(self, x: Tensor) -> Tensor:
+        """Return the inner map before the depthwise convolution, (N, in * expansion_ratio, H, W)."""
+        return self.act1(self.bn1(self.conv_pw(x))) if self.has_expansion else x
+
+    def project(self, inner: Tensor, x: Tensor) -> Tensor:
+        """Return the block's output for its inner map `inner`, which `expand` returned for `x`."""
+        y = self.se(self.act2(self.bn2(self.conv_dw(inner))))
         y = self.bn3(self.conv_pwl(y))
         return y + x if self.has_skip else y
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(self.expand(x), x)

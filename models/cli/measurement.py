@@ -111,12 +111,12 @@ def _measure_and_write(zoo: Path, output: Path, rounds: int, runs: int) -> None:
     from models.cost.latency import Effort, measure, measurement
     from models.report.page import Findings, page
     from models.report.pictures import draw
-    from models.report.results import FIGURES, rows
+    from models.report.results import FIGURES, classifiers, rows
     from models.zoo.files import write_whole
 
-    names = [path.parent.name for path in sorted(zoo.glob("*/card.json"))]
+    names = [card.name for card in classifiers(zoo)]
     if not names:
-        raise ValueError(f"{zoo}: no models (allowed: folders with card.json)")
+        raise ValueError(f"{zoo}: no classifiers (allowed: folders with card.json)")
     bundle = measure(zoo, names, Effort.in_launches(rounds, runs))
     measured = measurement(bundle)
     text = page(zoo, measured, Findings.beside(output))

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 RUNS = Path(".cache/runs")
 PHOTOS = Path(".cache/photos")
+PUBLISHED = Path(".cache/detectors")
 
 Name = Annotated[str, typer.Argument(metavar="NAME")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="name of a training")]
 Zoo = Annotated[Path, typer.Option(parser=networks_in, metavar="PATH", help="folder of models")]
 Output = Annotated[Path, typer.Option(parser=networks_in, metavar="PATH", help="zoo to write to")]
 Photos = Annotated[Path, typer.Option(help="folder of the photographs that `make photos` fetched")]
+Published = Annotated[Path, typer.Option(help="folder of the weights that `make detectors` fetched")]
 Json = Annotated[Path | None, typer.Option("--json", help="file to write the result to, for `report`")]
 Seed = Annotated[int, typer.Option(help="seed of the training")]
 DataDir = Annotated[Path | None, typer.Option(help="folder of Fashion-MNIST's four .gz files")]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from models.cli.options import PHOTOS, Output, Photos, Zoo
+from models.cli.options import PHOTOS, PUBLISHED, Output, Photos, Published, Zoo
 from models.zoo.card import Card, read_card
 from models.zoo.files import NETWORKS, networks_in
 
@@ -18,12 +18,13 @@ def build(
     ],
     photos: Photos = PHOTOS,
     output: Output = NETWORKS,
+    published: Published = PUBLISHED,
 ) -> None:
     """Build one model of the zoo, or all of them."""
     from models.publish.build import build, names
 
     for model in names() if name == "all" else [name]:
-        card = build(model, photos, output)
+        card = build(model, photos, output, published)
         print(f"{output / model}: {card.file.bytes / 1e6:.1f} MB{_agreement(card)}", flush=True)
 
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.architectures.detectors.detector import Detector
 from models.architectures.registry import Network
 from models.errors import ModelsError
 from models.onnx_tools.session import open_session
@@ -64,10 +65,11 @@ class _BlockClassifier(nn.Module):
 def export(network: nn.Module, path: Path, samples: NDArray[np.float32]) -> None:
     """Write `network`, in evaluation mode, to the ONNX file `path`, atomically.
 
-    The file takes `image`, float32 (N, input_channels, input_size, input_size), and returns `logits`
-    (N, classes), `embedding` and `features`. Batch norm and padding are folded into the convolutions.
-    Raises ExportMismatchError, and writes nothing, if the outputs for `samples` (N, input_channels,
-    input_size, input_size), or for the first of them alone, differ from the network's by more than TOLERANCE.
+    The file takes `image`, float32 (N, input_channels, height, width). A classifier's returns `logits`
+    (N, classes), `embedding` and `features`, a detector's its `outputs`. Batch norm and padding are folded
+    into the convolutions.
+    Raises ExportMismatchError, and writes nothing, if the outputs for `samples` (N, input_channels, height,
+    width), or for the first of them alone, differ from the network's by more than TOLERANCE.
     """
     model = to_onnx(network)
     content = model.SerializeToString()
@@ -81,8 +83,12 @@ def to_onnx(network: nn.Module) -> onnx.ModelProto:
 
     Raises ExportMismatchError if batch norm or padding could not be folded.
     """
-    size = network.input_size
-    model = _convert(_Outputs(network), (network.input_channels, size, size), OUTPUTS)
+    if isinstance(network, Detector):
+        shape = (network.input_channels, *network.input_size)
+        model = _convert(network, shape, network.outputs)
+    else:
+        size = network.input_size
+        model = _convert(_Outputs(network), (network.input_channels, size, size), OUTPUTS)
     _require_folded(model.graph)
     return model
 
@@ -97,10 +103,9 @@ def block_to_onnx(block: nn.Module, channels: int, size: int, shape: tuple[int, 
     return _convert(_BlockClassifier(block, channels, size), (1, *shape), ("logits",))
 
 
-def _convert(
-    network: _Outputs | _BlockClassifier, shape: tuple[int, int, int], outputs: Sequence[str]
-) -> onnx.ModelProto:
-    training = network.network.training
+def _convert(network: nn.Module, shape: tuple[int, int, int], outputs: Sequence[str]) -> onnx.ModelProto:
+    exported = network.network if isinstance(network, _Outputs | _BlockClassifier) else network
+    training = exported.training
     try:
         with warnings.catch_warnings():
             # torch's exporter uses a name that torch itself deprecated.
@@ -117,7 +122,7 @@ def _convert(
                 opset_version=OPSET,
             )
     finally:
-        network.network.train(training)
+        exported.train(training)
     if program is None:
         raise ExportMismatchError("torch.onnx.export: returned None")
     model = program.model_proto
@@ -139,13 +144,11 @@ def compare(model: bytes, network: nn.Module, samples: NDArray[np.float32]) -> f
     the output's largest value if that is over 1. Raises ExportMismatchError for a difference over TOLERANCE
     and for other shapes.
     """
-    outputs = open_session(model).run(list(OUTPUTS), {"image": samples})
     with torch.no_grad():
-        images = torch.from_numpy(samples)
-        features = network.forward_features(images)
-        expected = (network(images), network.forward_head(features, pre_logits=True), features)
+        expected = _expected(network, torch.from_numpy(samples))
+    outputs = open_session(model).run(list(expected), {"image": samples})
     worst = 0.0
-    for name, tensor, output in zip(OUTPUTS, expected, outputs, strict=True):
+    for (name, tensor), output in zip(expected.items(), outputs, strict=True):
         reference = tensor.numpy()
         if reference.shape != output.shape:
             raise ExportMismatchError(
@@ -159,6 +162,15 @@ def compare(model: bytes, network: nn.Module, samples: NDArray[np.float32]) -> f
             )
         worst = max(worst, difference)
     return worst
+
+
+def _expected(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Return the network's own outputs by name."""
+    if isinstance(network, Detector):
+        return dict(zip(network.outputs, network(images), strict=True))
+    features = network.forward_features(images)
+    embedding = network.forward_head(features, pre_logits=True)
+    return dict(zip(OUTPUTS, (network(images), embedding, features), strict=True))
 
 
 def write_classifier(network: Network, path: Path) -> None:

@@ -67,12 +67,19 @@ class _CalibrationImages:
         return None if image is None else {self._name: image}
 
 
-def quantize(source: Path, target: Path, images: Sequence[NDArray[Any]], plan: QuantizationPlan) -> None:
+def quantize(
+    source: Path,
+    target: Path,
+    images: Sequence[NDArray[Any]],
+    plan: QuantizationPlan,
+    *,
+    output: str = "logits",
+) -> None:
     """Write the static int8 variant of the exported network `source` to `target`, atomically.
 
     As `quantized`, which also says what is raised.
     """
-    write_whole(target, quantized(source.read_bytes(), images, plan))
+    write_whole(target, quantized(source.read_bytes(), images, plan, output=output))
 
 
 def quantized(

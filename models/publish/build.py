@@ -17,6 +17,8 @@ from models.data.photos import crops
 from models.export.to_onnx import export, model_file, plain_file, write_classifier
 from models.onnx_tools.quantize import quantize
 from models.onnx_tools.session import open_session, run
+from models.publish.detector_weights import published_file
+from models.publish.detectors import DETECTOR_RECIPES, DetectorRecipe, write_float, write_int8
 from models.publish.pretrained import load_pretrained
 from models.publish.recipes import INT8_SUFFIX, RECIPES, Recipe
 from models.zoo.agreement import Compared, compare_logits
@@ -42,22 +44,44 @@ JUDGING_CROPS = 16
 
 def names() -> list[str]:
     """Return the names of all models that `build` can build, parents before derived models."""
-    return [name for recipe in RECIPES for name in (recipe, recipe + INT8_SUFFIX)]
+    classifiers = [name for recipe in RECIPES for name in (recipe, recipe + INT8_SUFFIX)]
+    detectors = [
+        name
+        for recipe in DETECTOR_RECIPES.values()
+        for name in (recipe.name, *([recipe.name + INT8_SUFFIX] if recipe.plan else []))
+    ]
+    return classifiers + detectors
 
 
-def build(name: str, photos: Path, output: Path) -> Card:
+def build(name: str, photos: Path, output: Path, published: Path) -> Card:
     """Build `output/<name>` and return its card; an int8 model is built from its parent in `output`.
 
-    `photos`: folder that `make photos` filled. The model's folder is replaced atomically.
+    `photos`: folder that `make photos` filled; `published`: folder that `make detectors` filled, needed for
+    detectors. The model's folder is replaced atomically.
     Raises ValueError for an unknown name, FileNotFoundError for an int8 model without its parent, and the
     errors of loading, exporting, quantizing and reading photographs.
     """
-    parent = name.removesuffix(INT8_SUFFIX)
-    if parent not in RECIPES:
+    if name not in names():
         raise ValueError(f"recipe {name!r}: unknown (allowed: {', '.join(names())})")
+    parent = name.removesuffix(INT8_SUFFIX)
+    if parent in DETECTOR_RECIPES:
+        return build_detector(name, DETECTOR_RECIPES[parent], photos, output, published)
     if name == parent:
         return build_float(RECIPES[name], photos, output)
     return build_int8(RECIPES[parent], photos, output)
+
+
+def build_detector(name: str, recipe: DetectorRecipe, photos: Path, output: Path, published: Path) -> Card:
+    """Build a detector, or its int8 variant, from whole photographs; otherwise as the classifiers."""
+    with replace_folder(output / name) as folder:
+        if name == recipe.name:
+            images = tensors(crops(photos, JUDGED_ON, 1), recipe.input)
+            card = write_float(recipe, published_file(name, published), folder, images)
+        else:
+            images = tensors(crops(photos, CALIBRATED_ON, CALIBRATION_CROPS), recipe.input)
+            card = write_int8(recipe, output / recipe.name, folder, images)
+        write_card(folder, card)
+    return card
 
 
 def build_float(recipe: Recipe, photos: Path, output: Path) -> Card:

@@ -44,14 +44,20 @@ def load_pretrained(name: str, path: Path | None = None) -> EfficientNetLite:
 
 
 def translate(reference: Mapping[str, Tensor], network: EfficientNetLite) -> dict[str, Tensor]:
-    """Return the reference implementation's state dict with the keys of `network`.
+    """Return the reference implementation's state dict with the keys of `network`; raises as `translated`."""
+    return translated(reference, network.state_dict(), key_map(network))
+
+
+def translated(
+    reference: Mapping[str, Tensor], own: Mapping[str, Tensor], keys: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """Return the tensors of `reference` under the keys of `own`, by the reference's key for each of them.
 
     Raises WeightsMismatchError, with the keys, if one is missing, unexpected or of another shape.
     """
-    own = network.state_dict()
-    keys = key_map(network)
     problems = {
         "not in the key map": own.keys() - keys.keys(),
+        "not in the network": keys.keys() - own.keys(),
         "missing": set(keys.values()) - reference.keys(),
         "unexpected": reference.keys() - set(keys.values()),
     }

@@ -32,12 +32,18 @@ def short_name(card: Card) -> str:
     return name.replace("inverted-residual", "ir")
 
 
+def classifiers(zoo: Path) -> list[Card]:
+    """Return the cards of a zoo's classifiers, by name; what detectors find is measured otherwise."""
+    cards = (read_card(path.parent) for path in sorted(zoo.glob("*/card.json")))
+    return [card for card in cards if card.task == "image-classification"]
+
+
 def rows(zoo: Path, measured: Measurement) -> list[Row]:
-    """Return every model of the zoo with its measurement, by label set, the fastest first.
+    """Return every classifier of the zoo with its measurement, by label set, the fastest first.
 
     Raises ValueError, with the names, if models were not measured or have changed since.
     """
-    cards = [read_card(path.parent) for path in sorted(zoo.glob("*/card.json"))]
+    cards = classifiers(zoo)
     stale = [c.name for c in cards if measured.models.get(c.name, {}).get("sha256") != c.file.sha256]
     if stale:
         raise ValueError(f"{', '.join(stale)}: not measured, or changed since; run: python -m models report")

@@ -25,6 +25,15 @@ def photos() -> Path:
 
 
 @pytest.fixture(scope="session")
+def published() -> Path:
+    """The files of `make detectors`; tests that ask for them fail without, and say what to do."""
+    folder = ROOT / ".cache" / "detectors"
+    if not folder.is_dir():
+        pytest.fail("the detectors' weights are missing; fetch them with: make detectors", pytrace=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def fashion() -> Path:
     """The files of `make fashion`; tests that ask for them fail without, and say what to do."""
     folder = ROOT / ".cache" / "fashion-mnist"

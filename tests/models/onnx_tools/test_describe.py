@@ -47,8 +47,7 @@ def test_facts_of_a_network_of_the_zoo_are_its_card(name: str) -> None:
     assert facts.macs == card.macs
     assert (facts.opset, facts.initializer_elements) == (card.file.opset, card.file.initializer_elements)
     assert facts.precision == card.precision
-    side = card.input.height
-    assert facts.inputs == (TensorInfo("image", "float32", ("N", card.input.channels, side, side)),)
+    assert facts.inputs == (TensorInfo("image", "float32", ("N", *card.input.graph_shape)),)
     assert {output.name: output.shape[1:] for output in facts.outputs} == card.output_shapes
     # Batch norm is folded: its scale and shift of each channel became one bias, so some are missing.
     assert 0.97 * card.parameters < facts.parameters < card.parameters

@@ -49,9 +49,18 @@ def test_stated_agreement_is_reproducible(name: str, photos: Path, zoo: Path) ->
     assert compared.top_1_agreement == pytest.approx(stated.value, abs=0.015)
 
 
+def test_detector_without_its_published_file(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--photos", str(photos), "--published", str(tmp_path / "none"), "--output", str(tmp_path)]
+    assert main(["build", "ssd-mobilenet-v2", *options]) == 1
+    assert "not there; run: make detectors" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_unknown_name(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"recipe 'resnet-9000': unknown \(allowed: efficientnet-lite0, "):
-        build("resnet-9000", photos, tmp_path)
+        build("resnet-9000", photos, tmp_path, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -66,7 +75,7 @@ def test_missing_photographs_leave_the_model(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "model.onnx").write_bytes(b"as it was")
     with pytest.raises(MissingPhotosError, match="make photos"):
-        build("efficientnet-lite0", tmp_path / "nowhere", tmp_path / "zoo")
+        build("efficientnet-lite0", tmp_path / "nowhere", tmp_path / "zoo", tmp_path)
     assert [path.name for path in (tmp_path / "zoo").iterdir()] == ["efficientnet-lite0"]
     assert (folder / "model.onnx").read_bytes() == b"as it was"
 

@@ -134,6 +134,9 @@ def macs(model: onnx.ModelProto) -> int:
         if node.op_type == "Conv":
             # A weight is (out, in / groups, height, width): what one output pixel of one channel needs.
             total += math.prod(shapes[node.output[0]]) * math.prod(constants[node.input[1]][1:])
+        elif node.op_type == "ConvTranspose":
+            # A weight is (in, out / groups, height, width): what one input pixel of one channel contributes.
+            total += math.prod(shapes[node.input[0]]) * math.prod(constants[node.input[1]][1:])
         elif node.op_type == "Gemm":
             total += math.prod(constants[node.input[1]])
     return total

@@ -1,0 +1,86 @@
+"""SSD with a MobileNetV2 backbone, as published for Open Images."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from models.architectures.detectors.detector import Detector
+from models.architectures.initialise import initialise
+from models.architectures.mobilenet_v2 import EMBEDDING, STEM_CHANNELS, inverted_residuals
+from models.blocks.conv_norm_act import ConvNormAct
+from models.blocks.norm import TENSORFLOW
+from models.blocks.padded_conv import PaddedConv2d, same_pads
+
+SIZE = 300
+COLUMNS = 24
+"""Scores of an anchor: 23 classes, behind one of the background."""
+TAPPED = 13
+"""The block whose inner map, at stride 16, is the first of the maps that boxes are predicted from."""
+EXTRAS = ((256, 512), (128, 256), (128, 256), (64, 128))
+"""Inner and output channels of the layers behind the backbone, each of which halves the map."""
+ANCHORS = (3, 6, 6, 6, 6, 6)
+"""Anchors of a cell in each of the maps."""
+
+
+class SsdMobileNetV2(Detector):
+    """Images (N, 3, 300, 300) -> boxes (N, 1917, 4) relative to anchors, scores (N, 1917, 24).
+
+    The scores are logits, for a sigmoid.
+    Liu et al., "SSD: Single Shot MultiBox Detector", https://arxiv.org/abs/1512.02325, on Sandler et al.,
+    "MobileNetV2: Inverted Residuals and Linear Bottlenecks", https://arxiv.org/abs/1801.04381, as the
+    TensorFlow Object Detection API builds it: maps of 19, 10, 5, 3, 2 and 1 cells a side, predictors of
+    1 x 1, and anchors ordered by map, row, column. The padding is TensorFlow's "same".
+    """
+
+    outputs: ClassVar[tuple[str, ...]] = ("boxes", "scores")
+    input_size: ClassVar[tuple[int, int]] = (SIZE, SIZE)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = ConvNormAct(3, STEM_CHANNELS, 3, stride=2, pads=same_pads(SIZE, 3, 2), norm=TENSORFLOW)
+        blocks = inverted_residuals(STEM_CHANNELS, size=SIZE // 2, norm=TENSORFLOW)
+        self.blocks = nn.Sequential(*blocks)
+        self.head = ConvNormAct(blocks[-1].conv_pwl.out_channels, EMBEDDING, 1, norm=TENSORFLOW)
+        extras, channels, side = [], EMBEDDING, -(-SIZE // 32)
+        for inner, out in EXTRAS:
+            reduce = ConvNormAct(channels, inner, 1, norm=TENSORFLOW)
+            halve = ConvNormAct(inner, out, 3, stride=2, pads=same_pads(side, 3, 2), norm=TENSORFLOW)
+            extras.append(nn.Sequential(reduce, halve))
+            channels, side = out, -(-side // 2)
+        self.extras = nn.Sequential(*extras)
+        widths = (blocks[TAPPED].conv_pw.out_channels, EMBEDDING, *(out for _, out in EXTRAS))
+        self.box_predictors = nn.ModuleList(
+            PaddedConv2d(width, anchors * 4, 1, bias=True)
+            for width, anchors in zip(widths, ANCHORS, strict=True)
+        )
+        self.score_predictors = nn.ModuleList(
+            PaddedConv2d(width, anchors * COLUMNS, 1, bias=True)
+            for width, anchors in zip(widths, ANCHORS, strict=True)
+        )
+        initialise(self)
+
+    def forward_features(self, x: Tensor) -> list[Tensor]:
+        """Return the six maps that boxes are predicted from, (N, channels, h, w) each."""
+        y = self.blocks[:TAPPED](self.stem(x))
+        tapped = self.blocks[TAPPED]
+        inner = tapped.expand(y)
+        y = self.head(self.blocks[TAPPED + 1 :](tapped.project(inner, y)))
+        maps = [inner, y]
+        for extra in self.extras:
+            maps.append(extra(maps[-1]))
+        return maps
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        maps = self.forward_features(x)
+        boxes = [_by_anchor(layer(y), 4) for layer, y in zip(self.box_predictors, maps, strict=True)]
+        scores = [_by_anchor(layer(y), COLUMNS) for layer, y in zip(self.score_predictors, maps, strict=True)]
+        return torch.cat(boxes, 1), torch.cat(scores, 1)
+
+
+def _by_anchor(y: Tensor, values: int) -> Tensor:
+    """(N, anchors * values, h, w) -> (N, h * w * anchors, values)."""
+    rows = y.shape[1] // values * y.shape[2] * y.shape[3]
+    return y.permute(0, 2, 3, 1).reshape(-1, rows, values)
