@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from rich.table import Table
 from service.cli.output import console, say
 from service.cli.settings import settings_with
 from service.errors import WeighinError
-from service.inference.compare import Comparer, Comparison
+from service.inference.compare import ComparedModel, Comparer, Comparison
 from service.inference.cpu import core_budget
 from service.inference.pool import CorePool, Deadline
 from service.inference.registry import Registry
@@ -48,7 +49,8 @@ def compare_photos(
         comma_list(names or "") or None,
         baseline,
         mix_labels=names is not None,
-        top_k=1,
+        mix_tasks=names is not None,
+        top_k=None,
         repeat=repeat,
     )
 
@@ -64,35 +66,55 @@ def compare_photos(
             reason = error.detail if isinstance(error, WeighinError) else error.strerror
             say(f"{photo}: {reason}", error=True)
             continue
-        out.print(_table(photo, comparison))
+        say(_title(photo, comparison))
+        classifiers = [result for result in comparison.results if result.objects is None]
+        detectors = [result for result in comparison.results if result.objects is not None]
+        for results in filter(None, (classifiers, detectors)):
+            out.print(_table(results, comparison))
     pool.close()
     if failed:
         raise typer.Exit(1)
 
 
-def _table(photo: Path, comparison: Comparison) -> Table:
+def _title(photo: Path, comparison: Comparison) -> str:
     image = comparison.image
-    table = Table(
-        title=f"{shown(photo.name)}: {image.width} x {image.height} {image.format}, "
-        f"{comparison.results[0].latency.count} runs each, one thread",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
+    return (
+        f"{shown(photo.name)}: {image.width} x {image.height} {image.format}, "
+        f"{comparison.results[0].latency.count} runs each, one thread"
     )
-    table.add_column("model")
-    table.add_column("top-1")
-    for heading in ("probability", "p50 ms", "speed-up", "MB", "accuracy"):
+
+
+def _table(results: Sequence[ComparedModel], comparison: Comparison) -> Table:
+    """Return the table of classifiers, or of detectors: one result has predictions, the other objects."""
+    if results[0].objects is None:
+        table = Table("model", "top-1", box=None, pad_edge=False)
+        table.add_column("probability", justify="right")
+    else:
+        table = Table("model", box=None, pad_edge=False)
+        for heading in ("objects", "found by all", "by it alone"):
+            table.add_column(heading, justify="right")
+    for heading in ("p50 ms", "speed-up", "MB", "accuracy"):
         table.add_column(heading, justify="right")
-    for result in comparison.results:
+    for result in results:
         card = result.model.card
         mark = " (baseline)" if card.name == comparison.baseline else ""
         table.add_row(
             card.name + mark,
-            shown(result.predictions[0].label),
-            f"{result.predictions[0].probability:.1%}",
+            *_found(result, len(results), comparison),
             f"{result.latency.p50_ns / 1e6:.2f}",
             f"{result.speedup:.2f}x",
             f"{card.file.bytes / 1e6:.1f}",
             "" if card.accuracy is None else f"{card.accuracy.value:.1%}",
         )
     return table
+
+
+def _found(result: ComparedModel, detectors: int, comparison: Comparison) -> tuple[str, ...]:
+    """Return the cells of a result: the best prediction, or the numbers of objects."""
+    if result.predictions is not None:
+        best = result.predictions[0]
+        return shown(best.label), f"{best.probability:.1%}"
+    own = [found for found in comparison.objects or () if result.model.name in found.found_by]
+    by_all = sum(len(found.found_by) == detectors for found in own)
+    alone = sum(len(found.found_by) == 1 for found in own)
+    return str(len(own)), str(by_all), str(alone)

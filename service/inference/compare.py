@@ -6,12 +6,14 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from models.zoo.statistics import percentile
+from service.detection.matching import MatchedObject, Seen, match_objects
 from service.errors import Busy, InvalidParameter
 from service.inference.classify import Prediction, class_counts, predict
 from service.inference.decoding.decode import DecodedImage
+from service.inference.detect import DetectPlan, Found, detect_plan, find_objects
 from service.inference.loading import ServedModel
 from service.inference.pipeline import load_image
 from service.inference.pool import CorePool, Deadline
@@ -23,16 +25,20 @@ T = TypeVar("T")
 
 MAX_REPEAT = 50
 MIN_REPEAT_FOR_FASTEST = 5
-_STAGES: tuple[Stage, ...] = ("preprocess", "inference", "postprocess")
+_STAGES: tuple[Stage, ...] = ("preprocess", "inference", "postprocess", "nms")
+
+Reported = int | DetectPlan
+"""What a comparison reports of a model: this number of classes, or the objects of a detection."""
+Result = tuple[Prediction, ...] | tuple[Found, ...]
 
 
 @dataclass(frozen=True)
 class ComparePlan:
-    """A validated comparison (see `Comparer.plan`); `counts[i]` classes are reported for `models[i]`."""
+    """A validated comparison (see `Comparer.plan`); `reported[i]` is what it reports of `models[i]`."""
 
     models: tuple[ServedModel, ...]
     baseline: str
-    counts: tuple[int, ...]
+    reported: tuple[Reported, ...]
     repeat: int
 
 
@@ -49,10 +55,14 @@ class Latency:
 
 @dataclass(frozen=True)
 class ComparedModel:
-    """Predictions and latency of one model; `durations` are medians per stage over the runs."""
+    """Results and latency of one model; `durations` are medians per stage over the runs.
+
+    A classifier has `predictions`, a detector `objects`; the other is None.
+    """
 
     model: ServedModel
-    predictions: tuple[Prediction, ...]
+    predictions: tuple[Prediction, ...] | None
+    objects: tuple[Found, ...] | None
     durations: Durations
     latency: Latency
     speedup: float
@@ -67,21 +77,38 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class ObjectFound:
+    """An object that detectors found: the surest detection, and by model which of its detections it is.
+
+    `iou`: lowest intersection over union of another model's box with the surest one; None with one model.
+    """
+
+    best: Found
+    found_by: dict[str, int]
+    iou: float | None
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """Results of all models on one image. `order`: names of the models in each measured round."""
+    """Results of all models on one image. `order`: names of the models in each measured round.
+
+    `agreement` is of the classifiers, None without one; `objects` are those of all detectors, matched by
+    their boxes, None without one.
+    """
 
     image: DecodedImage
     durations: Durations
     results: tuple[ComparedModel, ...]
     baseline: str
-    agreement: Agreement
+    agreement: Agreement | None
+    objects: tuple[ObjectFound, ...] | None
     fastest: str | None
     order: tuple[tuple[str, ...], ...]
 
 
 @dataclass
 class _Runs:
-    predictions: tuple[Prediction, ...]
+    result: Result
     durations: list[Durations] = field(default_factory=list)
 
 
@@ -104,29 +131,34 @@ class Comparer:
         baseline: str | None,
         *,
         mix_labels: bool,
+        mix_tasks: bool = False,
         top_k: int | None,
+        min_score: float | None = None,
         repeat: int,
     ) -> ComparePlan:
         """Select models and baseline, and validate the comparison.
 
         `names` None: all models with the default model's label set. `baseline` None: the default model, or
         the first model if the default one is not compared. Raises UnknownModel, ModelUnavailable, NotReady,
-        Busy while another comparison runs, and InvalidParameter for empty or repeated names, mixed label sets
-        without `mix_labels`, a baseline that is not compared, an invalid `top_k` or `repeat`, or an estimated
-        time over the budget.
+        Busy while another comparison runs, and InvalidParameter for empty or repeated names, classifiers and
+        detectors without `mix_tasks`, mixed label sets of one task without `mix_labels`, a baseline that is
+        not compared, an invalid `top_k` (of classifiers), `min_score` (of detectors) or `repeat`, or an
+        estimated time over the budget.
         """
-        models = self._select(names, mix_labels)
+        models = self._select(names, mix_labels, mix_tasks)
         plan = ComparePlan(
             models=models,
             baseline=self._baseline(baseline, [model.name for model in models]),
-            counts=class_counts(top_k, *models),
+            reported=_reported(models, top_k, min_score),
             repeat=repeat,
         )
         self._check_cost(plan)
         self._check_free()
         return plan
 
-    def _select(self, names: Sequence[str] | None, mix_labels: bool) -> tuple[ServedModel, ...]:
+    def _select(
+        self, names: Sequence[str] | None, mix_labels: bool, mix_tasks: bool
+    ) -> tuple[ServedModel, ...]:
         if names is not None and not names:
             raise InvalidParameter("models: empty (leave it out to compare all)")
         models = self._registry.comparable() if names is None else tuple(map(self._registry.get, names))
@@ -134,11 +166,19 @@ class Comparer:
         repeated = [name for name, count in counts.items() if count > 1]
         if repeated:
             raise InvalidParameter(f"models: {', '.join(repeated)} more than once")
-        labels = sorted({model.card.labels for model in models})
-        if len(labels) > 1 and not mix_labels:
+        label_sets = defaultdict(set)
+        for model in models:
+            label_sets[model.card.task].add(model.card.labels)
+        if len(label_sets) > 1 and not mix_tasks:
             raise InvalidParameter(
-                f"models: different label sets ({', '.join(labels)}) (allowed: one, or mix_labels=true)"
+                f"models: different tasks ({', '.join(sorted(label_sets))}) (allowed: one, or mix_tasks=true)"
             )
+        for labels in label_sets.values():
+            if len(labels) > 1 and not mix_labels:
+                raise InvalidParameter(
+                    f"models: different label sets ({', '.join(sorted(labels))}) "
+                    "(allowed: one, or mix_labels=true)"
+                )
         return models
 
     def _baseline(self, baseline: str | None, compared: Sequence[str]) -> str:
@@ -185,14 +225,14 @@ class Comparer:
 
     async def _run(self, plan: ComparePlan, data: bytes, deadline: Deadline) -> Comparison:
         specs = [model.card.input for model in plan.models]
-        pairs = tuple(zip(plan.models, plan.counts, strict=True))
+        pairs = tuple(zip(plan.models, plan.reported, strict=True))
         stopwatch = Stopwatch()
 
         def first_job() -> tuple[DecodedImage, dict[str, _Runs], int]:
             stopwatch.lap("queue")
             image = load_image(data, *specs, max_pixels=self._max_pixels, stopwatch=stopwatch)
             clock = Stopwatch()
-            runs = {model.name: _Runs(predict(model, image, count, Stopwatch())) for model, count in pairs}
+            runs = {model.name: _Runs(_run(model, image, reported, Stopwatch())) for model, reported in pairs}
             clock.lap("total")
             return image, runs, clock.durations["total"]
 
@@ -201,11 +241,11 @@ class Comparer:
         for number in range(plan.repeat):
             rotated = _rotated(pairs, number)
 
-            def round_job(rotated: Sequence[tuple[ServedModel, int]] = rotated) -> int:
+            def round_job(rotated: Sequence[tuple[ServedModel, Reported]] = rotated) -> int:
                 clock = Stopwatch()
-                for model, count in rotated:
+                for model, reported in rotated:
                     laps = Stopwatch()
-                    predict(model, image, count, laps)
+                    _run(model, image, reported, laps)
                     runs[model.name].durations.append(laps.durations)
                     self._recorder.record(model.name, "compare", laps.durations, model.version)
                 clock.lap("total")
@@ -217,6 +257,29 @@ class Comparer:
                 break
         stopwatch.lap("total")
         return _summary(plan, image, stopwatch.stop(), runs, tuple(order))
+
+
+def _reported(
+    models: Sequence[ServedModel], top_k: int | None, min_score: float | None
+) -> tuple[Reported, ...]:
+    """Return what is reported of each model. Raises InvalidParameter."""
+    classifiers = [model for model in models if model.decoder is None]
+    for name, value, missing in (
+        ("top_k", top_k, not classifiers),
+        ("min_score", min_score, len(classifiers) == len(models)),
+    ):
+        if value is not None and missing:
+            kind = "classifier" if name == "top_k" else "detector"
+            raise InvalidParameter(f"{name} {value:g}: no {kind} is compared (allowed: leave it out)")
+    counts = iter(class_counts(top_k, *classifiers) if classifiers else ())
+    return tuple(next(counts) if model.decoder is None else detect_plan(model, min_score) for model in models)
+
+
+def _run(model: ServedModel, image: DecodedImage, reported: Reported, laps: Stopwatch) -> Result:
+    """Run one model on the image: its most probable classes, or the objects it finds."""
+    if isinstance(reported, DetectPlan):
+        return find_objects(reported, image, laps)
+    return predict(model, image, reported, laps)
 
 
 def _rotated(items: Sequence[T], by: int) -> Sequence[T]:
@@ -235,10 +298,12 @@ def _summary(
     results = tuple(
         ComparedModel(
             model=model,
-            predictions=runs[model.name].predictions,
+            predictions=None if model.decoder else cast("tuple[Prediction, ...]", runs[model.name].result),
+            objects=cast("tuple[Found, ...]", runs[model.name].result) if model.decoder else None,
             durations={
                 stage: int(statistics.median(run[stage] for run in runs[model.name].durations))
                 for stage in _STAGES
+                if stage in runs[model.name].durations[0]
             },
             latency=latencies[model.name],
             speedup=latencies[plan.baseline].p50_ns / latencies[model.name].p50_ns,
@@ -252,6 +317,7 @@ def _summary(
         results=results,
         baseline=plan.baseline,
         agreement=_agreement(results),
+        objects=_objects(results),
         fastest=fastest if len(order) >= MIN_REPEAT_FOR_FASTEST else None,
         order=order,
     )
@@ -267,9 +333,27 @@ def _latency(samples: Sequence[int]) -> Latency:
     )
 
 
-def _agreement(results: Sequence[ComparedModel]) -> Agreement:
+def _agreement(results: Sequence[ComparedModel]) -> Agreement | None:
     labels: defaultdict[str, list[str]] = defaultdict(list)
     for result in results:
-        labels[result.predictions[0].label].append(result.model.name)
-    most = max(map(len, labels.values()))
-    return Agreement(top1=most / len(results), labels=dict(labels))
+        if result.predictions is not None:
+            labels[result.predictions[0].label].append(result.model.name)
+    if not labels:
+        return None
+    counts = [len(names) for names in labels.values()]
+    return Agreement(top1=max(counts) / sum(counts), labels=dict(labels))
+
+
+def _objects(results: Sequence[ComparedModel]) -> tuple[ObjectFound, ...] | None:
+    """Return the objects that the detectors found, matched; None without a detector."""
+    detectors = [(result.model.name, result.objects) for result in results if result.objects is not None]
+    if not detectors:
+        return None
+    seen = [[Seen(found.label, found.score, found.box) for found in objects] for _, objects in detectors]
+
+    def named(matched: MatchedObject) -> ObjectFound:
+        best = detectors[matched.first][1][matched.found_by[matched.first]]
+        found_by = {detectors[detector][0]: number for detector, number in matched.found_by.items()}
+        return ObjectFound(best, found_by, matched.iou)
+
+    return tuple(map(named, match_objects(seen)))

@@ -22,9 +22,10 @@ from service.api.body.image import (
 )
 from service.api.body.request import Bounds, deadline_for
 from service.api.inference.classify import PredictionOut, TopK, predictions_out
+from service.api.inference.detect import BoxOut, DetectionOut, MinScore, box_out, detections_out
 from service.api.problems import documented
 from service.api.routers import new_router
-from service.inference.compare import ComparedModel, Comparer, Comparison
+from service.inference.compare import ComparedModel, Comparer, Comparison, ObjectFound
 from service.latency.stages import milliseconds
 from service.text.display import comma_list
 
@@ -43,6 +44,7 @@ class ModelTimings(BaseModel):
     preprocess: float
     inference: float
     postprocess: float
+    nms: float | None = Field(default=None, description="Of detectors only")
 
 
 class InferenceLatency(BaseModel):
@@ -59,7 +61,10 @@ class ComparedOut(BaseModel):
     """Predictions, latency and size of one model."""
 
     model: str
-    predictions: list[PredictionOut]
+    predictions: list[PredictionOut] = Field(description="Empty for a detector")
+    detections: list[DetectionOut] | None = Field(
+        default=None, description="Of a detector, best score first; left out for a classifier"
+    )
     timings_ms: ModelTimings
     latency_ms: InferenceLatency
     speedup: float = Field(description="p50 of inference of the baseline divided by that of this model")
@@ -78,6 +83,19 @@ class AgreementOut(BaseModel):
     labels: dict[str, list[str]] = Field(description="Top-1 label to the models that predict it")
 
 
+class ObjectOut(BaseModel):
+    """An object that at least one detector found; boxes that overlap by half or more are matched."""
+
+    label: str = Field(description="Label of the detection with the highest score", examples=["Person"])
+    box: BoxOut = Field(description="Box of that detection")
+    found_by: dict[str, int] = Field(
+        description="Model to the index of its detection; with a single one, only that model found it"
+    )
+    iou: float | None = Field(
+        description="Lowest intersection over union with that box; null if one model found it"
+    )
+
+
 class CompareResponse(BaseModel):
     """Results of all models on one image."""
 
@@ -86,7 +104,10 @@ class CompareResponse(BaseModel):
     timings_ms: CompareTimings
     results: list[ComparedOut]
     baseline: str
-    agreement: AgreementOut
+    agreement: AgreementOut | None = Field(description="Of the classifiers; null if only detectors ran")
+    objects: list[ObjectOut] | None = Field(
+        default=None, description="Of the detectors, surest first; left out if only classifiers ran"
+    )
     fastest: str | None = Field(description="Model with the lowest p50 of inference; null below 5 runs")
     order: list[list[str]] = Field(description="Order of the models in each measured round")
 
@@ -118,6 +139,8 @@ def compare_router(comparer: Comparer, bounds: Bounds) -> APIRouter:
             str | None, Query(description="Model that `speedup` refers to; by default the default model")
         ] = None,
         mix_labels: Annotated[bool, Query(description="Allow models of different label sets")] = False,
+        mix_tasks: Annotated[bool, Query(description="Allow classifiers beside detectors")] = False,
+        min_score: MinScore = None,
     ) -> Response:
         """Compare several models on the posted image: predictions, latency and speed-up.
 
@@ -126,7 +149,15 @@ def compare_router(comparer: Comparer, bounds: Bounds) -> APIRouter:
         """
         deadline = deadline_for(request, bounds)
         names = None if models is None else comma_list(models)
-        plan = comparer.plan(names, baseline, mix_labels=mix_labels, top_k=top_k, repeat=repeat)
+        plan = comparer.plan(
+            names,
+            baseline,
+            mix_labels=mix_labels,
+            mix_tasks=mix_tasks,
+            top_k=top_k,
+            min_score=min_score,
+            repeat=repeat,
+        )
         data = await read_image(request, bounds, deadline)
         result = await comparer.run(plan, data, deadline)
         return timed_answer(_comparison(request, result), result.durations)
@@ -135,23 +166,40 @@ def compare_router(comparer: Comparer, bounds: Bounds) -> APIRouter:
 
 
 def _comparison(request: Request, result: Comparison) -> dict[str, Any]:
-    return {
+    agreement = result.agreement
+    answer = {
         "request_id": request.state.request_id,
         "image": image_facts(result.image),
         "timings_ms": timings(result.durations),
         "results": [_compared(compared) for compared in result.results],
         "baseline": result.baseline,
-        "agreement": {"top1": round(result.agreement.top1, 4), "labels": result.agreement.labels},
+        "agreement": None
+        if agreement is None
+        else {"top1": round(agreement.top1, 4), "labels": agreement.labels},
         "fastest": result.fastest,
         "order": result.order,
+    }
+    if result.objects is not None:
+        answer["objects"] = [_object(found) for found in result.objects]
+    return answer
+
+
+def _object(found: ObjectFound) -> dict[str, Any]:
+    return {
+        "label": found.best.label,
+        "box": box_out(found.best.box),
+        "found_by": found.found_by,
+        "iou": None if found.iou is None else round(found.iou, 4),
     }
 
 
 def _compared(result: ComparedModel) -> dict[str, Any]:
     card, latency = result.model.card, result.latency
+    detections = None if result.objects is None else detections_out(result.objects)
     return {
         "model": card.name,
-        "predictions": predictions_out(result.predictions),
+        "predictions": predictions_out(result.predictions or ()),
+        **({} if detections is None else {"detections": detections}),
         "timings_ms": timings(result.durations),
         "latency_ms": {
             "count": latency.count,

@@ -134,6 +134,11 @@ def _detected(request: Request, result: Detected) -> dict[str, Any]:
     }
 
 
+def box_out(box: tuple[float, float, float, float]) -> dict[str, float]:
+    """Return the JSON object of a `BoxOut`."""
+    return dict(zip(("left", "top", "right", "bottom"), box, strict=True))
+
+
 def detections_out(objects: tuple[Found, ...]) -> list[dict[str, Any]]:
     """Return the JSON objects of `DetectionOut`."""
     return [
@@ -141,7 +146,7 @@ def detections_out(objects: tuple[Found, ...]) -> list[dict[str, Any]]:
             "class_id": found.class_id,
             "label": found.label,
             "score": round(found.score, 6),
-            "box": dict(zip(("left", "top", "right", "bottom"), found.box, strict=True)),
+            "box": box_out(found.box),
             "landmarks": [{"x": x, "y": y} for x, y in found.landmarks],
         }
         for found in objects
