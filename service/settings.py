@@ -46,13 +46,13 @@ class Settings(BaseSettings):
     )
 
     host: str = "127.0.0.1"
-    """Address or host name to listen on: all addresses of a name; `::` is every IPv6 and IPv4 address.
-    Loopback by default, because reads are unauthenticated."""
+    """Address or host name to listen on. A name stands for all its addresses, `::` for every IPv6 and IPv4
+    address. Loopback by default, because reads are unauthenticated."""
     port: int = Field(8000, ge=0, le=65535)
     """Port to listen on; 0 picks a free one and logs it."""
     model_dirs: Annotated[tuple[Path, ...], NoDecode] = (NETWORKS,)
-    """Folders of models, separated by `:` (`;` on Windows), each with a folder per model. Of two models with
-    one name the first found is served. `models` in `WEIGHIN_DATA_DIR` is always searched, last."""
+    """Folders of models, separated by `:` (`;` on Windows), each with a folder per model. If two models have
+    the same name, the first found is served. `models` in `WEIGHIN_DATA_DIR` is always searched, last."""
     default_model: str = "efficientnet-lite0-int8"
     """The model that runs when a request names none."""
     default_detector: str = "ssd-mobilenet-v2"
@@ -99,7 +99,7 @@ class Settings(BaseSettings):
     """Addresses and networks of trusted reverse proxies, separated by commas, or `*`. Their
     `X-Forwarded-For`, `-Proto`, `-Host` and `-Prefix` headers are used."""
     api_key: SecretStr | None = None
-    """Key that requests that change state must send as `Authorization: Bearer <key>`, else 401."""
+    """API key; requests that change state must send `Authorization: Bearer <key>`, else 401."""
     log_format: Literal["auto", "text", "json"] = "auto"
     """`text` for people, `json` for machines, `auto` for text on a terminal and JSON elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -29,7 +29,7 @@ def check_groups(groups: int, **channels: int) -> None:
 
 
 def check_even(**channels: int) -> None:
-    """Raise ValueError unless each number of channels is even."""
+    """Raise ValueError unless each number of channels is positive and even."""
     check_positive(**channels)
     for name, value in channels.items():
         if value % 2:

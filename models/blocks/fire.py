@@ -13,10 +13,11 @@ from models.blocks.norm import Norm
 class Fire(nn.Module):
     """(N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)).
 
-    Iandola et al., "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters", https://arxiv.org/abs/
-    1602.07360. `squeeze` is pointwise, to `out_channels * squeeze_ratio` channels; `expand_pw` and
-    `expand_conv` each make half of the output. The paper has no batch norm (`norm` None: biases instead), and
-    strides by pooling between the modules; `stride` here applies to the expanding convolutions.
+    Iandola et al., "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters",
+    https://arxiv.org/abs/1602.07360. `squeeze` is a pointwise convolution to `out_channels * squeeze_ratio`
+    channels; `expand_pw` and `expand_conv` each make half of the output. The paper uses no batch norm (`norm`
+    None: convolutions have biases instead) and downsamples by pooling between the modules; here `stride`
+    applies to the expanding convolutions.
     Raises ValueError for numbers below 1, odd `out_channels`, or a ratio that leaves no channel.
     """
 

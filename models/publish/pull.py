@@ -139,7 +139,7 @@ def _load(model: str) -> nn.Module:
 
 
 def input_spec(config: dict[str, Any]) -> InputSpec:
-    """Convert timm's data configuration to the equivalent InputSpec: resize, centre crop, mean and deviation.
+    """Convert timm's data configuration to an InputSpec: resize, centre crop, mean, standard deviation.
 
     Raises ValueError for preprocessing that InputSpec cannot express.
     """

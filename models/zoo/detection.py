@@ -83,11 +83,12 @@ class SsdAnchors(Finite):
 
 
 class CentrePoints(Finite):
-    """One box per peak of a heat map, as CenterNet (arXiv:1904.07850) and CenterFace (arXiv:1911.03599).
+    """One box per peak of a heat map, as in CenterNet (arXiv:1904.07850) and CenterFace (arXiv:1911.03599).
 
     Outputs, each (channels, height / stride, width / stride): `heatmap`, the score of each class; `size`, the
-    logarithm of height and width in units of the stride; `offset`, y and x of the centre from the middle of
-    its cell, in cells; and with `landmarks`, y and x of each in units of the box, from its top left corner.
+    logarithm of the box's height and width in units of the stride; `offset`, y and x from the middle of the
+    cell to the box's centre, in cells. If `landmarks` is not 0, also `landmarks`: y and x of each landmark
+    from the box's top left corner, in units of the box's height and width.
     """
 
     kind: Literal["centre-points"]

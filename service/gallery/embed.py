@@ -92,7 +92,7 @@ def normalised(embedding: NDArray[np.float32]) -> Vector:
 
 
 def prepare(data: bytes, models: Sequence[ServedModel], *, max_pixels: int) -> NewImage:
-    """Compute all that is stored of an image, with embeddings by `models`. Raises the errors of `decode`."""
+    """Compute everything stored for an image, with an embedding per model. Raises the errors of `decode`."""
     first = load_for_embedding(data, models[0], max_pixels=max_pixels)
     embeddings = {embedder_of(models[0]): embed(first, models[0])}
     for model in models[1:]:

@@ -76,7 +76,7 @@ class Metrics(Collector):
     ) -> None:
         """Register the gauges, which are read on every collection. Call it once.
 
-        `errors`: model and slug of the error counters that start at 0.
+        `errors` returns model and slug (kind of error) of each counter to export as 0 before its first error.
         """
         self._expected_errors = errors
         for name, explanation, read in (

@@ -90,7 +90,7 @@ class Claim:
 
 @dataclass
 class Facts:
-    """The claims of all sources, by path in the card; `settle` says which of them count."""
+    """The claims of all sources, by path in the card; `get` returns the one that counts."""
 
     claims: dict[str, list[Claim]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)

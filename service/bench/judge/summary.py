@@ -62,7 +62,7 @@ def kept_rate(trials: Iterable[RateTrial], budget_ms: float) -> float:
 
 
 def keeps_budget(latencies_ns: Sequence[int], abandoned: int, budget_ms: float) -> bool:
-    """Return whether every query was answered and the bound of the p99 is within the budget."""
+    """Return whether every query was answered and the p99's upper confidence bound is within the budget."""
     bound = percentile_bound(latencies_ns, 0.99)
     return not abandoned and bound is not None and bound.bound_ns <= budget_ms * 1e6
 
