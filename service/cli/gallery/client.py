@@ -51,7 +51,12 @@ class GalleryClient:
             raise Refused(f"--url {error}") from None
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         try:
-            self._http = httpx.Client(base_url=base_url, headers=headers, timeout=_TIMEOUT_S)
+            self._http = httpx.Client(
+                base_url=base_url,
+                headers=headers,
+                timeout=_TIMEOUT_S,
+                verify=httpx.URL(base_url).scheme == "https",  # else it would load certificates for nothing
+            )
         except (httpx.InvalidURL, UnicodeError) as error:
             raise Refused(f"--url '{redacted(base_url)[:200]}': {str(error).lower()}") from None
         self._url = redacted(base_url)

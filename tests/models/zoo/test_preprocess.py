@@ -55,6 +55,16 @@ def resampling(source: int, scale: float, targets: NDArray[np.float64], kernel: 
     return weights / weights.sum(axis=1, keepdims=True)
 
 
+def weighted(weights: NDArray[np.float64], image: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`weights` (n, m) times `image` (m, ...), without the columns that have no weight, which are most."""
+    rows = []
+    for row in weights:
+        used = row.nonzero()[0]
+        part = slice(used[0], used[-1] + 1)
+        rows.append(np.tensordot(row[part], image[part], axes=1))
+    return np.stack(rows)
+
+
 def reference(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float64]:
     """(C, height, width): every step in float64, on the whole image, nothing left out."""
     height, width = pixels.shape[:2]
@@ -65,7 +75,8 @@ def reference(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float64]
         rows, columns = np.floor(rows), np.floor(columns)
     across = resampling(width, scale, columns, spec.interpolation)
     down = resampling(height, scale, rows, spec.interpolation)
-    image = np.einsum("rh,hwc,kw->crk", down, pixels.astype(np.float64), across, optimize=True).clip(0, 255)
+    rows_first = weighted(down, pixels.astype(np.float64))
+    image = weighted(across, rows_first.swapaxes(0, 1)).transpose(2, 1, 0).clip(0, 255)
     if spec.channels == 1:
         image = np.tensordot([0.299, 0.587, 0.114], image, axes=1)[None]
     return (image - np.array(spec.mean)[:, None, None]) / np.array(spec.std)[:, None, None]
