@@ -185,6 +185,7 @@ def build(settings: Settings, *, address: str | None = None) -> Services:
             lambda: services.storage_problem,
             archive.newest,
             registry.doubtful,
+            registry.detectors,
         ),
     )
     metrics.watch(

@@ -245,6 +245,11 @@ class Registry:
         """Return the names of all models, loaded or not."""
         return tuple(sorted(self._entries))
 
+    def detectors(self) -> tuple[str, ...]:
+        """Return the names of all detectors, loaded or not."""
+        cards = (entry.card for entry in self.entries if entry.card is not None)
+        return tuple(card.name for card in cards if card.detection is not None)
+
     def entry(self, name: str | None, task: Task | None = None) -> ModelEntry:
         """Return the model's entry, served or not; without a name, that of the task's default model.
 
@@ -264,11 +269,7 @@ class Registry:
         name = self.default_detector or ""
         if name in self._entries:
             return self._entries[name]
-        detectors = [
-            entry.name
-            for entry in self.entries
-            if entry.card is not None and entry.card.detection is not None
-        ]
+        detectors = self.detectors()
         raise UnknownModel(
             name,
             detectors,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -81,10 +81,12 @@ class DashboardCache:
         state_problem: Callable[[], str | None],
         newest_benchmark: Callable[[], str | None],
         assumed_facts: Callable[[], Mapping[str, tuple[str, ...]]] = dict,
+        detectors: Callable[[], Collection[str]] = tuple,
     ) -> None:
         """`newest_benchmark` returns the newest benchmark's id; pages reload its chart when it changes.
 
-        `assumed_facts` returns, by model, the assumed facts on which predictions depend.
+        `assumed_facts` returns, by model, the assumed facts on which predictions depend; `detectors` the
+        names of the detectors among the models.
         """
         self._site = site
         self._latencies = latencies
@@ -93,6 +95,7 @@ class DashboardCache:
         self._state_problem = state_problem
         self._newest_benchmark = newest_benchmark
         self._assumed_facts = assumed_facts
+        self._detectors = detectors
         # One thread, apart from the event loop and the pool, so that rendering cannot delay inference.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="weighin-figures")
         self._cache: dict[tuple[View, str], tuple[float, Rendered]] = {}
@@ -191,6 +194,7 @@ class DashboardCache:
                 "" if view.stage == "all" else view.stage,
                 medians(all_models_history, stage) if view.stage in ("all", stage) else {},
                 self._assumed_facts(),
+                self._detectors(),
             ),
             other_stages=_other_stages(view, recorded),
             other_versions=[

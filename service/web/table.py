@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -36,8 +36,8 @@ class Row:
 class Group:
     """The rows of one model, at least one, with its errors (all stages together) and sparkline.
 
-    `line`: SVG point lists of the sparkline; empty for none. `assumed`: assumed facts of the
-    model's card on which predictions depend.
+    `line`: SVG point lists of the sparkline; empty for none. `assumed`: assumed facts of the model's card on
+    which predictions depend. `heading`: title of the models from this one on; empty for none.
     """
 
     model: str
@@ -45,6 +45,7 @@ class Group:
     errors: str
     line: tuple[str, ...]
     assumed: tuple[str, ...] = ()
+    heading: str = ""
 
 
 def table(
@@ -54,14 +55,17 @@ def table(
     stage: str,
     lines: Mapping[str, Sequence[float | None]],
     assumed: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    detectors: Collection[str] = (),
 ) -> list[Group]:
     """Build a group for each of `names` with runs or errors; `model` and `stage` filter unless empty.
 
     `lines` are the values of the sparkline in ms, by model. Errors raised before the model was known form a
-    group "(no model)", which is shown unless `model` filters.
+    group "(no model)", which is shown unless `model` filters. The `detectors` among the names come last,
+    under a heading of their own if there are others.
     """
-    groups = []
-    for name in [model] if model else [*names, ""]:
+    groups: list[Group] = []
+    last = [name for name in names if name in detectors]
+    for name in [model] if model else [*(name for name in names if name not in last), "", *last]:
         rows = tuple(
             Row(row_stage, summary.count, _cells(summary))
             for row_stage in STAGES
@@ -72,7 +76,17 @@ def table(
         if rows or errors:
             empty = Row("", 0, (Cell("", ""),) * len(MIN_SAMPLES))
             line = sparkline(lines.get(name, ()))
-            groups.append(Group(name or "(no model)", rows or (empty,), errors, line, assumed.get(name, ())))
+            begins = name in last and groups and groups[-1].model not in last
+            groups.append(
+                Group(
+                    name or "(no model)",
+                    rows or (empty,),
+                    errors,
+                    line,
+                    assumed.get(name, ()),
+                    "Detectors" if begins else "",
+                )
+            )
     return groups
 
 

@@ -28,9 +28,10 @@ from service.latency.query import Latencies
 from service.latency.recorder import Recorder
 from service.latency.stages import Durations
 from service.state import open_state
+from service.web.chart_data import PARTS
 from service.web.dashboard import dashboard_router
 from service.web.figures import FIRST_VIEWS, SHARED_FOR_S, DashboardCache, Figures
-from service.web.site import Site
+from service.web.site import HERE, Site
 from service.web.table import errors_text, milliseconds_text
 from service.web.view import WINDOWS, DashboardPage, Span, View, span_for
 from tests.helpers.http_client import http_client
@@ -48,6 +49,7 @@ class Instrument:
         self.at = NOON
         self.degraded: str | None = None
         self.benchmark: str | None = None
+        self.detectors: tuple[str, ...] = ()
         self.state = open_state(folder, None)
         self.recorder = Recorder(self.state.latencies, Metrics({}), clock=lambda: self.at)
         self.recorder.flush()
@@ -56,7 +58,13 @@ class Instrument:
         names = ("tiny", "tiny-b")
         site, latencies = Site(), Latencies(self.recorder)
         self.cache = DashboardCache(
-            site, latencies, lambda: names, "tiny", lambda: self.degraded, lambda: self.benchmark
+            site,
+            latencies,
+            lambda: names,
+            "tiny",
+            lambda: self.degraded,
+            lambda: self.benchmark,
+            detectors=lambda: self.detectors,
         )
         app.include_router(site.router())
         app.include_router(dashboard_router(site, self.cache, latencies, lambda: names))
@@ -133,6 +141,23 @@ def test_template_variables_equal_the_dataclass_fields(template: str, content: t
     assert names_in(template) == {field.name for field in dataclasses.fields(content)}
     for field in dataclasses.fields(content):
         assert len(field.metadata["help"]) > 8, field.name
+
+
+def test_detectors_have_a_heading(instrument: Instrument) -> None:
+    instrument.detectors = ("tiny",)
+    instrument.record(3)
+    assert "Detectors" not in instrument.page(), "it is the only model"
+    instrument.record(2, "tiny-b")
+    page = instrument.page(stage="total")
+    assert [row[0] for row in rows(page)] == ["tiny-b", "tiny"]
+    headings = re.findall(r'scope="(rowgroup|colgroup)"[^>]*>([\w-]+)<', page)
+    assert headings == [("rowgroup", "tiny-b"), ("colgroup", "Detectors"), ("rowgroup", "tiny")]
+    assert "Detectors" not in instrument.page(model="tiny")
+
+
+def test_every_stage_has_a_colour() -> None:
+    styles = (HERE / "static" / "weighin.css").read_text()
+    assert [stage for stage in PARTS if f"  --{stage}: light-dark(" not in styles] == []
 
 
 def test_empty_window_shows_a_curl_example(idle: Instrument) -> None:
