@@ -1,5 +1,9 @@
 // HTTP client of the pages. Failures become a Problem, whose message is shown to the reader.
 
+const RETRIED = ["busy", "not-ready", "queue-full"];
+const RETRY_MS = 700;
+const MAX_ATTEMPTS = 20;
+
 export class Problem extends Error {
   // `status` is 0 if there was no response.
   constructor(message, status, type = "") {
@@ -27,6 +31,20 @@ export async function ask(path, options = {}) {
 
 export async function askJson(path, options = {}) {
   return (await ask(path, options)).json();
+}
+
+// Like askJson, but retry while the service is busy; `waiting(message)` is called before each retry.
+export async function askPatiently(path, options, waiting) {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await askJson(path, options);
+    } catch (error) {
+      if (!RETRIED.includes(error.type) || attempt === MAX_ATTEMPTS) throw error;
+      waiting(error.message);
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+      options.signal?.throwIfAborted();
+    }
+  }
 }
 
 export function query(path, values) {

@@ -1,6 +1,7 @@
 // Comparison table: one row per model, sortable by column.
 import { byId, element } from "./dom.js";
 import { digits, milliseconds, millions, percent, size } from "./format.js";
+import { stageBar, stageTotal } from "./stages.js";
 
 const STAGES = ["preprocess", "inference", "postprocess"];
 
@@ -10,7 +11,7 @@ const COLUMNS = [
   { name: "Top-1", key: (result) => result.predictions[0].label, best: 1, text: true },
   { name: "Probability", key: (result) => result.predictions[0].probability, best: -1 },
   { name: "Inference, p50", key: (result) => result.latency_ms.p50, best: 1 },
-  { name: "Stages", key: (result) => total(result), best: 1, text: true },
+  { name: "Stages", key: total, best: 1, text: true },
   { name: "Speed-up", key: (result) => result.speedup, best: -1 },
   { name: "Size", key: (result) => result.file_bytes, best: 1 },
   { name: "MACs", key: (result) => result.macs, best: 1 },
@@ -20,7 +21,7 @@ const COLUMNS = [
 let sorted = { column: 3, direction: 1 };
 
 function total(result) {
-  return STAGES.reduce((sum, stage) => sum + result.timings_ms[stage], 0);
+  return stageTotal(result.timings_ms, STAGES);
 }
 
 // Return the most frequent top-1 label, or null if two labels share the first place.
@@ -102,7 +103,7 @@ function row(result, answer, agreed, slowest) {
     label,
     cell(2, percent(top.probability)),
     cell(3, milliseconds(result.latency_ms.p50)),
-    cell(4, stages(result, slowest)),
+    cell(4, stageBar(result.timings_ms, STAGES, slowest)),
     cell(5, `${digits(result.speedup)} ×`),
     cell(6, size(result.file_bytes)),
     cell(7, millions(result.macs)),
@@ -119,23 +120,4 @@ function cell(index, ...parts) {
 function accuracy(result) {
   if (result.accuracy === null) return ["unknown"];
   return [percent(result.accuracy.value), element("span", { className: "note" }, ` ${result.accuracy.kind}`)];
-}
-
-// Stage bars share one scale, so that they can be compared between rows.
-function stages(result, slowest) {
-  const bar = element("span", { className: "stages", "aria-hidden": "true" });
-  for (const stage of STAGES) {
-    const part = element("span", { className: stage, title: `${stage} ${milliseconds(result.timings_ms[stage])}` });
-    part.style.width = `${(100 * result.timings_ms[stage]) / slowest}%`;
-    bar.append(part);
-  }
-  const words = STAGES.map((stage) => `${stage} ${milliseconds(result.timings_ms[stage])}`).join(", ");
-  const sum = STAGES.map((stage) => digits(result.timings_ms[stage])).join(" + ");
-  return element(
-    "span",
-    {},
-    bar,
-    element("span", { className: "note", "aria-hidden": "true" }, `${sum} ms`),
-    element("span", { className: "hidden-text" }, words),
-  );
 }

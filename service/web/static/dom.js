@@ -11,6 +11,14 @@ export function element(tag, properties = {}, ...parts) {
   return created;
 }
 
+// Create an SVG element.
+export function drawing(tag, attributes = {}, ...parts) {
+  const created = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) created.setAttribute(name, value);
+  created.append(...parts);
+  return created;
+}
+
 export function byId(id) {
   return document.getElementById(id);
 }

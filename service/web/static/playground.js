@@ -1,20 +1,24 @@
-// Playground: compares all models on each new image and searches the gallery for similar images.
-import { askJson, Problem, query } from "./api.js";
-import * as comparison from "./comparison.js";
+// Playground: gives each new image to the selected task, and keeps the view in the page's URL.
+import { Problem } from "./api.js";
+import * as camera from "./camera.js";
+import * as classify from "./classify.js";
+import * as detect from "./detect.js";
 import { byId } from "./dom.js";
-import { milliseconds, plural, size } from "./format.js";
-import * as maps from "./maps.js";
 import * as similar from "./similar.js";
 import * as sources from "./sources.js";
 
-const RETRIED = ["busy", "not-ready", "queue-full"];
-const RETRY_MS = 700;
-const MAX_ATTEMPTS = 20;
+const TASKS = { classify, detect };
 
+const main = byId("playground");
 let picture = null;
 let running = new AbortController();
 
+function task() {
+  return TASKS[main.dataset.task];
+}
+
 function take(blob, name) {
+  camera.pause();
   if (picture) URL.revokeObjectURL(picture.url);
   picture = { blob, name, url: URL.createObjectURL(blob) };
   look();
@@ -24,85 +28,98 @@ async function look() {
   running.abort();
   running = new AbortController();
   const { signal } = running;
-  const current = picture;
-  const answers = byId("answers");
+  const { run, answers, clear } = task();
   byId("again").disabled = false;
   byId("problem").textContent = "";
-  const count = byId("baseline").options.length;
-  byId("progress").textContent = `Running ${count ? plural(count, "model") : "all models"} on ${current.name} …`;
+  settle();
   document.body.classList.add("busy");
   answers.setAttribute("aria-busy", "true");
   try {
-    const answer = await compare(current, signal);
-    answers.hidden = false;
-    offerBaselines(answer);
-    maps.show(answer, current, signal);
-    comparison.show(answer, maps.reorder);
-    byId("facts").textContent = facts(answer);
-    byId("progress").textContent = `${current.name}: ${plural(answer.results.length, "model")}, ${runsEach(answer)} each.`;
+    await run(picture, signal, showProgress);
   } catch (error) {
     if (error.name === "AbortError") return;
-    answers.hidden = true;
-    byId("similar").hidden = true;
+    clear();
     refuse(error instanceof Problem ? error.message : String(error));
-    return;
   } finally {
-    if (!signal.aborted) {
-      document.body.classList.remove("busy");
-      answers.removeAttribute("aria-busy");
-    }
-  }
-  await similar.show(current, signal);
-}
-
-// Retry while the service is busy: it runs one comparison at a time, for all clients.
-async function compare(current, signal) {
-  const parameters = { repeat: byId("runs").value };
-  if (byId("baseline").value) parameters.baseline = byId("baseline").value;
-  for (let attempt = 1; ; attempt += 1) {
-    try {
-      return await askJson(query("./compare", parameters), { method: "POST", body: current.blob, signal });
-    } catch (error) {
-      if (!RETRIED.includes(error.type) || attempt === MAX_ATTEMPTS) throw error;
-      byId("progress").textContent = `Waiting: ${error.message}.`;
-      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
-      signal.throwIfAborted();
-    }
+    if (!signal.aborted) settle();
   }
 }
 
-// Fill the list of baselines if the page was rendered before the models were loaded.
-function offerBaselines(answer) {
-  const select = byId("baseline");
-  if (select.options.length) return;
-  select.append(...answer.results.map((result) => new Option(result.model)));
-  select.value = answer.baseline;
+function settle() {
+  document.body.classList.remove("busy");
+  for (const { answers } of Object.values(TASKS)) answers.removeAttribute("aria-busy");
 }
 
-function runsEach(answer) {
-  return plural(answer.results[0].latency_ms.count, "run");
-}
-
-function facts(answer) {
-  const { image, timings_ms } = answer;
-  return (
-    `${image.width} × ${image.height} pixels, ${image.format.toUpperCase()}, ${size(image.bytes)}; decoded once ` +
-    `in ${milliseconds(timings_ms.decode)} after ${milliseconds(timings_ms.queue)} in the queue. ` +
-    `${runsEach(answer)} of each model with the CPU to itself; speed-up of inference relative to ${answer.baseline}.`
-  );
+function showProgress(text) {
+  byId("progress").textContent = text;
 }
 
 function refuse(message) {
-  byId("progress").textContent = "";
+  showProgress("");
   byId("problem").textContent = message;
 }
 
-sources.listen(take, refuse);
-similar.listen(take);
-byId("again").addEventListener("click", look);
-for (const id of ["baseline", "runs"]) {
-  byId(id).addEventListener("change", () => picture && look());
+// Analyse live frames instead of an image.
+function goLive() {
+  running.abort();
+  settle();
+  byId("problem").textContent = "";
+  for (const { clear } of Object.values(TASKS)) clear();
+  showProgress("Live from the camera.");
 }
+
+function readAddress() {
+  const parameters = new URLSearchParams(location.search);
+  show(parameters.get("task") ?? "classify");
+  detect.choose(parameters);
+}
+
+function writeAddress(write) {
+  const parameters = new URLSearchParams();
+  if (task() === detect) {
+    parameters.set("task", "detect");
+    detect.describe(parameters);
+  }
+  history[write](null, "", parameters.size ? `?${parameters}` : location.pathname);
+}
+
+function show(name) {
+  main.dataset.task = name;
+  document.querySelector(`input[name="task"][value="${name}"]`).checked = true;
+}
+
+function again() {
+  if (picture && !camera.isLive()) look();
+}
+
+for (const radio of document.querySelectorAll('input[name="task"]')) {
+  radio.addEventListener("change", () => {
+    show(radio.value);
+    writeAddress("pushState");
+    if (camera.isLive()) goLive();
+    else again();
+  });
+}
+addEventListener("popstate", () => {
+  readAddress();
+  again();
+});
+readAddress();
+detect.listen({
+  chosen: () => {
+    writeAddress("pushState");
+    again();
+  },
+  filtered: () => writeAddress("replaceState"),
+});
+sources.listen(take, refuse);
+camera.listen({ take, refuse, goLive, analyse: (frame, signal) => task().live(frame, signal) });
+similar.listen(take);
+byId("again").addEventListener("click", () => {
+  camera.pause();
+  again();
+});
+for (const id of ["baseline", "runs"]) byId(id).addEventListener("change", again);
 byId("maps").addEventListener("change", (event) => {
   byId("cards").classList.toggle("plain", !event.target.checked);
 });

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pytest
 
 from service.web.playground import RUNS, PlaygroundPage
 from tests.conftest import make_tiny_model
+from tests.helpers.detectors import save_detector
 from tests.helpers.pages import Code, names_in
+from tests.helpers.problems import assert_problem
 
 
 def options(page: str, name: str) -> list[tuple[str, bool]]:
@@ -50,6 +53,42 @@ def test_models_of_other_labels_are_left_out(serve: Callable[..., httpx.Client],
     make_tiny_model(tmp_path / "zoo", "other", labels="other-10")
     page = serve(model_dirs=(tmp_path / "zoo",)).get("/").text
     assert options(page, "baseline") == [("tiny", True)]
+
+
+@pytest.mark.parametrize(("default", "chosen"), [("colours", "colours"), ("missing", "anchors")])
+def test_detectors_are_offered(
+    serve: Callable[..., httpx.Client], tmp_path: Path, default: str, chosen: str
+) -> None:
+    make_tiny_model(tmp_path / "zoo", "tiny")
+    save_detector(tmp_path / "zoo", "colours", detection={"min_score": 0.25})
+    save_detector(tmp_path / "zoo", "anchors", "ssd-anchors", detection={"max_detections": 20})
+    broken = save_detector(tmp_path / "zoo", "broken")
+    (broken / "model.onnx").write_bytes(b"broken")
+    page = serve(model_dirs=(tmp_path / "zoo",), default_detector=default).get("/").text
+    boxes = re.findall(
+        r'<input type="checkbox" value="(\w+)" data-min-score="([\d.]+)" data-max-detections="(\d+)"'
+        r' autocomplete="off"( checked)?>',
+        page,
+    )
+    assert [(name, float(score), int(most)) for name, score, most, _ in boxes] == [
+        ("anchors", 0.5, 20),
+        ("colours", 0.25, 100),
+    ]
+    assert [name for name, _, _, checked in boxes if checked] == [chosen]
+    assert "No detector is loaded" not in page
+    assert options(page, "baseline") == [("tiny", True)]
+
+
+def test_page_without_detectors_says_so(client: httpx.Client) -> None:
+    assert "No detector is loaded. To add one: <code>weighin add FILE</code>" in client.get("/").text
+
+
+def test_task_of_the_page(client: httpx.Client) -> None:
+    for query, task in (("", "classify"), ("?task=detect", "detect"), ("?task=classify&other=1", "classify")):
+        page = client.get(f"/{query}").text
+        assert f'data-task="{task}"' in page
+        assert re.findall(r'name="task" value="(\w+)" autocomplete="off" checked', page) == [task]
+    assert_problem(client.get("/?task=guess"), 422, "invalid-parameter")
 
 
 def test_page_has_no_inline_or_external_resources(client: httpx.Client) -> None:
