@@ -223,7 +223,12 @@ def test_two_detectors_side_by_side(visit: Visit, url: str) -> None:
         marks = scene(page, name).locator(".objects > li:not([hidden]) .mark")
         expect(marks).to_have_text([f"also {other}"] * 2)
         expect(scene(page, name).locator(".count")).to_contain_text("Found by no other detector: 0.")
+    set_score(page, 0.3, "anchors")
     set_score(page, 0.3)
+    with httpx.Client(base_url=url, trust_env=False) as client:
+        parameters = {"models": "anchors,colours", "min_score": 0.3}
+        answer = client.post("/compare", content=SQUARES["buffer"], params=parameters).json()
+    assert [len(one["found_by"]) for one in answer["objects"]] == [2, 2, 1]
     marks = scene(page).locator(".objects > li:not([hidden]) .mark")
     expect(marks).to_have_text(["also anchors", "also anchors", "only here"])
     expect(scene(page).locator(".count")).to_contain_text("Found by no other detector: 1.")

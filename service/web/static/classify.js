@@ -2,7 +2,7 @@
 import { askJson, askPatiently, query } from "./api.js";
 import * as comparison from "./comparison.js";
 import { byId, element } from "./dom.js";
-import { milliseconds, percent, plural, size } from "./format.js";
+import { imageFacts, milliseconds, percent, plural } from "./format.js";
 import * as maps from "./maps.js";
 import * as similar from "./similar.js";
 
@@ -48,8 +48,7 @@ function runsEach(answer) {
 function facts(answer) {
   const { image, timings_ms } = answer;
   return (
-    `${image.width} × ${image.height} pixels, ${image.format.toUpperCase()}, ${size(image.bytes)}; decoded once ` +
-    `in ${milliseconds(timings_ms.decode)} after ${milliseconds(timings_ms.queue)} in the queue. ` +
+    `${imageFacts(image)}; decoded once in ${milliseconds(timings_ms.decode)} after ${milliseconds(timings_ms.queue)} in the queue. ` +
     `${runsEach(answer)} of each model with the CPU to itself; speed-up of inference relative to ${answer.baseline}.`
   );
 }

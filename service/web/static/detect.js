@@ -1,13 +1,11 @@
-// Task "detect": runs the chosen detectors on an image, one after the other, and matches what they find.
-import { askPatiently, Problem, query } from "./api.js";
+// Task "detect": runs the chosen detectors on an image and matches what they find.
+import { askJson, askPatiently, Problem, query } from "./api.js";
 import { byId } from "./dom.js";
-import { milliseconds, plural, size } from "./format.js";
-import { Scene, STAGES } from "./scene.js";
-import { stageTotal } from "./stages.js";
+import { digits, imageFacts, milliseconds, plural, size } from "./format.js";
+import { duration, Scene } from "./scene.js";
 
 const LOWEST = 0.05; // asked for once; the sliders filter
-const MOST = 300; // objects per image
-const MIN_IOU = 0.5;
+const MIN_IOU = 0.5; // as in /compare
 
 export const answers = byId("found");
 
@@ -20,7 +18,7 @@ const scenes = new Map(
     new Scene(value, {
       minScore: Number(dataset.minScore),
       lowest: Math.min(LOWEST, Number(dataset.minScore)),
-      most: Math.min(MOST, Number(dataset.maxDetections)),
+      most: Number(dataset.maxDetections),
     }),
   ]),
 );
@@ -31,14 +29,16 @@ export function clear() {
 }
 
 function chosen() {
-  return boxes.filter((box) => box.checked).map((box) => scenes.get(box.value));
+  const names = boxes.filter((box) => box.checked).map((box) => box.value);
+  if (!names.length) throw new Problem(boxes.length ? "Choose at least one detector." : "No detector is loaded.", 0);
+  return names.map((name) => scenes.get(name));
 }
 
 // `chosen` is called when the reader chooses detectors, `filtered` when a slider was moved.
 export function listen({ chosen: changed, filtered }) {
   byId("detectors").addEventListener("change", changed);
   for (const scene of scenes.values()) {
-    scene.slider.addEventListener("input", compare);
+    scene.slider.addEventListener("input", match);
     scene.slider.addEventListener("change", filtered);
   }
 }
@@ -54,22 +54,37 @@ export function choose(parameters) {
     const score = scores[names.indexOf(box.value)];
     scene.filter(score >= scene.lowest && score <= 1 ? score : scene.minScore);
   }
-  compare();
+  match();
 }
 
 // Write what `choose` reads.
 export function describe(parameters) {
-  const shown = chosen();
+  const shown = boxes.filter((box) => box.checked).map((box) => scenes.get(box.value));
   const isStandard = boxes.every((box) => box.checked === box.defaultChecked);
   const isFiltered = shown.some((scene) => scene.threshold !== scene.minScore);
   if (shown.length && (!isStandard || isFiltered)) parameters.set("detectors", shown.map((scene) => scene.name).join());
   if (isFiltered) parameters.set("min_score", shown.map((scene) => scene.threshold).join());
 }
 
+// `picture` has `blob` and `url`.
 export async function run(picture, signal, showProgress) {
   const shown = chosen();
+  const names = shown.map((scene) => scene.name);
   showProgress(`Running ${plural(shown.length, "detector")} on ${picture.name} …`);
-  await ask(shown, picture, signal, (message) => showProgress(`Waiting: ${message}.`));
+  const parameters = {
+    models: names.join(),
+    repeat: byId("runs").value,
+    min_score: Math.min(...shown.map((scene) => scene.lowest)),
+    mix_labels: true,
+  };
+  announce = null;
+  const options = { method: "POST", body: picture.blob, signal };
+  // The service runs one comparison at a time, for all clients.
+  const answer = await askPatiently(query("./compare", parameters), options, (message) =>
+    showProgress(`Waiting: ${message}.`),
+  );
+  present(shown, answer.results, answer.image, picture);
+  byId("found-facts").textContent = facts(answer);
   announce = () => {
     const counts = shown.map((scene) => `${plural(scene.visible.length, "object")} by ${scene.name}`);
     showProgress(`${picture.name}: ${counts.join(", ")}.`);
@@ -77,65 +92,69 @@ export async function run(picture, signal, showProgress) {
   announce();
 }
 
-// Find objects in one frame of the camera.
-export function live(frame, signal) {
-  return ask(chosen(), frame, signal, () => {});
+function facts({ image, timings_ms, results, baseline }) {
+  const medians = results.map(({ model, latency_ms, speedup, file_bytes }) => {
+    const compared = results.length > 1 ? `, ${digits(speedup)} ×` : "";
+    return `${model}: ${milliseconds(latency_ms.p50)} inference (p50)${compared}, ${size(file_bytes)}`;
+  });
+  return (
+    `${imageFacts(image)}; decoded once in ${milliseconds(timings_ms.decode)}. ${medians.join("; ")}. ` +
+    `${plural(results[0].latency_ms.count, "run")} of each detector with the CPU to itself` +
+    (results.length > 1 ? `; speed-up of inference relative to ${baseline}.` : ".")
+  );
 }
 
-// `picture`: an image with `blob` and `url`, or a frame with `blob` and `canvas`.
-async function ask(shown, picture, signal, waiting) {
-  if (!shown.length) throw new Problem(boxes.length ? "Choose at least one detector." : "No detector is loaded.", 0);
+// Find objects in one frame of the camera, which has `blob` and `canvas`.
+export async function live(frame, signal) {
+  const shown = chosen();
   announce = null;
   const responses = [];
-  for (const { name, lowest, most } of shown) {
-    const path = query("./detect", { model: name, min_score: lowest, max_detections: most });
-    responses.push(await askPatiently(path, { method: "POST", body: picture.blob, signal }, waiting));
+  for (const { name, lowest } of shown) {
+    const path = query("./detect", { model: name, min_score: lowest });
+    responses.push(await askJson(path, { method: "POST", body: frame.blob, signal }));
   }
-  const durations = responses.map((answer) => stageTotal(answer.timings_ms, STAGES));
-  const slowest = Math.max(...durations);
-  shown.forEach((scene, index) => scene.show(responses[index], picture, slowest));
+  present(shown, responses, responses[0].image, frame);
+  const totals = responses.map(({ model, timings_ms }) => `${model}: ${milliseconds(timings_ms.total)} in the service`);
+  byId("found-facts").textContent = `${imageFacts(responses[0].image)}. ${totals.join("; ")}.`;
+}
+
+// Show what was found: `results` are in the order of the scenes `shown`.
+function present(shown, results, image, picture) {
+  const slowest = Math.max(...results.map(({ timings_ms }) => duration(timings_ms)));
+  shown.forEach((scene, index) => scene.show(results[index], image, picture, slowest));
   const items = shown.map((scene) => scene.item);
   const list = byId("scenes");
   if (items.length !== list.children.length || items.some((item, index) => item !== list.children[index])) {
     list.replaceChildren(...items); // not for each frame: that would take the focus from a slider
   }
-  compare();
+  match();
   answers.hidden = false;
-  const { image } = responses[0];
-  byId("found-facts").textContent =
-    `${image.width} × ${image.height} pixels, ${image.format.toUpperCase()}, ${size(image.bytes)}. ` +
-    responses.map(({ model }, index) => `${model}: ${milliseconds(durations[index])}`).join(", ") +
-    ", one run, from decoding to non-maximum suppression.";
 }
 
-// Match the shown objects of each pair of detectors.
-function compare() {
+// Match the visible objects of the shown detectors by the rule of POST /compare: in order of score, each joins
+// the object whose surest box it overlaps by MIN_IOU or more and that its detector has not found yet; one with
+// the same label is preferred, then the one that it overlaps most.
+function match() {
   const shown = [...scenes.values()].filter((scene) => scene.item.isConnected);
-  for (const scene of shown) scene.forget();
-  shown.forEach((scene, index) => {
-    for (const other of shown.slice(index + 1)) {
-      for (const [one, two] of matches(scene.visible, other.visible)) {
-        one.partners.push(two);
-        two.partners.push(one);
-      }
+  const ordered = shown.flatMap((scene) => scene.visible).sort((a, b) => b.score - a.score);
+  const groups = [];
+  for (const object of ordered) {
+    let best = null;
+    for (const group of groups) {
+      const iou = overlap(object.box, group[0].box);
+      if (iou < MIN_IOU || group.some(({ detector }) => detector === object.detector)) continue;
+      const isSame = object.label.toLowerCase() === group[0].label.toLowerCase();
+      if (best === null || isSame > best.isSame || (isSame === best.isSame && iou > best.iou)) best = { group, isSame, iou };
     }
-  });
+    if (best === null) groups.push([object]);
+    else best.group.push(object);
+  }
+  for (const group of groups) {
+    for (const object of group) object.partners = group.filter((other) => other !== object);
+    group[0].light();
+  }
   for (const scene of shown) scene.tell(shown.length > 1);
   announce?.();
-}
-
-// Return pairs of objects that overlap by at least MIN_IOU, each object in one pair at most, best overlap first.
-function matches(ours, theirs) {
-  const pairs = ours
-    .flatMap((one) => theirs.map((two) => [one, two, overlap(one.box, two.box)]))
-    .filter(([, , iou]) => iou >= MIN_IOU)
-    .sort((a, b) => b[2] - a[2]);
-  const taken = new Set();
-  return pairs.filter(([one, two]) => {
-    if (taken.has(one) || taken.has(two)) return false;
-    taken.add(one).add(two);
-    return true;
-  });
 }
 
 // Return the intersection over union of two boxes.

@@ -12,6 +12,10 @@ export function size(bytes) {
   return bytes >= 1e6 ? `${(bytes / 1e6).toFixed(1)} MB` : `${Math.ceil(bytes / 1e3)} kB`;
 }
 
+export function imageFacts({ width, height, format, bytes }) {
+  return `${width} × ${height} pixels, ${format.toUpperCase()}, ${size(bytes)}`;
+}
+
 export function millions(count) {
   return `${(count / 1e6).toFixed(0)} M`;
 }

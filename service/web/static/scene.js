@@ -1,9 +1,9 @@
 // What one detector finds in an image: boxes over the image, a list of the same, and a slider for the score.
 import { drawing, element } from "./dom.js";
 import { milliseconds, plural } from "./format.js";
-import { stageBar } from "./stages.js";
+import { stageBar, stageTotal } from "./stages.js";
 
-export const STAGES = ["decode", "preprocess", "inference", "postprocess", "nms"];
+const STAGES = ["decode", "preprocess", "inference", "postprocess", "nms"];
 const TEXT_PX = 13;
 const GOLDEN_ANGLE = 137.508; // hues of successive classes, far apart for any number of them
 
@@ -39,11 +39,11 @@ export class Scene {
     this.filter(minScore);
   }
 
-  // Show a response of /detect. `picture`: an image with `url`, or a frame of the camera with `canvas`. Of a
-  // frame, objects cannot be chosen. `scale`: milliseconds of a full bar.
-  show(answer, picture, scale) {
+  // Show `detections` and `timings_ms` of a response of /detect or /compare. `picture`: an image with `url`, or
+  // a frame of the camera with `canvas`, whose objects cannot be chosen. `scale`: milliseconds of a full bar.
+  show({ detections, timings_ms }, image, picture, scale) {
     const isLive = picture.canvas !== undefined;
-    this.size = answer.image;
+    this.size = image;
     this.item.classList.remove("no-photo");
     this.photo.hidden = isLive;
     this.canvas.hidden = !isLive;
@@ -56,12 +56,12 @@ export class Scene {
     }
     if (isLive) this.list.tabIndex = 0; // without buttons inside, the list itself scrolls with the keyboard
     else this.list.removeAttribute("tabindex");
-    this.objects = answer.detections.map((detection) => new FoundObject(detection, this.name, isLive));
+    this.objects = detections.map((detection) => new FoundObject(detection, this.name, isLive));
     this.list.replaceChildren(...this.objects.map((object) => object.item));
     this.drawn.setAttribute("viewBox", `0 0 ${this.size.width} ${this.size.height}`);
     // small ones last, so that larger ones do not cover them
     this.drawn.replaceChildren(...[...this.objects].sort((a, b) => b.area - a.area).map((object) => object.drawn));
-    this.stages.replaceChildren(stageBar(answer.timings_ms, STAGES, scale));
+    this.stages.replaceChildren(stageBar(timings_ms, timed(timings_ms), scale));
     this.filter(this.threshold);
     this.fit();
   }
@@ -73,11 +73,6 @@ export class Scene {
     this.value.textContent = threshold.toFixed(2);
     for (const object of this.objects) object.hide(object.score < threshold);
     this.visible = this.objects.filter((object) => object.score >= threshold);
-  }
-
-  // Forget the matches with other detectors.
-  forget() {
-    for (const object of this.objects) object.partners = [];
   }
 
   // Tell the number of objects and, if several detectors are compared, which of them no other one found.
@@ -111,6 +106,16 @@ export class Scene {
     this.drawn.setAttribute("font-size", height);
     for (const object of this.objects) object.place(this.size.width, height);
   }
+}
+
+// Return the milliseconds of all stages of a detector.
+export function duration(timings) {
+  return stageTotal(timings, timed(timings));
+}
+
+// A comparison decodes the image once for all detectors.
+function timed(timings) {
+  return STAGES.filter((stage) => stage in timings);
 }
 
 // One object: its box `drawn` over the image, and its `item` in the list.
@@ -165,10 +170,11 @@ class FoundObject {
     this.drawn.addEventListener("click", () => entry.focus());
   }
 
-  // Highlight the box, and its partners' boxes, while its entry is focused, pointed at or pressed.
+  // Highlight the box and its partners' boxes while the entry of one is focused, pointed at or pressed.
   light() {
-    const isLit = this.entry.matches(':focus, :hover, [aria-pressed="true"]');
-    for (const { drawn } of [this, ...this.partners]) drawn.classList.toggle("lit", isLit);
+    const group = [this, ...this.partners];
+    const isLit = group.some(({ entry }) => entry.matches(':focus, :hover, [aria-pressed="true"]'));
+    for (const { drawn } of group) drawn.classList.toggle("lit", isLit);
   }
 
   hide(hidden) {
