@@ -126,15 +126,15 @@ VARIANTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("standard", "standard", {}),
     ("depthwise-separable", "depthwise-separable", {}),
     ("grouped, 4 groups", "grouped", {"groups": 4}),
-    ("bottleneck, a quarter inside", "bottleneck", {}),
-    ("bottleneck, depthwise inside", "bottleneck", {"groups": "depthwise"}),
-    ("bottleneck, half inside, 4 groups", "bottleneck", {"ratio": 0.5, "groups": 4}),
-    ("inverted-residual, 3 times inside", "inverted-residual", {"ratio": 3}),
-    ("inverted-residual, 6 times inside", "inverted-residual", {"ratio": 6}),
-    ("the same with gates of a quarter", "inverted-residual", {"ratio": 6, "squeezed": 192}),
+    ("bottleneck, inner width 1/4", "bottleneck", {}),
+    ("bottleneck, inner width 1/4, depthwise", "bottleneck", {"groups": "depthwise"}),
+    ("bottleneck, inner width 1/2, 4 groups", "bottleneck", {"ratio": 0.5, "groups": 4}),
+    ("inverted-residual, inner width 3 times the outer", "inverted-residual", {"ratio": 3}),
+    ("inverted-residual, inner width 6 times the outer", "inverted-residual", {"ratio": 6}),
+    ("the same, with squeeze-and-excitation to 1/4", "inverted-residual", {"ratio": 6, "squeezed": 192}),
     ("shuffle", "shuffle", {}),
-    ("fire, an eighth inside", "fire", {}),
-    ("ghost, 2 times inside", "ghost", {}),
+    ("fire, squeezed to 1/8", "fire", {}),
+    ("ghost, inner width 2 times the outer", "ghost", {}),
 )
 """Rows of the table: description, block, changes to the given shape."""
 
@@ -143,7 +143,7 @@ def table(shape: Shape) -> str:
     """Return a Markdown table of every block's cost at one shape, by the formulas."""
     baseline = total(convolutions_of(BASELINE, shape))
     rows = [
-        "| block | formula | parameters | multiply-accumulates | share of the standard convolution's |",
+        "| block | formula | parameters | multiply-accumulates | relative to the standard convolution |",
         "| --- | --- | --- | --- | --- |",
     ]
     for name, block, choice in VARIANTS:
