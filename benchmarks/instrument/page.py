@@ -55,14 +55,24 @@ def _verdicts(results: Results) -> list[str]:
     if not models:
         return [*lines, "Not measured yet."]
     lines += [
-        "Each launch interleaves four equal sessions and three copies whose runs do 3, 5 and 10 % more "
-        "work. The trace is cut into disjoint segments as large as a run of the profile; each segment gives "
-        f"two verdicts on equal sessions and one on each copy. {len(every) - len(quiet)} of {len(every)} "
-        "launches were excluded because the machine was not quiet.",
+        "Each launch interleaves four equal sessions of a model and three copies whose runs do 3, 5 and 10 % "
+        "more work. The launches are cut into disjoint segments, each with as many launches and rounds as a "
+        "run of a profile (quick, standard or publish). Each segment gives two verdicts on equal sessions "
+        f"and one on each copy. {len(every) - len(quiet)} of {len(every)} launches were excluded because the "
+        "machine was not quiet.",
+        "",
+        "A verdict of faster or slower needs a p-value below the level and a difference of at least "
+        f"{MIN_DIFFERENCE:.0%}; `models/zoo/verdicts.py` has this rule and the level in use.",
         "",
     ]
     chosen = results.last("rule-chosen")
     chosen_at = 0.0 if chosen is None else chosen["at"]
+    if chosen_at:
+        lines += [
+            "The rows of the launches after the rule was chosen cut only those launches into segments, so "
+            "they can have an error that no segment of all launches has.",
+            "",
+        ]
     by_model = {model: [launch for launch in quiet if launch["model"] == model] for model in models}
     for model, launches in by_model.items():
         slowdowns = ", ".join(
@@ -82,9 +92,10 @@ def _verdicts(results: Results) -> list[str]:
             continue
         lines += [
             "",
-            f"### {len(pooled)} segments of a {profile} run ({repetitions.launches} x {repetitions.rounds})",
+            f"### {len(pooled)} segments as large as a {profile} run ({repetitions.launches} launches of "
+            f"{repetitions.rounds} rounds)",
             "",
-            "| level | equal, called different | 3 % found | 5 % found | 10 % found |",
+            "| level | equal sessions called different | 3 % copy found | 5 % copy found | 10 % copy found |",
             "| --- | --- | --- | --- | --- |",
         ]
         for level in _LEVELS:
@@ -108,12 +119,7 @@ def _verdicts(results: Results) -> list[str]:
         if chosen_at and unseen:
             lines.append(_row("in use, launches after the rule was chosen", rates(unseen, LEVEL)))
         lines += ["", *_targets(rates(pooled, LEVEL))]
-    return [
-        *lines,
-        "",
-        f"A verdict also needs a difference of at least {MIN_DIFFERENCE:.0%}. The level in use is that of "
-        "`models/zoo/verdicts.py`.",
-    ]
+    return lines
 
 
 def _row(label: str, counts: dict[str, tuple[int, int, float, float]]) -> str:
@@ -150,10 +156,10 @@ def _order(results: Results) -> list[str]:
         differing, pairs = disagreements(first["verdicts"], second["verdicts"])
         wrong, distinguishable = wrong + len(differing), distinguishable + pairs
         lines.append(
-            f"- {len(first['verdicts'])} pairs, {pairs} of them called distinguishable by either run, "
+            f"- {len(first['verdicts'])} pairs, {pairs} of them distinguishable in at least one run, "
             f"{len(differing)} ranked differently{': ' + ', '.join(differing) if differing else ''}. The "
             f"runs took {first['seconds']:.0f} and {second['seconds']:.0f} s; "
-            f"flags: {_kinds(first)}; {_kinds(second)}."
+            f"flags of the first: {_kinds(first)}, of the second: {_kinds(second)}."
         )
     low, high = wilson(wrong, distinguishable)
     between = [
@@ -179,16 +185,17 @@ def _noise(results: Results) -> list[str]:
     runs = results.of("noise-run")
     if not runs:
         return [*lines, "Not measured yet."]
-    for noise, words in ((True, "with the loop"), (False, "without")):
+    lines += ["[benchmarks.md](benchmarks.md#flags) explains the flags.", ""]
+    for noise, words in ((True, "with the loop"), (False, "without the loop")):
         chosen = [run for run in runs if run["noise"] == noise]
         marked = sum(run["marked"] for run in chosen)
         low, high = wilson(marked, len(chosen))
         lines.append(
-            f"- {words}: {marked} of {len(chosen)} quick runs marked dirty or drifting "
+            f"- {words}: {marked} of {len(chosen)} quick runs flagged `dirty` or `drift` "
             f"[{low:.0%}, {high:.0%}]"
         )
     missed = any(run["noise"] and not run["marked"] for run in runs)
-    return [*lines, "", "Never silently published: " + ("**missed**." if missed else "met.")]
+    return [*lines, "", "Every run with the loop is flagged: " + ("**missed**." if missed else "met.")]
 
 
 def _stalls(results: Results) -> list[str]:
@@ -197,9 +204,10 @@ def _stalls(results: Results) -> list[str]:
     if not runs:
         return [*lines, "Not measured yet."]
     lines += [
-        "A real service, stopped (SIGSTOP) for 200 ms every 2 s, measured by a closed loop (one client, the "
-        "next request after the answer) and by an open one (Poisson, 100 per second, latency from the "
-        "intended send time).",
+        "A real service is stopped (SIGSTOP) for 200 ms every 2 s, and measured by two loops. The closed "
+        "loop has one client, which sends its next request after the response; it sends nothing during a "
+        "stop, so only one request sees each stop (coordinated omission). The open loop sends 100 requests "
+        "per second at random times (Poisson arrivals) and measures latency from the intended send time.",
         "",
         "| service | loop | n | p50 ms | p99 ms | bound on p99 ms | max ms |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -217,7 +225,8 @@ def _stalls(results: Results) -> list[str]:
     return [
         *lines,
         "",
-        f"Detected by the open loop, missed by the closed one: {'met' if met else '**missed**'}.",
+        "The stops show in the open loop's p99 and not in the closed loop's: "
+        f"{'met' if met else '**missed**'}.",
     ]
 
 
@@ -227,10 +236,11 @@ def _percentiles(results: Results) -> list[str]:
     if not runs:
         return [*lines, "Not simulated yet."]
     lines += [
-        "Share of 10 000 simulated runs in which the true percentile is at most the stated bound. The rule "
-        "assumes independent samples. In the bursty traces 2 % of the samples lie in bursts of the given "
-        "mean length, in which runs take 1.5 times as long: the rule then overestimates the number of "
-        "independent samples.",
+        "The rule ([measurement.md](measurement.md#common-rules)) states an upper bound on a percentile, and "
+        "assumes independent samples. The last column is the share of 10 000 simulated runs in which the "
+        "true percentile is at most the bound. In the rows with bursts, 2 % of the samples lie in bursts of "
+        "the given mean length, in which runs take 1.5 times as long: the rule then overestimates the number "
+        "of independent samples.",
         "",
         "| samples | percentile | n | bound holds |",
         "| --- | --- | --- | --- |",
@@ -247,7 +257,8 @@ def _percentiles(results: Results) -> list[str]:
     return [
         *lines,
         "",
-        f"In at least 99 % of independent runs: {'met' if met else '**missed**'} (least {worst:.2%}).",
+        "The bound holds in at least 99 % of the runs with independent samples: "
+        f"{'met' if met else '**missed**'} (lowest share {worst:.2%}).",
     ]
 
 
@@ -260,7 +271,7 @@ def _loadgen(results: Results) -> list[str]:
     for scenario, run in newest.items():
         met = abs(run["ratio"] - 1) <= 0.05
         lines.append(
-            f"- {scenario}, {figure[scenario]}: ours over MLPerf's {run['ratio']:.4f} "
+            f"- {scenario}, {figure[scenario]}: ratio of ours to MLPerf's {run['ratio']:.4f} "
             f"[{run['low']:.4f}, {run['high']:.4f}] over {run['rounds']} rounds on `{run['model']}`; "
             f"within 5 %: {'met' if met else '**missed**'}"
         )
