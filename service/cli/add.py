@@ -19,7 +19,7 @@ from service.inference.registry import Registry
 from service.own_models.add import Added, Bounds, Options, add
 from service.own_models.draft import flat
 from service.own_models.facts import numbers, words
-from service.own_models.presets import PRESETS
+from service.own_models.sources.presets import PRESETS
 
 _INPUT, _OUTPUT, _WORDS = "Facts of the input", "Facts of the outputs", "Facts for the tables"
 _RANGES = {"0..255": (0.0, 1.0), "0..1": (0.0, 255.0), "-1..1": (127.5, 127.5)}

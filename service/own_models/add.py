@@ -15,8 +15,8 @@ from service.errors import ModelExists, RefusedModel
 from service.own_models.draft import Draft
 from service.own_models.facts import words
 from service.own_models.folders import check_free, move_in, remove, workplace
-from service.own_models.labels import BuiltIn
-from service.own_models.reading import read_file
+from service.own_models.sources.labels import BuiltIn
+from service.own_models.sources.reading import read_file
 from service.own_models.trial import Bounds, TrialFailed, serve_once
 
 __all__ = ["Added", "Bounds", "Options", "add", "remove"]

@@ -20,8 +20,8 @@ from service.inference.runtime_errors import one_line
 from service.own_models.add import Added, Built, Options, build, model_name
 from service.own_models.bounded import ChildFailed, TimeIsOver, ask, of_memory
 from service.own_models.folders import check_free, move_back, move_in, workplace
-from service.own_models.labels import BuiltIn
-from service.own_models.reading import read_file
+from service.own_models.sources.labels import BuiltIn
+from service.own_models.sources.reading import read_file
 from service.own_models.trial import Bounds
 
 _MODULE = "service.own_models.apart"

@@ -22,7 +22,6 @@ from models.zoo.files import write_whole
 from service.errors import ModelUnavailable, RefusedModel, error_words
 from service.inference.runtime_errors import one_line
 from service.inference.session import SessionError
-from service.own_models.evidence import Contradiction, judge
 from service.own_models.facts import (
     UNKNOWN,
     Claim,
@@ -32,7 +31,8 @@ from service.own_models.facts import (
     pixel_options,
     warning_of_assumed,
 )
-from service.own_models.labels import (
+from service.own_models.sources.evidence import Contradiction, judge
+from service.own_models.sources.labels import (
     BuiltIn,
     GivenLabels,
     LabelSet,
@@ -40,17 +40,23 @@ from service.own_models.labels import (
     label_set,
     labels_option,
 )
-from service.own_models.pictures import labelled_pictures
-from service.own_models.presets import assume_input, assume_size, fit_channels, from_tensorflow, scale_resize
-from service.own_models.presets import preset as preset_named
-from service.own_models.reading import (
+from service.own_models.sources.pictures import labelled_pictures
+from service.own_models.sources.presets import (
+    assume_input,
+    assume_size,
+    fit_channels,
+    from_tensorflow,
+    scale_resize,
+)
+from service.own_models.sources.presets import preset as preset_named
+from service.own_models.sources.reading import (
     choose_output,
     read_activation,
     read_graph,
     read_input,
     read_sides,
 )
-from service.own_models.sidecars import OWN_METADATA, read_beside
+from service.own_models.sources.sidecars import OWN_METADATA, read_beside
 from service.own_models.trial import Bounds, Feed, Ran, TrialFailed, run_once
 
 _Model = TypeVar("_Model", bound=BaseModel)

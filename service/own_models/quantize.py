@@ -33,7 +33,7 @@ from service.own_models.judging import (
     read_pictures,
     refuse_shared,
 )
-from service.own_models.pictures import labelled_pictures
+from service.own_models.sources.pictures import labelled_pictures
 from service.own_models.trial import Bounds, TrialFailed, serve_once
 
 INT8_SUFFIX = "-int8"

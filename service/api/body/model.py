@@ -23,7 +23,7 @@ from service.api.body.request import is_form
 from service.errors import InvalidParameter, MalformedRequest
 from service.own_models.add import Options
 from service.own_models.facts import OPTIONS
-from service.own_models.labels import BuiltIn, built_in_sets
+from service.own_models.sources.labels import BuiltIn, built_in_sets
 from service.storage.errors import storage_errors
 
 MODEL, DATA, LABELS, CARD = "model", "data", "labels", "card"

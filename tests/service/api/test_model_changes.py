@@ -16,7 +16,7 @@ import pytest
 from pydantic import SecretStr
 
 from service.errors import RefusedModel
-from service.own_models.labels import BuiltIn, labels_option
+from service.own_models.sources.labels import BuiltIn, labels_option
 from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.helpers.http_client import http_client

@@ -12,7 +12,7 @@ from models.zoo.card import InputSpec, read_card
 from models.zoo.files import NETWORKS
 from models.zoo.labels import BUILT_IN, read_labels
 from service.own_models.add import Options, add
-from service.own_models.evidence import Labelled, judge
+from service.own_models.sources.evidence import Labelled, judge
 from tests.helpers.disguise import RANGES, disguise
 
 pytestmark = pytest.mark.photos

@@ -12,8 +12,9 @@ import pytest
 from models.zoo.labels import BUILT_IN
 from service.errors import RefusedModel
 from service.own_models.facts import Rank
-from service.own_models.labels import GivenLabels, label_set
-from service.own_models.sidecars import Beside, read_beside
+from service.own_models.sources.beside import Beside
+from service.own_models.sources.labels import GivenLabels, label_set
+from service.own_models.sources.sidecars import read_beside
 
 HALF = [0.5, 0.5, 0.5]
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import RefusedModel, error_words
-from service.own_models.evidence import Labelled
 from service.own_models.facts import words
-from service.own_models.labels import parse_json, read_bounded
+from service.own_models.sources.evidence import Labelled
+from service.own_models.sources.labels import parse_json, read_bounded
 
 _IGNORED = "-"
 

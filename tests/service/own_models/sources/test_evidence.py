@@ -13,7 +13,7 @@ from PIL import Image
 
 from models.zoo.card import Card, read_card
 from service.inference.session import OnnxSession
-from service.own_models.evidence import Labelled, judge
+from service.own_models.sources.evidence import Labelled, judge
 from tests.helpers.disguise import RANGES, disguise
 from tests.helpers.networks import SIDE, save_network
 

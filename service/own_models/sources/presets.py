@@ -10,7 +10,7 @@ from typing import Any
 from models.zoo.card import Fitting, Interpolation
 from service.errors import RefusedModel
 from service.own_models.facts import Facts, Rank, words
-from service.own_models.sidecars import Beside
+from service.own_models.sources.beside import Beside
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)

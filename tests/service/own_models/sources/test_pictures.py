@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import RefusedModel
-from service.own_models.pictures import labelled_pictures
+from service.own_models.sources.pictures import labelled_pictures
 
 LABELS = ("tench, Tinca tinca", "Egyptian cat", "crane", "crane", "dog")
 

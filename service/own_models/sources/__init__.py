@@ -1,0 +1,1 @@
+"""What says how a network wants its images: the file, what lies beside it, presets, labelled pictures."""

@@ -1,0 +1,53 @@
+"""What metadata and files beside an ONNX file say of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from models.zoo.card import MAX_SIDE
+from service.errors import RefusedModel
+from service.own_models.facts import numbers, words
+from service.own_models.sources.labels import GivenLabels
+
+
+@dataclass
+class Beside:
+    """What metadata says of a network.
+
+    `values`: facts by path in the card, each with where it was read. `found_labels`: the names of the classes
+    by each source that has them, the nearest first.
+    `doubts`: facts that metadata states but a card cannot hold exactly, by path, in words. `warnings`: what
+    was not understood.
+    """
+
+    values: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    found_labels: list[GivenLabels] = field(default_factory=list)
+    doubts: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def labels(self) -> GivenLabels | None:
+        """The labels of the nearest source."""
+        return self.found_labels[0] if self.found_labels else None
+
+    def take(self, values: Mapping[str, Any], where: str) -> None:
+        """Add facts; those of an earlier source stay."""
+        for path, value in values.items():
+            self.values.setdefault(path, (value, where))
+
+
+def side_of(value: object, where: str) -> int:
+    """Return a side in pixels. Raises RefusedModel, naming `where`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MAX_SIDE:
+        raise RefusedModel(f"{where}: {words(value)} is not valid (allowed: 1 to {MAX_SIDE})")
+    return value
+
+
+def positive(value: object, where: str) -> float:
+    """Return a number above 0. Raises RefusedModel, naming `where`."""
+    (number,) = numbers(value, (1,), where)
+    if number <= 0:
+        raise RefusedModel(f"{where}: {words(value)} is not valid (allowed: more than 0)")
+    return number
