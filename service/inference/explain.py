@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from dataclasses import dataclass
 
@@ -138,9 +139,7 @@ class Explainer:
                 return head
             shape = (model.card.classes, model.card.outputs["features"][0])
             try:
-                # Held open since the model was loaded: the folder may be another version's by now.
-                source = model.head or self._registry.entry(stored.model).folder / stored.file.name
-                head = read_linear_head(source, stored.file, shape)
+                head = self._read(model, stored, shape)
             except (UnknownModel, UnusableHead) as error:
                 raise NoExactMap(
                     f"model '{model.name}': no exact map, because the classifier of '{stored.model}' "
@@ -153,6 +152,18 @@ class Explainer:
             kept = {other: known for other, known in self._heads.items() if other in needed}
             self._heads = {**kept, key: head}  # not those of versions that are gone
         return head
+
+    def _read(self, model: ServedModel, stored: Classifier, shape: tuple[int, int]) -> LinearHead:
+        """Read the file that is held open since the model was loaded, else the one of its name.
+
+        The folder may be another version's by now; or the file held was written before the card, and the one
+        that the card describes took its name later. Raises UnknownModel and UnusableHead.
+        """
+        if model.head is not None:
+            with contextlib.suppress(UnusableHead):
+                return read_linear_head(model.head, stored.file, shape)
+        path = self._registry.entry(stored.model).folder / stored.file.name
+        return read_linear_head(path, stored.file, shape)
 
 
 def _region(image: DecodedImage, model: ServedModel) -> Box:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -17,6 +18,10 @@ from numpy.typing import NDArray
 
 from models.zoo.card import File
 from models.zoo.files import read_regular
+
+_RETRIES = 4
+"""NumPy reads the headers of arrays with Python's parser of literals. Before Python 3.11.8 and 3.12.2 that
+fails now and then, with SystemError, where another thread parses too (CPython issue 106905)."""
 
 log = structlog.get_logger(__name__)
 
@@ -74,8 +79,12 @@ def read_linear_head(path: Path | HeldFile, file: File, shape: tuple[int, int]) 
     if hashlib.sha256(content).hexdigest() != file.sha256:
         raise UnusableHead(f"{file.name} is not the one that the card describes")
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays, np.errstate(over="ignore"):
-            head = LinearHead(arrays["weight"].astype(np.float32), arrays["bias"].astype(np.float32))
+        for _ in range(_RETRIES):
+            with contextlib.suppress(SystemError):
+                head = _arrays(content)
+                break
+        else:
+            head = _arrays(content)
     except Exception as error:  # NumPy, zipfile and zlib raise many types for malformed files
         log.warning("classifier cannot be read", file=file.name, reason=repr(error))
         raise UnusableHead(f"{file.name}: no arrays `weight` and `bias`") from None
@@ -84,3 +93,9 @@ def read_linear_head(path: Path | HeldFile, file: File, shape: tuple[int, int]) 
     if not (np.isfinite(head.weight).all() and np.isfinite(head.bias).all()):
         raise UnusableHead(f"{file.name}: values not finite")
     return head
+
+
+def _arrays(content: bytes) -> LinearHead:
+    """Return the arrays in an NPZ file. Raises what NumPy, zipfile and zlib do."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays, np.errstate(over="ignore"):
+        return LinearHead(arrays["weight"].astype(np.float32), arrays["bias"].astype(np.float32))

@@ -16,13 +16,13 @@ import pytest
 import structlog
 
 from models.zoo.card import read_card
-from service.errors import ModelUnavailable, UnknownModel
+from service.errors import ModelUnavailable, NoExactMap, UnknownModel
 from service.inference.explain import Explainer, ExplainPlan
 from service.inference.pool import CorePool, Deadline
 from service.inference.registry import FOLDER_CHANGING, Registry
 from service.own_models.watch import ModelWatcher
 from tests.conftest import TINY_CLASSES, make_tiny_model
-from tests.helpers.swap import replace_model, store_classifier
+from tests.helpers.swap import replace_model, store_classifier, versioned_model
 from tests.helpers.until import until
 
 
@@ -246,4 +246,34 @@ def test_an_explanation_stays_with_its_version(zoo: Path, png: bytes) -> None:
     after = asyncio.run(bias_of(explainer.plan(registry.get(), 0)))
     assert after == pytest.approx(store_classifier(zoo / "one"))
     assert after != pytest.approx(before)
+    pool.close()
+
+
+def test_a_classifier_that_comes_after_its_card_is_read(zoo: Path, png: bytes) -> None:
+    """A folder that is copied file by file, each by a rename: card and network first."""
+    first = store_classifier(zoo / "one")
+    stale = (zoo / "one/head.npz").read_bytes()
+    new = versioned_model(zoo.parent / "aside", "one", seed=7)
+    registry = Registry([zoo], "one")
+    registry.load()
+    pool = CorePool(1, 4)
+    explainer = Explainer(registry, pool, max_pixels=10**6)
+
+    async def bias_of() -> float:
+        plan = explainer.plan(registry.get(), 0)
+        deadline = Deadline.after(30)
+        return (await explainer.run(plan, png, deadline, picture=False, over_image=False)).bias
+
+    for name in ("model.onnx", "labels.txt", "card.json"):
+        (new / name).replace(zoo / "one" / name)
+    registry.refresh("one")
+    assert (zoo / "one/head.npz").read_bytes() == stale
+    with pytest.raises(NoExactMap, match="is not the one that the card describes"):
+        asyncio.run(bias_of())
+    (new / "head.npz").replace(zoo / "one/head.npz")
+    registry.refresh()
+    registry.refresh()
+    after = asyncio.run(bias_of())
+    assert after == pytest.approx(store_classifier(zoo / "one"))
+    assert after != pytest.approx(first)
     pool.close()
