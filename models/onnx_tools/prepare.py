@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 
 from models.onnx_tools.describe import TensorInfo, dtype_name, info
 from models.onnx_tools.file_kind import what_it_is
-from models.onnx_tools.inspect import IN_MEMORY, MAX_BYTES, UnreadableModel, is_external, parse_model, tensors
+from models.onnx_tools.inspect import (
+    IN_MEMORY,
+    MAX_BYTES,
+    UnreadableModel,
+    external_files,
+    is_external,
+    parse_model,
+    tensors,
+)
 from models.onnx_tools.last_linear import Head, LastLinear, NoLinearLayer, find_last_linear
 from models.onnx_tools.shapes import Outline, Shape, inline, outline
 from models.zoo.files import read_regular
@@ -20,7 +28,7 @@ from models.zoo.files import read_regular
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Head", "Prepared", "consolidate", "prepare"]
+__all__ = ["Head", "Prepared", "consolidate", "data_files", "prepare"]
 
 _SAME_VALUES = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 _LONGEST_NAME = 256  # of an output, in a card
@@ -77,6 +85,19 @@ def consolidate(path: Path) -> bytes:
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")
     return _serialized(model)
+
+
+def data_files(path: Path) -> dict[str, Path]:
+    """Return the files that the ONNX file at `path` has tensors in, by the names that it gives them, sorted.
+
+    Raises UnreadableModel and OSError as `consolidate` does.
+    """
+    content = read_regular(path)
+    if not external_files(content):
+        return {}
+    external = [tensor for tensor in tensors(_parsed(content)) if tensor.data_location == tensor.EXTERNAL]
+    found = {_entry(tensor, "location"): _place(tensor, path).path for tensor in external}
+    return dict(sorted(found.items()))
 
 
 def prepare(content: bytes, logits: str) -> Prepared:
@@ -187,6 +208,10 @@ def _place(tensor: onnx.TensorProto, model: Path) -> _Place:
             f"its external data '{shown}' is cut off: {status.st_size} bytes, {offset + length} are needed"
         )
     return _Place(path, shown, offset, length)
+
+
+def _entry(tensor: onnx.TensorProto, key: str) -> str:
+    return next((entry.value for entry in tensor.external_data if entry.key == key), "")
 
 
 def _number(entries: dict[str, str], key: str, default: int) -> int:

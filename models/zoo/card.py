@@ -142,8 +142,9 @@ class Outputs(TypedDict):
 
     `names` has the graph's names of outputs that are called otherwise there. Without `activation`, the last
     operator of the file decides. `class_offset` is the number of logits or scores before the first class: 1
-    where the network has a background class, which is neither counted nor reported. `multi_label`: more than
-    one class may be right, each with its own probability.
+    where the network has a background class, which is neither counted nor reported; 0 with a logit more than
+    classes where that comes last. `multi_label`: more than one class may be right, each with its own
+    probability.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
@@ -172,6 +173,20 @@ class File(Finite):
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     bytes: PositiveCount
     sha256: Sha256
+
+
+class DataFile(Finite):
+    """Size and checksum of a file with tensors; `name` is its path from the ONNX file's folder."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$", max_length=1024)
+    bytes: PositiveCount
+    sha256: Sha256
+
+
+class GivenFile(File):
+    """An ONNX file as it was given, with the files that it has its tensors in."""
+
+    data: tuple[DataFile, ...] = ()
 
 
 class ModelFile(File):
@@ -339,7 +354,7 @@ class Card(Finite):
     derived_from: Name | None = None
     retrieval: Retrieval | None = None
     source: Source
-    given: File | None = Field(
+    given: GivenFile | None = Field(
         default=None, description="The file that the model was added from, if the served one differs"
     )
     provenance: dict[str, Fact] = Field(
@@ -394,9 +409,11 @@ class Card(Finite):
         return self
 
     def _check_logits(self) -> None:
-        logits = self.classes + self.class_offset
-        if math.prod(self.outputs["logits"]) != logits or max(self.outputs["logits"]) != logits:
-            raise ValueError(f"outputs.logits is {self.outputs['logits']} for {logits} classes")
+        logits = math.prod(self.outputs["logits"])
+        most = self.classes + ("class_offset" in self.outputs)
+        if not self.classes + self.class_offset <= logits <= most or max(self.outputs["logits"]) != logits:
+            words = f"{self.classes} classes and class_offset {self.class_offset}"
+            raise ValueError(f"outputs.logits is {self.outputs['logits']} for {words}")
         if self.classes == 1 and self.outputs.get("activation") != "sigmoid":
             raise ValueError(
                 "classes is 1: its softmax is always 1 (allowed: 2 or more, or outputs.activation sigmoid)"
@@ -422,7 +439,7 @@ class Card(Finite):
 
     @property
     def class_offset(self) -> int:
-        """The number of logits or scores before the first class: 1 with a background class, else 0."""
+        """The number of logits or scores before the first class: 1 if a background class comes first."""
         return self.outputs.get("class_offset", 0)
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import threading
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import replace as changed
@@ -15,26 +14,8 @@ from service.api.body.model import Upload
 from service.inference.registry import Registry
 from service.own_models.add import Added, Bounds, remove
 from service.own_models.apart import add_apart
-from service.own_models.facts import OPTIONS
+from service.own_models.facts import in_form_words
 
-_CARD = "card"
-_PHRASES = {
-    ", or --range": "",
-    "--labels FILE gives others": "the part labels gives others",
-    "name one with --output NAME": "name one as card.outputs.names.logits",
-}
-_FIELDS = {
-    **{option.split(",")[0]: f"{_CARD}.{path}" for path, option in OPTIONS.items()},
-    "--size": f"{_CARD}.input.height and width",
-    "--output": f"{_CARD}.outputs.names.logits",
-    "--label-set": f"{_CARD}.labels",
-    "--labels": "labels",
-    "--name": "name",
-    "--preset": "preset",
-}
-_OPTION = re.compile(r"--[a-z]+(?:-[a-z]+)*")
-_COMMAND = re.compile(r"((?:python -m|optimum-cli) .*)", re.DOTALL)
-"""A command of another program, which stays as it is."""
 _BOUNDS = Bounds()
 MOST_AT_ONCE = 2
 """Models that come in at a time."""
@@ -89,10 +70,10 @@ class ModelChanger:
         try:
             added = await asyncio.to_thread(self._add, upload, replace=replace)
         except errors.RefusedModel as error:
-            raise errors.RefusedModel(in_http_words(str(error))) from None
+            raise errors.RefusedModel(in_form_words(str(error))) from None
         except errors.ModelExists as error:
             raise errors.ModelExists(_put_instead(str(error))) from None
-        return changed(added, warnings=tuple(map(in_http_words, added.warnings)))
+        return changed(added, warnings=tuple(map(in_form_words, added.warnings)))
 
     def _add(self, upload: Upload, *, replace: bool) -> Added:
         placed: list[str] = []
@@ -154,11 +135,3 @@ def exists(name: str) -> errors.ModelExists:
 def _put_instead(words: str) -> str:
     """Return the message that a name is taken with what is allowed over HTTP."""
     return f"{words.partition(' (allowed:')[0]} (allowed: another name, or PUT /models/NAME)"
-
-
-def in_http_words(text: str) -> str:
-    """Return a message of `weighin add` with the fields of the form in the place of options."""
-    words, *command = _COMMAND.split(text, maxsplit=1)
-    for phrase, other in _PHRASES.items():
-        words = words.replace(phrase, other)
-    return "".join([_OPTION.sub(lambda found: _FIELDS.get(found[0], found[0]), words), *command])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -77,9 +78,11 @@ class OnnxSession:
         self._name = card.name
         self._shapes = {name: _batched(name, shape) for name, shape in card.output_shapes.items()}
         self._names = {name: card.output_name(name) for name in card.output_shapes}
-        self._offset = card.class_offset
         self._detection = card.detection
         self._unbatched = unbatched_outputs(card)
+        first = card.class_offset
+        self._classes = slice(first, first + card.classes)
+        self._background = math.prod(card.outputs.get("logits", ())) > card.classes
         self._input = card.input
         self._plain = (self._input.layout, self._input.dtype, self._input.batch) == ("nchw", "float32", None)
         try:
@@ -147,7 +150,7 @@ class OnnxSession:
                 problem = _activation_problem(value, self.activation)
             if problem is not None:
                 raise self._failed(problem)
-            results[name] = value[:, self._offset :] if name == "logits" and self._offset else value
+            results[name] = value[:, self._classes] if name == "logits" and self._background else value
         if len({results[name].shape[1] for name in self._unbatched & results.keys()}) > 1:
             lengths = ", ".join(f"'{name}' {results[name].shape[1]}" for name in sorted(results))
             raise self._failed(f"outputs have different numbers of boxes: {lengths}")

@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from models.zoo.card import Card, Name, write_card
+from models.zoo.card import Card, Fact, Name, write_card
 from service.errors import ModelExists, RefusedModel
 from service.own_models.draft import Draft
-from service.own_models.facts import words
+from service.own_models.facts import in_form_words, words
 from service.own_models.folders import check_free, move_in, remove, workplace
 from service.own_models.sources.labels import BuiltIn
 from service.own_models.sources.reading import read_file
@@ -32,8 +32,9 @@ class Options:
     `labels`: a file, or the name of a built-in label set; a text may be either. `label_set`: the name of the
     label set that they form. `images`: a folder of labelled pictures, a folder for each class; `mapping`: a
     file from the names of these folders to labels. `facts`: facts of the card by path, e.g.
-    {"input.layout": "nhwc"}, with the
-    values of the card's schema; `input.size` is (height, width), and `output` the graph's output.
+    {"input.layout": "nhwc"}, with the values of the card's schema; `input.size` is (height, width), and
+    `output` the graph's output. `from_form`: the user has sent a form, so the card names its fields instead
+    of options.
     """
 
     name: str | None = None
@@ -43,6 +44,7 @@ class Options:
     mapping: Path | None = None
     preset: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    from_form: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,24 @@ def build(file: Path, content: bytes, options: Options, folder: Path, bounds: Bo
     card = draft.card()
     if options.images is not None:
         card = draft.judged(card, options.images, options.mapping)
+    if options.from_form:
+        card = card.model_copy(update={"provenance": _of_form(card.provenance)})
     write_card(folder, card)
     try:
         serve_once(folder, bounds)
     except TrialFailed as error:
         raise TrialFailed(f"{file.name}: {error}") from None
     return Built(card, draft.changes, draft.warnings(card))
+
+
+def _of_form(provenance: Mapping[str, Fact]) -> dict[str, Fact]:
+    """Return the origins with the fields of the form in the place of options."""
+    return {
+        path: Fact(origin="flag", detail=in_form_words(fact.detail))
+        if fact.origin == "flag" and fact.detail is not None
+        else fact
+        for path, fact in provenance.items()
+    }
 
 
 def model_name(file: Path, given: str | None) -> str:

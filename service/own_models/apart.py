@@ -74,10 +74,11 @@ def _build_apart(file: Path, options: Options, folder: Path, bounds: Bounds) -> 
         "label_set": options.label_set,
         "preset": options.preset,
         "facts": dict(options.facts),
+        "from_form": options.from_form,
         "seconds": bounds.seconds,
         "memory_bytes": bounds.memory_bytes * 3 // 4,
     }
-    size = sum(path.stat().st_size for path in file.parent.iterdir())
+    size = sum(path.stat().st_size for path in file.parent.rglob("*") if path.is_file())
     memory = bounds.memory_bytes // 4 + 8 * size
     try:
         said = ask(_MODULE, request, seconds=bounds.seconds, memory_bytes=memory, has_children=True)
@@ -103,7 +104,7 @@ def handle(request: Mapping[str, Any]) -> dict[str, Any]:
     built_in = None if request["built_in"] is None else BuiltIn(request["built_in"])
     options = Options(
         labels=labels or built_in, label_set=request["label_set"], preset=request["preset"],
-        facts=request["facts"],
+        facts=request["facts"], from_form=request["from_form"],
     )  # fmt: skip
     try:
         built = build(file, read_file(file), options, folder, bounds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -15,9 +16,9 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from models.onnx_tools.describe import GraphFacts
-from models.onnx_tools.inspect import UnreadableModel, external_files
-from models.onnx_tools.prepare import Head, Prepared, prepare
-from models.zoo.card import Card, Classifier, Fact, File, InputSpec
+from models.onnx_tools.inspect import UnreadableModel
+from models.onnx_tools.prepare import Head, Prepared, data_files, prepare
+from models.zoo.card import Card, Classifier, DataFile, Fact, File, GivenFile, InputSpec
 from models.zoo.files import write_whole
 from service.errors import ModelUnavailable, RefusedModel, error_words
 from service.inference.runtime_errors import one_line
@@ -28,8 +29,9 @@ from service.own_models.facts import (
     Facts,
     Rank,
     option_for,
-    pixel_options,
+    options_that_state,
     warning_of_assumed,
+    words,
 )
 from service.own_models.sources.evidence import Contradiction, judge
 from service.own_models.sources.labels import (
@@ -55,6 +57,7 @@ from service.own_models.sources.reading import (
     read_graph,
     read_input,
     read_sides,
+    same_in_both_layouts,
 )
 from service.own_models.sources.sidecars import OWN_METADATA, read_beside
 from service.own_models.trial import Bounds, Feed, Ran, TrialFailed, run_once
@@ -63,8 +66,16 @@ _Model = TypeVar("_Model", bound=BaseModel)
 _DIFFERENT = {"fp32": 1e-3, "fp16": 3e-2, "int8": 3e-2}
 """How far the scores of the file served may be from those of the file given, in their deviations: the runtime
 may fuse other operators once another output is asked for, and rounds differently then."""
-_JUDGED = {"input.mean": ("mean", "std"), "input.colour_order": ("colour_order",), "input.fitting": ()}
-"""What labelled pictures decide, by the names that `judge` has for it; another fitting is only named."""
+_JUDGED = {
+    "input.mean": ("mean", "std"),
+    "input.colour_order": ("colour_order",),
+    "input.layout": ("layout",),
+    "input.fitting": ("fitting", "resize"),
+    "input.resize": (),
+    "input.interpolation": ("interpolation",),
+    "outputs.class_offset": (),
+}
+"""What labelled pictures decide, and the fields of the input that belong to it."""
 _INPUT = (
     "name",
     "layout",
@@ -131,7 +142,8 @@ class Draft:
         )
         self._settle_input(preset)
         self._prepared, self._ran = self._prepare(first)
-        self.changes: tuple[str, ...] = (*_read_in(file), *self._prepared.changes)
+        self._data = _data_files(file)
+        self.changes: tuple[str, ...] = (*_read_in(self._data), *self._prepared.changes)
         """In which ways the file served differs from the one given."""
         self._write_files()
 
@@ -181,26 +193,36 @@ class Draft:
         pictures = labelled_pictures(images, self._labels.names, mapping)
         fixed = {path for path in _JUDGED if self._facts.settled(path)}
         try:
-            evidence = judge(self._prepared.content, card, pictures, fixed=fixed)
+            evidence = judge(
+                self._prepared.content, card, pictures, fixed=fixed, layouts=self._possible_layouts()
+            )
         except (ValueError, SessionError, ModelUnavailable) as error:
             raise RefusedModel(f"--images: {error}") from None
         for path, names in _JUDGED.items():
             undecided = evidence.undecided.get(path, ())
             detail = evidence.decided.get(path, f"{evidence.pictures} pictures do not tell them apart")
-            if path not in fixed and (undecided or path in evidence.decided):
-                for name in names:
-                    claim = Claim(getattr(evidence.input, name), Rank.PICTURES, detail, undecided)
-                    self._facts.claims.setdefault(f"input.{name}", []).append(claim)
+            if path in fixed or not (undecided or path in evidence.decided):
+                continue
+            values = {f"input.{name}": getattr(evidence.input, name) for name in names}
+            if path == "outputs.class_offset":
+                values = {path: evidence.class_offset}
+            for fact, value in values.items():
+                claim = Claim(value, Rank.PICTURES, detail, undecided)
+                self._facts.claims.setdefault(fact, []).append(claim)
+        if evidence.class_offset != card.class_offset:
+            self._write_classifier(evidence.class_offset)
         self._notes.append(
             f"with this preprocessing {evidence.correct} of {evidence.pictures} pictures are named right"
         )
         if evidence.unreadable:
             named = ", ".join(list(evidence.unreadable)[:3])
             self._notes.append(f"{len(evidence.unreadable)} pictures cannot be read: {named}")
-        if evidence.contradiction is not None:
-            self._notes.append(self._contradicted(evidence.contradiction))
+        self._notes += [self._contradicted(against) for against in evidence.contradictions]
         if evidence.fitting is not None:
-            self._notes.append(f"on these pictures another fitting does better: {evidence.fitting}")
+            self._notes.append(
+                f"on these pictures another fitting does better, which may be due to how they are framed: "
+                f"{evidence.fitting}"
+            )
         return self.card()
 
     def _contradicted(self, against: Contradiction) -> str:
@@ -210,9 +232,10 @@ class Draft:
             for path in against.facts
             if (claim := self._facts.get(path)) is not None
         ]
+        options = options_that_state(against.facts, against.better.input, against.better.offset)
         return (
             f"PICTURES CONTRADICT {' and '.join(stated)}, which is kept: {against.words}; to take what they "
-            f"support: {pixel_options(against.input)}"
+            f"support: {options}"
         )
 
     def warnings(self, card: Card) -> tuple[str, ...]:
@@ -254,6 +277,7 @@ class Draft:
             raise TrialFailed(f"{self._file.name}: {failed}")
         if refused is not None and not runs:
             raise refused
+        self._layouts = tuple(dict.fromkeys(layout for layout, _ in runs))
         (layout, channels), (ran, several) = next(iter(runs.items()))
         if channels is not None and sum(other == layout for other, _ in runs) == 1:
             only = "the file, which runs with no other number of them"
@@ -267,6 +291,18 @@ class Draft:
         if not several:
             facts.state("input.batch", 1, Rank.FORCED, "the file, which does not run on two images at once")
         return ran
+
+    def _possible_layouts(self) -> tuple[str, ...]:
+        """Return the layouts in which the file runs, with the same height, width and channels in each."""
+        if not same_in_both_layouts(self._graph):
+            return self._layouts[:1]
+        (claim, *_) = sorted(self._facts.claims["input.layout"], key=lambda claim: claim.rank)
+        if len(self._layouts) == 1 and claim.rank is not Rank.FORCED:  # stated, so no other was tried
+            other = "nhwc" if self._layouts == ("nchw",) else "nchw"
+            with contextlib.suppress(RefusedModel):
+                self._run_in(other, None, self._folder / "model.onnx")
+                self._layouts += (other,)
+        return self._layouts
 
     def _free_channels(self, layout: str) -> tuple[int | None, ...]:
         """Return the numbers of channels to try in one layout: None, which is no other, where it is known."""
@@ -284,7 +320,7 @@ class Draft:
             facts.state("input.channels", channels, Rank.FORCED, "the number tried")
         read_sides(self._graph, layout, facts)
         assume_size(facts)
-        facts.state("input.layout", layout, Rank.FORCED, "the layout tried")
+        facts.claims["input.layout"] = [Claim(layout, Rank.FORCED, "the layout tried")]
         batch = facts.value("input.batch")
         if batch:
             return run_once(path, [_feed(facts, batch)], self._bounds)[0], True
@@ -391,16 +427,23 @@ class Draft:
             reason = prepared.no_maps or "the last linear layer is not known"
             self._notes.append(f"no class activation maps: {reason}")
         else:
-            content = _arrays(prepared.head, labels.offset)
-            write_whole(self._folder / "classifier.npz", content)
-            self._classifier = Classifier(model=self._folder.name, file=_file("classifier.npz", content))
+            self._write_classifier(labels.offset)
         if not labels.built_in:
             text = "".join(f"{label}\n" for label in labels.names)
             write_whole(self._folder / "labels.txt", text.encode())
         original = _read_again(self._file)
-        self._given: File | None = None
+        self._given: GivenFile | None = None
         if original != prepared.content:
-            self._given = _file(re.sub(r"[^A-Za-z0-9_.-]", "_", self._file.name)[:200], original)
+            self._given = GivenFile(
+                **_file(_plain(self._file.name)[:200], original).model_dump(), data=_described(self._data)
+            )
+
+    def _write_classifier(self, offset: int) -> None:
+        """Write the last linear layer of the classes, which begin at score `offset`, where there is one."""
+        if self._prepared.head is not None and self._prepared.features is not None:
+            content = _arrays(self._prepared.head, slice(offset, offset + len(self._labels.names)))
+            write_whole(self._folder / "classifier.npz", content)
+            self._classifier = Classifier(model=self._folder.name, file=_file("classifier.npz", content))
 
     def _input(self, provenance: dict[str, Fact]) -> InputSpec:
         """Return the settled preprocessing, and note the origin of each of its facts."""
@@ -472,10 +515,38 @@ def _scores(graph: GraphFacts) -> frozenset[int]:
     return frozenset(counts)
 
 
-def _read_in(file: Path) -> tuple[str, ...]:
+def _data_files(file: Path) -> Mapping[str, Path]:
+    """Return the files that the given one has tensors in. Raises RefusedModel where it has gone meanwhile."""
+    try:
+        return data_files(file)
+    except OSError as error:
+        raise RefusedModel(f"{file.name}: cannot be read any more, {error_words(error)}") from None
+    except UnreadableModel as error:
+        raise RefusedModel(f"{file.name}: {one_line(str(error))}") from None
+
+
+def _read_in(data: Mapping[str, Path]) -> tuple[str, ...]:
     """Say which files beside the given one its tensors were read from."""
-    files = external_files(_read_again(file))
-    return (f"tensors of {', '.join(files[:3])} read in",) if files else ()
+    return (f"tensors of {', '.join(words(name) for name in list(data)[:3])} read in",) if data else ()
+
+
+def _described(data: Mapping[str, Path]) -> tuple[DataFile, ...]:
+    """Return name, size and checksum of each file with tensors. Raises RefusedModel for one that has gone."""
+    described = []
+    for name, path in data.items():
+        try:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                size = file.tell()
+        except OSError as error:
+            raise RefusedModel(f"{words(name)}: cannot be read any more, {error_words(error)}") from None
+        plain = "/".join(_plain(part) for part in name.split("/") if part not in ("", "."))
+        described.append(DataFile(name=plain, bytes=size, sha256=digest))
+    return tuple(described)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
 
 
 def _read_again(file: Path) -> bytes:
@@ -501,10 +572,10 @@ def _alike(one: Ran, other: Ran, tolerance: float) -> bool:
     return bool(np.abs(first - second).max() <= tolerance * float(first.std()) + 1e-6)
 
 
-def _arrays(head: Head, offset: int) -> bytes:
+def _arrays(head: Head, classes: slice) -> bytes:
     """Return the last linear layer as an NPZ file, without a background class."""
     buffer = io.BytesIO()
-    np.savez(buffer, weight=head.weight[offset:], bias=head.bias[offset:])
+    np.savez(buffer, weight=head.weight[classes], bias=head.bias[classes])
     return buffer.getvalue()
 
 

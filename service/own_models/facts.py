@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -42,6 +43,25 @@ OPTIONS: dict[str, str] = {
     "source.licence": "--licence",
 }
 """The option of `weighin add` that settles each fact."""
+
+_PHRASES = {
+    ", or --range": "",
+    "--labels FILE gives others": "the part labels gives others",
+    "name one with --output NAME": "name one as card.outputs.names.logits",
+}
+_FIELDS = {
+    **{option.split(",")[0]: f"card.{path}" for path, option in OPTIONS.items()},
+    "--size": "card.input.height and width",
+    "--output": "card.outputs.names.logits",
+    "--label-set": "card.labels",
+    "--labels": "labels",
+    "--name": "name",
+    "--preset": "preset",
+}
+"""The part, parameter or field of a form that says the same as an option."""
+_OPTION = re.compile(r"--[a-z]+(?:-[a-z]+)*")
+_COMMAND = re.compile(r"((?:python -m|optimum-cli) .*)", re.DOTALL)
+"""A command of another program, which stays as it is."""
 
 UNKNOWN = "unknown"
 """Value of a descriptive fact that no source states."""
@@ -179,8 +199,34 @@ def option_for(path: str) -> str:
     return OPTIONS.get(path, "card.json")
 
 
-def pixel_options(spec: InputSpec) -> str:
-    """Return the options that state the normalisation and the colour order of an input."""
+def in_form_words(text: str) -> str:
+    """Return a message of `weighin add` with the fields of the form of `POST /models` instead of options."""
+    words, *command = _COMMAND.split(text, maxsplit=1)
+    for phrase, other in _PHRASES.items():
+        words = words.replace(phrase, other)
+    return "".join([_OPTION.sub(lambda found: _FIELDS.get(found[0], found[0]), words), *command])
+
+
+def options_that_state(facts: Collection[str], spec: InputSpec, offset: int) -> str:
+    """Return the options that state `facts` as in an input `spec` and with a class `offset`.
+
+    Normalisation and colour order come together: a normalisation is in the order of the channels.
+    """
+    options = []
+    if {"input.mean", "input.colour_order"} & set(facts):
+        options.append(_pixel_options(spec))
+    for path, value in (
+        ("input.layout", spec.layout),
+        ("input.fitting", spec.fitting),
+        ("input.interpolation", spec.interpolation),
+        ("outputs.class_offset", offset),
+    ):
+        if path in facts:
+            options.append(f"{option_for(path)} {value}")
+    return " ".join(options)
+
+
+def _pixel_options(spec: InputSpec) -> str:
     low_high = {(0.0, 1.0): "0..255", (0.0, 255.0): "0..1", (127.5, 127.5): "-1..1"}
     pairs = set(zip(spec.mean, spec.std, strict=True))
     name = low_high.get(next(iter(pairs))) if len(pairs) == 1 else None

@@ -20,7 +20,7 @@ from service.errors import RefusedModel, WeighinError, error_words
 from service.inference.pipeline import load_image, to_tensor
 from service.inference.session import OnnxSession
 from service.own_models.facts import words
-from service.own_models.sources.evidence import Labelled
+from service.own_models.sources.pictures import Labelled
 
 MAX_PIXELS = 64_000_000
 

@@ -24,7 +24,7 @@ import service.cli
 from models.zoo.files import NETWORKS
 from service.bench.bundle import RuntimeName, Scenario
 from service.bench.measure.plan import PROFILES
-from service.own_models.presets import PRESETS
+from service.own_models.sources.presets import PRESETS
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -72,3 +72,39 @@ def disguise(
     graph.output.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", classes + background]))
     onnx.checker.check_model(model)
     return model
+
+
+def stretched(model: onnx.ModelProto, aspect: float) -> onnx.ModelProto:
+    """Return `model` for pictures of this aspect ratio that were squeezed to squares: it widens them again.
+
+    What is then outside of its square input is cut off, on both sides.
+    """
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    graph = model.graph
+    (given,) = graph.input
+    side = given.type.tensor_type.shape.dim[3].dim_value
+    wide = round(side * aspect)
+    start = (wide - side) // 2
+    tensors = {
+        "stretched.scales": np.array([1, 1, 1, wide / side], np.float32),
+        "stretched.start": np.array([start], np.int64),
+        "stretched.end": np.array([start + side], np.int64),
+        "stretched.axis": np.array([3], np.int64),
+    }
+    nodes = [
+        helper.make_node(
+            "Resize", ["x", "", "stretched.scales"], ["stretched.wide"], mode="linear",
+            coordinate_transformation_mode="half_pixel",
+        ),
+        helper.make_node(
+            "Slice", ["stretched.wide", "stretched.start", "stretched.end", "stretched.axis"], [given.name]
+        ),
+        *graph.node,
+    ]  # fmt: skip
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in tensors.items())
+    del graph.input[:]
+    graph.input.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, side, side]))
+    onnx.checker.check_model(model)
+    return model

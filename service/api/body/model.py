@@ -37,15 +37,17 @@ _PLAIN_NAMES = frozenset({"model", "onnx"})
 
 _FOLDER = ".upload-"
 _STALE_S = 86_400.0
+_MOST_FOLDERS = 8
+"""Names in the path of a file with tensors, its own among them."""
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
 
 OPENAPI_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "A form: `model`, the ONNX file; `data`, the file with its tensors, where it has one, "
-        "under the name that the ONNX file gives it; `labels`, a file with the names of the classes, or the "
-        "name of a built-in label set; `card`, a JSON object with facts as `card.json` has them, such as "
-        '`{"input": {"layout": "nhwc"}}`.',
+        "under the name that the ONNX file gives it, e.g. `weights/net.data`; `labels`, a file with the "
+        "names of the classes, or the name of a built-in label set; `card`, a JSON object with facts as "
+        '`card.json` has them, such as `{"input": {"layout": "nhwc"}}`.',
         "content": {
             "multipart/form-data": {
                 "schema": {
@@ -119,8 +121,9 @@ async def _read(
                 raise InvalidParameter(f"form field '{part}': given twice")
             path = folder / MODEL / _file_name(part, given)
             try:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 file = opened.enter_context(path.open("xb"))
-            except FileExistsError:
+            except (FileExistsError, NotADirectoryError):
                 raise InvalidParameter(
                     f"form fields '{MODEL}' and '{DATA}': both called {path.name!r}"
                 ) from None
@@ -149,7 +152,9 @@ async def _read(
             f"name: left out, and the file is called {files[MODEL].name!r} (allowed: ?name=NAME, or a file "
             "name that says what it is)"
         )
-    options = Options(name=name, labels=labels, label_set=label_set, preset=preset, facts=facts)
+    options = Options(
+        name=name, labels=labels, label_set=label_set, preset=preset, facts=facts, from_form=True
+    )
     return Upload(files[MODEL], options)
 
 
@@ -165,14 +170,21 @@ def _check_part(part: Part, parts: Mapping[str, Part]) -> None:
 
 
 def _file_name(part: str, given: str) -> str:
-    """The name of a part's file, without folders. InvalidParameter for one that is not plain."""
-    name = given.replace("\\", "/").rpartition("/")[2]
-    if _FILE_NAME.fullmatch(name):
-        return name
+    """The name of a part's file; that of `data` may be in a folder, as the ONNX file says.
+
+    The folders of a whole path, which some clients send, are left out. InvalidParameter for a name that is
+    not plain.
+    """
+    path = given.replace("\\", "/")
+    whole = part == MODEL or path.startswith("/") or path[1:2] == ":"
+    names = path.split("/")[-1:] if whole else path.split("/")
+    if len(names) <= _MOST_FOLDERS and all(_FILE_NAME.fullmatch(name) for name in names):
+        return "/".join(names)
     if part == MODEL:
         return "model.onnx"
     raise InvalidParameter(
-        f"form field '{part}': file name {name[:50]!r} (allowed: letters, digits, '.', '-' and '_')"
+        f"form field '{part}': file name {'/'.join(names)[:50]!r} (allowed: letters, digits, '.', '-' and "
+        f"'_', in at most {_MOST_FOLDERS - 1} folders)"
     )
 
 

@@ -1,291 +1,503 @@
 """Preprocessing by evidence: the convention that labelled pictures support, and those they cannot tell apart.
 
-Every convention is run on the same pictures and scored by the log-probability of each picture's true class,
-at the temperature that suits the convention best: what only makes logits larger gains nothing. Two
-conventions differ where the paired differences do: a sign-flip permutation test, adjusted by Holm.
+Every convention is run on the same pictures and scored by the log-probability of each picture's true class.
+Two conventions differ where the paired differences do: a sign-flip permutation test, adjusted for the number
+of conventions.
+
+How much of a picture a fitting shows is no evidence of how a network was trained: whatever the network,
+pictures that are framed tightly favour one that shows more of them. So fittings are told apart only by what
+they do to shapes: whether the same part of a picture is named better squeezed as `stretch` squeezes it than
+undistorted, at the same size. A filter is taken where it does better with every fitting.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import itertools
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.zoo.card import Activation, Card, InputSpec
+from models.zoo.card import Card, InputSpec
 from models.zoo.files import read_regular
-from models.zoo.statistics import holm
+from models.zoo.preprocess import Box, preprocess
 from service.errors import WeighinError
+from service.inference.decoding.decode import DecodedImage
 from service.inference.pipeline import load_image, to_tensor
 from service.inference.session import OnnxSession
+from service.own_models.sources.conventions import (
+    Convention,
+    differing,
+    fitting_words,
+    of_fittings,
+    of_tensors,
+)
+from service.own_models.sources.likelihood import (
+    SIGNIFICANCE,
+    ahead,
+    best_row,
+    log_probabilities,
+    p_value,
+    p_values,
+)
+from service.own_models.sources.pictures import Labelled
 
-SIGNIFICANCE = 0.01
-"""Two conventions differ below this adjusted p value."""
-FLIPS = 20_000
-"""Random sign flips of one test: p values down to 1/20 001."""
 FIRST_PICTURES = 20
 """All conventions run on these; those far behind, with a p value below HOPELESS, run no further."""
 HOPELESS = 0.001
 MOST_PICTURES = 200
+MOST_FOR_FITTINGS = 100
 _MAX_PIXELS = 64_000_000
-_LEAST_LOG_PROBABILITY = -20.0
-"""Scores are cut here, so that one picture cannot decide alone."""
-_SHARPNESSES = np.geomspace(0.1, 30, 25)
-"""Inverse temperatures that are tried, of logits whose standard deviation over the classes is 1."""
-_DIGITS = 3
-"""Decimals of a score: differences below are those of rounding."""
-
-Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
-
-NORMALISATIONS: Mapping[str, Normalisation] = {
-    "0 to 255": ((0.0,) * 3, (1.0,) * 3),
-    "0 to 1": ((0.0,) * 3, (255.0,) * 3),
-    "-1 to 1": ((127.5,) * 3, (127.5,) * 3),
-    "ImageNet mean and deviation": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-    "ImageNet mean, 0 to 255": ((123.68, 116.779, 103.939), (1.0,) * 3),
-}
-"""Mean and deviation in pixel values, RGB, by name; the least assuming first."""
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A picture and the class that it shows."""
-
-    path: Path
-    class_id: int
+_NOT_SQUARE, _MOST_SQUEEZED = 1.1, 2.0
+"""Aspect ratios from which on a picture tells whether shapes are kept, and up to which it is squeezed."""
 
 
 @dataclass(frozen=True)
 class Evidence:
     """Result of comparing conventions on labelled pictures.
 
-    `input` is the convention to use. `decided` has, for each fact that the pictures settle, by how much its
-    value is ahead, in words; `undecided` the values of each fact that they cannot tell apart, of which
-    `input` has the least assuming. Facts are paths in the card; `input.mean` stands for mean and std.
-    `correct`: the pictures that the network names right with `input`.
+    `input` and `class_offset` are the convention to use. `decided` has, for each fact that the pictures
+    settle, by how much its value is ahead, in words; `undecided` the values of each fact that they cannot
+    tell apart, of which the convention has the least assuming. Facts are paths in the card; `input.mean`
+    stands for mean and std, `input.fitting` for resize too. `correct`: the pictures that the network names
+    right.
 
-    `contradiction`: where another value of a fixed fact does better; None where none does.
-
-    `fitting`: in words, that another fitting does better on these pictures; None if none does. It is advice
-    and no evidence of how the network was trained: pictures framed tightly favour a larger crop, whatever
-    the network.
+    `contradictions`: where other values of fixed facts do better. `fitting`: in words, that another fitting
+    does better on these pictures, which says nothing of how the network was trained; None if none does.
     """
 
     input: InputSpec
+    class_offset: int
     pictures: int
     correct: int
     unreadable: Mapping[str, str]
     decided: Mapping[str, str]
     undecided: Mapping[str, tuple[str, ...]]
-    fitting: str | None
-    contradiction: Contradiction | None = None
+    fitting: str | None = None
+    contradictions: tuple[Contradiction, ...] = ()
 
 
 @dataclass(frozen=True)
 class Contradiction:
     """Pictures that speak against what is stated.
 
-    `input`: the convention that does best; `facts`: the fixed facts in which it differs, by path; `words`: by
-    how much it is ahead.
+    `better`: the convention that does best; `facts`: the fixed facts in which it differs, by path; `words`:
+    by how much it is ahead.
     """
 
-    input: InputSpec
+    better: Convention
     facts: tuple[str, ...]
     words: str
 
 
-@dataclass(frozen=True)
-class _Convention:
-    """One way to prepare a picture; `values` has what it chooses for each fact, in words."""
+@dataclass
+class _Findings:
+    """What the pictures say, collected fact by fact."""
 
-    input: InputSpec
-    values: Mapping[str, str]
+    decided: dict[str, str] = field(default_factory=dict)
+    undecided: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    contradictions: list[Contradiction] = field(default_factory=list)
 
 
-def judge(content: bytes, card: Card, pictures: Sequence[Labelled], *, fixed: Collection[str]) -> Evidence:
-    """Find the preprocessing that labelled pictures support, for the ONNX file `content` of `card`.
+def judge(
+    content: bytes,
+    card: Card,
+    pictures: Sequence[Labelled],
+    *,
+    fixed: Collection[str],
+    layouts: Sequence[str] = (),
+) -> Evidence:
+    """Find the convention that labelled pictures support, for the ONNX file `content` of `card`.
 
-    Normalisation and colour order are tried in all combinations, unless their paths are in `fixed`
-    (`input.mean`, `input.colour_order`); then other fittings, unless `input.fitting` is. Fixed facts are
-    tried too, but only to report where the pictures contradict them. The graph's own
-    shape, layout and dtype are facts of the file, and its class offset of the labels' number. At most
-    MOST_PICTURES are used.
+    Normalisation, colour order, `layouts`, those in which the file runs, and, where there is a score more
+    than classes, the class offset are tried in all combinations, unless their paths are in `fixed`; then
+    fitting and filter. Fixed facts are tried too, but only to report where the pictures contradict them. At
+    most MOST_PICTURES are used, MOST_FOR_FITTINGS for fitting and filter.
 
     Raises ValueError where no picture can be read, SessionError for a file that cannot be loaded, and
     ModelUnavailable for one that cannot be run.
     """
-    session = OnnxSession(content, card)
-    session.activation = card.outputs.get("activation", "none")
+    network = _Network(content, card)
     pictures = _spread(pictures)
-    undecided: dict[str, tuple[str, ...]] = {}
-    conventions = list(_values_of_pixels(card.input, fixed))
-    scores, right, unreadable = _scores(session, pictures, conventions)
-    if not scores.size:
-        named = "; ".join(f"{name}: {problem}" for name, problem in list(unreadable.items())[:3])
+    layouts = tuple(dict.fromkeys((card.input.layout, *layouts)))
+    offsets = (card.class_offset, 1 - card.class_offset)[: 1 + network.scores - card.classes]
+    tried = _Tried(network, pictures, list(of_tensors(card, fixed, layouts=layouts, offsets=offsets)))
+    if not tried.scores.size:
+        named = "; ".join(f"{name}: {problem}" for name, problem in list(tried.unreadable.items())[:3])
         raise ValueError(f"pictures: none of {len(pictures)} can be read ({named or 'there are none'})")
-    best = _best(scores)
-    values = conventions[best].values
-    p_values = _p_values(scores, best)
-    decided: dict[str, str] = {}
-    for fact in values:
-        rivals = _rivals(fact, conventions, scores, p_values, best)
-        if rivals.open:
-            undecided[fact] = tuple(rivals.open)
-        elif rivals.behind is not None:
-            decided[fact] = _words(fact, conventions, scores, best, rivals.behind)
-    # Conventions come in the order of how much they assume: the first that cannot be told from the best.
-    chosen = next(
-        index
-        for index, convention in enumerate(conventions)
-        if p_values[index] >= SIGNIFICANCE
-        and all(convention.values[fact] == value for fact, value in values.items() if fact not in undecided)
-    )
-    spec = conventions[chosen].input
-    fitting = None if "input.fitting" in fixed else _compare_fittings(session, pictures, spec)
-    against = _contradiction(session, pictures, spec, fixed)
+    findings = _Findings()
+    first = tried.least_assuming(findings)
+    readable = [picture for picture in pictures if picture.path.name not in tried.unreadable]
+    spec, advice = _judge_fitting(network, readable[:MOST_FOR_FITTINGS], first, fixed, findings)
+    correct = int(tried.right[tried.conventions.index(first)])
+    if spec != first.input:
+        correct = int(_Tried(network, readable, [Convention(spec, first.offset, {})]).right[0])
+    chosen = Convention(spec, first.offset, first.values)
+    of_chosen = card.model_copy(update={"input": spec})
+    others = of_tensors(of_chosen, (), layouts=layouts, offsets=offsets)
+    _contradict(network, readable, chosen, others, fixed, findings)
     return Evidence(
-        spec, scores.shape[1], int(right[chosen]), unreadable, decided, undecided, fitting, against
+        spec,
+        first.offset,
+        tried.scores.shape[1],
+        correct,
+        tried.unreadable,
+        findings.decided,
+        findings.undecided,
+        advice,
+        tuple(findings.contradictions),
     )
 
 
-def _contradiction(
-    session: OnnxSession, pictures: Sequence[Labelled], spec: InputSpec, fixed: Collection[str]
-) -> Contradiction | None:
-    """Return the convention that does better on the pictures than `spec`, with nothing fixed."""
-    others = [other for other in _values_of_pixels(spec, ()) if _differences(other.input, spec) & set(fixed)]
-    if not others:
-        return None
-    stated = {"input.mean": _named((spec.mean, spec.std)), "input.colour_order": spec.colour_order}
-    conventions = [_Convention(spec, stated), *others]
-    scores, right, _ = _scores(session, pictures, conventions)
-    best = _best(scores)
-    if best == 0 or _p_values(scores, best)[0] >= SIGNIFICANCE:
-        return None
-    winner = conventions[best]
-    difference = (
-        _words("input.mean", conventions, scores, best, 0).partition(": ")[2].partition(" than with ")
-    )
-    words = (
-        f"{', '.join(winner.values.values())} names {right[best]} of {scores.shape[1]} right, "
-        f"{difference[0]} than with {', '.join(stated.values())}, {difference[2].rpartition(', ')[2]}"
-    )
-    facts = tuple(path for path in stated if path in _differences(winner.input, spec) & set(fixed))
-    return Contradiction(winner.input, facts, words)
+class _Network:
+    """The network of a card, in each layout, with all its scores; `scores`: how many there are."""
+
+    def __init__(self, content: bytes, card: Card) -> None:
+        """Raises SessionError."""
+        self.scores = math.prod(card.outputs["logits"])
+        self.classes = card.classes
+        self.activation = card.outputs.get("activation", "none")
+        self._content = content
+        outputs = {**card.outputs, "class_offset": 0}
+        self._card = card.model_copy(update={"outputs": outputs, "classes": self.scores})
+        self._sessions: dict[str, OnnxSession] = {}
+        self._session(card.input.layout)
+
+    def run(self, tensor: NDArray[np.float32], layout: str) -> NDArray[np.float32]:
+        """Return all scores of one image, float32 (scores,). Raises ModelUnavailable."""
+        logits: NDArray[np.float32] = self._session(layout).run(tensor)["logits"][0]
+        return logits
+
+    def log_probabilities(
+        self, rows: Sequence[NDArray[np.float32]], classes: Sequence[int], offset: int
+    ) -> NDArray[np.float64]:
+        """Return the log-probability of each picture's class, float64 (pictures,)."""
+        values = np.stack(rows)[:, offset : offset + self.classes].astype(np.float64)
+        return log_probabilities(values, classes, self.activation)
+
+    def _session(self, layout: str) -> OnnxSession:
+        if layout not in self._sessions:
+            spec = self._card.input.model_copy(update={"layout": layout})
+            session = OnnxSession(self._content, self._card.model_copy(update={"input": spec}))
+            session.activation = self.activation
+            self._sessions[layout] = session
+        return self._sessions[layout]
 
 
-def _differences(one: InputSpec, other: InputSpec) -> set[str]:
-    """Return the facts of pixels that differ, means and deviations by more than rounding."""
-    alike = np.allclose(one.mean, other.mean, atol=2) and np.allclose(one.std, other.std, rtol=0.02)
-    differing = set() if alike else {"input.mean"}
-    return differing | ({"input.colour_order"} if one.colour_order != other.colour_order else set())
+class _Tried:
+    """Conventions run on pictures.
 
+    `scores`: the log-probability of each picture's class, float64 (conventions, pictures); NaN where a
+    convention was far behind after FIRST_PICTURES and ran no further. `right`: the number of pictures that
+    each convention names right. `unreadable`: what is wrong with pictures that cannot be read, by name.
+    """
 
-def _compare_fittings(session: OnnxSession, pictures: Sequence[Labelled], spec: InputSpec) -> str | None:
-    """Say that another fitting does better on the pictures than the one of `spec`; None if none does."""
-    conventions = list(_fittings(spec))
-    scores, _, _ = _scores(session, pictures, conventions)
-    best = _best(scores)
-    if best == 0 or _p_values(scores, best)[0] >= SIGNIFICANCE:
-        return None
-    return _words("input.fitting", conventions, scores, best, 0)
+    def __init__(
+        self,
+        network: _Network,
+        pictures: Sequence[Labelled],
+        conventions: Sequence[Convention],
+        *,
+        stop: bool = True,
+    ) -> None:
+        self.conventions = conventions
+        self.unreadable: dict[str, str] = {}
+        self.right = np.zeros(len(conventions), np.int64)
+        self._network = network
+        specs = list(dict.fromkeys(convention.input for convention in conventions))
+        self._row = [specs.index(convention.input) for convention in conventions]
+        self._logits: list[list[NDArray[np.float32]]] = [[] for _ in specs]
+        self._classes: list[int] = []
+        running = np.ones(len(conventions), bool)
+        for picture, image in _images(pictures, specs, self.unreadable):
+            self._classes.append(picture.class_id)
+            for row in sorted({self._row[at] for at in np.flatnonzero(running).tolist()}):
+                self._logits[row].append(network.run(to_tensor(image, specs[row]), specs[row].layout))
+            for at in np.flatnonzero(running).tolist():
+                offset = conventions[at].offset
+                scores = self._logits[self._row[at]][-1][offset : offset + network.classes]
+                self.right[at] += scores.argmax() == picture.class_id
+            if stop and len(self._classes) == FIRST_PICTURES:
+                scores_by_now = self._all_scores(running)
+                running = np.array(p_values(scores_by_now, best_row(scores_by_now))) >= HOPELESS
+        self.scores = self._all_scores(running)
+
+    def _all_scores(self, running: NDArray[np.bool_]) -> NDArray[np.float64]:
+        scores = np.full((len(self.conventions), len(self._classes)), np.nan)
+        for at, convention in enumerate(self.conventions):
+            rows = self._logits[self._row[at]][: None if running[at] else FIRST_PICTURES]
+            if rows:
+                classes = self._classes[: len(rows)]
+                scores[at, : len(rows)] = self._network.log_probabilities(rows, classes, convention.offset)
+        return scores
+
+    def p_values(self, best: int) -> list[float]:
+        """Return how likely it is that each convention is as good as `best`.
+
+        Those that ran no further keep to HOPELESS, whatever temperature more pictures gave the best one.
+        """
+        adjusted = p_values(self.scores, best)
+        stopped = [bool(np.isnan(row).any()) for row in self.scores]
+        return [min(p, HOPELESS) if gone else p for p, gone in zip(adjusted, stopped, strict=True)]
+
+    def least_assuming(self, findings: _Findings) -> Convention:
+        """Return the first convention that cannot be told from the best, and note what is (un)decided."""
+        best = best_row(self.scores)
+        values = self.conventions[best].values
+        p_of = self.p_values(best)
+        for fact in values:
+            rivals = self._rivals(fact, p_of, best)
+            if len(rivals.alike) > 1:
+                findings.undecided[fact] = tuple(rivals.alike)
+            elif rivals.behind is not None:
+                findings.decided[fact] = f"{values[fact]}: {self.ahead(best, rivals.behind, fact)}"
+        return next(
+            convention
+            for convention, p in zip(self.conventions, p_of, strict=True)
+            if p >= SIGNIFICANCE
+            and all(
+                convention.values[fact] == values[fact] for fact in values if fact not in findings.undecided
+            )
+        )
+
+    def ahead(self, best: int, rival: int, fact: str) -> str:
+        """Say by how much the best convention is ahead of a rival, which is named by its value of `fact`."""
+        words = ahead(self.scores[best] - self.scores[rival])
+        return words.format(self.conventions[rival].values[fact])
+
+    def _rivals(self, fact: str, p_of: Sequence[float], best: int) -> _Rivals:
+        """Compare the best convention with the best one of each other value of `fact`."""
+        means = np.nanmean(self.scores, axis=1)
+        mine = self.conventions[best].values[fact]
+        alike = {mine}
+        nearest: dict[str, int] = {}
+        for at, convention in enumerate(self.conventions):
+            value = convention.values[fact]
+            if value == mine:
+                continue
+            if p_of[at] >= SIGNIFICANCE:
+                alike.add(value)
+            if value not in nearest or means[at] > means[nearest[value]]:
+                nearest[value] = at
+        order = dict.fromkeys(convention.values[fact] for convention in self.conventions)
+        behind = max(nearest.values(), key=means.__getitem__, default=None)
+        return _Rivals([value for value in order if value in alike], behind)
 
 
 @dataclass(frozen=True)
 class _Rivals:
-    """The values of one fact: those that cannot be told from the best, and the nearest one that can."""
+    """The values of one fact that cannot be told from the best, its own included, and the nearest other."""
 
-    open: Sequence[str]
+    alike: Sequence[str]
     behind: int | None
 
 
-def _rivals(
-    fact: str,
-    conventions: Sequence[_Convention],
-    scores: NDArray[np.float64],
-    p_values: Sequence[float],
-    best: int,
-) -> _Rivals:
-    """Compare the best convention with the best one of each other value of `fact`."""
-    means = np.nanmean(scores, axis=1)
-    mine = conventions[best].values[fact]
-    alike = [mine]
-    nearest: dict[str, int] = {}
-    for index, convention in enumerate(conventions):
-        value = convention.values[fact]
-        if value == mine:
-            continue
-        if p_values[index] >= SIGNIFICANCE and value not in alike:
-            alike.append(value)
-        if value not in nearest or means[index] > means[nearest[value]]:
-            nearest[value] = index
-    order = list(dict.fromkeys(convention.values[fact] for convention in conventions))
-    behind = max(nearest.values(), key=means.__getitem__, default=None)
-    return _Rivals([value for value in order if value in alike] if len(alike) > 1 else (), behind)
+def _judge_fitting(
+    network: _Network,
+    pictures: Sequence[Labelled],
+    first: Convention,
+    fixed: Collection[str],
+    findings: _Findings,
+) -> tuple[InputSpec, str | None]:
+    """Return the input with the fitting and the filter to use, and in words which fitting does better.
+
+    Notes what is decided, undecided and contradicted. A stated resize states the fitting, a crop.
+    """
+    tried = _Tried(network, pictures, list(of_fittings(first.input, first.offset)), stop=False)
+    filters = _filters(tried)
+    spec = first.input
+    own, path = spec.interpolation, "input.interpolation"
+    better = next((name for name in filters.better if name != own), None)
+    if path in fixed and better is not None and own in filters.worse[better]:
+        _note(findings, spec, first.offset, path, {"interpolation": better}, filters.words(better, own))
+    elif path not in fixed and filters.best is not None:
+        findings.decided[path] = f"{filters.best}: {filters.words(filters.best, own)}"
+        spec = spec.model_copy(update={"interpolation": filters.best})
+    elif path not in fixed:
+        findings.undecided[path] = filters.names
+
+    squeezed = _squeezed(network, pictures, first)
+    stretches = 2 * p_value(squeezed) < SIGNIFICANCE
+    keeps = 2 * p_value(-squeezed) < SIGNIFICANCE
+    words = ""
+    if stretches:
+        words = ahead(squeezed).format("the same undistorted")
+    elif keeps:
+        words = ahead(-squeezed).format("the same squeezed")
+    path = "input.fitting"
+    is_stretch = spec.fitting == "stretch"
+    if {path, "input.resize"} & set(fixed):
+        if stretches and not is_stretch:
+            _note(findings, spec, first.offset, path, {"fitting": "stretch"}, words)
+        elif keeps and is_stretch:
+            _note(findings, spec, first.offset, path, {"fitting": "center-crop"}, words)
+        return spec, None
+    fittings = list(dict.fromkeys(fitting_words(convention.input) for convention in tried.conventions))
+    if stretches:
+        findings.decided[path] = f"stretch: {words}"
+        side = max(spec.height, spec.width)
+        return spec.model_copy(update={"fitting": "stretch", "resize": side}), None
+    if keeps:
+        fittings.remove("stretch")
+        if is_stretch:
+            other = next(one.input for one in tried.conventions if one.input.fitting != "stretch")
+            spec = spec.model_copy(update={"fitting": other.fitting, "resize": other.resize})
+    findings.undecided[path] = tuple(fittings)
+    return spec, _advice(tried, spec)
 
 
-def _words(
-    fact: str, conventions: Sequence[_Convention], scores: NDArray[np.float64], best: int, rival: int
-) -> str:
-    """Say by how much the best convention is ahead of a rival, with two standard errors."""
-    value = conventions[best].values[fact]
-    difference = scores[best] - scores[rival]
-    difference = difference[~np.isnan(difference)]
-    spread = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
-    return (
-        f"{value}: log-probability of the true class higher by {difference.mean():.2f} ± {2 * spread:.2f} "
-        f"than with {conventions[rival].values[fact]}, {len(difference)} pictures"
-    )
+def _note(
+    findings: _Findings, spec: InputSpec, offset: int, path: str, changes: dict[str, str], words: str
+) -> None:
+    better = spec.model_copy(update=changes)
+    findings.contradictions.append(Contradiction(Convention(better, offset, {}), (path,), words))
 
 
-def _values_of_pixels(spec: InputSpec, fixed: Collection[str]) -> Iterator[_Convention]:
-    """Yield every normalisation with every colour order; the least assuming first."""
-    own = (spec.mean, spec.std)
-    ranges: dict[str, Normalisation] = {}
-    if "input.mean" in fixed or spec.dtype == "uint8" or spec.channels != 3:
-        ranges[_named(own)] = own
-    else:
-        ranges.update(NORMALISATIONS)
-    orders = (spec.colour_order,) if "input.colour_order" in fixed or spec.channels != 3 else ("rgb", "bgr")
-    for name, (mean, std) in ranges.items():
-        for order in orders:
-            backwards = order == "bgr" and len(ranges) > 1
-            changes = {
-                "mean": mean[::-1] if backwards else mean,
-                "std": std[::-1] if backwards else std,
-                "colour_order": order,
-            }
-            values = {"input.mean": name, "input.colour_order": order}
-            yield _Convention(spec.model_copy(update=changes), values)
+def _advice(tried: _Tried, spec: InputSpec) -> str | None:
+    """Say that another fitting does better on these pictures than that of `spec`; None if none does."""
+    own = next(at for at, one in enumerate(tried.conventions) if one.input == spec)
+    best = best_row(tried.scores)
+    if best == own or p_values(tried.scores, best)[own] >= SIGNIFICANCE:
+        return None
+    value = tried.conventions[best].values["input.fitting"]
+    return f"{value}: {tried.ahead(best, own, 'input.fitting')}"
 
 
-def _fittings(spec: InputSpec) -> Iterator[_Convention]:
-    """Yield the fittings that classifiers are evaluated with; that of `spec` first."""
-    yield _Convention(spec, {"input.fitting": _fitting_words(spec)})
+class _Filters:
+    """The filters, compared with every fitting.
+
+    `names`: the filters tried; `worse`: for each those that it does better than with every fitting; `best`:
+    the one that does better than all others, None if there is none.
+    """
+
+    def __init__(self, scores: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> None:
+        """`scores`: by fitting and filter, float64 (pictures,)."""
+        first = next(iter(scores.values()))
+        self.names = tuple(first)
+        self._first = first
+        pairs = list(itertools.permutations(self.names, 2))
+        self.worse: dict[str, set[str]] = {name: set() for name in self.names}
+        for one, other in pairs:
+            p = max(p_value(of_fitting[one] - of_fitting[other]) for of_fitting in scores.values())
+            if len(pairs) * p < SIGNIFICANCE:
+                self.worse[one].add(other)
+        self.better = sorted(self.names, key=lambda name: -len(self.worse[name]))
+        self.best = next((name for name in self.names if len(self.worse[name]) == len(self.names) - 1), None)
+
+    def words(self, one: str, other: str) -> str:
+        """Say by how much `one` is ahead of `other`, or of the next if they are the same."""
+        if one == other:
+            other = next(name for name in self.names if name != one)
+        return ahead(self._first[one] - self._first[other]).format(other)
+
+
+def _filters(tried: _Tried) -> _Filters:
+    scores: dict[str, dict[str, NDArray[np.float64]]] = {}
+    for convention, row in zip(tried.conventions, tried.scores, strict=True):
+        of_fitting = scores.setdefault(fitting_words(convention.input), {})
+        of_fitting[convention.input.interpolation] = row
+    return _Filters(scores)
+
+
+def _squeezed(network: _Network, pictures: Sequence[Labelled], convention: Convention) -> NDArray[np.float64]:
+    """Return how much higher the log-probability of squeezed objects is than that of plain ones.
+
+    float64 (pictures that are not square,). Both are the same part of the picture, over an equal area of the
+    network's input; the rest of the input has the part's mean colour.
+    """
+    spec = convention.input
     side = max(spec.height, spec.width)
-    for resize in (round(side / 0.875), side):
-        for interpolation in ("bilinear", "bicubic"):
-            yield from _other(spec, fitting="center-crop", resize=resize, interpolation=interpolation)
-    yield from _other(spec, fitting="stretch", resize=side, interpolation="bilinear")
+    squeezing = spec.model_copy(update={"fitting": "stretch", "resize": 2 * side})
+    plain: list[NDArray[np.float32]] = []
+    squeezed: list[NDArray[np.float32]] = []
+    classes: list[int] = []
+    for picture, image in _images(pictures, [squeezing], {}):
+        regions = _regions(image, spec)
+        if regions is None:
+            continue
+        pixels = _common_part(image.pixels, regions)
+        for logits, region in zip((plain, squeezed), regions, strict=True):
+            logits.append(network.run(preprocess(pixels, squeezing, box=region), spec.layout))
+        classes.append(picture.class_id)
+    if not classes:
+        return np.zeros(0)
+    scores = [network.log_probabilities(rows, classes, convention.offset) for rows in (plain, squeezed)]
+    return scores[1] - scores[0]
 
 
-def _other(spec: InputSpec, **changes: object) -> Iterator[_Convention]:
-    changed = spec.model_copy(update=changes)
-    if changed != spec:
-        yield _Convention(changed, {"input.fitting": _fitting_words(changed)})
+def _regions(image: DecodedImage, spec: InputSpec) -> tuple[Box, Box] | None:
+    """Return two regions of equal area around the centre: of the input's aspect ratio, and of the picture's.
+
+    None where the two ratios are alike; a picture counts as at most _MOST_SQUEEZED times as wide or high.
+    """
+    left, top, right, bottom = image.box
+    across, down = (right - left) / spec.width, (bottom - top) / spec.height  # in units of a square input
+    if max(across / down, down / across) < _NOT_SQUARE:
+        return None
+    wide = math.sqrt(min(max(across / down, 1 / _MOST_SQUEEZED), _MOST_SQUEEZED))
+    side = min(across, down, across / wide, down * wide)
+
+    def around(half_width: float, half_height: float) -> Box:
+        column, row = (left + right) / 2, (top + bottom) / 2
+        return (
+            max(left, column - half_width),
+            max(top, row - half_height),
+            min(right, column + half_width),
+            min(bottom, row + half_height),
+        )
+
+    half_width, half_height = side * spec.width / 2, side * spec.height / 2
+    return around(half_width, half_height), around(half_width * wide, half_height / wide)
 
 
-def _fitting_words(spec: InputSpec) -> str:
-    resize = f" of {spec.resize}" if spec.fitting == "center-crop" else ""
-    return f"{spec.fitting}{resize}, {spec.interpolation}"
+def _common_part(pixels: NDArray[np.uint8], regions: tuple[Box, Box]) -> NDArray[np.uint8]:
+    """Return `pixels`, uint8 (H, W, 3), with what is not in both regions in the mean colour of the rest."""
+    left, top = (math.floor(max(box[at] for box in regions)) for at in (0, 1))
+    right, bottom = (math.ceil(min(box[at] for box in regions)) for at in (2, 3))
+    part = pixels[top:bottom, left:right]
+    result = np.empty_like(pixels)
+    result[:] = part.mean(axis=(0, 1)).round().astype(np.uint8)
+    result[top:bottom, left:right] = part
+    return result
 
 
-def _named(normalisation: Normalisation) -> str:
-    for name, known in NORMALISATIONS.items():
-        if known == normalisation:
-            return name
-    return f"mean {list(normalisation[0])}, std {list(normalisation[1])}"
+def _contradict(
+    network: _Network,
+    pictures: Sequence[Labelled],
+    chosen: Convention,
+    ways: Iterable[Convention],
+    fixed: Collection[str],
+    findings: _Findings,
+) -> None:
+    """Note the convention that does better on the pictures than `chosen` and differs in a fixed fact."""
+    others = [other for other in ways if differing(other, chosen) & set(fixed)]
+    if not others:
+        return
+    tried = _Tried(network, pictures, [chosen, *others])
+    best = best_row(tried.scores)
+    if best == 0 or tried.p_values(best)[0] >= SIGNIFICANCE:
+        return
+    winner = tried.conventions[best]
+    differs = differing(winner, chosen)
+    facts = tuple(path for path in chosen.values if path in differs & set(fixed))
+    shown = [path for path in chosen.values if path in {*differs, "input.mean", "input.colour_order"}]
+    wins, loses = (", ".join(one.values[path] for path in shown) for one in (winner, chosen))
+    words = ahead(tried.scores[best] - tried.scores[0]).format(loses)
+    words = f"{wins} names {tried.right[best]} of {tried.scores.shape[1]} right, {words}"
+    findings.contradictions.append(Contradiction(winner, facts, words))
+
+
+def _images(
+    pictures: Sequence[Labelled], specs: Sequence[InputSpec], unreadable: dict[str, str]
+) -> Iterator[tuple[Labelled, DecodedImage]]:
+    """Yield each picture decoded for all `specs`; notes what is wrong with those that cannot be read."""
+    for picture in pictures:
+        try:
+            yield picture, load_image(read_regular(picture.path), *specs, max_pixels=_MAX_PIXELS)
+        except (OSError, WeighinError) as error:
+            unreadable[picture.path.name] = str(error)
 
 
 def _spread(pictures: Sequence[Labelled]) -> list[Labelled]:
@@ -293,101 +505,3 @@ def _spread(pictures: Sequence[Labelled]) -> list[Labelled]:
     step = max(1, len(pictures) // FIRST_PICTURES)
     ordered = [picture for start in range(step) for picture in pictures[start::step]]
     return ordered[:MOST_PICTURES]
-
-
-def _scores(
-    session: OnnxSession, pictures: Sequence[Labelled], conventions: Sequence[_Convention]
-) -> tuple[NDArray[np.float64], NDArray[np.int64], dict[str, str]]:
-    """Return the log-probability of each picture's class, float64 (conventions, pictures), the number of
-    pictures that each convention names right, and what is wrong with pictures that cannot be read.
-
-    Conventions that are far behind after FIRST_PICTURES run no further: NaN.
-    """
-    logits: list[list[NDArray[np.float32]]] = [[] for _ in conventions]
-    classes: list[int] = []
-    right = np.zeros(len(conventions), np.int64)
-    unreadable: dict[str, str] = {}
-    running = np.ones(len(conventions), bool)
-    for picture in pictures:
-        try:
-            image = load_image(
-                read_regular(picture.path), *(one.input for one in conventions), max_pixels=_MAX_PIXELS
-            )
-        except (OSError, WeighinError) as error:
-            unreadable[picture.path.name] = str(error)
-            continue
-        classes.append(picture.class_id)
-        for row in np.flatnonzero(running).tolist():
-            logits[row].append(session.run(to_tensor(image, conventions[row].input))["logits"][0])
-            right[row] += logits[row][-1].argmax() == picture.class_id
-        if len(classes) == FIRST_PICTURES:
-            scores = _all_scores(logits, classes, session.activation)
-            running = np.array(_p_values(scores, _best(scores))) >= HOPELESS
-    return _all_scores(logits, classes, session.activation), right, unreadable
-
-
-def _all_scores(
-    logits: Sequence[Sequence[NDArray[np.float32]]], classes: Sequence[int], activation: Activation
-) -> NDArray[np.float64]:
-    """Return the scores, float64 (conventions, pictures); NaN where a convention ran no further."""
-    scores = np.full((len(logits), len(classes)), np.nan)
-    for row, rows in enumerate(logits):
-        if rows:
-            values = np.stack(rows).astype(np.float64)
-            scores[row, : len(rows)] = _log_probabilities(values, classes[: len(rows)], activation)
-    return scores
-
-
-def _best(scores: NDArray[np.float64]) -> int:
-    """Return the convention with the highest mean of those that ran on all pictures."""
-    means = scores.mean(axis=1)
-    return int(np.nanargmax(means))
-
-
-def _p_values(scores: NDArray[np.float64], best: int) -> list[float]:
-    """Return how likely it is that each convention is as good as the best, adjusted by Holm.
-
-    Those that ran no further keep to HOPELESS, whatever temperature more pictures gave the best one.
-    """
-    adjusted = holm([_p_value(scores[best] - other) for other in scores])
-    return [min(p, HOPELESS) if np.isnan(row).any() else p for p, row in zip(adjusted, scores, strict=True)]
-
-
-def _log_probabilities(
-    logits: NDArray[np.float64], classes: Sequence[int], activation: Activation
-) -> NDArray[np.float64]:
-    """Return the log-probability of each picture's class, float64 (pictures,), cut below.
-
-    `logits` is (pictures, classes). One temperature is fitted to all pictures, except for sigmoids.
-    """
-    values = logits if activation == "none" else np.log(np.maximum(logits, 1e-30))
-    pictures = np.arange(len(values))
-    if activation == "sigmoid":
-        return np.maximum(values[pictures, classes], _LEAST_LOG_PROBABILITY)
-    values = values - values.max(axis=1, keepdims=True)
-    values /= values.std(axis=1).mean() or 1
-    best = np.full(len(values), -np.inf)
-    for sharpness in _SHARPNESSES:
-        scaled = values * sharpness
-        found = scaled[pictures, classes] - np.log(np.exp(scaled).sum(axis=1))
-        found = np.maximum(found, _LEAST_LOG_PROBABILITY)
-        if found.mean() > best.mean():
-            best = found
-    return best.round(_DIGITS)
-
-
-def _p_value(differences: NDArray[np.float64]) -> float:
-    """Return the one-sided p value of a positive mean, by sign flips of the paired `differences`.
-
-    All 2^n flips where they are fewer than FLIPS, else FLIPS random ones (a fixed seed).
-    """
-    differences = differences[~np.isnan(differences)]
-    n = len(differences)
-    if not differences.any():
-        return 1.0
-    if 2**n <= FLIPS:
-        signs = np.where((np.arange(2**n)[:, None] >> np.arange(n)) & 1, -1.0, 1.0)
-        return float((signs @ differences >= differences.sum() - 1e-12).mean())
-    signs = np.random.default_rng(0).integers(0, 2, (FLIPS, n), np.int8) * 2.0 - 1
-    as_large = int((signs @ differences >= differences.sum() - 1e-12).sum())
-    return (as_large + 1) / (FLIPS + 1)

@@ -160,24 +160,24 @@ def label_set(
     if logits == 1 and len(names) == 2:
         names = names[1:]  # two names for one probability: it is the second's, as Keras counts them
     background = len(names) > 1 and names[0].strip().lower() in _BACKGROUND
+    rank = given.rank
     if len(names) == logits and background and offset in (None, 1):
         names, found, why = names[1:], 1, f"its first name is '{names[0]}'"
     elif len(names) == logits and offset in (None, 0):
         found, why = 0, "a name for each score"
-    elif len(names) == logits - 1 and offset in (None, 1):
-        found, why = 1, f"{len(names)} names for {logits} scores"
+    elif len(names) == logits - 1:
+        found, rank = 1 if offset is None else offset, Rank.ASSUMED
+        why = f"{len(names)} names for {logits} scores; most often the first score is a background class"
     else:
         either = f"{logits}, or {logits - 1} with a background class" if logits > 2 else str(logits)
-        allowed = {None: either, 0: str(logits)}
+        allowed = {None: either, 0: either}
         raise RefusedModel(
             f"{given.detail}: {len(given.names)} names for {logits} scores "
             f"(allowed: {allowed.get(offset, logits - 1)}; --labels FILE gives others)"
         )
     name, kept, built_in, like, warning = _named(names, keep=keep)
     detail = given.detail + (f"; {like}" if like else "")
-    return LabelSet(
-        kept, name, built_in, found, given.rank, given.rank, detail, f"{given.detail}: {why}", warning
-    )
+    return LabelSet(kept, name, built_in, found, given.rank, rank, detail, f"{given.detail}: {why}", warning)
 
 
 def _assumed(logits: int, model: str, offset: int | None) -> LabelSet:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from service.errors import RefusedModel, error_words
 from service.own_models.facts import words
-from service.own_models.sources.evidence import Labelled
 from service.own_models.sources.labels import parse_json, read_bounded
 
 _IGNORED = "-"
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A picture and the class that it shows."""
+
+    path: Path
+    class_id: int
 
 
 def labelled_pictures(

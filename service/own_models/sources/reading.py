@@ -124,6 +124,12 @@ def read_sides(graph: GraphFacts, layout: str, facts: Facts) -> None:
             facts.state(f"input.{name}", side, Rank.FORCED, f"the file's input {_shape(shape)}")
 
 
+def same_in_both_layouts(graph: GraphFacts) -> bool:
+    """Return whether height, width and channels are the same, or free, in either layout of the input."""
+    sides = [side if isinstance(side, int) else None for side in graph.inputs[0].shape[1:]]
+    return not sides or sides == [sides[2], sides[0], sides[1]]
+
+
 def choose_output(ran: Sequence[Ran], wanted: str | None) -> tuple[Ran, Fact]:
     """Return the output with one score for each class, and why it is taken: assumed if by its name only.
 

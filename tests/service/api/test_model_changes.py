@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import shutil
@@ -198,6 +199,18 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, str, tuple[str, ...]]] = {
     "data name": (
         {"files": {"model": ("a.onnx", b"x"), "data": ("a b", b"x")}}, 422, "invalid-parameter", ("'a b'",)
     ),
+    "data outside": (
+        {"files": {"model": ("a.onnx", b"x"), "data": ("w/../../b", b"x")}},
+        422,
+        "invalid-parameter",
+        ("'w/../../b'",),
+    ),
+    "data in the file": (
+        {"files": {"model": ("a.onnx", b"x"), "data": ("a.onnx/b", b"x")}},
+        422,
+        "invalid-parameter",
+        ("both",),
+    ),
     "one name": (
         {"files": {"model": ("a.onnx", b"x"), "data": ("a.onnx", b"x")}}, 422, "invalid-parameter", ("both",)
     ),
@@ -331,6 +344,17 @@ def test_the_warnings_name_the_fields_of_the_form(client: httpx.Client, model: b
     assert not any("--" in warning for warning in answer["warnings"])
 
 
+def test_the_card_names_the_fields_of_the_form(client: httpx.Client, model: bytes) -> None:
+    card = {"input": {"colour_order": "bgr"}}
+    path = "/models?name=mine&preset=torchvision"
+    answer = client.post(path, **form(model, card=(None, json.dumps(card)))).json()
+    provenance = answer["card"]["provenance"]
+    assert provenance["input.colour_order"]["detail"] == "card.input.colour_order"
+    assert provenance["input.mean"]["detail"] == "preset torchvision"
+    assert client.get("/models/mine").json()["card"]["provenance"] == provenance
+    assert "--" not in json.dumps(provenance)
+
+
 @pytest.mark.parametrize("name", ["given", "labels", "labels.txt", "model"])
 def test_a_model_part_may_have_any_name(name: str, client: httpx.Client, model: bytes) -> None:
     response = client.post("/models?name=mine", **form(model, name))
@@ -389,6 +413,43 @@ def test_a_model_in_two_files(client: httpx.Client, tmp_path: Path, model: bytes
     response = client.post("/models", **form(graph, data=("net.onnx.data", data)))
     assert response.status_code == 201, response.text
     assert response.json()["changes"]
+
+
+def test_the_tensors_of_a_model_may_be_in_a_folder(
+    client: httpx.Client, tmp_path: Path, model: bytes
+) -> None:
+    network = onnx.load_from_string(model)
+    (tmp_path / "weights").mkdir()
+    onnx.save_model(
+        network, tmp_path / "net.onnx", save_as_external_data=True, location="weights/net.data",
+        size_threshold=0,
+    )  # fmt: skip
+    graph, data = (tmp_path / "net.onnx").read_bytes(), (tmp_path / "weights/net.data").read_bytes()
+    assert_problem(
+        client.post("/models", **form(graph, data=("net.data", data))),
+        422,
+        "refused-model",
+        "weights/net.data",
+    )
+    response = client.post("/models", **form(graph, data=("weights/net.data", data)))
+    assert response.status_code == 201, response.text
+    (file,) = response.json()["card"]["given"]["data"]
+    assert file == {
+        "name": "weights/net.data", "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["/tmp/net.onnx.data", "C:\\exports\\net.onnx.data"])
+def test_the_folders_of_a_whole_path_are_left_out(
+    name: str, client: httpx.Client, tmp_path: Path, model: bytes
+) -> None:
+    network = onnx.load_from_string(model)
+    onnx.save_model(
+        network, tmp_path / "net.onnx", save_as_external_data=True, location="net.onnx.data", size_threshold=0
+    )
+    graph, data = (tmp_path / "net.onnx").read_bytes(), (tmp_path / "net.onnx.data").read_bytes()
+    response = client.post("/models", **form(graph, data=(name, data)))
+    assert response.status_code == 201, response.text
 
 
 def test_an_upload_that_breaks_off_leaves_nothing(

@@ -145,9 +145,22 @@ def test_an_input_that_differs_from_the_card_is_refused(tmp_path: Path) -> None:
 
 def test_the_background_is_no_class(tmp_path: Path) -> None:
     folder = write(tmp_path, background=True, class_offset=1)
-    text = (folder / "card.json").read_text().replace('"class_offset": 1', '"class_offset": 0')
-    with pytest.raises(ValueError, match=r"outputs.logits is \(6,\) for 5 classes"):
-        Card.model_validate_json(text)
+    facts = json.loads((folder / "card.json").read_text())
+    del facts["outputs"]["class_offset"]
+    with pytest.raises(ValueError, match=r"outputs.logits is \(6,\) for 5 classes and class_offset 0"):
+        Card.model_validate(facts)
+
+
+def test_a_background_that_comes_last_is_no_class_either(tmp_path: Path) -> None:
+    folder = write(tmp_path, background=True, class_offset=1)
+    content = (folder / "model.onnx").read_bytes()
+    first = read_card(folder)
+    last = first.model_copy(update={"outputs": {**first.outputs, "class_offset": 0}})
+    image = np.random.default_rng(0).normal(0, 1, (2, 3, SIDE, SIDE)).astype(np.float32)
+    logits = [OnnxSession(content, card).run(image)["logits"] for card in (first, last)]
+    assert logits[0].shape == logits[1].shape == (2, 5)
+    np.testing.assert_array_equal(logits[0][:, :-1], logits[1][:, 1:])
+    assert Card.model_validate(last.model_dump(exclude_none=True)).class_offset == 0
 
 
 def test_version_1_is_written_without_later_fields(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -108,7 +109,7 @@ def test_an_added_model_gives_what_its_file_gives(variant: str, tmp_path: Path) 
         ("softmax", {"outputs.activation": ("softmax", "file")}),
         ("sigmoid", {"outputs.activation": ("sigmoid", "file"), "outputs.multi_label": (True, "file")}),
         ("one sigmoid", {"classes": (1, "file"), "outputs.activation": ("sigmoid", "file")}),
-        ("background", {"outputs.class_offset": (1, "flag"), "classes": (5, "file")}),
+        ("background", {"outputs.class_offset": (1, "assumed"), "classes": (5, "file")}),
         ("grey", {"input.channels": (1, "file"), "input.mean": ((0,), "assumed")}),
     ],
 )
@@ -281,6 +282,10 @@ def test_external_data_is_read_in_and_the_given_file_recorded(tmp_path: Path) ->
     assert result.changes[0] == "tensors of network.onnx.data read in"
     assert result.card.given is not None
     assert result.card.given.bytes == file.stat().st_size
+    data = file.with_name("network.onnx.data").read_bytes()
+    (recorded,) = result.card.given.data
+    assert (recorded.name, recorded.bytes) == ("network.onnx.data", len(data))
+    assert recorded.sha256 == hashlib.sha256(data).hexdigest()
     assert {path.name for path in result.folder.iterdir()} == {
         "model.onnx", "card.json", "labels.txt", "classifier.npz"
     }  # fmt: skip
@@ -404,6 +409,32 @@ def test_symbolic_channels_are_found(layout: str, shape: list[Any], tmp_path: Pa
 def test_sides_that_no_layout_allows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedModel, match=r"input 'x': width 20000 \(allowed: 16384\)"):
         added(tmp_path, network(shape=["N", "c", SIDE, 20_000]))
+
+
+@pytest.mark.parametrize(
+    ("names", "facts", "offset", "origin"),
+    [
+        (NAMES, {}, 1, "assumed"),
+        (["Background", *NAMES], {}, 1, "flag"),
+        (NAMES, {"outputs.class_offset": 1}, 1, "flag"),
+        (NAMES, {"outputs.class_offset": 0}, 0, "flag"),
+    ],
+)
+def test_a_background_class_is_assumed_unless_it_is_stated(
+    names: list[str], facts: dict[str, Any], offset: int, origin: str, tmp_path: Path
+) -> None:
+    result = added(tmp_path, network(classes=len(NAMES) + 1), labels=labelled(tmp_path, names), facts=facts)
+    card = result.card
+    assert (card.class_offset, card.classes) == (offset, len(NAMES))
+    assert card.provenance["outputs.class_offset"].origin == origin
+    assert ("outputs.class_offset" in card.doubtful) == (origin == "assumed")
+    assert any("--class-offset" in warning for warning in result.warnings) == (origin == "assumed")
+    model = served(tmp_path / "zoo")
+    values = model.session.run(picture(model), ("logits", "embedding"))
+    assert values["logits"].shape == (1, len(NAMES))
+    with np.load(result.folder / "classifier.npz") as head:
+        scores = values["embedding"] @ head["weight"].T + head["bias"]
+    np.testing.assert_allclose(scores, values["logits"], rtol=1e-4, atol=1e-4)
 
 
 def test_symbolic_sizes_in_an_unknown_layout_are_tried(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""EfficientNet-Lite0 disguised in 24 ways: `weighin add --images` finds out all of it again."""
+"""EfficientNet-Lite0 disguised in 24 ways: `weighin add --images` finds out all of it again.
+
+`python -m pytest -rP` prints what the pictures say of the fitting.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,27 @@ from pathlib import Path
 
 import onnx
 import pytest
+from PIL import Image
 
 from models.zoo.card import InputSpec, read_card
 from models.zoo.files import NETWORKS
 from models.zoo.labels import BUILT_IN, read_labels
 from service.own_models.add import Options, add
-from service.own_models.sources.evidence import Labelled, judge
-from tests.helpers.disguise import RANGES, disguise
+from service.own_models.sources.evidence import judge
+from service.own_models.sources.pictures import Labelled
+from tests.helpers.disguise import RANGES, disguise, stretched
+from tests.web.photographs import write_photographs
 
 pytestmark = pytest.mark.photos
 
 ROOT = Path(__file__).parents[3]
 FOLDER = NETWORKS / "efficientnet-lite0"
 STAMPS = ROOT / ".cache/stamps"
+PHOTOGRAPHS = {"chelsea": "tabby cat", "coffee": "espresso", "rocket": "missile"}
+"""Photographs of scikit-image with labels, which a person has given."""
+
+CROP, FILTERS = "center-crop of 256", ("bilinear", "bicubic")
+"""The network's own fitting, and the filters: it is as good with either."""
 
 WAYS = [
     pytest.param(layout, order, range_, softmax, (number ^ number >> 1) & 1, id=f"{number}")
@@ -35,10 +46,12 @@ def network() -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[tuple[Path, str]]:
-    """The stamps of tests/helpers/stamps.txt with their labels, which a person has given."""
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, str]]:
+    """PHOTOGRAPHS, and the stamps of tests/helpers/stamps.txt with their labels, which a person has given."""
+    found = write_photographs(tmp_path_factory.mktemp("photographs"), list(PHOTOGRAPHS))
     lines = (ROOT / "tests/helpers/stamps.txt").read_text().splitlines()
-    return [(STAMPS / name, label) for name, label in (line.split("\t") for line in lines)]
+    stamps = [(STAMPS / name, label) for name, label in (line.split("\t") for line in lines)]
+    return [*((path, PHOTOGRAPHS[name]) for name, path in found.items()), *stamps]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +86,7 @@ def test_twenty_pictures_are_never_wrong_and_eighty_are_right(
     softmax: bool,
     background: int,
 ) -> None:
-    """Only the fitting is given. The labels lie beside the file, in WordNet's words."""
+    """Nothing is given. The labels lie beside the file, in WordNet's words."""
     model = disguise(
         network,
         127,
@@ -88,25 +101,55 @@ def test_twenty_pictures_are_never_wrong_and_eighty_are_right(
     file = tmp_path / "given" / "disguised.onnx"
     file.write_bytes(model.SerializeToString())
     (tmp_path / "given" / "labels.txt").write_bytes((BUILT_IN / "synonyms/imagenet-1k.txt").read_bytes())
-    own = read_card(FOLDER).input
-    fitting = {f"input.{name}": getattr(own, name) for name in ("fitting", "resize", "interpolation")}
-    result = add(file, Options(name="m", images=images, facts=fitting), to=tmp_path / "zoo")
+    result = add(file, Options(name="m", images=images), to=tmp_path / "zoo")
     card = result.card
     assert (card.input.layout, card.labels, card.classes) == (layout, "imagenet-1k", 1000)
     assert (card.class_offset, card.outputs["activation"]) == (background, "softmax" if softmax else "none")
     assert wrong(card.input, order, range_) == []
-    assert card.doubtful == ()
-    assert [card.provenance[f"input.{name}"].origin for name in ("mean", "std", "colour_order")] == [
-        "pictures"
-    ] * 3
+    decided = ["input.mean", "input.std", "input.colour_order"]
+    decided += ["outputs.class_offset"] * background
+    assert {path: card.provenance[path].origin for path in decided} == dict.fromkeys(decided, "pictures")
+    assert {*card.doubtful} == {"input.fitting", "input.resize", "input.interpolation"}
+    assert (card.input.fitting, card.input.resize) == ("center-crop", 256)
+    assert card.provenance["input.fitting"].undecided == (CROP, "center-crop of 224", "letterbox")
+    assert card.provenance["input.interpolation"].undecided == FILTERS
     assert any(line.endswith("of 80 pictures are named right") for line in result.warnings)
+    print(  # noqa: T201
+        card.provenance["input.fitting"].undecided,
+        *(line for line in result.warnings if "fitting does better" in line),
+    )
 
     labels = read_labels(card, result.folder)
     few = [Labelled(path, labels.index(label)) for path, label in pictures[:: len(pictures) // 20][:20]]
     plain = {"mean": (0.0,) * 3, "std": (255.0,) * 3, "colour_order": "rgb"}
     assumed = card.model_copy(update={"input": card.input.model_copy(update=plain)})
-    evidence = judge((result.folder / "model.onnx").read_bytes(), assumed, few, fixed=("input.fitting",))
+    evidence = judge((result.folder / "model.onnx").read_bytes(), assumed, few, fixed=())
     assert evidence.pictures == 20
     assert set(wrong(evidence.input, order, range_)) <= evidence.undecided.keys()
     assert {order, range_} <= {*evidence.undecided.get("input.colour_order", (order,)),
                                *evidence.undecided.get("input.mean", (range_,))}  # fmt: skip
+    assert evidence.class_offset == background or "outputs.class_offset" in evidence.undecided
+    assert CROP in evidence.undecided["input.fitting"]
+    assert evidence.undecided["input.interpolation"] == FILTERS
+
+
+def test_a_network_of_squeezed_photographs_is_given_them(
+    network: onnx.ModelProto, pictures: list[tuple[Path, str]], tmp_path: Path
+) -> None:
+    """As if it had been trained on photographs twice as wide as high, squeezed to squares."""
+    model = stretched(network, 2)
+    card = read_card(FOLDER)
+    spec = card.input.model_copy(update={"name": "x"})
+    card = card.model_copy(update={"outputs": {"logits": (1000,)}, "input": spec})
+    labels = read_labels(card, FOLDER)
+    wide = []
+    for number, (path, label) in enumerate(pictures):
+        image = Image.open(path).convert("RGBA")
+        high = max(image.height, image.width // 2)
+        canvas = Image.new("RGBA", (2 * high, high), "white")
+        canvas.alpha_composite(image, ((canvas.width - image.width) // 2, (high - image.height) // 2))
+        canvas.convert("RGB").save(tmp_path / f"{number}.png")
+        wide.append(Labelled(tmp_path / f"{number}.png", labels.index(label)))
+    evidence = judge(model.SerializeToString(), card, wide, fixed=("input.mean", "input.colour_order"))
+    print(evidence.decided, evidence.undecided, evidence.fitting)  # noqa: T201
+    assert evidence.input.fitting == "stretch"

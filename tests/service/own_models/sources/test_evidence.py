@@ -13,7 +13,8 @@ from PIL import Image
 
 from models.zoo.card import Card, read_card
 from service.inference.session import OnnxSession
-from service.own_models.sources.evidence import Labelled, judge
+from service.own_models.sources.evidence import judge
+from service.own_models.sources.pictures import Labelled
 from tests.helpers.disguise import RANGES, disguise
 from tests.helpers.networks import SIDE, save_network
 
@@ -74,7 +75,7 @@ def test_pictures_decide_range_and_colour_order(
     assert evidence.input.colour_order == order
     assert evidence.input.mean == (summand,) * 3
     assert evidence.input.std == (factor,) * 3
-    assert evidence.undecided == {}
+    assert set(evidence.undecided) == {"input.fitting", "input.interpolation"}
     assert evidence.decided["input.mean"].startswith(f"{range_}: ")
     assert "20 pictures" in evidence.decided["input.colour_order"]
     assert evidence.correct > 45
@@ -114,7 +115,8 @@ def test_what_few_pictures_cannot_tell_apart_is_undecided(plain: Path, pictures:
 
 def test_fixed_facts_are_not_varied(plain: Path, pictures: list[Labelled]) -> None:
     content, card = disguised(plain, order="bgr")
-    evidence = judge(content, card, pictures, fixed=("input.mean", "input.colour_order", "input.fitting"))
+    fixed = ("input.mean", "input.colour_order", "input.fitting", "input.interpolation")
+    evidence = judge(content, card, pictures, fixed=fixed)
     assert evidence.input == card.input
     assert evidence.decided == evidence.undecided == {}
     assert evidence.fitting is None
