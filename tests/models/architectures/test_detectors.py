@@ -15,6 +15,7 @@ from models.cost.profiling import profile  # noqa: E402
 from models.export.to_onnx import export  # noqa: E402
 from models.onnx_tools.session import open_session  # noqa: E402
 from models.publish.detectors import DETECTOR_RECIPES  # noqa: E402
+from models.zoo.card import read_card  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -65,3 +66,13 @@ def test_costs_counted_by_hand() -> None:
     )
     macs = 8 * 5 * 3 * 9 * 8 + (16 * 10) * 6 * 4  # each output position of an unpadded 2 x 2 is of one input
     assert profile(network, (16, 10)).macs == macs
+
+
+@pytest.mark.parametrize("name", list(DETECTORS))
+def test_costs_on_cards_equal_the_networks(name: str, zoo: Path) -> None:
+    network = DETECTORS[name]()
+    cost = profile(network, network.input_size)
+    for folder in (zoo / name, zoo / f"{name}-int8"):
+        if folder.exists():
+            card = read_card(folder)
+            assert (card.parameters, card.macs) == (cost.parameters, cost.macs)

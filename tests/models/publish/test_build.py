@@ -11,6 +11,7 @@ pytest.importorskip("torch")
 from models.cli import main
 from models.data.photos import MissingPhotosError
 from models.publish.build import JUDGED_ON, build, names, photo_agreement, replace_folder
+from models.publish.detectors import DETECTOR_RECIPES
 from models.publish.recipes import RECIPES
 from models.zoo.card import read_card
 from tests.models.zoo.card_facts import untrue_facts
@@ -47,6 +48,21 @@ def test_stated_agreement_is_reproducible(name: str, photos: Path, zoo: Path) ->
     assert compared.n == stated.n
     # Processors sum in different orders, which changes the class of a few images.
     assert compared.top_1_agreement == pytest.approx(stated.value, abs=0.015)
+
+
+@pytest.mark.parametrize("name", list(DETECTOR_RECIPES))
+def test_rebuilt_detectors_equal_the_zoo(
+    name: str, photos: Path, published: Path, zoo: Path, tmp_path: Path
+) -> None:
+    options = ["--photos", str(photos), "--published", str(published), "--output", str(tmp_path)]
+    for model in (name, f"{name}-int8"):
+        if model not in names():
+            continue
+        assert main(["build", model, *options]) == 0
+        assert untrue_facts(tmp_path / model) == []
+        built, committed = read_card(tmp_path / model), read_card(zoo / model)
+        assert built.file.bytes == committed.file.bytes
+        assert built == committed.model_copy(update={"file": built.file})
 
 
 def test_detector_without_its_published_file(

@@ -75,23 +75,28 @@ REFERENCES: dict[str, Callable[[Path, NDArray[np.float32]], Outputs]] = {
 
 @pytest.mark.photos
 @pytest.mark.parametrize("name", list(DETECTOR_RECIPES))
-def test_raw_outputs_equal_the_published_networks(name: str, photos: Path, published: Path) -> None:
+def test_raw_outputs_equal_the_published_networks(
+    name: str, photos: Path, published: Path, zoo: Path
+) -> None:
     recipe, path = DETECTOR_RECIPES[name], published_file(name, published)
     pictures = [skimage.data.astronaut(), skimage.data.cat(), skimage.data.coffee(), skimage.data.rocket()]
     pictures += list(crops(photos, ["lomiri-wallpapers-16.04"], 1))[:6]
     assert len(pictures) == 10
     network = recipe.load(path)
     assert list(network.outputs) == list(recipe.outputs)
+    session = open_session(zoo / name / "model.onnx")
     strongest = []
     for pixels in pictures:
         image = preprocess(pixels, recipe.input)
         expected = REFERENCES[name](path, image)
         with torch.no_grad():
             found = [output.numpy() for output in network(torch.from_numpy(image))]
-        for role, ours, theirs in zip(recipe.outputs, found, expected, strict=True):
-            assert ours.shape == theirs.shape == (1, *recipe.outputs[role])
+        exported = session.run(list(recipe.outputs), {"image": image})
+        for role, ours, ours_in_onnx, theirs in zip(recipe.outputs, found, exported, expected, strict=True):
+            assert ours.shape == ours_in_onnx.shape == theirs.shape == (1, *recipe.outputs[role])
             assert theirs.std() > 0
             assert np.abs(ours - theirs).max() <= TOLERANCE * theirs.std(), role
+            assert np.abs(ours_in_onnx - theirs).max() <= TOLERANCE * theirs.std(), role
         strongest.append(float(max(theirs.max() for theirs in expected)))
     assert len(set(strongest)) == 10
 

@@ -17,6 +17,7 @@ from tests.models.zoo.card_facts import untrue_facts
 ZOO = Path(__file__).resolve().parents[3] / "models" / "zoo" / "networks"
 NAMES = sorted(path.parent.name for path in ZOO.glob("*/card.json"))
 IMAGENET = [f"efficientnet-lite{digit}{suffix}" for digit in range(3) for suffix in ("", "-int8")]
+DETECTORS = [name for name in NAMES if name.startswith(("centerface", "ssd-mobilenet-v2"))]
 FASHION = [name for name in NAMES if name.startswith("fashion-")]
 FAMILY_BYTES = 30_000_000
 """What the whole Fashion-MNIST family may take."""
@@ -26,7 +27,8 @@ PARENT = "efficientnet-lite0"
 
 def test_models_of_the_zoo() -> None:
     assert set(IMAGENET) <= set(NAMES)
-    assert set(NAMES) == {*IMAGENET, *FASHION}
+    assert set(NAMES) == {*IMAGENET, *FASHION, *DETECTORS}
+    assert {"centerface", "ssd-mobilenet-v2"} <= set(DETECTORS)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -71,6 +73,16 @@ def test_family_is_measured_on_all_test_images(zoo: Path, name: str) -> None:
     assert card.robustness.mean < card.accuracy.value
     if card.precision == "int8":
         assert card.agreement is not None
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_detector_claims_no_accuracy(zoo: Path, name: str) -> None:
+    card = read_card(zoo / name)
+    assert card.task == "object-detection"
+    assert card.accuracy is None
+    assert card.source.licence == {"centerface": "MIT", "ssd": "Apache-2.0"}[name.split("-")[0]]
+    assert any("measured" in note and "docs/detection.md" in note for note in card.notes)
+    assert card.derived_from == (None if card.precision == "fp32" else name.removesuffix("-int8"))
 
 
 def test_size_of_the_family(zoo: Path) -> None:

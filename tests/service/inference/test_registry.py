@@ -102,7 +102,7 @@ def test_model_before_loading(tiny_models_dir: Path) -> None:
 def test_many_models_are_not_all_in_the_message() -> None:
     error = UnknownModel("efficientnet-lite9", Registry([NETWORKS], "efficientnet-lite0").names())
     assert error.detail.startswith("model 'efficientnet-lite9': unknown (allowed: efficientnet-lite")
-    assert error.detail.endswith(" 19 others)")
+    assert error.detail.endswith(f" {len(list(NETWORKS.iterdir())) - 5} others)")
     assert error.extensions == {"models": sorted(path.name for path in NETWORKS.iterdir())}
     assert UnknownModel("x", list("abcdef")).detail == "model 'x': unknown (allowed: 6 models)"
 
