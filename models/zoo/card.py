@@ -433,6 +433,11 @@ class Card(Finite):
         names = (*_CLASSIFIER_OUTPUTS, *_DETECTOR_OUTPUTS)
         return {name: self.outputs[name] for name in names if name in self.outputs}
 
+    @property
+    def main_outputs(self) -> tuple[str, ...]:
+        """The outputs that predictions are made of: `logits`, or all that a detector's decoder reads."""
+        return ("logits",) if self.detection is None else tuple(self.output_shapes)
+
     def output_name(self, output: str) -> str:
         """Return the graph's name of `output`, e.g. logits."""
         return next((name for own, name in self.outputs.get("names", {}).items() if own == output), output)

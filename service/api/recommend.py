@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
+from models.zoo.card import Task
 from service import errors
 from service.api.benchmarks import BoundOut, LatencyOut
 from service.api.problems import documented
@@ -106,6 +107,7 @@ class RecommendResponse(BaseModel):
     recommended: str | None
     why: str
     labels: str
+    task: Task
     fits: list[FitOut] = Field(description="Most accurate first")
     measured: list[MeasuredOut] = Field(description="All models that the Pareto front is computed from")
     pareto: list[ParetoOut]
@@ -129,13 +131,16 @@ def recommend_router(registry: Registry, archive: BenchmarkArchive) -> APIRouter
         p50_ms: Annotated[float | None, Query(description="Maximum median in milliseconds")] = None,
         max_bytes: Annotated[int | None, Query(description="Maximum size of the model file in bytes")] = None,
         min_accuracy: Annotated[float | None, Query(description="Minimum top-1 accuracy, 0 to 1")] = None,
-        labels: Annotated[str | None, Query(description="Label set; by default the default model's")] = None,
+        labels: Annotated[
+            str | None, Query(description="Label set; by default that of the task's default model")
+        ] = None,
+        task: Annotated[Task, Query(description="Only models of this task")] = "image-classification",
     ) -> RecommendResponse:
         """Recommend the most accurate model within the bounds, by inference latency on one thread.
 
         Uses clean benchmarks of this machine, with this version of ONNX Runtime and these model files.
         """
-        constraints = Constraints(p50_ms, p90_ms, p99_ms, max_bytes, min_accuracy, labels)
+        constraints = Constraints(p50_ms, p90_ms, p99_ms, max_bytes, min_accuracy, labels, task)
         bundles, unreadable = archive.newest_bundles()
         return answer(advise_here(constraints, registry, bundles, unreadable, this_machine()))
 
@@ -150,6 +155,7 @@ def answer(advice: Advice) -> RecommendResponse:
         recommended=recommendation.recommended,
         why=recommendation.why,
         labels=recommendation.labels,
+        task=recommendation.task,
         fits=[
             FitOut(
                 model=fit.facts.name,

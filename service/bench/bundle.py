@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, Field, StringConstraints
 
-from models.zoo.card import Accuracy, Agreement, Card, Fraction, Name, Sha256
+from models.zoo.card import Accuracy, Agreement, Card, Fraction, Name, Sha256, Task
 from models.zoo.frozen import Frozen
 from service.bench.fingerprint import Fingerprint
 
@@ -16,7 +16,9 @@ Profile = Literal["quick", "standard", "publish"]
 Scenario = Literal["single-stream", "offline", "server"]
 RuntimeName = Literal["onnxruntime", "openvino"]
 BenchRegime = Literal["isolated", "load"]
-BenchStage = Literal["queue", "decode", "preprocess", "inference", "postprocess", "total", "round_trip"]
+BenchStage = Literal[
+    "queue", "decode", "preprocess", "inference", "postprocess", "nms", "total", "round_trip"
+]
 """Stages of a request, and `round_trip`: the latency that a client of a running service sees."""
 FlagKind = Literal["dirty", "unstable", "drift", "void", "partial", "contaminated"]
 EntryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.#@+-]{0,127}$")]
@@ -29,8 +31,9 @@ class ModelFacts(Frozen):
     name: Name
     sha256: Sha256 = Field(description="SHA-256 of the ONNX file that ran")
     bytes: int = Field(gt=0, description="Size of the ONNX file")
+    task: Task = "image-classification"
     labels: Name
-    classes: int = Field(gt=1)
+    classes: int = Field(gt=0)
     architecture: str
     block: str
     precision: Literal["fp32", "fp16", "int8"]
@@ -50,6 +53,7 @@ class ModelFacts(Frozen):
             name=card.name,
             sha256=card.file.sha256,
             bytes=card.file.bytes,
+            task=card.task,
             labels=card.labels,
             classes=card.classes,
             architecture=card.architecture,

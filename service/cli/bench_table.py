@@ -13,7 +13,7 @@ from service.bench.judge.summary import EntrySummary, summarise
 from service.cli.output import millions, styled
 from service.text.display import shown
 
-_WITHIN_SERVICE: tuple[BenchStage, ...] = ("queue", "decode", "preprocess", "inference", "postprocess")
+_WITHIN_SERVICE: tuple[BenchStage, ...] = ("queue", "decode", "preprocess", "inference", "postprocess", "nms")
 _LOUD = ("void", "partial", "dirty", "contaminated")
 
 
@@ -151,7 +151,7 @@ def _overheads(summaries: list[EntrySummary]) -> list[str]:
             continue
         p50 = {stage: ns / 1e6 for stage, ns in summary.stages_p50_ns.items()}
         session_ms = session.stages_p50_ns["total"] / 1e6
-        stages = ", ".join(f"{stage} {p50[stage]:.3f}" for stage in _WITHIN_SERVICE)
+        stages = ", ".join(f"{stage} {p50[stage]:.3f}" for stage in _WITHIN_SERVICE if stage in p50)
         lines.append(
             f"{summary.entry.name}: {p50['round_trip']:.3f} ms = {session_ms:.3f} bare session, bytes to "
             f"logits, + {p50['round_trip'] - session_ms:.3f} overhead; "

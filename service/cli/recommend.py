@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from models.zoo.card import Task
 from service.bench.archive import BenchmarkArchive
 from service.bench.bundle_file import read_bundle
 from service.bench.recommend.advice import Advice, advise_from, advise_here, this_machine
@@ -17,6 +18,7 @@ from service.bench.recommend.recommend import Constraints, Fit
 from service.bench.store import BenchmarkStore
 from service.cli.output import LiteralConsole, styled
 from service.cli.settings import settings_with
+from service.errors import InvalidParameter
 from service.inference.registry import Registry
 from service.storage.database import open_database
 from service.text.display import shown
@@ -28,7 +30,12 @@ def recommend(
     p50_ms: Annotated[float | None, typer.Option(help="Maximum median in milliseconds")] = None,
     max_mb: Annotated[float | None, typer.Option(help="Maximum file size in megabytes (10^6 bytes)")] = None,
     min_accuracy: Annotated[float | None, typer.Option(help="Minimum top-1 accuracy, 0 to 1")] = None,
-    labels: Annotated[str | None, typer.Option(help="Label set [default: the default model's]")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Label set [default: that of the task's default model]")
+    ] = None,
+    task: Annotated[str, typer.Option(help="Task: image-classification or object-detection")] = (
+        "image-classification"
+    ),
     bundles: Annotated[
         list[Path] | None,
         typer.Option("--bundle", help="Bundle that was measured on the target device, repeatable"),
@@ -39,9 +46,14 @@ def recommend(
     Exit code 2 if no model fits or nothing was measured.
     """
     max_bytes = None if max_mb is None else _bytes(max_mb)
-    constraints = Constraints(p50_ms, p90_ms, p99_ms, max_bytes, min_accuracy, labels)
+    constraints = Constraints(p50_ms, p90_ms, p99_ms, max_bytes, min_accuracy, labels, _task(task))
     settings = settings_with()
-    registry = Registry(settings.model_dirs, settings.default_model, added=settings.added_models)
+    registry = Registry(
+        settings.model_dirs,
+        settings.default_model,
+        default_detector=settings.default_detector,
+        added=settings.added_models,
+    )
     if bundles:
         stored = [StoredBundle(path.name, read_bundle(path)) for path in bundles]
         advice = advise_from(constraints, stored, registry)
@@ -55,6 +67,14 @@ def recommend(
     _show(LiteralConsole(soft_wrap=True), advice)
     if advice.recommendation.recommended is None:
         raise typer.Exit(2)
+
+
+def _task(text: str) -> Task:
+    """Return a task. Raises InvalidParameter."""
+    for task in get_args(Task):
+        if task == text:
+            return cast(Task, task)
+    raise InvalidParameter(f"--task '{text[:100]}': unknown (allowed: {', '.join(get_args(Task))})")
 
 
 def _bytes(megabytes: float) -> int:

@@ -47,12 +47,8 @@ class Candidates:
 class BoxDecoder(ABC):
     """Decodes the outputs of one network."""
 
-    outputs: tuple[str, ...]
-    """The outputs that it reads."""
-
     def __init__(self, card: Card) -> None:
         assert card.detection is not None
-        self.outputs = tuple(card.output_shapes)
         self._classes = card.classes
         self._offset = card.class_offset
         self._activation: ScoreActivation = getattr(card.detection.decoder, "activation", "none")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from models.zoo.detection import Detection
+from models.zoo.card import Card
+from service.detection.decoders import BoxDecoder
 from service.detection.geometry import Transformation
 from service.errors import InvalidParameter
 from service.inference.decoding.decode import DecodedImage
@@ -42,7 +45,6 @@ class DetectPlan:
     """A validated request (see `detect_plan`); `classes` None: all."""
 
     model: ServedModel
-    detection: Detection
     min_score: float
     max_detections: int
     classes: frozenset[int] | None = None
@@ -79,7 +81,6 @@ def detect_plan(
         )
     return DetectPlan(
         model,
-        detection,
         detection.min_score if min_score is None else min_score,
         detection.max_detections if max_detections is None else max_detections,
         None if classes is None else _class_ids(model, classes),
@@ -110,29 +111,60 @@ def find_objects(plan: DetectPlan, image: DecodedImage, stopwatch: Stopwatch) ->
     Ends the laps `preprocess`, `inference`, `postprocess` (outputs to boxes of the image) and `nms`. Raises
     ModelUnavailable if the run fails.
     """
-    model, detection = plan.model, plan.detection
+    model = plan.model
     assert model.decoder is not None
-    outputs = run_model(model, image, model.decoder.outputs, stopwatch)
-    candidates = model.decoder.decode(
+    outputs = run_model(model, image, model.card.main_outputs, stopwatch)
+    return objects_in(
         outputs,
-        plan.min_score,
-        detection.candidates,
-        plan.classes,
+        image,
+        model.card,
+        model.decoder,
+        model.labels,
+        stopwatch,
+        min_score=plan.min_score,
+        max_detections=plan.max_detections,
+        classes=plan.classes,
     )
-    transformation = Transformation.of(model.card.input, image.box, (image.width, image.height))
+
+
+def objects_in(
+    outputs: Mapping[str, NDArray[Any]],
+    image: DecodedImage,
+    card: Card,
+    decoder: BoxDecoder,
+    labels: Sequence[str],
+    stopwatch: Stopwatch,
+    *,
+    min_score: float | None = None,
+    max_detections: int | None = None,
+    classes: frozenset[int] | None = None,
+) -> tuple[Found, ...]:
+    """Return the objects that the `outputs` of a detector for one image stand for, without batch dimension.
+
+    What is None is the card's default. Ends the laps `postprocess` and `nms`.
+    """
+    detection = card.detection
+    assert detection is not None
+    least = detection.min_score if min_score is None else min_score
+    candidates = decoder.decode(outputs, least, detection.candidates, classes)
+    transformation = Transformation.of(card.input, image.box, (image.width, image.height))
     boxes = transformation.boxes(candidates.boxes)
     has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     rows = np.flatnonzero(has_area)
     stopwatch.lap("postprocess")
     kept = suppress(
-        boxes[rows], candidates.class_ids[rows], detection.iou, detection.suppression, plan.max_detections
+        boxes[rows],
+        candidates.class_ids[rows],
+        detection.iou,
+        detection.suppression,
+        max_detections or detection.max_detections,
     )
     rows = rows[kept]
     points: list[list[tuple[float, float]]] = [[] for _ in rows]
     if candidates.landmarks is not None:
         points = transformation.points(candidates.landmarks[rows]).tolist()
     found = tuple(
-        Found(class_id, model.labels[class_id], score, tuple(box), tuple((x, y) for x, y in landmarks))
+        Found(class_id, labels[class_id], score, tuple(box), tuple((x, y) for x, y in landmarks))
         for class_id, score, box, landmarks in zip(
             candidates.class_ids[rows].tolist(),
             candidates.scores[rows].tolist(),

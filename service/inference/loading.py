@@ -49,11 +49,6 @@ class ServedModel:
     decoder: BoxDecoder | None = None
 
     @property
-    def main_outputs(self) -> tuple[str, ...]:
-        """The outputs that predictions are made of."""
-        return ("logits",) if self.decoder is None else self.decoder.outputs
-
-    @property
     def name(self) -> str:
         """Name in requests and responses."""
         return self.card.name
@@ -282,7 +277,7 @@ def _median_time(model: ServedModel, limit_s: float) -> int:
     times = []
     for _ in range(_WARM_UP_RUNS):
         start = time.perf_counter_ns()
-        model.session.run(images[0], model.main_outputs)
+        model.session.run(images[0], model.card.main_outputs)
         times.append(time.perf_counter_ns() - start)
     return int(statistics.median(times))
 

@@ -26,6 +26,8 @@ from service.inference.runtime_errors import runtime_words
 RUNTIME_VERSION: str = onnxruntime.__version__
 _OUTPUT_TYPES = ("tensor(float)", "tensor(float16)", "tensor(double)")
 _INTEGER_TYPES = ("tensor(int64)", "tensor(int32)")
+INTEGER_OUTPUTS = ("classes", "count", "selected")
+"""Outputs of a detector that may be integers in the graph."""
 _INPUT_TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "uint8": "tensor(uint8)"}
 SESSION_OPTIONS: dict[str, str] = {
     "execution_mode": "sequential",
@@ -224,7 +226,6 @@ class OnnxSession:
                 f"dimension, or as the card's input.batch)"
             )
         kinds = _OUTPUT_TYPES if card.schema_version > 1 else _OUTPUT_TYPES[:1]
-        integers = ("classes", "count", "selected")
         outputs = {node.name: (node.type, node.shape) for node in self._session.get_outputs()}
         for name, output_shape in card.output_shapes.items():
             graph_name = card.output_name(name)
@@ -233,7 +234,7 @@ class OnnxSession:
                     f"the model has no output '{graph_name}'; its outputs are {sorted(outputs)}"
                 )
             kind, shape = outputs[graph_name]
-            allowed = (*kinds, *_INTEGER_TYPES) if name in integers else kinds
+            allowed = (*kinds, *_INTEGER_TYPES) if name in INTEGER_OUTPUTS else kinds
             if kind not in allowed or not _fits(shape[1:], output_shape):
                 given = (kind, tuple(shape[1:]))
                 raise SessionError(f"output '{graph_name}' is {given}, the card says float {output_shape}")
@@ -318,13 +319,19 @@ def optimized_graph(content: bytes) -> bytes:
 
 
 def profiled_runs(
-    content: bytes, runs: int, *, spec: InputSpec | None = None, as_written: bool = False
+    content: bytes,
+    runs: int,
+    *,
+    spec: InputSpec | None = None,
+    outputs: Sequence[str] | None = None,
+    as_written: bool = False,
 ) -> list[dict[str, Any]]:
     """Run the model `runs` times on one image of noise and return the events of ONNX Runtime's profile.
 
     Each event of category `Node` is one run of one operator: `name`, `dur` in whole microseconds, and in
     `args` its `op_name`, `node_index`, `input_type_shape` and `output_type_shape`. `spec` describes the
-    input; without it, inputs must be float, of fixed shape except the batch. With `as_written`, weights are
+    input; without it, inputs must be float, of fixed shape except the batch. `outputs`: names of those that
+    are computed, by default the first. With `as_written`, weights are
     not prepacked and the memory layout is not optimized. Raises SessionError if the model does not load or
     run.
     """
@@ -344,7 +351,7 @@ def profiled_runs(
         if spec is not None:
             noise = random.normal(0, 1, (spec.batch or 1, spec.channels, spec.height, spec.width))
             feed = {spec.name: graph_input(np.abs(noise).astype(np.float32), spec)}
-        output_names = [session.get_outputs()[0].name]
+        output_names = [session.get_outputs()[0].name] if outputs is None else list(outputs)
         try:
             for _ in range(runs):
                 session.run(output_names, feed)

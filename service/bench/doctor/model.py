@@ -36,7 +36,8 @@ class ModelUnderTest:
     @cached_property
     def operators(self) -> tuple[Operator, ...]:
         """Cost of each operator, the most expensive first."""
-        return measure_operators(self.content, spec=self.card.input)
+        names = [self.card.output_name(name) for name in self.card.main_outputs]
+        return measure_operators(self.content, spec=self.card.input, outputs=names)
 
     @cached_property
     def image(self) -> NDArray[np.float32]:

@@ -41,16 +41,21 @@ class Operator:
 
 
 def measure_operators(
-    content: bytes, *, spec: InputSpec | None = None, runs: int = 30, warm_up: int = 10
+    content: bytes,
+    *,
+    spec: InputSpec | None = None,
+    outputs: Sequence[str] | None = None,
+    runs: int = 30,
+    warm_up: int = 10,
 ) -> tuple[Operator, ...]:
     """Profile `warm_up + runs` runs of the model on noise, one image on one thread.
 
-    Returns the operators, the most expensive first. `spec` describes the input, as in `profiled_runs`. Raises
-    SessionError if the model does not load.
+    Returns the operators, the most expensive first. `spec` describes the input and `outputs` names those that
+    are computed, as in `profiled_runs`. Raises SessionError if the model does not load.
     """
-    as_written = _kernels(profiled_runs(content, 1, spec=spec, as_written=True))
+    as_written = _kernels(profiled_runs(content, 1, spec=spec, outputs=outputs, as_written=True))
     by_node: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for event in _kernels(profiled_runs(content, warm_up + runs, spec=spec)):
+    for event in _kernels(profiled_runs(content, warm_up + runs, spec=spec, outputs=outputs)):
         by_node[event["args"]["node_index"]].append(event)
     typical = {
         node: statistics.mean(_middle_half([float(event["dur"]) for event in events[warm_up:]]))

@@ -6,7 +6,8 @@ import importlib
 import importlib.metadata
 import importlib.util
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +17,18 @@ from service.bench.bundle import RuntimeName
 from service.errors import InvalidParameter, ModelUnavailable
 from service.inference.runtime_errors import runtime_words
 from service.inference.session import (
+    INTEGER_OUTPUTS,
     RUNTIME_VERSION,
     SESSION_OPTIONS,
     OnnxSession,
     check_self_contained,
     output_problem,
+    unbatched_outputs,
 )
 
-Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Function from an image, float32 (1, C, H, W), to logits, float32 (1, classes); thread-safe."""
+Run = Callable[[NDArray[np.float32]], Mapping[str, NDArray[Any]]]
+"""Function from an image, float32 (1, C, H, W), to the card's main outputs by name, as `OnnxSession.run`
+returns them: `logits`, float32 (1, classes), or what a detector's decoder reads. Thread-safe."""
 
 OPENVINO_OPTIONS = {"NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
 """f32, because by default OpenVINO computes in bf16 if the CPU supports it, with other results."""
@@ -65,9 +69,10 @@ def open_model(name: RuntimeName, content: bytes, card: Card, threads: int) -> R
     if name == "openvino":
         return _open_in_openvino(content, card, threads)
     session = OnnxSession(content, card, threads=threads)
+    outputs = card.main_outputs
 
-    def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
-        return session.run(image)["logits"]
+    def run(image: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
+        return session.run(image, outputs)
 
     return run
 
@@ -79,29 +84,34 @@ def _open_in_openvino(content: bytes, card: Card, threads: int) -> Run:
     try:
         core = openvino.Core()
         model = core.read_model(content, b"")
-        # One image, and only the logits, as with ONNX Runtime.
-        network = openvino.Model([model.output("logits")], model.get_parameters(), card.name)
+        # One image, and only the main outputs, as with ONNX Runtime.
+        outputs = [model.output(card.output_name(name)) for name in card.main_outputs]
+        network = openvino.Model(outputs, model.get_parameters(), card.name)
         network.reshape(shape)
         options = OPENVINO_OPTIONS | {"INFERENCE_NUM_THREADS": threads}
         compiled = core.compile_model(network, "CPU", options)
     except Exception as error:
         raise ModelUnavailable(f"OpenVINO cannot load model '{card.name}': {runtime_words(error)}") from error
+    unbatched = unbatched_outputs(card)
+    checked = [name for name in card.main_outputs if name not in unbatched and name not in INTEGER_OUTPUTS]
     own = threading.local()  # an inference request serves one thread at a time
 
-    def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(image: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
         request = getattr(own, "request", None)
         if request is None:
             request = own.request = compiled.create_infer_request()
         try:
             request.infer([image], share_inputs=True, share_outputs=True)
-            logits: NDArray[np.float32] = request.get_output_tensor().data.copy()
+            values = [request.get_output_tensor(index).data.copy() for index in range(len(outputs))]
         except Exception as error:
             raise ModelUnavailable(
                 f"OpenVINO cannot run model '{card.name}': {runtime_words(error)}"
             ) from error
-        problem = output_problem("logits", logits, (len(image), card.classes))
-        if problem is not None:
-            raise ModelUnavailable(f"model '{card.name}' failed: {problem}")
-        return logits
+        results = dict(zip(card.main_outputs, values, strict=True))
+        for name in checked:
+            problem = output_problem(name, results[name], (len(image), *card.output_shapes[name]))
+            if problem is not None:
+                raise ModelUnavailable(f"model '{card.name}' failed: {problem}")
+        return {name: value[None] if name in unbatched else value for name, value in results.items()}
 
     return run

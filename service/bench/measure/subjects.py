@@ -7,16 +7,18 @@ import json
 import threading
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 from urllib.parse import quote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.zoo.card import Card
+from models.zoo.card import Card, Task
 from service.bench.bundle import BenchStage
 from service.bench.measure.runtimes import Run
+from service.detection.decoders import decoder_of
 from service.errors import MeasurementFailed
+from service.inference.detect import objects_in
 from service.inference.pipeline import load_image, run_network
 from service.latency.stages import Stopwatch
 
@@ -27,6 +29,14 @@ _SERVICE_STAGES: tuple[BenchStage, ...] = (
     "preprocess",
     "inference",
     "postprocess",
+    "total",
+)
+_OWN_STAGES: tuple[Literal["decode", "preprocess", "inference", "postprocess", "nms", "total"], ...] = (
+    "decode",
+    "preprocess",
+    "inference",
+    "postprocess",
+    "nms",
     "total",
 )
 
@@ -58,27 +68,31 @@ class BareSession:
 
 
 class FromBytes:
-    """The service's pipeline from the bytes of an image to logits, without the service."""
+    """The service's pipeline from the bytes of an image to logits, without the service.
+
+    Of a detector it goes to the objects, with the card's threshold: stages `postprocess` and `nms`.
+    """
 
     def __init__(self, run: Run, card: Card, images: Sequence[bytes], max_pixels: int) -> None:
         self._run = run
-        self._spec = card.input
+        self._card = card
+        self._decoder = None if card.detection is None else decoder_of(card)
+        self._labels = [f"class {number}" for number in range(card.classes)]
         self._images = images
         self._max_pixels = max_pixels
 
     def run(self, number: int) -> StageTimes:
-        """Decode, preprocess, run the network."""
+        """Decode, preprocess, run the network, and find the objects."""
         data = self._images[number % len(self._images)]
         stopwatch = Stopwatch()
-        image = load_image(data, self._spec, max_pixels=self._max_pixels, stopwatch=stopwatch)
-        run_network(self._run, self._spec, image, stopwatch)
+        spec = self._card.input
+        image = load_image(data, spec, max_pixels=self._max_pixels, stopwatch=stopwatch)
+        values = run_network(self._run, spec, image, stopwatch)
+        if self._decoder is not None:
+            outputs = {name: value[0] for name, value in values.items()}
+            objects_in(outputs, image, self._card, self._decoder, self._labels, stopwatch)
         laps = stopwatch.stop()
-        return {
-            "decode": laps["decode"],
-            "preprocess": laps["preprocess"],
-            "inference": laps["inference"],
-            "total": laps["total"],
-        }
+        return {stage: laps[stage] for stage in _OWN_STAGES if stage in laps}
 
 
 class ThroughService:
@@ -87,11 +101,14 @@ class ThroughService:
     `round_trip` is measured by the client; the other stages are from the service's response.
     """
 
-    def __init__(self, url: str, model: str, images: Sequence[bytes]) -> None:
+    def __init__(
+        self, url: str, model: str, images: Sequence[bytes], task: Task = "image-classification"
+    ) -> None:
         parts = urlsplit(url)
+        route = "classify?top_k=1&" if task == "image-classification" else "detect?"
         self._https = parts.scheme == "https"
         self._address = parts.netloc
-        self._path = f"{parts.path.rstrip('/')}/classify?top_k=1&model={quote(model)}"
+        self._path = f"{parts.path.rstrip('/')}/{route}model={quote(model)}"
         self._images = images
         self._own = threading.local()
         self._opened: list[http.client.HTTPConnection] = []
@@ -102,7 +119,7 @@ class ThroughService:
             connection.close()
 
     def run(self, number: int) -> StageTimes:
-        """Post one image. Raises MeasurementFailed if the response is not a classification."""
+        """Post one image. Raises MeasurementFailed if the response is not one of the task."""
         data = self._images[number % len(self._images)]
         connection = self._connection()
         start = time.perf_counter_ns()
@@ -121,6 +138,8 @@ class ThroughService:
                 )
             timings = answer["timings_ms"]
             times: StageTimes = {stage: int(timings[stage] * 1e6) for stage in _SERVICE_STAGES}
+            if "nms" in timings:
+                times["nms"] = int(timings["nms"] * 1e6)
         except (ValueError, KeyError, TypeError):
             raise MeasurementFailed(
                 f"service at {self._address}: status {response.status}, not a response of Weigh-in"

@@ -117,7 +117,8 @@ class _Launch:
         if entry.via == "http":
             assert self._config.url is not None
             self._stage[entry.name] = "round_trip"
-            self._subjects[entry.name] = ThroughService(self._config.url, entry.model, self._images)
+            task = _read_card(Path(worker_entry.folder)).task
+            self._subjects[entry.name] = ThroughService(self._config.url, entry.model, self._images, task)
             return
         card, content = _read_model(worker_entry)
         start = time.perf_counter_ns()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from models.zoo.card import Task
 from service.bench.bundle import ModelFacts
 from service.bench.fingerprint import Fingerprint, same_machine, take_fingerprint
 from service.bench.measure.runtimes import runtime_version, session_options
@@ -47,7 +48,9 @@ def advise_here(
     evidence.unused |= unreadable
     usable = [each for each in facts if each.name not in broken]
     return Advice(
-        recommend(constraints, usable, evidence, _default_labels(registry), broken), evidence, machine=here
+        recommend(constraints, usable, evidence, _default_labels(registry, constraints.task), broken),
+        evidence,
+        machine=here,
     )
 
 
@@ -71,14 +74,16 @@ def advise_from(constraints: Constraints, bundles: Sequence[StoredBundle], regis
         if entry.card is not None and entry.name in facts
     }
     evidence = weigh_evidence(bundles, None, hashes)
-    sets = {each.labels for each in facts.values()}
-    labels = sets.pop() if len(sets) == 1 else _default_labels(registry)
+    sets = {each.labels for each in facts.values() if each.task == constraints.task}
+    labels = sets.pop() if len(sets) == 1 else _default_labels(registry, constraints.task)
     recommendation = recommend(constraints, list(facts.values()), evidence, labels)
     return Advice(recommendation, evidence, machine=first.bundle.fingerprint)
 
 
-def _default_labels(registry: Registry) -> str:
+def _default_labels(registry: Registry, task: Task) -> str:
+    """Return the label set of the task's default model; empty if it is not there."""
+    name = registry.default_detector if task == "object-detection" else registry.default_model
     for entry in registry.entries:
-        if entry.name == registry.default_model and entry.card is not None:
+        if entry.name == name and entry.card is not None:
             return entry.card.labels
     return ""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from models.zoo.card import Task
 from models.zoo.statistics import CONFIDENCE, MIN_SAMPLES
 from service.bench.bundle import ModelFacts
 from service.bench.recommend.accuracy import AccuracyEstimate, estimate_accuracy
@@ -26,6 +27,7 @@ class Constraints:
     max_bytes: int | None = None
     min_accuracy: float | None = None
     labels: str | None = None
+    task: Task = "image-classification"
 
     def __post_init__(self) -> None:
         for name in ("p50_ms", "p90_ms", "p99_ms", "max_bytes"):
@@ -74,6 +76,7 @@ class Recommendation:
     recommended: str | None
     why: str
     labels: str
+    task: Task
     fits: tuple[Fit, ...]
     measured: tuple[Candidate, ...]
     pareto: tuple[Candidate, ...]
@@ -91,11 +94,12 @@ def recommend(
 ) -> Recommendation:
     """Recommend the best of `models` within `constraints`. `broken`: reasons of models that are not served.
 
-    Only models of one label set are compared, by default `default_labels`, because accuracies on different
-    label sets are not comparable. Raises InvalidParameter for a label set that no model has.
+    Only models of one task and one label set are compared, by default `default_labels`, because accuracies on
+    different label sets are not comparable. Raises InvalidParameter for a label set that no model of the task
+    has.
     """
     known = {facts.name: facts for facts in models}
-    sets = sorted({facts.labels for facts in known.values()})
+    sets = sorted({facts.labels for facts in known.values() if facts.task == constraints.task})
     labels = constraints.labels or (default_labels if default_labels in sets or not sets else sets[0])
     if labels not in sets and sets:
         raise InvalidParameter(f"labels '{labels[:64]}': unknown (allowed: {', '.join(sets)})")
@@ -105,6 +109,9 @@ def recommend(
     comparable: list[Candidate] = []
     for facts in known.values():
         accuracy = estimate_accuracy(facts)
+        if facts.task != constraints.task:
+            rejected.append(Rejected(facts.name, f"task {facts.task}, not {constraints.task}"))
+            continue
         if facts.labels != labels:
             rejected.append(Rejected(facts.name, f"labels {facts.labels}, not {labels}"))
             continue
@@ -126,6 +133,7 @@ def recommend(
         recommended=fits[0].facts.name if fits else None,
         why=_why(constraints, fits, evidence),
         labels=labels,
+        task=constraints.task,
         fits=tuple(fits),
         measured=tuple(comparable),
         pareto=tuple(on_front),
@@ -223,7 +231,8 @@ def _why(constraints: Constraints, fits: Sequence[Fit], evidence: Evidence) -> s
             return "no usable benchmark of this machine"
         return "no model is within all bounds: see the reasons per model"
     best = fits[0]
-    parts = [f"the most accurate of {len(fits)} that fit" if len(fits) > 1 else "the only one that fits"]
+    what = "the most accurate" if best.accuracy is not None else "of unknown accuracy, the fastest"
+    parts = [f"{what} of {len(fits)} that fit" if len(fits) > 1 else "the only one that fits"]
     if best.accuracy is not None:
         parts.append(f"accuracy {best.accuracy.value:.1%}")
     if best.measured is not None:

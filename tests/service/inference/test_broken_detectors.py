@@ -34,7 +34,7 @@ def changed(folder: Path, **outputs: onnx.NodeProto) -> Path:
 def test_every_kind_is_served(tmp_path: Path, kind: str) -> None:
     model = load_model(save_detector(tmp_path, kind=kind))
     assert model.decoder is not None
-    assert set(model.main_outputs) == set(model.card.output_shapes)
+    assert set(model.card.main_outputs) == set(model.card.output_shapes)
     assert model.typical_ns > 0
 
 
@@ -108,7 +108,7 @@ def test_half_precision_and_other_names(tmp_path: Path) -> None:
     card["outputs"]["names"] = {"scores": "half scores", "classes": "labels"}
     (folder / "card.json").write_text(json.dumps(card))
     served = load_model(folder)
-    outputs = served.session.run(np.zeros((1, 3, 64, 64), np.float32), served.main_outputs)
+    outputs = served.session.run(np.zeros((1, 3, 64, 64), np.float32), served.card.main_outputs)
     assert outputs["classes"].dtype == outputs["scores"].dtype == np.float32
 
 
@@ -137,7 +137,7 @@ def test_fixed_batch(tmp_path: Path) -> None:
     served = load_model(folder)
     image = np.zeros((1, 3, 64, 64), np.float32)
     image[0, 1, 8:12, 8:12] = 1
-    outputs = served.session.run(image, served.main_outputs)
+    outputs = served.session.run(image, served.card.main_outputs)
     assert outputs["selected"].shape == (1, 3, 3)
     assert served.decoder is not None
     found = served.decoder.decode({name: value[0] for name, value in outputs.items()}, 0.5, 100)

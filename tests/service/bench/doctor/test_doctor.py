@@ -20,6 +20,7 @@ from service.bench.doctor.operators import measure_ceiling, measure_operators
 from service.bench.doctor.running import RunSettings
 from service.bench.fingerprint import Machine
 from service.bench.measure.subjects import StageTimes
+from tests.helpers.detectors import save_detector
 from tests.service.bench.doctor.networks import Network, small
 
 CEILING = {"fp32": 50.0, "int8": 200.0}
@@ -73,6 +74,15 @@ def test_nothing_is_found_on_a_clean_quantized_network(tmp_path: Path) -> None:
     """Its 8-bit arithmetic pays only on CPUs that have it: that check has tests of its own."""
     found = diagnose(model(wide(Network(quantized=True)).save(tmp_path, "clean-int8"))).findings
     assert found == ()
+
+
+@pytest.mark.parametrize("kind", ["centre-points", "selected-boxes"])
+def test_detectors_are_diagnosed(kind: str, tmp_path: Path) -> None:
+    """All outputs that the decoder reads are computed, and profiled."""
+    report = diagnose(model(save_detector(tmp_path, "colours", kind)), settings=RunSettings(2, spinning=True))
+    kinds = [operator.op for operator in report.operators]
+    assert kinds.count("NonMaxSuppression") == (kind == "selected-boxes")
+    assert sum(op.endswith("Conv") for op in kinds) == (4 if kind == "centre-points" else 1)
 
 
 def test_unfolded_batch_norm(tmp_path: Path) -> None:

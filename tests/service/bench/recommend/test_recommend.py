@@ -99,6 +99,37 @@ def test_recommend_the_most_accurate_that_fits() -> None:
     assert found.run is None
 
 
+def detector(name: str, labels: str = "things") -> ModelFacts:
+    return facts(name, accuracy=None, task="object-detection", labels=labels)
+
+
+def test_task_is_a_constraint() -> None:
+    """Detectors and classifiers are never in one recommendation; without accuracies, the fastest is first."""
+    slow, fast, faces = detector("slow"), detector("fast"), detector("a-face", "faces")
+    models = [(GOOD, 6.0), (slow, 9.0), (fast, 4.0), (faces, 3.0)]
+    everything, evidence = [each for each, _ in models], weigh(measured(models))
+    found = recommend(
+        Constraints(p99_ms=20, task="object-detection"), everything, evidence, default_labels="things"
+    )
+    assert (found.task, found.labels, found.recommended) == ("object-detection", "things", "fast")
+    assert [fit.facts.name for fit in found.fits] == ["fast", "slow"]
+    assert found.why.startswith("of unknown accuracy, the fastest of 2 that fit, p99 at most 4.")
+    assert reasons(found) == {
+        "good": "task image-classification, not object-detection",
+        "a-face": "labels faces, not things",
+    }
+    assert on_front(found) == {"fast", "slow"}
+    classifiers = ask(everything, evidence, p99_ms=20)
+    assert (classifiers.task, classifiers.recommended) == ("image-classification", "good")
+    assert reasons(classifiers)["fast"] == "task object-detection, not image-classification"
+
+
+def test_no_model_of_the_task() -> None:
+    found = ask([GOOD], weigh(measured([(GOOD, 6.0)])), task="object-detection")
+    assert found.recommended is None
+    assert reasons(found) == {"good": "task image-classification, not object-detection"}
+
+
 def test_rank_of_fits() -> None:
     twin = facts("twin", accuracy=0.75)
     models = [(SMALL, 2.0), (GOOD, 6.0), (twin, 5.0), (LARGE, 8.0)]
