@@ -78,10 +78,13 @@ class Answers:
         assert len({version for _, version in self.of_version}) >= versions
 
 
-def swap_under_load(url: httpx.URL, folder: Path, image: bytes, *, seconds: float) -> tuple[Answers, int]:
+def swap_under_load(
+    url: httpx.URL, folder: Path, image: bytes, *, seconds: float, at_least: int = 1
+) -> tuple[Answers, int]:
     """Replace the versioned model in `folder` again and again while clients classify, compare and explain.
 
-    Returns what they got, and the number of swaps; each was seen to be served before the next.
+    Takes `seconds`, or as long as `at_least` swaps need. Returns what clients got, and the number of swaps;
+    each was seen to be served before the next.
     """
     answers, stop = Answers(), threading.Event()
     model = folder.name
@@ -117,7 +120,7 @@ def swap_under_load(url: httpx.URL, folder: Path, image: bytes, *, seconds: floa
     try:
         with http_client(url) as client:
             end = time.monotonic() + seconds
-            while time.monotonic() < end and not answers.failures:
+            while (time.monotonic() < end or swaps < at_least) and not answers.failures:
                 swaps += 1
                 sha256 = replace_model(folder, seed=100 + swaps, versioned=True)
                 path = f"/models/{model}"

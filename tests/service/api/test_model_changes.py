@@ -24,7 +24,7 @@ from tests.helpers.http_client import http_client
 from tests.helpers.problems import assert_problem
 from tests.helpers.swap import swap_under_load, versioned_model
 from tests.helpers.until import until
-from tests.service.conftest import running
+from tests.service.conftest import NewTables, running
 from tests.service.gallery.pictures import blobs
 
 KEY = {"Authorization": "Bearer sesame"}
@@ -45,17 +45,38 @@ def other(tmp_path: Path) -> bytes:
 
 
 @pytest.fixture
-def keyed(tiny_settings: Settings) -> Settings:
-    """Settings with a key."""
+def unserved(tiny_settings: Settings) -> Settings:
+    """Settings with a key, which no service uses yet."""
     return tiny_settings.model_copy(update={"api_key": SecretStr("sesame")})
 
 
+@pytest.fixture(scope="module")
+def keyed(tiny_models_dir: Path, tmp_path_factory: pytest.TempPathFactory, new_tables: NewTables) -> Settings:
+    """Settings with a key, of the service that the module's tests share."""
+    data_dir = tmp_path_factory.mktemp("data")
+    return Settings(
+        model_dirs=(tiny_models_dir,), default_model="tiny", data_dir=data_dir,
+        database_url=new_tables(data_dir), api_key=SecretStr("sesame"),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def url(keyed: Settings) -> Iterator[httpx.URL]:
+    """The URL of the service that the module's tests share."""
+    with running(keyed) as client:
+        yield client.base_url
+
+
 @pytest.fixture
-def client(keyed: Settings) -> Iterator[httpx.Client]:
-    """A client of a service with a key, which it sends."""
-    with running(keyed) as one:
+def client(url: httpx.URL, keyed: Settings) -> Iterator[httpx.Client]:
+    """A client that sends the key; no model has been added yet, and those that are added are deleted."""
+    with http_client(url) as one:
         one.headers.update(KEY)
         yield one
+    with http_client(url) as one:
+        for name in {model["name"] for model in one.get("/models").json()["models"]} - {"tiny", "tiny-b"}:
+            assert one.delete(f"/models/{name}", headers=KEY).status_code == 204
+    assert not keyed.added_models.exists() or list(keyed.added_models.iterdir()) == []
 
 
 def form(model: bytes, name: str = "net.onnx", **parts: Any) -> dict[str, Any]:
@@ -96,10 +117,10 @@ def test_an_added_model_is_served_when_the_answer_comes(
     assert left_over(keyed) == []
 
 
-def test_an_added_model_is_there_after_a_restart(keyed: Settings, model: bytes) -> None:
-    with running(keyed) as client:
+def test_an_added_model_is_there_after_a_restart(unserved: Settings, model: bytes) -> None:
+    with running(unserved) as client:
         assert client.post("/models?name=mine", headers=KEY, **form(model)).status_code == 201
-    with running(keyed) as client:
+    with running(unserved) as client:
         assert client.get("/models/mine").json()["loaded"] is True
 
 
@@ -167,12 +188,14 @@ def test_models_of_other_folders_stay(client: httpx.Client, model: bytes, tiny_m
     assert sorted(path.name for path in tiny_models_dir.rglob("*")) == before
 
 
-def test_the_default_model_and_that_of_the_gallery_stay(keyed: Settings, model: bytes, other: bytes) -> None:
-    with running(keyed) as client:
+def test_the_default_model_and_that_of_the_gallery_stay(
+    unserved: Settings, model: bytes, other: bytes
+) -> None:
+    with running(unserved) as client:
         client.headers.update(KEY)
         for name in ("first", "second"):
             assert client.put(f"/models/{name}", **form(model)).status_code == 201
-    with running(keyed.model_copy(update={"default_model": "first", "gallery_model": "second"})) as client:
+    with running(unserved.model_copy(update={"default_model": "first", "gallery_model": "second"})) as client:
         client.headers.update(KEY)
         assert_problem(client.delete("/models/first"), 409, "model-in-use", "WEIGHIN_DEFAULT_MODEL")
         assert client.put("/models/first", **form(other)).status_code == 200
@@ -382,8 +405,8 @@ def test_a_refused_replacement_leaves_the_old_one(client: httpx.Client, model: b
     assert client.post("/classify?model=mine", content=png).status_code == 200
 
 
-def test_a_body_over_the_limit_is_cut_off(keyed: Settings, model: bytes) -> None:
-    with running(keyed.model_copy(update={"max_model_bytes": 10_000})) as client:
+def test_a_body_over_the_limit_is_cut_off(unserved: Settings, model: bytes) -> None:
+    with running(unserved.model_copy(update={"max_model_bytes": 10_000})) as client:
         client.headers.update(KEY)
         assert_problem(client.post("/models", **form(model + b"\0" * 20_000)), 413, "body-too-large", "10000")
 
@@ -395,11 +418,11 @@ def test_a_body_over_the_limit_is_cut_off(keyed: Settings, model: bytes) -> None
         headers = {"Content-Type": "multipart/form-data; boundary=b"}
         response = client.post("/models", content=endless(), headers=headers)
         assert_problem(response, 413, "body-too-large", "10000")
-        assert left_over(keyed) == []
+        assert left_over(unserved) == []
 
 
-def test_a_model_may_be_larger_than_an_image(keyed: Settings, model: bytes) -> None:
-    with running(keyed.model_copy(update={"max_body_bytes": 1000})) as client:
+def test_a_model_may_be_larger_than_an_image(unserved: Settings, model: bytes) -> None:
+    with running(unserved.model_copy(update={"max_body_bytes": 1000})) as client:
         assert client.post("/models", headers=KEY, **form(model)).status_code == 201
 
 
@@ -535,7 +558,7 @@ def test_swaps_under_eight_clients_lose_no_request(tmp_path: Path, png: bytes) -
     make_tiny_model(tmp_path / "zoo", "other")
     settings = Settings(model_dirs=(tmp_path / "zoo",), default_model="other", data_dir=tmp_path / "data")
     with running(settings) as client:
-        answers, swaps = swap_under_load(client.base_url, folder, png, seconds=4)
+        answers, swaps = swap_under_load(client.base_url, folder, png, seconds=2, at_least=2)
     answers.check(swaps)
     assert swaps >= 2
     assert len(answers.requests) == 3
