@@ -147,7 +147,8 @@ def test_form_fields_in_openapi(client: httpx.Client) -> None:
         return set(content["schema"]["properties"])
 
     assert fields("/classify") == {"image", "model", "top_k"}
-    assert fields("/compare") == {"image", "models", "top_k", "repeat", "baseline", "mix_labels"}
+    own = {"image", "models", "top_k", "repeat", "baseline", "mix_labels", "mix_tasks", "min_score"}
+    assert fields("/compare") == own
     assert fields("/explain") == {"image", "model", "class_id", "over_image"}
     assert fields("/retrieve-similar") == {"image", "k", "model", "min_score", "where"}
     assert fields("/gallery/images/{id}", "put") == {"image", "metadata"}
