@@ -101,7 +101,7 @@ class Services:
 
     @contextlib.asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
-        """Open the parts, load the models in the background, and close everything at the end."""
+        """Start all components, load the models in the background, and close everything at shutdown."""
         self.recorder.start()
         await self.jobs.open()
         loading = asyncio.create_task(asyncio.to_thread(self.registry.load))

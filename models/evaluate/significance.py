@@ -76,8 +76,8 @@ class JudgedFurther(Frozen):
     def __str__(self) -> str:
         points = f"{100 * self.difference:+.2f} points ({100 * self.low:+.2f} to {100 * self.high:+.2f}"
         return (
-            f"{self.epochs} epochs of fine-tuning the trained network, one training each: "
-            f"{self.distilled:.2%} with the teacher and {self.alone:.2%} without, {points}; "
+            f"fine-tuning the trained network for {self.epochs} epochs gives {self.distilled:.2%} with the "
+            f"teacher and {self.alone:.2%} without (one training each), {points}; "
             f"McNemar's p {self.p:.2g}): {'significant' if self.significant else 'not significant'}"
         )
 

@@ -44,12 +44,12 @@ class Head:
 
 @dataclass(frozen=True)
 class LastLinear:
-    """The last linear layer as the graph has it.
+    """The last linear layer of a graph, with the values that it reads.
 
-    `embedding` is its input, of shape `shape` with the batch first, quantized with the constants `quantized`
-    (scale, zero point) if they are given. `features` is the feature map (N, channels, height, width) whose
-    mean over all positions is the embedding. If exact class maps are impossible, `head` or `features` is None
-    and `no_maps` says why.
+    `embedding` is the name of its input, whose element type is `kind` and whose shape, batch first, is
+    `shape`. `quantized` names the scale and the zero point of a quantized input and is empty for others.
+    `features` is the feature map (N, channels, height, width) whose mean over all positions is the embedding.
+    If exact class maps are impossible, `head` or `features` is None and `no_maps` says why.
     """
 
     embedding: str

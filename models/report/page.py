@@ -60,11 +60,12 @@ def _page(models: Sequence[Row], measured: Measurement, findings: Findings) -> I
     yield "# The zoo: accuracy, latency and size"
     yield ""
     yield (
-        "Results: accuracy, latency and size of every model in `models/zoo/networks`, and what each block "
-        "and each technique gains. `python -m models report` writes this page from the models' cards and "
-        f"from [{FIGURES}]({FIGURES}), a bundle of `weighin bench`: {measured.machine}, {measured.runtime}: "
-        f"{measured.rounds} rounds of {measured.runs} runs each, one thread, models in a new random order in "
-        "every round. p50 is the median of all runs, followed by the lowest and highest median of a round."
+        "Results: accuracy, latency and size of every classifier in `models/zoo/networks`, and what each "
+        "block and each technique gains. `python -m models report` writes this page from the models' cards "
+        f"and from [{FIGURES}]({FIGURES}), a bundle of `weighin bench`. Machine: {measured.machine}, "
+        f"{measured.runtime}. Method: {measured.rounds} rounds of {measured.runs} runs of each model, one "
+        "thread, models in a new random order in every round. p50 is the median of all runs, followed by the "
+        "lowest and highest median of a round."
     )
     if measured.doubts:
         yield ""
@@ -168,7 +169,8 @@ def _fronts(models: Sequence[Row]) -> Iterator[str]:
     inverted = inversions(models)
     if inverted:
         first = "; ".join(f"{_name(a)} has fewer MACs than {_name(b)} but is slower" for a, b in inverted[:6])
-        more = f"; and {len(inverted) - 6} more pairs" if len(inverted) > 6 else ""
+        others = len(inverted) - 6
+        more = f"; and {others} more pair{'s' if others > 1 else ''}" if others > 0 else ""
         yield f"- MACs do not predict latency: {first}{more}."
 
 

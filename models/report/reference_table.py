@@ -10,6 +10,7 @@ from pathlib import Path
 from models.cost.latency import Measurement, measurement
 
 PRECISIONS = ("fp32", "int8")
+UNRELIABLE = "The measurements flagged below are unreliable: do not quote them."
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,11 @@ def markdown(measured: Sequence[Measurement]) -> str:
         "",
         f"The weights are random and He-scaled, so these are latencies of untrained networks, measured by "
         f"`weighin bench`: {machine}, {runtime}, one thread, {rounds} rounds of {runs} runs of a network and "
-        f"its int8 form in random order; in brackets the lowest and the highest median of a round. Every "
-        f"fp32 network was measured twice as a control: ratios {min(ratios):.3f} to {max(ratios):.3f}"
-        f"{'; unreliable, do not publish' if doubts else ''}.",
+        f"its int8 form in random order. The brackets have the lowest and the highest median of a round. As "
+        f"a control, every fp32 network was measured twice; ratios of the two times: {min(ratios):.3f} to "
+        f"{max(ratios):.3f}.{' ' + UNRELIABLE if doubts else ''}",
         "",
         *(f"- {doubt} ({', '.join(names)})" for doubt, names in doubts.items()),
-        *(f"- {name}: top-1 {PUBLISHED[name].source}" for name in networks),
+        *(f"- Published top-1 of {name}: {PUBLISHED[name].source}" for name in networks),
     ]
     return "\n".join(lines) + "\n"

@@ -96,8 +96,9 @@ def _blocks(by_name: dict[str, Row], pairs: Pairs | None, measured: Measurement 
     if EQUAL_WIDTH in by_name:
         wide = by_name[EQUAL_WIDTH]
         yield (
-            f"With the width of the blocks (`{short_name(wide.card)}`), they need "
-            f"{wide.card.macs / plain.card.macs:.1f} × the MACs: {_effect(wide, plain, pairs)}"
+            f"Plain convolutions as wide as the blocks (`{short_name(wide.card)}`) need "
+            f"{wide.card.macs / plain.card.macs:.1f} × the MACs. Compared with `{short_name(plain.card)}`: "
+            f"{_effect(wide, plain, pairs)}"
         )
     if not blocks:
         return
@@ -112,7 +113,7 @@ def _blocks(by_name: dict[str, Row], pairs: Pairs | None, measured: Measurement 
     if pairs is not None:
         levels = [pairs.p(row.card.name, plain.card.name) for row in blocks]
         significant = sum(p is not None and p < LEVEL for p in levels)
-        summary += f", {significant or 'none'} significantly different in accuracy"
+        summary += f". Significant differences in accuracy: {significant or 'none'}"
     yield ""
     yield f"**Blocks** compared with `{short_name(plain.card)}`: {summary}."
     yield ""

@@ -76,7 +76,7 @@ class SsdAnchors(Finite):
     def shapes(
         self, given: Mapping[Role, Shape], size: tuple[int, int], classes: int, offset: int
     ) -> dict[Role, Shape]:
-        """Return the outputs needed; arguments as of `Detection.problem`."""
+        """Return the shapes of the outputs needed, by role; `Detection.problem` explains the arguments."""
         del given
         anchors = self.anchors(*size)
         return {"boxes": (anchors, 4), "scores": (anchors, offset + classes)}
@@ -98,7 +98,7 @@ class CentrePoints(Finite):
     def shapes(
         self, given: Mapping[Role, Shape], size: tuple[int, int], classes: int, offset: int
     ) -> dict[Role, Shape]:
-        """Return the outputs needed; arguments as of `Detection.problem`."""
+        """Return the shapes of the outputs needed, by role; `Detection.problem` explains the arguments."""
         del given
         cells = (math.ceil(size[0] / self.stride), math.ceil(size[1] / self.stride))
         needed: dict[Role, Shape] = {
@@ -135,7 +135,7 @@ class DecodedBoxes(_InputBoxes):
     def shapes(
         self, given: Mapping[Role, Shape], size: tuple[int, int], classes: int, offset: int
     ) -> dict[Role, Shape]:
-        """Return the outputs needed; arguments as of `Detection.problem`."""
+        """Return the shapes of the outputs needed, by role; `Detection.problem` explains the arguments."""
         del size
         rows = () if self.boxes_first else given.get("boxes", (1,))[:1]
         needed: dict[Role, Shape] = {"boxes": (*rows, 4)}
@@ -170,7 +170,7 @@ class SelectedBoxes(_InputBoxes):
     def shapes(
         self, given: Mapping[Role, Shape], size: tuple[int, int], classes: int, offset: int
     ) -> dict[Role, Shape]:
-        """Return the outputs needed; arguments as of `Detection.problem`."""
+        """Return the shapes of the outputs needed, by role; `Detection.problem` explains the arguments."""
         del size
         rows = given.get("boxes", (1,))[:1]
         return {"boxes": (*rows, 4), "scores": (offset + classes, *rows), "selected": (3,)}

@@ -107,8 +107,8 @@ def top_predictions(
 ) -> tuple[Prediction, ...]:
     """Return the `k` most probable classes of `logits`, float32 (classes,), most probable first.
 
-    Probabilities are the softmax over all classes, in float64, or the sigmoid of each class with
-    `multi_label`; if the network applies an `activation` itself, they are its outputs, clipped to 0 to 1.
+    Probabilities are computed in float64: with `multi_label` the sigmoid of each class, else the softmax over
+    all classes. If the network applies an `activation` itself, they are its outputs, clipped to 0 to 1.
     Ties are ordered by class id.
     """
     threshold = np.partition(logits, -k)[-k]

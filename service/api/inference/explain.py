@@ -29,7 +29,7 @@ from service.inference.registry import Registry
 
 
 class RegionOut(BaseModel):
-    """Region of the image that the map covers, the network's input, in pixels of the image."""
+    """Region of the image that the network sees and the map covers, in pixels of the image."""
 
     left: float = Field(examples=[75.5])
     top: float = Field(examples=[0.0])

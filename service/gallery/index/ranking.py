@@ -94,7 +94,7 @@ def with_tail(
 
 
 def reranked(source: VectorSource, query: Vector, keys: Keys) -> tuple[Keys, Scores]:
-    """Return the `keys` that the store still has, in any order, with the cosines of its float32 vectors."""
+    """Return the `keys` that the store still has, in any order, with their cosines to `query` in float32."""
     if len(keys) == 0:
         return keys, np.empty(0, np.float32)
     there, vectors = source.vectors(keys)

@@ -49,7 +49,7 @@ def test_page_lists_models_fastest_first(zoo: Path) -> None:
     assert text.index("| `tiny-b` |") < text.index("| `tiny` |")
     assert "## tiny-10" in text
     assert "| 0.250 ms (0.250 to 0.250) |" in text
-    assert "a machine (avx2), 2 cores, ONNX Runtime 1.32.0: 3 rounds of 5 runs" in text
+    assert "a machine (avx2), 2 cores, ONNX Runtime 1.32.0. Method: 3 rounds of 5 runs" in text
     assert "Unreliable" not in text
 
 
@@ -117,7 +117,7 @@ def test_reference_networks_on_the_page(zoo: Path) -> None:
         in text
     )
     assert "a CPU (avx2), 2 cores, ONNX Runtime 1.32.0, one thread, 3 rounds of 3 runs" in text
-    assert "ratios 1.004 to 1.004." in text
+    assert "ratios of the two times: 1.004 to 1.004." in text
     other = bundle.model_copy(update={"fingerprint": bundles.fingerprint("another CPU")})
     for damaged in ("[{}]", "{}", "[]", f"[{to_json(bundle)},{to_json(other)}]"):
         (zoo.parent / REFERENCE).write_text(damaged)

@@ -68,9 +68,10 @@ def test_blocks_are_compared_with_plain_convolutions(tiny: Card) -> None:
     )
     text = "\n".join(gains([plain, wide, ghost, fire], pairs))
     assert "`standard-equal-macs` reaches 93.00% in 2.000 ms" in text
-    assert "(`standard-equal-width`), they need 8.0 × the MACs: +2.00 points (significant)" in text
+    assert "(`standard-equal-width`) need 8.0 × the MACs. " in text
+    assert " × the MACs. Compared with `standard-equal-macs`: +2.00 points (significant)" in text
     assert "of 2 blocks with 3.60 M to 4.40 M MACs, 1 faster than plain convolutions, none smaller" in text
-    assert ", 1 more accurate, 1 significantly different in accuracy." in text
+    assert ", 1 more accurate. Significant differences in accuracy: 1." in text
     assert "- `ghost`: +1.00 points (not significant), +1.000 ms (× 1.50)" in text
     assert "- `fire`: -1.00 points (significant), -1.000 ms (× 0.50)" in text
     assert "significant" not in "\n".join(gains([plain, wide, ghost, fire]))
@@ -87,8 +88,8 @@ def test_distillation_is_compared_with_fine_tuning_alone(tiny: Card, p: float, v
     text = "\n".join(gains(taught, fine_tuned=fine_tuned))
     assert "`a`: +0.20 points" in text
     assert text.endswith(
-        "8 epochs of fine-tuning the trained network, one training each: 94.40% with the teacher and "
-        f"94.30% without, +0.10 points (-0.10 to +0.30; McNemar's p {p}): {verdict}."
+        "fine-tuning the trained network for 8 epochs gives 94.40% with the teacher and "
+        f"94.30% without (one training each), +0.10 points (-0.10 to +0.30; McNemar's p {p}): {verdict}."
     )
 
 
