@@ -27,7 +27,7 @@ def list_models() -> None:
             table.add_row(shown(entry.name), styled(("not served:", "red"), f" {entry.reason}"))
             continue
         table.add_row(
-            card.name + (" *" if card.name == settings.default_model else ""),
+            card.name + (" *" if card.name in (settings.default_model, settings.default_detector) else ""),
             card.labels,
             card.precision,
             f"{card.parameters / 1e6:.2f} M",
@@ -38,7 +38,7 @@ def list_models() -> None:
             styled((f"{len(card.doubtful)} facts", "yellow")) if card.doubtful else "",
         )
     out.print(table)
-    out.print("* default model", style="dim")
+    out.print("* default model of its task", style="dim")
     for entry in registry.entries:
         if entry.card is not None and entry.card.doubtful:
             line = f"{entry.name}: assumed, predictions may be wrong: {', '.join(entry.card.doubtful)}"

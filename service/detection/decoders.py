@@ -76,31 +76,32 @@ class BoxDecoder(ABC):
         if self._activation == "softmax":
             scores = _softmax(scores)
         if classes is None:
-            ids = np.arange(self._classes)
             wanted = scores[:, self._offset : self._offset + self._classes]
-        else:
-            ids = np.array(sorted(classes), np.int64)
-            wanted = scores[:, ids + self._offset]
-        order, best = self._top(wanted.ravel(), min_score, limit)
+            order, best = self._top(wanted, min_score, limit)
+            return *np.divmod(order, self._classes), best
+        ids = np.array(sorted(classes), np.int64)
+        order, best = self._top(scores[:, ids + self._offset], min_score, limit)
         rows, columns = np.divmod(order, max(1, len(ids)))
         return rows, ids[columns], best
 
     def _top(
         self, values: NDArray[np.float32], min_score: float, limit: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return indices and scores of the best `limit` of `values` (N,), before the activation."""
+        """Return indices in the flattened `values`, before the activation, and scores of the best `limit`."""
         # A score that is `min_score` in the network's precision is not less than it.
         min_score = min(min_score, float(np.float32(min_score)))
-        indices = np.flatnonzero(values >= _lowest(min_score, self._activation))
+        mask = values >= _lowest(min_score, self._activation)
+        indices, hits = mask.ravel().nonzero()[0], values[mask]
         if len(indices) > limit:
-            indices = indices[_largest(values[indices], limit)]
-        indices = indices[np.argsort(-values[indices], kind="stable")]
-        scores = values[indices].astype(np.float64)
+            largest = _largest(hits, limit)
+            indices, hits = indices[largest], hits[largest]
+        order = (-hits).argsort(kind="stable")
+        scores = hits[order].astype(np.float64)
         if self._activation == "sigmoid":
             scores = (1 + np.tanh(scores / 2)) / 2
-        scores = np.clip(scores, 0, 1)
+        scores = np.minimum(np.maximum(scores, 0), 1)
         chosen = int(np.count_nonzero(scores >= min_score))  # descending: the others are at the end
-        return indices[:chosen], scores[:chosen]
+        return indices[order[:chosen]], scores[:chosen]
 
 
 def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:

@@ -45,8 +45,8 @@ class Transformation:
 
     def points(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Map points (..., 2), x and y, to the original, rounded; they may lie outside of the image."""
-        scale, start = self._affine()
-        mapped: NDArray[np.float64] = np.round(points * scale + start, DECIMALS)
+        scale, start, _ = self._affine
+        mapped: NDArray[np.float64] = (points * scale[:2] + start[:2]).round(DECIMALS)
         return mapped
 
     def boxes(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -54,14 +54,15 @@ class Transformation:
 
         A box outside of the image comes back without area.
         """
-        scale, start = self._affine()
-        mapped = boxes * np.tile(scale, 2) + np.tile(start, 2)
-        clipped = np.clip(mapped, 0, np.tile(np.array(self.image_size, np.float64), 2))
-        rounded: NDArray[np.float64] = np.round(clipped, DECIMALS)
-        return rounded
+        scale, start, ends = self._affine
+        mapped = boxes * scale + start
+        clipped: NDArray[np.float64] = np.minimum(np.maximum(mapped, 0), ends).round(DECIMALS)
+        return clipped
 
-    def _affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return scale and start, each of x and y."""
+    @property
+    def _affine(self) -> NDArray[np.float64]:
+        """Return scale, start and end of the image, float64 (3, 4), each of x, y, x, y."""
         left, top, right, bottom = self.region
-        scale = np.array([(right - left) / self.input_size[0], (bottom - top) / self.input_size[1]])
-        return scale, np.array([left, top])
+        across, down = (right - left) / self.input_size[0], (bottom - top) / self.input_size[1]
+        wide, high = self.image_size
+        return np.array([(across, down) * 2, (left, top) * 2, (wide, high) * 2], np.float64)

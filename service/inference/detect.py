@@ -149,16 +149,10 @@ def objects_in(
     candidates = decoder.decode(outputs, least, detection.candidates, classes)
     transformation = Transformation.of(card.input, image.box, (image.width, image.height))
     boxes = transformation.boxes(candidates.boxes)
-    has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    rows = np.flatnonzero(has_area)
+    rows = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1))  # those with an area
     stopwatch.lap("postprocess")
-    kept = suppress(
-        boxes[rows],
-        candidates.class_ids[rows],
-        detection.iou,
-        detection.suppression,
-        max_detections or detection.max_detections,
-    )
+    limit = max_detections or detection.max_detections
+    kept = suppress(boxes[rows], candidates.class_ids[rows], detection.iou, detection.suppression, limit)
     rows = rows[kept]
     points: list[list[tuple[float, float]]] = [[] for _ in rows]
     if candidates.landmarks is not None:

@@ -153,7 +153,7 @@ class OnnxSession:
             if problem is not None:
                 raise self._failed(problem)
             results[name] = value[:, self._classes] if name == "logits" and self._background else value
-        if len({results[name].shape[1] for name in self._unbatched & results.keys()}) > 1:
+        if self._unbatched and len({results[name].shape[1] for name in self._unbatched & results.keys()}) > 1:
             lengths = ", ".join(f"'{name}' {results[name].shape[1]}" for name in sorted(results))
             raise self._failed(f"outputs have different numbers of boxes: {lengths}")
         if self.failure is not None:

@@ -34,8 +34,9 @@ def suppress(
     count = len(boxes)
     if how == "none" or count < 2:
         return np.arange(min(count, limit))
-    groups = class_ids if how == "by-class" else np.zeros(count, np.int64)
-    rows = np.unique(groups, return_inverse=True)[1]
+    rows = np.zeros(count, np.int64)
+    if how == "by-class" and (class_ids != class_ids[0]).any():
+        rows = np.unique(class_ids, return_inverse=True)[1]
     # Ranks instead of scores: the order of equal scores is settled already.
     ranks = np.zeros((1, int(rows.max()) + 1, count), np.float32)
     ranks[0, rows, np.arange(count)] = np.arange(count, 0, -1)
