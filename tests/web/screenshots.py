@@ -5,7 +5,8 @@
 On a machine that does nothing else, with everything committed: a benchmark that was disturbed, or of a tree
 with changes, is no evidence, and the view of accuracy, latency and size stays empty. Everything in the
 pictures is live: a few photographs are in the gallery, others are classified for TRAFFIC_S seconds by CLIENTS
-clients, a quick benchmark is run, and one photograph is compared. Takes about five minutes.
+clients, a quick benchmark is run, one photograph is compared, and objects are found in another. Takes about
+five minutes.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ TRAFFIC_S = 150
 CLIENTS = 2
 PHOTOGRAPHS = ("cat", "coffee", "rocket", "astronaut")
 DASHBOARD = "/dashboard?since=15m&stage=total"
+DETECTION = "/?task=detect&detectors=centerface,ssd-mobilenet-v2"
 TALLEST = 2400
 """Pixels after which a picture of a page ends."""
 WAIT_MS = 120_000
@@ -58,6 +60,10 @@ def main() -> None:
                     page.set_input_files("#file", photographs["cat"])
                     expect(page.locator(".card[data-explained]")).to_have_count(6, timeout=WAIT_MS)
                     save(page, f"playground-{theme}-{width}")
+                with opened(browser, f"{client.base_url}{DETECTION}", theme, width) as page:
+                    page.set_input_files("#file", photographs["astronaut"])
+                    expect(page.locator("#progress")).to_contain_text(" by ", timeout=WAIT_MS)
+                    save(page, f"detection-{theme}-{width}")
                 with opened(browser, f"{client.base_url}{DASHBOARD}", theme, width) as page:
                     page.wait_for_selector("body[data-drawn]")
                     page.wait_for_load_state("networkidle")
@@ -105,17 +111,18 @@ def benchmark(client: httpx.Client) -> None:
 
 
 def traffic(url: str, photographs: list[bytes]) -> None:
-    """Classify photographs with every model, some more often than others, from CLIENTS clients at a time."""
+    """Send photographs to every model, some more often than others, from CLIENTS clients at a time."""
     end = time.monotonic() + TRAFFIC_S
 
     def use(seed: int) -> None:
         choice = random.Random(seed)
         with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
-            names = [one["name"] for one in client.get("/models").json()["models"]]
-            weights = [1.0 / (position + 1) for position in range(len(names))]
+            models = client.get("/models").json()["models"]
+            weights = [1.0 / (position + 1) for position in range(len(models))]
             while time.monotonic() < end:
-                model = choice.choices(names, weights)[0]
-                client.post("/classify", content=choice.choice(photographs), params={"model": model})
+                model = choice.choices(models, weights)[0]
+                route = "/detect" if model["card"]["task"] == "object-detection" else "/classify"
+                client.post(route, content=choice.choice(photographs), params={"model": model["name"]})
 
     clients = [threading.Thread(target=use, args=(seed,)) for seed in range(CLIENTS)]
     for one in clients:

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from playwright.sync_api import Locator, Page, Request, expect
 
 from tests.helpers.detectors import save_detector
+from tests.web.photographs import write_photographs
 from tests.web.test_playground import tiny, tiny_service
 from tests.web.watched import Watched
 
@@ -202,6 +203,24 @@ def test_slider_filters_without_a_request(visit: Visit, url: str) -> None:
     assert len(counts) >= 3
     # Chromium looks for the icon again when the URL changes.
     assert [asked for asked in one.requests[requests:] if not asked.endswith("/icon.svg")] == []
+
+
+def test_person_and_face_of_a_photograph(visit: Visit, zoo_url: str, tmp_path: Path) -> None:
+    """The detectors of the zoo, on a photograph of an astronaut."""
+    photograph = write_photographs(tmp_path, ["astronaut"])["astronaut"]
+    file = {"name": photograph.name, "mimeType": "image/jpeg", "buffer": photograph.read_bytes()}
+    page = visit(f"{zoo_url}/?task=detect").page
+    for box in page.locator("#detectors input:checked").all():
+        expect(box).to_have_value("ssd-mobilenet-v2")
+    page.get_by_role("checkbox", name="centerface", exact=True).check()
+    choose(page, file, detectors=2)
+    assert [text.split()[0] for text in listed(page, "ssd-mobilenet-v2")] == ["Person"]
+    assert [text.split()[0] for text in listed(page, "centerface")] == ["face"]
+    expect(scene(page, "centerface").locator(".box:not([hidden]) circle")).to_have_count(5)
+    drawn = [scene(page, name).evaluate(PLACES) for name in ("ssd-mobilenet-v2", "centerface")]
+    person, face = ([edge / one["scale"] for edge in one["boxes"][0]["box"]] for one in drawn)
+    assert person[0] < face[0] < face[2] < person[2]
+    assert person[1] < face[1] < face[3] < person[3]
 
 
 def test_nothing_found(visit: Visit, url: str) -> None:
