@@ -16,7 +16,7 @@ from service.inference.session import open_graph
 _GRAPH = Path(__file__).with_name("non_max_suppression.onnx")
 """One NonMaxSuppression operator; a test builds it again.
 
-ONNX Runtime's operator takes 0.1 to 0.3 ms for 400 boxes, NumPy 0.7 to 1.3 ms (docs/detection.md).
+It is several times as fast as NumPy for 400 boxes (benchmarks/suppression.py, docs/detection.md).
 """
 _THRESHOLD = np.array([0.5], np.float32)
 """Ranks are above it, and the zeros of other classes below."""
