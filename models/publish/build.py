@@ -37,6 +37,8 @@ from models.zoo.preprocess import preprocess
 CALIBRATED_ON = ("mate-backgrounds", "plasma-workspace-wallpapers")
 CALIBRATION_CROPS = 8
 """Crops of each photograph that calibrate an int8 model's activation ranges."""
+DETECTOR_CROPS = 4
+"""The same for a detector, whose input is larger."""
 JUDGED_ON = ("lomiri-wallpapers-16.04", "lomiri-wallpapers-20.04")
 JUDGING_CROPS = 16
 """Crops of each photograph on which an int8 model's agreement with its parent is measured."""
@@ -78,7 +80,7 @@ def build_detector(name: str, recipe: DetectorRecipe, photos: Path, output: Path
             images = tensors(crops(photos, JUDGED_ON, 1), recipe.input)
             card = write_float(recipe, published_file(name, published), folder, images)
         else:
-            images = tensors(crops(photos, CALIBRATED_ON, CALIBRATION_CROPS), recipe.input)
+            images = tensors(crops(photos, CALIBRATED_ON, DETECTOR_CROPS), recipe.input)
             card = write_int8(recipe, output / recipe.name, folder, images)
         write_card(folder, card)
     return card

