@@ -84,7 +84,7 @@ def consolidate(path: Path) -> bytes:
         tensor.raw_data = place.read()
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")
-    return _serialized(model)
+    return serialized(model)
 
 
 def data_files(path: Path) -> dict[str, Path]:
@@ -111,13 +111,13 @@ def prepare(content: bytes, logits: str) -> Prepared:
     outputs = [value.name for value in model.graph.output]
     if logits not in outputs:
         raise UnreadableModel(f"it has no output '{logits[:100]}' (allowed: {', '.join(outputs)[:300]})")
-    changes = _without_weights_as_inputs(model)
+    changes = without_weights_as_inputs(model)
     whole = inline(model)
     outlined = outline(whole)
     try:
         found = find_last_linear(whole, outlined, logits)
     except NoLinearLayer as why:
-        return Prepared(_serialized(model) if changes else content, changes, None, None, None, str(why))
+        return Prepared(serialized(model) if changes else content, changes, None, None, None, str(why))
     if whole is not model and not _has(model, found):
         changes += (f"{_count(len(model.functions), 'function')} inlined",)
         model = whole
@@ -128,7 +128,7 @@ def prepare(content: bytes, logits: str) -> Prepared:
         features, more = _expose(model, outlined, "features", found)
         changes += more
     return Prepared(
-        _serialized(model) if changes else content,
+        serialized(model) if changes else content,
         changes,
         embedding,
         features,
@@ -242,7 +242,7 @@ def _bytes(tensor: onnx.TensorProto) -> int:
     return elements * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
-def _without_weights_as_inputs(model: onnx.ModelProto) -> tuple[str, ...]:
+def without_weights_as_inputs(model: onnx.ModelProto) -> tuple[str, ...]:
     """Remove initializers from the inputs, where a runtime must expect other values for them."""
     weights = {tensor.name for tensor in model.graph.initializer}
     kept = [value for value in model.graph.input if value.name not in weights]
@@ -335,7 +335,8 @@ def _batch(graph: onnx.GraphProto) -> int | str | None:
     return (shape[0] or None) if shape else None
 
 
-def _serialized(model: onnx.ModelProto) -> bytes:
+def serialized(model: onnx.ModelProto) -> bytes:
+    """Return the model as a file. Raises UnreadableModel where it is too large."""
     try:
         return bytes(model.SerializeToString())
     except Exception:  # protobuf's EncodeError, and ValueError over 2 GiB

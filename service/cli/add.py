@@ -22,6 +22,7 @@ from service.own_models.facts import numbers, words
 from service.own_models.sources.presets import PRESETS
 
 _INPUT, _OUTPUT, _WORDS = "Facts of the input", "Facts of the outputs", "Facts for the tables"
+_DETECTOR = "Facts of a detector"
 _RANGES = {"0..255": (0.0, 1.0), "0..1": (0.0, 255.0), "-1..1": (127.5, 127.5)}
 _FIRST = (
     "labels", "classes", "input.name", "input.layout", "input.dtype", "input.batch", "input.height",
@@ -110,6 +111,32 @@ def add_model(
             "--multi-label/--single-label", help="Several classes may be right", rich_help_panel=_OUTPUT
         ),
     ] = None,
+    box_format: Annotated[
+        str | None, typer.Option(help="Numbers of a box: xyxy, yxyx, cxcywh", rich_help_panel=_DETECTOR)
+    ] = None,
+    box_unit: Annotated[
+        str | None, typer.Option(help="pixels, or fractions of the input", rich_help_panel=_DETECTOR)
+    ] = None,
+    score_activation: Annotated[
+        str | None,
+        typer.Option(help="That the scores still need: none, sigmoid, softmax", rich_help_panel=_DETECTOR),
+    ] = None,
+    no_object: Annotated[
+        bool | None,
+        typer.Option(
+            "--no-object/--only-classes", help="The last score is of no class", rich_help_panel=_DETECTOR
+        ),
+    ] = None,
+    suppression: Annotated[
+        str | None,
+        typer.Option(help="Of overlapping boxes: by-class, over-classes, none", rich_help_panel=_DETECTOR),
+    ] = None,
+    iou: Annotated[
+        float | None, typer.Option(help="Overlap that suppresses, 0 to 1", rich_help_panel=_DETECTOR)
+    ] = None,
+    min_score: Annotated[
+        float | None, typer.Option(help="Least score, 0 to 1", rich_help_panel=_DETECTOR)
+    ] = None,
     architecture: Annotated[
         str | None, typer.Option(help="E.g. mobilenet-v3", rich_help_panel=_WORDS)
     ] = None,
@@ -150,6 +177,13 @@ def add_model(
         "outputs.activation": activation,
         "outputs.class_offset": class_offset,
         "outputs.multi_label": multi_label,
+        "detection.decoder.format": box_format,
+        "detection.decoder.unit": box_unit,
+        "detection.decoder.activation": score_activation,
+        "detection.decoder.no_object": no_object,
+        "detection.suppression": suppression,
+        "detection.iou": iou,
+        "detection.min_score": min_score,
         "architecture": architecture,
         "block": block,
         "parameters": parameters,
@@ -239,7 +273,9 @@ def _shown_values(card: Card) -> dict[str, Any]:
     named = {
         f"outputs.{name}": f"'{card.output_name(name)}' {shape}" for name, shape in card.output_shapes.items()
     }
-    values |= named | {"outputs.activation": outputs.get("activation", "none")}
+    values |= named
+    if "logits" in outputs:
+        values["outputs.activation"] = outputs.get("activation", "none")
     return {path: values.get(path, "") for path in card.provenance}
 
 
@@ -247,10 +283,10 @@ def _place(path: str) -> tuple[int, int, str]:
     group = next(
         (
             at
-            for at, prefix in enumerate(("labels", "classes", "input.", "outputs."))
+            for at, prefix in enumerate(("labels", "classes", "input.", "outputs.", "detection."))
             if path.startswith(prefix)
         ),
-        4,
+        5,
     )
     return group, _FIRST.index(path) if path in _FIRST else len(_FIRST), path
 

@@ -9,7 +9,10 @@ from typing import Any
 from models.zoo.card import MAX_SIDE
 from service.errors import RefusedModel
 from service.own_models.facts import numbers, words
-from service.own_models.sources.labels import GivenLabels
+from service.own_models.sources.labels import GivenLabels, label_set
+
+OWN_METADATA = "metadata of the file"
+"""Beginning of the words for the ONNX file's own metadata."""
 
 
 @dataclass
@@ -31,6 +34,23 @@ class Beside:
     def labels(self) -> GivenLabels | None:
         """The labels of the nearest source."""
         return self.found_labels[0] if self.found_labels else None
+
+    def fitting_labels(self, scores: int, model: str, offset: int | None) -> GivenLabels | None:
+        """Return the first labels whose number fits the scores; warns of the others.
+
+        Raises RefusedModel where those in the file's own metadata do not.
+        """
+        for given in self.found_labels:
+            try:
+                label_set(given, scores, model, offset)
+            except RefusedModel as error:
+                if given.detail.startswith(OWN_METADATA):
+                    raise
+                reason = error.detail.replace("; --labels FILE gives others", "")
+                self.warnings.append(f"{reason}; not used")
+            else:
+                return given
+        return None
 
     def take(self, values: Mapping[str, Any], where: str) -> None:
         """Add facts; those of an earlier source stay."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from service.text.display import shown
 MAX_BYTES = 16 << 20
 """Largest file of labels or metadata that is read."""
 _WNID = re.compile(r"n\d{8}")
-_BACKGROUND = frozenset({"background", "__background__", "_background_", "dummy", "__dummy__", "???"})
+BACKGROUND = frozenset({"background", "__background__", "_background_", "dummy", "__dummy__", "???"})
+"""First labels that name a background class."""
 _SAME_AS_BUILT_IN = 0.95
 """Share of at least _MANY names that must agree with a built-in set for its names to take their places."""
 _MANY = 100
@@ -159,7 +160,7 @@ def label_set(
     names = given.names
     if logits == 1 and len(names) == 2:
         names = names[1:]  # two names for one probability: it is the second's, as Keras counts them
-    background = len(names) > 1 and names[0].strip().lower() in _BACKGROUND
+    background = len(names) > 1 and names[0].strip().lower() in BACKGROUND
     rank = given.rank
     if len(names) == logits and background and offset in (None, 1):
         names, found, why = names[1:], 1, f"its first name is '{names[0]}'"
@@ -178,6 +179,22 @@ def label_set(
     name, kept, built_in, like, warning = _named(names, keep=keep)
     detail = given.detail + (f"; {like}" if like else "")
     return LabelSet(kept, name, built_in, found, given.rank, rank, detail, f"{given.detail}: {why}", warning)
+
+
+def named_label_set(
+    given: GivenLabels | None, logits: int, model: str, offset: int | None, name: str | None
+) -> LabelSet:
+    """Return the label set as `label_set` does, with the name that `--label-set` gives it, if any.
+
+    Raises RefusedModel, also for the name of a built-in set with other labels.
+    """
+    known = built_in_sets()
+    labels = label_set(given, logits, model, offset, keep=name is not None and name not in known)
+    if name is None:
+        return labels
+    if name in known and known[name] != labels.names:
+        raise RefusedModel(f"--label-set {name}: the labels are not those of the built-in set")
+    return replace(labels, name=name, built_in=name in known)
 
 
 def _assumed(logits: int, model: str, offset: int | None) -> LabelSet:

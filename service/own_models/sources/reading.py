@@ -211,7 +211,11 @@ def _no_scores(ran: Sequence[Ran], listed: str) -> str:
     maps = [output for output in ran if len(output.shape) == 4 and min(output.shape[2:]) > 1]
     boxes = [output for output in ran if len(output.shape) == 3]
     if len(maps) > 1 or boxes:
-        return f"outputs: {listed}, as a detection network has {allowed}"
+        return (
+            f"outputs: {listed}, as a detection network has; missing: boxes that the graph has decoded "
+            "(allowed: an image classifier with one score for each class; a detector with boxes (1, N, 4) or "
+            "(N, 4) and their scores, with NonMaxSuppression, or with both in one output and --labels)"
+        )
     if maps:
         return f"outputs: {listed}, a map as a segmentation network or a feature extractor has {allowed}"
     return f"outputs: {listed} {allowed}"

@@ -11,13 +11,11 @@ from typing import Any
 from models.zoo.card import MAX_SIDE
 from service.errors import RefusedModel
 from service.own_models.facts import Rank, words
-from service.own_models.sources.beside import Beside, side_of
+from service.own_models.sources.beside import OWN_METADATA, Beside, side_of
 from service.own_models.sources.labels import GivenLabels, names_of, parse_json, read_bounded, read_label_file
 from service.own_models.sources.processors import read_processor, read_timm
 
 PROCESSOR, CONFIG = "preprocessor_config.json", "config.json"
-OWN_METADATA = "metadata of the file"
-"""Beginning of the words for the ONNX file's own metadata."""
 LABEL_FILES = (
     "labels.txt", "labels.json", "classes.txt", "classes.json", "class_names.txt", "synset.txt",
     "synset_words.txt", "imagenet_classes.txt", "imagenet-classes.txt", "imagenet_class_index.json",

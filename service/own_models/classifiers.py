@@ -1,0 +1,192 @@
+"""What a classifier's file ends in: scores of classes, their labels, an embedding, the last linear layer."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.onnx_tools.inspect import UnreadableModel
+from models.onnx_tools.prepare import Head, prepare
+from models.zoo.card import Card, Classifier, Fact
+from models.zoo.files import write_whole
+from service.errors import ModelUnavailable, RefusedModel
+from service.inference.runtime_errors import one_line
+from service.inference.session import SessionError
+from service.own_models.facts import Claim, Rank, options_that_state
+from service.own_models.given import Given, file_of
+from service.own_models.sources.evidence import Contradiction, judge
+from service.own_models.sources.labels import GivenLabels, named_label_set
+from service.own_models.sources.pictures import labelled_pictures
+from service.own_models.sources.reading import choose_output, read_activation
+from service.own_models.trial import Ran
+
+_JUDGED = {
+    "input.mean": ("mean", "std"),
+    "input.colour_order": ("colour_order",),
+    "input.layout": ("layout",),
+    "input.fitting": ("fitting", "resize"),
+    "input.resize": (),
+    "input.interpolation": ("interpolation",),
+    "outputs.class_offset": (),
+}
+"""What labelled pictures decide, and the fields of the input that belong to it."""
+
+
+class ClassifierEnding:
+    """The outputs of a classifier, and what is written of them.
+
+    `labels`: the classes; `content`: the file to serve, once it is prepared; `changes`: how it differs.
+    """
+
+    task = "image-classification"
+
+    def __init__(
+        self,
+        given: Given,
+        ran: Sequence[Ran],
+        wanted: str | None,
+        labels: GivenLabels | None,
+        label_set: str | None,
+    ) -> None:
+        """`wanted`: what `--output` names; `labels`: what `--labels` does. Raises RefusedModel."""
+        self._given = given
+        self._first = {output.name: output for output in ran}
+        self._output, self._why = choose_output(ran, wanted)
+        if not self._output.finite:
+            raise RefusedModel(f"output '{self._output.name}': not finite on noise (allowed: finite numbers)")
+        read_activation(given.content, self._output, given.facts)
+        self._scores = math.prod(self._output.shape[1:])
+        facts = given.facts
+        offset = facts.value("outputs.class_offset")
+        if labels is None:
+            labels = given.beside.fitting_labels(self._scores, given.folder.name, offset)
+        self.labels = named_label_set(labels, self._scores, given.folder.name, offset, label_set)
+        if self.labels.warning is not None:
+            facts.warnings.append(self.labels.warning)
+        facts.state("labels", self.labels.name, self.labels.rank, self.labels.detail)
+        if self.labels.offset or offset is not None:
+            facts.state(
+                "outputs.class_offset", self.labels.offset, self.labels.offset_rank, self.labels.offset_detail
+            )
+        activation = facts.value("outputs.activation")
+        if self._scores == 1 and activation != "sigmoid":
+            raise RefusedModel(
+                f"output '{self._output.name}': one score without a sigmoid (allowed: two classes or more, "
+                "or one probability); put a sigmoid at the end of the network"
+            )
+        if self._scores > 1 and activation == "sigmoid":
+            facts.state("outputs.multi_label", True, Rank.FILE, "the file has a sigmoid for each class")
+
+    def prepare(self) -> None:
+        """Write the file to serve and the last linear layer; compare the scores if the file is another."""
+        given = self._given
+        try:
+            self._prepared = prepared = prepare(given.content, self._output.name)
+        except UnreadableModel as error:
+            raise RefusedModel(f"{given.file.name}: {one_line(str(error))}") from None
+        self.content, self.changes = prepared.content, prepared.changes
+        self._ran: Mapping[str, Ran] = self._first
+        if prepared.content != given.content:
+            self._ran = given.run(prepared.content)
+            given.check_alike(self._output, self._ran)
+        self._classifier: Classifier | None = None
+        if prepared.embedding is None:
+            reason = prepared.reason or "the file shows no last linear layer"
+            given.notes.append(f"no embedding, so neither retrieval nor class activation maps: {reason}")
+        elif prepared.head is None or prepared.features is None:
+            reason = prepared.no_maps or "the last linear layer is not known"
+            given.notes.append(f"no class activation maps: {reason}")
+        else:
+            self._write_classifier(self.labels.offset)
+
+    def values(self, provenance: dict[str, Fact]) -> dict[str, Any]:
+        """Return the card's fields of a classifier, and note the origin of each of their facts."""
+        prepared, names = self._prepared, {"logits": self._output.name}
+        provenance["outputs.logits"] = self._why
+        provenance["classes"] = Fact(origin="file", detail=f"its output has {self._scores} scores")
+        for name, info in (("embedding", prepared.embedding), ("features", prepared.features)):
+            if info is not None and info.name in self._ran:
+                names[name] = info.name
+                provenance[f"outputs.{name}"] = Fact(origin="file", detail=f"'{info.name}'")
+        outputs: dict[str, Any] = {name: self._ran[graph].shape[1:] for name, graph in names.items()}
+        renamed = {name: graph for name, graph in names.items() if name != graph}
+        if renamed:
+            outputs["names"] = renamed
+        for name in ("activation", "class_offset", "multi_label"):
+            claim = self._given.facts.get(f"outputs.{name}")
+            if claim is not None:
+                outputs[name] = claim.value
+                provenance[f"outputs.{name}"] = claim.fact
+        return {"outputs": outputs, "classifier": self._classifier}
+
+    def judge(self, card: Card, images: Path, mapping: Path | None, layouts: Sequence[str]) -> None:
+        """State what labelled pictures in `images` say of facts that nothing states.
+
+        `layouts`: those in which the file runs. Runs the file in this process: it has run in a child before.
+        Raises RefusedModel.
+        """
+        facts, notes = self._given.facts, self._given.notes
+        pictures = labelled_pictures(images, self.labels.names, mapping)
+        fixed = {path for path in _JUDGED if facts.settled(path)}
+        try:
+            evidence = judge(self.content, card, pictures, fixed=fixed, layouts=layouts)
+        except (ValueError, SessionError, ModelUnavailable) as error:
+            raise RefusedModel(f"--images: {error}") from None
+        for path, names in _JUDGED.items():
+            undecided = evidence.undecided.get(path, ())
+            detail = evidence.decided.get(path, f"{evidence.pictures} pictures do not tell them apart")
+            if path in fixed or not (undecided or path in evidence.decided):
+                continue
+            values = {f"input.{name}": getattr(evidence.input, name) for name in names}
+            if path == "outputs.class_offset":
+                values = {path: evidence.class_offset}
+            for fact, value in values.items():
+                claim = Claim(value, Rank.PICTURES, detail, undecided)
+                facts.claims.setdefault(fact, []).append(claim)
+        if evidence.class_offset != card.class_offset:
+            self._write_classifier(evidence.class_offset)
+        notes.append(
+            f"with this preprocessing {evidence.correct} of {evidence.pictures} pictures are named right"
+        )
+        if evidence.unreadable:
+            named = ", ".join(list(evidence.unreadable)[:3])
+            notes.append(f"{len(evidence.unreadable)} pictures cannot be read: {named}")
+        notes += [self._contradicted(against) for against in evidence.contradictions]
+        if evidence.fitting is not None:
+            notes.append(
+                "on these pictures another fitting does better, which may be due to how they are framed: "
+                f"{evidence.fitting}"
+            )
+
+    def _contradicted(self, against: Contradiction) -> str:
+        """Say which stated facts the pictures speak against, and with which options theirs are taken."""
+        stated = [
+            f"{path} ({claim.detail})"
+            for path in against.facts
+            if (claim := self._given.facts.get(path)) is not None
+        ]
+        options = options_that_state(against.facts, against.better.input, against.better.offset)
+        return (
+            f"PICTURES CONTRADICT {' and '.join(stated)}, which is kept: {against.words}; to take what they "
+            f"support: {options}"
+        )
+
+    def _write_classifier(self, offset: int) -> None:
+        """Write the last linear layer of the classes, which begin at score `offset`, where there is one."""
+        if self._prepared.head is not None and self._prepared.features is not None:
+            content = _arrays(self._prepared.head, slice(offset, offset + len(self.labels.names)))
+            folder = self._given.folder
+            write_whole(folder / "classifier.npz", content)
+            self._classifier = Classifier(model=folder.name, file=file_of("classifier.npz", content))
+
+
+def _arrays(head: Head, classes: slice) -> bytes:
+    """Return the last linear layer as an NPZ file, without a background class."""
+    buffer = io.BytesIO()
+    np.savez(buffer, weight=head.weight[classes], bias=head.bias[classes])
+    return buffer.getvalue()

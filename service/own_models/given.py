@@ -1,0 +1,125 @@
+"""An ONNX file as it was given, with what is known of it while it becomes a model."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from models.onnx_tools.describe import GraphFacts
+from models.onnx_tools.inspect import UnreadableModel
+from models.onnx_tools.prepare import data_files
+from models.zoo.card import DataFile, File, GivenFile
+from models.zoo.files import write_whole
+from service.errors import RefusedModel, error_words
+from service.inference.runtime_errors import one_line
+from service.own_models.facts import Facts, words
+from service.own_models.sources.beside import Beside
+from service.own_models.trial import Bounds, Feed, Ran, run_once
+
+_DIFFERENT = {"fp32": 1e-3, "fp16": 3e-2, "int8": 3e-2}
+"""How far the outputs of the file served may be from those of the file given, in their deviations: the
+runtime may fuse other operators once another output is asked for, and rounds differently then."""
+
+
+@dataclass
+class Given:
+    """A file on its way to a model.
+
+    `content`: the file with its external tensors; `folder`: where the model is written, named as the model;
+    `beside`: what lies beside it; `facts` and `notes`: what is known, and what is not certain, added to.
+    """
+
+    file: Path
+    content: bytes
+    folder: Path
+    bounds: Bounds
+    graph: GraphFacts
+    beside: Beside
+    facts: Facts
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def served(self) -> Path:
+        """The ONNX file that is to be served, in the folder."""
+        return self.folder / "model.onnx"
+
+    def run(self, content: bytes) -> Mapping[str, Ran]:
+        """Write a file to serve, and return its outputs on noise by name. Raises TrialFailed."""
+        write_whole(self.served, content)
+        (outputs,) = run_once(
+            self.served, [feed(self.facts, self.facts.value("input.batch") or 1)], self.bounds
+        )
+        return {output.name: output for output in outputs}
+
+    def check_alike(self, one: Ran, ran: Mapping[str, Ran]) -> None:
+        """Raise RefusedModel where the file to serve gave another output `one` on the same noise."""
+        if one.name not in ran or not _alike(one, ran[one.name], _DIFFERENT[self.graph.precision]):
+            raise RefusedModel(
+                f"{self.file.name}: the file prepared to be served gives other scores on the same noise; "
+                "this is a fault of weighin: report it with the file"
+            )
+
+    def data_files(self) -> Mapping[str, Path]:
+        """Return the files that it has tensors in, by name. Raises RefusedModel where it has gone."""
+        try:
+            return data_files(self.file)
+        except OSError as error:
+            raise RefusedModel(f"{self.file.name}: cannot be read any more, {error_words(error)}") from None
+        except UnreadableModel as error:
+            raise RefusedModel(f"{self.file.name}: {one_line(str(error))}") from None
+
+    def described(self, served: bytes, data: Mapping[str, Path]) -> GivenFile | None:
+        """Return name, size and checksum of the file and of its `data`; None if it is served as it is.
+
+        Raises RefusedModel where one has gone meanwhile.
+        """
+        try:
+            original = self.file.read_bytes()
+        except OSError as error:
+            raise RefusedModel(f"{self.file.name}: cannot be read any more, {error_words(error)}") from None
+        if original == served:
+            return None
+        own = file_of(_plain(self.file.name)[:200], original)
+        return GivenFile(**own.model_dump(), data=tuple(_data_file(*one) for one in data.items()))
+
+
+def feed(facts: Facts, batch: int) -> Feed:
+    """Return the noise that the file takes by its facts."""
+    channels, height, width = (facts.value(f"input.{side}") for side in ("channels", "height", "width"))
+    image = (height, width, channels) if facts.value("input.layout") == "nhwc" else (channels, height, width)
+    return Feed(facts.value("input.name"), facts.value("input.dtype"), (batch, *image))
+
+
+def file_of(name: str, content: bytes) -> File:
+    """Return name, size and checksum of a file."""
+    return File(name=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def _alike(one: Ran, other: Ran, tolerance: float) -> bool:
+    """Return whether two runs on the same noise gave the same output, within `tolerance` deviations."""
+    if one.shape != other.shape:
+        return False
+    if not one.values:
+        return True
+    first, second = np.array(one.values), np.array(other.values)
+    return bool(np.abs(first - second).max() <= tolerance * float(first.std()) + 1e-6)
+
+
+def _data_file(name: str, path: Path) -> DataFile:
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = file.tell()
+    except OSError as error:
+        raise RefusedModel(f"{words(name)}: cannot be read any more, {error_words(error)}") from None
+    plain = "/".join(_plain(part) for part in name.split("/") if part not in ("", "."))
+    return DataFile(name=plain, bytes=size, sha256=digest)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
