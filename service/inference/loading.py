@@ -23,6 +23,7 @@ from models.zoo.files import not_text, read_regular
 from models.zoo.labels import read_labels
 from service.detection.decoders import BoxDecoder, decoder_of
 from service.errors import ModelUnavailable, error_words
+from service.inference import suppression
 from service.inference.linear_head import HeldFile
 from service.inference.runtime_errors import one_line
 from service.inference.session import OnnxSession, SessionError
@@ -274,6 +275,7 @@ def _median_time(model: ServedModel, limit_s: float) -> int:
     else:
         for run in runs:
             model.decoder.decode({name: run[name][0] for name in names}, 0.0, MAX_CANDIDATES)
+        suppression.warm_up()
     times = []
     for _ in range(_WARM_UP_RUNS):
         start = time.perf_counter_ns()

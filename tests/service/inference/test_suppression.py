@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -9,7 +12,10 @@ import pytest
 from numpy.random import Generator
 
 from models.zoo.detection import Suppression
+from service.inference import suppression
+from service.inference.loading import load_model
 from service.inference.suppression import suppress
+from tests.helpers.detectors import save_detector
 from tests.helpers.suppression_graph import PATH, suppression_graph
 from tests.service.detection.slow import intersection_over_union, slow_suppression
 
@@ -72,6 +78,53 @@ def slow_by_class(boxes: Boxes, ids: np.ndarray[Any, Any]) -> list[int]:
             slow_suppression(boxes[rows].tolist(), [0] * len(rows), 0.5, "by-class", 10_000)
         ].tolist()
     return sorted(kept)
+
+
+def test_overlaps_near_the_limit_far_from_the_corner() -> None:
+    """Pairs of boxes at 5000 to 9000 pixels that float32 cannot hold, both sides of the limit."""
+    random = np.random.default_rng(2)
+    first = np.round(random.uniform(5000, 9000, (400_000, 2)), 2)
+    size = np.round(random.uniform(20, 60, (400_000, 2)), 2)
+    shift = np.round(random.uniform(0, 0.5, (400_000, 2)) * size, 2)
+    inner = (size - shift).prod(axis=1)
+    overlap = inner / (2 * size.prod(axis=1) - inner)
+    near = np.flatnonzero((np.abs(overlap - 0.5) > 2e-6) & (np.abs(overlap - 0.5) < 2e-5))
+    assert len(near) > 20
+    kept = set()
+    for row in near:
+        one = np.round(np.concatenate((first[row], first[row] + size[row])), 2)
+        pair = np.stack((one, np.round(one + np.tile(shift[row], 2), 2)))
+        kept.add(check(pair, np.zeros(2, np.int64), 0.5, "by-class"))
+    assert kept == {1, 2}
+
+
+def test_five_thousand_classes() -> None:
+    """Of each class two equal boxes. A matrix of classes and boxes would take 200 MB."""
+    random = np.random.default_rng(3)
+    boxes = scattered(random, 5000, 700)
+    ids = np.arange(5000)
+    both, classes = np.concatenate((boxes, boxes)), np.concatenate((ids, ids))
+    tracemalloc.start()
+    kept = suppress(both, classes, 0.5, "by-class", 10_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert kept.tolist() == list(range(5000))
+    assert peak < 10e6
+    assert suppress(both, classes, 0.5, "by-class", 100).tolist() == list(range(100))
+
+
+def test_loading_a_detector_opens_the_graph(tmp_path: Path) -> None:
+    """Otherwise the first request would wait for it."""
+    suppression._opened.cache_clear()
+    load_model(save_detector(tmp_path))
+    assert suppression._opened.cache_info().currsize == 1
+
+
+def test_threads_open_the_graph_once() -> None:
+    suppression._opened.cache_clear()
+    with ThreadPoolExecutor(8) as threads:
+        operators = {id(operator) for operator in threads.map(lambda _: suppression._operator(), range(64))}
+    assert (len(operators), suppression._opened.cache_info().misses) == (1, 1)
 
 
 def test_equal_boxes() -> None:
