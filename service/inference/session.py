@@ -114,20 +114,23 @@ class OnnxSession:
         detector. Outputs without a batch dimension get one of 1. Outputs that are not asked for are neither
         computed nor copied. All are checked: shape as the card says, every number finite.
         Raises ModelUnavailable where they are not, the runtime fails, or the run takes longer than `limit_s`
-        (it ends at the next operator), and ValueError for an image of another shape or dtype.
+        (it ends at the next operator), and ValueError for an image of another shape or dtype, or an output
+        that the card does not have.
         """
+        unknown = [name for name in outputs if name not in self._names]
+        if unknown:
+            raise ValueError(f"outputs: '{unknown[0]}' (allowed: {', '.join(self._names)})")
         if image.dtype != np.float32 or image.shape[1:] != self._shape:
             raise ValueError(f"image: {image.dtype} {image.shape} (allowed: float32 (N, {self._shape}))")
         if self._unbatched and len(image) != 1:
             raise ValueError(f"image: {len(image)} images (allowed: 1, as not all outputs have a batch)")
+        names = [self._names[name] for name in outputs]
         options, timer = (self._run_options, None) if limit_s is None else _limited(limit_s)
         try:
             if self._plain:
-                values = self._session.run(
-                    [self._names[name] for name in outputs], {self._input.name: image}, options
-                )
+                values = self._session.run(names, {self._input.name: image}, options)
             else:
-                values = self._run_adapted(image, [self._names[name] for name in outputs], options)
+                values = self._run_adapted(image, names, options)
         except Exception as error:  # a dozen types of onnxruntime's own, and MemoryError
             reason = f"ONNX Runtime {RUNTIME_VERSION} cannot run it: {runtime_words(error)}"
             if options.terminate:

@@ -125,6 +125,14 @@ def test_outputs_without_a_batch(tmp_path: Path, kind: str) -> None:
         served.session.run(np.concatenate((image, image)), (name,))
 
 
+def test_outputs_that_the_card_does_not_have(tmp_path: Path) -> None:
+    """A fault of the caller: the model is not reported as failing."""
+    served = load_model(save_detector(tmp_path))
+    with pytest.raises(ValueError, match=r"outputs: 'logits' \(allowed: heatmap, "):
+        served.session.run(np.zeros((1, 3, 64, 64), np.float32), ("logits",))
+    assert served.session.failure is None
+
+
 def test_fixed_batch(tmp_path: Path) -> None:
     """A graph with a batch of 3 gets the image three times; boxes selected in the others are left out."""
     folder = save_detector(tmp_path, kind="selected-boxes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import statistics
 from collections.abc import Callable
 from contextlib import closing
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -26,6 +28,7 @@ from service.bench.measure.subjects import FromBytes, ThroughService
 from service.inference.registry import Registry
 from tests.conftest import make_tiny_model
 from tests.helpers.detectors import DECODERS, save_detector
+from tests.helpers.networks import put_file
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +125,30 @@ def test_whole_benchmark(
         )
         assert statistics.median(bundle.samples(name, "total")) >= 0.8 * parts
     assert bundle.samples("tiny", "nms") == ()
+
+
+def test_one_class(serve: Callable[..., httpx.Client], tmp_path: Path, picture: bytes) -> None:
+    """A detector of one class, among classifiers: /recommend and /benchmarks work, for all models."""
+    make_tiny_model(tmp_path, "tiny")
+    folder = save_detector(tmp_path, "blue")
+    (folder / "labels.txt").write_text("blue\n")
+    model = onnx.load(folder / "model.onnx")
+    (node,) = [node for node in model.graph.node if "heatmap" in node.output]
+    model.graph.node.remove(node)
+    model.graph.node.append(onnx.helper.make_node("Gather", ["grid", "class"], ["heatmap"], axis=1))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2]), "class"))
+    for value in model.graph.output:
+        if value.name == "heatmap":
+            value.type.tensor_type.shape.dim[1].dim_value = 1
+    put_file(folder, model)
+    card = json.loads((folder / "card.json").read_text())
+    card["classes"] = card["outputs"]["heatmap"][0] = 1
+    (folder / "card.json").write_text(json.dumps(card))
+    client = serve(model_dirs=(tmp_path,), default_detector="blue")
+    assert client.post("/detect", content=picture).status_code == 200
+    for query in ("", "?task=object-detection", "?labels=colours&task=object-detection"):
+        answer = client.get(f"/recommend{query}")
+        assert answer.status_code == 200, answer.text
+    job = client.post("/benchmarks", json={"models": ["blue"]})
+    assert job.status_code == 202, job.text
+    assert client.delete(f"/benchmarks/{job.json()['id']}").status_code in (200, 202, 204)
