@@ -127,6 +127,7 @@ def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: B
             **documented(
                 *IMAGE_ERRORS,
                 errors.Unauthorized,
+                errors.OtherTask,
                 errors.Busy,
                 errors.DatabaseUnreachable,
                 errors.GalleryFull,
@@ -224,7 +225,9 @@ def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: B
         "/similar",
         summary="Find images similar to a stored one",
         response_model=SimilarResponse,
-        responses=documented(*_UNKNOWN, errors.Busy, errors.NotReady, errors.ModelUnavailable),
+        responses=documented(
+            *_UNKNOWN, errors.OtherTask, errors.Busy, errors.NotReady, errors.ModelUnavailable
+        ),
     )
     async def similar(
         request: Request, id: Id, k: K = 10, min_score: MinScore = -1.0, where: Where = None

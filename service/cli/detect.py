@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,42 +93,54 @@ def detect_objects(
 
 
 def _targets(draw: Path, photos: list[Path]) -> list[Path]:
-    """Return the file to draw each photo into. Raises InvalidParameter."""
-    if draw.suffix.lower() in _SUFFIXES and not draw.is_dir():
+    """Return the file to draw each photo into; none of them is one of the photos. Raises InvalidParameter."""
+    if draw.suffix and not draw.is_dir():
+        if draw.suffix.lower() not in _SUFFIXES:
+            raise InvalidParameter(
+                f"--draw {draw}: '{draw.suffix}' is not a type that can be written "
+                f"(allowed: an existing folder, a new one without a dot, or a file of {', '.join(_SUFFIXES)})"
+            )
         if len(photos) > 1:
             raise InvalidParameter(f"--draw {draw}: one file for {len(photos)} photos (allowed: a folder)")
         if not draw.absolute().parent.is_dir():
             raise InvalidParameter(f"--draw {draw}: folder not found")
-        return [draw]
-    try:
-        draw.mkdir(exist_ok=True)
-    except OSError as error:
-        raise InvalidParameter(f"--draw {draw}: {error_words(error)} (allowed: a folder)") from None
-    targets = [draw / f"{photo.name}.png" for photo in photos]
-    repeated = {target.name for target in targets if targets.count(target) > 1}
-    if repeated:
-        raise InvalidParameter(f"--draw {draw}: two photos would be drawn into {sorted(repeated)[0]}")
+        targets = [draw]
+    else:
+        try:
+            draw.mkdir(exist_ok=True)
+        except OSError as error:
+            raise InvalidParameter(f"--draw {draw}: {error_words(error)} (allowed: a folder)") from None
+        targets = [draw / f"{photo.name}.png" for photo in photos]
+        repeated = sorted(name for name, count in Counter(map(str, targets)).items() if count > 1)
+        if repeated:
+            raise InvalidParameter(f"--draw {draw}: two photos would be drawn into {Path(repeated[0]).name}")
+    files = {_file(photo): photo for photo in photos}
+    for target in targets:
+        file = _file(target)
+        photo = None if file is None else files.get(file)
+        if photo is not None:
+            raise InvalidParameter(f"--draw {draw}: {target} is the photo {photo} (allowed: another file)")
     return targets
+
+
+def _file(path: Path) -> tuple[int, int] | None:
+    """Return what identifies a file under all its names; None if it cannot be found."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _as_object(
     photo: Path, plan: DetectPlan, image: DecodedImage, objects: tuple[Found, ...], durations: Durations
 ) -> dict[str, Any]:
-    """Return what `--json` prints: the fields of `POST /detect` with the photo's name."""
+    """Return what `--json` prints: the fields of `POST /detect` without those of a request, and the file."""
     return {
         "photo": str(photo),
         "model": plan.model.name,
         "image": {"width": image.width, "height": image.height, "format": image.format, "bytes": image.bytes},
-        "detections": [
-            {
-                "class_id": found.class_id,
-                "label": found.label,
-                "score": round(found.score, 6),
-                "box": dict(zip(("left", "top", "right", "bottom"), found.box, strict=True)),
-                "landmarks": [{"x": x, "y": y} for x, y in found.landmarks],
-            }
-            for found in objects
-        ],
+        "detections": [found.as_json() for found in objects],
         "timings_ms": {stage: milliseconds(spent) for stage, spent in durations.items()},
     }
 

@@ -35,7 +35,8 @@ class Candidates:
     """Boxes of one image, best score first; equal scores are in the order of the network's outputs.
 
     `boxes`: float64 (N, 4), left, top, right, bottom in pixels of the network's input; not clipped. `scores`:
-    float64 (N,), 0 to 1. `class_ids`: int64 (N,). `landmarks`: float64 (N, L, 2), x and y, or None.
+    float64 (N,), 0 to 1. `class_ids`: int64 (N,). `landmarks`: float64 (N, L, 2), x and y, or None. Sizes
+    beyond the range of float64 give edges that are infinite, and landmarks that are infinite or NaN.
     """
 
     boxes: NDArray[np.float64]
@@ -199,9 +200,10 @@ class _Centres(BoxDecoder):
         offset = outputs["offset"][:, rows, columns].astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             high, wide = np.exp(outputs["size"][:, rows, columns].astype(np.float64)) * self._stride
-            top = (rows + offset[0] + 0.5) * self._stride - high / 2
-            left = (columns + offset[1] + 0.5) * self._stride - wide / 2
-            boxes = np.stack((left, top, left + wide, top + high), axis=1)
+            y = (rows + offset[0] + 0.5) * self._stride
+            x = (columns + offset[1] + 0.5) * self._stride
+            left, top = x - wide / 2, y - high / 2
+            boxes = np.stack((left, top, x + wide / 2, y + high / 2), axis=1)
             if not self._landmarks:
                 return Candidates(boxes, scores, ids)
             points = outputs["landmarks"][:, rows, columns].astype(np.float64)

@@ -46,7 +46,8 @@ class Transformation:
     def points(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Map points (..., 2), x and y, to the original, rounded; they may lie outside of the image."""
         scale, start, _ = self._affine
-        mapped: NDArray[np.float64] = (points * scale[:2] + start[:2]).round(DECIMALS)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mapped: NDArray[np.float64] = (points * scale[:2] + start[:2]).round(DECIMALS)
         return mapped
 
     def boxes(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -55,7 +56,8 @@ class Transformation:
         A box outside of the image comes back without area.
         """
         scale, start, ends = self._affine
-        mapped = boxes * scale + start
+        with np.errstate(over="ignore", invalid="ignore"):
+            mapped = boxes * scale + start
         clipped: NDArray[np.float64] = np.minimum(np.maximum(mapped, 0), ends).round(DECIMALS)
         return clipped
 

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.zoo.card import Card
-from service.errors import InvalidParameter
+from service.errors import InvalidParameter, OtherTask
 from service.gallery.duplicates import perceptual_hash
 from service.gallery.records import NewImage, Vector
 from service.inference.decoding.decode import DecodedImage
 from service.inference.loading import ServedModel
 from service.inference.pipeline import load_image, run_model
-from service.inference.registry import check_task
 from service.latency.stages import Stopwatch
 
 OUTPUT: Literal["embedding"] = "embedding"
@@ -58,7 +57,11 @@ def model_name(embedder: str) -> str:
 
 def dimensions_of(model: ServedModel) -> int:
     """Return the length of the model's embeddings. Raises OtherTask, and InvalidParameter if it has none."""
-    check_task(model.card, "image-classification")
+    if model.card.detection is not None:
+        raise OtherTask(
+            f"model '{model.name}': detects objects, it has no embedding to store or compare images by "
+            "(allowed: a classifier with an embedding; use POST /detect to find objects)"
+        )
     shape = model.card.outputs.get(OUTPUT)
     if shape is None or len(shape) != 1:
         raise InvalidParameter(f"model '{model.name}': no embedding (its card lists no such output)")

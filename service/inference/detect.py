@@ -21,6 +21,7 @@ from service.inference.pool import CorePool, Deadline
 from service.inference.suppression import suppress
 from service.latency.recorder import Recorder
 from service.latency.stages import Durations, Stopwatch
+from service.text.display import comma_list
 
 _MOST_LABELS = 10
 """Labels in a message."""
@@ -38,6 +39,21 @@ class Found:
     score: float
     box: tuple[float, float, float, float]
     landmarks: tuple[tuple[float, float], ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object of a detection, in `POST /detect` as in `weighin detect --json`."""
+        return {
+            "class_id": self.class_id,
+            "label": self.label,
+            "score": round(self.score, 6),
+            "box": box_json(self.box),
+            "landmarks": [{"x": x, "y": y} for x, y in self.landmarks],
+        }
+
+
+def box_json(box: tuple[float, float, float, float]) -> dict[str, float]:
+    """Return the JSON object of a box."""
+    return dict(zip(("left", "top", "right", "bottom"), box, strict=True))
 
 
 @dataclass(frozen=True)
@@ -88,21 +104,49 @@ def detect_plan(
 
 
 def _class_ids(model: ServedModel, classes: Sequence[str]) -> frozenset[int]:
-    """Return the ids of `classes`: labels in any case, or ids. Raises InvalidParameter."""
+    """Return the ids of `classes`: labels in any case, or ids. Raises InvalidParameter.
+
+    A label that several classes share stands for all of them. Consecutive items that make up a label with
+    commas are that label, the longest first.
+    """
     if not classes:
         raise InvalidParameter("classes: empty (leave it out for all)")
-    ids = {label.casefold(): number for number, label in reversed(list(enumerate(model.labels)))}
-    ids |= {str(number): number for number in range(len(model.labels)) if str(number) not in ids}
-    unknown = [name for name in classes if name.casefold() not in ids]
-    if unknown:
-        given = unknown[0][:100]
-        close = difflib.get_close_matches(given, model.labels, _MOST_LABELS) or model.labels[:_MOST_LABELS]
-        more = len(model.labels) - len(close)
-        raise InvalidParameter(
-            f"classes: '{given}' unknown to model '{model.name}' (allowed: {', '.join(close)}"
-            f"{f', {more} others' if more else ''}, or ids 0 to {len(model.labels) - 1})"
-        )
-    return frozenset(ids[name.casefold()] for name in classes)
+    ids: dict[str, list[int]] = {}
+    for number, label in enumerate(model.labels):
+        ids.setdefault(_key(label), []).append(number)
+    longest = max(name.count(",") for name in ids) + 1
+    for number in range(len(model.labels)):
+        ids.setdefault(str(number), [number])
+    chosen: set[int] = set()
+    start = 0
+    while start < len(classes):
+        for end in range(min(start + longest, len(classes)), start, -1):
+            numbers = ids.get(_key(",".join(classes[start:end])))
+            if numbers is not None:
+                chosen.update(numbers)
+                start = end
+                break
+        else:
+            raise InvalidParameter(_unknown_class(model, classes[start]))
+    return frozenset(chosen)
+
+
+def _key(label: str) -> str:
+    """Return a label in the form in which labels are compared."""
+    return ",".join(comma_list(label)).casefold() or label.casefold()
+
+
+def _unknown_class(model: ServedModel, given: str) -> str:
+    """Return the message for a class that the model does not have."""
+    given = given[:100]
+    labels = {label.casefold(): label for label in reversed(model.labels)}
+    matches = difflib.get_close_matches(given.casefold(), labels, _MOST_LABELS)
+    close = [labels[match] for match in matches] or model.labels[:_MOST_LABELS]
+    more = len(model.labels) - len(close)
+    return (
+        f"classes: '{given}' unknown to model '{model.name}' (allowed: {', '.join(close)}"
+        f"{f', {more} others' if more else ''}, or ids 0 to {len(model.labels) - 1})"
+    )
 
 
 def find_objects(plan: DetectPlan, image: DecodedImage, stopwatch: Stopwatch) -> tuple[Found, ...]:
@@ -149,21 +193,24 @@ def objects_in(
     candidates = decoder.decode(outputs, least, detection.candidates, classes)
     transformation = Transformation.of(card.input, image.box, (image.width, image.height))
     boxes = transformation.boxes(candidates.boxes)
-    rows = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1))  # those with an area
+    valid = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])  # those with an area
+    points = np.zeros((len(boxes), 0, 2))
+    if candidates.landmarks is not None:
+        points = transformation.points(candidates.landmarks)
+        # Landmarks of an enormous box may be infinite, which JSON cannot hold.
+        valid = valid & np.isfinite(points).all(axis=(1, 2))
+    rows = np.flatnonzero(valid)
     stopwatch.lap("postprocess")
     limit = max_detections or detection.max_detections
     kept = suppress(boxes[rows], candidates.class_ids[rows], detection.iou, detection.suppression, limit)
     rows = rows[kept]
-    points: list[list[tuple[float, float]]] = [[] for _ in rows]
-    if candidates.landmarks is not None:
-        points = transformation.points(candidates.landmarks[rows]).tolist()
     found = tuple(
         Found(class_id, labels[class_id], score, tuple(box), tuple((x, y) for x, y in landmarks))
         for class_id, score, box, landmarks in zip(
             candidates.class_ids[rows].tolist(),
             candidates.scores[rows].tolist(),
             boxes[rows].tolist(),
-            points,
+            points[rows].tolist(),
             strict=True,
         )
     )

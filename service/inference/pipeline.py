@@ -1,6 +1,6 @@
 """Inference pipeline: decode an image, preprocess it for a network, run the network, time each stage.
 
-/classify, /compare, /explain, the gallery and the benchmarks all use it.
+/classify, /detect, /compare, /explain, the gallery and the benchmarks all use it.
 """
 
 from __future__ import annotations

@@ -118,6 +118,20 @@ class Registry:
                 log.error("model not served", model=entry.name, reason=entry.reason)
         if self.default_model not in self._entries:
             log.warning("WEIGHIN_DEFAULT_MODEL: no such model", default_model=self.default_model)
+        self._warn_of_default_tasks()
+
+    def _warn_of_default_tasks(self) -> None:
+        """Log default models of the wrong task, and a default detector that is not among the detectors."""
+        entry = self._entries.get(self.default_model)
+        if entry is not None and entry.card is not None and entry.card.detection is not None:
+            log.warning("WEIGHIN_DEFAULT_MODEL: not a classifier", default_model=self.default_model)
+        if self.default_detector is None:
+            return
+        entry = self._entries.get(self.default_detector)
+        if entry is None and self.detectors():
+            log.warning("WEIGHIN_DEFAULT_DETECTOR: no such model", default_detector=self.default_detector)
+        elif entry is not None and entry.card is not None and entry.card.detection is None:
+            log.warning("WEIGHIN_DEFAULT_DETECTOR: not a detector", default_detector=self.default_detector)
 
     def refresh(self, name: str | None = None) -> None:
         """Scan the folders; reload models that changed since they were read, but not since the last scan.

@@ -51,7 +51,10 @@ class ClassifyResponse(BaseModel):
 Model = Annotated[str | None, Query(description="Model name; by default the service's default model")]
 TopK = Annotated[
     int | None,
-    Query(description="Number of classes, 1 to all classes of the model; by default 5, or all if fewer"),
+    Query(
+        description="Number of classes, 1 to all classes of the model; by default 5, or all if fewer",
+        json_schema_extra={"minimum": 1},
+    ),
 ]
 
 

@@ -22,10 +22,11 @@ from service.api.body.image import (
 )
 from service.api.body.request import Bounds, deadline_for
 from service.api.inference.classify import PredictionOut, TopK, predictions_out
-from service.api.inference.detect import BoxOut, DetectionOut, MinScore, box_out, detections_out
+from service.api.inference.detect import BoxOut, DetectionOut, MinScore
 from service.api.problems import documented
 from service.api.routers import new_router
 from service.inference.compare import ComparedModel, Comparer, Comparison, ObjectFound
+from service.inference.detect import box_json
 from service.latency.stages import milliseconds
 from service.text.display import comma_list
 
@@ -187,7 +188,7 @@ def _comparison(request: Request, result: Comparison) -> dict[str, Any]:
 def _object(found: ObjectFound) -> dict[str, Any]:
     return {
         "label": found.best.label,
-        "box": box_out(found.best.box),
+        "box": box_json(found.best.box),
         "found_by": found.found_by,
         "iou": None if found.iou is None else round(found.iou, 4),
     }
@@ -195,7 +196,7 @@ def _object(found: ObjectFound) -> dict[str, Any]:
 
 def _compared(result: ComparedModel) -> dict[str, Any]:
     card, latency = result.model.card, result.latency
-    detections = None if result.objects is None else detections_out(result.objects)
+    detections = None if result.objects is None else [found.as_json() for found in result.objects]
     return {
         "model": card.name,
         "predictions": predictions_out(result.predictions or ()),

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 
+from models.zoo.detection import MAX_CANDIDATES
 from service import errors
 from service.api.body.image import (
     IMAGE_ERRORS,
@@ -22,7 +23,7 @@ from service.api.body.request import Bounds, deadline_for
 from service.api.middleware.context import find_model
 from service.api.problems import documented
 from service.api.routers import new_router
-from service.inference.detect import Detected, Detector, Found, detect_plan
+from service.inference.detect import Detected, Detector, detect_plan
 from service.inference.registry import Registry
 from service.text.display import comma_list
 
@@ -76,11 +77,18 @@ class DetectResponse(BaseModel):
 
 
 MinScore = Annotated[
-    float | None, Query(description="Lowest score to report, 0 to 1; by default the model's own")
+    float | None,
+    Query(
+        description="Lowest score to report, 0 to 1; by default the model's own",
+        json_schema_extra={"minimum": 0, "maximum": 1},
+    ),
 ]
 MaxDetections = Annotated[
     int | None,
-    Query(description="Most objects to report, 1 to the model's candidates; by default the model's own"),
+    Query(
+        description="Most objects to report, 1 to the model's candidates; by default the model's own",
+        json_schema_extra={"minimum": 1, "maximum": MAX_CANDIDATES},
+    ),
 ]
 
 
@@ -106,12 +114,16 @@ def detect_router(registry: Registry, detector: Detector, bounds: Bounds) -> API
         max_detections: MaxDetections = None,
         classes: Annotated[
             str | None,
-            Query(description="Labels or class ids to report, separated by commas; by default all"),
+            Query(
+                description="Labels or class ids to report, separated by commas; by default all. A label "
+                "that several classes share stands for all of them"
+            ),
         ] = None,
     ) -> Response:
         """Find objects in the posted image with one detector.
 
-        The image is decoded at the scale that the model needs. Boxes are in pixels of the full image.
+        A large JPEG is decoded at a fraction of its size that suffices for the model. Boxes are in pixels of
+        the full image.
         """
         deadline = deadline_for(request, bounds)
         served = find_model(request, registry, model, "object-detection")
@@ -129,25 +141,6 @@ def _detected(request: Request, result: Detected) -> dict[str, Any]:
         "request_id": request.state.request_id,
         "model": result.model,
         "image": image_facts(result.image),
-        "detections": detections_out(result.objects),
+        "detections": [found.as_json() for found in result.objects],
         "timings_ms": timings(result.durations),
     }
-
-
-def box_out(box: tuple[float, float, float, float]) -> dict[str, float]:
-    """Return the JSON object of a `BoxOut`."""
-    return dict(zip(("left", "top", "right", "bottom"), box, strict=True))
-
-
-def detections_out(objects: tuple[Found, ...]) -> list[dict[str, Any]]:
-    """Return the JSON objects of `DetectionOut`."""
-    return [
-        {
-            "class_id": found.class_id,
-            "label": found.label,
-            "score": round(found.score, 6),
-            "box": box_out(found.box),
-            "landmarks": [{"x": x, "y": y} for x, y in found.landmarks],
-        }
-        for found in objects
-    ]

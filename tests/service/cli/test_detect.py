@@ -103,6 +103,8 @@ def test_options(zoo: Path, tmp_path: Path) -> None:
         (["--model", "colours", "--classes", "pink"], "classes: 'pink' unknown to model 'colours'"),
         (["again.png", "--model", "colours", "--draw", "out.png"], "one file for 2 photos"),
         (["--model", "colours", "--draw", "nowhere/out.png"], "folder not found"),
+        (["--model", "colours", "--draw", "out.gif"], "'.gif' is not a type that can be written (allowed: "),
+        (["--model", "colours", "--draw", "out.BMP"], "'.BMP' is not a type that can be written (allowed: "),
     ],
 )
 def test_bad_options(zoo: Path, photo: Path, tmp_path: Path, arguments: list[str], words: str) -> None:
@@ -110,3 +112,49 @@ def test_bad_options(zoo: Path, photo: Path, tmp_path: Path, arguments: list[str
     assert result.returncode == 1
     assert words in result.stderr
     assert "Traceback" not in result.stderr
+    assert not Path("out.gif").exists()
+
+
+@pytest.mark.parametrize("how", ["the file", "another spelling", "a symbolic link", "a hard link"])
+def test_photos_are_not_drawn_over(zoo: Path, photo: Path, tmp_path: Path, how: str) -> None:
+    target = {"the file": photo, "another spelling": tmp_path / ".." / tmp_path.name / photo.name}.get(how)
+    if target is None:
+        target = tmp_path / "link.png"
+        (target.symlink_to if how == "a symbolic link" else target.hardlink_to)(photo)
+    before = photo.read_bytes()
+    result = weighin(
+        zoo, tmp_path / "data", "detect", str(photo), "--model", "colours", "--draw", str(target)
+    )
+    assert result.returncode == 1
+    assert f"{target} is the photo {photo} (allowed: another file)" in result.stderr
+    assert photo.read_bytes() == before
+
+
+def test_photos_are_not_drawn_over_in_a_folder(zoo: Path, photo: Path, tmp_path: Path) -> None:
+    """Refused before the first run: the drawing of one photo would have the name of another."""
+    other = photo.rename(tmp_path / "square.png.png")
+    photo.write_bytes(other.read_bytes())
+    result = weighin(
+        zoo, tmp_path / "data", "detect", str(photo), str(other), "--model", "colours",
+        "--draw", str(tmp_path),
+    )  # fmt: skip
+    assert (result.returncode, result.stdout) == (1, "")
+    assert f"{other} is the photo {other}" in result.stderr
+    assert other.read_bytes() == photo.read_bytes()
+    assert not (tmp_path / "square.png.png.png").exists()
+
+
+def test_folder_with_a_dot(zoo: Path, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "drawn.v2").mkdir()
+    result = weighin(
+        zoo,
+        tmp_path / "data",
+        "detect",
+        str(photo),
+        "--model",
+        "colours",
+        "--draw",
+        str(tmp_path / "drawn.v2"),
+    )
+    assert result.returncode == 0
+    assert (tmp_path / "drawn.v2" / "square.png.png").exists()

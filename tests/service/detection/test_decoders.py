@@ -216,6 +216,16 @@ def test_huge_sizes() -> None:
     assert np.isinf(boxes).all()
 
 
+@pytest.mark.parametrize("size", [708, 709.9, 1e5])
+def test_huge_centres(size: float) -> None:
+    """The whole plane, not NaN, once a size exceeds the range of float."""
+    outputs = random_outputs("centres", np.random.default_rng(0))
+    outputs["size"][:] = size
+    boxes = decoder_of(detector("centres")).decode(outputs, 0.1, 5).boxes
+    assert (boxes[:, :2] < -1e300).all()
+    assert (boxes[:, 2:] > 1e300).all()
+
+
 def test_boxes_of_different_numbers() -> None:
     """No boxes at all, from a graph that returns as many as it finds."""
     shapes: Shapes = {"boxes": [4], "scores": [], "classes": []}

@@ -127,4 +127,7 @@ def test_scaled_decoding_does_not_move_boxes() -> None:
         boxes = np.array([[10.0, 12.0, 30.0, 40.0]])
         full = Transformation.of(spec, (0, 0, 1600, 1200), (1600, 1200)).boxes(boxes)
         eighth = Transformation.of(spec, (0, 0, 200, 150), (1600, 1200)).boxes(boxes)
-        np.testing.assert_allclose(full, eighth, atol=16 if "crop" in fitting else 12)
+        # Sizes that are rounded to whole pixels of the input differ by one of them at most.
+        rounded = fitting not in ("stretch", "center-crop")
+        pixel = max(full[0, 2] - full[0, 0], full[0, 3] - full[0, 1]) / 20
+        np.testing.assert_allclose(full, eighth, atol=pixel if rounded else 0.011)
