@@ -159,8 +159,8 @@ class ClassifierEnding:
         notes += [self._contradicted(against) for against in evidence.contradictions]
         if evidence.fitting is not None:
             notes.append(
-                "on these pictures another fitting does better, which may be due to how they are framed: "
-                f"{evidence.fitting}"
+                "on these pictures another fitting or filter does better, which may be due to how they are "
+                f"framed or how sharp they are: {evidence.fitting}"
             )
 
     def _contradicted(self, against: Contradiction) -> str:

@@ -6,8 +6,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from service.own_models.sources.conventions import NORMALISATIONS
+
 RANGES = {"0 to 255": (1.0, 0.0), "0 to 1": (255.0, 0.0), "-1 to 1": (127.5, 127.5)}
 """Factor and summand that bring each range to pixel values 0 to 255."""
+IMAGENET = "ImageNet mean and deviation"
 
 
 def disguise(
@@ -23,14 +26,17 @@ def disguise(
 ) -> onnx.ModelProto:
     """Return `model`, which takes `image` as `(rgb - mean) / std`, with an input `x` and an output `y`.
 
-    `x` is float32 in `layout`, with its channels in `order` and values in `range_`; `y` are the logits, with
-    a background class before the first one, through softmax.
+    `x` is float32 in `layout`, with its channels in `order` and values in `range_` (of RANGES, or IMAGENET);
+    `y` are the logits, with a background class before the first one, through softmax.
     """
     model = onnx.ModelProto.FromString(model.SerializeToString())
     graph = model.graph
     (given,) = graph.input
     channels, height, width = (side.dim_value for side in given.type.tensor_type.shape.dim[1:])
-    factor, summand = RANGES[range_]
+    if range_ == IMAGENET:
+        summand, factor = np.array(NORMALISATIONS[IMAGENET])[:, :, None, None]
+    else:
+        factor, summand = RANGES[range_]
     tensors = {
         "disguise.factor": np.array(factor / std, np.float32),
         "disguise.summand": np.array((summand - mean) / std, np.float32),

@@ -40,15 +40,19 @@ def of_tensors(
 ) -> Iterator[Convention]:
     """Yield the conventions of `card` with every value of the facts that are not in `fixed`.
 
-    Normalisation, colour order, `layouts` and class `offsets` in all combinations; the least assuming first,
-    as the caller orders the last two.
+    Normalisation, colour order, `layouts` and class `offsets` in all combinations. Of each the card's own
+    comes first, so the first convention is the card's; then the least assuming, as the caller orders the last
+    two.
     """
     spec = card.input
     own = (spec.mean, spec.std)
-    ranges: Mapping[str, Normalisation] = NORMALISATIONS
+    assumed = _known(own) or _known((spec.mean[::-1], spec.std[::-1]))
+    ranges = {name: NORMALISATIONS[name] for name in dict.fromkeys([*assumed, *NORMALISATIONS])}
     if "input.mean" in fixed or spec.dtype == "uint8" or spec.channels != 3:
         ranges = {normalisation_name(own): own}
     orders = (spec.colour_order,) if "input.colour_order" in fixed or spec.channels != 3 else ("rgb", "bgr")
+    if spec.colour_order == "bgr":
+        orders = orders[::-1]
     for layout in (spec.layout,) if "input.layout" in fixed else layouts:
         for offset in (card.class_offset,) if "outputs.class_offset" in fixed else offsets:
             for name, (mean, std) in ranges.items():
@@ -113,7 +117,14 @@ def offset_words(offset: int) -> str:
 
 def normalisation_name(normalisation: Normalisation) -> str:
     """Return the name of mean and deviation, or both in numbers."""
-    for name, known in NORMALISATIONS.items():
-        if known == normalisation:
-            return name
-    return f"mean {list(normalisation[0])}, std {list(normalisation[1])}"
+    known = _known(normalisation)
+    return known[0] if known else f"mean {list(normalisation[0])}, std {list(normalisation[1])}"
+
+
+def _known(normalisation: Normalisation) -> list[str]:
+    """Return the names of the known normalisations that are this one, but for rounding: one or none."""
+    return [
+        name
+        for name, known in NORMALISATIONS.items()
+        if len(normalisation[0]) == 3 and np.allclose(known, normalisation, atol=1e-3)
+    ]

@@ -7,12 +7,12 @@ of conventions.
 How much of a picture a fitting shows is no evidence of how a network was trained: whatever the network,
 pictures that are framed tightly favour one that shows more of them. So fittings are told apart only by what
 they do to shapes: whether the same part of a picture is named better squeezed as `stretch` squeezes it than
-undistorted, at the same size. A filter is taken where it does better with every fitting.
+undistorted, at the same size. A filter is no evidence either: whatever the network, noisy pictures favour one
+that blurs them, and small ones another. Filters are never decided.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -60,12 +60,13 @@ class Evidence:
 
     `input` and `class_offset` are the convention to use. `decided` has, for each fact that the pictures
     settle, by how much its value is ahead, in words; `undecided` the values of each fact that they cannot
-    tell apart, of which the convention has the least assuming. Facts are paths in the card; `input.mean`
-    stands for mean and std, `input.fitting` for resize too. `correct`: the pictures that the network names
-    right.
+    tell apart, of which the convention has that of the card, or else the least assuming. Facts are paths in
+    the card; `input.mean` stands for mean and std, `input.fitting` for resize too. `correct`: the pictures
+    that the network names right.
 
     `contradictions`: where other values of fixed facts do better. `fitting`: in words, that another fitting
-    does better on these pictures, which says nothing of how the network was trained; None if none does.
+    or filter does better on these pictures, which says nothing of how the network was trained; None if none
+    does.
     """
 
     input: InputSpec
@@ -243,7 +244,10 @@ class _Tried:
         return [min(p, HOPELESS) if gone else p for p, gone in zip(adjusted, stopped, strict=True)]
 
     def least_assuming(self, findings: _Findings) -> Convention:
-        """Return the first convention that cannot be told from the best, and note what is (un)decided."""
+        """Return the first convention that cannot be told from the best, and note what is (un)decided.
+
+        The first of all is what is assumed without pictures: where they cannot rule it out, it stays.
+        """
         best = best_row(self.scores)
         values = self.conventions[best].values
         p_of = self.p_values(best)
@@ -301,23 +305,15 @@ def _judge_fitting(
     fixed: Collection[str],
     findings: _Findings,
 ) -> tuple[InputSpec, str | None]:
-    """Return the input with the fitting and the filter to use, and in words which fitting does better.
+    """Return the input with the fitting to use, and in words which fitting or filter does better.
 
     Notes what is decided, undecided and contradicted. A stated resize states the fitting, a crop.
     """
     tried = _Tried(network, pictures, list(of_fittings(first.input, first.offset)), stop=False)
-    filters = _filters(tried)
     spec = first.input
-    own, path = spec.interpolation, "input.interpolation"
-    better = next((name for name in filters.better if name != own), None)
-    if path in fixed and better is not None and own in filters.worse[better]:
-        _note(findings, spec, first.offset, path, {"interpolation": better}, filters.words(better, own))
-    elif path not in fixed and filters.best is not None:
-        findings.decided[path] = f"{filters.best}: {filters.words(filters.best, own)}"
-        spec = spec.model_copy(update={"interpolation": filters.best})
-    elif path not in fixed:
-        findings.undecided[path] = filters.names
-
+    if "input.interpolation" not in fixed:
+        filters = dict.fromkeys(convention.input.interpolation for convention in tried.conventions)
+        findings.undecided["input.interpolation"] = tuple(filters)
     squeezed = _squeezed(network, pictures, first)
     stretches = 2 * p_value(squeezed) < SIGNIFICANCE
     keeps = 2 * p_value(-squeezed) < SIGNIFICANCE
@@ -333,7 +329,7 @@ def _judge_fitting(
             _note(findings, spec, first.offset, path, {"fitting": "stretch"}, words)
         elif keeps and is_stretch:
             _note(findings, spec, first.offset, path, {"fitting": "center-crop"}, words)
-        return spec, None
+        return spec, _advice(tried, spec, {*fixed, path})
     fittings = list(dict.fromkeys(fitting_words(convention.input) for convention in tried.conventions))
     if stretches:
         findings.decided[path] = f"stretch: {words}"
@@ -345,7 +341,7 @@ def _judge_fitting(
             other = next(one.input for one in tried.conventions if one.input.fitting != "stretch")
             spec = spec.model_copy(update={"fitting": other.fitting, "resize": other.resize})
     findings.undecided[path] = tuple(fittings)
-    return spec, _advice(tried, spec)
+    return spec, _advice(tried, spec, fixed, without="stretch" if keeps else "")
 
 
 def _note(
@@ -355,50 +351,28 @@ def _note(
     findings.contradictions.append(Contradiction(Convention(better, offset, {}), (path,), words))
 
 
-def _advice(tried: _Tried, spec: InputSpec) -> str | None:
-    """Say that another fitting does better on these pictures than that of `spec`; None if none does."""
-    own = next(at for at, one in enumerate(tried.conventions) if one.input == spec)
-    best = best_row(tried.scores)
-    if best == own or p_values(tried.scores, best)[own] >= SIGNIFICANCE:
-        return None
-    value = tried.conventions[best].values["input.fitting"]
-    return f"{value}: {tried.ahead(best, own, 'input.fitting')}"
+def _advice(tried: _Tried, spec: InputSpec, fixed: Collection[str], *, without: str = "") -> str | None:
+    """Say which fitting or filter does better on these pictures than that of `spec`; None if none does.
 
-
-class _Filters:
-    """The filters, compared with every fitting.
-
-    `names`: the filters tried; `worse`: for each those that it does better than with every fitting; `best`:
-    the one that does better than all others, None if there is none.
+    Compares those that agree with `spec` in `fixed` facts; `without`: a fitting that is ruled out.
     """
-
-    def __init__(self, scores: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> None:
-        """`scores`: by fitting and filter, float64 (pictures,)."""
-        first = next(iter(scores.values()))
-        self.names = tuple(first)
-        self._first = first
-        pairs = list(itertools.permutations(self.names, 2))
-        self.worse: dict[str, set[str]] = {name: set() for name in self.names}
-        for one, other in pairs:
-            p = max(p_value(of_fitting[one] - of_fitting[other]) for of_fitting in scores.values())
-            if len(pairs) * p < SIGNIFICANCE:
-                self.worse[one].add(other)
-        self.better = sorted(self.names, key=lambda name: -len(self.worse[name]))
-        self.best = next((name for name in self.names if len(self.worse[name]) == len(self.names) - 1), None)
-
-    def words(self, one: str, other: str) -> str:
-        """Say by how much `one` is ahead of `other`, or of the next if they are the same."""
-        if one == other:
-            other = next(name for name in self.names if name != one)
-        return ahead(self._first[one] - self._first[other]).format(other)
-
-
-def _filters(tried: _Tried) -> _Filters:
-    scores: dict[str, dict[str, NDArray[np.float64]]] = {}
-    for convention, row in zip(tried.conventions, tried.scores, strict=True):
-        of_fitting = scores.setdefault(fitting_words(convention.input), {})
-        of_fitting[convention.input.interpolation] = row
-    return _Filters(scores)
+    own = next(convention for convention in tried.conventions if convention.input == spec)
+    rows = [
+        at
+        for at, convention in enumerate(tried.conventions)
+        if convention.input.fitting != without
+        and all(convention.values[path] == own.values[path] for path in own.values if path in fixed)
+    ]
+    scores = tried.scores[rows]
+    best, mine = best_row(scores), rows.index(tried.conventions.index(own))
+    if best == mine or p_values(scores, best)[mine] >= SIGNIFICANCE:
+        return None
+    better = tried.conventions[rows[best]]
+    value, other = (
+        ", ".join(one.values[path] for path in own.values if better.values[path] != own.values[path])
+        for one in (better, own)
+    )
+    return f"{value}: {ahead(scores[best] - scores[mine]).format(other)}"
 
 
 def _squeezed(network: _Network, pictures: Sequence[Labelled], convention: Convention) -> NDArray[np.float64]:

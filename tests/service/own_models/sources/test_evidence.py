@@ -13,6 +13,7 @@ from PIL import Image
 
 from models.zoo.card import Card, read_card
 from service.inference.session import OnnxSession
+from service.own_models.sources.conventions import NORMALISATIONS
 from service.own_models.sources.evidence import judge
 from service.own_models.sources.pictures import Labelled
 from tests.helpers.disguise import RANGES, disguise
@@ -111,6 +112,21 @@ def test_what_few_pictures_cannot_tell_apart_is_undecided(plain: Path, pictures:
     assert evidence.undecided["input.colour_order"] == ("rgb", "bgr")
     assert evidence.input.colour_order == "rgb"
     assert "input.colour_order" not in evidence.decided
+
+
+@pytest.mark.parametrize("count", [4, 8])
+@pytest.mark.parametrize(
+    ("mean", "std"), [(m, s) for m, s in NORMALISATIONS.values()], ids=list(NORMALISATIONS)
+)
+def test_few_pictures_keep_what_is_assumed_unless_they_rule_it_out(
+    count: int, mean: tuple[float, ...], std: tuple[float, ...], plain: Path, pictures: list[Labelled]
+) -> None:
+    content, card = disguised(plain, order="bgr")
+    changes = {"mean": mean[::-1], "std": std[::-1], "colour_order": "bgr"}
+    card = card.model_copy(update={"input": card.input.model_copy(update=changes)})
+    evidence = judge(content, card, pictures[:count], fixed=())
+    assert len(evidence.undecided["input.mean"]) > 1
+    assert evidence.input == card.input
 
 
 def test_fixed_facts_are_not_varied(plain: Path, pictures: list[Labelled]) -> None:
