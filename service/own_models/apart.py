@@ -98,7 +98,7 @@ def _build_apart(file: Path, options: Options, folder: Path, bounds: Bounds) -> 
 def handle(request: Mapping[str, Any]) -> dict[str, Any]:
     """Answer a request of this module, in the child."""
     bounds = Bounds(request["seconds"], request["memory_bytes"])
-    bounds = changed(bounds, until=time.monotonic() + bounds.seconds)
+    bounds = changed(bounds, until=time.monotonic() + bounds.seconds, own_group=False)
     file, folder = Path(request["file"]), Path(request["folder"])
     labels = None if request["labels"] is None else Path(request["labels"])
     built_in = None if request["built_in"] is None else BuiltIn(request["built_in"])

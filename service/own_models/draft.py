@@ -47,7 +47,7 @@ from service.own_models.sources.reading import (
     same_in_both_layouts,
 )
 from service.own_models.sources.sidecars import read_beside
-from service.own_models.trial import Bounds, Ran, TrialFailed, run_once
+from service.own_models.trial import Bounds, OutOfTime, Ran, TrialFailed, run_once
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _INPUT = (
@@ -187,13 +187,18 @@ class Draft:
         runs: dict[tuple[str, int | None], tuple[tuple[Ran, ...], bool]] = {}
         failed: TrialFailed | None = None
         refused: RefusedModel | None = None
+        bounds = self._given.bounds.from_now()
         for layout in layouts:
             try:
                 for channels in self._free_channels(layout):
                     try:
-                        runs[layout, channels] = self._run_in(layout, channels, path)
+                        runs[layout, channels] = self._run_in(layout, channels, path, bounds)
+                    except OutOfTime:
+                        raise
                     except TrialFailed as error:
                         failed = failed or error
+            except OutOfTime as error:
+                raise OutOfTime(f"{self._given.file.name}: {error}") from None
             except RefusedModel as error:  # its sides do not allow this layout
                 refused = refused or error
         if failed is not None and not runs:
@@ -223,7 +228,7 @@ class Draft:
         if len(self._layouts) == 1 and claim.rank is not Rank.FORCED:  # stated, so no other was tried
             other = "nhwc" if self._layouts == ("nchw",) else "nchw"
             with contextlib.suppress(RefusedModel):
-                self._run_in(other, None, self._given.served)
+                self._run_in(other, None, self._given.served, self._given.bounds)
                 self._layouts += (other,)
         return self._layouts
 
@@ -233,7 +238,9 @@ class Draft:
         read_sides(self._given.graph, layout, facts)
         return (None,) if facts.known("input.channels") else (3, 1)
 
-    def _run_in(self, layout: str, channels: int | None, path: Path) -> tuple[tuple[Ran, ...], bool]:
+    def _run_in(
+        self, layout: str, channels: int | None, path: Path, bounds: Bounds
+    ) -> tuple[tuple[Ran, ...], bool]:
         """Run the file in one layout; also return whether it runs on two images at once, or need not.
 
         `channels`: how many to try; None where it is known.
@@ -246,11 +253,13 @@ class Draft:
         facts.claims["input.layout"] = [Claim(layout, Rank.FORCED, "the layout tried")]
         batch = facts.value("input.batch")
         if batch:
-            return run_once(path, [feed(facts, batch)], self._given.bounds)[0], True
+            return run_once(path, [feed(facts, batch)], bounds)[0], True
         try:
-            one, two = run_once(path, [feed(facts, 1), feed(facts, 2)], self._given.bounds)
+            one, two = run_once(path, [feed(facts, 1), feed(facts, 2)], bounds)
+        except OutOfTime:
+            raise
         except TrialFailed:
-            return run_once(path, [feed(facts, 1)], self._given.bounds)[0], False
+            return run_once(path, [feed(facts, 1)], bounds)[0], False
         alike = all(b.shape[:1] == (2,) for a, b in zip(one, two, strict=True) if a.shape[:1] == (1,))
         return one, alike
 

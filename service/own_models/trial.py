@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,18 @@ class Bounds:
 
     `seconds` is wall-clock time for loading and running; `memory_bytes` is what the process may take beyond
     Python and ONNX Runtime and four times the file. Memory is bounded on Linux only, where `/proc` says how
-    much the process has already. `until`: when all trials must have ended, by `time.monotonic`; for a process
-    that is bounded itself and ended with its children.
+    much the process has already. `until`: when all trials must have ended, by `time.monotonic`. `own_group`:
+    False in a process that is bounded itself and ended with its children.
     """
 
     seconds: float = 60.0
     memory_bytes: int = 4 << 30
     until: float | None = None
+    own_group: bool = True
+
+    def from_now(self) -> Bounds:
+        """Return bounds of several trials, which together take `seconds` from now."""
+        return self if self.until is not None else replace(self, until=time.monotonic() + self.seconds)
 
     @property
     def left(self) -> float:
@@ -67,6 +72,10 @@ class Feed:
 
 class TrialFailed(RefusedModel):
     """The file does not load or run within its bounds; the message has the runtime's own words."""
+
+
+class OutOfTime(TrialFailed):
+    """The file does not load and run within its time."""
 
 
 def run_once(path: Path, feeds: Sequence[Feed], bounds: Bounds) -> list[tuple[Ran, ...]]:
@@ -102,11 +111,11 @@ def _child(request: Mapping[str, Any], bounds: Bounds, model: Path) -> dict[str,
     try:
         said = ask(
             _MODULE, {**request, "seconds": seconds}, seconds=seconds,
-            memory_bytes=bounds.memory_bytes + 4 * size, own_group=bounds.until is None,
+            memory_bytes=bounds.memory_bytes + 4 * size, own_group=bounds.own_group,
         )  # fmt: skip
     except TimeIsOver:
-        more = " (--time-limit allows more)" if bounds.until is None else ""
-        raise TrialFailed(f"it does not load and run once within {bounds.seconds:g} s{more}") from None
+        more = " (--time-limit allows more)" if bounds.own_group else ""
+        raise OutOfTime(f"it does not load and run once within {bounds.seconds:g} s{more}") from None
     except ChildFailed as error:
         raise TrialFailed(str(error)) from None
     problem = said.get("error")

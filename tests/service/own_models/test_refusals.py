@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,17 @@ def test_a_network_that_is_no_classifier_is_refused(kind: str, tmp_path: Path) -
 def test_a_loop_is_ended(tmp_path: Path) -> None:
     words = refused(save(tmp_path / "net.onnx", looping()), tmp_path / "zoo", Bounds(seconds=2))
     assert words == "net.onnx: it does not load and run once within 2 s (--time-limit allows more)"
+
+
+def test_the_time_is_one_for_all_layouts_and_batches_that_are_tried(tmp_path: Path) -> None:
+    model = looping()
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    for dim, name in zip(dims, "nabc", strict=True):
+        dim.dim_param = name
+    begun = time.monotonic()
+    words = refused(save(tmp_path / "net.onnx", model), tmp_path / "zoo", Bounds(seconds=4))
+    assert words == "net.onnx: it does not load and run once within 4 s (--time-limit allows more)"
+    assert time.monotonic() - begun < 8
 
 
 def test_a_hundred_gigabytes_are_refused(tmp_path: Path) -> None:
