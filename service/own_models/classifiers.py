@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from models.zoo.files import write_whole
 from service.errors import ModelUnavailable, RefusedModel
 from service.inference.runtime_errors import one_line
 from service.inference.session import SessionError
-from service.own_models.facts import Claim, Rank, options_that_state
+from service.own_models.facts import Claim, Rank, options_that_state, words
 from service.own_models.given import Given, file_of
 from service.own_models.sources.evidence import Contradiction, judge
 from service.own_models.sources.labels import GivenLabels, named_label_set
@@ -139,14 +140,13 @@ class ClassifierEnding:
             raise RefusedModel(f"--images: {error}") from None
         for path, names in _JUDGED.items():
             undecided = evidence.undecided.get(path, ())
-            detail = evidence.decided.get(path, f"{evidence.pictures} pictures do not tell them apart")
             if path in fixed or not (undecided or path in evidence.decided):
                 continue
             values = {f"input.{name}": getattr(evidence.input, name) for name in names}
             if path == "outputs.class_offset":
                 values = {path: evidence.class_offset}
             for fact, value in values.items():
-                claim = Claim(value, Rank.PICTURES, detail, undecided)
+                claim = Claim(value, Rank.PICTURES, evidence.detail(path), undecided)
                 facts.claims.setdefault(fact, []).append(claim)
         if evidence.class_offset != card.class_offset:
             self._write_classifier(evidence.class_offset)
@@ -154,8 +154,12 @@ class ClassifierEnding:
             f"with this preprocessing {evidence.correct} of {evidence.pictures} pictures are named right"
         )
         if evidence.unreadable:
-            named = ", ".join(list(evidence.unreadable)[:3])
-            notes.append(f"{len(evidence.unreadable)} pictures cannot be read: {named}")
+            notes.append(f"{len(evidence.unreadable)} pictures cannot be read: {_named(evidence.unreadable)}")
+        if evidence.copies:
+            notes.append(
+                f"{len(evidence.copies)} pictures have the pixels of others and do not count: "
+                f"{_named(evidence.copies)}"
+            )
         notes += [self._contradicted(against) for against in evidence.contradictions]
         if evidence.fitting is not None:
             notes.append(
@@ -183,6 +187,11 @@ class ClassifierEnding:
             folder = self._given.folder
             write_whole(folder / "classifier.npz", content)
             self._classifier = Classifier(model=folder.name, file=file_of("classifier.npz", content))
+
+
+def _named(paths: Iterable[Path]) -> str:
+    """Return the first three of pictures, each with its folder."""
+    return ", ".join(words("/".join(path.parts[-2:])) for path in itertools.islice(paths, 3))
 
 
 def _arrays(head: Head, classes: slice) -> bytes:

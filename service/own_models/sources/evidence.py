@@ -13,9 +13,13 @@ that blurs them, and small ones another. Filters are never decided.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,11 +40,12 @@ from service.own_models.sources.conventions import (
 )
 from service.own_models.sources.likelihood import (
     SIGNIFICANCE,
+    adjusted,
     ahead,
     best_row,
     log_probabilities,
-    p_value,
     p_values,
+    rivals,
 )
 from service.own_models.sources.pictures import Labelled
 
@@ -50,8 +55,11 @@ HOPELESS = 0.001
 MOST_PICTURES = 200
 MOST_FOR_FITTINGS = 100
 _MAX_PIXELS = 64_000_000
+_NOT_SHOWN = ("input.fitting", "input.interpolation")
 _NOT_SQUARE, _MOST_SQUEEZED = 1.1, 2.0
 """Aspect ratios from which on a picture tells whether shapes are kept, and up to which it is squeezed."""
+_GOLDEN = (math.sqrt(5) - 1) / 2
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -64,20 +72,28 @@ class Evidence:
     the card; `input.mean` stands for mean and std, `input.fitting` for resize too. `correct`: the pictures
     that the network names right.
 
-    `contradictions`: where other values of fixed facts do better. `fitting`: in words, that another fitting
-    or filter does better on these pictures, which says nothing of how the network was trained; None if none
-    does.
+    `unreadable`: what is wrong with pictures that cannot be read. `copies`: pictures with the pixels of
+    another, which do not count. `contradictions`: where other values of fixed facts do better. `fitting`: in
+    words, that another fitting or filter does better on these pictures, which says nothing of how the network
+    was trained; None if none does.
     """
 
     input: InputSpec
     class_offset: int
     pictures: int
     correct: int
-    unreadable: Mapping[str, str]
+    unreadable: Mapping[Path, str]
+    copies: tuple[Path, ...]
     decided: Mapping[str, str]
     undecided: Mapping[str, tuple[str, ...]]
     fitting: str | None = None
     contradictions: tuple[Contradiction, ...] = ()
+
+    def detail(self, path: str) -> str:
+        """Say why a fact is decided, or why it is not."""
+        if path in _NOT_SHOWN:
+            return self.decided.get(path, "pictures do not show which one the network was trained with")
+        return self.decided.get(path, f"{self.pictures} pictures do not tell them apart")
 
 
 @dataclass(frozen=True)
@@ -100,6 +116,14 @@ class _Findings:
     decided: dict[str, str] = field(default_factory=dict)
     undecided: dict[str, tuple[str, ...]] = field(default_factory=dict)
     contradictions: list[Contradiction] = field(default_factory=list)
+
+
+@dataclass
+class _LeftOut:
+    """Pictures that do not count: what is wrong with them, and those that are copies of others."""
+
+    unreadable: dict[Path, str] = field(default_factory=dict)
+    copies: list[Path] = field(default_factory=list)
 
 
 def judge(
@@ -126,11 +150,12 @@ def judge(
     offsets = (card.class_offset, 1 - card.class_offset)[: 1 + network.scores - card.classes]
     tried = _Tried(network, pictures, list(of_tensors(card, fixed, layouts=layouts, offsets=offsets)))
     if not tried.scores.size:
-        named = "; ".join(f"{name}: {problem}" for name, problem in list(tried.unreadable.items())[:3])
+        named = "; ".join(f"{path.name}: {why}" for path, why in list(tried.left_out.unreadable.items())[:3])
         raise ValueError(f"pictures: none of {len(pictures)} can be read ({named or 'there are none'})")
     findings = _Findings()
     first = tried.least_assuming(findings)
-    readable = [picture for picture in pictures if picture.path.name not in tried.unreadable]
+    left_out = {*tried.left_out.unreadable, *tried.left_out.copies}
+    readable = [picture for picture in pictures if picture.path not in left_out]
     spec, advice = _judge_fitting(network, readable[:MOST_FOR_FITTINGS], first, fixed, findings)
     correct = int(tried.right[tried.conventions.index(first)])
     if spec != first.input:
@@ -144,7 +169,8 @@ def judge(
         first.offset,
         tried.scores.shape[1],
         correct,
-        tried.unreadable,
+        tried.left_out.unreadable,
+        tuple(tried.left_out.copies),
         findings.decided,
         findings.undecided,
         advice,
@@ -192,7 +218,7 @@ class _Tried:
 
     `scores`: the log-probability of each picture's class, float64 (conventions, pictures); NaN where a
     convention was far behind after FIRST_PICTURES and ran no further. `right`: the number of pictures that
-    each convention names right. `unreadable`: what is wrong with pictures that cannot be read, by name.
+    each convention names right.
     """
 
     def __init__(
@@ -204,7 +230,7 @@ class _Tried:
         stop: bool = True,
     ) -> None:
         self.conventions = conventions
-        self.unreadable: dict[str, str] = {}
+        self.left_out = _LeftOut()
         self.right = np.zeros(len(conventions), np.int64)
         self._network = network
         specs = list(dict.fromkeys(convention.input for convention in conventions))
@@ -212,7 +238,8 @@ class _Tried:
         self._logits: list[list[NDArray[np.float32]]] = [[] for _ in specs]
         self._classes: list[int] = []
         running = np.ones(len(conventions), bool)
-        for picture, image in _images(pictures, specs, self.unreadable):
+        self._first: tuple[int, NDArray[np.float64]] | None = None
+        for picture, image in _images(pictures, specs, self.left_out):
             self._classes.append(picture.class_id)
             for row in sorted({self._row[at] for at in np.flatnonzero(running).tolist()}):
                 self._logits[row].append(network.run(to_tensor(image, specs[row]), specs[row].layout))
@@ -222,8 +249,10 @@ class _Tried:
                 self.right[at] += scores.argmax() == picture.class_id
             if stop and len(self._classes) == FIRST_PICTURES:
                 scores_by_now = self._all_scores(running)
-                running = np.array(p_values(scores_by_now, best_row(scores_by_now))) >= HOPELESS
+                self._first = best_row(scores_by_now), scores_by_now
+                running = np.array(p_values(scores_by_now, self._first[0])) >= HOPELESS
         self.scores = self._all_scores(running)
+        self._stopped = [bool(np.isnan(row).any()) for row in self.scores]
 
     def _all_scores(self, running: NDArray[np.bool_]) -> NDArray[np.float64]:
         scores = np.full((len(self.conventions), len(self._classes)), np.nan)
@@ -239,9 +268,8 @@ class _Tried:
 
         Those that ran no further keep to HOPELESS, whatever temperature more pictures gave the best one.
         """
-        adjusted = p_values(self.scores, best)
-        stopped = [bool(np.isnan(row).any()) for row in self.scores]
-        return [min(p, HOPELESS) if gone else p for p, gone in zip(adjusted, stopped, strict=True)]
+        by_now = p_values(self.scores, best)
+        return [min(p, HOPELESS) if gone else p for p, gone in zip(by_now, self._stopped, strict=True)]
 
     def least_assuming(self, findings: _Findings) -> Convention:
         """Return the first convention that cannot be told from the best, and note what is (un)decided.
@@ -268,12 +296,25 @@ class _Tried:
 
     def ahead(self, best: int, rival: int, fact: str) -> str:
         """Say by how much the best convention is ahead of a rival, which is named by its value of `fact`."""
-        words = ahead(self.scores[best] - self.scores[rival])
-        return words.format(self.conventions[rival].values[fact])
+        return self.words(best, rival).format(self.conventions[rival].values[fact])
+
+    def words(self, best: int, rival: int) -> str:
+        """Say by how much the best convention is ahead of a rival; {} is for the rival.
+
+        Of a rival that ran on FIRST_PICTURES only: by how much the best one of these pictures was ahead.
+        """
+        scores = self.scores
+        if self._first is not None and self._stopped[rival]:
+            best, scores = self._first
+        return ahead(scores[best] - scores[rival], rivals(scores))
 
     def _rivals(self, fact: str, p_of: Sequence[float], best: int) -> _Rivals:
         """Compare the best convention with the best one of each other value of `fact`."""
-        means = np.nanmean(self.scores, axis=1)
+        means = self.scores.mean(axis=1)
+        if self._first is not None:
+            means = np.where(self._stopped, self._first[1].mean(axis=1), means)
+        order = np.lexsort((means, np.logical_not(self._stopped)))  # those that stopped before all others
+        rank = {int(at): place for place, at in enumerate(order)}
         mine = self.conventions[best].values[fact]
         alike = {mine}
         nearest: dict[str, int] = {}
@@ -283,11 +324,11 @@ class _Tried:
                 continue
             if p_of[at] >= SIGNIFICANCE:
                 alike.add(value)
-            if value not in nearest or means[at] > means[nearest[value]]:
+            if value not in nearest or rank[at] > rank[nearest[value]]:
                 nearest[value] = at
-        order = dict.fromkeys(convention.values[fact] for convention in self.conventions)
-        behind = max(nearest.values(), key=means.__getitem__, default=None)
-        return _Rivals([value for value in order if value in alike], behind)
+        values = dict.fromkeys(convention.values[fact] for convention in self.conventions)
+        behind = max(nearest.values(), key=rank.__getitem__, default=None)
+        return _Rivals([value for value in values if value in alike], behind)
 
 
 @dataclass(frozen=True)
@@ -315,13 +356,13 @@ def _judge_fitting(
         filters = dict.fromkeys(convention.input.interpolation for convention in tried.conventions)
         findings.undecided["input.interpolation"] = tuple(filters)
     squeezed = _squeezed(network, pictures, first)
-    stretches = 2 * p_value(squeezed) < SIGNIFICANCE
-    keeps = 2 * p_value(-squeezed) < SIGNIFICANCE
+    stretches = adjusted(squeezed, 2) < SIGNIFICANCE
+    keeps = adjusted(-squeezed, 2) < SIGNIFICANCE
     words = ""
     if stretches:
-        words = ahead(squeezed).format("the same undistorted")
+        words = ahead(squeezed, 2).format("the same undistorted")
     elif keeps:
-        words = ahead(-squeezed).format("the same squeezed")
+        words = ahead(-squeezed, 2).format("the same squeezed")
     path = "input.fitting"
     is_stretch = spec.fitting == "stretch"
     if {path, "input.resize"} & set(fixed):
@@ -372,7 +413,7 @@ def _advice(tried: _Tried, spec: InputSpec, fixed: Collection[str], *, without: 
         ", ".join(one.values[path] for path in own.values if better.values[path] != own.values[path])
         for one in (better, own)
     )
-    return f"{value}: {ahead(scores[best] - scores[mine]).format(other)}"
+    return f"{value}: {ahead(scores[best] - scores[mine], rivals(scores)).format(other)}"
 
 
 def _squeezed(network: _Network, pictures: Sequence[Labelled], convention: Convention) -> NDArray[np.float64]:
@@ -387,7 +428,7 @@ def _squeezed(network: _Network, pictures: Sequence[Labelled], convention: Conve
     plain: list[NDArray[np.float32]] = []
     squeezed: list[NDArray[np.float32]] = []
     classes: list[int] = []
-    for picture, image in _images(pictures, [squeezing], {}):
+    for picture, image in _images(pictures, [squeezing], _LeftOut()):
         regions = _regions(image, spec)
         if regions is None:
             continue
@@ -458,24 +499,40 @@ def _contradict(
     facts = tuple(path for path in chosen.values if path in differs & set(fixed))
     shown = [path for path in chosen.values if path in {*differs, "input.mean", "input.colour_order"}]
     wins, loses = (", ".join(one.values[path] for path in shown) for one in (winner, chosen))
-    words = ahead(tried.scores[best] - tried.scores[0]).format(loses)
+    words = tried.words(best, 0).format(loses)
     words = f"{wins} names {tried.right[best]} of {tried.scores.shape[1]} right, {words}"
     findings.contradictions.append(Contradiction(winner, facts, words))
 
 
 def _images(
-    pictures: Sequence[Labelled], specs: Sequence[InputSpec], unreadable: dict[str, str]
+    pictures: Sequence[Labelled], specs: Sequence[InputSpec], left_out: _LeftOut
 ) -> Iterator[tuple[Labelled, DecodedImage]]:
-    """Yield each picture decoded for all `specs`; notes what is wrong with those that cannot be read."""
+    """Yield each picture decoded for all `specs`, those of equal pixels once; notes those left out."""
+    seen: set[bytes] = set()
     for picture in pictures:
         try:
-            yield picture, load_image(read_regular(picture.path), *specs, max_pixels=_MAX_PIXELS)
+            image = load_image(read_regular(picture.path), *specs, max_pixels=_MAX_PIXELS)
         except (OSError, WeighinError) as error:
-            unreadable[picture.path.name] = str(error)
+            left_out.unreadable[picture.path] = str(error)
+            continue
+        pixels = hashlib.sha256(repr(image.pixels.shape).encode() + image.pixels.tobytes()).digest()
+        if pixels in seen:
+            left_out.copies.append(picture.path)
+            continue
+        seen.add(pixels)
+        yield picture, image
 
 
 def _spread(pictures: Sequence[Labelled]) -> list[Labelled]:
-    """Return at most MOST_PICTURES, evenly spread, in an order in which every beginning is spread too."""
-    step = max(1, len(pictures) // FIRST_PICTURES)
-    ordered = [picture for start in range(step) for picture in pictures[start::step]]
-    return ordered[:MOST_PICTURES]
+    """Return at most MOST_PICTURES, evenly of all classes; every beginning of them is spread too."""
+    by_class: dict[int, list[Labelled]] = {}
+    for picture in pictures:
+        by_class.setdefault(picture.class_id, []).append(picture)
+    classes = [_scattered(of_class) for of_class in _scattered(list(by_class.values()))]
+    turns = itertools.zip_longest(*classes)
+    return [picture for turn in turns for picture in turn if picture is not None][:MOST_PICTURES]
+
+
+def _scattered(items: Sequence[_Item]) -> list[_Item]:
+    """Return `items` so that those which begin are spread over all: by steps of the golden ratio."""
+    return [items[at] for at in sorted(range(len(items)), key=lambda at: at * _GOLDEN % 1)]

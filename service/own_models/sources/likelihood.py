@@ -13,6 +13,8 @@ SIGNIFICANCE = 0.01
 """Two ways differ below this p value, adjusted for the number of ways."""
 FLIPS = 20_000
 """Random sign flips of one test: p values down to 1/20 001."""
+LEAST_DIFFERENCE = 0.05
+"""Ways whose mean log-probabilities differ by less are alike, however sure the difference is."""
 _LEAST_LOG_PROBABILITY = -20.0
 """Scores are cut here, so that one picture cannot decide alone."""
 _SHARPNESSES = np.geomspace(0.1, 30, 25)
@@ -48,18 +50,50 @@ def log_probabilities(
 def p_value(differences: NDArray[np.float64]) -> float:
     """Return the one-sided p value of a positive mean, by sign flips of the paired `differences`.
 
-    All 2^n flips where they are fewer than FLIPS, else FLIPS random ones (a fixed seed). NaN is left out.
+    All 2^n flips where they are at most FLIPS, else none and FLIPS random ones (a fixed seed). NaN is left
+    out.
     """
     differences = differences[~np.isnan(differences)]
-    n = len(differences)
     if not differences.any():
         return 1.0
+    signs = _signs(len(differences))
+    return float((signs @ differences >= differences.sum() - 1e-12).mean())
+
+
+def adjusted(differences: NDArray[np.float64], ways: int) -> float:
+    """Return the p value of a mean of LEAST_DIFFERENCE or more, times the number of `ways`; 1 below it."""
+    differences = differences[~np.isnan(differences)]
+    if not differences.size or differences.mean() < LEAST_DIFFERENCE:
+        return 1.0
+    return min(1.0, ways * p_value(differences))
+
+
+def interval(differences: NDArray[np.float64], level: float) -> tuple[float, float]:
+    """Return the lowest and the highest mean that a one-sided `p_value` at `level` does not rule out.
+
+    A flip reaches the sum of differences, each less by d, where the mean of the flipped ones is at most d. So
+    the interval is between two quantiles of these means (Hartigan 1969, "Using Subsample Values as Typical
+    Values").
+    """
+    differences = differences[~np.isnan(differences)]
+    if not differences.size:
+        return -np.inf, np.inf
+    flipped = _signs(len(differences)) < 0
+    counts = flipped.sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = (flipped @ differences) / counts
+    rank = int(np.ceil(level * len(flipped))) - 1
+    low = np.sort(np.where(counts, means, -np.inf))[rank]
+    high = np.sort(np.where(counts, means, np.inf))[-1 - rank]
+    return float(low), float(high)
+
+
+def _signs(n: int) -> NDArray[np.float64]:
+    """Return 1 or -1 for each picture and flip, float64 (flips, n), as `p_value` says."""
     if 2**n <= FLIPS:
-        signs = np.where((np.arange(2**n)[:, None] >> np.arange(n)) & 1, -1.0, 1.0)
-        return float((signs @ differences >= differences.sum() - 1e-12).mean())
-    signs = np.random.default_rng(0).integers(0, 2, (FLIPS, n), np.int8) * 2.0 - 1
-    as_large = int((signs @ differences >= differences.sum() - 1e-12).sum())
-    return (as_large + 1) / (FLIPS + 1)
+        return np.where((np.arange(2**n)[:, None] >> np.arange(n)) & 1, -1.0, 1.0)
+    random = np.random.default_rng(0).integers(0, 2, (FLIPS, n), np.int8) * 2.0 - 1
+    return np.concatenate((np.ones((1, n)), random))
 
 
 def best_row(scores: NDArray[np.float64]) -> int:
@@ -73,15 +107,22 @@ def p_values(scores: NDArray[np.float64], best: int) -> list[float]:
     Adjusted by Bonferroni for the number of rows that could have been the best: the best one is chosen on
     the pictures that it is tested on, and the nearest rival has to be protected from that like any other.
     """
-    rivals = max(1, len(scores) - 1)
-    return [min(1.0, rivals * p_value(scores[best] - other)) for other in scores]
+    return [adjusted(scores[best] - other, rivals(scores)) for other in scores]
 
 
-def ahead(differences: NDArray[np.float64]) -> str:
-    """Return by how much the log-probability is higher, with two standard errors; {} is for than what."""
+def rivals(scores: NDArray[np.float64]) -> int:
+    """Return the number of rows of `scores` that could have been the best instead."""
+    return max(1, len(scores) - 1)
+
+
+def ahead(differences: NDArray[np.float64], ways: int) -> str:
+    """Return by how much the log-probability is higher, with the interval of the test; {} is for than what.
+
+    The interval is above 0 where `adjusted` for as many `ways` is below SIGNIFICANCE.
+    """
     differences = differences[~np.isnan(differences)]
-    spread = differences.std(ddof=1) / np.sqrt(len(differences)) if len(differences) > 1 else 0.0
+    low, high = interval(differences, SIGNIFICANCE / ways)
     return (
-        f"log-probability of the true class higher by {differences.mean():.2f} ± {2 * spread:.2f} than with "
-        f"{{}}, {len(differences)} pictures"
+        f"log-probability of the true class higher by {differences.mean():.2f} ({low:.2g} to {high:.2g}) "
+        f"than with {{}}, {len(differences)} pictures"
     )

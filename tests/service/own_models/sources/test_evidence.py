@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image
 from models.zoo.card import Card, read_card
 from service.inference.session import OnnxSession
 from service.own_models.sources.conventions import NORMALISATIONS
-from service.own_models.sources.evidence import judge
+from service.own_models.sources.evidence import _spread, judge
 from service.own_models.sources.pictures import Labelled
 from tests.helpers.disguise import RANGES, disguise
 from tests.helpers.networks import SIDE, save_network
@@ -143,9 +144,64 @@ def test_unreadable_pictures_are_named(plain: Path, pictures: list[Labelled], tm
     broken = [Labelled(tmp_path / "broken.jpg", 0), Labelled(tmp_path / "missing.jpg", 0)]
     evidence = judge(*disguised(plain), [*pictures, *broken], fixed=())
     assert evidence.pictures == len(pictures)
-    assert set(evidence.unreadable) == {"broken.jpg", "missing.jpg"}
+    assert set(evidence.unreadable) == {tmp_path / "broken.jpg", tmp_path / "missing.jpg"}
     with pytest.raises(ValueError, match="none of 2 can be read"):
         judge(*disguised(plain), broken, fixed=())
+
+
+def test_a_picture_counts_that_has_the_name_of_one_that_cannot_be_read(
+    plain: Path, pictures: list[Labelled], tmp_path: Path
+) -> None:
+    same = []
+    for number, picture in enumerate(pictures):
+        (tmp_path / f"{number}").mkdir()
+        path = tmp_path / f"{number}" / "1.png"
+        path.write_bytes(picture.path.read_bytes() if number else b"nothing")
+        same.append(Labelled(path, picture.class_id))
+    evidence = judge(*disguised(plain), same, fixed=())
+    assert list(evidence.unreadable) == [tmp_path / "0" / "1.png"]
+    assert evidence.pictures == 59
+    spec = evidence.input
+    fixed = ("input.mean", "input.colour_order")
+    content, card = disguised(plain)
+    again = judge(content, card.model_copy(update={"input": spec}), same[1:], fixed=fixed)
+    assert (again.correct, again.fitting) == (evidence.correct, evidence.fitting)
+
+
+def test_copies_of_a_picture_count_once(plain: Path, pictures: list[Labelled], tmp_path: Path) -> None:
+    copies = []
+    for number in range(20):
+        path = tmp_path / f"{number}.png"
+        path.write_bytes(pictures[5].path.read_bytes())
+        copies.append(Labelled(path, pictures[5].class_id))
+    evidence = judge(*disguised(plain, order="bgr"), copies, fixed=())
+    assert (evidence.pictures, len(evidence.copies)) == (1, 19)
+    assert evidence.decided == {}
+
+
+def test_what_is_printed_agrees_with_the_test(plain: Path, pictures: list[Labelled]) -> None:
+    """Rivals that ran on the first 20 pictures are compared on these, as they were when they were left."""
+    for order, range_ in itertools.product(("rgb", "bgr"), RANGES):
+        evidence = judge(*disguised(plain, order=order, range_=range_), pictures, fixed=())
+        for words in evidence.decided.values():
+            found = re.search(r"higher by (\S+) \((\S+) to (\S+)\)", words)
+            assert found is not None, words
+            mean, low, high = map(float, found.groups())
+            assert 0 < low < mean < high
+
+
+@pytest.mark.parametrize("each", [1, 10, 50])
+def test_pictures_are_taken_evenly_of_all_classes(each: int) -> None:
+    pictures = [Labelled(Path(f"{number:05}"), number // each) for number in range(1000 * each)]
+    taken = _spread(pictures)
+    assert len({picture.class_id for picture in taken}) == 200
+    for beginning in (20, 40, 80, 200):
+        classes = sorted(picture.class_id for picture in taken[:beginning])
+        gaps = np.diff([0, *classes, 999])
+        assert gaps.max() <= 3 * 1000 / beginning
+    few = _spread([Labelled(Path(f"{number}"), number % 2) for number in range(30)])
+    assert sorted(int(picture.path.name) for picture in few) == list(range(30))
+    assert sum(int(picture.path.name) >= 15 for picture in few[:10]) in (4, 5, 6)
 
 
 def test_disguise_keeps_what_the_network_says(plain: Path) -> None:
