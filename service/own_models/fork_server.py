@@ -71,6 +71,8 @@ class _Server:
             )
         except OSError as error:
             raise Busy(f"a process to try the file cannot be started: {error_words(error)}") from None
+        if FORKS and self._process.stdin is not None:  # no wait for a server that does not read
+            os.set_blocking(self._process.stdin.fileno(), False)
 
     def ask(self, line: bytes, until: float) -> Ended | None:
         """Return how the child that answers `line` ended; None where the server had ended before.
@@ -110,10 +112,14 @@ class _Server:
                 raise TimeoutError from None
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(line)
-        self._process.stdin.flush()
-        said = bytearray()
+        rest, said = memoryview(line), bytearray()
         with selectors.DefaultSelector() as ready:
+            ready.register(self._process.stdin, selectors.EVENT_WRITE)
+            while rest:
+                if not ready.select(max(0, until - time.monotonic())):
+                    raise TimeoutError
+                rest = rest[os.write(self._process.stdin.fileno(), rest) :]
+            ready.unregister(self._process.stdin)
             ready.register(self._process.stdout, selectors.EVENT_READ)
             while not said.endswith(b"\n"):
                 if not ready.select(max(0, until - time.monotonic())):

@@ -84,6 +84,14 @@ def test_a_child_without_an_answer_is_ended_in_time() -> None:
     until(lambda: children(os.getpid()) == before, "children have ended")
 
 
+def test_a_server_that_does_not_read_is_ended_in_time() -> None:
+    server = answer()["parent"]
+    os.kill(server, signal.SIGSTOP)
+    with pytest.raises(TimeIsOver, match=r"no answer within 0\.5 s"):
+        answer(then="x" * (1 << 20), seconds=0.5)  # more than a pipe holds
+    until(lambda: not running(server), "the server has ended")
+
+
 def test_a_server_that_was_killed_is_replaced() -> None:
     server = answer()["parent"]
     os.kill(server, signal.SIGKILL)
