@@ -73,7 +73,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def served(data: Path) -> Iterator[Server]:
-    """Run the service with its six models on this data directory."""
+    """Run the service with the models of the zoo on this data directory."""
     port = free_port()
     environment = {"WEIGHIN_DATA_DIR": str(data), "WEIGHIN_PORT": str(port)}
     server = Server("weighin", ["-m", "service", "serve"], port, environment)

@@ -125,12 +125,12 @@ def throughput(photos: Photos, rounds: int) -> list[Figure]:
 
 
 def startup() -> list[Figure]:
-    """Measure the time from process start until six models are ready."""
+    """Measure the time from process start until all models are ready."""
     ready = []
     for _ in range(3):
         with weighin() as server:
             ready.append(server.wait_until("/readyz"))
-    return [figure("process start to ready, six models", "s", ready, 3.0)]
+    return [figure("process start to ready, all models", "s", ready, 3.0)]
 
 
 def memory(photos: Photos) -> list[Figure]:

@@ -90,7 +90,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def weighin() -> Iterator[Server]:
-    """Run `weighin serve` with its six models and a new data directory."""
+    """Run `weighin serve` with the models of the zoo and a new data directory."""
     with tempfile.TemporaryDirectory() as data:
         port = free_port()
         environment = {"WEIGHIN_DATA_DIR": data, "WEIGHIN_PORT": str(port)}

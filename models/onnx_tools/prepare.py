@@ -88,7 +88,7 @@ def consolidate(path: Path) -> bytes:
 
 
 def data_files(path: Path) -> dict[str, Path]:
-    """Return the files that the ONNX file at `path` has tensors in, by the names that it gives them, sorted.
+    """Return the files with tensors of the ONNX file at `path`, by their names in that file, sorted.
 
     Raises UnreadableModel and OSError as `consolidate` does.
     """

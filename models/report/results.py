@@ -33,7 +33,7 @@ def short_name(card: Card) -> str:
 
 
 def classifiers(zoo: Path) -> list[Card]:
-    """Return the cards of a zoo's classifiers, by name; what detectors find is measured otherwise."""
+    """Return the cards of a zoo's classifiers, by name; detectors are measured in another way."""
     cards = (read_card(path.parent) for path in sorted(zoo.glob("*/card.json")))
     return [card for card in cards if card.task == "image-classification"]
 

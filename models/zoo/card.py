@@ -70,9 +70,9 @@ class InputSpec(Finite):
     `nhwc`. `batch` is the fixed N of the graph, None where N is free.
 
     `polarity` describes the training images. `light-on-dark` (grey only) means light objects on a dark
-    background: an image with a light background is inverted (255 - value) before normalisation. Its
-    background is light if more than half of the pixels in the four corners of the crop, squares of 1/9 of its
-    shorter side, exceed 127.5.
+    background: an image with a light background is inverted (255 - value) before normalisation. A
+    background is light if more than half of the pixels in the four corners of the crop exceed 127.5. The
+    corners are squares, their side 1/9 of the crop's shorter side.
     """
 
     height: Side

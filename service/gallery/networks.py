@@ -90,7 +90,7 @@ class Networks:
         return self._default if state.embedder is None else model_name(state.embedder)
 
     async def open(self, state: GalleryState) -> None:
-        """Load the copies of the networks that are not served any more, and make those that are missing.
+        """Load the copy of each network that is not served any more; copy each served one that has no copy.
 
         Call it once the models are loaded.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import tempfile
@@ -410,8 +411,25 @@ def _options(*, threads: int = 1, spinning: bool = False) -> onnxruntime.Session
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
     # Files in ONNX Runtime's own format could refer to other files without a check.
     options.add_session_config_entry("session.load_model_format", "ONNX")
+    _share_memory()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     options.log_severity_level = _FATAL_ONLY
     return options
+
+
+@functools.cache
+def _share_memory() -> None:
+    """Let all sessions of this process take memory from one arena.
+
+    With an arena each, every model would keep what its largest run needed, although only as many models run
+    at once as there are cores.
+    """
+    onnxruntime.create_and_register_allocator(
+        onnxruntime.OrtMemoryInfo(
+            "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+        ),
+        None,
+    )
 
 
 def check_self_contained(content: bytes) -> None:

@@ -131,7 +131,7 @@ def _of_form(provenance: Mapping[str, Fact]) -> dict[str, Fact]:
 def model_name(file: Path, given: str | None) -> str:
     """Return the model's name: the one given, or one from the name of the file or its folder.
 
-    Raises RefusedModel for one that is not a name.
+    Raises RefusedModel if `given` is not a valid name.
     """
     if given is None:
         path = file.absolute()

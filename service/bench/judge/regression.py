@@ -71,8 +71,8 @@ def compare_bundles(
     """Compare the entries that both bundles have.
 
     Raises InvalidParameter for a threshold outside of 0 to 10, and InvalidBundle if the bundles are not
-    comparable: different machines (unless `across_machines`, which adds a label), scenarios or inputs, no
-    common entry, or a void or partial bundle.
+    comparable: one is void or partial, they have no common entry, or their scenarios, inputs or machines
+    differ. With `across_machines`, different machines add a label instead.
     """
     if not 0 <= threshold <= 10:
         raise InvalidParameter(f"threshold {threshold:g}: out of range (allowed: 0 to 10, 0.05 for 5 %)")

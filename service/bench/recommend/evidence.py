@@ -127,7 +127,7 @@ class Measured:
 
 @dataclass
 class Evidence:
-    """Usable benchmarks by model, and reasons against others by model, both newest first.
+    """Usable benchmarks, and the reasons why others are unusable; both by model, newest first.
 
     `used`: ids of the bundles that are used; `unused`: reasons against others, by id.
     """

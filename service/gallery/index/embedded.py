@@ -50,7 +50,7 @@ Mode = Literal["streaming", "exact", "hnsw"]
 class IndexStatus(SearchStatus):
     """State of the index: it contains the changes up to `sequence`; `dead` nodes stay until it is rebuilt.
 
-    `mode` of a search: "streaming" (and exact) while the index lacks images.
+    `mode`: how a search works now; "streaming" while the index lacks images, when searches are exact.
     """
 
     mode: Mode
