@@ -65,7 +65,7 @@ _INPUT = (
 )
 _OF_FITTING = {"center-crop": ("resize",), "stretch": (), "letterbox": ("pad_value",), "pad": ("pad_value",)}
 _OTHERS = (
-    "labels", "architecture", "block", "macs", "source.weights", "source.licence",
+    "labels", "architecture", "block", "parameters", "macs", "source.weights", "source.licence",
 )  # fmt: skip
 
 

@@ -124,6 +124,8 @@ def test_facts_of_the_file_are_in_the_card(
         at: Any = getattr(card, holder) if holder else card
         assert (at[name] if isinstance(at, dict) else getattr(at, name)) == value, path
         assert card.provenance[path].origin == origin, path
+    of_file = {path for path, fact in card.provenance.items() if fact.origin == "file"}
+    assert {"parameters", "macs", "precision"} <= of_file
 
 
 def test_what_nothing_states_is_assumed_and_named(tmp_path: Path) -> None:
