@@ -5,7 +5,7 @@ Two conventions differ where the paired differences do: a sign-flip permutation 
 of conventions.
 
 How much of a picture a fitting shows is no evidence of how a network was trained: whatever the network,
-pictures that are framed tightly favour one that shows more of them. So fittings are told apart only by what
+tightly framed pictures favour a fitting that shows more of them. So fittings are told apart only by what
 they do to shapes: whether the same part of a picture is named better squeezed as `stretch` squeezes it than
 undistorted, at the same size. A filter is no evidence either: whatever the network, noisy pictures favour one
 that blurs them, and small ones another. Filters are never decided.

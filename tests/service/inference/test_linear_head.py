@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import sys
 import threading
@@ -61,6 +62,28 @@ def test_threads_that_parse_at_once_all_read_it(
     finally:
         sys.setswitchinterval(interval)
     assert problems == []
+
+
+@pytest.mark.parametrize(("failures", "is_read"), [(3, True), (100, False)])
+def test_failing_parser(
+    failures: int, is_read: bool, stored: tuple[Path, File], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same, with the failures of CPython's parser put in its place, as often as they are wanted."""
+    parse, left = ast.literal_eval, [failures]
+
+    def fails_at_first(text: str) -> object:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise SystemError("AST constructor recursion depth mismatch")
+        return parse(text)
+
+    monkeypatch.setattr(ast, "literal_eval", fails_at_first)
+    if is_read:
+        assert read_linear_head(*stored, SHAPE).bias.tolist() == [1] * SHAPE[0]
+    else:
+        with pytest.raises(UnusableHead, match="no arrays"):
+            read_linear_head(*stored, SHAPE)
+    assert left[0] < failures, "NumPy does not parse headers this way"
 
 
 def test_a_file_without_the_arrays_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Children with bounds: what they inherit, how they end, and that nothing outlives whoever asked."""
+"""Children with bounds: what they inherit, how they end, and that none outlives the process that asked."""
 
 from __future__ import annotations
 
