@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 
 def children(pid: int) -> set[int]:
-    """Return the processes that a process has started, and those that they have."""
+    """Return the processes that a process has started, and theirs in turn. Threads may end meanwhile."""
     found: set[int] = set()
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        own = {int(child) for child in (task / "children").read_text().split()}
-        found |= own.union(*map(children, own))
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                own = {int(child) for child in (task / "children").read_text().split()}
+                found |= own.union(*map(children, own))
     return found
 
 

@@ -79,8 +79,8 @@ def test_latency_includes_the_wait() -> None:
     with ThreadPoolExecutor(1) as executor:
         trial = at_rate(Busy(2.0), executor, 1, 1000.0, 100, 1000.0, random.Random(1))
     assert trial.abandoned == 0
-    assert np.median(trial.inference_ns) < 4e6
     assert trial.latencies_ns[-1] > 50e6
+    assert trial.latencies_ns[-1] > 10 * np.median(trial.inference_ns)
     assert trial.latencies_ns[-1] > 10 * trial.latencies_ns[0]
 
 
