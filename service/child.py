@@ -18,6 +18,6 @@ def child_command(module: str) -> list[str]:
     """Return the command that runs `module` with this Python.
 
     The child imports nothing from the working directory, where a folder `models` may be another program. It
-    finds this one as it is installed, or else, for sources that are not installed, in their own folder.
+    imports this program from where it is installed, or else from the folder of its sources.
     """
     return [sys.executable, "-P", "-c", _RUN, module, str(_ROOT)]

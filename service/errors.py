@@ -125,7 +125,7 @@ class QueueFull(WeighinError):
 
 
 class Busy(WeighinError):
-    """As many jobs of this kind are running as may, or the system starts no further process."""
+    """The limit of running jobs of this kind is reached, or the system cannot start another process."""
 
     slug = "busy"
 

@@ -202,8 +202,8 @@ def runtimes(name: str) -> str:
         "network and runtime",
         "p50, ms (rounds)",
         "/ fp32 in ONNX Runtime",
-        "largest difference from ONNX Runtime, in deviations",
-        "objects as fp32 in ONNX Runtime",
+        "largest difference from ONNX Runtime, in standard deviations of its output",
+        "objects of fp32 in ONNX Runtime that are found",
     )
     return f"{markdown(head, rows)}{note}"
 

@@ -62,15 +62,17 @@ def _verdicts(results: Results) -> list[str]:
         "machine was not quiet.",
         "",
         "A verdict of faster or slower needs a p-value below the level and a difference of at least "
-        f"{MIN_DIFFERENCE:.0%}; `models/zoo/verdicts.py` has this rule and the level in use.",
+        f"{MIN_DIFFERENCE:.0%}; `models/zoo/verdicts.py` has this rule and the level in use. "
+        "`separable-81m` is a small network with random weights, generated for this study "
+        "(`benchmarks/instrument/network.py`).",
         "",
     ]
     chosen = results.last("rule-chosen")
     chosen_at = 0.0 if chosen is None else chosen["at"]
     if chosen_at:
         lines += [
-            "The rows of the launches after the rule was chosen cut only those launches into segments, so "
-            "they can have an error that no segment of all launches has.",
+            'The rows "launches after the rule was chosen" use segments cut from those launches only. Such a '
+            "segment can contain an error that no segment of all launches contains.",
             "",
         ]
     by_model = {model: [launch for launch in quiet if launch["model"] == model] for model in models}

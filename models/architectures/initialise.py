@@ -28,12 +28,14 @@ def initialise(network: nn.Module) -> None:
 def randomise(network: nn.Module, seed: int, images: Tensor, shift: float = 0.0) -> None:
     """Set weights that resemble trained ones: He-scaled, with batch norms and biases that all have an effect.
 
-    A freshly initialised network gives logits of the order of 1e-8, on which a comparison "within 1e-4"
-    proves nothing, and may compute with denormal numbers. Batch norms take means and variances from `images`
-    (N, channels, H, W), as in training, then shift and scale them at random and get random weights and
-    biases, so that activations keep their scale through any number of layers. `shift` is the mean of these
-    biases: with 0, a random network magnifies the smallest difference between two images from layer to layer,
-    which a trained one does not; with 1, most activations pass their ReLU, and it hardly does.
+    A freshly initialised network may compute with denormal numbers, and its logits are of the order of 1e-8,
+    for which a comparison "within 1e-4" proves nothing. Here, batch norms take means and variances from
+    `images` (N, channels, H, W), as in training, so activations keep their scale through any number of
+    layers. The means and variances are then changed at random; weights and biases are random too.
+
+    `shift` is the mean of the batch norms' biases. With 0, a random network magnifies the smallest difference
+    between two images from layer to layer, unlike a trained one. With 1, most activations pass their ReLU,
+    and differences hardly grow.
     """
     random = torch.Generator().manual_seed(seed)
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]

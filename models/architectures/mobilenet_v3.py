@@ -73,7 +73,7 @@ def mobilenet_v3_small(classes: int = 1000, width_multiplier: float = 1.0) -> Im
 
 
 def mobilenet_v3_large(classes: int = 1000, width_multiplier: float = 1.0) -> ImageClassifier:
-    """Create MobileNetV3-Large of the same paper.
+    """Create MobileNetV3-Large, from the paper that `mobilenet_v3_small` cites.
 
     Raises ValueError for a width multiplier that leaves no channel.
     """

@@ -38,8 +38,7 @@ def plans() -> Iterator[tuple[str, QuantizationPlan]]:
 def measure(folder: Path, photos: Path) -> Iterator[tuple[str, Compared]]:
     """Yield each variant's description and its agreement with the floating-point model in `folder`.
 
-    The photographs differ from those of the agreement on a card, so choosing by these figures does not bias
-    it.
+    The agreement on a card is measured on other photographs, so choosing by these figures does not bias it.
     Raises MissingPhotosError if `photos` lacks the photographs.
     """
     card = read_card(folder)

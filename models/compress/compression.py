@@ -24,7 +24,10 @@ class FineTuning(Frozen):
     learning_rate: float = Field(gt=0)
 
     def of(self, config: TrainConfig, epochs: int | None = None) -> TrainConfig:
-        """Return `config` with these epochs, or `epochs`, and this learning rate, without warm-up."""
+        """Return `config` with this learning rate and number of epochs, without warm-up.
+
+        `epochs` overrides the number of epochs.
+        """
         optimizer = config.optimizer.model_copy(
             update={"learning_rate": self.learning_rate, "warm_up_epochs": 0.0}
         )
@@ -41,8 +44,8 @@ class Distillation(Frozen):
     """Distillation.
 
     `passes`: augmented passes over the images for which the teacher's answers are cached, by `pass_seed`.
-    `temperature`: softens the probabilities. `weight`: of the teacher in the loss; the true classes have the
-    rest.
+    `temperature`: softens the probabilities. `weight`: the teacher's share of the loss; the true classes
+    have the rest.
     """
 
     passes: int = Field(gt=0)

@@ -50,7 +50,7 @@ class OverBudgetError(Exception):
 class Candidate:
     """A design with its validation accuracy after a short training and its measured p50.
 
-    `best`: on the Pareto front of both.
+    `best`: whether it is on the Pareto front of accuracy and p50.
     """
 
     number: int
@@ -108,8 +108,8 @@ def macs_of(design: Design) -> int:
 def fit_to_budget(design: Design, budget: int) -> Design:
     """Return the design, narrowed uniformly until it has at most `budget` multiply-accumulates.
 
-    Channels are round_channels to numbers that the blocks support; a pointwise head is not narrowed. Without
-    this step few suggestions would fit the budget, and none with wide blocks. Raises OverBudgetError for a
+    Numbers of channels are rounded to ones that the blocks support; a pointwise head is not narrowed. Without
+    narrowing, few suggestions would fit the budget, and none with wide blocks. Raises OverBudgetError for a
     design that is too deep at any width.
     """
     width = 1.0

@@ -40,9 +40,10 @@ def crops(
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield the same square crops of every photograph every time, uint8 RGB (side, side, 3).
 
-    The first is the largest, in the centre. The others have the sides SHARES in turn, at positions drawn from
-    `seed` and the photograph's name, so they do not depend on the list of packages. No side is below
-    SMALLEST, unless the photograph's shorter side is. Raises MissingPhotosError for a package without files.
+    The sides of the crops are the shares SHARES, in turn, of the photograph's shorter side; no side is below
+    SMALLEST, unless the shorter side is. The first crop is the largest, in the centre. The positions of the
+    others are drawn from `seed` and the photograph's name, so they do not depend on the list of packages.
+    Raises MissingPhotosError for a package without files.
     """
     for path in photographs(folder, packages):
         pixels = _read(path)

@@ -55,9 +55,9 @@ class Pairs(Frozen):
 
 
 class JudgedFurther(Frozen):
-    """The trained student, fine-tuned for `epochs` with the teacher and without, on the same images.
+    """Accuracy of the trained student, fine-tuned for `epochs` epochs with the teacher and without.
 
-    One training each; `p`: McNemar's test (models/zoo/paired.py).
+    One training each, evaluated on the same images; `p`: McNemar's test (models/zoo/paired.py).
     """
 
     epochs: int = Field(gt=0)
@@ -85,8 +85,8 @@ class JudgedFurther(Frozen):
 class JudgedGain(Frozen):
     """Gain of `student` from the mean of `teachers`, whose accuracy is `teacher`.
 
-    Measured over `seeds` pairs of trainings of `epochs` from random weights, and `n` images
-    (models/zoo/paired.py). `further`: the same for a trained student.
+    Measured on `n` images over `seeds` pairs of trainings, each of `epochs` epochs from random weights
+    (models/evaluate/gain.py). `further`: fine-tuning of a trained student with the teacher and without.
     """
 
     student: str

@@ -32,10 +32,10 @@ TEACHER_KEYS = ("teacher", "distillation")
 def judge(
     student: str, runs: Path, seeds: int, zoo: Path, test: Images, report: Callable[[str], None] = print
 ) -> JudgedGain:
-    """Judge the trainings of `models distill`: seeds 0 to `seeds` - 1, and the fine-tuned pair if both exist.
+    """Judge the trainings of `models distill`: seeds 0 to `seeds` - 1, and the fine-tuned pair.
 
-    The accuracy of the teachers, models of `zoo`, is that of the mean of their probabilities. `report`
-    receives one line per result.
+    The fine-tuned pair is left out unless both of its trainings exist. The teachers are models of
+    `zoo`; their accuracy is that of the mean of their probabilities. `report` receives one line per result.
     Raises FileNotFoundError for a missing training, CheckpointError for trainings that differ in more than
     seed and teacher, and ValueError if the models of `zoo` are not the teachers.
     """

@@ -76,10 +76,10 @@ class _Trial:
 class Choice:
     """An int8 network.
 
-    `content`: the file. `kept`: the convolutions and linear layers, of `layers` in all, that are in float
-    before the last pooling. `everything` and `divergence`: mean Kullback-Leibler divergence from the
-    network's probabilities, in nats, on the calibration images, with everything in int8 and as chosen.
-    `trials`: number of variants that were made and run.
+    `content`: the file. `kept`: the convolutions and linear layers before the last pooling that stay in
+    float, of `layers` in all. `divergence`: mean Kullback-Leibler divergence of this network's probabilities
+    from the float network's, in nats, on the calibration images. `everything`: the same divergence with all
+    layers in int8. `trials`: number of variants that were made and run.
     """
 
     content: bytes
@@ -100,15 +100,15 @@ def choose_plan(
     size: tuple[int, int] | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Choice:
-    """Return the int8 variant of the ONNX file `content`, as `simplify` returns it.
+    """Return the best int8 variant of `content`, an ONNX file as `simplify` returns it.
 
-    `images`: input tensors of the network. `activation`: the one that the network applies to its `output`.
-    `size`: (height, width) of an image if the file leaves them free.
+    `images`: input tensors of the network. `activation`: applied by the network to its `output`. `size`:
+    (height, width) of an image if the file leaves them free.
 
-    Tries everything in int8, then the first layers in float, then parts of the rest, then the groups of the
-    part that removes most divergence: at most 20 variants. Groups stay in float, those that remove most
-    first, if each removes at least GAIN of the remaining divergence and WORTH times its share of the
-    multiply-accumulates. Raises ValueError for a network without anything to quantize.
+    Tries at most 20 variants: all layers in int8, then the first layers in float, then parts of the rest,
+    then the groups of the part that removes most divergence. Groups that remove most are considered first. A
+    group stays in float if it removes at least GAIN of the remaining divergence, and at least WORTH times its
+    share of the multiply-accumulates. Raises ValueError for a network without anything to quantize.
     """
     with tempfile.TemporaryDirectory() as folder:
         return _Search(

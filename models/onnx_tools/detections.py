@@ -1,4 +1,4 @@
-"""Find ONNX's NonMaxSuppression in a file, and add outputs that are parts of others, for detectors."""
+"""Detectors as ONNX files: find NonMaxSuppression, and add values or parts of values as outputs."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Suppression:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a value: of its last side, or with `axis` 1 of the second, what is from `start` to `stop`.
+    """A slice of a tensor along `axis`, from `start` to `stop`; the whole tensor if `start` is None.
 
-    Without `stop`, to the end; the whole value if both are None. `times`: the part is multiplied by the one
-    of length 1 that begins there. `one`: its length is 1, and the side is left out. `turned`: the last two
-    sides are exchanged.
+    If `stop` is None, the slice reaches to the end of the axis. `times`: index on the axis; the slice is
+    multiplied by the slice of length 1 at this index. `one`: the slice has length 1, and the axis is removed.
+    `turned`: the last two axes are exchanged.
     """
 
     value: str
@@ -47,7 +47,7 @@ class Part:
 
     @property
     def whole(self) -> bool:
-        """Whether it is the value itself."""
+        """Whether the part is the whole tensor, unchanged."""
         return self.start is None and not self.one and not self.turned
 
 
@@ -74,10 +74,11 @@ def find_suppression(content: bytes) -> Suppression | None:
 
 
 def with_outputs(content: bytes, parts: Mapping[str, Part]) -> tuple[bytes, tuple[str, ...]]:
-    """Return the ONNX file with each of `parts` as an output of its name, and what was changed, in words.
+    """Return the ONNX file with each of `parts` as an output, and a description of each change.
 
-    A whole value keeps its own name, and stays as it is where it is an output; weights that are listed as
-    inputs become constants. Raises UnreadableModel, also where a value is missing.
+    An output has the key in `parts` as its name; only a whole tensor keeps its own name, and is not added if
+    it is an output already. Weights that are listed as inputs become constants. Raises UnreadableModel, also
+    if the graph lacks a value.
     """
     from onnx import helper
 

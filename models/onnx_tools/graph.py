@@ -92,9 +92,10 @@ def change_weights(content: bytes, change: Callable[[str, NDArray[np.generic]], 
 
 
 def convolution_chain(arithmetic: Literal["fp32", "int8"]) -> bytes:
-    """Return an ONNX model of four 1 x 1 convolutions of 256 channels on 28 x 28 maps; its ends are float.
+    """Return an ONNX model of four 1 x 1 convolutions of 256 channels on 28 x 28 maps.
 
-    A layer has 51 M multiply-accumulates; its weights and activations fit the second-level cache.
+    Its input and output are float. A layer has 51 M multiply-accumulates; its weights and activations fit the
+    second-level cache.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -130,7 +131,7 @@ def convolution_chain(arithmetic: Literal["fp32", "int8"]) -> bytes:
 
 
 def constants_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    """Return the constant tensors by the names under which nodes take them."""
+    """Return the constant tensors by name, as nodes refer to them."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.output:

@@ -133,7 +133,7 @@ def parse(content: bytes) -> onnx.ModelProto:
 
 
 def parse_model(content: bytes) -> onnx.ModelProto:
-    """Return the message that an ONNX file holds; it has a graph, and all texts outside of tensors are text.
+    """Return an ONNX file's protobuf message, checked: it has a graph, and strings outside tensors are UTF-8.
 
     Raises UnreadableModel for anything else.
     """

@@ -40,11 +40,11 @@ _FIRST_WITHOUT_INPUTS = 4  # the IR version from which initializers need not be 
 class Prepared:
     """A file to serve, and what was done to it.
 
-    `content` equals the given file where nothing had to change. `changes` says in words what did. `embedding`
-    is the output with the input of the last linear layer, (N, channels) but for sides of length 1; `features`
-    the one with the last feature map (N, channels, height, width), where global average pooling leads from it
-    to the embedding; they are added, or were there. `head` is the last linear layer. `reason` says why there
-    is no embedding, `no_maps` why there is one but no head or no features.
+    `content` is the given file if nothing had to change; `changes` describes each change. `embedding` is the
+    output with the input of the last linear layer, (N, channels), possibly with further sides of length 1.
+    `features` is the output with the last feature map (N, channels, height, width), if the embedding is its
+    global average pooling. The file may have had these outputs before. `head` is the last linear layer.
+    `reason` says why there is no embedding, `no_maps` why there is an embedding but no head or no features.
     """
 
     content: bytes
@@ -59,8 +59,8 @@ class Prepared:
 def consolidate(path: Path) -> bytes:
     """Return the ONNX file at `path` with its external tensors read in.
 
-    They are read only from regular files in the folder of `path` and the folders in it. Raises
-    UnreadableModel, which names what is missing or not allowed, and OSError where `path` cannot be read.
+    The tensors are read only from regular files in the folder of `path` and its subfolders. Raises
+    UnreadableModel, which names what is missing or not allowed, and OSError if `path` cannot be read.
     """
     size = os.stat(path).st_size
     if size > MAX_BYTES:
@@ -88,7 +88,7 @@ def consolidate(path: Path) -> bytes:
 
 
 def data_files(path: Path) -> dict[str, Path]:
-    """Return the files with tensors of the ONNX file at `path`, by their names in that file, sorted.
+    """Return the external data files of the ONNX file at `path`, sorted by the location that the file states.
 
     Raises UnreadableModel and OSError as `consolidate` does.
     """
@@ -101,11 +101,11 @@ def data_files(path: Path) -> dict[str, Path]:
 
 
 def prepare(content: bytes, logits: str) -> Prepared:
-    """Return the ONNX file `content` with what the service needs; `logits` is the output with the classes.
+    """Return the ONNX file `content` with the outputs that the service needs; `logits` names the scores.
 
-    All outputs that it had stay bit-identical, but for graphs in float16: ONNX Runtime may compute in float32
-    there and rounds what has become an output, so that logits change by about one unit of float16's last
-    place. Raises UnreadableModel for bytes that are not an ONNX file, and for a missing output.
+    The outputs that the file has stay bit-identical, except in float16 graphs: ONNX Runtime may compute those
+    in float32, but rounds every output, so a new output changes the logits by about one unit in float16's
+    last place. Raises UnreadableModel for bytes that are not an ONNX file, and for a missing output.
     """
     model = parse_model(content)
     outputs = [value.name for value in model.graph.output]
@@ -243,7 +243,7 @@ def _bytes(tensor: onnx.TensorProto) -> int:
 
 
 def without_weights_as_inputs(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Remove initializers from the inputs, where a runtime must expect other values for them."""
+    """Remove initializers from the graph's inputs, where a caller could override them; return the changes."""
     weights = {tensor.name for tensor in model.graph.initializer}
     kept = [value for value in model.graph.input if value.name not in weights]
     removed = len(model.graph.input) - len(kept)
@@ -336,7 +336,7 @@ def _batch(graph: onnx.GraphProto) -> int | str | None:
 
 
 def serialized(model: onnx.ModelProto) -> bytes:
-    """Return the model as a file. Raises UnreadableModel where it is too large."""
+    """Return the model as a file's content. Raises UnreadableModel if it is too large."""
     try:
         return bytes(model.SerializeToString())
     except Exception:  # protobuf's EncodeError, and ValueError over 2 GiB

@@ -77,7 +77,7 @@ def quantize(
 ) -> None:
     """Write the static int8 variant of the exported network `source` to `target`, atomically.
 
-    As `quantized`, which also says what is raised.
+    The settings and the errors are those of `quantized`.
     """
     write_whole(target, quantized(source.read_bytes(), images, plan, output=output))
 

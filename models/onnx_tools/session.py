@@ -44,7 +44,7 @@ def run(
 def folded(model: bytes) -> bytes:
     """Return an ONNX file that computes the same: batch norm in the weights, constants computed.
 
-    Operators of ONNX Runtime's own are not put in; those of the file stay.
+    Adds no operators that only ONNX Runtime has; keeps those that the file has.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def tidy(model: onnx.ModelProto) -> None:
-    """Tidy `model` in place without changing what it computes."""
+    """Replace means by pooling, name nodes after modules, drop metadata, in place; it computes the same."""
     _use_global_pooling(model.graph)
     _rename(model.graph)
     _drop_metadata(model)

@@ -32,7 +32,7 @@ FILES = {
 
 
 class PublishedFileError(ModelsError):
-    """A published file is missing or another one than expected."""
+    """A published file is missing, or its SHA-256 is not the expected one."""
 
 
 def published_file(name: str, folder: Path) -> Path:
@@ -94,8 +94,8 @@ def _load(network: Detector, reference: Mapping[str, Tensor], keys: Mapping[str,
 def tflite_weights(path: Path) -> dict[str, Tensor]:
     """Return the float16 weights of a `.tflite` file as float32 tensors in PyTorch's layout.
 
-    Keys are `<layer>.weight` and `<layer>.bias`, e.g. `FeatureExtractor/MobilenetV2/Conv.weight`: a tensor's
-    name begins with that of its layer, behind which come the operators that were folded into it.
+    Keys are `<layer>.weight` and `<layer>.bias`, e.g. `FeatureExtractor/MobilenetV2/Conv.weight`. In the
+    file, a tensor's name is the layer's name, followed by the operators that were folded into the layer.
     """
     from ai_edge_litert.interpreter import Interpreter
 
@@ -141,8 +141,8 @@ def ssd_keys(network: SsdMobileNetV2) -> dict[str, str]:
 def centerface_keys(network: CenterFace) -> dict[str, str]:
     """Return the published key of each weight and bias of the network's state dict.
 
-    The exporter named the convolutions, whose batch norms it folded, by numbers that rise in the order of
-    computation: the weight of the first is 542, its bias 544, the weight of the next 546.
+    The exporter folded batch norms, and named the convolutions' tensors by numbers that rise in the order of
+    computation: the first convolution has weight 542 and bias 544, the next one weight 546.
     """
     folded = [("stem.conv", "stem.bn")]
     for number, block in enumerate(network.blocks):

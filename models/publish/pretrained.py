@@ -51,7 +51,7 @@ def translate(reference: Mapping[str, Tensor], network: EfficientNetLite) -> dic
 def translated(
     reference: Mapping[str, Tensor], own: Mapping[str, Tensor], keys: Mapping[str, str]
 ) -> dict[str, Tensor]:
-    """Return the tensors of `reference` under the keys of `own`, by the reference's key for each of them.
+    """Return the tensors of `reference`, renamed: `keys` maps each key of `own` to a key of `reference`.
 
     Raises WeightsMismatchError, with the keys, if one is missing, unexpected or of another shape.
     """

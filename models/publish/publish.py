@@ -31,7 +31,7 @@ SAMPLES = 64
 
 @dataclass(frozen=True)
 class Origin:
-    """Provenance on a card. `how`: training of the weights; `derived_from`: name of the parent model."""
+    """Provenance on a card. `how`: how the weights were trained; `derived_from`: name of the parent model."""
 
     how: str
     derived_from: str | None = None
@@ -49,8 +49,8 @@ def publish(
 ) -> Card:
     """Write `output/<name>` and return its card. The folder is replaced atomically.
 
-    `identity`: of the training, as `load_trained` returns it. The exported file is compared with the network
-    on `train` and evaluated on `test`. Raises ExportMismatchError if the file and the network differ.
+    `identity`: the training's identity, as `load_trained` returns it. The exported file is compared with the
+    network on `train` and evaluated on `test`. Raises ExportMismatchError if the file and the network differ.
     """
     cost = profile(network, network.input_size, network.input_channels)
     embedding = network.classifier.in_features

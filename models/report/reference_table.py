@@ -60,7 +60,7 @@ def read_bundles(path: Path) -> list[Measurement]:
 def markdown(measured: Sequence[Measurement]) -> str:
     """Return the table of networks, one row per measurement, and the conditions of the measurement.
 
-    Raises ValueError without measurements, and if their machine, runtime, rounds or runs differ.
+    Raises ValueError if there are no measurements, or if their machines, runtimes, rounds or runs differ.
     """
     conditions = {(network.machine, network.runtime, network.rounds, network.runs) for network in measured}
     if len(conditions) != 1:
@@ -89,10 +89,10 @@ def markdown(measured: Sequence[Measurement]) -> str:
     lines += [
         "",
         f"The weights are random and He-scaled, so these are latencies of untrained networks, measured by "
-        f"`weighin bench`: {machine}, {runtime}, one thread, {rounds} rounds of {runs} runs of a network and "
-        f"its int8 form in random order. The brackets have the lowest and the highest median of a round. As "
-        f"a control, every fp32 network was measured twice; ratios of the two times: {min(ratios):.3f} to "
-        f"{max(ratios):.3f}.{' ' + UNRELIABLE if doubts else ''}",
+        f"`weighin bench`. Machine: {machine}, {runtime}. Method: one thread, {rounds} rounds; a round runs "
+        f"a network and its int8 form {runs} times each, in random order. The brackets have the lowest and "
+        f"the highest median of a round. As a control, every fp32 network was measured twice; ratios of the "
+        f"two times: {min(ratios):.3f} to {max(ratios):.3f}.{' ' + UNRELIABLE if doubts else ''}",
         "",
         *(f"- {doubt} ({', '.join(names)})" for doubt, names in doubts.items()),
         *(f"- Published top-1 of {name}: {PUBLISHED[name].source}" for name in networks),

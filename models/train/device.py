@@ -32,8 +32,8 @@ def cuda_graph(network: nn.Module, batch: Tensor) -> Forward:
     """Record `network` in training as a CUDA graph, which starts hundreds of small kernels as one.
 
     `batch` (B, channels, height, width) on the GPU sets the batch size of the graph; a batch of another size
-    bypasses it. Recording leaves weights and statistics unchanged. On the CPU, and for a network with hooks,
-    which a graph would skip, return the network itself.
+    bypasses it. Recording leaves weights and statistics unchanged. Returns the network itself on the CPU, and
+    if it has hooks, which a graph would skip.
     """
     if batch.device.type != "cuda" or any(_hooked(module) for module in network.modules()):
         return network

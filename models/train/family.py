@@ -64,7 +64,7 @@ def run_folder(runs: Path, name: str, seed: int) -> Path:
 
 
 def identity_of(design: Design, **more: Any) -> dict[str, Any]:
-    """Return the identity of a training: the design, and `more` that determines the weights."""
+    """Return the identity of a training: the design, and in `more` all else that determines the weights."""
     return {"design": design.model_dump(mode="json"), **more}
 
 

@@ -45,9 +45,10 @@ def train(network: nn.Module, job: Job, *, bar: bool = True) -> Outcome:
     """Train `network` to the recipe's last epoch, resuming from the checkpoint in the job's folder.
 
     After each epoch, the checkpoint and the log (one line of JSON per epoch) are replaced. A killed run
-    resumes after its last complete epoch and ends with the same weights, bit for bit on the same CPU with as
-    many threads; a GPU adds in any order. Training runs on the device of the job's images. Afterwards the
-    network has the averaged weights, in evaluation mode, on the CPU. `bar` shows progress on terminals.
+    resumes after its last complete epoch and ends with the same weights: bit for bit on the same CPU with the
+    same number of threads, but not on a GPU, which adds in no fixed order. Training runs on the device of the
+    job's images. Afterwards the network has the averaged weights, in evaluation mode, on the CPU. `bar` shows
+    progress on terminals.
     Raises CheckpointError for the checkpoint of another training, and RuntimeError if another process trains
     in the folder or the loss is not finite.
     """

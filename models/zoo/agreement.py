@@ -49,10 +49,10 @@ def divergences(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDAr
 
 
 def as_logits(scores: NDArray[np.float32], activation: Activation) -> NDArray[np.float32]:
-    """Return logits (n, classes) for `compare_logits` from what a network gives, (n, ...).
+    """Return logits (n, classes) for `compare_logits` from a network's output `scores`, (n, ...).
 
-    `activation` is what the network has applied. A single probability becomes two classes, without and with.
-    Of several sigmoids, the probabilities relative to each other count.
+    `activation` is what the network has applied to them. A single probability p becomes two classes, with the
+    probabilities 1 - p and p. Several sigmoids are treated as probabilities that are to be scaled to sum 1.
     """
     flat = scores.reshape(len(scores), -1).astype(np.float64)
     if activation != "none":

@@ -58,16 +58,16 @@ class InputSpec(Finite):
     """Preprocessing of an image to the network's input.
 
     `fitting` makes the image `height` x `width` pixels:
-    - `center-crop`: resizes the shorter side to `resize` pixels and cuts out the centre; with `crop_rounding`
-      `pixels` the longer side is rounded down and the crop begins at a whole pixel, as torchvision does it;
+    - `center-crop`: resizes the shorter side to `resize` pixels and cuts out the centre; if `crop_rounding`
+      is `pixels`, the longer side is rounded down and the crop begins at a whole pixel, as in torchvision;
     - `stretch`: resizes to `height` x `width` and does not keep the aspect ratio;
     - `letterbox`: resizes so that the whole image fits in, centres it and fills the borders with `pad_value`;
     - `pad`: the same with the image in the top left corner.
 
-    Each channel then becomes `(value - mean) / std` on pixel values 0 to 255. Channels are in `colour_order`,
-    or one grey channel; `mean` and `std` are in the same order. The result goes to the graph's input `name`
-    in its `layout` and `dtype`: (N, channels, height, width) for `nchw`, (N, height, width, channels) for
-    `nhwc`. `batch` is the fixed N of the graph, None where N is free.
+    Each channel then becomes `(value - mean) / std` on pixel values 0 to 255. Colour channels are in
+    `colour_order`; grey images have one channel. `mean` and `std` are in the same order. The result goes to
+    the graph's input `name` in its `layout` and `dtype`: (N, channels, height, width) for `nchw`, (N, height,
+    width, channels) for `nhwc`. `batch` is the fixed N of the graph, None where N is free.
 
     `polarity` describes the training images. `light-on-dark` (grey only) means light objects on a dark
     background: an image with a light background is inverted (255 - value) before normalisation. A
@@ -140,11 +140,11 @@ class Outputs(TypedDict):
     A classifier has `logits` and optionally `embedding` and `features`; a detector has what its decoder needs
     (`models/zoo/detection.py`).
 
-    `names` has the graph's names of outputs that are called otherwise there. Without `activation`, the last
-    operator of the file decides. `class_offset` is the number of logits or scores before the first class: 1
-    where the network has a background class, which is neither counted nor reported; 0 with a logit more than
-    classes where that comes last. `multi_label`: more than one class may be right, each with its own
-    probability.
+    `names`: names in the graph, for outputs that have another name there. Without `activation`, the last
+    operator of the file decides. `class_offset`: number of logits or scores before the first class. It is 1
+    if a background class comes first, which is neither counted nor reported, and 0 if one comes last; with
+    either, there is one logit more than classes. `multi_label`: more than one class may be right, each with
+    its own probability.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
@@ -184,7 +184,7 @@ class DataFile(Finite):
 
 
 class GivenFile(File):
-    """An ONNX file as it was given, with the files that it has its tensors in."""
+    """An ONNX file as it was given, with its external data files."""
 
     data: tuple[DataFile, ...] = ()
 
@@ -314,7 +314,7 @@ class Source(Finite):
 class Fact(Finite):
     """Where one fact of a card comes from.
 
-    `undecided`: the values that the pictures could not tell apart, the card's among them.
+    `undecided`: the values that labelled pictures could not tell apart, including the card's value.
     """
 
     origin: Origin

@@ -120,11 +120,11 @@ class _InputBoxes(Finite):
 class DecodedBoxes(_InputBoxes):
     """Boxes that the graph has decoded, as the TensorFlow Object Detection API, torchvision and DETR export.
 
-    Outputs: `boxes` (N, 4); `scores` of each box and class (N, classes), or with `classes` (N,), the class
-    ids, one score per box (N,), which is also allowed with a single class; optionally `count` () or (1,), the
-    number of boxes that count. Class ids, in columns or in `classes`, begin with `outputs.class_offset`
-    classes that are not reported. With `no_object`, a last column stands for none of the classes. With
-    `boxes_first`, the graph has no batch dimension and as many boxes as it finds: the shapes leave N out.
+    Outputs: `boxes` (N, 4), and either `scores` of each box and class (N, classes), or one score per box (N,)
+    and `classes` (N,), the class ids. With a single class, scores (N,) need no `classes`. Optionally
+    `count`, () or (1,): the number of valid boxes. The first `outputs.class_offset` class ids, as columns
+    or in `classes`, are not reported. With `no_object`, a last column stands for none of the classes.
+    With `boxes_first`, the graph has no batch dimension, and the number of boxes varies: shapes omit N.
     """
 
     kind: Literal["decoded-boxes"]

@@ -1,4 +1,4 @@
-"""The base of everything that is read from a file or another process."""
+"""Base classes of data that is read from a file or another process."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ class Frozen(BaseModel):
 
 
 class Finite(Frozen):
-    """The same without infinite numbers and NaN."""
+    """Frozen fields that reject infinite numbers and NaN."""
 
     model_config = ConfigDict(allow_inf_nan=False)

@@ -45,7 +45,7 @@ def preprocess(
 ) -> NDArray[np.float32]:
     """Fit and normalise one image as `spec` says; return float32 (1, channels, height, width).
 
-    Layout and dtype of the graph's own input are the session's business.
+    `graph_input` converts the result to the layout and dtype of the graph's input.
 
     `pixels` is uint8 RGB (H, W, 3), of any size from 1 x 1. `box` is the region that the image covers, by
     default all: a JPEG of 1001 columns decoded at 1/8 has 126 columns and covers 125.125. The result is

@@ -58,7 +58,7 @@ def binomial_cdf(k: int, n: int, p: float) -> float:
 
 @functools.lru_cache(maxsize=1024)
 def slowest_allowed(n: int, fraction: float, confidence: float = CONFIDENCE) -> int:
-    """Return the largest t with `binomial_cdf(t, n, 1 - fraction) <= 1 - confidence`; 0 or less: none does.
+    """Return the largest t with `binomial_cdf(t, n, 1 - fraction) <= 1 - confidence`; below 1 if none.
 
     The t-th largest of n independent samples then bounds the percentile `fraction` from above with that
     confidence: MLPerf's early stopping in its conservative form (inference_rules.adoc of

@@ -1,11 +1,12 @@
 """The rule by which one model is called faster or slower than another, from rounds that ran both.
 
-Of every round the log-ratio of the two medians is taken. The point estimate is the interquartile mean of all
-rounds, since a round in which the machine did something else says nothing of the models. Its interval and p
-come from a hierarchical bootstrap, launches first and rounds within them, because one launch is one draw. A
-verdict needs both a p below LEVEL, adjusted where several models are compared, and a difference of at least
-MIN_DIFFERENCE. LEVEL is calibrated by benchmarks/instrument so that no more than one in twenty comparisons of
-a model with itself gets a verdict (docs/instrument.md has the figures).
+Each round gives the log-ratio of the two models' medians. The point estimate is the interquartile mean over
+all rounds, because a round that other work on the machine disturbed says nothing about the models. Its
+interval and p come from a hierarchical bootstrap that resamples launches, then rounds within them, because
+rounds of one launch are not independent. A verdict needs a p below LEVEL, adjusted if several models are
+compared, and a difference of at least MIN_DIFFERENCE. LEVEL is calibrated by benchmarks/instrument so that no
+more than one in twenty comparisons of a model with itself gets a verdict (docs/instrument.md has the
+figures).
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from service.inference.pool import Deadline
 IMAGE, METADATA = "image", "metadata"
 
 MAX_IMAGES = 100_000
-"""Images per request, a limit because the results are in memory until its end."""
+"""Maximum images per request, whose results are in memory until the request ends."""
 
 _RETRY_INTERVAL_S = 0.05
 
@@ -51,7 +51,7 @@ class AddedResponse(BaseModel):
 
 @dataclass(frozen=True)
 class Bulk:
-    """Adds the images of one request, `width` concurrently; each has the limits of a single image."""
+    """Adds the images of one request, `width` at a time; `bounds` apply to each image."""
 
     writer: GalleryWriter
     width: int
@@ -66,7 +66,7 @@ class Bulk:
         """Add each part named `image`; a part named `metadata` describes the image after it.
 
         An image that cannot be stored is "rejected". Raises GalleryFull or StorageUnavailable if that is why
-        no image was stored, and the errors of `parts` after the images in progress.
+        no image was stored. Errors of `parts` are raised once the images in progress are done.
         """
         return await _Adding(self).add(parts)
 

@@ -89,13 +89,13 @@ DEGRADED = Field(
 
 
 VERSION = Field(
-    description="Versions of each model that the figures are of: `current`, `all`, or the start of a SHA-256",
+    description="Versions of each model that the figures cover: `current`, `all`, or the start of a SHA-256",
     examples=["current"],
 )
 
 
 class ModelVersion(BaseModel):
-    """A version of a model."""
+    """A model and the file that it was served from."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -111,7 +111,7 @@ class LatencyResponse(BaseModel):
     window: LatencyWindow
     version: str = VERSION
     other_versions: list[ModelVersion] = Field(
-        description="Versions that the figures leave out, with runs since the day in which the window begins",
+        description="Versions that the figures omit, with runs in the window or earlier on its first day",
         examples=[[]],
     )
     latencies: list[Latency]
@@ -159,8 +159,8 @@ VersionName = Annotated[
     str,
     Query(
         pattern="^(current|all|[0-9a-f]{4,64})$",
-        description="`current`: the file that each model is served from, with what earlier releases recorded "
-        "without a version; `all`; or at least four digits of the beginning of a SHA-256",
+        description="`current`: runs of the file that each model is served from, and those that earlier "
+        "releases recorded without a version; `all`; or the beginning of a SHA-256, at least four digits",
     ),
 ]
 Step = Annotated[

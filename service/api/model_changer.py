@@ -1,4 +1,4 @@
-"""Adds and deletes own models, and lets the registry take that in at once."""
+"""Add and delete own models, and reload them in the registry at once."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from service.own_models.facts import in_form_words
 
 _BOUNDS = Bounds()
 MOST_AT_ONCE = 2
-"""Models that come in at a time."""
+"""Maximum number of models that are uploaded at the same time."""
 
 ModelsInUse = Callable[[], Awaitable[Collection[str]]]
 
 
 class ModelChanger:
-    """Adds and deletes own models, and lets the registry take that in at once.
+    """Adds and deletes own models, and reloads them in the registry at once.
 
-    A file is read by a child process, within `bounds`; only the exchange of folders is one at a time.
+    A child process reads each file, within `bounds`. Model folders are replaced one at a time.
     """
 
     def __init__(self, registry: Registry, gallery_models: ModelsInUse, *, bounds: Bounds = _BOUNDS) -> None:
@@ -39,7 +39,7 @@ class ModelChanger:
         self._coming = 0
 
     def check_ready(self) -> None:
-        """Raise NotReady while models are loaded: the registry is busy with that."""
+        """Raise NotReady until the registry has loaded the models."""
         if not self._registry.ready:
             raise errors.NotReady("models are still being loaded")
 
@@ -53,7 +53,7 @@ class ModelChanger:
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:
-        """Hold one of the places for models that come in. Raises Busy where all are taken."""
+        """Reserve one of the MOST_AT_ONCE uploads inside the context. Raises Busy if all are taken."""
         if self._coming >= MOST_AT_ONCE:
             raise errors.Busy(f"models: {self._coming} are being added (allowed: {MOST_AT_ONCE} at a time)")
         self._coming += 1
@@ -63,7 +63,7 @@ class ModelChanger:
             self._coming -= 1
 
     async def add(self, upload: Upload, *, replace: bool) -> Added:
-        """Add the model and serve it; where the registry refuses it, what is served is as before.
+        """Add the model and serve it; if the registry refuses it, restore what was served before.
 
         Raises RefusedModel, ModelExists, Busy and StorageUnavailable.
         """
@@ -104,7 +104,8 @@ class ModelChanger:
         self.check_own(name)
         if name == self._registry.default_model:
             raise errors.ModelInUse(
-                f"model '{name}': it is WEIGHIN_DEFAULT_MODEL (allowed: PUT another file, or set another)"
+                f"model '{name}': it is WEIGHIN_DEFAULT_MODEL (allowed: PUT another file, or set "
+                "another default model)"
             )
         if name in await self._gallery_models():
             raise errors.ModelInUse(
@@ -133,5 +134,5 @@ def exists(name: str) -> errors.ModelExists:
 
 
 def _put_instead(words: str) -> str:
-    """Return the message that a name is taken with what is allowed over HTTP."""
+    """Return the message that a name is taken, with the allowed values replaced by those for HTTP."""
     return f"{words.partition(' (allowed:')[0]} (allowed: another name, or PUT /models/NAME)"

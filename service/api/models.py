@@ -1,4 +1,4 @@
-"""/models: list the models with their cards and why one is not served; add, replace and delete own ones."""
+"""/models: list models with their cards, and why any is not served; add, replace and delete own models."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class ModelOut(BaseModel):
         "`sigmoid`, the service applies no softmax. null if the model is not loaded"
     )
     assumed: list[str] = Field(
-        description="Facts of the card that were assumed, by their paths; with those of `input`, "
-        "`outputs` and `labels` predictions may be wrong",
+        description="Paths of the card's facts that were assumed; if these are of `input`, `outputs` or "
+        "`labels`, predictions may be wrong",
         examples=[[]],
     )
     card: Card | None = Field(description="null if the card itself is invalid")
@@ -60,10 +60,10 @@ class AddedModelOut(ModelOut):
 
 @dataclass(frozen=True)
 class Changes:
-    """What the routes that change models need.
+    """Settings of the routes that change models.
 
-    `max_bytes`: of a body. `wait_s`: how long nothing of it may arrive. `gallery_models` returns the names of
-    the models that the gallery needs.
+    `max_bytes`: maximum size of a body. `wait_s`: maximum seconds between two chunks of it. `gallery_models`
+    returns the names of the models that the gallery needs.
     """
 
     api_key: SecretStr | None

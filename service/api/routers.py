@@ -52,7 +52,7 @@ def key_needed(api_key: SecretStr | None) -> Callable[..., Awaitable[None]]:
 
 
 def own_key_needed(api_key: SecretStr | None) -> Callable[..., Awaitable[None]]:
-    """A dependency as `key_needed`, for routes that nobody may use where no key is set: NoKeySet."""
+    """Return a dependency like `key_needed` that raises NoKeySet if `api_key` is None."""
     guard = key_needed(api_key)
 
     async def check(given: HTTPAuthorizationCredentials | None = _bearer) -> None:

@@ -15,7 +15,7 @@ from service.logs import configure_logging
 
 
 class _Command(NamedTuple):
-    """Where a command is: the module in this package and the name in it, with the help of the list."""
+    """A command: the module in this package, the name in it, and the text in the list of commands."""
 
     module: str
     name: str
@@ -39,7 +39,7 @@ COMMANDS = {
     "quantize": _Command(
         "quantize",
         "quantize",
-        "Make the static int8 variant of a model, beside it, and say whether it pays on this machine.",
+        "Make a static int8 variant of a model, keep both, and say whether int8 pays on this machine.",
     ),
     "compare": _Command(
         "compare",
@@ -74,7 +74,7 @@ COMMANDS = {
 
 
 def load_command(name: str) -> Any:
-    """Import a command and return it as typer runs it. Raises KeyError for an unknown name."""
+    """Import a command and return it as a click command. Raises KeyError for an unknown name."""
     command = COMMANDS[name]
     target = getattr(import_module(f"{__name__}.{command.module}"), command.name)
     single = typer.Typer(add_completion=False)

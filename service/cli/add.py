@@ -36,13 +36,13 @@ def add_model(
     labels: Annotated[str | None, typer.Option(help="A file of class names, or a built-in label set")] = None,
     label_set: Annotated[str | None, typer.Option(help="Name of the label set that the names form")] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Labelled pictures, a folder per class, that decide what is not known")
+        Path | None, typer.Option(help="Labelled pictures, a folder per class, to find out unknown facts")
     ] = None,
     mapping: Annotated[
-        Path | None, typer.Option(help="File from names of folders in --images to labels")
+        Path | None, typer.Option(help="File that maps the folder names in --images to labels")
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help=f"How the network's tool prepares images: {', '.join(PRESETS)}")
+        str | None, typer.Option(help=f"Prepare images as this framework does: {', '.join(PRESETS)}")
     ] = None,
     to: Annotated[
         Path | None, typer.Option(help="Folder of models [default: models in WEIGHIN_DATA_DIR]")
@@ -50,10 +50,10 @@ def add_model(
     replace: Annotated[bool, typer.Option("--replace", help="Replace a model of that name")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON")] = False,
     time_limit: Annotated[
-        float, typer.Option(min=1, help="Seconds in which the file must load and run once")
+        float, typer.Option(min=1, help="Maximum seconds to load the file and run it once")
     ] = Bounds.seconds,
     memory_limit: Annotated[
-        float, typer.Option(min=0.1, help="GiB of memory that it may need for that")
+        float, typer.Option(min=0.1, help="Maximum memory to load and run it, in GiB")
     ] = Bounds.memory_bytes / (1 << 30),
     size: Annotated[
         str | None, typer.Option(help="224, or 240x320 (height x width)", rich_help_panel=_INPUT)
@@ -119,12 +119,12 @@ def add_model(
     ] = None,
     score_activation: Annotated[
         str | None,
-        typer.Option(help="That the scores still need: none, sigmoid, softmax", rich_help_panel=_DETECTOR),
+        typer.Option(help="Still to apply to the scores: none, sigmoid, softmax", rich_help_panel=_DETECTOR),
     ] = None,
     no_object: Annotated[
         bool | None,
         typer.Option(
-            "--no-object/--only-classes", help="The last score is of no class", rich_help_panel=_DETECTOR
+            "--no-object/--only-classes", help="The last score is for 'no object'", rich_help_panel=_DETECTOR
         ),
     ] = None,
     suppression: Annotated[
@@ -144,9 +144,9 @@ def add_model(
         str | None, typer.Option(help="Block family, e.g. inverted-residual", rich_help_panel=_WORDS)
     ] = None,
     parameters: Annotated[
-        int | None, typer.Option(help="As the paper counts", rich_help_panel=_WORDS)
+        int | None, typer.Option(help="Number of parameters, as in the paper", rich_help_panel=_WORDS)
     ] = None,
-    macs: Annotated[int | None, typer.Option(help="Of one image", rich_help_panel=_WORDS)] = None,
+    macs: Annotated[int | None, typer.Option(help="MACs per image", rich_help_panel=_WORDS)] = None,
     weights: Annotated[
         str | None, typer.Option(help="Where the weights come from", rich_help_panel=_WORDS)
     ] = None,
@@ -156,8 +156,8 @@ def add_model(
 ) -> None:
     """Add an ONNX file as a model: read its facts, run it once, write its folder.
 
-    A running service on the same data directory serves it within two seconds. What nothing states is assumed
-    and named: settle it with the option given, with --preset, or with --images.
+    A running service on the same data directory serves it within two seconds. Facts that no source states
+    are assumed and listed: set them with the option named there, with --preset, or with --images.
     """
     facts: dict[str, Any] = {
         "input.size": None if size is None else _size(size),
@@ -316,8 +316,8 @@ def _pixels(range_: str | None, mean: str | None, std: str | None) -> dict[str, 
         return {f"input.{name}": given for name, given in values.items()}
     if max(map(abs, (*values["mean"], *values["std"]))) > 2:
         raise RefusedModel(
-            f"--mean {mean} --std {std}: not of pixels from 0 to 1 (allowed: up to 2; with --range 0..255 of "
-            "pixels from 0 to 255)"
+            f"--mean {mean} --std {std}: too large for pixels from 0 to 1 (allowed: up to 2; for pixels "
+            "from 0 to 255 add --range 0..255)"
         )
     return {f"input.{name}": tuple(255 * number for number in given) for name, given in values.items()}
 

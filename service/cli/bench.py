@@ -110,7 +110,7 @@ def bench(
 
 
 def _store(settings: Settings, bundle: Bundle) -> None:
-    """Save the bundle in the data directory, for `weighin recommend`; warn if another process holds it."""
+    """Save the bundle in the data directory, for `weighin recommend`; warn if the directory is locked."""
     try:
         with open_state(settings.data_dir, settings.database_url) as state:
             BenchmarkArchive(state.benchmarks).save(bundle)

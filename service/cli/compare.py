@@ -85,7 +85,7 @@ def _title(photo: Path, comparison: Comparison) -> str:
 
 
 def _table(results: Sequence[ComparedModel], comparison: Comparison) -> Table:
-    """Return the table of classifiers, or of detectors: one result has predictions, the other objects."""
+    """Return the table of classifiers, which have predictions, or of detectors, which have objects."""
     if results[0].objects is None:
         table = Table("model", "top-1", box=None, pad_edge=False)
         table.add_column("probability", justify="right")

@@ -1,4 +1,4 @@
-"""`weighin quantize MODEL --calibrate DIR`: make a model int8, judge it, and say whether it pays here."""
+"""`weighin quantize MODEL --calibrate DIR`: make a model int8, judge it, say whether int8 pays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from service.own_models.quantize import Options, Quantized, quantize_model
 def quantize(
     model: Annotated[str, typer.Argument(help="Name of a float32 model")],
     calibrate: Annotated[
-        Path, typer.Option(help="Folder of pictures like those to come; 100 to 200 do well")
+        Path, typer.Option(help="Folder of pictures like those that the model will get; 100 to 200 suffice")
     ],
     judge: Annotated[
         Path | None,
@@ -29,10 +29,10 @@ def quantize(
         ),
     ] = None,
     mapping: Annotated[
-        Path | None, typer.Option(help="File from names of folders in --judge to labels")
+        Path | None, typer.Option(help="File that maps the folder names in --judge to labels")
     ] = None,
     max_loss: Annotated[
-        float, typer.Option(min=0, max=100, help="Points of accuracy that int8 may lose")
+        float, typer.Option(min=0, max=100, help="Accuracy that int8 may lose, in percentage points")
     ] = 0.5,
     name: Annotated[str | None, typer.Option(help="Name of the new model [default: MODEL-int8]")] = None,
     to: Annotated[
@@ -41,10 +41,10 @@ def quantize(
     replace: Annotated[bool, typer.Option("--replace", help="Replace a model of that name")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON")] = False,
 ) -> None:
-    """Make the static int8 variant of a model, beside it, and say whether it pays on this machine.
+    """Make a static int8 variant of a model, keep both, and say whether int8 pays on this machine.
 
-    Layers that cost predictions stay in float. Takes a minute or two on one core; a running service on the
-    same data directory serves the new model within two seconds.
+    Layers whose quantization changes predictions stay in float. Takes a minute or two on one core; a running
+    service on the same data directory serves the new model within two seconds.
     """
     settings = settings_with()
     registry = Registry(settings.model_dirs, settings.default_model, added=settings.added_models)

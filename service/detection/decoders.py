@@ -1,4 +1,4 @@
-"""From the outputs of a detector to scored boxes in its input; one class for each decoder of a card."""
+"""Decode the outputs of a detector to scored boxes in its input; a class per kind of decoder in a card."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Outputs = Mapping[str, NDArray[Any]]
 _MARGIN = 1e-5
 """Relative margin of the first, fast threshold, which compares in float32."""
 _ALMOST_1 = 1 - 1e-15
-"""The sigmoid of a large number is 1 in float64; this one's logit is below all of those."""
+"""Cap of a minimum score: its logit is below every logit whose sigmoid rounds to 1 in float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +70,9 @@ class BoxDecoder(ABC):
         limit: int,
         classes: Collection[int] | None,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Select from `scores` (N, columns), of which the first ones are not reported.
+        """Return row, class id and score of the best of `scores` (N, columns), selected as `decode` says.
 
-        Return row, class id and score of the best, as `decode` says.
+        Columns before the first class (background) are never reported.
         """
         if self._activation == "softmax":
             scores = _softmax(scores)
@@ -212,7 +212,7 @@ class _Centres(BoxDecoder):
 
 
 class _InputBoxes(BoxDecoder):
-    """What the decoders of boxes share that the graph has decoded."""
+    """Base class of decoders for networks whose graph already outputs boxes."""
 
     def __init__(self, card: Card, spec: DecodedBoxes | SelectedBoxes) -> None:
         super().__init__(card)

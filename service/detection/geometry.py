@@ -53,7 +53,7 @@ class Transformation:
     def boxes(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
         """Map boxes (N, 4), left, top, right, bottom, to the original, clipped to the image and rounded.
 
-        A box outside of the image comes back without area.
+        A box outside of the image gets zero area.
         """
         scale, start, ends = self._affine
         with np.errstate(over="ignore", invalid="ignore"):
@@ -63,7 +63,7 @@ class Transformation:
 
     @property
     def _affine(self) -> NDArray[np.float64]:
-        """Return scale, start and end of the image, float64 (3, 4), each of x, y, x, y."""
+        """Return scale and start of the region, and the image's size, float64 (3, 4): each for x, y, x, y."""
         left, top, right, bottom = self.region
         across, down = (right - left) / self.input_size[0], (bottom - top) / self.input_size[1]
         wide, high = self.image_size

@@ -25,8 +25,9 @@ class Seen:
 class MatchedObject:
     """An object that at least one detector found.
 
-    `found_by`: for each of these detectors, by position, the position of its detection; `first` found it with
-    the highest score. `iou`: lowest intersection over union with its box there; None with one detector.
+    `found_by`: index of the detection, by index of the detector. `first`: index of the detector with the
+    highest score. `iou`: lowest intersection over union of another detector's box with the box of `first`;
+    None if only one detector found the object.
     """
 
     first: int
@@ -37,9 +38,9 @@ class MatchedObject:
 def match_objects(detectors: Sequence[Sequence[Seen]]) -> tuple[MatchedObject, ...]:
     """Group the detections of several detectors into objects, the surest first.
 
-    In order of score, ties by detector, each detection joins the object whose first box it overlaps by at
-    least MIN_IOU and that its detector has not found yet; one with the same label is preferred, then the one
-    that it overlaps most. Otherwise it is an object of its own.
+    Detections are taken in order of score, ties by detector. Each joins an object that its detector has not
+    found yet and whose first box it overlaps by at least MIN_IOU: one with the same label is preferred, then
+    the one with the largest overlap. If there is no such object, the detection starts a new one.
     """
     order = sorted(
         ((detector, number) for detector, found in enumerate(detectors) for number in range(len(found))),

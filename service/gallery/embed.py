@@ -37,9 +37,9 @@ def embedder_of(model: ServedModel) -> str:
 def embedder_of_card(card: Card) -> str:
     """Return the embedder of a card's model: its name and 12 hexadecimal digits, at most 77 characters.
 
-    The digits differ where embeddings do: they are the start of the file's SHA-256 or, for cards of version
-    2, of a SHA-256 of the file's, the input and the embedding's output. Cards of version 1 keep the
-    embedders that galleries of earlier releases have stored.
+    The digits differ if the embeddings differ. For cards of version 1 they are the start of the file's
+    SHA-256, as galleries of earlier releases have stored it; for cards of version 2, the start of the SHA-256
+    of three things: the file's SHA-256, the card's input, and the embedding's output.
     """
     digest = card.file.sha256
     if card.schema_version > 1:

@@ -31,8 +31,8 @@ log = structlog.get_logger(__name__)
 class Networks:
     """Finds the networks of the gallery's embedders.
 
-    Embeddings of two networks cannot be compared, so the gallery keeps the network that embedded it when
-    another one takes its name: it stays loaded, and a copy of its folder is kept for the next start.
+    Embeddings of two networks cannot be compared. So if another model takes the name of the network that
+    embedded the gallery, that network stays loaded, and a copy of its folder is kept for the next start.
     """
 
     def __init__(self, registry: Registry, default: str, folder: Path) -> None:
@@ -90,7 +90,7 @@ class Networks:
         return self._default if state.embedder is None else model_name(state.embedder)
 
     async def open(self, state: GalleryState) -> None:
-        """Load the copy of each network that is not served any more; copy each served one that has no copy.
+        """Copy each embedder's network if it is served and has no copy; load its copy if it is not served.
 
         Call it once the models are loaded.
         """

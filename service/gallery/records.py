@@ -119,7 +119,7 @@ class GalleryState:
 
 
 class EmbeddersChanged(Exception):
-    """The gallery's embedders changed, so that an image or a search has embeddings of other networks."""
+    """The gallery's embedders changed after an image or a query was embedded by the previous ones."""
 
 
 @dataclass(frozen=True)

@@ -78,9 +78,10 @@ class Agreement:
 
 @dataclass(frozen=True)
 class ObjectFound:
-    """An object that detectors found: the surest detection, and by model which of its detections it is.
+    """An object that detectors found; `best` is its detection with the highest score.
 
-    `iou`: lowest intersection over union of another model's box with the surest one; None with one model.
+    `found_by`: index of its detection, by model. `iou`: lowest intersection over union of another model's box
+    with the best one; None if only one model found it.
     """
 
     best: Found
@@ -92,8 +93,8 @@ class ObjectFound:
 class Comparison:
     """Results of all models on one image. `order`: names of the models in each measured round.
 
-    `agreement` is of the classifiers, None without one; `objects` are those of all detectors, matched by
-    their boxes, None without one.
+    `agreement`: of the classifiers; None if there are none. `objects`: found by the detectors, matched by
+    their boxes; None if there are no detectors.
     """
 
     image: DecodedImage

@@ -82,7 +82,7 @@ def detect_plan(
     max_detections: int | None = None,
     classes: Sequence[str] | None = None,
 ) -> DetectPlan:
-    """Check the parameters of a detection; those that are None are the card's.
+    """Check the parameters of a detection; None stands for the value in the card.
 
     `classes`: labels or class ids. Raises InvalidParameter if `min_score` is not within 0 to 1, if
     `max_detections` is not within 1 to the card's candidates, and for an unknown class.
@@ -106,8 +106,8 @@ def detect_plan(
 def _class_ids(model: ServedModel, classes: Sequence[str]) -> frozenset[int]:
     """Return the ids of `classes`: labels in any case, or ids. Raises InvalidParameter.
 
-    A label that several classes share stands for all of them. Consecutive items that make up a label with
-    commas are that label, the longest first.
+    A label that several classes share stands for all of them. Consecutive items that form a label with commas
+    when joined count as that label; the longest match wins.
     """
     if not classes:
         raise InvalidParameter("classes: empty (leave it out for all)")
@@ -183,9 +183,9 @@ def objects_in(
     max_detections: int | None = None,
     classes: frozenset[int] | None = None,
 ) -> tuple[Found, ...]:
-    """Return the objects that the `outputs` of a detector for one image stand for, without batch dimension.
+    """Decode a detector's `outputs` for one image, without batch dimension, and return the objects.
 
-    What is None is the card's default. Ends the laps `postprocess` and `nms`.
+    None stands for the value in the card. Ends the laps `postprocess` and `nms`.
     """
     detection = card.detection
     assert detection is not None

@@ -154,10 +154,11 @@ class Explainer:
         return head
 
     def _read(self, model: ServedModel, stored: Classifier, shape: tuple[int, int]) -> LinearHead:
-        """Read the file that is held open since the model was loaded, else the one of its name.
+        """Read the classifier from the file held open since loading, or else by its name in the folder.
 
-        The folder may be another version's by now; or the file held was written before the card, and the one
-        that the card describes took its name later. Raises UnknownModel and UnusableHead.
+        The open file comes first, because the folder may contain another version by now. It can be outdated
+        itself, if the file that the card describes was renamed into place after it was opened. Raises
+        UnknownModel and UnusableHead.
         """
         if model.head is not None:
             with contextlib.suppress(UnusableHead):

@@ -23,8 +23,8 @@ def heatmap_png(values: NDArray[np.float64], region: Box, image: DecodedImage, *
     """Render `values`, float64 (H, W), over `region` of the image, in pixels of the image, as PNG.
 
     Opacity is proportional to the absolute value, relative to the largest one. With `over_image` the map is
-    drawn over the image, RGB; otherwise alone, RGBA, transparent outside the region. Both keep the image's
-    aspect ratio.
+    drawn over the image, RGB; otherwise alone, RGBA, transparent outside the region. In either case the PNG
+    has the image's aspect ratio.
     """
     shrink = min(1.0, LONGEST_SIDE / max(image.width, image.height), image.pixels.shape[0] / image.height)
     size = (max(1, round(image.width * shrink)), max(1, round(image.height * shrink)))

@@ -48,7 +48,7 @@ class LinearHead:
 
 
 class HeldFile:
-    """A regular file that can be read after another has taken its name. It costs a descriptor."""
+    """A regular file that can be read after another has taken its name. It uses a file descriptor."""
 
     def __init__(self, path: Path) -> None:
         """Open it. Raises OSError."""
@@ -58,7 +58,7 @@ class HeldFile:
             raise OSError(errno.EINVAL, "not a regular file", path.name)
 
     def read(self) -> bytes:
-        """The whole file. Any thread may call. Raises OSError."""
+        """Return the whole file; thread-safe. Raises OSError."""
         pieces = []
         size = 0
         while piece := os.pread(self._descriptor, 1 << 24, size):
@@ -68,9 +68,9 @@ class HeldFile:
 
 
 def read_linear_head(path: Path | HeldFile, file: File, shape: tuple[int, int]) -> LinearHead:
-    """The classifier in `path`, if it is the file that a card describes and its weight has that `shape`.
+    """Return the classifier in `path`. Raises UnusableHead.
 
-    Raises UnusableHead.
+    The content must be the `file` that a card describes, and its weight must have this `shape`.
     """
     try:
         content = path.read() if isinstance(path, HeldFile) else read_regular(path)

@@ -39,7 +39,7 @@ class ServedModel:
     """A loaded model: card, class labels and session.
 
     `typical_ns`: median inference time of the warm-up runs, an estimate for scheduling only. `head`: the open
-    file of the card's `classifier`; None if there is none, or on Windows. `decoder`: of a detector.
+    file of the card's `classifier`; None if there is none, or on Windows. `decoder`: None for a classifier.
     """
 
     card: Card
@@ -165,7 +165,7 @@ def open_model(entry: ModelEntry, folders: Mapping[str, Path]) -> ModelEntry:
 
 
 def _head(card: Card, folders: Mapping[str, Path]) -> HeldFile | None:
-    """Open the card's classifier file. None if it is missing, or on Windows: open files keep their names."""
+    """Open the card's classifier file. None if missing, or on Windows, which cannot replace open files."""
     if card.classifier is None or card.classifier.model not in folders or os.name == "nt":
         return None
     try:
@@ -301,7 +301,7 @@ def _settle_activation(model: ServedModel, logits: Sequence[NDArray[np.float32]]
 
 
 def _are_probabilities(logits: NDArray[np.float32]) -> bool:
-    """Return whether the values are a probability distribution, as a softmax of other operators gives."""
+    """Return whether the values form a probability distribution, as from a softmax in several operators."""
     return bool(logits.size > 1 and (logits >= 0).all() and abs(logits.sum(dtype=np.float64) - 1) <= 1e-3)
 
 

@@ -90,7 +90,7 @@ class Registry:
         self._last_scan = self._scan()
         """Folder and signature of each model; if two scans agree, the folder is no longer being written."""
         self._last_read = dict(self._last_scan)
-        """The same when each model was last read."""
+        """Folder and signature of each model when it was last read."""
         self._changed_scans: dict[str, int] = {}
         self._entries = {name: read_entry(folder) for name, (folder, _) in self._last_scan.items()}
 
@@ -287,7 +287,7 @@ class Registry:
         raise UnknownModel(
             name,
             detectors,
-            "WEIGHIN_DEFAULT_DETECTOR is the name of a model that is not there "
+            "WEIGHIN_DEFAULT_DETECTOR: no such model "
             f"(detectors: {', '.join(detectors[:MOST_NAMES]) or 'none; weighin add adds one'})",
         )
 

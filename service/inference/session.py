@@ -114,8 +114,8 @@ class OnnxSession:
         without a background class, `embedding` is (N, channels); all are float32, except for `selected` of a
         detector. Outputs without a batch dimension get one of 1. Outputs that are not asked for are neither
         computed nor copied. All are checked: shape as the card says, every number finite.
-        Raises ModelUnavailable where they are not, the runtime fails, or the run takes longer than `limit_s`
-        (it ends at the next operator), and ValueError for an image of another shape or dtype, or an output
+        Raises ModelUnavailable if a check fails, the runtime fails, or the run takes longer than `limit_s`
+        (it stops at the next operator), and ValueError for an image of another shape or dtype, or an output
         that the card does not have.
         """
         unknown = [name for name in outputs if name not in self._names]
@@ -376,7 +376,7 @@ def open_graph(content: bytes) -> Callable[[Mapping[str, NDArray[Any]]], list[ND
 def run_as_written(content: bytes, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[dict[str, Any]]:
     """Run an ONNX file once on each of `feeds`, without a card, and return the outputs of each run by name.
 
-    SessionError when it does not load or run.
+    Raises SessionError if the file does not load or run.
     """
     session = _load(content, _options())
     names = [node.name for node in session.get_outputs()]

@@ -23,7 +23,7 @@ It is several times as fast as NumPy for 400 boxes (benchmarks/suppression.py, d
 _CLASSES_AT_ONCE = 64
 """The operator's time and memory grow with classes times boxes: this many classes share a run."""
 _THRESHOLD = np.array([0.5], np.float32)
-"""Ranks are above it, and the zeros of other classes below."""
+"""Score threshold: the ranks of a class are above it, the zeros in the rows of other classes below."""
 
 
 def suppress(
@@ -32,9 +32,9 @@ def suppress(
     """Return the indices of the boxes that stay, ascending, at most `limit`.
 
     `boxes`: (N, 4), left, top, right, bottom, best first. One by one, a box is dropped if its intersection
-    over union with a box that stays exceeds `iou`; with `how` `by-class`, only boxes of one class count.
+    over union with a box that stays exceeds `iou`; with `how` `by-class`, only boxes of its own class count.
     A box without area overlaps none. Coordinates are exact if they are rounded as `Transformation.boxes`
-    rounds them; areas are float32, so that an overlap within 1e-6 of `iou` may count as either.
+    rounds them; areas are float32, so that an overlap within 1e-6 of `iou` may count as above or below it.
     """
     count = len(boxes)
     if how == "none" or count < 2:
@@ -94,6 +94,6 @@ def _opened() -> Callable[[Mapping[str, NDArray[Any]]], list[NDArray[Any]]]:
 
 
 def warm_up() -> None:
-    """Open the operator's graph and run it once, so that no request's latency includes that."""
+    """Open the graph of NonMaxSuppression and run it once, so that the first request is not slower."""
     boxes = np.array([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]])
     suppress(boxes, np.zeros(2, np.int64), 0.5, "over-classes", 1)

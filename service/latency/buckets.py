@@ -36,7 +36,7 @@ def bucket_of(resolution_s: int, moment: float) -> Bucket:
 class Dropped(NamedTuple):
     """Times, in seconds since 1970, before which rows of minutes and of hours may be missing.
 
-    They exceed the retention of the KEEP constants only if the clock was ahead, or if an instance could not
+    They are later than the KEEP constants imply only if the clock was ahead, or if an instance could not
     save its rows for a long time.
     """
 
@@ -52,7 +52,7 @@ def resolution_kept(moment: float, now: float, dropped: Dropped) -> int:
 
 
 def kept_from(resolution_s: int, now: float) -> int:
-    """Return the time from which buckets of this length are kept; minutes by whole hours, else whole days."""
+    """Return the time since which buckets are kept: the start of an hour for minutes, else of a day."""
     if resolution_s == MINUTE_S:
         return bucket_of(HOUR_S, now - KEEP_MINUTES_S).start
     return bucket_of(DAY_S, now - (KEEP_HOURS_S if resolution_s == HOUR_S else KEEP_DAYS_S)).start

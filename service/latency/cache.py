@@ -38,7 +38,7 @@ V = TypeVar("V")
 class Question:
     """A query: scope, time, data in memory, dropped data, and a view of the store (None without a store).
 
-    `in_memory`: buckets and instances whose rows in the store `memory` supersedes.
+    `in_memory`: buckets and instances whose data in `memory` replace their rows in the store.
     """
 
     scope: Scope

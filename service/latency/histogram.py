@@ -211,7 +211,7 @@ def slot_end_us(slot: int) -> int:
 
 
 def slot_of_us(microseconds: int) -> int:
-    """Return the slot of a duration; longer ones than HIGHEST_US are in its slot."""
+    """Return the slot of a duration; all above HIGHEST_US share the slot of HIGHEST_US."""
     microseconds = min(microseconds, HIGHEST_US)
     doublings = max(microseconds.bit_length() - _HALF_BITS - 1, 0)
     return (doublings << _HALF_BITS) + (microseconds >> doublings)

@@ -24,7 +24,7 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 CURRENT, ALL = "current", "all"
-"""Which versions of each model a question is about: the one that is served, or all; or the start of one."""
+"""Versions that a question is about: those served, or all; any other value begins a SHA-256."""
 
 _VERSIONS_FOR_S = 5.0
 
@@ -49,13 +49,13 @@ class Window:
 class Latencies:
     """Merges the recorder's memory with its store; thread safe, one question at a time.
 
-    `version` of a question is CURRENT, ALL, or the beginning of the SHA-256 of a model's file. CURRENT are
-    the runs of the file that is served, those that were recorded without a version by an earlier release,
-    and all runs of models that are not there any more.
+    `version` of a question is CURRENT, ALL, or the beginning of the SHA-256 of a model's file. CURRENT
+    selects the runs of the file that is served, the runs that an earlier release recorded without a version,
+    and all runs of models that no longer exist.
     """
 
     def __init__(self, recorder: Recorder, current: Callable[[], Mapping[str, str]] = dict) -> None:
-        """`current` returns the version of each model that there is."""
+        """`current` returns the version of each existing model."""
         self._recorder = recorder
         self._current = current
         self._versions: TTLCache[tuple[object, ...], set[tuple[str, str]]] = TTLCache(64, _VERSIONS_FOR_S)
@@ -143,7 +143,7 @@ class Latencies:
     def left_out(
         self, regime: Regime, since: float, model: str | None = None, version: str = CURRENT
     ) -> list[tuple[str, str]]:
-        """The models and versions with runs since the beginning of that day which `version` leaves out."""
+        """Return (model, version) of runs since the start of the day of `since` that `version` leaves out."""
         scope = self._scope(regime, model, None, version)
         return sorted(pair for pair in self._recorded(regime, since, model) if not scope.admits(*pair))
 

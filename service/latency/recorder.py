@@ -124,7 +124,10 @@ class Recorder:
         return self._set_back, 0 if self._store is None else self._store.opened_times
 
     def dropped(self) -> Dropped:
-        """Return the times before which minutes and hours were dropped unsaved; 0 once the store has them."""
+        """Return the times before which minutes and hours were dropped unsaved.
+
+        Both are 0 once the store has these times.
+        """
         with self._lock:
             return Dropped(*self._lost_until.values())
 

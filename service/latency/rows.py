@@ -147,7 +147,7 @@ def read_pooled(
 def read_figures(
     connection: Connection, scope: Scope, first: Bucket, end: int
 ) -> dict[Bucket, Figures | None]:
-    """Read the figures of the same buckets from stored percentiles, of one histogram or pooled.
+    """Read the figures of the buckets of `read_pooled` from stored percentiles, of one row or pooled.
 
     None for buckets whose histograms must be merged: percentiles are missing or outdated.
     """
@@ -203,7 +203,7 @@ def _parameters(scope: Scope, first: Bucket, end: int) -> dict[str, Any]:
 
 
 def _of_versions(scope: Scope) -> tuple[str, dict[str, str]]:
-    """The condition on a row's version, and its parameters."""
+    """Return the SQL condition on a row's version, and the parameters of the condition."""
     versions = scope.versions
     if versions is None:
         return "", {}
@@ -225,7 +225,7 @@ def _of_versions(scope: Scope) -> tuple[str, dict[str, str]]:
 def read_versions(
     connection: Connection, regime: Regime, start: int, model: str | None
 ) -> set[tuple[str, str]]:
-    """The models and versions that anything was recorded of since the day that begins at `start`."""
+    """Return the models and versions with runs since the day that begins at `start`."""
     statement = text(_VERSIONS + (_OF_MODEL if model else ""))
     wanted = {"regime": regime, "start": start, "model": model, "day_s": DAY_S}
     return {(row[0], row[1]) for row in connection.execute(statement, wanted)}
@@ -282,7 +282,7 @@ def maintain(connection: Connection, now: float, pooled: Sequence[dict[str, Any]
 
 
 def _drop(connection: Connection, resolution_s: int, now: float) -> int:
-    """Delete old rows of a resolution; return the start of the last one, or -DAY_S."""
+    """Delete old rows of a resolution; return the latest start among them, or -DAY_S if there were none."""
     before = kept_from(resolution_s, now)
     last = -DAY_S
     for table in (latency_histograms, latency_errors, latency_pooled):

@@ -13,10 +13,10 @@ from service.latency.stages import Regime, Stage
 
 
 class Versions(NamedTuple):
-    """Which versions of models a question is about.
+    """Versions of models that a question is about.
 
-    Either those that begin with `prefix`, or where that is empty: of each model in `models` those in
-    `current` and what was recorded without a version, and all of other models.
+    If `prefix` is not empty: all versions that begin with it. Otherwise: for the models in `models`, the
+    versions in `current` and runs that have no version; for other models, all versions.
     """
 
     prefix: str = ""
@@ -24,7 +24,7 @@ class Versions(NamedTuple):
     current: tuple[str, ...] = ()
 
     def admit(self, model: str, version: str) -> bool:
-        """Whether runs of that version of the model are among them."""
+        """Return whether this version of the model is included."""
         if self.prefix:
             return version.startswith(self.prefix)
         return not version or version in self.current or model not in self.models

@@ -48,7 +48,7 @@ class StoreView:
         return read_figures(self.connection, scope, first, end)
 
     def read_versions(self, regime: Regime, start: int, model: str | None) -> set[tuple[str, str]]:
-        """The models and versions that anything was recorded of since the day that begins at `start`."""
+        """Return the models and versions with runs since the day that begins at `start`."""
         return read_versions(self.connection, regime, start, model)
 
 
@@ -59,7 +59,7 @@ class LatencyStore:
     """
 
     def __init__(self, engine: Engine, obstacle: Callable[[], str | None] = lambda: None) -> None:
-        """Does not connect; `ensure_open` does, so that the service starts without its database.
+        """Does not connect; `ensure_open` does, so that the service can start while its database is down.
 
         `obstacle` returns the reason, for clients, why the database must not be opened, or None.
         """

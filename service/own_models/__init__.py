@@ -1,1 +1,1 @@
-"""Models from elsewhere: from an ONNX file to a folder of the zoo, and from there into a running service."""
+"""Add ONNX files from elsewhere to a zoo and to a running service; quantize models to int8."""

@@ -1,4 +1,4 @@
-"""From an ONNX file to a folder of the zoo: read, run once, described, written whole."""
+"""Add an ONNX file to a zoo: read and run it, write its card, and move the complete folder into place."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _RESERVED = frozenset({"networks", "models"})
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the user says of a file; None where nothing is said.
+    """The user's options for a file; None for options that were not given.
 
-    `labels`: a file, or the name of a built-in label set; a text may be either. `label_set`: the name of the
-    label set that they form. `images`: a folder of labelled pictures, a folder for each class; `mapping`: a
-    file from the names of these folders to labels. `facts`: facts of the card by path, e.g.
-    {"input.layout": "nhwc"}, with the values of the card's schema; `input.size` is (height, width), and
-    `output` the graph's output. `from_form`: the user has sent a form, so the card names its fields instead
-    of options.
+    `labels`: a file, or the name of a built-in label set; a `str` may be either. `label_set`: the name for
+    the label set that these labels form. `images`: a folder with one subfolder of pictures per class;
+    `mapping`: a file that maps the subfolders' names to labels. `facts`: facts of the card by path, e.g.
+    {"input.layout": "nhwc"}, with values as in the card's schema; also `input.size`, (height, width), and
+    `output`, the name of the graph's output. `from_form`: the options are from a form, so the card names form
+    fields instead of command line options.
     """
 
     name: str | None = None
@@ -51,8 +51,8 @@ class Options:
 class Added:
     """A model that was added.
 
-    `folder` holds `model.onnx`, `card.json` and, if needed, `labels.txt` and `classifier.npz`. `changes`: in
-    which ways the file served differs from the one given. `warnings`: what is not certain, a line each.
+    `folder` contains `model.onnx`, `card.json` and, if needed, `labels.txt` and `classifier.npz`. `changes`:
+    differences between the served file and the given one. `warnings`: uncertain facts, one line each.
     """
 
     folder: Path
@@ -63,7 +63,7 @@ class Added:
 
 @dataclass(frozen=True)
 class Built:
-    """A model whose folder is written, but not in its place."""
+    """A model whose folder is complete, but not yet in the zoo."""
 
     card: Card
     changes: tuple[str, ...]
@@ -79,12 +79,12 @@ def add(
     bounds: Bounds | None = None,
     taken: Collection[str] = (),
 ) -> Added:
-    """Add the ONNX `file` as a model to the zoo folder `to`, which is made if it is missing.
+    """Add the ONNX `file` as a model to the zoo folder `to`, which is created if it is missing.
 
-    The file is loaded and run in a child process within `bounds` before this process gives it to ONNX
-    Runtime. `taken`: names of models that would be found before this one, in other folders. Raises
-    RefusedModel, ModelExists for such a name or, without `replace`, for one that `to` has, and
-    StorageUnavailable where `to` cannot be written; `to` is then as it was.
+    A child process loads and runs the file within `bounds` before this process passes it to ONNX Runtime.
+    `taken`: names of models in folders that are searched before `to`. Raises RefusedModel,
+    StorageUnavailable if `to` cannot be written, and ModelExists if the name is in `taken`, or if `to` has a
+    model of that name and `replace` is False. After an error, `to` is unchanged.
     """
     name = model_name(file, options.name)
     if name in taken:
@@ -97,9 +97,9 @@ def add(
 
 
 def build(file: Path, content: bytes, options: Options, folder: Path, bounds: Bounds) -> Built:
-    """Write a model to `folder`, named as the model. `content`: bytes of `file` with its external tensors.
+    """Write a model to `folder`, which has the model's name. `content`: `file` with its external tensors.
 
-    Raises RefusedModel, and OSError where `folder` cannot be written.
+    Raises RefusedModel, and OSError if `folder` cannot be written.
     """
     draft = Draft(
         file, content, folder, bounds, flags=options.facts, preset=options.preset,
@@ -142,7 +142,7 @@ def model_name(file: Path, given: str | None) -> str:
 
 
 def check_name(given: str) -> str:
-    """Return a model's name. Raises RefusedModel for what is none."""
+    """Return `given` if it is a valid model name. Raises RefusedModel if not."""
     try:
         name: str = _NAME.validate_python(given)
     except ValidationError:

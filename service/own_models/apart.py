@@ -1,6 +1,6 @@
-"""Add a model as `add` does, but read the file in a child process, whose end does not end this one.
+"""Add a model as `add` does, but read the file in a child process, so a crash does not end this process.
 
-The bounds on time and memory are for the whole of the child, the processes that it runs the file in included.
+The bounds on time and memory include the processes in which the child runs the file.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def add_apart(
     lock: threading.Lock,
     accept: Callable[[Added], None],
 ) -> Added:
-    """Add the ONNX `file`, which lies in a folder with its tensors only, to the zoo folder `to`.
+    """Add the ONNX `file`, whose folder contains nothing but its external data, to the zoo folder `to`.
 
-    `accept` is called when the model is in its place; where it raises, `to` is as before. `lock` is held
-    from then on until it has returned, but not while the file is read. `options` without pictures. Raises
-    RefusedModel, ModelExists, Busy, StorageUnavailable, and what `accept` raises.
+    `accept` is called when the model is in `to`; if it raises, `to` is restored. `lock` is held while the
+    model is moved and `accept` runs, but not while the file is read. `options.images` must be None. Raises
+    RefusedModel, ModelExists, Busy, StorageUnavailable, and the errors of `accept`.
     """
     name = model_name(file, options.name)
     check_free(to, name, replace=replace)
@@ -96,7 +96,7 @@ def _build_apart(file: Path, options: Options, folder: Path, bounds: Bounds) -> 
 
 
 def handle(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Answer a request of this module, in the child."""
+    """In the child, build the model of `request`; return its card, changes and warnings, or the error."""
     bounds = Bounds(request["seconds"], request["memory_bytes"])
     bounds = changed(bounds, until=time.monotonic() + bounds.seconds, own_group=False)
     file, folder = Path(request["file"]), Path(request["folder"])

@@ -1,4 +1,4 @@
-"""Ask a child process that has bounds on time and memory, and say in words why it gave no answer."""
+"""Run a function in a child process with bounds on time and memory, and explain why it gave no answer."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _MORE = "it needs more than"
 
 
 class ChildFailed(Exception):
-    """The child gave no answer: it was ended, or its time is over; the message says which.
+    """The child gave no answer: it was killed, crashed, or ran out of time; the message says which.
 
-    `plain`: the message without what the child wrote last, which may have paths.
+    `plain`: the message without the child's last output, which may contain paths.
     """
 
     def __init__(self, message: str, plain: str) -> None:
@@ -42,12 +42,13 @@ def ask(
     own_group: bool = True,
     has_children: bool = False,
 ) -> dict[str, Any]:
-    """Let `handle` of `module` answer `request` in a child, and return the answer; the child has ended then.
+    """Call `handle` of `module` with `request` in a child process; when that has ended, return the answer.
 
-    `memory_bytes`: what it may take beyond what it has at its start. `own_group`: it and its own children
-    form a group, which is ended with it; False for a child of such a child. `has_children`: the bounds are
-    not for its own children, which `ask` gives theirs. Paths in `request` are absolute, as the child may have
-    another working directory. Raises ChildFailed, and Busy where the child cannot be started.
+    `memory_bytes`: memory that the child may allocate after its start. `own_group`: the child and its own
+    children form a process group that is killed together; False if this process is such a child itself.
+    `has_children`: the child starts children with `ask`, which have bounds of their own. Paths in `request`
+    must be absolute, because the child may have another working directory. Raises ChildFailed, and Busy if
+    the child cannot be started.
     """
     seconds_left = max(0, seconds)
     limits = Limits(memory_bytes, int(seconds_left) + 5, inherited=not has_children)
@@ -65,7 +66,7 @@ def ask(
 
 
 def of_memory(words: str, memory_bytes: int) -> str:
-    """Return an error in words, with the bound where it is memory that is missing and none is named yet."""
+    """Return the error `words`; if memory ran out and the text has no limit yet, with the limit in front."""
     if _MORE not in words and any(sign in words.lower() for sign in _OUT_OF_MEMORY):
         return f"{_MORE} {memory_bytes / (1 << 30):.3g} GiB of memory: {words}"
     return words

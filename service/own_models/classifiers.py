@@ -1,4 +1,4 @@
-"""What a classifier's file ends in: scores of classes, their labels, an embedding, the last linear layer."""
+"""Outputs of a classifier's file: class scores and their labels, an embedding, the last linear layer."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ _JUDGED = {
 
 
 class ClassifierEnding:
-    """The outputs of a classifier, and what is written of them.
+    """The outputs of a classifier: which files and card fields they need.
 
-    `labels`: the classes; `content`: the file to serve, once it is prepared; `changes`: how it differs.
+    `labels`: the classes. After `prepare`, `content` is the file to serve, and `changes` its differences from
+    the given file.
     """
 
     task = "image-classification"
@@ -54,7 +55,7 @@ class ClassifierEnding:
         labels: GivenLabels | None,
         label_set: str | None,
     ) -> None:
-        """`wanted`: what `--output` names; `labels`: what `--labels` does. Raises RefusedModel."""
+        """`wanted`: the output of `--output`; `labels`: the labels of `--labels`. Raises RefusedModel."""
         self._given = given
         self._first = {output.name: output for output in ran}
         self._output, self._why = choose_output(ran, wanted)
@@ -84,7 +85,7 @@ class ClassifierEnding:
             facts.state("outputs.multi_label", True, Rank.FILE, "the file has a sigmoid for each class")
 
     def prepare(self) -> None:
-        """Write the file to serve and the last linear layer; compare the scores if the file is another."""
+        """Write the file to serve and the last linear layer. If the file was changed, compare its scores."""
         given = self._given
         try:
             self._prepared = prepared = prepare(given.content, self._output.name)
@@ -106,7 +107,7 @@ class ClassifierEnding:
             self._write_classifier(self.labels.offset)
 
     def values(self, provenance: dict[str, Fact]) -> dict[str, Any]:
-        """Return the card's fields of a classifier, and note the origin of each of their facts."""
+        """Return the card fields that only classifiers have, and add the origin of each to `provenance`."""
         prepared, names = self._prepared, {"logits": self._output.name}
         provenance["outputs.logits"] = self._why
         provenance["classes"] = Fact(origin="file", detail=f"its output has {self._scores} scores")
@@ -126,10 +127,10 @@ class ClassifierEnding:
         return {"outputs": outputs, "classifier": self._classifier}
 
     def judge(self, card: Card, images: Path, mapping: Path | None, layouts: Sequence[str]) -> None:
-        """State what labelled pictures in `images` say of facts that nothing states.
+        """Decide facts that no source states by the labelled pictures in `images`.
 
-        `layouts`: those in which the file runs. Runs the file in this process: it has run in a child before.
-        Raises RefusedModel.
+        `layouts`: layouts in which the file runs. Runs the file in this process, because it has run in a
+        child without failing. Raises RefusedModel.
         """
         facts, notes = self._given.facts, self._given.notes
         pictures = labelled_pictures(images, self.labels.names, mapping)

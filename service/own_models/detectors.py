@@ -1,4 +1,4 @@
-"""What a detector's file ends in: boxes, their scores and labels, and the decoder that reads them."""
+"""Outputs of a detector's file: boxes, their scores and labels, and the decoder that reads them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ _DETECTION = ("min_score", "iou", "suppression")
 
 
 class DetectorEnding:
-    """The outputs of a detector, and what is written of them.
+    """The outputs of a detector: which files and card fields they need.
 
-    `labels`: the classes; `content`: the file to serve, once it is prepared; `changes`: how it differs.
+    `labels`: the classes. After `prepare`, `content` is the file to serve, and `changes` its differences from
+    the given file.
     """
 
     task = "object-detection"
@@ -38,7 +39,7 @@ class DetectorEnding:
         labels: GivenLabels | None,
         label_set: str | None,
     ) -> None:
-        """`labels`: what `--labels` names. Raises RefusedModel where their number is not known or wrong."""
+        """`labels`: the labels of `--labels`. Raises RefusedModel if their number is unknown or wrong."""
         self._given = given
         self._boxes = boxes
         facts = given.facts
@@ -56,7 +57,7 @@ class DetectorEnding:
         facts.state("detection.suppression", suppression, rank, why)
 
     def prepare(self) -> None:
-        """Write the file to serve, with an output for each role; compare what it had if it is another."""
+        """Write the file to serve, with an output per role. If the file was changed, compare its outputs."""
         given = self._given
         try:
             self.content, self.changes = with_outputs(
@@ -76,7 +77,7 @@ class DetectorEnding:
             self._check_columns(self._ran[self._name("scores")].shape[1])
 
     def values(self, provenance: dict[str, Fact]) -> dict[str, Any]:
-        """Return the card's fields of a detector, and note the origin of each of their facts."""
+        """Return the card fields that only detectors have, and add the origin of each to `provenance`."""
         boxes, facts = self._boxes, self._given.facts
         outputs: dict[str, Any] = {}
         names = {role: self._name(role) for role in boxes.parts}
@@ -109,7 +110,7 @@ class DetectorEnding:
         return {"outputs": outputs, "detection": {**detection, "decoder": decoder}}
 
     def judge(self, card: Card, images: Path, mapping: Path | None, layouts: Sequence[str]) -> NoReturn:
-        """Refuse pictures: they have classes and no boxes."""
+        """Refuse labelled pictures, which have classes but no boxes. Raises RefusedModel."""
         del card, mapping, layouts
         raise RefusedModel(f"--images {images.name}: for classifiers (allowed for a detector: left out)")
 
@@ -181,7 +182,7 @@ class DetectorEnding:
 def ending_of(
     given: Given, ran: Sequence[Ran], labels: GivenLabels | None, label_set: str | None
 ) -> DetectorEnding | None:
-    """Return the ending of a detector; None where the outputs are not those of one. Raises RefusedModel."""
+    """Return the outputs as those of a detector; None if they are not a detector's. Raises RefusedModel."""
     named = labels or (given.beside.found_labels[0] if given.beside.found_labels else None)
     counts = [] if named is None else [len(named.names), len(named.names) + 1]
     boxes = find_boxes(given.content, ran, counts, from_pytorch=not from_tensorflow(given.graph.producer))

@@ -1,4 +1,4 @@
-"""One file on its way to a model: its facts are read, settled and put into a card, its files written."""
+"""Draft of a model: collect the facts of a file, decide which count, and make the card and the files."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ _OTHERS = (
 
 
 class Draft:
-    """The facts of one file, and the folder aside that its model is written to.
+    """The facts of one file, and the temporary folder that its model is written to.
 
-    Everything that the file, what lies beside it and the flags say is read at construction, and the file is
-    run; `card` then describes it.
+    The constructor reads the file, the files beside it and the flags, and runs the file; `card` then returns
+    its description.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Draft:
         labels: str | Path | BuiltIn | None = None,
         label_set: str | None = None,
     ) -> None:
-        """`content`: the file with its external tensors. Raises RefusedModel; OSError where `folder` is full.
+        """`content`: the file with its external tensors. Raises RefusedModel, and OSError on write errors.
 
         `flags`: facts by path, as `Options.facts` of `add`.
         """
@@ -116,7 +116,7 @@ class Draft:
         self._described = self._given.described(self._ending.content, data)
 
     def card(self) -> Card:
-        """Return the card of the facts as they are settled by now. Raises RefusedModel."""
+        """Return a card of the facts that count at present. Raises RefusedModel."""
         provenance: dict[str, Fact] = {}
         spec = self._input(provenance)
         ending = self._ending
@@ -153,15 +153,15 @@ class Draft:
         return _validated(Card, values, "card")
 
     def judged(self, card: Card, images: Path, mapping: Path | None) -> Card:
-        """Return the card with what labelled pictures in `images` say of facts that nothing states.
+        """Return the card with facts that no source states decided by the labelled pictures in `images`.
 
-        Runs the file in this process: it has run in a child before. Raises RefusedModel.
+        Runs the file in this process, because it has run in a child without failing. Raises RefusedModel.
         """
         self._ending.judge(card, images, mapping, self._possible_layouts())
         return self.card()
 
     def warnings(self, card: Card) -> tuple[str, ...]:
-        """Return what is not certain of a card made here, a line each."""
+        """Return one line for each uncertain fact of a card that this draft made."""
         assumed = warning_of_assumed(card.assumed, flat(card))
         beside = self._given.beside
         doubts = [f"{path}: {doubt}" for path, doubt in beside.doubts.items() if path in card.assumed]

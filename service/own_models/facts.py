@@ -1,4 +1,4 @@
-"""Facts of a card with their origins: which one counts where several sources speak."""
+"""Facts of a card with their origins: decide which source counts if several state a fact."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ UNKNOWN = "unknown"
 
 
 class Rank(IntEnum):
-    """Order of the sources; the lowest counts."""
+    """Precedence of the sources: the claim with the lowest rank counts."""
 
     FORCED = 0
     """What the file cannot be run without: a flag may not contradict it."""
@@ -101,7 +101,7 @@ _ORIGINS: dict[Rank, Origin] = {
 
 @dataclass(frozen=True)
 class Claim:
-    """What one source says of one fact; `detail` names the source in words."""
+    """The value that one source states for one fact; `detail` describes the source."""
 
     value: Any
     rank: Rank
@@ -110,7 +110,7 @@ class Claim:
 
     @property
     def fact(self) -> Fact:
-        """Origin of the fact, for the card; what pictures leave undecided is assumed."""
+        """Origin of the fact, for the card: "assumed" if labelled pictures left it undecided."""
         origin = "assumed" if self.undecided else _ORIGINS[self.rank]
         return Fact(origin=origin, detail=self.detail, undecided=self.undecided)
 
@@ -144,10 +144,10 @@ class Facts:
         return any(claim.rank < Rank.PICTURES for claim in self.claims.get(path, ()))
 
     def get(self, path: str) -> Claim | None:
-        """Return the claim that counts; None where there is none.
+        """Return the claim that counts; None if there is none.
 
-        Warns once of metadata or a preset that is overruled. Raises RefusedModel where a flag contradicts
-        what the file forces.
+        Warns once if metadata or a preset is overruled. Raises RefusedModel if a flag contradicts a fact that
+        the file forces.
         """
         claims = sorted(self.claims.get(path, ()), key=lambda claim: claim.rank)
         if not claims:
@@ -191,7 +191,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def words(value: Any) -> str:
-    """Return a value of a fact as the table shows it."""
+    """Format a fact's value as the table of `weighin add` and messages show it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -207,7 +207,7 @@ def option_for(path: str) -> str:
 
 
 def in_form_words(text: str) -> str:
-    """Return a message of `weighin add` with the fields of the form of `POST /models` instead of options."""
+    """Replace the command line options in a message by the form fields of `POST /models`."""
     words, *command = _COMMAND.split(text, maxsplit=1)
     for phrase, other in _PHRASES.items():
         words = words.replace(phrase, other)
@@ -215,9 +215,9 @@ def in_form_words(text: str) -> str:
 
 
 def options_that_state(facts: Collection[str], spec: InputSpec, offset: int) -> str:
-    """Return the options that state `facts` as in an input `spec` and with a class `offset`.
+    """Return the command line options that set `facts` to their values in `spec` and `offset`.
 
-    Normalisation and colour order come together: a normalisation is in the order of the channels.
+    Normalisation and colour order are given together, because the means are in the order of the channels.
     """
     options = []
     if {"input.mean", "input.colour_order"} & set(facts):
@@ -246,9 +246,9 @@ def _pixel_options(spec: InputSpec) -> str:
 
 
 def warning_of_assumed(paths: Iterable[str], values: Mapping[str, Any]) -> list[str]:
-    """Return the lines that name the assumed facts and the options that settle them.
+    """Return warnings that name the assumed facts and the options that set them.
 
-    One for facts on which the predictions depend, one for descriptive facts that nobody stated.
+    One line is for facts on which predictions depend, one for descriptive facts.
     """
     doubtful = [path for path in paths if decides_predictions(path)]
     plain = [path for path in paths if not decides_predictions(path)]
@@ -266,7 +266,7 @@ def warning_of_assumed(paths: Iterable[str], values: Mapping[str, Any]) -> list[
 
 
 def numbers(value: object, count: Sequence[int], where: str) -> tuple[float, ...]:
-    """Return finite numbers, of which there must be one of `count`. Raises RefusedModel, naming `where`."""
+    """Return `value` as finite numbers, as many as `count` allows. Raises RefusedModel with `where`."""
     items: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
     if len(items) not in count or not all(
         isinstance(item, (int, float)) and not isinstance(item, bool) and math.isfinite(item)

@@ -1,4 +1,4 @@
-"""Models as folders of a zoo: written aside, moved in and out whole, without a lock."""
+"""Add, replace and remove model folders of a zoo atomically, without a lock."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _AT_CWD, _EXCHANGE = -100, 2
 
 
 def check_free(to: Path, name: str, *, replace: bool) -> None:
-    """Raise ModelExists where the zoo folder `to` has a model of that name, unless it is to be replaced."""
+    """Raise ModelExists if the zoo folder `to` has a model `name` and `replace` is False."""
     if os.path.lexists(to / name) and not replace:
         raise ModelExists(f"model '{name}': exists (allowed: another --name, or --replace)")
 
 
 @contextlib.contextmanager
 def workplace(to: Path, name: str) -> Iterator[Path]:
-    """Make a folder aside, `to/.NAME.tmp-.../NAME`, that is gone in the end, and give it.
+    """Context with a temporary folder `to/.NAME.tmp-.../NAME`, which is removed at the end.
 
-    Raises StorageUnavailable for everything that the system refuses inside, a full disk among others.
+    Raises StorageUnavailable for any OSError in the context, e.g. a full disk.
     """
     aside = None
     try:
@@ -49,10 +49,11 @@ def workplace(to: Path, name: str) -> Iterator[Path]:
 
 
 def move_in(folder: Path, to: Path, *, replace: bool) -> Path:
-    """Move a finished folder into the zoo folder `to`, in one step, and return where it is.
+    """Move a finished folder into the zoo folder `to` atomically, and return its new path.
 
-    A reader of `to` sees the old model or the new one, whole, also after a power cut. Raises ModelExists
-    where there is one by now, without `replace`, and OSError. An old model is at `folder` afterwards.
+    A reader of `to` sees either the old model or the new one, complete, even after a power cut. An old
+    model is at `folder` afterwards. Raises OSError, and ModelExists if there is an old model and `replace` is
+    False.
     """
     target = to / folder.name
     for path in (*folder.iterdir(), folder):
@@ -70,7 +71,7 @@ def move_in(folder: Path, to: Path, *, replace: bool) -> Path:
 
 
 def move_back(folder: Path, target: Path) -> None:
-    """Undo `move_in`: the old model is at `target` again, or nothing, and the new one at `folder`."""
+    """Undo `move_in`: move the new model back to `folder` and the old one, if any, back to `target`."""
     if os.path.lexists(folder):
         _exchange(folder, target)
     else:
@@ -79,7 +80,7 @@ def move_back(folder: Path, target: Path) -> None:
 
 
 def remove(name: str, *, root: Path) -> None:
-    """Remove the model `name` from the zoo folder `root`, in one step.
+    """Remove the model `name` from the zoo folder `root` atomically.
 
     Raises UnknownModel and StorageUnavailable.
     """

@@ -1,8 +1,8 @@
-"""Run a function in a child process with limits, without the child's imports.
+"""Run a function in a child process with limits, without repeating the imports in each child.
 
-On Linux, children are forked by a *fork server*: a process that has imported what they need. It touches no
-model itself, answers one request at a time, and ends with its parent or after a minute without a request.
-Elsewhere such a process answers its only request itself.
+On Linux, a *fork server*, a process that has imported the modules already, forks the children. It opens no
+model itself, answers one request at a time, and exits with its parent or after a minute without a request.
+On other systems, a new process runs each function itself.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _MOST_ERRORS = 2000
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a child: memory beyond what it has at its start, and processor time; no core file.
+    """Limits of a child: memory that it allocates after its start, and CPU time; it writes no core file.
 
-    `inherited`: for good, for its own children too.
+    `inherited`: the limits also apply to the child's own children, and cannot be raised again.
     """
 
     memory_bytes: int
@@ -49,7 +49,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a child ended: its exit code, its answer, and the end of what it wrote to standard error."""
+    """How a child ended: its exit code, its answer, and the last part of its standard error."""
 
     code: int
     answer: str = ""
@@ -137,7 +137,7 @@ _idle: list[_Server] = []
 
 @atexit.register
 def end_idle() -> None:
-    """End the servers that wait for a request."""
+    """End the idle fork servers."""
     while _idle:
         _idle.pop().end()
 
@@ -145,11 +145,11 @@ def end_idle() -> None:
 def run_child(
     module: str, request: Mapping[str, Any], limits: Limits, *, until: float, own_group: bool
 ) -> Ended:
-    """Let `handle` of `module` answer `request` in a child, and return how the child ended.
+    """Call `handle` of `module` with `request` in a child process, and return how the child ended.
 
-    `own_group`: it and its own children form a group, which is ended with it; False for a child of such a
-    child, which is one of that group. Raises TimeoutError at `until`, by `time.monotonic`, and Busy where the
-    child cannot be started.
+    `own_group`: the child and its own children form a process group that is killed together; False if this
+    process is such a child itself. `until`: deadline by `time.monotonic`. Raises TimeoutError at the
+    deadline, and Busy if the child cannot be started.
     """
     given = {"module": module, "request": request, "limits": asdict(limits)}
     if FORKS and not own_group:
@@ -173,7 +173,7 @@ def run_child(
 
 
 def serve() -> None:
-    """Answer the parent's requests; the server's whole life."""
+    """Main function of a fork server: answer the parent's requests until it closes the pipe or is idle."""
     # What libraries print must not come between the lines.
     lines = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

@@ -1,4 +1,4 @@
-"""An ONNX file as it was given, with what is known of it while it becomes a model."""
+"""A given ONNX file, with the facts that are collected while it is made into a model."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ runtime may fuse other operators once another output is asked for, and rounds di
 
 @dataclass
 class Given:
-    """A file on its way to a model.
+    """A given ONNX file, and the facts collected so far.
 
-    `content`: the file with its external tensors; `folder`: where the model is written, named as the model;
-    `beside`: what lies beside it; `facts` and `notes`: what is known, and what is not certain, added to.
+    `content`: the file with its external tensors; `folder`: the model's new folder, which has the model's
+    name; `beside`: metadata and files beside the file. `facts` and `notes` (uncertain facts) grow meanwhile.
     """
 
     file: Path
@@ -45,11 +45,14 @@ class Given:
 
     @property
     def served(self) -> Path:
-        """The ONNX file that is to be served, in the folder."""
+        """Path of the ONNX file to serve."""
         return self.folder / "model.onnx"
 
     def run(self, content: bytes) -> Mapping[str, Ran]:
-        """Write a file to serve, and return its outputs on noise by name. Raises TrialFailed."""
+        """Write `content` as the file to serve, run it on noise, and return its outputs by name.
+
+        Raises TrialFailed.
+        """
         write_whole(self.served, content)
         (outputs,) = run_once(
             self.served, [feed(self.facts, self.facts.value("input.batch") or 1)], self.bounds
@@ -57,7 +60,7 @@ class Given:
         return {output.name: output for output in outputs}
 
     def check_alike(self, one: Ran, ran: Mapping[str, Ran]) -> None:
-        """Raise RefusedModel where the file to serve gave another output `one` on the same noise."""
+        """Raise RefusedModel unless `ran`, outputs of the file to serve, agree with the original `one`."""
         if one.name not in ran or not _alike(one, ran[one.name], _DIFFERENT[self.graph.precision]):
             raise RefusedModel(
                 f"{self.file.name}: the file prepared to be served gives other scores on the same noise; "
@@ -65,7 +68,7 @@ class Given:
             )
 
     def data_files(self) -> Mapping[str, Path]:
-        """Return the files that it has tensors in, by name. Raises RefusedModel where it has gone."""
+        """Return the external data files by name. Raises RefusedModel if the ONNX file no longer exists."""
         try:
             return data_files(self.file)
         except OSError as error:
@@ -74,9 +77,9 @@ class Given:
             raise RefusedModel(f"{self.file.name}: {one_line(str(error))}") from None
 
     def described(self, served: bytes, data: Mapping[str, Path]) -> GivenFile | None:
-        """Return name, size and checksum of the file and of its `data`; None if it is served as it is.
+        """Return name, size and checksum of the file and of its `data`; None if it is served unchanged.
 
-        Raises RefusedModel where one has gone meanwhile.
+        Raises RefusedModel if a file no longer exists.
         """
         try:
             original = self.file.read_bytes()
@@ -89,7 +92,7 @@ class Given:
 
 
 def feed(facts: Facts, batch: int) -> Feed:
-    """Return the noise that the file takes by its facts."""
+    """Describe the noise input that fits the file: name, dtype and shape, from its facts."""
     channels, height, width = (facts.value(f"input.{side}") for side in ("channels", "height", "width"))
     image = (height, width, channels) if facts.value("input.layout") == "nhwc" else (channels, height, width)
     return Feed(facts.value("input.name"), facts.value("input.dtype"), (batch, *image))

@@ -1,4 +1,4 @@
-"""Pictures on which an int8 model is calibrated and judged, and how it compares with its parent on them."""
+"""Read the pictures that calibrate and judge an int8 model, and compare it with its parent on them."""
 
 from __future__ import annotations
 
@@ -47,8 +47,9 @@ class Folder:
 class Judgement:
     """How an int8 model compares with its parent on pictures that did not calibrate it.
 
-    `same`: of the `n` pictures, those for which both predict the same class. `right`: how many the parent and
-    the int8 model name right, and `paired` the comparison of the two; None without labels.
+    `same`: number of the `n` pictures for which both predict the same class. `right`: number of pictures that
+    the parent, and that the int8 model, classifies correctly. `paired`: comparison of these two numbers. Both
+    are None if the pictures have no labels.
     """
 
     n: int
@@ -99,7 +100,7 @@ class Judgement:
 
 
 def read_folder(folder: Path, spec: InputSpec, *, option: str, most: int | None = None) -> Folder:
-    """Read the pictures in `folder` and the folders in it; at most `most` files, evenly spread.
+    """Read the pictures in `folder` and its subfolders: at most `most` files, at equal distances.
 
     Raises RefusedModel for a folder that cannot be listed or is empty.
     """
@@ -121,7 +122,7 @@ def read_folder(folder: Path, spec: InputSpec, *, option: str, most: int | None 
 
 
 def read_pictures(labelled: Sequence[Labelled], spec: InputSpec) -> Folder:
-    """Read each picture once; those of equal pixels count once."""
+    """Read each picture; of several with equal pixels, keep only the first."""
     pictures: dict[str, Picture] = {}
     unreadable: dict[str, str] = {}
     for each in labelled:
@@ -138,7 +139,7 @@ def read_pictures(labelled: Sequence[Labelled], spec: InputSpec) -> Folder:
 
 
 def refuse_shared(calibration: Sequence[Picture], judging: Sequence[Picture]) -> None:
-    """Raise RefusedModel where a picture is in both, by its file or by its pixels."""
+    """Raise RefusedModel if both sets have a picture with the same file content or the same pixels."""
     known = {key: picture for picture in calibration for key in (picture.file, picture.pixels)}
     shared = [
         (picture, known[key]) for picture in judging for key in (picture.file, picture.pixels) if key in known
@@ -160,9 +161,9 @@ def tensors(pictures: Sequence[Picture], spec: InputSpec) -> Iterator[NDArray[np
 
 
 def feeds(pictures: Sequence[Picture], spec: InputSpec) -> list[NDArray[Any]]:
-    """Return the pictures as the graph takes them, one at a time or in batches of its fixed size.
+    """Return the pictures as inputs of the graph, one by one or in batches of the graph's fixed size.
 
-    The last batch is filled with the pictures of the first ones.
+    The last batch is filled up with the first pictures.
     """
     size = spec.batch or 1
     images = list(tensors(pictures, spec))
@@ -177,7 +178,7 @@ def feeds(pictures: Sequence[Picture], spec: InputSpec) -> list[NDArray[Any]]:
 def predictions(
     session: OnnxSession, pictures: Sequence[Picture], spec: InputSpec, activation: Activation
 ) -> NDArray[np.int64]:
-    """Return the most probable class of each picture, int64 (n,); of a single probability, 1 or 0."""
+    """Return the most probable class of each picture, int64 (n,); 1 or 0 if there is a single probability."""
     classes = [
         as_logits(session.run(tensor)["logits"], activation).argmax() for tensor in tensors(pictures, spec)
     ]
@@ -187,7 +188,7 @@ def predictions(
 def compare_predictions(
     parent: NDArray[np.int64], int8: NDArray[np.int64], pictures: Sequence[Picture]
 ) -> Judgement:
-    """Compare the predictions of both for the same pictures."""
+    """Compare the predictions of the parent and the int8 model for the same pictures."""
     classes = np.array([picture.class_id for picture in pictures])
     same = int((parent == int8).sum())
     if not len(classes) or classes.min() < 0:

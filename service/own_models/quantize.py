@@ -1,4 +1,4 @@
-"""From a float model to its int8 variant beside it: calibrated, judged on other pictures, written whole."""
+"""Quantize a float model to int8: calibrate on pictures, judge on others, and add the variant to the zoo."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ _HELD_OUT = 4
 class Options:
     """How to quantize a model.
 
-    `calibrate`: a folder of pictures. `judge`: a folder of other pictures, or of a folder for each class, and
-    `mapping` a file from the names of these to labels. `max_loss`: points of accuracy that int8 may lose.
-    `name`: the new model's, by default the parent's with `-int8`.
+    `calibrate`: a folder of pictures. `judge`: a folder of other pictures, or one with a subfolder per class.
+    `mapping`: a file that maps the subfolders' names to labels. `max_loss`: percentage points of accuracy
+    that int8 may lose. `name`: name of the new model, by default the parent's with `-int8` appended.
     """
 
     calibrate: Path
@@ -64,7 +64,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Quantized:
-    """An int8 model that was written, the model it was made from, and what was found out about it."""
+    """A new int8 model, its parent, and how the two compare."""
 
     folder: Path
     card: Card
@@ -88,12 +88,12 @@ def quantize_model(
     alone: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Quantized:
-    """Write the int8 variant of `model` to the zoo folder `to`, and return what was found out about it.
+    """Write the int8 variant of `model` to the zoo folder `to`, and return it with its comparison.
 
-    `taken`: names of models that would be found before the new one, in other folders. `alone`: the folder is
-    to be of use without the parent's, so the parent's last linear layer is copied. Raises UnknownModel,
-    ModelUnavailable, RefusedModel for a model or pictures that will not do and for a loss beyond
-    `options.max_loss`, ModelExists, and StorageUnavailable; `to` is then as it was.
+    `taken`: names of models in folders that are searched before `to`. `alone`: copy the parent's last linear
+    layer, so that the new folder does not need the parent's. Raises UnknownModel, ModelUnavailable,
+    ModelExists, StorageUnavailable, and RefusedModel for an unsuitable model, unsuitable pictures, or a loss
+    over `options.max_loss`. After an error, `to` is unchanged.
     """
     parent, content = registry.content(model)
     _check_float(parent, content)
@@ -272,8 +272,8 @@ def _check_loss(parent: Card, judgement: Judgement, allowed: float) -> tuple[str
     if 100 * pair.low > allowed:
         raise RefusedModel(
             f"model '{parent.name}': {judgement.loss} on {pair.n} pictures, --max-loss is {allowed:g}; "
-            "nothing was written (allowed: more calibration pictures, like those to come, or a larger "
-            "--max-loss)"
+            "nothing was written (allowed: more calibration pictures, like those that it will get, or a "
+            "larger --max-loss)"
         )
     if 100 * pair.high > allowed:
         return (

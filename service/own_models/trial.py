@@ -26,10 +26,10 @@ _MODULE = "service.own_models.trial"
 class Bounds:
     """Bounds of one trial.
 
-    `seconds` is wall-clock time for loading and running; `memory_bytes` is what the process may take beyond
-    Python and ONNX Runtime and four times the file. Memory is bounded on Linux only, where `/proc` says how
-    much the process has already. `until`: when all trials must have ended, by `time.monotonic`. `own_group`:
-    False in a process that is bounded itself and ended with its children.
+    `seconds`: wall-clock time for loading and running. `memory_bytes`: memory that the process may use in
+    addition to Python, ONNX Runtime and four times the file. Memory is bounded on Linux only, where `/proc`
+    tells how much the process uses already. `until`: deadline of all trials together, by `time.monotonic`.
+    `own_group`: False if this process is a bounded child itself, which is killed with its children.
     """
 
     seconds: float = 60.0
@@ -38,18 +38,18 @@ class Bounds:
     own_group: bool = True
 
     def from_now(self) -> Bounds:
-        """Return bounds of several trials, which together take `seconds` from now."""
+        """Return bounds for several trials that may take `seconds` together, from now."""
         return self if self.until is not None else replace(self, until=time.monotonic() + self.seconds)
 
     @property
     def left(self) -> float:
-        """Seconds that a trial which begins now may take."""
+        """Seconds that a trial may take if it starts now."""
         return self.seconds if self.until is None else min(self.seconds, self.until - time.monotonic())
 
 
 @dataclass(frozen=True)
 class Ran:
-    """One output of a run on noise. `values`: the first 4096; `finite`: every value is."""
+    """One output of a run on noise. `values`: the first 4096 values; `finite`: whether all are finite."""
 
     name: str
     dtype: str
@@ -63,7 +63,7 @@ class Ran:
 
 @dataclass(frozen=True)
 class Feed:
-    """The noise to run a file on: the input's name, dtype, and its shape with the batch."""
+    """Noise input of a run: the input's name, its dtype, and its shape including the batch."""
 
     name: str
     dtype: str
@@ -71,7 +71,7 @@ class Feed:
 
 
 class TrialFailed(RefusedModel):
-    """The file does not load or run within its bounds; the message has the runtime's own words."""
+    """The file does not load or run within its bounds; the message quotes the runtime."""
 
 
 class OutOfTime(TrialFailed):
@@ -125,7 +125,7 @@ def _child(request: Mapping[str, Any], bounds: Bounds, model: Path) -> dict[str,
 
 
 def handle(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Answer a request of this module, in the child."""
+    """In the child, run the file of `request`, or serve its folder once; return the results or the error."""
     try:
         return _run(request) if request["kind"] == "run" else _serve(request)
     except SessionError as error:

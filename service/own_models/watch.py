@@ -1,4 +1,4 @@
-"""Watches the folders of models, so that one that appears, changes or goes is noticed while requests run."""
+"""Watch the model folders: notice new, changed and removed models while the service runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 
 class ModelWatcher:
-    """A thread that lets a registry look at its folders. `start` once, `close` in the end."""
+    """Thread in which a registry checks its folders for changes. Call `start` once, `close` at the end."""
 
     def __init__(self, registry: Registry, *, every_s: float = LOOK_EVERY_S) -> None:
         self._registry = registry
@@ -26,11 +26,11 @@ class ModelWatcher:
         self._thread = threading.Thread(target=self._run, name="weighin-models", daemon=True)
 
     def start(self) -> None:
-        """Begin to look. The registry must be loaded."""
+        """Start the thread. The registry must be loaded."""
         self._thread.start()
 
     def close(self) -> None:
-        """Stop looking, after a model that is being loaded, but within ten seconds."""
+        """Stop the thread. Waits for a model that is being loaded, but at most ten seconds."""
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join(_CLOSE_WITHIN_S)

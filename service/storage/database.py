@@ -106,7 +106,7 @@ def database_file(engine: Engine) -> Path | None:
 
 
 def inode_of(file: Path | None) -> int | None:
-    """Return the inode of a database's file, to tell when it is another; None if gone, 0 without a file."""
+    """Return the inode of a database file, which changes if it is replaced; None if gone, 0 for None."""
     if file is None:
         return 0
     try:

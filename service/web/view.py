@@ -45,7 +45,7 @@ WINDOWS: dict[Since, Span] = {
 
 
 def span_for(length_s: float, most: Span) -> Span:
-    """Return the shortest window of at least `length_s`, up to `most`; a young service gets fine steps."""
+    """Return the shortest window of at least `length_s`, up to `most`: a short history gets fine steps."""
     return next((span for span in WINDOWS.values() if length_s <= span.length_s <= most.length_s), most)
 
 

@@ -45,16 +45,16 @@ Each of these exports was added with `weighin add`, and its answers were compare
 {facts(results)}
 The value of each fact is followed by its origin. A dash: the network has no such fact.
 
-Two comparisons follow, on ten photographs (PNG). *Same tensor*: the framework's own preprocessing, then the framework's network and the added model. *Own preprocessing*: the framework reads, resizes and runs the photograph, and so does the service. Both give the largest deviation of a logit, in standard deviations of the framework's logits; probabilities are compared by their logarithms. *Same class*: for how many photographs the service names the framework's class first.
+Two comparisons follow, on ten photographs (PNG). *Same tensor*: the framework's own preprocessing, then the framework's network and the added model. *Own preprocessing*: the framework reads and resizes the photograph and runs its network; the service does the same with the added model. Both give the largest deviation of a logit, in standard deviations of the framework's logits; probabilities are compared by their logarithms. *Same class*: for how many photographs the service names the framework's class first.
 
 | | the framework's preprocessing | same tensor | own preprocessing | same class |
 | --- | --- | --- | --- | --- |
 {table}
 
-Where the last deviation is larger than the one before, the pixels differ:
+Where the deviation with own preprocessing is larger than with the same tensor, the pixels differ:
 
-- torchvision and timm resize the whole photograph and crop; the service resizes only what is kept. Single pixels differ by 1 of 255. An int8 network rounds such a difference to a step of its own.
-- transformers resizes tensors, torchvision's transforms resize Pillow images: again 1 of 255. Where the border of the crop is odd, transformers rounds it down and torchvision to even, as the service does; the crop is then one pixel beside (in 2 of the 10 photographs of export 7).
+- torchvision and timm resize the whole photograph and crop; the service resizes only what is kept. Single pixels differ by 1 of 255. An int8 network quantizes its input, so such a difference can become a whole quantization step.
+- transformers resizes tensors, torchvision's transforms resize Pillow images: again 1 of 255. Where the number of pixels to crop is odd, transformers rounds half of it down, and torchvision and the service round it to even. The crop can then be shifted by one pixel (in 2 of the 10 photographs of export 7).
 - Keras resizes with nearest neighbours; the pixels are equal.
 """  # noqa: E501
 

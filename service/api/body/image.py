@@ -1,4 +1,4 @@
-"""What routes that take an image share: reading it, and its facts and timings in the response.
+"""Shared by routes that take an image: read it, and report its facts and timings in the response.
 
 The image is the raw body or the form part `image`, up to a size limit.
 

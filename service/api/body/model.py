@@ -1,4 +1,4 @@
-"""The form that brings a model: its parts go to a folder of their own on disk as they come in."""
+"""Read the form that uploads a model: write its parts to a temporary folder as they arrive."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ _LIMITS = {LABELS: 4_000_000, CARD: 1_000_000}
 """Bytes of the parts that are kept in memory."""
 
 _PLAIN_NAMES = frozenset({"model", "onnx"})
-"""Names of files that say nothing of the model."""
+"""File names (without suffix) that are not used as the name of a model."""
 
 _FOLDER = ".upload-"
 _STALE_S = 86_400.0
 _MOST_FOLDERS = 8
-"""Names in the path of a file with tensors, its own among them."""
+"""Maximum number of names in the path of the file with tensors, including the file name."""
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
 
 OPENAPI_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "A form: `model`, the ONNX file; `data`, the file with its tensors, where it has one, "
+        "description": "A form: `model`, the ONNX file; `data`, its external data file, if it has one, "
         "under the name that the ONNX file gives it, e.g. `weights/net.data`; `labels`, a file with the "
         "names of the classes, or the name of a built-in label set; `card`, a JSON object with facts as "
         '`card.json` has them, such as `{"input": {"layout": "nhwc"}}`.',
@@ -64,12 +64,12 @@ OPENAPI_BODY: dict[str, Any] = {
         },
     }
 }
-"""What FastAPI cannot derive: the form is read as it comes in."""
+"""OpenAPI of the body, which FastAPI cannot derive because the form is read as it arrives."""
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A model as it was sent: its ONNX file on disk, and what was said of it."""
+    """An uploaded model: its ONNX file on disk, and the facts and options that were sent with it."""
 
     file: Path
     options: Options
@@ -79,10 +79,10 @@ class Upload:
 async def uploaded_model(
     request: Request, root: Path, *, name: str | None, preset: str | None, max_bytes: int, wait_s: float
 ) -> AsyncIterator[Upload]:
-    """Read the form to a folder below `root`, which is removed at the end.
+    """Read the form into a new folder in `root`; remove the folder at the end.
 
-    `wait_s`: how long nothing may arrive. Raises MalformedRequest, InvalidParameter, BodyTooLarge,
-    DeadlineExceeded, ClientGone, and StorageUnavailable where it cannot be written.
+    `wait_s`: maximum seconds between two chunks of the body. Raises MalformedRequest, InvalidParameter,
+    BodyTooLarge, DeadlineExceeded, ClientGone, and StorageUnavailable if the folder cannot be written.
     """
     if not is_form(request):
         raise MalformedRequest(f"send a form (multipart/form-data) with a file part named '{MODEL}'")
@@ -150,7 +150,7 @@ async def _read(
     if name is None and files[MODEL].stem.lower() in _PLAIN_NAMES:
         raise InvalidParameter(
             f"name: left out, and the file is called {files[MODEL].name!r} (allowed: ?name=NAME, or a file "
-            "name that says what it is)"
+            "named after the model)"
         )
     options = Options(
         name=name, labels=labels, label_set=label_set, preset=preset, facts=facts, from_form=True
@@ -170,10 +170,10 @@ def _check_part(part: Part, parts: Mapping[str, Part]) -> None:
 
 
 def _file_name(part: str, given: str) -> str:
-    """The name of a part's file; that of `data` may be in a folder, as the ONNX file says.
+    """Return the name to store a part's file under. `data` may have a relative path, as in the ONNX file.
 
-    The folders of a whole path, which some clients send, are left out. InvalidParameter for a name that is
-    not plain.
+    Some clients send an absolute path: only its last name is used. A name that `_FILE_NAME` does
+    not match raises InvalidParameter; for `model` it is replaced by `model.onnx`.
     """
     path = given.replace("\\", "/")
     whole = part == MODEL or path.startswith("/") or path[1:2] == ":"
@@ -189,7 +189,7 @@ def _file_name(part: str, given: str) -> str:
 
 
 def _labels(part: Part | None, folder: Path) -> Path | BuiltIn | None:
-    """The file of the labels that were sent, or the name of a built-in set; never a path that was sent."""
+    """Write sent labels to a file and return it, or return a built-in label set; never use a sent path."""
     if part is None or not part.data or not part.data.strip():
         return None
     if not part.file:
@@ -209,8 +209,8 @@ def _built_in(name: str, part: str) -> BuiltIn:
     known = built_in_sets()
     if name not in known:
         raise InvalidParameter(
-            f"form field '{part}': no label set of that name (allowed: {', '.join(known)}; or the part "
-            f"'{LABELS}' with a file name and the names in it)"
+            f"form field '{part}': no label set of that name (allowed: {', '.join(known)}; or a file "
+            f"with the labels as part '{LABELS}')"
         )
     return BuiltIn(name)
 
@@ -233,7 +233,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
 
 
 def _checked(path: str, value: object) -> Any:
-    """Return a value as the card has it. Raises InvalidParameter for one that a card cannot have."""
+    """Return `value` in the type of the card's field `path`. Raises InvalidParameter if it is invalid."""
     group, _, name = path.rpartition(".")
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(_FIELDS[group][name], config=_CONFIG)
@@ -245,7 +245,7 @@ def _checked(path: str, value: object) -> Any:
 
 
 def _facts(part: Part | None) -> dict[str, object]:
-    """Facts by path in the card. Those that the file itself decides are left out, as its checksum is."""
+    """Return the facts by path in the card, without those that follow from the file, such as its checksum."""
     if part is None or not part.data or not part.data.strip():
         return {}
     try:

@@ -35,15 +35,15 @@ _PLAIN = frozenset({b"", b"7bit", b"8bit", b"binary"})
 
 
 OpenFile = Callable[[str, str], BinaryIO | None]
-"""Given a part's name and file name, opens the file that its bytes go to; None: they stay in memory."""
+"""Takes a part's name and file name, opens the file to write it to; returns None to keep it in memory."""
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
     """A part of a form.
 
-    `size`: bytes received; `data`: None if the part is over its limit, has no limit, that is an unexpected
-    name, or was written to a file; `file`: whether it has a file name.
+    `size`: bytes received; `data`: None if the part is over its limit, has an unexpected name (one without a
+    limit), or was written to a file; `file`: whether it has a file name.
     """
 
     name: str
@@ -63,8 +63,8 @@ async def stream_parts(
     """Yield the form's parts in order, as soon as each is complete; only one is in memory at a time.
 
     `limits`: maximum bytes of a part, by name. `wait_s`: maximum seconds between two chunks of the body.
-    `max_bytes`: maximum size of the form; None for no limit. `open_file`: opens a file for parts that are
-    written to one as they arrive, on a thread, and closed at their end.
+    `max_bytes`: maximum size of the form; None for no limit. `open_file`: see `OpenFile`; the bytes are
+    written on a thread as they arrive, and the file is closed at the end of its part.
 
     Raises MalformedRequest, BodyTooLarge for the whole form, DeadlineExceeded, ClientGone, and what
     `open_file` and writing raise.
@@ -96,7 +96,7 @@ class Parts:
     ) -> None:
         """`content_type` contains the boundary; `limits`: maximum bytes of a part, by name.
 
-        Parts with a file name that `open_file` opens a file for are written to it, whatever their size.
+        A part for which `open_file` opens a file is written to that file, whatever its size.
         """
         boundary = parse_options_header(content_type)[1].get(b"boundary")
         if not boundary:

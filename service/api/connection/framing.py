@@ -1,6 +1,6 @@
 """Strict framing of HTTP/1.1 requests (RFC 9112): where a head and a chunked body end.
 
-The parser (llhttp) reads the same bytes, and a request that either of the two refuses is refused. Pure
+The parser (llhttp) reads the same bytes; a request is refused if this module or the parser refuses it. Pure
 functions on bytes, without I/O.
 """
 
@@ -25,7 +25,7 @@ MAX_SMALL_CHUNKS = 65_536
 """Limit of chunks of any size. A body with more chunks must have `MIN_CHUNK_BYTES` per chunk on average."""
 
 MIN_CHUNK_BYTES = 64
-"""Mean data bytes per chunk in a body of many chunks: a chunk costs the event loop as much as kilobytes."""
+"""Minimum mean data bytes per chunk if there are many: handling a chunk takes as long as KBs of data."""
 
 FRAMING_FIELDS = frozenset({b"content-length", b"transfer-encoding", b"host"})
 """Header fields that decide where a request ends or which site it is for."""

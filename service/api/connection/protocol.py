@@ -56,7 +56,7 @@ class HttpProtocol(HttpToolsProtocol):
     drain_bytes = 100_000_000
     """Maximum bytes of an answered request to read and discard."""
     unread_s = 30.0
-    """Disconnect a client that reads no byte of its response for this many seconds, at most twice as many."""
+    """Disconnect a client that reads no byte of its response for this many seconds; checked this often."""
     unread_stopping_s = 1.0
     """`unread_s` while the service is stopping."""
     refused: Callable[[str], None] = staticmethod(_uncounted)

@@ -90,7 +90,7 @@ class ObjectOut(BaseModel):
     label: str = Field(description="Label of the detection with the highest score", examples=["Person"])
     box: BoxOut = Field(description="Box of that detection")
     found_by: dict[str, int] = Field(
-        description="Model to the index of its detection; with a single one, only that model found it"
+        description="Index of the detection by model; a single entry: only that model found the object"
     )
     iou: float | None = Field(
         description="Lowest intersection over union with that box; null if one model found it"

@@ -32,7 +32,7 @@ _DEFAULT_TASKS: dict[str, Task] = {
     "/detect": "object-detection",
     "/explain": "image-classification",
 }
-"""Routes whose default model is that of a task."""
+"""Task whose default model a route runs; the other image routes have no single default model."""
 _JSON_ROUTES = frozenset({"/benchmarks"})
 
 

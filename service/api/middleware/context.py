@@ -200,7 +200,7 @@ def note_model(request: Request, model: str) -> None:
 def find_model(
     request: Request, registry: Registry, name: str | None, task: Task = "image-classification"
 ) -> ServedModel:
-    """Return the model `name`, by default the task's, and count the request under it if it fails.
+    """Return the model `name`, or the task's default model; if the request fails, count it under this model.
 
     Raises UnknownModel, OtherTask, NotReady, ModelUnavailable, and the problem of a form that was not read to
     its end.

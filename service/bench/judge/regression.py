@@ -70,7 +70,8 @@ def compare_bundles(
 ) -> Regression:
     """Compare the entries that both bundles have.
 
-    Raises InvalidParameter for a threshold outside of 0 to 10, and InvalidBundle if the bundles are not
+    `threshold`: relative slowdown, 0.05 for 5 %, above which an entry that the verdict rule calls slower has
+    regressed. Raises InvalidParameter if it is outside of 0 to 10, and InvalidBundle if the bundles are not
     comparable: one is void or partial, they have no common entry, or their scenarios, inputs or machines
     differ. With `across_machines`, different machines add a label instead.
     """

@@ -1,7 +1,7 @@
-"""Which models of a benchmark are faster or slower than another one of it, by models/zoo/verdicts.py.
+"""Find which entries of a benchmark are faster or slower than a reference entry, by models/zoo/verdicts.py.
 
-A reference that was measured twice, as a baseline is, is the mean of both. Over the entries of a run the p
-values are adjusted after Holm.
+A baseline is measured twice; as a reference, the mean of both measurements is used. The p values of all
+entries of a benchmark are adjusted by Holm's method.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from service.bench.bundle import Block, Cold, Entry, Memory, RateTrial, Scenario
 class WorkerEntry(Frozen):
     """An entry with the folder of its model, and the SHA-256 of the model file (empty: any).
 
-    `extra_work`: dot products of 8192 numbers added to every run; benchmarks/instrument uses them to make a
-    copy slower by a known amount.
+    `extra_work`: dot products of 8192 numbers added to every run; benchmarks/instrument uses them to make
+    some of several equal entries slower by a known amount.
     """
 
     entry: Entry

@@ -70,7 +70,8 @@ class BareSession:
 class FromBytes:
     """The service's pipeline from the bytes of an image to logits, without the service.
 
-    Of a detector it goes to the objects, with the card's threshold: stages `postprocess` and `nms`.
+    For a detector, the pipeline ends with the objects, found with the card's threshold, and has the stages
+    `postprocess` and `nms` too.
     """
 
     def __init__(self, run: Run, card: Card, images: Sequence[bytes], max_pixels: int) -> None:
@@ -119,7 +120,7 @@ class ThroughService:
             connection.close()
 
     def run(self, number: int) -> StageTimes:
-        """Post one image. Raises MeasurementFailed if the response is not one of the task."""
+        """Post one image. Raises MeasurementFailed if the response does not fit the model's task."""
         data = self._images[number % len(self._images)]
         connection = self._connection()
         start = time.perf_counter_ns()

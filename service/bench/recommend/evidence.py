@@ -79,8 +79,9 @@ class Measured:
     def confidence(self, fraction: float, limit_ns: float) -> float:
         """Return the confidence, 0 to 1, that the percentile is within the limit.
 
-        One minus the probability that so few runs exceed the limit although a share of `1 - fraction` does;
-        one more run is counted than observed, as in the rule of the bound, to be conservative.
+        It is one minus a probability: that so few of the runs exceed the limit if a share of `1 - fraction`
+        of all possible runs does. To be conservative, one more run is counted as over the limit than was
+        observed, as `percentile_bound` does.
         """
         over = int(self.count - np.searchsorted(self.samples_ns, limit_ns, side="right"))
         return 1 - binomial_cdf(over + 1, self.count, 1 - fraction)
@@ -129,7 +130,7 @@ class Measured:
 class Evidence:
     """Usable benchmarks, and the reasons why others are unusable; both by model, newest first.
 
-    `used`: ids of the bundles that are used; `unused`: reasons against others, by id.
+    `used`: ids of the bundles with a usable benchmark; `unused`: why each other bundle has none, by id.
     """
 
     usable: dict[str, list[Measured]] = field(default_factory=dict)
@@ -138,7 +139,7 @@ class Evidence:
     unused: dict[str, str] = field(default_factory=dict)
 
     def best(self, model: str, fraction: float) -> Measured | None:
-        """Return the newest benchmark of the model with that percentile, else the newest."""
+        """Return the model's newest benchmark that has the percentile `fraction`, else its newest one."""
         usable = self.usable.get(model, [])
         with_percentile = (measured for measured in usable if measured.percentile(fraction))
         return next(with_percentile, next(iter(usable), None))

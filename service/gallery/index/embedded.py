@@ -50,7 +50,7 @@ Mode = Literal["streaming", "exact", "hnsw"]
 class IndexStatus(SearchStatus):
     """State of the index: it contains the changes up to `sequence`; `dead` nodes stay until it is rebuilt.
 
-    `mode`: how a search works now; "streaming" while the index lacks images, when searches are exact.
+    `mode`: how a search works now; "streaming" until the index is complete: searches are exact until then.
     """
 
     mode: Mode
@@ -129,8 +129,8 @@ class EmbeddedSearch:
     def search(self, query: Vector, k: int, keep: Keep | None = None) -> tuple[Keys, Scores]:
         """Return the keys of the `k` nearest images that pass `keep`, int64, and their cosines, float32.
 
-        Best first, equal ones by key; fewer where there are no more. `query` has length 1 and is float32
-        (D,), else ValueError. Raises what reading the store raises.
+        Best first, ties by key; fewer than `k` if no more images pass. `query`: float32 (D,), of length 1.
+        Raises ValueError for any other `query`, and the errors of reading the store.
         """
         if query.dtype != np.float32 or query.shape != (self._dimensions,):
             raise ValueError(f"query is {query.dtype} {query.shape}; float32 ({self._dimensions},) is needed")

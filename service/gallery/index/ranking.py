@@ -50,9 +50,9 @@ def nearest(
 ) -> tuple[Keys, Scores, int]:
     """Return at least the `k` nearest that pass `keep`, best first, and the sequence that they are valid for.
 
-    Requests more and more candidates from the graph until enough pass `keep`; at last all nodes are compared.
-    Then the result is exact: every vector that was not read in float32 is farther away by more than the
-    rounding error (unless more than MOST_RERANKED are that close).
+    Requests more and more candidates from the graph until enough pass `keep`; if too few do, all nodes are
+    compared. A result of comparing all nodes is exact: every vector that was not read in float32 is farther
+    away by more than the rounding error (unless more than MOST_RERANKED are that close).
     """
     first = max(CANDIDATES, 4 * k)
     most = first * MOST_RERANKED

@@ -46,7 +46,7 @@ class DamagedJpeg(ValueError):
 
 
 def repaired_pixels(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint8]:
-    """Decode `data`, of which `decode_strictly` gave a warning; arguments and pixels are the same as there.
+    """Decode `data`, for which `decode_strictly` raised a warning; same arguments and pixels as there.
 
     libjpeg warns of faults that cost pixels (a bad code, truncated coded data) and of faults that do not (a
     missing end marker, an odd JFIF version, scan parameters that a sequential JPEG does not use, a broken

@@ -1,1 +1,1 @@
-"""What says how a network wants its images: the file, what lies beside it, presets, labelled pictures."""
+"""Sources of a network's preprocessing: the file, the files beside it, presets, labelled pictures."""

@@ -1,4 +1,4 @@
-"""What metadata and files beside an ONNX file say of a network."""
+"""Facts of a network from the ONNX file's metadata and from the files beside it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ OWN_METADATA = "metadata of the file"
 
 @dataclass
 class Beside:
-    """What metadata says of a network.
+    """Facts of a network from its metadata.
 
-    `values`: facts by path in the card, each with where it was read. `found_labels`: the names of the classes
-    by each source that has them, the nearest first.
-    `doubts`: facts that metadata states but a card cannot hold exactly, by path, in words. `warnings`: what
-    was not understood.
+    `values`: facts by path in the card, each with its source. `found_labels`: the class names of each source
+    that has them, in order of precedence. `doubts`: for facts that a card cannot express exactly, a
+    description by path. `warnings`: metadata that was not understood.
     """
 
     values: dict[str, tuple[Any, str]] = field(default_factory=dict)
@@ -32,13 +31,13 @@ class Beside:
 
     @property
     def labels(self) -> GivenLabels | None:
-        """The labels of the nearest source."""
+        """The labels of the source that takes precedence."""
         return self.found_labels[0] if self.found_labels else None
 
     def fitting_labels(self, scores: int, model: str, offset: int | None) -> GivenLabels | None:
-        """Return the first labels whose number fits the scores; warns of the others.
+        """Return the first labels whose number fits the scores; warn of those before them.
 
-        Raises RefusedModel where those in the file's own metadata do not.
+        Raises RefusedModel if the labels in the ONNX file's own metadata do not fit.
         """
         for given in self.found_labels:
             try:
@@ -59,14 +58,14 @@ class Beside:
 
 
 def side_of(value: object, where: str) -> int:
-    """Return a side in pixels. Raises RefusedModel, naming `where`."""
+    """Return `value` if it is a valid side in pixels. Raises RefusedModel, which names `where`."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MAX_SIDE:
         raise RefusedModel(f"{where}: {words(value)} is not valid (allowed: 1 to {MAX_SIDE})")
     return value
 
 
 def positive(value: object, where: str) -> float:
-    """Return a number above 0. Raises RefusedModel, naming `where`."""
+    """Return `value` if it is a number above 0. Raises RefusedModel, which names `where`."""
     (number,) = numbers(value, (1,), where)
     if number <= 0:
         raise RefusedModel(f"{where}: {words(value)} is not valid (allowed: more than 0)")

@@ -1,4 +1,4 @@
-"""Recognise the outputs of a detector: decoded boxes and scores, ONNX's NonMaxSuppression, one for all."""
+"""Recognise a detector's outputs: boxes and scores, ONNX's NonMaxSuppression, or one combined output."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _ENOUGH_BOXES = 20
 
 @dataclass(frozen=True)
 class Boxes:
-    """What the outputs of a detector hold.
+    """The outputs of a detector.
 
-    `parts`: where each role's values are; `kind`: the decoder. `columns`: the scores of a box, one for each
-    class, with background or none of them; None where `classes` has class ids. `facts`: what the outputs
-    suggest, by path: value, rank, detail.
+    `kind`: the decoder. `parts`: where the values of each role are. `columns`: number of scores per box,
+    including any for background or no object; None if `classes` has class ids. `facts`: facts that the
+    outputs suggest, by path, as (value, rank, detail).
     """
 
     kind: Literal["decoded-boxes", "selected-boxes"]
@@ -42,11 +42,10 @@ class Boxes:
 def find_boxes(
     content: bytes, ran: Sequence[Ran], classes: Sequence[int], *, from_pytorch: bool
 ) -> Boxes | None:
-    """Return what the outputs hold that a file gave on noise; None where they are not those of a detector.
+    """Recognise the outputs `ran` of a run on noise; return None if they are not a detector's.
 
-    `classes`: how many scores of classes there may be in a single output with boxes, the number of labels
-    first. Raises RefusedModel,
-    which says what is missing, for outputs that have boxes but not what belongs to them.
+    `classes`: possible numbers of class scores in a combined output, the number of labels first. Raises
+    RefusedModel, which says what is missing, if there are boxes without scores or classes.
     """
     suppression = find_suppression(content)
     if suppression is not None:

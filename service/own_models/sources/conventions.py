@@ -1,4 +1,4 @@
-"""The ways to prepare pictures that networks are trained with, and to read their scores."""
+"""Conventions of networks: the common ways to preprocess pictures and to read scores."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ FILTERS = ("bilinear", "bicubic")
 class Convention:
     """One way to prepare a picture and to read the scores.
 
-    `offset`: the number of logits before the first class. `values`: what it chooses for each fact, by path,
-    in words; `input.mean` stands for mean and std, `input.fitting` for resize too.
+    `offset`: the number of logits before the first class. `values`: its value of each fact, by path, in
+    words; `input.mean` stands for mean and std, `input.fitting` for fitting and resize.
     """
 
     input: InputSpec
@@ -38,11 +38,11 @@ class Convention:
 def of_tensors(
     card: Card, fixed: Collection[str], *, layouts: Collection[str], offsets: Collection[int]
 ) -> Iterator[Convention]:
-    """Yield the conventions of `card` with every value of the facts that are not in `fixed`.
+    """Yield the card's convention, and those with other values of the facts that are not in `fixed`.
 
-    Normalisation, colour order, `layouts` and class `offsets` in all combinations. Of each the card's own
-    comes first, so the first convention is the card's; then the least assuming, as the caller orders the last
-    two.
+    Combines every normalisation, colour order, layout of `layouts` and class offset of `offsets`. The
+    card's value of each comes first, then the others, least assuming first; for `layouts` and `offsets`, the
+    caller provides this order.
     """
     spec = card.input
     own = (spec.mean, spec.std)
@@ -74,7 +74,7 @@ def of_tensors(
 
 
 def of_fittings(spec: InputSpec, offset: int) -> Iterator[Convention]:
-    """Yield the fittings that classifiers are evaluated with, each with each filter; that of `spec` first."""
+    """Yield conventions with every common fitting and every filter, those of `spec` first."""
     side = max(spec.height, spec.width)
     specs = [spec]
     for fitting, resize in (
@@ -93,7 +93,7 @@ def of_fittings(spec: InputSpec, offset: int) -> Iterator[Convention]:
 
 
 def differing(one: Convention, other: Convention) -> set[str]:
-    """Return the facts of `of_tensors` in which two conventions differ, numbers by more than rounding."""
+    """Return the facts in which two conventions of `of_tensors` differ; rounding of numbers is ignored."""
     facts = {
         path
         for path in ("input.colour_order", "input.layout", "outputs.class_offset")
@@ -111,12 +111,12 @@ def fitting_words(spec: InputSpec) -> str:
 
 
 def offset_words(offset: int) -> str:
-    """Return in words which scores are those of the classes."""
+    """Describe in words which scores belong to the classes, for a class offset."""
     return "the first score is a background class" if offset else "the classes begin at the first score"
 
 
 def normalisation_name(normalisation: Normalisation) -> str:
-    """Return the name of mean and deviation, or both in numbers."""
+    """Return the name of a normalisation, or its mean and standard deviation if it has no name."""
     known = _known(normalisation)
     return known[0] if known else f"mean {list(normalisation[0])}, std {list(normalisation[1])}"
 

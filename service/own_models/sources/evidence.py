@@ -1,14 +1,14 @@
-"""Preprocessing by evidence: the convention that labelled pictures support, and those they cannot tell apart.
+"""Preprocessing by evidence: find the convention that labelled pictures support, and what they leave open.
 
 Every convention is run on the same pictures and scored by the log-probability of each picture's true class.
-Two conventions differ where the paired differences do: a sign-flip permutation test, adjusted for the number
-of conventions.
+A sign-flip permutation test of the paired differences decides whether two conventions differ, adjusted for
+the number of conventions.
 
-How much of a picture a fitting shows is no evidence of how a network was trained: whatever the network,
-tightly framed pictures favour a fitting that shows more of them. So fittings are told apart only by what
-they do to shapes: whether the same part of a picture is named better squeezed as `stretch` squeezes it than
-undistorted, at the same size. A filter is no evidence either: whatever the network, noisy pictures favour one
-that blurs them, and small ones another. Filters are never decided.
+How much of a picture a fitting shows is no evidence of how a network was trained: with any network, tightly
+framed pictures favour a fitting that shows more of them. So fittings are compared only by what they do to
+shapes: the same part of a picture is classified undistorted and squeezed as `stretch` squeezes it, at the
+same size. A filter is no evidence either: with any network, noisy pictures favour a filter that blurs them,
+and small pictures another one. So filters are never decided.
 """
 
 from __future__ import annotations
@@ -66,16 +66,16 @@ _Item = TypeVar("_Item")
 class Evidence:
     """Result of comparing conventions on labelled pictures.
 
-    `input` and `class_offset` are the convention to use. `decided` has, for each fact that the pictures
-    settle, by how much its value is ahead, in words; `undecided` the values of each fact that they cannot
-    tell apart, of which the convention has that of the card, or else the least assuming. Facts are paths in
-    the card; `input.mean` stands for mean and std, `input.fitting` for resize too. `correct`: the pictures
-    that the network names right.
+    `input` and `class_offset` are the convention to use. `decided`: for each fact that the pictures decide,
+    the lead of its value over the others, in words. `undecided`: for each other fact, the values that the
+    pictures cannot tell apart; the convention uses the card's value if it is among them, else the one that
+    assumes least. Facts are paths in the card; `input.mean` stands for mean and std, `input.fitting` for
+    fitting and resize. `correct`: number of pictures that the network classifies correctly.
 
-    `unreadable`: what is wrong with pictures that cannot be read. `copies`: pictures with the pixels of
-    another, which do not count. `contradictions`: where other values of fixed facts do better. `fitting`: in
-    words, that another fitting or filter does better on these pictures, which says nothing of how the network
-    was trained; None if none does.
+    `unreadable`: reasons why pictures cannot be read. `copies`: pictures with the same pixels as another one,
+    which do not count. `contradictions`: values that do better than those of fixed facts. `fitting`: a
+    sentence if another fitting or filter does better on these pictures, else None; it is no evidence of how
+    the network was trained.
     """
 
     input: InputSpec
@@ -90,7 +90,7 @@ class Evidence:
     contradictions: tuple[Contradiction, ...] = ()
 
     def detail(self, path: str) -> str:
-        """Say why a fact is decided, or why it is not."""
+        """Return the reason why a fact is decided or undecided, in words."""
         if path in _NOT_SHOWN:
             return self.decided.get(path, "pictures do not show which one the network was trained with")
         return self.decided.get(path, f"{self.pictures} pictures do not tell them apart")
@@ -98,10 +98,10 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Contradiction:
-    """Pictures that speak against what is stated.
+    """Labelled pictures contradict facts that a source states.
 
-    `better`: the convention that does best; `facts`: the fixed facts in which it differs, by path; `words`:
-    by how much it is ahead.
+    `better`: the convention that does best; `facts`: paths of the fixed facts in which it differs; `words`:
+    its lead, in words.
     """
 
     better: Convention
@@ -136,13 +136,13 @@ def judge(
 ) -> Evidence:
     """Find the convention that labelled pictures support, for the ONNX file `content` of `card`.
 
-    Normalisation, colour order, `layouts`, those in which the file runs, and, where there is a score more
-    than classes, the class offset are tried in all combinations, unless their paths are in `fixed`; then
-    fitting and filter. Fixed facts are tried too, but only to report where the pictures contradict them. At
-    most MOST_PICTURES are used, MOST_FOR_FITTINGS for fitting and filter.
+    Tries all combinations of normalisation, colour order, layout and class offset, then fittings and filters.
+    `layouts`: layouts in which the file runs. Class offsets are tried only if there is one score more than
+    classes. Facts whose paths are in `fixed` keep their values; others are tried for them only to report
+    contradictions. Uses at most MOST_PICTURES pictures, and MOST_FOR_FITTINGS for fittings and filters.
 
-    Raises ValueError where no picture can be read, SessionError for a file that cannot be loaded, and
-    ModelUnavailable for one that cannot be run.
+    Raises ValueError if no picture can be read, SessionError if the file cannot be loaded, and
+    ModelUnavailable if it cannot be run.
     """
     network = _Network(content, card)
     pictures = _spread(pictures)

@@ -1,4 +1,4 @@
-"""Names of classes: from text, JSON and what a model's files say; and the label set that they form."""
+"""Class names from text, JSON and a model's metadata, and the label set that they form."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PICKLES = frozenset({".pkl", ".pickle", ".p", ".joblib", ".pt", ".pth", ".npy",
 
 @dataclass(frozen=True)
 class GivenLabels:
-    """Names as a source has them, a background class included; `detail` names the source."""
+    """Class names of one source, including a background class if it has one; `detail` names the source."""
 
     names: tuple[str, ...]
     rank: Rank
@@ -38,7 +38,7 @@ class GivenLabels:
 
 @dataclass(frozen=True)
 class BuiltIn:
-    """The name of a built-in label set, from someone who may not name files of this machine."""
+    """The name of a built-in label set; used for HTTP clients, which must not name files of this machine."""
 
     name: str
 
@@ -71,7 +71,7 @@ def built_in_sets() -> dict[str, tuple[str, ...]]:
 
 
 def labels_option(given: str | Path | BuiltIn) -> GivenLabels:
-    """Return what `--labels` names: a file, or a built-in label set; text may be either, BuiltIn no file.
+    """Return the labels of `--labels`: a `Path` is a file, BuiltIn a built-in label set, and a `str` either.
 
     Raises RefusedModel.
     """
@@ -93,7 +93,7 @@ def labels_option(given: str | Path | BuiltIn) -> GivenLabels:
 
 
 def read_label_file(path: Path) -> tuple[str, ...]:
-    """Return the names in a file: text with one a line, or JSON. A pickle is never opened.
+    """Return the names in a file: text with one name per line, or JSON. Never opens pickles.
 
     Raises RefusedModel.
     """
@@ -111,7 +111,7 @@ def read_label_file(path: Path) -> tuple[str, ...]:
 
 
 def read_bounded(path: Path) -> str:
-    """Return the text of a file that people write. Raises RefusedModel and UnicodeDecodeError."""
+    """Return the text of a small file. Raises UnicodeDecodeError, and RefusedModel for other errors."""
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
@@ -151,9 +151,9 @@ def label_set(
 ) -> LabelSet:
     """Return the label set of a network with `logits` scores for an image.
 
-    `offset`: what a flag says of the background class. `keep`: names stay as they are unless all are those of
-    a built-in set. Without labels, 1000 and 1001 scores are assumed to be
-    those of ImageNet, others get numbers as names. Raises RefusedModel where the numbers do not match.
+    `offset`: the class offset if a flag states it. `keep`: names stay unchanged unless all are those of a
+    built-in set. Without labels, 1000 or 1001 scores are assumed to be ImageNet's; other classes get numbers
+    as names. Raises RefusedModel if the number of labels does not fit the scores.
     """
     if given is None:
         return _assumed(logits, model, offset)

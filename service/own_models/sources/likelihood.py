@@ -1,4 +1,4 @@
-"""The log-probability of a picture's true class, and tests whether one way to prepare pictures gives more."""
+"""Log-probability of each picture's true class, and tests whether one convention gives a higher one."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _DIGITS = 3
 def log_probabilities(
     logits: NDArray[np.float64], classes: Sequence[int], activation: Activation
 ) -> NDArray[np.float64]:
-    """Return the log-probability of each picture's class, float64 (pictures,), cut below.
+    """Return the log-probability of each picture's class, float64 (pictures,), limited from below.
 
-    `logits` is (pictures, classes). One temperature is fitted to all pictures, except for sigmoids: what only
-    makes logits larger gains nothing.
+    `logits` is (pictures, classes). Except for sigmoids, one temperature is fitted to all pictures, so a
+    convention that only makes logits larger gains nothing.
     """
     values = logits if activation == "none" else np.log(np.maximum(logits, 1e-30))
     pictures = np.arange(len(values))
@@ -50,8 +50,8 @@ def log_probabilities(
 def p_value(differences: NDArray[np.float64]) -> float:
     """Return the one-sided p value of a positive mean, by sign flips of the paired `differences`.
 
-    All 2^n flips where they are at most FLIPS, else none and FLIPS random ones (a fixed seed). NaN is left
-    out.
+    Uses all 2^n flips if they are at most FLIPS, else the unflipped signs and FLIPS random flips (with a
+    fixed seed). Differences that are NaN are ignored.
     """
     differences = differences[~np.isnan(differences)]
     if not differences.any():
@@ -61,7 +61,7 @@ def p_value(differences: NDArray[np.float64]) -> float:
 
 
 def adjusted(differences: NDArray[np.float64], ways: int) -> float:
-    """Return the p value of a mean of LEAST_DIFFERENCE or more, times the number of `ways`; 1 below it."""
+    """Return the p value times the number of `ways` (at most 1); 1 if the mean is below LEAST_DIFFERENCE."""
     differences = differences[~np.isnan(differences)]
     if not differences.size or differences.mean() < LEAST_DIFFERENCE:
         return 1.0
@@ -71,9 +71,9 @@ def adjusted(differences: NDArray[np.float64], ways: int) -> float:
 def interval(differences: NDArray[np.float64], level: float) -> tuple[float, float]:
     """Return the lowest and the highest mean that a one-sided `p_value` at `level` does not rule out.
 
-    A flip reaches the sum of differences, each less by d, where the mean of the flipped ones is at most d. So
-    the interval is between two quantiles of these means (Hartigan 1969, "Using Subsample Values as Typical
-    Values").
+    Subtract a hypothetical mean d from all differences: a sign flip gives at least the unflipped sum if,
+    and only if, the mean of the flipped differences is at most d. So the limits of the interval are two
+    quantiles of these means (Hartigan 1969, "Using Subsample Values as Typical Values").
     """
     differences = differences[~np.isnan(differences)]
     if not differences.size:
@@ -97,15 +97,15 @@ def _signs(n: int) -> NDArray[np.float64]:
 
 
 def best_row(scores: NDArray[np.float64]) -> int:
-    """Return the row of `scores` (ways, pictures) with the highest mean of those without NaN."""
+    """Return the index of the row of `scores` (ways, pictures) with the highest mean; skip rows with NaN."""
     return int(np.nanargmax(scores.mean(axis=1)))
 
 
 def p_values(scores: NDArray[np.float64], best: int) -> list[float]:
-    """Return for each row of `scores` (ways, pictures) how likely it is that it is as good as row `best`.
+    """Return the p value of each row of `scores` (ways, pictures) against row `best`.
 
-    Adjusted by Bonferroni for the number of rows that could have been the best: the best one is chosen on
-    the pictures that it is tested on, and the nearest rival has to be protected from that like any other.
+    Adjusted by Bonferroni's method for the number of rows that could have been the best, because the best row
+    is chosen on the pictures that it is tested on.
     """
     return [adjusted(scores[best] - other, rivals(scores)) for other in scores]
 
@@ -116,9 +116,9 @@ def rivals(scores: NDArray[np.float64]) -> int:
 
 
 def ahead(differences: NDArray[np.float64], ways: int) -> str:
-    """Return by how much the log-probability is higher, with the interval of the test; {} is for than what.
+    """Return text on how much higher the log-probability is; `{}` is the place for what it is compared with.
 
-    The interval is above 0 where `adjusted` for as many `ways` is below SIGNIFICANCE.
+    The text includes the interval, which is above 0 if `adjusted` for as many `ways` is below SIGNIFICANCE.
     """
     differences = differences[~np.isnan(differences)]
     low, high = interval(differences, SIGNIFICANCE / ways)

@@ -1,4 +1,4 @@
-"""Labelled pictures: a folder for each class, its name matched to a label by name or by a mapping file."""
+"""Labelled pictures: one folder per class; its name, or a mapping file, tells the label."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ class Labelled:
 def labelled_pictures(
     images: Path, labels: Sequence[str], mapping: Path | None, *, option: str = "--images"
 ) -> list[Labelled]:
-    """Return the files in the folders of `images`, each with its class id, in order of their names.
+    """Return the files in the subfolders of `images`, each with its class id, sorted by name.
 
-    A folder is the class whose label has its name, letters and digits compared without case; of a label such
-    as "tench, Tinca tinca" each part counts. `mapping` is a file from folders to labels or class ids: JSON,
-    or lines `FOLDER = LABEL`; `-` leaves a folder out. `option` names the folder in messages. Raises
-    RefusedModel for a folder that matches no label or several.
+    A subfolder belongs to the label of the same name; only letters and digits are compared, without case.
+    Each part of a label such as "tench, Tinca tinca" counts as its name. `mapping`: a file that maps
+    subfolders to labels or class ids, as JSON or as lines `FOLDER = LABEL`; `-` excludes a subfolder.
+    `option`: the option to name in messages. Raises RefusedModel for a subfolder that matches no label or
+    several.
     """
     try:
         folders = sorted(path for path in images.iterdir() if path.is_dir() and not path.name.startswith("."))

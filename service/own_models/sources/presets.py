@@ -1,4 +1,4 @@
-"""Presets of the tools that publish networks, and the most common values for facts that nothing states."""
+"""Presets of tools that publish networks, and the most common values, for facts that no source states."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SIGNED = ((127.5,) * 3, (127.5,) * 3)
 class Preset:
     """How one tool prepares an image.
 
-    `resize_of`: the shorter side before the crop, in sides of the network's input; for center-crop only.
+    `resize_of`: shorter side before the crop, divided by the side of the network's input; center-crop only.
     """
 
     title: str
@@ -101,14 +101,14 @@ def from_tensorflow(producer: str) -> bool:
 
 
 def assume_size(facts: Facts) -> None:
-    """State channels, height and width that nothing states."""
+    """Assume values for channels, height and width that no source states."""
     facts.state("input.channels", 3, Rank.ASSUMED, _FREE)
     for side in ("height", "width"):
         facts.state(f"input.{side}", SIDE, Rank.ASSUMED, _FREE)
 
 
 def assume_input(facts: Facts, producer: str) -> None:
-    """State how an image is fitted and normalised where nothing does. The size is settled."""
+    """Assume the most common fitting and normalisation if no source states them. The size must be known."""
     height, width, channels = (facts.value(f"input.{side}") for side in ("height", "width", "channels"))
     mean, std, why = _pixels(channels, facts.value("input.layout"), producer)
     facts.state("input.mean", mean, Rank.ASSUMED, why)
@@ -126,7 +126,7 @@ def assume_input(facts: Facts, producer: str) -> None:
 
 
 def fit_channels(facts: Facts, channels: int) -> None:
-    """Bring stated means and deviations to the number of channels, where one number stands for all."""
+    """Repeat a mean or deviation that was stated as one number for all channels, once per channel."""
     for path in ("input.mean", "input.std"):
         claims = facts.claims.get(path, [])
         for index, claim in enumerate(claims):
@@ -136,7 +136,7 @@ def fit_channels(facts: Facts, channels: int) -> None:
 
 
 def scale_resize(facts: Facts, beside: Beside) -> None:
-    """Scale a stated resize where the network's size is another than the one that it was stated for."""
+    """Scale a resize that was stated for another input size than the network's."""
     sides = [facts.value(f"input.{side}") for side in ("height", "width")]
     stated = beside.values.get("input.resize")
     stated_for = [beside.values.get(f"input.{side}", (None, ""))[0] for side in ("height", "width")]

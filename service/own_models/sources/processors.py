@@ -1,4 +1,4 @@
-"""How Hugging Face's image processors and timm prepare an image, from the files that they save."""
+"""Read preprocessing from the configuration files of timm and of Hugging Face's image processors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CROPPING = re.compile(r"(MobileNetV[12]|MobileViT|CLIP|PoolFormer|Levit|Bit|Dei
 
 
 def read_timm(config: Mapping[str, Any], cfg: Mapping[str, Any], where: str, beside: Beside) -> None:
-    """Take timm's `pretrained_cfg`, and the names of the classes where it has them."""
+    """Add the facts of timm's `pretrained_cfg`, and its class names if it has any, to `beside`."""
     where = f"{where} (timm)"
     size = cfg["input_size"]
     if not isinstance(size, (list, tuple)) or len(size) != 3:
@@ -65,7 +65,7 @@ def read_timm(config: Mapping[str, Any], cfg: Mapping[str, Any], where: str, bes
 
 
 def read_processor(processor: Mapping[str, Any], where: str, beside: Beside) -> None:
-    """Take what a Hugging Face image processor does to an image."""
+    """Add the preprocessing of a Hugging Face image processor to `beside`."""
     kind = processor.get("image_processor_type", processor.get("feature_extractor_type"))
     kind = kind if isinstance(kind, str) else ""
     values = _pixels(processor, kind, where)

@@ -1,4 +1,4 @@
-"""What an ONNX file itself says: its kind, its input, which output has the scores, what they are."""
+"""Read facts from an ONNX file itself: its kind, its input, the output with the scores, its activation."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _INPUTS = ("float32", "float16", "uint8")
 
 
 def read_file(path: Path) -> bytes:
-    """Return the ONNX file at `path` as one file, tensors in other files of its folder included.
+    """Return the content of the ONNX file at `path`, with its external tensors read in.
 
     Raises RefusedModel, which says what the file is instead and how to export it.
     """
@@ -76,7 +76,7 @@ def read_file(path: Path) -> bytes:
 
 
 def read_graph(content: bytes, name: str, size: tuple[int, ...] | None = None) -> GraphFacts:
-    """Return what the graph says. Raises RefusedModel for damaged files and operators of other domains."""
+    """Return the facts of the graph. Raises RefusedModel for damaged files and for custom operators."""
     try:
         graph = describe(content, size)
     except UnreadableModel as error:
@@ -91,7 +91,7 @@ def read_graph(content: bytes, name: str, size: tuple[int, ...] | None = None) -
 
 
 def read_input(graph: GraphFacts, facts: Facts) -> None:
-    """State what the graph's only input forces. Raises RefusedModel where it takes no image."""
+    """State the facts that the graph's input forces. Raises RefusedModel if it does not take one image."""
     image = _image(graph)
     file = "the file"
     facts.state("input.name", image.name, Rank.FORCED, file)
@@ -125,15 +125,15 @@ def read_sides(graph: GraphFacts, layout: str, facts: Facts) -> None:
 
 
 def same_in_both_layouts(graph: GraphFacts) -> bool:
-    """Return whether height, width and channels are the same, or free, in either layout of the input."""
+    """Return whether both layouts give the input the same channels, height and width, or leave them free."""
     sides = [side if isinstance(side, int) else None for side in graph.inputs[0].shape[1:]]
     return not sides or sides == [sides[2], sides[0], sides[1]]
 
 
 def choose_output(ran: Sequence[Ran], wanted: str | None) -> tuple[Ran, Fact]:
-    """Return the output with one score for each class, and why it is taken: assumed if by its name only.
+    """Return the output with one score per class, and the origin of this choice: assumed if only by its name.
 
-    `wanted`: what `--output` names. Raises RefusedModel where there is none, or several and no name decides.
+    `wanted`: the output of `--output`. Raises RefusedModel if there is none, or several and no name decides.
     """
     listed = ", ".join(f"'{output.name}' {output.dtype} {_shape(output.shape)}" for output in ran)
     if wanted is not None:
@@ -162,7 +162,7 @@ def choose_output(ran: Sequence[Ran], wanted: str | None) -> tuple[Ran, Fact]:
 
 
 def read_activation(content: bytes, output: Ran, facts: Facts) -> None:
-    """State which activation the graph applies to its scores itself."""
+    """State the activation that the graph has applied to its scores: "softmax", "sigmoid" or "none"."""
     applied = output_activation(content, output.name)
     if applied != "none":
         facts.state("outputs.activation", applied, Rank.FORCED, f"the file's last operator is {applied}")

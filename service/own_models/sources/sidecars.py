@@ -1,4 +1,4 @@
-"""What lies beside an ONNX file, and its own metadata: preprocessing and labels as other tools write them."""
+"""Read preprocessing and labels from an ONNX file's metadata and from other tools' files beside it."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _PIXEL_RANGES = {
 
 
 def read_beside(file: Path, metadata: Mapping[str, str], *, scores: Collection[int] = ()) -> Beside:
-    """Return what the ONNX file's own `metadata` and the files beside it say.
+    """Return the facts in the ONNX file's own `metadata` and in the files beside it.
 
-    A file in a folder `onnx` may have them one folder above, as repositories of Hugging Face do. `scores`:
-    how many the network may have, if its graph tells; a `config.json` of another network, or of another
-    program, is left out with a warning, and so are files of labels that cannot be read. Raises RefusedModel
-    for other files that cannot be understood, and for networks that are no classifiers.
+    If the ONNX file is in a folder `onnx`, files one folder above count too, as in Hugging Face repositories.
+    `scores`: possible numbers of scores, if the graph tells. A `config.json` of another network or program,
+    and unreadable label files, are ignored with a warning. Raises RefusedModel for other files that cannot be
+    understood, and for networks that are not classifiers.
     """
     beside = Beside()
     _ultralytics(metadata, beside)

@@ -116,7 +116,8 @@ def test_reference_networks_on_the_page(zoo: Path) -> None:
         "| squeezenet | 224 | 1.24 M | 349 M | 2.50 (2.40 to 2.75) | 1.25 (1.20 to 1.30) | 2.00 | 58.2 %"
         in text
     )
-    assert "a CPU (avx2), 2 cores, ONNX Runtime 1.32.0, one thread, 3 rounds of 3 runs" in text
+    assert "Machine: a CPU (avx2), 2 cores, ONNX Runtime 1.32.0. Method: one thread, 3 rounds;" in text
+    assert "a round runs a network and its int8 form 3 times each, in random order." in text
     assert "ratios of the two times: 1.004 to 1.004." in text
     other = bundle.model_copy(update={"fingerprint": bundles.fingerprint("another CPU")})
     for damaged in ("[{}]", "{}", "[]", f"[{to_json(bundle)},{to_json(other)}]"):

@@ -398,7 +398,7 @@ def test_no_default_detector(serve: Callable[..., httpx.Client], squares: bytes)
         serve().post("/detect", content=squares),
         404,
         "unknown-model",
-        "WEIGHIN_DEFAULT_DETECTOR is the name of a model that is not there (detectors: none",
+        "WEIGHIN_DEFAULT_DETECTOR: no such model (detectors: none",
     )
     assert body["models"] == []
 

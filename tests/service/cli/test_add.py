@@ -99,7 +99,7 @@ def test_options_become_facts(tiny_models_dir: Path, tmp_path: Path, file: Path)
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--mean", "123,117,104", "--std", "58"], "not of pixels from 0 to 1"),
+        (["--mean", "123,117,104", "--std", "58"], "too large for pixels from 0 to 1"),
         (["--mean", "0.5"], "one is given without the other"),
         (["--mean", "a", "--std", "1"], "--mean 'a': not numbers"),
         (["--range", "0-1"], "--range '0-1': unknown (allowed: 0..255, 0..1, -1..1)"),

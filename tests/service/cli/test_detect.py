@@ -98,7 +98,7 @@ def test_options(zoo: Path, tmp_path: Path) -> None:
     [
         (["--model", "tiny"], "model 'tiny': classifies images, it does not detect objects"),
         (["--model", "colour"], "model 'colour': unknown (allowed: colours, tiny)"),
-        ([], "WEIGHIN_DEFAULT_DETECTOR is the name of a model that is not there (detectors: colours)"),
+        ([], "WEIGHIN_DEFAULT_DETECTOR: no such model (detectors: colours)"),
         (["--model", "colours", "--min-score", "2"], "min_score 2: out of range (allowed: 0 to 1)"),
         (["--model", "colours", "--classes", "pink"], "classes: 'pink' unknown to model 'colours'"),
         (["again.png", "--model", "colours", "--draw", "out.png"], "one file for 2 photos"),

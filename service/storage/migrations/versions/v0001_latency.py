@@ -64,7 +64,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them."""
+    """Drop the first tables."""
     op.drop_table("latency_progress")
     op.drop_table("latency_errors")
     op.drop_table("latency_histograms")

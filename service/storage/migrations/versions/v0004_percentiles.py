@@ -14,7 +14,7 @@ _COLUMNS = ("p50_ns", "p90_ns", "p95_ns", "p99_ns")
 
 
 def upgrade() -> None:
-    """Add the columns. Rows that are there keep nulls, and are decoded as before until they are dropped."""
+    """Add the columns. Existing rows keep nulls; their histograms are decoded as before until they expire."""
     for name in _COLUMNS:
         op.add_column(
             "latency_histograms",

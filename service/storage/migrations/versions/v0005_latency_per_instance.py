@@ -23,9 +23,9 @@ _COMMENTS = {
 
 
 def upgrade() -> None:
-    """Sum up what was not summed up yet, then add the columns. Roll-ups stay, with an empty instance.
+    """Complete the roll-ups to hours and days, then add the columns. Roll-ups stay, with an empty instance.
 
-    From here on every process writes its own hours and days, so hours and days of before must be complete.
+    After this migration every process writes its own hours and days, so older ones must be complete.
     """
     connection = op.get_bind()
     rows = connection.execute(sa.text("SELECT name, until FROM latency_progress")).all()
