@@ -220,6 +220,18 @@ class InvalidBundle(WeighinError):
     slug = "invalid-bundle"
 
 
+class UnknownEvaluation(WeighinError):
+    """No evaluation has that id."""
+
+    slug = "unknown-evaluation"
+
+
+class InvalidEvaluation(WeighinError):
+    """A document is no evaluation, or its figures contradict its counts."""
+
+    slug = "invalid-evaluation"
+
+
 class UnreadableFolder(WeighinError):
     """A given folder cannot be listed."""
 

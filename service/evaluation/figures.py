@@ -1,0 +1,268 @@
+"""Figures of an evaluated model, with validators that refuse figures which contradict their counts."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable
+from typing import Annotated, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, StringConstraints, model_validator
+
+from models.zoo.card import Count, Fraction, Name, PositiveCount
+from models.zoo.frozen import Finite
+from models.zoo.statistics import wilson
+
+MAX_CONFUSED = 1000
+"""Most pairs of classes that a confusion table lists."""
+
+Text = Annotated[str, StringConstraints(max_length=4096)]
+Bits = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9+/]*={0,2}$"),
+    Field(description="Base64 of bits, the first in the most significant place"),
+]
+Severities = tuple[Fraction, Fraction, Fraction, Fraction, Fraction]
+_TOLERANCE = 2e-6
+"""Shares are rounded to six digits."""
+
+
+def pack_bits(bits: Iterable[bool]) -> str:
+    """Return booleans as `Bits`."""
+    return base64.b64encode(np.packbits(np.fromiter(bits, dtype=bool)).tobytes()).decode()
+
+
+def unpack_bits(packed: str, n: int) -> NDArray[np.bool_]:
+    """Return `n` booleans, bool (n,). Raises ValueError unless `packed` has exactly so many."""
+    try:
+        content = base64.b64decode(packed, validate=True)
+    except binascii.Error:
+        raise ValueError("bits: not base64") from None
+    if len(content) != (n + 7) // 8:
+        raise ValueError(f"bits: {len(content)} bytes for {n} pictures")
+    bits = np.unpackbits(np.frombuffer(content, dtype=np.uint8)).astype(bool)
+    if bits[n:].any():
+        raise ValueError(f"bits: more than {n} pictures")
+    return bits[:n]
+
+
+class Share(Finite):
+    """`correct` of `n` pictures, as a share with its 95 % Wilson interval."""
+
+    n: PositiveCount
+    correct: Count
+    value: Fraction
+    low: Fraction
+    high: Fraction
+
+    @classmethod
+    def of(cls, correct: int, n: int) -> Self:
+        """Return the share. Raises ValueError unless 0 <= correct <= n and n > 0."""
+        if not 0 <= correct <= n or n == 0:
+            raise ValueError(f"{correct} of {n} is no share")
+        low, high = wilson(correct, n)
+        return cls(n=n, correct=correct, value=round(correct / n, 6), low=round(low, 6), high=round(high, 6))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.correct > self.n:
+            raise ValueError(f"{self.correct} of {self.n} is no share")
+        for name, value in zip(("low", "high"), wilson(self.correct, self.n), strict=True):
+            _same(f"{name} of {self.correct} of {self.n}", getattr(self, name), value)
+        _same(f"value of {self.correct} of {self.n}", self.value, self.correct / self.n)
+        return self
+
+
+class Mean(Finite):
+    """A figure that is no share of counts, with its 95 % interval.
+
+    Few pictures can make a bootstrap interval miss the figure.
+    """
+
+    value: Fraction
+    low: Fraction
+    high: Fraction
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"{self.low} is above {self.high}")
+        return self
+
+
+class ClassShare(Share):
+    """Pictures of one class that are classified correctly. `name`: the label."""
+
+    name: Text
+
+
+class Confused(Finite):
+    """`count` pictures of the class `true` that are classified as `predicted`, another label."""
+
+    true: Text
+    predicted: Text
+    count: PositiveCount
+
+
+class Bin(Finite):
+    """Pictures whose top-1 probability is above `low` and at most `high`; `confidence` is its mean."""
+
+    low: Fraction
+    high: Fraction
+    confidence: Fraction
+    accuracy: Share
+
+
+class Calibration(Finite):
+    """Reliability curve (bins without pictures are left out) and expected calibration error."""
+
+    ece: Fraction
+    bins: tuple[Bin, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        n = sum(each.accuracy.n for each in self.bins)
+        gaps = (each.accuracy.n * abs(each.accuracy.value - each.confidence) for each in self.bins)
+        _same("ece", self.ece, sum(gaps) / n if n else 0.0, 1e-5)
+        return self
+
+
+class Threshold(Finite):
+    """Lowest probability from which predictions are right often enough; `share` of all pictures reach it."""
+
+    probability: Fraction
+    share: Fraction
+    accuracy: Share = Field(description="Of the pictures that reach it")
+
+
+class WorstPicture(Finite):
+    """A picture whose wrong top-1 class is very probable for the network."""
+
+    picture: Text = Field(description="Path in the data set")
+    true: Text
+    predicted: Text
+    probability: Fraction
+
+
+class ClassifierResult(Finite):
+    """Accuracy of a classifier on the pictures of its label set."""
+
+    n: PositiveCount
+    correct: Bits = Field(description="Top-1 right, per picture of the label set, in order")
+    top1: Share
+    top5: Share | None = Field(description="null for label sets of up to five classes")
+    macro: Mean = Field(description="Mean over the classes that have pictures, each counting the same")
+    per_class: tuple[ClassShare, ...]
+    confusion: tuple[Confused, ...] = Field(max_length=MAX_CONFUSED, description="Most frequent first")
+    confusion_omitted: Count = Field(default=0, description="Pictures in rarer pairs than those listed")
+    calibration: Calibration
+    threshold: Threshold | None = Field(description="Right in 95 % of the cases; null if none is")
+    worst: tuple[WorstPicture, ...] = Field(max_length=10)
+    halves: tuple[Share | None, Share | None] = Field(description="null: no picture is in that half")
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Top-1 right per picture of the label set, bool (n,)."""
+        return unpack_bits(self.correct, self.n)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        correct = int(self.right.sum())
+        _counts("top1", (self.top1.n, self.top1.correct), (self.n, correct))
+        if self.top5 is not None:
+            _counts("top5.n", self.top5.n, self.n)
+            if self.top5.correct < correct:
+                raise ValueError(f"top5: {self.top5.correct} correct, but {correct} are in top1")
+        _counts("per_class", _totals(self.per_class), (self.n, correct))
+        shares = [each.correct / each.n for each in self.per_class]
+        _same("macro", self.macro.value, sum(shares) / len(shares))
+        if any(pair.true == pair.predicted for pair in self.confusion):
+            raise ValueError("confusion: a pair of equal classes is not confused")
+        confused = sum(pair.count for pair in self.confusion) + self.confusion_omitted
+        _counts("confusion", confused, self.n - correct)
+        bins = [each.accuracy for each in self.calibration.bins]
+        _counts("calibration", _totals(bins), (self.n, correct))
+        if self.threshold is not None:
+            _same("threshold.share", self.threshold.share, self.threshold.accuracy.n / self.n)
+        _counts("halves", _totals(half for half in self.halves if half), (self.n, correct))
+        return self
+
+
+class ClassAp(Finite):
+    """Average precision of one class; null without objects to find."""
+
+    name: Text
+    n: Count = Field(description="Annotated objects")
+    ap: Fraction | None = Field(description="Mean over IoU 0.5 to 0.95")
+    ap50: Fraction | None = Field(description="At IoU 0.5")
+
+
+class ApHalf(Finite):
+    """Average precision on one half of the pictures; null without objects to find."""
+
+    n: Count = Field(description="Pictures")
+    ap: Mean | None
+
+
+class WorstDetections(Finite):
+    """A picture with many objects missed or boxes without an object."""
+
+    picture: Text = Field(description="Path in the data set")
+    missed: Count
+    false: Count
+
+
+class DetectorResult(Finite):
+    """Average precision of a detector, as COCO defines it, on the pictures of its label set."""
+
+    n: PositiveCount
+    objects: Count = Field(description="Annotated objects of the classes that the detector knows")
+    ap: Mean = Field(description="Mean over IoU 0.5 to 0.95 and classes")
+    ap50: Fraction
+    ap75: Fraction
+    per_class: tuple[ClassAp, ...]
+    halves: tuple[ApHalf, ApHalf]
+    worst: tuple[WorstDetections, ...] = Field(max_length=10)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _counts("per_class: objects", sum(each.n for each in self.per_class), self.objects)
+        _counts("halves: pictures", sum(half.n for half in self.halves), self.n)
+        for name, total in (("ap", self.ap.value), ("ap50", self.ap50)):
+            values = [value for each in self.per_class if (value := getattr(each, name)) is not None]
+            if not values:
+                raise ValueError(f"{name}: no class has objects to find")
+            _same(name, total, sum(values) / len(values), 1e-5)
+        return self
+
+
+class Corruptions(Finite):
+    """Accuracy on corrupted pictures: severities 1 to 5 of each corruption, and their mean."""
+
+    n: PositiveCount = Field(description="Pictures of each corruption at each severity")
+    mean: Fraction
+    corruptions: dict[Name, Severities] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        shares = [share for severities in self.corruptions.values() for share in severities]
+        _same("mean", self.mean, sum(shares) / len(shares), 1e-5)
+        return self
+
+
+def _totals(shares: Iterable[Share]) -> tuple[int, int]:
+    """Return the sums of `n` and `correct`."""
+    pairs = [(share.n, share.correct) for share in shares]
+    return sum(n for n, _ in pairs), sum(correct for _, correct in pairs)
+
+
+def _same(name: str, given: float, computed: float, tolerance: float = _TOLERANCE) -> None:
+    if abs(given - computed) > tolerance:
+        raise ValueError(f"{name}: is {given}, but the counts give {computed:.6f}")
+
+
+def _counts(name: str, given: object, counted: object) -> None:
+    if given != counted:
+        raise ValueError(f"{name}: {given}, but the pictures give {counted}")

@@ -1,0 +1,322 @@
+"""Evaluation: the accuracy of models on one data set, as it is kept, posted and returned."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AwareDatetime, Field, StringConstraints, ValidationError, model_validator
+
+from models.zoo.card import Count, Fraction, Name, PositiveCount, Sha256, Side, Task
+from models.zoo.files import write_whole
+from models.zoo.frozen import Finite
+from service.errors import InvalidEvaluation, error_words
+from service.evaluation.figures import (
+    Bits,
+    ClassifierResult,
+    Corruptions,
+    DetectorResult,
+    Mean,
+    Share,
+    Text,
+    unpack_bits,
+)
+
+SCHEMA_VERSION = 1
+
+EvaluationId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+Verdict = Literal["first better", "second better", "not distinguishable"]
+DataKind = Literal["folder", "csv", "coco", "voc"]
+Signed = Annotated[float, Field(ge=-1, le=1)]
+
+
+def data_hash(truths: Iterable[tuple[str, str]]) -> str:
+    """Return the SHA-256 of a data set from (SHA-256 of the file, truth) of every readable picture.
+
+    Names and order of the files do not count.
+    """
+    lines = sorted(f"{sha256} {truth}\n" for sha256, truth in truths)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def half_of(sha256: str) -> int:
+    """Return the half, 0 or 1, of the picture whose file has this SHA-256 (hexadecimal)."""
+    return int(sha256[:2], 16) & 1
+
+
+class Software(Finite):
+    """What computed the outputs; others may round differently."""
+
+    onnxruntime: Text
+    instruction_set: tuple[Text, ...]
+    machine: Text = Field(description="Model name of the CPU")
+    weighin: Text
+
+
+class ModelResult(Finite):
+    """One evaluated model: what it is, and its `classification` or `detection`, by its task."""
+
+    name: Name
+    sha256: Sha256 = Field(description="SHA-256 of the ONNX file that ran")
+    bytes: PositiveCount
+    task: Task
+    labels: Name
+    classes: PositiveCount
+    precision: Literal["fp32", "fp16", "int8"]
+    height: Side
+    width: Side
+    runtime: Literal["onnxruntime"] = "onnxruntime"
+    evaluated_at: AwareDatetime
+    software: Software
+    classification: ClassifierResult | None = None
+    detection: DetectorResult | None = None
+    corruptions: Corruptions | None = None
+
+    @model_validator(mode="after")
+    def _of_its_task(self) -> Self:
+        classifies = self.task == "image-classification"
+        if (self.classification is not None) != classifies or (self.detection is None) != classifies:
+            field = "classification" if classifies else "detection"
+            raise ValueError(f"model {self.name}: task {self.task} has the result {field} and no other")
+        return self
+
+    @property
+    def n(self) -> int:
+        """Number of pictures."""
+        result = self.classification or self.detection
+        assert result is not None
+        return result.n
+
+    @property
+    def accuracy(self) -> Share | Mean:
+        """Top-1 accuracy of a classifier, or average precision of a detector."""
+        if self.classification is not None:
+            return self.classification.top1
+        assert self.detection is not None
+        return self.detection.ap
+
+
+class Duplicate(Finite):
+    """A file with the same bytes and truth as another one; it is not counted."""
+
+    picture: Text = Field(description="Path in the data set")
+    same_as: Text
+
+
+class Conflict(Finite):
+    """Files with the same bytes and different truths, none of which is counted."""
+
+    pictures: tuple[Text, ...] = Field(min_length=2)
+    truths: tuple[Text, ...] = Field(min_length=2, description="Class of each picture")
+
+
+class Unreadable(Finite):
+    """A listed picture that could not be used."""
+
+    picture: Text
+    reason: Text
+
+
+class ClassCount(Finite):
+    """Distinct pictures (for detection: objects) of a class of the data set."""
+
+    name: Text
+    n: Count
+
+
+class Data(Finite):
+    """A data set. Distinct pictures are in the order of the SHA-256 of their files."""
+
+    name: Text = Field(min_length=1)
+    kind: DataKind
+    task: Task
+    sha256: Sha256 = Field(description="SHA-256 over the file's SHA-256 and truth of every readable picture")
+    pictures: PositiveCount = Field(description="Listed files")
+    n: PositiveCount = Field(description="Distinct pictures that are counted")
+    half: Bits = Field(description="The half, 0 or 1, of each distinct picture, drawn by its SHA-256")
+    duplicates: tuple[Duplicate, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
+    classes: tuple[ClassCount, ...] = ()
+    notes: tuple[Text, ...] = ()
+
+    @property
+    def halves(self) -> NDArray[np.int64]:
+        """The half of each distinct picture, int64 (n,)."""
+        return unpack_bits(self.half, self.n).astype(np.int64)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        unpack_bits(self.half, self.n)
+        left_out = len(self.duplicates) + sum(len(each.pictures) for each in self.conflicts)
+        if self.n + left_out > self.pictures:
+            raise ValueError(f"{self.n} distinct pictures and {left_out} left out, of {self.pictures} listed")
+        if self.task == "image-classification":
+            counted = sum(each.n for each in self.classes)
+            if counted != self.n:
+                raise ValueError(f"classes: {counted} pictures, but {self.n} are distinct")
+        return self
+
+
+class Unmatched(Finite):
+    """A class of the data set that is none of a label set."""
+
+    name: Text
+    pictures: Count
+    reason: Text
+
+
+class LabelSet(Finite):
+    """What the models of one label set are judged on: `classes` of the `of` that they know."""
+
+    labels: Name
+    classes: PositiveCount = Field(description="Labels that have a class of the data set")
+    of: PositiveCount = Field(description="Labels")
+    n: PositiveCount = Field(description="Distinct pictures of these classes")
+    pictures: Bits = Field(description="Which of the distinct pictures these are")
+    unmatched: tuple[Unmatched, ...] = ()
+
+
+class Pair(Finite):
+    """Comparison of two models of one label set on the same pictures.
+
+    Classifiers: mid-p McNemar test. Detectors: paired bootstrap. p is corrected by Holm's method.
+    """
+
+    first: Name
+    second: Name
+    difference: Signed = Field(description="Accuracy (top-1 or AP) of the first minus that of the second")
+    low: Signed = Field(description="95 % interval of the difference")
+    high: Signed
+    p: Fraction = Field(description="Corrected for the number of comparisons")
+    verdict: Verdict
+
+
+class Evaluation(Finite):
+    """Accuracy of models on one data set. All figures agree with the counts and bits that they come from."""
+
+    schema_version: Literal[1] = 1
+    id: EvaluationId = Field(description="First 16 digits of the data set's SHA-256")
+    data: Data
+    started_at: AwareDatetime
+    finished_at: AwareDatetime
+    label_sets: tuple[LabelSet, ...] = Field(min_length=1)
+    models: tuple[ModelResult, ...] = Field(min_length=1, description="One result per name")
+    pairs: tuple[Pair, ...] = ()
+
+    def model(self, name: str) -> ModelResult | None:
+        """Return the result of the model `name`, or None."""
+        return next((model for model in self.models if model.name == name), None)
+
+    def label_set(self, labels: str) -> LabelSet | None:
+        """Return the label set `labels`, or None."""
+        return next((each for each in self.label_sets if each.labels == labels), None)
+
+    def verdict(self, one: str, other: str) -> Literal["better", "worse", "not distinguishable"] | None:
+        """Return whether `one` is better or worse than `other`; None if they were not compared."""
+        for pair in self.pairs:
+            if {pair.first, pair.second} == {one, other}:
+                if pair.verdict == "not distinguishable":
+                    return pair.verdict
+                return "better" if (pair.verdict == "first better") == (pair.first == one) else "worse"
+        return None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.id != self.data.sha256[:16]:
+            raise ValueError(f"id {self.id}: not the first 16 digits of the data set's SHA-256")
+        if self.finished_at < self.started_at:
+            raise ValueError("finished_at: before started_at")
+        _unique("models", (model.name for model in self.models))
+        _unique("label_sets", (each.labels for each in self.label_sets))
+        for model in self.models:
+            self._check(model)
+        names = {model.name: model.labels for model in self.models}
+        for pair in self.pairs:
+            if pair.first == pair.second or names.get(pair.first, "") != names.get(pair.second):
+                raise ValueError(f"pairs: {pair.first} and {pair.second} are not two models of one label set")
+            if pair.low > pair.high:
+                raise ValueError(f"pairs: {pair.low} is above {pair.high}")
+        return self
+
+    def _check(self, model: ModelResult) -> None:
+        """Raise ValueError if the model's result contradicts the data set or the label set."""
+        labels = self.label_set(model.labels)
+        if labels is None:
+            raise ValueError(f"model {model.name}: labels {model.labels} are none of label_sets")
+        if model.task != self.data.task:
+            raise ValueError(f"model {model.name}: task {model.task}, but the data set's is {self.data.task}")
+        if model.classes != labels.of or labels.classes > labels.of:
+            raise ValueError(
+                f"model {model.name}: {model.classes} classes, but {labels.labels} has {labels.of}"
+            )
+        counted = unpack_bits(labels.pictures, self.data.n)
+        if int(counted.sum()) != labels.n or model.n != labels.n:
+            raise ValueError(
+                f"model {model.name}: {model.n} pictures, but {labels.labels} has {int(counted.sum())}"
+            )
+        half = self.data.halves[counted]
+        sizes = [int((half == which).sum()) for which in (0, 1)]
+        if model.classification is not None:
+            given = [(each.n, each.correct) if each else (0, 0) for each in model.classification.halves]
+            right = model.classification.right
+            expected = [(sizes[which], int(right[half == which].sum())) for which in (0, 1)]
+            if given != expected:
+                raise ValueError(f"model {model.name}: halves {given}, but the bits give {expected}")
+        if model.detection is not None and [each.n for each in model.detection.halves] != sizes:
+            raise ValueError(f"model {model.name}: halves are not of {sizes} pictures")
+
+
+def to_json(evaluation: Evaluation) -> str:
+    """Serialize an evaluation."""
+    return evaluation.model_dump_json() + "\n"
+
+
+def from_json(text: str | bytes, what: str = "evaluation") -> Evaluation:
+    """Parse an evaluation. Raises InvalidEvaluation, whose message starts with `what`."""
+    try:
+        return Evaluation.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        reason = first["msg"].removeprefix("Value error, ")
+        raise InvalidEvaluation(": ".join(filter(None, [what, field, reason]))) from None
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Read an evaluation from a file. Raises InvalidEvaluation with the file's name."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InvalidEvaluation(f"{path.name} cannot be read: {error_words(error)}") from None
+    return from_json(content, path.name)
+
+
+def write_evaluation(path: Path, evaluation: Evaluation) -> None:
+    """Write the evaluation to `path` atomically, readable by all users. Raises OSError."""
+    write_whole(path, to_json(evaluation).encode())
+    path.chmod(0o644)
+
+
+def json_schema() -> str:
+    """Return the JSON Schema of an evaluation, which is docs/evaluation.schema.json."""
+    schema = Evaluation.model_json_schema(mode="serialization")
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return json.dumps(schema, indent=2) + "\n"
+
+
+def _unique(name: str, values: Iterable[str]) -> None:
+    twice = [value for value, count in Counter(values).items() if count > 1]
+    if twice:
+        raise ValueError(f"{name}: {twice[0]} is there twice")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json_schema())
