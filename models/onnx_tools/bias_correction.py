@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 def correct_biases(
     floating: onnx.ModelProto, quantized: onnx.ModelProto, images: Sequence[NDArray[Any]]
 ) -> None:
-    """Correct the int32 biases of `quantized` in place, measured on `images`, each as the network takes it.
+    """Correct the int32 biases of `quantized` in place, using activation means measured on `images`.
 
-    Rounding weights to 8 bits shifts the mean of each output channel of a convolution, and the shifts add up
-    over the layers. From the input on, the difference of each channel's mean between the two networks, after
-    the activation and with earlier layers corrected, is added to its bias: the empirical form of Nagel et
-    al., "Data-Free Quantization Through Weight Equalization and Bias Correction",
+    Each image is an array as the network takes it. Rounding weights to 8 bits shifts the mean of each output
+    channel of a convolution, and the shifts add up over the layers. This function corrects the convolutions
+    in order from the input. To each channel's bias, it adds how much lower the channel's mean after the
+    activation is in `quantized`, with its earlier layers already corrected, than in `floating`. This is the
+    empirical form of Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction",
     https://arxiv.org/abs/1906.04721. It costs nothing at run time.
     """
     from onnx import numpy_helper

@@ -42,8 +42,9 @@ class GalleryStore:
         self._clock = clock
 
     def put(self, id: str, image: NewImage, metadata: Metadata) -> Put:
-        """Store an image under `id` or replace the image that has it: "added", "replaced" or "unchanged".
+        """Store an image under `id`, or replace the image that has this id.
 
+        The result's status is "added", "replaced" or "unchanged".
         Raises GalleryFull, and EmbeddersChanged if the image lacks an embedding that the gallery now needs.
         """
         with self.database.writing() as (connection, state):

@@ -50,7 +50,7 @@ Mode = Literal["streaming", "exact", "hnsw"]
 class IndexStatus(SearchStatus):
     """State of the index: it contains the changes up to `sequence`; `dead` nodes stay until it is rebuilt.
 
-    `mode`: how a search works now; "streaming" until the index is complete: searches are exact until then.
+    `mode`: how searches work now. Until the index is complete, it is "streaming": searches are exact.
     """
 
     mode: Mode

@@ -162,9 +162,9 @@ class _Coefficients:
         self._components = set(frame[6::3])
 
     def add(self, scan: bytes) -> bool:
-        """Add a scan by the content of its header: component count, each with its tables, three parameters.
+        """Record which coefficients a scan delivers. Returns False if the scan repeats earlier ones.
 
-        Returns False if the scan repeats earlier ones.
+        `scan`: content of its header: component count, id and tables of each component, three parameters.
         """
         if not scan or scan[0] > _MAX_SCAN_COMPONENTS or len(scan) != 1 + 2 * scan[0] + 3:
             return True  # libjpeg refuses it
