@@ -56,10 +56,11 @@ def _verdicts(results: Results) -> list[str]:
         return [*lines, "Not measured yet."]
     lines += [
         "Each launch interleaves four equal sessions of a model and three copies whose runs do 3, 5 and 10 % "
-        "more work. The launches are cut into disjoint segments, each with as many launches and rounds as a "
-        "run of a profile (quick, standard or publish). Each segment gives two verdicts on equal sessions "
-        f"and one on each copy. {len(every) - len(quiet)} of {len(every)} launches were excluded because the "
-        "machine was not quiet.",
+        "more work. The rounds of the launches are divided into disjoint segments: each has as many "
+        "launches, and as many rounds of each launch, as one run of `weighin bench` with a profile (quick, "
+        "standard or publish; [benchmarks.md](benchmarks.md#what-a-run-does)). Each segment gives two "
+        f"verdicts on equal sessions and one on each copy. {len(every) - len(quiet)} of {len(every)} "
+        "launches were excluded because the machine was not quiet.",
         "",
         "A verdict of faster or slower needs a p-value below the level and a difference of at least "
         f"{MIN_DIFFERENCE:.0%}; `models/zoo/verdicts.py` has this rule and the level in use. "
@@ -71,8 +72,9 @@ def _verdicts(results: Results) -> list[str]:
     chosen_at = 0.0 if chosen is None else chosen["at"]
     if chosen_at:
         lines += [
-            'The rows "launches after the rule was chosen" use segments cut from those launches only. Such a '
-            "segment can contain an error that no segment of all launches contains.",
+            'The rows "launches after the rule was chosen" use segments cut from those launches only. These '
+            "segments group the launches differently, so a false verdict can occur in them and in no segment "
+            "of all launches.",
             "",
         ]
     by_model = {model: [launch for launch in quiet if launch["model"] == model] for model in models}
@@ -172,7 +174,7 @@ def _order(results: Results) -> list[str]:
     return [
         *lines,
         "",
-        f"Ranked differently: {wrong} of {distinguishable} [{low:.1%}, {high:.1%}]"
+        f"Target: no pair ranked differently ({wrong} of {distinguishable} [{low:.1%}, {high:.1%}])"
         f"{': met' if not wrong else ': **missed**'}. A model's p50 differed by up to {max(between):.1%} "
         "between the runs: a comparison of two bundles cannot distinguish a change of this size from noise.",
     ]

@@ -56,9 +56,10 @@ class GhostModule(nn.Module):
 class GhostBottleneck(nn.Module):
     """(N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)).
 
-    The same paper: a Ghost module widens to `in_channels * expansion_ratio` channels, a depthwise convolution
-    strides (only if `stride` > 1), squeeze-and-excitation with `squeezed` middle channels weighs the channels
-    (unless None), and a linear Ghost module narrows. The input is added; if stride or channels change, it
+    The bottleneck of GhostNet (see GhostModule). A Ghost module widens to `in_channels * expansion_ratio`
+    channels. If `stride` > 1, a depthwise convolution reduces height and width. Unless `squeezed` is None,
+    squeeze-and-excitation with `squeezed` middle channels weighs the channels. A Ghost module without
+    activation narrows to `out_channels`. The input is added; if stride or channels change, it
     passes a depthwise and a pointwise convolution first (`shortcut`).
     Raises ValueError as GhostModule does.
     """

@@ -38,11 +38,12 @@ def photographs(folder: Path, packages: Sequence[str]) -> list[Path]:
 def crops(
     folder: Path, packages: Sequence[str], per_photograph: int, seed: int = 0
 ) -> Iterator[NDArray[np.uint8]]:
-    """Yield the same square crops of every photograph every time, uint8 RGB (side, side, 3).
+    """Yield square crops of every photograph, uint8 RGB (side, side, 3); every call yields the same ones.
 
-    The sides of the crops are the shares SHARES, in turn, of the photograph's shorter side; no side is below
-    SMALLEST, unless the shorter side is. The first crop is the largest, in the centre. The positions of the
-    others are drawn from `seed` and the photograph's name, so they do not depend on the list of packages.
+    The side of a crop is the photograph's shorter side times a share from SHARES, which are used in turn. It
+    is at least SMALLEST, or the whole shorter side if that is less. The first crop is the largest, in the
+    centre. The positions of the others are drawn from `seed` and the photograph's name, so they do not depend
+    on the list of packages.
     Raises MissingPhotosError for a package without files.
     """
     for path in photographs(folder, packages):

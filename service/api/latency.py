@@ -240,10 +240,10 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
         step: Step = None,
         version: VersionName = CURRENT,
     ) -> Response:
-        """Return the same figures per time step, oldest first; empty steps are left out.
+        """Return the figures of `GET /latency` per time step, oldest first; empty steps are left out.
 
-        The step is rounded up to the stored resolution: minutes for 48 hours, hours for 7 days, days for a
-        year.
+        The step is rounded up to the resolution that is stored for `since`: minutes in the last 48 hours,
+        hours in the last 7 days, days in the last year.
         """
 
         def compute() -> dict[str, object]:

@@ -72,7 +72,7 @@ class Pooled:
     errors: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def figures(self) -> Figures:
-        """Return the summary of each distribution, and the same errors."""
+        """Return the summary of each distribution, with the error counts unchanged."""
         return Figures({key: part.summary() for key, part in self.distributions.items()}, self.errors)
 
 
