@@ -232,6 +232,12 @@ class InvalidEvaluation(WeighinError):
     slug = "invalid-evaluation"
 
 
+class InvalidDataset(WeighinError):
+    """Labelled pictures cannot be evaluated: nothing to read, or annotations of an unknown layout."""
+
+    slug = "invalid-dataset"
+
+
 class UnreadableFolder(WeighinError):
     """A given folder cannot be listed."""
 

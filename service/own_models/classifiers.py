@@ -133,7 +133,7 @@ class ClassifierEnding:
         child without failing. Raises RefusedModel.
         """
         facts, notes = self._given.facts, self._given.notes
-        pictures = labelled_pictures(images, self.labels.names, mapping)
+        pictures = labelled_pictures(images, self.labels.names, self.labels.name, mapping)
         fixed = {path for path in _JUDGED if facts.settled(path)}
         try:
             evidence = judge(self.content, card, pictures, fixed=fixed, layouts=layouts)

@@ -186,7 +186,8 @@ def _judging(card: Card, folder: Path, judge: Path, mapping: Path | None) -> Fol
         found = read_folder(judge, card.input, option="--judge")
     else:
         labels = read_labels(card, folder)
-        found = read_pictures(labelled_pictures(judge, labels, mapping, option="--judge"), card.input)
+        labelled = labelled_pictures(judge, labels, card.labels, mapping, option="--judge")
+        found = read_pictures(labelled, card.input)
     if not found.pictures:
         raise RefusedModel(_unreadable(f"--judge {words(judge.name)}: no picture", found.unreadable))
     return found

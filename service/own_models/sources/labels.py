@@ -13,6 +13,7 @@ from typing import Any
 from models.zoo.files import not_text, read_text
 from models.zoo.labels import BUILT_IN
 from service.errors import RefusedModel, error_words
+from service.evaluation.classes import built_in_lines, forms
 from service.own_models.facts import Rank, words
 from service.text.display import shown
 
@@ -216,8 +217,8 @@ def _named(names: tuple[str, ...], *, keep: bool) -> tuple[str, tuple[str, ...],
     for name, known in built_in_sets().items():
         if len(known) != len(names):
             continue
-        forms = _synonyms(name, known)
-        differing = [number for number, own in enumerate(names) if not _forms(own) & forms[number]]
+        synonyms = _synonyms(name, known)
+        differing = [number for number, own in enumerate(names) if not forms(own) & synonyms[number]]
         if not differing:
             return name, known, True, "", None
         agreeing = len(known) - len(differing)
@@ -228,27 +229,16 @@ def _named(names: tuple[str, ...], *, keep: bool) -> tuple[str, tuple[str, ...],
             )
             warning = f"labels: {like}, so its names are used (--label-set NAME keeps yours): {listed}"
             return name, known, True, like, warning
-    if len(names) == 1000 and names[0] == "n01440764" and names[-1] == "n15075141":
-        known = built_in_sets()["imagenet-1k"]
-        return "imagenet-1k", known, True, "the WordNet ids of imagenet-1k", None
+        if names == built_in_lines("wordnet", name):
+            return name, known, True, f"the WordNet ids of {name}", None
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
     return f"labels-{len(names)}-{digest[:8]}", names, False, "", None
 
 
 def _synonyms(name: str, known: Sequence[str]) -> list[set[str]]:
     """Return the plain forms of each name of a built-in set and of its synonyms."""
-    path = BUILT_IN / "synonyms" / f"{name}.txt"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else [""] * len(known)
-    return [_forms(one) | _forms(other) for one, other in zip(known, lines, strict=True)]
-
-
-def _forms(name: str) -> set[str]:
-    """Return the plain forms of a name, and of each of its parts between commas."""
-    return {_plain(name), *map(_plain, name.split(","))} - {""}
-
-
-def _plain(text: str) -> str:
-    return "".join(character for character in text.lower() if character.isalnum())
+    lines = built_in_lines("synonyms", name) or ("",) * len(known)
+    return [forms(one) | forms(other) for one, other in zip(known, lines, strict=True)]
 
 
 def _lines(text: str, where: str) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ def mapping(folder: Path, text: str) -> Path:
 
 def test_folders_match_labels_by_name(tmp_path: Path) -> None:
     images = pictures(tmp_path, "Tinca-tinca", "egyptian_cat", "DOG")
-    found = labelled_pictures(images, LABELS, None)
+    found = labelled_pictures(images, LABELS, "birds", None)
     assert [(picture.path.parent.name, picture.class_id) for picture in found] == [
         ("DOG", 4), ("Tinca-tinca", 0), ("egyptian_cat", 1)
     ]  # fmt: skip
@@ -38,7 +38,7 @@ def test_folders_match_labels_by_name(tmp_path: Path) -> None:
 )
 def test_a_mapping_names_labels_and_class_ids(text: str, tmp_path: Path) -> None:
     images = pictures(tmp_path, "birds", "hund", "rest")
-    found = labelled_pictures(images, LABELS, mapping(tmp_path, text))
+    found = labelled_pictures(images, LABELS, "birds", mapping(tmp_path, text))
     assert [picture.class_id for picture in found] == [3, 4]
 
 
@@ -59,4 +59,4 @@ def test_what_cannot_be_matched_is_named(
     images = pictures(tmp_path, *names)
     images.mkdir(exist_ok=True)
     with pytest.raises(RefusedModel, match=words):
-        labelled_pictures(images, LABELS, None if text is None else mapping(tmp_path, text))
+        labelled_pictures(images, LABELS, "birds", None if text is None else mapping(tmp_path, text))

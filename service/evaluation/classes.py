@@ -1,0 +1,182 @@
+"""Match names of classes to the labels of a model: by name, synonym, WordNet id, class id, or a mapping."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.zoo.files import read_text
+from models.zoo.labels import BUILT_IN
+from service.errors import InvalidDataset, error_words
+from service.text.display import shown
+
+LEFT_OUT = "-"
+"""Target of a class that a mapping leaves out."""
+_MOST_BYTES = 16 << 20
+"""Largest mapping file."""
+_WORDNET_ID = re.compile(r"(n\d{8})(?:[-_. ].*)?", re.DOTALL)
+"""A folder's name may go on after the id, as in n02085620-Chihuahua."""
+_MOST_DIGITS = 9
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The class id of each name that matches one label, and why others do not."""
+
+    ids: dict[str, int]
+    unmatched: dict[str, str]
+
+
+class Labels:
+    """Labels of a model, to be looked up by what people call its classes.
+
+    A name matches the label with the same letters and digits, case ignored; else the label that has it as a
+    part, as "tench, Tinca tinca" and "T-shirt/top" do; else the built-in label with that synonym; else the
+    built-in label with that WordNet id. Digits that are no name are a class id.
+    """
+
+    def __init__(self, labels: Sequence[str], label_set: str) -> None:
+        self._labels = labels
+        built_in = tuple(labels) == built_in_lines("", label_set)
+        synonyms = built_in_lines("synonyms", label_set) if built_in else ()
+        wordnet = built_in_lines("wordnet", label_set) if built_in else ()
+        self._levels = (
+            _ids({plain(label)} for label in labels),
+            _ids(map(forms, labels)),
+            _ids(map(forms, synonyms)),
+        )
+        self._wordnet = {name: number for number, name in enumerate(wordnet)}
+
+    def ids(self, name: str | int) -> tuple[int, ...]:
+        """Return the ids of the classes that are called `name`, or the class id that it is."""
+        if isinstance(name, int):
+            return (name,) if 0 <= name < len(self._labels) else ()
+        for level in self._levels:
+            if ids := level.get(plain(name)):
+                return ids
+        name = name.strip()
+        wordnet_id = _WORDNET_ID.fullmatch(name)
+        if wordnet_id is not None and wordnet_id[1] in self._wordnet:
+            return (self._wordnet[wordnet_id[1]],)
+        if name.isascii() and name.isdigit() and len(name) <= _MOST_DIGITS and int(name) < len(self._labels):
+            return (int(name),)
+        return ()
+
+    def similar(self, name: str | int) -> list[str]:
+        """Return up to three labels that have the name as one of their words."""
+        word = plain(str(name)).removesuffix("s")
+        if not word:
+            return []
+        words = ((label, {plain(part).removesuffix("s") for part in label.split()}) for label in self._labels)
+        return [label for label, parts in words if word in parts][:3]
+
+
+def match_classes(
+    names: Iterable[str],
+    labels: Sequence[str],
+    label_set: str,
+    mapping: Mapping[str, str | int] | None = None,
+) -> Matched:
+    """Match each name to one label of a model, `labels` in the order of the class ids.
+
+    `mapping` has labels or class ids by name and counts before the name itself; `-` leaves a class out. Two
+    names may match one label.
+    """
+    lookup = Labels(labels, label_set)
+    ids: dict[str, int] = {}
+    unmatched: dict[str, str] = {}
+    for name in names:
+        target = mapping.get(name, name) if mapping else name
+        mapped = "" if target == name else f"mapped to {shown(target)[:120]}: "
+        if mapped and target == LEFT_OUT:
+            unmatched[name] = "left out by the mapping"
+            continue
+        found = lookup.ids(target)
+        if len(found) == 1:
+            ids[name] = found[0]
+        elif found:
+            several = ", ".join(f"{shown(labels[number])} ({number})" for number in found[:5])
+            unmatched[name] = f"{mapped}{len(found)} labels of {label_set}: {several}"
+        else:
+            similar = lookup.similar(target)
+            hint = f" (similar: {', '.join(map(shown, similar))})" if similar else ""
+            unmatched[name] = f"{mapped}no label of {label_set}{hint}"
+    return Matched(ids, unmatched)
+
+
+def unknown_in_mapping(mapping: Mapping[str, str | int], names: Iterable[str]) -> list[str]:
+    """Return the names of a mapping that no class of the data set has, sorted."""
+    return sorted(set(mapping) - set(names))
+
+
+def read_mapping(path: Path, *, what: str = "CLASS") -> dict[str, str | int]:
+    """Return the labels or class ids by class from a file: JSON, or lines `CLASS = LABEL`.
+
+    `#` begins a comment; a tab may stand for `=`. `what` stands for the class in messages. Raises
+    InvalidDataset.
+    """
+    where = f"--mapping {shown(path.name)}"
+    try:
+        size = path.stat().st_size
+        if size > _MOST_BYTES:
+            raise InvalidDataset(f"{where}: {size} bytes (allowed: {_MOST_BYTES})")
+        text = read_text(path)
+    except OSError as error:
+        raise InvalidDataset(f"{where}: cannot be read, {error_words(error)}") from None
+    except UnicodeDecodeError:
+        raise InvalidDataset(f"{where}: not text (allowed: UTF-8, UTF-16)") from None
+    if text.lstrip().startswith("{"):
+        return _of_json(text, where)
+    pairs: dict[str, str | int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, _, label = (part.strip() for part in line.partition("\t" if "\t" in line else "="))
+        if not name or not label:
+            raise InvalidDataset(f"{where}: line {number} is not {what} = LABEL")
+        if pairs.setdefault(name, label) != label:
+            raise InvalidDataset(f"{where}: line {number} maps {shown(name)[:120]} a second time")
+    return pairs
+
+
+def _of_json(text: str, where: str) -> dict[str, str | int]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise InvalidDataset(f"{where}: not valid JSON") from None
+    if not all(isinstance(item, (str, int)) and not isinstance(item, bool) for item in value.values()):
+        raise InvalidDataset(f"{where}: a value is neither a label nor a class id")
+    return dict(value)
+
+
+def plain(text: str) -> str:
+    """Return the letters and digits of a name, without case."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFC", text).lower()))
+
+
+def forms(name: str) -> set[str]:
+    """Return the plain forms of a name, and of each of its parts between commas or slashes."""
+    return {plain(name), *map(plain, re.split("[,/]", name))} - {""}
+
+
+@functools.cache
+def built_in_lines(kind: str, label_set: str) -> tuple[str, ...]:
+    """Return the lines of a built-in label set: its names, `synonyms` or `wordnet` ids; () without a file."""
+    folder = BUILT_IN / kind
+    if label_set not in {path.stem for path in folder.glob("*.txt")}:
+        return ()
+    return tuple((folder / f"{label_set}.txt").read_text(encoding="utf-8").splitlines())
+
+
+def _ids(names: Iterable[set[str]]) -> dict[str, tuple[int, ...]]:
+    """Return the class ids by each plain form."""
+    ids: dict[str, tuple[int, ...]] = {}
+    for number, plain_forms in enumerate(names):
+        for form in plain_forms - {""}:
+            ids[form] = (*ids.get(form, ()), number)
+    return ids

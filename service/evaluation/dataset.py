@@ -1,0 +1,86 @@
+"""Data sets: labelled pictures of a user, as every reader of this folder returns them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from models.zoo.card import Task
+
+Kind = Literal["folder", "csv", "coco", "voc"]
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """An annotated object: its class, and its box in pixels of the upright original picture.
+
+    The box is continuous: a picture is 0 to its width and 0 to its height, so `right - left` is the width of
+    the box. A box may reach over the edge of the picture, as annotations do.
+    `crowd`: a group of objects (COCO's iscrowd). `difficult`: counts neither as found nor as missed (Pascal
+    VOC). `area`: of the object in square pixels, as COCO annotates it; None means the area of the box.
+    """
+
+    class_name: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+    crowd: bool = False
+    difficult: bool = False
+    area: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A listed picture, which has not been opened yet.
+
+    `key`: its path relative to the folder of pictures, with `/`; unique in a data set.
+    `class_name`: what it shows, as the data set says it; None in a data set with boxes.
+    `size` in bytes and `mtime_ns`: as listed. A file that differs when it is read has changed meanwhile.
+    `declared`: (width, height) in pixels that the annotations give; their boxes mean this size.
+    """
+
+    key: str
+    path: Path
+    class_name: str | None
+    size: int
+    mtime_ns: int
+    boxes: tuple[Box, ...] = ()
+    declared: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something in a data set that cannot be used: `key` names the picture, line or annotation."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled pictures, and what was found beside them.
+
+    `name`: last part of the path. `class_names`: all that the labels name, sorted, also those without a
+    picture. `pictures`: sorted by key. `problems`: what is listed but cannot be used. `notes`: sentences for
+    people.
+    """
+
+    name: str
+    path: Path
+    kind: Kind
+    task: Task
+    class_names: tuple[str, ...]
+    pictures: tuple[Picture, ...]
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of pictures of each class, or of objects where pictures have boxes."""
+        if self.task == "image-classification":
+            counted = Counter(picture.class_name for picture in self.pictures)
+        else:
+            counted = Counter(box.class_name for picture in self.pictures for box in picture.boxes)
+        return {name: counted[name] for name in self.class_names}

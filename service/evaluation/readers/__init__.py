@@ -1,0 +1,1 @@
+"""Readers of data sets: folders, CSV, COCO and Pascal VOC."""

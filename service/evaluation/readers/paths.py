@@ -1,0 +1,263 @@
+"""Files of pictures: what a folder holds, and what the paths in a file of annotations name."""
+
+from __future__ import annotations
+
+import os
+import stat
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+
+from models.zoo.files import read_regular
+from service.errors import InvalidDataset, error_words
+from service.inference.decoding.decode import SUFFIXES
+from service.text.display import shown, without_surrogates
+
+MOST_PICTURES = 1_000_000
+"""Pictures of a data set."""
+LAYOUTS = (
+    "(allowed: a folder of pictures per class, a CSV file of path and label, COCO's JSON file, or a folder "
+    "with Pascal VOC's Annotations)"
+)
+"""The data sets that can be read, for messages."""
+_LEFT_BEHIND = frozenset(
+    {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"}
+)
+"""Names that operating systems and file servers leave in folders, in lower case."""
+_OTHER_PICTURES = frozenset(
+    {".heic", ".heif", ".hif", ".jp2", ".j2k", ".jxl", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".psd", ".svg"}
+    | {".ico", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"}
+)
+"""Suffixes of pictures that may not be decodable: they are listed, to be reported as unreadable."""
+_OUTSIDE = " of the data set (allowed: a path below it; --images DIR gives another folder)"
+_TRIED = 200
+"""Paths by which the folder is chosen that they begin in."""
+_MOST_FOLDERS = 200
+"""Folders that are tried for that."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A regular file: its path below a folder with `/`, its size in bytes and time of its last change."""
+
+    key: str
+    path: Path
+    size: int
+    mtime_ns: int
+
+
+def ignored(name: str) -> bool:
+    """Return whether a file or folder is hidden, or left behind by an operating system."""
+    return name.startswith(".") or name.lower() in _LEFT_BEHIND
+
+
+def has_picture_suffix(name: str) -> bool:
+    """Return whether the name of a file ends as the name of a picture does."""
+    suffix = os.path.splitext(name)[1].lower()
+    return suffix in SUFFIXES or suffix in _OTHER_PICTURES
+
+
+def read_file(path: Path, largest: int) -> bytes:
+    """Return the content of a file of annotations of at most `largest` bytes. Raises InvalidDataset."""
+    try:
+        size = path.stat().st_size
+        if size > largest:
+            raise InvalidDataset(f"{shown(path.name)}: {size} bytes (allowed: {largest})")
+        return read_regular(path)
+    except OSError as error:
+        raise InvalidDataset(f"{shown(path.name)}: cannot be read, {error_words(error)}") from None
+
+
+def folders_in(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder, sorted, without ignored ones. Raises OSError."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if not ignored(entry.name) and is_folder(entry))
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that points to itself
+        return False
+
+
+def file_at(path: Path, key: str) -> File | str:
+    """Return the regular file at `path`, or in words why there is none."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        return f"cannot be read, {error_words(error)}"
+    if not stat.S_ISREG(status.st_mode):
+        return "not a regular file"
+    return File(without_surrogates(key), path, status.st_size, status.st_mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """Names in a folder, and those that differ in case or Unicode form only by their plain form."""
+
+    names: frozenset[str]
+    plain: dict[str, list[str]]
+
+
+class AnnotatedFiles:
+    """The files that annotations name, all of them below `base`.
+
+    Paths begin in `base`, or in the folder below it that holds most of the first ones. They may have
+    backslashes, and differ from the names of the files in case, in Unicode form, and by a missing suffix. An
+    absolute path counts from where its last parts name a file below `base`, with the same beginning for all:
+    the pictures may have been annotated on another machine. A path never leads out of `base` by its parts;
+    links in `base` are followed.
+    """
+
+    def __init__(self, base: Path, first: Sequence[str]) -> None:
+        self._base = base
+        self._listings: dict[Path, _Listing] = {}
+        self._found: set[Path] = set()
+        self._beginning: tuple[str, ...] | None = None
+        self.root = base
+        relative = [parts for text in first[:_TRIED] for parts, absolute in [_split(text)] if not absolute]
+        self.root = self._choose_root([parts for parts in relative if parts])
+
+    def find(self, text: str) -> File | str:
+        """Return the file that a path of an annotation names, or in words why there is none."""
+        parts, absolute = _split(text)
+        if parts is None:
+            return f"leads out of the folder{_OUTSIDE}"
+        if not parts:
+            return "no path of a file"
+        path = self._absolute(text, parts) if absolute else self._below(self.root, parts)
+        if isinstance(path, str):
+            return path
+        if path is None and not absolute and self.root != self._base:
+            path = self._below(self._base, parts)
+        if path is None:
+            return f"no such file below the folder{_OUTSIDE}" if absolute else "no such file"
+        file = file_at(path, path.relative_to(self._base).as_posix())
+        if isinstance(file, File):
+            self._found.add(path)
+        return file
+
+    def notes(self) -> list[str]:
+        """Return sentences on where paths begin, and on pictures beside those that were found."""
+        notes = []
+        if self._beginning is not None:
+            notes.append(f"paths are read without their beginning {shown('/'.join(self._beginning))}")
+        others = sorted(
+            (folder / name).relative_to(self._base).as_posix()
+            for folder in {path.parent for path in self._found}
+            for name in self._list(folder).names
+            if has_picture_suffix(name) and not ignored(name) and folder / name not in self._found
+        )
+        if others:
+            pictures = "1 picture" if len(others) == 1 else f"{len(others)} pictures"
+            more = ", ..." if len(others) > 3 else ""
+            notes.append(
+                f"{pictures} beside the annotated ones without an annotation, left out: "
+                f"{', '.join(map(shown, others[:3]))}{more}"
+            )
+        return notes
+
+    def _choose_root(self, paths: Sequence[Sequence[str]]) -> Path:
+        def hits(folder: Path) -> int:
+            return sum(self._below(folder, parts) is not None for parts in paths)
+
+        in_base = hits(self._base)
+        if 2 * in_base >= len(paths):
+            return self._base
+        best = max(self._folders(), key=hits, default=self._base)
+        return best if hits(best) > in_base else self._base
+
+    def _folders(self) -> list[Path]:
+        """Return the folders below the base, two deep."""
+        folders: list[Path] = []
+        for folder in (self._base, *(self._base / name for name in _folders(self._base))):
+            folders += [folder / name for name in _folders(folder)]
+        return folders[:_MOST_FOLDERS]
+
+    def _absolute(self, text: str, parts: tuple[str, ...]) -> Path | str | None:
+        """Return the file that an absolute path names, or in words why it may not be read."""
+        given = Path(text.strip())
+        if not given.is_absolute() or not os.path.lexists(given):
+            return self._of_another_machine(parts)
+        for base in (self._base.absolute(), self._base.resolve()):
+            if given.is_relative_to(base):
+                return self._below(self._base, given.relative_to(base).parts)
+        return f"outside of the folder{_OUTSIDE}"
+
+    def _of_another_machine(self, parts: tuple[str, ...]) -> Path | None:
+        """Return the file that an absolute path names without its beginning, the same for all paths."""
+        if self._beginning is not None:
+            beginning = len(self._beginning)
+            return (
+                self._below(self._base, parts[beginning:]) if parts[:beginning] == self._beginning else None
+            )
+        for beginning in range(1, len(parts)):
+            path = self._below(self._base, parts[beginning:])
+            if path is not None:
+                self._beginning = parts[:beginning]
+                return path
+        return None
+
+    def _below(self, folder: Path, parts: Sequence[str]) -> Path | None:
+        for number, part in enumerate(parts):
+            name = self._child(folder, part, last=number == len(parts) - 1)
+            if name is None:
+                return None
+            folder = folder / name
+        return folder
+
+    def _child(self, folder: Path, name: str, *, last: bool) -> str | None:
+        listing = self._list(folder)
+        if name in listing.names:
+            return name
+        similar = listing.plain.get(_plain(name), [])
+        if not similar and last and not os.path.splitext(name)[1]:
+            similar = [
+                file for suffix in sorted(SUFFIXES) for file in listing.plain.get(_plain(name + suffix), [])
+            ]
+        return similar[0] if len(similar) == 1 else None
+
+    def _list(self, folder: Path) -> _Listing:
+        if folder not in self._listings:
+            try:
+                names = frozenset(os.listdir(folder))
+            except (OSError, ValueError):  # not a folder, or a NUL in its name
+                names = frozenset()
+            plain: dict[str, list[str]] = {}
+            for name in sorted(names):
+                plain.setdefault(_plain(name), []).append(name)
+            self._listings[folder] = _Listing(names, plain)
+        return self._listings[folder]
+
+
+def _folders(folder: Path) -> list[str]:
+    try:
+        return folders_in(folder)[:_MOST_FOLDERS]
+    except OSError:
+        return []
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _split(text: str) -> tuple[tuple[str, ...] | None, bool]:
+    """Return the parts of a path, None where `..` leads out of its folder, and whether it is absolute.
+
+    The first part of an absolute path is its drive or server, or empty.
+    """
+    text = text.strip().replace("\\", "/")
+    drive = PureWindowsPath(text).drive.replace("\\", "/") if text[1:2] == ":" or text[:2] == "//" else ""
+    absolute = bool(drive) or text.startswith("/")
+    parts: list[str] = []
+    for part in text[len(drive) :].split("/"):
+        if part == "..":
+            if not parts:
+                return None, absolute
+            parts.pop()
+        elif part not in ("", "."):
+            parts.append(part)
+    return ((drive, *parts) if absolute else tuple(parts)), absolute

@@ -1,0 +1,100 @@
+"""Read a data set: which layout a path has, and what people should know of what is in it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from service.errors import InvalidDataset, error_words
+from service.evaluation.dataset import Dataset
+from service.evaluation.readers.coco import read_coco
+from service.evaluation.readers.csv_file import read_csv
+from service.evaluation.readers.folders import read_folders
+from service.evaluation.readers.paths import LAYOUTS, ignored
+from service.evaluation.readers.voc import annotations_in, read_voc
+from service.text.display import shown
+
+_TABLES = (".csv", ".tsv", ".txt")
+
+
+def read_dataset(path: Path, images: Path | None = None) -> Dataset:
+    """Return the data set at `path`: a folder per class, a CSV file, COCO's JSON file, or Pascal VOC.
+
+    `images`: the folder that the paths of annotations begin in and may not leave; None means the folder of
+    the data set. Nothing is decoded. Raises InvalidDataset where nothing can be evaluated; what else is wrong
+    is a problem or note of the data set.
+    """
+    path = Path(path).absolute()
+    try:
+        is_folder = path.is_dir()
+        exists = is_folder or path.exists()
+    except (OSError, ValueError) as error:
+        words = error_words(error) if isinstance(error, OSError) else "not a path"
+        raise InvalidDataset(f"--data {shown(path.name)}: cannot be read, {words}") from None
+    if not exists:
+        raise InvalidDataset(f"--data {shown(path.name)}: no such file or folder {LAYOUTS}")
+    if images is not None:
+        images = Path(images).absolute()
+        if not images.is_dir():
+            raise InvalidDataset(f"--images {shown(images.name)}: no such folder")
+    dataset = _read_folder(path, images) if is_folder else _read_file(path, images)
+    return replace(dataset, notes=(*dataset.notes, *_class_notes(dataset)))
+
+
+def _read_file(path: Path, images: Path | None) -> Dataset:
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        return read_coco(path, images)
+    if suffix in _TABLES:
+        return read_csv(path, images)
+    raise InvalidDataset(f"--data {shown(path.name)}: not a data set {LAYOUTS}")
+
+
+def _read_folder(path: Path, images: Path | None) -> Dataset:
+    annotations = annotations_in(path)
+    if annotations is not None:
+        return read_voc(path, annotations, images)
+    given = _json_files(path)
+    if len(given) == 1:
+        return read_coco(given[0], images)
+    if given:
+        names = ", ".join(shown(file.relative_to(path).as_posix()) for file in given[:5])
+        raise InvalidDataset(
+            f"--data {shown(path.name)}: {len(given)} files of annotations (allowed: one of them: {names})"
+        )
+    if images is not None:
+        raise InvalidDataset("--images: only for annotations, whose paths begin there (allowed: without it)")
+    return read_folders(path)
+
+
+def _json_files(path: Path) -> list[Path]:
+    """Return COCO's files of annotations in a folder: in `annotations`, or beside the pictures."""
+    try:
+        names = sorted(path.iterdir())
+        inner = [
+            file for folder in names if folder.name.lower() == "annotations" for file in _json_in(folder)
+        ]
+        instances = [file for file in inner if file.name.lower().startswith("instances")]
+        return instances or inner or [file for file in _json_in(path) if ".coco." in file.name.lower()]
+    except OSError:
+        return []
+
+
+def _json_in(folder: Path) -> list[Path]:
+    return sorted(
+        file for file in folder.iterdir() if file.suffix.lower() == ".json" and not ignored(file.name)
+    )
+
+
+def _class_notes(dataset: Dataset) -> list[str]:
+    """Return sentences on classes with too little in them."""
+    things = ("picture", "pictures") if dataset.task == "image-classification" else ("object", "objects")
+    counts = dataset.counts()
+    notes = []
+    for wanted, words in ((0, f"no {things[1]}"), (1, f"one {things[0]} only, which proves little")):
+        names = [name for name, count in counts.items() if count == wanted]
+        if names:
+            classes = "1 class has" if len(names) == 1 else f"{len(names)} classes have"
+            more = ", ..." if len(names) > 5 else ""
+            notes.append(f"{classes} {words}: {', '.join(map(shown, names[:5]))}{more}")
+    return notes
