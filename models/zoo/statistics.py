@@ -16,10 +16,11 @@ CONFIDENCE = 0.99
 """Confidence of a percentile's upper bound."""
 
 
-def wilson(successes: float, n: int) -> tuple[float, float]:
+def wilson(successes: float, n: float) -> tuple[float, float]:
     """Return Wilson's 95 % score interval of a proportion (JASA 22, 1927); (0, 1) for n = 0.
 
-    It is sensible near 0 and 1 and for small n. Raises ValueError unless 0 <= successes <= n.
+    It is sensible near 0 and 1 and for small n. An effective `n` need not be whole. Raises ValueError unless
+    0 <= successes <= n.
     """
     if not 0 <= successes <= n:
         raise ValueError(f"{successes} of {n} is no proportion")

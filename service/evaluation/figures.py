@@ -15,6 +15,8 @@ from models.zoo.card import Count, Fraction, Name, PositiveCount
 from models.zoo.frozen import Finite
 from models.zoo.statistics import wilson
 
+RESAMPLINGS = 200
+"""Resamplings of the pictures with replacement, from which a detector's intervals and comparisons come."""
 MAX_CONFUSED = 1000
 """Most pairs of classes that a confusion table lists."""
 
@@ -23,6 +25,11 @@ Bits = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9+/]*={0,2}$"),
     Field(description="Base64 of bits, the first in the most significant place"),
+]
+Floats = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9+/]*={0,2}$", max_length=100_000),
+    Field(description="Base64 of little-endian float32"),
 ]
 Severities = tuple[Fraction, Fraction, Fraction, Fraction, Fraction]
 _TOLERANCE = 2e-6
@@ -46,6 +53,22 @@ def unpack_bits(packed: str, n: int) -> NDArray[np.bool_]:
     if bits[n:].any():
         raise ValueError(f"bits: more than {n} pictures")
     return bits[:n]
+
+
+def pack_floats(values: NDArray[np.floating]) -> str:
+    """Return numbers as `Floats`."""
+    return base64.b64encode(values.astype("<f4").tobytes()).decode()
+
+
+def unpack_floats(packed: str) -> NDArray[np.float64]:
+    """Return the numbers, float64 (n,). Raises ValueError for what is no `Floats`."""
+    try:
+        content = base64.b64decode(packed, validate=True)
+    except binascii.Error:
+        raise ValueError("floats: not base64") from None
+    if len(content) % 4:
+        raise ValueError(f"floats: {len(content)} bytes (allowed: a multiple of 4)")
+    return np.frombuffer(content, "<f4").astype(np.float64)
 
 
 class Share(Finite):
@@ -76,10 +99,7 @@ class Share(Finite):
 
 
 class Mean(Finite):
-    """A figure that is no share of counts, with its 95 % interval.
-
-    Few pictures can make a bootstrap interval miss the figure.
-    """
+    """A figure that is no share of counts, with its 95 % interval."""
 
     value: Fraction
     low: Fraction
@@ -87,8 +107,8 @@ class Mean(Finite):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.low > self.high:
-            raise ValueError(f"{self.low} is above {self.high}")
+        if not self.low <= self.value + _TOLERANCE or not self.value <= self.high + _TOLERANCE:
+            raise ValueError(f"{self.value} is not between {self.low} and {self.high}")
         return self
 
 
@@ -224,12 +244,20 @@ class DetectorResult(Finite):
     ap75: Fraction
     per_class: tuple[ClassAp, ...]
     halves: tuple[ApHalf, ApHalf]
+    resampled: Floats = Field(
+        description="ap on resamplings of the pictures, the same ones for all models; NaN without objects"
+    )
     worst: tuple[WorstDetections, ...] = Field(max_length=10)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         _counts("per_class: objects", sum(each.n for each in self.per_class), self.objects)
         _counts("halves: pictures", sum(half.n for half in self.halves), self.n)
+        sample = unpack_floats(self.resampled)
+        known = sample[~np.isnan(sample)]
+        _counts("resampled", len(sample), RESAMPLINGS)
+        if len(known) and not (known.min() >= 0 and known.max() <= 1 + _TOLERANCE):
+            raise ValueError("resampled: not within 0 and 1")
         for name, total in (("ap", self.ap.value), ("ap50", self.ap50)):
             values = [value for each in self.per_class if (value := getattr(each, name)) is not None]
             if not values:

@@ -1,0 +1,259 @@
+"""Average precision of detections as pycocotools computes it, in NumPy, also on resampled pictures."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+THRESHOLDS: NDArray[np.float64] = np.linspace(0.5, 0.95, 10)
+"""IoU from which a detection finds an object: 0.5, 0.55 ... 0.95."""
+AP50, AP75 = 0, 5
+"""Positions of 0.5 and 0.75 in THRESHOLDS."""
+RECALLS: NDArray[np.float64] = np.linspace(0, 1, 101)
+"""Recalls at which precision is averaged."""
+MAX_DETECTIONS = 100
+"""Detections per picture and class that count, the best ones."""
+_NEARLY = 1e-4
+"""Margin for recalls in float32 that are a hundredth exactly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """Annotated objects of one picture, of the classes that the detector knows.
+
+    `boxes`: float64 (n, 4), left, top, right, bottom in pixels. `class_ids`: int64 (n,). `crowd`: bool (n,),
+    COCO's `iscrowd`. `difficult`: bool (n,), Pascal VOC's. Neither a crowd nor a difficult object has to be
+    found, and what finds one, however often, is not counted; the IoU with a crowd is the share of the
+    detection that it covers.
+    """
+
+    boxes: NDArray[np.float64]
+    class_ids: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+    difficult: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """Detections of one picture: `boxes` as in `Objects`, `scores` float64 (n,), `class_ids` int64 (n,)."""
+
+    boxes: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    class_ids: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ClassMatches:
+    """Objects and detections of one class in all pictures, matched.
+
+    `objects`: the picture of each object that has to be found, int64 (objects,). The others are of each
+    detection, best first: its `pictures` int64 (n,), `scores` float64 (n,), whether it finds an object, `hit`
+    bool (thresholds, n), and whether it is not counted, `ignored` bool (thresholds, n).
+    """
+
+    class_id: int
+    objects: NDArray[np.int64]
+    pictures: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    hit: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
+
+    def within(self, pictures: NDArray[np.bool_]) -> ClassMatches:
+        """Return the same for some pictures, bool (pictures,)."""
+        kept = pictures[self.pictures]
+        return ClassMatches(
+            self.class_id,
+            self.objects[pictures[self.objects]],
+            self.pictures[kept],
+            self.scores[kept],
+            self.hit[:, kept],
+            self.ignored[:, kept],
+        )
+
+    def average_precision(self) -> NDArray[np.float64]:
+        """Return the average precision at each of THRESHOLDS, float64 (10,); NaN without objects to find."""
+        result = np.zeros(len(THRESHOLDS))
+        if len(self.objects) == 0:
+            return np.full_like(result, np.nan)
+        for index, (hit, ignored) in enumerate(zip(self.hit, self.ignored, strict=True)):
+            found = np.cumsum(hit[~ignored], dtype=np.float64)
+            if len(found) == 0:
+                continue
+            precision = found / np.arange(1, len(found) + 1)
+            envelope = np.maximum.accumulate(precision[::-1])[::-1]
+            places = np.searchsorted(found / len(self.objects), RECALLS, side="left")
+            result[index] = envelope[places[places < len(found)]].sum() / len(RECALLS)
+        return result
+
+    def resampled(self, weights: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the mean average precision over THRESHOLDS for each column of `weights`, float64 (columns,).
+
+        `weights`: how often each picture counts, float32 (pictures, columns). NaN where no object counts.
+        """
+        wanted = weights[self.objects].sum(axis=0)
+        total = np.zeros(weights.shape[1])
+        weight = weights[self.pictures]
+        counted = np.cumsum(weight, axis=0)
+        scale = 100 / np.maximum(wanted, 1)
+        for hit, ignored in zip(self.hit, self.ignored, strict=True):
+            # the envelope of the precision changes at hits only
+            hits, others = np.flatnonzero(hit), np.flatnonzero(ignored)
+            if len(hits) == 0:
+                continue
+            found = np.cumsum(weight[hits], axis=0)
+            precision = counted[hits]
+            if len(others):
+                before = np.searchsorted(others, hits)
+                precision[before > 0] -= np.cumsum(weight[others], axis=0)[before[before > 0] - 1]
+            np.divide(found, np.maximum(precision, 1, out=precision), out=precision)
+            np.maximum.accumulate(precision[::-1], axis=0, out=precision[::-1])
+            # number of recalls that are reached: so often the precision counts
+            found *= scale
+            found += _NEARLY
+            np.floor(found, out=found)
+            total += precision[0] * (found[0] + 1)
+            total += np.einsum("ij,ij->j", precision[1:], np.diff(found, axis=0))
+        total[wanted == 0] = np.nan
+        return total / (len(RECALLS) * len(THRESHOLDS))
+
+
+def match_classes(objects: Sequence[Objects], detections: Sequence[Detections]) -> tuple[ClassMatches, ...]:
+    """Match the detections of each picture with its objects as COCO does, by class id.
+
+    Classes without any object are left out, with their detections. In each picture and class the best
+    detections choose first; each takes the object that it overlaps most, one that has to be found before
+    others, and the last of equals. Of equal scores the earlier picture comes first, then the order given.
+    Raises ValueError if `objects` and `detections` are of different numbers of pictures.
+    """
+    if len(objects) != len(detections):
+        raise ValueError(f"objects of {len(objects)} pictures and detections of {len(detections)}")
+    truth, ignored, reusable, classes = _flat_objects(objects)
+    found = _flat_detections(detections, classes)
+    hit, not_counted = _assign(truth, ignored, reusable, found, len(classes))
+    order = np.lexsort((-found.scores, found.classes))
+    bounds = np.searchsorted(found.classes[order], np.arange(len(classes) + 1))
+    matches = []
+    for index, class_id in enumerate(classes.tolist()):
+        rows = order[bounds[index] : bounds[index + 1]]
+        wanted = truth.pictures[(truth.classes == index) & ~ignored]
+        pictures, scores = found.pictures[rows], found.scores[rows]
+        matches.append(ClassMatches(class_id, wanted, pictures, scores, hit[:, rows], not_counted[:, rows]))
+    return tuple(matches)
+
+
+@dataclass(frozen=True, slots=True)
+class _Boxes:
+    """Boxes of all pictures. `classes`: positions in the ids of the classes that count."""
+
+    boxes: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    classes: NDArray[np.int64]
+    pictures: NDArray[np.int64]
+
+    def take(self, rows: NDArray[np.int64]) -> _Boxes:
+        return _Boxes(self.boxes[rows], self.scores[rows], self.classes[rows], self.pictures[rows])
+
+    def groups(self, classes: int) -> NDArray[np.int64]:
+        """Return a number for the picture and class of each box, int64 (n,)."""
+        return self.pictures * classes + self.classes
+
+    @property
+    def areas(self) -> NDArray[np.float64]:
+        return (self.boxes[:, 2] - self.boxes[:, 0]) * (self.boxes[:, 3] - self.boxes[:, 1])
+
+
+def _pictures(lengths: Sequence[int]) -> NDArray[np.int64]:
+    return np.repeat(np.arange(len(lengths)), lengths)
+
+
+def _flat_objects(
+    objects: Sequence[Objects],
+) -> tuple[_Boxes, NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
+    """Return the objects sorted by picture, class and whether they need to be found.
+
+    With them: which need not be, which are a crowd, and the ids of the classes.
+    """
+    ids = np.concatenate([np.zeros(0, np.int64), *(each.class_ids for each in objects)])
+    crowd = np.concatenate([np.zeros(0, bool), *(each.crowd for each in objects)])
+    difficult = np.concatenate([np.zeros(0, bool), *(each.difficult for each in objects)])
+    boxes = np.concatenate([np.zeros((0, 4)), *(each.boxes.reshape(-1, 4) for each in objects)])
+    classes, positions = np.unique(ids, return_inverse=True)
+    flat = _Boxes(boxes, np.ones(len(ids)), positions, _pictures([len(each.class_ids) for each in objects]))
+    order = np.lexsort((crowd | difficult, flat.classes, flat.pictures))
+    return flat.take(order), (crowd | difficult)[order], crowd[order], classes
+
+
+def _flat_detections(detections: Sequence[Detections], classes: NDArray[np.int64]) -> _Boxes:
+    """Return the best MAX_DETECTIONS of each picture and class, sorted by picture, class and score."""
+    ids = np.concatenate([np.zeros(0, np.int64), *(each.class_ids for each in detections)])
+    flat = _Boxes(
+        np.concatenate([np.zeros((0, 4)), *(each.boxes.reshape(-1, 4) for each in detections)]),
+        np.concatenate([np.zeros(0), *(each.scores for each in detections)]),
+        np.searchsorted(classes, ids),
+        _pictures([len(each.class_ids) for each in detections]),
+    )
+    flat = flat.take(np.flatnonzero(np.isin(ids, classes)))
+    flat = flat.take(np.lexsort((-flat.scores, flat.classes, flat.pictures)))
+    groups = flat.groups(len(classes))
+    rank = np.arange(len(groups)) - np.searchsorted(groups, groups, side="left")
+    return flat.take(np.flatnonzero(rank < MAX_DETECTIONS))
+
+
+def _assign(
+    truth: _Boxes, ignored: NDArray[np.bool_], crowd: NDArray[np.bool_], found: _Boxes, classes: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return for each detection whether it hits an object, and whether it is not counted.
+
+    Both bool (thresholds, detections).
+    """
+    hit = np.zeros((len(THRESHOLDS), len(found.scores)), bool)
+    not_counted = np.zeros_like(hit)
+    taken = np.zeros((len(THRESHOLDS), len(ignored)), bool)
+    detection, target, iou = _overlaps(truth, crowd, found, classes)
+    if len(iou) == 0:
+        return hit, not_counted
+    groups = found.groups(classes)
+    having = np.unique(detection)
+    rank = np.arange(len(having)) - np.searchsorted(groups[having], groups[having], side="left")
+    rank = rank[np.searchsorted(having, detection)]
+    # of the objects that a detection may take, the last one in this order is taken
+    order = np.lexsort((target, iou, ~ignored[target], detection, rank))
+    detection, target, iou, rank = detection[order], target[order], iou[order], rank[order]
+    bounds = np.searchsorted(rank, np.arange(rank[-1] + 2))
+    # The detections of one rank are of different pictures or classes, so they choose independently.
+    for start, end in itertools.pairwise(bounds.tolist()):
+        candidate, score = target[start:end], iou[start:end]
+        free = ~taken[:, candidate] | ignored[candidate]
+        possible = free & (score >= THRESHOLDS[:, None])
+        chooser, first = np.unique(detection[start:end], return_index=True)
+        chosen = np.maximum.reduceat(np.where(possible, np.arange(end - start), -1), first, axis=1)
+        threshold, place = np.nonzero(chosen >= 0)
+        match = candidate[chosen[threshold, place]]
+        taken[threshold, match] = True
+        hit[threshold, chooser[place]] = ~ignored[match]
+        not_counted[threshold, chooser[place]] = ignored[match]
+    return hit, not_counted
+
+
+def _overlaps(
+    truth: _Boxes, crowd: NDArray[np.bool_], found: _Boxes, classes: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Return each pair of detection and object of a picture and class with enough overlap, and their IoU."""
+    groups = truth.groups(classes)
+    start = np.searchsorted(groups, found.groups(classes), side="left")
+    count = np.searchsorted(groups, found.groups(classes), side="right") - start
+    detection = np.repeat(np.arange(len(count)), count)
+    target = np.arange(len(detection)) - np.repeat(np.cumsum(count) - count, count) + start[detection]
+    one, other = found.boxes[detection], truth.boxes[target]
+    sides = np.minimum(one[:, 2:], other[:, 2:]) - np.maximum(one[:, :2], other[:, :2])
+    overlapping = np.flatnonzero((sides > 0).all(axis=1))
+    detection, target = detection[overlapping], target[overlapping]
+    common = sides[overlapping].prod(axis=1)
+    area = found.areas[detection]
+    iou = common / np.where(crowd[target], area, area + truth.areas[target] - common)
+    enough = np.flatnonzero(iou >= THRESHOLDS[0])
+    return detection[enough], target[enough], iou[enough]
