@@ -17,6 +17,7 @@ from service.api import problems
 from service.api.benchmarks import benchmarks_router
 from service.api.body.image import document_form_fields
 from service.api.body.request import Bounds
+from service.api.evaluations import evaluations_router
 from service.api.gallery import gallery_router
 from service.api.gallery_images import gallery_images_router
 from service.api.health import health_router
@@ -63,9 +64,9 @@ from service.web.site import Site
 log = structlog.get_logger(__name__)
 
 OWN_PATHS = frozenset(
-    {"benchmarks", "classify", "compare", "dashboard", "detect", "docs", "explain", "gallery", "healthz",
-     "latency", "metrics", "models", "openapi.json", "readyz", "recommend", "retrieve-similar", "static",
-     "static-offline-docs"}
+    {"benchmarks", "classify", "compare", "dashboard", "detect", "docs", "evaluations", "explain", "gallery",
+     "healthz", "latency", "metrics", "models", "openapi.json", "readyz", "recommend", "retrieve-similar",
+     "static", "static-offline-docs"}
 )  # fmt: skip
 """First segments of the service's paths."""
 
@@ -224,6 +225,7 @@ def api_routers(services: Services) -> Iterator[APIRouter]:
     yield latency_router(services.latencies, registry.names)
     yield distribution_router(services.latencies, registry.names)
     yield benchmarks_router(services.jobs, settings.api_key)
+    yield evaluations_router(services.state.evaluations, settings.api_key, bounds)
     yield recommend_router(registry, services.archive)
     yield health_router(registry, services.metrics, lambda: services.storage_problem)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -212,6 +212,11 @@ class DataDirectoryInUse(WeighinError):
     """Another process has locked the data directory."""
 
     slug = "data-directory-in-use"
+
+    def __init__(self, message: str, addresses: Sequence[str] = ()) -> None:
+        """`addresses`: URLs of the service that is the other process; empty if it is none."""
+        super().__init__(message)
+        self.addresses = tuple(addresses)
 
 
 class InvalidBundle(WeighinError):

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from service.bench.store import BenchmarkStore
+from service.evaluation.store import EvaluationStore
 from service.gallery.database import GalleryDatabase
 from service.latency.store import LatencyStore
 from service.storage.database import on_server, open_database
@@ -24,12 +25,14 @@ class State:
         directory: DataDirectory | None,
         latencies: LatencyStore,
         benchmarks: BenchmarkStore,
+        evaluations: EvaluationStore,
         gallery: GalleryDatabase,
     ) -> None:
         """`directory`: None if the database is on a server."""
         self.directory = directory
         self.latencies = latencies
         self.benchmarks = benchmarks
+        self.evaluations = evaluations
         self.gallery = gallery
         self._problem: str | None = None
         self._next_check = 0.0
@@ -70,7 +73,13 @@ def open_state(data_dir: Path, database_url: str | None, *, address: str | None 
     """
     engine = open_database(database_url, data_dir.absolute())
     if on_server(engine):
-        return State(None, LatencyStore(engine), BenchmarkStore(engine), GalleryDatabase(engine))
+        return State(
+            None,
+            LatencyStore(engine),
+            BenchmarkStore(engine),
+            EvaluationStore(engine),
+            GalleryDatabase(engine),
+        )
     directory = DataDirectory(data_dir, address).__enter__()
     # A database file may only be written by the process that has locked the directory.
     obstacle = directory.claim
@@ -78,5 +87,6 @@ def open_state(data_dir: Path, database_url: str | None, *, address: str | None 
         directory,
         LatencyStore(engine, obstacle),
         BenchmarkStore(engine, obstacle),
+        EvaluationStore(engine, obstacle),
         GalleryDatabase(engine, obstacle),
     )

@@ -30,6 +30,8 @@ from service.evaluation.figures import (
 )
 
 SCHEMA_VERSION = 1
+MAX_MODELS = 200
+"""Most models of an evaluation: all pairs of them are compared."""
 
 EvaluationId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 Verdict = Literal["first better", "second better", "not distinguishable"]
@@ -207,9 +209,11 @@ class Evaluation(Finite):
     data: Data
     started_at: AwareDatetime
     finished_at: AwareDatetime
-    label_sets: tuple[LabelSet, ...] = Field(min_length=1)
-    models: tuple[ModelResult, ...] = Field(min_length=1, description="One result per name")
-    pairs: tuple[Pair, ...] = ()
+    label_sets: tuple[LabelSet, ...] = Field(min_length=1, max_length=MAX_MODELS)
+    models: tuple[ModelResult, ...] = Field(
+        min_length=1, max_length=MAX_MODELS, description="One result per name"
+    )
+    pairs: tuple[Pair, ...] = Field(default=(), max_length=MAX_MODELS * (MAX_MODELS - 1) // 2)
 
     def model(self, name: str) -> ModelResult | None:
         """Return the result of the model `name`, or None."""

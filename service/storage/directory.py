@@ -86,7 +86,7 @@ class DataDirectory:
             try:
                 self._lock.acquire(blocking=False)
             except Timeout:
-                raise DataDirectoryInUse(self._describe_owner()) from None
+                raise self._in_use() from None
             except NotImplementedError as error:
                 raise OSError("file locks are not supported") from error
             self._write_owner()
@@ -105,15 +105,20 @@ class DataDirectory:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
-    def _describe_owner(self) -> str:
+    def _in_use(self) -> DataDirectoryInUse:
+        """Return the error that describes the owning process."""
+        addresses: list[str] = []
         try:
             owner = json.loads((self.path / _OWNER_NAME).read_text())
             known = f"process {int(owner['pid'])}, since {owner['since']}"
             if "address" in owner:
                 known += f", serving at {owner['address']}"
+                addresses = str(owner["address"]).split(" and ")
         except (OSError, ValueError, KeyError, TypeError):
             known = "another process"
-        return f"data directory: in use by {known} (stop it, or set another WEIGHIN_DATA_DIR)"
+        return DataDirectoryInUse(
+            f"data directory: in use by {known} (stop it, or set another WEIGHIN_DATA_DIR)", addresses
+        )
 
 
 def _explain(error: OSError) -> str:

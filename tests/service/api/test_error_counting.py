@@ -107,6 +107,8 @@ FAILURES: list[tuple[str, str, dict[str, Any], int, Series]] = [
     ("GET", "/gallery/images/a", {}, 404, ("", "unknown-image")),
     ("POST", "/gallery/images", FORM, 400, ("", "malformed-request")),
     ("GET", "/benchmarks/none", {}, 404, ("", "unknown-benchmark")),
+    ("GET", "/evaluations/none", {}, 404, ("", "unknown-evaluation")),
+    ("POST", "/evaluations", TEXT, 422, ("", "invalid-evaluation")),
     ("GET", "/latency?since=never&model=tiny", {}, 422, ("", "invalid-parameter")),
     ("GET", "/models/none", {}, 404, ("", "unknown-model")),
 ]
@@ -145,7 +147,7 @@ def test_failed_request(
     before, recorded_before = counted(client), recorded(client, regime)
     assert client.request(method, path, **body).status_code == status
     assert counted(client) - before == {series: 1}
-    runs_networks = not path.startswith(("/benchmarks", "/latency", "/models"))
+    runs_networks = not path.startswith(("/benchmarks", "/evaluations", "/latency", "/models"))
     assert recorded(client, regime) - recorded_before == ({series: 1} if runs_networks else {})
 
 

@@ -1,0 +1,100 @@
+"""/evaluations: the accuracy of models on labelled pictures of the user."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BaseModel, SecretStr
+
+from service import errors
+from service.api.body.request import Bounds, in_time, read_body, root_of
+from service.api.problems import documented
+from service.api.routers import key_needed, new_router
+from service.evaluation.result import Evaluation, from_json, to_json
+from service.evaluation.store import EvaluationStore, EvaluationSummary, summarise
+from service.inference.pool import Deadline
+
+Limit = Annotated[int, Query(description="Maximum number of evaluations, newest first", ge=1, le=500)]
+
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "description": "An evaluation, as `weighin evaluate --json` writes it",
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{Evaluation.__name__}"}}},
+    }
+}
+
+
+class EvaluationsResponse(BaseModel):
+    """Evaluations, newest first."""
+
+    evaluations: list[EvaluationSummary]
+
+
+def evaluations_router(store: EvaluationStore, api_key: SecretStr | None, bounds: Bounds) -> APIRouter:
+    """Return the routes that show and store evaluations. `api_key` protects the route that writes."""
+    router = new_router("evaluations")
+
+    @router.get(
+        "/evaluations",
+        summary="List evaluations",
+        responses=documented(errors.InvalidParameter, errors.StorageUnavailable),
+    )
+    def newest(limit: Limit = 50) -> EvaluationsResponse:  # not async: reads the database
+        """List the evaluations of `weighin evaluate`, newest first, with the accuracy of each model."""
+        return EvaluationsResponse(evaluations=store.summaries(limit))
+
+    @router.get(
+        "/evaluations/{id}",
+        summary="Get an evaluation",
+        response_model=Evaluation,
+        responses=documented(errors.UnknownEvaluation, errors.StorageUnavailable),
+    )
+    def one(id: str) -> Response:  # not async: reads the database
+        """Return all figures of one data set: of each model, and of each pair of models."""
+        return Response(to_json(store.get(id)), media_type="application/json")
+
+    @router.post(
+        "/evaluations",
+        summary="Store an evaluation",
+        status_code=201,
+        dependencies=[Depends(key_needed(api_key))],
+        responses={
+            200: {"model": EvaluationSummary, "description": "Added to the stored one of the same data set"},
+            **documented(
+                errors.Unauthorized,
+                errors.CrossSiteRequest,
+                errors.BodyTooLarge,
+                errors.InvalidParameter,
+                errors.InvalidEvaluation,
+                errors.DeadlineExceeded,
+                errors.StorageUnavailable,
+            ),
+        },
+        openapi_extra=_BODY,
+    )
+    async def add(request: Request, response: Response) -> EvaluationSummary:
+        """Store an evaluation of `weighin evaluate`, which posts it here.
+
+        Figures that contradict the counts and bits in the document are refused. If the data set has an
+        evaluation already, the models are added to it, models of the same name are replaced, and all pairs
+        are compared again.
+        """
+        reading = read_body(request, bounds.body_bytes)
+        content = await in_time(reading, Deadline.after(bounds.deadline_s))
+        evaluation, added = await asyncio.to_thread(_save, store, content)
+        if added:
+            response.status_code = 200
+        response.headers["Location"] = f"{root_of(request)}/evaluations/{evaluation.id}"
+        return summarise(evaluation)
+
+    return router
+
+
+def _save(store: EvaluationStore, content: bytes) -> tuple[Evaluation, bool]:
+    """Store the document; return what is stored now, and whether it was added to a stored one."""
+    posted = from_json(content)
+    stored = store.save(posted)
+    return stored, stored is not posted

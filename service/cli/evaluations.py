@@ -1,0 +1,109 @@
+"""Keep an evaluation: in the data directory, or at the service that holds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from service.errors import (
+    DataDirectoryInUse,
+    InvalidEvaluation,
+    InvalidParameter,
+    StorageUnavailable,
+    error_words,
+)
+from service.evaluation.result import Evaluation, from_json, to_json, write_evaluation
+from service.settings import Settings
+from service.state import open_state
+from service.text.urls import redacted, service_url
+
+if TYPE_CHECKING:
+    import httpx  # lazy, because the import takes a tenth of a second
+
+_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where an evaluation is. `evaluation`: with the models that the store had before; `where`: in words.
+
+    `file`: where it is if it could not be stored; `where` then says how to post it.
+    """
+
+    evaluation: Evaluation
+    where: str
+    file: Path | None = None
+
+
+def keep(evaluation: Evaluation, settings: Settings, url: str | None = None) -> Kept:
+    """Store an evaluation, or post it: to the service at `url`, or to the one that holds the data directory.
+
+    If that fails, it is written to a file in the data directory. Raises StorageUnavailable if that is
+    impossible too, InvalidParameter for an invalid `url`, and InvalidEvaluation if the stored evaluation of
+    the data set contradicts it.
+    """
+    key = None if settings.api_key is None else settings.api_key.get_secret_value()
+    addresses: tuple[str, ...] = ()
+    if url is not None:
+        try:
+            addresses = (service_url(url),)
+        except ValueError as error:
+            raise InvalidParameter(f"--url {error}") from None
+        reason = ""
+    else:
+        try:
+            with open_state(settings.data_dir, settings.database_url) as state:
+                return Kept(state.evaluations.save(evaluation), f"stored as {evaluation.id}")
+        except StorageUnavailable as error:
+            reason = error.detail
+        except DataDirectoryInUse as error:
+            reason, addresses = error.detail, error.addresses
+    for address in addresses:
+        answer = _post(evaluation, address, key, proxies=url is not None)
+        if isinstance(answer, Kept):
+            return answer
+        reason = answer
+    return _in_file(evaluation, settings.data_dir, reason, addresses)
+
+
+def _post(evaluation: Evaluation, address: str, api_key: str | None, *, proxies: bool) -> Kept | str:
+    """Post to the service at `address`; return what it has then, or why it has not, in words."""
+    import httpx  # imported here, because it takes a tenth of a second
+
+    headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+    url, shown = f"{address}/evaluations", redacted(address)
+    try:
+        with httpx.Client(timeout=_TIMEOUT_S, trust_env=proxies, headers=headers) as client:
+            content = to_json(evaluation).encode()
+            response = client.post(url, content=content, headers={"Content-Type": "application/json"})
+            if response.is_success:
+                response = client.get(f"{url}/{evaluation.id}")
+            if not response.is_success:
+                return f"service at {shown}: {_detail(response)}"
+            return Kept(from_json(response.content), f"stored as {evaluation.id} by the service at {shown}")
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+        return f"no answer from {shown}: {error or type(error).__name__}"
+    except InvalidEvaluation as error:
+        return f"service at {shown}: {error.detail}"
+
+
+def _detail(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return f"status {response.status_code}"
+
+
+def _in_file(evaluation: Evaluation, data_dir: Path, reason: str, addresses: tuple[str, ...]) -> Kept:
+    """Write the evaluation to a file; return how to post it. Raises StorageUnavailable."""
+    folder = data_dir.absolute() / "evaluations"
+    file = folder / f"{evaluation.id}.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_evaluation(file, evaluation)
+    except OSError as error:
+        raise StorageUnavailable(f"{reason}; {file.name} cannot be written: {error_words(error)}") from None
+    address = redacted(addresses[0]) if addresses else "URL"
+    post = f"curl --json @{file} -H 'Authorization: Bearer KEY' {address}/evaluations"
+    return Kept(evaluation, f"not stored: {reason}; it is in {file}, to post it: {post}", file)

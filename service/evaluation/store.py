@@ -1,0 +1,175 @@
+"""Table of evaluations: one document per data set, to which further models are added."""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pydantic import AwareDatetime
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    Index,
+    LargeBinary,
+    String,
+    Table,
+    Text,
+    inspect,
+    select,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from models.zoo.card import Fraction, Name, PositiveCount, Task
+from models.zoo.frozen import Finite
+from service.errors import InvalidEvaluation, StorageUnavailable, UnknownEvaluation
+from service.evaluation.merge import merge
+from service.evaluation.result import DataKind, Evaluation, EvaluationId, from_json, to_json
+from service.storage.database import READING, database_file, metadata, prepare, upsert
+from service.storage.errors import DAMAGED, storage_errors
+
+evaluations = Table(
+    "evaluations",
+    metadata,
+    Column("id", String(16), primary_key=True, comment="Begins the data set's SHA-256"),
+    Column("finished_ms", BigInteger, nullable=False, comment="Milliseconds since 1970, UTC"),
+    Column("summary", Text, nullable=False, comment="JSON of what a list shows"),
+    Column("document", LargeBinary, nullable=False, comment="The evaluation's JSON, zlib"),
+    Index("evaluations_by_time", "finished_ms"),
+)
+
+
+class ModelSummary(Finite):
+    """Accuracy of one model: top-1 accuracy or average precision, with its 95 % interval."""
+
+    name: Name
+    labels: Name
+    n: PositiveCount
+    value: Fraction
+    low: Fraction
+    high: Fraction
+
+
+class EvaluationSummary(Finite):
+    """What a list shows of an evaluation."""
+
+    id: EvaluationId
+    name: str
+    kind: DataKind
+    task: Task
+    pictures: PositiveCount
+    n: PositiveCount
+    classes: int
+    finished_at: AwareDatetime
+    models: tuple[ModelSummary, ...]
+
+
+class EvaluationStore:
+    """Store of evaluations, thread-safe. Methods raise StorageUnavailable if the database cannot be used."""
+
+    def __init__(self, engine: Engine, obstacle: Callable[[], str | None] = lambda: None) -> None:
+        """Does not connect. `obstacle` returns the reason, for clients, why writes are refused, or None."""
+        self._engine = engine
+        self._obstacle = obstacle
+
+    def save(self, evaluation: Evaluation) -> Evaluation:
+        """Store an evaluation and return it, or what the stored one of the same data set has become with it.
+
+        Raises InvalidEvaluation if the two cannot be of one data set.
+        """
+        with self._writing() as connection:
+            if self._insert(connection, evaluation):
+                return evaluation
+            query = select(evaluations.c.document).where(evaluations.c.id == evaluation.id).with_for_update()
+            merged = merge(_unpack(connection.execute(query).scalar_one()), evaluation)
+            upsert(connection, evaluations, [_row(merged)])
+            return merged
+
+    def summaries(self, limit: int) -> list[EvaluationSummary]:
+        """Return summaries of up to `limit` evaluations, newest first."""
+        query = select(evaluations.c.summary).order_by(evaluations.c.finished_ms.desc(), evaluations.c.id)
+        with self._reading() as connection:
+            rows = [] if connection is None else connection.execute(query.limit(limit)).scalars().all()
+        return [EvaluationSummary.model_validate_json(row) for row in rows]
+
+    def get(self, identifier: str) -> Evaluation:
+        """Return an evaluation. Raises UnknownEvaluation."""
+        query = select(evaluations.c.document).where(evaluations.c.id == identifier)
+        with self._reading() as connection:
+            packed = None if connection is None else connection.execute(query).scalar()
+        if packed is None:
+            raise UnknownEvaluation(f"no evaluation '{identifier[:64]}' (see GET /evaluations)")
+        return _unpack(packed)
+
+    def _insert(self, connection: Connection, evaluation: Evaluation) -> bool:
+        """Insert a row unless its id is there; return whether it was not. Waits for another writer of it."""
+        dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
+        statement = dialect.insert(evaluations).values(**_row(evaluation)).on_conflict_do_nothing()
+        return connection.execute(statement.returning(evaluations.c.id)).scalar() is not None
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        obstacle = self._obstacle()
+        if obstacle is not None:
+            raise StorageUnavailable(obstacle)
+        prepare(self._engine)
+        with storage_errors(), self._engine.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Connection | None]:
+        """Yield a connection, or None if there is no table yet: reads never create or migrate a database."""
+        file = database_file(self._engine)
+        if file is not None and not file.exists():
+            yield None
+            return
+        with storage_errors(), self._engine.connect().execution_options(**READING) as connection:
+            yield connection if inspect(connection).has_table(evaluations.name) else None
+
+
+def summarise(evaluation: Evaluation) -> EvaluationSummary:
+    """Return what a list shows of an evaluation."""
+    models = []
+    for model in evaluation.models:
+        figure = model.accuracy
+        models.append(
+            ModelSummary(
+                name=model.name,
+                labels=model.labels,
+                n=model.n,
+                value=figure.value,
+                low=figure.low,
+                high=figure.high,
+            )
+        )
+    data = evaluation.data
+    return EvaluationSummary(
+        id=evaluation.id,
+        name=data.name,
+        kind=data.kind,
+        task=data.task,
+        pictures=data.pictures,
+        n=data.n,
+        classes=len(data.classes),
+        finished_at=evaluation.finished_at,
+        models=tuple(models),
+    )
+
+
+def _row(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "id": evaluation.id,
+        "finished_ms": int(evaluation.finished_at.timestamp() * 1000),
+        "summary": summarise(evaluation).model_dump_json(),
+        "document": zlib.compress(to_json(evaluation).encode(), 6),
+    }
+
+
+def _unpack(packed: bytes) -> Evaluation:
+    try:
+        return from_json(zlib.decompress(packed))
+    except (zlib.error, InvalidEvaluation) as error:
+        raise StorageUnavailable(DAMAGED) from error
