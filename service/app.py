@@ -226,7 +226,7 @@ def api_routers(services: Services) -> Iterator[APIRouter]:
     yield distribution_router(services.latencies, registry.names)
     yield benchmarks_router(services.jobs, settings.api_key)
     yield evaluations_router(services.state.evaluations, settings.api_key, bounds)
-    yield recommend_router(registry, services.archive)
+    yield recommend_router(registry, services.archive, services.state.evaluations)
     yield health_router(registry, services.metrics, lambda: services.storage_problem)
 
 

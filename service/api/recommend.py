@@ -13,20 +13,26 @@ from service.api.routers import new_router
 from service.bench.archive import BenchmarkArchive
 from service.bench.recommend.accuracy import AccuracyEstimate
 from service.bench.recommend.advice import Advice, advise_here, this_machine
+from service.bench.recommend.evaluated import task_of
 from service.bench.recommend.evidence import Measured
 from service.bench.recommend.pareto import Candidate
 from service.bench.recommend.recommend import Constraints
+from service.evaluation.store import EvaluationStore
 from service.inference.registry import Registry
 
 
 class ClaimOut(BaseModel):
-    """Accuracy with its 95 % interval; if inherited, the fp32 model's minus the measured disagreement."""
+    """Accuracy with its 95 % interval; if inherited, the fp32 model's minus the measured disagreement; if
+    evaluated, on the half of the user's pictures that models are not ranked by."""
 
     value: float
     low: float = Field(description="95 % interval")
     high: float
-    kind: Literal["measured", "reported", "inherited"]
+    kind: Literal["measured", "reported", "inherited", "evaluated"]
     how: str
+    ranked: float | None = Field(
+        description="Of kind `evaluated`: the accuracy on the half of the pictures that models are ranked by"
+    )
 
     @classmethod
     def of(cls, accuracy: AccuracyEstimate | None) -> "ClaimOut | None":
@@ -99,6 +105,7 @@ class EvidenceOut(BaseModel):
     benchmarks: list[str] = Field(description="Ids of the benchmarks that are used")
     unused: list[UnusedOut]
     run: str | None = Field(description="Command that measures the missing models")
+    evaluate: str | None = Field(description="Command that evaluates the missing models on the data")
 
 
 class RecommendResponse(BaseModel):
@@ -106,6 +113,11 @@ class RecommendResponse(BaseModel):
 
     recommended: str | None
     why: str
+    accuracy_of: str = Field(
+        description="The pictures that the accuracies are of, and how to have them on others",
+        examples=["accuracy on imagenet-1k, which may differ on your pictures: run `weighin evaluate ...`"],
+    )
+    data: str | None = Field(description="Id of the evaluation that the accuracies are from")
     labels: str
     task: Task
     fits: list[FitOut] = Field(description="Most accurate first")
@@ -116,44 +128,63 @@ class RecommendResponse(BaseModel):
     evidence: EvidenceOut
 
 
-def recommend_router(registry: Registry, archive: BenchmarkArchive) -> APIRouter:
+def recommend_router(
+    registry: Registry, archive: BenchmarkArchive, evaluations: EvaluationStore
+) -> APIRouter:
     """Return the route `GET /recommend`."""
     router = new_router("benchmarks")
 
     @router.get(
         "/recommend",
         summary="Recommend a model",
-        responses=documented(errors.InvalidParameter, errors.StorageUnavailable),
+        responses=documented(errors.UnknownEvaluation, errors.InvalidParameter, errors.StorageUnavailable),
     )
     def recommend(  # not async: reads the database and compares models
         p99_ms: Annotated[float | None, Query(description="Maximum p99 in milliseconds")] = None,
         p90_ms: Annotated[float | None, Query(description="Maximum p90 in milliseconds")] = None,
         p50_ms: Annotated[float | None, Query(description="Maximum median in milliseconds")] = None,
         max_bytes: Annotated[int | None, Query(description="Maximum size of the model file in bytes")] = None,
-        min_accuracy: Annotated[float | None, Query(description="Minimum top-1 accuracy, 0 to 1")] = None,
-        labels: Annotated[
-            str | None, Query(description="Label set; by default that of the task's default model")
+        min_accuracy: Annotated[
+            float | None, Query(description="Minimum top-1 accuracy (detectors: average precision), 0 to 1")
         ] = None,
-        task: Annotated[Task, Query(description="Only models of this task")] = "image-classification",
+        labels: Annotated[
+            str | None,
+            Query(description="Label set; by default that of the task's default model, or of `data`"),
+        ] = None,
+        task: Annotated[
+            Task | None,
+            Query(description="Only models of this task; by default image-classification, or that of `data`"),
+        ] = None,
+        data: Annotated[
+            str | None, Query(description="Id of an evaluation: rank by the accuracy on its pictures")
+        ] = None,
     ) -> RecommendResponse:
         """Recommend the most accurate model within the bounds, by inference latency on one thread.
 
-        Uses clean benchmarks of this machine, with this version of ONNX Runtime and these model files.
+        Uses clean benchmarks of this machine, with this version of ONNX Runtime and these model files. With
+        `data`, accuracies are those on your pictures: models are ranked by one half of them, and the figures
+        are quoted from the other. Without it, they are those of the model cards, on other pictures.
         """
-        constraints = Constraints(p50_ms, p90_ms, p99_ms, max_bytes, min_accuracy, labels, task)
+        evaluation = None if data is None else evaluations.get(data)
+        constraints = Constraints(
+            p50_ms, p90_ms, p99_ms, max_bytes, min_accuracy, labels, task_of(evaluation, task)
+        )
         bundles, unreadable = archive.newest_bundles()
-        return answer(advise_here(constraints, registry, bundles, unreadable, this_machine()))
+        advice = advise_here(constraints, registry, bundles, unreadable, this_machine(), evaluation)
+        return answer(advice, data)
 
     return router
 
 
-def answer(advice: Advice) -> RecommendResponse:
-    """Build the response."""
+def answer(advice: Advice, data: str | None) -> RecommendResponse:
+    """Build the response. `data`: id of the evaluation."""
     recommendation, machine = advice.recommendation, advice.machine
     unused = [UnusedOut(benchmark=name, reason=reason) for name, reason in advice.evidence.unused.items()]
     return RecommendResponse(
         recommended=recommendation.recommended,
         why=recommendation.why,
+        accuracy_of=recommendation.accuracy_of,
+        data=data,
         labels=recommendation.labels,
         task=recommendation.task,
         fits=[
@@ -180,6 +211,7 @@ def answer(advice: Advice) -> RecommendResponse:
             benchmarks=advice.evidence.used,
             unused=unused,
             run=recommendation.run,
+            evaluate=recommendation.evaluate,
         ),
     )
 

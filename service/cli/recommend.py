@@ -10,15 +10,19 @@ from rich.console import Console
 from rich.table import Table
 
 from models.zoo.card import Task
+from models.zoo.files import write_whole
 from service.bench.archive import BenchmarkArchive
 from service.bench.bundle_file import read_bundle
+from service.bench.recommend.accuracy import AccuracyEstimate
 from service.bench.recommend.advice import Advice, advise_from, advise_here, this_machine
+from service.bench.recommend.evaluated import task_of
 from service.bench.recommend.evidence import StoredBundle
 from service.bench.recommend.recommend import Constraints, Fit
 from service.bench.store import BenchmarkStore
-from service.cli.output import LiteralConsole, styled
+from service.cli.output import LiteralConsole, say, styled
 from service.cli.settings import settings_with
-from service.errors import InvalidParameter
+from service.errors import InvalidParameter, error_words
+from service.evaluation.store import EvaluationStore
 from service.inference.registry import Registry
 from service.storage.database import open_database
 from service.text.display import shown
@@ -29,16 +33,30 @@ def recommend(
     p90_ms: Annotated[float | None, typer.Option(help="Maximum p90 in milliseconds")] = None,
     p50_ms: Annotated[float | None, typer.Option(help="Maximum median in milliseconds")] = None,
     max_mb: Annotated[float | None, typer.Option(help="Maximum file size in megabytes (10^6 bytes)")] = None,
-    min_accuracy: Annotated[float | None, typer.Option(help="Minimum top-1 accuracy, 0 to 1")] = None,
-    labels: Annotated[
-        str | None, typer.Option(help="Label set [default: that of the task's default model]")
+    min_accuracy: Annotated[
+        float | None,
+        typer.Option(help="Minimum top-1 accuracy (detectors: average precision), 0 to 1"),
     ] = None,
-    task: Annotated[str, typer.Option(help="Task: image-classification or object-detection")] = (
-        "image-classification"
-    ),
+    labels: Annotated[
+        str | None, typer.Option(help="Label set [default: that of the task's default model, or of --data]")
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="Task: image-classification or object-detection [default: the first, or that of --data]"
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Id of an evaluation by `weighin evaluate`: rank by the accuracy on its pictures"),
+    ] = None,
     bundles: Annotated[
         list[Path] | None,
         typer.Option("--bundle", help="Bundle that was measured on the target device, repeatable"),
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", help="Write the answer to this file, as GET /recommend returns it"),
     ] = None,
 ) -> None:
     """Recommend a model for a budget, from benchmarks of this machine or from bundle files.
@@ -46,31 +64,49 @@ def recommend(
     Exit code 2 if no model fits or nothing was measured.
     """
     max_bytes = None if max_mb is None else _bytes(max_mb)
-    constraints = Constraints(p50_ms, p90_ms, p99_ms, max_bytes, min_accuracy, labels, _task(task))
     settings = settings_with()
-    registry = Registry(
-        settings.model_dirs,
-        settings.default_model,
-        default_detector=settings.default_detector,
-        added=settings.added_models,
-    )
-    if bundles:
-        stored = [StoredBundle(path.name, read_bundle(path)) for path in bundles]
-        advice = advise_from(constraints, stored, registry)
-    else:
-        engine = open_database(settings.database_url, settings.data_dir)
-        try:
+    engine = open_database(settings.database_url, settings.data_dir)
+    try:
+        evaluation = None if data is None else EvaluationStore(engine).get(data)
+        constraints = Constraints(
+            p50_ms, p90_ms, p99_ms, max_bytes, min_accuracy, labels, task_of(evaluation, _task(task))
+        )
+        registry = Registry(
+            settings.model_dirs,
+            settings.default_model,
+            default_detector=settings.default_detector,
+            added=settings.added_models,
+        )
+        if bundles:
+            stored = [StoredBundle(path.name, read_bundle(path)) for path in bundles]
+            advice = advise_from(constraints, stored, registry, evaluation)
+        else:
             stored, unreadable = BenchmarkArchive(BenchmarkStore(engine)).newest_bundles()
-        finally:
-            engine.dispose()
-        advice = advise_here(constraints, registry, stored, unreadable, this_machine())
+            advice = advise_here(constraints, registry, stored, unreadable, this_machine(), evaluation)
+    finally:
+        engine.dispose()
     _show(LiteralConsole(soft_wrap=True), advice)
+    if json_file is not None:
+        _write(json_file, advice, data)
     if advice.recommendation.recommended is None:
         raise typer.Exit(2)
 
 
-def _task(text: str) -> Task:
-    """Return a task. Raises InvalidParameter."""
+def _write(path: Path, advice: Advice, data: str | None) -> None:
+    """Write the answer as JSON. Raises InvalidParameter if the file cannot be written."""
+    from service.api.recommend import answer  # imported here, because it takes half a second
+
+    try:
+        write_whole(path, (answer(advice, data).model_dump_json(indent=2) + "\n").encode())
+    except OSError as error:
+        raise InvalidParameter(f"--json {path}: cannot be written: {error_words(error)}") from None
+    say(f"written to {path}", error=True)
+
+
+def _task(text: str | None) -> Task | None:
+    """Return a task, or None if none is given. Raises InvalidParameter."""
+    if text is None:
+        return None
     for task in get_args(Task):
         if task == text:
             return cast(Task, task)
@@ -94,6 +130,7 @@ def _show(console: Console, advice: Advice) -> None:
     )
     name = recommendation.recommended or "no recommendation"
     console.print(styled((name, "bold"), f": {recommendation.why}"))
+    console.print(f"Accuracies: {shown(recommendation.accuracy_of)}")
     if recommendation.fits:
         console.print(_fits(recommendation.fits))
         for fit in recommendation.fits:
@@ -112,6 +149,8 @@ def _show(console: Console, advice: Advice) -> None:
         console.print(f"Benchmark {bundle} not used: {shown(reason)}")
     if recommendation.run is not None:
         console.print(f"To measure the missing models: {recommendation.run}")
+    if recommendation.evaluate is not None:
+        console.print(f"To evaluate the missing models: {shown(recommendation.evaluate)}")
 
 
 def _fits(fits: tuple[Fit, ...]) -> Table:
@@ -123,7 +162,7 @@ def _fits(fits: tuple[Fit, ...]) -> Table:
         bounds = [None if measured is None else measured.percentile(fraction) for fraction in (0.90, 0.99)]
         table.add_row(
             fit.facts.name,
-            "?" if fit.accuracy is None else f"{fit.accuracy.value:.1%}",
+            _accuracy(fit.accuracy),
             "" if measured is None else f"{measured.p50_ms:.2f}",
             *("" if bound is None else f"<= {bound.bound_ns / 1e6:.2f}" for bound in bounds),
             "" if measured is None else str(measured.count),
@@ -131,6 +170,15 @@ def _fits(fits: tuple[Fit, ...]) -> Table:
             "" if fit.confidence is None else _percent(fit.confidence),
         )
     return table
+
+
+def _accuracy(accuracy: AccuracyEstimate | None) -> str:
+    """Format an accuracy; one on the user's pictures, which may be few, with its interval."""
+    if accuracy is None:
+        return "?"
+    if accuracy.kind != "evaluated":
+        return f"{accuracy.value:.1%}"
+    return f"{accuracy.value:.1%} ({accuracy.low:.0%} to {accuracy.high:.0%})"
 
 
 def _percent(confidence: float) -> str:

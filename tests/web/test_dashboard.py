@@ -263,7 +263,9 @@ def test_error_bars(visit: Visit, weighed: str) -> None:
     page.wait_for_selector("#pareto .xerror, #pareto .errorbar", state="attached")
     assert page.locator("#pareto .errorbar").count() == 2
     assert page.locator("#pareto .textpoint").all_text_contents() == ["tiny", "tiny-b"]
-    assert "95 % intervals" in page.locator("#pareto-of").inner_text()
+    caption = page.locator("#pareto-of").inner_text()
+    assert "95 % intervals" in caption
+    assert "accuracy on imagenet-1k, which may differ on your pictures: run `weighin evaluate" in caption
     shown = page.evaluate(
         """document.getElementById('pareto').data.map(
           (one) => [one.x, one.y, one.error_x.array, one.error_y.array])"""

@@ -11,13 +11,17 @@ from service.bench.bundle import ModelFacts
 
 @dataclass(frozen=True)
 class AccuracyEstimate:
-    """An accuracy, 0 to 1, with its 95 % interval, its kind, and `how` it was determined, in words."""
+    """An accuracy, 0 to 1, with its 95 % interval, its kind, and `how` it was determined, in words.
+
+    `ranked`: of kind `evaluated`, the accuracy on other pictures, which models are ranked by.
+    """
 
     value: float
     low: float
     high: float
-    kind: Literal["measured", "reported", "inherited"]
+    kind: Literal["measured", "reported", "inherited", "evaluated"]
     how: str
+    ranked: float | None = None
 
 
 def estimate_accuracy(facts: ModelFacts) -> AccuracyEstimate | None:

@@ -12,6 +12,7 @@ from service.bench.measure.runtimes import runtime_version, session_options
 from service.bench.recommend.evidence import Evidence, StoredBundle, weigh_evidence
 from service.bench.recommend.recommend import Constraints, Recommendation, recommend
 from service.errors import InvalidBundle
+from service.evaluation.result import Evaluation
 from service.inference.loading import LOADING
 from service.inference.registry import Registry
 
@@ -36,8 +37,12 @@ def advise_here(
     bundles: Sequence[StoredBundle],
     unreadable: dict[str, str],
     here: Fingerprint,
+    evaluation: Evaluation | None = None,
 ) -> Advice:
-    """Recommend a model of the zoo for this machine, from benchmarks of this machine."""
+    """Recommend a model of the zoo for this machine, from benchmarks of this machine.
+
+    `evaluation`: rank by the accuracy on its pictures.
+    """
     facts = [ModelFacts.of(entry.card) for entry in registry.entries if entry.card is not None]
     broken = {
         entry.name: entry.reason
@@ -48,17 +53,24 @@ def advise_here(
     evidence.unused |= unreadable
     usable = [each for each in facts if each.name not in broken]
     return Advice(
-        recommend(constraints, usable, evidence, _default_labels(registry, constraints.task), broken),
+        recommend(
+            constraints, usable, evidence, _default_labels(registry, constraints.task), broken, evaluation
+        ),
         evidence,
         machine=here,
     )
 
 
-def advise_from(constraints: Constraints, bundles: Sequence[StoredBundle], registry: Registry) -> Advice:
+def advise_from(
+    constraints: Constraints,
+    bundles: Sequence[StoredBundle],
+    registry: Registry,
+    evaluation: Evaluation | None = None,
+) -> Advice:
     """Recommend a model of the bundles for the machine that they were measured on.
 
-    Raises InvalidBundle if they are from more than one machine. Models whose file in the zoo differs are
-    rejected as stale.
+    `evaluation`: rank by the accuracy on its pictures. Raises InvalidBundle if they are from more than one
+    machine. Models whose file in the zoo differs are rejected as stale.
     """
     first = bundles[0]
     for other in bundles[1:]:
@@ -76,7 +88,7 @@ def advise_from(constraints: Constraints, bundles: Sequence[StoredBundle], regis
     evidence = weigh_evidence(bundles, None, hashes)
     sets = {each.labels for each in facts.values() if each.task == constraints.task}
     labels = sets.pop() if len(sets) == 1 else _default_labels(registry, constraints.task)
-    recommendation = recommend(constraints, list(facts.values()), evidence, labels)
+    recommendation = recommend(constraints, list(facts.values()), evidence, labels, evaluation=evaluation)
     return Advice(recommendation, evidence, machine=first.bundle.fingerprint)
 
 

@@ -51,7 +51,7 @@ def _dominated(me: Candidate, them: Candidate) -> Dominated | None:
         return None
     if theirs.facts.bytes > mine.facts.bytes or their_accuracy.low < my_accuracy.high:
         return None
-    faster = _faster(theirs, mine)
+    faster = faster_words(theirs, mine)
     if faster is None:
         return None
     return Dominated(
@@ -63,7 +63,7 @@ def _dominated(me: Candidate, them: Candidate) -> Dominated | None:
     )
 
 
-def _faster(one: Measured, other: Measured) -> str | None:
+def faster_words(one: Measured, other: Measured) -> str | None:
     """Return how much faster `one` is than `other`, in words; None unless significantly faster."""
     if one.stored is other.stored:
         return _paired(one.stored, one.entry.name, other.entry.name)

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from models.zoo.card import Task
 from models.zoo.statistics import CONFIDENCE, MIN_SAMPLES
 from service.bench.bundle import ModelFacts
 from service.bench.recommend.accuracy import AccuracyEstimate, estimate_accuracy
+from service.bench.recommend.evaluated import (
+    elsewhere,
+    estimate_on,
+    evaluate_command,
+    labels_of,
+    origin,
+    similar,
+)
 from service.bench.recommend.evidence import Evidence, Measured
-from service.bench.recommend.pareto import Candidate, Dominated, front
+from service.bench.recommend.pareto import Candidate, Dominated, faster_words, front
 from service.errors import InvalidParameter
+from service.evaluation.result import Evaluation
 
 _SIGNIFICANT_MS = 3
 
@@ -69,12 +78,14 @@ class Rejected:
 class Recommendation:
     """Recommendation with its reasons.
 
-    `why`: reason for `recommended`; `measured`: all models that `pareto` is computed from; `run`: command
-    that measures the missing models.
+    `why`: reason for `recommended`; `accuracy_of`: the pictures that the accuracies are of, in words;
+    `measured`: all models that `pareto` is computed from; `run`: command that measures the missing models;
+    `evaluate`: command that evaluates the missing models on the data.
     """
 
     recommended: str | None
     why: str
+    accuracy_of: str
     labels: str
     task: Task
     fits: tuple[Fit, ...]
@@ -83,6 +94,7 @@ class Recommendation:
     dominated: tuple[Dominated, ...]
     rejected: tuple[Rejected, ...]
     run: str | None
+    evaluate: str | None
 
 
 def recommend(
@@ -91,47 +103,60 @@ def recommend(
     evidence: Evidence,
     default_labels: str,
     broken: Mapping[str, str] | None = None,
+    evaluation: Evaluation | None = None,
 ) -> Recommendation:
     """Recommend the best of `models` within `constraints`. `broken`: reasons of models that are not served.
 
     Only models of one task and one label set are compared, by default `default_labels`, because accuracies on
-    different label sets are not comparable. Raises InvalidParameter for a label set that no model of the task
-    has.
+    different label sets are not comparable. With an `evaluation`, which must be of the task, accuracies are
+    those on its pictures, and only evaluated models fit. Raises InvalidParameter for a label set that no
+    model of the task has, or none that is evaluated.
     """
     known = {facts.name: facts for facts in models}
-    sets = sorted({facts.labels for facts in known.values() if facts.task == constraints.task})
-    labels = constraints.labels or (default_labels if default_labels in sets or not sets else sets[0])
-    if labels not in sets and sets:
-        raise InvalidParameter(f"labels '{labels[:64]}': unknown (allowed: {', '.join(sets)})")
+    labels = _labels(constraints, known.values(), default_labels, evaluation)
     fits: list[Fit] = []
     rejected = [Rejected(name, f"cannot be served: {reason}") for name, reason in (broken or {}).items()]
     unmeasured: list[str] = []
+    unevaluated: list[str] = []
     comparable: list[Candidate] = []
     for facts in known.values():
-        accuracy = estimate_accuracy(facts)
         if facts.task != constraints.task:
             rejected.append(Rejected(facts.name, f"task {facts.task}, not {constraints.task}"))
             continue
         if facts.labels != labels:
             rejected.append(Rejected(facts.name, f"labels {facts.labels}, not {labels}"))
             continue
+        estimate = estimate_accuracy(facts) if evaluation is None else estimate_on(evaluation, facts)
+        accuracy = None if isinstance(estimate, str) else estimate
         measured = evidence.best(facts.name, _highest(constraints))
         if measured is not None:
             comparable.append(Candidate(measured, accuracy))
-        reasons = _size_and_accuracy(constraints, facts, accuracy)
+        reasons = _size(constraints, facts)
+        if not isinstance(estimate, str):
+            reasons += _accuracy(constraints, estimate)
         latency, missing = _latency(constraints, facts.name, measured, evidence)
         if missing and not reasons:
             unmeasured.append(facts.name)
+        if isinstance(estimate, str):
+            if not reasons and (missing or not latency):
+                unevaluated.append(facts.name)
+            reasons.append(estimate)
         reasons += latency
         if reasons:
             rejected.append(Rejected(facts.name, "; ".join(reasons)))
         else:
             fits.append(_fit(constraints, facts, accuracy, measured))
     fits.sort(key=_rank)
+    if evaluation is not None and fits:
+        fits[0] = _with_similar(evaluation, fits)
+    compared = [facts for facts in known.values() if (facts.task, facts.labels) == (constraints.task, labels)]
     on_front, dominated = front(comparable)
     return Recommendation(
         recommended=fits[0].facts.name if fits else None,
         why=_why(constraints, fits, evidence),
+        accuracy_of=elsewhere(compared, constraints.task)
+        if evaluation is None
+        else origin(evaluation, labels),
         labels=labels,
         task=constraints.task,
         fits=tuple(fits),
@@ -140,6 +165,7 @@ def recommend(
         dominated=tuple(dominated),
         rejected=tuple(sorted(rejected, key=lambda rejection: rejection.model)),
         run=command(sorted(unmeasured)) if unmeasured else None,
+        evaluate=evaluate_command(evaluation, sorted(unevaluated)) if evaluation and unevaluated else None,
     )
 
 
@@ -152,19 +178,34 @@ def _highest(constraints: Constraints) -> float:
     return max((fraction for fraction, _ in constraints.latency_bounds), default=0.5)
 
 
-def _size_and_accuracy(
-    constraints: Constraints, facts: ModelFacts, accuracy: AccuracyEstimate | None
-) -> list[str]:
-    reasons = []
+def _labels(
+    constraints: Constraints, models: Iterable[ModelFacts], default: str, evaluation: Evaluation | None
+) -> str:
+    """Return the label set to compare. Raises InvalidParameter for one that no model of the task has."""
+    sets = sorted({facts.labels for facts in models if facts.task == constraints.task})
+    if evaluation is not None:
+        return labels_of(evaluation, constraints.labels)
+    labels = constraints.labels or (default if default in sets or not sets else sets[0])
+    if labels not in sets and sets:
+        raise InvalidParameter(f"labels '{labels[:64]}': unknown (allowed: {', '.join(sets)})")
+    return labels
+
+
+def _size(constraints: Constraints, facts: ModelFacts) -> list[str]:
     if constraints.max_bytes is not None and facts.bytes > constraints.max_bytes:
-        reasons.append(f"{_mb(facts.bytes)} MB > {_mb(constraints.max_bytes)} MB")
-    if constraints.min_accuracy is not None:
-        if accuracy is None:
-            reasons.append("accuracy unknown")
-        elif accuracy.value < constraints.min_accuracy:
-            how = f" ({accuracy.how})" if accuracy.kind == "inherited" else ""
-            reasons.append(f"accuracy {accuracy.value:.1%} < {constraints.min_accuracy:.1%}{how}")
-    return reasons
+        return [f"{_mb(facts.bytes)} MB > {_mb(constraints.max_bytes)} MB"]
+    return []
+
+
+def _accuracy(constraints: Constraints, accuracy: AccuracyEstimate | None) -> list[str]:
+    if constraints.min_accuracy is None:
+        return []
+    if accuracy is None:
+        return ["accuracy unknown"]
+    if accuracy.value >= constraints.min_accuracy:
+        return []
+    how = f" ({accuracy.how})" if accuracy.kind in ("inherited", "evaluated") else ""
+    return [f"accuracy {accuracy.value:.1%} < {constraints.min_accuracy:.1%}{how}"]
 
 
 def _latency(
@@ -219,10 +260,27 @@ def _fit(
     return Fit(facts, accuracy, measured, min(confidences, default=None), (*notes, *measured.caveats))
 
 
+def _with_similar(evaluation: Evaluation, fits: Sequence[Fit]) -> Fit:
+    """Return the first fit with notes on others that are smaller or faster, and not surely less accurate."""
+    best, *others = fits
+    compared = [
+        (
+            fit.facts,
+            (faster_words(fit.measured, best.measured) if fit.measured and best.measured else "") or "",
+        )
+        for fit in others
+    ]
+    notes = similar(evaluation, best.facts.name, compared, best.facts.bytes)
+    return replace(best, notes=(*best.notes, *notes))
+
+
 def _rank(fit: Fit) -> tuple[float, float, int]:
     """Sort key: most accurate first, ties by median latency, then by size."""
     median = math.inf if fit.measured is None else fit.measured.p50_ms
-    return (1.0 if fit.accuracy is None else -fit.accuracy.value, median, fit.facts.bytes)
+    accuracy = fit.accuracy
+    if accuracy is None:
+        return (1.0, median, fit.facts.bytes)
+    return (-(accuracy.value if accuracy.ranked is None else accuracy.ranked), median, fit.facts.bytes)
 
 
 def _why(constraints: Constraints, fits: Sequence[Fit], evidence: Evidence) -> str:
@@ -234,7 +292,8 @@ def _why(constraints: Constraints, fits: Sequence[Fit], evidence: Evidence) -> s
     what = "the most accurate" if best.accuracy is not None else "of unknown accuracy, the fastest"
     parts = [f"{what} of {len(fits)} that fit" if len(fits) > 1 else "the only one that fits"]
     if best.accuracy is not None:
-        parts.append(f"accuracy {best.accuracy.value:.1%}")
+        how = f" ({best.accuracy.how})" if best.accuracy.kind == "evaluated" else ""
+        parts.append(f"accuracy {best.accuracy.value:.1%}{how}")
     if best.measured is not None:
         for fraction, limit in constraints.latency_bounds:
             bound = best.measured.percentile(fraction)

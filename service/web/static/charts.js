@@ -176,7 +176,7 @@ export function drawPareto(recommendation) {
     yaxis: { title: { text: "top-1 accuracy, %" }, rangemode: "normal" },
     margin: { l: 44, r: 24, t: 24, b: 40 },
   }), CONFIG);
-  return `${recommendation.labels}, controlled benchmarks on this machine, bars are 95 % intervals, larger marks are larger files${front.size < rows.length ? ", diamonds are dominated models" : ""}`;
+  return `${recommendation.labels}, controlled benchmarks on this machine, bars are 95 % intervals, larger marks are larger files${front.size < rows.length ? ", diamonds are dominated models" : ""}. ${plain(recommendation.accuracy_of)}`;
 }
 
 function interval(values, color) {

@@ -15,9 +15,11 @@ from service.bench.bundle_file import write_bundle
 from service.bench.fingerprint import Fingerprint
 from service.bench.recommend.advice import this_machine
 from service.bench.store import BenchmarkStore
+from service.evaluation.store import EvaluationStore
 from service.storage.database import open_database
 from tests.helpers import command_line
 from tests.service.bench import bundles
+from tests.service.evaluation.evaluations import evaluation
 
 pytestmark = pytest.mark.fault
 
@@ -95,6 +97,40 @@ def test_recommend_from_bundle_files(tiny_models_dir: Path, tmp_path: Path) -> N
     assert mixed.stderr == (
         "weighin: pi.json and other.json: from different machines (cpu model: Cortex-A76, there Cortex-A53)\n"
     )
+
+
+def test_recommend_by_own_pictures(tiny_models_dir: Path, tmp_path: Path) -> None:
+    """`tiny` is faster, `tiny-b` better on the pictures; the file has the answer of GET /recommend."""
+    store(tmp_path, benchmark_of_zoo(tiny_models_dir, this_machine()))
+    cards = {name: read_card(tiny_models_dir / name) for name in ("tiny", "tiny-b")}
+    made = evaluation({"tiny": [True, False] * 100, "tiny-b": [True] * 200}, cards=cards)
+    engine = open_database(None, tmp_path)
+    EvaluationStore(engine).save(made)
+    engine.dispose()
+    plain = weighin(tiny_models_dir, tmp_path)
+    assert "Accuracies: accuracy is unknown: run `weighin evaluate --data FOLDER` on labelled" in plain.stdout
+    file = tmp_path / "answer.json"
+    done = weighin(tiny_models_dir, tmp_path, "--data", made.id, "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    assert "tiny-b: the most accurate of 2 that fit, accuracy 100.0% (on " in done.stdout
+    assert "Accuracies: accuracy on 'pets', 200 pictures of 2 of the 10 classes of tiny-10" in done.stdout
+    assert "100.0% (96% to 100%)" in done.stdout
+    answer = json.loads(file.read_text())
+    assert (answer["recommended"], answer["data"]) == ("tiny-b", made.id)
+    assert answer["fits"][0]["accuracy"]["kind"] == "evaluated"
+    assert done.stderr == f"written to {file}\n"
+    fast = weighin(tiny_models_dir, tmp_path, "--data", made.id, "--p99-ms", "2", "--min-accuracy", "0.9")
+    assert fast.returncode == 2
+    assert "no model is within all bounds" in fast.stdout
+
+
+def test_recommend_by_what_is_not_there(tiny_models_dir: Path, tmp_path: Path) -> None:
+    none = weighin(tiny_models_dir, tmp_path, "--data", "none")
+    assert (none.returncode, none.stderr) == (1, "weighin: no evaluation 'none' (see GET /evaluations)\n")
+    assert list(tmp_path.iterdir()) == []
+    unwritable = weighin(tiny_models_dir, tmp_path, "--json", str(tmp_path / "none" / "answer.json"))
+    assert unwritable.returncode == 1
+    assert "answer.json: cannot be written: no such file" in unwritable.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,144 @@
+"""Accuracy on the user's own pictures: models are ranked by one half of them, and quoted from the other."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+
+from models.zoo.card import Task
+from service.bench.bundle import ModelFacts
+from service.bench.recommend.accuracy import AccuracyEstimate
+from service.errors import InvalidParameter
+from service.evaluation.result import Evaluation, LabelSet, Pair
+
+RANKED, QUOTED = 0, 1
+"""The half of the pictures that models are ranked by, and the one that the figures are quoted from."""
+
+
+def task_of(evaluation: Evaluation | None, given: Task | None) -> Task:
+    """Return the task to recommend for: that of the data, if there is one.
+
+    Raises InvalidParameter if another task is given.
+    """
+    if evaluation is None:
+        return given or "image-classification"
+    if given not in (None, evaluation.data.task):
+        raise InvalidParameter(
+            f"task {given}: not that of data {evaluation.id} (allowed: {evaluation.data.task})"
+        )
+    return evaluation.data.task
+
+
+def labels_of(evaluation: Evaluation, given: str | None) -> str:
+    """Return the label set to recommend for: the given one, or the one that covers the most pictures.
+
+    Raises InvalidParameter if no model of the given one was evaluated.
+    """
+    judged = {model.labels for model in evaluation.models}
+    sets = [each for each in evaluation.label_sets if each.labels in judged]
+    if given is None:
+        return max(sets, key=lambda each: each.n).labels  # the first of equal ones
+    if given not in judged:
+        raise InvalidParameter(
+            f"labels '{given[:64]}': no model of it is evaluated on data {evaluation.id} "
+            f"(allowed: {', '.join(sorted(judged))})"
+        )
+    return given
+
+
+def estimate_on(evaluation: Evaluation, facts: ModelFacts) -> AccuracyEstimate | str:
+    """Return the accuracy of a model on the data, or the reason, in words, why there is none."""
+    result = evaluation.model(facts.name)
+    run = f"run `{evaluate_command(evaluation, [facts.name])}`"
+    if result is None:
+        return f"not evaluated on {_named(evaluation)}: {run}"
+    if result.sha256 != facts.sha256:
+        return f"evaluated on {_named(evaluation)} with another file: {run}"
+    few = f"evaluated on too few pictures of {_named(evaluation)} to rank by one half and quote the other"
+    if result.classification is not None:
+        halves = result.classification.halves
+        ranked, quoted = halves[RANKED], halves[QUOTED]
+        if ranked is None or quoted is None:
+            return f"{few} ({result.n})"
+        return _estimate(evaluation, ranked.value, ranked.n, quoted.value, quoted.low, quoted.high, quoted.n)
+    assert result.detection is not None
+    first, second = (result.detection.halves[half] for half in (RANKED, QUOTED))
+    if first.ap is None or second.ap is None:
+        return f"{few} ({result.n})"
+    ap = second.ap
+    return _estimate(evaluation, first.ap.value, first.n, ap.value, ap.low, ap.high, second.n)
+
+
+def evaluate_command(evaluation: Evaluation, models: Sequence[str]) -> str:
+    """Return the command that evaluates these models on the data; its path is known by its last part only."""
+    return f"weighin evaluate --data {shlex.quote(evaluation.data.name)} --models {','.join(models)}"
+
+
+def origin(evaluation: Evaluation, labels: str) -> str:
+    """Return in words which pictures the accuracies of a recommendation are of."""
+    label_set = evaluation.label_set(labels)
+    assert label_set is not None
+    figure = _figure(evaluation.data.task)
+    return (
+        f"{figure} on {_named(evaluation)}, {label_set.n} pictures of {label_set.classes} of the "
+        f"{label_set.of} classes of {labels}{_partial(label_set)}: models are ranked by one half of the "
+        "pictures, and quoted from the other"
+    )
+
+
+def elsewhere(models: Iterable[ModelFacts], task: Task) -> str:
+    """Return in words which pictures the accuracies on the cards of `models` are of."""
+    how = "run `weighin evaluate --data FOLDER` on labelled pictures of yours, then give its id as data"
+    datasets = list(dict.fromkeys(each.accuracy.dataset for each in models if each.accuracy is not None))
+    if not datasets:
+        return f"{_figure(task)} is unknown: {how}"
+    return f"accuracy on {' and '.join(datasets)}, which may differ on your pictures: {how}"
+
+
+def similar(
+    evaluation: Evaluation, best: str, others: Iterable[tuple[ModelFacts, str]], size: int
+) -> Iterable[str]:
+    """Yield a note for each other model that is smaller or faster than `best` and not surely less accurate.
+
+    `others`: each with how much faster it is, in words, or empty. `size`: bytes of the best.
+    """
+    for facts, faster in others:
+        advantages = [faster] if faster else []
+        if facts.bytes < size:
+            advantages.append(f"smaller ({facts.bytes / 1e6:.3g} MB against {size / 1e6:.3g} MB)")
+        pair = _pair(evaluation, best, facts.name)
+        if advantages and pair is not None and pair.verdict == "not distinguishable":
+            yield (
+                f"'{facts.name}' is {' and '.join(advantages)}, and its accuracy is not distinguishable on "
+                f"{_named(evaluation)} (difference {abs(pair.difference):.1%}, p = {pair.p:.2g})"
+            )
+
+
+def _pair(evaluation: Evaluation, one: str, other: str) -> Pair | None:
+    return next((pair for pair in evaluation.pairs if {pair.first, pair.second} == {one, other}), None)
+
+
+def _estimate(
+    evaluation: Evaluation, ranked: float, ranked_n: int, value: float, low: float, high: float, n: int
+) -> AccuracyEstimate:
+    return AccuracyEstimate(
+        value=value,
+        low=low,
+        high=high,
+        kind="evaluated",
+        how=f"on {n} pictures of {_named(evaluation)} that the ranking did not use; ranked by {ranked:.1%} "
+        f"on the other {ranked_n}",
+        ranked=ranked,
+    )
+
+
+def _figure(task: Task) -> str:
+    return "average precision" if task == "object-detection" else "accuracy"
+
+
+def _partial(label_set: LabelSet) -> str:
+    return f" (no figure of {label_set.labels})" if label_set.classes < label_set.of else ""
+
+
+def _named(evaluation: Evaluation) -> str:
+    return f"'{evaluation.data.name}'"
