@@ -110,13 +110,13 @@ class JsonLines:
         if complete != content:
             write_whole(path, complete)
 
-    def append(self, record: dict[str, Any]) -> None:
-        """Append a record and wait until it is on disk."""
+    def append(self, *records: dict[str, Any]) -> None:
+        """Append records and wait until they are on disk. Raises OSError."""
         with self._path.open("ab") as file:
-            file.write(json.dumps(record).encode() + b"\n")
+            file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
             file.flush()
             os.fsync(file.fileno())
-        self.records.append(record)
+        self.records.extend(records)
 
     def _check(self, first: Mapping[str, Any], conditions: Mapping[str, Any]) -> None:
         keys = sorted(first.keys() | conditions.keys())

@@ -51,6 +51,11 @@ COMMANDS = {
         "detect_objects",
         "Find objects in photos, without a server; draw their boxes with --draw.",
     ),
+    "evaluate": _Command(
+        "evaluate",
+        "evaluate",
+        "Evaluate models on your own labelled pictures: accuracy with intervals, and tested differences.",
+    ),
     "doctor": _Command(
         "doctor",
         "doctor",

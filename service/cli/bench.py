@@ -17,7 +17,7 @@ from service.bench.measure.plan import Plan, Request, make_plan
 from service.bench.measure.runner import Runner
 from service.cli.bench_compare import compare_files
 from service.cli.bench_table import print_bundle
-from service.cli.output import LiteralConsole, say
+from service.cli.output import LiteralConsole, check_target, say
 from service.cli.settings import settings_with
 from service.errors import DataDirectoryInUse, InvalidParameter, StorageUnavailable
 from service.inference.registry import Registry
@@ -76,7 +76,7 @@ def bench(
     if context.invoked_subcommand is not None:
         return
     if json_file is not None:
-        _check_target(json_file)
+        check_target(json_file, "--json")  # before minutes of measuring
     settings = settings_with()
     registry = Registry(settings.model_dirs, settings.default_model, added=settings.added_models)
     plan = make_plan(
@@ -157,11 +157,3 @@ def _numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in comma_list(text))
     except ValueError:
         raise InvalidParameter(f"--threads '{text[:100]}': invalid (allowed: integers, by comma)") from None
-
-
-def _check_target(path: Path) -> None:
-    """Raise InvalidParameter if `path` cannot be written, before minutes of measuring."""
-    if path.is_dir():
-        raise InvalidParameter(f"--json {path}: is a folder")
-    if not path.parent.is_dir():
-        raise InvalidParameter(f"--json {path}: folder not found")

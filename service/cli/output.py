@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from service.errors import InvalidParameter
 from service.text.display import shown
 
 _PIPED_WIDTH = 160
@@ -40,6 +42,14 @@ def styled(*parts: str | tuple[str, str]) -> Text:
 def say(line: str, *, error: bool = False) -> None:
     """Print a line to standard output or standard error, control characters escaped."""
     print(shown(line), file=sys.stderr if error else sys.stdout)
+
+
+def check_target(path: Path, option: str) -> None:
+    """Raise InvalidParameter if the file of `option` cannot be written; call it before long work."""
+    if path.is_dir():
+        raise InvalidParameter(f"{option} {path}: is a folder")
+    if not path.parent.is_dir():
+        raise InvalidParameter(f"{option} {path}: folder not found")
 
 
 def escape_unencodable() -> None:

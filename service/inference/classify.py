@@ -107,21 +107,42 @@ def top_predictions(
 ) -> tuple[Prediction, ...]:
     """Return the `k` most probable classes of `logits`, float32 (classes,), most probable first.
 
-    Probabilities are computed in float64: with `multi_label` the sigmoid of each class, else the softmax over
-    all classes. If the network applies an `activation` itself, they are its outputs, clipped to 0 to 1.
+    The arguments are those of `probabilities`. Ties are ordered by class id.
+    """
+    top = most_probable(logits, k)
+    shares = probabilities(logits, top, activation, multi_label=multi_label)
+    return tuple(
+        Prediction(class_id, labels[class_id], probability)
+        for class_id, probability in zip(top.tolist(), shares.tolist(), strict=True)
+    )
+
+
+def most_probable(logits: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Return the ids of the `k` classes with the largest of `logits` (classes,), largest first.
+
     Ties are ordered by class id.
     """
     threshold = np.partition(logits, -k)[-k]
     candidates = np.flatnonzero(logits >= threshold)  # all ties at the threshold, for a deterministic order
-    top = candidates[np.argsort(-logits[candidates], kind="stable")][:k]
+    return candidates[np.argsort(-logits[candidates], kind="stable")][:k]
+
+
+def probabilities(
+    logits: NDArray[np.float32],
+    class_ids: NDArray[np.int64],
+    activation: Activation = "none",
+    *,
+    multi_label: bool = False,
+) -> NDArray[np.float64]:
+    """Return the probabilities of `class_ids` by `logits`, float32 (classes,), in float64.
+
+    With `multi_label` the sigmoid of each class, else the softmax over all classes. If the network applies an
+    `activation` itself, they are its outputs, clipped to 0 to 1.
+    """
     if activation == "none" and multi_label:
-        probabilities = (1 + np.tanh(logits[top].astype(np.float64) / 2)) / 2
-    elif activation == "none":
+        return (1 + np.tanh(logits[class_ids].astype(np.float64) / 2)) / 2
+    if activation == "none":
         scores = np.exp(logits.astype(np.float64) - float(logits.max()))
-        probabilities = scores[top] / scores.sum()
-    else:
-        probabilities = np.clip(logits[top].astype(np.float64), 0, 1)
-    return tuple(
-        Prediction(class_id, labels[class_id], probability)
-        for class_id, probability in zip(top.tolist(), probabilities.tolist(), strict=True)
-    )
+        shares: NDArray[np.float64] = scores[class_ids] / scores.sum()
+        return shares
+    return np.clip(logits[class_ids].astype(np.float64), 0, 1)

@@ -1,0 +1,211 @@
+"""Print an evaluation: a table of models, the verdict in sentences, and what was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from service.cli.bench_table import print_whole
+from service.evaluation.figures import ClassifierResult, DetectorResult, Mean, Share
+from service.evaluation.result import Evaluation, LabelSet, ModelResult
+from service.text.display import shown
+
+_FEW = 3
+"""Pictures, classes or names in a line."""
+_LONGEST_LABEL = 30
+
+
+def print_evaluation(console: Console, evaluation: Evaluation, left_out: Mapping[str, str]) -> None:
+    """Print the figures of all models by label set, best first. `left_out`: other models, with the reason."""
+
+    def line(text: str, style: str | None = None) -> None:
+        console.print(text, style=style, soft_wrap=True, highlight=False)
+
+    line(_title(evaluation))
+    for labels in evaluation.label_sets:
+        models = [model for model in evaluation.models if model.labels == labels.labels]
+        models.sort(key=_rank)
+        line("")
+        print_whole(console, _table(models, labels))
+        for text in (*_verdicts(evaluation, models), *_details(models[0])):
+            line(text)
+        for text in _unmatched(labels):
+            line(text, "dim")
+    line("")
+    for text in (*_left_out_pictures(evaluation), *evaluation.data.notes, *_left_out_models(left_out)):
+        line(text, "dim")
+
+
+def _title(evaluation: Evaluation) -> str:
+    data = evaluation.data
+    classes = sum(1 for each in data.classes if each.n)
+    what = "" if data.task == "image-classification" else " of objects"
+    same = "" if data.n == data.pictures else f", {data.n} of them distinct and usable"
+    return (
+        f"{data.name}: {_count(data.pictures, 'picture', 'pictures')}{same}, "
+        f"{_count(classes, 'class', 'classes')}{what}; evaluation {evaluation.id}"
+    )
+
+
+def _rank(model: ModelResult) -> tuple[float, str]:
+    return (-_figure(model).value, model.name)
+
+
+def _figure(model: ModelResult) -> Share | Mean:
+    """Return the figure that models are compared by: top-1 accuracy or average precision."""
+    if model.classification is not None:
+        return model.classification.top1
+    assert model.detection is not None
+    return model.detection.ap
+
+
+def _table(models: Sequence[ModelResult], labels: LabelSet) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column(f"{labels.labels} ({labels.n} pictures)", no_wrap=True)
+    if models[0].detection is not None:
+        for heading in ("AP [95 %]", "AP50", "AP75"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for model in models:
+            found = model.detection
+            assert found is not None
+            table.add_row(model.name, _interval(found.ap), f"{found.ap50:.1%}", f"{found.ap75:.1%}")
+        return table
+    has_top5 = models[0].classification is not None and models[0].classification.top5 is not None
+    has_corrupted = any(model.corruptions is not None for model in models)
+    headings = ["top-1 [95 %]", *(["top-5"] if has_top5 else []), "class mean [95 %]", "ECE", "sure from"]
+    for heading in (*headings, *(["corrupted"] if has_corrupted else [])):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for model in models:
+        result = model.classification
+        assert result is not None
+        cells = [_interval(result.top1)]
+        if has_top5:
+            cells.append("" if result.top5 is None else f"{result.top5.value:.1%}")
+        cells += [_interval(result.macro), f"{result.calibration.ece:.1%}", _threshold(result)]
+        if has_corrupted:
+            cells.append("" if model.corruptions is None else f"{model.corruptions.mean:.1%}")
+        table.add_row(model.name, *cells)
+    return table
+
+
+def _interval(figure: Share | Mean) -> str:
+    return f"{figure.value:.1%} [{100 * figure.low:.1f}, {100 * figure.high:.1f}]"
+
+
+def _threshold(result: ClassifierResult) -> str:
+    """Return the probability from which 95 % are right, and the share of pictures that reach it."""
+    if result.threshold is None:
+        return "never"
+    return f"{result.threshold.probability:.2f} ({result.threshold.share:.0%})"
+
+
+def _verdicts(evaluation: Evaluation, models: Sequence[ModelResult]) -> list[str]:
+    """Return sentences on the model with the best figure and the others."""
+    if len(models) == 1:
+        return []
+    best = models[0].name
+    verdicts = {model.name: evaluation.verdict(best, model.name) for model in models[1:]}
+    worse = [name for name, verdict in verdicts.items() if verdict == "better"]
+    alike = [name for name, verdict in verdicts.items() if verdict == "not distinguishable"]
+    figure = "accuracy" if models[0].classification is not None else "average precision"
+    if not alike:
+        return [f"{best} has the highest {figure}; it is better than {_all_or_count(worse, models)}."]
+    sentence = f"{best} has the highest {figure}, but is not distinguishable from {_names(alike)}"
+    return [f"{sentence}; it is better than {_all_or_count(worse, models)}." if worse else f"{sentence}."]
+
+
+def _all_or_count(worse: Sequence[str], models: Sequence[ModelResult]) -> str:
+    if len(worse) == len(models) - 1 > 1:
+        return f"each of the other {len(worse)}"
+    return _names(worse)
+
+
+def _names(names: Sequence[str]) -> str:
+    more = len(names) - _FEW
+    return ", ".join(names[:_FEW]) + (f" and {_count(more, 'other', 'others')}" if more > 0 else "")
+
+
+def _details(model: ModelResult) -> Iterable[str]:
+    """Yield where the best model is wrong: classes, confusions, pictures."""
+    if model.classification is not None:
+        yield from _classifier_details(model.name, model.classification)
+    if model.detection is not None:
+        yield from _detector_details(model.name, model.detection)
+
+
+def _classifier_details(name: str, result: ClassifierResult) -> Iterable[str]:
+    hard = sorted((each for each in result.per_class if each.correct < each.n), key=lambda each: each.value)
+    if hard and len(result.per_class) > 1:
+        text = ", ".join(f"{_label(each.name)} {_interval(each)} (n {each.n})" for each in hard[:_FEW])
+        yield f"hardest classes for {name}: {text}"
+    if result.confusion:
+        pairs = (f"{_label(p.true)} as {_label(p.predicted)} ({p.count})" for p in result.confusion[:_FEW])
+        yield f"most confused: {', '.join(pairs)}"
+    for picture in result.worst[:_FEW]:
+        yield (
+            f"  {picture.picture}: {_label(picture.true)}, predicted {_label(picture.predicted)} "
+            f"with {picture.probability:.0%}"
+        )
+
+
+def _detector_details(name: str, result: DetectorResult) -> Iterable[str]:
+    by_class = [(each.ap, each) for each in result.per_class if each.ap is not None]
+    if len(by_class) > 1:
+        hard = sorted(by_class, key=lambda pair: pair[0])[:_FEW]
+        yield f"lowest AP of {name}: " + ", ".join(f"{_label(c.name)} {ap:.1%} (n {c.n})" for ap, c in hard)
+    for picture in result.worst[:_FEW]:
+        yield f"  {picture.picture}: {picture.missed} missed, {picture.false} false"
+
+
+def _label(label: str) -> str:
+    """Return the first name of a label such as "tench, Tinca tinca"."""
+    name = label.split(",")[0].strip() or label
+    return name if len(name) <= _LONGEST_LABEL else f"{name[: _LONGEST_LABEL - 1]}…"
+
+
+def _unmatched(labels: LabelSet) -> list[str]:
+    """Return a line for the classes that are none of the label set."""
+    if not labels.unmatched:
+        return []
+    classes = _count(len(labels.unmatched), "class", "classes")
+    pictures = sum(each.pictures for each in labels.unmatched)
+    lines = [f"not counted for {labels.labels}: {classes}, {_count(pictures, 'picture', 'pictures')}"]
+    lines += [f"  {each.name} ({each.pictures}): {each.reason}" for each in labels.unmatched[:_FEW]]
+    return lines + _more(len(labels.unmatched))
+
+
+def _count(count: int, one: str, several: str) -> str:
+    return f"{count} {one if count == 1 else several}"
+
+
+def _left_out_pictures(evaluation: Evaluation) -> Iterable[str]:
+    data = evaluation.data
+    if data.unreadable:
+        yield f"{len(data.unreadable)} not usable:"
+        yield from (f"  {each.picture}: {shown(each.reason)}" for each in data.unreadable[:_FEW])
+        yield from _more(len(data.unreadable))
+    if data.duplicates:
+        yield f"{_count(len(data.duplicates), 'exact duplicate', 'exact duplicates')}, not counted again:"
+        yield from (f"  {each.picture} = {each.same_as}" for each in data.duplicates[:_FEW])
+        yield from _more(len(data.duplicates))
+    if data.conflicts:
+        pictures = _count(len(data.conflicts), "picture", "pictures")
+        yield f"{pictures} with more than one label, not counted:"
+        for each in data.conflicts[:_FEW]:
+            yield "  " + ", ".join(f"{p} ({t})" for p, t in zip(each.pictures, each.truths, strict=True))
+        yield from _more(len(data.conflicts))
+
+
+def _more(count: int) -> list[str]:
+    return [f"  and {count - _FEW} more (--json FILE lists all)"] if count > _FEW else []
+
+
+def _left_out_models(left_out: Mapping[str, str]) -> Iterable[str]:
+    """Yield a line for each reason why models were left out."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        yield f"not evaluated: {_names(names)}: {reason}"

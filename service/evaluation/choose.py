@@ -1,0 +1,129 @@
+"""Choose the models that a data set can judge: those whose labels have its classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from service.evaluation.classes import Matched, match_classes
+from service.evaluation.dataset import Dataset
+
+from models.zoo.card import Task
+from models.zoo.labels import read_labels
+from service.errors import InvalidDataset, InvalidParameter, ModelUnavailable
+from service.evaluation.run import Subject
+from service.inference.loading import ModelEntry, load_model
+from service.inference.registry import Registry
+
+_WORDS: dict[Task, str] = {"image-classification": "classifies images", "object-detection": "detects objects"}
+_NEEDED: dict[Task, str] = {"image-classification": "a class per picture", "object-detection": "boxes"}
+_MOST_CLASSES = 5
+"""Classes in a message."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The models to evaluate, sorted by name.
+
+    `matched`: the classes of the data set in each label set. `left_out`: models that are not evaluated, with
+    the reason.
+    """
+
+    subjects: tuple[Subject, ...]
+    matched: Mapping[str, Matched]
+    left_out: Mapping[str, str]
+
+
+def choose(
+    registry: Registry,
+    dataset: Dataset,
+    mapping: Mapping[str, str | int],
+    names: Sequence[str] | None = None,
+) -> Chosen:
+    """Choose and load the models `names`, or all of the data set's task that know two or more of its classes.
+
+    Of a data set with one class they must know that. Raises UnknownModel, and for models that were named
+    InvalidParameter and ModelUnavailable if they cannot be evaluated; InvalidDataset if no model can.
+    """
+    matched: dict[str, Matched] = {}
+    read: dict[str, tuple[str, tuple[str, ...]]] = {}
+    left_out: dict[str, str] = {}
+    wanted: list[ModelEntry] = []
+    least = 1 if names is not None else min(2, len(dataset.class_names))
+    entries = registry.entries if names is None else [registry.entry(name) for name in dict.fromkeys(names)]
+    for entry in sorted(entries, key=lambda entry: entry.name):
+        if names is None and entry.card is not None and entry.card.task != dataset.task:
+            continue
+        reason = _unusable(entry, dataset, mapping, least, matched, read)
+        if reason is None:
+            wanted.append(entry)
+        elif names is not None:
+            raise InvalidParameter(f"model '{entry.name}': {reason}")
+        else:
+            left_out[entry.name] = reason
+    subjects = []
+    with ThreadPoolExecutor(max_workers=2, thread_name_prefix="load") as executor:
+        futures = [(entry, executor.submit(load_model, entry.folder)) for entry in wanted]
+        for entry, future in futures:
+            assert entry.card is not None
+            try:
+                subjects.append(Subject(future.result(), matched[entry.card.labels].ids))
+            except ModelUnavailable as error:
+                if names is not None:
+                    raise
+                left_out[entry.name] = error.detail
+    if not subjects:
+        raise InvalidDataset(_nothing(dataset, matched, left_out))
+    used = {subject.model.card.labels for subject in subjects}
+    return Chosen(
+        tuple(subjects), {labels: matched[labels] for labels in matched if labels in used}, left_out
+    )
+
+
+def _unusable(
+    entry: ModelEntry,
+    dataset: Dataset,
+    mapping: Mapping[str, str | int],
+    least: int,
+    matched: dict[str, Matched],
+    read: dict[str, tuple[str, tuple[str, ...]]],
+) -> str | None:
+    """Return why the data set cannot judge a model, or None; match its label set if that is a new one.
+
+    `read`: for each label set, the first model that has it, and the labels.
+    """
+    card = entry.card
+    if card is None:
+        return f"cannot be used: {entry.reason}"
+    if card.task != dataset.task:
+        return f"{_WORDS[card.task]}, but {dataset.name} has {_NEEDED[dataset.task]}"
+    try:
+        labels = read_labels(card, entry.folder)
+    except (OSError, ValueError) as error:
+        return f"its labels '{card.labels}' cannot be read: {error}"
+    first, same = read.setdefault(card.labels, (entry.name, labels))
+    if labels != same:
+        return f"its labels differ from those of {first}, though both are called {card.labels}"
+    if card.labels not in matched:
+        matched[card.labels] = match_classes(dataset.class_names, labels, card.labels, mapping)
+    known = len(set(matched[card.labels].ids.values()))
+    if known >= least:
+        return None
+    has = "none" if known == 0 else f"only {known}"
+    return f"label set {card.labels} has {has} of the {len(dataset.class_names)} classes"
+
+
+def _nothing(dataset: Dataset, matched: Mapping[str, Matched], left_out: Mapping[str, str]) -> str:
+    """Return the message for a data set that no model can be judged on."""
+    if not matched:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:_MOST_CLASSES])
+        return f"{dataset.name}: no model for {_NEEDED[dataset.task]}{f' ({reasons})' if reasons else ''}"
+    names = ", ".join(f"'{name}'" for name in dataset.class_names[:_MOST_CLASSES])
+    more = len(dataset.class_names) - _MOST_CLASSES
+    known = max(len(set(each.ids.values())) for each in matched.values())
+    return (
+        f"{dataset.name}: no model has {'its classes' if known == 0 else 'two of its classes'} {names}"
+        f"{f' and {more} more' if more > 0 else ''} (allowed: labels of {', '.join(matched)}; "
+        "--mapping FILE with lines CLASS = LABEL)"
+    )

@@ -1,0 +1,69 @@
+"""Corrupted versions of a picture, at the size at which a network looks at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.zoo.card import InputSpec
+from models.zoo.corruptions import CORRUPTIONS, LARGE, SEVERITIES, SMALL, corrupt
+from service.inference.decoding.decode import DecodedImage
+
+_SMALL_SIDE = 64
+"""Largest input, in pixels, for which the constants of small pictures hold (CIFAR-10-C's are for 32)."""
+
+VIEW = tuple((corruption, severity) for corruption in CORRUPTIONS for severity in SEVERITIES)
+"""Corruption and severity of each version, in the order of `corrupted_views`."""
+
+
+@dataclass(frozen=True)
+class View:
+    """How networks see a picture before the corruption: a centre square of `side` pixels, or all of it.
+
+    `whole`: all of it, its longer side `side` pixels. `small`: the constants for small pictures hold.
+    """
+
+    side: int
+    whole: bool
+    small: bool
+
+
+def view_of(spec: InputSpec) -> View:
+    """Return how the network of `spec` sees a picture."""
+    return View(spec.resize, spec.fitting != "center-crop", max(spec.height, spec.width) <= _SMALL_SIDE)
+
+
+def corrupted_views(image: DecodedImage, view: View, seed: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield each version of VIEW, uint8 RGB (H, W, 3); `seed` determines the noise.
+
+    A grey picture, such as those of Fashion-MNIST, stays grey.
+    """
+    pixels = _scaled(image, view)
+    grey = bool((pixels == pixels[..., :1]).all())
+    scale = SMALL if view.small else LARGE
+    for corruption, severity in VIEW:
+        version = corrupt(pixels[..., 0] if grey else pixels, corruption, severity, scale, seed)
+        yield np.repeat(version[..., None], 3, axis=2) if grey else version
+
+
+def _scaled(image: DecodedImage, view: View) -> NDArray[np.uint8]:
+    left, top, right, bottom = image.box
+    width, height = right - left, bottom - top
+    if view.whole:
+        scale = view.side / max(width, height)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    else:
+        shorter = min(width, height)
+        left, top = left + (width - shorter) / 2, top + (height - shorter) / 2
+        right, bottom = left + shorter, top + shorter
+        size = (view.side, view.side)
+    if size == (width, height) == image.pixels.shape[1::-1]:
+        return image.pixels
+    resized = Image.fromarray(image.pixels).resize(
+        size, Image.Resampling.BICUBIC, box=(left, top, right, bottom)
+    )
+    return np.asarray(resized)

@@ -1,0 +1,84 @@
+"""What a model says of one picture, as JSON values, which an interrupted evaluation keeps in a file."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from service.evaluation.average_precision import MAX_DETECTIONS, Detections
+from service.evaluation.classification import Prediction
+
+from models.zoo.corruptions import CORRUPTIONS, SEVERITIES
+from service.inference.classify import DEFAULT_TOP_K, most_probable, probabilities
+from service.inference.decoding.decode import DecodedImage
+from service.inference.detect import objects_in
+from service.inference.loading import ServedModel
+from service.latency.stages import Stopwatch
+
+SCORE_FLOOR = 0.001
+"""Lowest score of a detection that counts, as usual for COCO: average precision needs the low ones too."""
+_TRUE, _FIRST, _OF_TRUE, _VERSIONS, _TOP = range(5)
+"""Positions: true class, probabilities of first and true class, bits of corruptions, and the top classes."""
+
+
+def predicted_by(model: ServedModel, logits: NDArray[np.float32], true_class: int) -> list[Any]:
+    """Return the outcome of a classifier, from its logits (classes,): probabilities and top classes."""
+    top = most_probable(logits, min(DEFAULT_TOP_K, len(logits)))
+    first, of_true = probabilities(
+        logits,
+        np.array([top[0], true_class]),
+        model.session.activation,
+        multi_label=model.card.outputs.get("multi_label", False),
+    ).tolist()
+    return [true_class, first, of_true, None, *top.tolist()]
+
+
+def is_complete(outcome: list[Any], true_class: int, corruptions: bool) -> bool:
+    """Return whether the outcome of a classifier is for that true class, and has corruptions if needed."""
+    return bool(outcome[_TRUE] == true_class) and not (corruptions and outcome[_VERSIONS] is None)
+
+
+def prediction_in(outcome: list[Any]) -> Prediction:
+    """Return the prediction that an outcome holds."""
+    return Prediction(tuple(outcome[_TOP:]), outcome[_FIRST], outcome[_OF_TRUE])
+
+
+def set_versions_right(outcome: list[Any], bits: int) -> None:
+    """Add whether the classifier is right on each corrupted version: bit i for version i."""
+    outcome[_VERSIONS] = bits
+
+
+def versions_right(outcome: list[Any]) -> NDArray[np.bool_] | None:
+    """Return what `set_versions_right` added, bool (corruptions, severities), or None."""
+    bits = outcome[_VERSIONS]
+    if bits is None:
+        return None
+    shape = (len(CORRUPTIONS), len(SEVERITIES))
+    return np.array([bits >> bit & 1 for bit in range(shape[0] * shape[1])], dtype=bool).reshape(shape)
+
+
+def found_by(model: ServedModel, outputs: Mapping[str, NDArray[Any]], image: DecodedImage) -> str:
+    """Return the outcome of a detector, from its outputs: base64 of float64 rows of box, score, class id."""
+    assert model.decoder is not None
+    assert model.card.detection is not None
+    objects = objects_in(
+        outputs,
+        image,
+        model.card,
+        model.decoder,
+        model.labels,
+        Stopwatch(),
+        min_score=SCORE_FLOOR,
+        max_detections=min(MAX_DETECTIONS, model.card.detection.candidates),
+    )
+    rows = np.array([(*found.box, found.score, found.class_id) for found in objects], dtype="<f8")
+    return base64.b64encode(rows.tobytes()).decode()
+
+
+def detections_in(outcome: str) -> Detections:
+    """Return the detections that an outcome holds, best first."""
+    rows = np.frombuffer(base64.b64decode(outcome), "<f8").reshape(-1, 6)
+    return Detections(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64))
