@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from service.evaluation.readers.read import read_dataset
 
 from models.data.fashion_mnist import default_folder, load_test
 from models.data.photos import crops
@@ -29,6 +28,7 @@ from models.zoo.labels import BUILT_IN
 from models.zoo.preprocess import preprocess
 from service.evaluation.choose import choose
 from service.evaluation.progress import Progress
+from service.evaluation.readers.read import read_dataset
 from service.evaluation.run import Runner, Subject
 from service.inference.cpu import core_budget
 from service.inference.registry import Registry

@@ -11,7 +11,13 @@ from importlib.metadata import version
 
 import numpy as np
 from numpy.typing import NDArray
+
+from models.zoo.corruptions import CORRUPTIONS
+from models.zoo.machine import this_machine
+from service.errors import InvalidDataset
+from service.evaluation import classification, detection
 from service.evaluation.average_precision import Objects
+from service.evaluation.choose import Chosen
 from service.evaluation.classes import Matched
 from service.evaluation.dataset import Dataset, Picture
 from service.evaluation.figures import ClassifierResult, Corruptions, DetectorResult, pack_bits
@@ -30,12 +36,6 @@ from service.evaluation.result import (
     data_hash,
     half_of,
 )
-
-from models.zoo.corruptions import CORRUPTIONS
-from models.zoo.machine import this_machine
-from service.errors import InvalidDataset
-from service.evaluation import classification, detection
-from service.evaluation.choose import Chosen
 from service.evaluation.run import Run, Runner, Seen, Subject
 from service.inference.session import RUNTIME_VERSION
 from service.text.display import without_surrogates

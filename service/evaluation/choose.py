@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from service.evaluation.classes import Matched, match_classes
-from service.evaluation.dataset import Dataset
-
 from models.zoo.card import Task
 from models.zoo.labels import read_labels
 from service.errors import InvalidDataset, InvalidParameter, ModelUnavailable
+from service.evaluation.classes import Matched, match_classes
+from service.evaluation.dataset import Dataset
 from service.evaluation.run import Subject
 from service.inference.loading import ModelEntry, load_model
 from service.inference.registry import Registry

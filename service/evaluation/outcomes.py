@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from service.evaluation.average_precision import MAX_DETECTIONS, Detections
-from service.evaluation.classification import Prediction
 
 from models.zoo.corruptions import CORRUPTIONS, SEVERITIES
+from service.evaluation.average_precision import MAX_DETECTIONS, Detections
+from service.evaluation.classification import Prediction
 from service.inference.classify import DEFAULT_TOP_K, most_probable, probabilities
 from service.inference.decoding.decode import DecodedImage
 from service.inference.detect import objects_in

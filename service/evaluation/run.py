@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from service.evaluation.average_precision import Detections
-from service.evaluation.classification import Prediction
-from service.evaluation.dataset import Dataset, Picture
 
 from models.zoo.card import InputSpec
 from models.zoo.files import read_regular
 from models.zoo.preprocess import preprocess, shorter_side
 from service.errors import ModelUnavailable, WeighinError, error_words
+from service.evaluation.average_precision import Detections
+from service.evaluation.classification import Prediction
 from service.evaluation.corruption import corrupted_views, view_of
+from service.evaluation.dataset import Dataset, Picture
 from service.evaluation.outcomes import (
     detections_in,
     found_by,

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from service.evaluation.result import read_evaluation
 
+from service.evaluation.result import read_evaluation
 from service.state import open_state
 from tests.helpers import command_line
 from tests.helpers.networks import save_network

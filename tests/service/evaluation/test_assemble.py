@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from service.evaluation.dataset import Box, Dataset
-from service.evaluation.figures import unpack_bits
-from service.evaluation.readers.folders import read_folders
-from service.evaluation.result import from_json, to_json
 
 from service.errors import InvalidDataset
 from service.evaluation.assemble import Assembled, assemble
 from service.evaluation.choose import Chosen, choose
+from service.evaluation.dataset import Box, Dataset
+from service.evaluation.figures import unpack_bits
 from service.evaluation.progress import Progress
+from service.evaluation.readers.folders import read_folders
+from service.evaluation.result import from_json, to_json
 from service.evaluation.run import Runner
 from service.inference.registry import Registry
 from tests.helpers.detectors import save_detector

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from service.evaluation.readers.folders import read_folders
 
 from service.errors import InvalidDataset, InvalidParameter, UnknownModel
 from service.evaluation.choose import choose
+from service.evaluation.readers.folders import read_folders
 from service.inference.registry import Registry
 from tests.helpers.detectors import save_detector
 from tests.helpers.networks import save_network

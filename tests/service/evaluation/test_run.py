@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from service.evaluation.dataset import Dataset
-from service.evaluation.readers.folders import read_folders
 
 from models.zoo.corruptions import CORRUPTIONS, LARGE, SEVERITIES, SMALL, corrupt
 from models.zoo.preprocess import preprocess
 from service.errors import Busy
 from service.evaluation.corruption import VIEW, corrupted_views, view_of
+from service.evaluation.dataset import Dataset
 from service.evaluation.progress import Progress
+from service.evaluation.readers.folders import read_folders
 from service.evaluation.run import Run, Runner, Subject, listing_changes
 from service.inference.classify import predict
 from service.inference.decoding.decode import decode
@@ -171,6 +171,17 @@ def test_folder_that_cannot_be_written_is_no_error(tmp_path: Path, subjects: lis
     with Progress(tmp_path / "kept", tmp_path / "data") as progress:
         runner, run = evaluated(read_folders(tmp_path / "data"), subjects, progress)
         assert progress.problem == f"{tmp_path / 'kept'}: file exists"
+        assert run.computed == 3
+        assert runner.prediction(subjects[0], sha(content)) is not None
+
+
+def test_full_disk_is_no_error(tmp_path: Path, subjects: list[Subject]) -> None:
+    content = save_pictures(tmp_path / "data", 1)["red/0.png"]
+    with Progress(tmp_path / "kept", tmp_path / "data") as progress:
+        progress.path.unlink()
+        progress.path.symlink_to("/dev/full")
+        runner, run = evaluated(read_folders(tmp_path / "data"), subjects, progress)
+        assert progress.problem == f"{tmp_path / 'kept'}: no space left on device"
         assert run.computed == 3
         assert runner.prediction(subjects[0], sha(content)) is not None
 
