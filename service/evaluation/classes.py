@@ -51,6 +51,7 @@ class Labels:
             _ids(map(forms, synonyms)),
         )
         self._wordnet = {name: number for number, name in enumerate(wordnet)}
+        self._words: dict[str, list[str]] | None = None
 
     def ids(self, name: str | int) -> tuple[int, ...]:
         """Return the ids of the classes that are called `name`, or the class id that it is."""
@@ -69,11 +70,12 @@ class Labels:
 
     def similar(self, name: str | int) -> list[str]:
         """Return up to three labels that have the name as one of their words."""
-        word = plain(str(name)).removesuffix("s")
-        if not word:
-            return []
-        words = ((label, {plain(part).removesuffix("s") for part in label.split()}) for label in self._labels)
-        return [label for label, parts in words if word in parts][:3]
+        if self._words is None:
+            self._words = {}
+            for label in self._labels:
+                for word in {plain(part).removesuffix("s") for part in label.split()} - {""}:
+                    self._words.setdefault(word, []).append(label)
+        return self._words.get(plain(str(name)).removesuffix("s"), [])[:3]
 
 
 def match_classes(
@@ -91,7 +93,7 @@ def match_classes(
     ids: dict[str, int] = {}
     unmatched: dict[str, str] = {}
     for name in names:
-        target = mapping.get(name, name) if mapping else name
+        target = mapping.get(composed(name), name) if mapping else name
         mapped = "" if target == name else f"mapped to {shown(target)[:120]}: "
         if mapped and target == LEFT_OUT:
             unmatched[name] = "left out by the mapping"
@@ -111,7 +113,7 @@ def match_classes(
 
 def unknown_in_mapping(mapping: Mapping[str, str | int], names: Iterable[str]) -> list[str]:
     """Return the names of a mapping that no class of the data set has, sorted."""
-    return sorted(set(mapping) - set(names))
+    return sorted(set(mapping) - set(map(composed, names)))
 
 
 def read_mapping(path: Path, *, what: str = "CLASS") -> dict[str, str | int]:
@@ -139,7 +141,7 @@ def read_mapping(path: Path, *, what: str = "CLASS") -> dict[str, str | int]:
         name, _, label = (part.strip() for part in line.partition("\t" if "\t" in line else "="))
         if not name or not label:
             raise InvalidDataset(f"{where}: line {number} is not {what} = LABEL")
-        if pairs.setdefault(name, label) != label:
+        if pairs.setdefault(composed(name), label) != label:
             raise InvalidDataset(f"{where}: line {number} maps {shown(name)[:120]} a second time")
     return pairs
 
@@ -151,12 +153,17 @@ def _of_json(text: str, where: str) -> dict[str, str | int]:
         raise InvalidDataset(f"{where}: not valid JSON") from None
     if not all(isinstance(item, (str, int)) and not isinstance(item, bool) for item in value.values()):
         raise InvalidDataset(f"{where}: a value is neither a label nor a class id")
-    return dict(value)
+    return {composed(name): target for name, target in value.items()}
+
+
+def composed(text: str) -> str:
+    """Return text with accents as part of their letters (NFC); macOS separates them in names of files."""
+    return unicodedata.normalize("NFC", text)
 
 
 def plain(text: str) -> str:
     """Return the letters and digits of a name, without case."""
-    return "".join(filter(str.isalnum, unicodedata.normalize("NFC", text).lower()))
+    return "".join(filter(str.isalnum, composed(text).lower()))
 
 
 def forms(name: str) -> set[str]:

@@ -25,6 +25,8 @@ def read_dataset(path: Path, images: Path | None = None) -> Dataset:
     is a problem or note of the data set.
     """
     path = Path(path).absolute()
+    if path.name in ("", ".."):
+        path = path.resolve()
     try:
         is_folder = path.is_dir()
         exists = is_folder or path.exists()

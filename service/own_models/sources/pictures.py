@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.errors import InvalidDataset, RefusedModel, error_words
-from service.evaluation.classes import LEFT_OUT, Labels, read_mapping, unknown_in_mapping
+from service.evaluation.classes import LEFT_OUT, Labels, composed, read_mapping, unknown_in_mapping
 from service.own_models.facts import words
 
 
@@ -44,7 +44,7 @@ def labelled_pictures(
     pictures: list[Labelled] = []
     unmatched = []
     for folder in folders:
-        target = mapped.get(folder.name, folder.name)
+        target = mapped.get(composed(folder.name), folder.name)
         if target == LEFT_OUT:
             continue
         found = lookup.ids(target)

@@ -119,6 +119,13 @@ def test_a_mapping_counts_before_the_name() -> None:
     assert unknown_in_mapping(mapping, ["tench", "x", "y", "z"]) == ["rest", "w"]
 
 
+def test_separated_accents_are_those_of_their_letters(tmp_path: Path) -> None:
+    mapping = read_mapping(written(tmp_path / "mapping.txt", "cafe\u0301 = crane\nma\u00efs = tench\n"))
+    assert unknown_in_mapping(mapping, ["caf\u00e9", "mai\u0308s"]) == []
+    assert match_classes(["mai\u0308s"], LABELS, "own", mapping).ids == {"mai\u0308s": 7}
+    assert match_classes(["cafe\u0301"], ["caf\u00e9"], "own").ids == {"cafe\u0301": 0}
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize(
     "text",

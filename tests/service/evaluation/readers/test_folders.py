@@ -151,6 +151,11 @@ def test_paths_that_are_no_data_set(name: str, tmp_path: Path) -> None:
         read_dataset(tmp_path / name)
 
 
+def test_a_path_that_ends_in_dots_has_the_name_of_its_folder(tmp_path: Path) -> None:
+    pictures(tmp_path / "own", "cat/a.png")
+    assert read_dataset(tmp_path / "own/cat/..").name == "own"
+
+
 def test_images_are_only_for_annotations(tmp_path: Path) -> None:
     pictures(tmp_path, "cat/a.png")
     with pytest.raises(InvalidDataset, match="--images: only for annotations"):
