@@ -11,7 +11,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 from xml.parsers import expat
 
-from service.errors import InvalidDataset
+from service.errors import InvalidDataset, error_words
 from service.evaluation.dataset import Box, Dataset, Picture, Problem
 from service.evaluation.readers.coco import box_problem, declared_size
 from service.evaluation.readers.paths import MOST_PICTURES, AnnotatedFiles, File, ignored, read_file
@@ -36,8 +36,8 @@ def annotations_in(path: Path) -> Path | None:
         return next((folder for folder in [*inner, path] if _xml_files(folder)), None)
     except NotADirectoryError:
         return None
-    except OSError:
-        raise InvalidDataset(f"--data {shown(path.name)}: cannot be listed") from None
+    except OSError as error:
+        raise InvalidDataset(f"--data {shown(path.name)}: cannot be listed, {error_words(error)}") from None
 
 
 def _xml_files(folder: Path) -> list[Path]:
