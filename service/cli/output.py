@@ -28,9 +28,9 @@ class LiteralConsole(Console):
         return super().render_str(shown(text, keep="\n"), **options)
 
 
-def console() -> Console:
+def console(**options: Any) -> Console:
     """Return a console on standard output, as wide as the terminal; in a pipe, 160 columns."""
-    return LiteralConsole(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+    return LiteralConsole(width=None if sys.stdout.isatty() else _PIPED_WIDTH, **options)
 
 
 def styled(*parts: str | tuple[str, str]) -> Text:

@@ -19,7 +19,7 @@ from service.bench.recommend.evaluated import task_of
 from service.bench.recommend.evidence import StoredBundle
 from service.bench.recommend.recommend import Constraints, Fit
 from service.bench.store import BenchmarkStore
-from service.cli.output import LiteralConsole, say, styled
+from service.cli.output import console, say, styled
 from service.cli.settings import settings_with
 from service.errors import InvalidParameter, error_words
 from service.evaluation.store import EvaluationStore
@@ -85,7 +85,7 @@ def recommend(
             advice = advise_here(constraints, registry, stored, unreadable, this_machine(), evaluation)
     finally:
         engine.dispose()
-    _show(LiteralConsole(soft_wrap=True), advice)
+    _show(console(soft_wrap=True), advice)
     if json_file is not None:
         _write(json_file, advice, data)
     if advice.recommendation.recommended is None:
@@ -121,47 +121,49 @@ def _bytes(megabytes: float) -> int:
         return 0
 
 
-def _show(console: Console, advice: Advice) -> None:
+def _show(out: Console, advice: Advice) -> None:
     recommendation = advice.recommendation
     machine = advice.machine
-    console.print(
+    out.print(
         f"For {shown(machine.machine.cpu_model)}, {machine.machine.cores} cores, "
         f"onnxruntime {machine.software.runtimes.get('onnxruntime', '?')}, labels {recommendation.labels}:"
     )
     name = recommendation.recommended or "no recommendation"
-    console.print(styled((name, "bold"), f": {recommendation.why}"))
-    console.print(f"Accuracies: {shown(recommendation.accuracy_of)}")
+    out.print(styled((name, "bold"), f": {recommendation.why}"))
+    out.print(f"Accuracies: {shown(recommendation.accuracy_of)}")
     if recommendation.fits:
-        console.print(_fits(recommendation.fits))
+        out.print(_fits(recommendation.fits))
         for fit in recommendation.fits:
             for note in fit.notes:
-                console.print(f"  {fit.facts.name}: {shown(note)}")
+                out.print(f"  {fit.facts.name}: {shown(note)}")
     if recommendation.pareto:
         names = ", ".join(candidate.measured.name for candidate in recommendation.pareto)
-        console.print(f"Pareto front (accuracy, latency, bytes): {names}")
+        out.print(f"Pareto front (accuracy, latency, bytes): {names}")
     for dominated in recommendation.dominated:
-        console.print(f"  {dominated.model}: {shown(dominated.reason)}")
+        out.print(f"  {dominated.model}: {shown(dominated.reason)}")
     if recommendation.rejected:
-        console.print("Rejected:")
+        out.print("Rejected:")
         for rejected in recommendation.rejected:
-            console.print(f"  {rejected.model}: {shown(rejected.reason)}")
+            out.print(f"  {rejected.model}: {shown(rejected.reason)}")
     for bundle, reason in advice.evidence.unused.items():
-        console.print(f"Benchmark {bundle} not used: {shown(reason)}")
+        out.print(f"Benchmark {bundle} not used: {shown(reason)}")
     if recommendation.run is not None:
-        console.print(f"To measure the missing models: {recommendation.run}")
+        out.print(f"To measure the missing models: {recommendation.run}")
     if recommendation.evaluate is not None:
-        console.print(f"To evaluate the missing models: {shown(recommendation.evaluate)}")
+        out.print(f"To evaluate the missing models: {shown(recommendation.evaluate)}")
 
 
 def _fits(fits: tuple[Fit, ...]) -> Table:
     table = Table("fits", box=None, pad_edge=False)
-    for heading in ("accuracy", "p50 ms", "p90 ms", "p99 ms", "runs", "MB", "confidence"):
+    ranked = ["ranked by"] if any(_ranked(fit) for fit in fits) else []
+    for heading in (*ranked, "accuracy", "p50 ms", "p90 ms", "p99 ms", "runs", "MB", "confidence"):
         table.add_column(heading, justify="right")
     for fit in fits:
         measured = fit.measured
         bounds = [None if measured is None else measured.percentile(fraction) for fraction in (0.90, 0.99)]
         table.add_row(
             fit.facts.name,
+            *_ranked(fit),
             _accuracy(fit.accuracy),
             "" if measured is None else f"{measured.p50_ms:.2f}",
             *("" if bound is None else f"<= {bound.bound_ns / 1e6:.2f}" for bound in bounds),
@@ -172,13 +174,20 @@ def _fits(fits: tuple[Fit, ...]) -> Table:
     return table
 
 
+def _ranked(fit: Fit) -> list[str]:
+    """Format the accuracy that the fits are ranked by, if that is another; all have it or none."""
+    if fit.accuracy is None or fit.accuracy.ranked is None:
+        return []
+    return [f"{fit.accuracy.ranked:.1%}"]
+
+
 def _accuracy(accuracy: AccuracyEstimate | None) -> str:
     """Format an accuracy; one on the user's pictures, which may be few, with its interval."""
     if accuracy is None:
         return "?"
     if accuracy.kind != "evaluated":
         return f"{accuracy.value:.1%}"
-    return f"{accuracy.value:.1%} ({accuracy.low:.0%} to {accuracy.high:.0%})"
+    return f"{accuracy.value:.1%} [{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}]"
 
 
 def _percent(confidence: float) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from models.zoo.card import Task
 from service.bench.bundle import ModelFacts
 from service.bench.recommend.accuracy import AccuracyEstimate
 from service.errors import InvalidParameter
-from service.evaluation.result import Evaluation, LabelSet, Pair
+from service.evaluation.result import Evaluation, LabelSet
 
 RANKED, QUOTED = 0, 1
 """The half of the pictures that models are ranked by, and the one that the figures are quoted from."""
@@ -95,27 +96,50 @@ def elsewhere(models: Iterable[ModelFacts], task: Task) -> str:
     return f"accuracy on {' and '.join(datasets)}, which may differ on your pictures: {how}"
 
 
-def similar(
-    evaluation: Evaluation, best: str, others: Iterable[tuple[ModelFacts, str]], size: int
-) -> Iterable[str]:
-    """Yield a note for each other model that is smaller or faster than `best` and not surely less accurate.
+@dataclass(frozen=True)
+class Alternative:
+    """A model that fits, beside the best one.
 
-    `others`: each with how much faster it is, in words, or empty. `size`: bytes of the best.
+    `p50_ms`: its median, infinite if unknown. `faster`: how much faster it is, in words; empty unless surely.
     """
-    for facts, faster in others:
-        advantages = [faster] if faster else []
-        if facts.bytes < size:
-            advantages.append(f"smaller ({facts.bytes / 1e6:.3g} MB against {size / 1e6:.3g} MB)")
-        pair = _pair(evaluation, best, facts.name)
-        if advantages and pair is not None and pair.verdict == "not distinguishable":
-            yield (
-                f"'{facts.name}' is {' and '.join(advantages)}, and its accuracy is not distinguishable on "
-                f"{_named(evaluation)} (difference {abs(pair.difference):.1%}, p = {pair.p:.2g})"
-            )
+
+    facts: ModelFacts
+    p50_ms: float
+    faster: str
 
 
-def _pair(evaluation: Evaluation, one: str, other: str) -> Pair | None:
-    return next((pair for pair in evaluation.pairs if {pair.first, pair.second} == {one, other}), None)
+def similar(evaluation: Evaluation, best: ModelFacts, alternatives: Iterable[Alternative]) -> Iterable[str]:
+    """Yield notes on models that are smaller or faster than `best` and not surely less accurate.
+
+    Of many, the smallest and the fastest are named.
+    """
+    pairs = {
+        name: pair
+        for pair in evaluation.pairs
+        for one, name in ((pair.first, pair.second), (pair.second, pair.first))
+        if one == best.name and pair.verdict == "not distinguishable"
+    }
+    better = [
+        each
+        for each in alternatives
+        if each.facts.name in pairs and (each.faster or each.facts.bytes < best.bytes)
+    ]
+    if not better:
+        return
+    smallest = min(better, key=lambda each: each.facts.bytes)
+    fastest = min((each for each in better if each.faster), key=lambda each: each.p50_ms, default=smallest)
+    for each in dict.fromkeys((fastest, smallest)):
+        advantages = [each.faster] if each.faster else []
+        if each.facts.bytes < best.bytes:
+            size = f"{each.facts.bytes / 1e6:.3g} MB against {best.bytes / 1e6:.3g} MB"
+            advantages.append(f"smaller ({size})")
+        pair = pairs[each.facts.name]
+        yield (
+            f"'{each.facts.name}' is {' and '.join(advantages)}, and its accuracy is not distinguishable on "
+            f"{_named(evaluation)} (difference {abs(pair.difference):.1%}, p = {pair.p:.2g})"
+        )
+    if (more := len(better) - len({fastest, smallest})) > 0:
+        yield f"{more} more of those that fit are smaller or faster, and not distinguishable in accuracy"
 
 
 def _estimate(

@@ -11,6 +11,7 @@ from models.zoo.statistics import CONFIDENCE, MIN_SAMPLES
 from service.bench.bundle import ModelFacts
 from service.bench.recommend.accuracy import AccuracyEstimate, estimate_accuracy
 from service.bench.recommend.evaluated import (
+    Alternative,
     elsewhere,
     estimate_on,
     evaluate_command,
@@ -263,20 +264,22 @@ def _fit(
 def _with_similar(evaluation: Evaluation, fits: Sequence[Fit]) -> Fit:
     """Return the first fit with notes on others that are smaller or faster, and not surely less accurate."""
     best, *others = fits
-    compared = [
-        (
-            fit.facts,
-            (faster_words(fit.measured, best.measured) if fit.measured and best.measured else "") or "",
-        )
-        for fit in others
-    ]
-    notes = similar(evaluation, best.facts.name, compared, best.facts.bytes)
-    return replace(best, notes=(*best.notes, *notes))
+    alternatives = []
+    for fit in others:
+        faster = None
+        if fit.measured is not None and best.measured is not None:
+            faster = faster_words(fit.measured, best.measured)
+        alternatives.append(Alternative(fit.facts, _median(fit), faster or ""))
+    return replace(best, notes=(*best.notes, *similar(evaluation, best.facts, alternatives)))
+
+
+def _median(fit: Fit) -> float:
+    return math.inf if fit.measured is None else fit.measured.p50_ms
 
 
 def _rank(fit: Fit) -> tuple[float, float, int]:
     """Sort key: most accurate first, ties by median latency, then by size."""
-    median = math.inf if fit.measured is None else fit.measured.p50_ms
+    median = _median(fit)
     accuracy = fit.accuracy
     if accuracy is None:
         return (1.0, median, fit.facts.bytes)

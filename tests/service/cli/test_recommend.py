@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,7 @@ def test_recommend_by_own_pictures(tiny_models_dir: Path, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert "tiny-b: the most accurate of 2 that fit, accuracy 100.0% (on " in done.stdout
     assert "Accuracies: accuracy on 'pets', 200 pictures of 2 of the 10 classes of tiny-10" in done.stdout
-    assert "100.0% (96% to 100%)" in done.stdout
+    assert re.search(r"fits +ranked by +accuracy .*\ntiny-b +100.0% +100.0% \[96.4, 100.0\]", done.stdout)
     answer = json.loads(file.read_text())
     assert (answer["recommended"], answer["data"]) == ("tiny-b", made.id)
     assert answer["fits"][0]["accuracy"]["kind"] == "evaluated"

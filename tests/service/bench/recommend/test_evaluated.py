@@ -111,6 +111,23 @@ def test_faster_or_smaller_model_that_is_as_accurate(verdict: Verdict) -> None:
     assert not [note for fit in found.fits[1:] for note in fit.notes if "distinguishable" in note]
 
 
+def test_many_models_that_are_as_accurate() -> None:
+    """The smallest and the fastest are named, the others are counted."""
+    sizes = {"tiny": 1.0, "quick": 3.0, "c": 2.0, "d": 2.5}
+    others = [facts(name, megabytes=size) for name, size in sizes.items()]
+    made = evaluation(
+        {name: outcomes(0.95 if name == "a" else 0.9, 0.9) for name in ("a", *sizes)},
+        pairs=[pair("a", name, "not distinguishable") for name in sizes],
+    )
+    evidence = weigh(measured([(A, 6.0), *zip(others, (5.0, 1.0, 4.0, 4.0), strict=True)]))
+    found = ask([A, *others], made, evidence)
+    assert found.recommended == "a"
+    fastest, smallest, more = found.fits[0].notes[-3:]
+    assert fastest.startswith("'quick' is ")
+    assert smallest.startswith("'tiny' is ")
+    assert more == "2 more of those that fit are smaller or faster, and not distinguishable in accuracy"
+
+
 def test_front_is_of_the_accuracies_on_the_pictures() -> None:
     """By its card, `b` is the more accurate; on the pictures it is worse, slower and not smaller."""
     made = evaluation({"a": outcomes(0.95, 0.95), "b": outcomes(0.5, 0.5)})
