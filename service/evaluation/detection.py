@@ -137,9 +137,9 @@ def _with_interval(value: float, resampled: NDArray[np.float64], objects: int) -
     """Return `value` with its 95 % interval: 1.96 standard deviations of the resamplings to either side.
 
     It is the range around the average figure of samples of as many pictures. With more pictures that average
-    is lower, for all models alike: by 0.03 from some twenty to thousands of objects a class. 200 resamplings
-    are enough for a standard error (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, 6.4). Where
-    all resamplings are equal, the interval is Wilson's of as many independent objects.
+    is lower, by 0.03 from 20 to 400 objects a class in the tests. 200 resamplings are
+    enough for a standard error (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, 6.4). Where all
+    resamplings are equal, the interval is Wilson's of as many independent objects.
     """
     error = _standard_error(resampled)
     low, high = value - Z_95 * error, value + Z_95 * error

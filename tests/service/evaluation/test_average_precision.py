@@ -116,6 +116,18 @@ def test_random_pictures_are_neither_trivial_nor_hopeless() -> None:
     assert values[AP50] > values[AP75] > values[-1]
 
 
+def test_few_objects_of_a_class_give_a_higher_figure() -> None:
+    """From 400 to 20 objects of each of 20 classes: the figure that docs/own-pictures.md states."""
+    objects, detections = random_pictures(1, 4000, classes=20, most_objects=4)
+
+    def figure(pictures: slice) -> float:
+        values = precisions(objects[pictures], detections[pictures]).values()
+        return float(np.mean([each.mean() for each in values]))
+
+    few = np.mean([figure(slice(start, start + 200)) for start in range(0, 4000, 200)])
+    assert few - figure(slice(None)) == pytest.approx(0.03, abs=0.005)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_difficult_and_crowds_equal_plain_loops(seed: int) -> None:
     objects, detections = random_pictures(seed, 40, crowds=0.1, difficult=0.3, ties=seed % 2 == 1)
