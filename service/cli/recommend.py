@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, cast, get_args
 
@@ -65,8 +66,10 @@ def recommend(
     """
     max_bytes = None if max_mb is None else _bytes(max_mb)
     settings = settings_with()
-    engine = open_database(settings.database_url, settings.data_dir)
-    try:
+    with contextlib.ExitStack() as stack:
+        if data is not None or not bundles:  # bundles alone need no database
+            engine = open_database(settings.database_url, settings.data_dir)
+            stack.callback(engine.dispose)
         evaluation = None if data is None else EvaluationStore(engine).get(data)
         constraints = Constraints(
             p50_ms, p90_ms, p99_ms, max_bytes, min_accuracy, labels, task_of(evaluation, _task(task))
@@ -83,8 +86,6 @@ def recommend(
         else:
             stored, unreadable = BenchmarkArchive(BenchmarkStore(engine)).newest_bundles()
             advice = advise_here(constraints, registry, stored, unreadable, this_machine(), evaluation)
-    finally:
-        engine.dispose()
     _show(console(soft_wrap=True), advice)
     if json_file is not None:
         _write(json_file, advice, data)

@@ -91,6 +91,12 @@ def test_recommend_from_bundle_files(tiny_models_dir: Path, tmp_path: Path) -> N
     done = weighin(tiny_models_dir, tmp_path, "--p99-ms", "2", "--bundle", str(pi))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("For Cortex-A76, 2 cores, onnxruntime 1.32.0, labels tiny-10:\ntiny: the")
+    bundle = ("recommend", "--p99-ms", "2", "--bundle", str(pi))
+    wrong = {"database_url": "postgresql://nobody@127.0.0.1:1/none"}
+    assert command_line.weighin(tiny_models_dir, tmp_path, *bundle, **wrong).stdout == done.stdout
+    refused = command_line.weighin(tiny_models_dir, tmp_path, *bundle, "--data", "0" * 16, **wrong)
+    assert refused.returncode == 1
+    assert "database" in refused.stderr
     other = tmp_path / "other.json"
     write_bundle(other, benchmark_of_zoo(tiny_models_dir, bundles.fingerprint(cpu="Cortex-A53")))
     mixed = weighin(tiny_models_dir, tmp_path, "--bundle", str(pi), "--bundle", str(other))
