@@ -40,16 +40,18 @@ def choose(
     mapping: Mapping[str, str | int],
     names: Sequence[str] | None = None,
 ) -> Chosen:
-    """Choose and load the models `names`, or all of the data set's task that know two or more of its classes.
+    """Choose and load the models `names`, or all of the data set's task that know enough of its classes.
 
-    Of a data set with one class they must know that. Raises UnknownModel, and for models that were named
+    Enough is two classes for a classifier, because one says little about telling classes apart, and one for
+    a detector or if the data set has only one. Raises UnknownModel, and for models that were named
     InvalidParameter and ModelUnavailable if they cannot be evaluated; InvalidDataset if no model can.
     """
     matched: dict[str, Matched] = {}
     read: dict[str, tuple[str, tuple[str, ...]]] = {}
     left_out: dict[str, str] = {}
     wanted: list[ModelEntry] = []
-    least = 1 if names is not None else min(2, len(dataset.class_names))
+    one_is_enough = names is not None or dataset.task == "object-detection"
+    least = 1 if one_is_enough else min(2, len(dataset.class_names))
     entries = registry.entries if names is None else [registry.entry(name) for name in dict.fromkeys(names)]
     for entry in sorted(entries, key=lambda entry: entry.name):
         if names is None and entry.card is not None and entry.card.task != dataset.task:

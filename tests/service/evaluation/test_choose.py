@@ -8,6 +8,7 @@ import pytest
 
 from service.errors import InvalidDataset, InvalidParameter, UnknownModel
 from service.evaluation.choose import choose
+from service.evaluation.dataset import Box, Dataset, Picture
 from service.evaluation.readers.folders import read_folders
 from service.inference.registry import Registry
 from tests.helpers.detectors import save_detector
@@ -53,6 +54,18 @@ def test_one_class_is_enough_where_there_is_one(tmp_path: Path, zoo: Path) -> No
     save_pictures(tmp_path / "data", 2, classes=("red",))
     chosen = choose(registry(zoo), read_folders(tmp_path / "data"), {})
     assert [subject.model.name for subject in chosen.subjects] == ["one", "others", "two"]
+
+
+def test_a_detector_needs_one_class(tmp_path: Path, zoo: Path) -> None:
+    boxes = (Box("red", 1, 1, 8, 8), Box("zebra", 1, 1, 8, 8))
+    (tmp_path / "data").mkdir()
+    picture = Picture("a.png", tmp_path / "data/a.png", None, 1, 1, boxes=boxes)
+    dataset = Dataset(
+        "data", tmp_path / "data", "coco", "object-detection", ("red", "zebra"), (picture,), (), ()
+    )
+    chosen = choose(registry(zoo), dataset, {})
+    assert [subject.model.name for subject in chosen.subjects] == ["boxes"]
+    assert list(chosen.matched["colours"].ids) == ["red"]
 
 
 def test_mapping_names_the_classes(tmp_path: Path, zoo: Path) -> None:
