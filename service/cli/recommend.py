@@ -20,6 +20,7 @@ from service.bench.recommend.evaluated import task_of
 from service.bench.recommend.evidence import StoredBundle
 from service.bench.recommend.recommend import Constraints, Fit
 from service.bench.store import BenchmarkStore
+from service.cli.bench_table import print_whole
 from service.cli.output import console, say, styled
 from service.cli.settings import settings_with
 from service.errors import InvalidParameter, error_words
@@ -133,7 +134,7 @@ def _show(out: Console, advice: Advice) -> None:
     out.print(styled((name, "bold"), f": {recommendation.why}"))
     out.print(f"Accuracies: {shown(recommendation.accuracy_of)}")
     if recommendation.fits:
-        out.print(_fits(recommendation.fits))
+        print_whole(out, _fits(recommendation.fits))
         for fit in recommendation.fits:
             for note in fit.notes:
                 out.print(f"  {fit.facts.name}: {shown(note)}")

@@ -77,6 +77,17 @@ def test_recommend_from_local_benchmarks(tiny_models_dir: Path, tmp_path: Path) 
     assert "tiny: accuracy unknown" in done.stdout
 
 
+def test_table_is_not_cut_off_on_a_narrow_terminal(
+    tiny_models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(tmp_path, benchmark_of_zoo(tiny_models_dir, this_machine()))
+    monkeypatch.setenv("COLUMNS", "30")
+    done = weighin(tiny_models_dir, tmp_path, "--p99-ms", "2")
+    (heading,) = [line for line in done.stdout.splitlines() if line.startswith("fits ")]
+    assert heading.endswith("confidence")
+    assert "…" not in done.stdout
+
+
 def test_benchmark_of_another_machine_is_not_used(tiny_models_dir: Path, tmp_path: Path) -> None:
     identifier = store(tmp_path, benchmark_of_zoo(tiny_models_dir, bundles.fingerprint(cpu="Another CPU")))
     done = weighin(tiny_models_dir, tmp_path, "--p99-ms", "2")
