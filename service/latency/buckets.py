@@ -65,14 +65,11 @@ def cover(start: int, end: float) -> list[Bucket]:
     """
     buckets = []
     while start < end:
-        for resolution_s in (DAY_S, HOUR_S):
-            bucket = Bucket(resolution_s, start)
-            if start % resolution_s == 0 and bucket.end <= end:
-                break
-        else:
-            bucket = Bucket(MINUTE_S, start)
-        buckets.append(bucket)
-        start = bucket.end
+        resolution_s = MINUTE_S
+        if start % HOUR_S == 0 and start + HOUR_S <= end:
+            resolution_s = DAY_S if start % DAY_S == 0 and start + DAY_S <= end else HOUR_S
+        buckets.append(Bucket(resolution_s, start))
+        start += resolution_s
     return buckets
 
 

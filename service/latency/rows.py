@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, delete, func, select, text
+from sqlalchemy import Connection, TextClause, bindparam, func, select, text
 
 from service.errors import StorageUnavailable
 from service.latency.buckets import (
@@ -23,7 +24,7 @@ from service.latency.buckets import (
 from service.latency.histogram import Distribution, HistogramCodec, Summary, summarise
 from service.latency.series import Figures, Part, Pooled, Scope, pool
 from service.latency.stages import REGIMES, Regime, Stage
-from service.latency.tables import latency_errors, latency_histograms, latency_pooled, latency_progress
+from service.latency.tables import latency_errors, latency_histograms, latency_pooled
 from service.storage.database import upsert
 from service.storage.errors import DAMAGED
 
@@ -66,6 +67,17 @@ _NOT_POOLED = text(
     "AND pooled.stage = parts.stage WHERE pooled.count IS NULL OR pooled.count <> parts.runs "
     "ORDER BY parts.start DESC, parts.resolution_s, parts.regime, parts.model, parts.stage LIMIT :most"
 ).bindparams(bindparam("regimes", REGIMES, expanding=True), hour_s=HOUR_S, day_s=DAY_S)
+
+# It lists all regimes: the key begins with resolution and regime, so this scans a few ranges of it.
+_PAST = " FROM {table} WHERE resolution_s = :resolution_s AND regime IN ({regimes}) AND start < :before"
+_LAST_AND_DELETE = [
+    (text(f"SELECT max(start){past}"), text(f"DELETE{past}"))
+    for past in (
+        _PAST.format(table=table.name, regimes=", ".join(f"'{regime}'" for regime in REGIMES))
+        for table in (latency_histograms, latency_errors, latency_pooled)
+    )
+]
+_PROGRESS = text("SELECT name, until FROM latency_progress")
 
 POOL_DAYS = 31
 """Days back for which unpooled percentiles of hours and days are computed."""
@@ -181,19 +193,25 @@ def read_figures(
     }
 
 
+@lru_cache(64)
+def _text(statement: str) -> TextClause:
+    """Return the statement, parsed once."""
+    return text(statement)
+
+
 def _rows(
     connection: Connection, columns: str, scope: Scope, first: Bucket, end: int, group: str = ""
 ) -> Sequence[Any]:
     of_versions, parameters = _of_versions(scope)
     wanted = (_OF_MODEL if scope.model else "") + (_OF_STAGE if scope.stage else "") + of_versions
-    statement = text(f"SELECT {columns}{_WHERE}{wanted}{group}")
+    statement = _text(f"SELECT {columns}{_WHERE}{wanted}{group}")
     return connection.execute(statement, _parameters(scope, first, end) | parameters).all()
 
 
 def _error_rows(connection: Connection, scope: Scope, first: Bucket, end: int) -> Sequence[Any]:
     columns = "SELECT start, instance, model, slug, count FROM latency_errors"
     of_versions, parameters = _of_versions(scope)
-    statement = text(columns + _WHERE + (_OF_MODEL if scope.model else "") + of_versions)
+    statement = _text(columns + _WHERE + (_OF_MODEL if scope.model else "") + of_versions)
     return connection.execute(statement, _parameters(scope, first, end) | parameters).all()
 
 
@@ -233,7 +251,7 @@ def read_versions(
 
 def read_progress(connection: Connection) -> tuple[Dropped, int]:
     """Return the times before which rows are dropped, and the number of writes to closed buckets."""
-    rows = connection.execute(select(latency_progress.c.name, latency_progress.c.until)).all()
+    rows = connection.execute(_PROGRESS).all()
     until: dict[str, int] = dict(rows)  # other names are from replicas of an older version
     return Dropped(until.get("minutes_from", 0), until.get("hours_from", 0)), until.get("late_writes", 0)
 
@@ -283,13 +301,11 @@ def maintain(connection: Connection, now: float, pooled: Sequence[dict[str, Any]
 
 def _drop(connection: Connection, resolution_s: int, now: float) -> int:
     """Delete old rows of a resolution; return the latest start among them, or -DAY_S if there were none."""
-    before = kept_from(resolution_s, now)
+    wanted = {"resolution_s": resolution_s, "before": kept_from(resolution_s, now)}
     last = -DAY_S
-    for table in (latency_histograms, latency_errors, latency_pooled):
-        # List all regimes: the key begins with resolution and regime, so this scans a few ranges of it.
-        matches = and_(
-            table.c.resolution_s == resolution_s, table.c.regime.in_(REGIMES), table.c.start < before
-        )
-        last = max(last, connection.execute(select(func.max(table.c.start)).where(matches)).scalar() or last)
-        connection.execute(delete(table).where(matches))
+    for last_start, deletion in _LAST_AND_DELETE:
+        of_table = connection.execute(last_start, wanted).scalar()
+        if of_table is not None:
+            connection.execute(deletion, wanted)
+            last = max(last, of_table)
     return last

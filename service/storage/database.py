@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from sqlalchemy import (
     URL,
     Connection,
     Engine,
+    Executable,
     MetaData,
     Table,
     create_engine,
@@ -152,11 +154,17 @@ def upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]])
     """Insert rows, or overwrite those that have the same key."""
     if not rows:
         return
-    dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
+    connection.execute(_upsert(table, connection.dialect.name), rows)
+
+
+@cache
+def _upsert(table: Table, dialect_name: str) -> Executable:
+    dialect: Any = postgresql if dialect_name == "postgresql" else sqlite
     statement = dialect.insert(table)
     keys = [column.name for column in table.primary_key]
     replaced = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
-    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=replaced), rows)
+    upsert: Executable = statement.on_conflict_do_update(index_elements=keys, set_=replaced)
+    return upsert
 
 
 def _configure_sqlite(connection: object, _: object) -> None:
