@@ -36,8 +36,9 @@ MAX_BYTES = 2**31 - 1
 """Maximum size of a protocol buffers message."""
 IN_MEMORY = "_ORT_MEM_ADDR_"
 """ONNX Runtime reads a tensor whose location contains this from an address in its own memory."""
-
-
+MAX_NODES = 200_000
+"""Maximum number of operators in a file, after its functions are inlined."""
+TOO_MANY_NODES = f"it has more than {MAX_NODES} operators"
 _NO_TEXT = "it is a damaged ONNX file: a text in it is not UTF-8"
 
 
@@ -135,13 +136,15 @@ def parse(content: bytes) -> onnx.ModelProto:
 def parse_model(content: bytes) -> onnx.ModelProto:
     """Return an ONNX file's protobuf message, checked: it has a graph, and strings outside tensors are UTF-8.
 
-    Raises UnreadableModel for anything else.
+    Raises UnreadableModel for anything else, and for more than `MAX_NODES` operators.
     """
     import onnx
 
     model = parse(content)
     if not model.HasField("graph"):
         raise UnreadableModel("it is not an ONNX file: there is no graph in it")
+    if len(model.graph.node) > MAX_NODES:  # before each is looked at
+        raise UnreadableModel(TOO_MANY_NODES)
     pending: list[Any] = [model]
     while pending:
         message = pending.pop()

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.onnx_tools.graph import weight_of
-from models.onnx_tools.inspect import UnreadableModel
+from models.onnx_tools.inspect import MAX_NODES, TOO_MANY_NODES, UnreadableModel
 
 if TYPE_CHECKING:
     import onnx
@@ -22,8 +22,6 @@ Shape = tuple[int | str | None, ...]
 STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training"})
 CONTRIB = "com.microsoft"
 """Operators that ONNX Runtime adds to those of ONNX."""
-MAX_NODES = 200_000
-"""Maximum number of operators in a file, after its functions are inlined."""
 _CHANNELS = (1, 3)
 _KEPT_ELEMENTS = 256
 """Maximum size of constants that keep their values: shape inference reads shapes, axes and the like."""
@@ -290,7 +288,7 @@ def _check_functions(model: onnx.ModelProto) -> None:
         for node in every_node(body):
             total += nodes.get((node.domain, node.op_type, node.overload), 1)
             if total > MAX_NODES:
-                raise UnreadableModel(f"it has more than {MAX_NODES} operators{inlined}")
+                raise UnreadableModel(f"{TOO_MANY_NODES}{inlined}")
         return total
 
     waiting = dict.fromkeys(functions)

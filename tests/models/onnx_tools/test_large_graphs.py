@@ -11,9 +11,8 @@ import pytest
 from onnx import NodeProto, TensorProto, helper
 
 from models.onnx_tools.describe import describe
-from models.onnx_tools.inspect import UnreadableModel, output_activation
+from models.onnx_tools.inspect import MAX_NODES, UnreadableModel, output_activation
 from models.onnx_tools.prepare import prepare
-from models.onnx_tools.shapes import MAX_NODES
 from tests.models.onnx_tools.graphs import CLASSES, GEMM, WEIGHTS, model
 
 LONG = 6_000
