@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from typing import Any
 
@@ -42,8 +43,12 @@ def spec_of(fitting: str, height: int = 48, width: int = 56) -> InputSpec:
     return InputSpec.model_validate({"height": height, "width": width, **values, **FITTINGS[fitting]})
 
 
-def stored(image: Image.Image, orientation: int, format: str) -> bytes:
-    """The file of an upright image."""
+@functools.cache
+def stored(
+    size: tuple[int, int], place: tuple[float, float], radius: float, orientation: int, format: str
+) -> bytes:
+    """The file of an upright image with a marker; cached, because fittings share it."""
+    image = marked(size, place, radius)
     turn = _STORED[orientation]
     turned = image if turn is None else image.transpose(turn)
     exif = Image.Exif()
@@ -53,6 +58,7 @@ def stored(image: Image.Image, orientation: int, format: str) -> bytes:
     return buffer.getvalue()
 
 
+@functools.cache
 def marked(size: tuple[int, int], place: tuple[float, float], radius: float) -> Image.Image:
     """A black image with a white disk, whose edge is grey."""
     rows, columns = np.indices((size[1], size[0])) + 0.5
@@ -78,7 +84,7 @@ def test_marker_is_found_where_it_was_drawn(fitting: str, size: str, format: str
     spec = spec_of(fitting)
     place = (wide * 0.43, high * 0.57) if "crop" in fitting else (wide * 0.81, high * 0.83)
     radius = min(wide, high) / 9
-    data = stored(marked((wide, high), place, radius), orientation, format)
+    data = stored((wide, high), place, radius, orientation, format)
     image = decode(data, shorter_side=spec.resize, max_pixels=10**8)
     assert (image.width, image.height) == (wide, high)
     assert (image.scale > 1) == (format == "JPEG" and size != "small")
