@@ -14,6 +14,7 @@ from hypothesis import settings
 from PIL import Image
 
 from models.zoo.card import Card, InputSpec, ModelFile, Source, write_card
+from tests.helpers.photographs import cat
 
 TINY_CLASSES = 10
 TINY_CHANNELS = 8
@@ -134,10 +135,8 @@ def tiny_models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def cat_jpeg() -> bytes:
     """Return a photograph of a cat, 451 x 300, as a JPEG of quality 90."""
-    import skimage.data
-
     buffer = io.BytesIO()
-    Image.fromarray(skimage.data.cat()).save(buffer, "JPEG", quality=90)
+    Image.fromarray(cat()).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 

@@ -22,7 +22,7 @@ def make_tiny_fashion(folder: Path, train: int = 256, test: int = 64) -> Dataset
         pixels, classes = _images(count, seed)
         for name, array in zip(names, (pixels, classes), strict=True):
             content = idx(array)
-            (folder / name).write_bytes(gzip.compress(content, mtime=0))
+            (folder / name).write_bytes(gzip.compress(content, compresslevel=2, mtime=0))
             sums[name] = hashlib.sha256(content).hexdigest()
     return Dataset(name="bars", labels="bars", classes=CLASSES, sha256=sums)
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import skimage.color
-import skimage.data
-import skimage.filters
 from numpy.typing import NDArray
 
 from models.zoo.corruptions import CORRUPTIONS, LARGE, SEVERITIES, SMALL, Scale, corrupt
+from tests.helpers.photographs import cat
 
 
 @pytest.fixture(params=["grey", "rgb"])
 def image(request: pytest.FixtureRequest) -> NDArray[np.uint8]:
-    cat = skimage.data.cat()[40:168, 100:228]
-    return cat if request.param == "rgb" else np.ascontiguousarray(cat[..., 1])
+    part = cat()[40:168, 100:228]
+    return part if request.param == "rgb" else np.ascontiguousarray(part[..., 1])
 
 
 @pytest.mark.parametrize("scale", [SMALL, LARGE], ids=["small", "large"])
@@ -30,18 +28,22 @@ def test_severities_increase(image: NDArray[np.uint8], corruption: str, scale: S
 
 @pytest.mark.parametrize("severity", SEVERITIES)
 def test_blur_equals_scikit_image(image: NDArray[np.uint8], severity: int) -> None:
+    from skimage.filters import gaussian
+
     axis = 2 if image.ndim == 3 else None
     sigma = SMALL.blur[severity - 1]
-    expected = skimage.filters.gaussian(image / 255, sigma=sigma, mode="nearest", channel_axis=axis) * 255
+    expected = gaussian(image / 255, sigma=sigma, mode="nearest", channel_axis=axis) * 255
     assert np.abs(corrupt(image, "blur", severity, SMALL) - expected).max() <= 1.0001
 
 
 def test_brightness_increases_the_hsv_value() -> None:
-    image = skimage.data.cat()[40:168, 100:228].copy()
+    from skimage.color import hsv2rgb, rgb2hsv
+
+    image = cat()[40:168, 100:228].copy()
     image[0, 0] = 0
-    hsv = skimage.color.rgb2hsv(image)
+    hsv = rgb2hsv(image)
     hsv[..., 2] = np.clip(hsv[..., 2] + LARGE.brightness[2], 0, 1)
-    expected = skimage.color.hsv2rgb(hsv) * 255
+    expected = hsv2rgb(hsv) * 255
     assert np.abs(corrupt(image, "brightness", 3, LARGE) - expected).max() <= 1.0001
     assert corrupt(image, "brightness", 3, LARGE)[0, 0].tolist() == [76, 76, 76]
 
