@@ -51,9 +51,12 @@ def new_database(request: pytest.FixtureRequest) -> NewDatabase:
 
 @pytest.fixture(scope="session")
 def slow_png() -> bytes:
-    """Return an image of 64 M pixels in few bytes, which keeps a core busy while it is decoded."""
+    """Return an image of 64 M pixels in few bytes, which keeps a core busy while it is decoded.
+
+    It has a palette, so that it is made in a fifth of the time.
+    """
     buffer = io.BytesIO()
-    Image.new("RGB", (8000, 8000), "green").save(buffer, "PNG", compress_level=1)
+    Image.new("P", (8000, 8000)).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
