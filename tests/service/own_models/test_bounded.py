@@ -28,7 +28,7 @@ ask("tests.helpers.in_child", {"does": "ask", "then": "sleep"}, seconds=60, memo
 """
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _no_idle_server() -> Iterator[None]:
     end_idle()
     yield
@@ -78,6 +78,7 @@ def test_memory_is_bounded() -> None:
 
 
 def test_a_child_without_an_answer_is_ended_in_time() -> None:
+    end_idle()
     before = children(os.getpid())
     with pytest.raises(TimeIsOver, match=r"no answer within 0\.5 s"):
         answer("ask", then="sleep", seconds=0.5)
