@@ -43,8 +43,10 @@ def choose(
     """Choose and load the models `names`, or all of the data set's task that know enough of its classes.
 
     Enough is two classes for a classifier, because one says little about telling classes apart, and one for
-    a detector or if the data set has only one. Raises UnknownModel, and for models that were named
-    InvalidParameter and ModelUnavailable if they cannot be evaluated; InvalidDataset if no model can.
+    a detector or if the data set has only one. It is also at least half as many as the label set has that
+    knows most of them; else its models would be judged on few of the pictures. Raises UnknownModel, and for
+    models that were named InvalidParameter and ModelUnavailable if they cannot be evaluated; InvalidDataset
+    if no model can.
     """
     matched: dict[str, Matched] = {}
     read: dict[str, tuple[str, tuple[str, ...]]] = {}
@@ -63,6 +65,8 @@ def choose(
             raise InvalidParameter(f"model '{entry.name}': {reason}")
         else:
             left_out[entry.name] = reason
+    if names is None:
+        wanted = _of_the_best_labels(wanted, dataset, matched, left_out)
     subjects = []
     with ThreadPoolExecutor(max_workers=2, thread_name_prefix="load") as executor:
         futures = [(entry, executor.submit(load_model, entry.folder)) for entry in wanted]
@@ -80,6 +84,30 @@ def choose(
     return Chosen(
         tuple(subjects), {labels: matched[labels] for labels in matched if labels in used}, left_out
     )
+
+
+def _of_the_best_labels(
+    entries: Sequence[ModelEntry],
+    dataset: Dataset,
+    matched: Mapping[str, Matched],
+    left_out: dict[str, str],
+) -> list[ModelEntry]:
+    """Leave out models whose label set has less than half as many classes as the one that has most."""
+    known = {labels: len(set(each.ids.values())) for labels, each in matched.items()}
+    best = max(known, key=lambda labels: known[labels], default=None)
+    chosen = []
+    for entry in entries:
+        assert entry.card is not None
+        assert best is not None
+        labels = entry.card.labels
+        if 2 * known[labels] < known[best]:
+            left_out[entry.name] = (
+                f"label set {labels} has {known[labels]} of the {len(dataset.class_names)} classes, "
+                f"{best} has {known[best]}; --models {entry.name} evaluates it"
+            )
+        else:
+            chosen.append(entry)
+    return chosen
 
 
 def _unusable(

@@ -13,7 +13,7 @@ from service.evaluation.readers.folders import read_folders
 from service.inference.registry import Registry
 from tests.helpers.detectors import save_detector
 from tests.helpers.networks import save_network
-from tests.service.evaluation.colours import save_colours, save_pictures
+from tests.service.evaluation.colours import picture, save_colours, save_pictures
 
 
 @pytest.fixture
@@ -54,6 +54,23 @@ def test_one_class_is_enough_where_there_is_one(tmp_path: Path, zoo: Path) -> No
     save_pictures(tmp_path / "data", 2, classes=("red",))
     chosen = choose(registry(zoo), read_folders(tmp_path / "data"), {})
     assert [subject.model.name for subject in chosen.subjects] == ["one", "others", "two"]
+
+
+def test_labels_that_have_few_of_the_classes_are_left_out(tmp_path: Path) -> None:
+    zoo, classes = tmp_path / "zoo", ("ash", "elm", "fir", "oak", "yew")
+    for name, known in (("most", classes), ("half", classes[:3]), ("few", classes[:2])):
+        save_network(zoo, name, classes=len(known), names=known)
+    for seed, name in enumerate(classes):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "picture.png").write_bytes(picture("red", seed))
+    dataset = read_folders(tmp_path / "data")
+    chosen = choose(Registry((zoo,), "most"), dataset, {})
+    assert [subject.model.name for subject in chosen.subjects] == ["half", "most"]
+    assert chosen.left_out == {
+        "few": "label set few-labels has 2 of the 5 classes, most-labels has 5; --models few evaluates it"
+    }
+    named = choose(Registry((zoo,), "most"), dataset, {}, ["few", "most"])
+    assert [subject.model.name for subject in named.subjects] == ["few", "most"]
 
 
 def test_a_detector_needs_one_class(tmp_path: Path, zoo: Path) -> None:
