@@ -118,7 +118,7 @@ def models_router(registry: Registry, changes: Changes) -> APIRouter:
     @router.get("/models", summary="List models")
     async def models() -> ModelsResponse:
         """List every model of the zoo; `reason` is set if it is not loaded or its latest run failed."""
-        return ModelsResponse(models=[_out(entry) for entry in registry.entries])
+        return models_out(registry)
 
     @router.get("/models/{name}", summary="Get a model", responses=documented(errors.UnknownModel))
     async def model(name: str) -> ModelOut:
@@ -197,6 +197,11 @@ def models_router(registry: Registry, changes: Changes) -> APIRouter:
         await changer.delete(registry.entry(name).name)
 
     return router
+
+
+def models_out(registry: Registry) -> ModelsResponse:
+    """Build the response of `GET /models`, which `weighin models --json` writes too."""
+    return ModelsResponse(models=[_out(entry) for entry in registry.entries])
 
 
 def _out(entry: ModelEntry) -> ModelOut:

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from models.zoo.card import Card
-from service.cli.output import console, say, styled
+from service.cli.output import console, print_json, say, styled
 from service.cli.settings import settings_with
 from service.errors import RefusedModel, UnreadableFolder
 from service.inference.registry import Registry
@@ -20,6 +20,7 @@ from service.own_models.add import Added, Bounds, Options, add
 from service.own_models.draft import flat
 from service.own_models.facts import numbers, words
 from service.own_models.sources.presets import PRESETS
+from service.text.display import without_surrogates
 
 _INPUT, _OUTPUT, _WORDS = "Facts of the input", "Facts of the outputs", "Facts for the tables"
 _DETECTOR = "Facts of a detector"
@@ -204,7 +205,7 @@ def add_model(
     bounds = Bounds(time_limit, int(memory_limit * (1 << 30)))
     added = add(file, options, to=folder, replace=replace, bounds=bounds, taken=taken)
     if as_json:
-        print(json.dumps(as_object(added), ensure_ascii=False))
+        print_json(json.dumps(as_object(added), ensure_ascii=False) + "\n")
         return
     _show(added)
 
@@ -232,10 +233,10 @@ def _destination(to: Path | None) -> tuple[Path, Collection[str]]:
 
 
 def as_object(added: Added) -> dict[str, Any]:
-    """Return what `--json` prints."""
+    """Return what `--json` prints, the JSON object of `AddedModel`."""
     return {
         "name": added.card.name,
-        "folder": str(added.folder),
+        "folder": without_surrogates(str(added.folder)),
         "changes": added.changes,
         "warnings": added.warnings,
         "assumed": added.card.assumed,

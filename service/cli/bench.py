@@ -11,13 +11,20 @@ from rich.text import Text
 
 from service.bench.archive import BenchmarkArchive
 from service.bench.bundle import Bundle
-from service.bench.bundle_file import write_bundle
+from service.bench.bundle_file import to_json
 from service.bench.measure import progress as progress_of
 from service.bench.measure.plan import Plan, Request, make_plan
 from service.bench.measure.runner import Runner
 from service.cli.bench_compare import compare_files
 from service.cli.bench_table import print_bundle
-from service.cli.output import LiteralConsole, check_target, say
+from service.cli.output import (
+    STANDARD_OUTPUT,
+    JsonFile,
+    LiteralConsole,
+    check_target,
+    say,
+    write_json,
+)
 from service.cli.settings import settings_with
 from service.errors import DataDirectoryInUse, InvalidParameter, StorageUnavailable
 from service.inference.registry import Registry
@@ -70,13 +77,13 @@ def bench(
     runs: Annotated[
         int | None, typer.Option(min=1, help="Runs per model and round [default: the profile's]")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the bundle to this file")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Benchmark models: separate processes, warm-up until stable, interleaved rounds, tested differences."""
     if context.invoked_subcommand is not None:
         return
     if json_file is not None:
-        check_target(json_file, "--json")  # before minutes of measuring
+        check_target(json_file, "--json", photos or ())  # before minutes of measuring
     settings = settings_with()
     registry = Registry(settings.model_dirs, settings.default_model, added=settings.added_models)
     plan = make_plan(
@@ -98,13 +105,14 @@ def bench(
         ),
     )
     bundle = _run(plan)
-    if json_file is not None:
-        write_bundle(json_file, bundle)
-    print_bundle(LiteralConsole(), bundle)
-    if json_file is not None:
-        say(f"written to {json_file}", error=True)
     if bundle.blocks or bundle.trials:
         _store(settings, bundle)
+    try:
+        if json_file is not None:
+            write_json(json_file, to_json(bundle))
+    finally:  # print the table even if the disk is full
+        if json_file != STANDARD_OUTPUT:
+            print_bundle(LiteralConsole(), bundle)
     if bundle.flags_of("partial"):
         raise typer.Exit(CANCELLED)
 

@@ -11,7 +11,15 @@ from rich.table import Table
 from service.bench.bundle_file import read_bundle
 from service.bench.judge.regression import DEFAULT_THRESHOLD, Regression, compare_bundles
 from service.cli.bench_table import print_whole
-from service.cli.output import LiteralConsole, say, styled
+from service.cli.output import (
+    STANDARD_OUTPUT,
+    JsonFile,
+    LiteralConsole,
+    check_target,
+    say,
+    styled,
+    write_json,
+)
 from service.errors import WeighinError
 from service.text.display import shown
 
@@ -27,16 +35,23 @@ def compare_files(
     across_machines: Annotated[
         bool, typer.Option("--across-machines", help="Show bundles of different machines side by side")
     ] = False,
+    json_file: JsonFile = None,
 ) -> None:
     """Compare two benchmarks of one machine. Exit code 1: a model regressed; 2: not comparable."""
     try:
+        if json_file is not None:
+            check_target(json_file, "--json", (then, now))
         regression = compare_bundles(
             read_bundle(then), read_bundle(now), threshold=threshold, across_machines=across_machines
         )
+        if json_file is not None:
+            from service.cli.schemas import BundleComparison  # imported here: it takes half a second
+
+            write_json(json_file, BundleComparison.of(regression, then, now, threshold))
     except WeighinError as error:
         say(f"weighin: {error.detail}", error=True)
         raise typer.Exit(REFUSED) from None
-    console = LiteralConsole()
+    console = LiteralConsole(quiet=json_file == STANDARD_OUTPUT)
     for label in regression.labels:
         console.print(styled((label, "bold red")), soft_wrap=True, highlight=False)
     print_whole(console, _table(regression))

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from service.cli.output import console, say
+from service.cli.output import STANDARD_OUTPUT, JsonFile, check_target, console, say, write_json
 from service.cli.settings import settings_with
-from service.errors import WeighinError
+from service.errors import WeighinError, error_words
 from service.inference.compare import ComparedModel, Comparer, Comparison
 from service.inference.cpu import core_budget
 from service.inference.pool import CorePool, Deadline
@@ -31,9 +31,11 @@ def compare_photos(
         str | None, typer.Option(help="Model that others are compared with [default: the default model]")
     ] = None,
     repeat: Annotated[int, typer.Option(help="Measured runs per model, 1 to 50")] = 20,
+    json_file: JsonFile = None,
 ) -> None:
     """Compare models on photos, without a server: predictions, latency, speed-up."""
-    out = console()
+    if json_file is not None:
+        check_target(json_file, "--json", photos)
     settings = settings_with()
     registry = Registry(settings.model_dirs, settings.default_model, added=settings.added_models)
     registry.load()
@@ -57,23 +59,34 @@ def compare_photos(
     async def compare(data: bytes) -> Comparison:
         return await comparer.run(plan, data, Deadline.after(60))
 
-    failed = False
+    compared: list[tuple[Path, Comparison]] = []
+    failed: dict[Path, str] = {}
     for photo in photos:
         try:
             comparison = asyncio.run(compare(photo.read_bytes()))
         except (WeighinError, OSError) as error:
-            failed = True
-            reason = error.detail if isinstance(error, WeighinError) else error.strerror
-            say(f"{photo}: {reason}", error=True)
+            failed[photo] = error.detail if isinstance(error, WeighinError) else error_words(error)
+            say(f"{photo}: {failed[photo]}", error=True)
             continue
-        say(_title(photo, comparison))
-        classifiers = [result for result in comparison.results if result.objects is None]
-        detectors = [result for result in comparison.results if result.objects is not None]
-        for results in filter(None, (classifiers, detectors)):
-            out.print(_table(results, comparison))
+        compared.append((photo, comparison))
+        if json_file != STANDARD_OUTPUT:
+            _show(photo, comparison)
     pool.close()
+    if json_file is not None:
+        from service.cli.schemas import Comparisons  # imported here, because it takes half a second
+
+        comparisons = Comparisons.of(compared, failed)
+        write_json(json_file, comparisons.model_dump_json(indent=2, exclude_unset=True) + "\n")
     if failed:
         raise typer.Exit(1)
+
+
+def _show(photo: Path, comparison: Comparison) -> None:
+    say(_title(photo, comparison))
+    classifiers = [result for result in comparison.results if result.objects is None]
+    detectors = [result for result in comparison.results if result.objects is not None]
+    for results in filter(None, (classifiers, detectors)):
+        console().print(_table(results, comparison))
 
 
 def _title(photo: Path, comparison: Comparison) -> str:

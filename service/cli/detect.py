@@ -12,7 +12,7 @@ import typer
 from PIL import Image, ImageDraw, ImageFont
 from rich.table import Table
 
-from service.cli.output import console, say
+from service.cli.output import console, print_json, say
 from service.cli.settings import settings_with
 from service.errors import InvalidParameter, WeighinError, error_words
 from service.inference.decoding.decode import DecodedImage, decode
@@ -21,7 +21,7 @@ from service.inference.loading import load_model
 from service.inference.pipeline import load_image
 from service.inference.registry import Registry, check_task
 from service.latency.stages import Durations, Stopwatch, milliseconds
-from service.text.display import comma_list, shown
+from service.text.display import comma_list, shown, without_surrogates
 
 _SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 
@@ -82,7 +82,8 @@ def detect_objects(
             )
             continue
         if as_json:
-            print(json.dumps(_as_object(photo, plan, image, objects, durations), ensure_ascii=False))
+            answer = _as_object(photo, plan, image, objects, durations)
+            print_json(json.dumps(answer, ensure_ascii=False) + "\n")
         else:
             say(_title(photo, plan, image, objects, durations))
             if objects:
@@ -135,9 +136,9 @@ def _file(path: Path) -> tuple[int, int] | None:
 def _as_object(
     photo: Path, plan: DetectPlan, image: DecodedImage, objects: tuple[Found, ...], durations: Durations
 ) -> dict[str, Any]:
-    """Return what `--json` prints: the fields of `POST /detect` without those of a request, and the file."""
+    """Return what `--json` prints of a photo, the JSON object of `DetectedPhoto`."""
     return {
-        "photo": str(photo),
+        "photo": without_surrogates(str(photo)),
         "model": plan.model.name,
         "image": {"width": image.width, "height": image.height, "format": image.format, "bytes": image.bytes},
         "detections": [found.as_json() for found in objects],

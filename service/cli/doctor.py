@@ -14,7 +14,7 @@ from service.bench.doctor.model import ModelUnderTest
 from service.bench.doctor.operators import measure_ceiling
 from service.bench.doctor.running import RunSettings
 from service.bench.fingerprint import take_fingerprint
-from service.cli.output import LiteralConsole, styled
+from service.cli.output import STANDARD_OUTPUT, JsonFile, LiteralConsole, check_target, styled, write_json
 from service.cli.settings import settings_with
 from service.errors import ModelUnavailable, UnknownModel
 from service.inference.registry import Registry
@@ -31,29 +31,38 @@ def doctor(
         bool,
         typer.Option("--spinning", help="Threads spin in that deployment, which is ONNX Runtime's default"),
     ] = False,
+    json_file: JsonFile = None,
 ) -> None:
     """Find out why a model is slow on this machine: problems with evidence and remedy, costliest operators.
 
     Takes about ten seconds per model, on one core. To measure latency, use `weighin bench`.
     """
-    console = LiteralConsole(soft_wrap=True)
+    if json_file is not None:
+        check_target(json_file, "--json")
+    console = LiteralConsole(soft_wrap=True, quiet=json_file == STANDARD_OUTPUT)
     settings = settings_with()
     registry = Registry(settings.model_dirs, settings.default_model, added=settings.added_models)
     names = registry.names() if model is None else (registry.entry(model).name,)
     machine = take_fingerprint({}, {}).machine
     run_settings = RunSettings(threads, spinning, settings.threads)
     ceiling = measure_ceiling()
-    failed = False
+    reports: list[Report] = []
+    failed: dict[str, str] = {}
     for name in names:
         try:
             under_test = ModelUnderTest(*registry.content(name))
             parent = _parent(registry, under_test)
             report = diagnose(under_test, parent, machine, run_settings, ceiling)
         except (ModelUnavailable, SessionError, UnreadableModel) as error:
-            failed = True
+            failed[name] = str(error)
             console.print(styled((name, "bold"), f": cannot be diagnosed: {error}"), end="\n\n")
             continue
+        reports.append(report)
         _show(console, report)
+    if json_file is not None:
+        from service.cli.schemas import Diagnoses  # imported here, because it takes half a second
+
+        write_json(json_file, Diagnoses.of(reports, failed, machine, run_settings, ceiling))
     if failed:
         raise typer.Exit(1)
 

@@ -15,16 +15,16 @@ import typer
 from service.cli.evaluate_table import print_evaluation
 from service.cli.evaluations import keep
 from service.cli.gallery.display import progress_bar
-from service.cli.output import check_target, console, say
+from service.cli.output import STANDARD_OUTPUT, JsonFile, check_target, console, say, write_json
 from service.cli.settings import settings_with
-from service.errors import InvalidDataset, InvalidParameter, error_words
+from service.errors import InvalidDataset, InvalidParameter
 from service.evaluation.assemble import assemble
 from service.evaluation.choose import Chosen, choose
 from service.evaluation.classes import read_mapping, unknown_in_mapping
 from service.evaluation.dataset import Dataset
 from service.evaluation.progress import Progress
 from service.evaluation.readers.read import read_dataset
-from service.evaluation.result import Evaluation, write_evaluation
+from service.evaluation.result import Evaluation, to_json
 from service.evaluation.run import Run, Runner, listing_changes
 from service.inference.cpu import core_budget
 from service.inference.registry import Registry
@@ -56,9 +56,7 @@ def evaluate(
     corrupt: Annotated[
         bool, typer.Option("--corrupt", help="Also classify noisy, blurred, pale, bright and JPEG versions")
     ] = False,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the evaluation to this file")
-    ] = None,
+    json_file: JsonFile = None,
     url: Annotated[
         str | None, typer.Option(help="URL of a running service that keeps the evaluation [default: here]")
     ] = None,
@@ -85,7 +83,7 @@ def _evaluate(
     url: str | None,
 ) -> None:
     if json_file is not None:
-        check_target(json_file, "--json")
+        check_target(json_file, "--json", [data] if mapping_file is None else [data, mapping_file])
     settings = settings_with()
     started_at = datetime.now(UTC)
     dataset = read_dataset(data, images)
@@ -123,7 +121,8 @@ def _evaluate(
         notes = _changes(dataset, run, data, images)
         assembled = assemble(dataset, mapping, chosen, runner, run, started_at=started_at, notes=notes)
         evaluation = assembled.evaluation
-        print_evaluation(console(), evaluation, {**chosen.left_out, **assembled.left_out})
+        if json_file != STANDARD_OUTPUT:
+            print_evaluation(console(), evaluation, {**chosen.left_out, **assembled.left_out})
         written = json_file is None or _written(json_file, evaluation)
         kept = keep(evaluation, settings, url)
         say(kept.where, error=True)
@@ -193,11 +192,10 @@ def _first(names: list[str]) -> str:
 
 
 def _written(path: Path, evaluation: Evaluation) -> bool:
-    """Write the evaluation and say so; return whether that worked."""
+    """Write the evaluation; return whether that worked, or say why it did not."""
     try:
-        write_evaluation(path, evaluation)
-    except OSError as error:
-        say(f"--json {path}: cannot be written: {error_words(error)}", error=True)
+        write_json(path, to_json(evaluation))
+    except InvalidParameter as error:
+        say(f"weighin: {error}", error=True)
         return False
-    say(f"written to {path}", error=True)
     return True

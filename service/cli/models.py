@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from service.cli.output import console, millions, styled
+from service.cli.output import STANDARD_OUTPUT, JsonFile, check_target, console, millions, styled, write_json
 from service.cli.settings import settings_with
 from service.inference.registry import Registry
+from service.settings import Settings
 from service.text.display import shown
 
 
-def list_models() -> None:
+def list_models(json_file: JsonFile = None) -> None:
     """List the models that the service would serve, and why others would not be served."""
-    out = console()
+    if json_file is not None:
+        check_target(json_file, "--json")
     settings = settings_with()
     registry = Registry(settings.model_dirs, settings.default_model, added=settings.added_models)
     registry.load()
+    if json_file is not None:
+        from service.api.models import models_out  # imported here, because it takes half a second
+
+        write_json(json_file, models_out(registry))
+    if json_file != STANDARD_OUTPUT:
+        _show(registry, settings)
+
+
+def _show(registry: Registry, settings: Settings) -> None:
+    out = console()
     table = Table("model", "labels", "precision", box=None, pad_edge=False)
     for heading in ("parameters", "MACs", "bytes", "top-1"):
         table.add_column(heading, justify="right")

@@ -1,19 +1,38 @@
-"""Output of the command line: literal consoles, table widths, formatted numbers."""
+"""Output of the command line: literal consoles, table widths, formatted numbers, JSON."""
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import sys
+import tempfile
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+from pydantic import BaseModel
 from rich.console import Console
 from rich.text import Text
 
-from service.errors import InvalidParameter
+from models.zoo.files import write_whole
+from service.errors import InvalidParameter, error_words
 from service.text.display import shown
 
 _PIPED_WIDTH = 160
+
+STANDARD_OUTPUT = Path("-")
+"""The FILE of `--json FILE` that stands for standard output, which then gets no table."""
+
+JsonFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        help="Also write the result to this file as JSON; '-': to standard output, instead of the table",
+    ),
+]
 
 
 class LiteralConsole(Console):
@@ -44,12 +63,72 @@ def say(line: str, *, error: bool = False) -> None:
     print(shown(line), file=sys.stderr if error else sys.stdout)
 
 
-def check_target(path: Path, option: str) -> None:
-    """Raise InvalidParameter if the file of `option` cannot be written; call it before long work."""
-    if path.is_dir():
-        raise InvalidParameter(f"{option} {path}: is a folder")
-    if not path.parent.is_dir():
-        raise InvalidParameter(f"{option} {path}: folder not found")
+def check_target(path: Path, option: str, inputs: Collection[Path] = ()) -> None:
+    """Raise InvalidParameter if the file of `option` cannot be written; call it before long work.
+
+    `inputs`: files that the command reads, which must not be overwritten.
+    """
+    if path == STANDARD_OUTPUT:
+        return
+    try:
+        if path.is_dir():
+            raise InvalidParameter(f"{option} {path}: is a folder (allowed: a file, or '-')")
+        if any(_same_file(path, read) for read in inputs):
+            raise InvalidParameter(f"{option} {path}: is an input of this command (allowed: another file)")
+        if _is_special(path):
+            if not os.access(path, os.W_OK):
+                raise InvalidParameter(f"{option} {path}: cannot be written: permission denied")
+            return
+        target = Path(os.path.realpath(path))
+        if not target.parent.is_dir():
+            raise InvalidParameter(f"{option} {path}: folder not found")
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"):
+            pass  # it can be written
+    except OSError as error:
+        raise InvalidParameter(f"{option} {path}: cannot be written: {error_words(error)}") from None
+
+
+def write_json(path: Path, content: BaseModel | str) -> None:
+    """Write a JSON document in UTF-8 to the file of `--json`, whole or not at all, or to standard output.
+
+    Raises InvalidParameter if it cannot be written: the disk is full, or the reader of the pipe is gone.
+    """
+    text = content if isinstance(content, str) else content.model_dump_json(indent=2) + "\n"
+    if path == STANDARD_OUTPUT:
+        print_json(text)
+        return
+    try:
+        if _is_special(path):
+            path.write_bytes(text.encode())
+        else:
+            write_whole(Path(os.path.realpath(path)), text.encode())
+    except OSError as error:
+        raise InvalidParameter(f"--json {path}: cannot be written: {error_words(error)}") from None
+    say(f"written to {path}", error=True)
+
+
+def print_json(text: str) -> None:
+    """Print JSON to standard output in UTF-8, whatever the locale. Raises InvalidParameter."""
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode())
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError):  # else Python fails once more when it flushes the rest at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise InvalidParameter(f"standard output: cannot be written: {error_words(error)}") from None
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether `path` is a device or a pipe, which is written to and never replaced."""
+    return path.exists() and not path.is_file()
+
+
+def _same_file(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except OSError:
+        return False
 
 
 def escape_unencodable() -> None:

@@ -10,10 +10,11 @@ import typer
 
 from service.bench.doctor.int8_gain import Int8Gain, measure_gain
 from service.bench.doctor.model import ModelUnderTest
-from service.cli.output import say
+from service.cli.output import print_json, say
 from service.cli.settings import settings_with
 from service.inference.registry import Registry
 from service.own_models.quantize import Options, Quantized, quantize_model
+from service.text.display import without_surrogates
 
 
 def quantize(
@@ -64,7 +65,7 @@ def quantize(
     )
     sentence = gain.sentence(made.judgement.agreement)
     if as_json:
-        print(json.dumps(_as_object(made, gain, sentence), ensure_ascii=False))
+        print_json(json.dumps(_as_object(made, gain, sentence), ensure_ascii=False) + "\n")
         return
     card = made.card
     kept = ", ".join(made.choice.kept) or "none"
@@ -80,12 +81,12 @@ def quantize(
 
 
 def _as_object(made: Quantized, gain: Int8Gain, sentence: str) -> dict[str, Any]:
-    """Return what `--json` prints."""
+    """Return what `--json` prints, the JSON object of `QuantizedModel`."""
     judgement, timing = made.judgement, gain.timing
     pair = judgement.paired
     return {
         "name": made.card.name,
-        "folder": str(made.folder),
+        "folder": without_surrogates(str(made.folder)),
         "parent": made.parent.name,
         "in_float": made.choice.kept,
         "layers": made.choice.layers,

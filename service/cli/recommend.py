@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from models.zoo.card import Task
-from models.zoo.files import write_whole
 from service.bench.archive import BenchmarkArchive
 from service.bench.bundle_file import read_bundle
 from service.bench.recommend.accuracy import AccuracyEstimate
@@ -21,9 +20,9 @@ from service.bench.recommend.evidence import StoredBundle
 from service.bench.recommend.recommend import Constraints, Fit
 from service.bench.store import BenchmarkStore
 from service.cli.bench_table import print_whole
-from service.cli.output import console, say, styled
+from service.cli.output import STANDARD_OUTPUT, JsonFile, check_target, console, styled, write_json
 from service.cli.settings import settings_with
-from service.errors import InvalidParameter, error_words
+from service.errors import InvalidParameter
 from service.evaluation.store import EvaluationStore
 from service.inference.registry import Registry
 from service.storage.database import open_database
@@ -56,15 +55,14 @@ def recommend(
         list[Path] | None,
         typer.Option("--bundle", help="Bundle that was measured on the target device, repeatable"),
     ] = None,
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", help="Write the answer to this file, as GET /recommend returns it"),
-    ] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Recommend a model for a budget, from benchmarks of this machine or from bundle files.
 
     Exit code 2 if no model fits or nothing was measured.
     """
+    if json_file is not None:
+        check_target(json_file, "--json", bundles or ())
     max_bytes = None if max_mb is None else _bytes(max_mb)
     settings = settings_with()
     with contextlib.ExitStack() as stack:
@@ -87,22 +85,14 @@ def recommend(
         else:
             stored, unreadable = BenchmarkArchive(BenchmarkStore(engine)).newest_bundles()
             advice = advise_here(constraints, registry, stored, unreadable, this_machine(), evaluation)
-    _show(console(soft_wrap=True), advice)
     if json_file is not None:
-        _write(json_file, advice, data)
+        from service.api.recommend import answer  # imported here, because it takes half a second
+
+        write_json(json_file, answer(advice, data))
+    if json_file != STANDARD_OUTPUT:
+        _show(console(soft_wrap=True), advice)
     if advice.recommendation.recommended is None:
         raise typer.Exit(2)
-
-
-def _write(path: Path, advice: Advice, data: str | None) -> None:
-    """Write the answer as JSON. Raises InvalidParameter if the file cannot be written."""
-    from service.api.recommend import answer  # imported here, because it takes half a second
-
-    try:
-        write_whole(path, (answer(advice, data).model_dump_json(indent=2) + "\n").encode())
-    except OSError as error:
-        raise InvalidParameter(f"--json {path}: cannot be written: {error_words(error)}") from None
-    say(f"written to {path}", error=True)
 
 
 def _task(text: str | None) -> Task | None:

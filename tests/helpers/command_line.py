@@ -1,21 +1,26 @@
-"""Run the command line in this process: its imports would cost a separate process a second."""
+"""Run the command line in this process, because its imports take a second; parse the JSON it writes."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import structlog
+from pydantic import BaseModel
 
 from service.cli import main
 from tests.helpers.process import environment
+
+Document = TypeVar("Document", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,13 @@ def weighin(
         sys.stdout.detach()  # type: ignore[attr-defined, unused-ignore]
         sys.stderr.detach()  # type: ignore[attr-defined, unused-ignore]
     return CommandResult(int(code or 0), out.getvalue().decode(encoding), err.getvalue().decode(encoding))
+
+
+def parsed(kind: type[Document], text: str | bytes) -> Document:
+    """Parse JSON; fail if it lacks members of the schema, or has some that the schema does not name."""
+    document = kind.model_validate_json(text)
+    assert document.model_dump(mode="json", exclude_unset=True) == json.loads(text)
+    return document
 
 
 @contextlib.contextmanager

@@ -97,10 +97,9 @@ class ObjectOut(BaseModel):
     )
 
 
-class CompareResponse(BaseModel):
-    """Results of all models on one image."""
+class ComparisonOut(BaseModel):
+    """Results of all models on one image, without the fields of a request."""
 
-    request_id: str
     image: ImageFacts
     timings_ms: CompareTimings
     results: list[ComparedOut]
@@ -111,6 +110,12 @@ class CompareResponse(BaseModel):
     )
     fastest: str | None = Field(description="Model with the lowest p50 of inference; null below 5 runs")
     order: list[list[str]] = Field(description="Order of the models in each measured round")
+
+
+class CompareResponse(ComparisonOut):
+    """Results of all models on one image."""
+
+    request_id: str
 
 
 def compare_router(comparer: Comparer, bounds: Bounds) -> APIRouter:
@@ -161,15 +166,16 @@ def compare_router(comparer: Comparer, bounds: Bounds) -> APIRouter:
         )
         data = await read_image(request, bounds, deadline)
         result = await comparer.run(plan, data, deadline)
-        return timed_answer(_comparison(request, result), result.durations)
+        answer = {"request_id": request.state.request_id, **comparison_out(result)}
+        return timed_answer(answer, result.durations)
 
     return router
 
 
-def _comparison(request: Request, result: Comparison) -> dict[str, Any]:
+def comparison_out(result: Comparison) -> dict[str, Any]:
+    """Return the JSON object of `ComparisonOut`."""
     agreement = result.agreement
     answer = {
-        "request_id": request.state.request_id,
         "image": image_facts(result.image),
         "timings_ms": timings(result.durations),
         "results": [_compared(compared) for compared in result.results],

@@ -54,16 +54,21 @@ class DetectionOut(BaseModel):
     landmarks: list[PointOut] = Field(description="Empty for models without landmarks")
 
 
-class DetectTimings(BaseModel):
-    """Milliseconds per stage; `total` is their sum, from the complete body to the finished response."""
+class DetectStages(BaseModel):
+    """Milliseconds per stage on a core; `total` is the time from the image's bytes to the boxes."""
 
-    queue: float = Field(description="Waiting for a core", examples=[0.041])
     decode: float = Field(description="Bytes to RGB pixels", examples=[0.652])
     preprocess: float = Field(description="Resize, pad, normalise", examples=[0.214])
     inference: float = Field(description="Run of the network", examples=[11.874])
     postprocess: float = Field(description="Outputs to boxes in the image", examples=[0.131])
     nms: float = Field(description="Non-maximum suppression and labels", examples=[0.081])
     total: float = Field(examples=[12.993])
+
+
+class DetectTimings(DetectStages):
+    """Milliseconds per stage; `total` is their sum, from the complete body to the finished response."""
+
+    queue: float = Field(description="Waiting for a core", examples=[0.041])
 
 
 class DetectResponse(BaseModel):

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from models.zoo.card import read_card
+from service.cli.schemas import AddedModel
 from service.settings import Settings
-from tests.helpers.command_line import CommandResult, weighin
+from tests.helpers.command_line import CommandResult, parsed, weighin
 from tests.helpers.foreign import SIDE, save
 from tests.service.conftest import running
 
@@ -71,6 +72,7 @@ def test_json_has_the_card_and_what_is_assumed(tiny_models_dir: Path, tmp_path: 
         tiny_models_dir, tmp_path, file, "--json", "--preset", "torchvision", "--to", tmp_path / "zoo",
         "--labels", tmp_path / "names.txt", "--name", "other",
     )  # fmt: skip
+    parsed(AddedModel, ended.stdout)
     answer = json.loads(ended.stdout)
     assert (answer["name"], answer["folder"]) == ("other", str(tmp_path / "zoo" / "other"))
     assert answer["card"]["input"]["resize"] == SIDE * 256 // 224

@@ -13,7 +13,7 @@ import pytest
 
 from service.bench.archive import BenchmarkArchive
 from service.bench.bundle import Flag
-from service.bench.bundle_file import read_bundle, write_bundle
+from service.bench.bundle_file import from_json, read_bundle, write_bundle
 from service.state import open_state
 from tests.helpers import command_line
 from tests.helpers.process import environment
@@ -46,6 +46,29 @@ def test_quick_run_of_one_model(tiny_models_dir: Path, tmp_path: Path) -> None:
     assert kept.bundle == measured
     assert not unreadable
     assert not measured.flags_of("partial")
+
+
+SHORT = ("--models", "tiny", "--launches", "1", "--rounds", "2", "--runs", "2", "--json", "-")
+
+
+def test_bundle_on_standard_output(tiny_models_dir: Path, tmp_path: Path) -> None:
+    done = weighin(tiny_models_dir, tmp_path, *SHORT)
+    assert done.returncode == 0, done.stderr
+    assert from_json(done.stdout).configuration.rounds == 2
+
+
+def test_broken_pipe_after_a_measurement(tiny_models_dir: Path, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    env = environment(tiny_models_dir, tmp_path / "data")
+    command = [sys.executable, "-m", "service", "bench", *SHORT]
+    done = subprocess.run(command, env=env, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert done.returncode == 1
+    assert done.stderr.endswith("weighin: standard output: cannot be written: broken pipe\n")
+    with open_state(tmp_path / "data", None) as state:
+        (kept,), _ = BenchmarkArchive(state.benchmarks).newest_bundles()
+    assert kept.bundle.configuration.rounds == 2
 
 
 @pytest.mark.alone

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service.evaluation.result import read_evaluation
+from service.evaluation.result import from_json, read_evaluation
 from service.state import open_state
 from tests.helpers import command_line
 from tests.helpers.networks import save_network
@@ -65,6 +65,15 @@ def test_tables_and_verdict(tmp_path: Path, zoo: Path) -> None:
     assert stored == evaluation
     assert f"stored as {evaluation.id}" in done.stderr
     assert not list((tmp_path / "kept").glob("evaluations/*"))
+
+
+def test_json_on_standard_output(tmp_path: Path, zoo: Path) -> None:
+    save_pictures(tmp_path / "pictures", 1)
+    done = evaluate(zoo, "--data", str(tmp_path / "pictures"), "--json", "-")
+    assert done.returncode == 0, done.stderr
+    evaluation = from_json(done.stdout)
+    assert {model.name for model in evaluation.models} == {"good", "reds"}
+    assert f"stored as {evaluation.id}" in done.stderr
 
 
 def test_few_pictures_are_no_verdict(tmp_path: Path, zoo: Path) -> None:

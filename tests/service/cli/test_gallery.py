@@ -21,9 +21,11 @@ from PIL import Image
 from pydantic import SecretStr
 from typer.testing import CliRunner, Result
 
+from service.api.gallery_images import ImageOut
 from service.cli.gallery import gallery_app
 from service.errors import UnreadableFolder, WeighinError
 from service.inference.decoding.decode import SUFFIXES, SUFFIXES_OF, Format, decode
+from tests.helpers.command_line import parsed
 from tests.helpers.networks import save_network
 from tests.helpers.postgres import PostgresServer
 from tests.helpers.process import environment, service_process
@@ -67,6 +69,8 @@ def emptied(client: httpx.Client) -> httpx.Client:
 def listed(client: httpx.Client, *arguments: str) -> list[dict[str, object]]:
     done = gallery(client, "list", "--json", *arguments)
     assert done.exit_code == 0, done.output
+    for line in done.stdout.splitlines():
+        parsed(ImageOut, line)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 

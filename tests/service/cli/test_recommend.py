@@ -134,6 +134,8 @@ def test_recommend_by_own_pictures(tiny_models_dir: Path, tmp_path: Path) -> Non
     assert "Accuracies: accuracy on 'pets', 200 pictures of 2 of the 10 classes of tiny-10" in done.stdout
     assert re.search(r"fits +ranked by +accuracy .*\ntiny-b +100.0% +100.0% \[96.4, 100.0\]", done.stdout)
     answer = json.loads(file.read_text())
+    printed = weighin(tiny_models_dir, tmp_path, "--data", made.id, "--json", "-")
+    assert json.loads(printed.stdout) == answer
     assert (answer["recommended"], answer["data"]) == ("tiny-b", made.id)
     assert answer["fits"][0]["accuracy"]["kind"] == "evaluated"
     assert done.stderr == f"written to {file}\n"
@@ -148,7 +150,7 @@ def test_recommend_by_what_is_not_there(tiny_models_dir: Path, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
     unwritable = weighin(tiny_models_dir, tmp_path, "--json", str(tmp_path / "none" / "answer.json"))
     assert unwritable.returncode == 1
-    assert "answer.json: cannot be written: no such file" in unwritable.stderr
+    assert "answer.json: folder not found" in unwritable.stderr
 
 
 @pytest.mark.parametrize(

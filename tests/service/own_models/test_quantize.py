@@ -14,12 +14,13 @@ from PIL import Image
 
 from models.onnx_tools.describe import describe
 from models.zoo.card import read_card
+from service.cli.schemas import QuantizedModel
 from service.errors import ModelExists, RefusedModel
 from service.inference.registry import Registry
 from service.own_models.add import Options as AddOptions
 from service.own_models.add import add
 from service.own_models.quantize import Options, Quantized, quantize_model
-from tests.helpers.command_line import weighin
+from tests.helpers.command_line import parsed, weighin
 from tests.helpers.foreign import network, save
 from tests.service.bench.doctor.networks import Network, small
 
@@ -213,6 +214,7 @@ def test_the_command_says_whether_int8_pays(zoo: Path, calibration: Path, tmp_pa
     data = tmp_path / "data"
     done = weighin(zoo, data, "quantize", "small", "--calibrate", str(calibration), "--json")
     assert done.returncode == 0, done.stderr
+    parsed(QuantizedModel, done.stdout)
     answer = json.loads(done.stdout)
     assert answer["name"] == "small-int8"
     assert answer["card"]["derived_from"] == "small"
