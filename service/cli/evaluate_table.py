@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from service.cli.bench_table import print_whole
+from service.cli.output import print_whole
 from service.evaluation.figures import ClassifierResult, DetectorResult, Mean, Share
 from service.evaluation.result import Evaluation, LabelSet, ModelResult
 from service.text.display import shown

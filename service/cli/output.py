@@ -14,6 +14,8 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 from rich.text import Text
 
 from models.zoo.files import write_whole
@@ -50,6 +52,16 @@ class LiteralConsole(Console):
 def console(**options: Any) -> Console:
     """Return a console on standard output, as wide as the terminal; in a pipe, 160 columns."""
     return LiteralConsole(width=None if sys.stdout.isatty() else _PIPED_WIDTH, **options)
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """Print a table at its full width: lines may wrap, but no cell is cut off."""
+    table_width = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+    console_width, console.width = console.width, max(table_width, console.width)
+    try:
+        console.print(table)
+    finally:
+        console.width = console_width
 
 
 def styled(*parts: str | tuple[str, str]) -> Text:

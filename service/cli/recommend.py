@@ -19,8 +19,15 @@ from service.bench.recommend.evaluated import task_of
 from service.bench.recommend.evidence import StoredBundle
 from service.bench.recommend.recommend import Constraints, Fit
 from service.bench.store import BenchmarkStore
-from service.cli.bench_table import print_whole
-from service.cli.output import STANDARD_OUTPUT, JsonFile, check_target, console, styled, write_json
+from service.cli.output import (
+    STANDARD_OUTPUT,
+    JsonFile,
+    check_target,
+    console,
+    print_whole,
+    styled,
+    write_json,
+)
 from service.cli.settings import settings_with
 from service.errors import InvalidParameter
 from service.evaluation.store import EvaluationStore

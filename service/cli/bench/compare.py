@@ -10,12 +10,12 @@ from rich.table import Table
 
 from service.bench.bundle_file import read_bundle
 from service.bench.judge.regression import DEFAULT_THRESHOLD, Regression, compare_bundles
-from service.cli.bench_table import print_whole
 from service.cli.output import (
     STANDARD_OUTPUT,
     JsonFile,
     LiteralConsole,
     check_target,
+    print_whole,
     say,
     styled,
     write_json,

@@ -15,8 +15,8 @@ from service.bench.bundle_file import to_json
 from service.bench.measure import progress as progress_of
 from service.bench.measure.plan import Plan, Request, make_plan
 from service.bench.measure.runner import Runner
-from service.cli.bench_compare import compare_files
-from service.cli.bench_table import print_bundle
+from service.cli.bench.compare import compare_files
+from service.cli.bench.table import print_bundle
 from service.cli.output import (
     STANDARD_OUTPUT,
     JsonFile,

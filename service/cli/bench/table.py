@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from models.zoo.statistics import MIN_SAMPLES, PercentileBound
 from service.bench.bundle import BenchStage, Bundle
 from service.bench.judge.summary import EntrySummary, summarise
-from service.cli.output import millions, styled
+from service.cli.output import millions, print_whole, styled
 from service.text.display import shown
 
 _WITHIN_SERVICE: tuple[BenchStage, ...] = ("queue", "decode", "preprocess", "inference", "postprocess", "nms")
@@ -25,16 +24,6 @@ def print_bundle(console: Console, bundle: Bundle) -> None:
         console.print(line, style="dim", soft_wrap=True, highlight=False)
     for note in _notes(bundle, summaries):
         console.print(note, soft_wrap=True, highlight=False)
-
-
-def print_whole(console: Console, table: Table) -> None:
-    """Print a table at its full width: lines may wrap, but no cell is cut off."""
-    table_width = Measurement.get(console, console.options.update(max_width=1000), table).maximum
-    console_width, console.width = console.width, max(table_width, console.width)
-    try:
-        console.print(table)
-    finally:
-        console.width = console_width
 
 
 def _table(bundle: Bundle, summaries: list[EntrySummary]) -> Table:
