@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable
-from typing import Annotated, Self
+from typing import Annotated, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import FailFast, Field, StringConstraints, model_validator
 
 from models.zoo.card import Count, Fraction, Name, PositiveCount
 from models.zoo.frozen import Finite
@@ -31,6 +31,9 @@ Floats = Annotated[
     StringConstraints(pattern=r"^[A-Za-z0-9+/]*={0,2}$", max_length=100_000),
     Field(description="Base64 of little-endian float32"),
 ]
+T = TypeVar("T")
+Many = Annotated[tuple[T, ...], FailFast()]
+"""Of millions of broken items, whose errors would fill the memory, only the first is reported."""
 Severities = tuple[Fraction, Fraction, Fraction, Fraction, Fraction]
 _TOLERANCE = 2e-6
 """Shares are rounded to six digits."""
@@ -139,7 +142,7 @@ class Calibration(Finite):
     """Reliability curve (bins without pictures are left out) and expected calibration error."""
 
     ece: Fraction
-    bins: tuple[Bin, ...]
+    bins: Many[Bin]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -174,12 +177,12 @@ class ClassifierResult(Finite):
     top1: Share
     top5: Share | None = Field(description="null for label sets of up to five classes")
     macro: Mean = Field(description="Mean over the classes that have pictures, each counting the same")
-    per_class: tuple[ClassShare, ...]
-    confusion: tuple[Confused, ...] = Field(max_length=MAX_CONFUSED, description="Most frequent first")
+    per_class: Many[ClassShare]
+    confusion: Many[Confused] = Field(max_length=MAX_CONFUSED, description="Most frequent first")
     confusion_omitted: Count = Field(default=0, description="Pictures in rarer pairs than those listed")
     calibration: Calibration
     threshold: Threshold | None = Field(description="Right in 95 % of the cases; null if none is")
-    worst: tuple[WorstPicture, ...] = Field(max_length=10)
+    worst: Many[WorstPicture] = Field(max_length=10)
     halves: tuple[Share | None, Share | None] = Field(description="null: no picture is in that half")
 
     @property
@@ -242,12 +245,12 @@ class DetectorResult(Finite):
     ap: Mean = Field(description="Mean over IoU 0.5 to 0.95 and classes")
     ap50: Fraction
     ap75: Fraction
-    per_class: tuple[ClassAp, ...]
+    per_class: Many[ClassAp]
     halves: tuple[ApHalf, ApHalf]
     resampled: Floats = Field(
         description="ap on resamplings of the pictures, the same ones for all models; NaN without objects"
     )
-    worst: tuple[WorstDetections, ...] = Field(max_length=10)
+    worst: Many[WorstDetections] = Field(max_length=10)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

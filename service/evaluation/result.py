@@ -23,6 +23,7 @@ from service.evaluation.figures import (
     ClassifierResult,
     Corruptions,
     DetectorResult,
+    Many,
     Mean,
     Share,
     Text,
@@ -32,6 +33,9 @@ from service.evaluation.figures import (
 SCHEMA_VERSION = 1
 MAX_MODELS = 200
 """Most models of an evaluation: all pairs of them are compared."""
+
+_MOST_ERRORS = 1000
+"""Most errors in a document that are looked at; a list of them takes a kilobyte for each."""
 
 EvaluationId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 Verdict = Literal["first better", "second better", "not distinguishable"]
@@ -57,7 +61,7 @@ class Software(Finite):
     """What computed the outputs; others may round differently."""
 
     onnxruntime: Text
-    instruction_set: tuple[Text, ...]
+    instruction_set: Many[Text]
     machine: Text = Field(description="Model name of the CPU")
     weighin: Text
 
@@ -115,8 +119,8 @@ class Duplicate(Finite):
 class Conflict(Finite):
     """Files with the same bytes and different truths, none of which is counted."""
 
-    pictures: tuple[Text, ...] = Field(min_length=2)
-    truths: tuple[Text, ...] = Field(min_length=2, description="Class of each picture")
+    pictures: Many[Text] = Field(min_length=2)
+    truths: Many[Text] = Field(min_length=2, description="Class of each picture")
 
 
 class Unreadable(Finite):
@@ -143,11 +147,11 @@ class Data(Finite):
     pictures: PositiveCount = Field(description="Listed files")
     n: PositiveCount = Field(description="Distinct pictures that are counted")
     half: Bits = Field(description="The half, 0 or 1, of each distinct picture, drawn by its SHA-256")
-    duplicates: tuple[Duplicate, ...] = ()
-    conflicts: tuple[Conflict, ...] = ()
-    unreadable: tuple[Unreadable, ...] = ()
-    classes: tuple[ClassCount, ...] = ()
-    notes: tuple[Text, ...] = ()
+    duplicates: Many[Duplicate] = ()
+    conflicts: Many[Conflict] = ()
+    unreadable: Many[Unreadable] = ()
+    classes: Many[ClassCount] = ()
+    notes: Many[Text] = ()
 
     @property
     def halves(self) -> NDArray[np.int64]:
@@ -183,7 +187,7 @@ class LabelSet(Finite):
     of: PositiveCount = Field(description="Labels")
     n: PositiveCount = Field(description="Distinct pictures of these classes")
     pictures: Bits = Field(description="Which of the distinct pictures these are")
-    unmatched: tuple[Unmatched, ...] = ()
+    unmatched: Many[Unmatched] = ()
 
 
 class Pair(Finite):
@@ -209,11 +213,9 @@ class Evaluation(Finite):
     data: Data
     started_at: AwareDatetime
     finished_at: AwareDatetime
-    label_sets: tuple[LabelSet, ...] = Field(min_length=1, max_length=MAX_MODELS)
-    models: tuple[ModelResult, ...] = Field(
-        min_length=1, max_length=MAX_MODELS, description="One result per name"
-    )
-    pairs: tuple[Pair, ...] = Field(default=(), max_length=MAX_MODELS * (MAX_MODELS - 1) // 2)
+    label_sets: Many[LabelSet] = Field(min_length=1, max_length=MAX_MODELS)
+    models: Many[ModelResult] = Field(min_length=1, max_length=MAX_MODELS, description="One result per name")
+    pairs: Many[Pair] = Field(default=(), max_length=MAX_MODELS * (MAX_MODELS - 1) // 2)
 
     def model(self, name: str) -> ModelResult | None:
         """Return the result of the model `name`, or None."""
@@ -288,8 +290,10 @@ def from_json(text: str | bytes, what: str = "evaluation") -> Evaluation:
     try:
         return Evaluation.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
+        if error.error_count() > _MOST_ERRORS:
+            raise InvalidEvaluation(f"{what}: {error.error_count()} errors") from None
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part)[:100] for part in first["loc"])
         reason = first["msg"].removeprefix("Value error, ")
         raise InvalidEvaluation(": ".join(filter(None, [what, field, reason]))) from None
 

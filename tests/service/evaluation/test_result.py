@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,3 +136,24 @@ def test_what_is_no_evaluation(text: str | bytes) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InvalidEvaluation, match=r"none.json cannot be read: no such file"):
         read_evaluation(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ('"notes": [' + ",".join(["1"] * 500_000) + "]", "evaluation: data.notes.0: Input should be"),
+        (",".join(f'"{i}": 1' for i in range(100_000)), "evaluation: 100"),
+        ('"' + "x" * 100_000 + '": 1', "evaluation: data." + "x" * 100 + ": Extra inputs"),
+    ],
+    ids=["items", "fields", "long"],
+)
+def test_millions_of_errors_do_not_fill_the_memory(made: Evaluation, broken: str, words: str) -> None:
+    whole = to_json(made).replace('"data":{', '"data":{' + broken + ",", 1).replace(',"notes":[]', "", 1)
+    tracemalloc.start()
+    with pytest.raises(InvalidEvaluation) as caught:
+        from_json(whole)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert caught.value.detail.startswith(words)
+    assert len(caught.value.detail) < 200
+    assert peak < 50_000_000
