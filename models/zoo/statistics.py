@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -14,6 +14,8 @@ Z_95 = NormalDist().inv_cdf(0.975)
 """Standard deviations around the mean that hold 95 % of a normal distribution."""
 CONFIDENCE = 0.99
 """Confidence of a percentile's upper bound."""
+_NEARLY_NORMAL = 1000
+"""Degrees of freedom above which Student's distribution is taken for the normal one."""
 
 
 def wilson(successes: float, n: float) -> tuple[float, float]:
@@ -54,7 +56,53 @@ def binomial_cdf(k: int, n: int, p: float) -> float:
     """Return the probability of at most `k` successes in `n` trials, 0 < p < 1."""
     if k >= n:
         return 1.0
-    return min(1.0, math.fsum(binomial_pmf(i, n, p) for i in range(k + 1)))
+    return min(1.0, math.fsum(_terms(k, n, p)))
+
+
+def _terms(k: int, n: int, p: float) -> Iterator[float]:
+    """Yield the probabilities of `k` and fewer successes, until further ones are below any rounding error."""
+    total = 0.0
+    for i in range(k, -1, -1):
+        term = binomial_pmf(i, n, p)
+        total += term
+        yield term
+        # below the mean each term is smaller than the one before, by a growing factor
+        if i < n * p and term * i <= total * 1e-17:
+            return
+
+
+def student_p(t: float, degrees: int) -> float:
+    """Return the two-sided p value of Student's t with `degrees` of freedom, at least 1.
+
+    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 1964, 26.7.3 and 26.7.4.
+    """
+    angle = math.atan2(abs(t), math.sqrt(degrees))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    if degrees > _NEARLY_NORMAL:
+        return 2 * NormalDist().cdf(-abs(t))
+    term = total = 1.0
+    if degrees % 2:
+        term = total = cosine
+        for k in range(3, degrees, 2):
+            term *= cosine**2 * (k - 1) / k
+            total += term
+        within = 2 / math.pi * (angle + (sine * total if degrees > 1 else 0.0))
+    else:
+        for k in range(2, degrees, 2):
+            term *= cosine**2 * (k - 1) / k
+            total += term
+        within = sine * total
+    return min(1.0, max(0.0, 1 - within))
+
+
+@functools.cache
+def student_95(degrees: int) -> float:
+    """Return the t that Student's distribution is within with a probability of 95 %."""
+    low, high = 1.0, 16.0
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_p(middle, degrees) > 0.05 else (low, middle)
+    return high
 
 
 @functools.lru_cache(maxsize=1024)

@@ -19,6 +19,8 @@ from models.zoo.statistics import (
     percentile_bound,
     samples_needed,
     slowest_allowed,
+    student_95,
+    student_p,
     wilson,
 )
 
@@ -133,6 +135,23 @@ def test_binomial_equals_scipy(n: int, p: float, share: float) -> None:
     assert cumulative == pytest.approx(stats.binom.pmf(range(k + 1), n, p).sum(), rel=1e-8, abs=1e-300)
     # scipy's own is 2e-8 off for k = 24, n = 1524, p = 0.375, where exact fractions give ours to 3e-12
     assert cumulative == pytest.approx(stats.binom.cdf(k, n, p), rel=1e-6, abs=1e-300)
+
+
+def test_binomial_of_large_counts() -> None:
+    from scipy import stats
+
+    for k, n in ((25_000, 50_500), (100, 50_500), (26_000, 50_500), (0, 10**6)):
+        assert binomial_cdf(k, n, 0.5) == pytest.approx(stats.binom.cdf(k, n, 0.5), rel=1e-6, abs=1e-300)
+
+
+@given(st.floats(-40, 40), st.integers(1, 3000))
+def test_student_equals_scipy(t: float, degrees: int) -> None:
+    from scipy import stats
+
+    exact = degrees <= 1000
+    p = 2 * stats.t.sf(abs(t), degrees)
+    assert student_p(t, degrees) == pytest.approx(p, abs=1e-12 if exact else 5e-4)
+    assert student_95(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-9 if exact else 2e-3)
 
 
 @given(st.integers(1, 5000), st.floats(0, 1))
