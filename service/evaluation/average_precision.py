@@ -19,6 +19,8 @@ MAX_DETECTIONS = 100
 """Detections per picture and class that count, the best ones."""
 _NEARLY = 1e-4
 """Margin for recalls in float32 that are a hundredth exactly."""
+_MOST_AT_ONCE = 4_000_000
+"""Numbers in an array, which a million detections in thousands of pictures would make gigabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,14 @@ class ClassMatches:
 
         `weights`: how often each picture counts, float32 (pictures, columns). NaN where no object counts.
         """
+        columns = max(1, _MOST_AT_ONCE // max(1, len(self.pictures)))
+        parts = [
+            self._resampled(weights[:, start : start + columns])
+            for start in range(0, weights.shape[1], columns)
+        ]
+        return np.concatenate([np.zeros(0), *parts])
+
+    def _resampled(self, weights: NDArray[np.float32]) -> NDArray[np.float64]:
         wanted = weights[self.objects].sum(axis=0)
         total = np.zeros(weights.shape[1])
         weight = weights[self.pictures]
@@ -160,10 +170,6 @@ class _Boxes:
     def groups(self, classes: int) -> NDArray[np.int64]:
         """Return a number for the picture and class of each box, int64 (n,)."""
         return self.pictures * classes + self.classes
-
-    @property
-    def areas(self) -> NDArray[np.float64]:
-        return (self.boxes[:, 2] - self.boxes[:, 0]) * (self.boxes[:, 3] - self.boxes[:, 1])
 
 
 def _pictures(lengths: Sequence[int]) -> NDArray[np.int64]:
@@ -246,14 +252,38 @@ def _overlaps(
     groups = truth.groups(classes)
     start = np.searchsorted(groups, found.groups(classes), side="left")
     count = np.searchsorted(groups, found.groups(classes), side="right") - start
-    detection = np.repeat(np.arange(len(count)), count)
-    target = np.arange(len(detection)) - np.repeat(np.cumsum(count) - count, count) + start[detection]
+    before = np.cumsum(count) - count
+    cuts = np.searchsorted(before, np.arange(0, int(count.sum()), _MOST_AT_ONCE // 16), side="left")
+    parts = [
+        _overlaps_of(np.arange(first, last), truth, crowd, found, start, count)
+        for first, last in itertools.pairwise([*np.unique(cuts).tolist(), len(count)])
+    ]
+    none = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+    detection, target, iou = (np.concatenate(arrays) for arrays in zip(none, *parts, strict=True))
+    return detection, target, iou
+
+
+def _overlaps_of(
+    rows: NDArray[np.int64],
+    truth: _Boxes,
+    crowd: NDArray[np.bool_],
+    found: _Boxes,
+    start: NDArray[np.int64],
+    count: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Return the overlaps of some detections, each with the `count` objects from `start`."""
+    many = count[rows]
+    detection = np.repeat(rows, many)
+    target = np.arange(len(detection)) - np.repeat(np.cumsum(many) - many, many) + start[detection]
     one, other = found.boxes[detection], truth.boxes[target]
     sides = np.minimum(one[:, 2:], other[:, 2:]) - np.maximum(one[:, :2], other[:, :2])
     overlapping = np.flatnonzero((sides > 0).all(axis=1))
     detection, target = detection[overlapping], target[overlapping]
     common = sides[overlapping].prod(axis=1)
-    area = found.areas[detection]
-    iou = common / np.where(crowd[target], area, area + truth.areas[target] - common)
+    area, other_area = (
+        (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        for boxes in (one[overlapping], other[overlapping])
+    )
+    iou = common / np.where(crowd[target], area, area + other_area - common)
     enough = np.flatnonzero(iou >= THRESHOLDS[0])
     return detection[enough], target[enough], iou[enough]
