@@ -13,7 +13,7 @@ from service.bench.bundle import ModelFacts
 class AccuracyEstimate:
     """An accuracy, 0 to 1, with its 95 % interval, its kind, and `how` it was determined, in words.
 
-    `ranked`: of kind `evaluated`, the accuracy on other pictures, which models are ranked by.
+    `ranked`: of kind `evaluated`, the accuracy on other pictures, which models are chosen by.
     """
 
     value: float
@@ -22,6 +22,11 @@ class AccuracyEstimate:
     kind: Literal["measured", "reported", "inherited", "evaluated"]
     how: str
     ranked: float | None = None
+
+    @property
+    def compared(self) -> float:
+        """Accuracy to choose by: what `value` is would otherwise be the luck of being chosen."""
+        return self.value if self.ranked is None else self.ranked
 
 
 def estimate_accuracy(facts: ModelFacts) -> AccuracyEstimate | None:
