@@ -12,6 +12,7 @@ from service import errors
 from service.api.body.request import Bounds, in_time, read_body, root_of
 from service.api.problems import documented
 from service.api.routers import key_needed, new_router
+from service.evaluation.merge import judged
 from service.evaluation.result import Evaluation, from_json, to_json
 from service.evaluation.store import EvaluationStore, EvaluationSummary, summarise
 from service.inference.pool import Deadline
@@ -78,9 +79,9 @@ def evaluations_router(store: EvaluationStore, api_key: SecretStr | None, bounds
     async def add(request: Request, response: Response) -> EvaluationSummary:
         """Store an evaluation of `weighin evaluate`, which posts it here.
 
-        Figures that contradict the counts and bits in the document are refused. If the data set has an
-        evaluation already, the models are added to it, models of the same name are replaced, and all pairs
-        are compared again.
+        Figures that contradict the counts and bits in the document are refused, and all pairs of models are
+        compared again. If the data set has an evaluation already, the models are added to it; models of the
+        same name are replaced.
         """
         reading = read_body(request, bounds.body_bytes)
         content = await in_time(reading, Deadline.after(bounds.deadline_s))
@@ -95,6 +96,6 @@ def evaluations_router(store: EvaluationStore, api_key: SecretStr | None, bounds
 
 def _save(store: EvaluationStore, content: bytes) -> tuple[Evaluation, bool]:
     """Store the document; return what is stored now, and whether it was added to a stored one."""
-    posted = from_json(content)
+    posted = judged(from_json(content))
     stored = store.save(posted)
     return stored, stored is not posted

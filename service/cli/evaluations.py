@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +15,11 @@ from service.errors import (
     StorageUnavailable,
     error_words,
 )
-from service.evaluation.result import Evaluation, from_json, to_json, write_evaluation
+from service.evaluation.merge import merge
+from service.evaluation.result import Evaluation, from_json, read_evaluation, to_json, write_evaluation
 from service.settings import Settings
 from service.state import open_state
+from service.text.display import shown
 from service.text.urls import redacted, service_url
 
 if TYPE_CHECKING:
@@ -72,7 +76,7 @@ def _post(evaluation: Evaluation, address: str, api_key: str | None, *, proxies:
     import httpx  # imported here, because it takes a tenth of a second
 
     headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
-    url, shown = f"{address}/evaluations", redacted(address)
+    url, where = f"{address}/evaluations", redacted(address)
     try:
         with httpx.Client(timeout=_TIMEOUT_S, trust_env=proxies, headers=headers) as client:
             content = to_json(evaluation).encode()
@@ -80,30 +84,35 @@ def _post(evaluation: Evaluation, address: str, api_key: str | None, *, proxies:
             if response.is_success:
                 response = client.get(f"{url}/{evaluation.id}")
             if not response.is_success:
-                return f"service at {shown}: {_detail(response)}"
-            return Kept(from_json(response.content), f"stored as {evaluation.id} by the service at {shown}")
+                return f"service at {where}: {_detail(response)}"
+            return Kept(from_json(response.content), f"stored as {evaluation.id} by the service at {where}")
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-        return f"no answer from {shown}: {error or type(error).__name__}"
+        return f"no answer from {where}: {error or type(error).__name__}"
     except InvalidEvaluation as error:
-        return f"service at {shown}: {error.detail}"
+        return f"service at {where}: {error.detail}"
 
 
 def _detail(response: httpx.Response) -> str:
     try:
-        return str(response.json()["detail"])
+        return shown(str(response.json()["detail"])[:1000])
     except (ValueError, KeyError, TypeError):
         return f"status {response.status_code}"
 
 
 def _in_file(evaluation: Evaluation, data_dir: Path, reason: str, addresses: tuple[str, ...]) -> Kept:
-    """Write the evaluation to a file; return how to post it. Raises StorageUnavailable."""
+    """Write the evaluation to a file, to what is there of the same data set, and return how to post it.
+
+    Raises StorageUnavailable.
+    """
     folder = data_dir.absolute() / "evaluations"
     file = folder / f"{evaluation.id}.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(InvalidEvaluation):  # no file, or none that can be read
+            evaluation = merge(read_evaluation(file), evaluation)
         write_evaluation(file, evaluation)
     except OSError as error:
         raise StorageUnavailable(f"{reason}; {file.name} cannot be written: {error_words(error)}") from None
     address = redacted(addresses[0]) if addresses else "URL"
-    post = f"curl --json @{file} -H 'Authorization: Bearer KEY' {address}/evaluations"
+    post = f"curl --json {shlex.quote(f'@{file}')} -H 'Authorization: Bearer KEY' {address}/evaluations"
     return Kept(evaluation, f"not stored: {reason}; it is in {file}, to post it: {post}", file)

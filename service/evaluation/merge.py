@@ -46,6 +46,11 @@ def merge(earlier: Evaluation, later: Evaluation) -> Evaluation:
     )
 
 
+def judged(evaluation: Evaluation) -> Evaluation:
+    """Return an evaluation whose pairs are those that follow from its models, whatever pairs it had."""
+    return evaluation.model_copy(update={"pairs": tuple(_pairs(evaluation.models))})
+
+
 def _same_pictures(earlier: Evaluation, model: ModelResult, label_sets: dict[str, LabelSet]) -> bool:
     now, then = label_sets.get(model.labels), earlier.label_set(model.labels)
     assert then is not None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, ValidationError
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -30,6 +31,8 @@ from service.evaluation.merge import merge
 from service.evaluation.result import DataKind, Evaluation, EvaluationId, from_json, to_json
 from service.storage.database import READING, database_file, metadata, prepare, upsert
 from service.storage.errors import DAMAGED, storage_errors
+
+_ID = re.compile("[0-9a-f]{16}")
 
 evaluations = Table(
     "evaluations",
@@ -93,13 +96,18 @@ class EvaluationStore:
         query = select(evaluations.c.summary).order_by(evaluations.c.finished_ms.desc(), evaluations.c.id)
         with self._reading() as connection:
             rows = [] if connection is None else connection.execute(query.limit(limit)).scalars().all()
-        return [EvaluationSummary.model_validate_json(row) for row in rows]
+        try:
+            return [EvaluationSummary.model_validate_json(row) for row in rows]
+        except ValidationError as error:
+            raise StorageUnavailable(DAMAGED) from error
 
     def get(self, identifier: str) -> Evaluation:
         """Return an evaluation. Raises UnknownEvaluation."""
         query = select(evaluations.c.document).where(evaluations.c.id == identifier)
-        with self._reading() as connection:
-            packed = None if connection is None else connection.execute(query).scalar()
+        packed = None
+        if _ID.fullmatch(identifier):  # PostgreSQL refuses a NUL
+            with self._reading() as connection:
+                packed = None if connection is None else connection.execute(query).scalar()
         if packed is None:
             raise UnknownEvaluation(f"no evaluation '{identifier[:64]}' (see GET /evaluations)")
         return _unpack(packed)

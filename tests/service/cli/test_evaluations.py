@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +76,21 @@ def test_no_service_at_the_url(tmp_path: Path) -> None:
     assert "secret" not in kept.where
     with pytest.raises(InvalidParameter, match="--url 'ftp://x'"):
         keep(MADE, settings_for(tmp_path), "ftp://x")
+
+
+def test_models_are_added_to_a_file_that_is_not_posted_yet(tmp_path: Path) -> None:
+    """The file keeps what earlier commands left in it, and its path is one word of the shell command."""
+    settings = settings_for(tmp_path / "my data")
+    kept = [keep(made, settings, "http://127.0.0.1:9") for made in (MADE, MORE)][-1]
+    assert kept.file is not None
+    stored = read_evaluation(kept.file)
+    assert ([model.name for model in stored.models], len(stored.pairs)) == (["a", "b"], 1)
+    assert kept.evaluation == stored
+    command = kept.where.partition("to post it: ")[2]
+    assert shlex.split(command)[:3] == ["curl", "--json", f"@{kept.file}"]
+    kept.file.write_text("{broken")
+    keep(MORE, settings, "http://127.0.0.1:9")
+    assert read_evaluation(kept.file) == MORE
 
 
 def test_directory_that_cannot_be_written(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from models.zoo.card import Card, read_card
-from service.evaluation.result import Evaluation, from_json, to_json
+from service.evaluation.result import Evaluation, Pair, from_json, to_json
 from tests.helpers.problems import assert_problem
 from tests.service.evaluation.evaluations import evaluation
 
@@ -71,6 +71,18 @@ def test_unknown_evaluation(serve: Serve) -> None:
 def test_what_is_no_evaluation(client: httpx.Client, content: str, words: str) -> None:
     response = client.post("/evaluations", content=content.encode("latin-1"))
     assert_problem(response, 422, "invalid-evaluation", words)
+
+
+def test_pairs_are_those_of_the_models(serve: Serve, cards: dict[str, Card]) -> None:
+    """What a document says of its pairs does not count."""
+    client = serve()
+    lie = Pair(
+        first="tiny-b", second="tiny", difference=0.5, low=0.4, high=0.6, p=0.001, verdict="first better"
+    )
+    made = evaluation({"tiny": OFTEN, "tiny-b": RARELY}, cards=cards, pairs=[lie])
+    assert post(client, made).status_code == 201
+    [pair] = client.get(f"/evaluations/{made.id}").json()["pairs"]
+    assert (pair["first"], pair["second"], pair["verdict"]) == ("tiny", "tiny-b", "first better")
 
 
 def test_contradiction_is_refused(client: httpx.Client, cards: dict[str, Card]) -> None:

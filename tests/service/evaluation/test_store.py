@@ -105,8 +105,9 @@ def test_unknown_evaluation(store: EvaluationStore, engine: Engine) -> None:
     with engine.connect() as connection:
         assert not inspect(connection).has_table("evaluations")
     prepare(engine)
-    with pytest.raises(UnknownEvaluation):
-        store.get("none")
+    for identifier in ("none", "\0" * 16, "0" * 16, "0" * 17):
+        with pytest.raises(UnknownEvaluation):
+            store.get(identifier)
 
 
 @pytest.mark.databases("sqlite", "postgresql")
@@ -114,7 +115,9 @@ def test_damaged_document(store: EvaluationStore, engine: Engine) -> None:
     made = evaluation({"a": OFTEN})
     store.save(made)
     with engine.begin() as connection:
-        connection.execute(update(evaluations).values(document=b"damaged"))
+        connection.execute(update(evaluations).values(document=b"damaged", summary='{"id": 1}'))
+    with pytest.raises(StorageUnavailable):
+        store.summaries(10)
     with pytest.raises(StorageUnavailable):
         store.get(made.id)
     with pytest.raises(StorageUnavailable):
