@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,12 +89,16 @@ def interval(differences: NDArray[np.float64], level: float) -> tuple[float, flo
     return float(low), float(high)
 
 
+@lru_cache(2)  # the ways of one question are compared on as many pictures
 def _signs(n: int) -> NDArray[np.float64]:
-    """Return 1 or -1 for each picture and flip, float64 (flips, n), as `p_value` says."""
+    """Return 1 or -1 for each picture and flip, float64 (flips, n), read-only, as `p_value` says."""
     if 2**n <= FLIPS:
-        return np.where((np.arange(2**n)[:, None] >> np.arange(n)) & 1, -1.0, 1.0)
-    random = np.random.default_rng(0).integers(0, 2, (FLIPS, n), np.int8) * 2.0 - 1
-    return np.concatenate((np.ones((1, n)), random))
+        signs = np.where((np.arange(2**n)[:, None] >> np.arange(n)) & 1, -1.0, 1.0)
+    else:
+        random = np.random.default_rng(0).integers(0, 2, (FLIPS, n), np.int8) * 2.0 - 1
+        signs = np.concatenate((np.ones((1, n)), random))
+    signs.flags.writeable = False
+    return signs
 
 
 def best_row(scores: NDArray[np.float64]) -> int:
