@@ -37,7 +37,7 @@ def pytest_collection_finish() -> None:
     Modules live until the end. With Python's own thresholds, collections take a tenth of all tests' time.
     """
     gc.freeze()
-    gc.set_threshold(20_000, 10, 10)
+    gc.set_threshold(100_000, 10, 10)
     gc.enable()
 
 
