@@ -10,6 +10,9 @@ from typing import Literal
 from models.zoo.card import Task
 
 Kind = Literal["folder", "csv", "coco", "voc"]
+MOST_NAME = 500
+"""Characters of a class's name. A longer one is no name: a column of descriptions, say."""
+_MOST_TEXT = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +56,17 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something in a data set that cannot be used: `key` names the picture, line or annotation."""
+    """Something in a data set that cannot be used: `key` names the picture, line or annotation.
+
+    Both are cut where they are very long, as what a file of annotations quotes can be.
+    """
 
     key: str
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", _cut(self.key))
+        object.__setattr__(self, "reason", _cut(self.reason))
 
 
 @dataclass(frozen=True)
@@ -84,3 +94,14 @@ class Dataset:
         else:
             counted = Counter(box.class_name for picture in self.pictures for box in picture.boxes)
         return {name: counted[name] for name in self.class_names}
+
+
+def long_name(name: str) -> str | None:
+    """Return in words why a name is too long for a class, or None."""
+    if len(name) <= MOST_NAME:
+        return None
+    return f"name of a class with {len(name)} characters (allowed: {MOST_NAME})"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST_TEXT else f"{text[: _MOST_TEXT - 3]}..."

@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 
 from models.zoo.files import not_text
 from service.errors import InvalidDataset
-from service.evaluation.dataset import Box, Dataset, Picture, Problem
+from service.evaluation.dataset import Box, Dataset, Picture, Problem, long_name
 from service.evaluation.readers.paths import MOST_PICTURES, AnnotatedFiles, File, read_file
 from service.text.display import shown, without_surrogates
 
@@ -112,6 +112,8 @@ def _categories(given: list[Any], problems: list[Problem]) -> dict[int | str, st
             problems.append(Problem(key, "no id"))
         elif not name:
             problems.append(Problem(key, f"no name of category {shown(category_id)}"))
+        elif (long := long_name(name)) is not None:
+            problems.append(Problem(key, long))
         elif names.setdefault(category_id, name) != name:
             problems.append(
                 Problem(key, f"category {shown(category_id)} is declared twice; the first counts")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from models.zoo.files import not_text
 from service.errors import InvalidDataset
-from service.evaluation.dataset import Dataset, Picture, Problem
+from service.evaluation.dataset import Dataset, Picture, Problem, long_name
 from service.evaluation.readers.paths import (
     MOST_PICTURES,
     AnnotatedFiles,
@@ -75,7 +75,8 @@ def read_csv(path: Path, images: Path | None = None) -> Dataset:
     if columns.count > 2 and columns.header:
         header = rows[0][1]
         notes.append(
-            f"read from the columns {shown(header[columns.path])} and {shown(header[columns.label])}"
+            f"read from the columns {shown(header[columns.path])[:100]} and "
+            f"{shown(header[columns.label])[:100]}"
         )
     problems: list[Problem] = []
     labelled = _labelled(rows[columns.header :], columns, delimiter, problems)
@@ -115,6 +116,8 @@ def _labelled(
             problems.append(Problem(f"line {line}", "no path"))
         elif not cells[columns.label]:
             problems.append(Problem(_key(cells[columns.path]), f"no label in line {line}"))
+        elif (long := long_name(cells[columns.label])) is not None:
+            problems.append(Problem(_key(cells[columns.path]), f"{long} in line {line}"))
         else:
             labelled.append((line, cells[columns.path], without_surrogates(cells[columns.label])))
     return labelled
@@ -190,14 +193,19 @@ def _rows(text: str, where: str) -> tuple[list[_Row], str]:
                 rows.append((line + reader.line_num, stripped))
     except csv.Error as error:
         raise InvalidDataset(f"{where}: line {line + reader.line_num}: {error}") from None
-    while rows and not any(cells[-1:] > [""] for _, cells in rows):  # each row ends with a delimiter
-        rows = [(number, cells[:-1]) for number, cells in rows]
+    width = max((_width(cells) for _, cells in rows), default=0)  # each row may end with delimiters
+    rows = [(number, cells[:width]) for number, cells in rows]
     if not rows or max(len(cells) for _, cells in rows[:_SAMPLE]) < 2:
         raise InvalidDataset(
             f"{where}: {'one column' if rows else 'no rows'} (allowed: path and label, separated by comma, "
             "semicolon or tab)"
         )
     return rows, delimiter
+
+
+def _width(cells: Sequence[str]) -> int:
+    """Return the number of cells up to the last that is not empty."""
+    return next((number for number in range(len(cells), 0, -1) if cells[number - 1]), 0)
 
 
 def _support(head: str, delimiter: str) -> tuple[int, int]:

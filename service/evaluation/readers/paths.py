@@ -144,7 +144,7 @@ class AnnotatedFiles:
         """Return sentences on where paths begin, and on pictures beside those that were found."""
         notes = []
         if self._beginning is not None:
-            notes.append(f"paths are read without their beginning {shown('/'.join(self._beginning))}")
+            notes.append(f"paths are read without their beginning {shown('/'.join(self._beginning))[:300]}")
         others = sorted(
             (folder / name).relative_to(self._base).as_posix()
             for folder in {path.parent for path in self._found}
@@ -156,7 +156,7 @@ class AnnotatedFiles:
             more = ", ..." if len(others) > 3 else ""
             notes.append(
                 f"{pictures} beside the annotated ones without an annotation, left out: "
-                f"{', '.join(map(shown, others[:3]))}{more}"
+                f"{', '.join(shown(other)[:300] for other in others[:3])}{more}"
             )
         return notes
 

@@ -98,5 +98,5 @@ def _class_notes(dataset: Dataset) -> list[str]:
         if names:
             classes = "1 class has" if len(names) == 1 else f"{len(names)} classes have"
             more = ", ..." if len(names) > 5 else ""
-            notes.append(f"{classes} {words}: {', '.join(map(shown, names[:5]))}{more}")
+            notes.append(f"{classes} {words}: {', '.join(shown(name)[:200] for name in names[:5])}{more}")
     return notes

@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 from xml.parsers import expat
 
 from service.errors import InvalidDataset, error_words
-from service.evaluation.dataset import Box, Dataset, Picture, Problem
+from service.evaluation.dataset import Box, Dataset, Picture, Problem, long_name
 from service.evaluation.readers.coco import box_problem, declared_size
 from service.evaluation.readers.paths import MOST_PICTURES, AnnotatedFiles, File, ignored, read_file
 from service.text.display import shown, without_surrogates
@@ -176,9 +176,10 @@ def _boxes(
     boxes: dict[Box, None] = {}
     for number, element in enumerate(root.iterfind("object"), 1):
         name = without_surrogates(_text(element, "name"))
-        if name:
+        long = long_name(name)
+        if name and long is None:
             names.add(name)
-        box = _box(element, name, first, size)
+        box = long or _box(element, name, first, size)
         if isinstance(box, str):
             problems.append(Problem(f"{document}: object {number}", box))
         elif box in boxes:
