@@ -45,6 +45,12 @@ def from_json(text: str | bytes, what: str = "bundle") -> Bundle:
         raise InvalidBundle(f"{what}: not a valid bundle: {field}: {first['msg']}") from None
 
 
+def stated_digest(text: str | bytes) -> str:
+    """Return the digest that the text of a bundle states, which `from_json` accepts."""
+    digest: str = json.loads(text)["digest"]
+    return digest
+
+
 def read_bundle(path: Path) -> Bundle:
     """Read a bundle from a file. Raises InvalidBundle with the file's name."""
     try:

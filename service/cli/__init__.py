@@ -70,6 +70,11 @@ COMMANDS = {
     "bench": _Command(
         "bench", "bench_app", "Benchmark models on this machine, interleaved, in separate processes."
     ),
+    "report": _Command(
+        "report",
+        "report",
+        "Write a report of a benchmark: figures with intervals, the front, caveats, how to reproduce it.",
+    ),
     "gallery": _Command(
         "gallery",
         "gallery_app",

@@ -74,7 +74,7 @@ def recorder_samples(bundle: Bundle) -> Iterator[tuple[str, Regime, Durations]]:
     the server scenario those at the highest rate within the budget as `load`. Controls are left out, because
     they would count the baseline twice, and so are offline blocks, which have no latency per image.
     """
-    chosen = {entry.name: entry for entry in bundle.entries if _is_like_the_service(entry)}
+    chosen = {entry.name: entry for entry in bundle.entries if is_like_the_service(entry)}
     if bundle.configuration.scenario == "single-stream":
         for block in bundle.blocks:
             entry = chosen.get(block.entry)
@@ -146,7 +146,8 @@ def _stages(bundle: Bundle, entry: str) -> list[BenchStage]:
     return list(blocks[0].durations_ns) if blocks else []
 
 
-def _is_like_the_service(entry: Entry) -> bool:
+def is_like_the_service(entry: Entry) -> bool:
+    """Return whether an entry runs as the service runs its models: one thread in ONNX Runtime."""
     return (
         entry.via == "session" and entry.runtime == "onnxruntime" and entry.threads == 1 and not entry.control
     )

@@ -1,0 +1,1 @@
+"""Report: a benchmark, with an evaluation if there is one, as one file that explains itself."""

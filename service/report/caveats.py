@@ -1,0 +1,221 @@
+"""Caveats of a report: every reason to read one of its figures with care."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from models.zoo.card import Card
+from models.zoo.statistics import MIN_SAMPLES
+from service.bench.bundle import Bundle, FlagKind, ModelFacts
+from service.bench.judge.summary import EntrySummary
+from service.evaluation.result import Evaluation
+from service.report.document import AccuracyFigure, Caveat, CaveatKind, Front
+from service.text.display import shown
+
+_SERIOUS: tuple[FlagKind, ...] = ("void", "partial", "dirty", "contaminated")
+_FEW_PICTURES = 100
+"""Below this number of pictures, an accuracy of 80 % is known to about 8 points."""
+
+
+def find_caveats(
+    bundle: Bundle,
+    summaries: Sequence[EntrySummary],
+    accuracies: Mapping[str, AccuracyFigure | None],
+    cards: Mapping[str, Card],
+    evaluation: Evaluation | None,
+    fronts: Sequence[Front],
+) -> tuple[Caveat, ...]:
+    """Return all caveats, serious ones first. `cards`: those of the zoo, by name."""
+    found = [
+        *_flags(bundle),
+        *_latency(bundle, summaries, fronts),
+        *_accuracy(bundle, accuracies, evaluation),
+        *_cards(bundle, cards),
+    ]
+    if evaluation is not None:
+        found += _data(bundle, evaluation)
+    return tuple(sorted(found, key=lambda caveat: not caveat.serious))
+
+
+def _flags(bundle: Bundle) -> Iterator[Caveat]:
+    for kind in (*_SERIOUS, "unstable", "drift"):
+        for flag in bundle.flags:
+            if flag.kind == kind:
+                yield Caveat(
+                    kind=flag.kind,
+                    serious=flag.kind in _SERIOUS,
+                    subjects=(flag.entry,) if flag.entry else (),
+                    text=shown(flag.reason),
+                )
+
+
+def _latency(bundle: Bundle, summaries: Sequence[EntrySummary], fronts: Sequence[Front]) -> Iterator[Caveat]:
+    scenario = bundle.configuration.scenario
+    few = tuple(each.entry.name for each in summaries if each.count and each.p99 is None)
+    if few:
+        fewest = min(each.count for each in summaries if each.count and each.p99 is None)
+        yield _caveat(
+            "few-runs",
+            few,
+            f"too few runs for a p99: {fewest} (needed: {MIN_SAMPLES[0.99]}, as by --profile standard)",
+        )
+    if bundle.configuration.inputs.kind == "synthetic":
+        yield _caveat(
+            "synthetic-input",
+            (),
+            "latency is of one fixed picture, and of the network alone; decoding and resizing take more time",
+        )
+    if not fronts:
+        why = (
+            f"scenario {scenario} has no latency of single images"
+            if scenario != "single-stream"
+            else "nothing ran as the service runs its models: ONNX Runtime, one thread"
+        )
+        yield _caveat("no-front", (), f"no front: {why}")
+    untrained = tuple(facts.name for facts in bundle.models if not facts.trained)
+    if untrained:
+        yield _caveat("untrained", untrained, "random weights: the latency may mislead")
+
+
+def _accuracy(
+    bundle: Bundle, accuracies: Mapping[str, AccuracyFigure | None], evaluation: Evaluation | None
+) -> Iterator[Caveat]:
+    def of_kind(kind: str) -> tuple[str, ...]:
+        return tuple(
+            name for name, figure in accuracies.items() if figure is not None and figure.kind == kind
+        )
+
+    for name in of_kind("inherited"):
+        figure = accuracies[name]
+        assert figure is not None
+        yield _caveat(
+            "inherited-accuracy", (name,), f"the accuracy was not measured, it is {shown(figure.how)}"
+        )
+    if reported := of_kind("reported"):
+        yield _caveat(
+            "reported-accuracy", reported, "the accuracy is the publisher's, and was not measured here"
+        )
+    covered = set() if evaluation is None else evaluated_labels(evaluation)
+    unknown = tuple(
+        facts.name
+        for facts in bundle.models
+        if accuracies[facts.name] is None and facts.trained and facts.labels not in covered
+    )
+    if unknown:
+        yield _caveat("unknown-accuracy", unknown, "the accuracy is unknown")
+
+
+def _cards(bundle: Bundle, cards: Mapping[str, Card]) -> Iterator[Caveat]:
+    """Yield what the zoo's cards say of the measured models, which the bundle does not."""
+    missing = tuple(facts.name for facts in bundle.models if facts.name not in cards)
+    if missing:
+        yield _caveat(
+            "no-card",
+            missing,
+            "not among the models here, so it is unknown whether facts on the card were assumed",
+        )
+    for facts in bundle.models:
+        card = cards.get(facts.name)
+        if card is None:
+            continue
+        if card.file.sha256 != facts.sha256:
+            yield _caveat(
+                "other-file", (facts.name,), "the model here has another file than the measured one"
+            )
+        elif card.doubtful:
+            yield _caveat(
+                "assumed",
+                (facts.name,),
+                f"assumed, predictions may be wrong: {', '.join(map(shown, card.doubtful))}",
+            )
+
+
+def _data(bundle: Bundle, evaluation: Evaluation) -> Iterator[Caveat]:
+    """Yield what limits the evaluation, and its fit to the benchmark."""
+    data = evaluation.data
+    covered = evaluated_labels(evaluation)
+    others = tuple(facts.name for facts in bundle.models if facts.labels not in covered)
+    if others:
+        yield _caveat("not-evaluated", others, f"'{shown(data.name)}' is not about their labels")
+    absent = tuple(
+        facts.name
+        for facts in bundle.models
+        if facts.labels in covered and evaluation.model(facts.name) is None
+    )
+    if absent:
+        yield _caveat("not-evaluated", absent, f"not evaluated on '{shown(data.name)}': no accuracy shown")
+    other = tuple(facts.name for facts in bundle.models if _other_file(evaluation, facts))
+    if other:
+        yield _caveat(
+            "not-evaluated",
+            other,
+            f"evaluated on '{shown(data.name)}' with another file than the measured one: no accuracy shown",
+        )
+    used = {facts.labels for facts in bundle.models if evaluation.model(facts.name) is not None}
+    for labels in evaluation.label_sets:
+        if labels.labels not in used:
+            continue
+        if labels.classes < labels.of:
+            yield _caveat(
+                "few-classes",
+                (),
+                f"the pictures are of {labels.classes} of the {labels.of} classes of {labels.labels}: "
+                f"this is no accuracy on {labels.labels}",
+            )
+        if labels.n < _FEW_PICTURES:
+            yield _caveat(
+                "data", (), f"only {labels.n} pictures for {labels.labels}: compare intervals, not values"
+            )
+        unmatched = [shown(each.name) for each in labels.unmatched]
+        if unmatched:
+            yield _caveat(
+                "data",
+                (),
+                f"classes that are none of {labels.labels} are not counted: {_some(unmatched)}",
+            )
+    for count, what in (
+        (len(data.duplicates), "exact duplicates count once"),
+        (sum(len(each.pictures) for each in data.conflicts), "pictures under several labels do not count"),
+        (len(data.unreadable), "pictures cannot be used"),
+    ):
+        if count:
+            yield _caveat("data", (), f"{count} {what}")
+    said = tuple(
+        f"{each.classes} of the {each.of} classes of {each.labels}" for each in evaluation.label_sets
+    )
+    for note in data.notes:
+        if not note.startswith(said):  # said above, as few-classes
+            yield _caveat("data", (), shown(note))
+    isa, runtime = bundle.fingerprint.machine.isa, bundle.fingerprint.software.runtimes.get("onnxruntime")
+    elsewhere = tuple(
+        facts.name
+        for facts in bundle.models
+        if (result := evaluation.model(facts.name)) is not None
+        and (tuple(sorted(result.software.instruction_set)), result.software.onnxruntime) != (isa, runtime)
+    )
+    if elsewhere:
+        yield _caveat(
+            "other-machine",
+            elsewhere,
+            "evaluated with other instruction sets or another ONNX Runtime, which may round differently",
+        )
+
+
+def evaluated_labels(evaluation: Evaluation) -> set[str]:
+    """Return the label sets whose models the evaluation has."""
+    return {model.labels for model in evaluation.models}
+
+
+def _other_file(evaluation: Evaluation, facts: ModelFacts) -> bool:
+    result = evaluation.model(facts.name)
+    return result is not None and result.sha256 != facts.sha256
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    more = len(names) - 5
+    return ", ".join(names[:5]) + (f" and {more} more" if more > 0 else "")
+
+
+def _caveat(kind: CaveatKind, subjects: tuple[str, ...], text: str) -> Caveat:
+    return Caveat(kind=kind, subjects=subjects, text=text)

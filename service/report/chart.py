@@ -1,0 +1,333 @@
+"""Chart of a front as SVG: accuracy over median latency, circles as large as the files, labels apart."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from service.report.document import AccuracyFigure, Front, FrontModel
+
+WIDTH, HEIGHT = 960, 500
+LEFT, RIGHT, TOP, BOTTOM = 64.0, WIDTH - 16.0, 44.0, HEIGHT - 52.0
+"""Edges of the plot in SVG units."""
+_FONT = 12.0
+_CHARACTER = 0.61 * _FONT
+"""Width of a character: an upper estimate of the mean over the letters of common sans-serif fonts."""
+_LINE = 1.25 * _FONT
+_LARGEST, _SMALLEST = 14.0, 4.0
+"""Radii of circles."""
+_MOST_LETTERS = 44
+_LEADER_FROM = 14.0
+"""Distance from which a line connects a label with its circle."""
+_DISTANCES = (4.0, 9.0, 16.0, 25.0, 36.0, 49.0, 64.0, 81.0, 100.0, 121.0, 144.0)
+_ANGLES = (
+    0,
+    180,
+    -30,
+    30,
+    210,
+    150,
+    -60,
+    60,
+    240,
+    120,
+    -90,
+    90,
+    -15,
+    15,
+    -45,
+    45,
+    195,
+    165,
+    225,
+    135,
+    -75,
+    75,
+)
+"""Directions of a label in degrees, clockwise from the right, the preferred ones first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rect:
+    """A rectangle in SVG units."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def overlaps(self, other: Rect) -> bool:
+        """Return whether the two share an area."""
+        return (
+            self.left < other.right
+            and other.left < self.right
+            and self.top < other.bottom
+            and other.top < self.bottom
+        )
+
+    def crosses(self, line: Line) -> bool:
+        """Return whether a line passes through the rectangle (Liang and Barsky's clipping)."""
+        begin, end = 0.0, 1.0
+        for start, step, low, high in (
+            (line.x1, line.x2 - line.x1, self.left, self.right),
+            (line.y1, line.y2 - line.y1, self.top, self.bottom),
+        ):
+            if step == 0:
+                if not low < start < high:
+                    return False
+                continue
+            near, far = sorted(((low - start) / step, (high - start) / step))
+            begin, end = max(begin, near), min(end, far)
+        return begin < end
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line in SVG units."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A text at (x, y), its baseline; `anchor` as in SVG; `leader`: the line to its circle, if it is far."""
+
+    text: str
+    x: float
+    y: float
+    anchor: str
+    rect: Rect
+    leader: Line | None
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A drawn model: centre, radius, the lines of its two intervals, and its label, if there is room."""
+
+    model: FrontModel
+    tip: str
+    x: float
+    y: float
+    radius: float
+    intervals: tuple[Line, Line]
+    label: Label | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A mark of an axis, at a position in SVG units."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """What the template draws. `prefix`: what all names begin with, which labels leave out.
+
+    `missing`: models without a known accuracy, which are not drawn. `sizes`: circles of the legend, as
+    (x, radius, text).
+    """
+
+    points: tuple[Point, ...]
+    across: tuple[Tick, ...]
+    up: tuple[Tick, ...]
+    sizes: tuple[tuple[float, float, str], ...]
+    prefix: str
+    missing: tuple[str, ...]
+
+    @property
+    def unlabelled(self) -> tuple[str, ...]:
+        """Models whose label found no room."""
+        return tuple(point.model.entry for point in self.points if point.label is None)
+
+
+def draw(front: Front) -> Chart | None:
+    """Lay out the chart of a front; None unless a model has a known accuracy."""
+    drawn = [(each, each.accuracy) for each in front.models if each.accuracy is not None]
+    if not drawn:
+        return None
+    left, right = _log_range([each for each, _ in drawn])
+    low, high = _range([accuracy for _, accuracy in drawn])
+
+    def across(ms: float) -> float:
+        return LEFT + (RIGHT - LEFT) * math.log(ms / left) / math.log(right / left)
+
+    def up(share: float) -> float:
+        return BOTTOM - (BOTTOM - TOP) * (share - low) / (high - low)
+
+    largest = max(each.bytes for each, _ in drawn)
+    prefix = shared_prefix([each.entry for each, _ in drawn])
+    points = []
+    for each, accuracy in drawn:
+        x, y = across(max(each.p50_ms, left)), up(accuracy.value)
+        horizontal = Line(across(max(each.p50_low_ms, left)), y, across(max(each.p50_high_ms, left)), y)
+        vertical = Line(x, up(accuracy.low), x, up(accuracy.high))
+        tip = (
+            f"{each.entry}: {accuracy.value:.1%} [{accuracy.low:.1%}, {accuracy.high:.1%}], "
+            f"{each.p50_ms:.3g} ms, {each.bytes / 1e6:.3g} MB"
+        )
+        points.append(Point(each, tip, x, y, _radius(each.bytes, largest), (horizontal, vertical)))
+    return Chart(
+        points=_labelled(points, prefix),
+        across=tuple(Tick(across(value), f"{value:g}") for value in _log_ticks(left, right)),
+        up=tuple(Tick(up(value), f"{value:.{digits}%}") for value, digits in _ticks(low, high)),
+        sizes=tuple(_sizes([each.bytes for each, _ in drawn], largest)),
+        prefix=prefix,
+        missing=tuple(each.entry for each in front.models if each.accuracy is None),
+    )
+
+
+def shared_prefix(names: Sequence[str]) -> str:
+    """Return what all names begin with, up to a hyphen; empty for a single name."""
+    if len(names) < 2:
+        return ""
+    parts = [name.split("-")[:-1] for name in names]
+    same = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False))
+    return "".join(f"{column[0]}-" for column in same)
+
+
+def _radius(size: int, largest: int) -> float:
+    """Return the radius of a circle whose area is proportional to the size, if that is not too small."""
+    return max(_SMALLEST, _LARGEST * math.sqrt(size / largest))
+
+
+def _sizes(sizes: Sequence[int], largest: int) -> Iterator[tuple[float, float, str]]:
+    """Yield the legend's circles, from the right edge to the left: the largest and the smallest file."""
+    x = RIGHT
+    for size in sorted({min(sizes), largest}, reverse=True):
+        text = f"{size / 1e6:.3g} MB"
+        x -= len(text) * _CHARACTER + _LARGEST
+        yield x, _radius(size, largest), text
+        x -= 2 * _LARGEST
+
+
+def _log_range(models: Sequence[FrontModel]) -> tuple[float, float]:
+    """Return the ends of the axis of milliseconds: the intervals with a margin, at least a factor of 2."""
+    positive = [value for each in models for value in (each.p50_low_ms, each.p50_high_ms) if value > 0]
+    low, high = (min(positive), max(positive)) if positive else (1e-3, 1.0)
+    stretch = max(1.0, math.sqrt(2 * low / high)) * (high / low) ** 0.06
+    return low / stretch, high * stretch
+
+
+def _range(accuracies: Sequence[AccuracyFigure]) -> tuple[float, float]:
+    """Return the ends of the axis of accuracies: the intervals with a margin, at least two points."""
+    low, high = min(each.low for each in accuracies), max(each.high for each in accuracies)
+    margin = max(0.08 * (high - low), (0.02 - (high - low)) / 2)
+    return low - margin, high + margin
+
+
+def _log_ticks(left: float, right: float) -> list[float]:
+    """Return round values between the ends: 1, 2 and 5 times powers of ten, more if these are too few."""
+    for digits in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(each / 10 for each in range(10, 100))):
+        powers = range(math.floor(math.log10(left)), math.ceil(math.log10(right)) + 1)
+        ticks = [digit * 10.0**power for power in powers for digit in digits]
+        ticks = [float(f"{tick:.3g}") for tick in ticks if left <= tick <= right]
+        if len(ticks) >= 3:
+            break
+    return ticks[:: math.ceil(len(ticks) / 10)]
+
+
+def _ticks(low: float, high: float) -> list[tuple[float, int]]:
+    """Return round shares between the ends, each with its number of decimals in percent."""
+    rough = (high - low) / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(digit * power for digit in (5, 2, 1) if digit * power <= rough * (1 + 1e-9))
+    digits = max(0, -math.floor(math.log10(step * 100) + 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    count = math.floor(high / step + 1e-9) - first + 1
+    return [
+        (share, digits) for share in ((first + i) * step for i in range(count)) if -1e-9 <= share <= 1 + 1e-9
+    ]
+
+
+def _labelled(points: Sequence[Point], prefix: str) -> tuple[Point, ...]:
+    """Return the points with labels that overlap neither each other nor a circle, as many as find room.
+
+    Labels are placed one after the other, each where it costs least; the best of several orders counts.
+    """
+    orders = [
+        sorted(range(len(points)), key=lambda i: (not points[i].model.on_front, points[i].x)),
+        sorted(range(len(points)), key=lambda i: (not points[i].model.on_front, points[i].y)),
+        sorted(range(len(points)), key=lambda i: -len(points[i].model.entry)),
+        sorted(range(len(points)), key=lambda i: points[i].x),
+    ]
+    best: dict[int, Label] = {}
+    least = math.inf
+    for order in orders:
+        placed, cost = _place(points, order, prefix)
+        if cost < least:
+            best, least = placed, cost
+    return tuple(
+        Point(each.model, each.tip, each.x, each.y, each.radius, each.intervals, best.get(i))
+        for i, each in enumerate(points)
+    )
+
+
+def _place(points: Sequence[Point], order: Sequence[int], prefix: str) -> tuple[dict[int, Label], float]:
+    """Place the labels in this order; return them and their cost. One without room costs more than any."""
+    circles = [
+        Rect(each.x - each.radius, each.y - each.radius, each.x + each.radius, each.y + each.radius)
+        for each in points
+    ]
+    intervals = [line for each in points for line in each.intervals]
+    placed: dict[int, Label] = {}
+    total = 0.0
+    for index in order:
+        best: Label | None = None
+        least = 10_000.0
+        for label, cost in _candidates(points[index], prefix):
+            if cost >= least or not _is_free(label, index, circles, placed):
+                continue
+            cost += 12 * sum(label.rect.crosses(line) for line in intervals)
+            if cost < least:
+                best, least = label, cost
+        if best is not None:
+            placed[index] = best
+        total += least
+    return placed, total
+
+
+def _is_free(label: Label, index: int, circles: Sequence[Rect], placed: dict[int, Label]) -> bool:
+    rect, leader = label.rect, label.leader
+    if rect.left < LEFT + 2 or rect.right > RIGHT or rect.top < TOP or rect.bottom > BOTTOM - 2:
+        return False
+    for i, circle in enumerate(circles):
+        if rect.overlaps(circle) or (i != index and leader is not None and circle.crosses(leader)):
+            return False
+    for other in placed.values():
+        if rect.overlaps(other.rect) or (leader is not None and other.rect.crosses(leader)):
+            return False
+        if other.leader is not None and rect.crosses(other.leader):
+            return False
+    return True
+
+
+def _candidates(point: Point, prefix: str) -> Iterator[tuple[Label, float]]:
+    """Yield possible labels of a point with their costs: near ones and preferred directions are cheap."""
+    name = point.model.entry.removeprefix(prefix)
+    text = name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…"
+    width = len(text) * _CHARACTER
+    for distance in _DISTANCES:
+        for rank, degrees in enumerate(_ANGLES):
+            cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+            reach = point.radius + distance
+            x, y = point.x + reach * cosine, point.y + reach * sine
+            anchor = "start" if cosine > 0.1 else "end" if cosine < -0.1 else "middle"
+            left = x - (0 if anchor == "start" else width if anchor == "end" else width / 2)
+            middle = y + (0 if anchor != "middle" else math.copysign(_LINE / 2, sine))
+            rect = Rect(left - 2, middle - _LINE / 2, left + width + 2, middle + _LINE / 2)
+            leader = None
+            if distance >= _LEADER_FROM:
+                leader = Line(
+                    point.x + point.radius * cosine,
+                    point.y + point.radius * sine,
+                    x - 2 * cosine,
+                    y - 2 * sine,
+                )
+            yield Label(text, x, middle + 0.35 * _FONT, anchor, rect, leader), 2 * distance + rank

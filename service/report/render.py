@@ -1,0 +1,256 @@
+"""Write a report as HTML, Markdown or CSV."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from service.report import chart
+from service.report.document import Caveat, Report, ReportedModel
+from service.report.tables import Cell, Table, evaluation_tables, result_tables
+from service.text.display import shown
+
+_METHOD = (
+    "A model leaves the front only if another one is more accurate (their 95 % intervals are apart), faster "
+    "by the verdict of the benchmark, and not larger. What cannot be distinguished stays."
+)
+
+
+def to_html(report: Report) -> str:
+    """Return the report as one HTML file that needs neither network nor script."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["coordinate"] = _coordinate
+    fronts = {(front.task, front.labels): front for front in report.fronts}
+    groups = []
+    for group, table in result_tables(report).items():
+        front = fronts.get(group)
+        groups.append((None if front is None else chart.draw(front), front, table))
+    return environment.get_template("report.html").render(
+        report=report,
+        serious=[caveat for caveat in report.caveats if caveat.serious],
+        facts=list(_facts(report)),
+        method=_METHOD if report.fronts else "",
+        groups=groups,
+        classes=evaluation_tables(report),
+        legend=" ".join(_legend(report)),
+        versions=list(_versions(report)),
+        width=chart.WIDTH,
+        height=chart.HEIGHT,
+        left=chart.LEFT,
+        right=chart.RIGHT,
+        top=chart.TOP,
+        bottom=chart.BOTTOM,
+    )
+
+
+def to_markdown(report: Report) -> str:
+    """Return the report in GitHub's Markdown, short enough for a pull request."""
+    return "\n".join(_markdown(report)) + "\n"
+
+
+def to_csv(report: Report) -> str:
+    """Return a row for each measured model; an empty cell means that the value is unknown or withheld."""
+    out = io.StringIO()
+    rows = [_csv_row(report, model) for model in report.models]
+    writer = csv.DictWriter(out, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _coordinate(value: float) -> str:
+    return f"{value:.1f}"
+
+
+def _signed(ratio: float) -> str:
+    """Format a ratio as a change in percent, with a minus sign."""
+    return f"{ratio - 1:+.1%}".replace("-", "−")
+
+
+def _facts(report: Report) -> Iterator[tuple[str, str]]:
+    benchmark, fingerprint = report.benchmark, report.fingerprint
+    machine, software = fingerprint.machine, fingerprint.software
+    cores = f"{machine.cores} core{'' if machine.cores == 1 else 's'}"
+    yield "Machine", f"{machine.cpu_model}, {cores}, {machine.architecture}"
+    runtimes = ", ".join(f"{name} {version}" for name, version in software.runtimes.items())
+    yield "Runtime", f"{runtimes}; {software.system}"
+    yield "Measured", f"{benchmark.started_at:%Y-%m-%d %H:%M} to {benchmark.finished_at:%H:%M} (UTC)"
+    yield (
+        "Method",
+        f"{benchmark.profile} {benchmark.scenario}: {benchmark.launches} processes × {benchmark.rounds} "
+        "rounds, models in a new random order in each round",
+    )
+    inputs = benchmark.inputs
+    yield "Input", "one fixed picture" if inputs.kind == "synthetic" else f"{inputs.count} photographs"
+    control = benchmark.control
+    if control is not None:
+        yield (
+            "Control",
+            f"the baseline {benchmark.baseline}, measured twice, differs from itself by "
+            f"{_signed(control.ratio)} [{_signed(control.low)}, {_signed(control.high)}]: {control.verdict}",
+        )
+    evaluation = report.evaluation
+    if evaluation is not None:
+        yield "Pictures", f"“{evaluation.name}”, {evaluation.n} distinct of {evaluation.pictures}"
+
+
+def _legend(report: Report) -> Iterator[str]:
+    scenario = report.benchmark.scenario
+    if scenario == "single-stream":
+        yield (
+            "p90 and p99: upper bound that holds with 99 % confidence, and in parentheses the plain estimate."
+        )
+    if scenario != "server":
+        yield f"Speed-up: over the baseline {report.benchmark.baseline}."
+        yield "Verdict: by p < 0.02 after Holm’s correction, and a difference of at least 1 %."
+    if report.evaluation is not None:
+        yield "Accuracy verdict: against the model with the highest accuracy, on the same pictures."
+    yield "Memory: peak of a process that runs only this model."
+    yield "MACs: multiply–accumulate operations per image."
+    if any(each.control for each in report.models):
+        yield "The name with #again is the control."
+
+
+def _versions(report: Report) -> Iterator[tuple[str, str]]:
+    software = report.fingerprint.software
+    yield "weighin", software.weighin
+    yield from software.runtimes.items()
+    yield "Python", software.python
+    yield "instruction sets", " ".join(report.fingerprint.machine.isa) or "unknown"
+    yield f"bundle {report.benchmark.name}, digest", report.benchmark.digest
+    for sha256 in report.benchmark.inputs.sha256:
+        yield "input picture, SHA-256", sha256
+    if report.evaluation is not None:
+        yield "labelled pictures, SHA-256", report.evaluation.sha256
+    yield from {f"{each.model}, SHA-256": each.sha256 for each in report.models}.items()  # once per model
+
+
+def _markdown(report: Report) -> Iterator[str]:
+    yield f"### {_escaped(report.title)}"
+    yield ""
+    for caveat in report.caveats:
+        if caveat.serious:
+            yield f"> **No evidence.** {_escaped(_line(caveat))}"
+            yield ""
+    for answer in report.answers:
+        yield f"- {_escaped(answer)}"
+    yield ""
+    yield "; ".join(f"{name.lower()}: {_escaped(value)}" for name, value in _facts(report))
+    tables = result_tables(report).values()
+    for table in tables:
+        yield ""
+        yield f"**{_escaped(table.title)}**"
+        yield ""
+        yield from _markdown_table(table)
+    if any(table.marked for table in tables):
+        yield ""
+        yield f"● on the front. {_METHOD} {_escaped(' '.join(_legend(report)))}"
+    for table in evaluation_tables(report):
+        yield ""
+        yield f"<details><summary>{html.escape(table.title)}</summary>"
+        yield ""
+        yield from _markdown_table(table)
+        if table.note:
+            yield ""
+            yield _escaped(table.note)
+        yield ""
+        yield "</details>"
+    if report.caveats:
+        yield ""
+        yield "**Caveats**"
+        yield ""
+        yield from (f"- {_escaped(_line(caveat))}" for caveat in report.caveats)
+    yield ""
+    yield "<details><summary>Reproduce</summary>"
+    yield ""
+    yield "```sh"
+    yield from (step.command for step in report.reproduce)
+    yield "```"
+    yield ""
+    yield "| | |"
+    yield "| --- | --- |"
+    yield from (f"| {_escaped(name)} | {_escaped(value)} |" for name, value in _versions(report))
+    yield ""
+    yield "</details>"
+
+
+def _line(caveat: Caveat) -> str:
+    subjects = f" · {', '.join(caveat.subjects)}" if caveat.subjects else ""
+    return f"{caveat.kind}{subjects}: {caveat.text}"
+
+
+def _markdown_table(table: Table) -> Iterator[str]:
+    yield _markdown_row([table.first, *map(_markdown_cell, table.headings)])
+    yield _markdown_row(["---", *("---" if words else "---:" for words in table.words)])
+    for row in table.rows:
+        name = f"● {row.name}" if row.mark else row.name
+        yield _markdown_row([_escaped(name), *map(_markdown_cell, row.cells)])
+
+
+def _markdown_row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _markdown_cell(cell: Cell) -> str:
+    return _escaped(f"{cell.text} {cell.note}" if cell.note else cell.text)
+
+
+def _escaped(text: str) -> str:
+    """Return text that Markdown shows as it is, in one line: its own characters and HTML's are escaped."""
+    return re.sub(r"([\\`*_~|\[\]#@])", r"\\\1", html.escape(shown(text), quote=False))
+
+
+def _csv_row(report: Report, model: ReportedModel) -> dict[str, object]:
+    accuracy, latency, speed = model.accuracy, model.latency, model.speed_up
+    front = report.front_model(model.entry)
+    p90, p99 = (None, None) if latency is None else (latency.p90, latency.p99)
+    return {
+        "entry": model.entry,
+        "model": model.model,
+        "role": "baseline" if model.baseline else "control" if model.control else "",
+        "task": model.task,
+        "labels": model.labels,
+        "precision": model.precision,
+        "runtime": model.runtime,
+        "threads": model.threads,
+        "via": model.via,
+        "accuracy": None if accuracy is None else accuracy.value,
+        "accuracy_low": None if accuracy is None else accuracy.low,
+        "accuracy_high": None if accuracy is None else accuracy.high,
+        "accuracy_kind": None if accuracy is None else accuracy.kind,
+        "accuracy_verdict": None if accuracy is None else accuracy.verdict,
+        "runs": None if latency is None else latency.count,
+        "p50_ms": None if latency is None else latency.p50_ms,
+        "p50_low_ms": None if latency is None else latency.p50_low_ms,
+        "p50_high_ms": None if latency is None else latency.p50_high_ms,
+        "p90_ms": None if p90 is None else p90.estimate_ms,
+        "p90_bound_ms": None if p90 is None else p90.bound_ms,
+        "p99_ms": None if p99 is None else p99.estimate_ms,
+        "p99_bound_ms": None if p99 is None else p99.bound_ms,
+        "images_per_s": model.images_per_s,
+        "queries_per_s": model.queries_per_s,
+        "peak_memory_bytes": model.peak_memory_bytes,
+        "file_bytes": model.bytes,
+        "parameters": model.parameters,
+        "macs": model.macs,
+        "load_ms": model.load_ms,
+        "first_run_ms": model.first_run_ms,
+        "speed_up": None if speed is None else speed.value,
+        "speed_up_low": None if speed is None else speed.low,
+        "speed_up_high": None if speed is None else speed.high,
+        "speed_verdict": None if speed is None else speed.verdict,
+        "on_front": None if front is None or front.on_front is None else str(front.on_front).lower(),
+        "sha256": model.sha256,
+    }

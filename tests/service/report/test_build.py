@@ -1,0 +1,272 @@
+"""Building reports: figures, front, evaluation, caveats, commands."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from models.zoo.card import Card, Fact, read_card
+from service.bench.bundle import Bundle, Flag, ModelFacts
+from service.bench.judge.summary import summarise
+from service.bench.measure.plan import Request, make_plan
+from service.evaluation.result import Pair
+from service.inference.registry import Registry
+from service.report.document import Caveat, Report, json_schema, to_json
+from service.report.reproduce import bench_command
+from tests.service.bench import bundles
+from tests.service.evaluation.evaluations import evaluation
+from tests.service.report.reports import Model, benchmark, report
+
+SCHEMA = Path(__file__).parents[3] / "docs/report.schema.json"
+THREE = {
+    "exact": Model(ms=8.0, accuracy=0.90, bytes=9_000_000),
+    "quick": Model(ms=2.0, accuracy=0.70, bytes=3_000_000),
+    "worse": Model(ms=9.0, accuracy=0.60, bytes=9_500_000),
+}
+
+
+def caveats(made: Report, kind: str) -> list[Caveat]:
+    return [caveat for caveat in made.caveats if caveat.kind == kind]
+
+
+def test_figures_are_those_of_the_benchmark() -> None:
+    bundle = benchmark(THREE)
+    made = report(bundle)
+    assert [each.entry for each in made.models] == ["exact", "quick", "worse", "exact#again"]
+    for each, summary in zip(made.models, summarise(bundle), strict=True):
+        assert each.latency is not None
+        assert summary.p50_ns is not None
+        assert summary.p99 is not None
+        assert each.latency.p50_ms == round(summary.p50_ns / 1e6, 6)
+        assert each.latency.p99 is not None
+        assert each.latency.p99.bound_ms == summary.p99.bound_ns / 1e6
+        assert each.peak_memory_bytes == summary.peak_memory_bytes
+    exact, quick, _, again = made.models
+    assert exact.baseline
+    assert exact.speed_up is None
+    assert again.control
+    assert quick.speed_up is not None
+    assert quick.speed_up.verdict == "faster"
+    assert 3.8 < quick.speed_up.low <= quick.speed_up.value <= quick.speed_up.high < 4.2
+    assert quick.latency is not None
+    assert quick.latency.p50_low_ms is not None
+    assert quick.latency.p50_high_ms is not None
+    assert quick.latency.p50_low_ms <= quick.latency.p50_ms <= quick.latency.p50_high_ms
+    assert made.benchmark.control is not None
+    assert made.benchmark.control.verdict == "indistinguishable"
+
+
+def test_front_has_reasons_against_the_rest() -> None:
+    made = report(benchmark(THREE))
+    (front,) = made.fronts
+    assert {each.entry: each.on_front for each in front.models} == {
+        "exact": True, "quick": True, "worse": False,
+    }  # fmt: skip
+    worse = made.front_model("worse")
+    assert worse is not None
+    assert worse.dominated_by == "exact"
+    assert worse.reason is not None
+    assert "more accurate (90.0% against 60.0%)" in worse.reason
+    assert made.answers == (
+        "imagenet-1k: highest accuracy exact (90.0%), lowest median latency quick (2 ms), smallest file "
+        "quick (3 MB); 2 of 3 are on the front.",
+    )
+
+
+def test_groups_by_label_set() -> None:
+    bundle = benchmark(THREE)
+    models = tuple(
+        facts.model_copy(update={"labels": "pets"} if facts.name == "worse" else {})
+        for facts in bundle.models
+    )
+    made = report(bundle.model_copy(update={"models": models}))
+    assert [(front.labels, len(front.models)) for front in made.fronts] == [("imagenet-1k", 2), ("pets", 1)]
+
+
+def test_accuracy_is_that_of_the_evaluation() -> None:
+    pairs = (
+        Pair(
+            first="exact", second="quick", difference=-0.5, low=-0.6, high=-0.4, p=0, verdict="second better"
+        ),
+    )
+    made = report(
+        benchmark(THREE), evaluation({"exact": [True, False] * 20, "quick": [True] * 40}, pairs=pairs)
+    )
+    accuracies = {each.entry: each.accuracy for each in made.models}
+    exact, quick = accuracies["exact"], accuracies["quick"]
+    assert exact is not None
+    assert quick is not None
+    assert (exact.value, exact.kind, exact.verdict) == (0.5, "evaluated", "worse")
+    assert (quick.value, quick.verdict) == (1.0, "highest")
+    assert quick.how == "top-1 on 40 pictures of 'pets'"
+    assert accuracies["worse"] is None
+    assert made.evaluation is not None
+    assert [each.model for each in made.evaluation.models] == ["exact", "quick"]
+    assert {each.name: (each.n, each.value) for each in made.evaluation.models[0].per_class} == {
+        "cat": (20, 1.0), "dog": (20, 0.0),
+    }  # fmt: skip
+    (absent,) = caveats(made, "not-evaluated")
+    assert absent.subjects == ("worse",)
+    worse = made.front_model("worse")
+    assert worse is not None
+    assert worse.on_front is None
+    assert made.answers[0].endswith("; 1 of 2 is on the front, 1 of unknown accuracy.")
+    (few,) = caveats(made, "few-classes")
+    assert "2 of the 1000 classes of imagenet-1k" in few.text
+    assert "only 40 pictures" in " ".join(caveat.text for caveat in caveats(made, "data"))
+    assert not caveats(made, "reported-accuracy")
+    (front,) = made.fronts
+    assert {each.entry: each.on_front for each in front.models}["exact"] is False
+
+
+def test_other_label_sets_keep_the_accuracy_of_their_cards() -> None:
+    bundle = benchmark(THREE)
+    models = tuple(
+        facts.model_copy(update={"labels": "pets"} if facts.name == "worse" else {})
+        for facts in bundle.models
+    )
+    made = report(
+        bundle.model_copy(update={"models": models}), evaluation({"exact": [True] * 40, "quick": [True] * 40})
+    )
+    kinds = {each.entry: each.accuracy and each.accuracy.kind for each in made.models}
+    assert kinds == {
+        "exact": "evaluated",
+        "quick": "evaluated",
+        "worse": "reported",
+        "exact#again": "evaluated",
+    }
+    (other,) = caveats(made, "not-evaluated")
+    assert other.subjects == ("worse",)
+    assert other.text == "'pets' is not about their labels"
+
+
+def test_evaluation_of_another_file_is_not_used() -> None:
+    bundle = benchmark(THREE)
+    models = tuple(facts.model_copy(update={"sha256": "1" * 64}) for facts in bundle.models)
+    made = report(
+        bundle.model_copy(update={"models": models}), evaluation({name: [True] * 40 for name in THREE})
+    )
+    assert [each.accuracy for each in made.models] == [None] * 4
+    (other,) = caveats(made, "not-evaluated")
+    assert other.subjects == tuple(THREE)
+    assert "with another file than the measured one" in other.text
+    assert made.evaluation is not None
+    assert made.evaluation.models == ()
+
+
+@pytest.mark.parametrize("kind", ["dirty", "void", "partial", "contaminated"])
+def test_flags_that_leave_no_evidence_are_serious_and_first(kind: str) -> None:
+    bundle = benchmark(THREE).with_flag(Flag(kind="drift", entry="quick", reason="it drifted"))
+    made = report(bundle.with_flag(Flag(kind=kind, reason="3.1 % steal")))  # type: ignore[arg-type]
+    first, *rest = made.caveats
+    assert (first.kind, first.serious, first.text) == (kind, True, "3.1 % steal")
+    assert not any(caveat.serious for caveat in rest)
+    (drift,) = caveats(made, "drift")
+    assert drift.subjects == ("quick",)
+
+
+def test_few_runs_and_a_fixed_picture() -> None:
+    made = report(benchmark(THREE, runs=10))
+    (few,) = caveats(made, "few-runs")
+    assert "120 (needed: 662" in few.text
+    assert all(each.latency is not None and each.latency.p99 is None for each in made.models)
+    assert caveats(made, "synthetic-input")
+
+
+def test_untrained_model_has_no_accuracy() -> None:
+    bundle = benchmark(THREE)
+    random = {"trained": False, "accuracy": None}
+    models = (bundle.models[0].model_copy(update=random), *bundle.models[1:])
+    made = report(bundle.model_copy(update={"models": models}))
+    (untrained,) = caveats(made, "untrained")
+    assert untrained.subjects == ("exact",)
+    assert not caveats(made, "unknown-accuracy")
+    assert made.models[0].accuracy is None
+
+
+def tiny_benchmark(card: Card) -> Bundle:
+    bundle = benchmark({"tiny": Model(ms=1.0)})
+    return bundle.model_copy(update={"models": (ModelFacts.of(card),)})
+
+
+def test_cards_say_what_was_assumed(tiny_models_dir: Path) -> None:
+    card = read_card(tiny_models_dir / "tiny")
+    bundle = tiny_benchmark(card)
+    assert not caveats(report(bundle, cards={"tiny": card}), "assumed")
+    (missing,) = caveats(report(bundle), "no-card")
+    assert missing.subjects == ("tiny",)
+    assumed = card.model_copy(update={"provenance": {"input.mean": Fact(origin="assumed")}})
+    (caveat,) = caveats(report(bundle, cards={"tiny": assumed}), "assumed")
+    assert caveat.text == "assumed, predictions may be wrong: input.mean"
+    file = card.file.model_copy(update={"sha256": "2" * 64})
+    made = report(bundle, cards={"tiny": card.model_copy(update={"file": file})})
+    assert caveats(made, "other-file")
+    assert not caveats(made, "assumed")
+
+
+@pytest.mark.parametrize("scenario", ["offline", "server"])
+def test_scenario_without_single_images_has_no_front(scenario: str) -> None:
+    bundle = benchmark(THREE)
+    budget = {"budget_ms": 20.0} if scenario == "server" else {}
+    configuration = bundle.configuration.model_copy(update={"scenario": scenario, **budget})
+    blocks = tuple(
+        block.model_copy(update={"durations_ns": {"total": block.durations_ns["inference"]}, "images": 8})
+        for block in bundle.blocks
+    )
+    made = report(
+        bundle.model_copy(
+            update={"configuration": configuration, "blocks": blocks if scenario == "offline" else ()}
+        )
+    )
+    assert made.fronts == ()
+    (caveat,) = caveats(made, "no-front")
+    assert scenario in caveat.text
+    assert [each.latency for each in made.models] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("request_", "command"),
+    [
+        (
+            Request(seed=7),
+            "--models tiny,tiny-b --profile quick --scenario single-stream --baseline tiny --seed 7",
+        ),
+        (
+            Request(
+                seed=1, profile="standard", models=("tiny-b",), threads=(1, 2), launches=2, rounds=3, runs=9
+            ),
+            "--models tiny-b --profile standard --scenario single-stream --baseline tiny-b --threads 1,2 "
+            "--launches 2 --rounds 3 --runs 9 --seed 1",
+        ),
+        (
+            Request(seed=1, scenario="server", budget_ms=20),
+            "--models tiny,tiny-b --profile quick --scenario server --baseline tiny --budget-ms 20 --seed 1",
+        ),
+    ],
+)
+def test_command_plans_the_same_benchmark(tiny_models_dir: Path, request_: Request, command: str) -> None:
+    plan = make_plan(Registry([tiny_models_dir], "tiny"), request_)
+    bundle = bundles.bundle({"tiny": [[[1]]]}).model_copy(
+        update={"configuration": plan.configuration, "models": plan.models, "entries": plan.entries}
+    )
+    assert bench_command(bundle) == f"weighin bench {command} --json bench.json"
+
+
+def test_commands_of_a_report() -> None:
+    made = report(benchmark(THREE), evaluation({"exact": [True, False] * 20, "quick": [True] * 40}))
+    bench, evaluate, again = (shlex.split(step.command) for step in made.reproduce)
+    assert bench[:2] == ["weighin", "bench"]
+    assert evaluate == ["weighin", "evaluate", "--data", "pets", "--models", "exact,quick"]
+    assert made.evaluation is not None
+    assert again[:6] == ["weighin", "report", "--bench", "bench.json", "--data", made.evaluation.id]
+
+
+def test_document_is_read_again() -> None:
+    made = report(benchmark(THREE), evaluation({"exact": [True, False] * 20}))
+    assert Report.model_validate_json(to_json(made)) == made
+
+
+def test_the_schema_in_docs_is_the_code_s() -> None:
+    assert SCHEMA.read_text() == json_schema(), "python -m service.report.document > docs/report.schema.json"

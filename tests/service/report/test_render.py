@@ -1,0 +1,170 @@
+"""Reports as HTML, Markdown and CSV: the same figures, and text from outside that stays text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from service.bench.bundle import Flag
+from service.evaluation.result import Evaluation
+from service.report.document import Report
+from service.report.render import to_csv, to_html, to_markdown
+from service.report.tables import MOST_CLASSES, MOST_MODELS, evaluation_tables, result_tables
+from tests.service.evaluation.evaluations import evaluation
+from tests.service.report.reports import Model, benchmark, report
+
+HOSTILE = "<script>alert(1)</script> | `a` *b* [x](javascript:1) {{ 7 * 7 }}"
+MODELS = {
+    "exact": Model(ms=8.0, accuracy=0.90, bytes=9_000_000),
+    "quick": Model(ms=2.0, accuracy=0.70, bytes=3_000_000),
+    "worse": Model(ms=9.0, accuracy=0.60, bytes=9_500_000),
+}
+
+
+def hostile_evaluation() -> Evaluation:
+    made = evaluation({"exact": [True, False] * 20, "quick": [True] * 40})
+    data = made.data.model_copy(update={"name": HOSTILE, "notes": (HOSTILE,)})
+    return made.model_copy(update={"data": data})
+
+
+@pytest.fixture(scope="module")
+def made() -> Report:
+    bundle = benchmark(MODELS).with_flag(Flag(kind="dirty", reason=HOSTILE))
+    return report(bundle, hostile_evaluation(), name=HOSTILE)
+
+
+class Parsed(HTMLParser):
+    """Tags with their attributes, and the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "path", "circle"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_html_is_one_file_without_scripts(made: Report) -> None:
+    text = to_html(made)
+    parsed = Parsed(text)
+    assert parsed.open == []
+    names = {tag for tag, _ in parsed.tags}
+    assert not names & {"script", "link", "img", "iframe", "a", "object", "form", "base"}
+    attributes = {name for _, attributes in parsed.tags for name in attributes}
+    assert not {name for name in attributes if name.startswith("on")} | attributes & {"src", "href", "style"}
+    assert not re.search(r"https?:|url\(|@import", text)
+    ids = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_html_shows_text_from_outside_as_text(made: Report) -> None:
+    parsed = Parsed(to_html(made))
+    assert parsed.text.count(HOSTILE) >= 3
+    assert "These figures are no evidence:" in parsed.text
+
+
+def test_html_has_every_figure(made: Report) -> None:
+    text = re.sub(r"\s+", " ", Parsed(to_html(made)).text)
+    for table in (*result_tables(made).values(), *evaluation_tables(made)):
+        for row in table.rows:
+            assert row.name in text
+            for cell in row.cells:
+                assert cell.text in text
+                assert cell.note in text
+    assert "Not on the front:" in text
+
+
+def test_markdown_tables_have_their_columns(made: Report) -> None:
+    lines = to_markdown(made).splitlines()
+    tables = [line for line in lines if line.startswith("|")]
+    assert len(tables) > 10
+    width = 0
+    for line, previous in zip(tables, ["", *tables], strict=False):
+        columns = len(re.findall(r"(?<!\\)\|", line))
+        if re.match(r"\|( ---:? \|)+$", line):
+            assert columns == len(re.findall(r"(?<!\\)\|", previous))
+            width = columns
+        elif width and "---" in previous:
+            assert columns == width
+
+
+def test_markdown_escapes_text_from_outside(made: Report) -> None:
+    text = re.sub(r"^```sh$.*?^```$", "", to_markdown(made), flags=re.MULTILINE | re.DOTALL)
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; \\| \\`a\\` \\*b\\* \\[x\\](javascript:1)" in text
+    assert text.count("<details>") == text.count("</details>") == 3
+    assert "> **No evidence.** dirty: " in text
+
+
+def test_csv_has_the_figures_of_the_document(made: Report) -> None:
+    rows = list(csv.DictReader(io.StringIO(to_csv(made))))
+    assert [row["entry"] for row in rows] == [each.entry for each in made.models]
+    for row, each in zip(rows, made.models, strict=True):
+        assert each.latency is not None
+        assert float(row["p50_ms"]) == each.latency.p50_ms
+        assert each.latency.p99 is not None
+        assert float(row["p99_bound_ms"]) == each.latency.p99.bound_ms
+        assert row["accuracy"] == ("" if each.accuracy is None else str(each.accuracy.value))
+        assert int(row["file_bytes"]) == each.bytes
+    assert {row["entry"]: row["on_front"] for row in rows}["exact#again"] == ""
+    assert [row["role"] for row in rows] == ["baseline", "", "", "control"]
+
+
+def test_few_runs_leave_a_reason(made: Report) -> None:
+    few = report(benchmark(MODELS, runs=10))
+    (table,) = result_tables(few).values()
+    column = [heading.text for heading in table.headings].index("p99")
+    assert [(row.cells[column].text, row.cells[column].note) for row in table.rows] == [
+        ("–", "120 < 662 runs")
+    ] * 4
+    assert "120 &lt; 662 runs" in to_html(few)
+    assert all(row["p99_ms"] == "" for row in csv.DictReader(io.StringIO(to_csv(few))))
+    assert made.models[0].latency is not None
+
+
+def test_hardest_classes_of_many() -> None:
+    made = report(benchmark(MODELS), evaluation({"exact": [True, False] * 20}))
+    assert made.evaluation is not None
+    model = made.evaluation.models[0]
+    share = model.per_class[0]
+    classes = tuple(
+        share.model_copy(update={"name": f"class {i}", "value": 1 - i / 1000})
+        for i in range(MOST_CLASSES + 5)
+    )
+    models = tuple(
+        model.model_copy(
+            update={
+                "model": f"model-{i}",
+                "per_class": classes,
+                "accuracy": model.accuracy.model_copy(update={"value": i / 100}),
+            }
+        )
+        for i in range(MOST_MODELS + 2)
+    )
+    evaluated = made.evaluation.model_copy(update={"models": models})
+    _, table = evaluation_tables(made.model_copy(update={"evaluation": evaluated}))
+    assert len(table.rows) == MOST_CLASSES
+    assert table.rows[0].name == f"class {MOST_CLASSES + 4}"
+    assert [heading.text for heading in table.headings[1:]] == [
+        f"model-{i}" for i in range(2, MOST_MODELS + 2)
+    ]
+    assert table.note.startswith("Left out: 5 easier classes and 2 less accurate models; ")
