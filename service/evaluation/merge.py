@@ -13,8 +13,8 @@ def merge(earlier: Evaluation, later: Evaluation) -> Evaluation:
     """Return an evaluation with the models of both; of two results of one name, the later one.
 
     All pairs of models are compared again. An earlier model is dropped if its label set was matched to other
-    pictures than in `later`. Raises InvalidEvaluation unless both are of the same distinct pictures, and for
-    too many models.
+    pictures than in `later`; a note of the result names it. Raises InvalidEvaluation unless both are of the
+    same distinct pictures, and for too many models.
     """
     mine, theirs = earlier.data, later.data
     if (mine.sha256, mine.task, mine.n, mine.half) != (theirs.sha256, theirs.task, theirs.n, theirs.half):
@@ -28,6 +28,9 @@ def merge(earlier: Evaluation, later: Evaluation) -> Evaluation:
         for model in earlier.models
         if model.name not in replaced and _same_pictures(earlier, model, label_sets)
     ]
+    dropped = sorted({model.name for model in earlier.models} - replaced - {model.name for model in kept})
+    if dropped:
+        theirs = theirs.model_copy(update={"notes": (*theirs.notes, _dropped_note(dropped))})
     for model in kept:
         labels = earlier.label_set(model.labels)
         assert labels is not None
@@ -43,6 +46,14 @@ def merge(earlier: Evaluation, later: Evaluation) -> Evaluation:
         label_sets=tuple(label_sets.values()),
         models=models,
         pairs=tuple(_pairs(models)),
+    )
+
+
+def _dropped_note(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (
+        f"earlier results of {', '.join(names[:5])}{more} were dropped: their label set was matched to other "
+        "pictures this time, so evaluate these models again"
     )
 
 

@@ -153,6 +153,7 @@ def test_label_set_that_is_matched_to_other_pictures() -> None:
     later = of_some(evaluation({"c": OFTEN}), np.arange(N) < 100, OFTEN)
     merged = merge(earlier, later)
     assert [(model.name, model.n) for model in merged.models] == [("c", 100)]
+    assert merged.data.notes[-1].startswith("earlier results of a, b were dropped")
 
 
 def test_other_label_sets_stay() -> None:
