@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from models.zoo.card import Card
-from service.cli.output import console, print_json, say, styled
+from service.cli.output import console, print_document, say, styled
 from service.cli.settings import settings_with
 from service.errors import RefusedModel, UnreadableFolder
 from service.inference.registry import Registry
@@ -205,7 +205,7 @@ def add_model(
     bounds = Bounds(time_limit, int(memory_limit * (1 << 30)))
     added = add(file, options, to=folder, replace=replace, bounds=bounds, taken=taken)
     if as_json:
-        print_json(json.dumps(as_object(added), ensure_ascii=False) + "\n")
+        print_document(json.dumps(as_object(added), ensure_ascii=False) + "\n")
         return
     _show(added)
 

@@ -12,7 +12,7 @@ import typer
 from PIL import Image, ImageDraw, ImageFont
 from rich.table import Table
 
-from service.cli.output import console, print_json, say
+from service.cli.output import console, print_document, say
 from service.cli.settings import settings_with
 from service.errors import InvalidParameter, WeighinError, error_words
 from service.inference.decoding.decode import DecodedImage, decode
@@ -83,7 +83,7 @@ def detect_objects(
             continue
         if as_json:
             answer = _as_object(photo, plan, image, objects, durations)
-            print_json(json.dumps(answer, ensure_ascii=False) + "\n")
+            print_document(json.dumps(answer, ensure_ascii=False) + "\n")
         else:
             say(_title(photo, plan, image, objects, durations))
             if objects:

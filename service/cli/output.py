@@ -101,13 +101,19 @@ def check_target(path: Path, option: str, inputs: Collection[Path] = ()) -> None
 
 
 def write_json(path: Path, content: BaseModel | str) -> None:
-    """Write a JSON document in UTF-8 to the file of `--json`, whole or not at all, or to standard output.
+    """Write a JSON document to the file of `--json`, as `write_document` does."""
+    write_document(
+        path, content if isinstance(content, str) else content.model_dump_json(indent=2) + "\n", "--json"
+    )
+
+
+def write_document(path: Path, text: str, option: str) -> None:
+    """Write a document in UTF-8 to the file of `option`, whole or not at all, or to standard output.
 
     Raises InvalidParameter if it cannot be written: the disk is full, or the reader of the pipe is gone.
     """
-    text = content if isinstance(content, str) else content.model_dump_json(indent=2) + "\n"
     if path == STANDARD_OUTPUT:
-        print_json(text)
+        print_document(text)
         return
     try:
         if _is_special(path):
@@ -115,12 +121,12 @@ def write_json(path: Path, content: BaseModel | str) -> None:
         else:
             write_whole(Path(os.path.realpath(path)), text.encode())
     except OSError as error:
-        raise InvalidParameter(f"--json {path}: cannot be written: {error_words(error)}") from None
+        raise InvalidParameter(f"{option} {path}: cannot be written: {error_words(error)}") from None
     say(f"written to {path}", error=True)
 
 
-def print_json(text: str) -> None:
-    """Print JSON to standard output in UTF-8, whatever the locale. Raises InvalidParameter."""
+def print_document(text: str) -> None:
+    """Print a document to standard output in UTF-8, whatever the locale. Raises InvalidParameter."""
     try:
         sys.stdout.flush()
         sys.stdout.buffer.write(text.encode())

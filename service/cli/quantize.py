@@ -10,7 +10,7 @@ import typer
 
 from service.bench.doctor.int8_gain import Int8Gain, measure_gain
 from service.bench.doctor.model import ModelUnderTest
-from service.cli.output import print_json, say
+from service.cli.output import print_document, say
 from service.cli.settings import settings_with
 from service.inference.registry import Registry
 from service.own_models.quantize import Options, Quantized, quantize_model
@@ -65,7 +65,7 @@ def quantize(
     )
     sentence = gain.sentence(made.judgement.agreement)
     if as_json:
-        print_json(json.dumps(_as_object(made, gain, sentence), ensure_ascii=False) + "\n")
+        print_document(json.dumps(_as_object(made, gain, sentence), ensure_ascii=False) + "\n")
         return
     card = made.card
     kept = ", ".join(made.choice.kept) or "none"

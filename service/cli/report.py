@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from sqlalchemy import Engine
 
-from models.zoo.files import write_whole
 from service.bench.bundle_file import from_json, stated_digest
 from service.bench.recommend.evidence import StoredBundle
 from service.bench.store import BenchmarkStore
-from service.cli.output import check_target, say
+from service.cli.output import check_target, write_document
 from service.cli.settings import settings_with
 from service.errors import InvalidBundle, InvalidParameter, UnknownBenchmark, error_words
 from service.evaluation.result import Evaluation, read_evaluation
@@ -26,7 +24,6 @@ from service.report.render import to_csv, to_html, to_markdown
 from service.storage.database import open_database
 from service.text.display import shown
 
-_STANDARD_OUTPUT = Path("-")
 _MOST_IDS = 5
 """Ids in a message."""
 
@@ -57,7 +54,7 @@ def report(
 
     Needs at least one of the formats; `-` writes to standard output.
     """
-    targets = _targets(html, markdown, csv, json_file)
+    targets = _targets(html, markdown, csv, json_file, [Path(each) for each in (bench, data) if each])
     settings = settings_with()
     registry = Registry(
         settings.model_dirs,
@@ -76,11 +73,16 @@ def report(
     document = build_report(stored, stated_digest(content), cards, evaluation)
     texts = [(option, path, write(document)) for option, path, write in targets]
     for option, path, text in texts:
-        _write(option, path, text)
+        write_document(path, text, option)
 
 
-def _targets(html: Path | None, markdown: Path | None, csv: Path | None, json: Path | None) -> list[Target]:
-    """Return the formats that are asked for. Raises InvalidParameter unless they can be written."""
+def _targets(
+    html: Path | None, markdown: Path | None, csv: Path | None, json: Path | None, inputs: Sequence[Path]
+) -> list[Target]:
+    """Return the formats that are asked for. Raises InvalidParameter unless they can be written.
+
+    `inputs`: what the command may read, which must not be overwritten.
+    """
     asked: list[tuple[str, Path | None, Callable[[Report], str]]] = [
         ("--html", html, to_html),
         ("--md", markdown, to_markdown),
@@ -92,8 +94,7 @@ def _targets(html: Path | None, markdown: Path | None, csv: Path | None, json: P
         raise InvalidParameter("no format (needed: one or more of --html, --md, --csv, --json)")
     seen: dict[Path, str] = {}
     for option, path, _ in targets:
-        if path != _STANDARD_OUTPUT:
-            check_target(path, option)
+        check_target(path, option, inputs)
         if (other := seen.setdefault(path.absolute(), option)) != option:
             raise InvalidParameter(f"{option} {path}: is the file of {other} too (allowed: a file for each)")
     return targets
@@ -136,19 +137,3 @@ def _names_file(text: str) -> bool:
     """Return whether an option means a file: there is one, or it looks like a path."""
     path = Path(text)
     return path.exists() or len(path.parts) > 1 or path.suffix == ".json"
-
-
-def _write(option: str, path: Path, text: str) -> None:
-    """Write a file whole or not at all. Raises InvalidParameter if it cannot be written."""
-    content = text.encode()
-    try:
-        if path == _STANDARD_OUTPUT:
-            sys.stdout.flush()
-            sys.stdout.buffer.write(content)
-            sys.stdout.buffer.flush()
-            return
-        write_whole(path, content)
-        path.chmod(0o644)
-    except OSError as error:
-        raise InvalidParameter(f"{option} {path}: cannot be written: {error_words(error)}") from None
-    say(f"written to {path}", error=True)

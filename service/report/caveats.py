@@ -66,11 +66,11 @@ def _latency(bundle: Bundle, summaries: Sequence[EntrySummary], fronts: Sequence
             "latency is of one fixed picture, and of the network alone; decoding and resizing take more time",
         )
     if not fronts:
-        why = (
-            f"scenario {scenario} has no latency of single images"
-            if scenario != "single-stream"
-            else "nothing ran as the service runs its models: ONNX Runtime, one thread"
-        )
+        why = "nothing ran as the service runs its models: ONNX Runtime, one thread"
+        if scenario != "single-stream":
+            why = f"scenario {scenario} has no latency of single images"
+        elif not bundle.blocks:
+            why = "nothing was measured"
         yield _caveat("no-front", (), f"no front: {why}")
     untrained = tuple(facts.name for facts in bundle.models if not facts.trained)
     if untrained:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from service.cli.gallery.client import Refused
 from service.cli.gallery.target import Url, open_gallery
-from service.cli.output import console, print_json, say
+from service.cli.output import console, print_document, say
 from service.text.display import shown
 
 Where = Annotated[
@@ -31,7 +31,7 @@ def list_images(
         images = itertools.islice(client.images(where), limit)
         if as_json:
             for image in images:
-                print_json(json.dumps(image) + "\n")
+                print_document(json.dumps(image) + "\n")
             return
         state = client.state()
         table = Table("id", box=None, pad_edge=False)

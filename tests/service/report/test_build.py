@@ -14,10 +14,12 @@ from service.bench.measure.plan import Request, make_plan
 from service.evaluation.result import Pair
 from service.inference.registry import Registry
 from service.report.document import Caveat, Report, json_schema, to_json
+from service.report.render import to_csv, to_html, to_markdown
 from service.report.reproduce import bench_command
 from tests.service.bench import bundles
+from tests.service.bench.recommend.test_evaluated import detections
 from tests.service.evaluation.evaluations import evaluation
-from tests.service.report.reports import Model, benchmark, report
+from tests.service.report.reports import Model, benchmark, entry, report
 
 SCHEMA = Path(__file__).parents[3] / "docs/report.schema.json"
 THREE = {
@@ -224,6 +226,77 @@ def test_scenario_without_single_images_has_no_front(scenario: str) -> None:
     (caveat,) = caveats(made, "no-front")
     assert scenario in caveat.text
     assert [each.latency for each in made.models] == [None] * 4
+
+
+def test_cancelled_before_the_first_run() -> None:
+    bundle = benchmark(THREE).model_copy(update={"blocks": (), "memory": ()})
+    made = report(bundle.with_flag(Flag(kind="partial", reason="cancelled")))
+    (caveat,) = caveats(made, "no-front")
+    assert caveat.text == "no front: nothing was measured"
+    assert made.answers == ()
+    for text in (to_html(made), to_markdown(made), to_csv(made)):
+        assert "exact" in text
+
+
+def test_other_runtimes_and_services_are_in_the_table_only() -> None:
+    bundle = benchmark(THREE)
+    added = {
+        "exact@openvino": {"runtime": "openvino"},
+        "exact@2-threads": {"threads": 2},
+        "exact@http": {"via": "http"},
+    }
+    blocks = [
+        block.model_copy(
+            update={
+                "entry": name,
+                "durations_ns": {"round_trip": block.durations_ns["inference"]}
+                if name == "exact@http"
+                else block.durations_ns,
+            }
+        )
+        for name in added
+        for block in bundle.blocks_of("exact")
+    ]
+    entries = (*bundle.entries, *(entry(name, "exact", **fields) for name, fields in added.items()))
+    made = report(bundle.model_copy(update={"entries": entries, "blocks": (*bundle.blocks, *blocks)}))
+    assert [each.entry for front in made.fronts for each in front.models] == list(THREE)
+    (http,) = [each for each in made.models if each.entry == "exact@http"]
+    assert http.latency is not None
+    assert (http.latency.stage, http.latency.p50_low_ms) == ("round_trip", None)
+    assert "--runtime onnxruntime,openvino --threads 1,2" in made.reproduce[0].command
+
+
+def test_detectors_have_no_front_without_an_accuracy() -> None:
+    bundle = benchmark(THREE)
+    models = tuple(
+        facts.model_copy(update={"task": "object-detection", "labels": "coco", "accuracy": None})
+        for facts in bundle.models
+    )
+    made = report(bundle.model_copy(update={"models": models}))
+    (front,) = made.fronts
+    assert [each.on_front for each in front.models] == [None] * 3
+    assert made.answers[0].endswith("; no accuracy is known, so there is no front.")
+    assert "<svg" not in to_html(made)
+    assert caveats(made, "unknown-accuracy")
+
+
+def test_detectors_have_the_precision_of_the_evaluation() -> None:
+    bundle = benchmark(THREE)
+    models = tuple(
+        facts.model_copy(update={"task": "object-detection", "labels": "things", "accuracy": None})
+        for facts in bundle.models
+    )
+    made = report(
+        bundle.model_copy(update={"models": models}), detections({"exact": (0.6, 0.5), "quick": (0.3, 0.2)})
+    )
+    exact = made.models[0].accuracy
+    assert exact is not None
+    assert exact.kind == "evaluated"
+    assert exact.how.startswith("average precision on ")
+    assert made.evaluation is not None
+    assert [each.model for each in made.evaluation.models] == ["exact", "quick"]
+    assert made.evaluation.models[0].ap50 is not None
+    assert "average precision" in to_html(made)
 
 
 @pytest.mark.parametrize(
