@@ -29,11 +29,15 @@ from service.cli.output import (
     write_json,
 )
 from service.cli.settings import settings_with
-from service.errors import InvalidParameter
+from service.errors import InvalidParameter, UnknownEvaluation
+from service.evaluation.result import Evaluation
 from service.evaluation.store import EvaluationStore
 from service.inference.registry import Registry
 from service.storage.database import open_database
 from service.text.display import shown
+
+_MOST_EVALUATIONS = 10
+"""Stored evaluations in a message, the newest ones."""
 
 
 def recommend(
@@ -76,7 +80,7 @@ def recommend(
         if data is not None or not bundles:  # bundles alone need no database
             engine = open_database(settings.database_url, settings.data_dir)
             stack.callback(engine.dispose)
-        evaluation = None if data is None else EvaluationStore(engine).get(data)
+        evaluation = None if data is None else _evaluation(EvaluationStore(engine), data)
         constraints = Constraints(
             p50_ms, p90_ms, p99_ms, max_bytes, min_accuracy, labels, task_of(evaluation, _task(task))
         )
@@ -100,6 +104,18 @@ def recommend(
         _show(console(soft_wrap=True), advice)
     if advice.recommendation.recommended is None:
         raise typer.Exit(2)
+
+
+def _evaluation(store: EvaluationStore, identifier: str) -> Evaluation:
+    """Return an evaluation. Raises UnknownEvaluation with those that are stored."""
+    try:
+        return store.get(identifier)
+    except UnknownEvaluation:
+        stored = [f"{each.id} of {shown(each.name)}" for each in store.summaries(_MOST_EVALUATIONS)]
+        allowed = ", ".join(stored) or "none is stored; `weighin evaluate` makes one"
+        raise UnknownEvaluation(
+            f"--data {shown(identifier[:64])}: no such evaluation (allowed: {allowed})"
+        ) from None
 
 
 def _task(text: str | None) -> Task | None:
@@ -142,8 +158,11 @@ def _show(out: Console, advice: Advice) -> None:
         out.print(f"  {dominated.model}: {shown(dominated.reason)}")
     if recommendation.rejected:
         out.print("Rejected:")
+        by_reason: dict[str, list[str]] = {}
         for rejected in recommendation.rejected:
-            out.print(f"  {rejected.model}: {shown(rejected.reason)}")
+            by_reason.setdefault(rejected.reason, []).append(rejected.model)
+        for reason, models in by_reason.items():
+            out.print(f"  {', '.join(models)}: {shown(reason)}")
     for bundle, reason in advice.evidence.unused.items():
         out.print(f"Benchmark {bundle} not used: {shown(reason)}")
     if recommendation.run is not None:

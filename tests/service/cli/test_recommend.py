@@ -61,6 +61,8 @@ def test_recommend_without_benchmarks(tiny_models_dir: Path, tmp_path: Path) -> 
     assert done.returncode == 2
     assert "no recommendation: no usable benchmark of this machine" in done.stdout
     assert "tiny: not measured here: run `weighin bench --profile standard --models tiny`" in done.stdout
+    small = weighin(tiny_models_dir, tmp_path, "--max-mb", "0.000001")
+    assert re.search(r"^  tiny, tiny-b: .* MB > ", small.stdout, re.MULTILINE)
     assert (
         "To measure the missing models: weighin bench --profile standard --models tiny,tiny-b" in done.stdout
     )
@@ -146,8 +148,17 @@ def test_recommend_by_own_pictures(tiny_models_dir: Path, tmp_path: Path) -> Non
 
 def test_recommend_by_what_is_not_there(tiny_models_dir: Path, tmp_path: Path) -> None:
     none = weighin(tiny_models_dir, tmp_path, "--data", "none")
-    assert (none.returncode, none.stderr) == (1, "weighin: no evaluation 'none' (see GET /evaluations)\n")
+    assert (none.returncode, none.stderr) == (
+        1,
+        "weighin: --data none: no such evaluation (allowed: none is stored; `weighin evaluate` makes one)\n",
+    )
     assert list(tmp_path.iterdir()) == []
+    engine = open_database(None, tmp_path)
+    made = evaluation({"tiny": [True] * 200}, cards={"tiny": read_card(tiny_models_dir / "tiny")})
+    EvaluationStore(engine).save(made)
+    engine.dispose()
+    other = weighin(tiny_models_dir, tmp_path, "--data", "pets")
+    assert other.stderr == f"weighin: --data pets: no such evaluation (allowed: {made.id} of pets)\n"
     unwritable = weighin(tiny_models_dir, tmp_path, "--json", str(tmp_path / "none" / "answer.json"))
     assert unwritable.returncode == 1
     assert "answer.json: folder not found" in unwritable.stderr
