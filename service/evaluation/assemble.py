@@ -38,9 +38,11 @@ from service.evaluation.result import (
 )
 from service.evaluation.run import Run, Runner, Seen, Subject
 from service.inference.session import RUNTIME_VERSION
-from service.text.display import without_surrogates
+from service.text.display import shown, without_surrogates
 
 _DIGITS = 6
+_MOST_NAMES = 5
+"""Names of classes in a note."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ def assemble(
     partial = (
         classification.partial_note(each.labels, each.classes, each.of) for each in label_sets if not detects
     )
+    classes = _class_counts(dataset, distinct)
     data = Data(
         name=without_surrogates(dataset.name) or ".",
         kind=dataset.kind,
@@ -129,8 +132,13 @@ def assemble(
                 *problems,
             ]
         ),
-        classes=_class_counts(dataset, distinct),
-        notes=tuple(map(without_surrogates, (*dataset.notes, *filter(None, partial), *notes))),
+        classes=classes,
+        notes=tuple(
+            map(
+                without_surrogates,
+                (*dataset.notes, *_class_notes(classes, detects), *filter(None, partial), *notes),
+            )
+        ),
     )
     evaluation = Evaluation(
         id=distinct.sha256[:16],
@@ -299,19 +307,19 @@ def _corrupted(subject: Subject, pictures: Mapping[str, Picture], runner: Runner
 
 def _label_set(labels: str, matched: Matched, of: int, distinct: _Distinct, detects: bool) -> LabelSet:
     counted = distinct.of(matched.ids, detects=detects)
-    shown = Counter(
+    having = Counter(
         name
         for picture in distinct.pictures.values()
         for name in {picture.class_name, *(box.class_name for box in picture.boxes)}
     )
     return LabelSet(
         labels=labels,
-        classes=len(set(matched.ids.values())),
+        classes=len({matched.ids[name] for name in having if name in matched.ids}),
         of=of,
         n=len(counted),
         pictures=pack_bits(sha256 in counted for sha256 in distinct.pictures),
         unmatched=tuple(
-            Unmatched(name=without_surrogates(name), pictures=shown[name], reason=without_surrogates(reason))
+            Unmatched(name=without_surrogates(name), pictures=having[name], reason=without_surrogates(reason))
             for name, reason in matched.unmatched.items()
         ),
     )
@@ -324,6 +332,21 @@ def _class_counts(dataset: Dataset, distinct: _Distinct) -> tuple[ClassCount, ..
     else:
         counts = Counter(box.class_name for picture in pictures for box in picture.boxes)
     return tuple(ClassCount(name=without_surrogates(name), n=counts[name]) for name in dataset.class_names)
+
+
+def _class_notes(classes: Sequence[ClassCount], detects: bool) -> list[str]:
+    """Return sentences on classes with too little in them."""
+    thing = "object" if detects else "usable picture"
+    notes = []
+    for wanted, words in ((0, f"no {thing}"), (1, f"one {thing}, which proves little")):
+        names = [each.name for each in classes if each.n == wanted]
+        if names:
+            count = "1 class has" if len(names) == 1 else f"{len(names)} classes have"
+            more = ", ..." if len(names) > _MOST_NAMES else ""
+            notes.append(
+                f"{count} {words}: {', '.join(shown(name)[:200] for name in names[:_MOST_NAMES])}{more}"
+            )
+    return notes
 
 
 def _pairs(models: Sequence[ModelResult]) -> tuple[Pair, ...]:

@@ -183,7 +183,7 @@ class LabelSet(Finite):
     """What the models of one label set are judged on: `classes` of the `of` that they know."""
 
     labels: Name
-    classes: PositiveCount = Field(description="Labels that have a class of the data set")
+    classes: PositiveCount = Field(description="Labels that have a distinct picture, or an object in one")
     of: PositiveCount = Field(description="Labels")
     n: PositiveCount = Field(description="Distinct pictures of these classes")
     pictures: Bits = Field(description="Which of the distinct pictures these are")

@@ -161,7 +161,7 @@ def summarise(evaluation: Evaluation) -> EvaluationSummary:
         task=data.task,
         pictures=data.pictures,
         n=data.n,
-        classes=len(data.classes),
+        classes=sum(1 for each in data.classes if each.n),
         finished_at=evaluation.finished_at,
         models=tuple(models),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from service.errors import InvalidDataset, error_words
@@ -39,8 +38,7 @@ def read_dataset(path: Path, images: Path | None = None) -> Dataset:
         images = Path(images).absolute()
         if not images.is_dir():
             raise InvalidDataset(f"--images {shown(images.name)}: no such folder")
-    dataset = _read_folder(path, images) if is_folder else _read_file(path, images)
-    return replace(dataset, notes=(*dataset.notes, *_class_notes(dataset)))
+    return _read_folder(path, images) if is_folder else _read_file(path, images)
 
 
 def _read_file(path: Path, images: Path | None) -> Dataset:
@@ -86,17 +84,3 @@ def _json_in(folder: Path) -> list[Path]:
     return sorted(
         file for file in folder.iterdir() if file.suffix.lower() == ".json" and not ignored(file.name)
     )
-
-
-def _class_notes(dataset: Dataset) -> list[str]:
-    """Return sentences on classes with too little in them."""
-    things = ("picture", "pictures") if dataset.task == "image-classification" else ("object", "objects")
-    counts = dataset.counts()
-    notes = []
-    for wanted, words in ((0, f"no {things[1]}"), (1, f"one {things[0]} only, which proves little")):
-        names = [name for name, count in counts.items() if count == wanted]
-        if names:
-            classes = "1 class has" if len(names) == 1 else f"{len(names)} classes have"
-            more = ", ..." if len(names) > 5 else ""
-            notes.append(f"{classes} {words}: {', '.join(shown(name)[:200] for name in names[:5])}{more}")
-    return notes

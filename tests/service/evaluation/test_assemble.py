@@ -20,6 +20,7 @@ from service.evaluation.progress import Progress
 from service.evaluation.readers.folders import read_folders
 from service.evaluation.result import from_json, to_json
 from service.evaluation.run import Runner
+from service.evaluation.store import summarise
 from service.inference.registry import Registry
 from tests.helpers.detectors import save_detector
 from tests.helpers.networks import save_network
@@ -126,6 +127,28 @@ def test_each_label_set_counts_its_own_pictures(tmp_path: Path, zoo: Path) -> No
     assert {(pair.first, pair.second) for pair in evaluation.pairs} == {("good", "reds")}
 
 
+def test_classes_are_counted_by_the_pictures_that_count(tmp_path: Path, zoo: Path) -> None:
+    """A broken file, a copy and a picture under two labels are no pictures of their class."""
+    data = tmp_path / "data"
+    contents = save_pictures(data, 2)
+    (data / "red/1.png").write_text("no picture")
+    (data / "green/1.png").write_bytes(contents["green/0.png"])
+    (data / "blue/1.png").unlink()
+    (data / "green/2.png").write_bytes(contents["blue/0.png"])
+    (data / "unicorn").mkdir()
+    evaluation = assembled(zoo, read_folders(data)).evaluation
+    assert {each.name: each.n for each in evaluation.data.classes} == {
+        "red": 1, "green": 1, "blue": 0, "unicorn": 0,
+    }  # fmt: skip
+    assert evaluation.data.notes == (
+        "2 classes have no usable picture: blue, unicorn",
+        "2 classes have one usable picture, which proves little: green, red",
+        "2 of the 3 classes of colours have pictures here: this is not a colours accuracy and cannot be "
+        "compared with one",
+    )
+    assert (evaluation.label_sets[0].classes, summarise(evaluation).classes) == (2, 2)
+
+
 def test_failed_model_is_left_out_of_the_result(tmp_path: Path, zoo: Path) -> None:
     save_pictures(tmp_path / "data", 2)
     (tmp_path / "data/red/dark.png").write_bytes(png(np.zeros((16, 16, 3))))
@@ -178,7 +201,7 @@ def test_detectors(tmp_path: Path, zoo: Path) -> None:
     assert model.detection.ap50 > 0.9
     assert model.detection.objects == 6
     (labels,) = evaluation.label_sets
-    assert (labels.labels, labels.classes, labels.n) == ("colours", 2, 6)
+    assert (labels.labels, labels.classes, labels.n) == ("colours", 1, 6)
     assert [(each.name, each.pictures) for each in labels.unmatched] == [("unicorn", 6)]
     assert {each.name: each.n for each in evaluation.data.classes} == {"red": 6, "blue": 0, "unicorn": 6}
 
