@@ -14,6 +14,7 @@ from service.evaluation.dataset import Dataset
 from service.evaluation.run import Subject
 from service.inference.loading import ModelEntry, load_model
 from service.inference.registry import Registry
+from service.text.display import shown
 
 _WORDS: dict[Task, str] = {"image-classification": "classifies images", "object-detection": "detects objects"}
 _NEEDED: dict[Task, str] = {"image-classification": "a class per picture", "object-detection": "boxes"}
@@ -139,6 +140,8 @@ def _unusable(
     known = len(set(matched[card.labels].ids.values()))
     if known >= least:
         return None
+    if len(dataset.class_names) == 1:
+        return f"label set {card.labels} does not have the class"
     has = "none" if known == 0 else f"only {known}"
     return f"label set {card.labels} has {has} of the {len(dataset.class_names)} classes"
 
@@ -151,8 +154,13 @@ def _nothing(dataset: Dataset, matched: Mapping[str, Matched], left_out: Mapping
     names = ", ".join(f"'{name}'" for name in dataset.class_names[:_MOST_CLASSES])
     more = len(dataset.class_names) - _MOST_CLASSES
     known = max(len(set(each.ids.values())) for each in matched.values())
+    similar = {
+        name: labels[0] for each in reversed(list(matched.values())) for name, labels in each.similar.items()
+    }
+    lines = [f"{shown(name)} = {shown(similar[name])}" for name in dataset.class_names if name in similar]
+    example = f", such as {', '.join(lines[:_MOST_CLASSES])}" if lines else ""
     return (
         f"{dataset.name}: no model has {'its classes' if known == 0 else 'two of its classes'} {names}"
         f"{f' and {more} more' if more > 0 else ''} (allowed: labels of {', '.join(matched)}; "
-        "--mapping FILE with lines CLASS = LABEL)"
+        f"--mapping FILE with lines CLASS = LABEL{example})"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import json
 import re
@@ -22,14 +23,19 @@ _MOST_BYTES = 16 << 20
 _WORDNET_ID = re.compile(r"(n\d{8})(?:[-_. ].*)?", re.DOTALL)
 """A folder's name may go on after the id, as in n02085620-Chihuahua."""
 _MOST_DIGITS = 9
+_LONGEST_NAME = 100
+"""Characters of a name that are compared."""
+_MOST_SPELLINGS = 100
+"""Names whose spelling is compared with all labels, which takes milliseconds for each."""
 
 
 @dataclass(frozen=True)
 class Matched:
-    """The class id of each name that matches one label, and why others do not."""
+    """The class id of each name that matches one label, why others do not, and labels similar to those."""
 
     ids: dict[str, int]
     unmatched: dict[str, str]
+    similar: dict[str, list[str]]
 
 
 class Labels:
@@ -52,6 +58,7 @@ class Labels:
         )
         self._wordnet = {name: number for number, name in enumerate(wordnet)}
         self._words: dict[str, list[str]] | None = None
+        self._spellings = 0
 
     def ids(self, name: str | int) -> tuple[int, ...]:
         """Return the ids of the classes that are called `name`, or the class id that it is."""
@@ -69,13 +76,27 @@ class Labels:
         return ()
 
     def similar(self, name: str | int) -> list[str]:
-        """Return up to three labels that have the name as one of their words."""
+        """Return up to three labels that have the name as one of their words; else that have the rarest word
+        of the name; else that are spelled nearly like it.
+        """
         if self._words is None:
             self._words = {}
             for label in self._labels:
                 for word in {plain(part).removesuffix("s") for part in label.split()} - {""}:
                     self._words.setdefault(word, []).append(label)
-        return self._words.get(plain(str(name)).removesuffix("s"), [])[:3]
+        name = str(name)[:_LONGEST_NAME]
+        whole = self._words.get(plain(name).removesuffix("s"))
+        if whole:
+            return whole[:3]
+        parts = {plain(part).removesuffix("s") for part in re.split(r"[\W_]+", name)}
+        known = [self._words[part] for part in parts if len(part) > 2 and part in self._words]
+        if known:
+            return min(known, key=lambda labels: (len(labels), labels))[:3]
+        if self._spellings >= _MOST_SPELLINGS:
+            return []
+        self._spellings += 1
+        labels = {plain(label): label for label in self._labels}
+        return [labels[form] for form in difflib.get_close_matches(plain(name), labels, 3, cutoff=0.8)]
 
 
 def match_classes(
@@ -92,6 +113,7 @@ def match_classes(
     lookup = Labels(labels, label_set)
     ids: dict[str, int] = {}
     unmatched: dict[str, str] = {}
+    alike: dict[str, list[str]] = {}
     for name in names:
         target = mapping.get(composed(name), name) if mapping else name
         mapped = "" if target == name else f"mapped to {shown(target)[:120]}: "
@@ -105,10 +127,11 @@ def match_classes(
             several = ", ".join(f"{shown(labels[number])} ({number})" for number in found[:5])
             unmatched[name] = f"{mapped}{len(found)} labels of {label_set}: {several}"
         else:
-            similar = lookup.similar(target)
+            if similar := lookup.similar(target):
+                alike[name] = similar
             hint = f" (similar: {', '.join(map(shown, similar))})" if similar else ""
             unmatched[name] = f"{mapped}no label of {label_set}{hint}"
-    return Matched(ids, unmatched)
+    return Matched(ids, unmatched, alike)
 
 
 def unknown_in_mapping(mapping: Mapping[str, str | int], names: Iterable[str]) -> list[str]:

@@ -54,6 +54,7 @@ def test_one_class_is_enough_where_there_is_one(tmp_path: Path, zoo: Path) -> No
     save_pictures(tmp_path / "data", 2, classes=("red",))
     chosen = choose(registry(zoo), read_folders(tmp_path / "data"), {})
     assert [subject.model.name for subject in chosen.subjects] == ["one", "others", "two"]
+    assert chosen.left_out["fruits"] == "label set fruits-labels does not have the class"
 
 
 def test_labels_that_have_few_of_the_classes_are_left_out(tmp_path: Path) -> None:
@@ -114,5 +115,6 @@ def test_no_model_knows_the_classes(tmp_path: Path, zoo: Path) -> None:
         choose(registry(zoo), read_folders(tmp_path / "data"), {})
     assert error.value.detail == (
         "data: no model has its classes 'bottle blue', 'bottle green', 'bottle red' (allowed: labels of "
-        "colours, fruits-labels, others-labels; --mapping FILE with lines CLASS = LABEL)"
+        "colours, fruits-labels, others-labels; --mapping FILE with lines CLASS = LABEL, such as "
+        "bottle blue = blue, bottle green = green, bottle red = red)"
     )

@@ -39,6 +39,9 @@ def test_a_name_matches_one_label(name: str, class_id: int) -> None:
     [
         ("crane", "2 labels of own: crane (2), crane (3)"),
         ("bottles", "no label of own (similar: water bottle)"),
+        ("bottle-large", "no label of own (similar: water bottle)"),
+        ("egyptain cats", "no label of own (similar: Egyptian cat)"),
+        ("wattle", "no label of own"),
         ("horse", "no label of own"),
         ("8", "no label of own"),
         ("-1", "no label of own"),
@@ -73,6 +76,19 @@ def test_a_name_that_matches_none_or_several_is_explained(name: str, reason: str
 def test_synonyms_and_wordnet_ids_of_imagenet(name: str, label: str | None) -> None:
     matched = match_classes([name], IMAGENET, "imagenet-1k")
     assert [IMAGENET[number] for number in matched.ids.values()] == ([label] if label else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "similar"),
+    [
+        ("chimpanse", ["chimpanzee"]),
+        ("koala-red", ["koala"]),
+        ("camel", ["arabian camel"]),
+        ("Fahrrad", []),
+    ],
+)
+def test_similar_labels_of_imagenet(name: str, similar: list[str]) -> None:
+    assert match_classes([name], IMAGENET, "imagenet-1k").similar == ({name: similar} if similar else {})
 
 
 def test_labels_of_their_own_have_no_synonyms() -> None:
