@@ -14,6 +14,8 @@ from service.text.display import shown
 
 _FEW = 3
 """Pictures, classes or names in a line."""
+_MOST_UNMATCHED = 10
+"""Classes without a label in a list, which people need for a mapping."""
 _LONGEST_LABEL = 30
 
 
@@ -108,8 +110,18 @@ def _verdicts(evaluation: Evaluation, models: Sequence[ModelResult]) -> list[str
     best = models[0].name
     verdicts = {model.name: evaluation.verdict(best, model.name) for model in models[1:]}
     worse = [name for name, verdict in verdicts.items() if verdict == "better"]
-    alike = [name for name, verdict in verdicts.items() if verdict == "not distinguishable"]
+    same = [model.name for model in models[1:] if _figure(model).value == _figure(models[0]).value]
+    alike = [
+        name for name, verdict in verdicts.items() if verdict == "not distinguishable" and name not in same
+    ]
     figure = "accuracy" if models[0].classification is not None else "average precision"
+    if len(same) == len(models) - 1:
+        return [f"{'Both' if len(models) == 2 else f'All {len(models)}'} models have the same {figure}."]
+    if same:
+        parts = [f"{_names([best, *same])} have the highest {figure}"]
+        parts += [f"{best} is not distinguishable from {_names(alike)}"] if alike else []
+        parts += [f"{best} is better than {_names(worse)}"] if worse else []
+        return [f"{'; '.join(parts)}."]
     if not alike:
         return [f"{best} has the highest {figure}; it is better than {_all_or_count(worse, models)}."]
     sentence = f"{best} has the highest {figure}, but is not distinguishable from {_names(alike)}"
@@ -124,7 +136,8 @@ def _all_or_count(worse: Sequence[str], models: Sequence[ModelResult]) -> str:
 
 def _names(names: Sequence[str]) -> str:
     more = len(names) - _FEW
-    return ", ".join(names[:_FEW]) + (f" and {_count(more, 'other', 'others')}" if more > 0 else "")
+    listed = [*names[:_FEW], *([_count(more, "other", "others")] if more > 0 else [])]
+    return " and ".join(filter(None, (", ".join(listed[:-1]), listed[-1])))
 
 
 def _details(model: ModelResult) -> Iterable[str]:
@@ -172,8 +185,9 @@ def _unmatched(labels: LabelSet) -> list[str]:
     classes = _count(len(labels.unmatched), "class", "classes")
     pictures = sum(each.pictures for each in labels.unmatched)
     lines = [f"not counted for {labels.labels}: {classes}, {_count(pictures, 'picture', 'pictures')}"]
-    lines += [f"  {each.name} ({each.pictures}): {each.reason}" for each in labels.unmatched[:_FEW]]
-    return lines + _more(len(labels.unmatched))
+    most = sorted(labels.unmatched, key=lambda each: -each.pictures)[:_MOST_UNMATCHED]
+    lines += [f"  {each.name} ({each.pictures}): {each.reason}" for each in most]
+    return lines + _more(len(labels.unmatched), _MOST_UNMATCHED)
 
 
 def _count(count: int, one: str, several: str) -> str:
@@ -198,8 +212,8 @@ def _left_out_pictures(evaluation: Evaluation) -> Iterable[str]:
         yield from _more(len(data.conflicts))
 
 
-def _more(count: int) -> list[str]:
-    return [f"  and {count - _FEW} more (--json FILE lists all)"] if count > _FEW else []
+def _more(count: int, listed: int = _FEW) -> list[str]:
+    return [f"  and {count - listed} more (--json FILE lists all)"] if count > listed else []
 
 
 def _left_out_models(left_out: Mapping[str, str]) -> Iterable[str]:

@@ -16,7 +16,7 @@ from tests.helpers import command_line
 from tests.helpers.networks import save_network
 from tests.helpers.process import environment
 from tests.helpers.until import until
-from tests.service.evaluation.colours import save_colours, save_pictures, save_reds
+from tests.service.evaluation.colours import picture, save_colours, save_pictures, save_reds
 
 
 @pytest.fixture
@@ -81,6 +81,33 @@ def test_few_pictures_are_no_verdict(tmp_path: Path, zoo: Path) -> None:
     done = evaluate(zoo, "--data", str(tmp_path / "pictures"))
     assert done.returncode == 0, done.stderr
     assert "good has the highest accuracy, but is not distinguishable from reds." in done.stdout
+
+
+def test_models_of_the_same_accuracy(tmp_path: Path, zoo: Path) -> None:
+    for name in ("other", "same"):
+        save_colours(zoo, name)
+    save_pictures(tmp_path / "pictures", 40)
+    done = evaluate(zoo, "--data", str(tmp_path / "pictures"))
+    assert done.returncode == 0, done.stderr
+    assert "good, other and same have the highest accuracy; good is better than reds." in done.stdout
+    done = evaluate(zoo, "--data", str(tmp_path / "pictures"), "--models", "good,other,same")
+    assert "All 3 models have the same accuracy." in done.stdout
+
+
+def test_all_names_that_match_no_label_are_listed(tmp_path: Path, zoo: Path) -> None:
+    """People need them to write a mapping; those of most pictures come first."""
+    save_pictures(tmp_path / "pictures", 2)
+    for number in range(11):
+        (tmp_path / f"pictures/thing {number:02}").mkdir()
+        (tmp_path / f"pictures/thing {number:02}/0.png").write_bytes(picture("red", 100 + number))
+    (tmp_path / "pictures/thing 10/1.png").write_bytes(picture("red", 200))
+    done = evaluate(zoo, "--data", str(tmp_path / "pictures"))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    start = lines.index("not counted for colours: 11 classes, 12 pictures")
+    assert lines[start + 1] == "  thing 10 (2): no label of colours"
+    assert lines[start + 10] == "  thing 08 (1): no label of colours"
+    assert lines[start + 11] == "  and 1 more (--json FILE lists all)"
 
 
 def test_mapping_and_chosen_models(tmp_path: Path, zoo: Path) -> None:
