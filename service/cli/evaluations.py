@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import httpx  # lazy, because the import takes a tenth of a second
 
 _TIMEOUT_S = 60.0
+_KEY_NEEDED = 401
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def _post(evaluation: Evaluation, address: str, api_key: str | None, *, proxies:
             if response.is_success:
                 response = client.get(f"{url}/{evaluation.id}")
             if not response.is_success:
-                return f"service at {where}: {_detail(response)}"
+                hint = "; WEIGHIN_API_KEY sets it" if response.status_code == _KEY_NEEDED else ""
+                return f"service at {where}: {_detail(response)}{hint}"
             return Kept(from_json(response.content), f"stored as {evaluation.id} by the service at {where}")
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         return f"no answer from {where}: {error or type(error).__name__}"

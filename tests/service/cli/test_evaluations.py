@@ -54,7 +54,7 @@ def test_post_to_the_service_that_holds_the_directory(tiny_models_dir: Path, tmp
         assert refused.file == tmp_path / "evaluations" / f"{MADE.id}.json"
         assert refused.file is not None
         assert read_evaluation(refused.file) == MADE
-        assert "API key: wrong" in refused.where
+        assert "API key: wrong; WEIGHIN_API_KEY sets it; it is in " in refused.where
         assert f"curl --json @{refused.file} -H 'Authorization: Bearer KEY' http://" in refused.where
         assert "open sesame" not in refused.where
 
