@@ -104,7 +104,7 @@ def _of_the_best_labels(
         if 2 * known[labels] < known[best]:
             left_out[entry.name] = (
                 f"label set {labels} has {known[labels]} of the {len(dataset.class_names)} classes, "
-                f"{best} has {known[best]}; --models {entry.name} evaluates it"
+                f"{best} has {known[best]}; --models NAME evaluates it"
             )
         else:
             chosen.append(entry)

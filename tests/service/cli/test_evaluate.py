@@ -83,6 +83,24 @@ def test_few_pictures_are_no_verdict(tmp_path: Path, zoo: Path) -> None:
     assert "good has the highest accuracy, but is not distinguishable from reds." in done.stdout
 
 
+def test_models_left_out_for_one_reason_are_one_line(tmp_path: Path, zoo: Path) -> None:
+    for name in ("pair", "two"):
+        save_network(zoo, name, classes=3, names=("apple", "a", "b"), labels="other")
+    save_network(zoo, "fruit", classes=8, names=("apple", *"abcdefg"))
+    save_pictures(tmp_path / "pictures", 1)
+    for name in ("red", "green", "blue"):
+        (tmp_path / "pictures" / name).rename(
+            tmp_path / "pictures" / {"red": "a", "green": "b"}.get(name, "c")
+        )
+    for name in "defg":
+        (tmp_path / "pictures" / name).mkdir()
+        (tmp_path / f"pictures/{name}/0.png").write_bytes(picture("red", 100 + ord(name)))
+    done = evaluate(zoo, "--data", str(tmp_path / "pictures"))
+    assert done.returncode == 0, done.stderr
+    reason = "label set other has 2 of the 7 classes, fruit-labels has 7; --models NAME evaluates it"
+    assert f"not evaluated: pair and two: {reason}" in done.stdout
+
+
 def test_models_of_the_same_accuracy(tmp_path: Path, zoo: Path) -> None:
     for name in ("other", "same"):
         save_colours(zoo, name)

@@ -68,7 +68,7 @@ def test_labels_that_have_few_of_the_classes_are_left_out(tmp_path: Path) -> Non
     chosen = choose(Registry((zoo,), "most"), dataset, {})
     assert [subject.model.name for subject in chosen.subjects] == ["half", "most"]
     assert chosen.left_out == {
-        "few": "label set few-labels has 2 of the 5 classes, most-labels has 5; --models few evaluates it"
+        "few": "label set few-labels has 2 of the 5 classes, most-labels has 5; --models NAME evaluates it"
     }
     named = choose(Registry((zoo,), "most"), dataset, {}, ["few", "most"])
     assert [subject.model.name for subject in named.subjects] == ["few", "most"]
