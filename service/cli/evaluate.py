@@ -48,7 +48,7 @@ def evaluate(
         str | None, typer.Option(help="Names, separated by commas [default: all that know the classes]")
     ] = None,
     mapping: Annotated[
-        Path | None, typer.Option(help="File with lines CLASS = LABEL, for classes named otherwise")
+        Path | None, typer.Option(help="File with lines CLASS = LABEL, for classes whose names are no labels")
     ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder in which the paths of a CSV, COCO or VOC file begin")
@@ -181,7 +181,7 @@ def _changes(dataset: Dataset, run: Run, data: Path, images: Path | None) -> lis
     if appeared:
         notes.append(f"appeared while the others were evaluated, not counted: {_first(appeared)}")
     if relabelled:
-        notes.append(f"labelled otherwise by now, counted with the earlier label: {_first(relabelled)}")
+        notes.append(f"relabelled meanwhile, counted with the earlier label: {_first(relabelled)}")
     return notes
 
 

@@ -179,7 +179,7 @@ def _label(label: str) -> str:
 
 
 def _unmatched(labels: LabelSet) -> list[str]:
-    """Return a line for the classes that are none of the label set."""
+    """Return lines on the classes that have no label in the label set."""
     if not labels.unmatched:
         return []
     classes = _count(len(labels.unmatched), "class", "classes")

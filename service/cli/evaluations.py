@@ -73,7 +73,7 @@ def keep(evaluation: Evaluation, settings: Settings, url: str | None = None) -> 
 
 
 def _post(evaluation: Evaluation, address: str, api_key: str | None, *, proxies: bool) -> Kept | str:
-    """Post to the service at `address`; return what it has then, or why it has not, in words."""
+    """Post to the service at `address`; return what it stores then, or why it does not, in words."""
     import httpx  # imported here, because it takes a tenth of a second
 
     headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
@@ -102,7 +102,7 @@ def _detail(response: httpx.Response) -> str:
 
 
 def _in_file(evaluation: Evaluation, data_dir: Path, reason: str, addresses: tuple[str, ...]) -> Kept:
-    """Write the evaluation to a file, to what is there of the same data set, and return how to post it.
+    """Write the evaluation to a file, merged with an earlier file of the data set; return how to post it.
 
     Raises StorageUnavailable.
     """

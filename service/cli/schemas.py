@@ -270,7 +270,7 @@ class QuantizedModel(BaseModel):
     )
     divergence_all_int8: Number = Field(description="The same with all layers in int8")
     agreement: Number = Field(description="Share of pictures for which both predict the same class")
-    pictures: int = Field(description="Pictures that judged it")
+    pictures: int = Field(description="Pictures on which it was compared with its parent")
     accuracy: AccuracyChange | None = Field(description="null if the pictures have no labels")
     int8: Int8Out
     warnings: list[str]

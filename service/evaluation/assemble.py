@@ -1,4 +1,4 @@
-"""From what a run computed to an `Evaluation`: distinct pictures, label sets, figures, verdicts."""
+"""Make an `Evaluation` from the outcomes of a run: distinct pictures, label sets, figures, verdicts."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def assemble(
     started_at: datetime,
     notes: Sequence[str] = (),
 ) -> Assembled:
-    """Return the evaluation of the models that ran through. `notes`: further sentences for people.
+    """Return the evaluation of the models whose run did not fail. `notes`: further sentences for people.
 
     Raises InvalidDataset if no picture, or no model, can be counted.
     """
@@ -106,7 +106,7 @@ def assemble(
         results.setdefault(card.labels, []).append(_result(subject, pictures, runner))
     if not results:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
-        raise InvalidDataset(f"{dataset.name}: no model can be judged by it ({reasons})")
+        raise InvalidDataset(f"{dataset.name}: no model can be evaluated ({reasons})")
     label_sets = tuple(
         _label_set(labels, chosen.matched[labels], models[0].classes, distinct, detects)
         for labels, models in results.items()
@@ -168,7 +168,7 @@ def truth_of(picture: Picture, mapping: Mapping[str, str | int]) -> str:
 
 
 def _distinct(seen: Sequence[Seen], mapping: Mapping[str, str | int]) -> _Distinct:
-    """Sort out the files with the same bytes, in the order of the SHA-256."""
+    """Return the distinct pictures in the order of their SHA-256, with the duplicates and the conflicts."""
     by_content: dict[str, list[tuple[Picture, str]]] = {}
     for each in seen:
         if each.problem is None:

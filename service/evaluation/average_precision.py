@@ -20,7 +20,7 @@ MAX_DETECTIONS = 100
 _NEARLY = 1e-4
 """Margin for recalls in float32 that are a hundredth exactly."""
 _MOST_AT_ONCE = 4_000_000
-"""Numbers in an array, which a million detections in thousands of pictures would make gigabytes."""
+"""Most numbers in one array, which could be gigabytes for a million detections in thousands of pictures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,8 @@ class Objects:
 
     `boxes`: float64 (n, 4), left, top, right, bottom in pixels. `class_ids`: int64 (n,). `crowd`: bool (n,),
     COCO's `iscrowd`. `difficult`: bool (n,), Pascal VOC's. Neither a crowd nor a difficult object has to be
-    found, and what finds one, however often, is not counted; the IoU with a crowd is the share of the
-    detection that it covers.
+    found, and detections of one are not counted, however many there are. The IoU with a crowd is the share of
+    the detection that the crowd covers.
     """
 
     boxes: NDArray[np.float64]
@@ -52,9 +52,9 @@ class Detections:
 class ClassMatches:
     """Objects and detections of one class in all pictures, matched.
 
-    `objects`: the picture of each object that has to be found, int64 (objects,). The others are of each
-    detection, best first: its `pictures` int64 (n,), `scores` float64 (n,), whether it finds an object, `hit`
-    bool (thresholds, n), and whether it is not counted, `ignored` bool (thresholds, n).
+    `objects`: the picture of each object that has to be found, int64 (objects,). The other arrays have one
+    column per detection, best first: `pictures`, its picture, int64 (n,); `scores`, float64 (n,); `hit`,
+    whether it finds an object, and `ignored`, whether it is not counted, both bool (thresholds, n).
     """
 
     class_id: int
@@ -181,7 +181,7 @@ def _flat_objects(
 ) -> tuple[_Boxes, NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
     """Return the objects sorted by picture, class and whether they need to be found.
 
-    With them: which need not be, which are a crowd, and the ids of the classes.
+    With them: which need not be found, which are a crowd, and the ids of the classes.
     """
     ids = np.concatenate([np.zeros(0, np.int64), *(each.class_ids for each in objects)])
     crowd = np.concatenate([np.zeros(0, bool), *(each.crowd for each in objects)])

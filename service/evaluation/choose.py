@@ -43,11 +43,11 @@ def choose(
 ) -> Chosen:
     """Choose and load the models `names`, or all of the data set's task that know enough of its classes.
 
-    Enough is two classes for a classifier, because one says little about telling classes apart, and one for
-    a detector or if the data set has only one. It is also at least half as many as the label set has that
-    knows most of them; else its models would be judged on few of the pictures. Raises UnknownModel, and for
-    models that were named InvalidParameter and ModelUnavailable if they cannot be evaluated; InvalidDataset
-    if no model can.
+    A classifier must know two classes, because one says little about telling classes apart; a detector must
+    know one, and so must any model if the data set has only one. A label set must also know at least half as
+    many classes as the one that knows most; otherwise its models would be judged on few of the pictures.
+    Raises UnknownModel; InvalidParameter or ModelUnavailable for a named model that cannot be evaluated;
+    InvalidDataset if no model can.
     """
     matched: dict[str, Matched] = {}
     read: dict[str, tuple[str, tuple[str, ...]]] = {}

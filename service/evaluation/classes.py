@@ -31,7 +31,7 @@ _MOST_SPELLINGS = 100
 
 @dataclass(frozen=True)
 class Matched:
-    """The class id of each name that matches one label, why others do not, and labels similar to those."""
+    """The class id of each name that matches one label; of the others, the reason and similar labels."""
 
     ids: dict[str, int]
     unmatched: dict[str, str]

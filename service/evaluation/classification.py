@@ -40,7 +40,7 @@ MAX_WORST = 10
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a classifier says of one picture.
+    """Output of a classifier for one picture.
 
     `top`: up to five class ids, the most probable first. `probability`: of the first of them.
     `true_probability`: of the true class.
@@ -103,14 +103,14 @@ def summarise(
 def macro(classes: Sequence[Share]) -> Mean:
     """Return the mean accuracy of `classes`, each counting the same, with its 95 % interval.
 
-    Each bound is the farther one of two intervals, of which one covers too rarely with many small classes and
-    the other with a small class among large ones; with one class both are Wilson's:
+    Each bound is the outer one of two intervals. One of the intervals covers the mean too rarely with many
+    small classes, the other with a small class among large ones. With one class both are Wilson's.
 
     - MOVER combines the Wilson intervals of the classes: the distance from the mean to a bound is the root of
-      the summed squares of theirs, divided by their number (Zou, Huang and Zhang, Computational Statistics
-      and Data Analysis 53, 2009).
-    - Wilson's interval with the effective number of pictures, that is of a plain sample with the variance of
-      the mean, as in surveys (Franco et al., Journal of Survey Statistics and Methodology 7, 2019).
+      the sum of the classes' squared distances, divided by the number of classes (Zou, Huang and Zhang,
+      Computational Statistics and Data Analysis 53, 2009).
+    - Wilson's interval with the effective number of pictures, as in surveys: that of a simple random sample
+      with the variance of the mean (Franco et al., Journal of Survey Statistics and Methodology 7, 2019).
     """
     k = len(classes)
     shares = [(each.correct / each.n, *wilson(each.correct, each.n)) for each in classes]
@@ -127,7 +127,7 @@ def macro(classes: Sequence[Share]) -> Mean:
 
 
 def _effective_pictures(classes: Sequence[Share], mean: float) -> float:
-    """Return the size of a plain sample whose share has the variance of the mean of the classes' shares."""
+    """Return the size of a simple random sample whose share varies as much as the mean of the classes."""
     k = len(classes)
     if mean in (0, 1):
         return k * k / math.fsum(1 / each.n for each in classes)
@@ -145,8 +145,8 @@ def calibration(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> C
 
     `probability`: of the predicted class, float64 (n,). Each of BINS equally wide bins holds the pictures
     above its lower and up to its upper bound; the error is the mean of their distances between accuracy and
-    mean probability, weighted by their pictures. It is not zero by chance alone: the fewer pictures, the
-    larger it is for a perfectly calibrated model.
+    mean probability, weighted by their pictures. Even for a perfectly calibrated model chance makes it larger
+    than zero, the more so the fewer pictures there are.
     """
     bounds = np.arange(BINS + 1) / BINS
     index = np.searchsorted(bounds[1:-1], probability, side="left")

@@ -1,4 +1,4 @@
-"""Corrupted versions of a picture, at the size at which a network looks at it."""
+"""Corrupted versions of a picture, at the size that a network sees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets: labelled pictures of a user, as every reader of this folder returns them."""
+"""Data sets: labelled pictures of a user, as the modules in `readers` return them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.zoo.card import Task
 
 Kind = Literal["folder", "csv", "coco", "voc"]
 MOST_NAME = 500
-"""Characters of a class's name. A longer one is no name: a column of descriptions, say."""
+"""Most characters of a class's name. A longer text is no name, but a description, for example."""
 _MOST_TEXT = 1000
 
 
@@ -19,8 +19,8 @@ _MOST_TEXT = 1000
 class Box:
     """An annotated object: its class, and its box in pixels of the upright original picture.
 
-    The box is continuous: a picture is 0 to its width and 0 to its height, so `right - left` is the width of
-    the box. A box may reach over the edge of the picture, as annotations do.
+    Coordinates are continuous: x from 0 to the width of the picture and y from 0 to its height, so
+    `right - left` is the width of the box. A box may reach over the edge of the picture.
     `crowd`: a group of objects (COCO's iscrowd). `difficult`: counts neither as found nor as missed (Pascal
     VOC). `area`: of the object in square pixels, as COCO annotates it; None means the area of the box.
     """
@@ -42,7 +42,7 @@ class Picture:
     `key`: its path relative to the folder of pictures, with `/`; unique in a data set.
     `class_name`: what it shows, as the data set says it; None in a data set with boxes.
     `size` in bytes and `mtime_ns`: as listed. A file that differs when it is read has changed meanwhile.
-    `declared`: (width, height) in pixels that the annotations give; their boxes mean this size.
+    `declared`: (width, height) in pixels that the annotations give; the boxes refer to this size.
     """
 
     key: str
@@ -58,7 +58,7 @@ class Picture:
 class Problem:
     """Something in a data set that cannot be used: `key` names the picture, line or annotation.
 
-    Both are cut where they are very long, as what a file of annotations quotes can be.
+    Both are cut if they are very long, because they may quote a file of annotations.
     """
 
     key: str

@@ -33,7 +33,7 @@ Floats = Annotated[
 ]
 T = TypeVar("T")
 Many = Annotated[tuple[T, ...], FailFast()]
-"""Of millions of broken items, whose errors would fill the memory, only the first is reported."""
+"""Only the first broken item is reported: the errors of millions would fill the memory."""
 Severities = tuple[Fraction, Fraction, Fraction, Fraction, Fraction]
 _TOLERANCE = 2e-6
 """Shares are rounded to six digits."""
@@ -181,7 +181,7 @@ class ClassifierResult(Finite):
     confusion: Many[Confused] = Field(max_length=MAX_CONFUSED, description="Most frequent first")
     confusion_omitted: Count = Field(default=0, description="Pictures in rarer pairs than those listed")
     calibration: Calibration
-    threshold: Threshold | None = Field(description="Right in 95 % of the cases; null if none is")
+    threshold: Threshold | None = Field(description="From which 95 % are right; null if there is none")
     worst: Many[WorstPicture] = Field(max_length=10)
     halves: tuple[Share | None, Share | None] = Field(description="null: no picture is in that half")
 
@@ -217,7 +217,7 @@ class ClassAp(Finite):
     """Average precision of one class; null without objects to find."""
 
     name: Text
-    n: Count = Field(description="Annotated objects")
+    n: Count = Field(description="Objects to find: neither a crowd nor difficult")
     ap: Fraction | None = Field(description="Mean over IoU 0.5 to 0.95")
     ap50: Fraction | None = Field(description="At IoU 0.5")
 
@@ -241,7 +241,7 @@ class DetectorResult(Finite):
     """Average precision of a detector, as COCO defines it, on the pictures of its label set."""
 
     n: PositiveCount
-    objects: Count = Field(description="Annotated objects of the classes that the detector knows")
+    objects: Count = Field(description="Objects to find, of the classes that the detector knows")
     ap: Mean = Field(description="Mean over IoU 0.5 to 0.95 and classes")
     ap50: Fraction
     ap75: Fraction

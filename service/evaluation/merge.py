@@ -58,7 +58,7 @@ def _dropped_note(names: list[str]) -> str:
 
 
 def judged(evaluation: Evaluation) -> Evaluation:
-    """Return an evaluation whose pairs are those that follow from its models, whatever pairs it had."""
+    """Return the evaluation with all pairs of its models compared again, whatever pairs it had."""
     return evaluation.model_copy(update={"pairs": tuple(_pairs(evaluation.models))})
 
 

@@ -1,4 +1,4 @@
-"""What a model says of one picture, as JSON values, which an interrupted evaluation keeps in a file."""
+"""Outcomes: what a model computed for one picture, as JSON values that Progress keeps in a file."""
 
 from __future__ import annotations
 

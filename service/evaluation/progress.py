@@ -1,4 +1,4 @@
-"""What an evaluation has computed so far, also kept in a file, so that an interrupted one goes on."""
+"""What an evaluation has computed so far, also kept in a file, so that it can go on after an interruption."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FLUSH_S = 1.0
 
 
 class Progress:
-    """Outcomes, JSON values, by picture and model, both named by their content.
+    """Outcomes (JSON values) by picture and model, both identified by a hash of their content.
 
     A context manager that locks its file. There is one file per data set, runtime and instruction set, since
     other kernels round differently; it lacks at most the last second, whatever ends the process. Where it

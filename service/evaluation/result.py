@@ -58,7 +58,7 @@ def half_of(sha256: str) -> int:
 
 
 class Software(Finite):
-    """What computed the outputs; others may round differently."""
+    """Software and machine that computed the outputs; others may round differently."""
 
     onnxruntime: Text
     instruction_set: Many[Text]
@@ -172,7 +172,7 @@ class Data(Finite):
 
 
 class Unmatched(Finite):
-    """A class of the data set that is none of a label set."""
+    """A class of the data set without a label in a label set."""
 
     name: Text
     pictures: Count
@@ -180,7 +180,7 @@ class Unmatched(Finite):
 
 
 class LabelSet(Finite):
-    """What the models of one label set are judged on: `classes` of the `of` that they know."""
+    """The pictures that models of one label set are judged on, which cover `classes` of its `of` labels."""
 
     labels: Name
     classes: PositiveCount = Field(description="Labels that have a distinct picture, or an object in one")

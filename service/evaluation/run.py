@@ -37,7 +37,7 @@ from service.inference.loading import ServedModel
 from service.inference.pipeline import load_image, to_tensor
 
 _GRAPH = {"name", "layout", "dtype", "batch"}
-"""Fields of an input that only the session reads; models that differ in others need another tensor."""
+"""Fields of an input that only the session reads; models that differ in another field need another tensor."""
 _IN_FLIGHT = 4
 """Pictures per core that are done but not yet taken over."""
 
@@ -58,7 +58,7 @@ class Subject:
         return self.model.decoder is not None
 
     def counts(self, picture: Picture) -> bool:
-        """Return whether the picture is one for this model: all are for detectors."""
+        """Return whether the picture counts for this model; for a detector every picture does."""
         return self.detects or picture.class_name in self.ids
 
 
@@ -79,7 +79,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Run:
-    """What came of a run.
+    """Result of a run.
 
     `seen`: the pictures that are done, in the order of the data set. `failed`: models whose run failed, with
     the reason. `computed`: pictures for which any model ran, in `seconds`; `inference_s`: seconds of all
@@ -124,7 +124,7 @@ class Runner:
         self._inference_ns = 0
 
     def run(self, show: Show, stop: threading.Event) -> Run:
-        """Evaluate the pictures; once `stop` is set, end after those that are in work."""
+        """Evaluate the pictures; once `stop` is set, end after those that are in progress."""
         start = time.perf_counter()
         results: Queue[tuple[int, Seen | BaseException] | None] = Queue(_IN_FLIGHT * self._threads)
         remaining = iter(enumerate(self._dataset.pictures))
@@ -325,7 +325,7 @@ def _true_class(subject: Subject, picture: Picture) -> int:
 
 
 def _key(model: ServedModel, side: int) -> str:
-    """Return what an outcome depends on besides the picture: file, preprocessing, reading, decoded size."""
+    """Return a hash of what an outcome depends on besides the picture: model file, card, decoded size."""
     card = model.card
     read = card.model_dump_json(include={"input", "outputs", "detection", "classes"})
     return hashlib.sha256(json.dumps([model.version, read, side]).encode()).hexdigest()[:16]

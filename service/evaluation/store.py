@@ -79,7 +79,7 @@ class EvaluationStore:
         self._obstacle = obstacle
 
     def save(self, evaluation: Evaluation) -> Evaluation:
-        """Store an evaluation and return it, or what the stored one of the same data set has become with it.
+        """Store an evaluation and return it, or the merged one if the data set has a stored evaluation.
 
         Raises InvalidEvaluation if the two cannot be of one data set.
         """
@@ -113,7 +113,7 @@ class EvaluationStore:
         return _unpack(packed)
 
     def _insert(self, connection: Connection, evaluation: Evaluation) -> bool:
-        """Insert a row unless its id is there; return whether it was not. Waits for another writer of it."""
+        """Insert a row unless its id is stored; return whether it was inserted. Waits for other writers."""
         dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
         statement = dialect.insert(evaluations).values(**_row(evaluation)).on_conflict_do_nothing()
         return connection.execute(statement.returning(evaluations.c.id)).scalar() is not None

@@ -44,8 +44,8 @@ def build_report(
 
     `cards`: those of the zoo, by name, for what a bundle does not have.
 
-    Accuracies are those of the cards when the benchmark ran. With an evaluation, those of its label sets are
-    on its pictures instead; models that it does not have, or has with another file, get none.
+    Accuracies are those of the cards when the benchmark ran. With an evaluation, models of its label sets
+    have their accuracy on its pictures instead, or none if the measured file was not evaluated.
     """
     bundle = stored.bundle
     summaries = summarise(bundle)

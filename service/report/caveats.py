@@ -14,7 +14,7 @@ from service.text.display import shown
 
 _SERIOUS: tuple[FlagKind, ...] = ("void", "partial", "dirty", "contaminated")
 _FEW_PICTURES = 100
-"""Below this number of pictures, an accuracy of 80 % is known to about 8 points."""
+"""With this number of pictures, an accuracy of 80 % is known to within about 8 points; with fewer, less."""
 
 
 def find_caveats(
@@ -57,13 +57,13 @@ def _latency(bundle: Bundle, summaries: Sequence[EntrySummary], fronts: Sequence
         yield _caveat(
             "few-runs",
             few,
-            f"too few runs for a p99: {fewest} (needed: {MIN_SAMPLES[0.99]}, as by --profile standard)",
+            f"too few runs for a p99: {fewest} (needed: {MIN_SAMPLES[0.99]}; --profile standard)",
         )
     if bundle.configuration.inputs.kind == "synthetic":
         yield _caveat(
             "synthetic-input",
             (),
-            "latency is of one fixed picture, and of the network alone; decoding and resizing take more time",
+            "latency is that of inference on one fixed picture; decoding and resizing take additional time",
         )
     if not fronts:
         why = "nothing ran as the service runs its models: ONNX Runtime, one thread"
@@ -136,7 +136,11 @@ def _data(bundle: Bundle, evaluation: Evaluation) -> Iterator[Caveat]:
     covered = evaluated_labels(evaluation)
     others = tuple(facts.name for facts in bundle.models if facts.labels not in covered)
     if others:
-        yield _caveat("not-evaluated", others, f"'{shown(data.name)}' is not about their labels")
+        yield _caveat(
+            "not-evaluated",
+            others,
+            f"no model of their label set was evaluated on '{shown(data.name)}': accuracies from the cards",
+        )
     absent = tuple(
         facts.name
         for facts in bundle.models
@@ -171,7 +175,7 @@ def _data(bundle: Bundle, evaluation: Evaluation) -> Iterator[Caveat]:
             yield _caveat(
                 "data",
                 (),
-                f"classes that are none of {labels.labels} are not counted: {_some(unmatched)}",
+                f"classes without a label in {labels.labels} are not counted: {_some(unmatched)}",
             )
     for count, what in (
         (len(data.duplicates), "exact duplicates count once"),

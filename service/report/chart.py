@@ -1,4 +1,4 @@
-"""Chart of a front as SVG: accuracy over median latency, circles as large as the files, labels apart."""
+"""Chart of a front as SVG: accuracy over median latency, circle areas by file size, labels placed."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ def _labelled(points: Sequence[Point], prefix: str) -> tuple[Point, ...]:
 
 
 def _place(points: Sequence[Point], order: Sequence[int], prefix: str) -> tuple[dict[int, Label], float]:
-    """Place the labels in this order; return them and their cost. One without room costs more than any."""
+    """Place the labels in this order; return them and their cost. A label without room costs most."""
     circles = [
         Rect(each.x - each.radius, each.y - each.radius, each.x + each.radius, each.y + each.radius)
         for each in points

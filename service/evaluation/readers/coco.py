@@ -222,7 +222,7 @@ def _box(
 def box_problem(
     left: float, top: float, right: float, bottom: float, size: tuple[int, int] | None
 ) -> str | None:
-    """Return in words why a box in a picture of `size`, if that is known, is no object; None if it is one."""
+    """Return in words why a box cannot be an object, or None. `size`: of the picture, if it is known."""
     if not (right > left and bottom > top):
         return f"box of {right - left:g} x {bottom - top:g} pixels"
     width, height = size or (math.inf, math.inf)

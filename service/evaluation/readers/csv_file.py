@@ -50,7 +50,7 @@ class _Dialect(csv.excel):
 
 @dataclass(frozen=True)
 class _Columns:
-    """Where path and label are: the numbers of their columns, of how many, and whether there is a header."""
+    """The columns of path and label, the number of all columns, and whether there is a header."""
 
     path: int
     label: int
@@ -209,7 +209,7 @@ def _width(cells: Sequence[str]) -> int:
 
 
 def _support(head: str, delimiter: str) -> tuple[int, int]:
-    """Return how many of the first rows have a picture's name in a cell, and how many as many cells."""
+    """Return how many of the first rows name a picture, and how many have the most common number of cells."""
     reader = csv.reader(io.StringIO(head), _Dialect, delimiter=delimiter)
     rows: list[list[str]] = []
     with contextlib.suppress(csv.Error):  # the last line may be the middle of a cell
@@ -242,8 +242,8 @@ def _columns(rows: Sequence[_Row], where: str) -> _Columns:
     if label is None or path >= len(first):
         columns = ", ".join(shown(cell)[:40] for cell in first[:8])
         raise InvalidDataset(
-            f"{where}: which column is the label is not said: {columns} (allowed: a header with path "
-            "and label, or these two columns)"
+            f"{where}: no column is recognised as the label: {columns} (allowed: a header with path and "
+            "label, or these two columns)"
         )
     return _Columns(path, label, len(first), header)
 

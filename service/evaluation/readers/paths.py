@@ -32,9 +32,9 @@ _OTHER_PICTURES = frozenset(
 """Suffixes of pictures that may not be decodable: they are listed, to be reported as unreadable."""
 _OUTSIDE = " of the data set (allowed: a path below it; --images DIR gives another folder)"
 _TRIED = 200
-"""Paths by which the folder is chosen that they begin in."""
+"""Paths that are tried to find the folder in which all paths begin."""
 _MOST_FOLDERS = 200
-"""Folders that are tried for that."""
+"""Folders that are tried as the one in which paths begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def file_at(path: Path, key: str) -> File | str:
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """Names in a folder, and those that differ in case or Unicode form only by their plain form."""
+    """Names in a folder; `plain`: the names by their plain form, which ignores case and Unicode form."""
 
     names: frozenset[str]
     plain: dict[str, list[str]]

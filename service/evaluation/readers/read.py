@@ -1,4 +1,4 @@
-"""Read a data set: which layout a path has, and what people should know of what is in it."""
+"""Read a data set: detect which layout a path has, and call the reader of that layout."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ def _xml_files(folder: Path) -> list[Path]:
 def read_voc(path: Path, annotations: Path, images: Path | None = None) -> Dataset:
     """Return the pictures that the XML files in `annotations` name, with their boxes.
 
-    Pascal VOC counts pixels from 1 and includes the last: `xmin` 1 is the left edge of the picture. Where a
-    coordinate of the data set is below 1, they count as continuous ones from 0. An object that cannot be used
+    Pascal VOC counts pixels from 1 and includes the last: `xmin` 1 is the left edge of the picture. If a
+    box of the data set begins below 1, all coordinates are continuous, from 0. An object that cannot be used
     is listed and left out. A file that names no picture that is there belongs to the picture of its own name.
     Paths begin in `images`, or else in the data set's folder or one in it (AnnotatedFiles).
 
@@ -97,9 +97,7 @@ def read_voc(path: Path, annotations: Path, images: Path | None = None) -> Datas
         )
     if not any(picture.boxes for picture in pictures.values()):
         raise InvalidDataset(f"{where}: no object in {len(pictures)} pictures (allowed: object with bndbox)")
-    zero = (
-        [] if first else ["a coordinate is below 1, so that they count from 0, not from 1 as Pascal VOC's do"]
-    )
+    zero = [] if first else ["a coordinate is below 1, so all count from 0, not from 1 as in Pascal VOC"]
     return Dataset(
         name=path.name,
         path=path,

@@ -156,7 +156,7 @@ def test_failed_model_is_left_out_of_the_result(tmp_path: Path, zoo: Path) -> No
     result = assembled(zoo, read_folders(tmp_path / "data"))
     assert [model.name for model in result.evaluation.models] == ["good", "reds"]
     assert list(result.left_out) == ["fragile"]
-    with pytest.raises(InvalidDataset, match=r"no model can be judged by it \(fragile: failed on red/dark"):
+    with pytest.raises(InvalidDataset, match=r"no model can be evaluated \(fragile: failed on red/dark"):
         assembled(zoo, read_folders(tmp_path / "data"), names=["fragile"])
 
 

@@ -141,7 +141,7 @@ def test_other_label_sets_keep_the_accuracy_of_their_cards() -> None:
     }
     (other,) = caveats(made, "not-evaluated")
     assert other.subjects == ("worse",)
-    assert other.text == "'pets' is not about their labels"
+    assert other.text == "no model of their label set was evaluated on 'pets': accuracies from the cards"
 
 
 def test_evaluation_of_another_file_is_not_used() -> None:

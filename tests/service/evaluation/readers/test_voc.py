@@ -47,9 +47,7 @@ def test_a_coordinate_below_one_counts_from_zero(tmp_path: Path) -> None:
         (Box("cat", 2, 3, 4, 6),),
         (Box("cat", 0, 3, 4, 6),),
     ]
-    assert data.notes == (
-        "a coordinate is below 1, so that they count from 0, not from 1 as Pascal VOC's do",
-    )
+    assert data.notes == ("a coordinate is below 1, so all count from 0, not from 1 as in Pascal VOC",)
 
 
 def test_objects_that_cannot_be_used_are_listed(tmp_path: Path) -> None:
