@@ -168,6 +168,7 @@ def test_wrong_options(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.fault
 @pytest.mark.alone
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_evaluation_goes_on(tmp_path: Path, zoo: Path, how: signal.Signals) -> None:
