@@ -87,7 +87,7 @@ class RejectedOut(BaseModel):
     """A model that does not fit, with the reason."""
 
     model: str
-    reason: str = Field(examples=["p99 12.3 ms > 10 ms", "quick runs give no p99: run `weighin bench ...`"])
+    reason: str = Field(examples=["p99 12.3 ms > 10 ms", "not measured here: run `weighin bench ...`"])
 
 
 class UnusedOut(BaseModel):

@@ -50,11 +50,6 @@ class Measured:
         """The model's name."""
         return self.entry.model
 
-    @property
-    def quick(self) -> bool:
-        """Whether it was a quick benchmark, which has no p99."""
-        return self.stored.bundle.configuration.profile == "quick"
-
     @cached_property
     def samples_ns(self) -> NDArray[np.int64]:
         """Durations in nanoseconds, int64 (runs,), sorted."""
@@ -71,9 +66,7 @@ class Measured:
         return round(float(np.median(self.samples_ns)) / 1e6, 3)
 
     def percentile(self, fraction: float) -> PercentileBound | None:
-        """Return a percentile with its 99 % bound; None for too few runs, or p99 of a quick benchmark."""
-        if self.quick and fraction >= 0.99:
-            return None
+        """Return a percentile with its 99 % bound; None for too few runs."""
         return percentile_bound(self.samples_ns.tolist(), fraction)
 
     def confidence(self, fraction: float, limit_ns: float) -> float:

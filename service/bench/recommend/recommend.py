@@ -154,7 +154,7 @@ def recommend(
     on_front, dominated = front(comparable)
     return Recommendation(
         recommended=fits[0].facts.name if fits else None,
-        why=_why(constraints, fits, evidence),
+        why=_why(constraints, fits, nothing_measured=bool(unmeasured) and not comparable),
         accuracy_of=elsewhere(compared, constraints.task)
         if evaluation is None
         else origin(evaluation, labels),
@@ -231,8 +231,8 @@ def _latency(
         bound = measured.percentile(fraction)
         if bound is None:
             missing = True
-            few = f"{measured.count} runs are too few for a {name} (needed: {MIN_SAMPLES[fraction]})"
-            reasons.append(f"{'quick runs give no p99' if measured.quick else few}: {run}")
+            needed = MIN_SAMPLES[fraction]
+            reasons.append(f"{measured.count} runs are too few for a {name} (needed: {needed}): {run}")
         elif bound.estimate_ns > limit * 1e6:
             reasons.append(f"{name} {_ms(bound.estimate_ns)} ms > {limit:g} ms")
         elif bound.bound_ns > limit * 1e6:
@@ -290,11 +290,14 @@ def _rank(fit: Fit) -> tuple[float, float, int]:
     return (-accuracy.compared, median, fit.facts.bytes)
 
 
-def _why(constraints: Constraints, fits: Sequence[Fit], evidence: Evidence) -> str:
+def _why(constraints: Constraints, fits: Sequence[Fit], *, nothing_measured: bool) -> str:
+    """Return the reason for the first fit, or why nothing fits.
+
+    `nothing_measured`: none of the models has a usable benchmark, and some lack nothing else.
+    """
     if not fits:
-        if not evidence.usable:
-            return "no usable benchmark of this machine"
-        return "no model is within all bounds: see the reasons per model"
+        what = "no usable benchmark" if nothing_measured else "no model is within all bounds"
+        return f"{what}: see the reasons per model"
     best = fits[0]
     what = "the most accurate" if best.accuracy is not None else "of unknown accuracy, the fastest"
     parts = [f"{what} of {len(fits)} that fit" if len(fits) > 1 else "the only one that fits"]

@@ -59,7 +59,7 @@ def store(data: Path, bundle: Bundle) -> str:
 def test_recommend_without_benchmarks(tiny_models_dir: Path, tmp_path: Path) -> None:
     done = weighin(tiny_models_dir, tmp_path, "--p99-ms", "10")
     assert done.returncode == 2
-    assert "no recommendation: no usable benchmark of this machine" in done.stdout
+    assert "no recommendation: no usable benchmark: see the reasons per model" in done.stdout
     assert "tiny: not measured here: run `weighin bench --profile standard --models tiny`" in done.stdout
     small = weighin(tiny_models_dir, tmp_path, "--max-mb", "0.000001")
     assert re.search(r"^  tiny, tiny-b: .* MB > ", small.stdout, re.MULTILINE)
@@ -67,6 +67,7 @@ def test_recommend_without_benchmarks(tiny_models_dir: Path, tmp_path: Path) -> 
         "To measure the missing models: weighin bench --profile standard --models tiny,tiny-b" in done.stdout
     )
     assert list(tmp_path.iterdir()) == []
+    assert "no recommendation: no model is within all bounds" in small.stdout
 
 
 def test_recommend_from_local_benchmarks(tiny_models_dir: Path, tmp_path: Path) -> None:

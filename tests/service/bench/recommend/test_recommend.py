@@ -191,7 +191,7 @@ def test_inherited_accuracy() -> None:
 def test_recommend_without_benchmarks() -> None:
     found = ask([SMALL, GOOD], weigh(), p99_ms=10)
     assert found.recommended is None
-    assert found.why == "no usable benchmark of this machine"
+    assert found.why == "no usable benchmark: see the reasons per model"
     assert reasons(found)["good"] == "not measured here: run `weighin bench --profile standard --models good`"
     assert found.run == "weighin bench --profile standard --models good,small"
 
@@ -201,19 +201,30 @@ def test_no_benchmark_needed_for_rejected_models() -> None:
     assert found.run == "weighin bench --profile standard --models good"
 
 
-def test_quick_runs_give_no_p99_but_a_p90() -> None:
-    evidence = weigh(measured([(GOOD, 6.0)], profile="quick"))
+@pytest.mark.parametrize("given", [{}, {"p99_ms": 10}])
+def test_nothing_fits_whatever_is_measured(given: dict[str, float]) -> None:
+    found = ask([SMALL, GOOD], weigh(), min_accuracy=0.99, **given)
+    assert found.why == "no model is within all bounds: see the reasons per model"
+    assert found.run is None
+
+
+def test_benchmarks_of_other_models_only() -> None:
+    found = ask([SMALL, GOOD], weigh(measured([(detector("boxes"), 3.0)])), p99_ms=10)
+    assert found.why == "no usable benchmark: see the reasons per model"
+
+
+def test_too_few_runs_for_a_p99_but_enough_for_a_p90() -> None:
+    evidence = weigh(measured([(GOOD, 6.0)], runs=4, profile="quick"))
     assert reasons(ask([GOOD], evidence, p99_ms=10))["good"] == (
-        "quick runs give no p99: run `weighin bench --profile standard --models good`"
+        "100 runs are too few for a p99 (needed: 662): run `weighin bench --profile standard --models good`"
     )
     assert ask([GOOD], evidence, p90_ms=10).recommended == "good"
 
 
-def test_too_few_runs() -> None:
-    evidence = weigh(measured([(GOOD, 6.0)], runs=2))
-    assert reasons(ask([GOOD], evidence, p99_ms=10))["good"].startswith(
-        "50 runs are too few for a p99 (needed: 662): run "
-    )
+def test_p99_of_a_quick_benchmark_with_more_runs() -> None:
+    """The number of runs decides, not the profile: `--runs` replaces that of the profile."""
+    evidence = weigh(measured([(GOOD, 6.0)], profile="quick"))
+    assert ask([GOOD], evidence, p99_ms=10).recommended == "good"
 
 
 @pytest.mark.parametrize("kind", ["dirty", "void", "partial", "contaminated"])
@@ -268,7 +279,7 @@ def test_newest_benchmark_with_the_percentile() -> None:
     evidence = weigh(
         measured([(GOOD, 6.0)]),
         measured([(GOOD, 8.0)], later_days=1),
-        measured([(GOOD, 9.0)], later_days=2, profile="quick"),
+        measured([(GOOD, 9.0)], later_days=2, runs=4),
     )
     for fraction, run in ((0.99, "run1"), (0.5, "run2")):
         best = evidence.best("good", fraction)
