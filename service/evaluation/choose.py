@@ -19,7 +19,7 @@ from service.text.display import shown
 _WORDS: dict[Task, str] = {"image-classification": "classifies images", "object-detection": "detects objects"}
 _NEEDED: dict[Task, str] = {"image-classification": "a class per picture", "object-detection": "boxes"}
 _MOST_CLASSES = 5
-"""Classes in a message."""
+"""Classes in a message, and models that are left out."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,9 @@ def choose(
                 if names is not None:
                     raise
                 left_out[entry.name] = error.detail
+    if wanted and not subjects:
+        reasons = _some_reasons([left_out[entry.name] for entry in wanted])
+        raise InvalidDataset(f"{dataset.name}: no model that has its classes can be loaded ({reasons})")
     if not subjects:
         raise InvalidDataset(_nothing(dataset, matched, left_out))
     used = {subject.model.card.labels for subject in subjects}
@@ -149,7 +152,7 @@ def _unusable(
 def _nothing(dataset: Dataset, matched: Mapping[str, Matched], left_out: Mapping[str, str]) -> str:
     """Return the message for a data set that no model can be judged on."""
     if not matched:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:_MOST_CLASSES])
+        reasons = _some_reasons([f"{name}: {reason}" for name, reason in left_out.items()])
         return f"{dataset.name}: no model for {_NEEDED[dataset.task]}{f' ({reasons})' if reasons else ''}"
     names = ", ".join(f"'{name}'" for name in dataset.class_names[:_MOST_CLASSES])
     more = len(dataset.class_names) - _MOST_CLASSES
@@ -164,3 +167,9 @@ def _nothing(dataset: Dataset, matched: Mapping[str, Matched], left_out: Mapping
         f"{f' and {more} more' if more > 0 else ''} (allowed: labels of {', '.join(matched)}; "
         f"--mapping FILE with lines CLASS = LABEL{example})"
     )
+
+
+def _some_reasons(reasons: Sequence[str]) -> str:
+    """Join the first reasons, and say how many more there are."""
+    more = len(reasons) - _MOST_CLASSES
+    return "; ".join(reasons[:_MOST_CLASSES]) + (f" and {more} more" if more > 0 else "")

@@ -118,3 +118,17 @@ def test_no_model_knows_the_classes(tmp_path: Path, zoo: Path) -> None:
         "colours, fruits-labels, others-labels; --mapping FILE with lines CLASS = LABEL, such as "
         "bottle blue = blue, bottle green = green, bottle red = red)"
     )
+
+
+def test_all_models_that_know_the_classes_are_damaged(tmp_path: Path, zoo: Path) -> None:
+    save_pictures(tmp_path / "data", 1)
+    for name in ("one", "two"):
+        (zoo / name / "model.onnx").write_bytes(b"no network")
+    with pytest.raises(InvalidDataset) as error:
+        choose(registry(zoo), read_folders(tmp_path / "data"), {})
+    damaged = "cannot be served: its file model.onnx is not the one"
+    start, *reasons = error.value.detail.split("model '")
+    assert start == "data: no model that has its classes can be loaded ("
+    assert [reason.partition(" that")[0] for reason in reasons] == [
+        f"broken' {damaged}", f"one' {damaged}", f"two' {damaged}",
+    ]  # fmt: skip
