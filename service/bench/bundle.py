@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, Field, StringConstraints
+from pydantic import AwareDatetime, Field, StringConstraints, model_validator
 
 from models.zoo.card import Accuracy, Agreement, Card, Fraction, Name, Sha256, Task
 from models.zoo.frozen import Frozen
@@ -202,6 +204,41 @@ class Bundle(Frozen):
     trials: tuple[RateTrial, ...] = ()
     flags: tuple[Flag, ...]
     confidence: Fraction = Field(default=0.99, description="Confidence of percentile bounds")
+
+    @model_validator(mode="after")
+    def _refer_to_entries(self) -> Self:
+        problem = next(self._problems(), None)
+        if problem is not None:
+            raise ValueError(problem)
+        return self
+
+    def _problems(self) -> Iterator[str]:
+        """Yield names that are used twice or refer to nothing, and samples of unequal or no length."""
+        models = Counter(model.name for model in self.models)
+        entries = Counter(entry.name for entry in self.entries)
+        for what, names in (("models", models), ("entries", entries)):
+            yield from (f"{what}: '{name}' more than once" for name, count in names.items() if count > 1)
+        baseline = self.configuration.baseline
+        if baseline not in entries:
+            yield f"baseline '{baseline}': not among the entries"
+        for entry in self.entries:
+            if entry.model not in models:
+                yield f"entry '{entry.name}': its model '{entry.model}' is not among the models"
+        for what in ("warm_ups", "cold", "memory", "blocks", "trials", "flags"):
+            for part in getattr(self, what):
+                if part.entry is not None and part.entry not in entries:
+                    yield f"{what}: '{part.entry}' is not among the entries"
+        for block in self.blocks:
+            stage = self.stage_of(block.entry)
+            lengths = {len(durations) for durations in block.durations_ns.values()}
+            if stage not in block.durations_ns or len(lengths) > 1 or 0 in lengths:
+                yield (
+                    f"blocks: '{block.entry}' in launch {block.launch}, round {block.round}: durations of "
+                    f"{stage}, and as many of other stages, are missing"
+                )
+        for trial in self.trials:
+            if len(trial.latencies_ns) != len(trial.inference_ns):
+                yield f"trials: '{trial.entry}': latencies_ns and inference_ns differ in length"
 
     def model_of(self, entry: Entry) -> ModelFacts:
         """Return the facts of the entry's model."""

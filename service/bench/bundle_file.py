@@ -40,9 +40,10 @@ def from_json(text: str | bytes, what: str = "bundle") -> Bundle:
     try:
         return Bundle.model_validate_json(json.dumps(content))
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, first["loc"]))
-        raise InvalidBundle(f"{what}: not a valid bundle: {field}: {first['msg']}") from None
+        reason = first["msg"].removeprefix("Value error, ")
+        raise InvalidBundle(": ".join(filter(None, [what, "not a valid bundle", field, reason]))) from None
 
 
 def stated_digest(text: str | bytes) -> str:

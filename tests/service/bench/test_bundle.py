@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from service.bench.bundle import Bundle, Flag
+from service.bench.bundle import Bundle, Flag, Memory, RateTrial
 from service.bench.bundle_file import from_json, json_schema, read_bundle, to_json, write_bundle
 from service.bench.judge.summary import recorder_samples, summarise
 from service.errors import InvalidBundle
@@ -99,6 +101,67 @@ def test_invalid_content_with_valid_digest(measured: Bundle) -> None:
     wrong = measured.model_copy(update={"confidence": 1.5})
     with pytest.raises(InvalidBundle, match="not a valid bundle: confidence: "):
         from_json(to_json(wrong))
+
+
+def changed(part: Any, **update: Any) -> Any:
+    return part.model_copy(update=update)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda _: {"models": ()}, "entry 'a': its model 'a' is not among the models"),
+        (lambda made: {"models": made.models * 2}, "models: 'a' more than once"),
+        (lambda _: {"entries": ()}, "baseline 'a': not among the entries"),
+        (lambda made: {"entries": (*made.entries, made.entries[1])}, "entries: 'a#2' more than once"),
+        (
+            lambda made: {"configuration": changed(made.configuration, baseline="b")},
+            "baseline 'b': not among the entries",
+        ),
+        (
+            lambda made: {"entries": (made.entries[0], changed(made.entries[1], model="b"))},
+            "entry 'a#2': its model 'b' is not among the models",
+        ),
+        (lambda made: {"entries": made.entries[:1]}, "blocks: 'a#2' is not among the entries"),
+        (
+            lambda _: {"memory": (Memory(entry="b", before_bytes=1, peak_bytes=2),)},
+            "memory: 'b' is not among the entries",
+        ),
+        (
+            lambda _: {"flags": (Flag(kind="drift", entry="b", reason="it drifted"),)},
+            "flags: 'b' is not among the entries",
+        ),
+        *(
+            (
+                lambda made, durations=durations: {"blocks": (changed(made.blocks[0], durations_ns=durations),)},
+                "blocks: 'a' in launch 0, round 0: durations of inference, and as many of other stages, "
+                "are missing",
+            )
+            for durations in ({}, {"total": (1,)}, {"inference": ()}, {"inference": (1,), "total": (1, 2)})
+        ),
+        (
+            lambda _: {
+                "trials": (
+                    RateTrial(launch=0, entry="a", rate_per_s=1, latencies_ns=(1, 2), inference_ns=(1,)),
+                )
+            },
+            "trials: 'a': latencies_ns and inference_ns differ in length",
+        ),
+    ],
+)
+def test_parts_that_do_not_belong_together(
+    measured: Bundle, change: Callable[[Bundle], dict[str, Any]], words: str
+) -> None:
+    text = to_json(measured.model_copy(update=change(measured)))
+    with pytest.raises(InvalidBundle) as error:
+        from_json(text, "run.json")
+    assert error.value.detail == f"run.json: not a valid bundle: {words}"
+
+
+def test_bundle_without_results(measured: Bundle) -> None:
+    """A benchmark that is cancelled at once has its models and entries, and nothing else."""
+    cancelled = measured.model_copy(update={"blocks": ()}).with_flag(Flag(kind="partial", reason="cancelled"))
+    assert from_json(to_json(cancelled)) == cancelled
 
 
 def test_missing_bundle_file(tmp_path: Path) -> None:
