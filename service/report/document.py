@@ -122,7 +122,7 @@ class Front(Finite):
     """Models of one task and label set, compared in accuracy, median latency and bytes.
 
     A model leaves the front only if another one is more accurate (the 95 % intervals are apart), faster by
-    the verdict, and not larger.
+    the rule of the verdict for this pair alone, without Holm's correction, and not larger.
     """
 
     task: Task

@@ -18,7 +18,8 @@ from service.text.display import shown
 
 _METHOD = (
     "A model leaves the front only if another one is more accurate (their 95 % intervals are apart), faster "
-    "by the verdict of the benchmark, and not larger. What cannot be distinguished stays."
+    "(p < 0.02 and a difference of at least 1 %), and not larger. What cannot be distinguished stays. Each pair "
+    "of the front is compared by itself, without Holm’s correction."
 )
 
 
