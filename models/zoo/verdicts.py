@@ -6,7 +6,8 @@ interval and p come from a hierarchical bootstrap that resamples launches, then 
 rounds of one launch are not independent. A verdict needs a p below LEVEL, adjusted if several models are
 compared, and a difference of at least MIN_DIFFERENCE. LEVEL is calibrated by benchmarks/instrument so that no
 more than one in twenty comparisons of a model with itself gets a verdict (docs/instrument.md has the
-figures).
+figures). Few rounds make all resamples alike, so p is at least that of a sign test of as many rounds, and
+intervals of fewer than MIN_ROUNDS are not to be shown.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 
 LEVEL = 0.02
 MIN_DIFFERENCE = 0.01
+MIN_ROUNDS = 7
+"""The smallest number of rounds whose `smallest_p` is below LEVEL."""
 RESAMPLES = 10_000
 _INTERVAL = 0.95
 
@@ -55,13 +58,23 @@ def bootstrap(values: LogRatios, resamples: int = RESAMPLES, seed: int = 0) -> E
     if not launches:
         raise ValueError("values: empty, nothing to resample")
     mean = float(interquartile_mean(np.concatenate(launches)))
-    return estimate_from(mean, resampled_means(launches, resamples, np.random.default_rng(seed)))
+    resampled = resampled_means(launches, resamples, np.random.default_rng(seed))
+    return estimate_from(mean, resampled, sum(map(len, launches)))
 
 
-def estimate_from(mean: float, resampled: NDArray[np.float64]) -> Estimate:
-    """Return the estimate for a measured mean and its resampled means, float64 (resamples,)."""
+def estimate_from(mean: float, resampled: NDArray[np.float64], rounds: int) -> Estimate:
+    """Return the estimate for a mean of `rounds` values and its resampled means, float64 (resamples,)."""
     low, high = np.quantile(resampled, [(1 - _INTERVAL) / 2, (1 + _INTERVAL) / 2])
-    return Estimate(mean, float(low), float(high), two_sided_p(resampled))
+    return Estimate(mean, float(low), float(high), max(two_sided_p(resampled), smallest_p(rounds)))
+
+
+def smallest_p(rounds: int) -> float:
+    """Return the two-sided p value of a sign test of `rounds` values, all on one side of zero.
+
+    The bootstrap gives such values its smallest p, even a single one, because no resample is on the other
+    side.
+    """
+    return min(1.0, 2.0 ** (1 - rounds))
 
 
 def interquartile_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:

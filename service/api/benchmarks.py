@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from starlette.responses import StreamingResponse
 
 from models.zoo.statistics import PercentileBound
+from models.zoo.verdicts import MIN_ROUNDS
 from service import errors
 from service.api.body.request import root_of
 from service.api.periods import format_moment
@@ -99,8 +100,8 @@ class SpeedupOut(BaseModel):
     """Speed-up over the baseline with its 95 % interval and verdict."""
 
     estimate: float
-    low: float
-    high: float
+    low: float | None = Field(description=f"95 % interval; null with fewer than {MIN_ROUNDS} rounds")
+    high: float | None
     verdict: Literal["faster", "slower", "indistinguishable"]
 
 

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from models.zoo.card import Task
+from models.zoo.verdicts import MIN_ROUNDS
 from service import errors
 from service.api.benchmarks import BoundOut, LatencyOut
 from service.api.problems import documented
@@ -68,8 +69,10 @@ class ParetoOut(BaseModel):
 class MeasuredOut(ParetoOut):
     """A measured model with the 95 % interval of its median."""
 
-    p50_low_ms: float = Field(description="95 % interval of the median")
-    p50_high_ms: float
+    p50_low_ms: float | None = Field(
+        description=f"95 % interval of the median; null with fewer than {MIN_ROUNDS} rounds"
+    )
+    p50_high_ms: float | None
     parameters: int
     macs: int
     benchmark: str = Field(description="Id of the benchmark that the latency is from")
@@ -230,8 +233,8 @@ def _measured(candidate: Candidate) -> MeasuredOut:
     low, high = measured.median_interval_ns
     return MeasuredOut(
         **_point(candidate),
-        p50_low_ms=round(low / 1e6, 3),
-        p50_high_ms=round(high / 1e6, 3),
+        p50_low_ms=None if low is None else round(low / 1e6, 3),
+        p50_high_ms=None if high is None else round(high / 1e6, 3),
         parameters=measured.facts.parameters,
         macs=measured.facts.macs,
         benchmark=measured.stored.id,

@@ -11,6 +11,7 @@ from models.zoo.card import Card
 from models.zoo.statistics import PercentileBound
 from service.bench.bundle import Bundle, Entry, ModelFacts
 from service.bench.judge.summary import EntrySummary, is_like_the_service, summarise
+from service.bench.judge.verdicts import Comparison
 from service.bench.recommend.accuracy import AccuracyEstimate, estimate_accuracy
 from service.bench.recommend.evidence import Measured, StoredBundle
 from service.bench.recommend.pareto import Candidate
@@ -145,8 +146,8 @@ def _fronts(
                     entry=mine.entry.name,
                     accuracy=accuracies[mine.name],
                     p50_ms=_ms(float(np.median(mine.samples_ns))),
-                    p50_low_ms=_ms(low),
-                    p50_high_ms=_ms(high),
+                    p50_low_ms=None if low is None else _ms(low),
+                    p50_high_ms=None if high is None else _ms(high),
                     bytes=mine.facts.bytes,
                     on_front=None if candidate.accuracy is None else dominator is None,
                     dominated_by=None if dominator is None else dominator.by,
@@ -170,7 +171,6 @@ def _model(
     accuracies: Mapping[str, AccuracyFigure | None],
 ) -> ReportedModel:
     entry, facts = summary.entry, summary.model
-    comparison = summary.comparison
     return ReportedModel(
         entry=entry.name,
         model=facts.name,
@@ -195,15 +195,15 @@ def _model(
         peak_memory_bytes=summary.peak_memory_bytes,
         load_ms=None if summary.load_ns is None else _ms(summary.load_ns),
         first_run_ms=None if summary.first_run_ns is None else _ms(summary.first_run_ns),
-        speed_up=None
-        if comparison is None
-        else SpeedUp(
-            **dict(
-                zip(("value", "low", "high"), (round(each, 4) for each in comparison.speedup), strict=True)
-            ),
-            verdict=comparison.verdict,
-        ),
+        speed_up=_speed_up(summary.comparison),
     )
+
+
+def _speed_up(comparison: Comparison | None) -> SpeedUp | None:
+    if comparison is None:
+        return None
+    value, low, high = comparison.speedup
+    return SpeedUp(value=value, low=low, high=high, verdict=comparison.verdict)
 
 
 def _latency(summary: EntrySummary, measured: Measured | None) -> LatencyFigures | None:
@@ -249,9 +249,9 @@ def _benchmark(stored: StoredBundle, digest: str, summaries: Sequence[EntrySumma
         if control is None
         else ControlFigures(
             entry=control.entry,
-            ratio=round(control.ratio, 4),
-            low=round(control.low, 4),
-            high=round(control.high, 4),
+            ratio=control.ratio,
+            low=control.low,
+            high=control.high,
             verdict=control.verdict,
         ),
     )

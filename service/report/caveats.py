@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from models.zoo.card import Card
 from models.zoo.statistics import MIN_SAMPLES
+from models.zoo.verdicts import MIN_ROUNDS
 from service.bench.bundle import Bundle, FlagKind, ModelFacts
 from service.bench.judge.summary import EntrySummary
 from service.evaluation.result import Evaluation
@@ -58,6 +59,13 @@ def _latency(bundle: Bundle, summaries: Sequence[EntrySummary], fronts: Sequence
             "few-runs",
             few,
             f"too few runs for a p99: {fewest} (needed: {MIN_SAMPLES[0.99]}; --profile standard)",
+        )
+    rounds = {each.entry.name: len(bundle.blocks_of(each.entry.name)) for each in summaries}
+    few = tuple(name for name, number in rounds.items() if 0 < number < MIN_ROUNDS)
+    if few:
+        fewest = min(rounds[name] for name in few)
+        yield _caveat(
+            "few-rounds", few, f"too few rounds for a verdict and intervals: {fewest} (needed: {MIN_ROUNDS})"
         )
     if bundle.configuration.inputs.kind == "synthetic":
         yield _caveat(

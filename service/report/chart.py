@@ -166,7 +166,8 @@ def draw(front: Front) -> Chart | None:
     points = []
     for each, accuracy in drawn:
         x, y = across(max(each.p50_ms, left)), up(accuracy.value)
-        horizontal = Line(across(max(each.p50_low_ms, left)), y, across(max(each.p50_high_ms, left)), y)
+        interval = [ms for ms in (each.p50_low_ms, each.p50_high_ms) if ms is not None] or [each.p50_ms]
+        horizontal = Line(across(max(interval[0], left)), y, across(max(interval[-1], left)), y)
         vertical = Line(x, up(accuracy.low), x, up(accuracy.high))
         tip = (
             f"{each.entry}: {accuracy.value:.1%} [{accuracy.low:.1%}, {accuracy.high:.1%}], "
@@ -209,7 +210,8 @@ def _sizes(sizes: Sequence[int], largest: int) -> Iterator[tuple[float, float, s
 
 def _log_range(models: Sequence[FrontModel]) -> tuple[float, float]:
     """Return the ends of the axis of milliseconds: the intervals with a margin, at least a factor of 2."""
-    positive = [value for each in models for value in (each.p50_low_ms, each.p50_high_ms) if value > 0]
+    values = [value for each in models for value in (each.p50_ms, each.p50_low_ms, each.p50_high_ms)]
+    positive = [value for value in values if value]
     low, high = (min(positive), max(positive)) if positive else (1e-3, 1.0)
     stretch = max(1.0, math.sqrt(2 * low / high)) * (high / low) ** 0.06
     return low / stretch, high * stretch

@@ -19,7 +19,7 @@ from service.evaluation.result import DataKind, EvaluationId
 Milliseconds = Annotated[float, Field(ge=0)]
 AccuracyKind = Literal["measured", "reported", "inherited", "evaluated"]
 CaveatKind = Literal[
-    "void", "partial", "dirty", "contaminated", "unstable", "drift", "few-runs", "untrained",
+    "void", "partial", "dirty", "contaminated", "unstable", "drift", "few-runs", "few-rounds", "untrained",
     "unknown-accuracy", "inherited-accuracy", "reported-accuracy", "not-evaluated", "few-classes", "data",
     "other-machine", "assumed", "other-file", "no-card", "synthetic-input", "no-front",
 ]  # fmt: skip
@@ -56,7 +56,9 @@ class LatencyFigures(Finite):
     stage: BenchStage
     count: int = Field(ge=1, description="Runs")
     p50_ms: Milliseconds
-    p50_low_ms: Milliseconds | None = Field(description="95 % interval of the median; null if not computed")
+    p50_low_ms: Milliseconds | None = Field(
+        description="95 % interval of the median; null: too few rounds, or not computed"
+    )
     p50_high_ms: Milliseconds | None
     p90: BoundFigure | None = Field(description="null: too few runs")
     p99: BoundFigure | None = Field(description="null: too few runs")
@@ -66,8 +68,8 @@ class SpeedUp(Finite):
     """Time of the baseline divided by that of the model, with its 95 % interval and the verdict."""
 
     value: float = Field(gt=0)
-    low: float = Field(gt=0)
-    high: float = Field(gt=0)
+    low: float | None = Field(gt=0, description="null: too few rounds")
+    high: float | None = Field(gt=0)
     verdict: Verdict
 
 
@@ -108,8 +110,8 @@ class FrontModel(Finite):
     entry: EntryName
     accuracy: AccuracyFigure | None
     p50_ms: Milliseconds
-    p50_low_ms: Milliseconds
-    p50_high_ms: Milliseconds
+    p50_low_ms: Milliseconds | None = Field(description="95 % interval of the median; null: too few rounds")
+    p50_high_ms: Milliseconds | None
     bytes: int = Field(gt=0)
     on_front: bool | None = Field(
         description="false: `dominated_by` is better; null: unknown, as the accuracy is unknown"
@@ -135,8 +137,8 @@ class ControlFigures(Finite):
 
     entry: EntryName
     ratio: float = Field(gt=0, description="Time of the second measurement divided by that of the first")
-    low: float = Field(gt=0, description="95 % interval")
-    high: float = Field(gt=0)
+    low: float | None = Field(gt=0, description="95 % interval; null: too few rounds")
+    high: float | None = Field(gt=0)
     verdict: Verdict
 
 

@@ -18,8 +18,8 @@ from service.text.display import shown
 
 _METHOD = (
     "A model leaves the front only if another one is more accurate (their 95 % intervals are apart), faster "
-    "(p < 0.02 and a difference of at least 1 %), and not larger. What cannot be distinguished stays. Each pair "
-    "of the front is compared by itself, without Holm’s correction."
+    "(p < 0.02 and a difference of at least 1 %), and not larger. What cannot be distinguished stays. Each "
+    "pair of the front is compared by itself, without Holm’s correction."
 )
 
 
@@ -97,10 +97,12 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     yield "Input", "one fixed picture" if inputs.kind == "synthetic" else f"{inputs.count} photographs"
     control = benchmark.control
     if control is not None:
+        low, high = control.low, control.high
+        interval = "" if low is None or high is None else f" [{_signed(low)}, {_signed(high)}]"
         yield (
             "Control",
             f"the baseline {benchmark.baseline}, measured twice, differs from itself by "
-            f"{_signed(control.ratio)} [{_signed(control.low)}, {_signed(control.high)}]: {control.verdict}",
+            f"{_signed(control.ratio)}{interval}: {control.verdict}",
         )
     evaluation = report.evaluation
     if evaluation is not None:

@@ -238,7 +238,8 @@ def _speed_up(model: ReportedModel) -> Cell:
     if model.speed_up is None:
         return Cell("–")
     speed = model.speed_up
-    return Cell(f"{speed.value:.2f}", f"[{speed.low:.2f}, {speed.high:.2f}]")
+    low, high = speed.low, speed.high
+    return Cell(f"{speed.value:.2f}", "" if low is None or high is None else f"[{low:.2f}, {high:.2f}]")
 
 
 def _verdict(model: ReportedModel) -> Cell:

@@ -167,4 +167,4 @@ def _speedup(summary: EntrySummary) -> str:
     if summary.comparison is None:
         return ""
     estimate, low, high = summary.comparison.speedup
-    return f"{estimate:.2f} ({low:.2f} to {high:.2f})"
+    return f"{estimate:.2f}" + ("" if low is None or high is None else f" ({low:.2f} to {high:.2f})")

@@ -56,12 +56,15 @@ def drifting(bundle: Bundle) -> list[Flag]:
 def void(bundle: Bundle) -> list[Flag]:
     """Return a flag for the whole benchmark if the baseline differs from its control, by the verdict rule."""
     controls = [entry.name for entry in bundle.entries if entry.control]
-    return [
-        Flag(
-            kind="void",
-            reason=f"{comparison.reference} measured twice differs from itself: "
-            f"{comparison.ratio - 1:+.1%} ({comparison.low - 1:+.1%} to {comparison.high - 1:+.1%})",
+    flags = []
+    for comparison in compare_entries(bundle, bundle.configuration.baseline, controls):
+        if comparison.verdict == "indistinguishable":
+            continue
+        assert comparison.low is not None
+        assert comparison.high is not None
+        reason = (
+            f"{comparison.reference} measured twice differs from itself: "
+            f"{comparison.ratio - 1:+.1%} ({comparison.low - 1:+.1%} to {comparison.high - 1:+.1%})"
         )
-        for comparison in compare_entries(bundle, bundle.configuration.baseline, controls)
-        if comparison.verdict != "indistinguishable"
-    ]
+        flags.append(Flag(kind="void", reason=reason))
+    return flags

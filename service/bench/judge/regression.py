@@ -14,6 +14,7 @@ import numpy as np
 
 from models.zoo.statistics import holm
 from models.zoo.verdicts import (
+    MIN_ROUNDS,
     RESAMPLES,
     Verdict,
     estimate_from,
@@ -118,13 +119,17 @@ def _compare(then: Bundle, now: Bundle, threshold: float, labels: tuple[str, ...
     if not common:
         mine, theirs = (", ".join(names) or "nothing" for names in (before, after))
         raise InvalidBundle(f"bundles: no common entries ({mine}; {theirs})")
+    rounds = {name: min(len(before[name]), len(after[name])) for name in common}
+    fewest = min(rounds.values())
+    if fewest < MIN_ROUNDS:
+        labels += (f"{fewest} rounds: too few for a verdict and an interval (needed: {MIN_ROUNDS} in each)",)
     estimates = {}
     for name in common:
         random = np.random.default_rng(0)
         old, new = _by_launch(before[name]), _by_launch(after[name])
         difference = resampled_means(new, RESAMPLES, random) - resampled_means(old, RESAMPLES, random)
         mean = float(interquartile_mean(np.concatenate(new)) - interquartile_mean(np.concatenate(old)))
-        estimates[name] = estimate_from(mean, difference)
+        estimates[name] = estimate_from(mean, difference, rounds[name])
     adjusted = dict(zip(common, holm([estimates[name].p for name in common]), strict=True))
     changes = []
     for name in common:

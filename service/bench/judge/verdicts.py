@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.zoo.statistics import holm
-from models.zoo.verdicts import LogRatios, Verdict, bootstrap, verdict
+from models.zoo.verdicts import MIN_ROUNDS, LogRatios, Verdict, bootstrap, verdict
 from service.bench.bundle import BenchStage, Block, Bundle
 
 
@@ -22,23 +22,25 @@ class Comparison:
     """Comparison of an entry with a reference.
 
     `ratio`: time of the entry divided by that of the reference (above 1: slower), `low` to `high` its 95 %
-    interval; `p`: two-sided; `adjusted_p`: by Holm's method over all entries compared with the reference.
+    interval, None below MIN_ROUNDS; `p`: two-sided; `adjusted_p`: by Holm's method over all entries compared
+    with the reference.
     """
 
     entry: str
     reference: str
     rounds: int
     ratio: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float
     adjusted_p: float
     verdict: Verdict
 
     @property
-    def speedup(self) -> tuple[float, float, float]:
-        """Speed-up over the reference: estimate, low and high of its 95 % interval."""
-        return 1 / self.ratio, 1 / self.high, 1 / self.low
+    def speedup(self) -> tuple[float, float | None, float | None]:
+        """Speed-up over the reference: estimate, low and high of its 95 % interval, None below MIN_ROUNDS."""
+        low, high = (None if end is None else 1 / end for end in (self.high, self.low))
+        return 1 / self.ratio, low, high
 
 
 def compare_entries(bundle: Bundle, reference: str, entries: Sequence[str] | None = None) -> list[Comparison]:
@@ -54,14 +56,16 @@ def compare_entries(bundle: Bundle, reference: str, entries: Sequence[str] | Non
     comparisons = []
     for name, estimate in estimates.items():
         adjusted_p = adjusted.get(name, estimate.p)
+        rounds = sum(map(len, ratios[name].values()))
+        few = rounds < MIN_ROUNDS
         comparisons.append(
             Comparison(
                 entry=name,
                 reference=reference,
-                rounds=sum(map(len, ratios[name].values())),
+                rounds=rounds,
                 ratio=math.exp(estimate.mean),
-                low=math.exp(estimate.low),
-                high=math.exp(estimate.high),
+                low=None if few else math.exp(estimate.low),
+                high=None if few else math.exp(estimate.high),
                 p=estimate.p,
                 adjusted_p=adjusted_p,
                 verdict=verdict(estimate.mean, adjusted_p),

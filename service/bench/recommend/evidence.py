@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.zoo.statistics import PercentileBound, binomial_cdf, percentile_bound
+from models.zoo.verdicts import MIN_ROUNDS
 from service.bench.bundle import Bundle, Entry, FlagKind, ModelFacts
 from service.bench.fingerprint import Fingerprint, same_machine, same_software
 
@@ -80,8 +81,13 @@ class Measured:
         return 1 - binomial_cdf(over + 1, self.count, 1 - fraction)
 
     @property
-    def median_interval_ns(self) -> tuple[float, float]:
-        """The 95 % interval of the median, by a bootstrap over launches and rounds within them."""
+    def median_interval_ns(self) -> tuple[float, float] | tuple[None, None]:
+        """The 95 % interval of the median, by a bootstrap over launches and rounds within them.
+
+        None and None below MIN_ROUNDS, of which resamples are too alike.
+        """
+        if len(self.stored.bundle.blocks_of(self.entry.name)) < MIN_ROUNDS:
+            return None, None
         interval = self.stored.intervals.get(self.entry.name)
         if interval is None:
             interval = self.stored.intervals[self.entry.name] = self._resampled_median()

@@ -70,7 +70,7 @@ def faster_words(one: Measured, other: Measured) -> str | None:
     if one.stored is other.stored:
         return _paired(one.stored, one.entry.name, other.entry.name)
     (_, high), (low, _) = one.median_interval_ns, other.median_interval_ns
-    if high >= low:
+    if high is None or low is None or high >= low:
         return None
     return f"faster (median at most {high / 1e6:.3g} ms against at least {low / 1e6:.3g} ms)"
 
@@ -81,7 +81,6 @@ def _paired(stored: StoredBundle, one: str, other: str) -> str | None:
         (comparison,) = compare_entries(stored.bundle, other, [one]) or (None,)
         words = None
         if comparison is not None and comparison.verdict == "faster":
-            estimate, low, high = comparison.speedup
-            words = f"{estimate:.2f} times as fast ({low:.2f} to {high:.2f})"
+            words = "{:.2f} times as fast ({:.2f} to {:.2f})".format(*comparison.speedup)
         stored.compared[pair] = words
     return stored.compared[pair]

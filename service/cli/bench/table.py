@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from models.zoo.statistics import MIN_SAMPLES, PercentileBound
+from models.zoo.verdicts import MIN_ROUNDS
 from service.bench.bundle import BenchStage, Bundle
 from service.bench.judge.summary import EntrySummary, summarise
 from service.cli.output import millions, print_whole, styled
@@ -84,7 +85,8 @@ def _speedup(bundle: Bundle, summary: EntrySummary) -> tuple[str, str]:
     if summary.comparison is None:
         return "", ""
     speedup, low, high = summary.comparison.speedup
-    return f"{speedup:.2f}x [{low:.2f}, {high:.2f}]", summary.comparison.verdict
+    interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
+    return f"{speedup:.2f}x{interval}", summary.comparison.verdict
 
 
 def _about(bundle: Bundle, summaries: list[EntrySummary]) -> list[str]:
@@ -122,6 +124,10 @@ def _notes(bundle: Bundle, summaries: list[EntrySummary]) -> list[Text]:
     quick = configuration.profile == "quick" and configuration.scenario == "single-stream"
     if quick and any(summary.p99 is None for summary in summaries):
         notes.append(styled(("quick", "yellow"), ": too few runs for a p99 (use --profile standard)"))
+    rounds = [summary.comparison.rounds for summary in summaries if summary.comparison is not None]
+    if rounds and min(rounds) < MIN_ROUNDS:
+        reason = f": {min(rounds)}, too few for a verdict and an interval (needed: {MIN_ROUNDS})"
+        notes.append(styled(("rounds", "yellow"), reason))
     notes += [
         styled(("untrained", "yellow"), f": {model.name} has random weights; its latency may mislead")
         for model in bundle.models

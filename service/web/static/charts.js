@@ -159,12 +159,12 @@ export function drawPareto(recommendation) {
     y: models.map((row) => row.accuracy.value * 100),
     text: models.map((row) => plain(row.model)),
     customdata: models.map((row) => [
-      row.p50_low_ms, row.p50_high_ms, row.accuracy.low * 100, row.accuracy.high * 100, row.file_bytes / 1e6, plain(row.accuracy.kind),
+      row.p50_low_ms === null ? "too few rounds" : `${row.p50_low_ms.toFixed(3)} to ${row.p50_high_ms.toFixed(3)}`, row.accuracy.low * 100, row.accuracy.high * 100, row.file_bytes / 1e6, plain(row.accuracy.kind),
     ]),
     error_x: interval(models.map((row) => [row.p50_ms, row.p50_low_ms, row.p50_high_ms]), tone),
     error_y: interval(models.map((row) => [row.accuracy.value, row.accuracy.low, row.accuracy.high].map((part) => part * 100)), tone),
     marker: { color: tone, symbol, opacity: 0.75, size: models.map((row) => 8 + 24 * Math.sqrt(row.file_bytes / largest)) },
-    hovertemplate: "%{text}<br>p50 %{x:.3f} ms (%{customdata[0]:.3f} to %{customdata[1]:.3f})<br>top-1 %{y:.1f} % (%{customdata[2]:.1f} to %{customdata[3]:.1f}, %{customdata[5]})<br>%{customdata[4]:.1f} MB<extra></extra>",
+    hovertemplate: "%{text}<br>p50 %{x:.3f} ms (%{customdata[0]})<br>top-1 %{y:.1f} % (%{customdata[1]:.1f} to %{customdata[2]:.1f}, %{customdata[4]})<br>%{customdata[3]:.1f} MB<extra></extra>",
   });
   const [best, rest] = [true, false].map((wanted) => rows.filter((row) => front.has(row.model) === wanted));
   const traces = narrow
@@ -182,8 +182,8 @@ export function drawPareto(recommendation) {
 function interval(values, color) {
   return {
     type: "data", symmetric: false, color, thickness: 1.5, width: 3,
-    array: values.map(([value, , high]) => high - value),
-    arrayminus: values.map(([value, low]) => value - low),
+    array: values.map(([value, , high]) => (high === null ? 0 : high - value)),
+    arrayminus: values.map(([value, low]) => (low === null ? 0 : value - low)),
   };
 }
 

@@ -132,12 +132,12 @@ def test_search_verdicts_with_intervals(tiny: Card) -> None:
     measured = Measurement(
         machine="m",
         runtime="r",
-        rounds=8,
+        rounds=20,
         runs=1,
         latency={},
         models={},
         control_ratio=1.0,
-        medians={name: {(at // 4, at % 4): time for at in range(8)} for name, time in times.items()},
+        medians={name: {(at // 4, at % 4): time for at in range(20)} for name, time in times.items()},
     )
     text = "\n".join(gains([row(tiny, SEARCHED, 1.0, 0.93), *rows], pairs, measured=measured))
     assert text.endswith(

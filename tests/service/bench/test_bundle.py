@@ -133,7 +133,9 @@ def changed(part: Any, **update: Any) -> Any:
         ),
         *(
             (
-                lambda made, durations=durations: {"blocks": (changed(made.blocks[0], durations_ns=durations),)},
+                lambda made, durations=durations: {
+                    "blocks": (changed(made.blocks[0], durations_ns=durations),)
+                },
                 "blocks: 'a' in launch 0, round 0: durations of inference, and as many of other stages, "
                 "are missing",
             )

@@ -51,6 +51,8 @@ def test_figures_are_those_of_the_benchmark() -> None:
     assert again.control
     assert quick.speed_up is not None
     assert quick.speed_up.verdict == "faster"
+    assert quick.speed_up.low is not None
+    assert quick.speed_up.high is not None
     assert 3.8 < quick.speed_up.low <= quick.speed_up.value <= quick.speed_up.high < 4.2
     assert quick.latency is not None
     assert quick.latency.p50_low_ms is not None
@@ -58,6 +60,28 @@ def test_figures_are_those_of_the_benchmark() -> None:
     assert quick.latency.p50_low_ms <= quick.latency.p50_ms <= quick.latency.p50_high_ms
     assert made.benchmark.control is not None
     assert made.benchmark.control.verdict == "indistinguishable"
+
+
+def test_few_rounds() -> None:
+    made = report(benchmark(THREE, launches=1, rounds=6, runs=200))
+    (few,) = caveats(made, "few-rounds")
+    assert few.subjects == ("exact", "quick", "worse", "exact#again")
+    assert few.text == "too few rounds for a verdict and intervals: 6 (needed: 7)"
+    quick = made.models[1]
+    assert quick.speed_up is not None
+    assert (quick.speed_up.low, quick.speed_up.high) == (None, None)
+    assert quick.speed_up.verdict == "indistinguishable"
+    assert quick.latency is not None
+    assert (quick.latency.p50_low_ms, quick.latency.p50_high_ms) == (None, None)
+    assert quick.latency.p99 is not None
+    (front,) = made.fronts
+    assert {(each.p50_low_ms, each.p50_high_ms) for each in front.models} == {(None, None)}
+    assert all(each.on_front for each in front.models)
+    assert made.benchmark.control is not None
+    assert (made.benchmark.control.low, made.benchmark.control.high) == (None, None)
+    for text in (to_html(made), to_markdown(made), to_csv(made)):
+        assert "None" not in text.replace("None.", "")
+    assert not caveats(report(benchmark(THREE, launches=1, rounds=7)), "few-rounds")
 
 
 def test_front_has_reasons_against_the_rest() -> None:

@@ -59,6 +59,19 @@ def test_label_for_fewer_runs() -> None:
     )
 
 
+def test_too_few_rounds_for_a_regression() -> None:
+    few = compare_bundles(bundle({"a": [[[1_000_000]] * 6]}), bundle({"a": [[[2_000_000]] * 7]}))
+    assert few.changes[0].verdict == "indistinguishable"
+    assert not few.regressed
+    assert few.labels == (
+        "rounds 6, then 7",
+        "6 rounds: too few for a verdict and an interval (needed: 7 in each)",
+    )
+    enough = compare_bundles(bundle({"a": [[[1_000_000]] * 7]}), bundle({"a": [[[2_000_000]] * 7]}))
+    assert enough.regressed
+    assert enough.labels == ()
+
+
 @pytest.mark.parametrize("kind", ["void", "partial"])
 def test_void_and_partial_bundles(kind: str) -> None:
     spoilt = run(2).with_flag(Flag.model_validate({"kind": kind, "reason": "so it goes"}))

@@ -7,13 +7,20 @@ import math
 import numpy as np
 import pytest
 
-from models.zoo.verdicts import bootstrap, interquartile_mean, verdict
+from models.zoo.verdicts import LEVEL, MIN_ROUNDS, bootstrap, interquartile_mean, smallest_p, verdict
 from service.bench.bundle import Bundle
-from service.bench.judge.verdicts import compare_entries, log_ratios
+from service.bench.judge.verdicts import Comparison, compare_entries, log_ratios
 from tests.service.bench.bundles import bundle
 
 
-def simulated(seed: int, factors: dict[str, float], *, launches: int = 5, rounds: int = 10) -> Bundle:
+def simulated(
+    seed: int,
+    factors: dict[str, float],
+    *,
+    launches: int = 5,
+    rounds: int = 10,
+    control: str | None = "a#2",
+) -> Bundle:
     """A run whose entries take `factors` times a millisecond: noise per launch, round and run."""
     random = np.random.default_rng(seed)
     weather = random.normal(0, 0.02, (launches, rounds))  # shared by the entries of a round
@@ -31,7 +38,7 @@ def simulated(seed: int, factors: dict[str, float], *, launches: int = 5, rounds
         ]
     return bundle(
         {n: [[list(map(int, b)) for b in launch] for launch in each] for n, each in samples.items()},
-        control="a#2",
+        control=control,
     )
 
 
@@ -42,9 +49,13 @@ def test_interval_of_a_known_difference() -> None:
     }
     assert found["a#2"].verdict == "indistinguishable"
     assert found["b"].verdict == "slower"
+    assert found["b"].low is not None
+    assert found["b"].high is not None
     assert found["b"].low < 1.05 < found["b"].high
     assert found["c"].verdict == "faster"
     speedup, low, high = found["c"].speedup
+    assert low is not None
+    assert high is not None
     assert low < 2.0 < high
     assert low < speedup < high
     assert found["b"].rounds == 50
@@ -68,6 +79,35 @@ def test_error_rates_of_verdicts() -> None:
         found += verdicts["b"] == "slower"
     assert wrong <= 3
     assert found >= 57
+
+
+@pytest.mark.parametrize("launches", [1, 2])
+def test_no_verdict_and_no_interval_of_few_rounds(launches: int) -> None:
+    """Rounds that all agree: the bootstrap's p is as small as it can be, whatever their number."""
+
+    def compared(rounds: int) -> Comparison:
+        split = [rounds // launches + (number < rounds % launches) for number in range(launches)]
+        samples = {name: [[[ns]] * each for each in split] for name, ns in (("a", 2000), ("b", 1000))}
+        (comparison,) = compare_entries(bundle(samples), "a")
+        return comparison
+
+    for rounds in range(launches, MIN_ROUNDS):
+        few = compared(rounds)
+        assert (few.rounds, few.verdict) == (rounds, "indistinguishable")
+        assert few.p == pytest.approx(2 / 2**rounds)
+        assert few.ratio == pytest.approx(0.5)
+        assert few.speedup[1:] == (few.low, few.high) == (None, None)
+    enough = compared(MIN_ROUNDS)
+    assert enough.verdict == "faster"
+    assert enough.speedup == pytest.approx((2, 2, 2))
+
+
+def test_smallest_p_of_rounds() -> None:
+    assert smallest_p(0) == smallest_p(1) == 1
+    assert smallest_p(MIN_ROUNDS) < LEVEL <= smallest_p(MIN_ROUNDS - 1)
+    assert smallest_p(100_000) == 0
+    (noisy,) = compare_entries(simulated(1, {"a": 1, "b": 1.05}, control=None), "a")
+    assert noisy.p == 2 / 10_001, "50 rounds do not limit the p of the bootstrap"
 
 
 def test_rounds_without_both_entries() -> None:

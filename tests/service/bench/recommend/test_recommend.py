@@ -371,6 +371,21 @@ class TestPareto:
         close = weigh(measured([(GOOD, 5.0)]), measured([(worse, 5.0)], seed=1))
         assert ask([GOOD, worse], close).dominated == ()
 
+    @pytest.mark.parametrize("apart", [False, True])
+    def test_too_few_rounds(self, *, apart: bool) -> None:
+        """One round says nothing about the next one, whatever its runs say."""
+        worse = facts("worse", accuracy=0.70, megabytes=5)
+        models = [(GOOD, 5.0), (worse, 9.0)]
+        made = [measured([each]) for each in models] if apart else [measured(models)]
+        assert len(ask([GOOD, worse], weigh(*made)).dominated) == 1
+        few = [
+            each.model_copy(update={"blocks": tuple(b for b in each.blocks if b.launch == b.round == 0)})
+            for each in made
+        ]
+        found = ask([GOOD, worse], weigh(*few))
+        assert found.dominated == ()
+        assert [each.measured.median_interval_ns for each in found.measured] == [(None, None)] * 2
+
     def test_unknown_accuracy_is_never_dominated(self) -> None:
         mystery = facts("mystery", accuracy=None, megabytes=9)
         found = ask([GOOD, mystery], weigh(measured([(GOOD, 5.0), (mystery, 9.0)])))
@@ -380,7 +395,7 @@ class TestPareto:
 def test_measured_models_with_cached_intervals() -> None:
     kept = [StoredBundle("run", measured({SMALL: 2.0, LARGE: 9.0}))]
 
-    def found() -> dict[str, tuple[float, float]]:
+    def found() -> dict[str, tuple[float, float] | tuple[None, None]]:
         evidence = weigh_evidence(kept, bundles.fingerprint(), {})
         weighed = ask([SMALL, GOOD, LARGE], evidence).measured
         return {each.measured.name: each.measured.median_interval_ns for each in weighed}
@@ -389,6 +404,8 @@ def test_measured_models_with_cached_intervals() -> None:
     assert list(first) == ["small", "large"], "the third was not measured"
     for name, milliseconds in (("small", 2.0), ("large", 9.0)):
         low, high = first[name]
+        assert low is not None
+        assert high is not None
         assert 0.98 * milliseconds < low / 1e6 < high / 1e6 < 1.02 * milliseconds
     assert kept[0].intervals == first
     assert found() == first
