@@ -1,4 +1,4 @@
-"""Keep an evaluation: in the data directory, or at the service that holds it."""
+"""Keep an evaluation in the data directory or at the service that holds it, and find a stored one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from service.errors import (
     InvalidEvaluation,
     InvalidParameter,
     StorageUnavailable,
+    UnknownEvaluation,
     error_words,
 )
 from service.evaluation.merge import merge
 from service.evaluation.result import Evaluation, from_json, read_evaluation, to_json, write_evaluation
+from service.evaluation.store import EvaluationStore
 from service.settings import Settings
 from service.state import open_state
 from service.text.display import shown
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S = 60.0
 _KEY_NEEDED = 401
+_MOST_STORED = 10
+"""Stored evaluations in a message, the newest ones."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,22 @@ def keep(evaluation: Evaluation, settings: Settings, url: str | None = None) -> 
             return answer
         reason = answer
     return _in_file(evaluation, settings.data_dir, reason, addresses)
+
+
+def stored_evaluation(store: EvaluationStore, identifier: str, *, files: bool = False) -> Evaluation:
+    """Return the evaluation with the id that --data names.
+
+    Raises UnknownEvaluation with those that are stored. `files`: whether --data may name a file instead.
+    """
+    try:
+        return store.get(identifier)
+    except UnknownEvaluation:
+        stored = [f"{each.id} of {shown(each.name)}" for each in store.summaries(_MOST_STORED)]
+        ids = ", ".join(stored) or "none is stored; `weighin evaluate` makes one"
+        raise UnknownEvaluation(
+            f"--data {shown(identifier[:64])}: no such evaluation "
+            f"(allowed: {'a file, or an id: ' if files else ''}{ids})"
+        ) from None
 
 
 def _post(evaluation: Evaluation, address: str, api_key: str | None, *, proxies: bool) -> Kept | str:

@@ -19,6 +19,7 @@ from service.bench.recommend.evaluated import task_of
 from service.bench.recommend.evidence import StoredBundle
 from service.bench.recommend.recommend import Constraints, Fit
 from service.bench.store import BenchmarkStore
+from service.cli.evaluations import stored_evaluation
 from service.cli.output import (
     STANDARD_OUTPUT,
     JsonFile,
@@ -29,15 +30,11 @@ from service.cli.output import (
     write_json,
 )
 from service.cli.settings import settings_with
-from service.errors import InvalidParameter, UnknownEvaluation
-from service.evaluation.result import Evaluation
+from service.errors import InvalidParameter
 from service.evaluation.store import EvaluationStore
 from service.inference.registry import Registry
 from service.storage.database import open_database
 from service.text.display import shown
-
-_MOST_EVALUATIONS = 10
-"""Stored evaluations in a message, the newest ones."""
 
 
 def recommend(
@@ -80,7 +77,7 @@ def recommend(
         if data is not None or not bundles:  # bundles alone need no database
             engine = open_database(settings.database_url, settings.data_dir)
             stack.callback(engine.dispose)
-        evaluation = None if data is None else _evaluation(EvaluationStore(engine), data)
+        evaluation = None if data is None else stored_evaluation(EvaluationStore(engine), data)
         constraints = Constraints(
             p50_ms, p90_ms, p99_ms, max_bytes, min_accuracy, labels, task_of(evaluation, _task(task))
         )
@@ -104,18 +101,6 @@ def recommend(
         _show(console(soft_wrap=True), advice)
     if advice.recommendation.recommended is None:
         raise typer.Exit(2)
-
-
-def _evaluation(store: EvaluationStore, identifier: str) -> Evaluation:
-    """Return an evaluation. Raises UnknownEvaluation with those that are stored."""
-    try:
-        return store.get(identifier)
-    except UnknownEvaluation:
-        stored = [f"{each.id} of {shown(each.name)}" for each in store.summaries(_MOST_EVALUATIONS)]
-        allowed = ", ".join(stored) or "none is stored; `weighin evaluate` makes one"
-        raise UnknownEvaluation(
-            f"--data {shown(identifier[:64])}: no such evaluation (allowed: {allowed})"
-        ) from None
 
 
 def _task(text: str | None) -> Task | None:

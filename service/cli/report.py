@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from service.bench.bundle_file import from_json, stated_digest
 from service.bench.recommend.evidence import StoredBundle
 from service.bench.store import BenchmarkStore
+from service.cli.evaluations import stored_evaluation
 from service.cli.output import check_target, write_document
 from service.cli.settings import settings_with
 from service.errors import InvalidBundle, InvalidParameter, UnknownBenchmark, error_words
@@ -130,7 +131,9 @@ def _evaluation(engine: Engine, data: str | None) -> Evaluation | None:
     """Return an evaluation by its id or from its file. Raises UnknownEvaluation and InvalidEvaluation."""
     if data is None:
         return None
-    return read_evaluation(Path(data)) if _names_file(data) else EvaluationStore(engine).get(data)
+    if _names_file(data):
+        return read_evaluation(Path(data))
+    return stored_evaluation(EvaluationStore(engine), data, files=True)
 
 
 def _names_file(text: str) -> bool:

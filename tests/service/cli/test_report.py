@@ -95,7 +95,10 @@ def test_evaluation_from_a_file_to_standard_output(
         (("--html", "OUT"), "no benchmark is stored here (needed: `weighin bench`, or --bench FILE)"),
         (("--html", "OUT", "--bench", "0123"), "benchmark '0123': unknown (allowed: a file, or an id, none"),
         (("--html", "OUT", "--bench", "gone.json"), "gone.json cannot be read: no such file or directory"),
-        (("--html", "OUT", "--bench", "BUNDLE", "--data", "0123"), "no evaluation '0123'"),
+        (
+            ("--html", "OUT", "--bench", "BUNDLE", "--data", "0123"),
+            "--data 0123: no such evaluation (allowed: a file, or an id: none is stored; `weighin evaluate`",
+        ),
         (("--html", "OUT", "--bench", "BUNDLE", "--data", "BUNDLE"), "pi.json: "),
         (("--html", "OUT", "--md", "OUT", "--bench", "BUNDLE"), "is the file of --html too"),
         (("--json", "BUNDLE", "--bench", "BUNDLE"), "is an input of this command (allowed: another file)"),
@@ -116,9 +119,13 @@ def test_invalid_input_prints_one_line(
 
 
 def test_unknown_id_names_the_newest(tiny_models_dir: Path, tmp_path: Path) -> None:
-    identifier, _ = store(tmp_path)
+    identifier, data = store(tmp_path)
     done = weighin(tiny_models_dir, tmp_path, "--bench", "0123", "--html", str(tmp_path / "out"))
     assert f"the newest are {identifier})" in done.stderr
+    done = weighin(tiny_models_dir, tmp_path, "--data", "0123", "--html", str(tmp_path / "out"))
+    assert done.stderr == (
+        f"weighin: --data 0123: no such evaluation (allowed: a file, or an id: {data} of pets)\n"
+    )
 
 
 def test_full_disk_leaves_no_part(tiny_models_dir: Path, tmp_path: Path, bundle: Path) -> None:
