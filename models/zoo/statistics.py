@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,6 +15,7 @@ Z_95 = NormalDist().inv_cdf(0.975)
 """Standard deviations around the mean that hold 95 % of a normal distribution."""
 CONFIDENCE = 0.99
 """Confidence of a percentile's upper bound."""
+T = TypeVar("T")
 _NEARLY_NORMAL = 1000
 """Degrees of freedom above which Student's distribution is taken for the normal one."""
 
@@ -144,6 +146,13 @@ def samples_needed(fraction: float) -> int:
 
 MIN_SAMPLES: dict[float, int] = {fraction: samples_needed(fraction) for fraction in (0.50, 0.90, 0.95, 0.99)}
 """The percentiles that are shown, each with the number of samples below which it is withheld."""
+
+
+def highest(items: Iterable[T], value: Callable[[T], float]) -> list[T]:
+    """Return the items whose value no other one exceeds, in their order: several if they are equal."""
+    values = [(item, value(item)) for item in items]
+    most = max((each for _, each in values), default=0.0)
+    return [item for item, each in values if each == most]
 
 
 def percentile(samples: Sequence[int], fraction: float) -> int | None:

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from models.zoo.statistics import highest
 from service.cli.output import print_whole
 from service.evaluation.figures import ClassifierResult, DetectorResult, Mean, Share
 from service.evaluation.result import Evaluation, LabelSet, ModelResult
-from service.text.display import shown
+from service.text.display import counted, joined, shown
 
 _FEW = 3
-"""Pictures, classes or names in a line."""
+"""Pictures or classes in a line."""
 _MOST_UNMATCHED = 10
 """Classes without a label in a list, which people need for a mapping."""
 _LONGEST_LABEL = 30
@@ -46,26 +47,18 @@ def _title(evaluation: Evaluation) -> str:
     what = "" if data.task == "image-classification" else " of objects"
     same = "" if data.n == data.pictures else f", {data.n} of them distinct and usable"
     return (
-        f"{data.name}: {_count(data.pictures, 'picture', 'pictures')}{same}, "
-        f"{_count(classes, 'class', 'classes')}{what}; evaluation {evaluation.id}"
+        f"{data.name}: {counted(data.pictures, 'picture', 'pictures')}{same}, "
+        f"{counted(classes, 'class', 'classes')}{what}; evaluation {evaluation.id}"
     )
 
 
 def _rank(model: ModelResult) -> tuple[float, str]:
-    return (-_figure(model).value, model.name)
-
-
-def _figure(model: ModelResult) -> Share | Mean:
-    """Return the figure that models are compared by: top-1 accuracy or average precision."""
-    if model.classification is not None:
-        return model.classification.top1
-    assert model.detection is not None
-    return model.detection.ap
+    return (-model.accuracy.value, model.name)
 
 
 def _table(models: Sequence[ModelResult], labels: LabelSet) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column(f"{labels.labels} ({labels.n} pictures)", no_wrap=True)
+    table.add_column(f"{labels.labels} ({counted(labels.n, 'picture', 'pictures')})", no_wrap=True)
     if models[0].detection is not None:
         for heading in ("AP [95 %]", "AP50", "AP75"):
             table.add_column(heading, justify="right", no_wrap=True)
@@ -107,10 +100,9 @@ def _verdicts(evaluation: Evaluation, models: Sequence[ModelResult]) -> list[str
     """Return sentences on the model with the best figure and the others."""
     if len(models) == 1:
         return []
-    best = models[0].name
+    best, *same = (model.name for model in highest(models, lambda model: model.accuracy.value))
     verdicts = {model.name: evaluation.verdict(best, model.name) for model in models[1:]}
     worse = [name for name, verdict in verdicts.items() if verdict == "better"]
-    same = [model.name for model in models[1:] if _figure(model).value == _figure(models[0]).value]
     alike = [
         name for name, verdict in verdicts.items() if verdict == "not distinguishable" and name not in same
     ]
@@ -118,26 +110,20 @@ def _verdicts(evaluation: Evaluation, models: Sequence[ModelResult]) -> list[str
     if len(same) == len(models) - 1:
         return [f"{'Both' if len(models) == 2 else f'All {len(models)}'} models have the same {figure}."]
     if same:
-        parts = [f"{_names([best, *same])} have the highest {figure}"]
-        parts += [f"{best} is not distinguishable from {_names(alike)}"] if alike else []
-        parts += [f"{best} is better than {_names(worse)}"] if worse else []
+        parts = [f"{joined([best, *same])} have the highest {figure}"]
+        parts += [f"{best} is not distinguishable from {joined(alike)}"] if alike else []
+        parts += [f"{best} is better than {joined(worse)}"] if worse else []
         return [f"{'; '.join(parts)}."]
     if not alike:
         return [f"{best} has the highest {figure}; it is better than {_all_or_count(worse, models)}."]
-    sentence = f"{best} has the highest {figure}, but is not distinguishable from {_names(alike)}"
+    sentence = f"{best} has the highest {figure}, but is not distinguishable from {joined(alike)}"
     return [f"{sentence}; it is better than {_all_or_count(worse, models)}." if worse else f"{sentence}."]
 
 
 def _all_or_count(worse: Sequence[str], models: Sequence[ModelResult]) -> str:
     if len(worse) == len(models) - 1 > 1:
         return f"each of the other {len(worse)}"
-    return _names(worse)
-
-
-def _names(names: Sequence[str]) -> str:
-    more = len(names) - _FEW
-    listed = [*names[:_FEW], *([_count(more, "other", "others")] if more > 0 else [])]
-    return " and ".join(filter(None, (", ".join(listed[:-1]), listed[-1])))
+    return joined(worse)
 
 
 def _details(model: ModelResult) -> Iterable[str]:
@@ -182,16 +168,12 @@ def _unmatched(labels: LabelSet) -> list[str]:
     """Return lines on the classes that have no label in the label set."""
     if not labels.unmatched:
         return []
-    classes = _count(len(labels.unmatched), "class", "classes")
+    classes = counted(len(labels.unmatched), "class", "classes")
     pictures = sum(each.pictures for each in labels.unmatched)
-    lines = [f"not counted for {labels.labels}: {classes}, {_count(pictures, 'picture', 'pictures')}"]
+    lines = [f"not counted for {labels.labels}: {classes}, {counted(pictures, 'picture', 'pictures')}"]
     most = sorted(labels.unmatched, key=lambda each: -each.pictures)[:_MOST_UNMATCHED]
     lines += [f"  {each.name} ({each.pictures}): {each.reason}" for each in most]
     return lines + _more(len(labels.unmatched), _MOST_UNMATCHED)
-
-
-def _count(count: int, one: str, several: str) -> str:
-    return f"{count} {one if count == 1 else several}"
 
 
 def _left_out_pictures(evaluation: Evaluation) -> Iterable[str]:
@@ -201,11 +183,11 @@ def _left_out_pictures(evaluation: Evaluation) -> Iterable[str]:
         yield from (f"  {each.picture}: {shown(each.reason)}" for each in data.unreadable[:_FEW])
         yield from _more(len(data.unreadable))
     if data.duplicates:
-        yield f"{_count(len(data.duplicates), 'exact duplicate', 'exact duplicates')}, not counted again:"
+        yield f"{counted(len(data.duplicates), 'exact duplicate', 'exact duplicates')}, not counted again:"
         yield from (f"  {each.picture} = {each.same_as}" for each in data.duplicates[:_FEW])
         yield from _more(len(data.duplicates))
     if data.conflicts:
-        pictures = _count(len(data.conflicts), "picture", "pictures")
+        pictures = counted(len(data.conflicts), "picture", "pictures")
         yield f"{pictures} with more than one label, not counted:"
         for each in data.conflicts[:_FEW]:
             yield "  " + ", ".join(f"{p} ({t})" for p, t in zip(each.pictures, each.truths, strict=True))
@@ -222,4 +204,4 @@ def _left_out_models(left_out: Mapping[str, str]) -> Iterable[str]:
     for name, reason in left_out.items():
         by_reason.setdefault(reason, []).append(name)
     for reason, names in by_reason.items():
-        yield f"not evaluated: {_names(names)}: {reason}"
+        yield f"not evaluated: {joined(names)}: {reason}"

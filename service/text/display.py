@@ -1,11 +1,13 @@
-"""Escape untrusted text for terminals and messages, and split lists of names."""
+"""Escape untrusted text for terminals and messages, count things, and join and split lists of names."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 # control characters, line and paragraph separators, bidirectional marks, lone surrogates
 _UNSHOWN = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_MOST_JOINED = 3
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -43,6 +45,18 @@ def encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def counted(count: int, one: str, several: str) -> str:
+    """Return a number with the noun in its form: "1 class", "2 classes"."""
+    return f"{count} {one if count == 1 else several}"
+
+
+def joined(names: Sequence[str]) -> str:
+    """Join names as a sentence does: "a, b and c"; of more than three, "a, b, c and 2 others"."""
+    more = len(names) - _MOST_JOINED
+    listed = [*names[:_MOST_JOINED], *([counted(more, "other", "others")] if more > 0 else [])]
+    return " and ".join(filter(None, (", ".join(listed[:-1]), *listed[-1:])))
 
 
 def comma_list(text: str) -> list[str]:

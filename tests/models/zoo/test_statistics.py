@@ -14,6 +14,7 @@ from models.zoo.statistics import (
     MIN_SAMPLES,
     binomial_cdf,
     binomial_pmf,
+    highest,
     holm,
     percentile,
     percentile_bound,
@@ -116,6 +117,12 @@ def test_wilson_interval_of_known_counts() -> None:
     assert wilson(0, 0) == (0.0, 1.0)
     assert wilson(7, 300) == pytest.approx((0.01136, 0.04740), abs=1e-4)
     assert wilson(10, 10)[1] == pytest.approx(1.0)
+
+
+def test_highest_of_equal_values() -> None:
+    assert highest(["aa", "b", "cc"], len) == ["aa", "cc"]
+    assert highest([3, -1, 2], lambda number: -number) == [-1]
+    assert highest([], abs) == []
 
 
 def test_holm_is_monotonic_and_capped() -> None:

@@ -1,4 +1,4 @@
-"""Escaping of untrusted text, and splitting of lists."""
+"""Escaping of untrusted text, numbers with nouns, and lists of names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from service.text.display import comma_list, encodable, shown, without_surrogates
+from service.text.display import comma_list, counted, encodable, joined, shown, without_surrogates
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,25 @@ def test_file_name_without_surrogates() -> None:
     name = os.fsdecode(b"a\xff\n\xc3\xa9")
     assert not encodable(name)
     assert without_surrogates(name) == "a\\xff\né"
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ([], ""),
+        (["a"], "a"),
+        (["a", "b"], "a and b"),
+        (["a", "b", "c"], "a, b and c"),
+        (["a", "b", "c", "d"], "a, b, c and 1 other"),
+        (["a", "b", "c", "d", "e"], "a, b, c and 2 others"),
+    ],
+)
+def test_joined_names(names: list[str], words: str) -> None:
+    assert joined(names) == words
+
+
+def test_counted_nouns() -> None:
+    assert [counted(n, "class", "classes") for n in (0, 1, 2)] == ["0 classes", "1 class", "2 classes"]
 
 
 @pytest.mark.parametrize(
