@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
 from models.zoo.card import Card
-from models.zoo.statistics import PercentileBound
+from models.zoo.statistics import PercentileBound, highest
 from service.bench.bundle import Bundle, Entry, ModelFacts
 from service.bench.judge.summary import EntrySummary, is_like_the_service, summarise
 from service.bench.judge.verdicts import Comparison
@@ -17,7 +17,7 @@ from service.bench.recommend.evidence import Measured, StoredBundle
 from service.bench.recommend.pareto import Candidate
 from service.bench.recommend.pareto import front as pareto_front
 from service.evaluation.result import Evaluation, ModelResult
-from service.report.caveats import evaluated_labels, find_caveats
+from service.report.caveats import evaluated_labels, find_caveats, same_model
 from service.report.document import (
     AccuracyFigure,
     BoundFigure,
@@ -35,7 +35,7 @@ from service.report.document import (
     SpeedUp,
 )
 from service.report.reproduce import steps
-from service.text.display import shown
+from service.text.display import counted, joined, shown
 
 
 def build_report(
@@ -51,9 +51,10 @@ def build_report(
     bundle = stored.bundle
     summaries = summarise(bundle)
     measured = {entry.name: Measured(stored, entry) for entry in bundle.entries if _has_median(bundle, entry)}
-    accuracies = {facts.name: _accuracy(facts, evaluation) for facts in bundle.models}
+    results = {} if evaluation is None else _results(bundle, evaluation)
+    accuracies = {facts.name: _accuracy(facts, evaluation, results) for facts in bundle.models}
     fronts = _fronts(bundle, measured, accuracies)
-    reported = None if evaluation is None else _evaluation(bundle, evaluation, accuracies)
+    reported = None if evaluation is None else _evaluation(evaluation, results, accuracies)
     return Report(
         title=_title(bundle),
         question=_question(bundle, evaluation),
@@ -77,40 +78,48 @@ def _has_median(bundle: Bundle, entry: Entry) -> bool:
     )
 
 
-def same_file(evaluation: Evaluation, facts: ModelFacts) -> ModelResult | None:
-    """Return the evaluation's result for the very file that was measured, or None."""
-    result = evaluation.model(facts.name)
-    return result if result is not None and result.sha256 == facts.sha256 else None
+def _results(bundle: Bundle, evaluation: Evaluation) -> dict[str, ModelResult]:
+    """Return the evaluation's results for the measured models, by name, in the bundle's order."""
+    results = {facts.name: same_model(evaluation, facts) for facts in bundle.models}
+    return {name: result for name, result in results.items() if result is not None}
 
 
-def _accuracy(facts: ModelFacts, evaluation: Evaluation | None) -> AccuracyFigure | None:
+def _accuracy(
+    facts: ModelFacts, evaluation: Evaluation | None, results: Mapping[str, ModelResult]
+) -> AccuracyFigure | None:
     if evaluation is None or facts.labels not in evaluated_labels(evaluation):
         estimate = estimate_accuracy(facts)
         return None if estimate is None else _figure(estimate)
-    result = same_file(evaluation, facts)
+    result = results.get(facts.name)
     if result is None:
         return None
+    verdict, rival = _verdict(evaluation, result, results.values())
     what = "top-1" if result.classification is not None else "average precision"
     return AccuracyFigure(
         value=result.accuracy.value,
         low=result.accuracy.low,
         high=result.accuracy.high,
         kind="evaluated",
-        how=f"{what} on {result.n} pictures of '{shown(evaluation.data.name)}'",
-        verdict=_verdict(evaluation, result),
+        how=f"{what} on {counted(result.n, 'picture', 'pictures')} of '{shown(evaluation.data.name)}'",
+        verdict=verdict,
+        rival=rival,
     )
 
 
 def _verdict(
-    evaluation: Evaluation, result: ModelResult
-) -> Literal["highest", "worse", "not distinguishable"] | None:
-    """Return how a model compares with the most accurate one of its label set."""
-    rivals = [each for each in evaluation.models if each.labels == result.labels]
-    best = max(rivals, key=lambda each: each.accuracy.value)
-    if best is result:
-        return "highest"
-    verdict = evaluation.verdict(result.name, best.name)
-    return None if verdict == "better" else verdict
+    evaluation: Evaluation, result: ModelResult, results: Iterable[ModelResult]
+) -> tuple[Literal["highest", "worse", "not distinguishable"] | None, str | None]:
+    """Return how a model compares with the most accurate of `results` with its labels, and the name of that.
+
+    Of several with the same accuracy, the first by name; no name if the model itself has the highest one.
+    """
+    rivals = [each for each in results if each.labels == result.labels]
+    best = [each.name for each in highest(rivals, lambda each: each.accuracy.value)]
+    if result.name in best:
+        return "highest", None
+    rival = min(best)
+    verdict = evaluation.verdict(result.name, rival)
+    return None if verdict == "better" else verdict, rival
 
 
 def _figure(estimate: AccuracyEstimate) -> AccuracyFigure:
@@ -258,12 +267,13 @@ def _benchmark(stored: StoredBundle, digest: str, summaries: Sequence[EntrySumma
 
 
 def _evaluation(
-    bundle: Bundle, evaluation: Evaluation, accuracies: Mapping[str, AccuracyFigure | None]
+    evaluation: Evaluation,
+    results: Mapping[str, ModelResult],
+    accuracies: Mapping[str, AccuracyFigure | None],
 ) -> ReportedEvaluation:
     models = []
-    for facts in bundle.models:
-        result, accuracy = same_file(evaluation, facts), accuracies[facts.name]
-        if result is not None and accuracy is not None:
+    for name, result in results.items():
+        if (accuracy := accuracies[name]) is not None:
             models.append(_evaluated(result, accuracy))
     data = evaluation.data
     return ReportedEvaluation(
@@ -312,13 +322,12 @@ def _evaluated(result: ModelResult, accuracy: AccuracyFigure) -> EvaluatedModel:
 
 
 def _title(bundle: Bundle) -> str:
-    count = len(bundle.models)
-    return f"{count} model{'' if count == 1 else 's'} on {_machine(bundle)}"
+    return f"{counted(len(bundle.models), 'model', 'models')} on {_machine(bundle)}"
 
 
 def _machine(bundle: Bundle) -> str:
     machine = bundle.fingerprint.machine
-    return f"{shown(machine.cpu_model)}, {machine.cores} core{'' if machine.cores == 1 else 's'}"
+    return f"{shown(machine.cpu_model)}, {counted(machine.cores, 'core', 'cores')}"
 
 
 def _question(bundle: Bundle, evaluation: Evaluation | None) -> str:
@@ -331,15 +340,18 @@ def _question(bundle: Bundle, evaluation: Evaluation | None) -> str:
 
 def _answer(front: Front) -> str:
     """Return the front in a sentence: its ends, and how many models are on it."""
-    known = [(each, each.accuracy) for each in front.models if each.accuracy is not None]
-    fastest = min(front.models, key=lambda each: each.p50_ms)
-    smallest = min(front.models, key=lambda each: each.bytes)
+    known = {each.entry: each.accuracy.value for each in front.models if each.accuracy is not None}
+    fastest = highest(front.models, lambda each: -each.p50_ms)
+    smallest = highest(front.models, lambda each: -each.bytes)
     parts = []
     if known:
-        best, accuracy = max(known, key=lambda pair: pair[1].value)
-        parts.append(f"highest accuracy {best.entry} ({accuracy.value:.1%})")
-    parts.append(f"lowest median latency {fastest.entry} ({fastest.p50_ms:.3g} ms)")
-    parts.append(f"smallest file {smallest.entry} ({smallest.bytes / 1e6:.3g} MB)")
+        best = highest(known, lambda entry: known[entry])
+        parts.append(f"highest accuracy {joined(best)} ({known[best[0]]:.1%})")
+    for what, models, figure in (
+        ("lowest median latency", fastest, f"{fastest[0].p50_ms:.3g} ms"),
+        ("smallest file", smallest, f"{smallest[0].bytes / 1e6:.3g} MB"),
+    ):
+        parts.append(f"{what} {joined([each.entry for each in models])} ({figure})")
     if not known:
         front_words = "no accuracy is known, so there is no front"
     else:

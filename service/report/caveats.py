@@ -9,9 +9,9 @@ from models.zoo.statistics import MIN_SAMPLES
 from models.zoo.verdicts import MIN_ROUNDS
 from service.bench.bundle import Bundle, FlagKind, ModelFacts
 from service.bench.judge.summary import EntrySummary
-from service.evaluation.result import Evaluation
+from service.evaluation.result import Evaluation, ModelResult
 from service.report.document import AccuracyFigure, Caveat, CaveatKind, Front
-from service.text.display import shown
+from service.text.display import counted, shown
 
 _SERIOUS: tuple[FlagKind, ...] = ("void", "partial", "dirty", "contaminated")
 _FEW_PICTURES = 100
@@ -149,23 +149,21 @@ def _data(bundle: Bundle, evaluation: Evaluation) -> Iterator[Caveat]:
             others,
             f"no model of their label set was evaluated on '{shown(data.name)}': accuracies from the cards",
         )
-    absent = tuple(
-        facts.name
-        for facts in bundle.models
-        if facts.labels in covered and evaluation.model(facts.name) is None
-    )
+    used = {facts.name: facts.labels for facts in bundle.models if same_model(evaluation, facts) is not None}
+    unused = [facts.name for facts in bundle.models if facts.labels in covered and facts.name not in used]
+    absent = tuple(name for name in unused if evaluation.model(name) is None)
     if absent:
         yield _caveat("not-evaluated", absent, f"not evaluated on '{shown(data.name)}': no accuracy shown")
-    other = tuple(facts.name for facts in bundle.models if _other_file(evaluation, facts))
+    other = tuple(name for name in unused if name not in absent)
     if other:
         yield _caveat(
             "not-evaluated",
             other,
-            f"evaluated on '{shown(data.name)}' with another file than the measured one: no accuracy shown",
+            f"evaluated on '{shown(data.name)}' with another file or other labels than the measured ones: "
+            "no accuracy shown",
         )
-    used = {facts.labels for facts in bundle.models if evaluation.model(facts.name) is not None}
     for labels in evaluation.label_sets:
-        if labels.labels not in used:
+        if labels.labels not in used.values():
             continue
         if labels.classes < labels.of:
             yield _caveat(
@@ -175,9 +173,8 @@ def _data(bundle: Bundle, evaluation: Evaluation) -> Iterator[Caveat]:
                 f"this is no accuracy on {labels.labels}",
             )
         if labels.n < _FEW_PICTURES:
-            yield _caveat(
-                "data", (), f"only {labels.n} pictures for {labels.labels}: compare intervals, not values"
-            )
+            pictures = counted(labels.n, "picture", "pictures")
+            yield _caveat("data", (), f"only {pictures} for {labels.labels}: compare intervals, not values")
         unmatched = [shown(each.name) for each in labels.unmatched]
         if unmatched:
             yield _caveat(
@@ -185,13 +182,13 @@ def _data(bundle: Bundle, evaluation: Evaluation) -> Iterator[Caveat]:
                 (),
                 f"classes without a label in {labels.labels} are not counted: {_some(unmatched)}",
             )
-    for count, what in (
-        (len(data.duplicates), "exact duplicates count once"),
-        (sum(len(each.pictures) for each in data.conflicts), "pictures under several labels do not count"),
-        (len(data.unreadable), "pictures cannot be used"),
+    for left_out, one, several, why in (
+        (data.duplicates, "exact duplicate", "exact duplicates", ", not counted again"),
+        (data.conflicts, "picture", "pictures", " with more than one label, not counted"),
+        (data.unreadable, "picture", "pictures", " not usable"),
     ):
-        if count:
-            yield _caveat("data", (), f"{count} {what}")
+        if left_out:
+            yield _caveat("data", (), f"{counted(len(left_out), one, several)}{why}")
     said = tuple(
         f"{each.classes} of the {each.of} classes of {each.labels}" for each in evaluation.label_sets
     )
@@ -202,7 +199,7 @@ def _data(bundle: Bundle, evaluation: Evaluation) -> Iterator[Caveat]:
     elsewhere = tuple(
         facts.name
         for facts in bundle.models
-        if (result := evaluation.model(facts.name)) is not None
+        if (result := same_model(evaluation, facts)) is not None
         and (tuple(sorted(result.software.instruction_set)), result.software.onnxruntime) != (isa, runtime)
     )
     if elsewhere:
@@ -218,9 +215,11 @@ def evaluated_labels(evaluation: Evaluation) -> set[str]:
     return {model.labels for model in evaluation.models}
 
 
-def _other_file(evaluation: Evaluation, facts: ModelFacts) -> bool:
+def same_model(evaluation: Evaluation, facts: ModelFacts) -> ModelResult | None:
+    """Return the evaluation's result for the very file that was measured, with the same labels, or None."""
     result = evaluation.model(facts.name)
-    return result is not None and result.sha256 != facts.sha256
+    same = result is not None and (result.sha256, result.labels) == (facts.sha256, facts.labels)
+    return result if same else None
 
 
 def _some(names: Sequence[str]) -> str:

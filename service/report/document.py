@@ -13,7 +13,6 @@ from models.zoo.frozen import Finite
 from models.zoo.verdicts import Verdict
 from service.bench.bundle import BenchStage, EntryName, Inputs, Profile, RuntimeName, Scenario
 from service.bench.fingerprint import Fingerprint
-from service.evaluation.figures import Text
 from service.evaluation.result import DataKind, EvaluationId
 
 Milliseconds = Annotated[float, Field(ge=0)]
@@ -35,11 +34,16 @@ class AccuracyFigure(Finite):
         description="measured: by this project; reported: by the publisher; inherited: that of the model it "
         "was made from, minus the measured disagreement; evaluated: on the pictures of `evaluation`"
     )
-    how: Text
+    how: str
     verdict: Literal["highest", "worse", "not distinguishable"] | None = Field(
         default=None,
-        description="Of kind `evaluated`: against the most accurate model of the label set; null if the "
-        "two were not compared",
+        description="Of kind `evaluated`. highest: no model of this report and label set has a higher "
+        "accuracy, several may have the same; else against `rival`; null if the two were not compared",
+    )
+    rival: Name | None = Field(
+        default=None,
+        description="The model of the highest accuracy that `verdict` is against, the first by name of "
+        "several; null for `highest`",
     )
 
 
@@ -145,7 +149,7 @@ class ControlFigures(Finite):
 class ReportedBenchmark(Finite):
     """The benchmark that the latencies are from."""
 
-    name: Text = Field(description="Id of the benchmark, or the name of its file")
+    name: str = Field(description="Id of the benchmark, or the name of its file")
     digest: Sha256 = Field(description="Digest of the bundle")
     started_at: AwareDatetime
     finished_at: AwareDatetime
@@ -164,7 +168,7 @@ class ReportedBenchmark(Finite):
 class ClassFigure(Finite):
     """Accuracy of a model on one class: share of its pictures, or average precision of its objects."""
 
-    name: Text
+    name: str
     n: int = Field(ge=0, description="Pictures, or annotated objects")
     value: Fraction | None
     low: Fraction | None = Field(description="95 % interval; null for average precision")
@@ -199,7 +203,7 @@ class ReportedEvaluation(Finite):
     """The evaluation that the accuracies are from, and what it says of the measured models."""
 
     id: EvaluationId
-    name: Text
+    name: str
     kind: DataKind
     task: Task
     sha256: Sha256 = Field(description="SHA-256 of the data set: of every picture and its label")

@@ -7,6 +7,7 @@ import html
 import io
 import re
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -14,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from service.report import chart
 from service.report.document import Caveat, Report, ReportedModel
 from service.report.tables import Cell, Table, evaluation_tables, result_tables
-from service.text.display import shown
+from service.text.display import counted, shown
 
 _METHOD = (
     "A model leaves the front only if another one is more accurate (their 95 % intervals are apart), faster "
@@ -83,18 +84,20 @@ def _signed(ratio: float) -> str:
 def _facts(report: Report) -> Iterator[tuple[str, str]]:
     benchmark, fingerprint = report.benchmark, report.fingerprint
     machine, software = fingerprint.machine, fingerprint.software
-    cores = f"{machine.cores} core{'' if machine.cores == 1 else 's'}"
+    cores = counted(machine.cores, "core", "cores")
     yield "Machine", f"{machine.cpu_model}, {cores}, {machine.architecture}"
     runtimes = ", ".join(f"{name} {version}" for name, version in software.runtimes.items())
     yield "Runtime", f"{runtimes}; {software.system}"
-    yield "Measured", f"{benchmark.started_at:%Y-%m-%d %H:%M} to {benchmark.finished_at:%H:%M} (UTC)"
+    yield "Measured", _period(benchmark.started_at, benchmark.finished_at)
+    processes = counted(benchmark.launches, "process", "processes")
     yield (
         "Method",
-        f"{benchmark.profile} {benchmark.scenario}: {benchmark.launches} processes × {benchmark.rounds} "
-        "rounds, models in a new random order in each round",
+        f"{benchmark.profile} {benchmark.scenario}: {processes} × "
+        f"{counted(benchmark.rounds, 'round', 'rounds')}, models in a new random order in each round",
     )
     inputs = benchmark.inputs
-    yield "Input", "one fixed picture" if inputs.kind == "synthetic" else f"{inputs.count} photographs"
+    photos = counted(inputs.count, "photograph", "photographs")
+    yield "Input", "one fixed picture" if inputs.kind == "synthetic" else photos
     control = benchmark.control
     if control is not None:
         low, high = control.low, control.high
@@ -109,6 +112,12 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
         yield "Pictures", f"“{evaluation.name}”, {evaluation.n} distinct of {evaluation.pictures}"
 
 
+def _period(start: datetime, end: datetime) -> str:
+    start, end = start.astimezone(UTC), end.astimezone(UTC)
+    until = f"{end:%H:%M}" if start.date() == end.date() else f"{end:%Y-%m-%d %H:%M}"
+    return f"{start:%Y-%m-%d %H:%M} to {until} (UTC)"
+
+
 def _legend(report: Report) -> Iterator[str]:
     scenario = report.benchmark.scenario
     if scenario == "single-stream":
@@ -119,7 +128,13 @@ def _legend(report: Report) -> Iterator[str]:
         yield f"Speed-up: over the baseline {report.benchmark.baseline}."
         yield "Verdict: by p < 0.02 after Holm’s correction, and a difference of at least 1 %."
     if report.evaluation is not None:
-        yield "Accuracy verdict: against the model with the highest accuracy, on the same pictures."
+        rivals = dict.fromkeys(
+            f"{each.accuracy.rival} ({each.labels})"
+            for each in report.models
+            if each.accuracy is not None and each.accuracy.rival is not None
+        )
+        named = f": {', '.join(rivals)}" if rivals else ""
+        yield f"Accuracy verdict: against the model with the highest accuracy, on the same pictures{named}."
     yield "Memory: peak of a process that runs only this model."
     yield "MACs: multiply–accumulate operations per image."
     if any(each.control for each in report.models):
@@ -157,9 +172,9 @@ def _markdown(report: Report) -> Iterator[str]:
         yield f"**{_escaped(table.title)}**"
         yield ""
         yield from _markdown_table(table)
-    if any(table.marked for table in tables):
-        yield ""
-        yield f"● on the front. {_METHOD} {_escaped(' '.join(_legend(report)))}"
+    front = f"● on the front. {_METHOD} " if any(table.marked for table in tables) else ""
+    yield ""
+    yield f"{front}{_escaped(' '.join(_legend(report)))}"
     for table in evaluation_tables(report):
         yield ""
         yield f"<details><summary>{html.escape(table.title)}</summary>"
@@ -234,6 +249,7 @@ def _csv_row(report: Report, model: ReportedModel) -> dict[str, object]:
         "accuracy_high": None if accuracy is None else accuracy.high,
         "accuracy_kind": None if accuracy is None else accuracy.kind,
         "accuracy_verdict": None if accuracy is None else accuracy.verdict,
+        "accuracy_rival": None if accuracy is None else accuracy.rival,
         "runs": None if latency is None else latency.count,
         "p50_ms": None if latency is None else latency.p50_ms,
         "p50_low_ms": None if latency is None else latency.p50_low_ms,

@@ -8,6 +8,7 @@ from service.bench.bundle import Bundle
 from service.bench.measure.plan import PROFILES
 from service.bench.recommend.evidence import StoredBundle
 from service.evaluation.result import Evaluation
+from service.report.caveats import same_model
 from service.report.document import Step
 from service.text.display import shown
 
@@ -57,7 +58,7 @@ def bench_command(bundle: Bundle) -> str:
 
 def evaluate_command(bundle: Bundle, evaluation: Evaluation) -> str:
     """Return the call of `weighin evaluate`; of the data's path, only the last part is known."""
-    names = [facts.name for facts in bundle.models if evaluation.model(facts.name) is not None]
+    names = [facts.name for facts in bundle.models if same_model(evaluation, facts) is not None]
     options = ["--data", shown(evaluation.data.name)]
     if names:
         options += ["--models", ",".join(names)]

@@ -16,6 +16,7 @@ from service.report.document import (
     Report,
     ReportedModel,
 )
+from service.text.display import counted
 
 MOST_CLASSES, MOST_MODELS = 30, 8
 """Rows and columns of a table of classes; the JSON has all."""
@@ -125,7 +126,8 @@ def evaluation_tables(report: Report) -> tuple[Table, ...]:
     for labels in report.evaluation.label_sets:
         models = [each for each in report.evaluation.models if each.labels == labels.labels]
         if models:
-            covered = f"{labels.n} pictures of {labels.classes} of {labels.of} classes"
+            covered = f"{counted(labels.n, 'picture', 'pictures')} of {labels.classes} of "
+            covered += counted(labels.of, "class", "classes")
             tables.append(_evaluated(f"{labels.labels}: {covered}", models))
             tables.append(_classes(labels.labels, models))
     return tuple(tables)
@@ -165,10 +167,10 @@ def _classes(labels: str, evaluated: Sequence[EvaluatedModel]) -> Table:
         cells = [Cell(str(n)), *(_class_cell(figures.get(each.model)) for each in models)]
         rows.append(Row(name, tuple(cells)))
     left_out = [
-        f"{count} {what}"
-        for count, what in (
-            (len(order) - len(rows), "easier classes"),
-            (len(evaluated) - len(models), "less accurate models"),
+        counted(count, one, several)
+        for count, one, several in (
+            (len(order) - len(rows), "easier class", "easier classes"),
+            (len(evaluated) - len(models), "less accurate model", "less accurate models"),
         )
         if count
     ]
@@ -239,7 +241,8 @@ def _speed_up(model: ReportedModel) -> Cell:
         return Cell("–")
     speed = model.speed_up
     low, high = speed.low, speed.high
-    return Cell(f"{speed.value:.2f}", "" if low is None or high is None else f"[{low:.2f}, {high:.2f}]")
+    interval = "" if low is None or high is None else f"[{_three_digits(low)}, {_three_digits(high)}]"
+    return Cell(_three_digits(speed.value), interval)
 
 
 def _verdict(model: ReportedModel) -> Cell:
@@ -252,6 +255,11 @@ def _decimals(values: Iterable[float]) -> int:
     """Return the decimals, 1 to 3, with which the smallest value has about three significant digits."""
     smallest = min((value for value in values if value > 0), default=1.0)
     return min(3, max(1, 2 - math.floor(math.log10(smallest))))
+
+
+def _three_digits(value: float) -> str:
+    """Format a number above 0 with three significant digits: 0.000123, 1.20, 123."""
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
 def _number(value: float | None) -> str:

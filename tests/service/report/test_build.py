@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,12 @@ from models.zoo.card import Card, Fact, read_card
 from service.bench.bundle import Bundle, Flag, ModelFacts
 from service.bench.judge.summary import summarise
 from service.bench.measure.plan import Request, make_plan
-from service.evaluation.result import Pair
+from service.evaluation.result import Conflict, Duplicate, Evaluation, Pair, Unreadable
 from service.inference.registry import Registry
 from service.report.document import Caveat, Report, json_schema, to_json
 from service.report.render import to_csv, to_html, to_markdown
 from service.report.reproduce import bench_command
+from service.report.tables import result_tables
 from tests.service.bench import bundles
 from tests.service.bench.recommend.test_evaluated import detections
 from tests.service.evaluation.evaluations import evaluation
@@ -31,6 +34,14 @@ THREE = {
 
 def caveats(made: Report, kind: str) -> list[Caveat]:
     return [caveat for caveat in made.caveats if caveat.kind == kind]
+
+
+def with_labels(bundle: Bundle, labels: Mapping[str, str]) -> Bundle:
+    """Return the benchmark with other label sets, by model."""
+    models = tuple(
+        facts.model_copy(update={"labels": labels.get(facts.name, facts.labels)}) for facts in bundle.models
+    )
+    return bundle.model_copy(update={"models": models})
 
 
 def test_figures_are_those_of_the_benchmark() -> None:
@@ -58,8 +69,11 @@ def test_figures_are_those_of_the_benchmark() -> None:
     assert quick.latency.p50_low_ms is not None
     assert quick.latency.p50_high_ms is not None
     assert quick.latency.p50_low_ms <= quick.latency.p50_ms <= quick.latency.p50_high_ms
-    assert made.benchmark.control is not None
-    assert made.benchmark.control.verdict == "indistinguishable"
+    control, comparison = made.benchmark.control, summarise(bundle)[3].comparison
+    assert control is not None
+    assert comparison is not None
+    assert control.verdict == "indistinguishable"
+    assert (control.ratio, control.low, control.high) == (comparison.ratio, comparison.low, comparison.high)
 
 
 def test_few_rounds() -> None:
@@ -101,13 +115,29 @@ def test_front_has_reasons_against_the_rest() -> None:
     )
 
 
+def test_models_of_very_different_speed() -> None:
+    """The speed-up is far below 0.0001, and keeps its digits in the document and in the table."""
+    made = report(benchmark({"quick": Model(ms=0.01), "slow": Model(ms=300.0)}))
+    speed = made.models[1].speed_up
+    assert speed is not None
+    assert speed.value == pytest.approx(0.01 / 300, rel=0.01)
+    assert speed.low is not None
+    assert speed.high is not None
+    assert 0 < speed.low < speed.value < speed.high
+    (table,) = result_tables(made).values()
+    column = [heading.text for heading in table.headings].index("speed-up")
+    assert re.fullmatch(r"0\.00003\d\d", table.rows[1].cells[column].text)
+
+
+def test_answer_names_all_that_are_equal() -> None:
+    models = {name: Model(ms=2.0, accuracy=0.9, bytes=3_000_000) for name in ("a", "b", "c")}
+    made = report(benchmark(models | {"d": Model(ms=8.0, accuracy=0.8)}))
+    assert made.answers[0].startswith("imagenet-1k: highest accuracy a, b and c (90.0%), lowest median ")
+    assert "smallest file a, b and c (3 MB);" in made.answers[0]
+
+
 def test_groups_by_label_set() -> None:
-    bundle = benchmark(THREE)
-    models = tuple(
-        facts.model_copy(update={"labels": "pets"} if facts.name == "worse" else {})
-        for facts in bundle.models
-    )
-    made = report(bundle.model_copy(update={"models": models}))
+    made = report(with_labels(benchmark(THREE), {"worse": "pets"}))
     assert [(front.labels, len(front.models)) for front in made.fronts] == [("imagenet-1k", 2), ("pets", 1)]
 
 
@@ -124,8 +154,8 @@ def test_accuracy_is_that_of_the_evaluation() -> None:
     exact, quick = accuracies["exact"], accuracies["quick"]
     assert exact is not None
     assert quick is not None
-    assert (exact.value, exact.kind, exact.verdict) == (0.5, "evaluated", "worse")
-    assert (quick.value, quick.verdict) == (1.0, "highest")
+    assert (exact.value, exact.kind, exact.verdict, exact.rival) == (0.5, "evaluated", "worse", "quick")
+    assert (quick.value, quick.verdict, quick.rival) == (1.0, "highest", None)
     assert quick.how == "top-1 on 40 pictures of 'pets'"
     assert accuracies["worse"] is None
     assert made.evaluation is not None
@@ -147,14 +177,76 @@ def test_accuracy_is_that_of_the_evaluation() -> None:
     assert {each.entry: each.on_front for each in front.models}["exact"] is False
 
 
-def test_other_label_sets_keep_the_accuracy_of_their_cards() -> None:
-    bundle = benchmark(THREE)
+def test_models_of_equal_accuracy_are_all_highest() -> None:
+    """The third is compared with the first of them by name, whatever the order of the evaluation."""
+    pair = Pair(
+        first="worse", second="exact", difference=-0.5, low=-0.6, high=-0.4, p=0, verdict="second better"
+    )
+    outcomes = {"quick": [True] * 40, "exact": [True] * 40, "worse": [True, False] * 20}
+    made = report(benchmark(THREE), evaluation(outcomes, pairs=[pair]))
+    verdicts = {
+        each.entry: each.accuracy and (each.accuracy.verdict, each.accuracy.rival) for each in made.models
+    }
+    assert verdicts["exact"] == verdicts["quick"] == ("highest", None)
+    assert verdicts["worse"] == ("worse", "exact")
+    assert "highest accuracy exact and quick (100.0%)" in made.answers[0]
+    assert "on the same pictures: exact (imagenet-1k)." in to_markdown(made)
+
+
+@pytest.mark.parametrize("file", ["none", "another"])
+def test_only_measured_models_are_compared_with(file: str) -> None:
+    """`better` is in the evaluation alone, or with another file than the measured one."""
+    bundle = benchmark(THREE if file == "none" else THREE | {"better": Model(ms=1.0)})
     models = tuple(
-        facts.model_copy(update={"labels": "pets"} if facts.name == "worse" else {})
+        facts.model_copy(update={"sha256": "1" * 64} if facts.name == "better" else {})
         for facts in bundle.models
     )
     made = report(
-        bundle.model_copy(update={"models": models}), evaluation({"exact": [True] * 40, "quick": [True] * 40})
+        bundle.model_copy(update={"models": models}),
+        evaluation({"better": [True] * 40, "quick": [True, False] * 20}),
+    )
+    quick = made.models[1].accuracy
+    assert quick is not None
+    assert (quick.value, quick.verdict, quick.rival) == (0.5, "highest", None)
+
+
+def test_same_file_with_other_labels_keeps_the_accuracy_of_its_card() -> None:
+    """The evaluation knows it under the labels that it had before: its figures are not those of the card."""
+    bundle = with_labels(benchmark(THREE), {"exact": "pets"})
+    made = report(bundle, evaluation({"exact": [True, False] * 20, "quick": [True] * 40}))
+    exact = made.models[0].accuracy
+    assert exact is not None
+    assert (exact.value, exact.kind) == (0.9, "reported")
+    assert made.evaluation is not None
+    assert [each.model for each in made.evaluation.models] == ["quick"]
+    assert {caveat.text: caveat.subjects for caveat in caveats(made, "not-evaluated")} == {
+        "no model of their label set was evaluated on 'pets': accuracies from the cards": ("exact",),
+        "not evaluated on 'pets': no accuracy shown": ("worse",),
+    }
+    assert "--models quick" in made.reproduce[1].command
+
+
+def test_model_of_other_file_and_labels_has_one_reason() -> None:
+    """A retrained model of the same name has the accuracy of its card, so no caveat says that it has none."""
+    bundle = with_labels(benchmark(THREE), {"exact": "pets"})
+    models = tuple(
+        facts.model_copy(update={"sha256": "1" * 64} if facts.name == "exact" else {})
+        for facts in bundle.models
+    )
+    made = report(
+        bundle.model_copy(update={"models": models}), evaluation({name: [True] * 40 for name in THREE})
+    )
+    assert made.models[0].accuracy is not None
+    assert made.models[0].accuracy.kind == "reported"
+    assert {caveat.text: caveat.subjects for caveat in caveats(made, "not-evaluated")} == {
+        "no model of their label set was evaluated on 'pets': accuracies from the cards": ("exact",)
+    }
+
+
+def test_other_label_sets_keep_the_accuracy_of_their_cards() -> None:
+    made = report(
+        with_labels(benchmark(THREE), {"worse": "pets"}),
+        evaluation({"exact": [True] * 40, "quick": [True] * 40}),
     )
     kinds = {each.entry: each.accuracy and each.accuracy.kind for each in made.models}
     assert kinds == {
@@ -177,9 +269,92 @@ def test_evaluation_of_another_file_is_not_used() -> None:
     assert [each.accuracy for each in made.models] == [None] * 4
     (other,) = caveats(made, "not-evaluated")
     assert other.subjects == tuple(THREE)
-    assert "with another file than the measured one" in other.text
+    assert "with another file or other labels than the measured ones" in other.text
     assert made.evaluation is not None
     assert made.evaluation.models == ()
+
+
+def left_out(count: int) -> Evaluation:
+    """Return an evaluation of `count` pictures, which leaves out as many for each reason."""
+    made = evaluation({"exact": [True] * 40})
+    data = made.data.model_copy(
+        update={
+            "duplicates": tuple(Duplicate(picture=f"{i}.png", same_as="0.png") for i in range(count)),
+            "conflicts": tuple(
+                Conflict(pictures=(f"cat/{i}.png", f"dog/{i}.png"), truths=("cat", "dog"))
+                for i in range(count)
+            ),
+            "unreadable": tuple(Unreadable(picture=f"{i}.txt", reason="no picture") for i in range(count)),
+        }
+    )
+    labels, model = made.label_sets[0].model_copy(update={"n": count}), made.models[0]
+    assert model.classification is not None
+    model = model.model_copy(update={"classification": model.classification.model_copy(update={"n": count})})
+    return made.model_copy(update={"data": data, "label_sets": (labels,), "models": (model,)})
+
+
+@pytest.mark.parametrize(
+    ("count", "texts", "how"),
+    [
+        (
+            1,
+            [
+                "only 1 picture for imagenet-1k: compare intervals, not values",
+                "1 exact duplicate, not counted again",
+                "1 picture with more than one label, not counted",
+                "1 picture not usable",
+            ],
+            "top-1 on 1 picture of 'pets'",
+        ),
+        (
+            2,
+            [
+                "only 2 pictures for imagenet-1k: compare intervals, not values",
+                "2 exact duplicates, not counted again",
+                "2 pictures with more than one label, not counted",
+                "2 pictures not usable",
+            ],
+            "top-1 on 2 pictures of 'pets'",
+        ),
+    ],
+)
+def test_pictures_that_are_left_out(count: int, texts: list[str], how: str) -> None:
+    """A conflict is one picture, in whatever number of files, as `weighin evaluate` counts it."""
+    made = report(benchmark(THREE), left_out(count))
+    assert [caveat.text for caveat in caveats(made, "data")] == texts
+    assert made.models[0].accuracy is not None
+    assert made.models[0].accuracy.how == how
+
+
+def test_long_names_from_outside_are_shown() -> None:
+    """Escapes make a name longer than the evaluation and the bundle allow it to be."""
+    name = "\x1b" * 4096
+    made = evaluation({"exact": [True, False] * 20})
+    model = made.models[0]
+    assert model.classification is not None
+    classes = tuple(each.model_copy(update={"name": name}) for each in model.classification.per_class[:1])
+    result = model.classification.model_copy(update={"per_class": classes})
+    made = made.model_copy(
+        update={
+            "data": made.data.model_copy(update={"name": name}),
+            "models": (model.model_copy(update={"classification": result}),),
+        }
+    )
+    bundle = with_labels(benchmark(THREE), {"quick": "pets"})
+    facts = bundle.models[1]
+    assert facts.accuracy is not None
+    accuracy = facts.accuracy.model_copy(update={"dataset": "x" * 4096})
+    models = (bundle.models[0], facts.model_copy(update={"accuracy": accuracy}), bundle.models[2])
+    written = report(bundle.model_copy(update={"models": models}), made)
+    escaped = r"\x1b" * 4096
+    assert written.evaluation is not None
+    assert written.evaluation.name == escaped
+    assert written.evaluation.models[0].per_class[0].name == escaped
+    assert written.models[0].accuracy is not None
+    assert written.models[0].accuracy.how == f"top-1 on 40 pictures of '{escaped}'"
+    assert written.models[1].accuracy is not None
+    assert written.models[1].accuracy.how == f"reported on {'x' * 4096}, n = 50000"
+    assert Report.model_validate_json(to_json(written)) == written
 
 
 @pytest.mark.parametrize("kind", ["dirty", "void", "partial", "contaminated"])
