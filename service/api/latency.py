@@ -42,7 +42,7 @@ _ROW: dict[str, JsonValue] = {
 
 
 class LatencyWindow(BaseModel):
-    """Time range of the response."""
+    """Time range that the response covers."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": _WINDOW})
 

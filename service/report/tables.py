@@ -42,7 +42,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table. `headings` of the cells, without that of the first column; `words`: which are not numbers."""
+    """A table. `headings` omits the first column, which is `first`; `words` says which columns hold text."""
 
     title: str
     first: str

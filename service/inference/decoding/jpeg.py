@@ -72,8 +72,8 @@ class Segment(NamedTuple):
 def read_jpeg_header(data: bytes) -> JpegHeader:
     """Read the segments of a JPEG up to its first scan. Takes microseconds for any image size.
 
-    Raises UndecodableImage unless there is exactly one complete frame header before the first scan, for a
-    lossless or hierarchical frame, for a size of 0 pixels, and for more segments or scans than the limits.
+    Raises UndecodableImage if there is not exactly one complete frame header before the first scan, if the
+    frame is lossless or hierarchical, if a side has 0 pixels, or if there are too many segments or scans.
     """
     exif: list[bytes] = []
     frame: tuple[int, int, int, int] | None = None
