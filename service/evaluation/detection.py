@@ -99,7 +99,7 @@ def judge_pairs(results: Mapping[str, DetectorResult]) -> tuple[Pair, ...]:
         halves = [half.n for half in one.halves if half.n]
         spread = _Spread.of(samples[first] - samples[second], min(one.n, one.objects), len(halves))
         half_width, p = spread.half_width, spread.p(difference)
-        if spread.error == 0:  # no difference on so many objects: the true one is at most Wilson's bound
+        if spread.error == 0:  # no resample differs: Wilson's bound limits the difference
             half_width = wilson(0, one.objects if spread.degrees else spread.pictures)[1]
         compared.append((first, second, difference, half_width, p))
     corrected = holm([p for *_, p in compared])

@@ -45,7 +45,7 @@ def pack_bits(bits: Iterable[bool]) -> str:
 
 
 def unpack_bits(packed: str, n: int) -> NDArray[np.bool_]:
-    """Return `n` booleans, bool (n,). Raises ValueError unless `packed` has exactly so many."""
+    """Return `n` booleans, bool (n,). Raises ValueError unless `packed` holds exactly `n`."""
     try:
         content = base64.b64decode(packed, validate=True)
     except binascii.Error:
