@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import (
     BigInteger,
     Column,
-    Connection,
     Engine,
     Index,
     LargeBinary,
@@ -20,14 +18,13 @@ from sqlalchemy import (
     Table,
     Text,
     insert,
-    inspect,
     select,
     update,
 )
 
 from service.errors import StorageUnavailable
-from service.storage.database import READING, database_file, metadata, prepare
-from service.storage.errors import DAMAGED, storage_errors
+from service.storage.database import database_file, metadata, reading, writing
+from service.storage.errors import DAMAGED
 
 BenchmarkState = Literal["running", "done", "cancelled", "failed", "interrupted"]
 
@@ -73,7 +70,7 @@ class BenchmarkStore:
 
     def begin(self, identifier: str, request: str, now: float) -> None:
         """Insert a running benchmark."""
-        with self._writing() as connection:
+        with writing(self._engine, self._obstacle) as connection:
             moment = _ms(now)
             connection.execute(
                 insert(benchmarks).values(
@@ -83,7 +80,7 @@ class BenchmarkStore:
 
     def heard(self, identifier: str, now: float) -> None:
         """Store a heartbeat: the benchmark's process is alive."""
-        with self._writing() as connection:
+        with writing(self._engine, self._obstacle) as connection:
             connection.execute(
                 update(benchmarks)
                 .where(benchmarks.c.id == identifier, benchmarks.c.state == "running")
@@ -100,7 +97,7 @@ class BenchmarkStore:
         bundle: bytes | None = None,
     ) -> None:
         """Store the final state, and the bundle's JSON if there is one."""
-        with self._writing() as connection:
+        with writing(self._engine, self._obstacle) as connection:
             connection.execute(
                 update(benchmarks)
                 .where(benchmarks.c.id == identifier)
@@ -111,7 +108,7 @@ class BenchmarkStore:
         self, identifier: str, request: str, started_at: float, finished_at: float, bundle: bytes
     ) -> None:
         """Insert a finished benchmark of another process, such as the command line."""
-        with self._writing() as connection:
+        with writing(self._engine, self._obstacle) as connection:
             connection.execute(
                 insert(benchmarks).values(
                     id=identifier,
@@ -130,13 +127,13 @@ class BenchmarkStore:
         if measured:
             query = query.where(benchmarks.c.bundle.is_not(None))
         query = query.order_by(benchmarks.c.created_ms.desc(), benchmarks.c.id).limit(limit)
-        with self._reading() as connection:
+        with reading(self._engine, benchmarks) as connection:
             return [] if connection is None else [_row(row) for row in connection.execute(query).mappings()]
 
     def row(self, identifier: str) -> BenchmarkRow | None:
         """Return a benchmark, or None."""
         query = select(*_FACTS, benchmarks.c.bundle.is_not(None).label("measured"))
-        with self._reading() as connection:
+        with reading(self._engine, benchmarks) as connection:
             if connection is None:
                 return None
             row = connection.execute(query.where(benchmarks.c.id == identifier)).mappings().first()
@@ -145,7 +142,7 @@ class BenchmarkStore:
     def bundle(self, identifier: str) -> bytes | None:
         """Return the bundle's JSON, or None."""
         query = select(benchmarks.c.bundle).where(benchmarks.c.id == identifier)
-        with self._reading() as connection:
+        with reading(self._engine, benchmarks) as connection:
             packed = None if connection is None else connection.execute(query).scalar()
         try:
             return None if packed is None else zlib.decompress(packed)
@@ -161,31 +158,12 @@ class BenchmarkStore:
         lost = [benchmarks.c.state == "running"]
         if database_file(self._engine) is None:
             lost.append(benchmarks.c.alive_ms < _ms(now - SILENT_AFTER_S))
-        with self._writing() as connection:
+        with writing(self._engine, self._obstacle) as connection:
             connection.execute(
                 update(benchmarks)
                 .where(*lost)
                 .values(state="interrupted", finished_ms=_ms(now), detail=detail)
             )
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        obstacle = self._obstacle()
-        if obstacle is not None:
-            raise StorageUnavailable(obstacle)
-        prepare(self._engine)
-        with storage_errors(), self._engine.begin() as connection:
-            yield connection
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[Connection | None]:
-        """Yield a connection, or None if there is no table yet: reads never create or migrate a database."""
-        file = database_file(self._engine)
-        if file is not None and not file.exists():
-            yield None
-            return
-        with storage_errors(), self._engine.connect().execution_options(**READING) as connection:
-            yield connection if inspect(connection).has_table(benchmarks.name) else None
 
 
 def _row(row: RowMapping) -> BenchmarkRow:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import AwareDatetime, ValidationError
@@ -19,7 +18,6 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    inspect,
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -29,8 +27,8 @@ from models.zoo.frozen import Finite
 from service.errors import InvalidEvaluation, StorageUnavailable, UnknownEvaluation
 from service.evaluation.merge import merge
 from service.evaluation.result import DataKind, Evaluation, EvaluationId, from_json, to_json
-from service.storage.database import READING, database_file, metadata, prepare, upsert
-from service.storage.errors import DAMAGED, storage_errors
+from service.storage.database import metadata, reading, upsert, writing
+from service.storage.errors import DAMAGED
 
 _ID = re.compile("[0-9a-f]{16}")
 
@@ -83,7 +81,7 @@ class EvaluationStore:
 
         Raises InvalidEvaluation if the two cannot be of one data set.
         """
-        with self._writing() as connection:
+        with writing(self._engine, self._obstacle) as connection:
             if self._insert(connection, evaluation):
                 return evaluation
             query = select(evaluations.c.document).where(evaluations.c.id == evaluation.id).with_for_update()
@@ -94,7 +92,7 @@ class EvaluationStore:
     def summaries(self, limit: int) -> list[EvaluationSummary]:
         """Return summaries of up to `limit` evaluations, newest first."""
         query = select(evaluations.c.summary).order_by(evaluations.c.finished_ms.desc(), evaluations.c.id)
-        with self._reading() as connection:
+        with reading(self._engine, evaluations) as connection:
             rows = [] if connection is None else connection.execute(query.limit(limit)).scalars().all()
         try:
             return [EvaluationSummary.model_validate_json(row) for row in rows]
@@ -106,7 +104,7 @@ class EvaluationStore:
         query = select(evaluations.c.document).where(evaluations.c.id == identifier)
         packed = None
         if _ID.fullmatch(identifier):  # PostgreSQL refuses a NUL
-            with self._reading() as connection:
+            with reading(self._engine, evaluations) as connection:
                 packed = None if connection is None else connection.execute(query).scalar()
         if packed is None:
             raise UnknownEvaluation(f"no evaluation '{identifier[:64]}' (see GET /evaluations)")
@@ -117,25 +115,6 @@ class EvaluationStore:
         dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
         statement = dialect.insert(evaluations).values(**_row(evaluation)).on_conflict_do_nothing()
         return connection.execute(statement.returning(evaluations.c.id)).scalar() is not None
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        obstacle = self._obstacle()
-        if obstacle is not None:
-            raise StorageUnavailable(obstacle)
-        prepare(self._engine)
-        with storage_errors(), self._engine.begin() as connection:
-            yield connection
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[Connection | None]:
-        """Yield a connection, or None if there is no table yet: reads never create or migrate a database."""
-        file = database_file(self._engine)
-        if file is not None and not file.exists():
-            yield None
-            return
-        with storage_errors(), self._engine.connect().execution_options(**READING) as connection:
-            yield connection if inspect(connection).has_table(evaluations.name) else None
 
 
 def summarise(evaluation: Evaluation) -> EvaluationSummary:

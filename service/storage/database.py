@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,34 @@ def prepare(engine: Engine) -> None:
             if revision == SCHEMA:
                 return  # another process was faster
             _migrate(connection, revision)
+
+
+@contextlib.contextmanager
+def writing(engine: Engine, obstacle: Callable[[], str | None]) -> Iterator[Connection]:
+    """Yield a connection in a transaction, after migrations.
+
+    Raises StorageUnavailable if the database cannot be used, or with the reason that `obstacle` returns.
+    """
+    reason = obstacle()
+    if reason is not None:
+        raise StorageUnavailable(reason)
+    prepare(engine)
+    with storage_errors(), engine.begin() as connection:
+        yield connection
+
+
+@contextlib.contextmanager
+def reading(engine: Engine, table: Table) -> Iterator[Connection | None]:
+    """Yield a connection, or None if `table` does not exist yet: reads never create or migrate a database.
+
+    Raises StorageUnavailable if the database cannot be used.
+    """
+    file = database_file(engine)
+    if file is not None and not file.exists():
+        yield None
+        return
+    with storage_errors(), engine.connect().execution_options(**READING) as connection:
+        yield connection if inspect(connection).has_table(table.name) else None
 
 
 def has_current_schema(connection: Connection) -> bool:
