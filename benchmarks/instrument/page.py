@@ -73,8 +73,8 @@ def _verdicts(results: Results) -> list[str]:
     if chosen_at:
         lines += [
             'The rows "launches after the rule was chosen" use segments cut from those launches only. These '
-            "segments group the launches differently, so a false verdict can occur in them and in no segment "
-            "of all launches.",
+            "segments group the launches differently, so they can contain a false verdict that no segment of "
+            "all launches contains.",
             "",
         ]
     by_model = {model: [launch for launch in quiet if launch["model"] == model] for model in models}

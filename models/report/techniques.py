@@ -80,7 +80,7 @@ def gains(
             yield f"- Gain by the teacher alone: {fine_tuned}."
     if SEARCHED in by_name:
         yield ""
-        yield _searched(by_name[SEARCHED], models, pairs, measured)
+        yield from _searched(by_name[SEARCHED], models, pairs, measured)
 
 
 def _blocks(by_name: dict[str, Row], pairs: Pairs | None, measured: Measurement | None) -> Iterator[str]:
@@ -107,8 +107,8 @@ def _blocks(by_name: dict[str, Row], pairs: Pairs | None, measured: Measurement 
     smaller = sum(row.card.file.bytes < plain.card.file.bytes for row in blocks)
     ahead = sum(accuracy(row) > accuracy(plain) for row in blocks)
     summary = (
-        f"of {len(blocks)} blocks with {min(macs):.2f} M to {max(macs):.2f} M MACs, {faster or 'none'} "
-        f"faster than plain convolutions, {smaller or 'none'} smaller, {ahead or 'none'} more accurate"
+        f"{len(blocks)} blocks with {min(macs):.2f} M to {max(macs):.2f} M MACs; faster than plain "
+        f"convolutions: {faster or 'none'}; smaller: {smaller or 'none'}; more accurate: {ahead or 'none'}"
     )
     if pairs is not None:
         levels = [pairs.p(row.card.name, plain.card.name) for row in blocks]
@@ -144,7 +144,10 @@ def _points(row: Row, base: Row, pairs: Pairs | None) -> str:
     return "accuracy not measured"
 
 
-def _searched(row: Row, models: Sequence[Row], pairs: Pairs | None, measured: Measurement | None) -> str:
+def _searched(
+    row: Row, models: Sequence[Row], pairs: Pairs | None, measured: Measurement | None
+) -> Iterator[str]:
+    """Compare the searched design with slower designs by hand that are not significantly more accurate."""
     by_hand = [
         other
         for other in models
@@ -154,23 +157,22 @@ def _searched(row: Row, models: Sequence[Row], pairs: Pairs | None, measured: Me
     for other, (found, time) in zip(by_hand, _timed([(row, o) for o in by_hand], measured), strict=True):
         if found != "faster":
             continue
-        compared = f"`{short_name(other.card)}` ({_points(row, other, pairs)}, {time})"
+        compared = f"`{short_name(other.card)}`: {_points(row, other, pairs)}, {time}."
         p = None if pairs is None else pairs.p(row.card.name, other.card.name)
         if p is not None and p >= LEVEL:
             even.append(compared)
         elif accuracy(row) > accuracy(other):
             ahead.append(compared)
-    verdicts = []
-    if ahead:
-        verdicts.append(f"more accurate and faster than {', '.join(ahead)}")
-    if even:
-        verdicts.append(f"faster than {', '.join(even)}")
-    return (
+    yield (
         f"**Searched** (a design found by measuring the latency of candidates and training them briefly): "
         f"`{short_name(row.card)}` reaches {accuracy(row):.2%} in {row.p50_ms:.3f} ms with "
-        f"{row.card.file.bytes:,} bytes: "
-        f"{'; '.join(verdicts) or 'no network designed by hand is both less accurate and slower'}."
+        f"{row.card.file.bytes:,} bytes."
     )
+    yield ""
+    yield from (f"- more accurate and faster than {compared}" for compared in ahead)
+    yield from (f"- faster than {compared}" for compared in even)
+    if not ahead and not even:
+        yield "No network designed by hand is both less accurate and slower."
 
 
 def _timed(

@@ -40,7 +40,7 @@ def section(results: Mapping[str, Tried]) -> str:
     table = "\n".join(rows)
     return f"""{HEADING}
 
-Each of these exports was added with `weighin add`, and its answers were compared with its framework's. The networks have random weights and a last layer that tells ten photographs apart. `make test-models` repeats it; `.venv-models/bin/python -m tests.exports` writes this section.
+Each of these exports was added with `weighin add`, and the added model's answers were compared with the framework's. The networks have random weights and a last layer that tells ten photographs apart. `make test-models` repeats the comparisons; `.venv-models/bin/python -m tests.exports` writes this section.
 
 {facts(results)}
 The value of each fact is followed by its origin. A dash: the network has no such fact.
@@ -54,7 +54,7 @@ Two comparisons follow, on ten photographs (PNG). *Same tensor*: the framework's
 Where the deviation with own preprocessing is larger than with the same tensor, the pixels differ:
 
 - torchvision and timm resize the whole photograph and crop; the service resizes only what is kept. Single pixels differ by 1 of 255. An int8 network quantizes its input, so such a difference can become a whole quantization step.
-- transformers resizes tensors, torchvision's transforms resize Pillow images: again 1 of 255. Where the number of pixels to crop is odd, transformers rounds half of it down, and torchvision and the service round it to even. The crop can then be shifted by one pixel (in 2 of the 10 photographs of export 7).
+- transformers resizes tensors, torchvision's transforms resize Pillow images: again, single pixels differ by 1 of 255. Where the number of pixels to crop is odd, transformers rounds half of it down, and torchvision and the service round it to even. The crop can then be shifted by one pixel (in 2 of the 10 photographs of export 7).
 - Keras resizes with nearest neighbours; the pixels are equal.
 """  # noqa: E501
 

@@ -70,8 +70,8 @@ def test_blocks_are_compared_with_plain_convolutions(tiny: Card) -> None:
     assert "`standard-equal-macs` reaches 93.00% in 2.000 ms" in text
     assert "(`standard-equal-width`) need 8.0 × the MACs. " in text
     assert " × the MACs. Compared with `standard-equal-macs`: +2.00 points (significant)" in text
-    assert "of 2 blocks with 3.60 M to 4.40 M MACs, 1 faster than plain convolutions, none smaller" in text
-    assert ", 1 more accurate. Significant differences in accuracy: 1." in text
+    assert "2 blocks with 3.60 M to 4.40 M MACs; faster than plain convolutions: 1; smaller: none;" in text
+    assert "; more accurate: 1. Significant differences in accuracy: 1." in text
     assert "- `ghost`: +1.00 points (not significant), +1.000 ms (× 1.50)" in text
     assert "- `fire`: -1.00 points (significant), -1.000 ms (× 0.50)" in text
     assert "significant" not in "\n".join(gains([plain, wide, ghost, fire]))
@@ -109,11 +109,11 @@ def test_search_is_compared_with_designs_by_hand(tiny: Card) -> None:
     searched = row(tiny, SEARCHED, 1.0, 0.93)
     slow, good = row(tiny, "slow", 2.0, 0.92), row(tiny, "good", 2.0, 0.94)
     pruned = row(tiny, "good-pruned-50", 3.0, 0.9, derived_from="good")
-    assert "more accurate and faster than `slow` (+1.00 points, -1.000 ms)." in "\n".join(
+    assert "\n- more accurate and faster than `slow`: +1.00 points, -1.000 ms." in "\n".join(
         gains([searched, slow, good, pruned])
     )
     assert "in 1.000 ms" in "\n".join(gains([searched, slow, good, pruned]))
-    assert "no network designed by hand is both less accurate and slower" in "\n".join(
+    assert "No network designed by hand is both less accurate and slower." in "\n".join(
         gains([searched, good])
     )
 
@@ -141,9 +141,9 @@ def test_search_verdicts_with_intervals(tiny: Card) -> None:
     )
     text = "\n".join(gains([row(tiny, SEARCHED, 1.0, 0.93), *rows], pairs, measured=measured))
     assert text.endswith(
-        "more accurate and faster than `worse` (+3.00 points (significant), "
-        "-1.000 ms (× 0.50, 0.50 to 0.50)); "
-        "faster than `even` (+1.00 points (not significant), -1.000 ms (× 0.50, 0.50 to 0.50))."
+        "- more accurate and faster than `worse`: +3.00 points (significant), "
+        "-1.000 ms (× 0.50, 0.50 to 0.50).\n"
+        "- faster than `even`: +1.00 points (not significant), -1.000 ms (× 0.50, 0.50 to 0.50)."
     )
 
 
