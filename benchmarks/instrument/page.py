@@ -145,7 +145,8 @@ def _targets(counts: dict[str, tuple[int, int, float, float]]) -> list[str]:
             words.append(f"equal sessions called different in at most {target:.0%} (upper bound {high:.1%})")
         else:
             met = hits / n >= target
-            words.append(f"{name.removeprefix('slow')} % found in at least {target:.0%} ({hits / n:.1%})")
+            percent = name.removeprefix("slow")
+            words.append(f"{percent} % copy found in at least {target:.0%} ({hits / n:.1%})")
         words[-1] += ": met" if met else ": **missed**"
     return ["Targets: " + "; ".join(words) + "."]
 

@@ -72,7 +72,7 @@ def test_page_of_missing_and_missed_results(tmp_path: Path) -> None:
     assert "after the rule was chosen" not in text
     results.append("rule-chosen", at=2.0)
     assert re.search(r"launches after the rule was chosen \| \d/6 = ", page(results))
-    assert "10 % found in at least 99% (100.0%): met" in text
+    assert "10 % copy found in at least 99% (100.0%): met" in text
 
 
 def test_results_are_read_back(tmp_path: Path) -> None:
