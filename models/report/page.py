@@ -74,8 +74,8 @@ def _page(models: Sequence[Row], measured: Measurement, findings: Findings) -> I
     yield (
         "Names are shortened: without `fashion-` and `efficientnet-`, and `ir` for `inverted-residual`. "
         "A gain is a difference: points of top-1 accuracy, milliseconds of p50, bytes of the ONNX file and "
-        "multiply–accumulates (MACs) of one image. Each network was trained once; `significant` refers to "
-        "the choice of test images, not to the seed of the training."
+        "multiply–accumulates (MACs) of one image. Each network was trained once; `significant` takes into "
+        "account chance in the choice of test images, but not in the seed of the training."
     )
     yield ""
     yield "## What each block and technique gains"

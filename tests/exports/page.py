@@ -45,7 +45,7 @@ Each of these exports was added with `weighin add`, and the added model's answer
 {facts(results)}
 The value of each fact is followed by its origin. A dash: the network has no such fact.
 
-Two comparisons follow, on ten photographs (PNG). *Same tensor*: the framework's own preprocessing, then the framework's network and the added model. *Own preprocessing*: the framework reads and resizes the photograph and runs its network; the service does the same with the added model. Both give the largest deviation of a logit, in standard deviations of the framework's logits; probabilities are compared by their logarithms. *Same class*: for how many photographs the service names the framework's class first.
+Two comparisons follow, on ten photographs (PNG). *Same tensor*: the framework prepares the photograph, and its network and the added model run on the result. *Own preprocessing*: the framework reads and resizes the photograph and runs its network; the service does the same with the added model. Both comparisons give the largest deviation of a logit, in standard deviations of the framework's logits; probabilities are compared by their logarithms. *Same class*: for how many photographs the service names the framework's class first.
 
 | | the framework's preprocessing | same tensor | own preprocessing | same class |
 | --- | --- | --- | --- | --- |
