@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     """The model that runs when a request to `/detect` names none."""
     data_dir: Path = Path("data")
     """Folder for all state, locked by one process at a time. With a PostgreSQL database it is not locked, and
-    holds only added models and a copy of the gallery's model."""
+    holds only added models, a copy of the gallery's model and the progress of evaluations."""
     database_url: str | None = None
     """`postgresql://USER:PASSWORD@HOST:PORT/DATABASE`, a PostgreSQL with pgvector that several replicas share
     ([postgresql.md](postgresql.md)), or `sqlite:///FILE`."""
