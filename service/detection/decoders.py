@@ -88,8 +88,8 @@ class BoxDecoder(ABC):
     def _top(
         self, values: NDArray[np.float32], min_score: float, limit: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return indices in the flattened `values`, before the activation, and scores of the best `limit`."""
-        # A score that is `min_score` in the network's precision is not less than it.
+        """Return the best `limit` of `values` (before the activation): their flattened indices and scores."""
+        # A score that equals `min_score` in the network's precision passes.
         min_score = min(min_score, float(np.float32(min_score)))
         mask = values >= _lowest(min_score, self._activation)
         indices, hits = mask.ravel().nonzero()[0], values[mask]
@@ -101,7 +101,7 @@ class BoxDecoder(ABC):
         if self._activation == "sigmoid":
             scores = (1 + np.tanh(scores / 2)) / 2
         scores = np.minimum(np.maximum(scores, 0), 1)
-        chosen = int(np.count_nonzero(scores >= min_score))  # descending: the others are at the end
+        chosen = int(np.count_nonzero(scores >= min_score))  # scores descend: those below are at the end
         return indices[order[:chosen]], scores[:chosen]
 
 

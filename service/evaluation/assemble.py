@@ -42,7 +42,7 @@ from service.text.display import shown, without_surrogates
 
 _DIGITS = 6
 _MOST_NAMES = 5
-"""Names of classes in a note."""
+"""Most names of classes that a note lists."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Assembled:
 
 @dataclass(frozen=True)
 class _Distinct:
-    """The distinct pictures that count, by the SHA-256 of their files, each with its first listed file."""
+    """The distinct pictures that count. `pictures`: the first listed file of each SHA-256."""
 
     pictures: Mapping[str, Picture]
     duplicates: tuple[Duplicate, ...]
@@ -64,7 +64,7 @@ class _Distinct:
     """Hash of the data set."""
 
     def of(self, subject_ids: Mapping[str, int], *, detects: bool) -> dict[str, Picture]:
-        """Return the pictures of the classes in `subject_ids`; for detectors all."""
+        """Return the pictures of the classes in `subject_ids`, or for a detector all pictures."""
         return {
             sha256: picture
             for sha256, picture in self.pictures.items()
@@ -153,7 +153,7 @@ def assemble(
 
 
 def truth_of(picture: Picture, mapping: Mapping[str, str | int]) -> str:
-    """Return what is right for a picture as one line of JSON: its class, after the mapping, or its boxes."""
+    """Return the truth of a picture as one line of JSON: its class after the mapping, or its boxes."""
     if picture.class_name is not None:
         return json.dumps(str(mapping.get(picture.class_name, picture.class_name)))
     boxes = sorted(
@@ -335,7 +335,7 @@ def _class_counts(dataset: Dataset, distinct: _Distinct) -> tuple[ClassCount, ..
 
 
 def _class_notes(classes: Sequence[ClassCount], detects: bool) -> list[str]:
-    """Return sentences on classes with too little in them."""
+    """Return sentences on classes with too few usable pictures or objects."""
     thing = "object" if detects else "usable picture"
     notes = []
     for wanted, words in ((0, f"no {thing}"), (1, f"one {thing}, which proves little")):

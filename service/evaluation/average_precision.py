@@ -16,11 +16,11 @@ AP50, AP75 = 0, 5
 RECALLS: NDArray[np.float64] = np.linspace(0, 1, 101)
 """Recalls at which precision is averaged."""
 MAX_DETECTIONS = 100
-"""Detections per picture and class that count, the best ones."""
+"""Number of detections per picture and class that count: those with the highest scores."""
 _NEARLY = 1e-4
-"""Margin for recalls in float32 that are a hundredth exactly."""
+"""Margin for a float32 recall that would be an exact multiple of 0.01 without rounding."""
 _MOST_AT_ONCE = 4_000_000
-"""Most numbers in one array, which could be gigabytes for a million detections in thousands of pictures."""
+"""Most numbers in one array. Without it, a million detections could take gigabytes at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ class Objects:
     """Annotated objects of one picture, of the classes that the detector knows.
 
     `boxes`: float64 (n, 4), left, top, right, bottom in pixels. `class_ids`: int64 (n,). `crowd`: bool (n,),
-    COCO's `iscrowd`. `difficult`: bool (n,), Pascal VOC's. Neither a crowd nor a difficult object has to be
-    found, and detections of one are not counted, however many there are. The IoU with a crowd is the share of
-    the detection that the crowd covers.
+    COCO's `iscrowd`. `difficult`: bool (n,), Pascal VOC's. Crowds and difficult objects need not be
+    found, and detections of them are not counted, however many there are. The IoU with a crowd is the share
+    of the detection that the crowd covers.
     """
 
     boxes: NDArray[np.float64]
@@ -65,7 +65,7 @@ class ClassMatches:
     ignored: NDArray[np.bool_]
 
     def within(self, pictures: NDArray[np.bool_]) -> ClassMatches:
-        """Return the same for some pictures, bool (pictures,)."""
+        """Return the matches of the chosen pictures. `pictures`: whether each is chosen, bool (pictures,)."""
         kept = pictures[self.pictures]
         return ClassMatches(
             self.class_id,
@@ -121,7 +121,7 @@ class ClassMatches:
                 precision[before > 0] -= np.cumsum(weight[others], axis=0)[before[before > 0] - 1]
             np.divide(found, np.maximum(precision, 1, out=precision), out=precision)
             np.maximum.accumulate(precision[::-1], axis=0, out=precision[::-1])
-            # number of recalls that are reached: so often the precision counts
+            # number of RECALLS that are reached, which is how often the precision counts
             found *= scale
             found += _NEARLY
             np.floor(found, out=found)
@@ -135,8 +135,9 @@ def match_classes(objects: Sequence[Objects], detections: Sequence[Detections]) 
     """Match the detections of each picture with its objects as COCO does, by class id.
 
     Classes without any object are left out, with their detections. In each picture and class the best
-    detections choose first; each takes the object that it overlaps most, one that has to be found before
-    others, and the last of equals. Of equal scores the earlier picture comes first, then the order given.
+    detections choose first. Each takes the object that it overlaps most among those that have to be found;
+    if there is none, among the others. If several overlap equally, it takes the last one. Detections with
+    equal scores keep the given order of pictures and detections.
     Raises ValueError if `objects` and `detections` are of different numbers of pictures.
     """
     if len(objects) != len(detections):
@@ -168,7 +169,7 @@ class _Boxes:
         return _Boxes(self.boxes[rows], self.scores[rows], self.classes[rows], self.pictures[rows])
 
     def groups(self, classes: int) -> NDArray[np.int64]:
-        """Return a number for the picture and class of each box, int64 (n,)."""
+        """Return for each box a number that identifies its picture and class, int64 (n,)."""
         return self.pictures * classes + self.classes
 
 
@@ -181,7 +182,7 @@ def _flat_objects(
 ) -> tuple[_Boxes, NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
     """Return the objects sorted by picture, class and whether they need to be found.
 
-    With them: which need not be found, which are a crowd, and the ids of the classes.
+    Also returns which objects need not be found, which are a crowd, and the ids of the classes.
     """
     ids = np.concatenate([np.zeros(0, np.int64), *(each.class_ids for each in objects)])
     crowd = np.concatenate([np.zeros(0, bool), *(each.crowd for each in objects)])
@@ -248,7 +249,7 @@ def _assign(
 def _overlaps(
     truth: _Boxes, crowd: NDArray[np.bool_], found: _Boxes, classes: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Return each pair of detection and object of a picture and class with enough overlap, and their IoU."""
+    """Return which detection and object of one picture and class overlap enough, and their IoU."""
     groups = truth.groups(classes)
     start = np.searchsorted(groups, found.groups(classes), side="left")
     count = np.searchsorted(groups, found.groups(classes), side="right") - start
@@ -271,7 +272,7 @@ def _overlaps_of(
     start: NDArray[np.int64],
     count: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Return the overlaps of some detections, each with the `count` objects from `start`."""
+    """Return the overlaps of the detections `rows`, each with its `count` objects from its `start`."""
     many = count[rows]
     detection = np.repeat(rows, many)
     target = np.arange(len(detection)) - np.repeat(np.cumsum(many) - many, many) + start[detection]

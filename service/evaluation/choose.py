@@ -19,7 +19,7 @@ from service.text.display import shown
 _WORDS: dict[Task, str] = {"image-classification": "classifies images", "object-detection": "detects objects"}
 _NEEDED: dict[Task, str] = {"image-classification": "a class per picture", "object-detection": "boxes"}
 _MOST_CLASSES = 5
-"""Classes in a message, and models that are left out."""
+"""Most classes, and most reasons for leaving models out, in a message."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,12 @@ def choose(
     mapping: Mapping[str, str | int],
     names: Sequence[str] | None = None,
 ) -> Chosen:
-    """Choose and load the models `names`, or all of the data set's task that know enough of its classes.
+    """Choose and load the models `names`, by default all models of the task that know enough classes.
 
-    A classifier must know two classes, because one says little about telling classes apart; a detector must
-    know one, and so must any model if the data set has only one. A label set must also know at least half as
-    many classes as the one that knows most; otherwise its models would be judged on few of the pictures.
+    By default, a classifier must know two classes of the data set, because one class cannot show whether it
+    tells classes apart. One class is enough for a detector, for a named model, and if the data set has only
+    one. By default, a label set must also know at least half as many classes as the one that knows most;
+    otherwise its models would be judged on few of the pictures.
     Raises UnknownModel; InvalidParameter or ModelUnavailable for a named model that cannot be evaluated;
     InvalidDataset if no model can.
     """
@@ -96,7 +97,7 @@ def _of_the_best_labels(
     matched: Mapping[str, Matched],
     left_out: dict[str, str],
 ) -> list[ModelEntry]:
-    """Leave out models whose label set has less than half as many classes as the one that has most."""
+    """Leave out models whose label set has less than half as many classes as the best label set."""
     known = {labels: len(set(each.ids.values())) for labels, each in matched.items()}
     best = max(known, key=lambda labels: known[labels], default=None)
     chosen = []
@@ -122,7 +123,7 @@ def _unusable(
     matched: dict[str, Matched],
     read: dict[str, tuple[str, tuple[str, ...]]],
 ) -> str | None:
-    """Return why the data set cannot judge a model, or None; match its label set if that is a new one.
+    """Return why the data set cannot judge a model, or None; match the model's label set if it is new.
 
     `read`: for each label set, the first model that has it, and the labels.
     """

@@ -24,9 +24,9 @@ _WORDNET_ID = re.compile(r"(n\d{8})(?:[-_. ].*)?", re.DOTALL)
 """A folder's name may go on after the id, as in n02085620-Chihuahua."""
 _MOST_DIGITS = 9
 _LONGEST_NAME = 100
-"""Characters of a name that are compared."""
+"""Number of first characters of a name that are compared."""
 _MOST_SPELLINGS = 100
-"""Names whose spelling is compared with all labels, which takes milliseconds for each."""
+"""Most names whose spelling is compared with all labels; each takes milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Matched:
 class Labels:
     """Labels of a model, to be looked up by what people call its classes.
 
-    A name matches the label with the same letters and digits, case ignored; else the label that has it as a
-    part, as "tench, Tinca tinca" and "T-shirt/top" do; else the built-in label with that synonym; else the
-    built-in label with that WordNet id. Digits that are no name are a class id.
+    A name is looked up in this order: as a label, of which only letters and digits count, without case; as a
+    part of a label ("tench" of "tench, Tinca tinca", "top" of "T-shirt/top"); as a synonym of a built-in
+    label; as the WordNet id of a built-in label; as a class id in digits.
     """
 
     def __init__(self, labels: Sequence[str], label_set: str) -> None:
@@ -61,7 +61,7 @@ class Labels:
         self._spellings = 0
 
     def ids(self, name: str | int) -> tuple[int, ...]:
-        """Return the ids of the classes that are called `name`, or the class id that it is."""
+        """Return the ids of the classes that `name` stands for; a class id stands for itself."""
         if isinstance(name, int):
             return (name,) if 0 <= name < len(self._labels) else ()
         for level in self._levels:
@@ -76,8 +76,8 @@ class Labels:
         return ()
 
     def similar(self, name: str | int) -> list[str]:
-        """Return up to three labels that have the name as one of their words; else that have the rarest word
-        of the name; else that are spelled nearly like it.
+        """Return up to three similar labels: those that have the name as a word, else those that have the
+        rarest word of the name, else those with nearly the same spelling.
         """
         if self._words is None:
             self._words = {}
@@ -107,8 +107,8 @@ def match_classes(
 ) -> Matched:
     """Match each name to one label of a model, `labels` in the order of the class ids.
 
-    `mapping` has labels or class ids by name and counts before the name itself; `-` leaves a class out. Two
-    names may match one label.
+    `mapping` has labels or class ids by name, which take precedence over the name itself; `-` leaves a class
+    out. Two names may match one label.
     """
     lookup = Labels(labels, label_set)
     ids: dict[str, int] = {}
@@ -142,8 +142,8 @@ def unknown_in_mapping(mapping: Mapping[str, str | int], names: Iterable[str]) -
 def read_mapping(path: Path, *, what: str = "CLASS") -> dict[str, str | int]:
     """Return the labels or class ids by class from a file: JSON, or lines `CLASS = LABEL`.
 
-    `#` begins a comment; a tab may stand for `=`. `what` stands for the class in messages. Raises
-    InvalidDataset.
+    `#` begins a comment; a tab may stand for `=`. `what` is the word for a class in messages.
+    Raises InvalidDataset.
     """
     where = f"--mapping {shown(path.name)}"
     try:

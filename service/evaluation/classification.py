@@ -103,14 +103,15 @@ def summarise(
 def macro(classes: Sequence[Share]) -> Mean:
     """Return the mean accuracy of `classes`, each counting the same, with its 95 % interval.
 
-    Each bound is the outer one of two intervals. One of the intervals covers the mean too rarely with many
-    small classes, the other with a small class among large ones. With one class both are Wilson's.
+    The result covers two intervals, because one of them covers the mean too rarely with many small classes,
+    and the other with a small class among large ones. With one class both are Wilson's.
 
     - MOVER combines the Wilson intervals of the classes: the distance from the mean to a bound is the root of
       the sum of the classes' squared distances, divided by the number of classes (Zou, Huang and Zhang,
       Computational Statistics and Data Analysis 53, 2009).
-    - Wilson's interval with the effective number of pictures, as in surveys: that of a simple random sample
-      with the variance of the mean (Franco et al., Journal of Survey Statistics and Methodology 7, 2019).
+    - Wilson's interval with the effective number of pictures, as in surveys: the size of a simple random
+      sample whose share has the variance of the mean (Franco et al., Journal of Survey Statistics and
+      Methodology 7, 2019).
     """
     k = len(classes)
     shares = [(each.correct / each.n, *wilson(each.correct, each.n)) for each in classes]
@@ -133,8 +134,8 @@ def _effective_pictures(classes: Sequence[Share], mean: float) -> float:
         return k * k / math.fsum(1 / each.n for each in classes)
     variance = 0.0
     for each in classes:
-        # One picture is added at the mean, since none of a few is wrong by chance; the divisor makes the
-        # estimate unbiased for a class that is like the mean.
+        # One picture with the mean accuracy is added, because a small class may have no wrong picture by
+        # chance. The divisor makes the estimate unbiased for a class whose accuracy is the mean.
         share = (each.correct + mean) / (each.n + 1)
         variance += share * (1 - share) / (each.n * (1 - each.n / (each.n + 1) ** 2))
     return mean * (1 - mean) * k * k / variance
@@ -145,8 +146,8 @@ def calibration(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> C
 
     `probability`: of the predicted class, float64 (n,). Each of BINS equally wide bins holds the pictures
     above its lower and up to its upper bound; the error is the mean of their distances between accuracy and
-    mean probability, weighted by their pictures. Even for a perfectly calibrated model chance makes it larger
-    than zero, the more so the fewer pictures there are.
+    mean probability, weighted by their pictures. Chance makes the error larger than zero even for
+    a perfectly calibrated model, especially with few pictures.
     """
     bounds = np.arange(BINS + 1) / BINS
     index = np.searchsorted(bounds[1:-1], probability, side="left")
@@ -173,11 +174,11 @@ def threshold(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> Thr
     It is the lowest probability t of a picture for which Wilson's lower 95 % bound of the accuracy of all
     pictures with a probability of t or more is at least RIGHT. The accuracy itself would not do: the lowest t
     that reaches it is the luckiest, and the model is right less often on other pictures. With fewer than 73
-    pictures even a faultless model has none.
+    pictures even a faultless model has no such probability.
     """
     order = np.argsort(-probability, kind="stable")
     descending, correct = probability[order], np.cumsum(right[order])
-    # a threshold takes in all pictures of one probability: the last of each run of equal ones ends a prefix
+    # pictures with equal probabilities pass a threshold together: a prefix ends after the last of them
     ends = np.flatnonzero(np.append(descending[:-1] > descending[1:], True)) + 1
     for n in reversed(ends[correct[ends - 1] >= RIGHT * ends].tolist()):
         count = int(correct[n - 1])
@@ -223,7 +224,7 @@ def judged_pair(first: str, second: str, difference: float, low: float, high: fl
 
 
 def partial_note(labels: str, classes: int, of: int) -> str | None:
-    """Return a sentence for a data set with `classes` of the `of` classes of a label set; None for all."""
+    """Return a note if only `classes` of the `of` classes of a label set have pictures; None if all have."""
     if classes == of:
         return None
     return (
@@ -238,7 +239,7 @@ def _article(labels: str) -> str:
 
 
 def _distinct(labels: Sequence[str]) -> list[str]:
-    """Return the labels, with the class id behind those that several classes share."""
+    """Return the labels; append the class id to those that several classes share."""
     counts = Counter(labels)
     return [f"{label} ({number})" if counts[label] > 1 else label for number, label in enumerate(labels)]
 

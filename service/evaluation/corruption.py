@@ -24,7 +24,8 @@ VIEW = tuple((corruption, severity) for corruption in CORRUPTIONS for severity i
 class View:
     """How networks see a picture before the corruption: a centre square of `side` pixels, or all of it.
 
-    `whole`: all of it, its longer side `side` pixels. `small`: the constants for small pictures hold.
+    `whole`: all of it, scaled to a longer side of `side` pixels. `small`: the constants for small pictures
+    hold.
     """
 
     side: int

@@ -11,7 +11,7 @@ from models.zoo.card import Task
 
 Kind = Literal["folder", "csv", "coco", "voc"]
 MOST_NAME = 500
-"""Most characters of a class's name. A longer text is no name, but a description, for example."""
+"""Most characters of a class's name. A longer text is not a name but, for example, a description."""
 _MOST_TEXT = 1000
 
 
@@ -58,7 +58,7 @@ class Picture:
 class Problem:
     """Something in a data set that cannot be used: `key` names the picture, line or annotation.
 
-    Both are cut if they are very long, because they may quote a file of annotations.
+    `key` and `reason` are cut if they are very long, because they may quote a file of annotations.
     """
 
     key: str

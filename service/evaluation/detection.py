@@ -35,7 +35,7 @@ from service.evaluation.result import Pair
 SEED = 20
 """Seed of the resamplings: all models see the same ones."""
 _ROUNDING = 1e-6
-"""Spread that is rounding alone."""
+"""Largest spread that rounding alone can cause."""
 
 
 def summarise(
@@ -51,9 +51,8 @@ def summarise(
 
     `objects` and `detections` of each picture; `pictures`: the name of each; `labels`: of all classes of the
     model; `half`: 0 or 1 for each picture, int64 (n,); `min_score`: lowest score of a detection that counts
-    in `worst`, the one at which the model is used. Resampling depends on the order of the pictures, which
-    therefore must be the same for all models. Raises ValueError if their lengths differ or no object has to
-    be found.
+    in `worst`, as in the use of the model. Resampling depends on the order of the pictures, which therefore
+    must be the same for all models. Raises ValueError if their lengths differ or no object has to be found.
     """
     n = len(pictures)
     if not n == len(objects) == len(detections) == len(half):
@@ -87,15 +86,15 @@ def judge_pairs(results: Mapping[str, DetectorResult]) -> tuple[Pair, ...]:
 
     The standard error of the difference of two average precisions is its standard deviation over the
     resamplings, which are the same ones for both (Efron and Tibshirani, An Introduction to the Bootstrap,
-    1993, chapters 6 and 13). Interval (not corrected) and p value are those of Student's distribution: with
-    few pictures the standard error is itself uncertain.
+    1993, chapters 6 and 13). The interval (not corrected) and the p value are from Student's
+    distribution, because with few pictures the standard error is itself uncertain.
     """
     samples = {name: unpack_floats(each.resampled) for name, each in results.items()}
     compared = []
     for first, second in itertools.combinations(results, 2):
         one = results[first]
         difference = one.ap.value - results[second].ap.value
-        # pictures with objects are at most as many as pictures, and as objects
+        # bound on the number of pictures with objects: there are no more of them than pictures or objects
         halves = [half.n for half in one.halves if half.n]
         spread = _Spread.of(samples[first] - samples[second], min(one.n, one.objects), len(halves))
         half_width, p = spread.half_width, spread.p(difference)
@@ -111,7 +110,7 @@ def judge_pairs(results: Mapping[str, DetectorResult]) -> tuple[Pair, ...]:
 
 @dataclass(frozen=True)
 class _Spread:
-    """Standard error of a figure of `pictures` pictures, with its degrees of freedom."""
+    """Standard error of a figure that `pictures` pictures give, with its degrees of freedom."""
 
     error: float
     pictures: int
@@ -174,11 +173,12 @@ def _with_interval(
 ) -> Mean:
     """Return `value` with its 95 % interval: Student's, from the standard deviation of the resamplings.
 
-    The interval is around the average figure of samples of the same number of pictures. With more pictures
-    this average is lower, for all models alike: in a simulation by 0.03 with 400 objects of a class instead
-    of 20. 200 resamplings are enough for a standard error (Efron and Tibshirani, An Introduction to the
-    Bootstrap, 1993, 6.4). If all resamplings are equal, the interval is Wilson's for the number of objects,
-    as if they were independent, or for the number of pictures if each of the `halves` has only one.
+    The interval is around the average figure of samples of the same number of pictures. This average falls as
+    the number of pictures grows, for all models alike: in a simulation by 0.03 from 20 to 400 objects of a
+    class. 200 resamplings are enough for a standard error (Efron and Tibshirani, An Introduction to the
+    Bootstrap, 1993, 6.4). If all resamplings are equal, the interval is Wilson's: for the number of
+    pictures if each of the `halves` has only one picture, else for the number of objects, as if objects were
+    independent.
     """
     pictures = len(np.unique(np.concatenate([each.objects for each in matches])))
     spread = _Spread.of(resampled, pictures, halves)
@@ -211,7 +211,7 @@ def _half(
 def _worst(
     matches: Sequence[ClassMatches], pictures: Sequence[str], min_score: float
 ) -> tuple[WorstDetections, ...]:
-    """Return the pictures with most objects missed and boxes without one, at IoU 0.5 and `min_score`."""
+    """Return the pictures with most mistakes at IoU 0.5 and `min_score`: missed objects and false boxes."""
     missed = np.zeros(len(pictures), np.int64)
     false = np.zeros(len(pictures), np.int64)
     for each in matches:

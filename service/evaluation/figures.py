@@ -16,7 +16,7 @@ from models.zoo.frozen import Finite
 from models.zoo.statistics import wilson
 
 RESAMPLINGS = 200
-"""Resamplings of the pictures with replacement, from which a detector's intervals and comparisons come."""
+"""Number of resamplings of the pictures with replacement, for a detector's intervals and comparisons."""
 MAX_CONFUSED = 1000
 """Most pairs of classes that a confusion table lists."""
 
@@ -64,7 +64,7 @@ def pack_floats(values: NDArray[np.floating]) -> str:
 
 
 def unpack_floats(packed: str) -> NDArray[np.float64]:
-    """Return the numbers, float64 (n,). Raises ValueError for what is no `Floats`."""
+    """Return the numbers, float64 (n,). Raises ValueError for invalid `Floats`."""
     try:
         content = base64.b64decode(packed, validate=True)
     except binascii.Error:
@@ -122,7 +122,7 @@ class ClassShare(Share):
 
 
 class Confused(Finite):
-    """`count` pictures of the class `true` that are classified as `predicted`, another label."""
+    """`count` pictures of the class `true` that are classified as another class, `predicted`."""
 
     true: Text
     predicted: Text
@@ -181,7 +181,9 @@ class ClassifierResult(Finite):
     confusion: Many[Confused] = Field(max_length=MAX_CONFUSED, description="Most frequent first")
     confusion_omitted: Count = Field(default=0, description="Pictures in rarer pairs than those listed")
     calibration: Calibration
-    threshold: Threshold | None = Field(description="From which 95 % are right; null if there is none")
+    threshold: Threshold | None = Field(
+        description="Lowest probability from which 95 % are right; null if there is none"
+    )
     worst: Many[WorstPicture] = Field(max_length=10)
     halves: tuple[Share | None, Share | None] = Field(description="null: no picture is in that half")
 

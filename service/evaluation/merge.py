@@ -10,7 +10,7 @@ from service.evaluation.result import MAX_MODELS, Evaluation, LabelSet, ModelRes
 
 
 def merge(earlier: Evaluation, later: Evaluation) -> Evaluation:
-    """Return an evaluation with the models of both; of two results of one name, the later one.
+    """Return an evaluation with the models of both; if both have a model, the later result counts.
 
     All pairs of models are compared again. An earlier model is dropped if its label set was matched to other
     pictures than in `later`; a note of the result names it. Raises InvalidEvaluation unless both are of the

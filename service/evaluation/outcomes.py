@@ -21,7 +21,8 @@ from service.latency.stages import Stopwatch
 SCORE_FLOOR = 0.001
 """Lowest score of a detection that counts, as usual for COCO: average precision needs the low ones too."""
 _TRUE, _FIRST, _OF_TRUE, _VERSIONS, _TOP = range(5)
-"""Positions: true class, probabilities of first and true class, bits of corruptions, and the top classes."""
+"""Positions in a classifier's outcome: true class, probability of the top class, probability of the
+true class, bits of the corrupted versions, and the top classes."""
 
 
 def predicted_by(model: ServedModel, logits: NDArray[np.float32], true_class: int) -> list[Any]:

@@ -25,13 +25,13 @@ _FLUSH_S = 1.0
 class Progress:
     """Outcomes (JSON values) by picture and model, both identified by a hash of their content.
 
-    A context manager that locks its file. There is one file per data set, runtime and instruction set, since
-    other kernels round differently; it lacks at most the last second, whatever ends the process. Where it
-    cannot be written, `problem` gives the reason and the outcomes are only in memory.
+    A context manager that locks its file. There is one file per data set, runtime and instruction set,
+    because other kernels round differently. A process that is killed loses at most the last second. If the
+    file cannot be written, `problem` gives the reason and the outcomes are only in memory.
     """
 
     def __init__(self, folder: Path, data: Path) -> None:
-        """`folder`: for such files, created if missing. `data`: the data set that is evaluated."""
+        """`folder`: where these files are, created if missing. `data`: the data set that is evaluated."""
         self._conditions = {
             "data": str(data.absolute()),
             "onnxruntime": RUNTIME_VERSION,
@@ -85,7 +85,7 @@ class Progress:
         """Keep the outcomes of a picture by model. Call it from one thread."""
         if not outcomes:
             return
-        self._outcomes[picture] = {**self.of(picture), **outcomes}  # a new one: other threads read the old
+        self._outcomes[picture] = {**self.of(picture), **outcomes}  # a new dict: others read the old one
         if self._lines is not None:
             self._unwritten.append({"picture": picture, "models": dict(outcomes)})
             if time.monotonic() - self._flushed >= _FLUSH_S:

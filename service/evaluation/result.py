@@ -35,7 +35,7 @@ MAX_MODELS = 200
 """Most models of an evaluation: all pairs of them are compared."""
 
 _MOST_ERRORS = 1000
-"""Most errors in a document that are looked at; a list of them takes a kilobyte for each."""
+"""Most errors of a document that are listed; each takes a kilobyte of memory."""
 
 EvaluationId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 Verdict = Literal["first better", "second better", "not distinguishable"]

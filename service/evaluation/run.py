@@ -39,7 +39,7 @@ from service.inference.pipeline import load_image, to_tensor
 _GRAPH = {"name", "layout", "dtype", "batch"}
 """Fields of an input that only the session reads; models that differ in another field need another tensor."""
 _IN_FLIGHT = 4
-"""Pictures per core that are done but not yet taken over."""
+"""Most pictures per core whose results wait in the queue."""
 
 Show = Callable[[int], None]
 """Called with the number of pictures that are done."""
@@ -244,7 +244,7 @@ class Runner:
         return replace(seen, outcomes=self._outcomes(image, picture, sha256, pending))
 
     def _is_known(self, known: Mapping[str, Any], subject: Subject, picture: Picture) -> bool:
-        """Return whether an outcome is among the known ones, for this true class, corruptions included."""
+        """Return whether the model's outcome is known for this true class, and for corruptions if needed."""
         kept = known.get(self._keys[subject.model.name])
         if kept is None or subject.detects:
             return kept is not None

@@ -40,7 +40,7 @@ def perceptual_hash(pixels: NDArray[np.uint8], box: Box) -> int:
         return 0
     cosines = _cosines()
     frequencies = (cosines @ grey @ cosines.T).ravel()[1:]
-    # For symmetric pictures they are rounding noise, which must not affect the hash.
+    # In symmetric pictures, frequencies this small are rounding noise, which must not affect the hash.
     frequencies[np.abs(frequencies) < 1e-6] = 0
     bits = np.packbits(frequencies > np.median(frequencies))
     return int.from_bytes(bits.tobytes(), "big")

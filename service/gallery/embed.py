@@ -30,7 +30,7 @@ _THUMBNAIL_QUALITY = 82
 
 
 def embedder_of(model: ServedModel) -> str:
-    """Return the embedder of a model, as `embedder_of_card`."""
+    """Return the embedder of a model, as `embedder_of_card` does for its card."""
     return embedder_of_card(model.card)
 
 
@@ -43,7 +43,7 @@ def embedder_of_card(card: Card) -> str:
     """
     digest = card.file.sha256
     if card.schema_version > 1:
-        # Without defaults, so that a field that a later release adds changes no embedder.
+        # Defaults are left out: fields that a later release adds must not change embedders.
         spec = card.input.model_dump(mode="json", exclude_defaults=True)
         facts = json.dumps([digest, spec, card.output_name(OUTPUT)], sort_keys=True)
         digest = hashlib.sha256(facts.encode()).hexdigest()

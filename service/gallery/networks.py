@@ -113,8 +113,8 @@ class Networks:
                 card, content = self._registry.content(model.name)
             except (UnknownModel, ModelUnavailable) as error:
                 raise ModelUnavailable(
-                    f"gallery: no copy of model '{model.name}' can be kept, without which its embeddings are "
-                    f"lost after a restart: {error.detail} (mend its folder and try again)"
+                    f"gallery: no copy of model '{model.name}' can be kept: {error.detail}; without a copy "
+                    "its embeddings are lost after a restart (mend its folder and try again)"
                 ) from None
             if embedder_of_card(card) != embedder:
                 raise EmbeddersChanged
@@ -144,7 +144,7 @@ class Networks:
         except NotReady:
             if not self._registry.ready:
                 raise
-        # The models are there, so the gallery's copy will be in a moment.
+        # The models are loaded, so the gallery's copy will be loaded in a moment.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._opened.wait(), _OPENED_WITHIN_S)
         return self.of(embedder)

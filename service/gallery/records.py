@@ -62,9 +62,9 @@ class Put:
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """A change of the gallery, for a vector index: `vector` was added, or the image of `key` deleted if None.
+    """A change of the gallery, for a vector index: an image's vector was added, or the image deleted.
 
-    `sequence` numbers increase and are never reused.
+    `vector` is None if the image was deleted. `sequence` numbers increase and are never reused.
     """
 
     sequence: int
@@ -114,7 +114,7 @@ class GalleryState:
 
     @property
     def embedders(self) -> tuple[str, ...]:
-        """Embedders that a new image needs embeddings by."""
+        """Embedders whose embeddings a new image needs."""
         return tuple(name for name in (self.embedder, self.target) if name is not None)
 
 

@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 
 _AT_ONCE = 16
-"""Images per commit, which are embedded again after a crash."""
+"""Images per commit: after a crash, at most this many are embedded again."""
 _DROPPED_AT_ONCE = 256
 _RETRY_S = 2.0
 _EMBED_LIMIT_S = 60.0
@@ -187,7 +187,7 @@ class Reindexer:
             raise ModelUnavailable(f"{name}: cannot be embedded: {error.detail}") from error
 
     def _release(self) -> None:
-        # On the writer's thread: what `begin` keeps is in the state by then.
+        # Runs on the writer's thread, so the state already has the network that `begin` keeps.
         state = self._store.database.state()
         if state.embedder is not None:
             self._networks.release(state.embedders)

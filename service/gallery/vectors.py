@@ -129,7 +129,7 @@ class GalleryVectors:
             return True
 
     def drop_unused(self, limit: int) -> int:
-        """Drop up to `limit` embeddings of neither the active embedder nor the target; return how many."""
+        """Drop up to `limit` embeddings of networks other than the active and the target; return how many."""
         with self.database.writing() as (connection, state):
             unused = gallery_embeddings.c.embedder.not_in(state.embedders)
             query = select(gallery_embeddings.c.embedder, gallery_embeddings.c.key).where(unused).limit(limit)

@@ -132,7 +132,7 @@ class GalleryWriter:
         raise Busy("gallery: its network is being changed (try again)")
 
     def _keep_network_too(self, model: ServedModel, work: Callable[[], T]) -> T:
-        # Before the first image: a gallery that has one has its network on disk.
+        # Called before the first image only: later, the network is on disk already.
         self._networks.keep(model)
         return work()
 

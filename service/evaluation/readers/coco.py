@@ -24,11 +24,11 @@ def read_coco(path: Path, images: Path | None = None) -> Dataset:
     """Return the pictures of a JSON file of instances, with their boxes.
 
     A picture without an annotation shows no object. An annotation that cannot be used is listed and left out:
-    its picture counts without it. Boxes are kept as annotated, also over the edge of the picture, as
-    pycocotools counts them. Paths begin in `images`, or else in the folder of the file or one in it; for a
-    file in a folder `annotations`, in the folder around that (AnnotatedFiles).
+    its picture counts without it. Boxes that reach over the edge of the picture are not clipped, because
+    pycocotools does not clip them. Paths begin in or below `images` (AnnotatedFiles). By default, `images` is
+    the folder of the file, or its parent if the folder is called `annotations`.
 
-    Raises InvalidDataset for another format, and where no picture is there.
+    Raises InvalidDataset for another format, and if no picture exists.
     """
     where = f"--data {shown(path.name)}"
     content = _content(path, where)
@@ -124,7 +124,7 @@ def _categories(given: list[Any], problems: list[Problem]) -> dict[int | str, st
 def _pictures(
     given: list[Any], files: AnnotatedFiles, listed: Counter[Any], problems: list[Problem]
 ) -> dict[int | str, tuple[File, tuple[int, int] | None]]:
-    """Return file and declared (width, height) of each picture that is there, by its id."""
+    """Return file and declared (width, height) of each picture that exists, by its id."""
     pictures: dict[int | str, tuple[File, tuple[int, int] | None]] = {}
     keys: dict[str, int | str] = {}
     for number, image in enumerate(given):

@@ -42,7 +42,7 @@ _Row = tuple[int, list[str]]
 
 
 class _Dialect(csv.excel):
-    """Excel's, with spaces allowed before a quote; text after the closing quote is an error."""
+    """Excel's dialect, with spaces allowed before a quote; text after the closing quote is an error."""
 
     skipinitialspace = True
     strict = True
@@ -64,9 +64,9 @@ def read_csv(path: Path, images: Path | None = None) -> Dataset:
     Columns are separated by comma, semicolon, tab, vertical bar or space, whichever the first lines support;
     cells may be quoted. Text is UTF-8 or UTF-16, with or without a byte order mark, or else Windows-1252. A
     header names the columns; without one, the column of paths is that with the suffixes of pictures. Paths
-    begin in `images`, or else in the folder of the file or one in it (AnnotatedFiles).
+    begin in or below `images`, by default the folder of the file (AnnotatedFiles).
 
-    Raises InvalidDataset where no row names a picture that is there.
+    Raises InvalidDataset if no row names a picture that exists.
     """
     where = f"--data {shown(path.name)}"
     text, notes = _text(path, where)
@@ -126,7 +126,7 @@ def _labelled(
 def _pictures(
     labelled: Sequence[tuple[int, str, str]], files: AnnotatedFiles, problems: list[Problem]
 ) -> list[Picture]:
-    """Return the pictures that are there, each once, without those that have two labels."""
+    """Return the pictures that exist, each once, without those that have two labels."""
     pictures: dict[str, Picture] = {}
     lines: dict[str, int] = {}
     contradicted: set[str] = set()
@@ -176,7 +176,7 @@ def _rows(text: str, where: str) -> tuple[list[_Row], str]:
     """Return the rows that are not blank, cells stripped, and their delimiter."""
     first, _, rest = text.partition("\n")
     line = 0
-    if first.strip().lower()[:4] == "sep=":  # Excel names the delimiter so
+    if first.strip().lower()[:4] == "sep=":  # a line in which Excel states the delimiter
         named = first.strip("\r\n")[4:5]
         delimiters = (named,) if named in _DELIMITERS else _DELIMITERS
         text, line = rest, 1

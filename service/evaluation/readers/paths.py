@@ -15,7 +15,7 @@ from service.inference.decoding.decode import SUFFIXES
 from service.text.display import shown, without_surrogates
 
 MOST_PICTURES = 1_000_000
-"""Pictures of a data set."""
+"""Most pictures of a data set."""
 LAYOUTS = (
     "(allowed: a folder of pictures per class, a CSV file of path and label, COCO's JSON file, or a folder "
     "with Pascal VOC's Annotations)"
@@ -32,9 +32,9 @@ _OTHER_PICTURES = frozenset(
 """Suffixes of pictures that may not be decodable: they are listed, to be reported as unreadable."""
 _OUTSIDE = " of the data set (allowed: a path below it; --images DIR gives another folder)"
 _TRIED = 200
-"""Paths that are tried to find the folder in which all paths begin."""
+"""Number of first paths that are tried to find the folder in which all paths begin."""
 _MOST_FOLDERS = 200
-"""Folders that are tried as the one in which paths begin."""
+"""Most folders that are tried as the one in which paths begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +106,9 @@ class AnnotatedFiles:
     """The files that annotations name, all of them below `base`.
 
     Paths begin in `base`, or in the folder below it that holds most of the first ones. They may have
-    backslashes, and differ from the names of the files in case, in Unicode form, and by a missing suffix. An
-    absolute path counts from where its last parts name a file below `base`, with the same beginning for all:
-    the pictures may have been annotated on another machine. A path never leads out of `base` by its parts;
-    links in `base` are followed.
+    backslashes, and differ from the names of the files in case, in Unicode form, and by a missing suffix. The
+    pictures may have been annotated on another machine, so absolute paths are read without their beginning,
+    which is the same for all. A path with `..` never leads out of `base`; links in `base` are followed.
     """
 
     def __init__(self, base: Path, first: Sequence[str]) -> None:
@@ -141,7 +140,7 @@ class AnnotatedFiles:
         return file
 
     def notes(self) -> list[str]:
-        """Return sentences on where paths begin, and on pictures beside those that were found."""
+        """Return sentences on a beginning that is ignored in paths, and on pictures without an annotation."""
         notes = []
         if self._beginning is not None:
             notes.append(f"paths are read without their beginning {shown('/'.join(self._beginning))[:300]}")
@@ -188,7 +187,7 @@ class AnnotatedFiles:
         return f"outside of the folder{_OUTSIDE}"
 
     def _of_another_machine(self, parts: tuple[str, ...]) -> Path | None:
-        """Return the file that an absolute path names without its beginning, the same for all paths."""
+        """Return the file that an absolute path names without the beginning that all absolute paths share."""
         if self._beginning is not None:
             beginning = len(self._beginning)
             return (

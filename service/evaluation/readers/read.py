@@ -20,8 +20,8 @@ def read_dataset(path: Path, images: Path | None = None) -> Dataset:
     """Return the data set at `path`: a folder per class, a CSV file, COCO's JSON file, or Pascal VOC.
 
     `images`: the folder that the paths of annotations begin in and may not leave; None means the folder of
-    the data set. Nothing is decoded. Raises InvalidDataset where nothing can be evaluated; what else is wrong
-    is a problem or note of the data set.
+    the data set. Nothing is decoded. Raises InvalidDataset if nothing can be evaluated. Other faults become
+    problems or notes of the data set.
     """
     path = Path(path).absolute()
     if path.name in ("", ".."):

@@ -23,11 +23,11 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 class _NotAnnotated(Exception):
-    """An XML file that has no annotation of a picture, in words."""
+    """An XML file does not annotate a picture; the message says why."""
 
 
 def annotations_in(path: Path) -> Path | None:
-    """Return the folder with the XML files of a data set: its `Annotations`, or itself; None if none has any.
+    """Return the folder of a data set's XML files: `Annotations`, or `path` itself; None if neither has any.
 
     Raises InvalidDataset for a folder that cannot be listed.
     """
@@ -50,12 +50,12 @@ def read_voc(path: Path, annotations: Path, images: Path | None = None) -> Datas
     """Return the pictures that the XML files in `annotations` name, with their boxes.
 
     Pascal VOC counts pixels from 1 and includes the last: `xmin` 1 is the left edge of the picture. If a
-    box of the data set begins below 1, all coordinates are continuous, from 0. An object that cannot be used
-    is listed and left out. A file that names no picture that is there belongs to the picture of its own name.
-    Paths begin in `images`, or else in the data set's folder or one in it (AnnotatedFiles).
+    box begins below 1, all coordinates of the data set are read as continuous, from 0. An object that cannot
+    be used is listed and left out. A file that names no existing picture belongs to the picture with the
+    file's own name. Paths begin in or below `images`, by default the data set's folder (AnnotatedFiles).
 
-    A document type, which can define entities that grow without bound or read other files, is refused.
-    Raises InvalidDataset where no picture is there.
+    A document type is refused, because it can define entities that grow without bound or read other files.
+    Raises InvalidDataset if no picture exists.
     """
     where = f"--data {shown(path.name)}"
     problems: list[Problem] = []

@@ -33,7 +33,7 @@ REBUILD_DEAD_SHARE = 0.2
 """Share of dead nodes above which the graph is rebuilt, if there are at least REBUILD_DEAD_NODES."""
 REBUILD_DEAD_NODES = 256
 ADD_AT_ONCE = 8
-"""Vectors added under the lock, while searches wait: about 5 ms at 100 000 images."""
+"""Number of vectors added at once under the lock: searches wait about 5 ms for it at 100 000 images."""
 SAVE_AFTER_CHANGES = 1_000
 SAVE_EVERY_S = 30.0
 """Minimum number of changes and seconds between saves; changes lost in a crash are added again at start."""
@@ -85,7 +85,7 @@ class EmbeddedSearch:
         self._lock = threading.Lock()  # guards the graph and its sequence
         self._graph = Graph(dimensions)
         self._sequence = 0
-        self._complete = False  # whether it has been up to date once; until then, searches are exact
+        self._complete = False  # whether it has ever been up to date; until then, searches are exact
         self._saved = (0, time.monotonic())  # sequence and time of the last save
         self._announced_lock = threading.Lock()
         self._announced = 1  # number of announcements of changes,
@@ -233,7 +233,7 @@ class EmbeddedSearch:
         self.notify()
 
     def _rebuild_if_due(self) -> None:
-        """Rebuild the graph if too much of it is dead, while the old one answers and is updated."""
+        """Rebuild the graph if too many nodes are dead; meanwhile the old one answers and is updated."""
         if len(self._graph.dead) < max(REBUILD_DEAD_NODES, REBUILD_DEAD_SHARE * self._graph.nodes):
             return
         graph, sequence = Graph(self._dimensions), 0

@@ -28,8 +28,8 @@ ROUNDING = 1e-3
 class Graph:
     """HNSW graph of the vectors of one gallery. Not thread-safe; callers must lock.
 
-    The node of a removed vector is only marked dead: usearch would give it to the next vector while the
-    neighbours of the old one still link to it, and each round of deleting and adding 20 % would cost some
+    The node of a removed vector is only marked dead. usearch would reuse it for the next vector although its
+    neighbours are those of the old one: each round of deleting and adding 20 % of the vectors would cost some
     percent of recall. Rebuild a graph with many dead nodes.
     """
 
@@ -67,7 +67,7 @@ class Graph:
         return {int(key) for key in np.asarray(self._index.keys)} - self._dead
 
     def add(self, keys: Sequence[int], vectors: Sequence[Vector]) -> None:
-        """Add vectors one by one on this thread: adding from several left nodes unreachable.
+        """Add vectors one by one on this thread: several threads would leave nodes unreachable.
 
         The vector of an existing key is replaced.
         """
@@ -107,7 +107,7 @@ class Graph:
 
     @classmethod
     def read(cls, path: Path, dimensions: int, dead: Collection[int]) -> Graph:
-        """Read the graph from a file of `write`, which must be complete: usearch does not check that.
+        """Read the graph from a file that `write` wrote completely: usearch does not check that.
 
         Raises ValueError for any other content.
         """

@@ -16,8 +16,8 @@ CANDIDATES = 64
 WIDER = (1, 8, 32, 256)
 """Multiples of CANDIDATES, tried in order until enough candidates pass the filter; then a full scan."""
 FEWEST_SPARE = 8
-"""Vectors read for re-ranking beyond the requested number, at least a quarter of it: float16 misplaces a few
-neighbours by a place or two."""
+"""Minimum number of extra vectors read for re-ranking, or a quarter of the requested number if that is more:
+float16 misplaces a few neighbours by a place or two."""
 MOST_RERANKED = 32
 """Maximum multiple of CANDIDATES whose vectors are read, even if rounding makes more of them equal."""
 SPARE = 64
@@ -42,7 +42,7 @@ class Candidates:
 
 
 Look = Callable[[int | None, bool], Candidates]
-"""Returns that number of nodes (None: all), with True by comparing every node."""
+"""Returns the given number of nearest nodes (None: all); True compares every node."""
 
 
 def nearest(
@@ -108,7 +108,7 @@ def best(keys: Keys, scores: Scores, count: int) -> tuple[Keys, Scores]:
 
 
 def _scored(query: Vector, changes: Sequence[Change], keep: Keep | None) -> tuple[Keys, Scores]:
-    vectors = {change.key: change.vector for change in changes}  # of a key that changed twice, the latest
+    vectors = {change.key: change.vector for change in changes}  # the latest change of each key
     there = {key: vector for key, vector in vectors.items() if vector is not None}
     keys = np.fromiter(there, np.int64, len(there))
     if len(keys) and keep is not None:
