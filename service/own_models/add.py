@@ -119,7 +119,7 @@ def build(file: Path, content: bytes, options: Options, folder: Path, bounds: Bo
 
 
 def _of_form(provenance: Mapping[str, Fact]) -> dict[str, Fact]:
-    """Return the origins with the fields of the form in the place of options."""
+    """Return the origins, with options replaced by the fields of the form."""
     return {
         path: Fact(origin="flag", detail=in_form_words(fact.detail))
         if fact.origin == "flag" and fact.detail is not None

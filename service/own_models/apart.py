@@ -64,7 +64,7 @@ def add_apart(
 
 
 def _build_apart(file: Path, options: Options, folder: Path, bounds: Bounds) -> Built:
-    """Let the child write the model to `folder`. A quarter of the memory is for it, the rest for the runs."""
+    """Let a child write the model to `folder`. The child gets a quarter of the memory, the runs the rest."""
     labels = options.labels
     request = {
         "file": str(file.absolute()),

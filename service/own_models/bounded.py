@@ -66,17 +66,17 @@ def ask(
 
 
 def of_memory(words: str, memory_bytes: int) -> str:
-    """Return the error `words`; if memory ran out and the text has no limit yet, with the limit in front."""
+    """Return the error `words`. If memory ran out and they do not state the limit, prepend it."""
     if _MORE not in words and any(sign in words.lower() for sign in _OUT_OF_MEMORY):
         return f"{_MORE} {memory_bytes / (1 << 30):.3g} GiB of memory: {words}"
     return words
 
 
 def _failure(ended: Ended, memory_bytes: int) -> ChildFailed:
-    """Say how a child ended that gave no answer."""
+    """Say how a child without an answer ended."""
     code, said = ended.code, ended.errors.strip().splitlines()
     last = one_line(said[-1]) if said else ""
-    for line in map(one_line, reversed(said)):  # what follows a lack of memory may be any error
+    for line in map(one_line, reversed(said)):  # a lack of memory may cause any further error
         words = of_memory(line, memory_bytes)
         if words != line:
             return ChildFailed(words, words.removesuffix(f": {line}"))

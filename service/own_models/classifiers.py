@@ -35,7 +35,7 @@ _JUDGED = {
     "input.interpolation": ("interpolation",),
     "outputs.class_offset": (),
 }
-"""What labelled pictures decide, and the fields of the input that belong to it."""
+"""Facts that labelled pictures decide, each with the fields of the input that it sets."""
 
 
 class ClassifierEnding:
@@ -85,7 +85,10 @@ class ClassifierEnding:
             facts.state("outputs.multi_label", True, Rank.FILE, "the file has a sigmoid for each class")
 
     def prepare(self) -> None:
-        """Write the file to serve and the last linear layer. If the file was changed, compare its scores."""
+        """Write the file to serve and the last linear layer.
+
+        If the file was changed, compare its scores with those of the given file.
+        """
         given = self._given
         try:
             self._prepared = prepared = prepare(given.content, self._output.name)
@@ -127,7 +130,7 @@ class ClassifierEnding:
         return {"outputs": outputs, "classifier": self._classifier}
 
     def judge(self, card: Card, images: Path, mapping: Path | None, layouts: Sequence[str]) -> None:
-        """Decide facts that no source states by the labelled pictures in `images`.
+        """Let the labelled pictures in `images` decide the facts that no source states.
 
         `layouts`: layouts in which the file runs. Runs the file in this process, because it has run in a
         child without failing. Raises RefusedModel.
@@ -169,7 +172,7 @@ class ClassifierEnding:
             )
 
     def _contradicted(self, against: Contradiction) -> str:
-        """Say which stated facts the pictures speak against, and with which options theirs are taken."""
+        """Say which stated facts the pictures contradict, and which options set what they support."""
         stated = [
             f"{path} ({claim.detail})"
             for path in against.facts
@@ -182,7 +185,7 @@ class ClassifierEnding:
         )
 
     def _write_classifier(self, offset: int) -> None:
-        """Write the last linear layer of the classes, which begin at score `offset`, where there is one."""
+        """Write the last linear layer, if there is one, for the classes, which begin at score `offset`."""
         if self._prepared.head is not None and self._prepared.features is not None:
             content = _arrays(self._prepared.head, slice(offset, offset + len(self.labels.names)))
             folder = self._given.folder
@@ -191,7 +194,7 @@ class ClassifierEnding:
 
 
 def _named(paths: Iterable[Path]) -> str:
-    """Return the first three of pictures, each with its folder."""
+    """Return the first three of `paths`, each with its folder."""
     return ", ".join(words("/".join(path.parts[-2:])) for path in itertools.islice(paths, 3))
 
 

@@ -57,7 +57,10 @@ class DetectorEnding:
         facts.state("detection.suppression", suppression, rank, why)
 
     def prepare(self) -> None:
-        """Write the file to serve, with an output per role. If the file was changed, compare its outputs."""
+        """Write the file to serve, with an output per role.
+
+        If the file was changed, compare its outputs with those of the given file.
+        """
         given = self._given
         try:
             self.content, self.changes = with_outputs(
@@ -135,7 +138,7 @@ class DetectorEnding:
         return self._boxes.parts["boxes"].value.lower() == "pred_boxes"
 
     def _read_labels(self, given: GivenLabels | None, name: str | None) -> LabelSet:
-        """Return the classes; state what comes before the first one, and whether a last column is none."""
+        """Return the label set; state the class offset, and whether the last column stands for no object."""
         facts, model, columns = self._given.facts, self._given.folder.name, self._boxes.columns
         if given is None and self._given.beside.found_labels:
             given = self._given.beside.found_labels[0]
@@ -170,7 +173,7 @@ class DetectorEnding:
         return named_label_set(given, len(given.names), self._given.folder.name, 0, name)
 
     def _check_columns(self, columns: int) -> None:
-        """Raise RefusedModel where the scores of NonMaxSuppression are not those of the labels."""
+        """Raise RefusedModel if NonMaxSuppression has another number of scores than the labels need."""
         classes = len(self.labels.names) + (self._given.facts.value("outputs.class_offset") or 0)
         if columns != classes:
             raise RefusedModel(

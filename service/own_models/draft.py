@@ -109,7 +109,7 @@ class Draft:
         self._ending.prepare()
         data = self._given.data_files()
         self.changes: tuple[str, ...] = (*_read_in(data), *self._ending.changes)
-        """In which ways the file served differs from the one given."""
+        """Differences of the served file from the given one."""
         if not self._ending.labels.built_in:
             text = "".join(f"{label}\n" for label in self._ending.labels.names)
             write_whole(folder / "labels.txt", text.encode())
@@ -153,7 +153,7 @@ class Draft:
         return _validated(Card, values, "card")
 
     def judged(self, card: Card, images: Path, mapping: Path | None) -> Card:
-        """Return the card with facts that no source states decided by the labelled pictures in `images`.
+        """Let the labelled pictures in `images` decide the facts that no source states, and return the card.
 
         Runs the file in this process, because it has run in a child without failing. Raises RefusedModel.
         """
@@ -176,7 +176,7 @@ class Draft:
                 self._facts.state(path, value, Rank.FLAG, option_for(path).split(",")[0])
 
     def _first_run(self) -> tuple[Ran, ...]:
-        """Run the file as it was given; settle layout, size and batch on the way."""
+        """Run the given file, and settle its layout, size and batch."""
         path = self._given.served
         write_whole(path, self._given.content)
         facts = self._facts
@@ -233,7 +233,7 @@ class Draft:
         return self._layouts
 
     def _free_channels(self, layout: str) -> tuple[int | None, ...]:
-        """Return the numbers of channels to try in one layout: None, which is no other, where it is known."""
+        """Return the numbers of channels to try in one layout; only None if the number is known."""
         facts = self._facts.copy()
         read_sides(self._given.graph, layout, facts)
         return (None,) if facts.known("input.channels") else (3, 1)
@@ -241,9 +241,9 @@ class Draft:
     def _run_in(
         self, layout: str, channels: int | None, path: Path, bounds: Bounds
     ) -> tuple[tuple[Ran, ...], bool]:
-        """Run the file in one layout; also return whether it runs on two images at once, or need not.
+        """Run the file in one layout; also return whether it runs on two images at once.
 
-        `channels`: how many to try; None where it is known.
+        That is True without a try if the batch is fixed. `channels`: how many to try; None if known.
         """
         facts = self._facts.copy()
         if channels is not None:
@@ -277,7 +277,7 @@ class Draft:
             for path, number in (("input.mean", 0.0), ("input.std", 1.0)):
                 facts.state(path, (number,) * channels, Rank.FORCED, "the file takes uint8, pixel values")
                 stated.pop(path, None)
-        if facts.known("input.fitting"):  # its resize belongs to it
+        if facts.known("input.fitting"):  # a resize belongs to one fitting
             stated.pop("input.resize", None)
         facts.state_all(stated, Rank.PRESET, f"--preset {preset}")
         assume_input(facts, self._given.graph.producer)
@@ -303,7 +303,7 @@ class Draft:
         return _validated(InputSpec, values, "input")
 
     def _describe(self, graph: GraphFacts) -> None:
-        """State what is there for the tables only."""
+        """State the facts that only describe the model."""
         facts = self._facts
         for path in ("architecture", "block", "source.weights", "source.licence"):
             facts.state(path, UNKNOWN, Rank.ASSUMED, "nothing says")
@@ -318,7 +318,7 @@ class Draft:
 def _ending(
     given: Given, ran: Sequence[Ran], wanted: str | None, labels: GivenLabels | None, label_set: str | None
 ) -> ClassifierEnding | DetectorEnding:
-    """Return what the outputs are: boxes, unless `--output` names scores, or scores of classes."""
+    """Return the outputs of a detector if they are boxes and `--output` names none, else of a classifier."""
     detector = None if wanted is not None else ending_of(given, ran, labels, label_set)
     return detector or ClassifierEnding(given, ran, wanted, labels, label_set)
 
@@ -338,7 +338,7 @@ def flat(card: Card) -> dict[str, Any]:
 
 
 def _scores(graph: GraphFacts) -> frozenset[int]:
-    """Return how many scores for an image the outputs may have; none where one leaves its shape free."""
+    """Return the possible numbers of scores per image; none if the shape of an output is free."""
     counts = set()
     for output in graph.outputs:
         sides = [side for side in output.shape[1:] if isinstance(side, int)]

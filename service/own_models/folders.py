@@ -17,7 +17,7 @@ from models.zoo.files import holds_network
 from service.errors import ModelExists, StorageUnavailable, UnknownModel, error_words
 
 _STALE_S = 3600
-"""Age of a folder aside that a killed process has left."""
+"""Age in seconds from which a temporary folder counts as left behind by a killed process."""
 _AT_CWD, _EXCHANGE = -100, 2
 
 
@@ -59,7 +59,7 @@ def move_in(folder: Path, to: Path, *, replace: bool) -> Path:
     for path in (*folder.iterdir(), folder):
         _sync(path)
     try:
-        folder.rename(target)  # refused by the system where a folder with files is there
+        folder.rename(target)  # the system refuses if `target` is a folder with files
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
@@ -136,7 +136,7 @@ def _sync(path: Path) -> None:
 
 
 def _sweep(to: Path, name: str) -> None:
-    """Remove folders aside of this name that a killed process has left an hour ago or earlier."""
+    """Remove temporary folders of this model that are older than an hour: killed processes left them."""
     for path in to.glob(f".{name}.tmp-*"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _STALE_S:

@@ -1,6 +1,6 @@
 """Run a function in a child process with limits, without repeating the imports in each child.
 
-On Linux, a *fork server*, a process that has imported the modules already, forks the children. It opens no
+On Linux, a *fork server* forks the children: a process that has already imported the modules. It opens no
 model itself, answers one request at a time, and exits with its parent or after a minute without a request.
 On other systems, a new process runs each function itself.
 """
@@ -132,7 +132,7 @@ class _Server:
 
 
 _idle: list[_Server] = []
-"""Servers that have answered. Several only where several requests came at once."""
+"""Servers without a request. There are several only after simultaneous requests."""
 
 
 @atexit.register
@@ -186,7 +186,7 @@ def serve() -> None:
     while line := _next_line():
         given = json.loads(line)
         importlib.import_module(given["module"])
-        gc.freeze()  # children do not copy what they never change
+        gc.freeze()  # so that garbage collection in a child does not touch, and thereby copy, this memory
         try:
             said = asdict(_fork(given, parent=0))
         except Busy as error:
@@ -209,7 +209,7 @@ def _next_line() -> bytes:
 
 
 def _fork(given: Mapping[str, Any], *, until: float | None = None, parent: int | None = None) -> Ended:
-    """Answer `given` in a child of this process, which must have one thread only; return how it ended.
+    """Fork a child that answers `given`; return how it ended. This process must have only one thread.
 
     Raises TimeoutError at `until`, and Busy. `parent`: a pipe that is readable when the parent has ended; the
     group of this process ends then.
@@ -242,7 +242,7 @@ def _fork(given: Mapping[str, Any], *, until: float | None = None, parent: int |
 
 
 def _live(given: Mapping[str, Any], answers: int, errors: int) -> NoReturn:
-    """Answer `given`; the whole life of a forked child."""
+    """Run a forked child from start to end: answer `given`, then exit."""
     code = 1
     try:
         os.dup2(errors, 2)
@@ -260,18 +260,18 @@ def _live(given: Mapping[str, Any], answers: int, errors: int) -> NoReturn:
     except BaseException:
         traceback.print_exc()
     finally:
-        os._exit(code)  # without the destructors of a model that may have done anything
+        os._exit(code)  # skips destructors, which the model may have broken
 
 
 def _answer(given: Mapping[str, Any]) -> str:
-    """Bound this process, and answer one request with what its module makes of it."""
+    """Bound this process, and return the answer of the request's module as JSON."""
     handle: Callable[[Any], Mapping[str, Any]] = importlib.import_module(given["module"]).handle
     _bound(Limits(**given["limits"]))
     return json.dumps(handle(given["request"]))
 
 
 def _read_both(answers: int, errors: int, until: float | None, parent: int | None) -> tuple[bytes, bytes]:
-    """Return what a child writes to two pipes until it has ended; of the second, the end."""
+    """Return what a child writes to two pipes until it has ended; of `errors`, only the last part."""
     read = {answers: bytearray(), errors: bytearray()}
     with selectors.DefaultSelector() as ready:
         for pipe in read:

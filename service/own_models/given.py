@@ -22,8 +22,8 @@ from service.own_models.sources.beside import Beside
 from service.own_models.trial import Bounds, Feed, Ran, run_once
 
 _DIFFERENT = {"fp32": 1e-3, "fp16": 3e-2, "int8": 3e-2}
-"""How far the outputs of the file served may be from those of the file given, in their deviations: the
-runtime may fuse other operators once another output is asked for, and rounds differently then."""
+"""Largest difference between outputs of the served and the given file, in standard deviations of the output.
+If other outputs are requested, the runtime may fuse other operators and round differently."""
 
 
 @dataclass
@@ -104,7 +104,7 @@ def file_of(name: str, content: bytes) -> File:
 
 
 def _alike(one: Ran, other: Ran, tolerance: float) -> bool:
-    """Return whether two runs on the same noise gave the same output, within `tolerance` deviations."""
+    """Return whether runs on the same noise gave the same output, within `tolerance` standard deviations."""
     if one.shape != other.shape:
         return False
     if not one.values:

@@ -47,9 +47,9 @@ class Folder:
 class Judgement:
     """How an int8 model compares with its parent on pictures that did not calibrate it.
 
-    `same`: number of the `n` pictures for which both predict the same class. `right`: number of pictures that
-    the parent, and that the int8 model, classifies correctly. `paired`: comparison of these two numbers. Both
-    are None if the pictures have no labels.
+    `same`: number of the `n` pictures for which both predict the same class. `right`: numbers of pictures
+    that the parent and the int8 model classify correctly. `paired`: comparison of these two numbers. `right`
+    and `paired` are None if the pictures have no labels.
     """
 
     n: int

@@ -39,11 +39,11 @@ from service.own_models.trial import Bounds, TrialFailed, serve_once
 INT8_SUFFIX = "-int8"
 LEAST_PICTURES = 8
 MOST_PICTURES = 256
-"""Pictures that calibrate at most, evenly spread over the folder."""
+"""Most pictures that calibrate, evenly spread over the folder."""
 FEW_PICTURES = 32
 """Number of calibration pictures below which a warning says that ranges may be too narrow."""
 _HELD_OUT = 4
-"""Without pictures to judge on, every fourth one does not calibrate but judges."""
+"""If no pictures to judge on are given, every fourth calibration picture judges instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +194,7 @@ def _judging(card: Card, folder: Path, judge: Path, mapping: Path | None) -> Fol
 
 
 def _unreadable(what: str, problems: Mapping[str, str]) -> str:
-    """Name pictures that cannot be read, in a line; empty where there are none."""
+    """Return a line that names the pictures that cannot be read; empty if there are none."""
     if not problems:
         return ""
     named = "; ".join(f"{words(name)}: {words(problem)}" for name, problem in list(problems.items())[:5])

@@ -18,7 +18,7 @@ from service.inference.session import SessionError, run_as_written
 from service.own_models.bounded import ChildFailed, TimeIsOver, ask, of_memory
 
 _MOST_VALUES = 4096
-"""Values of an output that are reported, to compare two files."""
+"""Number of first values of an output that are reported, to compare two files."""
 _MODULE = "service.own_models.trial"
 
 

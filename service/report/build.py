@@ -41,9 +41,9 @@ from service.text.display import counted, joined, shown
 def build_report(
     stored: StoredBundle, digest: str, cards: Mapping[str, Card], evaluation: Evaluation | None = None
 ) -> Report:
-    """Return the report of a benchmark, whose file states `digest`.
+    """Return the report of a benchmark. `digest`: of its bundle, as the file states it.
 
-    `cards`: those of the zoo, by name, for what a bundle does not have.
+    `cards`: those of the zoo, by name, for facts that a bundle lacks.
 
     Accuracies are those of the cards when the benchmark ran. With an evaluation, models of its label sets
     have their accuracy on its pictures instead, or none if the measured file was not evaluated.
@@ -109,9 +109,10 @@ def _accuracy(
 def _verdict(
     evaluation: Evaluation, result: ModelResult, results: Iterable[ModelResult]
 ) -> tuple[Literal["highest", "worse", "not distinguishable"] | None, str | None]:
-    """Return how a model compares with the most accurate of `results` with its labels, and the name of that.
+    """Compare a model with the most accurate one of its label set; return the verdict and the rival's name.
 
-    Of several with the same accuracy, the first by name; no name if the model itself has the highest one.
+    Of several equally accurate models, the rival is the first by name. There is no rival if the model itself
+    has the highest accuracy.
     """
     rivals = [each for each in results if each.labels == result.labels]
     best = [each.name for each in highest(rivals, lambda each: each.accuracy.value)]

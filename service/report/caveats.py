@@ -15,7 +15,7 @@ from service.text.display import counted, shown
 
 _SERIOUS: tuple[FlagKind, ...] = ("void", "partial", "dirty", "contaminated")
 _FEW_PICTURES = 100
-"""With this number of pictures, an accuracy of 80 % is known to within about 8 points; with fewer, less."""
+"""With this number of pictures, an accuracy of 80 % is known to within about 8 points; with fewer, worse."""
 
 
 def find_caveats(
@@ -114,7 +114,7 @@ def _accuracy(
 
 
 def _cards(bundle: Bundle, cards: Mapping[str, Card]) -> Iterator[Caveat]:
-    """Yield what the zoo's cards say of the measured models, which the bundle does not."""
+    """Yield caveats on the measured models from the zoo's cards, which state more than the bundle."""
     missing = tuple(facts.name for facts in bundle.models if facts.name not in cards)
     if missing:
         yield _caveat(

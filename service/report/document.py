@@ -37,13 +37,13 @@ class AccuracyFigure(Finite):
     how: str
     verdict: Literal["highest", "worse", "not distinguishable"] | None = Field(
         default=None,
-        description="Of kind `evaluated`. highest: no model of this report and label set has a higher "
-        "accuracy, several may have the same; else against `rival`; null if the two were not compared",
+        description="Only with kind `evaluated`. highest: no model of this report and label set has a higher "
+        "accuracy, but several may share it; other values: compared with `rival`; null: not compared with it",
     )
     rival: Name | None = Field(
         default=None,
-        description="The model of the highest accuracy that `verdict` is against, the first by name of "
-        "several; null for `highest`",
+        description="The most accurate model, with which `verdict` compares this one; of several, the first "
+        "by name; null for `highest`",
     )
 
 
@@ -127,8 +127,9 @@ class FrontModel(Finite):
 class Front(Finite):
     """Models of one task and label set, compared in accuracy, median latency and bytes.
 
-    A model leaves the front only if another one is more accurate (the 95 % intervals are apart), faster by
-    the rule of the verdict for this pair alone, without Holm's correction, and not larger.
+    A model leaves the front only if another one is more accurate, faster and not larger. More accurate: the
+    95 % intervals are apart. Faster: by the rule of the verdict, for this pair alone, without Holm's
+    correction.
     """
 
     task: Task

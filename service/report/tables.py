@@ -53,7 +53,7 @@ class Table:
 
     @property
     def marked(self) -> bool:
-        """Whether any row says that its model is on a front, or is not."""
+        """Whether any row states if its model is on a front."""
         return any(row.mark is not None for row in self.rows)
 
 
@@ -152,7 +152,7 @@ def _evaluated(title: str, models: Sequence[EvaluatedModel]) -> Table:
 
 
 def _classes(labels: str, evaluated: Sequence[EvaluatedModel]) -> Table:
-    """Return the accuracy of each class, the hardest first, by the most accurate models."""
+    """Return the accuracy of each class for the most accurate models, the hardest class first."""
     best = sorted(evaluated, key=lambda each: -each.accuracy.value)[:MOST_MODELS]
     models = [each for each in evaluated if each in best]
     by_class: dict[str, dict[str, ClassFigure]] = {}

@@ -16,9 +16,9 @@ from service.own_models.trial import Ran
 ScoresLayout = Literal["boxes-classes", "classes-boxes"]
 _FORMAT, _UNIT = "detection.decoder.format", "detection.decoder.unit"
 _MOST_FRACTION = 4.0
-"""Boxes on noise that reach beyond are in pixels: fractions stay near 0 to 1."""
+"""Boxes on noise that reach beyond this are in pixels: fractions stay near 0 to 1."""
 _ENOUGH_BOXES = 20
-"""Boxes on noise that tell corners from centres."""
+"""Number of boxes on noise that suffices to tell corners from centres."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _with_scores(boxes: Ran, ran: Sequence[Ran]) -> Boxes:
 
 
 def _named_facts(name: str) -> dict[str, tuple[Any, Rank, str]]:
-    """Return what the name of the boxes says of them."""
+    """Return the facts that the name of the boxes suggests."""
     if name.lower() in ("detection_boxes", "raw_detection_boxes"):
         words = "its outputs are named as those of TensorFlow's Object Detection API"
         return {
@@ -151,7 +151,7 @@ def _named_facts(name: str) -> dict[str, tuple[Any, Rank, str]]:
 
 
 def _combined(output: Ran, classes: Sequence[int]) -> Boxes | None:
-    """Return the boxes and scores in one output, as YOLO's exporters write it; None for none."""
+    """Return the boxes and scores in one output, as YOLO's exporters write it; None if it has none."""
     shape, name = output.shape, output.name
     if len(shape) == 2 and shape[1] == 7:
         parts: dict[Role, Part] = {

@@ -122,7 +122,7 @@ def normalisation_name(normalisation: Normalisation) -> str:
 
 
 def _known(normalisation: Normalisation) -> list[str]:
-    """Return the names of the known normalisations that are this one, but for rounding: one or none."""
+    """Return the names of the known normalisations that equal this one within rounding: one or none."""
     return [
         name
         for name, known in NORMALISATIONS.items()

@@ -6,9 +6,9 @@ the number of conventions.
 
 How much of a picture a fitting shows is no evidence of how a network was trained: with any network, tightly
 framed pictures favour a fitting that shows more of them. So fittings are compared only by what they do to
-shapes: the same part of a picture is classified undistorted and squeezed as `stretch` squeezes it, at the
-same size. A filter is no evidence either: with any network, noisy pictures favour a filter that blurs them,
-and small pictures another one. So filters are never decided.
+shapes: the same part of a picture is classified twice at the same size, once undistorted and once squeezed
+as `stretch` squeezes it. A filter is no evidence either: with any network, noisy pictures favour a filter
+that blurs them, and small pictures favour another one. So filters are never decided.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ from service.own_models.sources.likelihood import (
 from service.own_models.sources.pictures import Labelled
 
 FIRST_PICTURES = 20
-"""All conventions run on these; those far behind, with a p value below HOPELESS, run no further."""
+"""Number of pictures that all conventions run on; those with a p value below HOPELESS then stop."""
 HOPELESS = 0.001
 MOST_PICTURES = 200
 MOST_FOR_FITTINGS = 100
 _MAX_PIXELS = 64_000_000
 _NOT_SHOWN = ("input.fitting", "input.interpolation")
 _NOT_SQUARE, _MOST_SQUEEZED = 1.1, 2.0
-"""Aspect ratios from which on a picture tells whether shapes are kept, and up to which it is squeezed."""
+"""Least aspect ratio of a picture that can show whether shapes are kept, and largest ratio of squeezing."""
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _Item = TypeVar("_Item")
 
@@ -214,7 +214,7 @@ class _Network:
 
 
 class _Tried:
-    """Conventions run on pictures.
+    """Conventions that were run on pictures.
 
     `scores`: the log-probability of each picture's class, float64 (conventions, pictures); NaN where a
     convention was far behind after FIRST_PICTURES and ran no further. `right`: the number of pictures that
@@ -264,17 +264,18 @@ class _Tried:
         return scores
 
     def p_values(self, best: int) -> list[float]:
-        """Return how likely it is that each convention is as good as `best`.
+        """Return the p value of each convention against `best`.
 
-        Those that ran no further keep to HOPELESS, whatever temperature more pictures gave the best one.
+        For those that stopped early it is at most HOPELESS: further pictures may have changed the temperature
+        of the best one.
         """
         by_now = p_values(self.scores, best)
         return [min(p, HOPELESS) if gone else p for p, gone in zip(by_now, self._stopped, strict=True)]
 
     def least_assuming(self, findings: _Findings) -> Convention:
-        """Return the first convention that cannot be told from the best, and note what is (un)decided.
+        """Return the first convention that the pictures cannot tell from the best, and note what they decide.
 
-        The first of all is what is assumed without pictures: where they cannot rule it out, it stays.
+        The first convention of all is assumed without pictures, and stays unless they rule it out.
         """
         best = best_row(self.scores)
         values = self.conventions[best].values
@@ -299,9 +300,9 @@ class _Tried:
         return self.words(best, rival).format(self.conventions[rival].values[fact])
 
     def words(self, best: int, rival: int) -> str:
-        """Say by how much the best convention is ahead of a rival; {} is for the rival.
+        """Say by how much the best convention is ahead of a rival; {} is the place for the rival's name.
 
-        Of a rival that ran on FIRST_PICTURES only: by how much the best one of these pictures was ahead.
+        A rival that ran on FIRST_PICTURES only is compared with the convention that was best on these.
         """
         scores = self.scores
         if self._first is not None and self._stopped[rival]:
@@ -313,7 +314,7 @@ class _Tried:
         means = self.scores.mean(axis=1)
         if self._first is not None:
             means = np.where(self._stopped, self._first[1].mean(axis=1), means)
-        order = np.lexsort((means, np.logical_not(self._stopped)))  # those that stopped before all others
+        order = np.lexsort((means, np.logical_not(self._stopped)))  # those that stopped come first
         rank = {int(at): place for place, at in enumerate(order)}
         mine = self.conventions[best].values[fact]
         alike = {mine}
@@ -333,7 +334,10 @@ class _Tried:
 
 @dataclass(frozen=True)
 class _Rivals:
-    """The values of one fact that cannot be told from the best, its own included, and the nearest other."""
+    """Values of one fact. `alike`: the best convention's, and those that pictures cannot tell from it.
+
+    `behind`: index of the best convention with another value than the best one's; None if there is none.
+    """
 
     alike: Sequence[str]
     behind: int | None
@@ -348,7 +352,7 @@ def _judge_fitting(
 ) -> tuple[InputSpec, str | None]:
     """Return the input with the fitting to use, and in words which fitting or filter does better.
 
-    Notes what is decided, undecided and contradicted. A stated resize states the fitting, a crop.
+    Notes what is decided, undecided and contradicted. A stated resize also states a fitting: the centre crop.
     """
     tried = _Tried(network, pictures, list(of_fittings(first.input, first.offset)), stop=False)
     spec = first.input
@@ -395,7 +399,7 @@ def _note(
 def _advice(tried: _Tried, spec: InputSpec, fixed: Collection[str], *, without: str = "") -> str | None:
     """Say which fitting or filter does better on these pictures than that of `spec`; None if none does.
 
-    Compares those that agree with `spec` in `fixed` facts; `without`: a fitting that is ruled out.
+    Compares conventions that agree with `spec` in `fixed` facts; `without`: a fitting that is ruled out.
     """
     own = next(convention for convention in tried.conventions if convention.input == spec)
     rows = [
@@ -443,9 +447,10 @@ def _squeezed(network: _Network, pictures: Sequence[Labelled], convention: Conve
 
 
 def _regions(image: DecodedImage, spec: InputSpec) -> tuple[Box, Box] | None:
-    """Return two regions of equal area around the centre: of the input's aspect ratio, and of the picture's.
+    """Return two regions of equal area around the centre, one with the input's aspect ratio, one squeezed.
 
-    None where the two ratios are alike; a picture counts as at most _MOST_SQUEEZED times as wide or high.
+    The second has the picture's aspect ratio, limited to _MOST_SQUEEZED times the input's. Returns None if
+    the two ratios are almost equal.
     """
     left, top, right, bottom = image.box
     across, down = (right - left) / spec.width, (bottom - top) / spec.height  # in units of a square input
@@ -468,7 +473,7 @@ def _regions(image: DecodedImage, spec: InputSpec) -> tuple[Box, Box] | None:
 
 
 def _common_part(pixels: NDArray[np.uint8], regions: tuple[Box, Box]) -> NDArray[np.uint8]:
-    """Return `pixels`, uint8 (H, W, 3), with what is not in both regions in the mean colour of the rest."""
+    """Return `pixels`, uint8 (H, W, 3); what is outside of either region gets the mean colour of the rest."""
     left, top = (math.floor(max(box[at] for box in regions)) for at in (0, 1))
     right, bottom = (math.ceil(min(box[at] for box in regions)) for at in (2, 3))
     part = pixels[top:bottom, left:right]
@@ -507,7 +512,7 @@ def _contradict(
 def _images(
     pictures: Sequence[Labelled], specs: Sequence[InputSpec], left_out: _LeftOut
 ) -> Iterator[tuple[Labelled, DecodedImage]]:
-    """Yield each picture decoded for all `specs`, those of equal pixels once; notes those left out."""
+    """Yield each picture decoded for all `specs`, equal ones once; add the others to `left_out`."""
     seen: set[bytes] = set()
     for picture in pictures:
         try:
@@ -524,7 +529,7 @@ def _images(
 
 
 def _spread(pictures: Sequence[Labelled]) -> list[Labelled]:
-    """Return at most MOST_PICTURES, evenly of all classes; every beginning of them is spread too."""
+    """Return at most MOST_PICTURES, evenly of all classes; so is every prefix of them."""
     by_class: dict[int, list[Labelled]] = {}
     for picture in pictures:
         by_class.setdefault(picture.class_id, []).append(picture)
@@ -534,5 +539,5 @@ def _spread(pictures: Sequence[Labelled]) -> list[Labelled]:
 
 
 def _scattered(items: Sequence[_Item]) -> list[_Item]:
-    """Return `items` so that those which begin are spread over all: by steps of the golden ratio."""
+    """Return `items` in an order in which every prefix is spread over all: by steps of the golden ratio."""
     return [items[at] for at in sorted(range(len(items)), key=lambda at: at * _GOLDEN % 1)]

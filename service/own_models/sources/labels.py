@@ -23,7 +23,7 @@ _WNID = re.compile(r"n\d{8}")
 BACKGROUND = frozenset({"background", "__background__", "_background_", "dummy", "__dummy__", "???"})
 """First labels that name a background class."""
 _SAME_AS_BUILT_IN = 0.95
-"""Share of at least _MANY names that must agree with a built-in set for its names to take their places."""
+"""Share of names that must agree with a built-in set of at least _MANY before its names replace them."""
 _MANY = 100
 _PICKLES = frozenset({".pkl", ".pickle", ".p", ".joblib", ".pt", ".pth", ".npy", ".npz"})
 
@@ -210,9 +210,9 @@ def _assumed(logits: int, model: str, offset: int | None) -> LabelSet:
 
 
 def _named(names: tuple[str, ...], *, keep: bool) -> tuple[str, tuple[str, ...], bool, str, str | None]:
-    """Return the label set that the names form.
+    """Return the label set that the names form, as a tuple.
 
-    Its name, its names, whether it is built in, why, and a warning with the names that are replaced.
+    The tuple has its name, its names, whether it is built in, the reason, and a warning of replaced names.
     """
     for name, known in built_in_sets().items():
         if len(known) != len(names):

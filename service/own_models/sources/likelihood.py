@@ -17,11 +17,11 @@ FLIPS = 20_000
 LEAST_DIFFERENCE = 0.05
 """Ways whose mean log-probabilities differ by less are alike, however sure the difference is."""
 _LEAST_LOG_PROBABILITY = -20.0
-"""Scores are cut here, so that one picture cannot decide alone."""
+"""Lowest score of a picture, so that one picture cannot decide alone."""
 _SHARPNESSES = np.geomspace(0.1, 30, 25)
-"""Inverse temperatures that are tried, of logits whose standard deviation over the classes is 1."""
+"""Inverse temperatures that are tried, for logits whose standard deviation over the classes is 1."""
 _DIGITS = 3
-"""Decimals of a score: differences below are those of rounding."""
+"""Decimals of a score: smaller differences are rounding."""
 
 
 def log_probabilities(
@@ -89,7 +89,7 @@ def interval(differences: NDArray[np.float64], level: float) -> tuple[float, flo
     return float(low), float(high)
 
 
-@lru_cache(2)  # the ways of one question are compared on as many pictures
+@lru_cache(2)  # all ways of one comparison have the same number of pictures
 def _signs(n: int) -> NDArray[np.float64]:
     """Return 1 or -1 for each picture and flip, float64 (flips, n), read-only, as `p_value` says."""
     if 2**n <= FLIPS:

@@ -84,7 +84,7 @@ def read_processor(processor: Mapping[str, Any], where: str, beside: Beside) -> 
 def _fitting(
     processor: Mapping[str, Any], kind: str, where: str, values: dict[str, Any], beside: Beside
 ) -> None:
-    """Take how a processor brings an image to its size."""
+    """Add to `values` how a processor brings an image to its size."""
     square, shortest = _size(processor.get("size"), kind, f"{where} size")
     crop, crop_shortest = _size(processor.get("crop_size"), "", f"{where} crop_size")
     crop = crop or (None if crop_shortest is None else (crop_shortest, crop_shortest))

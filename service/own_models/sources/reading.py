@@ -110,7 +110,7 @@ def read_input(graph: GraphFacts, facts: Facts) -> None:
 
 
 def read_sides(graph: GraphFacts, layout: str, facts: Facts) -> None:
-    """State channels, height and width that the input fixes, read in this `layout`."""
+    """State channels, height and width that the input fixes if it is read in this `layout`."""
     shape = graph.inputs[0].shape or (None, None, None, None)
     names = ("channels", "height", "width") if layout == "nchw" else ("height", "width", "channels")
     for name, side in zip(names, shape[1:], strict=True):
@@ -131,7 +131,7 @@ def same_in_both_layouts(graph: GraphFacts) -> bool:
 
 
 def choose_output(ran: Sequence[Ran], wanted: str | None) -> tuple[Ran, Fact]:
-    """Return the output with one score per class, and the origin of this choice: assumed if only by its name.
+    """Return the output with one score per class, and why: the origin is assumed if only its name decided.
 
     `wanted`: the output of `--output`. Raises RefusedModel if there is none, or several and no name decides.
     """
@@ -169,7 +169,8 @@ def read_activation(content: bytes, output: Ran, facts: Facts) -> None:
     elif output.sums_to_one:
         facts.state("outputs.activation", "softmax", Rank.FORCED, "the file's scores on noise add up to 1")
     else:
-        facts.state("outputs.activation", "none", Rank.FILE, "the file's last operator is neither of the two")
+        neither = "the file's last operator is neither softmax nor sigmoid"
+        facts.state("outputs.activation", "none", Rank.FILE, neither)
 
 
 def _image(graph: GraphFacts) -> TensorInfo:
@@ -204,7 +205,7 @@ def _has_scores(output: Ran) -> bool:
 
 
 def _no_scores(ran: Sequence[Ran], listed: str) -> str:
-    """Say what a network is that gives no scores for classes, as far as its outputs tell."""
+    """Say what a network without scores for classes is, as far as its outputs tell."""
     allowed = "(allowed: an image classifier with one score for each class)"
     if all(output.dtype in ("sequence", "map", "dict", "list") for output in ran):
         return f"outputs: {listed}, a sequence {allowed}; export without ZipMap (zipmap=False)"
@@ -222,7 +223,7 @@ def _no_scores(ran: Sequence[Ran], listed: str) -> str:
 
 
 def _how(path: Path) -> str:
-    """Say how to export the kind of file that a suffix promises."""
+    """Say how to export the kind of file that a suffix suggests."""
     kind = _SUFFIXES.get(path.suffix.lower())
     return f", e.g. {_EXPORTS[kind]}" if kind else ""
 

@@ -62,7 +62,7 @@ def read_beside(file: Path, metadata: Mapping[str, str], *, scores: Collection[i
 
 
 def _config_file(file: Path, scores: Collection[int], beside: Beside) -> tuple[Mapping[str, Any], str]:
-    """Return the `config.json` of Hugging Face or timm for this network; empty, and why, for any other."""
+    """Return the `config.json` of Hugging Face or timm for this network, else an empty one; and its name."""
     try:
         config, where = _json_file(file, CONFIG)
     except RefusedModel as error:
@@ -106,7 +106,7 @@ def _candidates(file: Path, names: tuple[str, ...]) -> Iterator[Path]:
 
 
 def _json_file(file: Path, name: str) -> tuple[Mapping[str, Any], str]:
-    """Return the object in a JSON file beside `file`, empty where there is none, and its name."""
+    """Return the object in a JSON file beside `file`, empty if there is no such file, and the file's name."""
     for path in _candidates(file, (name,)):
         try:
             value = parse_json(read_bounded(path), name)
