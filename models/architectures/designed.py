@@ -57,7 +57,7 @@ class Stage(Frozen):
 
 
 class Design(Frozen):
-    """A whole network: channels of the stem, a 3 x 3 convolution; stages; channels of a pointwise head."""
+    """A whole network: channels of the 3 x 3 stem convolution, stages, channels of the pointwise head."""
 
     stem: Channels
     stages: tuple[Stage, ...] = Field(min_length=1)

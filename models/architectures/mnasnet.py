@@ -23,7 +23,7 @@ STAGES = (
     (6, 5, 192, 4, 2),
     (6, 3, 320, 1, 1),
 )
-"""Expansion ratio, kernel size, output channels, number of blocks, and stride of the first of them."""
+"""Expansion ratio, kernel size, output channels, number of blocks, and stride of the first block."""
 NORM = Norm(momentum=1 - 0.9997)
 
 

@@ -23,7 +23,7 @@ STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-"""Expansion ratio, output channels, number of blocks, and stride of the first of them."""
+"""Expansion ratio, output channels, number of blocks, and stride of the first block."""
 
 
 def inverted_residuals(

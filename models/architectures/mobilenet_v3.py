@@ -1,4 +1,4 @@
-"""MobileNetV3 Small and Large: inverted residuals with hard swish and partly squeeze-and-excitation."""
+"""MobileNetV3 Small and Large: inverted residuals with hard swish, some with squeeze-and-excitation."""
 
 from __future__ import annotations
 

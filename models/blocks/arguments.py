@@ -39,8 +39,8 @@ def check_even(**channels: int) -> None:
 def share_of(channels: int, share: float, *, name: str, of: str) -> int:
     """Return `channels * share` rounded to an integer.
 
-    Raises ValueError, with the smallest allowed share, if that is 0. `name` and `of` name the two arguments
-    in the message.
+    Raises ValueError, with the smallest allowed share, if the result is 0. `name` and `of` name the two
+    arguments in the message.
     """
     check_positive(**{of: channels})
     width = round(channels * share) if math.isfinite(share) else 0

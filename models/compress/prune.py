@@ -20,7 +20,7 @@ STEPS = 60
 
 
 def pruned(network: DesignedNetwork, share: float) -> DesignedNetwork:
-    """Return a copy of `network` with `share` fewer multiply-accumulates, or slightly more than that share.
+    """Return a copy of `network` that lacks `share` of its multiply-accumulates, or slightly more.
 
     Dependent channels (the two operands of an addition, a depthwise convolution and its input) are removed
     together; a group's importance is the L2 norm of its weights: Fang et al., "DepGraph: Towards Any

@@ -110,7 +110,7 @@ def fit_to_budget(design: Design, budget: int) -> Design:
 
     Numbers of channels are rounded to ones that the blocks support; a pointwise head is not narrowed. Without
     narrowing, few suggestions would fit the budget, and none with wide blocks. Raises OverBudgetError for a
-    design that is too deep at any width.
+    design that is over the budget at any width.
     """
     width = 1.0
     narrowed = _scaled(design, width)
@@ -123,7 +123,7 @@ def fit_to_budget(design: Design, budget: int) -> Design:
 
 
 def _scaled(design: Design, width: float) -> Design:
-    """Multiply the channels by `width`, round_channels to the nearest numbers that the blocks support."""
+    """Multiply the channels by `width`; round them to the nearest numbers that the blocks support."""
     channels = stem = round_channels(width * design.stem)
     stages = []
     for stage in design.stages:
@@ -153,7 +153,7 @@ def search(
     """Search, or resume the search in `folder`, until it has `candidates`, and return them.
 
     A killed search loses one candidate. Designs over the budget are narrowed to fit it; a design that was
-    judged before copies those values and does not count as a candidate. `training` describes what `judge`
+    judged before keeps its values and does not count as a candidate. `training` describes what `judge`
     does; `report` receives one line per candidate. Latency is measured here, so nothing else should run
     meanwhile.
     Raises ValueError if the search in `folder` has another `training`, and RuntimeError if the sampler

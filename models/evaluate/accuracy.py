@@ -19,9 +19,9 @@ from models.zoo.preprocess import preprocess
 TEST = "Fashion-MNIST test"
 COMMAND = "python -m models evaluate"
 TOLERATED = 5
-"""Images of 10 000 that another processor may classify differently, since it sums in another order."""
+"""Images of 10 000 that another processor may classify differently, because it sums in another order."""
 PHOTO_SIDE = 256
-"""Side in pixels to which photographs are scaled before corruption; ImageNet-C's severities are for it."""
+"""Side in pixels to which photographs are scaled before corruption: the size of ImageNet-C's severities."""
 
 Progress = Callable[[Iterable[str]], Iterable[str]]
 

@@ -105,7 +105,7 @@ class JudgedGain(Frozen):
 
     @property
     def significant(self) -> bool:
-        """Whether the gain is significant both over images and seeds and over seeds alone."""
+        """Whether the gain is significant over images and seeds together, and also over seeds alone."""
         return self.low > 0 and self.p < LEVEL
 
     def __str__(self) -> str:

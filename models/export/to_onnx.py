@@ -65,9 +65,9 @@ class _BlockClassifier(nn.Module):
 def export(network: nn.Module, path: Path, samples: NDArray[np.float32]) -> None:
     """Write `network`, in evaluation mode, to the ONNX file `path`, atomically.
 
-    The file takes `image`, float32 (N, input_channels, height, width). A classifier's returns `logits`
-    (N, classes), `embedding` and `features`, a detector's its `outputs`. Batch norm and padding are folded
-    into the convolutions.
+    The file takes `image`, float32 (N, input_channels, height, width). The file of a classifier
+    returns `logits` (N, classes), `embedding` and `features`; that of a detector returns its `outputs`. Batch
+    norm and padding are folded into the convolutions.
     Raises ExportMismatchError, and writes nothing, if the outputs for `samples` (N, input_channels, height,
     width), or for the first of them alone, differ from the network's by more than TOLERANCE.
     """
@@ -97,8 +97,8 @@ def block_to_onnx(block: nn.Module, channels: int, size: int, shape: tuple[int, 
     """Return a block in evaluation mode as a classifier that `weighin bench` can run.
 
     `image`, grey (N, 1, *shape), is reshaped to the block's input (N, channels, size, size), so
-    `shape[0] * shape[1]` must be `channels * size²`. `logits` (N, 2) is the first output value, twice; both
-    take about 2 µs.
+    `shape[0] * shape[1]` must be `channels * size²`. `logits` (N, 2) is the first output value, twice. The
+    reshaping and the doubling together take about 2 µs.
     """
     return _convert(_BlockClassifier(block, channels, size), (1, *shape), ("logits",))
 

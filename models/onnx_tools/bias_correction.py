@@ -22,10 +22,10 @@ def correct_biases(
 
     Each image is an array as the network takes it. Rounding weights to 8 bits shifts the mean of each output
     channel of a convolution, and the shifts add up over the layers. This function corrects the convolutions
-    in order from the input. To each channel's bias, it adds how much lower the channel's mean after the
-    activation is in `quantized`, with its earlier layers already corrected, than in `floating`. This is the
-    empirical form of Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction",
-    https://arxiv.org/abs/1906.04721. It costs nothing at run time.
+    in order from the input. It compares the channel's mean after the activation in `floating` with that in
+    `quantized`, whose earlier layers are already corrected, and adds the difference to the channel's bias.
+    This is the empirical form of Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
+    Correction", https://arxiv.org/abs/1906.04721. It costs nothing at run time.
     """
     from onnx import numpy_helper
 
@@ -94,7 +94,7 @@ def _consumers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
 
 
 def _activated_output(node: onnx.NodeProto, consumers: dict[str, list[onnx.NodeProto]]) -> str:
-    """Return the output that quantization rounds: the activation's, or the convolution's without one."""
+    """Return the output that quantization rounds: of the activation, or without one of the convolution."""
     after = consumers[node.output[0]]
     has_activation = len(after) == 1 and after[0].op_type in ("Clip", "Relu")
     return str(after[0].output[0] if has_activation else node.output[0])

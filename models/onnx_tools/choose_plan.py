@@ -33,10 +33,10 @@ ENOUGH = 0.001
 GAIN = 0.2
 """Minimum share of the divergence that keeping a group in float must remove."""
 CERTAIN = 2.5
-"""Minimum of the removed divergence in standard errors over the images."""
+"""Minimum of the removed divergence, in its standard errors over the images."""
 _TINY = 1e-6
 WORTH = 5.0
-"""Minimum ratio of that share to the group's share of the multiply-accumulates."""
+"""Minimum ratio of the removed share of the divergence to the group's share of the multiply-accumulates."""
 LARGEST = 0.2
 """Maximum share of the multiply-accumulates that stays in float before the last pooling."""
 _FIRST, _PARTS, _FINE = 4, 6, 6
@@ -166,10 +166,10 @@ class _Search:
         )
 
     def _find_ranges(self) -> None:
-        """Calibrate on all images, once for all trials."""
+        """Calibrate on all images; every trial uses these ranges."""
         self._progress(f"calibrating on {len(self._images)} images")
         plan = QuantizationPlan(correct_biases=False)
-        with contextlib.suppress(ValueError):  # of the plan, once the ranges are kept
+        with contextlib.suppress(ValueError):  # the plan may be refused, after the ranges are saved
             quantized(self._content, self._images, plan, output=self._output, ranges=self._ranges)
 
     def _first_layers(self, everything: _Trial) -> _Trial:

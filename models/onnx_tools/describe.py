@@ -315,7 +315,7 @@ class _Weights:
         return "fp16" if kinds.get(TensorProto.FLOAT16, 0) > kinds.get(TensorProto.FLOAT, 0) else "fp32"
 
     def _source(self, name: str) -> tuple[str | None, bool]:
-        """Return the constant that a value equals but for type and shape, and whether it is dequantized."""
+        """Return the constant that a value equals except in type and shape, and whether it is dequantized."""
         passed: list[tuple[str, bool]] = []  # values on the way, and whether their operator dequantizes
         seen: set[str] = set()  # a damaged graph may have a cycle
         while name not in self._sources:

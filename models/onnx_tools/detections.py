@@ -101,7 +101,7 @@ def with_outputs(content: bytes, parts: Mapping[str, Part]) -> tuple[bytes, tupl
 
 
 def _kinds(model: onnx.ModelProto) -> dict[str, int]:
-    """Return the type of each value of the main graph; float where nothing says."""
+    """Return the type of each value of the main graph; float if the file does not state it."""
     from onnx import TensorProto
 
     kinds = {output: int(TensorProto.FLOAT) for node in model.graph.node for output in node.output if output}

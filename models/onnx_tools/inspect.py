@@ -47,7 +47,7 @@ class UnreadableModel(ValueError):
 
 
 def import_onnx() -> None:
-    """Import the onnx package now, for a process that is forked before others need it."""
+    """Import the onnx package now, so that processes forked from this one have it already."""
     import onnx  # noqa: F401
 
 
@@ -75,7 +75,7 @@ def output_activation(content: bytes, output: str) -> Activation:
     made = _producers(model.graph.node)
     steps = len(model.graph.node) + sum(len(function.node) for function in model.functions)
     callers: list[tuple[dict[str, onnx.NodeProto], onnx.NodeProto, dict[str, int]]] = []
-    # what makes the caller's values, its node, and the places of the function's inputs
+    # of each call: producers of the caller's values, the calling node, positions of the function's inputs
     bodies: dict[tuple[str, str], tuple[dict[str, onnx.NodeProto], dict[str, int]]] = {}
     for _ in range(steps):  # bounded, because a damaged graph may have a cycle
         node = made.get(output)
@@ -143,7 +143,7 @@ def parse_model(content: bytes) -> onnx.ModelProto:
     model = parse(content)
     if not model.HasField("graph"):
         raise UnreadableModel("it is not an ONNX file: there is no graph in it")
-    if len(model.graph.node) > MAX_NODES:  # before each is looked at
+    if len(model.graph.node) > MAX_NODES:  # before reading them one by one
         raise UnreadableModel(TOO_MANY_NODES)
     pending: list[Any] = [model]
     while pending:

@@ -24,7 +24,7 @@ _CONSTANT = _QUANTIZING | {"Cast", "Identity", "Reshape", "Transpose"}
 """Operators that may be between a constant and the layer that uses it."""
 _IN_INTEGERS = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "ConvInteger": 1, "MatMulInteger": 1}
 """Linear layers with integer weights, with the index of the weight input."""
-_LONGEST = 20  # operators in a row that do not change values
+_LONGEST = 20  # most operators in a row that do not change values
 
 
 class NoLinearLayer(Exception):
@@ -155,7 +155,7 @@ class _Search:
         sizes = self._sizes(name)
         if sizes is None:
             if node.op_type != "Gemm":
-                raise NoLinearLayer("the shape of what the last linear layer takes cannot be told")
+                raise NoLinearLayer("the shape of the input of the last linear layer is unknown")
             weight = self._constants.get(node.input[1])
             return (1 if weight is None else weight.data_type), (self._outlined.batch, channels)
         if len(sizes) < 2 or math.prod(sizes[1:]) != channels or sizes[0] != self._outlined.batch:

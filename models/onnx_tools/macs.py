@@ -38,7 +38,7 @@ def multiply_accumulates(op: str, inputs: Sequence[Sequence[int]], output: Seque
         return math.prod(inputs[0]) * math.prod(weight[1:])
     if op in _CONVOLUTIONS:  # weight (M, C / groups, kH, kW)
         return math.prod(output) * math.prod(weight[1:])
-    if len(weight) < 2:  # a vector, which the output has no side of
+    if len(weight) < 2:  # a vector, whose length is no side of the output
         return math.prod(output) * math.prod(weight)
-    # The last two sides of the weight are those that are summed over and the output's last one, in any order.
+    # The last two sides of the weight, in any order: the one that is summed over, and the output's last one.
     return math.prod(output) * (math.prod(weight[-2:]) // output[-1] if output and output[-1] else 0)

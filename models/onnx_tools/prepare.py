@@ -71,7 +71,7 @@ def consolidate(path: Path) -> bytes:
     if not external:
         return content
     for tensor in external:
-        if tensor.data_location != tensor.EXTERNAL:  # what the runtime goes by
+        if tensor.data_location != tensor.EXTERNAL:  # the runtime decides by `data_location`
             tensor.ClearField("external_data")
     external = [tensor for tensor in external if tensor.external_data or tensor.data_location]
     places = [_place(tensor, path) for tensor in external]
@@ -312,10 +312,10 @@ def _numbered(name: str) -> Sequence[str]:
 def _source(
     producers: Mapping[str, onnx.NodeProto], name: str, passed: frozenset[str], sources: dict[str, str]
 ) -> str:
-    """The first value with the same numbers in the same order. `sources`: those that are known, added to."""
+    """Return the first value with the same numbers in the same order; add what it learns to `sources`."""
     way = []
     while name not in sources:
-        sources[name] = name  # for a circle; it is set again below
+        sources[name] = name  # ends a circle; it is set again below
         node = producers.get(name)
         if node is not None and node.op_type in passed and node.input:
             way.append(name)

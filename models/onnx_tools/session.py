@@ -51,7 +51,7 @@ def folded(model: bytes) -> bytes:
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(path)
-        options.log_severity_level = _FATAL_ONLY  # it warns that such a file is for this machine
+        options.log_severity_level = _FATAL_ONLY  # hides the warning that the file is for this machine
         ort.InferenceSession(
             model, options, providers=["CPUExecutionProvider"], disabled_optimizers=_OWN_OPERATORS
         )

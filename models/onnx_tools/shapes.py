@@ -47,7 +47,7 @@ _AS_STANDARD: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "QuantizeLinear": ("QuantizeLinear", (0, 1, 2)),
     "QuickGelu": ("Identity", (0,)),
 }
-"""Operators of ONNX Runtime, the standard ones that have outputs of the same shape, and their inputs."""
+"""Operators of ONNX Runtime; for each, a standard one with outputs of the same shape, and its inputs."""
 
 
 _OF_SHAPES = frozenset(
@@ -81,7 +81,7 @@ _OF_SHAPES = frozenset(
 )
 """Operators that compute shapes; only ConstantOfShape has an output larger than its inputs."""
 _ROUNDS = 100
-_MOST_INFERRED = 1_000_000  # operators, in all rounds
+_MOST_INFERRED = 1_000_000  # operators, over all rounds
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,9 @@ def _inferred(model: onnx.ModelProto) -> dict[str, Value]:
 
 
 def _fold_shapes(model: onnx.ModelProto, values: Mapping[str, Value]) -> bool:
-    """Compute outputs of nodes on known shapes and small constants that inference has not found.
+    """Compute outputs that inference has not found, of nodes on known shapes and small constants.
 
-    Return whether there was any.
+    Return whether any was computed.
     """
     from onnx import helper, numpy_helper
 
@@ -280,7 +280,7 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 def _check_functions(model: onnx.ModelProto) -> None:
     """Raise UnreadableModel if inlining would not end or would produce too many nodes."""
     functions = {(each.domain, each.name, each.overload): each for each in model.functions}
-    nodes: dict[tuple[str, str, str], int] = {}  # of functions, inlined
+    nodes: dict[tuple[str, str, str], int] = {}  # number of nodes of each function when inlined
     inlined = " with its functions inlined" if model.functions else ""
 
     def count(body: Sequence[onnx.NodeProto]) -> int:

@@ -36,12 +36,12 @@ from models.zoo.preprocess import preprocess
 
 CALIBRATED_ON = ("mate-backgrounds", "plasma-workspace-wallpapers")
 CALIBRATION_CROPS = 8
-"""Crops of each photograph that calibrate an int8 model's activation ranges."""
+"""Number of crops of each photograph that calibrate an int8 model's activation ranges."""
 DETECTOR_CROPS = 4
-"""The same for a detector, whose input is larger."""
+"""The same number for a detector, whose input is larger."""
 JUDGED_ON = ("lomiri-wallpapers-16.04", "lomiri-wallpapers-20.04")
 JUDGING_CROPS = 16
-"""Crops of each photograph on which an int8 model's agreement with its parent is measured."""
+"""Number of crops of each photograph that measure an int8 model's agreement with its parent."""
 
 
 def names() -> list[str]:
@@ -74,7 +74,7 @@ def build(name: str, photos: Path, output: Path, published: Path) -> Card:
 
 
 def build_detector(name: str, recipe: DetectorRecipe, photos: Path, output: Path, published: Path) -> Card:
-    """Build a detector, or its int8 variant, from whole photographs; otherwise as the classifiers."""
+    """Build a detector or its int8 variant, as `build` does, and return its card."""
     with replace_folder(output / name) as folder:
         if name == recipe.name:
             images = tensors(crops(photos, JUDGED_ON, 1), recipe.input)

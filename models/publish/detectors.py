@@ -22,7 +22,7 @@ from models.zoo.detection import CentrePoints, Detection, SsdAnchors
 
 @dataclass(frozen=True)
 class DetectorRecipe:
-    """One floating-point detector of the zoo, and the `plan` of its int8 variant, None where it does not pay.
+    """One floating-point detector of the zoo, and the `plan` of its int8 variant, None if int8 does not pay.
 
     `outputs` are shapes by role, without the batch dimension. `load` reads the published file.
     """
@@ -87,7 +87,7 @@ _CENTERFACE = DetectorRecipe(
     input=InputSpec(
         height=480,
         width=640,
-        # Faces keep their proportions, and zeros are what the network's own padding has beyond the picture.
+        # The picture keeps its proportions. Beyond it are zeros, as in the network's own padding.
         fitting="pad",
         pad_value=0,
         mean=(0.0, 0.0, 0.0),
@@ -166,7 +166,7 @@ def write_int8(
     """
     plan = recipe.plan
     if plan is None:
-        raise ValueError(f"{recipe.name}: has no int8 variant, which does not pay")
+        raise ValueError(f"{recipe.name}: has no int8 variant, because it does not pay")
     card = read_card(parent)
     output = next(iter(recipe.outputs))
     quantize(parent / card.file.name, folder / "model.onnx", images, plan, output=output)

@@ -34,9 +34,9 @@ def timm() -> ModuleType:
 def import_torchvision() -> None:
     """Import torchvision, even if its compiled operators do not load beside a CPU build of torch.
 
-    torchvision's wheel is linked to CUDA. Without its library, the import fails only because it registers
-    shape functions for non-maximum suppression, whose operators are then undeclared; this function declares
-    them. No classifier needs those operators, and calling them still fails.
+    torchvision's wheel is linked to CUDA. Without CUDA's library, the import fails only because torchvision
+    registers shape functions for operators that are then undeclared: those of non-maximum suppression. This
+    function declares them. No classifier needs those operators, and calling them still fails.
     """
     try:
         importlib.import_module("torchvision")

@@ -178,9 +178,9 @@ def _searched(
 def _timed(
     compared: Sequence[tuple[Row, Row]], measured: Measurement | None
 ) -> Iterator[tuple[Verdict, str]]:
-    """Yield for each row whether it is faster than the row beside it, and the difference in words.
+    """Yield for each pair whether the first row is faster than the second, and the difference in words.
 
-    By the rule of models/zoo/verdicts.py and with its 95 % interval; without rounds, by the p50.
+    With `measured`, the verdict and the 95 % interval follow models/zoo/verdicts.py; else they compare p50.
     """
     if measured is None:
         for row, other in compared:

@@ -177,7 +177,7 @@ def _epoch(state: _State, forward: Forward, job: Job, epoch: int, bar: bool) -> 
     drawn = drawn.to(state.device)
     background = float(job.train.inputs.min())
     batches = order.split(config.batch_size)
-    # Summed on the device and read once, since every read would stall a GPU.
+    # Summed on the device and read at the end, because every read would stall a GPU.
     total = torch.zeros((), dtype=torch.float64, device=state.device)
     state.network.train()
     for index, indices in enumerate(_with_progress(batches, f"epoch {epoch + 1}/{config.epochs}", bar)):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, Self, get_args
 
 from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
-from typing_extensions import TypedDict  # pydantic reads the one in typing from Python 3.12 on
+from typing_extensions import TypedDict  # pydantic accepts typing's only from Python 3.12 on
 
 from models.zoo import statistics
 from models.zoo.detection import Detection, Role
@@ -364,7 +364,7 @@ class Card(Finite):
 
     @model_validator(mode="after")
     def _of_its_version(self) -> Self:
-        """Refuse what a card of version 1 cannot say, and would be written without."""
+        """Refuse fields that a card of version 1 lacks, because it would be written without them."""
         if self.schema_version == 1:
             later = [name for name in ("given", "provenance", "detection") if getattr(self, name)]
             later += [
@@ -472,7 +472,7 @@ _OF_CLASSIFIERS = ("classifier", "accuracy", "robustness", "agreement", "retriev
 
 
 def decides_predictions(path: str) -> bool:
-    """Return whether predictions depend on the fact at `path`, or it only describes."""
+    """Return whether predictions depend on the fact at `path`; the other facts only describe."""
     return path == "labels" or path.startswith(("input.", "outputs.", "detection."))
 
 

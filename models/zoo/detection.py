@@ -110,7 +110,7 @@ class CentrePoints(Finite):
 
 
 class _InputBoxes(Finite):
-    """What decoders have in common whose boxes lie in the network's input."""
+    """Common fields of decoders whose boxes lie in the network's input."""
 
     format: BoxFormat
     unit: Literal["pixels", "fractions"] = Field(description="Of the network's input")
@@ -182,9 +182,9 @@ Decoder = Annotated[SsdAnchors | CentrePoints | DecodedBoxes | SelectedBoxes, Fi
 class Detection(Finite):
     """Decoder of a detector, and the defaults of a request.
 
-    Of the boxes with at least `min_score`, the best `candidates` are kept, those that overlap a better one by
-    more than `iou` (intersection over union) are dropped as `suppression` says, and the best `max_detections`
-    are returned.
+    The best `candidates` of the boxes with at least `min_score` are kept. Of these, boxes that overlap a
+    better one by more than `iou` (intersection over union) are dropped, as `suppression` says. The best
+    `max_detections` of the others are returned.
     """
 
     decoder: Decoder

@@ -133,7 +133,7 @@ def crop_box(spec: InputSpec, box: Box) -> Box:
 def _resized_size(spec: InputSpec, box: Box) -> tuple[int, int]:
     """Return the size to which an image is resized before the crop: (width, height).
 
-    As torchvision, timm and transformers: the longer side is rounded down.
+    The longer side is rounded down, as in torchvision, timm and transformers.
     """
     across, down = box[2] - box[0], box[3] - box[1]
     if across <= down:
@@ -144,7 +144,7 @@ def _resized_size(spec: InputSpec, box: Box) -> tuple[int, int]:
 def _crop_offset(spec: InputSpec, box: Box) -> tuple[int, int]:
     """Return where the crop begins, in pixels of the resized image: left, top.
 
-    As torchvision and timm: half pixels are rounded to even. transformers rounds them down.
+    Half pixels are rounded to even, as in torchvision and timm; transformers rounds them down.
     """
     across, down = _resized_size(spec, box)
     return round((across - spec.width) / 2), round((down - spec.height) / 2)

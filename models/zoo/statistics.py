@@ -17,7 +17,7 @@ CONFIDENCE = 0.99
 """Confidence of a percentile's upper bound."""
 T = TypeVar("T")
 _NEARLY_NORMAL = 1000
-"""Degrees of freedom above which Student's distribution is taken for the normal one."""
+"""Degrees of freedom above which the normal distribution replaces Student's."""
 
 
 def wilson(successes: float, n: float) -> tuple[float, float]:
@@ -99,7 +99,7 @@ def student_p(t: float, degrees: int) -> float:
 
 @functools.cache
 def student_95(degrees: int) -> float:
-    """Return the t that Student's distribution is within with a probability of 95 %."""
+    """Return the t for which Student's distribution has 95 % of its probability between -t and t."""
     low, high = 1.0, 16.0
     while high - low > 1e-12 * high:
         middle = (low + high) / 2

@@ -6,8 +6,8 @@ interval and p come from a hierarchical bootstrap that resamples launches, then 
 rounds of one launch are not independent. A verdict needs a p below LEVEL, adjusted if several models are
 compared, and a difference of at least MIN_DIFFERENCE. LEVEL is calibrated by benchmarks/instrument so that no
 more than one in twenty comparisons of a model with itself gets a verdict (docs/instrument.md has the
-figures). Few rounds make all resamples alike, so p is at least that of a sign test of as many rounds, and
-intervals of fewer than MIN_ROUNDS are not to be shown.
+figures). If there are few rounds, all resamples are alike. So p is at least that of a sign test of as many
+rounds, and intervals of fewer than MIN_ROUNDS rounds are not shown.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def estimate_from(mean: float, resampled: NDArray[np.float64], rounds: int) -> E
 def smallest_p(rounds: int) -> float:
     """Return the two-sided p value of a sign test of `rounds` values, all on one side of zero.
 
-    The bootstrap gives such values its smallest p, even a single one, because no resample is on the other
-    side.
+    The bootstrap gives such values its smallest p, even if there is only one value, because no resample is on
+    the other side.
     """
     return min(1.0, 2.0 ** (1 - rounds))
 

@@ -17,7 +17,7 @@ NORM = Norm(eps=1e-3)
 WIDTH = 24
 """Channels of the neck and of the shared head."""
 TAPPED = (2, 5, 12, 16)
-"""The blocks whose outputs, at strides 4, 8, 16 and 32, the neck joins."""
+"""The blocks whose outputs the neck joins, at strides 4, 8, 16 and 32."""
 LANDMARKS = 5
 
 

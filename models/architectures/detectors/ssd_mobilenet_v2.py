@@ -18,7 +18,7 @@ SIZE = 300
 COLUMNS = 24
 """Scores of an anchor: 23 classes, behind one of the background."""
 TAPPED = 13
-"""The block whose inner map, at stride 16, is the first of the maps that boxes are predicted from."""
+"""The block whose inner map is the first map that boxes are predicted from, at stride 16."""
 EXTRAS = ((256, 512), (128, 256), (128, 256), (64, 128))
 """Inner and output channels of the layers behind the backbone, each of which halves the map."""
 ANCHORS = (3, 6, 6, 6, 6, 6)
