@@ -2,8 +2,8 @@
 
     python -m benchmarks.crowd PORT PATH COUNT EVERY_S
 
-Prints a line after every dashboard has had a response, and the responses per second since then when standard
-input ends. Runs in a separate process, and only finds the end of each response.
+Prints a line when every dashboard has had a response. When standard input ends, prints the responses per
+second since that line. Runs in a separate process. Of each response, it finds only the end.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
     .venv/bin/python -m benchmarks.evaluation [fashion] [photos]
 
 Needs `make fashion` and `make photos`. `fashion` is the time of the whole command on the 10 000 test images
-as PNG files (goal: 120 s on two cores). `photos` is the rate of an evaluation of all ImageNet models, with
-decoding, divided by the rate of the same sessions that only run, on the same threads (goal: 0.9), and the
-share of the threads' time that is spent in sessions, which other load on the machine disturbs less.
+as PNG files (goal: 120 s on two cores). `photos` prints two figures of an evaluation of all ImageNet
+models. The first is its rate, with decoding, divided by the rate of the same sessions alone, on as many
+threads (goal: 0.9). The second is the share of the threads' time that is spent in sessions; other load on the
+machine disturbs it less.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ CLASSIFIED_FIRST = 700
 
 
 KEY = "WEIGHIN_API_KEY"
-"""Blocks that name it run against a service that has a key, the others against one that has none."""
+"""Blocks that name this variable run against a service with a key, the others against one without."""
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def main() -> None:
 
 @contextmanager
 def running(environment: dict[str, str]) -> Iterator[None]:
-    """The service, which alone has the data directory of the environment."""
+    """Run a service, which has the data directory of the environment for itself."""
     service = subprocess.Popen([ROOT / ".venv/bin/weighin", "serve"], env=environment)
     try:
         wait_until_ready(service)
@@ -68,12 +68,13 @@ def running(environment: dict[str, str]) -> Iterator[None]:
 
 def rewrite(folder: Path, environment: dict[str, str], *, keyed: bool) -> None:
     """Run the blocks that name the key, or those that do not, and put their output into the pages."""
-    own = environment | {"WEIGHIN_DATA_DIR": str(folder / "command-line")}  # the service holds the other
+    own = environment | {"WEIGHIN_DATA_DIR": str(folder / "command-line")}  # the service uses its own
 
     def run_block(block: re.Match[str]) -> str:
         return run_all(block.group(), folder, own) if (KEY in block.group()) == keyed else block.group()
 
-    for page in (ROOT / "docs/api.md", ROOT / "README.md"):  # the first makes what the second uses
+    # api.md first: the README uses files that its blocks make
+    for page in (ROOT / "docs/api.md", ROOT / "README.md"):
         text = re.sub(
             r"(?<=```console\n)\$ .*?(?=^```$)", run_block, page.read_text(), flags=re.DOTALL | re.MULTILINE
         )

@@ -56,8 +56,8 @@ def interleaved(
 def preparation(small: Path, large: Path, model: Path) -> Rounds:
     """Measure decode and preprocess, in milliseconds.
 
-    The service's code for a small and a large JPEG; simplejpeg with OpenCV's resize and fused normalisation
-    for the small one; Pillow's full decoding of the large one, alone and with preprocessing.
+    The service's code runs on a small and a large JPEG; simplejpeg with OpenCV's resize and fused
+    normalisation runs on the small one. Pillow decodes the large one in full, alone and with preprocessing.
     """
     import cv2
 

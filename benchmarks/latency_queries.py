@@ -4,7 +4,7 @@ Fills a new database as if 20 models had run in every minute of 30 days (by defa
 in `--instances` processes) and queries the HTTP router in this process, without sockets. `first`: first
 response of a process, nothing cached; `again`: closed buckets cached, and every model has recorded a run
 since; `idle`: nothing recorded since; `minute`: a minute has closed since; `flush`: saving one run of each
-model. Medians of wall-clock time over several rounds, in milliseconds, and the CPU time of `first`.
+model. Prints medians of wall-clock time over several rounds, in milliseconds, and the CPU time of `first`.
 
     python -m benchmarks.latency_queries [--models 20] [--runs-per-minute 300] [--instances 1]
 """

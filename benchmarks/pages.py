@@ -5,8 +5,8 @@ measures from the start of the navigation until the table is painted, and until 
 is the first visit after the start, with nothing cached; `again` are later visits with an empty browser cache.
 `crowd`: 8 clients classify as fast as possible, in turn with and without 100 dashboards of one view, each of
 which fetches /dashboard/figures every 5 seconds over its own connection. The cost of simulating dashboards is
-included, since they run on the same cores. Before that, measures the CPU time that the service uses for the
-dashboards alone, which is also valid on a busy machine.
+included, because they run on the same cores. Before that, `crowd` measures the CPU time that the service uses
+for the dashboards alone, which is also valid on a busy machine.
 
     python -m benchmarks.pages [--rounds 6] [--only drawn|crowd]          # after make .venv/installed-web
 """

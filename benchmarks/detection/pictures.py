@@ -18,8 +18,8 @@ PHOTOS = CACHE / "photos"
 COUNTED = Path(__file__).with_name("counted.json")
 """Marks set by hand, x and y of each in pixels.
 
-`people`: by frame of vtest.avi, the middle of every person of whom at least about half can be seen. `faces`:
-by picture, every face in focus that is not turned away.
+`people`: by frame of vtest.avi, the middle of every person who is at least about half visible. `faces`: by
+picture, every face in focus that is not turned away.
 """
 FACELESS = ("lomiri-wallpapers-16.04", "lomiri-wallpapers-20.04")
 """Packages of `make photos` whose photographs show no people."""

@@ -47,7 +47,10 @@ class Marked:
 
 
 def match_points(found: Iterable[Found], points: Sequence[Point]) -> Marked:
-    """Match detections, best first, with marks: one in its box, the nearest to the middle, each mark once."""
+    """Match detections, best first, with marks, each mark once.
+
+    A detection takes the free mark in its box that is nearest to the middle of the box.
+    """
     result = Marked(missed=list(points))
     for one in found:
         left, top, right, bottom = one.box
@@ -191,7 +194,7 @@ def counted(
 
 
 def int8_beside_fp32(fp32: ServedModel, int8: ServedModel, pictures: Sequence[Picture]) -> str:
-    """Return a table of the detections of both, matched."""
+    """Return a table that compares the matched detections of both models."""
     detection = fp32.card.detection
     assert detection is not None
     rows = []

@@ -70,7 +70,7 @@ class _Bursty:
 
 
 def _bursty_p99(mean_burst: int) -> float:
-    """Return the true p99: the median of the bursts, since half of their 2 % are above it.
+    """Return the true p99: the median of the bursts, which are 2 % of the runs, so 1 % is above it.
 
     (Durations in and outside of bursts hardly overlap.)
     """

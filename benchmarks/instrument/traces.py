@@ -138,7 +138,8 @@ class Segment:
 def segments(launches: Sequence[Record], per_segment: int, rounds: int) -> list[Segment]:
     """Return disjoint segments of `per_segment` launches with `rounds` rounds each.
 
-    The grouping of launches differs between windows of rounds, so that no few launches decide all verdicts.
+    The grouping of launches differs between windows of rounds, so that a few launches do not decide all
+    verdicts.
     """
     parts = []
     windows = min((len(launch["medians_ns"]["a1"]) for launch in launches), default=0) // rounds
@@ -188,9 +189,9 @@ def judge(segment: Segment) -> PValues:
 
 
 def rates(judged: Sequence[PValues], level: float) -> dict[str, tuple[int, int, float, float]]:
-    """Return hits, number of verdicts and the 95 % interval of their share, for equal sessions and each copy.
+    """Return hits, verdicts and the 95 % interval of the share of hits, for equal sessions and each copy.
 
-    A hit is any difference between equal sessions, and the verdict `slower` for a copy.
+    For equal sessions, a hit is a verdict of any difference; for a copy, a hit is the verdict `slower`.
     """
     false = [
         verdict(mean, p, level) != "indistinguishable" for segment in judged for mean, p in segment.alike

@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def measure_searches(results: Results, only: str | None, count: int | None, again: bool) -> None:
-    """Measure every search method that was not measured yet, or all with `again`."""
+    """Measure every search method that was not measured yet; with `again`, measure all."""
     embed()
     done = {(record["way"], record["images"]) for record in results.of("search")}
     for way, images in SEARCHES:

@@ -21,7 +21,7 @@ GALLERY = (69_500, 30_500)
 """Garments and crops in a gallery of 100 000; smaller galleries have the same shares."""
 K = 10
 TOLERANCE = 1e-6
-"""Cosines within this of the K-th nearest are equal to it, because float32 sums depend on their order."""
+"""Cosines this close to the K-th nearest count as equal to it: float32 sums depend on their order."""
 
 
 @dataclass(frozen=True)
