@@ -208,7 +208,7 @@ class Draft:
         self._layouts = tuple(dict.fromkeys(layout for layout, _ in runs))
         (layout, channels), (ran, several) = next(iter(runs.items()))
         if channels is not None and sum(other == layout for other, _ in runs) == 1:
-            only = "the file, which runs with no other number of them"
+            only = "the file, which runs with no other number of channels"
             facts.state("input.channels", channels, Rank.FORCED, only)
         if not known and {other for other, _ in runs} == {layout}:
             facts.state("input.layout", layout, Rank.FORCED, "the file, which runs in no other layout")

@@ -171,8 +171,8 @@ def _pictures(
         )
     if len(calibration) < FEW_PICTURES:
         warnings.append(
-            f"calibrated on {len(calibration)} pictures only: with {FEW_PICTURES} or more, like those to "
-            "come, int8 is closer to the float model"
+            f"calibrated on {len(calibration)} pictures only: with {FEW_PICTURES} or more, like those that "
+            "the model will get, int8 is closer to the float model"
         )
     return calibration, judging, tuple(each for each in warnings if each)
 

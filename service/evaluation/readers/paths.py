@@ -154,7 +154,7 @@ class AnnotatedFiles:
             pictures = "1 picture" if len(others) == 1 else f"{len(others)} pictures"
             more = ", ..." if len(others) > 3 else ""
             notes.append(
-                f"{pictures} beside the annotated ones without an annotation, left out: "
+                f"{pictures} without an annotation beside the annotated ones, left out: "
                 f"{', '.join(shown(other)[:300] for other in others[:3])}{more}"
             )
         return notes

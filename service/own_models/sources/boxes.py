@@ -203,7 +203,7 @@ def box_format(sample: Sequence[float], *, tensorflow: bool) -> tuple[str, Rank,
         return (
             "cxcywh",
             Rank.FILE,
-            f"on noise {turned} of {len(boxes)} boxes end before they begin, if they were corners",
+            f"on noise, read as corners, {turned} of {len(boxes)} boxes end before they begin",
         )
     if tensorflow:
         return "yxyx", Rank.ASSUMED, "most common of networks from TensorFlow"

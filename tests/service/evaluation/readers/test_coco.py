@@ -112,7 +112,7 @@ def test_what_does_not_belong_together_is_listed(tmp_path: Path) -> None:
         ("image_id 99", "no such picture, 1 annotation"),
     ]
     assert data.notes == (
-        "2 pictures beside the annotated ones without an annotation, left out: b.png, without.png",
+        "2 pictures without an annotation beside the annotated ones, left out: b.png, without.png",
     )
 
 

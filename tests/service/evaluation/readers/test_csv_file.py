@@ -72,7 +72,7 @@ def test_columns_and_beginnings_that_were_chosen_are_said(tmp_path: Path) -> Non
     assert data.notes == (
         "read from the columns file and label",
         "paths are read without their beginning D:/own",
-        "1 picture beside the annotated ones without an annotation, left out: cat/c.png",
+        "1 picture without an annotation beside the annotated ones, left out: cat/c.png",
     )
     ((key, reason),) = problems(data)
     assert key == "D:\\dog\\d.png"

@@ -98,7 +98,7 @@ def test_annotations_and_pictures_that_do_not_belong_together(tmp_path: Path) ->
         ("gone.xml", "gone.png: no such file, 1 object"),
         ("leaves.xml", "../../a.png: leads out of the folder of the data set"),
     ]
-    assert data.notes == ("1 picture beside the annotated ones without an annotation, left out: without.png",)
+    assert data.notes == ("1 picture without an annotation beside the annotated ones, left out: without.png",)
 
 
 @pytest.mark.parametrize(
