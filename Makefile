@@ -36,11 +36,11 @@ test-models: .venv-models/installed photos fashion stamps detectors ## Run the t
 test-web: .venv/installed-web .cache/web/complete ## Run the tests of the pages in Debian's Chromium
 	$(BIN)/pytest tests/web -m web -n auto --dist worksteal
 
-fuzz: .venv/installed-tests ## Fuzz decoders, forms and cards with 100 000 broken files: FUZZ_INPUTS=, FUZZ_SEED=
+fuzz: .venv/installed-tests ## Fuzz decoders, forms and cards with 100 000 broken files (set FUZZ_INPUTS, FUZZ_SEED)
 	$(BIN)/pytest tests -m fuzz -n auto --dist worksteal
 	$(BIN)/python -m tests.fuzz --inputs $(FUZZ_INPUTS) --seed $(FUZZ_SEED)
 
-screenshots: .venv/installed-web .cache/web/complete ## Write docs/screenshots, of both pages with live data
+screenshots: .venv/installed-web .cache/web/complete ## Write docs/screenshots: both pages with live data
 	$(BIN)/python -m tests.web.screenshots
 
 check: .venv/installed-tests ## Check lint, formatting, types and import rules
@@ -66,7 +66,7 @@ photos: .cache/photos/complete ## Fetch large photographs from Debian's wallpape
 
 fashion: .cache/fashion-mnist ## Fetch Fashion-MNIST from Debian's package
 
-stamps: .cache/stamps ## Labelled cut-out photographs from Debian's package
+stamps: .cache/stamps ## Fetch labelled cut-out photographs from Debian's package
 
 people: .cache/people ## Fetch pictures of people and vehicles from Debian's packages
 

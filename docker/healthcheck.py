@@ -1,8 +1,8 @@
 """Container health check: exits 0 if the service responds to /readyz with 200, else 1.
 
-Uses WEIGHIN_HOST and WEIGHIN_PORT as the service does; options of the container's command (`weighin serve
---port 9000`) take precedence. Uses a plain socket, because importing an HTTP client every few seconds would
-cost more CPU time than an inference, on the cores that are being measured.
+Uses WEIGHIN_HOST and WEIGHIN_PORT as the service does. Options of the container's command take precedence,
+as in `weighin serve --port 9000`. Uses a plain socket, because importing an HTTP client every few seconds
+would cost more CPU time than an inference, on the cores that are being measured.
 """
 
 from __future__ import annotations

@@ -259,7 +259,7 @@ def add_middleware(app: FastAPI, services: Services) -> None:
 
 
 def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
-    """Return the service as an ASGI application; its state is open until the end of its lifespan.
+    """Return the service as an ASGI application, which closes its state at the end of its lifespan.
 
     `address`: URL of this service, for the error message of a second service on the same data directory.
 

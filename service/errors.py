@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import ClassVar
 
 MOST_NAMES = 5
-"""Names in a message."""
+"""Maximum number of names in a message."""
 
 
 def error_words(error: OSError) -> str:
@@ -32,7 +32,7 @@ class WeighinError(Exception):
 
 
 class MalformedRequest(WeighinError):
-    """The request is not valid HTTP/1.1, or its body is not what its headers say, or lacks a part."""
+    """The request is not valid HTTP/1.1, its body contradicts its headers, or its form lacks a part."""
 
     slug = "malformed-request"
 
@@ -74,7 +74,7 @@ class UnknownModel(WeighinError):
 
 
 class ModelUnavailable(WeighinError):
-    """The model is known but could not be loaded, or this run of it failed."""
+    """The model is known, but it could not be loaded or its run failed."""
 
     slug = "model-unavailable"
 
@@ -173,7 +173,7 @@ class UnknownImage(WeighinError):
 
 
 class OtherModel(WeighinError):
-    """The gallery's embeddings are of another model than the requested one."""
+    """The gallery's embeddings come from a model other than the requested one."""
 
     slug = "other-model"
 
@@ -185,7 +185,7 @@ class Unauthorized(WeighinError):
 
 
 class OtherTask(WeighinError):
-    """The model has another task than the route: a detector does not classify, a classifier not detect."""
+    """The model's task is not the route's: detectors cannot classify, and classifiers cannot detect."""
 
     slug = "other-task"
 
@@ -214,7 +214,7 @@ class DataDirectoryInUse(WeighinError):
     slug = "data-directory-in-use"
 
     def __init__(self, message: str, addresses: Sequence[str] = ()) -> None:
-        """`addresses`: URLs of the service that is the other process; empty if it is none."""
+        """`addresses`: URLs at which the other process serves; empty if it is not a service."""
         super().__init__(message)
         self.addresses = tuple(addresses)
 
@@ -232,13 +232,13 @@ class UnknownEvaluation(WeighinError):
 
 
 class InvalidEvaluation(WeighinError):
-    """A document is no evaluation, or its figures contradict its counts."""
+    """A document is not an evaluation, or its figures contradict its counts."""
 
     slug = "invalid-evaluation"
 
 
 class InvalidDataset(WeighinError):
-    """Labelled pictures cannot be evaluated: nothing to read, or annotations of an unknown layout."""
+    """Labelled pictures cannot be evaluated: none can be read, or the layout of annotations is unknown."""
 
     slug = "invalid-dataset"
 
@@ -262,7 +262,7 @@ class ModelInUse(WeighinError):
 
 
 class NoKeySet(WeighinError):
-    """The request needs a key, and the service has none: WEIGHIN_API_KEY is not set."""
+    """The request needs a key, but the service has none: WEIGHIN_API_KEY is not set."""
 
     slug = "no-key-set"
 

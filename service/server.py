@@ -70,7 +70,7 @@ def server_config(app: Any, settings: Settings) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server without re-raising handled signals, so that a clean shutdown exits with 0.
+    """A uvicorn server that does not raise handled signals again, so that a clean shutdown exits with 0.
 
     `stopping` is called on the event loop when a signal arrives, to end endless streams before the server
     waits for them.
@@ -93,15 +93,15 @@ class _Server(uvicorn.Server):
 
 
 def logging_level(settings: Settings) -> str:
-    """Return uvicorn's log level: its messages (process start, connections) are only useful for debugging."""
+    """Return uvicorn's log level. Its messages help only in debugging: process start and connections."""
     return "debug" if settings.log_level == "debug" else "warning"
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
     """Listen on every address of `host`, on one port; 0 picks a port that is free at all of them.
 
-    `::` includes IPv4, and means IPv4 alone if there is no IPv6. Addresses that this machine does not have
-    are skipped unless none is left. Raises CannotListen.
+    `::` includes IPv4, and means IPv4 alone if there is no IPv6. Skips addresses that this machine does not
+    have. Raises CannotListen, also if no address is left.
     """
     try:
         infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

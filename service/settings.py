@@ -52,7 +52,8 @@ class Settings(BaseSettings):
     """Port to listen on; 0 picks a free one and logs it."""
     model_dirs: Annotated[tuple[Path, ...], NoDecode] = (NETWORKS,)
     """Folders of models, separated by `:` (`;` on Windows), each with a folder per model. If two models have
-    the same name, the first found is served. `models` in `WEIGHIN_DATA_DIR` is always searched, last."""
+    the same name, the first found is served. The folder `models` in `WEIGHIN_DATA_DIR` is searched too, after
+    all others."""
     default_model: str = "efficientnet-lite0-int8"
     """The model that runs when a request names none."""
     default_detector: str = "ssd-mobilenet-v2"
@@ -61,8 +62,8 @@ class Settings(BaseSettings):
     """Folder for all state, locked by one process at a time. With a PostgreSQL database it is not locked, and
     holds only added models, a copy of the gallery's model and the progress of evaluations."""
     database_url: str | None = None
-    """`postgresql://USER:PASSWORD@HOST:PORT/DATABASE`, a PostgreSQL with pgvector that several replicas share
-    ([postgresql.md](postgresql.md)), or `sqlite:///FILE`."""
+    """URL of the database: `sqlite:///FILE`, or `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`. Several
+    replicas can share a PostgreSQL, which needs pgvector ([postgresql.md](postgresql.md))."""
     gallery_model: str | None = None
     """The model that embeds the images of a new gallery. A gallery with images keeps its model until it is
     re-indexed."""
@@ -71,13 +72,13 @@ class Settings(BaseSettings):
     gallery_max_bytes: int = Field(10_000_000_000, ge=0)
     """Maximum size of all original images together, in bytes; more gets 507."""
     gallery_exact_up_to: int = Field(20_000, ge=0)
-    """Number of images up to which a search compares all of them; above, an HNSW index finds candidates."""
+    """Up to this many images, a search compares all of them; with more, an HNSW index finds candidates."""
     threads: int | None = Field(None, ge=1, le=256)
     """Threads that decode images and run models."""
     max_waiting: int = Field(64, ge=0)
     """Maximum number of requests in the queue; one more gets 503."""
     deadline_s: float = Field(10.0, gt=0)
-    """Seconds from a request's arrival until a thread must have started it, else 504. Also the time limit for
+    """Maximum seconds from a request's arrival until a thread starts it, else 504. Also the time limit for
     receiving a body."""
     max_body_bytes: int = Field(20_000_000, ge=1)
     """Maximum size of a request body in bytes; more gets 413 while it is received."""
@@ -109,7 +110,7 @@ class Settings(BaseSettings):
 
     @property
     def added_models(self) -> Path:
-        """The folder of models that were added here, which may be missing."""
+        """The folder of added models, which may not exist."""
         return self.data_dir / "models"
 
     @field_validator("model_dirs", mode="before")
@@ -272,7 +273,7 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
 
 
 def _shown(text: str) -> str:
-    """Return the value of a setting, or an entry of it, without the password of a URL."""
+    """Return a setting's value, or one item of a list, without the password of a URL."""
     return redacted(text) if "://" in text or "@" in text else text
 
 

@@ -18,7 +18,7 @@ _CHECK_INTERVAL_S = 5.0
 
 
 class State:
-    """The locked data directory and the stores; a context manager, or close it with `close`."""
+    """The locked data directory and the stores. Use it as a context manager, or call `close`."""
 
     def __init__(
         self,

@@ -44,7 +44,7 @@ class BenchmarkRequest(BaseModel):
     baseline: str | None = Field(default=None, description="Model that the others are compared with")
     threads: list[int] = Field(default=[1], description="Threads per image; the service itself uses 1")
     budget_ms: float | None = Field(
-        default=None, description="Scenario `server`: highest p99 in milliseconds"
+        default=None, description="Scenario `server`: highest allowed p99 in milliseconds"
     )
 
     def to_plan(self) -> plan.Request:
@@ -114,7 +114,7 @@ class ResultOut(BaseModel):
     )
     model: str
     control: bool = Field(description="Whether this is the control: the baseline, measured a second time")
-    stage: str = Field(description="Stage whose latencies these are")
+    stage: str = Field(description="Stage of the latencies")
     latency_ms: LatencyOut
     images_per_s: float | None
     rate_per_s: float | None = Field(
@@ -144,7 +144,7 @@ class BenchmarkOut(BaseModel):
     request: dict[str, Any]
     progress: ProgressOut | None
     detail: str | None = Field(description="Reason of a failure or an early end")
-    measured: bool = Field(description="Whether there are results: /benchmarks/{id}/bundle")
+    measured: bool = Field(description="Whether /benchmarks/{id}/bundle has results")
 
     @classmethod
     def of(cls, benchmark: Benchmark) -> BenchmarkOut:
@@ -199,8 +199,8 @@ def benchmarks_router(jobs: BenchmarkJobs, api_key: SecretStr | None) -> APIRout
     ) -> BenchmarkOut:
         """Start a benchmark in a separate process; one runs at a time.
 
-        `Location` has its URL; add `/events` to watch it. If the service answers requests during the run, the
-        benchmark is flagged `contaminated`, and `/recommend` does not use it.
+        `Location` is the URL of the benchmark; append `/events` to watch it. If the service answers requests
+        during the run, the benchmark is flagged `contaminated`, and `/recommend` does not use it.
         """
         started = await jobs.start((configuration or BenchmarkRequest()).to_plan())
         response.headers["Location"] = f"{root_of(request)}/benchmarks/{started.row.id}"
@@ -222,7 +222,7 @@ def benchmarks_router(jobs: BenchmarkJobs, api_key: SecretStr | None) -> APIRout
         responses=documented(errors.UnknownBenchmark, errors.StorageUnavailable),
     )
     async def one(id: str) -> BenchmarkDetails:
-        """Return its state, progress and results."""
+        """Return a benchmark's state, progress and results."""
         benchmark = await jobs.get(id)
         if not benchmark.row.measured:
             return BenchmarkDetails.with_results(benchmark, None)
@@ -246,7 +246,7 @@ def benchmarks_router(jobs: BenchmarkJobs, api_key: SecretStr | None) -> APIRout
     async def bundle(id: str) -> Response:
         """Download raw samples, configuration and fingerprint, as `weighin bench --json` writes them.
 
-        503 while it runs; 404 if it ended without results.
+        503 while the benchmark runs, 404 if it ended without results.
         """
         content = await jobs.bundle(id)
         if content is None:

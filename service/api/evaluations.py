@@ -63,7 +63,7 @@ def evaluations_router(store: EvaluationStore, api_key: SecretStr | None, bounds
         status_code=201,
         dependencies=[Depends(key_needed(api_key))],
         responses={
-            200: {"model": EvaluationSummary, "description": "Added to the stored one of the same data set"},
+            200: {"model": EvaluationSummary, "description": "Added to the evaluation of the same data set"},
             **documented(
                 errors.Unauthorized,
                 errors.CrossSiteRequest,
@@ -77,11 +77,11 @@ def evaluations_router(store: EvaluationStore, api_key: SecretStr | None, bounds
         openapi_extra=_BODY,
     )
     async def add(request: Request, response: Response) -> EvaluationSummary:
-        """Store an evaluation of `weighin evaluate`, which posts it here.
+        """Store an evaluation that `weighin evaluate` made.
 
-        Figures that contradict the counts and bits in the document are refused, and all pairs of models are
-        compared again. If the data set has an evaluation already, the models are added to it; models of the
-        same name are replaced.
+        Figures must agree with the counts and with the outcome of each picture in the document, else the
+        document is refused. All pairs of models are compared again. If the data set has an evaluation
+        already, the models are added to it; models of the same name are replaced.
         """
         reading = read_body(request, bounds.body_bytes)
         content = await in_time(reading, Deadline.after(bounds.deadline_s))
@@ -95,7 +95,7 @@ def evaluations_router(store: EvaluationStore, api_key: SecretStr | None, bounds
 
 
 def _save(store: EvaluationStore, content: bytes) -> tuple[Evaluation, bool]:
-    """Store the document; return what is stored now, and whether it was added to a stored one."""
+    """Store the document; return the stored evaluation, and whether there was one of the data set already."""
     posted = judged(from_json(content))
     stored = store.save(posted)
     return stored, stored is not posted

@@ -149,8 +149,8 @@ def gallery_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds, 
     ) -> GalleryOut:
         """Re-embed all images with this model in the background; the old model serves searches until the end.
 
-        `GET /gallery` returns the progress. A re-index continues after a restart; start one with the current
-        model to cancel it.
+        `GET /gallery` returns the progress. A re-index continues after a restart. To cancel it, start a
+        re-index with the current model.
         """
         await gallery.reindexer.begin(model)
         return GalleryOut.of(await gallery.status())
@@ -198,11 +198,11 @@ def gallery_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds, 
         openapi_extra=_BULK_BODY,
     )
     async def add(request: Request) -> AddedResponse:
-        """Add each image under a generated id, unless the gallery already has its bytes: `exists`.
+        """Add each image under a generated id; an image whose bytes are stored already gets `exists`.
 
         Images are committed one by one as they arrive, without a limit on the size of the request. An image
         that cannot be stored is `rejected`; the others are added. If the request breaks off, the images
-        already added stay; sent again, they are reported as `exists`.
+        already added stay. If they are sent again, they are reported as `exists`.
         """
         if is_form(request):
             return AddedResponse(

@@ -28,7 +28,7 @@ from service.inference.pool import Deadline
 IMAGE, METADATA = "image", "metadata"
 
 MAX_IMAGES = 100_000
-"""Maximum images per request, whose results are in memory until the request ends."""
+"""Maximum images per request: the results of all are in memory until the request ends."""
 
 _RETRY_INTERVAL_S = 0.05
 
@@ -65,8 +65,8 @@ class Bulk:
     async def add(self, parts: AsyncIterator[Part]) -> list[AddedOut]:
         """Add each part named `image`; a part named `metadata` describes the image after it.
 
-        An image that cannot be stored is "rejected". Raises GalleryFull or StorageUnavailable if that is why
-        no image was stored. Errors of `parts` are raised once the images in progress are done.
+        An image that cannot be stored is "rejected". Raises GalleryFull or StorageUnavailable if no image was
+        stored for that reason. Errors of `parts` are raised after the images in progress are done.
         """
         return await _Adding(self).add(parts)
 

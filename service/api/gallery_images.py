@@ -29,7 +29,7 @@ from service.gallery.records import Put, StoredImage
 from service.gallery.search import SearchOptions
 
 _FORM_BYTES = 10_000
-"""Bytes of a form beside its image and metadata."""
+"""Maximum bytes of a form beside its image and metadata."""
 
 Id = Annotated[str, Path(description="1 to 255 letters, digits, `_`, `.` and `-`", examples=["tabby-1.jpg"])]
 
@@ -103,7 +103,7 @@ class SimilarTimings(BaseModel):
 
 
 class SimilarResponse(BaseModel):
-    """The stored images that are most similar to a stored one, without itself."""
+    """The stored images that are most similar to a given stored image, except that image."""
 
     request_id: str
     model: str
@@ -213,7 +213,7 @@ def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: B
     )
     @ignores_unknown_parameters
     async def thumbnail(request: Request, id: Id) -> Response:
-        """Return the image as a small upright JPEG, which was made when it was added."""
+        """Return the image as a small upright JPEG, made when the image was added."""
         image = await writer.get(id)
         tag = f"{image.sha256}-thumbnail"
         not_modified = _not_modified(request, tag)
@@ -232,7 +232,7 @@ def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: B
     async def similar(
         request: Request, id: Id, k: K = 10, min_score: MinScore = -1.0, where: Where = None
     ) -> Response:
-        """Find the images most similar to a stored one, without itself, as `/retrieve-similar` does."""
+        """Find the images most similar to a stored image, except that image, as `/retrieve-similar` does."""
         options = SearchOptions(k, min_score, parse_where(where))
         retrieval = await gallery.retriever.similar(await writer.get(id), options)
         body = {

@@ -66,8 +66,8 @@ def health_router(registry: Registry, metrics: Metrics, state_problem: Callable[
     def readyz(
         response: Response,
     ) -> Readiness:  # not async: the check of the storage blocks
-        """Return 200 once all models are loaded and warmed up, or reported as broken; 503 before that, or if
-        no model can be served."""
+        """Return 200 when every model is either warmed up or reported as broken. Return 503 before that, and
+        if no model can be served."""
         loaded = len(registry.loaded)
         status: Literal["ready", "loading", "no-models"] = "ready"
         if not registry.ready:

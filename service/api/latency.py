@@ -64,7 +64,7 @@ class Latency(BaseModel):
     regime: Regime
     count: int = Field(description="Number of recorded runs, exact")
     errors: dict[str, int] = Field(
-        description="Failed requests by kind of error, in the row of stage `total`; otherwise empty"
+        description="Failed requests by kind of error in the row of stage `total`; empty in other rows"
     )
     mean_ms: float | None = Field(description="Exact; null without samples")
     p50_ms: float | None = Field(description="Within 0.1 %; null without samples")
@@ -111,7 +111,7 @@ class LatencyResponse(BaseModel):
     window: LatencyWindow
     version: str = VERSION
     other_versions: list[ModelVersion] = Field(
-        description="Versions that the figures omit, with runs in the window or earlier on its first day",
+        description="Omitted versions that ran in the window, or earlier on the first day of the window",
         examples=[[]],
     )
     latencies: list[Latency]
@@ -137,7 +137,7 @@ MAX_ROWS = 50_000
 """Maximum points of a history over all models and stages (about 10 MB)."""
 
 CACHE_TTL_S = 1.0
-"""Time that a response is reused for equal requests, unless something was recorded since."""
+"""Seconds for which a response is reused for equal requests, unless a latency was recorded since."""
 
 ModelName = Annotated[
     str | None,
@@ -160,14 +160,15 @@ VersionName = Annotated[
     Query(
         pattern="^(current|all|[0-9a-f]{4,64})$",
         description="`current`: runs of the file that each model is served from, and those that earlier "
-        "releases recorded without a version; `all`; or the beginning of a SHA-256, at least four digits",
+        "releases recorded without a version; `all`: every run; or the beginning of a SHA-256, at least "
+        "four digits",
     ),
 ]
 Step = Annotated[
     str | None,
     Query(
-        description="Length of a step in whole minutes (`60s`, `5m`, `1h`, `1d`); by default minutes for an "
-        "hour, hours for a week, else days",
+        description="Length of a step, whole minutes (`60s`, `5m`, `1h`, `1d`); by default a minute for "
+        "ranges up to an hour, an hour up to a week, else a day",
         examples=["5m"],
     ),
 ]
@@ -274,7 +275,7 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
 
 
 def check_model(latencies: Latencies, names: Collection[str], model: str) -> None:
-    """Raise UnknownModel if `model` is not in `names`, the served models, and has no recorded latencies."""
+    """Raise UnknownModel unless `model` is in `names` (the served models) or has recorded latencies."""
     if model not in names and not latencies.knows(model):
         raise errors.UnknownModel(model, names)
 
@@ -283,7 +284,7 @@ class _ResponseCache:
     """Responses that are reused for equal requests; used by one thread.
 
     A response is reused for requests that arrived before its computation began, so that many dashboards cost
-    no more than one, and for CACHE_TTL_S while nothing is recorded.
+    no more than one. While nothing is recorded, it is also reused for CACHE_TTL_S.
     """
 
     def __init__(self, revision: Callable[[], int]) -> None:

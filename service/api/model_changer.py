@@ -53,7 +53,7 @@ class ModelChanger:
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:
-        """Reserve one of the MOST_AT_ONCE uploads inside the context. Raises Busy if all are taken."""
+        """Hold one of MOST_AT_ONCE places for uploads during the context. Raises Busy if all are taken."""
         if self._coming >= MOST_AT_ONCE:
             raise errors.Busy(f"models: {self._coming} are being added (allowed: {MOST_AT_ONCE} at a time)")
         self._coming += 1

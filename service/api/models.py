@@ -30,7 +30,7 @@ class ModelOut(BaseModel):
         examples=["c6970c698af0977d7beda4d3eb2df8630dbbdf2afcffe5a384b736aba5787d5b"],
     )
     refused: str | None = Field(
-        description="Why the new content of its folder is not served; the previous version still is",
+        description="Why the new content of its folder is not served; the previous version is still served",
         examples=[None],
     )
     activation: Activation | None = Field(
@@ -54,7 +54,7 @@ class ModelsResponse(BaseModel):
 class AddedModelOut(ModelOut):
     """A model that was added; `card.provenance` has the origin of each fact."""
 
-    changes: list[str] = Field(description="How the file served differs from the one that was sent")
+    changes: list[str] = Field(description="How the served file differs from the sent one")
     warnings: list[str] = Field(description="What is not certain, such as assumed facts")
 
 

@@ -23,8 +23,11 @@ from service.inference.registry import Registry
 
 
 class ClaimOut(BaseModel):
-    """Accuracy with its 95 % interval; if inherited, the fp32 model's minus the measured disagreement; if
-    evaluated, on the half of the user's pictures that models are not ranked by."""
+    """Accuracy with its 95 % interval.
+
+    If inherited: the fp32 model's accuracy minus the measured disagreement. If evaluated: the accuracy on the
+    half of the user's pictures by which models are not ranked.
+    """
 
     value: float
     low: float = Field(description="95 % interval")
@@ -79,7 +82,7 @@ class MeasuredOut(ParetoOut):
 
 
 class DominatedOut(BaseModel):
-    """A model that another one dominates: significantly better in all three."""
+    """A model that is dominated: another one is significantly more accurate and faster, and not larger."""
 
     model: str
     by: str
@@ -117,7 +120,7 @@ class RecommendResponse(BaseModel):
     recommended: str | None
     why: str
     accuracy_of: str = Field(
-        description="The pictures that the accuracies are of, and how to have them on others",
+        description="Which pictures the accuracies are of, and how to get accuracies on others",
         examples=["accuracy on imagenet-1k, which may differ on your pictures: run `weighin evaluate ...`"],
     )
     data: str | None = Field(description="Id of the evaluation that the accuracies are from")
@@ -165,8 +168,8 @@ def recommend_router(
         """Recommend the most accurate model within the bounds, by inference latency on one thread.
 
         Uses clean benchmarks of this machine, with this version of ONNX Runtime and these model files. With
-        `data`, accuracies are those on your pictures: models are ranked by one half of them, and the figures
-        are quoted from the other. Without it, they are those of the model cards, on other pictures.
+        `data`, accuracies are those on your pictures: one half of them ranks the models, and the figures are
+        from the other half. Without `data`, accuracies are those of the model cards, on other pictures.
         """
         evaluation = None if data is None else evaluations.get(data)
         constraints = Constraints(

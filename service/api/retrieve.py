@@ -140,7 +140,7 @@ def _retrieval(request: Request, retrieval: Retrieval, images: int) -> dict[str,
 
 
 def match_out(match: Match, root: str) -> dict[str, Any]:
-    """Return the JSON object of a MatchOut; without pydantic, because a response can have a hundred."""
+    """Return the JSON object of a MatchOut; without pydantic, because a response may have 100 matches."""
     return {
         "id": match.image.id,
         "score": match.score,

@@ -22,7 +22,7 @@ def new_id() -> str:
 
 
 def request_json(bundle: Bundle) -> str:
-    """Return the request, as JSON, that corresponds to a bundle of the command line."""
+    """Return, as JSON, the request that corresponds to a bundle of the command line."""
     configuration = bundle.configuration
     return json.dumps(
         {
@@ -60,7 +60,7 @@ class BenchmarkArchive:
         return identifier
 
     def newest_bundles(self) -> tuple[list[StoredBundle], dict[str, str]]:
-        """Return the newest bundles, and the reasons, by id, why others cannot be read."""
+        """Return the newest bundles that can be read, and for each other one the reason, by id."""
         identifiers = [row.id for row in self._store.rows(MAX_BUNDLES, measured=True)]
         with self._lock:
             results = {name: self._cache[name] for name in identifiers if name in self._cache}

@@ -105,7 +105,7 @@ class Configuration(Frozen):
     block_runs: int = Field(ge=1, description="Minimum runs of an entry in a round")
     block_s: float = Field(ge=0, description="Minimum seconds of an entry in a round")
     budget_ms: float | None = Field(
-        default=None, gt=0, description="Scenario server: highest p99 in milliseconds"
+        default=None, gt=0, description="Scenario server: highest allowed p99 in milliseconds"
     )
     seed: int = Field(description="Seed of the order of entries and of arrival times")
     inputs: Inputs
@@ -213,7 +213,7 @@ class Bundle(Frozen):
         return self
 
     def _problems(self) -> Iterator[str]:
-        """Yield names that are used twice or refer to nothing, and samples of unequal or no length."""
+        """Yield messages on names that are repeated or refer to nothing, and on wrong numbers of samples."""
         models = Counter(model.name for model in self.models)
         entries = Counter(entry.name for entry in self.entries)
         for what, names in (("models", models), ("entries", entries)):
@@ -258,7 +258,8 @@ class Bundle(Frozen):
     def stage_of(self, entry: str) -> BenchStage:
         """Return the stage that the entry's figures refer to.
 
-        `inference`, or over HTTP `round_trip`, or in the offline scenario `total`, the time of a whole block.
+        It is `inference`. Over HTTP it is `round_trip`; in the offline scenario, `total`, the time of a whole
+        block.
         """
         if self.entry(entry).via == "http":
             return "round_trip"

@@ -47,7 +47,7 @@ def from_json(text: str | bytes, what: str = "bundle") -> Bundle:
 
 
 def stated_digest(text: str | bytes) -> str:
-    """Return the digest that the text of a bundle states, which `from_json` accepts."""
+    """Return the digest that the bundle in `text` states; `from_json` must accept `text`."""
     digest: str = json.loads(text)["digest"]
     return digest
 
@@ -68,7 +68,7 @@ def write_bundle(path: Path, bundle: Bundle) -> None:
 
 
 def json_schema() -> str:
-    """Return the JSON Schema of a bundle file, which is docs/bundle.schema.json."""
+    """Return the JSON Schema of a bundle file: the content of docs/bundle.schema.json."""
     schema = Bundle.model_json_schema(mode="serialization")
     schema["properties"] = {
         "digest": {

@@ -1,7 +1,7 @@
 """Process of one benchmark of the service: configuration on standard input, reports on standard output.
 
-It ends with the service: when its standard input closes, for whatever reason, it exits at once. Its worker
-process watches its own standard input in the same way.
+The process ends with the service: it exits at once when its standard input closes, for whatever reason. Its
+worker process watches its own standard input in the same way.
 """
 
 from __future__ import annotations

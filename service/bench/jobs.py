@@ -82,7 +82,7 @@ class BenchmarkJobs:
         self._stopping = False
 
     async def open(self) -> None:
-        """Mark benchmarks of an earlier process as interrupted, unless state cannot be written."""
+        """Mark benchmarks of an earlier process as interrupted, if state can be written."""
         with contextlib.suppress(StorageUnavailable):
             await asyncio.to_thread(
                 self._store.interrupt_lost, time.time(), detail="the service ended while it ran"
@@ -243,7 +243,7 @@ class BenchmarkJobs:
         return last
 
     def _finished(self, text: str, running: _Running) -> bytes:
-        """Flag a benchmark that live traffic disturbed, record the samples of others, and return its JSON."""
+        """Return the bundle as JSON. If live traffic disturbed it, flag it; if not, record its samples."""
         bundle: Bundle = from_json(text)
         live_jobs = self._pool.begun - running.jobs_before
         if live_jobs:

@@ -152,8 +152,8 @@ class BenchmarkStore:
     def interrupt_lost(self, now: float, *, detail: str) -> None:
         """Mark running benchmarks that have lost their process as interrupted.
 
-        With an SQLite file these are all, because this process has locked the data directory and benchmark
-        processes end with their service. In a shared database, those without a recent heartbeat.
+        With an SQLite file, all of them are lost, because this process has locked the data directory, and
+        benchmark processes end with their service. In a shared database, those without recent heartbeats are.
         """
         lost = [benchmarks.c.state == "running"]
         if database_file(self._engine) is None:

@@ -96,7 +96,7 @@ def load_command(name: str) -> Any:
 
 
 class _LazyGroup(TyperGroup):
-    """Lists commands by name and help alone, and imports the one that is run."""
+    """Lists commands without importing them, and imports the command that runs."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args[0] in COMMANDS:

@@ -213,7 +213,7 @@ def add_model(
 def _destination(to: Path | None) -> tuple[Path, Collection[str]]:
     """Return the folder to add to, and the names of models that would hide one added there.
 
-    A folder of WEIGHIN_MODEL_DIRS that cannot be read hides none.
+    A folder of WEIGHIN_MODEL_DIRS that cannot be read hides no models.
     """
     settings = settings_with()
     folder = settings.added_models if to is None else to

@@ -33,7 +33,7 @@ def detect_objects(
         float | None, typer.Option(help="Lowest score to report, 0 to 1 [default: the model's]")
     ] = None,
     max_detections: Annotated[
-        int | None, typer.Option(help="Most objects to report of a photo [default: the model's]")
+        int | None, typer.Option(help="Maximum objects to report per photo [default: the model's]")
     ] = None,
     classes: Annotated[
         str | None, typer.Option(help="Labels or class ids to report, separated by commas [default: all]")
@@ -94,7 +94,7 @@ def detect_objects(
 
 
 def _targets(draw: Path, photos: list[Path]) -> list[Path]:
-    """Return the file to draw each photo into; none of them is one of the photos. Raises InvalidParameter."""
+    """Return the file to draw each photo into, never one of the photos. Raises InvalidParameter."""
     if draw.suffix and not draw.is_dir():
         if draw.suffix.lower() not in _SUFFIXES:
             raise InvalidParameter(
@@ -125,7 +125,7 @@ def _targets(draw: Path, photos: list[Path]) -> list[Path]:
 
 
 def _file(path: Path) -> tuple[int, int] | None:
-    """Return what identifies a file under all its names; None if it cannot be found."""
+    """Return device and inode of a file, equal under all its names; None if it cannot be found."""
     try:
         found = path.stat()
     except OSError:

@@ -33,7 +33,7 @@ from service.text.display import comma_list
 _NO_DATA = 2
 """Exit code if nothing can be evaluated, as for wrong options."""
 _MOST_NAMES = 3
-"""Names of pictures in a note."""
+"""Maximum number of names in a note."""
 
 
 def evaluate(
@@ -48,10 +48,10 @@ def evaluate(
         str | None, typer.Option(help="Names, separated by commas [default: all that know the classes]")
     ] = None,
     mapping: Annotated[
-        Path | None, typer.Option(help="File with lines CLASS = LABEL, for classes whose names are no labels")
+        Path | None, typer.Option(help="File with lines CLASS = LABEL for classes whose names are not labels")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Folder in which the paths of a CSV, COCO or VOC file begin")
+        Path | None, typer.Option(help="Folder that the paths in a CSV, COCO or VOC file are relative to")
     ] = None,
     corrupt: Annotated[
         bool, typer.Option("--corrupt", help="Also classify noisy, blurred, pale, bright and JPEG versions")
@@ -63,8 +63,7 @@ def evaluate(
 ) -> None:
     """Evaluate models on your own labelled pictures: accuracy with intervals, and tested differences.
 
-    An interrupted evaluation goes on where it was when the command is repeated. Exit code 2 if nothing can be
-    evaluated.
+    To continue an interrupted evaluation, repeat the command. Exit code 2 if nothing can be evaluated.
     """
     try:
         _evaluate(data, models, mapping, images, corrupt, json_file, url)
@@ -144,7 +143,10 @@ def _run(runner: Runner, dataset: Dataset, chosen: Chosen) -> tuple[Run, int]:
 
 @contextmanager
 def _stop_on_signals() -> Iterator[tuple[threading.Event, list[int]]]:
-    """Yield an event that SIGINT and SIGTERM set, and the signals; a second one ends the process."""
+    """Yield an event that SIGINT and SIGTERM set, and the list of received signals.
+
+    A second signal ends the process.
+    """
     stop = threading.Event()
     received: list[int] = []
 
@@ -192,7 +194,7 @@ def _first(names: list[str]) -> str:
 
 
 def _written(path: Path, evaluation: Evaluation) -> bool:
-    """Write the evaluation; return whether that worked, or say why it did not."""
+    """Write the evaluation, or print why it cannot be written; return whether it was written."""
     try:
         write_json(path, to_json(evaluation))
     except InvalidParameter as error:

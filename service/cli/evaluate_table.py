@@ -14,9 +14,9 @@ from service.evaluation.result import Evaluation, LabelSet, ModelResult
 from service.text.display import counted, joined, shown
 
 _FEW = 3
-"""Pictures or classes in a line."""
+"""Maximum pictures or classes in a line."""
 _MOST_UNMATCHED = 10
-"""Classes without a label in a list, which people need for a mapping."""
+"""Maximum classes without a label in a list, from which people write a mapping."""
 _LONGEST_LABEL = 30
 
 
@@ -90,7 +90,7 @@ def _interval(figure: Share | Mean) -> str:
 
 
 def _threshold(result: ClassifierResult) -> str:
-    """Return the probability from which 95 % are right, and the share of pictures that reach it."""
+    """Return the probability above which 95 % of predictions are right, and the share above it."""
     if result.threshold is None:
         return "never"
     return f"{result.threshold.probability:.2f} ({result.threshold.share:.0%})"

@@ -1,4 +1,4 @@
-"""Keep an evaluation in the data directory or at the service that holds it, and find a stored one."""
+"""Store an evaluation in the data directory or at the service that holds it; find stored evaluations."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 60.0
 _KEY_NEEDED = 401
 _MOST_STORED = 10
-"""Stored evaluations in a message, the newest ones."""
+"""Maximum number of stored evaluations in a message, the newest ones."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Where an evaluation is. `evaluation`: with the models that the store had before; `where`: in words.
+    """An evaluation, with the models that were stored before, and `where` it is kept, in words.
 
-    `file`: where it is if it could not be stored; `where` then says how to post it.
+    `file`: set if the evaluation is only in a file; `where` then says how to post it.
     """
 
     evaluation: Evaluation
@@ -46,11 +46,11 @@ class Kept:
 
 
 def keep(evaluation: Evaluation, settings: Settings, url: str | None = None) -> Kept:
-    """Store an evaluation, or post it: to the service at `url`, or to the one that holds the data directory.
+    """Store an evaluation: at the service at `url`, in the data directory, or at the service that holds it.
 
-    If that fails, it is written to a file in the data directory. Raises StorageUnavailable if that is
+    If that fails, write the evaluation to a file in the data directory. Raises StorageUnavailable if that is
     impossible too, InvalidParameter for an invalid `url`, and InvalidEvaluation if the stored evaluation of
-    the data set contradicts it.
+    the data set contradicts the new one.
     """
     key = None if settings.api_key is None else settings.api_key.get_secret_value()
     addresses: tuple[str, ...] = ()
@@ -79,7 +79,7 @@ def keep(evaluation: Evaluation, settings: Settings, url: str | None = None) -> 
 def stored_evaluation(store: EvaluationStore, identifier: str, *, files: bool = False) -> Evaluation:
     """Return the evaluation with the id that --data names.
 
-    Raises UnknownEvaluation with those that are stored. `files`: whether --data may name a file instead.
+    Raises UnknownEvaluation, which lists stored ids. `files`: whether --data may name a file instead.
     """
     try:
         return store.get(identifier)
@@ -93,7 +93,7 @@ def stored_evaluation(store: EvaluationStore, identifier: str, *, files: bool = 
 
 
 def _post(evaluation: Evaluation, address: str, api_key: str | None, *, proxies: bool) -> Kept | str:
-    """Post to the service at `address`; return what it stores then, or why it does not, in words."""
+    """Post to the service at `address`; return what it stores then, or why posting failed, in words."""
     import httpx  # imported here, because it takes a tenth of a second
 
     headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}

@@ -178,14 +178,14 @@ def _fits(fits: tuple[Fit, ...]) -> Table:
 
 
 def _ranked(fit: Fit) -> list[str]:
-    """Format the accuracy that the fits are ranked by, if that is another; all have it or none."""
+    """Format the accuracy that fits are ranked by, if it is another one. Either all fits have it, or none."""
     if fit.accuracy is None or fit.accuracy.ranked is None:
         return []
     return [f"{fit.accuracy.ranked:.1%}"]
 
 
 def _accuracy(accuracy: AccuracyEstimate | None) -> str:
-    """Format an accuracy; one on the user's pictures, which may be few, with its interval."""
+    """Format an accuracy; add the interval if it is on the user's pictures, because they may be few."""
     if accuracy is None:
         return "?"
     if accuracy.kind != "evaluated":

@@ -26,7 +26,7 @@ from service.storage.database import open_database
 from service.text.display import shown
 
 _MOST_IDS = 5
-"""Ids in a message."""
+"""Maximum number of ids in a message."""
 
 Target = tuple[str, Path, Callable[[Report], str]]
 """Option, file, and the function that writes the report in that format."""
@@ -82,7 +82,7 @@ def _targets(
 ) -> list[Target]:
     """Return the formats that are asked for. Raises InvalidParameter unless they can be written.
 
-    `inputs`: what the command may read, which must not be overwritten.
+    `inputs`: files that the command may read, which must not be overwritten.
     """
     asked: list[tuple[str, Path | None, Callable[[Report], str]]] = [
         ("--html", html, to_html),
@@ -102,7 +102,7 @@ def _targets(
 
 
 def _bundle(engine: Engine, bench: str | None) -> tuple[str, bytes]:
-    """Return the name and the content of a bundle: of a file, of an id, or the newest.
+    """Return name and content of a bundle: that of a file, that with an id, or the newest one.
 
     Raises InvalidBundle for a file that cannot be read, and UnknownBenchmark.
     """
@@ -137,6 +137,6 @@ def _evaluation(engine: Engine, data: str | None) -> Evaluation | None:
 
 
 def _names_file(text: str) -> bool:
-    """Return whether an option means a file: there is one, or it looks like a path."""
+    """Return whether an option's text means a file: the file exists, or the text looks like a path."""
     path = Path(text)
     return path.exists() or len(path.parts) > 1 or path.suffix == ".json"

@@ -1,4 +1,4 @@
-"""Schemas of what `--json` writes where no route returns the same; docs/json.md lists all commands.
+"""Schemas of the output of `--json` that no route returns; docs/json.md lists all commands.
 
 Print the JSON Schema, docs/commands.schema.json, with `python -m service.cli.schemas`. Import this module
 only when it is needed, because it imports the schemas of the routes, which takes half a second.
@@ -30,7 +30,7 @@ from service.inference.compare import Comparison
 from service.text.display import without_surrogates
 
 Number = float
-"""For classes with a field named `float`."""
+"""Alias of `float`, for classes with a field of that name."""
 
 
 class PhotoFailure(BaseModel):
@@ -221,7 +221,7 @@ class AddedModel(BaseModel):
 
     name: str
     folder: str
-    changes: list[str] = Field(description="How the file served differs from the one that was given")
+    changes: list[str] = Field(description="How the served file differs from the given one")
     warnings: list[str] = Field(description="What is not certain, such as assumed facts")
     assumed: list[str] = Field(description="Paths of the card's facts that were assumed")
     card: Card = Field(description="As in card.json")

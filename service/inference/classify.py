@@ -118,7 +118,7 @@ def top_predictions(
 
 
 def most_probable(logits: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Return the ids of the `k` classes with the largest of `logits` (classes,), largest first.
+    """Return the ids of the `k` classes with the largest `logits`, (classes,), largest first.
 
     Ties are ordered by class id.
     """
@@ -134,10 +134,10 @@ def probabilities(
     *,
     multi_label: bool = False,
 ) -> NDArray[np.float64]:
-    """Return the probabilities of `class_ids` by `logits`, float32 (classes,), in float64.
+    """Return the probabilities of `class_ids` as float64, given `logits`, float32 (classes,).
 
-    With `multi_label` the sigmoid of each class, else the softmax over all classes. If the network applies an
-    `activation` itself, they are its outputs, clipped to 0 to 1.
+    With `multi_label` they are the sigmoid of each class, else the softmax over all classes. If the network
+    applies an `activation` itself, they are its outputs, clipped to 0 to 1.
     """
     if activation == "none" and multi_label:
         return (1 + np.tanh(logits[class_ids].astype(np.float64) / 2)) / 2

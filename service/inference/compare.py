@@ -70,7 +70,7 @@ class ComparedModel:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Models by top-1 label, and the share of models that predict the most common one."""
+    """Models by top-1 label, and the share of models that predict the most common label."""
 
     top1: float
     labels: dict[str, list[str]]
@@ -140,11 +140,12 @@ class Comparer:
         """Select models and baseline, and validate the comparison.
 
         `names` None: all models with the default model's label set. `baseline` None: the default model, or
-        the first model if the default one is not compared. Raises UnknownModel, ModelUnavailable, NotReady,
-        Busy while another comparison runs, and InvalidParameter for empty or repeated names, classifiers and
-        detectors without `mix_tasks`, mixed label sets of one task without `mix_labels`, a baseline that is
-        not compared, an invalid `top_k` (of classifiers), `min_score` (of detectors) or `repeat`, or an
-        estimated time over the budget.
+        the first model if the default one is not compared.
+
+        Raises UnknownModel, ModelUnavailable, NotReady, and Busy while another comparison runs. Raises
+        InvalidParameter for empty or repeated names, different tasks without `mix_tasks`, different label
+        sets of one task without `mix_labels`, a baseline that is not compared, an estimated time over the
+        budget, an invalid `repeat`, `top_k` (of classifiers) or `min_score` (of detectors).
         """
         models = self._select(names, mix_labels, mix_tasks)
         plan = ComparePlan(

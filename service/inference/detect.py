@@ -24,14 +24,14 @@ from service.latency.stages import Durations, Stopwatch
 from service.text.display import comma_list
 
 _MOST_LABELS = 10
-"""Labels in a message."""
+"""Maximum number of labels in a message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An object in an image: `box` is left, top, right, bottom, `landmarks` are x and y of each.
+    """An object in an image. `box`: left, top, right, bottom. `landmarks`: x and y of each landmark.
 
-    All in pixels of the upright original. The box lies within it, landmarks need not.
+    All are in pixels of the upright original. The box lies within it; landmarks may lie outside.
     """
 
     class_id: int
@@ -106,8 +106,8 @@ def detect_plan(
 def _class_ids(model: ServedModel, classes: Sequence[str]) -> frozenset[int]:
     """Return the ids of `classes`: labels in any case, or ids. Raises InvalidParameter.
 
-    A label that several classes share stands for all of them. Consecutive items that form a label with commas
-    when joined count as that label; the longest match wins.
+    A label that several classes share stands for all of them. A label may contain commas: consecutive items
+    that form it when joined count as that label; the longest match wins.
     """
     if not classes:
         raise InvalidParameter("classes: empty (leave it out for all)")
@@ -185,7 +185,7 @@ def objects_in(
 ) -> tuple[Found, ...]:
     """Decode a detector's `outputs` for one image, without batch dimension, and return the objects.
 
-    None stands for the value in the card. Ends the laps `postprocess` and `nms`.
+    A parameter that is None has the value in the card. Ends the laps `postprocess` and `nms`.
     """
     detection = card.detection
     assert detection is not None
@@ -193,7 +193,7 @@ def objects_in(
     candidates = decoder.decode(outputs, least, detection.candidates, classes)
     transformation = Transformation.of(card.input, image.box, (image.width, image.height))
     boxes = transformation.boxes(candidates.boxes)
-    valid = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])  # those with an area
+    valid = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])  # boxes with an area
     points = np.zeros((len(boxes), 0, 2))
     if candidates.landmarks is not None:
         points = transformation.points(candidates.landmarks)

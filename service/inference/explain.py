@@ -22,7 +22,7 @@ from service.inference.registry import Registry
 from service.latency.stages import Durations, Stopwatch
 
 TOLERANCE = 1e-3
-"""Maximum difference between map and logit, absolute, or relative for logits larger than 1."""
+"""Maximum difference between map and logit: absolute for logits up to 1, relative for larger ones."""
 
 
 @dataclass(frozen=True)
@@ -150,15 +150,15 @@ class Explainer:
                 (card.classifier.model, card.classifier.file.sha256) for card in cards if card.classifier
             }
             kept = {other: known for other, known in self._heads.items() if other in needed}
-            self._heads = {**kept, key: head}  # not those of versions that are gone
+            self._heads = {**kept, key: head}  # drops the heads of versions that are gone
         return head
 
     def _read(self, model: ServedModel, stored: Classifier, shape: tuple[int, int]) -> LinearHead:
         """Read the classifier from the file held open since loading, or else by its name in the folder.
 
-        The open file comes first, because the folder may contain another version by now. It can be outdated
-        itself, if the file that the card describes was renamed into place after it was opened. Raises
-        UnknownModel and UnusableHead.
+        The open file comes first, because the folder may contain another version by now. But the
+        open file can be outdated, too: the file that the card describes may have been renamed into place
+        after the opening. Raises UnknownModel and UnusableHead.
         """
         if model.head is not None:
             with contextlib.suppress(UnusableHead):

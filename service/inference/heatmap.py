@@ -20,11 +20,11 @@ _MAX_OPACITY = 0.8
 
 
 def heatmap_png(values: NDArray[np.float64], region: Box, image: DecodedImage, *, over_image: bool) -> bytes:
-    """Render `values`, float64 (H, W), over `region` of the image, in pixels of the image, as PNG.
+    """Render `values`, float64 (H, W), as PNG. `region`: the part that they cover, in pixels of the image.
 
-    Opacity is proportional to the absolute value, relative to the largest one. With `over_image` the map is
-    drawn over the image, RGB; otherwise alone, RGBA, transparent outside the region. In either case the PNG
-    has the image's aspect ratio.
+    Opacity is proportional to the absolute value, relative to the largest one. With `over_image` the PNG is
+    RGB and shows the map over the image; otherwise it is RGBA and transparent outside the region. In either
+    case it has the image's aspect ratio.
     """
     shrink = min(1.0, LONGEST_SIDE / max(image.width, image.height), image.pixels.shape[0] / image.height)
     size = (max(1, round(image.width * shrink)), max(1, round(image.height * shrink)))

@@ -20,8 +20,8 @@ from models.zoo.card import File
 from models.zoo.files import read_regular
 
 _RETRIES = 4
-"""NumPy reads the headers of arrays with Python's parser of literals. Before Python 3.11.8 and 3.12.2 that
-fails now and then, with SystemError, where another thread parses too (CPython issue 106905)."""
+"""NumPy reads the headers of arrays with Python's parser of literals. Before Python 3.11.8 and 3.12.2, that
+parser sometimes raises SystemError if another thread parses at the same time (CPython issue 106905)."""
 
 log = structlog.get_logger(__name__)
 
@@ -48,10 +48,10 @@ class LinearHead:
 
 
 class HeldFile:
-    """A regular file that can be read after another has taken its name. It uses a file descriptor."""
+    """A regular file that is held open: it can be read even after another file has taken its name."""
 
     def __init__(self, path: Path) -> None:
-        """Open it. Raises OSError."""
+        """Open the file. Raises OSError."""
         self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         weakref.finalize(self, os.close, self._descriptor)
         if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):

@@ -70,7 +70,7 @@ class ModelEntry:
     model: ServedModel | None = None
     reason: str | None = LOADING
     refused: str | None = None
-    """Reason why the folder's current content is not served, but the version in `card` and `model`."""
+    """Reason why the folder's current content is not served; the version in `card` and `model` is."""
 
     @property
     def broken(self) -> bool:
@@ -152,7 +152,7 @@ def reuse_model(old: ModelEntry | None, entry: ModelEntry) -> ModelEntry | None:
 
 
 def open_model(entry: ModelEntry, folders: Mapping[str, Path]) -> ModelEntry:
-    """Return the entry with its model loaded, or with the reason why not. `folders`: all models', by name."""
+    """Return the entry with its model loaded, or with the reason why not. `folders`: by name of the model."""
     assert entry.card is not None
     try:
         model = _load_served_model(entry.folder, entry.card)

@@ -138,7 +138,7 @@ class CorePool:
             worker.start()
 
     async def _wait_or_expire(self, job: _Job, deadline: Deadline) -> None:
-        """Return once the job has ended or a thread runs it; cancel it at the deadline or a disconnect."""
+        """Return when the job has ended or a thread runs it; cancel it at the deadline or a disconnect."""
         remaining = deadline.at - job.loop.time()
         done, _ = await asyncio.wait({job.result}, timeout=min(_BRIEF_S, remaining))
         if done or job.claim.locked():

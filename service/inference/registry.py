@@ -245,7 +245,7 @@ class Registry:
         return tuple(entry.model for entry in self.entries if entry.model is not None)
 
     def versions(self) -> dict[str, str]:
-        """Return the version, the SHA-256 of the file, of each model that has a card, served or not."""
+        """Return the version (SHA-256 of the file) of each model that has a card, served or not."""
         return {
             name: entry.card.file.sha256 for name, entry in self._entries.items() if entry.card is not None
         }

@@ -113,7 +113,8 @@ class OnnxSession:
         The image is brought to the graph's own layout, dtype and fixed batch here. `logits` are (N, classes),
         without a background class, `embedding` is (N, channels); all are float32, except for `selected` of a
         detector. Outputs without a batch dimension get one of 1. Outputs that are not asked for are neither
-        computed nor copied. All are checked: shape as the card says, every number finite.
+        computed nor copied. All others are checked: shape as in the card, every number finite.
+
         Raises ModelUnavailable if a check fails, the runtime fails, or the run takes longer than `limit_s`
         (it stops at the next operator), and ValueError for an image of another shape or dtype, or an output
         that the card does not have.
@@ -252,7 +253,7 @@ def _fits(shape: Sequence[int | str | None], expected: Sequence[int]) -> bool:
 
 
 def _batched(name: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
-    """Return an output's shape in the graph, and whether it is flattened, e.g. logits (1000, 1, 1)."""
+    """Return an output's shape in the graph, and whether to flatten it, e.g. logits (1000, 1, 1)."""
     return shape, name != "features" and len(shape) > 1
 
 
@@ -308,7 +309,7 @@ def _activation_problem(logits: NDArray[np.float32], activation: Activation) -> 
 
 
 def optimized_graph(content: bytes) -> bytes:
-    """Return the graph that ONNX Runtime runs as an ONNX file: constants folded, batch norm and QDQ fused.
+    """Return, as an ONNX file, the graph that ONNX Runtime runs: constants folded, batch norm and QDQ fused.
 
     The last optimization level is left out, because it only changes the memory layout for this CPU. Raises
     SessionError if the model does not load.
@@ -334,10 +335,9 @@ def profiled_runs(
 
     Each event of category `Node` is one run of one operator: `name`, `dur` in whole microseconds, and in
     `args` its `op_name`, `node_index`, `input_type_shape` and `output_type_shape`. `spec` describes the
-    input; without it, inputs must be float, of fixed shape except the batch. `outputs`: names of those that
-    are computed, by default the first. With `as_written`, weights are
-    not prepacked and the memory layout is not optimized. Raises SessionError if the model does not load or
-    run.
+    input; without it, inputs must be float and have a fixed shape, except for the batch. `outputs`: names of
+    the outputs to compute, by default the first. With `as_written`, weights are not prepacked and the memory
+    layout is not optimized. Raises SessionError if the model does not load or run.
     """
     with tempfile.TemporaryDirectory(prefix="weighin-") as folder:
         options = _options()
@@ -368,7 +368,7 @@ def profiled_runs(
 
 
 def open_graph(content: bytes) -> Callable[[Mapping[str, NDArray[Any]]], list[NDArray[Any]]]:
-    """Open an ONNX file of the service itself and return a function that runs it, thread-safe."""
+    """Open an ONNX file of the service itself and return a thread-safe function that runs it."""
     session, options = _load(content, _options()), _run_options()
     return lambda feeds: session.run(None, feeds, options)
 
@@ -421,8 +421,8 @@ def _options(*, threads: int = 1, spinning: bool = False) -> onnxruntime.Session
 def _share_memory() -> None:
     """Let all sessions of this process take memory from one arena.
 
-    With an arena each, every model would keep what its largest run needed, although only as many models run
-    at once as there are cores.
+    With an arena per session, every model would keep the memory of its largest run, although each core runs
+    at most one model at a time.
     """
     onnxruntime.create_and_register_allocator(
         onnxruntime.OrtMemoryInfo(
@@ -457,7 +457,7 @@ def _load(content: bytes, options: onnxruntime.SessionOptions) -> onnxruntime.In
     except Exception as error:  # onnxruntime raises a dozen types of its own, all meaning the same here
         words = what_it_is(content) or runtime_words(error)
         raise SessionError(f"ONNX Runtime {RUNTIME_VERSION} cannot load the model: {words}") from error
-    # onnxruntime's Python wrapper keeps the file's content to make the session anew on other hardware,
-    # which never happens here: 93 MB for the six models of the zoo.
+    # onnxruntime's Python wrapper keeps the file's content, to open the session again on other hardware.
+    # That never happens here, and the content of the zoo's six models takes 93 MB.
     session._model_bytes = None
     return session

@@ -21,7 +21,7 @@ _GRAPH = Path(__file__).with_name("non_max_suppression.onnx")
 It is several times as fast as NumPy for 400 boxes (benchmarks/suppression.py, docs/detection.md).
 """
 _CLASSES_AT_ONCE = 64
-"""The operator's time and memory grow with classes times boxes: this many classes share a run."""
+"""Maximum classes in one run: the operator's time and memory grow with classes times boxes."""
 _THRESHOLD = np.array([0.5], np.float32)
 """Score threshold: the ranks of a class are above it, the zeros in the rows of other classes below."""
 

@@ -1,1 +1,1 @@
-"""State on disk: the data directory, the database, its migrations and what is kept in it."""
+"""State on disk: the data directory, the database and its migrations."""

@@ -60,9 +60,9 @@ _POSTGRESQL_CONNECTION = {  # seconds; an unresponsive server is given up within
 
 
 def open_database(url: str | None, data_dir: Path) -> Engine:
-    """Create an engine for `url`, or for an SQLite file in `data_dir` if None, without connecting.
+    """Create an engine for `url`, or if it is None for an SQLite file in `data_dir`; does not connect.
 
-    Raises StorageUnavailable, with the URL redacted, if it cannot be used.
+    Raises StorageUnavailable, with the URL redacted, for a URL that cannot be used.
     """
     given = url is not None
     if url is None:
@@ -95,7 +95,7 @@ def _check_parameters(url: URL) -> None:
         try:
             psycopg.conninfo.make_conninfo(**{name: ""})
         except psycopg.ProgrammingError:
-            shown = name if name.isidentifier() else "***"  # else part of a password that is not escaped
+            shown = name if name.isidentifier() else "***"  # else perhaps part of an unescaped password
             raise ValueError(
                 f"unknown parameter '{shown}' (allowed: those of libpq, such as sslmode)"
             ) from None
@@ -108,7 +108,10 @@ def database_file(engine: Engine) -> Path | None:
 
 
 def inode_of(file: Path | None) -> int | None:
-    """Return the inode of a database file, which changes if it is replaced; None if gone, 0 for None."""
+    """Return the inode of a database file, which changes when the file is replaced.
+
+    Returns None if the file is gone, and 0 if `file` is None.
+    """
     if file is None:
         return 0
     try:

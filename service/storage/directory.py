@@ -63,8 +63,8 @@ class DataDirectory:
     def problem(self) -> str | None:
         """Reason why the directory cannot be written, safe for clients; None if it can.
 
-        Writes a test file: permissions do not bind the superuser, and quotas and reserved blocks make free
-        space unreliable.
+        Writes a test file, because other checks are unreliable: the superuser ignores permissions, and free
+        space does not show quotas and reserved blocks.
         """
         problem = self.claim()
         if problem is not None:
@@ -92,7 +92,7 @@ class DataDirectory:
             self._write_owner()
 
     def _write_owner(self) -> None:
-        # In its own file: other processes may open the lock file at any time.
+        # The owner has its own file, because other processes may open the lock file at any time.
         owner = {"pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
         if self._address is not None:
             owner["address"] = self._address
@@ -101,7 +101,7 @@ class DataDirectory:
             temporary.write_text(json.dumps(owner))
             temporary.replace(self.path / _OWNER_NAME)
         except OSError:
-            # Disk full: the lock still holds, only the error of a second process lacks the owner.
+            # If the disk is full, the lock still holds, but the error of a second process lacks the owner.
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
 

@@ -48,7 +48,7 @@ def encodable(text: str) -> bool:
 
 
 def counted(count: int, one: str, several: str) -> str:
-    """Return a number with the noun in its form: "1 class", "2 classes"."""
+    """Return a number with its noun in singular or plural: "1 class", "2 classes"."""
     return f"{count} {one if count == 1 else several}"
 
 

@@ -1,4 +1,4 @@
-"""Shared by routes that take an image: read it, and report its facts and timings in the response.
+"""Code shared by routes that take an image: read the image, report its facts and the timings.
 
 The image is the raw body or the form part `image`, up to a size limit.
 
@@ -121,8 +121,9 @@ class Form:
 def form_first(bounds: Bounds) -> Callable[[Request], Awaitable[None]]:
     """Return a dependency for routes that take an image: it merges form fields into the query parameters.
 
-    It stores a problem of the form, and `read_image` raises it: invalid query parameters are reported first,
-    as with a raw body. Valid fields are used in any case, so that the error is counted under the right model.
+    It stores a problem of the form, which `read_image` raises later, so that invalid query parameters are
+    reported first, as with a raw body. It uses the valid fields even then, so that the error is counted under
+    the right model.
     """
 
     async def read(request: Request) -> None:
@@ -145,9 +146,9 @@ def form_first(bounds: Bounds) -> Callable[[Request], Awaitable[None]]:
 async def read_image(request: Request, bounds: Bounds, deadline: Deadline) -> bytes:
     """Return the bytes of the posted image.
 
-    Raises BodyTooLarge, DeadlineExceeded, ClientGone, EmptyBody, MalformedRequest for a malformed form or one
-    without exactly one image, InvalidParameter for a part that is not a parameter of the route, and
-    UnknownImageType for a raw body that is a form.
+    Raises BodyTooLarge, DeadlineExceeded, ClientGone and EmptyBody. Raises MalformedRequest for a malformed
+    form or one without exactly one image, InvalidParameter for a part that is not a parameter of the route,
+    and UnknownImageType for a form of another media type.
     """
     form: Form | None = getattr(request.state, "form", None)
     if form is None:
@@ -214,7 +215,8 @@ def _describe_fields(operation: dict[str, Any]) -> None:
 def _check_kind(request: Request, data: bytes) -> None:
     """Raise UnknownImageType if the body is a form, not an image.
 
-    For urlencoded forms the bytes are checked too, because curl sends any file with that media type.
+    The media type of urlencoded forms is not enough: the bytes must look like such a form too, because curl
+    sends any file with that media type.
     """
     media_type = media_type_of(request)
     is_other_form = media_type.startswith("multipart/") or (
@@ -225,7 +227,7 @@ def _check_kind(request: Request, data: bytes) -> None:
 
 
 async def _read_parts(request: Request, parts: list[Part], max_bytes: int) -> None:
-    """Read the form, and append each part to `parts` once it is complete."""
+    """Read the form, and append each part to `parts` when the part is complete."""
     limits = {PART: max_bytes} | dict.fromkeys(query_parameters(request), MAX_FIELD_BYTES)
     reader = Parts(content_type_of(request), limits)
     async for chunk in body_chunks(request, max_bytes):

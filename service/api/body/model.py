@@ -30,7 +30,7 @@ MODEL, DATA, LABELS, CARD = "model", "data", "labels", "card"
 _PARTS = (MODEL, DATA, LABELS, CARD)
 
 _LIMITS = {LABELS: 4_000_000, CARD: 1_000_000}
-"""Bytes of the parts that are kept in memory."""
+"""Maximum bytes of each part that is kept in memory."""
 
 _PLAIN_NAMES = frozenset({"model", "onnx"})
 """File names (without suffix) that are not used as the name of a model."""
@@ -38,16 +38,16 @@ _PLAIN_NAMES = frozenset({"model", "onnx"})
 _FOLDER = ".upload-"
 _STALE_S = 86_400.0
 _MOST_FOLDERS = 8
-"""Maximum number of names in the path of the file with tensors, including the file name."""
+"""Maximum number of names in the path of the external data file, including the file name."""
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
 
 OPENAPI_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "A form: `model`, the ONNX file; `data`, its external data file, if it has one, "
-        "under the name that the ONNX file gives it, e.g. `weights/net.data`; `labels`, a file with the "
-        "names of the classes, or the name of a built-in label set; `card`, a JSON object with facts as "
-        '`card.json` has them, such as `{"input": {"layout": "nhwc"}}`.',
+        "description": "A form with these parts. `model`: the ONNX file. `data`: its external data file, if "
+        "it has one, under the name that the ONNX file gives it, e.g. `weights/net.data`. `labels`: a file "
+        "with the class names, or the name of a built-in label set. `card`: a JSON object with facts as in "
+        '`card.json`, such as `{"input": {"layout": "nhwc"}}`.',
         "content": {
             "multipart/form-data": {
                 "schema": {
@@ -189,7 +189,7 @@ def _file_name(part: str, given: str) -> str:
 
 
 def _labels(part: Part | None, folder: Path) -> Path | BuiltIn | None:
-    """Write sent labels to a file and return it, or return a built-in label set; never use a sent path."""
+    """Write the sent labels to a file and return it, or return a built-in set; never use a sent path."""
     if part is None or not part.data or not part.data.strip():
         return None
     if not part.file:
@@ -197,7 +197,7 @@ def _labels(part: Part | None, folder: Path) -> Path | BuiltIn | None:
             return _built_in(part.data.decode().strip(), LABELS)
         except UnicodeDecodeError:
             raise InvalidParameter(f"form field '{LABELS}': not UTF-8") from None
-    # Not beside the model, where it would be found as a file that happens to lie there.
+    # In its own folder: beside the model, the file would count as found, not as sent.
     path = folder / LABELS / ("labels.json" if part.data.lstrip()[:1] in (b"{", b"[") else "labels.txt")
     with storage_errors():
         path.write_bytes(part.data)
@@ -219,7 +219,7 @@ _CONFIG = ConfigDict(allow_inf_nan=False)
 
 
 def _fields(kind: type[BaseModel]) -> dict[str, Any]:
-    """Return the type of each field of a part of the card, with its bounds."""
+    """Return type and bounds of each field in a part of the card."""
     return {name: Annotated[field.annotation, field] for name, field in kind.model_fields.items()}
 
 

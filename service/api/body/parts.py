@@ -35,7 +35,7 @@ _PLAIN = frozenset({b"", b"7bit", b"8bit", b"binary"})
 
 
 OpenFile = Callable[[str, str], BinaryIO | None]
-"""Takes a part's name and file name, opens the file to write it to; returns None to keep it in memory."""
+"""Opens the file for a part, given the part's name and file name; returns None to keep the part in memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +66,8 @@ async def stream_parts(
     `max_bytes`: maximum size of the form; None for no limit. `open_file`: see `OpenFile`; the bytes are
     written on a thread as they arrive, and the file is closed at the end of its part.
 
-    Raises MalformedRequest, BodyTooLarge for the whole form, DeadlineExceeded, ClientGone, and what
-    `open_file` and writing raise.
+    Raises MalformedRequest, BodyTooLarge for the whole form, DeadlineExceeded, ClientGone, and the errors of
+    `open_file` and of writing.
     """
     form = Parts(content_type_of(request), limits, open_file)
     chunks = body_chunks(request, max_bytes)

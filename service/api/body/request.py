@@ -1,6 +1,6 @@
-"""Read query parameters and the body of a request, the body with limits in bytes and time.
+"""Read the query parameters and the body of a request; limit the body in bytes and time.
 
-An unknown query parameter is refused, because a misspelt one would silently have its default.
+An unknown query parameter is refused: otherwise, a misspelt parameter would silently keep its default.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _declared(dependant: Any) -> Iterator[str]:
 
 
 def deadline_for(request: Request, bounds: Bounds) -> Deadline:
-    """Return the request's deadline, counted from now or from when its form was read.
+    """Return the request's deadline: that of its form if a form was read, else one counted from now.
 
     The deadline also watches for the client's disconnect.
     """

@@ -25,7 +25,10 @@ MAX_SMALL_CHUNKS = 65_536
 """Limit of chunks of any size. A body with more chunks must have `MIN_CHUNK_BYTES` per chunk on average."""
 
 MIN_CHUNK_BYTES = 64
-"""Minimum mean data bytes per chunk if there are many: handling a chunk takes as long as KBs of data."""
+"""Minimum of the mean chunk size in bytes, for a body of many chunks.
+
+A chunk takes as long to handle as kilobytes of data.
+"""
 
 FRAMING_FIELDS = frozenset({b"content-length", b"transfer-encoding", b"host"})
 """Header fields that decide where a request ends or which site it is for."""
@@ -42,7 +45,7 @@ _CHUNK_LINE = re.compile(rb"0*([0-9A-Fa-f]{1,16})(;[^\r\n]*)?\r\n")
 
 @dataclass(slots=True)
 class Head:
-    """A parsed request line, and `raw`, the head for the parser: without `Upgrade` fields."""
+    """A parsed request line. `raw`: the head without `Upgrade` fields, for the parser."""
 
     method: str
     authority: bytes | None
@@ -106,9 +109,10 @@ def read_head(raw: bytes) -> Head:
 
 
 def check_framing(head: Head, fields: list[tuple[bytes, bytes]]) -> bool:
-    """Return whether the body is chunked. `fields`: headers among FRAMING_FIELDS, as parsed.
+    """Return whether the body is chunked. `fields`: the parsed header fields that are in FRAMING_FIELDS.
 
-    Raises MalformedRequest for the conflicts of RFC 9112 6, and for every transfer coding except `chunked`.
+    Raises MalformedRequest for the conflicts in section 6 of RFC 9112, and for every transfer coding except
+    `chunked`.
     """
     values: dict[bytes, bytes] = {}
     for name, value in fields:

@@ -56,7 +56,7 @@ class HttpProtocol(HttpToolsProtocol):
     drain_bytes = 100_000_000
     """Maximum bytes of an answered request to read and discard."""
     unread_s = 30.0
-    """Disconnect a client that reads no byte of its response for this many seconds; checked this often."""
+    """Disconnect a client that reads no response bytes for this many seconds; also the check interval."""
     unread_stopping_s = 1.0
     """`unread_s` while the service is stopping."""
     refused: Callable[[str], None] = staticmethod(_uncounted)
@@ -349,9 +349,9 @@ class HttpProtocol(HttpToolsProtocol):
     def end(self, *, lingering: bool = False) -> None:
         """Close the connection after all written bytes are sent.
 
-        If the client may still be sending (`lingering`, or bytes are unread), or will close the connection
-        itself, close only the write side and discard further input: closing both would reset the connection,
-        and the client could lose the response.
+        If the client may still be sending, or will close the connection itself, close only the write side and
+        discard further input. Closing both sides would reset the connection, and the client could lose the
+        response. The client may still be sending if `lingering` is set or bytes are unread.
         """
         lingering = lingering or self._receiving or bool(self._unread) or not self._keep_alive
         self._ignoring = True
@@ -389,11 +389,12 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 def http_protocol(max_body_bytes: int, refused: Callable[[str], None] = _uncounted) -> type[HttpProtocol]:
-    """Return the protocol class for a service with this body limit; it discards up to ten times as much.
+    """Return the protocol class for a service with this body limit.
 
-    Many clients read the response only after they have sent the whole body. With a factor of ten, a body that
-    is too large still gets its response, while an endless one is cut off. `refused` is called with the error
-    slug of each request that is refused before it reaches the application.
+    The protocol discards at most ten times the limit. Many clients read the response only after they have
+    sent the whole body: with a factor of ten, a client whose body is too large still gets its response, and
+    an endless body is cut off. `refused` is called with the error slug of each request that is refused before
+    it reaches the application.
     """
 
     class LimitedProtocol(HttpProtocol):
@@ -407,7 +408,7 @@ def http_protocol(max_body_bytes: int, refused: Callable[[str], None] = _uncount
 class _ExpectingCycle(RequestResponseCycle):
     """A request whose client waits for `100 Continue` before it sends the body.
 
-    If it gets a final response instead, the body may or may not follow, so the connection is closed.
+    If the client gets a final response instead, the body may or may not follow, so the connection is closed.
     """
 
     async def send(self, message: Any) -> None:

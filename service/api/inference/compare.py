@@ -68,7 +68,7 @@ class ComparedOut(BaseModel):
     )
     timings_ms: ModelTimings
     latency_ms: InferenceLatency
-    speedup: float = Field(description="p50 of inference of the baseline divided by that of this model")
+    speedup: float = Field(description="The baseline's p50 of inference divided by this model's")
     parameters: int
     macs: int = Field(description="Multiply-accumulate operations per image")
     file_bytes: int
@@ -85,15 +85,15 @@ class AgreementOut(BaseModel):
 
 
 class ObjectOut(BaseModel):
-    """An object that at least one detector found; boxes that overlap by half or more are matched."""
+    """An object that at least one detector found; boxes match if their intersection over union is >= 0.5."""
 
     label: str = Field(description="Label of the detection with the highest score", examples=["Person"])
     box: BoxOut = Field(description="Box of that detection")
     found_by: dict[str, int] = Field(
-        description="Index of the detection by model; a single entry: only that model found the object"
+        description="Index of the detection by model; with a single entry, only that model found it"
     )
     iou: float | None = Field(
-        description="Lowest intersection over union with that box; null if one model found it"
+        description="Lowest intersection over union of another model's box with this box; null if none"
     )
 
 
@@ -106,7 +106,7 @@ class ComparisonOut(BaseModel):
     baseline: str
     agreement: AgreementOut | None = Field(description="Of the classifiers; null if only detectors ran")
     objects: list[ObjectOut] | None = Field(
-        default=None, description="Of the detectors, surest first; left out if only classifiers ran"
+        default=None, description="Of the detectors, highest score first; left out if only classifiers ran"
     )
     fastest: str | None = Field(description="Model with the lowest p50 of inference; null below 5 runs")
     order: list[list[str]] = Field(description="Order of the models in each measured round")

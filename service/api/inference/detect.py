@@ -84,14 +84,14 @@ class DetectResponse(BaseModel):
 MinScore = Annotated[
     float | None,
     Query(
-        description="Lowest score to report, 0 to 1; by default the model's own",
+        description="Lowest score to report, 0 to 1; by default the model's",
         json_schema_extra={"minimum": 0, "maximum": 1},
     ),
 ]
 MaxDetections = Annotated[
     int | None,
     Query(
-        description="Most objects to report, 1 to the model's candidates; by default the model's own",
+        description="Maximum objects to report, 1 to the model's count of candidates; by default the model's",
         json_schema_extra={"minimum": 1, "maximum": MAX_CANDIDATES},
     ),
 ]

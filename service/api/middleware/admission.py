@@ -25,7 +25,7 @@ MAX_JSON_BYTES = 100_000
 _IMAGE_ROUTES = re.compile(
     r"POST /(classify|compare|detect|explain|retrieve-similar)|PUT /gallery/images/[^/]+"
 )
-"""Routes with one image. POST /gallery/images is not one: its images wait while the queue is full."""
+"""Routes with one image. POST /gallery/images is not among them: its images wait while the queue is full."""
 
 _DEFAULT_TASKS: dict[str, Task] = {
     "/classify": "image-classification",
@@ -37,11 +37,11 @@ _JSON_ROUTES = frozenset({"/benchmarks"})
 
 
 class LoadShedding:
-    """Pure ASGI middleware: answer requests with an image with 503 while the queue of `pool` is full.
+    """Pure ASGI middleware: while the queue of `pool` is full, answer image requests with 503.
 
-    A refusal is counted under the model in the query, or under the route's default model. A form could name
-    another model but is not read, so a form without a model in the query is counted under no model. Requests
-    for models that are not served pass, so that the route reports the unknown model.
+    A refusal is counted under the model in the query, or under the route's default model. A form may name
+    another model, but it is not read: if the query names no model, the refusal of a form is counted under no
+    model. Requests for models that are not served pass, so that the route reports the unknown model.
     """
 
     def __init__(self, app: ASGIApp, *, pool: CorePool, registry: Registry) -> None:

@@ -52,7 +52,8 @@ _WITH_MODEL = frozenset({kind.slug for kind in (*IMAGE_ERRORS, *_OTHER_MODEL_ERR
 def new_request_id() -> str:
     """Return a random request id.
 
-    It is not a secret; `os.urandom` would release the GIL, and a busy thread would delay the event loop.
+    The id is not a secret, so it needs no `os.urandom`, which would release the GIL: a busy thread would then
+    delay the event loop.
     """
     return f"{random.getrandbits(64):016x}"
 
@@ -72,7 +73,7 @@ class RequestContext:
     """Pure ASGI middleware around the whole application.
 
     Sets `scope["state"]["request_id"]` to the client's X-Request-ID if it is valid, else to a random id, and
-    adds it to the response. Logs unhandled exceptions with it and answers them with a problem document
+    adds it to the response. Logs unhandled exceptions with this id, and answers them with a problem document
     without internal details. Requests that the stopping server cancels get 503.
     """
 
@@ -186,14 +187,14 @@ class HeadRequests:
 def possible_errors(models: Collection[str]) -> list[tuple[str, str]]:
     """Return model and slug of every possible error, to create the counters at 0.
 
-    Prometheus' `increase` misses the first error of a counter that only appears with it.
+    Prometheus' `increase` misses an error that creates its counter.
     """
     pairs = [("", kind) for kind in sorted(_WITHOUT_MODEL)]
     return pairs + [(model, kind) for model in models for kind in sorted(_WITH_MODEL)]
 
 
 def note_model(request: Request, model: str) -> None:
-    """Count the request under `model`, a validated name, if it fails."""
+    """Count the request under `model`, a validated name, if the request fails."""
     request.state.model = model
 
 

@@ -35,8 +35,8 @@ class AbTiming:
 def time_in_turn(a: Subject, b: Subject) -> AbTiming:
     """Warm up both subjects, then time blocks of about 20 ms of each, in nine rounds of alternating order.
 
-    Statistics are those of a benchmark of one launch (models/zoo/verdicts.py): the interquartile
-    mean of the rounds' log-ratios of medians, with a bootstrap interval over rounds.
+    Statistics are those of a benchmark of one launch (models/zoo/verdicts.py): the log-ratio of
+    the two medians in each round, its interquartile mean over rounds, and a bootstrap interval.
     """
     for subject in (a, b):
         warm_up(subject, "inference", _BLOCK_S)

@@ -1,4 +1,4 @@
-"""Measure whether int8 is worth it on this machine: an int8 model and its parent, and what costs the gain."""
+"""Measure whether int8 pays on this machine: compare an int8 model with its parent, find what costs time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _KINDS = {
     "Swish": "Sigmoid·Mul",
     "Tanh": "Tanh",
 }
-"""Activations that compute in floating point between integers, by the operators that ONNX Runtime runs."""
+"""Names of activations without an integer kernel, by the operator that ONNX Runtime runs in float."""
 _CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _WORTH_NAMING = 0.1
 
@@ -83,9 +83,10 @@ class Int8Gain:
 
 
 def measure_gain(parent: ModelUnderTest, int8: ModelUnderTest) -> Int8Gain:
-    """Time both in turn, one image on one thread, and profile the int8 model: about two seconds of one core.
+    """Time both models in turn, one image on one thread, and profile the int8 model.
 
-    Raises SessionError and ModelUnavailable for a model that does not load or run.
+    Takes about two seconds of one core. Raises SessionError and ModelUnavailable for a model that does not
+    load or run.
     """
     kinds = _kinds(int8)
     shares: defaultdict[str, float] = defaultdict(float)
@@ -107,7 +108,8 @@ def measure_gain(parent: ModelUnderTest, int8: ModelUnderTest) -> Int8Gain:
 def _kinds(int8: ModelUnderTest) -> dict[str, str]:
     """Return the name of the activation that each operator belongs to.
 
-    ONNX Runtime runs a hard swish as a hard sigmoid and a product; other products of the model are integer.
+    ONNX Runtime runs a hard swish as a hard sigmoid and a product; all other products of the model are in
+    integers.
     """
     if all(node.op != "HardSwish" for node in int8.graph.nodes):
         return _KINDS

@@ -47,7 +47,7 @@ class ModelUnderTest:
         return np.random.default_rng(0).normal(0, 1, shape).astype(np.float32)
 
     def subject(self, content: bytes | None = None) -> BareSession:
-        """Return the network, or a copy with the weights of `content`, as a benchmark runs it, on `image`."""
+        """Return the network as a benchmark runs it, on `image`. `content`: run this ONNX file instead."""
         return BareSession(open_model("onnxruntime", content or self.content, self.card, 1), [self.image])
 
     def session(self, *, threads: int, spinning: bool) -> OnnxSession:

@@ -24,7 +24,7 @@ class Operator:
     """One operator of the optimized graph, over several runs of one image.
 
     `typical_us`: interquartile mean of the runs in microseconds (a median would keep the profile's
-    resolution of 1 us). `share`: of the sum over all operators. `macs`: 0 without multiply-accumulates.
+    resolution of 1 us). `share`: of the time of all operators. `macs`: 0 without multiply-accumulates.
     """
 
     name: str
@@ -50,8 +50,8 @@ def measure_operators(
 ) -> tuple[Operator, ...]:
     """Profile `warm_up + runs` runs of the model on noise, one image on one thread.
 
-    Returns the operators, the most expensive first. `spec` describes the input and `outputs` names those that
-    are computed, as in `profiled_runs`. Raises SessionError if the model does not load.
+    Returns the operators, the most expensive first. `spec` describes the input, and `outputs` names the
+    outputs to compute, as in `profiled_runs`. Raises SessionError if the model does not load.
     """
     as_written = _kernels(profiled_runs(content, 1, spec=spec, outputs=outputs, as_written=True))
     by_node: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
@@ -88,8 +88,8 @@ def _macs_of(
 ) -> dict[str, int]:
     """Return the multiply-accumulates of the operators that ran, by node, from the shapes of `as_written`.
 
-    The memory layout for a CPU renames operators, pads their shapes and inserts others, but keeps the order
-    of those with arithmetic. Batch norm is one of them: it may become a convolution, and counts as 0 here.
+    The memory layout for a CPU renames operators, pads their shapes and inserts new operators, but operators
+    with arithmetic keep their order. Batch norm is one of these: it may become a convolution. It counts as 0.
     """
     ran = [node for node, event in as_run.items() if event["args"]["op_name"] in _ARITHMETIC]
     written = [event for event in as_written if event["args"]["op_name"] in _ARITHMETIC]
@@ -128,5 +128,5 @@ def _macs(arguments: Mapping[str, Any]) -> int:
 
 
 def _shapes(values: Sequence[Mapping[str, list[int]]]) -> list[list[int]]:
-    """The shapes of the values that a profile lists, each by its type."""
+    """Return the shapes in a profile's list of values, each of which maps a type to a shape."""
     return [next(iter(value.values()), []) for value in values]

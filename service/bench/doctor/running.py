@@ -38,7 +38,7 @@ class RunSettings:
 def int8_without_gain(
     model: ModelUnderTest, parent: ModelUnderTest | None, machine: Machine
 ) -> Iterator[Finding]:
-    """Find int8 models on a CPU without 8-bit instructions, or too small to gain."""
+    """Find an int8 model on a CPU without 8-bit instructions, or one that gains too little speed."""
     if model.card.precision != "int8":
         return
     has_instructions = bool(_INT8_INSTRUCTIONS & set(machine.isa))
@@ -86,8 +86,8 @@ def threads_beyond_cores(settings: RunSettings, machine: Machine) -> Iterator[Fi
             yield Finding(
                 slug="threads-beyond-the-cores",
                 title="More threads than cores",
-                evidence=f"{what} is {threads}, the process can keep {machine.cores} busy: CPU affinity "
-                f"{machine.cpus}, cgroup cpu.max {quota}",
+                evidence=f"{what} is {threads}, the process can keep {machine.cores} cores busy: CPU "
+                f"affinity {machine.cpus}, cgroup cpu.max {quota}",
                 remedy="leave WEIGHIN_THREADS unset: the cores are counted at start"
                 if what == "WEIGHIN_THREADS"
                 else f"set intra_op_num_threads to at most {machine.cores}; 1 is best where requests overlap",

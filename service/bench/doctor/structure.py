@@ -108,8 +108,8 @@ def _has_8_bit_weight(node: Node, graph: Graph) -> bool:
 def _islands(graph: Graph) -> list[list[Node]]:
     """Return connected groups of float operators between DequantizeLinear and QuantizeLinear.
 
-    Groups with float weights are left out, because they were left in float on purpose, and so are groups that
-    begin with the image or end with an output, which are always float.
+    Groups with float weights are left out, because they were left in float on purpose. Groups that begin with
+    the image or end with an output are left out, because they are always float.
     """
     islands: list[list[Node]] = []
     seen: set[str] = set()
@@ -153,5 +153,5 @@ def _names(nodes: Collection[Node]) -> list[str]:
 
 
 def _label(node: Node) -> str:
-    """Return a node's name, or that of its first output."""
+    """Return the name of a node, or else the name of its first output."""
     return node.name or node.outputs[0]

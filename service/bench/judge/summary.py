@@ -70,9 +70,9 @@ def keeps_budget(latencies_ns: Sequence[int], abandoned: int, budget_ms: float) 
 def recorder_samples(bundle: Bundle) -> Iterator[tuple[str, Regime, Durations]]:
     """Yield model, regime and durations of every run that is comparable with the service's own latencies.
 
-    These are runs of one thread in ONNX Runtime, called directly: single-stream runs as `isolated`, and of
-    the server scenario those at the highest rate within the budget as `load`. Controls are left out, because
-    they would count the baseline twice, and so are offline blocks, which have no latency per image.
+    These are runs of one thread in ONNX Runtime, called directly. Single-stream runs are `isolated`. Runs of
+    the server scenario are `load`, but only those at the highest rate within the budget. Controls are left
+    out, because they would count the baseline twice. Offline blocks have no latency per image.
     """
     chosen = {entry.name: entry for entry in bundle.entries if is_like_the_service(entry)}
     if bundle.configuration.scenario == "single-stream":
@@ -135,7 +135,7 @@ def _summarise(bundle: Bundle, entry: Entry, comparison: Comparison | None) -> E
 
 
 def _gmacs(bundle: Bundle, model: ModelFacts, p50_ns: float | None, throughput: float | None) -> float | None:
-    """Return GMAC/s (10^9 multiply-accumulates per second) of one run, or offline of all cores."""
+    """Return GMAC/s (10^9 multiply-accumulates per second) of one run; offline, of all cores."""
     if bundle.configuration.scenario == "offline":
         return None if throughput is None else model.macs * throughput / 1e9
     return model.macs / p50_ns if p50_ns else None

@@ -21,9 +21,9 @@ from service.bench.bundle import BenchStage, Block, Bundle
 class Comparison:
     """Comparison of an entry with a reference.
 
-    `ratio`: time of the entry divided by that of the reference (above 1: slower), `low` to `high` its 95 %
-    interval, None below MIN_ROUNDS; `p`: two-sided; `adjusted_p`: by Holm's method over all entries compared
-    with the reference.
+    `ratio`: time of the entry divided by that of the reference; above 1 is slower. `low` to `high`: its 95 %
+    interval; None below MIN_ROUNDS. `p`: two-sided p value. `adjusted_p`: p value by Holm's method over all
+    entries compared with the reference.
     """
 
     entry: str
@@ -90,7 +90,7 @@ def log_ratios(bundle: Bundle, entry: str, reference: str) -> LogRatios:
 
 
 def _twins(bundle: Bundle, reference: str) -> list[str]:
-    """Return the names of the control of an entry, or of the entry of a control."""
+    """Return the names of the controls of an entry; for a control, the name of its entry."""
     of = bundle.entry(reference)
     return [
         entry.name

@@ -61,7 +61,7 @@ class Timetable:
             spent += finished * seconds
             left += (count - finished) * seconds
         elapsed = self._clock() - self._start
-        # The estimates are right in proportion before they are right in seconds.
+        # At first the estimated seconds are wrong, but their ratios are right: scale them by the pace so far.
         pace = elapsed / spent if spent > 1 else 1.0
         total = spent + left
         return Progress(

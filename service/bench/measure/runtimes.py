@@ -31,7 +31,7 @@ Run = Callable[[NDArray[np.float32]], Mapping[str, NDArray[Any]]]
 returns them: `logits`, float32 (1, classes), or what a detector's decoder reads. Thread-safe."""
 
 OPENVINO_OPTIONS = {"NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-"""f32, because by default OpenVINO computes in bf16 if the CPU supports it, with other results."""
+"""The hint is f32, because by default OpenVINO computes in bf16 on CPUs with bf16: results would differ."""
 
 INSTALL_OPENVINO = ".venv/bin/pip install 'openvino>=2026.4'"
 

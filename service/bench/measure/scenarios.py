@@ -16,7 +16,7 @@ from service.bench.judge.summary import keeps_budget
 from service.bench.measure.subjects import Subject
 
 LEAD_IN_RUNS = 2
-"""Uncounted runs at the start of a block, because other models have evicted the caches."""
+"""Uncounted runs at the start of a block: the previous model has evicted this one from the CPU caches."""
 
 _WARM_UP_RUNS = 10
 _WINDOW_S = 0.05
@@ -167,7 +167,8 @@ def search_rate(
 ) -> Iterator[Trial]:
     """Yield trials at 25, 50, 75 and 90 % of the capacity, then by bisection.
 
-    Bisects between the highest rate within the budget and the lowest rate over it, until they are within 5 %.
+    Bisects between the highest rate within the budget and the lowest rate over it, until these are within
+    5 % of each other.
     """
     images, elapsed_ns = all_at_once(subject, executor, threads, threads, _CAPACITY_S)
     capacity = images / (elapsed_ns / 1e9)

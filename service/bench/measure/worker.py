@@ -89,7 +89,7 @@ class _Launch:
         config = self._config
         for worker_entry in config.entries:
             self._open(worker_entry)
-        # All objects live until the end now; a collection during a run would count as its time.
+        # From now on, all objects live until the end. The time of a collection would count as that of a run.
         gc.collect()
         gc.freeze()
         gc.disable()

@@ -13,7 +13,7 @@ from service.bench.bundle import ModelFacts
 class AccuracyEstimate:
     """An accuracy, 0 to 1, with its 95 % interval, its kind, and `how` it was determined, in words.
 
-    `ranked`: of kind `evaluated`, the accuracy on other pictures, which models are chosen by.
+    `ranked`: only of kind `evaluated`, the accuracy on other pictures, by which models are ranked.
     """
 
     value: float
@@ -25,7 +25,7 @@ class AccuracyEstimate:
 
     @property
     def compared(self) -> float:
-        """Accuracy to choose by: what `value` is would otherwise be the luck of being chosen."""
+        """Accuracy to rank by: `ranked` if there is one, because the best `value` of several is too high."""
         return self.value if self.ranked is None else self.ranked
 
 
@@ -33,7 +33,7 @@ def estimate_accuracy(facts: ModelFacts) -> AccuracyEstimate | None:
     """Return the accuracy to compare models by; None if it is unknown.
 
     An inherited accuracy is that of the fp32 model minus the measured disagreement: the worst case, in which
-    the fp32 model is right wherever the two differ. The upper end of its interval is the fp32 model's.
+    the fp32 model is right wherever the two differ. The upper end of the interval is that of the fp32 model.
     """
     accuracy = facts.accuracy
     if accuracy is None:

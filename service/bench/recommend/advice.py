@@ -69,8 +69,8 @@ def advise_from(
 ) -> Advice:
     """Recommend a model of the bundles for the machine that they were measured on.
 
-    `evaluation`: rank by the accuracy on its pictures. Raises InvalidBundle if they are from more than one
-    machine. Models whose file in the zoo differs are rejected as stale.
+    `evaluation`: rank by the accuracy on its pictures. Raises InvalidBundle if the bundles are from several
+    machines. Models whose file in the zoo differs are rejected as stale.
     """
     first = bundles[0]
     for other in bundles[1:]:
@@ -93,7 +93,7 @@ def advise_from(
 
 
 def _default_labels(registry: Registry, task: Task) -> str:
-    """Return the label set of the task's default model; empty if it is not there."""
+    """Return the label set of the task's default model; empty if that model does not exist."""
     name = registry.default_detector if task == "object-detection" else registry.default_model
     for entry in registry.entries:
         if entry.name == name and entry.card is not None:

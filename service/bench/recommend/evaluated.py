@@ -1,4 +1,4 @@
-"""Accuracy on the user's own pictures: models are ranked by one half of them, and quoted from the other."""
+"""Accuracy on the user's own pictures: one half ranks the models, the other half gives their figures."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from service.errors import InvalidParameter
 from service.evaluation.result import Evaluation, LabelSet
 
 RANKED, QUOTED = 0, 1
-"""The half of the pictures that models are ranked by, and the one that the figures are quoted from."""
+"""Index of the half of the pictures that ranks the models, and of the half that gives the figures."""
 
 
 def task_of(evaluation: Evaluation | None, given: Task | None) -> Task:
-    """Return the task to recommend for: that of the data, if there is one.
+    """Return the task to recommend for: that of the evaluation, else the given one, else classification.
 
-    Raises InvalidParameter if another task is given.
+    Raises InvalidParameter if the given task is not that of the evaluation.
     """
     if evaluation is None:
         return given or "image-classification"
@@ -33,7 +33,7 @@ def task_of(evaluation: Evaluation | None, given: Task | None) -> Task:
 def labels_of(evaluation: Evaluation, given: str | None) -> str:
     """Return the label set to recommend for: the given one, or the one that covers the most pictures.
 
-    Raises InvalidParameter if no model of the given one was evaluated.
+    Raises InvalidParameter if no model of the given label set was evaluated.
     """
     judged = {model.labels for model in evaluation.models}
     sets = [each for each in evaluation.label_sets if each.labels in judged]
@@ -55,7 +55,7 @@ def estimate_on(evaluation: Evaluation, facts: ModelFacts) -> AccuracyEstimate |
         return f"not evaluated on {_named(evaluation)}: {run}"
     if result.sha256 != facts.sha256:
         return f"evaluated on {_named(evaluation)} with another file: {run}"
-    few = f"evaluated on too few pictures of {_named(evaluation)} to rank by one half and quote the other"
+    few = f"evaluated on too few pictures of {_named(evaluation)} for a figure on each half of them"
     if result.classification is not None:
         halves = result.classification.halves
         ranked, quoted = halves[RANKED], halves[QUOTED]
@@ -71,24 +71,24 @@ def estimate_on(evaluation: Evaluation, facts: ModelFacts) -> AccuracyEstimate |
 
 
 def evaluate_command(evaluation: Evaluation, models: Sequence[str]) -> str:
-    """Return the command that evaluates these models on the data; its path is known by its last part only."""
+    """Return the command that evaluates these models; of the data's path, it has only the last part."""
     return f"weighin evaluate --data {shlex.quote(evaluation.data.name)} --models {','.join(models)}"
 
 
 def origin(evaluation: Evaluation, labels: str) -> str:
-    """Return in words which pictures the accuracies of a recommendation are of."""
+    """Describe the pictures on which the accuracies of a recommendation were measured."""
     label_set = evaluation.label_set(labels)
     assert label_set is not None
     figure = _figure(evaluation.data.task)
     return (
         f"{figure} on {_named(evaluation)}, {label_set.n} pictures of {label_set.classes} of the "
-        f"{label_set.of} classes of {labels}{_partial(label_set)}: models are ranked by one half of the "
-        "pictures, and quoted from the other"
+        f"{label_set.of} classes of {labels}{_partial(label_set)}: one half of the pictures ranks "
+        "the models, the other half gives their figures"
     )
 
 
 def elsewhere(models: Iterable[ModelFacts], task: Task) -> str:
-    """Return in words which pictures the accuracies on the cards of `models` are of."""
+    """Describe the data sets on which the accuracies on the cards of `models` were measured."""
     how = "run `weighin evaluate --data FOLDER` on labelled pictures of yours, then give its id as data"
     datasets = list(dict.fromkeys(each.accuracy.dataset for each in models if each.accuracy is not None))
     if not datasets:
@@ -100,7 +100,8 @@ def elsewhere(models: Iterable[ModelFacts], task: Task) -> str:
 class Alternative:
     """A model that fits, beside the best one.
 
-    `p50_ms`: its median, infinite if unknown. `faster`: how much faster it is, in words; empty unless surely.
+    `p50_ms`: its median, infinite if unknown. `faster`: how much faster it is, in words; empty unless the
+    difference is significant.
     """
 
     facts: ModelFacts
@@ -109,9 +110,9 @@ class Alternative:
 
 
 def similar(evaluation: Evaluation, best: ModelFacts, alternatives: Iterable[Alternative]) -> Iterable[str]:
-    """Yield notes on models that are smaller or faster than `best` and not surely less accurate.
+    """Yield notes on models that are smaller or faster than `best` and not significantly less accurate.
 
-    Of many, the smallest and the fastest are named.
+    Names the smallest and the fastest of them, and counts the others.
     """
     pairs = {
         name: pair

@@ -73,9 +73,9 @@ class Measured:
     def confidence(self, fraction: float, limit_ns: float) -> float:
         """Return the confidence, 0 to 1, that the percentile is within the limit.
 
-        It is one minus a probability: that so few of the runs exceed the limit if a share of `1 - fraction`
-        of all possible runs does. To be conservative, one more run is counted as over the limit than was
-        observed, as `percentile_bound` does.
+        It is 1 - p. p is the probability that at most as many runs as observed exceed the limit, if a share
+        of `1 - fraction` of all possible runs exceeds it. To be conservative, one run more than observed is
+        counted as over the limit, as in `percentile_bound`.
         """
         over = int(self.count - np.searchsorted(self.samples_ns, limit_ns, side="right"))
         return 1 - binomial_cdf(over + 1, self.count, 1 - fraction)
@@ -84,7 +84,7 @@ class Measured:
     def median_interval_ns(self) -> tuple[float, float] | tuple[None, None]:
         """The 95 % interval of the median, by a bootstrap over launches and rounds within them.
 
-        None and None below MIN_ROUNDS, of which resamples are too alike.
+        None and None for fewer than MIN_ROUNDS rounds, whose resamples would be too alike.
         """
         if len(self.stored.bundle.blocks_of(self.entry.name)) < MIN_ROUNDS:
             return None, None
@@ -116,7 +116,7 @@ class Measured:
 
     @property
     def caveats(self) -> list[str]:
-        """Flags that do not exclude it as evidence, in words."""
+        """Flags, in words, with which the benchmark still counts as evidence."""
         bundle = self.stored.bundle
         return [
             f"{flag.kind}: {flag.reason}"
@@ -171,7 +171,7 @@ def weigh_evidence(
         if used:
             evidence.used.append(stored.id)
         elif problem is None:
-            evidence.unused[stored.id] = "no entry is run as the service does"
+            evidence.unused[stored.id] = "no entry is run as in the service"
     return evidence
 
 
@@ -196,7 +196,7 @@ def _problem(bundle: Bundle, here: Fingerprint | None) -> str | None:
 def _entry_problem(bundle: Bundle, entry: Entry, hashes: Mapping[str, str]) -> str | None:
     facts = bundle.model_of(entry)
     if entry.via != "session" or entry.runtime != "onnxruntime" or entry.threads != 1:
-        return f"'{entry.name}' is not run as the service does (one thread in onnxruntime)"
+        return f"'{entry.name}' is not run as in the service (one thread in onnxruntime)"
     if hashes.get(entry.model, facts.sha256) != facts.sha256:
         return "stale: the model file has changed"
     for kind in _NO_EVIDENCE:

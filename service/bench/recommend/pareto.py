@@ -31,10 +31,10 @@ def front(models: Sequence[Candidate]) -> tuple[list[Candidate], list[Dominated]
     """Return the models on the Pareto front, and the dominated ones with the reasons.
 
     A model dominates another if it is not larger, the interval of its accuracy is above the other's, and it
-    is faster: by the paired comparison of rounds if both were measured in one benchmark, else if the 95 %
-    intervals of their medians do not overlap. Each pair is compared by itself, without a correction for their
-    number: Holm's over the pairs of 15 models would leave no p below LEVEL, as RESAMPLES bounds it. A model
-    of unknown accuracy neither dominates nor is dominated.
+    is faster. It is faster by the paired comparison of rounds if one benchmark measured both, else if the
+    95 % intervals of the medians do not overlap. Each pair is compared without a correction for the number of
+    pairs: for 15 models, Holm's correction would leave no p below LEVEL, because RESAMPLES limits how small p
+    can be. A model of unknown accuracy neither dominates nor is dominated.
     """
     on_front, dominated = [], []
     for mine in models:

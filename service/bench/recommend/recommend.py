@@ -58,7 +58,7 @@ class Constraints:
 
 @dataclass(frozen=True)
 class Fit:
-    """A model within all bounds. `confidence`: that its latency is; None without latency bounds."""
+    """A model within all bounds. `confidence`: 0 to 1, that its latency is; None without latency bounds."""
 
     facts: ModelFacts
     accuracy: AccuracyEstimate | None
@@ -79,7 +79,7 @@ class Rejected:
 class Recommendation:
     """Recommendation with its reasons.
 
-    `why`: reason for `recommended`; `accuracy_of`: the pictures that the accuracies are of, in words;
+    `why`: reason for `recommended`; `accuracy_of`: description of the pictures that the accuracies are of;
     `measured`: all models that `pareto` is computed from; `run`: command that measures the missing models;
     `evaluate`: command that evaluates the missing models on the data.
     """
@@ -106,12 +106,12 @@ def recommend(
     broken: Mapping[str, str] | None = None,
     evaluation: Evaluation | None = None,
 ) -> Recommendation:
-    """Recommend the best of `models` within `constraints`. `broken`: reasons of models that are not served.
+    """Recommend the best of `models` within `constraints`. `broken`: why models are not served, by name.
 
     Only models of one task and one label set are compared, by default `default_labels`, because accuracies on
     different label sets are not comparable. With an `evaluation`, which must be of the task, accuracies are
     those on its pictures, and only evaluated models fit. Raises InvalidParameter for a label set that no
-    model of the task has, or none that is evaluated.
+    model of the task has, or that no evaluated model has.
     """
     known = {facts.name: facts for facts in models}
     labels = _labels(constraints, known.values(), default_labels, evaluation)
@@ -254,7 +254,9 @@ def _fit(
     minimum = constraints.min_accuracy
     if accuracy is not None and minimum is not None and accuracy.low < minimum:
         if accuracy.value < minimum:
-            notes.append(f"accuracy {accuracy.value:.1%} misses {minimum:.1%} on the half that is quoted")
+            notes.append(
+                f"accuracy {accuracy.value:.1%} < {minimum:.1%} on pictures that the ranking did not use"
+            )
         notes.append(f"accuracy may be as low as {accuracy.low:.1%} (95 % interval)")
     if measured is None:
         notes.append(f"not measured here: run `{command([facts.name])}`")
@@ -266,7 +268,7 @@ def _fit(
 
 
 def _with_similar(evaluation: Evaluation, fits: Sequence[Fit]) -> Fit:
-    """Return the first fit with notes on others that are smaller or faster, and not surely less accurate."""
+    """Return the first fit, with notes by `similar` on the other fits."""
     best, *others = fits
     alternatives = []
     for fit in others:
@@ -293,7 +295,7 @@ def _rank(fit: Fit) -> tuple[float, float, int]:
 def _why(constraints: Constraints, fits: Sequence[Fit], *, nothing_measured: bool) -> str:
     """Return the reason for the first fit, or why nothing fits.
 
-    `nothing_measured`: none of the models has a usable benchmark, and some lack nothing else.
+    `nothing_measured`: no model has a usable benchmark, and some models lack only that.
     """
     if not fits:
         what = "no usable benchmark" if nothing_measured else "no model is within all bounds"

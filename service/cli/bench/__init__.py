@@ -65,7 +65,7 @@ def bench(
         str | None, typer.Option("--http", help="Also measure over HTTP, through the service at this URL")
     ] = None,
     budget_ms: Annotated[
-        float | None, typer.Option(help="Scenario server: highest p99 in milliseconds")
+        float | None, typer.Option(help="Scenario server: highest allowed p99 in milliseconds")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the random order [default: random]")] = None,
     launches: Annotated[

@@ -43,9 +43,9 @@ class Archived:
 def write_archive(
     target: Path, images: Iterable[dict[str, Any]], content: Callable[[str], bytes | None]
 ) -> Iterator[tuple[int, int]]:
-    """Write all images to `target` and yield (written, total) after each; `target` appears once complete.
+    """Write all images to `target` and yield (written, total) after each; `target` appears when complete.
 
-    `content` returns the bytes of an id, or None if the image was deleted meanwhile; it is then left out.
+    `content` returns the bytes of an id, or None if the image was deleted meanwhile: the image is left out.
     """
     target = target.absolute()
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
@@ -119,7 +119,10 @@ class Archive:
         self.left_out = len(missing)
 
     left_out = 0
-    """Images listed without bytes, deleted during the export; set after the last image was read."""
+    """Number of images listed without bytes, because they were deleted during the export.
+
+        Set after the last image was read.
+        """
 
     def __enter__(self) -> Archive:
         return self

@@ -27,7 +27,7 @@ Url = Annotated[
 
 @contextmanager
 def open_gallery(url: str | None) -> Iterator[GalleryClient]:
-    """Yield a client of the service at `url`, once it is ready.
+    """Yield a client of the service at `url`, when the service is ready.
 
     Without `url`, start a service in this process, on the configured database and a free loopback port, so
     that both cases behave alike. Raises Refused if the service cannot be reached, and DataDirectoryInUse if

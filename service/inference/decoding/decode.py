@@ -63,9 +63,9 @@ _WITHOUT_METADATA: dict[Format, Callable[[bytes], bytes]] = {
 }
 # The only reductions for which libjpeg-turbo has vector code; 3/4 and 3/8 are slower than decoding in full.
 # (scale, margin): a scale is used if its result is at least `margin` times larger than needed. Scaling in the
-# frequency domain filters differently from resizing and can change the top-1 class of an undecided network,
-# less often the more is left to the resizing (measured in test_scaled_decoding.py). At 1/2 speed wins:
-# decoding and resizing 512 pixels in full for a network that needs 256 takes three times as long.
+# frequency domain filters differently from resizing and can change the top-1 class of an undecided network.
+# The more is left to the resizing, the less often it does so (measured in test_scaled_decoding.py). At 1/2,
+# speed is worth it: for a network that needs 256 pixels, decoding 512 in full takes three times as long.
 _SCALES = ((8, 1.5), (4, 1.5), (2, 1.0))
 
 
@@ -73,10 +73,10 @@ _SCALES = ((8, 1.5), (4, 1.5), (2, 1.0))
 class DecodedImage:
     """A decoded image with EXIF orientation applied and alpha composited over white.
 
-    `pixels` is uint8 RGB (H, W, 3), C-contiguous. `box` is the part of it that the image covers: scaling
-    rounds up, so the last row and column of a scaled JPEG may be covered in part. `width` and `height` are
-    those of the image before scaling, `bytes` is the file size; a JPEG was decoded at 1/`scale` (1, 2, 4 or
-    8).
+    `pixels` is uint8 RGB (H, W, 3), C-contiguous. `box` is the part of `pixels` that the image covers:
+    scaling rounds up, so the image may cover the last row and column of a scaled JPEG only in part. `width`
+    and `height` are those of the image before scaling, `bytes` is the file size. A JPEG was decoded at
+    1/`scale` (1, 2, 4 or 8).
     """
 
     pixels: NDArray[np.uint8]
@@ -159,7 +159,7 @@ def _oriented(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def _covered_box(pixels: NDArray[np.uint8], width: float, height: float, orientation: int) -> Box:
-    """Return the part of the oriented `pixels` that the image covers; it is stored from the top left."""
+    """Return the part of the oriented `pixels` that the image covers: at the top left before orientation."""
     left = pixels.shape[1] - width if orientation in (2, 3, 6, 7) else 0.0
     top = pixels.shape[0] - height if orientation in (3, 4, 7, 8) else 0.0
     return (left, top, left + width, top + height)

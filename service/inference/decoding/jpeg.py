@@ -105,7 +105,7 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
     if not width or not height:
         raise UndecodableImage(f"JPEG: {width} x {height} pixels (allowed: at least 1 x 1)")
     # Each scan costs a pass over the image. A sequential JPEG whose first scan has all components has no
-    # other.
+    # other scan.
     if frame_marker in PROGRESSIVE or data[first_scan + 4 : first_scan + 5] != bytes([components]):
         scans = (segment for segment in scan_segments(data, first_scan) if segment.marker == START_OF_SCAN)
         if next(itertools.islice(scans, MAX_SCANS, None), None) is not None:
@@ -191,7 +191,7 @@ def scan_segments(data: bytes, first_scan: int) -> Iterator[Segment]:
 
 
 def ends_of_coded_data(data: bytes, position: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Return the offsets from `position` of each FF that starts a marker other than a restart marker.
+    """Return the offsets, from `position` on, of each FF that starts a marker other than a restart marker.
 
     In coded data FF is followed by 00 or a restart marker, so the first offset after a scan's header is the
     end of its coded data.

@@ -48,10 +48,11 @@ class DamagedJpeg(ValueError):
 def repaired_pixels(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint8]:
     """Decode `data`, for which `decode_strictly` raised a warning; same arguments and pixels as there.
 
-    libjpeg warns of faults that cost pixels (a bad code, truncated coded data) and of faults that do not (a
-    missing end marker, an odd JFIF version, scan parameters that a sequential JPEG does not use, a broken
-    colour profile, padding, a repeated scan), but it reports only the first. So a file with a warning is
-    decoded again without the parts that change no pixel; a warning that remains is damage.
+    libjpeg warns of faults that cost pixels, such as a bad code or truncated coded data. It also warns of
+    faults that cost none: a missing end marker, an odd JFIF version, scan parameters that a sequential JPEG
+    does not use, a broken colour profile, padding, a repeated scan. It reports only the first fault. So a
+    file with a warning is decoded again without the parts that change no pixel; a warning that remains is
+    damage.
 
     Raises DamagedJpeg, MemoryError.
     """
@@ -70,7 +71,7 @@ def repaired_pixels(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.u
             if not done:  # usually all scans have the same padding
                 with contextlib.suppress(ValueError):
                     return decode_strictly(_without_zero_padding(repaired), header, scale)
-            # a later place: the one before was padding
+            # the warning is now about a later place, so the previous place was padding
             base, places = repaired, _find_padding(repaired, done, warning)
         start, done = next(places, (-1, -1))
         if done < 0:

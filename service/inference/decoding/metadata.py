@@ -9,11 +9,11 @@ from service.errors import UndecodableImage
 
 _SIGNATURE_BYTES = 8
 _FRAME_BYTES = 12
-"""Length, name and checksum of a chunk."""
+"""Bytes of a chunk's length, name and checksum."""
 _CRITICAL = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 _GREY, _RGB, _PALETTE = 0, 2, 3
 _MAX_CHUNKS = 50_000
-"""Far above what writers put into 20 MB, low enough that a file cannot keep a core busy."""
+"""Far more than writers put into 20 MB, but so few that a file cannot keep a core busy."""
 
 _RIFF_BYTES = 12
 _IMAGE_CHUNKS = frozenset({b"VP8X", b"ALPH", b"VP8 ", b"VP8L", b"ANIM", b"ANMF"})
@@ -21,8 +21,9 @@ _EXIF_FLAG, _ICC_AND_XMP_FLAGS = 0x08, 0x24
 
 
 def webp_without_metadata(data: bytes) -> bytes:
-    """Copy the chunks of a WebP that pixels depend on, and complete EXIF; correct the file size field.
+    """Copy the chunks of a WebP that pixels depend on, and an EXIF chunk that is not cut off.
 
+    Corrects the file size field.
     Raises UndecodableImage for more than 50 000 chunks.
     """
     chunks: list[tuple[bytes, bytes]] = []

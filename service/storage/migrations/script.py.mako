@@ -17,5 +17,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Change it back."""
+    """Restore the previous schema."""
     ${downgrades if downgrades else "pass"}

@@ -1,4 +1,4 @@
-"""Benchmarks: what was asked, how it ended, and the measurement itself."""
+"""Table of benchmarks: request, outcome and bundle."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop it."""
+    """Drop the table."""
     op.drop_table("benchmarks")

@@ -1,4 +1,4 @@
-"""The gallery: images, their bytes, embeddings and metadata, and what was removed."""
+"""Tables of the gallery: images, their bytes, embeddings and metadata, and deletions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BYTEWISE_255 = sa.String(255).with_variant(sa.String(255, collation="C"), "post
 
 
 def upgrade() -> None:
-    """Make the tables, and the one row of the gallery's state."""
+    """Make the tables, and the only row of gallery_state."""
     on_postgresql = op.get_bind().dialect.name == "postgresql"
     if on_postgresql:
         op.execute("CREATE EXTENSION IF NOT EXISTS vector")
@@ -62,7 +62,7 @@ def upgrade() -> None:
         sa.Column("original", sa.LargeBinary, nullable=False),
         sa.Column("thumbnail", sa.LargeBinary, nullable=False, comment="JPEG"),
     )
-    if on_postgresql:  # do not try to compress what is JPEG
+    if on_postgresql:  # image files are already compressed
         for column in ("original", "thumbnail"):
             op.execute(f"ALTER TABLE gallery_contents ALTER COLUMN {column} SET STORAGE EXTERNAL")
     op.create_table(
@@ -91,6 +91,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them."""
+    """Drop the tables."""
     for table in ("tombstones", "fields", "embeddings", "contents", "images", "state"):
         op.drop_table(f"gallery_{table}")

@@ -1,4 +1,4 @@
-"""Percentiles beside the histograms of hours and days, so that a history need not decode them."""
+"""Percentiles beside the histograms of hours and days, so that a history need not decode histograms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Latency keys with version and runtime; hours and days from every instance, and their pooled percentiles."""
+"""Version and runtime in latency keys; hours and days per instance, with percentiles over all instances."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ _COMMENTS = {
 def upgrade() -> None:
     """Complete the roll-ups to hours and days, then add the columns. Roll-ups stay, with an empty instance.
 
-    After this migration every process writes its own hours and days, so older ones must be complete.
+    After this migration, every process writes its own hours and days, so the roll-ups before it must be
+    complete.
     """
     connection = op.get_bind()
     rows = connection.execute(sa.text("SELECT name, until FROM latency_progress")).all()
@@ -139,7 +140,7 @@ def _key(table: str, *, new: bool) -> list[str]:
 
 
 def _copy(table: str, *, new: bool) -> None:
-    """SQLite changes a key by copying the table."""
+    """Change the key of an SQLite table, which is only possible by copying the table."""
     before = sa.Table(table, sa.MetaData(), autoload_with=op.get_bind())
     kept = [
         sa.Column(column.name, column.type, nullable=column.nullable)
@@ -163,7 +164,8 @@ def _copy(table: str, *, new: bool) -> None:
 def downgrade() -> None:
     """Drop the columns, and all rows of known versions, which the old key cannot distinguish.
 
-    Nothing calls this. The previous version would add rows of single instances to its own sums.
+    Nothing calls this function. After a downgrade, the previous version would add rows of single instances to
+    its own sums.
     """
     connection = op.get_bind()
     op.drop_table("latency_pooled")

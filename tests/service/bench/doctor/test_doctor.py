@@ -207,7 +207,7 @@ def test_more_threads_than_cores(tmp_path: Path) -> None:
     finding = only(diagnose(clean, settings=RunSettings(service_threads=8)))
     assert finding.slug == "threads-beyond-the-cores"
     assert finding.evidence == (
-        "WEIGHIN_THREADS is 8, the process can keep 2 busy: CPU affinity 4, cgroup cpu.max 2 cores"
+        "WEIGHIN_THREADS is 8, the process can keep 2 cores busy: CPU affinity 4, cgroup cpu.max 2 cores"
     )
     assert diagnose(clean, settings=RunSettings(service_threads=2)).findings == ()
 

@@ -88,7 +88,7 @@ def test_minimum_is_compared_with_what_models_are_chosen_by() -> None:
         reasons(found)["b"] == "accuracy 75.0% < 80.0% on the half of the pictures that models are chosen by"
     )
     notes = found.fits[0].notes
-    assert "accuracy 69.9% misses 80.0% on the half that is quoted" in notes
+    assert "accuracy 69.9% < 80.0% on pictures that the ranking did not use" in notes
     assert [note for note in notes if note.startswith("accuracy may be as low as")]
     sure = ask([A, B], made, min_accuracy=0.5).fits[0]
     assert not [note for note in sure.notes if note.startswith("accuracy")]
@@ -175,7 +175,7 @@ def test_too_few_pictures_for_two_halves() -> None:
     found = ask([A], made)
     assert found.recommended is None
     assert reasons(found)["a"] == (
-        "evaluated on too few pictures of 'pets' to rank by one half and quote the other (2)"
+        "evaluated on too few pictures of 'pets' for a figure on each half of them (2)"
     )
 
 
