@@ -212,6 +212,12 @@ def environment_warnings() -> list[str]:
     return read_environment(os.environ, Settings.model_fields)[1]
 
 
+def step_summary() -> Path | None:
+    """Return the file to which a job of GitHub Actions appends its summary; None elsewhere."""
+    path = os.environ.get("GITHUB_STEP_SUMMARY", "")
+    return Path(path) if path else None
+
+
 def setting_problems(error: ValidationError, given: Mapping[str, object]) -> list[str]:
     """Return a line per invalid setting: variable, value without secrets, and the allowed values.
 

@@ -39,10 +39,19 @@ def compare(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
         raise ValueError(f"answers: shapes {first.shape} and {second.shape} (allowed: one shape (n,))")
     n = len(first)
     b, c = int((first & ~second).sum()), int((~first & second).sum())
+    return Paired(n, b, c, (b - c) / n, *interval(b, c, n), mcnemar(b, c))
+
+
+def interval(b: float, c: float, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of the difference of accuracies, as in `compare`.
+
+    `b`, `c`: number of the `n` images that only the first and only the second network classifies correctly;
+    to plan with, they need not be whole.
+    """
     share_b, share_c = (b + 0.5) / (n + 2), (c + 0.5) / (n + 2)
     centre = share_b - share_c
     half = Z_95 * math.sqrt((share_b + share_c - centre**2) / (n + 2))
-    return Paired(n, b, c, (b - c) / n, centre - half, centre + half, mcnemar(b, c))
+    return centre - half, centre + half
 
 
 def mcnemar(b: int, c: int) -> float:

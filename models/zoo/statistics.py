@@ -97,13 +97,20 @@ def student_p(t: float, degrees: int) -> float:
     return min(1.0, max(0.0, 1 - within))
 
 
-@functools.cache
 def student_95(degrees: int) -> float:
     """Return the t for which Student's distribution has 95 % of its probability between -t and t."""
-    low, high = 1.0, 16.0
+    return student_quantile(degrees, 0.05)
+
+
+@functools.cache
+def student_quantile(degrees: int, p: float) -> float:
+    """Return the t whose `student_p` is `p`, which lies between 0 and 1 (neither included)."""
+    low, high = 0.0, 1.0
+    while student_p(high, degrees) > p:
+        low, high = high, 2 * high
     while high - low > 1e-12 * high:
         middle = (low + high) / 2
-        low, high = (middle, high) if student_p(middle, degrees) > 0.05 else (low, middle)
+        low, high = (middle, high) if student_p(middle, degrees) > p else (low, middle)
     return high
 
 

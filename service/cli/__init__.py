@@ -75,6 +75,11 @@ COMMANDS = {
         "report",
         "Write a report of a benchmark: figures with intervals, the front, caveats, how to reproduce it.",
     ),
+    "gate": _Command(
+        "gate",
+        "gate",
+        "Pass or fail a new network beside the one before it, for CI: latency and accuracy within limits.",
+    ),
     "gallery": _Command(
         "gallery",
         "gallery_app",

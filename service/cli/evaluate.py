@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -15,12 +11,20 @@ import typer
 from service.cli.evaluate_table import print_evaluation
 from service.cli.evaluations import keep
 from service.cli.gallery.display import progress_bar
-from service.cli.output import STANDARD_OUTPUT, JsonFile, check_target, console, say, write_json
+from service.cli.output import (
+    STANDARD_OUTPUT,
+    JsonFile,
+    check_target,
+    console,
+    say,
+    stop_on_signals,
+    write_json,
+)
 from service.cli.settings import settings_with
 from service.errors import InvalidDataset, InvalidParameter
 from service.evaluation.assemble import assemble
 from service.evaluation.choose import Chosen, choose
-from service.evaluation.classes import read_mapping, unknown_in_mapping
+from service.evaluation.classes import mapping_for
 from service.evaluation.dataset import Dataset
 from service.evaluation.progress import Progress
 from service.evaluation.readers.read import read_dataset
@@ -88,13 +92,7 @@ def _evaluate(
     dataset = read_dataset(data, images)
     if corrupt and dataset.task == "object-detection":
         raise InvalidParameter(f"--corrupt: {dataset.name} has boxes (allowed: pictures with a class each)")
-    mapping = {} if mapping_file is None else read_mapping(mapping_file)
-    unknown = unknown_in_mapping(mapping, dataset.class_names)
-    if mapping_file is not None and unknown:
-        raise InvalidParameter(
-            f"--mapping {mapping_file.name}: no such class in {dataset.name}: {_first(list(unknown))} "
-            f"(allowed: {_first(list(dataset.class_names))})"
-        )
+    mapping = mapping_for(mapping_file, dataset.name, dataset.class_names)
     registry = Registry(
         settings.model_dirs,
         settings.default_model,
@@ -132,37 +130,13 @@ def _evaluate(
 
 def _run(runner: Runner, dataset: Dataset, chosen: Chosen) -> tuple[Run, int]:
     """Run with a progress display; return the run and the signal that interrupted it, or 0."""
-    with _stop_on_signals() as (stop, received), progress_bar() as bar:
+    with stop_on_signals() as (stop, received), progress_bar() as bar:
         count = len(chosen.subjects)
         task = bar.add_task(
             f"{dataset.name}: {count} model{'' if count == 1 else 's'}", total=len(dataset.pictures)
         )
         run = runner.run(lambda done: bar.update(task, completed=done), stop)
     return run, received[0] if received else 0
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[tuple[threading.Event, list[int]]]:
-    """Yield an event that SIGINT and SIGTERM set, and the list of received signals.
-
-    A second signal ends the process.
-    """
-    stop = threading.Event()
-    received: list[int] = []
-
-    def handle(number: int, _frame: object) -> None:
-        stop.set()
-        received.append(number)
-        signal.signal(number, previous[signal.Signals(number)])
-
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in previous:
-        signal.signal(number, handle)
-    try:
-        yield stop, received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _say_interrupted(run: Run, dataset: Dataset, *, kept: bool) -> None:

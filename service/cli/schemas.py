@@ -26,6 +26,7 @@ from service.bench.doctor.operators import Arithmetic
 from service.bench.doctor.running import RunSettings
 from service.bench.fingerprint import Machine
 from service.bench.judge.regression import Change, Regression
+from service.gate.result import GateResult
 from service.inference.compare import Comparison
 from service.text.display import without_surrogates
 
@@ -284,6 +285,7 @@ DOCUMENTS: tuple[type[BaseModel], ...] = (
     BundleComparison,
     AddedModel,
     QuantizedModel,
+    GateResult,
 )
 """The documents and lines that commands write."""
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from models.zoo.files import read_text
 from models.zoo.labels import BUILT_IN
-from service.errors import InvalidDataset, error_words
-from service.text.display import shown
+from service.errors import InvalidDataset, InvalidParameter, error_words
+from service.text.display import joined, shown
 
 LEFT_OUT = "-"
 """Target of a class that a mapping leaves out."""
@@ -167,6 +167,21 @@ def read_mapping(path: Path, *, what: str = "CLASS") -> dict[str, str | int]:
         if pairs.setdefault(composed(name), label) != label:
             raise InvalidDataset(f"{where}: line {number} maps {shown(name)[:120]} a second time")
     return pairs
+
+
+def mapping_for(file: Path | None, dataset: str, names: Sequence[str]) -> dict[str, str | int]:
+    """Return the mapping in a file of `--mapping`; none without a file.
+
+    Raises InvalidDataset as `read_mapping`, and InvalidParameter for a name that is none of the classes
+    `names` of the data set.
+    """
+    mapping = {} if file is None else read_mapping(file)
+    unknown = unknown_in_mapping(mapping, names)
+    if file is not None and unknown:
+        raise InvalidParameter(
+            f"--mapping {file.name}: no such class in {dataset}: {joined(unknown)} (allowed: {joined(names)})"
+        )
+    return mapping
 
 
 def _of_json(text: str, where: str) -> dict[str, str | int]:

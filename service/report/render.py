@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import html
 import io
-import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from service.report import chart
 from service.report.document import Caveat, Report, ReportedModel
 from service.report.tables import Cell, Table, evaluation_tables, result_tables
-from service.text.display import counted, shown
+from service.text.display import counted, in_markdown
 
 _METHOD = (
     "A model leaves the front only if another one is more accurate (their 95 % intervals are apart), faster "
@@ -156,25 +155,25 @@ def _versions(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def _markdown(report: Report) -> Iterator[str]:
-    yield f"### {_escaped(report.title)}"
+    yield f"### {in_markdown(report.title)}"
     yield ""
     for caveat in report.caveats:
         if caveat.serious:
-            yield f"> **No evidence.** {_escaped(_line(caveat))}"
+            yield f"> **No evidence.** {in_markdown(_line(caveat))}"
             yield ""
     for answer in report.answers:
-        yield f"- {_escaped(answer)}"
+        yield f"- {in_markdown(answer)}"
     yield ""
-    yield "; ".join(f"{name.lower()}: {_escaped(value)}" for name, value in _facts(report))
+    yield "; ".join(f"{name.lower()}: {in_markdown(value)}" for name, value in _facts(report))
     tables = result_tables(report).values()
     for table in tables:
         yield ""
-        yield f"**{_escaped(table.title)}**"
+        yield f"**{in_markdown(table.title)}**"
         yield ""
         yield from _markdown_table(table)
     front = f"● on the front. {_METHOD} " if any(table.marked for table in tables) else ""
     yield ""
-    yield f"{front}{_escaped(' '.join(_legend(report)))}"
+    yield f"{front}{in_markdown(' '.join(_legend(report)))}"
     for table in evaluation_tables(report):
         yield ""
         yield f"<details><summary>{html.escape(table.title)}</summary>"
@@ -182,14 +181,14 @@ def _markdown(report: Report) -> Iterator[str]:
         yield from _markdown_table(table)
         if table.note:
             yield ""
-            yield _escaped(table.note)
+            yield in_markdown(table.note)
         yield ""
         yield "</details>"
     if report.caveats:
         yield ""
         yield "**Caveats**"
         yield ""
-        yield from (f"- {_escaped(_line(caveat))}" for caveat in report.caveats)
+        yield from (f"- {in_markdown(_line(caveat))}" for caveat in report.caveats)
     yield ""
     yield "<details><summary>Reproduce</summary>"
     yield ""
@@ -199,7 +198,7 @@ def _markdown(report: Report) -> Iterator[str]:
     yield ""
     yield "| | |"
     yield "| --- | --- |"
-    yield from (f"| {_escaped(name)} | {_escaped(value)} |" for name, value in _versions(report))
+    yield from (f"| {in_markdown(name)} | {in_markdown(value)} |" for name, value in _versions(report))
     yield ""
     yield "</details>"
 
@@ -214,7 +213,7 @@ def _markdown_table(table: Table) -> Iterator[str]:
     yield _markdown_row(["---", *("---" if words else "---:" for words in table.words)])
     for row in table.rows:
         name = f"● {row.name}" if row.mark else row.name
-        yield _markdown_row([_escaped(name), *map(_markdown_cell, row.cells)])
+        yield _markdown_row([in_markdown(name), *map(_markdown_cell, row.cells)])
 
 
 def _markdown_row(cells: Iterable[str]) -> str:
@@ -222,12 +221,7 @@ def _markdown_row(cells: Iterable[str]) -> str:
 
 
 def _markdown_cell(cell: Cell) -> str:
-    return _escaped(f"{cell.text} {cell.note}" if cell.note else cell.text)
-
-
-def _escaped(text: str) -> str:
-    """Return text that Markdown shows as it is, in one line: its own characters and HTML's are escaped."""
-    return re.sub(r"([\\`*_~|\[\]#@])", r"\\\1", html.escape(shown(text), quote=False))
+    return in_markdown(f"{cell.text} {cell.note}" if cell.note else cell.text)
 
 
 def _csv_row(report: Report, model: ReportedModel) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Sequence
 
@@ -45,6 +46,11 @@ def encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def in_markdown(text: str) -> str:
+    """Return text that Markdown shows as it is, in one line: its own characters and HTML's are escaped."""
+    return re.sub(r"([\\`*_~|\[\]#@])", r"\\\1", html.escape(shown(text), quote=False))
 
 
 def counted(count: int, one: str, several: str) -> str:

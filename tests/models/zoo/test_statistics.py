@@ -22,6 +22,7 @@ from models.zoo.statistics import (
     slowest_allowed,
     student_95,
     student_p,
+    student_quantile,
     wilson,
 )
 
@@ -160,6 +161,13 @@ def test_student_equals_scipy(t: float, degrees: int) -> None:
     # scipy's own is 1e-10 off near t = 0: it gives 1 for t = 1.5e-10 and one degree
     assert student_p(t, degrees) == pytest.approx(p, abs=1e-9 if exact else 5e-4)
     assert student_95(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-9 if exact else 2e-3)
+
+
+@given(st.floats(1e-4, 0.9), st.integers(1, 1000))
+def test_student_quantile_equals_scipy(p: float, degrees: int) -> None:
+    from scipy import stats
+
+    assert student_quantile(degrees, p) == pytest.approx(stats.t.isf(p / 2, degrees), rel=1e-7)
 
 
 @given(st.floats(-40, 40))

@@ -1,0 +1,288 @@
+"""Decide whether a network keeps its limits, from interleaved launches and from answers on the same pictures.
+
+Latency: each launch, a new process, gives one value, the interquartile mean of its rounds' log-ratios. Only
+launches are independent, so the interval is Student's over their values. The gate looks at it after each
+launch from the third on, and stops when it lies on one side of the limit. To look often makes an error more
+likely; so each look has the level LOOK_LEVEL, with which the intervals of all looks together hold the truth
+with 95 %: repeated confidence intervals (Jennison and Turnbull, JRSS B 51, 1989) of Pocock's design
+(Biometrika 64, 1977), with the level for Student's distribution instead of his for the normal one.
+
+Accuracy: one interval of the loss on the same pictures, which more measuring cannot narrow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.zoo import paired
+from models.zoo.statistics import student_quantile
+from models.zoo.verdicts import MIN_DIFFERENCE, LogRatios, interquartile_mean
+
+MIN_LAUNCHES = 3
+MAX_LAUNCHES = 16
+LOOK_LEVEL = 0.0087
+"""Two-sided level of each of the looks after MIN_LAUNCHES to MAX_LAUNCHES launches; all together have 5 %.
+
+Student's t of normal values depends on nothing unknown, so the level is found by simulation of them; a test
+repeats it.
+"""
+_MOST_PICTURES = 1_000_000
+"""No estimate of the pictures needed goes beyond this."""
+_MOST_TIMES = 100
+"""No estimate of the launches needed goes beyond this many times MAX_LAUNCHES."""
+
+Outcome = Literal["pass", "fail", "undecided"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much worse the new network may be: `max_slower` of the time, `max_loss` of the accuracy; shares."""
+
+    max_slower: float = 0.03
+    max_loss: float = 0.005
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimated log-ratio with its sequential 95 % interval; the bounds are None below MIN_LAUNCHES."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    deviation: float
+
+
+@dataclass(frozen=True)
+class LatencyJudgement:
+    """Judgement of the latency. Ratios: 1.0 is equal, above 1 is slower; bounds of the sequential interval.
+
+    `control_ratio`: the time of the base measured again divided by its time. `void`: that differs from 1, so
+    no latency measured here can be believed, and `outcome` is `undecided`. `needs`: in words, what a decision
+    would take. `further_launches`: an estimate of that, None if decided or if no number is sensible.
+    """
+
+    outcome: Outcome
+    ratio: float
+    low: float | None
+    high: float | None
+    launches: int
+    rounds: int
+    control_ratio: float
+    control_low: float | None
+    control_high: float | None
+    void: bool
+    further_launches: int | None
+    needs: str | None
+
+
+@dataclass(frozen=True)
+class AccuracyJudgement:
+    """Judgement of the accuracy on `n` pictures; `loss`: base minus new, a share, with its 95 % interval.
+
+    `only_base`, `only_new`: pictures that only this network answers correctly; None for detectors, whose loss
+    is one of average precision. `needs`: in words, what a decision would take. `pictures_needed`: an estimate
+    of that, None if decided or if no number is sensible.
+    """
+
+    outcome: Outcome
+    n: int
+    only_base: int | None
+    only_new: int | None
+    loss: float
+    low: float
+    high: float
+    pictures_needed: int | None
+    needs: str | None
+
+
+def side(low: float | None, high: float | None, limit: float) -> Outcome:
+    """Return `fail` if the interval lies wholly above the limit, `pass` if below, else `undecided`."""
+    if low is None or high is None:
+        return "undecided"
+    if low > limit:
+        return "fail"
+    return "pass" if high < limit else "undecided"
+
+
+def overall(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return `fail` if any limit is broken, `pass` if all are kept, else `undecided`, as without any."""
+    if "fail" in outcomes:
+        return "fail"
+    return "pass" if outcomes and all(outcome == "pass" for outcome in outcomes) else "undecided"
+
+
+def log_ratios(
+    base: Sequence[float], again: Sequence[float], new: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    """Return the log-ratios of a launch, of each round's medians: those of `new`, and those of the control.
+
+    `base`, `again`: medians of the base and of the base measured again, in the same rounds as `new`. The
+    reference of `new` is the geometric mean of both.
+    """
+    logs = np.log(np.array([base, again, new], dtype=np.float64))
+    return (logs[2] - logs[:2].mean(axis=0)).tolist(), (logs[1] - logs[0]).tolist()
+
+
+def judge_latency(new: LogRatios, control: LogRatios, max_slower: float) -> LatencyJudgement:
+    """Judge the slowdown after all given launches; call it after each launch from MIN_LAUNCHES on.
+
+    `new`: log-ratios of the new network's medians and the geometric mean of the base's two. `control`: those
+    of the base measured again and the base. `max_slower`: allowed slowdown, 0.03 for 3 %. Raises ValueError
+    if there are no rounds, the launches of both differ, a ratio is not finite, or launches exceed
+    MAX_LAUNCHES, for which LOOK_LEVEL holds.
+    """
+    values, controls = _launch_values(new), _launch_values(control)
+    if new.keys() != control.keys() or not 0 < len(values) <= MAX_LAUNCHES:
+        raise ValueError(
+            f"launches: {sorted(new)} and {sorted(control)} (allowed: the same 1 to {MAX_LAUNCHES})"
+        )
+    limit = math.log1p(max_slower)
+    slower, same = _interval(values), _interval(controls)
+    void = side(same.low, same.high, 0.0) != "undecided" and abs(math.expm1(same.mean)) > MIN_DIFFERENCE
+    outcome: Outcome = "undecided" if void else side(slower.low, slower.high, limit)
+    further: int | None = None
+    needs: str | None = None
+    if void:
+        needs = "a decision would take a machine on which the base measured twice equals itself"
+    elif outcome == "undecided":
+        further, needs = _more_launches(slower, len(values), limit)
+    return LatencyJudgement(
+        outcome=outcome,
+        ratio=math.exp(slower.mean),
+        low=_exp(slower.low),
+        high=_exp(slower.high),
+        launches=len(values),
+        rounds=sum(map(len, new.values())),
+        control_ratio=math.exp(same.mean),
+        control_low=_exp(same.low),
+        control_high=_exp(same.high),
+        void=void,
+        further_launches=further,
+        needs=needs,
+    )
+
+
+def judge_accuracy(base: NDArray[np.bool_], new: NDArray[np.bool_], max_loss: float) -> AccuracyJudgement:
+    """Judge the loss from which pictures each network answers correctly, bool (n,), in the same order.
+
+    The interval is that of `models.zoo.paired.compare`. `max_loss`: allowed loss, 0.005 for half a point.
+    Raises ValueError if the shapes differ or there are no pictures.
+    """
+    found = paired.compare(base, new)
+    outcome = side(found.low, found.high, max_loss)
+    pictures, needs = None, None
+    if outcome == "undecided":
+
+        def decided(count: int) -> bool:
+            per_picture = count / found.n
+            low, high = paired.interval(
+                found.only_first * per_picture, found.only_second * per_picture, count
+            )
+            return side(low, high, max_loss) != "undecided"
+
+        pictures, needs = _more_pictures(found.n, found.difference, max_loss, decided)
+    return AccuracyJudgement(
+        outcome=outcome,
+        n=found.n,
+        only_base=found.only_first,
+        only_new=found.only_second,
+        loss=found.difference,
+        low=found.low,
+        high=found.high,
+        pictures_needed=pictures,
+        needs=needs,
+    )
+
+
+def judge_average_precision(
+    n: int, loss: float, low: float, high: float, max_loss: float
+) -> AccuracyJudgement:
+    """Judge the loss of average precision on `n` pictures from its 95 % interval, all shares.
+
+    The estimate of the pictures needed takes the interval's width to fall as the root of their number.
+    """
+    outcome = side(low, high, max_loss)
+    pictures, needs = None, None
+    if outcome == "undecided":
+        half = (high - low) / 2
+
+        def decided(count: int) -> bool:
+            return half * math.sqrt(n / count) < abs(loss - max_loss)
+
+        pictures, needs = _more_pictures(n, loss, max_loss, decided)
+    return AccuracyJudgement(outcome, n, None, None, loss, low, high, pictures, needs)
+
+
+def _launch_values(ratios: LogRatios) -> NDArray[np.float64]:
+    if not all(len(rounds) and np.isfinite(rounds).all() for rounds in ratios.values()):
+        raise ValueError("log-ratios: a launch without rounds, or a ratio that is not finite")
+    return np.array([float(interquartile_mean(np.asarray(rounds, float))) for rounds in ratios.values()])
+
+
+def _interval(values: NDArray[np.float64]) -> Interval:
+    count = len(values)
+    mean = float(values.mean())
+    if count < MIN_LAUNCHES:
+        return Interval(mean, None, None, 0.0)
+    deviation = float(values.std(ddof=1))
+    half = _half_width(deviation, count)
+    return Interval(mean, mean - half, mean + half, deviation)
+
+
+def _half_width(deviation: float, launches: int) -> float:
+    return student_quantile(launches - 1, LOOK_LEVEL) * deviation / math.sqrt(launches)
+
+
+def _exp(value: float | None) -> float | None:
+    return None if value is None else math.exp(value)
+
+
+def _more_launches(slower: Interval, launches: int, limit: float) -> tuple[int | None, str]:
+    if launches < MIN_LAUNCHES:
+        further = MIN_LAUNCHES - launches
+        return further, f"a decision would take {MIN_LAUNCHES} launches at least (measured: {launches})"
+    distance = abs(slower.mean - limit)
+    enough = _first(
+        lambda count: _half_width(slower.deviation, count) < distance,
+        launches + 1,
+        _MOST_TIMES * MAX_LAUNCHES,
+    )
+    near = f"the slowdown is within {abs(math.expm1(distance)):.1%} of the limit"
+    if enough is None:
+        return None, f"{near}: no sensible number of launches decides it"
+    if enough > MAX_LAUNCHES:
+        return (
+            None,
+            f"{near}: a decision would take about {enough} launches (at most {MAX_LAUNCHES} are made)",
+        )
+    return enough - launches, f"a decision would take about {enough - launches} further launches"
+
+
+def _more_pictures(
+    n: int, loss: float, max_loss: float, decided: Callable[[int], bool]
+) -> tuple[int | None, str]:
+    """Return the smallest number of pictures for which `decided` holds, if it is sensible, and in words."""
+    enough = _first(decided, n + 1, _MOST_PICTURES)
+    if enough is None:
+        return None, (
+            f"the loss is within {100 * abs(loss - max_loss):.2f} points of the limit: "
+            f"{_MOST_PICTURES} pictures would not decide it"
+        )
+    return enough, f"a decision would take about {enough} pictures of this kind (given: {n})"
+
+
+def _first(holds: Callable[[int], bool], low: int, most: int) -> int | None:
+    """Return the smallest number from `low` to `most` for which `holds`, which stays true once it is."""
+    if low > most or not holds(most):
+        return None
+    high = most
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return low

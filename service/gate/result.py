@@ -1,0 +1,189 @@
+"""The result of a gate as data: outcome, figures and a sentence for each check."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Self, get_args
+
+from pydantic import AwareDatetime, Field
+
+from models.zoo.card import Sha256
+from models.zoo.frozen import Finite
+from service.gate.decision import AccuracyJudgement, LatencyJudgement, Limits, Outcome, overall
+from service.gate.subjects import Kind, Source, Subject
+from service.text.display import counted, without_surrogates
+
+EXIT_CODES: dict[Outcome, Literal[0, 1, 2]] = {"pass": 0, "fail": 1, "undecided": 2}
+CheckName = Literal["latency", "accuracy", "control"]
+CHECKS: tuple[CheckName, ...] = get_args(CheckName)
+Status = Literal["passed", "failed", "undecided", "skipped"]
+
+_STATUS: dict[Outcome, Status] = {"pass": "passed", "fail": "failed", "undecided": "undecided"}
+_WORDS: dict[Outcome, str] = {"pass": "pass", "fail": "fail", "undecided": "cannot say"}
+_WHERE: dict[Outcome, str] = {
+    "pass": "wholly within the limit of",
+    "fail": "wholly beyond the limit of",
+    "undecided": "on both sides of the limit of",
+}
+
+
+class Check(Finite):
+    """One of the questions that the gate asks."""
+
+    name: CheckName
+    status: Status = Field(description="skipped: was not asked, or need not be")
+    sentence: str
+
+
+class GatedModel(Finite):
+    """One of the two networks."""
+
+    given: str = Field(description="As the option names it")
+    kind: Kind = Field(description="model: of the zoo; folder: with a card; file: an ONNX file without one")
+    sha256: Sha256 | None = Field(description="SHA-256 of the ONNX file that ran; null if it was not read")
+    bytes: int | None = Field(description="Size of that file")
+    notes: list[str] = Field(description="What is assumed about it, and what was changed to serve it")
+
+    @classmethod
+    def of(cls, source: Source, subject: Subject | None) -> Self:
+        """Build the part of the document for one network; `subject` is None if it cannot be used."""
+        file = None if subject is None else subject.card.file
+        return cls(
+            given=without_surrogates(source.given),
+            kind=source.kind,
+            sha256=None if file is None else file.sha256,
+            bytes=None if file is None else file.bytes,
+            notes=[] if subject is None else list(map(without_surrogates, subject.notes)),
+        )
+
+
+class LatencyFigures(Finite):
+    """Time of the new network divided by that of the base: above 1 is slower."""
+
+    ratio: float = Field(gt=0)
+    low: float | None = Field(description="Sequential 95 % interval of `ratio`; null below three launches")
+    high: float | None
+    launches: int = Field(ge=1, description="Processes, each of which gives one independent value")
+    rounds: int = Field(ge=1, description="Rounds of all launches")
+    control_ratio: float = Field(gt=0, description="Time of the base measured again divided by its time")
+    control_low: float | None
+    control_high: float | None
+    void: bool = Field(description="Whether the base differs from itself, so that no latency is believed")
+    further_launches: int | None = Field(description="Estimate of what a decision would take")
+
+    @classmethod
+    def of(cls, judgement: LatencyJudgement) -> Self:
+        """Build the part of the document for the latency."""
+        return cls(**{name: getattr(judgement, name) for name in cls.model_fields})
+
+
+class AccuracyFigures(Finite):
+    """Accuracy on the same pictures: top-1 of classifiers, average precision of detectors; shares, 0 to 1."""
+
+    data: str = Field(description="Name of the data set")
+    n: int = Field(ge=1, description="Pictures")
+    loss: float = Field(description="Accuracy of the base minus that of the new network")
+    low: float = Field(description="95 % interval of `loss`")
+    high: float
+    only_base: int | None = Field(description="Pictures that only the base gets right; null for detectors")
+    only_new: int | None
+    pictures_needed: int | None = Field(description="Estimate of what a decision would take")
+
+    @classmethod
+    def of(cls, data: str, judgement: AccuracyJudgement) -> Self:
+        """Build the part of the document for the accuracy on the data set `data`."""
+        figures = {name: getattr(judgement, name) for name in cls.model_fields if name != "data"}
+        return cls(data=without_surrogates(data), **figures)
+
+
+class GateLimits(Finite):
+    """Limits of the gate."""
+
+    max_slower: float = Field(description="Largest slowdown, 0.03 is 3 %")
+    max_loss: float = Field(description="Largest loss of accuracy as a share, 0.005 is half a point")
+    time_limit_s: float
+
+
+class GateResult(Finite):
+    """`weighin gate --json FILE`."""
+
+    outcome: Outcome
+    exit_code: Literal[0, 1, 2] = Field(description="0: pass; 1: fail; 2: cannot say")
+    sentence: str = Field(description="The outcome with its reason, one line")
+    checks: list[Check]
+    limits: GateLimits
+    base: GatedModel | None = Field(description="null if it was not found")
+    new: GatedModel | None
+    latency: LatencyFigures | None = Field(description="null if it was not measured")
+    accuracy: AccuracyFigures | None
+    notes: list[str] = Field(description="Disturbances of the machine, and pictures that do not count")
+    machine: str
+    weighin: str = Field(description="Version")
+    started_at: AwareDatetime
+    seconds: float = Field(ge=0)
+
+
+def latency_checks(judgement: LatencyJudgement, limits: Limits, ended: str, launch_s: float) -> list[Check]:
+    """Return the checks of latency and control.
+
+    `ended`: why measuring ended, if that was before a decision; `launch_s`: mean seconds of a launch.
+    """
+    launches = counted(judgement.launches, "launch", "launches")
+    figure = f"{_change(judgement.ratio, judgement.low, judgement.high)} in {launches}"
+    again = _change(judgement.control_ratio, judgement.control_low, judgement.control_high)
+    if judgement.void:
+        void = "void, because the base measured twice differs from itself"
+        control = f"the base measured twice differs from itself by {again}; {ended}; {judgement.needs}"
+        return [
+            Check(name="latency", status="undecided", sentence=f"{figure}, {void}"),
+            Check(name="control", status="undecided", sentence=control),
+        ]
+    where = "too few for an interval; limit" if judgement.low is None else _WHERE[judgement.outcome]
+    sentence = f"{figure}, {where} {100 * limits.max_slower:+g}%"
+    if judgement.outcome == "undecided":
+        sentence += f"; {ended}; {judgement.needs}"
+        if judgement.further_launches is not None:
+            sentence += f", {judgement.further_launches * launch_s:.0f} s"
+    return [
+        Check(name="latency", status=_STATUS[judgement.outcome], sentence=sentence),
+        Check(name="control", status="passed", sentence=f"the base measured twice differs by {again}"),
+    ]
+
+
+def accuracy_check(judgement: AccuracyJudgement, limits: Limits) -> Check:
+    """Return the check of accuracy."""
+    loss, low, high = (100 * value for value in (judgement.loss, judgement.low, judgement.high))
+    pictures = counted(judgement.n, "picture", "pictures")
+    sentence = f"loss {loss:+.2f} points [{low:+.2f}, {high:+.2f}] on {pictures}"
+    if judgement.only_base is not None:
+        sentence += f" ({judgement.only_base} right in base only, {judgement.only_new} in new only)"
+    sentence += f", {_WHERE[judgement.outcome]} {100 * limits.max_loss:g} points"
+    if judgement.outcome == "undecided":
+        sentence += f"; {judgement.needs}"
+    return Check(name="accuracy", status=_STATUS[judgement.outcome], sentence=sentence)
+
+
+def conclude(checks: Sequence[Check]) -> tuple[Outcome, str]:
+    """Return the outcome of the checks, and it with its reasons in one line; undecided if all are skipped."""
+    of_status: dict[Status, Outcome] = {"passed": "pass", "failed": "fail", "undecided": "undecided"}
+    outcome = overall([of_status[check.status] for check in checks if check.status != "skipped"])
+    decisive = [check for check in checks if check.status == _STATUS[outcome]]
+    reasons = [
+        f"{check.name} {check.sentence}"
+        for check in decisive
+        if (check.name, check.status) != ("control", "passed")
+    ]
+    if outcome == "pass":
+        unasked = [each for each in checks if each.status == "skipped"]
+        reasons += [f"{each.name} not compared: {each.sentence}" for each in unasked]
+    return outcome, with_outcome(outcome, "; ".join(reasons))
+
+
+def with_outcome(outcome: Outcome, reason: str) -> str:
+    """Return the sentence of a result: the outcome in words, then the reason."""
+    return f"{_WORDS[outcome]}: {reason}"
+
+
+def _change(ratio: float, low: float | None, high: float | None) -> str:
+    interval = "" if low is None or high is None else f" [{low - 1:+.1%}, {high - 1:+.1%}]"
+    return f"{ratio - 1:+.1%}{interval}"

@@ -1,0 +1,246 @@
+"""Run a gate: find both networks, check that one can replace the other, measure until it is decided."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from models.zoo.machine import this_machine
+from service.errors import InvalidParameter, MeasurementFailed, WeighinError, error_words
+from service.gate.decision import MAX_LAUNCHES, Limits, Outcome
+from service.gate.measure import Show, measure_accuracy, measure_latency
+from service.gate.result import (
+    CHECKS,
+    EXIT_CODES,
+    AccuracyFigures,
+    Check,
+    CheckName,
+    GatedModel,
+    GateLimits,
+    GateResult,
+    LatencyFigures,
+    accuracy_check,
+    conclude,
+    latency_checks,
+    with_outcome,
+)
+from service.gate.subjects import Role, Source, Subject, check_alike, find, identical, place, same_source
+from service.inference.registry import Registry
+from service.text.display import shown, without_surrogates
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to compare. `base`, `new`: names, folders or ONNX files. `data`: labelled pictures, if any.
+
+    `mapping`: file that maps their classes to labels; `images`: folder in which their paths begin.
+    """
+
+    base: str
+    new: str
+    data: Path | None = None
+    mapping: Path | None = None
+    images: Path | None = None
+    limits: Limits = field(default_factory=Limits)
+    time_limit_s: float = 300.0
+
+
+class Gate:
+    """One run of a gate."""
+
+    def __init__(
+        self,
+        request: Request,
+        registry: Callable[[], Registry],
+        *,
+        threads: int,
+        max_pixels: int,
+        stop: threading.Event,
+        show: Show,
+    ) -> None:
+        """`registry`: returns the models that have names. `stop`: set it to end soon, undecided.
+
+        `threads`: of the evaluation; `max_pixels`: of the largest picture.
+        """
+        self._request = request
+        self._registry = registry
+        self._threads = threads
+        self._max_pixels = max_pixels
+        self._stop = stop
+        self._show = show
+        self._late = False
+        self._sources: dict[Role, Source] = {}
+        self._subjects: dict[Role, Subject] = {}
+        self._checks: dict[CheckName, Check] = {}
+        self._latency: LatencyFigures | None = None
+        self._accuracy: AccuracyFigures | None = None
+        self._notes: list[str] = []
+
+    def run(self) -> GateResult:
+        """Run it and return the result; whatever cannot be compared is a result that says so.
+
+        No process remains after this call.
+        """
+        started_at, start = datetime.now(UTC), time.monotonic()
+        outcome: Outcome = "undecided"
+        limit = threading.Timer(self._request.time_limit_s, self._end_late)
+        limit.daemon = True
+        limit.start()
+        try:
+            with tempfile.TemporaryDirectory(prefix="weighin-gate-") as folder:
+                nothing_to_do = self._compare(Path(folder))
+        except (WeighinError, OSError) as error:
+            words = error.detail if isinstance(error, WeighinError) else _words(error)
+            sentence = self._cannot_say(words)
+        else:
+            if nothing_to_do is None:
+                outcome, sentence = conclude(list(self._checks.values()))
+            else:
+                self._skip(nothing_to_do)
+                outcome, sentence = "pass", with_outcome("pass", nothing_to_do)
+        finally:
+            limit.cancel()
+        request = self._request
+        return GateResult(
+            outcome=outcome,
+            exit_code=EXIT_CODES[outcome],
+            sentence=sentence,
+            checks=[self._checks[name] for name in CHECKS],
+            limits=GateLimits(
+                max_slower=request.limits.max_slower,
+                max_loss=request.limits.max_loss,
+                time_limit_s=request.time_limit_s,
+            ),
+            base=self._gated("base"),
+            new=self._gated("new"),
+            latency=self._latency,
+            accuracy=self._accuracy,
+            notes=list(map(without_surrogates, self._notes)),
+            machine=this_machine().cpu,
+            weighin=version("weighin"),
+            started_at=started_at,
+            seconds=round(time.monotonic() - start, 3),
+        )
+
+    @property
+    def _interrupted(self) -> bool:
+        return self._stop.is_set() and not self._late
+
+    def _end_late(self) -> None:
+        self._late = True
+        self._stop.set()
+
+    def _compare(self, folder: Path) -> str | None:
+        """Compare the networks in a temporary folder; return why there is nothing to compare, or None."""
+        self._show("reading both networks", 0.0)
+        zoo = folder / "zoo"
+        zoo.mkdir()
+        new = self._find("new")
+        if new is None:
+            raise InvalidParameter(f"--new {shown(self._request.new)}: no such file or folder")
+        base = self._find("base")
+        if base is not None and same_source(base, new):
+            raise InvalidParameter(f"--base and --new: both are {shown(new.given)} (allowed: two networks)")
+        self._place(new, zoo)
+        if base is not None:
+            self._place(base, zoo)
+        if self._interrupted:
+            raise MeasurementFailed("it was interrupted")
+        if base is None:
+            return f"first run: there is no base at {shown(self._request.base)}, so nothing was compared"
+        self._subjects["new"] = check_alike(self._subjects["base"], self._subjects["new"])
+        if identical(self._subjects["base"], self._subjects["new"]):
+            return "both files and their cards are identical, so nothing was measured"
+        both = Registry([zoo], "base")
+        self._judge_accuracy(both, folder / "evaluation")
+        if self._checks["accuracy"].status == "failed":
+            self._skip("not measured, because the accuracy decides")
+        elif self._interrupted:
+            self._skip("not measured, because it was interrupted")
+        else:
+            self._judge_latency(both)
+        return None
+
+    def _find(self, role: Role) -> Source | None:
+        given = self._request.base if role == "base" else self._request.new
+        source = find(role, given, self._registry)
+        if source is not None:
+            self._sources[role] = source
+        return source
+
+    def _place(self, source: Source, zoo: Path) -> None:
+        self._subjects[source.role] = place(source, zoo)
+
+    def _judge_accuracy(self, zoo: Registry, scratch: Path) -> None:
+        request = self._request
+        if request.data is None:
+            self._skip("no --data is given", "accuracy")
+            return
+        evaluated = measure_accuracy(
+            zoo,
+            request.data,
+            request.mapping,
+            request.images,
+            request.limits.max_loss,
+            scratch=scratch,
+            threads=self._threads,
+            max_pixels=self._max_pixels,
+            stop=self._stop,
+            show=self._show,
+        )
+        if evaluated is None:
+            reason = f"is not known, not all pictures were evaluated: {self._ended()}"
+            self._checks["accuracy"] = Check(name="accuracy", status="undecided", sentence=reason)
+            return
+        self._accuracy = AccuracyFigures.of(evaluated.data, evaluated.judgement)
+        self._notes += evaluated.notes
+        self._checks["accuracy"] = accuracy_check(evaluated.judgement, request.limits)
+
+    def _judge_latency(self, zoo: Registry) -> None:
+        limits = self._request.limits
+        start = time.monotonic()
+        measured = measure_latency(zoo, limits.max_slower, self._stop, self._show)
+        judgement = measured.judgement
+        self._notes += measured.disturbances
+        if judgement is None:
+            reason = f"is not known, no launch was completed: {self._ended()}"
+            self._checks["latency"] = Check(name="latency", status="undecided", sentence=reason)
+            self._skip("no launch was completed")
+            return
+        self._latency = LatencyFigures.of(judgement)
+        launch_s = (time.monotonic() - start) / judgement.launches
+        for check in latency_checks(judgement, limits, self._ended(), launch_s):
+            self._checks[check.name] = check
+
+    def _ended(self) -> str:
+        """Return why measuring ended without a decision."""
+        if self._late:
+            return f"the time limit of {self._request.time_limit_s:g} s is over"
+        return "it was interrupted" if self._interrupted else f"all {MAX_LAUNCHES} launches were made"
+
+    def _cannot_say(self, words: str) -> str:
+        """Note on every check that is not made what has prevented it; return the sentence of the result."""
+        unmade = [name for name in CHECKS if name not in self._checks]
+        for name in unmade[:1]:
+            self._checks[name] = Check(name=name, status="undecided", sentence=words)
+        self._skip("not reached")
+        return with_outcome("undecided", words)
+
+    def _skip(self, reason: str, *names: CheckName) -> None:
+        """Skip these checks, or all that are not made."""
+        for name in names or CHECKS:
+            self._checks.setdefault(name, Check(name=name, status="skipped", sentence=reason))
+
+    def _gated(self, role: Role) -> GatedModel | None:
+        source, subject = self._sources.get(role), self._subjects.get(role)
+        return None if source is None else GatedModel.of(source, subject)
+
+
+def _words(error: OSError) -> str:
+    return f"{error}" if isinstance(error, FileNotFoundError) and not error.strerror else error_words(error)

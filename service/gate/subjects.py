@@ -1,0 +1,169 @@
+"""The two networks of a gate: found by name, folder or ONNX file, and put into one temporary zoo."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from models.zoo.card import Card, read_card, write_card
+from models.zoo.files import write_whole
+from models.zoo.labels import read_labels
+from service.errors import InvalidParameter, ModelUnavailable, RefusedModel, error_words
+from service.inference.loading import UnusableModel, read_entry, read_model_file
+from service.inference.registry import Registry
+from service.own_models.add import Bounds, Options, build
+from service.own_models.sources.reading import read_file
+from service.own_models.trial import serve_once
+from service.text.display import shown
+
+Role = Literal["base", "new"]
+Kind = Literal["model", "folder", "file"]
+
+_TASKS = {"image-classification": "classifies images", "object-detection": "detects objects"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a network comes from. `given`: as the option says; `kind`: a model of the zoo, a folder, a file.
+
+    `path`: the folder with its card, or the file.
+    """
+
+    role: Role
+    given: str
+    kind: Kind
+    path: Path
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network in the temporary zoo, as a model named after its role. `notes`: what is assumed about it."""
+
+    source: Source
+    folder: Path
+    card: Card
+    labels: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def find(role: Role, given: str, registry: Callable[[], Registry]) -> Source | None:
+    """Return what `--base` or `--new` names; None if it is a path where nothing is.
+
+    A text with a slash, or that ends in .onnx, is a path. Any other is the name of a model of the registry,
+    or else a path. A file whose folder has a card that describes it counts as that folder. Raises
+    UnknownModel, InvalidParameter and what `registry` raises.
+    """
+    if not given.strip():
+        raise InvalidParameter(f"--{role}: empty (allowed: a model, a folder with a card, an ONNX file)")
+    path = Path(given)
+    must_be_path = path.name != given or path.suffix.lower() == ".onnx"
+    if not must_be_path:
+        models = registry()
+        if given in models.names() or not os.path.lexists(path):
+            return Source(role, given, "model", models.entry(given).folder)
+    try:
+        if not path.exists():
+            if os.path.lexists(path):
+                raise InvalidParameter(f"--{role} {shown(given)}: a link to nothing (allowed: a file)")
+            return None
+    except OSError as error:
+        raise InvalidParameter(f"--{role} {shown(given)}: cannot be read: {error_words(error)}") from None
+    if path.is_dir():
+        return Source(role, given, "folder", path)
+    if _describes(path):
+        return Source(role, given, "folder", path.parent)
+    return Source(role, given, "file", path)
+
+
+def place(source: Source, zoo: Path) -> Subject:
+    """Put the network into `zoo`, a folder of models, as the model `base` or `new`.
+
+    A file is described as `weighin add` does. Either is run once, in a child process. Raises RefusedModel and
+    ModelUnavailable with the reason why it cannot be used, and OSError if `zoo` cannot be written.
+    """
+    try:
+        return _placed(source, zoo)
+    except (RefusedModel, ModelUnavailable) as error:
+        raise type(error)(f"--{source.role} {shown(source.given)}: {error.detail}") from None
+
+
+def _placed(source: Source, zoo: Path) -> Subject:
+    folder = zoo / source.role
+    folder.mkdir()
+    if source.kind == "file":
+        built = build(source.path, read_file(source.path), Options(), folder, Bounds())
+        notes = (*(f"changed: {change}" for change in built.changes), *built.warnings)
+        return Subject(source, folder, built.card, read_labels(built.card, folder), notes)
+    entry = read_entry(source.path, require_name=False)
+    if entry.card is None:
+        raise ModelUnavailable(f"cannot be used: {entry.reason}")
+    try:
+        content = read_model_file(source.path, entry.card)
+        labels = read_labels(entry.card, source.path)
+    except (UnusableModel, OSError, ValueError) as error:
+        reason = error_words(error) if isinstance(error, OSError) else str(error)
+        raise ModelUnavailable(f"cannot be used: {reason}") from None
+    card = entry.card.model_copy(update={"name": source.role})
+    write_whole(folder / card.file.name, content)
+    write_whole(folder / "labels.txt", "".join(f"{label}\n" for label in labels).encode())
+    write_card(folder, card)
+    serve_once(folder, Bounds())
+    doubtful = ", ".join(card.doubtful)
+    notes = (f"assumed, predictions may be wrong: {doubtful}",) if doubtful else ()
+    return Subject(source, folder, card, labels, notes)
+
+
+def check_alike(base: Subject, new: Subject) -> Subject:
+    """Return `new` with the name of the base's label set, which it shares.
+
+    Raises InvalidParameter for networks of unlike tasks, inputs or labels.
+    """
+    difference = next(_differences(base, new), None)
+    if difference is not None:
+        raise InvalidParameter(f"--base and --new: {difference} (allowed: alike in all three)")
+    card = new.card.model_copy(update={"labels": base.card.labels})
+    write_card(new.folder, card)
+    return Subject(new.source, new.folder, card, new.labels, new.notes)
+
+
+def same_source(base: Source, new: Source) -> bool:
+    """Return whether both options name the same file or folder, by whatever path."""
+    return os.path.realpath(base.path) == os.path.realpath(new.path)
+
+
+def identical(base: Subject, new: Subject) -> bool:
+    """Return whether the files have equal bytes, and their cards ask for equal inputs and outputs."""
+    read = {"input", "outputs", "detection", "classes", "task"}
+    same_cards = base.card.model_dump(include=read) == new.card.model_dump(include=read)
+    return base.card.file.sha256 == new.card.file.sha256 and same_cards and base.labels == new.labels
+
+
+def _describes(file: Path) -> bool:
+    """Return whether a valid card in the folder of `file` describes exactly this file."""
+    try:
+        card = read_card(file.parent)
+        if card.file.name != file.name:
+            return False
+        read_model_file(file.parent, card)
+    except (OSError, ValueError, UnusableModel):
+        return False
+    return True
+
+
+def _differences(base: Subject, new: Subject) -> Iterator[str]:
+    if base.card.task != new.card.task:
+        yield f"unlike tasks: base {_TASKS[base.card.task]}, new {_TASKS[new.card.task]}"
+    shapes = [
+        " x ".join(map(str, (spec.channels, spec.height, spec.width)))
+        for spec in (base.card.input, new.card.input)
+    ]
+    if shapes[0] != shapes[1]:
+        yield f"unlike inputs: base takes {shapes[0]}, new {shapes[1]} (channels x height x width)"
+    if len(base.labels) != len(new.labels):
+        yield f"unlike labels: base has {len(base.labels)} classes, new {len(new.labels)}"
+    for number, (one, other) in enumerate(zip(base.labels, new.labels, strict=False)):
+        if one != other:
+            yield f"unlike labels: class {number} is '{shown(one)}' in base, '{shown(other)}' in new"

@@ -1,0 +1,434 @@
+"""`weighin gate`: what passes, fails and cannot be compared; files, exit codes, interruptions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from service.gate.result import GateResult
+from tests.helpers.command_line import CommandResult, parsed, weighin
+from tests.helpers.detectors import BOX, CLASSES, save_detector
+from tests.helpers.detectors import SIDE as DETECTOR_SIDE
+from tests.helpers.networks import SIDE, save_network
+from tests.helpers.process import environment
+from tests.helpers.processes import children, running
+from tests.helpers.until import until
+from tests.service.evaluation.colours import png, save_colours, save_pictures, save_reds
+
+
+@pytest.fixture(autouse=True)
+def _no_summary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+
+
+@pytest.fixture
+def zoo(tmp_path: Path) -> Path:
+    """Return a folder of models: good, one that is as good, one that says red, others."""
+    zoo = tmp_path / "zoo"
+    save_colours(zoo, "good")
+    save_colours(zoo, "as-good", weights={"head.weight": np.eye(3, dtype=np.float32) * 4.5})
+    save_reds(zoo)
+    return zoo
+
+
+def gate(zoo: Path, *arguments: object, **settings: object) -> CommandResult:
+    given = map(str, arguments)
+    return weighin(zoo, zoo.parent / "data", "gate", *given, default_model="good", **settings)
+
+
+def last_line(done: CommandResult) -> str:
+    """Return the line that says the outcome: of standard error if standard output has a document, or none."""
+    text = done.stderr if done.stdout.startswith(("{", "<")) or not done.stdout else done.stdout
+    return text.splitlines()[-1]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Return a folder of 450 labelled pictures."""
+    save_pictures(tmp_path / "pictures", 150)
+    return tmp_path / "pictures"
+
+
+def test_broken_accuracy_fails_before_latency_is_measured(tmp_path: Path, zoo: Path, pictures: Path) -> None:
+    file, junit = tmp_path / "out.json", tmp_path / "out.xml"
+    done = gate(zoo, "--base", "good", "--new", "reds", "--data", pictures, "--json", file, "--junit", junit)
+    assert done.returncode == 1, done.stderr
+    result = parsed(GateResult, file.read_text())
+    assert result.outcome == "fail"
+    assert result.accuracy is not None
+    assert result.accuracy.n == 450
+    assert result.accuracy.low > 0.005
+    assert [check.status for check in result.checks] == ["skipped", "failed", "skipped"]
+    assert result.base is not None
+    assert (result.base.given, result.base.kind) == ("good", "model")
+    assert last_line(done).startswith("fail: accuracy loss +")
+    assert result.sentence in done.stdout.splitlines()
+    (suite,) = ElementTree.parse(junit).getroot()
+    assert suite.get("failures") == "1"
+
+
+def test_summary_of_a_job_is_appended(
+    tmp_path: Path, zoo: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = tmp_path / "summary.md"
+    summary.write_text("earlier steps\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    done = gate(zoo, "--base", "good", "--new", "reds", "--data", pictures, "--json", "-")
+    assert done.returncode == 1
+    text = summary.read_text()
+    assert text.startswith("earlier steps\n### weighin gate: ❌ fail\n")
+    assert "| accuracy | ❌ |" in text
+    assert parsed(GateResult, done.stdout).outcome == "fail"
+    assert last_line(done).startswith("fail: accuracy")
+
+
+def test_no_base_is_a_first_run_and_says_so(tmp_path: Path, zoo: Path) -> None:
+    junit = tmp_path / "out.xml"
+    done = gate(zoo, "--base", tmp_path / "main/model.onnx", "--new", "good", "--junit", junit)
+    assert done.returncode == 0, done.stderr
+    assert last_line(done) == (
+        f"pass: first run: there is no base at {tmp_path}/main/model.onnx, so nothing was compared"
+    )
+    (suite,) = ElementTree.parse(junit).getroot()
+    assert suite.get("skipped") == suite.get("tests") == "3"
+
+
+def test_a_first_run_of_a_broken_network_is_no_pass(tmp_path: Path, zoo: Path) -> None:
+    (zoo / "good/model.onnx").write_bytes(b"broken")
+    done = gate(zoo, "--base", tmp_path / "main/model.onnx", "--new", "good")
+    assert done.returncode == 2
+    assert last_line(done).startswith("cannot say: --new good: cannot be used: its file model.onnx is not")
+
+
+def test_identical_copies_pass_without_measuring(tmp_path: Path, zoo: Path) -> None:
+    shutil.copytree(zoo / "good", tmp_path / "copy")
+    done = gate(zoo, "--base", "good", "--new", tmp_path / "copy")
+    assert done.returncode == 0, done.stderr
+    assert last_line(done) == "pass: both files and their cards are identical, so nothing was measured"
+
+
+def test_equal_files_whose_cards_differ_are_evaluated(tmp_path: Path, zoo: Path, pictures: Path) -> None:
+    """Another mean makes all pictures look red, though the file is the same."""
+    folder = shutil.copytree(zoo / "good", tmp_path / "copy")
+    card = json.loads((folder / "card.json").read_text())
+    card["input"]["mean"] = [0.0, 127.0, 127.0]
+    (folder / "card.json").write_text(json.dumps(card))
+    done = gate(zoo, "--base", "good", "--new", folder, "--data", pictures)
+    assert done.returncode == 1, done.stderr
+    assert last_line(done).startswith("fail: accuracy loss +")
+
+
+def test_file_beside_its_card_is_that_folder(tmp_path: Path, zoo: Path) -> None:
+    file = tmp_path / "out.json"
+    done = gate(zoo, "--base", tmp_path / "none.onnx", "--new", zoo / "good/model.onnx", "--json", file)
+    assert done.returncode == 0, done.stderr
+    new = parsed(GateResult, file.read_text()).new
+    assert new is not None
+    assert (new.kind, new.notes) == ("folder", [])
+
+
+def test_file_without_a_card_is_described_and_its_assumptions_are_shown(tmp_path: Path, zoo: Path) -> None:
+    (tmp_path / "new").mkdir()
+    shutil.copy(zoo / "good/model.onnx", tmp_path / "new/mine.onnx")
+    file = tmp_path / "out.json"
+    done = gate(zoo, "--base", tmp_path / "none.onnx", "--new", tmp_path / "new/mine.onnx", "--json", file)
+    assert done.returncode == 0, done.stderr
+    new = parsed(GateResult, file.read_text()).new
+    assert new is not None
+    assert new.kind == "file"
+    assert any("assumed" in note and "input.mean" in note for note in new.notes)
+    assert "new: assumed, predictions may be wrong: " in done.stderr
+
+
+def test_labels_are_not_borrowed_from_the_base(tmp_path: Path, zoo: Path) -> None:
+    (tmp_path / "new").mkdir()
+    shutil.copy(zoo / "good/model.onnx", tmp_path / "new/mine.onnx")
+    done = gate(zoo, "--base", "good", "--new", tmp_path / "new/mine.onnx")
+    assert done.returncode == 2
+    assert "unlike labels: class 0 is 'red' in base, " in last_line(done)
+
+
+@pytest.fixture
+def other(zoo: Path) -> None:
+    """Add networks that cannot be compared with `good`."""
+    save_network(zoo, "fruits", classes=3, names=("apple", "pear", "plum"))
+    save_network(zoo, "ten")
+    save_detector(zoo, "detector")
+    card = json.loads((save_colours(zoo, "large") / "card.json").read_text())
+    card["input"] |= {"height": 2 * SIDE, "width": 2 * SIDE, "resize": 2 * SIDE}
+    model = onnx.load(zoo / "large/model.onnx")
+    for dimension in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dimension.dim_value = 2 * SIDE
+    write_with_card(zoo / "large", model, card)
+
+
+def write_with_card(folder: Path, model: onnx.ModelProto, card: dict[str, object]) -> None:
+    """Write a model file and the card that describes it."""
+    content = model.SerializeToString()
+    (folder / "model.onnx").write_bytes(content)
+    card["file"] |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}  # type: ignore[operator]
+    (folder / "card.json").write_text(json.dumps(card))
+
+
+@pytest.mark.usefixtures("other")
+@pytest.mark.parametrize(
+    ("new", "reason"),
+    [
+        ("good", "--base and --new: both are good (allowed: two networks)"),
+        ("zoo/good", "--base and --new: both are zoo/good (allowed: two networks)"),
+        ("zoo/good/model.onnx", "--base and --new: both are zoo/good/model.onnx (allowed: two networks)"),
+        ("fruits", "--base and --new: unlike labels: class 0 is 'red' in base, 'apple' in new"),
+        ("ten", "--base and --new: unlike labels: base has 3 classes, new 10"),
+        ("large", "--base and --new: unlike inputs: base takes 3 x 16 x 16, new 3 x 32 x 32"),
+        ("detector", "--base and --new: unlike tasks: base classifies images, new detects objects"),
+        ("god", "model 'god': unknown (allowed: "),
+        ("none.onnx", "--new none.onnx: no such file or folder"),
+        ("link.onnx", "--new link.onnx: a link to nothing"),
+        ("./text.onnx", "--new ./text.onnx: text.onnx: not an ONNX file"),
+        ("empty", "--new empty: cannot be used: it has no card.json"),
+        ("", "--new: empty (allowed: "),
+    ],
+)
+def test_what_cannot_be_compared(
+    tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch, new: str, reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.onnx").write_text("no network")
+    Path("empty").mkdir()
+    Path("link.onnx").symlink_to("nowhere")
+    done = gate(zoo, "--base", "good", "--new", new, "--junit", "out.xml", "--json", "out.json")
+    assert done.returncode == 2
+    assert last_line(done).startswith(f"cannot say: {reason}")
+    assert parsed(GateResult, Path("out.json").read_text()).outcome == "undecided"
+    (suite,) = ElementTree.parse("out.xml").getroot()
+    assert suite.get("errors") == "1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--max-slower", "0.03"], "--max-slower '0.03': not a limit (allowed: 0% to 1000%, e.g. 3%)"),
+        (["--max-slower", "-3%"], "--max-slower '-3%': not a limit"),
+        (["--max-loss", "0.5%"], "--max-loss '0.5%': not a limit (allowed: 0pt to 100pt, e.g. 0.5pt)"),
+        (["--max-loss", "nan"], "--max-loss 'nan': not a limit"),
+        (["--time-limit", "300"], "--time-limit '300': not a time (allowed: above 0s to 24h, e.g. 90s"),
+        (["--time-limit", "0s"], "--time-limit '0s': not a time"),
+        (["--data", "nowhere"], "--data nowhere: no such file or folder"),
+        (["--junit", "none/out.xml"], "--junit none/out.xml: folder not found"),
+        (["--junit", "out", "--json", "out"], "--json out: is the file of --junit too"),
+        (["--junit", "zoo/good"], "--junit zoo/good: is a folder"),
+    ],
+)
+def test_wrong_options(
+    tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = gate(zoo, "--base", "good", "--new", "reds", *arguments)
+    assert done.returncode == 2
+    assert last_line(done).startswith(f"cannot say: {reason}")
+
+
+def test_missing_option_is_exit_2(zoo: Path) -> None:
+    assert gate(zoo, "--base", "good").returncode == 2
+
+
+def test_output_that_is_an_input_is_refused(zoo: Path) -> None:
+    file = zoo / "good/model.onnx"
+    done = gate(zoo, "--base", file, "--new", "reds", "--junit", file)
+    assert done.returncode == 2
+    assert "is an input of this command" in last_line(done)
+
+
+def test_mapping_and_unreadable_pictures(tmp_path: Path, zoo: Path, pictures: Path) -> None:
+    (pictures / "red").rename(pictures / "rot")
+    (pictures / "rot/text.png").write_text("no picture")
+    (tmp_path / "mapping.txt").write_text("rot = red\n")
+    file = tmp_path / "out.json"
+    done = gate(
+        zoo, "--base", "good", "--new", "reds", "--data", pictures, "--mapping", tmp_path / "mapping.txt",
+        "--json", file,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    result = parsed(GateResult, file.read_text())
+    assert result.accuracy is not None
+    assert result.accuracy.n == 450
+    (note,) = result.notes
+    assert note.startswith("not counted, cannot be read: 1 picture, rot/text.png: ")
+
+
+def save_squares(folder: Path, count: int) -> Path:
+    """Write pictures of one square each, in turn red, green and blue, and return their COCO file."""
+    folder.mkdir()
+    images, annotations = [], []
+    for number in range(count):
+        pixels = np.full((DETECTOR_SIDE, DETECTOR_SIDE, 3), 100, np.uint8)
+        left, top = 4 + 4 * (number % 10), 8 + 4 * (number // 10)
+        pixels[top : top + BOX, left : left + BOX] = np.eye(3, dtype=np.uint8)[number % 3] * 255
+        (folder / f"{number}.png").write_bytes(png(pixels))
+        size = {"width": DETECTOR_SIDE, "height": DETECTOR_SIDE}
+        images.append({"id": number, "file_name": f"{number}.png", **size})
+        annotations.append(
+            {"id": number, "image_id": number, "category_id": number % 3, "bbox": [left, top, BOX, BOX]}
+        )
+    categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES)]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "squares.json").write_text(json.dumps(document))
+    return folder / "squares.json"
+
+
+def test_worse_detector_fails(tmp_path: Path) -> None:
+    zoo = tmp_path / "zoo"
+    save_detector(zoo, "good")
+    save_detector(zoo, "blind", input={"mean": [200.0, 0.0, 0.0]})
+    data = save_squares(tmp_path / "squares", 30)
+    file = tmp_path / "out.json"
+    done = gate(zoo, "--base", "good", "--new", "blind", "--data", data, "--json", file)
+    assert done.returncode == 1, done.stderr
+    accuracy = parsed(GateResult, file.read_text()).accuracy
+    assert accuracy is not None
+    assert (accuracy.only_base, accuracy.only_new) == (None, None)
+    assert accuracy.low > 0.005
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_lost_report_is_no_pass(tmp_path: Path, zoo: Path) -> None:
+    """A limit on the size of files stands for the full disk of the summary: it cuts the write off."""
+    summary = tmp_path / "summary.md"
+    summary.write_text("x" * 100_000)
+    limited = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_100, 100_100)); from service.cli import main; "
+        "sys.argv = ['weighin', 'gate', '--base', 'none.onnx', '--new', 'good', '--junit', '/dev/full']; "
+        "main()"
+    )
+    env = environment(zoo, tmp_path / "data", default_model="good") | {"GITHUB_STEP_SUMMARY": str(summary)}
+    done = subprocess.run(
+        [sys.executable, "-c", limited], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines() == [
+        "weighin: --junit /dev/full: cannot be written: no space left on device",
+        f"weighin: GITHUB_STEP_SUMMARY {summary}: cannot be written: file too large",
+    ]
+    assert done.stdout.splitlines()[-1] == (
+        "cannot say: it would pass, but not every report could be written"
+    )
+    assert summary.stat().st_size == 100_000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["summary.md", "zoo"]
+
+
+def test_time_limit_ends_it_without_a_verdict(tmp_path: Path, zoo: Path) -> None:
+    file = tmp_path / "out.json"
+    done = gate(zoo, "--base", "good", "--new", "as-good", "--time-limit", "0.1s", "--json", file)
+    assert done.returncode == 2, done.stderr
+    assert "no launch was completed: the time limit of 0.1 s is over" in last_line(done)
+    assert [check.status for check in parsed(GateResult, file.read_text()).checks] == [
+        "undecided", "skipped", "skipped",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_is_no_verdict_and_leaves_no_process(
+    tmp_path: Path, zoo: Path, number: signal.Signals
+) -> None:
+    junit = tmp_path / "out.xml"
+    command = [
+        sys.executable, "-m", "service", "gate", "--base", "good", "--new", "as-good", "--junit", str(junit),
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command,
+        env=environment(zoo, tmp_path / "data", default_model="good"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    workers: set[int] = set()
+
+    def measures() -> bool:
+        workers.update(pid for pid in children(process.pid) if b"bench.measure.worker" in command_of(pid))
+        return bool(workers)
+
+    try:
+        until(measures, "a worker of the benchmark")
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 2
+    assert out.splitlines()[-1] == (
+        "cannot say: latency is not known, no launch was completed: it was interrupted"
+    )
+    assert ElementTree.parse(junit).getroot().get("errors") == "1"
+    assert not any(map(running, workers))
+
+
+def command_of(pid: int) -> bytes:
+    """Return the command line of a process; nothing if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def save_multiplying(zoo: Path, name: str, products: int, seed: int = 0) -> Path:
+    """Write a network as `save_colours` that also multiplies a 384 x 384 matrix `products` times."""
+    folder = save_colours(zoo, name)
+    model = onnx.load(folder / "model.onnx")
+    square = np.random.default_rng(seed).normal(0, 0.05, (384, 384)).astype(np.float32)
+    start = np.ones((384, 384), np.float32)
+    graph = model.graph
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(square, "square"),
+            numpy_helper.from_array(start, "start"),
+            numpy_helper.from_array(np.zeros(1, np.float32), "none"),
+        ]
+    )
+    graph.node.extend(
+        [
+            helper.make_node("ReduceMean", ["image"], ["grey"], keepdims=0),
+            helper.make_node("Add", ["start", "grey"], ["product0"]),
+            *(
+                helper.make_node("MatMul", [f"product{number}", "square"], [f"product{number + 1}"])
+                for number in range(products)
+            ),
+            helper.make_node("ReduceMean", [f"product{products}"], ["mean"], keepdims=0),
+            helper.make_node("Mul", ["mean", "none"], ["nothing"]),
+        ]
+    )
+    for node in graph.node:
+        if "logits" in node.output:
+            node.output[0] = "without"
+    graph.node.append(helper.make_node("Add", ["without", "nothing"], ["logits"]))
+    write_with_card(folder, model, json.loads((folder / "card.json").read_text()))
+    return folder
+
+
+@pytest.mark.alone
+@pytest.mark.fault
+@pytest.mark.parametrize(("products", "code"), [(6, 0), (9, 1)])
+def test_whole_gate(tmp_path: Path, zoo: Path, pictures: Path, products: int, code: int) -> None:
+    """A network with the same work passes; one with half as much again fails."""
+    save_multiplying(zoo, "before", 6)
+    save_multiplying(zoo, "after", products, seed=1)
+    file = tmp_path / "out.json"
+    done = gate(zoo, "--base", "before", "--new", "after", "--data", pictures, "--json", file)
+    result = parsed(GateResult, file.read_text())
+    assert done.returncode == code, done.stdout
+    assert result.latency is not None
+    assert result.latency.launches >= 3
+    assert result.latency.low is not None
+    assert result.latency.high is not None
+    assert result.latency.low < result.latency.ratio < result.latency.high
+    assert not result.latency.void
