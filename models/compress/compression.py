@@ -43,7 +43,8 @@ class Pruning(FineTuning):
 class Distillation(Frozen):
     """Distillation.
 
-    `passes`: augmented passes over the images for which the teacher's answers are cached, by `pass_seed`.
+    `passes`: number of augmented passes over the images; the teacher's answers to all of them are cached.
+    `pass_seed`: seed of the augmentation in these passes.
     `temperature`: softens the probabilities. `weight`: the teacher's share of the loss; the true classes
     have the rest.
     """

@@ -156,7 +156,11 @@ def fire(shape: Shape) -> tuple[Convolution, ...]:
 
 
 def ghost(shape: Shape) -> tuple[Convolution, ...]:
-    """Two Ghost modules: half of the outputs pointwise (M N/2), half 3 x 3 depthwise from those (9 N/2)."""
+    """Two Ghost modules: M channels to W, then W to N, each from P to Q in two steps.
+
+    A pointwise convolution computes half of the outputs (P Q/2), a 3 x 3 depthwise one the other half from
+    the first half (9 Q/2).
+    """
     width = share_of(shape.inputs, shape.ratio_or(2), name="ratio", of="inputs")
     striding = () if shape.stride == 1 else (_depthwise("depthwise", shape, width),)
     shortcut = (

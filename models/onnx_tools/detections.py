@@ -76,9 +76,9 @@ def find_suppression(content: bytes) -> Suppression | None:
 def with_outputs(content: bytes, parts: Mapping[str, Part]) -> tuple[bytes, tuple[str, ...]]:
     """Return the ONNX file with each of `parts` as an output, and a description of each change.
 
-    An output has the key in `parts` as its name; only a whole tensor keeps its own name, and is not added if
-    it is an output already. Weights that are listed as inputs become constants. Raises UnreadableModel, also
-    if the graph lacks a value.
+    A part of a tensor becomes an output that has the part's key as its name. A whole tensor keeps its own
+    name; if it is an output already, nothing is added. Weights that are listed as inputs become constants.
+    Raises UnreadableModel if the file cannot be read or its graph lacks a tensor that `parts` names.
     """
     from onnx import helper
 

@@ -45,8 +45,8 @@ def choose(
 
     By default, a classifier must know two classes of the data set, because one class cannot show whether it
     tells classes apart. One class is enough for a detector, for a named model, and if the data set has only
-    one. By default, a label set must also know at least half as many classes as the one that knows most;
-    otherwise its models would be judged on few of the pictures.
+    one. By default, the models of a label set are left out if it has fewer than half as many of the
+    classes as the label set with the most: they would be judged on few of the pictures.
     Raises UnknownModel; InvalidParameter or ModelUnavailable for a named model that cannot be evaluated;
     InvalidDataset if no model can.
     """

@@ -39,9 +39,9 @@ _JSON_ROUTES = frozenset({"/benchmarks"})
 class LoadShedding:
     """Pure ASGI middleware: while the queue of `pool` is full, answer image requests with 503.
 
-    A refusal is counted under the model in the query, or under the route's default model. A form may name
-    another model, but it is not read: if the query names no model, the refusal of a form is counted under no
-    model. Requests for models that are not served pass, so that the route reports the unknown model.
+    A refusal is counted under the model in the query. If the query names none, it is counted under the
+    route's default model, or under no model if the body is a form: a form may name a model, but is not read.
+    Requests for models that are not served pass, so that the route reports the unknown model.
     """
 
     def __init__(self, app: ASGIApp, *, pool: CorePool, registry: Registry) -> None:

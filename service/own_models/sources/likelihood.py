@@ -116,7 +116,7 @@ def p_values(scores: NDArray[np.float64], best: int) -> list[float]:
 
 
 def rivals(scores: NDArray[np.float64]) -> int:
-    """Return the number of rows of `scores` that could have been the best instead."""
+    """Return how many comparisons the best row of `scores` wins: with each other row, at least 1."""
     return max(1, len(scores) - 1)
 
 
