@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,13 +35,12 @@ def correct_biases(
     activated = {node.name: _activated_output(node, consumers) for node in convolutions}
     expected = channel_means(floating, list(activated.values()), images)
     weights = {tensor.name: tensor for tensor in quantized.graph.initializer}
-    for node in convolutions:
-        bias = _quantized_bias(quantized.graph, node.name)
-        if bias is None:
-            continue
-        values, scale, output = bias
-        means = channel_means(quantized, [output], images)[output]
-        steps = np.round((expected[activated[node.name]] - means) / numpy_helper.to_array(weights[scale]))
+    biases = {node.name: _quantized_bias(quantized.graph, node.name) for node in convolutions}
+    found = {name: bias for name, bias in biases.items() if bias is not None}
+    outputs = {name: output for name, (_, _, output) in found.items()}
+    for name, means in _means_in_turn(quantized, outputs, images):
+        values, scale, _ = found[name]
+        steps = np.round((expected[activated[name]] - means) / numpy_helper.to_array(weights[scale]))
         corrected = numpy_helper.to_array(weights[values]) + steps.astype(np.int64)
         weights[values].CopyFrom(numpy_helper.from_array(corrected.astype(np.int32), values))
 
@@ -49,15 +49,67 @@ def channel_means(
     model: onnx.ModelProto, values: Sequence[str], images: Sequence[NDArray[Any]]
 ) -> dict[str, NDArray[np.float64]]:
     """Return each channel's mean over images and positions for feature maps by name, float64 (channels,)."""
-    session = open_session(_up_to(model, values).SerializeToString())
     name = image_input(model.graph)
-    sums: dict[str, NDArray[np.float64]] = {}
+    nodes = _needed([_Node.of(node) for node in model.graph.node], values)
+    session = open_session(_part(model, nodes, {name: images[0]}, values))
+    means = {value: _Mean() for value in values}
     for image in images:
         maps = session.run(list(values), {name: image})
         for value, feature_map in zip(values, maps, strict=True):
-            places = (0, *range(2, feature_map.ndim))
-            sums[value] = sums.get(value, 0.0) + feature_map.mean(places, dtype=np.float64)
-    return {value: total / len(images) for value, total in sums.items()}
+            means[value].add(feature_map)
+    return {value: mean.value for value, mean in means.items()}
+
+
+def _means_in_turn(
+    model: onnx.ModelProto, outputs: Mapping[str, str], images: Sequence[NDArray[Any]]
+) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """Yield the name of each node of `outputs`, in their order, with the channel means of its output.
+
+    `outputs`: a value of `model` for each node, whose channels the node computes. A node's weights may be
+    changed when its means have been yielded, and not later. What does not depend on nodes still to come is
+    kept for the next run, so that a layer is run twice at most, however many layers there are behind it.
+    """
+    rest = _needed([_Node.of(node) for node in model.graph.node], list(outputs.values()))
+    to_come = dict(outputs)
+    kept = [{image_input(model.graph): image} for image in images]
+    for name, output in outputs.items():
+        nodes = _needed(rest, [output])
+        settled, changing = dict[_Node, None](), set[str]()
+        for node in nodes:
+            if node.name in to_come or not changing.isdisjoint(node.inputs):
+                changing.update(node.outputs)
+            elif not node.repeated:
+                settled[node] = None
+        rest = [node for node in rest if node not in settled]
+        wanted = _wanted(rest, to_come.values())
+        keep = [value for node in settled for value in node.outputs if value in wanted]
+        read = {value for node in nodes for value in node.inputs}
+        inputs = {value: array for value, array in kept[0].items() if value in read}
+        session = open_session(_part(model, nodes, inputs, [output, *keep]))
+        mean = _Mean()
+        for number, values in enumerate(kept):
+            feature_map, *maps = session.run([output, *keep], {value: values[value] for value in inputs})
+            mean.add(feature_map)
+            later = {value: array for value, array in values.items() if value in wanted}
+            kept[number] = later | dict(zip(keep, maps, strict=True))
+        yield name, mean.value
+        del to_come[name]
+
+
+class _Mean:
+    """The mean of each channel over feature maps (batch, channels, ...) and their positions."""
+
+    def __init__(self) -> None:
+        self._sum: NDArray[np.float64] | float = 0.0
+        self._count = 0
+
+    def add(self, feature_map: NDArray[Any]) -> None:
+        self._sum = self._sum + feature_map.mean((0, *range(2, feature_map.ndim)), dtype=np.float64)
+        self._count += 1
+
+    @property
+    def value(self) -> NDArray[np.float64]:
+        return np.asarray(self._sum / self._count)
 
 
 def image_input(graph: onnx.GraphProto) -> str:
@@ -66,23 +118,69 @@ def image_input(graph: onnx.GraphProto) -> str:
     return str(next(value.name for value in graph.input if value.name not in weights))
 
 
-def _up_to(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
-    """Return the part of `model` that computes `values`, with these as its outputs."""
-    import onnx
+@dataclass(frozen=True, eq=False)
+class _Node:
+    """A node's name, and the values that it reads and computes.
 
-    part = onnx.ModelProto()
-    part.CopyFrom(model)
-    needed, nodes = set(values), []
-    for node in reversed(model.graph.node):
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            nodes.append(node)
-    constants = [tensor for tensor in model.graph.initializer if tensor.name in needed]
-    outputs = [onnx.helper.make_tensor_value_info(value, onnx.TensorProto.FLOAT, None) for value in values]
-    for field, entries in (("node", nodes[::-1]), ("initializer", constants), ("output", outputs)):
-        part.graph.ClearField(field)
-        getattr(part.graph, field).extend(entries)
-    return part
+    `repeated`: whether to run it again rather than to keep what it computes: a conversion from integers, of
+    which only the integers are kept, in a quarter of the memory and as what integer operators read.
+    """
+
+    proto: onnx.NodeProto
+    name: str
+    inputs: frozenset[str]
+    outputs: tuple[str, ...]
+    repeated: bool
+
+    @classmethod
+    def of(cls, node: onnx.NodeProto) -> _Node:
+        repeated = node.op_type == "DequantizeLinear"
+        return cls(node, node.name, frozenset(node.input), tuple(node.output), repeated)
+
+
+def _needed(nodes: Sequence[_Node], values: Iterable[str]) -> list[_Node]:
+    """Return those of the nodes that compute `values`, in the same order."""
+    wanted, found = set(values), []
+    for node in reversed(nodes):
+        if not wanted.isdisjoint(node.outputs):
+            wanted.update(node.inputs)
+            found.append(node)
+    return found[::-1]
+
+
+def _wanted(nodes: Sequence[_Node], values: Iterable[str]) -> set[str]:
+    """Return what has to be kept for a run of the nodes that computes `values`."""
+    wanted = set(values)
+    for node in reversed(nodes):
+        if not node.repeated or not wanted.isdisjoint(node.outputs):
+            wanted.update(node.inputs)
+    return wanted
+
+
+def _part(
+    model: onnx.ModelProto, nodes: Sequence[_Node], inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]
+) -> bytes:
+    """Return a model of some of the nodes, which computes `outputs` from values of the types of `inputs`."""
+    import onnx
+    from onnx import helper
+
+    read = {value for node in nodes for value in node.inputs}
+    graph = helper.make_graph(
+        [node.proto for node in nodes],
+        model.graph.name,
+        [
+            helper.make_tensor_value_info(
+                name, helper.np_dtype_to_tensor_dtype(array.dtype), [None] * array.ndim
+            )
+            for name, array in inputs.items()
+        ],
+        [onnx.ValueInfoProto(name=value) for value in outputs],
+        [tensor for tensor in model.graph.initializer if tensor.name in read],
+    )
+    part = helper.make_model(graph, ir_version=model.ir_version, functions=model.functions)
+    del part.opset_import[:]
+    part.opset_import.extend(model.opset_import)
+    return bytes(part.SerializeToString())
 
 
 def _consumers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:

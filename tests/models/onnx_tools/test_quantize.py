@@ -197,6 +197,41 @@ def test_every_block_computes_with_integers(
     assert np.corrcoef(expected.ravel(), got.ravel())[0, 1] > 0.95
 
 
+def behind(model: onnx.ModelProto, value: str) -> list[onnx.NodeProto]:
+    """Return the nodes that read a value."""
+    return [node for node in model.graph.node if value in node.input]
+
+
+def test_each_bias_is_corrected_by_the_means_behind_corrected_layers(
+    mixed: Path, images: list[NDArray[np.float32]], tmp_path: Path
+) -> None:
+    """By those of the whole network, run from its input for each bias."""
+    quantize(mixed, tmp_path / "model.onnx", images, QuantizationPlan(correct_biases=False))
+    floating, quantized = onnx.load(mixed), onnx.load(tmp_path / "model.onnx")
+    tensors = {tensor.name: tensor for tensor in quantized.graph.initializer}
+    before = {name: onnx.numpy_helper.to_array(tensor) for name, tensor in tensors.items()}
+    correct_biases(floating, quantized, images)
+    checked = 0
+    for node in floating.graph.node:
+        name = f"{node.name}.bias_quantized"
+        if node.op_type != "Conv" or name not in tensors:
+            continue
+        readers = behind(floating, node.output[0])
+        activated = len(readers) == 1 and readers[0].op_type in ("Relu", "Clip")
+        value = readers[0].output[0] if activated else node.output[0]
+        corrected = onnx.numpy_helper.to_array(tensors[name])
+        tensors[name].CopyFrom(onnx.numpy_helper.from_array(before[name], name))
+        (convolution,) = (other for other in quantized.graph.node if other.name == node.name)
+        rounded = behind(quantized, behind(quantized, convolution.output[0])[0].output[0])[0].output[0]
+        shift = channel_means(floating, [value], images)[value]
+        shift = shift - channel_means(quantized, [rounded], images)[rounded]
+        tensors[name].CopyFrom(onnx.numpy_helper.from_array(corrected, name))
+        steps = np.round(shift / before[f"{name}_scale"])
+        np.testing.assert_array_equal(corrected, before[name] + steps.astype(np.int32))
+        checked += bool(steps.any())
+    assert checked >= 15
+
+
 def test_lone_float_convolution_before_relu(
     mixed: Path, images: list[NDArray[np.float32]], tmp_path: Path
 ) -> None:
