@@ -13,10 +13,12 @@ import structlog
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 
+from models.zoo.machine import this_machine
 from service.api import problems
 from service.api.benchmarks import benchmarks_router
 from service.api.body.image import document_form_fields
 from service.api.body.request import Bounds
+from service.api.demo import demo_router
 from service.api.evaluations import evaluations_router
 from service.api.gallery import gallery_router
 from service.api.gallery_images import gallery_images_router
@@ -43,6 +45,7 @@ from service.gallery.records import Quota
 from service.inference.classify import Classifier
 from service.inference.compare import Comparer
 from service.inference.cpu import core_budget
+from service.inference.demo import Demo
 from service.inference.detect import Detector
 from service.inference.explain import Explainer
 from service.inference.pool import CorePool
@@ -54,19 +57,21 @@ from service.latency.recorder import Recorder
 from service.own_models.watch import ModelWatcher
 from service.settings import Settings
 from service.state import State, open_state
+from service.text.display import counted
 from service.web.benchmarks import benchmark_page_router
+from service.web.cache import DashboardCache
+from service.web.catalogue import Catalogue
 from service.web.dashboard import dashboard_router
 from service.web.docs import docs_router
-from service.web.figures import DashboardCache
 from service.web.playground import playground_router
 from service.web.site import Site
 
 log = structlog.get_logger(__name__)
 
 OWN_PATHS = frozenset(
-    {"benchmarks", "classify", "compare", "dashboard", "detect", "docs", "evaluations", "explain", "gallery",
-     "healthz", "latency", "metrics", "models", "openapi.json", "readyz", "recommend", "retrieve-similar",
-     "static", "static-offline-docs"}
+    {"benchmarks", "classify", "compare", "dashboard", "demo", "detect", "docs", "evaluations", "explain",
+     "gallery", "healthz", "latency", "metrics", "models", "openapi.json", "readyz", "recommend",
+     "retrieve-similar", "static", "static-offline-docs"}
 )  # fmt: skip
 """First segments of the service's paths."""
 
@@ -92,6 +97,7 @@ class Services:
     archive: BenchmarkArchive
     jobs: BenchmarkJobs
     gallery: Gallery
+    demo: Demo
     site: Site
     dashboard_cache: DashboardCache
 
@@ -116,6 +122,7 @@ class Services:
             await asyncio.gather(loading, return_exceptions=True)
             await asyncio.to_thread(self.watcher.close)
             await self.jobs.close()
+            await self.demo.close()
             await self.gallery.close()
             await asyncio.to_thread(self.dashboard_cache.close)
             await asyncio.to_thread(self.pool.close)
@@ -146,7 +153,8 @@ def build(settings: Settings, *, address: str | None = None) -> Services:
     )
     pool = CorePool(settings.threads or core_budget(), settings.max_waiting)
     metrics = Metrics({"version": version("weighin"), "onnxruntime": RUNTIME_VERSION})
-    state = open_state(settings.data_dir, settings.database_url, address=address)
+    machine = f"{this_machine().cpu}, {counted(core_budget(), 'core', 'cores')}"
+    state = open_state(settings.data_dir, settings.database_url, address=address, machine=machine)
     problem = None if state.directory is None else state.directory.claim()
     if problem is not None:  # inference works without state
         log.warning(f"WEIGHIN_DATA_DIR '{settings.data_dir}': {problem}")
@@ -177,16 +185,13 @@ def build(settings: Settings, *, address: str | None = None) -> Services:
             max_pixels=settings.max_pixels,
             deadline_s=settings.deadline_s,
         ),
+        Demo(registry, pool, recorder, max_pixels=settings.max_pixels),
         site,
         DashboardCache(
             site,
             latencies,
-            registry.names,
-            settings.default_model,
+            Catalogue(registry, archive, state.evaluations),
             lambda: services.storage_problem,
-            archive.newest,
-            registry.doubtful,
-            registry.detectors,
         ),
     )
     metrics.watch(
@@ -224,6 +229,7 @@ def api_routers(services: Services) -> Iterator[APIRouter]:
     yield models_router(registry, changes)
     yield latency_router(services.latencies, registry.names)
     yield distribution_router(services.latencies, registry.names)
+    yield demo_router(services.demo, settings.api_key)
     yield benchmarks_router(services.jobs, settings.api_key)
     yield evaluations_router(services.state.evaluations, settings.api_key, bounds)
     yield recommend_router(registry, services.archive, services.state.evaluations)
@@ -236,8 +242,9 @@ def page_routers(services: Services, app: FastAPI) -> Iterator[APIRouter]:
     yield site.router()
     yield docs_router(app)
     yield playground_router(site, services.registry)
-    yield dashboard_router(site, services.dashboard_cache, services.latencies, names)
-    yield benchmark_page_router(site, services.jobs, names, services.settings.api_key is not None)
+    guarded = services.settings.api_key is not None
+    yield dashboard_router(site, services.dashboard_cache, services.latencies, names, key_needed=guarded)
+    yield benchmark_page_router(site, services.jobs, names, guarded)
 
 
 def add_middleware(app: FastAPI, services: Services) -> None:

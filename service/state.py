@@ -64,8 +64,12 @@ class State:
         self.close()
 
 
-def open_state(data_dir: Path, database_url: str | None, *, address: str | None = None) -> State:
+def open_state(
+    data_dir: Path, database_url: str | None, *, address: str | None = None, machine: str = ""
+) -> State:
     """Lock the data directory and create the stores; `Recorder.start` opens the database.
+
+    `machine`: name of this machine, stored with the latencies that it records.
 
     A database on a server is shared by several processes, which neither create nor lock a directory. Raises
     DataDirectoryInUse if another process has locked the directory, and StorageUnavailable for an unusable
@@ -75,7 +79,7 @@ def open_state(data_dir: Path, database_url: str | None, *, address: str | None 
     if on_server(engine):
         return State(
             None,
-            LatencyStore(engine),
+            LatencyStore(engine, machine=machine),
             BenchmarkStore(engine),
             EvaluationStore(engine),
             GalleryDatabase(engine),
@@ -85,7 +89,7 @@ def open_state(data_dir: Path, database_url: str | None, *, address: str | None 
     obstacle = directory.claim
     return State(
         directory,
-        LatencyStore(engine, obstacle),
+        LatencyStore(engine, obstacle, machine),
         BenchmarkStore(engine, obstacle),
         EvaluationStore(engine, obstacle),
         GalleryDatabase(engine, obstacle),

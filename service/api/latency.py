@@ -25,6 +25,7 @@ _WINDOW: dict[str, JsonValue] = {
     "from": "2026-01-30T12:00:00Z",
     "to": "2026-01-31T12:00:00.250Z",
     "resolution_s": 60,
+    "machines": ["AMD EPYC 9R14, 2 cores"],
 }
 _ROW: dict[str, JsonValue] = {
     "model": "efficientnet-lite0-int8",
@@ -52,6 +53,10 @@ class LatencyWindow(BaseModel):
     )
     to: datetime = Field(description="End: the time of the request")
     resolution_s: int = Field(description="Length of the first bucket in seconds; in a history, of a step")
+    machines: list[str] = Field(
+        description="Machines whose runs are pooled, also those with runs earlier on the first day of the "
+        "window; `unknown` for runs of earlier releases"
+    )
 
 
 class Latency(BaseModel):
@@ -311,6 +316,7 @@ def window_out(window: Window) -> dict[str, object]:
         "from": format_moment(window.start),
         "to": format_moment(window.end),
         "resolution_s": window.resolution_s,
+        "machines": list(window.machines),
     }
 
 

@@ -80,6 +80,12 @@ COMMANDS = {
         "gate",
         "Pass or fail a new network beside the one before it, for CI: latency and accuracy within limits.",
     ),
+    "demo": _Command(
+        "demo",
+        "demo",
+        "Run every model on four bundled photographs for at most half a minute, to see the dashboard with "
+        "data.",
+    ),
     "gallery": _Command(
         "gallery",
         "gallery_app",

@@ -15,7 +15,7 @@ from service.inference.loading import ServedModel
 from service.inference.pipeline import load_image, run_model
 from service.inference.pool import CorePool, Deadline
 from service.latency.recorder import Recorder
-from service.latency.stages import Durations, Stopwatch
+from service.latency.stages import Durations, Regime, Stopwatch
 
 DEFAULT_TOP_K = 5
 
@@ -42,17 +42,21 @@ class Classification:
 class Classifier:
     """Classifies images on the pool and records the latency of each stage."""
 
-    def __init__(self, pool: CorePool, recorder: Recorder, *, max_pixels: int) -> None:
+    def __init__(
+        self, pool: CorePool, recorder: Recorder, *, max_pixels: int, regime: Regime = "live"
+    ) -> None:
+        """`regime`: the one that runs are recorded in."""
         self._pool = pool
         self._recorder = recorder
         self._max_pixels = max_pixels
+        self._regime = regime
 
     async def classify(
         self, data: bytes, model: ServedModel, count: int, deadline: Deadline
     ) -> Classification:
         """Return the `count` most probable classes (see `class_counts`) of the image in `data`.
 
-        Recorded as `live`. Raises the errors of `decode` and of `CorePool.run`.
+        Raises the errors of `decode` and of `CorePool.run`.
         """
         stopwatch = Stopwatch()
 
@@ -61,7 +65,7 @@ class Classifier:
             image = load_image(data, model.card.input, max_pixels=self._max_pixels, stopwatch=stopwatch)
             predictions = predict(model, image, count, stopwatch)
             durations = stopwatch.stop()
-            self._recorder.record(model.name, "live", durations, model.version)
+            self._recorder.record(model.name, self._regime, durations, model.version)
             return Classification(model.name, image, predictions, durations)
 
         return await self._pool.run(job, deadline)

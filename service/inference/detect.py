@@ -20,7 +20,7 @@ from service.inference.pipeline import load_image, run_model
 from service.inference.pool import CorePool, Deadline
 from service.inference.suppression import suppress
 from service.latency.recorder import Recorder
-from service.latency.stages import Durations, Stopwatch
+from service.latency.stages import Durations, Regime, Stopwatch
 from service.text.display import comma_list
 
 _MOST_LABELS = 10
@@ -221,15 +221,19 @@ def objects_in(
 class Detector:
     """Detects objects on the pool and records the latency of each stage."""
 
-    def __init__(self, pool: CorePool, recorder: Recorder, *, max_pixels: int) -> None:
+    def __init__(
+        self, pool: CorePool, recorder: Recorder, *, max_pixels: int, regime: Regime = "live"
+    ) -> None:
+        """`regime`: the one that runs are recorded in."""
         self._pool = pool
         self._recorder = recorder
         self._max_pixels = max_pixels
+        self._regime = regime
 
     async def detect(self, data: bytes, plan: DetectPlan, deadline: Deadline) -> Detected:
         """Return the objects in the image in `data`.
 
-        Recorded as `live`. Raises the errors of `decode` and of `CorePool.run`.
+        Raises the errors of `decode` and of `CorePool.run`.
         """
         stopwatch = Stopwatch()
         model = plan.model
@@ -239,7 +243,7 @@ class Detector:
             image = load_image(data, model.card.input, max_pixels=self._max_pixels, stopwatch=stopwatch)
             objects = find_objects(plan, image, stopwatch)
             durations = stopwatch.stop()
-            self._recorder.record(model.name, "live", durations, model.version)
+            self._recorder.record(model.name, self._regime, durations, model.version)
             return Detected(model.name, image, objects, durations)
 
         return await self._pool.run(job, deadline)

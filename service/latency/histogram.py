@@ -17,7 +17,7 @@ from hdrh.codec import payload_header_size
 from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
-from models.zoo.statistics import MIN_SAMPLES
+from models.zoo.statistics import MIN_SAMPLES, Z_95
 from service.latency.stages import milliseconds
 
 HIGHEST_US = 2**26 - 1
@@ -27,6 +27,9 @@ SIGNIFICANT_DIGITS = 3
 _COUNTER_BYTES = 8
 _HALF_BITS = 10
 """Each power of two has 2**10 slots, for three significant digits."""
+
+_MIN_FOR_MEDIAN = 6
+"""Samples from which the fastest and the slowest bound the median with at least 95 % confidence."""
 
 _SHAPE = slice(8, payload_header_size)  # the header without magic number and length
 
@@ -90,6 +93,22 @@ class Distribution:
             for slot in self.slots.take(np.searchsorted(ranks, percentile_ranks)).tolist()
         )
         return p50, p90, p95, p99
+
+    def median_interval_ns(self) -> tuple[int, int] | tuple[None, None]:
+        """Return the 95 % interval of the median by order statistics; None and None below six samples.
+
+        It takes the samples as independent. Its ends are the ends of the slots of the samples of rank
+        n / 2 - z sqrt(n) / 2 and n / 2 + 1 + z sqrt(n) / 2, rounded outwards (Conover, Practical
+        Nonparametric Statistics, 1999, section 3.2).
+        """
+        if self.count < _MIN_FOR_MEDIAN:
+            return None, None
+        reach = Z_95 * math.sqrt(self.count) / 2
+        low = max(1, math.floor(self.count / 2 - reach))
+        high = min(self.count, math.ceil(self.count / 2 + 1 + reach))
+        ranks = np.cumsum(self.counts, dtype=np.int64)
+        first, last = self.slots.take(np.searchsorted(ranks, [low, high])).tolist()
+        return slot_start_us(first) * 1000, min(slot_end_us(last) * 1000, self.max_ns)
 
     def summary(self) -> Summary:
         """Return mean, percentiles and maximum, rounded to microseconds."""

@@ -28,6 +28,8 @@ CURRENT, ALL = "current", "all"
 
 _VERSIONS_FOR_S = 5.0
 
+UNKNOWN_MACHINE = "unknown"
+
 MAX_STEPS = 1500
 """Maximum steps of a history: a day in minutes."""
 
@@ -37,13 +39,15 @@ class Window:
     """Time range of an answer, in seconds since 1970.
 
     `resolution_s`: the start is a multiple of it; in a history also the length of the steps. `degraded`:
-    reason, for clients, why only data in memory was read; None otherwise.
+    reason, for clients, why only data in memory was read; None otherwise. `machines`: those that recorded
+    the runs since the start of the first day, UNKNOWN_MACHINE for runs of earlier releases.
     """
 
     start: int
     end: float
     resolution_s: int
     degraded: str | None = None
+    machines: tuple[str, ...] = ()
 
 
 class Latencies:
@@ -59,6 +63,7 @@ class Latencies:
         self._recorder = recorder
         self._current = current
         self._versions: TTLCache[tuple[object, ...], set[tuple[str, str]]] = TTLCache(64, _VERSIONS_FOR_S)
+        self._stored_machines: TTLCache[tuple[object, ...], frozenset[str]] = TTLCache(64, _VERSIONS_FOR_S)
         self._cache = LatencyCache(recorder)
         self._lock = threading.Lock()
 
@@ -90,7 +95,7 @@ class Latencies:
         """Return the figures since `since` (seconds since 1970)."""
 
         def answer(question: Question, degraded: str | None) -> tuple[Window, Figures]:
-            window = _window(question, since, degraded)
+            window = self._window(question, since, degraded)
             return window, self._cache.figures(question, window.start, math.inf)
 
         return self._answer(self._scope(regime, model, stage, version), answer)
@@ -99,13 +104,26 @@ class Latencies:
         self, regime: Regime, since: float, model: str, stage: Stage, version: str = CURRENT
     ) -> tuple[Window, Distribution]:
         """Return the distribution of one model and stage since `since`; empty without samples."""
+        window, distributions = self._distributions(self._scope(regime, model, stage, version), since)
+        return window, distributions.get((model, stage)) or merge([])
 
-        def answer(question: Question, degraded: str | None) -> tuple[Window, Distribution]:
-            window = _window(question, since, degraded)
-            pooled = self._cache.pooled(question, window.start)
-            return window, pooled.distributions.get((model, stage)) or merge([])
+    def distributions(
+        self, regime: Regime, since: float, stage: Stage, version: str = CURRENT
+    ) -> dict[str, Distribution]:
+        """Return the distribution of one stage since `since`, of each model that has any."""
+        _, distributions = self._distributions(self._scope(regime, None, None, version), since)
+        return {model: found for (model, of_stage), found in distributions.items() if of_stage == stage}
 
-        return self._answer(self._scope(regime, model, stage, version), answer)
+    def _distributions(
+        self, scope: Scope, since: float
+    ) -> tuple[Window, Mapping[tuple[str, Stage], Distribution]]:
+        def answer(
+            question: Question, degraded: str | None
+        ) -> tuple[Window, Mapping[tuple[str, Stage], Distribution]]:
+            window = self._window(question, since, degraded)
+            return window, self._cache.pooled(question, window.start).distributions
+
+        return self._answer(scope, answer)
 
     def history(
         self,
@@ -136,7 +154,8 @@ class Latencies:
                     figures = self._cache.figures(question, step.start, end)
                 if figures.summaries or figures.errors:
                     points.append((step.start, figures))
-            return Window(steps[0].start, question.now, steps[0].resolution_s, degraded), points
+            machines = self._machines(question, steps[0].start)
+            return Window(steps[0].start, question.now, steps[0].resolution_s, degraded, machines), points
 
         return self._answer(self._scope(regime, model, stage, version), answer)
 
@@ -146,6 +165,10 @@ class Latencies:
         """Return (model, version) of runs since the start of the day of `since` that `version` leaves out."""
         scope = self._scope(regime, model, None, version)
         return sorted(pair for pair in self._recorded(regime, since, model) if not scope.admits(*pair))
+
+    def versions(self, regime: Regime, since: float, model: str) -> list[str]:
+        """Return the versions of a model with runs since the start of the day of `since`."""
+        return sorted(version for _, version in self._recorded(regime, since, model))
 
     def _recorded(self, regime: Regime, since: float, model: str | None) -> set[tuple[str, str]]:
         start = bucket_of(DAY_S, max(since, self.now() - KEEP_DAYS_S)).start
@@ -179,6 +202,26 @@ class Latencies:
         versions = Versions("", tuple(models), tuple(sorted({current[name] for name in models})))
         return Scope(regime, model, stage, versions)
 
+    def _window(self, question: Question, since: float, degraded: str | None) -> Window:
+        begin = max(since, question.now - KEEP_DAYS_S)
+        resolution_s = question.resolution_at(begin)
+        start = bucket_of(resolution_s, begin).start
+        return Window(start, question.now, resolution_s, degraded, self._machines(question, start))
+
+    def _machines(self, question: Question, since: int) -> tuple[str, ...]:
+        """Return the names of the machines that recorded runs since the start of the day of `since`."""
+        scope, start = question.scope, bucket_of(DAY_S, since).start
+        key = ("machines", scope.regime, start, scope.model)
+        names: set[str] = set(self._stored_machines.get(key, ()))
+        if question.view is not None and key not in self._stored_machines:
+            names = question.view.read_machines(scope.regime, start, scope.model)
+            self._stored_machines[key] = frozenset(names)
+        if self._recorder.store is not None and any(
+            pooled.distributions for pooled in question.memory.values()
+        ):
+            names.add(self._recorder.store.machine)
+        return tuple(sorted(name or UNKNOWN_MACHINE for name in names))
+
     def knows(self, model: str) -> bool:
         """Return whether there is any latency or error of this model in memory or in a readable store."""
         if any(model in part.models() for part in self._recorder.memory()):
@@ -197,12 +240,6 @@ class Latencies:
                 if self._recorder.problem is None:  # otherwise the recorder has logged it
                     _log.warning("latencies cannot be read; answering from memory", reason=error.detail)
                 return answer(self._cache.ask_memory(scope), self._recorder.problem or error.detail)
-
-
-def _window(question: Question, since: float, degraded: str | None) -> Window:
-    begin = max(since, question.now - KEEP_DAYS_S)
-    resolution_s = question.resolution_at(begin)
-    return Window(bucket_of(resolution_s, begin).start, question.now, resolution_s, degraded)
 
 
 def _steps(question: Question, since: float, step_s: int | None) -> list[Bucket]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
@@ -24,7 +24,7 @@ from service.latency.buckets import (
 from service.latency.histogram import Distribution, HistogramCodec, Summary, summarise
 from service.latency.series import Figures, Part, Pooled, Scope, pool
 from service.latency.stages import REGIMES, Regime, Stage
-from service.latency.tables import latency_errors, latency_histograms, latency_pooled
+from service.latency.tables import latency_errors, latency_histograms, latency_instances, latency_pooled
 from service.storage.database import upsert
 from service.storage.errors import DAMAGED
 
@@ -47,6 +47,16 @@ _POOLED = f"start, model, stage, count, {', '.join(_PERCENTILES)}"
 _VERSIONS = (
     "SELECT DISTINCT model, version FROM latency_histograms WHERE resolution_s = :day_s AND regime = :regime "
     "AND start >= :start AND version <> ''"
+)
+
+_MACHINES = (
+    "SELECT DISTINCT COALESCE(latency_instances.machine, '') FROM latency_histograms LEFT JOIN "
+    "latency_instances ON latency_instances.instance = latency_histograms.instance "
+    "WHERE resolution_s = :day_s AND regime = :regime AND start >= :start"
+)
+_FORGET_INSTANCES = text(
+    "DELETE FROM latency_instances WHERE since < :before AND instance NOT IN "
+    "(SELECT instance FROM latency_histograms WHERE resolution_s = :day_s)"
 )
 
 _NOTE = "INSERT INTO latency_progress (name, until) VALUES (:name, :until) ON CONFLICT (name) DO UPDATE SET "
@@ -249,6 +259,19 @@ def read_versions(
     return {(row[0], row[1]) for row in connection.execute(statement, wanted)}
 
 
+def read_machines(connection: Connection, regime: Regime, start: int, model: str | None) -> set[str]:
+    """Return the machines of runs since the day that begins at `start`; empty for an unknown one."""
+    statement = text(_MACHINES + (_OF_MODEL if model else ""))
+    wanted = {"regime": regime, "start": start, "model": model, "day_s": DAY_S}
+    return {str(row[0]) for row in connection.execute(statement, wanted)}
+
+
+def note_instances(connection: Connection, starts: Mapping[str, int], machine: str) -> None:
+    """Store the machine of these instances, with the start of their first bucket."""
+    rows = [{"instance": name, "machine": machine, "since": start} for name, start in starts.items()]
+    upsert(connection, latency_instances, rows)
+
+
 def read_progress(connection: Connection) -> tuple[Dropped, int]:
     """Return the times before which rows are dropped, and the number of writes to closed buckets."""
     rows = connection.execute(_PROGRESS).all()
@@ -294,6 +317,7 @@ def maintain(connection: Connection, now: float, pooled: Sequence[dict[str, Any]
     last_minute = _drop(connection, MINUTE_S, now)
     last_hour = _drop(connection, HOUR_S, now)
     _drop(connection, DAY_S, now)
+    connection.execute(_FORGET_INSTANCES, {"before": kept_from(DAY_S, now), "day_s": DAY_S})
     # Up to the last deleted row, not to `now`: a clock that was a year ahead must not affect that year.
     minutes_from, hours_from = bucket_of(HOUR_S, last_minute).end, bucket_of(DAY_S, last_hour).end
     note_dropped(connection, Dropped(max(0, minutes_from), max(0, hours_from)))

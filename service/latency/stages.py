@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 Stage = Literal["queue", "decode", "preprocess", "inference", "postprocess", "nms", "search", "total"]
-Regime = Literal["live", "compare", "isolated", "load"]
+Regime = Literal["live", "compare", "isolated", "load", "demo"]
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
 REGIMES: tuple[Regime, ...] = get_args(Regime)

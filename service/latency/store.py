@@ -14,9 +14,11 @@ from service.latency.buckets import GRACE_S, HOUR_S, Bucket, Dropped, bucket_of
 from service.latency.rows import (
     maintain,
     note_dropped,
+    note_instances,
     note_late_write,
     pool_percentiles,
     read_figures,
+    read_machines,
     read_pooled,
     read_progress,
     read_versions,
@@ -27,6 +29,9 @@ from service.latency.stages import Regime
 from service.latency.tables import latency_errors, latency_histograms
 from service.storage.database import READING, database_file, inode_of, prepare
 from service.storage.errors import storage_errors
+
+MAX_MACHINE = 200
+"""Characters of a machine's name that are stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,10 @@ class StoreView:
         """Read figures of buckets; None for buckets whose histograms must be merged."""
         return read_figures(self.connection, scope, first, end)
 
+    def read_machines(self, regime: Regime, start: int, model: str | None) -> set[str]:
+        """Return the machines of runs since the day that begins at `start`; empty for an unknown one."""
+        return read_machines(self.connection, regime, start, model)
+
     def read_versions(self, regime: Regime, start: int, model: str | None) -> set[tuple[str, str]]:
         """Return the models and versions with runs since the day that begins at `start`."""
         return read_versions(self.connection, regime, start, model)
@@ -58,11 +67,16 @@ class LatencyStore:
     One thread may write (`ensure_open`, `write`, `maintain`), any thread may read.
     """
 
-    def __init__(self, engine: Engine, obstacle: Callable[[], str | None] = lambda: None) -> None:
+    def __init__(
+        self, engine: Engine, obstacle: Callable[[], str | None] = lambda: None, machine: str = ""
+    ) -> None:
         """Does not connect; `ensure_open` does, so that the service can start while its database is down.
 
-        `obstacle` returns the reason, for clients, why the database must not be opened, or None.
+        `obstacle` returns the reason, for clients, why the database must not be opened, or None. `machine`:
+        name of this machine, which is stored with each instance; empty if unknown.
         """
+        self.machine = machine[:MAX_MACHINE]
+        self._noted: set[str] = set()
         self._engine = engine
         self._obstacle = obstacle
         self._file = database_file(engine)
@@ -89,6 +103,7 @@ class LatencyStore:
         with storage_errors(), self._view():
             self._opened = inode_of(self._file)
         self._doubtful = False
+        self._noted.clear()
         self.opened_times += 1
         return True
 
@@ -103,10 +118,14 @@ class LatencyStore:
         try:
             with storage_errors(), self._engine.begin() as connection:
                 write_parts(connection, parts)
+                if self.machine and not all(part.instance in self._noted for part in parts):
+                    starts = {part.instance: part.bucket.start for part in parts}
+                    note_instances(connection, starts, self.machine)
                 if dropped is not None and any(dropped):
                     note_dropped(connection, dropped)
                 if late:
                     note_late_write(connection)
+            self._noted |= {part.instance for part in parts}
         except StorageUnavailable:
             # A server's database may come back with fewer rows or none: open it again.
             self._doubtful = self._file is None

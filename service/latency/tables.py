@@ -79,6 +79,15 @@ latency_pooled = Table(
 )
 """Percentiles of hours and days that several rows of `latency_histograms` make up."""
 
+latency_instances = Table(
+    "latency_instances",
+    metadata,
+    Column("instance", String(32), primary_key=True),
+    Column("machine", String(200), nullable=False, comment="Model name of its CPU, and cores"),
+    Column("since", BigInteger, nullable=False, comment="First bucket, seconds since 1970, UTC"),
+)
+"""Instances of this release and later; the machine of earlier ones is unknown."""
+
 latency_progress = Table(
     "latency_progress",
     metadata,

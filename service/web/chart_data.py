@@ -10,13 +10,14 @@ from service.latency.histogram import Distribution, Summary
 from service.latency.query import Window
 from service.latency.series import Figures
 from service.latency.shape import curve, histogram
-from service.latency.stages import STAGES, Stage
+from service.latency.stages import Stage
+from service.web.table import PARTS
 
 Column = list[float | None]
 History = tuple[Window, Sequence[tuple[int, Figures]]]
 
-PARTS: tuple[Stage, ...] = tuple(stage for stage in STAGES if stage != "total")
-"""The stages whose times add up to the total."""
+MOST_SERIES = 5
+"""Models with a series of their own in the chart of requests."""
 
 PERCENTILES: dict[str, Callable[[Summary], float | None]] = {
     "p50": lambda summary: summary.p50_ms,
@@ -91,7 +92,10 @@ def parts(history: History, model: str) -> Parts:
 
 
 def traffic(history: History, model: str, stage: Stage) -> Traffic:
-    """Build request rates, counted by runs of `stage`, and error counts; an empty `model` means all."""
+    """Build request rates, counted by runs of `stage`, and error counts; an empty `model` means all.
+
+    Of many models, the MOST_SERIES with the most runs are shown and the others together.
+    """
     window, _ = history
     at, steps = _steps(history)
     names = sorted({name for step in steps if step is not None for name, _ in step.summaries})
@@ -99,6 +103,11 @@ def traffic(history: History, model: str, stage: Stage) -> Traffic:
     lengths = [max(1.0, min(window.resolution_s, window.end - start)) for start in at]
     shown = [name for name in names if not model or name == model]
     counts = {name: [0 if step is None else _count(step, name, stage) for step in steps] for name in shown}
+    if len(counts) > MOST_SERIES + 1:
+        ranked = sorted(counts, key=lambda name: (-sum(counts[name]), name))
+        rest = [sum(column) for column in zip(*(counts[name] for name in ranked[MOST_SERIES:]), strict=True)]
+        counts = {name: counts[name] for name in ranked[:MOST_SERIES]}
+        counts[f"{len(ranked) - MOST_SERIES} others"] = rest
     failures = [{} if step is None else _errors(step, model) for step in steps]
     kinds = sorted({slug for counts_by_slug in failures for slug in counts_by_slug})
     return Traffic(
@@ -110,13 +119,6 @@ def traffic(history: History, model: str, stage: Stage) -> Traffic:
         },
         errors={slug: [counts_by_slug.get(slug, 0) for counts_by_slug in failures] for slug in kinds},
     )
-
-
-def medians(history: History, stage: Stage) -> dict[str, Column]:
-    """Return the median of a stage over time in ms, by model."""
-    _, steps = _steps(history)
-    names = {name for step in steps if step is not None for name, _ in step.summaries}
-    return {name: _column(steps, name, stage, PERCENTILES["p50"]) for name in names}
 
 
 def shape(distribution: Distribution) -> Shape:

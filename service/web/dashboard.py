@@ -13,10 +13,17 @@ from service.api.problems import documented
 from service.api.routers import new_router
 from service.errors import InvalidParameter, UnknownModel
 from service.latency.query import CURRENT, Latencies
-from service.latency.stages import Regime
-from service.web.figures import SHARED_FOR_S, DashboardCache
+from service.web.cache import SHARED_FOR_S, DashboardCache
 from service.web.site import Site
-from service.web.view import Since, StageChoice, View, dashboard_page
+from service.web.view import (
+    DEFAULT_SORT,
+    RegimeChoice,
+    Since,
+    Sort,
+    StageChoice,
+    View,
+    dashboard_page,
+)
 
 
 def dashboard_router(
@@ -24,20 +31,32 @@ def dashboard_router(
     cache: DashboardCache,
     latencies: Latencies,
     model_names: Callable[[], Sequence[str]],
+    *,
+    key_needed: bool = False,
 ) -> APIRouter:
-    """Build the router. `model_names` returns the names of the served models."""
+    """Build the router. `model_names` returns the names of the served models; `key_needed`: for a demo."""
     router = new_router("pages")
 
     async def view_of(
-        regime: Annotated[Regime, Query(description="Load under which the latency was recorded")] = "live",
-        model: Annotated[str, Query(description="Model name; empty for all")] = "",
-        stage: Annotated[StageChoice, Query(description="Stage, or all; the charts show one")] = "total",
+        regime: Annotated[
+            RegimeChoice, Query(description="Source of the latency; empty for the one with the most runs")
+        ] = "",
+        model: Annotated[str, Query(description="Model to show in detail; empty for all, side by side")] = "",
+        stage: Annotated[
+            StageChoice, Query(description="Stage; `all` stacks every stage; empty for the total")
+        ] = "",
         since: Annotated[Since, Query(description="Length of the window")] = "24h",
         version: VersionName = CURRENT,
+        sort: Annotated[
+            Sort, Query(description="Column to sort by; with a hyphen, descending")
+        ] = DEFAULT_SORT,
+        baseline: Annotated[
+            str, Query(description="Model that others are compared with; empty for the default")
+        ] = "",
     ) -> View:
-        if model:  # reads the database
-            await run_in_threadpool(check_model, latencies, model_names(), model)
-        return View(regime, model, stage, since, version)
+        for name in filter(None, (model, baseline)):  # reads the database
+            await run_in_threadpool(check_model, latencies, model_names(), name)
+        return View(regime, model, "" if stage == "total" else stage, since, version, sort, baseline)
 
     @router.get(
         "/dashboard",
@@ -47,11 +66,13 @@ def dashboard_router(
     )
     @ignores_unknown_parameters
     async def dashboard(request: Request, view: Annotated[View, Depends(view_of)]) -> Response:
-        """Show the figures of `GET /latency` as a table, and charts of `GET /latency/history`,
-        `GET /latency/distribution` and `GET /recommend`. The query holds the view, so its URL can be shared.
+        """Show all models side by side: the figures of `GET /latency`, accuracy, size, and the front.
+
+        With `model`, the details of one: charts of `GET /latency/history` and `GET /latency/distribution`.
+        The query holds the view, so its URL can be shared.
         """
         rendered = await cache.rendered(view, _base_url(request))
-        page = dashboard_page(view, rendered.models, rendered.html)
+        page = dashboard_page(view, rendered.models, rendered.regimes, rendered.html, key_needed=key_needed)
         return site.page("dashboard.html", page, here="/dashboard", root=root_of(request), charts=True)
 
     # Only for the page: programs use GET /latency.

@@ -1,38 +1,87 @@
-"""The refreshed part of the dashboard: its view model, and a cache that renders it once for all clients."""
+"""The refreshed part of the dashboard: its view model, and how it is built."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from urllib.parse import urlsplit
 
 import orjson
-import structlog
-from markupsafe import Markup
 
 from models.zoo.statistics import MIN_SAMPLES
-from service.latency.query import ALL, Latencies, Window
+from service.bench.bundle import ModelFacts
+from service.latency.histogram import EMPTY_SUMMARY
+from service.latency.query import ALL, UNKNOWN_MACHINE, Latencies, Window
 from service.latency.series import Figures as Recorded
-from service.latency.stages import STAGES, Stage
-from service.web.chart_data import as_json, medians, over_time, parts, shape, traffic
-from service.web.site import Site, explained
-from service.web.table import Group, table
+from service.latency.stages import REGIMES, STAGES, Regime, Stage
+from service.text.display import counted, joined
+from service.web.catalogue import Catalogue
+from service.web.chart_data import as_json, over_time, parts, shape, traffic
+from service.web.site import explained
+from service.web.table import (
+    PARTS,
+    Cell,
+    Group,
+    Known,
+    Row,
+    Table,
+    Tile,
+    build_table,
+    megabytes_text,
+    percentile_cells,
+    tiles,
+)
 from service.web.view import WINDOWS, Choice, StageChoice, View, span_for
-
-_log = structlog.get_logger(__name__)
-
-SHARED_FOR_S = 2.0
-"""Maximum age of figures for page refreshes, so that many open dashboards cost little more than one."""
 
 _MOST_VERSIONS = 10
 
-FIRST_VIEWS = tuple(View("live", "", "total", since) for since in ("24h", "7d", "30d"))
-"""Views to render in advance at start-up; the page's default view first."""
+_COLUMNS = (
+    ("model", "model", "by name"),
+    ("p50", "p50", "median, ms"),
+    ("p90", "p90", "ms"),
+    ("p99", "p99", "ms"),
+    ("runs", "runs", "recorded runs of the stage"),
+    ("accuracy", "accuracy", "top-1 accuracy, of detectors average precision, with its 95 % interval"),
+    ("size", "MB", "size of the model file"),
+    ("speedup", "speed-up", "p50 of the baseline divided by the model's"),
+    ("front", "front", "front: no model is surely more accurate, faster and not larger; else dominated"),
+)
+_DESCENDING_FIRST = ("runs", "accuracy")
+"""Columns in which the first click sorts the largest values to the top."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column that models can be sorted by. `order`: `ascending`, `descending` or `none`, as in ARIA."""
+
+    name: str
+    text: str
+    note: str
+    url: str
+    order: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a model's detail, on a stage or a version: what it is of, its URL, runs and percentiles."""
+
+    name: str
+    url: str
+    count: int
+    percentiles: tuple[Cell, ...]
+    is_shown: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """One model: its stages, and its versions if there are several."""
+
+    model: str
+    stages: tuple[Line, ...]
+    versions: tuple[Line, ...]
+    facts: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,9 +91,24 @@ class Figures:
     degraded: str | None = field(
         metadata=explained("Why state cannot be written or read completely; None if it can")
     )
+    view: View = field(metadata=explained("The view, as in the page's URL"))
+    is_demo: bool = field(metadata=explained("Whether the runs are those of the demo"))
     begin: str = field(metadata=explained("Start of the window, UTC"))
-    end: str = field(metadata=explained("End of the window, UTC"))
-    groups: Sequence[Group] = field(metadata=explained("The table, by model"))
+    window: str = field(metadata=explained("Length of the window as text"))
+    regime: str = field(metadata=explained("The regime with its number of runs, and why it is shown"))
+    stage: str = field(metadata=explained("The stage that is shown"))
+    other_regimes: Sequence[Choice] = field(metadata=explained("Other regimes that have runs, with URLs"))
+    machines: str = field(metadata=explained("Warning if runs of several machines are pooled; else empty"))
+    table: Table = field(metadata=explained("The models side by side; in a detail, one and its baseline"))
+    columns: Sequence[Column] = field(metadata=explained("The columns that models can be sorted by"))
+    tiles: Sequence[Tile] = field(metadata=explained("The answers about the first label set"))
+    tiles_of: str = field(metadata=explained("Title of the label set that the answers are about"))
+    parts: Sequence[Stage] = field(metadata=explained("Stages in the bars, if they are stacked; else empty"))
+    toggle: Choice = field(metadata=explained("Link between percentiles and stacked stages"))
+    judging: bool = field(metadata=explained("Whether benchmarks are still being read for the front"))
+    detail: Detail | None = field(metadata=explained("The selected model; None for all models"))
+    overview_url: str = field(metadata=explained("URL of the view of all models"))
+    idle: str = field(metadata=explained("Served models without runs in this view, as text; empty for none"))
     other_stages: Sequence[Choice] = field(
         metadata=explained("Stages that have runs, with their URLs, if the selected stage has none")
     )
@@ -52,110 +116,131 @@ class Figures:
         metadata=explained("Versions of models with runs that are not shown, with their URLs; at most ten")
     )
     all_versions: str = field(metadata=explained("URL of the same view with all versions"))
-    min_runs: str = field(metadata=explained("Minimum number of runs of each percentile, as text"))
-    charted: str = field(metadata=explained("Model of the charts that show one model"))
+    min_runs: str = field(metadata=explained("Minimum number of runs of p90 and p99, as text"))
     charts: str = field(metadata=explained("Chart data as JSON"))
     base_url: str = field(metadata=explained("Base URL of this service without a trailing slash"))
     latency_url: str = field(metadata=explained("URL of the table's figures as JSON"))
     history_url: str = field(metadata=explained("URL of the charts over time as JSON"))
-    distribution_url: str = field(metadata=explained("URL of the distribution as JSON"))
+    distribution_url: str = field(metadata=explained("URL of the distribution as JSON; empty for all models"))
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
-    """Rendered `figures.html`, and the selectable models: served ones, then others with recorded runs."""
+class Built:
+    """Figures, the selectable models (served ones, then others with runs), and the runs of each regime."""
 
-    html: Markup
+    figures: Figures
     models: tuple[str, ...]
+    regimes: Mapping[Regime, int]
 
 
-class DashboardCache:
-    """Renders `figures.html` on one background thread and shares the result between clients."""
+class FiguresBuilder:
+    """Builds the figures of a view from recorded latencies and the catalogue. Not thread-safe."""
 
     def __init__(
-        self,
-        site: Site,
-        latencies: Latencies,
-        model_names: Callable[[], Sequence[str]],
-        default_model: str,
-        state_problem: Callable[[], str | None],
-        newest_benchmark: Callable[[], str | None],
-        assumed_facts: Callable[[], Mapping[str, tuple[str, ...]]] = dict,
-        detectors: Callable[[], Collection[str]] = tuple,
+        self, latencies: Latencies, catalogue: Catalogue, state_problem: Callable[[], str | None]
     ) -> None:
-        """`newest_benchmark` returns the newest benchmark's id; pages reload its chart when it changes.
-
-        `assumed_facts` returns, by model, the assumed facts on which predictions depend; `detectors` the
-        names of the detectors among the models.
-        """
-        self._site = site
+        """`state_problem` returns the reason why state cannot be written, or None."""
         self._latencies = latencies
-        self._model_names = model_names
-        self._default_model = default_model
+        self._catalogue = catalogue
         self._state_problem = state_problem
-        self._newest_benchmark = newest_benchmark
-        self._assumed_facts = assumed_facts
-        self._detectors = detectors
-        # One thread, apart from the event loop and the pool, so that rendering cannot delay inference.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="weighin-figures")
-        self._cache: dict[tuple[View, str], tuple[float, Rendered]] = {}
-        self._in_advance: list[Future[Rendered]] = []
 
-    async def rendered(self, view: View, base_url: str, *, max_age_s: float = 0.0) -> Rendered:
-        """Return the figures of a view, from the cache if they are at most `max_age_s` seconds old."""
-        since = time.monotonic() - max_age_s
-        cached = self._fresh(view, base_url, since)
-        if cached is not None:  # saves the hop to the thread
-            return cached
-        for rendering in self._in_advance:
-            rendering.cancel()
-        return await asyncio.get_running_loop().run_in_executor(
-            self._thread, self._rendered, view, base_url, since
-        )
-
-    def warm_up(self) -> Sequence[Future[Rendered]]:
-        """Render FIRST_VIEWS in the background, so that a long history is merged before the first request.
-
-        Returns at once. The first request cancels the renderings that have not started.
-        """
-        self._in_advance = [
-            self._thread.submit(self._rendered, view, "", time.monotonic()) for view in FIRST_VIEWS
-        ]
-        for rendering in self._in_advance:
-            rendering.add_done_callback(_log_failure)
-        return self._in_advance
-
-    def close(self) -> None:
-        """Wait for the current rendering and cancel queued ones."""
-        self._thread.shutdown(cancel_futures=True)
-
-    def _fresh(self, view: View, base_url: str, since: float) -> Rendered | None:
-        entry = self._cache.get((view, base_url))
-        return entry[1] if entry is not None and entry[0] >= since else None
-
-    def _rendered(self, view: View, base_url: str, since: float) -> Rendered:
-        started = time.monotonic()
-        cached = self._fresh(view, base_url, since)
-        if cached is not None:
-            return cached
-        names = list(self._model_names())
-        window, recorded = self._latencies.window(
-            view.regime, self._latencies.now() - WINDOWS[view.since].length_s, version=view.version
-        )
-        names += sorted({name for name, _ in recorded.summaries} - set(names))
-        figures = self._figures(view, base_url, names, window, recorded)
-        rendered = Rendered(self._site.render("figures.html", figures), tuple(names))
-        self._cache = {key: entry for key, entry in self._cache.items() if entry[0] > started - SHARED_FOR_S}
-        self._cache[view, base_url] = (started, rendered)
-        return rendered
+    def build(self, asked: View, base_url: str) -> Built:
+        """Return the figures of a view. Reads the database."""
+        since = self._latencies.now() - WINDOWS[asked.since].length_s
+        by_regime = {
+            regime: self._latencies.window(regime, since, version=asked.version) for regime in REGIMES
+        }
+        runs = {regime: _runs(recorded) for regime, (_, recorded) in by_regime.items()}
+        regime = asked.regime or _busiest(runs)
+        window, recorded = by_regime[regime]
+        facts = self._catalogue.facts()
+        names = (*facts, *sorted({name for name, _ in recorded.summaries} - facts.keys()))
+        view = replace(asked, regime=regime)
+        return Built(self._figures(asked, view, base_url, runs, window, recorded), names, runs)
 
     def _figures(
-        self, view: View, base_url: str, names: Sequence[str], window: Window, recorded: Recorded
+        self,
+        asked: View,
+        view: View,
+        base_url: str,
+        runs: Mapping[Regime, int],
+        window: Window,
+        recorded: Recorded,
     ) -> Figures:
-        span, now = WINDOWS[view.since], self._latencies.now()
-        charted, stage = view.model or self._busiest(recorded), _charted_stage(view.stage, recorded)
-        since = now - span.length_s
+        assert view.regime
+        stage, since = (
+            _shown_stage(view.stage, recorded),
+            self._latencies.now() - WINDOWS[view.since].length_s,
+        )
+        is_stacked = view.stage == "all" and not view.model
+        facts = self._catalogue.facts()
+        measured = self._catalogue.measured(facts)
+        known = Known(
+            recorded=recorded,
+            distributions=self._latencies.distributions(view.regime, since, stage, view.version),
+            facts=facts,
+            accuracies=self._catalogue.accuracies(facts),
+            measured=measured or {},
+            assumed=self._catalogue.assumed(),
+            defaults=self._catalogue.defaults,
+        )
+        table = build_table(known, stage, view.sort, view.baseline, stacked_stages=is_stacked)
+        first = table.groups[0] if table.groups else None
+        if view.model:
+            table = _only(table, view.model)
         left_out = self._latencies.left_out(view.regime, since, view.model or None, view.version)
+        charts, step_s = self._charts(view, stage, since)
+        root = urlsplit(base_url).path
+        of_stage: dict[str, str] = {"stage": "" if view.stage == "all" and not view.model else stage}
+        idle = [] if view.model else [name for name in facts if not _has_runs(recorded, name)]
+        return Figures(
+            degraded=self._state_problem() or window.degraded,
+            view=asked,
+            is_demo=view.regime == "demo",
+            begin=_utc(window.start).strftime("%Y-%m-%d %H:%M"),
+            window=WINDOWS[view.since].text,
+            regime=_regime_words(asked, view.regime, runs),
+            stage=stage,
+            other_regimes=[
+                Choice(replace(asked, regime=other).page_url(), f"{other} ({counted(count, 'run', 'runs')})")
+                for other, count in runs.items()
+                if count and other != view.regime
+            ],
+            machines=_machines_text(window),
+            table=table,
+            columns=_columns(asked),
+            tiles=_tiles(table) if not view.model else [],
+            tiles_of="" if first is None else first.title,
+            parts=PARTS if is_stacked else (),
+            toggle=Choice(asked.page_url(stage=""), "show percentiles")
+            if is_stacked
+            else Choice(asked.page_url(stage="all"), "show stages"),
+            judging=measured is None,
+            detail=self._detail(asked, view, stage, since, recorded) if view.model else None,
+            overview_url=replace(asked, model="").page_url(),
+            idle=f"{joined(idle)} {'has' if len(idle) == 1 else 'have'}" if idle else "",
+            other_stages=_other_stages(asked, stage, recorded),
+            other_versions=[
+                Choice(replace(asked, model=name, version=version[:12]).page_url(), f"{name} {version[:12]}")
+                for name, version in left_out[:_MOST_VERSIONS]
+            ],
+            all_versions=replace(asked, version=ALL).page_url(),
+            min_runs=", ".join(
+                f"p{round(100 * fraction)} needs {needed}"
+                for fraction, needed in MIN_SAMPLES.items()
+                if fraction in (0.90, 0.99)
+            ),
+            charts=orjson.dumps(charts).decode(),
+            base_url=base_url,
+            latency_url=view.url(f"{root}/latency", **of_stage),
+            history_url=view.url(f"{root}/latency/history", **of_stage, step=f"{step_s // 60}m"),
+            distribution_url=view.url(f"{root}/latency/distribution", stage=stage) if view.model else "",
+        )
+
+    def _charts(self, view: View, stage: Stage, since: float) -> tuple[dict[str, object], int]:
+        """Return the data of the charts, and the step of the charts over time in seconds."""
+        assert view.regime
+        span, now = WINDOWS[view.since], self._latencies.now()
         history = partial(self._latencies.history, view.regime, version=view.version)
         all_models_history = history(since, span.overview_s, stage=stage)
         if all_models_history[1]:
@@ -164,87 +249,143 @@ class DashboardCache:
             if fitting != span:
                 span = fitting
                 all_models_history = history(since, span.overview_s, stage=stage)
-        charted_history = history(since, span.step_s, model=charted, stage=stage)
-        stages_history = history(since, span.overview_s, model=charted)
-        _, distribution = self._latencies.distribution(view.regime, since, charted, stage, view.version)
-        charts = {
-            **as_json(
-                ("over_time", over_time(charted_history, charted, stage)),
-                ("parts", parts(stages_history, charted)),
-                ("traffic", traffic(all_models_history, view.model, stage)),
-                ("shape", shape(distribution)),
-            ),
-            "at": window.end,
-            "model": charted,
+        charts: dict[str, object] = {
+            "at": now,
+            "model": view.model,
             "stage": stage,
             "regime": view.regime,
             "window": WINDOWS[view.since].text,
-            "benchmark": self._newest_benchmark(),
+            **as_json(("traffic", traffic(all_models_history, view.model, stage))),
         }
-        root = urlsplit(base_url).path
-        charted_query: dict[str, str] = {"model": charted, "stage": stage}
-        return Figures(
-            degraded=self._state_problem() or window.degraded,
-            begin=_utc(window.start).strftime("%Y-%m-%d %H:%M"),
-            end=_utc(window.end).strftime("%Y-%m-%d %H:%M:%S"),
-            groups=table(
-                recorded,
-                names,
-                view.model,
-                "" if view.stage == "all" else view.stage,
-                medians(all_models_history, stage) if view.stage in ("all", stage) else {},
-                self._assumed_facts(),
-                self._detectors(),
-            ),
-            other_stages=_other_stages(view, recorded),
-            other_versions=[
-                Choice(replace(view, model=name, version=version[:12]).page_url(), f"{name} {version[:12]}")
-                for name, version in left_out[:_MOST_VERSIONS]
-            ],
-            all_versions=replace(view, version=ALL).page_url(),
-            min_runs=", ".join(
-                f"p{round(100 * fraction)} needs {count}" for fraction, count in MIN_SAMPLES.items()
-            ),
-            charted=charted,
-            charts=orjson.dumps(charts).decode(),
-            base_url=base_url,
-            latency_url=view.url(f"{root}/latency"),
-            history_url=view.url(f"{root}/latency/history", **charted_query, step=f"{span.step_s // 60}m"),
-            distribution_url=view.url(f"{root}/latency/distribution", **charted_query),
+        if view.model:
+            one_history = history(since, span.step_s, model=view.model, stage=stage)
+            stages_history = history(since, span.overview_s, model=view.model)
+            _, distribution = self._latencies.distribution(
+                view.regime, since, view.model, stage, view.version
+            )
+            charts |= as_json(
+                ("over_time", over_time(one_history, view.model, stage)),
+                ("parts", parts(stages_history, view.model)),
+                ("shape", shape(distribution)),
+            )
+        return charts, span.step_s if view.model else span.overview_s
+
+    def _detail(self, asked: View, view: View, stage: Stage, since: float, recorded: Recorded) -> Detail:
+        assert view.regime
+        stages = tuple(
+            Line(
+                name,
+                replace(asked, stage=name).page_url(),
+                summary.count,
+                percentile_cells(summary),
+                name == stage,
+            )
+            for name in STAGES
+            if (summary := recorded.summaries.get((view.model, name))) is not None
         )
+        versions = self._latencies.versions(view.regime, since, view.model)
+        lines = []
+        for version in versions[:_MOST_VERSIONS] if len(versions) > 1 else []:
+            _, found = self._latencies.window(
+                view.regime, since, model=view.model, stage=stage, version=version
+            )
+            summary = found.summaries.get((view.model, stage), EMPTY_SUMMARY)
+            lines.append(
+                Line(
+                    version[:12],
+                    replace(asked, version=version[:12]).page_url(),
+                    summary.count,
+                    percentile_cells(summary),
+                    version.startswith(view.version),
+                )
+            )
+        facts = self._catalogue.facts().get(view.model)
+        return Detail(view.model, stages, tuple(lines), "" if facts is None else _facts_text(facts))
 
-    def _busiest(self, recorded: Recorded) -> str:
-        """Return the default model, or the one with the most runs if the default has none."""
-        counts: dict[str, int] = {}
-        for (name, _), summary in recorded.summaries.items():
-            counts[name] = max(counts.get(name, 0), summary.count)
-        if self._default_model in counts or not counts:
-            return self._default_model
-        return max(counts, key=lambda name: counts[name])
+
+def _facts_text(facts: ModelFacts) -> str:
+    return (
+        f"{facts.architecture}, {facts.precision}, labels {facts.labels}, input {facts.height} × "
+        f"{facts.width} pixels, {facts.macs / 1e6:.3g} M MACs, {megabytes_text(facts.bytes)} MB"
+    )
 
 
-def _other_stages(view: View, recorded: Recorded) -> list[Choice]:
-    """Return the stages with runs if the selected one has none: comparisons and searches have no total."""
-    recorded_stages = {stage for name, stage in recorded.summaries if view.model in ("", name)}
-    if view.stage == "all" or view.stage in recorded_stages:
+def _tiles(table: Table) -> list[Tile]:
+    """Return the answers about the first label set, with its name if there are others."""
+    if not table.groups:
         return []
-    offered: list[StageChoice] = [stage for stage in STAGES if stage in recorded_stages]
-    if offered:
-        offered.append("all")
-    return [Choice(replace(view, stage=stage).page_url(), stage) for stage in offered]
+    first = table.groups[0]
+    return tiles(first, f" of {first.title.partition(':')[0]}" if len(table.groups) > 1 else "")
 
 
-def _charted_stage(choice: StageChoice, recorded: Recorded) -> Stage:
-    """Return the stage to chart: `choice`; for all and total, inference if no total was recorded."""
-    if choice != "all" and choice != "total":
-        return choice
+def _runs(recorded: Recorded) -> int:
+    """Return the number of runs: of each model, those of the stage that has most."""
+    counts: dict[str, int] = {}
+    for (name, _), summary in recorded.summaries.items():
+        counts[name] = max(counts.get(name, 0), summary.count)
+    return sum(counts.values())
+
+
+def _busiest(runs: Mapping[Regime, int]) -> Regime:
+    """Return the regime with the most runs; `demo` only if no other has any."""
+    ranked = sorted(REGIMES, key=lambda regime: (regime == "demo", -runs[regime]))
+    return next((regime for regime in ranked if runs[regime]), "live")
+
+
+def _regime_words(asked: View, regime: Regime, runs: Mapping[Regime, int]) -> str:
+    count = counted(runs[regime], "run", "runs")
+    others = sum(1 for other, number in runs.items() if number and other != regime)
+    return f"{regime} ({count}{', the regime with most' if not asked.regime and others else ''})"
+
+
+def _machines_text(window: Window) -> str:
+    """Return a warning if the figures pool runs of several machines; else an empty text."""
+    if len(window.machines) < 2:
+        return ""
+    names = ["unknown (earlier release)" if name == UNKNOWN_MACHINE else name for name in window.machines]
+    return f"Pooled runs of {len(names)} machines, which may differ in speed: {'; '.join(names)}."
+
+
+def _has_runs(recorded: Recorded, name: str) -> bool:
+    return any((name, stage) in recorded.summaries for stage in STAGES)
+
+
+def _only(table: Table, model: str) -> Table:
+    """Return the table with the row of `model` and that of its baseline."""
+    groups = [group for group in table.groups if any(row.model == model for row in group.rows)]
+    return replace(
+        table, groups=tuple(replace(group, rows=_rows_of(group, model)) for group in groups), no_model=""
+    )
+
+
+def _rows_of(group: Group, model: str) -> tuple[Row, ...]:
+    return tuple(row for row in group.rows if row.model in (model, group.baseline))
+
+
+def _columns(view: View) -> list[Column]:
+    column, descends = view.sort.removeprefix("-"), view.sort.startswith("-")
+    columns = []
+    for name, text, note in _COLUMNS:
+        order = "none" if name != column else "descending" if descends else "ascending"
+        prefix = "-" if order == "ascending" or (order == "none" and name in _DESCENDING_FIRST) else ""
+        columns.append(Column(name, text, note, view.page_url(sort=f"{prefix}{name}"), order))
+    return columns
+
+
+def _other_stages(view: View, stage: Stage, recorded: Recorded) -> list[Choice]:
+    """Return the stages with runs if the shown one has none: comparisons and searches have no total."""
+    recorded_stages = {of for name, of in recorded.summaries if view.model in ("", name)}
+    if stage in recorded_stages:
+        return []
+    return [Choice(replace(view, stage=of).page_url(), of) for of in STAGES if of in recorded_stages]
+
+
+def _shown_stage(choice: StageChoice, recorded: Recorded) -> Stage:
+    """Return the stage to show: `choice`; else the total, or inference if no total was recorded."""
+    if choice not in ("all", "", "total"):
+        return choice  # type: ignore[return-value]
     stages = {stage for _, stage in recorded.summaries}
     return "inference" if stages and "total" not in stages else "total"
-
-
-def _log_failure(rendering: Future[Rendered]) -> None:
-    if not rendering.cancelled() and (error := rendering.exception()) is not None:
-        _log.warning("dashboard: rendering in advance failed", exc_info=error)
 
 
 def _utc(seconds: float) -> datetime:

@@ -1,102 +1,360 @@
-"""The dashboard's table: counts, percentiles, errors and a sparkline per model."""
+"""The models side by side: a row per model with latency, accuracy and size, grouped by task and label set."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from models.zoo.statistics import MIN_SAMPLES
-from service.latency.histogram import Summary
+from models.zoo.statistics import MIN_SAMPLES, highest
+from service.bench.bundle import ModelFacts
+from service.bench.recommend.accuracy import AccuracyEstimate
+from service.bench.recommend.evidence import Measured
+from service.latency.histogram import EMPTY_SUMMARY, Distribution, Summary
 from service.latency.series import Figures
-from service.latency.stages import STAGES
+from service.latency.stages import STAGES, Stage
+from service.report.chart import Chart
+from service.web.catalogue import Accuracies, Labels
+from service.web.fronts import GroupFront, front_of
+from service.web.marks import Axis, Marks, Part, Tick, marks, stacked
+from service.web.view import Sort
 
-WIDTH, HEIGHT = 120, 24
-"""Size of a sparkline in SVG units."""
+PARTS: tuple[Stage, ...] = tuple(stage for stage in STAGES if stage != "total")
+"""The stages whose times add up to the total."""
+
+ORIGINS = {"measured": "card", "reported": "card", "inherited": "card", "evaluated": "yours"}
+"""Origins of accuracies, in a word."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One percentile as text; `withheld` says why it is missing and is empty if it is not."""
+    """A figure as text; `note` says how it came about, or why it is missing."""
 
     text: str
-    withheld: str
+    note: str = ""
+
+
+NOTHING = Cell("–", "unknown")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One stage of a model; `percentiles` are p50, p90, p95 and p99."""
+    """One model. `tags`: in words, what is remarkable about it; `place`: on the front, or dominated.
 
-    stage: str
-    count: int
+    `marks` and `parts`: what the chart shows, either of them. `assumed`: assumed facts of the model's card on
+    which predictions depend. `summary`, `facts` and `accuracy` are what rows are sorted by.
+    """
+
+    model: str
+    summary: Summary
+    facts: ModelFacts | None
+    accuracy: AccuracyEstimate | None
+    marks: Marks | None
+    parts: tuple[Part, ...]
     percentiles: tuple[Cell, ...]
+    accuracy_cell: Cell
+    interval: str
+    origin: str
+    size: Cell
+    speedup: Cell
+    place: Cell
+    tags: tuple[str, ...]
+    errors: str
+    assumed: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The rows of one model, at least one, with its errors (all stages together) and sparkline.
+    """The models of one task and label set. `note`: what their accuracies are of.
 
-    `line`: SVG point lists of the sparkline; empty for none. `assumed`: assumed facts of the model's card on
-    which predictions depend. `heading`: title of the models from this one on; empty for none.
+    `line`: position of the baseline's median in percent, None without one.
     """
 
-    model: str
+    title: str
+    note: str
     rows: tuple[Row, ...]
-    errors: str
-    line: tuple[str, ...]
-    assumed: tuple[str, ...] = ()
-    heading: str = ""
+    baseline: str
+    line: float | None
+    front: GroupFront | None
+
+    @property
+    def chart(self) -> Chart | None:
+        """Chart of the front, if accuracies are known."""
+        return None if self.front is None else self.front.chart
 
 
-def table(
-    figures: Figures,
-    names: Sequence[str],
-    model: str,
-    stage: str,
-    lines: Mapping[str, Sequence[float | None]],
-    assumed: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
-    detectors: Collection[str] = (),
-) -> list[Group]:
-    """Build a group for each of `names` with runs or errors; `model` and `stage` filter unless empty.
+@dataclass(frozen=True, slots=True)
+class Table:
+    """All groups, the axis that their charts share, and the errors of requests that named no model."""
 
-    `lines` are the values of the sparkline in ms, by model. Errors raised before the model was known form a
-    group "(no model)", which is shown unless `model` filters. The `detectors` among the names come last,
-    under a heading of their own if there are others.
+    groups: tuple[Group, ...]
+    axis: Axis
+    ticks: tuple[Tick, ...]
+    no_model: str
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether any row has errors."""
+        return any(row.errors for group in self.groups for row in group.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """An answer: a question in two words, the model or models, and the figure."""
+
+    title: str
+    text: str
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Known:
+    """What the table combines: recorded figures and distributions of one stage, and the models' facts."""
+
+    recorded: Figures
+    distributions: Mapping[str, Distribution]
+    facts: Mapping[str, ModelFacts]
+    accuracies: Mapping[Labels, Accuracies]
+    measured: Mapping[str, Measured]
+    assumed: Mapping[str, tuple[str, ...]]
+    defaults: Sequence[str]
+
+
+def build_table(known: Known, stage: Stage, sort: Sort, baseline: str = "", *, stacked_stages: bool) -> Table:
+    """Build the rows of every model with runs of `stage` or with errors, and the axis of their charts.
+
+    `baseline`: the model that its label set is compared with; by default, the default model, else the model
+    with the most multiply-accumulates.
     """
-    groups: list[Group] = []
-    last = [name for name in names if name in detectors]
-    for name in [model] if model else [*(name for name in names if name not in last), "", *last]:
-        rows = tuple(
-            Row(row_stage, summary.count, _cells(summary))
-            for row_stage in STAGES
-            if row_stage == (stage or row_stage)
-            and (summary := figures.summaries.get((name, row_stage))) is not None
+    groups: dict[Labels | None, list[str]] = {}
+    names = {name for name, of in known.recorded.summaries if of == stage}
+    names |= {name for name, kinds in known.recorded.errors.items() if name and kinds}
+    for name in sorted(names):
+        facts = known.facts.get(name)
+        groups.setdefault(None if facts is None else (facts.task, facts.labels), []).append(name)
+    axis = _axis(known, stage, names, stacked_stages)
+    ordered = sorted(groups.items(), key=lambda item: _importance(known, *item))
+    return Table(
+        tuple(
+            _group(known, stage, sort, baseline, axis, labels, members, stacked_stages)
+            for labels, members in ordered
+        ),
+        axis,
+        tuple(axis.ticks()),
+        errors_text(known.recorded.errors.get("", {})),
+    )
+
+
+def _axis(known: Known, stage: Stage, names: Iterable[str], stacked_stages: bool) -> Axis:
+    if stacked_stages:
+        return Axis.over((sum(_means(known.recorded, name).values()) for name in names), stacked=True)
+    summaries = [_summary(known, name, stage) for name in names]
+    return Axis.over(
+        ms for each in summaries for ms in (each.p50_ms, each.p90_ms, each.p99_ms) if ms is not None
+    )
+
+
+def _importance(known: Known, labels: Labels | None, names: Sequence[str]) -> tuple[bool, ...]:
+    """Sort key of groups: the default model's first, then classifiers, then models without a card."""
+    is_default = known.defaults[0] in names
+    has_facts = labels is not None
+    detects = labels is not None and labels[0] == "object-detection"
+    return (not is_default, not has_facts, detects)
+
+
+def _group(
+    known: Known,
+    stage: Stage,
+    sort: Sort,
+    wanted: str,
+    axis: Axis,
+    labels: Labels | None,
+    names: Sequence[str],
+    stacked_stages: bool,
+) -> Group:
+    accuracies = Accuracies("", {}, frozenset())
+    front = None
+    if labels is not None:
+        accuracies = known.accuracies.get(labels, accuracies)
+        of_names = [known.facts[name] for name in names]
+        front = front_of(labels, of_names, accuracies, known.distributions, known.measured)
+    baseline = _baseline(known, stage, wanted, names)
+    base = _summary(known, baseline, stage)
+    rows = [
+        _row(known, stage, axis, name, accuracies, front, base, baseline, stacked_stages) for name in names
+    ]
+    tagged = _tagged(rows, accuracies)
+    line = None
+    if stacked_stages:
+        line = axis.x(sum(_means(known.recorded, baseline).values())) if base.count else None
+    elif base.p50_ms is not None:
+        line = axis.x(base.p50_ms)
+    return Group(
+        title=_title(labels, len(names)),
+        note=f"accuracy: {accuracies.of}" if accuracies.of else "",
+        rows=tuple(sorted_rows(tagged, sort)),
+        baseline=baseline,
+        line=line,
+        front=front,
+    )
+
+
+def _title(labels: Labels | None, count: int) -> str:
+    if labels is None:
+        return "no longer served"
+    task, name = labels
+    kind = "detectors" if task == "object-detection" else "classifiers"
+    return f"{name}: {count} {kind if count != 1 else kind[:-1]}"
+
+
+def _baseline(known: Known, stage: Stage, wanted: str, names: Sequence[str]) -> str:
+    recorded = [name for name in names if _summary(known, name, stage).count]
+    for name in (wanted, *known.defaults):
+        if name in recorded:
+            return name
+    with_facts = [known.facts[name] for name in recorded if name in known.facts]
+    return max(with_facts, key=lambda each: (each.macs, each.bytes, each.name)).name if with_facts else ""
+
+
+def _row(
+    known: Known,
+    stage: Stage,
+    axis: Axis,
+    name: str,
+    accuracies: Accuracies,
+    front: GroupFront | None,
+    base: Summary,
+    baseline: str,
+    stacked_stages: bool,
+) -> Row:
+    summary = _summary(known, name, stage)
+    facts = known.facts.get(name)
+    estimate = accuracies.by_model.get(name)
+    return Row(
+        model=name,
+        summary=summary,
+        facts=facts,
+        accuracy=estimate,
+        marks=None if stacked_stages else marks(axis, summary),
+        parts=stacked(axis, _means(known.recorded, name), PARTS) if stacked_stages else (),
+        percentiles=tuple(percentile_cells(summary)[index] for index in (0, 1, 3)),
+        accuracy_cell=NOTHING if estimate is None else Cell(f"{estimate.value:.1%}", estimate.how),
+        interval="" if estimate is None else f"{100 * estimate.low:.1f}–{100 * estimate.high:.1f}",
+        origin="" if estimate is None else ORIGINS[estimate.kind],
+        size=NOTHING if facts is None else Cell(megabytes_text(facts.bytes), f"{facts.bytes} bytes"),
+        speedup=_speedup(base, summary, name, baseline),
+        place=_place(front, name),
+        tags=("baseline",) if name == baseline else (),
+        errors=errors_text(known.recorded.errors.get(name, {})),
+        assumed=known.assumed.get(name, ()),
+    )
+
+
+def _speedup(base: Summary, summary: Summary, name: str, baseline: str) -> Cell:
+    if base.p50_ms is None or not summary.p50_ms:
+        return Cell("–", "no median to compare")
+    if name == baseline:
+        return Cell("1", "the baseline")
+    return Cell(f"{base.p50_ms / summary.p50_ms:.2f}", f"p50 of {baseline} divided by its own")
+
+
+def _place(front: GroupFront | None, name: str) -> Cell:
+    if front is not None and name in front.dominated:
+        beaten = front.dominated[name]
+        return Cell("dominated", f"by {beaten.by}: {beaten.reason}")
+    if front is not None and name in front.on_front:
+        return Cell("front", "no model is surely more accurate, faster and not larger")
+    return Cell("–", "not compared: its accuracy or its latency is unknown")
+
+
+def _tagged(rows: Sequence[Row], accuracies: Accuracies) -> list[Row]:
+    """Return the rows with tags for the fastest and the most accurate, of several rows."""
+    timed = [row for row in rows if row.summary.p50_ms is not None]
+    judged = [row for row in rows if row.accuracy is not None and row.model in accuracies.compared]
+    fastest = highest(timed, lambda row: -(row.summary.p50_ms or 0.0)) if len(timed) > 1 else []
+    best = highest(judged, lambda row: row.accuracy.value if row.accuracy else 0.0) if len(judged) > 1 else []
+    return [
+        replace(
+            row,
+            tags=(
+                *row.tags,
+                *(["fastest"] if row in fastest else []),
+                *(["most accurate"] if row in best else []),
+            ),
         )
-        errors = errors_text(figures.errors.get(name, {}))
-        if rows or errors:
-            empty = Row("", 0, (Cell("", ""),) * len(MIN_SAMPLES))
-            line = sparkline(lines.get(name, ()))
-            begins = name in last and groups and groups[-1].model not in last
-            groups.append(
-                Group(
-                    name or "(no model)",
-                    rows or (empty,),
-                    errors,
-                    line,
-                    assumed.get(name, ()),
-                    "Detectors" if begins else "",
-                )
-            )
-    return groups
+        for row in rows
+    ]
 
 
-def _cells(summary: Summary) -> tuple[Cell, ...]:
+_VALUES: dict[str, Callable[[Row], float | str | None]] = {
+    "model": lambda row: row.model,
+    "p50": lambda row: row.summary.p50_ms,
+    "p90": lambda row: row.summary.p90_ms,
+    "p99": lambda row: row.summary.p99_ms,
+    "runs": lambda row: row.summary.count,
+    "accuracy": lambda row: None if row.accuracy is None else row.accuracy.value,
+    "size": lambda row: None if row.facts is None else row.facts.bytes,
+    "speedup": lambda row: None if row.speedup.text == "–" else -(row.summary.p50_ms or 0.0),
+    "front": lambda row: {"front": 0, "dominated": 1}.get(row.place.text),
+}
+
+
+def sorted_rows(rows: Iterable[Row], sort: Sort) -> list[Row]:
+    """Return the rows by the column `sort`, descending if it begins with a hyphen; unknown values last."""
+    value = _VALUES[sort.removeprefix("-")]
+    by_name = sorted(rows, key=lambda row: row.model)
+    known = [row for row in by_name if value(row) is not None]
+    known.sort(key=lambda row: value(row), reverse=sort.startswith("-"))  # type: ignore[arg-type,return-value]
+    return known + [row for row in by_name if value(row) is None]
+
+
+def tiles(group: Group, of: str = "") -> list[Tile]:
+    """Return the answers about a label set: fastest, most accurate, dominated, and the baseline's p99.
+
+    `of`: its name, if there are other label sets.
+    """
+    rows = list(group.rows)
+
+    def tagged(tag: str) -> list[Row]:
+        return sorted((row for row in rows if tag in row.tags), key=lambda row: row.model)
+
+    def named(several: Sequence[Row]) -> str:
+        return ", ".join(row.model for row in several)
+
+    answers = []
+    if fastest := tagged("fastest"):
+        answers.append(Tile(f"Fastest{of}", named(fastest), f"p50 {fastest[0].percentiles[0].text} ms"))
+    if best := tagged("most accurate"):
+        note = f"{best[0].accuracy_cell.text} [{best[0].interval}], {best[0].origin}"
+        answers.append(Tile(f"Most accurate{of}", named(best), note))
+    if group.front is not None and len(group.front.on_front) + len(group.front.dominated) > 1:
+        source = "live, not a benchmark" if group.front.source == "recorded" else "by benchmarks"
+        names = sorted(group.front.dominated)
+        answers.append(Tile(f"Dominated{of}", ", ".join(names) or "none", source))
+    for row in tagged("baseline"):
+        p99 = row.percentiles[2]
+        note = f"p99 {p99.text} ms" if not p99.note else f"no p99 yet, needs {MIN_SAMPLES[0.99]} runs"
+        if len(rows) == 1:
+            note = f"p50 {row.percentiles[0].text} ms, {note}"
+        answers.append(Tile(f"Baseline{of}", row.model, note))
+    return answers
+
+
+def percentile_cells(summary: Summary) -> tuple[Cell, ...]:
     """Return the cells of the four percentiles; a missing one has a dash and the number of runs it needs."""
     values = (summary.p50_ms, summary.p90_ms, summary.p95_ms, summary.p99_ms)
     return tuple(
-        Cell("–", f"too few runs (needs {needed})") if value is None else Cell(milliseconds_text(value), "")
+        Cell("–", f"too few runs (needs {needed})") if value is None else Cell(milliseconds_text(value))
         for value, needed in zip(values, MIN_SAMPLES.values(), strict=True)
     )
+
+
+def _summary(known: Known, name: str, stage: Stage) -> Summary:
+    return known.recorded.summaries.get((name, stage), EMPTY_SUMMARY)
+
+
+def _means(recorded: Figures, name: str) -> dict[Stage, float]:
+    found = {stage: recorded.summaries.get((name, stage)) for stage in PARTS}
+    return {stage: each.mean_ms for stage, each in found.items() if each is not None and each.mean_ms}
 
 
 def milliseconds_text(value: float) -> str:
@@ -104,26 +362,12 @@ def milliseconds_text(value: float) -> str:
     return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:.1f}"
 
 
+def megabytes_text(size: int) -> str:
+    """Format bytes in megabytes (10^6) with three significant digits."""
+    return f"{size / 1e6:.3g}" if size < 1e8 else f"{size / 1e6:.0f}"
+
+
 def errors_text(errors: Mapping[str, int]) -> str:
     """Format error counts by kind, most frequent first."""
     ranked = sorted(errors.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count} {slug}" for slug, count in ranked)
-
-
-def sparkline(values: Sequence[float | None]) -> tuple[str, ...]:
-    """Return SVG point lists of `values` from left to right, 0 at the bottom, split at missing values.
-
-    A value without neighbours becomes the same point twice, which a round line cap draws as a dot.
-    """
-    known = [value for value in values if value is not None]
-    if not known:
-        return ()
-    top = max(known) or 1.0
-    step = WIDTH / max(1, len(values) - 1)
-    pieces: list[list[str]] = [[]]
-    for index, value in enumerate(values):
-        if value is not None:
-            pieces[-1].append(f"{index * step:.1f},{HEIGHT * (1 - value / top):.1f}")
-        elif pieces[-1]:
-            pieces.append([])
-    return tuple(" ".join(piece * 2 if len(piece) == 1 else piece) for piece in pieces if piece)

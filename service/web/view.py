@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Literal
 from urllib.parse import urlencode
 
 from markupsafe import Markup
 
 from service.latency.query import ALL, CURRENT
-from service.latency.stages import REGIMES, STAGES, Regime, Stage
+from service.latency.stages import STAGES, Regime, Stage
 from service.web.site import explained
 
 Since = Literal["15m", "1h", "6h", "24h", "7d", "30d", "365d"]
 
-StageChoice = Stage | Literal["all"]
+StageChoice = Stage | Literal["all", ""]
+"""A stage; `all`: every stage, stacked; empty: the total, or inference where no total is recorded."""
+
+RegimeChoice = Regime | Literal[""]
+"""A regime; empty: the one with the most runs."""
+
+Sort = Literal[
+    "model", "p50", "p90", "p99", "runs", "accuracy", "size", "speedup", "front",
+    "-model", "-p50", "-p90", "-p99", "-runs", "-accuracy", "-size", "-speedup", "-front",
+]  # fmt: skip
+"""Column that models are sorted by, descending with a hyphen."""
+
+DEFAULT_SORT: Sort = "p50"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,28 +63,37 @@ def span_for(length_s: float, most: Span) -> Span:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The selected regime, model, stage, window and versions; an empty model means all.
+    """What the page shows, as in its URL; an empty model means all, side by side.
 
     `version`: the model files' versions as in `GET /latency`: `current`, `all` or the beginning of one.
+    `baseline`: the model that others of its label set are compared with; empty for the default.
     """
 
-    regime: Regime
-    model: str
-    stage: StageChoice
-    since: Since
+    regime: RegimeChoice = ""
+    model: str = ""
+    stage: StageChoice = ""
+    since: Since = "24h"
     version: str = CURRENT
+    sort: Sort = DEFAULT_SORT
+    baseline: str = ""
 
     def url(self, path: str, **more: str) -> str:
-        """Return `path` with this view and `more` as its query, without empty values."""
+        """Return `path` with what `GET /latency` knows of this view and `more`, without empty values."""
         stage = "" if self.stage == "all" else self.stage
         version = "" if self.version == CURRENT else self.version
         parameters = {"model": self.model, "stage": stage, "regime": self.regime, "since": self.since}
-        parameters |= {"version": version} | more
-        return f"{path}?{urlencode({name: value for name, value in parameters.items() if value})}"
+        return _url(path, parameters | {"version": version} | more)
 
-    def page_url(self) -> str:
-        """Return the page's relative URL with this view; unlike `url`, it keeps `stage=all`."""
-        return self.url("", stage=self.stage)
+    def page_url(self, **changed: str) -> str:
+        """Return the page's relative URL with this view, changed, without values that are the default."""
+        given = {item.name: getattr(self, item.name) for item in fields(self)} | changed
+        standard = {item.name: item.default for item in fields(self)}
+        return _url("./dashboard", {name: value for name, value in given.items() if value != standard[name]})
+
+
+def _url(path: str, parameters: Mapping[str, str]) -> str:
+    given = {name: value for name, value in parameters.items() if value}
+    return f"{path}?{urlencode(given)}" if given else path
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,36 +108,47 @@ class Choice:
 class DashboardPage:
     """The variables of `dashboard.html`; a test compares the two."""
 
-    regimes: Sequence[Choice] = field(metadata=explained("Options of the regime"))
+    regimes: Sequence[Choice] = field(
+        metadata=explained("Options of the regime: the one with the most runs, and those that have runs")
+    )
     models: Sequence[Choice] = field(metadata=explained("Options of the model; the empty value means all"))
     stages: Sequence[Choice] = field(metadata=explained("Options of the stage, including `all`"))
     windows: Sequence[Choice] = field(metadata=explained("Options of the window"))
     versions: Sequence[Choice] = field(metadata=explained("Options of the version"))
-    regime: str = field(metadata=explained("Selected regime"))
-    model: str = field(metadata=explained("Selected model, empty for all"))
-    stage: str = field(metadata=explained("Selected stage, or `all`"))
-    since: str = field(metadata=explained("Selected window, as in `GET /latency`"))
-    version: str = field(metadata=explained("Selected version, as in `GET /latency`"))
+    baselines: Sequence[Choice] = field(
+        metadata=explained("Options of the baseline; the empty value means the default")
+    )
+    view: View = field(metadata=explained("The selected values"))
+    key_needed: bool = field(metadata=explained("Whether `POST /demo` needs the API key"))
     figures: Markup = field(
         metadata=explained("Rendered `figures.html`, which the page refreshes every few seconds")
     )
 
 
-def dashboard_page(view: View, names: Sequence[str], figures: Markup) -> DashboardPage:
-    """Build the page around `figures`. `names` are the selectable models."""
-    if view.model and view.model not in names:
-        names = [*names, view.model]
+def dashboard_page(
+    view: View,
+    names: Sequence[str],
+    regimes: Mapping[Regime, int],
+    figures: Markup,
+    *,
+    key_needed: bool,
+) -> DashboardPage:
+    """Build the page around `figures`. `names`: the selectable models; `regimes`: runs of each regime."""
+    names = list(dict.fromkeys([*names, *filter(None, (view.model, view.baseline))]))
+    with_runs = [regime for regime, runs in regimes.items() if runs or regime == view.regime]
     return DashboardPage(
-        regimes=[Choice(name, name) for name in REGIMES],
+        regimes=[Choice("", "most runs"), *(Choice(name, name) for name in with_runs)],
         models=[Choice("", "all"), *(Choice(name, name) for name in names)],
-        stages=[Choice(name, name) for name in ("all", *STAGES)],
+        stages=[
+            Choice("", "total"),
+            *(Choice(name, name) for name in STAGES if name != "total"),
+            Choice("all", "all, stacked"),
+        ],
         windows=[Choice(name, span.text) for name, span in WINDOWS.items()],
         versions=_versions(view.version),
-        regime=view.regime,
-        model=view.model,
-        stage=view.stage,
-        since=view.since,
-        version=view.version,
+        baselines=[Choice("", "default"), *(Choice(name, name) for name in names)],
+        view=view,
+        key_needed=key_needed,
         figures=figures,
     )
 

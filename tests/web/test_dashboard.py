@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 import socket
@@ -34,6 +35,7 @@ pytestmark = pytest.mark.web
 Visit = Callable[..., Watched]
 SOON_MS = 20_000  # a page refreshes itself every five seconds
 CHARTS = ("over-time", "curve", "bins", "stages", "rates", "refusals")
+"""Charts of a model's detail; the last two are also in the view of all models."""
 EVIL = "<img src=x onerror='window.injected=1'><b>evil</b>"
 
 
@@ -63,22 +65,56 @@ def served(
         yield Served(client, cat_jpeg)
 
 
-def cells(page: Page, model: str, stage: str) -> list[str]:
-    """The texts of a row of the table: count, p50, p90, p95, p99."""
+def cells(page: Page, model: str) -> list[str]:
+    """The texts of a model's row after the chart: p50, p90, p99, runs, accuracy, MB, speed-up, front."""
     found: list[str] = page.evaluate(
-        """([model, stage]) => {
-          let group = "";
-          for (const row of document.querySelectorAll("#figures tbody tr")) {
-            const head = row.querySelector("th");
-            if (head) group = head.textContent;
-            const texts = [...row.querySelectorAll("td")].map((cell) => cell.textContent);
-            if (group === model && texts[0] === stage) return texts.slice(1, 6);
+        """(model) => {
+          for (const row of document.querySelectorAll("#figures tr[data-model]")) {
+            if (row.dataset.model === model) {
+              return [...row.querySelectorAll("td:not(.chart)")].map((cell) => cell.textContent);
+            }
           }
           return [];
         }""",
-        [model, stage],
+        model,
     )
     return found
+
+
+def names(page: Page) -> list[str]:
+    """The models in the order of their rows."""
+    found: list[str] = page.evaluate(
+        "[...document.querySelectorAll('#figures tr[data-model]')].map((row) => row.dataset.model)"
+    )
+    return found
+
+
+MARKS = """() => {
+  const { low, high, log } = document.querySelector("table.models").dataset;
+  const charts = {};
+  for (const row of document.querySelectorAll("#figures tr[data-model]")) {
+    const box = row.querySelector(".marks").getBoundingClientRect();
+    const bounds = (part) => part.getBoundingClientRect();
+    const middle = (part) => part === null ? null : (bounds(part).left + bounds(part).right) / 2;
+    const end = (part) => part === null ? null : bounds(part).right;
+    charts[row.dataset.model] = {
+      left: box.left, width: box.width,
+      p50: middle(row.querySelector(".marks .p50")),
+      p90: end(row.querySelector(".marks .to-p90")),
+      p99: middle(row.querySelector(".marks .p99")),
+      base: middle(row.querySelector(".marks .base")),
+      parts: [...row.querySelectorAll(".marks .part")].map((part) => [part.classList[1], bounds(part).width]),
+    };
+  }
+  return { low: Number(low), high: Number(high), log: log === "yes", charts };
+}"""
+
+
+def position(axis: dict[str, Any], chart: dict[str, Any], ms: float) -> float:
+    """Where `ms` is on the screen, in pixels."""
+    low, high = axis["low"], axis["high"]
+    share = math.log(ms / low) / math.log(high / low) if axis["log"] else ms / high
+    return float(chart["left"] + share * chart["width"])
 
 
 def drawn(page: Page) -> None:
@@ -86,20 +122,117 @@ def drawn(page: Page) -> None:
     page.wait_for_selector("body[data-drawn]")
 
 
-def test_figures_equal_the_api(visit: Visit, served: Served) -> None:
-    page = visit(f"{served.url}/dashboard?stage=all").page
-    rows = served.client.get("/latency").json()["latencies"]
-    assert len(rows) == 12
-    for row in rows:
-        count, p50, p90, p95, p99 = cells(page, row["model"], row["stage"])
-        assert (int(count), float(p50)) == (row["count"], row["p50_ms"])
-        assert float(p90) == row["p90_ms"]
-        assert (p95, p99) == ("–", "–")
+@pytest.mark.parametrize("width", [360, 1280])
+def test_marks_and_figures_equal_the_api(visit: Visit, served: Served, width: int) -> None:
+    served.post(600, "tiny")  # enough for a p99
+    page = visit(f"{served.url}/dashboard", width=width).page
+    rows = {row["model"]: row for row in served.client.get("/latency?stage=total").json()["latencies"]}
+    assert set(names(page)) == set(rows) == {"tiny", "tiny-b"}
+    axis = page.evaluate(MARKS)
+    withheld = 0
+    for name, row in rows.items():
+        shown, chart = cells(page, name), axis["charts"][name]
+        for index, percentile in enumerate(("p50", "p90", "p99")):
+            ms = row[f"{percentile}_ms"]
+            if ms is None:
+                assert (shown[index], chart[percentile]) == ("–", None)
+                withheld += 1
+            else:
+                assert float(shown[index]) == pytest.approx(ms, rel=1e-3)
+                assert chart[percentile] == pytest.approx(position(axis, chart, ms), abs=1), percentile
+        assert int(shown[3]) == row["count"]
+        assert chart["base"] == pytest.approx(position(axis, chart, rows["tiny"]["p50_ms"]), abs=1)
+        speedup = rows["tiny"]["p50_ms"] / row["p50_ms"]
+        assert float(shown[6]) == pytest.approx(speedup, abs=0.006)
+    assert withheld == 1, "the p99 of the second model"
+    p99 = f"p99 {float(cells(page, 'tiny')[2]):.3f}"[:8]
+    assert p99 in page.locator(".answers").inner_text(), "the p99 of the baseline"
     assert page.get_by_role("cell", name="3 unknown-image-type").is_visible()
 
 
-def test_charts_zoom_by_keyboard_and_mouse(visit: Visit, served: Served) -> None:
+def test_stacked_stages_equal_the_api(visit: Visit, served: Served) -> None:
+    page = visit(f"{served.url}/dashboard").page
+    page.get_by_role("link", name="show stages").click()
+    page.wait_for_selector(".marks .part", state="attached")
+    axis = page.evaluate(MARKS)
+    assert not axis["log"]
+    means: dict[str, dict[str, float]] = {}
+    for row in served.client.get("/latency").json()["latencies"]:
+        if row["stage"] != "total":
+            means.setdefault(row["model"], {})[row["stage"]] = row["mean_ms"]
+    for name, of_stage in means.items():
+        chart = axis["charts"][name]
+        assert dict(chart["parts"]).keys() == {stage for stage, ms in of_stage.items() if ms}
+        for stage, pixels in chart["parts"]:
+            assert pixels == pytest.approx(of_stage[stage] / axis["high"] * chart["width"], abs=1), stage
+    page.get_by_role("link", name="show percentiles").click()
+    page.wait_for_selector(".marks .p50", state="attached")
+
+
+def test_sort_by_click_and_keyboard(visit: Visit, served: Served) -> None:
+    page = visit(f"{served.url}/dashboard").page
+    by_p50 = names(page)
+    page.get_by_role("columnheader", name="p50").get_by_role("link").click()
+    expect(page.get_by_role("columnheader", name="p50")).to_have_attribute("aria-sort", "descending")
+    assert names(page) == by_p50[::-1]
+    page.get_by_role("columnheader", name="model").get_by_role("link").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("columnheader", name="model")).to_have_attribute("aria-sort", "ascending")
+    assert names(page) == ["tiny", "tiny-b"]
+    assert dict(httpx.URL(page.url).params) == {"sort": "model"}
+    page.reload()
+    assert names(page) == ["tiny", "tiny-b"]
+    page.go_back()
+    expect(page.get_by_role("columnheader", name="p50")).to_have_attribute("aria-sort", "descending")
+
+
+def test_baseline_of_choice(visit: Visit, served: Served) -> None:
+    page = visit(f"{served.url}/dashboard").page
+    page.get_by_role("combobox", name="Baseline").select_option("tiny-b")
+    expect(page.locator("tr[data-model=tiny-b]")).to_contain_text("baseline")
+    assert cells(page, "tiny-b")[6] == "1"
+    axis = page.evaluate(MARKS)
+    chart = axis["charts"]["tiny"]
+    p50 = float(cells(page, "tiny-b")[0])
+    assert chart["base"] == pytest.approx(position(axis, chart, p50), abs=1)
+
+
+def test_detail_is_one_click_away(visit: Visit, served: Served) -> None:
     page = visit(f"{served.url}/dashboard?since=1h").page
+    drawn(page)
+    assert page.locator("#over-time").is_hidden()
+    page.get_by_role("link", name="tiny-b").first.click()
+    page.get_by_role("heading", name="tiny-b").wait_for()
+    expect(page.locator("#over-time")).to_be_visible()
+    assert dict(httpx.URL(page.url).params) == {"since": "1h", "model": "tiny-b"}
+    stages = page.get_by_role("region", name="Stages of tiny-b")
+    rows = {row["stage"]: row for row in served.client.get("/latency?model=tiny-b").json()["latencies"]}
+    for row in stages.locator("tbody tr").all():
+        stage, count, p50, p90 = row.locator("th, td").all_text_contents()[:4]
+        assert (int(count), float(p50), float(p90)) == (
+            rows[stage]["count"],
+            rows[stage]["p50_ms"],
+            rows[stage]["p90_ms"],
+        )
+    page.get_by_role("link", name="all models").click()
+    expect(page.locator("#over-time")).to_be_hidden()
+    assert set(names(page)) == {"tiny", "tiny-b"}
+
+
+def test_demo_from_the_empty_page(visit: Visit, tiny_models_dir: Path, tmp_path: Path) -> None:
+    with service_process(tiny_models_dir, tmp_path / "data") as process, process.client() as client:
+        one = visit(f"{str(client.base_url).rstrip('/')}/dashboard")
+        one.page.get_by_text("Nothing recorded in this window").wait_for()
+        one.page.get_by_role("button", name="Run the demo").click()
+        expect(one.page.locator("#demo-state")).to_have_text("128 of 128 runs")
+        one.page.get_by_text("Demo data").wait_for(timeout=SOON_MS)
+        expect(one.page.locator("tr[data-model=tiny-b] td").nth(4)).to_have_text("64", timeout=SOON_MS)
+        assert client.get("/latency").json()["latencies"] == [], "live figures stay as they were"
+        assert one.violations() == []
+
+
+def test_charts_zoom_by_keyboard_and_mouse(visit: Visit, served: Served) -> None:
+    page = visit(f"{served.url}/dashboard?since=1h&model=tiny").page
     drawn(page)
     for chart in CHARTS:
         assert page.locator(f"#{chart} .main-svg .trace, #{chart} .main-svg .points").count() > 0, chart
@@ -130,11 +263,12 @@ def test_charts_zoom_by_keyboard_and_mouse(visit: Visit, served: Served) -> None
 def test_refresh_keeps_unchanged_elements(visit: Visit, served: Served) -> None:
     one = visit(f"{served.url}/dashboard?model=tiny-b&stage=total")
     page = one.page
-    before = int(cells(page, "tiny-b", "total")[0])
+    before = int(cells(page, "tiny-b")[3])
     page.evaluate("document.querySelector('#figures tbody tr').mark = 'kept'")
-    page.locator("#figures .scroll").focus()
+    page.locator("#figures .scroll").first.focus()
     served.post(5, "tiny-b")
-    expect(page.locator("#figures tbody td").nth(1)).to_have_text(str(before + 5), timeout=SOON_MS)
+    runs = page.locator("tr[data-model=tiny-b] td").nth(4)
+    expect(runs).to_have_text(str(before + 5), timeout=SOON_MS)
     assert page.evaluate("document.querySelector('#figures tbody tr').mark") == "kept"
     assert page.evaluate("document.activeElement.className") == "scroll"
     assert "Refreshed every 5 s" in page.locator("#refresh").inner_text()
@@ -145,45 +279,48 @@ def test_filters_in_the_url(visit: Visit, served: Served) -> None:
     page.get_by_role("combobox", name="Model").select_option("tiny-b")
     page.get_by_role("combobox", name="Stage").select_option("decode")
     page.get_by_role("combobox", name="Window").select_option("1h")
-    expect(page.locator("#figures tbody tr")).to_have_count(1)
-    query = dict(httpx.URL(page.url).params)
-    assert query == {
-        "regime": "live",
-        "model": "tiny-b",
-        "stage": "decode",
-        "since": "1h",
-        "version": "current",
-    }
+    shown = page.get_by_role("region", name="Stages of tiny-b").locator("[aria-current]")
+    expect(shown).to_have_text("decode")
+    assert dict(httpx.URL(page.url).params) == {"model": "tiny-b", "stage": "decode", "since": "1h"}
     page.reload()
     assert page.get_by_role("combobox", name="Model").input_value() == "tiny-b"
     assert page.get_by_role("combobox", name="Stage").input_value() == "decode"
-    assert cells(page, "tiny-b", "decode") != []
-    assert page.locator("#figures tbody tr").count() == 1
+    expect(shown).to_have_text("decode")
     page.go_back()
     expect(page.get_by_role("combobox", name="Window")).to_have_value("24h")
     assert page.get_by_role("combobox", name="Stage").input_value() == "decode"
-    page.get_by_role("combobox", name="Regime").select_option("load")
+    regimes = page.get_by_role("combobox", name="Regime").locator("option").all_text_contents()
+    assert regimes == ["most runs", "live"], "only regimes that have runs"
+
+
+def test_regime_without_runs(visit: Visit, served: Served) -> None:
+    page = visit(f"{served.url}/dashboard?regime=load").page
     page.get_by_text("Nothing recorded in this window").wait_for()
     assert page.locator("#charts").is_hidden()
+    page.get_by_role("link", name=re.compile("live")).click()
+    expect(page.locator("#charts")).to_be_visible()
 
 
 def test_choose_a_view_by_keyboard(visit: Visit, served: Served) -> None:
-    page = visit(f"{served.url}/dashboard").page
+    page = visit(f"{served.url}/dashboard?model=tiny").page
     page.get_by_role("combobox", name="Stage").focus()
     page.keyboard.type("inference")
-    expect(page.locator("#figures tbody tr")).to_have_count(2)
+    expect(page.get_by_role("region", name="Stages of tiny").locator("[aria-current]")).to_have_text(
+        "inference"
+    )
     seen: list[str] = []
     page.locator("#main").focus()
-    while len(seen) < 40:
+    while len(seen) < 60:
         page.keyboard.press("Tab")
         seen.append(page.evaluate("document.activeElement.id || document.activeElement.name || ''"))
-    assert {"regime", "model", "stage", "since", *CHARTS} <= set(seen)
+    assert {"regime", "model", "stage", "since", "baseline", "version", *CHARTS} <= set(seen)
 
 
 @pytest.mark.parametrize("width", [360, 1920])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_full_page_is_in_order(visit: Visit, served: Served, scheme: str, width: int) -> None:
-    one = visit(f"{served.url}/dashboard", width=width, color_scheme=scheme)
+@pytest.mark.parametrize("query", ["", "?stage=all", "?model=tiny"])
+def test_a_full_page_is_in_order(visit: Visit, served: Served, query: str, scheme: str, width: int) -> None:
+    one = visit(f"{served.url}/dashboard{query}", width=width, color_scheme=scheme)
     drawn(one.page)
     assert one.overflow() == 0
     assert one.violations() == []
@@ -200,19 +337,19 @@ def test_unreachable_server(visit: Visit, tiny_models_dir: Path, tmp_path: Path,
         assert client.post("/classify", content=cat_jpeg).status_code == 200
         one = visit(f"http://127.0.0.1:{port}/dashboard")
         one.allow("ERR_CONNECTION|ERR_EMPTY_RESPONSE")
-        assert cells(one.page, "tiny", "total")[0] == "1"
+        assert cells(one.page, "tiny")[3] == "1"
         process.popen.send_signal(signal.SIGTERM)
         process.wait()
     alert = one.page.locator("#trouble")
     gone = re.compile(r"does not answer, since \d.*Showing figures from \d")
     expect(alert).to_have_text(gone, timeout=SOON_MS)
-    assert cells(one.page, "tiny", "total")[0] == "1", "what was known is still shown"
+    assert cells(one.page, "tiny")[3] == "1", "what was known is still shown"
     assert one.violations() == []
     with started() as process, process.client() as client:
         expect(alert).to_be_empty(timeout=SOON_MS)
         assert not one.page.evaluate("document.body.classList.contains('stale')")
         assert client.post("/classify", content=cat_jpeg).status_code == 200
-        expect(one.page.locator("#figures tbody td").nth(1)).to_have_text("2", timeout=SOON_MS)
+        expect(one.page.locator("tr[data-model=tiny] td").nth(4)).to_have_text("2", timeout=SOON_MS)
 
 
 def test_model_name_with_markup(visit: Visit, tiny_models_dir: Path, tmp_path: Path) -> None:
@@ -226,15 +363,17 @@ def test_model_name_with_markup(visit: Visit, tiny_models_dir: Path, tmp_path: P
     with service_process(tiny_models_dir, tmp_path / "data") as process, process.client() as client:
         one = visit(f"{str(client.base_url).rstrip('/')}/dashboard")
         drawn(one.page)
-        assert cells(one.page, EVIL, "total")[0] == "1"
-        assert EVIL in one.page.locator("#over-time-of").inner_text()
+        assert cells(one.page, EVIL)[3] == "1"
         assert EVIL in one.page.locator("#rates .legendtext").first.text_content()  # type: ignore[operator]
-        assert one.page.locator("main img, main b").count() == 0
+        assert one.page.locator("main img, td b, th b").count() == 0
+        one.page.get_by_role("link", name=EVIL).first.click()
+        expect(one.page.locator("#over-time-of")).to_contain_text(EVIL)
+        assert one.page.locator("main img, td b, th b, h2 b").count() == 0
         assert one.page.evaluate("window.injected") is None
 
 
 @pytest.fixture(scope="module")
-def weighed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def weighed(cat_jpeg: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A service whose two models have accuracies, and were measured on this machine."""
     zoo, data_dir = tmp_path_factory.mktemp("weighed-zoo"), tmp_path_factory.mktemp("weighed-data")
     random = np.random.default_rng(0)
@@ -254,30 +393,30 @@ def weighed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     BenchmarkArchive(BenchmarkStore(engine)).save(made)
     engine.dispose()
     with service_process(zoo, data_dir) as process, process.client() as client:
+        for name in samples:
+            for _ in range(8):
+                assert client.post(f"/classify?model={name}", content=cat_jpeg).status_code == 200
         yield str(client.base_url).rstrip("/")
 
 
-def test_error_bars(visit: Visit, weighed: str) -> None:
+def test_front_of_benchmarks(visit: Visit, weighed: str) -> None:
     one = visit(f"{weighed}/dashboard")
-    page = one.page
-    page.wait_for_selector("#pareto .xerror, #pareto .errorbar", state="attached")
-    assert page.locator("#pareto .errorbar").count() == 2
-    assert page.locator("#pareto .textpoint").all_text_contents() == ["tiny", "tiny-b"]
-    caption = page.locator("#pareto-of").inner_text()
-    assert "95 % intervals" in caption
-    assert "accuracy on imagenet-1k, which may differ on your pictures: run `weighin evaluate" in caption
-    shown = page.evaluate(
-        """document.getElementById('pareto').data.map(
-          (one) => [one.x, one.y, one.error_x.array, one.error_y.array])"""
-    )
+    front = one.page.locator("figure.front")
+    expect(front).to_contain_text("by controlled benchmarks", timeout=SOON_MS)
     measured = httpx.get(f"{weighed}/recommend", trust_env=False).json()["measured"]
-    assert [x for trace in shown for x in trace[0]] == [each["p50_ms"] for each in measured]
-    ups = [each["p50_high_ms"] - each["p50_ms"] for each in measured]
-    assert [up for trace in shown for up in trace[2]] == pytest.approx(ups)
-    assert all(up > 0 for trace in shown for up in trace[3])
+    tips = front.locator("g > title").all_text_contents()
+    assert [tip.split(":")[0] for tip in tips] == ["tiny", "tiny-b"]
+    for tip, model in zip(tips, measured, strict=True):
+        accuracy = model["accuracy"]
+        assert f"{accuracy['value']:.1%} [{accuracy['low']:.1%}, {accuracy['high']:.1%}]" in tip
+        assert f"{model['p50_ms']:.3g} ms" in tip
+    assert [cells(one.page, name)[7] for name in ("tiny", "tiny-b")] == ["front", "front"]
+    assert one.page.locator("tr[data-model=tiny-b]").get_by_text("most accurate").is_visible()
     assert one.violations() == []
+    assert one.overflow() == 0
 
 
 def test_without_benchmarks_it_says_so(visit: Visit, served: Served) -> None:
     page = visit(f"{served.url}/dashboard").page
-    page.get_by_text("no benchmark on this machine yet").wait_for()
+    page.get_by_text("live, not a controlled benchmark").first.wait_for()
+    page.get_by_text("No accuracy is known of two of these models").wait_for()

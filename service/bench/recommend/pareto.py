@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, Self, TypeVar
 
 from service.bench.judge.verdicts import compare_entries
 from service.bench.recommend.accuracy import AccuracyEstimate
@@ -19,6 +20,28 @@ class Dominated:
     reason: str
 
 
+class Contender(Protocol):
+    """A model that `front` compares: in a benchmark, or in live traffic."""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+
+    @property
+    def bytes(self) -> int:
+        """Size of its file."""
+
+    @property
+    def accuracy(self) -> AccuracyEstimate | None:
+        """Its accuracy; None if it is unknown."""
+
+    def faster_than(self, other: Self) -> str | None:
+        """Return how much faster it is than `other`, in words; None unless it is surely faster."""
+
+
+C = TypeVar("C", bound=Contender)
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A measured model and its accuracy."""
@@ -26,8 +49,22 @@ class Candidate:
     measured: Measured
     accuracy: AccuracyEstimate | None
 
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.measured.name
 
-def front(models: Sequence[Candidate]) -> tuple[list[Candidate], list[Dominated]]:
+    @property
+    def bytes(self) -> int:
+        """Size of its file."""
+        return self.measured.facts.bytes
+
+    def faster_than(self, other: Candidate) -> str | None:
+        """Return how much faster it is than `other`, in words; None unless significantly faster."""
+        return faster_words(self.measured, other.measured)
+
+
+def front(models: Sequence[C]) -> tuple[list[C], list[Dominated]]:
     """Return the models on the Pareto front, and the dominated ones with the reasons.
 
     A model dominates another if it is not larger, the interval of its accuracy is above the other's, and it
@@ -47,21 +84,19 @@ def front(models: Sequence[Candidate]) -> tuple[list[Candidate], list[Dominated]
     return on_front, dominated
 
 
-def _dominated(me: Candidate, them: Candidate) -> Dominated | None:
-    mine, my_accuracy, theirs, their_accuracy = me.measured, me.accuracy, them.measured, them.accuracy
-    if my_accuracy is None or their_accuracy is None or mine.name == theirs.name:
+def _dominated(mine: C, theirs: C) -> Dominated | None:
+    if mine.accuracy is None or theirs.accuracy is None or mine.name == theirs.name:
         return None
-    if theirs.facts.bytes > mine.facts.bytes or their_accuracy.low < my_accuracy.high:
+    if theirs.bytes > mine.bytes or theirs.accuracy.low < mine.accuracy.high:
         return None
-    faster = faster_words(theirs, mine)
+    faster = theirs.faster_than(mine)
     if faster is None:
         return None
     return Dominated(
         mine.name,
         theirs.name,
-        f"'{theirs.name}' is more accurate ({their_accuracy.value:.1%} against {my_accuracy.value:.1%}), "
-        f"{faster}, and not larger "
-        f"({theirs.facts.bytes / 1e6:.3g} MB against {mine.facts.bytes / 1e6:.3g} MB)",
+        f"'{theirs.name}' is more accurate ({theirs.accuracy.value:.1%} against {mine.accuracy.value:.1%}), "
+        f"{faster}, and not larger ({theirs.bytes / 1e6:.3g} MB against {mine.bytes / 1e6:.3g} MB)",
     )
 
 
@@ -69,7 +104,17 @@ def faster_words(one: Measured, other: Measured) -> str | None:
     """Return how much faster `one` is than `other`, in words; None unless significantly faster."""
     if one.stored is other.stored:
         return _paired(one.stored, one.entry.name, other.entry.name)
-    (_, high), (low, _) = one.median_interval_ns, other.median_interval_ns
+    return faster_by_intervals(one.median_interval_ns, other.median_interval_ns)
+
+
+def faster_by_intervals(
+    one: tuple[float, float] | tuple[None, None], other: tuple[float, float] | tuple[None, None]
+) -> str | None:
+    """Return in words how much faster `one` is than `other`, by the intervals of their medians in ns.
+
+    None if these overlap, or if one of them is unknown.
+    """
+    (_, high), (low, _) = one, other
     if high is None or low is None or high >= low:
         return None
     return f"faster (median at most {high / 1e6:.3g} ms against at least {low / 1e6:.3g} ms)"

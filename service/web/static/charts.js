@@ -39,9 +39,15 @@ function layout(view, more) {
 
 const pending = new Map(); // draw functions of charts that are not drawn yet, by id
 
-function plot(id, traces, view, more, words) {
-  document.getElementById(`${id}-of`).textContent = words;
-  pending.set(id, () => Plotly.react(document.getElementById(id), traces, layout(view, more), CONFIG));
+// Draw `traces`, or write `empty`, what to do, if none of them has a value.
+function plot(id, traces, view, more, words, empty) {
+  const box = document.getElementById(id);
+  const known = traces.some(({ y }) => y.some((value) => value !== null && value !== undefined));
+  document.getElementById(`${id}-of`).textContent = known ? words : empty;
+  box.closest("figure").hidden = false;
+  box.hidden = !known;
+  if (known) pending.set(id, () => Plotly.react(box, traces, layout(view, more), CONFIG));
+  else pending.delete(id);
 }
 
 // Draw visible charts at once, and the others one per task, so that the page stays responsive.
@@ -66,24 +72,38 @@ function drawOne(id) {
   draw();
 }
 
+// Draw the charts of one model, or of all models if the data have none.
 export function drawFigures(data) {
-  const { over_time: steps, parts, traffic, shape } = data;
-  const view = [data.model, data.stage, data.regime, data.window].join(" ");
-  const of = `${data.model}, ${data.stage}, ${data.regime}, last ${data.window}`;
-  const allStages = `${data.model}, ${data.regime}, last ${data.window}`;
-  const midpoints = ({ at, step_s }) => at.map((second) => (second + step_s / 2) * 1000);
-  const milliseconds = { yaxis: { title: { text: "ms" } } };
+  for (const id of ["over-time", "curve", "bins", "stages"]) {
+    document.getElementById(id).closest("figure").hidden = !data.model;
+  }
+  const charted = [data.over_time, data.parts, data.traffic].filter((part) => part !== undefined);
   const range = [
-    Math.min(...[steps, parts, traffic].map(({ at }) => at[0])) * 1000,
-    Math.max(...[steps, parts, traffic].map(({ at, step_s }) => at.at(-1) + step_s)) * 1000,
+    Math.min(...charted.map(({ at }) => at[0])) * 1000,
+    Math.max(...charted.map(({ at, step_s }) => at.at(-1) + step_s)) * 1000,
   ];
-  const overTime = { xaxis: { type: "date", range } };
+  const chart = {
+    view: [data.model, data.stage, data.regime, data.window].join(" "),
+    where: `${data.regime}, last ${data.window}`,
+    overTime: { xaxis: { type: "date", range } },
+  };
+  if (data.model) drawModel(data, chart);
+  drawTraffic(data, chart);
+  drawPending();
+}
 
+const midpoints = ({ at, step_s }) => at.map((second) => (second + step_s / 2) * 1000);
+const bars = (at, step) => ({ type: "bar", x: at.map((second) => second * 1000), offset: 0, width: step * 1000 });
+const MILLISECONDS = { yaxis: { title: { text: "ms" } } };
+
+function drawModel({ model, stage, over_time: steps, parts, shape }, { view, where, overTime }) {
+  const of = `${model}, ${stage}, ${where}`;
+  const send = "no runs in this view: send it images, or choose a longer window";
   const lines = PERCENTILES.map((name) => ({
     name, x: midpoints(steps), y: steps.percentiles[name], mode: "lines+markers", marker: { size: 3 },
     line: { color: colour(`--${name}`), dash: DASHES[name], width: 2 }, hovertemplate: "%{y:.3f} ms",
   }));
-  plot("over-time", lines, view, { ...overTime, ...milliseconds }, `${of}, by ${length(steps.step_s)} (UTC)`);
+  plot("over-time", lines, view, { ...overTime, ...MILLISECONDS }, `${of}, by ${length(steps.step_s)} (UTC)`, send);
 
   const curve = {
     x: shape.curve.map(([fraction]) => 1 / (1 - fraction)),
@@ -93,7 +113,7 @@ export function drawFigures(data) {
     hovertemplate: "%{text}: %{y:.3f} ms<extra></extra>",
   };
   const tail = { type: "log", tickvals: TICKS.map(([at]) => at), ticktext: TICKS.map(([, text]) => text) };
-  plot("curve", [curve], view, { ...milliseconds, xaxis: tail, showlegend: false, hovermode: "closest" }, `${of}, n = ${shape.count}`);
+  plot("curve", [curve], view, { ...MILLISECONDS, xaxis: tail, showlegend: false, hovermode: "closest" }, `${of}, n = ${shape.count}`, send);
 
   // A step line instead of bars: the bins have equal widths on the logarithmic axis.
   const bins = shape.bins;
@@ -107,84 +127,37 @@ export function drawFigures(data) {
     x: edges, y: counts, mode: "lines", fill: "tozeroy",
     line: { shape: "hv", width: 1, color: colour("--accent") }, hovertemplate: "from %{x:.3f} ms: %{y} runs<extra></extra>",
   };
-  plot("bins", [histogram], view, { xaxis: { type: "log", title: { text: "ms" } }, yaxis: { title: { text: "runs" } }, showlegend: false, hovermode: "closest" }, `${of}, n = ${shape.count}`);
+  plot("bins", [histogram], view, { xaxis: { type: "log", title: { text: "ms" } }, yaxis: { title: { text: "runs" } }, showlegend: false, hovermode: "closest" }, `${of}, n = ${shape.count}`, send);
 
-  const bars = (at, step) => ({ type: "bar", x: at.map((second) => second * 1000), offset: 0, width: step * 1000 });
   const stages = Object.entries(parts.means).map(([name, y]) => ({
     ...bars(parts.at, parts.step_s), name, y, marker: { color: colour(`--${name}`) }, hovertemplate: "%{y:.3f} ms",
   }));
-  plot("stages", stages, view, { ...overTime, ...milliseconds, barmode: "stack" }, `${allStages}: means, by ${length(parts.step_s)}`);
+  plot("stages", stages, view, { ...overTime, ...MILLISECONDS, barmode: "stack" }, `${model}, ${where}: means, by ${length(parts.step_s)}`, send);
+}
 
+function drawTraffic({ model, parts, traffic }, { view, where, overTime }) {
   const rates = Object.entries(traffic.per_second).map(([name, y]) => ({
     ...bars(traffic.at, traffic.step_s), name: plain(name), y, hovertemplate: "%{y:.3f} per second",
   }));
-  const all = `${data.regime}, last ${data.window}, by ${length(traffic.step_s)}`;
-  plot("rates", rates, view, { ...overTime, barmode: "stack", yaxis: { title: { text: "per second" } } }, all);
+  plot("rates", rates, view, { ...overTime, barmode: "stack", yaxis: { title: { text: "per second" } } }, `${where}, by ${length(traffic.step_s)}`, "no runs in this view: choose a longer window or another regime");
 
-  const queue = ["p50", "p95"].map((name) => ({
+  const queue = !model ? [] : ["p50", "p95"].map((name) => ({
     name: `queue ${name}`, x: midpoints(parts), y: parts.queue[name], mode: "lines+markers", marker: { size: 3 },
     line: { color: colour(`--${name}`), dash: DASHES[name] }, hovertemplate: "%{y:.3f} ms",
   }));
   const errors = Object.entries(traffic.errors).map(([kind, y], index) => ({
-    ...bars(traffic.at, traffic.step_s), name: plain(kind), y, yaxis: "y2", opacity: 0.6,
+    ...bars(traffic.at, traffic.step_s), name: plain(kind), y, ...(model && { yaxis: "y2" }), opacity: 0.6,
     marker: { color: colour(PALETTE[(index + 3) % PALETTE.length]) }, hovertemplate: "%{y}",
   }));
   const errorCounts = Object.values(traffic.errors).flat();
   const total = errorCounts.reduce((sum, count) => sum + count, 0);
-  const largestCount = Math.max(...errorCounts);
-  plot("refusals", [...errors, ...queue], view, {
-    ...overTime, ...milliseconds, barmode: "stack", yaxis2: { title: { text: "errors" }, tickmode: "auto", visible: errors.length > 0, ...(largestCount <= 5 && { dtick: 1 }) },
-  }, `queue of ${data.model}; ${total} errors, last ${data.window}`);
-  drawPending();
-}
-
-// Draw accuracy over latency of all measured models; return the caption.
-export function drawPareto(recommendation) {
-  const box = document.getElementById("pareto");
-  const front = new Set(recommendation.pareto.map((row) => row.model));
-  const rows = recommendation.measured.filter((row) => row.accuracy !== null);
-  box.hidden = rows.length === 0;
-  if (!rows.length) {
-    Plotly.purge(box);
-    if (recommendation.measured.length) return "no accuracy known for the models measured here";
-    const [unused] = recommendation.evidence.unused;
-    if (unused === undefined) return "no benchmark on this machine yet: start one";
-    return `no usable benchmark on this machine yet: ${unused.benchmark} is excluded, ${unused.reason}`;
-  }
-  const largest = Math.max(...rows.map((row) => row.file_bytes));
-  const narrow = box.clientWidth < 600; // names beside the marks would overlap
-  const trace = (models, name, tone, symbol) => ({
-    name, mode: narrow ? "markers" : "markers+text", textposition: "top center",
-    x: models.map((row) => row.p50_ms),
-    y: models.map((row) => row.accuracy.value * 100),
-    text: models.map((row) => plain(row.model)),
-    customdata: models.map((row) => [
-      row.p50_low_ms === null ? "too few rounds" : `${row.p50_low_ms.toFixed(3)} to ${row.p50_high_ms.toFixed(3)}`, row.accuracy.low * 100, row.accuracy.high * 100, row.file_bytes / 1e6, plain(row.accuracy.kind),
-    ]),
-    error_x: interval(models.map((row) => [row.p50_ms, row.p50_low_ms, row.p50_high_ms]), tone),
-    error_y: interval(models.map((row) => [row.accuracy.value, row.accuracy.low, row.accuracy.high].map((part) => part * 100)), tone),
-    marker: { color: tone, symbol, opacity: 0.75, size: models.map((row) => 8 + 24 * Math.sqrt(row.file_bytes / largest)) },
-    hovertemplate: "%{text}<br>p50 %{x:.3f} ms (%{customdata[0]})<br>top-1 %{y:.1f} % (%{customdata[1]:.1f} to %{customdata[2]:.1f}, %{customdata[4]})<br>%{customdata[3]:.1f} MB<extra></extra>",
-  });
-  const [best, rest] = [true, false].map((wanted) => rows.filter((row) => front.has(row.model) === wanted));
-  const traces = narrow
-    ? rows.map((row, index) => trace([row], plain(row.model), colour(PALETTE[index % PALETTE.length]), front.has(row.model) ? "circle" : "diamond"))
-    : [trace(best, "Pareto front: no model is surely better", colour("--accent"), "circle"), trace(rest, "dominated: another model is surely better", colour("--quiet"), "diamond")];
-  Plotly.react(box, traces.filter((candidate) => candidate.x.length), layout("pareto", {
-    hovermode: "closest",
-    xaxis: { title: { text: "median of inference on one thread, ms" }, rangemode: "tozero" },
-    yaxis: { title: { text: "top-1 accuracy, %" }, rangemode: "normal" },
-    margin: { l: 44, r: 24, t: 24, b: 40 },
-  }), CONFIG);
-  return `${recommendation.labels}, controlled benchmarks on this machine, bars are 95 % intervals, larger marks are larger files${front.size < rows.length ? ", diamonds are dominated models" : ""}. ${plain(recommendation.accuracy_of)}`;
-}
-
-function interval(values, color) {
-  return {
-    type: "data", symmetric: false, color, thickness: 1.5, width: 3,
-    array: values.map(([value, , high]) => (high === null ? 0 : high - value)),
-    arrayminus: values.map(([value, low]) => (low === null ? 0 : value - low)),
-  };
+  const whole = Math.max(...errorCounts) <= 5 && { dtick: 1 };
+  const axes = model
+    ? { ...MILLISECONDS, yaxis2: { title: { text: "errors" }, tickmode: "auto", visible: errors.length > 0, ...whole } }
+    : { yaxis: { title: { text: "errors" }, ...whole } };
+  plot("refusals", [...errors, ...queue], view, { ...overTime, ...axes, barmode: "stack" },
+    model ? `queue of ${model}; ${total} errors, ${where}` : `${total} errors, ${where}; the queue is in each model's detail`,
+    `no errors, ${where}; the queue is in each model's detail`);
 }
 
 function length(seconds) {

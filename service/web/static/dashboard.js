@@ -1,21 +1,24 @@
-// Dashboard refresh: fetches the rendered figures regularly and updates the page in place.
-import { drawFigures, drawPareto, listenToKeys } from "./charts.js";
+// Dashboard refresh: fetches the rendered figures regularly and updates the page in place. The page's URL holds
+// the view.
+import { ask, askJson } from "./api.js";
+import { drawFigures, listenToKeys } from "./charts.js";
 import { morph } from "./morph.js";
 
 const PERIOD_MS = 5000;
 const RETRY_MS = 2000; // after a failure
 const TIMEOUT_MS = 10000;
+const DEMO_PERIOD_MS = 1000;
+const DEFAULTS = { since: "24h", version: "current", sort: "p50" };
 
 const form = document.getElementById("view");
+const demo = document.getElementById("demo");
+const demoState = document.getElementById("demo-state");
 const figures = document.getElementById("figures");
 const charts = document.getElementById("charts");
 const trouble = document.getElementById("trouble");
 const refreshed = document.getElementById("refresh");
-const paretoOf = document.getElementById("pareto-of");
 
 let chartData = null;
-let recommendation = null; // data of the chart of accuracy, latency and size
-let benchmark; // id of the newest benchmark in `recommendation`
 let lastGood = new Date();
 let failingSince = null;
 let running = null; // controller of the current fetch
@@ -23,35 +26,39 @@ let timer;
 
 function draw() {
   const data = document.getElementById("data");
-  chartData = data.dataset.recorded ? JSON.parse(data.dataset.charts) : null;
+  const drawn = JSON.parse(data.dataset.charts);
+  chartData = data.dataset.recorded ? drawn : null;
   charts.hidden = chartData === null;
+  if (demo.dataset.running === undefined) demo.hidden = chartData !== null && drawn.regime !== "demo";
   if (chartData !== null) drawFigures(chartData);
   else document.body.dataset.drawn = "yes";
-  const newest = JSON.parse(data.dataset.charts).benchmark;
-  if (newest !== benchmark) {
-    benchmark = newest;
-    drawRecommendation();
-  }
 }
 
-async function drawRecommendation() {
-  try {
-    const response = await fetch("./recommend", { signal: AbortSignal.timeout(TIMEOUT_MS) });
-    const body = await response.json();
-    if (!response.ok) throw new Error(body.detail);
-    recommendation = body;
-    paretoOf.textContent = drawPareto(recommendation);
-  } catch (error) {
-    benchmark = undefined; // retry with the next figures
-    paretoOf.textContent = `unavailable: ${error.message}`;
-  }
-}
-
-// Return the query of the form's view, without empty values.
-function query() {
+// Return the query of the form's view, without values that are the default.
+function formQuery() {
   const parameters = new URLSearchParams(new FormData(form));
-  for (const [name, value] of [...parameters]) if (!value) parameters.delete(name);
+  for (const [name, value] of [...parameters]) if (!value || value === DEFAULTS[name]) parameters.delete(name);
   return parameters.size ? `?${parameters}` : "";
+}
+
+// Select in the form what the page's URL says.
+function selectView() {
+  const parameters = new URLSearchParams(location.search);
+  for (const field of form.elements) {
+    if (!field.name) continue;
+    const given = parameters.get(field.name) ?? DEFAULTS[field.name] ?? "";
+    const value = field.name === "stage" && given === "total" ? "" : given;
+    if (field.options && ![...field.options].some((option) => option.value === value)) {
+      field.add(new Option(value, value)); // for example a version
+    }
+    field.value = value;
+  }
+}
+
+function show(query) {
+  history.pushState(null, "", `./dashboard${query}`);
+  selectView();
+  return refresh();
 }
 
 function time(moment) {
@@ -59,7 +66,7 @@ function time(moment) {
 }
 
 async function fetchFigures(signal) {
-  const response = await fetch(`./dashboard/figures${query()}`, { signal });
+  const response = await fetch(`./dashboard/figures${location.search}`, { signal });
   if (response.ok) return response.text();
   const problem = await response.json().catch(() => ({}));
   throw new Error(problem.detail ?? `status ${response.status}`);
@@ -109,31 +116,52 @@ function showStatus(error) {
   refreshed.textContent = "";
 }
 
-form.addEventListener("change", () => {
-  history.pushState(null, "", `./dashboard${query()}`);
-  refresh();
-});
+form.addEventListener("change", () => show(formQuery()));
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  refresh();
+  show(formQuery());
+});
+figures.addEventListener("click", (event) => {
+  const link = event.target.closest("a[href^='./dashboard']");
+  if (link === null || link.pathname !== location.pathname || event.button !== 0) return;
+  if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return; // opens another tab or window
+  event.preventDefault();
+  const opensDetail = link.search.includes("model=") && !location.search.includes("model=");
+  show(link.search).then(() => opensDetail && scrollTo(0, 0));
 });
 addEventListener("popstate", () => {
-  const parameters = new URLSearchParams(location.search);
-  for (const select of form.querySelectorAll("select")) {
-    const standard = { regime: "live", stage: "total", since: "24h", version: "current" }[select.name] ?? "";
-    select.value = parameters.get(select.name) ?? standard;
-  }
+  selectView();
   refresh();
 });
+
+demo.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const key = demo.elements.key?.value;
+  demo.dataset.running = "";
+  try {
+    await ask("./demo", { method: "POST", headers: key ? { Authorization: `Bearer ${key}` } : {} });
+    for (;;) {
+      const state = await askJson("./demo");
+      demoState.textContent = `${state.runs} of ${state.planned} runs`;
+      if (!state.running) break;
+      await new Promise((resolve) => setTimeout(resolve, DEMO_PERIOD_MS));
+    }
+  } catch (error) {
+    demoState.textContent = error.message;
+  }
+  delete demo.dataset.running;
+  refresh();
+});
+
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden && Date.now() - lastGood > PERIOD_MS) refresh();
 });
 document.addEventListener("themechange", () => {
   if (chartData !== null) drawFigures(chartData);
-  if (recommendation !== null) paretoOf.textContent = drawPareto(recommendation);
 });
 
 listenToKeys();
+document.getElementById("show").hidden = true; // a change is shown at once
 draw();
 showStatus(null);
 schedule(PERIOD_MS);

@@ -14,6 +14,7 @@ from hdrh.histogram import HdrHistogram
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.zoo.statistics import binomial_cdf
 from service.latency.histogram import (
     HIGHEST_US,
     SIGNIFICANT_DIGITS,
@@ -163,3 +164,19 @@ def test_histograms_with_other_slots_are_refused() -> None:
     other.record_value(1000)
     with pytest.raises(ValueError, match="not an HDR histogram"):
         HistogramCodec().decode(other.encode(), 1, 1_000_000, 1_000_000)
+
+
+@pytest.mark.parametrize("n", [6, 7, 20, 100, 1001])
+def test_interval_of_the_median_covers_it(n: int) -> None:
+    """Exact coverage of the two order statistics, by the binomial distribution, is at least 95 %."""
+    ranks = [slot_start_us(slot_of_us(rank)) for rank in range(1, n + 1)]
+    low, high = Distribution.of([rank * 1000 for rank in ranks]).median_interval_ns()
+    assert low is not None
+    assert high is not None
+    first, last = low // 1000, high // 1000
+    assert binomial_cdf(last - 1, n, 0.5) - binomial_cdf(first - 1, n, 0.5) >= 0.95
+    assert first <= n / 2 <= last
+
+
+def test_interval_of_the_median_needs_six_samples() -> None:
+    assert Distribution.of([1000] * 5).median_interval_ns() == (None, None)

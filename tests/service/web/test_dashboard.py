@@ -23,17 +23,22 @@ from fastapi import FastAPI
 from models.zoo.statistics import MIN_SAMPLES
 from service.api import problems
 from service.api.middleware.context import RequestContext
+from service.bench.archive import BenchmarkArchive
+from service.inference.registry import Registry
 from service.latency.prometheus import Metrics
 from service.latency.query import Latencies
 from service.latency.recorder import Recorder
-from service.latency.stages import Durations
+from service.latency.stages import Durations, Regime
 from service.state import open_state
-from service.web.chart_data import PARTS
+from service.web.cache import FIRST_VIEWS, SHARED_FOR_S, DashboardCache
+from service.web.catalogue import Catalogue
 from service.web.dashboard import dashboard_router
-from service.web.figures import FIRST_VIEWS, SHARED_FOR_S, DashboardCache, Figures
+from service.web.figures import Figures
+from service.web.marks import Axis
 from service.web.site import HERE, Site
-from service.web.table import errors_text, milliseconds_text
+from service.web.table import PARTS, errors_text, milliseconds_text
 from service.web.view import WINDOWS, DashboardPage, Span, View, span_for
+from tests.conftest import make_tiny_model
 from tests.helpers.http_client import http_client
 from tests.helpers.pages import Code, names_in
 
@@ -45,29 +50,21 @@ EVIL = "\"'><script>alert(1)</script>&amp;"
 class Instrument:
     """A recorder on a real database with a settable clock, and the dashboard on a real socket."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, models: Path) -> None:
         self.at = NOON
         self.degraded: str | None = None
-        self.benchmark: str | None = None
-        self.detectors: tuple[str, ...] = ()
         self.state = open_state(folder, None)
         self.recorder = Recorder(self.state.latencies, Metrics({}), clock=lambda: self.at)
         self.recorder.flush()
         app = FastAPI()
         problems.install(app)
-        names = ("tiny", "tiny-b")
-        site, latencies = Site(), Latencies(self.recorder)
-        self.cache = DashboardCache(
-            site,
-            latencies,
-            lambda: names,
-            "tiny",
-            lambda: self.degraded,
-            lambda: self.benchmark,
-            detectors=lambda: self.detectors,
-        )
+        self.registry = Registry([models], "tiny")
+        self.archive = BenchmarkArchive(self.state.benchmarks)
+        self.catalogue = Catalogue(self.registry, self.archive, self.state.evaluations)
+        site, self.latencies = Site(), Latencies(self.recorder, self.registry.versions)
+        self.cache = DashboardCache(site, self.latencies, self.catalogue, lambda: self.degraded)
         app.include_router(site.router())
-        app.include_router(dashboard_router(site, self.cache, latencies, lambda: names))
+        app.include_router(dashboard_router(site, self.cache, self.latencies, self.registry.names))
         app.add_middleware(RequestContext, allowed_origins=(), log_requests=False)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, ws="none"))
@@ -81,12 +78,15 @@ class Instrument:
         self.thread.join()
         self.listener.close()
         self.cache.close()
+        self.catalogue.close()
         self.recorder.close()
         self.state.close()
 
-    def record(self, count: int, model: str = "tiny", durations: Durations = RUN) -> None:
+    def record(
+        self, count: int, model: str = "tiny", durations: Durations = RUN, regime: Regime = "live"
+    ) -> None:
         for _ in range(count):
-            self.recorder.record(model, "live", durations)
+            self.recorder.record(model, regime, durations)
 
     def page(self, **query: str) -> str:
         response = self.client.get("/dashboard", params=query)
@@ -96,8 +96,8 @@ class Instrument:
 
 
 @pytest.fixture
-def instrument(tmp_path: Path) -> Iterator[Instrument]:
-    one = Instrument(tmp_path / "data")
+def instrument(tmp_path: Path, tiny_models_dir: Path) -> Iterator[Instrument]:
+    one = Instrument(tmp_path / "data", tiny_models_dir)
     try:
         yield one
     finally:
@@ -105,9 +105,9 @@ def instrument(tmp_path: Path) -> Iterator[Instrument]:
 
 
 @pytest.fixture(scope="module")
-def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instrument]:
+def idle(tmp_path_factory: pytest.TempPathFactory, tiny_models_dir: Path) -> Iterator[Instrument]:
     """An instrument without recorded runs, for tests that only read."""
-    one = Instrument(tmp_path_factory.mktemp("idle"))
+    one = Instrument(tmp_path_factory.mktemp("idle"), tiny_models_dir)
     try:
         yield one
     finally:
@@ -115,13 +115,23 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instrument]:
 
 
 def rows(page: str) -> list[list[str]]:
-    """Return the cell texts of each row of the table body."""
-    body = page.partition("<tbody>")[2].partition("</tbody>")[0]
+    """Return the cell texts of each model's row: name, chart, p50, p90, p99, runs, accuracy, MB, speed-up,
+    front, and errors if there are any.
+    """
     return [
         [
-            html.unescape(re.sub(r"<[^>]+>", "", cell))
+            html.unescape(re.sub(r"<[^>]+>", "", cell)).strip()
             for cell in re.findall(r"<t[hd][^>]*>.*?</t[hd]>", row, re.S)
         ]
+        for row in re.findall(r"<tr data-model=.*?</tr>", page, re.S)
+    ]
+
+
+def lines(page: str, label: str) -> list[list[str]]:
+    """Return the cell texts of a table of the detail: stage or version, runs, p50, p90, p95, p99."""
+    body = page.partition(f'aria-label="{label}')[2].partition("<tbody>")[2].partition("</tbody>")[0]
+    return [
+        [re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<t[hd][^>]*>.*?</t[hd]>", row, re.S)]
         for row in body.split("</tr>")
         if "<td" in row
     ]
@@ -143,18 +153,6 @@ def test_template_variables_equal_the_dataclass_fields(template: str, content: t
         assert len(field.metadata["help"]) > 8, field.name
 
 
-def test_detectors_have_a_heading(instrument: Instrument) -> None:
-    instrument.detectors = ("tiny",)
-    instrument.record(3)
-    assert "Detectors" not in instrument.page(), "it is the only model"
-    instrument.record(2, "tiny-b")
-    page = instrument.page(stage="total")
-    assert [row[0] for row in rows(page)] == ["tiny-b", "tiny"]
-    headings = re.findall(r'scope="(rowgroup|colgroup)"[^>]*>([\w-]+)<', page)
-    assert headings == [("rowgroup", "tiny-b"), ("colgroup", "Detectors"), ("rowgroup", "tiny")]
-    assert "Detectors" not in instrument.page(model="tiny")
-
-
 def test_every_stage_has_a_colour() -> None:
     styles = (HERE / "static" / "weighin.css").read_text()
     assert [stage for stage in PARTS if f"  --{stage}: light-dark(" not in styles] == []
@@ -164,7 +162,6 @@ def test_empty_window_shows_a_curl_example(idle: Instrument) -> None:
     page = idle.page()
     assert f"curl -F image=@photo.jpg {idle.client.base_url}".rstrip("/") + "/classify" in page
     assert "<table" not in page
-    assert "<polyline" not in page
 
 
 def test_percentiles_are_withheld_with_too_few_runs(instrument: Instrument) -> None:
@@ -172,59 +169,169 @@ def test_percentiles_are_withheld_with_too_few_runs(instrument: Instrument) -> N
     instrument.record(1, "tiny-b")
     instrument.recorder.record_error("tiny", "live", "queue-full")
     instrument.recorder.record_error(None, "live", "unknown-model")
-    few = ["–"] * 3
-    page = instrument.page(stage="all")
+    page = instrument.page()
+    size = f"{instrument.catalogue.facts()['tiny'].bytes / 1e6:.3g}"
     assert rows(page) == [
-        ["tiny", "queue", "64", "0.020", "0.020", *few[1:], "1 queue-full"],
-        ["decode", "64", "0.600", "0.600", *few[1:]],
-        ["inference", "64", "1.900", "1.900", *few[1:]],
-        ["total", "64", "2.600", "2.600", *few[1:]],
-        ["tiny-b", "queue", "1", "0.020", *few, ""],
-        ["decode", "1", "0.600", *few],
-        ["inference", "1", "1.900", *few],
-        ["total", "1", "2.600", *few],
-        ["(no model)", "", "0", "", "", "", "", "1 unknown-model"],
+        ["tiny baseline fastest", "", "2.600", "2.600", "–", "64", "–", size, "1", "–", "1 queue-full"],
+        ["tiny-b fastest", "", "2.600", "–", "–", "1", "–", size, "1.00", "–", ""],
     ]
-    reasons = [f"too few runs (needs {needed})" for needed in (64, 130, 662)]
-    assert re.findall(r'class="withheld" title="([^"]*)">–</td>', page) == reasons[1:] * 4 + reasons * 4
-    assert "– means too few runs: p50 needs 1, p90 needs 64, p95 needs 130, p99 needs 662." in page
+    assert "Errors of requests that named no model: 1 unknown-model" in page
+    reasons = re.findall(r'<td class=" withheld" title="too few runs [(]needs (\d+)[)]">–</td>', page)
+    assert reasons == ["662", "64", "662"]
+    assert "–: too few runs (p90 needs 64, p99 needs 662)." in page
+    detail = instrument.page(model="tiny")
+    assert lines(detail, "Stages of tiny") == [
+        ["queue", "64", "0.020", "0.020", "–", "–"],
+        ["decode", "64", "0.600", "0.600", "–", "–"],
+        ["inference", "64", "1.900", "1.900", "–", "–"],
+        ["total", "64", "2.600", "2.600", "–", "–"],
+    ]
 
 
 def test_no_percentile_is_withheld_with_enough_runs(instrument: Instrument) -> None:
     instrument.record(MIN_SAMPLES[0.99], durations={"total": 12_345_000})
-    assert rows(instrument.page()) == [["tiny", "total", "662", "12.35", "12.35", "12.35", "12.35", ""]]
+    assert [row[2:6] for row in rows(instrument.page())] == [["12.35", "12.35", "12.35", "662"]]
+
+
+def test_regime_with_most_runs_is_shown(instrument: Instrument) -> None:
+    instrument.record(3)
+    instrument.record(5, "tiny-b", {"inference": 5_000_000}, "compare")
+    instrument.record(9, "tiny", regime="demo")
+    page = instrument.page()
+    assert [row[0].split()[0] for row in rows(page)] == ["tiny-b"]
+    assert "<b>compare (5 runs, the regime with most)</b>, stage <b>inference</b>" in page
+    offered = re.search(r'<select name="regime">(.*?)</select>', page)
+    assert offered is not None
+    assert re.findall(r'<option value="([^"]*)"', offered[1]) == ["", "live", "compare", "demo"]
+    assert '<a href="./dashboard?regime=live">live (3 runs)</a>' in page
+    assert '<a href="./dashboard?regime=demo">demo (9 runs)</a>' in page
+    assert "<b>live (3 runs)</b>, stage <b>total</b>" in instrument.page(regime="live")
+
+
+def test_demo_data_are_marked(instrument: Instrument) -> None:
+    instrument.record(2, regime="demo")
+    assert "Demo data: the bundled photographs" in instrument.page(), "there is nothing else"
+    instrument.record(1)
+    assert "Demo data" not in instrument.page(), "live runs come first, however few"
 
 
 def test_form_and_url_hold_the_view(instrument: Instrument) -> None:
     instrument.record(3)
     instrument.record(2, "tiny-b")
-    instrument.recorder.record("tiny", "compare", {"inference": 5_000_000})
-    page = instrument.page(regime="live", model="tiny-b", stage="decode", since="1h")
-    assert [row[:3] for row in rows(page)] == [["tiny-b", "decode", "2"]]
-    assert set(re.findall(r'<option value="([^"]*)" selected>', page)) == {
-        "live",
-        "tiny-b",
-        "decode",
-        "1h",
-        "current",
-    }
+    view = {"regime": "live", "model": "tiny-b", "stage": "decode", "since": "1h", "baseline": "tiny"}
+    page = instrument.page(**view, sort="-runs")
+    assert set(re.findall(r'<option value="([^"]*)" selected>', page)) == {*view.values(), "current"}
+    assert '<input type="hidden" name="sort" value="-runs">' in page
+    assert [row[0] for row in rows(page)] == ["tiny baseline fastest", "tiny-b fastest"]
     assert (charts(page)["model"], charts(page)["stage"]) == ("tiny-b", "decode")
     assert 'href="/latency?model=tiny-b&amp;stage=decode&amp;regime=live&amp;since=1h"' in page
-    compared = instrument.page(regime="compare")
-    assert rows(compared) == [], "a comparison has no total, and no other stage is shown for it"
-    assert 'href="?stage=inference&amp;regime=compare&amp;since=24h"' in compared
-    inference = instrument.page(regime="compare", stage="inference")
-    assert [row[:3] for row in rows(inference)] == [["tiny", "inference", "1"]]
-    assert 'href="/latency?stage=total&amp;regime=compare&amp;since=24h"' in compared
-    assert 'href="/latency?regime=live&amp;since=24h"' in instrument.page(stage="all")
+    back = 'href="./dashboard?stage=decode&amp;since=1h&amp;sort=-runs&amp;baseline=tiny"'
+    assert back in page.replace("regime=live&amp;", "")
+
+
+def test_urls_of_earlier_releases(instrument: Instrument) -> None:
+    instrument.record(3)
+    for query in (
+        {"regime": "live", "model": "tiny", "stage": "total", "since": "24h", "version": "current"},
+        {"regime": "live", "stage": "all", "since": "30d", "version": "all"},
+        {"model": "tiny", "stage": "all"},
+    ):
+        assert [row[0] for row in rows(instrument.page(**query))] == ["tiny baseline"], query
+    instrument.record(2, "tiny", {"inference": 5_000_000}, "compare")
+    compared = instrument.page(regime="compare", stage="total")
+    assert [row[5] for row in rows(compared)] == ["2"], "a comparison has no total: its inference is shown"
+
+
+def test_rows_are_sorted_by_any_column(instrument: Instrument) -> None:
+    instrument.record(MIN_SAMPLES[0.99], "tiny", {"total": 9_000_000})
+    instrument.record(2, "tiny-b", {"total": 4_000_000})
+    instrument.record(1, "gone", {"total": 1_000_000})
+    slow_first, fast_first = ["tiny", "tiny-b", "gone"], ["tiny-b", "tiny", "gone"]
+    for sort, expected in (
+        ("p50", fast_first),
+        ("-p50", slow_first),
+        ("p90", slow_first),
+        ("-p99", slow_first),
+        ("runs", fast_first),
+        ("-model", fast_first),
+        ("speedup", slow_first),
+        ("-speedup", fast_first),
+        ("accuracy", slow_first),
+    ):
+        page = instrument.page(sort=sort)
+        assert [row[0].split()[0] for row in rows(page)] == expected, sort
+        order = "descending" if sort.startswith("-") else "ascending"
+        assert re.findall(r'class="(?:text )?(\w+)" scope="col" aria-sort="(\w+cending)"', page) == [
+            (sort.removeprefix("-"), order)
+        ]
+    assert 'href="./dashboard?sort=-p50"' in instrument.page(), "a second click sorts the other way"
+    assert 'href="./dashboard?sort=-runs"' in instrument.page(), "most runs first"
+
+
+def test_label_sets_are_groups(tmp_path: Path) -> None:
+    zoo = tmp_path / "zoo"
+    make_tiny_model(zoo, "tiny")
+    make_tiny_model(zoo, "other", seed=1, labels="others")
+    one = Instrument(tmp_path / "data", zoo)
+    try:
+        one.record(3)
+        one.record(2, "other")
+        one.record(1, "gone")
+        page = one.page()
+        titles = re.findall(r'scope="colgroup"[^>]*>([^<]*?) <', page)
+        assert titles == ["tiny-10: 1 classifier", "others: 1 classifier", "no longer served"]
+        assert [row[0] for row in rows(page)] == ["tiny baseline", "other baseline", "gone"]
+    finally:
+        one.close()
+
+
+def test_stages_are_stacked_on_demand(instrument: Instrument) -> None:
+    instrument.record(4)
+    instrument.record(4, "tiny-b", {"queue": 20_000, "inference": 900_000, "total": 920_000})
+    assert 'href="./dashboard?stage=all">show stages</a>' in instrument.page()
+    page = instrument.page(stage="all")
+    assert 'href="./dashboard">show percentiles</a>' in page
+    axis = Axis.over([2.52, 0.92], stacked=True)
+    bars = re.findall(r'class="part (\w+)" x="([\d.]+)%" y="4" width="([\d.]+)%"', page)
+    widths = [(stage, float(x), float(width)) for stage, x, width in bars]
+    assert widths == [
+        ("queue", 0.0, axis.x(0.02)),
+        ("inference", axis.x(0.02), pytest.approx(axis.x(0.92) - axis.x(0.02))),
+        ("queue", 0.0, axis.x(0.02)),
+        ("decode", axis.x(0.02), pytest.approx(axis.x(0.62) - axis.x(0.02))),
+        ("inference", axis.x(0.62), pytest.approx(axis.x(2.52) - axis.x(0.62), abs=0.002)),
+    ]
+    assert '<rect class="p50"' not in page
+
+
+def test_versions_of_a_model_on_request(instrument: Instrument) -> None:
+    current = instrument.registry.versions()["tiny"]
+    for version, count in ((current, 3), ("ab" * 32, 5)):
+        for _ in range(count):
+            instrument.recorder.record("tiny", "live", RUN, version)
+    assert [row[5] for row in rows(instrument.page())] == ["3"]
+    assert "Not shown: runs of other versions" in instrument.page()
+    detail = instrument.page(model="tiny")
+    versions = [line[:3] for line in lines(detail, "Versions of tiny")]
+    assert versions == sorted([[current[:12], "3", "2.600"], ["ab" * 6, "5", "2.600"]])
+    other = instrument.page(model="tiny", version="ab" * 6)
+    assert [row[5] for row in rows(other)] == ["5"]
+
+
+def test_many_models_share_the_chart_of_requests(instrument: Instrument) -> None:
+    for number in range(9):
+        instrument.record(1 + number, f"model-{number}")
+    per_second = charts(instrument.page(since="1h"))["traffic"]["per_second"]
+    assert list(per_second) == [*(f"model-{number}" for number in (8, 7, 6, 5, 4)), "4 others"]
+    assert per_second["4 others"] == [1 + 2 + 3 + 4]
 
 
 def test_only_the_window_is_shown(instrument: Instrument) -> None:
     instrument.record(3)
     instrument.at += 2 * 3600
     instrument.record(4)
-    assert [row[2] for row in rows(instrument.page(since="1h", stage="total"))] == ["4"]
-    assert [row[2] for row in rows(instrument.page(since="6h", stage="total"))] == ["7"]
+    assert [row[5] for row in rows(instrument.page(since="1h"))] == ["4"]
+    assert [row[5] for row in rows(instrument.page(since="6h"))] == ["7"]
 
 
 def test_charts_have_every_step_and_gaps(instrument: Instrument) -> None:
@@ -237,7 +344,9 @@ def test_charts_have_every_step_and_gaps(instrument: Instrument) -> None:
     instrument.record(15, "tiny-b")
     instrument.recorder.record_error(None, "live", "unknown-model")
     instrument.at += 20
-    drawn = charts(instrument.page(since="1h"))
+    assert "over_time" not in charts(instrument.page(since="1h")), "the overview has no charts of one model"
+    overall = charts(instrument.page(since="1h"))["traffic"]
+    drawn = charts(instrument.page(since="1h", model="tiny"))
     steps, stages, traffic = drawn["over_time"], drawn["parts"], drawn["traffic"]
     assert (drawn["model"], drawn["stage"], drawn["window"]) == ("tiny", "total", "1 hour")
     assert steps["at"] == stages["at"] == traffic["at"] == [int(NOON) + 60 * step for step in range(12)]
@@ -252,8 +361,9 @@ def test_charts_have_every_step_and_gaps(instrument: Instrument) -> None:
     assert stages["queue"]["p50"] == [0.02, None, *gap, 0.02]
     # 130 runs in a minute, and 5 in the 20 seconds that the last one has lasted
     assert traffic["per_second"]["tiny"] == [round(130 / 60, 4), 0.5, *[0] * 9, 0.25]
-    assert traffic["per_second"]["tiny-b"] == [0] * 11 + [0.75]
-    assert traffic["errors"] == {"queue-full": [0, 1, *[0] * 10], "unknown-model": [0] * 11 + [1]}
+    assert overall["per_second"]["tiny-b"] == [0] * 11 + [0.75]
+    assert overall["errors"] == {"queue-full": [0, 1, *[0] * 10], "unknown-model": [0] * 11 + [1]}
+    assert traffic["errors"] == {"queue-full": [0, 1, *[0] * 10]}
     assert drawn["shape"]["count"] == 165
     assert dict(drawn["shape"]["curve"])[0.5] == 2.601, "the slot's upper end"
     assert sum(count for *_, count in drawn["shape"]["bins"]) == 165
@@ -268,11 +378,11 @@ def test_charts_have_every_step_and_gaps(instrument: Instrument) -> None:
 def test_young_service_has_fine_steps_in_every_window(instrument: Instrument) -> None:
     instrument.record(2)
     for since in WINDOWS:
-        assert charts(instrument.page(since=since))["over_time"]["at"] == [int(NOON)], since
+        assert charts(instrument.page(since=since, model="tiny"))["over_time"]["at"] == [int(NOON)], since
     instrument.at += 5 * 3600
     instrument.record(2)
-    assert charts(instrument.page(since="24h"))["over_time"]["step_s"] == 300
-    assert charts(instrument.page(since="1h"))["over_time"]["step_s"] == 60
+    assert charts(instrument.page(since="24h", model="tiny"))["over_time"]["step_s"] == 300
+    assert charts(instrument.page(since="1h", model="tiny"))["over_time"]["step_s"] == 60
 
 
 def test_steps_of_the_shortest_sufficient_window() -> None:
@@ -283,39 +393,11 @@ def test_steps_of_the_shortest_sufficient_window() -> None:
     assert span_for(7 * 3600, Span("odd", 3, 1, 1)) == Span("odd", 3, 1, 1)
 
 
-def test_every_model_has_a_sparkline(instrument: Instrument) -> None:
-    for _ in range(3):
-        instrument.record(2)
-        instrument.record(1, "tiny-b")
-        instrument.at += 60
-    page = instrument.page(since="1h")
-    assert len(re.findall('<polyline points="[^"]+"', page)) == 2
-
-
-def test_rows_show_only_the_selected_stage(instrument: Instrument) -> None:
-    search = {"queue": 20_000, "inference": 1_900_000, "search": 300_000}
-    instrument.recorder.record("tiny", "live", search)  # type: ignore[arg-type]
-    instrument.recorder.record_error("tiny", "live", "queue-full")
-    page = instrument.page(stage="total")
-    assert [row[:3] for row in rows(page)] == [["tiny", "", "0"]], "its errors"
-    assert "<polyline" not in page
-    links = re.findall(r'<a href="([?][^"]*)">(\w+)</a>', page)
-    assert [name for _, name in links] == ["queue", "inference", "search", "all"]
-    for url, name in links:
-        shown = rows(instrument.client.get("/dashboard" + url.replace("&amp;", "&")).text)
-        stages = [row[1 if number == 0 else 0] for number, row in enumerate(shown)]
-        assert stages == (["queue", "inference", "search"] if name == "all" else [name])
-    instrument.record(1, "tiny-b")
-    assert [row[:3] for row in rows(instrument.page())] == [["tiny", "", "0"], ["tiny-b", "total", "1"]]
-    assert "No runs of this stage" in instrument.page(model="tiny")
-    assert "No runs of this stage" not in instrument.page(model="tiny", stage="all")
-
-
 def test_comparisons_are_charted_by_inference(instrument: Instrument) -> None:
     for _ in range(4):
         instrument.recorder.record("tiny-b", "compare", {"inference": 5_000_000, "preprocess": 1_000_000})
-    drawn = charts(instrument.page(regime="compare"))
-    assert (drawn["model"], drawn["stage"]) == ("tiny-b", "inference"), "the default model has nothing"
+    drawn = charts(instrument.page(regime="compare", model="tiny-b"))
+    assert drawn["stage"] == "inference"
     assert drawn["over_time"]["percentiles"]["p50"] == [5.0]
     assert drawn["parts"]["means"] == {"preprocess": [1.0], "inference": [5.0]}
 
@@ -334,7 +416,7 @@ def test_refreshes_share_cached_figures(instrument: Instrument) -> None:
     again, whole = refreshed(), instrument.page(since="1h")
     if time.monotonic() - begun < SHARED_FOR_S:
         assert again == first
-    assert rows(whole)[-1][1:3] == ["total", "2"], "who opens the page sees all of it at once"
+    assert rows(whole)[-1][5] == "2", "who opens the page sees all of it at once"
     assert rows(refreshed()) == rows(whole)
     other = instrument.client.get("/dashboard/figures", params={"since": "1h", "model": "tiny-b"})
     assert rows(other.text) == []
@@ -346,8 +428,8 @@ def test_warm_up_renders_the_first_views(instrument: Instrument) -> None:
     concurrent.futures.wait(instrument.cache.warm_up())
     instrument.record(1)
     known = instrument.cache.rendered(FIRST_VIEWS[-1], "", max_age_s=time.monotonic() - begun)
-    assert rows(asyncio.run(known).html)[-1][1:3] == ["total", "1"], "rendered before the second run"
-    assert FIRST_VIEWS[0] == View("live", "", "total", "24h"), "what /dashboard without a query shows"
+    assert rows(asyncio.run(known).html)[-1][5] == "1", "rendered before the second run"
+    assert FIRST_VIEWS[0] == View(), "what /dashboard without a query shows"
 
 
 def test_request_during_the_warm_up(instrument: Instrument) -> None:
@@ -358,32 +440,24 @@ def test_request_during_the_warm_up(instrument: Instrument) -> None:
         begun.set()
         assert go_on.wait(30)
 
-    cache = DashboardCache(
-        Site(), Latencies(instrument.recorder), lambda: ("tiny",), "tiny", hold, lambda: None
-    )
+    cache = DashboardCache(Site(), instrument.latencies, instrument.catalogue, hold)
     ahead = cache.warm_up()
     assert begun.wait(30)
 
     async def ask() -> str:
-        asked = asyncio.create_task(cache.rendered(View("live", "", "total", "1h"), ""))
+        asked = asyncio.create_task(cache.rendered(View(since="1h"), ""))
         await asyncio.sleep(0)  # until it waits for the rendering under way
         go_on.set()
         return (await asked).html
 
-    assert rows(asyncio.run(ask()))[-1][1:3] == ["total", "1"]
+    assert rows(asyncio.run(ask()))[-1][5] == "1"
     cache.close()
     assert [rendering.cancelled() for rendering in ahead] == [False, True, True]
 
 
-def test_chart_data_name_the_newest_benchmark(instrument: Instrument) -> None:
-    assert charts(instrument.page())["benchmark"] is None
-    instrument.benchmark = "b1"
-    assert charts(instrument.page())["benchmark"] == "b1"
-
-
 def test_removed_model_is_still_shown(instrument: Instrument) -> None:
     instrument.record(2, "gone")
-    assert [row[:3] for row in rows(instrument.page(model="gone", stage="total"))] == [["gone", "total", "2"]]
+    assert [(row[0], row[5]) for row in rows(instrument.page(model="gone"))] == [("gone", "2")]
     assert '<option value="gone">' in instrument.page()
 
 
@@ -394,6 +468,8 @@ def test_removed_model_is_still_shown(instrument: Instrument) -> None:
         ({"regime": "dead"}, 422, "live"),
         ({"stage": "lunch"}, 422, "decode"),
         ({"since": "1 fortnight"}, 422, "24h"),
+        ({"sort": "beauty"}, 422, "p50"),
+        ({"baseline": "resnet"}, 404, "tiny, tiny-b"),
     ],
 )
 def test_invalid_view_is_refused(idle: Instrument, query: dict[str, str], status: int, word: str) -> None:
@@ -424,7 +500,7 @@ def test_page_has_no_inline_or_external_resources(instrument: Instrument, record
     assert code.found == []
     assert "<script>" not in response.text
     assert len(code.links) >= 5
-    assert [link for link in code.links if not re.match(r"#\w|/(?!/)", link)] == []
+    assert [link for link in code.links if not re.match(r"#\w|[.]?/(?!/)", link)] == []
     for link in code.links:
         if link.startswith("/static/"):
             assert instrument.client.get(link).status_code == 200, link
@@ -447,7 +523,7 @@ def test_page_counts_a_request_at_once(serve: Callable[..., httpx.Client], cat_j
     """End to end: the page counts an image that was just classified."""
     client = serve()
     assert client.post("/classify", content=cat_jpeg).status_code == 200
-    page = client.get("/dashboard", params={"stage": "total"}).text
-    assert [row[:3] for row in rows(page)] == [["tiny", "total", "1"]]
+    page = client.get("/dashboard").text
+    assert [(row[0], row[5]) for row in rows(page)] == [("tiny baseline", "1")]
     assert client.get("/dashboard", params={"model": "tinny"}).status_code == 404
     assert client.get("/dashboard", params={"utm_source": "mail"}).status_code == 200

@@ -1,0 +1,50 @@
+"""/demo: run every model on bundled photographs, to see the dashboard with data."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, Field, SecretStr
+
+from service import errors
+from service.api.problems import documented
+from service.api.routers import key_needed, new_router
+from service.inference.demo import DURATION_S, RUNS_PER_MODEL, Demo, DemoState
+
+
+class DemoOut(BaseModel):
+    """State of the running or the last demo."""
+
+    running: bool
+    models: int = Field(description="Number of models that run; 0 before the first demo", examples=[6])
+    runs: int = Field(description="Runs so far", examples=[120])
+    planned: int = Field(description="Maximum runs", examples=[6 * RUNS_PER_MODEL])
+
+    @classmethod
+    def of(cls, state: DemoState) -> DemoOut:
+        """Build the response."""
+        return cls(running=state.running, models=state.models, runs=state.runs, planned=state.planned)
+
+
+def demo_router(demo: Demo, api_key: SecretStr | None) -> APIRouter:
+    """Return the routes that start the demo and show its state. `api_key` protects the one that starts it."""
+    router = new_router("latency")
+
+    @router.post(
+        "/demo",
+        summary="Start the demo",
+        status_code=202,
+        dependencies=[Depends(key_needed(api_key))],
+        description=f"Run every loaded model on four bundled photographs, at most {RUNS_PER_MODEL} times "
+        f"each and for at most {DURATION_S:.0f} seconds. The runs are recorded in the regime `demo`, apart "
+        "from live requests.",
+        responses=documented(errors.Unauthorized, errors.CrossSiteRequest, errors.Busy, errors.NotReady),
+    )
+    async def start() -> DemoOut:
+        return DemoOut.of(demo.start())
+
+    @router.get("/demo", summary="Get the demo's state")
+    async def state() -> DemoOut:
+        """Return whether a demo runs, and how far it is."""
+        return DemoOut.of(demo.state)
+
+    return router

@@ -1,0 +1,102 @@
+"""`weighin demo`: run every model on bundled photographs, and say where to look at the result."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Annotated, Any
+
+import typer
+
+from service.cli.gallery.client import GalleryClient, Refused
+from service.cli.output import say
+from service.cli.settings import settings_with
+from service.settings import Settings
+
+_PERIOD_S = 0.5
+
+
+def demo(
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="URL of a running service [default: the one on the configured port; without one, start it]"
+        ),
+    ] = None,
+) -> None:
+    """Run every model on four bundled photographs for at most half a minute, to see the dashboard with data.
+
+    The runs are recorded in the regime `demo`, apart from live requests. Without a running service, this
+    starts one, which serves until Ctrl+C.
+    """
+    settings = settings_with()
+    key = None if settings.api_key is None else settings.api_key.get_secret_value()
+    address = url or f"http://{_host(settings)}:{settings.port}"
+    with _DemoClient(address, key) as client:
+        if url is not None or client.answers():
+            client.wait_until_ready()
+            _run(client, address)
+            return
+    _serve(settings, address, key)
+
+
+class _DemoClient(GalleryClient):
+    """Client of the demo's routes."""
+
+    def answers(self) -> bool:
+        """Return whether a service answers at the URL."""
+        try:
+            self._json("GET", "/readyz")
+        except Refused as error:
+            if error.status == 0:
+                return False
+            raise
+        return True
+
+    def is_ready(self) -> bool:
+        """Return whether a service answers that has loaded its models."""
+        return self.answers() and self._json("GET", "/readyz")["status"] != "loading"
+
+    def start(self) -> dict[str, Any]:
+        """Start the demo; waits while another one runs."""
+        return self._json("POST", "/demo")
+
+    def demo(self) -> dict[str, Any]:
+        """Return the state of the demo."""
+        return self._json("GET", "/demo")
+
+
+def _run(client: _DemoClient, address: str) -> None:
+    state = client.start()
+    say(f"running {state['models']} models on bundled photographs: see {address}/dashboard?regime=demo")
+    while state["running"]:
+        time.sleep(_PERIOD_S)
+        state = client.demo()
+    say(f"{state['runs']} of {state['planned']} runs recorded in the regime demo")
+
+
+def _serve(settings: Settings, address: str, key: str | None) -> None:
+    """Serve until a signal, and run the demo once the models are loaded."""
+    from service.logs import configure_logging  # imported here, because the web framework takes half a second
+    from service.server import serve
+
+    def run() -> None:
+        try:
+            with _DemoClient(address, key) as client:
+                while not client.is_ready():
+                    time.sleep(_PERIOD_S)
+                _run(client, address)
+        except Refused as error:
+            say(f"weighin: {error}", error=True)
+
+    configure_logging(settings.log_format, settings.log_level)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log every request of `run`
+    threading.Thread(target=run, name="demo", daemon=True).start()
+    serve(settings)
+
+
+def _host(settings: Settings) -> str:
+    """Return the address at which the service on this machine can be reached, in a URL."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    return f"[{host}]" if ":" in host else host

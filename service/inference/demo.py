@@ -1,0 +1,114 @@
+"""Demo: run every model on bundled photographs for half a minute, recorded in a regime of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from models.zoo.statistics import MIN_SAMPLES
+from service.errors import Busy, DeadlineExceeded, ModelUnavailable, NotReady, QueueFull
+from service.inference.classify import Classifier, class_counts
+from service.inference.detect import Detector, detect_plan
+from service.inference.loading import ServedModel
+from service.inference.pool import CorePool, Deadline
+from service.inference.registry import Registry
+from service.latency.recorder import Recorder
+
+PHOTOGRAPHS = Path(__file__).parent / "photographs"
+
+DURATION_S = 30.0
+"""Time after which a demo starts no further run."""
+
+RUNS_PER_MODEL = MIN_SAMPLES[0.90]
+"""Maximum runs of each model: enough for a p90."""
+
+_PAUSE_S = 0.2
+"""Wait before the next run if the queue is full."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DemoState:
+    """State of the demo: whether it runs, its models, and how many of the planned runs are done."""
+
+    running: bool
+    models: int
+    runs: int
+    planned: int
+
+
+class Demo:
+    """Runs at most one demo at a time. Call all methods from the event loop's thread.
+
+    As many runs as the pool has threads are under way at a time, so that live requests wait for one at most.
+    """
+
+    def __init__(self, registry: Registry, pool: CorePool, recorder: Recorder, *, max_pixels: int) -> None:
+        self._registry = registry
+        self._pool = pool
+        self._classifier = Classifier(pool, recorder, max_pixels=max_pixels, regime="demo")
+        self._detector = Detector(pool, recorder, max_pixels=max_pixels, regime="demo")
+        self._task: asyncio.Task[None] | None = None
+        self._models = 0
+        self._runs = 0
+
+    @property
+    def state(self) -> DemoState:
+        """State of the running or the last demo."""
+        running = self._task is not None and not self._task.done()
+        return DemoState(running, self._models, self._runs, self._models * RUNS_PER_MODEL)
+
+    def start(self) -> DemoState:
+        """Start a demo of all loaded models. Raises Busy while one runs, NotReady if none is loaded."""
+        if self.state.running:
+            raise Busy("demo: running already (allowed: one at a time)")
+        models = self._registry.loaded
+        if not models:
+            raise NotReady("demo: no model is loaded")
+        self._models, self._runs = len(models), 0
+        self._task = asyncio.create_task(self._run(models))
+        return self.state
+
+    async def close(self) -> None:
+        """Stop the demo; runs that have begun end."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self, models: tuple[ServedModel, ...]) -> None:
+        photographs = [path.read_bytes() for path in sorted(PHOTOGRAPHS.glob("*.jpg"))]
+        rounds = (
+            (model, photographs[number % len(photographs)])
+            for number in range(RUNS_PER_MODEL)
+            for model in models
+        )
+        deadline = Deadline.after(DURATION_S)
+        try:
+            await asyncio.gather(*(self._work(rounds, deadline) for _ in range(self._pool.threads)))
+        except DeadlineExceeded:
+            pass
+        except Exception:
+            _log.exception("demo ended early")
+
+    async def _work(self, rounds: Iterator[tuple[ServedModel, bytes]], deadline: Deadline) -> None:
+        for model, photograph in rounds:
+            deadline.check()
+            try:
+                await self._once(model, photograph, deadline)
+                self._runs += 1
+            except QueueFull:
+                await asyncio.sleep(_PAUSE_S)
+            except ModelUnavailable as error:
+                _log.warning("demo: run failed", model=model.name, reason=error.detail)
+
+    async def _once(self, model: ServedModel, photograph: bytes, deadline: Deadline) -> None:
+        if model.card.detection is not None:
+            await self._detector.detect(photograph, detect_plan(model), deadline)
+        else:
+            (count,) = class_counts(None, model)
+            await self._classifier.classify(photograph, model, count, deadline)

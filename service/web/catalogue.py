@@ -1,0 +1,186 @@
+"""What the dashboard shows of each model beside its latency: task, labels, size, accuracy and its origin."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from models.zoo.card import Task
+from service.bench.archive import BenchmarkArchive
+from service.bench.bundle import ModelFacts
+from service.bench.recommend.accuracy import AccuracyEstimate, estimate_accuracy
+from service.bench.recommend.advice import this_machine
+from service.bench.recommend.evidence import Measured, weigh_evidence
+from service.bench.recommend.pareto import Candidate, front
+from service.errors import StorageUnavailable
+from service.evaluation.result import Evaluation
+from service.evaluation.store import EvaluationStore
+from service.inference.registry import Registry
+from service.report.caveats import same_model
+from service.text.display import counted
+
+_log = structlog.get_logger(__name__)
+
+Labels = tuple[Task, str]
+"""A task and a label set; accuracies are only compared within one."""
+
+MOST_EVALUATIONS = 20
+"""Number of newest evaluations in which a label set's accuracies are looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracies:
+    """Accuracies of the models of one label set, by name, and the pictures that they are of, in words.
+
+    Only models that were evaluated on the same pictures can be compared; `compared` has their names.
+    """
+
+    of: str
+    by_model: Mapping[str, AccuracyEstimate]
+    compared: frozenset[str]
+
+
+class Catalogue:
+    """The served models, with accuracies of evaluations and cards, and benchmarks of this machine.
+
+    Thread-safe. Benchmarks are read in the background, because they take seconds to judge.
+    """
+
+    def __init__(self, registry: Registry, archive: BenchmarkArchive, evaluations: EvaluationStore) -> None:
+        self._registry = registry
+        self._archive = archive
+        self._evaluations = evaluations
+        self._documents: dict[str, tuple[datetime, Evaluation]] = {}
+        self._lock = threading.Lock()
+        self._judged: tuple[object, Mapping[str, Measured] | None] = (None, {})
+        self._thread: threading.Thread | None = None
+
+    @property
+    def default_model(self) -> str:
+        """Name of the default model."""
+        return self._registry.default_model
+
+    @property
+    def defaults(self) -> tuple[str, ...]:
+        """Names of the default model and, if there is one, of the default detector."""
+        detector = self._registry.default_detector
+        return (self._registry.default_model, *(() if detector is None else (detector,)))
+
+    def facts(self) -> dict[str, ModelFacts]:
+        """Return the facts of every model that has a card, by name."""
+        return {
+            entry.name: ModelFacts.of(entry.card)
+            for entry in self._registry.entries
+            if entry.card is not None
+        }
+
+    def assumed(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the assumed facts on which predictions depend, of each model that has any."""
+        return self._registry.doubtful()
+
+    def accuracies(self, facts: Mapping[str, ModelFacts]) -> dict[Labels, Accuracies]:
+        """Return the accuracies of each label set: of the newest evaluation that has one of its models.
+
+        Models that this evaluation does not have, and label sets without an evaluation, have the accuracy of
+        the card.
+        """
+        groups: dict[Labels, list[ModelFacts]] = {}
+        for each in facts.values():
+            groups.setdefault((each.task, each.labels), []).append(each)
+        evaluations = self._newest_evaluations()
+        return {key: _accuracies(models, evaluations) for key, models in groups.items()}
+
+    def measured(self, facts: Mapping[str, ModelFacts]) -> Mapping[str, Measured] | None:
+        """Return the newest usable benchmark of each model on this machine; None while they are judged.
+
+        Starts judging if there are other benchmarks or other models than the last time.
+        """
+        newest = self._archive.newest()
+        if newest is None:
+            return {}
+        hashes = {name: each.sha256 for name, each in facts.items()}
+        key = (newest, frozenset(hashes.items()))
+        with self._lock:
+            if self._judged[0] != key:
+                self._judged = (key, None)
+                self._thread = threading.Thread(
+                    target=self._judge, args=(key, dict(facts)), name="weighin-judge", daemon=True
+                )
+                self._thread.start()
+            return self._judged[1]
+
+    def close(self) -> None:
+        """Wait until no benchmark is being read."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _judge(self, key: object, facts: Mapping[str, ModelFacts]) -> None:
+        measured: dict[str, Measured] = {}
+        hashes = {name: each.sha256 for name, each in facts.items()}
+        try:
+            bundles, _ = self._archive.newest_bundles()
+            evidence = weigh_evidence(bundles, this_machine(), hashes)
+            found = {name: evidence.best(name, 0.5) for name in evidence.usable}
+            measured = {name: each for name, each in found.items() if each is not None and name in hashes}
+            groups: dict[Labels, list[Candidate]] = {}
+            for name, each in measured.items():
+                _ = each.median_interval_ns  # takes long, and is cached, like the comparisons of `front`
+                estimate = estimate_accuracy(facts[name])
+                groups.setdefault((each.facts.task, each.facts.labels), []).append(Candidate(each, estimate))
+            for candidates in groups.values():
+                front(candidates)
+        except StorageUnavailable as error:
+            _log.warning("dashboard: benchmarks cannot be read", reason=error.detail)
+        with self._lock:
+            if self._judged[0] == key:
+                self._judged = (key, measured)
+
+    def _newest_evaluations(self) -> list[Evaluation]:
+        """Return the newest evaluations, newest first; those that cannot be read are left out."""
+        try:
+            listed = self._evaluations.summaries(MOST_EVALUATIONS)
+            documents = {}
+            for each in listed:
+                known = self._documents.get(each.id)
+                if known is None or known[0] != each.finished_at:
+                    known = (each.finished_at, self._evaluations.get(each.id))
+                documents[each.id] = known
+        except StorageUnavailable:
+            return []
+        self._documents = documents
+        return [evaluation for _, evaluation in documents.values()]
+
+
+def _accuracies(models: list[ModelFacts], evaluations: list[Evaluation]) -> Accuracies:
+    for evaluation in evaluations:
+        results = {each.name: same_model(evaluation, each) for each in models}
+        evaluated = {
+            name: AccuracyEstimate(
+                result.accuracy.value,
+                result.accuracy.low,
+                result.accuracy.high,
+                "evaluated",
+                f"on {counted(result.n, 'picture', 'pictures')} of '{evaluation.data.name}'",
+            )
+            for name, result in results.items()
+            if result is not None
+        }
+        if evaluated:
+            of = f"your pictures '{evaluation.data.name}'"
+            if len(evaluated) < len(models):
+                of += ", otherwise the model's card"
+            return Accuracies(of, _of_cards(models) | evaluated, frozenset(evaluated))
+    cards = _of_cards(models)
+    datasets = list(dict.fromkeys(each.accuracy.dataset for each in models if each.accuracy is not None))
+    return Accuracies(
+        f"the models' cards ({' and '.join(datasets)})" if cards else "", cards, frozenset(cards)
+    )
+
+
+def _of_cards(models: list[ModelFacts]) -> dict[str, AccuracyEstimate]:
+    estimates = ((each.name, estimate_accuracy(each)) for each in models)
+    return {name: estimate for name, estimate in estimates if estimate is not None}

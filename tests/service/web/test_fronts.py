@@ -1,0 +1,161 @@
+"""The front of the dashboard: who is dominated, by recorded latency or by benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.zoo.card import Accuracy, read_card, write_card
+from service.bench.archive import BenchmarkArchive
+from service.bench.bundle import ModelFacts
+from service.bench.recommend.accuracy import AccuracyEstimate
+from service.bench.recommend.advice import this_machine
+from service.bench.recommend.evidence import Measured
+from service.bench.store import BenchmarkStore
+from service.evaluation.store import EvaluationStore
+from service.inference.registry import Registry
+from service.latency.histogram import Distribution
+from service.storage.database import open_database
+from service.web.catalogue import Accuracies, Catalogue
+from service.web.fronts import front_of
+from tests.conftest import make_tiny_model
+from tests.helpers.until import until
+from tests.service.bench import bundles
+from tests.service.evaluation.evaluations import evaluation
+
+LABELS = ("image-classification", "tiny-10")
+
+
+def around(ms: float, count: int = 200) -> Distribution:
+    """Return a distribution of `count` runs within a few percent of `ms`."""
+    random = np.random.default_rng(int(ms * 1000))
+    return Distribution.of((random.normal(ms, 0.02 * ms, count) * 1e6).astype(int).tolist())
+
+
+def accuracies(values: Mapping[str, float], n: int = 10_000) -> Accuracies:
+    """Return accuracies with intervals of a point or so."""
+    known = {
+        name: AccuracyEstimate(value, value - 0.005, value + 0.005, "measured", f"n = {n}")
+        for name, value in values.items()
+    }
+    return Accuracies("test", known, frozenset(known))
+
+
+class Zoo:
+    """Three tiny models with stores for benchmarks and evaluations, and the catalogue of them."""
+
+    def __init__(self, folder: Path) -> None:
+        zoo = folder / "zoo"
+        for seed, (name, accuracy) in enumerate((("a", 0.9), ("b", 0.8), ("c", 0.7))):
+            made = make_tiny_model(zoo, name, seed=seed)
+            known = Accuracy(value=accuracy, kind="reported", dataset="things", n=5000, how="test")
+            write_card(made, read_card(made).model_copy(update={"accuracy": known}))
+        self.cards = {name: read_card(zoo / name) for name in "abc"}
+        self.engine = open_database(None, folder)
+        self.archive = BenchmarkArchive(BenchmarkStore(self.engine))
+        self.evaluations = EvaluationStore(self.engine)
+        self.catalogue = Catalogue(Registry([zoo], "a"), self.archive, self.evaluations)
+
+    def measured(self) -> Mapping[str, Measured]:
+        """Return the benchmarks, once they are judged."""
+        until(lambda: bool(self.catalogue.measured(self.catalogue.facts())), "benchmarks to be judged")
+        measured = self.catalogue.measured(self.catalogue.facts())
+        assert measured is not None
+        return measured
+
+
+@pytest.fixture
+def zoo(tmp_path: Path) -> Iterator[Zoo]:
+    one = Zoo(tmp_path)
+    yield one
+    one.catalogue.close()
+    one.engine.dispose()
+
+
+@pytest.fixture
+def facts(zoo: Zoo) -> list[ModelFacts]:
+    return list(zoo.catalogue.facts().values())
+
+
+def test_recorded_latency_dominates_only_surely(facts: list[ModelFacts]) -> None:
+    recorded = {"a": around(2.0), "b": around(3.0), "c": around(2.01)}
+    front = front_of(LABELS, facts, accuracies({"a": 0.9, "b": 0.8, "c": 0.8}), recorded, {})
+    assert front.source == "recorded"
+    assert front.on_front == {"a", "c"}, "the intervals of the medians of a and c overlap"
+    assert {name: each.by for name, each in front.dominated.items()} == {"b": "a"}
+    assert "faster (median at most 2.0" in front.dominated["b"].reason
+    assert front.chart is not None
+    assert {point.model.entry: point.model.on_front for point in front.chart.points} == {
+        "a": True,
+        "b": False,
+        "c": True,
+    }
+
+
+def test_few_runs_dominate_nothing(facts: list[ModelFacts]) -> None:
+    recorded = {"a": around(2.0, 5), "b": around(9.0, 5)}
+    front = front_of(LABELS, facts, accuracies({"a": 0.9, "b": 0.5}), recorded, {})
+    assert front.dominated == {}
+    assert front.on_front == {"a", "b"}
+
+
+def test_overlapping_accuracies_dominate_nothing(facts: list[ModelFacts]) -> None:
+    front = front_of(
+        LABELS, facts, accuracies({"a": 0.9, "b": 0.895}), {"a": around(2.0), "b": around(9.0)}, {}
+    )
+    assert front.dominated == {}
+
+
+def test_accuracies_on_other_pictures_are_not_compared(facts: list[ModelFacts]) -> None:
+    known = accuracies({"a": 0.9, "b": 0.5})
+    mixed = Accuracies("test", known.by_model, frozenset({"a"}))
+    front = front_of(LABELS, facts, mixed, {"a": around(2.0), "b": around(9.0)}, {})
+    assert front.dominated == {}
+    assert front.on_front == {"a"}
+    assert front.chart is None
+
+
+def test_benchmarks_replace_recorded_latency(zoo: Zoo, facts: list[ModelFacts]) -> None:
+    assert zoo.catalogue.measured(zoo.catalogue.facts()) == {}
+    random = np.random.default_rng(0)
+    samples = {
+        name: [
+            [(random.normal(ms, 0.01 * ms, 40) * 1e6).astype(int).tolist() for _ in range(5)]
+            for _ in range(5)
+        ]
+        for name, ms in (("a", 3.0), ("b", 1.0))
+    }
+    measured_facts = tuple(ModelFacts.of(zoo.cards[name]) for name in samples)
+    made = bundles.bundle(samples, on=this_machine()).model_copy(update={"models": measured_facts})
+    zoo.archive.save(made)
+    measured = zoo.measured()
+    assert set(measured) == {"a", "b"}
+    recorded = {"a": around(1.0), "b": around(3.0), "c": around(2.0)}
+    front = front_of(LABELS, facts, accuracies({"a": 0.9, "b": 0.8, "c": 0.7}), recorded, measured)
+    assert front.source == "benchmarks"
+    assert front.on_front == {"a", "b"}, "by the benchmark, b is faster; c has none"
+    assert front.dominated == {}
+
+
+def test_own_pictures_come_first(zoo: Zoo) -> None:
+    facts = zoo.catalogue.facts()
+    before = zoo.catalogue.accuracies(facts)[LABELS]
+    assert (before.of, before.by_model["b"].value) == ("the models' cards (things)", 0.8)
+    right = {"a": [True] * 30 + [False] * 10, "b": [True] * 40}
+    zoo.evaluations.save(evaluation(right, cards={name: zoo.cards[name] for name in right}))
+    after = zoo.catalogue.accuracies(facts)[LABELS]
+    assert after.of == "your pictures 'pets', otherwise the model's card"
+    assert {name: (each.value, each.kind) for name, each in after.by_model.items()} == {
+        "a": (0.75, "evaluated"),
+        "b": (1.0, "evaluated"),
+        "c": (0.7, "reported"),
+    }
+    assert after.compared == {"a", "b"}
+
+
+def test_evaluation_of_another_file_does_not_count(zoo: Zoo) -> None:
+    zoo.evaluations.save(evaluation({"a": [True] * 40}, labels="tiny-10", of=10))
+    assert zoo.catalogue.accuracies(zoo.catalogue.facts())[LABELS].by_model["a"].kind == "reported"
