@@ -50,6 +50,7 @@ class DashboardCache:
     ) -> None:
         """`state_problem` returns the reason why state cannot be written, or None."""
         self._site = site
+        self._catalogue = catalogue
         self._builder = FiguresBuilder(latencies, catalogue, state_problem)
         # One thread, apart from the event loop and the pool, so that rendering cannot delay inference.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="weighin-figures")
@@ -81,8 +82,9 @@ class DashboardCache:
         return self._in_advance
 
     def close(self) -> None:
-        """Wait for the current rendering and cancel queued ones."""
+        """Wait for the current rendering and for benchmarks being read; cancel queued renderings."""
         self._thread.shutdown(cancel_futures=True)
+        self._catalogue.close()
 
     def _fresh(self, view: View, base_url: str, since: float) -> Rendered | None:
         entry = self._cache.get((view, base_url))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -50,8 +50,16 @@ Start = Callable[..., Replica]
 
 
 @pytest.fixture
-def start(tmp_path: Path, migrated_url: str | None) -> Start:
-    return lambda machine, now=START: Replica(tmp_path, migrated_url, machine, now)
+def start(tmp_path: Path, migrated_url: str | None) -> Iterator[Start]:
+    replicas: list[Replica] = []
+
+    def start(machine: str, now: float = START) -> Replica:
+        replicas.append(Replica(tmp_path, migrated_url, machine, now))
+        return replicas[-1]
+
+    yield start
+    for replica in replicas:
+        replica.store.close()
 
 
 def test_one_machine(start: Start) -> None:

@@ -29,7 +29,9 @@ from service.latency.prometheus import Metrics
 from service.latency.query import Latencies
 from service.latency.recorder import Recorder
 from service.latency.stages import Durations, Regime
+from service.latency.store import LatencyStore
 from service.state import open_state
+from service.storage.database import open_database
 from service.web.cache import FIRST_VIEWS, SHARED_FOR_S, DashboardCache
 from service.web.catalogue import Catalogue
 from service.web.dashboard import dashboard_router
@@ -78,7 +80,6 @@ class Instrument:
         self.thread.join()
         self.listener.close()
         self.cache.close()
-        self.catalogue.close()
         self.recorder.close()
         self.state.close()
 
@@ -316,6 +317,24 @@ def test_versions_of_a_model_on_request(instrument: Instrument) -> None:
     assert versions == sorted([[current[:12], "3", "2.600"], ["ab" * 6, "5", "2.600"]])
     other = instrument.page(model="tiny", version="ab" * 6)
     assert [row[5] for row in rows(other)] == ["5"]
+
+
+def test_pooled_machines_are_named(instrument: Instrument, tmp_path: Path) -> None:
+    assert "Pooled runs" not in instrument.page()
+    engine = open_database(None, tmp_path / "data")
+    for machine in ("Fast CPU, 8 cores", "Slow CPU, 2 cores"):
+        store = LatencyStore(engine, machine=machine)
+        replica = Recorder(store, Metrics({}), clock=lambda: instrument.at)
+        replica.record("tiny", "live", RUN)
+        replica.flush()
+        instrument.at += 60
+    warning = "Pooled runs of 2 machines, which may differ in speed: Fast CPU, 8 cores; Slow CPU, 2 cores."
+    latencies = Latencies(instrument.recorder)  # with nothing cached
+    cache = DashboardCache(Site(), latencies, instrument.catalogue, lambda: None)
+    for view in (View(), View(model="tiny")):
+        assert warning in asyncio.run(cache.rendered(view, "")).html
+    cache.close()
+    engine.dispose()
 
 
 def test_many_models_share_the_chart_of_requests(instrument: Instrument) -> None:
