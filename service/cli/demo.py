@@ -12,6 +12,7 @@ import typer
 from service.cli.gallery.client import GalleryClient, Refused
 from service.cli.output import say
 from service.cli.settings import settings_with
+from service.errors import InvalidParameter
 from service.settings import Settings
 
 _PERIOD_S = 0.5
@@ -31,6 +32,8 @@ def demo(
     starts one, which serves until Ctrl+C.
     """
     settings = settings_with()
+    if url is None and settings.port == 0:
+        raise InvalidParameter("WEIGHIN_PORT 0: the demo needs a fixed one (allowed: 1 to 65535, or --url)")
     key = None if settings.api_key is None else settings.api_key.get_secret_value()
     address = url or f"http://{_host(settings)}:{settings.port}"
     with _DemoClient(address, key) as client:

@@ -1,0 +1,87 @@
+"""`weighin demo`: with a running service, and without one, which it then starts."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+from service.inference.demo import RUNS_PER_MODEL
+from tests.helpers.command_line import weighin
+from tests.helpers.http_client import http_client
+from tests.helpers.process import environment
+from tests.helpers.until import until
+
+PLANNED = 2 * RUNS_PER_MODEL
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def recorded(client: httpx.Client) -> list[tuple[str, int]]:
+    """Return the models with runs of the demo, and how many."""
+    rows = client.get("/latency", params={"regime": "demo", "stage": "total"}).json()["latencies"]
+    return [(row["model"], row["count"]) for row in rows]
+
+
+def test_demo_of_a_running_service(
+    serve: Callable[..., httpx.Client], tiny_models_dir: Path, tmp_path: Path
+) -> None:
+    client = serve()
+    url = str(client.base_url).rstrip("/")
+    done = weighin(tiny_models_dir, tmp_path / "none", "demo", "--url", url)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        f"running 2 models on bundled photographs: see {url}/dashboard?regime=demo",
+        f"{PLANNED} of {PLANNED} runs recorded in the regime demo",
+    ]
+    assert recorded(client) == [("tiny", RUNS_PER_MODEL), ("tiny-b", RUNS_PER_MODEL)]
+
+
+def test_demo_without_a_service_at_the_url(tiny_models_dir: Path, tmp_path: Path) -> None:
+    done = weighin(tiny_models_dir, tmp_path, "demo", "--url", f"http://127.0.0.1:{free_port()}")
+    assert done.returncode == 1
+    assert "no answer from http://127.0.0.1" in done.stderr
+
+
+def test_demo_without_a_fixed_port(tiny_models_dir: Path, tmp_path: Path) -> None:
+    done = weighin(tiny_models_dir, tmp_path, "demo", port=0)
+    assert done.returncode == 1
+    assert "WEIGHIN_PORT 0: the demo needs a fixed one (allowed: 1 to 65535, or --url)" in done.stderr
+
+
+def test_demo_starts_a_service(tiny_models_dir: Path, tmp_path: Path) -> None:
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "demo"],
+        env=environment(tiny_models_dir, tmp_path / "data", port=port),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        with http_client(f"http://127.0.0.1:{port}") as client:
+
+            def runs() -> int:
+                try:
+                    count: int = client.get("/demo").json()["runs"]
+                except httpx.TransportError:
+                    return -1
+                return count
+
+            until(lambda: runs() == PLANNED, "the demo to end")
+            assert recorded(client) == [("tiny", RUNS_PER_MODEL), ("tiny-b", RUNS_PER_MODEL)]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert f"see http://127.0.0.1:{port}/dashboard?regime=demo" in output
