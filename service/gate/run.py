@@ -32,7 +32,7 @@ from service.gate.result import (
 )
 from service.gate.subjects import Role, Source, Subject, check_alike, find, identical, place, same_source
 from service.inference.registry import Registry
-from service.text.display import shown, without_surrogates
+from service.text.display import joined, shown, without_surrogates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +207,8 @@ class Gate:
         start = time.monotonic()
         measured = measure_latency(zoo, limits.max_slower, self._stop, self._show)
         judgement = measured.judgement
-        self._notes += measured.disturbances
+        if measured.disturbances:
+            self._notes.append(f"the machine was not quiet: {joined(measured.disturbances)}")
         if judgement is None:
             reason = f"is not known, no launch was completed: {self._ended()}"
             self._checks["latency"] = Check(name="latency", status="undecided", sentence=reason)
