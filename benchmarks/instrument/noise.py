@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 
 from benchmarks.results import Results
@@ -13,30 +15,42 @@ from service.bench.measure.progress import Progress
 from service.bench.measure.runner import Runner
 from service.inference.registry import Registry
 
-_BUSY = "while True: pass"
+_BUSY = """
+import sys, time
+end = time.monotonic() + float(sys.argv[1])
+while time.monotonic() < end:
+    pass
+"""
+_BUSY_AT_MOST_S = 600.0
 WARM_UP_S = 0.3
+
+
+@contextlib.contextmanager
+def busy_core(at_most_s: float = _BUSY_AT_MOST_S) -> Iterator[None]:
+    """Keep the first core busy with a process, which ends by itself after `at_most_s` seconds."""
+    loop = subprocess.Popen([sys.executable, "-c", _BUSY, str(at_most_s)])
+    try:
+        os.sched_setaffinity(loop.pid, {min(os.sched_getaffinity(0))})
+        yield
+    finally:
+        loop.kill()
+        loop.wait()
 
 
 def record_run(results: Results, registry: Registry, model: str, *, noise: bool) -> None:
     """Record a quick run of one model; with `noise`, one core is busy during its second half."""
     plan = replace(make_plan(registry, Request(models=(model,))), warm_up_s=WARM_UP_S)
     middle = plan.configuration.launches * plan.configuration.rounds // 2
-    loops: list[subprocess.Popen[bytes]] = []
+    started = not noise
+    with contextlib.ExitStack() as stack:
 
-    def watch(now: Progress) -> None:
-        if not noise or loops or not now.round:
-            return
-        if (now.launch - 1) * now.rounds + now.round > middle:
-            loop = subprocess.Popen([sys.executable, "-c", _BUSY])
-            os.sched_setaffinity(loop.pid, {min(os.sched_getaffinity(0))})
-            loops.append(loop)
+        def watch(now: Progress) -> None:
+            nonlocal started
+            if not started and now.round and (now.launch - 1) * now.rounds + now.round > middle:
+                started = True
+                stack.enter_context(busy_core())
 
-    try:
         bundle = Runner(plan, watch).run()
-    finally:
-        for loop in loops:
-            loop.kill()
-            loop.wait()
     results.append(
         "noise-run",
         noise=noise,

@@ -17,104 +17,25 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.instrument.launch import calibrate, extra_work, measure_launch
 from benchmarks.results import Record, Results
-from models.zoo.card import read_card
-from models.zoo.preprocess import preprocess
 from models.zoo.statistics import holm, wilson
 from models.zoo.verdicts import bootstrap, verdict
-from service.bench.bundle import Entry
-from service.bench.measure.inputs import natural_picture
-from service.bench.measure.machine_watch import MAX_CLOCK_JUMP_S, MAX_OUTSIDE_LOAD, MAX_STEAL, MachineWatch
-from service.bench.measure.messages import BlockReport, Done, WorkerConfig, WorkerEntry
-from service.bench.measure.process import run_worker
-from service.bench.measure.runtimes import open_model
-from service.bench.measure.subjects import BareSession
 
 SLOWER = {"slow3": 0.03, "slow5": 0.05, "slow10": 0.10}
 ALIKE = ("a1", "a2", "a3", "a4")
 PAIRS_ALIKE = (("a2", "a1"), ("a4", "a3"))
 BLOCK_RUNS = 32
-WARM_UP_S = 0.3
-
-
-def calibrate(results: Results, folder: Path) -> Record:
-    """Measure once how long a dot product and a run take, interleaved; return the recorded calibration."""
-    for record in results.of("trace-calibration"):
-        if record["model"] == folder.name:
-            return record
-    card = read_card(folder)
-    run = open_model("onnxruntime", (folder / card.file.name).read_bytes(), card, 1)
-    tensor = preprocess(natural_picture(), card.input)
-    added = 200
-    plain, longer = BareSession(run, [tensor]), BareSession(run, [tensor], added)
-    for number in range(100):
-        plain.run(number)
-    without: list[int] = []
-    with_work: list[int] = []
-    for _ in range(30):
-        for subject, times in ((plain, without), (longer, with_work)):
-            times += [subject.run(number)["inference"] for number in range(32)]
-    p50 = statistics.median(without)
-    unit = (statistics.median(with_work) - p50) / added
-    results.append("trace-calibration", model=folder.name, p50_ns=p50, unit_ns=unit)
-    recorded = results.last("trace-calibration")
-    assert recorded is not None
-    return recorded
 
 
 def record_launch(results: Results, folder: Path, rounds: int) -> bool:
     """Run and record one launch; return whether the machine was quiet meanwhile."""
     calibration = calibrate(results, folder)
-    work = {
-        name: round(share * calibration["p50_ns"] / calibration["unit_ns"]) for name, share in SLOWER.items()
-    }
+    work = {name: extra_work(calibration, share) for name, share in SLOWER.items()}
     number = len(results.of("trace-launch"))
-    names = [*ALIKE, *SLOWER]
-    entries = [
-        WorkerEntry(
-            entry=Entry(name=name, model=folder.name, runtime="onnxruntime", threads=1),
-            folder=str(folder),
-            extra_work=work.get(name, 0),
-        )
-        for name in names
-    ]
-    shuffle = random.Random(number)
-    shuffle.shuffle(entries)  # the order of loading is random, too
-    config = WorkerConfig(
-        launch=number,
-        scenario="single-stream",
-        entries=tuple(entries),
-        order=tuple(tuple(shuffle.sample(names, len(names))) for _ in range(rounds)),
-        block_runs=BLOCK_RUNS,
-        block_s=0.0,
-        warm_up_s=WARM_UP_S,
-        cores=1,
-    )
-    medians: dict[str, list[float]] = {name: [] for name in names}
-    watch = MachineWatch("during", number)
-    cpu_s = 0.0
-    for report in run_worker(config, lambda: False):
-        if isinstance(report, BlockReport):
-            block = report.block
-            medians[block.entry].append(statistics.median(block.durations_ns["inference"]))
-        elif isinstance(report, Done):
-            cpu_s = report.cpu_s
-    reading = watch.read(cpu_s)
-    quiet = (
-        (reading.steal_fraction or 0) <= MAX_STEAL
-        and (reading.outside_load or 0) <= MAX_OUTSIDE_LOAD
-        and abs(reading.clock_jump_s) <= MAX_CLOCK_JUMP_S
-    )
-    results.append(
-        "trace-launch",
-        model=folder.name,
-        quiet=quiet,
-        steal=reading.steal_fraction,
-        outside=reading.outside_load,
-        at=time.time(),
-        work=work,
-        medians_ns=medians,
-    )
+    launch = measure_launch(number, folder, dict.fromkeys(ALIKE, 0) | work, rounds, BLOCK_RUNS)
+    results.append("trace-launch", model=folder.name, at=time.time(), work=work, **launch)
+    quiet: bool = launch["quiet"]
     return quiet
 
 
