@@ -22,7 +22,7 @@ from tests.helpers.command_checks import OTHER_PROGRAMS, ROOT, Call, WrongComman
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 RECORDED = ("weighin", "make", "python", "pip", "docker", "curl", "nohup", "pre-commit")
-FENCES = {"console", "sh", "json", "nginx", "text"}
+FENCES = {"console", "sh", "json", "nginx", "text", "yaml"}
 
 
 def blocks_of(page: Path) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,71 @@
+"""Gates on accuracy with a known answer, from what pairs of networks answer on the test set of Fashion-MNIST.
+
+How often the two of a pair differ in being right, their discordance, is recorded. A gate's pictures are drawn
+with that discordance, which is split so that the new network is as good as the base, or 1.5 points worse.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.gate.replay import Counts, counted
+from benchmarks.results import Record, Results
+from models.data.fashion_mnist import default_folder, load_test
+from models.evaluate.accuracy import ZooClassifier
+from models.zoo.files import NETWORKS
+from service.gate.decision import AccuracyJudgement, judge_accuracy
+
+BASE = "fashion-inverted-residual"
+NEW = (
+    "fashion-inverted-residual-int8",
+    "fashion-inverted-residual-pruned-30",
+    "fashion-inverted-residual-pruned-50",
+    "fashion-ghost",
+)
+"""From the same weights in int8 to another architecture: their answers differ more and more from BASE's."""
+WORSE_BY = 0.015
+PICTURES = (1000, 2500, 5000, 10_000, 20_000)
+GATES = 1000
+
+
+def record(results: Results) -> None:
+    """Record, for each of NEW, how many pictures only it or only BASE answers correctly."""
+    test = load_test(default_folder())
+    base = _correct(BASE, test.pixels, test.classes)
+    for name in NEW:
+        new = _correct(name, test.pixels, test.classes)
+        results.append(
+            "answers",
+            base=BASE,
+            new=name,
+            n=len(base),
+            only_base=int((base & ~new).sum()),
+            only_new=int((new & ~base).sum()),
+        )
+
+
+def _correct(model: str, pixels: NDArray[np.uint8], classes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    return ZooClassifier(NETWORKS / model).classes(pixels) == classes
+
+
+def discordance(answers: Record, loss: float) -> float:
+    """Return the share of pictures that only one network of a pair answers correctly, at least `loss`."""
+    share: float = (answers["only_base"] + answers["only_new"]) / answers["n"]
+    return max(share, loss)
+
+
+def replay(answers: Record, pictures: int, loss: float, max_loss: float, gates: int = GATES) -> Counts:
+    """Return the outcomes of gates of `pictures` pictures each, whose new network is worse by `loss`."""
+    share = discordance(answers, loss)
+    shares = [(share + loss) / 2, (share - loss) / 2, 1 - share]
+    draw = np.random.default_rng(0)
+    return counted(
+        _judge(*draw.multinomial(pictures, shares).tolist(), max_loss).outcome for _ in range(gates)
+    )
+
+
+def _judge(only_base: int, only_new: int, both: int, max_loss: float) -> AccuracyJudgement:
+    base = np.repeat([True, False, True], [only_base, only_new, both])
+    new = np.repeat([False, True, True], [only_base, only_new, both])
+    return judge_accuracy(base, new, max_loss)

@@ -1,0 +1,258 @@
+"""Generate the section of docs/ci-gate.md on how often the gate is wrong, from the results."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from benchmarks.gate import accuracy
+from benchmarks.gate.record import SLOW, digest, launches, slowdown
+from benchmarks.gate.replay import EQUAL_GATE, SLOW_GATE, Counts, Replayed, counted, replay
+from benchmarks.results import Record, Results
+from models.zoo.statistics import wilson
+from service.gate.decision import MAX_LAUNCHES, Limits, Outcome
+from service.gate.measure import ROUNDS_PER_LAUNCH
+
+PAGE = Path(__file__).parents[2] / "docs" / "ci-gate.md"
+HEADING = "## How often the gate is wrong\n"
+_LIMITS = Limits()
+_MOSTLY = 0.9
+_CONDITIONS = ((False, "quiet"), (True, "one core busy"))
+
+
+def write(results: Results, page: Path = PAGE) -> None:
+    """Replace the section of the page, which is its last."""
+    text = page.read_text()
+    page.write_text(text[: text.index(HEADING)] + section(results))
+
+
+def section(results: Results) -> str:
+    """Return the section as Markdown."""
+    parts: Sequence[Callable[[Results], list[str]]] = (_traces, latency, _accuracy, _live)
+    head = [
+        HEADING,
+        "`python -m benchmarks.gate page` makes this section from `benchmarks/gate/results.jsonl`. Brackets "
+        "have 95 % intervals. The limits are the default ones: 3 % slower, and a loss of 0.5 points.",
+    ]
+    return "\n".join([*head, *(line for part in parts for line in ["", *part(results)])]) + "\n"
+
+
+def _traces(results: Results) -> list[str]:
+    machine = results.last("machine")
+    assert machine is not None
+    lines = [
+        f"Measured on {machine['cpu']}, {machine['cores']} cores, onnxruntime {machine['onnxruntime']}, "
+        f"Python {machine['python']}.",
+        "",
+        "Each recorded launch is a new process, which interleaves three equal sessions of a network and, in "
+        "most launches, one session whose runs do 8 % more work. Launches beside a busy core were recorded "
+        "while another process kept one of the two cores busy: a loop, or another recorder.",
+        "",
+        "| traces | launches | rounds | p50 ms | the slower one took longer by | SHA-256 |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for model, _, words, traces in _groups(results):
+        mean, low, high = slowdown(_with_slow(traces))
+        rounds = sum(len(launch["medians_us"]["a1"]) for launch in traces)
+        p50 = statistics.median(
+            median for launch in traces for name in ("a1", "a2") for median in launch["medians_us"][name]
+        )
+        lines.append(
+            f"| `{model}`, {words} | {len(traces)} | {rounds} | {p50 / 1e3:.2f} | {mean:.1%} "
+            f"[{low:.1%}, {high:.1%}] | `{digest(traces)}` |"
+        )
+    flagged = sum(
+        launch["part"] == "proof" and not launch["busy"] and not launch["quiet"]
+        for launch in results.of("launch")
+    )
+    return [
+        *lines,
+        "",
+        f"No launch is left out; of those on the quiet machine, `weighin bench` would flag {flagged} as "
+        "`dirty`. The digest is of the medians of the sessions (`benchmarks/gate/record.py`). The rounds of "
+        "a launch and the runs of a round were chosen on other launches, which are in the same file as part "
+        "`choose`.",
+    ]
+
+
+def latency(results: Results, part: str = "proof") -> list[str]:
+    """Return the table of gates replayed from the traces of a part, and whether the targets are met."""
+    lines = [
+        "### Latency: gates replayed from the traces",
+        "",
+        f"Each gate takes launches of {ROUNDS_PER_LAUNCH} rounds in random order until its verdict is "
+        f"certain, {MAX_LAUNCHES} at most, as `weighin gate` does. No two gates of a row share a round.",
+        "",
+        "| traces | new network | gates | fail | pass | cannot say | launches, median |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    totals: dict[tuple[bool, str], Counts] = {}
+    for model, busy, words, traces in _groups(results, part):
+        for kind, names in (("equal", EQUAL_GATE), ("8 % slower", SLOW_GATE)):
+            usable = traces if kind == "equal" else _with_slow(traces)
+            gates = replay(usable, names, _LIMITS.max_slower, ROUNDS_PER_LAUNCH)
+            if not gates:  # of too few launches
+                continue
+            counts = counted(gate.judgement.outcome for gate in gates)
+            totals[busy, kind] = totals.get((busy, kind), counted([])) + counts
+            lines.append(f"| `{model}`, {words} | {kind} | {_cells(counts)} | {_launches(gates)} |")
+    for busy, words in _CONDITIONS:
+        for kind in ("equal", "8 % slower"):
+            if (busy, kind) in totals:
+                lines.append(f"| all, {words} | {kind} | {_cells(totals[busy, kind])} | |")
+    return [*lines, "", *_latency_targets(totals)]
+
+
+def _latency_targets(totals: dict[tuple[bool, str], Counts]) -> list[str]:
+    none = counted([])
+    quiet, slow = totals.get((False, "equal"), none), totals.get((False, "8 % slower"), none)
+    busy, busy_slow = totals.get((True, "equal"), none), totals.get((True, "8 % slower"), none)
+    undecided, n = quiet.outcomes["undecided"] + slow.outcomes["undecided"], quiet.n + slow.n
+    wrong, busy_n = busy.outcomes["fail"] + busy_slow.outcomes["pass"], busy.n + busy_slow.n
+    false, equal_n = quiet.outcomes["fail"] + busy.outcomes["fail"], quiet.n + busy.n
+    return [
+        "Targets:",
+        "",
+        _target("equal networks that fail", "upper bound at most 1 %", false, equal_n, _upper(0.01)),
+        _target("8 % slower that fail, quiet", "at least 90 %", slow.outcomes["fail"], slow.n, _least(0.9)),
+        _target("cannot say, quiet", "at most 10 %", undecided, n, _most(0.1)),
+        _target("wrong beside a busy core", "at most 1 %", wrong, busy_n, _most(0.01)),
+    ]
+
+
+def _least(share: float) -> Callable[[int, int], bool]:
+    return lambda count, n: count / n >= share
+
+
+def _most(share: float) -> Callable[[int, int], bool]:
+    return lambda count, n: count / n <= share
+
+
+def _upper(share: float) -> Callable[[int, int], bool]:
+    return lambda count, n: wilson(count, n)[1] <= share
+
+
+def _accuracy(results: Results) -> list[str]:
+    recorded = results.of("answers")
+    if not recorded:
+        return ["### Accuracy", "", "Not measured yet."]
+    lines = [
+        "### Accuracy: gates on drawn pictures",
+        "",
+        f"Discordance is the share of pictures that only one of the two networks answers correctly. It was "
+        f"recorded for `{recorded[0]['base']}` and four others on the {recorded[0]['n']} test pictures of "
+        "Fashion-MNIST. Each gate draws pictures with this discordance. It is divided between the networks "
+        "so that both are equally accurate, or the new one is 1.5 points less accurate; the discordance is "
+        f"then at least 1.5 %. {accuracy.GATES} gates per row.",
+        "",
+        "| new network | discordance | pictures | equal: fail | equal: cannot say | 1.5 points worse: fail | "
+        "worse: pass | worse: cannot say |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    enough = []
+    for answers in recorded:
+        smallest: int | None = None
+        for pictures in accuracy.PICTURES:
+            equal, worse = (
+                accuracy.replay(answers, pictures, loss, _LIMITS.max_loss)
+                for loss in (0.0, accuracy.WORSE_BY)
+            )
+            shares = [
+                _share(equal, "fail"),
+                _share(equal, "undecided"),
+                _share(worse, "fail"),
+                _share(worse, "pass"),
+                _share(worse, "undecided"),
+            ]
+            lines.append(
+                f"| `{answers['new']}` | {_discordances(answers)} | {pictures} | {' | '.join(shares)} |"
+            )
+            found, decided = worse.outcomes["fail"] / worse.n, 1 - equal.outcomes["undecided"] / equal.n
+            if smallest is None and min(found, decided) >= _MOSTLY:
+                smallest = pictures
+        enough.append(f"{_discordances(answers)}: {smallest or f'over {accuracy.PICTURES[-1]}'}")
+    return [
+        *lines,
+        "",
+        f"Target: 1.5 points worse fail, and equal networks are decided, in at least {_MOSTLY:.0%}. It is "
+        f"met from this number of pictures on, by discordance: {'; '.join(enough)}.",
+    ]
+
+
+def _discordances(answers: Record) -> str:
+    shares = [accuracy.discordance(answers, loss) for loss in (0.0, accuracy.WORSE_BY)]
+    return " and ".join(dict.fromkeys(f"{share:.1%}" for share in shares))
+
+
+def _live(results: Results) -> list[str]:
+    gates = results.of("live-gate")
+    if not gates:
+        return ["### Live gates", "", "Not measured yet."]
+    lines = [
+        "### Live gates",
+        "",
+        "`weighin gate` itself. The new network is a copy whose file has other bytes, or a copy with an "
+        "additional convolution, which was fitted to cost 8 % and changes no answer.",
+        "",
+        "| network, machine | new network | gates | exit 1 | exit 0 | exit 2 | slower by, median | "
+        "launches, median | seconds, median (longest) |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for busy, words in _CONDITIONS:
+        for model, kind in dict.fromkeys((gate["model"], gate["new"]) for gate in gates):
+            chosen = [
+                gate for gate in gates if (gate["model"], gate["new"], gate["busy"]) == (model, kind, busy)
+            ]
+            if not chosen:
+                continue
+            exits = [str(sum(gate["exit"] == code for gate in chosen)) for code in (1, 0, 2)]
+            ratio = statistics.median(gate["latency"]["ratio"] for gate in chosen)
+            taken = statistics.median(gate["latency"]["launches"] for gate in chosen)
+            seconds = [gate["seconds"] for gate in chosen]
+            lines.append(
+                f"| `{model}`, {words} | {kind} | {len(chosen)} | {' | '.join(exits)} | {ratio - 1:+.1%} | "
+                f"{taken:g} | {statistics.median(seconds):.0f} ({max(seconds):.0f}) |"
+            )
+    return lines
+
+
+def _groups(results: Results, part: str = "proof") -> Iterable[tuple[str, bool, str, list[Record]]]:
+    models = list(dict.fromkeys(launch["model"] for launch in results.of("launch")))
+    for busy, words in _CONDITIONS:
+        for model in models:
+            traces = launches(results, model, busy=busy, part=part)
+            if traces:
+                yield model, busy, words, traces
+
+
+def _with_slow(traces: Sequence[Record]) -> list[Record]:
+    return [launch for launch in traces if SLOW in launch["medians"]]
+
+
+def _cells(counts: Counts) -> str:
+    return " | ".join([str(counts.n), *(_share(counts, outcome) for outcome in _OUTCOMES)])
+
+
+_OUTCOMES: tuple[Outcome, ...] = ("fail", "pass", "undecided")
+
+
+def _share(counts: Counts, outcome: Outcome) -> str:
+    return _percent(counts.outcomes[outcome], counts.n)
+
+
+def _percent(count: int, n: int) -> str:
+    low, high = wilson(count, n)
+    return f"{count} = {count / n:.1%} [{low:.1%}, {high:.1%}]"
+
+
+def _launches(gates: Sequence[Replayed]) -> str:
+    return f"{statistics.median(gate.judgement.launches for gate in gates):g}"
+
+
+def _target(words: str, target: str, count: int, n: int, met: Callable[[int, int], bool]) -> str:
+    if not n:
+        return f"- {words}: not measured yet"
+    low, high = wilson(count, n)
+    verdict = "met" if met(count, n) else "**missed**"
+    return f"- {words}: {target}: {verdict} ({count} of {n}, {count / n:.1%} [{low:.1%}, {high:.2%}])"

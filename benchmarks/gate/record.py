@@ -1,0 +1,115 @@
+"""Interleaved traces for the replay: equal sessions of a model, and one whose runs do 8 % more work.
+
+Each launch is a new process with equal sessions `a1` to `a3`, and with `slow8`. Only the median of each block
+of `BLOCK_RUNS` runs is kept.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import math
+import statistics
+import time
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from benchmarks.instrument.launch import calibrate, extra_work, measure_launch
+from benchmarks.instrument.noise import busy_core
+from benchmarks.results import Record, Results
+from models.zoo.statistics import student_95
+from models.zoo.verdicts import interquartile_mean
+from service.gate.measure import BLOCK_RUNS
+
+RESULTS = Path(__file__).parent / "results.jsonl"
+EQUAL = ("a1", "a2", "a3")
+SLOW = "slow8"
+SLOWER_BY = 0.08
+Load = Literal["none", "loop", "recorder"]
+"""What else runs: nothing, a loop that keeps one core busy, or another recorder that does."""
+LOADS: tuple[Load, ...] = get_args(Load)
+PARTS = ("choose", "proof")
+"""Purposes of launches: to choose the gate's rule, or for the proof, which the choice must not see."""
+
+
+def record_launch(
+    results: Results, folder: Path, *, load: Load, part: str, rounds: int, slower: bool = True
+) -> None:
+    """Record one launch of the model in `folder`; start the `load` `loop`, but not `recorder`.
+
+    Without `slower`, it has the equal sessions only.
+    """
+    work = dict.fromkeys(EQUAL, 0)
+    if slower:
+        work[SLOW] = _extra_work(results, folder)
+    number = len(results.of("launch"))
+    with busy_core() if load == "loop" else contextlib.nullcontext():
+        launch = measure_launch(number, folder, work, rounds, BLOCK_RUNS)
+    medians = {name: pack(medians) for name, medians in launch.pop("medians_ns").items()}
+    results.append(
+        "launch",
+        model=folder.name,
+        busy=load != "none",
+        load=load,
+        part=part,
+        at=round(time.time()),
+        work=work.get(SLOW, 0),
+        **launch,
+        medians=medians,
+    )
+
+
+def pack(medians_ns: Sequence[float]) -> str:
+    """Return medians as text: tenths of a microsecond, little-endian uint32, in zlib's format, as base64."""
+    tenths = np.round(np.asarray(medians_ns) / 100).astype("<u4")
+    return base64.b64encode(zlib.compress(tenths.tobytes(), 9)).decode()
+
+
+def unpack(text: str) -> list[float]:
+    """Return the medians of `pack` in microseconds."""
+    tenths = np.frombuffer(zlib.decompress(base64.b64decode(text)), "<u4")
+    return list((tenths / 10).tolist())
+
+
+def _extra_work(results: Results, folder: Path) -> int:
+    """Return the dot products by which `slow8` is slower, as the launches of the part `choose` say if any.
+
+    In a launch a session finds other caches than in the calibration.
+    """
+    added = extra_work(calibrate(results, folder), SLOWER_BY)
+    chosen = launches(results, folder.name, busy=False, part="choose")
+    return added if not chosen else round(added * SLOWER_BY / slowdown(chosen)[0])
+
+
+def slowdown(traces: Sequence[Record]) -> tuple[float, float, float]:
+    """Return by which share `slow8` took longer than `a1` and `a2`, with Student's 95 % interval."""
+    values = []
+    for launch in traces:
+        first, second, slower = (np.log(launch["medians_us"][name]) for name in ("a1", "a2", SLOW))
+        values.append(float(interquartile_mean(slower - (first + second) / 2)))
+    mean = statistics.fmean(values)
+    half = student_95(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return math.expm1(mean), math.expm1(mean - half), math.expm1(mean + half)
+
+
+def launches(results: Results, model: str, *, busy: bool, part: str) -> list[Record]:
+    """Return the launches of a model, recorded beside a busy core or not, oldest first.
+
+    Their medians are unpacked, as `medians_us`.
+    """
+    return [
+        launch | {"medians_us": {name: unpack(text) for name, text in launch["medians"].items()}}
+        for launch in results.of("launch")
+        if (launch["model"], launch["busy"], launch["part"]) == (model, busy, part)
+    ]
+
+
+def digest(traces: Sequence[Record]) -> str:
+    """Return the SHA-256 of the packed medians of launches, a line for each session of each launch."""
+    lines = [f"{name} {text}\n" for launch in traces for name, text in sorted(launch["medians"].items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
