@@ -172,8 +172,9 @@ def _paired(pairs: Pairs) -> Iterator[str]:
     if pairs.averaged is not None:
         yield ""
         yield (
-            f"Averaging the probabilities of the {len(pairs.averaged.networks)} independently trained "
-            f"networks gives {pairs.averaged.accuracy:.2%} top-1."
+            f"Averaging the probabilities of the {len(pairs.averaged.networks)} networks that were trained "
+            f"from random weights (all but the pruned, distilled and int8 ones) gives "
+            f"{pairs.averaged.accuracy:.2%} top-1."
         )
 
 

@@ -38,7 +38,7 @@ def predicted_by(model: ServedModel, logits: NDArray[np.float32], true_class: in
 
 
 def is_complete(outcome: list[Any], true_class: int, corruptions: bool) -> bool:
-    """Return whether the outcome of a classifier is for that true class, and has corruptions if needed."""
+    """Return whether a classifier's outcome is for `true_class` and, if `corruptions`, includes these."""
     return bool(outcome[_TRUE] == true_class) and not (corruptions and outcome[_VERSIONS] is None)
 
 

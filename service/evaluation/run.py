@@ -66,7 +66,8 @@ class Subject:
 class Seen:
     """A listed picture after it was read.
 
-    `problem`: why it cannot be used. `changed`: its file is not as it was listed; what was read counts.
+    `problem`: why it cannot be used. `changed`: the file has changed since it was listed; the
+    outcomes are of the content that was read.
     `outcomes`: what was computed, by key of the model, as `Progress` keeps it.
     """
 

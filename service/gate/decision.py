@@ -42,7 +42,10 @@ Outcome = Literal["pass", "fail", "undecided"]
 
 @dataclass(frozen=True)
 class Limits:
-    """How much worse the new network may be: `max_slower` of the time, `max_loss` of the accuracy; shares."""
+    """How much worse the new network may be.
+
+    `max_slower`: extra time as a share of the base's time. `max_loss`: loss of accuracy, 0.01 for one point.
+    """
 
     max_slower: float = 0.03
     max_loss: float = 0.005

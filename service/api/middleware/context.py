@@ -52,8 +52,8 @@ _WITH_MODEL = frozenset({kind.slug for kind in (*IMAGE_ERRORS, *_OTHER_MODEL_ERR
 def new_request_id() -> str:
     """Return a random request id.
 
-    The id is not a secret, so it needs no `os.urandom`, which would release the GIL: a busy thread would then
-    delay the event loop.
+    The id is not a secret, so `os.urandom` is not needed. It would release the GIL, and the event loop would
+    wait until a busy thread gives it back.
     """
     return f"{random.getrandbits(64):016x}"
 
