@@ -12,6 +12,9 @@ WORKERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)))
 FUZZ_INPUTS ?= 100000
 FUZZ_SEED ?= 1
 
+# Tests start hundreds of processes: modules are compiled once, whatever the caller's environment says.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help serve install test test-faults test-models test-web fuzz screenshots check bench bench-retrieval bench-detection lock photos fashion stamps detectors people clean
 
 help: ## List the commands
@@ -23,7 +26,7 @@ serve: install ## Serve on http://127.0.0.1:8000
 install: .venv/installed ## Install the service's pinned packages into .venv
 
 test: .venv/installed-tests ## Run the tests that need no torch
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest tests -m "not fault and not fuzz and not heif and not photos and not torch and not web" \
+	$(BIN)/pytest tests -m "not fault and not fuzz and not heif and not photos and not torch and not web" \
 		-n $(WORKERS) --dist worksteal --disable-plugin-autoload -p xdist
 
 test-faults: .venv/installed-tests ## Run the slow tests: kills, full disks, dropped privileges, whole benchmarks
