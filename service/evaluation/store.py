@@ -20,14 +20,13 @@ from sqlalchemy import (
     Text,
     select,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from models.zoo.card import Fraction, Name, PositiveCount, Task
 from models.zoo.frozen import Finite
 from service.errors import InvalidEvaluation, StorageUnavailable, UnknownEvaluation
 from service.evaluation.merge import merge
 from service.evaluation.result import DataKind, Evaluation, EvaluationId, from_json, to_json
-from service.storage.database import metadata, reading, upsert, writing
+from service.storage.database import dialect_insert, metadata, reading, upsert, writing
 from service.storage.errors import DAMAGED
 
 _ID = re.compile("[0-9a-f]{16}")
@@ -112,8 +111,8 @@ class EvaluationStore:
 
     def _insert(self, connection: Connection, evaluation: Evaluation) -> bool:
         """Insert a row unless its id is stored; return whether it was inserted. Waits for other writers."""
-        dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
-        statement = dialect.insert(evaluations).values(**_row(evaluation)).on_conflict_do_nothing()
+        insert = dialect_insert(evaluations, connection.dialect.name)
+        statement = insert.values(**_row(evaluation)).on_conflict_do_nothing()
         return connection.execute(statement.returning(evaluations.c.id)).scalar() is not None
 
 
