@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections import defaultdict
 from collections.abc import Iterator
@@ -36,6 +37,12 @@ class Clock:
         return self.now
 
 
+@functools.cache
+def summary_of(durations: tuple[int, ...]) -> Summary:
+    """Summarise durations; the same ones are expected again and again."""
+    return Distribution.of(durations).summary()
+
+
 class World:
     """A service that is restarted now and then, and a plain list of all that it ever recorded."""
 
@@ -68,7 +75,7 @@ class World:
         for at, model, duration in self.samples:
             if start <= at < end:
                 durations[model].append(duration)
-        return {model: Distribution.of(each).summary() for model, each in durations.items()}
+        return {model: summary_of(tuple(each)) for model, each in durations.items()}
 
     def check(self) -> None:
         now = self.clock()
