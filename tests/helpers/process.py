@@ -10,16 +10,36 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Protocol
 
 import httpx
 
 from tests.helpers.http_client import http_client, wait_until_loaded
 
 
+class Started(Protocol):
+    """What is needed here of `subprocess.Popen`."""
+
+    pid: int
+    stderr: IO[str] | None
+
+    def poll(self) -> int | None:
+        """Return its exit code; None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; return its exit code."""
+
+    def send_signal(self, sig: int) -> None:
+        """Send it a signal."""
+
+    def kill(self) -> None:
+        """Kill it."""
+
+
 class ServiceProcess:
     """`weighin serve` on a free port. `lines`: its log lines so far."""
 
-    def __init__(self, popen: subprocess.Popen[str]) -> None:
+    def __init__(self, popen: Started) -> None:
         self.popen = popen
         self.lines: list[str] = []
         self._listening = threading.Event()
@@ -74,6 +94,13 @@ def service_process(
     popen = subprocess.Popen(
         command, env=environment(models_dir, data_dir, **settings), stderr=subprocess.PIPE, text=True
     )
+    with until_killed(popen) as process:
+        yield process
+
+
+@contextmanager
+def until_killed(popen: Started) -> Iterator[ServiceProcess]:
+    """Yield a service that was started; kill it at the end if it still runs."""
     process = ServiceProcess(popen)
     try:
         yield process

@@ -14,6 +14,7 @@ import pytest
 from service.server import CannotListen, listen, listen_at_all
 from tests.helpers.addresses import IPV6
 from tests.helpers.command_line import weighin
+from tests.helpers.forked import forked_service
 from tests.helpers.process import service_process
 from tests.helpers.until import until
 
@@ -92,8 +93,8 @@ def test_port_in_use(tiny_models_dir: Path, tmp_path: Path) -> None:
 
 
 def test_data_directory_in_use(tiny_models_dir: Path, tmp_path: Path) -> None:
-    with service_process(tiny_models_dir, tmp_path) as first, first.client() as client:
-        with service_process(tiny_models_dir, tmp_path) as second:
+    with forked_service(tiny_models_dir, tmp_path) as first, first.client() as client:
+        with forked_service(tiny_models_dir, tmp_path) as second:
             assert second.wait() == 1
         assert f"process {first.popen.pid}, since" in second.log
         assert f"serving at {client.base_url}" in second.log
@@ -142,7 +143,7 @@ def test_exit_code_with_invalid_settings(tiny_models_dir: Path, tmp_path: Path) 
 
 
 def test_json_log_with_requests(tiny_models_dir: Path, tmp_path: Path, png: bytes) -> None:
-    with service_process(tiny_models_dir, tmp_path, log_requests="true") as process:
+    with forked_service(tiny_models_dir, tmp_path, log_requests="true") as process:
         with process.client() as client:
             client.post("/classify", content=png, headers={"X-Request-ID": "find-me"})
         process.popen.send_signal(signal.SIGTERM)
@@ -156,7 +157,7 @@ def test_json_log_with_requests(tiny_models_dir: Path, tmp_path: Path, png: byte
 def test_kubernetes_service_link(tiny_models_dir: Path, tmp_path: Path) -> None:
     # an address that is nobody's: the default port may be taken where this test runs
     links = {"port": "tcp://10.96.12.34:8000", "service_host": "10.96.12.34", "prot": "1"}
-    with service_process(tiny_models_dir, tmp_path, host="192.0.2.1", log_format="text", **links) as process:
+    with forked_service(tiny_models_dir, tmp_path, host="192.0.2.1", log_format="text", **links) as process:
         assert process.wait() == 1
     warnings = [line for line in process.lines if "warning" in line]
     assert [name for line in warnings for name in re.findall("WEIGHIN_[A-Z_]+:", line)] == [
@@ -170,7 +171,7 @@ def test_unusable_data_directory(tiny_models_dir: Path, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     with (
-        service_process(tiny_models_dir, file, log_format="text", gallery_model="none") as process,
+        forked_service(tiny_models_dir, file, log_format="text", gallery_model="none") as process,
         process.client(),
     ):
         until(lambda: "ready" in process.log, "the models are loaded")

@@ -16,6 +16,7 @@ from service.cli.output import millions
 from service.text.display import shown
 from tests.conftest import make_tiny_model
 from tests.helpers.command_line import weighin
+from tests.helpers.forked import run_forked
 from tests.helpers.process import environment
 
 
@@ -160,13 +161,11 @@ def test_broken_model_with_a_hostile_name(tmp_path: Path) -> None:
         folder = tmp_path / "zoo" / os.fsdecode(name)
         folder.mkdir(parents=True)
         (folder / "card.json").write_text("{}")
-    command = [sys.executable, "-m", "service", "models"]
-    env = environment(tmp_path / "zoo", tmp_path)
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    done = run_forked(["models"], environment(tmp_path / "zoo", tmp_path))
     assert done.returncode == 0, done.stderr
-    assert "[b]\\x1b[2J" in done.stdout
-    assert "\x1b" not in done.stdout
-    assert "caf\\xe9" in done.stderr, "skipped with a line in the log"
+    assert b"[b]\\x1b[2J" in done.stdout
+    assert b"\x1b" not in done.stdout
+    assert b"caf\\xe9" in done.stderr, "skipped with a line in the log"
 
 
 def test_consoles_are_made_in_one_module() -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 from tests.conftest import make_tiny_model
+from tests.helpers.command_line import CommandResult
+from tests.helpers.forked import run_forked
 from tests.helpers.process import environment
 from tests.service.bench.doctor.networks import Network, small
 
 
-def doctor(models: Path, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
-    env = environment(models, models / "no-data", **settings) | {"COLUMNS": "300"}
-    command = [sys.executable, "-m", "service", "doctor", *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+def doctor(models: Path, *arguments: str, **settings: object) -> CommandResult:
+    variables = environment(models, models / "no-data", **settings) | {"COLUMNS": "300"}
+    done = run_forked(["doctor", *arguments], variables)
+    return CommandResult(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def test_findings_and_operators_are_printed(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import os
 import re
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.helpers.command_line import CommandResult, parsed, weighin
 from tests.helpers.detectors import save_detector
+from tests.helpers.forked import run_forked
 from tests.helpers.process import environment
 from tests.service.bench.bundles import bundle
 from tests.service.bench.doctor.networks import Network
@@ -117,15 +117,9 @@ def test_input_is_not_overwritten(tiny_models_dir: Path, tmp_path: Path, png: by
 
 def to_standard_output(models_dir: Path, stdout: int, *command: str) -> CommandResult:
     """Run a command in a process of its own, with `stdout` as its standard output."""
-    done = subprocess.run(
-        [sys.executable, "-m", "service", *command, "--json", "-"],
-        env=environment(models_dir, models_dir / "no-data"),
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    return CommandResult(done.returncode, "", done.stderr)
+    variables = environment(models_dir, models_dir / "no-data")
+    done = run_forked([*command, "--json", "-"], variables, stdout)
+    return CommandResult(done.returncode, "", done.stderr.decode())
 
 
 def test_broken_pipe_prints_one_line(tiny_models_dir: Path) -> None:
@@ -227,9 +221,8 @@ def test_detections_of_a_photo_with_an_accent(tmp_path: Path, png: bytes, encodi
     save_detector(tmp_path / "zoo")
     photo = tmp_path / "caf\u00e9.png"
     photo.write_bytes(png)
-    env = environment(tmp_path / "zoo", tmp_path / "data") | {"PYTHONIOENCODING": encoding}
-    command = [sys.executable, "-m", "service", "detect", str(photo), "--model", "colours", "--json"]
-    done = subprocess.run(command, env=env, capture_output=True, check=False)
+    variables = environment(tmp_path / "zoo", tmp_path / "data") | {"PYTHONIOENCODING": encoding}
+    done = run_forked(["detect", str(photo), "--model", "colours", "--json"], variables)
     assert done.returncode == 0, done.stderr
     assert parsed(DetectedPhoto, done.stdout).photo == str(photo)
 
