@@ -148,9 +148,12 @@ def test_broken_program_is_no_pass(runner: Runner) -> None:
 
 @pytest.mark.fault
 @pytest.mark.alone
-@pytest.mark.parametrize("channels", [0, 64])
+@pytest.mark.parametrize("channels", [0, 400])
 def test_workflow_gates_two_networks(runner: Runner, channels: int) -> None:
-    """The repository's workflow passes equal networks and fails one with far more work."""
+    """The repository's workflow passes equal networks and fails one with far more work.
+
+    The limit is far off, so that a machine that is not quiet decides this too.
+    """
     before = runner.workspace / "before" / NETWORK
     shutil.copytree(ROOT / NETWORK, before)
     write_copy(ROOT / NETWORK, runner.workspace / NETWORK, channels)
@@ -158,7 +161,7 @@ def test_workflow_gates_two_networks(runner: Runner, channels: int) -> None:
     assert uses is not None
     inputs = dict(re.findall(r"^ +([\w-]+): (.*)$", uses[1], re.MULTILINE))
     assert {*inputs} <= {"base", "new", *defaults()}
-    ended = runner.run(**inputs)
+    ended = runner.run(**inputs | {"max-slower": "20%"})
     assert (ended.code, ended.outputs["outcome"]) == ((1, "fail") if channels else (0, "pass")), ended.errors
     assert "latency" in ended.summary.lower()
     failed = ElementTree.parse(runner.workspace / "gate.xml").getroot().findall(".//failure")
