@@ -121,6 +121,25 @@ def test_identical_networks_pass(runner: Runner) -> None:
     assert ElementTree.parse(runner.workspace / "gate.xml").getroot().find(".//skipped") is not None
 
 
+def test_every_option_is_an_input() -> None:
+    help_text = subprocess.run(
+        [sys.executable, "-m", "service", "gate", "--help"],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "TERM": "dumb"},
+    ).stdout
+    options = set(re.findall(r"--([a-z][a-z-]+)", help_text)) - {"help"}
+    named = {
+        name.lower().replace("_", "-")
+        for name, _ in re.findall(r"^        (\w+): \$\{\{ inputs\.(\S+) \}\}$", ACTION, re.M)
+    }
+    assert len(options) >= 10
+    assert named == options
+    script = steps()[-1][1]
+    assert all(f'--{option}="$' in script for option in options)
+
+
 def test_first_run_passes_and_says_so(runner: Runner) -> None:
     ended = runner.run(base="before/base", new="base")
     assert (ended.code, ended.outputs["outcome"]) == (0, "pass"), ended.errors

@@ -82,7 +82,8 @@ def latency(results: Results, part: str = "proof") -> list[str]:
         "### Latency: gates replayed from the traces",
         "",
         f"Each gate takes launches of {ROUNDS_PER_LAUNCH} rounds in random order until its verdict is "
-        f"certain, {MAX_LAUNCHES} at most, as `weighin gate` does. No two gates of a row share a round.",
+        f"certain, {MAX_LAUNCHES} at most, as `weighin gate` does. No two gates of a row share a round, "
+        "but gates of other windows share launches, so they are not fully independent.",
         "",
         "| traces | new network | gates | fail | pass | cannot say | launches, median |",
         "| --- | --- | --- | --- | --- | --- | --- |",
