@@ -7,7 +7,9 @@ likely; so each look has the level LOOK_LEVEL, with which the intervals of all l
 with 95 %: repeated confidence intervals (Jennison and Turnbull, JRSS B 51, 1989) of Pocock's design
 (Biometrika 64, 1977), with the level for Student's distribution instead of his for the normal one.
 
-Accuracy: one interval of the loss on the same pictures, which more measuring cannot narrow.
+Accuracy: one interval of the loss on the same pictures, which more measuring cannot narrow. Of two intervals
+it takes the lower low and the higher high bound, so that networks whose true loss is the limit pass in about
+2.5 % at most, and fail in 2.5 % at most, however few pictures the networks answer differently.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.zoo import paired
-from models.zoo.statistics import student_quantile
+from models.zoo.statistics import student_quantile, wilson
 from models.zoo.verdicts import MIN_DIFFERENCE, LogRatios, interquartile_mean
 
 MIN_LAUNCHES = 3
@@ -147,7 +149,8 @@ def judge_latency(new: LogRatios, control: LogRatios, max_slower: float) -> Late
         )
     limit = math.log1p(max_slower)
     slower, same = _interval(values), _interval(controls)
-    void = side(same.low, same.high, 0.0) != "undecided" and abs(math.expm1(same.mean)) > MIN_DIFFERENCE
+    tolerated = min(MIN_DIFFERENCE, max_slower / 3)
+    void = side(same.low, same.high, 0.0) != "undecided" and abs(math.expm1(same.mean)) > tolerated
     outcome: Outcome = "undecided" if void else side(slower.low, slower.high, limit)
     further: int | None = None
     needs: str | None = None
@@ -174,20 +177,20 @@ def judge_latency(new: LogRatios, control: LogRatios, max_slower: float) -> Late
 def judge_accuracy(base: NDArray[np.bool_], new: NDArray[np.bool_], max_loss: float) -> AccuracyJudgement:
     """Judge the loss from which pictures each network answers correctly, bool (n,), in the same order.
 
-    The interval is that of `models.zoo.paired.compare`. `max_loss`: allowed loss, 0.005 for half a point.
-    Raises ValueError if the shapes differ or there are no pictures.
+    The interval spans those of Agresti and Min and of Tango (`models.zoo.paired`): where few pictures differ,
+    the first alone passes too often, the second alone fails too often. `max_loss`: allowed loss, 0.005 for
+    half a point. Raises ValueError if the shapes differ or there are no pictures.
     """
     found = paired.compare(base, new)
-    outcome = side(found.low, found.high, max_loss)
+    low, high = loss_interval(found.only_first, found.only_second, found.n)
+    outcome = side(low, high, max_loss)
     pictures, needs = None, None
     if outcome == "undecided":
 
         def decided(count: int) -> bool:
             per_picture = count / found.n
-            low, high = paired.interval(
-                found.only_first * per_picture, found.only_second * per_picture, count
-            )
-            return side(low, high, max_loss) != "undecided"
+            expected = found.only_first * per_picture, found.only_second * per_picture
+            return side(*loss_interval(*expected, count), max_loss) != "undecided"
 
         pictures, needs = _more_pictures(found.n, found.difference, max_loss, decided)
     return AccuracyJudgement(
@@ -196,30 +199,41 @@ def judge_accuracy(base: NDArray[np.bool_], new: NDArray[np.bool_], max_loss: fl
         only_base=found.only_first,
         only_new=found.only_second,
         loss=found.difference,
-        low=found.low,
-        high=found.high,
+        low=low,
+        high=high,
         pictures_needed=pictures,
         needs=needs,
     )
 
 
 def judge_average_precision(
-    n: int, loss: float, low: float, high: float, max_loss: float
+    n: int, objects: int, loss: float, low: float, high: float, max_loss: float
 ) -> AccuracyJudgement:
     """Judge the loss of average precision on `n` pictures from its 95 % interval, all shares.
 
-    The estimate of the pictures needed takes the interval's width to fall as the root of their number.
+    `low` and `high` spread too little if few pictures differ. So either is at least as far from the loss as
+    Wilson's bound for none of as many: pictures, or the `objects` in them if those are fewer. The estimate of
+    the pictures needed takes the width of `low` to `high` to fall as the root of their number.
     """
+    half = (high - low) / 2
+
+    def half_width(count: int) -> float:
+        return max(half * math.sqrt(n / count), wilson(0, count * min(1.0, objects / n))[1])
+
+    low, high = loss - half_width(n), loss + half_width(n)
     outcome = side(low, high, max_loss)
     pictures, needs = None, None
     if outcome == "undecided":
-        half = (high - low) / 2
-
-        def decided(count: int) -> bool:
-            return half * math.sqrt(n / count) < abs(loss - max_loss)
-
-        pictures, needs = _more_pictures(n, loss, max_loss, decided)
+        pictures, needs = _more_pictures(
+            n, loss, max_loss, lambda count: half_width(count) < abs(loss - max_loss)
+        )
     return AccuracyJudgement(outcome, n, None, None, loss, low, high, pictures, needs)
+
+
+def loss_interval(only_base: float, only_new: float, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of the loss; the counts need not be whole, to plan with."""
+    both = paired.interval(only_base, only_new, n), paired.score_interval(only_base, only_new, n)
+    return min(low for low, _ in both), max(high for _, high in both)
 
 
 def _launch_values(ratios: LogRatios) -> NDArray[np.float64]:

@@ -177,7 +177,9 @@ def _judged(evaluation: Evaluation, max_loss: float) -> AccuracyJudgement:
         return judge_accuracy(base.classification.right, new.classification.right, max_loss)
     (pair,) = evaluation.pairs
     assert (pair.first, pair.second) == (_BASE, _NEW)
-    return judge_average_precision(base.n, pair.difference, pair.low, pair.high, max_loss)
+    assert base.detection is not None
+    objects = base.detection.objects
+    return judge_average_precision(base.n, objects, pair.difference, pair.low, pair.high, max_loss)
 
 
 def _not_counted(data: Data) -> tuple[str, ...]:

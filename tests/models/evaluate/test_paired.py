@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.evaluate.gain import gain
-from models.zoo.paired import compare, mcnemar
+from models.zoo.paired import compare, mcnemar, score_interval
+from models.zoo.statistics import Z_95, wilson
 
 
 @given(st.integers(0, 400), st.integers(0, 400))
@@ -51,6 +52,32 @@ def test_coverage_of_the_interval() -> None:
         result = compare(first, second)
         covered += result.low <= 0.9 - 0.88 <= result.high
     assert 930 <= covered <= 975
+
+
+@pytest.mark.parametrize(
+    ("b", "c", "n"), [(3, 0, 44), (0, 10, 100), (12, 9, 1000), (7.5, 2.25, 300), (0, 0, 50)]
+)
+def test_bounds_of_the_score_interval_are_z_standard_errors_away(b: float, c: float, n: int) -> None:
+    """At a bound, the constrained likelihood is largest at its standard error, found here on a grid."""
+    low, high = score_interval(b, c, n)
+    for bound in (low, high):
+        shares = np.linspace(max(0.0, -bound), (1 - bound) / 2, 1_000_001)[1:-1]
+        both = 1 - 2 * shares - bound
+        likelihood = (n - b - c) * np.log(both)
+        if b:
+            likelihood += b * np.log(shares + bound)
+        if c:
+            likelihood += c * np.log(shares)
+        share = shares[likelihood.argmax()]
+        error = np.sqrt((2 * share + bound - bound**2) / n)
+        assert abs((b - c) / n - bound) == pytest.approx(Z_95 * error, rel=2e-3)
+    assert score_interval(c, b, n) == pytest.approx((-high, -low))
+
+
+def test_score_interval_of_equal_answers_is_wilsons() -> None:
+    assert score_interval(0, 0, 765)[1] == pytest.approx(wilson(0, 765)[1])
+    assert score_interval(10, 0, 10)[1] == 1
+    assert score_interval(0, 10, 10)[0] == -1
 
 
 def test_unpaired_answers() -> None:

@@ -427,8 +427,9 @@ def test_whole_gate(tmp_path: Path, zoo: Path, pictures: Path, products: int, li
     save_multiplying(zoo, "after", products, seed=1)
     file = tmp_path / "out.json"
     done = gate(
-        zoo, "--base", "before", "--new", "after", "--data", pictures, "--max-slower", limit, "--json", file
-    )
+        zoo, "--base", "before", "--new", "after", "--data", pictures, "--max-loss", "1pt",
+        "--max-slower", limit, "--json", file,
+    )  # fmt: skip
     result = parsed(GateResult, file.read_text())
     assert done.returncode == code, done.stdout
     assert result.latency is not None

@@ -107,7 +107,7 @@ def test_junit_quotes_markup_and_control_characters() -> None:
 def test_sentences_of_a_pass() -> None:
     assert PASSES.sentence == (
         "pass: latency +0.1% [-0.5%, +0.7%] in 3 launches, wholly within the limit of +3%; "
-        "accuracy loss +0.00 points [-0.20, +0.20] on 1000 pictures (0 right in base only, 0 in new only), "
+        "accuracy loss +0.00 points [-0.38, +0.38] on 1000 pictures (0 right in base only, 0 in new only), "
         "wholly within the limit of 0.5 points"
     )
 
