@@ -291,7 +291,7 @@ def test_worse_detector_fails(tmp_path: Path) -> None:
     zoo = tmp_path / "zoo"
     save_detector(zoo, "good")
     save_detector(zoo, "blind", input={"mean": [200.0, 0.0, 0.0]})
-    data = save_squares(tmp_path / "squares", 30)
+    data = save_squares(tmp_path / "squares", 60)
     file = tmp_path / "out.json"
     done = gate(zoo, "--base", "good", "--new", "blind", "--data", data, "--json", file)
     assert done.returncode == 1, done.stderr
