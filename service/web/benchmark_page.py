@@ -13,7 +13,7 @@ from service.bench.jobs import Benchmark
 from service.bench.judge.regression import Regression
 from service.bench.judge.summary import EntrySummary
 from service.web.site import explained
-from service.web.table import milliseconds_text
+from service.web.table import three_digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def result_rows(summaries: Iterable[EntrySummary]) -> list[ResultRow]:
         ResultRow(
             entry=summary.entry.name,
             count=summary.count,
-            p50="" if summary.p50_ns is None else milliseconds_text(summary.p50_ns / 1e6),
+            p50="" if summary.p50_ns is None else three_digits(summary.p50_ns / 1e6),
             p90=_bound(summary.p90),
             p99=_bound(summary.p99),
             throughput=_throughput(summary),
@@ -130,8 +130,8 @@ def comparison_rows(regression: Regression) -> list[ChangeRow]:
     return [
         ChangeRow(
             entry=change.entry,
-            then=milliseconds_text(change.then_ns / 1e6),
-            now=milliseconds_text(change.now_ns / 1e6),
+            then=three_digits(change.then_ns / 1e6),
+            now=three_digits(change.now_ns / 1e6),
             change=f"{change.ratio - 1:+.1%}",
             interval=f"{change.low - 1:+.1%} to {change.high - 1:+.1%}",
             verdict=change.verdict,
@@ -154,7 +154,7 @@ def _request_text(request: dict[str, Any]) -> str:
 def _bound(bound: PercentileBound | None) -> str:
     if bound is None:
         return ""
-    return f"{milliseconds_text(bound.bound_ns / 1e6)} ({milliseconds_text(bound.estimate_ns / 1e6)})"
+    return f"{three_digits(bound.bound_ns / 1e6)} ({three_digits(bound.estimate_ns / 1e6)})"
 
 
 def _throughput(summary: EntrySummary) -> str:

@@ -22,31 +22,35 @@ from service.web.chart_data import as_json, over_time, parts, shape, traffic
 from service.web.site import explained
 from service.web.table import (
     PARTS,
+    Answers,
     Cell,
     Group,
     Known,
     Row,
     Table,
-    Tile,
+    answers,
     build_table,
-    megabytes_text,
     percentile_cells,
-    tiles,
+    three_digits,
 )
-from service.web.view import WINDOWS, Choice, StageChoice, View, span_for
+from service.web.view import WINDOWS, Choice, StageChoice, View, busiest, span_for
 
 _MOST_VERSIONS = 10
 
 _COLUMNS = (
     ("model", "model", "by name"),
-    ("p50", "p50", "median, ms"),
-    ("p90", "p90", "ms"),
-    ("p99", "p99", "ms"),
+    ("p50", "p50 ms", "median"),
+    ("p90", "p90 ms", "nine of ten runs took at most this"),
+    ("p99", "p99 ms", "99 of 100 runs took at most this"),
     ("runs", "runs", "recorded runs of the stage"),
     ("accuracy", "accuracy", "top-1 accuracy, of detectors average precision, with its 95 % interval"),
     ("size", "MB", "size of the model file"),
-    ("speedup", "speed-up", "p50 of the baseline divided by the model's"),
-    ("front", "front", "front: no model is surely more accurate, faster and not larger; else dominated"),
+    ("speedup", "speed-up", "p50 of the group's baseline divided by the model's"),
+    (
+        "front",
+        "front",
+        "is another model more accurate, faster and not larger: none, one surely, or one perhaps",
+    ),
 )
 _DESCENDING_FIRST = ("runs", "accuracy")
 """Columns in which the first click sorts the largest values to the top."""
@@ -94,6 +98,7 @@ class Figures:
     view: View = field(metadata=explained("The view, as in the page's URL"))
     is_demo: bool = field(metadata=explained("Whether the runs are those of the demo"))
     begin: str = field(metadata=explained("Start of the window, UTC"))
+    end: str = field(metadata=explained("End of the window, UTC; without the date if that is the start's"))
     window: str = field(metadata=explained("Length of the window as text"))
     regime: str = field(metadata=explained("The regime with its number of runs, and why it is shown"))
     stage: str = field(metadata=explained("The stage that is shown"))
@@ -101,8 +106,10 @@ class Figures:
     machines: str = field(metadata=explained("Warning if runs of several machines are pooled; else empty"))
     table: Table = field(metadata=explained("The models side by side; in a detail, one and its baseline"))
     columns: Sequence[Column] = field(metadata=explained("The columns that models can be sorted by"))
-    tiles: Sequence[Tile] = field(metadata=explained("The answers about the first label set"))
-    tiles_of: str = field(metadata=explained("Title of the label set that the answers are about"))
+    answers: Sequence[Answers] = field(
+        metadata=explained("The answers about each label set; none in a detail")
+    )
+    caveat: str = field(metadata=explained("What the answers are from, in words"))
     parts: Sequence[Stage] = field(metadata=explained("Stages in the bars, if they are stacked; else empty"))
     toggle: Choice = field(metadata=explained("Link between percentiles and stacked stages"))
     judging: bool = field(metadata=explained("Whether benchmarks are still being read for the front"))
@@ -116,7 +123,9 @@ class Figures:
         metadata=explained("Versions of models with runs that are not shown, with their URLs; at most ten")
     )
     all_versions: str = field(metadata=explained("URL of the same view with all versions"))
-    min_runs: str = field(metadata=explained("Minimum number of runs of p90 and p99, as text"))
+    min_runs: str = field(
+        metadata=explained("Minimum number of runs of p90 and p99, as text; empty if none is missing")
+    )
     charts: str = field(metadata=explained("Chart data as JSON"))
     base_url: str = field(metadata=explained("Base URL of this service without a trailing slash"))
     latency_url: str = field(metadata=explained("URL of the table's figures as JSON"))
@@ -151,7 +160,7 @@ class FiguresBuilder:
             regime: self._latencies.window(regime, since, version=asked.version) for regime in REGIMES
         }
         runs = {regime: _runs(recorded) for regime, (_, recorded) in by_regime.items()}
-        regime = asked.regime or _busiest(runs)
+        regime = asked.regime or busiest(runs)
         window, recorded = by_regime[regime]
         facts = self._catalogue.facts()
         names = (*facts, *sorted({name for name, _ in recorded.summaries} - facts.keys()))
@@ -173,6 +182,7 @@ class FiguresBuilder:
             self._latencies.now() - WINDOWS[view.since].length_s,
         )
         is_stacked = view.stage == "all" and not view.model
+        begin, end = _utc(window.start), _utc(window.end)
         facts = self._catalogue.facts()
         measured = self._catalogue.measured(facts)
         known = Known(
@@ -185,9 +195,11 @@ class FiguresBuilder:
             defaults=self._catalogue.defaults,
         )
         table = build_table(known, stage, view.sort, view.baseline, stacked_stages=is_stacked)
-        first = table.groups[0] if table.groups else None
         if view.model:
             table = _only(table, view.model)
+        detail = self._detail(asked, view, stage, since, recorded) if view.model else None
+        lines = () if detail is None else (*detail.stages, *detail.versions)
+        withholds = table.withholds or any(cell.note for line in lines for cell in line.percentiles)
         left_out = self._latencies.left_out(view.regime, since, view.model or None, view.version)
         charts, step_s = self._charts(view, stage, since)
         root = urlsplit(base_url).path
@@ -197,7 +209,8 @@ class FiguresBuilder:
             degraded=self._state_problem() or window.degraded,
             view=asked,
             is_demo=view.regime == "demo",
-            begin=_utc(window.start).strftime("%Y-%m-%d %H:%M"),
+            begin=f"{begin:%Y-%m-%d %H:%M}",
+            end=f"{end:%H:%M}" if end.date() == begin.date() else f"{end:%Y-%m-%d %H:%M}",
             window=WINDOWS[view.since].text,
             regime=_regime_words(asked, view.regime, runs),
             stage=stage,
@@ -209,14 +222,14 @@ class FiguresBuilder:
             machines=_machines_text(window),
             table=table,
             columns=_columns(asked),
-            tiles=_tiles(table) if not view.model else [],
-            tiles_of="" if first is None else first.title,
+            answers=[answers(group) for group in table.groups if group.baseline] if not view.model else [],
+            caveat=_caveat(table.groups),
             parts=PARTS if is_stacked else (),
             toggle=Choice(asked.page_url(stage=""), "show percentiles")
             if is_stacked
             else Choice(asked.page_url(stage="all"), "show stages"),
             judging=measured is None,
-            detail=self._detail(asked, view, stage, since, recorded) if view.model else None,
+            detail=detail,
             overview_url=replace(asked, model="").page_url(),
             idle=f"{joined(idle)} {'has' if len(idle) == 1 else 'have'}" if idle else "",
             other_stages=_other_stages(asked, stage, recorded),
@@ -228,7 +241,7 @@ class FiguresBuilder:
             min_runs=", ".join(
                 f"p{round(100 * fraction)} needs {needed}"
                 for fraction, needed in MIN_SAMPLES.items()
-                if fraction in (0.90, 0.99)
+                if fraction in (0.90, 0.99) and withholds
             ),
             charts=orjson.dumps(charts).decode(),
             base_url=base_url,
@@ -306,16 +319,19 @@ class FiguresBuilder:
 def _facts_text(facts: ModelFacts) -> str:
     return (
         f"{facts.architecture}, {facts.precision}, labels {facts.labels}, input {facts.height} × "
-        f"{facts.width} pixels, {facts.macs / 1e6:.3g} M MACs, {megabytes_text(facts.bytes)} MB"
+        f"{facts.width} pixels, {facts.macs / 1e6:.3g} M MACs, {three_digits(facts.bytes / 1e6)} MB"
     )
 
 
-def _tiles(table: Table) -> list[Tile]:
-    """Return the answers about the first label set, with its name if there are others."""
-    if not table.groups:
-        return []
-    first = table.groups[0]
-    return tiles(first, f" of {first.title.partition(':')[0]}" if len(table.groups) > 1 else "")
+def _caveat(groups: Sequence[Group]) -> str:
+    """Return what the answers are from: recorded runs, or for who is dominated, benchmarks."""
+    judged = [
+        group.title.partition(":")[0]
+        for group in groups
+        if group.front and group.front.source == "benchmarks"
+    ]
+    exception = f"; who is dominated in {joined(judged)}: by benchmarks" if judged else ""
+    return f"live, not a controlled benchmark{exception}"
 
 
 def _runs(recorded: Recorded) -> int:
@@ -324,12 +340,6 @@ def _runs(recorded: Recorded) -> int:
     for (name, _), summary in recorded.summaries.items():
         counts[name] = max(counts.get(name, 0), summary.count)
     return sum(counts.values())
-
-
-def _busiest(runs: Mapping[Regime, int]) -> Regime:
-    """Return the regime with the most runs; `demo` only if no other has any."""
-    ranked = sorted(REGIMES, key=lambda regime: (regime == "demo", -runs[regime]))
-    return next((regime for regime in ranked if runs[regime]), "live")
 
 
 def _regime_words(asked: View, regime: Regime, runs: Mapping[Regime, int]) -> str:

@@ -12,11 +12,14 @@ from service.bench.recommend.accuracy import AccuracyEstimate
 from service.bench.recommend.evidence import Measured
 from service.bench.recommend.pareto import Candidate, Dominated, faster_by_intervals, front
 from service.latency.histogram import Distribution
-from service.report.chart import Chart, draw
+from service.report.chart import Chart, draw, shared_prefix
 from service.report.document import AccuracyFigure, Front, FrontModel
 from service.web.catalogue import Accuracies, Labels
 
 Source = Literal["benchmarks", "recorded"]
+
+_MOST_LETTERS = 16
+"""Letters of a name that the table's last column has room for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +38,24 @@ class Recorded:
 
 
 @dataclass(frozen=True, slots=True)
+class Behind:
+    """Another model that is better by every estimate though not surely, with the figures of both."""
+
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class GroupFront:
-    """The front of one label set: where its latencies are from, who is dominated, and the chart, if any."""
+    """The front of one label set: where its latencies are from, who is dominated, and the chart, if any.
+
+    `behind`: models on the front that another one beats by every estimate, though not surely.
+    """
 
     source: Source
     on_front: frozenset[str]
     dominated: Mapping[str, Dominated]
+    behind: Mapping[str, Behind]
     chart: Chart | None
 
 
@@ -126,8 +141,52 @@ def _group(
     dominated: Sequence[Dominated],
 ) -> GroupFront:
     known = {each.entry for each in models if each.accuracy is not None}
+    beaten = {each.model: each for each in dominated}
     chart = _draw(Front(task=labels[0], labels=labels[1], models=tuple(models))) if len(known) > 1 else None
-    return GroupFront(source, frozenset(best) & known, {each.model: each for each in dominated}, chart)
+    return GroupFront(source, frozenset(best) & known, beaten, _behind(models), chart)
+
+
+def _behind(models: Sequence[FrontModel]) -> dict[str, Behind]:
+    """Return the models on the front that are slower and less accurate than one that is not larger.
+
+    Of several better models, the fastest one is named: no model is better than that one in all three.
+    """
+    known = [(each, each.accuracy.value) for each in models if each.accuracy is not None]
+    known.sort(key=lambda item: (item[0].p50_ms, item[0].entry))
+    found = {}
+    for mine, accuracy in known:
+        if not mine.on_front:
+            continue
+        for theirs, higher in known:
+            if theirs.p50_ms < mine.p50_ms and higher > accuracy and theirs.bytes <= mine.bytes:
+                found[mine.entry] = Behind(
+                    theirs.entry,
+                    f"by the estimates, '{theirs.entry}' is more accurate ({higher:.1%} against "
+                    f"{accuracy:.1%}), faster (median {theirs.p50_ms:.3g} ms against {mine.p50_ms:.3g} ms), "
+                    f"and not larger ({theirs.bytes / 1e6:.3g} MB against {mine.bytes / 1e6:.3g} MB); "
+                    "not proven",
+                )
+                break
+    return found
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Return the names without what all begin with; of a long one, an end that no other name has.
+
+    The longest such end that fits, else the shortest.
+    """
+    prefix = shared_prefix(names)
+    short = {}
+    for name in names:
+        rest = name.removeprefix(prefix)
+        if len(rest) > _MOST_LETTERS:
+            parts = rest.split("-")
+            ends = ["-".join(parts[index:]) for index in range(len(parts) - 1, 0, -1)]
+            unique = [end for end in ends if sum(f"-{each}".endswith(f"-{end}") for each in names) == 1]
+            fitting = [end for end in unique if len(end) < _MOST_LETTERS]
+            rest = "…" + (fitting[-1] if fitting else unique[0]) if unique else rest
+        short[name] = rest
+    return short
 
 
 _draw = lru_cache(64)(draw)

@@ -13,6 +13,10 @@ LOG_FROM = 12
 """Ratio of the largest to the smallest latency from which the axis is logarithmic."""
 
 _MOST_TICKS = 6
+_DIGITS = (1, 2, 3, 5)
+"""First digits of the ends of a logarithmic axis."""
+_ROOM = 0.2
+"""Share of a logarithmic axis between its ends and the next ticks, so that their labels have room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Milliseconds from `low` to `high`; linear axes begin at 0."""
+    """Milliseconds from `low` to `high`, both of them round; linear axes begin at 0."""
 
     low: float
     high: float
@@ -33,14 +37,20 @@ class Axis:
 
     @classmethod
     def over(cls, values: Iterable[float], *, stacked: bool = False) -> Axis:
-        """Return the axis for `values` in ms: logarithmic if they differ much, unless bars are `stacked`."""
+        """Return the axis for `values` in ms: logarithmic if they differ much, unless bars are `stacked`.
+
+        Its ends are ticks, so that the ticks cover all values.
+        """
         known = [value for value in values if value > 0]
         if not known:
             return cls(0.0, 1.0, log=False)
         low, high = min(known), max(known)
         if stacked or high < LOG_FROM * low:
-            return cls(0.0, high * 1.04, log=False)
-        return cls(low / 1.15, high * 1.15, log=True)
+            step = _step(high)
+            return cls(0.0, _round(math.ceil(_round(high / step)) * step), log=False)
+        powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 2)
+        ends = [_round(digit * 10.0**power) for power in powers for digit in _DIGITS]
+        return cls(max(end for end in ends if end <= low), min(end for end in ends if end >= high), log=True)
 
     def x(self, ms: float) -> float:
         """Return the position of a latency in percent, rounded to a thousandth."""
@@ -51,25 +61,36 @@ class Axis:
         return round(100 * share, 3)
 
     def ticks(self) -> list[Tick]:
-        """Return round values along the axis, at most six."""
+        """Return round values along the axis, its ends among them, at most six."""
         values = self._log_values() if self.log else self._linear_values()
         return [Tick(self.x(value), f"{value:g}") for value in values]
 
     def _linear_values(self) -> list[float]:
-        rough = self.high / 4
-        power = 10.0 ** math.floor(math.log10(rough))
-        step = next(digit * power for digit in (5, 2, 1) if digit * power <= rough)
-        values = [float(f"{number * step:.3g}") for number in range(math.floor(self.high / step) + 1)]
-        return values[:: math.ceil(len(values) / _MOST_TICKS)]
+        step = _step(self.high)
+        return [_round(number * step) for number in range(round(self.high / step) + 1)]
 
     def _log_values(self) -> list[float]:
         powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        room = (self.high / self.low) ** _ROOM
+        inner: list[float] = []
         for digits in ((1, 2, 5), (1, 3), (1,)):
-            values = [float(f"{digit * 10.0**power:.3g}") for power in powers for digit in digits]
-            values = [value for value in values if self.low <= value <= self.high]
-            if len(values) <= _MOST_TICKS:
+            values = [_round(digit * 10.0**power) for power in powers for digit in digits]
+            inner = [value for value in values if self.low * room <= value <= self.high / room]
+            if len(inner) <= _MOST_TICKS - 2:
                 break
-        return values[:: math.ceil(len(values) / _MOST_TICKS)]
+        return [self.low, *inner[:: math.ceil(len(inner) / (_MOST_TICKS - 2)) or 1], self.high]
+
+
+def _step(high: float) -> float:
+    """Return the smallest of 1, 2, 2.5 and 5 times powers of ten of which at most five steps reach `high`."""
+    power = 10.0 ** (math.floor(math.log10(high)) - 1)
+    steps = (_round(digit * power * scale) for scale in (1, 10) for digit in (1, 2, 2.5, 5))
+    return next(step for step in steps if _round(high / step) <= _MOST_TICKS - 1)
+
+
+def _round(value: float) -> float:
+    """Return a value without the error of floating-point arithmetic, to nine significant digits."""
+    return float(f"{value:.9g}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from models.zoo.statistics import MIN_SAMPLES, highest
 from service.bench.bundle import ModelFacts
@@ -14,7 +15,7 @@ from service.latency.series import Figures
 from service.latency.stages import STAGES, Stage
 from service.report.chart import Chart
 from service.web.catalogue import Accuracies, Labels
-from service.web.fronts import GroupFront, front_of
+from service.web.fronts import GroupFront, front_of, short_names
 from service.web.marks import Axis, Marks, Part, Tick, marks, stacked
 from service.web.view import Sort
 
@@ -23,6 +24,12 @@ PARTS: tuple[Stage, ...] = tuple(stage for stage in STAGES if stage != "total")
 
 ORIGINS = {"measured": "card", "reported": "card", "inherited": "card", "evaluated": "yours"}
 """Origins of accuracies, in a word."""
+
+MOST_NAMED = 2
+"""Number of dominated models up to which the answers name them."""
+
+Place = Literal["front", "behind", "dominated", ""]
+"""Where a model is: on the front, there but worse than another by every estimate, dominated; else unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +45,10 @@ NOTHING = Cell("–", "unknown")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One model. `tags`: in words, what is remarkable about it; `place`: on the front, or dominated.
+    """One model. `tags`: in words, what is remarkable about it; `place_cell`: its place, in words.
 
-    `marks` and `parts`: what the chart shows, either of them. `assumed`: assumed facts of the model's card on
+    `origin`: of its accuracy, if that differs within the group. `marks` and `parts`: what the chart shows,
+    either of them. `assumed`: assumed facts of the model's card on
     which predictions depend. `summary`, `facts` and `accuracy` are what rows are sorted by.
     """
 
@@ -56,7 +64,8 @@ class Row:
     origin: str
     size: Cell
     speedup: Cell
-    place: Cell
+    place: Place
+    place_cell: Cell
     tags: tuple[str, ...]
     errors: str
     assumed: tuple[str, ...]
@@ -96,14 +105,34 @@ class Table:
         """Whether any row has errors."""
         return any(row.errors for group in self.groups for row in group.rows)
 
+    @property
+    def places(self) -> frozenset[Place]:
+        """Where any of the models is, if that is known."""
+        return frozenset(row.place for group in self.groups for row in group.rows if row.place)
+
+    @property
+    def withholds(self) -> bool:
+        """Whether any percentile of any row is missing."""
+        return any(cell.note for group in self.groups for row in group.rows for cell in row.percentiles)
+
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """An answer: a question in two words, the model or models, and the figure."""
+    """An answer: its kind, a question in two words, the model or models, and the figure."""
 
+    kind: Literal["fastest", "accurate", "dominated", "baseline"]
     title: str
     text: str
     note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The answers about one label set: `of` is its name, `title` that of its group."""
+
+    of: str
+    title: str
+    tiles: tuple[Tile, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,10 +208,14 @@ def _group(
         front = front_of(labels, of_names, accuracies, known.distributions, known.measured)
     baseline = _baseline(known, stage, wanted, names)
     base = _summary(known, baseline, stage)
+    short = short_names(names)
     rows = [
-        _row(known, stage, axis, name, accuracies, front, base, baseline, stacked_stages) for name in names
+        _row(known, stage, axis, name, accuracies, front, base, baseline, short, stacked_stages)
+        for name in names
     ]
     tagged = _tagged(rows, accuracies)
+    if len({row.origin for row in tagged if row.origin}) < 2:  # the group's note says it
+        tagged = [replace(row, origin="") for row in tagged]
     line = None
     if stacked_stages:
         line = axis.x(sum(_means(known.recorded, baseline).values())) if base.count else None
@@ -224,8 +257,10 @@ def _row(
     front: GroupFront | None,
     base: Summary,
     baseline: str,
+    short: Mapping[str, str],
     stacked_stages: bool,
 ) -> Row:
+    place, place_cell = _place(front, name, short)
     summary = _summary(known, name, stage)
     facts = known.facts.get(name)
     estimate = accuracies.by_model.get(name)
@@ -240,9 +275,10 @@ def _row(
         accuracy_cell=NOTHING if estimate is None else Cell(f"{estimate.value:.1%}", estimate.how),
         interval="" if estimate is None else f"{100 * estimate.low:.1f}–{100 * estimate.high:.1f}",
         origin="" if estimate is None else ORIGINS[estimate.kind],
-        size=NOTHING if facts is None else Cell(megabytes_text(facts.bytes), f"{facts.bytes} bytes"),
+        size=NOTHING if facts is None else Cell(three_digits(facts.bytes / 1e6), f"{facts.bytes} bytes"),
         speedup=_speedup(base, summary, name, baseline),
-        place=_place(front, name),
+        place=place,
+        place_cell=place_cell,
         tags=("baseline",) if name == baseline else (),
         errors=errors_text(known.recorded.errors.get(name, {})),
         assumed=known.assumed.get(name, ()),
@@ -253,17 +289,20 @@ def _speedup(base: Summary, summary: Summary, name: str, baseline: str) -> Cell:
     if base.p50_ms is None or not summary.p50_ms:
         return Cell("–", "no median to compare")
     if name == baseline:
-        return Cell("1", "the baseline")
-    return Cell(f"{base.p50_ms / summary.p50_ms:.2f}", f"p50 of {baseline} divided by its own")
+        return Cell("1.00", "the baseline")
+    return Cell(three_digits(base.p50_ms / summary.p50_ms), f"p50 of {baseline} divided by its own")
 
 
-def _place(front: GroupFront | None, name: str) -> Cell:
+def _place(front: GroupFront | None, name: str, short: Mapping[str, str]) -> tuple[Place, Cell]:
     if front is not None and name in front.dominated:
         beaten = front.dominated[name]
-        return Cell("dominated", f"by {beaten.by}: {beaten.reason}")
+        return "dominated", Cell(f"dominated by {short.get(beaten.by, beaten.by)}", beaten.reason)
+    if front is not None and name in front.behind:
+        behind = front.behind[name]
+        return "behind", Cell(f"behind {short.get(behind.by, behind.by)}?", behind.reason)
     if front is not None and name in front.on_front:
-        return Cell("front", "no model is surely more accurate, faster and not larger")
-    return Cell("–", "not compared: its accuracy or its latency is unknown")
+        return "front", Cell("front", "no model is more accurate, faster and not larger")
+    return "", Cell("–", "not compared: its accuracy or its latency is unknown")
 
 
 def _tagged(rows: Sequence[Row], accuracies: Accuracies) -> list[Row]:
@@ -294,7 +333,7 @@ _VALUES: dict[str, Callable[[Row], float | str | None]] = {
     "accuracy": lambda row: None if row.accuracy is None else row.accuracy.value,
     "size": lambda row: None if row.facts is None else row.facts.bytes,
     "speedup": lambda row: None if row.speedup.text == "–" else -(row.summary.p50_ms or 0.0),
-    "front": lambda row: {"front": 0, "dominated": 1}.get(row.place.text),
+    "front": lambda row: {"front": 0, "behind": 1, "dominated": 2}.get(row.place),
 }
 
 
@@ -307,11 +346,8 @@ def sorted_rows(rows: Iterable[Row], sort: Sort) -> list[Row]:
     return known + [row for row in by_name if value(row) is None]
 
 
-def tiles(group: Group, of: str = "") -> list[Tile]:
-    """Return the answers about a label set: fastest, most accurate, dominated, and the baseline's p99.
-
-    `of`: its name, if there are other label sets.
-    """
+def answers(group: Group) -> Answers:
+    """Return the answers about a label set: fastest, most accurate, dominated, and the baseline's p99."""
     rows = list(group.rows)
 
     def tagged(tag: str) -> list[Row]:
@@ -320,30 +356,39 @@ def tiles(group: Group, of: str = "") -> list[Tile]:
     def named(several: Sequence[Row]) -> str:
         return ", ".join(row.model for row in several)
 
-    answers = []
+    tiles = []
     if fastest := tagged("fastest"):
-        answers.append(Tile(f"Fastest{of}", named(fastest), f"p50 {fastest[0].percentiles[0].text} ms"))
+        tiles.append(Tile("fastest", "Fastest", named(fastest), f"p50 {fastest[0].percentiles[0].text} ms"))
     if best := tagged("most accurate"):
-        note = f"{best[0].accuracy_cell.text} [{best[0].interval}], {best[0].origin}"
-        answers.append(Tile(f"Most accurate{of}", named(best), note))
+        figures = f"{best[0].accuracy_cell.text} [{best[0].interval}]"
+        note = ", ".join(filter(None, (figures, best[0].origin)))
+        tiles.append(Tile("accurate", "Most accurate", named(best), note))
     if group.front is not None and len(group.front.on_front) + len(group.front.dominated) > 1:
-        source = "live, not a benchmark" if group.front.source == "recorded" else "by benchmarks"
-        names = sorted(group.front.dominated)
-        answers.append(Tile(f"Dominated{of}", ", ".join(names) or "none", source))
+        tiles.append(Tile("dominated", "Dominated", *_dominated(group.front)))
     for row in tagged("baseline"):
         p99 = row.percentiles[2]
         note = f"p99 {p99.text} ms" if not p99.note else f"no p99 yet, needs {MIN_SAMPLES[0.99]} runs"
         if len(rows) == 1:
             note = f"p50 {row.percentiles[0].text} ms, {note}"
-        answers.append(Tile(f"Baseline{of}", row.model, note))
-    return answers
+        tiles.append(Tile("baseline", "Baseline", row.model, note))
+    return Answers(group.title.partition(":")[0], group.title, tuple(tiles))
+
+
+def _dominated(front: GroupFront) -> tuple[str, str]:
+    """Return which models are dominated, or how many, and how many are only behind another."""
+    proven = ", ".join(sorted(front.dominated))
+    if len(front.dominated) > MOST_NAMED:
+        proven = f"{len(front.dominated)} models"
+    if not front.behind:
+        return proven or "none", ""
+    return f"{proven or 'none proven'};", f"{len(front.behind)} behind another"
 
 
 def percentile_cells(summary: Summary) -> tuple[Cell, ...]:
     """Return the cells of the four percentiles; a missing one has a dash and the number of runs it needs."""
     values = (summary.p50_ms, summary.p90_ms, summary.p95_ms, summary.p99_ms)
     return tuple(
-        Cell("–", f"too few runs (needs {needed})") if value is None else Cell(milliseconds_text(value))
+        Cell("–", f"too few runs (needs {needed})") if value is None else Cell(three_digits(value))
         for value, needed in zip(values, MIN_SAMPLES.values(), strict=True)
     )
 
@@ -357,14 +402,9 @@ def _means(recorded: Figures, name: str) -> dict[Stage, float]:
     return {stage: each.mean_ms for stage, each in found.items() if each is not None and each.mean_ms}
 
 
-def milliseconds_text(value: float) -> str:
-    """Format milliseconds with about four significant digits, at most three decimals."""
-    return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:.1f}"
-
-
-def megabytes_text(size: int) -> str:
-    """Format bytes in megabytes (10^6) with three significant digits."""
-    return f"{size / 1e6:.3g}" if size < 1e8 else f"{size / 1e6:.0f}"
+def three_digits(value: float) -> str:
+    """Format a figure with three significant digits; from 1000, with all before the decimal point."""
+    return f"{value:.0f}" if value >= 999.5 else f"{value:#.3g}".removesuffix(".")
 
 
 def errors_text(errors: Mapping[str, int]) -> str:

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from markupsafe import Markup
 
 from service.latency.query import ALL, CURRENT
-from service.latency.stages import STAGES, Regime, Stage
+from service.latency.stages import REGIMES, STAGES, Regime, Stage
 from service.web.site import explained
 
 Since = Literal["15m", "1h", "6h", "24h", "7d", "30d", "365d"]
@@ -135,9 +135,10 @@ def dashboard_page(
 ) -> DashboardPage:
     """Build the page around `figures`. `names`: the selectable models; `regimes`: runs of each regime."""
     names = list(dict.fromkeys([*names, *filter(None, (view.model, view.baseline))]))
+    most = f"most runs ({busiest(regimes)})" if any(regimes.values()) else "most runs"
     with_runs = [regime for regime, runs in regimes.items() if runs or regime == view.regime]
     return DashboardPage(
-        regimes=[Choice("", "most runs"), *(Choice(name, name) for name in with_runs)],
+        regimes=[Choice("", most), *(Choice(name, name) for name in with_runs)],
         models=[Choice("", "all"), *(Choice(name, name) for name in names)],
         stages=[
             Choice("", "total"),
@@ -151,6 +152,12 @@ def dashboard_page(
         key_needed=key_needed,
         figures=figures,
     )
+
+
+def busiest(runs: Mapping[Regime, int]) -> Regime:
+    """Return the regime with the most runs; `demo` only if no other has any."""
+    ranked = sorted(REGIMES, key=lambda regime: (regime == "demo", -runs[regime]))
+    return next((regime for regime in ranked if runs[regime]), "live")
 
 
 def _versions(selected: str) -> list[Choice]:

@@ -29,6 +29,9 @@ function draw() {
   const drawn = JSON.parse(data.dataset.charts);
   chartData = data.dataset.recorded ? drawn : null;
   charts.hidden = chartData === null;
+  if (chartData !== null && !form.elements.regime.value) {
+    form.elements.regime.options[0].textContent = `most runs (${drawn.regime})`;
+  }
   if (demo.dataset.running === undefined) demo.hidden = chartData !== null && drawn.regime !== "demo";
   if (chartData !== null) drawFigures(chartData);
   else document.body.dataset.drawn = "yes";

@@ -20,6 +20,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from models.zoo.card import Accuracy, read_card, write_card
 from models.zoo.statistics import MIN_SAMPLES
 from service.api import problems
 from service.api.middleware.context import RequestContext
@@ -38,7 +39,7 @@ from service.web.dashboard import dashboard_router
 from service.web.figures import Figures
 from service.web.marks import Axis
 from service.web.site import HERE, Site
-from service.web.table import PARTS, errors_text, milliseconds_text
+from service.web.table import PARTS, errors_text, three_digits
 from service.web.view import WINDOWS, DashboardPage, Span, View, span_for
 from tests.conftest import make_tiny_model
 from tests.helpers.http_client import http_client
@@ -171,10 +172,10 @@ def test_percentiles_are_withheld_with_too_few_runs(instrument: Instrument) -> N
     instrument.recorder.record_error("tiny", "live", "queue-full")
     instrument.recorder.record_error(None, "live", "unknown-model")
     page = instrument.page()
-    size = f"{instrument.catalogue.facts()['tiny'].bytes / 1e6:.3g}"
+    size = three_digits(instrument.catalogue.facts()["tiny"].bytes / 1e6)
     assert rows(page) == [
-        ["tiny baseline fastest", "", "2.600", "2.600", "–", "64", "–", size, "1", "–", "1 queue-full"],
-        ["tiny-b fastest", "", "2.600", "–", "–", "1", "–", size, "1.00", "–", ""],
+        ["tiny baseline fastest", "", "2.60", "2.60", "–", "64", "–", size, "1.00", "–", "1 queue-full"],
+        ["tiny-b fastest", "", "2.60", "–", "–", "1", "–", size, "1.00", "–", ""],
     ]
     assert "Errors of requests that named no model: 1 unknown-model" in page
     reasons = re.findall(r'<td class=" withheld" title="too few runs [(]needs (\d+)[)]">–</td>', page)
@@ -182,16 +183,17 @@ def test_percentiles_are_withheld_with_too_few_runs(instrument: Instrument) -> N
     assert "–: too few runs (p90 needs 64, p99 needs 662)." in page
     detail = instrument.page(model="tiny")
     assert lines(detail, "Stages of tiny") == [
-        ["queue", "64", "0.020", "0.020", "–", "–"],
+        ["queue", "64", "0.0200", "0.0200", "–", "–"],
         ["decode", "64", "0.600", "0.600", "–", "–"],
-        ["inference", "64", "1.900", "1.900", "–", "–"],
-        ["total", "64", "2.600", "2.600", "–", "–"],
+        ["inference", "64", "1.90", "1.90", "–", "–"],
+        ["total", "64", "2.60", "2.60", "–", "–"],
     ]
 
 
 def test_no_percentile_is_withheld_with_enough_runs(instrument: Instrument) -> None:
     instrument.record(MIN_SAMPLES[0.99], durations={"total": 12_345_000})
-    assert [row[2:6] for row in rows(instrument.page())] == [["12.35", "12.35", "12.35", "662"]]
+    assert [row[2:6] for row in rows(instrument.page())] == [["12.3", "12.3", "12.3", "662"]]
+    assert "too few runs" not in instrument.page(), "there is no dash that it would explain"
 
 
 def test_regime_with_most_runs_is_shown(instrument: Instrument) -> None:
@@ -204,6 +206,7 @@ def test_regime_with_most_runs_is_shown(instrument: Instrument) -> None:
     offered = re.search(r'<select name="regime">(.*?)</select>', page)
     assert offered is not None
     assert re.findall(r'<option value="([^"]*)"', offered[1]) == ["", "live", "compare", "demo"]
+    assert ">most runs (compare)<" in offered[1]
     assert '<a href="./dashboard?regime=live">live (3 runs)</a>' in page
     assert '<a href="./dashboard?regime=demo">demo (9 runs)</a>' in page
     assert "<b>live (3 runs)</b>, stage <b>total</b>" in instrument.page(regime="live")
@@ -214,6 +217,19 @@ def test_demo_data_are_marked(instrument: Instrument) -> None:
     assert "Demo data: the bundled photographs" in instrument.page(), "there is nothing else"
     instrument.record(1)
     assert "Demo data" not in instrument.page(), "live runs come first, however few"
+
+
+def test_window_has_both_ends(instrument: Instrument) -> None:
+    instrument.record(1)
+    assert "last 1 hour (from 2026-03-01 11:00 to 12:00 UTC)" in instrument.page(since="1h")
+    assert "last 24 hours (from 2026-02-28 12:00 to 2026-03-01 12:00 UTC)" in instrument.page()
+
+
+def test_detail_explains_its_dashes(instrument: Instrument) -> None:
+    instrument.record(MIN_SAMPLES[0.99])
+    instrument.record(1, durations={"nms": 1_000_000})
+    assert "too few runs (p90" not in instrument.page(), "no row has a dash"
+    assert "–: too few runs (p90" in instrument.page(model="tiny"), "the stage nms has too few runs"
 
 
 def test_form_and_url_hold_the_view(instrument: Instrument) -> None:
@@ -286,6 +302,78 @@ def test_label_sets_are_groups(tmp_path: Path) -> None:
         one.close()
 
 
+@pytest.fixture
+def judged(tmp_path: Path) -> Iterator[Instrument]:
+    """Two label sets with known accuracies: `b` a little worse than `a`, `d` surely."""
+    zoo = tmp_path / "zoo"
+    for seed, (name, labels, accuracy) in enumerate(
+        (
+            ("set-a", "ten", 0.8),
+            ("set-b", "ten", 0.79),
+            ("set-c", "ten", 0.9),
+            ("set-d", "ten", 0.2),
+            ("other-a", "others", 0.6),
+            ("other-b", "others", 0.5),
+        )
+    ):
+        folder = make_tiny_model(zoo, name, seed=seed, labels=labels)
+        known = Accuracy(value=accuracy, kind="reported", dataset=f"{labels} of mine", n=1000, how="test")
+        write_card(folder, read_card(folder).model_copy(update={"accuracy": known}))
+    one = Instrument(tmp_path / "data", zoo)
+    for name, ms in (("a", 2), ("b", 3), ("c", 4), ("d", 5)):
+        one.record(MIN_SAMPLES[0.99], f"set-{name}", {"total": ms * 1_000_000})
+    for name, ms in (("a", 6), ("b", 7)):
+        one.record(100, f"other-{name}", {"total": ms * 1_000_000})
+    try:
+        yield one
+    finally:
+        one.close()
+
+
+def test_worse_models_are_said_to_be_behind_or_dominated(judged: Instrument) -> None:
+    page = judged.page()
+    places = {row[0].split()[0]: row[9] for row in rows(page)}
+    assert places == {
+        "set-a": "front",
+        "set-b": "behind a?",
+        "set-c": "front",
+        "set-d": "dominated by a",
+        "other-a": "front",
+        "other-b": "dominated by a",
+    }
+    assert (
+        "by the estimates, &#39;set-a&#39; is more accurate (80.0% against 79.0%), faster (median 2 ms"
+        in page
+    )
+    assert page.count("<b>dominated by X</b>: X surely is.") == page.count("<b>behind X?</b>: X is by") == 1
+    assert [row[0].split()[0] for row in rows(judged.page(sort="front"))] == [
+        *("other-a", "other-b"),
+        *("set-a", "set-c", "set-b", "set-d"),
+    ]
+
+
+def test_each_label_set_has_its_answers(judged: Instrument) -> None:
+    page = judged.page(baseline="set-a")
+    sections = re.findall(r'<section aria-label="([^"]*)">(.*?)</section>', page, re.S)
+    answers = {
+        title: dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", re.sub(r"</?(b|span)>", "", body)))
+        for title, body in sections
+    }
+    assert list(answers) == ["others: 2 classifiers", "ten: 4 classifiers"]
+    others, ten = answers.values()
+    assert ten["Fastest"] == "set-a p50 2.00 ms"
+    assert re.fullmatch(r"set-c 90.0% \[8\d.\d–9\d.\d\]", ten["Most accurate"])
+    assert ten["Dominated"] == "set-d; 1 behind another"
+    assert ten["Baseline"] == "set-a p99 2.00 ms"
+    assert others["Fastest"] == "other-a p50 6.00 ms"
+    assert others["Dominated"] == "other-b "
+    assert others["Baseline"].endswith("no p99 yet, needs 662 runs")
+    assert page.count("live, not a controlled benchmark.") == 1, "said once, for all answers"
+    assert "accuracy: the models&#39; cards (ten of mine)" in page
+    assert "card<" not in page, "the group's heading says it, so the rows need not"
+    assert "<section aria-label" not in judged.page(model="set-a")
+
+
 def test_stages_are_stacked_on_demand(instrument: Instrument) -> None:
     instrument.record(4)
     instrument.record(4, "tiny-b", {"queue": 20_000, "inference": 900_000, "total": 920_000})
@@ -314,7 +402,7 @@ def test_versions_of_a_model_on_request(instrument: Instrument) -> None:
     assert "Not shown: runs of other versions" in instrument.page()
     detail = instrument.page(model="tiny")
     versions = [line[:3] for line in lines(detail, "Versions of tiny")]
-    assert versions == sorted([[current[:12], "3", "2.600"], ["ab" * 6, "5", "2.600"]])
+    assert versions == sorted([[current[:12], "3", "2.60"], ["ab" * 6, "5", "2.60"]])
     other = instrument.page(model="tiny", version="ab" * 6)
     assert [row[5] for row in rows(other)] == ["5"]
 
@@ -527,10 +615,20 @@ def test_page_has_no_inline_or_external_resources(instrument: Instrument, record
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0.000"), (0.0412, "0.041"), (9.9994, "9.999"), (12.3456, "12.35"), (1234.56, "1234.6")],
+    [
+        (0.0, "0.00"),
+        (0.0412, "0.0412"),
+        (0.31, "0.310"),
+        (1, "1.00"),
+        (9.9994, "10.0"),
+        (99.96, "100"),
+        (118.7, "119"),
+        (999.7, "1000"),
+        (1234.56, "1235"),
+    ],
 )
-def test_milliseconds_have_about_four_digits(value: float, text: str) -> None:
-    assert milliseconds_text(value) == text
+def test_figures_have_three_digits(value: float, text: str) -> None:
+    assert three_digits(value) == text
 
 
 def test_errors_are_sorted_by_count() -> None:

@@ -20,7 +20,7 @@ from service.inference.registry import Registry
 from service.latency.histogram import Distribution
 from service.storage.database import open_database
 from service.web.catalogue import Accuracies, Catalogue
-from service.web.fronts import front_of
+from service.web.fronts import front_of, short_names
 from tests.conftest import make_tiny_model
 from tests.helpers.until import until
 from tests.service.bench import bundles
@@ -95,11 +95,40 @@ def test_recorded_latency_dominates_only_surely(facts: list[ModelFacts]) -> None
     }
 
 
+def test_worse_by_every_estimate_is_behind(facts: list[ModelFacts]) -> None:
+    recorded = {"a": around(2.0), "b": around(3.0), "c": around(4.0)}
+    front = front_of(LABELS, facts, accuracies({"a": 0.9, "b": 0.895, "c": 0.8}), recorded, {})
+    assert {name: each.by for name, each in front.behind.items()} == {"b": "a"}, "c is surely worse"
+    assert (front.on_front, set(front.dominated)) == ({"a", "b"}, {"c"})
+    assert "more accurate (90.0% against 89.5%), faster (median 2" in front.behind["b"].reason
+    better = front_of(LABELS, facts, accuracies({"a": 0.9, "b": 0.9, "c": 0.905}), recorded, {})
+    assert better.behind == {}, "b is not less accurate, and c is more accurate"
+
+
+def test_larger_models_leave_none_behind(facts: list[ModelFacts]) -> None:
+    a, b, _ = facts
+    larger = [a.model_copy(update={"bytes": b.bytes + 1}), b]
+    recorded = {"a": around(2.0), "b": around(3.0)}
+    assert front_of(LABELS, larger, accuracies({"a": 0.9, "b": 0.895}), recorded, {}).behind == {}
+
+
+def test_short_names_are_unique_ends() -> None:
+    names = ["net-long-residual-pruned-30", "net-long-residual-pruned-50", "net-long-residual-fine-pruned-50"]
+    assert short_names([*names, "net-tiny"]) == {
+        names[0]: "…pruned-30",
+        names[1]: "…residual-pruned-50",
+        names[2]: "…fine-pruned-50",
+        "net-tiny": "tiny",
+    }
+    assert short_names(["one"]) == {"one": "one"}
+
+
 def test_few_runs_dominate_nothing(facts: list[ModelFacts]) -> None:
     recorded = {"a": around(2.0, 5), "b": around(9.0, 5)}
     front = front_of(LABELS, facts, accuracies({"a": 0.9, "b": 0.5}), recorded, {})
     assert front.dominated == {}
     assert front.on_front == {"a", "b"}
+    assert set(front.behind) == {"b"}
 
 
 def test_overlapping_accuracies_dominate_nothing(facts: list[ModelFacts]) -> None:
