@@ -6,7 +6,8 @@ import functools
 import random
 import statistics
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,14 +19,16 @@ from service.bench.measure.plan import Plan, Repetitions, Request, make_plan
 from service.bench.measure.process import Cancelled, run_worker
 from service.errors import ModelUnavailable
 from service.evaluation.assemble import assemble
-from service.evaluation.choose import choose
-from service.evaluation.classes import mapping_for
+from service.evaluation.choose import Chosen, choose
+from service.evaluation.classes import LEFT_OUT, composed, mapping_for
+from service.evaluation.dataset import Dataset
 from service.evaluation.progress import Progress
 from service.evaluation.readers.read import read_dataset
 from service.evaluation.result import Data, Evaluation
 from service.evaluation.run import Runner
 from service.gate.decision import (
     MAX_LAUNCHES,
+    MIN_LAUNCHES,
     AccuracyJudgement,
     LatencyJudgement,
     judge_accuracy,
@@ -34,13 +37,15 @@ from service.gate.decision import (
     log_ratios,
 )
 from service.inference.registry import Registry
-from service.text.display import counted, shown
+from service.text.display import counted, joined, shown
 
 ROUNDS_PER_LAUNCH = 24
 BLOCK_RUNS = 8
 """Runs of a network in a round, after two that are not counted."""
 WARM_UP_S = 0.3
 """Least seconds of warm-up of each network in each launch."""
+_MOST_NAME = 60
+"""Most characters of a class's name in a sentence."""
 _BASE, _AGAIN, _NEW = "base", "base#again", "new"
 
 Show = Callable[[str, float], None]
@@ -49,19 +54,40 @@ Show = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Measured:
-    """Latency after some launches. `judgement`: None without a complete launch; `disturbances`: in words."""
+    """Latency after some launches. `judgement`: None without a complete launch; `disturbances`: in words.
+
+    `needs`: in words, what a decision would take, if there is no judgement.
+    """
 
     judgement: LatencyJudgement | None
     disturbances: tuple[str, ...]
+    needs: str | None
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Accuracy on a data set. `notes`: which of its pictures do not count, in words."""
+    """Accuracy on a data set of so many `pictures`. `notes`: which of them do not count, in words."""
 
     data: str
+    pictures: int
     judgement: AccuracyJudgement
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """An evaluation that ended early: `done` of `total` pictures, in `seconds`."""
+
+    done: int
+    total: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Unmatched:
+    """Classes with pictures that are no labels of the networks. `reason`: in words, with what to do."""
+
+    reason: str
 
 
 def measure_latency(zoo: Registry, max_slower: float, stop: threading.Event, show: Show) -> Measured:
@@ -87,12 +113,19 @@ def measure_latency(zoo: Registry, max_slower: float, stop: threading.Event, sho
     control: dict[int, list[float]] = {}
     readings: list[GateReading] = []
     judgement: LatencyJudgement | None = None
+    start, reached = time.monotonic(), 0.0
+
+    def progress(doing: str, share: float) -> None:
+        nonlocal reached
+        reached = share
+        show(doing, share)
+
     for launch in range(MAX_LAUNCHES):
         so_far = "" if judgement is None else f", {judgement.ratio - 1:+.1%} so far"
         doing = f"launch {launch + 1}{so_far}"
         watch = MachineWatch("during", launch)
         try:
-            medians, cpu_s = _launch(plan, launch, stop, functools.partial(show, doing))
+            medians, cpu_s = _launch(plan, launch, stop, functools.partial(progress, doing))
         except Cancelled:
             break
         readings.append(watch.read(cpu_s))
@@ -100,7 +133,16 @@ def measure_latency(zoo: Registry, max_slower: float, stop: threading.Event, sho
         judgement = judge_latency(new, control, max_slower)
         if judgement.outcome != "undecided":
             break
-    return Measured(judgement, tuple(violations(readings)))
+    needs = None if judgement is not None else _launches_needed(time.monotonic() - start, reached)
+    return Measured(judgement, tuple(violations(readings)), needs)
+
+
+def _launches_needed(seconds: float, share: float) -> str:
+    """Return in words what a decision would take, of which this share of the first launch took `seconds`."""
+    least = f"a decision would take {MIN_LAUNCHES} launches at least"
+    if share == 0:
+        return f"{least}, and the first had not begun to measure after {seconds:.1f} s"
+    return f"{least}, about {MIN_LAUNCHES * seconds / share:.0f} s"
 
 
 def _launch(
@@ -143,30 +185,82 @@ def measure_accuracy(
     scratch: Path,
     threads: int,
     max_pixels: int,
+    until: float,
     stop: threading.Event,
     show: Show,
-) -> Evaluated | None:
-    """Evaluate `base` and `new` on the labelled pictures in `data`; None if `stop` was set meanwhile.
+) -> Evaluated | Unfinished | Unmatched:
+    """Evaluate `base` and `new` on the labelled pictures in `data`, if every class with any is a label.
 
-    `scratch`: a folder for what is computed. Raises InvalidDataset for pictures that cannot judge both,
-    InvalidParameter for a mapping that does not fit, and ModelUnavailable if a network cannot be run.
+    It ends early at the time `until` of `time.monotonic`, or once `stop` is set. A class that the mapping
+    leaves out need not be a label. `scratch`: a folder for what is computed. Raises InvalidDataset for
+    pictures that cannot judge both, InvalidParameter for a mapping that does not fit, and ModelUnavailable if
+    a network cannot be run.
     """
     started_at = datetime.now(UTC)
     dataset = read_dataset(data, images)
     mapping = mapping_for(mapping_file, dataset.name, dataset.class_names)
     chosen = choose(zoo, dataset, mapping, (_BASE, _NEW))
+    unknown, left_out = _unmatched(dataset, mapping, chosen)
+    if unknown:
+        return Unmatched(_unknown_classes(dataset, unknown))
     total = len(dataset.pictures)
     doing = f"accuracy on {dataset.name}"
+    end = threading.Event()
+
+    def count(done: int) -> None:
+        show(f"{doing}: {done}/{total}", done / total)
+        if stop.is_set() or time.monotonic() > until:
+            end.set()
+
     with Progress(scratch, dataset.path) as progress:
         runner = Runner(dataset, chosen.subjects, progress, threads=threads, max_pixels=max_pixels)
-        run = runner.run(lambda done: show(f"{doing}: {done}/{total}", done / total), stop)
+        run = runner.run(count, end)
         if run.interrupted:
-            return None
+            return Unfinished(len(run.seen), total, run.seconds)
         assembled = assemble(dataset, mapping, chosen, runner, run, started_at=started_at)
     for name, reason in assembled.left_out.items():
         raise ModelUnavailable(f"--{name}: {reason}")
     evaluation = assembled.evaluation
-    return Evaluated(dataset.name, _judged(evaluation, max_loss), _not_counted(evaluation.data))
+    notes = (*_not_counted(evaluation.data), *left_out, *evaluation.data.notes)
+    return Evaluated(dataset.name, total, _judged(evaluation, max_loss), notes)
+
+
+def _unmatched(
+    dataset: Dataset, mapping: Mapping[str, str | int], chosen: Chosen
+) -> tuple[dict[str, str], list[str]]:
+    """Return the classes with pictures that are no labels, with the reason; and a note on those left out."""
+    counts = dataset.counts()
+    unknown: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+    for matched in chosen.matched.values():
+        for name, reason in matched.unmatched.items():
+            if counts[name]:
+                which = left_out if mapping.get(composed(name)) == LEFT_OUT else unknown
+                which[name] = reason
+    if not left_out:
+        return unknown, []
+    lost = counted(sum(map(counts.__getitem__, left_out)), *_things(dataset))
+    return unknown, [f"not counted, left out by the mapping: {lost} of {joined(_names(left_out))}"]
+
+
+def _unknown_classes(dataset: Dataset, unknown: Mapping[str, str]) -> str:
+    counts = dataset.counts()
+    lost = counted(sum(map(counts.__getitem__, unknown)), *_things(dataset))
+    first, reason = next(iter(unknown.items()))
+    return (
+        f"{joined(_names(unknown))} with {lost} of {sum(counts.values())}: no label of the networks "
+        f"({shown(first)[:_MOST_NAME]}: {shown(reason)}); give --mapping FILE with lines CLASS = LABEL, or "
+        f"CLASS = {LEFT_OUT} to leave a class out"
+    )
+
+
+def _names(names: Sequence[str] | Mapping[str, str]) -> list[str]:
+    return [shown(name)[:_MOST_NAME] for name in names]
+
+
+def _things(dataset: Dataset) -> tuple[str, str]:
+    """Return the words for what has a class, in singular and plural."""
+    return ("picture", "pictures") if dataset.task == "image-classification" else ("object", "objects")
 
 
 def _judged(evaluation: Evaluation, max_loss: float) -> AccuracyJudgement:

@@ -81,7 +81,8 @@ class AccuracyFigures(Finite):
     """Accuracy on the same pictures: top-1 of classifiers, average precision of detectors; shares, 0 to 1."""
 
     data: str = Field(description="Name of the data set")
-    n: int = Field(ge=1, description="Pictures")
+    n: int = Field(ge=1, description="Pictures that count")
+    pictures: int = Field(ge=1, description="Pictures of the data set; the notes say why some do not count")
     loss: float = Field(description="Accuracy of the base minus that of the new network")
     low: float = Field(description="95 % interval of `loss`")
     high: float
@@ -90,10 +91,10 @@ class AccuracyFigures(Finite):
     pictures_needed: int | None = Field(description="Estimate of what a decision would take")
 
     @classmethod
-    def of(cls, data: str, judgement: AccuracyJudgement) -> Self:
-        """Build the part of the document for the accuracy on the data set `data`."""
-        figures = {name: getattr(judgement, name) for name in cls.model_fields if name != "data"}
-        return cls(data=without_surrogates(data), **figures)
+    def of(cls, data: str, pictures: int, judgement: AccuracyJudgement) -> Self:
+        """Build the part of the document for the accuracy on the data set `data` of so many pictures."""
+        figures = {name: getattr(judgement, name) for name in cls.model_fields.keys() - {"data", "pictures"}}
+        return cls(data=without_surrogates(data), pictures=pictures, **figures)
 
 
 class GateLimits(Finite):
@@ -150,10 +151,10 @@ def latency_checks(judgement: LatencyJudgement, limits: Limits, ended: str, laun
     ]
 
 
-def accuracy_check(judgement: AccuracyJudgement, limits: Limits) -> Check:
-    """Return the check of accuracy."""
+def accuracy_check(judgement: AccuracyJudgement, given: int, limits: Limits) -> Check:
+    """Return the check of accuracy; `given`: pictures of the data set, of which some may not count."""
     loss, low, high = (100 * value for value in (judgement.loss, judgement.low, judgement.high))
-    pictures = counted(judgement.n, "picture", "pictures")
+    pictures = f"{judgement.n} of {counted(given, 'picture', 'pictures')}"
     sentence = f"loss {loss:+.2f} points [{low:+.2f}, {high:+.2f}] on {pictures}"
     if judgement.only_base is not None:
         sentence += f" ({judgement.only_base} right in base only, {judgement.only_new} in new only)"

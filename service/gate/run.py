@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import threading
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 from models.zoo.machine import this_machine
 from service.errors import InvalidParameter, MeasurementFailed, WeighinError, error_words
 from service.gate.decision import MAX_LAUNCHES, Limits, Outcome
-from service.gate.measure import Show, measure_accuracy, measure_latency
+from service.gate.measure import Show, Unfinished, Unmatched, measure_accuracy, measure_latency
 from service.gate.result import (
     CHECKS,
     EXIT_CODES,
@@ -30,9 +31,22 @@ from service.gate.result import (
     latency_checks,
     with_outcome,
 )
-from service.gate.subjects import Role, Source, Subject, check_alike, find, identical, place, same_source
+from service.gate.subjects import (
+    Role,
+    Source,
+    Subject,
+    check_alike,
+    compare_doubts,
+    find,
+    identical,
+    place,
+    same_source,
+)
 from service.inference.registry import Registry
 from service.text.display import joined, shown, without_surrogates
+
+ACCURACY_SHARE = 0.7
+"""Share of the time limit within which accuracy has to be known; the rest remains for latency."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +89,7 @@ class Gate:
         self._stop = stop
         self._show = show
         self._late = False
+        self._start = time.monotonic()
         self._sources: dict[Role, Source] = {}
         self._subjects: dict[Role, Subject] = {}
         self._checks: dict[CheckName, Check] = {}
@@ -87,7 +102,7 @@ class Gate:
 
         No process remains after this call.
         """
-        started_at, start = datetime.now(UTC), time.monotonic()
+        started_at, self._start = datetime.now(UTC), time.monotonic()
         outcome: Outcome = "undecided"
         limit = threading.Timer(self._request.time_limit_s, self._end_late)
         limit.daemon = True
@@ -125,7 +140,7 @@ class Gate:
             machine=this_machine().cpu,
             weighin=version("weighin"),
             started_at=started_at,
-            seconds=round(time.monotonic() - start, 3),
+            seconds=round(time.monotonic() - self._start, 3),
         )
 
     @property
@@ -182,6 +197,11 @@ class Gate:
         if request.data is None:
             self._skip("no --data is given", "accuracy")
             return
+        doubts = compare_doubts(self._subjects["base"], self._subjects["new"])
+        if doubts.unlike is not None:
+            self._undecided("accuracy", f"is not judged, {doubts.unlike}")
+            return
+        self._notes += doubts.notes
         evaluated = measure_accuracy(
             zoo,
             request.data,
@@ -191,16 +211,35 @@ class Gate:
             scratch=scratch,
             threads=self._threads,
             max_pixels=self._max_pixels,
+            until=self._start + ACCURACY_SHARE * request.time_limit_s,
             stop=self._stop,
             show=self._show,
         )
-        if evaluated is None:
-            reason = f"is not known, not all pictures were evaluated: {self._ended()}"
-            self._checks["accuracy"] = Check(name="accuracy", status="undecided", sentence=reason)
+        if isinstance(evaluated, Unfinished):
+            self._undecided("accuracy", f"is not known, {self._unfinished(evaluated)}")
             return
-        self._accuracy = AccuracyFigures.of(evaluated.data, evaluated.judgement)
+        if isinstance(evaluated, Unmatched):
+            self._undecided("accuracy", f"is not judged, {evaluated.reason}")
+            return
+        self._accuracy = AccuracyFigures.of(evaluated.data, evaluated.pictures, evaluated.judgement)
         self._notes += evaluated.notes
-        self._checks["accuracy"] = accuracy_check(evaluated.judgement, request.limits)
+        self._checks["accuracy"] = accuracy_check(evaluated.judgement, evaluated.pictures, request.limits)
+
+    def _unfinished(self, evaluated: Unfinished) -> str:
+        """Return why not all pictures were evaluated, and which time limit would do."""
+        words = f"only {evaluated.done} of {evaluated.total} pictures were evaluated: "
+        if self._interrupted:
+            return words + self._ended()
+        before_s = time.monotonic() - self._start - evaluated.seconds
+        all_s = evaluated.seconds * evaluated.total / max(1, evaluated.done)
+        limit_s = math.ceil((before_s + all_s) / ACCURACY_SHARE)
+        return (
+            f"{words}its share of the time limit, {ACCURACY_SHARE:.0%}, is over; all would take about "
+            f"{all_s:.0f} s, so give about --time-limit {limit_s}s"
+        )
+
+    def _undecided(self, name: CheckName, sentence: str) -> None:
+        self._checks[name] = Check(name=name, status="undecided", sentence=sentence)
 
     def _judge_latency(self, zoo: Registry) -> None:
         limits = self._request.limits
@@ -210,8 +249,8 @@ class Gate:
         if measured.disturbances:
             self._notes.append(f"the machine was not quiet: {joined(measured.disturbances)}")
         if judgement is None:
-            reason = f"is not known, no launch was completed: {self._ended()}"
-            self._checks["latency"] = Check(name="latency", status="undecided", sentence=reason)
+            needs = "" if self._interrupted else f"; {measured.needs}"
+            self._undecided("latency", f"is not known, no launch was completed: {self._ended()}{needs}")
             self._skip("no launch was completed")
             return
         self._latency = LatencyFigures.of(judgement)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from models.zoo.card import Card, read_card, write_card
 from models.zoo.files import write_whole
@@ -22,6 +22,8 @@ from service.text.display import shown
 Role = Literal["base", "new"]
 Kind = Literal["model", "folder", "file"]
 
+_NOT_PREPARED = {"name", "batch"}
+"""Facts of an input that say nothing on how pictures are prepared."""
 _TASKS = {"image-classification": "classifies images", "object-detection": "detects objects"}
 
 
@@ -36,6 +38,14 @@ class Source:
     given: str
     kind: Kind
     path: Path
+
+
+@dataclass(frozen=True)
+class Doubts:
+    """What is only assumed about two networks. `unlike`: in words, why their accuracy cannot be compared."""
+
+    unlike: str | None
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -127,6 +137,41 @@ def check_alike(base: Subject, new: Subject) -> Subject:
     card = new.card.model_copy(update={"labels": base.card.labels})
     write_card(new.folder, card)
     return Subject(new.source, new.folder, card, new.labels, new.notes)
+
+
+def compare_doubts(base: Subject, new: Subject) -> Doubts:
+    """Compare what is only assumed about the networks, and decides their predictions.
+
+    A wrong assumption about one network hides or feigns a loss. One that is the same for both is likely to be
+    wrong for both, if they also agree in how the files and cards prepare pictures.
+    """
+    doubtful = {subject.source.role: subject.card.doubtful for subject in (base, new)}
+    if not any(doubtful.values()):
+        return Doubts(None, ())
+    facts = sorted({fact for of_one in doubtful.values() for fact in of_one})
+    if set(doubtful["base"]) == set(doubtful["new"]):
+        unlike = [fact for fact in facts if _value(base.card, fact) != _value(new.card, fact)]
+        prepared = [subject.card.input.model_dump(exclude=_NOT_PREPARED) for subject in (base, new)]
+        unlike += [f"input.{name}" for name in prepared[0] if prepared[0][name] != prepared[1][name]]
+        if not unlike:
+            return Doubts(None, (f"accuracy rests on what is assumed of both alike: {', '.join(facts)}",))
+        words = f"both rest on assumptions and differ in {', '.join(dict.fromkeys(unlike))}"
+    else:
+        of_each = [f"{', '.join(of_one) or 'nothing'} of {role}" for role, of_one in doubtful.items()]
+        words = f"it would rest on what is only assumed: {'; '.join(of_each)}"
+    options = " and ".join(f"--{role}" for role, of_one in doubtful.items() if of_one)
+    return Doubts(
+        f"{words}; give {options} as a folder whose card.json states it (`weighin add` with options does)",
+        (),
+    )
+
+
+def _value(card: Card, fact: str) -> object:
+    """Return the value of a fact by its path in the card; labels are compared by `check_alike`."""
+    value: Any = None if fact == "labels" else card.model_dump()
+    for part in fact.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def same_source(base: Source, new: Source) -> bool:

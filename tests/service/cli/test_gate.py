@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -267,6 +268,92 @@ def test_mapping_and_unreadable_pictures(tmp_path: Path, zoo: Path, pictures: Pa
     assert note.startswith("not counted, cannot be read: 1 picture, rot/text.png: ")
 
 
+def test_classes_that_are_no_labels_are_not_dropped_silently(
+    tmp_path: Path, zoo: Path, pictures: Path
+) -> None:
+    """A folder that was renamed would let the gate pass on the others."""
+    (pictures / "red").rename(pictures / "rot")
+    file = tmp_path / "out.json"
+    done = gate(
+        zoo, "--base", "good", "--new", "as-good", "--data", pictures, "--time-limit", "0.5s", "--json", file
+    )
+    assert done.returncode == 2
+    check = parsed(GateResult, file.read_text()).checks[1]
+    assert (check.name, check.status) == ("accuracy", "undecided")
+    assert check.sentence.startswith(
+        "is not judged, rot with 150 pictures of 450: no label of the networks (rot: no label of colours"
+    )
+    assert check.sentence.endswith(
+        "give --mapping FILE with lines CLASS = LABEL, or CLASS = - to leave a class out"
+    )
+    assert check.sentence in last_line(done)
+
+
+def test_classes_that_the_mapping_leaves_out_are_counted(tmp_path: Path, zoo: Path, pictures: Path) -> None:
+    (pictures / "red").rename(pictures / "rot")
+    (tmp_path / "mapping.txt").write_text("rot = -\n")
+    file, junit = tmp_path / "out.json", tmp_path / "out.xml"
+    done = gate(
+        zoo, "--base", "good", "--new", "reds", "--data", pictures, "--mapping", tmp_path / "mapping.txt",
+        "--json", file, "--junit", junit,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    result = parsed(GateResult, file.read_text())
+    assert result.accuracy is not None
+    assert (result.accuracy.n, result.accuracy.pictures) == (300, 450)
+    assert "on 300 of 450 pictures" in last_line(done)
+    note = "not counted, left out by the mapping: 150 pictures of rot"
+    assert note in result.notes
+    assert note in done.stderr
+
+
+@pytest.fixture
+def bare(tmp_path: Path, zoo: Path) -> Path:
+    """Return a folder of ONNX files without cards, each beside the labels."""
+    for name in ("good", "as-good", "reds"):
+        (tmp_path / "bare" / name).mkdir(parents=True)
+        shutil.copy(zoo / name / "model.onnx", tmp_path / f"bare/{name}/net.onnx")
+        (tmp_path / f"bare/{name}/labels.txt").write_text("red\ngreen\nblue\n")
+    return tmp_path / "bare"
+
+
+@pytest.mark.parametrize("assumed", ["base", "new"])
+def test_accuracy_is_not_judged_on_what_is_assumed_of_one_network(
+    tmp_path: Path, zoo: Path, pictures: Path, bare: Path, assumed: str
+) -> None:
+    """A wrong assumption on the base would hide a loss; one on the new network would feign one."""
+    networks: dict[str, object] = {"base": "good", "new": "as-good"}
+    networks[assumed] = bare / f"{networks[assumed]}/net.onnx"
+    file = tmp_path / "out.json"
+    done = gate(
+        zoo, "--base", networks["base"], "--new", networks["new"], "--data", pictures,
+        "--time-limit", "0.5s", "--json", file,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout
+    result = parsed(GateResult, file.read_text())
+    assert result.accuracy is None
+    check = result.checks[1]
+    assert check.status == "undecided"
+    assert check.sentence.startswith("is not judged, it would rest on what is only assumed: ")
+    assert f"of {assumed}" in check.sentence
+    assert "input.mean" in check.sentence
+    assert f"give --{assumed} as a folder whose card.json states it" in check.sentence
+
+
+def test_accuracy_is_judged_on_what_is_assumed_of_both_alike(
+    tmp_path: Path, zoo: Path, pictures: Path, bare: Path
+) -> None:
+    file = tmp_path / "out.json"
+    done = gate(
+        zoo, "--base", bare / "good/net.onnx", "--new", bare / "reds/net.onnx", "--data", pictures,
+        "--json", file,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout
+    (note,) = parsed(GateResult, file.read_text()).notes
+    assert note.startswith("accuracy rests on what is assumed of both alike: ")
+    assert "input.mean" in note
+
+
 def save_squares(folder: Path, count: int) -> Path:
     """Write pictures of one square each, in turn red, green and blue, and return their COCO file."""
     folder.mkdir()
@@ -332,10 +419,34 @@ def test_time_limit_ends_it_without_a_verdict(tmp_path: Path, zoo: Path) -> None
     file = tmp_path / "out.json"
     done = gate(zoo, "--base", "good", "--new", "as-good", "--time-limit", "0.1s", "--json", file)
     assert done.returncode == 2, done.stderr
-    assert "no launch was completed: the time limit of 0.1 s is over" in last_line(done)
+    assert re.search(
+        "no launch was completed: the time limit of 0.1 s is over; a decision would take 3 launches at least"
+        r", (about \d+ s|and the first had not begun to measure after \d+\.\d s)$",
+        last_line(done),
+    )
     assert [check.status for check in parsed(GateResult, file.read_text()).checks] == [
         "undecided", "skipped", "skipped",
     ]  # fmt: skip
+
+
+def test_time_limit_that_is_too_short_for_the_pictures_says_which_would_do(
+    tmp_path: Path, zoo: Path, pictures: Path
+) -> None:
+    file = tmp_path / "out.json"
+    done = gate(
+        zoo, "--base", "good", "--new", "reds", "--data", pictures, "--time-limit", "0.1s", "--json", file
+    )
+    assert done.returncode == 2, done.stderr
+    check = parsed(GateResult, file.read_text()).checks[1]
+    found = re.fullmatch(
+        r"is not known, only (\d+) of 450 pictures were evaluated: its share of the time limit, 70%, "
+        r"is over; all would take about \d+ s, so give about --time-limit (\d+)s",
+        check.sentence,
+    )
+    assert found is not None
+    assert 0 < int(found[1]) < 450
+    again = gate(zoo, "--base", "good", "--new", "reds", "--data", pictures, "--time-limit", f"{found[2]}0s")
+    assert again.returncode == 1, again.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

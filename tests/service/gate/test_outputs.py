@@ -52,7 +52,7 @@ def result(slowdowns: tuple[float, ...], right_only_in_base: int, *, noise: floa
     )
     accuracy = judge_accuracy(*answers(1000, right_only_in_base, 0), limits.max_loss)
     checks = [*latency_checks(latency, limits, "all 16 launches were made", 2.0)]
-    checks.insert(1, accuracy_check(accuracy, limits))
+    checks.insert(1, accuracy_check(accuracy, 1001, limits))
     outcome, sentence = conclude(checks)
     model = GatedModel(given="a|b<script>.onnx", kind="file", sha256="0" * 64, bytes=1, notes=["as_sumed"])
     return GateResult(
@@ -64,7 +64,7 @@ def result(slowdowns: tuple[float, ...], right_only_in_base: int, *, noise: floa
         base=model,
         new=model,
         latency=LatencyFigures.of(latency),
-        accuracy=AccuracyFigures.of("pets", accuracy),
+        accuracy=AccuracyFigures.of("pets", 1001, accuracy),
         notes=[],
         machine="CPU",
         weighin="1",
@@ -107,8 +107,8 @@ def test_junit_quotes_markup_and_control_characters() -> None:
 def test_sentences_of_a_pass() -> None:
     assert PASSES.sentence == (
         "pass: latency +0.1% [-0.5%, +0.7%] in 3 launches, wholly within the limit of +3%; "
-        "accuracy loss +0.00 points [-0.38, +0.38] on 1000 pictures (0 right in base only, 0 in new only), "
-        "wholly within the limit of 0.5 points"
+        "accuracy loss +0.00 points [-0.38, +0.38] on 1000 of 1001 pictures "
+        "(0 right in base only, 0 in new only), wholly within the limit of 0.5 points"
     )
 
 
