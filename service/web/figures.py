@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -13,7 +13,7 @@ import orjson
 from models.zoo.statistics import MIN_SAMPLES
 from service.bench.bundle import ModelFacts
 from service.latency.histogram import EMPTY_SUMMARY
-from service.latency.query import ALL, UNKNOWN_MACHINE, Latencies, Window
+from service.latency.query import ALL, CURRENT, UNKNOWN_MACHINE, Latencies, Window
 from service.latency.series import Figures as Recorded
 from service.latency.stages import REGIMES, STAGES, Regime, Stage
 from service.text.display import counted, joined
@@ -122,6 +122,9 @@ class Figures:
     other_versions: Sequence[Choice] = field(
         metadata=explained("Versions of models with runs that are not shown, with their URLs; at most ten")
     )
+    version_note: str = field(
+        metadata=explained("Which versions are pooled, and what is withheld; empty for the current ones")
+    )
     all_versions: str = field(metadata=explained("URL of the same view with all versions"))
     min_runs: str = field(
         metadata=explained("Minimum number of runs of p90 and p99, as text; empty if none is missing")
@@ -185,6 +188,7 @@ class FiguresBuilder:
         begin, end = _utc(window.start), _utc(window.end)
         facts = self._catalogue.facts()
         measured = self._catalogue.measured(facts)
+        of_other_files = self._of_other_files(view, since, facts)
         known = Known(
             recorded=recorded,
             distributions=self._latencies.distributions(view.regime, since, stage, view.version),
@@ -193,6 +197,7 @@ class FiguresBuilder:
             measured=measured or {},
             assumed=self._catalogue.assumed(),
             defaults=self._catalogue.defaults,
+            of_other_files=of_other_files,
         )
         table = build_table(known, stage, view.sort, view.baseline, stacked_stages=is_stacked)
         if view.model:
@@ -237,6 +242,7 @@ class FiguresBuilder:
                 Choice(replace(asked, model=name, version=version[:12]).page_url(), f"{name} {version[:12]}")
                 for name, version in left_out[:_MOST_VERSIONS]
             ],
+            version_note=_version_note(view, of_other_files),
             all_versions=replace(asked, version=ALL).page_url(),
             min_runs=", ".join(
                 f"p{round(100 * fraction)} needs {needed}"
@@ -249,6 +255,15 @@ class FiguresBuilder:
             history_url=view.url(f"{root}/latency/history", **of_stage, step=f"{step_s // 60}m"),
             distribution_url=view.url(f"{root}/latency/distribution", stage=stage) if view.model else "",
         )
+
+    def _of_other_files(self, view: View, since: float, facts: Mapping[str, ModelFacts]) -> frozenset[str]:
+        """Return the served models with runs in the view that are of another file than the served one."""
+        assert view.regime
+        if view.version == CURRENT:
+            return frozenset()
+        prefix = "" if view.version == ALL else view.version
+        others = self._latencies.left_out(view.regime, since)
+        return frozenset(name for name, version in others if name in facts and version.startswith(prefix))
 
     def _charts(self, view: View, stage: Stage, since: float) -> tuple[dict[str, object], int]:
         """Return the data of the charts, and the step of the charts over time in seconds."""
@@ -313,7 +328,9 @@ class FiguresBuilder:
                 )
             )
         facts = self._catalogue.facts().get(view.model)
-        return Detail(view.model, stages, tuple(lines), "" if facts is None else _facts_text(facts))
+        if facts is None or self._of_other_files(view, since, {view.model: facts}):
+            return Detail(view.model, stages, tuple(lines), "")
+        return Detail(view.model, stages, tuple(lines), _facts_text(facts))
 
 
 def _facts_text(facts: ModelFacts) -> str:
@@ -346,6 +363,19 @@ def _regime_words(asked: View, regime: Regime, runs: Mapping[Regime, int]) -> st
     count = counted(runs[regime], "run", "runs")
     others = sum(1 for other, number in runs.items() if number and other != regime)
     return f"{regime} ({count}{', the regime with most' if not asked.regime and others else ''})"
+
+
+def _version_note(view: View, of_other_files: Collection[str]) -> str:
+    """Return which versions are pooled, and of which models facts are withheld; empty for `current`."""
+    if view.version == CURRENT:
+        return ""
+    shown = "All versions of a model are pooled" if view.version == ALL else f"Version {view.version[:12]}"
+    if not of_other_files:
+        return f"{shown}."
+    return (
+        f"{shown}. Accuracy, size and front are withheld of {joined(sorted(of_other_files))}: they would be "
+        "those of the served file, but there are runs of another one."
+    )
 
 
 def _machines_text(window: Window) -> str:

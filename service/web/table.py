@@ -41,6 +41,7 @@ class Cell:
 
 
 NOTHING = Cell("–", "unknown")
+OTHER_FILE = Cell("–", "these runs are of another file than the one that is served")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,11 @@ class Answers:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Known:
-    """What the table combines: recorded figures and distributions of one stage, and the models' facts."""
+    """What the table combines: recorded figures and distributions of one stage, and the models' facts.
+
+    `of_other_files`: models some of whose runs are of another file than the served one, which `facts`,
+    `accuracies` and `measured` are of; they are withheld.
+    """
 
     recorded: Figures
     distributions: Mapping[str, Distribution]
@@ -146,6 +151,7 @@ class Known:
     measured: Mapping[str, Measured]
     assumed: Mapping[str, tuple[str, ...]]
     defaults: Sequence[str]
+    of_other_files: frozenset[str] = frozenset()
 
 
 def build_table(known: Known, stage: Stage, sort: Sort, baseline: str = "", *, stacked_stages: bool) -> Table:
@@ -204,7 +210,7 @@ def _group(
     front = None
     if labels is not None:
         accuracies = known.accuracies.get(labels, accuracies)
-        of_names = [known.facts[name] for name in names]
+        of_names = [known.facts[name] for name in names if name not in known.of_other_files]
         front = front_of(labels, of_names, accuracies, known.distributions, known.measured)
     baseline = _baseline(known, stage, wanted, names)
     base = _summary(known, baseline, stage)
@@ -213,9 +219,10 @@ def _group(
         _row(known, stage, axis, name, accuracies, front, base, baseline, short, stacked_stages)
         for name in names
     ]
-    tagged = _tagged(rows, accuracies)
-    if len({row.origin for row in tagged if row.origin}) < 2:  # the group's note says it
-        tagged = [replace(row, origin="") for row in tagged]
+    if not known.of_other_files.intersection(names):
+        rows = _tagged(rows, accuracies)
+    if len({row.origin for row in rows if row.origin}) < 2:  # the group's note says it
+        rows = [replace(row, origin="") for row in rows]
     line = None
     if stacked_stages:
         line = axis.x(sum(_means(known.recorded, baseline).values())) if base.count else None
@@ -224,7 +231,7 @@ def _group(
     return Group(
         title=_title(labels, len(names)),
         note=f"accuracy: {accuracies.of}" if accuracies.of else "",
-        rows=tuple(sorted_rows(tagged, sort)),
+        rows=tuple(sorted_rows(rows, sort)),
         baseline=baseline,
         line=line,
         front=front,
@@ -260,10 +267,12 @@ def _row(
     short: Mapping[str, str],
     stacked_stages: bool,
 ) -> Row:
-    place, place_cell = _place(front, name, short)
+    is_served = name not in known.of_other_files
+    place, place_cell = _place(front, name, short) if is_served else ("", OTHER_FILE)
     summary = _summary(known, name, stage)
-    facts = known.facts.get(name)
-    estimate = accuracies.by_model.get(name)
+    facts = known.facts.get(name) if is_served else None
+    estimate = accuracies.by_model.get(name) if is_served else None
+    unknown = NOTHING if is_served else OTHER_FILE
     return Row(
         model=name,
         summary=summary,
@@ -272,16 +281,16 @@ def _row(
         marks=None if stacked_stages else marks(axis, summary),
         parts=stacked(axis, _means(known.recorded, name), PARTS) if stacked_stages else (),
         percentiles=tuple(percentile_cells(summary)[index] for index in (0, 1, 3)),
-        accuracy_cell=NOTHING if estimate is None else Cell(f"{estimate.value:.1%}", estimate.how),
+        accuracy_cell=unknown if estimate is None else Cell(f"{estimate.value:.1%}", estimate.how),
         interval="" if estimate is None else f"{100 * estimate.low:.1f}–{100 * estimate.high:.1f}",
         origin="" if estimate is None else ORIGINS[estimate.kind],
-        size=NOTHING if facts is None else Cell(three_digits(facts.bytes / 1e6), f"{facts.bytes} bytes"),
+        size=unknown if facts is None else Cell(three_digits(facts.bytes / 1e6), f"{facts.bytes} bytes"),
         speedup=_speedup(base, summary, name, baseline),
         place=place,
         place_cell=place_cell,
         tags=("baseline",) if name == baseline else (),
         errors=errors_text(known.recorded.errors.get(name, {})),
-        assumed=known.assumed.get(name, ()),
+        assumed=known.assumed.get(name, ()) if is_served else (),
     )
 
 

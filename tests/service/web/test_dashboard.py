@@ -407,6 +407,53 @@ def test_versions_of_a_model_on_request(instrument: Instrument) -> None:
     assert [row[5] for row in rows(other)] == ["5"]
 
 
+def rated_zoo(folder: Path) -> Path:
+    """Return a folder with the models `tiny` and `tiny-b`, whose cards state accuracies of 90 and 60 %."""
+    for seed, (name, value) in enumerate((("tiny", 0.9), ("tiny-b", 0.6))):
+        made = make_tiny_model(folder, name, seed=seed)
+        known = Accuracy(value=value, kind="reported", dataset="things", n=5000, how="test")
+        write_card(made, read_card(made).model_copy(update={"accuracy": known}))
+    return folder
+
+
+@pytest.fixture
+def rated(tmp_path: Path) -> Iterator[Instrument]:
+    one = Instrument(tmp_path / "data", rated_zoo(tmp_path / "zoo"))
+    try:
+        yield one
+    finally:
+        one.close()
+
+
+def test_facts_of_the_served_file_are_not_shown_beside_runs_of_another(rated: Instrument) -> None:
+    served, other = rated.registry.versions(), "ab" * 32
+    for _ in range(MIN_SAMPLES[0.90]):
+        rated.recorder.record("tiny", "live", {"total": 9_000_000}, served["tiny"])
+        rated.recorder.record("tiny", "live", {"total": 1_000_000}, other)
+        rated.recorder.record("tiny-b", "live", {"total": 3_000_000}, served["tiny-b"])
+    current = rated.page()
+    assert [row[0] for row in rows(current)] == ["tiny-b fastest", "tiny baseline most accurate"]
+    assert "90.0%" in rows(current)[1][6]
+    assert "pooled" not in current
+    old = rated.page(version=other[:12])
+    ((name, _, p50, *_, accuracy, size, _, place),) = rows(old)
+    assert p50.startswith("1.00")
+    assert (name, accuracy, size, place) == ("tiny baseline", "–", "–", "–")
+    assert "Accuracy, size and front are withheld of tiny" in old
+    pooled = rated.page(version="all")
+    by_name = {row[0].split()[0]: row for row in rows(pooled)}
+    assert [by_name["tiny"][0], *by_name["tiny"][6:8], by_name["tiny"][9]] == ["tiny baseline", "–", "–", "–"]
+    assert by_name["tiny-b"][0] == "tiny-b", "no one is called fastest beside runs of another file"
+    assert "60.0%" in by_name["tiny-b"][6]
+    assert "All versions of a model are pooled. Accuracy, size and front are withheld of tiny:" in pooled
+    facts_text = "input 32 × 32 pixels"
+    assert facts_text in rated.page(model="tiny")
+    assert facts_text not in rated.page(model="tiny", version=other[:12])
+    same = rated.page(version=served["tiny"])
+    assert "90.0%" in rows(same)[0][6]
+    assert "withheld of" not in same
+
+
 def test_pooled_machines_are_named(instrument: Instrument, tmp_path: Path) -> None:
     assert "Pooled runs" not in instrument.page()
     engine = open_database(None, tmp_path / "data")
