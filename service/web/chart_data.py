@@ -11,7 +11,7 @@ from service.latency.query import Window
 from service.latency.series import Figures
 from service.latency.shape import curve, histogram
 from service.latency.stages import Stage
-from service.web.table import PARTS
+from service.web.table import PARTS, mean_parts
 
 Column = list[float | None]
 History = tuple[Window, Sequence[tuple[int, Figures]]]
@@ -82,7 +82,10 @@ def over_time(history: History, model: str, stage: Stage) -> OverTime:
 def parts(history: History, model: str) -> Parts:
     """Build the stage columns of one model; stages without runs are left out."""
     at, steps = _steps(history)
-    means = {stage: _column(steps, model, stage, lambda summary: summary.mean_ms) for stage in PARTS}
+    by_step = [{} if step is None else mean_parts(step, model) for step in steps]
+    means: dict[Stage, Column] = {
+        stage: [_thousandths(means.get(stage)) for means in by_step] for stage in PARTS
+    }
     return Parts(
         at=at,
         step_s=history[0].resolution_s,
@@ -119,6 +122,10 @@ def traffic(history: History, model: str, stage: Stage) -> Traffic:
         },
         errors={slug: [counts_by_slug.get(slug, 0) for counts_by_slug in failures] for slug in kinds},
     )
+
+
+def _thousandths(ms: float | None) -> float | None:
+    return None if ms is None else round(ms, 3)
 
 
 def shape(distribution: Distribution) -> Shape:

@@ -31,6 +31,7 @@ from service.web.table import (
     answers,
     build_table,
     percentile_cells,
+    stage_of,
     three_digits,
 )
 from service.web.view import WINDOWS, Choice, StageChoice, View, busiest, span_for
@@ -181,7 +182,7 @@ class FiguresBuilder:
     ) -> Figures:
         assert view.regime
         stage, since = (
-            _shown_stage(view.stage, recorded),
+            _shown_stage(view.stage, recorded, view.model),
             self._latencies.now() - WINDOWS[view.since].length_s,
         )
         is_stacked = view.stage == "all" and not view.model
@@ -189,9 +190,12 @@ class FiguresBuilder:
         facts = self._catalogue.facts()
         measured = self._catalogue.measured(facts)
         of_other_files = self._of_other_files(view, since, facts)
+        stages = {stage_of(recorded, name, stage) for name, _ in recorded.summaries} | {stage}
         known = Known(
             recorded=recorded,
-            distributions=self._latencies.distributions(view.regime, since, stage, view.version),
+            distributions={
+                of: self._latencies.distributions(view.regime, since, of, view.version) for of in stages
+            },
             facts=facts,
             accuracies=self._catalogue.accuracies(facts),
             measured=measured or {},
@@ -208,7 +212,8 @@ class FiguresBuilder:
         left_out = self._latencies.left_out(view.regime, since, view.model or None, view.version)
         charts, step_s = self._charts(view, stage, since)
         root = urlsplit(base_url).path
-        of_stage: dict[str, str] = {"stage": "" if view.stage == "all" and not view.model else stage}
+        is_mixed = not view.model and len(stages) > 1
+        of_stage: dict[str, str] = {"stage": "" if is_stacked or is_mixed else stage}
         idle = [] if view.model else [name for name in facts if not _has_runs(recorded, name)]
         return Figures(
             degraded=self._state_problem() or window.degraded,
@@ -420,11 +425,14 @@ def _other_stages(view: View, stage: Stage, recorded: Recorded) -> list[Choice]:
     return [Choice(replace(view, stage=of).page_url(), of) for of in STAGES if of in recorded_stages]
 
 
-def _shown_stage(choice: StageChoice, recorded: Recorded) -> Stage:
-    """Return the stage to show: `choice`; else the total, or inference if no total was recorded."""
+def _shown_stage(choice: StageChoice, recorded: Recorded, model: str) -> Stage:
+    """Return the stage to show: `choice`; else the total, or inference if no total was recorded.
+
+    `model`: the one whose details are shown, or empty.
+    """
     if choice not in ("all", "", "total"):
         return choice  # type: ignore[return-value]
-    stages = {stage for _, stage in recorded.summaries}
+    stages = {stage for name, stage in recorded.summaries if model in ("", name)}
     return "inference" if stages and "total" not in stages else "total"
 
 

@@ -120,13 +120,19 @@ def marks(axis: Axis, summary: Summary) -> Marks | None:
     return Marks(axis.x(summary.p50_ms), p90, p99)
 
 
-def stacked(axis: Axis, means: Mapping[Stage, float], stages: Sequence[Stage]) -> tuple[Part, ...]:
-    """Return the bars of the stages' means in ms, one after the other."""
+def stacked(
+    axis: Axis,
+    means: Mapping[Stage, float],
+    stages: Sequence[Stage],
+    notes: Mapping[Stage, str] | None = None,
+) -> tuple[Part, ...]:
+    """Return the bars of the stages' means in ms, one after the other. `notes`: added to their tips."""
     parts, begin = [], 0.0
     for stage in stages:
         if stage in means:
             end = begin + means[stage]
             x = axis.x(begin)
-            parts.append(Part(stage, x, round(axis.x(end) - x, 3), f"{stage}: mean {means[stage]:.3g} ms"))
+            tip = " ".join(filter(None, (f"{stage}: mean {means[stage]:.3g} ms", (notes or {}).get(stage))))
+            parts.append(Part(stage, x, round(axis.x(end) - x, 3), tip))
             begin = end
     return tuple(parts)

@@ -49,8 +49,9 @@ class Row:
     """One model. `tags`: in words, what is remarkable about it; `place_cell`: its place, in words.
 
     `origin`: of its accuracy, if that differs within the group. `marks` and `parts`: what the chart shows,
-    either of them. `assumed`: assumed facts of the model's card on
-    which predictions depend. `summary`, `facts` and `accuracy` are what rows are sorted by.
+    either of them. `assumed`: assumed facts of the model's card on which predictions depend.
+    `is_comparable`: whether its latency is of the group's stage. `summary`, `facts` and `accuracy` are what
+    rows are sorted by.
     """
 
     model: str
@@ -70,6 +71,7 @@ class Row:
     tags: tuple[str, ...]
     errors: str
     assumed: tuple[str, ...]
+    is_comparable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +140,14 @@ class Answers:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Known:
-    """What the table combines: recorded figures and distributions of one stage, and the models' facts.
+    """What the table combines: recorded figures, distributions of the stages shown, and the models' facts.
 
     `of_other_files`: models some of whose runs are of another file than the served one, which `facts`,
     `accuracies` and `measured` are of; they are withheld.
     """
 
     recorded: Figures
-    distributions: Mapping[str, Distribution]
+    distributions: Mapping[Stage, Mapping[str, Distribution]]
     facts: Mapping[str, ModelFacts]
     accuracies: Mapping[Labels, Accuracies]
     measured: Mapping[str, Measured]
@@ -157,11 +159,12 @@ class Known:
 def build_table(known: Known, stage: Stage, sort: Sort, baseline: str = "", *, stacked_stages: bool) -> Table:
     """Build the rows of every model with runs of `stage` or with errors, and the axis of their charts.
 
+    Models without a total, as of searches, have a row of their inference instead, which says so.
     `baseline`: the model that its label set is compared with; by default, the default model, else the model
     with the most multiply-accumulates.
     """
     groups: dict[Labels | None, list[str]] = {}
-    names = {name for name, of in known.recorded.summaries if of == stage}
+    names = {name for name, of in known.recorded.summaries if of == stage_of(known.recorded, name, stage)}
     names |= {name for name, kinds in known.recorded.errors.items() if name and kinds}
     for name in sorted(names):
         facts = known.facts.get(name)
@@ -181,8 +184,8 @@ def build_table(known: Known, stage: Stage, sort: Sort, baseline: str = "", *, s
 
 def _axis(known: Known, stage: Stage, names: Iterable[str], stacked_stages: bool) -> Axis:
     if stacked_stages:
-        return Axis.over((sum(_means(known.recorded, name).values()) for name in names), stacked=True)
-    summaries = [_summary(known, name, stage) for name in names]
+        return Axis.over((sum(mean_parts(known.recorded, name).values()) for name in names), stacked=True)
+    summaries = [_summary(known, name, stage_of(known.recorded, name, stage)) for name in names]
     return Axis.over(
         ms for each in summaries for ms in (each.p50_ms, each.p90_ms, each.p99_ms) if ms is not None
     )
@@ -206,17 +209,36 @@ def _group(
     names: Sequence[str],
     stacked_stages: bool,
 ) -> Group:
+    shown = stage
+    stages = {name: stage_of(known.recorded, name, stage) for name in names}
+    with_runs = [of for name, of in stages.items() if (name, of) in known.recorded.summaries]
+    if with_runs and stage not in with_runs:
+        stage = with_runs[0]
+        stages = dict.fromkeys(names, stage)
     accuracies = Accuracies("", {}, frozenset())
     front = None
     if labels is not None:
         accuracies = known.accuracies.get(labels, accuracies)
         of_names = [known.facts[name] for name in names if name not in known.of_other_files]
-        front = front_of(labels, of_names, accuracies, known.distributions, known.measured)
+        front = front_of(labels, of_names, accuracies, known.distributions.get(stage, {}), known.measured)
     baseline = _baseline(known, stage, wanted, names)
     base = _summary(known, baseline, stage)
     short = short_names(names)
     rows = [
-        _row(known, stage, axis, name, accuracies, front, base, baseline, short, stacked_stages)
+        _row(
+            known,
+            shown,
+            stage,
+            stages[name],
+            axis,
+            name,
+            accuracies,
+            front,
+            base,
+            baseline,
+            short,
+            stacked_stages,
+        )
         for name in names
     ]
     if not known.of_other_files.intersection(names):
@@ -225,7 +247,7 @@ def _group(
         rows = [replace(row, origin="") for row in rows]
     line = None
     if stacked_stages:
-        line = axis.x(sum(_means(known.recorded, baseline).values())) if base.count else None
+        line = axis.x(sum(mean_parts(known.recorded, baseline).values())) if base.count else None
     elif base.p50_ms is not None:
         line = axis.x(base.p50_ms)
     return Group(
@@ -257,6 +279,8 @@ def _baseline(known: Known, stage: Stage, wanted: str, names: Sequence[str]) -> 
 
 def _row(
     known: Known,
+    shown_stage: Stage,
+    group_stage: Stage,
     stage: Stage,
     axis: Axis,
     name: str,
@@ -268,7 +292,11 @@ def _row(
     stacked_stages: bool,
 ) -> Row:
     is_served = name not in known.of_other_files
-    place, place_cell = _place(front, name, short) if is_served else ("", OTHER_FILE)
+    place, place_cell = _place(front, name, short)
+    if stage != group_stage and (front is None or front.source == "recorded"):
+        place, place_cell = "", Cell("–", f"not compared: no {group_stage} is recorded")
+    if not is_served:
+        place, place_cell = "", OTHER_FILE
     summary = _summary(known, name, stage)
     facts = known.facts.get(name) if is_served else None
     estimate = accuracies.by_model.get(name) if is_served else None
@@ -279,18 +307,26 @@ def _row(
         facts=facts,
         accuracy=estimate,
         marks=None if stacked_stages else marks(axis, summary),
-        parts=stacked(axis, _means(known.recorded, name), PARTS) if stacked_stages else (),
+        parts=stacked(axis, mean_parts(known.recorded, name), PARTS, _counts(known.recorded, name))
+        if stacked_stages
+        else (),
         percentiles=tuple(percentile_cells(summary)[index] for index in (0, 1, 3)),
         accuracy_cell=unknown if estimate is None else Cell(f"{estimate.value:.1%}", estimate.how),
         interval="" if estimate is None else f"{100 * estimate.low:.1f}–{100 * estimate.high:.1f}",
         origin="" if estimate is None else ORIGINS[estimate.kind],
         size=unknown if facts is None else Cell(three_digits(facts.bytes / 1e6), f"{facts.bytes} bytes"),
-        speedup=_speedup(base, summary, name, baseline),
+        speedup=_speedup(base, summary, name, baseline)
+        if stage == group_stage
+        else Cell("–", f"not compared: {stage} only, no {group_stage} is recorded"),
         place=place,
         place_cell=place_cell,
-        tags=("baseline",) if name == baseline else (),
+        tags=(
+            *(["baseline"] if name == baseline else []),
+            *([f"{stage} only"] if stage != shown_stage else []),
+        ),
         errors=errors_text(known.recorded.errors.get(name, {})),
         assumed=known.assumed.get(name, ()) if is_served else (),
+        is_comparable=stage == group_stage,
     )
 
 
@@ -316,7 +352,7 @@ def _place(front: GroupFront | None, name: str, short: Mapping[str, str]) -> tup
 
 def _tagged(rows: Sequence[Row], accuracies: Accuracies) -> list[Row]:
     """Return the rows with tags for the fastest and the most accurate, of several rows."""
-    timed = [row for row in rows if row.summary.p50_ms is not None]
+    timed = [row for row in rows if row.summary.p50_ms is not None and row.is_comparable]
     judged = [row for row in rows if row.accuracy is not None and row.model in accuracies.compared]
     fastest = highest(timed, lambda row: -(row.summary.p50_ms or 0.0)) if len(timed) > 1 else []
     best = highest(judged, lambda row: row.accuracy.value if row.accuracy else 0.0) if len(judged) > 1 else []
@@ -406,9 +442,35 @@ def _summary(known: Known, name: str, stage: Stage) -> Summary:
     return known.recorded.summaries.get((name, stage), EMPTY_SUMMARY)
 
 
-def _means(recorded: Figures, name: str) -> dict[Stage, float]:
+def stage_of(recorded: Figures, name: str, stage: Stage) -> Stage:
+    """Return the stage that is shown of a model: `stage`; inference for a total that is not recorded."""
+    is_absent = stage == "total" and (name, "total") not in recorded.summaries
+    return "inference" if is_absent and (name, "inference") in recorded.summaries else stage
+
+
+def mean_parts(recorded: Figures, name: str) -> dict[Stage, float]:
+    """Return the mean time in ms that a run spends in each stage; runs without the stage count as 0.
+
+    So the stages add up to the mean of all runs, also if some of them are searches.
+    """
     found = {stage: recorded.summaries.get((name, stage)) for stage in PARTS}
-    return {stage: each.mean_ms for stage, each in found.items() if each is not None and each.mean_ms}
+    runs = _most_runs(recorded, name)
+    return {
+        stage: each.mean_ms * each.count / runs
+        for stage, each in found.items()
+        if each is not None and each.mean_ms
+    }
+
+
+def _most_runs(recorded: Figures, name: str) -> int:
+    return max((recorded.summaries.get((name, stage), EMPTY_SUMMARY).count for stage in PARTS), default=0)
+
+
+def _counts(recorded: Figures, name: str) -> dict[Stage, str]:
+    """Return of each stage that only some of the runs have, how many."""
+    runs = _most_runs(recorded, name)
+    counts = {stage: recorded.summaries.get((name, stage), EMPTY_SUMMARY).count for stage in PARTS}
+    return {stage: f"over all runs; {n} of {runs} have it" for stage, n in counts.items() if 0 < n < runs}
 
 
 def three_digits(value: float) -> str:

@@ -393,6 +393,18 @@ def test_stages_are_stacked_on_demand(instrument: Instrument) -> None:
     assert '<rect class="p50"' not in page
 
 
+def test_stacked_stages_add_up_to_the_mean_of_all_runs(instrument: Instrument) -> None:
+    instrument.record(3, durations={"inference": 2_000_000, "total": 2_000_000})
+    instrument.record(1, durations={"inference": 2_000_000, "search": 8_000_000})
+    page = instrument.page(stage="all")
+    axis = Axis.over([4.0], stacked=True)
+    bars = re.findall(r'class="part (\w+)" x="([\d.]+)%" y="4" width="([\d.]+)%"[^>]*><title>(.*?)</', page)
+    assert bars == [
+        ("inference", "0.0", str(axis.x(2.0)), "inference: mean 2 ms"),
+        ("search", str(axis.x(2.0)), str(axis.x(2.0)), "search: mean 2 ms over all runs; 1 of 4 have it"),
+    ]
+
+
 def test_versions_of_a_model_on_request(instrument: Instrument) -> None:
     current = instrument.registry.versions()["tiny"]
     for version, count in ((current, 3), ("ab" * 32, 5)):
@@ -554,6 +566,24 @@ def test_comparisons_are_charted_by_inference(instrument: Instrument) -> None:
     assert drawn["stage"] == "inference"
     assert drawn["over_time"]["percentiles"]["p50"] == [5.0]
     assert drawn["parts"]["means"] == {"preprocess": [1.0], "inference": [5.0]}
+
+
+def test_model_without_a_total_is_shown_by_its_inference(instrument: Instrument) -> None:
+    searched: Durations = {"queue": 1_000, "inference": 1_900_000, "search": 100_000}
+    instrument.record(3)
+    instrument.record(5, "tiny-b", searched)
+    page = instrument.page()
+    by_name = {row[0]: row for row in rows(page)}
+    assert set(by_name) == {"tiny baseline", "tiny-b inference only"}
+    row = by_name["tiny-b inference only"]
+    assert (row[2][:3], row[5], row[8]) == ("1.9", "5", "–"), "an inference is not compared with a total"
+    assert '<a href="/latency?regime=live&amp;since=24h">the table</a>' in page
+    detail = instrument.page(model="tiny-b")
+    assert "No runs of stage" not in detail
+    assert [(row[0], row[5]) for row in rows(detail) if row[0].startswith("tiny-b")] == [
+        ("tiny-b fastest", "5")
+    ]
+    assert charts(detail)["stage"] == "inference"
 
 
 def test_refreshes_share_cached_figures(instrument: Instrument) -> None:
