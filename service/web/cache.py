@@ -16,7 +16,7 @@ from service.latency.stages import Regime
 from service.web.catalogue import Catalogue
 from service.web.figures import FiguresBuilder
 from service.web.site import Site
-from service.web.view import View
+from service.web.view import Activity, View
 
 _log = structlog.get_logger(__name__)
 
@@ -30,12 +30,12 @@ FIRST_VIEWS = tuple(View(since=since) for since in ("24h", "7d", "30d"))
 @dataclass(frozen=True, slots=True)
 class Rendered:
     """Rendered `figures.html`, the selectable models (served ones, then others with recorded runs), and the
-    runs of each regime.
+    runs and errors of each regime.
     """
 
     html: Markup
     models: tuple[str, ...]
-    regimes: Mapping[Regime, int]
+    regimes: Mapping[Regime, Activity]
 
 
 class DashboardCache:

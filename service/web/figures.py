@@ -34,7 +34,7 @@ from service.web.table import (
     stage_of,
     three_digits,
 )
-from service.web.view import WINDOWS, Choice, StageChoice, View, busiest, span_for
+from service.web.view import WINDOWS, Activity, Choice, StageChoice, View, busiest, span_for
 
 _MOST_VERSIONS = 10
 
@@ -103,7 +103,9 @@ class Figures:
     window: str = field(metadata=explained("Length of the window as text"))
     regime: str = field(metadata=explained("The regime with its number of runs, and why it is shown"))
     stage: str = field(metadata=explained("The stage that is shown"))
-    other_regimes: Sequence[Choice] = field(metadata=explained("Other regimes that have runs, with URLs"))
+    other_regimes: Sequence[Choice] = field(
+        metadata=explained("Other regimes that have runs or errors, with URLs")
+    )
     machines: str = field(metadata=explained("Warning if runs of several machines are pooled; else empty"))
     table: Table = field(metadata=explained("The models side by side; in a detail, one and its baseline"))
     columns: Sequence[Column] = field(metadata=explained("The columns that models can be sorted by"))
@@ -139,11 +141,13 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """Figures, the selectable models (served ones, then others with runs), and the runs of each regime."""
+    """Figures, the selectable models (served ones, then others with runs), and the runs and errors of each
+    regime.
+    """
 
     figures: Figures
     models: tuple[str, ...]
-    regimes: Mapping[Regime, int]
+    regimes: Mapping[Regime, Activity]
 
 
 class FiguresBuilder:
@@ -163,20 +167,23 @@ class FiguresBuilder:
         by_regime = {
             regime: self._latencies.window(regime, since, version=asked.version) for regime in REGIMES
         }
-        runs = {regime: _runs(recorded) for regime, (_, recorded) in by_regime.items()}
-        regime = asked.regime or busiest(runs)
+        counts = {
+            regime: Activity(_runs(recorded), _errors(recorded))
+            for regime, (_, recorded) in by_regime.items()
+        }
+        regime = asked.regime or busiest(counts)
         window, recorded = by_regime[regime]
         facts = self._catalogue.facts()
         names = (*facts, *sorted({name for name, _ in recorded.summaries} - facts.keys()))
         view = replace(asked, regime=regime)
-        return Built(self._figures(asked, view, base_url, runs, window, recorded), names, runs)
+        return Built(self._figures(asked, view, base_url, counts, window, recorded), names, counts)
 
     def _figures(
         self,
         asked: View,
         view: View,
         base_url: str,
-        runs: Mapping[Regime, int],
+        counts: Mapping[Regime, Activity],
         window: Window,
         recorded: Recorded,
     ) -> Figures:
@@ -222,12 +229,12 @@ class FiguresBuilder:
             begin=f"{begin:%Y-%m-%d %H:%M}",
             end=f"{end:%H:%M}" if end.date() == begin.date() else f"{end:%Y-%m-%d %H:%M}",
             window=WINDOWS[view.since].text,
-            regime=_regime_words(asked, view.regime, runs),
+            regime=_regime_words(asked, view.regime, counts),
             stage=stage,
             other_regimes=[
-                Choice(replace(asked, regime=other).page_url(), f"{other} ({counted(count, 'run', 'runs')})")
-                for other, count in runs.items()
-                if count and other != view.regime
+                Choice(replace(asked, regime=other).page_url(), f"{other} ({_counts_text(each)})")
+                for other, each in counts.items()
+                if any(each) and other != view.regime
             ],
             machines=_machines_text(window),
             table=table,
@@ -364,10 +371,21 @@ def _runs(recorded: Recorded) -> int:
     return sum(counts.values())
 
 
-def _regime_words(asked: View, regime: Regime, runs: Mapping[Regime, int]) -> str:
-    count = counted(runs[regime], "run", "runs")
-    others = sum(1 for other, number in runs.items() if number and other != regime)
-    return f"{regime} ({count}{', the regime with most' if not asked.regime and others else ''})"
+def _errors(recorded: Recorded) -> int:
+    return sum(count for kinds in recorded.errors.values() for count in kinds.values())
+
+
+def _regime_words(asked: View, regime: Regime, counts: Mapping[Regime, Activity]) -> str:
+    others = any(each.runs for other, each in counts.items() if other != regime)
+    why = ", the regime with most" if counts[regime].runs and not asked.regime and others else ""
+    return f"{regime} ({_counts_text(counts[regime])}{why})"
+
+
+def _counts_text(activity: Activity) -> str:
+    """Return the number of runs, or of errors if there are no runs."""
+    if activity.errors and not activity.runs:
+        return counted(activity.errors, "error", "errors")
+    return counted(activity.runs, "run", "runs")
 
 
 def _version_note(view: View, of_other_files: Collection[str]) -> str:

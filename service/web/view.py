@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import urlencode
 
 from markupsafe import Markup
 
 from service.latency.query import ALL, CURRENT
-from service.latency.stages import REGIMES, STAGES, Regime, Stage
+from service.latency.stages import STAGES, Regime, Stage
 from service.web.site import explained
 
 Since = Literal["15m", "1h", "6h", "24h", "7d", "30d", "365d"]
@@ -61,6 +61,13 @@ def span_for(length_s: float, most: Span) -> Span:
     return next((span for span in WINDOWS.values() if length_s <= span.length_s <= most.length_s), most)
 
 
+class Activity(NamedTuple):
+    """Numbers of runs and of errors of a regime."""
+
+    runs: int
+    errors: int
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """What the page shows, as in its URL; an empty model means all, side by side.
@@ -109,7 +116,9 @@ class DashboardPage:
     """The variables of `dashboard.html`; a test compares the two."""
 
     regimes: Sequence[Choice] = field(
-        metadata=explained("Options of the regime: the one with the most runs, and those that have runs")
+        metadata=explained(
+            "Options of the regime: the one with the most runs, and those that have runs or errors"
+        )
     )
     models: Sequence[Choice] = field(metadata=explained("Options of the model; the empty value means all"))
     stages: Sequence[Choice] = field(metadata=explained("Options of the stage, including `all`"))
@@ -128,15 +137,17 @@ class DashboardPage:
 def dashboard_page(
     view: View,
     names: Sequence[str],
-    regimes: Mapping[Regime, int],
+    regimes: Mapping[Regime, Activity],
     figures: Markup,
     *,
     key_needed: bool,
 ) -> DashboardPage:
-    """Build the page around `figures`. `names`: the selectable models; `regimes`: runs of each regime."""
+    """Build the page around `figures`. `names`: the selectable models; `regimes`: each with its number of
+    runs and errors.
+    """
     names = list(dict.fromkeys([*names, *filter(None, (view.model, view.baseline))]))
-    most = f"most runs ({busiest(regimes)})" if any(regimes.values()) else "most runs"
-    with_runs = [regime for regime, runs in regimes.items() if runs or regime == view.regime]
+    most = f"most runs ({busiest(regimes)})" if any(map(any, regimes.values())) else "most runs"
+    with_runs = [regime for regime, each in regimes.items() if any(each) or regime == view.regime]
     return DashboardPage(
         regimes=[Choice("", most), *(Choice(name, name) for name in with_runs)],
         models=[Choice("", "all"), *(Choice(name, name) for name in names)],
@@ -154,10 +165,11 @@ def dashboard_page(
     )
 
 
-def busiest(runs: Mapping[Regime, int]) -> Regime:
-    """Return the regime with the most runs; `demo` only if no other has any."""
-    ranked = sorted(REGIMES, key=lambda regime: (regime == "demo", -runs[regime]))
-    return next((regime for regime in ranked if runs[regime]), "live")
+def busiest(regimes: Mapping[Regime, Activity]) -> Regime:
+    """Return the regime with the most runs; `demo` only if no other has runs and `live` has no errors."""
+    ranked = sorted(regimes, key=lambda regime: (regime == "demo", -regimes[regime].runs))
+    found: Regime = next((regime for regime in ranked if regimes[regime].runs), "live")
+    return "live" if found == "demo" and regimes["live"].errors else found
 
 
 def _versions(selected: str) -> list[Choice]:

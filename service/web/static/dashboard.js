@@ -32,7 +32,8 @@ function draw() {
   if (chartData !== null && !form.elements.regime.value) {
     form.elements.regime.options[0].textContent = `most runs (${drawn.regime})`;
   }
-  if (demo.dataset.running === undefined) demo.hidden = chartData !== null && drawn.regime !== "demo";
+  const isUsed = document.querySelector("table.models") !== null;
+  if (demo.dataset.running === undefined) demo.hidden = isUsed && drawn.regime !== "demo";
   if (chartData !== null) drawFigures(chartData);
   else document.body.dataset.drawn = "yes";
 }
@@ -141,19 +142,24 @@ demo.addEventListener("submit", async (event) => {
   event.preventDefault();
   const key = demo.elements.key?.value;
   demo.dataset.running = "";
+  let isDone = false;
   try {
     await ask("./demo", { method: "POST", headers: key ? { Authorization: `Bearer ${key}` } : {} });
     for (;;) {
       const state = await askJson("./demo");
       demoState.textContent = `${state.runs} of ${state.planned} runs`;
-      if (!state.running) break;
+      isDone = !state.running;
+      if (isDone) break;
       await new Promise((resolve) => setTimeout(resolve, DEMO_PERIOD_MS));
     }
   } catch (error) {
     demoState.textContent = error.message;
   }
   delete demo.dataset.running;
-  refresh();
+  await refresh();
+  if (isDone && JSON.parse(document.getElementById("data").dataset.charts).regime !== "demo") {
+    show("?regime=demo"); // live errors come first otherwise
+  }
 });
 
 document.addEventListener("visibilitychange", () => {

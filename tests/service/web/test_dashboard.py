@@ -232,6 +232,29 @@ def test_detail_explains_its_dashes(instrument: Instrument) -> None:
     assert "–: too few runs (p90" in instrument.page(model="tiny"), "the stage nms has too few runs"
 
 
+def test_live_errors_come_before_demo_data(instrument: Instrument) -> None:
+    instrument.record(2, regime="demo")
+    for _ in range(40):
+        instrument.recorder.record_error("tiny", "live", "queue-full")
+    page = instrument.page()
+    assert "Demo data" not in page
+    assert "<b>live (40 errors)</b>" in page
+    assert [(row[0], row[10]) for row in rows(page)] == [("tiny", "40 queue-full")]
+    assert '<a href="./dashboard?regime=demo">demo (2 runs)</a>' in page
+    demo = instrument.page(regime="demo")
+    assert '<a href="./dashboard?regime=live">live (40 errors)</a>' in demo
+    instrument.record(3, "tiny", {"inference": 5_000_000}, "compare")
+    assert '<a href="./dashboard?regime=live">live (40 errors)</a>' in instrument.page()
+
+
+def test_errors_without_a_model_come_before_demo_data(instrument: Instrument) -> None:
+    instrument.record(2, regime="demo")
+    instrument.recorder.record_error(None, "live", "queue-full")
+    page = instrument.page()
+    assert "Errors of requests that named no model: 1 queue-full" in page
+    assert "Only errors recorded in this window" in page
+
+
 def test_form_and_url_hold_the_view(instrument: Instrument) -> None:
     instrument.record(3)
     instrument.record(2, "tiny-b")
