@@ -72,12 +72,12 @@ class BenchmarkArchive:
         bundles = [result for result in results.values() if isinstance(result, StoredBundle)]
         return bundles, {name: reason for name, reason in results.items() if isinstance(reason, str)}
 
-    def newest(self) -> str | None:
-        """Return the id of the newest bundle; None if there is none or the database cannot be used."""
+    def newest(self) -> tuple[str, ...]:
+        """Return the ids of the newest bundles, newest first; empty if the database cannot be used."""
         try:
-            return next((row.id for row in self._store.rows(1, measured=True)), None)
+            return tuple(row.id for row in self._store.rows(MAX_BUNDLES, measured=True))
         except StorageUnavailable:
-            return None
+            return ()
 
     def _load(self, identifier: str) -> StoredBundle | str:
         content = self._store.bundle(identifier)

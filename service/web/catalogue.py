@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 import structlog
 
@@ -16,9 +16,9 @@ from service.bench.recommend.accuracy import AccuracyEstimate, estimate_accuracy
 from service.bench.recommend.advice import this_machine
 from service.bench.recommend.evidence import Measured, weigh_evidence
 from service.bench.recommend.pareto import Candidate, front
-from service.errors import StorageUnavailable
+from service.errors import StorageUnavailable, UnknownEvaluation
 from service.evaluation.result import Evaluation
-from service.evaluation.store import EvaluationStore
+from service.evaluation.store import EvaluationStore, EvaluationSummary
 from service.inference.registry import Registry
 from service.report.caveats import same_model
 from service.text.display import counted
@@ -50,19 +50,25 @@ class Catalogue:
     Thread-safe. Benchmarks are read in the background, because they take seconds to judge.
     """
 
-    def __init__(self, registry: Registry, archive: BenchmarkArchive, evaluations: EvaluationStore) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        archive: BenchmarkArchive,
+        evaluations: EvaluationStore,
+        *,
+        retry_s: float = 30.0,
+    ) -> None:
+        """`retry_s`: time after which benchmarks that could not be judged are tried again."""
         self._registry = registry
         self._archive = archive
         self._evaluations = evaluations
-        self._documents: dict[str, tuple[datetime, Evaluation]] = {}
+        self._retry_s = retry_s
+        self._documents: dict[str, tuple[EvaluationSummary, Evaluation]] = {}
+        self._unreadable: frozenset[str] = frozenset()
         self._lock = threading.Lock()
         self._judged: tuple[object, Mapping[str, Measured] | None] = (None, {})
+        self._failed_at: float | None = None
         self._thread: threading.Thread | None = None
-
-    @property
-    def default_model(self) -> str:
-        """Name of the default model."""
-        return self._registry.default_model
 
     @property
     def defaults(self) -> tuple[str, ...]:
@@ -83,10 +89,11 @@ class Catalogue:
         return self._registry.doubtful()
 
     def accuracies(self, facts: Mapping[str, ModelFacts]) -> dict[Labels, Accuracies]:
-        """Return the accuracies of each label set: of the newest evaluation that has one of its models.
+        """Return the accuracies of each label set of these models.
 
-        Models that this evaluation does not have, and label sets without an evaluation, have the accuracy of
-        the card.
+        They are of the evaluation that has most of the models, of several of the newest; models that it does
+        not have, have the accuracy of the card. If no evaluation has two of the models, but two of them have
+        cards with accuracies, all are of the cards, so that they can be compared.
         """
         groups: dict[Labels, list[ModelFacts]] = {}
         for each in facts.values():
@@ -97,16 +104,20 @@ class Catalogue:
     def measured(self, facts: Mapping[str, ModelFacts]) -> Mapping[str, Measured] | None:
         """Return the newest usable benchmark of each model on this machine; None while they are judged.
 
-        Starts judging if there are other benchmarks or other models than the last time.
+        Starts judging if there are other benchmarks or other models than the last time, or some time after
+        it failed.
         """
         newest = self._archive.newest()
-        if newest is None:
+        if not newest:
             return {}
         hashes = {name: each.sha256 for name, each in facts.items()}
         key = (newest, frozenset(hashes.items()))
         with self._lock:
-            if self._judged[0] != key:
+            failed_at = self._failed_at
+            is_due = failed_at is not None and time.monotonic() - failed_at >= self._retry_s
+            if self._judged[0] != key or is_due:
                 self._judged = (key, None)
+                self._failed_at = None
                 self._thread = threading.Thread(
                     target=self._judge, args=(key, dict(facts)), name="weighin-judge", daemon=True
                 )
@@ -119,68 +130,91 @@ class Catalogue:
             self._thread.join()
 
     def _judge(self, key: object, facts: Mapping[str, ModelFacts]) -> None:
-        measured: dict[str, Measured] = {}
-        hashes = {name: each.sha256 for name, each in facts.items()}
+        measured: Mapping[str, Measured] = {}
+        failed_at = None
         try:
-            bundles, _ = self._archive.newest_bundles()
-            evidence = weigh_evidence(bundles, this_machine(), hashes)
-            found = {name: evidence.best(name, 0.5) for name in evidence.usable}
-            measured = {name: each for name, each in found.items() if each is not None and name in hashes}
-            groups: dict[Labels, list[Candidate]] = {}
-            for name, each in measured.items():
-                _ = each.median_interval_ns  # takes long, and is cached, like the comparisons of `front`
-                estimate = estimate_accuracy(facts[name])
-                groups.setdefault((each.facts.task, each.facts.labels), []).append(Candidate(each, estimate))
-            for candidates in groups.values():
-                front(candidates)
+            measured = self._usable(facts)
         except StorageUnavailable as error:
+            failed_at = time.monotonic()
             _log.warning("dashboard: benchmarks cannot be read", reason=error.detail)
+        except Exception:
+            failed_at = time.monotonic()
+            _log.exception("dashboard: benchmarks cannot be judged")
         with self._lock:
             if self._judged[0] == key:
                 self._judged = (key, measured)
+                self._failed_at = failed_at
+
+    def _usable(self, facts: Mapping[str, ModelFacts]) -> dict[str, Measured]:
+        """Return the newest usable benchmark of each model, with the comparisons of `front` cached."""
+        hashes = {name: each.sha256 for name, each in facts.items()}
+        bundles, _ = self._archive.newest_bundles()
+        evidence = weigh_evidence(bundles, this_machine(), hashes)
+        found = {name: evidence.best(name, 0.5) for name in evidence.usable}
+        measured = {name: each for name, each in found.items() if each is not None and name in hashes}
+        groups: dict[Labels, list[Candidate]] = {}
+        for name, each in measured.items():
+            _ = each.median_interval_ns  # takes long, and is cached, like the comparisons of `front`
+            estimate = estimate_accuracy(facts[name])
+            groups.setdefault((each.facts.task, each.facts.labels), []).append(Candidate(each, estimate))
+        for candidates in groups.values():
+            front(candidates)
+        return measured
 
     def _newest_evaluations(self) -> list[Evaluation]:
         """Return the newest evaluations, newest first; those that cannot be read are left out."""
         try:
             listed = self._evaluations.summaries(MOST_EVALUATIONS)
-            documents = {}
-            for each in listed:
-                known = self._documents.get(each.id)
-                if known is None or known[0] != each.finished_at:
-                    known = (each.finished_at, self._evaluations.get(each.id))
-                documents[each.id] = known
         except StorageUnavailable:
             return []
-        self._documents = documents
+        documents, unreadable = {}, set()
+        for each in listed:
+            known = self._documents.get(each.id)
+            try:
+                if known is None or known[0] != each:
+                    known = (each, self._evaluations.get(each.id))
+                documents[each.id] = known
+            except (StorageUnavailable, UnknownEvaluation) as error:
+                unreadable.add(each.id)
+                if each.id not in self._unreadable:
+                    _log.warning("dashboard: evaluation left out", id=each.id, reason=error.detail)
+        self._documents, self._unreadable = documents, frozenset(unreadable)
         return [evaluation for _, evaluation in documents.values()]
 
 
-def _accuracies(models: list[ModelFacts], evaluations: list[Evaluation]) -> Accuracies:
-    for evaluation in evaluations:
-        results = {each.name: same_model(evaluation, each) for each in models}
-        evaluated = {
-            name: AccuracyEstimate(
-                result.accuracy.value,
-                result.accuracy.low,
-                result.accuracy.high,
-                "evaluated",
-                f"on {counted(result.n, 'picture', 'pictures')} of '{evaluation.data.name}'",
-            )
-            for name, result in results.items()
-            if result is not None
-        }
-        if evaluated:
-            of = f"your pictures '{evaluation.data.name}'"
-            if len(evaluated) < len(models):
-                of += ", otherwise the model's card"
-            return Accuracies(of, _of_cards(models) | evaluated, frozenset(evaluated))
+def _accuracies(models: Sequence[ModelFacts], evaluations: Sequence[Evaluation]) -> Accuracies:
     cards = _of_cards(models)
+    found = [(each, _evaluated(models, each)) for each in evaluations]
+    most = max((len(evaluated) for _, evaluated in found), default=0)
+    evaluation, evaluated = next((item for item in found if len(item[1]) == most), (None, {}))
+    if evaluation is not None and (most > 1 or (most and len(cards) < 2)):
+        of = f"your pictures '{evaluation.data.name}'"
+        if most < len(models):
+            of += ", otherwise the model's card"
+        return Accuracies(of, cards | evaluated, frozenset(evaluated))
     datasets = list(dict.fromkeys(each.accuracy.dataset for each in models if each.accuracy is not None))
-    return Accuracies(
-        f"the models' cards ({' and '.join(datasets)})" if cards else "", cards, frozenset(cards)
-    )
+    of = f"the models' cards ({' and '.join(datasets)})" if cards else ""
+    if evaluation is not None and evaluated:
+        of += f", as your pictures '{evaluation.data.name}' have only {next(iter(evaluated))}"
+    return Accuracies(of, cards, frozenset(cards))
 
 
-def _of_cards(models: list[ModelFacts]) -> dict[str, AccuracyEstimate]:
+def _evaluated(models: Sequence[ModelFacts], evaluation: Evaluation) -> dict[str, AccuracyEstimate]:
+    """Return the accuracies of those models of which the evaluation has the very file."""
+    results = {each.name: same_model(evaluation, each) for each in models}
+    return {
+        name: AccuracyEstimate(
+            result.accuracy.value,
+            result.accuracy.low,
+            result.accuracy.high,
+            "evaluated",
+            f"on {counted(result.n, 'picture', 'pictures')} of '{evaluation.data.name}'",
+        )
+        for name, result in results.items()
+        if result is not None
+    }
+
+
+def _of_cards(models: Sequence[ModelFacts]) -> dict[str, AccuracyEstimate]:
     estimates = ((each.name, estimate_accuracy(each)) for each in models)
     return {name: estimate for name, estimate in estimates if estimate is not None}

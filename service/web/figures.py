@@ -198,13 +198,18 @@ class FiguresBuilder:
         measured = self._catalogue.measured(facts)
         of_other_files = self._of_other_files(view, since, facts)
         stages = {stage_of(recorded, name, stage) for name, _ in recorded.summaries} | {stage}
+        compared = {
+            name: each
+            for name, each in facts.items()
+            if name in (measured or {}) or _has_runs(recorded, name)
+        }
         known = Known(
             recorded=recorded,
             distributions={
                 of: self._latencies.distributions(view.regime, since, of, view.version) for of in stages
             },
             facts=facts,
-            accuracies=self._catalogue.accuracies(facts),
+            accuracies=self._catalogue.accuracies(compared),
             measured=measured or {},
             assumed=self._catalogue.assumed(),
             defaults=self._catalogue.defaults,

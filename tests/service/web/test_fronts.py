@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy import text
 
 from models.zoo.card import Accuracy, read_card, write_card
 from service.bench.archive import BenchmarkArchive
@@ -24,7 +26,7 @@ from service.web.fronts import front_of, short_names
 from tests.conftest import make_tiny_model
 from tests.helpers.until import until
 from tests.service.bench import bundles
-from tests.service.evaluation.evaluations import evaluation
+from tests.service.evaluation.evaluations import MOMENT, evaluation
 
 LABELS = ("image-classification", "tiny-10")
 
@@ -57,7 +59,24 @@ class Zoo:
         self.engine = open_database(None, folder)
         self.archive = BenchmarkArchive(BenchmarkStore(self.engine))
         self.evaluations = EvaluationStore(self.engine)
-        self.catalogue = Catalogue(Registry([zoo], "a"), self.archive, self.evaluations)
+        self.catalogue = Catalogue(Registry([zoo], "a"), self.archive, self.evaluations, retry_s=0.0)
+
+    def benchmark(self, medians_ms: Mapping[str, float], *, days_ago: int = 0) -> None:
+        """Save a benchmark of this machine with steady latencies around these medians."""
+        random = np.random.default_rng(0)
+        samples = {
+            name: [
+                [(random.normal(ms, 0.01 * ms, 40) * 1e6).astype(int).tolist() for _ in range(5)]
+                for _ in range(5)
+            ]
+            for name, ms in medians_ms.items()
+        }
+        measured_facts = tuple(ModelFacts.of(self.cards[name]) for name in samples)
+        made = bundles.bundle(samples, on=this_machine()).model_copy(update={"models": measured_facts})
+        earlier = {
+            each: getattr(made, each) - timedelta(days=days_ago) for each in ("started_at", "finished_at")
+        }
+        self.archive.save(made.model_copy(update=earlier))
 
     def measured(self) -> Mapping[str, Measured]:
         """Return the benchmarks, once they are judged."""
@@ -149,17 +168,7 @@ def test_accuracies_on_other_pictures_are_not_compared(facts: list[ModelFacts]) 
 
 def test_benchmarks_replace_recorded_latency(zoo: Zoo, facts: list[ModelFacts]) -> None:
     assert zoo.catalogue.measured(zoo.catalogue.facts()) == {}
-    random = np.random.default_rng(0)
-    samples = {
-        name: [
-            [(random.normal(ms, 0.01 * ms, 40) * 1e6).astype(int).tolist() for _ in range(5)]
-            for _ in range(5)
-        ]
-        for name, ms in (("a", 3.0), ("b", 1.0))
-    }
-    measured_facts = tuple(ModelFacts.of(zoo.cards[name]) for name in samples)
-    made = bundles.bundle(samples, on=this_machine()).model_copy(update={"models": measured_facts})
-    zoo.archive.save(made)
+    zoo.benchmark({"a": 3.0, "b": 1.0})
     measured = zoo.measured()
     assert set(measured) == {"a", "b"}
     recorded = {"a": around(1.0), "b": around(3.0), "c": around(2.0)}
@@ -188,3 +197,68 @@ def test_own_pictures_come_first(zoo: Zoo) -> None:
 def test_evaluation_of_another_file_does_not_count(zoo: Zoo) -> None:
     zoo.evaluations.save(evaluation({"a": [True] * 40}, labels="tiny-10", of=10))
     assert zoo.catalogue.accuracies(zoo.catalogue.facts())[LABELS].by_model["a"].kind == "reported"
+
+
+def test_evaluation_of_most_models_counts(zoo: Zoo) -> None:
+    facts = zoo.catalogue.facts()
+    zoo.evaluations.save(evaluation({name: [True] * 30 + [False] * 10 for name in "abc"}, cards=zoo.cards))
+    card = {"a": zoo.cards["a"]}
+    newer = evaluation({"a": [True] * 3 + [False]}, cards=card, seed="few", moment=MOMENT + timedelta(days=1))
+    zoo.evaluations.save(newer)
+    known = zoo.catalogue.accuracies(facts)[LABELS]
+    assert known.compared == {"a", "b", "c"}
+    assert {each.kind for each in known.by_model.values()} == {"evaluated"}
+    only_a = zoo.catalogue.accuracies({"a": facts["a"]})[LABELS]
+    assert only_a.by_model["a"].how == "on 4 pictures of 'pets'", "of several with as many models, the newest"
+
+
+def test_cards_count_if_one_model_was_evaluated(zoo: Zoo) -> None:
+    zoo.evaluations.save(evaluation({"a": [True] * 30 + [False] * 10}, cards={"a": zoo.cards["a"]}))
+    known = zoo.catalogue.accuracies(zoo.catalogue.facts())[LABELS]
+    assert known.of == "the models' cards (things), as your pictures 'pets' have only a"
+    assert known.compared == {"a", "b", "c"}
+    assert {each.kind for each in known.by_model.values()} == {"reported"}
+
+
+def test_damaged_evaluation_is_left_out(zoo: Zoo) -> None:
+    facts = zoo.catalogue.facts()
+    right = {name: [True] * 30 + [False] * 10 for name in "abc"}
+    zoo.evaluations.save(evaluation(right, cards=zoo.cards))
+    damaged = evaluation(right, cards=zoo.cards, seed="other", moment=MOMENT + timedelta(days=1))
+    zoo.evaluations.save(damaged)
+    with zoo.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE evaluations SET document = :d WHERE id = :id"), {"d": b"x", "id": damaged.id}
+        )
+    assert {each.kind for each in zoo.catalogue.accuracies(facts)[LABELS].by_model.values()} == {"evaluated"}
+
+
+def test_merged_evaluation_is_read_again(zoo: Zoo) -> None:
+    facts = zoo.catalogue.facts()
+    for name in "abc":  # all end at the same moment
+        zoo.evaluations.save(evaluation({name: [True] * 30 + [False] * 10}, cards={name: zoo.cards[name]}))
+        zoo.catalogue.accuracies(facts)
+    assert {each.kind for each in zoo.catalogue.accuracies(facts)[LABELS].by_model.values()} == {"evaluated"}
+
+
+@pytest.mark.parametrize("damaged", [b"x", "not bytes"])
+def test_benchmarks_are_judged_again_after_a_failure(zoo: Zoo, damaged: bytes | str) -> None:
+    facts = zoo.catalogue.facts()
+    zoo.benchmark({"a": 3.0, "b": 1.0})
+    with zoo.engine.begin() as connection:
+        packed = connection.execute(text("SELECT bundle FROM benchmarks")).scalar()
+        connection.execute(text("UPDATE benchmarks SET bundle = :damaged"), {"damaged": damaged})
+    zoo.catalogue.measured(facts)
+    zoo.catalogue.close()
+    with zoo.engine.begin() as connection:
+        connection.execute(text("UPDATE benchmarks SET bundle = :bundle"), {"bundle": packed})
+    assert set(zoo.measured()) == {"a", "b"}
+
+
+def test_every_new_benchmark_is_judged(zoo: Zoo) -> None:
+    zoo.benchmark({"a": 3.0, "b": 1.0})
+    assert set(zoo.measured()) == {"a", "b"}
+    zoo.benchmark({"c": 2.0}, days_ago=1)
+    zoo.catalogue.measured(zoo.catalogue.facts())
+    zoo.catalogue.close()
+    assert set(zoo.measured()) == {"a", "b", "c"}, "though it is not the newest"
