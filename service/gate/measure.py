@@ -56,20 +56,28 @@ Show = Callable[[str, float], None]
 class Measured:
     """Latency after some launches. `judgement`: None without a complete launch; `disturbances`: in words.
 
+    `base_ms`, `new_ms`: the median of the rounds' medians of each network; None without a complete launch.
     `needs`: in words, what a decision would take, if there is no judgement.
     """
 
     judgement: LatencyJudgement | None
+    base_ms: float | None
+    new_ms: float | None
     disturbances: tuple[str, ...]
     needs: str | None
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Accuracy on a data set of so many `pictures`. `notes`: which of them do not count, in words."""
+    """Accuracy on a data set of so many `pictures`. `notes`: which of them do not count, in words.
+
+    `base`, `new`: top-1 of each network, or its average precision; shares.
+    """
 
     data: str
     pictures: int
+    base: float
+    new: float
     judgement: AccuracyJudgement
     notes: tuple[str, ...]
 
@@ -111,6 +119,8 @@ def measure_latency(zoo: Registry, max_slower: float, stop: threading.Event, sho
     )
     new: dict[int, list[float]] = {}
     control: dict[int, list[float]] = {}
+    base_ns: list[float] = []
+    new_ns: list[float] = []
     readings: list[GateReading] = []
     judgement: LatencyJudgement | None = None
     start, reached = time.monotonic(), 0.0
@@ -130,11 +140,17 @@ def measure_latency(zoo: Registry, max_slower: float, stop: threading.Event, sho
             break
         readings.append(watch.read(cpu_s))
         new[launch], control[launch] = log_ratios(medians[_BASE], medians[_AGAIN], medians[_NEW])
+        base_ns += medians[_BASE] + medians[_AGAIN]
+        new_ns += medians[_NEW]
         judgement = judge_latency(new, control, max_slower)
         if judgement.outcome != "undecided":
             break
     needs = None if judgement is not None else _launches_needed(time.monotonic() - start, reached)
-    return Measured(judgement, tuple(violations(readings)), needs)
+    return Measured(judgement, _median_ms(base_ns), _median_ms(new_ns), tuple(violations(readings)), needs)
+
+
+def _median_ms(nanoseconds: Sequence[float]) -> float | None:
+    return statistics.median(nanoseconds) / 1e6 if nanoseconds else None
 
 
 def _launches_needed(seconds: float, share: float) -> str:
@@ -222,7 +238,8 @@ def measure_accuracy(
         raise ModelUnavailable(f"--{name}: {reason}")
     evaluation = assembled.evaluation
     notes = (*_not_counted(evaluation.data), *left_out, *evaluation.data.notes)
-    return Evaluated(dataset.name, total, _judged(evaluation, max_loss), notes)
+    base, new = (_accuracy(evaluation, name) for name in (_BASE, _NEW))
+    return Evaluated(dataset.name, total, base, new, _judged(evaluation, max_loss), notes)
 
 
 def _unmatched(
@@ -261,6 +278,13 @@ def _names(names: Sequence[str] | Mapping[str, str]) -> list[str]:
 def _things(dataset: Dataset) -> tuple[str, str]:
     """Return the words for what has a class, in singular and plural."""
     return ("picture", "pictures") if dataset.task == "image-classification" else ("object", "objects")
+
+
+def _accuracy(evaluation: Evaluation, name: str) -> float:
+    """Return a network's top-1, or its average precision, as a share."""
+    model = evaluation.model(name)
+    assert model is not None
+    return model.accuracy.value
 
 
 def _judged(evaluation: Evaluation, max_loss: float) -> AccuracyJudgement:

@@ -68,13 +68,17 @@ class LatencyFigures(Finite):
     control_ratio: float = Field(gt=0, description="Time of the base measured again divided by its time")
     control_low: float | None
     control_high: float | None
+    base_ms: float = Field(gt=0, description="Median of the rounds' medians of one run of the base")
+    new_ms: float = Field(gt=0, description="The same of the new network")
     void: bool = Field(description="Whether the base differs from itself, so that no latency is believed")
     further_launches: int | None = Field(description="Estimate of what a decision would take")
 
     @classmethod
-    def of(cls, judgement: LatencyJudgement) -> Self:
+    def of(cls, judgement: LatencyJudgement, base_ms: float, new_ms: float) -> Self:
         """Build the part of the document for the latency."""
-        return cls(**{name: getattr(judgement, name) for name in cls.model_fields})
+        names = cls.model_fields.keys() - {"base_ms", "new_ms"}
+        figures = {name: getattr(judgement, name) for name in names}
+        return cls(base_ms=base_ms, new_ms=new_ms, **figures)
 
 
 class AccuracyFigures(Finite):
@@ -83,6 +87,8 @@ class AccuracyFigures(Finite):
     data: str = Field(description="Name of the data set")
     n: int = Field(ge=1, description="Pictures that count")
     pictures: int = Field(ge=1, description="Pictures of the data set; the notes say why some do not count")
+    base: float = Field(ge=0, le=1, description="Accuracy of the base")
+    new: float = Field(ge=0, le=1, description="Accuracy of the new network")
     loss: float = Field(description="Accuracy of the base minus that of the new network")
     low: float = Field(description="95 % interval of `loss`")
     high: float
@@ -91,10 +97,14 @@ class AccuracyFigures(Finite):
     pictures_needed: int | None = Field(description="Estimate of what a decision would take")
 
     @classmethod
-    def of(cls, data: str, pictures: int, judgement: AccuracyJudgement) -> Self:
-        """Build the part of the document for the accuracy on the data set `data` of so many pictures."""
-        figures = {name: getattr(judgement, name) for name in cls.model_fields.keys() - {"data", "pictures"}}
-        return cls(data=without_surrogates(data), pictures=pictures, **figures)
+    def of(cls, data: str, pictures: int, base: float, new: float, judgement: AccuracyJudgement) -> Self:
+        """Build the part of the document for the accuracy on the data set `data` of so many pictures.
+
+        `base`, `new`: accuracy of each network, a share.
+        """
+        names = cls.model_fields.keys() - {"data", "pictures", "base", "new"}
+        figures = {name: getattr(judgement, name) for name in names}
+        return cls(data=without_surrogates(data), pictures=pictures, base=base, new=new, **figures)
 
 
 class GateLimits(Finite):
@@ -124,10 +134,13 @@ class GateResult(Finite):
     seconds: float = Field(ge=0)
 
 
-def latency_checks(judgement: LatencyJudgement, limits: Limits, ended: str, launch_s: float) -> list[Check]:
+def latency_checks(
+    judgement: LatencyJudgement, base_ms: float, new_ms: float, limits: Limits, ended: str, launch_s: float
+) -> list[Check]:
     """Return the checks of latency and control.
 
-    `ended`: why measuring ended, if that was before a decision; `launch_s`: mean seconds of a launch.
+    `base_ms`, `new_ms`: median of each network. `ended`: why measuring ended, if that was before a decision;
+    `launch_s`: mean seconds of a launch.
     """
     launches = counted(judgement.launches, "launch", "launches")
     figure = f"{_change(judgement.ratio, judgement.low, judgement.high)} in {launches}"
@@ -140,7 +153,7 @@ def latency_checks(judgement: LatencyJudgement, limits: Limits, ended: str, laun
             Check(name="control", status="undecided", sentence=control),
         ]
     where = "too few for an interval; limit" if judgement.low is None else _WHERE[judgement.outcome]
-    sentence = f"{figure}, {where} {100 * limits.max_slower:+g}%"
+    sentence = f"{figure}, {where} {100 * limits.max_slower:+g}% (base {base_ms:.3g} ms, new {new_ms:.3g} ms)"
     if judgement.outcome == "undecided":
         sentence += f"; {ended}; {judgement.needs}"
         if judgement.further_launches is not None:
@@ -151,14 +164,21 @@ def latency_checks(judgement: LatencyJudgement, limits: Limits, ended: str, laun
     ]
 
 
-def accuracy_check(judgement: AccuracyJudgement, given: int, limits: Limits) -> Check:
-    """Return the check of accuracy; `given`: pictures of the data set, of which some may not count."""
+def accuracy_check(
+    judgement: AccuracyJudgement, base: float, new: float, given: int, limits: Limits
+) -> Check:
+    """Return the check of accuracy.
+
+    `base`, `new`: accuracy of each network. `given`: pictures of the data set, of which some may not count.
+    """
     loss, low, high = (100 * value for value in (judgement.loss, judgement.low, judgement.high))
     pictures = f"{judgement.n} of {counted(given, 'picture', 'pictures')}"
-    sentence = f"loss {loss:+.2f} points [{low:+.2f}, {high:+.2f}] on {pictures}"
+    sentence = (
+        f"loss {loss:+.2f} points [{low:+.2f}, {high:+.2f}] on {pictures} (base {base:.2%}, new {new:.2%}"
+    )
     if judgement.only_base is not None:
-        sentence += f" ({judgement.only_base} right in base only, {judgement.only_new} in new only)"
-    sentence += f", {_WHERE[judgement.outcome]} {100 * limits.max_loss:g} points"
+        sentence += f"; {judgement.only_base} right in base only, {judgement.only_new} in new only"
+    sentence += f"), {_WHERE[judgement.outcome]} {100 * limits.max_loss:g} points"
     if judgement.outcome == "undecided":
         sentence += f"; {judgement.needs}"
     return Check(name="accuracy", status=_STATUS[judgement.outcome], sentence=sentence)

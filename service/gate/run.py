@@ -221,9 +221,10 @@ class Gate:
         if isinstance(evaluated, Unmatched):
             self._undecided("accuracy", f"is not judged, {evaluated.reason}")
             return
-        self._accuracy = AccuracyFigures.of(evaluated.data, evaluated.pictures, evaluated.judgement)
+        judgement, both = evaluated.judgement, (evaluated.base, evaluated.new)
+        self._accuracy = AccuracyFigures.of(evaluated.data, evaluated.pictures, *both, judgement)
         self._notes += evaluated.notes
-        self._checks["accuracy"] = accuracy_check(evaluated.judgement, evaluated.pictures, request.limits)
+        self._checks["accuracy"] = accuracy_check(judgement, *both, evaluated.pictures, request.limits)
 
     def _unfinished(self, evaluated: Unfinished) -> str:
         """Return why not all pictures were evaluated, and which time limit would do."""
@@ -248,14 +249,15 @@ class Gate:
         judgement = measured.judgement
         if measured.disturbances:
             self._notes.append(f"the machine was not quiet: {joined(measured.disturbances)}")
-        if judgement is None:
+        if judgement is None or measured.base_ms is None or measured.new_ms is None:
             needs = "" if self._interrupted else f"; {measured.needs}"
             self._undecided("latency", f"is not known, no launch was completed: {self._ended()}{needs}")
             self._skip("no launch was completed")
             return
-        self._latency = LatencyFigures.of(judgement)
+        both = measured.base_ms, measured.new_ms
+        self._latency = LatencyFigures.of(judgement, *both)
         launch_s = (time.monotonic() - start) / judgement.launches
-        for check in latency_checks(judgement, limits, self._ended(), launch_s):
+        for check in latency_checks(judgement, *both, limits, self._ended(), launch_s):
             self._checks[check.name] = check
 
     def _ended(self) -> str:

@@ -51,8 +51,8 @@ def result(slowdowns: tuple[float, ...], right_only_in_base: int, *, noise: floa
         {launch: [value] for launch, value in enumerate(slowdowns)}, control, limits.max_slower
     )
     accuracy = judge_accuracy(*answers(1000, right_only_in_base, 0), limits.max_loss)
-    checks = [*latency_checks(latency, limits, "all 16 launches were made", 2.0)]
-    checks.insert(1, accuracy_check(accuracy, 1001, limits))
+    checks = [*latency_checks(latency, 3.5, 3.6, limits, "all 16 launches were made", 2.0)]
+    checks.insert(1, accuracy_check(accuracy, 0.9, 0.89, 1001, limits))
     outcome, sentence = conclude(checks)
     model = GatedModel(given="a|b<script>.onnx", kind="file", sha256="0" * 64, bytes=1, notes=["as_sumed"])
     return GateResult(
@@ -63,8 +63,8 @@ def result(slowdowns: tuple[float, ...], right_only_in_base: int, *, noise: floa
         limits=GateLimits(max_slower=0.03, max_loss=0.005, time_limit_s=300),
         base=model,
         new=model,
-        latency=LatencyFigures.of(latency),
-        accuracy=AccuracyFigures.of("pets", 1001, accuracy),
+        latency=LatencyFigures.of(latency, 3.5, 3.6),
+        accuracy=AccuracyFigures.of("pets", 1001, 0.9, 0.89, accuracy),
         notes=[],
         machine="CPU",
         weighin="1",
@@ -106,9 +106,11 @@ def test_junit_quotes_markup_and_control_characters() -> None:
 
 def test_sentences_of_a_pass() -> None:
     assert PASSES.sentence == (
-        "pass: latency +0.1% [-0.5%, +0.7%] in 3 launches, wholly within the limit of +3%; "
+        "pass: latency +0.1% [-0.5%, +0.7%] in 3 launches, wholly within the limit of +3% "
+        "(base 3.5 ms, new 3.6 ms); "
         "accuracy loss +0.00 points [-0.38, +0.38] on 1000 of 1001 pictures "
-        "(0 right in base only, 0 in new only), wholly within the limit of 0.5 points"
+        "(base 90.00%, new 89.00%; 0 right in base only, 0 in new only), "
+        "wholly within the limit of 0.5 points"
     )
 
 
@@ -122,9 +124,8 @@ def test_sentences_of_a_failure_name_what_failed() -> None:
 def test_sentences_of_cannot_say_name_what_it_would_take() -> None:
     assert CANNOT_SAY.exit_code == 2
     assert CANNOT_SAY.sentence.startswith("cannot say: latency +3.0% [")
-    assert "on both sides of the limit of +3%; all 16 launches were made; the slowdown is within" in (
-        CANNOT_SAY.sentence
-    )
+    limit = "on both sides of the limit of +3% (base 3.5 ms, new 3.6 ms)"
+    assert f"{limit}; all 16 launches were made; the slowdown is within" in CANNOT_SAY.sentence
     assert "on both sides of the limit of 0.5 points; the loss is within" in CANNOT_SAY.sentence
 
 
@@ -132,7 +133,7 @@ def test_void_control_says_so() -> None:
     judgement = judge_latency(
         {0: [0.2], 1: [0.2], 2: [0.2]}, {0: [0.05], 1: [0.0501], 2: [0.0502]}, Limits().max_slower
     )
-    checks = latency_checks(judgement, Limits(), "", 1.0)
+    checks = latency_checks(judgement, 3.5, 3.6, Limits(), "", 1.0)
     outcome, sentence = conclude(checks)
     assert outcome == "undecided"
     assert "control the base measured twice differs from itself by +5.1%" in sentence
