@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
-from service.cli.output import escape_unencodable, say
+from service.cli.output import escape_unencodable, open_missing_output, say
 from service.errors import WeighinError
 from service.logs import configure_logging
 
@@ -128,6 +128,7 @@ for _name, _listed in COMMANDS.items():
 
 def main() -> None:
     """Run the command line; an expected error prints one line to standard error and exits with code 1."""
+    open_missing_output()
     escape_unencodable()
     configure_logging("text", "warning")  # on standard error; `serve` configures it again from its settings
     try:

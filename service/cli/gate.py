@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import threading
 import traceback
@@ -17,17 +18,20 @@ from service.cli.output import (
     STANDARD_OUTPUT,
     JsonFile,
     LiteralConsole,
+    UnbreakableStream,
     check_target,
     say,
     stop_on_signals,
+    unbreakable_output,
     write_document,
     write_json,
 )
 from service.cli.settings import settings_with
 from service.errors import InvalidParameter, WeighinError, error_words
 from service.gate.decision import Limits
+from service.gate.inputs import Inputs
 from service.gate.outputs import append_whole, to_junit, to_markdown
-from service.gate.result import EXIT_CODES, GateResult
+from service.gate.result import EXIT_CODES, GateResult, not_begun, nothing_asked, unreported
 from service.gate.run import Gate, Request
 from service.inference.cpu import core_budget
 from service.inference.registry import Registry
@@ -35,6 +39,7 @@ from service.settings import Settings, step_summary
 from service.text.display import shown
 
 CANNOT_SAY = EXIT_CODES["undecided"]
+_JSON, _JUNIT = "--json", "--junit"
 _SUMMARY = "GITHUB_STEP_SUMMARY"
 _UNITS_S = {"s": 1, "min": 60, "h": 3600}
 _MOST_S = 86_400
@@ -73,67 +78,51 @@ def gate(
     is broken. 2: cannot say, with what a decision would take; also for bad input and interruptions. Appends a
     table to the file in GITHUB_STEP_SUMMARY, where that is set.
     """
-    try:
-        request = Request(
-            base=base,
-            new=new,
-            data=data,
-            mapping=mapping,
-            images=images,
-            limits=Limits(
-                _number(max_slower, "--max-slower", "%", "3%", 1000) / 100,
-                _number(max_loss, "--max-loss", "pt", "0.5pt", 100) / 100,
+    outputs = _Outputs(junit, json_file, step_summary())
+    with unbreakable_output() as standard_output:
+        code = _gate(
+            Inputs(base=base, new=new, data=data, mapping=mapping, images=images),
+            lambda: (
+                Limits(
+                    _number(max_slower, "--max-slower", "%", "3%", 1000) / 100,
+                    _number(max_loss, "--max-loss", "pt", "0.5pt", 100) / 100,
+                ),
+                _seconds(time_limit),
             ),
-            time_limit_s=_seconds(time_limit),
+            outputs,
+            standard_output,
         )
-        code = _gate(request, junit, json_file, step_summary())
-    except typer.Exit:  # of wrong settings
-        raise
-    except WeighinError as error:
-        code = _cannot_say(error.detail)
-    except KeyboardInterrupt:
-        code = _cannot_say("interrupted")
-    except Exception as error:  # whatever went wrong, it is no pass and no broken limit
-        traceback.print_exc()
-        code = _cannot_say(f"unexpected {type(error).__name__}")
     if code:
         raise typer.Exit(code)
 
 
-def _gate(request: Request, junit: Path | None, json_file: Path | None, summary: Path | None) -> int:
-    """Run the gate, write its outputs, and return the exit code."""
-    read = [Path(request.base), Path(request.new), request.data, request.mapping]
-    inputs = [path for path in read if path is not None]
-    targets = (("--junit", junit), ("--json", json_file), (_SUMMARY, summary))
-    _check_targets([(option, path) for option, path in targets if path is not None], inputs)
+def _gate(
+    inputs: Inputs,
+    limits: Callable[[], tuple[Limits, float]],
+    outputs: _Outputs,
+    standard_output: UnbreakableStream,
+) -> int:
+    """Run the gate, report it, and return the exit code; whatever goes wrong is no pass and no broken limit.
+
+    `limits`: returns the limits and the time limit in seconds, or raises InvalidParameter.
+    """
+    code: int = CANNOT_SAY
+    try:
+        result = _result(inputs, limits, outputs)
+        code = result.exit_code or CANNOT_SAY  # a pass counts once it is reported
+        code = outputs.report(result, standard_output)
+    except typer.Exit as error:  # of wrong settings
+        code = error.exit_code
+    except KeyboardInterrupt:
+        say("interrupted", error=True)
+    except Exception:
+        traceback.print_exc()
+    return code
+
+
+def _result(inputs: Inputs, limits: Callable[[], tuple[Limits, float]], outputs: _Outputs) -> GateResult:
+    """Run the gate; return its result, or one that says why it could not begin or go on."""
     settings = settings_with()
-    with stop_on_signals() as (stop, _):
-        result = _run(request, settings, stop)
-    written = [
-        _written(lambda: None if junit is None else write_document(junit, to_junit(result), "--junit")),
-        _written(lambda: None if json_file is None else write_json(json_file, result)),
-        _written(lambda: None if summary is None else _summarise(summary, result)),
-    ]
-    to_error = STANDARD_OUTPUT in (junit, json_file)
-    _print(result, to_error=to_error)
-    if result.outcome == "pass" and not all(written):
-        say("cannot say: it would pass, but not every report could be written", error=to_error)
-        return CANNOT_SAY
-    say(result.sentence, error=to_error)
-    return result.exit_code
-
-
-def _check_targets(targets: list[tuple[str, Path]], inputs: list[Path]) -> None:
-    """Raise InvalidParameter unless every output can be written, each to a file of its own."""
-    seen: dict[Path, str] = {}
-    for option, path in targets:
-        check_target(path, option, inputs)
-        if (other := seen.setdefault(path.absolute(), option)) != option:
-            raise InvalidParameter(f"{option} {path}: is the file of {other} too (allowed: a file for each)")
-
-
-def _run(request: Request, settings: Settings, stop: threading.Event) -> GateResult:
-    """Run the gate with a progress display on standard error."""
 
     @functools.cache
     def registry() -> Registry:
@@ -144,6 +133,100 @@ def _run(request: Request, settings: Settings, stop: threading.Event) -> GateRes
             added=settings.added_models,
         )
 
+    try:
+        outputs.check(inputs, registry)
+        kept, time_limit_s = limits()
+        if inputs.data is None and (inputs.mapping or inputs.images) is not None:
+            raise InvalidParameter("--mapping and --images: only with --data")
+        with stop_on_signals() as (stop, _):
+            request = Request(**vars(inputs), limits=kept, time_limit_s=time_limit_s)
+            return _run(request, registry, settings, stop)
+    except WeighinError as error:
+        return not_begun(error.detail)
+    except KeyboardInterrupt:
+        return not_begun("interrupted")
+    except Exception as error:  # whatever went wrong
+        traceback.print_exc()
+        return not_begun(f"unexpected {type(error).__name__}")
+
+
+class _Outputs:
+    """The files that the gate writes."""
+
+    def __init__(self, junit: Path | None, json_file: Path | None, summary: Path | None) -> None:
+        given = ((_JSON, json_file), (_JUNIT, junit), (_SUMMARY, summary))
+        files = [(option, path) for option, path in given if path is not None]
+        # standard output is last, because it cannot be written again
+        self._given = sorted(files, key=lambda file: file[1] == STANDARD_OUTPUT)
+        self._usable: list[tuple[str, Path]] = []
+        self._to_error = any(path == STANDARD_OUTPUT for _, path in files)
+
+    def check(self, inputs: Inputs, registry: Callable[[], Registry]) -> None:
+        """Raise InvalidParameter unless every output can be written, each to a file of its own.
+
+        Those that can be get the report of that error, too.
+        """
+        problems: list[InvalidParameter] = []
+        for option, path in self._given:
+            try:
+                self._check(option, path)
+                try:
+                    inputs.check_output(option, path, registry)
+                except OSError as error:
+                    raise InvalidParameter(f"{option} {path}: {error_words(error)}") from None
+            except InvalidParameter as error:
+                problems.append(error)
+            else:
+                self._usable.append((option, path))
+        if problems:
+            raise problems[0]
+
+    def _check(self, option: str, path: Path) -> None:
+        if option == _SUMMARY and path.is_file():
+            try:
+                # it is not replaced, so its folder need not be writable
+                os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))
+            except OSError as error:
+                raise InvalidParameter(f"{option} {path}: cannot be written: {error_words(error)}") from None
+        else:
+            check_target(path, option)
+        for other, taken in self._usable:
+            if os.path.realpath(taken) == os.path.realpath(path) or _same_file(taken, path):
+                raise InvalidParameter(
+                    f"{option} {path}: is the file of {other} too (allowed: a file for each)"
+                )
+
+    def report(self, result: GateResult, standard_output: UnbreakableStream) -> int:
+        """Write and print the result, and return the exit code.
+
+        A pass that cannot be reported is undecided; what was written before then says that instead.
+        """
+        _print(result, to_error=self._to_error)
+        for number, output in enumerate(self._usable):
+            if not _written(*output, result) and result.outcome == "pass":
+                result = unreported(result)
+                self._rewrite(number, result)
+        say(result.sentence, error=self._to_error or result.limits is None)
+        if standard_output.error is not None:
+            words = error_words(standard_output.error)
+            say(f"weighin: standard output: cannot be written: {words}", error=True)
+            if result.outcome == "pass":
+                result = unreported(result)
+                self._rewrite(len(self._usable), result)
+                say(result.sentence, error=True)
+        return result.exit_code
+
+    def _rewrite(self, count: int, result: GateResult) -> None:
+        """Write the first outputs again, except standard output."""
+        for option, path in self._usable[:count]:
+            if path != STANDARD_OUTPUT:
+                _written(option, path, result)
+
+
+def _run(
+    request: Request, registry: Callable[[], Registry], settings: Settings, stop: threading.Event
+) -> GateResult:
+    """Run the gate with a progress display on standard error."""
     console = LiteralConsole(stderr=True)
     display = Progress(
         BarColumn(),
@@ -172,30 +255,36 @@ def _print(result: GateResult, *, to_error: bool) -> None:
             say(f"{role}: {note}", error=True)
     for note in result.notes:
         say(note, error=True)
-    for check in result.checks:
-        say(f"{check.name}: {check.status}: {check.sentence}", error=to_error)
+    if result.limits is not None and not nothing_asked(result):  # else the outcome says all
+        for check in result.checks:
+            say(f"{check.name}: {check.status}: {check.sentence}", error=to_error)
 
 
-def _summarise(path: Path, result: GateResult) -> None:
-    try:
-        append_whole(path, to_markdown(result))
-    except OSError as error:
-        raise InvalidParameter(f"{_SUMMARY} {path}: cannot be written: {error_words(error)}") from None
-
-
-def _written(write: Callable[[], None]) -> bool:
+def _written(option: str, path: Path, result: GateResult) -> bool:
     """Write an output; return whether that worked, or say why it did not."""
     try:
-        write()
-    except InvalidParameter as error:
-        say(f"weighin: {error}", error=True)
+        if option == _JSON:
+            write_json(path, result)
+        elif option == _JUNIT:
+            write_document(path, to_junit(result), option)
+        else:
+            append_whole(path, to_markdown(result))
+    except (InvalidParameter, OSError) as error:
+        words = (
+            f"{option} {path}: cannot be written: {error_words(error)}"
+            if isinstance(error, OSError)
+            else error
+        )
+        say(f"weighin: {words}", error=True)
         return False
     return True
 
 
-def _cannot_say(reason: str) -> int:
-    say(f"cannot say: {reason}", error=True)
-    return CANNOT_SAY
+def _same_file(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except OSError:
+        return False
 
 
 def _number(text: str, option: str, unit: str, example: str, most: float) -> float:

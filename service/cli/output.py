@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import signal
@@ -11,7 +12,7 @@ import tempfile
 import threading
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
 from pydantic import BaseModel
@@ -139,6 +140,70 @@ def print_document(text: str) -> None:
         raise InvalidParameter(f"standard output: cannot be written: {error_words(error)}") from None
 
 
+class UnbreakableStream(io.RawIOBase):
+    """Raw stream that writes to another one, and drops what that cannot take, e.g. on a full disk.
+
+    `error`: why the first write failed, None if everything was written.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def isatty(self) -> bool:
+        """Return whether it ends in a terminal."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """Return the descriptor of the stream. Raises OSError if it has none."""
+        return self._stream.fileno()
+
+    def write(self, data: Any) -> int:
+        """Write bytes, or drop them; return how many."""
+        try:
+            buffer = self._stream.buffer  # type: ignore[attr-defined]
+            written = getattr(buffer, "raw", buffer).write(data)  # a buffer would keep the rest until exit
+            if written is None:
+                raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        except ValueError:  # it is closed
+            self.error = self.error or OSError(errno.EBADF, os.strerror(errno.EBADF))
+        except OSError as error:
+            self.error = self.error or error
+        else:
+            return int(written)
+        return len(data)
+
+
+@contextlib.contextmanager
+def unbreakable_output() -> Iterator[UnbreakableStream]:
+    """Context in which writing to standard output and standard error never fails.
+
+    Yields the stream of standard output, which knows whether everything was written.
+    """
+    kept = sys.stdout, sys.stderr
+    for stream in kept:
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    raw = [UnbreakableStream(stream) for stream in kept]
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(
+            io.BufferedWriter(each),
+            encoding=stream.encoding,
+            errors=stream.errors,
+            line_buffering=True,
+        )
+        for each, stream in zip(raw, kept, strict=True)
+    )
+    try:
+        yield raw[0]
+    finally:
+        sys.stdout, sys.stderr = kept
+
+
 def _is_special(path: Path) -> bool:
     """Return whether `path` is a device or a pipe, which is written to and never replaced."""
     return path.exists() and not path.is_file()
@@ -149,6 +214,16 @@ def _same_file(path: Path, other: Path) -> bool:
         return path.samefile(other)
     except OSError:
         return False
+
+
+def open_missing_output() -> None:
+    """Open the null device as standard output or error, if it was closed when the process started.
+
+    Else the next file that is opened gets its descriptor, and what child processes print.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def escape_unencodable() -> None:

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from service.gate.result import Check, GateResult, Status
+from service.gate.result import Check, GateResult, Status, nothing_asked
 from service.text.display import in_markdown, shown
 
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML 1.0 forbids, https://www.w3.org/TR/xml/#charsets, even as a reference."""
 _MARKS: dict[Status, str] = {"passed": "✅", "failed": "❌", "undecided": "❔", "skipped": "➖"}
-_OUTCOMES = {"pass": "✅ pass", "fail": "❌ fail", "undecided": "❔ cannot say"}
+_MARKS_OF_OUTCOMES = {"pass": "✅", "fail": "❌", "undecided": "❔"}
 
 
 def to_junit(result: GateResult) -> str:
     """Return JUnit XML with one suite, and a test case for each check.
 
-    A broken limit is a failure, an undecided check an error: neither counts as passed.
+    A broken limit is a failure, an undecided check an error: neither counts as passed. If nothing but the
+    outcome is undecided, that is an error too, of a test case `outcome`.
     """
-    statuses = [check.status for check in result.checks]
+    cases = [(str(check.name), check.status, check.sentence) for check in result.checks]
+    if result.outcome == "undecided" and not any(status == "undecided" for _, status, _ in cases):
+        cases.append(("outcome", "undecided", result.sentence))
+    statuses = [status for _, status, _ in cases]
     counts = {
         "name": "weighin gate",
         "tests": str(len(statuses)),
@@ -33,16 +43,16 @@ def to_junit(result: GateResult) -> str:
         "timestamp": f"{result.started_at:%Y-%m-%dT%H:%M:%S}",
     }
     suite = ElementTree.SubElement(root, "testsuite", counts | more)
-    for check in result.checks:
-        case = ElementTree.SubElement(suite, "testcase", {"classname": "weighin.gate", "name": check.name})
-        sentence = shown(check.sentence)
-        if check.status == "passed":
-            ElementTree.SubElement(case, "system-out").text = sentence
-        elif check.status == "skipped":
-            ElementTree.SubElement(case, "skipped", {"message": sentence})
+    for name, status, sentence in cases:
+        case = ElementTree.SubElement(suite, "testcase", {"classname": "weighin.gate", "name": name})
+        text = _NO_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", shown(sentence))
+        if status == "passed":
+            ElementTree.SubElement(case, "system-out").text = text
+        elif status == "skipped":
+            ElementTree.SubElement(case, "skipped", {"message": text})
         else:
-            element = "failure" if check.status == "failed" else "error"
-            ElementTree.SubElement(case, element, {"message": sentence, "type": check.status})
+            element = "failure" if status == "failed" else "error"
+            ElementTree.SubElement(case, element, {"message": text, "type": status})
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
@@ -53,14 +63,17 @@ def to_markdown(result: GateResult) -> str:
 
 
 def _markdown(result: GateResult) -> Iterator[str]:
-    yield f"### weighin gate: {_OUTCOMES[result.outcome]}"
+    nothing = nothing_asked(result)
+    mark = _MARKS["skipped"] if nothing else _MARKS_OF_OUTCOMES[result.outcome]
+    yield f"### weighin gate: {mark} {result.sentence.partition(': ')[0]}"
     yield ""
     yield in_markdown(result.sentence)
     yield ""
-    yield "| check | | result |"
-    yield "| --- | --- | --- |"
-    yield from (_row(check) for check in result.checks)
-    yield ""
+    if not nothing:
+        yield "| check | | result |"
+        yield "| --- | --- | --- |"
+        yield from (_row(check) for check in result.checks)
+        yield ""
     for role, model in (("base", result.base), ("new", result.new)):
         if model is not None:
             sha256 = "" if model.sha256 is None else f", SHA-256 `{model.sha256[:12]}`"
@@ -77,15 +90,31 @@ def _row(check: Check) -> str:
 def append_whole(path: Path, text: str) -> None:
     """Append text to a file, whole or not at all; the file is created if it is missing.
 
-    Raises OSError if it cannot be written; the file then has its earlier length.
+    A device or a pipe is written to. Raises OSError if that cannot be done; a file then has its earlier
+    length.
     """
-    with path.open("ab", buffering=0) as file:  # a buffer would write the rest when it is closed
-        length = file.seek(0, os.SEEK_END)
-        rest = text.encode()
+    # a pipe that nobody reads is an error, instead of waiting for a reader
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+    try:
+        os.set_blocking(descriptor, True)
+        status = os.fstat(descriptor)
         try:
-            while rest:
-                rest = rest[file.write(rest) :]
-            os.fsync(file.fileno())
+            _write_all(descriptor, text.encode())
         except OSError:
-            os.ftruncate(file.fileno(), length)
+            if stat.S_ISREG(status.st_mode):
+                with contextlib.suppress(OSError):  # the first error says more
+                    os.ftruncate(descriptor, status.st_size)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, rest: bytes) -> None:
+    """Write bytes, and make them durable where the system can."""
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):  # a device or a pipe
             raise

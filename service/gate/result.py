@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Literal, Self, get_args
 
 from pydantic import AwareDatetime, Field
 
 from models.zoo.card import Sha256
 from models.zoo.frozen import Finite
+from models.zoo.machine import this_machine
 from service.gate.decision import AccuracyJudgement, LatencyJudgement, Limits, Outcome, overall
 from service.gate.subjects import Kind, Source, Subject
 from service.text.display import counted, without_surrogates
@@ -16,6 +19,8 @@ from service.text.display import counted, without_surrogates
 EXIT_CODES: dict[Outcome, Literal[0, 1, 2]] = {"pass": 0, "fail": 1, "undecided": 2}
 CheckName = Literal["latency", "accuracy", "control"]
 CHECKS: tuple[CheckName, ...] = get_args(CheckName)
+NOT_REACHED = "not reached"
+"""Of a check that was not asked because an error came first."""
 Status = Literal["passed", "failed", "undecided", "skipped"]
 
 _STATUS: dict[Outcome, Status] = {"pass": "passed", "fail": "failed", "undecided": "undecided"}
@@ -122,7 +127,7 @@ class GateResult(Finite):
     exit_code: Literal[0, 1, 2] = Field(description="0: pass; 1: fail; 2: cannot say")
     sentence: str = Field(description="The outcome with its reason, one line")
     checks: list[Check]
-    limits: GateLimits
+    limits: GateLimits | None = Field(description="null if an option was wrong, so that it did not begin")
     base: GatedModel | None = Field(description="null if it was not found")
     new: GatedModel | None
     latency: LatencyFigures | None = Field(description="null if it was not measured")
@@ -147,21 +152,28 @@ def latency_checks(
     again = _change(judgement.control_ratio, judgement.control_low, judgement.control_high)
     if judgement.void:
         void = "void, because the base measured twice differs from itself"
-        control = f"the base measured twice differs from itself by {again}; {ended}; {judgement.needs}"
+        differs = f"the base measured twice differs from itself by {again}; {ended}; {judgement.needs}"
         return [
             Check(name="latency", status="undecided", sentence=f"{figure}, {void}"),
-            Check(name="control", status="undecided", sentence=control),
+            Check(name="control", status="undecided", sentence=differs),
         ]
+    if judgement.control_low is None:
+        control = Check(
+            name="control",
+            status="undecided",
+            sentence=f"the base measured twice differs by {again} in {launches}, too few for an interval",
+        )
+    else:
+        control = Check(
+            name="control", status="passed", sentence=f"the base measured twice differs by {again}"
+        )
     where = "too few for an interval; limit" if judgement.low is None else _WHERE[judgement.outcome]
     sentence = f"{figure}, {where} {100 * limits.max_slower:+g}% (base {base_ms:.3g} ms, new {new_ms:.3g} ms)"
     if judgement.outcome == "undecided":
         sentence += f"; {ended}; {judgement.needs}"
         if judgement.further_launches is not None:
             sentence += f", {judgement.further_launches * launch_s:.0f} s"
-    return [
-        Check(name="latency", status=_STATUS[judgement.outcome], sentence=sentence),
-        Check(name="control", status="passed", sentence=f"the base measured twice differs by {again}"),
-    ]
+    return [Check(name="latency", status=_STATUS[judgement.outcome], sentence=sentence), control]
 
 
 def accuracy_check(
@@ -203,6 +215,43 @@ def conclude(checks: Sequence[Check]) -> tuple[Outcome, str]:
 def with_outcome(outcome: Outcome, reason: str) -> str:
     """Return the sentence of a result: the outcome in words, then the reason."""
     return f"{_WORDS[outcome]}: {reason}"
+
+
+def nothing_asked(result: GateResult) -> bool:
+    """Return whether the gate passes because there was nothing to compare."""
+    return result.outcome == "pass" and all(check.status == "skipped" for check in result.checks)
+
+
+def unreported(result: GateResult) -> GateResult:
+    """Return what a pass is worth if not every report of it could be written: it is undecided."""
+    sentence = with_outcome("undecided", "it would pass, but not every report could be written")
+    changes = {"outcome": "undecided", "exit_code": EXIT_CODES["undecided"], "sentence": sentence}
+    return result.model_copy(update=changes)
+
+
+def not_begun(words: str) -> GateResult:
+    """Return the result of a gate that could not begin, with the reason."""
+    first, *others = CHECKS
+    words = without_surrogates(words)
+    return GateResult(
+        outcome="undecided",
+        exit_code=EXIT_CODES["undecided"],
+        sentence=with_outcome("undecided", words),
+        checks=[
+            Check(name=first, status="undecided", sentence=words),
+            *(Check(name=name, status="skipped", sentence=NOT_REACHED) for name in others),
+        ],
+        limits=None,
+        base=None,
+        new=None,
+        latency=None,
+        accuracy=None,
+        notes=[],
+        machine=this_machine().cpu,
+        weighin=version("weighin"),
+        started_at=datetime.now(UTC),
+        seconds=0.0,
+    )
 
 
 def _change(ratio: float, low: float | None, high: float | None) -> str:

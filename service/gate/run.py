@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import structlog
+
 from models.zoo.machine import this_machine
 from service.errors import InvalidParameter, MeasurementFailed, WeighinError, error_words
+from service.evaluation.choose import choose
+from service.evaluation.classes import mapping_for
+from service.evaluation.readers.read import read_dataset
 from service.gate.decision import MAX_LAUNCHES, Limits, Outcome
+from service.gate.inputs import Inputs
 from service.gate.measure import Show, Unfinished, Unmatched, measure_accuracy, measure_latency
 from service.gate.result import (
     CHECKS,
     EXIT_CODES,
+    NOT_REACHED,
     AccuracyFigures,
     Check,
     CheckName,
@@ -48,19 +56,16 @@ from service.text.display import joined, shown, without_surrogates
 ACCURACY_SHARE = 0.7
 """Share of the time limit within which accuracy has to be known; the rest remains for latency."""
 
+_log = structlog.get_logger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(Inputs):
     """What to compare. `base`, `new`: names, folders or ONNX files. `data`: labelled pictures, if any.
 
     `mapping`: file that maps their classes to labels; `images`: folder in which their paths begin.
     """
 
-    base: str
-    new: str
-    data: Path | None = None
-    mapping: Path | None = None
-    images: Path | None = None
     limits: Limits = field(default_factory=Limits)
     time_limit_s: float = 300.0
 
@@ -93,6 +98,7 @@ class Gate:
         self._sources: dict[Role, Source] = {}
         self._subjects: dict[Role, Subject] = {}
         self._checks: dict[CheckName, Check] = {}
+        self._asking: CheckName | None = None
         self._latency: LatencyFigures | None = None
         self._accuracy: AccuracyFigures | None = None
         self._notes: list[str] = []
@@ -108,17 +114,21 @@ class Gate:
         limit.daemon = True
         limit.start()
         try:
-            with tempfile.TemporaryDirectory(prefix="weighin-gate-") as folder:
+            with tempfile.TemporaryDirectory(prefix="weighin-gate-", ignore_cleanup_errors=True) as folder:
                 nothing_to_do = self._compare(Path(folder))
         except (WeighinError, OSError) as error:
             words = error.detail if isinstance(error, WeighinError) else _words(error)
             sentence = self._cannot_say(words)
+        except Exception as error:  # a fault of the gate itself is no pass, either
+            _log.exception("the gate ended early")
+            sentence = self._cannot_say(f"unexpected {type(error).__name__}")
         else:
             if nothing_to_do is None:
                 outcome, sentence = conclude(list(self._checks.values()))
             else:
                 self._skip(nothing_to_do)
-                outcome, sentence = "pass", with_outcome("pass", nothing_to_do)
+                done = "compared" if "base" not in self._sources else "measured"
+                outcome, sentence = "pass", f"pass (nothing {done}): {nothing_to_do}"
         finally:
             limit.cancel()
         request = self._request
@@ -148,8 +158,9 @@ class Gate:
         return self._stop.is_set() and not self._late
 
     def _end_late(self) -> None:
-        self._late = True
-        self._stop.set()
+        if not self._stop.is_set():  # else a signal came first
+            self._late = True
+            self._stop.set()
 
     def _compare(self, folder: Path) -> str | None:
         """Compare the networks in a temporary folder; return why there is nothing to compare, or None."""
@@ -168,10 +179,14 @@ class Gate:
         if self._interrupted:
             raise MeasurementFailed("it was interrupted")
         if base is None:
+            self._check_data(Registry([zoo], "new"))
             return f"first run: there is no base at {shown(self._request.base)}, so nothing was compared"
         self._subjects["new"] = check_alike(self._subjects["base"], self._subjects["new"])
         if identical(self._subjects["base"], self._subjects["new"]):
-            return "both files and their cards are identical, so nothing was measured"
+            self._check_data(Registry([zoo], "new"))
+            return (
+                "both files are identical, with the same inputs, outputs and labels, so nothing was measured"
+            )
         both = Registry([zoo], "base")
         self._judge_accuracy(both, folder / "evaluation")
         if self._checks["accuracy"].status == "failed":
@@ -179,7 +194,8 @@ class Gate:
         elif self._interrupted:
             self._skip("not measured, because it was interrupted")
         else:
-            self._judge_latency(both)
+            with self._books("latency"):
+                self._judge_latency(both)
         return None
 
     def _find(self, role: Role) -> Source | None:
@@ -192,9 +208,24 @@ class Gate:
     def _place(self, source: Source, zoo: Path) -> None:
         self._subjects[source.role] = place(source, zoo)
 
-    def _judge_accuracy(self, zoo: Registry, scratch: Path) -> None:
+    def _check_data(self, zoo: Registry) -> None:
+        """Check that the pictures could judge the new network, although nothing is compared this time."""
         request = self._request
         if request.data is None:
+            return
+        with self._books("accuracy"):
+            dataset = read_dataset(request.data, request.images)
+            choose(zoo, dataset, mapping_for(request.mapping, dataset.name, dataset.class_names), ("new",))
+
+    @contextlib.contextmanager
+    def _books(self, name: CheckName) -> Iterator[None]:
+        """Context whose errors are those of one check."""
+        self._asking = name
+        yield
+        self._asking = None
+
+    def _judge_accuracy(self, zoo: Registry, scratch: Path) -> None:
+        if self._request.data is None:
             self._skip("no --data is given", "accuracy")
             return
         doubts = compare_doubts(self._subjects["base"], self._subjects["new"])
@@ -202,9 +233,14 @@ class Gate:
             self._undecided("accuracy", f"is not judged, {doubts.unlike}")
             return
         self._notes += doubts.notes
+        with self._books("accuracy"):
+            self._evaluate(zoo, self._request.data, scratch)
+
+    def _evaluate(self, zoo: Registry, data: Path, scratch: Path) -> None:
+        request = self._request
         evaluated = measure_accuracy(
             zoo,
-            request.data,
+            data,
             request.mapping,
             request.images,
             request.limits.max_loss,
@@ -267,11 +303,15 @@ class Gate:
         return "it was interrupted" if self._interrupted else f"all {MAX_LAUNCHES} launches were made"
 
     def _cannot_say(self, words: str) -> str:
-        """Note on every check that is not made what has prevented it; return the sentence of the result."""
+        """Note on the check that was asked what has ended it; return the sentence of the result.
+
+        An error between the checks counts as one of the first that is not made.
+        """
+        words = without_surrogates(words)
         unmade = [name for name in CHECKS if name not in self._checks]
-        for name in unmade[:1]:
-            self._checks[name] = Check(name=name, status="undecided", sentence=words)
-        self._skip("not reached")
+        name = self._asking or (unmade[0] if unmade else "control")
+        self._checks[name] = Check(name=name, status="undecided", sentence=words)
+        self._skip(NOT_REACHED)
         return with_outcome("undecided", words)
 
     def _skip(self, reason: str, *names: CheckName) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -64,7 +65,8 @@ def find(role: Role, given: str, registry: Callable[[], Registry]) -> Source | N
 
     A text with a slash, or that ends in .onnx, is a path. Any other is the name of a model of the registry,
     or else a path. A file whose folder has a card that describes it counts as that folder. Raises
-    UnknownModel, InvalidParameter and what `registry` raises.
+    UnknownModel, InvalidParameter if it cannot be told whether something is there, and what `registry`
+    raises.
     """
     if not given.strip():
         raise InvalidParameter(f"--{role}: empty (allowed: a model, a folder with a card, an ONNX file)")
@@ -75,11 +77,16 @@ def find(role: Role, given: str, registry: Callable[[], Registry]) -> Source | N
         if given in models.names() or not os.path.lexists(path):
             return Source(role, given, "model", models.entry(given).folder)
     try:
-        if not path.exists():
-            if os.path.lexists(path):
-                raise InvalidParameter(f"--{role} {shown(given)}: a link to nothing (allowed: a file)")
-            return None
-    except OSError as error:
+        path.stat()
+    except FileNotFoundError:
+        there = next((each for each in (path, *path.parents) if os.path.lexists(each)), Path())
+        if not there.exists():
+            which = "" if there == path else f"its folder {shown(there)} is "
+            raise InvalidParameter(
+                f"--{role} {shown(given)}: {which}a link to nothing (allowed: a file)"
+            ) from None
+        return None
+    except OSError as error:  # also for a path below a file, and for links in a circle
         raise InvalidParameter(f"--{role} {shown(given)}: cannot be read: {error_words(error)}") from None
     if path.is_dir():
         return Source(role, given, "folder", path)
@@ -175,7 +182,12 @@ def _value(card: Card, fact: str) -> object:
 
 
 def same_source(base: Source, new: Source) -> bool:
-    """Return whether both options name the same file or folder, by whatever path."""
+    """Return whether both options name the same file or folder, by whatever path.
+
+    A folder and the file of its own network are the same, too.
+    """
+    if (base.kind == "file") != (new.kind == "file"):
+        return bool(_paths(base) & _paths(new))
     return os.path.realpath(base.path) == os.path.realpath(new.path)
 
 
@@ -184,6 +196,15 @@ def identical(base: Subject, new: Subject) -> bool:
     read = {"input", "outputs", "detection", "classes", "task"}
     same_cards = base.card.model_dump(include=read) == new.card.model_dump(include=read)
     return base.card.file.sha256 == new.card.file.sha256 and same_cards and base.labels == new.labels
+
+
+def _paths(source: Source) -> set[str]:
+    """Return the real paths of a source: of the file, or of the folder and the file that its card names."""
+    paths = {os.path.realpath(source.path)}
+    if source.kind != "file":
+        with contextlib.suppress(OSError, ValueError):
+            paths.add(os.path.realpath(source.path / read_card(source.path).file.name))
+    return paths
 
 
 def _describes(file: Path) -> bool:

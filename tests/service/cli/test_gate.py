@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -98,11 +99,53 @@ def test_no_base_is_a_first_run_and_says_so(tmp_path: Path, zoo: Path) -> None:
     junit = tmp_path / "out.xml"
     done = gate(zoo, "--base", tmp_path / "main/model.onnx", "--new", "good", "--junit", junit)
     assert done.returncode == 0, done.stderr
-    assert last_line(done) == (
-        f"pass: first run: there is no base at {tmp_path}/main/model.onnx, so nothing was compared"
-    )
+    assert done.stdout.splitlines() == [
+        f"pass (nothing compared): first run: there is no base at {tmp_path}/main/model.onnx, so nothing was "
+        "compared"
+    ]
     (suite,) = ElementTree.parse(junit).getroot()
     assert suite.get("skipped") == suite.get("tests") == "3"
+
+
+@pytest.mark.parametrize(
+    ("base", "reason"),
+    [
+        ("zoo/good/model.onnx/x.onnx", "cannot be read: not a directory"),
+        ("gone/before.onnx", "its folder gone is a link to nothing (allowed: a file)"),
+        ("gone", "a link to nothing (allowed: a file)"),
+        ("./circle", "cannot be read: too many levels of symbolic links"),
+        (f"{'x' * 300}.onnx", "cannot be read: file name too long"),
+    ],
+)
+def test_only_a_base_that_is_not_there_is_a_first_run(
+    tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch, base: str, reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("gone").symlink_to("nowhere")
+    Path("circle").symlink_to("circle")
+    done = gate(zoo, "--base", base, "--new", "good")
+    assert done.returncode == 2
+    assert last_line(done) == f"cannot say: --base {base}: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--data", "nowhere"], "--data nowhere: no such file or folder"),
+        (["--data", "pictures", "--mapping", "nowhere"], "--mapping nowhere: "),
+        (["--mapping", "nowhere"], "--mapping and --images: only with --data"),
+    ],
+)
+@pytest.mark.usefixtures("pictures")
+@pytest.mark.parametrize("base", ["none.onnx", "copy"])
+def test_pictures_are_checked_although_nothing_is_compared(
+    tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], reason: str, base: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(zoo / "good", "copy")
+    done = gate(zoo, "--base", base, "--new", "good", *options)
+    assert done.returncode == 2
+    assert last_line(done).startswith(f"cannot say: {reason}")
 
 
 def test_a_first_run_of_a_broken_network_is_no_pass(tmp_path: Path, zoo: Path) -> None:
@@ -116,7 +159,10 @@ def test_identical_copies_pass_without_measuring(tmp_path: Path, zoo: Path) -> N
     shutil.copytree(zoo / "good", tmp_path / "copy")
     done = gate(zoo, "--base", "good", "--new", tmp_path / "copy")
     assert done.returncode == 0, done.stderr
-    assert last_line(done) == "pass: both files and their cards are identical, so nothing was measured"
+    assert last_line(done) == (
+        "pass (nothing measured): both files are identical, with the same inputs, outputs and labels, so "
+        "nothing was measured"
+    )
 
 
 def test_equal_files_whose_cards_differ_are_evaluated(tmp_path: Path, zoo: Path, pictures: Path) -> None:
@@ -189,6 +235,7 @@ def write_with_card(folder: Path, model: onnx.ModelProto, card: dict[str, object
         ("good", "--base and --new: both are good (allowed: two networks)"),
         ("zoo/good", "--base and --new: both are zoo/good (allowed: two networks)"),
         ("zoo/good/model.onnx", "--base and --new: both are zoo/good/model.onnx (allowed: two networks)"),
+        ("./to-good.onnx", "--base and --new: both are ./to-good.onnx (allowed: two networks)"),
         ("fruits", "--base and --new: unlike labels: class 0 is 'red' in base, 'apple' in new"),
         ("ten", "--base and --new: unlike labels: base has 3 classes, new 10"),
         ("large", "--base and --new: unlike inputs: base takes 3 x 16 x 16, new 3 x 32 x 32"),
@@ -208,6 +255,7 @@ def test_what_cannot_be_compared(
     Path("text.onnx").write_text("no network")
     Path("empty").mkdir()
     Path("link.onnx").symlink_to("nowhere")
+    Path("to-good.onnx").symlink_to("zoo/good/model.onnx")
     done = gate(zoo, "--base", "good", "--new", new, "--junit", "out.xml", "--json", "out.json")
     assert done.returncode == 2
     assert last_line(done).startswith(f"cannot say: {reason}")
@@ -227,7 +275,10 @@ def test_what_cannot_be_compared(
         (["--time-limit", "0s"], "--time-limit '0s': not a time"),
         (["--data", "nowhere"], "--data nowhere: no such file or folder"),
         (["--junit", "none/out.xml"], "--junit none/out.xml: folder not found"),
-        (["--junit", "out", "--json", "out"], "--json out: is the file of --junit too"),
+        (["--junit", "out", "--json", "out"], "--junit out: is the file of --json too"),
+        (["--junit", "out", "--json", "zoo/../out"], "--junit out: is the file of --json too"),
+        (["--junit", "old", "--json", "link"], "--junit old: is the file of --json too"),
+        (["--junit", "old", "--json", "hard"], "--junit old: is the file of --json too"),
         (["--junit", "zoo/good"], "--junit zoo/good: is a folder"),
     ],
 )
@@ -235,6 +286,9 @@ def test_wrong_options(
     tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], reason: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("old").write_text("")
+    Path("link").symlink_to("old")
+    Path("hard").hardlink_to("old")
     done = gate(zoo, "--base", "good", "--new", "reds", *arguments)
     assert done.returncode == 2
     assert last_line(done).startswith(f"cannot say: {reason}")
@@ -248,7 +302,108 @@ def test_output_that_is_an_input_is_refused(zoo: Path) -> None:
     file = zoo / "good/model.onnx"
     done = gate(zoo, "--base", file, "--new", "reds", "--junit", file)
     assert done.returncode == 2
-    assert "is an input of this command" in last_line(done)
+    assert last_line(done).endswith("is a file of --base (allowed: another file)")
+
+
+@pytest.mark.usefixtures("pictures")
+@pytest.mark.parametrize(
+    ("base", "data", "output"),
+    [
+        ("zoo/good", None, "zoo/good/model.onnx"),
+        ("zoo/good/model.onnx", None, "zoo/good/card.json"),
+        ("good", None, "zoo/good/card.json"),
+        ("good", None, "zoo/good/labels.txt"),
+        ("zoo/good", None, "link"),
+        ("linked", None, "zoo/reds/model.onnx"),
+        ("good", "pictures", "pictures/red/0.png"),
+        ("good", "labels.csv", "labels.csv"),
+        ("good", "labels.csv", "pictures/red/0.png"),
+    ],
+)
+def test_no_output_replaces_what_is_read(
+    tmp_path: Path,
+    zoo: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    base: str,
+    data: str | None,
+    output: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("labels.csv").write_text("path,label\npictures/red/0.png,red\n")
+    Path("link").symlink_to("zoo/good/card.json")
+    shutil.copytree(zoo / "reds", "linked")
+    Path("linked/model.onnx").unlink()
+    Path("linked/model.onnx").symlink_to(zoo / "reds/model.onnx")
+    before = Path(output).read_bytes()
+    options = [] if data is None else ["--data", data]
+    for option in ("--json", "--junit"):
+        done = gate(zoo, "--base", base, "--new", "as-good", *options, option, output)
+        assert done.returncode == 2
+        assert last_line(done).startswith(f"cannot say: {option} {output}: is a")
+    assert Path(output).read_bytes() == before
+
+
+def test_outputs_of_an_earlier_run_beside_the_files_are_replaced(
+    tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(zoo / "good/model.onnx", "new.onnx")
+    Path("out.json").write_text("of an earlier run")
+    done = gate(zoo, "--base", "none.onnx", "--new", "new.onnx", "--json", "out.json")
+    assert done.returncode == 0, done.stderr
+    assert parsed(GateResult, Path("out.json").read_text()).outcome == "pass"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--max-slower", "nonsense"], ["--json", "none/out.json"], ["--data", "nowhere"]]
+)
+def test_error_before_the_run_replaces_the_report_of_an_earlier_one(
+    tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("out.xml").write_text('<testsuites name="weighin gate" errors="0"/>')
+    done = gate(zoo, "--base", "good", "--new", "reds", "--junit", "out.xml", *arguments)
+    assert done.returncode == 2
+    root = ElementTree.parse("out.xml").getroot()
+    assert root.get("errors") == "1"
+    error = root.find(".//error")
+    assert error is not None
+    assert last_line(done) == f"cannot say: {error.get('message')}"
+
+
+def test_wrong_limits_are_null_in_the_document(tmp_path: Path, zoo: Path) -> None:
+    file = tmp_path / "out.json"
+    assert gate(zoo, "--base", "a", "--new", "b", "--max-loss", "1", "--json", file).returncode == 2
+    result = parsed(GateResult, file.read_text())
+    assert (result.exit_code, result.limits) == (2, None)
+
+
+@pytest.mark.parametrize(
+    ("data", "mapping", "reason"),
+    [
+        ("nowhere", None, "--data nowhere: no such file or folder"),
+        ("pictures", "mapping.txt", "--mapping mapping.txt: no such class in pictures: pear"),
+        ("unreadable", None, ""),
+    ],
+)
+@pytest.mark.usefixtures("pictures")
+def test_error_of_the_pictures_is_one_of_the_accuracy(
+    tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch, data: str, mapping: str | None, reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mapping.txt").write_text("pear = red\n")
+    for name in ("red", "green"):
+        Path("unreadable", name).mkdir(parents=True)
+        Path("unreadable", name, "0.png").write_text("no picture")
+    options = [] if mapping is None else ["--mapping", mapping]
+    done = gate(zoo, "--base", "good", "--new", "reds", "--data", data, *options, "--json", "out.json")
+    assert done.returncode == 2
+    latency, accuracy, control = parsed(GateResult, Path("out.json").read_text()).checks
+    assert (accuracy.name, accuracy.status) == ("accuracy", "undecided")
+    assert accuracy.sentence.startswith(reason)
+    assert (
+        (latency.status, latency.sentence) == (control.status, control.sentence) == ("skipped", "not reached")
+    )
 
 
 def test_mapping_and_unreadable_pictures(tmp_path: Path, zoo: Path, pictures: Path) -> None:
@@ -386,6 +541,117 @@ def test_worse_detector_fails(tmp_path: Path) -> None:
     assert accuracy is not None
     assert (accuracy.only_base, accuracy.only_new) == (None, None)
     assert accuracy.low > 0.005
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.usefixtures("pictures")
+@pytest.mark.parametrize(
+    ("options", "streams", "code"),
+    [
+        ("--base none.onnx --new good --json out.json", "2>/dev/full", 0),
+        ("--base none.onnx --new good --json out.json", "2>&-", 0),
+        ("--base none.onnx --new good --json out.json", "| true; exit ${PIPESTATUS[0]}", 2),
+        ("--base none.onnx --new good --json - --junit out.xml", ">/dev/full", 2),
+        ("--base good --new reds --data pictures --json out.json", ">/dev/full 2>/dev/full", 1),
+    ],
+)
+def test_exit_code_without_working_output(
+    tmp_path: Path, zoo: Path, options: str, streams: str, code: int
+) -> None:
+    """A pass whose report is lost is none; losing anything else changes nothing."""
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m service gate {options} {streams}"],
+        cwd=tmp_path,
+        env=environment(zoo, tmp_path / "data", default_model="good")
+        | {"PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    if "out.json" in options:
+        assert parsed(GateResult, (tmp_path / "out.json").read_text()).exit_code == code
+    else:
+        assert ElementTree.parse(tmp_path / "out.xml").getroot().get("errors") == "1"
+
+
+def test_summary_that_is_a_device(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", os.devnull)
+    done = gate(zoo, "--base", "none.onnx", "--new", "good")
+    assert done.returncode == 0, done.stderr
+
+
+def test_summary_that_is_a_pipe(tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(pipe))
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True) as reader:
+        done = gate(zoo, "--base", "none.onnx", "--new", "good")
+        out, _ = reader.communicate(timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert out.startswith("### weighin gate: ➖ pass (nothing compared)\n")
+    assert "| check |" not in out
+
+
+@pytest.mark.skipif(not Path("/proc/self/comm").exists(), reason="needs /proc")
+def test_summary_in_a_folder_that_takes_no_new_files(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of the process is a file that can be written to, and its folder cannot."""
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "/proc/self/comm")
+    name = Path("/proc/self/comm").read_text()
+    try:
+        done = gate(zoo, "--base", "none.onnx", "--new", "good")
+    finally:
+        Path("/proc/self/comm").write_text(name)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.usefixtures("pictures")
+def test_summary_that_cannot_be_written_is_refused_before_measuring(
+    tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody may write to a program while it runs, not even root."""
+    program = Path(shutil.copy(shutil.which("cat") or "", tmp_path / "program"))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(program))
+    with subprocess.Popen([program], stdin=subprocess.PIPE) as running_program:
+        done = gate(zoo, "--base", "good", "--new", "reds", "--data", tmp_path / "pictures")
+        running_program.communicate()
+    assert done.returncode == 2
+    assert last_line(done) == (
+        f"cannot say: GITHUB_STEP_SUMMARY {program}: cannot be written: text file busy"
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("option", ["--json", "--junit"])
+def test_every_report_says_that_another_is_lost(
+    tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    summary = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    files = {"--json": tmp_path / "out.json", "--junit": tmp_path / "out.xml"} | {option: Path("/dev/full")}
+    options = [str(each) for file in files.items() for each in file]
+    done = gate(zoo, "--base", "none.onnx", "--new", "good", *options)
+    assert done.returncode == 2
+    reason = "cannot say: it would pass, but not every report could be written"
+    assert last_line(done) == reason
+    if option == "--junit":
+        result = parsed(GateResult, files["--json"].read_text())
+        assert (result.outcome, result.exit_code, result.sentence) == ("undecided", 2, reason)
+    else:
+        error = ElementTree.parse(files["--junit"]).getroot().find(".//error")
+        assert error is not None
+        assert error.get("message") == reason
+    assert summary.read_text().startswith("### weighin gate: ❔ cannot say\n")
+
+
+def test_characters_that_xml_forbids_in_a_name(tmp_path: Path, zoo: Path) -> None:
+    junit = tmp_path / "out.xml"
+    done = gate(zoo, "--base", tmp_path / "x\uffff\ufffe/none.onnx", "--new", "good", "--junit", junit)
+    assert done.returncode == 0, done.stderr
+    skipped = ElementTree.parse(junit).getroot().find(".//skipped")
+    assert skipped is not None
+    assert r"x\uffff\ufffe/none.onnx" in skipped.get("message", "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

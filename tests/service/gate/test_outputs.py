@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ from service.gate.result import (
     accuracy_check,
     conclude,
     latency_checks,
+    unreported,
 )
 from tests.service.gate.answers import answers
 
@@ -104,6 +106,31 @@ def test_junit_quotes_markup_and_control_characters() -> None:
     assert error.get("message") == r'<a href="x">\x1b[31m & \x00'
 
 
+def test_junit_has_no_character_that_xml_forbids() -> None:
+    check = Check(name="latency", status="skipped", sentence="\ufffe\uffff \U0001f600\U0001ffff")
+    given = PASSES.model_copy(update={"checks": [check, *PASSES.checks[1:]]})
+    skipped = ElementTree.fromstring(to_junit(given)).find(".//skipped")
+    assert skipped is not None
+    assert skipped.get("message") == "\\ufffe\\uffff \U0001f600\U0001ffff"
+
+
+def test_junit_of_a_pass_that_is_not_reported_has_an_error() -> None:
+    root = ElementTree.fromstring(to_junit(unreported(PASSES)))
+    assert (root.get("tests"), root.get("errors")) == ("4", "1")
+    assert [case.get("name") for case in root.findall(".//error/..")] == ["outcome"]
+
+
+@pytest.mark.parametrize("launches", [1, 2])
+def test_control_of_too_few_launches_is_undecided(launches: int) -> None:
+    given = result((0.0,) * launches, 0)
+    assert [(check.name, check.status) for check in given.checks] == [
+        ("latency", "undecided"),
+        ("accuracy", "passed"),
+        ("control", "undecided"),
+    ]
+    assert given.checks[2].sentence.endswith("too few for an interval")
+
+
 def test_sentences_of_a_pass() -> None:
     assert PASSES.sentence == (
         "pass: latency +0.1% [-0.5%, +0.7%] in 3 launches, wholly within the limit of +3% "
@@ -154,6 +181,17 @@ def test_append_keeps_what_is_there(tmp_path: Path) -> None:
     append_whole(path, "one\n")
     append_whole(path, "zwei ü\n")
     assert path.read_text() == "one\nzwei ü\n"
+
+
+def test_append_to_a_device() -> None:
+    append_whole(Path(os.devnull), "gone")
+
+
+def test_append_to_a_pipe_that_nobody_reads(tmp_path: Path) -> None:
+    """It does not wait for a reader."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="No such device or address"):
+        append_whole(tmp_path / "pipe", "gone")
 
 
 def test_append_on_a_full_disk_leaves_no_part(tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""What a gate reads: none of its outputs may replace a file of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from service.errors import InvalidParameter, WeighinError
+from service.evaluation.readers.paths import has_picture_suffix
+from service.gate.subjects import Role, find
+from service.inference.registry import Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """The options that name files and folders to read, as `Request` has them."""
+
+    base: str
+    new: str
+    data: Path | None = None
+    mapping: Path | None = None
+    images: Path | None = None
+
+    def check_output(self, option: str, path: Path, registry: Callable[[], Registry]) -> None:
+        """Raise InvalidParameter if the output of `option` would replace a file that is read.
+
+        Of a folder that an option names, that is any file; of a folder in which the pictures of annotations
+        are, any picture. Links are followed.
+        """
+        real = Path(os.path.realpath(path))
+        if not real.is_file():
+            return
+        for name, read in self._read(registry):
+            if read.is_file() and read.samefile(real):
+                raise InvalidParameter(
+                    f"{option} {path}: is an input of this command (allowed: another file)"
+                )
+            if read.is_dir() and _holds(read, real):
+                raise InvalidParameter(f"{option} {path}: is a file of {name} (allowed: another file)")
+        for folder in self._folders_of_pictures():
+            if has_picture_suffix(real.name) and real.is_relative_to(os.path.realpath(folder)):
+                raise InvalidParameter(f"{option} {path}: is a picture of --data (allowed: another file)")
+
+    def _read(self, registry: Callable[[], Registry]) -> Iterator[tuple[str, Path]]:
+        """Yield the files and folders that are read, with their options."""
+        roles: tuple[Role, ...] = get_args(Role)
+        for role, given in zip(roles, (self.base, self.new), strict=True):
+            try:
+                source = find(role, given, registry)
+            except (WeighinError, OSError):  # the gate will say why; what cannot be found has no files
+                continue
+            if source is not None:
+                yield f"--{role}", source.path
+        for name, path in (("--data", self.data), ("--mapping", self.mapping)):
+            if path is not None:
+                yield name, path
+
+    def _folders_of_pictures(self) -> Iterator[Path]:
+        if self.images is not None:
+            yield self.images
+        if self.data is not None:
+            yield self.data if self.data.is_dir() else self.data.parent
+
+
+def _holds(folder: Path, file: Path) -> bool:
+    """Return whether a file is in a folder, or one of the folder's own files is a link to it."""
+    return file.is_relative_to(os.path.realpath(folder)) or any(
+        each.is_file() and each.samefile(file) for each in folder.iterdir()
+    )
