@@ -34,7 +34,7 @@ from service.web.table import (
     stage_of,
     three_digits,
 )
-from service.web.view import WINDOWS, Activity, Choice, StageChoice, View, busiest, span_for
+from service.web.view import SOURCES, WINDOWS, Activity, Choice, StageChoice, View, busiest, span_for
 
 _MOST_VERSIONS = 10
 
@@ -113,6 +113,7 @@ class Figures:
         metadata=explained("The answers about each label set; none in a detail")
     )
     caveat: str = field(metadata=explained("What the answers are from, in words"))
+    source: str = field(metadata=explained("What the recorded runs are, in words"))
     parts: Sequence[Stage] = field(metadata=explained("Stages in the bars, if they are stacked; else empty"))
     toggle: Choice = field(metadata=explained("Link between percentiles and stacked stages"))
     judging: bool = field(metadata=explained("Whether benchmarks are still being read for the front"))
@@ -245,7 +246,8 @@ class FiguresBuilder:
             table=table,
             columns=_columns(asked),
             answers=[answers(group) for group in table.groups if group.baseline] if not view.model else [],
-            caveat=_caveat(table.groups),
+            caveat=_caveat(table.groups, view.regime),
+            source=SOURCES[view.regime],
             parts=PARTS if is_stacked else (),
             toggle=Choice(asked.page_url(stage=""), "show percentiles")
             if is_stacked
@@ -357,7 +359,7 @@ def _facts_text(facts: ModelFacts) -> str:
     )
 
 
-def _caveat(groups: Sequence[Group]) -> str:
+def _caveat(groups: Sequence[Group], regime: Regime) -> str:
     """Return what the answers are from: recorded runs, or for who is dominated, benchmarks."""
     judged = [
         group.title.partition(":")[0]
@@ -365,7 +367,7 @@ def _caveat(groups: Sequence[Group]) -> str:
         if group.front and group.front.source == "benchmarks"
     ]
     exception = f"; who is dominated in {joined(judged)}: by benchmarks" if judged else ""
-    return f"live, not a controlled benchmark{exception}"
+    return f"{SOURCES[regime]}{exception}"
 
 
 def _runs(recorded: Recorded) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -49,13 +49,15 @@ class Behind:
 class GroupFront:
     """The front of one label set: where its latencies are from, who is dominated, and the chart, if any.
 
-    `behind`: models on the front that another one beats by every estimate, though not surely.
+    `behind`: models on the front that another one beats by every estimate, though not surely. `absent`: why
+    others are not compared, by model.
     """
 
     source: Source
     on_front: frozenset[str]
     dominated: Mapping[str, Dominated]
     behind: Mapping[str, Behind]
+    absent: Mapping[str, str]
     chart: Chart | None
 
 
@@ -68,7 +70,8 @@ def front_of(
 ) -> GroupFront:
     """Return the front of a label set: of its benchmarks, if at least two models have one, else as recorded.
 
-    `recorded`: distributions by model. Only models whose accuracies are of the same pictures are compared.
+    `facts`: the models with runs or benchmarks. `recorded`: distributions by model. Only models whose
+    accuracies are of the same pictures are compared.
     """
     benchmarked = [each for each in facts if each.name in measured]
 
@@ -82,7 +85,8 @@ def front_of(
             _front_model(each, dominated, each.measured.p50_ms, each.measured.median_interval_ns)
             for each in candidates
         ]
-        return _group("benchmarks", labels, models, [each.name for each in best], dominated)
+        absent = _absent(facts, measured, "no benchmark on this machine yet", accuracies)
+        return _group("benchmarks", labels, models, [each.name for each in best], dominated, absent)
     contenders = [
         Recorded(
             each.name,
@@ -96,7 +100,23 @@ def front_of(
     ]
     live_best, dominated = front(contenders)
     models = [_front_model(each, dominated, each.median_ns / 1e6, each.interval_ns) for each in contenders]
-    return _group("recorded", labels, models, [each.name for each in live_best], dominated)
+    absent = _absent(facts, recorded, "no runs of this stage", accuracies)
+    return _group("recorded", labels, models, [each.name for each in live_best], dominated, absent)
+
+
+def _absent(
+    facts: Sequence[ModelFacts], timed: Collection[str], untimed: str, accuracies: Accuracies
+) -> dict[str, str]:
+    """Return why models are not compared. `untimed`: the reason of those that are not in `timed`."""
+    reasons = {}
+    for each in facts:
+        if each.name not in timed:
+            reasons[each.name] = untimed
+        elif each.name not in accuracies.by_model:
+            reasons[each.name] = "its accuracy is unknown"
+        elif each.name not in accuracies.compared:
+            reasons[each.name] = "its accuracy is of other pictures"
+    return reasons
 
 
 def _front_model(
@@ -139,11 +159,12 @@ def _group(
     models: Sequence[FrontModel],
     best: Sequence[str],
     dominated: Sequence[Dominated],
+    absent: Mapping[str, str],
 ) -> GroupFront:
     known = {each.entry for each in models if each.accuracy is not None}
     beaten = {each.model: each for each in dominated}
     chart = _draw(Front(task=labels[0], labels=labels[1], models=tuple(models))) if len(known) > 1 else None
-    return GroupFront(source, frozenset(best) & known, beaten, _behind(models), chart)
+    return GroupFront(source, frozenset(best) & known, beaten, _behind(models), absent, chart)
 
 
 def _behind(models: Sequence[FrontModel]) -> dict[str, Behind]:

@@ -219,8 +219,15 @@ def _group(
     front = None
     if labels is not None:
         accuracies = known.accuracies.get(labels, accuracies)
-        of_names = [known.facts[name] for name in names if name not in known.of_other_files]
-        front = front_of(labels, of_names, accuracies, known.distributions.get(stage, {}), known.measured)
+        if stage in ("total", "inference"):
+            compared = [known.facts[name] for name in names if name not in known.of_other_files]
+            compared += [
+                each
+                for name, each in known.facts.items()
+                if name in known.measured and name not in names and (each.task, each.labels) == labels
+            ]
+            recorded = known.distributions.get(stage, {})
+            front = front_of(labels, compared, accuracies, recorded, known.measured)
     baseline = _baseline(known, stage, wanted, names)
     base = _summary(known, baseline, stage)
     short = short_names(names)
@@ -347,7 +354,8 @@ def _place(front: GroupFront | None, name: str, short: Mapping[str, str]) -> tup
         return "behind", Cell(f"behind {short.get(behind.by, behind.by)}?", behind.reason)
     if front is not None and name in front.on_front:
         return "front", Cell("front", "no model is more accurate, faster and not larger")
-    return "", Cell("–", "not compared: its accuracy or its latency is unknown")
+    reason = "total and inference are compared only" if front is None else front.absent.get(name)
+    return "", Cell("–", f"not compared: {reason or 'its accuracy or its latency is unknown'}")
 
 
 def _tagged(rows: Sequence[Row], accuracies: Accuracies) -> list[Row]:

@@ -61,6 +61,16 @@ def span_for(length_s: float, most: Span) -> Span:
     return next((span for span in WINDOWS.values() if length_s <= span.length_s <= most.length_s), most)
 
 
+SOURCES: dict[Regime, str] = {
+    "live": "live, not a controlled benchmark",
+    "compare": "comparisons, not a controlled benchmark",
+    "demo": "demo, not a controlled benchmark",
+    "isolated": "runs of benchmarks (isolated), pooled",
+    "load": "runs of benchmarks (load), pooled",
+}
+"""What the runs of a regime are, in words."""
+
+
 class Activity(NamedTuple):
     """Numbers of runs and of errors of a regime."""
 

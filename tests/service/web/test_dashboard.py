@@ -44,6 +44,8 @@ from service.web.view import WINDOWS, DashboardPage, Span, View, span_for
 from tests.conftest import make_tiny_model
 from tests.helpers.http_client import http_client
 from tests.helpers.pages import Code, names_in
+from tests.helpers.until import until
+from tests.service.web.test_fronts import steady_benchmark
 
 NOON = 1_772_366_400.0  # 2026-03-01 12:00 UTC
 RUN: Durations = {"queue": 20_000, "decode": 600_000, "inference": 1_900_000, "total": 2_600_000}
@@ -607,6 +609,35 @@ def test_model_without_a_total_is_shown_by_its_inference(instrument: Instrument)
         ("tiny-b fastest", "5")
     ]
     assert charts(detail)["stage"] == "inference"
+
+
+def test_front_is_of_totals_and_inference_and_names_its_source(rated: Instrument) -> None:
+    for name in ("tiny", "tiny-b"):
+        rated.record(3, name)
+        rated.record(2, name, {"inference": 900_000, "total": 1_000_000}, "isolated")
+    fronts = 'class="chart front"'
+    live, isolated = rated.page(), rated.page(regime="isolated")
+    assert fronts in live
+    assert fronts in isolated
+    assert "live, not a controlled benchmark: its intervals" in live
+    assert "runs of benchmarks (isolated), pooled: its intervals" in isolated
+    assert "live, not" not in isolated
+    assert fronts in rated.page(stage="inference")
+    queue = rated.page(stage="queue")
+    assert fronts not in queue
+    assert 'title="not compared: total and inference are compared only"' in queue
+
+
+def test_benchmarked_models_are_on_the_front_without_runs(rated: Instrument) -> None:
+    facts = rated.catalogue.facts()
+    rated.archive.save(steady_benchmark(facts, {"tiny": 3.0, "tiny-b": 1.0}))
+    until(lambda: bool(rated.catalogue.measured(facts)), "benchmarks to be judged")
+    rated.record(1, "tiny")
+    page = rated.page()
+    assert [row[0] for row in rows(page)] == ["tiny baseline"]
+    assert "by controlled benchmarks of inference on this machine" in page
+    drawn = re.findall(r'<g class="(?:best|beaten)"><title>(\S+)', page)
+    assert [name.rstrip(":,") for name in drawn] == ["tiny", "tiny-b"]
 
 
 def test_refreshes_share_cached_figures(instrument: Instrument) -> None:

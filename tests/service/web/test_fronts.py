@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from models.zoo.card import Accuracy, read_card, write_card
 from service.bench.archive import BenchmarkArchive
-from service.bench.bundle import ModelFacts
+from service.bench.bundle import Bundle, ModelFacts
 from service.bench.recommend.accuracy import AccuracyEstimate
 from service.bench.recommend.advice import this_machine
 from service.bench.recommend.evidence import Measured
@@ -46,6 +46,20 @@ def accuracies(values: Mapping[str, float], n: int = 10_000) -> Accuracies:
     return Accuracies("test", known, frozenset(known))
 
 
+def steady_benchmark(facts: Mapping[str, ModelFacts], medians_ms: Mapping[str, float]) -> Bundle:
+    """Return a benchmark of this machine with steady latencies around these medians."""
+    random = np.random.default_rng(0)
+    samples = {
+        name: [
+            [(random.normal(ms, 0.01 * ms, 40) * 1e6).astype(int).tolist() for _ in range(5)]
+            for _ in range(5)
+        ]
+        for name, ms in medians_ms.items()
+    }
+    made = bundles.bundle(samples, on=this_machine())
+    return made.model_copy(update={"models": tuple(facts[name] for name in samples)})
+
+
 class Zoo:
     """Three tiny models with stores for benchmarks and evaluations, and the catalogue of them."""
 
@@ -63,16 +77,7 @@ class Zoo:
 
     def benchmark(self, medians_ms: Mapping[str, float], *, days_ago: int = 0) -> None:
         """Save a benchmark of this machine with steady latencies around these medians."""
-        random = np.random.default_rng(0)
-        samples = {
-            name: [
-                [(random.normal(ms, 0.01 * ms, 40) * 1e6).astype(int).tolist() for _ in range(5)]
-                for _ in range(5)
-            ]
-            for name, ms in medians_ms.items()
-        }
-        measured_facts = tuple(ModelFacts.of(self.cards[name]) for name in samples)
-        made = bundles.bundle(samples, on=this_machine()).model_copy(update={"models": measured_facts})
+        made = steady_benchmark({name: ModelFacts.of(self.cards[name]) for name in medians_ms}, medians_ms)
         earlier = {
             each: getattr(made, each) - timedelta(days=days_ago) for each in ("started_at", "finished_at")
         }
@@ -175,6 +180,7 @@ def test_benchmarks_replace_recorded_latency(zoo: Zoo, facts: list[ModelFacts]) 
     front = front_of(LABELS, facts, accuracies({"a": 0.9, "b": 0.8, "c": 0.7}), recorded, measured)
     assert front.source == "benchmarks"
     assert front.on_front == {"a", "b"}, "by the benchmark, b is faster; c has none"
+    assert front.absent == {"c": "no benchmark on this machine yet"}
     assert front.dominated == {}
 
 
