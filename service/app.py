@@ -172,7 +172,14 @@ def build(settings: Settings, *, address: str | None = None) -> Services:
         recorder,
         latencies,
         archive,
-        BenchmarkJobs(registry, pool, recorder, state.benchmarks, settings.model_dirs),
+        BenchmarkJobs(
+            registry,
+            pool,
+            recorder,
+            state.benchmarks,
+            settings.model_dirs,
+            demo_runs=lambda: services.demo.running,
+        ),
         Gallery(
             registry,
             pool,
@@ -185,7 +192,13 @@ def build(settings: Settings, *, address: str | None = None) -> Services:
             max_pixels=settings.max_pixels,
             deadline_s=settings.deadline_s,
         ),
-        Demo(registry, pool, recorder, max_pixels=settings.max_pixels),
+        Demo(
+            registry,
+            pool,
+            recorder,
+            max_pixels=settings.max_pixels,
+            benchmark_runs=lambda: services.jobs.running,
+        ),
         site,
         DashboardCache(
             site,

@@ -197,7 +197,7 @@ def benchmarks_router(jobs: BenchmarkJobs, api_key: SecretStr | None) -> APIRout
     async def start(
         request: Request, response: Response, configuration: BenchmarkRequest | None = None
     ) -> BenchmarkOut:
-        """Start a benchmark in a separate process; one runs at a time.
+        """Start a benchmark in a separate process; one runs at a time, and none during the demo.
 
         `Location` is the URL of the benchmark; append `/events` to watch it. If the service answers requests
         during the run, the benchmark is flagged `contaminated`, and `/recommend` does not use it.

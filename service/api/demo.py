@@ -18,11 +18,18 @@ class DemoOut(BaseModel):
     models: int = Field(description="Number of models that run; 0 before the first demo", examples=[6])
     runs: int = Field(description="Runs so far", examples=[120])
     planned: int = Field(description="Maximum runs", examples=[6 * RUNS_PER_MODEL])
+    detail: str | None = Field(description="Why runs failed or the demo ended early")
 
     @classmethod
     def of(cls, state: DemoState) -> DemoOut:
         """Build the response."""
-        return cls(running=state.running, models=state.models, runs=state.runs, planned=state.planned)
+        return cls(
+            running=state.running,
+            models=state.models,
+            runs=state.runs,
+            planned=state.planned,
+            detail=state.detail,
+        )
 
 
 def demo_router(demo: Demo, api_key: SecretStr | None) -> APIRouter:
@@ -36,7 +43,7 @@ def demo_router(demo: Demo, api_key: SecretStr | None) -> APIRouter:
         dependencies=[Depends(key_needed(api_key))],
         description=f"Run every loaded model on four bundled photographs, at most {RUNS_PER_MODEL} times "
         f"each and for at most {DURATION_S:.0f} seconds. The runs are recorded in the regime `demo`, apart "
-        "from live requests.",
+        "from live requests. 503 while models are being loaded, or while another demo or a benchmark runs.",
         responses=documented(errors.Unauthorized, errors.CrossSiteRequest, errors.Busy, errors.NotReady),
     )
     async def start() -> DemoOut:

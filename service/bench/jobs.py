@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -67,19 +67,26 @@ class BenchmarkJobs:
         model_dirs: tuple[Path, ...],
         *,
         repetitions: Repetitions | None = None,
+        demo_runs: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`repetitions` replaces those of the profiles."""
+        """`repetitions` replaces those of the profiles; `demo_runs` returns whether the demo runs."""
         self._registry = registry
         self._pool = pool
         self._recorder = recorder
         self._store = store
         self._model_dirs = tuple(folder.absolute() for folder in model_dirs)
         self._repetitions = repetitions
+        self._demo_runs = demo_runs
         self._starting = False
         self._running: _Running | None = None
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._stopping = False
+
+    @property
+    def running(self) -> bool:
+        """Whether a benchmark of this process is starting or runs."""
+        return self._starting or self._running is not None
 
     async def open(self) -> None:
         """Mark benchmarks of an earlier process as interrupted, if state can be written."""
@@ -91,7 +98,7 @@ class BenchmarkJobs:
     async def start(self, request: Request) -> Benchmark:
         """Start a benchmark.
 
-        Raises Busy while another one runs, the errors of `make_plan` for an invalid request, and
+        Raises Busy while another one or the demo runs, the errors of `make_plan` for an invalid request, and
         StorageUnavailable if the result could not be stored.
         """
         self._check_free()
@@ -187,7 +194,9 @@ class BenchmarkJobs:
     def _check_free(self) -> None:
         if self._stopping:
             raise Busy("service: stopping")
-        if self._starting or self._running is not None:
+        if self._demo_runs():
+            raise Busy("benchmark: the demo is running, which would disturb it (wait half a minute)")
+        if self.running:
             running = "another one" if self._running is None else f"'{self._running.row.id}'"
             raise Busy(f"benchmark: {running} is running (limit: 1)")
 

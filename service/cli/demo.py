@@ -76,13 +76,18 @@ def _run(client: _DemoClient, address: str) -> None:
     while state["running"]:
         time.sleep(_PERIOD_S)
         state = client.demo()
-    say(f"{state['runs']} of {state['planned']} runs recorded in the regime demo")
+    if not state["runs"]:
+        raise Refused(f"demo: no run was made: {state['detail']}")
+    ended = f" ({state['detail']})" if state["detail"] else ""
+    say(f"{state['runs']} of {state['planned']} runs recorded in the regime demo{ended}")
 
 
 def _serve(settings: Settings, address: str, key: str | None) -> None:
-    """Serve until a signal, and run the demo once the models are loaded."""
+    """Serve until a signal, and run the demo once the models are loaded. Exits with 1 if it failed."""
     from service.logs import configure_logging  # imported here, because the web framework takes half a second
     from service.server import serve
+
+    failures: list[Refused] = []
 
     def run() -> None:
         try:
@@ -91,12 +96,15 @@ def _serve(settings: Settings, address: str, key: str | None) -> None:
                     time.sleep(_PERIOD_S)
                 _run(client, address)
         except Refused as error:
+            failures.append(error)
             say(f"weighin: {error}", error=True)
 
     configure_logging(settings.log_format, settings.log_level)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log every request of `run`
     threading.Thread(target=run, name="demo", daemon=True).start()
     serve(settings)
+    if failures:
+        raise typer.Exit(1)
 
 
 def _host(settings: Settings) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from models.zoo.statistics import MIN_SAMPLES
-from service.errors import Busy, DeadlineExceeded, ModelUnavailable, NotReady, QueueFull
+from service.errors import Busy, DeadlineExceeded, ModelUnavailable, NotReady, QueueFull, WeighinError
 from service.inference.classify import Classifier, class_counts
 from service.inference.detect import Detector, detect_plan
 from service.inference.loading import ServedModel
@@ -34,12 +34,16 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DemoState:
-    """State of the demo: whether it runs, its models, and how many of the planned runs are done."""
+    """State of the demo: whether it runs, its models, and how many of the planned runs are done.
+
+    `detail`: why runs failed or it ended early, for clients; None otherwise.
+    """
 
     running: bool
     models: int
     runs: int
     planned: int
+    detail: str | None
 
 
 class Demo:
@@ -48,29 +52,52 @@ class Demo:
     As many runs as the pool has threads are under way at a time, so that live requests wait for one at most.
     """
 
-    def __init__(self, registry: Registry, pool: CorePool, recorder: Recorder, *, max_pixels: int) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        pool: CorePool,
+        recorder: Recorder,
+        *,
+        max_pixels: int,
+        benchmark_runs: Callable[[], bool],
+    ) -> None:
+        """`benchmark_runs` returns whether a benchmark runs, which a demo would disturb."""
         self._registry = registry
         self._pool = pool
         self._classifier = Classifier(pool, recorder, max_pixels=max_pixels, regime="demo")
         self._detector = Detector(pool, recorder, max_pixels=max_pixels, regime="demo")
+        self._benchmark_runs = benchmark_runs
         self._task: asyncio.Task[None] | None = None
         self._models = 0
         self._runs = 0
+        self._detail: str | None = None
 
     @property
     def state(self) -> DemoState:
         """State of the running or the last demo."""
-        running = self._task is not None and not self._task.done()
-        return DemoState(running, self._models, self._runs, self._models * RUNS_PER_MODEL)
+        planned = self._models * RUNS_PER_MODEL
+        return DemoState(self.running, self._models, self._runs, planned, self._detail)
+
+    @property
+    def running(self) -> bool:
+        """Whether a demo runs."""
+        return self._task is not None and not self._task.done()
 
     def start(self) -> DemoState:
-        """Start a demo of all loaded models. Raises Busy while one runs, NotReady if none is loaded."""
-        if self.state.running:
+        """Start a demo of all models.
+
+        Raises Busy while one or a benchmark runs, and NotReady while models are being loaded or if none is.
+        """
+        if self.running:
             raise Busy("demo: running already (allowed: one at a time)")
+        if self._benchmark_runs():
+            raise Busy("demo: a benchmark is running, which it would disturb (wait or cancel it)")
+        if not self._registry.ready:
+            raise NotReady("demo: the models are being loaded")
         models = self._registry.loaded
         if not models:
             raise NotReady("demo: no model is loaded")
-        self._models, self._runs = len(models), 0
+        self._models, self._runs, self._detail = len(models), 0, None
         self._task = asyncio.create_task(self._run(models))
         return self.state
 
@@ -89,22 +116,31 @@ class Demo:
         )
         deadline = Deadline.after(DURATION_S)
         try:
-            await asyncio.gather(*(self._work(rounds, deadline) for _ in range(self._pool.threads)))
-        except DeadlineExceeded:
-            pass
-        except Exception:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._pool.threads):
+                    group.create_task(self._work(rounds, deadline))
+        except* WeighinError as failures:
+            self._detail = _first(failures).detail
+            _log.warning("demo ended early", reason=self._detail)
+        except* Exception:
+            self._detail = "unexpected error (see the log)"
             _log.exception("demo ended early")
+        if not self._runs and self._detail is None:
+            self._detail = f"no run within {DURATION_S:.0f} s"
 
     async def _work(self, rounds: Iterator[tuple[ServedModel, bytes]], deadline: Deadline) -> None:
         for model, photograph in rounds:
-            deadline.check()
             try:
+                deadline.check()
                 await self._once(model, photograph, deadline)
                 self._runs += 1
             except QueueFull:
                 await asyncio.sleep(_PAUSE_S)
             except ModelUnavailable as error:
+                self._detail = f"{model.name}: {error.detail}"
                 _log.warning("demo: run failed", model=model.name, reason=error.detail)
+            except DeadlineExceeded:
+                return
 
     async def _once(self, model: ServedModel, photograph: bytes, deadline: Deadline) -> None:
         if model.card.detection is not None:
@@ -112,3 +148,8 @@ class Demo:
         else:
             (count,) = class_counts(None, model)
             await self._classifier.classify(photograph, model, count, deadline)
+
+
+def _first(failures: BaseExceptionGroup[WeighinError]) -> WeighinError:
+    found = failures.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found

@@ -147,9 +147,9 @@ demo.addEventListener("submit", async (event) => {
     await ask("./demo", { method: "POST", headers: key ? { Authorization: `Bearer ${key}` } : {} });
     for (;;) {
       const state = await askJson("./demo");
-      demoState.textContent = `${state.runs} of ${state.planned} runs`;
-      isDone = !state.running;
-      if (isDone) break;
+      demoState.textContent = `${state.runs} of ${state.planned} runs${state.detail ? `: ${state.detail}` : ""}`;
+      isDone = !state.running && state.runs > 0;
+      if (!state.running) break;
       await new Promise((resolve) => setTimeout(resolve, DEMO_PERIOD_MS));
     }
   } catch (error) {

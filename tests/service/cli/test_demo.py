@@ -47,6 +47,16 @@ def test_demo_of_a_running_service(
     assert recorded(client) == [("tiny", RUNS_PER_MODEL), ("tiny-b", RUNS_PER_MODEL)]
 
 
+def test_demo_without_any_run(
+    serve: Callable[..., httpx.Client], tiny_models_dir: Path, tmp_path: Path
+) -> None:
+    url = str(serve(max_pixels=100_000).base_url).rstrip("/")
+    done = weighin(tiny_models_dir, tmp_path, "demo", "--url", url)
+    assert done.returncode == 1
+    assert "no run was made" in done.stderr
+    assert "pixels" in done.stderr
+
+
 def test_demo_without_a_service_at_the_url(tiny_models_dir: Path, tmp_path: Path) -> None:
     done = weighin(tiny_models_dir, tmp_path, "demo", "--url", f"http://127.0.0.1:{free_port()}")
     assert done.returncode == 1
