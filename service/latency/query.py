@@ -63,6 +63,7 @@ class Latencies:
         self._recorder = recorder
         self._current = current
         self._versions: TTLCache[tuple[object, ...], set[tuple[str, str]]] = TTLCache(64, _VERSIONS_FOR_S)
+        self._stored_last_runs: TTLCache[tuple[object, ...], dict[str, int]] = TTLCache(64, _VERSIONS_FOR_S)
         self._stored_machines: TTLCache[tuple[object, ...], frozenset[str]] = TTLCache(64, _VERSIONS_FOR_S)
         self._cache = LatencyCache(recorder)
         self._lock = threading.Lock()
@@ -167,8 +168,36 @@ class Latencies:
         return sorted(pair for pair in self._recorded(regime, since, model) if not scope.admits(*pair))
 
     def versions(self, regime: Regime, since: float, model: str) -> list[str]:
-        """Return the versions of a model with runs since the start of the day of `since`."""
-        return sorted(version for _, version in self._recorded(regime, since, model))
+        """Return the versions of a model with runs since the start of the day of `since`.
+
+        The served one first, then by the time of their last runs, newest first.
+        """
+        names = {version for _, version in self._recorded(regime, since, model)}
+        last, served = self._last_runs(regime, since, model), self.served(model)
+        return sorted(names, key=lambda version: (version != served, -last.get(version, 0), version))
+
+    def served(self, model: str) -> str | None:
+        """Return the version of the file that a model is served from; None if it is not served."""
+        return self._current().get(model)
+
+    def _last_runs(self, regime: Regime, since: float, model: str) -> dict[str, int]:
+        """Return the start of the last bucket with runs of each version, in seconds since 1970."""
+        start = bucket_of(DAY_S, max(since, self.now() - KEEP_DAYS_S)).start
+        key = (regime, start, model)
+        with self._lock:
+            last = dict(self._stored_last_runs.get(key, {}))
+            if key not in self._stored_last_runs and self._recorder.store is not None:
+                try:
+                    with self._recorder.store.view() as view:
+                        last = view.read_last_runs(regime, start, model)
+                    self._stored_last_runs[key] = dict(last)
+                except StorageUnavailable:
+                    pass  # the figures say so
+            for part in self._recorder.memory():
+                for series in part.distributions:
+                    if (series.regime, series.model) == (regime, model) and series.version:
+                        last[series.version] = max(last.get(series.version, 0), part.bucket.start)
+        return last
 
     def _recorded(self, regime: Regime, since: float, model: str | None) -> set[tuple[str, str]]:
         start = bucket_of(DAY_S, max(since, self.now() - KEEP_DAYS_S)).start

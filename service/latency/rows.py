@@ -49,6 +49,11 @@ _VERSIONS = (
     "AND start >= :start AND version <> ''"
 )
 
+_LAST_RUNS = text(
+    "SELECT version, MAX(start) FROM latency_histograms WHERE resolution_s IN (:hour_s, :day_s) "
+    "AND regime = :regime AND start >= :start AND model = :model AND version <> '' GROUP BY version"
+)
+
 _MACHINES = (
     "SELECT DISTINCT COALESCE(latency_instances.machine, '') FROM latency_histograms LEFT JOIN "
     "latency_instances ON latency_instances.instance = latency_histograms.instance "
@@ -257,6 +262,15 @@ def read_versions(
     statement = text(_VERSIONS + (_OF_MODEL if model else ""))
     wanted = {"regime": regime, "start": start, "model": model, "day_s": DAY_S}
     return {(row[0], row[1]) for row in connection.execute(statement, wanted)}
+
+
+def read_last_runs(connection: Connection, regime: Regime, start: int, model: str) -> dict[str, int]:
+    """Return the hour of the last run of each version of a model since the day that begins at `start`.
+
+    The day, if its hours are no longer kept.
+    """
+    wanted = {"regime": regime, "start": start, "model": model, "hour_s": HOUR_S, "day_s": DAY_S}
+    return {row[0]: int(row[1]) for row in connection.execute(_LAST_RUNS, wanted)}
 
 
 def read_machines(connection: Connection, regime: Regime, start: int, model: str | None) -> set[str]:

@@ -18,6 +18,7 @@ from service.latency.rows import (
     note_late_write,
     pool_percentiles,
     read_figures,
+    read_last_runs,
     read_machines,
     read_pooled,
     read_progress,
@@ -59,6 +60,10 @@ class StoreView:
     def read_versions(self, regime: Regime, start: int, model: str | None) -> set[tuple[str, str]]:
         """Return the models and versions with runs since the day that begins at `start`."""
         return read_versions(self.connection, regime, start, model)
+
+    def read_last_runs(self, regime: Regime, start: int, model: str) -> dict[str, int]:
+        """Return the hour of the last run of each version of a model since the day that begins at `start`."""
+        return read_last_runs(self.connection, regime, start, model)
 
 
 class LatencyStore:

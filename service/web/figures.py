@@ -77,15 +77,17 @@ class Line:
     count: int
     percentiles: tuple[Cell, ...]
     is_shown: bool
+    tag: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """One model: its stages, and its versions if there are several."""
+    """One model: its stages, and its versions if there are several; `more`: the number of older ones."""
 
     model: str
     stages: tuple[Line, ...]
     versions: tuple[Line, ...]
+    more: int
     facts: str
 
 
@@ -331,6 +333,7 @@ class FiguresBuilder:
             if (summary := recorded.summaries.get((view.model, name))) is not None
         )
         versions = self._latencies.versions(view.regime, since, view.model)
+        served = self._latencies.served(view.model)
         lines = []
         for version in versions[:_MOST_VERSIONS] if len(versions) > 1 else []:
             _, found = self._latencies.window(
@@ -343,13 +346,15 @@ class FiguresBuilder:
                     replace(asked, version=version[:12]).page_url(),
                     summary.count,
                     percentile_cells(summary),
-                    version.startswith(view.version),
+                    version == served if view.version == CURRENT else version.startswith(view.version),
+                    "served" if version == served else "",
                 )
             )
+        more = max(0, len(versions) - _MOST_VERSIONS)
         facts = self._catalogue.facts().get(view.model)
         if facts is None or self._of_other_files(view, since, {view.model: facts}):
-            return Detail(view.model, stages, tuple(lines), "")
-        return Detail(view.model, stages, tuple(lines), _facts_text(facts))
+            return Detail(view.model, stages, tuple(lines), more, "")
+        return Detail(view.model, stages, tuple(lines), more, _facts_text(facts))
 
 
 def _facts_text(facts: ModelFacts) -> str:
@@ -412,8 +417,11 @@ def _machines_text(window: Window) -> str:
     """Return a warning if the figures pool runs of several machines; else an empty text."""
     if len(window.machines) < 2:
         return ""
-    names = ["unknown (earlier release)" if name == UNKNOWN_MACHINE else name for name in window.machines]
-    return f"Pooled runs of {len(names)} machines, which may differ in speed: {'; '.join(names)}."
+    known = [name for name in window.machines if name != UNKNOWN_MACHINE]
+    if len(known) == 1:
+        return f"The machine of earlier runs is unknown; later ones are of: {known[0]}."
+    unknown = "; the machine of earlier runs is unknown" if len(known) < len(window.machines) else ""
+    return f"Pooled runs of {len(known)} machines, which may differ in speed: {'; '.join(known)}{unknown}."
 
 
 def _has_runs(recorded: Recorded, name: str) -> bool:

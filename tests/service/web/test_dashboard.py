@@ -439,7 +439,7 @@ def test_versions_of_a_model_on_request(instrument: Instrument) -> None:
     assert "Not shown: runs of other versions" in instrument.page()
     detail = instrument.page(model="tiny")
     versions = [line[:3] for line in lines(detail, "Versions of tiny")]
-    assert versions == sorted([[current[:12], "3", "2.60"], ["ab" * 6, "5", "2.60"]])
+    assert versions == [[f"{current[:12]} served", "3", "2.60"], ["ab" * 6, "5", "2.60"]]
     other = instrument.page(model="tiny", version="ab" * 6)
     assert [row[5] for row in rows(other)] == ["5"]
 
@@ -507,6 +507,34 @@ def test_pooled_machines_are_named(instrument: Instrument, tmp_path: Path) -> No
         assert warning in asyncio.run(cache.rendered(view, "")).html
     cache.close()
     engine.dispose()
+
+
+def test_one_unknown_machine_is_no_second_one(instrument: Instrument, tmp_path: Path) -> None:
+    engine = open_database(None, tmp_path / "data")
+    for machine in ("", "Fast CPU, 8 cores"):
+        replica = Recorder(LatencyStore(engine, machine=machine), Metrics({}), clock=lambda: instrument.at)
+        replica.record("tiny", "live", RUN)
+        replica.flush()
+        instrument.at += 60
+    page = instrument.page()
+    assert "The machine of earlier runs is unknown; later ones are of: Fast CPU, 8 cores." in page
+    assert "Pooled runs" not in page
+    engine.dispose()
+
+
+def test_detail_has_the_newest_versions(instrument: Instrument) -> None:
+    current = instrument.registry.versions()["tiny"]
+    for number in (*range(3, 14), 2, 1):
+        instrument.recorder.record("tiny", "live", RUN, f"{number:02x}" * 32)
+        instrument.recorder.flush()
+        instrument.at += 3600
+        if number == 13:
+            instrument.recorder.record("tiny", "live", RUN, current)
+    detail = instrument.page(model="tiny")
+    newest = [f"{number:02x}" * 6 for number in (1, 2, 13, 12, 11, 10, 9, 8, 7)]
+    assert [line[0] for line in lines(detail, "Versions of tiny")] == [f"{current[:12]} served", *newest]
+    assert "The 10 with the newest runs, the served one first; 4 more have runs in this window." in detail
+    assert re.findall(r'aria-current="true">([0-9a-f]{12})</a>', detail) == [current[:12]]
 
 
 def test_many_models_share_the_chart_of_requests(instrument: Instrument) -> None:
