@@ -18,6 +18,9 @@ from service.web.catalogue import Accuracies, Labels
 
 Source = Literal["benchmarks", "recorded"]
 
+_UNKNOWN = "its accuracy is unknown"
+_OTHER_PICTURES = "its accuracy is of other pictures"
+
 _MOST_LETTERS = 16
 """Letters of a name that the table's last column has room for."""
 
@@ -59,6 +62,11 @@ class GroupFront:
     behind: Mapping[str, Behind]
     absent: Mapping[str, str]
     chart: Chart | None
+
+    @property
+    def needs_accuracy(self) -> bool:
+        """Whether any model is not compared because of its accuracy."""
+        return any(reason in (_UNKNOWN, _OTHER_PICTURES) for reason in self.absent.values())
 
 
 def front_of(
@@ -113,9 +121,9 @@ def _absent(
         if each.name not in timed:
             reasons[each.name] = untimed
         elif each.name not in accuracies.by_model:
-            reasons[each.name] = "its accuracy is unknown"
+            reasons[each.name] = _UNKNOWN
         elif each.name not in accuracies.compared:
-            reasons[each.name] = "its accuracy is of other pictures"
+            reasons[each.name] = _OTHER_PICTURES
     return reasons
 
 

@@ -432,4 +432,4 @@ def test_front_of_benchmarks(visit: Visit, weighed: str) -> None:
 def test_without_benchmarks_it_says_so(visit: Visit, served: Served) -> None:
     page = visit(f"{served.url}/dashboard").page
     page.get_by_text("live, not a controlled benchmark").first.wait_for()
-    page.get_by_text("No two of these models have accuracies on the same pictures").wait_for()
+    page.get_by_text("Fewer than two of these models can be compared. To measure accuracies").wait_for()

@@ -668,6 +668,21 @@ def test_benchmarked_models_are_on_the_front_without_runs(rated: Instrument) -> 
     assert [name.rstrip(":,") for name in drawn] == ["tiny", "tiny-b"]
 
 
+def test_hint_to_evaluate_only_if_accuracies_are_missing(rated: Instrument) -> None:
+    rated.record(3, "tiny")
+    rated.record(3, "tiny-b", {"inference": 1_000_000})
+    page = rated.page()
+    assert "Fewer than two of these models can be compared." in page
+    assert "Not compared: tiny-b: no runs of this stage." in page
+    assert "weighin evaluate" not in page, "both have accuracies; one has no total"
+
+
+def test_hint_to_evaluate(instrument: Instrument) -> None:
+    instrument.record(3, "tiny")
+    instrument.record(3, "tiny-b")
+    assert "weighin evaluate" in instrument.page()
+
+
 def test_refreshes_share_cached_figures(instrument: Instrument) -> None:
     def refreshed() -> str:
         response = instrument.client.get("/dashboard/figures", params={"since": "1h"})
