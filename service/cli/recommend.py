@@ -19,7 +19,7 @@ from service.bench.recommend.evaluated import task_of
 from service.bench.recommend.evidence import StoredBundle
 from service.bench.recommend.recommend import Constraints, Fit
 from service.bench.store import BenchmarkStore
-from service.cli.evaluations import stored_evaluation
+from service.cli.evaluate.stored import stored_evaluation
 from service.cli.output import (
     STANDARD_OUTPUT,
     JsonFile,

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from service.bench.bundle_file import from_json, stated_digest
 from service.bench.recommend.evidence import StoredBundle
 from service.bench.store import BenchmarkStore
-from service.cli.evaluations import stored_evaluation
+from service.cli.evaluate.stored import stored_evaluation
 from service.cli.output import check_target, write_document
 from service.cli.settings import settings_with
 from service.errors import InvalidBundle, InvalidParameter, UnknownBenchmark, error_words

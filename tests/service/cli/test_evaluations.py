@@ -11,7 +11,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from service.cli.evaluations import keep
+from service.cli.evaluate.stored import keep
 from service.errors import InvalidParameter, StorageUnavailable
 from service.evaluation.result import read_evaluation
 from service.evaluation.store import EvaluationStore

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from service.cli.evaluate_table import print_evaluation
-from service.cli.evaluations import keep
+from service.cli.evaluate.stored import keep
+from service.cli.evaluate.table import print_evaluation
 from service.cli.gallery.display import progress_bar
 from service.cli.output import (
     STANDARD_OUTPUT,
