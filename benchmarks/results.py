@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 from typing import Any
 
 from models.zoo.files import JsonLines
+from service.bench.fingerprint import take_fingerprint
+from service.bench.measure.runtimes import runtime_version
 
 INSTRUMENT = Path(__file__).parent / "instrument" / "results.jsonl"
 """Results of benchmarks.instrument; other studies have their own file."""
@@ -32,3 +35,15 @@ class Results:
         """Return the newest record of a kind, or None."""
         records = self.of(kind)
         return records[-1] if records else None
+
+    def record_machine(self) -> None:
+        """Append the machine and the versions that the study measures, unless the file has them."""
+        if self.last("machine") is None:
+            machine = take_fingerprint({}, {}).machine
+            self.append(
+                "machine",
+                cpu=machine.cpu_model,
+                cores=machine.cores,
+                onnxruntime=runtime_version("onnxruntime"),
+                python=platform.python_version(),
+            )

@@ -14,7 +14,6 @@ The machine must be otherwise idle, except for `answers`, `replay` and `page`.
 from __future__ import annotations
 
 import argparse
-import platform
 import time
 from pathlib import Path
 
@@ -23,8 +22,6 @@ from benchmarks.instrument import network
 from benchmarks.instrument.network import make_network
 from benchmarks.results import Results
 from models.zoo.files import NETWORKS
-from service.bench.fingerprint import take_fingerprint
-from service.bench.measure.runtimes import runtime_version
 
 ZOO = Path(__file__).parents[2] / ".cache" / "instrument-zoo"
 STEPS = ("record", "answers", "live", "replay", "page")
@@ -59,15 +56,7 @@ def main() -> None:
     if arguments.step == "replay":
         print("\n".join(page.latency(results, arguments.part)))
         return
-    if results.last("machine") is None:
-        machine = take_fingerprint({}, {}).machine
-        results.append(
-            "machine",
-            cpu=machine.cpu_model,
-            cores=machine.cores,
-            onnxruntime=runtime_version("onnxruntime"),
-            python=platform.python_version(),
-        )
+    results.record_machine()
     if arguments.step == "answers":
         if results.last("answers") is None:
             accuracy.record(results)

@@ -89,8 +89,8 @@ def _channels(results: Results, model: Path) -> int:
 def write_copy(model: Path, target: Path, channels: int) -> None:
     """Write a copy of a classifier with its card to the folder `target`; its file has other bytes.
 
-    With `channels`, a convolution of the image to so many channels is added, whose result is scaled to
-    nothing and added to the logits: more work, the same answers.
+    If `channels` is not 0, the copy has an additional convolution of the image with that number of output
+    channels. Its result is scaled to nothing and added to the logits: more work, the same answers.
     """
     card = read_card(model)
     network = onnx.load_model_from_string((model / card.file.name).read_bytes())

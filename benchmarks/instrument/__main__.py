@@ -14,7 +14,6 @@ The machine must be otherwise idle: launches during other load are recorded, mar
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
 import time
 from pathlib import Path
@@ -23,8 +22,6 @@ from benchmarks.instrument import network, noise, order, page, simulation, stall
 from benchmarks.instrument.network import make_network
 from benchmarks.results import Results
 from models.zoo.files import NETWORKS
-from service.bench.fingerprint import take_fingerprint
-from service.bench.measure.runtimes import runtime_version
 from service.inference.registry import Registry
 
 PAGE = Path(__file__).parents[2] / "docs" / "instrument.md"
@@ -55,15 +52,7 @@ def main() -> None:
     if arguments.experiment == "choose":
         results.append("rule-chosen", at=time.time())
         return
-    if results.last("machine") is None:
-        machine = take_fingerprint({}, {}).machine
-        results.append(
-            "machine",
-            cpu=machine.cpu_model,
-            cores=machine.cores,
-            onnxruntime=runtime_version("onnxruntime"),
-            python=platform.python_version(),
-        )
+    results.record_machine()
     folder: Path = arguments.models / arguments.model
     if arguments.model == network.NAME:
         folder = make_network(ZOO)

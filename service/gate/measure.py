@@ -69,9 +69,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Accuracy on a data set of so many `pictures`. `notes`: which of them do not count, in words.
+    """Accuracy on a data set.
 
-    `base`, `new`: top-1 of each network, or its average precision; shares.
+    `pictures`: number of pictures of the data set; `notes`: which of them do not count, in words. `base`,
+    `new`: top-1 of each network, or its average precision; shares.
     """
 
     data: str

@@ -103,9 +103,9 @@ class AccuracyFigures(Finite):
 
     @classmethod
     def of(cls, data: str, pictures: int, base: float, new: float, judgement: AccuracyJudgement) -> Self:
-        """Build the part of the document for the accuracy on the data set `data` of so many pictures.
+        """Build the part of the document for the accuracy on the data set `data`.
 
-        `base`, `new`: accuracy of each network, a share.
+        `pictures`: number of pictures of the data set. `base`, `new`: accuracy of each network, a share.
         """
         names = cls.model_fields.keys() - {"data", "pictures", "base", "new"}
         figures = {name: getattr(judgement, name) for name in names}
