@@ -164,7 +164,7 @@ class _Outputs:
     def check(self, inputs: Inputs, registry: Callable[[], Registry]) -> None:
         """Raise InvalidParameter unless every output can be written, each to a file of its own.
 
-        Those that can be get the report of that error, too.
+        If some cannot be written, the others still get the report of that error.
         """
         problems: list[InvalidParameter] = []
         for option, path in self._given:
@@ -199,7 +199,8 @@ class _Outputs:
     def report(self, result: GateResult, standard_output: UnbreakableStream) -> int:
         """Write and print the result, and return the exit code.
 
-        A pass that cannot be reported is undecided; what was written before then says that instead.
+        A pass that cannot be written to every output becomes undecided, and the outputs already written are
+        rewritten to say so.
         """
         _print(result, to_error=self._to_error)
         for number, output in enumerate(self._usable):

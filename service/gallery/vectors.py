@@ -80,7 +80,10 @@ class GalleryVectors:
             return Extent(read_state(connection).sequence, connection.execute(count).scalar_one())
 
     def meeting(self, keys: NDArray[np.int64], where: Sequence[Condition]) -> NDArray[np.bool_]:
-        """Return which images of `keys`, int64 (N,), match all conditions (at least one): bool (N,)."""
+        """Return which images of `keys`, int64 (N,), match all conditions in `where`: bool (N,).
+
+        `where` must not be empty.
+        """
         matching: list[int] = []
         with self.database.reading() as connection:
             if connection is None:

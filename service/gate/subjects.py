@@ -147,10 +147,10 @@ def check_alike(base: Subject, new: Subject) -> Subject:
 
 
 def compare_doubts(base: Subject, new: Subject) -> Doubts:
-    """Compare what is only assumed about the networks, and decides their predictions.
+    """Compare the assumed facts of the two networks' cards that their predictions depend on.
 
-    A wrong assumption about one network hides or feigns a loss. One that is the same for both is likely to be
-    wrong for both, if they also agree in how the files and cards prepare pictures.
+    An assumption that is wrong for one network hides or feigns a loss. If the same is assumed of both, and
+    their files and cards prepare pictures alike, it is likely to be wrong for both or for neither.
     """
     doubtful = {subject.source.role: subject.card.doubtful for subject in (base, new)}
     if not any(doubtful.values()):
