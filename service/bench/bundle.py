@@ -233,8 +233,8 @@ class Bundle(Frozen):
             lengths = {len(durations) for durations in block.durations_ns.values()}
             if stage not in block.durations_ns or len(lengths) > 1 or 0 in lengths:
                 yield (
-                    f"blocks: '{block.entry}' in launch {block.launch}, round {block.round}: durations of "
-                    f"{stage}, and as many of other stages, are missing"
+                    f"blocks: '{block.entry}' in launch {block.launch}, round {block.round}: no durations of "
+                    f"{stage}, or not as many as of another stage"
                 )
         for trial in self.trials:
             if len(trial.latencies_ns) != len(trial.inference_ns):

@@ -22,7 +22,7 @@ def demo(
     url: Annotated[
         str | None,
         typer.Option(
-            help="URL of a running service [default: the one on the configured port; without one, start it]"
+            help="URL of a running service [default: on the configured port; if none runs there, start one]"
         ),
     ] = None,
 ) -> None:

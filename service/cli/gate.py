@@ -74,9 +74,10 @@ def gate(
 ) -> None:
     """Pass or fail a new network beside the one before it, for CI: latency and accuracy within limits.
 
-    Exit code 0: both limits are kept (or there is no base yet, or nothing differs, which is said). 1: a limit
-    is broken. 2: cannot say, with what a decision would take; also for bad input and interruptions. Appends a
-    table to the file in GITHUB_STEP_SUMMARY, where that is set.
+    Exit code 0: both limits are kept; or nothing was compared, because there is no base yet or nothing
+    differs (the output has the reason). 1: a limit is broken. 2: undecided (the output has the reason, and
+    how a decision could be reached); also for bad input and interruptions. Appends a table to the file in
+    GITHUB_STEP_SUMMARY, where that is set.
     """
     outputs = _Outputs(junit, json_file, step_summary())
     with unbreakable_output() as standard_output:

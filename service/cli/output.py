@@ -219,7 +219,8 @@ def _same_file(path: Path, other: Path) -> bool:
 def open_missing_output() -> None:
     """Open the null device as standard output or error, if it was closed when the process started.
 
-    Else the next file that is opened gets its descriptor, and what child processes print.
+    Else the next file that is opened would get its descriptor, and the output of child processes would go to
+    that file.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:

@@ -178,7 +178,10 @@ def _fits(fits: tuple[Fit, ...]) -> Table:
 
 
 def _ranked(fit: Fit) -> list[str]:
-    """Format the accuracy that fits are ranked by, if it is another one. Either all fits have it, or none."""
+    """Return the cell of the column "ranked by", or no cell if models are ranked by the column "accuracy".
+
+    Either all fits have the cell, or none has it.
+    """
     if fit.accuracy is None or fit.accuracy.ranked is None:
         return []
     return [f"{fit.accuracy.ranked:.1%}"]

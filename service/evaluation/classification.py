@@ -172,9 +172,9 @@ def threshold(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> Thr
     """Return the lowest probability from which predictions are right at least RIGHT of the time, or None.
 
     It is the lowest probability t of a picture for which Wilson's lower 95 % bound of the accuracy of all
-    pictures with a probability of t or more is at least RIGHT. The accuracy itself would not do: the lowest t
-    that reaches it is the luckiest, and the model is right less often on other pictures. With fewer than 73
-    pictures even a faultless model has no such probability.
+    pictures with a probability of t or more is at least RIGHT. The accuracy itself, instead of its bound,
+    would not do: the lowest t at which it reaches RIGHT owes that to luck, and the model is right less often
+    on other pictures. With fewer than 73 pictures even a faultless model has no such probability.
     """
     order = np.argsort(-probability, kind="stable")
     descending, correct = probability[order], np.cumsum(right[order])

@@ -94,7 +94,7 @@ def judge_pairs(results: Mapping[str, DetectorResult]) -> tuple[Pair, ...]:
     for first, second in itertools.combinations(results, 2):
         one = results[first]
         difference = one.ap.value - results[second].ap.value
-        # bound on the number of pictures with objects: there are no more of them than pictures or objects
+        # pictures with objects are at most as many as all pictures, and at most as many as the objects
         halves = [half.n for half in one.halves if half.n]
         spread = _Spread.of(samples[first] - samples[second], min(one.n, one.objects), len(halves))
         half_width, p = spread.half_width, spread.p(difference)
@@ -173,8 +173,8 @@ def _with_interval(
 ) -> Mean:
     """Return `value` with its 95 % interval: Student's, from the standard deviation of the resamplings.
 
-    The interval is around the average figure of samples of the same number of pictures. This average falls as
-    the number of pictures grows, for all models alike: in a simulation by 0.03 from 20 to 400 objects of a
+    The interval is for the expected figure of a sample of this number of pictures. The expected figure falls
+    as the number of pictures grows, for all models alike: in a simulation by 0.03 from 20 to 400 objects of a
     class. 200 resamplings are enough for a standard error (Efron and Tibshirani, An Introduction to the
     Bootstrap, 1993, 6.4). If all resamplings are equal, the interval is Wilson's: for the number of
     pictures if each of the `halves` has only one picture, else for the number of objects, as if objects were

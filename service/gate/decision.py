@@ -3,13 +3,14 @@
 Latency: each launch, a new process, gives one value, the interquartile mean of its rounds' log-ratios. Only
 launches are independent, so the interval is Student's over their values. The gate looks at it after each
 launch from the third on, and stops when it lies on one side of the limit. To look often makes an error more
-likely; so each look has the level LOOK_LEVEL, with which the intervals of all looks together hold the truth
-with 95 %: repeated confidence intervals (Jennison and Turnbull, JRSS B 51, 1989) of Pocock's design
-(Biometrika 64, 1977), with the level for Student's distribution instead of his for the normal one.
+likely; so each look has the level LOOK_LEVEL. With it, the intervals of all looks together hold the truth
+with a probability of 95 %. They are repeated confidence intervals (Jennison and Turnbull, JRSS B 51, 1989) of
+Pocock's design (Biometrika 64, 1977). His levels are for the normal distribution; LOOK_LEVEL is for Student's
+distribution.
 
-Accuracy: one interval of the loss on the same pictures, which more measuring cannot narrow. Of two intervals
-it takes the lower low and the higher high bound, so that networks whose true loss is the limit pass in about
-2.5 % at most, and fail in 2.5 % at most, however few pictures the networks answer differently.
+Accuracy: one interval of the loss on the same pictures, which more measuring cannot narrow. It is the
+smallest interval that contains two others (`loss_interval`). So a network whose true loss is the limit passes
+at most about 2.5 % of gates, and fails at most 2.5 %, however few pictures the networks answer differently.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ MAX_LAUNCHES = 16
 LOOK_LEVEL = 0.0087
 """Two-sided level of each of the looks after MIN_LAUNCHES to MAX_LAUNCHES launches; all together have 5 %.
 
-Student's t of normal values depends on nothing unknown, so the level is found by simulation of them; a test
-repeats it.
+The distribution of Student's t of normal values has no unknown parameter, so the level was found by
+simulating such values; a test repeats the simulation.
 """
 _MOST_PICTURES = 1_000_000
 """No estimate of the pictures needed goes beyond this."""
@@ -67,9 +68,9 @@ class Interval:
 class LatencyJudgement:
     """Judgement of the latency. Ratios: 1.0 is equal, above 1 is slower; bounds of the sequential interval.
 
-    `control_ratio`: the time of the base measured again divided by its time. `void`: that differs from 1, so
-    no latency measured here can be believed, and `outcome` is `undecided`. `needs`: in words, what a decision
-    would take. `further_launches`: an estimate of that, None if decided or if no number is sensible.
+    `control_ratio`: time of the base's second measurement divided by that of its first. `void`: this ratio
+    differs from 1, so no latency can be believed, and `outcome` is `undecided`. `needs`: in words, what a
+    decision would take. `further_launches`: an estimate of that, None if decided or if no number is sensible.
     """
 
     outcome: Outcome
@@ -116,7 +117,7 @@ def side(low: float | None, high: float | None, limit: float) -> Outcome:
 
 
 def overall(outcomes: Sequence[Outcome]) -> Outcome:
-    """Return `fail` if any limit is broken, `pass` if all are kept, else `undecided`, as without any."""
+    """Return `fail` if any is `fail`, `pass` if all are `pass`; else, or if there is none, `undecided`."""
     if "fail" in outcomes:
         return "fail"
     return "pass" if outcomes and all(outcome == "pass" for outcome in outcomes) else "undecided"
@@ -125,7 +126,7 @@ def overall(outcomes: Sequence[Outcome]) -> Outcome:
 def log_ratios(
     base: Sequence[float], again: Sequence[float], new: Sequence[float]
 ) -> tuple[list[float], list[float]]:
-    """Return the log-ratios of a launch, of each round's medians: those of `new`, and those of the control.
+    """Return the log-ratios of the rounds of a launch: those of `new`, and those of the control.
 
     `base`, `again`: medians of the base and of the base measured again, in the same rounds as `new`. The
     reference of `new` is the geometric mean of both.
@@ -137,15 +138,15 @@ def log_ratios(
 def judge_latency(new: LogRatios, control: LogRatios, max_slower: float) -> LatencyJudgement:
     """Judge the slowdown after all given launches; call it after each launch from MIN_LAUNCHES on.
 
-    `new`: log-ratios of the new network's medians and the geometric mean of the base's two. `control`: those
-    of the base measured again and the base. `max_slower`: allowed slowdown, 0.03 for 3 %. Raises ValueError
-    if there are no rounds, the launches of both differ, a ratio is not finite, or launches exceed
-    MAX_LAUNCHES, for which LOOK_LEVEL holds.
+    `new`, `control`: the two lists of `log_ratios`, by launch. `max_slower`: allowed slowdown, 0.03 for 3 %.
+    Raises ValueError if there are no rounds, `new` and `control` are of different launches, a ratio is not
+    finite, or there are more launches than MAX_LAUNCHES, for which LOOK_LEVEL holds.
     """
     values, controls = _launch_values(new), _launch_values(control)
     if new.keys() != control.keys() or not 0 < len(values) <= MAX_LAUNCHES:
         raise ValueError(
-            f"launches: {sorted(new)} and {sorted(control)} (allowed: the same 1 to {MAX_LAUNCHES})"
+            f"launches: {sorted(new)} and {sorted(control)} "
+            f"(allowed: 1 to {MAX_LAUNCHES} launches, the same in both)"
         )
     limit = math.log1p(max_slower)
     slower, same = _interval(values), _interval(controls)
@@ -211,9 +212,10 @@ def judge_average_precision(
 ) -> AccuracyJudgement:
     """Judge the loss of average precision on `n` pictures from its 95 % interval, all shares.
 
-    `low` and `high` spread too little if few pictures differ. So either is at least as far from the loss as
-    Wilson's bound for none of as many: pictures, or the `objects` in them if those are fewer. The estimate of
-    the pictures needed takes the width of `low` to `high` to fall as the root of their number.
+    `low` and `high` are too close to the loss if few pictures differ. So each is moved away from it, to a
+    distance of at least Wilson's upper bound of a share of 0 of `n`, or of 0 of `objects` (the objects in the
+    pictures) if these are fewer. The estimate of the pictures needed assumes that the width from `low` to
+    `high` is inversely proportional to the square root of the number of pictures.
     """
     half = (high - low) / 2
 
@@ -231,7 +233,7 @@ def judge_average_precision(
 
 
 def loss_interval(only_base: float, only_new: float, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of the loss; the counts need not be whole, to plan with."""
+    """Return the 95 % interval of the loss; counts that are expected values need not be whole numbers."""
     both = paired.interval(only_base, only_new, n), paired.score_interval(only_base, only_new, n)
     return min(low for low, _ in both), max(high for _, high in both)
 
@@ -284,7 +286,10 @@ def _more_launches(slower: Interval, launches: int, limit: float) -> tuple[int |
 def _more_pictures(
     n: int, loss: float, max_loss: float, decided: Callable[[int], bool]
 ) -> tuple[int | None, str]:
-    """Return the smallest number of pictures for which `decided` holds, if it is sensible, and in words."""
+    """Return the smallest number of pictures for which `decided` holds, and a sentence with it.
+
+    The number is None if it is larger than _MOST_PICTURES.
+    """
     enough = _first(decided, n + 1, _MOST_PICTURES)
     if enough is None:
         return None, (
@@ -295,7 +300,10 @@ def _more_pictures(
 
 
 def _first(holds: Callable[[int], bool], low: int, most: int) -> int | None:
-    """Return the smallest number from `low` to `most` for which `holds`, which stays true once it is."""
+    """Return the smallest number from `low` to `most` for which `holds` is true, or None.
+
+    If `holds` is true for a number, it must be true for all larger numbers.
+    """
     if low > most or not holds(most):
         return None
     high = most

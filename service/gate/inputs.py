@@ -1,4 +1,4 @@
-"""What a gate reads: none of its outputs may replace a file of it."""
+"""The files and folders that a gate reads. No output of the gate may replace one of these files."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Inputs:
     def check_output(self, option: str, path: Path, registry: Callable[[], Registry]) -> None:
         """Raise InvalidParameter if the output of `option` would replace a file that is read.
 
-        Of a folder that an option names, that is any file; of a folder in which the pictures of annotations
-        are, any picture. Links are followed.
+        In a folder that is read as a network or as --data, every file counts. In --images, and in the folder
+        of a file given as --data, every picture counts. Links are followed.
         """
         real = Path(os.path.realpath(path))
         if not real.is_file():

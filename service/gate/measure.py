@@ -94,7 +94,7 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class Unmatched:
-    """Classes with pictures that are no labels of the networks. `reason`: in words, with what to do."""
+    """Classes that have pictures but are no labels of the networks. `reason`: in words, with what to do."""
 
     reason: str
 
@@ -155,7 +155,7 @@ def _median_ms(nanoseconds: Sequence[float]) -> float | None:
 
 
 def _launches_needed(seconds: float, share: float) -> str:
-    """Return in words what a decision would take, of which this share of the first launch took `seconds`."""
+    """Return in words what a decision would take. `seconds`: time for `share` of the first launch."""
     least = f"a decision would take {MIN_LAUNCHES} launches at least"
     if share == 0:
         return f"{least}, and the first had not begun to measure after {seconds:.1f} s"
@@ -246,7 +246,10 @@ def measure_accuracy(
 def _unmatched(
     dataset: Dataset, mapping: Mapping[str, str | int], chosen: Chosen
 ) -> tuple[dict[str, str], list[str]]:
-    """Return the classes with pictures that are no labels, with the reason; and a note on those left out."""
+    """Return the classes that have pictures but are no labels, each with the reason.
+
+    Classes that the mapping leaves out are in a note instead.
+    """
     counts = dataset.counts()
     unknown: dict[str, str] = {}
     left_out: dict[str, str] = {}

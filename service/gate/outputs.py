@@ -23,8 +23,8 @@ _MARKS_OF_OUTCOMES = {"pass": "✅", "fail": "❌", "undecided": "❔"}
 def to_junit(result: GateResult) -> str:
     """Return JUnit XML with one suite, and a test case for each check.
 
-    A broken limit is a failure, an undecided check an error: neither counts as passed. If nothing but the
-    outcome is undecided, that is an error too, of a test case `outcome`.
+    A broken limit is a failure, an undecided check an error: neither counts as passed. If the outcome is
+    undecided but no check is, a further test case `outcome` has the error.
     """
     cases = [(str(check.name), check.status, check.sentence) for check in result.checks]
     if result.outcome == "undecided" and not any(status == "undecided" for _, status, _ in cases):
@@ -90,8 +90,8 @@ def _row(check: Check) -> str:
 def append_whole(path: Path, text: str) -> None:
     """Append text to a file, whole or not at all; the file is created if it is missing.
 
-    A device or a pipe is written to. Raises OSError if that cannot be done; a file then has its earlier
-    length.
+    The path may also be a device or a pipe. Raises OSError if the text cannot be written; a regular file is
+    then cut to its earlier length.
     """
     # a pipe that nobody reads is an error, instead of waiting for a reader
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)

@@ -20,7 +20,7 @@ EXIT_CODES: dict[Outcome, Literal[0, 1, 2]] = {"pass": 0, "fail": 1, "undecided"
 CheckName = Literal["latency", "accuracy", "control"]
 CHECKS: tuple[CheckName, ...] = get_args(CheckName)
 NOT_REACHED = "not reached"
-"""Of a check that was not asked because an error came first."""
+"""Sentence of a check that was not asked because an error came first."""
 Status = Literal["passed", "failed", "undecided", "skipped"]
 
 _STATUS: dict[Outcome, Status] = {"pass": "passed", "fail": "failed", "undecided": "undecided"}
@@ -197,7 +197,7 @@ def accuracy_check(
 
 
 def conclude(checks: Sequence[Check]) -> tuple[Outcome, str]:
-    """Return the outcome of the checks, and it with its reasons in one line; undecided if all are skipped."""
+    """Return the outcome of the checks, undecided if all are skipped, and a line with outcome and reasons."""
     of_status: dict[Status, Outcome] = {"passed": "pass", "failed": "fail", "undecided": "undecided"}
     outcome = overall([of_status[check.status] for check in checks if check.status != "skipped"])
     decisive = [check for check in checks if check.status == _STATUS[outcome]]

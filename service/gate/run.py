@@ -104,7 +104,7 @@ class Gate:
         self._notes: list[str] = []
 
     def run(self) -> GateResult:
-        """Run it and return the result; whatever cannot be compared is a result that says so.
+        """Run the gate and return its result. If something cannot be compared, the result has the reason.
 
         No process remains after this call.
         """
@@ -219,7 +219,7 @@ class Gate:
 
     @contextlib.contextmanager
     def _books(self, name: CheckName) -> Iterator[None]:
-        """Context whose errors are those of one check."""
+        """Context in which an error counts as an error of the check `name`."""
         self._asking = name
         yield
         self._asking = None
@@ -271,8 +271,8 @@ class Gate:
         all_s = evaluated.seconds * evaluated.total / max(1, evaluated.done)
         limit_s = math.ceil((before_s + all_s) / ACCURACY_SHARE)
         return (
-            f"{words}its share of the time limit, {ACCURACY_SHARE:.0%}, is over; all would take about "
-            f"{all_s:.0f} s, so give about --time-limit {limit_s}s"
+            f"{words}the share of the time limit for accuracy, {ACCURACY_SHARE:.0%}, is over; all would take "
+            f"about {all_s:.0f} s, so give about --time-limit {limit_s}s"
         )
 
     def _undecided(self, name: CheckName, sentence: str) -> None:
@@ -303,9 +303,10 @@ class Gate:
         return "it was interrupted" if self._interrupted else f"all {MAX_LAUNCHES} launches were made"
 
     def _cannot_say(self, words: str) -> str:
-        """Note on the check that was asked what has ended it; return the sentence of the result.
+        """Make the current check undecided for the reason `words`; return the sentence of the result.
 
-        An error between the checks counts as one of the first that is not made.
+        Between two checks, the first one without a result becomes undecided. All others without a result are
+        skipped.
         """
         words = without_surrogates(words)
         unmade = [name for name in CHECKS if name not in self._checks]

@@ -65,8 +65,8 @@ def find(role: Role, given: str, registry: Callable[[], Registry]) -> Source | N
 
     A text with a slash, or that ends in .onnx, is a path. Any other is the name of a model of the registry,
     or else a path. A file whose folder has a card that describes it counts as that folder. Raises
-    UnknownModel, InvalidParameter if it cannot be told whether something is there, and what `registry`
-    raises.
+    UnknownModel; InvalidParameter for an empty text, a link to nothing, or a path that cannot be read; and
+    the errors of `registry`.
     """
     if not given.strip():
         raise InvalidParameter(f"--{role}: empty (allowed: a model, a folder with a card, an ONNX file)")
@@ -98,8 +98,9 @@ def find(role: Role, given: str, registry: Callable[[], Registry]) -> Source | N
 def place(source: Source, zoo: Path) -> Subject:
     """Put the network into `zoo`, a folder of models, as the model `base` or `new`.
 
-    A file is described as `weighin add` does. Either is run once, in a child process. Raises RefusedModel and
-    ModelUnavailable with the reason why it cannot be used, and OSError if `zoo` cannot be written.
+    A file is described as `weighin add` does. The network is run once, in a child process. Raises
+    RefusedModel and ModelUnavailable with the reason why it cannot be used, and OSError if `zoo` cannot be
+    written.
     """
     try:
         return _placed(source, zoo)
@@ -168,7 +169,8 @@ def compare_doubts(base: Subject, new: Subject) -> Doubts:
         words = f"it would rest on what is only assumed: {'; '.join(of_each)}"
     options = " and ".join(f"--{role}" for role, of_one in doubtful.items() if of_one)
     return Doubts(
-        f"{words}; give {options} as a folder whose card.json states it (`weighin add` with options does)",
+        f"{words}; give {options} as a folder whose card.json states these facts (`weighin add` writes one "
+        "with the facts that its options give)",
         (),
     )
 

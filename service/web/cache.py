@@ -1,4 +1,4 @@
-"""Cache of the dashboard: renders what pages refresh once for all clients, on a thread of its own."""
+"""Cache of the dashboard: renders its refreshed part once for all clients, on a thread of its own."""
 
 from __future__ import annotations
 

@@ -91,9 +91,9 @@ class Catalogue:
     def accuracies(self, facts: Mapping[str, ModelFacts]) -> dict[Labels, Accuracies]:
         """Return the accuracies of each label set of these models.
 
-        They are of the evaluation that has most of the models, of several of the newest; models that it does
-        not have, have the accuracy of the card. If no evaluation has two of the models, but two of them have
-        cards with accuracies, all are of the cards, so that they can be compared.
+        They are from the evaluation that has the most of the models, the newest if several have as many. A
+        model that is not in it has the accuracy of its card. If no evaluation has two of the models, but two
+        of them have cards with accuracies, all are from the cards, so that they can be compared.
         """
         groups: dict[Labels, list[ModelFacts]] = {}
         for each in facts.values():
@@ -195,7 +195,7 @@ def _accuracies(models: Sequence[ModelFacts], evaluations: Sequence[Evaluation])
     datasets = list(dict.fromkeys(each.accuracy.dataset for each in models if each.accuracy is not None))
     of = f"the models' cards ({' and '.join(datasets)})" if cards else ""
     if evaluation is not None and evaluated:
-        of += f", as your pictures '{evaluation.data.name}' have only {next(iter(evaluated))}"
+        of += f", as only {next(iter(evaluated))} is evaluated on your pictures '{evaluation.data.name}'"
     return Accuracies(of, cards, frozenset(cards))
 
 

@@ -70,7 +70,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a model's detail, on a stage or a version: what it is of, its URL, runs and percentiles."""
+    """A line of a model's detail: name of a stage or version, with its URL, runs and percentiles."""
 
     name: str
     url: str
@@ -365,7 +365,10 @@ def _facts_text(facts: ModelFacts) -> str:
 
 
 def _caveat(groups: Sequence[Group], regime: Regime) -> str:
-    """Return what the answers are from: recorded runs, or for who is dominated, benchmarks."""
+    """Return in words what the answers are from: recorded runs.
+
+    For some label sets, benchmarks answer which models are dominated.
+    """
     judged = [
         group.title.partition(":")[0]
         for group in groups
@@ -376,7 +379,7 @@ def _caveat(groups: Sequence[Group], regime: Regime) -> str:
 
 
 def _runs(recorded: Recorded) -> int:
-    """Return the number of runs: of each model, those of the stage that has most."""
+    """Return the number of runs of all models; of each model, the runs of the stage that has the most."""
     counts: dict[str, int] = {}
     for (name, _), summary in recorded.summaries.items():
         counts[name] = max(counts.get(name, 0), summary.count)

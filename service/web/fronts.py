@@ -200,9 +200,9 @@ def _behind(models: Sequence[FrontModel]) -> dict[str, Behind]:
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Return the names without what all begin with; of a long one, an end that no other name has.
+    """Return the names without the beginning that all of them share, by name.
 
-    The longest such end that fits, else the shortest.
+    A long name is cut to an end that no other name has: the longest such end that fits, else the shortest.
     """
     prefix = shared_prefix(names)
     short = {}

@@ -29,7 +29,7 @@ MOST_NAMED = 2
 """Number of dominated models up to which the answers name them."""
 
 Place = Literal["front", "behind", "dominated", ""]
-"""Where a model is: on the front, there but worse than another by every estimate, dominated; else unknown."""
+"""Place of a model: on the front; on it, but worse than another by every estimate; dominated; unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ OTHER_FILE = Cell("–", "these runs are of another file than the one that is se
 class Row:
     """One model. `tags`: in words, what is remarkable about it; `place_cell`: its place, in words.
 
-    `origin`: of its accuracy, if that differs within the group. `marks` and `parts`: what the chart shows,
-    either of them. `assumed`: assumed facts of the model's card on which predictions depend.
+    `origin`: of its accuracy, if that differs within the group. `marks`, `parts`: the chart shows one of the
+    two, the other is None or empty. `assumed`: assumed facts of the model's card on which predictions depend.
     `is_comparable`: whether its latency is of the group's stage. `summary`, `facts` and `accuracy` are what
     rows are sorted by.
     """
@@ -142,8 +142,8 @@ class Answers:
 class Known:
     """What the table combines: recorded figures, distributions of the stages shown, and the models' facts.
 
-    `of_other_files`: models some of whose runs are of another file than the served one, which `facts`,
-    `accuracies` and `measured` are of; they are withheld.
+    `of_other_files`: models some of whose runs are of another file than the served one. Their `facts`,
+    `accuracies` and `measured` are of the served file, and are withheld.
     """
 
     recorded: Figures
@@ -159,7 +159,7 @@ class Known:
 def build_table(known: Known, stage: Stage, sort: Sort, baseline: str = "", *, stacked_stages: bool) -> Table:
     """Build the rows of every model with runs of `stage` or with errors, and the axis of their charts.
 
-    Models without a total, as of searches, have a row of their inference instead, which says so.
+    A model without a recorded total (searches have none) has a row of its inference instead, tagged as such.
     `baseline`: the model that its label set is compared with; by default, the default model, else the model
     with the most multiply-accumulates.
     """
@@ -359,7 +359,7 @@ def _place(front: GroupFront | None, name: str, short: Mapping[str, str]) -> tup
 
 
 def _tagged(rows: Sequence[Row], accuracies: Accuracies) -> list[Row]:
-    """Return the rows with tags for the fastest and the most accurate, of several rows."""
+    """Return the rows with tags for the fastest and the most accurate model, if several can be compared."""
     timed = [row for row in rows if row.summary.p50_ms is not None and row.is_comparable]
     judged = [row for row in rows if row.accuracy is not None and row.model in accuracies.compared]
     fastest = highest(timed, lambda row: -(row.summary.p50_ms or 0.0)) if len(timed) > 1 else []
@@ -475,14 +475,14 @@ def _most_runs(recorded: Figures, name: str) -> int:
 
 
 def _counts(recorded: Figures, name: str) -> dict[Stage, str]:
-    """Return of each stage that only some of the runs have, how many."""
+    """Return, for each stage that only some of the runs have, how many runs have it, in words."""
     runs = _most_runs(recorded, name)
     counts = {stage: recorded.summaries.get((name, stage), EMPTY_SUMMARY).count for stage in PARTS}
     return {stage: f"over all runs; {n} of {runs} have it" for stage, n in counts.items() if 0 < n < runs}
 
 
 def three_digits(value: float) -> str:
-    """Format a figure with three significant digits; from 1000, with all before the decimal point."""
+    """Format a figure with three significant digits; from 1000, with all digits before the decimal point."""
     return f"{value:.0f}" if value >= 999.5 else f"{value:#.3g}".removesuffix(".")
 
 

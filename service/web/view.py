@@ -95,14 +95,14 @@ class View:
     baseline: str = ""
 
     def url(self, path: str, **more: str) -> str:
-        """Return `path` with what `GET /latency` knows of this view and `more`, without empty values."""
+        """Return `path` with this view's parameters of `GET /latency` and `more`, without empty values."""
         stage = "" if self.stage == "all" else self.stage
         version = "" if self.version == CURRENT else self.version
         parameters = {"model": self.model, "stage": stage, "regime": self.regime, "since": self.since}
         return _url(path, parameters | {"version": version} | more)
 
     def page_url(self, **changed: str) -> str:
-        """Return the page's relative URL with this view, changed, without values that are the default."""
+        """Return the page's relative URL of this view with the values `changed`, without default values."""
         given = {item.name: getattr(self, item.name) for item in fields(self)} | changed
         standard = {item.name: item.default for item in fields(self)}
         return _url("./dashboard", {name: value for name, value in given.items() if value != standard[name]})

@@ -13,7 +13,7 @@ from service.bench.bundle import ModelFacts
 class AccuracyEstimate:
     """An accuracy, 0 to 1, with its 95 % interval, its kind, and `how` it was determined, in words.
 
-    `ranked`: only of kind `evaluated`, the accuracy on other pictures, by which models are ranked.
+    `ranked`: accuracy on other pictures, by which models are ranked; only kind `evaluated` may have it.
     """
 
     value: float

@@ -162,7 +162,7 @@ def _figure(task: Task) -> str:
 
 
 def _partial(label_set: LabelSet) -> str:
-    return f" (no figure of {label_set.labels})" if label_set.classes < label_set.of else ""
+    return f" (not a figure for all of {label_set.labels})" if label_set.classes < label_set.of else ""
 
 
 def _named(evaluation: Evaluation) -> str:

@@ -68,10 +68,11 @@ def front(models: Sequence[C]) -> tuple[list[C], list[Dominated]]:
     """Return the models on the Pareto front, and the dominated ones with the reasons.
 
     A model dominates another if it is not larger, the interval of its accuracy is above the other's, and it
-    is faster. It is faster by the paired comparison of rounds if one benchmark measured both, else if the
-    95 % intervals of the medians do not overlap. Each pair is compared without a correction for the number of
-    pairs: for 15 models, Holm's correction would leave no p below LEVEL, because RESAMPLES limits how small p
-    can be. A model of unknown accuracy neither dominates nor is dominated.
+    is faster. If one benchmark measured both, the paired comparison of rounds decides whether it is faster.
+    If not, it is faster if the 95 % intervals of the medians do not overlap and its own is the lower one.
+    Each pair is compared without a correction for the number of pairs: for 15 models, Holm's correction would
+    leave no p below LEVEL, because RESAMPLES limits how small p can be. A model of unknown accuracy neither
+    dominates nor is dominated.
     """
     on_front, dominated = [], []
     for mine in models:

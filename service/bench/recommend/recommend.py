@@ -58,7 +58,10 @@ class Constraints:
 
 @dataclass(frozen=True)
 class Fit:
-    """A model within all bounds. `confidence`: 0 to 1, that its latency is; None without latency bounds."""
+    """A model within all bounds.
+
+    `confidence`: that its latency is within its bounds, 0 to 1; None without latency bounds.
+    """
 
     facts: ModelFacts
     accuracy: AccuracyEstimate | None

@@ -1,4 +1,4 @@
-"""Store an evaluation in the data directory or at the service that holds it; find stored evaluations."""
+"""Store an evaluation in the data directory, or at the service that locked it; find stored evaluations."""
 
 from __future__ import annotations
 
@@ -46,11 +46,12 @@ class Kept:
 
 
 def keep(evaluation: Evaluation, settings: Settings, url: str | None = None) -> Kept:
-    """Store an evaluation: at the service at `url`, in the data directory, or at the service that holds it.
+    """Store an evaluation at the service at `url`; without `url`, in the data directory.
 
-    If that fails, write the evaluation to a file in the data directory. Raises StorageUnavailable if that is
-    impossible too, InvalidParameter for an invalid `url`, and InvalidEvaluation if the stored evaluation of
-    the data set contradicts the new one.
+    If a service has locked that directory, store the evaluation at this service. If storing fails, write the
+    evaluation to a file in the data directory. Raises StorageUnavailable if that is impossible too,
+    InvalidParameter for an invalid `url`, and InvalidEvaluation if the stored evaluation of the data set
+    contradicts the new one.
     """
     key = None if settings.api_key is None else settings.api_key.get_secret_value()
     addresses: tuple[str, ...] = ()

@@ -105,10 +105,11 @@ class _Listing:
 class AnnotatedFiles:
     """The files that annotations name, all of them below `base`.
 
-    Paths begin in `base`, or in the folder below it that holds most of the first ones. They may have
-    backslashes, and differ from the names of the files in case, in Unicode form, and by a missing suffix. The
-    pictures may have been annotated on another machine, so absolute paths are read without their beginning,
-    which is the same for all. A path with `..` never leads out of `base`; links in `base` are followed.
+    Relative paths begin in `base`; or, if less than half of the paths `first` exist there, in the folder
+    below it that has the most of them. Paths may have backslashes, and differ from the names of the files in
+    case, in Unicode form, and by a missing suffix. The pictures may have been annotated on another machine,
+    so absolute paths are read without their beginning, which is the same for all. A path with `..` never
+    leads out of `base`; links in `base` are followed.
     """
 
     def __init__(self, base: Path, first: Sequence[str]) -> None:

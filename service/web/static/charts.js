@@ -39,7 +39,7 @@ function layout(view, more) {
 
 const pending = new Map(); // draw functions of charts that are not drawn yet, by id
 
-// Draw `traces`, or write `empty`, what to do, if none of them has a value.
+// Draw `traces`; if none of them has a value, write the text `empty` instead.
 function plot(id, traces, view, more, words, empty) {
   const box = document.getElementById(id);
   const known = traces.some(({ y }) => y.some((value) => value !== null && value !== undefined));

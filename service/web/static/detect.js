@@ -9,7 +9,7 @@ const MIN_IOU = 0.5; // as in /compare
 
 export const answers = byId("found");
 
-let announce = null; // of an image: tells the number of objects; not of live frames
+let announce = null; // function that announces the number of objects in an image; null for live frames
 
 const boxes = [...byId("detectors").querySelectorAll("input")];
 const scenes = new Map(

@@ -75,7 +75,7 @@ export class Scene {
     this.visible = this.objects.filter((object) => object.score >= threshold);
   }
 
-  // Tell the number of objects and, if several detectors are compared, which of them no other one found.
+  // Tell how many objects were found and, if several detectors are compared, how many by no other one.
   tell(isCompared) {
     for (const object of this.visible) object.tell(isCompared);
     this.list.hidden = this.visible.length === 0;

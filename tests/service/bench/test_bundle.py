@@ -136,8 +136,8 @@ def changed(part: Any, **update: Any) -> Any:
                 lambda made, durations=durations: {
                     "blocks": (changed(made.blocks[0], durations_ns=durations),)
                 },
-                "blocks: 'a' in launch 0, round 0: durations of inference, and as many of other stages, "
-                "are missing",
+                "blocks: 'a' in launch 0, round 0: no durations of inference, or not as many as of another "
+                "stage",
             )
             for durations in ({}, {"total": (1,)}, {"inference": ()}, {"inference": (1,), "total": (1, 2)})
         ),

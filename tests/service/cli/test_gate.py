@@ -492,7 +492,7 @@ def test_accuracy_is_not_judged_on_what_is_assumed_of_one_network(
     assert check.sentence.startswith("is not judged, it would rest on what is only assumed: ")
     assert f"of {assumed}" in check.sentence
     assert "input.mean" in check.sentence
-    assert f"give --{assumed} as a folder whose card.json states it" in check.sentence
+    assert f"give --{assumed} as a folder whose card.json states these facts" in check.sentence
 
 
 def test_accuracy_is_judged_on_what_is_assumed_of_both_alike(
@@ -705,8 +705,8 @@ def test_time_limit_that_is_too_short_for_the_pictures_says_which_would_do(
     assert done.returncode == 2, done.stderr
     check = parsed(GateResult, file.read_text()).checks[1]
     found = re.fullmatch(
-        r"is not known, only (\d+) of 450 pictures were evaluated: its share of the time limit, 70%, "
-        r"is over; all would take about \d+ s, so give about --time-limit (\d+)s",
+        r"is not known, only (\d+) of 450 pictures were evaluated: the share of the time limit for accuracy, "
+        r"70%, is over; all would take about \d+ s, so give about --time-limit (\d+)s",
         check.sentence,
     )
     assert found is not None

@@ -132,7 +132,8 @@ def test_recommend_by_own_pictures(serve: Serve, cards: dict[str, Card]) -> None
     body = client.get("/recommend", params={"data": made.id}).json()
     assert (body["recommended"], body["data"], body["labels"]) == ("tiny-b", made.id, "tiny-10")
     assert body["accuracy_of"].startswith(
-        "accuracy on 'pets', 200 pictures of 2 of the 10 classes of tiny-10 (no figure of tiny-10): one half"
+        "accuracy on 'pets', 200 pictures of 2 of the 10 classes of tiny-10 "
+        "(not a figure for all of tiny-10): one half"
     )
     result = made.models[1].classification
     assert result is not None

@@ -221,7 +221,7 @@ def test_evaluation_of_most_models_counts(zoo: Zoo) -> None:
 def test_cards_count_if_one_model_was_evaluated(zoo: Zoo) -> None:
     zoo.evaluations.save(evaluation({"a": [True] * 30 + [False] * 10}, cards={"a": zoo.cards["a"]}))
     known = zoo.catalogue.accuracies(zoo.catalogue.facts())[LABELS]
-    assert known.of == "the models' cards (things), as your pictures 'pets' have only a"
+    assert known.of == "the models' cards (things), as only a is evaluated on your pictures 'pets'"
     assert known.compared == {"a", "b", "c"}
     assert {each.kind for each in known.by_model.values()} == {"reported"}
 
