@@ -95,7 +95,7 @@ def evaluations_router(store: EvaluationStore, api_key: SecretStr | None, bounds
 
 
 def _save(store: EvaluationStore, content: bytes) -> tuple[Evaluation, bool]:
-    """Store the document; return the stored evaluation, and whether there was one of the data set already."""
+    """Store the document; return the stored evaluation, and whether the data set already had one."""
     posted = judged(from_json(content))
     stored = store.save(posted)
     return stored, stored is not posted

@@ -47,8 +47,8 @@ class ModelChanger:
         """Raise ModelInUse if the model exists outside the folder of added models."""
         if name in self._registry.names() and self._registry.entry(name).folder.parent != self.root:
             raise errors.ModelInUse(
-                f"model '{name}': its folder is one of WEIGHIN_MODEL_DIRS, which is not changed over HTTP "
-                "(allowed: another name, or change the folder)"
+                f"model '{name}': in a folder of WEIGHIN_MODEL_DIRS, which is not changed over HTTP "
+                "(allowed: another name, or change the folder yourself)"
             )
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""/models: list models with their cards, and why any is not served; add, replace and delete own models."""
+"""/models: list models (cards, and reasons if not served); add, replace and delete own models."""
 
 from __future__ import annotations
 

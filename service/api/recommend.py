@@ -25,8 +25,8 @@ from service.inference.registry import Registry
 class ClaimOut(BaseModel):
     """Accuracy with its 95 % interval.
 
-    If inherited: the fp32 model's accuracy minus the measured disagreement. If evaluated: the accuracy on the
-    half of the user's pictures by which models are not ranked.
+    If inherited: the fp32 model's accuracy minus the measured disagreement. If evaluated: the accuracy on one
+    half of the user's pictures; models are ranked by their accuracy on the other half.
     """
 
     value: float
@@ -120,7 +120,7 @@ class RecommendResponse(BaseModel):
     recommended: str | None
     why: str
     accuracy_of: str = Field(
-        description="Which pictures the accuracies are of, and how to get accuracies on others",
+        description="The pictures to which the accuracies refer, and how to get accuracies on others",
         examples=["accuracy on imagenet-1k, which may differ on your pictures: run `weighin evaluate ...`"],
     )
     data: str | None = Field(description="Id of the evaluation that the accuracies are from")

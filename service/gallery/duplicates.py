@@ -14,7 +14,7 @@ from models.zoo.preprocess import Box
 _SIDE = 32
 _LOW = 8
 _FLAT_LEVELS = 2.0
-"""Maximum standard deviation, in grey levels of 255, of a flat picture: the noise of encoding."""
+"""Maximum standard deviation of the grey levels (0 to 255) of a flat picture: encoding adds noise."""
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 Duplicate = Literal["exact", "near"]
@@ -67,8 +67,9 @@ def duplicate(sha256: tuple[str, str], perceptual_hash: tuple[int, int], cosine:
     """Return whether two images are duplicates, from their SHA-256, perceptual hashes and cosine.
 
     "near" needs both similar hashes and similar embeddings: different pictures of one kind have similar
-    embeddings, plain pictures similar hashes (docs/retrieval.md measures both errors). The hashes must also
-    have at least as many common as differing bits: plain shapes have few bits, flat pictures none.
+    embeddings, and different plain pictures have similar hashes (docs/retrieval.md has the false positives).
+    The hashes must also have at least as many common as differing bits: plain shapes have few bits, flat
+    pictures none.
     """
     if sha256[0] == sha256[1]:
         return "exact"

@@ -67,7 +67,7 @@ class Gallery:
         max_pixels: int,
         deadline_s: float,
     ) -> None:
-        """Opens nothing. `model`: of a new gallery; `deadline_s`: maximum wait for a database thread."""
+        """Opens nothing. `model`: a new gallery's model; `deadline_s`: maximum wait for a database thread."""
         self._quota = quota
         self._threads = GalleryThreads(deadline_s)
         self._networks = Networks(registry, model, data_dir / KEPT_FOLDER)
@@ -129,8 +129,8 @@ class Gallery:
         await asyncio.to_thread(self._searches.close)
 
     async def _open(self, models_loaded: asyncio.Future[None]) -> None:
-        # Start a reader thread now, so that it gets its own malloc arena. Later it would reuse an arena of
-        # the loading threads, and the core threads would need further ones.
+        # Start a reader thread now, so that it gets its own malloc arena. If it started later, it would reuse
+        # an arena of the loading threads, and the core threads would need further arenas.
         await self._threads.read(bool)
         await asyncio.wait({models_loaded})
         while True:

@@ -131,7 +131,7 @@ class Networks:
             shutil.rmtree(self._folder / embedder, ignore_errors=True)
 
     def _served(self, embedder: str) -> ServedModel | None:
-        """Return the served network of that name if it has that file. Raises NotReady while it is loading."""
+        """Return the embedder's network if it is served, else None. Raises NotReady while it is loading."""
         try:
             model = self._registry.get(model_name(embedder))
         except (UnknownModel, ModelUnavailable):
@@ -173,7 +173,7 @@ class Networks:
     def _lost(self, embedder: str) -> str:
         name = model_name(embedder)
         if name in self._registry.names():
-            why, other = f"another file of model '{name}' than the one served, or another preprocessing", name
+            why, other = f"another file of model '{name}', or with other preprocessing, than is served", name
         else:
             why, other = f"model '{name}', which is not served here", "NAME"
         return (

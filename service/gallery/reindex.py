@@ -187,7 +187,8 @@ class Reindexer:
             raise ModelUnavailable(f"{name}: cannot be embedded: {error.detail}") from error
 
     def _release(self) -> None:
-        # Runs on the writer's thread, so the state already has the network that `begin` keeps.
+        # Runs on the writer's thread, so never between the two steps of `begin`: copy a network, then make it
+        # the target in the state.
         state = self._store.database.state()
         if state.embedder is not None:
             self._networks.release(state.embedders)

@@ -72,7 +72,7 @@ class Retrieval:
 
 @dataclass(frozen=True, eq=False)
 class _Query:
-    """What stored images are compared with."""
+    """The image that stored images are compared with."""
 
     sha256: str
     perceptual_hash: int

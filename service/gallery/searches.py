@@ -1,4 +1,4 @@
-"""Open similarity search of a gallery: opened on first use, and again when another network is activated."""
+"""The open similarity search of a gallery: opened on first use, and again once another network is active."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Searches:
 
     def switch(self, work: Callable[[], T]) -> T:
         """Run `work`, which may activate another embedder, and close the search if its embedder is no longer
-        active. Call it on the writer's thread, so that it is closed before the next write."""
+        active. Call it on the writer's thread, so that the search is closed before the next write."""
         with self._lock:
             try:
                 result = work()

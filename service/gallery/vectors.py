@@ -72,7 +72,7 @@ class GalleryVectors:
         return np.array([key for key, _ in rows], np.int64), np.stack([vector for _, vector in rows])
 
     def extent(self, embedder: str) -> Extent:
-        """Return the number of the last change and of the embedder's embeddings, in one transaction."""
+        """Return the last change's number, and how many embeddings the embedder has, in one transaction."""
         count = select(func.count()).where(gallery_embeddings.c.embedder == embedder)
         with self.database.reading() as connection:
             if connection is None:
@@ -124,7 +124,10 @@ class GalleryVectors:
                 write_vectors(connection, key, {embedder: vectors[key]})
 
     def activate(self, embedder: str) -> bool:
-        """Activate `embedder` if it is the target and no image lacks an embedding; return whether it was."""
+        """Activate `embedder` if it is the target and no image lacks its embedding.
+
+        Returns whether `embedder` was activated.
+        """
         with self.database.writing() as (connection, state):
             if state.target != embedder or connection.execute(_missing(embedder).limit(1)).first():
                 return False

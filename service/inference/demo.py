@@ -49,7 +49,7 @@ class DemoState:
 class Demo:
     """Runs at most one demo at a time. Call all methods from the event loop's thread.
 
-    As many runs as the pool has threads are under way at a time, so that live requests wait for one at most.
+    At most one run per thread of the pool is under way, so that a live request waits for one run at most.
     """
 
     def __init__(
@@ -86,12 +86,13 @@ class Demo:
     def start(self) -> DemoState:
         """Start a demo of all models.
 
-        Raises Busy while one or a benchmark runs, and NotReady while models are being loaded or if none is.
+        Raises Busy while a demo or a benchmark runs, and NotReady while models are being loaded or if no
+        model is loaded.
         """
         if self.running:
             raise Busy("demo: running already (allowed: one at a time)")
         if self._benchmark_runs():
-            raise Busy("demo: a benchmark is running, which it would disturb (wait or cancel it)")
+            raise Busy("demo: a benchmark is running, which a demo would disturb (wait or cancel it)")
         if not self._registry.ready:
             raise NotReady("demo: the models are being loaded")
         models = self._registry.loaded
@@ -102,7 +103,7 @@ class Demo:
         return self.state
 
     async def close(self) -> None:
-        """Stop the demo; runs that have begun end."""
+        """Stop the demo; runs that have begun are completed."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -58,7 +58,7 @@ class ExplainPlan:
 class Explainer:
     """Explains predictions on the pool, without recording latency.
 
-    Classifiers are read on first use and cached; one of 1000 classes has about 5 MB.
+    Classifiers are read on first use and cached; a classifier of 1000 classes has about 5 MB.
     """
 
     def __init__(self, registry: Registry, pool: CorePool, *, max_pixels: int) -> None:

@@ -70,7 +70,7 @@ class ModelEntry:
     model: ServedModel | None = None
     reason: str | None = LOADING
     refused: str | None = None
-    """Reason why the folder's current content is not served; the version in `card` and `model` is."""
+    """Reason why the folder's current content is not served; `card` and `model` are of the served version."""
 
     @property
     def broken(self) -> bool:

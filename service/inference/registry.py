@@ -97,7 +97,7 @@ class Registry:
     def load(self) -> None:
         """Load and warm up every model with a valid card; a broken model gets a reason.
 
-        Models are warmed up one at a time, so that the time estimates the latency of a model running alone.
+        Models are warmed up one at a time, so that the times are estimates for a model that runs alone.
         Afterwards `ready` is true and every model has a session or a reason, whatever happened.
         """
         with self._update_lock:

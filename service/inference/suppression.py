@@ -23,7 +23,7 @@ It is several times as fast as NumPy for 400 boxes (benchmarks/suppression.py, d
 _CLASSES_AT_ONCE = 64
 """Maximum classes in one run: the operator's time and memory grow with classes times boxes."""
 _THRESHOLD = np.array([0.5], np.float32)
-"""Score threshold: the ranks of a class are above it, the zeros in the rows of other classes below."""
+"""Score threshold: a box's rank in the row of its class is above it, its zeros in other rows are below."""
 
 
 def suppress(
@@ -64,7 +64,7 @@ def _suppress(
     ranks = np.zeros((1, int(rows.max()) + 1, count), np.float32)
     ranks[0, rows, np.arange(count)] = np.arange(count, 0, -1)
     corners = boxes.astype(np.float32)
-    if (corners != boxes).any():  # 1/100 pixels are whole numbers, which float32 holds up to 2^24
+    if (corners != boxes).any():  # in 1/100 pixels, all are whole numbers, exact up to 2^24
         corners = (boxes * 10**DECIMALS).astype(np.float32)
     (selected,) = _operator()(
         {

@@ -12,7 +12,7 @@ KEEP_HOURS_S = 7 * DAY_S
 KEEP_DAYS_S = 366 * DAY_S
 
 GRACE_S = 120
-"""Seconds after its end from which a bucket is closed: by then every instance has written its part, unless
+"""A bucket is closed this many seconds after its end: by then every instance has written its part, unless
 the database was unavailable to it."""
 
 

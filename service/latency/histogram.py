@@ -29,7 +29,8 @@ _HALF_BITS = 10
 """Each power of two has 2**10 slots, for three significant digits."""
 
 _MIN_FOR_MEDIAN = 6
-"""Samples from which the fastest and the slowest bound the median with at least 95 % confidence."""
+"""Minimum number of samples: the fastest and the slowest of six bound the median with at least 95 %
+confidence."""
 
 _SHAPE = slice(8, payload_header_size)  # the header without magic number and length
 

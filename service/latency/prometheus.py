@@ -31,8 +31,8 @@ class Metrics(Collector):
     """Histograms of durations, counters of errors, and gauges of the service.
 
     Durations and errors are counted here, because the client library's objects accept one duration at a time,
-    and add a `_created` series to each that only a process-wide switch disables. Callers must pass only names
-    of existing models, because each one creates about a hundred series.
+    and each also exports a `_created` series, unless a process-wide switch disables this. Callers must pass
+    only names of existing models, because each name creates about a hundred series.
     """
 
     def __init__(self, build: Mapping[str, str], registry: CollectorRegistry | None = None) -> None:

@@ -192,7 +192,7 @@ class Latencies:
                         last = view.read_last_runs(regime, start, model)
                     self._stored_last_runs[key] = dict(last)
                 except StorageUnavailable:
-                    pass  # the figures say so
+                    pass  # the window of the figures has the reason
             for part in self._recorder.memory():
                 for series in part.distributions:
                     if (series.regime, series.model) == (regime, model) and series.version:
@@ -216,7 +216,7 @@ class Latencies:
                         stored = view.read_versions(regime, start, model)
                     self._versions[regime, start, model] = stored
                 except StorageUnavailable:
-                    pass  # the figures say so
+                    pass  # the window of the figures has the reason
         return versions | (stored or set())
 
     def _scope(self, regime: Regime, model: str | None, stage: Stage | None, version: str) -> Scope:

@@ -31,10 +31,11 @@ ADD_UP_FROM = 500
 """Queue length at which runs and errors are added to the buckets before the next flush, to bound memory."""
 
 QUEUE_LIMIT = 20_000
-"""Queue length at which the recording thread adds them to the buckets itself, if no thread flushes."""
+"""Queue length at which the recording thread itself adds runs and errors to the buckets, e.g. if no thread
+flushes."""
 
 LATE_S = 5
-"""Seconds after its end that a bucket still accepts runs, because runs are queued shortly after their
+"""A bucket accepts runs until this many seconds after its end, because runs are queued shortly after their
 timestamp. Smaller corrections of the clock do not count as setting it back."""
 
 _IN_MEMORY_S = {MINUTE_S: HOUR_S, HOUR_S: 5 * DAY_S, DAY_S: math.inf}
@@ -134,8 +135,9 @@ class Recorder:
     def memory(self) -> list[Part]:
         """Return a copy of the data that may not be in the store yet: minutes, and past hours and days.
 
-        To merge it with the store, read the clock, then this, then the store: buckets that are dropped here
-        in between are in the store, and buckets in both have the same instance, with more data in this copy.
+        To merge it with the store, read the clock, then this copy, then the store: buckets that are dropped
+        from memory in between are in the store, and buckets in both have the same instance, with more data in
+        this copy.
         """
         self.add_up()
         with self._lock:
@@ -241,7 +243,7 @@ class Recorder:
                     held.saved.clear()
             changes = [(held, held.changes()) for held in self._held.values()]
         parts = [part for _, part in changes if part.distributions or part.errors]
-        # Half of GRACE_S, after which other instances treat a bucket as closed, because clocks differ.
+        # Other instances treat a bucket as closed after GRACE_S; half of it here, because clocks differ.
         is_late = any(part.bucket.end < self._clock() - GRACE_S / 2 for part in parts)
         store.write(parts, late=is_late, dropped=self.dropped())
         with self._lock:

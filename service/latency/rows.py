@@ -83,7 +83,8 @@ _NOT_POOLED = text(
     "ORDER BY parts.start DESC, parts.resolution_s, parts.regime, parts.model, parts.stage LIMIT :most"
 ).bindparams(bindparam("regimes", REGIMES, expanding=True), hour_s=HOUR_S, day_s=DAY_S)
 
-# It lists all regimes: the key begins with resolution and regime, so this scans a few ranges of it.
+# The condition lists all regimes, because the key begins with resolution and regime: a statement then scans
+# only a few ranges of the key.
 _PAST = " FROM {table} WHERE resolution_s = :resolution_s AND regime IN ({regimes}) AND start < :before"
 _LAST_AND_DELETE = [
     (text(f"SELECT max(start){past}"), text(f"DELETE{past}"))
@@ -174,7 +175,7 @@ def read_pooled(
 def read_figures(
     connection: Connection, scope: Scope, first: Bucket, end: int
 ) -> dict[Bucket, Figures | None]:
-    """Read the figures of the buckets of `read_pooled` from stored percentiles, of one row or pooled.
+    """Read the figures of the buckets of `read_pooled` from stored percentiles: one row's, or pooled ones.
 
     None for buckets whose histograms must be merged: percentiles are missing or outdated.
     """
@@ -267,14 +268,14 @@ def read_versions(
 def read_last_runs(connection: Connection, regime: Regime, start: int, model: str) -> dict[str, int]:
     """Return the hour of the last run of each version of a model since the day that begins at `start`.
 
-    The day, if its hours are no longer kept.
+    If the hours of the run's day are no longer kept, returns the day.
     """
     wanted = {"regime": regime, "start": start, "model": model, "hour_s": HOUR_S, "day_s": DAY_S}
     return {row[0]: int(row[1]) for row in connection.execute(_LAST_RUNS, wanted)}
 
 
 def read_machines(connection: Connection, regime: Regime, start: int, model: str | None) -> set[str]:
-    """Return the machines of runs since the day that begins at `start`; empty for an unknown one."""
+    """Return the machines of runs since the day that begins at `start`; "" is an unknown machine."""
     statement = text(_MACHINES + (_OF_MODEL if model else ""))
     wanted = {"regime": regime, "start": start, "model": model, "day_s": DAY_S}
     return {str(row[0]) for row in connection.execute(statement, wanted)}

@@ -54,7 +54,7 @@ class StoreView:
         return read_figures(self.connection, scope, first, end)
 
     def read_machines(self, regime: Regime, start: int, model: str | None) -> set[str]:
-        """Return the machines of runs since the day that begins at `start`; empty for an unknown one."""
+        """Return the machines of runs since the day that begins at `start`; "" is an unknown machine."""
         return read_machines(self.connection, regime, start, model)
 
     def read_versions(self, regime: Regime, start: int, model: str | None) -> set[tuple[str, str]]:

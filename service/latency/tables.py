@@ -77,7 +77,7 @@ latency_pooled = Table(
     *(Column(name, BigInteger, nullable=False) for name in ("p50_ns", "p90_ns", "p95_ns", "p99_ns")),
     PrimaryKeyConstraint("resolution_s", "regime", "start", "model", "stage"),
 )
-"""Percentiles of hours and days that several rows of `latency_histograms` make up."""
+"""Percentiles of hours and days with several rows in `latency_histograms`, or one without percentiles."""
 
 latency_instances = Table(
     "latency_instances",

@@ -64,7 +64,10 @@ def add_apart(
 
 
 def _build_apart(file: Path, options: Options, folder: Path, bounds: Bounds) -> Built:
-    """Let a child write the model to `folder`. The child gets a quarter of the memory, the runs the rest."""
+    """Let a child write the model to `folder`.
+
+    The child gets a quarter of the memory; the processes in which it runs the file get the rest.
+    """
     labels = options.labels
     request = {
         "file": str(file.absolute()),

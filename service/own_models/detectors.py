@@ -115,7 +115,7 @@ class DetectorEnding:
     def judge(self, card: Card, images: Path, mapping: Path | None, layouts: Sequence[str]) -> NoReturn:
         """Refuse labelled pictures, which have classes but no boxes. Raises RefusedModel."""
         del card, mapping, layouts
-        raise RefusedModel(f"--images {images.name}: for classifiers (allowed for a detector: left out)")
+        raise RefusedModel(f"--images {images.name}: for classifiers only (leave it out for a detector)")
 
     def _name(self, role: str) -> str:
         """Return the name of the output of a role in the file to serve."""

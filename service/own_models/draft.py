@@ -349,7 +349,7 @@ def _scores(graph: GraphFacts) -> frozenset[int]:
 
 
 def _read_in(data: Mapping[str, Path]) -> tuple[str, ...]:
-    """Say which files beside the given one its tensors were read from."""
+    """Return a line that names the external files whose tensors were read in; no line without such files."""
     return (f"tensors of {', '.join(words(name) for name in list(data)[:3])} read in",) if data else ()
 
 

@@ -65,7 +65,7 @@ _FIELDS = {
     "--name": "name",
     "--preset": "preset",
 }
-"""The part, parameter or field of a form that says the same as an option."""
+"""The part, parameter or field of a form that corresponds to each option."""
 _OPTION = re.compile(r"--[a-z]+(?:-[a-z]+)*")
 _COMMAND = re.compile(r"((?:python -m|optimum-cli) .*)", re.DOTALL)
 """A command of another program, which stays as it is."""
@@ -78,7 +78,7 @@ class Rank(IntEnum):
     """Precedence of the sources: the claim with the lowest rank counts."""
 
     FORCED = 0
-    """What the file cannot be run without: a flag may not contradict it."""
+    """A value without which the file cannot be run: a flag may not contradict it."""
     FLAG = 1
     METADATA = 2
     PRESET = 3
@@ -123,7 +123,7 @@ class Facts:
     warnings: list[str] = field(default_factory=list)
 
     def copy(self) -> Facts:
-        """Return facts that can be added to without changing these."""
+        """Return a copy of the claims; claims added to it do not change this object."""
         return Facts({path: list(claims) for path, claims in self.claims.items()})
 
     def state(self, path: str, value: Any, rank: Rank, detail: str) -> None:

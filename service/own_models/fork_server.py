@@ -1,8 +1,8 @@
 """Run a function in a child process with limits, without repeating the imports in each child.
 
-On Linux, a *fork server* forks the children: a process that has already imported the modules. It opens no
-model itself, answers one request at a time, and exits with its parent or after a minute without a request.
-On other systems, a new process runs each function itself.
+On Linux, the children are forked from a *fork server*, a process that has already imported the modules. It
+opens no model itself, answers one request at a time, and exits with its parent or after a minute without a
+request. On other systems, a new process runs each function itself.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class _Server:
             self._process.communicate()  # waits, and closes the pipes
 
     def _exchange(self, line: bytes, until: float) -> bytes:
-        """Write a line, and return one; b"" where there is none. Raises BrokenPipeError and TimeoutError."""
+        """Send a line and return the answer; b"" without one. Raises BrokenPipeError and TimeoutError."""
         if not FORKS:
             try:
                 return self._process.communicate(line, timeout=max(0, until - time.monotonic()))[0]

@@ -100,7 +100,7 @@ class Judgement:
 
 
 def read_folder(folder: Path, spec: InputSpec, *, option: str, most: int | None = None) -> Folder:
-    """Read the pictures in `folder` and its subfolders: at most `most` files, at equal distances.
+    """Read pictures in `folder` and its subfolders: at most `most` files, evenly spread over sorted paths.
 
     Raises RefusedModel for a folder that cannot be listed or is empty.
     """
@@ -150,7 +150,7 @@ def refuse_shared(calibration: Sequence[Picture], judging: Sequence[Picture]) ->
         more = f" and {len(pairs) - 3} more" if len(pairs) > 3 else ""
         raise RefusedModel(
             f"--judge: {len(pairs)} pictures are in --calibrate too: {named}{more} (allowed: other pictures; "
-            "those that set the ranges of an int8 model flatter it)"
+            "on those that set its ranges, an int8 model looks better than it is)"
         )
 
 

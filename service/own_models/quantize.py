@@ -39,7 +39,7 @@ from service.own_models.trial import Bounds, TrialFailed, serve_once
 INT8_SUFFIX = "-int8"
 LEAST_PICTURES = 8
 MOST_PICTURES = 256
-"""Most pictures that calibrate, evenly spread over the folder."""
+"""Maximum number of pictures that calibrate; they are evenly spread over the folder."""
 FEW_PICTURES = 32
 """Number of calibration pictures below which a warning says that ranges may be too narrow."""
 _HELD_OUT = 4
@@ -279,7 +279,7 @@ def _check_loss(parent: Card, judgement: Judgement, allowed: float) -> tuple[str
     if 100 * pair.high > allowed:
         return (
             f"{judgement.loss}: {pair.n} pictures do not show whether it is more than the {allowed:g} points "
-            "of --max-loss; more pictures in --judge do",
+            "of --max-loss; more pictures in --judge can show it",
         )
     return ()
 

@@ -9,7 +9,8 @@ import structlog
 from service.inference.registry import Registry
 
 LOOK_EVERY_S = 0.5
-"""A change is taken in at the second look that finds it, so within one second plus the time of loading."""
+"""A changed folder is reloaded at the second look that finds the change, so within one second plus the time
+of loading."""
 
 _CLOSE_WITHIN_S = 10.0
 

@@ -60,7 +60,7 @@ _POSTGRESQL_CONNECTION = {  # seconds; an unresponsive server is given up within
 
 
 def open_database(url: str | None, data_dir: Path) -> Engine:
-    """Create an engine for `url`, or if it is None for an SQLite file in `data_dir`; does not connect.
+    """Create an engine for `url`, or for an SQLite file in `data_dir` if `url` is None; does not connect.
 
     Raises StorageUnavailable, with the URL redacted, for a URL that cannot be used.
     """
@@ -219,7 +219,7 @@ def _configure_sqlite(connection: object, _: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # Writers take the lock at once: SQLite refuses to upgrade a read transaction without waiting.
+    # Writers take the lock at once: SQLite may refuse to upgrade a read transaction, and does not wait then.
     reading = connection.get_execution_options().get("weighin_reading", False)
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 

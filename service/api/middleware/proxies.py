@@ -22,7 +22,7 @@ class ReverseProxy:
     `root_path` is the URL prefix; requests may arrive with it, or without it if the proxy strips it.
     `X-Forwarded-For`, `-Proto`, `-Host` and `-Prefix` are used if the peer is in `trusted` (addresses,
     networks, or `*`); otherwise, and if malformed, they are ignored. If several proxies appended to a field,
-    the client is the last untrusted address in `X-Forwarded-For`; of each other field, the first value is
+    the client is the last untrusted address in `X-Forwarded-For`; of the other fields, the first value is
     used. A configured `root_path` takes precedence over `X-Forwarded-Prefix`.
     """
 

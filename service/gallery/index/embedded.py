@@ -88,9 +88,9 @@ class EmbeddedSearch:
         self._complete = False  # whether it has ever been up to date; until then, searches are exact
         self._saved = (0, time.monotonic())  # sequence and time of the last save
         self._announced_lock = threading.Lock()
-        self._announced = 1  # number of announcements of changes,
-        self._followed = 0  # of those whose changes are in the graph,
-        self._settled = 0  # and of those after which rebuilding and saving were done too
+        self._announced = 1  # number of announcements of changes
+        self._followed = 0  # number of the announcements whose changes are in the graph
+        self._settled = 0  # number of the announcements after which rebuilding and saving were done too
         self._pass_ended = threading.Condition()
         self._wake = threading.Event()
         self._closing = threading.Event()

@@ -19,7 +19,8 @@ FEWEST_SPARE = 8
 """Minimum number of extra vectors read for re-ranking, or a quarter of the requested number if that is more:
 float16 misplaces a few neighbours by a place or two."""
 MOST_RERANKED = 32
-"""Maximum multiple of CANDIDATES whose vectors are read, even if rounding makes more of them equal."""
+"""Maximum number of vectors read, as a multiple of the number of candidates requested first, even if more
+candidates are equal within rounding."""
 SPARE = 64
 """Results kept beyond the requested number while changes are merged, in case some of them are deleted."""
 STREAM_ROWS = 512
@@ -51,8 +52,8 @@ def nearest(
     """Return at least the `k` nearest that pass `keep`, best first, and the sequence that they are valid for.
 
     Requests more and more candidates from the graph until enough pass `keep`; if too few do, all nodes are
-    compared. A result of comparing all nodes is exact: every vector that was not read in float32 is farther
-    away by more than the rounding error (unless more than MOST_RERANKED are that close).
+    compared. A result of comparing all nodes is exact: candidates are read in float32 until the `k` results
+    are certainly nearer than every vector that was not read (or until MOST_RERANKED ends the reading).
     """
     first = max(CANDIDATES, 4 * k)
     most = first * MOST_RERANKED

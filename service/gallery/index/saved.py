@@ -107,7 +107,7 @@ def read(folder: Path, *, model: str, dimensions: int) -> tuple[Graph, int] | No
 
 
 def discard(folder: Path) -> None:
-    """Remove the index and left-over files of others; errors of the file system are ignored."""
+    """Remove the index and files left over from earlier ones; errors of the file system are ignored."""
     for path in (folder / DESCRIPTION, folder / DESCRIPTION_TEMP, folder / TEMP, *folder.glob("*.graph")):
         try:
             path.unlink(missing_ok=True)

@@ -64,8 +64,9 @@ _WITHOUT_METADATA: dict[Format, Callable[[bytes], bytes]] = {
 # The only reductions for which libjpeg-turbo has vector code; 3/4 and 3/8 are slower than decoding in full.
 # (scale, margin): a scale is used if its result is at least `margin` times larger than needed. Scaling in the
 # frequency domain filters differently from resizing and can change the top-1 class of an undecided network.
-# The more is left to the resizing, the less often it does so (measured in test_scaled_decoding.py). At 1/2,
-# speed is worth it: for a network that needs 256 pixels, decoding 512 in full takes three times as long.
+# The more is left to the resizing, the less often the class changes (measured in test_scaled_decoding.py). At
+# 1/2, the speed is worth that: for a network that needs 256 pixels, decoding 512 in full takes three times as
+# long.
 _SCALES = ((8, 1.5), (4, 1.5), (2, 1.0))
 
 
@@ -159,7 +160,7 @@ def _oriented(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def _covered_box(pixels: NDArray[np.uint8], width: float, height: float, orientation: int) -> Box:
-    """Return the part of the oriented `pixels` that the image covers: at the top left before orientation."""
+    """Return the part of the oriented `pixels` that the image covers; unoriented, it is at the top left."""
     left = pixels.shape[1] - width if orientation in (2, 3, 6, 7) else 0.0
     top = pixels.shape[0] - height if orientation in (3, 4, 7, 8) else 0.0
     return (left, top, left + width, top + height)

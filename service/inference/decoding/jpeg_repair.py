@@ -96,7 +96,7 @@ def _with_pillow(data: bytes, header: JpegHeader, scale: int) -> NDArray[np.uint
 def _normalised(data: bytes, header: JpegHeader) -> bytes:
     """Copy the segments of `data` that pixels depend on, and append an end marker.
 
-    Sets scan parameters to those that libjpeg assumes and omits repeated scans. Raises DamagedJpeg if the end
+    Omits repeated scans and sets scan parameters to those that libjpeg assumes. Raises DamagedJpeg if the end
     marker is missing and the scans before it are incomplete.
     """
     pieces = [b"\xff\xd8"]

@@ -117,7 +117,7 @@ def _with_scores(boxes: Ran, ran: Sequence[Ran]) -> Boxes:
         columns = scores.shape[-1] if columns_last else scores.shape[-2]
         parts["scores"] = Part(scores.name)
         if not columns_last and first:
-            raise RefusedModel(f"outputs: {listed}; scores of classes by boxes, without a batch")
+            raise RefusedModel(f"outputs: {listed}; scores of shape (classes, boxes), without a batch")
         layout: ScoresLayout = "boxes-classes" if columns_last else "classes-boxes"
         return Boxes("decoded-boxes", parts, columns, layout, boxes_first=first, facts=facts)
     if len(floats) == 1 and not ids:
@@ -126,8 +126,8 @@ def _with_scores(boxes: Ran, ran: Sequence[Ran]) -> Boxes:
     shapes = f"{(*batch, rows)} with class ids, or {(*batch, rows, 'classes')}"
     if floats or matrices or ids:
         raise RefusedModel(
-            f"outputs: {listed}, as a detection network has; which are the scores of '{boxes.name}' is not "
-            f"clear (allowed: one output {shapes})"
+            f"outputs: {listed}, as a detection network has; it is not clear which has the scores of "
+            f"'{boxes.name}' (allowed: one output {shapes})"
         )
     raise RefusedModel(
         f"outputs: {listed}, as a detection network has; missing: scores of the boxes in '{boxes.name}' "
@@ -179,7 +179,8 @@ def _combined(output: Ran, classes: Sequence[int]) -> Boxes | None:
         parts = {"boxes": Part(name, 0, 4, axis=1, turned=True), "scores": Part(name, 4, axis=1)}
         layout: ScoresLayout = "classes-boxes"
         return Boxes("decoded-boxes", parts, sides - 4, layout, facts=centres)
-    objectness = sides - 5 in classes[:1] and sides - 4 not in classes[:1]  # rather than a background
+    # One score more than labels: the first is an objectness, rather than the score of a background class.
+    objectness = sides - 5 in classes[:1] and sides - 4 not in classes[:1]
     if not objectness and sides - 4 not in classes:
         return None
     scores = Part(name, 5, times=4) if objectness else Part(name, 4)

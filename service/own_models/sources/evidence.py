@@ -4,9 +4,9 @@ Every convention is run on the same pictures and scored by the log-probability o
 A sign-flip permutation test of the paired differences decides whether two conventions differ, adjusted for
 the number of conventions.
 
-How much of a picture a fitting shows is no evidence of how a network was trained: with any network, tightly
-framed pictures favour a fitting that shows more of them. So fittings are compared only by what they do to
-shapes: the same part of a picture is classified twice at the same size, once undistorted and once squeezed
+A fitting that does better because it shows more of a picture is no evidence of how a network was trained:
+with any network, tightly framed pictures favour such a fitting. So fittings are compared only by what they do
+to shapes: the same part of a picture is classified twice at the same size, once undistorted and once squeezed
 as `stretch` squeezes it. A filter is no evidence either: with any network, noisy pictures favour a filter
 that blurs them, and small pictures favour another one. So filters are never decided.
 """
@@ -336,7 +336,7 @@ class _Tried:
 class _Rivals:
     """Values of one fact. `alike`: the best convention's, and those that pictures cannot tell from it.
 
-    `behind`: index of the best convention with another value than the best one's; None if there is none.
+    `behind`: index of the best of the conventions with another value of the fact; None if there is none.
     """
 
     alike: Sequence[str]
@@ -473,7 +473,7 @@ def _regions(image: DecodedImage, spec: InputSpec) -> tuple[Box, Box] | None:
 
 
 def _common_part(pixels: NDArray[np.uint8], regions: tuple[Box, Box]) -> NDArray[np.uint8]:
-    """Return `pixels`, uint8 (H, W, 3); what is outside of either region gets the mean colour of the rest."""
+    """Return `pixels`, uint8 (H, W, 3): the regions' common part unchanged, its mean colour elsewhere."""
     left, top = (math.floor(max(box[at] for box in regions)) for at in (0, 1))
     right, bottom = (math.ceil(min(box[at] for box in regions)) for at in (2, 3))
     part = pixels[top:bottom, left:right]
@@ -512,7 +512,7 @@ def _contradict(
 def _images(
     pictures: Sequence[Labelled], specs: Sequence[InputSpec], left_out: _LeftOut
 ) -> Iterator[tuple[Labelled, DecodedImage]]:
-    """Yield each picture decoded for all `specs`, equal ones once; add the others to `left_out`."""
+    """Yield the pictures, decoded for all `specs`; add copies and unreadable pictures to `left_out`."""
     seen: set[bytes] = set()
     for picture in pictures:
         try:
@@ -529,7 +529,7 @@ def _images(
 
 
 def _spread(pictures: Sequence[Labelled]) -> list[Labelled]:
-    """Return at most MOST_PICTURES, evenly of all classes; so is every prefix of them."""
+    """Return at most MOST_PICTURES, evenly spread over all classes, as is every prefix of the list."""
     by_class: dict[int, list[Labelled]] = {}
     for picture in pictures:
         by_class.setdefault(picture.class_id, []).append(picture)

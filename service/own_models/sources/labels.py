@@ -160,7 +160,7 @@ def label_set(
         return _assumed(logits, model, offset)
     names = given.names
     if logits == 1 and len(names) == 2:
-        names = names[1:]  # two names for one probability: it is the second's, as Keras counts them
+        names = names[1:]  # one probability for two names: that of the second, as in Keras
     background = len(names) > 1 and names[0].strip().lower() in BACKGROUND
     rank = given.rank
     if len(names) == logits and background and offset in (None, 1):

@@ -1,4 +1,4 @@
-"""Log-probability of each picture's true class, and tests whether one convention gives a higher one."""
+"""Log-probability of each picture's true class, and tests of whether one convention makes it higher."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def p_values(scores: NDArray[np.float64], best: int) -> list[float]:
 
 
 def rivals(scores: NDArray[np.float64]) -> int:
-    """Return how many comparisons the best row of `scores` wins: with each other row, at least 1."""
+    """Return the number of comparisons that the best row of `scores` wins: one per other row, at least 1."""
     return max(1, len(scores) - 1)
 
 

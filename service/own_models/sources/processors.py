@@ -15,7 +15,7 @@ from service.own_models.sources.labels import GivenLabels, names_of
 _RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Pillow's filters by their numbers."""
 _SHORTEST = re.compile(r"(MobileNetV[12]|MobileViT|CLIP|ConvNext|PoolFormer|Levit|Bit)", re.IGNORECASE)
-"""Processors that take a size given as one number for the shorter side."""
+"""Processors that read a size of one number as the shorter side."""
 _CROPPING = re.compile(r"(MobileNetV[12]|MobileViT|CLIP|PoolFormer|Levit|Bit|DeiT)", re.IGNORECASE)
 """Processors that crop unless told not to."""
 

@@ -195,7 +195,7 @@ def _image(graph: GraphFacts) -> TensorInfo:
 
 
 def _has_scores(output: Ran) -> bool:
-    """Return whether an output has one row of scores for each image: (N, classes), or sides of 1 more."""
+    """Return whether an output has one row of scores for each image: (N, classes), plus sides of length 1."""
     if output.dtype not in _FLOATS or len(output.shape) < 2:
         return False
     count = 1
@@ -205,7 +205,7 @@ def _has_scores(output: Ran) -> bool:
 
 
 def _no_scores(ran: Sequence[Ran], listed: str) -> str:
-    """Say what a network without scores for classes is, as far as its outputs tell."""
+    """Return a message on outputs without class scores, with the kind of network that they suggest."""
     allowed = "(allowed: an image classifier with one score for each class)"
     if all(output.dtype in ("sequence", "map", "dict", "list") for output in ran):
         return f"outputs: {listed}, a sequence {allowed}; export without ZipMap (zipmap=False)"
