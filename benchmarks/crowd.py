@@ -3,7 +3,7 @@
     python -m benchmarks.crowd PORT PATH COUNT EVERY_S
 
 Prints a line when every dashboard has had a response. When standard input ends, prints the responses per
-second since that line. Runs in a separate process. Of each response, it finds only the end.
+second since that line. Runs in a separate process. It parses only the status and the length of a response.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ Rounds = dict[str, list[float]]
 def interleaved(
     work: Mapping[str, Callable[[], object]], rounds: int, repeats: Mapping[str, int], seed: int = 0
 ) -> Rounds:
-    """Return the median milliseconds of each function per round, each run as a block of `repeats`."""
+    """Return each function's median milliseconds in each round, in which it runs `repeats` times in a row."""
     order = list(work)
     shuffle = random.Random(seed).shuffle
     for name in order:  # warm-up, not measured

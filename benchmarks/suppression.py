@@ -62,7 +62,7 @@ def scattered(count: int, spread: int, classes: int) -> tuple[NDArray[np.float64
 
 
 def by_matrices(boxes: NDArray[np.float64], ids: NDArray[np.int64], iou: float) -> list[int]:
-    """Suppress with NumPy: overlaps of blocks of boxes with all later ones in float32, one bit a pair."""
+    """Suppress with NumPy: compare blocks of boxes with all later boxes in float32, keep one bit per pair."""
     left, top, right, bottom = np.ascontiguousarray(boxes.T, np.float32)
     area = (right - left) * (bottom - top)
     dropped, kept = 0, []

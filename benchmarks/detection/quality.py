@@ -39,7 +39,7 @@ def finder(model: ServedModel, min_score: float | None = None) -> Find:
 
 @dataclass
 class Marked:
-    """What was found of the marked objects of one picture: `hits` with a mark each, and `others`."""
+    """Detections in one picture: `hits` have a mark each, `others` have none; `missed`: marks not hit."""
 
     hits: list[Found] = field(default_factory=list)
     missed: list[Point] = field(default_factory=list)

@@ -38,7 +38,7 @@ def main() -> None:
         "--load",
         choices=record.LOADS,
         default="none",
-        help="record: what keeps one core busy; recorder: another that you run, with its own --results",
+        help="record: what keeps one core busy; for recorder, run a second record with its own --results",
     )
     parser.add_argument(
         "--part", choices=record.PARTS, default="proof", help="record, replay: traces for which purpose"

@@ -1,7 +1,8 @@
-"""Gates on accuracy with a known answer, from what pairs of networks answer on the test set of Fashion-MNIST.
+"""Gates on accuracy with a known answer, from the answers of pairs of networks on Fashion-MNIST's test set.
 
-How often the two of a pair differ in being right, their discordance, is recorded. A gate's pictures are drawn
-with that discordance, which is split so that the new network is as good as the base, or 1.5 points worse.
+The discordance of each pair, the share of pictures that only one of the two answers correctly, is recorded. A
+gate's pictures are drawn with that discordance, which is split so that the new network is as good as the
+base, or 1.5 points worse.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Real gates, by the command `weighin gate`, whose right verdict is known."""
+"""Real gates whose right verdict is known, run by the command `weighin gate`."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def latency(results: Results, part: str = "proof") -> list[str]:
         "",
         f"Each gate takes launches of {ROUNDS_PER_LAUNCH} rounds in random order until its verdict is "
         f"certain, {MAX_LAUNCHES} at most, as `weighin gate` does. No two gates of a row share a round, "
-        "but gates of other windows share launches, so they are not fully independent.",
+        "but gates take different rounds of the same launches, so they are not fully independent.",
         "",
         "| traces | new network | gates | fail | pass | cannot say | launches, median |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -176,8 +176,9 @@ def _accuracy(results: Results) -> list[str]:
     return [
         *lines,
         "",
-        f"Target: 1.5 points worse fail, and equal networks are decided, in at least {_MOSTLY:.0%}. It is "
-        f"met from this number of pictures on, by discordance: {'; '.join(enough)}.",
+        f"Target: networks that are 1.5 points worse fail, and equal networks are decided, in at least "
+        f"{_MOSTLY:.0%}. For each discordance, it is met from this number of pictures on: "
+        f"{'; '.join(enough)}.",
     ]
 
 

@@ -77,9 +77,10 @@ def unpack(text: str) -> list[float]:
 
 
 def _extra_work(results: Results, folder: Path) -> int:
-    """Return the dot products by which `slow8` is slower, as the launches of the part `choose` say if any.
+    """Return the number of dot products that `slow8` adds to a run: by calibration, corrected by launches.
 
-    In a launch a session finds other caches than in the calibration.
+    The caches hold other data in a launch than in the calibration. The launches are those of part `choose`,
+    if there are any.
     """
     added = extra_work(calibrate(results, folder), SLOWER_BY)
     chosen = launches(results, folder.name, busy=False, part="choose")

@@ -1,7 +1,7 @@
 """Replay recorded traces as gates: each takes launches, as a real one does, until its verdict is certain.
 
-No two gates of one question share a round. A launch of a gate is a window of rounds of one recorded launch,
-and the launches of a gate are different processes, because only those are independent.
+No two gates of one call of `replay` share a round. A launch of a gate is a window of rounds of one recorded
+launch, and the launches of a gate are different processes, because only those are independent.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def extra_work(calibration: Record, share: float) -> int:
 def measure_launch(
     number: int, folder: Path, work: Mapping[str, int], rounds: int, block_runs: int
 ) -> Record:
-    """Run one launch with a session per name of `work`, which has the dot products added to its runs.
+    """Run one launch. `work`: names of its sessions, each with the dot products to add to each of its runs.
 
     Returns the medians of every session in nanoseconds, one per round; what the watch over the machine read
     (`steal`, `outside`); and `quiet`, whether a benchmark with these readings would be clean. The order of

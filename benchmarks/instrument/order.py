@@ -32,7 +32,7 @@ def record_run(results: Results, registry: Registry, names: Sequence[str] | None
 
 
 def every_pair(bundle: Bundle) -> dict[str, Verdict]:
-    """Return verdicts by "a b": that on model a against model b, adjusted among the comparisons with b."""
+    """Return verdicts by "a b": the verdict on model a against b, adjusted among the comparisons with b."""
     names = [entry.name for entry in bundle.entries if not entry.control]
     verdicts: dict[str, Verdict] = {}
     for reference in names:

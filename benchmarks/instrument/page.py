@@ -24,7 +24,7 @@ intervals are 95 %. [measurement.md](measurement.md) explains how latency is mea
 
 
 def page(results: Results) -> str:
-    """Return the whole page as Markdown; an experiment without results says so."""
+    """Return the whole page as Markdown; it marks the experiments that have no results."""
     parts: Sequence[Callable[[Results], list[str]]] = (
         _machine,
         _verdicts,

@@ -66,7 +66,7 @@ def record(results: Results, folder: Path) -> None:
 
 
 def _interval(samples: list[int]) -> tuple[float, float]:
-    """Return the 95 % interval of the p99 by a block bootstrap (2 000 resamples of 2 s, one stall each)."""
+    """Return the 95 % interval of the p99 by a block bootstrap: 2 000 resamples, blocks of EVERY_S."""
     random_state = np.random.default_rng(0)
     values = np.array(samples)
     length = max(1, round(len(values) * EVERY_S / SECONDS))

@@ -22,9 +22,9 @@ CHUNK = 250
 class RuleResult:
     """What the rule "at most `bits` differing hash bits and a cosine of at least `cosine`" marks as near.
 
-    `copies`: number of copies by edit. `others`: pairs of a copy and another image, of `other_pairs`.
-    `garments`: pairs of a test and a training image of Fashion-MNIST, of `garment_pairs`. `garments_asked`:
-    share of these test images with at least one near image.
+    `copies`: number of copies by edit. `others`: how many of `other_pairs` pairs of a copy and another image.
+    `garments`: how many of `garment_pairs` pairs of a test and a training image of Fashion-MNIST.
+    `garments_asked`: share of these test images with at least one near image.
     """
 
     bits: int

@@ -47,7 +47,7 @@ def hnswlib(vectors: NDArray[np.float32]) -> Search:
 
 
 def qdrant_local(vectors: NDArray[np.float32]) -> Search:
-    """Build qdrant-client's local mode in memory: exhaustive, and documented as for prototypes."""
+    """Build qdrant-client's local mode in memory: exhaustive, and by its documentation for prototypes."""
     import warnings
 
     from qdrant_client import QdrantClient, models

@@ -70,7 +70,7 @@ def build(count: int, folder: Path) -> Figures:
 
 
 def hnsw(count: int, folder: Path) -> Figures:
-    """Load the file that `build` saved, until the first answer; then search by the graph."""
+    """Measure loading the file that `build` saved, up to the first answer; then search by the graph."""
     data, store = workload(count), filled(count, folder)
     before, started = own_memory(), time.perf_counter()
     search = opened(store, folder, 0)

@@ -14,7 +14,7 @@ class ImageClassifier(nn.Module):
     """Images (N, input_channels, input_size, input_size) -> logits (N, classes).
 
     `stem`, `blocks` and `head` compute the last feature map, which is averaged over its positions. `hidden`
-    is an optional layer before the classifier with `embedding` outputs.
+    is an optional layer with `embedding` outputs before the classifier.
     `start` initialises the weights.
     """
 

@@ -12,8 +12,9 @@ from models.blocks.arguments import check_positive
 class Shape:
     """Channels, kernel and stride of a block, and the side of its square input map in pixels.
 
-    Blocks that have them use `groups`, `ratio` (inner width relative to the input or output) and `squeezed`
-    (middle channels of squeeze-and-excitation). Raises ValueError for numbers below 1 or an even kernel.
+    Some blocks have `groups`, a `ratio` (inner width relative to the input or output) or `squeezed` (middle
+    channels of squeeze-and-excitation); the others ignore them. Raises ValueError for numbers below 1 or an
+    even kernel.
     """
 
     inputs: int

@@ -183,7 +183,7 @@ def gain(
     runs: Runs = RUNS,
     data_dir: DataDir = None,
 ) -> None:
-    """Measure what a teacher gains the student NAME, over images and seeds."""
+    """Measure how much accuracy a teacher adds to the student NAME, over images and seeds."""
     from models.data.fashion_mnist import default_folder, load_test
     from models.evaluate.teaching import judge
     from models.zoo.files import write_whole

@@ -110,7 +110,7 @@ def distill(
     zoo: Zoo = NETWORKS,
     seed: Annotated[
         list[int] | None,
-        typer.Option(help="seed of a training; repeatable; default: 0 to 4, with --trained 0"),
+        typer.Option(help="seed of a training; repeatable; default: 0 to 4; with --trained: 0"),
     ] = None,
     trained: Annotated[
         bool, typer.Option("--trained", help="fine-tune the trained network instead of a new one")
@@ -286,8 +286,9 @@ def search(
     limit_ms = searching.p50_ms(design_of(settings.no_slower_than))
     winner = searching.winner(judged, limit_ms)
     print(
-        f"winner, the most accurate no slower than {settings.no_slower_than} ({limit_ms * 1000:.0f} µs): "
-        f"candidate {winner.number}; for DESIGNS:\n    {SEARCHED!r}: {winner.design!r},"
+        f"winner, the most accurate candidate no slower than {settings.no_slower_than} "
+        f"({limit_ms * 1000:.0f} µs): candidate {winner.number}; for DESIGNS:\n"
+        f"    {SEARCHED!r}: {winner.design!r},"
     )
 
 

@@ -108,7 +108,7 @@ def macs_of(design: Design) -> int:
 def fit_to_budget(design: Design, budget: int) -> Design:
     """Return the design, narrowed uniformly until it has at most `budget` multiply-accumulates.
 
-    Numbers of channels are rounded to ones that the blocks support; a pointwise head is not narrowed. Without
+    Channels are rounded to numbers that the blocks support; a pointwise head is not narrowed. Without
     narrowing, few suggestions would fit the budget, and none with wide blocks. Raises OverBudgetError for a
     design that is over the budget at any width.
     """
@@ -150,7 +150,7 @@ def search(
     report: Callable[[str], None] = print,
     measure_p50_ms: Callable[[Design], float] = p50_ms,
 ) -> list[Candidate]:
-    """Search, or resume the search in `folder`, until it has `candidates`, and return them.
+    """Search, or resume the search in `folder`, until it has `candidates` candidates; return all of them.
 
     A killed search loses one candidate. Designs over the budget are narrowed to fit it; a design that was
     judged before keeps its values and does not count as a candidate. `training` describes what `judge`
@@ -163,7 +163,7 @@ def search(
     study = _study(folder)
     stored = study.user_attrs.get(TRAINING, training)
     if stored != training:
-        raise ValueError(f"{folder}: search by {stored}, not by {training}; give another --runs")
+        raise ValueError(f"{folder}: candidates trained for {stored}, not {training}; give another --runs")
     study.set_user_attr(TRAINING, training)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)  # interrupted by a kill

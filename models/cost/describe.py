@@ -69,7 +69,7 @@ def _cost_lines(name: str, parts: tuple[Convolution, ...]) -> list[str]:
 
 
 def _textbook_ratio(block: str, shape: Shape) -> str:
-    """Return the textbook formula of the ratio to the standard convolution, or "" without one."""
+    """Return the textbook formula of the ratio to the standard convolution, or "" if there is none."""
     if block == "depthwise-separable":
         return f" (1/N + 1/D_K² = 1/{shape.outputs} + 1/{shape.kernel**2})"
     if block == "grouped":

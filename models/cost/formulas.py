@@ -122,7 +122,7 @@ def inverted_residual(shape: Shape) -> tuple[Convolution, ...]:
 
 
 def shuffle(shape: Shape) -> tuple[Convolution, ...]:
-    """Pointwise, depthwise, pointwise on half of the channels; with a stride, two branches from all."""
+    """Pointwise, depthwise, pointwise on half of the channels; with a stride, two branches that read all."""
     half = shape.outputs // 2
     entering = half if shape.stride == 1 else shape.inputs
     shortcut = (
@@ -156,10 +156,10 @@ def fire(shape: Shape) -> tuple[Convolution, ...]:
 
 
 def ghost(shape: Shape) -> tuple[Convolution, ...]:
-    """Two Ghost modules: M channels to W, then W to N, each from P to Q in two steps.
+    """Two Ghost modules: the first from M to W channels, the second from W to N.
 
-    A pointwise convolution computes half of the outputs (P Q/2), a 3 x 3 depthwise one the other half from
-    the first half (9 Q/2).
+    In a module from P to Q channels, a pointwise convolution computes half of the outputs (P Q/2), and a
+    3 x 3 depthwise one computes the other half from the first half (9 Q/2).
     """
     width = share_of(shape.inputs, shape.ratio_or(2), name="ratio", of="inputs")
     striding = () if shape.stride == 1 else (_depthwise("depthwise", shape, width),)

@@ -78,7 +78,7 @@ class Measurement:
     doubts: tuple[str, ...] = ()
 
     def ratio(self, entry: str, other: str) -> Estimate:
-        """Return the logarithm of the time of `entry` over that of `other`, from the rounds of both."""
+        """Return the logarithm of the ratio of the times of `entry` and `other`, from the rounds of both."""
         ratios: defaultdict[int, list[float]] = defaultdict(list)
         for at, median in self.medians[entry].items():
             ratios[at[0]].append(math.log(median / self.medians[other][at]))

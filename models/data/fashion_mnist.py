@@ -98,7 +98,7 @@ def load_test(folder: Path, dataset: Dataset = FASHION_MNIST) -> Images:
 
 
 def split(images: Images, validation: int, seed: int) -> tuple[Images, Images]:
-    """Split into training images and `validation` validation images, as many of each class, by `seed`.
+    """Split into training images and `validation` validation images, equally many of each class, by `seed`.
 
     Raises ValueError if `validation` is not a multiple of the number of classes or uses up a class.
     """
@@ -157,5 +157,5 @@ def _read(path: Path, dataset: Dataset) -> NDArray[np.uint8]:
     start = 4 + 4 * dimensions
     shape = np.frombuffer(content[4:start], dtype=">u4").astype(int)
     if content[:3] != b"\0\0\x08" or len(content) != start + int(shape.prod()):
-        raise DataError(f"{path}: not an IDX file of {len(content)} bytes")
+        raise DataError(f"{path}: not an IDX file, or its header does not describe {len(content)} bytes")
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)

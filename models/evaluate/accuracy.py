@@ -21,7 +21,7 @@ COMMAND = "python -m models evaluate"
 TOLERATED = 5
 """Images of 10 000 that another processor may classify differently, because it sums in another order."""
 PHOTO_SIDE = 256
-"""Side in pixels to which photographs are scaled before corruption: the size of ImageNet-C's severities."""
+"""Side in pixels to which photographs are scaled before corruption, as ImageNet-C scales the shorter side."""
 
 Progress = Callable[[Iterable[str]], Iterable[str]]
 
@@ -80,7 +80,8 @@ def mean_probabilities(logits: Sequence[NDArray[np.float32]]) -> NDArray[np.floa
 def disagreement(stated: Card, measured: Card) -> list[str]:
     """Return one message for each figure of the card `stated` that differs from `measured`.
 
-    Accuracy may differ by TOLERATED of 10 000 images; a share under corruption by as much, or by one image.
+    Accuracy may differ by TOLERATED of 10 000 images. The mean share under corruption may differ by as much,
+    or by one image of its `n` if that is more.
     """
     differences = []
     if measured.accuracy is not None and measured.accuracy.correct is not None:

@@ -31,8 +31,8 @@ def gain(with_it: NDArray[np.bool_], without: NDArray[np.bool_], seed: int = 0) 
     """Measure the effect of a change by which images the trainings classify correctly.
 
     `with_it`, `without`: bool (seeds, n), the same seed in the same row. The bootstrap redraws images and
-    seeds independently. `seed` is the bootstrap's. Raises ValueError if the shapes differ or for fewer than
-    two seeds.
+    seeds independently; `seed` determines how. Raises ValueError if the shapes differ or for fewer than two
+    seeds.
     """
     from scipy import stats
 

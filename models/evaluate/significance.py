@@ -13,7 +13,7 @@ from models.zoo.frozen import Frozen
 
 PAIRS = "zoo-pairs.json"
 GAIN = "zoo-gain.json"
-"""Files beside docs/zoo.md, which may be missing."""
+"""Files beside docs/zoo.md; either may be missing."""
 LEVEL = 0.05
 """Significance level."""
 
@@ -83,7 +83,7 @@ class JudgedFurther(Frozen):
 
 
 class JudgedGain(Frozen):
-    """Gain of `student` from the mean of `teachers`, whose accuracy is `teacher`.
+    """Gain of `student` from the mean of `teachers`; `teacher`: the accuracy of that mean.
 
     Measured on `n` images over `seeds` pairs of trainings, each of `epochs` epochs from random weights
     (models/evaluate/gain.py). `further`: fine-tuning of a trained student with the teacher and without.

@@ -1,4 +1,4 @@
-"""Gain of a student from its teacher: otherwise equal trainings with and without it, on the test images."""
+"""Gain of a student from its teacher: test accuracy with and without the teacher, all else equal."""
 
 from __future__ import annotations
 

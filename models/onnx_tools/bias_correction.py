@@ -65,9 +65,9 @@ def _means_in_turn(
 ) -> Iterator[tuple[str, NDArray[np.float64]]]:
     """Yield the name of each node of `outputs`, in their order, with the channel means of its output.
 
-    `outputs`: a value of `model` for each node, whose channels the node computes. A node's weights may be
-    changed when its means have been yielded, and not later. What does not depend on nodes still to come is
-    kept for the next run, so that a layer is run twice at most, however many layers there are behind it.
+    `outputs`: for each node, a value of `model` with the channels that the node computes. A node's weights
+    may be changed when its means have been yielded, and not later. Values that do not depend on weights that
+    may still change are kept for the next run, so that a layer is run twice at most, however many follow it.
     """
     rest = _needed([_Node.of(node) for node in model.graph.node], list(outputs.values()))
     to_come = dict(outputs)
@@ -122,8 +122,8 @@ def image_input(graph: onnx.GraphProto) -> str:
 class _Node:
     """A node's name, and the values that it reads and computes.
 
-    `repeated`: whether to run it again rather than to keep what it computes: a conversion from integers, of
-    which only the integers are kept, in a quarter of the memory and as what integer operators read.
+    `repeated`: whether the node is run again instead of keeping its result. Conversions from integers are:
+    only the integers are kept, which take a quarter of the memory, and which integer operators read.
     """
 
     proto: onnx.NodeProto
@@ -149,7 +149,7 @@ def _needed(nodes: Sequence[_Node], values: Iterable[str]) -> list[_Node]:
 
 
 def _wanted(nodes: Sequence[_Node], values: Iterable[str]) -> set[str]:
-    """Return what has to be kept for a run of the nodes that computes `values`."""
+    """Return the names of the values that are kept so that a later run of the nodes can compute `values`."""
     wanted = set(values)
     for node in reversed(nodes):
         if not node.repeated or not wanted.isdisjoint(node.outputs):
@@ -192,7 +192,7 @@ def _consumers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
 
 
 def _activated_output(node: onnx.NodeProto, consumers: dict[str, list[onnx.NodeProto]]) -> str:
-    """Return the output that quantization rounds: of the activation, or without one of the convolution."""
+    """Return the output that quantization rounds: the activation's, else the convolution's."""
     after = consumers[node.output[0]]
     has_activation = len(after) == 1 and after[0].op_type in ("Clip", "Relu")
     return str(after[0].output[0] if has_activation else node.output[0])

@@ -64,7 +64,7 @@ class _Trial:
         return float(self.divergences.mean())
 
     def pays(self, other: _Trial, share: float) -> bool:
-        """Return whether `other` is worth keeping `share` more of the network in float than this one."""
+        """Return whether `other` removes enough divergence to keep `share` more of the network in float."""
         gain = 1 - other.mean / self.mean
         # Ratios, because a few images have most of the divergence.
         ratios = np.log(self.divergences + _TINY) - np.log(other.divergences + _TINY)
@@ -136,7 +136,8 @@ class _Search:
         self._layers = [n.name for n in model.graph.node if n.op_type in LINEAR and n.name not in behind]
         if not self._groups:
             raise ValueError("there is no convolution or linear layer with constant weights to quantize")
-        # Not the images that correct the biases of a trial: it would look too good on them.
+        # Trials are compared on other images than those that correct their biases, on which they would look
+        # too good.
         correcting = _spread(range(len(images)), min(_BIAS_IMAGES, -(-len(images) // 2)))
         others = [number for number in range(len(images)) if number not in correcting] or [0]
         self._correcting = [images[number] for number in correcting]
@@ -148,7 +149,7 @@ class _Search:
         self._find_ranges()
         everything = self._try(Group(frozenset(), 0.0))
         if everything is None:
-            raise ValueError("convolutions that cannot be quantized stand alone between others")
+            raise ValueError("a convolution that cannot be quantized is alone between quantized layers")
         start = self._first_layers(everything)
         best = self._greedy(start, self._alternatives(start))
         kept = best.kept.nodes

@@ -40,5 +40,5 @@ def multiply_accumulates(op: str, inputs: Sequence[Sequence[int]], output: Seque
         return math.prod(output) * math.prod(weight[1:])
     if len(weight) < 2:  # a vector, whose length is no side of the output
         return math.prod(output) * math.prod(weight)
-    # The last two sides of the weight, in any order: the one that is summed over, and the output's last one.
+    # The weight's last two sides are, in either order, the one summed over and the output's last side.
     return math.prod(output) * (math.prod(weight[-2:]) // output[-1] if output and output[-1] else 0)

@@ -103,7 +103,7 @@ def data_files(path: Path) -> dict[str, Path]:
 def prepare(content: bytes, logits: str) -> Prepared:
     """Return the ONNX file `content` with the outputs that the service needs; `logits` names the scores.
 
-    The outputs that the file has stay bit-identical, except in float16 graphs: ONNX Runtime may compute those
+    The file's own outputs stay bit-identical, except in float16 graphs: ONNX Runtime may compute such graphs
     in float32, but rounds every output, so a new output changes the logits by about one unit in float16's
     last place. Raises UnreadableModel for bytes that are not an ONNX file, and for a missing output.
     """
@@ -224,7 +224,7 @@ def _number(entries: dict[str, str], key: str, default: int) -> int:
 
 
 def _bytes(tensor: onnx.TensorProto) -> int:
-    """The bytes that a tensor's values take as raw data. Raises UnreadableModel for a type without any."""
+    """The bytes of a tensor's values as raw data. Raises UnreadableModel for a type without raw data."""
     from onnx import TensorProto, helper
 
     elements = 1

@@ -38,9 +38,9 @@ class QuantizationPlan:
     """Settings of a quantization.
 
     `keep_float`: modules that stay in floating point, submodules included (`blocks.0` includes
-    `blocks.0.conv_dw`). `keep_nodes`: single operators that do. `method`: calibration of activation ranges.
-    `percentile`: with that method, the percentage of values that the range must contain. `correct_biases`:
-    whether to apply bias correction.
+    `blocks.0.conv_dw`). `keep_nodes`: names of single operators that stay in floating point. `method`:
+    calibration of activation ranges. `percentile`: with that method, the percentage of values that the range
+    must contain. `correct_biases`: whether to apply bias correction.
     """
 
     keep_float: tuple[str, ...] = ()
@@ -90,13 +90,13 @@ def quantized(
     output: str = "logits",
     ranges: Path | None = None,
 ) -> bytes:
-    """Return the static int8 variant of the ONNX file `content`, whose scores are its `output`.
+    """Return the static int8 variant of the ONNX file `content`; `output`: name of the output with scores.
 
     Activations are uint8 with a zero point, weights int8 and symmetric per output channel: the pair that x86
     multiplies in one instruction (VNNI), with all 8 bits. ReLU and ReLU6 become the range of the quantized
     activation. `images`, each as the network takes it, e.g. float32 (1, 3, H, W), calibrate the ranges and
-    correct the biases. `ranges`: a file that keeps the ranges for the next call with the same network, which
-    then reads them from it.
+    correct the biases. `ranges`: a file in which the ranges are stored; later calls with the same network
+    read them from it.
 
     Batch norm must be folded, and nodes must have names; `simplify` (models/onnx_tools/simplify.py) sees to
     both. Raises ValueError without images, and if `plan` keeps an unknown module or a single convolution

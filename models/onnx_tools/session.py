@@ -19,7 +19,7 @@ _OWN_OPERATORS = [
     "QuickGeluFusion",
     "BiasGeluFusion",
 ]
-"""Optimizations that may put in operators of ONNX Runtime's own, or of later opsets."""
+"""Optimizations that may insert operators that only ONNX Runtime or later opsets have."""
 
 
 def open_session(model: bytes | Path, threads: int = 1) -> ort.InferenceSession:

@@ -47,7 +47,7 @@ _AS_STANDARD: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "QuantizeLinear": ("QuantizeLinear", (0, 1, 2)),
     "QuickGelu": ("Identity", (0,)),
 }
-"""Operators of ONNX Runtime; for each, a standard one with outputs of the same shape, and its inputs."""
+"""For operators of ONNX Runtime, a standard one with outputs of the same shape, and which inputs it takes."""
 
 
 _OF_SHAPES = frozenset(
@@ -156,7 +156,7 @@ def _inferred(model: onnx.ModelProto) -> dict[str, Value]:
 
 
 def _fold_shapes(model: onnx.ModelProto, values: Mapping[str, Value]) -> bool:
-    """Compute outputs that inference has not found, of nodes on known shapes and small constants.
+    """Compute outputs that inference has not found: those of nodes on known shapes and small constants.
 
     Return whether any was computed.
     """
@@ -338,7 +338,7 @@ def _without_values(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _sort(graph: onnx.GraphProto) -> None:
-    """Sort operators so that each follows the producers of its inputs, which some converters neglect."""
+    """Sort operators so that each follows the producers of its inputs: some converters do not do so."""
     makers = {output: index for index, node in enumerate(graph.node) for output in node.output if output}
     before = {
         index: {makers[name] for inner in every_node([node]) for name in inner.input if name in makers}

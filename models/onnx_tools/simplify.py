@@ -17,7 +17,7 @@ LEAST_OPSET = 13
 """First opset with scales per channel."""
 _RAISED_TO = 17
 _LEAST_IR = 8
-"""From version 4 on, weights need not be inputs."""
+"""IR version of opset 17. From version 4 on, weights need not be inputs."""
 
 
 def simplify(content: bytes) -> bytes:

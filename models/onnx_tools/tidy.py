@@ -70,7 +70,8 @@ def _keeps_dimensions(mean: onnx.NodeProto) -> bool:
 
 
 _ROLES = {"Clip": "act", "Relu": "act", "GlobalAveragePool": "pool"}
-"""Suffix of nodes without weights, after the module of their input; other operators use their own name."""
+"""Nodes without weights are named after the module of their input, with this suffix, or else with their
+operator's name in lower case."""
 
 
 def _rename(graph: onnx.GraphProto) -> None:

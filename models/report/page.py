@@ -47,7 +47,7 @@ def page(zoo: Path, measured: Measurement, findings: Findings = Findings()) -> s
 def page_from_files(output: Path, zoo: Path) -> str:
     """Return the page for the result files beside `output`, to compare with the written one.
 
-    Raises FileNotFoundError without a measurement, and ValueError for a damaged one or as `rows` does.
+    Raises FileNotFoundError without a measurement, and ValueError for a damaged file or as `page` does.
     """
     return page(zoo, read_bundle(output.with_name(FIGURES)), Findings.beside(output))
 

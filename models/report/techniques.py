@@ -23,7 +23,7 @@ TECHNIQUES = {
 
 
 def technique(card: Card) -> str | None:
-    """Return the key of TECHNIQUES that made a model from its parent; None without a parent."""
+    """Return the technique, a key of TECHNIQUES, that made a model from its parent; None without a parent."""
     if card.derived_from is None:
         return None
     if card.precision == "int8":
@@ -49,7 +49,7 @@ def gains(
     """Yield lines of Markdown about the gains of blocks and techniques among models of one label set.
 
     `pairs`: significance of differences in accuracy. `fine_tuned`: fine-tuning with a teacher compared with
-    fine-tuning alone. `measured`: the rounds by which a network is called faster or slower.
+    fine-tuning alone. `measured`: its rounds decide whether a network is called faster or slower.
     """
     by_name = {row.card.name: row for row in models}
     if EQUAL_MACS in by_name:
@@ -180,7 +180,7 @@ def _timed(
 ) -> Iterator[tuple[Verdict, str]]:
     """Yield for each pair whether the first row is faster than the second, and the difference in words.
 
-    With `measured`, the verdict and the 95 % interval follow models/zoo/verdicts.py; else they compare p50.
+    With `measured`, the verdict and the 95 % interval follow models/zoo/verdicts.py; else only p50 decides.
     """
     if measured is None:
         for row, other in compared:

@@ -58,7 +58,7 @@ class Job:
     """One training: its folder, identity, images, recipe and seed.
 
     `identity` describes the network, the data and the objective in JSON values; a checkpoint is resumed only
-    if its own is the same. `full_identity` adds recipe, seed and passes. `validation` may be empty.
+    if its identity is the same. `full_identity` adds recipe, seed and passes. `validation` may be empty.
     `objective` replaces the cross-entropy loss. `after_step` is called with the network after every step.
     """
 

@@ -32,7 +32,7 @@ LOG = "log.jsonl"
 class Outcome:
     """Result of a training. `state`: the averaged weights, as a state dict of the network.
 
-    `accuracy`: share of the validation images that they classify correctly, None without such images.
+    `accuracy`: share of the validation images that these weights classify correctly; None without any.
     `seconds`: duration of all epochs.
     """
 

@@ -52,7 +52,7 @@ class TrainConfig(Frozen):
     epochs: int = Field(gt=0)
     batch_size: int = Field(gt=0)
     label_smoothing: Fraction
-    ema_decay: Fraction = Field(description="Decay of the weights' moving average, the result of training")
+    ema_decay: Fraction = Field(description="Decay of the weights' moving average, which training returns")
     data: Data
     optimizer: Optimizer
     augmentation: Augmentation

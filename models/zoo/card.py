@@ -291,8 +291,8 @@ class Agreement(Finite):
 class Retrieval(Finite):
     """Precision at k of similarity search with the model's embeddings.
 
-    Each of `n` images outside the training set queries `gallery` others; `mean` is the mean share
-    of the `k` nearest that have the query's class.
+    Each of `n` images outside the training set is a query in a gallery of `gallery` others; `mean` is the
+    mean share of the `k` nearest that have the query's class.
     """
 
     dataset: str
@@ -364,7 +364,7 @@ class Card(Finite):
 
     @model_validator(mode="after")
     def _of_its_version(self) -> Self:
-        """Refuse fields that a card of version 1 lacks, because it would be written without them."""
+        """Refuse fields that version 1 lacks: a card of version 1 would be written without them."""
         if self.schema_version == 1:
             later = [name for name in ("given", "provenance", "detection") if getattr(self, name)]
             later += [

@@ -94,7 +94,7 @@ def _contrast(pixels: NDArray[np.uint8], strength: float, _random: np.random.Gen
 def _brightness(
     pixels: NDArray[np.uint8], strength: float, _random: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Increase the HSV value: scale all channels of a pixel with the largest one."""
+    """Increase the HSV value, a pixel's largest channel, and scale the other channels by the same factor."""
     value = pixels.max(2, keepdims=True).astype(np.float64) if pixels.ndim == 3 else pixels.astype(np.float64)
     brighter = np.minimum(value + 255 * strength, 255)
     # Black has no hue to keep and becomes grey.

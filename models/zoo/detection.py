@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from models.zoo.frozen import Finite
 
 MAX_CANDIDATES = 10_000
-"""Most boxes of an image that can be kept before and after suppression."""
+"""Maximum number of boxes of an image that can be kept, before and after suppression."""
 
 Role = Literal["boxes", "scores", "classes", "count", "selected", "heatmap", "size", "offset", "landmarks"]
 """What an output of a detector holds; see the decoders."""
@@ -36,12 +36,13 @@ class SsdAnchors(Finite):
     anchor's, times `box_scales`.
 
     A layer has ceil(height / stride) x ceil(width / stride) cells, row by row, with the anchors of a cell one
-    after another. Coordinates are fractions of the input: an anchor is centred at (cell + `anchor_offset`) /
-    cells of its layer, down and across. Scales run
-    linearly from `min_scale` to `max_scale` (a single layer: their mean). A cell has one anchor per aspect
-    ratio, and one of `interpolated_scale_aspect_ratio`, if any, at the geometric mean of this layer's scale
-    and the next's, or 1 after the last. With `reduce_boxes_in_lowest_layer` the first layer has three
-    instead: scale 0.1 at ratio 1, and its own scale at ratios 2 and 1/2.
+    after another. Coordinates are fractions of the input: an anchor is centred at
+    (row + `anchor_offset`) / rows down and (column + `anchor_offset`) / columns across, by the cells of its
+    layer. Scales run linearly from `min_scale` to `max_scale` (a single layer: their mean). A cell has one
+    anchor per aspect ratio, and one of `interpolated_scale_aspect_ratio`, if any, at the geometric mean of
+    this layer's scale and the next layer's; the last layer takes 1 as the next scale. With
+    `reduce_boxes_in_lowest_layer` the first layer has three instead: scale 0.1 at ratio 1, and its own scale
+    at ratios 2 and 1/2.
     """
 
     kind: Literal["ssd-anchors"]
@@ -122,8 +123,9 @@ class DecodedBoxes(_InputBoxes):
 
     Outputs: `boxes` (N, 4), and either `scores` of each box and class (N, classes), or one score per box (N,)
     and `classes` (N,), the class ids. With a single class, scores (N,) need no `classes`. Optionally
-    `count`, () or (1,): the number of valid boxes. The first `outputs.class_offset` class ids, as columns
-    or in `classes`, are not reported. With `no_object`, a last column stands for none of the classes.
+    `count`, () or (1,): the number of valid boxes. The first `outputs.class_offset` classes, in
+    `scores` or as ids in `classes`, are not reported. With `no_object`, a last column stands for none of the
+    classes.
     With `boxes_first`, the graph has no batch dimension, and the number of boxes varies: shapes omit N.
     """
 
@@ -210,7 +212,7 @@ class Detection(Finite):
         """Return how the outputs of a card contradict the decoder, or None.
 
         `given`: shapes by role, without the batch dimension; `size`: (height, width) of the network's input;
-        `offset`: the classes before the first one that is reported.
+        `offset`: number of classes before the first one that is reported.
         """
         needed = self.decoder.shapes(given, size, classes, offset)
         missing = [role for role in needed if role not in given]

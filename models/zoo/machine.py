@@ -33,7 +33,7 @@ class Machine:
 
 
 def this_machine(cpuinfo: Path = CPUINFO) -> Machine:
-    """Return this machine's facts from `cpuinfo`, or from Python for those that it lacks (not on Linux)."""
+    """Return this machine's facts from `cpuinfo`; if it does not name the CPU (not on Linux), Python does."""
     facts = first_cpu(cpuinfo)
     name = facts.get("model name") or facts.get("Model")
     flags = facts.get("flags") or facts.get("Features") or ""

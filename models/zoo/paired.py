@@ -49,7 +49,7 @@ def interval(b: float, c: float, n: int) -> tuple[float, float]:
     """Return the 95 % interval of the difference of accuracies, as in `compare`.
 
     `b`, `c`: number of the `n` images that only the first and only the second network classifies correctly;
-    to plan with, they need not be whole.
+    expected numbers, for planning, need not be whole.
     """
     share_b, share_c = (b + 0.5) / (n + 2), (c + 0.5) / (n + 2)
     centre = share_b - share_c
@@ -60,15 +60,15 @@ def interval(b: float, c: float, n: int) -> tuple[float, float]:
 def score_interval(b: float, c: float, n: int) -> tuple[float, float]:
     """Return Tango's 95 % score interval of the difference of accuracies; `b`, `c`, `n` as in `interval`.
 
-    Source: Tango, Statistics in Medicine 17, 1998. With few differing images its upper bound is near the
-    exact one, where that of Agresti and Min is too low; its lower bound is too high there, where theirs is
-    not.
+    Source: Tango, Statistics in Medicine 17, 1998. If few images differ, its upper bound is near the exact
+    one, and its lower bound is too high; Agresti and Min's upper bound is then too low, and their lower bound
+    is not too high.
     """
     return -_score_bound(c, b, n), _score_bound(b, c, n)
 
 
 def _score_bound(b: float, c: float, n: int) -> float:
-    """Return the largest difference from which (b - c) / n lies no more than Z_95 standard errors below."""
+    """Return the largest difference that exceeds (b - c) / n by no more than Z_95 standard errors."""
     low, high = (b - c) / n, 1.0
     while high - low > _PRECISION:
         middle = (low + high) / 2
@@ -77,7 +77,7 @@ def _score_bound(b: float, c: float, n: int) -> float:
 
 
 def _score(b: float, c: float, n: int, difference: float) -> float:
-    """Return the standard errors from `difference` to (b - c) / n, if that is the true difference."""
+    """Return by how many standard errors (b - c) / n exceeds `difference`, if that is the true difference."""
     # the likeliest share of images that only the second classifies correctly, with this difference
     linear = (2 * n - b + c) * difference - b - c
     constant = -c * difference * (1 - difference)
@@ -89,9 +89,10 @@ def _score(b: float, c: float, n: int, difference: float) -> float:
 def mcnemar(b: int, c: int) -> float:
     """Return the two-sided mid-p of McNemar's test; `b`, `c`: images that only one of the two got right.
 
-    Under the null hypothesis both are equally likely for each such image. The mid-p counts half the
-    probability of the observed outcome. Fagerland, Lydersen and Laake, BMC Medical Research Methodology 13:91
-    (2013), find that it nearly always holds its level, while the exact test is conservative.
+    Under the null hypothesis, either of the two is equally likely to be the right one for each such image.
+    The mid-p counts half the probability of the observed outcome. Fagerland, Lydersen and Laake, BMC Medical
+    Research Methodology 13:91 (2013), find that it nearly always holds its level, while the exact test is
+    conservative.
     """
     n, fewer = b + c, min(b, c)
     if n == 0 or b == c:

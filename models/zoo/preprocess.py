@@ -15,7 +15,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Weights of red, green and blue in a grey value (ITU-R BT.601)."""
 
 CORNER = 9
-"""The corners that decide the polarity are squares of the shorter side divided by this."""
+"""The corners that decide the polarity are squares; their side is the crop's shorter side divided by this."""
 
 _SUPPORT: dict[Interpolation, float] = {
     "nearest": 0.5, "box": 0.5, "bilinear": 1, "hamming": 1, "bicubic": 2, "lanczos": 3

@@ -156,14 +156,14 @@ MIN_SAMPLES: dict[float, int] = {fraction: samples_needed(fraction) for fraction
 
 
 def highest(items: Iterable[T], value: Callable[[T], float]) -> list[T]:
-    """Return the items whose value no other one exceeds, in their order: several if they are equal."""
+    """Return the items with the highest value, in their order: several if their values are equal."""
     values = [(item, value(item)) for item in items]
     most = max((each for _, each in values), default=0.0)
     return [item for item, each in values if each == most]
 
 
 def percentile(samples: Sequence[int], fraction: float) -> int | None:
-    """Return the smallest sample that `fraction` of them do not exceed; None below `samples_needed`."""
+    """Return the smallest sample that `fraction` of all do not exceed; None below `samples_needed`."""
     if len(samples) < samples_needed(fraction):
         return None
     return sorted(samples)[math.ceil(fraction * len(samples)) - 1]

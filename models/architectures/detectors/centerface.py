@@ -25,7 +25,8 @@ class CenterFace(Detector):
     """Images (N, 3, 480, 640) -> four maps (N, channels, 120, 160): score, log size, offset, landmarks.
 
     `heatmap` (1 channel) is 0 to 1; `size` the logarithm of height and width in cells of 4 pixels; `offset` y
-    and x of the centre from the middle of its cell; `landmarks` y and x of each, in units of the box.
+    and x of the centre from the middle of its cell; `landmarks` y and x of each landmark from the box's top
+    left corner, in units of the box's height and width.
 
     Xu et al., "CenterFace: Joint Face Detection and Alignment Using Face as Point",
     https://arxiv.org/abs/1911.03599: MobileNetV2 with ReLU, and a feature pyramid of transposed convolutions.

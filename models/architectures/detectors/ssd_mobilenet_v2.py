@@ -16,7 +16,7 @@ from models.blocks.padded_conv import PaddedConv2d, same_pads
 
 SIZE = 300
 COLUMNS = 24
-"""Scores of an anchor: 23 classes, behind one of the background."""
+"""Scores of an anchor: first the background's, then those of 23 classes."""
 TAPPED = 13
 """The block whose inner map is the first map that boxes are predicted from, at stride 16."""
 EXTRAS = ((256, 512), (128, 256), (128, 256), (64, 128))

@@ -75,7 +75,7 @@ def test_techniques_train_and_reload(
 
     pictures = ["--plot", str(tmp_path / "front.svg"), "--json", str(tmp_path / "all.json")]
     assert main(["search", "--candidates", "2", *pictures, *few]) == 0
-    assert "winner, the most accurate no slower than " in capsys.readouterr().out
+    assert "winner, the most accurate candidate no slower than " in capsys.readouterr().out
     assert len(read_candidates(tmp_path / "search")) == 2
     assert (tmp_path / "front.svg").exists()
     assert (tmp_path / "all.json").exists()

@@ -85,7 +85,7 @@ def test_killed_search_resumes(tmp_path: Path) -> None:
 def test_search_with_another_training(tmp_path: Path) -> None:
     (candidate,) = search(tmp_path, 1, by_width, "3 epochs", report=lambda _line: None)
     assert candidate.p50_ms > 0
-    with pytest.raises(ValueError, match="search by 3 epochs, not by 4 epochs; give another --runs"):
+    with pytest.raises(ValueError, match="trained for 3 epochs, not 4 epochs; give another --runs"):
         search(tmp_path, 1, by_width, "4 epochs", report=lambda _line: None)
 
 
