@@ -70,9 +70,9 @@ def _traces(results: Results) -> list[str]:
         *lines,
         "",
         f"No launch is left out; of those on the quiet machine, `weighin bench` would flag {flagged} as "
-        "`dirty`. The digest is of the medians of the sessions (`benchmarks/gate/record.py`). The rounds of "
-        "a launch and the runs of a round were chosen on other launches, which are in the same file as part "
-        "`choose`.",
+        "`dirty`. The digest is of the medians of the sessions (`benchmarks/gate/record.py`). The number of "
+        "rounds in a launch and of runs in a round was chosen with other launches; they are in the same "
+        "file, as part `choose`.",
     ]
 
 

@@ -78,7 +78,7 @@ COMMANDS = {
     "gate": _Command(
         "gate",
         "gate",
-        "Pass or fail a new network beside the one before it, for CI: latency and accuracy within limits.",
+        "Pass or fail a new network, compared with the old one: latency and accuracy within limits, for CI.",
     ),
     "demo": _Command(
         "demo",

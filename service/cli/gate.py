@@ -1,4 +1,4 @@
-"""`weighin gate`: pass or fail a new network beside the one before it, by limits."""
+"""`weighin gate`: pass or fail a new network, compared with the old one, by limits."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def gate(
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write JUnit XML")] = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Pass or fail a new network beside the one before it, for CI: latency and accuracy within limits.
+    """Pass or fail a new network, compared with the old one: latency and accuracy within limits, for CI.
 
     Exit code 0: both limits are kept; or nothing was compared, because there is no base yet or nothing
     differs (the output has the reason). 1: a limit is broken. 2: undecided (the output has the reason, and
