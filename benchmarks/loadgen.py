@@ -30,10 +30,10 @@ from models.zoo.card import read_card
 from models.zoo.files import NETWORKS
 from models.zoo.preprocess import preprocess
 from service.bench.measure.inputs import natural_picture
-from service.bench.measure.runtimes import open_model
 from service.bench.measure.scenarios import all_at_once, one_after_another, warm_up
 from service.bench.measure.subjects import BareSession
 from service.inference.cpu import core_budget
+from service.inference.session import OnnxSession
 
 try:
     import mlperf_loadgen as loadgen
@@ -135,7 +135,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.models / arguments.model
     card = read_card(folder)
-    run = open_model("onnxruntime", (folder / card.file.name).read_bytes(), card, 1)
+    run = OnnxSession((folder / card.file.name).read_bytes(), card).run
     subject = BareSession(run, [preprocess(natural_picture(), card.input)])
     results = Results()
     with ThreadPoolExecutor(core_budget()) as executor:

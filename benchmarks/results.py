@@ -8,7 +8,7 @@ from typing import Any
 
 from models.zoo.files import JsonLines
 from service.bench.fingerprint import take_fingerprint
-from service.bench.measure.runtimes import runtime_version
+from service.inference.runtimes.opening import runtime_version
 
 INSTRUMENT = Path(__file__).parent / "instrument" / "results.jsonl"
 """Results of benchmarks.instrument; other studies have their own file."""

@@ -30,12 +30,12 @@ from benchmarks.servers import weighin
 from models.zoo.card import Card, read_card
 from models.zoo.files import NETWORKS
 from models.zoo.preprocess import preprocess
-from service.bench.measure.runtimes import open_model
 from service.detection.decoders import decoder_of
 from service.errors import InvalidParameter
 from service.inference.decoding.decode import DecodedImage, decode
 from service.inference.detect import objects_in
 from service.inference.loading import load_model
+from service.inference.runtimes.opening import open_session
 from service.inference.session import OnnxSession
 from service.latency.stages import Stopwatch
 
@@ -179,7 +179,7 @@ def runtimes(name: str) -> str:
         content = (NETWORKS / variant / own.file.name).read_bytes()
         for runtime in ("onnxruntime", "openvino"):
             try:
-                runs[variant, runtime] = open_model(runtime, content, own, 1)
+                runs[variant, runtime] = open_session(runtime, content, own, floats="f32").run
             except InvalidParameter as error:
                 note = f"Not measured: {error}\n"
     work = {f"{variant}@{runtime}": _bound(run, image) for (variant, runtime), run in runs.items()}

@@ -18,8 +18,8 @@ from service.bench.measure.inputs import natural_picture
 from service.bench.measure.machine_watch import MachineWatch, violations
 from service.bench.measure.messages import BlockReport, Done, WorkerConfig, WorkerEntry
 from service.bench.measure.process import run_worker
-from service.bench.measure.runtimes import Run, open_model
-from service.bench.measure.subjects import BareSession, Subject
+from service.bench.measure.subjects import BareSession, Run, Subject
+from service.inference.session import OnnxSession
 
 WARM_UP_S = 0.3
 
@@ -42,7 +42,7 @@ def calibrate(results: Results, folder: Path) -> Record:
 def open_network(folder: Path) -> Run:
     """Open the network in `folder` with one thread."""
     card = read_card(folder)
-    return open_model("onnxruntime", (folder / card.file.name).read_bytes(), card, 1)
+    return OnnxSession((folder / card.file.name).read_bytes(), card).run
 
 
 def measure_slowdown(plain: Subject, slower: Subject) -> tuple[float, float]:

@@ -11,12 +11,12 @@ from pydantic import AwareDatetime, Field, StringConstraints, model_validator
 from models.zoo.card import Accuracy, Agreement, Card, Fraction, Name, Sha256, Task
 from models.zoo.frozen import Frozen
 from service.bench.fingerprint import Fingerprint
+from service.inference.runtimes.base import RuntimeName
 
 SCHEMA_VERSION = 1
 
 Profile = Literal["quick", "standard", "publish"]
 Scenario = Literal["single-stream", "offline", "server"]
-RuntimeName = Literal["onnxruntime", "openvino"]
 BenchRegime = Literal["isolated", "load"]
 BenchStage = Literal[
     "queue", "decode", "preprocess", "inference", "postprocess", "nms", "total", "round_trip"

@@ -18,7 +18,7 @@ from service.cli.output import STANDARD_OUTPUT, JsonFile, LiteralConsole, check_
 from service.cli.settings import settings_with
 from service.errors import ModelUnavailable, UnknownModel
 from service.inference.registry import Registry
-from service.inference.session import SessionError
+from service.inference.runtimes.base import SessionError
 from service.text.display import shown
 
 

@@ -26,7 +26,8 @@ from service.errors import ModelUnavailable, error_words
 from service.inference import suppression
 from service.inference.linear_head import HeldFile
 from service.inference.runtime_errors import one_line
-from service.inference.session import OnnxSession, SessionError
+from service.inference.runtimes.base import SessionError
+from service.inference.session import OnnxSession
 
 LOADING = "still loading"
 _WARM_UP_RUNS = 5

@@ -1,34 +1,34 @@
-"""ONNX Runtime sessions: load, check, run and profile models. The only importer of onnxruntime."""
+"""ONNX Runtime: load, check, run and profile models. The only importer of onnxruntime."""
 
 from __future__ import annotations
 
 import functools
 import json
-import math
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnxruntime
-import structlog
 from numpy.typing import NDArray
 
 from models.onnx_tools.file_kind import what_it_is
-from models.onnx_tools.inspect import UnreadableModel, external_files
-from models.zoo.card import Activation, Card, InputSpec
-from models.zoo.detection import DecodedBoxes, ScoreActivation, SelectedBoxes
+from models.zoo.card import Card, InputSpec
 from models.zoo.preprocess import graph_input
-from service.errors import ModelUnavailable
 from service.inference.runtime_errors import runtime_words
+from service.inference.runtimes.base import (
+    INTEGER_OUTPUTS,
+    RuntimeName,
+    Session,
+    SessionError,
+    check_self_contained,
+)
 
 RUNTIME_VERSION: str = onnxruntime.__version__
 _OUTPUT_TYPES = ("tensor(float)", "tensor(float16)", "tensor(double)")
 _INTEGER_TYPES = ("tensor(int64)", "tensor(int32)")
-INTEGER_OUTPUTS = ("classes", "count", "selected")
-"""Outputs of a detector that may be integers in the graph."""
 _INPUT_TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "uint8": "tensor(uint8)"}
 SESSION_OPTIONS: dict[str, str] = {
     "execution_mode": "sequential",
@@ -37,33 +37,14 @@ SESSION_OPTIONS: dict[str, str] = {
 }
 """Options of every session, as benchmarks record them."""
 
-log = structlog.get_logger(__name__)
-
-# ONNX Runtime writes to standard error in a format of its own; failures are logged here instead.
+# ONNX Runtime writes to standard error in a format of its own; failures are logged instead.
 _FATAL_ONLY = 4
 
 
-_ROUNDING = 1e-3
-"""Tolerance of probabilities outside of 0 to 1, for example because of quantization."""
-_SUM_ROUNDING = 1e-2
-_CLASS_ROUNDING = 1 / 512
-"""Tolerance of the sum of softmax around 1: a constant, plus half a step of 8 bits per class."""
+class OnnxSession(Session):
+    """Session of ONNX Runtime, which computes every output of the card."""
 
-_FLOAT32 = np.dtype(np.float32)
-_MAX_BOXES = 100_000
-"""Largest number of boxes of an output whose number of boxes varies."""
-
-
-class SessionError(Exception):
-    """The file cannot be served; the message says how it differs from the card, without paths."""
-
-
-class OnnxSession:
-    """Session of one model, thread-safe.
-
-    In the service every run uses only the calling thread. One request per core has a higher throughput than
-    several threads per image (see docs/measurement.md).
-    """
+    runtime: ClassVar[RuntimeName] = "onnxruntime"
 
     def __init__(
         self,
@@ -77,16 +58,9 @@ class OnnxSession:
 
         For benchmarks only: `threads` per run, and `spinning`, whether idle threads busy-wait for work.
         """
+        super().__init__(card, tuple(card.output_shapes))
         self._session = _load(content, _options(threads=threads, spinning=spinning))
-        self._name = card.name
-        self._shapes = {name: _batched(name, shape) for name, shape in card.output_shapes.items()}
-        self._names = {name: card.output_name(name) for name in card.output_shapes}
-        self._detection = card.detection
-        self._unbatched = unbatched_outputs(card)
-        first = card.class_offset
-        self._classes = slice(first, first + card.classes)
-        self._background = math.prod(card.outputs.get("logits", ())) > card.classes
-        self._input = card.input
+        self._precision = card.precision
         self._plain = (self._input.layout, self._input.dtype, self._input.batch) == ("nchw", "float32", None)
         try:
             self._check(card)
@@ -94,45 +68,26 @@ class OnnxSession:
             raise SessionError(
                 f"the model's inputs or outputs have names that are not UTF-8: {error}"
             ) from None
-        self.activation: Activation = card.outputs.get("activation", "none")
-        """Activation of the network's output; unless "none", outputs are checked to be within 0 to 1."""
-        self.failure: str | None = None
-        """Reason why the latest run failed; None after a success. Accessed without a lock."""
         self._run_options = _run_options()
-        self._shape = (card.input.channels, card.input.height, card.input.width)
 
-    def run(
-        self,
-        image: NDArray[np.float32],
-        outputs: Sequence[str] = ("logits",),
-        *,
-        limit_s: float | None = None,
-    ) -> Mapping[str, NDArray[np.float32]]:
-        """Run the network on `image`, float32 (N, C, H, W), and return `outputs` by name, batch first.
+    @property
+    def precision(self) -> str:
+        """Precision of the card."""
+        return self._precision
 
-        The image is brought to the graph's own layout, dtype and fixed batch here. `logits` are (N, classes),
-        without a background class, `embedding` is (N, channels); all are float32, except for `selected` of a
-        detector. Outputs without a batch dimension get one of 1. Outputs that are not asked for are neither
-        computed nor copied. All others are checked: shape as in the card, every number finite.
-
-        Raises ModelUnavailable if a check fails, the runtime fails, or the run takes longer than `limit_s`
-        (it stops at the next operator), and ValueError for an image of another shape or dtype, or an output
-        that the card does not have.
-        """
-        unknown = [name for name in outputs if name not in self._names]
-        if unknown:
-            raise ValueError(f"outputs: '{unknown[0]}' (allowed: {', '.join(self._names)})")
-        if image.dtype != np.float32 or image.shape[1:] != self._shape:
-            raise ValueError(f"image: {image.dtype} {image.shape} (allowed: float32 (N, {self._shape}))")
-        if self._unbatched and len(image) != 1:
-            raise ValueError(f"image: {len(image)} images (allowed: 1, as not all outputs have a batch)")
-        names = [self._names[name] for name in outputs]
+    def _compute(self, image: NDArray[np.float32], names: list[str], limit_s: float | None) -> list[Any]:
+        """Run the network; one that takes too long stops at the next operator."""
         options, timer = (self._run_options, None) if limit_s is None else _limited(limit_s)
         try:
             if self._plain:
-                values = self._session.run(names, {self._input.name: image}, options)
-            else:
-                values = self._run_adapted(image, names, options)
+                values: list[Any] = self._session.run(names, {self._input.name: image}, options)
+                return values
+
+            def run(batch: NDArray[Any]) -> list[Any]:
+                outputs: list[Any] = self._session.run(names, {self._input.name: batch}, options)
+                return outputs
+
+            return self._in_batches(image, names, self._input.batch or len(image), run)
         except Exception as error:  # a dozen types of onnxruntime's own, and MemoryError
             reason = f"ONNX Runtime {RUNTIME_VERSION} cannot run it: {runtime_words(error)}"
             if options.terminate:
@@ -141,78 +96,6 @@ class OnnxSession:
         finally:
             if timer is not None:
                 timer.cancel()
-        results: dict[str, NDArray[np.float32]] = {}
-        for name, given in zip(outputs, values, strict=True):
-            if self._detection is not None:
-                results[name] = self._detector_output(name, given, len(image))
-                continue
-            shape, flat = self._shapes[name]
-            value = given
-            if isinstance(value, np.ndarray) and value.dtype in (np.float16, np.float64):
-                value = value.astype(np.float32)
-            problem = output_problem(name, value, (len(image), *shape))
-            if problem is None and flat:
-                value = value.reshape(len(image), -1)
-            if problem is None and name == "logits" and self.activation != "none":
-                problem = _activation_problem(value, self.activation)
-            if problem is not None:
-                raise self._failed(problem)
-            results[name] = value[:, self._classes] if name == "logits" and self._background else value
-        if self._unbatched and len({results[name].shape[1] for name in self._unbatched & results.keys()}) > 1:
-            lengths = ", ".join(f"'{name}' {results[name].shape[1]}" for name in sorted(results))
-            raise self._failed(f"outputs have different numbers of boxes: {lengths}")
-        if self.failure is not None:
-            self.failure = None
-        return results
-
-    def _detector_output(self, name: str, value: Any, images: int) -> NDArray[Any]:
-        """Return an output of a detector, batch first. Raises ModelUnavailable if it is not as the card says.
-
-        Indices (`selected`) are int64, all others float32.
-        """
-        assert self._detection is not None
-        shape, _ = self._shapes[name]
-        kind = np.dtype(np.int64 if name == "selected" else np.float32)
-        if name in self._unbatched:
-            rows = len(value) if isinstance(value, np.ndarray) and value.ndim else 0
-            if rows > _MAX_BOXES:
-                raise self._failed(f"output '{name}' has {rows} rows (limit: {_MAX_BOXES})")
-            value, shape = np.asarray(value)[None], (rows, *shape)
-        if isinstance(value, np.ndarray) and value.dtype != kind and value.dtype.kind in "fiu":
-            value = value.astype(kind)
-        problem = output_problem(name, value, (images, *shape), kind)
-        if problem is None and name in ("scores", "heatmap"):
-            problem = _scores_problem(name, value, getattr(self._detection.decoder, "activation", "none"))
-        if problem is not None:
-            raise self._failed(problem)
-        checked: NDArray[Any] = value
-        return checked
-
-    def _run_adapted(
-        self, image: NDArray[np.float32], names: list[str], options: onnxruntime.RunOptions
-    ) -> list[Any]:
-        """Run the graph on images in its own layout and dtype, in batches of its fixed size."""
-        tensor = graph_input(image, self._input)
-        size = self._input.batch or len(tensor)
-        batches = []
-        for start in range(0, len(tensor), size):
-            batch = tensor[start : start + size]
-            if len(batch) < size:  # a fixed batch: repeat the last image
-                batch = np.concatenate((batch, np.repeat(batch[-1:], size - len(batch), axis=0)))
-            batches.append(self._session.run(names, {self._input.name: batch}, options))
-        if len(batches) == 1:
-            kept = {self._names[name] for name in self._unbatched}
-            return [
-                value[: len(tensor)] if isinstance(value, np.ndarray) and name not in kept else value
-                for name, value in zip(names, batches[0], strict=True)
-            ]
-        return [np.concatenate(values)[: len(tensor)] for values in zip(*batches, strict=True)]
-
-    def _failed(self, problem: str) -> ModelUnavailable:
-        if self.failure != problem:  # log each problem once, not per request
-            log.warning("model run failed", model=self._name, reason=problem)
-        self.failure = problem
-        return ModelUnavailable(f"model '{self._name}' failed: {problem}")
 
     def _check(self, card: Card) -> None:
         spec = card.input
@@ -250,62 +133,6 @@ def _fits(shape: Sequence[int | str | None], expected: Sequence[int]) -> bool:
     return len(shape) == len(expected) and all(
         not isinstance(side, int) or side == wanted for side, wanted in zip(shape, expected, strict=True)
     )
-
-
-def _batched(name: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
-    """Return an output's shape in the graph, and whether to flatten it, e.g. logits (1000, 1, 1)."""
-    return shape, name != "features" and len(shape) > 1
-
-
-def output_problem(
-    name: str, value: object, expected: tuple[int, ...], kind: np.dtype[Any] = _FLOAT32
-) -> str | None:
-    """Return the problem of an output, or None if it is finite and of the `expected` shape and type."""
-    if not isinstance(value, np.ndarray):
-        return f"output '{name}' is a {type(value).__name__}, the card says one tensor"
-    if value.dtype != kind or value.shape != expected:
-        return f"output '{name}' is {value.dtype} {value.shape}, the card says {kind} {expected}"
-    finite = np.isfinite(value)
-    if finite.all():
-        return None
-    return f"output '{name}' is not finite: {value.size - np.count_nonzero(finite)} of {value.size} values"
-
-
-def unbatched_outputs(card: Card) -> frozenset[str]:
-    """Return the outputs of a detector whose first dimension is the number of boxes, not of images."""
-    decoder = None if card.detection is None else card.detection.decoder
-    if isinstance(decoder, DecodedBoxes) and decoder.boxes_first:
-        return frozenset(card.output_shapes)
-    return frozenset({"selected"} if isinstance(decoder, SelectedBoxes) else ())
-
-
-def _scores_problem(name: str, scores: NDArray[np.float32], activation: ScoreActivation) -> str | None:
-    """Return a problem if scores that need no activation are not 0 to 1, else None."""
-    if activation != "none" or not scores.size:
-        return None
-    low, high = float(scores.min()), float(scores.max())
-    if low >= -_ROUNDING and high <= 1 + _ROUNDING:
-        return None
-    return (
-        f"output '{name}' has values from {low:.4g} to {high:.4g}, but scores are 0 to 1 "
-        "(detection.decoder.activation in card.json: none, sigmoid or softmax)"
-    )
-
-
-def _activation_problem(logits: NDArray[np.float32], activation: Activation) -> str | None:
-    """Return a problem if `logits`, float32 (N, classes), cannot be outputs of `activation`, else None."""
-    hint = "(outputs.activation in card.json: none, softmax or sigmoid)"
-    low, high = float(logits.min()), float(logits.max())
-    if low < -_ROUNDING or high > 1 + _ROUNDING:
-        return (
-            f"output 'logits' has values from {low:.4g} to {high:.4g}, but {activation} gives 0 to 1 {hint}"
-        )
-    if activation == "softmax":
-        sums = logits.sum(axis=1, dtype=np.float64)
-        worst = float(sums[np.abs(sums - 1).argmax()])
-        if abs(worst - 1) > _SUM_ROUNDING + logits.shape[1] * _CLASS_ROUNDING:
-            return f"output 'logits' has the sum {worst:.4g}, but softmax over the classes gives 1 {hint}"
-    return None
 
 
 def optimized_graph(content: bytes) -> bytes:
@@ -430,22 +257,6 @@ def _share_memory() -> None:
         ),
         None,
     )
-
-
-def check_self_contained(content: bytes) -> None:
-    """Raise SessionError, with the file names, if an ONNX file stores tensors in other files.
-
-    The card's checksum does not cover them, and a runtime that loads bytes searches the working directory.
-    """
-    try:
-        files = external_files(content)
-    except UnreadableModel as error:
-        raise SessionError(f"the model cannot be loaded: {what_it_is(content) or error}") from None
-    if files:
-        named = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
-        raise SessionError(
-            f"the model has external data ({named}), which its checksum does not cover: save it as one file"
-        )
 
 
 def _load(content: bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:

@@ -17,7 +17,7 @@ from models.zoo.card import Card, Classifier, Fact
 from models.zoo.files import write_whole
 from service.errors import ModelUnavailable, RefusedModel
 from service.inference.runtime_errors import one_line
-from service.inference.session import SessionError
+from service.inference.runtimes.base import SessionError
 from service.own_models.facts import Claim, Rank, options_that_state, words
 from service.own_models.given import Given, file_of
 from service.own_models.sources.evidence import Contradiction, judge

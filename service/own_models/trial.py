@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from service.errors import RefusedModel
 from service.inference.registry import Registry
 from service.inference.runtime_errors import one_line
-from service.inference.session import SessionError, run_as_written
+from service.inference.runtimes.base import SessionError
+from service.inference.session import run_as_written
 from service.own_models.bounded import ChildFailed, TimeIsOver, ask, of_memory
 
 _MOST_VALUES = 4096

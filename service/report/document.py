@@ -11,9 +11,10 @@ from pydantic import AwareDatetime, Field
 from models.zoo.card import Fraction, Name, Sha256, Task
 from models.zoo.frozen import Finite
 from models.zoo.verdicts import Verdict
-from service.bench.bundle import BenchStage, EntryName, Inputs, Profile, RuntimeName, Scenario
+from service.bench.bundle import BenchStage, EntryName, Inputs, Profile, Scenario
 from service.bench.fingerprint import Fingerprint
 from service.evaluation.result import DataKind, EvaluationId
+from service.inference.runtimes.base import RuntimeName
 
 Milliseconds = Annotated[float, Field(ge=0)]
 AccuracyKind = Literal["measured", "reported", "inherited", "evaluated"]

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from models.onnx_tools.graph import Graph, read_graph
 from models.zoo.card import Card
 from service.bench.doctor.operators import Operator, measure_operators
-from service.bench.measure.runtimes import open_model
 from service.bench.measure.subjects import BareSession
 from service.inference.session import OnnxSession, optimized_graph
 
@@ -48,7 +47,7 @@ class ModelUnderTest:
 
     def subject(self, content: bytes | None = None) -> BareSession:
         """Return the network as a benchmark runs it, on `image`. `content`: run this ONNX file instead."""
-        return BareSession(open_model("onnxruntime", content or self.content, self.card, 1), [self.image])
+        return BareSession(OnnxSession(content or self.content, self.card).run, [self.image])
 
     def session(self, *, threads: int, spinning: bool) -> OnnxSession:
         """Open a session of the model."""

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from models.zoo.card import Card
-from service.bench.bundle import Configuration, Entry, ModelFacts, Profile, RuntimeName, Scenario
+from service.bench.bundle import Configuration, Entry, ModelFacts, Profile, Scenario
 from service.bench.measure.inputs import describe_inputs
 from service.bench.measure.messages import WorkerEntry
-from service.bench.measure.runtimes import check_runtime
 from service.errors import InvalidParameter, ModelUnavailable
 from service.inference.cpu import core_budget
 from service.inference.registry import Registry
+from service.inference.runtimes.base import RuntimeName
+from service.inference.runtimes.opening import check_runtime
 from service.text.display import encodable, shown
 from service.text.urls import service_url
 

@@ -14,7 +14,6 @@ from service.bench.bundle import (
     GateReading,
     Memory,
     RateTrial,
-    RuntimeName,
     WarmUp,
 )
 from service.bench.fingerprint import take_fingerprint
@@ -33,8 +32,9 @@ from service.bench.measure.messages import (
 from service.bench.measure.plan import Plan
 from service.bench.measure.process import WORKER, Cancelled, run_worker
 from service.bench.measure.progress import Progress, Timetable, memory_entries
-from service.bench.measure.runtimes import runtime_version, session_options
 from service.errors import MeasurementFailed
+from service.inference.runtimes.base import RuntimeName
+from service.inference.runtimes.opening import runtime_version, session_options
 
 GATE_S = 0.5
 """Seconds that the machine is watched before the first launch and after the last."""

@@ -6,8 +6,8 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol
 from urllib.parse import quote, urlsplit
 
 import numpy as np
@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from models.zoo.card import Card, Task
 from service.bench.bundle import BenchStage
-from service.bench.measure.runtimes import Run
 from service.detection.decoders import decoder_of
 from service.errors import MeasurementFailed
 from service.inference.detect import objects_in
 from service.inference.pipeline import load_image, run_network
 from service.latency.stages import Stopwatch
 
+Run = Callable[[NDArray[np.float32]], Mapping[str, NDArray[Any]]]
+"""Function from an image, float32 (1, C, H, W), to the card's main outputs by name, as `Session.run`."""
 StageTimes = dict[BenchStage, int]
 _SERVICE_STAGES: tuple[BenchStage, ...] = (
     "queue",

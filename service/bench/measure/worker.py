@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from models.zoo.card import Card, InputSpec, read_card
-from service.bench.bundle import BenchStage, Block, Cold, Memory, RateTrial, RuntimeName, WarmUp
+from service.bench.bundle import BenchStage, Block, Cold, Memory, RateTrial, WarmUp
 from service.bench.measure import scenarios
 from service.bench.measure.inputs import MAX_PIXELS, as_jpeg, natural_picture
 from service.bench.measure.messages import (
@@ -34,11 +34,11 @@ from service.bench.measure.messages import (
     WorkerConfig,
     WorkerEntry,
 )
-from service.bench.measure.runtimes import Run, import_runtime, open_model
-from service.bench.measure.subjects import BareSession, FromBytes, Subject, ThroughService
+from service.bench.measure.subjects import BareSession, FromBytes, Run, Subject, ThroughService
 from service.errors import MeasurementFailed, WeighinError, error_words
 from service.inference.pipeline import load_image, to_tensor
-from service.inference.session import SessionError
+from service.inference.runtimes.base import RuntimeName, SessionError
+from service.inference.runtimes.opening import import_runtime, open_session
 
 Emit = Callable[[Report], None]
 
@@ -229,7 +229,7 @@ def _read_model(worker_entry: WorkerEntry) -> tuple[Card, bytes]:
 
 def _open_model(runtime: RuntimeName, content: bytes, card: Card, threads: int) -> Run:
     try:
-        return open_model(runtime, content, card, threads)
+        return open_session(runtime, content, card, threads=threads, floats="f32").run
     except SessionError as error:
         raise MeasurementFailed(f"model '{card.name}': {error}") from None
 

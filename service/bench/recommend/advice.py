@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from models.zoo.card import Task
 from service.bench.bundle import ModelFacts
 from service.bench.fingerprint import Fingerprint, same_machine, take_fingerprint
-from service.bench.measure.runtimes import runtime_version, session_options
 from service.bench.recommend.evidence import Evidence, StoredBundle, weigh_evidence
 from service.bench.recommend.recommend import Constraints, Recommendation, recommend
 from service.errors import InvalidBundle
 from service.evaluation.result import Evaluation
 from service.inference.loading import LOADING
 from service.inference.registry import Registry
+from service.inference.runtimes.opening import runtime_version, session_options
 
 
 @dataclass(frozen=True)

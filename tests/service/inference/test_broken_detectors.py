@@ -14,7 +14,8 @@ from onnx import TensorProto, helper
 from models.zoo.card import Card
 from service.errors import ModelUnavailable
 from service.inference.loading import load_model
-from service.inference.session import OnnxSession, SessionError
+from service.inference.runtimes.base import SessionError
+from service.inference.session import OnnxSession
 from tests.helpers.detectors import DECODERS, save_detector
 from tests.helpers.networks import put_file
 

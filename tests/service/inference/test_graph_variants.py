@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from models.zoo.card import Card, read_card, write_card
 from models.zoo.preprocess import preprocess
 from service.inference.registry import Registry
-from service.inference.session import OnnxSession, SessionError
+from service.inference.runtimes.base import SessionError
+from service.inference.session import OnnxSession
 from tests.helpers.networks import put_file, save_network
 from tests.helpers.photographs import astronaut
 

@@ -9,15 +9,10 @@ import onnx
 import pytest
 
 from models.zoo.card import Card, read_card
-from service.bench.measure.runtimes import open_model
 from service.inference.runtime_errors import runtime_words
-from service.inference.session import (
-    OnnxSession,
-    SessionError,
-    check_self_contained,
-    optimized_graph,
-    profiled_runs,
-)
+from service.inference.runtimes.base import SessionError, check_self_contained
+from service.inference.runtimes.opening import open_session
+from service.inference.session import OnnxSession, optimized_graph, profiled_runs
 from tests.helpers.networks import put_file, save_network
 
 
@@ -45,7 +40,7 @@ def load_for_serving(content: bytes, card: Card) -> object:
 
 
 def load_for_a_benchmark(content: bytes, card: Card) -> object:
-    return open_model("onnxruntime", content, card, 1)
+    return open_session("onnxruntime", content, card)
 
 
 def optimize(content: bytes, _: Card) -> object:

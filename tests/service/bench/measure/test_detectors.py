@@ -23,9 +23,9 @@ from service.bench.bundle_file import from_json, to_json
 from service.bench.measure.inputs import natural_picture
 from service.bench.measure.plan import Repetitions, Request, make_plan
 from service.bench.measure.runner import Runner
-from service.bench.measure.runtimes import open_model
 from service.bench.measure.subjects import FromBytes, ThroughService
 from service.inference.registry import Registry
+from service.inference.runtimes.opening import open_session
 from tests.conftest import make_tiny_model
 from tests.helpers.detectors import DECODERS, save_detector
 from tests.helpers.networks import put_file
@@ -58,7 +58,7 @@ def opened(zoo: Path, name: str) -> tuple[Card, bytes]:
 @pytest.mark.parametrize("kind", DECODERS)
 def test_from_bytes_to_objects(zoo: Path, picture: bytes, kind: str) -> None:
     card, content = opened(zoo, kind)
-    subject = FromBytes(open_model("onnxruntime", content, card, 1), card, [picture], 10**8)
+    subject = FromBytes(open_session("onnxruntime", content, card).run, card, [picture], 10**8)
     times = subject.run(0)
     assert list(times) == ["decode", "preprocess", "inference", "postprocess", "nms", "total"]
     assert times["total"] == sum(times.values()) - times["total"]
@@ -67,7 +67,7 @@ def test_from_bytes_to_objects(zoo: Path, picture: bytes, kind: str) -> None:
 
 def test_classifiers_are_measured_to_their_logits(zoo: Path, picture: bytes) -> None:
     card, content = opened(zoo, "tiny")
-    subject = FromBytes(open_model("onnxruntime", content, card, 1), card, [picture], 10**8)
+    subject = FromBytes(open_session("onnxruntime", content, card).run, card, [picture], 10**8)
     assert list(subject.run(0)) == ["decode", "preprocess", "inference", "total"]
 
 
@@ -76,7 +76,7 @@ def test_classifiers_are_measured_to_their_logits(zoo: Path, picture: bytes) -> 
 def test_openvino_gives_the_same_outputs(zoo: Path, kind: str) -> None:
     card, content = opened(zoo, kind)
     tensor = preprocess(natural_picture(), card.input)
-    here, there = (open_model(name, content, card, 1)(tensor) for name in ("onnxruntime", "openvino"))
+    here, there = (open_session(name, content, card).run(tensor) for name in ("onnxruntime", "openvino"))
     assert list(here) == list(there) == list(card.main_outputs)
     for name, value in here.items():
         np.testing.assert_allclose(there[name], value, atol=1e-4)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from service.bench.measure import runtimes
 from service.bench.measure.plan import PROFILES, Plan, Request, make_plan
 from service.errors import InvalidParameter, ModelUnavailable, UnknownModel
 from service.inference.registry import Registry
+from service.inference.runtimes import opening
 from tests.conftest import make_tiny_model
 from tests.helpers.networks import save_network
 
@@ -56,7 +56,7 @@ def test_random_order_with_a_seed(registry: Registry) -> None:
 def test_runtimes_and_threads_are_entries_of_the_same_run(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtimes.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(opening.importlib.util, "find_spec", lambda _: object())
     request = Request(models=("tiny",), runtimes=("onnxruntime", "openvino"), threads=(1, 2))
     assert [entry.name for entry in make_plan(registry, request).entries] == [
         "tiny",
@@ -68,7 +68,7 @@ def test_runtimes_and_threads_are_entries_of_the_same_run(
 
 
 def test_missing_runtime(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtimes.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(opening.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(InvalidParameter, match=r"'openvino': not installed \(install it with: .*pip install"):
         make_plan(registry, Request(runtimes=("openvino",)))
 

@@ -19,9 +19,9 @@ from service.bench.measure.inputs import natural_picture
 from service.bench.measure.plan import Plan
 from service.bench.measure.progress import Progress
 from service.bench.measure.runner import Runner
-from service.bench.measure.runtimes import open_model
 from service.errors import MeasurementFailed
 from service.inference.registry import Registry
+from service.inference.runtimes.opening import open_session
 
 pytestmark = [pytest.mark.fault, pytest.mark.alone]  # whole measurements, seconds each
 
@@ -237,7 +237,7 @@ def test_openvino_is_a_second_runtime_of_the_same_run(
 
     card, content = registry.content("tiny")
     tensor = preprocess(natural_picture(), card.input)
-    runs = [open_model(name, content, card, 1) for name in ("onnxruntime", "openvino")]
+    runs = [open_session(name, content, card, floats="f32").run for name in ("onnxruntime", "openvino")]
     assert np.allclose(*(run(tensor)["logits"] for run in runs), atol=1e-4)
 
 

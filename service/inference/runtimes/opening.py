@@ -1,0 +1,68 @@
+"""Open a model in the runtime of a name, and say which runtimes are installed, in which version."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from models.zoo.card import Card
+from service.errors import InvalidParameter
+from service.inference.runtimes.base import RuntimeName, Session
+from service.inference.runtimes.openvino import (
+    OPENVINO_OPTIONS,
+    FloatPrecision,
+    OpenVinoSession,
+    import_openvino,
+    openvino_version,
+)
+from service.inference.session import RUNTIME_VERSION, SESSION_OPTIONS, OnnxSession
+
+INSTALL_OPENVINO = ".venv/bin/pip install 'openvino>=2026.4'"
+
+
+def is_installed(name: RuntimeName) -> bool:
+    """Return whether the runtime is installed."""
+    return name == "onnxruntime" or importlib.util.find_spec("openvino") is not None
+
+
+def check_runtime(name: RuntimeName) -> None:
+    """Raise InvalidParameter, with the command to install it, if the runtime is not installed."""
+    if not is_installed(name):
+        raise InvalidParameter(f"runtime '{name}': not installed (install it with: {INSTALL_OPENVINO})")
+
+
+def import_runtime(name: RuntimeName) -> None:
+    """Import the runtime, which is otherwise imported when a model is opened."""
+    if name == "openvino":
+        import_openvino()
+
+
+def runtime_version(name: RuntimeName) -> str:
+    """Return the installed version."""
+    return RUNTIME_VERSION if name == "onnxruntime" else openvino_version()
+
+
+def session_options(name: RuntimeName) -> dict[str, str]:
+    """Return the options of the runtime's sessions, without threads, with keys prefixed by the runtime."""
+    options = SESSION_OPTIONS if name == "onnxruntime" else OPENVINO_OPTIONS
+    return {f"{name}.{key}": value for key, value in options.items()}
+
+
+def open_session(
+    name: RuntimeName,
+    content: bytes,
+    card: Card,
+    *,
+    threads: int = 1,
+    streams: int = 1,
+    floats: FloatPrecision | None = None,
+) -> Session:
+    """Load an ONNX file's `content` for runs of `threads` threads each.
+
+    `streams`: number of runs under way at a time for which OpenVINO prepares. `floats`: type of the float
+    operators in OpenVINO; None: bf16 on CPUs with instructions for it. Raises SessionError if the runtime
+    cannot load it, and InvalidParameter if the runtime is not installed.
+    """
+    check_runtime(name)
+    if name == "onnxruntime":
+        return OnnxSession(content, card, threads=threads)
+    return OpenVinoSession(content, card, threads=threads, streams=streams, floats=floats)

@@ -1,0 +1,138 @@
+"""OpenVINO: load and run models. The only importer of OpenVINO, which is optional."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import threading
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.onnx_tools.file_kind import what_it_is
+from models.zoo.card import Card
+from service.inference.runtime_errors import runtime_words
+from service.inference.runtimes.base import RuntimeName, Session, SessionError, check_self_contained
+
+FloatPrecision = Literal["f32", "bf16"]
+"""Type in which OpenVINO computes the float operators of a network."""
+
+OPENVINO_OPTIONS = {"NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+"""Options of benchmarks, as they record them. f32, because by default OpenVINO computes in bf16 on CPUs with
+bf16: results would differ."""
+
+_COMPUTES = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
+"""Types of the operators whose precision decides the precision of a run."""
+
+
+def openvino_version() -> str:
+    """Return the installed version. Raises PackageNotFoundError."""
+    return importlib.metadata.version("openvino")
+
+
+@functools.cache
+def import_openvino() -> Any:
+    """Import OpenVINO, which takes a while. Raises ImportError."""
+    return importlib.import_module("openvino")
+
+
+class OpenVinoSession(Session):
+    """Session of OpenVINO on the CPU, which computes the card's main outputs only."""
+
+    runtime: ClassVar[RuntimeName] = "openvino"
+
+    def __init__(
+        self,
+        content: bytes,
+        card: Card,
+        *,
+        threads: int = 1,
+        streams: int = 1,
+        floats: FloatPrecision | None = None,
+    ) -> None:
+        """Load the `content` of an ONNX file for runs of one image, or of the card's fixed batch.
+
+        `threads` per run, of which up to `streams` are under way at a time. `floats` None: bf16 on CPUs that
+        have instructions for it, else f32. Raises SessionError if it does not load, and ImportError if
+        OpenVINO is not installed.
+        """
+        super().__init__(card, card.main_outputs)
+        openvino = import_openvino()
+        check_self_contained(content)
+        self._size = card.input.batch or 1
+        options = OPENVINO_OPTIONS | {"NUM_STREAMS": str(streams), "INFERENCE_NUM_THREADS": threads * streams}
+        if floats is None:
+            del options["INFERENCE_PRECISION_HINT"]
+        else:
+            options["INFERENCE_PRECISION_HINT"] = floats
+        try:
+            core = openvino.Core()
+            model = core.read_model(content, b"")
+            outputs = [model.output(card.output_name(name)) for name in card.main_outputs]
+            network = openvino.Model(outputs, model.get_parameters(), card.name)
+            network.reshape([self._size, *card.input.graph_shape])
+            self._compiled = core.compile_model(network, "CPU", options)
+            used = _precisions(self._compiled)
+        except Exception as error:
+            words = what_it_is(content) or runtime_words(error)
+            raise SessionError(f"OpenVINO {openvino_version()} cannot load the model: {words}") from error
+        self._precision = _precision(card, used)
+        self._order = {card.output_name(name): index for index, name in enumerate(card.main_outputs)}
+        self._own = threading.local()  # an inference request serves one thread at a time
+
+    @property
+    def precision(self) -> str:
+        """Precision of the card, `bf16`, or `int8+bf16` if the float operators of an int8 model are in bf16.
+
+        Read from the compiled network.
+        """
+        return self._precision
+
+    def _compute(self, image: NDArray[np.float32], names: list[str], limit_s: float | None) -> list[Any]:
+        """Run the network; one that takes too long is cancelled."""
+        request = getattr(self._own, "request", None)
+        if request is None:
+            request = self._own.request = self._compiled.create_infer_request()
+
+        def run(batch: NDArray[Any]) -> list[Any]:
+            if limit_s is None:
+                request.infer([batch], share_inputs=True, share_outputs=True)
+            else:
+                request.start_async([batch], share_inputs=True)
+                if not request.wait_for(int(limit_s * 1000)):
+                    self._own.request = None  # a cancelled request cannot be used again
+                    request.cancel()
+                    raise TimeoutError
+            return [request.get_output_tensor(self._order[name]).data.copy() for name in names]
+
+        try:
+            return self._in_batches(image, names, self._size, run)
+        except TimeoutError:
+            raise self._failed(f"a run takes longer than {limit_s:g} s") from None
+        except Exception as error:
+            reason = f"OpenVINO {openvino_version()} cannot run it: {runtime_words(error)}"
+            raise self._failed(reason) from error
+
+
+def _precisions(compiled: Any) -> frozenset[str]:
+    """Return the types in which the convolutions and matrix products of a compiled network are computed.
+
+    Upper case, such as F32, BF16, I8 and U8.
+    """
+    facts = [operator.get_rt_info() for operator in compiled.get_runtime_model().get_ops()]
+    return frozenset(
+        _text(fact["runtimePrecision"]).upper() for fact in facts if _text(fact["layerType"]) in _COMPUTES
+    )
+
+
+def _text(value: Any) -> str:
+    """Return the text of a fact of OpenVINO, which is wrapped."""
+    return str(getattr(value, "value", value))
+
+
+def _precision(card: Card, used: frozenset[str]) -> str:
+    if "BF16" not in used:
+        return card.precision
+    return "bf16" if card.precision != "int8" else "int8+bf16"
