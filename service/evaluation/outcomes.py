@@ -26,7 +26,7 @@ true class, bits of the corrupted versions, and the top classes."""
 
 
 def predicted_by(model: ServedModel, logits: NDArray[np.float32], true_class: int) -> list[Any]:
-    """Return the outcome of a classifier, from its logits (classes,): probabilities and top classes."""
+    """From a classifier's logits (classes,), return its outcome: probabilities and top classes."""
     top = most_probable(logits, min(DEFAULT_TOP_K, len(logits)))
     first, of_true = probabilities(
         logits,
@@ -62,7 +62,7 @@ def versions_right(outcome: list[Any]) -> NDArray[np.bool_] | None:
 
 
 def found_by(model: ServedModel, outputs: Mapping[str, NDArray[Any]], image: DecodedImage) -> str:
-    """Return the outcome of a detector, from its outputs: base64 of float64 rows of box, score, class id."""
+    """From a detector's outputs, return its outcome: base64 of float64 rows of box, score, class id."""
     assert model.decoder is not None
     assert model.card.detection is not None
     objects = objects_in(

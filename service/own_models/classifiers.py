@@ -39,7 +39,7 @@ _JUDGED = {
 
 
 class ClassifierEnding:
-    """The outputs of a classifier: which files and card fields they need.
+    """Works out from a classifier's outputs which files to write and which card fields to set.
 
     `labels`: the classes. After `prepare`, `content` is the file to serve, and `changes` its differences from
     the given file.
