@@ -72,9 +72,9 @@ def _verdicts(results: Results) -> list[str]:
     chosen_at = 0.0 if chosen is None else chosen["at"]
     if chosen_at:
         lines += [
-            'The rows "launches after the rule was chosen" use segments cut from those launches only. They are '
-            "not the segments cut from all launches, so these rows can have a false verdict where the rows of "
-            "all launches have none.",
+            'The rows "launches after the rule was chosen" use segments cut from those launches only. They '
+            "are not the segments cut from all launches, so these rows can have a false verdict where the "
+            "rows of all launches have none.",
             "",
         ]
     by_model = {model: [launch for launch in quiet if launch["model"] == model] for model in models}

@@ -190,7 +190,7 @@ def plain_file(path: Path) -> File:
 
 
 def model_file(path: Path) -> ModelFile:
-    """Return a card's entry for an ONNX file: that of `plain_file`, opset and number of initializer elements."""
+    """Return a card's entry for an ONNX file: that of `plain_file`, opset and initializer elements."""
     model = onnx.load(path)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     elements = sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
