@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -59,16 +60,8 @@ class Site:
     def __init__(self, charts: ChartLibrary | None = None) -> None:
         """Hash the static files. Raises FileNotFoundError if the chart library is not installed."""
         self._library = charts or ChartLibrary()
-        self._assets = Assets(HERE / "static", self._library)
+        self._assets, self.templates = _files(self._library)
         self._version = version("weighin")
-        self.templates = Environment(
-            loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined
-        )
-        self.templates.globals |= {"asset": self._asset, "address": _address}
-
-    @pass_context
-    def _asset(self, context: Context, name: str) -> str:
-        return _address(context, self._assets.url(name))
 
     def router(self) -> APIRouter:
         """Build the router of the static files."""
@@ -107,6 +100,22 @@ class Site:
                 "Cache-Control": "no-store",
             },
         )
+
+
+@cache
+def _files(charts: ChartLibrary) -> tuple[Assets, Environment]:
+    """Hash the static files, and create the environment that compiles the templates: once per process."""
+    assets = Assets(HERE / "static", charts)
+
+    @pass_context
+    def asset(context: Context, name: str) -> str:
+        return _address(context, assets.url(name))
+
+    templates = Environment(
+        loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined
+    )
+    templates.globals |= {"asset": asset, "address": _address}
+    return assets, templates
 
 
 @pass_context
