@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -51,12 +52,12 @@ def new_database(request: pytest.FixtureRequest) -> NewDatabase:
 
 @pytest.fixture(scope="session")
 def slow_png() -> bytes:
-    """Return an image of 64 M pixels in few bytes, which keeps a core busy while it is decoded.
+    """Return an image of 36 M pixels in few bytes, which keeps a core busy while it is decoded.
 
     It has a palette, so that it is made in a fifth of the time.
     """
     buffer = io.BytesIO()
-    Image.new("P", (8000, 8000)).save(buffer, "PNG", compress_level=1)
+    Image.new("P", (6000, 6000)).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
@@ -122,6 +123,16 @@ def tiny_settings(tiny_models_dir: Path, tmp_path: Path, new_tables: NewTables) 
         data_dir=tmp_path / "data",
         database_url=new_tables(tmp_path / "data"),
     )
+
+
+@pytest.fixture(scope="session")
+def openapi(tiny_models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return the OpenAPI document of the service, which takes half a second to generate. Do not change it."""
+    data_dir = tmp_path_factory.mktemp("data")
+    settings = Settings(model_dirs=(tiny_models_dir,), default_model="tiny", data_dir=data_dir)
+    with running(settings) as client:
+        document: dict[str, Any] = client.get("/openapi.json").json()
+    return document
 
 
 @pytest.fixture

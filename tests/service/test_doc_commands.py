@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.helpers.command_checks import OTHER_PROGRAMS, ROOT, Call, WrongCommand, check
@@ -111,9 +110,8 @@ def calls_of(script: str, folder: Path) -> list[Call]:
 
 
 @pytest.fixture(scope="module")
-def paths(client: httpx.Client) -> dict[str, Any]:
+def paths(openapi: dict[str, Any]) -> dict[str, Any]:
     """Return the OpenAPI description of every path, with the request bodies' schemas put in."""
-    document = client.get("/openapi.json").json()
 
     def resolved(node: Any) -> Any:
         if isinstance(node, list):
@@ -121,7 +119,7 @@ def paths(client: httpx.Client) -> dict[str, Any]:
         if not isinstance(node, dict):
             return node
         if "$ref" in node:
-            return document["components"]["schemas"][node["$ref"].rpartition("/")[2]]
+            return openapi["components"]["schemas"][node["$ref"].rpartition("/")[2]]
         return {key: resolved(value) for key, value in node.items()}
 
     found: dict[str, Any] = {
@@ -129,7 +127,7 @@ def paths(client: httpx.Client) -> dict[str, Any]:
             method: operation | {"requestBody": resolved(operation.get("requestBody", {}))}
             for method, operation in operations.items()
         }
-        for path, operations in document["paths"].items()
+        for path, operations in openapi["paths"].items()
     }
     return found
 

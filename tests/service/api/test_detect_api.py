@@ -281,8 +281,8 @@ def test_parameters_are_given_once(client: httpx.Client, squares: bytes) -> None
         assert_problem(answer, 422, "invalid-parameter", "given 2 times")
 
 
-def test_limits_are_in_the_schema(client: httpx.Client) -> None:
-    parameters = client.get("/openapi.json").json()["paths"]["/detect"]["post"]["parameters"]
+def test_limits_are_in_the_schema(openapi: dict[str, Any]) -> None:
+    parameters = openapi["paths"]["/detect"]["post"]["parameters"]
     schemas = {parameter["name"]: parameter["schema"] for parameter in parameters}
     limits = {name: (schema.get("minimum"), schema.get("maximum")) for name, schema in schemas.items()}
     assert (limits["min_score"], limits["max_detections"]) == ((0, 1), (1, 10_000))
@@ -326,13 +326,13 @@ def test_tasks_and_routes(client: httpx.Client, squares: bytes) -> None:
     assert errors["other-task"] >= 1
 
 
-def test_similarity_needs_an_embedding(client: httpx.Client, squares: bytes) -> None:
+def test_similarity_needs_an_embedding(client: httpx.Client, openapi: dict[str, Any], squares: bytes) -> None:
     """Each route that embeds refuses a detector, in words of its own, and says so in its description."""
     words = "model 'colours': detects objects, it has no embedding to store or compare images by"
     answer = client.post("/retrieve-similar?model=colours", content=squares)
     assert_problem(answer, 409, "other-task", words, "use POST /detect")
     assert_problem(client.post("/gallery/reindex?model=colours"), 409, "other-task", words)
-    paths = client.get("/openapi.json").json()["paths"]
+    paths = openapi["paths"]
     for path, method in (
         ("/retrieve-similar", "post"),
         ("/gallery/reindex", "post"),

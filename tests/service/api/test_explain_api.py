@@ -136,15 +136,15 @@ def test_models_without_an_exact_map(
 def test_deadline_and_full_queue(
     serve: Callable[..., httpx.Client], cat_jpeg: bytes, slow_png: bytes, tmp_path: Path
 ) -> None:
-    """One thread is busy with 64 M pixels: one request waits until its deadline, another is refused."""
+    """One thread is busy with 36 M pixels: one request waits until its deadline, another is refused."""
     with_classifier(make_tiny_model(tmp_path / "zoo", "tiny"))
-    client = serve(model_dirs=(tmp_path / "zoo",), threads=1, max_waiting=1, deadline_s=0.2)
+    client = serve(model_dirs=(tmp_path / "zoo",), threads=1, max_waiting=1, deadline_s=0.1)
     with posting(client, slow_png):
         until(client, running=1, waiting=0)
         with posting(client, cat_jpeg, "/explain") as waits:
             until(client, running=1, waiting=1)
             assert_problem(client.post("/explain", content=cat_jpeg), 503, "queue-full")
-    assert_problem(waits[0], 504, "deadline-exceeded", "0.2 s")
+    assert_problem(waits[0], 504, "deadline-exceeded", "0.1 s")
 
 
 def test_explanations_are_not_recorded(explained: httpx.Client, cat_jpeg: bytes) -> None:

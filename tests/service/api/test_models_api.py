@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -74,20 +75,19 @@ def test_docs_page_is_self_contained(client: httpx.Client) -> None:
         assert client.get(link).status_code == 200
 
 
-def test_documented_errors(client: httpx.Client) -> None:
-    document = client.get("/openapi.json").json()
-    assert document["components"]["schemas"]["Problem"]
-    for path, methods in document["paths"].items():
+def test_documented_errors(openapi: dict[str, Any]) -> None:
+    assert openapi["components"]["schemas"]["Problem"]
+    for path, methods in openapi["paths"].items():
         for method, operation in methods.items():
             assert operation.get("summary"), (method, path)
             for status, response in operation["responses"].items():
                 if int(status) >= 400 and path != "/readyz":
                     assert list(response["content"]) == ["application/problem+json"], (method, path, status)
                     assert response["description"]
-    classify = document["paths"]["/classify"]["post"]
+    classify = openapi["paths"]["/classify"]["post"]
     assert set(classify["responses"]) >= {"200", "400", "403", "404", "413", "415", "422", "503", "504"}
     assert "multipart/form-data" in classify["requestBody"]["content"]
-    assert document["components"]["schemas"]["ClassifyTimings"]["properties"]["queue"]["examples"]
+    assert openapi["components"]["schemas"]["ClassifyTimings"]["properties"]["queue"]["examples"]
 
 
 def test_metrics_of_recorded_requests(serve: Callable[..., httpx.Client], png: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -114,11 +115,10 @@ def test_without_storage(serve: Serve, tmp_path: Path, cards: dict[str, Card]) -
     assert_problem(post(client, evaluation({"tiny": OFTEN}, cards=cards)), 507, "storage-unavailable")
 
 
-def test_openapi_describes_the_body(client: httpx.Client) -> None:
-    document = client.get("/openapi.json").json()
-    body = document["paths"]["/evaluations"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+def test_openapi_describes_the_body(openapi: dict[str, Any]) -> None:
+    body = openapi["paths"]["/evaluations"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     name = body["$ref"].removeprefix("#/components/schemas/")
-    assert set(Evaluation.model_fields) == set(document["components"]["schemas"][name]["properties"])
+    assert set(Evaluation.model_fields) == set(openapi["components"]["schemas"][name]["properties"])
 
 
 @pytest.mark.databases("sqlite", "postgresql")

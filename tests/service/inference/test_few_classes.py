@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -56,8 +57,8 @@ def test_comparison_with_different_class_counts(client: httpx.Client, png: bytes
     assert [len(one["predictions"]) for one in mixed["results"]] == [5, 2]
 
 
-def test_top_k_has_no_default_in_the_description(client: httpx.Client) -> None:
-    paths = client.get("/openapi.json").json()["paths"]
+def test_top_k_has_no_default_in_the_description(openapi: dict[str, Any]) -> None:
+    paths = openapi["paths"]
     for path in ("/classify", "/compare"):
         (top_k,) = (p for p in paths[path]["post"]["parameters"] if p["name"] == "top_k")
         assert "default" not in top_k["schema"]

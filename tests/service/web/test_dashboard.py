@@ -45,6 +45,7 @@ from tests.conftest import make_tiny_model
 from tests.helpers.http_client import http_client
 from tests.helpers.pages import Code, names_in
 from tests.helpers.until import until
+from tests.service.conftest import NewTables
 from tests.service.web.test_fronts import steady_benchmark
 
 NOON = 1_772_366_400.0  # 2026-03-01 12:00 UTC
@@ -55,9 +56,10 @@ EVIL = "\"'><script>alert(1)</script>&amp;"
 class Instrument:
     """A recorder on a real database with a settable clock, and the dashboard on a real socket."""
 
-    def __init__(self, folder: Path, models: Path) -> None:
+    def __init__(self, folder: Path, models: Path, new_tables: NewTables) -> None:
         self.at = NOON
         self.degraded: str | None = None
+        new_tables(folder)
         self.state = open_state(folder, None)
         self.recorder = Recorder(self.state.latencies, Metrics({}), clock=lambda: self.at)
         self.recorder.flush()
@@ -100,8 +102,8 @@ class Instrument:
 
 
 @pytest.fixture
-def instrument(tmp_path: Path, tiny_models_dir: Path) -> Iterator[Instrument]:
-    one = Instrument(tmp_path / "data", tiny_models_dir)
+def instrument(tmp_path: Path, tiny_models_dir: Path, new_tables: NewTables) -> Iterator[Instrument]:
+    one = Instrument(tmp_path / "data", tiny_models_dir, new_tables)
     try:
         yield one
     finally:
@@ -109,9 +111,11 @@ def instrument(tmp_path: Path, tiny_models_dir: Path) -> Iterator[Instrument]:
 
 
 @pytest.fixture(scope="module")
-def idle(tmp_path_factory: pytest.TempPathFactory, tiny_models_dir: Path) -> Iterator[Instrument]:
+def idle(
+    tmp_path_factory: pytest.TempPathFactory, tiny_models_dir: Path, new_tables: NewTables
+) -> Iterator[Instrument]:
     """An instrument without recorded runs, for tests that only read."""
-    one = Instrument(tmp_path_factory.mktemp("idle"), tiny_models_dir)
+    one = Instrument(tmp_path_factory.mktemp("idle"), tiny_models_dir, new_tables)
     try:
         yield one
     finally:
@@ -310,11 +314,11 @@ def test_rows_are_sorted_by_any_column(instrument: Instrument) -> None:
     assert 'href="./dashboard?sort=-runs"' in instrument.page(), "most runs first"
 
 
-def test_label_sets_are_groups(tmp_path: Path) -> None:
+def test_label_sets_are_groups(tmp_path: Path, new_tables: NewTables) -> None:
     zoo = tmp_path / "zoo"
     make_tiny_model(zoo, "tiny")
     make_tiny_model(zoo, "other", seed=1, labels="others")
-    one = Instrument(tmp_path / "data", zoo)
+    one = Instrument(tmp_path / "data", zoo, new_tables)
     try:
         one.record(3)
         one.record(2, "other")
@@ -328,7 +332,7 @@ def test_label_sets_are_groups(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def judged(tmp_path: Path) -> Iterator[Instrument]:
+def judged(tmp_path: Path, new_tables: NewTables) -> Iterator[Instrument]:
     """Two label sets with known accuracies: `b` a little worse than `a`, `d` surely."""
     zoo = tmp_path / "zoo"
     for seed, (name, labels, accuracy) in enumerate(
@@ -344,7 +348,7 @@ def judged(tmp_path: Path) -> Iterator[Instrument]:
         folder = make_tiny_model(zoo, name, seed=seed, labels=labels)
         known = Accuracy(value=accuracy, kind="reported", dataset=f"{labels} of mine", n=1000, how="test")
         write_card(folder, read_card(folder).model_copy(update={"accuracy": known}))
-    one = Instrument(tmp_path / "data", zoo)
+    one = Instrument(tmp_path / "data", zoo, new_tables)
     for name, ms in (("a", 2), ("b", 3), ("c", 4), ("d", 5)):
         one.record(MIN_SAMPLES[0.99], f"set-{name}", {"total": ms * 1_000_000})
     for name, ms in (("a", 6), ("b", 7)):
@@ -454,8 +458,8 @@ def rated_zoo(folder: Path) -> Path:
 
 
 @pytest.fixture
-def rated(tmp_path: Path) -> Iterator[Instrument]:
-    one = Instrument(tmp_path / "data", rated_zoo(tmp_path / "zoo"))
+def rated(tmp_path: Path, new_tables: NewTables) -> Iterator[Instrument]:
+    one = Instrument(tmp_path / "data", rated_zoo(tmp_path / "zoo"), new_tables)
     try:
         yield one
     finally:
