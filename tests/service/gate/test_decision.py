@@ -103,6 +103,13 @@ def test_rounds_of_a_launch_are_not_counted_as_independent() -> None:
     assert (one.rounds, many.rounds) == (3, 300)
 
 
+def test_launches_of_unlike_numbers_of_rounds_give_one_value_each() -> None:
+    unlike = judged({0: [0.02, 0.5, 0.0, 0.01], 1: [0.01], 2: [0.02, 0.0]})
+    alike = judged({0: [0.015], 1: [0.01], 2: [0.01]})
+    assert (unlike.ratio, unlike.low, unlike.high) == pytest.approx((alike.ratio, alike.low, alike.high))
+    assert unlike.rounds == 7
+
+
 def test_a_disturbed_round_does_not_count() -> None:
     new = {launch: [0.0] * 7 + [2.0] for launch in range(4)}
     assert judged(new).ratio == 1
