@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -100,17 +100,24 @@ class Measured:
             launches.setdefault(block.launch, []).append(float(np.median(block.durations_ns["inference"])))
         random = np.random.default_rng(0)
         values = [np.array(rounds) for rounds in launches.values()]
-        medians = [
-            np.median(
-                np.concatenate(
-                    [
-                        random.choice(values[pick], len(values[pick]))
-                        for pick in random.integers(0, len(values), len(values))
-                    ]
+        count, length = len(values), len(values[0])
+        medians: Sequence[float] | NDArray[np.float64]
+        if all(len(rounds) == length for rounds in values):
+            # all at once, of the same random numbers as one by one: launches, then rounds of each
+            bounds = np.tile(np.repeat([count, length], [count, count * length]), _RESAMPLES)
+            drawn = random.integers(0, bounds).reshape(_RESAMPLES, count * (1 + length))
+            rounds_of = drawn[:, count:].reshape(_RESAMPLES, count, length)
+            resampled = np.stack(values)[drawn[:, :count, np.newaxis], rounds_of]
+            medians = np.median(resampled.reshape(_RESAMPLES, count * length), axis=1)
+        else:
+            medians = [
+                float(
+                    np.median(
+                        np.concatenate([random.choice(values[pick], len(values[pick])) for pick in picks])
+                    )
                 )
-            )
-            for _ in range(_RESAMPLES)
-        ]
+                for picks in (random.integers(0, count, count) for _ in range(_RESAMPLES))
+            ]
         low, high = np.quantile(medians, [0.025, 0.975])
         return float(low), float(high)
 

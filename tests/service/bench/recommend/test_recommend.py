@@ -22,6 +22,20 @@ from tests.service.bench import bundles
 LAUNCHES, ROUNDS, RUNS = 5, 5, 40  # 1 000 runs: enough for a p99
 
 
+@pytest.mark.parametrize("rounds", [(3, 3, 3), (8,), (4, 3, 2)])
+def test_interval_of_a_median_is_that_of_resamples_drawn_one_by_one(rounds: tuple[int, ...]) -> None:
+    random = np.random.default_rng(3)
+    launches = [random.integers(1_000_000, 2_000_000, count) for count in rounds]
+    made = bundles.bundle({"a": [[[duration] for duration in launch.tolist()] for launch in launches]})
+    (one,) = weigh_evidence([StoredBundle("id", made)], None, {}).usable["a"]
+    draw = np.random.default_rng(0)
+    medians = []
+    for _ in range(1000):
+        picks = draw.integers(0, len(launches), len(launches))
+        medians.append(np.median(np.concatenate([draw.choice(launches[i], rounds[i]) for i in picks])))
+    assert one.median_interval_ns == tuple(np.quantile(medians, [0.025, 0.975]).tolist())
+
+
 def facts(name: str, *, accuracy: float | None = 0.75, megabytes: float = 4, **changes: Any) -> ModelFacts:
     own = bundles.facts(name).model_copy(update={"bytes": int(megabytes * 1e6)} | changes)
     if accuracy is None:
