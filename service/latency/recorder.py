@@ -8,16 +8,19 @@ import time
 import uuid
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import structlog
 
 from service.errors import StorageUnavailable
 from service.latency.buckets import DAY_S, GRACE_S, HOUR_S, MINUTE_S, Bucket, Dropped, bucket_of
 from service.latency.histogram import Distribution, merge
-from service.latency.prometheus import Metrics
 from service.latency.series import ErrorSeries, Part, Series
 from service.latency.stages import Durations, Regime
-from service.latency.store import LatencyStore
+
+if TYPE_CHECKING:  # loading a database and metrics takes longer than a command that runs without them
+    from service.latency.prometheus import Metrics
+    from service.latency.store import LatencyStore
 
 FLUSH_EVERY_S = 1.0
 
