@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from service.report.document import AccuracyFigure, Front, FrontModel
 
@@ -259,10 +260,19 @@ def _labelled(points: Sequence[Point], prefix: str) -> tuple[Point, ...]:
         sorted(range(len(points)), key=lambda i: -len(points[i].model.entry)),
         sorted(range(len(points)), key=lambda i: points[i].x),
     ]
+    circles = [
+        Rect(each.x - each.radius, each.y - each.radius, each.x + each.radius, each.y + each.radius)
+        for each in points
+    ]
+    intervals = [line for each in points for line in each.intervals]
+    candidates = [
+        [_Candidate(i, label, cost, circles, intervals) for label, cost in _candidates(each, prefix)]
+        for i, each in enumerate(points)
+    ]
     best: dict[int, Label] = {}
     least = math.inf
     for order in orders:
-        placed, cost = _place(points, order, prefix)
+        placed, cost = _place(candidates, order)
         if cost < least:
             best, least = placed, cost
     return tuple(
@@ -271,38 +281,52 @@ def _labelled(points: Sequence[Point], prefix: str) -> tuple[Point, ...]:
     )
 
 
-def _place(points: Sequence[Point], order: Sequence[int], prefix: str) -> tuple[dict[int, Label], float]:
+class _Candidate:
+    """A possible label; what it would hide of the points is found once, for all orders."""
+
+    def __init__(
+        self, index: int, label: Label, cost: float, circles: Sequence[Rect], intervals: Sequence[Line]
+    ) -> None:
+        self.label = label
+        self.cost = cost  # without that of the intervals it crosses
+        self._index = index
+        self._circles = circles
+        self._intervals = intervals
+
+    @cached_property
+    def whole_cost(self) -> float:
+        """Its cost; infinite outside the plot, over a circle, or with a leader through another one."""
+        rect, leader = self.label.rect, self.label.leader
+        if rect.left < LEFT + 2 or rect.right > RIGHT or rect.top < TOP or rect.bottom > BOTTOM - 2:
+            return math.inf
+        for i, circle in enumerate(self._circles):
+            if rect.overlaps(circle) or (i != self._index and leader is not None and circle.crosses(leader)):
+                return math.inf
+        return self.cost + 12 * sum(rect.crosses(line) for line in self._intervals)
+
+
+def _place(
+    candidates: Sequence[Sequence[_Candidate]], order: Sequence[int]
+) -> tuple[dict[int, Label], float]:
     """Place the labels in this order; return them and their cost. A label without room costs most."""
-    circles = [
-        Rect(each.x - each.radius, each.y - each.radius, each.x + each.radius, each.y + each.radius)
-        for each in points
-    ]
-    intervals = [line for each in points for line in each.intervals]
     placed: dict[int, Label] = {}
     total = 0.0
     for index in order:
         best: Label | None = None
         least = 10_000.0
-        for label, cost in _candidates(points[index], prefix):
-            if cost >= least or not _is_free(label, index, circles, placed):
-                continue
-            cost += 12 * sum(label.rect.crosses(line) for line in intervals)
-            if cost < least:
-                best, least = label, cost
+        for each in candidates[index]:
+            if each.cost < least and each.whole_cost < least and _is_free(each.label, placed.values()):
+                best, least = each.label, each.whole_cost
         if best is not None:
             placed[index] = best
         total += least
     return placed, total
 
 
-def _is_free(label: Label, index: int, circles: Sequence[Rect], placed: dict[int, Label]) -> bool:
+def _is_free(label: Label, placed: Iterable[Label]) -> bool:
+    """Return whether it leaves the labels that are placed, and their leaders, as they are."""
     rect, leader = label.rect, label.leader
-    if rect.left < LEFT + 2 or rect.right > RIGHT or rect.top < TOP or rect.bottom > BOTTOM - 2:
-        return False
-    for i, circle in enumerate(circles):
-        if rect.overlaps(circle) or (i != index and leader is not None and circle.crosses(leader)):
-            return False
-    for other in placed.values():
+    for other in placed:
         if rect.overlaps(other.rect) or (leader is not None and other.rect.crosses(leader)):
             return False
         if other.leader is not None and rect.crosses(other.leader):
