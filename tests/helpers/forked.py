@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TextIO
@@ -23,20 +24,46 @@ from tests.helpers.process import ServiceProcess, environment, until_killed
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    [__name__, "service.app", "service.cli.serve", "service.cli.models", "service.cli.doctor"]
+    [
+        __name__,
+        "service.app",
+        *(f"service.cli.{name}" for name in ("serve", "models", "doctor", "gate", "report")),
+    ]
 )
+
+
+CLOSED = -1
+"""Stands for the file descriptor of a stream that is closed, as after `2>&-` in a shell."""
 
 
 class ForkedProcess:
     """A command that runs; it has what tests use of `subprocess.Popen`. `stderr`: its standard error."""
 
-    def __init__(self, arguments: Sequence[str], variables: Mapping[str, str], stdout: int) -> None:
-        """Start it, with the file descriptor `stdout` as its standard output."""
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        variables: Mapping[str, str],
+        stdout: int,
+        *,
+        stderr: int | None = None,
+        largest_file: int = resource.RLIM_INFINITY,
+    ) -> None:
+        """Start it, with the file descriptor `stdout` as its standard output.
+
+        `stderr`: that of its standard error, or CLOSED for none; by default, a pipe. `largest_file`: bytes
+        to which it can write a file, which stands for a full disk.
+        """
         reader, writer = os.pipe()
         self.stderr: TextIO | None = os.fdopen(reader)
-        with Connection(os.dup(stdout), readable=False) as out, Connection(writer, readable=False) as err:
+        errors = writer if stderr is None else stderr
+        with ExitStack() as stack:
+            stack.callback(os.close, writer)
+            streams = [
+                None if each == CLOSED else stack.enter_context(Connection(os.dup(each), readable=False))
+                for each in (stdout, errors)
+            ]
             self._process = _CONTEXT.Process(
-                target=_run, args=(list(arguments), dict(variables), out, err), daemon=True
+                target=_run, args=(list(arguments), dict(variables), streams, largest_file), daemon=True
             )
             self._process.start()
         assert self._process.pid is not None
@@ -71,14 +98,26 @@ def forked_service(models_dir: Path, data_dir: Path, **settings: object) -> Iter
 
 
 def run_forked(
-    arguments: Sequence[str], variables: Mapping[str, str], stdout: int | None = None
+    arguments: Sequence[str],
+    variables: Mapping[str, str],
+    stdout: int | None = None,
+    *,
+    stderr: int | None = None,
+    largest_file: int = resource.RLIM_INFINITY,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a command with these environment variables; return how it ended and what it wrote.
 
-    `stdout`: a file descriptor that standard output goes to instead.
+    `stdout`: a file descriptor that standard output goes to instead. `stderr`, `largest_file`: as in
+    `ForkedProcess`.
     """
     with tempfile.TemporaryFile() as out:
-        process = ForkedProcess(arguments, variables, out.fileno() if stdout is None else stdout)
+        process = ForkedProcess(
+            arguments,
+            variables,
+            out.fileno() if stdout is None else stdout,
+            stderr=stderr,
+            largest_file=largest_file,
+        )
         assert process.stderr is not None
         with process.stderr:
             errors = process.stderr.buffer.read()
@@ -87,15 +126,40 @@ def run_forked(
         return subprocess.CompletedProcess(list(arguments), code, out.read(), errors)
 
 
-def _run(arguments: list[str], variables: dict[str, str], out: Connection, err: Connection) -> None:
+def _run(
+    arguments: list[str], variables: dict[str, str], streams: list[Connection | None], largest_file: int
+) -> None:
     """In the forked process, run the command."""
-    with out, err:
-        os.dup2(out.fileno(), 1)
-        os.dup2(err.fileno(), 2)
+    for number, stream in enumerate(streams, 1):
+        if stream is None:
+            os.close(number)
+        else:
+            with stream:
+                os.dup2(stream.fileno(), number)
     os.environ.clear()
     os.environ.update(variables)
     encoding = variables.get("PYTHONIOENCODING", "utf-8")
-    sys.stdout = open(1, "w", encoding=encoding, closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", 1, encoding, "backslashreplace", closefd=False)  # noqa: SIM115
+    out, err = streams
+    sys.stdout = sys.stderr = None  # as in an interpreter whose streams are closed
+    if out is not None:
+        sys.stdout = open(1, "w", encoding=encoding, closefd=False)  # noqa: SIM115
+    if err is not None:
+        sys.stderr = open(2, "w", 1, encoding, "backslashreplace", closefd=False)  # noqa: SIM115
+    if largest_file != resource.RLIM_INFINITY:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     sys.argv = ["weighin", *arguments]
-    main()
+    try:
+        main()
+    finally:
+        _flush_as_at_exit()
+
+
+def _flush_as_at_exit() -> None:
+    """End with code 120 if standard output or error cannot take what is left, as an interpreter does."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except (OSError, ValueError):
+            os._exit(120)

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -22,6 +23,7 @@ from service.gate.result import GateResult
 from tests.helpers.command_line import CommandResult, parsed, weighin
 from tests.helpers.detectors import BOX, CLASSES, save_detector
 from tests.helpers.detectors import SIDE as DETECTOR_SIDE
+from tests.helpers.forked import CLOSED, ForkedProcess, run_forked
 from tests.helpers.networks import SIDE, save_network
 from tests.helpers.process import environment
 from tests.helpers.processes import children, running
@@ -60,6 +62,12 @@ def pictures(tmp_path: Path) -> Path:
     """Return a folder of 450 labelled pictures."""
     save_pictures(tmp_path / "pictures", 150)
     return tmp_path / "pictures"
+
+
+@pytest.fixture
+def few_pictures(tmp_path: Path) -> None:
+    """Write a folder `pictures` of three, for what is decided before they are evaluated."""
+    save_pictures(tmp_path / "pictures", 1)
 
 
 def test_broken_accuracy_fails_before_latency_is_measured(tmp_path: Path, zoo: Path, pictures: Path) -> None:
@@ -136,7 +144,7 @@ def test_only_a_base_that_is_not_there_is_a_first_run(
         (["--mapping", "nowhere"], "--mapping and --images: only with --data"),
     ],
 )
-@pytest.mark.usefixtures("pictures")
+@pytest.mark.usefixtures("few_pictures")
 @pytest.mark.parametrize("base", ["none.onnx", "copy"])
 def test_pictures_are_checked_although_nothing_is_compared(
     tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], reason: str, base: str
@@ -305,7 +313,7 @@ def test_output_that_is_an_input_is_refused(zoo: Path) -> None:
     assert last_line(done).endswith("is a file of --base (allowed: another file)")
 
 
-@pytest.mark.usefixtures("pictures")
+@pytest.mark.usefixtures("few_pictures")
 @pytest.mark.parametrize(
     ("base", "data", "output"),
     [
@@ -386,7 +394,7 @@ def test_wrong_limits_are_null_in_the_document(tmp_path: Path, zoo: Path) -> Non
         ("unreadable", None, ""),
     ],
 )
-@pytest.mark.usefixtures("pictures")
+@pytest.mark.usefixtures("few_pictures")
 def test_error_of_the_pictures_is_one_of_the_accuracy(
     tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch, data: str, mapping: str | None, reason: str
 ) -> None:
@@ -543,37 +551,65 @@ def test_worse_detector_fails(tmp_path: Path) -> None:
     assert accuracy.low > 0.005
 
 
+def broken(name: str) -> int:
+    """Return a descriptor that cannot be written to: CLOSED, a pipe whose reader is gone, or a device."""
+    if name == "closed":
+        return CLOSED
+    if name == "pipe":
+        reader, writer = os.pipe()
+        os.close(reader)
+        return writer
+    return os.open(name, os.O_WRONLY)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.usefixtures("pictures")
 @pytest.mark.parametrize(
-    ("options", "streams", "code"),
+    ("options", "stdout", "stderr", "code"),
     [
-        ("--base none.onnx --new good --json out.json", "2>/dev/full", 0),
-        ("--base none.onnx --new good --json out.json", "2>&-", 0),
-        ("--base none.onnx --new good --json out.json", "| true; exit ${PIPESTATUS[0]}", 2),
-        ("--base none.onnx --new good --json - --junit out.xml", ">/dev/full", 2),
-        ("--base good --new reds --data pictures --json out.json", ">/dev/full 2>/dev/full", 1),
+        ("--base DIR/none.onnx --new good --json DIR/out.json", None, "/dev/full", 0),
+        ("--base DIR/none.onnx --new good --json DIR/out.json", None, "closed", 0),
+        ("--base DIR/none.onnx --new good --json DIR/out.json", "pipe", None, 2),
+        ("--base DIR/none.onnx --new good --json - --junit DIR/out.xml", "/dev/full", None, 2),
+        ("--base good --new reds --data DIR/pictures --json DIR/out.json", "/dev/full", "/dev/full", 1),
     ],
 )
 def test_exit_code_without_working_output(
-    tmp_path: Path, zoo: Path, options: str, streams: str, code: int
+    tmp_path: Path, zoo: Path, options: str, stdout: str | None, stderr: str | None, code: int
 ) -> None:
     """A pass whose report is lost is none; losing anything else changes nothing."""
-    done = subprocess.run(
-        ["bash", "-c", f"{sys.executable} -m service gate {options} {streams}"],
-        cwd=tmp_path,
-        env=environment(zoo, tmp_path / "data", default_model="good")
-        | {"PYTHONPATH": str(Path(__file__).parents[3])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    streams = [None if name is None else broken(name) for name in (stdout, stderr)]
+    try:
+        done = run_forked(
+            ["gate", *options.replace("DIR", str(tmp_path)).split()],
+            environment(zoo, tmp_path / "data", default_model="good"),
+            streams[0],
+            stderr=streams[1],
+        )
+    finally:
+        for stream in streams:
+            if stream is not None and stream != CLOSED:
+                os.close(stream)
     assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
+    assert b"Traceback" not in done.stderr
     if "out.json" in options:
         assert parsed(GateResult, (tmp_path / "out.json").read_text()).exit_code == code
     else:
         assert ElementTree.parse(tmp_path / "out.xml").getroot().get("errors") == "1"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_exit_code_of_an_interpreter_without_working_output(tmp_path: Path, zoo: Path) -> None:
+    """What Python itself does with lost output when it ends changes nothing either."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "service", "gate", "--base", "none.onnx", "--new", "good"],
+            env=environment(zoo, tmp_path / "data", default_model="good"),
+            stdout=full,
+            stderr=full,
+            check=False,
+        )
+    assert done.returncode == 2
 
 
 def test_summary_that_is_a_device(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -606,7 +642,7 @@ def test_summary_in_a_folder_that_takes_no_new_files(zoo: Path, monkeypatch: pyt
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.usefixtures("pictures")
+@pytest.mark.usefixtures("few_pictures")
 def test_summary_that_cannot_be_written_is_refused_before_measuring(
     tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -659,22 +695,15 @@ def test_lost_report_is_no_pass(tmp_path: Path, zoo: Path) -> None:
     """A limit on the size of files stands for the full disk of the summary: it cuts the write off."""
     summary = tmp_path / "summary.md"
     summary.write_text("x" * 100_000)
-    limited = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_100, 100_100)); from service.cli import main; "
-        "sys.argv = ['weighin', 'gate', '--base', 'none.onnx', '--new', 'good', '--junit', '/dev/full']; "
-        "main()"
-    )
     env = environment(zoo, tmp_path / "data", default_model="good") | {"GITHUB_STEP_SUMMARY": str(summary)}
-    done = subprocess.run(
-        [sys.executable, "-c", limited], env=env, capture_output=True, text=True, check=False
-    )
+    command = ["gate", "--base", "none.onnx", "--new", "good", "--junit", "/dev/full"]
+    done = run_forked(command, env, largest_file=100_100)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines() == [
+    assert done.stderr.decode().splitlines() == [
         "weighin: --junit /dev/full: cannot be written: no space left on device",
         f"weighin: GITHUB_STEP_SUMMARY {summary}: cannot be written: file too large",
     ]
-    assert done.stdout.splitlines()[-1] == (
+    assert done.stdout.decode().splitlines()[-1] == (
         "cannot say: it would pass, but not every report could be written"
     )
     assert summary.stat().st_size == 100_000
@@ -720,32 +749,30 @@ def test_interruption_is_no_verdict_and_leaves_no_process(
     tmp_path: Path, zoo: Path, number: signal.Signals
 ) -> None:
     junit = tmp_path / "out.xml"
-    command = [
-        sys.executable, "-m", "service", "gate", "--base", "good", "--new", "as-good", "--junit", str(junit),
-    ]  # fmt: skip
-    process = subprocess.Popen(
-        command,
-        env=environment(zoo, tmp_path / "data", default_model="good"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = ["gate", "--base", "good", "--new", "as-good", "--junit", str(junit)]
     workers: set[int] = set()
+    with tempfile.TemporaryFile() as out:
+        variables = environment(zoo, tmp_path / "data", default_model="good")
+        process = ForkedProcess(command, variables, out.fileno())
 
-    def measures() -> bool:
-        workers.update(pid for pid in children(process.pid) if b"bench.measure.worker" in command_of(pid))
-        return bool(workers)
+        def measures() -> bool:
+            workers.update(pid for pid in children(process.pid) if b"bench.measure.worker" in command_of(pid))
+            return bool(workers)
 
-    try:
-        until(measures, "a worker of the benchmark")
-        process.send_signal(number)
-        out, _ = process.communicate(timeout=30)
-    finally:
-        process.kill()
-    assert process.returncode == 2
-    assert out.splitlines()[-1] == (
-        "cannot say: latency is not known, no launch was completed: it was interrupted"
-    )
+        assert process.stderr is not None
+        with process.stderr:
+            try:
+                until(measures, "a worker of the benchmark")
+                process.send_signal(number)
+                process.stderr.read()
+                code = process.wait(30)
+            finally:
+                if process.poll() is None:
+                    process.kill()
+        out.seek(0)
+        lines = out.read().decode().splitlines()
+    assert code == 2
+    assert lines[-1] == "cannot say: latency is not known, no launch was completed: it was interrupted"
     assert ElementTree.parse(junit).getroot().get("errors") == "1"
     assert not any(map(running, workers))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from service.evaluation.store import EvaluationStore
 from service.report.document import Report
 from service.storage.database import open_database
 from tests.helpers import command_line
+from tests.helpers.forked import run_forked
 from tests.helpers.process import environment
 from tests.service.evaluation.evaluations import evaluation
 from tests.service.report.reports import Model, benchmark
@@ -132,20 +131,13 @@ def test_full_disk_leaves_no_part(tiny_models_dir: Path, tmp_path: Path, bundle:
     """A limit on the size of files stands for the full disk: it ends the same write in the same place."""
     out = tmp_path / "out.html"
     out.write_text("the report before")
-    limited = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); from service.cli import main; "
-        f"sys.argv = ['weighin', 'report', '--bench', {str(bundle)!r}, '--html', {str(out)!r}]; main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", limited],
-        cwd=ROOT,
-        env=environment(tiny_models_dir, tmp_path / "data"),
-        capture_output=True,
-        text=True,
+    done = run_forked(
+        ["report", "--bench", str(bundle), "--html", str(out)],
+        environment(tiny_models_dir, tmp_path / "data"),
+        largest_file=4096,
     )
     assert done.returncode == 1
-    assert f"--html {out}: cannot be written: file too large" in done.stderr
+    assert f"--html {out}: cannot be written: file too large" in done.stderr.decode()
     assert out.read_text() == "the report before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.html", "pi.json"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ def save_reds(zoo: Path, name: str = "reds", **card: Any) -> Path:
     return save_colours(zoo, name, weights=weights, bias=np.array([2, 0, 0], np.float32), **card)
 
 
+@functools.cache
 def picture(colour: str, seed: int, side: int = SIDE) -> bytes:
     """Return a noisy PNG in which `colour` is the strongest, mostly."""
     random = np.random.default_rng([COLOURS.index(colour), seed])
