@@ -62,10 +62,10 @@ def assembled(
 
 
 def test_figures_are_those_of_the_pictures(tmp_path: Path, zoo: Path) -> None:
-    save_pictures(tmp_path / "data", 40)
+    save_pictures(tmp_path / "data", 20)
     evaluation = assembled(zoo, read_folders(tmp_path / "data"), corruptions=True).evaluation
     assert from_json(to_json(evaluation)) == evaluation
-    assert (evaluation.data.pictures, evaluation.data.n) == (120, 120)
+    assert (evaluation.data.pictures, evaluation.data.n) == (60, 60)
     good, reds = evaluation.model("good"), evaluation.model("reds")
     assert good is not None
     assert reds is not None
@@ -75,7 +75,7 @@ def test_figures_are_those_of_the_pictures(tmp_path: Path, zoo: Path) -> None:
     assert reds.classification.top1.value < 0.5
     assert evaluation.verdict("good", "reds") == "better"
     assert good.corruptions is not None
-    assert good.corruptions.n == 120
+    assert good.corruptions.n == 60
     assert good.corruptions.corruptions["jpeg"][0] > reds.corruptions.corruptions["jpeg"][0]  # type: ignore[union-attr]
     assert {each.name for each in good.classification.per_class} == set(COLOURS)
 
