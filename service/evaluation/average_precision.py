@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +82,11 @@ class ClassMatches:
         result = np.zeros(len(THRESHOLDS))
         if len(self.objects) == 0:
             return np.full_like(result, np.nan)
-        for index, (hit, ignored) in enumerate(zip(self.hit, self.ignored, strict=True)):
+        rows = zip(self.hit, self.ignored, self._as_before, strict=True)
+        for index, (hit, ignored, as_before) in enumerate(rows):
+            if as_before:
+                result[index] = result[index - 1]
+                continue
             found = np.cumsum(hit[~ignored], dtype=np.float64)
             if len(found) == 0:
                 continue
@@ -103,16 +108,27 @@ class ClassMatches:
         ]
         return np.concatenate([np.zeros(0), *parts])
 
+    @cached_property
+    def _as_before(self) -> list[bool]:
+        """Whether the same detections find objects at a threshold as at the one before: often, if few."""
+        same = [(rows[1:] == rows[:-1]).all(axis=1) for rows in (self.hit, self.ignored)]
+        return [False, *(same[0] & same[1]).tolist()]
+
     def _resampled(self, weights: NDArray[np.float32]) -> NDArray[np.float64]:
         wanted = weights[self.objects].sum(axis=0)
         total = np.zeros(weights.shape[1])
         weight = weights[self.pictures]
         counted = np.cumsum(weight, axis=0)
         scale = 100 / np.maximum(wanted, 1)
-        for hit, ignored in zip(self.hit, self.ignored, strict=True):
+        first = rest = np.zeros(0)
+        for hit, ignored, as_before in zip(self.hit, self.ignored, self._as_before, strict=True):
             # the envelope of the precision changes at hits only
             hits, others = np.flatnonzero(hit), np.flatnonzero(ignored)
             if len(hits) == 0:
+                continue
+            if as_before:
+                total += first
+                total += rest
                 continue
             found = np.cumsum(weight[hits], axis=0)
             precision = counted[hits]
@@ -125,8 +141,10 @@ class ClassMatches:
             found *= scale
             found += _NEARLY
             np.floor(found, out=found)
-            total += precision[0] * (found[0] + 1)
-            total += np.einsum("ij,ij->j", precision[1:], np.diff(found, axis=0))
+            first = precision[0] * (found[0] + 1)
+            rest = np.einsum("ij,ij->j", precision[1:], np.diff(found, axis=0))
+            total += first
+            total += rest
         total[wanted == 0] = np.nan
         return total / (len(RECALLS) * len(THRESHOLDS))
 
