@@ -35,7 +35,7 @@ def evaluate(zoo: Path, *arguments: str, **settings: object) -> command_line.Com
 
 def test_tables_and_verdict(tmp_path: Path, zoo: Path) -> None:
     data = tmp_path / "pictures"
-    contents = save_pictures(data, 40)
+    contents = save_pictures(data, 20)
     (data / "red/copy.png").write_bytes(contents["red/1.png"])
     (data / "green/text.png").write_text("no picture")
     file = tmp_path / "out.json"
@@ -44,9 +44,9 @@ def test_tables_and_verdict(tmp_path: Path, zoo: Path) -> None:
     evaluation = read_evaluation(file)
     lines = done.stdout.splitlines()
     assert lines[0] == (
-        f"pictures: 122 pictures, 120 of them distinct and usable, 3 classes; evaluation {evaluation.id}"
+        f"pictures: 62 pictures, 60 of them distinct and usable, 3 classes; evaluation {evaluation.id}"
     )
-    columns = "colours (120 pictures) top-1 [95 %] class mean [95 %] ECE sure from corrupted"
+    columns = "colours (60 pictures) top-1 [95 %] class mean [95 %] ECE sure from corrupted"
     assert lines[2].split() == columns.split()
     good = evaluation.model("good")
     assert good is not None
