@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.random import default_rng  # with the module: NumPy would import it in each child again
 from numpy.typing import NDArray
 
 from service.errors import RefusedModel
@@ -149,7 +150,7 @@ def _serve(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _noise(dtype: str, shape: Sequence[int]) -> NDArray[Any]:
-    random = np.random.default_rng(0)
+    random = default_rng(0)
     if dtype == "uint8":
         return random.integers(0, 256, shape, np.uint8)
     return random.normal(0, 1, shape).astype(dtype)
