@@ -13,14 +13,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TextIO
+from typing import Any, ParamSpec, TextIO
 
 from service.cli import main
 from tests.helpers.process import ServiceProcess, environment, until_killed
+
+P = ParamSpec("P")
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
@@ -124,6 +126,32 @@ def run_forked(
         code = process.wait(60)
         out.seek(0)
         return subprocess.CompletedProcess(list(arguments), code, out.read(), errors)
+
+
+def call_forked(function: Callable[P, str], *arguments: P.args, **named: P.kwargs) -> str:
+    """Return what a module's function returns in a process that has imported the program and little else."""
+    reader, writer = _CONTEXT.Pipe(duplex=False)
+    with reader:
+        with writer:
+            process = _CONTEXT.Process(
+                target=_answer, args=(writer, function, arguments, named), daemon=True
+            )
+            process.start()
+        try:
+            answer: str = reader.recv()
+        except EOFError:
+            raise AssertionError("the function raised an error") from None
+        process.join(60)
+    assert process.exitcode == 0
+    return answer
+
+
+def _answer(
+    writer: Connection, function: Callable[..., str], arguments: Sequence[Any], named: Mapping[str, Any]
+) -> None:
+    """In the forked process, call the function."""
+    with writer:
+        writer.send(function(*arguments, **named))
 
 
 def _run(

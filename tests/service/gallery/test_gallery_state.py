@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 
 from service.settings import Settings
+from tests.helpers.forked import call_forked
 from tests.helpers.problems import assert_problem
+from tests.service.conftest import running
 from tests.service.gallery.pictures import blobs
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_read_only_storage(serve: Callable[..., httpx.Client], tmp_path: Path, cat_jpeg: bytes) -> None:
@@ -54,39 +54,29 @@ def test_default_threshold() -> None:
     assert Settings.model_fields["gallery_exact_up_to"].default == EXACT_UP_TO
 
 
-SERVED_WITHOUT_A_GALLERY = """
-import json, sys, threading
-from pathlib import Path
-from service.settings import Settings
-from tests.service.conftest import running
+def serve_without_and_with_a_gallery(settings: Settings, picture: bytes) -> str:
+    """Return what is loaded and runs before there is a gallery, and with one, as JSON."""
+    states = []
 
-def tell():
-    threads = [thread.name for thread in threading.enumerate()]
-    print(json.dumps({"modules": sorted(sys.modules), "threads": threads}))
+    def note() -> None:
+        threads = [thread.name for thread in threading.enumerate()]
+        states.append({"modules": sorted(sys.modules), "threads": threads})
 
-picture = Path(sys.argv[3]).read_bytes()
-settings = Settings(model_dirs=(Path(sys.argv[1]),), default_model="tiny", data_dir=Path(sys.argv[2]))
-with running(settings) as client:
-    assert client.post("/classify", content=picture).status_code == 200
-    assert client.get("/gallery").json()["images"] == 0
-    tell()
-    client.put("/gallery/images/a", content=picture)
-    client.get("/gallery/images/a/similar")
-    tell()
-"""
+    with running(settings) as client:
+        assert client.post("/classify", content=picture).status_code == 200
+        assert client.get("/gallery").json()["images"] == 0
+        note()
+        client.put("/gallery/images/a", content=picture)
+        client.get("/gallery/images/a/similar")
+        note()
+    return json.dumps(states)
 
 
-def test_no_index_library_without_a_gallery(tiny_models_dir: Path, tmp_path: Path, cat_jpeg: bytes) -> None:
+def test_no_index_library_without_a_gallery(tiny_settings: Settings, cat_jpeg: bytes) -> None:
     """And who has one does, so the test would notice if the library had another name."""
-    (tmp_path / "cat.jpg").write_bytes(cat_jpeg)
-    arguments = [str(tiny_models_dir), str(tmp_path / "data"), str(tmp_path / "cat.jpg")]
-    done = subprocess.run(
-        [sys.executable, "-c", SERVED_WITHOUT_A_GALLERY, *arguments], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"modules"')]
-    assert ["usearch" in state["modules"] for state in told] == [False, True]
-    assert [any(name.startswith("gallery-index") for name in state["threads"]) for state in told] == [
+    states = json.loads(call_forked(serve_without_and_with_a_gallery, tiny_settings, cat_jpeg))
+    assert ["usearch" in state["modules"] for state in states] == [False, True]
+    assert [any(name.startswith("gallery-index") for name in state["threads"]) for state in states] == [
         False,
         True,
     ]
