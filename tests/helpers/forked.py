@@ -133,9 +133,7 @@ def call_forked(function: Callable[P, str], *arguments: P.args, **named: P.kwarg
     reader, writer = _CONTEXT.Pipe(duplex=False)
     with reader:
         with writer:
-            process = _CONTEXT.Process(
-                target=_answer, args=(writer, function, arguments, named), daemon=True
-            )
+            process = _CONTEXT.Process(target=_answer, args=(writer, function, arguments, named), daemon=True)
             process.start()
         try:
             answer: str = reader.recv()

@@ -88,7 +88,6 @@ HOSTILE = [
 ]
 """File names as bytes."""
 
-PROCESSES = [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}]
 ENCODINGS = ["utf-8", "latin-1"]
 
 
@@ -115,13 +114,15 @@ def hostile(tmp_path: Path, png: bytes) -> list[str]:
     return [*map(str, photos), "gone[/b]\x1b"]
 
 
-@pytest.mark.parametrize("encoding", PROCESSES, ids=str)
-def test_hostile_names_and_labels(
-    labelled: Path, tmp_path: Path, hostile: list[str], encoding: dict[str, str]
-) -> None:
-    env = environment(labelled, tmp_path / "data") | encoding
-    command = [sys.executable, "-m", "service", "compare", "--repeat", "1", *hostile]
-    done = subprocess.run(command, env=env, capture_output=True, check=False)
+@pytest.mark.parametrize("is_new", [True, False], ids=["LC_ALL=C", "PYTHONIOENCODING=ascii"])
+def test_hostile_names_and_labels(is_new: bool, labelled: Path, tmp_path: Path, hostile: list[str]) -> None:
+    """In a new process, whose locale Python reads at its start, and in one that is told its encoding."""
+    env, command = environment(labelled, tmp_path / "data"), ["compare", "--repeat", "1", *hostile]
+    if is_new:
+        process = [sys.executable, "-m", "service", *command]
+        done = subprocess.run(process, env=env | {"LC_ALL": "C"}, capture_output=True, check=False)
+    else:
+        done = run_forked(command, env | {"PYTHONIOENCODING": "ascii"})
     assert_shown(done.returncode, done.stdout.decode("latin-1"), done.stderr.decode("latin-1"))
 
 

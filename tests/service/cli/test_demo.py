@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import httpx
 
 from service.inference.demo import RUNS_PER_MODEL
 from tests.helpers.command_line import weighin
+from tests.helpers.forked import ForkedProcess
 from tests.helpers.http_client import http_client
 from tests.helpers.process import environment
 from tests.helpers.until import until
@@ -71,13 +70,9 @@ def test_demo_without_a_fixed_port(tiny_models_dir: Path, tmp_path: Path) -> Non
 
 def test_demo_starts_a_service(tiny_models_dir: Path, tmp_path: Path) -> None:
     port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service", "demo"],
-        env=environment(tiny_models_dir, tmp_path / "data", port=port),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+    variables = environment(tiny_models_dir, tmp_path / "data", port=port)
+    with (tmp_path / "out").open("wb") as out:
+        process = ForkedProcess(["demo"], variables, out.fileno(), stderr=2)
     try:
         with http_client(f"http://127.0.0.1:{port}") as client:
 
@@ -92,6 +87,6 @@ def test_demo_starts_a_service(tiny_models_dir: Path, tmp_path: Path) -> None:
             assert recorded(client) == [("tiny", RUNS_PER_MODEL), ("tiny-b", RUNS_PER_MODEL)]
     finally:
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert f"see http://127.0.0.1:{port}/dashboard?regime=demo" in output
+        code = process.wait(60)
+    assert code == 0
+    assert f"see http://127.0.0.1:{port}/dashboard?regime=demo" in (tmp_path / "out").read_text()
