@@ -26,15 +26,15 @@ serve: install ## Serve on http://127.0.0.1:8000
 install: .venv/installed ## Install the service's pinned packages into .venv
 
 test: .venv/installed-tests ## Run the tests that need no torch
-	$(BIN)/pytest tests -m "not fault and not fuzz and not heif and not photos and not torch and not web" \
+	$(BIN)/pytest tests -m "not fault and not fuzz and not heif and not openvino and not photos and not torch and not web" \
 		-n $(WORKERS) --dist worksteal --disable-plugin-autoload -p xdist
 
 test-faults: .venv/installed-tests ## Run the slow tests: kills, full disks, dropped privileges, whole benchmarks
 	$(BIN)/pytest tests -m "fault and not alone" -n auto --dist worksteal
 	$(BIN)/pytest tests -m "fault and alone"
 
-test-models: .venv-models/installed photos fashion stamps detectors ## Run the tests that need torch, large photographs or HEIC
-	OMP_NUM_THREADS=1 $(MODELS_BIN)/pytest tests -m "torch or photos or heif" -n auto --dist worksteal
+test-models: .venv-models/installed photos fashion stamps detectors ## Run the tests that need torch, OpenVINO, large photographs or HEIC
+	OMP_NUM_THREADS=1 $(MODELS_BIN)/pytest tests -m "torch or openvino or photos or heif" -n auto --dist worksteal
 
 test-web: .venv/installed-web .cache/web/complete ## Run the tests of the pages in Debian's Chromium
 	$(BIN)/pytest tests/web -m web -n auto --dist worksteal

@@ -50,6 +50,7 @@ from service.inference.detect import Detector
 from service.inference.explain import Explainer
 from service.inference.pool import CorePool
 from service.inference.registry import Registry
+from service.inference.runtimes.choice import RuntimeChoices
 from service.inference.session import RUNTIME_VERSION
 from service.latency.prometheus import Metrics
 from service.latency.query import Latencies
@@ -145,13 +146,15 @@ def build(settings: Settings, *, address: str | None = None) -> Services:
 
     Raises the errors of `create_app`.
     """
+    threads = settings.threads or core_budget()
     registry = Registry(
         settings.model_dirs,
         settings.default_model,
         default_detector=settings.default_detector,
         added=settings.added_models,
+        choices=RuntimeChoices(settings.runtime, settings.data_dir, streams=threads),
     )
-    pool = CorePool(settings.threads or core_budget(), settings.max_waiting)
+    pool = CorePool(threads, settings.max_waiting)
     metrics = Metrics({"version": version("weighin"), "onnxruntime": RUNTIME_VERSION})
     machine = f"{this_machine().cpu}, {counted(core_budget(), 'core', 'cores')}"
     state = open_state(settings.data_dir, settings.database_url, address=address, machine=machine)
@@ -285,7 +288,7 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
 
     Raises DataDirectoryInUse if another process has locked the data directory, FileNotFoundError for a
     missing model directory, UnreadableFolder for one that cannot be listed, and InvalidParameter for a
-    `root_path` that is a path of the service.
+    `root_path` that is a path of the service, and for a runtime that is not installed.
     """
     _check_root_path(settings.root_path)
     services = build(settings, address=address)

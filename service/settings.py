@@ -18,6 +18,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from models.zoo.card import Runtime
 from models.zoo.files import NETWORKS
 from service.text.display import comma_list
 from service.text.environment import PREFIX, read_environment
@@ -60,7 +61,8 @@ class Settings(BaseSettings):
     """The model that runs when a request to `/detect` names none."""
     data_dir: Path = Path("data")
     """Folder for all state, locked by one process at a time. With a PostgreSQL database it is not locked, and
-    holds only added models, a copy of the gallery's model and the progress of evaluations."""
+    holds only added models, chosen runtimes, a copy of the gallery's model and the progress of
+    evaluations."""
     database_url: str | None = None
     """URL of the database: `sqlite:///FILE`, or `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`. Several
     replicas can share a PostgreSQL, which needs pgvector ([postgresql.md](postgresql.md))."""
@@ -73,6 +75,9 @@ class Settings(BaseSettings):
     """Maximum size of all original images together, in bytes; more gets 507."""
     gallery_exact_up_to: int = Field(20_000, ge=0)
     """Up to this many images, a search compares all of them; with more, an HNSW index finds candidates."""
+    runtime: Runtime = "onnxruntime"
+    """What runs predictions: `onnxruntime`, or `openvino` if it is installed. A model's card and
+    `PUT /models/{name}/runtime` have precedence ([runtimes.md](runtimes.md))."""
     threads: int | None = Field(None, ge=1, le=256)
     """Threads that decode images and run models."""
     max_waiting: int = Field(64, ge=0)
@@ -157,7 +162,7 @@ class Settings(BaseSettings):
             raise ValueError("cannot be sent in a header (allowed: printable ASCII characters)")
         return value if key.strip() else None
 
-    @field_validator("log_level", "log_format", mode="before")
+    @field_validator("log_level", "log_format", "runtime", mode="before")
     @classmethod
     def _any_case(cls, value: object) -> object:
         lower = value.lower() if isinstance(value, str) else value

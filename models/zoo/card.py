@@ -43,6 +43,8 @@ Fitting = Literal["center-crop", "stretch", "letterbox", "pad"]
 Origin = Literal["file", "metadata", "pictures", "flag", "assumed"]
 """Where a fact of a card comes from: the ONNX file, files beside it, pictures, the user, or nowhere."""
 
+Runtime = Literal["onnxruntime", "openvino"]
+"""What may be chosen to run a network."""
 Task = Literal["image-classification", "object-detection"]
 OutputName = Literal["logits", "embedding", "features"] | Role
 GraphName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -326,8 +328,8 @@ class Card(Finite):
     """A model card: identity, preprocessing, outputs, cost, accuracy and origin of one model.
 
     Version 2 adds what networks from elsewhere need: `format`, `given`, `provenance`, the precision `fp16`,
-    and the fields of `input` and `outputs` that have defaults here; and detectors, with `task` and
-    `detection`. Version 1 is read as before.
+    and the fields of `input` and `outputs` that have defaults here; detectors, with `task` and `detection`;
+    and `runtime`. Version 1 is read as before.
     """
 
     schema_version: Literal[1, 2] = 1
@@ -342,6 +344,9 @@ class Card(Finite):
     input: InputSpec
     outputs: Outputs
     detection: Detection | None = Field(default=None, description="Of a detector: how outputs become boxes")
+    runtime: Runtime | None = Field(
+        default=None, description="What runs predictions in the service; null: its setting decides"
+    )
     parameters: PositiveCount = Field(
         description="Trainable parameters, batch norm unfolded, as papers count them"
     )
@@ -366,7 +371,7 @@ class Card(Finite):
     def _of_its_version(self) -> Self:
         """Refuse fields that version 1 lacks: a card of version 1 would be written without them."""
         if self.schema_version == 1:
-            later = [name for name in ("given", "provenance", "detection") if getattr(self, name)]
+            later = [name for name in ("given", "provenance", "detection", "runtime") if getattr(self, name)]
             later += [
                 f"input.{name}"
                 for name in sorted(_ADDED_BY_VERSION_2["input"])
@@ -462,6 +467,7 @@ _ADDED_BY_VERSION_2: dict[str, Any] = {
     "format": True,
     "given": True,
     "provenance": True,
+    "runtime": True,
     "input": {"name", "layout", "colour_order", "dtype", "batch", "fitting", "crop_rounding", "pad_value"},
 }
 

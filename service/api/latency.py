@@ -108,6 +108,26 @@ class ModelVersion(BaseModel):
     version: str = Field(description="SHA-256 of its file")
 
 
+class ModelRuntime(BaseModel):
+    """A model and what ran it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    runtime: str = Field(
+        description="`onnxruntime` or `openvino`, with the precision if it is not that of the card, such as "
+        "`openvino-bf16`; `unknown` for runs of earlier releases",
+        examples=["onnxruntime"],
+    )
+
+
+RUNTIMES = Field(
+    description="What ran the models in the window, or earlier on the first day of the window; without "
+    "`runtime`, the runs of all are pooled",
+    examples=[[{"model": "efficientnet-lite0-int8", "runtime": "onnxruntime"}]],
+)
+
+
 class LatencyResponse(BaseModel):
     """Latency per model and stage."""
 
@@ -119,6 +139,7 @@ class LatencyResponse(BaseModel):
         description="Omitted versions that ran in the window, or earlier on the first day of the window",
         examples=[[]],
     )
+    runtimes: list[ModelRuntime] = RUNTIMES
     latencies: list[Latency]
     errors_without_model: dict[str, int] = Field(
         description="Requests that failed before a model was known, by kind; empty if `model` is given",
@@ -134,6 +155,7 @@ class HistoryResponse(BaseModel):
 
     window: LatencyWindow
     version: str = VERSION
+    runtimes: list[ModelRuntime] = RUNTIMES
     points: list[LatencyPoint]
     degraded: str | None = DEGRADED
 
@@ -167,6 +189,15 @@ VersionName = Annotated[
         description="`current`: runs of the file that each model is served from, and those that earlier "
         "releases recorded without a version; `all`: every run; or the beginning of a SHA-256, at least "
         "four digits",
+    ),
+]
+RuntimeLabel = Annotated[
+    str | None,
+    Query(
+        pattern="^[a-z0-9]+(-[a-z0-9+]+)?$",
+        max_length=32,
+        description="Runs in this runtime only, as listed in `runtimes`; by default all",
+        examples=["openvino"],
     ),
 ]
 Step = Annotated[
@@ -207,6 +238,7 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
         regime: RegimeName = "live",
         since: Since = "24h",
         version: VersionName = CURRENT,
+        runtime: RuntimeLabel = None,
     ) -> Response:
         """Return count, mean, percentiles and maximum per model and stage, from `since` until now.
 
@@ -217,7 +249,9 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
         def compute() -> dict[str, object]:
             check(model)
             begin = parse_since(since, latencies.now())
-            window, figures = latencies.window(regime, begin, model=model, stage=stage, version=version)
+            window, figures = latencies.window(
+                regime, begin, model=model, stage=stage, version=version, runtime=runtime
+            )
             return {
                 "window": window_out(window),
                 "version": version,
@@ -225,12 +259,13 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
                     {"model": name, "version": sha256}
                     for name, sha256 in latencies.left_out(regime, begin, model, version)
                 ],
+                "runtimes": runtimes_out(latencies, regime, begin, model, version),
                 "latencies": list(_rows(figures, regime, model, stage, empty_too=True)),
                 "errors_without_model": figures.errors.get("", {}),
                 "degraded": window.degraded,
             }
 
-        return await answer(("latency", model, stage, regime, since, version), compute)
+        return await answer(("latency", model, stage, regime, since, version, runtime), compute)
 
     @router.get(
         "/latency/history",
@@ -245,6 +280,7 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
         since: Since = "24h",
         step: Step = None,
         version: VersionName = CURRENT,
+        runtime: RuntimeLabel = None,
     ) -> Response:
         """Return the figures of `GET /latency` per time step, oldest first; empty steps are left out.
 
@@ -255,8 +291,9 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
         def compute() -> dict[str, object]:
             check(model)
             step_s = None if step is None else parse_step(step)
+            begin = parse_since(since, latencies.now())
             window, steps = latencies.history(
-                regime, parse_since(since, latencies.now()), step_s, model=model, stage=stage, version=version
+                regime, begin, step_s, model=model, stage=stage, version=version, runtime=runtime
             )
             points: list[dict[str, object]] = []
             for at, figures in steps:
@@ -270,11 +307,12 @@ def latency_router(latencies: Latencies, model_names: Callable[[], Collection[st
             return {
                 "window": window_out(window),
                 "version": version,
+                "runtimes": runtimes_out(latencies, regime, begin, model, version),
                 "points": points,
                 "degraded": window.degraded,
             }
 
-        return await answer(("history", model, stage, regime, since, step, version), compute)
+        return await answer(("history", model, stage, regime, since, step, version, runtime), compute)
 
     return router
 
@@ -318,6 +356,14 @@ def window_out(window: Window) -> dict[str, object]:
         "resolution_s": window.resolution_s,
         "machines": list(window.machines),
     }
+
+
+def runtimes_out(
+    latencies: Latencies, regime: Regime, begin: float, model: str | None, version: str
+) -> list[dict[str, str]]:
+    """Return the JSON objects of ModelRuntime."""
+    found = latencies.runtimes(regime, begin, model, version)
+    return [{"model": name, "runtime": runtime} for name, runtime in found]
 
 
 def _rows(

@@ -9,12 +9,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from service import errors
 from service.api.latency import (
     DEGRADED,
+    RUNTIMES,
     VERSION,
     LatencyWindow,
+    ModelRuntime,
     RegimeName,
+    RuntimeLabel,
     Since,
     VersionName,
     check_model,
+    runtimes_out,
     window_out,
 )
 from service.api.periods import parse_since
@@ -53,6 +57,7 @@ class DistributionResponse(BaseModel):
 
     window: LatencyWindow
     version: str = VERSION
+    runtimes: list[ModelRuntime] = RUNTIMES
     model: str
     stage: Stage
     regime: Regime
@@ -78,6 +83,7 @@ def distribution_router(latencies: Latencies, model_names: Callable[[], Collecti
         regime: RegimeName = "live",
         since: Since = "24h",
         version: VersionName = CURRENT,
+        runtime: RuntimeLabel = None,
     ) -> DistributionResponse:
         """Return the percentile curve and a histogram of one model and stage, from `since` until now.
 
@@ -86,12 +92,13 @@ def distribution_router(latencies: Latencies, model_names: Callable[[], Collecti
         """
         check_model(latencies, model_names(), model)
         begin = parse_since(since, latencies.now())
-        window, samples = latencies.distribution(regime, begin, model, stage, version)
+        window, samples = latencies.distribution(regime, begin, model, stage, version, runtime)
         response.headers["Cache-Control"] = "no-store"
         return DistributionResponse.model_validate(
             {
                 "window": window_out(window),
                 "version": version,
+                "runtimes": runtimes_out(latencies, regime, begin, model, version),
                 "model": model,
                 "stage": stage,
                 "regime": regime,

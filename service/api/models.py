@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field, SecretStr
 
-from models.zoo.card import Activation, Card
+from models.zoo.card import Accuracy, Activation, Card, Runtime
 from service import errors
+from service.api.body.image import PRECISION
 from service.api.body.model import OPENAPI_BODY, uploaded_model
 from service.api.body.request import root_of
 from service.api.model_changer import ModelChanger, ModelsInUse, exists
 from service.api.problems import documented
-from service.api.routers import new_router, own_key_needed
-from service.inference.loading import ModelEntry
+from service.api.routers import key_needed, new_router, own_key_needed
+from service.inference.loading import ModelEntry, ServedModel, served_accuracy
 from service.inference.registry import Registry
+from service.inference.runtimes.base import RuntimeName
+from service.inference.runtimes.choice import Origin, Requested
+from service.inference.runtimes.opening import runtime_version
+from service.inference.runtimes.openvino import FloatPrecision
+
+
+class RuntimeOut(BaseModel):
+    """What runs a model's predictions; embeddings and class maps are always ONNX Runtime's."""
+
+    name: RuntimeName
+    version: str = Field(examples=["1.32.0"])
+    precision: str = PRECISION
+    chosen: Runtime = Field(description="What was chosen to run them")
+    origin: Origin = Field(
+        description="Who chose it: a `request` to this route's `PUT`, the model's `card`, or the `setting`"
+    )
+    reason: str | None = Field(description="Why another runtime than the chosen one runs them, else null")
 
 
 class ModelOut(BaseModel):
@@ -36,6 +55,11 @@ class ModelOut(BaseModel):
     activation: Activation | None = Field(
         description="Activation at the end of the network, from its card or its file; with `softmax` or "
         "`sigmoid`, the service applies no softmax. null if the model is not loaded"
+    )
+    runtime: RuntimeOut | None = Field(description="null if the model is not loaded")
+    accuracy: Accuracy | None = Field(
+        description="Accuracy of what is served: that of the card, which is `inherited` if the network runs "
+        "in another precision than the card's"
     )
     assumed: list[str] = Field(
         description="Paths of the card's facts that were assumed; if these are of `input`, `outputs` or "
@@ -196,12 +220,61 @@ def models_router(registry: Registry, changes: Changes) -> APIRouter:
         changer.check_ready()
         await changer.delete(registry.entry(name).name)
 
+    @router.put(
+        "/models/{name}/runtime",
+        summary="Choose a model's runtime",
+        dependencies=[Depends(key_needed(changes.api_key))],
+        responses=documented(
+            errors.Unauthorized,
+            errors.CrossSiteRequest,
+            errors.UnknownModel,
+            errors.NotReady,
+            errors.ModelUnavailable,
+            errors.StorageUnavailable,
+        ),
+    )
+    async def choose_runtime(
+        name: str,
+        runtime: Annotated[
+            Runtime | Literal["default"],
+            Query(description="`default`: as the model's card or the setting WEIGHIN_RUNTIME says"),
+        ],
+        precision: Annotated[
+            FloatPrecision | None,
+            Query(
+                description="Type of the float operators in OpenVINO; by default `bf16` on CPUs with "
+                "instructions for it, else `f32`"
+            ),
+        ] = None,
+    ) -> ModelOut:
+        """Choose what runs the model's predictions; kept in the data directory, by the model's name.
+
+        Requests in progress finish in the old runtime; requests after the response get the new one.
+        """
+        if precision is not None and runtime in ("onnxruntime", "default"):
+            raise errors.InvalidParameter(f"precision '{precision}': not with runtime '{runtime}'")
+        requested = None if runtime == "default" else Requested(runtime=runtime, floats=precision)
+        return _out(await asyncio.to_thread(registry.choose_runtime, name, requested))
+
     return router
 
 
 def models_out(registry: Registry) -> ModelsResponse:
     """Build the response of `GET /models`, which `weighin models --json` writes too."""
     return ModelsResponse(models=[_out(entry) for entry in registry.entries])
+
+
+def runtime_out(model: ServedModel) -> RuntimeOut:
+    """Build the JSON object of what runs the model's predictions."""
+    predictor, choice = model.predictor, model.choice
+    return RuntimeOut(
+        name=predictor.runtime,
+        version=runtime_version(predictor.runtime),
+        precision=predictor.precision,
+        chosen=choice.runtime,
+        origin=choice.origin,
+        reason=model.not_chosen,
+    )
 
 
 def _out(entry: ModelEntry) -> ModelOut:
@@ -212,6 +285,8 @@ def _out(entry: ModelEntry) -> ModelOut:
         version=None if entry.model is None else entry.model.version,
         refused=entry.refused,
         activation=None if entry.model is None else entry.model.session.activation,
+        runtime=None if entry.model is None else runtime_out(entry.model),
+        accuracy=served_accuracy(entry),
         assumed=[] if entry.card is None else list(entry.card.assumed),
         card=entry.card,
     )

@@ -261,7 +261,7 @@ class BenchmarkJobs:
         if not bundle.flags_of("contaminated") and not bundle.flags_of("void"):
             versions = {facts.name: facts.sha256 for facts in bundle.models}
             for model, regime, durations in recorder_samples(bundle):
-                self._recorder.record(model, regime, durations, versions[model])
+                self._recorder.record(model, regime, durations, versions[model], "onnxruntime")
         return to_json(bundle).encode()
 
     def _with_progress(self, row: BenchmarkRow) -> Benchmark:

@@ -17,6 +17,7 @@ from service.inference.compare import ComparedModel, Comparer, Comparison
 from service.inference.cpu import core_budget
 from service.inference.pool import CorePool, Deadline
 from service.inference.registry import Registry
+from service.inference.runtimes.choice import RuntimeChoices
 from service.latency.prometheus import Metrics
 from service.latency.recorder import Recorder
 from service.text.display import comma_list, shown
@@ -37,9 +38,13 @@ def compare_photos(
     if json_file is not None:
         check_target(json_file, "--json", photos)
     settings = settings_with()
-    registry = Registry(settings.model_dirs, settings.default_model, added=settings.added_models)
+    threads = settings.threads or core_budget()
+    choices = RuntimeChoices(settings.runtime, settings.data_dir, streams=threads)
+    registry = Registry(
+        settings.model_dirs, settings.default_model, added=settings.added_models, choices=choices
+    )
     registry.load()
-    pool = CorePool(settings.threads or core_budget(), settings.max_waiting)
+    pool = CorePool(threads, settings.max_waiting)
     comparer = Comparer(
         registry,
         pool,

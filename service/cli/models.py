@@ -6,7 +6,9 @@ from rich.table import Table
 
 from service.cli.output import STANDARD_OUTPUT, JsonFile, check_target, console, millions, styled, write_json
 from service.cli.settings import settings_with
+from service.inference.loading import served_accuracy
 from service.inference.registry import Registry
+from service.inference.runtimes.choice import RuntimeChoices
 from service.settings import Settings
 from service.text.display import shown
 
@@ -16,7 +18,12 @@ def list_models(json_file: JsonFile = None) -> None:
     if json_file is not None:
         check_target(json_file, "--json")
     settings = settings_with()
-    registry = Registry(settings.model_dirs, settings.default_model, added=settings.added_models)
+    registry = Registry(
+        settings.model_dirs,
+        settings.default_model,
+        added=settings.added_models,
+        choices=RuntimeChoices(settings.runtime, settings.data_dir),
+    )
     registry.load()
     if json_file is not None:
         from service.api.models import models_out  # imported here, because it takes half a second
@@ -28,7 +35,7 @@ def list_models(json_file: JsonFile = None) -> None:
 
 def _show(registry: Registry, settings: Settings) -> None:
     out = console()
-    table = Table("model", "labels", "precision", box=None, pad_edge=False)
+    table = Table("model", "labels", "runtime", "precision", box=None, pad_edge=False)
     for heading in ("parameters", "MACs", "bytes", "top-1"):
         table.add_column(heading, justify="right")
     table.add_column("accuracy source")
@@ -38,15 +45,17 @@ def _show(registry: Registry, settings: Settings) -> None:
         if card is None or entry.model is None:
             table.add_row(shown(entry.name), styled(("not served:", "red"), f" {entry.reason}"))
             continue
+        accuracy = served_accuracy(entry)
         table.add_row(
             card.name + (" *" if card.name in (settings.default_model, settings.default_detector) else ""),
             card.labels,
-            card.precision,
+            entry.model.predictor.runtime,
+            entry.model.predictor.precision,
             f"{card.parameters / 1e6:.2f} M",
             millions(card.macs),
             f"{card.file.bytes / 1e6:.1f} MB",
-            "" if card.accuracy is None else f"{card.accuracy.value:.1%}",
-            "" if card.accuracy is None else card.accuracy.kind,
+            "" if accuracy is None else f"{accuracy.value:.1%}",
+            "" if accuracy is None else accuracy.kind,
             styled((f"{len(card.doubtful)} facts", "yellow")) if card.doubtful else "",
         )
     out.print(table)

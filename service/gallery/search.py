@@ -140,7 +140,7 @@ class Retriever:
             durations = stopwatch.stop()
             # The total is left out, because it must not be pooled with that of classifications.
             stages: Durations = {stage: ns for stage, ns in durations.items() if stage != "total"}
-            self._recorder.record(model.name, "live", stages, model.version)
+            self._recorder.record(model.name, "live", stages, model.version, model.session.label)
             return Retrieval(model.name, matches, durations, image)
         raise Busy("gallery: its network is being changed (try again)")
 

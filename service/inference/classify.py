@@ -14,6 +14,7 @@ from service.inference.decoding.decode import DecodedImage
 from service.inference.loading import ServedModel
 from service.inference.pipeline import load_image, run_model
 from service.inference.pool import CorePool, Deadline
+from service.inference.runtimes.base import RuntimeName
 from service.latency.recorder import Recorder
 from service.latency.stages import Durations, Regime, Stopwatch
 
@@ -34,6 +35,8 @@ class Classification:
     """Predictions of one model for one image, with durations per stage in nanoseconds."""
 
     model: str
+    runtime: RuntimeName
+    precision: str
     image: DecodedImage
     predictions: tuple[Prediction, ...]
     durations: Durations
@@ -65,8 +68,9 @@ class Classifier:
             image = load_image(data, model.card.input, max_pixels=self._max_pixels, stopwatch=stopwatch)
             predictions = predict(model, image, count, stopwatch)
             durations = stopwatch.stop()
-            self._recorder.record(model.name, self._regime, durations, model.version)
-            return Classification(model.name, image, predictions, durations)
+            ran = model.predictor
+            self._recorder.record(model.name, self._regime, durations, model.version, ran.label)
+            return Classification(model.name, ran.runtime, ran.precision, image, predictions, durations)
 
         return await self._pool.run(job, deadline)
 

@@ -249,7 +249,9 @@ class Comparer:
                     laps = Stopwatch()
                     _run(model, image, reported, laps)
                     runs[model.name].durations.append(laps.durations)
-                    self._recorder.record(model.name, "compare", laps.durations, model.version)
+                    self._recorder.record(
+                        model.name, "compare", laps.durations, model.version, model.predictor.label
+                    )
                 clock.lap("total")
                 return clock.durations["total"]
 

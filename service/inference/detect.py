@@ -18,6 +18,7 @@ from service.inference.decoding.decode import DecodedImage
 from service.inference.loading import ServedModel
 from service.inference.pipeline import load_image, run_model
 from service.inference.pool import CorePool, Deadline
+from service.inference.runtimes.base import RuntimeName
 from service.inference.suppression import suppress
 from service.latency.recorder import Recorder
 from service.latency.stages import Durations, Regime, Stopwatch
@@ -71,6 +72,8 @@ class Detected:
     """Objects that one model finds in one image, best first, with durations per stage in nanoseconds."""
 
     model: str
+    runtime: RuntimeName
+    precision: str
     image: DecodedImage
     objects: tuple[Found, ...]
     durations: Durations
@@ -243,7 +246,8 @@ class Detector:
             image = load_image(data, model.card.input, max_pixels=self._max_pixels, stopwatch=stopwatch)
             objects = find_objects(plan, image, stopwatch)
             durations = stopwatch.stop()
-            self._recorder.record(model.name, self._regime, durations, model.version)
-            return Detected(model.name, image, objects, durations)
+            ran = model.predictor
+            self._recorder.record(model.name, self._regime, durations, model.version, ran.label)
+            return Detected(model.name, ran.runtime, ran.precision, image, objects, durations)
 
         return await self._pool.run(job, deadline)

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from models.onnx_tools.file_kind import file_kind, looks_truncated
 from models.onnx_tools.inspect import output_activation
-from models.zoo.card import Activation, Card, InputSpec, read_card
+from models.zoo.card import Accuracy, Activation, Card, InputSpec, read_card
 from models.zoo.detection import MAX_CANDIDATES
 from models.zoo.files import not_text, read_regular
 from models.zoo.labels import read_labels
@@ -26,7 +26,9 @@ from service.errors import ModelUnavailable, error_words
 from service.inference import suppression
 from service.inference.linear_head import HeldFile
 from service.inference.runtime_errors import one_line
-from service.inference.runtimes.base import SessionError
+from service.inference.runtimes.base import Session, SessionError
+from service.inference.runtimes.choice import DEFAULT_CHOICE, Choice, RuntimeChoices
+from service.inference.runtimes.opening import INSTALL_OPENVINO, is_installed, open_session
 from service.inference.session import OnnxSession
 
 LOADING = "still loading"
@@ -41,6 +43,8 @@ class ServedModel:
 
     `typical_ns`: median inference time of the warm-up runs, an estimate for scheduling only. `head`: the open
     file of the card's `classifier`; None if there is none, or on Windows. `decoder`: None for a classifier.
+    `session` computes every output; `runner`, if there is one, computes predictions instead. `choice`: the
+    runtime that is to run predictions; `not_chosen`: the reason why `session` runs them nevertheless.
     """
 
     card: Card
@@ -49,6 +53,20 @@ class ServedModel:
     typical_ns: int
     head: HeldFile | None = None
     decoder: BoxDecoder | None = None
+    runner: Session | None = None
+    choice: Choice = DEFAULT_CHOICE
+    not_chosen: str | None = None
+
+    @property
+    def predictor(self) -> Session:
+        """The session that computes predictions."""
+        return self.session if self.runner is None else self.runner
+
+    def session_for(self, outputs: Sequence[str]) -> Session:
+        """Return the session that computes `outputs`: embeddings and feature maps are ONNX Runtime's."""
+        if self.runner is not None and set(outputs) <= set(self.card.main_outputs):
+            return self.runner
+        return self.session
 
     @property
     def name(self) -> str:
@@ -83,8 +101,18 @@ class ModelEntry:
         """Reason why the model is not loaded or its latest run failed; None otherwise."""
         if self.model is None:
             return self.reason
-        failure = self.model.session.failure
+        failure = self.model.predictor.failure or self.model.session.failure
         return None if failure is None else f"its latest run failed: {failure}"
+
+
+def served_accuracy(entry: ModelEntry) -> Accuracy | None:
+    """Return the accuracy of what is served: the card's, `inherited` if it runs in another precision."""
+    if entry.card is None or entry.card.accuracy is None:
+        return None
+    accuracy, model = entry.card.accuracy, entry.model
+    if model is None or model.predictor.precision == entry.card.precision:
+        return accuracy
+    return accuracy.model_copy(update={"kind": "inherited"})
 
 
 class UnusableModel(Exception):
@@ -128,11 +156,16 @@ def _unreadable(name: str, path: Path, error: Exception) -> str:
     return f"its card.json cannot be read: {_kind(error)}"
 
 
-def load_model(folder: Path, *, warm_up_limit_s: float = 60) -> ServedModel:
-    """Load and warm up the model in a folder of any name. Raises ModelUnavailable with the reason."""
+def load_model(
+    folder: Path, *, warm_up_limit_s: float = 60, choices: RuntimeChoices | None = None
+) -> ServedModel:
+    """Load and warm up the model in a folder of any name. Raises ModelUnavailable with the reason.
+
+    `choices`: the runtime of each model; None: ONNX Runtime.
+    """
     entry = read_entry(folder, require_name=False)
     if entry.card is not None:
-        entry = warm_up(open_model(entry, {}), warm_up_limit_s)
+        entry = warm_up(open_model(entry, {}, choices), warm_up_limit_s)
     if entry.model is None:
         raise ModelUnavailable(f"model '{entry.name}' cannot be served: {entry.reason}")
     return entry.model
@@ -152,17 +185,46 @@ def reuse_model(old: ModelEntry | None, entry: ModelEntry) -> ModelEntry | None:
     return replace(entry, model=old.model, reason=None)
 
 
-def open_model(entry: ModelEntry, folders: Mapping[str, Path]) -> ModelEntry:
-    """Return the entry with its model loaded, or with the reason why not. `folders`: by name of the model."""
+def open_model(
+    entry: ModelEntry, folders: Mapping[str, Path], choices: RuntimeChoices | None = None
+) -> ModelEntry:
+    """Return the entry with its model loaded, or with the reason why not.
+
+    `folders`: by name of the model. `choices`: the runtime of each model; None: ONNX Runtime for all.
+    """
     assert entry.card is not None
     try:
-        model = _load_served_model(entry.folder, entry.card)
+        model, content = _load_served_model(entry.folder, entry.card)
+        if choices is not None:
+            model = with_runner(model, content, choices.of(model.card), choices.streams)
         return replace(entry, model=replace(model, head=_head(entry.card, folders)), reason=None)
     except (UnusableModel, SessionError) as error:
         return replace(entry, reason=one_line(str(error)))
     except Exception as error:
         log.exception("model cannot be loaded", model=entry.name)
         return replace(entry, reason=f"it cannot be loaded: {_kind(error)}")
+
+
+def with_runner(model: ServedModel, content: bytes, choice: Choice, streams: int) -> ServedModel:
+    """Return the model with the session that `choice` asks for, or with the reason why there is none.
+
+    `content`: the model's file. `streams`: number of runs under way at a time. Call `warm_up_runner` next.
+    """
+    without = replace(model, runner=None, choice=choice, not_chosen=None)
+    if choice.runtime == "onnxruntime":
+        return without
+    if not is_installed("openvino"):
+        return _not_chosen(without, f"not installed (install it with: {INSTALL_OPENVINO})")
+    try:
+        runner = open_session("openvino", content, model.card, streams=streams, floats=choice.floats)
+    except SessionError as error:
+        return _not_chosen(without, one_line(str(error)))
+    return replace(without, runner=runner)
+
+
+def _not_chosen(model: ServedModel, reason: str) -> ServedModel:
+    log.warning("served by ONNX Runtime", model=model.name, chosen=model.choice.runtime, reason=reason)
+    return replace(model, runner=None, not_chosen=reason)
 
 
 def _head(card: Card, folders: Mapping[str, Path]) -> HeldFile | None:
@@ -201,7 +263,8 @@ def _mismatch_reason(content: bytes, digest: str, card: Card) -> str:
     return f"{other}: sha256 {digest[:12]}..., the card says {card.file.sha256[:12]}..."
 
 
-def _load_served_model(folder: Path, card: Card) -> ServedModel:
+def _load_served_model(folder: Path, card: Card) -> tuple[ServedModel, bytes]:
+    """Return the model in ONNX Runtime, and the content of its file."""
     content = read_model_file(folder, card)
     try:
         labels = read_labels(card, folder)
@@ -213,9 +276,9 @@ def _load_served_model(folder: Path, card: Card) -> ServedModel:
         raise UnusableModel(f"its labels '{card.labels}' cannot be used: {reason}") from None
     session = OnnxSession(content, card)
     if card.detection is not None:
-        return ServedModel(card, labels, session, typical_ns=0, decoder=decoder_of(card))
+        return ServedModel(card, labels, session, typical_ns=0, decoder=decoder_of(card)), content
     session.activation = _activation(content, card)
-    return ServedModel(card, labels, session, typical_ns=0)
+    return ServedModel(card, labels, session, typical_ns=0), content
 
 
 def _activation(content: bytes, card: Card) -> Activation:
@@ -253,7 +316,8 @@ def warm_up(entry: ModelEntry, limit_s: float) -> ModelEntry:
     if model is None:
         return entry
     try:
-        return replace(entry, model=replace(model, typical_ns=_median_time(model, limit_s)))
+        model = replace(model, typical_ns=_median_time(model, limit_s))
+        return replace(entry, model=warm_up_runner(model, limit_s))
     except UnusableModel as error:
         return replace(entry, model=None, reason=str(error))
     except ModelUnavailable as error:
@@ -261,6 +325,20 @@ def warm_up(entry: ModelEntry, limit_s: float) -> ModelEntry:
     except Exception as error:
         log.exception("model cannot be run", model=entry.name)
         return replace(entry, model=None, reason=f"it cannot be run: {_kind(error)}")
+
+
+def warm_up_runner(model: ServedModel, limit_s: float) -> ServedModel:
+    """Return the model with its `runner` warmed up and timed, or without it and with the reason."""
+    runner = model.runner
+    if runner is None:
+        return model
+    runner.activation = model.session.activation
+    try:
+        for seed in range(2):
+            runner.run(_noise(model.card.input, seed), limit_s=limit_s)
+    except ModelUnavailable:
+        return _not_chosen(model, f"OpenVINO: {runner.failure}")
+    return replace(model, typical_ns=_time_runs(runner, _noise(model.card.input, 0)))
 
 
 def _median_time(model: ServedModel, limit_s: float) -> int:
@@ -277,10 +355,15 @@ def _median_time(model: ServedModel, limit_s: float) -> int:
         for run in runs:
             model.decoder.decode({name: run[name][0] for name in names}, 0.0, MAX_CANDIDATES)
         suppression.warm_up()
+    return _time_runs(model.session, images[0])
+
+
+def _time_runs(session: Session, image: NDArray[np.float32]) -> int:
+    """Return the median time of a run in nanoseconds."""
     times = []
     for _ in range(_WARM_UP_RUNS):
         start = time.perf_counter_ns()
-        model.session.run(images[0], model.card.main_outputs)
+        session.run(image)
         times.append(time.perf_counter_ns() - start)
     return int(statistics.median(times))
 

@@ -68,9 +68,9 @@ def run_model(
 ) -> Mapping[str, NDArray[np.float32]]:
     """Run a served model on one image; return `outputs` by name, float32, without the batch dimension.
 
-    Ends the laps `preprocess` and `inference`. Raises ModelUnavailable if the run fails.
+    The session is that of `ServedModel.session_for`. Ends the laps `preprocess` and `inference`. Raises
+    ModelUnavailable if the run fails.
     """
-    values = run_network(
-        lambda tensor: model.session.run(tensor, outputs), model.card.input, image, stopwatch
-    )
+    session = model.session_for(outputs)
+    values = run_network(lambda tensor: session.run(tensor, outputs), model.card.input, image, stopwatch)
     return {name: value[0] for name, value in values.items()}

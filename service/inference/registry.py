@@ -16,6 +16,7 @@ from models.zoo.card import Card, Task
 from models.zoo.files import holds_network
 from service.errors import (
     MOST_NAMES,
+    InvalidParameter,
     ModelUnavailable,
     NotReady,
     OtherTask,
@@ -34,7 +35,10 @@ from service.inference.loading import (
     read_model_file,
     reuse_model,
     warm_up,
+    warm_up_runner,
+    with_runner,
 )
+from service.inference.runtimes.choice import Requested, RuntimeChoices
 from service.text.display import shown
 
 _WRONG_TASK: dict[Task, str] = {
@@ -65,11 +69,13 @@ class Registry:
         *,
         default_detector: str | None = None,
         added: Path | None = None,
+        choices: RuntimeChoices | None = None,
         warm_up_limit_s: float = 60,
     ) -> None:
         """Find the models. Unreadable model folders are skipped with a warning in the log.
 
-        `added`: the folder of added models, searched last; it may be missing. A model whose first run takes
+        `added`: the folder of added models, searched last; it may be missing. `choices`: the runtime of each
+        model; None: ONNX Runtime for all. A model whose first run takes
         longer than `warm_up_limit_s` is broken. Raises FileNotFoundError, which names the directories that do
         not exist, and UnreadableFolder for one that cannot be listed.
         """
@@ -77,6 +83,7 @@ class Registry:
         self.default_model = default_model
         self.default_detector = default_detector
         self.added = added
+        self._choices = choices or RuntimeChoices()
         self._entries: Mapping[str, ModelEntry] = {}
         self._update_lock = threading.Lock()
         self._logged: set[tuple[str, str]] = set()
@@ -102,7 +109,8 @@ class Registry:
         """
         with self._update_lock:
             pending = [entry for entry in self._entries.values() if entry.card is not None]
-            open_entry = partial(open_model, folders={entry.name: entry.folder for entry in self.entries})
+            folders = {entry.name: entry.folder for entry in self.entries}
+            open_entry = partial(open_model, folders=folders, choices=self._choices)
             try:
                 with ThreadPoolExecutor(max_workers=2, thread_name_prefix="load") as executor:
                     opened = list(executor.map(open_entry, pending))
@@ -155,6 +163,27 @@ class Registry:
                     self._clear_changing(model)
                     self._reload(model, current)
 
+    def choose_runtime(self, name: str, requested: Requested | None) -> ModelEntry:
+        """Run the predictions of a model as requested, and keep that; None: as its card or the setting says.
+
+        Requests in progress end in the old session. Raises UnknownModel, NotReady, ModelUnavailable,
+        InvalidParameter if the runtime cannot run the model, and StorageUnavailable.
+        """
+        with self._update_lock:
+            model = self.get(name)
+            choice = self._choices.after(model.card, requested)
+            if choice != model.choice or model.not_chosen is not None:
+                _, content = self.content(name)
+                model = with_runner(model, content, choice, self._choices.streams)
+                model = warm_up_runner(model, self._warm_up_limit_s)
+            if requested is not None and model.not_chosen is not None:
+                raise InvalidParameter(f"runtime '{choice.runtime}': {model.not_chosen}")
+            self._choices.keep(name, requested)
+            entry = replace(self._entries[name], model=model)
+            self._put(entry)
+        log.info("runtime chosen", model=name, runtime=model.predictor.label, origin=choice.origin)
+        return entry
+
     def _scan(self) -> dict[str, tuple[Path, Signature]]:
         """Return folder and signature by model name; the first folder of a name wins."""
         scan: dict[str, tuple[Path, Signature]] = {}
@@ -191,7 +220,7 @@ class Registry:
             loaded = reuse_model(old, entry)
             if loaded is None:
                 folders = {other.name: other.folder for other in self.entries} | {name: folder}
-                loaded = warm_up(open_model(entry, folders), self._warm_up_limit_s)
+                loaded = warm_up(open_model(entry, folders, self._choices), self._warm_up_limit_s)
             entry = loaded
         if _signature(folder) != signature:
             return  # changed while loading: the next scan retries

@@ -60,7 +60,6 @@ class OnnxSession(Session):
         """
         super().__init__(card, tuple(card.output_shapes))
         self._session = _load(content, _options(threads=threads, spinning=spinning))
-        self._precision = card.precision
         self._plain = (self._input.layout, self._input.dtype, self._input.batch) == ("nchw", "float32", None)
         try:
             self._check(card)
@@ -73,7 +72,7 @@ class OnnxSession(Session):
     @property
     def precision(self) -> str:
         """Precision of the card."""
-        return self._precision
+        return self._card_precision
 
     def _compute(self, image: NDArray[np.float32], names: list[str], limit_s: float | None) -> list[Any]:
         """Run the network; one that takes too long stops at the next operator."""

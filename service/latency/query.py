@@ -28,7 +28,7 @@ CURRENT, ALL = "current", "all"
 
 _VERSIONS_FOR_S = 5.0
 
-UNKNOWN_MACHINE = "unknown"
+UNKNOWN_MACHINE = UNKNOWN_RUNTIME = "unknown"
 
 MAX_STEPS = 1500
 """Maximum steps of a history: a day in minutes."""
@@ -55,14 +55,14 @@ class Latencies:
 
     `version` of a question is CURRENT, ALL, or the beginning of the SHA-256 of a model's file. CURRENT
     selects the runs of the file that is served, the runs that an earlier release recorded without a version,
-    and all runs of models that no longer exist.
+    and all runs of models that no longer exist. `runtime` is a `Session.label`; None: all, pooled.
     """
 
     def __init__(self, recorder: Recorder, current: Callable[[], Mapping[str, str]] = dict) -> None:
         """`current` returns the version of each existing model."""
         self._recorder = recorder
         self._current = current
-        self._versions: TTLCache[tuple[object, ...], set[tuple[str, str]]] = TTLCache(64, _VERSIONS_FOR_S)
+        self._stored: TTLCache[tuple[object, ...], set[tuple[str, str, str]]] = TTLCache(64, _VERSIONS_FOR_S)
         self._stored_last_runs: TTLCache[tuple[object, ...], dict[str, int]] = TTLCache(64, _VERSIONS_FOR_S)
         self._stored_machines: TTLCache[tuple[object, ...], frozenset[str]] = TTLCache(64, _VERSIONS_FOR_S)
         self._cache = LatencyCache(recorder)
@@ -92,6 +92,7 @@ class Latencies:
         model: str | None = None,
         stage: Stage | None = None,
         version: str = CURRENT,
+        runtime: str | None = None,
     ) -> tuple[Window, Figures]:
         """Return the figures since `since` (seconds since 1970)."""
 
@@ -99,13 +100,21 @@ class Latencies:
             window = self._window(question, since, degraded)
             return window, self._cache.figures(question, window.start, math.inf)
 
-        return self._answer(self._scope(regime, model, stage, version), answer)
+        return self._answer(self._scope(regime, model, stage, version, runtime), answer)
 
     def distribution(
-        self, regime: Regime, since: float, model: str, stage: Stage, version: str = CURRENT
+        self,
+        regime: Regime,
+        since: float,
+        model: str,
+        stage: Stage,
+        version: str = CURRENT,
+        runtime: str | None = None,
     ) -> tuple[Window, Distribution]:
         """Return the distribution of one model and stage since `since`; empty without samples."""
-        window, distributions = self._distributions(self._scope(regime, model, stage, version), since)
+        window, distributions = self._distributions(
+            self._scope(regime, model, stage, version, runtime), since
+        )
         return window, distributions.get((model, stage)) or merge([])
 
     def distributions(
@@ -135,6 +144,7 @@ class Latencies:
         model: str | None = None,
         stage: Stage | None = None,
         version: str = CURRENT,
+        runtime: str | None = None,
     ) -> tuple[Window, list[tuple[int, Figures]]]:
         """Return start and figures of each step that has data.
 
@@ -158,21 +168,43 @@ class Latencies:
             machines = self._machines(question, steps[0].start)
             return Window(steps[0].start, question.now, steps[0].resolution_s, degraded, machines), points
 
-        return self._answer(self._scope(regime, model, stage, version), answer)
+        return self._answer(self._scope(regime, model, stage, version, runtime), answer)
 
     def left_out(
         self, regime: Regime, since: float, model: str | None = None, version: str = CURRENT
     ) -> list[tuple[str, str]]:
         """Return (model, version) of runs since the start of the day of `since` that `version` leaves out."""
         scope = self._scope(regime, model, None, version)
-        return sorted(pair for pair in self._recorded(regime, since, model) if not scope.admits(*pair))
+        return sorted(
+            {
+                (name, version_run)
+                for name, version_run, runtime in self._recorded(regime, since, model)
+                if version_run and not scope.admits(name, version_run, runtime)
+            }
+        )
+
+    def runtimes(
+        self, regime: Regime, since: float, model: str | None = None, version: str = CURRENT
+    ) -> list[tuple[str, str]]:
+        """Return (model, runtime) of the runs since the start of the day of `since` that `version` selects.
+
+        The runtime of runs that an earlier release recorded is UNKNOWN_RUNTIME.
+        """
+        scope = self._scope(regime, model, None, version)
+        return sorted(
+            {
+                (name, runtime or UNKNOWN_RUNTIME)
+                for name, version_run, runtime in self._recorded(regime, since, model)
+                if scope.admits(name, version_run, runtime)
+            }
+        )
 
     def versions(self, regime: Regime, since: float, model: str) -> list[str]:
         """Return the versions of a model with runs since the start of the day of `since`.
 
         The served one first, then by the time of their last runs, newest first.
         """
-        names = {version for _, version in self._recorded(regime, since, model)}
+        names = {version for _, version, _ in self._recorded(regime, since, model) if version}
         last, served = self._last_runs(regime, since, model), self.served(model)
         return sorted(names, key=lambda version: (version != served, -last.get(version, 0), version))
 
@@ -199,37 +231,46 @@ class Latencies:
                         last[series.version] = max(last.get(series.version, 0), part.bucket.start)
         return last
 
-    def _recorded(self, regime: Regime, since: float, model: str | None) -> set[tuple[str, str]]:
+    def _recorded(self, regime: Regime, since: float, model: str | None) -> set[tuple[str, str, str]]:
+        """Return (model, version, runtime) of runs since the start of the day of `since`."""
         start = bucket_of(DAY_S, max(since, self.now() - KEEP_DAYS_S)).start
         with self._lock:
-            versions = {
-                (series.model, series.version)
+            recorded = {
+                (series.model, series.version, series.runtime)
                 for part in self._recorder.memory()
                 if part.bucket.end > start
                 for series in part.distributions
-                if series.version and series.regime == regime and model in (None, series.model)
+                if series.regime == regime and model in (None, series.model)
             }
-            stored = self._versions.get((regime, start, model))
+            stored = self._stored.get((regime, start, model))
             if stored is None and self._recorder.store is not None:
                 try:
                     with self._recorder.store.view() as view:
-                        stored = view.read_versions(regime, start, model)
-                    self._versions[regime, start, model] = stored
+                        stored = view.read_recorded(regime, start, model)
+                    self._stored[regime, start, model] = stored
                 except StorageUnavailable:
                     pass  # the window of the figures has the reason
-        return versions | (stored or set())
+        return recorded | (stored or set())
 
-    def _scope(self, regime: Regime, model: str | None, stage: Stage | None, version: str) -> Scope:
+    def _scope(
+        self,
+        regime: Regime,
+        model: str | None,
+        stage: Stage | None,
+        version: str,
+        runtime: str | None = None,
+    ) -> Scope:
+        scope = Scope(regime, model, stage, runtime=runtime)
         if version == ALL:
-            return Scope(regime, model, stage)
+            return scope
         if version != CURRENT:
-            return Scope(regime, model, stage, Versions(prefix=version))
+            return scope._replace(versions=Versions(prefix=version))
         current = self._current()
         models = sorted(current) if model is None else sorted(current.keys() & {model})
         if not models:
-            return Scope(regime, model, stage)
+            return scope
         versions = Versions("", tuple(models), tuple(sorted({current[name] for name in models})))
-        return Scope(regime, model, stage, versions)
+        return scope._replace(versions=versions)
 
     def _window(self, question: Question, since: float, degraded: str | None) -> Window:
         begin = max(since, question.now - KEEP_DAYS_S)

@@ -63,8 +63,8 @@ class Recorder:
         self._store = store
         self._metrics = metrics
         self._clock = clock
-        # Time, regime, model, version, and durations or the slug of an error.
-        self._queue: deque[tuple[float, Regime, str, str, Durations | str]] = deque()
+        # Time, regime, model, version, runtime, and durations or the slug of an error.
+        self._queue: deque[tuple[float, Regime, str, str, str, Durations | str]] = deque()
         self._lock = threading.Lock()  # of all fields below; not held while recording or while saving
         self._instance = uuid.uuid4().hex
         self._instance_from = 0  # buckets before this were dropped from memory and may be in the store
@@ -79,19 +79,22 @@ class Recorder:
         self._thread: threading.Thread | None = None
         metrics.before_collecting(self.add_up)
 
-    def record(self, model: str, regime: Regime, durations: Durations, version: str = "") -> None:
+    def record(
+        self, model: str, regime: Regime, durations: Durations, version: str = "", runtime: str = ""
+    ) -> None:
         """Record the durations of one run; the mapping must not change afterwards.
 
-        `model`: a validated name; `version`: SHA-256 of its file, empty if unknown.
+        `model`: a validated name; `version`: SHA-256 of its file; `runtime`: `Session.label` of what ran it.
+        Version and runtime are empty if unknown.
         """
-        self._take(regime, model, version, durations)
+        self._take(regime, model, version, runtime, durations)
 
     def record_error(self, model: str | None, regime: Regime, slug: str) -> None:
         """Record a failed request; `model` None: it failed before a model was known."""
-        self._take(regime, model or "", "", slug)
+        self._take(regime, model or "", "", "", slug)
 
-    def _take(self, regime: Regime, model: str, version: str, what: Durations | str) -> None:
-        self._queue.append((self._clock(), regime, model, version, what))
+    def _take(self, regime: Regime, model: str, version: str, runtime: str, what: Durations | str) -> None:
+        self._queue.append((self._clock(), regime, model, version, runtime, what))
         if len(self._queue) >= QUEUE_LIMIT:
             self.add_up()
 
@@ -157,13 +160,13 @@ class Recorder:
             runs: defaultdict[tuple[int, Series], list[int]] = defaultdict(list)
             failures: Counter[tuple[int, ErrorSeries]] = Counter()
             for _ in range(taken := len(self._queue)):
-                moment, regime, model, version, what = self._queue.popleft()
+                moment, regime, model, version, runtime, what = self._queue.popleft()
                 minute = int(moment // MINUTE_S) * MINUTE_S
                 if isinstance(what, str):
-                    failures[minute, ErrorSeries(regime, model, version, "", what)] += 1
+                    failures[minute, ErrorSeries(regime, model, version, runtime, what)] += 1
                 else:
                     for stage, duration_ns in what.items():
-                        runs[minute, Series(regime, model, version, "", stage)].append(duration_ns)
+                        runs[minute, Series(regime, model, version, runtime, stage)].append(duration_ns)
             for (minute, series), durations in runs.items():
                 distribution = Distribution.of(durations)
                 for held in self._buckets(minute):

@@ -36,6 +36,7 @@ _PERCENTILES = ("p50_ns", "p90_ns", "p95_ns", "p99_ns")
 _WHERE = " WHERE resolution_s = :resolution_s AND regime = :regime AND start >= :start AND start < :end"
 _OF_MODEL = " AND model = :model"
 _OF_STAGE = " AND stage = :stage"
+_OF_RUNTIME = " AND runtime = :runtime"
 _HISTOGRAMS = "start, instance, model, stage, histogram, count, sum_ns, max_ns FROM latency_histograms"
 _SUMS = (
     "start, model, stage, count(*), CAST(sum(count) AS BIGINT), CAST(sum(sum_ns) AS BIGINT), max(max_ns), "
@@ -44,9 +45,9 @@ _SUMS = (
 _PER_SERIES = " GROUP BY start, model, stage"
 _POOLED = f"start, model, stage, count, {', '.join(_PERCENTILES)}"
 
-_VERSIONS = (
-    "SELECT DISTINCT model, version FROM latency_histograms WHERE resolution_s = :day_s AND regime = :regime "
-    "AND start >= :start AND version <> ''"
+_RECORDED = (
+    "SELECT DISTINCT model, version, runtime FROM latency_histograms WHERE resolution_s = :day_s "
+    "AND regime = :regime AND start >= :start"
 )
 
 _LAST_RUNS = text(
@@ -182,7 +183,11 @@ def read_figures(
     pooled = {
         (start, model, stage): (count, percentiles)
         for start, model, stage, count, *percentiles in _rows(
-            connection, f"{_POOLED} FROM latency_pooled", scope._replace(versions=None), first, end
+            connection,
+            f"{_POOLED} FROM latency_pooled",
+            scope._replace(versions=None, runtime=None),
+            first,
+            end,
         )
     }
     summaries: defaultdict[int, dict[tuple[str, Stage], Summary]] = defaultdict(dict)
@@ -219,7 +224,8 @@ def _rows(
     connection: Connection, columns: str, scope: Scope, first: Bucket, end: int, group: str = ""
 ) -> Sequence[Any]:
     of_versions, parameters = _of_versions(scope)
-    wanted = (_OF_MODEL if scope.model else "") + (_OF_STAGE if scope.stage else "") + of_versions
+    wanted = (_OF_MODEL if scope.model else "") + (_OF_STAGE if scope.stage else "")
+    wanted += of_versions + ("" if scope.runtime is None else _OF_RUNTIME)
     statement = _text(f"SELECT {columns}{_WHERE}{wanted}{group}")
     return connection.execute(statement, _parameters(scope, first, end) | parameters).all()
 
@@ -227,12 +233,15 @@ def _rows(
 def _error_rows(connection: Connection, scope: Scope, first: Bucket, end: int) -> Sequence[Any]:
     columns = "SELECT start, instance, model, slug, count FROM latency_errors"
     of_versions, parameters = _of_versions(scope)
-    statement = _text(columns + _WHERE + (_OF_MODEL if scope.model else "") + of_versions)
+    of_runtime = "" if scope.runtime is None else _OF_RUNTIME
+    statement = _text(columns + _WHERE + (_OF_MODEL if scope.model else "") + of_versions + of_runtime)
     return connection.execute(statement, _parameters(scope, first, end) | parameters).all()
 
 
 def _parameters(scope: Scope, first: Bucket, end: int) -> dict[str, Any]:
-    wanted = {"regime": scope.regime, "model": scope.model, "stage": scope.stage}
+    wanted = {
+        "regime": scope.regime, "model": scope.model, "stage": scope.stage, "runtime": scope.runtime
+    }  # fmt: skip
     return {**wanted, **first._asdict(), "end": end}
 
 
@@ -256,13 +265,13 @@ def _of_versions(scope: Scope) -> tuple[str, dict[str, str]]:
     return f" AND ({condition} OR model NOT IN ({others}))", current | models
 
 
-def read_versions(
+def read_recorded(
     connection: Connection, regime: Regime, start: int, model: str | None
-) -> set[tuple[str, str]]:
-    """Return the models and versions with runs since the day that begins at `start`."""
-    statement = text(_VERSIONS + (_OF_MODEL if model else ""))
+) -> set[tuple[str, str, str]]:
+    """Return the models, versions and runtimes with runs since the day that begins at `start`."""
+    statement = text(_RECORDED + (_OF_MODEL if model else ""))
     wanted = {"regime": regime, "start": start, "model": model, "day_s": DAY_S}
-    return {(row[0], row[1]) for row in connection.execute(statement, wanted)}
+    return {(row[0], row[1], row[2]) for row in connection.execute(statement, wanted)}
 
 
 def read_last_runs(connection: Connection, regime: Regime, start: int, model: str) -> dict[str, int]:

@@ -31,16 +31,21 @@ class Versions(NamedTuple):
 
 
 class Scope(NamedTuple):
-    """Scope of a query; None: all models or stages."""
+    """Scope of a query; None: all models, stages, versions or runtimes."""
 
     regime: Regime
     model: str | None = None
     stage: Stage | None = None
     versions: Versions | None = None
+    runtime: str | None = None
 
-    def admits(self, model: str, version: str) -> bool:
-        """Whether runs of that version of the model are part of the answer."""
-        return self.model in (None, model) and (self.versions is None or self.versions.admit(model, version))
+    def admits(self, model: str, version: str, runtime: str) -> bool:
+        """Whether runs of that version of the model in that runtime are part of the answer."""
+        return (
+            self.model in (None, model)
+            and self.runtime in (None, runtime)
+            and (self.versions is None or self.versions.admit(model, version))
+        )
 
 
 class Series(NamedTuple):
@@ -100,13 +105,14 @@ class Part:
                 (series.model, series.stage, distribution)
                 for series, distribution in self.distributions.items()
                 if series.regime == scope.regime
-                and scope.admits(series.model, series.version)
+                and scope.admits(series.model, series.version, series.runtime)
                 and scope.stage in (None, series.stage)
             ),
             (
                 (series.model, series.slug, count)
                 for series, count in self.errors.items()
-                if series.regime == scope.regime and scope.admits(series.model, series.version)
+                if series.regime == scope.regime
+                and scope.admits(series.model, series.version, series.runtime)
             ),
         )
 

@@ -22,7 +22,7 @@ from service.latency.rows import (
     read_machines,
     read_pooled,
     read_progress,
-    read_versions,
+    read_recorded,
     write_parts,
 )
 from service.latency.series import Figures, Part, Pooled, Scope
@@ -57,9 +57,9 @@ class StoreView:
         """Return the machines of runs since the day that begins at `start`; "" is an unknown machine."""
         return read_machines(self.connection, regime, start, model)
 
-    def read_versions(self, regime: Regime, start: int, model: str | None) -> set[tuple[str, str]]:
-        """Return the models and versions with runs since the day that begins at `start`."""
-        return read_versions(self.connection, regime, start, model)
+    def read_recorded(self, regime: Regime, start: int, model: str | None) -> set[tuple[str, str, str]]:
+        """Return the models, versions and runtimes with runs since the day that begins at `start`."""
+        return read_recorded(self.connection, regime, start, model)
 
     def read_last_runs(self, regime: Regime, start: int, model: str) -> dict[str, int]:
         """Return the hour of the last run of each version of a model since the day that begins at `start`."""

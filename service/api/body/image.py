@@ -83,6 +83,13 @@ SEND = "send the image's bytes, or a form (multipart/form-data) with a file part
 _URLENCODED = re.compile(rb"[\w.~+*%-]+=[\w.~+*%&=-]*")
 
 
+RUNTIME = Field(description="What ran the network", examples=["onnxruntime"])
+PRECISION = Field(
+    description="Precision in which it ran: that of the model's card, or `bf16`, or `int8+bf16`",
+    examples=["int8"],
+)
+
+
 class ImageFacts(BaseModel):
     """The posted image, as displayed (EXIF orientation applied)."""
 

@@ -11,6 +11,8 @@ from service import errors
 from service.api.body.image import (
     IMAGE_ERRORS,
     OPENAPI_BODY,
+    PRECISION,
+    RUNTIME,
     ClassifyTimings,
     ImageFacts,
     form_first,
@@ -25,6 +27,7 @@ from service.api.problems import documented
 from service.api.routers import new_router
 from service.inference.classify import Classification, Classifier, Prediction, class_counts
 from service.inference.registry import Registry
+from service.inference.runtimes.base import RuntimeName
 
 
 class PredictionOut(BaseModel):
@@ -43,6 +46,8 @@ class ClassifyResponse(BaseModel):
 
     request_id: str = Field(examples=["7f9c2ba4e88f827d"])
     model: str = Field(examples=["efficientnet-lite0-int8"])
+    runtime: RuntimeName = RUNTIME
+    precision: str = PRECISION
     image: ImageFacts
     predictions: list[PredictionOut] = Field(description="Most probable first")
     timings_ms: ClassifyTimings
@@ -90,6 +95,8 @@ def _classification(request: Request, result: Classification) -> dict[str, Any]:
     return {
         "request_id": request.state.request_id,
         "model": result.model,
+        "runtime": result.runtime,
+        "precision": result.precision,
         "image": image_facts(result.image),
         "predictions": predictions_out(result.predictions),
         "timings_ms": timings(result.durations),

@@ -13,6 +13,8 @@ from service import errors
 from service.api.body.image import (
     IMAGE_ERRORS,
     OPENAPI_BODY,
+    PRECISION,
+    RUNTIME,
     ImageFacts,
     form_first,
     image_facts,
@@ -27,6 +29,7 @@ from service.api.problems import documented
 from service.api.routers import new_router
 from service.inference.compare import ComparedModel, Comparer, Comparison, ObjectFound
 from service.inference.detect import box_json
+from service.inference.runtimes.base import RuntimeName
 from service.latency.stages import milliseconds
 from service.text.display import comma_list
 
@@ -62,6 +65,8 @@ class ComparedOut(BaseModel):
     """Predictions, latency and size of one model."""
 
     model: str
+    runtime: RuntimeName = RUNTIME
+    precision: str = PRECISION
     predictions: list[PredictionOut] = Field(description="Empty for a detector")
     detections: list[DetectionOut] | None = Field(
         default=None, description="Of a detector, best score first; left out for a classifier"
@@ -205,6 +210,8 @@ def _compared(result: ComparedModel) -> dict[str, Any]:
     detections = None if result.objects is None else [found.as_json() for found in result.objects]
     return {
         "model": card.name,
+        "runtime": result.model.predictor.runtime,
+        "precision": result.model.predictor.precision,
         "predictions": predictions_out(result.predictions or ()),
         **({} if detections is None else {"detections": detections}),
         "timings_ms": timings(result.durations),

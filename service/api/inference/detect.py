@@ -12,6 +12,8 @@ from service import errors
 from service.api.body.image import (
     IMAGE_ERRORS,
     OPENAPI_BODY,
+    PRECISION,
+    RUNTIME,
     ImageFacts,
     form_first,
     image_facts,
@@ -25,6 +27,7 @@ from service.api.problems import documented
 from service.api.routers import new_router
 from service.inference.detect import Detected, Detector, detect_plan
 from service.inference.registry import Registry
+from service.inference.runtimes.base import RuntimeName
 from service.text.display import comma_list
 
 
@@ -76,6 +79,8 @@ class DetectResponse(BaseModel):
 
     request_id: str = Field(examples=["7f9c2ba4e88f827d"])
     model: str = Field(examples=["ssd-mobilenet-v2"])
+    runtime: RuntimeName = RUNTIME
+    precision: str = PRECISION
     image: ImageFacts
     detections: list[DetectionOut] = Field(description="Best score first; empty if nothing was found")
     timings_ms: DetectTimings
@@ -145,6 +150,8 @@ def _detected(request: Request, result: Detected) -> dict[str, Any]:
     return {
         "request_id": request.state.request_id,
         "model": result.model,
+        "runtime": result.runtime,
+        "precision": result.precision,
         "image": image_facts(result.image),
         "detections": [found.as_json() for found in result.objects],
         "timings_ms": timings(result.durations),

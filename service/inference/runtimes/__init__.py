@@ -1,1 +1,1 @@
-"""Runtimes that run the networks: what they share, OpenVINO, and how to open a model in either."""
+"""Runtimes that run the networks: what they share, OpenVINO, opening a model in either, the choice."""

@@ -51,6 +51,7 @@ class Session(ABC):
     def __init__(self, card: Card, outputs: Sequence[str]) -> None:
         """`outputs`: names in the card of the outputs that this session can compute."""
         self._name = card.name
+        self._card_precision = card.precision
         self._main = card.main_outputs
         self._shapes = {name: _batched(name, card.output_shapes[name]) for name in outputs}
         self._names = {name: card.output_name(name) for name in outputs}
@@ -70,6 +71,12 @@ class Session(ABC):
     @abstractmethod
     def precision(self) -> str:
         """Precision in which the network is computed: that of its card, or another one, such as bf16."""
+
+    @property
+    def label(self) -> str:
+        """The runtime, with the precision if it is not the card's, such as `openvino-bf16`."""
+        same = self.precision == self._card_precision
+        return self.runtime if same else f"{self.runtime}-{self.precision}"
 
     @abstractmethod
     def _compute(self, image: NDArray[np.float32], names: list[str], limit_s: float | None) -> list[Any]:

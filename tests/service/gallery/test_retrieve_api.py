@@ -10,13 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from models.zoo.card import read_card
 from service.api.gallery import GalleryOut
 from service.api.gallery_images import SimilarResponse
 from service.api.retrieve import RetrievalResponse
 from service.gallery.embed import embed, load_for_embedding
-from service.inference.session import OnnxSession
 from service.latency.stages import STAGES
+from tests.helpers.networks import served
 from tests.helpers.problems import assert_problem
 from tests.service.gallery.calls import put, retrieve
 from tests.service.gallery.pictures import PHOTOS, blobs, encoded, jpeg, photo
@@ -56,18 +55,8 @@ def test_search_with_a_stored_photograph_and_copies(client: httpx.Client) -> Non
 
 
 def test_scores_are_cosines_of_the_networks_embeddings(client: httpx.Client, tiny_models_dir: Path) -> None:
-    folder = tiny_models_dir / "tiny"
-    card = read_card(folder)
-    session = OnnxSession((folder / "model.onnx").read_bytes(), card)
-
-    class Model:
-        name = "tiny"
-
-    Model.card, Model.session = card, session  # type: ignore[attr-defined]
-    vectors = {
-        name: embed(load_for_embedding(jpeg(name), Model, max_pixels=10**7), Model)  # type: ignore[arg-type]
-        for name in PHOTOS
-    }
+    model = served(tiny_models_dir / "tiny")
+    vectors = {name: embed(load_for_embedding(jpeg(name), model, max_pixels=10**7), model) for name in PHOTOS}
     for name in PHOTOS:
         put(client, f"cosine-{name}", jpeg(name), cosine=True)
     found = retrieve(client, jpeg("cat"), where='{"cosine": true}')

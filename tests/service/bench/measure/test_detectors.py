@@ -8,7 +8,6 @@ import statistics
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -71,7 +70,7 @@ def test_classifiers_are_measured_to_their_logits(zoo: Path, picture: bytes) -> 
     assert list(subject.run(0)) == ["decode", "preprocess", "inference", "total"]
 
 
-@pytest.mark.skipif(find_spec("openvino") is None, reason="needs OpenVINO")
+@pytest.mark.openvino
 @pytest.mark.parametrize("kind", ["centre-points", "ssd-anchors", "decoded-boxes", "one-class-a-box"])
 def test_openvino_gives_the_same_outputs(zoo: Path, kind: str) -> None:
     card, content = opened(zoo, kind)

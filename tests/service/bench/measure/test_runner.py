@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -216,7 +215,7 @@ def test_model_file_changed_during_the_benchmark(short_plan: Callable[..., Plan]
         Runner(replace(plan, worker_entries=tuple(moved))).run()
 
 
-@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+@pytest.mark.openvino
 def test_openvino_is_a_second_runtime_of_the_same_run(
     short_plan: Callable[..., Plan], registry: Registry
 ) -> None:

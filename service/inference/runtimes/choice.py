@@ -1,0 +1,115 @@
+"""Which runtime is to run which model: by request, else by the model's card, else by the setting."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import structlog
+from pydantic import Field, ValidationError
+
+from models.zoo.card import Card, Name, Runtime
+from models.zoo.files import read_text, write_whole
+from models.zoo.frozen import Finite
+from service.errors import InvalidParameter, StorageUnavailable, error_words
+from service.inference.runtimes.opening import INSTALL_OPENVINO, is_installed
+from service.inference.runtimes.openvino import FloatPrecision
+
+FILE_NAME = "runtimes.json"
+"""Name of the file in the data directory."""
+
+Origin = Literal["request", "card", "setting"]
+
+log = structlog.get_logger(__name__)
+
+
+class Requested(Finite):
+    """A runtime that a request chose for a model; `floats` as in `open_session`."""
+
+    runtime: Runtime
+    floats: FloatPrecision | None = None
+
+
+class _Kept(Finite):
+    """Content of the file."""
+
+    schema_version: Literal[1] = 1
+    requested: dict[Name, Requested] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The runtime that is to run a model's predictions, and who chose it."""
+
+    runtime: Runtime = "onnxruntime"
+    origin: Origin = "setting"
+    floats: FloatPrecision | None = None
+
+
+DEFAULT_CHOICE = Choice()
+
+
+class RuntimeChoices:
+    """Runtimes by model; thread-safe. Requests are kept in a file, so that they outlast a restart."""
+
+    def __init__(
+        self, default: Runtime = "onnxruntime", folder: Path | None = None, *, streams: int = 1
+    ) -> None:
+        """`default`: the setting. `folder`: the data directory; None: requests are not kept.
+
+        `streams`: number of runs under way at a time. A file that cannot be read is ignored, with a warning.
+        Raises InvalidParameter if the default is not installed.
+        """
+        if default == "openvino" and not is_installed("openvino"):
+            raise InvalidParameter(
+                f"WEIGHIN_RUNTIME 'openvino': not installed (allowed: onnxruntime, or install it with: "
+                f"{INSTALL_OPENVINO})"
+            )
+        self.default = default
+        self.streams = streams
+        self._path = None if folder is None else folder / FILE_NAME
+        self._lock = threading.Lock()
+        self._kept = _Kept() if self._path is None else _read(self._path)
+
+    def of(self, card: Card) -> Choice:
+        """Return the choice for the model of a card."""
+        return self.after(card, self._kept.requested.get(card.name))
+
+    def after(self, card: Card, requested: Requested | None) -> Choice:
+        """Return what the choice would be if `requested` were kept."""
+        if requested is not None:
+            return Choice(requested.runtime, "request", requested.floats)
+        return Choice(self.default) if card.runtime is None else Choice(card.runtime, "card")
+
+    def keep(self, name: str, requested: Requested | None) -> None:
+        """Keep what a request chose for a model; None: forget it. Raises StorageUnavailable."""
+        with self._lock:
+            others = {other: known for other, known in self._kept.requested.items() if other != name}
+            changed = others if requested is None else others | {name: requested}
+            self._write(self._kept.model_copy(update={"requested": changed}))
+
+    def _write(self, kept: _Kept) -> None:
+        if self._path is not None:
+            text = json.dumps(kept.model_dump(mode="json"), indent=2) + "\n"
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(self._path, text.encode())
+            except OSError as error:
+                raise StorageUnavailable(f"{FILE_NAME} cannot be written: {error_words(error)}") from None
+        self._kept = kept
+
+
+def _read(path: Path) -> _Kept:
+    try:
+        return _Kept.model_validate_json(read_text(path))
+    except FileNotFoundError:
+        return _Kept()
+    except OSError as error:
+        reason = error_words(error)
+    except (ValidationError, UnicodeDecodeError):
+        reason = "not a file of this service"
+    log.warning("chosen runtimes are ignored", file=FILE_NAME, reason=reason)
+    return _Kept()

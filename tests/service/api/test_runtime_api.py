@@ -1,0 +1,139 @@
+"""PUT /models/{name}/runtime and WEIGHIN_RUNTIME where OpenVINO is not installed; what answers say of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from models.zoo.card import read_card, write_card
+from service.app import create_app
+from service.errors import InvalidParameter
+from service.inference.runtimes import opening
+from service.inference.session import RUNTIME_VERSION
+from service.settings import Settings
+from tests.conftest import make_tiny_model
+from tests.helpers.problems import assert_problem
+from tests.service.conftest import running
+
+Serve = Callable[..., httpx.Client]
+ONNX_RUNTIME = {
+    "name": "onnxruntime", "version": RUNTIME_VERSION, "precision": "fp32",
+    "chosen": "onnxruntime", "origin": "setting", "reason": None,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide OpenVINO, for environments that have it."""
+    find_spec = opening.importlib.util.find_spec
+    monkeypatch.setattr(
+        opening.importlib.util, "find_spec", lambda name: None if name == "openvino" else find_spec(name)
+    )
+
+
+def runtime_of(client: httpx.Client, name: str = "tiny") -> dict[str, object]:
+    found: dict[str, object] = client.get(f"/models/{name}").json()["runtime"]
+    return found
+
+
+def test_choice_is_kept_and_taken_back(serve: Serve, tmp_path: Path) -> None:
+    client = serve()
+    assert runtime_of(client) == ONNX_RUNTIME
+    chosen = client.put("/models/tiny/runtime?runtime=onnxruntime")
+    assert chosen.status_code == 200
+    assert chosen.json() == client.get("/models/tiny").json()
+    assert runtime_of(client) == ONNX_RUNTIME | {"origin": "request"}
+    assert runtime_of(client, "tiny-b") == ONNX_RUNTIME
+    kept = json.loads((tmp_path / "data/runtimes.json").read_text())
+    assert kept["requested"] == {"tiny": {"runtime": "onnxruntime", "floats": None}}
+    assert client.put("/models/tiny/runtime?runtime=default").json()["runtime"] == ONNX_RUNTIME
+    assert json.loads((tmp_path / "data/runtimes.json").read_text())["requested"] == {}
+
+
+def test_choice_outlasts_a_restart(tiny_settings: Settings) -> None:
+    for expected in ("setting", "request"):
+        with running(tiny_settings) as client:
+            assert runtime_of(client)["origin"] == expected
+            client.put("/models/tiny/runtime?runtime=onnxruntime")
+
+
+def test_refused_choices(serve: Serve) -> None:
+    client = serve()
+    for query, words in (
+        ("runtime=openvino", "runtime 'openvino': not installed (install it with: .venv/bin/pip install"),
+        ("runtime=tflite", "runtime"),
+        ("runtime=onnxruntime&precision=bf16", "precision 'bf16': not with runtime 'onnxruntime'"),
+        ("", "runtime"),
+    ):
+        assert_problem(client.put(f"/models/tiny/runtime?{query}"), 422, "invalid-parameter", words)
+    assert runtime_of(client) == ONNX_RUNTIME
+    answer = client.put("/models/nope/runtime?runtime=onnxruntime")
+    assert_problem(answer, 404, "unknown-model", "'nope'")
+
+
+def test_choice_needs_the_key(serve: Serve) -> None:
+    client = serve(api_key=SecretStr("secret"))
+    answer = client.put("/models/tiny/runtime?runtime=onnxruntime")
+    assert_problem(answer, 401, "unauthorized", "API key: missing")
+    headers = {"Authorization": "Bearer secret"}
+    assert client.put("/models/tiny/runtime?runtime=onnxruntime", headers=headers).status_code == 200
+
+
+def test_choice_that_cannot_be_kept(serve: Serve, tmp_path: Path) -> None:
+    client = serve()
+    (tmp_path / "data/runtimes.json").mkdir()
+    answer = client.put("/models/tiny/runtime?runtime=onnxruntime")
+    assert_problem(answer, 507, "storage-unavailable", "runtimes.json cannot be written: is a directory")
+    assert runtime_of(client) == ONNX_RUNTIME
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", '{"schema_version": 2}', '{"requested": {"a/b": {}}}', "\0\xff"]
+)
+def test_damaged_file_is_ignored(tiny_settings: Settings, tmp_path: Path, content: str) -> None:
+    (tmp_path / "data/runtimes.json").write_text(content)
+    with running(tiny_settings) as client:
+        assert runtime_of(client) == ONNX_RUNTIME
+        assert client.put("/models/tiny/runtime?runtime=onnxruntime").status_code == 200
+
+
+def test_setting_of_a_runtime_that_is_not_installed(tiny_settings: Settings) -> None:
+    with pytest.raises(InvalidParameter, match=r"WEIGHIN_RUNTIME 'openvino': not installed .*pip install"):
+        create_app(tiny_settings.model_copy(update={"runtime": "openvino"}))
+
+
+def test_card_of_a_runtime_that_is_not_installed(tmp_path: Path, png: bytes) -> None:
+    folder = make_tiny_model(tmp_path / "zoo", "tiny")
+    write_card(folder, read_card(folder).model_copy(update={"schema_version": 2, "runtime": "openvino"}))
+    settings = Settings(model_dirs=(tmp_path / "zoo",), default_model="tiny", data_dir=tmp_path / "data")
+    with running(settings) as client:
+        runtime = runtime_of(client)
+        assert (runtime["name"], runtime["chosen"], runtime["origin"]) == ("onnxruntime", "openvino", "card")
+        assert "not installed" in str(runtime["reason"])
+        assert client.post("/classify", content=png).json()["runtime"] == "onnxruntime"
+        # A request has precedence over the card.
+        chosen = client.put("/models/tiny/runtime?runtime=onnxruntime").json()["runtime"]
+        assert chosen == ONNX_RUNTIME | {"origin": "request"}
+        taken_back = client.put("/models/tiny/runtime?runtime=default").json()["runtime"]
+        assert (taken_back["chosen"], taken_back["origin"]) == ("openvino", "card")
+
+
+def test_answers_and_latencies_name_the_runtime(serve: Serve, png: bytes) -> None:
+    client = serve()
+    answer = client.post("/classify", content=png).json()
+    assert (answer["runtime"], answer["precision"]) == ("onnxruntime", "fp32")
+    compared = client.post("/compare", content=png).json()["results"]
+    assert [(each["runtime"], each["precision"]) for each in compared] == [("onnxruntime", "fp32")] * 2
+    recorded = [{"model": "tiny", "runtime": "onnxruntime"}]
+    for path in ("/latency", "/latency/history", "/latency/distribution"):
+        assert client.get(f"{path}?model=tiny").json()["runtimes"] == recorded
+    query = "/latency?model=tiny&stage=total&runtime="
+    assert client.get(f"{query}onnxruntime").json()["latencies"][0]["count"] == 1
+    assert client.get(f"{query}openvino-bf16").json()["latencies"][0]["count"] == 0
+    assert_problem(client.get(f"{query}a'b"), 422, "invalid-parameter", "runtime")
+    assert client.get("/latency/distribution?model=tiny&runtime=openvino").json()["count"] == 0
