@@ -53,24 +53,39 @@ def preprocess(
 
     Raises ValueError if `pixels` or `out` has another shape or dtype, or `box` exceeds `pixels`.
     """
+    return normalise(fit(pixels, spec, box=box), spec, out)
+
+
+def fit(pixels: NDArray[np.uint8], spec: InputSpec, *, box: Box | None = None) -> NDArray[np.uint8]:
+    """Fit one image as `spec` says; return uint8 RGB (height, width, 3), perhaps a view of `pixels`.
+
+    `pixels` and `box` as in `preprocess`. Raises ValueError.
+    """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
         raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}; uint8 (H, W, 3) is needed")
     if box is None:
         box = (0, 0, pixels.shape[1], pixels.shape[0])
     elif not (0 <= box[0] < box[2] <= pixels.shape[1] and 0 <= box[1] < box[3] <= pixels.shape[0]):
         raise ValueError(f"box {box} does not lie within {pixels.shape[1]} x {pixels.shape[0]} pixels")
+    if spec.fitting == "center-crop":
+        return _resized_centre(pixels, spec, box)
+    if spec.fitting == "stretch":
+        return _resized(pixels, spec, box, (spec.width, spec.height))
+    return _padded(pixels, spec, box)
+
+
+def normalise(
+    region: NDArray[np.uint8], spec: InputSpec, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Normalise the result of `fit` as `spec` says; `out` and the result as in `preprocess`.
+
+    Raises ValueError if `out` has another shape or dtype.
+    """
     shape = (1, spec.channels, spec.height, spec.width)
     if out is None:
         out = np.empty(shape, dtype=np.float32)
     elif out.dtype != np.float32 or out.shape != shape:
         raise ValueError(f"out is {out.dtype} {out.shape}; float32 {shape} is needed")
-
-    if spec.fitting == "center-crop":
-        region = _resized_centre(pixels, spec, box)
-    elif spec.fitting == "stretch":
-        region = _resized(pixels, spec, box, (spec.width, spec.height))
-    else:
-        region = _padded(pixels, spec, box)
     if spec.channels == 3:
         if spec.colour_order == "bgr":
             region = region[..., ::-1]

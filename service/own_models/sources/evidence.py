@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 
 from models.zoo.card import Card, InputSpec
 from models.zoo.files import read_regular
-from models.zoo.preprocess import Box, preprocess
+from models.zoo.preprocess import Box, fit, normalise, preprocess
 from service.errors import WeighinError
 from service.inference.decoding.decode import DecodedImage
-from service.inference.pipeline import load_image, to_tensor
+from service.inference.pipeline import load_image
 from service.inference.session import OnnxSession
 from service.own_models.sources.conventions import (
     Convention,
@@ -55,9 +55,13 @@ HOPELESS = 0.001
 MOST_PICTURES = 200
 MOST_FOR_FITTINGS = 100
 _MAX_PIXELS = 64_000_000
+_MOST_REMEMBERED = 16_000_000
+"""Most scores of earlier runs that are kept, for equal inputs: 64 MB."""
 _NOT_SHOWN = ("input.fitting", "input.interpolation")
 _NOT_SQUARE, _MOST_SQUEEZED = 1.1, 2.0
 """Least aspect ratio of a picture that can show whether shapes are kept, and largest ratio of squeezing."""
+_PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "colour_order": "rgb", "layout": "nchw"}
+"""What is the same for the specs that one fitted image serves."""
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _Item = TypeVar("_Item")
 
@@ -191,11 +195,34 @@ class _Network:
         self._card = card.model_copy(update={"outputs": outputs, "classes": self.scores})
         self._sessions: dict[str, OnnxSession] = {}
         self._session(card.input.layout)
+        self._ran: dict[tuple[object, ...], NDArray[np.float32]] = {}
 
     def run(self, tensor: NDArray[np.float32], layout: str) -> NDArray[np.float32]:
         """Return all scores of one image, float32 (scores,). Raises ModelUnavailable."""
         logits: NDArray[np.float32] = self._session(layout).run(tensor)["logits"][0]
         return logits
+
+    def run_on(self, image: DecodedImage, specs: Iterable[InputSpec]) -> Iterator[NDArray[np.float32]]:
+        """Yield all scores of an image preprocessed for each of `specs`, float32 (scores,).
+
+        Fits the image once for all specs that differ only in what happens to pixel values, and runs equal
+        inputs once, also those of earlier calls: for example, a square picture is the same in most fittings.
+        Raises ModelUnavailable.
+        """
+        fitted: dict[InputSpec, tuple[NDArray[np.uint8], bytes]] = {}
+        for spec in specs:
+            plain = spec.model_copy(update=_PLAIN)
+            if plain not in fitted:
+                region = np.ascontiguousarray(fit(image.pixels, spec, box=image.box))
+                fitted[plain] = region, hashlib.sha256(region.tobytes()).digest()
+            region, digest = fitted[plain]
+            key = (digest, spec.mean, spec.std, spec.colour_order, spec.layout)
+            scores = self._ran.get(key)
+            if scores is None:
+                scores = self.run(normalise(region, spec), spec.layout)
+                if len(self._ran) * self.scores < _MOST_REMEMBERED:
+                    self._ran[key] = scores
+            yield scores
 
     def log_probabilities(
         self, rows: Sequence[NDArray[np.float32]], classes: Sequence[int], offset: int
@@ -241,8 +268,9 @@ class _Tried:
         self._first: tuple[int, NDArray[np.float64]] | None = None
         for picture, image in _images(pictures, specs, self.left_out):
             self._classes.append(picture.class_id)
-            for row in sorted({self._row[at] for at in np.flatnonzero(running).tolist()}):
-                self._logits[row].append(network.run(to_tensor(image, specs[row]), specs[row].layout))
+            rows = sorted({self._row[at] for at in np.flatnonzero(running).tolist()})
+            for row, logits in zip(rows, network.run_on(image, [specs[row] for row in rows]), strict=True):
+                self._logits[row].append(logits)
             for at in np.flatnonzero(running).tolist():
                 offset = conventions[at].offset
                 scores = self._logits[self._row[at]][-1][offset : offset + network.classes]

@@ -130,6 +130,23 @@ def test_few_pictures_keep_what_is_assumed_unless_they_rule_it_out(
     assert evidence.input == card.input
 
 
+def test_equal_inputs_run_once(
+    plain: Path, pictures: list[Labelled], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Square pictures of the input's size are the same in all fittings but one, and after each stage."""
+    inputs: list[bytes] = []
+    run = OnnxSession.run
+
+    def recorded(session: OnnxSession, images: Any, *outputs: Any) -> Any:
+        inputs.append(images.tobytes())
+        return run(session, images, *outputs)
+
+    monkeypatch.setattr(OnnxSession, "run", recorded)
+    first = judge(*disguised(plain, order="bgr"), pictures[:8], fixed=("input.fitting",))
+    assert len(inputs) == len(set(inputs)) > 8 * 10
+    assert judge(*disguised(plain, order="bgr"), pictures[:8], fixed=("input.fitting",)) == first
+
+
 def test_fixed_facts_are_not_varied(plain: Path, pictures: list[Labelled]) -> None:
     content, card = disguised(plain, order="bgr")
     fixed = ("input.mean", "input.colour_order", "input.fitting", "input.interpolation")
