@@ -80,6 +80,20 @@ def disguise(
     return model
 
 
+def of_size(model: onnx.ModelProto, side: int) -> onnx.ModelProto:
+    """Return `model`, which pools its features over any height and width, for images of `side` x `side`."""
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    graph = model.graph
+    for dimension in graph.input[0].type.tensor_type.shape.dim[2:]:
+        dimension.dim_value = side
+    for value in graph.output:
+        for dimension in value.type.tensor_type.shape.dim[2:]:
+            dimension.Clear()
+    del graph.value_info[:]
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
 def stretched(model: onnx.ModelProto, aspect: float) -> onnx.ModelProto:
     """Return `model` for pictures of this aspect ratio that were squeezed to squares: it widens them again.
 
