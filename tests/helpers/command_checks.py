@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import importlib
 import importlib.util
 import json
@@ -18,6 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 import typer
 from typer.core import TyperCommand
+from typer.main import get_command
 
 import models.cli
 import service.cli
@@ -114,6 +116,12 @@ def _check_settings(variables: Mapping[str, str], monkeypatch: pytest.MonkeyPatc
             raise WrongCommand(str(error)) from None
 
 
+@functools.cache
+def _command_of(app: typer.Typer) -> Any:
+    """Return the parser of a command line, which takes longer to make than to use."""
+    return get_command(app)
+
+
 def _check_typer(app: typer.Typer, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the command line parse the arguments; no callback runs, neither a command's nor a group's."""
 
@@ -123,7 +131,7 @@ def _check_typer(app: typer.Typer, call: Call, monkeypatch: pytest.MonkeyPatch) 
     with monkeypatch.context() as patch:
         patch.setattr(TyperCommand.context_class, "invoke", parse_only)
         try:
-            app(list(call.arguments), standalone_mode=False)
+            _command_of(app)(list(call.arguments), standalone_mode=False)
         except typer.TyperException as error:
             incomplete = type(error).__name__ in ("MissingParameter", "NoArgsIsHelpError", "BadOptionUsage")
             incomplete = incomplete or "Missing command" in str(error)
