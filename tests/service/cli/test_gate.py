@@ -59,8 +59,8 @@ def last_line(done: CommandResult) -> str:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Return a folder of 450 labelled pictures."""
-    save_pictures(tmp_path / "pictures", 150)
+    """Return a folder of 180 labelled pictures."""
+    save_pictures(tmp_path / "pictures", 60)
     return tmp_path / "pictures"
 
 
@@ -77,7 +77,7 @@ def test_broken_accuracy_fails_before_latency_is_measured(tmp_path: Path, zoo: P
     result = parsed(GateResult, file.read_text())
     assert result.outcome == "fail"
     assert result.accuracy is not None
-    assert result.accuracy.n == 450
+    assert result.accuracy.n == 180
     assert result.accuracy.low > 0.005
     assert [check.status for check in result.checks] == ["skipped", "failed", "skipped"]
     assert result.base is not None
@@ -426,7 +426,7 @@ def test_mapping_and_unreadable_pictures(tmp_path: Path, zoo: Path, pictures: Pa
     assert done.returncode == 1, done.stderr
     result = parsed(GateResult, file.read_text())
     assert result.accuracy is not None
-    assert result.accuracy.n == 450
+    assert result.accuracy.n == 180
     (note,) = result.notes
     assert note.startswith("not counted, cannot be read: 1 picture, rot/text.png: ")
 
@@ -444,7 +444,7 @@ def test_classes_that_are_no_labels_are_not_dropped_silently(
     check = parsed(GateResult, file.read_text()).checks[1]
     assert (check.name, check.status) == ("accuracy", "undecided")
     assert check.sentence.startswith(
-        "is not judged, rot with 150 pictures of 450: no label of the networks (rot: no label of colours"
+        "is not judged, rot with 60 pictures of 180: no label of the networks (rot: no label of colours"
     )
     assert check.sentence.endswith(
         "give --mapping FILE with lines CLASS = LABEL, or CLASS = - to leave a class out"
@@ -463,9 +463,9 @@ def test_classes_that_the_mapping_leaves_out_are_counted(tmp_path: Path, zoo: Pa
     assert done.returncode == 1, done.stderr
     result = parsed(GateResult, file.read_text())
     assert result.accuracy is not None
-    assert (result.accuracy.n, result.accuracy.pictures) == (300, 450)
-    assert "on 300 of 450 pictures" in last_line(done)
-    note = "not counted, left out by the mapping: 150 pictures of rot"
+    assert (result.accuracy.n, result.accuracy.pictures) == (120, 180)
+    assert "on 120 of 180 pictures" in last_line(done)
+    note = "not counted, left out by the mapping: 60 pictures of rot"
     assert note in result.notes
     assert note in done.stderr
 
@@ -724,9 +724,9 @@ def test_time_limit_ends_it_without_a_verdict(tmp_path: Path, zoo: Path) -> None
     ]  # fmt: skip
 
 
-def test_time_limit_that_is_too_short_for_the_pictures_says_which_would_do(
-    tmp_path: Path, zoo: Path, pictures: Path
-) -> None:
+def test_time_limit_that_is_too_short_for_the_pictures_says_which_would_do(tmp_path: Path, zoo: Path) -> None:
+    pictures = tmp_path / "pictures"
+    save_pictures(pictures, 150)
     file = tmp_path / "out.json"
     done = gate(
         zoo, "--base", "good", "--new", "reds", "--data", pictures, "--time-limit", "0.1s", "--json", file

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import resource
 from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree import ElementTree
@@ -198,13 +197,11 @@ def test_append_on_a_full_disk_leaves_no_part(tmp_path: Path) -> None:
     """A limit on the size of files stands for the full disk: it cuts the write off in the middle."""
     path = tmp_path / "summary.md"
     path.write_text("before\n")
-    limited = (
-        "import resource, signal, sys, pathlib; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20)); "
-        "from service.gate.outputs import append_whole; "
-        f"append_whole(pathlib.Path({str(path)!r}), 'x' * 100)"
-    )
-    done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "File too large" in done.stderr
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            append_whole(path, "x" * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert path.read_text() == "before\n"
