@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 
 from service.report.document import AccuracyFigure, Front, FrontModel
 
@@ -48,6 +48,28 @@ _ANGLES = (
     75,
 )
 """Directions of a label in degrees, clockwise from the right, the preferred ones first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a label is, from its circle: distance and direction, and what it costs."""
+
+    cost: float
+    distance: float
+    cosine: float
+    sine: float
+    anchor: str
+
+
+def _places() -> Iterator[_Place]:
+    """Yield the possible places: near ones and preferred directions are cheap."""
+    for distance, (rank, degrees) in itertools.product(_DISTANCES, enumerate(_ANGLES)):
+        cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        anchor = "start" if cosine > 0.1 else "end" if cosine < -0.1 else "middle"
+        yield _Place(2 * distance + rank, distance, cosine, sine, anchor)
+
+
+_PLACES = sorted(_places(), key=lambda place: place.cost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,79 +276,71 @@ def _labelled(points: Sequence[Point], prefix: str) -> tuple[Point, ...]:
 
     Labels are placed one after the other, each where it costs least; the best of several orders counts.
     """
+    circles = [
+        Rect(each.x - each.radius, each.y - each.radius, each.x + each.radius, each.y + each.radius)
+        for each in points
+    ]
+    intervals = [
+        Rect(min(line.x1, line.x2), min(line.y1, line.y2), max(line.x1, line.x2), max(line.y1, line.y2))
+        for each in points
+        for line in each.intervals
+    ]
+
+    @cache
+    def spot(index: int, at: int) -> tuple[Label, float] | None:
+        label = _label(points[index], prefix, _PLACES[at])
+        if not _is_clear(label, index, circles):
+            return None
+        return label, _PLACES[at].cost + 12 * sum(map(label.rect.overlaps, intervals))
+
     orders = [
         sorted(range(len(points)), key=lambda i: (not points[i].model.on_front, points[i].x)),
         sorted(range(len(points)), key=lambda i: (not points[i].model.on_front, points[i].y)),
         sorted(range(len(points)), key=lambda i: -len(points[i].model.entry)),
         sorted(range(len(points)), key=lambda i: points[i].x),
     ]
-    circles = [
-        Rect(each.x - each.radius, each.y - each.radius, each.x + each.radius, each.y + each.radius)
-        for each in points
-    ]
-    intervals = [line for each in points for line in each.intervals]
-    candidates = [
-        [_Candidate(i, label, cost, circles, intervals) for label, cost in _candidates(each, prefix)]
-        for i, each in enumerate(points)
-    ]
-    best: dict[int, Label] = {}
-    least = math.inf
-    for order in orders:
-        placed, cost = _place(candidates, order)
-        if cost < least:
-            best, least = placed, cost
-    return tuple(
-        Point(each.model, each.tip, each.x, each.y, each.radius, each.intervals, best.get(i))
-        for i, each in enumerate(points)
-    )
-
-
-class _Candidate:
-    """A possible label; what it would hide of the points is found once, for all orders."""
-
-    def __init__(
-        self, index: int, label: Label, cost: float, circles: Sequence[Rect], intervals: Sequence[Line]
-    ) -> None:
-        self.label = label
-        self.cost = cost  # without that of the intervals it crosses
-        self._index = index
-        self._circles = circles
-        self._intervals = intervals
-
-    @cached_property
-    def whole_cost(self) -> float:
-        """Its cost; infinite outside the plot, over a circle, or with a leader through another one."""
-        rect, leader = self.label.rect, self.label.leader
-        if rect.left < LEFT + 2 or rect.right > RIGHT or rect.top < TOP or rect.bottom > BOTTOM - 2:
-            return math.inf
-        for i, circle in enumerate(self._circles):
-            if rect.overlaps(circle) or (i != self._index and leader is not None and circle.crosses(leader)):
-                return math.inf
-        return self.cost + 12 * sum(rect.crosses(line) for line in self._intervals)
+    best, _ = min((_place(order, spot) for order in orders), key=lambda item: item[1])
+    return tuple(replace(each, label=best.get(i)) for i, each in enumerate(points))
 
 
 def _place(
-    candidates: Sequence[Sequence[_Candidate]], order: Sequence[int]
+    order: Sequence[int], spot: Callable[[int, int], tuple[Label, float] | None]
 ) -> tuple[dict[int, Label], float]:
-    """Place the labels in this order; return them and their cost. A label without room costs most."""
+    """Place the labels in this order; return them and their cost. A label without room costs most.
+
+    `spot` returns the label of a point at one of `_PLACES` with its cost; None where it has no room.
+    """
     placed: dict[int, Label] = {}
     total = 0.0
     for index in order:
         best: Label | None = None
         least = 10_000.0
-        for each in candidates[index]:
-            if each.cost < least and each.whole_cost < least and _is_free(each.label, placed.values()):
-                best, least = each.label, each.whole_cost
+        for at, place in enumerate(_PLACES):
+            if place.cost >= least:
+                break
+            found = spot(index, at)
+            if found is not None and found[1] < least and _is_apart(found[0], placed.values()):
+                best, least = found
         if best is not None:
             placed[index] = best
         total += least
     return placed, total
 
 
-def _is_free(label: Label, placed: Iterable[Label]) -> bool:
-    """Return whether it leaves the labels that are placed, and their leaders, as they are."""
+def _is_clear(label: Label, index: int, circles: Sequence[Rect]) -> bool:
+    """Return whether a label is within the plot, off all circles, and its line off those of others."""
     rect, leader = label.rect, label.leader
-    for other in placed:
+    if rect.left < LEFT + 2 or rect.right > RIGHT or rect.top < TOP or rect.bottom > BOTTOM - 2:
+        return False
+    if any(map(rect.overlaps, circles)):
+        return False
+    return leader is None or not any(circle.crosses(leader) for i, circle in enumerate(circles) if i != index)
+
+
+def _is_apart(label: Label, others: Iterable[Label]) -> bool:
+    """Return whether a label and its line cross no other label nor its line."""
+    rect, leader = label.rect, label.leader
+    for other in others:
         if rect.overlaps(other.rect) or (leader is not None and other.rect.crosses(leader)):
             return False
         if other.leader is not None and rect.crosses(other.leader):
@@ -334,26 +348,20 @@ def _is_free(label: Label, placed: Iterable[Label]) -> bool:
     return True
 
 
-def _candidates(point: Point, prefix: str) -> Iterator[tuple[Label, float]]:
-    """Yield possible labels of a point with their costs: near ones and preferred directions are cheap."""
+def _label(point: Point, prefix: str, place: _Place) -> Label:
+    """Return the label of a point at this place."""
     name = point.model.entry.removeprefix(prefix)
     text = name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…"
     width = len(text) * _CHARACTER
-    for distance in _DISTANCES:
-        for rank, degrees in enumerate(_ANGLES):
-            cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-            reach = point.radius + distance
-            x, y = point.x + reach * cosine, point.y + reach * sine
-            anchor = "start" if cosine > 0.1 else "end" if cosine < -0.1 else "middle"
-            left = x - (0 if anchor == "start" else width if anchor == "end" else width / 2)
-            middle = y + (0 if anchor != "middle" else math.copysign(_LINE / 2, sine))
-            rect = Rect(left - 2, middle - _LINE / 2, left + width + 2, middle + _LINE / 2)
-            leader = None
-            if distance >= _LEADER_FROM:
-                leader = Line(
-                    point.x + point.radius * cosine,
-                    point.y + point.radius * sine,
-                    x - 2 * cosine,
-                    y - 2 * sine,
-                )
-            yield Label(text, x, middle + 0.35 * _FONT, anchor, rect, leader), 2 * distance + rank
+    cosine, sine, anchor = place.cosine, place.sine, place.anchor
+    reach = point.radius + place.distance
+    x, y = point.x + reach * cosine, point.y + reach * sine
+    left = x - (0 if anchor == "start" else width if anchor == "end" else width / 2)
+    middle = y + (0 if anchor != "middle" else math.copysign(_LINE / 2, sine))
+    rect = Rect(left - 2, middle - _LINE / 2, left + width + 2, middle + _LINE / 2)
+    leader = None
+    if place.distance >= _LEADER_FROM:
+        leader = Line(
+            point.x + point.radius * cosine, point.y + point.radius * sine, x - 2 * cosine, y - 2 * sine
+        )
+    return Label(text, x, middle + 0.35 * _FONT, anchor, rect, leader)
