@@ -148,7 +148,7 @@ class LatencyCache:
         """Return the sum of closed buckets, its figures, and the sum of open buckets and memory."""
         buckets = cover(start, min(end, math.floor(question.now) + 1))  # includes the current second
         closed = tuple(bucket for bucket in buckets if question.is_closed(bucket))
-        is_open = [bucket for bucket in buckets if not question.is_closed(bucket)]
+        is_open = sorted({*buckets}.difference(closed), key=lambda bucket: bucket.start)
         fresh = combine(
             [
                 *self._read_open(question, is_open).values(),

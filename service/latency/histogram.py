@@ -51,6 +51,8 @@ class Summary:
 Percentiles = tuple[int, int, int, int]
 """p50, p90, p95 and p99 in nanoseconds, for any number of samples."""
 
+_NO_SLOTS, _NO_COUNTS = np.empty(0, np.uint16), np.empty(0, np.uint32)
+
 EMPTY_SUMMARY = Summary(0, None, None, None, None, None, None)
 
 
@@ -59,7 +61,8 @@ class Distribution:
     """Sparse counts of durations by HDR slot; count, sum and maximum are exact.
 
     `slots`: uint16 (n,), ascending, used slots only; `counts`: uint32 (n,), or int64 for 2**32 samples and
-    more, to save memory: a query over a month has ten thousand distributions.
+    more, to save memory: a query over a month has ten thousand distributions. Totals have no slots, though
+    they have samples, and hence no percentiles.
     """
 
     count: int
@@ -82,6 +85,15 @@ class Distribution:
             slots=np.array(slots, dtype=np.uint16),
             counts=np.array([counts[slot] for slot in slots], dtype=np.uint32),
         )
+
+    @classmethod
+    def totals(cls, count: int, sum_ns: int, max_ns: int) -> Distribution:
+        """Return a distribution of which only count, sum and maximum are known."""
+        return cls(count, sum_ns, max_ns, _NO_SLOTS, _NO_COUNTS)
+
+    def without_slots(self) -> Distribution:
+        """Return the totals of this distribution."""
+        return Distribution.totals(self.count, self.sum_ns, self.max_ns)
 
     def percentiles_ns(self) -> Percentiles:
         """Return the percentiles by nearest rank, at the upper end of the slot; zeros without samples."""
@@ -112,16 +124,17 @@ class Distribution:
         return slot_start_us(first) * 1000, min(slot_end_us(last) * 1000, self.max_ns)
 
     def summary(self) -> Summary:
-        """Return mean, percentiles and maximum, rounded to microseconds."""
-        return summarise(self.count, self.sum_ns, self.max_ns, self.percentiles_ns())
+        """Return mean, percentiles and maximum, rounded to microseconds; of totals, without percentiles."""
+        percentiles_ns = self.percentiles_ns() if self.slots.size else [None] * len(MIN_SAMPLES)
+        return summarise(self.count, self.sum_ns, self.max_ns, percentiles_ns)
 
 
-def summarise(count: int, sum_ns: int, max_ns: int, percentiles_ns: Percentiles) -> Summary:
-    """Return the summary of these figures, without percentiles that need more samples."""
+def summarise(count: int, sum_ns: int, max_ns: int, percentiles_ns: Sequence[int | None]) -> Summary:
+    """Return the summary of these figures, without percentiles that are unknown or need more samples."""
     if not count:
         return EMPTY_SUMMARY
     p50, p90, p95, p99 = (
-        milliseconds(percentile_ns) if count >= needed else None
+        milliseconds(percentile_ns) if percentile_ns is not None and count >= needed else None
         for percentile_ns, needed in zip(percentiles_ns, MIN_SAMPLES.values(), strict=True)
     )
     return Summary(count, milliseconds(round(sum_ns / count)), p50, p90, p95, p99, milliseconds(max_ns))
@@ -191,12 +204,15 @@ class HistogramCodec:
 
 
 def merge(parts: Sequence[Distribution]) -> Distribution:
-    """Return the distribution of all samples together."""
+    """Return the distribution of all samples together; if a part has only totals, the totals."""
     parts = [part for part in parts if part.count]
     if len(parts) == 1:
         return parts[0]
-    if not parts:
-        return Distribution(0, 0, 0, np.empty(0, np.uint16), np.empty(0, np.uint32))
+    count = sum(part.count for part in parts)
+    sum_ns = sum(part.sum_ns for part in parts)
+    max_ns = max((part.max_ns for part in parts), default=0)
+    if not parts or not all(part.slots.size for part in parts):
+        return Distribution.totals(count, sum_ns, max_ns)
     # float64 sums are exact up to 2**53 samples; converting first halves the time of bincount
     first = min(int(part.slots[0]) for part in parts)
     dense = np.bincount(
@@ -204,11 +220,10 @@ def merge(parts: Sequence[Distribution]) -> Distribution:
         weights=np.concatenate([part.counts for part in parts], dtype=np.float64),
     )
     used = (dense != 0).nonzero()[0]  # on bool, twice as fast
-    count = sum(part.count for part in parts)
     return Distribution(
         count=count,
-        sum_ns=sum(part.sum_ns for part in parts),
-        max_ns=max(part.max_ns for part in parts),
+        sum_ns=sum_ns,
+        max_ns=max_ns,
         slots=(used + first).astype(np.uint16),
         counts=_narrow(dense[used], count),
     )

@@ -93,14 +93,16 @@ class Latencies:
         stage: Stage | None = None,
         version: str = CURRENT,
         runtime: str | None = None,
+        totals_only: bool = False,
     ) -> tuple[Window, Figures]:
-        """Return the figures since `since` (seconds since 1970)."""
+        """Return the figures since `since` (seconds since 1970); with `totals_only`, without percentiles."""
 
         def answer(question: Question, degraded: str | None) -> tuple[Window, Figures]:
             window = self._window(question, since, degraded)
             return window, self._cache.figures(question, window.start, math.inf)
 
-        return self._answer(self._scope(regime, model, stage, version, runtime), answer)
+        scope = self._scope(regime, model, stage, version, runtime)
+        return self._answer(scope._replace(totals_only=totals_only), answer)
 
     def distribution(
         self,
@@ -121,8 +123,8 @@ class Latencies:
         self, regime: Regime, since: float, stage: Stage, version: str = CURRENT
     ) -> dict[str, Distribution]:
         """Return the distribution of one stage since `since`, of each model that has any."""
-        _, distributions = self._distributions(self._scope(regime, None, None, version), since)
-        return {model: found for (model, of_stage), found in distributions.items() if of_stage == stage}
+        _, distributions = self._distributions(self._scope(regime, None, stage, version), since)
+        return {model: found for (model, _), found in distributions.items()}
 
     def _distributions(
         self, scope: Scope, since: float

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
@@ -37,6 +37,7 @@ _WHERE = " WHERE resolution_s = :resolution_s AND regime = :regime AND start >= 
 _OF_MODEL = " AND model = :model"
 _OF_STAGE = " AND stage = :stage"
 _OF_RUNTIME = " AND runtime = :runtime"
+_TOTALS = "start, instance, model, stage, count, sum_ns, max_ns FROM latency_histograms"
 _HISTOGRAMS = "start, instance, model, stage, histogram, count, sum_ns, max_ns FROM latency_histograms"
 _SUMS = (
     "start, model, stage, count(*), CAST(sum(count) AS BIGINT), CAST(sum(sum_ns) AS BIGINT), max(max_ns), "
@@ -152,16 +153,17 @@ def read_pooled(
     Rows of buckets and instances in `without` are skipped; buckets without rows are absent. Raises
     StorageUnavailable for a histogram that cannot be decoded.
     """
-    codec = HistogramCodec()
+    columns = _TOTALS if scope.totals_only else _HISTOGRAMS
+    read: Callable[..., Distribution] = Distribution.totals if scope.totals_only else HistogramCodec().decode
     skipped = {
         (bucket.start, instance) for bucket, instance in without if bucket.resolution_s == first.resolution_s
     }
     distributions: defaultdict[int, list[tuple[str, Stage, Distribution]]] = defaultdict(list)
     errors: defaultdict[int, list[tuple[str, str, int]]] = defaultdict(list)
-    for start, instance, model, stage, *encoded in _rows(connection, _HISTOGRAMS, scope, first, end):
+    for start, instance, model, stage, *figures in _rows(connection, columns, scope, first, end):
         if (start, instance) not in skipped:
             try:
-                distributions[start].append((model, stage, codec.decode(*encoded)))
+                distributions[start].append((model, stage, read(*figures)))
             except ValueError as error:
                 raise StorageUnavailable(DAMAGED) from error
     for start, instance, *error_count in _error_rows(connection, scope, first, end):

@@ -31,13 +31,17 @@ class Versions(NamedTuple):
 
 
 class Scope(NamedTuple):
-    """Scope of a query; None: all models, stages, versions or runtimes."""
+    """Scope of a query; None: all models, stages, versions or runtimes.
+
+    `totals_only`: without histograms, which take most of the time to read, and hence without percentiles.
+    """
 
     regime: Regime
     model: str | None = None
     stage: Stage | None = None
     versions: Versions | None = None
     runtime: str | None = None
+    totals_only: bool = False
 
     def admits(self, model: str, version: str, runtime: str) -> bool:
         """Whether runs of that version of the model in that runtime are part of the answer."""
@@ -102,7 +106,11 @@ class Part:
         """Return the series within a scope, pooled."""
         return pool(
             (
-                (series.model, series.stage, distribution)
+                (
+                    series.model,
+                    series.stage,
+                    distribution.without_slots() if scope.totals_only else distribution,
+                )
                 for series, distribution in self.distributions.items()
                 if series.regime == scope.regime
                 and scope.admits(series.model, series.version, series.runtime)

@@ -168,7 +168,8 @@ class FiguresBuilder:
         """Return the figures of a view. Reads the database."""
         since = self._latencies.now() - WINDOWS[asked.since].length_s
         by_regime = {
-            regime: self._latencies.window(regime, since, version=asked.version) for regime in REGIMES
+            regime: self._latencies.window(regime, since, version=asked.version, totals_only=True)
+            for regime in REGIMES
         }
         counts = {
             regime: Activity(_runs(recorded), _errors(recorded))
@@ -201,6 +202,7 @@ class FiguresBuilder:
         measured = self._catalogue.measured(facts)
         of_other_files = self._of_other_files(view, since, facts)
         stages = {stage_of(recorded, name, stage) for name, _ in recorded.summaries} | {stage}
+        recorded, problem = self._with_percentiles(view, since, stages, recorded)
         compared = {
             name: each
             for name, each in facts.items()
@@ -231,7 +233,7 @@ class FiguresBuilder:
         of_stage: dict[str, str] = {"stage": "" if is_stacked or is_mixed else stage}
         idle = [] if view.model else [name for name in facts if not _has_runs(recorded, name)]
         return Figures(
-            degraded=self._state_problem() or window.degraded,
+            degraded=self._state_problem() or window.degraded or problem,
             view=asked,
             is_demo=view.regime == "demo",
             begin=f"{begin:%Y-%m-%d %H:%M}",
@@ -276,6 +278,21 @@ class FiguresBuilder:
             history_url=view.url(f"{root}/latency/history", **of_stage, step=f"{step_s // 60}m"),
             distribution_url=view.url(f"{root}/latency/distribution", stage=stage) if view.model else "",
         )
+
+    def _with_percentiles(
+        self, view: View, since: float, stages: Collection[Stage], recorded: Recorded
+    ) -> tuple[Recorded, str | None]:
+        """Return the figures with the percentiles of these stages and of the selected model.
+
+        Only these are read, as their histograms take most of the time. The second value is the reason why
+        some of them could not be read from the store, or None.
+        """
+        assert view.regime
+        window = partial(self._latencies.window, view.regime, since, version=view.version)
+        found = [window(stage=stage) for stage in stages] + ([window(model=view.model)] if view.model else [])
+        summaries = {key: summary for _, each in found for key, summary in each.summaries.items()}
+        problem = next((each.degraded for each, _ in found if each.degraded), None)
+        return replace(recorded, summaries={**recorded.summaries, **summaries}), problem
 
     def _of_other_files(self, view: View, since: float, facts: Mapping[str, ModelFacts]) -> frozenset[str]:
         """Return the served models with runs in the view that are of another file than the served one."""

@@ -6,6 +6,7 @@ import functools
 import random
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,10 @@ class World:
             _, of_one = self.latencies.window("live", now - length_s, model="one", stage="total")
             assert of_one.summaries == {k: s for k, s in figures.summaries.items() if k[0] == "one"}
             assert of_one.errors == {model: e for model, e in figures.errors.items() if model == "one"}
+            _, totals = self.latencies.window("live", now - length_s, totals_only=True)
+            unknown = dict.fromkeys(("p50_ms", "p90_ms", "p95_ms", "p99_ms"))
+            assert totals.summaries == {k: replace(s, **unknown) for k, s in figures.summaries.items()}
+            assert totals.errors == figures.errors
             told = sum(n for counts in figures.errors.values() for n in counts.values())
             assert told == sum(1 for at, _ in self.errors if at >= window.start)
         for length_s, step_s in (
