@@ -3,9 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
+from cachetools import LRUCache
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse
+from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope, Send
 
 from service.api.body.request import ignores_unknown_parameters, root_of
 from service.api.latency import VersionName, check_model
@@ -36,8 +39,24 @@ def dashboard_router(
 ) -> APIRouter:
     """Build the router. `model_names` returns the names of the served models; `key_needed`: for a demo."""
     router = new_router("pages")
+    valid: LRUCache[bytes, View] = LRUCache(64)
+
+    class Refresh(APIRoute):
+        """Answers a query that was found valid before without checking it again.
+
+        Every open page asks every few seconds; reading its parameters would take longer than the answer.
+        """
+
+        async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+            view = valid.get(scope["query_string"])
+            if view is None or scope["method"] != "GET":
+                await super().handle(scope, receive, send)
+            else:
+                response = await figures(Request(scope), view)
+                await response(scope, receive, send)
 
     async def view_of(
+        request: Request,
         regime: Annotated[
             RegimeChoice, Query(description="Source of the latency; empty for the one with the most runs")
         ] = "",
@@ -56,7 +75,10 @@ def dashboard_router(
     ) -> View:
         for name in filter(None, (model, baseline)):  # reads the database
             await run_in_threadpool(check_model, latencies, model_names(), name)
-        return View(regime, model, "" if stage == "total" else stage, since, version, sort, baseline)
+        view = View(regime, model, "" if stage == "total" else stage, since, version, sort, baseline)
+        if not (model or baseline):  # names may become unknown
+            valid[request.scope["query_string"]] = view
+        return view
 
     @router.get(
         "/dashboard",
@@ -75,8 +97,6 @@ def dashboard_router(
         page = dashboard_page(view, rendered.models, rendered.regimes, rendered.html, key_needed=key_needed)
         return site.page("dashboard.html", page, here="/dashboard", root=root_of(request), charts=True)
 
-    # Only for the page: programs use GET /latency.
-    @router.get("/dashboard/figures", include_in_schema=False)
     @ignores_unknown_parameters
     async def figures(request: Request, view: Annotated[View, Depends(view_of)]) -> Response:
         """Return the part of the page that is refreshed every few seconds.
@@ -86,6 +106,8 @@ def dashboard_router(
         rendered = await cache.rendered(view, _base_url(request), max_age_s=SHARED_FOR_S)
         return HTMLResponse(rendered.html, headers={"Cache-Control": "no-store"})
 
+    # Only for the page: programs use GET /latency.
+    router.add_api_route("/dashboard/figures", figures, include_in_schema=False, route_class_override=Refresh)
     return router
 
 
