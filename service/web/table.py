@@ -14,6 +14,7 @@ from service.latency.histogram import EMPTY_SUMMARY, Distribution, Summary
 from service.latency.series import Figures
 from service.latency.stages import STAGES, Stage
 from service.report.chart import Chart
+from service.text.display import joined
 from service.web.catalogue import Accuracies, Labels
 from service.web.fronts import GroupFront, front_of, short_names
 from service.web.marks import Axis, Marks, Part, Tick, marks, stacked
@@ -417,7 +418,7 @@ def answers(group: Group) -> Answers:
         note = ", ".join(filter(None, (figures, best[0].origin)))
         tiles.append(Tile("accurate", "Most accurate", named(best), note))
     if group.front is not None and len(group.front.on_front) + len(group.front.dominated) > 1:
-        tiles.append(Tile("dominated", "Dominated", *_dominated(group.front)))
+        tiles.append(Tile("dominated", "Dominated", *_dominated(group.front, rows)))
     for row in tagged("baseline"):
         p99 = row.percentiles[2]
         note = f"p99 {p99.text} ms" if not p99.note else f"no p99 yet, needs {MIN_SAMPLES[0.99]} runs"
@@ -427,14 +428,16 @@ def answers(group: Group) -> Answers:
     return Answers(group.title.partition(":")[0], group.title, tuple(tiles))
 
 
-def _dominated(front: GroupFront) -> tuple[str, str]:
-    """Return which models are dominated, or how many, and how many are only behind another."""
+def _dominated(front: GroupFront, rows: Sequence[Row]) -> tuple[str, str]:
+    """Return which models are dominated, or how many, and up to three that are only behind another."""
     proven = ", ".join(sorted(front.dominated))
     if len(front.dominated) > MOST_NAMED:
         proven = f"{len(front.dominated)} models"
     if not front.behind:
         return proven or "none", ""
-    return f"{proven or 'none proven'};", f"{len(front.behind)} behind another"
+    short = short_names([row.model for row in rows])
+    behind = joined([short.get(name, name) for name in sorted(front.behind)])
+    return f"{proven or 'none proven'};", f"behind another: {behind}"
 
 
 def percentile_cells(summary: Summary) -> tuple[Cell, ...]:

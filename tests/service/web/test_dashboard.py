@@ -374,7 +374,10 @@ def test_worse_models_are_said_to_be_behind_or_dominated(judged: Instrument) -> 
         "by the estimates, &#39;set-a&#39; is more accurate (80.0% against 79.0%), faster (median 2 ms"
         in page
     )
-    assert page.count("<b>dominated by X</b>: X surely is.") == page.count("<b>behind X?</b>: X is by") == 1
+    assert re.findall(r'<tr data-model="([^"]+)" class="behind">', page) == ["set-b"], "marked at its name"
+    assert (
+        page.count("<b>dominated by X</b>: X surely is.") == page.count("<b>behind X?</b>: X is better") == 1
+    )
     assert [row[0].split()[0] for row in rows(judged.page(sort="front"))] == [
         *("other-a", "other-b"),
         *("set-a", "set-c", "set-b", "set-d"),
@@ -392,7 +395,7 @@ def test_each_label_set_has_its_answers(judged: Instrument) -> None:
     others, ten = answers.values()
     assert ten["Fastest"] == "set-a p50 2.00 ms"
     assert re.fullmatch(r"set-c 90.0% \[8\d.\d–9\d.\d\]", ten["Most accurate"])
-    assert ten["Dominated"] == "set-d; 1 behind another"
+    assert ten["Dominated"] == "set-d; behind another: b"
     assert ten["Baseline"] == "set-a p99 2.00 ms"
     assert others["Fastest"] == "other-a p50 6.00 ms"
     assert others["Dominated"] == "other-b "
@@ -432,6 +435,8 @@ def test_stacked_stages_add_up_to_the_mean_of_all_runs(instrument: Instrument) -
         ("inference", "0.0", str(axis.x(2.0)), "inference: mean 2 ms"),
         ("search", str(axis.x(2.0)), str(axis.x(2.0)), "search: mean 2 ms over all runs; 1 of 4 have it"),
     ]
+    told = "inference: mean 2 ms, search: mean 2 ms over all runs; 1 of 4 have it"
+    assert f'</svg><span class="hidden-text">{told}</span>' in page, "for screen readers"
 
 
 def test_versions_of_a_model_on_request(instrument: Instrument) -> None:
