@@ -29,7 +29,7 @@ test: .venv/installed-tests ## Run the tests that need no torch
 	$(BIN)/pytest tests -m "not fault and not fuzz and not heif and not openvino and not photos and not torch and not web" \
 		-n $(WORKERS) --dist worksteal --disable-plugin-autoload -p xdist
 
-test-faults: .venv/installed-tests ## Run the slow tests: kills, full disks, dropped privileges, whole benchmarks
+test-faults: .venv/installed-tests ## Run the slow tests: kills, full disks, dropped privileges, whole benchmarks, long simulations
 	$(BIN)/pytest tests -m "fault and not alone" -n auto --dist worksteal
 	$(BIN)/pytest tests -m "fault and alone"
 
