@@ -15,7 +15,7 @@ from tests.helpers.process import service_process
 from tests.helpers.processes import running
 from tests.service.bench.test_benchmarks_api import events, start
 
-pytestmark = [pytest.mark.fault, pytest.mark.alone]
+pytestmark = pytest.mark.fault
 
 
 def descendants(pid: int) -> dict[int, str]:

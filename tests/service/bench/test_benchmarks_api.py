@@ -16,7 +16,7 @@ from service.settings import Settings
 from tests.helpers.problems import assert_problem
 from tests.service.conftest import running
 
-pytestmark = [pytest.mark.fault, pytest.mark.alone]  # whole measurements, seconds each
+pytestmark = pytest.mark.fault  # whole measurements, seconds each
 
 Serve = Callable[..., httpx.Client]
 

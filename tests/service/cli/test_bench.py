@@ -28,7 +28,6 @@ def weighin(models_dir: Path, tmp_path: Path, *arguments: str) -> subprocess.Com
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.alone  # three launches with their full warm-up
 def test_quick_run_of_one_model(tiny_models_dir: Path, tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     done = weighin(tiny_models_dir, tmp_path, "--models", "tiny", "--json", str(file))
@@ -71,7 +70,6 @@ def test_broken_pipe_after_a_measurement(tiny_models_dir: Path, tmp_path: Path) 
     assert kept.bundle.configuration.rounds == 2
 
 
-@pytest.mark.alone
 def test_ctrl_c_writes_a_partial_bundle(tiny_models_dir: Path, tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     env = environment(tiny_models_dir, tmp_path / "data") | {"TTY_COMPATIBLE": "1", "FORCE_COLOR": "1"}

@@ -169,7 +169,6 @@ def test_wrong_options(
 
 
 @pytest.mark.fault
-@pytest.mark.alone
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_evaluation_goes_on(tmp_path: Path, zoo: Path, how: signal.Signals) -> None:
     save_pictures(tmp_path / "pictures", 2000)

@@ -22,7 +22,7 @@ from service.errors import MeasurementFailed
 from service.inference.registry import Registry
 from service.inference.runtimes.opening import open_session
 
-pytestmark = [pytest.mark.fault, pytest.mark.alone]  # whole measurements, seconds each
+pytestmark = pytest.mark.fault  # whole measurements, seconds each
 
 
 @pytest.fixture
