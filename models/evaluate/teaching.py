@@ -40,11 +40,14 @@ def judge(
     seed and teacher, and ValueError if the models of `zoo` are not the teachers.
     """
     networks, identities = _load_pairs(student, runs, range(seeds))
-    further = _judge_fine_tuned(student, runs, identities[DISTILLED][0], test, report)
+    prepared = Prepared.of(test)
+    further = _judge_fine_tuned(student, runs, identities[DISTILLED][0], prepared, report)
     teachers = identities[DISTILLED][0]["teacher"]
     teacher_accuracy = _teacher_accuracy(teachers, zoo, test)
     report(f"mean of {', '.join(map(_name, teachers))}: {teacher_accuracy:.2%}")
-    correct = {kind: np.stack([_correct(network, test) for network in networks[kind]]) for kind in networks}
+    correct = {
+        kind: np.stack([_correct(network, prepared) for network in networks[kind]]) for kind in networks
+    }
     for kind in correct:
         by_seed = ", ".join(f"{share:.2%}" for share in correct[kind].mean(1))
         report(f"{student} {kind}: {correct[kind].mean():.2%} on average ({by_seed})")
@@ -67,7 +70,7 @@ def judge(
 
 
 def _judge_fine_tuned(
-    student: str, runs: Path, distilled: Mapping[str, Any], test: Images, report: Callable[[str], None]
+    student: str, runs: Path, distilled: Mapping[str, Any], test: Prepared, report: Callable[[str], None]
 ) -> JudgedFurther | None:
     """Judge the student fine-tuned with and without the teacher of `distilled`; None if one is missing."""
     names = [f"{student}-{kind}{FINE_TUNED}" for kind in (DISTILLED, ALONE)]
@@ -119,9 +122,8 @@ def _without(identity: Mapping[str, Any], ignored: Sequence[str]) -> dict[str, A
     return {key: value for key, value in identity.items() if key not in (*ignored, "made_with")}
 
 
-def _correct(network: Any, test: Images) -> NDArray[np.bool_]:
-    prepared = Prepared.of(test)
-    correct: NDArray[np.bool_] = (predict(network, prepared.inputs).argmax(1) == prepared.classes).numpy()
+def _correct(network: Any, test: Prepared) -> NDArray[np.bool_]:
+    correct: NDArray[np.bool_] = (predict(network, test.inputs).argmax(1) == test.classes).numpy()
     return correct
 
 
