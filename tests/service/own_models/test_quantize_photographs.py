@@ -25,7 +25,7 @@ def save_crops(folder: Path, packages: tuple[str, ...], per_photograph: int) -> 
     folder.mkdir()
     for number, pixels in enumerate(crops(PHOTOS, packages, per_photograph)):
         image = Image.fromarray(pixels)
-        image.thumbnail((512, 512), Image.Resampling.LANCZOS)
+        image.thumbnail((320, 320), Image.Resampling.LANCZOS)
         image.save(folder / f"{number:03}.png", compress_level=1)
     return folder
 
