@@ -155,7 +155,8 @@ def test_a_box_that_ends_within_a_pixel(below: int, right: int, scale: int) -> N
     # As a JPEG decoder scales: each pixel is the mean of a square, those on the edge repeat it.
     padded = np.pad(picture, ((0, -height % scale), (0, -width % scale), (0, 0)), mode="edge")
     blocks = padded.reshape(padded.shape[0] // scale, scale, padded.shape[1] // scale, scale, 3)
-    small = np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
+    sums = blocks.sum(axis=1, dtype=np.uint16).sum(axis=2, dtype=np.uint32)
+    small = np.rint(sums / scale**2).astype(np.uint8)
     exact = reference(picture, spec)
     with_box = preprocess(small, spec, box=(0, 0, width / scale, height / scale))[0]
     without = preprocess(small, spec)[0]
