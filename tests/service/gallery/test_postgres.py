@@ -104,7 +104,7 @@ def test_index_is_built_and_used(
     database: GalleryDatabase, store: GalleryStore, postgres: PostgresServer
 ) -> None:
     search = PostgresqlNearest(database, EMBEDDER, DIMENSIONS, exact_up_to=100)
-    all_vectors = vectors(400)
+    all_vectors = vectors(200)
     kept = {put(store, f"i{n}", vector, {"n": n % 10}): vector for n, vector in enumerate(all_vectors)}
     queries = vectors(20, seed=1)
     assert recall(search, kept, queries) == 1.0
