@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -14,7 +15,6 @@ from tests.helpers.command_line import weighin
 from tests.helpers.forked import ForkedProcess
 from tests.helpers.http_client import http_client
 from tests.helpers.process import environment
-from tests.helpers.until import until
 
 PLANNED = 2 * RUNS_PER_MODEL
 
@@ -71,22 +71,17 @@ def test_demo_without_a_fixed_port(tiny_models_dir: Path, tmp_path: Path) -> Non
 def test_demo_starts_a_service(tiny_models_dir: Path, tmp_path: Path) -> None:
     port = free_port()
     variables = environment(tiny_models_dir, tmp_path / "data", port=port)
-    with (tmp_path / "out").open("wb") as out:
-        process = ForkedProcess(["demo"], variables, out.fileno(), stderr=2)
-    try:
-        with http_client(f"http://127.0.0.1:{port}") as client:
-
-            def runs() -> int:
-                try:
-                    count: int = client.get("/demo").json()["runs"]
-                except httpx.TransportError:
-                    return -1
-                return count
-
-            until(lambda: runs() == PLANNED, "the demo to end")
-            assert recorded(client) == [("tiny", RUNS_PER_MODEL), ("tiny-b", RUNS_PER_MODEL)]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(60)
+    terminal, end = os.openpty()  # Python writes lines to a terminal at once
+    process = ForkedProcess(["demo"], variables, end, stderr=2)
+    os.close(end)
+    assert process.stderr is not None
+    with open(terminal) as output, process.stderr:
+        try:
+            assert f"see http://127.0.0.1:{port}/dashboard?regime=demo" in output.readline()
+            assert f"{PLANNED} of {PLANNED} runs recorded" in output.readline()
+            with http_client(f"http://127.0.0.1:{port}") as client:
+                assert recorded(client) == [("tiny", RUNS_PER_MODEL), ("tiny-b", RUNS_PER_MODEL)]
+        finally:
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(60)
     assert code == 0
-    assert f"see http://127.0.0.1:{port}/dashboard?regime=demo" in (tmp_path / "out").read_text()
