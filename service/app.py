@@ -51,6 +51,7 @@ from service.inference.explain import Explainer
 from service.inference.pool import CorePool
 from service.inference.registry import Registry
 from service.inference.runtimes.choice import RuntimeChoices
+from service.inference.runtimes.weigher import Weigher
 from service.inference.session import RUNTIME_VERSION
 from service.latency.prometheus import Metrics
 from service.latency.query import Latencies
@@ -99,6 +100,7 @@ class Services:
     jobs: BenchmarkJobs
     gallery: Gallery
     demo: Demo
+    weigher: Weigher
     site: Site
     dashboard_cache: DashboardCache
 
@@ -124,6 +126,7 @@ class Services:
             await asyncio.to_thread(self.watcher.close)
             await self.jobs.close()
             await self.demo.close()
+            await self.weigher.close()
             await self.gallery.close()
             await asyncio.to_thread(self.dashboard_cache.close)
             await asyncio.to_thread(self.pool.close)
@@ -135,6 +138,7 @@ class Services:
             log.error("loading the models failed", exc_info=task.exception())
             return
         self.watcher.start()
+        self.weigher.start()
         gallery_model = self.settings.gallery_model
         if gallery_model not in (None, *self.registry.names()):
             log.warning("WEIGHIN_GALLERY_MODEL: no such model", gallery_model=gallery_model)
@@ -147,12 +151,13 @@ def build(settings: Settings, *, address: str | None = None) -> Services:
     Raises the errors of `create_app`.
     """
     threads = settings.threads or core_budget()
+    choices = RuntimeChoices(settings.runtime, settings.data_dir, streams=threads)
     registry = Registry(
         settings.model_dirs,
         settings.default_model,
         default_detector=settings.default_detector,
         added=settings.added_models,
-        choices=RuntimeChoices(settings.runtime, settings.data_dir, streams=threads),
+        choices=choices,
     )
     pool = CorePool(threads, settings.max_waiting)
     metrics = Metrics({"version": version("weighin"), "onnxruntime": RUNTIME_VERSION})
@@ -201,6 +206,14 @@ def build(settings: Settings, *, address: str | None = None) -> Services:
             recorder,
             max_pixels=settings.max_pixels,
             benchmark_runs=lambda: services.jobs.running,
+        ),
+        Weigher(
+            registry,
+            pool,
+            choices,
+            lambda count: services.gallery.pictures(count),
+            max_pixels=settings.max_pixels,
+            busy=lambda: services.jobs.running or services.demo.running,
         ),
         site,
         DashboardCache(

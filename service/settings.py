@@ -76,8 +76,9 @@ class Settings(BaseSettings):
     gallery_exact_up_to: int = Field(20_000, ge=0)
     """Up to this many images, a search compares all of them; with more, an HNSW index finds candidates."""
     runtime: Runtime = "onnxruntime"
-    """What runs predictions: `onnxruntime`, or `openvino` if it is installed. A model's card and
-    `PUT /models/{name}/runtime` have precedence ([runtimes.md](runtimes.md))."""
+    """What runs predictions: `onnxruntime`, `openvino`, or `auto`: OpenVINO for each model that it runs
+    faster here, with answers that agree. A model's card and `PUT /models/{name}/runtime` have precedence
+    ([runtimes.md](runtimes.md))."""
     threads: int | None = Field(None, ge=1, le=256)
     """Threads that decode images and run models."""
     max_waiting: int = Field(64, ge=0)

@@ -43,7 +43,7 @@ Fitting = Literal["center-crop", "stretch", "letterbox", "pad"]
 Origin = Literal["file", "metadata", "pictures", "flag", "assumed"]
 """Where a fact of a card comes from: the ONNX file, files beside it, pictures, the user, or nowhere."""
 
-Runtime = Literal["onnxruntime", "openvino"]
+Runtime = Literal["onnxruntime", "openvino", "auto"]
 """What may be chosen to run a network."""
 Task = Literal["image-classification", "object-detection"]
 OutputName = Literal["logits", "embedding", "features"] | Role

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field, SecretStr
 
-from models.zoo.card import Accuracy, Activation, Card, Runtime
+from models.zoo.card import Accuracy, Activation, Agreement, Card, Runtime
 from service import errors
 from service.api.body.image import PRECISION
 from service.api.body.model import OPENAPI_BODY, uploaded_model
@@ -17,12 +18,29 @@ from service.api.body.request import root_of
 from service.api.model_changer import ModelChanger, ModelsInUse, exists
 from service.api.problems import documented
 from service.api.routers import key_needed, new_router, own_key_needed
-from service.inference.loading import ModelEntry, ServedModel, served_accuracy
+from service.inference.loading import ModelEntry, ServedModel, served_accuracy, served_agreement
 from service.inference.registry import Registry
 from service.inference.runtimes.base import RuntimeName
 from service.inference.runtimes.choice import Origin, Requested
 from service.inference.runtimes.opening import runtime_version
 from service.inference.runtimes.openvino import FloatPrecision
+from service.inference.runtimes.weighing import Answers, Weighing
+
+
+class WeighedOut(BaseModel):
+    """OpenVINO beside ONNX Runtime on this machine."""
+
+    at: datetime
+    precision: str = Field(description="Precision in which OpenVINO ran the network", examples=["bf16"])
+    onnxruntime_ms: float = Field(description="Median of a run")
+    openvino_ms: float = Field(description="Median of a run")
+    speedup: float = Field(description="OpenVINO's speed divided by ONNX Runtime's")
+    low: float = Field(description="Lower end of its 95 % interval")
+    high: float = Field(description="Upper end of its 95 % interval")
+    faster: bool = Field(description="Whether OpenVINO is faster, by the rule of benchmarks")
+    agree: bool = Field(description="Whether the answers agree: `same` and `deviation` are within the bounds")
+    answers: Answers | None = Field(description="null if OpenVINO cannot run the model")
+    problem: str | None = Field(description="Why OpenVINO cannot run the model, else null")
 
 
 class RuntimeOut(BaseModel):
@@ -35,7 +53,8 @@ class RuntimeOut(BaseModel):
     origin: Origin = Field(
         description="Who chose it: a `request` to this route's `PUT`, the model's `card`, or the `setting`"
     )
-    reason: str | None = Field(description="Why another runtime than the chosen one runs them, else null")
+    reason: str | None = Field(description="Why ONNX Runtime runs them although it was not chosen, else null")
+    weighed: WeighedOut | None = Field(description="null if both runtimes were not weighed on this machine")
 
 
 class ModelOut(BaseModel):
@@ -60,6 +79,10 @@ class ModelOut(BaseModel):
     accuracy: Accuracy | None = Field(
         description="Accuracy of what is served: that of the card, which is `inherited` if the network runs "
         "in another precision than the card's"
+    )
+    agreement: Agreement | None = Field(
+        description="How often an inherited `accuracy` applies: agreement with the model that it is of; null "
+        "if it is not inherited, or not measured yet"
     )
     assumed: list[str] = Field(
         description="Paths of the card's facts that were assumed; if these are of `input`, `outputs` or "
@@ -274,7 +297,14 @@ def runtime_out(model: ServedModel) -> RuntimeOut:
         chosen=choice.runtime,
         origin=choice.origin,
         reason=model.not_chosen,
+        weighed=None if model.weighing is None else _weighed(model.weighing),
     )
+
+
+def _weighed(weighing: Weighing) -> WeighedOut:
+    names = WeighedOut.model_fields.keys() - {"agree"}
+    facts = {name: getattr(weighing, name) for name in names}
+    return WeighedOut(**facts, agree=weighing.answers is not None and weighing.answers.agree)
 
 
 def _out(entry: ModelEntry) -> ModelOut:
@@ -287,6 +317,7 @@ def _out(entry: ModelEntry) -> ModelOut:
         activation=None if entry.model is None else entry.model.session.activation,
         runtime=None if entry.model is None else runtime_out(entry.model),
         accuracy=served_accuracy(entry),
+        agreement=served_agreement(entry),
         assumed=[] if entry.card is None else list(entry.card.assumed),
         card=entry.card,
     )

@@ -72,7 +72,7 @@ class Gallery:
         self._threads = GalleryThreads(deadline_s)
         self._networks = Networks(registry, model, data_dir / KEPT_FOLDER)
         self._database = database
-        store = GalleryStore(database, quota)
+        self._store = store = GalleryStore(database, quota)
         vectors = GalleryVectors(database)
         self._searches = Searches(
             partial(open_nearest, vectors, folder=data_dir / INDEX_FOLDER, exact_up_to=exact_up_to),
@@ -117,6 +117,16 @@ class Gallery:
         """
         state = await self._threads.read(self._database.state)
         return frozenset({self._networks.name_of(state), *map(model_name, state.embedders)})
+
+    async def pictures(self, count: int) -> list[bytes]:
+        """Return the original bytes of up to `count` images, by id. Raises StorageUnavailable."""
+
+        def read() -> list[bytes]:
+            images, _ = self._store.page(None, count)
+            originals = (self._store.original(image.key) for image in images)
+            return [original for original in originals if original is not None]
+
+        return await self._threads.read(read)
 
     async def close(self) -> None:
         """Stop background work and save the index."""

@@ -6,8 +6,9 @@ import hashlib
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 
 from models.onnx_tools.file_kind import file_kind, looks_truncated
 from models.onnx_tools.inspect import output_activation
-from models.zoo.card import Accuracy, Activation, Card, InputSpec, read_card
+from models.zoo.card import Accuracy, Activation, Agreement, Card, InputSpec, read_card
 from models.zoo.detection import MAX_CANDIDATES
 from models.zoo.files import not_text, read_regular
 from models.zoo.labels import read_labels
@@ -27,8 +28,15 @@ from service.inference import suppression
 from service.inference.linear_head import HeldFile
 from service.inference.runtime_errors import one_line
 from service.inference.runtimes.base import Session, SessionError
-from service.inference.runtimes.choice import DEFAULT_CHOICE, Choice, RuntimeChoices
-from service.inference.runtimes.opening import INSTALL_OPENVINO, is_installed, open_session
+from service.inference.runtimes.choice import (
+    DEFAULT_CHOICE,
+    NOT_INSTALLED,
+    NOT_WEIGHED,
+    Choice,
+    RuntimeChoices,
+)
+from service.inference.runtimes.opening import is_installed, open_session
+from service.inference.runtimes.weighing import Weighing
 from service.inference.session import OnnxSession
 
 LOADING = "still loading"
@@ -45,6 +53,7 @@ class ServedModel:
     file of the card's `classifier`; None if there is none, or on Windows. `decoder`: None for a classifier.
     `session` computes every output; `runner`, if there is one, computes predictions instead. `choice`: the
     runtime that is to run predictions; `not_chosen`: the reason why `session` runs them nevertheless.
+    `weighing`: OpenVINO beside ONNX Runtime on this machine, unless ONNX Runtime was chosen.
     """
 
     card: Card
@@ -56,6 +65,7 @@ class ServedModel:
     runner: Session | None = None
     choice: Choice = DEFAULT_CHOICE
     not_chosen: str | None = None
+    weighing: Weighing | None = None
 
     @property
     def predictor(self) -> Session:
@@ -113,6 +123,20 @@ def served_accuracy(entry: ModelEntry) -> Accuracy | None:
     if model is None or model.predictor.precision == entry.card.precision:
         return accuracy
     return accuracy.model_copy(update={"kind": "inherited"})
+
+
+def served_agreement(entry: ModelEntry) -> Agreement | None:
+    """Return the agreement beside `served_accuracy`: the card's, or that of another precision.
+
+    None if there is none, or while the answers in the other precision have not been compared.
+    """
+    model, card = entry.model, entry.card
+    if card is None or model is None or model.predictor.precision == card.precision:
+        return None if card is None else card.agreement
+    weighing = model.weighing
+    if weighing is None or weighing.precision != model.predictor.precision:
+        return None
+    return weighing.agreement(card)
 
 
 class UnusableModel(Exception):
@@ -196,7 +220,8 @@ def open_model(
     try:
         model, content = _load_served_model(entry.folder, entry.card)
         if choices is not None:
-            model = with_runner(model, content, choices.of(model.card), choices.streams)
+            opening = partial(open_session, "openvino", content, model.card, streams=choices.streams)
+            model = with_runner(model, choices.of(model.card), choices, opening)
         return replace(entry, model=replace(model, head=_head(entry.card, folders)), reason=None)
     except (UnusableModel, SessionError) as error:
         return replace(entry, reason=one_line(str(error)))
@@ -205,21 +230,28 @@ def open_model(
         return replace(entry, reason=f"it cannot be loaded: {_kind(error)}")
 
 
-def with_runner(model: ServedModel, content: bytes, choice: Choice, streams: int) -> ServedModel:
+def with_runner(
+    model: ServedModel, choice: Choice, choices: RuntimeChoices, opening: Callable[..., Session]
+) -> ServedModel:
     """Return the model with the session that `choice` asks for, or with the reason why there is none.
 
-    `content`: the model's file. `streams`: number of runs under way at a time. Call `warm_up_runner` next.
+    `opening(floats=...)` opens it in OpenVINO and may raise SessionError. Call `warm_up_runner` next.
     """
-    without = replace(model, runner=None, choice=choice, not_chosen=None)
+    weighing = choices.weighing(model.card, choice)
+    without = replace(model, runner=None, choice=choice, not_chosen=None, weighing=weighing)
     if choice.runtime == "onnxruntime":
         return without
-    if not is_installed("openvino"):
-        return _not_chosen(without, f"not installed (install it with: {INSTALL_OPENVINO})")
+    if choice.runtime == "auto":
+        if not is_installed("openvino"):
+            return replace(without, not_chosen=NOT_INSTALLED)
+        if weighing is None or not weighing.switches:
+            return replace(without, not_chosen=NOT_WEIGHED if weighing is None else str(weighing))
+    elif not is_installed("openvino"):
+        return _not_chosen(without, NOT_INSTALLED)
     try:
-        runner = open_session("openvino", content, model.card, streams=streams, floats=choice.floats)
+        return replace(without, runner=opening(floats=choice.floats))
     except SessionError as error:
         return _not_chosen(without, one_line(str(error)))
-    return replace(without, runner=runner)
 
 
 def _not_chosen(model: ServedModel, reason: str) -> ServedModel:

@@ -38,7 +38,10 @@ from service.inference.loading import (
     warm_up_runner,
     with_runner,
 )
+from service.inference.runtimes.base import Session
 from service.inference.runtimes.choice import Requested, RuntimeChoices
+from service.inference.runtimes.opening import open_session
+from service.inference.runtimes.openvino import FloatPrecision
 from service.text.display import shown
 
 _WRONG_TASK: dict[Task, str] = {
@@ -173,16 +176,42 @@ class Registry:
             model = self.get(name)
             choice = self._choices.after(model.card, requested)
             if choice != model.choice or model.not_chosen is not None:
-                _, content = self.content(name)
-                model = with_runner(model, content, choice, self._choices.streams)
+                model = with_runner(model, choice, self._choices, partial(self.open_in_openvino, name))
                 model = warm_up_runner(model, self._warm_up_limit_s)
-            if requested is not None and model.not_chosen is not None:
+            if requested is not None and choice.runtime == "openvino" and model.not_chosen is not None:
                 raise InvalidParameter(f"runtime '{choice.runtime}': {model.not_chosen}")
             self._choices.keep(name, requested)
             entry = replace(self._entries[name], model=model)
             self._put(entry)
         log.info("runtime chosen", model=name, runtime=model.predictor.label, origin=choice.origin)
         return entry
+
+    def open_in_openvino(self, name: str, *, floats: FloatPrecision | None = None) -> Session:
+        """Load a model in OpenVINO. Raises UnknownModel, ModelUnavailable, SessionError."""
+        card, content = self.content(name)
+        return open_session("openvino", content, card, streams=self._choices.streams, floats=floats)
+
+    def reconsider_runtime(self, version: str, name: str, opened: Session | None) -> None:
+        """Run the predictions of a model as its new weighing says, if its file is still that `version`.
+
+        `opened`: it in OpenVINO, as it was weighed; None if it cannot be.
+        """
+        with self._update_lock:
+            entry = self._entries.get(name)
+            if entry is None or entry.model is None or entry.model.version != version:
+                return
+            model, choice = entry.model, self._choices.of(entry.model.card)
+
+            def opening(*, floats: FloatPrecision | None) -> Session:
+                return self.open_in_openvino(name, floats=floats) if opened is None else opened
+
+            if choice.runtime == "openvino":  # runs in OpenVINO already, or cannot
+                weighing = self._choices.weighing(model.card, choice)
+                self._put(replace(entry, model=replace(model, weighing=weighing)))
+                return
+            model = warm_up_runner(with_runner(model, choice, self._choices, opening), self._warm_up_limit_s)
+            self._put(replace(entry, model=model))
+        log.info("runtime weighed", model=name, runtime=model.predictor.label, result=str(model.weighing))
 
     def _scan(self) -> dict[str, tuple[Path, Signature]]:
         """Return folder and signature by model name; the first folder of a name wins."""

@@ -17,11 +17,15 @@ from models.zoo.frozen import Finite
 from service.errors import InvalidParameter, StorageUnavailable, error_words
 from service.inference.runtimes.opening import INSTALL_OPENVINO, is_installed
 from service.inference.runtimes.openvino import FloatPrecision
+from service.inference.runtimes.weighing import Conditions, Weighing
 
 FILE_NAME = "runtimes.json"
 """Name of the file in the data directory."""
 
 Origin = Literal["request", "card", "setting"]
+
+NOT_INSTALLED = f"OpenVINO is not installed (install it with: {INSTALL_OPENVINO})"
+NOT_WEIGHED = "not weighed yet"
 
 log = structlog.get_logger(__name__)
 
@@ -34,10 +38,11 @@ class Requested(Finite):
 
 
 class _Kept(Finite):
-    """Content of the file."""
+    """Content of the file. Several machines may share it, each with weighings of its own."""
 
     schema_version: Literal[1] = 1
     requested: dict[Name, Requested] = Field(default_factory=dict)
+    weighings: tuple[Weighing, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ DEFAULT_CHOICE = Choice()
 
 
 class RuntimeChoices:
-    """Runtimes by model; thread-safe. Requests are kept in a file, so that they outlast a restart."""
+    """Runtimes by model; thread-safe. A file keeps requests and weighings, so that they outlast a restart."""
 
     def __init__(
         self, default: Runtime = "onnxruntime", folder: Path | None = None, *, streams: int = 1
@@ -61,11 +66,13 @@ class RuntimeChoices:
         """`default`: the setting. `folder`: the data directory; None: requests are not kept.
 
         `streams`: number of runs under way at a time. A file that cannot be read is ignored, with a warning.
-        Raises InvalidParameter if the default is not installed.
+        Raises InvalidParameter if the default is not installed; if it is `auto`, a line is logged.
         """
+        if default == "auto" and not is_installed("openvino"):
+            log.info("WEIGHIN_RUNTIME auto: ONNX Runtime runs all models", reason=NOT_INSTALLED)
         if default == "openvino" and not is_installed("openvino"):
             raise InvalidParameter(
-                f"WEIGHIN_RUNTIME 'openvino': not installed (allowed: onnxruntime, or install it with: "
+                f"WEIGHIN_RUNTIME 'openvino': not installed (allowed: onnxruntime, auto, or install it with: "
                 f"{INSTALL_OPENVINO})"
             )
         self.default = default
@@ -83,6 +90,34 @@ class RuntimeChoices:
         if requested is not None:
             return Choice(requested.runtime, "request", requested.floats)
         return Choice(self.default) if card.runtime is None else Choice(card.runtime, "card")
+
+    def weighing(self, card: Card, choice: Choice) -> Weighing | None:
+        """Return the weighing of a model under the conditions of this machine; None if there is none."""
+        if choice.runtime == "onnxruntime" or not is_installed("openvino"):
+            return None
+        here = Conditions.here(card.file.sha256)
+        for known in self._kept.weighings:
+            if (known.model, known.floats, known.conditions) == (card.name, choice.floats, here):
+                return known
+        return None
+
+    def keep_weighing(self, weighing: Weighing) -> None:
+        """Keep a weighing in place of older ones of that model on that machine, at least in memory."""
+
+        def outdated(other: Weighing) -> bool:
+            ours, theirs = weighing.conditions, other.conditions
+            return (other.model, other.floats, theirs.cpu, theirs.cpu_id, theirs.cores) == (
+                weighing.model, weighing.floats, ours.cpu, ours.cpu_id, ours.cores
+            )  # fmt: skip
+
+        with self._lock:
+            others = tuple(other for other in self._kept.weighings if not outdated(other))
+            kept = self._kept.model_copy(update={"weighings": (*others, weighing)})
+            try:
+                self._write(kept)
+            except StorageUnavailable as error:
+                log.warning("weighing is kept in memory only", model=weighing.model, reason=error.detail)
+                self._kept = kept
 
     def keep(self, name: str, requested: Requested | None) -> None:
         """Keep what a request chose for a model; None: forget it. Raises StorageUnavailable."""

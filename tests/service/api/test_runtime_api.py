@@ -23,7 +23,7 @@ from tests.service.conftest import running
 Serve = Callable[..., httpx.Client]
 ONNX_RUNTIME = {
     "name": "onnxruntime", "version": RUNTIME_VERSION, "precision": "fp32",
-    "chosen": "onnxruntime", "origin": "setting", "reason": None,
+    "chosen": "onnxruntime", "origin": "setting", "reason": None, "weighed": None,
 }  # fmt: skip
 
 
@@ -65,7 +65,10 @@ def test_choice_outlasts_a_restart(tiny_settings: Settings) -> None:
 def test_refused_choices(serve: Serve) -> None:
     client = serve()
     for query, words in (
-        ("runtime=openvino", "runtime 'openvino': not installed (install it with: .venv/bin/pip install"),
+        (
+            "runtime=openvino",
+            "runtime 'openvino': OpenVINO is not installed (install it with: ",
+        ),
         ("runtime=tflite", "runtime"),
         ("runtime=onnxruntime&precision=bf16", "precision 'bf16': not with runtime 'onnxruntime'"),
         ("", "runtime"),
@@ -105,6 +108,17 @@ def test_damaged_file_is_ignored(tiny_settings: Settings, tmp_path: Path, conten
 def test_setting_of_a_runtime_that_is_not_installed(tiny_settings: Settings) -> None:
     with pytest.raises(InvalidParameter, match=r"WEIGHIN_RUNTIME 'openvino': not installed .*pip install"):
         create_app(tiny_settings.model_copy(update={"runtime": "openvino"}))
+
+
+def test_auto_without_openvino(tiny_settings: Settings, png: bytes) -> None:
+    with running(tiny_settings.model_copy(update={"runtime": "auto"})) as client:
+        runtime = runtime_of(client)
+        assert (runtime["name"], runtime["chosen"], runtime["origin"]) == ("onnxruntime", "auto", "setting")
+        assert str(runtime["reason"]).startswith("OpenVINO is not installed (install it with:")
+        assert runtime["weighed"] is None
+        assert client.post("/classify", content=png).json()["runtime"] == "onnxruntime"
+        chosen = client.put("/models/tiny-b/runtime?runtime=auto").json()["runtime"]
+        assert (chosen["chosen"], chosen["origin"]) == ("auto", "request")
 
 
 def test_card_of_a_runtime_that_is_not_installed(tmp_path: Path, png: bytes) -> None:

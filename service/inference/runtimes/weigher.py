@@ -1,0 +1,304 @@
+"""Weigh models in the background: time both runtimes in turn, compare their answers, switch to the better."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import math
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.zoo.verdicts import Estimate, bootstrap, verdict
+from service.detection.matching import Seen, match_objects
+from service.errors import (
+    DeadlineExceeded,
+    ModelUnavailable,
+    QueueFull,
+    StorageUnavailable,
+    UnknownModel,
+    WeighinError,
+)
+from service.inference.decoding.decode import DecodedImage
+from service.inference.demo import PHOTOGRAPHS
+from service.inference.detect import Found, objects_in
+from service.inference.loading import ServedModel
+from service.inference.pipeline import load_image, to_tensor
+from service.inference.pool import CorePool, Deadline
+from service.inference.registry import Registry
+from service.inference.runtime_errors import one_line
+from service.inference.runtimes.base import Session, SessionError
+from service.inference.runtimes.choice import RuntimeChoices
+from service.inference.runtimes.opening import is_installed
+from service.inference.runtimes.weighing import (
+    MOST_DEVIATION,
+    MOST_SCORE_DIFFERENCE,
+    Answers,
+    Conditions,
+    Weighing,
+)
+from service.latency.stages import Stopwatch
+from service.text.display import counted
+
+PICTURES = 32
+"""Number of pictures on which answers are compared."""
+ROUNDS = 21
+"""Rounds of the timing; in each, both runtimes run for BLOCK_S, in alternating order."""
+BLOCK_S = 0.01
+POLL_S = 1.0
+"""Interval at which models that need weighing are looked for, and at which a busy service is asked again."""
+_WAIT_S = 30.0
+_WARM_UP_LIMIT_S = 60.0
+
+GalleryPictures = Callable[[int], Awaitable[list[bytes]]]
+"""Returns the original bytes of up to so many pictures of the gallery. Raises StorageUnavailable."""
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+
+class Difference(NamedTuple):
+    """How the answers to one picture differ. `deviation` None: neither found an object."""
+
+    same: bool
+    deviation: float | None
+
+
+class Weigher:
+    """Weighs, one at a time, the models whose runtime is `auto`, or whose answers another precision changes.
+
+    Runs are jobs of the pool, so that live requests wait for one round at most; nothing else runs beside a
+    round that is timed. Call all methods from the event loop's thread.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        pool: CorePool,
+        choices: RuntimeChoices,
+        pictures: GalleryPictures,
+        *,
+        max_pixels: int,
+        busy: Callable[[], bool],
+    ) -> None:
+        """`busy` returns whether a benchmark or the demo runs, which weighing would disturb."""
+        self._registry = registry
+        self._pool = pool
+        self._choices = choices
+        self._pictures = pictures
+        self._max_pixels = max_pixels
+        self._busy = busy
+        self._failed: set[tuple[str, str]] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start looking for models to weigh, if OpenVINO is installed."""
+        if is_installed("openvino"):
+            self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Stop; a round that has begun ends."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            model = next(filter(self._is_due, self._registry.loaded), None)
+            if model is not None:
+                try:
+                    await self._weigh(model)
+                    continue
+                except (QueueFull, DeadlineExceeded, UnknownModel):
+                    pass  # busy, or removed meanwhile: later
+                except Exception:
+                    log.exception("weighing failed", model=model.name)
+                    self._failed.add((model.name, model.version))
+            await asyncio.sleep(POLL_S)
+
+    def _is_due(self, model: ServedModel) -> bool:
+        """Return whether the model has no weighing, but its runtime or accuracy depends on one."""
+        if model.weighing is not None or model.choice.runtime == "onnxruntime":
+            return False
+        if (model.name, model.version) in self._failed:
+            return False
+        return model.choice.runtime == "auto" or model.predictor.precision != model.card.precision
+
+    async def _weigh(self, model: ServedModel) -> None:
+        runner = model.runner
+        try:
+            if runner is None:
+                runner = await asyncio.to_thread(self._open, model)
+            weighing = await self._measure(model, runner)
+        except (SessionError, ModelUnavailable) as error:
+            weighing = self._result(model, problem=one_line(str(error)))
+        await asyncio.to_thread(self._choices.keep_weighing, weighing)
+        await asyncio.to_thread(self._registry.reconsider_runtime, model.version, model.name, runner)
+
+    async def _measure(self, model: ServedModel, runner: Session) -> Weighing:
+        described, pictures = await self._choose_pictures()
+        answers, tensor = await self._compare(model, runner, described, pictures)
+        estimate, times = await self._time(model.session, runner, tensor)
+        return self._result(
+            model,
+            precision=runner.precision,
+            onnxruntime_ms=round(statistics.median(times[0]) / 1e6, 4),
+            openvino_ms=round(statistics.median(times[1]) / 1e6, 4),
+            speedup=round(math.exp(estimate.mean), 4),
+            low=round(math.exp(estimate.low), 4),
+            high=round(math.exp(estimate.high), 4),
+            faster=verdict(-estimate.mean, estimate.p) == "faster",
+            answers=answers,
+        )
+
+    def _open(self, model: ServedModel) -> Session:
+        """Load the model in OpenVINO, and run it once. Raises SessionError and ModelUnavailable."""
+        runner = self._registry.open_in_openvino(model.name, floats=model.choice.floats)
+        runner.activation = model.session.activation
+        spec = model.card.input
+        image = np.full((1, spec.channels, spec.height, spec.width), 0.5, np.float32)
+        runner.run(image, limit_s=_WARM_UP_LIMIT_S)
+        return runner
+
+    def _result(self, model: ServedModel, **facts: object) -> Weighing:
+        here = Conditions.here(model.version)
+        named = {"model": model.name, "conditions": here, "floats": model.choice.floats}
+        return Weighing.model_validate({**named, "at": datetime.now(UTC), **facts})
+
+    async def _choose_pictures(self) -> tuple[str, list[bytes]]:
+        """Return the pictures to compare answers on: the gallery's, else photographs and noise; in words."""
+        try:
+            pictures = await self._pictures(PICTURES)
+        except StorageUnavailable:
+            pictures = []
+        words = [f"{counted(len(pictures), 'picture', 'pictures')} of the gallery"] if pictures else []
+        if len(pictures) < PICTURES:
+            photographs = sorted(PHOTOGRAPHS.glob("*.jpg"))[: PICTURES - len(pictures)]
+            pictures += [path.read_bytes() for path in photographs]
+            words.append(f"{counted(len(photographs), 'bundled photograph', 'bundled photographs')}")
+        if len(pictures) < PICTURES:
+            words.append(f"{PICTURES - len(pictures)} of noise")
+            pictures += map(_noise, range(PICTURES - len(pictures)))
+        return ", ".join(words), pictures
+
+    async def _compare(
+        self, model: ServedModel, runner: Session, described: str, pictures: Sequence[bytes]
+    ) -> tuple[Answers, NDArray[np.float32]]:
+        """Return how the answers differ, and the first picture as the network's input."""
+        differences: list[Difference] = []
+        first: NDArray[np.float32] | None = None
+        left_out = 0
+
+        def job(data: bytes) -> tuple[Difference, NDArray[np.float32]]:
+            image = load_image(data, model.card.input, max_pixels=self._max_pixels)
+            tensor = to_tensor(image, model.card.input)
+            return _difference(model, image, tensor, runner), tensor
+
+        for data in pictures:
+            try:
+                difference, tensor = await self._on_pool(lambda data=data: job(data))  # type: ignore[misc]
+            except (QueueFull, DeadlineExceeded, ModelUnavailable):
+                raise
+            except WeighinError:  # a picture that cannot be decoded with today's limits
+                left_out += 1
+                continue
+            first = tensor if first is None else first
+            differences.append(difference)
+        assert first is not None
+        deviations = [each.deviation for each in differences if each.deviation is not None]
+        answers = Answers(
+            pictures=described + (f", {left_out} of them left out" if left_out else ""),
+            n=len(differences),
+            same=sum(each.same for each in differences),
+            deviation=round(statistics.median(deviations), 6) if deviations else 0.0,
+            limit=MOST_DEVIATION if model.decoder is None else MOST_SCORE_DIFFERENCE,
+        )
+        return answers, first
+
+    async def _time(
+        self, here: Session, there: Session, tensor: NDArray[np.float32]
+    ) -> tuple[Estimate, tuple[list[float], list[float]]]:
+        """Return the log of the speed-up, and the medians of both sessions in each round in nanoseconds."""
+        times: tuple[list[float], list[float]] = ([], [])
+        for number in range(-1, ROUNDS):
+            order = ((0, here), (1, there)) if number % 2 else ((1, there), (0, here))
+
+            def round_job(order: Iterable[tuple[int, Session]] = order) -> dict[int, float]:
+                return {index: _median_ns(session, tensor) for index, session in order}
+
+            medians = await self._on_pool(round_job, exclusive=True)
+            if number >= 0:  # the first round warms up
+                times[0].append(medians[0])
+                times[1].append(medians[1])
+        estimate = bootstrap({0: [math.log(one / other) for one, other in zip(*times, strict=True)]})
+        return estimate, times
+
+    async def _on_pool(self, function: Callable[[], T], *, exclusive: bool = False) -> T:
+        """Run a job on the pool, once neither a benchmark nor the demo runs."""
+        while self._busy():
+            await asyncio.sleep(POLL_S)
+        return await self._pool.run(function, Deadline.after(_WAIT_S), exclusive=exclusive)
+
+
+def _median_ns(session: Session, tensor: NDArray[np.float32]) -> float:
+    """Return the median time of the runs of BLOCK_S."""
+    times: list[int] = []
+    end = time.perf_counter_ns() + BLOCK_S * 1e9
+    while not times or time.perf_counter_ns() < end:
+        start = time.perf_counter_ns()
+        session.run(tensor)
+        times.append(time.perf_counter_ns() - start)
+    return statistics.median(times)
+
+
+def _noise(seed: int) -> bytes:
+    """Return a picture of noise, a PNG."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (256, 256, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _difference(
+    model: ServedModel, image: DecodedImage, tensor: NDArray[np.float32], runner: Session
+) -> Difference:
+    """Return how the answers of the model's own session and `runner` to one picture differ."""
+    both = [session.run(tensor) for session in (model.session, runner)]
+    if model.decoder is None:
+        here, there = (outputs["logits"][0].astype(np.float64) for outputs in both)
+        deviation = float(np.abs(here - there).max() / max(float(here.std()), 1e-12))
+        return Difference(bool(here.argmax() == there.argmax()), deviation)
+    decoder = model.decoder
+    found = [
+        objects_in(
+            {name: value[0] for name, value in outputs.items()},
+            image,
+            model.card,
+            decoder,
+            model.labels,
+            Stopwatch(),
+        )
+        for outputs in both
+    ]
+    return difference_of_objects(*found)
+
+
+def difference_of_objects(here: Sequence[Found], there: Sequence[Found]) -> Difference:
+    """Return how two lists of objects differ; they are the same if all boxes match, with equal labels."""
+    lists = (here, there)
+    matched = match_objects([[Seen(each.label, each.score, each.box) for each in found] for found in lists])
+    pairs = [
+        tuple(lists[index][number] for index, number in sorted(each.found_by.items()))
+        for each in matched
+        if len(each.found_by) == len(lists)
+    ]
+    same = len(pairs) == len(matched) and all(one.label == other.label for one, other in pairs)
+    return Difference(same, max((abs(one.score - other.score) for one, other in pairs), default=None))

@@ -1,0 +1,137 @@
+"""What OpenVINO gains over ONNX Runtime on this machine, and how far its answers differ, of one model."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import AwareDatetime, Field
+
+from models.zoo.card import Agreement, Card, Fraction, Interval, Name, PositiveCount, Sha256
+from models.zoo.frozen import Finite
+from models.zoo.machine import this_machine
+from service.inference.cpu import core_budget
+from service.inference.runtimes.opening import runtime_version
+from service.inference.runtimes.openvino import FloatPrecision
+
+LEAST_SAME = 0.95
+"""Smallest share of pictures with the same answer: top-1 class, or objects."""
+MOST_DEVIATION = 0.5
+"""Largest typical difference of a picture's logits, in standard deviations of its logits. That of bf16, and
+of int8 networks in the other runtime, is 0.1 to 0.4 on photographs (docs/runtimes.md)."""
+MOST_SCORE_DIFFERENCE = 0.05
+"""Largest typical difference of the scores of a detector's objects."""
+
+
+class Conditions(Finite):
+    """Facts on which a weighing depends; it is redone when one of them changes."""
+
+    sha256: Sha256
+    cpu: str
+    cpu_id: str
+    instruction_set: tuple[str, ...]
+    cores: int
+    onnxruntime: str
+    openvino: str
+
+    @classmethod
+    def here(cls, sha256: str) -> Self:
+        """Return the conditions on this machine for a model's file. Raises PackageNotFoundError."""
+        machine = this_machine()
+        return cls(
+            sha256=sha256,
+            cpu=machine.cpu,
+            cpu_id=machine.cpu_id,
+            instruction_set=machine.instruction_set,
+            cores=core_budget(),
+            onnxruntime=runtime_version("onnxruntime"),
+            openvino=runtime_version("openvino"),
+        )
+
+
+class Answers(Finite):
+    """How far the answers of two runtimes differ on the same pictures."""
+
+    pictures: str = Field(
+        description="The pictures, in words", examples=["4 bundled photographs, 28 of noise"]
+    )
+    n: PositiveCount = Field(description="Number of pictures")
+    same: int = Field(ge=0, description="Pictures with the same top-1 class, or the same objects")
+    deviation: float = Field(
+        ge=0,
+        description="Median over the pictures of the largest difference of a logit, in standard deviations "
+        "of the picture's logits; of a detector, of the largest difference of an object's score",
+    )
+    limit: float = Field(description="Largest deviation with which the answers count as equal")
+
+    @property
+    def agree(self) -> bool:
+        """Whether the answers count as equal."""
+        return self.same >= LEAST_SAME * self.n and self.deviation <= self.limit
+
+
+class Weighing(Finite):
+    """OpenVINO beside ONNX Runtime. Without `answers`, OpenVINO cannot run the model: `problem` says why."""
+
+    model: Name
+    conditions: Conditions
+    floats: FloatPrecision | None = Field(description="Type of the float operators, if a request chose one")
+    precision: str = Field(default="", description="Precision in which OpenVINO ran the network")
+    onnxruntime_ms: float = Field(default=0, ge=0, description="Median of a run")
+    openvino_ms: float = Field(default=0, ge=0, description="Median of a run")
+    speedup: float = Field(default=0, ge=0, description="OpenVINO's speed divided by ONNX Runtime's")
+    low: float = Field(default=0, ge=0, description="Lower end of its 95 % interval")
+    high: float = Field(default=0, ge=0, description="Upper end of its 95 % interval")
+    faster: bool = Field(default=False, description="Whether OpenVINO is faster by the rule of benchmarks")
+    answers: Answers | None = None
+    problem: str | None = None
+    at: AwareDatetime
+
+    @property
+    def switches(self) -> bool:
+        """Whether `auto` runs the model in OpenVINO."""
+        return self.faster and self.answers is not None and self.answers.agree
+
+    def __str__(self) -> str:
+        """Return the result in words."""
+        if self.answers is None:
+            return f"OpenVINO cannot run it: {self.problem}"
+        verdict = "faster" if self.faster else "not faster"
+        answers = "agree" if self.answers.agree else "do not agree"
+        return (
+            f"OpenVINO is {verdict}: {self.speedup:.2f} times ONNX Runtime's speed ({self.low:.2f} to "
+            f"{self.high:.2f}); answers {answers}: {self.answers.same} of {self.answers.n} the same, typical "
+            f"deviation {self.answers.deviation:.2g} (limit: {self.answers.limit:g})"
+        )
+
+    def agreement(self, card: Card) -> Agreement | None:
+        """Return the agreement that stands beside an accuracy inherited from the card; None without answers.
+
+        If the card's own accuracy is inherited, the disagreements of both steps are added up.
+        """
+        if self.answers is None:
+            return None
+        n, same = self.answers.n, self.answers.same
+        value, interval = same / n, Interval.wilson(same, n)
+        how = (
+            f"top-1 of OpenVINO {self.conditions.openvino} in {self.precision} and ONNX Runtime "
+            f"{self.conditions.onnxruntime} in {card.precision} on {self.answers.pictures}"
+        )
+        parent = card.agreement
+        if parent is None:
+            return Agreement(parent=card.name, value=round(value, 4), n=n, interval=interval, how=how)
+        return Agreement(
+            parent=parent.parent,
+            value=_both(value, parent.value),
+            n=min(n, parent.n),
+            interval=Interval(
+                low=_both(interval.low, parent.interval.low),
+                high=round(min(interval.high, parent.interval.high), 4),
+                method="sum of two disagreements",
+            ),
+            how=f"{parent.how}; {how}",
+        )
+
+
+def _both(one: Fraction, other: Fraction) -> Fraction:
+    """Return the least share of agreement in both of two steps."""
+    return round(max(0.0, one + other - 1), 4)

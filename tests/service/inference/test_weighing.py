@@ -1,0 +1,254 @@
+"""Weighing both runtimes: bounds, words, differences; and the whole of it where OpenVINO is installed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from models.zoo.card import read_card
+from models.zoo.files import NETWORKS
+from models.zoo.machine import this_machine
+from service.inference.detect import Found
+from service.inference.runtimes.choice import RuntimeChoices
+from service.inference.runtimes.weigher import PICTURES, difference_of_objects
+from service.inference.runtimes.weighing import Answers, Conditions, Weighing
+from service.settings import Settings
+from tests.conftest import make_tiny_model
+from tests.helpers.networks import put_file
+from tests.helpers.until import until
+from tests.service.conftest import running
+
+CONDITIONS = Conditions(
+    sha256="0" * 64, cpu="CPU", cpu_id="", instruction_set=(), cores=2, onnxruntime="1", openvino="2"
+)
+ANSWERS = Answers(pictures="32 of noise", n=32, same=31, deviation=0.2, limit=0.5)
+INT8 = "fashion-inverted-residual-int8"
+FLOAT = "fashion-inverted-residual"
+
+
+def weighing(**facts: Any) -> Weighing:
+    given = {
+        "model": "m", "conditions": CONDITIONS, "floats": None, "precision": "bf16", "speedup": 1.8,
+        "low": 1.7, "high": 1.9, "faster": True, "answers": ANSWERS, "at": datetime.now(UTC),
+    }  # fmt: skip
+    return Weighing(**(given | facts))
+
+
+@pytest.mark.parametrize(
+    ("same", "deviation", "agree"),
+    [(32, 0.0, True), (31, 0.5, True), (30, 0.0, False), (32, 0.51, False), (0, 0.0, False)],
+)
+def test_bounds_of_agreement(same: int, deviation: float, agree: bool) -> None:
+    answers = ANSWERS.model_copy(update={"same": same, "deviation": deviation})
+    assert answers.agree is agree
+    assert weighing(answers=answers).switches is agree
+    assert weighing(answers=answers, faster=False).switches is False
+
+
+def test_weighing_in_words() -> None:
+    assert str(weighing()) == (
+        "OpenVINO is faster: 1.80 times ONNX Runtime's speed (1.70 to 1.90); answers agree: 31 of 32 the "
+        "same, typical deviation 0.2 (limit: 0.5)"
+    )
+    failed = weighing(answers=None, problem="no such operator", faster=False)
+    assert str(failed) == "OpenVINO cannot run it: no such operator"
+    assert not failed.switches
+
+
+def test_agreement_beside_an_inherited_accuracy() -> None:
+    own = weighing().agreement(read_card(NETWORKS / FLOAT))
+    assert own is not None
+    assert (own.parent, own.value, own.n) == (FLOAT, 0.9688, 32)
+    assert own.interval.low < 31 / 32 < own.interval.high
+    assert "OpenVINO 2 in bf16 and ONNX Runtime 1 in fp32 on 32 of noise" in own.how
+    # An int8 model inherits from its parent already: both disagreements count.
+    card = read_card(NETWORKS / INT8)
+    assert card.agreement is not None
+    both = weighing().agreement(card)
+    assert both is not None
+    assert both.parent == card.agreement.parent
+    assert both.value == pytest.approx(card.agreement.value - 1 / 32, abs=1e-4)
+    assert both.interval.low < both.value
+    assert weighing(answers=None).agreement(card) is None
+
+
+def found(label: str, score: float, left: float = 10) -> Found:
+    return Found(0, label, score, (left, 10, left + 20, 30), ())
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "expected"),
+    [
+        ([], [], (True, None)),
+        ([found("Cat", 0.8)], [found("Cat", 0.75, 11)], (True, 0.05)),
+        ([found("Cat", 0.8)], [found("Dog", 0.8)], (False, 0.0)),
+        ([found("Cat", 0.8)], [], (False, None)),
+        ([found("Cat", 0.8)], [found("Cat", 0.8, 200)], (False, None)),
+        ([found("Cat", 0.8), found("Cat", 0.6, 99)], [found("Cat", 0.5, 99), found("Cat", 0.8)], (True, 0.1)),
+    ],
+)
+def test_differences_of_objects(
+    here: list[Found], there: list[Found], expected: tuple[bool, float | None]
+) -> None:
+    same, deviation = difference_of_objects(here, there)
+    assert (same, deviation) == (expected[0], None if expected[1] is None else pytest.approx(expected[1]))
+
+
+def make_odd_model(zoo: Path, name: str) -> Path:
+    """Depthwise layers of 31 channels, for which ONNX Runtime has no fast code: OpenVINO is much faster."""
+    folder = make_tiny_model(zoo, name)
+    graph = onnx.load(folder / "model.onnx").graph
+    random = np.random.default_rng(0)
+    nodes, weights, value = [], {}, "image"
+    for layer, channels in enumerate((3, *(1,) * 8)):
+        weights[f"w{layer}"] = random.normal(0, (2 / 9 / channels) ** 0.5, (31, channels, 3, 3))
+        shape = {"pads": [1] * 4, "group": 31 if layer else 1}
+        nodes.append(helper.make_node("Conv", [value, f"w{layer}"], [f"c{layer}"], **shape))
+        nodes.append(helper.make_node("Relu", [f"c{layer}"], [value := f"r{layer}"]))
+    weights["head"] = random.normal(0, 1, (10, 31))
+    nodes.append(helper.make_node("GlobalAveragePool", [value], ["pooled"]))
+    nodes.append(helper.make_node("Flatten", ["pooled"], ["flat"]))
+    nodes.append(helper.make_node("Gemm", ["flat", "head"], ["logits"], transB=1))
+    tensors = [numpy_helper.from_array(each.astype(np.float32), key) for key, each in weights.items()]
+    odd = helper.make_graph(nodes, "odd", [graph.input[0]], [graph.output[0]], tensors)
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps(card | {"outputs": {"logits": [10]}}))
+    put_file(folder, helper.make_model(odd, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
+    return folder
+
+
+def weighed(client: httpx.Client, name: str) -> dict[str, Any]:
+    """Wait until a model is weighed; return what runs it."""
+    described: dict[str, Any] = {}
+
+    def done() -> bool:
+        described.update(client.get(f"/models/{name}").json())
+        return described["runtime"]["weighed"] is not None
+
+    until(done, f"'{name}' is weighed")
+    runtime: dict[str, Any] = described["runtime"]
+    return runtime
+
+
+@pytest.fixture
+def auto(tmp_path: Path) -> Settings:
+    zoo = tmp_path / "zoo"
+    make_odd_model(zoo, "odd")
+    shutil.copytree(NETWORKS / FLOAT, zoo / FLOAT)
+    return Settings(model_dirs=(zoo,), default_model="odd", data_dir=tmp_path / "data", runtime="auto")
+
+
+@pytest.mark.openvino
+def test_auto_switches_where_openvino_is_faster(auto: Settings, png: bytes) -> None:
+    with running(auto) as client:
+        odd = weighed(client, "odd")
+        assert (odd["name"], odd["chosen"], odd["origin"], odd["reason"]) == (
+            "openvino", "auto", "setting", None
+        )  # fmt: skip
+        result = odd["weighed"]
+        assert (result["faster"], result["agree"], result["problem"]) == (True, True, None)
+        assert 1 < result["low"] <= result["speedup"] <= result["high"]
+        assert result["openvino_ms"] < result["onnxruntime_ms"]
+        assert result["answers"]["pictures"] == "4 bundled photographs, 28 of noise"
+        assert result["answers"]["n"] == PICTURES
+        assert client.post("/classify", content=png).json()["runtime"] == "openvino"
+        other = weighed(client, FLOAT)
+        wins = other["weighed"]["faster"] and other["weighed"]["agree"]
+        assert other["name"] == ("openvino" if wins else "onnxruntime")
+        assert client.post(f"/classify?model={FLOAT}", content=png).json()["runtime"] == other["name"]
+    with running(auto) as client:  # the result is kept: no second weighing, and OpenVINO from the start
+        again = client.get("/models/odd").json()["runtime"]
+        assert again == odd
+
+
+@pytest.mark.openvino
+@pytest.mark.parametrize("changed", ["cpu", "instruction_set", "onnxruntime", "openvino", "sha256"])
+def test_weighing_is_redone_under_other_conditions(auto: Settings, changed: str) -> None:
+    card = read_card(auto.model_dirs[0] / "odd")
+    here = Conditions.here(card.file.sha256)
+    other = {"instruction_set": ("sse",), "sha256": "f" * 64}.get(changed, "other")
+    outdated = weighing(model="odd", conditions=here.model_copy(update={changed: other}), precision="fp32")
+    choices = RuntimeChoices("auto", auto.data_dir)
+    choices.keep_weighing(outdated)
+    assert choices.weighing(card, choices.of(card)) is None
+    choices.keep_weighing(current := outdated.model_copy(update={"conditions": here}))
+    assert choices.weighing(card, choices.of(card)) == current
+    assert RuntimeChoices("auto", auto.data_dir).weighing(card, choices.of(card)) == current
+    kept = json.loads((auto.data_dir / "runtimes.json").read_text())["weighings"]
+    # of the same machine only the newest is kept
+    assert len(kept) == (2 if changed == "cpu" else 1)
+
+
+@pytest.mark.openvino
+def test_answers_that_differ_keep_onnx_runtime(auto: Settings, png: bytes) -> None:
+    here = Conditions.here(read_card(auto.model_dirs[0] / "odd").file.sha256)
+    answers = ANSWERS.model_copy(update={"same": 20})
+    RuntimeChoices("auto", auto.data_dir).keep_weighing(
+        weighing(model="odd", conditions=here, precision="fp32", answers=answers)
+    )
+    with running(auto) as client:
+        runtime = client.get("/models/odd").json()["runtime"]
+        assert runtime["name"] == "onnxruntime"
+        assert "answers do not agree: 20 of 32" in runtime["reason"]
+        assert client.post("/classify", content=png).json()["runtime"] == "onnxruntime"
+
+
+@pytest.mark.openvino
+def test_pictures_are_those_of_the_gallery(auto: Settings, png: bytes, cat_jpeg: bytes) -> None:
+    settings = auto.model_copy(update={"runtime": "onnxruntime", "default_model": FLOAT})
+    with running(settings) as client:
+        for name, content in (("one", png), ("two", cat_jpeg)):
+            assert client.put(f"/gallery/images/{name}", content=content).status_code == 201
+        chosen = client.put("/models/odd/runtime?runtime=auto").json()["runtime"]
+        assert (chosen["name"], chosen["reason"]) == ("onnxruntime", "not weighed yet")
+        answers = weighed(client, "odd")["weighed"]["answers"]
+        assert answers["pictures"] == "2 pictures of the gallery, 4 bundled photographs, 26 of noise"
+
+
+@pytest.mark.openvino
+def test_model_that_openvino_refuses(auto: Settings, png: bytes) -> None:
+    folder = make_tiny_model(auto.model_dirs[0], "scaled")
+    model = onnx.load(folder / "model.onnx")
+    model.graph.node[-1].output[0] = "unscaled"
+    scaler = helper.make_node(
+        "Scaler", ["unscaled"], ["logits"], domain="ai.onnx.ml", offset=[0.0] * 10, scale=[1.0] * 10
+    )
+    model.graph.node.append(scaler)
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    put_file(folder, model)
+    with running(auto) as client:
+        runtime = weighed(client, "scaled")
+        assert runtime["name"] == "onnxruntime"
+        assert "ai.onnx.ml.Scaler" in runtime["weighed"]["problem"]
+        assert runtime["weighed"]["answers"] is None
+        assert client.post("/classify?model=scaled", content=png).json()["runtime"] == "onnxruntime"
+
+
+@pytest.mark.openvino
+@pytest.mark.skipif("avx512bw" not in this_machine().instruction_set, reason="bf16 needs AVX-512")
+def test_agreement_of_bf16_is_measured(auto: Settings) -> None:
+    shutil.copytree(NETWORKS / INT8, auto.model_dirs[0] / INT8)
+    with running(auto.model_copy(update={"runtime": "onnxruntime"})) as client:
+        for name, precision in ((FLOAT, "bf16"), (INT8, "int8+bf16")):
+            before = client.get(f"/models/{name}").json()
+            chosen = client.put(f"/models/{name}/runtime?runtime=openvino&precision=bf16").json()
+            assert (chosen["accuracy"]["kind"], chosen["agreement"]) == ("inherited", None)
+            result = weighed(client, name)
+            assert (result["name"], result["precision"]) == ("openvino", precision)
+            answers = result["weighed"]["answers"]
+            assert 0 < answers["deviation"] < answers["limit"]
+            after = client.get(f"/models/{name}").json()
+            assert after["accuracy"] == before["accuracy"] | {"kind": "inherited"}
+            lost = 1 - answers["same"] / answers["n"]
+            own = before["agreement"] or {"value": 1, "parent": name}
+            assert after["agreement"]["value"] == pytest.approx(own["value"] - lost, abs=2e-4)
+            assert after["agreement"]["parent"] == own["parent"]
