@@ -8,6 +8,9 @@ PIP := -m pip --disable-pip-version-check --quiet install
 # Test processes: 1.5 per core, because tests that start a service mostly wait.
 WORKERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)))
 
+# Servers that `make bench-rivals` measures in environments of their own.
+RIVALS := bentoml litserve mlserver ray
+
 # Number of inputs of `make fuzz`, and their seed.
 FUZZ_INPUTS ?= 100000
 FUZZ_SEED ?= 1
@@ -15,7 +18,7 @@ FUZZ_SEED ?= 1
 # Tests start hundreds of processes: modules are compiled once, whatever the caller's environment says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve install test test-faults test-models test-web fuzz screenshots check bench bench-retrieval bench-detection lock photos fashion stamps detectors people clean
+.PHONY: help serve install test test-faults test-models test-web fuzz screenshots check bench bench-rivals bench-retrieval bench-detection lock photos fashion stamps detectors people clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -55,6 +58,11 @@ check: .venv/installed-tests ## Check lint, formatting, types and import rules
 bench: .venv-bench/installed photos ## Benchmark the service against its targets, in about five minutes
 	.venv-bench/bin/python -m benchmarks.http
 
+bench-rivals: .venv/installed-tests $(RIVALS:%=.venv-rivals/%/installed) .cache/hey ## Benchmark the service beside other servers, in about ten minutes
+	PATH=$$PWD/.cache/hey/usr/bin:$$PATH unshare --map-root-user --net \
+		sh -c 'ip link set lo up && exec $(BIN)/python -m benchmarks.rivals run'
+	$(BIN)/python -m benchmarks.rivals page
+
 bench-retrieval: .venv-bench/installed photos fashion ## Benchmark the similarity search beside other libraries, in about fifteen minutes
 	.venv-bench/bin/python -m benchmarks.retrieval embed
 	.venv-bench/bin/python -m benchmarks.retrieval search
@@ -83,7 +91,7 @@ LOCK_OPTIONS := --upgrade --quiet --universal --python-version 3.11 --fork-strat
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock"
 
 clean: ## Remove everything that these commands created, except the data directory
-	rm -rf .venv .venv-models .venv-bench .cache
+	rm -rf .venv .venv-models .venv-bench .venv-rivals .cache
 
 .venv/bin/python .venv-models/bin/python .venv-bench/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -116,6 +124,15 @@ clean: ## Remove everything that these commands created, except the data directo
 	.venv-bench/bin/python $(PIP) -r benchmarks/requirements.txt
 	.venv-bench/bin/python $(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
+
+.venv-rivals/%/installed: benchmarks/rivals/requirements-%.txt | .venv/bin/python
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP) --no-deps -r $<
+	@touch $@
+
+.cache/hey: # the load generator, from Debian's package
+	rm -rf $@.new && mkdir -p $@.new && cd $@.new && apt-get -q download hey && dpkg -x hey_*.deb .
+	mv $@.new $@
 
 .cache/photos/complete:
 	models/data/fetch-photos .cache/photos

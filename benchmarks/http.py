@@ -21,7 +21,8 @@ from pathlib import Path
 if not __package__:  # run as a script: this folder's http.py would hide Python's http package
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.photos import MODEL, Photos
+from benchmarks import MODEL
+from benchmarks.photos import Photos
 from benchmarks.report import Figure, figure, guarded, has_vnni, machine, table
 from benchmarks.served import SIX, memory, overload, run_json, startup, throughput
 from models.cost.latency import Effort, measure, measurement

@@ -8,9 +8,9 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
+from benchmarks import MODEL
 from benchmarks.servers import ROOT
 
-MODEL = "efficientnet-lite0-int8"
 BOUNDARY = "weighin-benchmark"
 
 

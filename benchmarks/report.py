@@ -13,7 +13,7 @@ from pathlib import Path
 from service.inference.cpu import core_budget
 
 PACKAGES = (
-    *("weighin", "onnxruntime", "numpy", "pillow", "simplejpeg", "uvicorn", "fastapi", "litserve"),
+    *("weighin", "onnxruntime", "numpy", "pillow", "simplejpeg", "uvicorn", "fastapi"),
     *("usearch", "faiss-cpu", "hnswlib", "qdrant-client"),
 )
 

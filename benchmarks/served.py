@@ -7,13 +7,13 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
 from statistics import median, quantiles
 from typing import Any
 
-from benchmarks.photos import MODEL, Photos
+from benchmarks import MODEL
+from benchmarks.photos import Photos
 from benchmarks.report import Figure, figure
-from benchmarks.servers import ROOT, Server, rival, weighin
+from benchmarks.servers import ROOT, Server, weighin
 from models.zoo.files import NETWORKS
 from service.inference.cpu import core_budget
 
@@ -65,35 +65,27 @@ def per_s(outcome: dict[str, Any]) -> float:
 
 
 def throughput(photos: Photos, rounds: int) -> list[Figure]:
-    """Measure one and eight clients against the bare loop, a plain FastAPI route and LitServe."""
+    """Measure one and eight clients against the bare loop. `make bench-rivals` measures other servers."""
     model, cores = NETWORKS / MODEL, core_budget()
-    with ExitStack() as stack:
-        service = stack.enter_context(weighin())
+    with weighin() as service:
         service.wait_until("/readyz")
         service.pause()
-        rivals = {}
-        for name in ("plain_fastapi", "lit"):
-            rivals[name] = stack.enter_context(rival(name, model))
-            rivals[name].wait_until("/health")
-            rivals[name].pause()
 
-        def loaded(server: Server, request: list[str], clients: int) -> dict[str, float]:
-            server.resume()
+        def loaded(request: list[str], clients: int) -> dict[str, float]:
+            service.resume()
             try:
-                outcome = load(server, [request], clients=clients, seconds=SECONDS, warm_up_s=0.7)
+                outcome = load(service, [request], clients=clients, seconds=SECONDS, warm_up_s=0.7)
             finally:
-                server.pause()
+                service.pause()
             return {"per_s": per_s(outcome), "p50_ms": median(completed(outcome))}
 
         work: dict[str, Callable[[], dict[str, float]]] = {
             "floor 1": lambda: run_json("floor", photos.small, model, SECONDS, 1),
             "floor": lambda: run_json("floor", photos.small, model, SECONDS, cores),
-            "raw 1": lambda: loaded(service, photos.raw(), 1),
-            "form 1": lambda: loaded(service, photos.multipart(), 1),
-            "raw 8": lambda: loaded(service, photos.raw(), 8),
-            "form 8": lambda: loaded(service, photos.multipart(), 8),
-            "plain 8": lambda: loaded(rivals["plain_fastapi"], photos.multipart("/classify"), 8),
-            "lit 8": lambda: loaded(rivals["lit"], photos.multipart("/classify"), 8),
+            "raw 1": lambda: loaded(photos.raw(), 1),
+            "form 1": lambda: loaded(photos.multipart(), 1),
+            "raw 8": lambda: loaded(photos.raw(), 8),
+            "form 8": lambda: loaded(photos.multipart(), 8),
         }
         rounds_of: dict[str, list[dict[str, float]]] = {name: [] for name in work}
         order = list(work)
@@ -117,10 +109,6 @@ def throughput(photos: Photos, rounds: int) -> list[Figure]:
         figure("8 clients, raw body", "images/s", values("raw 8", "per_s")),
         figure("8 clients, raw body / floor", "×", ratio("raw 8", "floor", "per_s"), 0.82, at_least=True),
         figure("8 clients, multipart", "images/s", values("form 8", "per_s")),
-        figure("8 clients, plain FastAPI", "images/s", values("plain 8", "per_s")),
-        figure("8 clients, LitServe", "images/s", values("lit 8", "per_s")),
-        figure("multipart / plain FastAPI", "×", ratio("form 8", "plain 8", "per_s"), 1.7, at_least=True),
-        figure("multipart / LitServe", "×", ratio("form 8", "lit 8", "per_s"), 1.3, at_least=True),
     ]
 
 

@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).resolve().parent.parent
 STARTS_WITHIN_S = 60
 STOPS_WITHIN_S = 15
@@ -21,13 +23,21 @@ STOPS_WITHIN_S = 15
 class Server:
     """A running server. A paused one uses no CPU time while another is measured."""
 
-    def __init__(self, name: str, arguments: list[str], port: int, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        arguments: list[str],
+        port: int,
+        environment: dict[str, str],
+        python: Path | str = sys.executable,
+    ) -> None:
+        """Start `python ARGUMENTS` in the root of the repository."""
         self.name = name
         self.port = port
         self.log = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the process
         self.started = time.perf_counter()
         self._process = subprocess.Popen(
-            [sys.executable, *arguments],
+            [str(python), *arguments],
             cwd=ROOT,
             env={name: value for name, value in os.environ.items() if not name.startswith("WEIGHIN_")}
             | environment,
@@ -61,24 +71,57 @@ class Server:
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def tree(self) -> list[psutil.Process]:
+        """Return the server's processes: the first one and all of its descendants."""
+        try:
+            first = psutil.Process(self._process.pid)
+            return [first, *first.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def tree_cpu_s(self) -> float:
+        """Return the CPU time of all processes so far, those that ended included, in seconds."""
+        total = 0.0
+        for process in self.tree():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += sum(process.cpu_times()[:4])  # user and system, its own and of children that ended
+        return total
+
+    def tree_pss_mb(self) -> float:
+        """Return the proportional set size of all processes in MB (10^6 bytes)."""
+        total = 0
+        for process in self.tree():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += process.memory_full_info().pss
+        return total / 1e6
+
     def pause(self) -> None:
-        """Stop the process group with SIGSTOP."""
-        os.killpg(self._process.pid, signal.SIGSTOP)
+        """Stop all processes with SIGSTOP."""
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Continue a paused process group."""
-        os.killpg(self._process.pid, signal.SIGCONT)
+        """Continue all paused processes."""
+        self._signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """End the process group with SIGTERM, then SIGKILL."""
-        with contextlib.suppress(ProcessLookupError):
-            self.resume()
-            self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(STOPS_WITHIN_S)
-            os.killpg(self._process.pid, signal.SIGKILL)
+        """End the server with SIGTERM, then what is left of its processes with SIGKILL."""
+        processes = self.tree()
+        self.resume()
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOPS_WITHIN_S)
+        self._signal(signal.SIGKILL, processes)
         self._process.wait()
         self.log.close()
+
+    def _signal(self, number: signal.Signals, processes: list[psutil.Process] | None = None) -> None:
+        """Send a signal to the process group, and to `processes` (default: all) in other groups."""
+        processes = self.tree() if processes is None else processes
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
 
 def free_port() -> int:
@@ -99,14 +142,3 @@ def weighin() -> Iterator[Server]:
             yield server
         finally:
             server.stop()
-
-
-@contextlib.contextmanager
-def rival(name: str, model: Path) -> Iterator[Server]:
-    """Run `benchmarks/rivals/NAME.py` with the model in the folder `model`."""
-    port = free_port()
-    server = Server(name, ["-m", f"benchmarks.rivals.{name}", str(port), str(model)], port, {})
-    try:
-        yield server
-    finally:
-        server.stop()

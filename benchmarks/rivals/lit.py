@@ -1,46 +1,35 @@
-"""LitServe with the service's own decoder, preprocessing and session, and one worker per core.
+"""LitServe: forms, and base64 in JSON as in its guide to image classifiers. `python -m ... PORT`
 
-`python -m benchmarks.rivals.lit PORT MODEL_FOLDER`
+One worker process per core, and LitServe's ZeroMQ queue between the HTTP process and the workers.
 """
 
+import base64
 import sys
-from pathlib import Path
 from typing import Any
 
 import litserve
-import numpy as np
 from fastapi import Request
-from numpy.typing import NDArray
 
-from models.zoo.card import read_card
-from models.zoo.labels import read_labels
-from models.zoo.preprocess import preprocess
+from benchmarks.rivals.classifier import Classifier
 from service.inference.cpu import core_budget
-from service.inference.decoding.decode import decode
-from service.inference.session import OnnxSession
 
 
 class Classify(litserve.LitAPI):
-    """Returns the five most probable classes of an image."""
+    """Returns the most probable classes of an image."""
 
     def setup(self, device: str) -> None:  # noqa: ARG002
-        folder = Path(sys.argv[2])
-        self.card = read_card(folder)
-        self.names = read_labels(self.card, folder)
-        self.session = OnnxSession((folder / self.card.file.name).read_bytes(), self.card)
+        self.classifier = Classifier()
 
-    def decode_request(self, request: Request) -> NDArray[np.float32]:
-        image = decode(request["image"].file.read(), shorter_side=self.card.input.resize, max_pixels=10**8)
-        return preprocess(image.pixels, self.card.input, box=image.box)
+    def decode_request(self, request: Request) -> bytes:
+        image = request["image"]
+        data: bytes = base64.b64decode(image) if isinstance(image, str) else image.file.read()
+        return data
 
-    def predict(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self.session.run(tensor)["logits"][0]
+    def predict(self, data: bytes) -> list[dict[str, Any]]:
+        return self.classifier.classify(data)
 
-    def encode_response(self, logits: NDArray[np.float32]) -> list[dict[str, Any]]:
-        probabilities = np.exp(logits - logits.max())
-        probabilities /= probabilities.sum()
-        best = np.argsort(probabilities)[::-1][:5]
-        return [{"label": self.names[index], "probability": float(probabilities[index])} for index in best]
+    def encode_response(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return output
 
 
 if __name__ == "__main__":

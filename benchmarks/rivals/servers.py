@@ -1,0 +1,149 @@
+"""How each server is started, and how a request to it looks."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks import MODEL
+from benchmarks.servers import ROOT, Server, free_port
+from models.zoo.files import NETWORKS
+from service.inference.cpu import core_budget
+
+ENVIRONMENTS = ROOT / ".venv-rivals"
+KINDS = ("raw", "multipart")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where images are posted: the path with its query, and the `body` (of Bodies) that is sent."""
+
+    path: str
+    body: str
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A server that is measured.
+
+    `label`, `setup`: its name, and how it was set up, for the page. `arguments` of its Python and `variables`
+    of its environment: `{port}`, `{other}`, `{another}` stand for free ports, `{folder}` for a folder with
+    nothing but the folder `zoo`, which has MODEL only. `ready`: path that returns 200 once it answers.
+    `endpoints`: by kind of request. `venv`: name of its virtual environment, or None for that of the service.
+    """
+
+    label: str
+    setup: str
+    arguments: tuple[str, ...]
+    ready: str
+    endpoints: Mapping[str, Endpoint]
+    venv: str | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def python(self) -> Path:
+        """The interpreter that runs it."""
+        return Path(sys.executable) if self.venv is None else ENVIRONMENTS / self.venv / "bin" / "python"
+
+    def start(self, folder: Path) -> Server:
+        """Start it with the empty `folder`, which is its home, too."""
+        shutil.copytree(NETWORKS / MODEL, folder / "zoo" / MODEL)
+        words = {name: str(free_port()) for name in ("port", "other", "another")} | {"folder": str(folder)}
+        variables = {name: value.format(**words) for name, value in self.variables.items()}
+        arguments = [argument.format(**words) for argument in self.arguments]
+        variables |= {"HOME": str(folder), "PYTHONPATH": str(ROOT)}
+        return Server(self.label, arguments, int(words["port"]), variables, self.python)
+
+
+CONTENDERS = {
+    "weighin": Contender(
+        "Weigh-in",
+        "As installed, every setting at its default but the folder of models; it records, queues and limits.",
+        ("-m", "service", "serve"),
+        "/readyz",
+        {kind: Endpoint(f"/classify?model={MODEL}", kind) for kind in KINDS},
+        variables={
+            "WEIGHIN_DATA_DIR": "{folder}",
+            "WEIGHIN_MODEL_DIRS": "{folder}/zoo",
+            "WEIGHIN_PORT": "{port}",
+        },
+    ),
+    "asgi": Contender(
+        "bare ASGI function",
+        "uvicorn and a thread pool as wide as the cores. No routing, validation, queue limit or "
+        "recording; python-multipart parses the form.",
+        ("-m", "benchmarks.rivals.bare_asgi", "{port}"),
+        "/",
+        {kind: Endpoint("/", kind) for kind in KINDS},
+    ),
+    "fastapi": Contender(
+        "plain FastAPI route",
+        "uvicorn. Form: `UploadFile` in a `def` route. Raw: an `async def` route that hands the job to "
+        "FastAPI's thread pool. The pool is limited to the cores.",
+        ("-m", "benchmarks.rivals.plain_fastapi", "{port}"),
+        "/health",
+        {"raw": Endpoint("/classify/raw", "raw"), "multipart": Endpoint("/classify", "multipart")},
+    ),
+    "litserve": Contender(
+        "LitServe",
+        "`workers_per_device` = cores, as many HTTP processes, `fast_queue=True`. It takes forms and JSON "
+        "only, so raw is base64 in JSON, as in its guide on faster serving.",
+        ("-m", "benchmarks.rivals.lit", "{port}"),
+        "/health",
+        {"raw": Endpoint("/classify", "json"), "multipart": Endpoint("/classify", "multipart")},
+        venv="litserve",
+    ),
+    "bentoml": Contender(
+        "BentoML",
+        "`workers` = cores, `threads=1`, no access log. Form: a `PIL.Image`. Raw: the same as root input.",
+        ("-m", "bentoml", "serve", "benchmarks.rivals.bento:Classify", "--host", "127.0.0.1", "-p", "{port}"),
+        "/readyz",
+        {"raw": Endpoint("/classify/raw", "raw"), "multipart": Endpoint("/classify", "multipart")},
+        venv="bentoml",
+        variables={"BENTOML_DO_NOT_TRACK": "True"},
+    ),
+    "mlserver": Contender(
+        "MLServer",
+        "A custom runtime, `parallel_workers` = cores, `debug` off. Its V2 protocol takes no file and no "
+        "form, so raw is base64 in JSON with `content_type: base64`.",
+        ("-c", "from mlserver.cli import main; main()", "start", "{folder}"),
+        "/v2/models/classifier/ready",
+        {"raw": Endpoint("/v2/models/classifier/infer", "v2")},
+        venv="mlserver",
+        variables={
+            "MLSERVER_DEBUG": "false",
+            "MLSERVER_ENVIRONMENTS_DIR": "{folder}/environments",
+            "MLSERVER_GRPC_PORT": "{other}",
+            "MLSERVER_HOST": "127.0.0.1",
+            "MLSERVER_HTTP_PORT": "{port}",
+            "MLSERVER_METRICS_DIR": "{folder}/metrics",
+            "MLSERVER_METRICS_PORT": "{another}",
+            "MLSERVER_MODEL_IMPLEMENTATION": "benchmarks.rivals.ml.ImageClassifier",
+            "MLSERVER_MODEL_NAME": "classifier",
+            "MLSERVER_PARALLEL_WORKERS": str(core_budget()),
+        },
+    ),
+    "ray": Contender(
+        "Ray Serve",
+        "`num_replicas` = cores, `max_ongoing_requests=100` (the default is 5), "
+        "`RAY_SERVE_ENABLE_HA_PROXY`, `RAY_SERVE_THROUGHPUT_OPTIMIZED`, no dashboard. It reads "
+        "`request.body()` or `request.form()`.",
+        ("-m", "benchmarks.rivals.ray_serve", "{port}", "{folder}"),
+        "/",
+        {kind: Endpoint("/", kind) for kind in KINDS},
+        venv="ray",
+        variables={
+            "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "{folder}/haproxy.cfg",
+            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "{folder}/metrics.sock",
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "{folder}",
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "{folder}/server-state",
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": "{folder}/admin.sock",
+            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            "RAY_USAGE_STATS_ENABLED": "0",
+        },
+    ),
+}
