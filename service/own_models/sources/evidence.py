@@ -301,9 +301,11 @@ class _Tried:
         return [min(p, HOPELESS) if gone else p for p, gone in zip(by_now, self._stopped, strict=True)]
 
     def least_assuming(self, findings: _Findings) -> Convention:
-        """Return the first convention that the pictures cannot tell from the best, and note what they decide.
+        """Return the earliest convention that the pictures do not show to be worse than the best one.
 
-        The first convention of all is assumed without pictures, and stays unless they rule it out.
+        Without pictures, the first of `self.conventions` would be assumed; so it is returned unless the
+        pictures rule it out. The result has the best one's values of all facts that the pictures decide;
+        `findings` gets these facts, and those that stay undecided.
         """
         best = best_row(self.scores)
         values = self.conventions[best].values
