@@ -8,12 +8,16 @@ from torch import Tensor, nn
 from models.train.device import layout
 from models.train.job import Prepared
 
+BATCH, LARGE_BATCH = 100, 500
+"""Images at once on a CPU, whose caches hold what their layers compute, and on another device."""
+
 
 @torch.no_grad()
-def predict(network: nn.Module, inputs: Tensor, batch_size: int = 500) -> Tensor:
+def predict(network: nn.Module, inputs: Tensor) -> Tensor:
     """Return logits (N, classes) for `inputs` (N, 1, H, W); one device, network in evaluation mode."""
     order = layout(inputs.device)
-    return torch.cat([network(x.contiguous(memory_format=order)) for x in inputs.split(batch_size)])
+    size = BATCH if inputs.device.type == "cpu" else LARGE_BATCH
+    return torch.cat([network(x.contiguous(memory_format=order)) for x in inputs.split(size)])
 
 
 def accuracy(network: nn.Module, images: Prepared) -> float:
