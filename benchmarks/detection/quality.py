@@ -134,7 +134,7 @@ def photographs(model: ServedModel, pictures: Sequence[Picture]) -> str:
     found = sum(1 for row in rows if row[3])
     lines = [
         f"**Labelled photographs**, `{model.name}` at its threshold: {found} of {len(rows)} objects found "
-        f"(IoU at least {MIN_IOU}). Detected beside them, not labelled: {'; '.join(others) or 'nothing'}.",
+        f"(IoU at least {MIN_IOU}). Also detected, but not labelled: {'; '.join(others) or 'nothing'}.",
         "",
         markdown(("photograph", "object", "detection", "IoU"), rows),
     ]

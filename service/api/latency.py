@@ -54,8 +54,8 @@ class LatencyWindow(BaseModel):
     to: datetime = Field(description="End: the time of the request")
     resolution_s: int = Field(description="Length of the first bucket in seconds; in a history, of a step")
     machines: list[str] = Field(
-        description="Machines whose runs are pooled, and machines that ran only earlier on the first day of "
-        "the window; `unknown` for runs of earlier releases"
+        description="Machines with runs since the start of the day on which the window begins, also if all "
+        "their runs were before the window; `unknown` for runs of earlier releases"
     )
 
 

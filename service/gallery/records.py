@@ -126,7 +126,8 @@ class EmbeddersChanged(Exception):
 class Condition:
     """Condition of a metadata filter: compare the field `name` with `value`.
 
-    Fields of another type than `value` never match; `eq` accepts any type, the others strings and numbers.
+    A field of another type than `value` never matches. With `eq`, `value` may be of any type; with the other
+    operators, a string or a number.
     """
 
     name: str

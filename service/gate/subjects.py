@@ -30,9 +30,9 @@ _TASKS = {"image-classification": "classifies images", "object-detection": "dete
 
 @dataclass(frozen=True)
 class Source:
-    """Where a network comes from. `given`: as the option says; `kind`: a model of the zoo, a folder, a file.
+    """Where a network comes from. `path`: the folder with its card, or the file.
 
-    `path`: the folder with its card, or the file.
+    `given`: the text given as base or new; `kind`: whether it names a model of the zoo, a folder or a file.
     """
 
     role: Role

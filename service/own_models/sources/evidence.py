@@ -294,8 +294,8 @@ class _Tried:
     def p_values(self, best: int) -> list[float]:
         """Return the p value of each convention against `best`.
 
-        For those that stopped early it is at most HOPELESS: further pictures may have changed the temperature
-        of the best one.
+        For a convention that stopped early, it is capped at HOPELESS. Without the cap it could be larger now,
+        because later pictures may have changed the temperature of `best`.
         """
         by_now = p_values(self.scores, best)
         return [min(p, HOPELESS) if gone else p for p, gone in zip(by_now, self._stopped, strict=True)]
