@@ -154,6 +154,10 @@ class Cold(Frozen):
     entry: EntryName
     load_ns: Nanoseconds = Field(description="From the file's bytes to a session")
     first_run_ns: Nanoseconds
+    precision: str | None = Field(
+        default=None,
+        description="Precision in which the network ran, such as bf16; null in bundles of earlier releases",
+    )
 
 
 class Memory(Frozen):

@@ -33,6 +33,7 @@ from service.cli.settings import settings_with
 from service.errors import InvalidParameter
 from service.evaluation.store import EvaluationStore
 from service.inference.registry import Registry
+from service.inference.runtimes.choice import RuntimeChoices
 from service.storage.database import open_database
 from service.text.display import shown
 
@@ -86,6 +87,7 @@ def recommend(
             settings.default_model,
             default_detector=settings.default_detector,
             added=settings.added_models,
+            choices=RuntimeChoices(settings.runtime, settings.data_dir),
         )
         if bundles:
             stored = [StoredBundle(path.name, read_bundle(path)) for path in bundles]

@@ -139,6 +139,18 @@ def served_agreement(entry: ModelEntry) -> Agreement | None:
     return weighing.agreement(card)
 
 
+def served_card(entry: ModelEntry) -> Card | None:
+    """Return the card with `served_accuracy` and `served_agreement`.
+
+    While the answers in another precision have not been compared, it has no accuracy.
+    """
+    card, agreement = entry.card, served_agreement(entry)
+    if card is None or served_accuracy(entry) == card.accuracy:
+        return card
+    accuracy = None if agreement is None else served_accuracy(entry)
+    return card.model_copy(update={"accuracy": accuracy, "agreement": agreement})
+
+
 class UnusableModel(Exception):
     """A model of the zoo cannot be served; the message gives the reason, without paths."""
 

@@ -34,11 +34,12 @@ from service.inference.loading import (
     read_entry,
     read_model_file,
     reuse_model,
+    served_card,
     warm_up,
     warm_up_runner,
     with_runner,
 )
-from service.inference.runtimes.base import Session
+from service.inference.runtimes.base import RuntimeName, Session
 from service.inference.runtimes.choice import Requested, RuntimeChoices
 from service.inference.runtimes.opening import open_session
 from service.inference.runtimes.openvino import FloatPrecision
@@ -307,6 +308,21 @@ class Registry:
         return {
             name: entry.card.file.sha256 for name, entry in self._entries.items() if entry.card is not None
         }
+
+    def runtimes(self) -> dict[str, RuntimeName]:
+        """Return the runtime of each model that has a card: the one that runs it, or if it is not loaded,
+        the one that would."""
+        return {
+            entry.name: self._choices.expected(entry.card)
+            if entry.model is None
+            else entry.model.predictor.runtime
+            for entry in self.entries
+            if entry.card is not None
+        }
+
+    def served_cards(self) -> dict[str, Card]:
+        """Return the card of each model, with the accuracy of the precision in which it runs."""
+        return {entry.name: card for entry in self.entries if (card := served_card(entry)) is not None}
 
     def doubtful(self) -> dict[str, tuple[str, ...]]:
         """Return the assumed facts on which predictions depend, of each model that has any."""

@@ -77,12 +77,17 @@ class Catalogue:
         return (self._registry.default_model, *(() if detector is None else (detector,)))
 
     def facts(self) -> dict[str, ModelFacts]:
-        """Return the facts of every model that has a card, by name."""
-        return {
-            entry.name: ModelFacts.of(entry.card)
-            for entry in self._registry.entries
-            if entry.card is not None
-        }
+        """Return the facts of every model that has a card, by name, with the accuracy of what is served."""
+        return {name: ModelFacts.of(card) for name, card in self._registry.served_cards().items()}
+
+    def runs_in(self, name: str) -> str:
+        """Return in words what runs a model's predictions, in which precision; empty if it is not served."""
+        models = {model.name: model for model in self._registry.loaded}
+        if name not in models:
+            return ""
+        predictor = models[name].predictor
+        runtime = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}[predictor.runtime]
+        return f"{runtime} in {predictor.precision}"
 
     def assumed(self) -> Mapping[str, tuple[str, ...]]:
         """Return the assumed facts on which predictions depend, of each model that has any."""
@@ -111,7 +116,7 @@ class Catalogue:
         if not newest:
             return {}
         hashes = {name: each.sha256 for name, each in facts.items()}
-        key = (newest, frozenset(hashes.items()))
+        key = (newest, frozenset(hashes.items()), frozenset(self._registry.runtimes().items()))
         with self._lock:
             failed_at = self._failed_at
             is_due = failed_at is not None and time.monotonic() - failed_at >= self._retry_s
@@ -149,7 +154,7 @@ class Catalogue:
         """Return the newest usable benchmark of each model, with the comparisons of `front` cached."""
         hashes = {name: each.sha256 for name, each in facts.items()}
         bundles, _ = self._archive.newest_bundles()
-        evidence = weigh_evidence(bundles, this_machine(), hashes)
+        evidence = weigh_evidence(bundles, this_machine(), hashes, self._registry.runtimes())
         found = {name: evidence.best(name, 0.5) for name in evidence.usable}
         measured = {name: each for name, each in found.items() if each is not None and name in hashes}
         groups: dict[Labels, list[Candidate]] = {}

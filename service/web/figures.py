@@ -371,7 +371,14 @@ class FiguresBuilder:
         facts = self._catalogue.facts().get(view.model)
         if facts is None or self._of_other_files(view, since, {view.model: facts}):
             return Detail(view.model, stages, tuple(lines), more, "")
-        return Detail(view.model, stages, tuple(lines), more, _facts_text(facts))
+        runs_in = self._catalogue.runs_in(view.model)
+        recorded_in = [
+            name for _, name in self._latencies.runtimes(view.regime, since, view.model, view.version)
+        ]
+        text = _facts_text(facts) + (f"; runs in {runs_in}" if runs_in else "")
+        if len(recorded_in) > 1:
+            text += f"; the runs of several runtimes are pooled: {joined(recorded_in)}"
+        return Detail(view.model, stages, tuple(lines), more, text)
 
 
 def _facts_text(facts: ModelFacts) -> str:

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from service.bench.doctor.findings import Finding
 from service.bench.doctor.model import ModelUnderTest
 from service.bench.doctor.operators import Arithmetic, Operator, measure_ceiling
-from service.bench.doctor.running import RunSettings, int8_without_gain, spinning, threads_beyond_cores
+from service.bench.doctor.running import (
+    RunSettings,
+    faster_in_openvino,
+    int8_without_gain,
+    spinning,
+    threads_beyond_cores,
+)
 from service.bench.doctor.structure import batch_norm_unfolded, channels_off_alignment, qdq_not_fused
 from service.bench.doctor.weights import denormal_weights, zeros_without_speed_up
 from service.bench.fingerprint import Machine
@@ -74,3 +80,4 @@ def _findings(
     yield from zeros_without_speed_up(model)
     yield from threads_beyond_cores(settings, machine)
     yield from spinning(model, settings)
+    yield from faster_in_openvino(model)

@@ -15,6 +15,7 @@ Slug = Literal[
     "batch-norm-unfolded",
     "threads-beyond-the-cores",
     "spinning",
+    "faster-in-openvino",
 ]
 
 

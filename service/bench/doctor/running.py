@@ -11,6 +11,10 @@ from service.bench.doctor.ab_timing import time_in_turn
 from service.bench.doctor.findings import Finding
 from service.bench.doctor.model import ModelUnderTest
 from service.bench.fingerprint import Machine
+from service.bench.measure.subjects import BareSession
+from service.errors import ModelUnavailable
+from service.inference.runtimes.base import SessionError
+from service.inference.runtimes.opening import is_installed, open_session, runtime_version
 from service.inference.session import OnnxSession
 
 GAIN_WORTH_HAVING = 0.05
@@ -73,6 +77,27 @@ def int8_without_gain(
             if macs < SMALL_MACS
             else f"{serve} instead, or check whether its QDQ pairs fuse and its channels are aligned",
         )
+
+
+def faster_in_openvino(model: ModelUnderTest) -> Iterator[Finding]:
+    """Find a model that OpenVINO, if it is installed, runs faster than ONNX Runtime on this machine."""
+    if not is_installed("openvino"):
+        return
+    try:
+        session = open_session("openvino", model.content, model.card)
+        timed = time_in_turn(BareSession(session.run, [model.image]), model.subject())
+    except (SessionError, ModelUnavailable):
+        return  # OpenVINO lacks an operator, for example
+    if timed.high > 1 - GAIN_WORTH_HAVING:
+        return
+    yield Finding(
+        slug="faster-in-openvino",
+        title="Faster in OpenVINO",
+        evidence=f"OpenVINO {runtime_version('openvino')} runs it in {session.precision}, "
+        f"{1 / timed.ratio:.2f} times as fast as ONNX Runtime: {timed}",
+        remedy="serve with WEIGHIN_RUNTIME=auto, which also compares the answers of both, or choose OpenVINO "
+        "for this model (docs/runtimes.md)",
+    )
 
 
 def threads_beyond_cores(settings: RunSettings, machine: Machine) -> Iterator[Finding]:

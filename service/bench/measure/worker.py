@@ -37,7 +37,7 @@ from service.bench.measure.messages import (
 from service.bench.measure.subjects import BareSession, FromBytes, Run, Subject, ThroughService
 from service.errors import MeasurementFailed, WeighinError, error_words
 from service.inference.pipeline import load_image, to_tensor
-from service.inference.runtimes.base import RuntimeName, SessionError
+from service.inference.runtimes.base import RuntimeName, Session, SessionError
 from service.inference.runtimes.opening import import_runtime, open_session
 
 Emit = Callable[[Report], None]
@@ -122,7 +122,8 @@ class _Launch:
             return
         card, content = _read_model(worker_entry)
         start = time.perf_counter_ns()
-        run = _open_model(entry.runtime, content, card, entry.threads)
+        session = _open_model(entry.runtime, content, card, entry.threads)
+        run = session.run
         loaded = time.perf_counter_ns()
         subject: Subject
         tensors = [
@@ -139,7 +140,11 @@ class _Launch:
         self._stage[entry.name] = "inference"
         self._subjects[entry.name] = subject
         cold = Cold(
-            launch=self._config.launch, entry=entry.name, load_ns=loaded - start, first_run_ns=first_run
+            launch=self._config.launch,
+            entry=entry.name,
+            load_ns=loaded - start,
+            first_run_ns=first_run,
+            precision=session.precision,
         )
         self._emit(ColdReport(cold=cold))
 
@@ -227,9 +232,10 @@ def _read_model(worker_entry: WorkerEntry) -> tuple[Card, bytes]:
     return card, content
 
 
-def _open_model(runtime: RuntimeName, content: bytes, card: Card, threads: int) -> Run:
+def _open_model(runtime: RuntimeName, content: bytes, card: Card, threads: int) -> Session:
+    """Load a model as the service does: OpenVINO computes float operators in the precision of the CPU."""
     try:
-        return open_session(runtime, content, card, threads=threads, floats="f32").run
+        return open_session(runtime, content, card, threads=threads)
     except SessionError as error:
         raise MeasurementFailed(f"model '{card.name}': {error}") from None
 
@@ -240,7 +246,7 @@ def _report_memory(config: WorkerConfig, emit: Emit) -> None:
 
     def load() -> Run:
         card, content = _read_model(worker_entry)
-        return _open_model(entry.runtime, content, card, entry.threads)
+        return _open_model(entry.runtime, content, card, entry.threads).run
 
     import_runtime(entry.runtime)
     memory = _measure_memory(entry.name, _read_card(folder).input, load)

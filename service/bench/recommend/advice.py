@@ -14,7 +14,8 @@ from service.errors import InvalidBundle
 from service.evaluation.result import Evaluation
 from service.inference.loading import LOADING
 from service.inference.registry import Registry
-from service.inference.runtimes.opening import runtime_version, session_options
+from service.inference.runtimes.base import RUNTIMES, RuntimeName
+from service.inference.runtimes.opening import is_installed, runtime_version, session_options
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,12 @@ class Advice:
 
 
 def this_machine() -> Fingerprint:
-    """Return the fingerprint that usable benchmarks of ONNX Runtime have on this machine."""
-    return take_fingerprint({"onnxruntime": runtime_version("onnxruntime")}, session_options("onnxruntime"))
+    """Return the fingerprint that usable benchmarks have on this machine."""
+    installed: list[RuntimeName] = [name for name in RUNTIMES if is_installed(name)]
+    return take_fingerprint(
+        {name: runtime_version(name) for name in installed},
+        {key: value for name in installed for key, value in session_options(name).items()},
+    )
 
 
 def advise_here(
@@ -43,13 +48,14 @@ def advise_here(
 
     `evaluation`: rank by the accuracy on its pictures.
     """
-    facts = [ModelFacts.of(entry.card) for entry in registry.entries if entry.card is not None]
+    facts = [ModelFacts.of(card) for card in registry.served_cards().values()]
     broken = {
         entry.name: entry.reason
         for entry in registry.entries
         if entry.model is None and entry.reason is not None and entry.reason != LOADING
     }
-    evidence = weigh_evidence(bundles, here, {each.name: each.sha256 for each in facts})
+    hashes = {each.name: each.sha256 for each in facts}
+    evidence = weigh_evidence(bundles, here, hashes, registry.runtimes())
     evidence.unused |= unreadable
     usable = [each for each in facts if each.name not in broken]
     return Advice(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from models.zoo.statistics import PercentileBound, binomial_cdf, percentile_boun
 from models.zoo.verdicts import MIN_ROUNDS
 from service.bench.bundle import Bundle, Entry, FlagKind, ModelFacts
 from service.bench.fingerprint import Fingerprint, same_machine, same_software
+from service.inference.runtimes.base import RuntimeName
 
 _NO_EVIDENCE: tuple[FlagKind, ...] = ("dirty", "void", "partial", "contaminated")
 _CAVEATS: tuple[FlagKind, ...] = ("unstable", "drift")
@@ -36,7 +38,7 @@ class StoredBundle:
 
 @dataclass(frozen=True)
 class Measured:
-    """Usable benchmark of a model: single-stream inference on one thread in ONNX Runtime."""
+    """Usable benchmark of a model: single-stream inference on one thread, in the service's runtime."""
 
     stored: StoredBundle
     entry: Entry
@@ -152,12 +154,16 @@ class Evidence:
 
 
 def weigh_evidence(
-    bundles: Iterable[StoredBundle], here: Fingerprint | None, hashes: Mapping[str, str]
+    bundles: Iterable[StoredBundle],
+    here: Fingerprint | None,
+    hashes: Mapping[str, str],
+    runtimes: Mapping[str, RuntimeName] = MappingProxyType({}),
 ) -> Evidence:
     """Sort benchmarks into usable ones and unusable ones, with reasons.
 
     `here`: fingerprint of this machine; None if the recommendation is for the machine of the bundles.
-    `hashes`: SHA-256 of the model files in the zoo, by name.
+    `hashes`: SHA-256 of the model files in the zoo, by name. `runtimes`: what runs the models in the service,
+    by name; ONNX Runtime by default.
     """
     evidence = Evidence()
     for stored in sorted(bundles, key=lambda stored: stored.bundle.started_at, reverse=True):
@@ -169,7 +175,7 @@ def weigh_evidence(
         for entry in bundle.entries:
             if entry.control:
                 continue
-            reason = problem or _entry_problem(bundle, entry, hashes)
+            reason = problem or _entry_problem(bundle, entry, hashes, runtimes)
             if reason is None:
                 evidence.usable.setdefault(entry.model, []).append(Measured(stored, entry))
                 used = True
@@ -200,10 +206,12 @@ def _problem(bundle: Bundle, here: Fingerprint | None) -> str | None:
     return None
 
 
-def _entry_problem(bundle: Bundle, entry: Entry, hashes: Mapping[str, str]) -> str | None:
-    facts = bundle.model_of(entry)
-    if entry.via != "session" or entry.runtime != "onnxruntime" or entry.threads != 1:
-        return f"'{entry.name}' is not run as in the service (one thread in onnxruntime)"
+def _entry_problem(
+    bundle: Bundle, entry: Entry, hashes: Mapping[str, str], runtimes: Mapping[str, RuntimeName]
+) -> str | None:
+    facts, runtime = bundle.model_of(entry), runtimes.get(entry.model, "onnxruntime")
+    if entry.via != "session" or entry.runtime != runtime or entry.threads != 1:
+        return f"'{entry.name}' is not run as in the service (one thread in {runtime})"
     if hashes.get(entry.model, facts.sha256) != facts.sha256:
         return "stale: the model file has changed"
     for kind in _NO_EVIDENCE:

@@ -108,6 +108,14 @@ def _about(bundle: Bundle, summaries: list[EntrySummary]) -> list[str]:
         for summary in summaries
         if summary.load_ns is not None and summary.first_run_ns is not None and not summary.entry.control
     ]
+    other = {
+        start.entry: start.precision
+        for start in bundle.cold
+        if start.precision not in (None, bundle.model_of(bundle.entry(start.entry)).precision)
+    }
+    if other:
+        ran = ", ".join(f"{name} {precision}" for name, precision in other.items())
+        lines.append(f"not in the precision of the model's card, whose accuracy is shown: {ran}")
     if cold:
         lines.append("cold start (load + first run): " + ", ".join(cold))
     return lines

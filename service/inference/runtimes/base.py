@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import structlog
@@ -19,6 +19,7 @@ from models.zoo.preprocess import graph_input
 from service.errors import ModelUnavailable
 
 RuntimeName = Literal["onnxruntime", "openvino"]
+RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 INTEGER_OUTPUTS = ("classes", "count", "selected")
 """Outputs of a detector that may be integers in the graph."""
 

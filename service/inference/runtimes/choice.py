@@ -15,6 +15,7 @@ from models.zoo.card import Card, Name, Runtime
 from models.zoo.files import read_text, write_whole
 from models.zoo.frozen import Finite
 from service.errors import InvalidParameter, StorageUnavailable, error_words
+from service.inference.runtimes.base import RuntimeName
 from service.inference.runtimes.opening import INSTALL_OPENVINO, is_installed
 from service.inference.runtimes.openvino import FloatPrecision
 from service.inference.runtimes.weighing import Conditions, Weighing
@@ -100,6 +101,15 @@ class RuntimeChoices:
             if (known.model, known.floats, known.conditions) == (card.name, choice.floats, here):
                 return known
         return None
+
+    def expected(self, card: Card) -> RuntimeName:
+        """Return the runtime in which the service runs a model, if OpenVINO does not refuse it."""
+        choice = self.of(card)
+        if choice.runtime == "onnxruntime" or not is_installed("openvino"):
+            return "onnxruntime"
+        weighing = self.weighing(card, choice)
+        wins = weighing is not None and weighing.switches
+        return "openvino" if choice.runtime == "openvino" or wins else "onnxruntime"
 
     def keep_weighing(self, weighing: Weighing) -> None:
         """Keep a weighing in place of older ones of that model on that machine, at least in memory."""

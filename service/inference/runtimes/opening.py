@@ -16,6 +16,7 @@ from service.inference.runtimes.openvino import (
 )
 from service.inference.session import RUNTIME_VERSION, SESSION_OPTIONS, OnnxSession
 
+_HINT = "INFERENCE_PRECISION_HINT"
 INSTALL_OPENVINO = ".venv/bin/pip install 'openvino>=2026.4'"
 
 
@@ -43,7 +44,7 @@ def runtime_version(name: RuntimeName) -> str:
 
 def session_options(name: RuntimeName) -> dict[str, str]:
     """Return the options of the runtime's sessions, without threads, with keys prefixed by the runtime."""
-    options = SESSION_OPTIONS if name == "onnxruntime" else OPENVINO_OPTIONS
+    options = SESSION_OPTIONS if name == "onnxruntime" else OPENVINO_OPTIONS | {_HINT: "default"}
     return {f"{name}.{key}": value for key, value in options.items()}
 
 

@@ -19,9 +19,8 @@ from service.inference.runtimes.base import RuntimeName, Session, SessionError, 
 FloatPrecision = Literal["f32", "bf16"]
 """Type in which OpenVINO computes the float operators of a network."""
 
-OPENVINO_OPTIONS = {"NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-"""Options of benchmarks, as they record them. f32, because by default OpenVINO computes in bf16 on CPUs with
-bf16: results would differ."""
+OPENVINO_OPTIONS = {"NUM_STREAMS": "1", "PERFORMANCE_HINT": "LATENCY"}
+"""Options of benchmarks, as they record them."""
 
 _COMPUTES = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
 """Types of the operators whose precision decides the precision of a run."""
@@ -64,9 +63,7 @@ class OpenVinoSession(Session):
         self._tensor = openvino.Tensor
         self._size = card.input.batch or 1
         options = OPENVINO_OPTIONS | {"NUM_STREAMS": str(streams), "INFERENCE_NUM_THREADS": threads * streams}
-        if floats is None:
-            del options["INFERENCE_PRECISION_HINT"]
-        else:
+        if floats is not None:
             options["INFERENCE_PRECISION_HINT"] = floats
         try:
             core = openvino.Core()

@@ -24,6 +24,7 @@ from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.helpers.networks import put_file
 from tests.helpers.problems import assert_problem
+from tests.helpers.until import until
 from tests.service.conftest import running
 
 pytestmark = pytest.mark.openvino
@@ -195,3 +196,21 @@ def test_file_that_openvino_refuses(settings: Settings, zoo: Path, png: bytes) -
         assert client.post(f"/classify?model={name}", content=png).json()["runtime"] == "onnxruntime"
         answer = client.put(f"/models/{name}/runtime?runtime=openvino")
         assert_problem(answer, 422, "invalid-parameter", "runtime 'openvino': OpenVINO", "ai.onnx.ml.Scaler")
+
+
+def test_dashboard_names_runtime_and_precision(settings: Settings, png: bytes) -> None:
+    name = "fashion-inverted-residual"
+    with running(settings) as client:
+        client.post("/classify", content=png)
+        page = client.get(f"/dashboard?model={name}").text
+        assert "; runs in ONNX Runtime in fp32" in page
+        assert "several runtimes" not in page
+        client.put(f"/models/{name}/runtime?runtime=openvino&precision=f32")
+        client.post("/classify", content=png)
+        until(
+            lambda: (
+                "; runs in OpenVINO in fp32; the runs of several runtimes are pooled: onnxruntime and "
+                "openvino" in client.get(f"/dashboard?model={name}").text
+            ),
+            "the dashboard names both runtimes",
+        )

@@ -17,7 +17,10 @@ from onnx import helper, numpy_helper
 from models.zoo.card import read_card
 from models.zoo.files import NETWORKS
 from models.zoo.machine import this_machine
+from service.bench.doctor.model import ModelUnderTest
+from service.bench.doctor.running import faster_in_openvino
 from service.inference.detect import Found
+from service.inference.registry import Registry
 from service.inference.runtimes.choice import RuntimeChoices
 from service.inference.runtimes.weigher import PICTURES, difference_of_objects
 from service.inference.runtimes.weighing import Answers, Conditions, Weighing
@@ -252,3 +255,31 @@ def test_agreement_of_bf16_is_measured(auto: Settings) -> None:
             own = before["agreement"] or {"value": 1, "parent": name}
             assert after["agreement"]["value"] == pytest.approx(own["value"] - lost, abs=2e-4)
             assert after["agreement"]["parent"] == own["parent"]
+            # What recommends and draws fronts has the same.
+            registry = Registry(auto.model_dirs, name, choices=RuntimeChoices(folder=auto.data_dir))
+            registry.load()
+            card = registry.served_cards()[name]
+            assert card.accuracy is not None
+            assert card.agreement is not None
+            assert (card.accuracy.kind, card.agreement.value) == ("inherited", after["agreement"]["value"])
+
+
+@pytest.mark.openvino
+def test_recommendation_knows_the_runtime_and_the_inherited_accuracy(auto: Settings) -> None:
+    here = Conditions.here(read_card(auto.model_dirs[0] / FLOAT).file.sha256)
+    choices = RuntimeChoices("auto", auto.data_dir)
+    registry = Registry(auto.model_dirs, FLOAT, choices=choices)
+    assert registry.runtimes() == {FLOAT: "onnxruntime", "odd": "onnxruntime"}
+    choices.keep_weighing(weighing(model=FLOAT, conditions=here))
+    assert registry.runtimes() == {FLOAT: "openvino", "odd": "onnxruntime"}
+    assert registry.served_cards()[FLOAT] == registry.entry(FLOAT).card, "not loaded"
+
+
+@pytest.mark.openvino
+def test_doctor_finds_a_model_that_openvino_runs_faster(auto: Settings) -> None:
+    folder = auto.model_dirs[0] / "odd"
+    under_test = ModelUnderTest(read_card(folder), (folder / "model.onnx").read_bytes())
+    (finding,) = faster_in_openvino(under_test)
+    assert finding.slug == "faster-in-openvino"
+    assert "runs it in fp32" in finding.evidence
+    assert "WEIGHIN_RUNTIME=auto" in finding.remedy

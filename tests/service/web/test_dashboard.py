@@ -494,6 +494,7 @@ def test_facts_of_the_served_file_are_not_shown_beside_runs_of_another(rated: In
     assert "All versions of a model are pooled. Accuracy, size and front are withheld of tiny:" in pooled
     facts_text = "input 32 × 32 pixels"
     assert facts_text in rated.page(model="tiny")
+    assert "; runs in" not in rated.page(model="tiny"), "this registry has loaded no model"
     assert facts_text not in rated.page(model="tiny", version=other[:12])
     same = rated.page(version=served["tiny"])
     assert "90.0%" in rows(same)[0][6]

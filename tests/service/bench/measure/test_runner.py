@@ -65,6 +65,7 @@ def test_bundle_of_a_single_stream_run(
             assert tuple(block.entry for block in sorted(blocks, key=lambda b: b.position)) == order
     assert len(bundle.cold) == len(bundle.warm_ups) == 2 * 3
     assert all(cold.load_ns > 0 and cold.first_run_ns > 0 for cold in bundle.cold)
+    assert {cold.precision for cold in bundle.cold} == {"fp32"}
     assert {memory.entry for memory in bundle.memory} == {"tiny", "tiny-b"}
     assert all(0 < memory.before_bytes <= memory.peak_bytes for memory in bundle.memory)
     assert [gate.when for gate in bundle.gates] == ["before", "during", "during", "after"]

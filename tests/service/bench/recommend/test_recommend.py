@@ -423,3 +423,23 @@ def test_measured_models_with_cached_intervals() -> None:
         assert 0.98 * milliseconds < low / 1e6 < high / 1e6 < 1.02 * milliseconds
     assert kept[0].intervals == first
     assert found() == first
+
+
+def test_evidence_is_of_the_runtime_that_serves() -> None:
+    """A benchmark of both runtimes: OpenVINO at 3 ms, ONNX Runtime at 6 ms."""
+    made = measured([(SMALL, 6.0), (GOOD, 3.0)])
+    entries = (
+        made.entry("small"),
+        made.entry("good").model_copy(update={"model": "small", "runtime": "openvino"}),
+    )
+    made = made.model_copy(update={"entries": entries})
+    for runtimes, median, other in (
+        ({}, 6.0, "'good' is not run as in the service (one thread in onnxruntime)"),
+        ({"small": "openvino"}, 3.0, "'small' is not run as in the service (one thread in openvino)"),
+    ):
+        evidence = weigh_evidence(
+            [StoredBundle("both", made)], bundles.fingerprint(), {}, runtimes  # type: ignore[arg-type]
+        )  # fmt: skip
+        (usable,) = evidence.usable["small"]
+        assert usable.p50_ms == pytest.approx(median, rel=0.02)
+        assert other in evidence.unusable["small"][0]
