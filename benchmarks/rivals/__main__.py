@@ -1,10 +1,10 @@
 """Measure Weigh-in beside other servers with the same network, decoder and session settings.
 
     make bench-rivals                                          # measures, then writes docs/rivals.md
-    .venv/bin/python -m benchmarks.rivals run [--rounds 3] [--seconds 2.5] [--only weighin --only asgi]
+    .venv/bin/python -m benchmarks.rivals run [--rounds 4] [--seconds 2] [--only weighin --only asgi]
     .venv/bin/python -m benchmarks.rivals page                 # writes docs/rivals.md from the results
 
-`run` writes benchmarks/rivals/results.json; commit it with the page. It takes about ten minutes with three
+`run` writes benchmarks/rivals/results.json; commit it with the page. It takes about ten minutes with four
 rounds, gives up after LONGEST_S, and needs an otherwise idle machine.
 """
 
@@ -182,8 +182,8 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("step", choices=("run", "page"))
-    parser.add_argument("--rounds", type=int, choices=range(1, 10), default=3)
-    parser.add_argument("--seconds", type=float, default=2.5, help="per point, after the warm-up")
+    parser.add_argument("--rounds", type=int, choices=range(1, 10), default=4)
+    parser.add_argument("--seconds", type=float, default=2.0, help="per point, after the warm-up")
     parser.add_argument("--only", action="append", choices=CONTENDERS, help="measure only these (repeatable)")
     parser.add_argument("--results", type=Path, default=page.RESULTS)
     arguments = parser.parse_args()

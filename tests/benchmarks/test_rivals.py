@@ -1,7 +1,8 @@
-"""Arithmetic of benchmarks.rivals: hey's report, ratios with goals, and the pinned versions."""
+"""Arithmetic of benchmarks.rivals: hey's report, ratios with goals, the page, and the pinned versions."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,16 @@ def test_ratios_are_taken_within_a_round() -> None:
 
 def test_missed_goals_and_servers_without_goal() -> None:
     rows = page.figures(measured({"weighin": [90] * 3, "asgi": [100] * 3, "ray": [50] * 3}, cpu_ms=5))
-    assert [(row.value, row.met) for row in rows] == [(0.9, False), (1.8, None), (1.0, True)]
+    assert [(row.value, row.met) for row in rows] == [(0.9, False), (1.8, None), (1.0, True), (1.0, None)]
+
+
+def test_page_shows_the_committed_results() -> None:
+    assert page.PAGE.read_text() == page.text(json.loads(page.RESULTS.read_text()))
+
+
+def test_results_have_a_record_per_line() -> None:
+    results = json.loads(page.RESULTS.read_text())
+    assert page.dumps(results) == page.RESULTS.read_text()
 
 
 @pytest.mark.parametrize("name", sorted({row.venv for row in CONTENDERS.values() if row.venv}))
