@@ -5,6 +5,7 @@ from __future__ import annotations
 import psutil
 
 from benchmarks.servers import Server, free_port
+from tests.helpers.until import until
 
 # starts a child in a session of its own that uses 0.2 s of CPU time, and then answers 200
 PARENT = """
@@ -32,9 +33,9 @@ def test_all_processes_of_a_server() -> None:
         assert server.tree_cpu_s() >= 0.2 + server.cpu_s() - 0.02  # the kernel counts in ticks of 10 ms
         assert server.tree_pss_mb() > parent.memory_full_info().pss / 1e6
         server.pause()
-        assert [process.status() for process in (parent, child)] == [psutil.STATUS_STOPPED] * 2
+        until(lambda: {parent.status(), child.status()} == {psutil.STATUS_STOPPED}, "both stopped")
         server.resume()
-        assert psutil.STATUS_STOPPED not in [process.status() for process in (parent, child)]
+        until(lambda: psutil.STATUS_STOPPED not in (parent.status(), child.status()), "both continued")
     finally:
         server.stop()
     assert not parent.is_running()
