@@ -19,8 +19,9 @@ from service.inference.runtimes.base import RuntimeName, Session, SessionError, 
 FloatPrecision = Literal["f32", "bf16"]
 """Type in which OpenVINO computes the float operators of a network."""
 
-OPENVINO_OPTIONS = {"NUM_STREAMS": "1", "PERFORMANCE_HINT": "LATENCY"}
-"""Options of benchmarks, as they record them."""
+OPENVINO_OPTIONS = {"NUM_STREAMS": "1", "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": "NO"}
+"""Options of benchmarks, as they record them. By default OpenVINO pins a thread to a core during a run, so
+that it waits for whatever else runs there although another core may be idle."""
 
 _COMPUTES = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
 """Types of the operators whose precision decides the precision of a run."""

@@ -17,7 +17,7 @@ LEAST_SAME = 0.95
 """Smallest share of pictures with the same answer: top-1 class, or objects."""
 MOST_DEVIATION = 0.5
 """Largest typical difference of a picture's logits, in standard deviations of its logits. That of bf16, and
-of int8 networks in the other runtime, is 0.1 to 0.4 on photographs (docs/runtimes.md)."""
+of int8 networks in the other runtime, is up to 0.3 (docs/runtimes.md)."""
 MOST_SCORE_DIFFERENCE = 0.05
 """Largest typical difference of the scores of a detector's objects."""
 
