@@ -11,7 +11,9 @@ from pathlib import Path
 
 from service import errors
 from service.api.body.model import Upload
+from service.inference.loading import ModelEntry
 from service.inference.registry import Registry
+from service.inference.runtimes.choice import Requested
 from service.own_models.add import Added, Bounds, remove
 from service.own_models.apart import add_apart
 from service.own_models.facts import in_form_words
@@ -37,6 +39,7 @@ class ModelChanger:
         self._lock = threading.Lock()
         self._bounds = bounds
         self._coming = 0
+        self._choosing = False
 
     def check_ready(self) -> None:
         """Raise NotReady until the registry has loaded the models."""
@@ -61,6 +64,21 @@ class ModelChanger:
             yield
         finally:
             self._coming -= 1
+
+    async def choose_runtime(self, name: str, requested: Requested | None) -> ModelEntry:
+        """Choose what runs a model's predictions, see `Registry.choose_runtime`; one choice at a time.
+
+        Raises its errors, and Busy while another choice is made: the model is compiled meanwhile.
+        """
+        self._registry.entry(name)  # raises UnknownModel
+        self.check_ready()
+        if self._choosing:
+            raise errors.Busy("runtime: another choice is being made (allowed: one at a time)")
+        self._choosing = True
+        try:
+            return await asyncio.to_thread(self._registry.choose_runtime, name, requested)
+        finally:
+            self._choosing = False
 
     async def add(self, upload: Upload, *, replace: bool) -> Added:
         """Add the model and serve it; if the registry refuses it, restore what was served before.

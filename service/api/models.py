@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal
@@ -251,6 +250,7 @@ def models_router(registry: Registry, changes: Changes) -> APIRouter:
             errors.Unauthorized,
             errors.CrossSiteRequest,
             errors.UnknownModel,
+            errors.Busy,
             errors.NotReady,
             errors.ModelUnavailable,
             errors.StorageUnavailable,
@@ -259,7 +259,7 @@ def models_router(registry: Registry, changes: Changes) -> APIRouter:
     async def choose_runtime(
         name: str,
         runtime: Annotated[
-            Runtime | Literal["default"],
+            Literal[Runtime, "default"],
             Query(description="`default`: as the model's card or the setting WEIGHIN_RUNTIME says"),
         ],
         precision: Annotated[
@@ -277,7 +277,7 @@ def models_router(registry: Registry, changes: Changes) -> APIRouter:
         if precision is not None and runtime in ("onnxruntime", "default"):
             raise errors.InvalidParameter(f"precision '{precision}': not with runtime '{runtime}'")
         requested = None if runtime == "default" else Requested(runtime=runtime, floats=precision)
-        return _out(await asyncio.to_thread(registry.choose_runtime, name, requested))
+        return _out(await changer.choose_runtime(name, requested))
 
     return router
 

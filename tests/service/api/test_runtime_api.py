@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
-from models.zoo.card import read_card, write_card
+from models.zoo.card import Card, read_card, write_card
+from service.api import problems
+from service.api.models import Changes, models_router
+from service.api.routers import add_routes
 from service.app import create_app
 from service.errors import InvalidParameter
+from service.inference.registry import Registry
 from service.inference.runtimes import opening
+from service.inference.runtimes.choice import Choice, Requested, RuntimeChoices
 from service.inference.session import RUNTIME_VERSION
 from service.settings import Settings
 from tests.conftest import make_tiny_model
@@ -69,7 +78,7 @@ def test_refused_choices(serve: Serve) -> None:
             "runtime=openvino",
             "runtime 'openvino': OpenVINO is not installed (install it with: ",
         ),
-        ("runtime=tflite", "runtime"),
+        ("runtime=tflite", "runtime: Input should be 'onnxruntime', 'openvino', 'auto' or 'default'"),
         ("runtime=onnxruntime&precision=bf16", "precision 'bf16': not with runtime 'onnxruntime'"),
         ("", "runtime"),
     ):
@@ -85,6 +94,60 @@ def test_choice_needs_the_key(serve: Serve) -> None:
     assert_problem(answer, 401, "unauthorized", "API key: missing")
     headers = {"Authorization": "Bearer secret"}
     assert client.put("/models/tiny/runtime?runtime=onnxruntime", headers=headers).status_code == 200
+
+
+class WaitingChoices(RuntimeChoices):
+    """Waits where it is asked for a model's runtime while models load, and where it keeps a choice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def of(self, card: Card) -> Choice:
+        self.wait()
+        return super().of(card)
+
+    def keep(self, name: str, requested: Requested | None) -> None:
+        self.wait()
+        super().keep(name, requested)
+
+    def wait(self) -> None:
+        self.reached.set()
+        assert self.go_on.wait(60)
+
+
+async def nothing() -> tuple[str, ...]:
+    return ()
+
+
+def test_one_choice_at_a_time_and_none_while_models_load(tiny_models_dir: Path, tmp_path: Path) -> None:
+    """A choice waits for loading models and for other choices, so it must not hold a thread of all routes."""
+    choices = WaitingChoices()
+    registry = Registry([tiny_models_dir], "tiny", added=tmp_path, choices=choices)
+    app = FastAPI()
+    problems.install(app)
+    add_routes(app, [models_router(registry, Changes(None, 1, 1, nothing))])
+    path = "/models/tiny/runtime?runtime=onnxruntime"
+    with ThreadPoolExecutor(4) as executor, TestClient(app) as client:
+        try:
+            loading = executor.submit(registry.load)
+            assert choices.reached.wait(60)
+            answer = executor.submit(client.put, path).result(60)
+            assert_problem(answer, 503, "not-ready", "models are still being loaded")
+            answer = executor.submit(client.put, "/models/nope/runtime?runtime=auto").result(60)
+            assert_problem(answer, 404, "unknown-model", "'nope'")
+            choices.go_on.set()
+            loading.result(60)
+            choices.reached.clear()
+            choices.go_on.clear()
+            first = executor.submit(client.put, path)
+            assert choices.reached.wait(60)
+            answer = executor.submit(client.put, path).result(60)
+            assert_problem(answer, 503, "busy", "another choice is being made (allowed: one at a time)")
+        finally:
+            choices.go_on.set()
+        assert first.result(60).status_code == 200
+        assert client.put(path).status_code == 200
 
 
 def test_choice_that_cannot_be_kept(serve: Serve, tmp_path: Path) -> None:

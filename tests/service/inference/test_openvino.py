@@ -156,6 +156,18 @@ def test_choice_by_request(settings: Settings, png: bytes) -> None:
         assert client.post("/classify", content=png).json()["runtime"] == "onnxruntime"
 
 
+def test_going_back_needs_no_file(settings: Settings, zoo: Path, png: bytes) -> None:
+    name = "fashion-inverted-residual"
+    path = f"/models/{name}/runtime"
+    with running(settings) as client:
+        assert client.put(f"{path}?runtime=openvino").json()["runtime"]["name"] == "openvino"
+        with (zoo / name / "model.onnx").open("r+b") as file:
+            file.truncate(1000)
+        assert client.put(f"{path}?runtime=onnxruntime").json()["runtime"]["name"] == "onnxruntime"
+        assert client.post("/classify", content=png).json()["runtime"] == "onnxruntime"
+        assert_problem(client.put(f"{path}?runtime=openvino"), 503, "model-unavailable", "cut off")
+
+
 @needs_avx512
 def test_bf16_is_another_precision(settings: Settings, png: bytes) -> None:
     with running(settings) as client:
