@@ -23,19 +23,18 @@ from models.zoo.detection import MAX_CANDIDATES
 from models.zoo.files import not_text, read_regular
 from models.zoo.labels import read_labels
 from service.detection.decoders import BoxDecoder, decoder_of
-from service.errors import ModelUnavailable, error_words
+from service.errors import ModelUnavailable, WeighinError, error_words
 from service.inference import suppression
 from service.inference.linear_head import HeldFile
 from service.inference.runtime_errors import one_line
 from service.inference.runtimes.base import Session, SessionError
 from service.inference.runtimes.choice import (
     DEFAULT_CHOICE,
-    NOT_INSTALLED,
     NOT_WEIGHED,
     Choice,
     RuntimeChoices,
 )
-from service.inference.runtimes.opening import is_installed, open_session
+from service.inference.runtimes.opening import obstacle_of, open_session
 from service.inference.runtimes.weighing import Weighing
 from service.inference.session import OnnxSession
 
@@ -253,17 +252,23 @@ def with_runner(
     without = replace(model, runner=None, choice=choice, not_chosen=None, weighing=weighing)
     if choice.runtime == "onnxruntime":
         return without
+    obstacle = obstacle_of("openvino")
     if choice.runtime == "auto":
-        if not is_installed("openvino"):
-            return replace(without, not_chosen=NOT_INSTALLED)
+        if obstacle is not None:
+            return replace(without, not_chosen=obstacle)
         if weighing is None or not weighing.switches:
             return replace(without, not_chosen=NOT_WEIGHED if weighing is None else str(weighing))
-    elif not is_installed("openvino"):
-        return _not_chosen(without, NOT_INSTALLED)
+    elif obstacle is not None:
+        return _not_chosen(without, obstacle)
     try:
         return replace(without, runner=opening(floats=choice.floats))
     except SessionError as error:
         return _not_chosen(without, one_line(str(error)))
+    except WeighinError:  # the file cannot be read
+        raise
+    except Exception as error:
+        log.exception("model cannot be loaded", model=model.name)
+        return _not_chosen(without, f"OpenVINO: it cannot be loaded: {_kind(error)}")
 
 
 def _not_chosen(model: ServedModel, reason: str) -> ServedModel:
@@ -380,9 +385,13 @@ def warm_up_runner(model: ServedModel, limit_s: float) -> ServedModel:
     try:
         for seed in range(2):
             runner.run(_noise(model.card.input, seed), limit_s=limit_s)
+        typical_ns = _time_runs(runner, _noise(model.card.input, 0))
     except ModelUnavailable:
         return _not_chosen(model, f"OpenVINO: {runner.failure}")
-    return replace(model, typical_ns=_time_runs(runner, _noise(model.card.input, 0)))
+    except Exception as error:
+        log.exception("model cannot be run", model=model.name)
+        return _not_chosen(model, f"OpenVINO: it cannot be run: {_kind(error)}")
+    return replace(model, typical_ns=typical_ns)
 
 
 def _median_time(model: ServedModel, limit_s: float) -> int:

@@ -16,7 +16,7 @@ from models.zoo.files import read_text, write_whole
 from models.zoo.frozen import Finite
 from service.errors import InvalidParameter, StorageUnavailable, error_words
 from service.inference.runtimes.base import RuntimeName
-from service.inference.runtimes.opening import INSTALL_OPENVINO, is_installed
+from service.inference.runtimes.opening import INSTALL_OPENVINO, is_installed, obstacle_of
 from service.inference.runtimes.openvino import FloatPrecision
 from service.inference.runtimes.weighing import Conditions, Weighing
 
@@ -25,7 +25,6 @@ FILE_NAME = "runtimes.json"
 
 Origin = Literal["request", "card", "setting"]
 
-NOT_INSTALLED = f"OpenVINO is not installed (install it with: {INSTALL_OPENVINO})"
 NOT_WEIGHED = "not weighed yet"
 
 log = structlog.get_logger(__name__)
@@ -67,15 +66,18 @@ class RuntimeChoices:
         """`default`: the setting. `folder`: the data directory; None: requests are not kept.
 
         `streams`: number of runs under way at a time. A file that cannot be read is ignored, with a warning.
-        Raises InvalidParameter if the default is not installed; if it is `auto`, a line is logged.
+        Raises InvalidParameter if the default cannot be used; if it is `auto`, a line is logged.
         """
-        if default == "auto" and not is_installed("openvino"):
-            log.info("WEIGHIN_RUNTIME auto: ONNX Runtime runs all models", reason=NOT_INSTALLED)
+        obstacle = None if default == "onnxruntime" else obstacle_of("openvino")
         if default == "openvino" and not is_installed("openvino"):
             raise InvalidParameter(
                 f"WEIGHIN_RUNTIME 'openvino': not installed (allowed: onnxruntime, auto, or install it with: "
                 f"{INSTALL_OPENVINO})"
             )
+        if default == "openvino" and obstacle is not None:
+            raise InvalidParameter(f"WEIGHIN_RUNTIME 'openvino': {obstacle} (allowed: onnxruntime, auto)")
+        if obstacle is not None:
+            log.info("WEIGHIN_RUNTIME auto: ONNX Runtime runs all models", reason=obstacle)
         self.default = default
         self.streams = streams
         self._path = None if folder is None else folder / FILE_NAME
@@ -94,7 +96,7 @@ class RuntimeChoices:
 
     def weighing(self, card: Card, choice: Choice) -> Weighing | None:
         """Return the weighing of a model under the conditions of this machine; None if there is none."""
-        if choice.runtime == "onnxruntime" or not is_installed("openvino"):
+        if choice.runtime == "onnxruntime" or obstacle_of("openvino") is not None:
             return None
         here = Conditions.here(card.file.sha256)
         for known in self._kept.weighings:

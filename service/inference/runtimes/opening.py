@@ -6,6 +6,7 @@ import importlib.util
 
 from models.zoo.card import Card
 from service.errors import InvalidParameter
+from service.inference.runtime_errors import runtime_words
 from service.inference.runtimes.base import RuntimeName, Session
 from service.inference.runtimes.openvino import (
     OPENVINO_OPTIONS,
@@ -18,11 +19,26 @@ from service.inference.session import RUNTIME_VERSION, SESSION_OPTIONS, OnnxSess
 
 _HINT = "INFERENCE_PRECISION_HINT"
 INSTALL_OPENVINO = ".venv/bin/pip install 'openvino>=2026.4'"
+NOT_INSTALLED = f"OpenVINO is not installed (install it with: {INSTALL_OPENVINO})"
 
 
 def is_installed(name: RuntimeName) -> bool:
     """Return whether the runtime is installed."""
     return name == "onnxruntime" or importlib.util.find_spec("openvino") is not None
+
+
+def obstacle_of(name: RuntimeName) -> str | None:
+    """Import the runtime; return the reason why it cannot be used, or None if it can."""
+    if name == "onnxruntime":
+        return None
+    if not is_installed(name):
+        return NOT_INSTALLED
+    try:
+        import_openvino()
+        openvino_version()
+    except Exception as error:  # a broken package may raise anything
+        return f"OpenVINO cannot be imported: {type(error).__name__}: {runtime_words(error)}"
+    return None
 
 
 def check_runtime(name: RuntimeName) -> None:

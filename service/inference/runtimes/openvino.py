@@ -27,6 +27,7 @@ _COMPUTES = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul
 """Types of the operators whose precision decides the precision of a run."""
 
 
+@functools.cache
 def openvino_version() -> str:
     """Return the installed version. Raises PackageNotFoundError."""
     return importlib.metadata.version("openvino")

@@ -36,7 +36,7 @@ from service.inference.registry import Registry
 from service.inference.runtime_errors import one_line
 from service.inference.runtimes.base import Session, SessionError
 from service.inference.runtimes.choice import RuntimeChoices
-from service.inference.runtimes.opening import is_installed
+from service.inference.runtimes.opening import is_installed, obstacle_of
 from service.inference.runtimes.weighing import (
     MOST_DEVIATION,
     MOST_SCORE_DIFFERENCE,
@@ -129,7 +129,7 @@ class Weigher:
         """Return whether the model has no weighing, but its runtime or accuracy depends on one."""
         if model.weighing is not None or model.choice.runtime == "onnxruntime":
             return False
-        if (model.name, model.version) in self._failed:
+        if (model.name, model.version) in self._failed or obstacle_of("openvino") is not None:
             return False
         return model.choice.runtime == "auto" or model.predictor.precision != model.card.precision
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from service.api.routers import add_routes
 from service.app import create_app
 from service.errors import InvalidParameter
 from service.inference.registry import Registry
-from service.inference.runtimes import opening
+from service.inference.runtimes import opening, openvino
 from service.inference.runtimes.choice import Choice, Requested, RuntimeChoices
 from service.inference.session import RUNTIME_VERSION
 from service.settings import Settings
@@ -171,6 +172,51 @@ def test_damaged_file_is_ignored(tiny_settings: Settings, tmp_path: Path, conten
 def test_setting_of_a_runtime_that_is_not_installed(tiny_settings: Settings) -> None:
     with pytest.raises(InvalidParameter, match=r"WEIGHIN_RUNTIME 'openvino': not installed .*pip install"):
         create_app(tiny_settings.model_copy(update={"runtime": "openvino"}))
+
+
+@pytest.fixture(params=["raises ImportError", "an empty folder"])
+def broken_openvino(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """Put a package `openvino` that cannot be used before all others; yield the words of its error."""
+    package = tmp_path / "site" / "openvino"
+    package.mkdir(parents=True)
+    if request.param == "raises ImportError":
+        (package / "__init__.py").write_text("raise ImportError('libtbb.so.12: no such file')\n")
+    monkeypatch.undo()  # `without_openvino`
+    known = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "openvino"}
+    for name in known:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(package.parent)
+    if request.param == "an empty folder" and opening.importlib.util.find_spec("openvino").origin is not None:
+        pytest.skip("an installed package has precedence over a folder")
+    caches = (openvino.import_openvino, openvino.openvino_version)
+    for cache in caches:
+        cache.cache_clear()
+    yield "libtbb" if request.param == "raises ImportError" else "No package metadata"
+    monkeypatch.undo()
+    sys.modules.pop("openvino", None)
+    for cache in caches:
+        cache.cache_clear()
+    sys.modules |= known
+
+
+def test_broken_openvino(tiny_settings: Settings, broken_openvino: str) -> None:
+    """Models are served nevertheless, unless the setting asks for it."""
+    words = rf"OpenVINO cannot be imported: .*{broken_openvino}.* \(allowed: onnxruntime, auto\)"
+    with pytest.raises(InvalidParameter, match=words):
+        RuntimeChoices("openvino")
+    card = read_card(tiny_settings.model_dirs[0] / "tiny")
+    for default in ("onnxruntime", "auto"):
+        choices = RuntimeChoices(default)
+        registry = Registry(tiny_settings.model_dirs, "tiny", choices=choices)
+        registry.load()
+        assert registry.get().predictor.runtime == "onnxruntime"
+        reason = str(registry.get().not_chosen)
+        assert (broken_openvino in reason) if default == "auto" else reason == "None"
+        with pytest.raises(InvalidParameter, match=broken_openvino):
+            registry.choose_runtime("tiny", Requested(runtime="openvino"))
+        assert choices.of(card) == Choice(default)
 
 
 def test_auto_without_openvino(tiny_settings: Settings, png: bytes) -> None:
