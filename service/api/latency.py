@@ -194,9 +194,10 @@ VersionName = Annotated[
 RuntimeLabel = Annotated[
     str | None,
     Query(
-        pattern="^[a-z0-9]+(-[a-z0-9+]+)?$",
+        pattern="^[a-z0-9]+(-[a-z0-9]+)*$",
         max_length=32,
-        description="Runs in this runtime only, as listed in `runtimes`; by default all",
+        description="Runs in this runtime only, as listed in `runtimes`, with all errors, which are recorded "
+        "without a runtime; by default all runs",
         examples=["openvino"],
     ),
 ]

@@ -55,7 +55,8 @@ class Latencies:
 
     `version` of a question is CURRENT, ALL, or the beginning of the SHA-256 of a model's file. CURRENT
     selects the runs of the file that is served, the runs that an earlier release recorded without a version,
-    and all runs of models that no longer exist. `runtime` is a `Session.label`; None: all, pooled.
+    and all runs of models that no longer exist. `runtime` is a `Session.label`, or UNKNOWN_RUNTIME for
+    the runs that an earlier release recorded; None: all, pooled. Errors have no runtime and belong to each.
     """
 
     def __init__(self, recorder: Recorder, current: Callable[[], Mapping[str, str]] = dict) -> None:
@@ -262,6 +263,7 @@ class Latencies:
         version: str,
         runtime: str | None = None,
     ) -> Scope:
+        runtime = "" if runtime == UNKNOWN_RUNTIME else runtime
         scope = Scope(regime, model, stage, runtime=runtime)
         if version == ALL:
             return scope

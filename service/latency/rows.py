@@ -37,6 +37,7 @@ _WHERE = " WHERE resolution_s = :resolution_s AND regime = :regime AND start >= 
 _OF_MODEL = " AND model = :model"
 _OF_STAGE = " AND stage = :stage"
 _OF_RUNTIME = " AND runtime = :runtime"
+_ERROR_OF_RUNTIME = " AND runtime IN (:runtime, '')"
 _TOTALS = "start, instance, model, stage, count, sum_ns, max_ns FROM latency_histograms"
 _HISTOGRAMS = "start, instance, model, stage, histogram, count, sum_ns, max_ns FROM latency_histograms"
 _SUMS = (
@@ -235,7 +236,7 @@ def _rows(
 def _error_rows(connection: Connection, scope: Scope, first: Bucket, end: int) -> Sequence[Any]:
     columns = "SELECT start, instance, model, slug, count FROM latency_errors"
     of_versions, parameters = _of_versions(scope)
-    of_runtime = "" if scope.runtime is None else _OF_RUNTIME
+    of_runtime = "" if scope.runtime is None else _ERROR_OF_RUNTIME
     statement = _text(columns + _WHERE + (_OF_MODEL if scope.model else "") + of_versions + of_runtime)
     return connection.execute(statement, _parameters(scope, first, end) | parameters).all()
 

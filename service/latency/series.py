@@ -51,6 +51,10 @@ class Scope(NamedTuple):
             and (self.versions is None or self.versions.admit(model, version))
         )
 
+    def admits_error(self, model: str, version: str, runtime: str) -> bool:
+        """Whether errors are part of the answer: also those that were recorded without a runtime."""
+        return self.admits(model, version, runtime or self.runtime or "")
+
 
 class Series(NamedTuple):
     """Key of a distribution. `version`: SHA-256 of the model file; it and `runtime` are empty if unknown."""
@@ -120,7 +124,7 @@ class Part:
                 (series.model, series.slug, count)
                 for series, count in self.errors.items()
                 if series.regime == scope.regime
-                and scope.admits(series.model, series.version, series.runtime)
+                and scope.admits_error(series.model, series.version, series.runtime)
             ),
         )
 

@@ -75,9 +75,12 @@ class Session(ABC):
 
     @property
     def label(self) -> str:
-        """The runtime, with the precision if it is not the card's, such as `openvino-bf16`."""
+        """The runtime, with the precision if it is not the card's, such as `openvino-bf16`.
+
+        It has no `+`, which is a space in a URL: `openvino-int8-bf16`.
+        """
         same = self.precision == self._card_precision
-        return self.runtime if same else f"{self.runtime}-{self.precision}"
+        return self.runtime if same else f"{self.runtime}-{self.precision.replace('+', '-')}"
 
     @abstractmethod
     def _compute(self, image: NDArray[np.float32], names: list[str], limit_s: float | None) -> list[Any]:

@@ -258,5 +258,7 @@ def test_answers_and_latencies_name_the_runtime(serve: Serve, png: bytes) -> Non
     query = "/latency?model=tiny&stage=total&runtime="
     assert client.get(f"{query}onnxruntime").json()["latencies"][0]["count"] == 1
     assert client.get(f"{query}openvino-bf16").json()["latencies"][0]["count"] == 0
+    assert client.get(f"{query}openvino-int8-bf16").status_code == 200
+    assert_problem(client.get(f"{query}openvino-int8+bf16"), 422, "invalid-parameter", "runtime")
     assert_problem(client.get(f"{query}a'b"), 422, "invalid-parameter", "runtime")
     assert client.get("/latency/distribution?model=tiny&runtime=openvino").json()["count"] == 0

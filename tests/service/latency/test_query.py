@@ -418,3 +418,30 @@ def test_steps_are_as_long_as_what_is_kept(store: LatencyStore) -> None:
         assert (window.resolution_s, points) == (given_s, [])
         assert window.start % given_s == 0
         assert window.start >= START - 367 * DAY_S
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_runtimes_are_selected(store: LatencyStore, saved: bool) -> None:
+    """Also runs of earlier releases, which have none; errors have none and belong to each."""
+    clock = Clock()
+    recorder = Recorder(store, Metrics({}), clock=clock)
+    for runtime in ("", "onnxruntime", "openvino-int8-bf16", "onnxruntime", ""):
+        recorder.record("one", "live", {"total": 1_000_000}, runtime=runtime)
+        clock.now += 1
+    recorder.record("one", "live", {"total": 1_000_000})
+    recorder.record_error("one", "live", "queue-full")
+    recorder.flush()
+    if saved:
+        clock.now += DAY_S
+        recorder = Recorder(store, Metrics({}), clock=clock)
+        recorder.flush()
+        assert recorder.memory() == []
+    latencies = Latencies(recorder)
+    counts = {"unknown": 3, "onnxruntime": 2, "openvino-int8-bf16": 1}
+    assert {name for _, name in latencies.runtimes("live", START)} == counts.keys()
+    for runtime, count in (*counts.items(), (None, 6), ("openvino", 0)):
+        _, figures = latencies.window("live", START, runtime=runtime)
+        assert sum(each.count for each in figures.summaries.values()) == count
+        assert figures.errors == {"one": {"queue-full": 1}}
+        _, steps = latencies.history("live", START, HOUR_S, runtime=runtime)
+        assert [each.errors for _, each in steps] == [{"one": {"queue-full": 1}}]
