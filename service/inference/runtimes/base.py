@@ -43,8 +43,9 @@ class SessionError(Exception):
 class Session(ABC):
     """A model that one runtime has loaded, thread-safe.
 
-    In the service every run uses only the calling thread. One request per core has a higher throughput than
-    several threads per image (see docs/measurement.md).
+    In the service every run uses one thread: the calling one in ONNX Runtime, one of its own streams in
+    OpenVINO, for which the calling one waits. One request per core has a higher throughput than several
+    threads per image (see docs/measurement.md).
     """
 
     runtime: ClassVar[RuntimeName]

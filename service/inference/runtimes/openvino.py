@@ -64,7 +64,12 @@ class OpenVinoSession(Session):
         check_self_contained(content)
         self._tensor = openvino.Tensor
         self._size = card.input.batch or 1
-        options = OPENVINO_OPTIONS | {"NUM_STREAMS": str(streams), "INFERENCE_NUM_THREADS": threads * streams}
+        options = OPENVINO_OPTIONS | {
+            "NUM_STREAMS": str(streams),
+            "INFERENCE_NUM_THREADS": threads * streams,
+            # Each network has threads of its own: pinned ones of two networks would share one core.
+            "ENABLE_CPU_PINNING": False,
+        }
         if floats is not None:
             options["INFERENCE_PRECISION_HINT"] = floats
         try:
@@ -89,6 +94,10 @@ class OpenVinoSession(Session):
         Read from the compiled network.
         """
         return self._precision
+
+    def option(self, name: str) -> Any:
+        """Return an option of the compiled network, by OpenVINO's name for it."""
+        return self._compiled.get_property(name)
 
     def _compute(self, image: NDArray[np.float32], names: list[str], limit_s: float | None) -> list[Any]:
         """Run the network; one that takes too long is cancelled."""

@@ -20,6 +20,7 @@ from service.bench.measure.inputs import natural_picture
 from service.errors import ModelUnavailable
 from service.inference.runtimes.base import Session, SessionError
 from service.inference.runtimes.opening import open_session, runtime_version
+from service.inference.runtimes.openvino import OpenVinoSession
 from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.helpers.networks import put_file
@@ -73,6 +74,14 @@ def test_threads_do_not_share_a_request() -> None:
             results = executor.map(lambda each: session.run(each)["logits"], images)
             for got, wanted in zip(results, expected, strict=True):
                 np.testing.assert_array_equal(got, wanted)
+
+
+def test_threads_are_not_pinned() -> None:
+    """Threads of several networks would be pinned to the same cores."""
+    session, _ = opened(FASHION, streams=2)
+    assert isinstance(session, OpenVinoSession)
+    assert session.option("ENABLE_CPU_PINNING") is False
+    assert session.option("NUM_STREAMS") == 2
 
 
 def test_run_that_takes_too_long() -> None:
