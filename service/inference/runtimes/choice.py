@@ -107,7 +107,7 @@ class RuntimeChoices:
     def expected(self, card: Card) -> RuntimeName:
         """Return the runtime in which the service runs a model, if OpenVINO does not refuse it."""
         choice = self.of(card)
-        if choice.runtime == "onnxruntime" or not is_installed("openvino"):
+        if choice.runtime == "onnxruntime" or obstacle_of("openvino") is not None:
             return "onnxruntime"
         weighing = self.weighing(card, choice)
         wins = weighing is not None and weighing.switches

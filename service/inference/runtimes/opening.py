@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 
 from models.zoo.card import Card
@@ -23,8 +24,13 @@ NOT_INSTALLED = f"OpenVINO is not installed (install it with: {INSTALL_OPENVINO}
 
 
 def is_installed(name: RuntimeName) -> bool:
-    """Return whether the runtime is installed."""
-    return name == "onnxruntime" or importlib.util.find_spec("openvino") is not None
+    """Return whether the runtime is installed; a folder of its name is not enough."""
+    if name == "onnxruntime":
+        return True
+    try:
+        return importlib.util.find_spec("openvino") is not None and bool(openvino_version())
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def obstacle_of(name: RuntimeName) -> str | None:
@@ -35,7 +41,6 @@ def obstacle_of(name: RuntimeName) -> str | None:
         return NOT_INSTALLED
     try:
         import_openvino()
-        openvino_version()
     except Exception as error:  # a broken package may raise anything
         return f"OpenVINO cannot be imported: {type(error).__name__}: {runtime_words(error)}"
     return None
