@@ -83,7 +83,7 @@ class OpenVinoSession(Session):
         except Exception as error:
             words = what_it_is(content) or runtime_words(error)
             raise SessionError(f"OpenVINO {openvino_version()} cannot load the model: {words}") from error
-        self._precision = _precision(card, used)
+        self._precision = precision_of(card.precision, used)
         self._order = {card.output_name(name): index for index, name in enumerate(card.main_outputs)}
         self._own = threading.local()  # an inference request serves one thread at a time
 
@@ -91,7 +91,8 @@ class OpenVinoSession(Session):
     def precision(self) -> str:
         """Precision of the card, `bf16`, or `int8+bf16` if the float operators of an int8 model are in bf16.
 
-        Read from the compiled network.
+        Read from the compiled network. On ARM, `fp16` in place of `bf16`; `fp32` if nothing of an int8 model
+        is computed in int8.
         """
         return self._precision
 
@@ -143,7 +144,11 @@ def _text(value: Any) -> str:
     return str(getattr(value, "value", value))
 
 
-def _precision(card: Card, used: frozenset[str]) -> str:
-    if "BF16" not in used:
-        return card.precision
-    return "bf16" if card.precision != "int8" else "int8+bf16"
+def precision_of(declared: str, used: frozenset[str]) -> str:
+    """Return the precision of a network, by that of its card and the types it is computed in."""
+    floats = "bf16" if "BF16" in used else "fp16" if "F16" in used else None
+    if declared != "int8":
+        return floats or declared
+    if used.isdisjoint(("I8", "U8")):
+        return floats or "fp32"
+    return declared if floats is None else f"{declared}+{floats}"

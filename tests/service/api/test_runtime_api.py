@@ -233,6 +233,26 @@ def test_broken_openvino(tiny_settings: Settings, broken_openvino: str) -> None:
         assert choices.of(card) == Choice(default)
 
 
+@pytest.mark.parametrize(
+    ("declared", "used", "expected"),
+    [
+        ("fp32", {"F32"}, "fp32"),
+        ("fp32", {"BF16", "F32"}, "bf16"),
+        ("fp32", {"F16"}, "fp16"),
+        ("fp16", {"F32"}, "fp16"),
+        ("int8", {"I8", "U8", "F32"}, "int8"),
+        ("int8", {"U8", "BF16"}, "int8+bf16"),
+        ("int8", {"I8", "F16"}, "int8+fp16"),
+        ("int8", {"F32"}, "fp32"),
+        ("int8", {"BF16"}, "bf16"),
+    ],
+)
+def test_precision_by_the_types_that_openvino_computes_in(
+    declared: str, used: set[str], expected: str
+) -> None:
+    assert openvino.precision_of(declared, frozenset(used)) == expected
+
+
 def test_auto_without_openvino(tiny_settings: Settings, png: bytes) -> None:
     with running(tiny_settings.model_copy(update={"runtime": "auto"})) as client:
         runtime = runtime_of(client)
