@@ -50,9 +50,10 @@ from service.inference.detect import Detector
 from service.inference.explain import Explainer
 from service.inference.pool import CorePool
 from service.inference.registry import Registry
+from service.inference.runtimes.base import RUNTIMES
 from service.inference.runtimes.choice import RuntimeChoices
+from service.inference.runtimes.opening import is_installed, runtime_version
 from service.inference.runtimes.weigher import Weigher
-from service.inference.session import RUNTIME_VERSION
 from service.latency.prometheus import Metrics
 from service.latency.query import Latencies
 from service.latency.recorder import Recorder
@@ -160,7 +161,8 @@ def build(settings: Settings, *, address: str | None = None) -> Services:
         choices=choices,
     )
     pool = CorePool(threads, settings.max_waiting)
-    metrics = Metrics({"version": version("weighin"), "onnxruntime": RUNTIME_VERSION})
+    versions: dict[str, str] = {name: runtime_version(name) for name in RUNTIMES if is_installed(name)}
+    metrics = Metrics({"version": version("weighin"), **versions})
     machine = f"{this_machine().cpu}, {counted(core_budget(), 'core', 'cores')}"
     state = open_state(settings.data_dir, settings.database_url, address=address, machine=machine)
     problem = None if state.directory is None else state.directory.claim()
@@ -229,6 +231,9 @@ def build(settings: Settings, *, address: str | None = None) -> Services:
         models_loaded=lambda: len(registry.loaded),
         degraded=lambda: services.storage_problem is not None,
         errors=lambda: possible_errors(registry.names()),
+        runtimes=lambda: (
+            (model.name, model.predictor.runtime, model.predictor.precision) for model in registry.loaded
+        ),
     )
     return services
 

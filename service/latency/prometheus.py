@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Gauge, Info, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
@@ -41,6 +41,7 @@ class Metrics(Collector):
         self._observed: dict[tuple[str, Regime, Stage], _Observed] = {}
         self._errors: dict[tuple[str, str], int] = {}
         self._expected_errors: Callable[[], Iterable[tuple[str, str]]] = lambda: ()
+        self._runtimes: Callable[[], Iterable[tuple[str, str, str]]] = lambda: ()
         self._before_collecting: Callable[[], None] = lambda: None
         self._registry = CollectorRegistry(auto_describe=False) if registry is None else registry
         ProcessCollector(namespace="weighin", registry=self._registry)
@@ -73,12 +74,15 @@ class Metrics(Collector):
         models_loaded: Callable[[], int] | None = None,
         degraded: Callable[[], bool] | None = None,
         errors: Callable[[], Iterable[tuple[str, str]]] = lambda: (),
+        runtimes: Callable[[], Iterable[tuple[str, str, str]]] = lambda: (),
     ) -> None:
         """Register the gauges, which are read on every collection. Call it once.
 
         `errors` returns model and slug (kind of error) of each counter to export as 0 before its first error.
+        `runtimes` returns model, runtime and precision of each loaded model.
         """
         self._expected_errors = errors
+        self._runtimes = runtimes
         for name, explanation, read in (
             ("weighin_requests_waiting", "Requests in the queue in front of the pool", waiting),
             ("weighin_requests_running", "Requests being worked on", running),
@@ -120,6 +124,15 @@ class Metrics(Collector):
         for labels, count in (dict.fromkeys(self._expected_errors(), 0) | errors).items():
             counter.add_metric(labels, count)
         yield counter
+
+        runs = GaugeMetricFamily(
+            "weighin_model_runtime_info",
+            "1 for what runs a model's predictions now; durations pool all that ran it",
+            labels=("model", "runtime", "precision"),
+        )
+        for named in self._runtimes():
+            runs.add_metric(named, 1)
+        yield runs
 
 
 class _Observed:

@@ -64,12 +64,7 @@ class OpenVinoSession(Session):
         check_self_contained(content)
         self._tensor = openvino.Tensor
         self._size = card.input.batch or 1
-        options = OPENVINO_OPTIONS | {
-            "NUM_STREAMS": str(streams),
-            "INFERENCE_NUM_THREADS": threads * streams,
-            # Each network has threads of its own: pinned ones of two networks would share one core.
-            "ENABLE_CPU_PINNING": False,
-        }
+        options = OPENVINO_OPTIONS | {"NUM_STREAMS": str(streams), "INFERENCE_NUM_THREADS": threads * streams}
         if floats is not None:
             options["INFERENCE_PRECISION_HINT"] = floats
         try:

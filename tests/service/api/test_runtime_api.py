@@ -289,6 +289,8 @@ def test_answers_and_latencies_name_the_runtime(serve: Serve, png: bytes) -> Non
     recorded = [{"model": "tiny", "runtime": "onnxruntime"}]
     for path in ("/latency", "/latency/history", "/latency/distribution"):
         assert client.get(f"{path}?model=tiny").json()["runtimes"] == recorded
+    shown = client.get("/metrics").text
+    assert 'weighin_model_runtime_info{model="tiny",precision="fp32",runtime="onnxruntime"} 1.0' in shown
     query = "/latency?model=tiny&stage=total&runtime="
     assert client.get(f"{query}onnxruntime").json()["latencies"][0]["count"] == 1
     assert client.get(f"{query}openvino-bf16").json()["latencies"][0]["count"] == 0

@@ -52,7 +52,11 @@ def test_gauges_are_read_when_shown() -> None:
     metrics = Metrics({"version": "1.2", "onnxruntime": "1.32"})
     waiting = [0]
     metrics.watch(
-        waiting=lambda: waiting[0], running=lambda: 2, models_loaded=lambda: 6, degraded=lambda: True
+        waiting=lambda: waiting[0],
+        running=lambda: 2,
+        models_loaded=lambda: 6,
+        degraded=lambda: True,
+        runtimes=lambda: [("tiny", "openvino", "bf16")],
     )
     waiting[0] = 7
     shown = scrape(metrics)
@@ -60,6 +64,7 @@ def test_gauges_are_read_when_shown() -> None:
     assert shown[key("weighin_requests_running")] == 2
     assert shown[key("weighin_models_loaded")] == 6
     assert shown[key("weighin_state_degraded")] == 1
+    assert shown[key("weighin_model_runtime_info", model="tiny", runtime="openvino", precision="bf16")] == 1
     assert shown[key("weighin_build_info", version="1.2", onnxruntime="1.32")] == 1
 
 
