@@ -144,6 +144,7 @@ class ModelChanger:
                     )
             remove(name, root=self.root)
             self._registry.refresh(name)
+            self._registry.forget_runtime(name)
 
 
 def exists(name: str) -> errors.ModelExists:

@@ -20,6 +20,7 @@ from service.errors import (
     ModelUnavailable,
     NotReady,
     OtherTask,
+    StorageUnavailable,
     UnknownModel,
     UnreadableFolder,
     error_words,
@@ -186,6 +187,13 @@ class Registry:
             self._put(entry)
         log.info("runtime chosen", model=name, runtime=model.predictor.label, origin=choice.origin)
         return entry
+
+    def forget_runtime(self, name: str) -> None:
+        """Forget what requests chose for a model, so that a later one of its name does not inherit it."""
+        try:
+            self._choices.keep(name, None)
+        except StorageUnavailable as error:
+            log.warning("chosen runtime is not forgotten", model=name, reason=error.detail)
 
     def open_in_openvino(self, name: str, *, floats: FloatPrecision | None = None) -> Session:
         """Load a model in OpenVINO. Raises UnknownModel, ModelUnavailable, SessionError."""

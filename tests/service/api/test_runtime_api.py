@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from models.zoo.card import Card, read_card, write_card
 from service.api import problems
 from service.api.middleware.context import RequestContext
+from service.api.model_changer import ModelChanger
 from service.api.models import Changes, models_router
 from service.api.routers import add_routes
 from service.app import create_app
@@ -161,6 +162,21 @@ def test_one_choice_at_a_time_and_none_while_models_load(tiny_models_dir: Path, 
                 choices.go_on.set()
 
     asyncio.run(run())
+
+
+def test_choice_is_deleted_with_its_model(tiny_models_dir: Path, tmp_path: Path) -> None:
+    make_tiny_model(tmp_path / "added", "mine")
+    choices = RuntimeChoices(folder=tmp_path)
+    registry = Registry([tiny_models_dir], "tiny", added=tmp_path / "added", choices=choices)
+    registry.load()
+    card = registry.get("mine").card
+    for name in ("mine", "tiny"):
+        registry.choose_runtime(name, Requested(runtime="onnxruntime"))
+    asyncio.run(ModelChanger(registry, nothing).delete("mine"))
+    assert "mine" not in registry.names()
+    for kept in (choices, RuntimeChoices(folder=tmp_path)):
+        assert kept.of(card) == Choice("onnxruntime", "setting")
+        assert kept.of(registry.get("tiny").card).origin == "request"
 
 
 def test_choice_that_cannot_be_kept(serve: Serve, tmp_path: Path) -> None:
