@@ -57,6 +57,7 @@ def test_runtimes_and_threads_are_entries_of_the_same_run(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(opening.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(opening, "openvino_version", lambda: "2026.4")
     request = Request(models=("tiny",), runtimes=("onnxruntime", "openvino"), threads=(1, 2))
     assert [entry.name for entry in make_plan(registry, request).entries] == [
         "tiny",
