@@ -248,6 +248,15 @@ class Bundle(Frozen):
         """Return the facts of the entry's model."""
         return next(model for model in self.models if model.name == entry.model)
 
+    def precision_of(self, entry: Entry) -> str | None:
+        """Return the precision in which the entry ran; None if it is not recorded.
+
+        ONNX Runtime computes in that of the card.
+        """
+        recorded = (cold.precision for cold in self.cold if cold.entry == entry.name)
+        known = next((precision for precision in recorded if precision is not None), None)
+        return self.model_of(entry).precision if known is None and entry.runtime == "onnxruntime" else known
+
     def entry(self, name: str) -> Entry:
         """Return the entry `name`. Raises KeyError."""
         for entry in self.entries:

@@ -82,19 +82,22 @@ def recommend(
         constraints = Constraints(
             p50_ms, p90_ms, p99_ms, max_bytes, min_accuracy, labels, task_of(evaluation, _task(task))
         )
+        choices = RuntimeChoices(settings.runtime, settings.data_dir)
         registry = Registry(
             settings.model_dirs,
             settings.default_model,
             default_detector=settings.default_detector,
             added=settings.added_models,
-            choices=RuntimeChoices(settings.runtime, settings.data_dir),
+            choices=choices,
         )
         if bundles:
             stored = [StoredBundle(path.name, read_bundle(path)) for path in bundles]
             advice = advise_from(constraints, stored, registry, evaluation)
         else:
             stored, unreadable = BenchmarkArchive(BenchmarkStore(engine)).newest_bundles()
-            advice = advise_here(constraints, registry, stored, unreadable, this_machine(), evaluation)
+            advice = advise_here(
+                constraints, registry, stored, unreadable, this_machine(), evaluation, choices
+            )
     if json_file is not None:
         from service.api.recommend import answer  # imported here, because it takes half a second
 

@@ -33,6 +33,7 @@ from service.inference.runtimes.choice import (
     NOT_WEIGHED,
     Choice,
     RuntimeChoices,
+    Serving,
 )
 from service.inference.runtimes.opening import obstacle_of, open_session
 from service.inference.runtimes.weighing import Weighing
@@ -70,6 +71,11 @@ class ServedModel:
     def predictor(self) -> Session:
         """The session that computes predictions."""
         return self.session if self.runner is None else self.runner
+
+    @property
+    def serving(self) -> Serving:
+        """Runtime and precision of `predictor`."""
+        return Serving(self.predictor.runtime, self.predictor.precision, self.weighing)
 
     def session_for(self, outputs: Sequence[str]) -> Session:
         """Return the session that computes `outputs`: embeddings and feature maps are ONNX Runtime's."""
@@ -129,25 +135,28 @@ def served_agreement(entry: ModelEntry) -> Agreement | None:
 
     None if there is none, or while the answers in the other precision have not been compared.
     """
-    model, card = entry.model, entry.card
-    if card is None or model is None or model.predictor.precision == card.precision:
-        return None if card is None else card.agreement
-    weighing = model.weighing
-    if weighing is None or weighing.precision != model.predictor.precision:
-        return None
-    return weighing.agreement(card)
+    if entry.card is None or entry.model is None:
+        return None if entry.card is None else entry.card.agreement
+    return entry.model.serving.agreement(entry.card)
 
 
-def served_card(entry: ModelEntry) -> Card | None:
-    """Return the card with `served_accuracy` and `served_agreement`.
+def serving_of(entry: ModelEntry, choices: RuntimeChoices | None = None) -> Serving | None:
+    """Return what runs the model's predictions, or if it is not loaded, by `choices` what would.
+
+    None if it is not loaded and there are no choices, or without card.
+    """
+    if entry.model is not None:
+        return entry.model.serving
+    return None if entry.card is None or choices is None else choices.serving(entry.card)
+
+
+def served_card(entry: ModelEntry, choices: RuntimeChoices | None = None) -> Card | None:
+    """Return the card with accuracy and agreement of what `serving_of` returns; as it is if that is None.
 
     While the answers in another precision have not been compared, it has no accuracy.
     """
-    card, agreement = entry.card, served_agreement(entry)
-    if card is None or served_accuracy(entry) == card.accuracy:
-        return card
-    accuracy = None if agreement is None else served_accuracy(entry)
-    return card.model_copy(update={"accuracy": accuracy, "agreement": agreement})
+    serving = serving_of(entry, choices)
+    return entry.card if entry.card is None or serving is None else serving.card(entry.card)
 
 
 class UnusableModel(Exception):

@@ -12,9 +12,10 @@ from service.bench.recommend.evidence import Evidence, StoredBundle, weigh_evide
 from service.bench.recommend.recommend import Constraints, Recommendation, recommend
 from service.errors import InvalidBundle
 from service.evaluation.result import Evaluation
-from service.inference.loading import LOADING
+from service.inference.loading import LOADING, served_card, serving_of
 from service.inference.registry import Registry
 from service.inference.runtimes.base import RUNTIMES, RuntimeName
+from service.inference.runtimes.choice import RuntimeChoices, Serving
 from service.inference.runtimes.opening import is_installed, runtime_version, session_options
 
 
@@ -36,6 +37,32 @@ def this_machine() -> Fingerprint:
     )
 
 
+def servings(registry: Registry, choices: RuntimeChoices | None = None) -> dict[str, Serving]:
+    """Return what runs the predictions of each model that has a card, or would if it were loaded.
+
+    Without `choices`, the precision in OpenVINO of a model that is not loaded is unknown.
+    """
+    found, runtimes = {}, registry.runtimes()
+    for entry in registry.entries:
+        if entry.card is not None and entry.name in runtimes:
+            runtime = runtimes[entry.name]
+            precision = entry.card.precision if runtime == "onnxruntime" else None
+            found[entry.name] = serving_of(entry, choices) or Serving(runtime, precision)
+    return found
+
+
+def _unknown_accuracies(registry: Registry, choices: RuntimeChoices | None) -> dict[str, str]:
+    """Return why the accuracy of what is served is unknown although the card has one, by model."""
+    reasons = {}
+    for entry in registry.entries:
+        serving = serving_of(entry, choices)
+        if entry.card is not None and serving is not None:
+            reason = serving.unknown_accuracy(entry.card)
+            if reason is not None:
+                reasons[entry.name] = reason
+    return reasons
+
+
 def advise_here(
     constraints: Constraints,
     registry: Registry,
@@ -43,24 +70,34 @@ def advise_here(
     unreadable: dict[str, str],
     here: Fingerprint,
     evaluation: Evaluation | None = None,
+    choices: RuntimeChoices | None = None,
 ) -> Advice:
     """Recommend a model of the zoo for this machine, from benchmarks of this machine.
 
-    `evaluation`: rank by the accuracy on its pictures.
+    `evaluation`: rank by the accuracy on its pictures. `choices`: what would run models that are not loaded.
     """
-    facts = [ModelFacts.of(card) for card in registry.served_cards().values()]
+    cards = [card for entry in registry.entries if (card := served_card(entry, choices)) is not None]
+    facts = [ModelFacts.of(card) for card in cards]
+    running = servings(registry, choices)
     broken = {
         entry.name: entry.reason
         for entry in registry.entries
         if entry.model is None and entry.reason is not None and entry.reason != LOADING
     }
     hashes = {each.name: each.sha256 for each in facts}
-    evidence = weigh_evidence(bundles, here, hashes, registry.runtimes())
+    evidence = weigh_evidence(bundles, here, hashes, running)
     evidence.unused |= unreadable
     usable = [each for each in facts if each.name not in broken]
     return Advice(
         recommend(
-            constraints, usable, evidence, _default_labels(registry, constraints.task), broken, evaluation
+            constraints,
+            usable,
+            evidence,
+            _default_labels(registry, constraints.task),
+            broken,
+            evaluation,
+            servings=running,
+            unknown_accuracies=_unknown_accuracies(registry, choices),
         ),
         evidence,
         machine=here,

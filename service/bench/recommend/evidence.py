@@ -15,7 +15,7 @@ from models.zoo.statistics import PercentileBound, binomial_cdf, percentile_boun
 from models.zoo.verdicts import MIN_ROUNDS
 from service.bench.bundle import Bundle, Entry, FlagKind, ModelFacts
 from service.bench.fingerprint import Fingerprint, same_machine, same_software
-from service.inference.runtimes.base import RuntimeName
+from service.inference.runtimes.choice import Serving
 
 _NO_EVIDENCE: tuple[FlagKind, ...] = ("dirty", "void", "partial", "contaminated")
 _CAVEATS: tuple[FlagKind, ...] = ("unstable", "drift")
@@ -157,13 +157,13 @@ def weigh_evidence(
     bundles: Iterable[StoredBundle],
     here: Fingerprint | None,
     hashes: Mapping[str, str],
-    runtimes: Mapping[str, RuntimeName] = MappingProxyType({}),
+    servings: Mapping[str, Serving] = MappingProxyType({}),
 ) -> Evidence:
     """Sort benchmarks into usable ones and unusable ones, with reasons.
 
     `here`: fingerprint of this machine; None if the recommendation is for the machine of the bundles.
-    `hashes`: SHA-256 of the model files in the zoo, by name. `runtimes`: what runs the models in the service,
-    by name; ONNX Runtime by default.
+    `hashes`: SHA-256 of the model files in the zoo, by name. `servings`: what runs the models in the service,
+    by name; by default ONNX Runtime, in the precision of the card.
     """
     evidence = Evidence()
     for stored in sorted(bundles, key=lambda stored: stored.bundle.started_at, reverse=True):
@@ -175,7 +175,7 @@ def weigh_evidence(
         for entry in bundle.entries:
             if entry.control:
                 continue
-            reason = problem or _entry_problem(bundle, entry, hashes, runtimes)
+            reason = problem or _entry_problem(bundle, entry, hashes, servings.get(entry.model))
             if reason is None:
                 evidence.usable.setdefault(entry.model, []).append(Measured(stored, entry))
                 used = True
@@ -207,13 +207,23 @@ def _problem(bundle: Bundle, here: Fingerprint | None) -> str | None:
 
 
 def _entry_problem(
-    bundle: Bundle, entry: Entry, hashes: Mapping[str, str], runtimes: Mapping[str, RuntimeName]
+    bundle: Bundle, entry: Entry, hashes: Mapping[str, str], serving: Serving | None
 ) -> str | None:
-    facts, runtime = bundle.model_of(entry), runtimes.get(entry.model, "onnxruntime")
-    if entry.via != "session" or entry.runtime != runtime or entry.threads != 1:
-        return f"'{entry.name}' is not run as in the service (one thread in {runtime})"
+    facts = bundle.model_of(entry)
+    serving = serving or Serving("onnxruntime", facts.precision)
+    if entry.via != "session" or entry.runtime != serving.runtime or entry.threads != 1:
+        return f"'{entry.name}' is not run as in the service (one thread in {serving.runtime})"
     if hashes.get(entry.model, facts.sha256) != facts.sha256:
         return "stale: the model file has changed"
+    precision = bundle.precision_of(entry)
+    if precision is None:
+        return f"'{entry.name}': its precision in {entry.runtime} is not recorded"
+    if serving.precision is None:
+        return (
+            f"'{entry.name}' is run in {precision}, the service may run it in another precision: not weighed"
+        )
+    if precision != serving.precision:
+        return f"'{entry.name}' is not run as in the service (in {serving.precision}, not {precision})"
     for kind in _NO_EVIDENCE:
         flags = [flag for flag in bundle.flags if flag.kind == kind and flag.entry == entry.name]
         if flags:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from models.zoo.card import Task
 from models.zoo.statistics import CONFIDENCE, MIN_SAMPLES
@@ -23,6 +24,8 @@ from service.bench.recommend.evidence import Evidence, Measured
 from service.bench.recommend.pareto import Candidate, Dominated, faster_words, front
 from service.errors import InvalidParameter
 from service.evaluation.result import Evaluation
+from service.inference.runtimes.base import RUNTIMES, RuntimeName
+from service.inference.runtimes.choice import Serving
 
 _SIGNIFICANT_MS = 3
 
@@ -108,8 +111,14 @@ def recommend(
     default_labels: str,
     broken: Mapping[str, str] | None = None,
     evaluation: Evaluation | None = None,
+    *,
+    servings: Mapping[str, Serving] = MappingProxyType({}),
+    unknown_accuracies: Mapping[str, str] = MappingProxyType({}),
 ) -> Recommendation:
     """Recommend the best of `models` within `constraints`. `broken`: why models are not served, by name.
+
+    `servings`: what runs the models, by name; by default ONNX Runtime. `unknown_accuracies`: why the accuracy
+    of what runs is unknown, by name.
 
     Only models of one task and one label set are compared, by default `default_labels`, because accuracies on
     different label sets are not comparable. With an `evaluation`, which must be of the task, accuracies are
@@ -123,6 +132,11 @@ def recommend(
     unmeasured: list[str] = []
     unevaluated: list[str] = []
     comparable: list[Candidate] = []
+    runtimes = {name: serving.runtime for name, serving in servings.items()}
+
+    def run_of(model: str) -> str:
+        return f"run `{command([model], runtimes)}`"
+
     for facts in known.values():
         if facts.task != constraints.task:
             rejected.append(Rejected(facts.name, f"task {facts.task}, not {constraints.task}"))
@@ -137,8 +151,8 @@ def recommend(
             comparable.append(Candidate(measured, accuracy))
         reasons = _size(constraints, facts)
         if not isinstance(estimate, str):
-            reasons += _accuracy(constraints, estimate)
-        latency, missing = _latency(constraints, facts.name, measured, evidence)
+            reasons += _accuracy(constraints, estimate, unknown_accuracies.get(facts.name))
+        latency, missing = _latency(constraints, facts.name, measured, evidence, run_of(facts.name))
         if missing and not reasons:
             unmeasured.append(facts.name)
         if isinstance(estimate, str):
@@ -149,7 +163,8 @@ def recommend(
         if reasons:
             rejected.append(Rejected(facts.name, "; ".join(reasons)))
         else:
-            fits.append(_fit(constraints, facts, accuracy, measured))
+            unknown = unknown_accuracies.get(facts.name)
+            fits.append(_fit(constraints, facts, accuracy, measured, unknown, run_of(facts.name)))
     fits.sort(key=_rank)
     if evaluation is not None and fits:
         fits[0] = _with_similar(evaluation, fits)
@@ -168,14 +183,23 @@ def recommend(
         pareto=tuple(on_front),
         dominated=tuple(dominated),
         rejected=tuple(sorted(rejected, key=lambda rejection: rejection.model)),
-        run=command(sorted(unmeasured)) if unmeasured else None,
+        run=command(sorted(unmeasured), runtimes) if unmeasured else None,
         evaluate=evaluate_command(evaluation, sorted(unevaluated)) if evaluation and unevaluated else None,
     )
 
 
-def command(models: Sequence[str]) -> str:
-    """Return the command that measures these models."""
-    return f"weighin bench --profile standard --models {','.join(models)}"
+def command(models: Sequence[str], runtimes: Mapping[str, RuntimeName] = MappingProxyType({})) -> str:
+    """Return the command that measures these models, each in its runtime: by default ONNX Runtime.
+
+    It is one command per runtime, because `weighin bench` runs every model in every runtime that it is given.
+    """
+    commands = []
+    for runtime in RUNTIMES:
+        chosen = [model for model in models if runtimes.get(model, "onnxruntime") == runtime]
+        option = "" if runtime == "onnxruntime" else f" --runtime {runtime}"
+        if chosen:
+            commands.append(f"weighin bench --profile standard --models {','.join(chosen)}{option}")
+    return " && ".join(commands)
 
 
 def _highest(constraints: Constraints) -> float:
@@ -201,11 +225,11 @@ def _size(constraints: Constraints, facts: ModelFacts) -> list[str]:
     return []
 
 
-def _accuracy(constraints: Constraints, accuracy: AccuracyEstimate | None) -> list[str]:
+def _accuracy(constraints: Constraints, accuracy: AccuracyEstimate | None, unknown: str | None) -> list[str]:
     if constraints.min_accuracy is None:
         return []
     if accuracy is None:
-        return ["accuracy unknown"]
+        return [_unknown(unknown)]
     if accuracy.compared >= constraints.min_accuracy:
         return []
     how = f" ({accuracy.how})" if accuracy.kind == "inherited" else ""
@@ -214,14 +238,17 @@ def _accuracy(constraints: Constraints, accuracy: AccuracyEstimate | None) -> li
     return [f"accuracy {accuracy.compared:.1%} < {constraints.min_accuracy:.1%}{how}"]
 
 
+def _unknown(reason: str | None) -> str:
+    return "accuracy unknown" if reason is None else f"accuracy unknown: {reason}"
+
+
 def _latency(
-    constraints: Constraints, model: str, measured: Measured | None, evidence: Evidence
+    constraints: Constraints, model: str, measured: Measured | None, evidence: Evidence, run: str
 ) -> tuple[list[str], bool]:
     """Return the reasons why the latency is not within the bounds, and whether a benchmark is missing."""
     bounds = constraints.latency_bounds
     if not bounds:
         return [], False
-    run = f"run `{command([model])}`"
     if measured is None:
         unusable = evidence.unusable.get(model, [])
         if not unusable:
@@ -247,11 +274,16 @@ def _latency(
 
 
 def _fit(
-    constraints: Constraints, facts: ModelFacts, accuracy: AccuracyEstimate | None, measured: Measured | None
+    constraints: Constraints,
+    facts: ModelFacts,
+    accuracy: AccuracyEstimate | None,
+    measured: Measured | None,
+    unknown: str | None,
+    run: str,
 ) -> Fit:
     notes = []
     if accuracy is None:
-        notes.append("accuracy unknown")
+        notes.append(_unknown(unknown))
     elif accuracy.kind == "inherited":
         notes.append(f"accuracy {accuracy.how}")
     minimum = constraints.min_accuracy
@@ -262,7 +294,7 @@ def _fit(
             )
         notes.append(f"accuracy may be as low as {accuracy.low:.1%} (95 % interval)")
     if measured is None:
-        notes.append(f"not measured here: run `{command([facts.name])}`")
+        notes.append(f"not measured here: {run}")
         return Fit(facts, accuracy, None, None, tuple(notes))
     confidences = [
         measured.confidence(fraction, limit * 1e6) for fraction, limit in constraints.latency_bounds

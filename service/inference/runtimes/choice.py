@@ -11,7 +11,7 @@ from typing import Literal
 import structlog
 from pydantic import Field, ValidationError
 
-from models.zoo.card import Card, Name, Runtime
+from models.zoo.card import Agreement, Card, Name, Runtime
 from models.zoo.files import read_text, write_whole
 from models.zoo.frozen import Finite
 from service.errors import InvalidParameter, StorageUnavailable, error_words
@@ -55,6 +55,47 @@ class Choice:
 
 
 DEFAULT_CHOICE = Choice()
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What runs a model's predictions. `precision`: None while it is unknown.
+
+    `weighing`: as of `ServedModel`.
+    """
+
+    runtime: RuntimeName
+    precision: str | None
+    weighing: Weighing | None = None
+
+    def agreement(self, card: Card) -> Agreement | None:
+        """Return the card's agreement, or that of another precision than the card's.
+
+        None if there is none, or while the answers in the other precision have not been compared.
+        """
+        if self.precision == card.precision:
+            return card.agreement
+        if self.precision is None or self.weighing is None or self.weighing.precision != self.precision:
+            return None
+        return self.weighing.agreement(card)
+
+    def card(self, card: Card) -> Card:
+        """Return the card with the accuracy and agreement of what is served.
+
+        In another precision than the card's, the accuracy is `inherited`; None without agreement.
+        """
+        if self.precision == card.precision or card.accuracy is None:
+            return card
+        agreement = self.agreement(card)
+        accuracy = None if agreement is None else card.accuracy.model_copy(update={"kind": "inherited"})
+        return card.model_copy(update={"accuracy": accuracy, "agreement": agreement})
+
+    def unknown_accuracy(self, card: Card) -> str | None:
+        """Return why the card's accuracy is not that of what is served; None if it is known or has none."""
+        if card.accuracy is None or self.card(card).accuracy is not None:
+            return None
+        where = "OpenVINO" if self.precision is None else f"OpenVINO in {self.precision}"
+        return f"the answers of {where} have not been compared with those of ONNX Runtime in {card.precision}"
 
 
 class RuntimeChoices:
@@ -104,14 +145,24 @@ class RuntimeChoices:
                 return known
         return None
 
-    def expected(self, card: Card) -> RuntimeName:
-        """Return the runtime in which the service runs a model, if OpenVINO does not refuse it."""
+    def serving(self, card: Card) -> Serving:
+        """Return what runs a model's predictions in the service, if OpenVINO does not refuse the model.
+
+        The precision in OpenVINO is unknown before the model is weighed.
+        """
         choice = self.of(card)
-        if choice.runtime == "onnxruntime" or obstacle_of("openvino") is not None:
-            return "onnxruntime"
         weighing = self.weighing(card, choice)
-        wins = weighing is not None and weighing.switches
-        return "openvino" if choice.runtime == "openvino" or wins else "onnxruntime"
+        if weighing is not None:
+            wins = weighing.switches if choice.runtime == "auto" else weighing.answers is not None
+        else:
+            wins = choice.runtime == "openvino" and obstacle_of("openvino") is None
+        if wins:
+            return Serving("openvino", None if weighing is None else weighing.precision, weighing)
+        return Serving("onnxruntime", card.precision, weighing)
+
+    def expected(self, card: Card) -> RuntimeName:
+        """Return the runtime of `serving`."""
+        return self.serving(card).runtime
 
     def keep_weighing(self, weighing: Weighing) -> None:
         """Keep a weighing in place of older ones of that model on that machine, at least in memory."""

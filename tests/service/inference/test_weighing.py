@@ -19,9 +19,12 @@ from models.zoo.files import NETWORKS
 from models.zoo.machine import this_machine
 from service.bench.doctor.model import ModelUnderTest
 from service.bench.doctor.running import faster_in_openvino
+from service.bench.recommend.advice import advise_here, servings
+from service.bench.recommend.advice import this_machine as recommend_machine
+from service.bench.recommend.recommend import Constraints, Recommendation
 from service.inference.detect import Found
 from service.inference.registry import Registry
-from service.inference.runtimes.choice import RuntimeChoices
+from service.inference.runtimes.choice import Requested, RuntimeChoices
 from service.inference.runtimes.weigher import PICTURES, difference_of_objects
 from service.inference.runtimes.weighing import Answers, Conditions, Weighing
 from service.settings import Settings
@@ -272,7 +275,35 @@ def test_recommendation_knows_the_runtime_and_the_inherited_accuracy(auto: Setti
     assert registry.runtimes() == {FLOAT: "onnxruntime", "odd": "onnxruntime"}
     choices.keep_weighing(weighing(model=FLOAT, conditions=here))
     assert registry.runtimes() == {FLOAT: "openvino", "odd": "onnxruntime"}
-    assert registry.served_cards()[FLOAT] == registry.entry(FLOAT).card, "not loaded"
+    # Nothing is loaded, as in `weighin recommend`: accuracy and latency are of the same precision.
+    own = registry.entry(FLOAT).card
+    assert own is not None
+    assert own.accuracy is not None
+
+    def found(**bounds: float) -> Recommendation:
+        constraints = Constraints(labels=own.labels, **bounds)
+        return advise_here(constraints, registry, [], {}, recommend_machine(), choices=choices).recommendation
+
+    (fit,) = found().fits
+    assert fit.accuracy is not None
+    assert (fit.accuracy.kind, fit.accuracy.value) == (
+        "inherited",
+        pytest.approx(own.accuracy.value - 1 / 32, abs=1e-4),
+    )
+    assert servings(registry, choices)[FLOAT].precision == "bf16"
+    choices.keep(FLOAT, Requested(runtime="openvino", floats="f32"))
+    reason = (
+        "accuracy unknown: the answers of OpenVINO have not been compared with those of ONNX Runtime in fp32"
+    )
+    (fit,) = found().fits
+    assert fit.accuracy is None
+    assert reason in fit.notes
+    (rejected,) = (each for each in found(min_accuracy=0.1).rejected if each.model == FLOAT)
+    assert rejected.reason == reason
+    choices.keep(FLOAT, Requested(runtime="onnxruntime"))
+    (fit,) = found().fits
+    assert fit.accuracy is not None
+    assert (fit.accuracy.kind, fit.accuracy.value) == ("measured", own.accuracy.value)
 
 
 @pytest.mark.openvino

@@ -12,11 +12,12 @@ import pytest
 
 from models.zoo.card import Accuracy, Agreement, Interval
 from models.zoo.statistics import percentile_bound
-from service.bench.bundle import Bundle, Flag, FlagKind, ModelFacts
+from service.bench.bundle import Bundle, Cold, Flag, FlagKind, ModelFacts
 from service.bench.recommend.accuracy import estimate_accuracy
 from service.bench.recommend.evidence import Evidence, StoredBundle, binomial_cdf, weigh_evidence
 from service.bench.recommend.recommend import Constraints, Recommendation, recommend
 from service.errors import InvalidParameter
+from service.inference.runtimes.choice import Serving
 from tests.service.bench import bundles
 
 LAUNCHES, ROUNDS, RUNS = 5, 5, 40  # 1 000 runs: enough for a p99
@@ -425,21 +426,61 @@ def test_measured_models_with_cached_intervals() -> None:
     assert found() == first
 
 
-def test_evidence_is_of_the_runtime_that_serves() -> None:
-    """A benchmark of both runtimes: OpenVINO at 3 ms, ONNX Runtime at 6 ms."""
+def in_both_runtimes(precision: str | None) -> Bundle:
+    """A benchmark of one model: OpenVINO at 3 ms in a precision, ONNX Runtime at 6 ms."""
     made = measured([(SMALL, 6.0), (GOOD, 3.0)])
     entries = (
         made.entry("small"),
         made.entry("good").model_copy(update={"model": "small", "runtime": "openvino"}),
     )
-    made = made.model_copy(update={"entries": entries})
-    for runtimes, median, other in (
-        ({}, 6.0, "'good' is not run as in the service (one thread in onnxruntime)"),
-        ({"small": "openvino"}, 3.0, "'small' is not run as in the service (one thread in openvino)"),
-    ):
-        evidence = weigh_evidence(
-            [StoredBundle("both", made)], bundles.fingerprint(), {}, runtimes  # type: ignore[arg-type]
-        )  # fmt: skip
-        (usable,) = evidence.usable["small"]
-        assert usable.p50_ms == pytest.approx(median, rel=0.02)
-        assert other in evidence.unusable["small"][0]
+    cold = Cold(launch=0, entry="good", load_ns=1, first_run_ns=1, precision=precision)
+    return made.model_copy(update={"entries": entries, "cold": (cold,)})
+
+
+@pytest.mark.parametrize(
+    ("serving", "median", "other"),
+    [
+        (None, 6.0, "'good' is not run as in the service (one thread in onnxruntime)"),
+        (
+            Serving("openvino", "bf16"),
+            3.0,
+            "'small' is not run as in the service (one thread in openvino)",
+        ),
+    ],
+)
+def test_evidence_is_of_the_runtime_that_serves(serving: Serving | None, median: float, other: str) -> None:
+    servings = {} if serving is None else {"small": serving}
+    kept = [StoredBundle("both", in_both_runtimes("bf16"))]
+    evidence = weigh_evidence(kept, bundles.fingerprint(), {}, servings)
+    (usable,) = evidence.usable["small"]
+    assert usable.p50_ms == pytest.approx(median, rel=0.02)
+    assert other in evidence.unusable["small"][0]
+
+
+@pytest.mark.parametrize(
+    ("measured_in", "served_in", "reason"),
+    [
+        ("bf16", "fp32", "'good' is not run as in the service (in fp32, not bf16)"),
+        ("fp32", "bf16", "'good' is not run as in the service (in bf16, not fp32)"),
+        (None, "fp32", "'good': its precision in openvino is not recorded"),
+        ("bf16", None, "'good' is run in bf16, the service may run it in another precision: not weighed"),
+    ],
+)
+def test_evidence_is_of_the_precision_that_serves(
+    measured_in: str | None, served_in: str | None, reason: str
+) -> None:
+    kept = [StoredBundle("both", in_both_runtimes(measured_in))]
+    servings = {"small": Serving("openvino", served_in)}
+    evidence = weigh_evidence(kept, bundles.fingerprint(), {}, servings)
+    assert evidence.usable == {}
+    assert reason in evidence.unusable["small"][1]
+
+
+def test_command_measures_each_model_in_the_runtime_that_serves() -> None:
+    servings = {"small": Serving("openvino", "bf16"), "good": Serving("onnxruntime", "fp32")}
+    found = recommend(Constraints(p50_ms=5), [SMALL, GOOD, LARGE], Evidence(), "", servings=servings)
+    bench = "weighin bench --profile standard --models"
+    assert found.run == f"{bench} good,large && {bench} small --runtime openvino"
+    assert reasons(found)["small"] == f"not measured here: run `{bench} small --runtime openvino`"
+    (fit,) = recommend(Constraints(), [SMALL], Evidence(), "", servings=servings).fits
+    assert f"not measured here: run `{bench} small --runtime openvino`" in fit.notes
