@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 
@@ -34,11 +35,18 @@ def is_installed(name: RuntimeName) -> bool:
 
 
 def obstacle_of(name: RuntimeName) -> str | None:
-    """Import the runtime; return the reason why it cannot be used, or None if it can."""
+    """Import the runtime; return the reason why it cannot be used, or None if it can.
+
+    The first call takes as long as the import.
+    """
     if name == "onnxruntime":
         return None
-    if not is_installed(name):
-        return NOT_INSTALLED
+    return import_problem() if is_installed(name) else NOT_INSTALLED
+
+
+@functools.cache
+def import_problem() -> str | None:
+    """Import OpenVINO; return why it cannot be imported. A failed import is not tried again."""
     try:
         import_openvino()
     except Exception as error:  # a broken package may raise anything

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import math
 import statistics
@@ -116,6 +117,10 @@ class Weigher:
             model = next(filter(self._is_due, self._registry.loaded), None)
             if model is not None:
                 try:
+                    obstacle = await asyncio.to_thread(obstacle_of, "openvino")
+                    if obstacle is not None:
+                        log.warning("no model is weighed", reason=obstacle)
+                        return
                     await self._weigh(model)
                     continue
                 except (QueueFull, DeadlineExceeded, UnknownModel):
@@ -129,7 +134,7 @@ class Weigher:
         """Return whether the model has no weighing, but its runtime or accuracy depends on one."""
         if model.weighing is not None or model.choice.runtime == "onnxruntime":
             return False
-        if (model.name, model.version) in self._failed or obstacle_of("openvino") is not None:
+        if (model.name, model.version) in self._failed:
             return False
         return model.choice.runtime == "auto" or model.predictor.precision != model.card.precision
 
@@ -140,7 +145,7 @@ class Weigher:
                 runner = await asyncio.to_thread(self._open, model)
             weighing = await self._measure(model, runner)
         except (SessionError, ModelUnavailable) as error:
-            weighing = self._result(model, problem=one_line(str(error)))
+            weighing = await asyncio.to_thread(self._result, model, problem=one_line(str(error)))
         await asyncio.to_thread(self._choices.keep_weighing, weighing)
         await asyncio.to_thread(self._registry.reconsider_runtime, model.version, model.name, runner)
 
@@ -148,7 +153,8 @@ class Weigher:
         described, pictures = await self._choose_pictures()
         answers, tensor = await self._compare(model, runner, described, pictures)
         estimate, times = await self._time(model.session, runner, tensor)
-        return self._result(
+        return await asyncio.to_thread(
+            self._result,
             model,
             precision=runner.precision,
             onnxruntime_ms=round(statistics.median(times[0]) / 1e6, 4),
@@ -180,15 +186,7 @@ class Weigher:
             pictures = await self._pictures(PICTURES)
         except StorageUnavailable:
             pictures = []
-        words = [f"{counted(len(pictures), 'picture', 'pictures')} of the gallery"] if pictures else []
-        if len(pictures) < PICTURES:
-            photographs = sorted(PHOTOGRAPHS.glob("*.jpg"))[: PICTURES - len(pictures)]
-            pictures += [path.read_bytes() for path in photographs]
-            words.append(f"{counted(len(photographs), 'bundled photograph', 'bundled photographs')}")
-        if len(pictures) < PICTURES:
-            words.append(f"{PICTURES - len(pictures)} of noise")
-            pictures += map(_noise, range(PICTURES - len(pictures)))
-        return ", ".join(words), pictures
+        return await asyncio.to_thread(_filled_up, pictures)
 
     async def _compare(
         self, model: ServedModel, runner: Session, described: str, pictures: Sequence[bytes]
@@ -234,7 +232,7 @@ class Weigher:
             for own, found in zip(times, await self._time_rounds(here, there, tensor, rounds), strict=True):
                 own += found
             ratios = [math.log(one / other) for one, other in zip(*times, strict=True)]
-            estimate = bootstrap({0: ratios})
+            estimate = await asyncio.to_thread(bootstrap, {0: ratios})
             if estimate.p < LEVEL or estimate.mean < MIN_DIFFERENCE:
                 break
         return estimate, times
@@ -272,6 +270,21 @@ def _median_ns(session: Session, tensor: NDArray[np.float32]) -> float:
     return statistics.median(times)
 
 
+def _filled_up(gallery: Sequence[bytes]) -> tuple[str, list[bytes]]:
+    """Return PICTURES pictures: the gallery's, else bundled photographs, then noise; in words."""
+    pictures = list(gallery)
+    words = [f"{counted(len(pictures), 'picture', 'pictures')} of the gallery"] if pictures else []
+    if len(pictures) < PICTURES:
+        photographs = sorted(PHOTOGRAPHS.glob("*.jpg"))[: PICTURES - len(pictures)]
+        pictures += [path.read_bytes() for path in photographs]
+        words.append(f"{counted(len(photographs), 'bundled photograph', 'bundled photographs')}")
+    if len(pictures) < PICTURES:
+        words.append(f"{PICTURES - len(pictures)} of noise")
+        pictures += map(_noise, range(PICTURES - len(pictures)))
+    return ", ".join(words), pictures
+
+
+@functools.cache
 def _noise(seed: int) -> bytes:
     """Return a picture of noise, a PNG."""
     pixels = np.random.default_rng(seed).integers(0, 256, (256, 256, 3), np.uint8)

@@ -213,7 +213,8 @@ def broken_openvino(
     if request.param == "an empty folder" and opening.is_installed("openvino"):
         pytest.skip("an installed package has precedence over a folder")
     if request.param == "raises ImportError":
-        (package / "__init__.py").write_text("raise ImportError('libtbb.so.12: no such file')\n")
+        note = f"with open({str(package.parent / 'tries')!r}, 'a') as file:\n    file.write('.')"
+        (package / "__init__.py").write_text(f"{note}\nraise ImportError('libtbb.so.12: no such file')\n")
         facts = package.parent / "openvino-1.dist-info"
         facts.mkdir()
         (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: openvino\nVersion: 1\n")
@@ -221,7 +222,7 @@ def broken_openvino(
     for name in known:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(package.parent)
-    caches = (openvino.import_openvino, openvino.openvino_version)
+    caches = (openvino.import_openvino, openvino.openvino_version, opening.import_problem)
     for cache in caches:
         cache.cache_clear()
     yield "libtbb" if request.param == "raises ImportError" else "not installed"
@@ -232,8 +233,8 @@ def broken_openvino(
     sys.modules |= known
 
 
-def test_broken_openvino(tiny_settings: Settings, broken_openvino: str) -> None:
-    """Models are served nevertheless, unless the setting asks for it."""
+def test_broken_openvino(tiny_settings: Settings, broken_openvino: str, tmp_path: Path) -> None:
+    """Models are served nevertheless, unless the setting asks for it. Its import is tried once."""
     with pytest.raises(InvalidParameter, match=rf"{broken_openvino}.* \(allowed: onnxruntime, auto"):
         RuntimeChoices("openvino")
     card = read_card(tiny_settings.model_dirs[0] / "tiny")
@@ -247,6 +248,8 @@ def test_broken_openvino(tiny_settings: Settings, broken_openvino: str) -> None:
         with pytest.raises(InvalidParameter, match=broken_openvino):
             registry.choose_runtime("tiny", Requested(runtime="openvino"))
         assert choices.of(card) == Choice(default)
+    tries = tmp_path / "site/tries"
+    assert not tries.exists() or tries.read_text() == "."
 
 
 @pytest.mark.parametrize(
