@@ -212,7 +212,6 @@ def build(settings: Settings, *, address: str | None = None) -> Services:
         Weigher(
             registry,
             pool,
-            choices,
             lambda count: services.gallery.pictures(count),
             max_pixels=settings.max_pixels,
             busy=lambda: services.jobs.running or services.demo.running,

@@ -44,6 +44,7 @@ from service.inference.runtimes.base import RuntimeName, Session
 from service.inference.runtimes.choice import Requested, RuntimeChoices
 from service.inference.runtimes.opening import open_session
 from service.inference.runtimes.openvino import FloatPrecision
+from service.inference.runtimes.weighing import Weighing
 from service.text.display import shown
 
 _WRONG_TASK: dict[Task, str] = {
@@ -171,18 +172,23 @@ class Registry:
     def choose_runtime(self, name: str, requested: Requested | None) -> ModelEntry:
         """Run the predictions of a model as requested, and keep that; None: as its card or the setting says.
 
-        Requests in progress end in the old session. Raises UnknownModel, NotReady, ModelUnavailable,
-        InvalidParameter if the runtime cannot run the model, and StorageUnavailable.
+        `auto` discards an earlier weighing, so that the model is weighed again. Requests in progress end in
+        the old session. Raises UnknownModel, NotReady, ModelUnavailable, InvalidParameter if the runtime
+        cannot run the model, and StorageUnavailable.
         """
         with self._update_lock:
             model = self.get(name)
             choice = self._choices.after(model.card, requested)
-            if choice != model.choice or model.not_chosen is not None:
-                model = with_runner(model, choice, self._choices, partial(self.open_in_openvino, name))
+            weigh_again = requested is not None and choice.runtime == "auto"
+            if weigh_again:
+                self._choices.keep(name, requested)  # discards the weighing
+            if weigh_again or choice != model.choice or model.not_chosen is not None:
+                model = with_runner(model, choice, self._choices, partial(self.open_in_openvino, model))
                 model = warm_up_runner(model, self._warm_up_limit_s)
             if requested is not None and choice.runtime == "openvino" and model.not_chosen is not None:
                 raise InvalidParameter(f"runtime '{choice.runtime}': {model.not_chosen}")
-            self._choices.keep(name, requested)
+            if not weigh_again:
+                self._choices.keep(name, requested)
             entry = replace(self._entries[name], model=model)
             self._put(entry)
         log.info("runtime chosen", model=name, runtime=model.predictor.label, origin=choice.origin)
@@ -195,32 +201,39 @@ class Registry:
         except StorageUnavailable as error:
             log.warning("chosen runtime is not forgotten", model=name, reason=error.detail)
 
-    def open_in_openvino(self, name: str, *, floats: FloatPrecision | None = None) -> Session:
-        """Load a model in OpenVINO. Raises UnknownModel, ModelUnavailable, SessionError."""
-        card, content = self.content(name)
-        return open_session("openvino", content, card, streams=self._choices.streams, floats=floats)
+    def open_in_openvino(self, model: ServedModel, *, floats: FloatPrecision | None = None) -> Session:
+        """Load a served model in OpenVINO. Raises UnknownModel, ModelUnavailable, SessionError.
 
-    def reconsider_runtime(self, version: str, name: str, opened: Session | None) -> None:
-        """Run the predictions of a model as its new weighing says, if its file is still that `version`.
+        ModelUnavailable: its file cannot be read, or is no longer the one that is served.
+        """
+        card, content = self.content(model.name)
+        if card.file.sha256 != model.version:
+            raise ModelUnavailable(f"model '{model.name}' cannot be used: its file has changed")
+        return open_session("openvino", content, model.card, streams=self._choices.streams, floats=floats)
 
-        `opened`: it in OpenVINO, as it was weighed; None if it cannot be.
+    def keep_weighing(self, model: ServedModel, weighing: Weighing, opened: Session | None) -> None:
+        """Keep the weighing of a model, and run the model's predictions as it says.
+
+        `model`: it as it was weighed; if it has been reloaded since, or a request has chosen its runtime,
+        nothing changes. `opened`: it in OpenVINO, with the floats of its choice; None if it cannot be.
         """
         with self._update_lock:
-            entry = self._entries.get(name)
-            if entry is None or entry.model is None or entry.model.version != version:
+            entry = self._entries.get(model.name)
+            if entry is None or entry.model is not model:
+                log.info("weighing discarded", model=model.name, reason="the model or its runtime changed")
                 return
-            model, choice = entry.model, self._choices.of(entry.model.card)
-
-            def opening(*, floats: FloatPrecision | None) -> Session:
-                return self.open_in_openvino(name, floats=floats) if opened is None else opened
-
-            if choice.runtime == "openvino":  # runs in OpenVINO already, or cannot
-                weighing = self._choices.weighing(model.card, choice)
+            self._choices.keep_weighing(weighing)
+            if model.choice.runtime == "openvino":  # runs in OpenVINO already, or cannot
                 self._put(replace(entry, model=replace(model, weighing=weighing)))
                 return
-            model = warm_up_runner(with_runner(model, choice, self._choices, opening), self._warm_up_limit_s)
-            self._put(replace(entry, model=model))
-        log.info("runtime weighed", model=name, runtime=model.predictor.label, result=str(model.weighing))
+
+            def opening(*, floats: FloatPrecision | None) -> Session:
+                return self.open_in_openvino(model, floats=floats) if opened is None else opened
+
+            runs = with_runner(model, model.choice, self._choices, opening)
+            runs = warm_up_runner(runs, self._warm_up_limit_s)
+            self._put(replace(entry, model=runs))
+        log.info("runtime weighed", model=model.name, runtime=runs.predictor.label, result=str(runs.weighing))
 
     def _scan(self) -> dict[str, tuple[Path, Signature]]:
         """Return folder and signature by model name; the first folder of a name wins."""

@@ -14,7 +14,9 @@ from pydantic import Field, ValidationError
 from models.zoo.card import Agreement, Card, Name, Runtime
 from models.zoo.files import read_text, write_whole
 from models.zoo.frozen import Finite
+from models.zoo.machine import this_machine
 from service.errors import InvalidParameter, StorageUnavailable, error_words
+from service.inference.cpu import core_budget
 from service.inference.runtimes.base import RuntimeName
 from service.inference.runtimes.opening import INSTALL_OPENVINO, is_installed, obstacle_of
 from service.inference.runtimes.openvino import FloatPrecision
@@ -167,14 +169,10 @@ class RuntimeChoices:
     def keep_weighing(self, weighing: Weighing) -> None:
         """Keep a weighing in place of older ones of that model on that machine, at least in memory."""
 
-        def outdated(other: Weighing) -> bool:
-            ours, theirs = weighing.conditions, other.conditions
-            return (other.model, other.floats, theirs.cpu, theirs.cpu_id, theirs.cores) == (
-                weighing.model, weighing.floats, ours.cpu, ours.cpu_id, ours.cores
-            )  # fmt: skip
-
+        ours = weighing.conditions
+        machine = (ours.cpu, ours.cpu_id, ours.cores)
         with self._lock:
-            others = tuple(other for other in self._kept.weighings if not outdated(other))
+            others = self._without(weighing.model, weighing.floats, machine)
             kept = self._kept.model_copy(update={"weighings": (*others, weighing)})
             try:
                 self._write(kept)
@@ -183,11 +181,31 @@ class RuntimeChoices:
                 self._kept = kept
 
     def keep(self, name: str, requested: Requested | None) -> None:
-        """Keep what a request chose for a model; None: forget it. Raises StorageUnavailable."""
+        """Keep what a request chose for a model; None: forget it. Raises StorageUnavailable.
+
+        `auto` discards the model's weighing on this machine, so that it is weighed again.
+        """
+        machine = this_machine()
         with self._lock:
             others = {other: known for other, known in self._kept.requested.items() if other != name}
             changed = others if requested is None else others | {name: requested}
-            self._write(self._kept.model_copy(update={"requested": changed}))
+            weighings = self._kept.weighings
+            if requested is not None and requested.runtime == "auto":
+                here = (machine.cpu, machine.cpu_id, core_budget())
+                weighings = self._without(name, requested.floats, here)
+            self._write(self._kept.model_copy(update={"requested": changed, "weighings": weighings}))
+
+    def _without(
+        self, model: str, floats: FloatPrecision | None, machine: tuple[str, str, int]
+    ) -> tuple[Weighing, ...]:
+        """Return the weighings without those of a model on a machine: CPU, its identity, number of cores."""
+
+        def is_other(known: Weighing) -> bool:
+            of = known.conditions
+            ours = (known.model, known.floats, (of.cpu, of.cpu_id, of.cores))
+            return ours != (model, floats, machine)
+
+        return tuple(filter(is_other, self._kept.weighings))
 
     def _write(self, kept: _Kept) -> None:
         if self._path is not None:

@@ -36,7 +36,6 @@ from service.inference.pool import CorePool, Deadline
 from service.inference.registry import Registry
 from service.inference.runtime_errors import one_line
 from service.inference.runtimes.base import Session, SessionError
-from service.inference.runtimes.choice import RuntimeChoices
 from service.inference.runtimes.opening import is_installed, obstacle_of
 from service.inference.runtimes.weighing import (
     MOST_DEVIATION,
@@ -85,7 +84,6 @@ class Weigher:
         self,
         registry: Registry,
         pool: CorePool,
-        choices: RuntimeChoices,
         pictures: GalleryPictures,
         *,
         max_pixels: int,
@@ -94,11 +92,10 @@ class Weigher:
         """`busy` returns whether a benchmark or the demo runs, which weighing would disturb."""
         self._registry = registry
         self._pool = pool
-        self._choices = choices
         self._pictures = pictures
         self._max_pixels = max_pixels
         self._busy = busy
-        self._failed: set[tuple[str, str]] = set()
+        self._failed: dict[str, ServedModel] = {}
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -127,14 +124,14 @@ class Weigher:
                     pass  # busy, or removed meanwhile: later
                 except Exception:
                     log.exception("weighing failed", model=model.name)
-                    self._failed.add((model.name, model.version))
+                    self._failed[model.name] = model
             await asyncio.sleep(POLL_S)
 
     def _is_due(self, model: ServedModel) -> bool:
         """Return whether the model has no weighing, but its runtime or accuracy depends on one."""
         if model.weighing is not None or model.choice.runtime == "onnxruntime":
             return False
-        if (model.name, model.version) in self._failed:
+        if self._failed.get(model.name) is model:
             return False
         return model.choice.runtime == "auto" or model.predictor.precision != model.card.precision
 
@@ -146,8 +143,7 @@ class Weigher:
             weighing = await self._measure(model, runner)
         except (SessionError, ModelUnavailable) as error:
             weighing = await asyncio.to_thread(self._result, model, problem=one_line(str(error)))
-        await asyncio.to_thread(self._choices.keep_weighing, weighing)
-        await asyncio.to_thread(self._registry.reconsider_runtime, model.version, model.name, runner)
+        await asyncio.to_thread(self._registry.keep_weighing, model, weighing, runner)
 
     async def _measure(self, model: ServedModel, runner: Session) -> Weighing:
         described, pictures = await self._choose_pictures()
@@ -168,7 +164,7 @@ class Weigher:
 
     def _open(self, model: ServedModel) -> Session:
         """Load the model in OpenVINO, and run it once. Raises SessionError and ModelUnavailable."""
-        runner = self._registry.open_in_openvino(model.name, floats=model.choice.floats)
+        runner = self._registry.open_in_openvino(model, floats=model.choice.floats)
         runner.activation = model.session.activation
         spec = model.card.input
         image = np.full((1, spec.channels, spec.height, spec.width), 0.5, np.float32)

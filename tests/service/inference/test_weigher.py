@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
 import pytest
 
 from models.zoo.files import NETWORKS
+from service.errors import ModelUnavailable
+from service.inference.loading import ServedModel
 from service.inference.pool import CorePool
 from service.inference.registry import Registry
-from service.inference.runtimes.choice import RuntimeChoices
+from service.inference.runtimes.choice import Requested, RuntimeChoices
 from service.inference.runtimes.weigher import Weigher
+from service.inference.runtimes.weighing import Answers, Conditions, Weighing
 
 FLOAT = "fashion-inverted-residual"
 
@@ -30,7 +35,7 @@ async def no_pictures(_: int) -> list[bytes]:
 
 @pytest.fixture
 def choices(tmp_path: Path) -> RuntimeChoices:
-    """What is to run the model."""
+    """What is to run the model: `auto`."""
     return RuntimeChoices("auto", tmp_path / "data")
 
 
@@ -45,14 +50,11 @@ def registry(tmp_path: Path, choices: RuntimeChoices) -> Registry:
 
 @contextlib.asynccontextmanager
 async def weighing(
-    registry: Registry,
-    choices: RuntimeChoices,
-    pool: CorePool | None = None,
-    busy: Callable[[], bool] = lambda: False,
+    registry: Registry, pool: CorePool | None = None, busy: Callable[[], bool] = lambda: False
 ) -> AsyncIterator[Weigher]:
     """Weigh the registry's models."""
     pool = pool or CorePool(1, 4)
-    weigher = Weigher(registry, pool, choices, no_pictures, max_pixels=10**7, busy=busy)
+    weigher = Weigher(registry, pool, no_pictures, max_pixels=10**7, busy=busy)
     weigher.start()
     try:
         yield weigher
@@ -68,7 +70,7 @@ async def is_weighed(registry: Registry) -> None:
             await asyncio.sleep(0.02)
 
 
-def test_event_loop_is_left_alone(registry: Registry, choices: RuntimeChoices) -> None:
+def test_event_loop_is_left_alone(registry: Registry) -> None:
     """Neither pictures nor statistics are made on its thread, nor is the machine or a file read there."""
     called = set()
 
@@ -77,7 +79,7 @@ def test_event_loop_is_left_alone(registry: Registry, choices: RuntimeChoices) -
             called.add(frame.f_code.co_name)
 
     async def check() -> None:
-        async with weighing(registry, choices):
+        async with weighing(registry):
             sys.setprofile(watch)  # of this thread
             try:
                 await is_weighed(registry)
@@ -88,3 +90,71 @@ def test_event_loop_is_left_alone(registry: Registry, choices: RuntimeChoices) -
     assert "_measure" in called, "the weigher's coroutines run on this thread"
     slow = {"_noise", "bootstrap", "read_bytes", "this_machine", "import_problem", "_difference", "_open"}
     assert not called & slow
+
+
+def won(model: ServedModel) -> Weighing:
+    """A weighing that OpenVINO wins."""
+    answers = Answers(pictures="32 of noise", n=32, same=32, deviation=0, limit=0.5)
+    here = Conditions.here(model.version)
+    facts = {"precision": "fp32", "speedup": 2, "low": 1.9, "high": 2.1, "faster": True, "answers": answers}
+    named = {"model": model.name, "conditions": here, "floats": model.choice.floats, "at": datetime.now(UTC)}
+    return Weighing.model_validate(named | facts)
+
+
+def test_session_that_was_weighed_is_installed(registry: Registry, choices: RuntimeChoices) -> None:
+    model = registry.get()
+    opened = registry.open_in_openvino(model)
+    registry.keep_weighing(model, won(model), opened)
+    assert registry.get().runner is opened
+    assert choices.weighing(model.card, model.choice) == registry.get().weighing
+
+
+def test_model_that_is_reloaded_while_it_is_weighed(registry: Registry, choices: RuntimeChoices) -> None:
+    """Another card with the same file: what was opened with the old card must not serve."""
+    model = registry.get()
+    opened = registry.open_in_openvino(model)
+    path = registry.entry(FLOAT).folder / "card.json"
+    card = json.loads(path.read_text())
+    card["input"]["mean"] = [value + 1 for value in card["input"]["mean"]]
+    path.write_text(json.dumps(card))
+    for _ in range(2):
+        registry.refresh()
+    changed = registry.get()
+    assert changed.version == model.version
+    assert changed.session is not model.session
+    registry.keep_weighing(model, won(model), opened)
+    assert registry.get() is changed
+    assert choices.weighing(changed.card, changed.choice) is None
+
+
+def test_runtime_that_is_chosen_while_the_model_is_weighed(
+    registry: Registry, choices: RuntimeChoices
+) -> None:
+    model = registry.get()
+    opened = registry.open_in_openvino(model)
+    registry.choose_runtime(FLOAT, Requested(runtime="openvino", floats="f32"))
+    chosen = registry.get()
+    registry.keep_weighing(model, won(model), opened)
+    assert registry.get() is chosen
+    assert chosen.runner not in (None, opened)
+    assert choices.weighing(model.card, model.choice) is None
+
+
+def test_file_that_is_no_longer_the_served_one(registry: Registry) -> None:
+    model = registry.get()
+    path = registry.entry(FLOAT).folder / model.card.file.name
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(ModelUnavailable, match="not the one that the card describes"):
+        registry.open_in_openvino(model)
+
+
+def test_request_for_auto_discards_the_weighing(
+    registry: Registry, choices: RuntimeChoices, tmp_path: Path
+) -> None:
+    model = registry.get()
+    registry.keep_weighing(model, won(model), registry.open_in_openvino(model))
+    registry.choose_runtime(FLOAT, Requested(runtime="auto"))
+    again = registry.get()
+    assert (again.runner, again.weighing, again.not_chosen) == (None, None, "not weighed yet")
+    for known in (choices, RuntimeChoices("auto", tmp_path / "data")):
+        assert known.weighing(again.card, again.choice) is None
