@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -19,6 +20,7 @@ from service.cli.settings import settings_with
 from service.errors import ModelUnavailable, UnknownModel
 from service.inference.registry import Registry
 from service.inference.runtimes.base import SessionError
+from service.inference.runtimes.choice import RuntimeChoices
 from service.text.display import shown
 
 
@@ -42,6 +44,7 @@ def doctor(
     console = LiteralConsole(soft_wrap=True, quiet=json_file == STANDARD_OUTPUT)
     settings = settings_with()
     registry = Registry(settings.model_dirs, settings.default_model, added=settings.added_models)
+    choices = RuntimeChoices(settings.runtime, settings.data_dir)
     names = registry.names() if model is None else (registry.entry(model).name,)
     machine = take_fingerprint({}, {}).machine
     run_settings = RunSettings(threads, spinning, settings.threads)
@@ -52,7 +55,13 @@ def doctor(
         try:
             under_test = ModelUnderTest(*registry.content(name))
             parent = _parent(registry, under_test)
-            report = diagnose(under_test, parent, machine, run_settings, ceiling)
+            card = under_test.card
+            served = replace(
+                run_settings,
+                runtime=choices.expected(card),
+                auto=choices.of(card).runtime == "auto",
+            )
+            report = diagnose(under_test, parent, machine, served, ceiling)
         except (ModelUnavailable, SessionError, UnreadableModel) as error:
             failed[name] = str(error)
             console.print(styled((name, "bold"), f": cannot be diagnosed: {error}"), end="\n\n")

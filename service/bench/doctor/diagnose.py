@@ -80,4 +80,4 @@ def _findings(
     yield from zeros_without_speed_up(model)
     yield from threads_beyond_cores(settings, machine)
     yield from spinning(model, settings)
-    yield from faster_in_openvino(model)
+    yield from faster_in_openvino(model, settings)

@@ -13,8 +13,8 @@ from service.bench.doctor.model import ModelUnderTest
 from service.bench.fingerprint import Machine
 from service.bench.measure.subjects import BareSession
 from service.errors import ModelUnavailable
-from service.inference.runtimes.base import SessionError
-from service.inference.runtimes.opening import is_installed, open_session, runtime_version
+from service.inference.runtimes.base import RuntimeName, SessionError
+from service.inference.runtimes.opening import obstacle_of, open_session, runtime_version
 from service.inference.session import OnnxSession
 
 GAIN_WORTH_HAVING = 0.05
@@ -31,12 +31,15 @@ _SPINNING_FROM = 1.25
 class RunSettings:
     """How the model is run in the deployment to diagnose: threads per image, and whether idle threads spin.
 
-    `service_threads`: size of the service's pool (WEIGHIN_THREADS); None if it follows the cores.
+    `service_threads`: size of the service's pool (WEIGHIN_THREADS); None if it follows the cores. `runtime`:
+    what runs the model in the service; `auto`: whether the service chooses that itself.
     """
 
     threads: int = 1
     spinning: bool = False
     service_threads: int | None = None
+    runtime: RuntimeName = "onnxruntime"
+    auto: bool = False
 
 
 def int8_without_gain(
@@ -79,9 +82,9 @@ def int8_without_gain(
         )
 
 
-def faster_in_openvino(model: ModelUnderTest) -> Iterator[Finding]:
-    """Find a model that OpenVINO, if it is installed, runs faster than ONNX Runtime on this machine."""
-    if not is_installed("openvino"):
+def faster_in_openvino(model: ModelUnderTest, settings: RunSettings) -> Iterator[Finding]:
+    """Find a model that ONNX Runtime serves, but OpenVINO, if it is usable, runs faster on this machine."""
+    if settings.runtime == "openvino" or obstacle_of("openvino") is not None:
         return
     try:
         session = open_session("openvino", model.content, model.card)
@@ -95,8 +98,13 @@ def faster_in_openvino(model: ModelUnderTest) -> Iterator[Finding]:
         title="Faster in OpenVINO",
         evidence=f"OpenVINO {runtime_version('openvino')} runs it in {session.precision}, "
         f"{1 / timed.ratio:.2f} times as fast as ONNX Runtime: {timed}",
-        remedy="serve with WEIGHIN_RUNTIME=auto, which also compares the answers of both, or choose OpenVINO "
-        "for this model (docs/runtimes.md)",
+        remedy=(
+            "wait until the service has weighed it (runtime.weighed in /models), which also compares the "
+            "answers of both"
+            if settings.auto
+            else "serve with WEIGHIN_RUNTIME=auto, which also compares the answers of both"
+        )
+        + ", or choose OpenVINO for this model (docs/runtimes.md)",
     )
 
 

@@ -21,6 +21,8 @@ from service.api.model_changer import ModelChanger
 from service.api.models import Changes, models_router
 from service.api.routers import add_routes
 from service.app import create_app
+from service.bench.doctor.model import ModelUnderTest
+from service.bench.doctor.running import RunSettings, faster_in_openvino
 from service.errors import InvalidParameter
 from service.inference.registry import Registry
 from service.inference.runtimes import opening, openvino
@@ -248,6 +250,9 @@ def test_broken_openvino(tiny_settings: Settings, broken_openvino: str, tmp_path
         with pytest.raises(InvalidParameter, match=broken_openvino):
             registry.choose_runtime("tiny", Requested(runtime="openvino"))
         assert choices.of(card) == Choice(default)
+    # `weighin doctor` does not fail either.
+    content = (tiny_settings.model_dirs[0] / "tiny" / "model.onnx").read_bytes()
+    assert list(faster_in_openvino(ModelUnderTest(card, content), RunSettings())) == []
     tries = tmp_path / "site/tries"
     assert not tries.exists() or tries.read_text() == "."
 

@@ -18,7 +18,7 @@ from models.zoo.card import read_card
 from models.zoo.files import NETWORKS
 from models.zoo.machine import this_machine
 from service.bench.doctor.model import ModelUnderTest
-from service.bench.doctor.running import faster_in_openvino
+from service.bench.doctor.running import RunSettings, faster_in_openvino
 from service.bench.recommend.advice import advise_here, servings
 from service.bench.recommend.advice import this_machine as recommend_machine
 from service.bench.recommend.recommend import Constraints, Recommendation
@@ -310,7 +310,10 @@ def test_recommendation_knows_the_runtime_and_the_inherited_accuracy(auto: Setti
 def test_doctor_finds_a_model_that_openvino_runs_faster(auto: Settings) -> None:
     folder = auto.model_dirs[0] / "odd"
     under_test = ModelUnderTest(read_card(folder), (folder / "model.onnx").read_bytes())
-    (finding,) = faster_in_openvino(under_test)
+    (finding,) = faster_in_openvino(under_test, RunSettings())
     assert finding.slug == "faster-in-openvino"
     assert "runs it in fp32" in finding.evidence
     assert "WEIGHIN_RUNTIME=auto" in finding.remedy
+    (finding,) = faster_in_openvino(under_test, RunSettings(auto=True))
+    assert "until the service has weighed it" in finding.remedy
+    assert list(faster_in_openvino(under_test, RunSettings(runtime="openvino"))) == []
