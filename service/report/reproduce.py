@@ -34,7 +34,7 @@ def bench_command(bundle: Bundle) -> str:
     options = ["--models", ",".join(facts.name for facts in bundle.models)]
     options += ["--profile", configuration.profile, "--scenario", configuration.scenario]
     options += ["--baseline", bundle.entry(configuration.baseline).model]
-    runtimes = list(dict.fromkeys(entry.runtime for entry in bundle.entries))
+    runtimes = list(dict.fromkeys(entry.runtime for entry in bundle.entries if entry.via == "session"))
     if runtimes != ["onnxruntime"]:
         options += ["--runtime", ",".join(runtimes)]
     threads = sorted({entry.threads for entry in bundle.entries if entry.via == "session"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from service.bench.bundle import (
@@ -32,6 +33,7 @@ from service.bench.measure.messages import (
 from service.bench.measure.plan import Plan
 from service.bench.measure.process import WORKER, Cancelled, run_worker
 from service.bench.measure.progress import Progress, Timetable, memory_entries
+from service.bench.measure.subjects import runtime_in_service
 from service.errors import MeasurementFailed
 from service.inference.runtimes.base import RuntimeName
 from service.inference.runtimes.opening import runtime_version, session_options
@@ -68,10 +70,12 @@ class Runner:
         It is flagged `partial` after a cancellation, a KeyboardInterrupt, or a failure after the first
         results. Raises MeasurementFailed for an earlier failure. No process remains after this call.
         """
-        plan = self._plan
+        plan = self._plan = _with_runtimes_of_service(self._plan)
         started_at = datetime.now(UTC)
         self._timetable = Timetable(plan)
-        runtimes: list[RuntimeName] = sorted({entry.runtime for entry in plan.entries})
+        runtimes: list[RuntimeName] = sorted(
+            {entry.runtime for entry in plan.entries if entry.via == "session"}
+        )
         fingerprint = take_fingerprint(
             {name: runtime_version(name) for name in runtimes},
             {key: value for name in runtimes for key, value in session_options(name).items()},
@@ -185,3 +189,17 @@ class Runner:
         configuration = self._plan.configuration
         complete = sum(reading.when == "during" for reading in self._gates)
         return f"{cause}; {complete} of {configuration.launches} launches are complete"
+
+
+def _with_runtimes_of_service(plan: Plan) -> Plan:
+    """Return the plan with the runtimes in which the service runs the models that are measured through it.
+
+    Raises MeasurementFailed.
+    """
+    entries = []
+    for each in plan.worker_entries:
+        if each.entry.via == "http" and plan.url is not None:
+            runtime = runtime_in_service(plan.url, each.entry.model)
+            each = each.model_copy(update={"entry": each.entry.model_copy(update={"runtime": runtime})})
+        entries.append(each)
+    return replace(plan, worker_entries=tuple(entries))

@@ -19,6 +19,7 @@ from service.detection.decoders import decoder_of
 from service.errors import MeasurementFailed
 from service.inference.detect import objects_in
 from service.inference.pipeline import load_image, run_network
+from service.inference.runtimes.base import RUNTIMES, RuntimeName
 from service.latency.stages import Stopwatch
 
 Run = Callable[[NDArray[np.float32]], Mapping[str, NDArray[Any]]]
@@ -97,6 +98,34 @@ class FromBytes:
         return {stage: laps[stage] for stage in _OWN_STAGES if stage in laps}
 
 
+def runtime_in_service(url: str, model: str) -> RuntimeName:
+    """Return the runtime in which the service at `url` runs a model's predictions.
+
+    Services of earlier releases, which do not say it, have ONNX Runtime only. Raises MeasurementFailed.
+    """
+    parts = urlsplit(url)
+    connection = _connect(parts.scheme == "https", parts.netloc)
+    try:
+        connection.request("GET", f"{parts.path.rstrip('/')}/models/{quote(model)}")
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise MeasurementFailed(f"service at {parts.netloc}: no response: {error}") from None
+    finally:
+        connection.close()
+    try:
+        answer = json.loads(body)
+        if response.status != http.client.OK:
+            raise MeasurementFailed(_refused(parts.netloc, response.status, answer))
+        if "runtime" not in answer:
+            return "onnxruntime"
+        if answer["runtime"] is None:
+            raise MeasurementFailed(f"service at {parts.netloc}: model '{model}' is not loaded")
+        return next(name for name in RUNTIMES if name == answer["runtime"]["name"])
+    except (ValueError, KeyError, TypeError, StopIteration):
+        raise MeasurementFailed(_foreign(parts.netloc, response.status)) from None
+
+
 class ThroughService:
     """A model of a running service, over one keep-alive connection per thread.
 
@@ -135,23 +164,31 @@ class ThroughService:
         try:
             answer = json.loads(body)
             if response.status != http.client.OK:
-                raise MeasurementFailed(
-                    f"service at {self._address}: status {response.status}: {str(answer['detail'])[:300]}"
-                )
+                raise MeasurementFailed(_refused(self._address, response.status, answer))
             timings = answer["timings_ms"]
             times: StageTimes = {stage: int(timings[stage] * 1e6) for stage in _SERVICE_STAGES}
             if "nms" in timings:
                 times["nms"] = int(timings["nms"] * 1e6)
         except (ValueError, KeyError, TypeError):
-            raise MeasurementFailed(
-                f"service at {self._address}: status {response.status}, not a response of Weigh-in"
-            ) from None
+            raise MeasurementFailed(_foreign(self._address, response.status)) from None
         return times | {"round_trip": round_trip}
 
     def _connection(self) -> http.client.HTTPConnection:
         connection: http.client.HTTPConnection | None = getattr(self._own, "connection", None)
         if connection is None:
-            kind = http.client.HTTPSConnection if self._https else http.client.HTTPConnection
-            connection = self._own.connection = kind(self._address, timeout=30)
+            connection = self._own.connection = _connect(self._https, self._address)
             self._opened.append(connection)
         return connection
+
+
+def _connect(https: bool, address: str) -> http.client.HTTPConnection:
+    kind = http.client.HTTPSConnection if https else http.client.HTTPConnection
+    return kind(address, timeout=30)
+
+
+def _refused(address: str, status: int, problem: Mapping[str, Any]) -> str:
+    return f"service at {address}: status {status}: {str(problem['detail'])[:300]}"
+
+
+def _foreign(address: str, status: int) -> str:
+    return f"service at {address}: status {status}, not a response of Weigh-in"

@@ -18,9 +18,13 @@ from service.bench.measure.inputs import natural_picture
 from service.bench.measure.plan import Plan
 from service.bench.measure.progress import Progress
 from service.bench.measure.runner import Runner
+from service.bench.measure.subjects import runtime_in_service
 from service.errors import MeasurementFailed
 from service.inference.registry import Registry
 from service.inference.runtimes.opening import open_session
+from service.report.reproduce import bench_command
+from service.settings import Settings
+from tests.service.conftest import running
 
 pytestmark = pytest.mark.fault  # whole measurements, seconds each
 
@@ -146,6 +150,26 @@ def test_overhead_of_a_service(short_plan: Callable[..., Plan], client: httpx.Cl
     )
     assert summaries["tiny"].stages_p50_ns["total"] > summaries["tiny"].stages_p50_ns["inference"]
     assert not any("other processes" in flag.reason for flag in bundle.flags_of("dirty"))
+
+
+@pytest.mark.openvino
+def test_runtime_of_a_service(short_plan: Callable[..., Plan], tiny_settings: Settings) -> None:
+    """A service that runs the model in OpenVINO, measured beside a session of ONNX Runtime."""
+    with running(tiny_settings.model_copy(update={"runtime": "openvino"})) as client:
+        bundle = Runner(short_plan(models=("tiny",), url=str(client.base_url))).run()
+    assert bundle.entry("tiny@http").runtime == "openvino"
+    assert bundle.entry("tiny").runtime == "onnxruntime"
+    assert set(bundle.fingerprint.software.runtimes) == {"onnxruntime"}
+    assert "--runtime" not in bench_command(bundle)
+
+
+def test_runtime_that_a_service_states(client: httpx.Client) -> None:
+    url = str(client.base_url)
+    assert runtime_in_service(url, "tiny") == "onnxruntime"
+    with pytest.raises(MeasurementFailed, match="status 404: model 'resnet': unknown"):
+        runtime_in_service(url, "resnet")
+    with pytest.raises(MeasurementFailed, match="status 404"):
+        runtime_in_service(f"{url}/nowhere", "tiny")
 
 
 def test_unreachable_service(
