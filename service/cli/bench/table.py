@@ -146,10 +146,14 @@ def _notes(bundle: Bundle, summaries: list[EntrySummary]) -> list[Text]:
 
 def _overheads(summaries: list[EntrySummary]) -> list[str]:
     """Return a line per model that was measured with and without the service: the difference in ms."""
-    bare = {summary.entry.name: summary for summary in summaries if summary.entry.via == "session"}
+    bare = {
+        (summary.entry.model, summary.entry.runtime): summary
+        for summary in summaries
+        if summary.entry.via == "session" and summary.entry.threads == 1 and not summary.entry.control
+    }
     lines = []
     for summary in summaries:
-        session = bare.get(summary.entry.model)  # one thread in ONNX Runtime, as the service uses
+        session = bare.get((summary.entry.model, summary.entry.runtime))  # as the service runs it
         if summary.entry.via != "http" or session is None or "total" not in session.stages_p50_ns:
             continue
         p50 = {stage: ns / 1e6 for stage, ns in summary.stages_p50_ns.items()}
