@@ -67,10 +67,23 @@ log = structlog.get_logger(__name__)
 
 
 class Difference(NamedTuple):
-    """How the answers to one picture differ. `deviation` None: neither found an object."""
+    """How the answers to one picture differ. `deviation` None: there are no objects that both found."""
 
     same: bool
     deviation: float | None
+
+    @property
+    def empty(self) -> bool:
+        """Whether neither runtime found an object."""
+        return self.same and self.deviation is None
+
+
+class Chosen(NamedTuple):
+    """Pictures on which answers are compared, in words too; those from number `noise_from` on are noise."""
+
+    pictures: Sequence[bytes]
+    noise_from: int
+    words: str
 
 
 class Weigher:
@@ -139,6 +152,7 @@ class Weigher:
         runner = model.runner
         try:
             if runner is None:
+                await self._until_idle()
                 runner = await asyncio.to_thread(self._open, model)
             weighing = await self._measure(model, runner)
         except (SessionError, ModelUnavailable) as error:
@@ -146,8 +160,8 @@ class Weigher:
         await asyncio.to_thread(self._registry.keep_weighing, model, weighing, runner)
 
     async def _measure(self, model: ServedModel, runner: Session) -> Weighing:
-        described, pictures = await self._choose_pictures()
-        answers, tensor = await self._compare(model, runner, described, pictures)
+        chosen = await self._choose_pictures()
+        answers, tensor = await self._compare(model, runner, chosen)
         estimate, times = await self._time(model.session, runner, tensor)
         return await asyncio.to_thread(
             self._result,
@@ -166,9 +180,7 @@ class Weigher:
         """Load the model in OpenVINO, and run it once. Raises SessionError and ModelUnavailable."""
         runner = self._registry.open_in_openvino(model, floats=model.choice.floats)
         runner.activation = model.session.activation
-        spec = model.card.input
-        image = np.full((1, spec.channels, spec.height, spec.width), 0.5, np.float32)
-        runner.run(image, limit_s=_WARM_UP_LIMIT_S)
+        runner.run(_grey(model), limit_s=_WARM_UP_LIMIT_S)
         return runner
 
     def _result(self, model: ServedModel, **facts: object) -> Weighing:
@@ -176,8 +188,8 @@ class Weigher:
         named = {"model": model.name, "conditions": here, "floats": model.choice.floats}
         return Weighing.model_validate({**named, "at": datetime.now(UTC), **facts})
 
-    async def _choose_pictures(self) -> tuple[str, list[bytes]]:
-        """Return the pictures to compare answers on: the gallery's, else photographs and noise; in words."""
+    async def _choose_pictures(self) -> Chosen:
+        """Return the pictures to compare answers on: the gallery's, else photographs and noise."""
         try:
             pictures = await self._pictures(PICTURES)
         except StorageUnavailable:
@@ -185,38 +197,32 @@ class Weigher:
         return await asyncio.to_thread(_filled_up, pictures)
 
     async def _compare(
-        self, model: ServedModel, runner: Session, described: str, pictures: Sequence[bytes]
+        self, model: ServedModel, runner: Session, chosen: Chosen
     ) -> tuple[Answers, NDArray[np.float32]]:
         """Return how the answers differ, and the first picture as the network's input."""
-        differences: list[Difference] = []
+        differences: dict[int, Difference] = {}
         first: NDArray[np.float32] | None = None
-        left_out = 0
 
         def job(data: bytes) -> tuple[Difference, NDArray[np.float32]]:
             image = load_image(data, model.card.input, max_pixels=self._max_pixels)
             tensor = to_tensor(image, model.card.input)
             return _difference(model, image, tensor, runner), tensor
 
-        for data in pictures:
+        for number, data in enumerate(chosen.pictures):
             try:
                 difference, tensor = await self._on_pool(lambda data=data: job(data))  # type: ignore[misc]
             except (QueueFull, DeadlineExceeded, ModelUnavailable):
                 raise
             except WeighinError:  # a picture that cannot be decoded with today's limits
-                left_out += 1
                 continue
             first = tensor if first is None else first
-            differences.append(difference)
-        assert first is not None
-        deviations = [each.deviation for each in differences if each.deviation is not None]
-        answers = Answers(
-            pictures=described + (f", {left_out} of them left out" if left_out else ""),
-            n=len(differences),
-            same=sum(each.same for each in differences),
-            deviation=round(statistics.median(deviations), 6) if deviations else 0.0,
-            limit=MOST_DEVIATION if model.decoder is None else MOST_SCORE_DIFFERENCE,
-        )
-        return answers, first
+            differences[number] = difference
+        left_out = len(chosen.pictures) - len(differences)
+        described = chosen.words + (f", {left_out} of them left out" if left_out else "")
+        noise = [each for number, each in differences.items() if number >= chosen.noise_from]
+        others = [each for number, each in differences.items() if number < chosen.noise_from]
+        answers = summary(others, noise, described, detector=model.decoder is not None)
+        return answers, _grey(model) if first is None else first
 
     async def _time(
         self, here: Session, there: Session, tensor: NDArray[np.float32]
@@ -248,10 +254,14 @@ class Weigher:
             times[1].append(medians[1])
         return times
 
-    async def _on_pool(self, function: Callable[[], T], *, exclusive: bool = False) -> T:
-        """Run a job on the pool, once neither a benchmark nor the demo runs."""
+    async def _until_idle(self) -> None:
+        """Wait while a benchmark or the demo runs."""
         while self._busy():
             await asyncio.sleep(POLL_S)
+
+    async def _on_pool(self, function: Callable[[], T], *, exclusive: bool = False) -> T:
+        """Run a job on the pool, once neither a benchmark nor the demo runs."""
+        await self._until_idle()
         return await self._pool.run(function, Deadline.after(_WAIT_S), exclusive=exclusive)
 
 
@@ -266,18 +276,19 @@ def _median_ns(session: Session, tensor: NDArray[np.float32]) -> float:
     return statistics.median(times)
 
 
-def _filled_up(gallery: Sequence[bytes]) -> tuple[str, list[bytes]]:
-    """Return PICTURES pictures: the gallery's, else bundled photographs, then noise; in words."""
+def _filled_up(gallery: Sequence[bytes]) -> Chosen:
+    """Return PICTURES pictures: the gallery's, else bundled photographs, then noise."""
     pictures = list(gallery)
     words = [f"{counted(len(pictures), 'picture', 'pictures')} of the gallery"] if pictures else []
     if len(pictures) < PICTURES:
         photographs = sorted(PHOTOGRAPHS.glob("*.jpg"))[: PICTURES - len(pictures)]
         pictures += [path.read_bytes() for path in photographs]
         words.append(f"{counted(len(photographs), 'bundled photograph', 'bundled photographs')}")
-    if len(pictures) < PICTURES:
-        words.append(f"{PICTURES - len(pictures)} of noise")
-        pictures += map(_noise, range(PICTURES - len(pictures)))
-    return ", ".join(words), pictures
+    noise_from = len(pictures)
+    if noise_from < PICTURES:
+        words.append(f"{PICTURES - noise_from} of noise")
+        pictures += map(_noise, range(PICTURES - noise_from))
+    return Chosen(pictures, noise_from, ", ".join(words))
 
 
 @functools.cache
@@ -287,6 +298,32 @@ def _noise(seed: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def _grey(model: ServedModel) -> NDArray[np.float32]:
+    """Return a constant image as the network's input, float32 (1, channels, height, width)."""
+    spec = model.card.input
+    return np.full((1, spec.channels, spec.height, spec.width), 0.5, np.float32)
+
+
+def summary(
+    others: Sequence[Difference], noise: Sequence[Difference], described: str, *, detector: bool
+) -> Answers:
+    """Return how far the answers differ. Pictures on which neither runtime found an object do not count.
+
+    The typical deviation of a classifier is that of noise or of the other pictures, whichever is larger.
+    """
+    counting = [each for each in (*others, *noise) if not each.empty]
+    empty = len(others) + len(noise) - len(counting)
+    groups = [[*others, *noise]] if detector else [others, noise]
+    deviations = [[each.deviation for each in group if each.deviation is not None] for group in groups]
+    return Answers(
+        pictures=described + (f"; without objects, so not counted: {empty}" if empty else ""),
+        n=len(counting),
+        same=sum(each.same for each in counting),
+        deviation=round(max((statistics.median(group) for group in deviations if group), default=0.0), 6),
+        limit=MOST_SCORE_DIFFERENCE if detector else MOST_DEVIATION,
+    )
 
 
 def _difference(

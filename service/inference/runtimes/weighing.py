@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import AwareDatetime, Field
 
-from models.zoo.card import Agreement, Card, Fraction, Interval, Name, PositiveCount, Sha256
+from models.zoo.card import Agreement, Card, Fraction, Interval, Name, Sha256
 from models.zoo.frozen import Finite
 from models.zoo.machine import this_machine
 from service.inference.cpu import core_budget
@@ -15,6 +15,8 @@ from service.inference.runtimes.openvino import FloatPrecision
 
 LEAST_SAME = 0.95
 """Smallest share of pictures with the same answer: top-1 class, or objects."""
+LEAST_PICTURES = 2
+"""Smallest number of pictures that count with which answers can agree."""
 MOST_DEVIATION = 0.5
 """Largest typical difference of a picture's logits, in standard deviations of its logits. That of bf16, and
 of int8 networks in the other runtime, is up to 0.3 (docs/runtimes.md)."""
@@ -54,19 +56,37 @@ class Answers(Finite):
     pictures: str = Field(
         description="The pictures, in words", examples=["4 bundled photographs, 28 of noise"]
     )
-    n: PositiveCount = Field(description="Number of pictures")
+    n: int = Field(
+        ge=0,
+        description="Number of pictures that count; of a detector, those on which a runtime found objects",
+    )
     same: int = Field(ge=0, description="Pictures with the same top-1 class, or the same objects")
     deviation: float = Field(
         ge=0,
         description="Median over the pictures of the largest difference of a logit, in standard deviations "
-        "of the picture's logits; of a detector, of the largest difference of an object's score",
+        "of the picture's logits, of photographs or of noise, whichever is larger; of a detector, of the "
+        "largest difference of an object's score",
     )
     limit: float = Field(description="Largest deviation with which the answers count as equal")
 
     @property
     def agree(self) -> bool:
         """Whether the answers count as equal."""
-        return self.same >= LEAST_SAME * self.n and self.deviation <= self.limit
+        enough = self.n >= LEAST_PICTURES
+        return enough and self.same >= LEAST_SAME * self.n and self.deviation <= self.limit
+
+    def __str__(self) -> str:
+        """Return the result in words."""
+        if self.n < LEAST_PICTURES:
+            return (
+                f"answers cannot be compared: too few pictures that count: {self.n} (at least "
+                f"{LEAST_PICTURES} are needed) of {self.pictures}"
+            )
+        words = "agree" if self.agree else "do not agree"
+        return (
+            f"answers {words}: {self.same} of {self.n} the same, typical deviation {self.deviation:.2g} "
+            f"(limit: {self.limit:g})"
+        )
 
 
 class Weighing(Finite):
@@ -96,19 +116,18 @@ class Weighing(Finite):
         if self.answers is None:
             return f"OpenVINO cannot run it: {self.problem}"
         verdict = "faster" if self.faster else "not faster"
-        answers = "agree" if self.answers.agree else "do not agree"
         return (
             f"OpenVINO is {verdict}: {self.speedup:.2f} times ONNX Runtime's speed ({self.low:.2f} to "
-            f"{self.high:.2f}); answers {answers}: {self.answers.same} of {self.answers.n} the same, typical "
-            f"deviation {self.answers.deviation:.2g} (limit: {self.answers.limit:g})"
+            f"{self.high:.2f}); {self.answers}"
         )
 
     def agreement(self, card: Card) -> Agreement | None:
-        """Return the agreement that stands beside an accuracy inherited from the card; None without answers.
+        """Return the agreement that stands beside an accuracy inherited from the card; None without answers
+        on enough pictures.
 
         If the card's own accuracy is inherited, the disagreements of both steps are added up.
         """
-        if self.answers is None:
+        if self.answers is None or self.answers.n < LEAST_PICTURES:
             return None
         n, same = self.answers.n, self.answers.same
         value, interval = same / n, Interval.wilson(same, n)

@@ -19,7 +19,9 @@ from service.errors import ModelUnavailable
 from service.inference.loading import ServedModel
 from service.inference.pool import CorePool
 from service.inference.registry import Registry
+from service.inference.runtimes.base import Session
 from service.inference.runtimes.choice import Requested, RuntimeChoices
+from service.inference.runtimes.openvino import FloatPrecision
 from service.inference.runtimes.weigher import Weigher
 from service.inference.runtimes.weighing import Answers, Conditions, Weighing
 
@@ -158,3 +160,38 @@ def test_request_for_auto_discards_the_weighing(
     assert (again.runner, again.weighing, again.not_chosen) == (None, None, "not weighed yet")
     for known in (choices, RuntimeChoices("auto", tmp_path / "data")):
         assert known.weighing(again.card, again.choice) is None
+
+
+class Counting(Registry):
+    """Counts how often a model is opened in OpenVINO."""
+
+    opened = 0
+
+    def open_in_openvino(self, model: ServedModel, *, floats: FloatPrecision | None = None) -> Session:
+        self.opened += 1
+        return super().open_in_openvino(model, floats=floats)
+
+
+@pytest.fixture
+def counting(tmp_path: Path) -> Counting:
+    """A registry that counts."""
+    shutil.copytree(NETWORKS / FLOAT, tmp_path / "zoo" / FLOAT)
+    counting = Counting([tmp_path / "zoo"], FLOAT, choices=RuntimeChoices("auto"))
+    counting.load()
+    return counting
+
+
+def test_nothing_is_opened_while_a_benchmark_runs(counting: Counting) -> None:
+    asked: list[int] = []
+
+    def busy() -> bool:
+        asked.append(counting.opened)
+        return len(asked) < 3
+
+    async def check() -> None:
+        async with weighing(counting, busy=busy):
+            await is_weighed(counting)
+
+    asyncio.run(check())
+    assert asked[:3] == [0, 0, 0]
+    assert counting.opened == 1

@@ -25,7 +25,7 @@ from service.bench.recommend.recommend import Constraints, Recommendation
 from service.inference.detect import Found
 from service.inference.registry import Registry
 from service.inference.runtimes.choice import Requested, RuntimeChoices
-from service.inference.runtimes.weigher import PICTURES, difference_of_objects
+from service.inference.runtimes.weigher import PICTURES, Difference, difference_of_objects, summary
 from service.inference.runtimes.weighing import Answers, Conditions, Weighing
 from service.settings import Settings
 from tests.conftest import make_tiny_model
@@ -107,6 +107,42 @@ def test_differences_of_objects(
 ) -> None:
     same, deviation = difference_of_objects(here, there)
     assert (same, deviation) == (expected[0], None if expected[1] is None else pytest.approx(expected[1]))
+
+
+EMPTY, ALIKE, UNLIKE = Difference(True, None), Difference(True, 0.01), Difference(False, None)
+
+
+@pytest.mark.parametrize(
+    ("others", "noise", "n", "agree", "words"),
+    [
+        ([EMPTY] * 4, [EMPTY] * 28, 0, False, "too few pictures that count: 0 (at least 2 are needed) of"),
+        ([ALIKE] + [EMPTY] * 3, [EMPTY] * 28, 1, False, "too few pictures that count: 1"),
+        ([ALIKE] * 2 + [EMPTY] * 2, [EMPTY] * 28, 2, True, "answers agree: 2 of 2 the same"),
+        ([ALIKE, UNLIKE] + [EMPTY] * 2, [EMPTY] * 28, 2, False, "answers do not agree: 1 of 2"),
+        ([EMPTY] * 4, [ALIKE] * 3, 3, True, "answers agree: 3 of 3"),
+        ([], [], 0, False, "too few pictures that count: 0"),
+    ],
+)
+def test_only_pictures_with_objects_count(
+    others: list[Difference], noise: list[Difference], n: int, agree: bool, words: str
+) -> None:
+    answers = summary(others, noise, "pictures", detector=True)
+    assert (answers.n, answers.agree) == (n, agree)
+    assert words in str(answers)
+    result = weighing(answers=answers)
+    assert (result.switches, words in str(result)) == (agree, True)
+    empty = [*others, *noise].count(EMPTY)
+    assert answers.pictures == "pictures" + (f"; without objects, so not counted: {empty}" if empty else "")
+    assert (result.agreement(read_card(NETWORKS / FLOAT)) is None) == (n < 2)
+
+
+def test_photographs_and_noise_are_judged_apart() -> None:
+    """28 of noise do not outvote 4 photographs, nor the other way round."""
+    near, far = Difference(True, 0.01), Difference(True, 0.9)
+    for others, noise in (([far] * 4, [near] * 28), ([near] * 31, [far]), ([], [far]), ([far], [])):
+        answers = summary(others, noise, "pictures", detector=False)
+        assert (answers.n, answers.deviation, answers.agree) == (len(others + noise), 0.9, False)
+    assert summary([near] * 4, [near] * 28, "pictures", detector=False).agree
 
 
 def make_odd_model(zoo: Path, name: str) -> Path:
