@@ -125,14 +125,17 @@ class Weighing(Finite):
         """Return the agreement that stands beside an accuracy inherited from the card; None without answers
         on enough pictures.
 
-        If the card's own accuracy is inherited, the disagreements of both steps are added up.
+        If the card's own accuracy is inherited, there are two steps, from the parent to the card's precision
+        and from there to that of OpenVINO. Their disagreements are added up, which is the worst case. At best
+        the second step undoes answers that the first one changed, so that their difference is left.
         """
         if self.answers is None or self.answers.n < LEAST_PICTURES:
             return None
         n, same = self.answers.n, self.answers.same
         value, interval = same / n, Interval.wilson(same, n)
+        compared = "top-1" if card.detection is None else "objects"
         how = (
-            f"top-1 of OpenVINO {self.conditions.openvino} in {self.precision} and ONNX Runtime "
+            f"{compared} of OpenVINO {self.conditions.openvino} in {self.precision} and ONNX Runtime "
             f"{self.conditions.onnxruntime} in {card.precision} on {self.answers.pictures}"
         )
         parent = card.agreement
@@ -144,8 +147,8 @@ class Weighing(Finite):
             n=min(n, parent.n),
             interval=Interval(
                 low=_both(interval.low, parent.interval.low),
-                high=round(min(interval.high, parent.interval.high), 4),
-                method="sum of two disagreements",
+                high=_at_most(interval, parent.interval),
+                method="sum and difference of two disagreements",
             ),
             how=f"{parent.how}; {how}",
         )
@@ -154,3 +157,8 @@ class Weighing(Finite):
 def _both(one: Fraction, other: Fraction) -> Fraction:
     """Return the least share of agreement in both of two steps."""
     return round(max(0.0, one + other - 1), 4)
+
+
+def _at_most(one: Interval, other: Interval) -> Fraction:
+    """Return the largest share of agreement after two steps, from the intervals of their agreements."""
+    return round(1 - max(0.0, one.low - other.high, other.low - one.high), 4)

@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from models.zoo.card import read_card
+from models.zoo.card import Interval, read_card
 from models.zoo.files import NETWORKS
 from models.zoo.machine import this_machine
 from service.bench.doctor.model import ModelUnderTest
@@ -85,6 +85,39 @@ def test_agreement_beside_an_inherited_accuracy() -> None:
     assert both.value == pytest.approx(card.agreement.value - 1 / 32, abs=1e-4)
     assert both.interval.low < both.value
     assert weighing(answers=None).agreement(card) is None
+    # bf16 changed more answers than int8, so it cannot have undone all of its own.
+    least = card.agreement.interval.low - own.interval.high
+    assert least > 0
+    assert both.interval.high == pytest.approx(1 - least, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("first", "same", "low", "high"),
+    [
+        ((0.60, 0.70), 98, 0.53, 0.7699),  # 30 to 40 % differ, then 0.55 to 7 %
+        ((0.99, 1.00), 50, 0.3938, 0.6062),  # 0 to 1 % differ, then 40 to 60 %
+        ((0.90, 0.99), 98, 0.83, 1.0),
+        ((0.10, 0.20), 10, 0.0, 1.0),
+    ],
+)
+def test_bounds_of_agreement_in_two_steps(
+    first: tuple[float, float], same: int, low: float, high: float
+) -> None:
+    card = read_card(NETWORKS / INT8)
+    assert card.agreement is not None
+    interval = Interval(low=first[0], high=first[1])
+    parent = card.agreement.model_copy(update={"value": sum(first) / 2, "n": 100, "interval": interval})
+    answers = ANSWERS.model_copy(update={"n": 100, "same": same})
+    both = weighing(answers=answers).agreement(card.model_copy(update={"agreement": parent}))
+    assert both is not None
+    assert (both.interval.low, both.interval.high) == pytest.approx((low, high), abs=2e-4)
+    assert both.interval.low <= both.value <= both.interval.high
+
+
+def test_agreement_of_a_detector_is_of_objects() -> None:
+    own = weighing().agreement(read_card(NETWORKS / "centerface"))
+    assert own is not None
+    assert own.how.startswith("objects of OpenVINO 2 in bf16 and ")
 
 
 def found(label: str, score: float, left: float = 10) -> Found:
