@@ -6,10 +6,11 @@ import json
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 from pydantic import Field, ValidationError
+from pydantic_core import from_json
 
 from models.zoo.card import Agreement, Card, Name, Runtime
 from models.zoo.files import read_text, write_whole
@@ -220,12 +221,45 @@ class RuntimeChoices:
 
 def _read(path: Path) -> _Kept:
     try:
-        return _Kept.model_validate_json(read_text(path))
+        text = read_text(path)
+        try:
+            return _Kept.model_validate_json(text)
+        except ValidationError:
+            return _valid_part(from_json(text))
     except FileNotFoundError:
         return _Kept()
     except OSError as error:
         reason = error_words(error)
-    except (ValidationError, UnicodeDecodeError):
+    except ValueError:
         reason = "not a file of this service"
     log.warning("chosen runtimes are ignored", file=FILE_NAME, reason=reason)
     return _Kept()
+
+
+def _valid_part(content: Any) -> _Kept:
+    """Return the valid requests and weighings of a file in which some are not, with a warning.
+
+    Raises ValueError if it is not a file of this schema.
+    """
+    known = {"schema_version": 1, "requested": {}, "weighings": []} | (
+        content if isinstance(content, dict) else {"schema_version": None}
+    )
+    requested, weighings = known["requested"], known["weighings"]
+    if known["schema_version"] != 1 or not isinstance(requested, dict) or not isinstance(weighings, list):
+        raise ValueError("another schema")
+    parts: list[dict[str, Any]] = [{"requested": {name: each}} for name, each in requested.items()]
+    parts += [{"weighings": [each]} for each in weighings]
+    kept, ignored = _Kept(), 0
+    for part in parts:
+        try:
+            valid = _Kept.model_validate_json(json.dumps(part))
+        except ValidationError:
+            ignored += 1
+            continue
+        kept = _Kept(
+            requested=kept.requested | valid.requested, weighings=(*kept.weighings, *valid.weighings)
+        )
+    log.warning(
+        "some chosen runtimes are ignored", file=FILE_NAME, ignored=ignored, kept=len(parts) - ignored
+    )
+    return kept

@@ -189,6 +189,27 @@ def test_choice_that_cannot_be_kept(serve: Serve, tmp_path: Path) -> None:
     assert runtime_of(client) == ONNX_RUNTIME
 
 
+def test_valid_entries_of_a_file_are_kept(tiny_settings: Settings, tmp_path: Path) -> None:
+    """One runtime and one weighing are unknown, as after a downgrade."""
+    card = read_card(tiny_settings.model_dirs[0] / "tiny")
+    here = {"sha256": "0" * 64, "cpu": "CPU", "cpu_id": "", "instruction_set": [], "cores": 2}
+    weighing = {
+        "model": "tiny", "conditions": here | {"onnxruntime": "1", "openvino": "2"}, "floats": None,
+        "at": "2026-11-29T12:00:00Z",
+    }  # fmt: skip
+    requested = {"tiny": {"runtime": "onnxruntime"}, "other": {"runtime": "tflite"}}
+    path = tmp_path / "runtimes.json"
+    path.write_text(
+        json.dumps({"requested": requested, "weighings": [weighing, weighing | {"floats": "f8"}]})
+    )
+    choices = RuntimeChoices(folder=tmp_path)
+    assert choices.of(card) == Choice("onnxruntime", "request")
+    choices.keep("more", Requested(runtime="onnxruntime"))
+    kept = json.loads(path.read_text())
+    assert set(kept["requested"]) == {"tiny", "more"}
+    assert [each["floats"] for each in kept["weighings"]] == [None]
+
+
 @pytest.mark.parametrize(
     "content", ["", "{", '{"schema_version": 2}', '{"requested": {"a/b": {}}}', "\0\xff"]
 )
