@@ -831,7 +831,7 @@ def test_whole_gate(tmp_path: Path, zoo: Path, pictures: Path, products: int, li
     save_multiplying(zoo, "after", products, seed=1)
     file = tmp_path / "out.json"
     done = gate(
-        zoo, "--base", "before", "--new", "after", "--data", pictures, "--max-loss", "1pt",
+        zoo, "--base", "before", "--new", "after", "--data", pictures, "--max-loss", "3pt",
         "--max-slower", limit, "--json", file,
     )  # fmt: skip
     result = parsed(GateResult, file.read_text())
