@@ -116,8 +116,8 @@ class OpenVinoSession(Session):
 
         try:
             return self._in_batches(image, names, self._size, run)
-        except TimeoutError:
-            raise self._failed(f"a run takes longer than {limit_s:g} s") from None
+        except TimeoutError as error:
+            raise self._failed(f"a run takes longer than {limit_s:g} s") from error
         except Exception as error:
             reason = f"OpenVINO {openvino_version()} cannot run it: {runtime_words(error)}"
             raise self._failed(reason) from error

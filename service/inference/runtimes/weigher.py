@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import io
 import math
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 
@@ -51,11 +53,18 @@ PICTURES = 32
 """Number of pictures on which answers are compared."""
 ROUNDS, MORE_ROUNDS = 21, 42
 """Rounds of the timing, and further ones if OpenVINO looks faster but that is not proven; in each, both
-runtimes run for BLOCK_S, in alternating order."""
+runtimes run equally often, in alternating order."""
+LOOK_LEVEL = LEVEL / 2
+"""Level of each of the two looks at the rounds, so that both together err as rarely as one at LEVEL."""
 BLOCK_S = 0.01
+"""Time for which the slower runtime runs in a round; one run may take longer."""
 POLL_S = 1.0
 """Interval at which models that need weighing are looked for, and at which a busy service is asked again."""
 _WAIT_S = 30.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 30.0
+"""Pauses before a job that an overloaded pool has refused is tried again; each is twice the one before."""
+_RETRY_S = 600.0
+"""Time after which a model is weighed again that lacked memory, time or a readable file."""
 _WARM_UP_LIMIT_S = 60.0
 
 GalleryPictures = Callable[[int], Awaitable[list[bytes]]]
@@ -86,6 +95,10 @@ class Chosen(NamedTuple):
     words: str
 
 
+class _MayPass(Exception):
+    """A model cannot be weighed now, for the reason in the message, but maybe later."""
+
+
 class Weigher:
     """Weighs, one at a time, the models whose runtime is `auto`, or whose answers another precision changes.
 
@@ -108,7 +121,8 @@ class Weigher:
         self._pictures = pictures
         self._max_pixels = max_pixels
         self._busy = busy
-        self._failed: dict[str, ServedModel] = {}
+        self._failed: dict[str, tuple[ServedModel, float]] = {}
+        """The model that could not be weighed, and when to try again, by name."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -124,7 +138,7 @@ class Weigher:
 
     async def _run(self) -> None:
         while True:
-            model = next(filter(self._is_due, self._registry.loaded), None)
+            model = self._next_due()
             if model is not None:
                 try:
                     obstacle = await asyncio.to_thread(obstacle_of, "openvino")
@@ -133,20 +147,31 @@ class Weigher:
                         return
                     await self._weigh(model)
                     continue
-                except (QueueFull, DeadlineExceeded, UnknownModel):
-                    pass  # busy, or removed meanwhile: later
+                except UnknownModel:
+                    pass  # removed meanwhile
+                except _MayPass as error:
+                    log.warning("weighing put off", model=model.name, reason=str(error))
+                    self._put_off(model, _RETRY_S)
                 except Exception:
                     log.exception("weighing failed", model=model.name)
-                    self._failed[model.name] = model
+                    self._put_off(model, math.inf)
             await asyncio.sleep(POLL_S)
 
-    def _is_due(self, model: ServedModel) -> bool:
-        """Return whether the model has no weighing, but its runtime or accuracy depends on one."""
-        if model.weighing is not None or model.choice.runtime == "onnxruntime":
-            return False
-        if self._failed.get(model.name) is model:
-            return False
-        return model.choice.runtime == "auto" or model.predictor.precision != model.card.precision
+    def _put_off(self, model: ServedModel, seconds: float) -> None:
+        """Do not weigh the model for so long, unless it is reloaded or a request chooses its runtime."""
+        self._failed[model.name] = model, time.monotonic() + seconds
+
+    def _next_due(self) -> ServedModel | None:
+        """Return a model that is to be weighed; None if there is none."""
+        for model in self._registry.loaded:
+            failed, until = self._failed.get(model.name, (None, 0.0))
+            try:
+                if (failed is not model or time.monotonic() >= until) and _is_due(model):
+                    return model
+            except Exception:
+                log.exception("weighing failed", model=model.name)
+                self._put_off(model, math.inf)
+        return None
 
     async def _weigh(self, model: ServedModel) -> None:
         runner = model.runner
@@ -154,8 +179,12 @@ class Weigher:
             if runner is None:
                 await self._until_idle()
                 runner = await asyncio.to_thread(self._open, model)
-            weighing = await self._measure(model, runner)
+            # Copies: the outcome of a run here is no news about the sessions that serve.
+            apart = replace(model, session=copy.copy(model.session))
+            weighing = await self._measure(apart, copy.copy(runner))
         except (SessionError, ModelUnavailable) as error:
+            if is_passing(error):
+                raise _MayPass(one_line(str(error))) from error
             weighing = await asyncio.to_thread(self._result, model, problem=one_line(str(error)))
         await asyncio.to_thread(self._registry.keep_weighing, model, weighing, runner)
 
@@ -172,13 +201,16 @@ class Weigher:
             speedup=round(math.exp(estimate.mean), 4),
             low=round(math.exp(estimate.low), 4),
             high=round(math.exp(estimate.high), 4),
-            faster=verdict(-estimate.mean, estimate.p) == "faster",
+            faster=verdict(-estimate.mean, estimate.p, LOOK_LEVEL) == "faster",
             answers=answers,
         )
 
     def _open(self, model: ServedModel) -> Session:
         """Load the model in OpenVINO, and run it once. Raises SessionError and ModelUnavailable."""
-        runner = self._registry.open_in_openvino(model, floats=model.choice.floats)
+        try:
+            runner = self._registry.open_in_openvino(model, floats=model.choice.floats)
+        except ModelUnavailable as error:  # its file cannot be read, or has changed
+            raise _MayPass(one_line(str(error))) from error
         runner.activation = model.session.activation
         runner.run(_grey(model), limit_s=_WARM_UP_LIMIT_S)
         return runner
@@ -211,7 +243,7 @@ class Weigher:
         for number, data in enumerate(chosen.pictures):
             try:
                 difference, tensor = await self._on_pool(lambda data=data: job(data))  # type: ignore[misc]
-            except (QueueFull, DeadlineExceeded, ModelUnavailable):
+            except ModelUnavailable:
                 raise
             except WeighinError:  # a picture that cannot be decoded with today's limits
                 continue
@@ -229,25 +261,29 @@ class Weigher:
     ) -> tuple[Estimate, tuple[list[float], list[float]]]:
         """Return the log of the speed-up, and the medians of both sessions in each round in nanoseconds."""
         times: tuple[list[float], list[float]] = ([], [])
-        await self._time_rounds(here, there, tensor, 1)  # warms up
+        runs = await self._on_pool(lambda: _runs_in_block((here, there), tensor))
         for rounds in (ROUNDS, MORE_ROUNDS):
-            for own, found in zip(times, await self._time_rounds(here, there, tensor, rounds), strict=True):
+            for own, found in zip(
+                times, await self._time_rounds(here, there, tensor, rounds, runs), strict=True
+            ):
                 own += found
             ratios = [math.log(one / other) for one, other in zip(*times, strict=True)]
             estimate = await asyncio.to_thread(bootstrap, {0: ratios})
-            if estimate.p < LEVEL or estimate.mean < MIN_DIFFERENCE:
+            if estimate.p < LOOK_LEVEL or estimate.mean < MIN_DIFFERENCE:
                 break
         return estimate, times
 
     async def _time_rounds(
-        self, here: Session, there: Session, tensor: NDArray[np.float32], rounds: int
+        self, here: Session, there: Session, tensor: NDArray[np.float32], rounds: int, runs: int
     ) -> tuple[list[float], list[float]]:
         times: tuple[list[float], list[float]] = ([], [])
         for number in range(rounds):
             order = ((0, here), (1, there)) if number % 2 else ((1, there), (0, here))
 
             def round_job(order: Iterable[tuple[int, Session]] = order) -> dict[int, float]:
-                return {index: _median_ns(session, tensor) for index, session in order}
+                return {
+                    index: statistics.median(_times_ns(session, tensor, runs)) for index, session in order
+                }
 
             medians = await self._on_pool(round_job, exclusive=True)
             times[0].append(medians[0])
@@ -260,20 +296,44 @@ class Weigher:
             await asyncio.sleep(POLL_S)
 
     async def _on_pool(self, function: Callable[[], T], *, exclusive: bool = False) -> T:
-        """Run a job on the pool, once neither a benchmark nor the demo runs."""
-        await self._until_idle()
-        return await self._pool.run(function, Deadline.after(_WAIT_S), exclusive=exclusive)
+        """Run a job on the pool, once neither a benchmark nor the demo runs and the queue has room."""
+        pause = _FIRST_PAUSE_S
+        while True:
+            await self._until_idle()
+            try:
+                return await self._pool.run(function, Deadline.after(_WAIT_S), exclusive=exclusive)
+            except (QueueFull, DeadlineExceeded):  # overloaded
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
-def _median_ns(session: Session, tensor: NDArray[np.float32]) -> float:
-    """Return the median time of the runs of BLOCK_S."""
+def _is_due(model: ServedModel) -> bool:
+    """Return whether the model has no weighing, but its runtime or accuracy depends on one."""
+    if model.weighing is not None or model.choice.runtime == "onnxruntime":
+        return False
+    return model.choice.runtime == "auto" or model.predictor.precision != model.card.precision
+
+
+def is_passing(error: Exception) -> bool:
+    """Return whether a runtime failed for lack of memory or time, which there may be later."""
+    cause = error.__cause__
+    return isinstance(cause, MemoryError | TimeoutError) or "bad_alloc" in str(cause)
+
+
+def _runs_in_block(sessions: Sequence[Session], tensor: NDArray[np.float32]) -> int:
+    """Warm both sessions up; return how often the slower one runs in BLOCK_S, at least once."""
+    slowest = max(min(_times_ns(session, tensor, 3)) for session in sessions)
+    return math.ceil(BLOCK_S * 1e9 / slowest)
+
+
+def _times_ns(session: Session, tensor: NDArray[np.float32], runs: int) -> list[int]:
+    """Return the times of so many runs, in nanoseconds."""
     times: list[int] = []
-    end = time.perf_counter_ns() + BLOCK_S * 1e9
-    while not times or time.perf_counter_ns() < end:
+    for _ in range(runs):
         start = time.perf_counter_ns()
         session.run(tensor)
         times.append(time.perf_counter_ns() - start)
-    return statistics.median(times)
+    return times
 
 
 def _filled_up(gallery: Sequence[bytes]) -> Chosen:

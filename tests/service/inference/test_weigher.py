@@ -7,22 +7,27 @@ import contextlib
 import json
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from structlog.testing import capture_logs
 
 from models.zoo.files import NETWORKS
 from service.errors import ModelUnavailable
 from service.inference.loading import ServedModel
-from service.inference.pool import CorePool
+from service.inference.pool import CorePool, Deadline
 from service.inference.registry import Registry
-from service.inference.runtimes.base import Session
+from service.inference.runtimes.base import Session, SessionError
 from service.inference.runtimes.choice import Requested, RuntimeChoices
-from service.inference.runtimes.openvino import FloatPrecision
-from service.inference.runtimes.weigher import Weigher
+from service.inference.runtimes.openvino import FloatPrecision, OpenVinoSession
+from service.inference.runtimes.weigher import PICTURES, ROUNDS, Weigher, is_passing
 from service.inference.runtimes.weighing import Answers, Conditions, Weighing
 
 FLOAT = "fashion-inverted-residual"
@@ -195,3 +200,91 @@ def test_nothing_is_opened_while_a_benchmark_runs(counting: Counting) -> None:
     asyncio.run(check())
     assert asked[:3] == [0, 0, 0]
     assert counting.opened == 1
+
+
+def count_runs(session: Session, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows by one item at each run of a session or of its copies."""
+    runs: list[int] = []
+    run = session.run
+
+    def counted(*given: Any, **options: Any) -> Mapping[str, NDArray[np.float32]]:
+        runs.append(1)
+        return run(*given, **options)
+
+    monkeypatch.setattr(session, "run", counted)
+    return runs
+
+
+def test_both_runtimes_run_equally_often(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fast they are: the median of more runs would be less disturbed."""
+    model = registry.get()
+    opened = registry.open_in_openvino(model)
+    runs = [count_runs(session, monkeypatch) for session in (model.session, opened)]
+    monkeypatch.setattr(registry, "open_in_openvino", lambda *_, **__: opened)
+
+    async def check() -> None:
+        async with weighing(registry):
+            await is_weighed(registry)
+
+    asyncio.run(check())
+    assert len(runs[0]) > PICTURES + ROUNDS
+    if registry.get().runner is None:  # else it was warmed up to serve
+        assert len(runs[1]) == len(runs[0]) + 1, "and once when it was opened"
+
+
+def test_overload_does_not_begin_again(counting: Counting) -> None:
+    """Nor does weighing touch what is known of the session that serves."""
+    pool, go_on = CorePool(1, 0), threading.Event()
+    counting.get().session.failure = "an earlier failure"
+
+    async def check() -> None:
+        async with weighing(counting, pool):
+            blocking = asyncio.create_task(pool.run(go_on.wait, Deadline.after(60)))
+            async with asyncio.timeout(60):
+                while pool.begun < 4:  # the job above, and three that were refused
+                    await asyncio.sleep(0.02)
+            go_on.set()
+            await blocking
+            await is_weighed(counting)
+
+    try:
+        asyncio.run(check())
+    finally:
+        go_on.set()
+    assert counting.opened == 1
+    assert counting.get().session.failure == "an earlier failure"
+
+
+def test_file_that_cannot_be_read_is_no_result(registry: Registry) -> None:
+    path = registry.entry(FLOAT).folder / registry.get().card.file.name
+    content = path.read_bytes()
+    path.unlink()
+
+    async def check() -> None:
+        with capture_logs() as logs:
+            async with weighing(registry):
+                async with asyncio.timeout(60):
+                    while not any(line["event"] == "weighing put off" for line in logs):
+                        await asyncio.sleep(0.02)
+                assert registry.get().weighing is None
+                path.write_bytes(content)
+                registry.choose_runtime(FLOAT, Requested(runtime="auto"))
+                await is_weighed(registry)
+
+    asyncio.run(check())
+    result = registry.get().weighing
+    assert result is not None
+    assert result.problem is None
+
+
+def test_lack_of_time_is_no_lasting_problem(registry: Registry) -> None:
+    """A network that OpenVINO refuses is one."""
+    model = registry.get()
+    spec = model.card.input
+    image = np.zeros((1, spec.channels, spec.height, spec.width), np.float32)
+    with pytest.raises(ModelUnavailable, match="longer than 0 s") as late:
+        registry.open_in_openvino(model).run(image, limit_s=0)
+    assert is_passing(late.value)
+    with pytest.raises(SessionError) as refused:
+        OpenVinoSession(b"no network", model.card)
+    assert not is_passing(refused.value)
