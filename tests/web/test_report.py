@@ -10,6 +10,7 @@ import pytest
 
 from service.bench.bundle import Flag
 from service.report.render import to_html
+from tests.helpers.until import until
 from tests.service.evaluation.evaluations import evaluation
 from tests.service.report.reports import Model, benchmark, report
 from tests.web.watched import Watched
@@ -91,4 +92,5 @@ def test_tables_scroll_by_keyboard(visit: Visit) -> None:
     region = page.get_by_role("region", name="imagenet-1k", exact=True)
     region.focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.activeElement.scrollLeft > 0")
+    # not wait_for_function, which polls with eval: the page's content security policy forbids that
+    until(lambda: region.evaluate("node => node.scrollLeft") > 0, "the table to scroll")
