@@ -68,7 +68,7 @@ _RETRY_S = 600.0
 _WARM_UP_LIMIT_S = 60.0
 
 GalleryPictures = Callable[[int], Awaitable[list[bytes]]]
-"""Returns the original bytes of up to so many pictures of the gallery. Raises StorageUnavailable."""
+"""Takes a number, and returns the bytes of at most that many gallery pictures. Raises StorageUnavailable."""
 
 T = TypeVar("T")
 
@@ -327,7 +327,7 @@ def _runs_in_block(sessions: Sequence[Session], tensor: NDArray[np.float32]) -> 
 
 
 def _times_ns(session: Session, tensor: NDArray[np.float32], runs: int) -> list[int]:
-    """Return the times of so many runs, in nanoseconds."""
+    """Return the time of each of `runs` runs, in nanoseconds."""
     times: list[int] = []
     for _ in range(runs):
         start = time.perf_counter_ns()
