@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextvars import ContextVar
 from typing import Literal
 
 import structlog
@@ -11,12 +12,15 @@ from structlog.typing import EventDict, Processor
 
 from service.text.display import shown
 
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""Id of the request that is being answered, which log lines have."""
+
 
 def configure_logging(format: Literal["auto", "text", "json"], level: str) -> None:
     """Send all log records to standard error in one format, with the request id if there is one."""
     as_json = format == "json" or (format == "auto" and not sys.stderr.isatty())
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+        _add_request_id,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -52,6 +56,13 @@ def configure_logging(format: Literal["auto", "text", "json"], level: str) -> No
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def _add_request_id(_: object, __: str, event: EventDict) -> EventDict:
+    current = request_id.get()
+    if current is not None:
+        event.setdefault("request_id", current)
+    return event
 
 
 def _escape_controls(_: object, __: str, event: EventDict) -> EventDict:

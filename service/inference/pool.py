@@ -7,10 +7,11 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
-from service.errors import ClientGone, DeadlineExceeded, QueueFull
+from service.errors import ClientGone, DeadlineExceeded, QueueFull, WeighinError
 
 T = TypeVar("T")
 
@@ -47,15 +48,21 @@ class _Job:
     `claim` is locked once, by the thread that runs the job or by the event loop that cancels it.
     """
 
-    __slots__ = ("claim", "dispatched", "exclusive", "function", "loop", "result")
+    __slots__ = (
+        *("claim", "deadline", "dispatched", "exclusive", "function"),
+        *("loop", "result", "timer", "watch"),
+    )
 
-    def __init__(self, function: Callable[[], Any], exclusive: bool) -> None:
+    def __init__(self, function: Callable[[], Any], exclusive: bool, deadline: Deadline) -> None:
         self.function = function
         self.exclusive = exclusive
+        self.deadline = deadline
         self.dispatched = False
         self.claim = threading.Lock()
         self.loop = asyncio.get_running_loop()
         self.result: asyncio.Future[Any] = self.loop.create_future()
+        self.timer: asyncio.TimerHandle
+        self.watch: asyncio.Future[None] | None = None
 
 
 class CorePool:
@@ -112,16 +119,20 @@ class CorePool:
         self.ensure_capacity()
         if not self._workers:
             self._start_workers()
-        job = _Job(function, exclusive)
+        job = _Job(function, exclusive, deadline)
         self._queue.append(job)
         self._start_next()
+        job.timer = job.loop.call_at(min(job.loop.time() + _BRIEF_S, deadline.at), self._check_waiting, job)
         try:
-            await self._wait_or_expire(job, deadline)
             return cast(T, await job.result)
         except asyncio.CancelledError:
             self._cancel(job)
             job.result.cancel()
             raise
+        finally:
+            job.timer.cancel()
+            if job.watch is not None:
+                job.watch.cancel()
 
     def close(self) -> None:
         """Run the remaining jobs to their end, then stop the threads."""
@@ -137,27 +148,26 @@ class CorePool:
         for worker in self._workers:
             worker.start()
 
-    async def _wait_or_expire(self, job: _Job, deadline: Deadline) -> None:
-        """Return when the job has ended or a thread runs it; cancel it at the deadline or a disconnect."""
-        remaining = deadline.at - job.loop.time()
-        done, _ = await asyncio.wait({job.result}, timeout=min(_BRIEF_S, remaining))
-        if done or job.claim.locked():
+    def _check_waiting(self, job: _Job) -> None:
+        """Give a waiting job up at its deadline; before that, watch for its client's disconnect."""
+        if job.claim.locked():
             return
-        disconnect = None if deadline.disconnected is None else asyncio.ensure_future(deadline.disconnected())
-        try:
-            await asyncio.wait(
-                {job.result} if disconnect is None else {job.result, disconnect},
-                timeout=max(0.0, deadline.at - job.loop.time()),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if job.result.done() or not self._cancel(job):
-                return
-            if disconnect is not None and disconnect.done():
-                raise ClientGone("client: disconnected while its request waited")
-            raise DeadlineExceeded(f"request: no free core within {deadline.limit_s:g} s")
-        finally:
-            if disconnect is not None:
-                disconnect.cancel()
+        deadline = job.deadline
+        if job.loop.time() >= deadline.at:
+            self._give_up(job, DeadlineExceeded(f"request: no free core within {deadline.limit_s:g} s"))
+            return
+        job.timer = job.loop.call_at(deadline.at, self._check_waiting, job)
+        if deadline.disconnected is not None and job.watch is None:
+            job.watch = asyncio.ensure_future(deadline.disconnected())
+            job.watch.add_done_callback(partial(self._disconnected, job))
+
+    def _disconnected(self, job: _Job, watch: asyncio.Future[None]) -> None:
+        if not watch.cancelled():
+            self._give_up(job, ClientGone("client: disconnected while its request waited"))
+
+    def _give_up(self, job: _Job, error: WeighinError) -> None:
+        if self._cancel(job):
+            job.result.set_exception(error)
 
     def _cancel(self, job: _Job) -> bool:
         """Cancel a waiting job; return False if a thread already runs it."""

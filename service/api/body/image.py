@@ -21,8 +21,8 @@ from starlette.datastructures import QueryParams
 from service import errors
 from service.api.body.parts import Part, Parts
 from service.api.body.request import (
+    Body,
     Bounds,
-    body_chunks,
     content_type_of,
     in_time,
     is_form,
@@ -237,7 +237,8 @@ async def _read_parts(request: Request, parts: list[Part], max_bytes: int) -> No
     """Read the form, and append each part to `parts` when the part is complete."""
     limits = {PART: max_bytes} | dict.fromkeys(query_parameters(request), MAX_FIELD_BYTES)
     reader = Parts(content_type_of(request), limits)
-    async for chunk in body_chunks(request, max_bytes):
+    body = Body(request, max_bytes)
+    while (chunk := await body.chunk()) is not None:
         try:
             reader.feed(chunk)
         finally:

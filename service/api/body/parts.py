@@ -14,7 +14,7 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError, ParseError
 from python_multipart.multipart import MAX_BOUNDARY_LENGTH, MultipartParser, parse_options_header
 
-from service.api.body.request import body_chunks, content_type_of
+from service.api.body.request import Body, content_type_of
 from service.errors import DeadlineExceeded, MalformedRequest
 from service.text.display import quoted
 
@@ -70,11 +70,11 @@ async def stream_parts(
     `open_file` and of writing.
     """
     form = Parts(content_type_of(request), limits, open_file)
-    chunks = body_chunks(request, max_bytes)
+    body = Body(request, max_bytes)
     while True:
         try:
             async with asyncio.timeout(wait_s):
-                chunk = await anext(chunks, None)
+                chunk = await body.chunk()
         except TimeoutError:
             raise DeadlineExceeded(f"body: no data for {wait_s:g} s") from None
         if chunk is None:
@@ -118,7 +118,6 @@ class Parts:
         self._headers: dict[bytes, bytes] = {}
         self._complete = False
         self._preamble: bytes | None = b"\r\n"  # None after the first boundary
-        self._first = re.compile(rb"\r\n--" + re.escape(boundary) + rb"([ \t]*\r\n|--)")
         self._delimiter = b"--" + boundary
         self._parser = MultipartParser(
             boundary,
@@ -177,9 +176,13 @@ class Parts:
     def _without_preamble(self, chunk: bytes) -> bytes:
         """Return the part of `chunk` from the first boundary on (RFC 2046 5.1.1); empty before it."""
         searched = self._preamble or b""
+        if searched == b"\r\n" and chunk.startswith(self._delimiter + b"\r\n"):  # nearly always
+            self._preamble = None
+            return chunk
         preamble = searched + chunk
         # A boundary can start no earlier than the last line end of the bytes already searched.
-        first = self._first.search(preamble, max(0, searched.rfind(b"\r\n")))
+        boundary = re.compile(rb"\r\n" + re.escape(self._delimiter) + rb"([ \t]*\r\n|--)")
+        first = boundary.search(preamble, max(0, searched.rfind(b"\r\n")))
         if first is not None:
             self._preamble = None
             return self._delimiter + first[1].lstrip(b" \t") + preamble[first.end() :]

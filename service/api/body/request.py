@@ -6,12 +6,11 @@ An unknown query parameter is refused: otherwise, a misspelt parameter would sil
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import Request
-from starlette.requests import ClientDisconnect
 
 from service.errors import BodyTooLarge, ClientGone, DeadlineExceeded, InvalidParameter
 from service.inference.pool import Deadline
@@ -119,26 +118,40 @@ def is_form(request: Request) -> bool:
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Return the whole body. Raises as `body_chunks` does."""
-    # `join` returns a single chunk without copying it
-    return b"".join([chunk async for chunk in body_chunks(request, max_bytes)])
+    """Return the whole body. Raises as `Body` does."""
+    body = Body(request, max_bytes)
+    chunks = []
+    while (chunk := await body.chunk()) is not None:
+        chunks.append(chunk)
+    return b"".join(chunks)  # does not copy a single chunk
 
 
-async def body_chunks(request: Request, max_bytes: int | None = None) -> AsyncIterator[bytes]:
-    """Yield the body's chunks as they arrive.
+class Body:
+    """The body of a request, which arrives in chunks.
 
     Raises BodyTooLarge as soon as more than `max_bytes` are announced or received, and ClientGone.
     """
-    announced = request.headers.get("content-length", "")
-    if max_bytes is not None and announced.isdigit() and int(announced) > max_bytes:
-        raise BodyTooLarge(f"body: {announced} bytes (limit: {max_bytes})")
-    size = 0
-    try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if max_bytes is not None and size > max_bytes:
-                raise BodyTooLarge(f"body: too many bytes (limit: {max_bytes})")
+
+    def __init__(self, request: Request, max_bytes: int | None = None) -> None:
+        self._receive = request.receive
+        self._max_bytes = max_bytes
+        self._size = 0
+        self._complete = False
+        announced = request.headers.get("content-length", "")
+        if max_bytes is not None and announced.isdigit() and int(announced) > max_bytes:
+            raise BodyTooLarge(f"body: {announced} bytes (limit: {max_bytes})")
+
+    async def chunk(self) -> bytes | None:
+        """Return the next chunk, which is not empty, or None at the end."""
+        while not self._complete:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone("client: disconnected while sending the body")
+            self._complete = not message.get("more_body", False)
+            chunk: bytes = message.get("body", b"")
+            self._size += len(chunk)
+            if self._max_bytes is not None and self._size > self._max_bytes:
+                raise BodyTooLarge(f"body: too many bytes (limit: {self._max_bytes})")
             if chunk:
-                yield chunk
-    except ClientDisconnect:
-        raise ClientGone("client: disconnected while sending the body") from None
+                return chunk
+        return None

@@ -40,6 +40,13 @@ from service.errors import MalformedRequest, RequestTimeout, WeighinError
 log = structlog.get_logger(__name__)
 
 
+_HIGH_WATER_BYTES = 262_144
+"""Stop reading a request's body while the application has not received more than this. uvloop reads up to
+256 000 bytes at a time, so that most images never stop it."""
+_JOINED_BYTES = 65_536
+"""Join the head of a response with up to this many bytes of its body; longer bodies are not copied."""
+
+
 def _uncounted(_: str) -> None:
     pass
 
@@ -218,7 +225,7 @@ class HttpProtocol(HttpToolsProtocol):
         scope["raw_path"] = self.root_path.encode("ascii") + head.path
         scope["query_string"] = head.query
         expects = self.expect_100_continue and head.version != "1.0" and not self._message_complete
-        cycle_type = _ExpectingCycle if expects else RequestResponseCycle
+        cycle_type = _ExpectingCycle if expects else _Cycle
         self.cycle = cycle_type(
             scope=scope,
             transport=self._response_transport,
@@ -239,25 +246,26 @@ class HttpProtocol(HttpToolsProtocol):
         self._start_asgi_task(self.cycle, self.app)
 
     def _read_body(self, data: bytes) -> int:
-        """Feed the current request's body to the parser; return how many bytes of `data` belong to it."""
+        """Give the current request its body; return how many bytes of `data` belong to it."""
         if self._chunked is not None:
             taken = self._chunked.take(data)
+            self._feed(data if taken == len(data) else data[:taken])
             complete = self._chunked.complete
-        else:
+            if complete != self._message_complete:
+                raise MalformedRequest("request body: its end is ambiguous")
+        else:  # without the parser, which would copy it
             taken = min(self._length_left, len(data))
+            self.on_body(data if taken == len(data) else data[:taken])
             self._length_left -= taken
             complete = not self._length_left
-        self._feed(data if taken == len(data) else data[:taken])
-        if complete != self._message_complete:
-            raise MalformedRequest("request body: its end is ambiguous")
         if complete:
             self._end_body()
         return taken
 
     def _end_body(self) -> None:
         self._receiving = False
-        if self._chunked is not None:
-            self.parser = httptools.HttpRequestParser(self)  # trailer fields may have changed its state
+        # a new parser: trailer fields may have changed its state, and it has not seen a body without chunks
+        self.parser = httptools.HttpRequestParser(self)
         if not self.cycle.response_complete:
             self.cycle.more_body = False
             self.cycle.message_event.set()
@@ -287,6 +295,15 @@ class HttpProtocol(HttpToolsProtocol):
         """Store keep-alive now: the parser resets it when the message is complete."""
         self._head_complete = True
         self._keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
+
+    def on_body(self, body: bytes) -> None:
+        """Pass a piece of the body on, unless the response is complete; pause while too much is unread."""
+        cycle: _Cycle = self.cycle  # type: ignore[assignment]
+        if cycle.response_complete:
+            return
+        cycle.add(body)
+        if cycle.unread_bytes > _HIGH_WATER_BYTES:
+            self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
         """Record that the parser reached the end of the request."""
@@ -405,7 +422,50 @@ def http_protocol(max_body_bytes: int, refused: Callable[[str], None] = _uncount
     return LimitedProtocol
 
 
-class _ExpectingCycle(RequestResponseCycle):
+class _Cycle(RequestResponseCycle):
+    """A request and its response: without copies of the body, and with one write of a short response.
+
+    uvicorn's class copies the body twice, and writes head and body of a response separately: the client wakes
+    up for the head alone, and takes a core.
+    """
+
+    transport: _ResponseTransport  # type: ignore[assignment]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._unread: list[bytes] = []
+        self.unread_bytes = 0
+
+    def add(self, body: bytes) -> None:
+        """Store a piece of the request's body until the application receives it."""
+        self._unread.append(body)
+        self.unread_bytes += len(body)
+        self.message_event.set()
+
+    async def receive(self) -> Any:
+        """Return the body that has arrived since the last call; wait for it if there is none."""
+        if self.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.waiting_for_100_continue = False
+        if not (self.disconnected or self.response_complete):
+            self.flow.resume_reading()
+            await self.message_event.wait()
+            self.message_event.clear()
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        body = self._unread[0] if len(self._unread) == 1 else b"".join(self._unread)
+        self._unread.clear()
+        self.unread_bytes = 0
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
+
+    async def send(self, message: Any) -> None:
+        """Send the head of the response or a piece of its body."""
+        if message["type"] == "http.response.start":
+            self.transport.hold_next()
+        await super().send(message)
+
+
+class _ExpectingCycle(_Cycle):
     """A request whose client waits for `100 Continue` before it sends the body.
 
     If the client gets a final response instead, the body may or may not follow, so the connection is closed.
@@ -418,9 +478,42 @@ class _ExpectingCycle(RequestResponseCycle):
 
 
 class _ResponseTransport:
-    """Transport given to response cycles: `write` and `close` call the protocol's `write` and `end`."""
+    """Transport given to response cycles: `write` and `close` call the protocol's `write` and `end`.
+
+    The head of a response is held until the first bytes of the body, or until the event loop's next turn:
+    a stream may send its first bytes much later.
+    """
 
     def __init__(self, transport: asyncio.Transport, protocol: HttpProtocol) -> None:
-        self.write = protocol.write
         self.is_closing = transport.is_closing
-        self.close = protocol.end
+        self._protocol = protocol
+        self._holds_next = False
+        self._held = b""
+
+    def hold_next(self) -> None:
+        """Hold the bytes of the next `write`."""
+        self._holds_next = True
+
+    def write(self, data: bytes) -> None:
+        """Send response bytes, after those that are held."""
+        if self._holds_next:
+            self._holds_next = False
+            self._held = data
+            self._protocol.loop.call_soon(self._flush)
+            return
+        if self._held and len(data) <= _JOINED_BYTES:
+            data, self._held = self._held + data, b""
+        else:
+            self._flush()
+        self._protocol.write(data)
+
+    def close(self) -> None:
+        """Close the connection after all written bytes are sent."""
+        self._flush()
+        self._protocol.end()
+
+    def _flush(self) -> None:
+        if self._held:
+            held, self._held = self._held, b""
+            if not self.is_closing():
+                self._protocol.write(held)

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.zoo.card import Task
-from service import errors
+from service import errors, logs
 from service.api.body.image import IMAGE_ERRORS
 from service.api.problems import INTERNAL_ERROR, STATUS, problem, problem_of
 from service.inference.loading import ServedModel
@@ -101,31 +101,31 @@ class RequestContext:
                 message["headers"] += identifying_headers(request_id)
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            try:
-                refusal = self._refusal(scope["method"], headers, scope["state"].get("forwarded_scheme"))
-                if refusal is None and scope["path"] == "*":  # OPTIONS *, about the server as a whole
-                    await Response(status_code=204, headers=_ALL_METHODS)(scope, receive, send_with_headers)
-                elif refusal is None:
-                    await self._app(scope, receive, send_with_headers)
-                else:
-                    await problem_of(request_id, refusal)(scope, receive, send_with_headers)
-            except asyncio.CancelledError:
-                # only the server cancels requests: those still running after its grace period
-                if status:
-                    raise
-                stopping = errors.NotReady("service: stopping")
-                await problem_of(request_id, stopping)(scope, receive, send_with_headers)
-            except Exception as error:
-                log.error("unexpected error", path=scope["path"], exc_info=error)
-                if status:
-                    raise
-                detail = "unexpected error (search the log for the request id)"
-                response = problem(request_id, 500, INTERNAL_ERROR, "Internal error", detail)
-                await response(scope, receive, send_with_headers)
-            if self._log_requests:
-                elapsed = round((time.perf_counter_ns() - started) / 1e6, 3)
-                log.info("request", method=scope["method"], path=scope["path"], status=status, ms=elapsed)
+        logs.request_id.set(request_id)  # not reset: each request has a task, and a context, of its own
+        try:
+            refusal = self._refusal(scope["method"], headers, scope["state"].get("forwarded_scheme"))
+            if refusal is None and scope["path"] == "*":  # OPTIONS *, about the server as a whole
+                await Response(status_code=204, headers=_ALL_METHODS)(scope, receive, send_with_headers)
+            elif refusal is None:
+                await self._app(scope, receive, send_with_headers)
+            else:
+                await problem_of(request_id, refusal)(scope, receive, send_with_headers)
+        except asyncio.CancelledError:
+            # only the server cancels requests: those still running after its grace period
+            if status:
+                raise
+            stopping = errors.NotReady("service: stopping")
+            await problem_of(request_id, stopping)(scope, receive, send_with_headers)
+        except Exception as error:
+            log.error("unexpected error", path=scope["path"], exc_info=error)
+            if status:
+                raise
+            detail = "unexpected error (search the log for the request id)"
+            response = problem(request_id, 500, INTERNAL_ERROR, "Internal error", detail)
+            await response(scope, receive, send_with_headers)
+        if self._log_requests:
+            elapsed = round((time.perf_counter_ns() - started) / 1e6, 3)
+            log.info("request", method=scope["method"], path=scope["path"], status=status, ms=elapsed)
 
     def _refusal(
         self, method: str, headers: Mapping[bytes, str], scheme: str | None

@@ -64,6 +64,72 @@ async def refusing(scope: Any, _receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"no"})
 
 
+# One write of head and body
+
+
+@pytest.mark.parametrize("size", [0, 2, 65_536, 65_537, 3_000_000])
+def test_a_short_body_is_sent_with_the_head(size: int) -> None:
+    body = os.urandom(size)
+
+    async def answer(_scope: Any, _receive: Any, send: Any) -> None:
+        fields = [(b"content-length", b"%d" % size)]
+        await send({"type": "http.response.start", "status": 200, "headers": fields})
+        await send({"type": "http.response.body", "body": body})
+
+    made: list[bytes] = []
+
+    class Noting(HttpProtocol):
+        def write(self, data: bytes) -> None:
+            made.append(bytes(data))
+            super().write(data)
+
+    with serving(answer, http=Noting) as address:
+        got = responses(ask(address, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"))
+    assert [(status, received) for status, _, received in got] == [(200, body)]
+    assert len(made) == (1 if size <= 65_536 else 2)
+
+
+def test_the_head_of_a_stream_does_not_wait_for_its_first_bytes() -> None:
+    read = threading.Event()
+
+    async def stream(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.to_thread(read.wait, 20)
+        await send({"type": "http.response.body", "body": b"late"})
+
+    with serving(stream) as address, socket.create_connection(address, timeout=20) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        received = connection.recv(10_000)
+        assert received.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"late" not in received
+        read.set()
+        while piece := connection.recv(10_000):
+            received += piece
+    assert [body for _, _, body in responses(received)] == [b"late"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 200_000, 262_145, 5_000_000])
+def test_a_body_arrives_whole(size: int) -> None:
+    body = os.urandom(size)
+    arrived = b""
+
+    async def read(_scope: Any, receive: Any, send: Any) -> None:
+        nonlocal arrived
+        more = True
+        while more:
+            await asyncio.sleep(0)
+            message = await receive()
+            arrived += message["body"]
+            more = message["more_body"]
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % size
+    with serving(read) as address:
+        assert ask(address, head + body).startswith(b"HTTP/1.1 204")
+    assert arrived == body
+
+
 # Response order
 
 
