@@ -130,9 +130,15 @@ def most_probable(logits: NDArray[np.float32], k: int) -> NDArray[np.int64]:
 
     Ties are ordered by class id.
     """
-    threshold = np.partition(logits, -k)[-k]
-    candidates = np.flatnonzero(logits >= threshold)  # all ties at the threshold, for a deterministic order
-    return candidates[np.argsort(-logits[candidates], kind="stable")][:k]
+    first = max(0, logits.size - k - 1)
+    ids = np.argpartition(logits, first)[first:]  # k + 1 classes, the least probable of them first
+    if (
+        ids.size > k and logits[ids[0]] == logits[ids[1:]].min()
+    ):  # a tie for the last place: all of its classes
+        ids = np.flatnonzero(logits >= logits[ids[0]])
+    # Sorted by Python: NumPy's functions release the GIL, and a thread may wait long to get it back.
+    values = dict(zip(ids.tolist(), logits[ids].tolist(), strict=True))
+    return np.array(sorted(values, key=lambda class_id: (-values[class_id], class_id))[:k])
 
 
 def probabilities(
@@ -150,7 +156,8 @@ def probabilities(
     if activation == "none" and multi_label:
         return (1 + np.tanh(logits[class_ids].astype(np.float64) / 2)) / 2
     if activation == "none":
-        scores = np.exp(logits.astype(np.float64) - float(logits.max()))
+        scores = np.subtract(logits, logits.max(), dtype=np.float64)
+        np.exp(scores, out=scores)
         shares: NDArray[np.float64] = scores[class_ids] / scores.sum()
         return shares
     return np.clip(logits[class_ids].astype(np.float64), 0, 1)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from service.inference.classify import top_predictions
+from service.inference.classify import most_probable, top_predictions
 
 LABELS = [f"thing {i}" for i in range(10)]
 
@@ -25,6 +25,12 @@ def test_top_predictions(logits: np.ndarray, k: int) -> None:
     assert [p.label for p in predictions] == [LABELS[i] for i in expected[:k]]
     assert [p.probability for p in predictions] == sorted((p.probability for p in predictions), reverse=True)
     assert sum(p.probability for p in top_predictions(logits, LABELS, 10)) == pytest.approx(1)
+
+
+@given(arrays(np.float32, 10, elements=st.sampled_from([-1.0, 0.0, 2.0])), st.integers(1, 10))
+def test_many_ties(logits: np.ndarray, k: int) -> None:
+    expected = sorted(range(10), key=lambda i: (-float(logits[i]), i))
+    assert most_probable(logits, k).tolist() == expected[:k]
 
 
 def test_ties_are_ordered_by_class() -> None:
