@@ -14,19 +14,16 @@ from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 
 from models.zoo.machine import this_machine
-from service.api import problems
+from service.api import problems, retrieve
 from service.api.benchmarks import benchmarks_router
 from service.api.body.image import document_form_fields
-from service.api.body.request import Bounds
+from service.api.body.request import Bounds, add_parts
 from service.api.demo import demo_router
 from service.api.evaluations import evaluations_router
 from service.api.gallery import gallery_router
 from service.api.gallery_images import gallery_images_router
 from service.api.health import health_router
-from service.api.inference.classify import classify_router
-from service.api.inference.compare import compare_router
-from service.api.inference.detect import detect_router
-from service.api.inference.explain import explain_router
+from service.api.inference import classify, compare, detect, explain
 from service.api.latency import latency_router
 from service.api.latency_distribution import distribution_router
 from service.api.middleware.admission import JsonBodies, LoadShedding
@@ -35,8 +32,7 @@ from service.api.middleware.cors import Cors
 from service.api.middleware.proxies import ReverseProxy
 from service.api.models import Changes, models_router
 from service.api.recommend import recommend_router
-from service.api.retrieve import retrieve_router
-from service.api.routers import add_routes
+from service.api.routers import ApiKey, add_routes
 from service.bench.archive import BenchmarkArchive
 from service.bench.jobs import BenchmarkJobs
 from service.errors import InvalidParameter
@@ -237,6 +233,25 @@ def build(settings: Settings, *, address: str | None = None) -> Services:
     return services
 
 
+def parts_for_routes(services: Services) -> Iterator[object]:
+    """Yield the parts that routes find by `app_part`."""
+    settings, registry, pool, recorder = (
+        services.settings,
+        services.registry,
+        services.pool,
+        services.recorder,
+    )
+    max_pixels = settings.max_pixels
+    yield registry
+    yield services.gallery
+    yield ApiKey(settings.api_key)
+    yield Bounds(settings.max_body_bytes, settings.deadline_s)
+    yield Classifier(pool, recorder, max_pixels=max_pixels)
+    yield Detector(pool, recorder, max_pixels=max_pixels)
+    yield Comparer(registry, pool, recorder, max_pixels=max_pixels, budget_s=settings.compare_budget_s)
+    yield Explainer(registry, pool, max_pixels=max_pixels)
+
+
 def api_routers(services: Services) -> Iterator[APIRouter]:
     """Yield the routers of the HTTP API."""
     settings, registry, pool, gallery = (
@@ -246,25 +261,20 @@ def api_routers(services: Services) -> Iterator[APIRouter]:
         services.gallery,
     )
     bounds = Bounds(settings.max_body_bytes, settings.deadline_s)
-    max_pixels = settings.max_pixels
-    classifier = Classifier(pool, services.recorder, max_pixels=max_pixels)
-    comparer = Comparer(
-        registry, pool, services.recorder, max_pixels=max_pixels, budget_s=settings.compare_budget_s
-    )
-    yield classify_router(registry, classifier, bounds)
-    yield detect_router(registry, Detector(pool, services.recorder, max_pixels=max_pixels), bounds)
-    yield compare_router(comparer, bounds)
-    yield retrieve_router(gallery.retriever, bounds)
-    yield gallery_router(gallery, settings.api_key, bounds, width=pool.threads)
-    yield gallery_images_router(gallery, settings.api_key, bounds)
-    yield explain_router(registry, Explainer(registry, pool, max_pixels=max_pixels), bounds)
-    changes = Changes(settings.api_key, settings.max_model_bytes, settings.deadline_s, gallery.models_in_use)
+    yield classify.router
+    yield detect.router
+    yield compare.router
+    yield retrieve.router
+    yield gallery_router(gallery, bounds, width=pool.threads)
+    yield gallery_images_router(gallery, bounds)
+    yield explain.router
+    changes = Changes(settings.max_model_bytes, settings.deadline_s, gallery.models_in_use)
     yield models_router(registry, changes)
     yield latency_router(services.latencies, registry.names)
     yield distribution_router(services.latencies, registry.names)
-    yield demo_router(services.demo, settings.api_key)
-    yield benchmarks_router(services.jobs, settings.api_key)
-    yield evaluations_router(services.state.evaluations, settings.api_key, bounds)
+    yield demo_router(services.demo)
+    yield benchmarks_router(services.jobs)
+    yield evaluations_router(services.state.evaluations, bounds)
     yield recommend_router(registry, services.archive, services.state.evaluations)
     yield health_router(registry, services.metrics, lambda: services.storage_problem)
 
@@ -322,6 +332,7 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     app.state.refused = partial(services.metrics.count_error, None)  # counts refusals by the connection
     problems.install(app)
     document_form_fields(app)
+    add_parts(app, parts_for_routes(services))
     add_routes(app, api_routers(services))
     add_routes(app, page_routers(services, app))
     add_middleware(app, services)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field
 
 from service import errors
 from service.api.body.image import read_image
@@ -108,13 +108,13 @@ class GalleryOut(BaseModel):
         )
 
 
-def gallery_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds, *, width: int) -> APIRouter:
+def gallery_router(gallery: Gallery, bounds: Bounds, *, width: int) -> APIRouter:
     """Return the routes of the whole gallery.
 
-    `api_key` protects the routes that write; `width`: images of one request that are processed concurrently.
+    `width`: images of one request that are processed concurrently.
     """
     router = new_router("gallery")
-    guarded = [Depends(key_needed(api_key))]
+    guarded = [Depends(key_needed)]
     bulk = Bulk(gallery.writer, width, bounds)
 
     @router.get(
@@ -208,7 +208,7 @@ def gallery_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds, 
             return AddedResponse(
                 images=await bulk.add(stream_parts(request, bulk.limits, wait_s=bounds.deadline_s))
             )
-        data = await read_image(request, bounds, deadline_for(request, bounds))
+        data = await read_image(request, deadline_for(request))
 
         async def raw_body() -> Any:
             yield Part(IMAGE, data, len(data))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field
 
 from service import errors
 from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, read_image, timed_answer, timings
@@ -111,10 +111,10 @@ class SimilarResponse(BaseModel):
     timings_ms: SimilarTimings
 
 
-def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: Bounds) -> APIRouter:
-    """Return the routes of one image. `api_key` protects the routes that write."""
+def gallery_images_router(gallery: Gallery, bounds: Bounds) -> APIRouter:
+    """Return the routes of one image."""
     router = new_router("gallery", prefix="/gallery/images/{id}")
-    guarded = [Depends(key_needed(api_key))]
+    guarded = [Depends(key_needed)]
     writer = gallery.writer
 
     @router.put(
@@ -152,7 +152,7 @@ def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: B
 
         When the response arrives, the image is on disk and visible to searches.
         """
-        deadline = deadline_for(request, bounds)
+        deadline = deadline_for(request)
         check_id(id)
         fields = parse_metadata(metadata or "")
         if is_form(request):
@@ -161,7 +161,7 @@ def gallery_images_router(gallery: Gallery, api_key: SecretStr | None, bounds: B
             data, text = await in_time(_read_form(request, bounds), deadline)
             fields = parse_metadata(text)
         else:
-            data = await read_image(request, bounds, deadline)
+            data = await read_image(request, deadline)
         result = await writer.put(id, data, fields, deadline)
         response.status_code = 201 if result.status == "added" else 200
         return PutOut.after(result, root_of(request))

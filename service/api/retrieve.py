@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from service import errors
@@ -18,12 +18,15 @@ from service.api.body.image import (
     timed_answer,
     timings,
 )
-from service.api.body.request import Bounds, deadline_for, root_of
+from service.api.body.request import app_part, deadline_for, root_of
 from service.api.middleware.context import note_model
 from service.api.problems import documented
 from service.api.routers import new_router
+from service.gallery.gallery import Gallery
 from service.gallery.metadata import parse_where
-from service.gallery.search import MAX_K, Match, Retrieval, Retriever, SearchOptions
+from service.gallery.search import MAX_K, Match, Retrieval, SearchOptions
+
+router = new_router("gallery")
 
 MetadataOut = dict[str, str | int | float | bool | None]
 
@@ -82,49 +85,43 @@ class RetrievalResponse(BaseModel):
     timings_ms: RetrievalTimings
 
 
-def retrieve_router(retriever: Retriever, bounds: Bounds) -> APIRouter:
-    """Return the route `POST /retrieve-similar`."""
-    router = new_router("gallery")
-    form = [Depends(form_first(bounds))]
+@router.post(
+    "/retrieve-similar",
+    summary="Find similar images",
+    response_model=RetrievalResponse,
+    responses=documented(
+        *IMAGE_ERRORS,
+        errors.UnknownModel,
+        errors.OtherModel,
+        errors.OtherTask,
+        errors.Busy,
+        errors.DatabaseUnreachable,
+        errors.StorageUnavailable,
+    ),
+    openapi_extra=OPENAPI_BODY,
+    dependencies=[Depends(form_first)],
+)
+async def retrieve_similar(
+    request: Request,
+    k: K = 10,
+    model: Annotated[
+        str | None, Query(description="Expected model of the gallery; 409 if it is another one")
+    ] = None,
+    min_score: MinScore = -1.0,
+    where: Where = None,
+) -> Response:
+    """Find the stored images with the highest cosine similarity to the posted image.
 
-    @router.post(
-        "/retrieve-similar",
-        summary="Find similar images",
-        response_model=RetrievalResponse,
-        responses=documented(
-            *IMAGE_ERRORS,
-            errors.UnknownModel,
-            errors.OtherModel,
-            errors.OtherTask,
-            errors.Busy,
-            errors.DatabaseUnreachable,
-            errors.StorageUnavailable,
-        ),
-        openapi_extra=OPENAPI_BODY,
-        dependencies=form,
-    )
-    async def retrieve_similar(
-        request: Request,
-        k: K = 10,
-        model: Annotated[
-            str | None, Query(description="Expected model of the gallery; 409 if it is another one")
-        ] = None,
-        min_score: MinScore = -1.0,
-        where: Where = None,
-    ) -> Response:
-        """Find the stored images with the highest cosine similarity to the posted image.
-
-        `duplicate` is "exact" for the same bytes and "near" for the same picture in other bytes.
-        """
-        deadline = deadline_for(request, bounds)
-        options = SearchOptions(k, min_score, parse_where(where))
-        active = await retriever.active_model(model)
-        note_model(request, active.model.name)
-        data = await read_image(request, bounds, deadline)
-        retrieval = await retriever.retrieve(data, options, deadline, active)
-        return timed_answer(_retrieval(request, retrieval, active.images), retrieval.durations)
-
-    return router
+    `duplicate` is "exact" for the same bytes and "near" for the same picture in other bytes.
+    """
+    retriever = app_part(request, Gallery).retriever
+    deadline = deadline_for(request)
+    options = SearchOptions(k, min_score, parse_where(where))
+    active = await retriever.active_model(model)
+    note_model(request, active.model.name)
+    data = await read_image(request, deadline)
+    retrieval = await retriever.retrieve(data, options, deadline, active)
+    return timed_answer(_retrieval(request, retrieval, active.images), retrieval.durations)
 
 
 def _retrieval(request: Request, retrieval: Retrieval, images: int) -> dict[str, Any]:

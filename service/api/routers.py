@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import SecretStr
 
-from service.api.body.request import refuse_unknown_parameters
+from service.api.body.request import app_part, refuse_unknown_parameters
 from service.api.problems import documented
 from service.errors import (
     HeadersTooLarge,
@@ -33,37 +34,35 @@ def new_router(*tags: str, prefix: str = "") -> APIRouter:
     )
 
 
-def key_needed(api_key: SecretStr | None) -> Callable[..., Awaitable[None]]:
-    """Return a dependency for routes that write: raise Unauthorized unless the request has `api_key`.
+@dataclass(frozen=True)
+class ApiKey:
+    """WEIGHIN_API_KEY, a part of the service; `secret` is None if it is not set."""
 
-    If `api_key` is None, every request is allowed.
+    secret: SecretStr | None
+
+
+async def key_needed(request: Request, given: HTTPAuthorizationCredentials | None = _bearer) -> None:
+    """Dependency of routes that write: raise Unauthorized unless the request has the API key.
+
+    If no API key is set, every request is allowed.
     """
-
-    async def check(credentials: HTTPAuthorizationCredentials | None = _bearer) -> None:
-        if api_key is None:
-            return
-        expected = api_key.get_secret_value().encode()
-        if credentials is None:
-            raise Unauthorized("API key: missing (send 'Authorization: Bearer <key>')")
-        if not secrets.compare_digest(credentials.credentials.encode(), expected):
-            raise Unauthorized("API key: wrong")
-
-    return check
+    api_key = app_part(request, ApiKey).secret
+    if api_key is None:
+        return
+    if given is None:
+        raise Unauthorized("API key: missing (send 'Authorization: Bearer <key>')")
+    if not secrets.compare_digest(given.credentials.encode(), api_key.get_secret_value().encode()):
+        raise Unauthorized("API key: wrong")
 
 
-def own_key_needed(api_key: SecretStr | None) -> Callable[..., Awaitable[None]]:
-    """Return a dependency like `key_needed` that raises NoKeySet if `api_key` is None."""
-    guard = key_needed(api_key)
-
-    async def check(given: HTTPAuthorizationCredentials | None = _bearer) -> None:
-        if api_key is None:
-            raise NoKeySet(
-                "WEIGHIN_API_KEY: not set, so models cannot be changed over HTTP (allowed: set it and send "
-                "it as 'Authorization: Bearer <key>', or use `weighin add`)"
-            )
-        await guard(given)
-
-    return check
+async def own_key_needed(request: Request, given: HTTPAuthorizationCredentials | None = _bearer) -> None:
+    """Dependency like `key_needed` that raises NoKeySet if no API key is set."""
+    if app_part(request, ApiKey).secret is None:
+        raise NoKeySet(
+            "WEIGHIN_API_KEY: not set, so models cannot be changed over HTTP (allowed: set it and send "
+            "it as 'Authorization: Bearer <key>', or use `weighin add`)"
+        )
+    await key_needed(request, given)
 
 
 def add_routes(app: FastAPI, routers: Iterable[APIRouter]) -> None:

@@ -9,7 +9,6 @@ validation, so that both are validated alike.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +22,7 @@ from service.api.body.parts import Part, Parts
 from service.api.body.request import (
     Body,
     Bounds,
+    app_part,
     content_type_of,
     in_time,
     is_form,
@@ -125,32 +125,29 @@ class Form:
         return isinstance(self.problem, (errors.BodyTooLarge, errors.DeadlineExceeded, errors.ClientGone))
 
 
-def form_first(bounds: Bounds) -> Callable[[Request], Awaitable[None]]:
-    """Return a dependency for routes that take an image: it merges form fields into the query parameters.
+async def form_first(request: Request) -> None:
+    """Dependency of routes that take an image: merge the fields of a form into the query parameters.
 
     It stores a problem of the form, which `read_image` raises later, so that invalid query parameters are
     reported first, as with a raw body. It uses the valid fields even then, so that the error is counted under
     the right model.
     """
-
-    async def read(request: Request) -> None:
-        if not is_form(request):
-            return
-        deadline = Deadline.after(bounds.deadline_s)
-        form = request.state.form = Form(deadline)
-        parts: list[Part] = []
-        try:
-            await in_time(_read_parts(request, parts, bounds.body_bytes), deadline)
-            form.image = _image_of(parts)
-        except errors.WeighinError as error:
-            form.problem = error
-        problem = _read_fields(request, form, [part for part in parts if part.name != PART])
-        form.problem = form.problem or problem
-
-    return read
+    if not is_form(request):
+        return
+    bounds = app_part(request, Bounds)
+    deadline = Deadline.after(bounds.deadline_s)
+    form = request.state.form = Form(deadline)
+    parts: list[Part] = []
+    try:
+        await in_time(_read_parts(request, parts, bounds.body_bytes), deadline)
+        form.image = _image_of(parts)
+    except errors.WeighinError as error:
+        form.problem = error
+    problem = _read_fields(request, form, [part for part in parts if part.name != PART])
+    form.problem = form.problem or problem
 
 
-async def read_image(request: Request, bounds: Bounds, deadline: Deadline) -> bytes:
+async def read_image(request: Request, deadline: Deadline) -> bytes:
     """Return the bytes of the posted image.
 
     Raises BodyTooLarge, DeadlineExceeded, ClientGone and EmptyBody. Raises MalformedRequest for a malformed
@@ -159,7 +156,7 @@ async def read_image(request: Request, bounds: Bounds, deadline: Deadline) -> by
     """
     form: Form | None = getattr(request.state, "form", None)
     if form is None:
-        data = await in_time(read_body(request, bounds.body_bytes), deadline)
+        data = await in_time(read_body(request, app_part(request, Bounds).body_bytes), deadline)
         _check_kind(request, data)
     elif form.problem is not None:
         raise form.problem

@@ -1,21 +1,23 @@
 """Read the query parameters and the body of a request; limit the body in bytes and time.
 
-An unknown query parameter is refused: otherwise, a misspelt parameter would silently keep its default.
+An unknown query parameter is refused: otherwise, a misspelt parameter would silently keep its default. A
+route finds the parts of the service that it needs by `app_part`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from fastapi import Request
+from fastapi import FastAPI, Request
 
 from service.errors import BodyTooLarge, ClientGone, DeadlineExceeded, InvalidParameter
 from service.inference.pool import Deadline
 
 T = TypeVar("T")
+Kind = TypeVar("Kind")
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 _TOLERANT = "_ignores_unknown_parameters"
@@ -29,6 +31,22 @@ class Bounds:
 
     body_bytes: int
     deadline_s: float
+
+
+def add_parts(app: FastAPI, parts: Iterable[object]) -> None:
+    """Make `parts`, one per class, available to the routes of `app`, see `app_part`."""
+    app.state.parts = {type(part): part for part in parts}
+
+
+def app_part(request: Request, kind: type[Kind]) -> Kind:
+    """Return the part of this class from the application to which the request was sent.
+
+    Routes are built once per process, but each application has its own parts. This is not a dependency of
+    FastAPI, because solving one takes longer.
+    """
+    # item access: attributes of `state` take several times as long
+    found: Kind = request.scope["app"].state["parts"][kind]
+    return found
 
 
 def root_of(request: Request) -> str:
@@ -77,7 +95,7 @@ def _declared(dependant: Any) -> Iterator[str]:
         yield from _declared(dependency)
 
 
-def deadline_for(request: Request, bounds: Bounds) -> Deadline:
+def deadline_for(request: Request) -> Deadline:
     """Return the request's deadline: that of its form if a form was read, else one counted from now.
 
     The deadline also watches for the client's disconnect.
@@ -87,10 +105,11 @@ def deadline_for(request: Request, bounds: Bounds) -> Deadline:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
+    limit_s = app_part(request, Bounds).deadline_s
     form = getattr(request.state, "form", None)
     if form is None:
-        return Deadline.after(bounds.deadline_s, disconnected)
-    return Deadline(form.deadline.at, bounds.deadline_s, disconnected)
+        return Deadline.after(limit_s, disconnected)
+    return Deadline(form.deadline.at, limit_s, disconnected)
 
 
 async def in_time(reading: Awaitable[T], deadline: Deadline) -> T:

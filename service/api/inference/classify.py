@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from service import errors
@@ -21,13 +21,14 @@ from service.api.body.image import (
     timed_answer,
     timings,
 )
-from service.api.body.request import Bounds, deadline_for
+from service.api.body.request import app_part, deadline_for
 from service.api.middleware.context import find_model
 from service.api.problems import documented
 from service.api.routers import new_router
 from service.inference.classify import Classification, Classifier, Prediction, class_counts
-from service.inference.registry import Registry
 from service.inference.runtimes.base import RuntimeName
+
+router = new_router("inference")
 
 
 class PredictionOut(BaseModel):
@@ -63,32 +64,25 @@ TopK = Annotated[
 ]
 
 
-def classify_router(registry: Registry, classifier: Classifier, bounds: Bounds) -> APIRouter:
-    """Return the route `POST /classify`."""
-    router = new_router("inference")
-    form = [Depends(form_first(bounds))]
+@router.post(
+    "/classify",
+    summary="Classify an image",
+    response_model=ClassifyResponse,
+    responses=documented(*IMAGE_ERRORS, errors.UnknownModel, errors.OtherTask),
+    openapi_extra=OPENAPI_BODY,
+    dependencies=[Depends(form_first)],
+)
+async def classify(request: Request, model: Model = None, top_k: TopK = None) -> Response:
+    """Classify the posted image with one model.
 
-    @router.post(
-        "/classify",
-        summary="Classify an image",
-        response_model=ClassifyResponse,
-        responses=documented(*IMAGE_ERRORS, errors.UnknownModel, errors.OtherTask),
-        openapi_extra=OPENAPI_BODY,
-        dependencies=form,
-    )
-    async def classify(request: Request, model: Model = None, top_k: TopK = None) -> Response:
-        """Classify the posted image with one model.
-
-        The image is decoded at the scale that the model needs; its EXIF orientation is applied.
-        """
-        deadline = deadline_for(request, bounds)
-        served = find_model(request, registry, model)
-        (count,) = class_counts(top_k, served)
-        data = await read_image(request, bounds, deadline)
-        result = await classifier.classify(data, served, count, deadline)
-        return timed_answer(_classification(request, result), result.durations)
-
-    return router
+    The image is decoded at the scale that the model needs; its EXIF orientation is applied.
+    """
+    deadline = deadline_for(request)
+    served = find_model(request, model)
+    (count,) = class_counts(top_k, served)
+    data = await read_image(request, deadline)
+    result = await app_part(request, Classifier).classify(data, served, count, deadline)
+    return timed_answer(_classification(request, result), result.durations)
 
 
 def _classification(request: Request, result: Classification) -> dict[str, Any]:

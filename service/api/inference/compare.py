@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from models.zoo.card import Accuracy
@@ -22,7 +22,7 @@ from service.api.body.image import (
     timed_answer,
     timings,
 )
-from service.api.body.request import Bounds, deadline_for
+from service.api.body.request import app_part, deadline_for
 from service.api.inference.classify import PredictionOut, TopK, predictions_out
 from service.api.inference.detect import BoxOut, DetectionOut, MinScore
 from service.api.problems import documented
@@ -32,6 +32,8 @@ from service.inference.detect import box_json
 from service.inference.runtimes.base import RuntimeName
 from service.latency.stages import milliseconds
 from service.text.display import comma_list
+
+router = new_router("inference")
 
 
 class CompareTimings(BaseModel):
@@ -123,58 +125,50 @@ class CompareResponse(ComparisonOut):
     request_id: str
 
 
-def compare_router(comparer: Comparer, bounds: Bounds) -> APIRouter:
-    """Return the route `POST /compare`."""
-    router = new_router("inference")
-    form = [Depends(form_first(bounds))]
+@router.post(
+    "/compare",
+    summary="Compare models",
+    response_model=CompareResponse,
+    responses=documented(*IMAGE_ERRORS, errors.UnknownModel, errors.Busy),
+    openapi_extra=OPENAPI_BODY,
+    dependencies=[Depends(form_first)],
+)
+async def compare(
+    request: Request,
+    models: Annotated[
+        str | None,
+        Query(description="Names, separated by commas; by default all with the default model's label set"),
+    ] = None,
+    top_k: TopK = None,
+    repeat: Annotated[int, Query(description="Measured runs per model, 1 to 50")] = 1,
+    baseline: Annotated[
+        str | None, Query(description="Model that `speedup` refers to; by default the default model")
+    ] = None,
+    mix_labels: Annotated[bool, Query(description="Allow models of different label sets")] = False,
+    mix_tasks: Annotated[bool, Query(description="Allow classifiers beside detectors")] = False,
+    min_score: MinScore = None,
+) -> Response:
+    """Compare several models on the posted image: predictions, latency and speed-up.
 
-    @router.post(
-        "/compare",
-        summary="Compare models",
-        response_model=CompareResponse,
-        responses=documented(*IMAGE_ERRORS, errors.UnknownModel, errors.Busy),
-        openapi_extra=OPENAPI_BODY,
-        dependencies=form,
+    The image is decoded once; each model runs once as warm-up and then `repeat` times, in rotating order
+    and without other jobs on the cores. One comparison runs at a time, within the service's time budget.
+    """
+    comparer = app_part(request, Comparer)
+    deadline = deadline_for(request)
+    names = None if models is None else comma_list(models)
+    plan = comparer.plan(
+        names,
+        baseline,
+        mix_labels=mix_labels,
+        mix_tasks=mix_tasks,
+        top_k=top_k,
+        min_score=min_score,
+        repeat=repeat,
     )
-    async def compare(
-        request: Request,
-        models: Annotated[
-            str | None,
-            Query(
-                description="Names, separated by commas; by default all with the default model's label set"
-            ),
-        ] = None,
-        top_k: TopK = None,
-        repeat: Annotated[int, Query(description="Measured runs per model, 1 to 50")] = 1,
-        baseline: Annotated[
-            str | None, Query(description="Model that `speedup` refers to; by default the default model")
-        ] = None,
-        mix_labels: Annotated[bool, Query(description="Allow models of different label sets")] = False,
-        mix_tasks: Annotated[bool, Query(description="Allow classifiers beside detectors")] = False,
-        min_score: MinScore = None,
-    ) -> Response:
-        """Compare several models on the posted image: predictions, latency and speed-up.
-
-        The image is decoded once; each model runs once as warm-up and then `repeat` times, in rotating order
-        and without other jobs on the cores. One comparison runs at a time, within the service's time budget.
-        """
-        deadline = deadline_for(request, bounds)
-        names = None if models is None else comma_list(models)
-        plan = comparer.plan(
-            names,
-            baseline,
-            mix_labels=mix_labels,
-            mix_tasks=mix_tasks,
-            top_k=top_k,
-            min_score=min_score,
-            repeat=repeat,
-        )
-        data = await read_image(request, bounds, deadline)
-        result = await comparer.run(plan, data, deadline)
-        answer = {"request_id": request.state.request_id, **comparison_out(result)}
-        return timed_answer(answer, result.durations)
-
-    return router
+    data = await read_image(request, deadline)
+    result = await comparer.run(plan, data, deadline)
+    answer = {"request_id": request.state.request_id, **comparison_out(result)}
+    return timed_answer(answer, result.durations)
 
 
 def comparison_out(result: Comparison) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from models.zoo.detection import MAX_CANDIDATES
@@ -21,14 +21,15 @@ from service.api.body.image import (
     timed_answer,
     timings,
 )
-from service.api.body.request import Bounds, deadline_for
+from service.api.body.request import app_part, deadline_for
 from service.api.middleware.context import find_model
 from service.api.problems import documented
 from service.api.routers import new_router
 from service.inference.detect import Detected, Detector, detect_plan
-from service.inference.registry import Registry
 from service.inference.runtimes.base import RuntimeName
 from service.text.display import comma_list
+
+router = new_router("inference")
 
 
 class BoxOut(BaseModel):
@@ -102,48 +103,41 @@ MaxDetections = Annotated[
 ]
 
 
-def detect_router(registry: Registry, detector: Detector, bounds: Bounds) -> APIRouter:
-    """Return the route `POST /detect`."""
-    router = new_router("inference")
-    form = [Depends(form_first(bounds))]
+@router.post(
+    "/detect",
+    summary="Detect objects",
+    response_model=DetectResponse,
+    responses=documented(*IMAGE_ERRORS, errors.UnknownModel, errors.OtherTask),
+    openapi_extra=OPENAPI_BODY,
+    dependencies=[Depends(form_first)],
+)
+async def detect(
+    request: Request,
+    model: Annotated[
+        str | None, Query(description="Model name; by default the service's default detector")
+    ] = None,
+    min_score: MinScore = None,
+    max_detections: MaxDetections = None,
+    classes: Annotated[
+        str | None,
+        Query(
+            description="Labels or class ids to report, separated by commas; by default all. A label "
+            "that several classes share stands for all of them"
+        ),
+    ] = None,
+) -> Response:
+    """Find objects in the posted image with one detector.
 
-    @router.post(
-        "/detect",
-        summary="Detect objects",
-        response_model=DetectResponse,
-        responses=documented(*IMAGE_ERRORS, errors.UnknownModel, errors.OtherTask),
-        openapi_extra=OPENAPI_BODY,
-        dependencies=form,
-    )
-    async def detect(
-        request: Request,
-        model: Annotated[
-            str | None, Query(description="Model name; by default the service's default detector")
-        ] = None,
-        min_score: MinScore = None,
-        max_detections: MaxDetections = None,
-        classes: Annotated[
-            str | None,
-            Query(
-                description="Labels or class ids to report, separated by commas; by default all. A label "
-                "that several classes share stands for all of them"
-            ),
-        ] = None,
-    ) -> Response:
-        """Find objects in the posted image with one detector.
-
-        A large JPEG is decoded at a fraction of its size that suffices for the model. Boxes are in pixels of
-        the full image.
-        """
-        deadline = deadline_for(request, bounds)
-        served = find_model(request, registry, model, "object-detection")
-        names = None if classes is None else comma_list(classes)
-        plan = detect_plan(served, min_score, max_detections, names)
-        data = await read_image(request, bounds, deadline)
-        result = await detector.detect(data, plan, deadline)
-        return timed_answer(_detected(request, result), result.durations)
-
-    return router
+    A large JPEG is decoded at a fraction of its size that suffices for the model. Boxes are in pixels of
+    the full image.
+    """
+    deadline = deadline_for(request)
+    served = find_model(request, model, "object-detection")
+    names = None if classes is None else comma_list(classes)
+    plan = detect_plan(served, min_score, max_detections, names)
+    data = await read_image(request, deadline)
+    result = await app_part(request, Detector).detect(data, plan, deadline)
+    return timed_answer(_detected(request, result), result.durations)
 
 
 def _detected(request: Request, result: Detected) -> dict[str, Any]:

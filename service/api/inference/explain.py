@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import Depends, Header, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from service import errors
@@ -19,13 +19,14 @@ from service.api.body.image import (
     timed_answer,
     timings,
 )
-from service.api.body.request import Bounds, deadline_for
+from service.api.body.request import app_part, deadline_for
 from service.api.inference.classify import Model
 from service.api.middleware.context import find_model
 from service.api.problems import documented
 from service.api.routers import new_router
 from service.inference.explain import Explainer, Explanation
-from service.inference.registry import Registry
+
+router = new_router("inference")
 
 
 class RegionOut(BaseModel):
@@ -58,58 +59,52 @@ class ExplainResponse(BaseModel):
 PNG = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
 
 
-def explain_router(registry: Registry, explainer: Explainer, bounds: Bounds) -> APIRouter:
-    """Return the route `POST /explain`."""
-    router = new_router("inference")
-    form = [Depends(form_first(bounds))]
+@router.post(
+    "/explain",
+    summary="Explain a classification",
+    response_model=ExplainResponse,
+    responses={
+        200: {"description": "The map as JSON or PNG", "content": PNG},
+        **documented(*IMAGE_ERRORS, errors.UnknownModel, errors.OtherTask, errors.NoExactMap),
+    },
+    openapi_extra=OPENAPI_BODY,
+    dependencies=[Depends(form_first)],
+)
+async def explain(
+    request: Request,
+    model: Model = None,
+    class_id: Annotated[
+        int | None, Query(description="Class to explain; by default the most probable one")
+    ] = None,
+    over_image: Annotated[
+        bool, Query(description="Draw the map over the image; if false, the map alone")
+    ] = True,
+    accept: Annotated[
+        str, Header(description="`application/json` for numbers, anything else for a PNG")
+    ] = "image/png",
+) -> Response:
+    """Return the class activation map: how much each place of the last feature map adds to the logit.
 
-    @router.post(
-        "/explain",
-        summary="Explain a classification",
-        response_model=ExplainResponse,
-        responses={
-            200: {"description": "The map as JSON or PNG", "content": PNG},
-            **documented(*IMAGE_ERRORS, errors.UnknownModel, errors.OtherTask, errors.NoExactMap),
-        },
-        openapi_extra=OPENAPI_BODY,
-        dependencies=form,
-    )
-    async def explain(
-        request: Request,
-        model: Model = None,
-        class_id: Annotated[
-            int | None, Query(description="Class to explain; by default the most probable one")
-        ] = None,
-        over_image: Annotated[
-            bool, Query(description="Draw the map over the image; if false, the map alone")
-        ] = True,
-        accept: Annotated[
-            str, Header(description="`application/json` for numbers, anything else for a PNG")
-        ] = "image/png",
-    ) -> Response:
-        """Return the class activation map: how much each place of the last feature map adds to the logit.
-
-        The map is exact: its mean plus the bias equals the logit. It needs a network that ends in global
-        average pooling and one linear layer; other networks get 409.
-        """
-        deadline = deadline_for(request, bounds)
-        served = find_model(request, registry, model)
-        plan = explainer.plan(served, class_id)
-        data = await read_image(request, bounds, deadline)
-        as_json = "application/json" in accept.lower()
-        explanation = await explainer.run(plan, data, deadline, picture=not as_json, over_image=over_image)
-        answer = timed_answer(_numbers(request, explanation), explanation.durations)
-        if explanation.png is not None:
-            name = f"{explanation.model}-{explanation.class_id}.png"
-            headers = {
-                "Content-Disposition": f'inline; filename="{name}"',
-                "Server-Timing": answer.headers["Server-Timing"],
-            }
-            answer = Response(explanation.png, headers=headers, media_type="image/png")
-        answer.headers["Vary"] = "Accept"
-        return answer
-
-    return router
+    The map is exact: its mean plus the bias equals the logit. It needs a network that ends in global
+    average pooling and one linear layer; other networks get 409.
+    """
+    explainer = app_part(request, Explainer)
+    deadline = deadline_for(request)
+    served = find_model(request, model)
+    plan = explainer.plan(served, class_id)
+    data = await read_image(request, deadline)
+    as_json = "application/json" in accept.lower()
+    explanation = await explainer.run(plan, data, deadline, picture=not as_json, over_image=over_image)
+    answer = timed_answer(_numbers(request, explanation), explanation.durations)
+    if explanation.png is not None:
+        name = f"{explanation.model}-{explanation.class_id}.png"
+        headers = {
+            "Content-Disposition": f'inline; filename="{name}"',
+            "Server-Timing": answer.headers["Server-Timing"],
+        }
+        answer = Response(explanation.png, headers=headers, media_type="image/png")
+    answer.headers["Vary"] = "Accept"
+    return answer
 
 
 def _numbers(request: Request, explanation: Explanation) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from models.zoo.card import Task
 from service import errors, logs
 from service.api.body.image import IMAGE_ERRORS
+from service.api.body.request import app_part
 from service.api.problems import INTERNAL_ERROR, STATUS, problem, problem_of
 from service.inference.loading import ServedModel
 from service.inference.registry import Registry
@@ -198,9 +199,7 @@ def note_model(request: Request, model: str) -> None:
     request.state.model = model
 
 
-def find_model(
-    request: Request, registry: Registry, name: str | None, task: Task = "image-classification"
-) -> ServedModel:
+def find_model(request: Request, name: str | None, task: Task = "image-classification") -> ServedModel:
     """Return the model `name`, or the task's default model; if the request fails, count it under this model.
 
     Raises UnknownModel, OtherTask, NotReady, ModelUnavailable, and the problem of a form that was not read to
@@ -209,6 +208,7 @@ def find_model(
     form = getattr(request.state, "form", None)
     if name is None and form is not None and form.unread:
         raise form.problem  # the unread rest may name a model
+    registry = app_part(request, Registry)
     note_model(request, registry.entry(name, task).name)
     return registry.get(name, task)
 

@@ -16,10 +16,11 @@ from pydantic import SecretStr
 
 from models.zoo.card import Card, read_card, write_card
 from service.api import problems
+from service.api.body.request import add_parts
 from service.api.middleware.context import RequestContext
 from service.api.model_changer import ModelChanger
 from service.api.models import Changes, models_router
-from service.api.routers import add_routes
+from service.api.routers import ApiKey, add_routes
 from service.app import create_app
 from service.bench.doctor.model import ModelUnderTest
 from service.bench.doctor.running import RunSettings, faster_in_openvino
@@ -132,7 +133,8 @@ def test_one_choice_at_a_time_and_none_while_models_load(tiny_models_dir: Path, 
     app = FastAPI()
     problems.install(app)
     app.add_middleware(RequestContext, allowed_origins=frozenset(), log_requests=False)
-    add_routes(app, [models_router(registry, Changes(None, 1, 1, nothing))])
+    add_parts(app, [ApiKey(None)])
+    add_routes(app, [models_router(registry, Changes(1, 1, nothing))])
 
     async def choose(client: httpx.AsyncClient, name: str = "tiny") -> httpx.Response:
         choice = client.put(f"/models/{name}/runtime?runtime=onnxruntime")
