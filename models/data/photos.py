@@ -63,4 +63,5 @@ def crops(
 
 def _read(path: Path) -> NDArray[np.uint8]:
     with Image.open(path) as image:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        ImageOps.exif_transpose(image, in_place=True)
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))

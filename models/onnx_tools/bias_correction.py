@@ -17,32 +17,48 @@ if TYPE_CHECKING:
 
 
 def correct_biases(
-    floating: onnx.ModelProto, quantized: onnx.ModelProto, images: Sequence[NDArray[Any]]
+    floating: onnx.ModelProto,
+    quantized: onnx.ModelProto,
+    images: Sequence[NDArray[Any]],
+    expected: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> None:
     """Correct the int32 biases of `quantized` in place, using activation means measured on `images`.
 
-    Each image is an array as the network takes it. Rounding weights to 8 bits shifts the mean of each output
-    channel of a convolution, and the shifts add up over the layers. This function corrects the convolutions
-    in order from the input. It compares the channel's mean after the activation in `floating` with that in
-    `quantized`, whose earlier layers are already corrected, and adds the difference to the channel's bias.
+    Each image is an array as the network takes it. `expected`: what `activation_means` returns for `floating`
+    and `images`, for callers that correct several networks; by default it is measured.
+
+    Rounding weights to 8 bits shifts the mean of each output channel of a convolution, and the shifts add up
+    over the layers. This function corrects the convolutions in order from the input. It compares the
+    channel's mean after the activation in `floating` with that in `quantized`, whose earlier layers are
+    already corrected, and adds the difference to the channel's bias.
     This is the empirical form of Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
     Correction", https://arxiv.org/abs/1906.04721. It costs nothing at run time.
     """
     from onnx import numpy_helper
 
-    convolutions = [node for node in floating.graph.node if node.op_type == "Conv"]
-    consumers = _consumers(floating.graph)
-    activated = {node.name: _activated_output(node, consumers) for node in convolutions}
-    expected = channel_means(floating, list(activated.values()), images)
+    if expected is None:
+        expected = activation_means(floating, images)
     weights = {tensor.name: tensor for tensor in quantized.graph.initializer}
-    biases = {node.name: _quantized_bias(quantized.graph, node.name) for node in convolutions}
+    biases = {name: _quantized_bias(quantized.graph, name) for name in expected}
     found = {name: bias for name, bias in biases.items() if bias is not None}
     outputs = {name: output for name, (_, _, output) in found.items()}
     for name, means in _means_in_turn(quantized, outputs, images):
         values, scale, _ = found[name]
-        steps = np.round((expected[activated[name]] - means) / numpy_helper.to_array(weights[scale]))
+        steps = np.round((expected[name] - means) / numpy_helper.to_array(weights[scale]))
         corrected = numpy_helper.to_array(weights[values]) + steps.astype(np.int64)
         weights[values].CopyFrom(numpy_helper.from_array(corrected.astype(np.int32), values))
+
+
+def activation_means(
+    model: onnx.ModelProto, images: Sequence[NDArray[Any]]
+) -> dict[str, NDArray[np.float64]]:
+    """Return the `channel_means` behind the activation of each convolution, by the convolution's name."""
+    consumers = _consumers(model.graph)
+    activated = {
+        node.name: _activated_output(node, consumers) for node in model.graph.node if node.op_type == "Conv"
+    }
+    means = channel_means(model, list(activated.values()), images)
+    return {name: means[value] for name, value in activated.items()}
 
 
 def channel_means(

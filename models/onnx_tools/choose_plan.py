@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.onnx_tools.bias_correction import activation_means
 from models.onnx_tools.inspect import parse
 from models.onnx_tools.macs import multiply_accumulates
 from models.onnx_tools.quantize import QuantizationPlan, quantized
@@ -141,6 +142,7 @@ class _Search:
         correcting = _spread(range(len(images)), min(_BIAS_IMAGES, -(-len(images) // 2)))
         others = [number for number in range(len(images)) if number not in correcting] or [0]
         self._correcting = [images[number] for number in correcting]
+        self._means = activation_means(model, self._correcting)
         self._shown = [images[number] for number in _spread(others, TRIAL_IMAGES)]
         self._expected = self._scores(content)
         self._trials = 0
@@ -235,7 +237,12 @@ class _Search:
         plan = QuantizationPlan(keep_nodes=kept.nodes)
         try:
             content = quantized(
-                self._content, self._correcting, plan, output=self._output, ranges=self._ranges
+                self._content,
+                self._correcting,
+                plan,
+                output=self._output,
+                ranges=self._ranges,
+                means=self._means,
             )
         except ValueError:
             return None

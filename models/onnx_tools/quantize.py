@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from models.onnx_tools.bias_correction import correct_biases, image_input
@@ -19,6 +20,7 @@ from models.zoo.files import write_whole
 
 if TYPE_CHECKING:
     import onnx
+    from onnxruntime.quantization.calibrate import TensorsData
 
 ARITHMETIC = (
     "Conv", "Gemm", "MatMul", "Add", "Mul", "Clip", "Relu", "LeakyRelu", "GlobalAveragePool", "AveragePool"
@@ -89,6 +91,7 @@ def quantized(
     *,
     output: str = "logits",
     ranges: Path | None = None,
+    means: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> bytes:
     """Return the static int8 variant of the ONNX file `content`; `output`: name of the output with scores.
 
@@ -96,7 +99,8 @@ def quantized(
     multiplies in one instruction (VNNI), with all 8 bits. ReLU and ReLU6 become the range of the quantized
     activation. `images`, each as the network takes it, e.g. float32 (1, 3, H, W), calibrate the ranges and
     correct the biases. `ranges`: a file in which the ranges are stored; later calls with the same network
-    read them from it.
+    read them from it. `means`: the network's `activation_means` on BIAS_IMAGES images or fewer, for callers
+    that quantize it several times with these images.
 
     Batch norm must be folded, and nodes must have names; `simplify` (models/onnx_tools/simplify.py) sees to
     both. Raises ValueError without images, and if `plan` keeps an unknown module or a single convolution
@@ -105,6 +109,7 @@ def quantized(
     # Imported lazily: these take 20 MB, and the service may import this module.
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.calibrate import save_tensors_data
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
     if not images:
@@ -128,6 +133,11 @@ def quantized(
     add_pre_process_metadata(model)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         path = Path(folder) / "model.onnx"
+        if plan.method == "minmax":
+            ranges = ranges or Path(folder) / "ranges.json"
+            if not ranges.exists():
+                onnx.save(model, path)
+                save_tensors_data(_extremes(path, images), ranges)
         quantize_static(
             model,
             path,
@@ -148,12 +158,40 @@ def quantized(
     if plan.correct_biases:
         # Loaded again, because the quantizer moves the weights of its model to another file.
         step = -(-len(images) // BIAS_IMAGES)
-        correct_biases(onnx.load_from_string(content), result, images[::step])
+        correct_biases(onnx.load_from_string(content), result, images[::step], means)
     del result.metadata_props[:]
     onnx.checker.check_model(result, full_check=True)
     made = bytes(result.SerializeToString())
     open_session(made)
     return made
+
+
+def _extremes(path: Path, images: Sequence[NDArray[Any]]) -> TensorsData:
+    """Return the least and the greatest value of each activation of a file over `images`.
+
+    They are those of ONNX Runtime's calibrator. It adds two reductions for each activation to the network,
+    which take longer than the network and NumPy's minimum and maximum together.
+    """
+    import onnx
+    from onnxruntime.quantization.calibrate import CalibrationMethod, MinMaxCalibrater, TensorsData
+
+    calibrator = MinMaxCalibrater(path, [*ARITHMETIC, *MOVEMENT])
+    model = calibrator.model
+    names, _ = calibrator.select_tensors_to_calibrate(model)
+    image = image_input(model.graph)
+    computed = sorted(names - {image})
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in computed)
+    session = open_session(model.SerializeToString(), optimised=False)
+    least, greatest = dict[str, NDArray[Any]](), dict[str, NDArray[Any]]()
+    for pixels in images:
+        values = dict(zip(computed, session.run(computed, {image: pixels}), strict=True))
+        if image in names:
+            values[image] = pixels
+        for name, value in values.items():
+            least[name] = np.fmin(least.get(name, np.inf), value.min(keepdims=True).reshape(1))
+            greatest[name] = np.fmax(greatest.get(name, -np.inf), value.max(keepdims=True).reshape(1))
+    return TensorsData(CalibrationMethod.MinMax, {name: (least[name], greatest[name]) for name in least})
 
 
 def _last_pools(graph: onnx.GraphProto) -> list[str]:

@@ -22,10 +22,15 @@ _OWN_OPERATORS = [
 """Optimizations that may insert operators that only ONNX Runtime or later opsets have."""
 
 
-def open_session(model: bytes | Path, threads: int = 1) -> ort.InferenceSession:
-    """Return a CPU session for a model's bytes or file, with `threads` intra-op threads."""
+def open_session(model: bytes | Path, threads: int = 1, *, optimised: bool = True) -> ort.InferenceSession:
+    """Return a CPU session for a model's bytes or file, with `threads` intra-op threads.
+
+    Without `optimised`, it runs each operator of the file as it stands.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    if not optimised:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     source = model if isinstance(model, bytes) else str(model)
     return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 

@@ -26,7 +26,7 @@ def save_crops(folder: Path, packages: tuple[str, ...], per_photograph: int) -> 
     for number, pixels in enumerate(crops(PHOTOS, packages, per_photograph)):
         image = Image.fromarray(pixels)
         image.thumbnail((320, 320), Image.Resampling.LANCZOS)
-        image.save(folder / f"{number:03}.png", compress_level=1)
+        image.save(folder / f"{number:03}.bmp")
     return folder
 
 
