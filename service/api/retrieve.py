@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import Depends, Query, Request, Response
+from fastapi import Query, Request, Response
 from pydantic import BaseModel, Field
 
 from service import errors
@@ -12,7 +12,7 @@ from service.api.body.image import (
     IMAGE_ERRORS,
     OPENAPI_BODY,
     ImageFacts,
-    form_first,
+    ImageRoute,
     image_facts,
     read_image,
     timed_answer,
@@ -26,7 +26,7 @@ from service.gallery.gallery import Gallery
 from service.gallery.metadata import parse_where
 from service.gallery.search import MAX_K, Match, Retrieval, SearchOptions
 
-router = new_router("gallery")
+router = new_router("gallery", route_class=ImageRoute)
 
 MetadataOut = dict[str, str | int | float | bool | None]
 
@@ -99,7 +99,6 @@ class RetrievalResponse(BaseModel):
         errors.StorageUnavailable,
     ),
     openapi_extra=OPENAPI_BODY,
-    dependencies=[Depends(form_first)],
 )
 async def retrieve_similar(
     request: Request,

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import SecretStr
 
@@ -24,11 +25,12 @@ from service.errors import (
 _bearer = Depends(HTTPBearer(auto_error=False, description="WEIGHIN_API_KEY, if it is set"))
 
 
-def new_router(*tags: str, prefix: str = "") -> APIRouter:
+def new_router(*tags: str, prefix: str = "", route_class: type[APIRoute] = APIRoute) -> APIRouter:
     """Return a router whose routes refuse unknown query parameters and document the common errors."""
     return APIRouter(
         prefix=prefix,
         tags=list(tags),
+        route_class=route_class,
         dependencies=[Depends(refuse_unknown_parameters)],
         responses=documented(MalformedRequest, RequestTimeout, InvalidParameter, HeadersTooLarge),
     )

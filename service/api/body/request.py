@@ -22,7 +22,13 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 _TOLERANT = "_ignores_unknown_parameters"
 
+MAX_KEPT = 500
+"""Maximum number of different queries that are remembered because their parameters are valid."""
+MAX_KEPT_BYTES = 1000
+"""Maximum length of such a query."""
+
 _known: dict[Callable[..., Any], frozenset[str]] = {}
+_accepted: set[tuple[Callable[..., Any], bytes]] = set()
 
 
 @dataclass(frozen=True)
@@ -62,10 +68,8 @@ def ignores_unknown_parameters(endpoint: Endpoint) -> Endpoint:
 
 async def refuse_unknown_parameters(request: Request) -> None:
     """Dependency of every route: raise InvalidParameter for an undeclared or repeated query parameter."""
-    if not request.scope["query_string"]:
-        return
-    endpoint = request.scope["endpoint"]
-    if hasattr(endpoint, _TOLERANT):
+    endpoint, query = request.scope["endpoint"], request.scope["query_string"]
+    if not query or (endpoint, query) in _accepted or hasattr(endpoint, _TOLERANT):
         return
     known = query_parameters(request)
     names = [name for name, _ in request.query_params.multi_items()]
@@ -77,6 +81,10 @@ async def refuse_unknown_parameters(request: Request) -> None:
     repeated = sorted(name for name in known if names.count(name) > 1)
     if repeated:
         raise InvalidParameter(f"query parameter {repeated[0]!r}: given {names.count(repeated[0])} times")
+    if len(query) <= MAX_KEPT_BYTES:
+        if len(_accepted) >= MAX_KEPT:
+            _accepted.clear()
+        _accepted.add((endpoint, query))
 
 
 def query_parameters(request: Request) -> frozenset[str]:

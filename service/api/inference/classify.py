@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Depends, Query, Request, Response
+from fastapi import Query, Request, Response
 from pydantic import BaseModel, Field
 
 from service import errors
@@ -15,7 +15,7 @@ from service.api.body.image import (
     RUNTIME,
     ClassifyTimings,
     ImageFacts,
-    form_first,
+    ImageRoute,
     image_facts,
     read_image,
     timed_answer,
@@ -28,7 +28,7 @@ from service.api.routers import new_router
 from service.inference.classify import Classification, Classifier, Prediction, class_counts
 from service.inference.runtimes.base import RuntimeName
 
-router = new_router("inference")
+router = new_router("inference", route_class=ImageRoute)
 
 
 class PredictionOut(BaseModel):
@@ -70,7 +70,6 @@ TopK = Annotated[
     response_model=ClassifyResponse,
     responses=documented(*IMAGE_ERRORS, errors.UnknownModel, errors.OtherTask),
     openapi_extra=OPENAPI_BODY,
-    dependencies=[Depends(form_first)],
 )
 async def classify(request: Request, model: Model = None, top_k: TopK = None) -> Response:
     """Classify the posted image with one model.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Depends, Query, Request, Response
+from fastapi import Query, Request, Response
 from pydantic import BaseModel, Field
 
 from models.zoo.card import Accuracy
@@ -16,7 +16,7 @@ from service.api.body.image import (
     PRECISION,
     RUNTIME,
     ImageFacts,
-    form_first,
+    ImageRoute,
     image_facts,
     read_image,
     timed_answer,
@@ -33,7 +33,7 @@ from service.inference.runtimes.base import RuntimeName
 from service.latency.stages import milliseconds
 from service.text.display import comma_list
 
-router = new_router("inference")
+router = new_router("inference", route_class=ImageRoute)
 
 
 class CompareTimings(BaseModel):
@@ -131,7 +131,6 @@ class CompareResponse(ComparisonOut):
     response_model=CompareResponse,
     responses=documented(*IMAGE_ERRORS, errors.UnknownModel, errors.Busy),
     openapi_extra=OPENAPI_BODY,
-    dependencies=[Depends(form_first)],
 )
 async def compare(
     request: Request,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Depends, Query, Request, Response
+from fastapi import Query, Request, Response
 from pydantic import BaseModel, Field
 
 from models.zoo.detection import MAX_CANDIDATES
@@ -15,7 +15,7 @@ from service.api.body.image import (
     PRECISION,
     RUNTIME,
     ImageFacts,
-    form_first,
+    ImageRoute,
     image_facts,
     read_image,
     timed_answer,
@@ -29,7 +29,7 @@ from service.inference.detect import Detected, Detector, detect_plan
 from service.inference.runtimes.base import RuntimeName
 from service.text.display import comma_list
 
-router = new_router("inference")
+router = new_router("inference", route_class=ImageRoute)
 
 
 class BoxOut(BaseModel):
@@ -109,7 +109,6 @@ MaxDetections = Annotated[
     response_model=DetectResponse,
     responses=documented(*IMAGE_ERRORS, errors.UnknownModel, errors.OtherTask),
     openapi_extra=OPENAPI_BODY,
-    dependencies=[Depends(form_first)],
 )
 async def detect(
     request: Request,

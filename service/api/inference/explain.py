@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Query, Request, Response
+from fastapi import Header, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from service import errors
@@ -13,7 +13,7 @@ from service.api.body.image import (
     OPENAPI_BODY,
     ClassifyTimings,
     ImageFacts,
-    form_first,
+    ImageRoute,
     image_facts,
     read_image,
     timed_answer,
@@ -26,7 +26,7 @@ from service.api.problems import documented
 from service.api.routers import new_router
 from service.inference.explain import Explainer, Explanation
 
-router = new_router("inference")
+router = new_router("inference", route_class=ImageRoute)
 
 
 class RegionOut(BaseModel):
@@ -68,7 +68,6 @@ PNG = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
         **documented(*IMAGE_ERRORS, errors.UnknownModel, errors.OtherTask, errors.NoExactMap),
     },
     openapi_extra=OPENAPI_BODY,
-    dependencies=[Depends(form_first)],
 )
 async def explain(
     request: Request,

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import httpx
 import pytest
+from fastapi import Depends, Request, Response
 
+from service.api.body.image import ImageRoute
+from service.api.body.request import MAX_KEPT
+from service.api.routers import key_needed, new_router
 from tests.helpers.problems import assert_problem
 
 
@@ -65,3 +69,39 @@ def test_routes_that_refuse_unknown_parameters(
 def test_repeated_parameter(client: httpx.Client, png: bytes, method: str, path: str) -> None:
     response = client.request(method, path, content=png if method == "POST" else None)
     assert_problem(response, 422, "invalid-parameter", "given 2 times")
+
+
+def test_parameters_are_those_of_each_request(client: httpx.Client, png: bytes) -> None:
+    """Valid parameters are kept per query and fields; they must never be those of another request."""
+
+    def ids(query: str, fields: dict[str, str] | None = None) -> int:
+        if fields is None:
+            response = client.post(f"/classify{query}", content=png)
+        else:
+            response = client.post(f"/classify{query}", files={"image": png}, data=fields)
+        return len(response.json()["predictions"]) if response.status_code == 200 else response.status_code
+
+    for _ in range(2):
+        assert [ids(f"?top_k={k}") for k in (1, 2, 3)] == [1, 2, 3]
+        assert [ids("", {"top_k": str(k)}) for k in (3, 1, 2)] == [3, 1, 2]
+        assert [ids("?top_k=2", {"top_k": k}) for k in ("2", "3", "")] == [2, 422, 2]
+        assert [ids(query) for query in ("?top_k=x", "?top_k=0", "?top_k=2&top_k=2", "?topk=1")] == [422] * 4
+        assert [ids("", {"top_k": k}) for k in ("x", "0")] == [422] * 2
+
+
+def test_many_different_queries_are_answered(client: httpx.Client, png: bytes) -> None:
+    for number in range(MAX_KEPT + 5):
+        response = client.post(f"/classify?top_k=1&model={'x' * number}")
+        assert response.status_code == 404 if number else 422
+    assert client.post("/classify?top_k=1", content=png).status_code == 200
+
+
+def test_a_route_with_an_image_has_no_dependencies() -> None:
+    """They would not be solved."""
+    router = new_router(route_class=ImageRoute)
+    with pytest.raises(TypeError, match="/guarded: allowed are parameters of the query"):
+        router.post("/guarded", dependencies=[Depends(key_needed)])(_endpoint)
+
+
+async def _endpoint(request: Request) -> Response:
+    raise AssertionError(request)
