@@ -47,7 +47,7 @@ from service.inference.explain import Explainer
 from service.inference.pool import CorePool
 from service.inference.registry import Registry
 from service.inference.runtimes.base import RUNTIMES
-from service.inference.runtimes.choice import RuntimeChoices
+from service.inference.runtimes.choice import runtime_choices
 from service.inference.runtimes.opening import is_installed, runtime_version
 from service.inference.runtimes.weigher import Weigher
 from service.latency.prometheus import Metrics
@@ -106,6 +106,11 @@ class Services:
         """Reason why state cannot be written at the moment; None if it can."""
         return self.state.problem or self.recorder.problem
 
+    def stop(self) -> None:
+        """Begin to stop: end event streams, which would not end otherwise, and weighing."""
+        self.jobs.stop()
+        self.weigher.stop()
+
     @contextlib.asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
         """Start all components, load the models in the background, and close everything at shutdown."""
@@ -148,7 +153,7 @@ def build(settings: Settings, *, address: str | None = None) -> Services:
     Raises the errors of `create_app`.
     """
     threads = settings.threads or core_budget()
-    choices = RuntimeChoices(settings.runtime, settings.data_dir, streams=threads)
+    choices = runtime_choices(settings)
     registry = Registry(
         settings.model_dirs,
         settings.default_model,
@@ -328,7 +333,7 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.stopping = services.jobs.stop  # ends event streams on shutdown, see service/server.py
+    app.state.stopping = services.stop  # see service/server.py
     app.state.refused = partial(services.metrics.count_error, None)  # counts refusals by the connection
     problems.install(app)
     document_form_fields(app)

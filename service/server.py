@@ -72,8 +72,8 @@ def server_config(app: Any, settings: Settings) -> uvicorn.Config:
 class _Server(uvicorn.Server):
     """A uvicorn server that does not raise handled signals again, so that a clean shutdown exits with 0.
 
-    `stopping` is called on the event loop when a signal arrives, to end endless streams before the server
-    waits for them.
+    `stopping` is called on the event loop when a signal arrives, to end endless streams and background work
+    before the server waits for requests.
     """
 
     def __init__(self, config: uvicorn.Config, stopping: Callable[[], None]) -> None:

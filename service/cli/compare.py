@@ -17,7 +17,7 @@ from service.inference.compare import ComparedModel, Comparer, Comparison
 from service.inference.cpu import core_budget
 from service.inference.pool import CorePool, Deadline
 from service.inference.registry import Registry
-from service.inference.runtimes.choice import RuntimeChoices
+from service.inference.runtimes.choice import runtime_choices
 from service.latency.prometheus import Metrics
 from service.latency.recorder import Recorder
 from service.text.display import comma_list, shown
@@ -39,7 +39,7 @@ def compare_photos(
         check_target(json_file, "--json", photos)
     settings = settings_with()
     threads = settings.threads or core_budget()
-    choices = RuntimeChoices(settings.runtime, settings.data_dir, streams=threads)
+    choices = runtime_choices(settings)
     registry = Registry(
         settings.model_dirs, settings.default_model, added=settings.added_models, choices=choices
     )

@@ -20,7 +20,7 @@ from service.inference.detect import DetectPlan, Found, detect_plan, find_object
 from service.inference.loading import load_model
 from service.inference.pipeline import load_image
 from service.inference.registry import Registry, check_task
-from service.inference.runtimes.choice import RuntimeChoices
+from service.inference.runtimes.choice import runtime_choices
 from service.latency.stages import Durations, Stopwatch, milliseconds
 from service.text.display import comma_list, shown, without_surrogates
 
@@ -57,7 +57,7 @@ def detect_objects(
     if entry.card is not None:
         check_task(entry.card, "object-detection")
     plan = detect_plan(
-        load_model(entry.folder, choices=RuntimeChoices(settings.runtime, settings.data_dir)),
+        load_model(entry.folder, choices=runtime_choices(settings)),
         min_score,
         max_detections,
         None if classes is None else comma_list(classes),

@@ -20,7 +20,7 @@ from service.cli.settings import settings_with
 from service.errors import ModelUnavailable, UnknownModel
 from service.inference.registry import Registry
 from service.inference.runtimes.base import SessionError
-from service.inference.runtimes.choice import RuntimeChoices
+from service.inference.runtimes.choice import runtime_choices
 from service.text.display import shown
 
 
@@ -44,7 +44,7 @@ def doctor(
     console = LiteralConsole(soft_wrap=True, quiet=json_file == STANDARD_OUTPUT)
     settings = settings_with()
     registry = Registry(settings.model_dirs, settings.default_model, added=settings.added_models)
-    choices = RuntimeChoices(settings.runtime, settings.data_dir)
+    choices = runtime_choices(settings)
     names = registry.names() if model is None else (registry.entry(model).name,)
     machine = take_fingerprint({}, {}).machine
     run_settings = RunSettings(threads, spinning, settings.threads)

@@ -8,7 +8,7 @@ from service.cli.output import STANDARD_OUTPUT, JsonFile, check_target, console,
 from service.cli.settings import settings_with
 from service.inference.loading import served_accuracy
 from service.inference.registry import Registry
-from service.inference.runtimes.choice import RuntimeChoices
+from service.inference.runtimes.choice import runtime_choices
 from service.settings import Settings
 from service.text.display import shown
 
@@ -22,7 +22,7 @@ def list_models(json_file: JsonFile = None) -> None:
         settings.model_dirs,
         settings.default_model,
         added=settings.added_models,
-        choices=RuntimeChoices(settings.runtime, settings.data_dir),
+        choices=runtime_choices(settings),
     )
     registry.load()
     if json_file is not None:

@@ -33,7 +33,7 @@ from service.cli.settings import settings_with
 from service.errors import InvalidParameter
 from service.evaluation.store import EvaluationStore
 from service.inference.registry import Registry
-from service.inference.runtimes.choice import RuntimeChoices
+from service.inference.runtimes.choice import runtime_choices
 from service.storage.database import open_database
 from service.text.display import shown
 
@@ -82,7 +82,7 @@ def recommend(
         constraints = Constraints(
             p50_ms, p90_ms, p99_ms, max_bytes, min_accuracy, labels, task_of(evaluation, _task(task))
         )
-        choices = RuntimeChoices(settings.runtime, settings.data_dir)
+        choices = runtime_choices(settings)
         registry = Registry(
             settings.model_dirs,
             settings.default_model,

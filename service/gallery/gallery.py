@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -118,15 +119,16 @@ class Gallery:
         state = await self._threads.read(self._database.state)
         return frozenset({self._networks.name_of(state), *map(model_name, state.embedders)})
 
-    async def pictures(self, count: int) -> list[bytes]:
-        """Return the original bytes of up to `count` images, by id. Raises StorageUnavailable."""
+    async def pictures(self, count: int) -> AsyncIterator[bytes]:
+        """Yield the original bytes of up to `count` images, by id. Raises StorageUnavailable.
 
-        def read() -> list[bytes]:
-            images, _ = self._store.page(None, count)
-            originals = (self._store.original(image.key) for image in images)
-            return [original for original in originals if original is not None]
-
-        return await self._threads.read(read)
+        Each is read when it is asked for.
+        """
+        images, _ = await self._threads.read(partial(self._store.page, None, count))
+        for image in images:
+            original = await self._threads.read(partial(self._store.original, image.key))
+            if original is not None:
+                yield original
 
     async def close(self) -> None:
         """Stop background work and save the index."""

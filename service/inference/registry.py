@@ -44,7 +44,7 @@ from service.inference.runtimes.base import RuntimeName, Session
 from service.inference.runtimes.choice import Requested, RuntimeChoices
 from service.inference.runtimes.opening import open_session
 from service.inference.runtimes.openvino import FloatPrecision
-from service.inference.runtimes.weighing import Weighing
+from service.inference.runtimes.weighing import Conditions, Weighing
 from service.text.display import shown
 
 _WRONG_TASK: dict[Task, str] = {
@@ -210,6 +210,10 @@ class Registry:
         if card.file.sha256 != model.version:
             raise ModelUnavailable(f"model '{model.name}' cannot be used: its file has changed")
         return open_session("openvino", content, model.card, streams=self._choices.streams, floats=floats)
+
+    def conditions(self, card: Card) -> Conditions:
+        """Return the conditions under which the model of a card is weighed."""
+        return self._choices.conditions(card)
 
     def keep_weighing(self, model: ServedModel, weighing: Weighing, opened: Session | None) -> None:
         """Keep the weighing of a model, and run the model's predictions as it says.

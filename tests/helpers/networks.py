@@ -127,6 +127,18 @@ def put_file(folder: Path, model: onnx.ModelProto | bytes) -> None:
     (folder / "card.json").write_text(json.dumps(card))
 
 
+def end_in_scaler(folder: Path) -> None:
+    """Let a model end in an operator of ai.onnx.ml, which ONNX Runtime has and OpenVINO lacks."""
+    model = onnx.load(folder / "model.onnx")
+    model.graph.node[-1].output[0] = "unscaled"
+    scaler = helper.make_node(
+        "Scaler", ["unscaled"], ["logits"], domain="ai.onnx.ml", offset=[0.0] * 10, scale=[1.0] * 10
+    )
+    model.graph.node.append(scaler)
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    put_file(folder, model)
+
+
 def served(folder: Path) -> ServedModel:
     """Load the model in `folder` without a registry or warm-up."""
     card = read_card(folder)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import structlog
+from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 from pydantic_core import from_json
 
@@ -22,6 +24,7 @@ from service.inference.runtimes.base import RuntimeName
 from service.inference.runtimes.opening import INSTALL_OPENVINO, is_installed, obstacle_of
 from service.inference.runtimes.openvino import FloatPrecision
 from service.inference.runtimes.weighing import Conditions, Weighing
+from service.settings import Settings
 
 FILE_NAME = "runtimes.json"
 """Name of the file in the data directory."""
@@ -29,6 +32,9 @@ FILE_NAME = "runtimes.json"
 Origin = Literal["request", "card", "setting"]
 
 NOT_WEIGHED = "not weighed yet"
+
+_LOCK_WAIT_S = 10.0
+"""Longest wait for another process that changes the file."""
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +47,7 @@ class Requested(Finite):
 
 
 class _Kept(Finite):
-    """Content of the file. Several machines may share it, each with weighings of its own."""
+    """Content of the file. Several processes and machines may share it: a change keeps what others wrote."""
 
     schema_version: Literal[1] = 1
     requested: dict[Name, Requested] = Field(default_factory=dict)
@@ -138,11 +144,15 @@ class RuntimeChoices:
             return Choice(requested.runtime, "request", requested.floats)
         return Choice(self.default) if card.runtime is None else Choice(card.runtime, "card")
 
+    def conditions(self, card: Card) -> Conditions:
+        """Return the conditions under which the model of a card is weighed. Raises PackageNotFoundError."""
+        return Conditions.here(card, self.streams)
+
     def weighing(self, card: Card, choice: Choice) -> Weighing | None:
         """Return the weighing of a model under the conditions of this machine; None if there is none."""
         if choice.runtime == "onnxruntime" or obstacle_of("openvino") is not None:
             return None
-        here = Conditions.here(card.file.sha256)
+        here = self.conditions(card)
         for known in self._kept.weighings:
             if (known.model, known.floats, known.conditions) == (card.name, choice.floats, here):
                 return known
@@ -156,11 +166,11 @@ class RuntimeChoices:
         choice = self.of(card)
         weighing = self.weighing(card, choice)
         if weighing is not None:
-            wins = weighing.switches if choice.runtime == "auto" else weighing.answers is not None
+            wins = weighing.switches if choice.runtime == "auto" else not weighing.refused
         else:
             wins = choice.runtime == "openvino" and obstacle_of("openvino") is None
         if wins:
-            return Serving("openvino", None if weighing is None else weighing.precision, weighing)
+            return Serving("openvino", None if weighing is None else weighing.precision or None, weighing)
         return Serving("onnxruntime", card.precision, weighing)
 
     def expected(self, card: Card) -> RuntimeName:
@@ -169,17 +179,19 @@ class RuntimeChoices:
 
     def keep_weighing(self, weighing: Weighing) -> None:
         """Keep a weighing in place of older ones of that model on that machine, at least in memory."""
-
         ours = weighing.conditions
         machine = (ours.cpu, ours.cpu_id, ours.cores)
+
+        def change(kept: _Kept) -> _Kept:
+            others = _without(kept.weighings, weighing.model, weighing.floats, machine)
+            return kept.model_copy(update={"weighings": (*others, weighing)})
+
         with self._lock:
-            others = self._without(weighing.model, weighing.floats, machine)
-            kept = self._kept.model_copy(update={"weighings": (*others, weighing)})
             try:
-                self._write(kept)
+                self._write(change)
             except StorageUnavailable as error:
                 log.warning("weighing is kept in memory only", model=weighing.model, reason=error.detail)
-                self._kept = kept
+            self._kept = change(self._kept)
 
     def keep(self, name: str, requested: Requested | None) -> None:
         """Keep what a request chose for a model; None: forget it. Raises StorageUnavailable.
@@ -187,36 +199,58 @@ class RuntimeChoices:
         `auto` discards the model's weighing on this machine, so that it is weighed again.
         """
         machine = this_machine()
-        with self._lock:
-            others = {other: known for other, known in self._kept.requested.items() if other != name}
+        here = (machine.cpu, machine.cpu_id, core_budget())
+
+        def change(kept: _Kept) -> _Kept:
+            others = {other: known for other, known in kept.requested.items() if other != name}
             changed = others if requested is None else others | {name: requested}
-            weighings = self._kept.weighings
+            weighings = kept.weighings
             if requested is not None and requested.runtime == "auto":
-                here = (machine.cpu, machine.cpu_id, core_budget())
-                weighings = self._without(name, requested.floats, here)
-            self._write(self._kept.model_copy(update={"requested": changed, "weighings": weighings}))
+                weighings = _without(weighings, name, requested.floats, here)
+            return kept.model_copy(update={"requested": changed, "weighings": weighings})
 
-    def _without(
-        self, model: str, floats: FloatPrecision | None, machine: tuple[str, str, int]
-    ) -> tuple[Weighing, ...]:
-        """Return the weighings without those of a model on a machine: CPU, its identity, number of cores."""
+        with self._lock:
+            self._write(change)
+            self._kept = change(self._kept)
 
-        def is_other(known: Weighing) -> bool:
-            of = known.conditions
-            ours = (known.model, known.floats, (of.cpu, of.cpu_id, of.cores))
-            return ours != (model, floats, machine)
+    def _write(self, change: Callable[[_Kept], _Kept]) -> None:
+        """Change the content of the file, which another process may have changed meanwhile.
 
-        return tuple(filter(is_other, self._kept.weighings))
-
-    def _write(self, kept: _Kept) -> None:
-        if self._path is not None:
-            text = json.dumps(kept.model_dump(mode="json"), indent=2) + "\n"
-            try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
+        Raises StorageUnavailable.
+        """
+        if self._path is None:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self._path.with_suffix(".lock"), timeout=_LOCK_WAIT_S):
+                kept = change(_read(self._path))
+                text = json.dumps(kept.model_dump(mode="json"), indent=2) + "\n"
                 write_whole(self._path, text.encode())
-            except OSError as error:
-                raise StorageUnavailable(f"{FILE_NAME} cannot be written: {error_words(error)}") from None
-        self._kept = kept
+        except (OSError, NotImplementedError) as error:
+            reason = (
+                "another process is writing it"
+                if isinstance(error, Timeout)
+                else (error_words(error) if isinstance(error, OSError) else "file locks are not supported")
+            )
+            raise StorageUnavailable(f"{FILE_NAME} cannot be written: {reason}") from None
+
+
+def runtime_choices(settings: Settings) -> RuntimeChoices:
+    """Return what a service with these settings would run. Raises InvalidParameter."""
+    return RuntimeChoices(settings.runtime, settings.data_dir, streams=settings.threads or core_budget())
+
+
+def _without(
+    weighings: Iterable[Weighing], model: str, floats: FloatPrecision | None, machine: tuple[str, str, int]
+) -> tuple[Weighing, ...]:
+    """Return the weighings without those of a model on a machine: CPU, its identity, number of cores."""
+
+    def is_other(known: Weighing) -> bool:
+        of = known.conditions
+        ours = (known.model, known.floats, (of.cpu, of.cpu_id, of.cores))
+        return ours != (model, floats, machine)
+
+    return tuple(filter(is_other, weighings))
 
 
 def _read(path: Path) -> _Kept:

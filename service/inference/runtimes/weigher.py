@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
-import functools
 import io
 import math
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import NamedTuple, TypeVar
+from functools import partial
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import structlog
@@ -37,13 +39,12 @@ from service.inference.pipeline import load_image, to_tensor
 from service.inference.pool import CorePool, Deadline
 from service.inference.registry import Registry
 from service.inference.runtime_errors import one_line
-from service.inference.runtimes.base import Session, SessionError
+from service.inference.runtimes.base import RuntimeName, Session, SessionError
 from service.inference.runtimes.opening import is_installed, obstacle_of
 from service.inference.runtimes.weighing import (
     MOST_DEVIATION,
     MOST_SCORE_DIFFERENCE,
     Answers,
-    Conditions,
     Weighing,
 )
 from service.latency.stages import Stopwatch
@@ -58,6 +59,10 @@ LOOK_LEVEL = LEVEL / 2
 """Level of each of the two looks at the rounds, so that both together err as rarely as one at LEVEL."""
 BLOCK_S = 0.01
 """Time for which the slower runtime runs in a round; one run may take longer."""
+COMPARE_S = 60.0
+"""Time after which no further picture is run, so that slow models are compared on fewer."""
+MOST_RUN_S = 1.0
+"""Longest run with which a model is timed. A round, for which requests wait, takes two of them."""
 POLL_S = 1.0
 """Interval at which models that need weighing are looked for, and at which a busy service is asked again."""
 _WAIT_S = 30.0
@@ -67,8 +72,10 @@ _RETRY_S = 600.0
 """Time after which a model is weighed again that lacked memory, time or a readable file."""
 _WARM_UP_LIMIT_S = 60.0
 
-GalleryPictures = Callable[[int], Awaitable[list[bytes]]]
-"""Takes a number, and returns the bytes of at most that many gallery pictures. Raises StorageUnavailable."""
+GalleryPictures = Callable[[int], AsyncIterator[bytes]]
+"""Takes a number, and yields at most that many gallery pictures, one at a time. Raises StorageUnavailable."""
+
+Source = Literal["gallery", "photograph", "noise"]
 
 T = TypeVar("T")
 
@@ -87,12 +94,13 @@ class Difference(NamedTuple):
         return self.same and self.deviation is None
 
 
-class Chosen(NamedTuple):
-    """Pictures on which answers are compared, in words too; those from number `noise_from` on are noise."""
+class RunFailed(Exception):
+    """A run of a network failed in a runtime."""
 
-    pictures: Sequence[bytes]
-    noise_from: int
-    words: str
+    def __init__(self, runtime: RuntimeName, reason: str) -> None:
+        self.runtime = runtime
+        name = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}[runtime]
+        super().__init__(reason if reason.startswith(name) else f"{name}: {reason}")
 
 
 class _MayPass(Exception):
@@ -110,7 +118,7 @@ class Weigher:
         self,
         registry: Registry,
         pool: CorePool,
-        pictures: GalleryPictures,
+        gallery: GalleryPictures,
         *,
         max_pixels: int,
         busy: Callable[[], bool],
@@ -118,22 +126,29 @@ class Weigher:
         """`busy` returns whether a benchmark or the demo runs, which weighing would disturb."""
         self._registry = registry
         self._pool = pool
-        self._pictures = pictures
+        self._gallery = gallery
         self._max_pixels = max_pixels
         self._busy = busy
         self._failed: dict[str, tuple[ServedModel, float]] = {}
         """The model that could not be weighed, and when to try again, by name."""
         self._task: asyncio.Task[None] | None = None
+        self._stopped = False
 
     def start(self) -> None:
-        """Start looking for models to weigh, if OpenVINO is installed."""
-        if is_installed("openvino"):
+        """Start looking for models to weigh, if OpenVINO is installed and `stop` was not called."""
+        if is_installed("openvino") and not self._stopped:
             self._task = asyncio.create_task(self._run())
 
-    async def close(self) -> None:
-        """Stop; a round that has begun ends."""
+    def stop(self) -> None:
+        """Begin no further step; a round that has begun ends."""
+        self._stopped = True
         if self._task is not None:
             self._task.cancel()
+
+    async def close(self) -> None:
+        """Stop, and wait until it has stopped."""
+        self.stop()
+        if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
@@ -182,86 +197,112 @@ class Weigher:
             # Copies: the outcome of a run here is no news about the sessions that serve.
             apart = replace(model, session=copy.copy(model.session))
             weighing = await self._measure(apart, copy.copy(runner))
-        except (SessionError, ModelUnavailable) as error:
+        except (SessionError, RunFailed) as error:
             if is_passing(error):
                 raise _MayPass(one_line(str(error))) from error
-            weighing = await asyncio.to_thread(self._result, model, problem=one_line(str(error)))
+            refused = isinstance(error, SessionError) or error.runtime == "openvino"
+            weighing = await asyncio.to_thread(
+                self._result, model, problem=one_line(str(error)), refused=refused
+            )
         await asyncio.to_thread(self._registry.keep_weighing, model, weighing, runner)
 
     async def _measure(self, model: ServedModel, runner: Session) -> Weighing:
-        chosen = await self._choose_pictures()
-        answers, tensor = await self._compare(model, runner, chosen)
-        estimate, times = await self._time(model.session, runner, tensor)
+        answers, tensor = await self._compare(model, runner)
+        common = {"precision": runner.precision, "answers": answers}
+        timed = await self._time(model.session, runner, tensor)
+        if timed is None:
+            problem = f"a run takes longer than {MOST_RUN_S:g} s"
+            return await asyncio.to_thread(self._result, model, problem=problem, **common)
+        estimate, times = timed
         return await asyncio.to_thread(
             self._result,
             model,
-            precision=runner.precision,
             onnxruntime_ms=round(statistics.median(times[0]) / 1e6, 4),
             openvino_ms=round(statistics.median(times[1]) / 1e6, 4),
             speedup=round(math.exp(estimate.mean), 4),
             low=round(math.exp(estimate.low), 4),
             high=round(math.exp(estimate.high), 4),
             faster=verdict(-estimate.mean, estimate.p, LOOK_LEVEL) == "faster",
-            answers=answers,
+            **common,
         )
 
     def _open(self, model: ServedModel) -> Session:
-        """Load the model in OpenVINO, and run it once. Raises SessionError and ModelUnavailable."""
+        """Load the model in OpenVINO, and run it once. Raises SessionError and RunFailed."""
         try:
             runner = self._registry.open_in_openvino(model, floats=model.choice.floats)
         except ModelUnavailable as error:  # its file cannot be read, or has changed
             raise _MayPass(one_line(str(error))) from error
         runner.activation = model.session.activation
-        runner.run(_grey(model), limit_s=_WARM_UP_LIMIT_S)
+        _run(runner, _grey(model), limit_s=_WARM_UP_LIMIT_S)
         return runner
 
     def _result(self, model: ServedModel, **facts: object) -> Weighing:
-        here = Conditions.here(model.version)
+        here = self._registry.conditions(model.card)
         named = {"model": model.name, "conditions": here, "floats": model.choice.floats}
         return Weighing.model_validate({**named, "at": datetime.now(UTC), **facts})
 
-    async def _choose_pictures(self) -> Chosen:
-        """Return the pictures to compare answers on: the gallery's, else photographs and noise."""
+    async def _pictures(self) -> AsyncGenerator[tuple[Source, Callable[[], bytes]]]:
+        """Yield PICTURES pictures: the gallery's, else bundled photographs, then noise.
+
+        A picture's function returns its bytes, and is for a thread of the pool.
+        """
+        count = 0
         try:
-            pictures = await self._pictures(PICTURES)
+            async for data in self._gallery(PICTURES):
+                yield "gallery", lambda data=data: data  # type: ignore[misc]
+                count += 1
         except StorageUnavailable:
-            pictures = []
-        return await asyncio.to_thread(_filled_up, pictures)
+            pass
+        for path in sorted(PHOTOGRAPHS.glob("*.jpg"))[: PICTURES - count]:
+            yield "photograph", path.read_bytes
+            count += 1
+        for seed in range(PICTURES - count):
+            yield "noise", partial(_noise, seed)
 
-    async def _compare(
-        self, model: ServedModel, runner: Session, chosen: Chosen
-    ) -> tuple[Answers, NDArray[np.float32]]:
+    async def _compare(self, model: ServedModel, runner: Session) -> tuple[Answers, NDArray[np.float32]]:
         """Return how the answers differ, and the first picture as the network's input."""
-        differences: dict[int, Difference] = {}
+        tried: Counter[Source] = Counter()
+        found: dict[Source, list[Difference]] = {"gallery": [], "photograph": [], "noise": []}
         first: NDArray[np.float32] | None = None
+        spent_s = 0.0
 
-        def job(data: bytes) -> tuple[Difference, NDArray[np.float32]]:
-            image = load_image(data, model.card.input, max_pixels=self._max_pixels)
+        def job(read: Callable[[], bytes]) -> tuple[Difference, NDArray[np.float32], float]:
+            start = time.perf_counter()
+            image = load_image(read(), model.card.input, max_pixels=self._max_pixels)
             tensor = to_tensor(image, model.card.input)
-            return _difference(model, image, tensor, runner), tensor
+            return _difference(model, image, tensor, runner), tensor, time.perf_counter() - start
 
-        for number, data in enumerate(chosen.pictures):
-            try:
-                difference, tensor = await self._on_pool(lambda data=data: job(data))  # type: ignore[misc]
-            except ModelUnavailable:
-                raise
-            except WeighinError:  # a picture that cannot be decoded with today's limits
-                continue
-            first = tensor if first is None else first
-            differences[number] = difference
-        left_out = len(chosen.pictures) - len(differences)
-        described = chosen.words + (f", {left_out} of them left out" if left_out else "")
-        noise = [each for number, each in differences.items() if number >= chosen.noise_from]
-        others = [each for number, each in differences.items() if number < chosen.noise_from]
-        answers = summary(others, noise, described, detector=model.decoder is not None)
+        async with contextlib.aclosing(self._pictures()) as pictures:
+            async for source, read in pictures:
+                tried[source] += 1
+                try:
+                    difference, tensor, took_s = await self._on_pool(partial(job, read))
+                except WeighinError:  # a picture that cannot be decoded with today's limits
+                    continue
+                first = tensor if first is None else first
+                found[source].append(difference)
+                spent_s += took_s
+                if spent_s >= COMPARE_S:
+                    break
+        answers = summary(
+            [*found["gallery"], *found["photograph"]],
+            found["noise"],
+            _in_words(tried, left_out=tried.total() - sum(map(len, found.values()))),
+            detector=model.decoder is not None,
+        )
         return answers, _grey(model) if first is None else first
 
     async def _time(
         self, here: Session, there: Session, tensor: NDArray[np.float32]
-    ) -> tuple[Estimate, tuple[list[float], list[float]]]:
-        """Return the log of the speed-up, and the medians of both sessions in each round in nanoseconds."""
+    ) -> tuple[Estimate, tuple[list[float], list[float]]] | None:
+        """Return the log of the speed-up, and the medians of both sessions in each round in nanoseconds.
+
+        None if a run takes longer than MOST_RUN_S.
+        """
         times: tuple[list[float], list[float]] = ([], [])
         runs = await self._on_pool(lambda: _runs_in_block((here, there), tensor))
+        if runs is None:
+            return None
         for rounds in (ROUNDS, MORE_ROUNDS):
             for own, found in zip(
                 times, await self._time_rounds(here, there, tensor, rounds, runs), strict=True
@@ -320,43 +361,53 @@ def is_passing(error: Exception) -> bool:
     return isinstance(cause, MemoryError | TimeoutError) or "bad_alloc" in str(cause)
 
 
-def _runs_in_block(sessions: Sequence[Session], tensor: NDArray[np.float32]) -> int:
-    """Warm both sessions up; return how often the slower one runs in BLOCK_S, at least once."""
+def _run(
+    session: Session, tensor: NDArray[np.float32], *, limit_s: float | None = None
+) -> Mapping[str, NDArray[np.float32]]:
+    """Run the network. Raises RunFailed, whose message names the runtime."""
+    try:
+        return session.run(tensor, limit_s=limit_s)
+    except ModelUnavailable as error:
+        raise RunFailed(session.runtime, str(session.failure)) from error.__cause__
+
+
+def _runs_in_block(sessions: Sequence[Session], tensor: NDArray[np.float32]) -> int | None:
+    """Return how often the slower session runs in BLOCK_S, at least once; None if a run is too slow."""
+    if max(_times_ns(session, tensor, 1)[0] for session in sessions) > MOST_RUN_S * 1e9:
+        return None
     slowest = max(min(_times_ns(session, tensor, 3)) for session in sessions)
     return math.ceil(BLOCK_S * 1e9 / slowest)
 
 
 def _times_ns(session: Session, tensor: NDArray[np.float32], runs: int) -> list[int]:
-    """Return the time of each of `runs` runs, in nanoseconds."""
+    """Return the time of each of `runs` runs, in nanoseconds. Raises RunFailed."""
     times: list[int] = []
     for _ in range(runs):
         start = time.perf_counter_ns()
-        session.run(tensor)
+        _run(session, tensor)
         times.append(time.perf_counter_ns() - start)
     return times
 
 
-def _filled_up(gallery: Sequence[bytes]) -> Chosen:
-    """Return PICTURES pictures: the gallery's, else bundled photographs, then noise."""
-    pictures = list(gallery)
-    words = [f"{counted(len(pictures), 'picture', 'pictures')} of the gallery"] if pictures else []
-    if len(pictures) < PICTURES:
-        photographs = sorted(PHOTOGRAPHS.glob("*.jpg"))[: PICTURES - len(pictures)]
-        pictures += [path.read_bytes() for path in photographs]
-        words.append(f"{counted(len(photographs), 'bundled photograph', 'bundled photographs')}")
-    noise_from = len(pictures)
-    if noise_from < PICTURES:
-        words.append(f"{PICTURES - noise_from} of noise")
-        pictures += map(_noise, range(PICTURES - noise_from))
-    return Chosen(pictures, noise_from, ", ".join(words))
+def _in_words(tried: Mapping[Source, int], *, left_out: int) -> str:
+    """Return in words which pictures were tried, and how many of them were left out."""
+    words = []
+    if tried["gallery"]:
+        words.append(f"{counted(tried['gallery'], 'picture', 'pictures')} of the gallery")
+    if tried["photograph"]:
+        words.append(counted(tried["photograph"], "bundled photograph", "bundled photographs"))
+    if tried["noise"]:
+        words.append(f"{tried['noise']} of noise")
+    if left_out:
+        words.append(f"{left_out} of them left out")
+    return ", ".join(words)
 
 
-@functools.cache
 def _noise(seed: int) -> bytes:
     """Return a picture of noise, a PNG."""
     pixels = np.random.default_rng(seed).integers(0, 256, (256, 256, 3), np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=0)
     return buffer.getvalue()
 
 
@@ -390,7 +441,7 @@ def _difference(
     model: ServedModel, image: DecodedImage, tensor: NDArray[np.float32], runner: Session
 ) -> Difference:
     """Return how the answers of the model's own session and `runner` to one picture differ."""
-    both = [session.run(tensor) for session in (model.session, runner)]
+    both = [_run(session, tensor) for session in (model.session, runner)]
     if model.decoder is None:
         here, there = (outputs["logits"][0].astype(np.float64) for outputs in both)
         deviation = float(np.abs(here - there).max() / max(float(here.std()), 1e-12))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Self
 
 from pydantic import AwareDatetime, Field
@@ -10,7 +12,8 @@ from models.zoo.card import Agreement, Card, Fraction, Interval, Name, Sha256
 from models.zoo.frozen import Finite
 from models.zoo.machine import this_machine
 from service.inference.cpu import core_budget
-from service.inference.runtimes.opening import runtime_version
+from service.inference.runtimes.base import RUNTIMES
+from service.inference.runtimes.opening import runtime_version, session_options
 from service.inference.runtimes.openvino import FloatPrecision
 
 LEAST_SAME = 0.95
@@ -28,23 +31,33 @@ class Conditions(Finite):
     """Facts on which a weighing depends; it is redone when one of them changes."""
 
     sha256: Sha256
+    card: Sha256 = Field(description="Of what the card says of input, outputs, detection and precision")
     cpu: str
     cpu_id: str
     instruction_set: tuple[str, ...]
     cores: int
+    threads: int = Field(description="Runs under way at a time")
+    options: dict[str, str] = Field(description="Of the sessions of both runtimes")
     onnxruntime: str
     openvino: str
 
     @classmethod
-    def here(cls, sha256: str) -> Self:
-        """Return the conditions on this machine for a model's file. Raises PackageNotFoundError."""
+    def here(cls, card: Card, threads: int) -> Self:
+        """Return the conditions on this machine for the model of a card, in a service with `threads`.
+
+        Raises PackageNotFoundError.
+        """
         machine = this_machine()
+        facts = card.model_dump(mode="json", include={"input", "outputs", "detection", "precision"})
         return cls(
-            sha256=sha256,
+            sha256=card.file.sha256,
+            card=hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(),
             cpu=machine.cpu,
             cpu_id=machine.cpu_id,
             instruction_set=machine.instruction_set,
             cores=core_budget(),
+            threads=threads,
+            options={key: value for name in RUNTIMES for key, value in session_options(name).items()},
             onnxruntime=runtime_version("onnxruntime"),
             openvino=runtime_version("openvino"),
         )
@@ -90,7 +103,11 @@ class Answers(Finite):
 
 
 class Weighing(Finite):
-    """OpenVINO beside ONNX Runtime. Without `answers`, OpenVINO cannot run the model: `problem` says why."""
+    """OpenVINO beside ONNX Runtime.
+
+    `problem` says why they could not be compared: without `answers`, because one of them cannot run the
+    model; with them, because it is too slow to be timed.
+    """
 
     model: Name
     conditions: Conditions
@@ -104,6 +121,7 @@ class Weighing(Finite):
     faster: bool = Field(default=False, description="Whether OpenVINO is faster by the rule of benchmarks")
     answers: Answers | None = None
     problem: str | None = None
+    refused: bool = Field(default=False, description="Whether OpenVINO cannot run the model")
     at: AwareDatetime
 
     @property
@@ -114,7 +132,9 @@ class Weighing(Finite):
     def __str__(self) -> str:
         """Return the result in words."""
         if self.answers is None:
-            return f"OpenVINO cannot run it: {self.problem}"
+            return f"cannot be weighed: {self.problem}"
+        if self.problem is not None:
+            return f"not timed: {self.problem}; {self.answers}"
         verdict = "faster" if self.faster else "not faster"
         return (
             f"OpenVINO is {verdict}: {self.speedup:.2f} times ONNX Runtime's speed ({self.low:.2f} to "

@@ -7,11 +7,13 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from filelock import FileLock
 from pydantic import SecretStr
 
 from models.zoo.card import Card, read_card, write_card
@@ -24,9 +26,9 @@ from service.api.routers import ApiKey, add_routes
 from service.app import create_app
 from service.bench.doctor.model import ModelUnderTest
 from service.bench.doctor.running import RunSettings, faster_in_openvino
-from service.errors import InvalidParameter
+from service.errors import InvalidParameter, StorageUnavailable
 from service.inference.registry import Registry
-from service.inference.runtimes import opening, openvino
+from service.inference.runtimes import choice, opening, openvino
 from service.inference.runtimes.choice import Choice, Requested, RuntimeChoices
 from service.inference.session import RUNTIME_VERSION
 from service.settings import Settings
@@ -183,6 +185,37 @@ def test_choice_is_deleted_with_its_model(tiny_models_dir: Path, tmp_path: Path)
         assert kept.of(registry.get("tiny").card).origin == "request"
 
 
+def test_services_on_one_folder_keep_what_the_other_wrote(tmp_path: Path, tiny_models_dir: Path) -> None:
+    """With PostgreSQL a data directory is not locked: two services change the file at the same time."""
+    card = read_card(tiny_models_dir / "tiny")
+    services = [RuntimeChoices(folder=tmp_path) for _ in range(2)]
+    wanted = Requested(runtime="onnxruntime")
+    names = [[f"{which}-{number}" for number in range(20)] for which in "ab"]
+
+    def keep(choices: RuntimeChoices, own: list[str]) -> None:
+        for name in own:
+            choices.keep(name, wanted)
+
+    with ThreadPoolExecutor(2) as executor:
+        list(executor.map(keep, services, names))
+    assert set(json.loads((tmp_path / "runtimes.json").read_text())["requested"]) == {*names[0], *names[1]}
+    services[0].keep("tiny", wanted)
+    services[1].keep("tiny", None)
+    assert services[0].of(card).origin == "request", "until it is restarted"
+    assert RuntimeChoices(folder=tmp_path).of(card).origin == "setting"
+
+
+def test_file_that_another_process_is_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "_LOCK_WAIT_S", 0)
+    choices = RuntimeChoices(folder=tmp_path)
+    with (
+        FileLock(tmp_path / "runtimes.lock"),
+        pytest.raises(StorageUnavailable, match="another process is writing it"),
+    ):
+        choices.keep("tiny", Requested(runtime="onnxruntime"))
+    choices.keep("tiny", Requested(runtime="onnxruntime"))
+
+
 def test_choice_that_cannot_be_kept(serve: Serve, tmp_path: Path) -> None:
     client = serve()
     (tmp_path / "data/runtimes.json").mkdir()
@@ -195,6 +228,7 @@ def test_valid_entries_of_a_file_are_kept(tiny_settings: Settings, tmp_path: Pat
     """One runtime and one weighing are unknown, as after a downgrade."""
     card = read_card(tiny_settings.model_dirs[0] / "tiny")
     here = {"sha256": "0" * 64, "cpu": "CPU", "cpu_id": "", "instruction_set": [], "cores": 2}
+    here |= {"card": "0" * 64, "threads": 2, "options": {}}
     weighing = {
         "model": "tiny", "conditions": here | {"onnxruntime": "1", "openvino": "2"}, "floats": None,
         "at": "2026-11-29T12:00:00Z",

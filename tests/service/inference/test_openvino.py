@@ -8,9 +8,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import onnx
 import pytest
-from onnx import helper
 
 from models.zoo.card import Card, read_card
 from models.zoo.files import NETWORKS
@@ -23,7 +21,7 @@ from service.inference.runtimes.opening import open_session, runtime_version
 from service.inference.runtimes.openvino import OpenVinoSession
 from service.settings import Settings
 from tests.conftest import make_tiny_model
-from tests.helpers.networks import put_file
+from tests.helpers.networks import end_in_scaler
 from tests.helpers.problems import assert_problem
 from tests.helpers.until import until
 from tests.service.conftest import running
@@ -199,17 +197,8 @@ def test_bf16_is_another_precision(settings: Settings, png: bytes) -> None:
 
 
 def test_file_that_openvino_refuses(settings: Settings, zoo: Path, png: bytes) -> None:
-    """It ends in an operator of ai.onnx.ml, which ONNX Runtime has."""
     name = "scaled"
-    folder = make_tiny_model(zoo, name)
-    model = onnx.load(folder / "model.onnx")
-    model.graph.node[-1].output[0] = "unscaled"
-    scaler = helper.make_node(
-        "Scaler", ["unscaled"], ["logits"], domain="ai.onnx.ml", offset=[0.0] * 10, scale=[1.0] * 10
-    )
-    model.graph.node.append(scaler)
-    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
-    put_file(folder, model)
+    end_in_scaler(make_tiny_model(zoo, name))
     with running(settings.model_copy(update={"runtime": "openvino"})) as client:
         runtime = client.get(f"/models/{name}").json()["runtime"]
         assert (runtime["name"], runtime["chosen"]) == ("onnxruntime", "openvino")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import shutil
 import sys
@@ -16,28 +17,42 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from numpy.typing import NDArray
+from PIL import Image
 from structlog.testing import capture_logs
 
 from models.zoo.files import NETWORKS
+from service.app import build
 from service.errors import ModelUnavailable
 from service.inference.loading import ServedModel
 from service.inference.pool import CorePool, Deadline
 from service.inference.registry import Registry
+from service.inference.runtimes import weigher as module
 from service.inference.runtimes.base import Session, SessionError
-from service.inference.runtimes.choice import Requested, RuntimeChoices
+from service.inference.runtimes.choice import Choice, Requested, RuntimeChoices
 from service.inference.runtimes.openvino import FloatPrecision, OpenVinoSession
-from service.inference.runtimes.weigher import PICTURES, ROUNDS, Weigher, is_passing
+from service.inference.runtimes.weigher import (
+    PICTURES,
+    ROUNDS,
+    GalleryPictures,
+    RunFailed,
+    Weigher,
+    is_passing,
+)
 from service.inference.runtimes.weighing import Answers, Conditions, Weighing
+from service.settings import Settings
+from tests.helpers.networks import LIGHT, save_network
 
 FLOAT = "fashion-inverted-residual"
 
 pytestmark = pytest.mark.openvino
 
 
-async def no_pictures(_: int) -> list[bytes]:
+async def no_pictures(_: int) -> AsyncIterator[bytes]:
     """An empty gallery."""
-    return []
+    for picture in ():
+        yield picture
 
 
 @pytest.fixture
@@ -57,11 +72,14 @@ def registry(tmp_path: Path, choices: RuntimeChoices) -> Registry:
 
 @contextlib.asynccontextmanager
 async def weighing(
-    registry: Registry, pool: CorePool | None = None, busy: Callable[[], bool] = lambda: False
+    registry: Registry,
+    pool: CorePool | None = None,
+    busy: Callable[[], bool] = lambda: False,
+    gallery: GalleryPictures = no_pictures,
 ) -> AsyncIterator[Weigher]:
     """Weigh the registry's models."""
     pool = pool or CorePool(1, 4)
-    weigher = Weigher(registry, pool, no_pictures, max_pixels=10**7, busy=busy)
+    weigher = Weigher(registry, pool, gallery, max_pixels=10**7, busy=busy)
     weigher.start()
     try:
         yield weigher
@@ -102,7 +120,7 @@ def test_event_loop_is_left_alone(registry: Registry) -> None:
 def won(model: ServedModel) -> Weighing:
     """A weighing that OpenVINO wins."""
     answers = Answers(pictures="32 of noise", n=32, same=32, deviation=0, limit=0.5)
-    here = Conditions.here(model.version)
+    here = Conditions.here(model.card, 1)
     facts = {"precision": "fp32", "speedup": 2, "low": 1.9, "high": 2.1, "faster": True, "answers": answers}
     named = {"model": model.name, "conditions": here, "floats": model.choice.floats, "at": datetime.now(UTC)}
     return Weighing.model_validate(named | facts)
@@ -230,6 +248,113 @@ def test_both_runtimes_run_equally_often(registry: Registry, monkeypatch: pytest
     assert len(runs[0]) > PICTURES + ROUNDS
     if registry.get().runner is None:  # else it was warmed up to serve
         assert len(runs[1]) == len(runs[0]) + 1, "and once when it was opened"
+
+
+def test_pictures_of_the_gallery_are_read_one_at_a_time(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, png: bytes, cat_jpeg: bytes
+) -> None:
+    """32 pictures may take more memory than all models."""
+    runs = count_runs(registry.get().session, monkeypatch)
+    runs_before: list[int] = []
+
+    async def gallery(count: int) -> AsyncIterator[bytes]:
+        assert count == PICTURES
+        for picture in (png, b"no picture", cat_jpeg, png):
+            runs_before.append(len(runs))
+            yield picture
+
+    async def check() -> None:
+        async with weighing(registry, gallery=gallery):
+            await is_weighed(registry)
+
+    asyncio.run(check())
+    first = runs_before[0]
+    assert runs_before == [first, first + 1, first + 1, first + 2]
+    result = registry.get().weighing
+    assert result is not None
+    assert result.answers is not None
+    assert result.answers.pictures == (
+        "4 pictures of the gallery, 4 bundled photographs, 24 of noise, 1 of them left out"
+    )
+
+
+def test_slow_model_is_compared_on_fewer_pictures_and_not_timed(
+    registry: Registry, choices: RuntimeChoices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any model is too slow for no time at all."""
+    monkeypatch.setattr(module, "COMPARE_S", 0)
+    monkeypatch.setattr(module, "MOST_RUN_S", 0)
+    runs = count_runs(registry.get().session, monkeypatch)
+
+    async def check() -> None:
+        async with weighing(registry):
+            await is_weighed(registry)
+
+    asyncio.run(check())
+    model = registry.get()
+    assert len(runs) == 2
+    assert model.runner is None
+    assert str(model.not_chosen).startswith("not timed: a run takes longer than 0 s; answers cannot be ")
+    result = model.weighing
+    assert result is not None
+    assert result.answers is not None
+    assert (result.answers.pictures, result.answers.n) == ("1 bundled photograph", 1)
+    assert (result.faster, result.switches, result.refused) == (False, False, False)
+    chosen = Choice("openvino", "request")
+    choices.keep(FLOAT, Requested(runtime="openvino"))
+    assert choices.weighing(model.card, chosen) == result
+    assert choices.serving(model.card).runtime == "openvino"
+
+
+def test_runtime_that_fails_is_named(tmp_path: Path) -> None:
+    """Both give NaN for dark pictures; ONNX Runtime runs first."""
+    save_network(tmp_path / "zoo", "log", (("Log", (LIGHT,), {}),), classes=3)
+    registry = Registry([tmp_path / "zoo"], "log", choices=RuntimeChoices("auto"))
+    registry.load()
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(buffer, "PNG")
+
+    async def gallery(_: int) -> AsyncIterator[bytes]:
+        yield buffer.getvalue()
+
+    async def check() -> None:
+        async with weighing(registry, gallery=gallery):
+            await is_weighed(registry)
+
+    asyncio.run(check())
+    result = registry.get().weighing
+    assert result is not None
+    assert result.problem == "ONNX Runtime: output 'logits' is not finite: 3 of 3 values"
+    assert registry.get().not_chosen == f"cannot be weighed: {result.problem}"
+    assert not result.refused, "OpenVINO runs it, if a request says so"
+    reason = "OpenVINO 2026.4.0 cannot run it: no memory"
+    assert str(RunFailed("openvino", reason)) == reason
+
+
+def test_weighing_stops_at_once_with_the_service(tmp_path: Path) -> None:
+    """Requests are finished in the time that a service has left after SIGTERM: no step begins then."""
+    shutil.copytree(NETWORKS / FLOAT, tmp_path / "zoo" / FLOAT)
+    services = build(
+        Settings(
+            model_dirs=(tmp_path / "zoo",), default_model=FLOAT, data_dir=tmp_path / "data", runtime="auto"
+        )
+    )
+    pool = services.pool
+
+    async def check() -> None:
+        async with services.running(FastAPI()):
+            async with asyncio.timeout(60):
+                while pool.begun < 3:
+                    await asyncio.sleep(0.001)
+            services.stop()
+            begun = pool.begun
+            for _ in range(50):
+                await pool.run(lambda: None, Deadline.after(60))
+            assert pool.begun == begun + 50
+            services.weigher.start()
+            assert services.registry.get().weighing is None
+
+    asyncio.run(check())
 
 
 def test_overload_does_not_begin_again(counting: Counting) -> None:

@@ -22,20 +22,22 @@ from service.bench.doctor.running import RunSettings, faster_in_openvino
 from service.bench.recommend.advice import advise_here, servings
 from service.bench.recommend.advice import this_machine as recommend_machine
 from service.bench.recommend.recommend import Constraints, Recommendation
+from service.inference.cpu import core_budget
 from service.inference.detect import Found
 from service.inference.registry import Registry
-from service.inference.runtimes.choice import Requested, RuntimeChoices
+from service.inference.runtimes.choice import Requested, RuntimeChoices, runtime_choices
 from service.inference.runtimes.weigher import PICTURES, Difference, difference_of_objects, summary
 from service.inference.runtimes.weighing import Answers, Conditions, Weighing
 from service.settings import Settings
 from tests.conftest import make_tiny_model
-from tests.helpers.networks import put_file
+from tests.helpers.networks import end_in_scaler, put_file
 from tests.helpers.until import until
 from tests.service.conftest import running
 
 CONDITIONS = Conditions(
-    sha256="0" * 64, cpu="CPU", cpu_id="", instruction_set=(), cores=2, onnxruntime="1", openvino="2"
-)
+    sha256="0" * 64, card="0" * 64, cpu="CPU", cpu_id="", instruction_set=(), cores=2, threads=2, options={},
+    onnxruntime="1", openvino="2",
+)  # fmt: skip
 ANSWERS = Answers(pictures="32 of noise", n=32, same=31, deviation=0.2, limit=0.5)
 INT8 = "fashion-inverted-residual-int8"
 FLOAT = "fashion-inverted-residual"
@@ -65,9 +67,12 @@ def test_weighing_in_words() -> None:
         "OpenVINO is faster: 1.80 times ONNX Runtime's speed (1.70 to 1.90); answers agree: 31 of 32 the "
         "same, typical deviation 0.2 (limit: 0.5)"
     )
-    failed = weighing(answers=None, problem="no such operator", faster=False)
-    assert str(failed) == "OpenVINO cannot run it: no such operator"
+    failed = weighing(answers=None, problem="OpenVINO: no such operator", faster=False)
+    assert str(failed) == "cannot be weighed: OpenVINO: no such operator"
+    slow = weighing(problem="a run takes longer than 1 s", faster=False)
+    assert str(slow).startswith("not timed: a run takes longer than 1 s; answers agree: 31 of 32 the same")
     assert not failed.switches
+    assert not slow.switches
 
 
 def test_agreement_beside_an_inherited_accuracy() -> None:
@@ -246,11 +251,17 @@ def test_auto_switches_where_openvino_is_faster(auto: Settings, png: bytes) -> N
 
 
 @pytest.mark.openvino
-@pytest.mark.parametrize("changed", ["cpu", "instruction_set", "onnxruntime", "openvino", "sha256"])
+@pytest.mark.parametrize(
+    "changed",
+    ["cpu", "instruction_set", "onnxruntime", "openvino", "sha256", "card", "threads", "options"],
+)
 def test_weighing_is_redone_under_other_conditions(auto: Settings, changed: str) -> None:
     card = read_card(auto.model_dirs[0] / "odd")
-    here = Conditions.here(card.file.sha256)
-    other = {"instruction_set": ("sse",), "sha256": "f" * 64}.get(changed, "other")
+    here = Conditions.here(card, 1)
+    others = {
+        "instruction_set": ("sse",), "sha256": "f" * 64, "card": "f" * 64, "threads": 3, "options": {"a": "1"}
+    }  # fmt: skip
+    other = others.get(changed, "other")
     outdated = weighing(model="odd", conditions=here.model_copy(update={changed: other}), precision="fp32")
     choices = RuntimeChoices("auto", auto.data_dir)
     choices.keep_weighing(outdated)
@@ -264,8 +275,17 @@ def test_weighing_is_redone_under_other_conditions(auto: Settings, changed: str)
 
 
 @pytest.mark.openvino
+def test_conditions_have_what_changes_the_network_s_input_but_not_the_accuracy() -> None:
+    card = read_card(NETWORKS / FLOAT)
+    here = Conditions.here(card, 1)
+    darker = card.input.model_copy(update={"mean": tuple(value + 1 for value in card.input.mean)})
+    assert Conditions.here(card.model_copy(update={"input": darker}), 1) != here
+    assert Conditions.here(card.model_copy(update={"accuracy": None, "notes": ("new",)}), 1) == here
+
+
+@pytest.mark.openvino
 def test_answers_that_differ_keep_onnx_runtime(auto: Settings, png: bytes) -> None:
-    here = Conditions.here(read_card(auto.model_dirs[0] / "odd").file.sha256)
+    here = Conditions.here(read_card(auto.model_dirs[0] / "odd"), core_budget())
     answers = ANSWERS.model_copy(update={"same": 20})
     RuntimeChoices("auto", auto.data_dir).keep_weighing(
         weighing(model="odd", conditions=here, precision="fp32", answers=answers)
@@ -291,18 +311,11 @@ def test_pictures_are_those_of_the_gallery(auto: Settings, png: bytes, cat_jpeg:
 
 @pytest.mark.openvino
 def test_model_that_openvino_refuses(auto: Settings, png: bytes) -> None:
-    folder = make_tiny_model(auto.model_dirs[0], "scaled")
-    model = onnx.load(folder / "model.onnx")
-    model.graph.node[-1].output[0] = "unscaled"
-    scaler = helper.make_node(
-        "Scaler", ["unscaled"], ["logits"], domain="ai.onnx.ml", offset=[0.0] * 10, scale=[1.0] * 10
-    )
-    model.graph.node.append(scaler)
-    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
-    put_file(folder, model)
+    end_in_scaler(make_tiny_model(auto.model_dirs[0], "scaled"))
     with running(auto) as client:
         runtime = weighed(client, "scaled")
         assert runtime["name"] == "onnxruntime"
+        assert runtime["reason"].startswith("cannot be weighed: OpenVINO 20")
         assert "ai.onnx.ml.Scaler" in runtime["weighed"]["problem"]
         assert runtime["weighed"]["answers"] is None
         assert client.post("/classify?model=scaled", content=png).json()["runtime"] == "onnxruntime"
@@ -328,7 +341,7 @@ def test_agreement_of_bf16_is_measured(auto: Settings) -> None:
             assert after["agreement"]["value"] == pytest.approx(own["value"] - lost, abs=2e-4)
             assert after["agreement"]["parent"] == own["parent"]
             # What recommends and draws fronts has the same.
-            registry = Registry(auto.model_dirs, name, choices=RuntimeChoices(folder=auto.data_dir))
+            registry = Registry(auto.model_dirs, name, choices=runtime_choices(auto))
             registry.load()
             card = registry.served_cards()[name]
             assert card.accuracy is not None
@@ -338,7 +351,7 @@ def test_agreement_of_bf16_is_measured(auto: Settings) -> None:
 
 @pytest.mark.openvino
 def test_recommendation_knows_the_runtime_and_the_inherited_accuracy(auto: Settings) -> None:
-    here = Conditions.here(read_card(auto.model_dirs[0] / FLOAT).file.sha256)
+    here = Conditions.here(read_card(auto.model_dirs[0] / FLOAT), 1)
     choices = RuntimeChoices("auto", auto.data_dir)
     registry = Registry(auto.model_dirs, FLOAT, choices=choices)
     assert registry.runtimes() == {FLOAT: "onnxruntime", "odd": "onnxruntime"}
