@@ -26,7 +26,11 @@ import httpx
 import numpy as np
 from fastapi import FastAPI
 
-from service.api.latency import latency_router
+from service.api import latency
+from service.api.body.request import add_parts
+from service.api.latency import LatencyAnswers
+from service.api.routers import add_routes
+from service.inference.registry import Registry
 from service.latency.buckets import (
     DAY_S,
     HOUR_S,
@@ -134,7 +138,7 @@ async def measure(models: list[str], runs_per_minute: int, instances: int, folde
             first.append(wall_ms)
             cpu.append(cpu_ms)
         recorder = Recorder(store, Metrics({}), clock=clock)
-        client = client_of(recorder, models)
+        client = client_of(recorder, models, folder)
         await timed(client, query)
         for _ in range(5):
             clock.now += MINUTE_S
@@ -161,17 +165,22 @@ def after_a_start(query: str, models: list[str], folder: Path, now: float) -> tu
     """Return wall-clock and CPU milliseconds of the first query in a process."""
     store = LatencyStore(open_database(None, folder))
     store.ensure_open()
-    client = client_of(Recorder(store, Metrics({}), clock=Clock(now)), models)
+    client = client_of(Recorder(store, Metrics({}), clock=Clock(now)), models, folder)
     started = time.process_time()
     wall_ms = asyncio.run(timed(client, query))
     return wall_ms, (time.process_time() - started) * 1000
 
 
-def client_of(recorder: Recorder, models: list[str]) -> httpx.AsyncClient:
-    """Return a client of an application with only the latency routes."""
+def client_of(recorder: Recorder, models: list[str], folder: Path) -> httpx.AsyncClient:
+    """Return a client of an application with only the latency routes. `folder` gets an empty card of each."""
+    for model in models:
+        (folder / "models" / model).mkdir(parents=True, exist_ok=True)
+        (folder / "models" / model / "card.json").touch()
     app = FastAPI()
     latencies = Latencies(recorder, lambda: {model: version_of(model) for model in models})
-    app.include_router(latency_router(latencies, lambda: models))
+    registry = Registry([folder / "models"], models[0])
+    add_parts(app, [latencies, LatencyAnswers(latencies.revision), registry])
+    add_routes(app, [latency.router])
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 
 

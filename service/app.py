@@ -14,24 +14,31 @@ from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 
 from models.zoo.machine import this_machine
-from service.api import problems, retrieve
-from service.api.benchmarks import benchmarks_router
+from service.api import (
+    benchmarks,
+    demo,
+    evaluations,
+    gallery,
+    gallery_images,
+    health,
+    latency,
+    latency_distribution,
+    models,
+    problems,
+    recommend,
+    retrieve,
+)
 from service.api.body.image import document_form_fields
+from service.api.body.model import UploadLimits
 from service.api.body.request import Bounds, add_parts
-from service.api.demo import demo_router
-from service.api.evaluations import evaluations_router
-from service.api.gallery import gallery_router
-from service.api.gallery_images import gallery_images_router
-from service.api.health import health_router
+from service.api.gallery_bulk import Bulk
 from service.api.inference import classify, compare, detect, explain
-from service.api.latency import latency_router
-from service.api.latency_distribution import distribution_router
+from service.api.latency import LatencyAnswers
 from service.api.middleware.admission import JsonBodies, LoadShedding
 from service.api.middleware.context import ErrorCounting, HeadRequests, RequestContext, possible_errors
 from service.api.middleware.cors import Cors
 from service.api.middleware.proxies import ReverseProxy
-from service.api.models import Changes, models_router
-from service.api.recommend import recommend_router
+from service.api.model_changer import ModelChanger
 from service.api.routers import ApiKey, add_routes
 from service.bench.archive import BenchmarkArchive
 from service.bench.jobs import BenchmarkJobs
@@ -55,7 +62,7 @@ from service.latency.query import Latencies
 from service.latency.recorder import Recorder
 from service.own_models.watch import ModelWatcher
 from service.settings import Settings
-from service.state import State, open_state
+from service.state import State, open_state, storage_problem
 from service.text.display import counted
 from service.web.benchmarks import benchmark_page_router
 from service.web.cache import DashboardCache
@@ -100,11 +107,6 @@ class Services:
     weigher: Weigher
     site: Site
     dashboard_cache: DashboardCache
-
-    @property
-    def storage_problem(self) -> str | None:
-        """Reason why state cannot be written at the moment; None if it can."""
-        return self.state.problem or self.recorder.problem
 
     def stop(self) -> None:
         """Begin to stop: end event streams, which would not end otherwise, and weighing."""
@@ -222,14 +224,14 @@ def build(settings: Settings, *, address: str | None = None) -> Services:
             site,
             latencies,
             Catalogue(registry, archive, state.evaluations),
-            lambda: services.storage_problem,
+            lambda: storage_problem(state, recorder),
         ),
     )
     metrics.watch(
         waiting=lambda: pool.waiting,
         running=lambda: pool.running,
         models_loaded=lambda: len(registry.loaded),
-        degraded=lambda: services.storage_problem is not None,
+        degraded=lambda: storage_problem(state, recorder) is not None,
         errors=lambda: possible_errors(registry.names()),
         runtimes=lambda: (
             (model.name, model.predictor.runtime, model.predictor.precision) for model in registry.loaded
@@ -246,42 +248,47 @@ def parts_for_routes(services: Services) -> Iterator[object]:
         services.pool,
         services.recorder,
     )
-    max_pixels = settings.max_pixels
-    yield registry
-    yield services.gallery
+    bounds, max_pixels = Bounds(settings.max_body_bytes, settings.deadline_s), settings.max_pixels
     yield ApiKey(settings.api_key)
-    yield Bounds(settings.max_body_bytes, settings.deadline_s)
+    yield bounds
+    yield registry
     yield Classifier(pool, recorder, max_pixels=max_pixels)
     yield Detector(pool, recorder, max_pixels=max_pixels)
     yield Comparer(registry, pool, recorder, max_pixels=max_pixels, budget_s=settings.compare_budget_s)
     yield Explainer(registry, pool, max_pixels=max_pixels)
+    yield services.gallery
+    yield Bulk(services.gallery.writer, pool.threads, bounds)
+    yield ModelChanger(registry, services.gallery.models_in_use)
+    yield UploadLimits(settings.max_model_bytes, settings.deadline_s)
+    yield services.latencies
+    yield LatencyAnswers(services.latencies.revision)
+    yield services.demo
+    yield services.jobs
+    yield services.archive
+    yield services.state.evaluations
+    yield services.metrics
+    yield services.state
+    yield recorder
 
 
-def api_routers(services: Services) -> Iterator[APIRouter]:
-    """Yield the routers of the HTTP API."""
-    settings, registry, pool, gallery = (
-        services.settings,
-        services.registry,
-        services.pool,
-        services.gallery,
-    )
-    bounds = Bounds(settings.max_body_bytes, settings.deadline_s)
-    yield classify.router
-    yield detect.router
-    yield compare.router
-    yield retrieve.router
-    yield gallery_router(gallery, bounds, width=pool.threads)
-    yield gallery_images_router(gallery, bounds)
-    yield explain.router
-    changes = Changes(settings.max_model_bytes, settings.deadline_s, gallery.models_in_use)
-    yield models_router(registry, changes)
-    yield latency_router(services.latencies, registry.names)
-    yield distribution_router(services.latencies, registry.names)
-    yield demo_router(services.demo)
-    yield benchmarks_router(services.jobs)
-    yield evaluations_router(services.state.evaluations, bounds)
-    yield recommend_router(registry, services.archive, services.state.evaluations)
-    yield health_router(registry, services.metrics, lambda: services.storage_problem)
+API_ROUTERS = (
+    classify.router,
+    detect.router,
+    compare.router,
+    retrieve.router,
+    gallery.router,
+    gallery_images.router,
+    explain.router,
+    models.router,
+    latency.router,
+    latency_distribution.router,
+    demo.router,
+    benchmarks.router,
+    evaluations.router,
+    recommend.router,
+    health.router,
+)
+"""Routers of the HTTP API, in the order in which a request is matched."""
 
 
 def page_routers(services: Services, app: FastAPI) -> Iterator[APIRouter]:
@@ -291,7 +298,7 @@ def page_routers(services: Services, app: FastAPI) -> Iterator[APIRouter]:
     yield docs_router(app)
     yield playground_router(site, services.registry)
     guarded = services.settings.api_key is not None
-    yield dashboard_router(site, services.dashboard_cache, services.latencies, names, key_needed=guarded)
+    yield dashboard_router(site, services.dashboard_cache, key_needed=guarded)
     yield benchmark_page_router(site, services.jobs, names, guarded)
 
 
@@ -338,7 +345,7 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     problems.install(app)
     document_form_fields(app)
     add_parts(app, parts_for_routes(services))
-    add_routes(app, api_routers(services))
+    add_routes(app, API_ROUTERS)
     add_routes(app, page_routers(services, app))
     add_middleware(app, services)
     return app

@@ -10,6 +10,7 @@ from typing import Self
 from service.bench.store import BenchmarkStore
 from service.evaluation.store import EvaluationStore
 from service.gallery.database import GalleryDatabase
+from service.latency.recorder import Recorder
 from service.latency.store import LatencyStore
 from service.storage.database import on_server, open_database
 from service.storage.directory import DataDirectory
@@ -62,6 +63,11 @@ class State:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def storage_problem(state: State, recorder: Recorder) -> str | None:
+    """Return the reason why state cannot be written at the moment, or None; blocks like `State.problem`."""
+    return state.problem or recorder.problem
 
 
 def open_state(

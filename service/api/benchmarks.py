@@ -7,14 +7,14 @@ import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
 
 from models.zoo.statistics import PercentileBound
 from models.zoo.verdicts import MIN_ROUNDS
 from service import errors
-from service.api.body.request import root_of
+from service.api.body.request import app_part, root_of
 from service.api.periods import format_moment
 from service.api.problems import documented
 from service.api.routers import key_needed, new_router
@@ -23,6 +23,8 @@ from service.bench.bundle_file import from_json
 from service.bench.jobs import Benchmark, BenchmarkJobs
 from service.bench.judge.summary import EntrySummary, summarise
 from service.bench.measure import plan
+
+router = new_router("benchmarks")
 
 MAX_EVENT_INTERVAL_S = 10.0
 """Maximum time between two events; a repeated event keeps the stream alive."""
@@ -172,134 +174,135 @@ class BenchmarksResponse(BaseModel):
     benchmarks: list[BenchmarkOut]
 
 
-def benchmarks_router(jobs: BenchmarkJobs) -> APIRouter:
-    """Return the routes that start, show and cancel benchmarks."""
-    router = new_router("benchmarks")
-    guarded = [Depends(key_needed)]
+@router.post(
+    "/benchmarks",
+    summary="Start a benchmark",
+    status_code=202,
+    dependencies=[Depends(key_needed)],
+    responses=documented(
+        errors.Unauthorized,
+        errors.CrossSiteRequest,
+        errors.UnknownModel,
+        errors.BodyTooLarge,
+        errors.InvalidParameter,
+        errors.Busy,
+        errors.ModelUnavailable,
+        errors.DeadlineExceeded,
+        errors.StorageUnavailable,
+    ),
+)
+async def start(
+    request: Request, response: Response, configuration: BenchmarkRequest | None = None
+) -> BenchmarkOut:
+    """Start a benchmark in a separate process; one runs at a time, and none during the demo.
 
-    @router.post(
-        "/benchmarks",
-        summary="Start a benchmark",
-        status_code=202,
-        dependencies=guarded,
-        responses=documented(
+    `Location` is the URL of the benchmark; append `/events` to watch it. If the service answers requests
+    during the run, the benchmark is flagged `contaminated`, and `/recommend` does not use it.
+    """
+    started = await app_part(request, BenchmarkJobs).start((configuration or BenchmarkRequest()).to_plan())
+    response.headers["Location"] = f"{root_of(request)}/benchmarks/{started.row.id}"
+    return BenchmarkOut.of(started)
+
+
+@router.get(
+    "/benchmarks",
+    summary="List benchmarks",
+    responses=documented(errors.InvalidParameter, errors.StorageUnavailable),
+)
+async def newest(request: Request, limit: Limit = 50) -> BenchmarksResponse:
+    """List the benchmarks of this service and of `weighin bench`, newest first, without results."""
+    found = await app_part(request, BenchmarkJobs).newest(limit)
+    return BenchmarksResponse(benchmarks=[BenchmarkOut.of(benchmark) for benchmark in found])
+
+
+@router.get(
+    "/benchmarks/{id}",
+    summary="Get a benchmark",
+    responses=documented(errors.UnknownBenchmark, errors.StorageUnavailable),
+)
+async def one(request: Request, id: str) -> BenchmarkDetails:
+    """Return a benchmark's state, progress and results."""
+    jobs = app_part(request, BenchmarkJobs)
+    benchmark = await jobs.get(id)
+    if not benchmark.row.measured:
+        return BenchmarkDetails.with_results(benchmark, None)
+    content = await jobs.bundle(id)
+
+    def details() -> BenchmarkDetails:
+        bundle = None if content is None else from_json(content, f"Benchmark '{id[:64]}'")
+        return BenchmarkDetails.with_results(benchmark, bundle)
+
+    return await asyncio.to_thread(details)
+
+
+@router.get(
+    "/benchmarks/{id}/bundle",
+    summary="Get a benchmark's bundle",
+    response_class=Response,
+    responses={
+        200: {"content": {"application/json": {}}, "description": "See docs/bundle.schema.json"},
+        **documented(errors.UnknownBenchmark, errors.NotReady, errors.StorageUnavailable),
+    },
+)
+async def bundle(request: Request, id: str) -> Response:
+    """Download raw samples, configuration and fingerprint, as `weighin bench --json` writes them.
+
+    503 while the benchmark runs, 404 if it ended without results.
+    """
+    jobs = app_part(request, BenchmarkJobs)
+    content = await jobs.bundle(id)
+    if content is None:
+        if (await jobs.get(id)).ended:
+            raise errors.UnknownBenchmark(f"benchmark '{id[:64]}': ended without results")
+        raise errors.NotReady(f"benchmark '{id[:64]}': still running")
+    headers = {"Content-Disposition": f'attachment; filename="weighin-{id}.json"'}
+    return Response(content, media_type="application/json", headers=headers)
+
+
+@router.get(
+    "/benchmarks/{id}/events",
+    summary="Watch a benchmark",
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {"text/event-stream": {}}, "description": "Events `progress`, then one `end`"},
+        **documented(errors.UnknownBenchmark, errors.StorageUnavailable),
+    },
+)
+async def events(request: Request, id: str) -> StreamingResponse:
+    """Stream server-sent events: `progress` on every change, then one `end`.
+
+    The data of each event is the benchmark as JSON. The stream ends early if the service stops.
+    """
+    jobs = app_part(request, BenchmarkJobs)
+    await jobs.get(id)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(_events(jobs, id), media_type="text/event-stream", headers=headers)
+
+
+@router.delete(
+    "/benchmarks/{id}",
+    summary="Cancel a benchmark",
+    dependencies=[Depends(key_needed)],
+    responses={
+        202: {"model": BenchmarkOut, "description": "Stopping"},
+        **documented(
             errors.Unauthorized,
             errors.CrossSiteRequest,
-            errors.UnknownModel,
-            errors.BodyTooLarge,
-            errors.InvalidParameter,
-            errors.Busy,
-            errors.ModelUnavailable,
-            errors.DeadlineExceeded,
+            errors.UnknownBenchmark,
+            errors.BenchmarkEnded,
             errors.StorageUnavailable,
         ),
-    )
-    async def start(
-        request: Request, response: Response, configuration: BenchmarkRequest | None = None
-    ) -> BenchmarkOut:
-        """Start a benchmark in a separate process; one runs at a time, and none during the demo.
+    },
+)
+async def cancel(request: Request, id: str, response: Response) -> BenchmarkOut:
+    """Stop a benchmark and keep its results, flagged `partial`: 202 while it stops, 200 once stopped.
 
-        `Location` is the URL of the benchmark; append `/events` to watch it. If the service answers requests
-        during the run, the benchmark is flagged `contaminated`, and `/recommend` does not use it.
-        """
-        started = await jobs.start((configuration or BenchmarkRequest()).to_plan())
-        response.headers["Location"] = f"{root_of(request)}/benchmarks/{started.row.id}"
-        return BenchmarkOut.of(started)
-
-    @router.get(
-        "/benchmarks",
-        summary="List benchmarks",
-        responses=documented(errors.InvalidParameter, errors.StorageUnavailable),
-    )
-    async def newest(limit: Limit = 50) -> BenchmarksResponse:
-        """List the benchmarks of this service and of `weighin bench`, newest first, without results."""
-        benchmarks = [BenchmarkOut.of(benchmark) for benchmark in await jobs.newest(limit)]
-        return BenchmarksResponse(benchmarks=benchmarks)
-
-    @router.get(
-        "/benchmarks/{id}",
-        summary="Get a benchmark",
-        responses=documented(errors.UnknownBenchmark, errors.StorageUnavailable),
-    )
-    async def one(id: str) -> BenchmarkDetails:
-        """Return a benchmark's state, progress and results."""
-        benchmark = await jobs.get(id)
-        if not benchmark.row.measured:
-            return BenchmarkDetails.with_results(benchmark, None)
-        content = await jobs.bundle(id)
-
-        def details() -> BenchmarkDetails:
-            bundle = None if content is None else from_json(content, f"Benchmark '{id[:64]}'")
-            return BenchmarkDetails.with_results(benchmark, bundle)
-
-        return await asyncio.to_thread(details)
-
-    @router.get(
-        "/benchmarks/{id}/bundle",
-        summary="Get a benchmark's bundle",
-        response_class=Response,
-        responses={
-            200: {"content": {"application/json": {}}, "description": "See docs/bundle.schema.json"},
-            **documented(errors.UnknownBenchmark, errors.NotReady, errors.StorageUnavailable),
-        },
-    )
-    async def bundle(id: str) -> Response:
-        """Download raw samples, configuration and fingerprint, as `weighin bench --json` writes them.
-
-        503 while the benchmark runs, 404 if it ended without results.
-        """
-        content = await jobs.bundle(id)
-        if content is None:
-            if (await jobs.get(id)).ended:
-                raise errors.UnknownBenchmark(f"benchmark '{id[:64]}': ended without results")
-            raise errors.NotReady(f"benchmark '{id[:64]}': still running")
-        headers = {"Content-Disposition": f'attachment; filename="weighin-{id}.json"'}
-        return Response(content, media_type="application/json", headers=headers)
-
-    @router.get(
-        "/benchmarks/{id}/events",
-        summary="Watch a benchmark",
-        response_class=StreamingResponse,
-        responses={
-            200: {"content": {"text/event-stream": {}}, "description": "Events `progress`, then one `end`"},
-            **documented(errors.UnknownBenchmark, errors.StorageUnavailable),
-        },
-    )
-    async def events(id: str) -> StreamingResponse:
-        """Stream server-sent events: `progress` on every change, then one `end`.
-
-        The data of each event is the benchmark as JSON. The stream ends early if the service stops.
-        """
-        await jobs.get(id)
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(_events(jobs, id), media_type="text/event-stream", headers=headers)
-
-    @router.delete(
-        "/benchmarks/{id}",
-        summary="Cancel a benchmark",
-        dependencies=guarded,
-        responses={
-            202: {"model": BenchmarkOut, "description": "Stopping"},
-            **documented(
-                errors.Unauthorized,
-                errors.CrossSiteRequest,
-                errors.UnknownBenchmark,
-                errors.BenchmarkEnded,
-                errors.StorageUnavailable,
-            ),
-        },
-    )
-    async def cancel(id: str, response: Response) -> BenchmarkOut:
-        """Stop a benchmark and keep its results, flagged `partial`: 202 while it stops, 200 once stopped.
-
-        Idempotent. A benchmark that already ended gets 409 and keeps its results.
-        """
-        benchmark = await jobs.cancel(id)
-        if not benchmark.ended:
-            response.status_code = 202
-        return BenchmarkOut.of(benchmark)
-
-    return router
+    Idempotent. A benchmark that already ended gets 409 and keeps its results.
+    """
+    benchmark = await app_part(request, BenchmarkJobs).cancel(id)
+    if not benchmark.ended:
+        response.status_code = 202
+    return BenchmarkOut.of(benchmark)
 
 
 async def _events(jobs: BenchmarkJobs, identifier: str) -> AsyncIterator[str]:

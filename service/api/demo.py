@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends, Request
 from pydantic import BaseModel, Field
 
 from service import errors
+from service.api.body.request import app_part
 from service.api.problems import documented
 from service.api.routers import key_needed, new_router
 from service.inference.demo import DURATION_S, RUNS_PER_MODEL, Demo, DemoState
+
+router = new_router("latency")
 
 
 class DemoOut(BaseModel):
@@ -32,26 +35,21 @@ class DemoOut(BaseModel):
         )
 
 
-def demo_router(demo: Demo) -> APIRouter:
-    """Return the routes that start the demo and show its state."""
-    router = new_router("latency")
+@router.post(
+    "/demo",
+    summary="Start the demo",
+    status_code=202,
+    dependencies=[Depends(key_needed)],
+    description=f"Run every loaded model on four bundled photographs, at most {RUNS_PER_MODEL} times "
+    f"each and for at most {DURATION_S:.0f} seconds. The runs are recorded in the regime `demo`, apart "
+    "from live requests. 503 while models are being loaded, or while another demo or a benchmark runs.",
+    responses=documented(errors.Unauthorized, errors.CrossSiteRequest, errors.Busy, errors.NotReady),
+)
+async def start(request: Request) -> DemoOut:
+    return DemoOut.of(app_part(request, Demo).start())
 
-    @router.post(
-        "/demo",
-        summary="Start the demo",
-        status_code=202,
-        dependencies=[Depends(key_needed)],
-        description=f"Run every loaded model on four bundled photographs, at most {RUNS_PER_MODEL} times "
-        f"each and for at most {DURATION_S:.0f} seconds. The runs are recorded in the regime `demo`, apart "
-        "from live requests. 503 while models are being loaded, or while another demo or a benchmark runs.",
-        responses=documented(errors.Unauthorized, errors.CrossSiteRequest, errors.Busy, errors.NotReady),
-    )
-    async def start() -> DemoOut:
-        return DemoOut.of(demo.start())
 
-    @router.get("/demo", summary="Get the demo's state")
-    async def state() -> DemoOut:
-        """Return whether a demo runs, and how far it is."""
-        return DemoOut.of(demo.state)
-
-    return router
+@router.get("/demo", summary="Get the demo's state")
+async def state(request: Request) -> DemoOut:
+    """Return whether a demo runs, and how far it is."""
+    return DemoOut.of(app_part(request, Demo).state)

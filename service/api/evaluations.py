@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel
 
 from service import errors
-from service.api.body.request import Bounds, in_time, read_body, root_of
+from service.api.body.request import Bounds, app_part, in_time, read_body, root_of
 from service.api.problems import documented
 from service.api.routers import key_needed, new_router
 from service.evaluation.merge import judged
 from service.evaluation.result import Evaluation, from_json, to_json
 from service.evaluation.store import EvaluationStore, EvaluationSummary, summarise
 from service.inference.pool import Deadline
+
+router = new_router("evaluations")
 
 Limit = Annotated[int, Query(description="Maximum number of evaluations, newest first", ge=1, le=500)]
 
@@ -34,64 +36,61 @@ class EvaluationsResponse(BaseModel):
     evaluations: list[EvaluationSummary]
 
 
-def evaluations_router(store: EvaluationStore, bounds: Bounds) -> APIRouter:
-    """Return the routes that show and store evaluations."""
-    router = new_router("evaluations")
+@router.get(
+    "/evaluations",
+    summary="List evaluations",
+    responses=documented(errors.InvalidParameter, errors.StorageUnavailable),
+)
+def newest(request: Request, limit: Limit = 50) -> EvaluationsResponse:  # not async: reads the database
+    """List the evaluations of `weighin evaluate`, newest first, with the accuracy of each model."""
+    return EvaluationsResponse(evaluations=app_part(request, EvaluationStore).summaries(limit))
 
-    @router.get(
-        "/evaluations",
-        summary="List evaluations",
-        responses=documented(errors.InvalidParameter, errors.StorageUnavailable),
-    )
-    def newest(limit: Limit = 50) -> EvaluationsResponse:  # not async: reads the database
-        """List the evaluations of `weighin evaluate`, newest first, with the accuracy of each model."""
-        return EvaluationsResponse(evaluations=store.summaries(limit))
 
-    @router.get(
-        "/evaluations/{id}",
-        summary="Get an evaluation",
-        response_model=Evaluation,
-        responses=documented(errors.UnknownEvaluation, errors.StorageUnavailable),
-    )
-    def one(id: str) -> Response:  # not async: reads the database
-        """Return all figures of one data set: of each model, and of each pair of models."""
-        return Response(to_json(store.get(id)), media_type="application/json")
+@router.get(
+    "/evaluations/{id}",
+    summary="Get an evaluation",
+    response_model=Evaluation,
+    responses=documented(errors.UnknownEvaluation, errors.StorageUnavailable),
+)
+def one(request: Request, id: str) -> Response:  # not async: reads the database
+    """Return all figures of one data set: of each model, and of each pair of models."""
+    return Response(to_json(app_part(request, EvaluationStore).get(id)), media_type="application/json")
 
-    @router.post(
-        "/evaluations",
-        summary="Store an evaluation",
-        status_code=201,
-        dependencies=[Depends(key_needed)],
-        responses={
-            200: {"model": EvaluationSummary, "description": "Added to the evaluation of the same data set"},
-            **documented(
-                errors.Unauthorized,
-                errors.CrossSiteRequest,
-                errors.BodyTooLarge,
-                errors.InvalidParameter,
-                errors.InvalidEvaluation,
-                errors.DeadlineExceeded,
-                errors.StorageUnavailable,
-            ),
-        },
-        openapi_extra=_BODY,
-    )
-    async def add(request: Request, response: Response) -> EvaluationSummary:
-        """Store an evaluation that `weighin evaluate` made.
 
-        Figures must agree with the counts and with the outcome of each picture in the document, else the
-        document is refused. All pairs of models are compared again. If the data set has an evaluation
-        already, the models are added to it; models of the same name are replaced.
-        """
-        reading = read_body(request, bounds.body_bytes)
-        content = await in_time(reading, Deadline.after(bounds.deadline_s))
-        evaluation, added = await asyncio.to_thread(_save, store, content)
-        if added:
-            response.status_code = 200
-        response.headers["Location"] = f"{root_of(request)}/evaluations/{evaluation.id}"
-        return summarise(evaluation)
+@router.post(
+    "/evaluations",
+    summary="Store an evaluation",
+    status_code=201,
+    dependencies=[Depends(key_needed)],
+    responses={
+        200: {"model": EvaluationSummary, "description": "Added to the evaluation of the same data set"},
+        **documented(
+            errors.Unauthorized,
+            errors.CrossSiteRequest,
+            errors.BodyTooLarge,
+            errors.InvalidParameter,
+            errors.InvalidEvaluation,
+            errors.DeadlineExceeded,
+            errors.StorageUnavailable,
+        ),
+    },
+    openapi_extra=_BODY,
+)
+async def add(request: Request, response: Response) -> EvaluationSummary:
+    """Store an evaluation that `weighin evaluate` made.
 
-    return router
+    Figures must agree with the counts and with the outcome of each picture in the document, else the
+    document is refused. All pairs of models are compared again. If the data set has an evaluation
+    already, the models are added to it; models of the same name are replaced.
+    """
+    bounds = app_part(request, Bounds)
+    reading = read_body(request, bounds.body_bytes)
+    content = await in_time(reading, Deadline.after(bounds.deadline_s))
+    evaluation, added = await asyncio.to_thread(_save, app_part(request, EvaluationStore), content)
+    if added:
+        response.status_code = 200
+    response.headers["Location"] = f"{root_of(request)}/evaluations/{evaluation.id}"
+    return summarise(evaluation)
 
 
 def _save(store: EvaluationStore, content: bytes) -> tuple[Evaluation, bool]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Depends, Query, Request
 from pydantic import BaseModel, Field
 
 from service import errors
 from service.api.body.image import read_image
 from service.api.body.parts import Part, stream_parts
-from service.api.body.request import Bounds, deadline_for, is_form, root_of
+from service.api.body.request import app_part, deadline_for, is_form, root_of
 from service.api.gallery_bulk import IMAGE, METADATA, AddedResponse, Bulk
 from service.api.gallery_images import ImageOut
 from service.api.problems import documented
@@ -18,6 +18,8 @@ from service.api.retrieve import EXAMPLE_ID, Where
 from service.api.routers import key_needed, new_router
 from service.gallery.gallery import Gallery, GalleryStatus
 from service.gallery.metadata import check_id, parse_where
+
+router = new_router("gallery")
 
 MAX_LIMIT = 1000
 
@@ -108,111 +110,105 @@ class GalleryOut(BaseModel):
         )
 
 
-def gallery_router(gallery: Gallery, bounds: Bounds, *, width: int) -> APIRouter:
-    """Return the routes of the whole gallery.
+@router.get(
+    "/gallery",
+    summary="Get gallery status",
+    responses=documented(errors.DatabaseUnreachable, errors.StorageUnavailable),
+)
+async def status(request: Request) -> GalleryOut:
+    """Return size, quota, model, index and re-index progress."""
+    return GalleryOut.of(await app_part(request, Gallery).status())
 
-    `width`: images of one request that are processed concurrently.
+
+@router.post(
+    "/gallery/reindex",
+    summary="Start a re-index",
+    status_code=202,
+    dependencies=[Depends(key_needed)],
+    responses=documented(
+        errors.Unauthorized,
+        errors.CrossSiteRequest,
+        errors.UnknownModel,
+        errors.InvalidParameter,
+        errors.OtherTask,
+        errors.NotReady,
+        errors.ModelUnavailable,
+        errors.Busy,
+        errors.DatabaseUnreachable,
+        errors.StorageUnavailable,
+    ),
+)
+async def reindex(
+    request: Request,
+    model: Annotated[str, Query(description="A served model", examples=["efficientnet-lite0"])],
+) -> GalleryOut:
+    """Re-embed all images with this model in the background; the old model serves searches until the end.
+
+    `GET /gallery` returns the progress. A re-index continues after a restart. To cancel it, start a
+    re-index with the current model.
     """
-    router = new_router("gallery")
-    guarded = [Depends(key_needed)]
-    bulk = Bulk(gallery.writer, width, bounds)
+    gallery = app_part(request, Gallery)
+    await gallery.reindexer.begin(model)
+    return GalleryOut.of(await gallery.status())
 
-    @router.get(
-        "/gallery",
-        summary="Get gallery status",
-        responses=documented(errors.DatabaseUnreachable, errors.StorageUnavailable),
+
+@router.get(
+    "/gallery/images",
+    summary="List images",
+    responses=documented(errors.InvalidParameter, errors.DatabaseUnreachable, errors.StorageUnavailable),
+)
+async def images(
+    request: Request,
+    cursor: Annotated[str | None, Query(description="`next_cursor` of the previous page")] = None,
+    limit: Annotated[int, Query(description="Images per page", ge=1, le=MAX_LIMIT)] = 100,
+    where: Where = None,
+) -> ImagesResponse:
+    """List images by id.
+
+    Images that exist during the whole listing appear exactly once, even if others are added or deleted.
+    """
+    after = None if cursor is None else check_id(cursor)
+    rows, count = await app_part(request, Gallery).writer.page(after, limit + 1, parse_where(where))
+    page = rows[:limit]
+    return ImagesResponse(
+        images=[ImageOut.of(image, root_of(request)) for image in page],
+        next_cursor=page[-1].id if len(rows) > limit else None,
+        count=count,
     )
-    async def status() -> GalleryOut:
-        """Return size, quota, model, index and re-index progress."""
-        return GalleryOut.of(await gallery.status())
 
-    @router.post(
-        "/gallery/reindex",
-        summary="Start a re-index",
-        status_code=202,
-        dependencies=guarded,
-        responses=documented(
-            errors.Unauthorized,
-            errors.CrossSiteRequest,
-            errors.UnknownModel,
-            errors.InvalidParameter,
-            errors.OtherTask,
-            errors.NotReady,
-            errors.ModelUnavailable,
-            errors.Busy,
-            errors.DatabaseUnreachable,
-            errors.StorageUnavailable,
-        ),
-    )
-    async def reindex(
-        model: Annotated[str, Query(description="A served model", examples=["efficientnet-lite0"])],
-    ) -> GalleryOut:
-        """Re-embed all images with this model in the background; the old model serves searches until the end.
 
-        `GET /gallery` returns the progress. A re-index continues after a restart. To cancel it, start a
-        re-index with the current model.
-        """
-        await gallery.reindexer.begin(model)
-        return GalleryOut.of(await gallery.status())
+@router.post(
+    "/gallery/images",
+    summary="Add images",
+    dependencies=[Depends(key_needed)],
+    responses=documented(
+        errors.MalformedRequest,
+        errors.Unauthorized,
+        errors.CrossSiteRequest,
+        errors.BodyTooLarge,
+        errors.EmptyBody,
+        errors.InvalidParameter,
+        errors.DatabaseUnreachable,
+        errors.DeadlineExceeded,
+        errors.GalleryFull,
+        errors.StorageUnavailable,
+    ),
+    openapi_extra=_BULK_BODY,
+)
+async def add(request: Request) -> AddedResponse:
+    """Add each image under a generated id; an image whose bytes are stored already gets `exists`.
 
-    @router.get(
-        "/gallery/images",
-        summary="List images",
-        responses=documented(errors.InvalidParameter, errors.DatabaseUnreachable, errors.StorageUnavailable),
-    )
-    async def images(
-        request: Request,
-        cursor: Annotated[str | None, Query(description="`next_cursor` of the previous page")] = None,
-        limit: Annotated[int, Query(description="Images per page", ge=1, le=MAX_LIMIT)] = 100,
-        where: Where = None,
-    ) -> ImagesResponse:
-        """List images by id.
+    Images are committed one by one as they arrive, without a limit on the size of the request. An image
+    that cannot be stored is `rejected`; the others are added. If the request breaks off, the images
+    already added stay. If they are sent again, they are reported as `exists`.
+    """
+    bulk = app_part(request, Bulk)
+    if is_form(request):
+        parts = stream_parts(request, bulk.limits, wait_s=bulk.bounds.deadline_s)
+        return AddedResponse(images=await bulk.add(parts))
+    data = await read_image(request, deadline_for(request))
 
-        Images that exist during the whole listing appear exactly once, even if others are added or deleted.
-        """
-        after = None if cursor is None else check_id(cursor)
-        rows, count = await gallery.writer.page(after, limit + 1, parse_where(where))
-        page = rows[:limit]
-        return ImagesResponse(
-            images=[ImageOut.of(image, root_of(request)) for image in page],
-            next_cursor=page[-1].id if len(rows) > limit else None,
-            count=count,
-        )
+    async def raw_body() -> Any:
+        yield Part(IMAGE, data, len(data))
 
-    @router.post(
-        "/gallery/images",
-        summary="Add images",
-        dependencies=guarded,
-        responses=documented(
-            errors.MalformedRequest,
-            errors.Unauthorized,
-            errors.CrossSiteRequest,
-            errors.BodyTooLarge,
-            errors.EmptyBody,
-            errors.InvalidParameter,
-            errors.DatabaseUnreachable,
-            errors.DeadlineExceeded,
-            errors.GalleryFull,
-            errors.StorageUnavailable,
-        ),
-        openapi_extra=_BULK_BODY,
-    )
-    async def add(request: Request) -> AddedResponse:
-        """Add each image under a generated id; an image whose bytes are stored already gets `exists`.
-
-        Images are committed one by one as they arrive, without a limit on the size of the request. An image
-        that cannot be stored is `rejected`; the others are added. If the request breaks off, the images
-        already added stay. If they are sent again, they are reported as `exists`.
-        """
-        if is_form(request):
-            return AddedResponse(
-                images=await bulk.add(stream_parts(request, bulk.limits, wait_s=bounds.deadline_s))
-            )
-        data = await read_image(request, deadline_for(request))
-
-        async def raw_body() -> Any:
-            yield Part(IMAGE, data, len(data))
-
-        return AddedResponse(images=await bulk.add(raw_body()))
-
-    return router
+    return AddedResponse(images=await bulk.add(raw_body()))

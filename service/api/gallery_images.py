@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import Depends, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from service import errors
@@ -12,6 +12,7 @@ from service.api.body.image import IMAGE_ERRORS, OPENAPI_BODY, read_image, timed
 from service.api.body.parts import stream_parts
 from service.api.body.request import (
     Bounds,
+    app_part,
     deadline_for,
     ignores_unknown_parameters,
     in_time,
@@ -27,6 +28,9 @@ from service.gallery.gallery import Gallery
 from service.gallery.metadata import MAX_METADATA_BYTES, check_id, parse_metadata, parse_where
 from service.gallery.records import Put, StoredImage
 from service.gallery.search import SearchOptions
+from service.gallery.writer import GalleryWriter
+
+router = new_router("gallery", prefix="/gallery/images/{id}")
 
 _FORM_BYTES = 10_000
 """Maximum bytes of a form beside its image and metadata."""
@@ -111,143 +115,146 @@ class SimilarResponse(BaseModel):
     timings_ms: SimilarTimings
 
 
-def gallery_images_router(gallery: Gallery, bounds: Bounds) -> APIRouter:
-    """Return the routes of one image."""
-    router = new_router("gallery", prefix="/gallery/images/{id}")
-    guarded = [Depends(key_needed)]
-    writer = gallery.writer
-
-    @router.put(
-        "",
-        summary="Add or replace an image",
-        dependencies=guarded,
-        responses={
-            200: {"model": PutOut, "description": "Replaced or unchanged"},
-            201: {"model": PutOut, "description": "New"},
-            **documented(
-                *IMAGE_ERRORS,
-                errors.Unauthorized,
-                errors.OtherTask,
-                errors.Busy,
-                errors.DatabaseUnreachable,
-                errors.GalleryFull,
-                errors.StorageUnavailable,
-            ),
-        },
-        openapi_extra=_PUT_BODY,
-    )
-    async def put(
-        request: Request,
-        response: Response,
-        id: Id,
-        metadata: Annotated[
-            str | None,
-            Query(
-                description="A flat JSON object; only with the image as the raw body",
-                examples=['{"label": "cat", "year": 2024}'],
-            ),
-        ] = None,
-    ) -> PutOut:
-        """Store an image and its metadata under this id, or replace the image that has it. Idempotent.
-
-        When the response arrives, the image is on disk and visible to searches.
-        """
-        deadline = deadline_for(request)
-        check_id(id)
-        fields = parse_metadata(metadata or "")
-        if is_form(request):
-            if metadata is not None:
-                raise errors.InvalidParameter("metadata: query parameter with a form (allowed: a form part)")
-            data, text = await in_time(_read_form(request, bounds), deadline)
-            fields = parse_metadata(text)
-        else:
-            data = await read_image(request, deadline)
-        result = await writer.put(id, data, fields, deadline)
-        response.status_code = 201 if result.status == "added" else 200
-        return PutOut.after(result, root_of(request))
-
-    @router.get("", summary="Get an image's metadata", responses=documented(*_UNKNOWN))
-    async def one(request: Request, id: Id) -> ImageOut:
-        """Return metadata, size, hash and time of creation."""
-        return ImageOut.of(await writer.get(id), root_of(request))
-
-    @router.delete(
-        "",
-        summary="Delete an image",
-        status_code=204,
-        dependencies=guarded,
-        responses=documented(errors.Unauthorized, errors.CrossSiteRequest, *_UNKNOWN),
-    )
-    async def delete(id: Id) -> None:
-        """Delete an image: when the response arrives, searches no longer find it; a repeat gets 404."""
-        await writer.delete(id)
-
-    @router.get(
-        "/content",
-        summary="Get an image",
-        response_class=Response,
-        responses={
-            200: {"content": {"image/*": {}}, "description": "The original bytes"},
-            304: {"description": "Not modified"},
-            **documented(*_UNKNOWN),
-        },
-    )
-    @ignores_unknown_parameters
-    async def content(request: Request, id: Id) -> Response:
-        """Return the original bytes, with the media type of their format."""
-        image = await writer.get(id)
-        not_modified = _not_modified(request, image.sha256)
-        if not_modified is not None:
-            return not_modified
-        return _file(await writer.original(image), f"image/{image.format}", image.sha256)
-
-    @router.get(
-        "/thumbnail",
-        summary="Get a thumbnail",
-        response_class=Response,
-        responses={
-            200: {"content": {"image/jpeg": {}}, "description": "A JPEG of at most 256 x 256 pixels"},
-            304: {"description": "Not modified"},
-            **documented(*_UNKNOWN),
-        },
-    )
-    @ignores_unknown_parameters
-    async def thumbnail(request: Request, id: Id) -> Response:
-        """Return the image as a small upright JPEG, made when the image was added."""
-        image = await writer.get(id)
-        tag = f"{image.sha256}-thumbnail"
-        not_modified = _not_modified(request, tag)
-        if not_modified is not None:
-            return not_modified
-        return _file(await writer.thumbnail(image), "image/jpeg", tag)
-
-    @router.get(
-        "/similar",
-        summary="Find images similar to a stored one",
-        response_model=SimilarResponse,
-        responses=documented(
-            *_UNKNOWN, errors.OtherTask, errors.Busy, errors.NotReady, errors.ModelUnavailable
+@router.put(
+    "",
+    summary="Add or replace an image",
+    dependencies=[Depends(key_needed)],
+    responses={
+        200: {"model": PutOut, "description": "Replaced or unchanged"},
+        201: {"model": PutOut, "description": "New"},
+        **documented(
+            *IMAGE_ERRORS,
+            errors.Unauthorized,
+            errors.OtherTask,
+            errors.Busy,
+            errors.DatabaseUnreachable,
+            errors.GalleryFull,
+            errors.StorageUnavailable,
         ),
-    )
-    async def similar(
-        request: Request, id: Id, k: K = 10, min_score: MinScore = -1.0, where: Where = None
-    ) -> Response:
-        """Find the images most similar to a stored image, except that image, as `/retrieve-similar` does."""
-        options = SearchOptions(k, min_score, parse_where(where))
-        retrieval = await gallery.retriever.similar(await writer.get(id), options)
-        body = {
-            "request_id": request.state.request_id,
-            "model": retrieval.model,
-            "matches": [match_out(match, root_of(request)) for match in retrieval.matches],
-            "timings_ms": timings(retrieval.durations),
-        }
-        return timed_answer(body, retrieval.durations)
+    },
+    openapi_extra=_PUT_BODY,
+)
+async def put(
+    request: Request,
+    response: Response,
+    id: Id,
+    metadata: Annotated[
+        str | None,
+        Query(
+            description="A flat JSON object; only with the image as the raw body",
+            examples=['{"label": "cat", "year": 2024}'],
+        ),
+    ] = None,
+) -> PutOut:
+    """Store an image and its metadata under this id, or replace the image that has it. Idempotent.
 
-    return router
+    When the response arrives, the image is on disk and visible to searches.
+    """
+    deadline = deadline_for(request)
+    check_id(id)
+    fields = parse_metadata(metadata or "")
+    if is_form(request):
+        if metadata is not None:
+            raise errors.InvalidParameter("metadata: query parameter with a form (allowed: a form part)")
+        data, text = await in_time(_read_form(request), deadline)
+        fields = parse_metadata(text)
+    else:
+        data = await read_image(request, deadline)
+    result = await _writer(request).put(id, data, fields, deadline)
+    response.status_code = 201 if result.status == "added" else 200
+    return PutOut.after(result, root_of(request))
 
 
-async def _read_form(request: Request, bounds: Bounds) -> tuple[bytes, bytes]:
+@router.get("", summary="Get an image's metadata", responses=documented(*_UNKNOWN))
+async def one(request: Request, id: Id) -> ImageOut:
+    """Return metadata, size, hash and time of creation."""
+    return ImageOut.of(await _writer(request).get(id), root_of(request))
+
+
+@router.delete(
+    "",
+    summary="Delete an image",
+    status_code=204,
+    dependencies=[Depends(key_needed)],
+    responses=documented(errors.Unauthorized, errors.CrossSiteRequest, *_UNKNOWN),
+)
+async def delete(request: Request, id: Id) -> None:
+    """Delete an image: when the response arrives, searches no longer find it; a repeat gets 404."""
+    await _writer(request).delete(id)
+
+
+@router.get(
+    "/content",
+    summary="Get an image",
+    response_class=Response,
+    responses={
+        200: {"content": {"image/*": {}}, "description": "The original bytes"},
+        304: {"description": "Not modified"},
+        **documented(*_UNKNOWN),
+    },
+)
+@ignores_unknown_parameters
+async def content(request: Request, id: Id) -> Response:
+    """Return the original bytes, with the media type of their format."""
+    writer = _writer(request)
+    image = await writer.get(id)
+    not_modified = _not_modified(request, image.sha256)
+    if not_modified is not None:
+        return not_modified
+    return _file(await writer.original(image), f"image/{image.format}", image.sha256)
+
+
+@router.get(
+    "/thumbnail",
+    summary="Get a thumbnail",
+    response_class=Response,
+    responses={
+        200: {"content": {"image/jpeg": {}}, "description": "A JPEG of at most 256 x 256 pixels"},
+        304: {"description": "Not modified"},
+        **documented(*_UNKNOWN),
+    },
+)
+@ignores_unknown_parameters
+async def thumbnail(request: Request, id: Id) -> Response:
+    """Return the image as a small upright JPEG, made when the image was added."""
+    writer = _writer(request)
+    image = await writer.get(id)
+    tag = f"{image.sha256}-thumbnail"
+    not_modified = _not_modified(request, tag)
+    if not_modified is not None:
+        return not_modified
+    return _file(await writer.thumbnail(image), "image/jpeg", tag)
+
+
+@router.get(
+    "/similar",
+    summary="Find images similar to a stored one",
+    response_model=SimilarResponse,
+    responses=documented(*_UNKNOWN, errors.OtherTask, errors.Busy, errors.NotReady, errors.ModelUnavailable),
+)
+async def similar(
+    request: Request, id: Id, k: K = 10, min_score: MinScore = -1.0, where: Where = None
+) -> Response:
+    """Find the images most similar to a stored image, except that image, as `/retrieve-similar` does."""
+    options = SearchOptions(k, min_score, parse_where(where))
+    gallery = app_part(request, Gallery)
+    retrieval = await gallery.retriever.similar(await gallery.writer.get(id), options)
+    body = {
+        "request_id": request.state.request_id,
+        "model": retrieval.model,
+        "matches": [match_out(match, root_of(request)) for match in retrieval.matches],
+        "timings_ms": timings(retrieval.durations),
+    }
+    return timed_answer(body, retrieval.durations)
+
+
+def _writer(request: Request) -> GalleryWriter:
+    return app_part(request, Gallery).writer
+
+
+async def _read_form(request: Request) -> tuple[bytes, bytes]:
     """Return image and metadata of a form; metadata are empty if there is no such part."""
+    bounds = app_part(request, Bounds)
     limits = {IMAGE: bounds.body_bytes, METADATA: MAX_METADATA_BYTES}
     contents: dict[str, list[bytes]] = {IMAGE: [], METADATA: []}
     names: list[str] = []

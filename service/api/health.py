@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
-from fastapi import APIRouter, Response
+from fastapi import Request, Response
 from pydantic import BaseModel, Field
 
-from service.api.body.request import ignores_unknown_parameters
+from service.api.body.request import app_part, ignores_unknown_parameters
 from service.api.routers import new_router
 from service.inference.loading import ModelEntry
 from service.inference.registry import Registry
 from service.latency.prometheus import CONTENT_TYPE, Metrics
+from service.latency.recorder import Recorder
+from service.state import State, storage_problem
+
+router = new_router("operations")
 
 
 class Health(BaseModel):
@@ -44,67 +47,57 @@ class Readiness(BaseModel):
     )
 
 
-def health_router(registry: Registry, metrics: Metrics, state_problem: Callable[[], str | None]) -> APIRouter:
-    """Return the routes of health checks and metrics.
+@router.get("/healthz", summary="Check liveness")
+@ignores_unknown_parameters
+async def healthz() -> Health:
+    """Return 200 while the event loop runs."""
+    return Health()
 
-    `state_problem` returns the reason why storage is unavailable, or None.
-    """
-    router = new_router("operations")
 
-    @router.get("/healthz", summary="Check liveness")
-    @ignores_unknown_parameters
-    async def healthz() -> Health:
-        """Return 200 while the event loop runs."""
-        return Health()
-
-    @router.get(
-        "/readyz",
-        summary="Check readiness",
-        responses={503: {"model": Readiness, "description": "Still loading, or no model can be served"}},
+@router.get(
+    "/readyz",
+    summary="Check readiness",
+    responses={503: {"model": Readiness, "description": "Still loading, or no model can be served"}},
+)
+@ignores_unknown_parameters
+def readyz(request: Request, response: Response) -> Readiness:  # not async: the check of the storage blocks
+    """Return 200 when every model is either warmed up or reported as broken. Return 503 before that, and
+    if no model can be served."""
+    registry = app_part(request, Registry)
+    loaded = len(registry.loaded)
+    status: Literal["ready", "loading", "no-models"] = "ready"
+    if not registry.ready:
+        status = "loading"
+    elif not loaded:
+        status = "no-models"
+    if status != "ready":
+        response.status_code = 503
+        response.headers["Retry-After"] = "1"
+    problems = [entry for entry in registry.entries if entry.problem is not None] if registry.ready else []
+    broken = [_broken(entry) for entry in problems if entry.model is None]
+    if registry.ready and registry.default_model not in registry.names():
+        reason = "it is WEIGHIN_DEFAULT_MODEL, but there is no such model"
+        broken.append(Broken(model=registry.default_model, reason=reason))
+    return Readiness(
+        status=status,
+        degraded=storage_problem(app_part(request, State), app_part(request, Recorder)),
+        models_loaded=loaded,
+        models_broken=len(broken),
+        broken=broken,
+        failing=[_broken(entry) for entry in problems if entry.model is not None],
+        refused=[
+            Broken(model=entry.name, reason=entry.refused)
+            for entry in registry.entries
+            if entry.refused is not None
+        ],
     )
-    @ignores_unknown_parameters
-    def readyz(
-        response: Response,
-    ) -> Readiness:  # not async: the check of the storage blocks
-        """Return 200 when every model is either warmed up or reported as broken. Return 503 before that, and
-        if no model can be served."""
-        loaded = len(registry.loaded)
-        status: Literal["ready", "loading", "no-models"] = "ready"
-        if not registry.ready:
-            status = "loading"
-        elif not loaded:
-            status = "no-models"
-        if status != "ready":
-            response.status_code = 503
-            response.headers["Retry-After"] = "1"
-        problems = (
-            [entry for entry in registry.entries if entry.problem is not None] if registry.ready else []
-        )
-        broken = [_broken(entry) for entry in problems if entry.model is None]
-        if registry.ready and registry.default_model not in registry.names():
-            reason = "it is WEIGHIN_DEFAULT_MODEL, but there is no such model"
-            broken.append(Broken(model=registry.default_model, reason=reason))
-        return Readiness(
-            status=status,
-            degraded=state_problem(),
-            models_loaded=loaded,
-            models_broken=len(broken),
-            broken=broken,
-            failing=[_broken(entry) for entry in problems if entry.model is not None],
-            refused=[
-                Broken(model=entry.name, reason=entry.refused)
-                for entry in registry.entries
-                if entry.refused is not None
-            ],
-        )
 
-    @router.get("/metrics", summary="Get Prometheus metrics", response_class=Response)
-    @ignores_unknown_parameters
-    def render() -> Response:  # not async, as above
-        """Return counters, gauges and histograms in the Prometheus exposition format; times in seconds."""
-        return Response(metrics.render(), media_type=CONTENT_TYPE)
 
-    return router
+@router.get("/metrics", summary="Get Prometheus metrics", response_class=Response)
+@ignores_unknown_parameters
+def render(request: Request) -> Response:  # not async, as above
+    """Return counters, gauges and histograms in the Prometheus exposition format; times in seconds."""
+    return Response(app_part(request, Metrics).render(), media_type=CONTENT_TYPE)
 
 
 def _broken(entry: ModelEntry) -> Broken:

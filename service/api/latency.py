@@ -2,24 +2,28 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from models.zoo.statistics import MIN_SAMPLES
 from service import errors
+from service.api.body.request import app_part
 from service.api.periods import format_moment, parse_since, parse_step
 from service.api.problems import documented
 from service.api.routers import new_router
+from service.inference.registry import Registry
 from service.latency.histogram import EMPTY_SUMMARY
 from service.latency.query import CURRENT, Latencies, Window
 from service.latency.series import Figures
 from service.latency.stages import STAGES, Regime, Stage
+
+router = new_router("latency")
 
 _WINDOW: dict[str, JsonValue] = {
     "from": "2026-01-30T12:00:00Z",
@@ -211,132 +215,132 @@ Step = Annotated[
 ]
 
 
-def latency_router(latencies: Latencies, model_names: Callable[[], Collection[str]]) -> APIRouter:
-    """Return the routes of recorded latencies. `model_names` returns the names of served models."""
-    router = new_router("latency")
-    # One thread, so that merging histograms takes at most one core from requests.
-    reader = ThreadPoolExecutor(1, thread_name_prefix="weighin-latency")
-    cache = _ResponseCache(latencies.revision)
+@router.get(
+    "/latency",
+    summary="Get latency summary",
+    response_model=LatencyResponse,
+    responses=documented(errors.UnknownModel, errors.InvalidParameter),
+)
+async def latency(
+    request: Request,
+    model: ModelName = None,
+    stage: StageName = None,
+    regime: RegimeName = "live",
+    since: Since = "24h",
+    version: VersionName = CURRENT,
+    runtime: RuntimeLabel = None,
+) -> Response:
+    """Return count, mean, percentiles and maximum per model and stage, from `since` until now.
 
-    async def answer(key: tuple[object, ...], compute: Callable[[], Any]) -> Response:
-        asked_at = time.monotonic()
-        body = await asyncio.get_running_loop().run_in_executor(reader, cache.answer, key, asked_at, compute)
-        return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
+    The most recent requests are included. A percentile is null if there are too few samples. A model or
+    stage without samples has no row, unless `model` is given.
+    """
 
-    def check(model: str | None) -> None:
-        if model is not None:
-            check_model(latencies, model_names(), model)
+    latencies = app_part(request, Latencies)
 
-    @router.get(
-        "/latency",
-        summary="Get latency summary",
-        response_model=LatencyResponse,
-        responses=documented(errors.UnknownModel, errors.InvalidParameter),
-    )
-    async def latency(
-        model: ModelName = None,
-        stage: StageName = None,
-        regime: RegimeName = "live",
-        since: Since = "24h",
-        version: VersionName = CURRENT,
-        runtime: RuntimeLabel = None,
-    ) -> Response:
-        """Return count, mean, percentiles and maximum per model and stage, from `since` until now.
+    def compute() -> dict[str, object]:
+        check_model(request, model)
+        begin = parse_since(since, latencies.now())
+        window, figures = latencies.window(
+            regime, begin, model=model, stage=stage, version=version, runtime=runtime
+        )
+        return {
+            "window": window_out(window),
+            "version": version,
+            "other_versions": [
+                {"model": name, "version": sha256}
+                for name, sha256 in latencies.left_out(regime, begin, model, version)
+            ],
+            "runtimes": runtimes_out(latencies, regime, begin, model, version),
+            "latencies": list(_rows(figures, regime, model, stage, empty_too=True)),
+            "errors_without_model": figures.errors.get("", {}),
+            "degraded": window.degraded,
+        }
 
-        The most recent requests are included. A percentile is null if there are too few samples. A model or
-        stage without samples has no row, unless `model` is given.
-        """
-
-        def compute() -> dict[str, object]:
-            check(model)
-            begin = parse_since(since, latencies.now())
-            window, figures = latencies.window(
-                regime, begin, model=model, stage=stage, version=version, runtime=runtime
-            )
-            return {
-                "window": window_out(window),
-                "version": version,
-                "other_versions": [
-                    {"model": name, "version": sha256}
-                    for name, sha256 in latencies.left_out(regime, begin, model, version)
-                ],
-                "runtimes": runtimes_out(latencies, regime, begin, model, version),
-                "latencies": list(_rows(figures, regime, model, stage, empty_too=True)),
-                "errors_without_model": figures.errors.get("", {}),
-                "degraded": window.degraded,
-            }
-
-        return await answer(("latency", model, stage, regime, since, version, runtime), compute)
-
-    @router.get(
-        "/latency/history",
-        summary="Get latency over time",
-        response_model=HistoryResponse,
-        responses=documented(errors.UnknownModel, errors.InvalidParameter),
-    )
-    async def history(
-        model: ModelName = None,
-        stage: StageName = None,
-        regime: RegimeName = "live",
-        since: Since = "24h",
-        step: Step = None,
-        version: VersionName = CURRENT,
-        runtime: RuntimeLabel = None,
-    ) -> Response:
-        """Return the figures of `GET /latency` per time step, oldest first; empty steps are left out.
-
-        The step is rounded up to the resolution that is stored for `since`: minutes in the last 48 hours,
-        hours in the last 7 days, days in the last year.
-        """
-
-        def compute() -> dict[str, object]:
-            check(model)
-            step_s = None if step is None else parse_step(step)
-            begin = parse_since(since, latencies.now())
-            window, steps = latencies.history(
-                regime, begin, step_s, model=model, stage=stage, version=version, runtime=runtime
-            )
-            points: list[dict[str, object]] = []
-            for at, figures in steps:
-                moment = format_moment(at)
-                points += ({"at": moment, **row} for row in _rows(figures, regime, model, stage))
-                if len(points) > MAX_ROWS:
-                    raise errors.InvalidParameter(
-                        f"step: more than {MAX_ROWS} points (use one model or stage, a longer step or a "
-                        "later since)"
-                    )
-            return {
-                "window": window_out(window),
-                "version": version,
-                "runtimes": runtimes_out(latencies, regime, begin, model, version),
-                "points": points,
-                "degraded": window.degraded,
-            }
-
-        return await answer(("history", model, stage, regime, since, step, version, runtime), compute)
-
-    return router
+    key = ("latency", model, stage, regime, since, version, runtime)
+    return await app_part(request, LatencyAnswers).answer(key, compute)
 
 
-def check_model(latencies: Latencies, names: Collection[str], model: str) -> None:
-    """Raise UnknownModel unless `model` is in `names` (the served models) or has recorded latencies."""
-    if model not in names and not latencies.knows(model):
+@router.get(
+    "/latency/history",
+    summary="Get latency over time",
+    response_model=HistoryResponse,
+    responses=documented(errors.UnknownModel, errors.InvalidParameter),
+)
+async def history(
+    request: Request,
+    model: ModelName = None,
+    stage: StageName = None,
+    regime: RegimeName = "live",
+    since: Since = "24h",
+    step: Step = None,
+    version: VersionName = CURRENT,
+    runtime: RuntimeLabel = None,
+) -> Response:
+    """Return the figures of `GET /latency` per time step, oldest first; empty steps are left out.
+
+    The step is rounded up to the resolution that is stored for `since`: minutes in the last 48 hours,
+    hours in the last 7 days, days in the last year.
+    """
+
+    latencies = app_part(request, Latencies)
+
+    def compute() -> dict[str, object]:
+        check_model(request, model)
+        step_s = None if step is None else parse_step(step)
+        begin = parse_since(since, latencies.now())
+        window, steps = latencies.history(
+            regime, begin, step_s, model=model, stage=stage, version=version, runtime=runtime
+        )
+        points: list[dict[str, object]] = []
+        for at, figures in steps:
+            moment = format_moment(at)
+            points += ({"at": moment, **row} for row in _rows(figures, regime, model, stage))
+            if len(points) > MAX_ROWS:
+                raise errors.InvalidParameter(
+                    f"step: more than {MAX_ROWS} points (use one model or stage, a longer step or a "
+                    "later since)"
+                )
+        return {
+            "window": window_out(window),
+            "version": version,
+            "runtimes": runtimes_out(latencies, regime, begin, model, version),
+            "points": points,
+            "degraded": window.degraded,
+        }
+
+    key = ("history", model, stage, regime, since, step, version, runtime)
+    return await app_part(request, LatencyAnswers).answer(key, compute)
+
+
+def check_model(request: Request, model: str | None) -> None:
+    """Raise UnknownModel for a model that is not served and has no recorded latencies. Reads the database."""
+    names = app_part(request, Registry).names()
+    if model is not None and model not in names and not app_part(request, Latencies).knows(model):
         raise errors.UnknownModel(model, names)
 
 
-class _ResponseCache:
-    """Responses that are reused for equal requests; used by one thread.
+class LatencyAnswers:
+    """Computes the responses of the latency routes on one thread, and reuses them for equal requests.
 
-    A response is reused for requests that arrived before its computation began, so that many dashboards cost
-    no more than one. While nothing is recorded, it is also reused for CACHE_TTL_S.
+    One thread, so that merging histograms takes at most one core from requests. A response is reused for
+    requests that arrived before its computation began, so that many dashboards cost no more than one. While
+    nothing is recorded, it is also reused for CACHE_TTL_S.
     """
 
     def __init__(self, revision: Callable[[], int]) -> None:
+        """`revision` returns a number that changes whenever something is recorded."""
         self._revision = revision
         self._answers: dict[tuple[object, ...], tuple[float, int, bytes]] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="weighin-latency")
 
-    def answer(self, key: tuple[object, ...], asked_at: float, compute: Callable[[], Any]) -> bytes:
-        """Return the JSON of `compute()`, cached if possible. `asked_at`: monotonic time of the request."""
+    async def answer(self, key: tuple[object, ...], compute: Callable[[], Any]) -> Response:
+        """Return `compute()` as a JSON response; responses to requests with the same `key` are equal."""
+        loop, asked_at = asyncio.get_running_loop(), time.monotonic()
+        body = await loop.run_in_executor(self._thread, self._body, key, asked_at, compute)
+        return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
+
+    def _body(self, key: tuple[object, ...], asked_at: float, compute: Callable[[], Any]) -> bytes:
         now, revision = time.monotonic(), self._revision()
         cached = self._answers.get(key)
         if cached is not None and (

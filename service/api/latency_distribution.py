@@ -1,12 +1,12 @@
 """GET /latency/distribution: percentile curve and histogram of one model and stage."""
 
-from collections.abc import Callable, Collection
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from service import errors
+from service.api.body.request import app_part
 from service.api.latency import (
     DEGRADED,
     RUNTIMES,
@@ -27,6 +27,8 @@ from service.api.routers import new_router
 from service.latency.query import CURRENT, Latencies
 from service.latency.shape import curve, histogram
 from service.latency.stages import Regime, Stage
+
+router = new_router("latency")
 
 
 class CurvePoint(BaseModel):
@@ -67,49 +69,44 @@ class DistributionResponse(BaseModel):
     degraded: str | None = DEGRADED
 
 
-def distribution_router(latencies: Latencies, model_names: Callable[[], Collection[str]]) -> APIRouter:
-    """Return the route `GET /latency/distribution`. `model_names` returns the served models' names."""
-    router = new_router("latency")
+@router.get(
+    "/latency/distribution",
+    summary="Get latency distribution",
+    responses=documented(errors.UnknownModel, errors.InvalidParameter),
+)
+def distribution(  # not async: reads the database and merges histograms
+    request: Request,
+    response: Response,
+    model: Annotated[str, Query(description="Model name", examples=["efficientnet-lite0"])],
+    stage: Annotated[Stage, Query(description="Stage")] = "total",
+    regime: RegimeName = "live",
+    since: Since = "24h",
+    version: VersionName = CURRENT,
+    runtime: RuntimeLabel = None,
+) -> DistributionResponse:
+    """Return the percentile curve and a histogram of one model and stage, from `since` until now.
 
-    @router.get(
-        "/latency/distribution",
-        summary="Get latency distribution",
-        responses=documented(errors.UnknownModel, errors.InvalidParameter),
+    The curve has the percentiles of `/latency` and others, up to the highest percentile that the sample
+    size supports.
+    """
+    check_model(request, model)
+    latencies = app_part(request, Latencies)
+    begin = parse_since(since, latencies.now())
+    window, samples = latencies.distribution(regime, begin, model, stage, version, runtime)
+    response.headers["Cache-Control"] = "no-store"
+    return DistributionResponse.model_validate(
+        {
+            "window": window_out(window),
+            "version": version,
+            "runtimes": runtimes_out(latencies, regime, begin, model, version),
+            "model": model,
+            "stage": stage,
+            "regime": regime,
+            "count": samples.count,
+            "curve": [{"fraction": fraction, "ms": ms} for fraction, ms in curve(samples)],
+            "histogram": [
+                {"from_ms": bin.from_ms, "to_ms": bin.to_ms, "count": bin.count} for bin in histogram(samples)
+            ],
+            "degraded": window.degraded,
+        }
     )
-    def distribution(  # not async: reads the database and merges histograms
-        response: Response,
-        model: Annotated[str, Query(description="Model name", examples=["efficientnet-lite0"])],
-        stage: Annotated[Stage, Query(description="Stage")] = "total",
-        regime: RegimeName = "live",
-        since: Since = "24h",
-        version: VersionName = CURRENT,
-        runtime: RuntimeLabel = None,
-    ) -> DistributionResponse:
-        """Return the percentile curve and a histogram of one model and stage, from `since` until now.
-
-        The curve has the percentiles of `/latency` and others, up to the highest percentile that the sample
-        size supports.
-        """
-        check_model(latencies, model_names(), model)
-        begin = parse_since(since, latencies.now())
-        window, samples = latencies.distribution(regime, begin, model, stage, version, runtime)
-        response.headers["Cache-Control"] = "no-store"
-        return DistributionResponse.model_validate(
-            {
-                "window": window_out(window),
-                "version": version,
-                "runtimes": runtimes_out(latencies, regime, begin, model, version),
-                "model": model,
-                "stage": stage,
-                "regime": regime,
-                "count": samples.count,
-                "curve": [{"fraction": fraction, "ms": ms} for fraction, ms in curve(samples)],
-                "histogram": [
-                    {"from_ms": bin.from_ms, "to_ms": bin.to_ms, "count": bin.count}
-                    for bin in histogram(samples)
-                ],
-                "degraded": window.degraded,
-            }
-        )
-
-    return router

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from models.zoo.card import Accuracy, Activation, Agreement, Card, Runtime
 from service import errors
 from service.api.body.image import PRECISION
 from service.api.body.model import OPENAPI_BODY, uploaded_model
-from service.api.body.request import root_of
-from service.api.model_changer import ModelChanger, ModelsInUse, exists
+from service.api.body.request import app_part, root_of
+from service.api.model_changer import ModelChanger, exists
 from service.api.problems import documented
 from service.api.routers import key_needed, new_router, own_key_needed
 from service.inference.loading import ModelEntry, ServedModel, served_accuracy, served_agreement
@@ -24,6 +23,8 @@ from service.inference.runtimes.choice import Origin, Requested
 from service.inference.runtimes.opening import runtime_version
 from service.inference.runtimes.openvino import FloatPrecision
 from service.inference.runtimes.weighing import Answers, Weighing
+
+router = new_router("models")
 
 
 class WeighedOut(BaseModel):
@@ -104,19 +105,6 @@ class AddedModelOut(ModelOut):
     warnings: list[str] = Field(description="What is not certain, such as assumed facts")
 
 
-@dataclass(frozen=True)
-class Changes:
-    """Settings of the routes that change models.
-
-    `max_bytes`: maximum size of a body. `wait_s`: maximum seconds between two chunks of it. `gallery_models`
-    returns the names of the models that the gallery needs.
-    """
-
-    max_bytes: int
-    wait_s: float
-    gallery_models: ModelsInUse
-
-
 _UPLOAD_ERRORS = (
     errors.MalformedRequest,
     errors.Unauthorized,
@@ -136,149 +124,140 @@ Preset = Annotated[
 ]
 
 
-def models_router(registry: Registry, changes: Changes) -> APIRouter:
-    """Return the routes that describe and change the models."""
-    router = new_router("models")
-    guarded = [Depends(own_key_needed)]
-    changer = ModelChanger(registry, changes.gallery_models)
+@router.get("/models", summary="List models")
+async def models(request: Request) -> ModelsResponse:
+    """List every model of the zoo; `reason` is set if it is not loaded or its latest run failed."""
+    return models_out(app_part(request, Registry))
 
-    async def uploaded(
-        request: Request, name: str | None, preset: str | None, *, replace: bool
-    ) -> AddedModelOut:
-        changer.check_ready()
-        reading = uploaded_model(
-            request,
-            changer.root,
-            name=name,
-            preset=preset,
-            max_bytes=changes.max_bytes,
-            wait_s=changes.wait_s,
-        )
-        with changer.place():
-            async with reading as upload:
-                added = await changer.add(upload, replace=replace)
-        described = _out(registry.entry(added.card.name))
-        return AddedModelOut(**dict(described), changes=list(added.changes), warnings=list(added.warnings))
 
-    @router.get("/models", summary="List models")
-    async def models() -> ModelsResponse:
-        """List every model of the zoo; `reason` is set if it is not loaded or its latest run failed."""
-        return models_out(registry)
+@router.get("/models/{name}", summary="Get a model", responses=documented(errors.UnknownModel))
+async def model(request: Request, name: str) -> ModelOut:
+    """Return a model's card; `reason` is set if it is not loaded or its latest run failed."""
+    return _out(app_part(request, Registry).entry(name))
 
-    @router.get("/models/{name}", summary="Get a model", responses=documented(errors.UnknownModel))
-    async def model(name: str) -> ModelOut:
-        """Return a model's card; `reason` is set if it is not loaded or its latest run failed."""
-        return _out(registry.entry(name))
 
-    @router.post(
-        "/models",
-        summary="Add a model",
-        status_code=201,
-        dependencies=guarded,
-        responses=documented(*_UPLOAD_ERRORS, errors.ModelExists),
-        openapi_extra=OPENAPI_BODY,
-    )
-    async def add_model(
-        request: Request,
-        response: Response,
-        name: Annotated[
-            str | None, Query(description="Name of the model; by default that of the file")
-        ] = None,
-        preset: Preset = None,
-    ) -> AddedModelOut:
-        """Add an ONNX file as `weighin add` does: find out its preprocessing, run it once, serve it.
+@router.post(
+    "/models",
+    summary="Add a model",
+    status_code=201,
+    dependencies=[Depends(own_key_needed)],
+    responses=documented(*_UPLOAD_ERRORS, errors.ModelExists),
+    openapi_extra=OPENAPI_BODY,
+)
+async def add_model(
+    request: Request,
+    response: Response,
+    name: Annotated[str | None, Query(description="Name of the model; by default that of the file")] = None,
+    preset: Preset = None,
+) -> AddedModelOut:
+    """Add an ONNX file as `weighin add` does: find out its preprocessing, run it once, serve it.
 
-        The model is served before the response is sent. `card.provenance` says where each fact comes from;
-        `assumed` means that no source states it.
-        """
-        if name is not None and name in registry.names():
-            raise exists(name)
-        described = await uploaded(request, name, preset, replace=False)
-        response.headers["Location"] = f"{root_of(request)}/models/{described.name}"
-        return described
+    The model is served before the response is sent. `card.provenance` says where each fact comes from;
+    `assumed` means that no source states it.
+    """
+    if name is not None and name in app_part(request, Registry).names():
+        raise exists(name)
+    described = await _uploaded(request, name, preset, replace=False)
+    response.headers["Location"] = f"{root_of(request)}/models/{described.name}"
+    return described
 
-    @router.put(
-        "/models/{name}",
-        summary="Replace a model",
-        dependencies=guarded,
-        responses={
-            201: {"model": AddedModelOut, "description": "Added: no model had that name"},
-            **documented(*_UPLOAD_ERRORS, errors.ModelInUse),
-        },
-        openapi_extra=OPENAPI_BODY,
-    )
-    async def replace_model(
-        request: Request, response: Response, name: str, preset: Preset = None
-    ) -> AddedModelOut:
-        """Replace an added model by an ONNX file, or add it: 201 if no model had that name.
 
-        Requests in progress finish with the old version; requests after the response get the new one.
-        """
-        changer.check_own(name)
-        if name not in registry.names():
-            response.status_code = 201
-            response.headers["Location"] = f"{root_of(request)}/models/{name}"
-        return await uploaded(request, name, preset, replace=True)
+@router.put(
+    "/models/{name}",
+    summary="Replace a model",
+    dependencies=[Depends(own_key_needed)],
+    responses={
+        201: {"model": AddedModelOut, "description": "Added: no model had that name"},
+        **documented(*_UPLOAD_ERRORS, errors.ModelInUse),
+    },
+    openapi_extra=OPENAPI_BODY,
+)
+async def replace_model(
+    request: Request, response: Response, name: str, preset: Preset = None
+) -> AddedModelOut:
+    """Replace an added model by an ONNX file, or add it: 201 if no model had that name.
 
-    @router.delete(
-        "/models/{name}",
-        summary="Delete a model",
-        status_code=204,
-        dependencies=guarded,
-        responses=documented(
-            errors.Unauthorized,
-            errors.NoKeySet,
-            errors.CrossSiteRequest,
-            errors.UnknownModel,
-            errors.ModelInUse,
-            errors.NotReady,
-            errors.DatabaseUnreachable,
-            errors.StorageUnavailable,
+    Requests in progress finish with the old version; requests after the response get the new one.
+    """
+    app_part(request, ModelChanger).check_own(name)
+    if name not in app_part(request, Registry).names():
+        response.status_code = 201
+        response.headers["Location"] = f"{root_of(request)}/models/{name}"
+    return await _uploaded(request, name, preset, replace=True)
+
+
+@router.delete(
+    "/models/{name}",
+    summary="Delete a model",
+    status_code=204,
+    dependencies=[Depends(own_key_needed)],
+    responses=documented(
+        errors.Unauthorized,
+        errors.NoKeySet,
+        errors.CrossSiteRequest,
+        errors.UnknownModel,
+        errors.ModelInUse,
+        errors.NotReady,
+        errors.DatabaseUnreachable,
+        errors.StorageUnavailable,
+    ),
+)
+async def delete_model(request: Request, name: str) -> None:
+    """Delete an added model. The default model and those that the gallery needs cannot be deleted."""
+    changer = app_part(request, ModelChanger)
+    changer.check_ready()
+    await changer.delete(app_part(request, Registry).entry(name).name)
+
+
+@router.put(
+    "/models/{name}/runtime",
+    summary="Choose a model's runtime",
+    dependencies=[Depends(key_needed)],
+    responses=documented(
+        errors.Unauthorized,
+        errors.CrossSiteRequest,
+        errors.UnknownModel,
+        errors.Busy,
+        errors.NotReady,
+        errors.ModelUnavailable,
+        errors.StorageUnavailable,
+    ),
+)
+async def choose_runtime(
+    request: Request,
+    name: str,
+    runtime: Annotated[
+        Literal[Runtime, "default"],
+        Query(description="`default`: as the model's card or the setting WEIGHIN_RUNTIME says"),
+    ],
+    precision: Annotated[
+        FloatPrecision | None,
+        Query(
+            description="Type of the float operators in OpenVINO; by default `bf16` on CPUs with "
+            "instructions for it, else `f32`"
         ),
-    )
-    async def delete_model(name: str) -> None:
-        """Delete an added model. The default model and those that the gallery needs cannot be deleted."""
-        changer.check_ready()
-        await changer.delete(registry.entry(name).name)
+    ] = None,
+) -> ModelOut:
+    """Choose what runs the model's predictions; kept in the data directory, by the model's name.
 
-    @router.put(
-        "/models/{name}/runtime",
-        summary="Choose a model's runtime",
-        dependencies=[Depends(key_needed)],
-        responses=documented(
-            errors.Unauthorized,
-            errors.CrossSiteRequest,
-            errors.UnknownModel,
-            errors.Busy,
-            errors.NotReady,
-            errors.ModelUnavailable,
-            errors.StorageUnavailable,
-        ),
-    )
-    async def choose_runtime(
-        name: str,
-        runtime: Annotated[
-            Literal[Runtime, "default"],
-            Query(description="`default`: as the model's card or the setting WEIGHIN_RUNTIME says"),
-        ],
-        precision: Annotated[
-            FloatPrecision | None,
-            Query(
-                description="Type of the float operators in OpenVINO; by default `bf16` on CPUs with "
-                "instructions for it, else `f32`"
-            ),
-        ] = None,
-    ) -> ModelOut:
-        """Choose what runs the model's predictions; kept in the data directory, by the model's name.
+    Requests in progress finish in the old runtime; requests after the response get the new one.
+    """
+    if precision is not None and runtime in ("onnxruntime", "default"):
+        raise errors.InvalidParameter(f"precision '{precision}': not with runtime '{runtime}'")
+    requested = None if runtime == "default" else Requested(runtime=runtime, floats=precision)
+    return _out(await app_part(request, ModelChanger).choose_runtime(name, requested))
 
-        Requests in progress finish in the old runtime; requests after the response get the new one.
-        """
-        if precision is not None and runtime in ("onnxruntime", "default"):
-            raise errors.InvalidParameter(f"precision '{precision}': not with runtime '{runtime}'")
-        requested = None if runtime == "default" else Requested(runtime=runtime, floats=precision)
-        return _out(await changer.choose_runtime(name, requested))
 
-    return router
+async def _uploaded(
+    request: Request, name: str | None, preset: str | None, *, replace: bool
+) -> AddedModelOut:
+    changer = app_part(request, ModelChanger)
+    changer.check_ready()
+    with changer.place():
+        async with uploaded_model(request, changer.root, name=name, preset=preset) as upload:
+            added = await changer.add(upload, replace=replace)
+    described = _out(app_part(request, Registry).entry(added.card.name))
+    return AddedModelOut(**dict(described), changes=list(added.changes), warnings=list(added.warnings))
 
 
 def models_out(registry: Registry) -> ModelsResponse:

@@ -2,13 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import Query, Request
 from pydantic import BaseModel, Field
 
 from models.zoo.card import Task
 from models.zoo.verdicts import MIN_ROUNDS
 from service import errors
 from service.api.benchmarks import BoundOut, LatencyOut
+from service.api.body.request import app_part
 from service.api.problems import documented
 from service.api.routers import new_router
 from service.bench.archive import BenchmarkArchive
@@ -20,6 +21,8 @@ from service.bench.recommend.pareto import Candidate
 from service.bench.recommend.recommend import Constraints
 from service.evaluation.store import EvaluationStore
 from service.inference.registry import Registry
+
+router = new_router("benchmarks")
 
 
 class ClaimOut(BaseModel):
@@ -134,52 +137,46 @@ class RecommendResponse(BaseModel):
     evidence: EvidenceOut
 
 
-def recommend_router(
-    registry: Registry, archive: BenchmarkArchive, evaluations: EvaluationStore
-) -> APIRouter:
-    """Return the route `GET /recommend`."""
-    router = new_router("benchmarks")
+@router.get(
+    "/recommend",
+    summary="Recommend a model",
+    responses=documented(errors.UnknownEvaluation, errors.InvalidParameter, errors.StorageUnavailable),
+)
+def recommend(  # not async: reads the database and compares models
+    request: Request,
+    p99_ms: Annotated[float | None, Query(description="Maximum p99 in milliseconds")] = None,
+    p90_ms: Annotated[float | None, Query(description="Maximum p90 in milliseconds")] = None,
+    p50_ms: Annotated[float | None, Query(description="Maximum median in milliseconds")] = None,
+    max_bytes: Annotated[int | None, Query(description="Maximum size of the model file in bytes")] = None,
+    min_accuracy: Annotated[
+        float | None, Query(description="Minimum top-1 accuracy (detectors: average precision), 0 to 1")
+    ] = None,
+    labels: Annotated[
+        str | None,
+        Query(description="Label set; by default that of the task's default model, or of `data`"),
+    ] = None,
+    task: Annotated[
+        Task | None,
+        Query(description="Only models of this task; by default image-classification, or that of `data`"),
+    ] = None,
+    data: Annotated[
+        str | None, Query(description="Id of an evaluation: rank by the accuracy on its pictures")
+    ] = None,
+) -> RecommendResponse:
+    """Recommend the most accurate model within the bounds, by inference latency on one thread.
 
-    @router.get(
-        "/recommend",
-        summary="Recommend a model",
-        responses=documented(errors.UnknownEvaluation, errors.InvalidParameter, errors.StorageUnavailable),
+    Uses clean benchmarks of this machine, with this version of ONNX Runtime and these model files. With
+    `data`, accuracies are those on your pictures: one half of them ranks the models, and the figures are
+    from the other half. Without `data`, accuracies are those of the model cards, on other pictures.
+    """
+    evaluation = None if data is None else app_part(request, EvaluationStore).get(data)
+    constraints = Constraints(
+        p50_ms, p90_ms, p99_ms, max_bytes, min_accuracy, labels, task_of(evaluation, task)
     )
-    def recommend(  # not async: reads the database and compares models
-        p99_ms: Annotated[float | None, Query(description="Maximum p99 in milliseconds")] = None,
-        p90_ms: Annotated[float | None, Query(description="Maximum p90 in milliseconds")] = None,
-        p50_ms: Annotated[float | None, Query(description="Maximum median in milliseconds")] = None,
-        max_bytes: Annotated[int | None, Query(description="Maximum size of the model file in bytes")] = None,
-        min_accuracy: Annotated[
-            float | None, Query(description="Minimum top-1 accuracy (detectors: average precision), 0 to 1")
-        ] = None,
-        labels: Annotated[
-            str | None,
-            Query(description="Label set; by default that of the task's default model, or of `data`"),
-        ] = None,
-        task: Annotated[
-            Task | None,
-            Query(description="Only models of this task; by default image-classification, or that of `data`"),
-        ] = None,
-        data: Annotated[
-            str | None, Query(description="Id of an evaluation: rank by the accuracy on its pictures")
-        ] = None,
-    ) -> RecommendResponse:
-        """Recommend the most accurate model within the bounds, by inference latency on one thread.
-
-        Uses clean benchmarks of this machine, with this version of ONNX Runtime and these model files. With
-        `data`, accuracies are those on your pictures: one half of them ranks the models, and the figures are
-        from the other half. Without `data`, accuracies are those of the model cards, on other pictures.
-        """
-        evaluation = None if data is None else evaluations.get(data)
-        constraints = Constraints(
-            p50_ms, p90_ms, p99_ms, max_bytes, min_accuracy, labels, task_of(evaluation, task)
-        )
-        bundles, unreadable = archive.newest_bundles()
-        advice = advise_here(constraints, registry, bundles, unreadable, this_machine(), evaluation)
-        return answer(advice, data)
-
-    return router
+    bundles, unreadable = app_part(request, BenchmarkArchive).newest_bundles()
+    registry = app_part(request, Registry)
+    advice = advise_here(constraints, registry, bundles, unreadable, this_machine(), evaluation)
+    return answer(advice, data)
 
 
 def answer(advice: Advice, data: str | None) -> RecommendResponse:

@@ -1,6 +1,5 @@
 """GET /dashboard: latency dashboard, which refreshes itself."""
 
-from collections.abc import Callable, Sequence
 from typing import Annotated
 
 from cachetools import LRUCache
@@ -15,7 +14,7 @@ from service.api.latency import VersionName, check_model
 from service.api.problems import documented
 from service.api.routers import new_router
 from service.errors import InvalidParameter, UnknownModel
-from service.latency.query import CURRENT, Latencies
+from service.latency.query import CURRENT
 from service.web.cache import SHARED_FOR_S, DashboardCache
 from service.web.site import Site
 from service.web.view import (
@@ -32,12 +31,10 @@ from service.web.view import (
 def dashboard_router(
     site: Site,
     cache: DashboardCache,
-    latencies: Latencies,
-    model_names: Callable[[], Sequence[str]],
     *,
     key_needed: bool = False,
 ) -> APIRouter:
-    """Build the router. `model_names` returns the names of the served models; `key_needed`: for a demo."""
+    """Build the router. `key_needed`: for a demo."""
     router = new_router("pages")
     valid: LRUCache[bytes, View] = LRUCache(64)
 
@@ -74,7 +71,7 @@ def dashboard_router(
         ] = "",
     ) -> View:
         for name in filter(None, (model, baseline)):  # reads the database
-            await run_in_threadpool(check_model, latencies, model_names(), name)
+            await run_in_threadpool(check_model, request, name)
         view = View(regime, model, "" if stage == "total" else stage, since, version, sort, baseline)
         if not (model or baseline):  # names may become unknown
             valid[request.scope["query_string"]] = view

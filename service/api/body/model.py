@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from models.zoo.card import Card, InputSpec, Outputs, Source
 from service.api.body.parts import Part, stream_parts
-from service.api.body.request import is_form
+from service.api.body.request import app_part, is_form
 from service.errors import InvalidParameter, MalformedRequest
 from service.own_models.add import Options
 from service.own_models.facts import OPTIONS
@@ -68,6 +68,14 @@ OPENAPI_BODY: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
+class UploadLimits:
+    """Limits of an upload, a part of the service: bytes of the body, and seconds between two chunks of it."""
+
+    max_bytes: int
+    wait_s: float
+
+
+@dataclass(frozen=True)
 class Upload:
     """An uploaded model: its ONNX file on disk, and the facts and options that were sent with it."""
 
@@ -77,11 +85,11 @@ class Upload:
 
 @contextlib.asynccontextmanager
 async def uploaded_model(
-    request: Request, root: Path, *, name: str | None, preset: str | None, max_bytes: int, wait_s: float
+    request: Request, root: Path, *, name: str | None, preset: str | None
 ) -> AsyncIterator[Upload]:
     """Read the form into a new folder in `root`; remove the folder at the end.
 
-    `wait_s`: maximum seconds between two chunks of the body. Raises MalformedRequest, InvalidParameter,
+    Raises MalformedRequest, InvalidParameter,
     BodyTooLarge, DeadlineExceeded, ClientGone, and StorageUnavailable if the folder cannot be written.
     """
     if not is_form(request):
@@ -89,7 +97,7 @@ async def uploaded_model(
     with storage_errors():
         folder = await asyncio.to_thread(_new_folder, root)
     try:
-        yield await _read(request, folder, name=name, preset=preset, max_bytes=max_bytes, wait_s=wait_s)
+        yield await _read(request, folder, name=name, preset=preset)
     finally:
         await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
 
@@ -107,9 +115,7 @@ def _new_folder(root: Path) -> Path:
     return folder
 
 
-async def _read(
-    request: Request, folder: Path, *, name: str | None, preset: str | None, max_bytes: int, wait_s: float
-) -> Upload:
+async def _read(request: Request, folder: Path, *, name: str | None, preset: str | None) -> Upload:
     files: dict[str, Path] = {}
     parts: dict[str, Part] = {}
     with contextlib.ExitStack() as opened:
@@ -131,7 +137,10 @@ async def _read(
             return file
 
         opened.enter_context(storage_errors())
-        reading = stream_parts(request, _LIMITS, wait_s=wait_s, max_bytes=max_bytes, open_file=open_file)
+        limits = app_part(request, UploadLimits)
+        reading = stream_parts(
+            request, _LIMITS, wait_s=limits.wait_s, max_bytes=limits.max_bytes, open_file=open_file
+        )
         async for part in reading:
             _check_part(part, parts)
             parts[part.name] = part

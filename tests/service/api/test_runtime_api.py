@@ -17,11 +17,10 @@ from filelock import FileLock
 from pydantic import SecretStr
 
 from models.zoo.card import Card, read_card, write_card
-from service.api import problems
+from service.api import models, problems
 from service.api.body.request import add_parts
 from service.api.middleware.context import RequestContext
 from service.api.model_changer import ModelChanger
-from service.api.models import Changes, models_router
 from service.api.routers import ApiKey, add_routes
 from service.app import create_app
 from service.bench.doctor.model import ModelUnderTest
@@ -135,8 +134,8 @@ def test_one_choice_at_a_time_and_none_while_models_load(tiny_models_dir: Path, 
     app = FastAPI()
     problems.install(app)
     app.add_middleware(RequestContext, allowed_origins=frozenset(), log_requests=False)
-    add_parts(app, [ApiKey(None)])
-    add_routes(app, [models_router(registry, Changes(1, 1, nothing))])
+    add_parts(app, [ApiKey(None), registry, ModelChanger(registry, nothing)])
+    add_routes(app, [models.router])
 
     async def choose(client: httpx.AsyncClient, name: str = "tiny") -> httpx.Response:
         choice = client.put(f"/models/{name}/runtime?runtime=onnxruntime")

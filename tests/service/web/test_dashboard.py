@@ -23,6 +23,7 @@ from fastapi import FastAPI
 from models.zoo.card import Accuracy, read_card, write_card
 from models.zoo.statistics import MIN_SAMPLES
 from service.api import problems
+from service.api.body.request import add_parts
 from service.api.middleware.context import RequestContext
 from service.bench.archive import BenchmarkArchive
 from service.inference.registry import Registry
@@ -71,7 +72,8 @@ class Instrument:
         site, self.latencies = Site(), Latencies(self.recorder, self.registry.versions)
         self.cache = DashboardCache(site, self.latencies, self.catalogue, lambda: self.degraded)
         app.include_router(site.router())
-        app.include_router(dashboard_router(site, self.cache, self.latencies, self.registry.names))
+        app.include_router(dashboard_router(site, self.cache))
+        add_parts(app, [self.registry, self.latencies])
         app.add_middleware(RequestContext, allowed_origins=(), log_requests=False)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, ws="none"))
