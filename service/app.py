@@ -10,7 +10,7 @@ from functools import partial
 from importlib.metadata import version
 
 import structlog
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from models.zoo.machine import this_machine
@@ -64,12 +64,10 @@ from service.own_models.watch import ModelWatcher
 from service.settings import Settings
 from service.state import State, open_state, storage_problem
 from service.text.display import counted
-from service.web.benchmarks import benchmark_page_router
+from service.web import benchmarks as benchmark_pages
+from service.web import dashboard, docs, playground
 from service.web.cache import DashboardCache
 from service.web.catalogue import Catalogue
-from service.web.dashboard import dashboard_router
-from service.web.docs import docs_router
-from service.web.playground import playground_router
 from service.web.site import Site
 
 log = structlog.get_logger(__name__)
@@ -269,6 +267,8 @@ def parts_for_routes(services: Services) -> Iterator[object]:
     yield services.metrics
     yield services.state
     yield recorder
+    yield services.site
+    yield services.dashboard_cache
 
 
 API_ROUTERS = (
@@ -291,15 +291,8 @@ API_ROUTERS = (
 """Routers of the HTTP API, in the order in which a request is matched."""
 
 
-def page_routers(services: Services, app: FastAPI) -> Iterator[APIRouter]:
-    """Yield the routers of the pages; `app`: the application that /docs describes."""
-    site, names = services.site, services.registry.names
-    yield site.router()
-    yield docs_router(app)
-    yield playground_router(site, services.registry)
-    guarded = services.settings.api_key is not None
-    yield dashboard_router(site, services.dashboard_cache, key_needed=guarded)
-    yield benchmark_page_router(site, services.jobs, names, guarded)
+PAGE_ROUTERS = (docs.router, playground.router, dashboard.router, benchmark_pages.router)
+"""Routers of the pages."""
 
 
 def add_middleware(app: FastAPI, services: Services) -> None:
@@ -346,7 +339,8 @@ def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
     document_form_fields(app)
     add_parts(app, parts_for_routes(services))
     add_routes(app, API_ROUTERS)
-    add_routes(app, page_routers(services, app))
+    app.router.routes.extend(services.site.mounts)
+    add_routes(app, PAGE_ROUTERS)
     add_middleware(app, services)
     return app
 

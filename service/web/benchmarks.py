@@ -1,21 +1,21 @@
 """GET /dashboard/benchmarks: page that lists, starts, follows and compares controlled benchmarks."""
 
 import asyncio
-from collections.abc import Callable, Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import HTMLResponse
 
-from service.api.body.request import ignores_unknown_parameters, root_of
+from service.api.body.request import app_part, ignores_unknown_parameters, root_of
 from service.api.problems import documented
-from service.api.routers import new_router
+from service.api.routers import ApiKey, new_router
 from service.bench.bundle import Bundle
 from service.bench.bundle_file import from_json
 from service.bench.jobs import BenchmarkJobs
 from service.bench.judge.regression import compare_bundles
 from service.bench.judge.summary import summarise
 from service.errors import InvalidBundle, InvalidParameter, StorageUnavailable, UnknownBenchmark
+from service.inference.registry import Registry
 from service.web.benchmark_page import (
     BenchmarksPage,
     Comparison,
@@ -26,55 +26,51 @@ from service.web.benchmark_page import (
 )
 from service.web.site import Site
 
+router = new_router("pages")
+
 MAX_RUNS = 50
 """Number of newest runs listed."""
 
 Id = Annotated[str, Query(description="A benchmark's id; empty for none", max_length=64)]
 
 
-def benchmark_page_router(
-    site: Site, jobs: BenchmarkJobs, model_names: Callable[[], Sequence[str]], key_needed: bool
-) -> APIRouter:
-    """Build the router. `key_needed`: whether starting and cancelling needs WEIGHIN_API_KEY."""
-    router = new_router("pages")
+@router.get(
+    "/dashboard/benchmarks",
+    summary="Benchmark page",
+    response_class=HTMLResponse,
+    responses=documented(InvalidParameter),
+)
+@ignores_unknown_parameters
+async def benchmarks(request: Request, first: Id = "", second: Id = "") -> HTMLResponse:
+    """List the newest runs. `first` shows one run's results; `first` and `second` compare two runs.
 
-    @router.get(
-        "/dashboard/benchmarks",
-        summary="Benchmark page",
-        response_class=HTMLResponse,
-        responses=documented(InvalidParameter),
+    The page starts runs with `POST /benchmarks` and follows them with `GET /benchmarks/{id}/events`.
+    """
+    jobs = app_part(request, BenchmarkJobs)
+    problem, results, comparison = None, None, None
+    try:
+        runs = await jobs.newest(MAX_RUNS)
+        if first and second:
+            comparison = await _compare(jobs, first, second)
+        elif first or second:
+            results = await _results(jobs, first or second)
+    except (UnknownBenchmark, InvalidBundle) as error:
+        problem = error.detail
+    except StorageUnavailable as error:
+        problem, runs = f"Results unavailable: {error.detail}", []
+    page = BenchmarksPage(
+        models=list(app_part(request, Registry).names()),
+        key_needed=app_part(request, ApiKey).secret is not None,
+        runs=run_rows(runs),
+        running=next((run.row.id for run in runs if not run.ended), None),
+        first=first,
+        second=second,
+        problem=problem,
+        results=results,
+        comparison=comparison,
     )
-    @ignores_unknown_parameters
-    async def benchmarks(request: Request, first: Id = "", second: Id = "") -> HTMLResponse:
-        """List the newest runs. `first` shows one run's results; `first` and `second` compare two runs.
-
-        The page starts runs with `POST /benchmarks` and follows them with `GET /benchmarks/{id}/events`.
-        """
-        problem, results, comparison = None, None, None
-        try:
-            runs = await jobs.newest(MAX_RUNS)
-            if first and second:
-                comparison = await _compare(jobs, first, second)
-            elif first or second:
-                results = await _results(jobs, first or second)
-        except (UnknownBenchmark, InvalidBundle) as error:
-            problem = error.detail
-        except StorageUnavailable as error:
-            problem, runs = f"Results unavailable: {error.detail}", []
-        page = BenchmarksPage(
-            models=list(model_names()),
-            key_needed=key_needed,
-            runs=run_rows(runs),
-            running=next((run.row.id for run in runs if not run.ended), None),
-            first=first,
-            second=second,
-            problem=problem,
-            results=results,
-            comparison=comparison,
-        )
-        return site.page("benchmarks.html", page, here="/dashboard/benchmarks", root=root_of(request))
-
-    return router
+    site = app_part(request, Site)
+    return site.page("benchmarks.html", page, here="/dashboard/benchmarks", root=root_of(request))
 
 
 async def _results(jobs: BenchmarkJobs, identifier: str) -> Results:

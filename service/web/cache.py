@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import structlog
+from cachetools import LRUCache
 from markupsafe import Markup
 
 from service.latency.query import Latencies
@@ -51,6 +52,8 @@ class DashboardCache:
         """`state_problem` returns the reason why state cannot be written, or None."""
         self._site = site
         self._catalogue = catalogue
+        self.valid_views: LRUCache[bytes, View] = LRUCache(64)
+        """Views of queries that were found valid, by query string."""
         self._builder = FiguresBuilder(latencies, catalogue, state_problem)
         # One thread, apart from the event loop and the pool, so that rendering cannot delay inference.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="weighin-figures")

@@ -2,17 +2,16 @@
 
 from typing import Annotated
 
-from cachetools import LRUCache
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
-from service.api.body.request import ignores_unknown_parameters, root_of
+from service.api.body.request import app_part, ignores_unknown_parameters, root_of
 from service.api.latency import VersionName, check_model
 from service.api.problems import documented
-from service.api.routers import new_router
+from service.api.routers import ApiKey, new_router
 from service.errors import InvalidParameter, UnknownModel
 from service.latency.query import CURRENT
 from service.web.cache import SHARED_FOR_S, DashboardCache
@@ -27,85 +26,82 @@ from service.web.view import (
     dashboard_page,
 )
 
+router = new_router("pages")
 
-def dashboard_router(
-    site: Site,
-    cache: DashboardCache,
-    *,
-    key_needed: bool = False,
-) -> APIRouter:
-    """Build the router. `key_needed`: for a demo."""
-    router = new_router("pages")
-    valid: LRUCache[bytes, View] = LRUCache(64)
 
-    class Refresh(APIRoute):
-        """Answers a query that was found valid before without checking it again.
+class Refresh(APIRoute):
+    """Answers a query that was found valid before without checking it again.
 
-        Every open page asks every few seconds; reading its parameters would take longer than the answer.
-        """
+    Every open page asks every few seconds; reading its parameters would take longer than the answer.
+    """
 
-        async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-            view = valid.get(scope["query_string"])
-            if view is None or scope["method"] != "GET":
-                await super().handle(scope, receive, send)
-            else:
-                response = await figures(Request(scope), view)
-                await response(scope, receive, send)
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        view = app_part(request, DashboardCache).valid_views.get(scope["query_string"])
+        if view is None or scope["method"] != "GET":
+            await super().handle(scope, receive, send)
+        else:
+            response = await figures(request, view)
+            await response(scope, receive, send)
 
-    async def view_of(
-        request: Request,
-        regime: Annotated[
-            RegimeChoice, Query(description="Source of the latency; empty for the one with the most runs")
-        ] = "",
-        model: Annotated[str, Query(description="Model to show in detail; empty for all, side by side")] = "",
-        stage: Annotated[
-            StageChoice, Query(description="Stage; `all` stacks every stage; empty for the total")
-        ] = "",
-        since: Annotated[Since, Query(description="Length of the window")] = "24h",
-        version: VersionName = CURRENT,
-        sort: Annotated[
-            Sort, Query(description="Column to sort by; with a hyphen, descending")
-        ] = DEFAULT_SORT,
-        baseline: Annotated[
-            str, Query(description="Model that others are compared with; empty for the default")
-        ] = "",
-    ) -> View:
-        for name in filter(None, (model, baseline)):  # reads the database
-            await run_in_threadpool(check_model, request, name)
-        view = View(regime, model, "" if stage == "total" else stage, since, version, sort, baseline)
-        if not (model or baseline):  # names may become unknown
-            valid[request.scope["query_string"]] = view
-        return view
 
-    @router.get(
-        "/dashboard",
-        summary="Dashboard page",
-        response_class=HTMLResponse,
-        responses=documented(UnknownModel, InvalidParameter),
-    )
-    @ignores_unknown_parameters
-    async def dashboard(request: Request, view: Annotated[View, Depends(view_of)]) -> Response:
-        """Show all models side by side: the figures of `GET /latency`, accuracy, size, and the front.
+async def view_of(
+    request: Request,
+    regime: Annotated[
+        RegimeChoice, Query(description="Source of the latency; empty for the one with the most runs")
+    ] = "",
+    model: Annotated[str, Query(description="Model to show in detail; empty for all, side by side")] = "",
+    stage: Annotated[
+        StageChoice, Query(description="Stage; `all` stacks every stage; empty for the total")
+    ] = "",
+    since: Annotated[Since, Query(description="Length of the window")] = "24h",
+    version: VersionName = CURRENT,
+    sort: Annotated[Sort, Query(description="Column to sort by; with a hyphen, descending")] = DEFAULT_SORT,
+    baseline: Annotated[
+        str, Query(description="Model that others are compared with; empty for the default")
+    ] = "",
+) -> View:
+    for name in filter(None, (model, baseline)):  # reads the database
+        await run_in_threadpool(check_model, request, name)
+    view = View(regime, model, "" if stage == "total" else stage, since, version, sort, baseline)
+    if not (model or baseline):  # names may become unknown
+        app_part(request, DashboardCache).valid_views[request.scope["query_string"]] = view
+    return view
 
-        With `model`, the details of one: charts of `GET /latency/history` and `GET /latency/distribution`.
-        The query holds the view, so its URL can be shared.
-        """
-        rendered = await cache.rendered(view, _base_url(request))
-        page = dashboard_page(view, rendered.models, rendered.regimes, rendered.html, key_needed=key_needed)
-        return site.page("dashboard.html", page, here="/dashboard", root=root_of(request), charts=True)
 
-    @ignores_unknown_parameters
-    async def figures(request: Request, view: Annotated[View, Depends(view_of)]) -> Response:
-        """Return the part of the page that is refreshed every few seconds.
+@router.get(
+    "/dashboard",
+    summary="Dashboard page",
+    response_class=HTMLResponse,
+    responses=documented(UnknownModel, InvalidParameter),
+)
+@ignores_unknown_parameters
+async def dashboard(request: Request, view: Annotated[View, Depends(view_of)]) -> Response:
+    """Show all models side by side: the figures of `GET /latency`, accuracy, size, and the front.
 
-        It is cached for two seconds, so that all clients with the same view share it.
-        """
-        rendered = await cache.rendered(view, _base_url(request), max_age_s=SHARED_FOR_S)
-        return HTMLResponse(rendered.html, headers={"Cache-Control": "no-store"})
+    With `model`, the details of one: charts of `GET /latency/history` and `GET /latency/distribution`.
+    The query holds the view, so its URL can be shared.
+    """
+    rendered = await app_part(request, DashboardCache).rendered(view, _base_url(request))
+    key_needed = app_part(request, ApiKey).secret is not None
+    page = dashboard_page(view, rendered.models, rendered.regimes, rendered.html, key_needed=key_needed)
+    site = app_part(request, Site)
+    return site.page("dashboard.html", page, here="/dashboard", root=root_of(request), charts=True)
 
-    # Only for the page: programs use GET /latency.
-    router.add_api_route("/dashboard/figures", figures, include_in_schema=False, route_class_override=Refresh)
-    return router
+
+@ignores_unknown_parameters
+async def figures(request: Request, view: Annotated[View, Depends(view_of)]) -> Response:
+    """Return the part of the page that is refreshed every few seconds.
+
+    It is cached for two seconds, so that all clients with the same view share it.
+    """
+    cache = app_part(request, DashboardCache)
+    rendered = await cache.rendered(view, _base_url(request), max_age_s=SHARED_FOR_S)
+    return HTMLResponse(rendered.html, headers={"Cache-Control": "no-store"})
+
+
+# Only for the page: programs use GET /latency.
+router.add_api_route("/dashboard/figures", figures, include_in_schema=False, route_class_override=Refresh)
 
 
 def _base_url(request: Request) -> str:

@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 from fastapi.responses import HTMLResponse
 
-from service.api.body.request import ignores_unknown_parameters, root_of
+from service.api.body.request import app_part, ignores_unknown_parameters, root_of
 from service.api.problems import documented
 from service.api.routers import new_router
 from service.errors import InvalidParameter, WeighinError
 from service.inference.compare import MAX_REPEAT, MIN_REPEAT_FOR_FASTEST
 from service.inference.registry import Registry
 from service.web.site import Site, explained
+
+router = new_router("pages")
 
 RUNS = (1, MIN_REPEAT_FOR_FASTEST, 20, MAX_REPEAT)
 """Selectable numbers of measured runs per model."""
@@ -53,46 +55,41 @@ class PlaygroundPage:
     detectors: Sequence[DetectorChoice] = field(metadata=explained("Detectors that are not broken, by name"))
 
 
-def playground_router(site: Site, registry: Registry) -> APIRouter:
-    """Build the router. The page calls the API from the browser."""
-    router = new_router("pages")
-
-    @router.get(
-        "/",
-        summary="Playground page",
-        response_class=HTMLResponse,
-        responses=documented(InvalidParameter),
+@router.get(
+    "/",
+    summary="Playground page",
+    response_class=HTMLResponse,
+    responses=documented(InvalidParameter),
+)
+@ignores_unknown_parameters
+async def playground(
+    request: Request,
+    task: Annotated[PlaygroundTask, Query(description="Task that the page shows first")] = "classify",
+) -> Response:
+    """Compare all models that share the default model's labels on a dropped, pasted or chosen image, or
+    show the objects that detectors find in it.
+    """
+    registry = app_part(request, Registry)
+    problem = ""
+    models: tuple[str, ...] = ()
+    assumed: dict[str, Sequence[str]] = {}
+    try:
+        comparable = registry.comparable()
+        models = tuple(model.name for model in comparable)
+        assumed = {model.name: model.card.doubtful for model in comparable if model.card.doubtful}
+    except WeighinError as error:
+        problem = error.detail
+    page = PlaygroundPage(
+        task=task,
+        models=models,
+        baseline=registry.default_model,
+        assumed=assumed,
+        problem=problem,
+        runs=RUNS,
+        default_runs=MIN_REPEAT_FOR_FASTEST,
+        detectors=_detectors(registry),
     )
-    @ignores_unknown_parameters
-    async def playground(
-        request: Request,
-        task: Annotated[PlaygroundTask, Query(description="Task that the page shows first")] = "classify",
-    ) -> Response:
-        """Compare all models that share the default model's labels on a dropped, pasted or chosen image, or
-        show the objects that detectors find in it.
-        """
-        problem = ""
-        models: tuple[str, ...] = ()
-        assumed: dict[str, Sequence[str]] = {}
-        try:
-            comparable = registry.comparable()
-            models = tuple(model.name for model in comparable)
-            assumed = {model.name: model.card.doubtful for model in comparable if model.card.doubtful}
-        except WeighinError as error:
-            problem = error.detail
-        page = PlaygroundPage(
-            task=task,
-            models=models,
-            baseline=registry.default_model,
-            assumed=assumed,
-            problem=problem,
-            runs=RUNS,
-            default_runs=MIN_REPEAT_FOR_FASTEST,
-            detectors=_detectors(registry),
-        )
-        return site.page("playground.html", page, here="/", root=root_of(request))
-
-    return router
+    return app_part(request, Site).page("playground.html", page, here="/", root=root_of(request))
 
 
 def _detectors(registry: Registry) -> list[DetectorChoice]:

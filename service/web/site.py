@@ -9,13 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup
+from starlette.routing import Mount
 
-from service.api.routers import new_router
 from service.web.assets import Assets, ChartLibrary
 
 HERE = Path(__file__).resolve().parent
@@ -63,12 +62,10 @@ class Site:
         self._assets, self.templates = _files(self._library)
         self._version = version("weighin")
 
-    def router(self) -> APIRouter:
-        """Build the router of the static files."""
-        router = new_router()
-        for mount in self._assets.mounts:
-            router.mount(mount.path, mount.app)
-        return router
+    @property
+    def mounts(self) -> Sequence[Mount]:
+        """Routes of the static files."""
+        return self._assets.mounts
 
     def render(self, template: str, content: Any) -> Markup:
         """Render part of a page: `template` with the fields of `content`, a dataclass."""

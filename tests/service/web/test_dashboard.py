@@ -25,6 +25,7 @@ from models.zoo.statistics import MIN_SAMPLES
 from service.api import problems
 from service.api.body.request import add_parts
 from service.api.middleware.context import RequestContext
+from service.api.routers import ApiKey, add_routes
 from service.bench.archive import BenchmarkArchive
 from service.inference.registry import Registry
 from service.latency.prometheus import Metrics
@@ -34,9 +35,9 @@ from service.latency.stages import Durations, Regime
 from service.latency.store import LatencyStore
 from service.state import open_state
 from service.storage.database import open_database
+from service.web import dashboard
 from service.web.cache import FIRST_VIEWS, DashboardCache
 from service.web.catalogue import Catalogue
-from service.web.dashboard import dashboard_router
 from service.web.figures import Figures
 from service.web.marks import Axis
 from service.web.site import HERE, Site
@@ -71,9 +72,9 @@ class Instrument:
         self.catalogue = Catalogue(self.registry, self.archive, self.state.evaluations)
         site, self.latencies = Site(), Latencies(self.recorder, self.registry.versions)
         self.cache = DashboardCache(site, self.latencies, self.catalogue, lambda: self.degraded)
-        app.include_router(site.router())
-        app.include_router(dashboard_router(site, self.cache))
-        add_parts(app, [self.registry, self.latencies])
+        add_parts(app, [ApiKey(None), self.registry, self.latencies, site, self.cache])
+        app.router.routes.extend(site.mounts)
+        add_routes(app, [dashboard.router])
         app.add_middleware(RequestContext, allowed_origins=(), log_requests=False)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, ws="none"))
