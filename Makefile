@@ -37,7 +37,8 @@ test-faults: .venv/installed-tests ## Run the slow tests: kills, full disks, dro
 	$(BIN)/pytest tests -m "fault and alone"
 
 test-models: .venv-models/installed photos fashion stamps detectors ## Run the tests that need torch, OpenVINO, large photographs or HEIC
-	OMP_NUM_THREADS=1 $(MODELS_BIN)/pytest tests -m "torch or openvino or photos or heif" -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(MODELS_BIN)/pytest tests -m "torch or openvino or photos or heif" \
+		-n auto --dist loadfile --no-loadscope-reorder
 
 test-web: .venv/installed-web .cache/web/complete ## Run the tests of the pages in Debian's Chromium
 	$(BIN)/pytest tests/web -m web -n auto --dist worksteal
@@ -113,9 +114,10 @@ clean: ## Remove everything that these commands created, except the data directo
 	$(BIN)/python $(PIP) -r tests/web/requirements.txt
 	@touch $@
 
+# Without compiling: of torch and what it needs, few modules are ever imported.
 .venv-models/installed: models/requirements.txt tests/requirements.lock pyproject.toml | .venv-models/bin/python
-	$(MODELS_BIN)/python $(PIP) --require-hashes -r tests/requirements.lock
-	$(MODELS_BIN)/python $(PIP) -r models/requirements.txt
+	$(MODELS_BIN)/python $(PIP) --no-compile --require-hashes -r tests/requirements.lock
+	$(MODELS_BIN)/python $(PIP) --no-compile -r models/requirements.txt
 	$(MODELS_BIN)/python $(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -31,6 +31,11 @@ def pytest_sessionstart() -> None:
     gc.disable()  # nothing that is collected goes before the end
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put tests of large photographs first: they take longest, and no other worker shall wait for them."""
+    items.sort(key=lambda item: item.get_closest_marker("photos") is None)
+
+
 def pytest_collection_finish() -> None:
     """Exclude modules and collected tests from garbage collection, and collect rarely.
 
