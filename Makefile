@@ -59,9 +59,9 @@ check: .venv/installed-tests ## Check lint, formatting, types and import rules
 bench: .venv-bench/installed photos ## Benchmark the service against its targets, in about five minutes
 	.venv-bench/bin/python -m benchmarks.http
 
-bench-rivals: .venv/installed-tests $(RIVALS:%=.venv-rivals/%/installed) .cache/hey ## Benchmark the service beside other servers, in about ten minutes
+bench-rivals: .venv/installed-tests $(RIVALS:%=.venv-rivals/%/installed) .cache/hey ## Benchmark the service beside other servers, in about fifteen minutes
 	PATH=$$PWD/.cache/hey/usr/bin:$$PATH unshare --map-root-user --net \
-		sh -c 'ip link set lo up && exec $(BIN)/python -m benchmarks.rivals run'
+		sh -c 'ip link set lo up && $(BIN)/python -m benchmarks.rivals run && exec $(BIN)/python -m benchmarks.path'
 	$(BIN)/python -m benchmarks.rivals page
 
 bench-retrieval: .venv-bench/installed photos fashion ## Benchmark the similarity search beside other libraries, in about fifteen minutes
