@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from models.onnx_tools.inspect import import_onnx
 from models.zoo.card import Card
 from service.errors import Busy, RefusedModel, StorageUnavailable, WeighinError
 from service.inference.runtime_errors import one_line
@@ -96,6 +97,9 @@ def _build_apart(file: Path, options: Options, folder: Path, bounds: Bounds) -> 
         raise _ERRORS.get(said["error"], RefusedModel)(of_memory(said["detail"], memory))
     card = Card.model_validate_json(said["card"])
     return Built(card, tuple(said["changes"]), tuple(said["warnings"]))
+
+
+before_forks = import_onnx  # every child reads its file with the onnx package
 
 
 def handle(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from models.onnx_tools.inspect import import_onnx
 from service.child import child_command
 from service.errors import Busy, error_words
 
@@ -147,9 +146,10 @@ def run_child(
 ) -> Ended:
     """Call `handle` of `module` with `request` in a child process, and return how the child ended.
 
-    `own_group`: the child and its own children form a process group that is killed together; False if this
-    process is such a child itself. `until`: deadline by `time.monotonic`. Raises TimeoutError at the
-    deadline, and Busy if the child cannot be started.
+    If the module has a function `before_forks`, the fork server calls it before it forks. `own_group`: the
+    child and its own children form a process group that is killed together; False if this process is
+    such a child itself. `until`: deadline by `time.monotonic`. Raises TimeoutError at the deadline, and Busy
+    if the child cannot be started.
     """
     given = {"module": module, "request": request, "limits": asdict(limits)}
     if FORKS and not own_group:
@@ -182,10 +182,11 @@ def serve() -> None:
         lines.write(json.dumps(asdict(ended)).encode())
         lines.flush()
         os._exit(0)
-    import_onnx()
     while line := _next_line():
         given = json.loads(line)
-        importlib.import_module(given["module"])
+        module = importlib.import_module(given["module"])
+        if hasattr(module, "before_forks"):
+            module.before_forks()
         gc.freeze()  # so that garbage collection in a child does not touch, and thereby copy, this memory
         try:
             said = asdict(_fork(given, parent=0))

@@ -11,6 +11,12 @@ from typing import Any
 from service.own_models.bounded import ChildFailed, ask
 
 MODULE = "tests.helpers.in_child"
+_prepared_in: set[int] = set()
+
+
+def before_forks() -> None:
+    """Note the process that calls this."""
+    _prepared_in.add(os.getpid())
 
 
 def handle(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,6 +40,8 @@ def handle(request: Mapping[str, Any]) -> dict[str, Any]:
                 return ask(MODULE, inner, seconds=30, memory_bytes=1 << 30, own_group=False)
             except ChildFailed as error:
                 return {"failed": str(error)}
+        case "say where it was prepared":
+            return {"prepared in": list(_prepared_in)}
         case "sleep":
             time.sleep(600)
     return {

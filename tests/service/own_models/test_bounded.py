@@ -45,6 +45,10 @@ def test_each_request_has_a_child_of_one_server() -> None:
     assert first["parent"] == second["parent"] != os.getpid()
 
 
+def test_the_server_prepares_before_it_forks() -> None:
+    assert answer("say where it was prepared") == {"prepared in": [answer()["parent"]]}
+
+
 @pytest.mark.parametrize("request_", [{}, {"does": "ask", "then": None}], ids=["child", "its own child"])
 def test_a_child_has_only_its_own_files(request_: dict[str, Any]) -> None:
     """Standard input, output and error, the answer's pipe, and the listing itself."""
