@@ -88,14 +88,26 @@ _NOT_POOLED = text(
 
 # The condition lists all regimes, because the key begins with resolution and regime: a statement then scans
 # only a few ranges of the key.
-_PAST = " FROM {table} WHERE resolution_s = :resolution_s AND regime IN ({regimes}) AND start < :before"
-_LAST_AND_DELETE = [
-    (text(f"SELECT max(start){past}"), text(f"DELETE{past}"))
-    for past in (
-        _PAST.format(table=table.name, regimes=", ".join(f"'{regime}'" for regime in REGIMES))
-        for table in (latency_histograms, latency_errors, latency_pooled)
+_PAST = (
+    " FROM {table} WHERE resolution_s = {resolution_s} AND regime IN ({regimes}) "
+    "AND start < :before_{resolution_s}"
+)
+_PAST_ROWS = [
+    (
+        resolution_s,
+        _PAST.format(
+            table=table.name,
+            resolution_s=resolution_s,
+            regimes=", ".join(f"'{regime}'" for regime in REGIMES),
+        ),
     )
+    for resolution_s in (MINUTE_S, HOUR_S, DAY_S)
+    for table in (latency_histograms, latency_errors, latency_pooled)
 ]
+_LAST_STARTS = text(
+    " UNION ALL ".join(f"SELECT {at} AS place, max(start){past}" for at, (_, past) in enumerate(_PAST_ROWS))
+)
+_DELETIONS = [text(f"DELETE{past}") for _, past in _PAST_ROWS]
 _PROGRESS = text("SELECT name, until FROM latency_progress")
 
 POOL_DAYS = 31
@@ -341,22 +353,21 @@ def maintain(connection: Connection, now: float, pooled: Sequence[dict[str, Any]
     if connection.dialect.name == "postgresql":  # in SQLite, write transactions are exclusive
         connection.execute(select(func.pg_advisory_xact_lock(_MAINTENANCE_LOCK)))
     upsert(connection, latency_pooled, pooled)
-    last_minute = _drop(connection, MINUTE_S, now)
-    last_hour = _drop(connection, HOUR_S, now)
-    _drop(connection, DAY_S, now)
+    last = _drop(connection, now)
     connection.execute(_FORGET_INSTANCES, {"before": kept_from(DAY_S, now), "day_s": DAY_S})
     # Up to the last deleted row, not to `now`: a clock that was a year ahead must not affect that year.
-    minutes_from, hours_from = bucket_of(HOUR_S, last_minute).end, bucket_of(DAY_S, last_hour).end
+    minutes_from, hours_from = bucket_of(HOUR_S, last[MINUTE_S]).end, bucket_of(DAY_S, last[HOUR_S]).end
     note_dropped(connection, Dropped(max(0, minutes_from), max(0, hours_from)))
 
 
-def _drop(connection: Connection, resolution_s: int, now: float) -> int:
-    """Delete old rows of a resolution; return the latest start among them, or -DAY_S if there were none."""
-    wanted = {"resolution_s": resolution_s, "before": kept_from(resolution_s, now)}
-    last = -DAY_S
-    for last_start, deletion in _LAST_AND_DELETE:
-        of_table = connection.execute(last_start, wanted).scalar()
-        if of_table is not None:
-            connection.execute(deletion, wanted)
-            last = max(last, of_table)
+def _drop(connection: Connection, now: float) -> dict[int, int]:
+    """Delete old rows; return, by resolution, the latest start among them, or -DAY_S if there were none."""
+    last = dict.fromkeys((MINUTE_S, HOUR_S, DAY_S), -DAY_S)
+    before = {f"before_{resolution_s}": kept_from(resolution_s, now) for resolution_s in last}
+    for place, start in connection.execute(_LAST_STARTS, before).all():
+        if start is not None:
+            resolution_s, _ = _PAST_ROWS[place]
+            name = f"before_{resolution_s}"
+            connection.execute(_DELETIONS[place], {name: before[name]})
+            last[resolution_s] = max(last[resolution_s], start)
     return last
