@@ -99,7 +99,7 @@ def pictures(folder: Path, of_class: Callable[[int], NDArray[np.uint8]], count: 
     return labelled
 
 
-def striped(folder: Path, *, squeezed: bool, count: int = 64) -> list[Labelled]:
+def striped(folder: Path, *, squeezed: bool, count: int = 32) -> list[Labelled]:
     """Stripes of each class in turn; `squeezed`: as they are when the picture is made square."""
     random = np.random.default_rng(0)
 
@@ -123,8 +123,8 @@ def test_a_network_of_squeezed_objects_is_given_them(directions: bytes, tmp_path
     assert evidence.decided["input.fitting"].startswith(
         "stretch: log-probability of the true class higher by"
     )
-    assert "than with the same undistorted, 64 pictures" in evidence.decided["input.fitting"]
-    assert evidence.correct == 64
+    assert "than with the same undistorted, 32 pictures" in evidence.decided["input.fitting"]
+    assert evidence.correct == 32
     assert evidence.contradictions == ()
 
 
@@ -155,7 +155,7 @@ def test_a_stated_fitting_is_kept_and_the_contradiction_named(
 def test_square_pictures_tell_no_fitting(directions: bytes, tmp_path: Path) -> None:
     for one in striped(tmp_path, squeezed=True):
         Image.open(one.path).resize((64, 64)).save(one.path)
-    labelled = [Labelled(tmp_path / f"{number}.png", number % 8) for number in range(64)]
+    labelled = [Labelled(tmp_path / f"{number}.png", number % 8) for number in range(32)]
     evidence = judged(directions, card(8), labelled)
     assert evidence.input.fitting == "center-crop"
     assert {"center-crop of 32", "stretch"} <= set(evidence.undecided["input.fitting"])
