@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from models.zoo.statistics import Z_95, binomial_cdf, binomial_pmf
 
 _PRECISION = 1e-9
-"""Largest error of a bound that is found by bisection."""
+"""Largest error of a bound that is found step by step."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,22 @@ def score_interval(b: float, c: float, n: int) -> tuple[float, float]:
 
 
 def _score_bound(b: float, c: float, n: int) -> float:
-    """Return the largest difference that exceeds (b - c) / n by no more than Z_95 standard errors."""
+    """Return the largest difference that exceeds (b - c) / n by no more than Z_95 standard errors.
+
+    Uses the secant method, and bisection where a step of it leaves the range that contains the bound.
+    """
     low, high = (b - c) / n, 1.0
+    before, score_before = low, 0.0
+    at = interval(b, c, n)[1]  # near the bound
     while high - low > _PRECISION:
-        middle = (low + high) / 2
-        low, high = (low, middle) if _score(b, c, n, middle) < -Z_95 else (middle, high)
+        if not low < at < high:
+            at = (low + high) / 2
+        score = _score(b, c, n, at)
+        low, high = (low, at) if score < -Z_95 else (at, high)
+        fall = score - score_before
+        step = (-Z_95 - score) / fall * (at - before) if fall else math.nan
+        before, score_before = at, score
+        at += step + math.copysign(_PRECISION / 3, step)  # past the bound, so that both ends close in
     return high
 
 

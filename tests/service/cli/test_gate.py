@@ -438,7 +438,7 @@ def test_classes_that_are_no_labels_are_not_dropped_silently(
     (pictures / "red").rename(pictures / "rot")
     file = tmp_path / "out.json"
     done = gate(
-        zoo, "--base", "good", "--new", "as-good", "--data", pictures, "--time-limit", "0.5s", "--json", file
+        zoo, "--base", "good", "--new", "as-good", "--data", pictures, "--time-limit", "0.1s", "--json", file
     )
     assert done.returncode == 2
     check = parsed(GateResult, file.read_text()).checks[1]
@@ -490,7 +490,7 @@ def test_accuracy_is_not_judged_on_what_is_assumed_of_one_network(
     file = tmp_path / "out.json"
     done = gate(
         zoo, "--base", networks["base"], "--new", networks["new"], "--data", pictures,
-        "--time-limit", "0.5s", "--json", file,
+        "--time-limit", "0.1s", "--json", file,
     )  # fmt: skip
     assert done.returncode == 2, done.stdout
     result = parsed(GateResult, file.read_text())
