@@ -98,7 +98,7 @@ def dump_as_sql(url: str) -> str:
 
     schema = url.rpartition("search_path%3D")[2].partition("%2C")[0]
     program = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / "pg_dump"
-    command = [program, "--no-owner", "--inserts", f"--schema={schema}", _libpq(url)]
+    command = [program, "--no-owner", "--no-comments", "--inserts", f"--schema={schema}", _libpq(url)]
     script = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     for_this_schema_only = ("\\", "SET ", "SELECT pg_catalog.set_config", f"CREATE SCHEMA {schema}")
     lines = [line for line in script.splitlines() if not line.startswith(for_this_schema_only)]

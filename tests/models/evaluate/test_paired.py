@@ -89,12 +89,12 @@ def test_unpaired_answers() -> None:
 
 def test_gain_over_images_and_seeds() -> None:
     random = np.random.default_rng(1)
-    without = random.random((5, 4000)) < 0.93
-    better = without | (random.random((5, 4000)) < 0.15)
+    without = random.random((5, 1000)) < 0.93
+    better = without | (random.random((5, 1000)) < 0.15)
     result = gain(better, without)
     assert 0 < result.low < result.difference < result.high
     assert result.p < 0.01
-    assert (result.seeds, result.n, len(result.by_seed)) == (5, 4000, 5)
+    assert (result.seeds, result.n, len(result.by_seed)) == (5, 1000, 5)
     # The same total gain, but from one seed of five only.
     lucky = without.copy()
     lucky[0] = True

@@ -621,7 +621,7 @@ def test_contradictory_tiff_tags(extra: dict[int, int]) -> None:
 
 
 def test_png_text_bomb_is_ignored() -> None:
-    bomb = b"Comment\0\0" + zlib.compress(b"\0" * 100_000_000, 9)
+    bomb = b"Comment\0\0" + zlib.compress(b"\0" * 100_000_000, 1)
     data = png(1, 1, rows=[b"\1\2\3"], before=[(b"zTXt", bomb)])
     assert read(data).pixels.tolist() == [[[1, 2, 3]]]
 
