@@ -139,8 +139,9 @@ METHOD = [
     "- `hey`, a Debian package, drives closed loops: each client waits for its response before it sends "
     "again. It runs on the same cores as the server. [measurement.md](measurement.md#make-bench) says what "
     "closed loops hide; `make bench` has an open loop.",
-    "- Each round starts every server anew. Points that are compared follow each other, in random order. All "
-    "other servers are stopped (`SIGSTOP`) meanwhile. The first half second of each point is warm-up.",
+    "- Each round starts every server anew. A point is one server with one kind of request and one number "
+    "of clients. The points of all servers for the same kind and number follow each other, in random order; "
+    "while one is measured, all other servers are stopped (`SIGSTOP`). Its first half second is warm-up.",
     "- Cells have the median of the rounds and their range. A ratio is taken within a round.",
     "- Before anything is measured, each server must return the right five classes for each kind of request.",
     "- Everything runs in a network namespace that has only the loopback device, because Ray Serve's HAProxy "
@@ -157,8 +158,9 @@ def _setups(names: Iterable[str]) -> list[str]:
         "the service's JPEG decoder, preprocessing and ONNX Runtime session (one thread, no spinning), then "
         "the five most probable classes. Each is written as its documentation writes an image classifier, "
         "and has as many workers as there are cores. uvloop, httptools and orjson are installed for all, "
-        "because uvicorn and the servers use them where they find them. None batches: batches of this "
-        "network gain nothing per image on a CPU ([measurement.md](measurement.md#common-rules)).",
+        "because uvicorn and the servers use them where they find them. No server groups requests into "
+        "batches, because on a CPU this network is no faster per image in a batch "
+        "([measurement.md](measurement.md#common-rules)).",
         "",
         *_markdown(("server", "set-up"), [(_label(name), CONTENDERS[name].setup) for name in names]),
         "",

@@ -71,8 +71,8 @@ def open_nearest(
 class Searches:
     """Holds the open search of the active embedder; thread-safe.
 
-    No search of another embedder is open: its embeddings are being dropped or are incomplete, and its index
-    would treat missing embeddings as deleted.
+    The search of an inactive embedder must not stay open: that embedder's embeddings are being dropped or are
+    incomplete, and its index would treat the missing ones as deleted.
     """
 
     def __init__(self, open_nearest: OpenNearest, active: Callable[[], str | None]) -> None:

@@ -26,8 +26,9 @@ class Boxes:
     """The outputs of a detector.
 
     `kind`: the decoder. `parts`: where the values of each role are. `columns`: number of scores per box,
-    including any for background or no object; None if `classes` has class ids. `facts`: facts that the
-    outputs suggest, by path, as (value, rank, detail).
+    those for background or no object included; None if the detector returns class ids instead (role
+    `classes` in `parts`). `facts`: what the outputs suggest, as (value, rank, detail) by the path of the
+    card's field.
     """
 
     kind: Literal["decoded-boxes", "selected-boxes"]
@@ -197,7 +198,7 @@ def _named(output: Ran, *words: str) -> bool:
 
 
 def box_format(sample: Sequence[float], *, tensorflow: bool) -> tuple[str, Rank, str]:
-    """Return the order of a box's four numbers, from boxes on noise."""
+    """Guess the order of a box's four numbers from the boxes that the model returns for an image of noise."""
     boxes = [sample[at : at + 4] for at in range(0, len(sample) - 3, 4)]
     turned = sum(box[2] < box[0] or box[3] < box[1] for box in boxes)
     if len(boxes) >= _ENOUGH_BOXES and turned > len(boxes) / 20:
