@@ -274,6 +274,6 @@ class ModelExists(WeighinError):
 
 
 class MeasurementFailed(WeighinError):
-    """A controlled measurement failed."""
+    """A measurement for a benchmark or for the gate failed."""
 
     slug = "measurement-failed"

@@ -139,9 +139,9 @@ METHOD = [
     "- `hey`, a Debian package, drives closed loops: each client waits for its response before it sends "
     "again. It runs on the same cores as the server. [measurement.md](measurement.md#make-bench) says what "
     "closed loops hide; `make bench` has an open loop.",
-    "- Each round starts every server anew. A point is one server with one kind of request and one number "
-    "of clients. The points of all servers for the same kind and number follow each other, in random order; "
-    "while one is measured, all other servers are stopped (`SIGSTOP`). Its first half second is warm-up.",
+    "- Each round starts every server anew. For each kind of request and number of clients, the servers are "
+    "measured one after the other, in random order. While one server is measured, all others are stopped "
+    "(`SIGSTOP`). The first half second of each measurement is warm-up and does not count.",
     "- Cells have the median of the rounds and their range. A ratio is taken within a round.",
     "- Before anything is measured, each server must return the right five classes for each kind of request.",
     "- Everything runs in a network namespace that has only the loopback device, because Ray Serve's HAProxy "
