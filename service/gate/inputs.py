@@ -16,7 +16,7 @@ from service.inference.registry import Registry
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """The options of `weighin gate` that name files and folders to read; the gate's `Request` adds the others."""
+    """The options of `weighin gate` that name files and folders; the gate's `Request` adds the others."""
 
     base: str
     new: str

@@ -93,7 +93,8 @@ def decode(data: bytes, *, shorter_side: int, max_pixels: int) -> DecodedImage:
     """Decode the first frame of a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF.
 
     A JPEG is decoded at the smallest scale of 1, 1/2, 1/4 and 1/8 at which its shorter side still has at
-    least `shorter_side` pixels; 1/4 and 1/8 must leave at least 1.5 times as many. Releases the interpreter lock while decoding.
+    least `shorter_side` pixels; 1/4 and 1/8 must leave at least 1.5 times as many.
+    Releases the interpreter lock while decoding.
 
     Raises EmptyBody, UnknownImageType, TooManyPixels (the header declares more than `max_pixels`; raised
     before decoding) and UndecodableImage (truncated, corrupt or unsupported).
