@@ -41,7 +41,7 @@ def verdict(log_ratio: float, adjusted_p: float, level: float = LEVEL) -> Verdic
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """An interquartile mean with its 95 % interval and the two-sided p value against zero."""
+    """An interquartile mean with its interval and the two-sided p value against zero."""
 
     mean: float
     low: float
@@ -49,22 +49,27 @@ class Estimate:
     p: float
 
 
-def bootstrap(values: LogRatios, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+def bootstrap(
+    values: LogRatios, resamples: int = RESAMPLES, seed: int = 0, confidence: float = _INTERVAL
+) -> Estimate:
     """Estimate the interquartile mean of all rounds by a hierarchical bootstrap; deterministic.
 
-    With one launch, only its rounds are resampled. Raises ValueError without values.
+    With one launch, only its rounds are resampled. `confidence`: of the interval. Raises ValueError without
+    values.
     """
     launches = [np.asarray(rounds, dtype=np.float64) for rounds in values.values() if len(rounds)]
     if not launches:
         raise ValueError("values: empty, nothing to resample")
     mean = float(interquartile_mean(np.concatenate(launches)))
     resampled = resampled_means(launches, resamples, np.random.default_rng(seed))
-    return estimate_from(mean, resampled, sum(map(len, launches)))
+    return estimate_from(mean, resampled, sum(map(len, launches)), confidence)
 
 
-def estimate_from(mean: float, resampled: NDArray[np.float64], rounds: int) -> Estimate:
+def estimate_from(
+    mean: float, resampled: NDArray[np.float64], rounds: int, confidence: float = _INTERVAL
+) -> Estimate:
     """Return the estimate for a mean of `rounds` values and its resampled means, float64 (resamples,)."""
-    low, high = np.quantile(resampled, [(1 - _INTERVAL) / 2, (1 + _INTERVAL) / 2])
+    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Estimate(mean, float(low), float(high), max(two_sided_p(resampled), smallest_p(rounds)))
 
 

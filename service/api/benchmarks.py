@@ -23,6 +23,7 @@ from service.bench.bundle_file import from_json
 from service.bench.jobs import Benchmark, BenchmarkJobs
 from service.bench.judge.summary import EntrySummary, summarise
 from service.bench.measure import plan
+from service.inference.runtimes.base import RuntimeName
 
 router = new_router("benchmarks")
 
@@ -45,6 +46,9 @@ class BenchmarkRequest(BaseModel):
     scenario: Literal["single-stream", "offline", "server"] = "single-stream"
     baseline: str | None = Field(default=None, description="Model that the others are compared with")
     threads: list[int] = Field(default=[1], description="Threads per image; the service itself uses 1")
+    runtime: list[RuntimeName] = Field(
+        default=["onnxruntime"], description="Runtimes; `openvino` must be installed"
+    )
     budget_ms: float | None = Field(
         default=None, description="Scenario `server`: highest allowed p99 in milliseconds"
     )
@@ -57,6 +61,7 @@ class BenchmarkRequest(BaseModel):
             scenario=self.scenario,
             baseline=self.baseline,
             threads=tuple(self.threads),
+            runtimes=tuple(self.runtime),
             budget_ms=self.budget_ms,
         )
 

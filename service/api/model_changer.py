@@ -70,7 +70,8 @@ class ModelChanger:
 
         Raises its errors, and Busy while another choice is made: the model is compiled meanwhile.
         """
-        self._registry.entry(name)  # raises UnknownModel
+        if requested is not None:
+            self._registry.entry(name)  # raises UnknownModel
         self.check_ready()
         if self._choosing:
             raise errors.Busy("runtime: another choice is being made (allowed: one at a time)")

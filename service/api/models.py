@@ -32,15 +32,20 @@ class WeighedOut(BaseModel):
 
     at: datetime
     precision: str = Field(description="Precision in which OpenVINO ran the network", examples=["bf16"])
-    onnxruntime_ms: float = Field(description="Median of a run")
-    openvino_ms: float = Field(description="Median of a run")
-    speedup: float = Field(description="OpenVINO's speed divided by ONNX Runtime's")
-    low: float = Field(description="Lower end of its 95 % interval")
+    onnxruntime_ms: float = Field(description="Median of a run; 0 if it was not timed")
+    openvino_ms: float = Field(description="Median of a run; 0 if it was not timed")
+    speedup: float = Field(description="OpenVINO's speed divided by ONNX Runtime's; 0 if it was not timed")
+    low: float = Field(description="Lower end of its 95 % interval, of the process that measured")
     high: float = Field(description="Upper end of its 95 % interval")
-    faster: bool = Field(description="Whether OpenVINO is faster, by the rule of benchmarks")
+    faster: bool = Field(
+        description="Whether OpenVINO is faster: by at least 3 %, at the level of benchmarks"
+    )
     agree: bool = Field(description="Whether the answers agree: `same` and `deviation` are within the bounds")
-    answers: Answers | None = Field(description="null if OpenVINO cannot run the model")
-    problem: str | None = Field(description="Why OpenVINO cannot run the model, else null")
+    answers: Answers | None = Field(description="null if one of the runtimes cannot run the model")
+    problem: str | None = Field(
+        description="Why the runtimes were not compared: what one of them fails at, or that the model is too "
+        "slow to be timed; else null"
+    )
 
 
 class RuntimeOut(BaseModel):
@@ -78,7 +83,7 @@ class ModelOut(BaseModel):
     runtime: RuntimeOut | None = Field(description="null if the model is not loaded")
     accuracy: Accuracy | None = Field(
         description="Accuracy of what is served: that of the card, which is `inherited` if the network runs "
-        "in another precision than the card's"
+        "in another precision than the card's, or is an int8 network in OpenVINO"
     )
     agreement: Agreement | None = Field(
         description="How often an inherited `accuracy` applies: agreement with the model that it is of; null "

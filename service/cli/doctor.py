@@ -58,7 +58,7 @@ def doctor(
             card = under_test.card
             served = replace(
                 run_settings,
-                runtime=choices.expected(card),
+                runtime=choices.serving(card).runtime,
                 auto=choices.of(card).runtime == "auto",
             )
             report = diagnose(under_test, parent, machine, served, ceiling)

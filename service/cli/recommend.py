@@ -95,9 +95,7 @@ def recommend(
             advice = advise_from(constraints, stored, registry, evaluation)
         else:
             stored, unreadable = BenchmarkArchive(BenchmarkStore(engine)).newest_bundles()
-            advice = advise_here(
-                constraints, registry, stored, unreadable, this_machine(), evaluation, choices
-            )
+            advice = advise_here(constraints, registry, stored, unreadable, this_machine(), evaluation)
     if json_file is not None:
         from service.api.recommend import answer  # imported here, because it takes half a second
 

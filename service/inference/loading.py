@@ -121,42 +121,20 @@ class ModelEntry:
 
 
 def served_accuracy(entry: ModelEntry) -> Accuracy | None:
-    """Return the accuracy of what is served: the card's, `inherited` if it runs in another precision."""
+    """Return the accuracy of what is served: the card's, `inherited` unless answers are `as_measured`."""
     if entry.card is None or entry.card.accuracy is None:
         return None
     accuracy, model = entry.card.accuracy, entry.model
-    if model is None or model.predictor.precision == entry.card.precision:
+    if model is None or model.serving.as_measured(entry.card):
         return accuracy
     return accuracy.model_copy(update={"kind": "inherited"})
 
 
 def served_agreement(entry: ModelEntry) -> Agreement | None:
-    """Return the agreement beside `served_accuracy`: the card's, or that of another precision.
-
-    None if there is none, or while the answers in the other precision have not been compared.
-    """
+    """Return the agreement beside `served_accuracy`; None if there is none, or it is not measured yet."""
     if entry.card is None or entry.model is None:
         return None if entry.card is None else entry.card.agreement
     return entry.model.serving.agreement(entry.card)
-
-
-def serving_of(entry: ModelEntry, choices: RuntimeChoices | None = None) -> Serving | None:
-    """Return what runs the model's predictions, or if it is not loaded, by `choices` what would.
-
-    None if it is not loaded and there are no choices, or without card.
-    """
-    if entry.model is not None:
-        return entry.model.serving
-    return None if entry.card is None or choices is None else choices.serving(entry.card)
-
-
-def served_card(entry: ModelEntry, choices: RuntimeChoices | None = None) -> Card | None:
-    """Return the card with accuracy and agreement of what `serving_of` returns; as it is if that is None.
-
-    While the answers in another precision have not been compared, it has no accuracy.
-    """
-    serving = serving_of(entry, choices)
-    return entry.card if entry.card is None or serving is None else serving.card(entry.card)
 
 
 class UnusableModel(Exception):

@@ -35,13 +35,12 @@ from service.inference.loading import (
     read_entry,
     read_model_file,
     reuse_model,
-    served_card,
     warm_up,
     warm_up_runner,
     with_runner,
 )
-from service.inference.runtimes.base import RuntimeName, Session
-from service.inference.runtimes.choice import Requested, RuntimeChoices
+from service.inference.runtimes.base import Session
+from service.inference.runtimes.choice import Requested, RuntimeChoices, Serving
 from service.inference.runtimes.opening import open_session
 from service.inference.runtimes.openvino import FloatPrecision
 from service.inference.runtimes.weighing import Conditions, Weighing
@@ -172,11 +171,15 @@ class Registry:
     def choose_runtime(self, name: str, requested: Requested | None) -> ModelEntry:
         """Run the predictions of a model as requested, and keep that; None: as its card or the setting says.
 
+        None also forgets what was chosen for a model that is not served, or no longer there.
         `auto` discards an earlier weighing, so that the model is weighed again. Requests in progress end in
         the old session. Raises UnknownModel, NotReady, ModelUnavailable, InvalidParameter if the runtime
         cannot run the model, and StorageUnavailable.
         """
         with self._update_lock:
+            forgotten = self._forgotten(name) if requested is None else None
+            if forgotten is not None:
+                return forgotten
             model = self.get(name)
             choice = self._choices.after(model.card, requested)
             weigh_again = requested is not None and choice.runtime == "auto"
@@ -193,6 +196,16 @@ class Registry:
             self._put(entry)
         log.info("runtime chosen", model=name, runtime=model.predictor.label, origin=choice.origin)
         return entry
+
+    def _forgotten(self, name: str) -> ModelEntry | None:
+        """Forget what was chosen for a model that cannot run; None if it can, or nothing was chosen."""
+        entry = self._entries.get(name)
+        if not self._choices.is_requested(name) or (entry is not None and not entry.broken):
+            return None
+        self._choices.keep(name, None)
+        return entry or ModelEntry(
+            name, Path(name), None, reason="no such model; its chosen runtime is forgotten"
+        )
 
     def forget_runtime(self, name: str) -> None:
         """Forget what requests chose for a model, so that a later one of its name does not inherit it."""
@@ -334,20 +347,25 @@ class Registry:
             name: entry.card.file.sha256 for name, entry in self._entries.items() if entry.card is not None
         }
 
-    def runtimes(self) -> dict[str, RuntimeName]:
-        """Return the runtime of each model that has a card: the one that runs it, or if it is not loaded,
-        the one that would."""
+    def servings(self) -> dict[str, Serving]:
+        """Return what runs the predictions of each model that has a card, or would if it were loaded."""
         return {
-            entry.name: self._choices.expected(entry.card)
-            if entry.model is None
-            else entry.model.predictor.runtime
+            entry.name: self._serving(entry, entry.card) for entry in self.entries if entry.card is not None
+        }
+
+    def served_cards(self) -> dict[str, Card]:
+        """Return the card of each model, with accuracy and agreement of what runs it, or would.
+
+        While the answers of another precision have not been compared, it has no accuracy.
+        """
+        return {
+            entry.name: self._serving(entry, entry.card).card(entry.card)
             for entry in self.entries
             if entry.card is not None
         }
 
-    def served_cards(self) -> dict[str, Card]:
-        """Return the card of each model, with the accuracy of the precision in which it runs."""
-        return {entry.name: card for entry in self.entries if (card := served_card(entry)) is not None}
+    def _serving(self, entry: ModelEntry, card: Card) -> Serving:
+        return self._choices.serving(card) if entry.model is None else entry.model.serving
 
     def doubtful(self) -> dict[str, tuple[str, ...]]:
         """Return the assumed facts on which predictions depend, of each model that has any."""

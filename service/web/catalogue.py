@@ -13,7 +13,7 @@ from models.zoo.card import Task
 from service.bench.archive import BenchmarkArchive
 from service.bench.bundle import ModelFacts
 from service.bench.recommend.accuracy import AccuracyEstimate, estimate_accuracy
-from service.bench.recommend.advice import servings, this_machine
+from service.bench.recommend.advice import this_machine
 from service.bench.recommend.evidence import Measured, weigh_evidence
 from service.bench.recommend.pareto import Candidate, front
 from service.errors import StorageUnavailable, UnknownEvaluation
@@ -116,7 +116,7 @@ class Catalogue:
         if not newest:
             return {}
         hashes = {name: each.sha256 for name, each in facts.items()}
-        running = {(name, each.runtime, each.precision) for name, each in servings(self._registry).items()}
+        running = {(name, each.runtime, each.precision) for name, each in self._registry.servings().items()}
         key = (newest, frozenset(hashes.items()), frozenset(running))
         with self._lock:
             failed_at = self._failed_at
@@ -155,7 +155,7 @@ class Catalogue:
         """Return the newest usable benchmark of each model, with the comparisons of `front` cached."""
         hashes = {name: each.sha256 for name, each in facts.items()}
         bundles, _ = self._archive.newest_bundles()
-        evidence = weigh_evidence(bundles, this_machine(), hashes, servings(self._registry))
+        evidence = weigh_evidence(bundles, this_machine(), hashes, self._registry.servings())
         found = {name: evidence.best(name, 0.5) for name in evidence.usable}
         measured = {name: each for name, each in found.items() if each is not None and name in hashes}
         groups: dict[Labels, list[Candidate]] = {}

@@ -210,8 +210,6 @@ def _cards(registry: Registry, names: Sequence[str] | None) -> list[tuple[Card, 
             registry.content(registry.default_model)  # raises with the reason
             raise ModelUnavailable(f"labels '{labels}': no model can be served")
         return cards
-    if not names:
-        raise InvalidParameter("models: empty (allowed: one or more)")
     return [(registry.content(name)[0], registry.entry(name).folder) for name in _unique("models", names)]
 
 
@@ -247,6 +245,8 @@ def _service_url(text: str) -> str:
 
 
 def _unique(name: str, values: Sequence[T]) -> list[T]:
+    if not values:
+        raise InvalidParameter(f"{name}: empty (allowed: one or more)")
     repeated = [str(value) for value, count in Counter(values).items() if count > 1]
     if repeated:
         raise InvalidParameter(f"{name}: {', '.join(repeated)} more than once")

@@ -12,10 +12,9 @@ from service.bench.recommend.evidence import Evidence, StoredBundle, weigh_evide
 from service.bench.recommend.recommend import Constraints, Recommendation, recommend
 from service.errors import InvalidBundle
 from service.evaluation.result import Evaluation
-from service.inference.loading import LOADING, served_card, serving_of
+from service.inference.loading import LOADING
 from service.inference.registry import Registry
 from service.inference.runtimes.base import RUNTIMES, RuntimeName
-from service.inference.runtimes.choice import RuntimeChoices, Serving
 from service.inference.runtimes.opening import is_installed, runtime_version, session_options
 
 
@@ -37,30 +36,16 @@ def this_machine() -> Fingerprint:
     )
 
 
-def servings(registry: Registry, choices: RuntimeChoices | None = None) -> dict[str, Serving]:
-    """Return what runs the predictions of each model that has a card, or would if it were loaded.
-
-    Without `choices`, the precision in OpenVINO of a model that is not loaded is unknown.
-    """
-    found, runtimes = {}, registry.runtimes()
-    for entry in registry.entries:
-        if entry.card is not None and entry.name in runtimes:
-            runtime = runtimes[entry.name]
-            precision = entry.card.precision if runtime == "onnxruntime" else None
-            found[entry.name] = serving_of(entry, choices) or Serving(runtime, precision)
-    return found
-
-
-def _unknown_accuracies(registry: Registry, choices: RuntimeChoices | None) -> dict[str, str]:
+def _unknown_accuracies(registry: Registry) -> dict[str, str]:
     """Return why the accuracy of what is served is unknown although the card has one, by model."""
-    reasons = {}
-    for entry in registry.entries:
-        serving = serving_of(entry, choices)
-        if entry.card is not None and serving is not None:
-            reason = serving.unknown_accuracy(entry.card)
-            if reason is not None:
-                reasons[entry.name] = reason
-    return reasons
+    servings = registry.servings()
+    return {
+        entry.name: reason
+        for entry in registry.entries
+        if entry.card is not None
+        and entry.name in servings
+        and (reason := servings[entry.name].unknown_accuracy(entry.card)) is not None
+    }
 
 
 def advise_here(
@@ -70,15 +55,13 @@ def advise_here(
     unreadable: dict[str, str],
     here: Fingerprint,
     evaluation: Evaluation | None = None,
-    choices: RuntimeChoices | None = None,
 ) -> Advice:
     """Recommend a model of the zoo for this machine, from benchmarks of this machine.
 
-    `evaluation`: rank by the accuracy on its pictures. `choices`: what would run models that are not loaded.
+    `evaluation`: rank by the accuracy on its pictures.
     """
-    cards = [card for entry in registry.entries if (card := served_card(entry, choices)) is not None]
-    facts = [ModelFacts.of(card) for card in cards]
-    running = servings(registry, choices)
+    facts = [ModelFacts.of(card) for card in registry.served_cards().values()]
+    running = registry.servings()
     broken = {
         entry.name: entry.reason
         for entry in registry.entries
@@ -97,7 +80,7 @@ def advise_here(
             broken,
             evaluation,
             servings=running,
-            unknown_accuracies=_unknown_accuracies(registry, choices),
+            unknown_accuracies=_unknown_accuracies(registry),
         ),
         evidence,
         machine=here,

@@ -77,12 +77,21 @@ class Serving:
     precision: str | None
     weighing: Weighing | None = None
 
-    def agreement(self, card: Card) -> Agreement | None:
-        """Return the card's agreement, or that of another precision than the card's.
+    def as_measured(self, card: Card) -> bool:
+        """Return whether the answers are those of which the card has the accuracy, except for tiny rounding.
 
-        None if there is none, or while the answers in the other precision have not been compared.
+        They are others in another precision, and those of an int8 network in OpenVINO, which rounds in other
+        places.
         """
-        if self.precision == card.precision:
+        rounds_alike = self.runtime == "onnxruntime" or card.precision != "int8"
+        return self.precision == card.precision and rounds_alike
+
+    def agreement(self, card: Card) -> Agreement | None:
+        """Return the card's agreement; if the answers are not `as_measured`, theirs.
+
+        None if there is none, or while the answers have not been compared.
+        """
+        if self.as_measured(card):
             return card.agreement
         if self.precision is None or self.weighing is None or self.weighing.precision != self.precision:
             return None
@@ -91,9 +100,9 @@ class Serving:
     def card(self, card: Card) -> Card:
         """Return the card with the accuracy and agreement of what is served.
 
-        In another precision than the card's, the accuracy is `inherited`; None without agreement.
+        Unless the answers are `as_measured`, the accuracy is `inherited`; None without agreement.
         """
-        if self.precision == card.precision or card.accuracy is None:
+        if self.as_measured(card) or card.accuracy is None:
             return card
         agreement = self.agreement(card)
         accuracy = None if agreement is None else card.accuracy.model_copy(update={"kind": "inherited"})
@@ -134,6 +143,10 @@ class RuntimeChoices:
         self._lock = threading.Lock()
         self._kept = _Kept() if self._path is None else _read(self._path)
 
+    def is_requested(self, name: str) -> bool:
+        """Return whether a request chose the runtime of a model."""
+        return name in self._kept.requested
+
     def of(self, card: Card) -> Choice:
         """Return the choice for the model of a card."""
         return self.after(card, self._kept.requested.get(card.name))
@@ -172,10 +185,6 @@ class RuntimeChoices:
         if wins:
             return Serving("openvino", None if weighing is None else weighing.precision or None, weighing)
         return Serving("onnxruntime", card.precision, weighing)
-
-    def expected(self, card: Card) -> RuntimeName:
-        """Return the runtime of `serving`."""
-        return self.serving(card).runtime
 
     def keep_weighing(self, weighing: Weighing) -> None:
         """Keep a weighing in place of older ones of that model on that machine, at least in memory."""

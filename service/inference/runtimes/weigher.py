@@ -21,7 +21,7 @@ import structlog
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.zoo.verdicts import LEVEL, MIN_DIFFERENCE, Estimate, bootstrap, verdict
+from models.zoo.verdicts import LEVEL, MIN_DIFFERENCE, Estimate, bootstrap
 from service.detection.matching import Seen, match_objects
 from service.errors import (
     DeadlineExceeded,
@@ -56,7 +56,12 @@ ROUNDS, MORE_ROUNDS = 21, 42
 """Rounds of the timing, and further ones if OpenVINO looks faster but that is not proven; in each, both
 runtimes run equally often, in alternating order."""
 LOOK_LEVEL = LEVEL / 2
-"""Level of each of the two looks at the rounds, so that both together err as rarely as one at LEVEL."""
+LOOK_CONFIDENCE = 0.975
+"""Level of each of the two looks at the rounds, and confidence of its interval, so that both together err as
+rarely as one at LEVEL, and as one with a 95 % interval."""
+LEAST_GAIN = 0.03
+"""Smallest gain in speed for which OpenVINO counts as faster. Rounds of one launch do not show that two equal
+sessions differ by up to some 1 % from launch to launch (docs/runtimes.md)."""
 BLOCK_S = 0.01
 """Time for which the slower runtime runs in a round; one run may take longer."""
 COMPARE_S = 60.0
@@ -108,7 +113,7 @@ class _MayPass(Exception):
 
 
 class Weigher:
-    """Weighs, one at a time, the models whose runtime is `auto`, or whose answers another precision changes.
+    """Weighs, one at a time, the models whose runtime is `auto`, or whose answers OpenVINO changes.
 
     Runs are jobs of the pool, so that live requests wait for one round at most; nothing else runs beside a
     round that is timed. Call all methods from the event loop's thread.
@@ -222,7 +227,7 @@ class Weigher:
             speedup=round(math.exp(estimate.mean), 4),
             low=round(math.exp(estimate.low), 4),
             high=round(math.exp(estimate.high), 4),
-            faster=verdict(-estimate.mean, estimate.p, LOOK_LEVEL) == "faster",
+            faster=is_faster(estimate),
             **common,
         )
 
@@ -309,8 +314,8 @@ class Weigher:
             ):
                 own += found
             ratios = [math.log(one / other) for one, other in zip(*times, strict=True)]
-            estimate = await asyncio.to_thread(bootstrap, {0: ratios})
-            if estimate.p < LOOK_LEVEL or estimate.mean < MIN_DIFFERENCE:
+            estimate = await asyncio.to_thread(look, ratios)
+            if is_faster(estimate) or estimate.mean < MIN_DIFFERENCE:
                 break
         return estimate, times
 
@@ -352,7 +357,17 @@ def _is_due(model: ServedModel) -> bool:
     """Return whether the model has no weighing, but its runtime or accuracy depends on one."""
     if model.weighing is not None or model.choice.runtime == "onnxruntime":
         return False
-    return model.choice.runtime == "auto" or model.predictor.precision != model.card.precision
+    return model.choice.runtime == "auto" or not model.serving.as_measured(model.card)
+
+
+def look(ratios: Sequence[float]) -> Estimate:
+    """Return the log of the speed-up, from that of each round. Its interval is of LOOK_CONFIDENCE."""
+    return bootstrap({0: ratios}, confidence=LOOK_CONFIDENCE)
+
+
+def is_faster(estimate: Estimate) -> bool:
+    """Return whether OpenVINO is faster, by the log of its speed-up after one look."""
+    return estimate.p < LOOK_LEVEL and estimate.mean >= math.log1p(LEAST_GAIN)
 
 
 def is_passing(error: Exception) -> bool:

@@ -116,9 +116,9 @@ class Weighing(Finite):
     onnxruntime_ms: float = Field(default=0, ge=0, description="Median of a run")
     openvino_ms: float = Field(default=0, ge=0, description="Median of a run")
     speedup: float = Field(default=0, ge=0, description="OpenVINO's speed divided by ONNX Runtime's")
-    low: float = Field(default=0, ge=0, description="Lower end of its 95 % interval")
-    high: float = Field(default=0, ge=0, description="Upper end of its 95 % interval")
-    faster: bool = Field(default=False, description="Whether OpenVINO is faster by the rule of benchmarks")
+    low: float = Field(default=0, ge=0, description="Lower end of its 95 % interval in this process")
+    high: float = Field(default=0, ge=0, description="Upper end of its 95 % interval in this process")
+    faster: bool = Field(default=False, description="Whether OpenVINO is faster, see `is_faster`")
     answers: Answers | None = None
     problem: str | None = None
     refused: bool = Field(default=False, description="Whether OpenVINO cannot run the model")
@@ -145,9 +145,9 @@ class Weighing(Finite):
         """Return the agreement that stands beside an accuracy inherited from the card; None without answers
         on enough pictures.
 
-        If the card's own accuracy is inherited, there are two steps, from the parent to the card's precision
-        and from there to that of OpenVINO. Their disagreements are added up, which is the worst case. At best
-        the second step undoes answers that the first one changed, so that their difference is left.
+        If the card's own accuracy is inherited, too, there are two steps, from the parent to the card's
+        precision and from there to OpenVINO. Their disagreements are added up, which is the worst case. At
+        best the second step undoes answers that the first one changed, so that their difference is left.
         """
         if self.answers is None or self.answers.n < LEAST_PICTURES:
             return None
@@ -159,7 +159,7 @@ class Weighing(Finite):
             f"{self.conditions.onnxruntime} in {card.precision} on {self.answers.pictures}"
         )
         parent = card.agreement
-        if parent is None:
+        if parent is None or (card.accuracy is not None and card.accuracy.kind != "inherited"):
             return Agreement(parent=card.name, value=round(value, 4), n=n, interval=interval, how=how)
         return Agreement(
             parent=parent.parent,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -182,6 +183,25 @@ def test_choice_is_deleted_with_its_model(tiny_models_dir: Path, tmp_path: Path)
     for kept in (choices, RuntimeChoices(folder=tmp_path)):
         assert kept.of(card) == Choice("onnxruntime", "setting")
         assert kept.of(registry.get("tiny").card).origin == "request"
+
+
+def test_choice_for_a_model_that_is_gone_can_be_taken_back(tiny_settings: Settings) -> None:
+    """And for one whose folder is broken."""
+    added = tiny_settings.added_models
+    default = "/models/mine/runtime?runtime=default"
+    for reason in ("no such model; its chosen runtime is forgotten", "its file model.onnx is missing"):
+        folder = make_tiny_model(added, "mine")
+        with running(tiny_settings) as client:
+            assert client.put("/models/mine/runtime?runtime=onnxruntime").status_code == 200
+        if reason.startswith("no such"):
+            shutil.rmtree(folder)
+        else:
+            (folder / "model.onnx").unlink()
+        with running(tiny_settings) as client:
+            answer = client.put(default).json()
+            assert (answer["name"], answer["loaded"], answer["reason"]) == ("mine", False, reason)
+            assert client.put(default).status_code in (404, 503)
+        assert json.loads((tiny_settings.data_dir / "runtimes.json").read_text())["requested"] == {}
 
 
 def test_services_on_one_folder_keep_what_the_other_wrote(tmp_path: Path, tiny_models_dir: Path) -> None:

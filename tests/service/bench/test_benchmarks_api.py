@@ -12,6 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from service.bench.bundle_file import from_json
+from service.inference.runtimes.opening import is_installed
 from service.settings import Settings
 from tests.helpers.problems import assert_problem
 from tests.service.conftest import running
@@ -63,6 +64,22 @@ def measured(
 
 
 Measured = tuple[httpx.Client, str, list[tuple[str, dict[str, Any]]]]
+
+
+@pytest.mark.openvino
+def test_both_runtimes(serve: Serve) -> None:
+    client = serve()
+    benchmark = start(client, models=["tiny"], runtime=["onnxruntime", "openvino"])
+    assert benchmark["request"]["runtimes"] == ["onnxruntime", "openvino"]
+    assert client.delete(f"/benchmarks/{benchmark['id']}").is_success
+    assert ended(client, benchmark["id"])["state"] == "cancelled"
+
+
+@pytest.mark.skipif(is_installed("openvino"), reason="OpenVINO is installed")
+def test_runtime_that_is_not_installed(measured: Measured) -> None:
+    client, _, _ = measured
+    answer = client.post("/benchmarks", json={"runtime": ["openvino"]})
+    assert_problem(answer, 422, "invalid-parameter", "runtime 'openvino': not installed")
 
 
 def test_progress_of_a_separate_process(measured: Measured) -> None:
@@ -164,6 +181,10 @@ def test_unknown_ids_are_404(measured: Measured) -> None:
         ({"scenario": "server", "budget_ms": 0}, 422, "invalid-parameter", "budget_ms 0: out of range"),
         ({"models": ["tiny"], "baseline": "tiny-b"}, 422, "invalid-parameter", "baseline 'tiny-b'"),
         ({"threads": [0]}, 422, "invalid-parameter", "threads 0: out of range"),
+        ({"threads": []}, 422, "invalid-parameter", "threads: empty (allowed: one or more)"),
+        ({"runtime": []}, 422, "invalid-parameter", "runtime: empty (allowed: one or more)"),
+        ({"runtime": ["openvino"] * 2}, 422, "invalid-parameter", "runtime: openvino more than once"),
+        ({"runtime": ["tflite"]}, 422, "invalid-parameter", "'onnxruntime' or 'openvino'"),
         ({"flavour": "sour"}, 422, "invalid-parameter", "flavour"),
     ],
 )
