@@ -33,7 +33,7 @@ test: .venv/installed-tests ## Run the tests that need no torch
 		-n $(WORKERS) --dist worksteal --disable-plugin-autoload -p xdist
 
 test-faults: .venv/installed-tests ## Run the slow tests: kills, full disks, dropped privileges, whole benchmarks, long simulations
-	$(BIN)/pytest tests -m "fault and not alone and not openvino" -n auto --dist worksteal
+	$(BIN)/pytest tests -m "fault and not alone and not openvino" -n $(WORKERS) --dist worksteal
 	$(BIN)/pytest tests -m "fault and alone"
 
 test-models: .venv-models/installed photos fashion stamps detectors ## Run the tests that need torch, OpenVINO, large photographs or HEIC

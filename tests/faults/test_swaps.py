@@ -19,7 +19,6 @@ pytestmark = pytest.mark.fault
 KEY = {"Authorization": "Bearer sesame"}
 
 
-@pytest.mark.alone
 def test_twenty_swaps_under_eight_clients_lose_no_request(tmp_path: Path, png: bytes) -> None:
     folder = versioned_model(tmp_path / "zoo", "swapped", seed=100)
     make_tiny_model(tmp_path / "zoo", "other")

@@ -24,7 +24,6 @@ ROUNDS = [[1_000_000, 1_100_000, 90_000_000], [2_000_000] * 3, [3_000_000] * 3]
 
 
 @pytest.mark.fault
-@pytest.mark.alone
 def test_larger_model_takes_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIGHIN_DATABASE_URL", "postgresql://user@127.0.0.1:1/none")
     sizes = {"wide": (10, 1024), "square": (1024, 1024), "narrow": (1024, 10)}

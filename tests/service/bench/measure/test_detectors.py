@@ -101,7 +101,6 @@ def test_plan_has_the_task_of_each_model(zoo: Path) -> None:
 
 
 @pytest.mark.fault
-@pytest.mark.alone
 def test_whole_benchmark(
     serve_for_module: Callable[..., httpx.Client], zoo: Path, picture: bytes, tmp_path: Path
 ) -> None:
