@@ -24,7 +24,8 @@ def fold_batch_norms(network: nn.Module) -> None:
 
 @torch.no_grad()
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    # The root is taken in float64, because torch does not round that of float32 correctly.
+    scale = norm.weight / (norm.running_var + norm.eps).double().sqrt().to(norm.weight.dtype)
     bias = 0 if convolution.bias is None else convolution.bias
     convolution.weight.mul_(scale[:, None, None, None])
     convolution.bias = nn.Parameter(norm.bias + (bias - norm.running_mean) * scale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import tempfile
 import warnings
@@ -15,7 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.architectures.detectors.detector import Detector
+from models.architectures.folded import fold_batch_norms
+from models.architectures.image_classifier import ImageClassifier
 from models.architectures.registry import Network
+from models.blocks.padded_conv import PaddedConv2d
 from models.errors import ModelsError
 from models.onnx_tools.session import open_session
 from models.onnx_tools.tidy import tidy
@@ -106,6 +110,17 @@ def block_to_onnx(block: nn.Module, channels: int, size: int, shape: tuple[int, 
 def _convert(network: nn.Module, shape: tuple[int, int, int], outputs: Sequence[str]) -> onnx.ModelProto:
     exported = network.network if isinstance(network, _Outputs | _BlockClassifier) else network
     training = exported.training
+    ranks: dict[str, int] = {}
+    if isinstance(exported, ImageClassifier) or isinstance(network, _BlockClassifier):
+        # The exporter would fold each batch norm to the same bits, after tracing it three times. It folds
+        # those of detectors, because it would number their constants otherwise than in the included files,
+        # and those of other libraries, which need not follow the convolution that is listed before them.
+        for name, module in exported.named_modules():
+            if isinstance(module, nn.Conv2d) and module.bias is None:
+                padded = isinstance(module, PaddedConv2d) and not module.even
+                ranks[f"{name}.bias"] = 2 if padded else 1
+        network = copy.deepcopy(network).eval()
+        fold_batch_norms(network)
     try:
         with warnings.catch_warnings():
             # torch's exporter uses a name that torch itself deprecated.
@@ -127,6 +142,7 @@ def _convert(network: nn.Module, shape: tuple[int, int, int], outputs: Sequence[
         raise ExportMismatchError("torch.onnx.export: returned None")
     model = program.model_proto
     tidy(model)
+    model.graph.initializer.sort(key=lambda tensor: ranks.get(tensor.name, 0))  # as the exporter orders them
     onnx.checker.check_model(model, full_check=True)
     return model
 
