@@ -20,6 +20,10 @@ from service.latency.stages import Durations, Regime, Stopwatch
 
 DEFAULT_TOP_K = 5
 
+_SORTED_BY_PYTHON = 50
+"""Number of classes up to which Python sorts them: NumPy's sort is faster, but it releases the GIL, and the
+thread may wait long to get it back."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -136,7 +140,9 @@ def most_probable(logits: NDArray[np.float32], k: int) -> NDArray[np.int64]:
         ids.size > k and logits[ids[0]] == logits[ids[1:]].min()
     ):  # a tie for the last place: all of its classes
         ids = np.flatnonzero(logits >= logits[ids[0]])
-    # Sorted by Python: NumPy's functions release the GIL, and a thread may wait long to get it back.
+    if ids.size > _SORTED_BY_PYTHON:
+        ids.sort()
+        return ids[np.argsort(-logits[ids], kind="stable")][:k]
     values = dict(zip(ids.tolist(), logits[ids].tolist(), strict=True))
     return np.array(sorted(values, key=lambda class_id: (-values[class_id], class_id))[:k])
 

@@ -43,6 +43,8 @@ log = structlog.get_logger(__name__)
 _HIGH_WATER_BYTES = 262_144
 """Stop reading a request's body while the application has not received more than this. uvloop reads up to
 256 000 bytes at a time, so that most images never stop it."""
+_OBJECT_BYTES = 64
+"""Memory of a piece of the body beyond its bytes."""
 _JOINED_BYTES = 65_536
 """Join the head of a response with up to this many bytes of its body; longer bodies are not copied."""
 
@@ -439,7 +441,7 @@ class _Cycle(RequestResponseCycle):
     def add(self, body: bytes) -> None:
         """Store a piece of the request's body until the application receives it."""
         self._unread.append(body)
-        self.unread_bytes += len(body)
+        self.unread_bytes += len(body) + _OBJECT_BYTES
         self.message_event.set()
 
     async def receive(self) -> Any:
@@ -460,9 +462,11 @@ class _Cycle(RequestResponseCycle):
 
     async def send(self, message: Any) -> None:
         """Send the head of the response or a piece of its body."""
-        if message["type"] == "http.response.start":
+        if message["type"] == "http.response.start" and self.scope["method"] != "HEAD":
             self.transport.hold_next()
         await super().send(message)
+        if self.response_complete:
+            self._unread.clear()
 
 
 class _ExpectingCycle(_Cycle):

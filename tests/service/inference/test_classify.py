@@ -33,6 +33,14 @@ def test_many_ties(logits: np.ndarray, k: int) -> None:
     assert most_probable(logits, k).tolist() == expected[:k]
 
 
+@pytest.mark.parametrize("k", [1, 5, 60, 300])
+@pytest.mark.parametrize("values", [[0.0, 1.0], [0.0] * 80 + [1.0, 2.0], list(range(300))])
+def test_ties_of_many_classes(values: list[float], k: int) -> None:
+    logits = np.random.default_rng(0).choice(np.array(values, dtype=np.float32), 300)
+    expected = sorted(range(300), key=lambda i: (-float(logits[i]), i))
+    assert most_probable(logits, k).tolist() == expected[:k]
+
+
 def test_ties_are_ordered_by_class() -> None:
     logits = np.zeros(10, np.float32)
     assert [p.class_id for p in top_predictions(logits, LABELS, 3)] == [0, 1, 2]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -181,3 +183,85 @@ def test_failed_job_frees_its_thread() -> None:
         pool.close()
 
     asyncio.run(scenario())
+
+
+class Client:
+    """A client that disconnects once the pool watches for it."""
+
+    def __init__(self) -> None:
+        self.watched = asyncio.Event()
+        self.left = asyncio.Event()
+
+    async def gone(self) -> None:
+        self.watched.set()
+        await self.left.wait()
+
+
+class Picture:
+    """Stands for an image that a job refers to."""
+
+
+@pytest.mark.parametrize("ending", ["deadline", "disconnect", "failure"])
+def test_an_unsuccessful_job_leaves_nothing_in_memory(ending: str) -> None:
+    """Under overload many jobs end so: their images must not wait for a garbage collection."""
+    gone: list[weakref.ref[Picture]] = []
+
+    async def request(pool: CorePool, deadline: Deadline) -> None:
+        picture = Picture()
+        gone.append(weakref.ref(picture))
+
+        def job() -> None:
+            raise ValueError(picture)
+
+        with pytest.raises((ClientGone, DeadlineExceeded, ValueError)):
+            await pool.run(job, deadline)
+
+    async def scenario() -> None:
+        pool, gate = CorePool(1, 10), Gate()
+        first = asyncio.create_task(pool.run(gate.job("first"), patient()))
+        await gate.until_started(1)
+        client = Client()
+        deadline = patient(0.01) if ending == "deadline" else patient(gone=client.gone)
+        waiting = asyncio.create_task(request(pool, deadline))
+        if ending == "disconnect":
+            await client.watched.wait()
+            client.left.set()
+        elif ending == "failure":
+            gate.open()
+        await waiting
+        gate.open()
+        await first
+        await settle()
+        pool.close()
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(scenario())
+        assert [reference() for reference in gone] == [None]
+    finally:
+        gc.enable()
+
+
+def test_caller_cancelled_as_its_client_disconnects() -> None:
+    async def scenario() -> list[dict[str, object]]:
+        problems: list[dict[str, object]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+        pool, gate = CorePool(1, 10), Gate()
+        first = asyncio.create_task(pool.run(gate.job("first"), patient()))
+        await gate.until_started(1)
+        client = Client()
+        waiting = asyncio.create_task(pool.run(gate.job("second"), patient(gone=client.gone)))
+        await client.watched.wait()
+        client.left.set()
+        await asyncio.sleep(0)  # the watch ends, and its callback is due
+        waiting.cancel()
+        with pytest.raises((asyncio.CancelledError, ClientGone)):
+            await waiting
+        assert pool.waiting == 0
+        gate.open()
+        await first
+        pool.close()
+        return problems
+
+    assert asyncio.run(scenario()) == []

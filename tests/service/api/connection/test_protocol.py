@@ -108,6 +108,17 @@ def test_the_head_of_a_stream_does_not_wait_for_its_first_bytes() -> None:
     assert [body for _, _, body in responses(received)] == [b"late"]
 
 
+def test_the_head_of_a_head_response_is_not_held() -> None:
+    async def answer(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"no"})
+
+    with serving(answer) as address:
+        received = ask(address, b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n\r\n")
+    assert received.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"\r\n\r\nHTTP/1.1 400 " in received
+
+
 @pytest.mark.parametrize("size", [0, 1, 200_000, 262_145, 5_000_000])
 def test_a_body_arrives_whole(size: int) -> None:
     body = os.urandom(size)
