@@ -272,6 +272,20 @@ def test_charts_zoom_by_keyboard_and_mouse(visit: Visit, served: Served) -> None
     assert page.evaluate(span) == pytest.approx(whole / 2, rel=0.1)
 
 
+@pytest.mark.parametrize("query", ["since=1h", "since=1h&model=tiny"])
+def test_charts_have_room_for_labels_and_legend(visit: Visit, served: Served, query: str) -> None:
+    page = visit(f"{served.url}/dashboard?{query}").page
+    drawn(page)
+    room = page.evaluate(
+        """() => [...document.querySelectorAll(".plot")].filter((box) => box._fullLayout).map((box) => {
+          const { _size: size, margin } = box._fullLayout;
+          return [box.id, ...["l", "t", "b"].map((side) => size[side] - margin[side])];
+        })"""
+    )
+    assert {chart for chart, *_ in room} >= (set(CHARTS) if "model" in query else {"rates"})
+    assert [more for _, *more in room] == [[0, 0, 0]] * len(room), "else Plotly draws a chart twice"
+
+
 def test_refresh_keeps_unchanged_elements(visit: Visit, served: Served) -> None:
     one = visit(f"{served.url}/dashboard?model=tiny-b&stage=total")
     page = one.page

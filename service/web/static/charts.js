@@ -14,17 +14,34 @@ function plain(text) {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 }
 
-function layout(view, more) {
+const FONT = { family: "system-ui, sans-serif", size: 12 };
+const LEFT = 58; // pixels
+const pen = document.createElement("canvas").getContext("2d");
+
+// Return the height of the legend above a plot: one row if its entries fit, else rows of equal columns.
+function legendHeight(traces, width) {
+  pen.font = `${FONT.size}px ${FONT.family}`;
+  const widths = traces.map(({ name }) => 45 + pen.measureText(name).width);
+  const isOneRow = widths.reduce((sum, one) => sum + one, 10) <= width;
+  const perRow = isOneRow ? widths.length : Math.max(1, Math.floor(width / Math.max(...widths)));
+  return 10 + 19 * Math.ceil(widths.length / perRow);
+}
+
+// Return a chart's layout. Its margins have room for labels and legend: Plotly would enlarge them, but draw
+// the chart a second time.
+function layout(traces, width, view, more) {
   const quiet = colour("--quiet");
+  const right = more.yaxis2?.visible ? 40 : 12;
+  const top = more.showlegend === false ? 12 : 15 + legendHeight(traces, width - LEFT - right);
   const axis = { gridcolor: colour("--edge"), linecolor: colour("--edge"), zeroline: false, automargin: true };
   const { xaxis, yaxis, yaxis2, ...rest } = more;
   return {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
-    font: { family: "system-ui, sans-serif", size: 12, color: quiet },
+    font: { ...FONT, color: quiet },
     colorway: PALETTE.map(colour),
     hoverlabel: { bgcolor: colour("--panel"), bordercolor: colour("--edge"), font: { color: colour("--ink") } },
-    margin: { l: 44, r: 8, t: 8, b: 32 },
+    margin: { l: LEFT, r: right, t: top, b: more.xaxis?.type === "date" ? 46 : 54 },
     legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
     showlegend: true,
     hovermode: "x unified",
@@ -46,7 +63,7 @@ function plot(id, traces, view, more, words, empty) {
   document.getElementById(`${id}-of`).textContent = known ? words : empty;
   box.closest("figure").hidden = false;
   box.hidden = !known;
-  if (known) pending.set(id, () => Plotly.react(box, traces, layout(view, more), CONFIG));
+  if (known) pending.set(id, () => Plotly.react(box, traces, layout(traces, box.clientWidth, view, more), CONFIG));
   else pending.delete(id);
 }
 

@@ -57,10 +57,28 @@ def test_only_one_chart_library_file_is_served(client: httpx.Client) -> None:
     library = ChartLibrary().file()
     url = Assets(HERE / "static", ChartLibrary()).charts_url
     response = client.get(url)
-    assert response.content == library.read_bytes()
+    assert response.content == ChartLibrary().script()
+    assert response.headers["content-type"] == "text/javascript; charset=utf-8"
     assert response.headers["cache-control"] == IMMUTABLE
     beside = next(path.name for path in library.parent.iterdir() if path != library and path.is_file())
     assert client.get(f"{url.rpartition('/')[0]}/{beside}").status_code == 404
+
+
+def test_chart_library_is_served_without_its_wrapper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, script = ChartLibrary().file().read_bytes(), ChartLibrary().script()
+    licence, _, code = script.partition(b"*/")
+    assert file.startswith(licence), "the licence stays"
+    assert code.strip().startswith(b'"use strict";var Plotly=')
+    assert code.strip() in file
+    assert len(file) - len(script) < 500, "nothing else is missing"
+    assert b"module.exports = factory()" not in script
+
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "other_charts").mkdir()
+    (tmp_path / "other_charts" / "charts.js").write_bytes(b"/* another wrapper */ var Charts = 1;")
+    other = ChartLibrary(package="other_charts", path="charts.js")
+    assert other.script() == other.file().read_bytes()
+    assert Assets(HERE / "static", other).charts_url != Assets(HERE / "static", ChartLibrary()).charts_url
 
 
 def test_missing_chart_library() -> None:
