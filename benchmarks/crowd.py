@@ -1,9 +1,15 @@
 """Simulate open dashboards: each fetches one path periodically over a persistent connection.
 
     python -m benchmarks.crowd PORT PATH COUNT EVERY_S
+    python -m benchmarks.crowd control FILE
 
-Prints a line when every dashboard has had a response. When standard input ends, prints the responses per
-second since that line. Runs in a separate process. It parses only the status and the length of a response.
+The first form prints a line when every dashboard is connected; then each waits for a random part of a period
+before its first request, so that the rate of requests is the same from the beginning. When standard input
+ends, it prints the responses per second since that line. It parses only the status and the length of a
+response.
+
+`control` is the server of the control: it prints its port, and answers every request with the bytes of the
+file, a complete HTTP response, until it is ended. Both run in separate processes.
 """
 
 from __future__ import annotations
@@ -12,46 +18,77 @@ import asyncio
 import random
 import sys
 import time
+from pathlib import Path
+from typing import cast
 
 import uvloop
 
 from benchmarks.load import HOST, connect
 
+HEAD = (
+    "GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: keep-alive\r\n"
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/150.0.0.0 "
+    "Safari/537.36\r\nAccept: */*\r\nSec-Fetch-Site: same-origin\r\nSec-Fetch-Mode: cors\r\n"
+    "Sec-Fetch-Dest: empty\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n"
+    "Accept-Language: en-US,en;q=0.9\r\n\r\n"
+)
+"""A request as a browser sends it."""
+
 
 async def run(port: int, path: str, count: int, every_s: float) -> None:
     """Fetch until standard input ends."""
-    request = f"GET {path} HTTP/1.1\r\nHost: {HOST}:{port}\r\n\r\n".encode()
+    request = HEAD.format(path=path, host=HOST, port=port).encode()
+    connections = [await connect(port) for _ in range(count)]
     answers = 0
+    started = time.perf_counter()
+    print("all connected", flush=True)
 
-    async def dashboard() -> None:
+    async def dashboard(number: int) -> None:
         nonlocal answers
-        connection = await connect(port)
+        await asyncio.sleep(random.random() * every_s)
         while True:
-            if not connection.open:
-                connection = await connect(port)
-            status, _ = await connection.send(request)
+            if not connections[number].open:
+                connections[number] = await connect(port)
+            status, _ = await connections[number].send(request)
             if status != "200":
                 raise RuntimeError(f"{path}: status {status} (allowed: 200)")
             answers += 1
             # as the dashboard's script does
             await asyncio.sleep(every_s + random.random() * 0.5)
 
-    async def start_at_random() -> None:
-        await asyncio.sleep(random.random() * every_s)
-        await dashboard()
-
-    crowd = [asyncio.create_task(start_at_random()) for _ in range(count)]
-    await asyncio.sleep(every_s + 0.5)
-    started, before = time.perf_counter(), answers
-    print("all started", flush=True)
+    crowd = [asyncio.create_task(dashboard(number)) for number in range(count)]
     end_of_input = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
     await asyncio.wait([end_of_input, *crowd], return_when=asyncio.FIRST_COMPLETED)
     for task in crowd:
         if task.done():
             task.result()
         task.cancel()
-    print((answers - before) / (time.perf_counter() - started))
+    print(answers / (time.perf_counter() - started))
+
+
+class Control(asyncio.Protocol):
+    """Answers each request, which must have no body, with the same bytes."""
+
+    answer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if data.endswith(b"\r\n\r\n"):
+            self._transport.write(self.answer)
+
+
+async def control(file: Path) -> None:
+    """Serve the content of `file` on a free port until the process is ended."""
+    Control.answer = file.read_bytes()
+    server = await asyncio.get_running_loop().create_server(Control, HOST, 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(run(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))
+    if sys.argv[1] == "control":
+        uvloop.run(control(Path(sys.argv[2])))
+    else:
+        uvloop.run(run(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))

@@ -2,11 +2,13 @@
 
 `drawn`: starts a service with 30 days of 20 models and opens /dashboard in a browser for each window;
 measures from the start of the navigation until the table is painted, and until every chart is drawn. `first`
-is the first visit after the start, with nothing cached; `again` are later visits with an empty browser cache.
-`crowd`: 8 clients classify as fast as possible, in turn with and without 100 dashboards of one view, each of
-which fetches /dashboard/figures every 5 seconds over its own connection. The cost of simulating dashboards is
-included, because they run on the same cores. Before that, `crowd` measures the CPU time that the service uses
-for the dashboards alone, which is also valid on a busy machine.
+is the first visit after the start, with nothing cached; `again` are later visits with an empty browser cache;
+`details`, also with an empty browser cache, those of one model, which have six charts.
+`crowd`: 8 clients classify as fast as possible: alone, beside 100 dashboards of one view, each of which
+fetches /dashboard/figures every 5 seconds over its own connection, and beside a control: 100 dashboards that
+fetch the same bytes from another process, which has them in memory. The dashboards run on the cores of the
+service, so the control shows what simulating them costs. The three take turns, in random order. Before that,
+`crowd` measures the CPU time that service and simulation use for the dashboards alone.
 
     python -m benchmarks.pages [--rounds 6] [--only drawn|crowd]          # after make .venv/installed-web
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import random
 import shutil
 import subprocess
 import sys
@@ -22,9 +25,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 
 import httpx
+import psutil
 
 from benchmarks.latency_queries import fill, size_of
 from benchmarks.photos import Photos
@@ -40,7 +43,9 @@ MODELS = [f"model-{number:02}" for number in range(20)]
 WINDOWS = ("24h", "7d", "30d")
 DASHBOARDS = 100
 EVERY_S = 5.0
-LOAD_S = 15.0
+LOAD_S = 6.0
+IDLE_ROUNDS = 3
+IDLE_S = 10.0
 PAINTED_WITHIN_S = 0.5
 DRAWN_WITHIN_S = 2.0
 MOST_OF_THROUGHPUT = 0.05
@@ -117,58 +122,93 @@ def drawn(data: Path, rounds: int) -> list[Figure]:
                 url = f"http://127.0.0.1:{server.port}/dashboard?since={since}"
                 first = visit(url)
                 again = [visit(url) for _ in range(rounds)]
-            figures += [
-                figure(f"{since}: table painted, first after start", "s", [first[0]], PAINTED_WITHIN_S),
-                figure("  every chart drawn, first after start", "s", [first[1]], DRAWN_WITHIN_S),
-                figure("  table painted, again", "s", [painted for painted, _ in again], PAINTED_WITHIN_S),
-                figure("  every chart drawn, again", "s", [charts for _, charts in again], DRAWN_WITHIN_S),
-            ]
+                details = [visit(f"{url}&model={MODELS[0]}") for _ in range(rounds)]
+            for name, visits in (("first after start", [first]), ("again", again), ("details", details)):
+                painted, charts = zip(*visits, strict=True)
+                figures += [
+                    figure(f"{since}, {name}: table painted", "s", painted, PAINTED_WITHIN_S),
+                    figure("  every chart drawn", "s", charts, DRAWN_WITHIN_S),
+                ]
         browser.close()
     return figures
 
 
 def crowd(data: Path, photos: Photos, rounds: int) -> list[Figure]:
-    """Measure classifications per second without and with a hundred dashboards."""
-    alone, together, fetched, used = [], [], [], []
+    """Measure classifications per second alone, beside a hundred dashboards, and beside the control's."""
+    path = "/dashboard/figures?since=24h"
+    simulated: list[float] = []
+    used: list[float] = []
+    rate: list[float] = []
+    images: dict[str, list[float]] = {"alone": [], "dashboards": [], "control": []}
     with served(data) as server:
-        path = "/dashboard/figures?since=24h"
-        httpx.get(f"http://127.0.0.1:{server.port}{path}", timeout=30, trust_env=False).raise_for_status()
-        for _ in range(rounds):
-            with dashboards(server.port, path):
-                cpu_s, started = server.cpu_s(), time.perf_counter()
-                time.sleep(LOAD_S)
-                used.append((server.cpu_s() - cpu_s) / (time.perf_counter() - started) / core_budget())
-        for turn in range(rounds):
-            order = (False, True) if turn % 2 else (True, False)
-            for crowded in order:
-                with contextlib.ExitStack() as stack:
-                    if crowded:
-                        fetched.append(stack.enter_context(dashboards(server.port, path)))
-                    outcome = load(server, [photos.raw()], clients=8, seconds=LOAD_S, warm_up_s=1)
-                    (together if crowded else alone).append(per_s(outcome))
-    lost = [1 - crowded / undisturbed for crowded, undisturbed in zip(together, alone, strict=True)]
+        answer = httpx.get(f"http://127.0.0.1:{server.port}{path}", timeout=30, trust_env=False)
+        answer.raise_for_status()
+        with control(answer) as control_port:
+            ports = {"dashboards": server.port, "control": control_port}
+            for _ in range(IDLE_ROUNDS):
+                with dashboards(server.port, path, rate) as process:
+                    before, started = (server.cpu_s(), cpu_s(process)), time.perf_counter()
+                    time.sleep(IDLE_S)
+                    available_s = (time.perf_counter() - started) * core_budget()
+                    used.append((server.cpu_s() - before[0]) / available_s)
+                    simulated.append((cpu_s(process) - before[1]) / available_s)
+            for turn in range(rounds):
+                for kind in random.Random(turn).sample(sorted(images), len(images)):
+                    with contextlib.ExitStack() as stack:
+                        if kind != "alone":
+                            stack.enter_context(dashboards(ports[kind], path, rate))
+                        outcome = load(server, [photos.raw()], clients=8, seconds=LOAD_S, warm_up_s=1)
+                    images[kind].append(per_s(outcome))
+
+    def lost(kind: str, reference: str) -> list[float]:
+        return [1 - a / b for a, b in zip(images[kind], images[reference], strict=True)]
+
     return [
         figure(f"{DASHBOARDS} dashboards alone: share of the cores' time", "×", used, MOST_OF_THROUGHPUT),
-        figure("8 clients, alone", "images/s", alone),
-        figure(f"8 clients beside {DASHBOARDS} dashboards", "images/s", together),
-        figure("  share of the throughput that they cost", "×", lost, MOST_OF_THROUGHPUT),
-        figure("  figures fetched meanwhile", "per s", [median(rate) for rate in fetched]),
+        figure("  and that of the process that simulates them", "×", simulated),
+        figure("  figures fetched", "per s", rate),
+        figure("8 clients, alone", "images/s", images["alone"]),
+        figure("8 clients beside the dashboards", "images/s", images["dashboards"]),
+        figure("8 clients beside those of the control", "images/s", images["control"]),
+        figure("throughput lost to the dashboards", "×", lost("dashboards", "alone"), MOST_OF_THROUGHPUT),
+        figure("  to those of the control", "×", lost("control", "alone")),
+        figure("  to the service's part", "×", lost("dashboards", "control"), MOST_OF_THROUGHPUT),
     ]
 
 
 @contextlib.contextmanager
-def dashboards(port: int, path: str) -> Iterator[list[float]]:
-    """Run dashboards in a separate process; yields a list that gets the responses per second at the end."""
-    rate: list[float] = []
+def dashboards(port: int, path: str, rate: list[float]) -> Iterator[psutil.Process]:
+    """Run dashboards in a separate process; appends their responses per second to `rate` at the end."""
     command = [sys.executable, "-m", "benchmarks.crowd", str(port), path, str(DASHBOARDS), str(EVERY_S)]
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    process.stdout.readline()  # every dashboard has fetched once
+    process = psutil.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process.stdout.readline()  # every dashboard is connected
     try:
-        yield rate
+        yield process
     finally:
         output, _ = process.communicate()  # closes its input, which ends it
         rate.append(float(output))
+
+
+@contextlib.contextmanager
+def control(answer: httpx.Response) -> Iterator[int]:
+    """Run a server that sends this response from memory, in a separate process; yields its port."""
+    head = b"".join(b"%b: %b\r\n" % field for field in answer.headers.raw)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n" + answer.content)
+        file.flush()
+        command = [sys.executable, "-m", "benchmarks.crowd", "control", file.name]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            try:
+                yield int(process.stdout.readline())
+            finally:
+                process.terminate()
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """Return the CPU time of a process so far, in seconds."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 if __name__ == "__main__":
