@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -128,6 +130,7 @@ for _name, _listed in COMMANDS.items():
 
 def main() -> None:
     """Run the command line; an expected error prints one line to standard error and exits with code 1."""
+    atexit.register(gc.freeze)  # or else Python looks for garbage in all modules when it ends
     open_missing_output()
     escape_unencodable()
     configure_logging("text", "warning")  # on standard error; `serve` configures it again from its settings

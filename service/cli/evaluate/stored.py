@@ -100,7 +100,8 @@ def _post(evaluation: Evaluation, address: str, api_key: str | None, *, proxies:
     headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
     url, where = f"{address}/evaluations", redacted(address)
     try:
-        with httpx.Client(timeout=_TIMEOUT_S, trust_env=proxies, headers=headers) as client:
+        verify = httpx.URL(address).scheme == "https"  # else it would load certificates for nothing
+        with httpx.Client(timeout=_TIMEOUT_S, trust_env=proxies, headers=headers, verify=verify) as client:
             content = to_json(evaluation).encode()
             response = client.post(url, content=content, headers={"Content-Type": "application/json"})
             if response.is_success:
