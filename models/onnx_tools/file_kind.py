@@ -74,14 +74,14 @@ def looks_truncated(content: bytes) -> bool:
     """Return whether an ONNX file ends inside one of its outermost fields."""
     offset = 0
     while offset < len(content):
-        key, offset = _varint(content, offset)
+        key, offset = read_varint(content, offset)
         match key & 7:
             case 0:
-                _, offset = _varint(content, offset)
+                _, offset = read_varint(content, offset)
             case 1:
                 offset += 8
             case 2:
-                length, offset = _varint(content, offset)
+                length, offset = read_varint(content, offset)
                 offset += length
             case 5:
                 offset += 4
@@ -90,7 +90,7 @@ def looks_truncated(content: bytes) -> bool:
     return offset > len(content)
 
 
-def _varint(content: bytes, offset: int) -> tuple[int, int]:
+def read_varint(content: bytes, offset: int) -> tuple[int, int]:
     """Return the number at `offset` and the offset after it, which is past the end if it is truncated."""
     value = 0
     for shift in range(0, 70, 7):

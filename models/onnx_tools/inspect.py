@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from models.onnx_tools.file_kind import read_varint
 from models.zoo.card import Activation
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def external_files(content: bytes) -> tuple[str, ...]:
     Covers all tensors: initializers, sparse ones, attributes, subgraphs, functions, training.
     Raises UnreadableModel for content that cannot be parsed.
     """
-    if b"location" not in content:  # a key that every external tensor must have
+    if b"location" not in without_weights(content):  # a key that every external tensor must have
         return ()
     return tuple(sorted({_base_name(tensor) for tensor in tensors(parse(content)) if is_external(tensor)}))
 
@@ -68,7 +69,8 @@ def output_activation(content: bytes, output: str) -> Activation:
     Skips operators that preserve values, e.g. Reshape and QuantizeLinear, and searches the file's functions.
     Raises UnreadableModel for content that cannot be parsed.
     """
-    if not any(_operator_field(name) in content for name in _ACTIVATIONS):
+    rest = without_weights(content)
+    if not any(_operator_field(name) in rest for name in _ACTIVATIONS):
         return "none"
     model = parse(content)
     functions = {(function.domain, function.name): function for function in model.functions}
@@ -116,6 +118,57 @@ def _producers(nodes: Sequence[onnx.NodeProto]) -> dict[str, onnx.NodeProto]:
 def _operator_field(name: str) -> bytes:
     """Return the encoded field of a node with its operator: field number 4, length, name."""
     return bytes((0x22, len(name))) + name.encode()
+
+
+_GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
+"""Numbers of the fields `ModelProto.graph`, `GraphProto.initializer` and `TensorProto.raw_data`."""
+_LARGE = 1024
+"""Size in bytes from which an initializer's values are left out."""
+
+
+def without_weights(content: bytes) -> bytes:
+    """Return an ONNX file's bytes without the values of large initializers, to search for names.
+
+    Only `raw_data` of the initializers of the outermost graph is left out; protocol buffers give these bytes
+    no meaning. Content that cannot be read so far is returned as it is.
+    """
+    kept: list[bytes] = []
+    copied = 0
+    try:
+        for graph_start, graph_end in _fields(content, 0, len(content), _GRAPH):
+            for start, end in _fields(content, graph_start, graph_end, _INITIALIZER):
+                if end - start < _LARGE:
+                    continue
+                for value_start, value_end in _fields(content, start, end, _RAW_DATA):
+                    kept.append(content[copied:value_start])
+                    copied = value_end
+    except ValueError:
+        return content
+    return b"".join((*kept, content[copied:]))
+
+
+def _fields(content: bytes, offset: int, end: int, wanted: int) -> Iterator[tuple[int, int]]:
+    """Yield start and end of each field number `wanted` of a message that lies in `content[offset:end]`.
+
+    Raises ValueError if it is not a valid message, or has groups, which ONNX does not use.
+    """
+    while offset < end:
+        key, offset = read_varint(content, offset)
+        kind = key & 7
+        start = offset
+        if kind == 0:
+            _, offset = read_varint(content, offset)
+        elif kind == 2:
+            length, start = read_varint(content, offset)
+            offset = start + length
+        elif kind in (1, 5):
+            offset += 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"wire type {kind}")
+        if offset > end:
+            raise ValueError("a field goes beyond the end of its message")
+        if key == wanted << 3 | 2:
+            yield start, offset
 
 
 def parse(content: bytes) -> onnx.ModelProto:

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from models.onnx_tools.inspect import UnreadableModel, external_files, output_activation
+from models.onnx_tools.inspect import UnreadableModel, external_files, output_activation, without_weights
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -98,6 +98,33 @@ HOLDERS = [
 def test_external_data_in_every_field(holder: Callable[[TensorProto], onnx.ModelProto]) -> None:
     assert external_files(holder(outside()).SerializeToString()) == ("model.onnx.data",)
     assert external_files(holder(inside()).SerializeToString()) == ()
+
+
+WORDS = np.frombuffer(b"location" * 1000, np.float32)
+"""Weights whose bytes spell a name."""
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_weights_are_left_out_and_all_else_stays(holder: Callable[[TensorProto], onnx.ModelProto]) -> None:
+    model = holder(outside("here.bin"))
+    weights = numpy_helper.from_array(WORDS, "words")
+    model.graph.initializer.extend((weights, inside("small"), weights))
+    content = model.SerializeToString()
+    assert external_files(content) == ("here.bin",)
+    assert content.count(b"location") == without_weights(content).count(b"location") + 2000
+    assert len(content) - len(without_weights(content)) == 2 * WORDS.nbytes
+
+
+def test_weights_outside_of_the_initializers_stay() -> None:
+    content = attribute(numpy_helper.from_array(WORDS, "words")).SerializeToString()
+    assert without_weights(content) == content
+
+
+def test_content_that_is_not_a_valid_message_stays_whole() -> None:
+    content = initializer(numpy_helper.from_array(WORDS, "words")).SerializeToString()
+    assert len(without_weights(content)) < len(content)
+    for damaged in (content[:-1], content + b"\x3a", content + b"\x03", content + b"\xff" * 12, b"location"):
+        assert without_weights(damaged) == damaged
 
 
 @pytest.mark.parametrize(
