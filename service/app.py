@@ -52,9 +52,8 @@ from service.inference.demo import Demo
 from service.inference.detect import Detector
 from service.inference.explain import Explainer
 from service.inference.pool import CorePool
-from service.inference.registry import Registry
+from service.inference.registry import Registry, open_registry
 from service.inference.runtimes.base import RUNTIMES
-from service.inference.runtimes.choice import runtime_choices
 from service.inference.runtimes.opening import is_installed, runtime_version
 from service.inference.runtimes.weigher import Weigher
 from service.latency.prometheus import Metrics
@@ -147,20 +146,15 @@ class Services:
         log.info("ready", models=len(self.registry.loaded), threads=self.pool.threads)
 
 
-def build(settings: Settings, *, address: str | None = None) -> Services:
+def build(settings: Settings, *, registry: Registry | None = None, address: str | None = None) -> Services:
     """Build the parts of the service from its settings, and lock the data directory.
+
+    `registry`: the models; None: `open_registry` finds them.
 
     Raises the errors of `create_app`.
     """
     threads = settings.threads or core_budget()
-    choices = runtime_choices(settings)
-    registry = Registry(
-        settings.model_dirs,
-        settings.default_model,
-        default_detector=settings.default_detector,
-        added=settings.added_models,
-        choices=choices,
-    )
+    registry = open_registry(settings) if registry is None else registry
     pool = CorePool(threads, settings.max_waiting)
     versions: dict[str, str] = {name: runtime_version(name) for name in RUNTIMES if is_installed(name)}
     metrics = Metrics({"version": version("weighin"), **versions})
@@ -313,17 +307,20 @@ def add_middleware(app: FastAPI, services: Services) -> None:
         app.add_middleware(ReverseProxy, root_path=settings.root_path, trusted=settings.trusted_proxies)
 
 
-def create_app(settings: Settings, *, address: str | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, *, registry: Registry | None = None, address: str | None = None
+) -> FastAPI:
     """Return the service as an ASGI application, which closes its state at the end of its lifespan.
 
-    `address`: URL of this service, for the error message of a second service on the same data directory.
+    `registry`: the models, which may be loading already; None: `open_registry` finds them. `address`: URL of
+    this service, for the error message of a second service on the same data directory.
 
     Raises DataDirectoryInUse if another process has locked the data directory, FileNotFoundError for a
     missing model directory, UnreadableFolder for one that cannot be listed, and InvalidParameter for a
     `root_path` that is a path of the service, and for a runtime that is not installed.
     """
     _check_root_path(settings.root_path)
-    services = build(settings, address=address)
+    services = build(settings, registry=registry, address=address)
     app = FastAPIOffline(
         docs_url=None,
         title="Weigh-in",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -14,9 +15,8 @@ from typing import Any
 import structlog
 import uvicorn
 
-from service.api.connection.protocol import http_protocol
-from service.app import create_app
 from service.errors import WeighinError
+from service.inference.registry import open_registry
 from service.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -45,7 +45,16 @@ def serve(settings: Settings) -> None:
     with ExitStack() as stack:
         listeners = listen(settings.host, settings.port)
         urls = [_url(stack.enter_context(listener)) for listener in listeners]
-        app = create_app(settings, address=" and ".join(urls))
+        gc.disable()  # nearly all of the 250 000 objects that are made until it is enabled stay
+        stack.callback(gc.enable)
+        registry = open_registry(settings)
+        stack.callback(registry.stop_loading)
+        registry.start_loading()
+        from service.app import create_app  # models load on other threads during this second
+
+        app = create_app(settings, registry=registry, address=" and ".join(urls))
+        gc.freeze()  # later collections do not look at these objects
+        gc.enable()
         for url in urls:
             log.info("listening", url=url)
         _Server(server_config(app, settings), app.state.stopping).run(sockets=listeners)
@@ -53,6 +62,8 @@ def serve(settings: Settings) -> None:
 
 def server_config(app: Any, settings: Settings) -> uvicorn.Config:
     """Return uvicorn's configuration for an application of `create_app`."""
+    from service.api.connection.protocol import http_protocol  # imports the web framework, see `serve`
+
     return uvicorn.Config(
         app,
         loop="auto",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,25 +25,27 @@ from service.errors import (
     UnreadableFolder,
     error_words,
 )
+from service.inference.cpu import core_budget
 from service.inference.loading import (
     LOADING,
     ModelEntry,
     ServedModel,
     UnusableModel,
     folder_name,
-    open_model,
+    load_entry,
     read_entry,
     read_model_file,
     reuse_model,
-    warm_up,
     warm_up_runner,
     with_runner,
+    with_warm_runner,
 )
 from service.inference.runtimes.base import Session
-from service.inference.runtimes.choice import Requested, RuntimeChoices, Serving
+from service.inference.runtimes.choice import Requested, RuntimeChoices, Serving, runtime_choices
 from service.inference.runtimes.opening import open_session
 from service.inference.runtimes.openvino import FloatPrecision
 from service.inference.runtimes.weighing import Conditions, Weighing
+from service.settings import Settings
 from service.text.display import shown
 
 _WRONG_TASK: dict[Task, str] = {
@@ -93,6 +95,7 @@ class Registry:
         self._update_lock = threading.Lock()
         self._logged: set[tuple[str, str]] = set()
         self.ready = False
+        self._loading: list[Future[ModelEntry]] = []
         self._directories = tuple(directories)
         missing = [str(directory) for directory in self._directories if not directory.exists()]
         if missing:
@@ -106,22 +109,43 @@ class Registry:
         self._changed_scans: dict[str, int] = {}
         self._entries = {name: read_entry(folder) for name, (folder, _) in self._last_scan.items()}
 
+    def start_loading(self) -> None:
+        """Begin to load the models on threads of their own, as many as cores; call `load` later.
+
+        ONNX Runtime does not hold the interpreter's lock, so that other work can go on meanwhile.
+        """
+        folders = {entry.name: entry.folder for entry in self.entries}
+        cards = {entry.name: entry.card for entry in self.entries if entry.card is not None}
+        largest_first = sorted(cards, key=lambda name: cards[name].file.bytes, reverse=True)
+        executor = ThreadPoolExecutor(max_workers=core_budget(), thread_name_prefix="load")
+        self._loading = [
+            executor.submit(load_entry, self._entries[name], folders, self._choices, self._warm_up_limit_s)
+            for name in largest_first
+        ]
+        executor.shutdown(wait=False)  # its threads end after the last model
+
+    def stop_loading(self) -> None:
+        """Give up the models that have not begun to load. For a service that does not start."""
+        for future in self._loading:
+            future.cancel()
+
     def load(self) -> None:
         """Load and warm up every model with a valid card; a broken model gets a reason.
 
-        Models are warmed up one at a time, so that the times are estimates for a model that runs alone.
         Afterwards `ready` is true and every model has a session or a reason, whatever happened.
         """
         with self._update_lock:
-            pending = [entry for entry in self._entries.values() if entry.card is not None]
-            folders = {entry.name: entry.folder for entry in self.entries}
-            open_entry = partial(open_model, folders=folders, choices=self._choices)
             try:
-                with ThreadPoolExecutor(max_workers=2, thread_name_prefix="load") as executor:
-                    opened = list(executor.map(open_entry, pending))
-                for entry in opened:
-                    self._put(warm_up(entry, self._warm_up_limit_s))
+                if not self._loading:
+                    self.start_loading()
+                wait(self._loading)  # nothing else is to run while a runner is timed
+                for future in self._loading:
+                    if future.exception() is None:
+                        self._put(with_warm_runner(future.result(), self._warm_up_limit_s))
+                for future in self._loading:
+                    future.result()  # raises what no reason covers, such as a log that cannot be written
             finally:
+                self._loading = []
                 for entry in self.entries:
                     if entry.model is None and entry.reason == LOADING:
                         self._put(replace(entry, reason="loading it was interrupted: see the log"))
@@ -288,7 +312,8 @@ class Registry:
             loaded = reuse_model(old, entry)
             if loaded is None:
                 folders = {other.name: other.folder for other in self.entries} | {name: folder}
-                loaded = warm_up(open_model(entry, folders, self._choices), self._warm_up_limit_s)
+                loaded = load_entry(entry, folders, self._choices, self._warm_up_limit_s)
+                loaded = with_warm_runner(loaded, self._warm_up_limit_s)
             entry = loaded
         if _signature(folder) != signature:
             return  # changed while loading: the next scan retries
@@ -450,6 +475,17 @@ class Registry:
         if entry.card is None:
             raise ModelUnavailable(f"model '{entry.name}' cannot be served: {entry.reason}")
         return entry.card.labels
+
+
+def open_registry(settings: Settings) -> Registry:
+    """Find the models of a service with these settings. Raises the errors of `Registry`, InvalidParameter."""
+    return Registry(
+        settings.model_dirs,
+        settings.default_model,
+        default_detector=settings.default_detector,
+        added=settings.added_models,
+        choices=runtime_choices(settings),
+    )
 
 
 def check_task(card: Card, task: Task) -> None:

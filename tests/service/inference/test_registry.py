@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,23 @@ def test_model_before_loading(tiny_models_dir: Path) -> None:
     registry.load()
     assert [model.name for model in registry.loaded] == ["tiny", "tiny-b"]
     assert all(model.typical_ns > 0 for model in registry.loaded)
+
+
+def test_models_that_began_to_load_before(tmp_path: Path) -> None:
+    """`load` uses what `start_loading` opened: the file is gone by then."""
+    folder = make_tiny_model(tmp_path)
+    registry = Registry([tmp_path], "tiny")
+    registry.start_loading()
+    for thread in threading.enumerate():
+        if thread.name.startswith("load"):
+            thread.join()
+    (folder / "model.onnx").unlink()
+    assert not registry.ready
+    with pytest.raises(NotReady):
+        registry.get()
+    registry.load()
+    assert registry.ready
+    assert registry.get().name == "tiny"
 
 
 def test_many_models_are_not_all_in_the_message() -> None:
