@@ -40,6 +40,7 @@ metadata = MetaData()
 READING = {"weighin_reading": True}
 """Execution option for read-only transactions: they do not wait for a writer and read one snapshot."""
 
+_MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_MS = 5000
 _MIGRATION_LOCK = 0x7765_6967  # key of an advisory lock; any number unused in that database
 _POSTGRESQL: dict[str, Any] = {
@@ -139,7 +140,8 @@ def prepare(engine: Engine) -> None:
             revision = _schema(connection)
             if revision == SCHEMA:
                 return  # another process was faster
-            _migrate(connection, revision)
+            if not _create(connection):
+                _migrate(connection, revision)
 
 
 @contextlib.contextmanager
@@ -254,13 +256,28 @@ def _migration_lock(engine: Engine) -> Iterator[None]:
         yield
 
 
+def _create(connection: Connection) -> bool:
+    """Create the newest schema in an empty SQLite database; return False for any other database.
+
+    The statements are those that the migrations leave in a new database. Alembic takes 0.2 s for the same.
+    """
+    statements = _MIGRATIONS / f"sqlite_{SCHEMA}.sql"
+    if connection.dialect.name != "sqlite" or inspect(connection).get_table_names():
+        return False
+    if not statements.exists():
+        return False
+    for statement in statements.read_text("utf-8").split(";\n"):
+        connection.exec_driver_sql(statement)
+    return True
+
+
 def _migrate(connection: Connection, revision: str) -> None:
     from alembic import command  # takes 0.3 s to import, and is needed once
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(_MIGRATIONS))
     config.attributes["connection"] = connection
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if revision and revision not in known:

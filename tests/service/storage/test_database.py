@@ -44,6 +44,39 @@ def test_migrations_create_the_tables_of_the_code(tmp_path: Path) -> None:
     engine.dispose()
 
 
+def dump(file: Path) -> list[str]:
+    """Return the statements that make the tables, rows and indices of a database, sorted."""
+    connection = sqlite3.connect(file)
+    statements = [line for line in connection.iterdump() if line not in ("BEGIN TRANSACTION;", "COMMIT;")]
+    connection.close()
+    return sorted(statements)  # Alembic makes the indices of a table in any order
+
+
+def test_new_database_is_as_the_migrations_make_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a new migration, rename the file and write what this test expects into it."""
+    file = Path(migrations.__file__).parent / f"sqlite_{SCHEMA}.sql"
+    for folder in (tmp_path / "new", tmp_path / "migrated"):
+        folder.mkdir()
+        engine = open_database(None, folder)
+        if folder.name == "migrated":
+            monkeypatch.setattr("service.storage.database._create", lambda _: False)
+        prepare(engine)
+        engine.dispose()
+        expected = dump(folder / FILE_NAME)
+        assert sorted(f"{line};" for line in file.read_text("utf-8").rstrip(";\n").split(";\n")) == expected
+
+
+def test_database_with_other_tables_is_migrated(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / FILE_NAME)
+    other.execute("CREATE TABLE mine (id INTEGER)")
+    other.close()
+    engine = open_database(None, tmp_path)
+    prepare(engine)
+    engine.dispose()
+    names = {line.split()[2] for line in dump(tmp_path / FILE_NAME) if line.startswith("CREATE TABLE")}
+    assert {"mine", "benchmarks"} <= names
+
+
 def test_schema_constant_is_the_newest_migration() -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
