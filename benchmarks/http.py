@@ -1,7 +1,7 @@
 """Measure the service's figures against their targets in one run, in about five minutes.
 
     make bench                                    # or, with .venv-bench in place:
-    .venv-bench/bin/python -m benchmarks.http [--rounds 3] [--json FILE]
+    .venv-bench/bin/python -m benchmarks.http [--rounds 3] [--requests 10000] [--json FILE]
 
 Within each round, compared alternatives run in turn. Every figure is the median of the rounds with their
 range; ratios are taken within a round, under the same conditions. See docs/measurement.md.
@@ -24,7 +24,7 @@ if not __package__:  # run as a script: this folder's http.py would hide Python'
 from benchmarks import MODEL
 from benchmarks.photos import Photos
 from benchmarks.report import Figure, figure, guarded, has_vnni, machine, table
-from benchmarks.served import SIX, memory, overload, run_json, startup, throughput
+from benchmarks.served import REQUESTS, SIX, memory, overload, run_json, startup, throughput
 from models.cost.latency import Effort, measure, measurement
 from models.zoo.files import NETWORKS
 
@@ -79,6 +79,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, choices=range(1, 6), default=3, help="rounds of HTTP parts")
     parser.add_argument("--json", type=Path, help="also write everything to this file")
     parser.add_argument("--only", action="append", choices=PARTS, help="measure only this part (repeatable)")
+    parser.add_argument(
+        "--requests", type=int, default=REQUESTS, help="requests of the part memory (default: %(default)s)"
+    )
     arguments = parser.parse_args()
 
     started = time.monotonic()
@@ -93,7 +96,7 @@ def main() -> int:
             precision,
             recording,
             startup,
-            lambda: memory(photos),
+            lambda: memory(photos, arguments.requests),
             lambda: overload(photos, arguments.rounds),
         )
         for name, measure in zip(PARTS, measures, strict=True):

@@ -25,9 +25,9 @@ class Photos:
         head += "Content-Type: image/jpeg\r\n\r\n"
         self.form.write_bytes(head.encode() + self.small.read_bytes() + f"\r\n--{BOUNDARY}--\r\n".encode())
 
-    def raw(self, model: str = MODEL) -> list[str]:
+    def raw(self, model: str = MODEL, path: str = "/classify") -> list[str]:
         """Return a request of `load.Plan` with the small photograph as its body."""
-        return [f"/classify?model={model}", "image/jpeg", str(self.small)]
+        return [f"{path}?model={model}", "image/jpeg", str(self.small)]
 
     def multipart(self, path: str = f"/classify?model={MODEL}") -> list[str]:
         """Return a request of `load.Plan` with the small photograph in a form."""

@@ -14,12 +14,16 @@ from benchmarks import MODEL
 from benchmarks.photos import Photos
 from benchmarks.report import Figure, figure
 from benchmarks.servers import ROOT, Server, weighin
+from models.zoo.card import Task, read_cards
 from models.zoo.files import NETWORKS
 from service.inference.cpu import core_budget
 
 SIX = [f"efficientnet-lite{size}{suffix}" for size in range(3) for suffix in ("", "-int8")]
 DEADLINE_MS = 10_000
 ONE_COMMAND_S = 90
+REQUESTS = 10_000
+MOST_AT_ONCE = 4_000
+"""Requests that are completed within the maximum duration of a load, 60 s, also on a slow machine."""
 SECONDS = 3.0
 """Duration of each measurement in a round."""
 
@@ -113,33 +117,60 @@ def throughput(photos: Photos, rounds: int) -> list[Figure]:
 
 
 def startup() -> list[Figure]:
-    """Measure the time from process start until all models are ready."""
-    ready = []
-    for _ in range(3):
+    """Measure the time from process start until all models are ready, and the CPU time until then."""
+    ready, cpu = [], []
+    for _ in range(5):
         with weighin() as server:
             ready.append(server.wait_until("/readyz"))
-    return [figure("process start to ready, all models", "s", ready, 3.0)]
+            cpu.append(server.cpu_s())
+    count = len(_included(None))
+    return [
+        figure(f"process start to ready, {count} models", "s", ready, 1.5),
+        figure("  CPU time until then", "s", cpu),
+    ]
 
 
-def memory(photos: Photos) -> list[Figure]:
-    """Measure resident memory over 10 000 requests to six models in turn."""
+def memory(photos: Photos, requests: int = REQUESTS) -> list[Figure]:
+    """Measure resident memory over `requests` requests to the included classifiers in turn.
+
+    All included models are loaded. Afterwards, each detector gets as many requests as cores at a time.
+    """
+    classifiers = [photos.raw(name) for name in _included("image-classification")]
+    detectors = [photos.raw(name, "/detect") for name in _included("object-detection")]
     resident = {}
     with weighin() as server:
         server.wait_until("/readyz")
         resident[0] = server.resident_mb()
-        requests = [photos.raw(model) for model in SIX]
         done = 0
-        for until in (2_000, 6_000, 10_000):
-            outcome = load(server, requests, clients=8, seconds=60, warm_up_s=0, count=until - done)
-            done += len(completed(outcome))
-            if done < until:
-                raise RuntimeError(f"load: only {done} of {until} requests completed in time")
+        for until in (requests // 5, requests * 3 // 5, requests):
+            while done < until:
+                count = min(until - done, MOST_AT_ONCE)
+                done += _send(server, classifiers, clients=8, count=count)
             resident[until] = server.resident_mb()
+        _send(server, detectors, clients=core_budget(), count=10 * len(detectors))
+        with_detectors = server.resident_mb()
     steps = ", ".join(f"{count}: {value:.0f}" for count, value in resident.items())
+    models = f"{requests} requests to {len(classifiers)} models"
+    growth = resident[requests] - resident[requests * 3 // 5]
     return [
-        figure("resident after 10 000 requests", "MB", [resident[10_000]], 450, note=f"(after {steps})"),
-        figure("  growth from 6 000 to 10 000", "MB", [resident[10_000] - resident[6_000]], 5),
+        figure(f"resident after {models}", "MB", [resident[requests]], 400, note=f"(after {steps})"),
+        figure(f"  growth since {requests * 3 // 5}", "MB", [growth], 5),
+        figure(f"  after requests to {len(detectors)} detectors, too", "MB", [with_detectors]),
     ]
+
+
+def _included(task: Task | None) -> list[str]:
+    """Return the names of the included models of a task, or of all."""
+    names = sorted(folder.name for folder in NETWORKS.iterdir())
+    return [name for name, card in read_cards(NETWORKS, names).items() if task in (None, card.task)]
+
+
+def _send(server: Server, requests: list[list[str]], *, clients: int, count: int) -> int:
+    """Send `count` requests in a closed loop; return `count`. Raises RuntimeError if one fails."""
+    outcome = load(server, requests, clients=clients, seconds=60, warm_up_s=0, count=count)
+    if len(completed(outcome)) < count:
+        raise RuntimeError(f"load: only {len(completed(outcome))} of {count} requests completed in time")
+    return count
 
 
 def overload(photos: Photos, rounds: int) -> list[Figure]:
