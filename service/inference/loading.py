@@ -53,9 +53,11 @@ class ServedModel:
 
     `typical_ns`: median inference time of the warm-up runs, an estimate for scheduling only. `head`: the open
     file of the card's `classifier`; None if there is none, or on Windows. `decoder`: None for a classifier.
-    `session` computes every output; `runner`, if there is one, computes predictions instead. `choice`: the
-    runtime that is to run predictions; `not_chosen`: the reason why `session` runs them nevertheless.
-    `weighing`: OpenVINO beside ONNX Runtime on this machine, unless ONNX Runtime was chosen.
+    `session` (ONNX Runtime) can compute every output. `runner`: a second session, which computes the
+    predictions in place of `session`; None if `session` computes them, too. `choice`: the runtime that is to
+    run predictions; `not_chosen`: the reason why `session` runs them nevertheless. `weighing`: how OpenVINO
+    compares with ONNX Runtime on this machine (speed, and whether the answers agree); None if ONNX Runtime was
+    chosen.
     """
 
     card: Card
@@ -80,7 +82,7 @@ class ServedModel:
         return Serving(self.predictor.runtime, self.predictor.precision, self.weighing)
 
     def session_for(self, outputs: Sequence[str]) -> Session:
-        """Return the session that computes `outputs`: embeddings and feature maps are ONNX Runtime's."""
+        """Return the session for `outputs`: ONNX Runtime's if any is an embedding or a feature map."""
         if self.runner is not None and set(outputs) <= set(self.card.main_outputs):
             return self.runner
         return self.session
