@@ -37,7 +37,7 @@ def weighin(
 ) -> CommandResult:
     """Run `weighin` with these arguments and settings; `encoding` is that of standard output and error.
 
-    Commands that log need a separate process, because a logger keeps its first configuration.
+    Loggers do not keep its configuration, so that later tests in this process can capture what is logged.
     """
     out, err = io.BytesIO(), io.BytesIO()
     with pytest.MonkeyPatch.context() as patch, _logging_restored():
@@ -45,6 +45,12 @@ def weighin(
             patch.delenv(name)
         for name, value in environment(models_dir, data_dir, **settings).items():
             patch.setenv(name, value)
+        configure = structlog.configure
+        patch.setattr(
+            structlog,
+            "configure",
+            lambda **given: configure(**(given | {"cache_logger_on_first_use": False})),
+        )
         patch.setattr(sys, "argv", ["weighin", *arguments])
         patch.setattr(sys, "excepthook", sys.excepthook)  # restored afterwards, because typer replaces it
         patch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding, write_through=True))
