@@ -56,8 +56,8 @@ class ServedModel:
     `session` (ONNX Runtime) can compute every output. `runner`: a second session, which computes the
     predictions in place of `session`; None if `session` computes them, too. `choice`: the runtime that is to
     run predictions; `not_chosen`: the reason why `session` runs them nevertheless. `weighing`: how OpenVINO
-    compares with ONNX Runtime on this machine (speed, and whether the answers agree); None if ONNX Runtime was
-    chosen.
+    compares with ONNX Runtime on this machine (speed, and whether the answers agree); None if ONNX Runtime
+    was chosen.
     """
 
     card: Card
