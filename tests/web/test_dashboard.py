@@ -286,6 +286,17 @@ def test_charts_have_room_for_labels_and_legend(visit: Visit, served: Served, qu
     assert [more for _, *more in room] == [[0, 0, 0]] * len(room), "else Plotly draws a chart twice"
 
 
+def test_legend_takes_no_more_room_than_it_needs(visit: Visit, served: Served) -> None:
+    page = visit(f"{served.url}/dashboard?since=1h&model=tiny", width=360).page
+    drawn(page)
+    room = page.evaluate(
+        """() => [...document.querySelectorAll(".plot")].filter((box) => box.querySelector(".legend"))
+          .map((box) => box._fullLayout._size.t - box.querySelector(".legend").getBBox().height)"""
+    )
+    assert len(room) == 4
+    assert max(room) < 30, "more would be another row of entries"
+
+
 def test_refresh_keeps_unchanged_elements(visit: Visit, served: Served) -> None:
     one = visit(f"{served.url}/dashboard?model=tiny-b&stage=total")
     page = one.page

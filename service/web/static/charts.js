@@ -22,8 +22,8 @@ const pen = document.createElement("canvas").getContext("2d");
 function legendHeight(traces, width) {
   pen.font = `${FONT.size}px ${FONT.family}`;
   const widths = traces.map(({ name }) => 45 + pen.measureText(name).width);
-  const isOneRow = widths.reduce((sum, one) => sum + one, 10) <= width;
-  const perRow = isOneRow ? widths.length : Math.max(1, Math.floor(width / Math.max(...widths)));
+  const isOneRow = widths.reduce((sum, one) => sum + one, 5) < width;
+  const perRow = isOneRow ? widths.length : Math.max(1, Math.ceil((width + 5) / Math.max(...widths)) - 1);
   return 10 + 19 * Math.ceil(widths.length / perRow);
 }
 
