@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
 import os
 import statistics
@@ -390,6 +392,18 @@ def warm_up_runner(model: ServedModel, limit_s: float) -> ServedModel:
         log.exception("model cannot be run", model=model.name)
         return _not_chosen(model, f"OpenVINO: it cannot be run: {_kind(error)}")
     return replace(model, typical_ns=typical_ns)
+
+
+def release_memory(models: Sequence[ServedModel]) -> None:
+    """Return memory that loading and warming up have used to the system, where that is possible."""
+    if models:
+        smallest = min(models, key=lambda model: model.card.macs)
+        try:
+            smallest.session.release_memory(_noise(smallest.card.input, 0))
+        except Exception:
+            log.exception("memory cannot be released", model=smallest.name)
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # a C library other than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _typical_time(model: ServedModel, limit_s: float) -> int:

@@ -35,6 +35,7 @@ from service.inference.loading import (
     load_entry,
     read_entry,
     read_model_file,
+    release_memory,
     reuse_model,
     warm_up_runner,
     with_runner,
@@ -150,6 +151,7 @@ class Registry:
                     if entry.model is None and entry.reason == LOADING:
                         self._put(replace(entry, reason="loading it was interrupted: see the log"))
                 self.ready = True
+            release_memory(self.loaded)
         for entry in self.entries:
             if entry.model is None:
                 log.error("model not served", model=entry.name, reason=entry.reason)

@@ -78,15 +78,7 @@ class OnnxSession(Session):
         """Run the network; one that takes too long stops at the next operator."""
         options, timer = (self._run_options, None) if limit_s is None else _limited(limit_s)
         try:
-            if self._plain:
-                values: list[Any] = self._session.run(names, {self._input.name: image}, options)
-                return values
-
-            def run(batch: NDArray[Any]) -> list[Any]:
-                outputs: list[Any] = self._session.run(names, {self._input.name: batch}, options)
-                return outputs
-
-            return self._in_batches(image, names, self._input.batch or len(image), run)
+            return self._run_graph(image, names, options)
         except Exception as error:  # a dozen types of onnxruntime's own, and MemoryError
             reason = f"ONNX Runtime {RUNTIME_VERSION} cannot run it: {runtime_words(error)}"
             if options.terminate:
@@ -95,6 +87,28 @@ class OnnxSession(Session):
         finally:
             if timer is not None:
                 timer.cancel()
+
+    def _run_graph(
+        self, image: NDArray[np.float32], names: list[str], options: onnxruntime.RunOptions
+    ) -> list[Any]:
+        if self._plain:
+            values: list[Any] = self._session.run(names, {self._input.name: image}, options)
+            return values
+
+        def run(batch: NDArray[Any]) -> list[Any]:
+            outputs: list[Any] = self._session.run(names, {self._input.name: batch}, options)
+            return outputs
+
+        return self._in_batches(image, names, self._input.batch or len(image), run)
+
+    def release_memory(self, image: NDArray[np.float32]) -> None:
+        """Run the network on `image`, and return the memory that no session needs then to the system.
+
+        Raises what ONNX Runtime does.
+        """
+        options = _run_options()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._run_graph(image, [self._names[name] for name in self._main], options)
 
     def _check(self, card: Card) -> None:
         spec = card.input
