@@ -77,7 +77,7 @@ def dashboards(browser: Browser, data_dir: Path, photographs: dict[str, Path], c
 def others(browser: Browser, data_dir: Path, photographs: dict[str, Path]) -> None:
     """Pictures of the playground: a comparison, and a detection."""
     with service_process(NETWORKS, data_dir, default_model=DEFAULT) as process, process.client() as client:
-        gallery(client, data_dir)
+        gallery(client, data_dir, photographs["cat"])
         for theme in THEMES:
             for width in (1920, 360):
                 with opened(browser, f"{client.base_url}/", theme, width) as page:
@@ -107,11 +107,11 @@ def save(page: Page, name: str, *, whole: bool = True) -> None:
     picture.save(FOLDER / f"{name}.webp", quality=80, method=6)
 
 
-def gallery(client: httpx.Client, folder: Path) -> None:
-    """Keep some photographs, a closer view of the cat among them."""
+def gallery(client: httpx.Client, folder: Path, photograph: Path) -> None:
+    """Keep some photographs, a closer view of the cat in `photograph` among them."""
     kept = write_photographs(folder, (*PHOTOGRAPHS[1:], "camera", "coins", "moon", "hubble_deep_field"))
     kept["cat-closer"] = folder / "cat-closer.jpg"
-    with Image.open(folder / "cat.jpg") as cat:
+    with Image.open(photograph) as cat:
         cat.crop((60, 10, 420, 290)).save(kept["cat-closer"], quality=85)
     for name, path in kept.items():
         client.put(f"/gallery/images/{name}", content=path.read_bytes()).raise_for_status()
