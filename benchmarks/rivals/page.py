@@ -139,7 +139,7 @@ METHOD = [
     "- `hey`, a Debian package, drives closed loops: each client waits for its response before it sends "
     "again. It runs on the same cores as the server. [measurement.md](measurement.md#make-bench) says what "
     "closed loops hide; `make bench` has an open loop.",
-    "- Each round starts every server anew. For each kind of request and number of clients, the servers are "
+    "- Each round starts all servers again. For each kind of request and number of clients, the servers are "
     "measured one after the other, in random order. While one server is measured, all others are stopped "
     "(`SIGSTOP`). The first half second of each measurement is warm-up and does not count.",
     "- Cells have the median of the rounds and their range. A ratio is taken within a round.",
