@@ -137,7 +137,7 @@ class ImageRoute(APIRoute):
     """A route with an image: its endpoint takes the request and parameters, and returns a Response.
 
     FastAPI documents the route and validates its parameters, but only once for the same query and form
-    fields: FastAPI's own way of calling an endpoint takes a fifth of the event loop's time for a request.
+    fields: its own way of calling an endpoint would take more time on the event loop than any other step.
 
     The fields of a form are merged into the query parameters first. If the form has a problem, `read_image`
     raises it later, so that invalid query parameters are reported first, as with a raw body. The valid fields
