@@ -56,10 +56,11 @@ def _verdicts(results: Results) -> list[str]:
         return [*lines, "Not measured yet."]
     lines += [
         "Each launch interleaves four equal sessions of a model and three copies whose runs do 3, 5 and 10 % "
-        "more work. The rounds of the launches are divided into disjoint segments: each has as many "
-        "launches, and as many rounds of each launch, as one run of `weighin bench` with a profile (quick, "
-        "standard or publish; [benchmarks.md](benchmarks.md#what-a-run-does)). Each segment gives two "
-        f"verdicts on equal sessions and one on each copy. {len(every) - len(quiet)} of {len(every)} "
+        "more work. For each profile (quick, standard, publish; "
+        "[benchmarks.md](benchmarks.md#what-a-run-does)), the rounds are cut into disjoint segments. A "
+        "segment is as large as one run of `weighin bench` with that profile: as many launches, and as many "
+        "rounds of each. In each segment, the four equal sessions form two pairs, which give two verdicts, "
+        f"and each copy gives one verdict. {len(every) - len(quiet)} of {len(every)} "
         "launches were excluded because the machine was not quiet.",
         "",
         "A verdict of faster or slower needs a p-value below the level and a difference of at least "
@@ -72,9 +73,9 @@ def _verdicts(results: Results) -> list[str]:
     chosen_at = 0.0 if chosen is None else chosen["at"]
     if chosen_at:
         lines += [
-            'The rows "launches after the rule was chosen" use segments cut from those launches only. They '
-            "are not the segments cut from all launches, so these rows can have a false verdict where the "
-            "rows of all launches have none.",
+            'The rows "launches after the rule was chosen" use segments cut from those launches only. The '
+            "cuts fall elsewhere then, so these segments are not among those of the other rows, and these "
+            "rows can have a false verdict where the others have none.",
             "",
         ]
     by_model = {model: [launch for launch in quiet if launch["model"] == model] for model in models}

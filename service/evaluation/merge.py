@@ -12,9 +12,9 @@ from service.evaluation.result import MAX_MODELS, Evaluation, LabelSet, ModelRes
 def merge(earlier: Evaluation, later: Evaluation) -> Evaluation:
     """Return an evaluation with the models of both; if both have a model, the later result counts.
 
-    All pairs of models are compared again. An earlier model is dropped if its label set was matched to other
-    pictures than in `later`; a note of the result names it. Raises InvalidEvaluation unless both are of the
-    same distinct pictures, and for too many models.
+    All pairs of models are compared again. A model of `earlier` is dropped if its label set is also in
+    `later`, but with other pictures counted for it; a note of the result names the dropped models. Raises
+    InvalidEvaluation unless both are of the same distinct pictures, and for too many models.
     """
     mine, theirs = earlier.data, later.data
     if (mine.sha256, mine.task, mine.n, mine.half) != (theirs.sha256, theirs.task, theirs.n, theirs.half):

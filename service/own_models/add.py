@@ -33,8 +33,8 @@ class Options:
     the label set that these labels form. `images`: a folder with one subfolder of pictures per class;
     `mapping`: a file that maps the subfolders' names to labels. `facts`: facts of the card by path, e.g.
     {"input.layout": "nhwc"}, with values as in the card's schema; also `input.size`, (height, width), and
-    `output`, the name of the graph's output. `from_form`: the options are from a form, so the card names form
-    fields instead of command line options.
+    `output`, the name of the graph's output. `from_form`: the options are from a form, so notes in the card
+    refer to form fields instead of command line options.
     """
 
     name: str | None = None

@@ -141,7 +141,7 @@ class AnnotatedFiles:
         return file
 
     def notes(self) -> list[str]:
-        """Return sentences on a beginning that is ignored in paths, and on pictures without an annotation."""
+        """Return notes for the user: the prefix ignored in paths, and pictures without an annotation."""
         notes = []
         if self._beginning is not None:
             notes.append(f"paths are read without their beginning {shown('/'.join(self._beginning))[:300]}")
