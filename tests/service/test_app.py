@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ast
+import asyncio
+import importlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 from pydantic import SecretStr
 
+import service
+from service.app import create_app
+from service.settings import Settings
 from tests.conftest import make_tiny_model
 from tests.helpers.problems import assert_problem
 from tests.service.conftest import NewTables
@@ -40,3 +47,35 @@ def test_services_of_one_process_have_their_own_parts(
         assert [model["name"] for model in client.get("/models").json()["models"]] == names
         row = client.get(f"/latency?model={name}&stage=total").json()["latencies"][0]
         assert row["count"] == count
+
+
+def test_every_part_that_a_route_asks_for_is_there(tiny_settings: Settings) -> None:
+    """A missing one would raise KeyError at the first request."""
+
+    async def parts_of_service() -> dict[type[object], object]:
+        app = create_app(tiny_settings)
+        async with app.router.lifespan_context(app):
+            parts: dict[type[object], object] = app.state.parts
+            return parts
+
+    parts = asyncio.run(parts_of_service())
+    asked = list(_asked_parts())
+    assert len(asked) > 50
+    assert [(where, kind) for where, kind in asked if kind not in parts] == []
+
+
+def _asked_parts() -> Iterator[tuple[str, Any]]:
+    """Yield the place and the class of each call of `app_part` in the service."""
+    for path in sorted(Path(service.__path__[0]).rglob("*.py")):
+        calls = [
+            node
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "app_part"
+        ]
+        if calls:
+            name = ".".join(path.relative_to(Path(service.__path__[0]).parent).with_suffix("").parts)
+            module = importlib.import_module(name)
+            for call in calls:
+                kind = call.args[1]
+                assert isinstance(kind, ast.Name), f"{name}, line {call.lineno}: app_part(request, CLASS)"
+                yield f"{name}, line {call.lineno}", getattr(module, kind.id)
