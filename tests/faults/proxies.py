@@ -44,8 +44,10 @@ http {{
 _HAPROXY = """
 global
     maxconn 100
+    stats socket {folder}/admin.sock mode 600 level admin
 defaults
     mode http
+    retries 0
     timeout connect 5s
     timeout client 30s
     timeout server 30s
@@ -55,7 +57,9 @@ frontend in
     default_backend service
 backend service
     http-reuse always
-    server one {upstream}
+    balance leastconn
+    option httpchk GET /readyz
+{servers}
 """
 
 
@@ -64,7 +68,7 @@ def nginx(
     folder: Path, upstream: Address, server: str, *, tls: tuple[Path, Path] | None = None
 ) -> Iterator[Address]:
     """Start nginx, which forwards Upgrade and Connection. `server`: `location`s; `tls`: certificate, key."""
-    port = _free_port()
+    port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
     if tls is not None:
         server += f"\nssl_certificate {tls[0]};\nssl_certificate_key {tls[1]};\n"
@@ -78,13 +82,30 @@ def nginx(
 
 
 @contextlib.contextmanager
-def haproxy(folder: Path, upstream: Address) -> Iterator[Address]:
-    """Start haproxy, which reuses connections to the service for several clients."""
-    port = _free_port()
+def haproxy(folder: Path, *upstreams: Address, options: str = "") -> Iterator[Address]:
+    """Start haproxy, which reuses connections to the services for several clients and repeats no request.
+
+    `options` of each server; the servers are called s0, s1, and so on. With `check`, those whose /readyz does
+    not return 200 get no requests.
+    """
+    port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "haproxy.cfg").write_text(_HAPROXY.format(port=port, upstream="{}:{}".format(*upstream)))
+    servers = [
+        f"    server s{number} {host}:{its_port} {options}"
+        for number, (host, its_port) in enumerate(upstreams)
+    ]
+    text = _HAPROXY.format(folder=folder, port=port, servers="\n".join(servers))
+    (folder / "haproxy.cfg").write_text(text)
     with _running(["haproxy", "-q", "-db", "-f", str(folder / "haproxy.cfg")], port):
         yield ("127.0.0.1", port)
+
+
+def haproxy_command(folder: Path, command: str) -> str:
+    """Send a command to the running haproxy of `folder`, and return its output."""
+    with socket.socket(socket.AF_UNIX) as admin:
+        admin.connect(str(folder / "admin.sock"))
+        admin.sendall(command.encode() + b"\n")
+        return admin.makefile().read()
 
 
 def needs(*commands: str) -> None:
@@ -114,6 +135,6 @@ def _accepts(port: int) -> bool:
     return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])

@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import typer
+import yaml
 from typer.core import TyperCommand
 from typer.main import get_command
 
@@ -84,6 +85,8 @@ def check(call: Call, paths: dict[str, Any], monkeypatch: pytest.MonkeyPatch) ->
             _check_python(call, monkeypatch)
         case "curl":
             _check_curl(call, paths)
+        case "kubectl":
+            _check_kubectl(call)
         case "pip":
             _require(call.arguments[0] == "install" and len(call.arguments) > 1, call, "not an installation")
         case "pre-commit":
@@ -247,6 +250,40 @@ def _check_docker(call: Call) -> None:
     named = parser.parse_args(call.arguments)
     _require_known(named.services, services, call, "service")
     _require_known(call.variables, re.findall(r"\$\{(\w+)", COMPOSE), call, "variable")
+
+
+def _check_kubectl(call: Call) -> None:
+    """Require that `kubectl` names an existing folder and Deployment, and the Secret that the pods read."""
+    parser = _Parser(prog="kubectl", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=not call.partial)
+    arguments = {
+        "create": ("kind", "names"),
+        "label": ("kind", "names"),
+        "rollout": ("kind", "names"),
+        "apply": (),
+    }
+    for name, positional in arguments.items():
+        command = commands.add_parser(name, allow_abbrev=False)
+        command.add_argument("-n")
+        for argument in positional:
+            command.add_argument(argument, nargs=None if argument == "kind" else "+")
+    partial: dict[str, Any] = {"nargs": "?"} if call.partial else {"required": True}
+    commands.choices["apply"].add_argument("-k", **partial)
+    commands.choices["create"].add_argument("--from-literal", action="append", default=[])
+    named = parser.parse_args(call.arguments)
+    deployment = yaml.safe_load((ROOT / "docker/kubernetes/deployment.yaml").read_text())
+    match named.command:
+        case "apply" if named.k is not None:
+            _require((ROOT / named.k / "kustomization.yaml").is_file(), call, "not a kustomization")
+        case "create" if named.kind == "secret":
+            variables = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+            secrets = [entry["valueFrom"]["secretKeyRef"] for entry in variables if "valueFrom" in entry]
+            _require_known(named.names, {"generic", *(secret["name"] for secret in secrets)}, call, "secret")
+            keys = [literal.partition("=")[0] for literal in named.from_literal]
+            _require_known(keys, [secret["key"] for secret in secrets], call, "key")
+        case "rollout":
+            _require_known([named.kind], ("status", "restart"), call, "action")
+            _require_known(named.names, [f"deployment/{deployment['metadata']['name']}"], call, "target")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -20,7 +20,7 @@ import pytest
 from tests.helpers.command_checks import OTHER_PROGRAMS, ROOT, Call, WrongCommand, check
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
-RECORDED = ("weighin", "make", "python", "pip", "docker", "curl", "nohup", "pre-commit")
+RECORDED = ("weighin", "make", "python", "pip", "docker", "curl", "kubectl", "nohup", "pre-commit")
 FENCES = {"console", "sh", "json", "nginx", "text", "yaml"}
 
 
@@ -50,7 +50,7 @@ WITH_BLOCKS = [page for page in PAGES if script_of(page)]
 def spans_of(page: Path) -> list[str]:
     """Return the commands that sentences and tables name: code spans that begin with a program."""
     text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    start = r"(?:\.venv(?:-\w+)?/bin/)?(?:weighin|make|python|pip|docker|curl|models|pre-commit)"
+    start = r"(?:\.venv(?:-\w+)?/bin/)?(?:weighin|make|python|pip|docker|curl|kubectl|models|pre-commit)"
     return re.findall(rf"`({start} [^`\n]+)`", text)
 
 
@@ -191,6 +191,12 @@ def test_commands_in_sentences(span: str, paths: dict[str, Any], monkeypatch: py
         ("curl --url-query 'were={}' localhost:8000/gallery/images", "unknown parameter: were"),
         ("curl localhost:8080/healthz", "unknown server: localhost:8080"),
         ("curl --silence localhost:8000/healthz", "unrecognized arguments"),
+        ("kubectl apply -k docker", "not a kustomization"),
+        ("kubectl apply", "required: -k"),
+        ("kubectl create secret generic weighin --from-literal=url=x", "unknown key: url"),
+        ("kubectl create secret generic database --from-literal=api-key=x", "unknown secret: database"),
+        ("kubectl rollout status deployment/weigh-in", "unknown target: deployment/weigh-in"),
+        ("kubectl get pods", "invalid choice"),
         ("nohup make tset &", "unknown target: tset"),
         ("make test | echo $(make tset)", "unknown target: tset"),
         ("weighing serve", "weighing: command not found"),

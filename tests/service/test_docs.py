@@ -114,7 +114,8 @@ def test_settings_table() -> None:
 def test_documented_settings_exist() -> None:
     """Documents, compose file and scripts mention only existing settings."""
     known = {f"WEIGHIN_{name.upper()}" for name in Settings.model_fields} | {"WEIGHIN_"}
-    for name in ("compose.yaml", "Dockerfile", "Makefile", ".ci/run"):
+    manifests = [path.relative_to(ROOT).as_posix() for path in (ROOT / "docker/kubernetes").iterdir()]
+    for name in ("compose.yaml", "Dockerfile", "Makefile", ".ci/run", *manifests):
         assert set(re.findall(r"WEIGHIN_[A-Z0-9_]*", (ROOT / name).read_text())) <= known, name
     assert set(re.findall(r"WEIGHIN_[A-Z0-9_]*", EVERYWHERE)) <= known
 
